@@ -1,0 +1,23 @@
+"""How arrays become bytes and back. Decoding trusts nothing."""
+
+from user_core.codecs.tensor import (
+    DEFAULT_LIMITS,
+    DTYPE_CODES,
+    Limits,
+    TensorRecord,
+    decode,
+    decode_one,
+    encode,
+    encode_one,
+)
+
+__all__ = [
+    "DEFAULT_LIMITS",
+    "DTYPE_CODES",
+    "Limits",
+    "TensorRecord",
+    "decode",
+    "decode_one",
+    "encode",
+    "encode_one",
+]

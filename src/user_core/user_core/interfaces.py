@@ -1,0 +1,322 @@
+"""The words of USER, on one page: start reading here.
+
+Everything a user may replace is one of these classes. The whole system is this loop, cut
+into processes, so that its two halves never wait for each other::
+
+    # hal and actor: on the robot host, at the robot's pace
+    robot.connect()
+    while True:
+        policy.reset()
+        observation = robot.reset()
+        while not ended:
+            if version := policy_source.newest(after=policy_version):
+                policy.load(version.arrays)                        # between two steps
+            proposed = policy.act(observation.arrays)              # (T, A)
+            command = teleop.read(observation)                     # a person may take over
+            action = command.action if command.engaged else proposed[0]
+            executed = robot.command(action)                       # what the motors really got
+            next_observation = robot.read()
+            outcome = reward(observation.arrays, executed, next_observation.arrays,
+                             next_observation.task)
+            sink.append(Step(observation.arrays, executed, proposed[0], outcome.reward, ...))
+            observation = next_observation
+        sink.append(FinalObservation(observation.arrays))          # kept also at a time-out
+        sink.end_episode(result)
+
+    # learner: on the learner host, as fast as data and the update ratio allow
+    while True:
+        batch = source.sample(256)
+        metrics = algorithm.update(batch)
+        policy_sink.publish(PolicyVersion(number, algorithm.policy_arrays(), ...))
+
+``examples/single_process.py`` is this loop in one process. In the running system the
+transition sink is a durable outbox and the source a replay store on disk; the policy sink
+and source are pieces pulled over Zenoh. Plugins of each kind are found by name through
+entry points (:mod:`user_core.plugins`); each takes its own frozen ``Config`` first, and
+:mod:`user_core.conformance` tells an author whether a plugin keeps its promises.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from user_core.config import Config
+from user_core.specs import Array, Arrays, ArraySpec, RobotSpec
+from user_core.types import (
+    Batch,
+    EpisodeResult,
+    FinalObservation,
+    Observation,
+    PolicyVersion,
+    Step,
+    TaskFeedback,
+)
+
+
+@dataclass(frozen=True)
+class Discovered:
+    """A device that was found.
+
+    Attributes:
+        name: What to call it.
+        params: The parameters that select it, ready to be put into a configuration.
+        detail: What it is, for people.
+    """
+
+    name: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    detail: str = ""
+
+
+class Robot(ABC):
+    """A robot, real or simulated. One driver, one process; drivers run in ``hal_node``.
+
+    Calls come from one thread at a time, except :meth:`stop`, which may come from any.
+    """
+
+    Config: ClassVar[type[Config]] = Config
+
+    @property
+    @abstractmethod
+    def spec(self) -> RobotSpec:
+        """What it shows and takes. Known before :meth:`connect`; never changes afterwards."""
+
+    @abstractmethod
+    def connect(self) -> None:
+        """Open the connection. Raises DeviceError when the robot cannot be reached."""
+
+    @abstractmethod
+    def read(self) -> Observation:
+        """Return the newest observation, stamped when it was taken.
+
+        Raises DeviceTimeout when the newest is older than the driver allows: never returns
+        an old reading as if it were new. Raises DeviceNotConnected before :meth:`connect`.
+        """
+
+    @abstractmethod
+    def command(self, action: Array) -> Array:
+        """Start to carry out one action, shape (A,); return what was really sent.
+
+        Returns at once, except for a lockstep robot, which returns when the period of
+        simulated time has passed. Raises SpecError for a wrong shape and DeviceError when
+        the robot refuses.
+        """
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Come to a safe stop and hold. Idempotent; may be called from any thread."""
+
+    @abstractmethod
+    def reset(self, seed: int | None = None) -> Observation:
+        """Go to the start of an episode and return its first observation. May take seconds.
+
+        ``seed`` makes the start reproducible where the robot has a say in it.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop, and let go of everything. Idempotent."""
+
+    @classmethod
+    def discover(cls) -> Sequence[Discovered]:
+        """Find the robots of this kind that could be connected from this machine now."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of a camera.
+
+    Attributes:
+        image_hwc: Pixels, (height, width, 3) uint8, RGB. Not to be written to.
+        stamp_ns: When it was exposed, nanoseconds since the epoch.
+        sequence: Counts the pictures of this camera.
+    """
+
+    image_hwc: Array
+    stamp_ns: int
+    sequence: int = 0
+
+
+class Camera(ABC):
+    """A source of pictures."""
+
+    Config: ClassVar[type[Config]] = Config
+
+    @property
+    @abstractmethod
+    def spec(self) -> ArraySpec:
+        """Spec of its pictures; ``frame`` is its optical frame (REP-105)."""
+
+    @abstractmethod
+    def connect(self) -> None:
+        """Open the camera. Raises DeviceError when it is not there."""
+
+    @abstractmethod
+    def read(self) -> Frame:
+        """Return the newest picture; raise DeviceTimeout when it is older than allowed."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the camera. Idempotent."""
+
+    @classmethod
+    def discover(cls) -> Sequence[Discovered]:
+        """Find the cameras of this kind that could be connected from this machine now."""
+        return ()
+
+
+@dataclass(frozen=True)
+class TeleopCommand:
+    """What a person wants at this moment.
+
+    Attributes:
+        engaged: The person holds the dead-man switch and wants to drive.
+        action: The action, shape (A,), in the robot's action spec; meaningful when engaged.
+        stamp_ns: When it was given, nanoseconds.
+        success: The person says that the task is solved.
+        failure: The person says that the attempt has failed.
+        abort: The person wants the episode to end without a verdict.
+    """
+
+    engaged: bool
+    action: Array
+    stamp_ns: int
+    success: bool = False
+    failure: bool = False
+    abort: bool = False
+
+
+class Teleop(ABC):
+    """A device by which a person (or a scripted expert in his place) drives the robot."""
+
+    Config: ClassVar[type[Config]] = Config
+
+    @abstractmethod
+    def connect(self, spec: RobotSpec) -> None:
+        """Open the device for a robot with this spec. Raises DeviceError when it is not there."""
+
+    @abstractmethod
+    def read(self, observation: Observation) -> TeleopCommand:
+        """Return what the person wants now. Never blocks for longer than a millisecond."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the device. Idempotent."""
+
+    @classmethod
+    def discover(cls) -> Sequence[Discovered]:
+        """Find the devices of this kind that could be used on this machine now."""
+        return ()
+
+
+class Policy(ABC):
+    """Decides actions. Built from ``(config, spec)``, by actor and learner alike."""
+
+    Config: ClassVar[type[Config]] = Config
+
+    @abstractmethod
+    def act(self, observation: Arrays, *, deterministic: bool = False) -> Array:
+        """Return actions for the next T periods, shape (T, A), within the action bounds."""
+
+    @abstractmethod
+    def arrays(self) -> dict[str, Array]:
+        """The named arrays that make this policy what it is; a copy."""
+
+    @abstractmethod
+    def load(self, arrays: Arrays) -> None:
+        """Take over weights. Raises PolicyError, and changes nothing, unless all fit."""
+
+    def reset(self) -> None:
+        """Forget what was remembered of the last episode."""
+
+
+@dataclass(frozen=True)
+class RewardOutcome:
+    """A reward's verdict on one step.
+
+    Attributes:
+        reward: The reward.
+        terminated: The task ended here, and no value lies beyond.
+        success: Whether the task is solved; None where the reward cannot tell.
+    """
+
+    reward: float
+    terminated: bool = False
+    success: bool | None = None
+
+
+class Reward(ABC):
+    """Judges a step. Pure: the same arguments give the same verdict, so that it can run in
+    the actor and can relabel stored data."""
+
+    Config: ClassVar[type[Config]] = Config
+
+    @abstractmethod
+    def __call__(
+        self, observation: Arrays, action: Array, next_observation: Arrays, task: TaskFeedback
+    ) -> RewardOutcome:
+        """Judge what ``action`` brought; ``task`` is what the robot says about its task."""
+
+
+class Algorithm(ABC):
+    """Learns: a batch in, metrics out, and named weights for the actors. Built from
+    ``(config, spec, policy)``; knows nothing of ROS, transport or storage."""
+
+    Config: ClassVar[type[Config]] = Config
+
+    @abstractmethod
+    def update(self, batch: Batch) -> Mapping[str, float]:
+        """Make one gradient update; return metrics for people."""
+
+    @abstractmethod
+    def policy_arrays(self) -> dict[str, Array]:
+        """The arrays that the actor's ``Policy.load`` takes; a copy."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """All that is needed to go on as if never stopped: networks, optimisers, counters, RNG.
+
+        Nested mappings of arrays and plain values; never code.
+        """
+
+    @abstractmethod
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state` gave."""
+
+
+class TransitionSink(Protocol):
+    """Where an actor puts what it experiences."""
+
+    def append(self, step: Step | FinalObservation) -> None:
+        """Take one step; returns without waiting for disk or network."""
+
+    def end_episode(self, result: EpisodeResult) -> None:
+        """Close the episode; it has got its final observation."""
+
+
+class TransitionSource(Protocol):
+    """Where an algorithm gets its batches from."""
+
+    def __len__(self) -> int:
+        """Number of steps that can be drawn."""
+
+    def sample(self, batch_size: int) -> Batch:
+        """Draw transitions. Raises StoreError while there is nothing to draw."""
+
+
+class PolicySink(Protocol):
+    """Where a learner puts new policy versions."""
+
+    def publish(self, version: PolicyVersion) -> None:
+        """Take a version; returns without waiting for anybody to fetch it."""
+
+
+class PolicySource(Protocol):
+    """Where an actor gets new policy versions from."""
+
+    def newest(self, after: int) -> PolicyVersion | None:
+        """The newest complete, verified version with a number above ``after``, if any."""

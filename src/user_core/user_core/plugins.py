@@ -1,0 +1,106 @@
+"""Plugins by entry points: found by name, imported only when chosen.
+
+Every kind has an entry-point group, and ours register in it just as a user's would::
+
+    # setup.py of any installed Python package
+    entry_points={"user.rewards": ["pose_threshold = my_lab.rewards:PoseThreshold"]}
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from user_core.config import from_mapping
+from user_core.errors import PluginError
+from user_core.interfaces import Algorithm, Camera, Policy, Reward, Robot, Teleop
+
+#: Kind of plugin, to the class that every plugin of this kind extends.
+KINDS: Mapping[str, type] = {
+    "robots": Robot,
+    "cameras": Camera,
+    "teleops": Teleop,
+    "policies": Policy,
+    "rewards": Reward,
+    "algorithms": Algorithm,
+}
+
+
+def available(kind: str) -> dict[str, EntryPoint]:
+    """Names and entry points of the installed plugins of a kind; imports none of them."""
+    if kind not in KINDS:
+        raise PluginError("kind of plugin", came=repr(kind), expected=f"one of {list(KINDS)}")
+    return {point.name: point for point in entry_points(group=f"user.{kind}")}
+
+
+def load(kind: str, name: str) -> type[Any]:
+    """Import one plugin and return its class.
+
+    Args:
+        kind: One of :data:`KINDS`.
+        name: The name it is registered by, or ``package.module:Class`` for one that is not.
+
+    Raises:
+        PluginError: There is none of this name (the message lists those there are), it
+            cannot be imported, or it is not of this kind.
+    """
+    points = available(kind)
+    if name in points:
+        point = points[name]
+    elif ":" in name:
+        point = EntryPoint(name, name, f"user.{kind}")
+    else:
+        close = difflib.get_close_matches(name, points, n=1)
+        raise PluginError(
+            f"no plugin {name!r} among {kind}",
+            expected=f"one of {sorted(points)}"
+            + (f"; did you mean {close[0]!r}?" if close else ""),
+            cure="Install the package that registers it, or write package.module:Class",
+        )
+    try:
+        found = point.load()
+    except Exception as error:  # a plugin may fail to import in any way
+        missing = getattr(error, "name", None) if isinstance(error, ImportError) else None
+        raise PluginError(
+            f"plugin {name!r} ({point.value}) cannot be imported",
+            came=f"{type(error).__name__}: {error}",
+            cure=f"Install the Python module {missing!r}" if missing else "",
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, KINDS[kind])):
+        raise PluginError(
+            f"plugin {name!r} ({point.value})",
+            came=repr(found),
+            expected=f"a subclass of {KINDS[kind].__module__}.{KINDS[kind].__name__}",
+        )
+    return found
+
+
+def build(
+    kind: str, name: str, params: Mapping[str, Any] | None = None, *args: Any, path: str = ""
+) -> Any:
+    """Import a plugin, check its parameters, and make one: ``cls(config, *args)``.
+
+    Args:
+        kind: One of :data:`KINDS`.
+        name: Its name, see :func:`load`.
+        params: Plain data for its ``Config``.
+        args: What this kind is built from besides: for a policy the robot spec, for an
+            algorithm the robot spec and the policy, for the others nothing.
+        path: Where the parameters stand in a larger document, for error messages.
+    """
+    cls = load(kind, name)
+    return cls(from_mapping(cls.Config, params, path), *args)
+
+
+def import_object(target: str) -> Any:
+    """Import ``package.module:name``, as used in configurations for functions."""
+    module, _, attribute = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise PluginError(
+            f"cannot import {target!r}", came=str(error), expected="package.module:name"
+        ) from error

@@ -1,0 +1,350 @@
+"""Specs: what an array, an observation and an action look like, and how to check one.
+
+Specs are plain data. They travel (as JSON), are hashed into the schema of a replay store,
+and are what policies and algorithms are built from.
+
+Standard observation names, used by every driver that has the quantity, so that gates,
+rewards and converters need no per-robot code:
+
+=====================  =======  ==========================================================
+name                   unit     content
+=====================  =======  ==========================================================
+``joint_position``     rad      one per joint, in the robot's joint order (m if prismatic)
+``joint_velocity``     rad/s    likewise
+``joint_effort``       N m      likewise
+``tcp_pose``           m, -     x y z qx qy qz qw of the tool centre point in the base frame
+``tcp_velocity``       m/s      vx vy vz wx wy wz in the base frame (angular part in rad/s)
+``wrench``             N        fx fy fz tx ty tz at the tool centre point (torque in N m)
+``gripper``            -        opening, 0 closed to 1 open
+``image_<camera>``     -        height x width x 3, uint8, RGB
+=====================  =======  ==========================================================
+
+Units and axes follow REP-103, frames REP-105; quaternions are x y z w as in ROS messages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from user_core.errors import SpecError
+
+Array = npt.NDArray[Any]
+Arrays = Mapping[str, Array]
+
+#: dtypes that may appear in a spec, a message or a store. Objects and strings never do.
+DTYPES: tuple[str, ...] = (
+    "bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64",
+    "float16", "float32", "float64",
+)  # fmt: skip
+MAX_DIMENSIONS = 8
+
+
+class ActionKind(str, Enum):
+    """What the numbers of an action mean to the robot."""
+
+    JOINT_POSITION = "joint_position"
+    """Absolute joint targets, rad."""
+    JOINT_DELTA = "joint_delta"
+    """Change of the joint targets in one control period, rad."""
+    JOINT_VELOCITY = "joint_velocity"
+    """Joint velocities, rad/s."""
+    EE_DELTA = "ee_delta"
+    """Change of the tool pose in one period: dx dy dz (m), rotation vector (rad), base frame."""
+    EE_TWIST = "ee_twist"
+    """Tool velocity: vx vy vz (m/s), wx wy wz (rad/s), base frame."""
+    EE_POSE = "ee_pose"
+    """Absolute tool pose: x y z (m), qx qy qz qw, base frame."""
+    GENERIC = "generic"
+    """Anything else, for instance a Gymnasium environment's action."""
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """Shape, dtype, bounds, unit and frame of one named array.
+
+    Attributes:
+        shape: Sizes of the dimensions; empty for a scalar.
+        dtype: One of :data:`DTYPES`.
+        low: Smallest allowed value: one for all elements, or one per element. None: no limit.
+        high: Largest allowed value, likewise.
+        unit: SI unit symbol (REP-103), empty when dimensionless.
+        frame: REP-105 frame that the numbers are expressed in, empty where none applies.
+        names: Names of the elements of a vector, for instance joint names.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    low: float | tuple[float, ...] | None = None
+    high: float | tuple[float, ...] | None = None
+    unit: str = ""
+    frame: str = ""
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise SpecError("dtype of an array spec", came=self.dtype, expected=f"one of {DTYPES}")
+        if len(self.shape) > MAX_DIMENSIONS or any(
+            not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in self.shape
+        ):
+            raise SpecError(
+                "shape of an array spec",
+                came=self.shape,
+                expected=f"at most {MAX_DIMENSIONS} non-negative integers",
+            )
+        for side, bound in (("low", self.low), ("high", self.high)):
+            if isinstance(bound, tuple) and len(bound) != self.size:
+                raise SpecError(
+                    f"{side} of an array spec with shape {self.shape}",
+                    came=f"{len(bound)} values",
+                    expected=f"one number, or {self.size}",
+                )
+        if self.low is not None and self.high is not None:
+            low, high = np.broadcast_arrays(np.asarray(self.low), np.asarray(self.high))
+            if not bool(np.all(low <= high)):
+                raise SpecError("low of an array spec", came=self.low, expected=f"<= {self.high}")
+        if self.names and (len(self.shape) != 1 or len(self.names) != self.shape[0]):
+            raise SpecError(
+                "names of an array spec",
+                came=f"{len(self.names)} names",
+                expected=f"one per element of shape {self.shape}",
+            )
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes of one such array."""
+        return self.size * np.dtype(self.dtype).itemsize
+
+    @property
+    def low_array(self) -> Array:
+        """Lower bounds in the shape of the array; the dtype's smallest value where none is set."""
+        return self._bound(self.low, lowest=True)
+
+    @property
+    def high_array(self) -> Array:
+        """Upper bounds in the shape of the array; the dtype's largest value where none is set."""
+        return self._bound(self.high, lowest=False)
+
+    def zeros(self) -> Array:
+        """An array of zeros that has this shape and dtype."""
+        return np.zeros(self.shape, dtype=self.dtype)
+
+    def sample(self, rng: np.random.Generator) -> Array:
+        """A random array within the bounds (standard normal where a float has none)."""
+        dtype = np.dtype(self.dtype)
+        if dtype.kind == "f":
+            value = rng.standard_normal(self.shape)
+            if self.low is not None and self.high is not None:
+                value = rng.uniform(self.low_array, self.high_array)
+            return np.clip(value, self.low_array, self.high_array).astype(dtype)
+        if dtype.kind == "b":
+            return rng.integers(0, 2, self.shape).astype(dtype)
+        low, high = self.low_array, self.high_array
+        return rng.integers(low, high, self.shape, dtype=dtype, endpoint=True)
+
+    def check(self, array: Array, name: str = "array") -> None:
+        """Raise :class:`SpecError` unless ``array`` has this shape and dtype, and is finite."""
+        if not isinstance(array, np.ndarray):
+            raise SpecError(name, came=type(array).__name__, expected="a numpy array")
+        if array.dtype != self.dtype or array.shape != self.shape:
+            raise SpecError(
+                name,
+                came=f"{array.dtype}{list(array.shape)}",
+                expected=f"{self.dtype}{list(self.shape)}",
+            )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            bad = np.flatnonzero(~np.isfinite(array.ravel()))
+            label = self.names[bad[0]] if self.names else f"element {bad[0]}"
+            raise SpecError(
+                f"{name}: {len(bad)} of {array.size} values are not finite, first {label}",
+                came=array.ravel()[bad[0]],
+                expected="finite numbers",
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON or YAML; :meth:`from_dict` is its inverse."""
+        data: dict[str, Any] = {"shape": list(self.shape), "dtype": self.dtype}
+        for side in ("low", "high"):
+            bound = getattr(self, side)
+            if bound is not None:
+                data[side] = list(bound) if isinstance(bound, tuple) else bound
+        if self.unit:
+            data["unit"] = self.unit
+        if self.frame:
+            data["frame"] = self.frame
+        if self.names:
+            data["names"] = list(self.names)
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str = "array spec") -> ArraySpec:
+        """Build a spec from plain data that may come from anybody."""
+        known = ("shape", "dtype", "low", "high", "unit", "frame", "names")
+        unknown = sorted(set(data) - set(known))
+        if unknown or "shape" not in data:
+            raise SpecError(
+                where, came=f"keys {sorted(data)}", expected=f"shape, and any of {known}"
+            )
+        try:
+            low, high = (
+                tuple(float(v) for v in b) if isinstance(b, (list, tuple)) else b
+                for b in (data.get("low"), data.get("high"))
+            )
+            return cls(
+                shape=tuple(int(n) for n in data["shape"]),
+                dtype=str(data.get("dtype", "float32")),
+                low=None if low is None else (low if isinstance(low, tuple) else float(low)),
+                high=None if high is None else (high if isinstance(high, tuple) else float(high)),
+                unit=str(data.get("unit", "")),
+                frame=str(data.get("frame", "")),
+                names=tuple(str(n) for n in data.get("names", ())),
+            )
+        except (TypeError, ValueError, OverflowError) as error:
+            raise SpecError(where, came=dict(data), expected=f"valid values ({error})") from error
+
+    def _bound(self, bound: float | tuple[float, ...] | None, *, lowest: bool) -> Array:
+        dtype = np.dtype(self.dtype)
+        value: Any = bound
+        if bound is None:
+            if dtype.kind == "b":
+                value = not lowest
+            else:
+                info = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+                value = info.min if lowest else info.max
+        return np.broadcast_to(
+            np.asarray(value, dtype=dtype).reshape(self.shape if isinstance(bound, tuple) else ()),
+            self.shape,
+        )
+
+
+@dataclass(frozen=True)
+class RobotSpec:
+    """What a robot shows and takes: everything that a policy needs to be built.
+
+    Attributes:
+        robot: Name of the kind of robot, for instance ``panda``.
+        observation: Spec of each named array of an observation.
+        action: Spec of one action, a vector; ``names`` say what each element moves.
+        action_kind: What the numbers of an action mean.
+        period_s: Control period that the robot is meant to be driven at, seconds.
+        lockstep: True where time passes only by commands (a simulator that runs as fast as
+            it goes, a Gymnasium environment): one command, one observation. False where time
+            passes by itself, as with every real robot.
+        task_reward: Whether the robot itself reports reward and success of its task.
+    """
+
+    robot: str
+    observation: Mapping[str, ArraySpec]
+    action: ArraySpec
+    action_kind: ActionKind = ActionKind.GENERIC
+    period_s: float = 0.1
+    lockstep: bool = False
+    task_reward: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.observation:
+            raise SpecError(
+                f"observation of {self.robot!r}", came="no arrays", expected="at least one"
+            )
+        if len(self.action.shape) != 1:
+            raise SpecError(
+                f"action of {self.robot!r}",
+                came=f"shape {self.action.shape}",
+                expected="a vector (a discrete action is an int64 vector of one element)",
+            )
+        if not (math.isfinite(self.period_s) and self.period_s > 0):
+            raise SpecError(
+                f"period_s of {self.robot!r}", came=self.period_s, expected="> 0 seconds"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON or YAML."""
+        return {
+            "robot": self.robot,
+            "observation": {k: v.to_dict() for k, v in self.observation.items()},
+            "action": self.action.to_dict(),
+            "action_kind": self.action_kind.value,
+            "period_s": self.period_s,
+            "lockstep": self.lockstep,
+            "task_reward": self.task_reward,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RobotSpec:
+        """Build a robot spec from plain data that may come from anybody."""
+        try:
+            return cls(
+                robot=str(data["robot"]),
+                observation={
+                    str(k): ArraySpec.from_dict(v, f"observation.{k}")
+                    for k, v in data["observation"].items()
+                },
+                action=ArraySpec.from_dict(data["action"], "action"),
+                action_kind=ActionKind(data.get("action_kind", ActionKind.GENERIC.value)),
+                period_s=float(data.get("period_s", 0.1)),
+                lockstep=bool(data.get("lockstep", False)),
+                task_reward=bool(data.get("task_reward", False)),
+            )
+        except SpecError:
+            raise
+        except (KeyError, AttributeError, TypeError, ValueError) as error:
+            raise SpecError(
+                "robot spec", came=f"{error!r}", expected="the fields of RobotSpec"
+            ) from error
+
+
+def check_arrays(
+    arrays: Arrays, specs: Mapping[str, ArraySpec], where: str = "observation"
+) -> None:
+    """Raise :class:`SpecError` unless ``arrays`` has exactly the named arrays of ``specs``."""
+    if arrays.keys() != specs.keys():
+        missing, extra = sorted(specs.keys() - arrays.keys()), sorted(arrays.keys() - specs.keys())
+        raise SpecError(
+            f"names of the arrays in {where}",
+            came=f"missing {missing}, unknown {extra}",
+            expected=sorted(specs),
+        )
+    for name, spec in specs.items():
+        spec.check(arrays[name], f"{where}.{name}")
+
+
+def digest(data: Any) -> str:
+    """SHA-256 over canonical JSON: equal data gives equal hashes on every machine."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def difference(old: Any, new: Any, path: str = "") -> list[str]:
+    """Spell out how two pieces of plain data differ, one line a difference, with its path."""
+    here = path or "(top)"
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        lines = []
+        for key in sorted(old.keys() | new.keys(), key=str):
+            below = f"{path}.{key}" if path else str(key)
+            if key not in new:
+                lines.append(f"{below}: only in the first ({old[key]!r})")
+            elif key not in old:
+                lines.append(f"{below}: only in the second ({new[key]!r})")
+            else:
+                lines += difference(old[key], new[key], below)
+        return lines
+    if _is_list(old) and _is_list(new):
+        return [] if list(old) == list(new) else [f"{here}: {list(old)} became {list(new)}"]
+    return [] if old == new else [f"{here}: {old!r} became {new!r}"]
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
