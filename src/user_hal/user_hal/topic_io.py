@@ -1,0 +1,131 @@
+"""Topics without rclpy: what a driver that lives on ROS topics needs of its surroundings.
+
+A driver stays plain Python: it is given a :class:`TopicIo` by ``attach(io)`` before
+``connect()``, by the HAL node or the command line (both hand it
+``user_comm.topic_io.RosTopicIo``), or by a test (which hands it a bus in its own process).
+Messages are duck-typed: whatever has the fields of the named interface.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
+
+#: How a subscription asks for delivery. ``best_effort`` is heard from every publisher, which is
+#: why it is the default: sensors often publish so, and a reliable reader would hear nothing of
+#: them. ``match``: reliable where every publisher that is there now offers it.
+Reliability = Literal["best_effort", "reliable", "match"]
+
+
+class TopicSubscription(Protocol):
+    """A subscription that is alive until it is closed."""
+
+    def close(self) -> None:
+        """End it; no callback starts after this. Idempotent."""
+
+    @property
+    def publishers(self) -> int:
+        """How many publishers are matched now; 0 tells a silent topic from a missing one."""
+
+
+class TopicPublisher(Protocol):
+    """A publisher of one topic."""
+
+    def new(self) -> Any:
+        """A new message of the topic's type with default values."""
+
+    def publish(self, message: Any) -> None:
+        """Send a message. Returns without waiting for anybody to receive it."""
+
+    @property
+    def subscribers(self) -> int:
+        """How many subscriptions are matched now; 0 means that nobody hears it."""
+
+    def close(self) -> None:
+        """End it. Idempotent."""
+
+
+class TopicIo(Protocol):
+    """Subscribe, publish, call: the part of ROS 2 that a driver may see.
+
+    Type names are written as ROS writes them, ``sensor_msgs/msg/JointState``; the short form
+    ``sensor_msgs/JointState`` is taken too. Relative topic names are resolved in the
+    namespace of the node behind it. All methods may be called from any thread; callbacks come
+    from a thread of the implementation, must be short, and whatever they raise is logged there.
+    """
+
+    def subscribe(
+        self,
+        topic: str,
+        type_name: str,
+        callback: Callable[[Any], None],
+        *,
+        depth: int = 1,
+        reliability: Reliability = "best_effort",
+        latched: bool = False,
+        raw: bool = False,
+    ) -> TopicSubscription:
+        """Call ``callback`` with every message of a topic.
+
+        Args:
+            topic: Name of the topic; need not exist yet.
+            type_name: Its interface.
+            callback: Takes one message (serialised bytes when ``raw``).
+            depth: How many messages are kept while the callback is busy; the oldest go first.
+            reliability: How delivery is asked for.
+            latched: Ask for the last message of a transient-local publisher, too.
+            raw: Hand over the serialised bytes and do not build a message.
+
+        Raises:
+            TransportError: No such interface is installed, or the name is not a topic name.
+        """
+
+    def publisher(
+        self,
+        topic: str,
+        type_name: str,
+        *,
+        depth: int = 1,
+        reliable: bool = True,
+        latched: bool = False,
+    ) -> TopicPublisher:
+        """A publisher; reliable by default, which every subscription can hear.
+
+        Raises:
+            TransportError: No such interface is installed, or the name is not a topic name.
+        """
+
+    def call(
+        self, service: str, type_name: str, request: Mapping[str, Any], *, timeout_s: float
+    ) -> Any:
+        """Call a service and wait for its answer; not to be used in a callback.
+
+        Raises:
+            DeviceTimeout: The service is not there, or did not answer, within ``timeout_s``.
+            TransportError: No such interface is installed, or it has no such field.
+        """
+
+    def message_class(self, type_name: str) -> type[Any]:
+        """The class of a message type. Raises TransportError when it is not installed."""
+
+    def topics(self) -> Mapping[str, Sequence[str]]:
+        """Names of the topics that are in the graph now, each with its type names."""
+
+    def now_ns(self) -> int:
+        """Time of the clock that message headers are stamped with, nanoseconds."""
+
+
+@runtime_checkable
+class UsesTopics(Protocol):
+    """A robot, camera or teleop that needs topics; whoever builds it calls ``attach`` first."""
+
+    def attach(self, io: TopicIo) -> None:
+        """Take the topics to live on. Called once, before ``connect``."""
+
+
+def attach_topics(device: object, io: TopicIo) -> bool:
+    """Give ``device`` its topics if it wants any; tell whether it did."""
+    if isinstance(device, UsesTopics):
+        device.attach(io)
+        return True
+    return False
