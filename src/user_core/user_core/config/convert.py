@@ -84,7 +84,7 @@ def convert_mapping(cls: type, data: Any, path: str) -> Any:
         if not path:
             raise
         raise ConfigError(
-            f"{path}: {error.what}", came=error.came, expected=error.expected, cure=error.cure
+            _join(path, error.what), came=error.came, expected=error.expected, cure=error.cure
         ) from error
 
 

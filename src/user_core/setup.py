@@ -1,0 +1,30 @@
+from setuptools import find_packages, setup
+
+PACKAGE = "user_core"
+
+setup(
+    name=PACKAGE,
+    version="0.1.0",
+    description="The ROS-free heart of USER: interfaces, specs, typed configuration, plugins, policies and rewards, codecs, fakes and conformance checks.",
+    author="USER maintainers",
+    maintainer="USER maintainers",
+    maintainer_email="maintainers@user-robotics.dev",
+    license="Apache-2.0",
+    packages=find_packages(exclude=["test", "test.*"]),
+    package_data={PACKAGE: ["py.typed"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
+        (f"share/{PACKAGE}", ["package.xml"]),
+    ],
+    install_requires=["setuptools"],
+    extras_require={"test": ["pytest"]},
+    zip_safe=False,
+    entry_points={
+        "user.robots": ["fake = user_core.fakes.robot:FakeRobot"],
+        "user.cameras": ["fake = user_core.fakes.camera:FakeCamera"],
+        "user.teleops": ["fake = user_core.fakes.teleop:FakeTeleop"],
+        "user.policies": ["linear_gaussian = user_core.fakes.policy:LinearGaussianPolicy"],
+        "user.rewards": ["task = user_core.rewards.task:TaskReward"],
+        "user.algorithms": ["rwr = user_core.fakes.algorithm:RewardWeightedRegression"],
+    },
+)

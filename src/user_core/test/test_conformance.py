@@ -1,0 +1,153 @@
+"""Our own plugins keep the promises, and a plugin that breaks one is caught at it."""
+
+import math
+
+import numpy as np
+import pytest
+from user_core import fakes
+from user_core.config import Config
+from user_core.conformance import (
+    check_algorithm,
+    check_camera,
+    check_policy,
+    check_reward,
+    check_robot,
+    check_teleop,
+)
+from user_core.errors import PluginError
+from user_core.fakes.camera import FakeCameraConfig
+from user_core.fakes.policy import LinearGaussianConfig
+from user_core.fakes.robot import FakeRobotConfig
+from user_core.fakes.teleop import FakeTeleopConfig
+from user_core.interfaces import RewardOutcome
+from user_core.rewards.task import TaskReward
+
+SPEC = fakes.FakeRobot(FakeRobotConfig()).spec
+
+
+def make_robot(cls=fakes.FakeRobot):
+    return cls(FakeRobotConfig(image_size=16))
+
+
+def make_policy():
+    return fakes.LinearGaussianPolicy(LinearGaussianConfig(), SPEC)
+
+
+def make_algorithm(cls=fakes.RewardWeightedRegression):
+    return cls(cls.Config(), SPEC, make_policy())
+
+
+def broken_promises(report):
+    assert not report.passed
+    with pytest.raises(PluginError, match="breaks promises"):
+        report.require()
+    return " | ".join(f"{c.promise}: {c.detail}" for c in report.checks if c.passed is False)
+
+
+def test_the_fakes_keep_all_promises():
+    check_robot(make_robot()).require()
+    check_camera(fakes.FakeCamera(FakeCameraConfig())).require()
+    robot = make_robot()
+    robot.connect()
+    check_teleop(fakes.FakeTeleop(FakeTeleopConfig()), SPEC, robot.reset()).require()
+    check_policy(make_policy(), SPEC).require()
+    check_reward(TaskReward(Config()), SPEC).require()
+    check_algorithm(make_algorithm(), make_algorithm(), make_policy(), SPEC).require()
+
+
+class Reusing(fakes.FakeRobot):
+    """Gives the same memory with every observation."""
+
+    def read(self):
+        observation = super().read()
+        self.kept = getattr(self, "kept", None) or dict(observation.arrays)
+        for name, array in observation.arrays.items():
+            self.kept[name][...] = array
+        object.__setattr__(observation, "arrays", self.kept)
+        return observation
+
+
+class Swallowing(fakes.FakeRobot):
+    """Takes NaN."""
+
+    def command(self, action):
+        return super().command(np.nan_to_num(action))
+
+
+class Silent(fakes.FakeRobot):
+    """Says that it reports a reward, and does not."""
+
+    def read(self):
+        observation = super().read()
+        object.__setattr__(observation.task, "reward", math.nan)
+        return observation
+
+
+class Unseeded(fakes.FakeRobot):
+    """Ignores the seed."""
+
+    def reset(self, seed=None):
+        return super().reset(None)
+
+
+class Immortal(fakes.FakeRobot):
+    """Can be read when closed."""
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("cls", "promise"),
+    [
+        (Reusing, "shares memory"),
+        (Swallowing, "wrong NaN"),
+        (Silent, "task_reward is True"),
+        (Unseeded, "differs after two resets"),
+        (Immortal, "after close"),
+    ],
+)
+def test_a_robot_that_breaks_a_promise_is_caught(cls, promise):
+    assert promise in broken_promises(check_robot(make_robot(cls)))
+
+
+def test_a_camera_with_an_old_picture_is_caught():
+    class Stalled(fakes.FakeCamera):
+        def read(self):
+            self._sequence = 1
+            return super().read()
+
+    report = check_camera(Stalled(FakeCameraConfig()), timeout_s=0.05)
+    assert "no new picture" in broken_promises(report)
+
+
+def test_a_policy_out_of_bounds_is_caught():
+    class Wild(fakes.LinearGaussianPolicy):
+        def act(self, observation, *, deterministic=False):
+            return super().act(observation, deterministic=deterministic) + np.float32(2)
+
+    assert "above the bounds" in broken_promises(
+        check_policy(Wild(LinearGaussianConfig(), SPEC), SPEC)
+    )
+
+
+def test_a_reward_with_a_memory_is_caught():
+    class Counting(TaskReward):
+        count = 0
+
+        def __call__(self, *step):
+            self.count += 1
+            return RewardOutcome(self.count)
+
+    assert "depend on what was judged before" in broken_promises(
+        check_reward(Counting(Config()), SPEC)
+    )
+
+
+def test_an_algorithm_that_forgets_is_caught():
+    class Forgetful(fakes.RewardWeightedRegression):
+        def load_state(self, state):
+            pass
+
+    report = check_algorithm(make_algorithm(), make_algorithm(Forgetful), make_policy(), SPEC)
+    assert "goes on exactly alike" in broken_promises(report)

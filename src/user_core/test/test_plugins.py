@@ -1,0 +1,58 @@
+import sys
+
+import pytest
+from user_core import plugins
+from user_core.errors import ConfigError, PluginError
+from user_core.fakes import FakeRobot
+
+
+def test_ours_are_registered_as_a_users_would_be():
+    for kind in plugins.KINDS:
+        assert plugins.available(kind)
+        for name in plugins.available(kind):
+            if plugins.available(kind)[name].value.startswith("user_core"):
+                assert issubclass(plugins.load(kind, name), plugins.KINDS[kind])
+
+
+def test_a_plugin_is_built_with_its_checked_parameters():
+    robot = plugins.build("robots", "fake", {"episode_steps": 7})
+    assert isinstance(robot, FakeRobot)
+    assert robot.config.episode_steps == 7
+    with pytest.raises(ConfigError, match="'robot.params.episode_step'.*did you mean"):
+        plugins.build("robots", "fake", {"episode_step": 7}, path="robot.params")
+
+
+def test_one_that_is_not_registered_can_be_named_by_its_path():
+    assert plugins.load("robots", "user_core.fakes:FakeRobot") is FakeRobot
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "words"),
+    [
+        ("robots", "fkae", ["'fkae'", "fake", "did you mean"]),
+        ("robotz", "fake", ["robotz", "robots"]),
+        ("robots", "no_such_module:X", ["no_such_module", "cannot be imported"]),
+        ("robots", "user_core.fakes:FakeCamera", ["FakeCamera", "user_core.interfaces.Robot"]),
+        ("robots", "user_core.fakes:make", ["cannot be imported"]),
+    ],
+)
+def test_a_wrong_name_says_what_there_is(kind, name, words):
+    with pytest.raises(PluginError) as caught:
+        plugins.load(kind, name)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_plugin_whose_import_fails_is_named_with_the_cure(tmp_path, monkeypatch):
+    (tmp_path / "needy.py").write_text("import not_installed_anywhere\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(PluginError, match="Install the Python module 'not_installed_anywhere'"):
+        plugins.load("rewards", "needy:Reward")
+    sys.modules.pop("needy", None)
+
+
+def test_functions_are_found_by_path():
+    assert plugins.import_object("os.path:join")("a", "b") == "a/b"
+    for wrong in ("os.path:nothing", "os.path", "nowhere:x", ""):
+        with pytest.raises(PluginError, match="package.module:name"):
+            plugins.import_object(wrong)

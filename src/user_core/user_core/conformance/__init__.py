@@ -1,0 +1,28 @@
+"""Does a plugin keep the promises of its interface? Checks that its author can run.
+
+Each ``check_*`` takes a ready plugin and returns a :class:`~user_core.conformance.report.Report`
+with one line a promise; it does not stop at the first that is broken. ``user check robot`` runs
+the robot's from the command line. In a test::
+
+    def test_my_reward_keeps_its_promises():
+        check_reward(MyReward(MyConfig()), spec).require()
+"""
+
+from user_core.conformance.algorithm import check_algorithm
+from user_core.conformance.camera import check_camera
+from user_core.conformance.policy import check_policy
+from user_core.conformance.report import Check, Report
+from user_core.conformance.reward import check_reward
+from user_core.conformance.robot import check_robot
+from user_core.conformance.teleop import check_teleop
+
+__all__ = [
+    "Check",
+    "Report",
+    "check_algorithm",
+    "check_camera",
+    "check_policy",
+    "check_reward",
+    "check_robot",
+    "check_teleop",
+]

@@ -1,0 +1,229 @@
+"""The promises of a robot driver."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from user_core.conformance.report import Report, Skip, expect
+from user_core.errors import DeviceError, SpecError
+from user_core.interfaces import Robot
+from user_core.specs import Array, RobotSpec, check_arrays
+from user_core.types import Observation
+
+Progress = Callable[[str], None]
+
+
+def check_robot(
+    robot: Robot,
+    *,
+    steps: int = 20,
+    motion: float = 0.1,
+    seed: int = 0,
+    progress: Progress = lambda promise: None,
+) -> Report:
+    """Try a driver that is not connected yet. **The robot moves.**
+
+    Args:
+        robot: The driver.
+        steps: Control periods to drive it for.
+        motion: Share of the action bounds to move within, about their middle, 0 to 1.
+        seed: Seed of the motion and of the resets.
+        progress: Called with each promise before it is tried.
+
+    Returns:
+        The report; the robot is closed.
+    """
+    return _RobotCheck(robot, steps, motion, seed, progress).run()
+
+
+class _RobotCheck:
+    def __init__(
+        self, robot: Robot, steps: int, motion: float, seed: int, progress: Progress
+    ) -> None:
+        self.robot, self.steps, self.motion, self.seed = robot, steps, motion, seed
+        self.progress = progress
+        self.rng = np.random.default_rng(seed)
+        self.report = Report(f"robot driver {type(robot).__module__}.{type(robot).__qualname__}")
+        self.last: Observation | None = None
+
+    def run(self) -> Report:
+        try:
+            for check in (
+                self.spec, self.before_connect, self.connect, self.reset, self.read,
+                self.refuse_wrong_actions, self.drive, self.stop, self.seeds, self.feedback,
+            ):  # fmt: skip
+                check()
+        finally:
+            self.close()
+        return self.report
+
+    def _promise(self, text: str):  # type: ignore[no-untyped-def]
+        self.progress(text)
+        return self.report.promise(text)
+
+    def spec(self) -> None:
+        with self._promise("spec is known before connect, does not change, survives JSON") as seen:
+            spec = self.robot.spec
+            expect(self.robot.spec == spec, "two reads of spec differ")
+            again = RobotSpec.from_dict(json.loads(json.dumps(spec.to_dict())))
+            expect(again == spec, "the spec read back from JSON differs")
+            seen.append(f"{len(spec.observation)} arrays, action {spec.action.shape[0]}")
+        with self._promise("actions have bounds"):
+            bounds = self.robot.spec.action
+            if not bounds.dtype.startswith("float"):
+                raise Skip("discrete action")
+            expect(
+                bounds.low is not None and bounds.high is not None,
+                "low or high of the action spec is missing: exploration and safety need both",
+            )
+
+    def before_connect(self) -> None:
+        with self._promise("read and command before connect raise DeviceError"):
+            for name, call in (
+                ("read", self.robot.read),
+                ("command", lambda: self.robot.command(self.robot.spec.action.zeros())),
+            ):
+                try:
+                    call()
+                except DeviceError:
+                    continue
+                expect(False, f"{name}() did not raise")
+
+    def connect(self) -> None:
+        with self._promise("connect reaches the robot"):
+            self.robot.connect()
+
+    def reset(self) -> None:
+        with self._promise("reset returns a first observation that fits the spec") as seen:
+            start_s = time.monotonic()
+            self.last = self.robot.reset(seed=self.seed)
+            seen.append(f"{time.monotonic() - start_s:.2f} s")
+            self._check_observation(self.last)
+
+    def read(self) -> None:
+        with self._promise("read gives observations that fit the spec, in order") as seen:
+            before = self.robot.read()
+            self._check_observation(before)
+            if not self.robot.spec.lockstep:
+                time.sleep(2 * self.robot.spec.period_s)
+            after = self.robot.read()
+            self._check_observation(after)
+            expect(after.sequence >= before.sequence, "sequence went backwards")
+            expect(after.stamp_ns >= before.stamp_ns, "stamp went backwards")
+            expect(
+                self.robot.spec.lockstep or after.stamp_ns > before.stamp_ns,
+                "two periods later the stamp is still the same: an old reading as if it were new",
+            )
+            seen.append(f"age {(time.time_ns() - after.stamp_ns) / 1e6:.1f} ms")
+
+    def refuse_wrong_actions(self) -> None:
+        action = self.robot.spec.action
+        wrong: dict[str, Array] = {
+            "shape": np.zeros(action.size + 1, action.dtype),
+            "dtype": np.zeros(action.size, "float64" if action.dtype != "float64" else "int32"),
+        }
+        if action.dtype.startswith("float"):
+            wrong["NaN"] = np.full(action.size, math.nan, action.dtype)
+        for kind, bad in wrong.items():
+            with self._promise(f"a command of wrong {kind} raises SpecError"):
+                try:
+                    self.robot.command(bad)
+                except SpecError:
+                    continue
+                expect(False, "it was taken")
+
+    def drive(self) -> None:
+        with self._promise("commands are carried out, and what was sent is reported") as seen:
+            spec, slowest_s = self.robot.spec, 0.0
+            deadline_s = time.monotonic()
+            sequence = self.robot.read().sequence
+            for _ in range(self.steps):
+                action = self._small_action()
+                start_s = time.monotonic()
+                sent = self.robot.command(action)
+                slowest_s = max(slowest_s, time.monotonic() - start_s)
+                spec.action.check(sent, "what command() returned")
+                if not spec.lockstep:
+                    deadline_s += spec.period_s
+                    time.sleep(max(0.0, deadline_s - time.monotonic()))
+                observation = self.robot.read()
+                self._check_observation(observation)
+                expect(observation.sequence > sequence, "no new observation after a command")
+                sequence = observation.sequence
+                expect(observation.applied is not None, "Observation.applied is missing")
+                if observation.applied is not None:
+                    spec.action.check(observation.applied.action, "applied.action")
+                self.last = observation
+                if observation.task.terminated or observation.task.truncated:
+                    self.last = self.robot.reset(seed=self.seed)
+                    sequence = self.last.sequence
+            expect(
+                spec.lockstep or slowest_s < spec.period_s,
+                f"command() took {slowest_s:.3f} s, longer than a period",
+            )
+            seen.append(f"slowest command {slowest_s * 1e3:.1f} ms")
+
+    def stop(self) -> None:
+        with self._promise("stop may be called twice, and reading goes on"):
+            self.robot.stop()
+            self.robot.stop()
+            self._check_observation(self.robot.read())
+
+    def seeds(self) -> None:
+        with self._promise("reset counts episodes; equal seeds give equal starts") as seen:
+            first, second = self.robot.reset(seed=self.seed), self.robot.reset(seed=self.seed)
+            expect(second.episode == first.episode + 1, "Observation.episode did not count up")
+            if not self.robot.spec.lockstep:
+                raise Skip("counted; a robot in real time never starts exactly alike")
+            for name, array in first.arrays.items():
+                expect(
+                    np.allclose(array, second.arrays[name], atol=1e-6),
+                    f"{name} differs after two resets with seed {self.seed}",
+                )
+            seen.append(f"seed {self.seed}")
+
+    def feedback(self) -> None:
+        with self._promise("the task feedback is as the spec says"):
+            observation = self.robot.read()
+            known = math.isfinite(observation.task.reward)
+            expect(
+                known == self.robot.spec.task_reward,
+                f"task_reward is {self.robot.spec.task_reward}, the reward "
+                f"{observation.task.reward}",
+            )
+
+    def close(self) -> None:
+        with self._promise("close may be called twice; read afterwards raises DeviceError"):
+            self.robot.close()
+            self.robot.close()
+            try:
+                self.robot.read()
+            except DeviceError:
+                return
+            expect(False, "read() after close() did not raise")
+
+    def _small_action(self) -> Array:
+        bounds = self.robot.spec.action
+        if not bounds.dtype.startswith("float"):
+            return bounds.sample(self.rng)
+        low, high = bounds.low_array.astype(float), bounds.high_array.astype(float)
+        middle, half = (low + high) / 2, (high - low) / 2
+        action = middle + half * self.motion * self.rng.uniform(-1, 1, bounds.shape)
+        return np.asarray(action, bounds.dtype)
+
+    def _check_observation(self, observation: Observation) -> None:
+        check_arrays(observation.arrays, self.robot.spec.observation)
+        for name, array in observation.arrays.items():
+            if self.last is not None and array.size:
+                expect(
+                    not np.shares_memory(array, self.last.arrays[name])
+                    or observation.sequence == self.last.sequence,
+                    f"{name} shares memory with the observation before: it will be overwritten",
+                )
+        age_s = (time.time_ns() - observation.stamp_ns) / 1e9
+        expect(-0.1 < age_s < 60, f"stamp is {age_s:.1f} s old: expected ns since the epoch")

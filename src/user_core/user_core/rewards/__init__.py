@@ -1,0 +1,1 @@
+"""Rewards that actor and learner share."""
