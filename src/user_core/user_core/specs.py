@@ -144,16 +144,7 @@ class ArraySpec:
 
     def sample(self, rng: np.random.Generator) -> Array:
         """A random array within the bounds (standard normal where a float has none)."""
-        dtype = np.dtype(self.dtype)
-        if dtype.kind == "f":
-            value = rng.standard_normal(self.shape)
-            if self.low is not None and self.high is not None:
-                value = rng.uniform(self.low_array, self.high_array)
-            return np.clip(value, self.low_array, self.high_array).astype(dtype)
-        if dtype.kind == "b":
-            return rng.integers(0, 2, self.shape).astype(dtype)
-        low, high = self.low_array, self.high_array
-        return rng.integers(low, high, self.shape, dtype=dtype, endpoint=True)
+        return np.asarray(self._draw(rng), self.dtype)
 
     def check(self, array: Array, name: str = "array") -> None:
         """Raise :class:`SpecError` unless ``array`` has this shape and dtype, and is finite."""
@@ -214,6 +205,17 @@ class ArraySpec:
             )
         except (TypeError, ValueError, OverflowError) as error:
             raise SpecError(where, came=dict(data), expected=f"valid values ({error})") from error
+
+    def _draw(self, rng: np.random.Generator) -> Any:
+        kind = np.dtype(self.dtype).kind
+        if kind == "b":
+            return rng.integers(0, 2, self.shape)
+        low, high = self.low_array, self.high_array
+        if kind != "f":
+            return rng.integers(low, high, self.shape, dtype=self.dtype, endpoint=True)
+        if self.low is not None and self.high is not None:
+            return np.clip(np.asarray(rng.uniform(low, high), self.dtype), low, high)
+        return np.clip(rng.standard_normal(self.shape), low, high)
 
     def _bound(self, bound: float | tuple[float, ...] | None, *, lowest: bool) -> Array:
         dtype = np.dtype(self.dtype)

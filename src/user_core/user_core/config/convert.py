@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -124,7 +125,7 @@ def check_value(value: Any, hint: Any, rule: Setting, path: str) -> None:
         for key, element in value.items():
             check_value(element, args[1], _elements(rule), f"{path}.{key}")
         return
-    if convert(value, hint, path) != value and value == value:
+    if convert(value, hint, path) != value and not _is_nan(value):
         raise _wrong(path, value, _name(hint))
     if isinstance(value, (int, float)) and not isinstance(value, bool) and not rule.allows(value):
         raise _wrong(path, value, f"a number {rule.range_text}{' ' * bool(rule.unit)}{rule.unit}")
@@ -222,3 +223,7 @@ def _name(hint: Any) -> str:
     if hint in plain:
         return plain[hint]
     return getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
