@@ -1,0 +1,311 @@
+"""Any Gymnasium environment as a robot (https://gymnasium.farama.org).
+
+Time passes by commands only (lockstep): one command is one ``env.step``. ``terminated`` and
+``truncated`` are handed on exactly as the environment tells them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+
+from user_core.config import Config, setting
+from user_core.errors import (
+    ConfigError,
+    DeviceError,
+    DeviceFault,
+    DeviceNotConnected,
+    SpecError,
+    UserError,
+)
+from user_core.interfaces import Discovered, Robot
+from user_core.plugins import import_object
+from user_core.specs import ActionKind, Array, ArraySpec, RobotSpec
+from user_core.types import AppliedAction, Observation, TaskFeedback
+from user_hal.robots import gym_spaces
+
+_RENDER = "image_render"
+
+
+@dataclass(frozen=True)
+class WrapperConfig(Config):
+    """One wrapper around the environment."""
+
+    target: str = setting(
+        doc="What to wrap with, package.module:Class, for instance "
+        "gymnasium.wrappers:RescaleAction."
+    )
+    kwargs: dict[str, Any] = setting(factory=dict, doc="Its keyword arguments.")
+
+
+@dataclass(frozen=True)
+class GymnasiumConfig(Config):
+    """Which environment, and how it is shown."""
+
+    env_id: str = setting(
+        doc="Registered name, for instance Pendulum-v1; module:Name-v0 imports the module first.",
+        min_length=1,
+    )
+    kwargs: dict[str, Any] = setting(factory=dict, doc="Keyword arguments of gymnasium.make.")
+    wrappers: tuple[WrapperConfig, ...] = setting((), doc="Wrappers, the innermost first.")
+    float_dtype: Literal["float32", "float64"] = setting(
+        "float32", doc="Type of floating-point observations and actions."
+    )
+    render_image: bool = setting(
+        False, doc="Add the rendered picture as the observation image_render."
+    )
+    max_episode_steps: int | None = setting(
+        None, doc="Steps until truncation, instead of the registered number.", ge=1
+    )
+    period_s: float = setting(
+        0.05,
+        doc="Control period that the robot's spec tells; no time really passes.",
+        unit="s",
+        gt=0,
+    )
+
+
+class GymnasiumRobot(Robot):
+    """Drives one environment. ``spec`` needs the spaces, so the environment is made at once.
+
+    Observations: one array per leaf of the observation space (:mod:`~user_hal.robots.gym_spaces`).
+    Actions: Box as a flat vector, clipped to its bounds; Discrete as an int64 vector of one
+    element, refused outside its range. ``TaskFeedback`` holds the environment's reward and flags,
+    and ``success`` where ``info`` has ``is_success`` or ``success``.
+
+    Raises:
+        ConfigError: There is no such environment, or a keyword does not fit it.
+        DeviceError: The environment needs a module that is not installed.
+        SpecError: It has a space that cannot be an array.
+    """
+
+    Config = GymnasiumConfig
+
+    def __init__(self, config: GymnasiumConfig) -> None:
+        self._config = config
+        self._env: gymnasium.Env[Any, Any] | None = _make(config)
+        self._space = self._env.observation_space
+        self._action_space = self._env.action_space
+        self._state_specs = gym_spaces.observation_specs(self._space, config.float_dtype)
+        observation = dict(self._state_specs)
+        if config.render_image:
+            observation[_RENDER] = self._render_spec()
+        self._spec = RobotSpec(
+            robot=config.env_id.rpartition(":")[2],
+            observation=observation,
+            action=gym_spaces.action_spec(self._action_space, config.float_dtype),
+            action_kind=ActionKind.GENERIC,
+            period_s=config.period_s,
+            lockstep=True,
+            task_reward=True,
+        )
+        self._sequence = self._commands = self._episode = 0
+        self._applied: AppliedAction | None = None
+        self._observation: Observation | None = None
+
+    @property
+    def spec(self) -> RobotSpec:
+        """Spaces of the environment, as specs."""
+        return self._spec
+
+    def connect(self) -> None:
+        """Start a first episode, so that there is something to read."""
+        if self._env is None:
+            self._env = _make(self._config)
+        self._begin(None)
+
+    def read(self) -> Observation:
+        """The observation after the last step; no time passes in between."""
+        if self._observation is None:
+            raise DeviceNotConnected(f"environment {self._config.env_id!r}", cure="Call connect()")
+        return self._observation
+
+    def command(self, action: Array) -> Array:
+        """Make one step; returns the action after clipping.
+
+        Raises:
+            DeviceError: The episode is over: the environment needs a reset first.
+            DeviceFault: The environment raised, or showed numbers that are not finite.
+            SpecError: Wrong shape or type, not finite, or a discrete action out of its range.
+        """
+        if self._observation is None or self._env is None:
+            raise DeviceNotConnected(f"environment {self._config.env_id!r}", cure="Call connect()")
+        task = self._observation.task
+        if task.terminated or task.truncated:
+            raise DeviceError(
+                f"step of environment {self._config.env_id!r} after its episode ended",
+                came="terminated" if task.terminated else "truncated",
+                cure="Call reset()",
+            )
+        executed = self._checked(action)
+        try:
+            value, reward, terminated, truncated, info = self._env.step(
+                gym_spaces.to_env(self._action_space, executed)
+            )
+        except Exception as error:  # an environment may fail in any way
+            raise self._fault("step", error) from error
+        feedback = TaskFeedback(float(reward), bool(terminated), bool(truncated), _success(info))
+        if not np.isfinite(feedback.reward):
+            raise DeviceFault(
+                f"reward of environment {self._config.env_id!r}",
+                came=feedback.reward,
+                expected="a finite number",
+            )
+        self._commands += 1
+        changed = not np.array_equal(executed, action)
+        self._applied = AppliedAction(executed, self._commands, 0, changed, time.time_ns())
+        self._observation = self._observe(value, feedback)
+        return executed
+
+    def stop(self) -> None:
+        """Nothing moves between two commands, so there is nothing to stop."""
+
+    def reset(self, seed: int | None = None) -> Observation:
+        """Begin an episode; the same seed gives the same start."""
+        if self._env is None or self._observation is None:
+            raise DeviceNotConnected(f"environment {self._config.env_id!r}", cure="Call connect()")
+        self._episode += 1
+        return self._begin(seed)
+
+    def close(self) -> None:
+        """Close the environment; :meth:`connect` makes a new one."""
+        env, self._env, self._observation = self._env, None, None
+        if env is not None:
+            env.close()
+
+    @classmethod
+    def discover(cls) -> Sequence[Discovered]:
+        """Newest versions of the registered environments whose modules are installed."""
+        newest: dict[str, Any] = {}
+        for spec in gymnasium.registry.values():
+            known = newest.get(spec.name)
+            if spec.namespace is None and (known is None or spec.version > known.version):
+                newest[spec.name] = spec
+        return [
+            Discovered(spec.id, {"env_id": spec.id}, f"Gymnasium, {_module(spec)}")
+            for spec in newest.values()
+            if _installed(_module(spec))
+        ]
+
+    def _begin(self, seed: int | None) -> Observation:
+        assert self._env is not None  # noqa: S101 - callers made sure
+        self._applied = None
+        try:
+            value, _ = self._env.reset(seed=seed)
+        except Exception as error:
+            raise self._fault("reset", error) from error
+        self._observation = self._observe(value, TaskFeedback(reward=0.0))
+        return self._observation
+
+    def _observe(self, value: Any, task: TaskFeedback) -> Observation:
+        try:
+            arrays = gym_spaces.flatten(self._space, value, self._state_specs)
+        except SpecError as error:
+            raise self._fault("observation", error) from error
+        if self._config.render_image:
+            picture = self._picture()
+            self._spec.observation[_RENDER].check(picture, _RENDER)
+            arrays[_RENDER] = picture
+        self._sequence += 1
+        return Observation(
+            arrays, time.time_ns(), self._sequence, self._episode, task, self._applied
+        )
+
+    def _checked(self, action: Array) -> Array:
+        spec = self._spec.action
+        spec.check(action, f"action of {self._config.env_id!r}")
+        is_discrete = np.dtype(spec.dtype).kind != "f" and spec.low is not None
+        if is_discrete and ((action < spec.low_array) | (action > spec.high_array)).any():
+            raise SpecError(
+                f"discrete action of {self._config.env_id!r}",
+                came=action.tolist(),
+                expected=f"{spec.low_array.tolist()} to {spec.high_array.tolist()}",
+            )
+        return gym_spaces.clip(self._action_space, action)
+
+    def _picture(self) -> Array:
+        assert self._env is not None  # noqa: S101 - callers made sure
+        picture = np.array(self._env.render(), dtype=np.uint8)
+        picture.flags.writeable = False
+        return picture
+
+    def _render_spec(self) -> ArraySpec:
+        assert self._env is not None  # noqa: S101 - called from __init__
+        try:
+            self._env.reset()
+            return ArraySpec(self._picture().shape, "uint8")
+        except Exception as error:
+            raise self._fault("rendering", error) from error
+
+    def _fault(self, what: str, error: Exception) -> UserError:
+        text = f"{what} of environment {self._config.env_id!r}"
+        if isinstance(error, gymnasium.error.DependencyNotInstalled):
+            return DeviceError(text, came=str(error), cure="Install the extra it names")
+        return DeviceFault(text, came=f"{type(error).__name__}: {error}")
+
+
+def _make(config: GymnasiumConfig) -> gymnasium.Env[Any, Any]:
+    kwargs = dict(config.kwargs)
+    if config.render_image:
+        kwargs.setdefault("render_mode", "rgb_array")
+    if config.max_episode_steps is not None:
+        kwargs["max_episode_steps"] = config.max_episode_steps
+    try:
+        env: gymnasium.Env[Any, Any] = gymnasium.make(config.env_id, **kwargs)
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise DeviceError(
+            f"environment {config.env_id!r} needs what is not installed",
+            came=str(error),
+            cure="Install the extra it names",
+        ) from error
+    except (gymnasium.error.Error, ImportError, TypeError) as error:
+        raise ConfigError(
+            f"environment {config.env_id!r} cannot be made",
+            came=f"{type(error).__name__}: {error}",
+            expected="a registered environment and keyword arguments that it takes",
+            cure="`python -m gymnasium.envs.registration` lists those that are registered",
+        ) from error
+    for index, wrapper in enumerate(config.wrappers):
+        try:
+            env = import_object(wrapper.target)(env, **wrapper.kwargs)
+        except UserError:
+            env.close()
+            raise
+        except Exception as error:
+            env.close()
+            raise ConfigError(
+                f"wrappers[{index}] {wrapper.target!r}",
+                came=f"{type(error).__name__}: {error}",
+                expected="a wrapper that takes this environment and these keyword arguments",
+            ) from error
+    return env
+
+
+def _success(info: dict[str, Any]) -> bool | None:
+    for key in ("is_success", "success"):
+        if key in info:
+            return bool(info[key])
+    return None
+
+
+def _module(spec: Any) -> str:
+    point = spec.entry_point
+    return point.partition(":")[0] if isinstance(point, str) else getattr(point, "__module__", "")
+
+
+def _installed(module: str) -> bool:
+    from importlib.util import find_spec
+
+    needs = {"box2d": "Box2D", "mujoco": "mujoco", "phys2d": "jax", "tabular": "jax"}
+    parts = module.split(".")
+    if parts[:2] == ["gymnasium", "envs"] and len(parts) > 2 and parts[2] in needs:
+        return find_spec(needs[parts[2]]) is not None
+    try:
+        return bool(parts[0]) and find_spec(parts[0]) is not None
+    except (ImportError, ValueError):
+        return False
