@@ -95,6 +95,15 @@ class TopicIo(Protocol):
             TransportError: No such interface is installed, or the name is not a topic name.
         """
 
+    def goals(self, action: str, type_name: str) -> TopicPublisher:
+        """Goals of a ROS action, as if they were a topic: the newest goal replaces the ones
+        before, ``subscribers`` is 1 while a server is there, and results are not waited for.
+        A goal that the server rejects is logged.
+
+        Raises:
+            TransportError: No such interface is installed.
+        """
+
     def call(
         self, service: str, type_name: str, request: Mapping[str, Any], *, timeout_s: float
     ) -> Any:

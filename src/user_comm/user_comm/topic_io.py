@@ -1,0 +1,349 @@
+"""Topics for drivers, through an rclpy node.
+
+:class:`RosTopicIo` is what ``user_hal.topic_io.TopicIo`` asks for. Drivers see that protocol
+only, and this is the one place where their topics meet rclpy.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import rclpy
+from rclpy.action.client import ActionClient
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+from user_core.errors import DeviceTimeout, TransportError
+
+Reliability = Literal["best_effort", "reliable", "match"]
+
+
+class RosTopicIo:
+    """Subscriptions, publishers, actions and services of one node, for drivers.
+
+    The node must be spun by an executor in a thread other than the one that calls
+    :meth:`call` or waits for messages. Every subscription has its own callback group, so under
+    a multi-threaded executor the messages of one topic stay in order, and a slow callback holds
+    up no other topic.
+
+    Args:
+        node: Creates everything; relative names are resolved in its namespace.
+
+    Attributes:
+        callback_errors: How often the callback of each topic raised.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.callback_errors: Counter[str] = Counter()
+
+    def subscribe(
+        self,
+        topic: str,
+        type_name: str,
+        callback: Callable[[Any], None],
+        *,
+        depth: int = 1,
+        reliability: Reliability = "best_effort",
+        latched: bool = False,
+        raw: bool = False,
+    ) -> RosSubscription:
+        """Call ``callback`` with every message; what it raises is logged and counted."""
+        cls = self.message_class(type_name)
+        reliable = reliability == "reliable" or (
+            reliability == "match" and self._publishers_are_reliable(topic)
+        )
+        profile = _profile(depth, reliable, latched)
+        try:
+            return RosSubscription(self, self._node, cls, topic, callback, profile, raw)
+        except Exception as error:  # names are checked by several layers, each with its own
+            raise TransportError(f"cannot subscribe to {topic!r}", came=error) from error
+
+    def publisher(
+        self,
+        topic: str,
+        type_name: str,
+        *,
+        depth: int = 1,
+        reliable: bool = True,
+        latched: bool = False,
+    ) -> RosPublisher:
+        """A publisher of one topic."""
+        cls = self.message_class(type_name)
+        try:
+            return RosPublisher(self._node, cls, topic, _profile(depth, reliable, latched))
+        except Exception as error:
+            raise TransportError(f"cannot publish {topic!r}", came=error) from error
+
+    def goals(self, action: str, type_name: str) -> RosGoals:
+        """Goals of an action, sent as if they were a topic."""
+        try:
+            return RosGoals(self._node, _interface(type_name, "action"), action)
+        except TransportError:
+            raise
+        except Exception as error:
+            raise TransportError(f"cannot be a client of {action!r}", came=error) from error
+
+    def call(
+        self, service: str, type_name: str, request: Mapping[str, Any], *, timeout_s: float
+    ) -> Any:
+        """Call a service and wait for its answer, at most ``timeout_s`` in all."""
+        cls = _interface(type_name, "srv")
+        message = cls.Request()
+        for field, value in request.items():
+            try:
+                setattr(message, field, value)
+            except (AttributeError, AssertionError, TypeError) as error:
+                raise TransportError(
+                    f"field {field!r} of a request to {service!r}",
+                    came=f"{value!r} ({error})",
+                    expected=f"the fields of {type_name}",
+                ) from error
+        client: Any = self._node.create_client(
+            cls, service, callback_group=ReentrantCallbackGroup()
+        )
+        try:
+            if not client.wait_for_service(timeout_sec=timeout_s):
+                raise self._no_server(service, type_name, timeout_s)
+            done = threading.Event()
+            future = client.call_async(message)
+            future.add_done_callback(lambda _: done.set())
+            if not done.wait(timeout_s):
+                client.remove_pending_request(future)
+                raise DeviceTimeout(f"service {service!r}", came=f"no answer within {timeout_s} s")
+            return future.result()
+        finally:
+            self._node.destroy_client(client)
+
+    def message_class(self, type_name: str) -> type[Any]:
+        """The class of a message type."""
+        return _interface(type_name, "msg")
+
+    def topics(self) -> dict[str, Sequence[str]]:
+        """Names of the topics that are in the graph now, each with its type names."""
+        return dict(self._node.get_topic_names_and_types())
+
+    def now_ns(self) -> int:
+        """The node's clock, nanoseconds."""
+        return int(self._node.get_clock().now().nanoseconds)
+
+    def _no_server(self, service: str, type_name: str, timeout_s: float) -> DeviceTimeout:
+        own = self._node.resolve_service_name(service)
+        names = [
+            name
+            for name, types in self._node.get_service_names_and_types()
+            if _full_name(type_name, "srv") in types and name != own  # our client is in the graph
+        ]
+        return DeviceTimeout(
+            f"service {service!r}",
+            came=f"no server within {timeout_s} s",
+            expected=f"one of {names}" if names else f"a server of {type_name}",
+        )
+
+    def _publishers_are_reliable(self, topic: str) -> bool:
+        infos = self._node.get_publishers_info_by_topic(self._node.resolve_topic_name(topic))
+        return bool(infos) and all(
+            info.qos_profile.reliability == ReliabilityPolicy.RELIABLE for info in infos
+        )
+
+
+class RosSubscription:
+    """One subscription; see :meth:`RosTopicIo.subscribe`."""
+
+    def __init__(
+        self,
+        io: RosTopicIo,
+        node: Node,
+        cls: type[Any],
+        topic: str,
+        callback: Callable[[Any], None],
+        profile: QoSProfile,
+        raw: bool,
+    ) -> None:
+        self._io, self._node, self._callback = io, node, callback
+        self.topic = node.resolve_topic_name(topic)
+        self._closed = False
+        self._subscription = node.create_subscription(
+            cls,
+            topic,
+            self._receive,
+            profile,
+            callback_group=MutuallyExclusiveCallbackGroup(),
+            raw=raw,
+        )
+
+    @property
+    def publishers(self) -> int:
+        """Publishers that the graph knows."""
+        return int(self._node.count_publishers(self.topic))
+
+    def close(self) -> None:
+        """End the subscription."""
+        if not self._closed:
+            self._closed = True
+            self._node.destroy_subscription(self._subscription)
+
+    def _receive(self, message: Any) -> None:
+        if self._closed:
+            return
+        try:
+            self._callback(message)
+        except Exception as error:  # an executor that is left by an exception stops the robot
+            self._io.callback_errors[self.topic] += 1
+            self._node.get_logger().error(
+                f"callback of {self.topic}: {type(error).__name__}: {error}",
+                throttle_duration_sec=1.0,
+            )
+
+
+class RosPublisher:
+    """One publisher; see :meth:`RosTopicIo.publisher`."""
+
+    def __init__(self, node: Node, cls: type[Any], topic: str, profile: QoSProfile) -> None:
+        self._node, self._cls, self.topic = node, cls, topic
+        self._publisher: Any = node.create_publisher(cls, topic, profile)
+
+    def new(self) -> Any:
+        """A new message with default values."""
+        return self._cls()
+
+    def publish(self, message: Any) -> None:
+        """Send a message. Raises TransportError after close, or when ROS has shut down."""
+        publisher = self._publisher
+        try:
+            publisher.publish(message)
+        except Exception as error:
+            raise TransportError(f"cannot publish on {self.topic!r}", came=error) from error
+
+    @property
+    def subscribers(self) -> int:
+        """Subscriptions that are matched."""
+        return 0 if self._publisher is None else int(self._publisher.get_subscription_count())
+
+    def close(self) -> None:
+        """End the publisher."""
+        publisher, self._publisher = self._publisher, None
+        if publisher is not None:
+            self._node.destroy_publisher(publisher)
+
+
+class RosGoals:
+    """Sends goals of one action; see :meth:`RosTopicIo.goals`."""
+
+    def __init__(self, node: Node, cls: type[Any], action: str) -> None:
+        self._node, self._cls, self.action = node, cls, action
+        self._client: Any = ActionClient(
+            node, cls, action, callback_group=MutuallyExclusiveCallbackGroup()
+        )
+
+    def new(self) -> Any:
+        """A new goal with default values."""
+        return self._cls.Goal()
+
+    def publish(self, message: Any) -> None:
+        """Send a goal. Raises TransportError after close, or when ROS has shut down."""
+        try:
+            self._client.send_goal_async(message).add_done_callback(self._answered)
+        except Exception as error:
+            raise TransportError(f"cannot send a goal to {self.action!r}", came=error) from error
+
+    @property
+    def subscribers(self) -> int:
+        """1 while there is a server."""
+        return int(self._client is not None and self._client.server_is_ready())
+
+    def close(self) -> None:
+        """End the client."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.destroy()
+
+    def _answered(self, future: Any) -> None:
+        handle = future.result()
+        if handle is not None and not handle.accepted:
+            self._node.get_logger().warning(
+                f"{self.action}: the server rejected a goal", throttle_duration_sec=1.0
+            )
+
+
+@contextmanager
+def open_topic_io(
+    name: str, *, namespace: str = "", args: Sequence[str] = ()
+) -> Iterator[RosTopicIo]:
+    """A node of its own that is spun in a thread, for programs that are no node (the command
+    line, tests). Everything ends with the ``with`` block.
+
+    Args:
+        name: Name of the node.
+        namespace: Its namespace.
+        args: ROS arguments, for instance ``["--ros-args", "-r", "a:=b"]``.
+    """
+    context = rclpy.Context()
+    rclpy.init(args=list(args), context=context)
+    node = Node(name, namespace=namespace, context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    thread = threading.Thread(target=_spin, args=(executor,), name=f"{name} spin", daemon=True)
+    thread.start()
+    try:
+        yield RosTopicIo(node)
+    finally:
+        executor.shutdown()
+        thread.join(timeout=5.0)
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def _spin(executor: SingleThreadedExecutor) -> None:
+    try:
+        executor.spin()
+    except ExternalShutdownException:
+        return
+
+
+def _profile(depth: int, reliable: bool, latched: bool) -> QoSProfile:
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=depth,
+        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+    )
+
+
+def _full_name(type_name: str, kind: str) -> str:
+    parts = type_name.split("/")
+    return f"{parts[0]}/{kind}/{parts[-1]}"
+
+
+def _interface(type_name: str, kind: str) -> type[Any]:
+    """The class of an interface; the kind (msg, srv, action) may be left out of the name."""
+    parts = type_name.split("/")
+    if len(parts) not in (2, 3) or not all(parts) or (len(parts) == 3 and parts[1] != kind):
+        raise TransportError(
+            "name of an interface", came=repr(type_name), expected=f"package/{kind}/Name"
+        )
+    package, name = parts[0], parts[-1]
+    try:
+        module = importlib.import_module(f"{package}.{kind}")
+    except ImportError as error:
+        raise TransportError(
+            f"interface {type_name!r}",
+            came=str(error),
+            expected=f"an installed package {package!r} with {kind} interfaces",
+            cure=f"Install ros-$ROS_DISTRO-{package.replace('_', '-')}, or source the workspace "
+            "that has it",
+        ) from error
+    found = getattr(module, name, None)
+    if not isinstance(found, type):
+        known = [n for n in dir(module) if n[:1].isupper() and "_" not in n]
+        raise TransportError(
+            f"interface {type_name!r}", came="not in that package", expected=f"one of {known}"
+        )
+    return found
