@@ -1,0 +1,229 @@
+"""Real processes, real signals."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from user_fleet.deployment import CommandLine, ProcessSpec, RestartPolicy
+from user_fleet.supervisor import Backoff, ChildState, Supervisor
+from user_fleet.supervisor.log_file import LogFile
+
+FAST = RestartPolicy(initial_backoff_s=0.02, max_backoff_s=0.1)
+
+
+def spec(name, **changes):
+    values = {"package": "p", "executable": "e", "restart": FAST, "stop_timeout_s": 5.0}
+    return ProcessSpec(name=name, **{**values, **changes})
+
+
+def python(code):
+    return CommandLine((sys.executable, "-S", "-c", textwrap.dedent(code)))
+
+
+SLEEP = python("import time; time.sleep(60)")
+
+
+async def until(condition, what, timeout_s=20.0):
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, f"not within {timeout_s} s: {what}"
+        await asyncio.sleep(0.01)
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def run(supervisor, story):
+    async def main():
+        task = asyncio.create_task(supervisor.run())
+        try:
+            return await story(task)
+        finally:
+            supervisor.request_stop()
+            await asyncio.wait_for(task, 20)
+
+    return asyncio.run(main())
+
+
+def test_backoff_grows_to_its_cap_is_forgotten_and_gives_up():
+    policy = RestartPolicy(initial_backoff_s=1, factor=2, max_backoff_s=5, healthy_after_s=10)
+    backoff = Backoff(policy)
+    assert [backoff.ended(t, 0.1, 1) for t in range(5)] == [1, 2, 4, 5, 5]
+    assert backoff.ended(100, 60, 1) == 1
+    limited = Backoff(RestartPolicy(max_failures=3, window_s=10))
+    assert limited.ended(0, 0, 1) is not None
+    assert limited.ended(1, 0, 1) is not None
+    assert limited.ended(20, 0, 1) is not None  # the first two are out of the window
+    assert limited.ended(21, 0, 1) is not None
+    assert limited.ended(22, 0, 1) is None
+    assert Backoff(RestartPolicy(when="on_failure")).ended(0, 0, 0) is None
+    assert Backoff(RestartPolicy(when="on_failure")).ended(0, 0, -9) is not None
+    assert Backoff(RestartPolicy(when="never")).ended(0, 0, 1) is None
+
+
+def test_a_killed_process_comes_back_and_the_others_go_on(tmp_path):
+    supervisor = Supervisor([spec("a"), spec("b")], {"a": SLEEP, "b": SLEEP}, tmp_path)
+    a, b = supervisor.children.values()
+
+    async def story(task):
+        await until(lambda: a.state is b.state is ChildState.RUNNING, "both run")
+        first, other = a.pid, b.pid
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: a.pid not in (0, first), "a restarted")
+        assert a.restarts == 1
+        assert b.pid == other
+        return a.pid, b.pid
+
+    pids = run(supervisor, story)
+    assert not any(alive(pid) for pid in pids)
+    assert "killed by SIGKILL" in (tmp_path / "a.log").read_text()
+
+
+def test_the_end_is_in_reverse_order_and_a_stubborn_process_is_killed(tmp_path):
+    told = python(
+        """
+        import signal, sys, time
+        signal.signal(signal.SIGINT, lambda *_: (print("ended", time.monotonic_ns(), flush=True), sys.exit()))
+        print("ready", flush=True)
+        time.sleep(60)
+        """
+    )
+    deaf = python(
+        """
+        import signal, subprocess, sys, time
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        child = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"])
+        print("ready", child.pid, flush=True)
+        time.sleep(60)
+        """
+    )
+    supervisor = Supervisor(
+        [spec("first"), spec("second", depends_on=("first",)), spec("deaf", stop_timeout_s=0.3)],
+        {"first": told, "second": told, "deaf": deaf},
+        tmp_path,
+    )
+
+    def output(name):
+        file = tmp_path / f"{name}.log"
+        return file.read_text().split() if file.exists() else []
+
+    async def story(task):
+        await until(
+            lambda: all("ready" in output(c.spec.name) for c in supervisor.children.values()),
+            "all ready",
+        )
+        words = output("deaf")
+        return int(words[words.index("ready") + 1])
+
+    grandchild = run(supervisor, story)
+
+    def ended_ns(name):
+        words = output(name)
+        return int(words[words.index("ended") + 1])
+
+    assert ended_ns("second") < ended_ns("first")
+    assert (
+        "killed" in supervisor.children["deaf"].detail
+        or "SIGKILL" in supervisor.children["deaf"].detail
+    )
+    deadline_s = time.monotonic() + 5
+    while alive(grandchild) and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert not alive(grandchild)
+
+
+def test_one_that_fails_too_often_is_given_up_and_the_others_go_on(tmp_path):
+    policy = RestartPolicy(initial_backoff_s=0.01, max_failures=3)
+    supervisor = Supervisor(
+        [spec("bad", restart=policy), spec("good")],
+        {"bad": python("raise SystemExit(3)"), "good": SLEEP},
+        tmp_path,
+    )
+    bad, good = supervisor.children.values()
+
+    async def story(task):
+        await until(lambda: bad.state is ChildState.GIVEN_UP, "given up")
+        assert bad.detail == "ended with exit code 3"
+        assert bad.restarts == 2
+        assert good.state is ChildState.RUNNING
+        assert not task.done()
+
+    run(supervisor, story)
+
+
+def test_a_missing_program_is_named(tmp_path):
+    missing = CommandLine((str(tmp_path / "no_such_program"),))
+    supervisor = Supervisor([spec("a")], {"a": missing}, tmp_path)
+    assert asyncio.run(supervisor.run()) is False
+    assert "no_such_program: No such file" in supervisor.children["a"].detail
+
+
+def test_when_everything_has_ended_the_supervisor_ends(tmp_path):
+    once = spec("once", restart=RestartPolicy(when="on_failure"))
+    supervisor = Supervisor([once], {"once": python("print('done')")}, tmp_path)
+    assert asyncio.run(supervisor.run()) is True
+    assert "done" in (tmp_path / "once.log").read_text()
+
+
+def test_no_orphans_when_the_supervisor_is_killed(tmp_path):
+    program = tmp_path / "supervise.py"
+    program.write_text(
+        textwrap.dedent(
+            """
+            import asyncio, sys
+            from pathlib import Path
+            from user_fleet.deployment import CommandLine, ProcessSpec
+            from user_fleet.supervisor import Supervisor
+
+            def show(child):
+                print(child.pid, flush=True)
+
+            sleep = CommandLine((sys.executable, "-S", "-c", "import time; time.sleep(60)"))
+            spec = ProcessSpec(name="a", package="p", executable="e")
+            asyncio.run(Supervisor([spec], {"a": sleep}, Path(sys.argv[1]), show).run())
+            """
+        )
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(program), str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        pid = int(process.stdout.readline())
+        assert alive(pid)
+        process.kill()
+        process.wait()
+        deadline_s = time.monotonic() + 5
+        while alive(pid) and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        assert not alive(pid)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_logs_are_rotated_and_a_full_disk_does_no_harm(tmp_path):
+    log = LogFile(tmp_path / "a.log", max_bytes=100, keep=2)
+    for number in range(10):
+        log.write(b"%02d" % number * 20)
+    log.close()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.log", "a.log.1", "a.log.2"]
+    assert (tmp_path / "a.log").read_bytes().endswith(b"09" * 20)
+    assert all(file.stat().st_size <= 100 for file in tmp_path.iterdir())
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full here")
+    log = LogFile(full)
+    log.write(b"x")
+    assert log.lost_bytes == 1
+    log.close()

@@ -1,0 +1,1 @@
+"""Robots, cameras and GPUs as resources: discovery, leases, scheduling, supervision and life cycle of processes."""

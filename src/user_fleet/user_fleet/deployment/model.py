@@ -1,0 +1,119 @@
+"""The deployment model: processes with package, executable, parameters, order, restart policy."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from user_core.config import Config, setting
+from user_core.errors import ConfigError
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_NAMESPACE = re.compile(r"(/[a-zA-Z_][a-zA-Z0-9_]*)*")
+
+
+@dataclass(frozen=True)
+class RestartPolicy(Config):
+    """When and how fast a process that has ended is started again.
+
+    The wait before the n-th restart in a row is ``initial_backoff_s * factor ** (n - 1)``, at
+    most ``max_backoff_s``. A process that has lived for ``healthy_after_s`` starts afresh.
+    """
+
+    when: Literal["always", "on_failure", "never"] = setting(
+        "always", doc="always: whatever its exit code; on_failure: unless it was 0; never."
+    )
+    initial_backoff_s: float = setting(0.2, doc="Wait before the first restart.", unit="s", ge=0)
+    factor: float = setting(2.0, doc="Growth of the wait from one restart to the next.", ge=1)
+    max_backoff_s: float = setting(30.0, doc="Longest wait.", unit="s", ge=0)
+    healthy_after_s: float = setting(
+        10.0, doc="Uptime after which earlier failures are forgotten.", unit="s", gt=0
+    )
+    max_failures: int = setting(
+        0, doc="Failures within window_s after which it is given up; 0: never given up.", ge=0
+    )
+    window_s: float = setting(300.0, doc="Window for max_failures.", unit="s", gt=0)
+
+
+@dataclass(frozen=True)
+class ProcessSpec(Config):
+    """One process of a deployment."""
+
+    name: str = setting(doc="Name of the process and of its node, unique in the deployment.")
+    package: str = setting(doc="ROS package of the executable.", min_length=1)
+    executable: str = setting(doc="Executable, as `ros2 run` takes it.", min_length=1)
+    namespace: str = setting("", doc="ROS namespace, for instance /robot0.")
+    parameters: dict[str, Any] = setting(factory=dict, doc="ROS parameters of the node.")
+    remappings: dict[str, str] = setting(factory=dict, doc="Topic and service remappings.")
+    arguments: tuple[str, ...] = setting((), doc="Further command-line arguments.")
+    environment: dict[str, str] = setting(factory=dict, doc="Environment variables.")
+    ros: bool = setting(True, doc="False for a program that takes no ROS arguments.")
+    lifecycle: bool = setting(True, doc="Whether it is a managed node.")
+    order: int = setting(0, doc="Managed nodes are brought up in this order, lowest first.", ge=0)
+    depends_on: tuple[str, ...] = setting(
+        (), doc="Processes that must be up before; it is reactivated when one was restarted."
+    )
+    restart: RestartPolicy = setting(RestartPolicy(), doc="What happens when it ends.")
+    stop_timeout_s: float = setting(
+        10.0, doc="Time for an orderly end before it is killed.", unit="s", gt=0
+    )
+    host: str = setting("", doc="Host it runs on, in deployments of several; empty: any.")
+    niceness: int = setting(0, doc="Scheduling niceness, larger gives way to others.", ge=0, le=19)
+
+    def validate(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ConfigError(
+                "name", came=repr(self.name), expected="lower-case letters, digits, _"
+            )
+        if not _NAMESPACE.fullmatch(self.namespace):
+            raise ConfigError("namespace", came=repr(self.namespace), expected="such as /robot0")
+
+    @property
+    def node_name(self) -> str:
+        """Fully qualified name of its node."""
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Argument(Config):
+    """A value that is chosen when a deployment is started: ``name:=value``."""
+
+    default: str | int | float | bool = setting(doc="Value when none is given.")
+    doc: str = setting("", doc="What it does.")
+    choices: tuple[str, ...] = setting((), doc="Allowed values; empty: any.")
+
+
+@dataclass(frozen=True)
+class Deployment(Config):
+    """What runs: the single source for launch files, supervisor and lifecycle manager."""
+
+    name: str = setting(doc="Name of the deployment.", min_length=1)
+    processes: tuple[ProcessSpec, ...] = setting(doc="The processes.", min_length=1)
+    description: str = setting("", doc="What it is for, one line.")
+    arguments: dict[str, Argument] = setting(factory=dict, doc="What can be chosen at the start.")
+    environment: dict[str, str] = setting(factory=dict, doc="Environment of all processes.")
+
+    def validate(self) -> None:
+        names = [process.name for process in self.processes]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError("processes", came=f"{name!r} twice", expected="unique names")
+        for process in self.processes:
+            for other in process.depends_on:
+                if other not in names:
+                    raise ConfigError(
+                        f"processes.{process.name}.depends_on",
+                        came=repr(other),
+                        expected=f"one of {names}",
+                    )
+
+    def process(self, name: str) -> ProcessSpec:
+        """The process of this name; raises ConfigError listing those there are."""
+        for process in self.processes:
+            if process.name == name:
+                return process
+        raise ConfigError(
+            f"process {name!r} of deployment {self.name!r}",
+            expected=f"one of {[process.name for process in self.processes]}",
+        )
