@@ -1,5 +1,6 @@
 """The data that flows: observation, action chunk, step, trajectory chunk, policy version, lease."""
 
+from user_core.types.ack import TrajectoryAck
 from user_core.types.action import ActedBy, ActionChunk, AppliedAction
 from user_core.types.batch import Batch
 from user_core.types.episode import EpisodeKey, EpisodeResult, EpisodeSource, Outcome
@@ -27,6 +28,7 @@ __all__ = [
     "RewardSource",
     "Step",
     "TaskFeedback",
+    "TrajectoryAck",
     "TrajectoryChunk",
     "TrajectorySchema",
 ]
