@@ -1,5 +1,6 @@
 """How arrays become bytes and back. Decoding trusts nothing."""
 
+from user_core.codecs.chunk import decode_chunk, encode_chunk
 from user_core.codecs.tensor import (
     DEFAULT_LIMITS,
     DTYPE_CODES,
@@ -17,7 +18,9 @@ __all__ = [
     "Limits",
     "TensorRecord",
     "decode",
+    "decode_chunk",
     "decode_one",
     "encode",
+    "encode_chunk",
     "encode_one",
 ]
