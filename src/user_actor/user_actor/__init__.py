@@ -1,0 +1,1 @@
+"""Collecting experience: the control loop, interventions, episodes, and the durable outbox."""

@@ -1,0 +1,1 @@
+"""Launch files, deployments, robot configurations, and the command `user`."""
