@@ -207,7 +207,8 @@ class RosPublisher:
     """One publisher; see :meth:`RosTopicIo.publisher`."""
 
     def __init__(self, node: Node, cls: type[Any], topic: str, profile: QoSProfile) -> None:
-        self._node, self._cls, self.topic = node, cls, topic
+        self._node, self._cls = node, cls
+        self.topic = node.resolve_topic_name(topic)
         self._publisher: Any = node.create_publisher(cls, topic, profile)
 
     def new(self) -> Any:
@@ -238,7 +239,7 @@ class RosGoals:
     """Sends goals of one action; see :meth:`RosTopicIo.goals`."""
 
     def __init__(self, node: Node, cls: type[Any], action: str) -> None:
-        self._node, self._cls, self.action = node, cls, action
+        self._node, self._cls, self.topic = node, cls, action
         self._client: Any = ActionClient(
             node, cls, action, callback_group=MutuallyExclusiveCallbackGroup()
         )
@@ -252,7 +253,7 @@ class RosGoals:
         try:
             self._client.send_goal_async(message).add_done_callback(self._answered)
         except Exception as error:
-            raise TransportError(f"cannot send a goal to {self.action!r}", came=error) from error
+            raise TransportError(f"cannot send a goal to {self.topic!r}", came=error) from error
 
     @property
     def subscribers(self) -> int:
@@ -269,7 +270,7 @@ class RosGoals:
         handle = future.result()
         if handle is not None and not handle.accepted:
             self._node.get_logger().warning(
-                f"{self.action}: the server rejected a goal", throttle_duration_sec=1.0
+                f"{self.topic}: the server rejected a goal", throttle_duration_sec=1.0
             )
 
 

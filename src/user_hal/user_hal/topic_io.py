@@ -20,6 +20,10 @@ Reliability = Literal["best_effort", "reliable", "match"]
 class TopicSubscription(Protocol):
     """A subscription that is alive until it is closed."""
 
+    @property
+    def topic(self) -> str:
+        """Full name of the topic, as the graph knows it."""
+
     def close(self) -> None:
         """End it; no callback starts after this. Idempotent."""
 
@@ -30,6 +34,10 @@ class TopicSubscription(Protocol):
 
 class TopicPublisher(Protocol):
     """A publisher of one topic."""
+
+    @property
+    def topic(self) -> str:
+        """Full name of the topic, as the graph knows it."""
 
     def new(self) -> Any:
         """A new message of the topic's type with default values."""

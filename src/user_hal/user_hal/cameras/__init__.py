@@ -1,0 +1,1 @@
+"""Cameras: one kind a file, found by their entry points in `user.cameras`."""

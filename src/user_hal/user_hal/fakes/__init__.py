@@ -1,0 +1,5 @@
+"""Stand-ins for what is outside: topics in one process, without ROS."""
+
+from user_hal.fakes.local_topics import LocalTopics
+
+__all__ = ["LocalTopics"]
