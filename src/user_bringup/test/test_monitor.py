@@ -1,0 +1,133 @@
+import json
+import math
+from types import SimpleNamespace
+
+from rich.console import Console
+from user_bringup.monitor import History, SystemState, render
+from user_bringup.monitor.history import read_history
+from user_bringup.monitor.state import EVALUATION, ONLINE
+from user_bringup.monitor.table import bar, duration, number, percent, size
+
+
+class Clock:
+    now_s = 100.0
+
+    def __call__(self):
+        return self.now_s
+
+
+def actor(**changes):
+    values = {
+        "actor": "actor0", "robot": "panda", "state": 2, "steps": 1234, "episodes": 20,
+        "success_rate": 0.75, "last_return": 0.5, "policy_version": 7, "policy_age_s": 3.2,
+        "rate_hz": 9.98, "lateness_p99_ms": 1.25, "outbox_bytes": 2_500_000, "outbox_fill": 0.01,
+        "warnings": [],
+    }  # fmt: skip
+    return SimpleNamespace(**{**values, **changes})
+
+
+def learner(**changes):
+    values = {
+        "algorithm": "rlpd", "state": 1, "update": 5000, "environment_steps": 1000,
+        "updates_per_s": 40.0, "utd_ratio": 4.9, "utd_target": 5.0, "policy_version": 8,
+        "data_wait_share": 0.02, "metric_names": ["critic_loss"], "metric_values": [0.1],
+        "warnings": ["checkpoint is slow"],
+    }  # fmt: skip
+    return SimpleNamespace(**{**values, **changes})
+
+
+def replay():
+    return SimpleNamespace(steps=2000, disk_bytes=3e9, disk_free_bytes=8e10, warnings=[])
+
+
+def gate(**changes):
+    return SimpleNamespace(**{"state": 1, "detail": "", "lease_holder": "actor0", **changes})
+
+
+def episode(outcome=1, source=ONLINE, robot="panda"):
+    return SimpleNamespace(
+        robot=robot, task="reach", source=source, outcome=outcome, length=30, episode_return=1.0,
+        interventions=2, first_version=1, last_version=2, start_ns=0, end_ns=1, reason="solved",
+    )  # fmt: skip
+
+
+def full_state(clock=None):
+    state = SystemState(clock or Clock())
+    state.take("ActorStatus", "/robot0/actor_status", actor())
+    state.take("LearnerStatus", "/learner_status", learner())
+    state.take("ReplayStatus", "/replay_status", replay())
+    state.take("SafetyStatus", "/robot0/safety_status", gate())
+    return state
+
+
+def text_of(state):
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))
+    console.print(render(state, "run x"))
+    return console.export_text()
+
+
+def test_the_table_shows_what_a_person_wants_to_know():
+    text = text_of(full_state())
+    for word in ("run x", "panda", "actor0", "running", "75%", "v7", "3.2 s", "10.0/s", "1.2 ms",
+                 "2.5 MB", "active", "rlpd", "training", "5000", "4.90 of 5.00", "3.0 GB",
+                 "checkpoint is slow"):  # fmt: skip
+        assert word in text, word
+
+
+def test_an_empty_system_can_be_shown():
+    assert "robot" in text_of(SystemState())
+
+
+def test_who_falls_silent_is_named():
+    clock = Clock()
+    state = full_state(clock)
+    assert state.silent() == []
+    clock.now_s += 6
+    state.take("LearnerStatus", "/learner_status", learner(warnings=[]))
+    assert state.silent() == ["actor0", "/replay_status"]
+    assert "actor0 is silent" in state.warnings()
+    assert "silent" in text_of(state)
+
+
+def test_a_stopped_robot_is_a_warning():
+    state = full_state()
+    state.take("SafetyStatus", "/robot0/safety_status", gate(state=3, detail="pressed by hand"))
+    assert "robot0: robot stopped, pressed by hand" in state.warnings()
+    assert "EMERGENCY" in text_of(state)
+
+
+def test_success_is_over_the_last_20_of_each_robot_and_source_apart():
+    state = SystemState()
+    for index in range(30):
+        state.take("EpisodeResult", "/e", episode(outcome=1 if index >= 15 else 3))
+    state.take("EpisodeResult", "/e", episode(outcome=2, source=EVALUATION))
+    assert state.rate_of(ONLINE) == (0.75, 20)
+    assert state.rate_of(EVALUATION) == (0.0, 1)
+    assert state.interventions == 62
+
+
+def test_the_history_can_be_read_again_also_after_a_crash(tmp_path):
+    file = tmp_path / "history.jsonl"
+    history = History(file, lambda: 5.0)
+    history.episode(episode())
+    history.state(full_state())
+    history.close()
+    with file.open("a") as stream:
+        stream.write('{"t": 6, "kind": "sta')
+    lines = read_history(file)
+    assert [line["kind"] for line in lines] == ["episode", "state"]
+    assert lines[0]["reason"] == "solved"
+    assert lines[1]["update"] == 5000
+    assert lines[1]["metrics"] == {"critic_loss": 0.1}
+    assert lines[1]["stored_steps"] == 2000
+    assert json.loads(json.dumps(lines))
+
+
+def test_numbers_for_people():
+    assert bar(0.5, 4) == "██░░"
+    assert bar(math.nan, 4) == "░░░░"
+    assert percent(math.nan) == number(math.nan, 1) == duration(math.nan) == "-"
+    assert [size(n) for n in (5, 1500, 2e6, 3e9, 4e12)] == [
+        "5 B", "1.5 kB", "2.0 MB", "3.0 GB", "4.0 TB",
+    ]  # fmt: skip
+    assert [duration(s) for s in (1.25, 600, 7300)] == ["1.2 s", "10 min", "2.0 h"]

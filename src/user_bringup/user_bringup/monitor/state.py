@@ -1,0 +1,121 @@
+"""The state of a running system, gathered from its status messages.
+
+Messages are those of ``user_msgs``, taken by their fields, so that this needs no ROS.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+ONLINE, DEMONSTRATION, EVALUATION = 0, 1, 2
+SUCCESS = 1
+STALE_AFTER_S = 5.0
+"""A node that publishes its status once a second and was silent for this long is not well."""
+
+
+@dataclass
+class Latest:
+    """The newest message of one topic, and when it came (monotonic seconds)."""
+
+    message: Any
+    received_s: float
+
+
+@dataclass
+class Episodes:
+    """The last episodes of one robot, of one source."""
+
+    successes: deque[bool] = field(default_factory=lambda: deque(maxlen=20))
+    returns: deque[float] = field(default_factory=lambda: deque(maxlen=20))
+    count: int = 0
+
+    def add(self, success: bool, episode_return: float) -> None:
+        """Count one more."""
+        self.successes.append(success)
+        self.returns.append(episode_return)
+        self.count += 1
+
+    @property
+    def success_rate(self) -> float:
+        """Over the last 20; NaN before the first."""
+        return sum(self.successes) / len(self.successes) if self.successes else math.nan
+
+    @property
+    def mean_return(self) -> float:
+        """Over the last 20; NaN before the first."""
+        return sum(self.returns) / len(self.returns) if self.returns else math.nan
+
+
+class SystemState:
+    """Newest status of every actor, store, learner and safety gate, and what episodes brought.
+
+    Args:
+        clock_s: Monotonic seconds; injected in tests.
+    """
+
+    def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._clock_s = clock_s
+        self.start_s = clock_s()
+        self.actors: dict[str, Latest] = {}
+        self.replays: dict[str, Latest] = {}
+        self.learners: dict[str, Latest] = {}
+        self.gates: dict[str, Latest] = {}
+        self.episodes: dict[tuple[str, int], Episodes] = {}
+        self.interventions = 0
+        self.processes: dict[str, str] = {}
+
+    @property
+    def elapsed_s(self) -> float:
+        """Since this was made, seconds."""
+        return self._clock_s() - self.start_s
+
+    def take(self, kind: str, topic: str, message: Any) -> None:
+        """Take one message: kind is its type's name, for instance ``ActorStatus``."""
+        latest = Latest(message, self._clock_s())
+        if kind == "ActorStatus":
+            self.actors[message.actor or topic] = latest
+        elif kind == "ReplayStatus":
+            self.replays[topic] = latest
+        elif kind == "LearnerStatus":
+            self.learners[topic] = latest
+        elif kind == "SafetyStatus":
+            self.gates[topic.rpartition("/")[0] or "/"] = latest
+        elif kind == "EpisodeResult":
+            episodes = self.episodes.setdefault((message.robot, message.source), Episodes())
+            episodes.add(message.outcome == SUCCESS, message.episode_return)
+            self.interventions += message.interventions
+
+    def rate_of(self, source: int) -> tuple[float, int]:
+        """Success rate over the last episodes of a source, over all robots, and their number."""
+        successes = [
+            s for (_, kind), e in self.episodes.items() if kind == source for s in e.successes
+        ]
+        return (sum(successes) / len(successes) if successes else math.nan), len(successes)
+
+    def silent(self) -> list[str]:
+        """Names of those that have published a status before, and then fell silent."""
+        now_s = self._clock_s()
+        groups = (self.actors, self.replays, self.learners)
+        return [
+            name
+            for group in groups
+            for name, latest in group.items()
+            if now_s - latest.received_s > STALE_AFTER_S
+        ]
+
+    def warnings(self) -> list[str]:
+        """What a person should look at, each with the name of who says so."""
+        found = [f"{name} is silent" for name in self.silent()]
+        for group in (self.actors, self.replays, self.learners):
+            for name, latest in group.items():
+                found += [f"{name.strip('/')}: {text}" for text in latest.message.warnings]
+        for name, latest in self.gates.items():
+            if latest.message.state >= 2:
+                found.append(f"{name.strip('/')}: robot stopped, {latest.message.detail}")
+        found += [f"{name}: {detail}" for name, detail in self.processes.items() if detail]
+        return found

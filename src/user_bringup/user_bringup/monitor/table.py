@@ -1,0 +1,154 @@
+"""The live table: what a person wants to see of a running system, on one screen."""
+
+from __future__ import annotations
+
+import math
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from user_bringup.monitor.state import EVALUATION, ONLINE, SystemState
+
+ACTOR_STATES = ("waiting", "resetting", "running", "paused")
+LEARNER_STATES = ("waiting", "training", "limited", "paused", "finished")
+GATE_STATES = ("idle", "active", "STOPPED", "EMERGENCY")
+_STYLES = {"running": "green", "training": "green", "active": "green", "paused": "yellow"}
+_STYLES |= {"limited": "cyan", "STOPPED": "bold red", "EMERGENCY": "bold white on red"}
+
+
+def render(state: SystemState, title: str = "") -> RenderableType:
+    """Draw the state: robots, learner and store, processes, warnings."""
+    parts: list[RenderableType] = [_summary(state), _robots(state), _learning(state)]
+    if state.processes:
+        parts.append(_processes(state))
+    warnings = state.warnings()
+    if warnings:
+        parts.append(Panel("\n".join(warnings[:8]), title="look at", border_style="yellow"))
+    return Panel(Group(*parts), title=title or "USER", title_align="left", box=box.ROUNDED)
+
+
+def _summary(state: SystemState) -> RenderableType:
+    online, online_count = state.rate_of(ONLINE)
+    evaluation, evaluation_count = state.rate_of(EVALUATION)
+    minutes, seconds = divmod(int(state.elapsed_s), 60)
+    text = Text(f"{minutes}:{seconds:02}   ")
+    text.append(f"success, last {online_count} episodes ")
+    text.append(bar(online), "green")
+    text.append(f" {percent(online)}   evaluation, last {evaluation_count} ")
+    text.append(bar(evaluation), "magenta")
+    text.append(f" {percent(evaluation)}")
+    return text
+
+
+def _robots(state: SystemState) -> Table:
+    table = _table("robot", "state", "steps", "episodes", "success", "return", "policy", "age",
+                   "rate", "late p99", "outbox", "safety")  # fmt: skip
+    silent = set(state.silent())
+    for name, latest in sorted(state.actors.items()):
+        a = latest.message
+        word = "silent" if name in silent else _word(ACTOR_STATES, a.state)
+        gates = [g.message for g in state.gates.values()]
+        gate = next((g for g in gates if g.lease_holder == a.actor), gates[0] if gates else None)
+        table.add_row(
+            f"{a.robot} [dim]{a.actor}[/dim]",
+            _styled(word),
+            f"{a.steps}",
+            f"{a.episodes}",
+            percent(a.success_rate),
+            number(a.last_return, 2),
+            f"v{a.policy_version}",
+            duration(a.policy_age_s),
+            f"{a.rate_hz:.1f}/s",
+            f"{number(a.lateness_p99_ms, 1)} ms",
+            f"{size(a.outbox_bytes)} {a.outbox_fill:.0%}",
+            _styled(_word(GATE_STATES, gate.state)) if gate else "",
+        )
+    return table
+
+
+def _learning(state: SystemState) -> Table:
+    table = _table("learner", "state", "updates", "rate", "UTD", "policy", "data wait", "stored",
+                   "store", "free")  # fmt: skip
+    replay = next((latest.message for latest in state.replays.values()), None)
+    stored = (
+        (f"{replay.steps}", size(replay.disk_bytes), size(replay.disk_free_bytes))
+        if replay is not None
+        else ("", "", "")
+    )
+    rows = sorted(state.learners.items())
+    for name, latest in rows:
+        m = latest.message
+        word = "silent" if name in state.silent() else _word(LEARNER_STATES, m.state)
+        table.add_row(
+            m.algorithm,
+            _styled(word),
+            f"{m.update}",
+            f"{m.updates_per_s:.1f}/s",
+            f"{number(m.utd_ratio, 2)} of {number(m.utd_target, 2)}",
+            f"v{m.policy_version}",
+            percent(m.data_wait_share),
+            *stored,
+        )
+    if not rows and replay is not None:
+        table.add_row("", "", "", "", "", "", "", *stored)
+    return table
+
+
+def _processes(state: SystemState) -> Text:
+    text = Text("processes  ")
+    for name, detail in state.processes.items():
+        text.append(f" {name} ", "green" if not detail else "bold red")
+    return text
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1))
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    return table
+
+
+def _word(words: tuple[str, ...], index: int) -> str:
+    return words[index] if 0 <= index < len(words) else f"state {index}"
+
+
+def _styled(word: str) -> str:
+    style = _STYLES.get(word, "red" if word == "silent" else "dim")
+    return f"[{style}]{word}[/{style}]"
+
+
+def bar(share: float, width: int = 12) -> str:
+    """A share of 0 to 1 as a bar; empty for NaN."""
+    filled = 0 if math.isnan(share) else round(share * width)
+    return "█" * filled + "░" * (width - filled)
+
+
+def percent(share: float) -> str:
+    """A share for people; a dash for NaN."""
+    return "-" if math.isnan(share) else f"{share:.0%}"
+
+
+def number(value: float, digits: int) -> str:
+    """A number for people; a dash for NaN."""
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def duration(seconds: float) -> str:
+    """A time span for people."""
+    if math.isnan(seconds):
+        return "-"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def size(count: float) -> str:
+    """A number of bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
