@@ -1,0 +1,70 @@
+import json
+
+import pytest
+from user_bringup.report import write_report
+from user_bringup.report.series import RunSeries
+from user_core.errors import UserError
+
+
+def state(t, **numbers):
+    return {"t": t, "kind": "state", "actor_rate_hz": 10.0, "policy_age_s": 2.0, **numbers}
+
+
+def episode(t, outcome, source=0):
+    return {"t": t, "kind": "episode", "source": source, "outcome": outcome, "episode_return": 1.0}
+
+
+def history():
+    lines = []
+    for second in range(120):
+        learner = (
+            {
+                "environment_steps": 10 * second, "update": 40 * second, "utd_ratio": 4.0,
+                "updates_per_s": 40.0, "policy_version": second, "actor_version": second - 1,
+                "store_bytes": 1e6, "metrics": {"critic_loss": 1 / (1 + second)},
+            }
+            if second > 10
+            else {}
+        )  # fmt: skip
+        lines.append(state(1000.0 + second, **learner))
+        if second % 4 == 0:
+            lines.append(episode(1000.0 + second, 1 if second > 60 else 3, second % 8 // 4 * 2))
+    return lines
+
+
+def test_curves_run_over_time_and_over_steps():
+    series = RunSeries(history())
+    success = series.success(0, window=5)
+    assert len(success) == 15
+    assert success.values[0] == 0
+    assert success.values[-1] == 1
+    assert success.minutes[-1] == pytest.approx(112 / 60)
+    assert success.steps[-1] == pytest.approx(1120)
+    assert series.metric_names() == ["critic_loss"]
+    assert len(series.state("update")) == 109
+    assert len(series.state("no such number")) == 0
+
+
+def test_the_report_is_written_with_its_plots(tmp_path):
+    run = tmp_path / "run1"
+    run.mkdir()
+    (run / "history.jsonl").write_text("\n".join(map(json.dumps, history())))
+    (run / "evaluation.json").write_text(
+        json.dumps({"successes": 19, "episodes": 20, "mean_return": 0.95, "policy_version": 119})
+    )
+    text = write_report(run).read_text()
+    assert "19 of 20 episodes succeed" in text
+    assert "environment steps | 1190" in text
+    for name in ("learning", "rates", "staleness", "metrics"):
+        assert f"plots/{name}.png" in text
+        assert (run / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_that_has_just_begun_has_a_report_too(tmp_path):
+    (tmp_path / "history.jsonl").write_text(json.dumps(state(0.0)) + "\n")
+    assert "# Run" in write_report(tmp_path).read_text()
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(UserError, match="no run in"):
+        write_report(tmp_path)
