@@ -1,0 +1,100 @@
+"""Numbers out of messages."""
+
+from __future__ import annotations
+
+import array
+from typing import Any
+
+import numpy as np
+import pytest
+
+from user_core.errors import ConfigError, DeviceFault
+from user_hal.fakes import messages as m
+from user_hal.robots.ros2.fields import Extractor, FieldPath
+from user_hal.robots.ros2.layouts import LAYOUTS
+
+
+def joints(names: list[str], **fields: Any) -> m.JointState:
+    return m.JointState(name=names, **fields)
+
+
+def take(field: str, size: int, **rest: Any) -> Extractor:
+    layout = LAYOUTS[rest.pop("layout", "vector")]
+    names_field = FieldPath("name") if "names" in rest else None
+    return Extractor(FieldPath(field), layout, size, names_field=names_field, **rest)
+
+
+def test_elements_by_name_in_the_robots_order_whatever_the_messages() -> None:
+    extract = take("position", 2, names=("elbow", "shoulder"))
+    for names, position in (
+        (["shoulder", "elbow", "finger"], [1.0, 2.0, 3.0]),
+        (["shoulder", "elbow", "finger"], array.array("d", [1.0, 2.0, 3.0])),
+        (["finger", "elbow", "shoulder"], [3.0, 2.0, 1.0]),
+    ):
+        values = extract(joints(names, position=position))
+        assert values is not None
+        np.testing.assert_array_equal(values, [2.0, 1.0])
+
+
+def test_messages_about_other_joints_are_none_of_our_business() -> None:
+    extract = take("position", 1, names=("elbow",))
+    assert extract(joints(["finger"], position=[1.0])) is None
+    assert extract(joints([], position=[])) is None
+
+
+def test_an_empty_velocity_is_told() -> None:
+    extract = take("velocity", 1, names=("elbow",))
+    with pytest.raises(DeviceFault, match=r"'velocity': got 0 numbers.*leaves it empty"):
+        extract(joints(["elbow"], position=[1.0]))
+
+
+def test_scale_offset_and_indices() -> None:
+    message = m.Float64MultiArray(data=[10.0, 20.0, 30.0])
+    extract = take("data", 2, indices=(2, 0), scale=(0.1, 2.0), offset=(-1.0,))
+    np.testing.assert_allclose(extract(message), [2.0, 19.0])
+    np.testing.assert_allclose(take("data[1]", 1)(message), [20.0])
+    with pytest.raises(DeviceFault, match="got 3 numbers, expected at least 6"):
+        take("data", 1, indices=(5,))(message)
+    with pytest.raises(DeviceFault, match="got 3 numbers, expected 2"):
+        take("data", 2)(message)
+    with pytest.raises(DeviceFault, match=r"'data\[7\]'"):
+        take("data[7]", 1)(message)
+
+
+def test_groups_of_numbers() -> None:
+    pose = m.PoseStamped(pose=m.Pose(m.Vector3(1.0, 2.0, 3.0), m.Quaternion(0.0, 0.0, 0.0, 2.0)))
+    np.testing.assert_array_equal(take("pose", 7, layout="pose")(pose), [1, 2, 3, 0, 0, 0, 1])
+    wrench = m.WrenchStamped(wrench=m.Wrench(m.Vector3(1.0, 2.0, 3.0), m.Vector3(4.0, 5.0, 6.0)))
+    np.testing.assert_array_equal(take("wrench", 6, layout="wrench")(wrench), [1, 2, 3, 4, 5, 6])
+    np.testing.assert_array_equal(take("pose.position", 3, layout="vector3")(pose), [1.0, 2.0, 3.0])
+    np.testing.assert_array_equal(take("data", 1, layout="scalar")(m.Float64(4.0)), [4.0])
+    with pytest.raises(DeviceFault, match="length of a quaternion: got 0 of"):
+        take("pose", 7, layout="pose")(m.PoseStamped(pose=m.Pose(m.Vector3(), m.Quaternion(w=0.0))))
+    with pytest.raises(DeviceFault, match="linear"):
+        take("pose", 6, layout="twist")(pose)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite_are_told_with_their_joint(bad: float) -> None:
+    extract = take("position", 2, names=("a", "b"))
+    with pytest.raises(DeviceFault, match=r"'position': b: got -?(nan|inf)"):
+        extract(joints(["a", "b"], position=[0.0, bad]))
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("positions", r"JointState has no 'positions'.*'position'.*did you mean 'position'"),
+        ("header.stamp.secs", r"JointState.header.stamp has no 'secs', expected .*'sec'"),
+        ("header.stamp.sec.x", "nothing below"),
+    ],
+)
+def test_a_field_that_is_not_there_lists_those_that_are(path: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        FieldPath(path).check(m.JointState, "sensor_msgs/msg/JointState")
+
+
+@pytest.mark.parametrize("path", ["", "a..b", "a[b]", "a b", "[0]", "a[0]b"])
+def test_a_path_that_is_none(path: str) -> None:
+    with pytest.raises(ConfigError, match="path of a field"):
+        FieldPath(path)

@@ -1,0 +1,164 @@
+"""From actions to targets: sums, limits, and what was really asked."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from transforms3d.quaternions import axangle2quat, qmult
+
+from user_core.config import from_mapping
+from user_core.errors import SpecError
+from user_core.specs import Array
+from user_hal.robots.ros2.contract import ActionConfig
+from user_hal.robots.ros2.targets import Targets, make_targets, moved, way
+
+JTC, NUMBERS = "trajectory_msgs/msg/JointTrajectory", "std_msgs/msg/Float64MultiArray"
+TWIST, POSE = "geometry_msgs/msg/TwistStamped", "geometry_msgs/msg/PoseStamped"
+START = np.array([0.4, 0.0, 0.3, 1.0, 0.0, 0.0, 0.0])
+
+numbers = st.floats(-0.4, 0.4)
+changes = arrays(np.float64, 6, elements=numbers)
+
+
+def make(kind: str, type_name: str, **rest: Any) -> Targets:
+    command = {"topic": "/c", "type": type_name, **rest.pop("command", {})}
+    config = from_mapping(
+        ActionConfig, {"kind": kind, "low": -1, "high": 1, "command": command, **rest}
+    )
+    return make_targets(config, 0.1, 2, np.array([-1.0, -1.0]), np.array([1.0, 1.0]))
+
+
+def xyzw(axis: Array, angle: float) -> Array:
+    w, x, y, z = axangle2quat(axis, angle)
+    return np.array([x, y, z, w])
+
+
+def test_joint_positions_pass_within_their_limits() -> None:
+    target, executed = make("joint_position", JTC).next(np.array([0.5, 1.5]), None)
+    assert target.quantity == "positions"
+    np.testing.assert_array_equal(target.values, [0.5, 1.0])
+    np.testing.assert_array_equal(executed, [0.5, 1.0])
+
+
+def test_changes_add_up_on_the_target_so_that_a_sagging_arm_does_not_drift() -> None:
+    targets = make("joint_delta", NUMBERS)
+    assert targets.observation == "joint_position"
+    measured = np.zeros(2)
+    for count in range(1, 4):
+        target, executed = targets.next(np.array([0.05, 0.0]), measured - 0.01)
+        np.testing.assert_allclose(target.values, [0.05 * count - 0.01, -0.01], atol=1e-12)
+        np.testing.assert_allclose(executed, [0.05, 0.0])
+    targets.forget()
+    target, _ = targets.next(np.zeros(2), np.array([0.3, 0.3]))
+    np.testing.assert_allclose(target.values, [0.3, 0.3])
+
+
+def test_changes_on_the_measured_position() -> None:
+    targets = make("joint_delta", NUMBERS, base="measured")
+    for measured in ([0.0, 0.0], [0.2, 0.1]):
+        target, _ = targets.next(np.array([0.05, 0.0]), np.array(measured))
+        np.testing.assert_allclose(target.values, np.array(measured) + [0.05, 0.0])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(arrays(np.float64, 2, elements=numbers), min_size=1, max_size=30))
+def test_a_blocked_joint_is_never_led_far_and_the_executed_changes_tell_the_truth(
+    actions: list[Array],
+) -> None:
+    targets = make("joint_delta", NUMBERS, max_lead_rad=0.15)
+    blocked = np.array([0.95, 0.2])
+    total = blocked.copy()
+    for action in actions:
+        target, executed = targets.next(action, blocked)
+        total += executed
+        assert (np.abs(target.values - blocked) <= 0.15 + 1e-12).all()
+        assert (np.abs(target.values) <= 1.0).all()
+        np.testing.assert_allclose(target.values, total, atol=1e-9)
+
+
+def test_velocities_straight_and_summed_up() -> None:
+    target, executed = make("joint_velocity", NUMBERS).next(np.array([0.5, -0.5]), None)
+    assert target.quantity == "velocities"
+    np.testing.assert_array_equal(target.values, [0.5, -0.5])
+    target, executed = make("joint_velocity", JTC).next(np.array([0.5, -0.5]), np.zeros(2))
+    assert target.quantity == "positions"
+    np.testing.assert_allclose(target.values, [0.05, -0.05])
+    np.testing.assert_allclose(executed, [0.5, -0.5])
+    by_speed = make("joint_delta", NUMBERS, command={"quantity": "velocity"})
+    np.testing.assert_allclose(by_speed.next(np.array([0.05, 0.0]), None)[0].values, [0.5, 0.0])
+
+
+def test_tool_changes_become_twists() -> None:
+    target, executed = make("ee_delta", TWIST).next(np.array([0.01, 0, 0, 0, 0, 0.02]), None)
+    np.testing.assert_allclose(target.values, [0.1, 0, 0, 0, 0, 0.2])
+    np.testing.assert_allclose(executed, [0.01, 0, 0, 0, 0, 0.02])
+    target, _ = make("ee_delta", TWIST, rotation=False).next(np.array([0.01, 0, 0]), None)
+    np.testing.assert_allclose(target.values, [0.1, 0, 0, 0, 0, 0])
+    target, _ = make("ee_twist", TWIST).next(np.array([0.1, 0, 0, 0, 0, 0.2]), None)
+    np.testing.assert_allclose(target.values, [0.1, 0, 0, 0, 0, 0.2])
+
+
+def test_tool_changes_add_up_to_poses_about_the_axes_of_the_base() -> None:
+    targets = make("ee_delta", POSE)
+    pose = START
+    for axis, angle in (([1, 0, 0], 0.2), ([0, 0, 1], -0.25)):
+        action = np.concatenate([[0.01, 0.0, 0.02], np.array(axis) * angle])
+        target, executed = targets.next(action, pose)
+        w, x, y, z = qmult(axangle2quat(axis, angle), [pose[6], *pose[3:6]])
+        expected = np.array([x, y, z, w])
+        assert abs(float(expected @ target.values[3:])) == pytest.approx(1.0, abs=1e-12)
+        np.testing.assert_allclose(target.values[:3], pose[:3] + [0.01, 0.0, 0.02])
+        np.testing.assert_allclose(executed, action, atol=1e-12)
+        pose = target.values
+
+
+@settings(max_examples=40, deadline=None)
+@given(changes, changes)
+def test_the_way_between_two_poses_leads_there(first: Array, second: Array) -> None:
+    start = moved(START, first)
+    end = moved(start, second)
+    np.testing.assert_allclose(way(start, end), second, atol=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(changes, min_size=1, max_size=15))
+def test_a_blocked_tool_is_never_led_far(actions: list[Array]) -> None:
+    targets = make("ee_delta", POSE, max_lead_m=0.05, max_lead_rad=0.1)
+    for action in actions:
+        target, _ = targets.next(action, START)
+        lead = way(START, target.values)
+        assert np.linalg.norm(lead[:3]) <= 0.05 + 1e-9
+        assert np.linalg.norm(lead[3:]) <= 0.1 + 1e-9
+
+
+def test_absolute_poses_are_normalised_and_a_missing_rotation_refused() -> None:
+    targets = make("ee_pose", POSE)
+    action = np.array([0.4, 0.0, 0.3, *(2 * xyzw(np.array([0, 1, 0]), math.pi / 3))])
+    target, executed = targets.next(action, None)
+    np.testing.assert_allclose(target.values[3:], xyzw(np.array([0, 1, 0]), math.pi / 3))
+    np.testing.assert_allclose(executed, target.values)
+    with pytest.raises(SpecError, match="quaternion of a pose"):
+        targets.next(np.zeros(7), None)
+
+
+def test_holding() -> None:
+    here = np.array([0.1, 0.2])
+    joints = make("joint_delta", NUMBERS)
+    assert joints.hold(None) is None
+    held = joints.hold(here)
+    assert held is not None and held.quantity == "positions"
+    np.testing.assert_array_equal(held.values, here)
+    joints.next(np.array([0.05, 0.0]), here)
+    last = joints.hold(None)
+    assert last is not None
+    np.testing.assert_allclose(last.values, [0.15, 0.2])
+    for targets, size in ((make("ee_twist", TWIST), 6), (make("joint_velocity", NUMBERS), 2)):
+        zero = targets.hold(None)
+        assert zero is not None
+        np.testing.assert_array_equal(zero.values, np.zeros(size))

@@ -1,0 +1,305 @@
+"""The contract: which topics make an observation, and which carry out an action.
+
+One YAML file brings a robot in; every key is one of these fields. Ready ones are in
+``user_bringup/config/robots``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from user_core.config import Config, setting
+from user_core.errors import ConfigError
+from user_core.specs import ActionKind
+from user_hal.cameras.with_cameras import CamerasConfig
+from user_hal.robots.ros2 import consistency
+from user_hal.robots.ros2.kinds import FITTING, JOINT_STATE, JOINT_TRAJECTORY
+from user_hal.robots.ros2.layouts import LayoutChoice, LayoutName, layout_named
+from user_hal.topic_io import Reliability
+
+Bound = float | tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class SourceConfig(Config):
+    """Where one array of the observation comes from."""
+
+    topic: str = setting(doc="Topic, for instance /joint_states.", min_length=1)
+    type: str = setting(doc="Its message type, for instance sensor_msgs/msg/JointState.")
+    field: str = setting(
+        doc="Way to the numbers in the message: names and [indices], for instance pose.position."
+    )
+    layout: LayoutChoice = setting(
+        "auto",
+        doc="What is found there. auto: by the observation's name (tcp_pose: pose, tcp_velocity: "
+        "twist, wrench: wrench), else a vector.",
+    )
+    names: tuple[str, ...] = setting(
+        (),
+        doc="Elements to take, by their names in the message, in this order. Empty for a "
+        "JointState: the robot's joints.",
+    )
+    names_field: str = setting("name", doc="Where the names stand in the message.")
+    indices: tuple[int, ...] = setting((), doc="Elements to take, by position.", ge=0)
+    size: int | None = setting(
+        None, doc="Number of elements of a vector that is taken whole.", ge=1, le=4096
+    )
+    scale: tuple[float, ...] = setting(
+        (1.0,), doc="Factor to the observation's unit: one, or one per element.", min_length=1
+    )
+    offset: tuple[float, ...] = setting(
+        (0.0,), doc="Added after scaling: one, or one per element.", min_length=1
+    )
+    unit: str = setting("", doc="SI unit of the observation.")
+    frame: str = setting(
+        "",
+        doc="Frame that the numbers are in. Messages that say another frame are refused.",
+    )
+    low: Bound = setting(None, doc="Smallest value, for the spec.")
+    high: Bound = setting(None, doc="Largest value, for the spec.")
+    dtype: Literal["float32", "float64"] = setting("float32", doc="Type in the observation.")
+    resample: Literal["linear", "nearest", "latest"] = setting(
+        "linear",
+        doc="How the value at the common moment is found: between its neighbours (rotations on "
+        "the great circle), the nearest, or simply the latest, which then does not take part "
+        "in finding the common moment (slow topics).",
+    )
+    stamp: Literal["auto", "header", "arrival"] = setting(
+        "auto", doc="When it was measured: as the header says (auto: if it says), or as it came."
+    )
+    max_age_s: float | None = setting(
+        None, doc="Largest age, instead of the timing's.", unit="s", gt=0
+    )
+    reliability: Reliability = setting("best_effort", doc="How delivery is asked for.")
+
+    def validate(self) -> None:
+        """Refuse two ways of choosing elements at once."""
+        chosen = [bool(self.names), bool(self.indices), self.size is not None]
+        if sum(chosen) > 1:
+            raise ConfigError(
+                f"elements of {self.topic} {self.field}",
+                came="more than one of names, indices, size",
+                expected="at most one",
+            )
+
+
+@dataclass(frozen=True)
+class TimingConfig(Config):
+    """When readings belong together."""
+
+    max_age_s: float = setting(0.2, doc="Age at which a topic counts as silent.", unit="s", gt=0)
+    max_skew_s: float = setting(
+        0.05, doc="Largest time from the common moment to a real message.", unit="s", gt=0
+    )
+    max_ahead_s: float = setting(
+        0.05,
+        doc="How far stamps may be ahead of this machine's clock before the clocks count as not "
+        "synchronised.",
+        unit="s",
+        ge=0,
+    )
+    history: int = setting(256, doc="Messages remembered of each topic.", ge=2, le=65536)
+    connect_timeout_s: float = setting(
+        5.0, doc="How long connecting waits for topics.", unit="s", gt=0
+    )
+
+
+@dataclass(frozen=True)
+class CommandConfig(Config):
+    """The topic that moves the robot."""
+
+    topic: str = setting(doc="Topic that a controller listens to.", min_length=1)
+    type: Literal[
+        "trajectory_msgs/msg/JointTrajectory",
+        "std_msgs/msg/Float64MultiArray",
+        "geometry_msgs/msg/TwistStamped",
+        "geometry_msgs/msg/PoseStamped",
+        "sensor_msgs/msg/JointState",
+    ] = setting(doc="Its message type.")
+    quantity: Literal["auto", "position", "velocity"] = setting(
+        "auto",
+        doc="What the numbers for joints are; auto: velocity for joint_velocity actions through "
+        "Float64MultiArray and JointState, else position.",
+    )
+    frame: str = setting(
+        "", doc="header.frame_id of poses and twists; empty: the robot's base_frame."
+    )
+    time_from_start_s: float | None = setting(
+        None,
+        doc="JointTrajectory: when the point is to be reached; empty: one control period.",
+        unit="s",
+        gt=0,
+    )
+    require_subscriber: bool = setting(
+        True, doc="Connecting fails while nobody listens to the topic."
+    )
+
+
+@dataclass(frozen=True)
+class GripperConfig(Config):
+    """The last element of an action opens (1) and closes (0) a gripper by its own topic."""
+
+    topic: str = setting(doc="Topic, or name of the action.", min_length=1)
+    type: Literal[
+        "std_msgs/msg/Float64",
+        "std_msgs/msg/Float64MultiArray",
+        "trajectory_msgs/msg/JointTrajectory",
+        "sensor_msgs/msg/JointState",
+        "control_msgs/action/GripperCommand",
+    ] = setting(doc="Its type.")
+    closed: float = setting(doc="The gripper's own number when it is closed, in its own unit.")
+    opened: float = setting(doc="The gripper's own number when it is open.")
+    joints: tuple[str, ...] = setting(
+        (), doc="Joints of the gripper, for JointTrajectory and JointState."
+    )
+    max_effort: float = setting(0.0, doc="Effort for types that have one.", unit="N", ge=0)
+    min_change: float = setting(
+        0.01, doc="Smaller changes of the opening are not sent.", ge=0, le=1
+    )
+    time_from_start_s: float = setting(
+        0.5, doc="JointTrajectory: duration of a movement.", unit="s", gt=0
+    )
+    require_subscriber: bool = setting(
+        True, doc="Connecting fails while nobody listens to the topic."
+    )
+
+    def validate(self) -> None:
+        """Refuse what cannot be sent."""
+        if self.opened == self.closed:
+            raise ConfigError("opened of the gripper", came=self.opened, expected="not closed's")
+        if self.type in (JOINT_TRAJECTORY, JOINT_STATE) and not self.joints:
+            raise ConfigError(
+                "joints of the gripper", came="none", expected=f"names for {self.type}"
+            )
+
+
+@dataclass(frozen=True)
+class ActionConfig(Config):
+    """What an action means, and how far it goes."""
+
+    kind: ActionKind = setting(doc="What the numbers mean.")
+    command: CommandConfig = setting(doc="The topic that carries it out.")
+    low: Bound = setting(doc="Smallest action: one number, or one per element without gripper.")
+    high: Bound = setting(doc="Largest action, likewise.")
+    rotation: bool = setting(
+        True, doc="Tool actions: whether they also turn the tool, or only shift it."
+    )
+    base: Literal["target", "measured"] = setting(
+        "target",
+        doc="What a change starts from: the last target (exact sums, no sagging), or the measured "
+        "position.",
+    )
+    max_lead_rad: float = setting(
+        0.3,
+        doc="Farthest that a target runs ahead of measured joints or rotation.",
+        unit="rad",
+        gt=0,
+    )
+    max_lead_m: float = setting(
+        0.1, doc="Farthest that a target runs ahead of the measured tool.", unit="m", gt=0
+    )
+    target_low: Bound = setting(None, doc="Lowest joint target that changes may add up to.")
+    target_high: Bound = setting(None, doc="Highest joint target.")
+    gripper: GripperConfig | None = setting(None, doc="Gripper, as the last element of an action.")
+
+    def validate(self) -> None:
+        """Refuse pairs of action and message that do not go together."""
+        kind, command = self.kind, self.command
+        fitting = FITTING.get(kind, ())
+        if command.type not in fitting:
+            raise ConfigError(
+                f"command type for {kind.value} actions",
+                came=command.type,
+                expected=f"one of {list(fitting)}"
+                if fitting
+                else f"a kind in {[k.value for k in FITTING]}",
+            )
+        if kind is ActionKind.JOINT_POSITION and command.quantity == "velocity":
+            raise ConfigError("quantity of the command", came="velocity", expected="position")
+        if command.type == JOINT_TRAJECTORY and command.quantity == "velocity":
+            raise ConfigError(
+                "quantity of a JointTrajectory",
+                came="velocity",
+                expected="position: trajectory controllers refuse a last point that moves",
+            )
+        if self.low is None or self.high is None:
+            raise ConfigError("low and high of the action", came="no limit", expected="numbers")
+
+
+@dataclass(frozen=True)
+class TriggerConfig(Config):
+    """A std_srvs/srv/Trigger service to call."""
+
+    service: str = setting(doc="Name of the service.", min_length=1)
+    timeout_s: float = setting(5.0, doc="How long to wait for its answer.", unit="s", gt=0)
+
+
+@dataclass(frozen=True)
+class HomeConfig(Config):
+    """Where an episode starts, and how to get there."""
+
+    joints: tuple[float, ...] = setting(
+        (), doc="Joint positions, in the robot's order.", unit="rad"
+    )
+    pose: tuple[float, ...] = setting(
+        (), doc="For robots that are driven by their tool: x y z (m) qx qy qz qw in the base frame."
+    )
+    command: CommandConfig | None = setting(
+        None, doc="Topic for the way home, where it is not the action's."
+    )
+    noise: float = setting(
+        0.0, doc="Half width of uniform noise on each joint (rad) or on x, y, z (m).", ge=0
+    )
+    speed_rad_s: float = setting(0.3, doc="Speed of joints and rotation.", unit="rad/s", gt=0)
+    speed_m_s: float = setting(0.1, doc="Speed of the tool.", unit="m/s", gt=0)
+    tolerance_rad: float = setting(0.02, doc="When it is there.", unit="rad", gt=0)
+    tolerance_m: float = setting(0.005, doc="When it is there.", unit="m", gt=0)
+    rate_hz: float = setting(50.0, doc="Targets sent a second.", unit="Hz", gt=0, le=1000)
+    timeout_s: float = setting(30.0, doc="When it is given up.", unit="s", gt=0)
+    gripper: float | None = setting(None, doc="Opening at the start, 0 to 1.", ge=0, le=1)
+    before: tuple[TriggerConfig, ...] = setting((), doc="Services to call first, in order.")
+    after: tuple[TriggerConfig, ...] = setting((), doc="Services to call last, in order.")
+
+
+@dataclass(frozen=True)
+class StopConfig(Config):
+    """What a safe stop is, for robots that take positions (velocities become zero)."""
+
+    hold: Literal["measured", "target"] = setting(
+        "measured", doc="Hold where the robot is, or where it was sent last."
+    )
+    time_s: float = setting(0.2, doc="JointTrajectory: time to come to rest.", unit="s", gt=0)
+
+
+@dataclass(frozen=True)
+class Ros2Config(Config):
+    """A robot on ROS 2 topics."""
+
+    robot: str = setting(doc="Kind of robot, for instance ur5e.", min_length=1)
+    observation: dict[str, SourceConfig] = setting(
+        doc="Arrays by name; standard names (user_core.specs) where there is one.", min_length=1
+    )
+    action: ActionConfig = setting(doc="What an action does.")
+    joints: tuple[str, ...] = setting((), doc="Joint names, in the order of all joint vectors.")
+    base_frame: str = setting("base_link", doc="Frame of tool poses and twists.")
+    period_s: float = setting(0.1, doc="Control period.", unit="s", gt=0)
+    timing: TimingConfig = setting(factory=TimingConfig, doc="When readings belong together.")
+    cameras: CamerasConfig = setting(factory=CamerasConfig, doc="Cameras.")
+    home: HomeConfig = setting(factory=HomeConfig, doc="Where an episode starts.")
+    stop: StopConfig = setting(factory=StopConfig, doc="What a safe stop is.")
+
+    def validate(self) -> None:
+        """Refuse contracts whose parts do not fit each other."""
+        consistency.check(self)
+
+    def layout(self, name: str) -> LayoutName:
+        """What stands at a source's field."""
+        source = self.observation[name]
+        return layout_named(name) if source.layout == "auto" else source.layout
+
+    def elements(self, name: str) -> tuple[str, ...]:
+        """Names of the elements that a source takes from its messages; empty: by position."""
+        source = self.observation[name]
+        unnamed = not (source.names or source.indices or source.size is not None)
+        return self.joints if source.type == JOINT_STATE and unnamed else source.names
