@@ -1,0 +1,1 @@
+"""What runs a robot: chunk player, leases, guards around drivers, the control loop."""

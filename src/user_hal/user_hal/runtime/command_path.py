@@ -1,0 +1,279 @@
+"""The way of a command: from a chunk that arrives to an action that may be sent."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from user_core.errors import ConfigError, LeaseError
+from user_core.specs import Array, RobotSpec
+from user_core.types import ActionChunk, Observation
+from user_hal.runtime.chunk_player import ChunkPlayer, Row
+from user_hal.runtime.clock import Clock
+from user_hal.runtime.lease_book import LeaseBook
+from user_hal.safety import Refused, SafetyConfig, SafetyGate
+from user_hal.safety.rules.format import FormatRule
+from user_hal.safety.stops.boundary import BoundaryStop
+from user_hal.safety.stops.condition import StopCondition
+from user_hal.safety.stops.emergency import EmergencyStop
+from user_hal.safety.stops.force import ForceStop
+from user_hal.safety.stops.observation_age import ObservationAge
+from user_hal.safety.stops.watchdog import CommandWatchdog
+from user_hal.safety.supervisor import SafetyState, SafetySupervisor
+
+#: Commands to the driver keep this distance, in control periods, however fast chunks come.
+_CLOSEST_PERIODS = 0.5
+
+
+class Order(NamedTuple):
+    """An action that the gate let pass.
+
+    Attributes:
+        action: What to send to the driver, (A,).
+        row: The row of the chunk that it came from.
+        changed: Whether the gate changed it.
+    """
+
+    action: Array
+    row: Row
+    changed: bool
+
+
+class StopsRobot(Protocol):
+    """What stops the robot, see :class:`~user_hal.runtime.stopper.Stopper`."""
+
+    def request(self) -> None:
+        """Have the robot stopped; returns at once."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether a stop was asked for that is not done."""
+
+
+class CommandPath:
+    """Door, chunk player, gate and supervisor of one robot, under one lock.
+
+    A chunk is let in if its sender holds the lease, it is newer than the one before, it fits
+    the robot's spec and nothing forbids motion. Its rows are judged by the gate when they are
+    due. A row that the gate refuses stops the robot: there is nothing valid left to do.
+
+    Args:
+        spec: What the robot shows and takes.
+        config: Its safety configuration.
+        leases: Who may command it.
+        clock: Tells the time.
+        faults: Stop conditions that come from outside, for instance from the driver.
+        stopper: Stops the robot when it has to be stopped.
+        blend_rows: See :class:`ChunkPlayer`.
+
+    Attributes:
+        gate: The gate; its counters count what the door refuses, too.
+        supervisor: The state; read it under :attr:`lock`.
+        lock: Guards all of this; never held while the driver is called.
+
+    Raises:
+        ConfigError: The configuration does not fit the robot.
+    """
+
+    def __init__(
+        self,
+        spec: RobotSpec,
+        config: SafetyConfig,
+        leases: LeaseBook,
+        clock: Clock,
+        *,
+        faults: Sequence[StopCondition] = (),
+        stopper: StopsRobot,
+        blend_rows: int = 0,
+    ) -> None:
+        if not spec.lockstep and config.watchdog_s <= spec.period_s:
+            raise ConfigError(
+                "safety.watchdog_s",
+                came=f"{config.watchdog_s} s",
+                expected=f"more than the control period of {spec.robot!r}, {spec.period_s} s",
+            )
+        self.lock = threading.RLock()
+        self.spec, self.config, self.leases = spec, config, leases
+        self.gate = SafetyGate(config, spec)
+        self.player = ChunkPlayer(blend_rows)
+        self._clock, self._stopper = clock, stopper
+        self._emergency = EmergencyStop()
+        self._watchdog = CommandWatchdog(config.watchdog_s)
+        self._age = ObservationAge(config.max_observation_age_s)
+        self._watchers: list[ForceStop | BoundaryStop] = list(BoundaryStop.all_for(config, spec))
+        if config.force is not None:
+            self._watchers.append(ForceStop.for_robot(config.force, spec))
+        timed = [] if spec.lockstep else [self._age, self._watchdog]
+        self.supervisor = SafetySupervisor(self._emergency, [*faults, *self._watchers, *timed])
+        self._last: tuple[int, int] | None = None  # lease token and sequence of the last chunk
+        self._sent_ns = 0
+        self._busy = ""
+
+    def submit(self, chunk: ActionChunk) -> None:
+        """Take a chunk, from any thread.
+
+        Raises:
+            Refused: It is not let in; counted and described.
+        """
+        with self.lock:
+            try:
+                self._let_in(chunk)
+            except Refused as refusal:
+                self.gate.counters.refuse(refusal.code)
+                raise
+
+    @property
+    def due_ns(self) -> int | None:
+        """When the next command is due, on the monotonic clock; None when there is none."""
+        with self.lock:
+            due_ns = self.player.due_ns
+            return None if due_ns is None else max(due_ns, self._earliest_ns())
+
+    def take(self) -> Order | None:
+        """The command that is due now, judged; None when there is none or it was refused."""
+        with self.lock:
+            now_ns = self._clock.monotonic_ns()
+            if self.check() or self.supervisor.present or self._stopper.pending:
+                return None
+            if now_ns < self._earliest_ns():
+                return None
+            row = self.player.take(now_ns)
+            if row is None:
+                return None
+            verdict = self.gate.judge(row.action, now_ns)
+            if verdict.action is None:
+                self.halt(verdict.reasons[0], verdict.detail)
+                return None
+            self._sent_ns = now_ns
+            self._watchdog.sent(now_ns)
+            self.supervisor.sent()
+            return Order(verdict.action, row, verdict.changed)
+
+    def observed(self, observation: Observation) -> None:
+        """Take over a new reading, which must fit the spec."""
+        with self.lock:
+            self.gate.observe(observation.arrays)
+            for watcher in self._watchers:
+                watcher.observe(observation.arrays)
+            age_ns = self._clock.wall_ns() - observation.stamp_ns
+            self._age.observed(age_ns, self._clock.monotonic_ns())
+
+    def check(self) -> bool:
+        """Look at everything that may call for a stop; stop if need be, and tell whether."""
+        self.leases.expire()
+        with self.lock:
+            stop_now = self.supervisor.check(self._clock.monotonic_ns())
+            if stop_now:
+                self._halted()
+            return stop_now
+
+    def halt(self, code: str, detail: str) -> None:
+        """Stop the robot for something that happened and is over."""
+        with self.lock:
+            if self.supervisor.trip(code, detail):
+                self._halted()
+
+    def close(self, why: str) -> None:
+        """Stop the robot, and let no commands in until :meth:`open`; that is no fault.
+
+        No readings are expected meanwhile.
+        """
+        with self.lock:
+            self._busy = why
+            self._age.suspend()
+            self._halted()
+            if not self.supervisor.present:
+                self.supervisor.idle()
+
+    def open(self, *, fresh: bool = False) -> None:
+        """Let commands in again; ``fresh`` after a reset, by which an earlier cause is settled."""
+        with self.lock:
+            self._busy = ""
+            self.check()
+            if fresh and not self.supervisor.present:
+                self.supervisor.idle()
+
+    def lease_changed(self, reason: str) -> None:
+        """A lease was granted (empty reason) or ended: whoever drove it does so no more."""
+        with self.lock:
+            if reason and self.supervisor.state is SafetyState.ACTIVE:
+                self.halt("lease", reason)
+
+    def press_emergency(self, who: str) -> None:
+        """Latch the emergency stop and stop the robot."""
+        with self.lock:
+            self._emergency.press(who)
+            self.check()
+            self._halted()
+
+    def reset_emergency(self) -> None:
+        """Release the emergency stop; the robot stays where it is until new commands come."""
+        with self.lock:
+            self._emergency.reset()
+            self.check()
+
+    def _let_in(self, chunk: ActionChunk) -> None:
+        try:
+            self.leases.check(chunk.lease_token)
+        except LeaseError as error:
+            raise Refused(error.code, str(error)) from error
+        if self._last is not None and self._last[0] == chunk.lease_token:
+            if chunk.sequence <= self._last[1]:
+                raise Refused(
+                    "sequence", f"chunk {chunk.sequence} came after chunk {self._last[1]}"
+                )
+        self._check_rows(chunk)
+        self.check()
+        self.supervisor.admit()
+        if self._busy:
+            raise Refused("busy", self._busy)
+        now_ns = self._clock.monotonic_ns()
+        start_ns = self._clock.monotonic_of(chunk.start_ns) if chunk.start_ns else now_ns
+        ahead_s = (start_ns - now_ns) * 1e-9
+        if ahead_s > self.config.max_chunk_s:
+            raise Refused(
+                "future",
+                f"chunk starts in {ahead_s:.3f} s, allowed {self.config.max_chunk_s:g} s; are the "
+                "clocks of the hosts synchronised?",
+            )
+        if not self.player.offer(chunk, start_ns, now_ns):
+            raise Refused(
+                "stale_chunk", f"the last row of chunk {chunk.sequence} was due before now"
+            )
+        self._last = (chunk.lease_token, chunk.sequence)
+
+    def _check_rows(self, chunk: ActionChunk) -> None:
+        rows, wanted = chunk.actions_ta, self.spec.action
+        if rows.shape[1:] != wanted.shape:
+            raise Refused(
+                FormatRule.SHAPE, f"chunk has shape {rows.shape}, needs (T, {wanted.size})"
+            )
+        if rows.dtype != wanted.dtype:
+            raise Refused(FormatRule.DTYPE, f"chunk is {rows.dtype}, needs {wanted.dtype}")
+        if rows.dtype.kind == "f" and not np.isfinite(rows).all():
+            bad = np.argwhere(~np.isfinite(rows))[0]
+            name = wanted.names[bad[1]] if wanted.names else f"element {bad[1]}"
+            raise Refused(FormatRule.NOT_FINITE, f"row {bad[0]}: {name} = {rows[tuple(bad)]}")
+        length_s = len(rows) * chunk.period_ns * 1e-9
+        if length_s > self.config.max_chunk_s and len(rows) > 1:
+            raise Refused(
+                "chunk_too_long",
+                f"chunk lasts {length_s:.3f} s, allowed {self.config.max_chunk_s:g} s",
+            )
+
+    def _halted(self) -> None:
+        """Stop the robot, and forget everything that was to be played."""
+        self._stopper.request()
+        self.player.clear()
+        self.gate.hold()
+        self._watchdog.disarm()
+        if self._last is not None and self._last[0] == 0:
+            self._last = None  # without a lease, a sender that was restarted counts from anew
+
+    def _earliest_ns(self) -> int:
+        if self.spec.lockstep:
+            return 0
+        return self._sent_ns + int(self.spec.period_s * _CLOSEST_PERIODS * 1e9)

@@ -1,0 +1,339 @@
+"""The loop that runs a robot: read, show, command."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from user_core.config import Config, setting
+from user_core.errors import SafetyError, UserError
+from user_core.interfaces import Robot
+from user_core.types import ActionChunk, AppliedAction, Observation
+from user_hal.runtime.clock import Clock
+from user_hal.runtime.command_path import CommandPath, Order
+from user_hal.runtime.deadlines import Deadlines
+from user_hal.runtime.driver_guard import DriverGuard, DriverLimits
+from user_hal.runtime.lease_book import LeaseBook, LeaseConfig
+from user_hal.runtime.sentinel import Sentinel
+from user_hal.runtime.status import HalStatus
+from user_hal.runtime.stopper import Stopper
+from user_hal.safety import SafetyConfig
+from user_hal.safety.supervisor import SafetyState
+
+_log = logging.getLogger(__name__)
+
+#: How often the sentinel looks: this much later than its time a watchdog may act.
+SENTINEL_PERIOD_S = 0.01
+#: How long the loop waits for a stop to be done before it looks again.
+_STOP_POLL_NS = 1_000_000
+_AFTER_ERROR_NS = 100_000_000
+
+
+@dataclass(frozen=True)
+class LoopConfig(Config):
+    """How a robot is run."""
+
+    rate_hz: float = setting(
+        0.0,
+        doc="Observations a second; 0: one per control period of the robot. A robot in lockstep "
+        "gives one per command instead.",
+        unit="Hz",
+        ge=0,
+    )
+    idle_s: float = setting(
+        0.5,
+        doc="A robot in lockstep that waits for commands shows its last observation again after "
+        "this time, for those that missed it.",
+        unit="s",
+        gt=0,
+    )
+    blend_rows: int = setting(
+        0, doc="Over how many rows a new chunk fades over from the one before.", ge=0
+    )
+    driver: DriverLimits = setting(factory=DriverLimits, doc="Deadlines of the driver's calls.")
+
+
+class HalLoop:
+    """Runs one robot behind the safety gate.
+
+    A robot in real time is read at a fixed rate, on absolute deadlines, and commanded when a
+    row of a chunk is due. A robot in lockstep is commanded as soon as a command comes, and read
+    at once. The loop's thread makes all calls of the driver but ``stop``; another thread, the
+    sentinel, watches the clocks and can stop the robot while the loop is stuck in the driver.
+
+    All public methods may be called from any thread, and none waits for the driver.
+
+    Args:
+        robot: The driver, not connected.
+        config: How it is run.
+        safety: What may reach it.
+        lease: Whether and how it is leased.
+        resource: Its name as a resource.
+        on_observation: Called with every observation, in the loop's thread; should be quick.
+        on_status: Called when the state has changed, in the sentinel's thread.
+        clock: Tells the time.
+        make_stopper: Makes what stops the robot.
+    """
+
+    #: How long :meth:`close` waits for a stop, and for the driver to return, seconds.
+    CLOSE_TIMEOUT_S = 5.0
+
+    def __init__(
+        self,
+        robot: Robot,
+        config: LoopConfig,
+        safety: SafetyConfig,
+        lease: LeaseConfig,
+        *,
+        resource: str = "robot",
+        on_observation: Callable[[Observation], None] = lambda observation: None,
+        on_status: Callable[[HalStatus], None] = lambda status: None,
+        clock: Clock | None = None,
+        make_stopper: Callable[[Callable[[], None]], Stopper] = Stopper,
+    ) -> None:
+        self.spec, self.config = robot.spec, config
+        self._clock = clock or Clock()
+        self._on_observation, self._on_status = on_observation, on_status
+        limit_s = config.driver.call_limit_s(robot.spec, safety.watchdog_s)
+        self._stopper = make_stopper(lambda: self._guard.stop_robot())
+        self._guard = DriverGuard(robot, config.driver, limit_s, self._stopper.request, self._clock)
+        self.leases = LeaseBook(resource, lease, self._clock, self._lease_changed)
+        self.path = CommandPath(
+            robot.spec,
+            safety,
+            self.leases,
+            self._clock,
+            faults=[self._guard],
+            stopper=self._stopper,
+            blend_rows=config.blend_rows,
+        )
+        period_s = 1.0 / config.rate_hz if config.rate_hz else robot.spec.period_s
+        self.deadlines = Deadlines(int((config.idle_s if self.spec.lockstep else period_s) * 1e9))
+        self._applied: AppliedAction | None = None
+        self._last: Observation | None = None
+        self._resets: list[tuple[int | None, Future[Observation]]] = []
+        self._wake = threading.Condition()
+        self._news = self._ending = False
+        self._shown: tuple[object, ...] = ()
+        self._sentinel = Sentinel(self.look, SENTINEL_PERIOD_S)
+        self._thread = threading.Thread(target=self._run, name="hal_loop", daemon=True)
+
+    def start(self) -> None:
+        """Connect to the robot and run it, in threads of its own. Goes on trying to connect."""
+        self._sentinel.start()
+        self._thread.start()
+
+    def submit(self, chunk: ActionChunk) -> None:
+        """Take an action chunk.
+
+        Raises:
+            Refused: It is not let in; the reason is counted.
+        """
+        self.path.submit(chunk)
+        self._notify()
+
+    def reset(self, seed: int | None, token: int = 0) -> Future[Observation]:
+        """Bring the robot to the start of an episode.
+
+        The future gives the first observation, or raises UserError.
+
+        Raises:
+            LeaseError: The token is not that of the newest lease.
+            SafetyError: The emergency stop is latched.
+        """
+        self.leases.check(token)
+        with self.path.lock:
+            self._require_no_emergency()
+            self.path.close("the robot is being reset")
+        future: Future[Observation] = Future()
+        with self._wake:
+            self._resets.append((seed, future))
+        self._notify()
+        return future
+
+    def status(self) -> HalStatus:
+        """How it stands with the robot now."""
+        lease, left_s = self.leases.current
+        with self.path.lock:
+            supervisor, counters = self.path.supervisor, self.path.gate.counters
+            return HalStatus(
+                state=supervisor.state,
+                cause=supervisor.cause,
+                present=supervisor.present,
+                passed=counters.passed,
+                limited=counters.limited,
+                refused=counters.refused,
+                reasons=dict(counters.reasons),
+                lease=lease,
+                lease_left_s=left_s,
+                newest_token=self.leases.newest_token,
+                stop_trouble=self._stopper.trouble,
+                lateness=self.deadlines.lateness.report(),
+            )
+
+    def close(self) -> None:
+        """Stop the robot, and end. Returns also when the driver is stuck, after a while."""
+        self.path.close("the robot is shut down")
+        if not self._stopper.wait(self.CLOSE_TIMEOUT_S):
+            _log.error("the robot's stop() has not returned; going on without it")
+        with self._wake:
+            self._ending = True
+        self._notify()
+        if self._thread.is_alive():
+            self._thread.join(self.CLOSE_TIMEOUT_S)
+            if self._thread.is_alive():
+                _log.error("the driver is stuck in a call; its thread is left behind")
+        self._sentinel.close()
+        self._stopper.close(1.0)
+
+    def look(self) -> None:
+        """One look of the sentinel."""
+        self.path.check()
+        emergency = self.path.supervisor.state is SafetyState.EMERGENCY
+        if self._guard.running and (emergency or self._guard.overran):
+            self._stopper.request()  # a call is moving the robot on, for instance a reset
+        status = self.status()
+        shown = (status.state, status.cause and status.cause.code, status.present, status.lease)
+        if shown != self._shown:
+            self._shown = shown
+            self._on_status(status)
+
+    def step(self) -> int:
+        """Do what is due now; return when to come back, on the monotonic clock."""
+        now_ns = self._clock.monotonic_ns()
+        if not self._guard.healthy:
+            self._refuse_resets()
+            if now_ns < self._guard.retry_ns:
+                return self._guard.retry_ns
+            observation = self._guard.recover()
+            if observation is None:
+                return self._guard.retry_ns
+            self._show_first(observation)
+            if not self._resets:
+                self.path.open(fresh=self._applied is None)
+        if self._resets:
+            if self._stopper.pending:
+                return now_ns + _STOP_POLL_NS
+            self._do_reset()
+        order = self.path.take()
+        if order is not None:
+            self._carry_out(order)
+        if self._guard.healthy and self.deadlines.met(self._clock.monotonic_ns()):
+            self._observe()
+        return self._next_ns()
+
+    def _safe_step(self) -> int:
+        """A step; a mistake in our own code stops the robot, and does not end the loop."""
+        try:
+            return self.step()
+        except Exception as error:
+            _log.exception("a cycle of the control loop failed")
+            self.path.halt("internal", f"{type(error).__name__}: {error}")
+            return self._clock.monotonic_ns() + _AFTER_ERROR_NS
+
+    def _next_ns(self) -> int:
+        if not self._guard.healthy:
+            return self._guard.retry_ns
+        due_ns = self.path.due_ns
+        if due_ns is None:
+            return self.deadlines.due_ns
+        if self._stopper.pending:
+            due_ns = max(due_ns, self._clock.monotonic_ns() + _STOP_POLL_NS)
+        return min(due_ns, self.deadlines.due_ns)
+
+    def _carry_out(self, order: Order) -> None:
+        """Send a command; of a robot in lockstep, show what came of it."""
+        row = order.row
+        try:
+            executed = self._guard.command(order.action)
+            self._applied = AppliedAction(
+                executed, row.chunk.sequence, row.index, order.changed, self._clock.wall_ns()
+            )
+            if self.spec.lockstep:
+                self._show(self._guard.read())
+                self.deadlines.start(self._clock.monotonic_ns())
+        except UserError:
+            self.path.check()  # stops the robot: the guard has a fault now
+
+    def _observe(self) -> None:
+        """Show a new reading; of a robot in lockstep, the last one again."""
+        if self.spec.lockstep:
+            if self._last is not None:
+                self._publish(self._last)
+            return
+        try:
+            self._show(self._guard.read())
+        except UserError:
+            self.path.check()
+
+    def _show(self, observation: Observation) -> None:
+        observation = dataclasses.replace(observation, applied=self._applied)
+        self.path.observed(observation)
+        self._last = observation
+        self._publish(observation)
+
+    def _show_first(self, observation: Observation) -> None:
+        self._show(observation)
+        self.deadlines.start(self._clock.monotonic_ns())
+
+    def _publish(self, observation: Observation) -> None:
+        try:
+            self._on_observation(observation)
+        except Exception:  # showing must not end the loop
+            _log.exception("an observation could not be shown")
+
+    def _do_reset(self) -> None:
+        with self._wake:
+            seed, future = self._resets.pop(0)
+        self._applied = None
+        try:
+            self._require_no_emergency()
+            observation = self._guard.reset(seed)
+        except UserError as error:
+            self.path.check()
+            future.set_exception(error)
+            return
+        self._show_first(observation)
+        if not self._resets:
+            self.path.open(fresh=True)
+        future.set_result(self._last or observation)
+
+    def _require_no_emergency(self) -> None:
+        if self.path.supervisor.state is SafetyState.EMERGENCY:
+            raise SafetyError(
+                "reset of the robot",
+                came="a latched emergency stop",
+                cure="Reset the emergency stop first, when the robot is safe to move.",
+            )
+
+    def _refuse_resets(self) -> None:
+        with self._wake:
+            resets, self._resets = self._resets, []
+        fault = self._guard.check(self._clock.monotonic_ns())
+        for _, future in resets:
+            future.set_exception(
+                SafetyError("reset", came=fault.detail if fault else "a driver that failed")
+            )
+
+    def _lease_changed(self, reason: str) -> None:
+        self.path.lease_changed(reason)
+        self._notify()
+
+    def _notify(self) -> None:
+        with self._wake:
+            self._news = True
+            self._wake.notify()
+
+    def _run(self) -> None:
+        while not self._ending:
+            next_ns = self._safe_step()
+            with self._wake:
+                wait_s = (next_ns - self._clock.monotonic_ns()) * 1e-9
+                if not self._news and wait_s > 0:
+                    self._wake.wait(wait_s)
+                self._news = False
+        self._guard.close()

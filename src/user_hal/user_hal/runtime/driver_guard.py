@@ -1,0 +1,250 @@
+"""A driver whose calls have deadlines, and that is brought back after a failure."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+from user_core.config import Config, setting
+from user_core.errors import (
+    DeviceFault,
+    DeviceNotConnected,
+    DeviceTimeout,
+    SpecError,
+    UserError,
+)
+from user_core.interfaces import Robot
+from user_core.specs import Array, RobotSpec, check_arrays
+from user_core.types import Observation
+from user_hal.runtime.backoff import Backoff, BackoffConfig
+from user_hal.runtime.clock import Clock
+from user_hal.safety.stops.condition import Stop
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: A lockstep robot simulates in its commands, and may take long.
+_LOCKSTEP_LIMIT_S = 10.0
+#: Readings that are tried before the connection is made anew.
+_PROBES = 3
+
+
+@dataclass(frozen=True)
+class DriverLimits(Config):
+    """How long the calls of a driver may take, and how it is brought back."""
+
+    call_s: float = setting(
+        0.0,
+        doc="Longest time of a read or command; 0: half of the watchdog's time (10 s for a robot "
+        "in lockstep).",
+        unit="s",
+        ge=0,
+    )
+    reset_s: float = setting(60.0, doc="Longest time of a reset.", unit="s", gt=0)
+    connect_s: float = setting(30.0, doc="Longest time of a connect.", unit="s", gt=0)
+    backoff: BackoffConfig = setting(
+        factory=BackoffConfig, doc="Waiting times between attempts after a failure."
+    )
+
+    def call_limit_s(self, spec: RobotSpec, watchdog_s: float) -> float:
+        """Longest time of a read or command."""
+        return self.call_s or (_LOCKSTEP_LIMIT_S if spec.lockstep else watchdog_s / 2)
+
+
+class _Call(NamedTuple):
+    what: str
+    began_ns: int
+    limit_s: float
+
+
+class DriverGuard:
+    """Stands between the loop and a driver.
+
+    One thread, the loop's, makes the calls. Another, the sentinel's, asks :meth:`check` and so
+    finds out that a call takes too long while it still does. Whatever a driver does wrong
+    (raises, blocks, returns what does not fit its spec) becomes a fault with a code and a
+    detail, and while there is a fault the driver gets no commands. It is probed with growing
+    pauses, first by a read, then by a new connection, and the fault ends with the first good
+    reading.
+
+    Args:
+        robot: The driver.
+        limits: Its deadlines.
+        call_limit_s: Longest time of a read or command.
+        stop: Asks for a stop of the robot; must return at once.
+        clock: Tells the time.
+    """
+
+    def __init__(
+        self,
+        robot: Robot,
+        limits: DriverLimits,
+        call_limit_s: float,
+        stop: Callable[[], None],
+        clock: Clock | None = None,
+    ) -> None:
+        self.robot, self.spec = robot, robot.spec
+        self._limits, self._call_limit_s = limits, call_limit_s
+        self._stop = stop
+        self._clock = clock or Clock()
+        self._backoff = Backoff(limits.backoff)
+        self._lock = threading.Lock()
+        self._running: _Call | None = None
+        self._fault: Stop | None = Stop(DeviceNotConnected.code, "not connected yet")
+        self._overran = self._stopped_during_call = False
+        self._connected = self._attempted = False
+
+    def check(self, now_ns: int) -> Stop | None:
+        """The fault that forbids motion, or None; finds calls that take too long."""
+        call = self._running
+        if call is not None and now_ns - call.began_ns > call.limit_s * 1e9:
+            with self._lock:
+                if self._running is call and not self._overran:
+                    self._overran = True
+                    _log.error("driver: %s has not returned for %g s", call.what, call.limit_s)
+            age_s = (now_ns - call.began_ns) * 1e-9
+            return Stop(
+                DeviceTimeout.code,
+                f"{call.what}() of the driver has not returned for {age_s:.2f} s, allowed "
+                f"{call.limit_s:g} s",
+            )
+        return self._fault
+
+    @property
+    def running(self) -> bool:
+        """Whether the driver is in a call now."""
+        return self._running is not None
+
+    @property
+    def overran(self) -> bool:
+        """Whether a call is running that takes too long."""
+        return self._overran and self._running is not None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it may be commanded."""
+        return self._fault is None
+
+    @property
+    def retry_ns(self) -> int:
+        """When the next attempt to bring it back is due."""
+        return self._backoff.due_ns
+
+    def connect(self) -> None:
+        """Open the connection; raises what the driver raises, UserError in any case."""
+        self._attempted = True
+        self._call("connect", self._limits.connect_s, self.robot.connect)
+        self._connected = True
+
+    def read(self) -> Observation:
+        """A new reading that fits the spec.
+
+        Raises:
+            UserError: The driver failed; the fault says how.
+        """
+        return self._call("read", self._call_limit_s, self._checked_read)
+
+    def command(self, action: Array) -> Array:
+        """Send a command; returns what was really sent. Raises as :meth:`read`."""
+        return self._call("command", self._call_limit_s, self._checked_command, action)
+
+    def reset(self, seed: int | None) -> Observation:
+        """Reset the robot; returns its first observation. Raises as :meth:`read`."""
+        return self._call("reset", self._limits.reset_s, self._checked_reset, seed)
+
+    def recover(self) -> Observation | None:
+        """Try to bring the driver back; returns a good reading when it is back."""
+        try:
+            if not self._connected or self._backoff.attempts > _PROBES:
+                self._disconnect()
+                self.connect()
+            observation = self.read()
+        except UserError:
+            return None
+        _log.info("driver: connected and read")
+        self._backoff.succeeded(self._clock.monotonic_ns())
+        self._fault = None
+        return observation
+
+    def stop_robot(self) -> None:
+        """Stop the robot, from any thread; raises what the driver raises.
+
+        A stop that falls into a call is repeated after the call, which may have sent a command
+        after the stop. Nothing moves through a connection that is not there.
+        """
+        if not self._attempted:
+            return
+        with self._lock:
+            self._stopped_during_call = self._running is not None
+        try:
+            self.robot.stop()
+        except DeviceNotConnected as error:
+            _log.debug("driver: stop: %s", error)
+
+    def close(self) -> None:
+        """Close the driver; an error is logged, for there is nothing more to do about it."""
+        self._fault = Stop(DeviceNotConnected.code, "closed")
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self._attempted:
+            self._connected = False
+            try:
+                self._call("close", self._limits.connect_s, self.robot.close)
+            except UserError as error:
+                _log.warning("driver: close failed: %s", error)
+
+    def _call(self, what: str, limit_s: float, function: Callable[..., T], *args: object) -> T:
+        with self._lock:
+            self._running = _Call(what, self._clock.monotonic_ns(), limit_s)
+            self._overran = self._stopped_during_call = False
+        try:
+            result = function(*args)
+        except UserError as error:
+            raise self._failed(what, error) from error
+        except Exception as error:  # a driver may raise anything
+            fault = DeviceFault(f"{what}() of the driver raised {type(error).__name__}: {error}")
+            raise self._failed(what, fault) from error
+        finally:
+            with self._lock:
+                self._running = None
+                overran, again = self._overran, self._stopped_during_call
+            if again or overran:
+                self._stop()
+        if overran:
+            raise self._failed(what, DeviceTimeout(f"{what}() of the driver took too long"))
+        return result
+
+    def _failed(self, what: str, error: UserError) -> UserError:
+        detail = str(error) if what in str(error) else f"{what}() of the driver: {error}"
+        if self._fault is None:
+            _log.error("driver: %s", detail)
+        if isinstance(error, DeviceNotConnected):
+            self._connected = False
+        self._fault = Stop(error.code, detail)
+        self._backoff.failed(self._clock.monotonic_ns())
+        return error
+
+    def _checked_read(self) -> Observation:
+        return self._checked(self.robot.read())
+
+    def _checked_reset(self, seed: int | None) -> Observation:
+        return self._checked(self.robot.reset(seed))
+
+    def _checked(self, observation: Observation) -> Observation:
+        try:
+            check_arrays(observation.arrays, self.spec.observation)
+        except SpecError as error:
+            raise DeviceFault(f"reading of the robot does not fit its spec: {error}") from error
+        return observation
+
+    def _checked_command(self, action: Array) -> Array:
+        executed = self.robot.command(action)
+        try:
+            self.spec.action.check(executed, "action")
+        except SpecError as error:
+            raise DeviceFault(f"what the driver says it sent is no action: {error}") from error
+        return executed

@@ -1,0 +1,164 @@
+"""Leases of one resource: who may command it now, and who may not any more."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from user_core.config import Config, setting
+from user_core.errors import LeaseError
+from user_core.types import Lease
+from user_hal.runtime.clock import Clock
+
+
+@dataclass(frozen=True)
+class LeaseConfig(Config):
+    """Whether and how a robot is leased."""
+
+    required: bool = setting(
+        True,
+        doc="Only the holder of a lease may command the robot. False is for a bench with one "
+        "commander: then token 0 is obeyed while nobody holds a lease.",
+    )
+    max_duration_s: float = setting(
+        60.0, doc="Longest lease without renewal; longer wishes are cut.", unit="s", gt=0
+    )
+
+
+class LeaseBook:
+    """Grants, prolongs and ends leases of one resource. Safe to use from several threads.
+
+    Tokens are fencing numbers: each grant has a larger one than all before, also across
+    restarts of the process (they start from the wall clock, in nanoseconds), and only the
+    newest is obeyed. So a holder that was believed dead and comes back cannot drive the robot
+    (Kleppmann, "How to do distributed locking", 2016).
+
+    A lease is prolonged by renewal and by every command that is accepted under it: whoever
+    drives the robot is alive. A holder that pauses has to renew. The same holder may acquire
+    again at any time (it was restarted): its earlier token ends.
+
+    Args:
+        resource: Name of what is leased.
+        config: Whether a lease is needed, and for how long it may last.
+        clock: Tells the time.
+        on_change: Called, without any lock, after a grant and after an end, with the reason.
+    """
+
+    def __init__(
+        self,
+        resource: str,
+        config: LeaseConfig,
+        clock: Clock | None = None,
+        on_change: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        self.resource, self.config = resource, config
+        self._clock = clock or Clock()
+        self._on_change = on_change
+        self._lock = threading.Lock()
+        self._lease: Lease | None = None
+        self._until_ns = 0
+        self._last_token = 0
+
+    def acquire(self, holder: str, duration_s: float, preempt: bool = False) -> Lease:
+        """Grant a lease.
+
+        Raises:
+            LeaseError: Somebody else holds one and ``preempt`` is false; or the request makes
+                no sense.
+        """
+        if not holder or not duration_s > 0:
+            raise LeaseError(
+                f"lease of {self.resource!r}",
+                came=f"holder {holder!r}, duration {duration_s} s",
+                expected="a name and a duration > 0",
+            )
+        self.expire()
+        with self._lock:
+            present = self._lease
+            if present is not None and present.holder != holder and not preempt:
+                raise LeaseError(
+                    f"{self.resource!r} is leased to {present.holder!r} for another "
+                    f"{self._left_s():.1f} s",
+                    cure="Wait, or ask with preempt to take it over.",
+                )
+            self._last_token = max(self._last_token + 1, self._clock.wall_ns())
+            duration_s = min(duration_s, self.config.max_duration_s)
+            lease = self._lease = Lease(self.resource, holder, self._last_token, duration_s)
+            self._prolong(lease)
+        if present is not None:
+            self._on_change(f"the lease of {present.holder!r} was taken over by {holder!r}")
+        else:
+            self._on_change("")
+        return lease
+
+    def renew(self, token: int) -> Lease:
+        """Prolong a lease, from now on by its duration.
+
+        Raises:
+            LeaseError: It has ended or was taken over.
+        """
+        self.expire()
+        with self._lock:
+            lease = self._require(token)
+            self._prolong(lease)
+            return lease
+
+    def release(self, token: int) -> None:
+        """End a lease before its time.
+
+        Raises:
+            LeaseError: It is not the newest.
+        """
+        self.expire()
+        with self._lock:
+            lease = self._require(token)
+            self._lease = None
+        self._on_change(f"{lease.holder!r} gave its lease back")
+
+    def check(self, token: int) -> None:
+        """Raise LeaseError unless a command with this token is to be obeyed; prolong its lease."""
+        self.expire()
+        with self._lock:
+            if self._lease is None and token == 0 and not self.config.required:
+                return
+            self._prolong(self._require(token))
+
+    def expire(self) -> None:
+        """End the lease if its time has run out."""
+        with self._lock:
+            lease = self._lease
+            if lease is None or self._clock.monotonic_ns() < self._until_ns:
+                return
+            self._lease = None
+        self._on_change(f"the lease of {lease.holder!r} ran out after {lease.duration_s:g} s")
+
+    @property
+    def current(self) -> tuple[Lease | None, float]:
+        """The lease, and the seconds that are left of it."""
+        with self._lock:
+            left_s = self._left_s()
+            return (self._lease, left_s) if self._lease and left_s > 0 else (None, 0.0)
+
+    @property
+    def newest_token(self) -> int:
+        """The newest fencing number; 0 before the first."""
+        return self._last_token
+
+    def _left_s(self) -> float:
+        return (self._until_ns - self._clock.monotonic_ns()) * 1e-9 if self._lease else 0.0
+
+    def _prolong(self, lease: Lease) -> None:
+        self._until_ns = self._clock.monotonic_ns() + int(lease.duration_s * 1e9)
+
+    def _require(self, token: int) -> Lease:
+        lease = self._lease
+        if lease is not None and lease.token == token:
+            return lease
+        holder = f"{lease.holder!r} with token {lease.token}" if lease else "nobody"
+        raise LeaseError(
+            f"{self.resource!r} is leased to {holder}",
+            came=f"token {token}",
+            expected="the newest token",
+            cure="Acquire a lease, and send its token with every command.",
+        )

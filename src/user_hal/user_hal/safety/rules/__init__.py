@@ -1,0 +1,1 @@
+"""The rules of the safety gate, one a file."""

@@ -1,0 +1,62 @@
+"""The range of each joint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from user_core.config import Config, setting
+from user_core.errors import ConfigError
+from user_core.specs import Array, ArraySpec, RobotSpec
+from user_hal.safety.layout import MotionLayout
+from user_hal.safety.rules.position import PositionRule
+
+
+@dataclass(frozen=True)
+class JointLimitsConfig(Config):
+    """Ranges of the joints; without ``low`` and ``high`` those of the spec of ``joint_position``."""
+
+    low: tuple[float, ...] = setting((), doc="Smallest position of each joint.", unit="rad")
+    high: tuple[float, ...] = setting((), doc="Largest position of each joint.", unit="rad")
+    margin: float = setting(0.0, doc="Distance kept from both ends.", unit="rad", ge=0)
+
+
+class JointLimitsRule(PositionRule):
+    """Keeps the joints in their ranges, for actions that move joints."""
+
+    code = "joint_limits"
+
+    def __init__(
+        self, config: JointLimitsConfig, layout: MotionLayout, spec: RobotSpec, horizon_s: float
+    ) -> None:
+        rows = layout.joint_rows
+        low, high = joint_range(config, spec.observation["joint_position"], rows)
+        super().__init__(low.tolist(), high.tolist(), layout.names[: len(rows)], horizon_s)
+
+
+def joint_range(config: JointLimitsConfig, measured: ArraySpec, rows: Array) -> tuple[Array, Array]:
+    """Ends of the ranges of some joints, margins taken off.
+
+    Raises:
+        ConfigError: The configuration does not fit the joints, or leaves a joint no range.
+    """
+    low = _range(config.low, measured.low_array, rows, "low") + config.margin
+    high = _range(config.high, measured.high_array, rows, "high") - config.margin
+    if not (low < high).all():
+        raise ConfigError(
+            "joint_limits",
+            came=f"low {low.tolist()}, high {high.tolist()} with margin {config.margin}",
+            expected="low < high for every joint",
+        )
+    return low, high
+
+
+def _range(given: tuple[float, ...], own: Array, rows: Array, side: str) -> Array:
+    if not given:
+        return own.astype(np.float64)[rows]
+    if len(given) != len(rows):
+        raise ConfigError(
+            f"joint_limits.{side}", came=f"{len(given)} values", expected=f"{len(rows)}: one a joint"
+        )
+    return np.asarray(given, np.float64)

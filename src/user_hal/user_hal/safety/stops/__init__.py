@@ -1,0 +1,1 @@
+"""Reasons for a safe stop, one a file."""
