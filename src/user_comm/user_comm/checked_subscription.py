@@ -1,0 +1,104 @@
+"""A subscription that refuses what it cannot take, and goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.callback_groups import CallbackGroup
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.serialization import deserialize_message
+
+from user_comm.cdr import CdrLimits, check_cdr
+from user_comm.diagnostics import code_of
+from user_comm.refusals import Refusals
+from user_comm.throttle import Throttle
+from user_core.errors import UserError
+
+#: Code under which a message is counted whose bytes are no message of its type.
+MALFORMED = "malformed"
+
+
+class CheckedSubscription:
+    """Takes the serialised bytes of a topic, checks, decodes, and hands the value on.
+
+    No exception of deserialisation or decoding reaches the executor: a message that cannot be
+    taken is counted under the code of its error, logged with the topic's name (at most once in
+    five seconds per code), and forgotten.
+
+    Args:
+        node: Subscribes.
+        topic: Name of the topic, relative to the node's namespace.
+        message_type: Class of the message.
+        decode: Message to value; raises an error of our tree to refuse it.
+        callback: Gets every value that was taken. What it raises is its own affair.
+        profile: Quality of service.
+        limits: Sizes that are checked on the bytes, before anything is allocated for them.
+        callback_group: As for ``Node.create_subscription``.
+
+    Attributes:
+        counts: How many messages were taken and refused.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        topic: str,
+        message_type: type[Any],
+        decode: Callable[[Any], Any],
+        callback: Callable[[Any], None],
+        profile: QoSProfile,
+        *,
+        limits: CdrLimits | None = None,
+        callback_group: CallbackGroup | None = None,
+    ) -> None:
+        self._node = node
+        self._type, self._decode, self._callback = message_type, decode, callback
+        self._limits = limits or CdrLimits()
+        self._say = Throttle()
+        self.subscription = node.create_subscription(
+            message_type,
+            topic,
+            self._take,
+            profile,
+            raw=True,
+            callback_group=callback_group,
+        )
+        self.topic = self.subscription.topic_name
+        self.counts = Refusals(self.topic)
+
+    def destroy(self) -> None:
+        """Stop listening."""
+        self._node.destroy_subscription(self.subscription)
+
+    def _take(self, data: bytes) -> None:
+        try:
+            value = decode_bytes(data, self._type, self._decode, self._limits)
+        except UserError as error:
+            self._refuse(code_of(error), error)
+        except Exception as error:  # the middleware's deserialiser may raise anything
+            self._refuse(MALFORMED, error)
+        else:
+            self.counts.accept()
+            self._callback(value)
+
+    def _refuse(self, code: str, error: Exception) -> None:
+        self.counts.refuse(code, str(error))
+        if text := self._say(code, f"{self.topic}: refused a message ({code}): {error}"):
+            self._node.get_logger().warning(text)
+
+
+def decode_bytes(
+    data: bytes,
+    message_type: type[Any],
+    decode: Callable[[Any], Any],
+    limits: CdrLimits,
+) -> Any:
+    """Serialised bytes to a value.
+
+    Raises an error of our tree for what was refused by us, and whatever the middleware's
+    deserialiser raises for what was refused by it.
+    """
+    check_cdr(data, message_type, limits)
+    return decode(deserialize_message(data, message_type))

@@ -1,0 +1,129 @@
+"""Trajectory chunks and their acks to and from ``user_msgs/TrajectoryChunk``, ``TrajectoryAck``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from user_comm.converters import checks
+from user_comm.converters.episode import (
+    episode_key_from_message,
+    episode_key_to_message,
+    episode_result_from_message,
+    episode_result_to_message,
+)
+from user_comm.converters.tensor import tensors_from_messages, tensors_to_messages
+from user_core.codecs import DEFAULT_LIMITS, Limits
+from user_core.errors import CodecError
+from user_core.types import ChunkId, EpisodeSource, TrajectoryChunk
+from user_msgs.msg import TrajectoryAck as TrajectoryAckMessage
+from user_msgs.msg import TrajectoryChunk as TrajectoryChunkMessage
+
+_WHERE = "trajectory chunk"
+
+
+@dataclass(frozen=True)
+class TrajectoryAck:
+    """What a replay store has made durable.
+
+    Attributes:
+        producer: The actor that this is for.
+        incarnation: Identity of its outbox.
+        sequence: All chunks up to and including this one are durable; 0: none yet.
+        store: Identity of the store.
+        refused: Sequence number of a chunk that was refused, 0 without one.
+        error_code: Code of the refusal.
+        error: What is wrong with the refused chunk, and what to do.
+    """
+
+    producer: str
+    incarnation: int
+    sequence: int
+    store: str
+    refused: int = 0
+    error_code: str = ""
+    error: str = ""
+
+
+def trajectory_chunk_to_message(chunk: TrajectoryChunk) -> Any:
+    """Encode; the columns are copied once."""
+    message = TrajectoryChunkMessage()
+    message.producer = chunk.id.producer
+    message.incarnation = int(chunk.id.incarnation)
+    message.sequence = int(chunk.id.sequence)
+    message.episode = episode_key_to_message(chunk.episode)
+    message.robot, message.task = chunk.robot, chunk.task
+    message.source = int(chunk.source)
+    message.first_row = int(chunk.first_row)
+    message.schema_hash = chunk.schema_hash
+    message.columns = tensors_to_messages(chunk.columns)
+    if chunk.result is not None:
+        message.result = [episode_result_to_message(chunk.result, chunk.robot, chunk.task)]
+    return message
+
+
+def trajectory_chunk_from_message(
+    message: Any, *, limits: Limits = DEFAULT_LIMITS
+) -> TrajectoryChunk:
+    """Decode; the columns are read-only views of the message.
+
+    Whether they fit the schema of a store is for the store to say; here they only have to be
+    whole rows, all of the same number.
+
+    Raises CodecError: a field is out of its range, or a column does not hold together.
+    """
+    columns = tensors_from_messages(message.columns, limits, None, _WHERE)
+    rows = {array.shape[0] if array.ndim else None for array in columns.values()}
+    if "reward" not in columns or len(rows) != 1 or not rows.isdisjoint({None, 0}):
+        raise CodecError(
+            f"{_WHERE}: columns",
+            came={name: array.shape for name, array in list(columns.items())[:32]},
+            expected="a column 'reward', and at least one row, as many in each",
+        )
+    if len(message.result) > 1:
+        raise CodecError(f"{_WHERE}.result", came=len(message.result), expected="at most one")
+    return TrajectoryChunk(
+        id=ChunkId(
+            producer=checks.name(message.producer, f"{_WHERE}.producer"),
+            incarnation=checks.integer(message.incarnation, f"{_WHERE}.incarnation", 0),
+            sequence=checks.integer(message.sequence, f"{_WHERE}.sequence", 1),
+        ),
+        episode=episode_key_from_message(message.episode, f"{_WHERE}.episode"),
+        source=checks.enum(EpisodeSource, message.source, f"{_WHERE}.source"),
+        first_row=message.first_row,
+        columns=columns,
+        schema_hash=checks.sha256(message.schema_hash, f"{_WHERE}.schema_hash"),
+        result=(
+            episode_result_from_message(message.result[0], f"{_WHERE}.result")
+            if message.result
+            else None
+        ),
+        robot=checks.name(message.robot, f"{_WHERE}.robot", empty=True),
+        task=checks.name(message.task, f"{_WHERE}.task", empty=True),
+    )
+
+
+def trajectory_ack_to_message(ack: TrajectoryAck) -> Any:
+    """Encode an ack."""
+    message = TrajectoryAckMessage()
+    message.producer = ack.producer
+    message.incarnation = int(ack.incarnation)
+    message.sequence = int(ack.sequence)
+    message.store = ack.store
+    message.refused = int(ack.refused)
+    message.error_code = ack.error_code
+    message.error = ack.error
+    return message
+
+
+def trajectory_ack_from_message(message: Any) -> TrajectoryAck:
+    """Decode an ack; raises CodecError."""
+    return TrajectoryAck(
+        producer=checks.name(message.producer, "ack.producer"),
+        incarnation=checks.integer(message.incarnation, "ack.incarnation", 0),
+        sequence=message.sequence,
+        store=checks.name(message.store, "ack.store"),
+        refused=message.refused,
+        error_code=checks.name(message.error_code, "ack.error_code", empty=True),
+        error=checks.text(message.error, "ack.error"),
+    )

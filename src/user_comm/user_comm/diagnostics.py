@@ -1,0 +1,127 @@
+"""What a node has to say about its health; no ROS here, the lifecycle node publishes it.
+
+A node has a handful of items, each with a name, a level, one line for people and a few values.
+An error of our tree becomes the item named by its ``code``, so that a program can react to
+the kind of an error without reading its text.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+from user_core.errors import UserError
+
+
+class Level(IntEnum):
+    """Levels of ``diagnostic_msgs/DiagnosticStatus``."""
+
+    OK = 0
+    WARN = 1
+    ERROR = 2
+    STALE = 3
+
+
+@dataclass(frozen=True)
+class Item:
+    """The state of one part of a node.
+
+    Attributes:
+        name: Name of the part, or code of an error.
+        level: How bad it is.
+        message: One line for people.
+        values: Details, in the order in which they are shown.
+    """
+
+    name: str
+    level: Level = Level.OK
+    message: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Diagnostics:
+    """The items of one node. May be used from any thread.
+
+    Args:
+        on_change: Called after the level or the message of an item changed; the lifecycle node
+            publishes then, and once a second anyway.
+    """
+
+    def __init__(self, on_change: Callable[[], None] | None = None) -> None:
+        self._items: dict[str, Item] = {}
+        self._sources: dict[str, Callable[[], Item]] = {}
+        self._lock = threading.Lock()
+        self._on_change = on_change
+
+    def report(
+        self,
+        name: str,
+        level: Level = Level.OK,
+        message: str = "",
+        values: Mapping[str, Any] | None = None,
+    ) -> None:
+        """State how a part is doing; stands until it is stated again."""
+        item = Item(name, Level(level), message, dict(values or {}))
+        with self._lock:
+            old = self._items.get(name)
+            self._items[name] = item
+        if self._on_change and (
+            old is None or (old.level, old.message) != (item.level, item.message)
+        ):
+            self._on_change()
+
+    def error(self, error: BaseException, *, name: str = "", level: Level = Level.ERROR) -> None:
+        """Report an error under its code (``exception`` if it is none of ours)."""
+        self.report(
+            name or code_of(error),
+            level,
+            f"{type(error).__name__}: {error}",
+            details(error),
+        )
+
+    def resolve(self, name: str) -> None:
+        """Say that what was reported under this name is over; what it was stays visible."""
+        with self._lock:
+            old = self._items.get(name)
+        if old is not None and old.level is not Level.OK:
+            self.report(name, Level.OK, "resolved", {"was": old.message})
+
+    def watch(self, name: str, source: Callable[[], Item]) -> None:
+        """Ask ``source`` for an item whenever diagnostics are published, for counters."""
+        with self._lock:
+            self._sources[name] = source
+
+    def unwatch(self, name: str) -> None:
+        """Ask no longer."""
+        with self._lock:
+            self._sources.pop(name, None)
+
+    def items(self) -> list[Item]:
+        """All items now. A source that raises is an item that says so."""
+        with self._lock:
+            items, sources = list(self._items.values()), list(self._sources.items())
+        for name, source in sources:
+            try:
+                items.append(source())
+            except Exception as error:
+                items.append(Item(name, Level.ERROR, f"{type(error).__name__}: {error}"))
+        return items
+
+
+def code_of(error: BaseException) -> str:
+    """The stable code of an error; ``exception`` where it is none of ours."""
+    return error.code if isinstance(error, UserError) else "exception"
+
+
+def details(error: BaseException) -> dict[str, Any]:
+    """What, what came, what was expected and the cure, as far as an error knows them."""
+    found: dict[str, Any] = {"type": type(error).__name__}
+    if isinstance(error, UserError):
+        for key in ("what", "came", "expected", "cure"):
+            value = getattr(error, key)
+            if value not in (None, ""):
+                found[key] = value
+    return found

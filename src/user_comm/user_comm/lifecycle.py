@@ -1,0 +1,288 @@
+"""The base class of all nodes.
+
+A node author writes two methods that may raise, and registers what must be undone::
+
+    class HalNode(LifecycleNode):
+        Config = HalConfig                       # becomes the node's ROS parameters
+
+        def configure(self, stack: ExitStack) -> None:
+            self._robot = build_robot(self.config)
+            stack.callback(self._robot.close)    # undone on cleanup, shutdown and error
+            self._observations = self.advertise(topics.OBSERVATION)
+            self.listen(topics.ACTION, self._on_action)
+
+        def activate(self, stack: ExitStack) -> None:
+            stack.callback(self._robot.stop)     # undone on deactivate, shutdown and error
+            self.every(self.config.period_s, self._tick)
+
+    def main() -> None:
+        run(HalNode, "hal")                      # user_comm.run
+
+What rclpy leaves open is settled here. An exception of a transition is logged with its
+traceback and becomes a diagnostic. An error of our tree fails the transition (the node stays
+where it was, ready for another attempt); any other exception, and every error while things
+are undone, is a bug: the node goes through error processing to *unconfigured*. Whatever
+happened, everything that was registered is undone, in reverse order. Callbacks of
+:meth:`LifecycleNode.listen` and :meth:`LifecycleNode.every` run only while the node is
+active (rclpy gates publishers only), and what they raise ends up in the log and on
+``/diagnostics``, not in the executor.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, ClassVar
+
+from lifecycle_msgs.msg import State
+from rclpy.lifecycle import LifecycleNode as RclpyLifecycleNode
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+
+from user_comm.autostart import Autostart
+from user_comm.callback_guard import CallbackGuard
+from user_comm.diagnostics import Diagnostics, Item, Level
+from user_comm.diagnostics_publisher import DiagnosticsPublisher
+from user_comm.endpoints import Endpoints
+from user_comm.parameters import ConfigParameters
+from user_comm.transition_service import guard_change_state
+from user_core.config import Config
+from user_core.errors import ConfigError, UserError
+
+SUCCESS = TransitionCallbackReturn.SUCCESS
+FAILURE = TransitionCallbackReturn.FAILURE
+ERROR = TransitionCallbackReturn.ERROR
+
+
+class LifecycleNode(Endpoints, RclpyLifecycleNode):
+    """A managed node of ours; see the module's documentation.
+
+    Subclasses set :attr:`Config` and override :meth:`configure`, :meth:`activate` and, where a
+    running node's parameters may change, :meth:`reconfigure`.
+
+    Args:
+        name: Name of the node; launch may remap it.
+        options: Passed on to ``rclpy.node.Node``, for instance ``parameter_overrides``.
+
+    Attributes:
+        diagnostics: What the node has to say about its health.
+        autostart: Brings the node up without a manager, if its parameter ``autostart`` is true.
+        when_finalized: Called when the node has reached its last state; set by ``run``.
+    """
+
+    Config: ClassVar[type[Config]] = Config
+
+    def __init__(self, name: str, **options: Any) -> None:
+        super().__init__(name, **options)
+        self.diagnostics = Diagnostics(on_change=self._diagnostics_changed)
+        self._transition_lock = threading.RLock()
+        self._configured, self._activated = ExitStack(), ExitStack()
+        self._collecting: ExitStack | None = None
+        self._is_active = self._may_publish = False
+        self._pending_error: BaseException | None = None
+        self._publish_wanted = False
+        self._since_s = time.monotonic()
+        self._config: Config | None = None
+        self._guard = CallbackGuard(self.get_logger(), self.diagnostics)
+        self._parameters_of_config = ConfigParameters(
+            self, self.Config, self._config_changed, known=("autostart",)
+        )
+        self.autostart = Autostart(self)
+        self.diagnostics.watch("lifecycle", self._lifecycle_item)
+        self._heartbeat = DiagnosticsPublisher(self, self.diagnostics)
+        self.when_finalized: Callable[[], None] = lambda: None
+        guard_change_state(self)
+
+    # --- for subclasses ---------------------------------------------------------------
+
+    def configure(self, stack: ExitStack) -> None:
+        """Get ready: allocate, connect, subscribe. What is put on ``stack`` is undone on cleanup."""
+
+    def activate(self, stack: ExitStack) -> None:
+        """Start to act. What is put on ``stack`` is undone when the node is deactivated."""
+
+    def reconfigure(self, old: Any, new: Any) -> None:
+        """React to changed parameters of a configured node; :attr:`config` is the new one."""
+
+    @property
+    def config(self) -> Any:
+        """The checked configuration; there from :meth:`configure` on."""
+        if self._config is None:
+            raise ConfigError(f"configuration of {self.get_name()}", came="none yet",
+                              expected="the node to be configured")  # fmt: skip
+        return self._config
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the node is active now. May be asked from any thread."""
+        return self._is_active
+
+    @property
+    def state(self) -> str:
+        """Label of the state: unconfigured, inactive, active, finalized, or a transition's."""
+        label: str = self._state_machine.current_state[1]
+        return label
+
+    def fail(self, error: BaseException) -> None:
+        """Give up being active because of ``error``: everything is undone, the node becomes
+        unconfigured (and tries again by itself if it was started by itself). From any thread.
+        """
+        self._pending_error = error
+        self.run_soon(self._process_failure)
+
+    def run_soon(self, function: Callable[[], None]) -> None:
+        """Run a function in the executor's thread. From any thread."""
+        executor = self.executor
+        if executor is not None:
+            executor.create_task(self._guard.wrap(function, "task"))
+
+    def request(self, transition: str) -> bool:
+        """Make a transition: configure, activate, deactivate, cleanup or shutdown.
+
+        In the executor's thread. Returns whether it went well; one that is not possible in the
+        present state is logged.
+        """
+        trigger = getattr(self, f"trigger_{transition}")
+        with self._transition_lock:
+            before = self.state
+            try:
+                good = trigger() == SUCCESS
+            except Exception as error:  # RCLError, which rclpy does not export everywhere
+                self.get_logger().error(f"cannot {transition} from {before}: {error}")
+                good = False
+            self.transition_ended()
+        return bool(good)
+
+    def transition_ended(self) -> None:
+        """Tell the world, after a transition has ended one way or the other."""
+        self._heartbeat.publish()
+        self.get_logger().info(f"state: {self.state}")
+        if self.state == "finalized":
+            self.when_finalized()
+
+    # --- transitions ------------------------------------------------------------------
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Read the parameters, then :meth:`configure`."""
+        return self._attempt("configure", self._configure)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Let publishers publish, then :meth:`activate`, then let callbacks in."""
+        return self._attempt("activate", lambda: self._activate(state))
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Keep callbacks out, undo :meth:`activate`, silence the publishers."""
+        if self._pending_error is not None:
+            error, self._pending_error = self._pending_error, None
+            self._log_failure("run", error)
+            return ERROR
+        return ERROR if self._undo("deactivate", active_only=True) else SUCCESS
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Undo :meth:`configure`."""
+        return ERROR if self._undo("clean up") else SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Undo everything, from whatever state. Ends in *finalized* in any case."""
+        return FAILURE if self._undo("shut down") else SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Undo everything that is left; the node can be configured again."""
+        self._undo("process an error")
+        return SUCCESS
+
+    # --- inside -----------------------------------------------------------------------
+
+    def _configure(self) -> None:
+        self._config = self._parameters_of_config.read()
+        for name, meant in self._parameters_of_config.unknown.items():
+            hint = f"; did you mean {meant!r}?" if meant else ""
+            self.get_logger().warning(f"parameter {name!r} is not known to this node{hint}")
+        with ExitStack() as stack:
+            self._collect(stack, self.configure)
+            self._configured = stack.pop_all()
+
+    def _activate(self, state: LifecycleState) -> None:
+        with ExitStack() as stack:
+            self._may_publish = True
+            stack.callback(self._silence)
+            super().on_activate(state)  # publishers made by create_lifecycle_publisher
+            stack.callback(super().on_deactivate, state)
+            self._collect(stack, self.activate)
+            self._activated = stack.pop_all()
+        self._is_active = True
+
+    def _silence(self) -> None:
+        self._may_publish = False
+
+    def _collect(self, stack: ExitStack, hook: Callable[[ExitStack], None]) -> None:
+        """Run a hook, during which endpoints register themselves with its stack."""
+        self._collecting = stack
+        try:
+            hook(stack)
+        finally:
+            self._collecting = None
+
+    def _attempt(self, what: str, action: Callable[[], None]) -> TransitionCallbackReturn:
+        try:
+            action()
+        except Exception as error:  # whatever a subclass raises
+            self._log_failure(what, error)
+            return FAILURE if isinstance(error, UserError) else ERROR
+        self._guard.resolve_transition()
+        self._since_s = time.monotonic()
+        return SUCCESS
+
+    def _undo(self, what: str, active_only: bool = False) -> bool:
+        """Undo in reverse order, whatever is raised; return whether anything was."""
+        self._is_active = False
+        failed = False
+        stacks = [self._activated] if active_only else [self._activated, self._configured]
+        for stack in stacks:
+            try:
+                stack.close()  # runs every callback, also after one has raised
+            except Exception as error:
+                self._log_failure(what, error)
+                failed = True
+        self._activated = ExitStack()
+        if not active_only:
+            self._configured = ExitStack()
+        self._since_s = time.monotonic()
+        return failed
+
+    def _log_failure(self, what: str, error: BaseException) -> None:
+        self._guard.transition_failed(what, error)
+
+    def _process_failure(self) -> None:
+        with self._transition_lock:
+            if self._pending_error is not None and self.state == "active":
+                self.request("deactivate")
+            self._pending_error = None
+
+    def _config_changed(self, old: Config, new: Config) -> None:
+        self._config = new
+        self._guard.wrap(self.reconfigure, "reconfigure")(old, new)
+
+    def _diagnostics_changed(self) -> None:
+        if self._publish_wanted:  # one publication says it all
+            return
+        self._publish_wanted = True
+        self.run_soon(self._publish_diagnostics)
+
+    def _publish_diagnostics(self) -> None:
+        self._publish_wanted = False
+        self._heartbeat.publish()
+
+    def _lifecycle_item(self) -> Item:
+        state_id, label = self._state_machine.current_state
+        error = self._guard.transition_error
+        level = Level.OK if error is None else Level.ERROR
+        if error is None and state_id == State.PRIMARY_STATE_FINALIZED:
+            level = Level.STALE
+        return Item(
+            "lifecycle",
+            level,
+            label if error is None else f"{label}; {error}",
+            {"state": label, "since_s": f"{time.monotonic() - self._since_s:.1f}"},
+        )

@@ -1,0 +1,243 @@
+"""ROS parameters of a node, declared from its configuration class and read back into it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.exceptions import ParameterUninitializedException
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from user_comm.parameter_values import (
+    MISSING,
+    ParameterField,
+    assemble,
+    parameter_fields,
+)
+from user_core.config import Config
+from user_core.errors import ConfigError, UserError
+
+C = TypeVar("C", bound=Config)
+_TYPES = {
+    "bool": Parameter.Type.BOOL,
+    "int": Parameter.Type.INTEGER,
+    "float": Parameter.Type.DOUBLE,
+    "str": Parameter.Type.STRING,
+    "yaml": Parameter.Type.STRING,
+    "bool[]": Parameter.Type.BOOL_ARRAY,
+    "int[]": Parameter.Type.INTEGER_ARRAY,
+    "float[]": Parameter.Type.DOUBLE_ARRAY,
+    "str[]": Parameter.Type.STRING_ARRAY,
+}
+_INT64 = 2**63 - 1
+_DOUBLE = 1.7976931348623157e308
+#: Parameters that rclpy declares or reads by itself.
+_OF_RCLPY = ("use_sim_time", "qos_overrides.", "start_type_description_service")
+
+
+class ConfigParameters(Generic[C]):
+    """The parameters of one node.
+
+    Declares one parameter per field, with description, unit, range and ``read_only``; reads
+    them back as a checked configuration; refuses a wrong change with the reason; and applies an
+    allowed one.
+
+    A wrong value from a launch file does not end the process: it is kept, and :meth:`read`
+    raises it, so that the node can say so on ``/diagnostics``.
+
+    Args:
+        node: Declares them.
+        cls: The configuration class.
+        on_change: Called with the old and the new configuration after a running node's
+            parameters were changed. What it raises is the caller's affair.
+        known: Parameters of the node that belong to others, for the search for typing errors.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        cls: type[C],
+        on_change: Callable[[C, C], None] | None = None,
+        known: Sequence[str] = (),
+    ) -> None:
+        self._node, self._cls, self._on_change = node, cls, on_change
+        self._fields = {field.name: field for field in parameter_fields(cls)}
+        self._wrong: dict[str, ConfigError] = {}
+        self._keys: list[str] = []
+        self._config: C | None = None
+        self._candidate: C | None = None
+        # rclpy has no public way to see overrides before a parameter is declared with a type.
+        overrides: Mapping[str, Parameter[Any]] = node._parameter_overrides
+        for field in self._fields.values():
+            self._declare(field, overrides)
+        self.unknown = self._find_unknown(overrides, known)
+        node.add_on_set_parameters_callback(self._check_change)
+        node.add_post_set_parameters_callback(self._apply_change)
+
+    def read(self) -> C:
+        """The configuration as the parameters are now. Raises ConfigError, naming the parameter."""
+        for error in self._wrong.values():
+            raise error
+        self._config = assemble(self._cls, self._values())
+        return self._config
+
+    def _declare(self, field: ParameterField, overrides: Mapping[str, Parameter[Any]]) -> None:
+        value = field.default
+        if field.name in overrides:
+            try:
+                value = _fitting(field, overrides[field.name].value)
+            except ConfigError as error:
+                self._wrong[field.name] = error
+        descriptor = _descriptor(field)
+        if value is MISSING:
+            descriptor.dynamic_typing = False
+            self._node.declare_parameter(
+                field.name, _TYPES[field.kind], descriptor, ignore_override=True
+            )
+        else:
+            try:
+                self._node.declare_parameter(field.name, value, descriptor, ignore_override=True)
+            except Exception as error:  # out of range: several classes, by distribution
+                self._wrong[field.name] = ConfigError(
+                    field.name, came=value, expected=field.constraints or str(error)
+                )
+                descriptor = _descriptor(field)
+                descriptor.dynamic_typing = False
+                self._node.declare_parameter(
+                    field.name, _TYPES[field.kind], descriptor, ignore_override=True
+                )
+        if field.mapping:
+            for name, parameter in overrides.items():
+                if name.startswith(field.name + "."):
+                    description = f"{field.setting.doc} (one key of {field.name})"
+                    self._node.declare_parameter(
+                        name,
+                        parameter.value,
+                        ParameterDescriptor(
+                            description=description, read_only=True, dynamic_typing=True
+                        ),
+                        ignore_override=True,
+                    )
+                    self._keys.append(name)
+
+    def _values(self) -> dict[str, Any]:
+        values = {}
+        for name in (*self._fields, *self._keys):
+            try:
+                value = self._node.get_parameter(name).value
+            except ParameterUninitializedException:
+                continue
+            if value is not None:
+                values[name] = _plain(value)
+        return values
+
+    def _check_change(self, parameters: Sequence[Parameter[Any]]) -> SetParametersResult:
+        ours = [p for p in parameters if p.name in self._fields]
+        if not ours:
+            return SetParametersResult(successful=True)
+        try:
+            values = self._values()
+            for parameter in ours:
+                field = self._fields[parameter.name]
+                if parameter.type_ is Parameter.Type.NOT_SET:
+                    raise ConfigError(field.name, came="no value", expected=field.kind)
+                values[field.name] = _fitting(field, parameter.value)
+            self._candidate = assemble(self._cls, values)
+        except UserError as error:
+            self._candidate = None
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    def _apply_change(self, parameters: Sequence[Parameter[Any]]) -> None:
+        old, new, self._candidate = self._config, self._candidate, None
+        if new is None or old is None:
+            return
+        self._config = new
+        if self._on_change is not None:
+            self._on_change(old, new)
+
+    def _find_unknown(
+        self, overrides: Mapping[str, Parameter[Any]], known: Sequence[str]
+    ) -> dict[str, str]:
+        """Overrides that nobody asked for, with the name that may have been meant.
+
+        Only a hint: a parameter file may serve several nodes.
+        """
+        names = [*self._fields, *known]
+        taken = {*names, *self._keys}
+        return {
+            name: next(iter(difflib.get_close_matches(name, names, n=1)), "")
+            for name in overrides
+            if name not in taken and not name.startswith(_OF_RCLPY)
+        }
+
+
+def _descriptor(field: ParameterField) -> ParameterDescriptor:
+    rule = field.setting
+    unit = f" [{rule.unit}]" if rule.unit else ""
+    descriptor = ParameterDescriptor(
+        name=field.name,
+        description=rule.doc + unit,
+        additional_constraints=field.constraints,
+        read_only=rule.read_only,
+        # An empty array has no type of its own in rclpy, and "not set" is no type at all.
+        dynamic_typing=field.optional or field.kind.endswith("[]"),
+    )
+    if rule.ge is None and rule.le is None:
+        return descriptor
+    if field.kind == "float":
+        descriptor.floating_point_range = [
+            FloatingPointRange(
+                from_value=-_DOUBLE if rule.ge is None else float(rule.ge),
+                to_value=_DOUBLE if rule.le is None else float(rule.le),
+            )
+        ]
+    elif field.kind == "int":
+        descriptor.integer_range = [
+            IntegerRange(
+                from_value=-_INT64 if rule.ge is None else int(rule.ge),
+                to_value=_INT64 if rule.le is None else int(rule.le),
+            )
+        ]
+    return descriptor
+
+
+def _fitting(field: ParameterField, value: Any) -> Any:
+    """The value in the field's type; an integer will do where a number is wanted."""
+    kind, value = field.kind, _plain(value)
+    if kind == "yaml":
+        return value if isinstance(value, str) else repr(value)
+    if kind.endswith("[]"):
+        if isinstance(value, list):
+            return [_fitting_scalar(kind[:-2], element, field) for element in value]
+    else:
+        return _fitting_scalar(kind, value, field)
+    raise ConfigError(field.name, came=f"{value!r} ({type(value).__name__})", expected=kind)
+
+
+def _fitting_scalar(kind: str, value: Any, field: ParameterField) -> Any:
+    if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    wanted = {"bool": bool, "int": int, "float": float, "str": str}[kind]
+    if not isinstance(value, wanted) or (kind == "int" and isinstance(value, bool)):
+        raise ConfigError(
+            f"parameter {field.name}",
+            came=f"{value!r} ({type(value).__name__})",
+            expected=field.kind + (f", {field.constraints}" if field.constraints else ""),
+        )
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """Arrays of rclpy (array.array, tuple) as lists."""
+    if isinstance(value, (str, bytes, bool, int, float)) or value is None:
+        return value
+    return list(value)

@@ -1,0 +1,51 @@
+"""A publisher of one topic of the table, that takes core values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+
+
+class TopicPublisher:
+    """Encodes and publishes; silent while its node is not active. May be used from any thread.
+
+    Args:
+        node: Publishes.
+        topic: Name of the topic, relative to the node's namespace.
+        message_type: Class of the message.
+        encode: Value to message.
+        profile: Quality of service.
+        may_publish: Whether the node's state allows it now.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        topic: str,
+        message_type: type[Any],
+        encode: Callable[..., Any],
+        profile: QoSProfile,
+        may_publish: Callable[[], bool],
+    ) -> None:
+        self._node, self._encode, self._may_publish = node, encode, may_publish
+        self.publisher = node.create_publisher(message_type, topic, profile)
+        self.topic = self.publisher.topic_name
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody listens now: what is dear to make need not be made otherwise."""
+        return self.publisher.get_subscription_count() > 0
+
+    def publish(self, value: Any, **options: Any) -> bool:
+        """Encode with ``options`` and publish; False if the node is not active."""
+        if not self._may_publish():
+            return False
+        self.publisher.publish(self._encode(value, **options))
+        return True
+
+    def destroy(self) -> None:
+        """Stop publishing."""
+        self._node.destroy_publisher(self.publisher)

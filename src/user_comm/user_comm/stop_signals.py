@@ -1,0 +1,83 @@
+"""SIGINT and SIGTERM as a call from a thread."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+#: How long an orderly end may take before the process is ended anyway, seconds.
+STOP_TIMEOUT_S = 20.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopSignals:
+    """While entered, calls ``on_stop`` with the signal's name on the first SIGINT or SIGTERM.
+
+    An executor waits in C, where Python's own signal handlers never run. The interpreter's
+    wakeup descriptor is written to all the same; a thread reads it. (Masking the signals and
+    waiting for them would be simpler, but child processes inherit the mask.)
+
+    Further signals are ignored: ``ros2 launch`` and a terminal both send SIGINT. If the context
+    is not left in time, all stacks are printed and the process ends with exit code 1.
+
+    Outside the main thread, where Python allows no handlers, this does nothing.
+    """
+
+    def __init__(self, on_stop: Callable[[str], None], timeout_s: float = STOP_TIMEOUT_S) -> None:
+        self._on_stop, self._timeout_s = on_stop, timeout_s
+        self._left = threading.Event()
+        self._old: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        self._old_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        for number in _SIGNALS:
+            self._old[number] = signal.signal(number, _noted)
+        self._thread = threading.Thread(target=self._wait, name="stop signals", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._left.set()
+        if not self._old:
+            return
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._old_fd)
+        with contextlib.suppress(OSError):
+            self._writer.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._reader.close()
+        self._writer.close()
+
+    def _wait(self) -> None:
+        while data := self._reader.recv(1):
+            if data[0] in _SIGNALS:
+                break
+        else:
+            return
+        self._on_stop(signal.Signals(data[0]).name)
+        if not self._left.wait(self._timeout_s):
+            print(f"no orderly end within {self._timeout_s:g} s; ending", file=sys.stderr)
+            faulthandler.dump_traceback()
+            os._exit(1)
+
+
+def _noted(number: int, frame: Any) -> None:
+    """The handler that keeps the default action from happening."""

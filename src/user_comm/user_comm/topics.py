@@ -1,0 +1,230 @@
+"""The one table of topics and services: name, type, direction, quality of service, and why.
+
+Names are relative: a deployment puts every robot, and each learner, into a namespace of its
+own. The table is plain data (no ROS needed to read it); ``docs/reference/topics.md`` and
+``user topics`` are printed from it.
+
+Reliability is a property of the *pair*: a reader may ask for less than the writer offers,
+so everything that is offered reliably here can also be read with best effort (rviz, a
+dashboard across a bad network), and a slow reader of that kind never holds a robot up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from string import Formatter
+
+from user_comm.quality import COMMAND, LATCHED, SENSOR, STATUS, Quality
+from user_core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One topic.
+
+    Attributes:
+        name: Relative name; ``{camera}`` and the like are filled in by :meth:`at`.
+        type: Message type, ``package/msg/Name``.
+        source: Who publishes.
+        target: Who subscribes.
+        quality: How it is carried.
+        why: What it is for, and why it is carried this way.
+    """
+
+    name: str
+    type: str
+    source: str
+    target: str
+    quality: Quality
+    why: str
+
+    def at(self, **places: str) -> Topic:
+        """The topic with its placeholders filled in, ``CAMERA_IMAGE.at(camera="wrist")``."""
+        wanted = set(placeholders(self.name))
+        if wanted != places.keys():
+            raise ConfigError(
+                f"places of topic {self.name!r}",
+                came=sorted(places),
+                expected=sorted(wanted),
+            )
+        return replace(self, name=self.name.format(**places))
+
+
+@dataclass(frozen=True)
+class Service:
+    """One service.
+
+    Attributes:
+        name: Relative name; ``~/`` stands for the name of the node that offers it.
+        type: Service type, ``package/srv/Name``.
+        server: Who offers it.
+        client: Who calls it.
+        why: What it is for.
+    """
+
+    name: str
+    type: str
+    server: str
+    client: str
+    why: str
+
+
+def placeholders(name: str) -> Iterator[str]:
+    """The names in braces in a topic's name."""
+    return (field for _, field, _, _ in Formatter().parse(name) if field)
+
+
+OBSERVATION = Topic(
+    "observation", "user_msgs/msg/Observation", "hal", "actor, teleop",
+    Quality(depth=2),
+    "All arrays of one reading, taken together. Reliable, because with a lockstep robot "
+    "somebody waits for each one; two are kept, so that the last of an episode is not "
+    "pushed out by the first of the next.",
+)  # fmt: skip
+ACTION = Topic(
+    "action", "user_msgs/msg/ActionChunk", "actor", "hal",
+    COMMAND,
+    "What the robot is to do next. Only the newest counts; the watchdog of the safety gate "
+    "stops the robot when none comes.",
+)  # fmt: skip
+ROBOT_SPEC = Topic(
+    "robot_spec", "user_msgs/msg/RobotSpec", "hal", "actor, teleop, learner",
+    LATCHED,
+    "What the robot shows and takes; policies are built from it. Said once, kept for those "
+    "who come later.",
+)  # fmt: skip
+SAFETY_STATUS = Topic(
+    "safety_status", "user_msgs/msg/SafetyStatus", "hal", "actor, teleop, people",
+    LATCHED,
+    "State of the safety gate, on change and once a second; a node that starts late must "
+    "know at once whether the robot is stopped.",
+)  # fmt: skip
+INTERVENTION = Topic(
+    "intervention", "user_msgs/msg/Intervention", "teleop", "actor",
+    COMMAND,
+    "What a person wants now. Labels (success, failure) must not be lost, therefore reliable.",
+)  # fmt: skip
+JOINT_STATES = Topic(
+    "joint_states", "sensor_msgs/msg/JointState", "hal", "rviz, robot_state_publisher, rosbag2",
+    Quality(depth=10),
+    "Joints as everybody in ROS expects them. Reliable, because common readers ask for it.",
+)  # fmt: skip
+TCP_POSE = Topic(
+    "tcp_pose", "geometry_msgs/msg/PoseStamped", "hal", "rviz, rosbag2",
+    SENSOR, "Tool centre point in the base frame.",
+)  # fmt: skip
+TCP_TWIST = Topic(
+    "tcp_twist", "geometry_msgs/msg/TwistStamped", "hal", "rviz, rosbag2",
+    SENSOR, "Velocity of the tool centre point in the base frame.",
+)  # fmt: skip
+WRENCH = Topic(
+    "wrench", "geometry_msgs/msg/WrenchStamped", "hal", "rviz, rosbag2",
+    SENSOR, "Force and torque at the tool centre point.",
+)  # fmt: skip
+GRIPPER = Topic(
+    "gripper", "sensor_msgs/msg/JointState", "hal", "rviz, rosbag2",
+    SENSOR,
+    "Opening of the gripper, 0 closed to 1 open, as a joint named `gripper`: unlike "
+    "std_msgs/Float64 it carries a stamp.",
+)  # fmt: skip
+CAMERA_IMAGE = Topic(
+    "camera/{camera}/image_raw", "sensor_msgs/msg/Image", "hal", "rviz, rosbag2",
+    SENSOR, "Pictures for people and other nodes; only made while somebody subscribes.",
+)  # fmt: skip
+CAMERA_INFO = Topic(
+    "camera/{camera}/camera_info", "sensor_msgs/msg/CameraInfo", "hal", "rviz, rosbag2",
+    SENSOR, "Size and, where it is known, calibration of the camera, with each picture.",
+)  # fmt: skip
+MARKERS = Topic(
+    "markers", "visualization_msgs/msg/MarkerArray", "hal", "rviz",
+    Quality(depth=10),
+    "Goal, workspace box and who is acting. Reliable, because rviz asks for it.",
+)  # fmt: skip
+TRAJECTORY = Topic(
+    "trajectory", "user_msgs/msg/TrajectoryChunk", "actor", "replay",
+    Quality(depth=64),
+    "What was experienced, from the outbox. Reliable and deep enough for all chunks that may "
+    "be under way; what is lost all the same (restart, cut link) is sent again for want of an "
+    "ack.",
+)  # fmt: skip
+TRAJECTORY_ACK = Topic(
+    "trajectory_ack", "user_msgs/msg/TrajectoryAck", "replay", "actor",
+    Quality(depth=64),
+    "What is durable. Cumulative, so that a later ack stands for those that were lost; one "
+    "topic for all actors, each takes its own.",
+)  # fmt: skip
+POLICY = Topic(
+    "policy", "user_msgs/msg/PolicyVersion", "learner", "actor",
+    LATCHED,
+    "Announcement of the newest version; an actor that starts late gets it too. The bytes "
+    "are pulled over Zenoh.",
+)  # fmt: skip
+EPISODE_RESULT = Topic(
+    "episode_result", "user_msgs/msg/EpisodeResult", "actor", "people, dashboards",
+    STATUS, "What came of each episode.",
+)  # fmt: skip
+ACTOR_STATUS = Topic(
+    "actor_status", "user_msgs/msg/ActorStatus", "actor", "people, dashboards, scheduler",
+    STATUS, "How an actor is doing, once a second.",
+)  # fmt: skip
+REPLAY_STATUS = Topic(
+    "replay_status", "user_msgs/msg/ReplayStatus", "replay", "people, dashboards, scheduler",
+    STATUS, "How the store is doing, once a second.",
+)  # fmt: skip
+LEARNER_STATUS = Topic(
+    "learner_status", "user_msgs/msg/LearnerStatus", "learner", "people, dashboards, scheduler",
+    STATUS, "How the learner is doing, once a second.",
+)  # fmt: skip
+RESOURCES = Topic(
+    "resources", "user_msgs/msg/ResourceArray", "resource_agent", "scheduler",
+    Quality(depth=16, durability=LATCHED.durability),
+    "Robots, cameras, teleops and GPUs of a host, on change and every few seconds; several "
+    "agents share the topic.",
+)  # fmt: skip
+DIAGNOSTICS = Topic(
+    "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "every node", "people, lifecycle_manager",
+    STATUS,
+    "Health of every node, once a second (its heartbeat) and on change; absolute, as REP-107 "
+    "wants it.",
+)  # fmt: skip
+
+TOPICS: tuple[Topic, ...] = (
+    OBSERVATION, ACTION, ROBOT_SPEC, SAFETY_STATUS, INTERVENTION, JOINT_STATES, TCP_POSE,
+    TCP_TWIST, WRENCH, GRIPPER, CAMERA_IMAGE, CAMERA_INFO, MARKERS, TRAJECTORY, TRAJECTORY_ACK,
+    POLICY, EPISODE_RESULT, ACTOR_STATUS, REPLAY_STATUS, LEARNER_STATUS, RESOURCES, DIAGNOSTICS,
+)  # fmt: skip
+
+RESET = Service(
+    "~/reset", "user_msgs/srv/ResetRobot", "hal", "actor",
+    "Bring the robot to the start of an episode; returns the first observation.",
+)  # fmt: skip
+EMERGENCY_STOP = Service(
+    "~/emergency_stop", "std_srvs/srv/Trigger", "hal", "people, any node",
+    "Stop, and stay stopped until it is reset. Needs no lease.",
+)  # fmt: skip
+RESET_EMERGENCY_STOP = Service(
+    "~/reset_emergency_stop", "std_srvs/srv/Trigger", "hal", "people",
+    "Let commands pass again after an emergency stop.",
+)  # fmt: skip
+ACQUIRE_LEASE = Service(
+    "~/acquire_lease", "user_msgs/srv/AcquireLease", "hal, scheduler", "actor, scheduler",
+    "Get the right to use a resource for a limited time.",
+)  # fmt: skip
+RENEW_LEASE = Service(
+    "~/renew_lease", "user_msgs/srv/RenewLease", "hal, scheduler", "actor, scheduler",
+    "Prolong a lease that one holds.",
+)  # fmt: skip
+RELEASE_LEASE = Service(
+    "~/release_lease", "user_msgs/srv/ReleaseLease", "hal, scheduler", "actor, scheduler",
+    "Give a lease back; a robot comes to a safe stop.",
+)  # fmt: skip
+LIST_RESOURCES = Service(
+    "~/list_resources", "user_msgs/srv/ListResources", "scheduler", "people, actor",
+    "Which resources there are, and who uses them.",
+)  # fmt: skip
+
+SERVICES: tuple[Service, ...] = (
+    RESET, EMERGENCY_STOP, RESET_EMERGENCY_STOP, ACQUIRE_LEASE, RENEW_LEASE, RELEASE_LEASE,
+    LIST_RESOURCES,
+)  # fmt: skip
