@@ -23,7 +23,10 @@ setup(
         "user.robots": ["fake = user_core.fakes.robot:FakeRobot"],
         "user.cameras": ["fake = user_core.fakes.camera:FakeCamera"],
         "user.teleops": ["fake = user_core.fakes.teleop:FakeTeleop"],
-        "user.policies": ["linear_gaussian = user_core.fakes.policy:LinearGaussianPolicy"],
+        "user.policies": [
+            "linear_gaussian = user_core.fakes.policy:LinearGaussianPolicy",
+            "tanh_gaussian = user_core.policies.tanh_gaussian:TanhGaussianPolicy",
+        ],
         "user.rewards": ["task = user_core.rewards.task:TaskReward"],
         "user.algorithms": ["rwr = user_core.fakes.algorithm:RewardWeightedRegression"],
     },

@@ -19,4 +19,11 @@ setup(
     install_requires=["setuptools"],
     extras_require={"test": ["pytest"]},
     zip_safe=False,
+    entry_points={
+        "user.algorithms": [
+            "bc = user_learner.algorithms.bc:BC",
+            "rlpd = user_learner.algorithms.rlpd:RLPD",
+            "sac = user_learner.algorithms.sac:SAC",
+        ],
+    },
 )

@@ -268,9 +268,13 @@ class Algorithm(ABC):
 
     Config: ClassVar[type[Config]] = Config
 
+    #: Gradient updates that one call of :meth:`update` makes, each on its share of the batch:
+    #: the caller draws this many times the batch size at once.
+    updates_per_call: int = 1
+
     @abstractmethod
     def update(self, batch: Batch) -> Mapping[str, float]:
-        """Make one gradient update; return metrics for people."""
+        """Make ``updates_per_call`` gradient updates; return metrics for people."""
 
     @abstractmethod
     def policy_arrays(self) -> dict[str, Array]:

@@ -22,10 +22,11 @@ def check_algorithm(
         twin: A second, built alike; takes over the first one's state.
         policy: A policy of the actor's, which takes the weights.
         spec: The robot spec that all were built for.
-        batch_size: Rows of a batch.
+        batch_size: Rows of a batch for one gradient update.
     """
     report = Report(f"algorithm {type(algorithm).__module__}.{type(algorithm).__qualname__}")
     rng = np.random.default_rng(0)
+    batch_size *= algorithm.updates_per_call
     with report.promise("update takes a batch and gives finite metrics") as seen:
         for _ in range(3):
             metrics = algorithm.update(_random_batch(spec, batch_size, rng))

@@ -1,0 +1,220 @@
+"""The tanh-Gaussian policy: numpy and torch are the same function."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from user_core.conformance import check_policy
+from user_core.errors import ConfigError, PolicyError, SpecError
+from user_core.policies import policy_config_hash
+from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
+from user_core.policies.tanh_gaussian_torch import (
+    distribution,
+    encode,
+    log_probability,
+    normalise,
+    squash,
+)
+from user_core.specs import ArraySpec, RobotSpec
+
+STATE = {
+    "joint_position": ArraySpec((3,), low=(-2.0, 0.0, -1.0), high=(2.0, 1.0, 1.0)),
+    "wrench": ArraySpec((6,)),
+    "contact": ArraySpec((2,), "bool"),
+    "counter": ArraySpec((), "int64"),
+}
+PICTURES = {
+    "image_front": ArraySpec((20, 24, 3), "uint8"),
+    "image_wrist": ArraySpec((16, 16, 3), "uint8"),
+}
+ACTION = ArraySpec((3,), low=(-1.0, -0.1, 0.0), high=(1.0, 0.1, 1.0))
+
+
+def spec_of(observation):
+    return RobotSpec("arm", observation, ACTION)
+
+
+def make(observation=STATE, **settings):
+    return TanhGaussianPolicy(
+        TanhGaussianConfig(**{"hidden": (32, 16), **settings}), spec_of(observation)
+    )
+
+
+def trained(policy, seed=0):
+    """Weights that are not near zero, so that mistakes show."""
+    rng = np.random.default_rng(seed)
+    return {
+        name: array + 0.3 * rng.standard_normal(array.shape).astype(np.float32)
+        for name, array in policy.arrays().items()
+    }
+
+
+def observations(spec, count, seed=1):
+    rng = np.random.default_rng(seed)
+    return [{k: v.sample(rng) for k, v in spec.observation.items()} for _ in range(count)]
+
+
+def torch_means(policy, rows):
+    """The squashed means of a batch, by the learner's functions."""
+    features = policy.layout.features
+    parameters = {name: torch.from_numpy(a) for name, a in policy.arrays().items()}
+    batch = {name: np.stack([row[name] for row in rows]) for name in policy.spec.observation}
+    x = normalise(parameters, torch.from_numpy(features.vectors(batch, len(rows))))
+    if features.image_names:
+        images = {name: torch.from_numpy(batch[name]) for name in features.image_names}
+        x = torch.cat([x, encode(parameters, images, features)], 1)
+    mean, log_std = distribution(parameters, x, policy.layout)
+    return mean.tanh().numpy(), log_std.numpy()
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("observation", [STATE, STATE | PICTURES, PICTURES])
+def test_actor_and_learner_compute_the_same(observation, layer_norm):
+    policy = make(observation, layer_norm=layer_norm, image_channels=(4, 8), image_embedding=7)
+    policy.load(trained(policy))
+    rows = observations(policy.spec, 9)
+    means, _ = torch_means(policy, rows)
+    for row, mean in zip(rows, means, strict=True):
+        action = policy.act(row, deterministic=True)[0]
+        expected = policy.layout.action_middle + policy.layout.action_half * mean
+        np.testing.assert_allclose(action, expected, rtol=2e-5, atol=2e-6)
+    assert np.abs(np.diff(means, axis=0)).max() > 0.05  # it does look at the observation
+
+
+def test_samples_have_the_distribution_that_the_learner_thinks_they_have():
+    policy = make(seed=3)
+    arrays = trained(policy)
+    arrays["head.weight"] *= 0.02  # keep away from where float32 tanh cannot be inverted
+    arrays["head.bias"][:] = (0.5, -0.8, 0.0, -1.0, -0.5, 0.0)
+    policy.load(arrays)
+    row = observations(policy.spec, 1)[0]
+    raw = []
+    for _ in range(4000):
+        action = policy.act(row)[0]
+        unit = (action - policy.layout.action_middle) / policy.layout.action_half
+        raw.append(np.arctanh(np.clip(unit, -0.999999, 0.999999)))
+    means, log_std = torch_means(policy, [row])
+    std = np.exp(log_std[0])
+    np.testing.assert_allclose((np.mean(raw, 0) - np.arctanh(means[0])) / std, 0, atol=0.08)
+    np.testing.assert_allclose(np.std(raw, 0) / std, 1, atol=0.06)
+
+
+@pytest.mark.parametrize("observation", [STATE, STATE | PICTURES])
+def test_it_keeps_the_promises_of_a_policy(observation):
+    policy = make(observation, image_channels=(4,))
+    check_policy(policy, policy.spec).require()
+
+
+def test_a_density_integrates_to_one_and_inverts():
+    mean, log_std = torch.tensor([[0.4]]), torch.tensor([[-0.7]])
+    grid = torch.linspace(-0.9995, 0.9995, 20001)[:, None]
+    density = log_probability(mean, log_std, grid, margin=1e-5).exp()
+    assert torch.trapezoid(density, grid[:, 0]).item() == pytest.approx(1, abs=2e-3)
+    action, log_prob = squash(mean, log_std, torch.tensor([[0.3]]))
+    assert log_probability(mean, log_std, action).item() == pytest.approx(log_prob.item(), abs=1e-4)
+
+
+def test_a_density_far_out_stays_finite():
+    action, log_prob = squash(torch.full((1, 2), 80.0), torch.zeros(1, 2), torch.zeros(1, 2))
+    assert torch.isfinite(log_prob).all()
+    assert torch.isfinite(log_probability(torch.zeros(1, 2), torch.zeros(1, 2), action)).all()
+
+
+def test_numbers_within_bounds_reach_the_network_from_minus_one_to_one():
+    layout = make().layout.features
+    assert layout.state_names == ("contact", "counter", "joint_position", "wrench")
+    low = {k: v.low_array if v.low is not None else v.zeros() for k, v in STATE.items()}
+    scaled = (layout.vector(low) - layout.offset) * layout.scale
+    np.testing.assert_allclose(scaled, [0 - 1, 0 - 1, 0, -1, -1, -1, 0, 0, 0, 0, 0, 0])
+    huge = {"x": ArraySpec((2,), low=(-3.4e38, -1.0), high=(3.4e38, 3.0))}
+    layout = make(huge).layout.features
+    np.testing.assert_allclose(layout.scale, [1, 0.5])
+    np.testing.assert_allclose(layout.offset, [0, 1])
+
+
+def test_chosen_observations_are_the_only_ones_that_count():
+    policy = make(observations=("wrench",))
+    policy.load(trained(policy))
+    row, other = observations(policy.spec, 2)
+    mixed = {**other, "wrench": row["wrench"]}
+    same = policy.act(row, deterministic=True), policy.act(mixed, deterministic=True)
+    np.testing.assert_array_equal(*same)
+    with pytest.raises(SpecError, match="joint_speed"):
+        make(observations=("joint_speed",))
+
+
+def test_an_actor_without_pictures_never_imports_torch():
+    program = (
+        "import sys, numpy as np\n"
+        "from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy\n"
+        "from user_core.specs import ArraySpec, RobotSpec\n"
+        "spec = RobotSpec('r', {'x': ArraySpec((2,))}, ArraySpec((1,), low=-1., high=1.))\n"
+        "policy = TanhGaussianPolicy(TanhGaussianConfig(), spec)\n"
+        "policy.load(policy.arrays())\n"
+        "policy.act({'x': np.zeros(2, np.float32)})\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_weights_that_are_not_finite_are_refused_whole():
+    policy = make()
+    before = policy.act(observations(policy.spec, 1)[0], deterministic=True)
+    arrays = trained(policy)
+    arrays["layer1.bias"][3] = np.nan
+    with pytest.raises(PolicyError, match=r"layer1\.bias.*not finite"):
+        policy.load(arrays)
+    after = policy.act(observations(policy.spec, 1)[0], deterministic=True)
+    np.testing.assert_array_equal(before, after)
+
+
+def test_loaded_weights_are_its_own():
+    policy = make()
+    arrays, row = trained(policy), observations(policy.spec, 1)[0]
+    policy.load(arrays)
+    before = policy.act(row, deterministic=True)
+    arrays["head.bias"] += 1
+    np.testing.assert_array_equal(before, policy.act(row, deterministic=True))
+
+
+@pytest.mark.parametrize(
+    "action", [ArraySpec((1,), "int64", 0, 3), ArraySpec((2,)), ArraySpec((2,), low=-1.0)]
+)
+def test_actions_it_cannot_squash_are_refused(action):
+    with pytest.raises(SpecError, match="finite bounds"):
+        TanhGaussianPolicy(TanhGaussianConfig(), RobotSpec("r", STATE, action))
+
+
+def test_the_configuration_hash_says_what_weights_fit():
+    spec = spec_of(STATE)
+    same = policy_config_hash("tanh_gaussian", TanhGaussianConfig(), spec)
+    assert same == policy_config_hash("tanh_gaussian", TanhGaussianConfig(seed=9), spec)
+    renamed = RobotSpec("other", STATE, ACTION, lockstep=True)
+    assert same == policy_config_hash("tanh_gaussian", TanhGaussianConfig(), renamed)
+    different = {
+        policy_config_hash("tanh_gaussian", TanhGaussianConfig(layer_norm=True), spec),
+        policy_config_hash("other", TanhGaussianConfig(), spec),
+        policy_config_hash("tanh_gaussian", TanhGaussianConfig(), spec_of(STATE | PICTURES)),
+        policy_config_hash(
+            "tanh_gaussian", TanhGaussianConfig(), RobotSpec("arm", STATE, ACTION, period_s=0.05)
+        ),
+        same,
+    }
+    assert len(different) == 5
+
+
+def test_plain_data_and_configuration_hash_alike():
+    spec = spec_of(STATE)
+    name = "user_core.policies.tanh_gaussian:TanhGaussianPolicy"
+    assert policy_config_hash(name, {"hidden": [256, 256]}, spec) == policy_config_hash(
+        name, TanhGaussianConfig(), spec
+    )
+    with pytest.raises(ConfigError, match="hiden"):
+        policy_config_hash(name, {"hiden": [3]}, spec)
+
+
+def test_a_log_std_range_the_wrong_way_round_is_refused():
+    with pytest.raises(ConfigError, match="log_std_min"):
+        TanhGaussianConfig(log_std_min=1.0, log_std_max=0.0)

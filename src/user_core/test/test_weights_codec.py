@@ -1,0 +1,177 @@
+"""Weights as safetensors bytes: what goes in comes out, and nothing else gets in."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given
+from hypothesis import strategies as st
+from user_core.codecs.safetensors import FileLimits, pack, unpack
+from user_core.codecs.weights import content_hash, decode_version, encode_version
+from user_core.errors import CodecError, PolicyError, UserError
+from user_core.specs import DTYPES
+from user_core.types import PolicyVersion
+
+
+def arrays():
+    rng = np.random.default_rng(0)
+    return {
+        "trunk.weight": rng.standard_normal((5, 3)).astype(np.float32),
+        "bias": rng.standard_normal(3),
+        "mask": np.array([True, False, True]),
+        "scalar": np.array(7, np.int64),
+        "empty": np.zeros((0, 4), np.float16),
+    }
+
+
+def version(**changes):
+    return PolicyVersion(
+        **{
+            "number": 12,
+            "arrays": arrays(),
+            "config_hash": "c" * 64,
+            "update": 3400,
+            "environment_steps": 99,
+            "created_ns": 1_700_000_000_000_000_000,
+            **changes,
+        }
+    )
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name, array in one.items():
+        assert array.dtype == other[name].dtype
+        np.testing.assert_array_equal(array, other[name])
+
+
+def test_a_version_comes_back_whole():
+    sent = version()
+    came = decode_version(
+        encode_version(sent), config_hash="c" * 64, expected_hash=content_hash(sent)
+    )
+    assert_same(came.arrays, sent.arrays)
+    for name in ("number", "config_hash", "update", "environment_steps", "created_ns"):
+        assert getattr(came, name) == getattr(sent, name)
+    assert not came.arrays["bias"].flags.writeable
+
+
+def test_equal_versions_give_equal_bytes_in_any_order_of_names():
+    backwards = version(arrays=dict(reversed(arrays().items())))
+    assert encode_version(version()) == encode_version(backwards)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_safetensors_package_reads_what_we_write_and_we_what_it_writes(dtype):
+    data = {"b": np.arange(6).reshape(2, 3).astype(dtype), "a": np.ones(5, dtype)}
+    assert_same(safetensors.numpy.load(b"".join(pack(data, {"k": "v"}))), data)
+    came, metadata = unpack(safetensors.numpy.save(data, {"k": "v"}))
+    assert_same(came, data)
+    assert metadata == {"k": "v"}
+
+
+def test_arrays_are_aligned_and_not_copied():
+    data = {"odd": np.ones(3, np.uint8), "wide": np.ones(2), "big": np.ones(1000, np.float32)}
+    pieces = pack(data, {})
+    assert any(np.shares_memory(np.frombuffer(p, np.uint8), data["big"]) for p in pieces[1:])
+    for array in unpack(b"".join(pieces))[0].values():
+        assert array.flags.aligned
+
+
+@given(st.data())
+def test_any_flipped_bit_is_noticed(data):
+    good = encode_version(version())
+    place = data.draw(st.integers(0, len(good) * 8 - 1))
+    bad = bytearray(good)
+    bad[place // 8] ^= 1 << (place % 8)
+    try:
+        came = decode_version(bytes(bad))
+    except UserError:
+        return
+    # What is left are bytes that mean nothing, such as a space of JSON.
+    assert content_hash(came) == content_hash(version())
+    assert_same(came.arrays, arrays())
+
+
+@given(st.binary(max_size=400))
+def test_noise_is_refused(noise):
+    with pytest.raises(CodecError):
+        unpack(noise)
+
+
+@given(st.integers(0, 2**32), st.integers(0, 60))
+def test_a_file_that_is_cut_off_is_refused(_, missing):
+    good = encode_version(version())
+    with pytest.raises(UserError):
+        decode_version(good[: len(good) - 1 - missing])
+
+
+def crafted(header, body=b"\0" * 8):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (struct.pack("<Q", 2**63), "header"),
+        (crafted([1]), "mapping"),
+        (crafted(b"[" * 100_000), "JSON"),
+        (crafted(b'{"a": 1, "a": 2}'), "twice"),
+        (crafted({"a": entry("F128")}), "dtype"),
+        (crafted({"a": entry(shape=(-2,))}), "shape"),
+        (crafted({"a": entry(shape=(True, 2))}), "shape"),
+        (crafted({"a": entry(shape=(1,) * 9)}), "shape"),
+        (crafted({"a": entry(shape=(2**62, 4))}), "bytes"),
+        (crafted({"a": entry(shape=(2**62, 0), offsets=(0, 0))}), "bytes"),
+        (crafted({"a": entry(), "b": entry()}), "start"),
+        (crafted({"a": entry(shape=(1,), offsets=(4, 8))}), "start"),
+        (crafted({"a": entry(shape=(1,), offsets=(0, 4))}), "all arrays"),
+        (crafted({"a": {**entry(), "code": "x"}}), "keys"),
+        (crafted({"": entry()}), "characters"),
+        (crafted({"a": entry(), "__metadata__": {"x": 1}}), "metadata"),
+    ],
+)
+def test_crafted_headers_are_refused(data, message):
+    with pytest.raises(CodecError, match=message):
+        unpack(data)
+
+
+def test_limits_hold_before_anything_is_made():
+    data = encode_version(version())
+    with pytest.raises(CodecError, match="size"):
+        unpack(data, FileLimits(total_bytes=100))
+    with pytest.raises(CodecError, match="header"):
+        unpack(data, FileLimits(header_bytes=10))
+    with pytest.raises(CodecError, match="arrays"):
+        unpack(data, FileLimits(tensors=4))
+    with pytest.raises(CodecError, match="characters"):
+        unpack(data, FileLimits(name_length=5))
+
+
+def test_foreign_and_mistaken_versions_are_refused():
+    data = encode_version(version())
+    with pytest.raises(PolicyError, match="configuration of policy version 12"):
+        decode_version(data, config_hash="d" * 64)
+    with pytest.raises(PolicyError, match="content hash"):
+        decode_version(data, expected_hash=content_hash(version(number=13)))
+    layout = arrays() | {"bias": np.zeros(4)}
+    with pytest.raises(PolicyError, match=r"bias.*float64\[3\]"):
+        decode_version(data, layout=layout)
+    assert decode_version(data, layout=arrays()).number == 12
+
+
+def test_other_safetensors_files_are_no_policy():
+    with pytest.raises(CodecError, match="format"):
+        decode_version(b"".join(pack(arrays(), {})))
+
+
+def test_python_objects_cannot_be_written():
+    with pytest.raises(CodecError, match="object"):
+        pack({"x": np.array([object()])}, {})

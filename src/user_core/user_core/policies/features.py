@@ -1,0 +1,86 @@
+"""Which arrays of an observation a network sees, in which order and on which scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from user_core.errors import SpecError
+from user_core.specs import Array, Arrays, ArraySpec, RobotSpec
+
+#: A bound beyond this says "no bound" (Gymnasium writes 3.4e38), and would scale all to nothing.
+_LARGEST_BOUND = 1e6
+
+
+def is_image(spec: ArraySpec) -> bool:
+    """Whether an array is a picture: uint8, height x width x 3."""
+    return spec.dtype == "uint8" and len(spec.shape) == 3 and spec.shape[2] == 3
+
+
+class FeatureLayout:
+    """The inputs of a network: numbers in one vector, pictures apart.
+
+    Numbers are all arrays that are no pictures, flattened and joined in sorted order of their
+    names. ``offset`` and ``scale`` bring those with finite bounds to -1 to 1 by
+    ``(x - offset) * scale``; the others stay as they are.
+
+    Args:
+        spec: The robot's.
+        names: Arrays to use; empty for all.
+
+    Raises:
+        SpecError: A name that the robot does not have, or no array at all.
+
+    Attributes:
+        state_names: Arrays in the vector, sorted.
+        image_names: Pictures, sorted.
+        state_size: Length O of the vector.
+        offset: (O,) float32.
+        scale: (O,) float32.
+    """
+
+    def __init__(self, spec: RobotSpec, names: Sequence[str] = ()) -> None:
+        unknown = sorted(set(names) - set(spec.observation))
+        if unknown:
+            raise SpecError(
+                "observations of a policy", came=unknown, expected=sorted(spec.observation)
+            )
+        chosen = sorted(names or spec.observation)
+        self.specs = {name: spec.observation[name] for name in chosen}
+        self.image_names = tuple(n for n in chosen if is_image(self.specs[n]))
+        self.state_names = tuple(n for n in chosen if n not in self.image_names)
+        self.state_size = sum(self.specs[n].size for n in self.state_names)
+        if not self.image_names and not self.state_size:
+            raise SpecError(
+                f"observations of {spec.robot!r}", came="no numbers, no pictures",
+                expected="something to look at",
+            )  # fmt: skip
+        pairs = [_normalisation(self.specs[name]) for name in self.state_names]
+        empty = np.zeros(0, np.float32)
+        self.offset = np.concatenate([empty, *(offset for offset, _ in pairs)])
+        self.scale = np.concatenate([empty, *(scale for _, scale in pairs)])
+
+    def vector(self, observation: Arrays) -> Array:
+        """The numbers of one observation, not normalised: (O,) float32."""
+        if not self.state_names:
+            return np.zeros(0, np.float32)
+        parts = [observation[name].ravel() for name in self.state_names]
+        return np.concatenate(parts, dtype=np.float32, casting="unsafe")
+
+    def vectors(self, observation: Arrays, rows: int) -> Array:
+        """The numbers of ``rows`` observations, each array (rows, ...): (rows, O) float32."""
+        parts = [np.asarray(observation[n]).reshape(rows, -1) for n in self.state_names]
+        if not parts:
+            return np.zeros((rows, 0), np.float32)
+        return np.concatenate(parts, axis=1, dtype=np.float32, casting="unsafe")
+
+
+def _normalisation(spec: ArraySpec) -> tuple[Array, Array]:
+    """Offset and scale of one array, flat, that bring its bounds to -1 and 1."""
+    low, high = (a.ravel().astype(np.float64) for a in (spec.low_array, spec.high_array))
+    half = (high - low) / 2
+    usable = (np.maximum(np.abs(low), np.abs(high)) <= _LARGEST_BOUND) & (half > 0)
+    offset = np.where(usable, (low + high) / 2, 0.0)
+    scale = np.where(usable, 1 / np.where(usable, half, 1.0), 1.0)
+    return offset.astype(np.float32), scale.astype(np.float32)

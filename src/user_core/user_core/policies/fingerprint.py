@@ -1,0 +1,40 @@
+"""What weights were made for, as one hash."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from user_core.config import Config, from_mapping, to_mapping
+from user_core.plugins import load
+from user_core.specs import RobotSpec, digest
+
+#: Who drives and how time passes does not change what the numbers mean.
+_NOT_IN_HASH = ("robot", "lockstep", "task_reward")
+
+
+def policy_config_hash(name: str, config: Config | Mapping[str, Any], spec: RobotSpec) -> str:
+    """SHA-256 of a policy's plugin name, configuration and specs.
+
+    Weights fit an actor when this is equal on both sides. ``seed`` does not count: robots that
+    share a policy should explore differently. Nor does the robot's name.
+
+    Args:
+        name: Name of the policy plugin.
+        config: Its configuration, or plain data for it (then the plugin is imported, so that
+            a default left out and one written down are the same).
+        spec: What the policy was built for.
+
+    Raises:
+        ConfigError: Plain data that is no configuration of this plugin.
+        PluginError: There is no such plugin.
+    """
+    typed = config if isinstance(config, Config) else from_mapping(_config_of(name), config)
+    settings = {key: value for key, value in to_mapping(typed).items() if key != "seed"}
+    specs = {key: value for key, value in spec.to_dict().items() if key not in _NOT_IN_HASH}
+    return digest({"policy": name, "config": settings, "spec": specs})
+
+
+def _config_of(name: str) -> type[Config]:
+    config: type[Config] = load("policies", name).Config
+    return config

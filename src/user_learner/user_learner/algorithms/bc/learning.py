@@ -1,0 +1,85 @@
+"""The update of behaviour cloning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from user_core.errors import PluginError, StoreError
+from user_core.interfaces import Algorithm, Policy
+from user_core.policies.tanh_gaussian import TanhGaussianPolicy
+from user_core.policies.tanh_gaussian_torch import log_probability
+from user_core.specs import Array, RobotSpec
+from user_core.types import Batch
+from user_learner.algorithms.bc.config import BCConfig
+from user_learner.algorithms.bc.networks import PolicyNetworks
+from user_learner.algorithms.common.distributed import rank
+from user_learner.algorithms.common.minibatches import Minibatcher
+from user_learner.algorithms.common.optimizer import FlatAdam
+
+
+class BC(Algorithm):
+    """Makes the actions in the data likely. Draw from demonstrations only to clone these.
+
+    Args:
+        config: Parameters.
+        spec: The robot's.
+        policy: A tanh-Gaussian policy; its weights are the first ones.
+    """
+
+    Config = BCConfig
+
+    def __init__(self, config: BCConfig, spec: RobotSpec, policy: Policy) -> None:
+        if not isinstance(policy, TanhGaussianPolicy):
+            raise PluginError(
+                "policy of BC", came=type(policy).__name__,
+                expected="the policy plugin tanh_gaussian",
+            )  # fmt: skip
+        self.config = config
+        device = torch.device(config.device)
+        self.networks = PolicyNetworks(policy.layout, policy.arrays(), device)
+        self.generator = torch.Generator(device).manual_seed(config.seed + rank())
+        self._minibatcher = Minibatcher(policy.layout, device)
+        self._optimizer = FlatAdam(self.networks.policy, config.learning_rate, config.max_grad_norm)
+        self._updates = 0
+
+    def update(self, batch: Batch) -> Mapping[str, float]:
+        (minibatch,) = self._minibatcher.cut(batch, 1, self.networks.inputs)
+        mean, log_std = self.networks.distribution(
+            minibatch, self.config.image_shift, self.generator
+        )
+        error = (mean.tanh() - minibatch.action).square().mean()
+        likelihood = log_probability(mean, log_std, minibatch.action).mean()
+        loss = -likelihood if self.config.loss == "likelihood" else error
+        self.networks.policy.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        self._updates += 1
+        values = torch.stack([likelihood.detach(), error.detach()]).tolist()
+        return {"log_likelihood": values[0], "squared_error": values[1]}
+
+    def policy_arrays(self) -> dict[str, Array]:
+        return self.networks.policy_arrays()
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "updates": self._updates,
+            "policy": self.policy_arrays(),
+            "optimizer": self._optimizer.state(),
+            "generator": self.generator.get_state().numpy().copy(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        if set(state) != set(self.state()):
+            raise StoreError("state of BC", came=sorted(state), expected=sorted(self.state()))
+        networks = self.networks
+        policy = dict(state["policy"])
+        for name, tensor in networks.inputs.items():
+            tensor.copy_(torch.from_numpy(np.array(policy.pop(name))))
+        networks.policy.load(policy, "BC")
+        self._optimizer.load_state(state["optimizer"], "BC")
+        self.generator.set_state(torch.from_numpy(np.array(state["generator"])))
+        self._updates = int(state["updates"])

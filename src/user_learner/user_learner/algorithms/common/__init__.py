@@ -1,0 +1,1 @@
+"""What several algorithms use: parameters in one tensor, ensembles, minibatches, distribution."""

@@ -1,0 +1,166 @@
+"""Checkpoints: one safetensors file each, whole or not there, verified before use.
+
+Arrays of the state are tensors of the file; the rest is JSON in its metadata, with a SHA-256
+over both. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from user_core.codecs.safetensors import FileLimits, pack, unpack
+from user_core.errors import CodecError, ConfigError, StoreCorrupt, UserError
+from user_core.specs import difference
+from user_learner.training.files import sync_directory, write_atomically
+from user_learner.training.tree import flatten, unflatten
+
+FORMAT = "user.checkpoint.1"
+_LIMITS = FileLimits(tensors=100_000, header_bytes=64 * 2**20, total_bytes=2**40)
+_NAME = re.compile(r"checkpoint-(\d{12})\.safetensors")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What stands beside the state.
+
+    Attributes:
+        update: Gradient updates made.
+        environment_steps: Steps collected online.
+        policy_version: Newest policy version that was published.
+        created_ns: When it was taken, nanoseconds since the epoch.
+    """
+
+    update: int
+    environment_steps: int
+    policy_version: int
+    created_ns: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state that was written, or is to be."""
+
+    info: CheckpointInfo
+    state: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """Name of its file."""
+        return f"checkpoint-{self.info.update:012d}.safetensors"
+
+
+class CheckpointStore:
+    """The checkpoints of one run, in a directory of their own.
+
+    Args:
+        directory: Made when it is not there.
+        identity: Plain data that says what the state belongs to (algorithm, configuration,
+            specs); a checkpoint with another one is not used.
+        keep: Newest checkpoints that are kept.
+    """
+
+    def __init__(self, directory: Path, identity: Mapping[str, Any], keep: int = 3) -> None:
+        self.directory, self._keep = directory, keep
+        self._identity: dict[str, Any] = json.loads(json.dumps(identity))
+        self.refused: list[str] = []
+        directory.mkdir(parents=True, exist_ok=True)
+        for leftover in directory.glob(".checkpoint-*.tmp"):  # of a write that was cut off
+            leftover.unlink()
+
+    def write(self, checkpoint: Checkpoint) -> Path:
+        """Write durably, then drop the oldest. Raises OSError when the disk does not take it."""
+        arrays, rest = flatten(checkpoint.state)
+        text = json.dumps(
+            {"info": asdict(checkpoint.info), "identity": self._identity, "state": rest}
+        )
+        body = pack(arrays, {})[1:]
+        metadata = {"format": FORMAT, "content": text, "sha256": _hash(text, body)}
+        path = self.directory / checkpoint.name
+        write_atomically(path, pack(arrays, metadata))
+        for old in self._paths()[self._keep :]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def newest(self) -> Checkpoint | None:
+        """The newest checkpoint that is whole and belongs here; None when there is none.
+
+        Those that are not are moved to ``refused/`` with the reason beside them, logged, and
+        listed in :attr:`refused`.
+        """
+        for path in self._paths():
+            try:
+                return self.read(path)
+            except (UserError, OSError) as error:
+                self._refuse(path, str(error))
+        return None
+
+    def read(self, path: Path) -> Checkpoint:
+        """Read and verify one file.
+
+        Raises:
+            StoreCorrupt: It is damaged.
+            ConfigError: It belongs to another configuration; the differences are listed.
+        """
+        try:
+            data = path.read_bytes()
+            arrays, metadata = unpack(data, _LIMITS, path.name)
+            header = 8 + int.from_bytes(data[:8], "little")
+            text = metadata["content"]
+            found = _hash(text, [memoryview(data)[header:]])
+            if metadata["format"] != FORMAT or found != metadata["sha256"]:
+                raise StoreCorrupt(
+                    f"checkpoint {path.name}", came=f"{metadata['format']}, SHA-256 {found}",
+                    expected=f"{FORMAT}, SHA-256 {metadata['sha256']}",
+                )  # fmt: skip
+            content = json.loads(text)
+            info = CheckpointInfo(**content["info"])
+        except (CodecError, KeyError, TypeError, ValueError) as error:
+            raise StoreCorrupt(f"checkpoint {path.name} is damaged", came=str(error)) from error
+        if content["identity"] != self._identity:
+            raise ConfigError(
+                f"checkpoint {path.name} belongs to another configuration",
+                came="; ".join(difference(self._identity, content["identity"])),
+                expected="the first of each pair, which is configured now",
+                cure="Configure it as it was, or go on without this checkpoint",
+            )
+        return Checkpoint(info, unflatten(arrays, content["state"]))
+
+    def refuse(self, checkpoint: Checkpoint, reason: str) -> None:
+        """Set one aside that was whole, but could not be used."""
+        self._refuse(self.directory / checkpoint.name, reason)
+
+    def _paths(self) -> list[Path]:
+        """All checkpoints, the newest first."""
+        found = [path for path in self.directory.iterdir() if _NAME.fullmatch(path.name)]
+        return sorted(found, key=lambda path: path.name, reverse=True)
+
+    def _refuse(self, path: Path, reason: str) -> None:
+        _log.warning("checkpoint set aside: %s", reason)
+        self.refused.append(reason)
+        aside = self.directory / "refused"
+        try:
+            aside.mkdir(exist_ok=True)
+            target, count = aside / path.name, 1
+            while target.exists():
+                target, count = aside / f"{path.name}.{count}", count + 1
+            os.replace(path, target)
+            target.with_name(f"{target.name}.reason.txt").write_text(reason + "\n")
+            sync_directory(self.directory)
+        except OSError as error:
+            _log.warning("%s could not be moved: %s", path, error)
+
+
+def _hash(text: str, pieces: list[Any]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()

@@ -1,0 +1,291 @@
+"""The training loop: draw, update, publish, keep; never waiting for anything but data."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from user_core.errors import UserError
+from user_core.interfaces import Algorithm, PolicySink, TransitionSource
+from user_learner.training.background import LatestWorker
+from user_learner.training.checkpoint import Checkpoint, CheckpointInfo, CheckpointStore
+from user_learner.training.config import TrainingConfig
+from user_learner.training.prefetch import Drawn, Prefetcher
+from user_learner.training.progress import LearnerState, Means, Progress, Rate
+from user_learner.training.publisher import PolicyPublisher, Weights
+from user_learner.training.together import GO, STOP, WAIT, agreed, is_first
+from user_learner.training.torch_setup import configure_torch
+from user_learner.training.utd import UtdLimiter
+from user_learner.training.version_counter import VersionCounter
+
+_IDLE_S = 0.005
+_DATA_TIMEOUT_S = 0.1
+
+
+class TrainingDiverged(UserError):
+    """An update gave numbers that are not finite; the newest checkpoint is from before."""
+
+    code = "training_diverged"
+
+
+class TrainingLoop:
+    """Trains until it is finished or stopped.
+
+    :meth:`run` belongs to one thread, the training thread; all else may be called from any.
+    Policy versions and checkpoints leave on threads of their own: the training thread only
+    copies what they need.
+
+    Args:
+        config: Parameters.
+        algorithm: Gets the batches.
+        source: Gives them. Where it has ``state`` and ``load_state``, checkpoints hold them.
+        sink: Takes policy versions.
+        environment_steps: How many steps have been collected online so far, in this run.
+        directory: Of the run, for checkpoints and the counter of policy versions.
+        identity: What checkpoints belong to, see :func:`~user_learner.training.identity_of`.
+        config_hash: What the weights are made for, see
+            :func:`~user_core.policies.policy_config_hash`.
+        on_metrics: Called by the training thread every ``metrics_period_s``; must return soon.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        algorithm: Algorithm,
+        source: TransitionSource,
+        sink: PolicySink,
+        *,
+        environment_steps: Callable[[], int],
+        directory: Path,
+        identity: Mapping[str, Any],
+        config_hash: str = "",
+        on_metrics: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self.config, self.algorithm, self.source = config, algorithm, source
+        self.limiter = UtdLimiter(config.utd)
+        self.checkpoints = CheckpointStore(
+            directory / "checkpoints", identity, config.checkpoints_kept
+        )
+        self._environment_steps, self._on_metrics = environment_steps, on_metrics
+        self._counter = VersionCounter(directory / "policy_version")
+        self._publisher = PolicyPublisher(sink, self._counter, config_hash)
+        self._keeper: LatestWorker[Checkpoint] = LatestWorker("checkpoints", self._keep)
+        rows = config.batch_size * algorithm.updates_per_call
+        self._prefetcher = Prefetcher(source, rows, config.prefetch)
+        self._drawn: Drawn | None = None
+        self._source_state: Any = None
+        self._state, self._metrics = LearnerState.WAITING, dict[str, float]()
+        self._update = self._steps = 0
+        self._checkpoint_update = -1
+        self._means, self._rate, self._waited = Means(), Rate(), Rate()
+        self._wake = threading.Condition()
+        self._paused = self._stopped = False
+        now_s = time.monotonic()
+        self._published, self._kept, self._shown = (0, -math.inf), (0, now_s), now_s
+
+    def restore(self) -> CheckpointInfo | None:
+        """Go on from the newest checkpoint that is whole and belongs here, if there is one."""
+        fresh = self.algorithm.state()
+        while (found := self.checkpoints.newest()) is not None:
+            try:
+                self._load(found.state)
+                break
+            except (UserError, KeyError, TypeError) as error:  # whole, but not what it should be
+                self.checkpoints.refuse(found, f"{type(error).__name__}: {error}")
+                self.algorithm.load_state(fresh)
+        if found is None:
+            return None
+        self._update, self._steps = found.info.update, found.info.environment_steps
+        self._counter.raise_to(found.info.policy_version)
+        self._checkpoint_update = self._update
+        self._published, self._kept = (self._update, -math.inf), (self._update, time.monotonic())
+        return found.info
+
+    def run(self) -> None:
+        """Train until :meth:`stop`, or until ``max_updates``.
+
+        Raises:
+            TrainingDiverged: An update gave numbers that are not finite.
+            Exception: Whatever algorithm or source raise.
+        """
+        configure_torch(self.config.threads)
+        completed = False
+        try:
+            self._publish()  # robots need something to act on
+            while True:
+                decision = self.step()
+                if decision == STOP:
+                    break
+                if decision == WAIT:
+                    with self._wake:
+                        self._wake.wait_for(lambda: self._stopped, _IDLE_S)
+                self._show()
+            completed = True
+        finally:
+            self._wind_down(completed)
+
+    def step(self) -> int:
+        """Make one call of ``update``, if it is its time.
+
+        Returns:
+            ``GO`` when it was made, ``WAIT`` when not, ``STOP`` when there is nothing left to do.
+        """
+        decision = agreed(self._decide())
+        if decision != GO:
+            return decision
+        assert self._drawn is not None
+        drawn, self._drawn = self._drawn, None
+        self._state = LearnerState.TRAINING
+        metrics = self.algorithm.update(drawn.batch)
+        self._source_state = drawn.source_state
+        self._update += self.algorithm.updates_per_call
+        bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if bad:
+            raise TrainingDiverged(
+                f"update {self._update}", came=f"{', '.join(bad)} not finite",
+                expected="finite metrics", cure="Smaller learning rates, or max_grad_norm",
+            )  # fmt: skip
+        self._means.add(metrics)
+        self._rate.add(self.algorithm.updates_per_call)
+        if is_first():
+            self._hand_out()
+        return GO
+
+    def pause(self) -> None:
+        """Make no updates until :meth:`proceed`."""
+        with self._wake:
+            self._paused = True
+
+    def proceed(self) -> None:
+        """Go on after :meth:`pause`."""
+        with self._wake:
+            self._paused = False
+
+    def stop(self) -> None:
+        """Let :meth:`run` keep a last checkpoint and return. Idempotent."""
+        with self._wake:
+            self._stopped = True
+            self._wake.notify_all()
+
+    def progress(self) -> Progress:
+        """How it is going."""
+        return Progress(
+            self._state,
+            self._update,
+            self._steps,
+            self.limiter.ratio(self._update),
+            self.limiter.target,
+            self._rate.per_s(),
+            min(1.0, self._waited.per_s()),
+            self._publisher.newest,
+            self._publisher.period_s,
+            self._checkpoint_update,
+            self._metrics,
+            tuple(self._warnings()),
+        )
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        self.algorithm.load_state(state["algorithm"])
+        self.limiter.load_state(state["limiter"])
+        self._source_state = state["source"]
+        if self._source_state is not None and hasattr(self.source, "load_state"):
+            self.source.load_state(self._source_state)
+
+    def _decide(self) -> int:
+        """Whether this process would go on now; says why not in the state."""
+        finished = (
+            self.config.max_updates is not None and self._update >= self.config.max_updates
+        )
+        if self._stopped or finished:
+            self._state = LearnerState.FINISHED if finished else self._state
+            return STOP
+        self._steps = max(self._steps, self._environment_steps())
+        self.limiter.observe(self._steps, self._update)
+        if self._paused:
+            self._state = LearnerState.PAUSED
+        elif not self.limiter.permits(self._update, self.algorithm.updates_per_call):
+            early = self._steps < self.config.utd.learning_starts
+            self._state = LearnerState.WAITING if early else LearnerState.LIMITED
+        elif self._ready():
+            return GO
+        return WAIT
+
+    def _ready(self) -> bool:
+        """Whether a batch is there; waits for it a little."""
+        if self._drawn is None:
+            start_s = time.monotonic()
+            self._drawn = self._prefetcher.take(_DATA_TIMEOUT_S)
+            self._waited.add(time.monotonic() - start_s)
+        if self._drawn is None:
+            self._state = LearnerState.WAITING
+        return self._drawn is not None
+
+    def _hand_out(self) -> None:
+        """Publish and keep, when their time has come."""
+        config, now_s = self.config, time.monotonic()
+        update, since_s = self._published
+        due = self._update - update >= config.publish_every_updates
+        if due and now_s - since_s >= config.publish_period_s:
+            self._publish()
+        update, since_s = self._kept
+        due = self._update - update >= config.checkpoint_every_updates
+        if due and now_s - since_s >= config.checkpoint_period_s and not self._keeper.busy:
+            self._take_checkpoint()
+
+    def _publish(self) -> None:
+        self._published = (self._update, time.monotonic())
+        if is_first():
+            arrays = self.algorithm.policy_arrays()
+            self._publisher.offer(Weights(arrays, self._update, self._steps))
+
+    def _take_checkpoint(self) -> None:
+        self._kept = (self._update, time.monotonic())
+        state = {
+            "algorithm": self.algorithm.state(),
+            "limiter": self.limiter.state(),
+            "source": self._source_state,
+        }
+        info = CheckpointInfo(self._update, self._steps, self._counter.last, time.time_ns())
+        self._keeper.offer(Checkpoint(info, state))
+
+    def _keep(self, checkpoint: Checkpoint) -> None:
+        self.checkpoints.write(checkpoint)
+        self._checkpoint_update = checkpoint.info.update
+
+    def _show(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._shown >= self.config.metrics_period_s:
+            self._shown = now_s
+            self._metrics = self._means.take() or self._metrics
+            if self._on_metrics is not None and is_first():
+                self._on_metrics(self.progress())
+
+    def _wind_down(self, completed: bool) -> None:
+        self._prefetcher.close()
+        if completed and is_first():
+            if self._published[0] != self._update:
+                self._publish()
+            if self._checkpoint_update != self._update:
+                self._keeper.flush()
+                self._take_checkpoint()
+        self._publisher.close()
+        self._keeper.close()
+
+    def _warnings(self) -> list[str]:
+        found = [f"checkpoint set aside: {reason}" for reason in self.checkpoints.refused]
+        if self._publisher.error is not None:
+            found.append(f"policy version not published: {self._publisher.error}")
+        if self._keeper.error is not None:
+            found.append(f"checkpoint not written: {self._keeper.error}")
+        if self._state is LearnerState.WAITING and self._prefetcher.reason:
+            found.append(f"no data: {self._prefetcher.reason}")
+        if self.limiter.forgiven:
+            found.append(
+                f"learner slower than robots: {self.limiter.ratio(self._update):.3g} updates a "
+                f"step instead of {self.limiter.target:g}"
+            )
+        return found
