@@ -1,0 +1,184 @@
+"""The sender on simulated links: an event loop in virtual time, no threads, no sleeping."""
+
+import heapq
+import itertools
+import random
+
+import pytest
+from user_actor.outbox.database import Entry
+from user_actor.outbox.sender import Sender
+from user_actor.outbox.window import DeliveryWindow
+
+KB = 1000
+
+
+class Link:
+    """A link with rate, delay and loss, and a store with cumulative acks at its end."""
+
+    def __init__(self, sizes, bytes_per_s, delay_s, loss=0.0, seed=0, schemas=None, repeat=0.0):
+        self.entries = [
+            Entry(i + 1, size, schemas[i] if schemas else "s") for i, size in enumerate(sizes)
+        ]
+        self.window = DeliveryWindow(64 * KB, 8000 * KB, 0.5, 10.0)
+        self.sender = Sender(self.upcoming, self.window)
+        self.bytes_per_s, self.delay_s, self.loss, self.repeat = bytes_per_s, delay_s, loss, repeat
+        self.random = random.Random(seed)
+        self.now_s, self.free_s = 0.0, 0.0
+        self.events, self.order = [], itertools.count()
+        self.stored, self.up_to, self.cut_until_s = set(), 0, 0.0
+        self.sent, self.waits_s, self.sent_schemas = 0, [], []
+        self.acknowledged = 0
+
+    def upcoming(self, after, limit):
+        return self.entries[after : after + limit]
+
+    def at(self, when_s, action, *arguments):
+        heapq.heappush(self.events, (when_s, next(self.order), action, arguments))
+
+    def arrives(self, entry):
+        self.stored.add(entry.sequence)
+        while self.up_to + 1 in self.stored:
+            self.up_to += 1
+        for _ in range(1 + (self.random.random() < self.repeat)):
+            self.back(self.up_to)
+
+    def back(self, number):
+        if self.now_s >= self.cut_until_s and self.random.random() >= self.loss:
+            late_s = self.random.random() * self.repeat
+            self.at(self.now_s + self.delay_s + late_s, self.answer, number)
+
+    def answer(self, number):
+        self.acknowledged = max(self.acknowledged, number)
+        self.sender.acknowledge(number, self.now_s)
+
+    def pump(self):
+        while (entry := self.sender.take(self.now_s)) is not None:
+            under_way = self.sender.bytes_under_way
+            assert under_way <= self.window.nbytes or under_way == entry.nbytes
+            self.sent += 1
+            self.sent_schemas.append((entry.schema_hash, self.acknowledged, entry.sequence))
+            self.free_s = max(self.free_s, self.now_s) + entry.nbytes / self.bytes_per_s
+            self.waits_s.append(self.free_s - self.now_s - entry.nbytes / self.bytes_per_s)
+            if self.now_s >= self.cut_until_s and self.random.random() >= self.loss:
+                self.at(self.free_s + self.delay_s, self.arrives, entry)
+
+    def run(self, limit_s=10_000.0):
+        """Until all is acknowledged; return the virtual time that took."""
+        while self.acknowledged < len(self.entries):
+            self.pump()
+            wait_s = self.sender.wait_s(self.now_s)
+            wake_s = float("inf") if wait_s is None else self.now_s + max(wait_s, 1e-6)
+            if self.events and self.events[0][0] <= wake_s:
+                self.now_s, _, action, arguments = heapq.heappop(self.events)
+                action(*arguments)
+            else:
+                self.now_s = wake_s
+            assert self.now_s < limit_s, f"stuck at {self.acknowledged}"
+        return self.now_s
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_everything_arrives_over_a_bad_link(seed):
+    rng = random.Random(seed)
+    sizes = [rng.randint(1 * KB, 256 * KB) for _ in range(200)]
+    link = Link(sizes, 2500 * KB, 0.04, loss=0.2, repeat=0.3, seed=seed)
+    link.run()
+    assert link.stored == set(range(1, 201))
+
+
+def test_a_good_link_is_used_and_its_queue_stays_short():
+    link = Link([64 * KB] * 400, 2500 * KB, 0.04)  # 20 Mbit/s, 80 ms there and back
+    took_s = link.run()
+    ideal_s = 400 * 64 / 2500 + 0.08
+    assert took_s < 1.15 * ideal_s
+    assert link.sent == 400
+    late = sorted(link.waits_s[50:])
+    assert late[int(0.99 * len(late))] < 0.15  # what a control message would wait behind it
+
+
+@pytest.mark.parametrize(("bytes_per_s", "delay_s"), [(125 * KB, 0.3), (10**9, 0.0005)])
+def test_slow_and_fast_links_are_used_too(bytes_per_s, delay_s):
+    link = Link([32 * KB] * 300, bytes_per_s, delay_s)
+    took_s = link.run()
+    assert took_s < 1.6 * (300 * 32 * KB / bytes_per_s + 2 * delay_s) + 0.2
+    assert link.sent < 310
+
+
+def test_a_chunk_larger_than_the_window_passes_alone():
+    link = Link([500 * KB, 10 * KB, 500 * KB], 2500 * KB, 0.01)
+    link.run()
+    assert link.stored == {1, 2, 3}
+
+
+def test_a_cut_costs_resending_and_nothing_else():
+    link = Link([64 * KB] * 100, 2500 * KB, 0.04)
+    link.cut_until_s = 30.0
+    took_s = link.run()
+    assert 30 < took_s < 30 + 10 + 100 * 64 / 2500 + 5
+    assert link.sent < 100 + 40  # it asked rarely while nothing answered
+
+
+def test_what_was_sent_by_an_earlier_process_may_be_acknowledged_now():
+    link = Link([10 * KB] * 20, 2500 * KB, 0.01)
+    link.acknowledged = 15
+    link.sender.acknowledge(15, 0.0)
+    link.up_to, link.stored = 15, set(range(1, 16))
+    link.run()
+    assert link.sent == 5
+
+
+def test_old_answers_change_nothing():
+    link = Link([10 * KB] * 3, 2500 * KB, 0.01)
+    sender = link.sender
+    assert sender.take(0.0).sequence == 1
+    assert sender.acknowledge(1, 0.1)
+    assert not sender.acknowledge(1, 0.2)
+    assert not sender.acknowledge(0, 0.3)
+    assert sender.take(0.3).sequence == 2
+
+
+def test_of_the_next_schema_nothing_is_sent_before_all_of_the_last_is_acknowledged():
+    schemas = ["a"] * 30 + ["b"] * 30 + ["a"] * 30
+    link = Link([5 * KB] * 90, 2500 * KB, 0.04, loss=0.1, schemas=schemas)
+    link.run()
+    for schema, acknowledged, sequence in link.sent_schemas:
+        if schema == "b":
+            assert acknowledged >= 30
+        elif sequence > 60:
+            assert acknowledged >= 60
+
+
+def test_hold_waits_and_then_starts_with_the_oldest():
+    link = Link([10 * KB] * 5, 2500 * KB, 0.01)
+    sender = link.sender
+    assert [sender.take(0.0).sequence for _ in range(3)] == [1, 2, 3]
+    sender.hold(1.0)
+    wait_s = sender.wait_s(1.0)
+    assert 0 < wait_s <= 10
+    assert sender.take(1.0) is None
+    assert sender.take(1.0 + wait_s).sequence == 1
+
+
+def test_the_window_shrinks_when_nothing_comes_back_and_never_below_its_minimum():
+    window = DeliveryWindow(64 * KB, 8000 * KB, 0.5, 10.0)
+    for i in range(40):
+        window.on_answer(0.05, True, float(i))
+    grown = window.nbytes
+    assert grown > 500 * KB
+    window.on_timeout()
+    assert window.nbytes == pytest.approx(grown / 2, abs=1)
+    for _ in range(20):
+        window.on_timeout()
+    assert window.nbytes == 64 * KB
+    assert window.timeout_s == 10.0
+    window.on_answer(None, True, 50.0)
+    assert window.timeout_s == 10.0  # a chunk that was sent twice measures nothing
+    window.on_answer(0.05, True, 50.0)
+    assert window.timeout_s < 1.0
+
+
+def test_the_window_does_not_grow_while_there_is_little_to_send():
+    window = DeliveryWindow(64 * KB, 8000 * KB, 0.5, 10.0)
+    for i in range(40):
+        window.on_answer(0.05, False, float(i))
+    assert window.nbytes == 64 * KB

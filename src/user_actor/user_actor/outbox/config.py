@@ -1,0 +1,65 @@
+"""Parameters of the outbox."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from user_core.config import Config, setting
+from user_core.errors import ConfigError
+
+KIB, MIB, GIB = 2**10, 2**20, 2**30
+
+
+@dataclass(frozen=True)
+class OutboxConfig(Config):
+    """Parameters of :class:`~user_actor.outbox.Outbox`."""
+
+    directory: Path = setting(
+        Path("outbox"), doc="Where outboxes live; each actor has a folder of its own in it."
+    )
+    chunk_s: float = setting(0.5, doc="Longest time that one chunk collects steps.", unit="s", gt=0)
+    chunk_bytes: int = setting(
+        256 * KIB, doc="Largest size of a chunk; a larger single row is a chunk.", unit="B", ge=KIB
+    )
+    quota_bytes: int = setting(
+        8 * GIB, doc="Disk that unacknowledged data may fill.", unit="B", ge=MIB
+    )
+    min_free_bytes: int = setting(256 * MIB, doc="What must stay free on the disk.", unit="B", ge=0)
+    memory_bytes: int = setting(
+        64 * MIB, doc="Steps in memory that wait for the disk, at most.", unit="B", ge=MIB
+    )
+    durability: Literal["full", "normal"] = setting(
+        "full",
+        doc="full: a committed step survives a power cut; normal: it survives the end of the "
+        "process, and a power cut may cost the last seconds.",
+    )
+    window_min_bytes: int = setting(
+        64 * KIB, doc="Sent and unacknowledged data that is always allowed.", unit="B", ge=KIB
+    )
+    window_max_bytes: int = setting(
+        8 * MIB, doc="Sent and unacknowledged data, at most.", unit="B", ge=KIB
+    )
+    resend_min_s: float = setting(
+        0.5, doc="Shortest time after which a chunk is sent again.", unit="s", gt=0
+    )
+    resend_max_s: float = setting(
+        10.0, doc="Longest time after which a chunk is sent again.", unit="s", gt=0
+    )
+    rebind_after_s: float = setting(
+        15.0,
+        doc="Silence of the store after which another that answers in its place is taken for "
+        "its successor.",
+        unit="s",
+        gt=0,
+    )
+
+    def validate(self) -> None:
+        for low, high in (
+            ("window_min_bytes", "window_max_bytes"),
+            ("resend_min_s", "resend_max_s"),
+            ("chunk_bytes", "memory_bytes"),
+        ):
+            if getattr(self, low) > getattr(self, high):
+                raise ConfigError(low, came=getattr(self, low), expected=f"at most {high}")

@@ -1,0 +1,221 @@
+"""The thread that owns the outbox file: takes steps and answers, and makes both durable."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from user_core.types import (
+    EpisodeResult,
+    FinalObservation,
+    Step,
+    TrajectoryAck,
+    TrajectorySchema,
+)
+
+from user_actor.outbox.answers import Answers
+from user_actor.outbox.cutter import ChunkCutter
+from user_actor.outbox.database import Entry, OutboxDatabase
+from user_actor.outbox.drafts import Draft, to_chunk
+from user_actor.outbox.progress import EpisodeProgress
+from user_actor.outbox.reserve import Reserve
+
+_RETRY_S = 0.25
+_FORGET_WITHIN_S = 0.5
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An acknowledgement, and when it came (monotonic seconds)."""
+
+    ack: TrajectoryAck
+    at_s: float
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A chunk could not be read."""
+
+    incarnation: int
+    sequence: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Flush:
+    """To set ``done`` once all that came before is committed."""
+
+    done: threading.Event
+
+
+Item = EpisodeProgress | Step | FinalObservation | EpisodeResult | Answer | Damaged | Flush
+
+
+class OutboxWriter:
+    """Takes items from a queue and commits them in groups. One thread.
+
+    While the disk does not take them, it keeps them and tries again: nothing is dropped.
+
+    Args:
+        database: The file; nobody else writes to it.
+        cutter: Cuts steps into chunks.
+        answers: Applies what the store says.
+        reserve: Space for deleting on a full disk.
+        schema: Columns of the chunks.
+        robot: Name of the robot.
+        task: Name of the task.
+        on_commit: Called in this thread with the new chunks of each commit.
+
+    Attributes:
+        items: Where to put items; never blocks.
+        committed_rows: Rows made durable by this process.
+        trouble: Why the last commit failed; empty if it did not.
+        free_bytes: What is free on the disk.
+    """
+
+    def __init__(
+        self,
+        database: OutboxDatabase,
+        cutter: ChunkCutter,
+        answers: Answers,
+        reserve: Reserve,
+        schema: TrajectorySchema,
+        robot: str,
+        task: str,
+        on_commit: Callable[[Sequence[Entry]], None],
+    ) -> None:
+        self._database, self._cutter, self._answers = database, cutter, answers
+        self._reserve = reserve
+        self._schema, self._robot, self._task = schema, robot, task
+        self._on_commit = on_commit
+        self._drafts: list[Draft] = []
+        self._flushes: list[Flush] = []
+        self._forget_by_s: float | None = None
+        self._stop_by_s: float | None = None
+        self.items: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
+        self.committed_rows = 0
+        self.trouble = ""
+        try:
+            reserve.hold()
+        except OSError as error:
+            self.trouble = str(error)
+        self.free_bytes = self._measure_free()
+        self._thread = threading.Thread(target=self._run, name="outbox-writer", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Commit what is there and end; False if the disk did not take it in time."""
+        self._stop_by_s = time.monotonic() + timeout_s
+        self.items.put(None)
+        self._thread.join(timeout_s + 10)
+        return not self._thread.is_alive() and not self._drafts
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._gather()
+                self._commit()
+                self.trouble = ""
+            except Exception as error:  # whatever it is, it must not cost the data
+                if not self.trouble:
+                    expected = isinstance(error, (sqlite3.Error, OSError))
+                    _log.error("outbox %s", self._database.path, exc_info=not expected)
+                self.trouble = str(error) or type(error).__name__
+                time.sleep(_RETRY_S)
+            self.free_bytes = self._measure_free()
+            if self._has_ended():
+                return
+
+    def _has_ended(self) -> bool:
+        if self._stop_by_s is None or not self.items.empty():
+            return False
+        return not self._drafts or time.monotonic() > self._stop_by_s
+
+    def _gather(self) -> None:
+        """Wait for something to do, then take all that is there."""
+        wait_s = 0.0 if self._drafts else self._patience_s()
+        try:
+            self._take(self.items.get(wait_s != 0, wait_s))
+            while True:
+                self._take(self.items.get_nowait())
+        except queue.Empty:
+            self._drafts += self._cutter.due()
+
+    def _patience_s(self) -> float | None:
+        """How long nothing needs to be done, seconds; None: until something comes."""
+        waits = [self._cutter.wait_s()]
+        if self._forget_by_s is not None:
+            waits.append(max(0.0, self._forget_by_s - time.monotonic()))
+        return min((wait for wait in waits if wait is not None), default=None)
+
+    def _take(self, item: Item | None) -> None:
+        if item is None:
+            self._drafts += self._cutter.rest()
+        elif isinstance(item, (Step, FinalObservation)):
+            self._drafts += self._cutter.append(item)
+        elif isinstance(item, EpisodeProgress):
+            self._cutter.begin(item)
+        elif isinstance(item, EpisodeResult):
+            self._drafts += self._cutter.end(item)
+        elif isinstance(item, Flush):
+            self._drafts += self._cutter.rest()
+            self._flushes.append(item)
+        elif isinstance(item, Damaged):
+            self._answers.damaged(item.incarnation, item.sequence, item.reason)
+        else:
+            self._answers.take(item.ack, item.at_s)
+            if self._forget_by_s is None:
+                self._forget_by_s = item.at_s + _FORGET_WITHIN_S
+
+    def _commit(self) -> None:
+        forget = self._forget_by_s is not None and time.monotonic() >= self._forget_by_s
+        if self.trouble:
+            self._make_room()
+        if self._drafts:
+            while self._drafts:  # in small pieces while it is difficult
+                self._commit_drafts(self._drafts[: 1 if self.trouble else None])
+        elif forget:
+            self._answers.commit()
+        if forget:
+            self._forget_by_s = None
+            self._database.shrink()
+        for flush in self._flushes:
+            flush.done.set()
+        self._flushes = []
+
+    def _make_room(self) -> None:
+        """Delete what can go before adding anything. Raises OSError while that is too little."""
+        self._reserve.release()
+        self._answers.commit()
+        self._database.give_back(self._reserve.nbytes)
+        self._reserve.hold()
+
+    def _commit_drafts(self, drafts: Sequence[Draft]) -> None:
+        chunks = [
+            to_chunk(draft, self._database.next_id(i), self._schema, self._robot, self._task)
+            for i, draft in enumerate(drafts)
+        ]
+        entries = self._database.commit(
+            chunks, drafts[-1].progress, self._answers.acknowledged, self._answers.store
+        )
+        self._answers.forgotten()
+        del self._drafts[: len(drafts)]
+        self.committed_rows += sum(len(chunk) for chunk in chunks)
+        self._on_commit(entries)
+
+    def _measure_free(self) -> int:
+        try:
+            disk = os.statvfs(self._database.path.parent)
+        except OSError:
+            return 0
+        return disk.f_bavail * disk.f_frsize
