@@ -105,8 +105,10 @@ class MujocoRobot(Robot):
         self.config = config
         self._period_s = 1.0 / config.rate_hz
         task = task_named(config.task, calibration_noise_m=config.calibration_noise_m)
-        self.scene = Scene(config.robot, task, self._period_s / config.substeps)
-        self._control = control_named(config.control, self.scene, self._period_s)
+        control = control_named(config.control)
+        timestep_s = self._period_s / config.substeps
+        self.scene = Scene(config.robot, task, timestep_s, control.drive)
+        self._control = control(self.scene, self._period_s)
         self._episode = Episode(config.horizon_s or task.horizon_s)
         self._random = np.random.default_rng(config.seed)
         self._lock = threading.Lock()
@@ -188,12 +190,10 @@ class MujocoRobot(Robot):
 
     def command(self, action: Array) -> Array:
         self._check()
-        action = np.asarray(action, dtype=np.float32)
         self._spec.action.check(action, "action")
         executed: Array = np.minimum(np.maximum(action, self._low), self._high)
         with self._lock:
-            joints, gripper = self._control.targets(executed.astype(float))
-            self.scene.set_targets(joints, gripper, self._period_s)
+            self._control.apply(executed)
             self._episode.begin()
             self._commands += 1
             self._applied = AppliedAction(executed, self._commands, stamp_ns=time.time_ns())
@@ -204,7 +204,6 @@ class MujocoRobot(Robot):
     def stop(self) -> None:
         with self._lock:
             self.scene.hold()
-            self._control.reset()
 
     def reset(self, seed: int | None = None) -> Observation:
         if not self._connected:
@@ -217,7 +216,6 @@ class MujocoRobot(Robot):
 
     def _begin_episode(self, random: np.random.Generator) -> None:
         self.scene.reset(random)
-        self._control.reset()
         self._episode.reset()
         self._episodes += 1
         self._applied = None

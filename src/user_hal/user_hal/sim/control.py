@@ -1,41 +1,47 @@
-"""From actions to joint targets: the three ways in which a simulated arm is commanded."""
+"""From actions to targets: the three ways in which a simulated arm is commanded."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
-import mujoco
 import numpy as np
+
 from user_core.errors import ConfigError
 from user_core.specs import ActionKind, Array, ArraySpec
+from user_hal.sim.mjcf import Drive
+from user_hal.sim.scene import Scene
 
-from user_hal.sim.kinematics import damped_step
-from user_hal.sim.scene import Scene, tool_down
-
-#: How far the commanded tool may be ahead of the real one, m: bounds the force of contact.
-LEASH_M = 0.02
+#: How far the commanded tool may stay ahead of the real one, on each axis, before the next
+#: action is added, as a fraction of the largest action: bounds the force of contact.
+LEASH = 0.4
+#: The tool turns about the vertical by this much at most, either way.
+YAW_RANGE_RAD = 1.5
 
 
 class Control(ABC):
-    """Turns an action into targets for :meth:`user_hal.sim.scene.Scene.set_targets`.
+    """Turns an action into targets of a scene.
 
     Where the task moves the gripper, its opening (0 closed to 1 open) is the last element
     of every action.
+
+    Attributes:
+        kind: What the numbers of an action mean.
+        drive: Which drive the scene needs.
+        spec: Spec of an action.
     """
 
-    kind: ActionKind
+    kind: ClassVar[ActionKind]
+    drive: ClassVar[Drive] = "joints"
     spec: ArraySpec
 
     def __init__(self, scene: Scene, period_s: float) -> None:
         self.scene = scene
         self.period_s = period_s
 
-    def reset(self) -> None:
-        """Begin an episode; the scene has been reset."""
-
     @abstractmethod
-    def targets(self, action: Array) -> tuple[Array, float | None]:
-        """Joint positions (n,) rad, and the gripper's opening where it moves."""
+    def apply(self, action: Array) -> None:
+        """Begin to carry out an action (A,), within its bounds, in one control period."""
 
     def _vector_spec(
         self, low: list[float], high: list[float], unit: str, frame: str, names: list[str]
@@ -71,8 +77,9 @@ class JointPosition(Control):
             list(scene.arm.joint_names),
         )
 
-    def targets(self, action: Array) -> tuple[Array, float | None]:
-        return action[: self.scene.joint_count].astype(float), self._gripper(action)
+    def apply(self, action: Array) -> None:
+        joints = action[: self.scene.joint_count].astype(float)
+        self.scene.set_joint_targets(joints, self._gripper(action), self.period_s)
 
 
 class JointDelta(Control):
@@ -87,76 +94,45 @@ class JointDelta(Control):
             (-step).tolist(), step.tolist(), "rad", "", list(scene.arm.joint_names)
         )
 
-    def targets(self, action: Array) -> tuple[Array, float | None]:
-        goal = self.scene.joint_targets + action[: self.scene.joint_count]
-        return goal, self._gripper(action)
+    def apply(self, action: Array) -> None:
+        joints = self.scene.targets + action[: self.scene.joint_count]
+        self.scene.set_joint_targets(joints, self._gripper(action), self.period_s)
 
 
 class EeDelta(Control):
     """Change of the tool position (and heading, where the task turns the tool) in a period.
 
-    The tool keeps pointing down. One step of damped least squares a period, at the
-    *commanded* configuration, whose redundancy is spent on a posture near home; so nothing
-    drifts, whatever pulls at the arm. The commanded tool stays within :data:`LEASH_M` of
-    the real one, so that pushing against something builds up a bounded force.
+    The tool keeps pointing down. An action counts from the commanded tool, so that nothing
+    drifts, whatever pulls at the arm; and the commanded tool stays near the real one, so
+    that pushing against something builds up a force that the action determines, and that
+    goes when the action goes.
     """
 
     kind = ActionKind.EE_DELTA
+    drive = "tool"
 
     def __init__(self, scene: Scene, period_s: float) -> None:
         super().__init__(scene, period_s)
         task, scale = scene.task, period_s / 0.1
         high, names = [task.step_m * scale] * 3, ["dx", "dy", "dz"]
+        self._turns = task.turns
         if task.turns:
             high, names = [*high, task.step_rad * scale], [*names, "rz"]
-        self.turns = task.turns
-        self.spec = self._vector_spec([-h for h in high], high, "m", scene.arm.base.name, names)
+        self.spec = self._vector_spec(
+            [-value for value in high], high, "m", scene.arm.base.name, names
+        )
+        self._leash_m = LEASH * task.step_m
         self._low_m, self._high_m = np.array(task.workspace_low_m), np.array(task.workspace_high_m)
-        self._lower = scene.kinematics.lower_rad
-        self._upper = scene.kinematics.upper_rad
-        self._commanded = mujoco.MjData(scene.model)
-        self._jacobian = np.zeros((6, scene.model.nv))
-        self._error = np.zeros(6)
-        self._tcp = scene.model.site("tcp").id
-        self._yaw_rad = 0.0
-        self._point_tool(0.0)
 
-    def reset(self) -> None:
-        rotation = self.scene.tcp_rotation
-        self._point_tool(float(np.arctan2(rotation[1, 0], rotation[0, 0])))
-
-    def _point_tool(self, yaw_rad: float) -> None:
-        self._yaw_rad = min(max(yaw_rad, -1.5), 1.5)
-        self._quaternion = np.empty(4)
-        mujoco.mju_mat2Quat(self._quaternion, tool_down(np.zeros(3), self._yaw_rad)[:3, :3].ravel())
-
-    def targets(self, action: Array) -> tuple[Array, float | None]:
-        scene, commanded, jacobian = self.scene, self._commanded, self._jacobian
-        n, joints = scene.joint_count, scene.joint_targets
-        if self.turns and action[3]:
-            self._point_tool(self._yaw_rad + float(action[3]))
-        commanded.qpos[:n] = joints
-        mujoco.mj_kinematics(scene.model, commanded)
-        mujoco.mj_comPos(scene.model, commanded)
-        mujoco.mj_jacSite(scene.model, commanded, jacobian[:3], jacobian[3:], self._tcp)
-        tcp_m = commanded.site_xpos[self._tcp]
-        goal_m = np.minimum(np.maximum(tcp_m + action[:3], self._low_m), self._high_m)
-        real_m = scene.tcp_position
-        goal_m = np.minimum(np.maximum(goal_m, real_m - LEASH_M), real_m + LEASH_M)
-        self._error[:3] = goal_m - tcp_m
-        self._error[3:] = self._turn_left(commanded.site_xmat[self._tcp])
-        posture = 0.1 * (scene.kinematics.home_rad - joints)
-        step = damped_step(jacobian[:, :n], self._error, posture, damping=0.02)
-        goal = np.minimum(np.maximum(joints + step, self._lower), self._upper)
-        return goal, self._gripper(action)
-
-    def _turn_left(self, rotation: Array) -> Array:
-        """Rotation vector (3,) in the base frame from where the tool points to where it shall."""
-        now, turn = np.empty(4), np.empty(3)
-        mujoco.mju_mat2Quat(now, rotation)
-        mujoco.mju_subQuat(turn, self._quaternion, now)  # in the frame of the tool
-        mujoco.mju_rotVecQuat(turn, turn.copy(), now)
-        return turn
+    def apply(self, action: Array) -> None:
+        scene, real_m, leash_m = self.scene, self.scene.tcp_position, self._leash_m
+        target = scene.targets
+        start_m = np.minimum(np.maximum(target[:3], real_m - leash_m), real_m + leash_m)
+        goal_m = np.minimum(np.maximum(start_m + action[:3], self._low_m), self._high_m)
+        yaw_rad = float(target[5])
+        if self._turns:
+            yaw_rad = min(max(yaw_rad + float(action[3]), -YAW_RANGE_RAD), YAW_RANGE_RAD)
+        scene.set_tool_target(goal_m, yaw_rad, self._gripper(action), self.period_s)
 
 
 CONTROLS: dict[str, type[Control]] = {
@@ -164,8 +140,8 @@ CONTROLS: dict[str, type[Control]] = {
 }
 
 
-def control_named(name: str, scene: Scene, period_s: float) -> Control:
-    """Make the control of this name; ConfigError lists those there are."""
+def control_named(name: str) -> type[Control]:
+    """Return the control of this name; ConfigError lists those there are."""
     if name not in CONTROLS:
         raise ConfigError("control mode", came=name, expected=f"one of {sorted(CONTROLS)}")
-    return CONTROLS[name](scene, period_s)
+    return CONTROLS[name]

@@ -4,16 +4,23 @@ Contacts are restricted to what matters: the robot against the world and the obj
 object against the world. The robot does not collide with itself (joint limits and the
 workspace box keep it apart), which saves a third of the time of a step.
 
-Every joint has two actuators that together are a joint impedance controller whose target
-moves evenly during a control period, without a line of Python between physics steps:
-``intvelocity`` integrates its control (rad/s) to the target position and pulls towards it
-(stiffness), ``velocity`` pulls towards the same velocity (damping with feed-forward).
+There are two ways to drive an arm, and a document has one of them:
+
+* ``joints``: joint impedance control, a spring and a damper at each joint;
+* ``tool``: Cartesian impedance control (N. Hogan, "Impedance control", 1985), springs and
+  dampers between the tool centre point and its target, equally stiff in all directions, as
+  one uses for contact.
+
+Either is made of actuators that integrate their control, a velocity, to the target that
+they pull towards: so the target moves evenly during a control period without a line of
+Python between physics steps.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -22,6 +29,12 @@ from user_hal.sim.description import Arm, Joint, Link, Shape
 from user_hal.sim.kinematics import dh_transform, quaternion_xyzw, z_transform
 from user_hal.sim.palette import PALETTE
 
+Drive = Literal["joints", "tool"]
+#: What the actuators of the drive ``tool`` move, in the base frame.
+TOOL_AXES = ("x", "y", "z", "tilt_x", "tilt_y", "yaw")
+#: Stiffness and damping of the drive ``tool``: N/m, N s/m; N m/rad, N m s/rad.
+TOOL_LINEAR = (2500.0, 450.0)
+TOOL_ANGULAR = (250.0, 30.0)
 #: Bits of contype and conaffinity: two geoms touch if one's type meets the other's affinity.
 ROBOT = {"contype": "1", "conaffinity": "0", "group": "3"}
 WORLD = {"contype": "0", "conaffinity": "3", "group": "3"}
@@ -65,11 +78,14 @@ def add_shape(parent: ET.Element, shape: Shape, **attributes: str) -> ET.Element
     return ET.SubElement(parent, "geom", geom | SEEN | {"material": shape.colour})
 
 
-def scene_mjcf(arm: Arm, timestep_s: float, *, movable_fingers: bool) -> ET.Element:
+def scene_mjcf(
+    arm: Arm, timestep_s: float, *, drive: Drive = "joints", movable_fingers: bool = True
+) -> ET.Element:
     """The document of an arm on an empty table; the base frame is the world frame.
 
     Names that tasks build on: body ``hand`` with site ``tcp``, bodies ``left_finger`` and
-    ``right_finger``, cameras ``front``, ``wrist`` and ``overview``.
+    ``right_finger``, cameras ``front``, ``wrist`` and ``overview``. The actuators are those
+    of the drive, in order, and the gripper's last where the fingers move.
     """
     root = ET.Element("mujoco", model=arm.name)
     ET.SubElement(root, "compiler", angle="radian", autolimits="true")
@@ -87,7 +103,9 @@ def scene_mjcf(arm: Arm, timestep_s: float, *, movable_fingers: bool) -> ET.Elem
     _add_looks(root)
     world = ET.SubElement(root, "worldbody")
     _add_surroundings(world)
-    _add_arm(root, world, arm, movable_fingers)
+    _add_arm(world, arm)
+    _add_drive(root, world, arm, drive)
+    _add_gripper(root, arm, movable_fingers)
     return root
 
 
@@ -149,27 +167,33 @@ def _add_surroundings(world: ET.Element) -> None:
         )
 
 
-def _add_arm(root: ET.Element, world: ET.Element, arm: Arm, movable_fingers: bool) -> None:
+def _add_arm(world: ET.Element, arm: Arm) -> None:
     base = ET.SubElement(world, "body", name=arm.base.name)
     _add_inertial(base, arm.base)
     for shape in arm.base.shapes:
         add_shape(base, shape)
-    actuator = ET.SubElement(root, "actuator")
     parent, before = base, z_transform(arm.base_yaw_rad)
-    for row, joint, link in zip(arm.dh, arm.joints, arm.links):
+    for row, joint, link in zip(arm.dh, arm.joints, arm.links, strict=False):
         pose = before @ dh_transform(row)
         body = ET.SubElement(
             parent, "body", {"name": link.name, "gravcomp": "1"} | pose_attributes(pose)
         )
         _add_inertial(body, link)
-        _add_joint(body, actuator, joint)
+        ET.SubElement(
+            body,
+            "joint",
+            name=joint.name,
+            axis="0 0 1",
+            range=numbers((joint.lower_rad, joint.upper_rad)),
+            armature=f"{joint.armature_kg_m2:.9g}",
+            damping="2",
+            actuatorfrcrange=numbers((-joint.effort_nm, joint.effort_nm)),
+        )
         for shape in link.shapes:
             add_shape(body, shape)
         parent, before = body, np.eye(4)
-    for joint in arm.joints:
-        _add_damper(actuator, joint)
-    hand_pose = dh_transform(arm.dh[-1]) @ z_transform(arm.gripper.yaw_rad)
-    _add_gripper(root, parent, hand_pose, arm, movable_fingers)
+    pose = dh_transform(arm.dh[-1]) @ z_transform(arm.gripper.yaw_rad)
+    ET.SubElement(parent, "body", {"name": "hand", "gravcomp": "1"} | pose_attributes(pose))
 
 
 def _add_inertial(body: ET.Element, link: Link) -> None:
@@ -182,51 +206,53 @@ def _add_inertial(body: ET.Element, link: Link) -> None:
     )
 
 
-def _add_joint(body: ET.Element, actuator: ET.Element, joint: Joint) -> None:
-    limits = numbers((joint.lower_rad, joint.upper_rad))
-    effort = numbers((-joint.effort_nm, joint.effort_nm))
-    ET.SubElement(
-        body,
-        "joint",
-        name=joint.name,
-        axis="0 0 1",
-        range=limits,
-        armature=f"{joint.armature_kg_m2:.9g}",
-        actuatorfrcrange=effort,
-    )
-    ET.SubElement(
-        actuator,
-        "intvelocity",
-        name=f"{joint.name}_target",
-        joint=joint.name,
-        kp=f"{joint.stiffness_nm_rad:.9g}",
-        actrange=limits,
-        ctrlrange=numbers((-joint.velocity_rad_s, joint.velocity_rad_s)),
-    )
-
-
-def _add_damper(actuator: ET.Element, joint: Joint) -> None:
-    ET.SubElement(
-        actuator,
-        "velocity",
-        name=f"{joint.name}_velocity",
-        joint=joint.name,
-        kv=f"{joint_damping(joint):.9g}",
-        ctrlrange=numbers((-joint.velocity_rad_s, joint.velocity_rad_s)),
-    )
+def _add_drive(root: ET.Element, world: ET.Element, arm: Arm, drive: Drive) -> None:
+    actuator = ET.SubElement(root, "actuator")
+    if drive == "joints":
+        for joint in arm.joints:
+            ET.SubElement(
+                actuator,
+                "intvelocity",
+                name=joint.name,
+                joint=joint.name,
+                kp=f"{joint.stiffness_nm_rad:.9g}",
+                kv=f"{joint_damping(joint):.9g}",
+                actrange=numbers((-4 * math.pi, 4 * math.pi)),
+            )
+        return
+    # The reference points down as the tool does, so that rotations are small; the signs of
+    # the gears turn its axes back into those of the base frame.
+    ET.SubElement(world, "site", name="reference", quat="0 1 0 0", group="4", size="0.001")
+    for axis, (name, sign) in enumerate(zip(TOOL_AXES, (1, -1, -1, 1, 1, -1), strict=True)):
+        gear = [0] * 6
+        gear[axis] = sign
+        stiffness, damping = TOOL_LINEAR if axis < 3 else TOOL_ANGULAR
+        ET.SubElement(
+            actuator,
+            "intvelocity",
+            name=name,
+            site="tcp",
+            refsite="reference",
+            gear=numbers(gear),
+            kp=f"{stiffness:.9g}",
+            kv=f"{damping:.9g}",
+            actrange="-10 10",
+        )
 
 
 def joint_damping(joint: Joint) -> float:
-    """Damping (N m s/rad) near critical for the inertia that the joint typically moves."""
+    """Damping (N m s/rad): above critical for the inertia that the joint typically moves.
+
+    It acts against the difference to the target's velocity, so it causes no lag, and so
+    much of it keeps the tool near its way when it starts and stops.
+    """
     inertia_kg_m2 = 1.5 * joint.armature_kg_m2 + (0.6 if joint.effort_nm > 50 else 0.02)
-    return 2.0 * math.sqrt(joint.stiffness_nm_rad * inertia_kg_m2)
+    return 3.3 * math.sqrt(joint.stiffness_nm_rad * inertia_kg_m2)
 
 
-def _add_gripper(
-    root: ET.Element, flange: ET.Element, pose: np.ndarray, arm: Arm, movable: bool
-) -> None:
-    gripper = arm.gripper
-    hand = ET.SubElement(flange, "body", {"name": "hand", "gravcomp": "1"} | pose_attributes(pose))
+def _add_gripper(root: ET.Element, arm: Arm, movable: bool) -> None:
+    gripper, hand = arm.gripper, root.find(".//body[@name='hand']")
+    assert hand is not None
     _add_inertial(hand, gripper.hand)
     for shape in gripper.hand.shapes:
         add_shape(hand, shape)

@@ -74,7 +74,7 @@ class Pictures:
                 expected=f"at most {self._max_age_s:g} s",
                 cure="Lower image_rate_hz or the size of the pictures",
             )
-        return newest[1]
+        return [image.copy() for image in newest[1]]  # two readings may show the same picture
 
     def close(self) -> None:
         """Stop drawing and free the GL context. Idempotent."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
@@ -12,12 +13,28 @@ from user_core.specs import Array
 
 from user_hal.sim.arms import arm_named
 from user_hal.sim.kinematics import Kinematics
-from user_hal.sim.mjcf import scene_mjcf
+from user_hal.sim.mjcf import TOOL_AXES, Drive, scene_mjcf
 from user_hal.sim.tasks import Task, task_named
 
 GRAVITY_M_S2 = 9.81
+#: Targets move at this fraction of the velocity limits at most, so that the joints, which at
+#: times catch up, keep to the limits.
+TARGET_SPEED = 0.8
 #: Range of the simulated wrist force sensor, N and N m; readings saturate there.
 WRENCH_RANGE = np.array([200.0, 200.0, 200.0, 20.0, 20.0, 20.0])
+
+#: Stiffness along the null space of a redundant arm, N m/rad.
+POSTURE_NM_RAD = 10.0
+_ELBOW_JOINT = 2
+_OTHER_JOINTS = [0, 1, 3, 4, 5, 6]
+_UNSTABLE = [
+    int(kind)
+    for kind in (
+        mujoco.mjtWarning.mjWARN_BADQPOS,
+        mujoco.mjtWarning.mjWARN_BADQVEL,
+        mujoco.mjtWarning.mjWARN_BADQACC,
+    )
+]
 
 
 @dataclass(frozen=True)
@@ -51,61 +68,55 @@ class SceneState:
 class Scene:
     """An arm with a gripper on a table, with the objects of a task.
 
-    The arm is driven by joint targets (:meth:`set_targets`), that move evenly to what was
-    asked for; the joints follow like springs (joint impedance control), so that contact
-    forces stay bounded. Not thread-safe: whoever shares it between threads locks it.
+    The arm is driven by targets that move evenly to what was asked for, and pull the arm
+    along like springs (impedance control), so that contact forces stay bounded: see
+    :mod:`user_hal.sim.mjcf` for the two drives. Not thread-safe: whoever shares a scene
+    between threads locks it.
 
     Args:
         arm: Name of the arm, see :data:`user_hal.sim.arms.ARMS`.
-        task: Name of the task or a task.
+        task: Name of the task, or a task.
         timestep_s: Physics time step.
+        drive: ``joints`` to be driven by :meth:`set_joint_targets`, ``tool`` by
+            :meth:`set_tool_target`.
     """
 
-    def __init__(self, arm: str, task: str | Task, timestep_s: float = 0.005) -> None:
+    def __init__(
+        self,
+        arm: str,
+        task: str | Task,
+        timestep_s: float = 0.005,
+        drive: Drive = "joints",
+    ) -> None:
         self.arm = arm_named(arm)
         self.task = task_named(task) if isinstance(task, str) else task
+        self.drive = drive
         self.kinematics = Kinematics(self.arm)
         self.timestep_s = timestep_s
-        self.xml = scene_xml(self.arm.name, self.task, timestep_s)
-        self.model = mujoco.MjModel.from_xml_string(self.xml)
+        self.model = mujoco.MjModel.from_xml_string(scene_xml(arm, self.task, timestep_s, drive))
         self.data = mujoco.MjData(self.model)
         self.task.bind(self.model)
-        self.joint_count = n = len(self.arm.joints)
+        self.joint_count = len(self.arm.joints)
+        self.has_gripper = self.task.moves_gripper
+        self._fingers = [
+            int(self.model.joint(name).qposadr[0])
+            for name in self.arm.gripper.finger_names
+            if self.has_gripper
+        ]
         self._tcp = self.model.site("tcp").id
         self._hand = self.model.body("hand").id
         self._root = int(self.model.body_rootid[self._hand])
         self._tool_weight_n = float(self.model.body_subtreemass[self._hand]) * GRAVITY_M_S2
-        self._fingers = [
-            int(self.model.joint(name).qposadr[0])
-            for name in self.arm.gripper.finger_names
-            if self.task.moves_gripper
-        ]
-        self._has_gripper = bool(self._fingers)
-        limit = self.kinematics.velocity_rad_s
-        gripper = [self.arm.gripper.velocity_m_s] * self._has_gripper
-        self._speed_limit = np.concatenate([limit, gripper])
+        self._driven = self.joint_count if drive == "joints" else len(TOOL_AXES)
+        gains, bias = self.model.actuator_gainprm, self.model.actuator_biasprm
+        #: How far a moving target runs ahead, s: makes up for the damping (kv / kp).
+        self._lead_s = -bias[: self._driven, 2] / gains[: self._driven, 0]
         self._ramp_steps = 0
-        self._lower = np.concatenate([self.kinematics.lower_rad, [0.0] * self._has_gripper])
-        self._upper = np.concatenate(
-            [self.kinematics.upper_rad, [self.arm.gripper.stroke_m] * self._has_gripper]
-        )
         self._jacobian = np.zeros((6, self.model.nv))
         self._wrench = np.zeros(6)
-        self._home_quaternion = np.array([1.0, 0.0, 0.0, 0.0])
         self.reset(np.random.default_rng(0))
 
     # -- driving ---------------------------------------------------------------------------
-
-    @property
-    def has_gripper(self) -> bool:
-        """Whether the fingers move."""
-        return self._has_gripper
-
-    @property
-    def joint_targets(self) -> Array:
-        """Where the joints are being pulled to now, (n,) rad; a copy."""
-        targets: Array = self.data.act[: self.joint_count].copy()
-        return targets
 
     def reset(self, rng: np.random.Generator) -> None:
         """Begin an episode at a random start."""
@@ -121,21 +132,27 @@ class Scene:
                 came="no reachable start in 100 draws",
                 expected="a workspace that the arm can reach with the tool pointing down",
             )
-        n = self.joint_count
-        self.data.qpos[:n] = joints
-        self.data.act[:n] = joints
+        self.data.qpos[: self.joint_count] = joints
         for address in self._fingers:
             self.data.qpos[address] = self.arm.gripper.stroke_m
-        if self._has_gripper:
-            self.data.act[n] = self.arm.gripper.stroke_m
-        self.hold()
+        if self.has_gripper:
+            self.data.act[self._driven] = self.arm.gripper.stroke_m
         mujoco.mj_forward(self.model, self.data)
+        self.hold()
         self._measure()
 
-    def set_targets(
+    @property
+    def targets(self) -> Array:
+        """What pulls the arm now: joint positions (n,), or x y z, tilt about x and y, yaw of
+        the tool (6,); a copy."""
+        d = self._driven
+        targets: Array = self.data.act[:d] - self._lead_s * self.data.ctrl[:d]
+        return targets
+
+    def set_joint_targets(
         self, joints_rad: Array, gripper: float | None = None, duration_s: float = 0.1
     ) -> None:
-        """Begin to move the targets evenly, to arrive after ``duration_s``.
+        """Begin to move the joint targets evenly, to arrive after ``duration_s``.
 
         Where the arm is too slow for that, all joints take as much longer as the slowest.
 
@@ -144,32 +161,89 @@ class Scene:
             gripper: Opening, 0 closed to 1 open; None leaves the gripper as it is.
             duration_s: When to arrive, seconds of simulated time from now.
         """
-        n, act = self.joint_count, self.data.act
-        if joints_rad.shape != (n,):
-            raise SpecError("joint targets", came=joints_rad.shape, expected=(n,))
-        goal = np.minimum(np.maximum(joints_rad, self._lower[:n]), self._upper[:n])
-        ramp_steps = max(1, round(duration_s / self.timestep_s))
-        velocity = (goal - act[:n]) / (ramp_steps * self.timestep_s)
-        excess = float(np.max(np.abs(velocity) / self._speed_limit[:n]))
-        if excess > 1.0:
-            longer = int(np.ceil(ramp_steps * excess))
-            velocity *= ramp_steps / longer
-            ramp_steps = longer
-        ctrl = self.data.ctrl
-        ctrl[:n] = velocity
-        ctrl[n : 2 * n] = velocity
-        self._ramp_steps = ramp_steps
-        if self._has_gripper and gripper is not None:
-            stroke_m = self.arm.gripper.stroke_m
-            way_m = min(max(gripper, 0.0), 1.0) * stroke_m - act[n]
-            limit = self.arm.gripper.velocity_m_s
-            ctrl[2 * n] = min(max(way_m / (ramp_steps * self.timestep_s), -limit), limit)
+        if self.drive != "joints" or joints_rad.shape != (self.joint_count,):
+            raise SpecError(
+                "joint targets",
+                came=f"shape {joints_rad.shape} for drive {self.drive!r}",
+                expected=f"shape ({self.joint_count},) for drive 'joints'",
+            )
+        kinematics = self.kinematics
+        goal = np.minimum(np.maximum(joints_rad, kinematics.lower_rad), kinematics.upper_rad)
+        way = np.abs(goal - self.targets)
+        needed_s = float(np.max(way / kinematics.velocity_rad_s)) / TARGET_SPEED
+        self._ramp(goal, gripper, max(duration_s, needed_s))
+
+    def set_tool_target(
+        self,
+        position_m: Array,
+        yaw_rad: float = 0.0,
+        gripper: float | None = None,
+        duration_s: float = 0.1,
+    ) -> None:
+        """Begin to move the tool's target evenly, to arrive after ``duration_s``.
+
+        The tool keeps pointing down.
+
+        Args:
+            position_m: Of the tool centre point, (3,).
+            yaw_rad: Rotation about the vertical; 0 is the x axis of the tool to the front.
+            gripper: Opening, 0 closed to 1 open; None leaves the gripper as it is.
+            duration_s: When to arrive, seconds of simulated time from now.
+        """
+        if self.drive != "tool" or position_m.shape != (3,):
+            raise SpecError(
+                "tool target",
+                came=f"shape {position_m.shape} for drive {self.drive!r}",
+                expected="shape (3,) for drive 'tool'",
+            )
+        goal = np.zeros(6)
+        goal[:3], goal[5] = position_m, yaw_rad
+        self._ramp(goal, gripper, duration_s)
+        self._push_to_posture()
+
+    def _ramp(self, goal: Array, gripper: float | None, duration_s: float) -> None:
+        d, data = self._driven, self.data
+        start = self.targets
+        self._ramp_steps = max(1, math.ceil(duration_s / self.timestep_s - 1e-6))
+        duration_s = self._ramp_steps * self.timestep_s
+        velocity = (goal - start) / duration_s
+        data.ctrl[:d] = velocity
+        data.act[:d] = start + self._lead_s * velocity
+        if self.has_gripper and gripper is not None:
+            device = self.arm.gripper
+            way_m = min(max(gripper, 0.0), 1.0) * device.stroke_m - data.act[d]
+            limit = device.velocity_m_s
+            data.ctrl[d] = min(max(way_m / duration_s, -limit), limit)
+
+    def _push_to_posture(self) -> None:
+        """Keep a redundant arm near its home posture by a torque that the tool does not feel.
+
+        The null space of the Jacobian of seven joints is one direction: the joint motion
+        that leaves the tool where it is. A spring along it needs one small linear system.
+        """
+        if self.joint_count != 7:
+            return
+        n, jacobian = self.joint_count, self._jacobian
+        mujoco.mj_jacSite(self.model, self.data, jacobian[:3], jacobian[3:], self._tcp)
+        direction = np.ones(n)
+        direction[_OTHER_JOINTS] = np.linalg.solve(
+            jacobian[:, _OTHER_JOINTS], -jacobian[:, _ELBOW_JOINT]
+        )
+        direction /= math.sqrt(direction @ direction)
+        away = direction @ (self.kinematics.home_rad - self.data.qpos[:n])
+        self.data.qfrc_applied[:n] = POSTURE_NM_RAD * away * direction
 
     def hold(self) -> None:
         """Stop where the arm is: the targets become what is measured. The grip stays."""
-        n = self.joint_count
-        self.data.act[:n] = self.data.qpos[:n]
-        self.data.ctrl[:] = 0.0
+        d, data = self._driven, self.data
+        if self.drive == "joints":
+            data.act[:d] = data.qpos[:d]
+        else:
+            data.act[:d] = 0.0
+            data.act[:3] = self.tcp_position
+            data.act[5] = self.tcp_yaw_rad
+        data.ctrl[:] = 0.0
+        data.qfrc_applied[:] = 0.0
         self._ramp_steps = 0
 
     def advance(self, substeps: int) -> None:
@@ -178,26 +252,23 @@ class Scene:
         if moving:
             mujoco.mj_step(self.model, self.data, moving)
             self._ramp_steps -= moving
-        if not self._ramp_steps:
-            self.data.ctrl[:] = 0.0
+            if not self._ramp_steps:
+                self.data.act[: self._driven] = self.targets
+                self.data.ctrl[:] = 0.0
+                self.data.qfrc_applied[:] = 0.0
         if substeps > moving:
             mujoco.mj_step(self.model, self.data, substeps - moving)
         self._measure()
-
-    def step(self, joints_rad: Array, gripper: float | None = None, substeps: int = 20) -> None:
-        """Move the targets to what is given within ``substeps`` time steps, and simulate them."""
-        self.set_targets(joints_rad, gripper, substeps * self.timestep_s)
-        self.advance(substeps)
 
     # -- measuring -------------------------------------------------------------------------
 
     def _measure(self) -> None:
         """Bring what is derived from positions up to date; ``mj_step`` leaves it a step behind."""
         model, data = self.model, self.data
-        if data.warning[mujoco.mjtWarning.mjWARN_BADQACC].number:
+        if any(data.warning[kind].number for kind in _UNSTABLE):
             raise DeviceFault(
                 f"simulation of {self.arm.name}/{self.task.name}",
-                came="accelerations that are not finite",
+                came="motion that is not finite",
                 expected="stable physics",
                 cure="Use more substeps for a control period",
             )
@@ -229,6 +300,12 @@ class Scene:
         """Orientation of the tool, (3, 3); a view, valid until the next step."""
         rotation: Array = self.data.site_xmat[self._tcp].reshape(3, 3)
         return rotation
+
+    @property
+    def tcp_yaw_rad(self) -> float:
+        """How the tool is turned about the vertical."""
+        matrix = self.data.site_xmat[self._tcp]
+        return math.atan2(matrix[3], matrix[0])
 
     def succeeded(self) -> bool:
         """Whether the task is solved now."""
@@ -266,10 +343,14 @@ class Scene:
         return float(min(max(sum(self.data.qpos[i] for i in self._fingers) / stroke_m, 0.0), 1.0))
 
 
-def scene_xml(arm: str, task: str | Task, timestep_s: float = 0.005) -> str:
+def scene_xml(
+    arm: str, task: str | Task, timestep_s: float = 0.005, drive: Drive = "joints"
+) -> str:
     """The MJCF document of a scene."""
     task = task_named(task) if isinstance(task, str) else task
-    root = scene_mjcf(arm_named(arm), timestep_s, movable_fingers=task.moves_gripper)
+    root = scene_mjcf(
+        arm_named(arm), timestep_s, drive=drive, movable_fingers=task.moves_gripper
+    )
     task.extend(root)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode")

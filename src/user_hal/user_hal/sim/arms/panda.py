@@ -11,8 +11,8 @@ Sources:
   centre point 103.4 mm in front of the flange).
 * Rotor inertias are of the order that the manufacturer gives for the successor FR3.
 
-The shapes are our own, and simple. Joint stiffness is that of libfranka's joint impedance
-example: an arm that can touch things.
+The shapes are our own, and simple. Joint stiffness is between that of libfranka's joint
+impedance example (600 N m/rad) and the arm's default (3000): an arm that can touch things.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _DH = (
 )
 
 _JOINTS = (
-    Joint("panda_joint1", -2.8973, 2.8973, 2.175, 87.0, 600.0, 0.6),
-    Joint("panda_joint2", -1.7628, 1.7628, 2.175, 87.0, 600.0, 0.6),
-    Joint("panda_joint3", -2.8973, 2.8973, 2.175, 87.0, 600.0, 0.45),
-    Joint("panda_joint4", -3.0718, -0.0698, 2.175, 87.0, 600.0, 0.45),
-    Joint("panda_joint5", -2.8973, 2.8973, 2.61, 12.0, 250.0, 0.2),
-    Joint("panda_joint6", -0.0175, 3.7525, 2.61, 12.0, 150.0, 0.2),
-    Joint("panda_joint7", -2.8973, 2.8973, 2.61, 12.0, 50.0, 0.2),
+    Joint("panda_joint1", -2.8973, 2.8973, 2.175, 87.0, 900.0, 0.6),
+    Joint("panda_joint2", -1.7628, 1.7628, 2.175, 87.0, 900.0, 0.6),
+    Joint("panda_joint3", -2.8973, 2.8973, 2.175, 87.0, 900.0, 0.45),
+    Joint("panda_joint4", -3.0718, -0.0698, 2.175, 87.0, 900.0, 0.45),
+    Joint("panda_joint5", -2.8973, 2.8973, 2.61, 12.0, 375.0, 0.2),
+    Joint("panda_joint6", -0.0175, 3.7525, 2.61, 12.0, 225.0, 0.2),
+    Joint("panda_joint7", -2.8973, 2.8973, 2.61, 12.0, 80.0, 0.2),
 )
 
 _BASE = Link(

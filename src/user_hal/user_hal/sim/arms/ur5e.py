@@ -46,12 +46,12 @@ PUBLISHED_DH = (
 )
 
 _JOINTS = (
-    Joint("shoulder_pan_joint", -2 * pi, 2 * pi, pi, 150.0, 800.0, 0.6),
-    Joint("shoulder_lift_joint", -2 * pi, 2 * pi, pi, 150.0, 800.0, 0.6),
-    Joint("elbow_joint", -pi, pi, pi, 150.0, 800.0, 0.6),
-    Joint("wrist_1_joint", -2 * pi, 2 * pi, pi, 28.0, 250.0, 0.2),
-    Joint("wrist_2_joint", -2 * pi, 2 * pi, pi, 28.0, 250.0, 0.2),
-    Joint("wrist_3_joint", -2 * pi, 2 * pi, pi, 28.0, 100.0, 0.2),
+    Joint("shoulder_pan_joint", -2 * pi, 2 * pi, pi, 150.0, 1000.0, 0.6),
+    Joint("shoulder_lift_joint", -2 * pi, 2 * pi, pi, 150.0, 1000.0, 0.6),
+    Joint("elbow_joint", -pi, pi, pi, 150.0, 1000.0, 0.6),
+    Joint("wrist_1_joint", -2 * pi, 2 * pi, pi, 28.0, 350.0, 0.2),
+    Joint("wrist_2_joint", -2 * pi, 2 * pi, pi, 28.0, 350.0, 0.2),
+    Joint("wrist_3_joint", -2 * pi, 2 * pi, pi, 28.0, 120.0, 0.2),
 )
 
 

@@ -29,7 +29,7 @@ class PegInsertion(Task):
     """
 
     name: ClassVar[str] = "peg_insertion"
-    step_m: ClassVar[float] = 0.015
+    step_m: ClassVar[float] = 0.01
     horizon_s: ClassVar[float] = 5.0
     workspace_low_m: ClassVar[tuple[float, float, float]] = (0.32, -0.18, 0.05)
     workspace_high_m: ClassVar[tuple[float, float, float]] = (0.58, 0.18, 0.22)
