@@ -68,17 +68,18 @@ def trajectory_chunk_from_message(
     """Decode; the columns are read-only views of the message.
 
     Whether they fit the schema of a store is for the store to say; here they only have to be
-    whole rows, all of the same number.
+    whole rows, all of the same number. There may be none: a chunk without rows closes an episode
+    that a crash cut off, or answers for the number of a chunk that was refused.
 
     Raises CodecError: a field is out of its range, or a column does not hold together.
     """
     columns = tensors_from_messages(message.columns, limits, None, _WHERE)
     rows = {array.shape[0] if array.ndim else None for array in columns.values()}
-    if "reward" not in columns or len(rows) != 1 or not rows.isdisjoint({None, 0}):
+    if "reward" not in columns or len(rows) != 1 or None in rows:
         raise CodecError(
             f"{_WHERE}: columns",
             came={name: array.shape for name, array in list(columns.items())[:32]},
-            expected="a column 'reward', and at least one row, as many in each",
+            expected="a column 'reward', and as many rows in each",
         )
     if len(message.result) > 1:
         raise CodecError(f"{_WHERE}.result", came=len(message.result), expected="at most one")
