@@ -1,0 +1,56 @@
+import pytest
+import yaml
+from user_bringup.running import find_deployment, find_executable, prepare_run
+from user_core.errors import ConfigError
+
+TEXT = """
+name: tiny
+arguments: {greeting: hello}
+processes:
+  - name: sleeper
+    package: {package}
+    executable: {executable}
+    ros: false
+    arguments: ["${{greeting}}", "${{run_dir}}"]
+"""
+
+
+def write(tmp_path, package="user_bringup", executable="none"):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(
+        TEXT.replace("{package}", package)
+        .replace("{executable}", executable)
+        .replace("${{", "${")
+        .replace("}}", "}")
+    )
+    return file
+
+
+def test_unknown_names_are_answered_with_what_there_is(tmp_path):
+    with pytest.raises(ConfigError, match="no deployment 'simm'.*one of"):
+        find_deployment("simm")
+    with pytest.raises(ConfigError, match="a file that exists"):
+        find_deployment(str(tmp_path / "none.yaml"))
+    with pytest.raises(ConfigError, match="'no_such_package'.*not installed"):
+        find_executable("no_such_package", "x")
+    with pytest.raises(ConfigError, match="'x' of package 'user_core'"):
+        find_executable("user_core", "x")
+
+
+def test_a_run_gets_its_folder_with_the_exact_configuration(tmp_path, monkeypatch):
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\n")
+    monkeypatch.setattr("user_bringup.running.prepare.find_executable", lambda *_: program)
+    run = prepare_run(write(tmp_path), {"greeting": "hi"}, tmp_path / "runs", "r1")
+    assert run.folder == tmp_path / "runs" / "r1"
+    assert run.commands["sleeper"].words == (str(program), "hi", str(run.folder))
+    kept = yaml.safe_load((run.folder / "deployment.yaml").read_text())
+    assert kept["processes"][0]["arguments"][0] == "hi"
+
+
+def test_nothing_is_written_for_a_deployment_that_is_wrong(tmp_path):
+    with pytest.raises(ConfigError, match="no_such_package"):
+        prepare_run(write(tmp_path, "no_such_package"), {}, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(ConfigError, match="name of a run"):
+        prepare_run(write(tmp_path), {}, tmp_path / "runs", "../x")

@@ -1,0 +1,64 @@
+"""Where installed deployments and executables are."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from ament_index_python.packages import (
+    PackageNotFoundError,
+    get_package_prefix,
+    get_package_share_directory,
+)
+
+from user_core.errors import ConfigError
+
+
+def config_folder() -> Path:
+    """The installed ``config`` folder of user_bringup."""
+    return Path(get_package_share_directory("user_bringup")) / "config"
+
+
+def find_deployment(name: str) -> Path:
+    """A deployment by its name, or by the path of its file.
+
+    Raises:
+        ConfigError: There is none; lists those that are installed.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if path.is_file():
+            return path.resolve()
+        raise ConfigError("deployment", came=name, expected="a file that exists")
+    folder = config_folder() / "deployments"
+    known = sorted(file.stem for file in folder.glob("*.yaml"))
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        raise ConfigError(
+            f"no deployment {name!r}",
+            expected=f"one of {known}, or the path of a .yaml file"
+            + (f"; did you mean {close[0]!r}?" if close else ""),
+        )
+    return folder / f"{name}.yaml"
+
+
+def find_executable(package: str, executable: str) -> Path:
+    """The file that ``ros2 run package executable`` would run.
+
+    Raises:
+        ConfigError: The package is not installed, or has no such executable; lists its own.
+    """
+    try:
+        folder = Path(get_package_prefix(package)) / "lib" / package
+    except PackageNotFoundError as error:
+        raise ConfigError(
+            f"package {package!r}", came="not installed", expected="an installed ROS package",
+            cure="Build it with colcon and source install/setup.bash",
+        ) from error  # fmt: skip
+    file = folder / executable
+    if not file.is_file():
+        known = sorted(f.name for f in folder.glob("*")) if folder.is_dir() else []
+        raise ConfigError(
+            f"executable {executable!r} of package {package!r}", expected=f"one of {known}"
+        )
+    return file
