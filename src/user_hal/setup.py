@@ -19,4 +19,22 @@ setup(
     install_requires=["setuptools"],
     extras_require={"test": ["pytest"]},
     zip_safe=False,
+    entry_points={
+        "user.robots": [
+            "gymnasium = user_hal.robots.gymnasium:GymnasiumRobot",
+            "mujoco = user_hal.robots.mujoco:MujocoRobot",
+            "ros2 = user_hal.robots.ros2.driver:Ros2Robot",
+        ],
+        "user.cameras": [
+            "opencv = user_hal.cameras.opencv:OpenCvCamera",
+            "ros_topic = user_hal.cameras.ros_topic:RosTopicCamera",
+        ],
+        "user.commands": [
+            "check = user_hal.cli.check:main",
+            "robots = user_hal.cli.robots:main",
+        ],
+        "console_scripts": [
+            "sim_ros_robot = user_hal.nodes.sim_ros_robot:main",
+        ],
+    },
 )

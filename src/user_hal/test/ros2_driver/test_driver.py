@@ -223,14 +223,20 @@ def test_tool_changes_as_poses_and_absolute_poses(io: LocalTopics, arm: TopicArm
              "opened": 0.8, "joints": ["knuckle"]},
             [[0.8], [0.2]],
         ),
+        (
+            {"topic": "/grip", "type": "control_msgs/action/ParallelGripperCommand", "closed": 0.8,
+             "opened": 0, "joints": ["knuckle"], "max_effort": 5},
+            [[0.0], [0.6]],
+        ),
     ],
 )  # fmt: skip
 def test_every_kind_of_gripper(
     io: LocalTopics, arm: TopicArm, changes: dict[str, Any], values: list[Any]
 ) -> None:
     got: list[Any] = []
-    if changes["type"] == "control_msgs/action/GripperCommand":
-        io.serve("/gripper", changes["type"], lambda goal: got.append(goal.command.position))
+    if changes["type"].startswith("control_msgs/action/"):
+        take = lambda goal: got.append(goal.command.position)  # noqa: E731
+        io.serve(changes["topic"], changes["type"], take)
     else:
         io.subscribe("/grip", changes["type"], lambda m: got.append(_gripper_value(m)))
     robot = connected(io, action__gripper=changes)

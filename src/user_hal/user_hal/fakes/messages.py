@@ -173,6 +173,13 @@ class GripperCommandGoal:
     command: GripperCommand = field(default_factory=GripperCommand)
 
 
+@dataclass
+class ParallelGripperCommandGoal:
+    """Goal of control_msgs/action/ParallelGripperCommand."""
+
+    command: JointState = field(default_factory=JointState)
+
+
 #: Interface name to class; the nested ones are found through their parents.
 MESSAGES: dict[str, type[Any]] = {
     "geometry_msgs/msg/PoseStamped": PoseStamped,
@@ -186,4 +193,7 @@ MESSAGES: dict[str, type[Any]] = {
     "trajectory_msgs/msg/JointTrajectory": JointTrajectory,
     "trajectory_msgs/msg/JointTrajectoryPoint": JointTrajectoryPoint,
 }
-ACTIONS: dict[str, type[Any]] = {"control_msgs/action/GripperCommand": GripperCommandGoal}
+ACTIONS: dict[str, type[Any]] = {
+    "control_msgs/action/GripperCommand": GripperCommandGoal,
+    "control_msgs/action/ParallelGripperCommand": ParallelGripperCommandGoal,
+}

@@ -40,6 +40,7 @@ class ArmControllers:
         self._twist = np.zeros(6)
         self._twist_age_s = 0.0
         self._opening: float | None = None
+        self._arm_left_s = self._gripper_left_s = 0.0  # until what was ordered is done
 
     def trajectory(self, names: Sequence[str], positions: Sequence[float], time_s: float) -> None:
         """joint_trajectory_controller: go to a point within a time.
@@ -92,9 +93,9 @@ class ArmControllers:
 
     def gripper(self, position_m: float) -> None:
         """A gripper controller: bring each finger to a position, 0 m when closed."""
-        stroke_m = self.scene.arm.gripper.stroke_m
-        self._opening = min(max(position_m / stroke_m, 0.0), 1.0)
-        self.scene.set_joint_targets(self.scene.targets, self._opening, 0.3)
+        gripper = self.scene.arm.gripper
+        self._opening = min(max(position_m / gripper.stroke_m, 0.0), 1.0)
+        self._gripper_left_s = 1.5 * gripper.stroke_m / gripper.velocity_m_s
 
     def hold(self) -> None:
         """Stop where the arm is."""
@@ -114,6 +115,10 @@ class ArmControllers:
                 self._mode = _Mode.HOLD
             else:
                 self._follow_twist(period_s)
+        elif self._arm_left_s <= 0 < self._gripper_left_s:  # the fingers move with the arm only
+            scene.set_joint_targets(scene.targets, self._opening, period_s)
+        self._arm_left_s -= period_s
+        self._gripper_left_s -= period_s
         scene.advance(max(1, round(period_s / scene.timestep_s)))
 
     def _follow_twist(self, period_s: float) -> None:
@@ -129,7 +134,11 @@ class ArmControllers:
         if not np.isfinite(joints_rad).all():
             raise SpecError("joint positions", came=joints_rad.tolist(), expected="finite numbers")
         self._mode = _Mode.HOLD
-        self.scene.set_joint_targets(joints_rad, self._opening, max(time_s, self.scene.timestep_s))
+        time_s = max(time_s, self.scene.timestep_s)
+        speed_rad_s = self.scene.kinematics.velocity_rad_s
+        slowest_s = float(np.max(np.abs(joints_rad - self.scene.targets) / speed_rad_s))
+        self._arm_left_s = max(time_s, 2 * slowest_s)
+        self.scene.set_joint_targets(joints_rad, self._opening, time_s)
 
     def _vector(self, what: str, values: Sequence[float]) -> Array:
         vector = np.asarray(values, float)

@@ -14,7 +14,12 @@ from user_core.errors import ConfigError
 from user_core.specs import ActionKind
 from user_hal.cameras.with_cameras import CamerasConfig
 from user_hal.robots.ros2 import consistency
-from user_hal.robots.ros2.kinds import FITTING, JOINT_STATE, JOINT_TRAJECTORY
+from user_hal.robots.ros2.kinds import (
+    FITTING,
+    JOINT_STATE,
+    JOINT_TRAJECTORY,
+    PARALLEL_GRIPPER_ACTION,
+)
 from user_hal.robots.ros2.layouts import LayoutChoice, LayoutName, layout_named
 from user_hal.topic_io import Reliability
 
@@ -147,11 +152,13 @@ class GripperConfig(Config):
         "trajectory_msgs/msg/JointTrajectory",
         "sensor_msgs/msg/JointState",
         "control_msgs/action/GripperCommand",
+        "control_msgs/action/ParallelGripperCommand",
     ] = setting(doc="Its type.")
     closed: float = setting(doc="The gripper's own number when it is closed, in its own unit.")
     opened: float = setting(doc="The gripper's own number when it is open.")
     joints: tuple[str, ...] = setting(
-        (), doc="Joints of the gripper, for JointTrajectory and JointState."
+        (),
+        doc="Joints of the gripper, for JointTrajectory, JointState and ParallelGripperCommand.",
     )
     max_effort: float = setting(0.0, doc="Effort for types that have one.", unit="N", ge=0)
     min_change: float = setting(
@@ -168,7 +175,8 @@ class GripperConfig(Config):
         """Refuse what cannot be sent."""
         if self.opened == self.closed:
             raise ConfigError("opened of the gripper", came=self.opened, expected="not closed's")
-        if self.type in (JOINT_TRAJECTORY, JOINT_STATE) and not self.joints:
+        by_name = (JOINT_TRAJECTORY, JOINT_STATE, PARALLEL_GRIPPER_ACTION)
+        if self.type in by_name and not self.joints:
             raise ConfigError(
                 "joints of the gripper", came="none", expected=f"names for {self.type}"
             )

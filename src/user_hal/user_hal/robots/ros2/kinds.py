@@ -10,7 +10,10 @@ NUMBERS = "std_msgs/msg/Float64MultiArray"
 NUMBER = "std_msgs/msg/Float64"
 TWIST = "geometry_msgs/msg/TwistStamped"
 POSE = "geometry_msgs/msg/PoseStamped"
+#: Up to Kilted, and of many grippers' own drivers.
 GRIPPER_ACTION = "control_msgs/action/GripperCommand"
+#: Of ros2_controllers' parallel_gripper_controller.
+PARALLEL_GRIPPER_ACTION = "control_msgs/action/ParallelGripperCommand"
 
 JOINT_TYPES = (JOINT_TRAJECTORY, NUMBERS, JOINT_STATE)
 TOOL_TYPES = (TWIST, POSE)

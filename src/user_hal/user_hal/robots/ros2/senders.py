@@ -17,6 +17,7 @@ from user_hal.robots.ros2.kinds import (
     JOINT_TRAJECTORY,
     NUMBER,
     NUMBERS,
+    PARALLEL_GRIPPER_ACTION,
     POSE,
     TWIST,
 )
@@ -104,7 +105,7 @@ class GripperSender:
         self._sent = math.nan
         self.publisher: TopicPublisher = (
             io.goals(config.topic, config.type)
-            if config.type == GRIPPER_ACTION
+            if config.type in (GRIPPER_ACTION, PARALLEL_GRIPPER_ACTION)
             else io.publisher(config.topic, config.type)
         )
 
@@ -125,10 +126,9 @@ class GripperSender:
             message.data = [value] * max(1, len(config.joints))
         elif config.type == JOINT_STATE:
             _stamp(message.header, self._io.now_ns())
-            message.name = list(config.joints)
-            message.position = [value] * len(config.joints)
-            if config.max_effort:
-                message.effort = [config.max_effort] * len(config.joints)
+            self._fill_joint_state(message, value)
+        elif config.type == PARALLEL_GRIPPER_ACTION:
+            self._fill_joint_state(message.command, value)
         elif config.type == JOINT_TRAJECTORY:
             values = np.full(len(config.joints), value)
             _fill_trajectory(
@@ -140,6 +140,12 @@ class GripperSender:
         self.publisher.publish(message)
         self._sent = opening
         return opening
+
+    def _fill_joint_state(self, message: Any, value: float) -> None:
+        joints = self.config.joints
+        message.name, message.position = list(joints), [value] * len(joints)
+        if self.config.max_effort:
+            message.effort = [self.config.max_effort] * len(joints)
 
     def forget(self) -> None:
         """Send the next opening whatever it is."""

@@ -1,0 +1,1 @@
+"""Commands of `user` that are about robots; each module has `main(argv) -> exit status`."""

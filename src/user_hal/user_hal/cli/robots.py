@@ -1,0 +1,99 @@
+"""``user robots``: the drivers that are installed, and the devices that they find."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from importlib.metadata import EntryPoint
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from user_core.errors import UserError
+from user_core.interfaces import Discovered
+from user_core.plugins import available, load
+from user_hal.topic_io import TopicIo
+
+_SHOWN = 6
+
+
+def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
+    """Run the command; returns 0, also when a driver cannot be imported: that is its answer."""
+    console = console or Console()
+    args = _parser().parse_args(argv)
+    kinds = ("robots", "cameras", "teleops") if args.all else ("robots",)
+    with ExitStack() as stack:
+        io = None if args.no_ros else _topics(stack, args.wait, console)
+        for kind in kinds:
+            console.print(_table(kind, io))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="user robots", description="List the installed drivers and the devices they find."
+    )
+    parser.add_argument("--all", action="store_true", help="cameras and teleops, too")
+    parser.add_argument("--no-ros", action="store_true", help="do not look at the ROS graph")
+    parser.add_argument(
+        "--wait", type=float, default=1.0, help="seconds to get to know the graph (default: 1)"
+    )
+    return parser
+
+
+def _table(kind: str, io: TopicIo | None) -> Table:
+    table = Table(title=kind.capitalize(), title_justify="left", show_lines=False)
+    table.add_column("driver", style="bold", no_wrap=True)
+    table.add_column("from", no_wrap=True)
+    table.add_column("what it finds")
+    for name, point in sorted(available(kind).items()):
+        table.add_row(name, _origin(point), _finds(kind, name, io))
+    return table
+
+
+def _origin(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else point.value.partition(".")[0]
+
+
+def _finds(kind: str, name: str, io: TopicIo | None) -> str:
+    try:
+        cls = load(kind, name)
+        found = _discover(cls, io)
+    except UserError as error:
+        return f"[red]{escape(str(error))}[/]"
+    except Exception as error:  # a driver's discovery may fail in any way
+        return f"[red]{escape(f'{type(error).__name__}: {error}')}[/]"
+    if not found:
+        return "[dim]nothing now[/]"
+    lines = [escape(f"{item.name}  {item.detail}".rstrip()) for item in found[:_SHOWN]]
+    if len(found) > _SHOWN:
+        lines.append(f"[dim]and {len(found) - _SHOWN} more[/]")
+    return "\n".join(lines)
+
+
+def _discover(cls: Any, io: TopicIo | None) -> list[Discovered]:
+    found = list(cls.discover())
+    on_topics = getattr(cls, "discover_on", None)  # devices that live on ROS topics
+    if on_topics is not None and io is not None:
+        found += on_topics(io)
+    return found
+
+
+def _topics(stack: ExitStack, wait_s: float, console: Console) -> TopicIo | None:
+    try:
+        from user_comm.topic_io import open_topic_io  # needs ROS; most drivers do not
+    except ImportError as error:
+        console.print(f"[yellow]ROS topics are not searched:[/] {escape(str(error))}")
+        return None
+    io: TopicIo = stack.enter_context(open_topic_io("user_robots"))
+    time.sleep(wait_s)  # discovery has no end that could be waited for
+    return io
+
+
+if __name__ == "__main__":
+    sys.exit(main())
