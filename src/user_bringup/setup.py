@@ -1,3 +1,5 @@
+from glob import glob
+
 from setuptools import find_packages, setup
 
 PACKAGE = "user_bringup"
@@ -15,6 +17,7 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
+        (f"share/{PACKAGE}/config/robots", sorted(glob("config/robots/*.yaml"))),
     ],
     install_requires=["setuptools"],
     extras_require={"test": ["pytest"]},
