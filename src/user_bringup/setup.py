@@ -1,8 +1,18 @@
-from glob import glob
+from pathlib import Path
 
 from setuptools import find_packages, setup
 
 PACKAGE = "user_bringup"
+
+
+def installed(folder, pattern="*"):
+    """Files below a folder, as data_files wants them: one entry per directory."""
+    files = {}
+    for file in sorted(Path(folder).rglob(pattern)):
+        if file.is_file():
+            files.setdefault(f"share/{PACKAGE}/{file.parent.as_posix()}", []).append(str(file))
+    return list(files.items())
+
 
 setup(
     name=PACKAGE,
@@ -17,9 +27,17 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
-        (f"share/{PACKAGE}/config/robots", sorted(glob("config/robots/*.yaml"))),
+        ("bin", ["bin/user"]),
+        *installed("config"),
+        *installed("launch", "*.launch.py"),
     ],
     install_requires=["setuptools"],
     extras_require={"test": ["pytest"]},
     zip_safe=False,
+    entry_points={
+        "user.commands": [
+            "report = user_bringup.cli.report",
+            "version = user_bringup.cli.version",
+        ],
+    },
 )

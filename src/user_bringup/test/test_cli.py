@@ -1,0 +1,48 @@
+import subprocess
+import sys
+
+import pytest
+from user_bringup.cli.main import main
+
+
+def test_help_lists_the_commands_with_their_first_lines(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert "version" in text
+    assert "Say which version of USER this is" in text
+    assert "cannot be imported" not in text
+
+
+def test_a_wrong_command_is_answered_with_the_nearest(capsys):
+    assert main(["versoin"]) == 2
+    assert "Did you mean 'version'?" in capsys.readouterr().err
+    assert main([]) == 2
+
+
+def test_version(capsys):
+    assert main(["version"]) == 0
+    assert "user_core" in capsys.readouterr().out
+
+
+def test_errors_are_one_clear_message(capsys, tmp_path):
+    assert main(["report", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("user report: no run in")
+    assert "Traceback" not in error
+
+
+def test_the_installed_command_runs():
+    result = subprocess.run(["user", "version"], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert "ROS 2" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["report", "version"])
+def test_every_command_has_its_own_help(name):
+    result = subprocess.run(
+        [sys.executable, "-c", f"from user_bringup.cli.main import main; main(['{name}', '--help'])"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert f"usage: user {name}" in result.stdout

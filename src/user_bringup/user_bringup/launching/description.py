@@ -1,0 +1,105 @@
+"""From a deployment to launch actions: one source for `ros2 launch` and `user up`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, SetEnvironmentVariable
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+from user_bringup.running import PreparedRun, find_deployment, prepare_run
+from user_core.config import from_mapping, load_yaml
+from user_fleet.deployment import Argument, ProcessSpec, start_order
+
+Extra = Callable[[PreparedRun, LaunchContext], list[Any]]
+
+
+def describe(
+    deployment: str, *, only: tuple[str, ...] = (), extras: tuple[Extra, ...] = ()
+) -> LaunchDescription:
+    """A launch description that runs an installed deployment.
+
+    Its arguments become launch arguments, beside ``runs`` (folder of all runs) and ``run``
+    (name of this one; an existing one is continued).
+
+    Args:
+        deployment: Name of the deployment.
+        only: Names of the processes to start; all if empty.
+        extras: More actions, made when the run is known.
+    """
+    file = find_deployment(deployment)
+    arguments = {
+        name: from_mapping(Argument, value if isinstance(value, dict) else {"default": value})
+        for name, value in (load_yaml(file).get("arguments") or {}).items()
+    }
+
+    def start(context: LaunchContext) -> list[Any]:
+        overrides = {
+            name: yaml.safe_load(LaunchConfiguration(name).perform(context)) for name in arguments
+        }
+        runs, run = (LaunchConfiguration(name).perform(context) for name in ("runs", "run"))
+        prepared = prepare_run(file, overrides, Path(runs), run)
+        actions: list[Any] = [LogInfo(msg=f"run folder: {prepared.folder}")]
+        for name, value in prepared.deployment.environment.items():
+            actions.append(SetEnvironmentVariable(name, value))
+        for process in start_order(prepared.deployment.processes):
+            if not only or process.name in only:
+                actions.append(_node(process, prepared))
+        for extra in extras:
+            actions += extra(prepared, context)
+        return actions
+
+    return LaunchDescription(
+        [
+            *(_declare(name, argument) for name, argument in arguments.items()),
+            DeclareLaunchArgument("runs", default_value="runs", description="Folder of all runs."),
+            DeclareLaunchArgument(
+                "run", default_value="", description="Name of this run; empty: a new one."
+            ),
+            OpaqueFunction(function=start),
+        ]
+    )
+
+
+def installed(package: str) -> bool:
+    """Whether a ROS package is installed here."""
+    try:
+        get_package_prefix(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _declare(name: str, argument: Argument) -> DeclareLaunchArgument:
+    default = argument.default
+    text = str(default).lower() if isinstance(default, bool) else str(default)
+    return DeclareLaunchArgument(
+        name,
+        default_value=text,
+        description=argument.doc or name,
+        choices=list(argument.choices) or None,
+    )
+
+
+def _node(process: ProcessSpec, prepared: PreparedRun) -> Node:
+    file = prepared.parameter_files.get(process.name)
+    return Node(
+        package=process.package,
+        executable=process.executable,
+        name=process.name,
+        namespace=process.namespace,
+        parameters=[str(file)] if file else [],
+        remappings=list(process.remappings.items()),
+        arguments=list(process.arguments),
+        additional_env=dict(process.environment),
+        output="screen",
+        respawn=process.restart.when != "never",
+        respawn_delay=process.restart.initial_backoff_s,
+        sigterm_timeout=str(process.stop_timeout_s),
+    )
