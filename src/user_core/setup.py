@@ -27,7 +27,11 @@ setup(
             "linear_gaussian = user_core.fakes.policy:LinearGaussianPolicy",
             "tanh_gaussian = user_core.policies.tanh_gaussian:TanhGaussianPolicy",
         ],
-        "user.rewards": ["task = user_core.rewards.task:TaskReward"],
+        "user.rewards": [
+            "operator = user_core.rewards.operator:OperatorReward",
+            "pose_threshold = user_core.rewards.pose_threshold:PoseThresholdReward",
+            "task = user_core.rewards.task:TaskReward",
+        ],
         "user.algorithms": ["rwr = user_core.fakes.algorithm:RewardWeightedRegression"],
     },
 )

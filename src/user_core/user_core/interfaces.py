@@ -51,6 +51,7 @@ from user_core.types import (
     FinalObservation,
     Observation,
     PolicyVersion,
+    RewardSource,
     Step,
     TaskFeedback,
 )
@@ -242,11 +243,13 @@ class RewardOutcome:
         reward: The reward.
         terminated: The task ended here, and no value lies beyond.
         success: Whether the task is solved; None where the reward cannot tell.
+        source: Where the verdict comes from.
     """
 
     reward: float
     terminated: bool = False
     success: bool | None = None
+    source: RewardSource = RewardSource.FUNCTION
 
 
 class Reward(ABC):

@@ -8,7 +8,7 @@ from user_core.config import Config
 from user_core.errors import DeviceFault
 from user_core.interfaces import Reward, RewardOutcome
 from user_core.specs import Array, Arrays
-from user_core.types import TaskFeedback
+from user_core.types import RewardSource, TaskFeedback
 
 
 class TaskReward(Reward):
@@ -27,4 +27,4 @@ class TaskReward(Reward):
                 expected="a number with every observation",
                 cure="Choose another reward plugin for this robot, for instance pose_threshold",
             )
-        return RewardOutcome(task.reward, task.terminated, task.success)
+        return RewardOutcome(task.reward, task.terminated, task.success, RewardSource.ROBOT)

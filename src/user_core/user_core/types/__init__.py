@@ -4,6 +4,7 @@ from user_core.types.ack import TrajectoryAck
 from user_core.types.action import ActedBy, ActionChunk, AppliedAction
 from user_core.types.batch import Batch
 from user_core.types.episode import EpisodeKey, EpisodeResult, EpisodeSource, Outcome
+from user_core.types.label import Label
 from user_core.types.lease import Lease
 from user_core.types.observation import NO_TASK, Observation, TaskFeedback
 from user_core.types.policy_version import PolicyVersion
@@ -21,6 +22,7 @@ __all__ = [
     "EpisodeResult",
     "EpisodeSource",
     "FinalObservation",
+    "Label",
     "Lease",
     "Observation",
     "Outcome",

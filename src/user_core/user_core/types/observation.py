@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from user_core.specs import Arrays
 from user_core.types.action import AppliedAction
+from user_core.types.label import Label
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,14 @@ class TaskFeedback:
         terminated: The task ended in a state from which no value must be bootstrapped.
         truncated: The robot's own time or space limit ended the episode.
         success: Whether the task is solved; None where the robot cannot tell.
+        label: What a person said at this moment; the actor adds it.
     """
 
     reward: float = math.nan
     terminated: bool = False
     truncated: bool = False
     success: bool | None = None
+    label: Label = Label.NONE
 
 
 NO_TASK = TaskFeedback()
