@@ -36,8 +36,8 @@ setup(
     zip_safe=False,
     entry_points={
         "user.commands": [
-            "report = user_bringup.cli.report",
-            "version = user_bringup.cli.version",
+            "report = user_bringup.cli.report:main",
+            "version = user_bringup.cli.version:main",
         ],
     },
 )

@@ -1,14 +1,12 @@
 """The command ``user``: subcommands are plugins, found by entry points, imported when chosen.
 
-A subcommand is a module with two functions, registered in the group ``user.commands``::
+A subcommand is a function that takes the words after its name and returns an exit code; it is
+registered in the group ``user.commands`` of any installed package::
 
-    # setup.py:  entry_points={"user.commands": ["sim = user_hal.cli.sim"]}
+    # setup.py:  entry_points={"user.commands": ["sim = user_hal.cli.sim:main"]}
 
-    \"\"\"Look at a simulated scene.\"\"\"          # the first line is shown by `user --help`
+    def main(argv: Sequence[str]) -> int: ...
 
-    def add_arguments(parser: argparse.ArgumentParser) -> None: ...
-
-    def run(arguments: argparse.Namespace) -> int: ...   # returns the exit code
-
-What it raises of :class:`~user_core.errors.UserError` is shown as one clear message.
+The first line of its module's docstring is shown by ``user --help``. What it raises of
+:class:`~user_core.errors.UserError` is shown as one clear message.
 """

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
 
 from user_core.errors import UserError
 
@@ -32,14 +30,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"user: no command '{name}'.{hint} 'user --help' lists them.", file=sys.stderr)
         return 2
     try:
-        module = points[name].load()
-        parser = argparse.ArgumentParser(
-            prog=f"user {name}",
-            description=module.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        module.add_arguments(parser)
-        return int(module.run(parser.parse_args(rest)) or 0)
+        return int(points[name].load()(rest) or 0)
     except UserError as error:
         print(f"user {name}: {error}", file=sys.stderr)
         return 1
@@ -60,7 +51,8 @@ def _overview(points: dict[str, EntryPoint]) -> str:
 
 def _summary(point: EntryPoint) -> str:
     try:
-        module: Any = point.load()
+        module = sys.modules[point.load().__module__]
     except Exception as error:  # of whatever the author's module imports
         return f"(cannot be imported: {error})"
-    return (module.__doc__ or "").strip().partition("\n")[0]
+    line = (module.__doc__ or "").strip().partition("\n")[0]
+    return line.replace("``", "").removeprefix(f"user {point.name}: ")

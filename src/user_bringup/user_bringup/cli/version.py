@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 _PACKAGES = (
@@ -13,12 +14,9 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """None."""
-
-
-def run(arguments: argparse.Namespace) -> int:
+def main(argv: Sequence[str]) -> int:
     """Print a line per package."""
+    argparse.ArgumentParser(prog="user version", description=__doc__).parse_args(argv)
     print(f"{'Python':<16}{platform.python_version()}")
     print(f"{'ROS 2':<16}{os.environ.get('ROS_DISTRO', 'not sourced')}")
     for name in _PACKAGES:
