@@ -1,6 +1,7 @@
 """Our own plugins keep the promises, and a plugin that breaks one is caught at it."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,13 +15,15 @@ from user_core.conformance import (
     check_robot,
     check_teleop,
 )
-from user_core.errors import PluginError
+from user_core.errors import DeviceError, PluginError
 from user_core.fakes.camera import FakeCameraConfig
 from user_core.fakes.policy import LinearGaussianConfig
 from user_core.fakes.robot import FakeRobotConfig
 from user_core.fakes.teleop import FakeTeleopConfig
 from user_core.interfaces import RewardOutcome
 from user_core.rewards.task import TaskReward
+from user_core.specs import ActionKind, ArraySpec, RobotSpec
+from user_core.types import NO_TASK, AppliedAction
 
 SPEC = fakes.FakeRobot(FakeRobotConfig()).spec
 
@@ -151,3 +154,50 @@ def test_an_algorithm_that_forgets_is_caught():
 
     report = check_algorithm(make_algorithm(), make_algorithm(Forgetful), make_policy(), SPEC)
     assert "goes on exactly alike" in broken_promises(report)
+
+
+class Unreachable(fakes.FakeRobot):
+    """Is not there."""
+
+    def connect(self):
+        raise DeviceError("nobody answers")
+
+
+def test_a_robot_that_is_not_there_breaks_one_promise_only():
+    report = check_robot(make_robot(Unreachable))
+    assert broken_promises(report) == "connect reaches the robot: DeviceError: nobody answers"
+    assert report.checks[-1].promise.startswith("close")
+
+
+class Absolute(fakes.FakeRobot):
+    """Goes to joint positions within wide bounds; starts near one end of them."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        joints = ArraySpec((2,), "float32", unit="rad")
+        self._spec = RobotSpec(
+            "absolute",
+            {"joint_position": joints},
+            ArraySpec((3,), "float32", (-6.0, -6.0, 0.0), (6.0, 6.0, 1.0)),
+            ActionKind.JOINT_POSITION,
+            lockstep=True,
+        )
+        self.at, self.farthest = np.array([5.0, -5.0], np.float32), 0.0
+
+    def read(self):
+        observation = super().read()
+        return replace(observation, arrays={"joint_position": self.at.copy()}, task=NO_TASK)
+
+    def command(self, action):
+        self._require_connection()
+        self._spec.action.check(action, "action")
+        self.farthest = max(self.farthest, float(np.abs(action[:2] - [5.0, -5.0]).max()))
+        self.at = action[:2].copy()
+        self._applied = AppliedAction(action, 1)
+        return action
+
+
+def test_absolute_targets_stay_near_the_start():
+    robot = make_robot(Absolute)
+    check_robot(robot, motion=1.0).require()
+    assert 0.05 < robot.farthest < 0.101

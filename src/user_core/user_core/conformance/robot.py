@@ -12,10 +12,15 @@ import numpy as np
 from user_core.conformance.report import Report, Skip, expect
 from user_core.errors import DeviceError, SpecError
 from user_core.interfaces import Robot
-from user_core.specs import Array, RobotSpec, check_arrays
+from user_core.specs import ActionKind, Array, RobotSpec, check_arrays
 from user_core.types import Observation
 
 Progress = Callable[[str], None]
+
+#: Actions that are targets, and the observation of the same quantity.
+_ABSOLUTE = {ActionKind.JOINT_POSITION: "joint_position", ActionKind.EE_POSE: "tcp_pose"}
+#: With ``motion`` 1, absolute targets keep within this of the start, rad or m.
+_ABSOLUTE_STEP = 0.1
 
 
 def check_robot(
@@ -31,7 +36,9 @@ def check_robot(
     Args:
         robot: The driver.
         steps: Control periods to drive it for.
-        motion: Share of the action bounds to move within, about their middle, 0 to 1.
+        motion: Share of the action bounds to move within, about their middle, 0 to 1. Absolute
+            targets move about where the robot is after its reset instead, by 0.1 rad or m times
+            this at most.
         seed: Seed of the motion and of the resets.
         progress: Called with each promise before it is tried.
 
@@ -50,6 +57,7 @@ class _RobotCheck:
         self.rng = np.random.default_rng(seed)
         self.report = Report(f"robot driver {type(robot).__module__}.{type(robot).__qualname__}")
         self.last: Observation | None = None
+        self.start: Observation | None = None
 
     def run(self) -> Report:
         try:
@@ -58,6 +66,8 @@ class _RobotCheck:
                 self.refuse_wrong_actions, self.drive, self.stop, self.seeds, self.feedback,
             ):  # fmt: skip
                 check()
+                if check == self.connect and self.report.checks[-1].passed is False:
+                    break  # nothing that follows could tell more
         finally:
             self.close()
         return self.report
@@ -101,7 +111,7 @@ class _RobotCheck:
     def reset(self) -> None:
         with self._promise("reset returns a first observation that fits the spec") as seen:
             start_s = time.monotonic()
-            self.last = self.robot.reset(seed=self.seed)
+            self.last = self.start = self.robot.reset(seed=self.seed)
             seen.append(f"{time.monotonic() - start_s:.2f} s")
             self._check_observation(self.last)
 
@@ -213,8 +223,18 @@ class _RobotCheck:
             return bounds.sample(self.rng)
         low, high = bounds.low_array.astype(float), bounds.high_array.astype(float)
         middle, half = (low + high) / 2, (high - low) / 2
+        here = self._measured_target()
+        if here is not None:  # the middle of all positions may be far away
+            middle[: len(here)], half = here, np.minimum(half, _ABSOLUTE_STEP)
         action = middle + half * self.motion * self.rng.uniform(-1, 1, bounds.shape)
-        return np.asarray(action, bounds.dtype)
+        return np.asarray(np.clip(action, low, high), bounds.dtype)
+
+    def _measured_target(self) -> Array | None:
+        """Where an absolute action would leave the robot; None for other kinds of action."""
+        name = _ABSOLUTE.get(self.robot.spec.action_kind, "")
+        if self.start is None or name not in self.start.arrays:
+            return None
+        return self.start.arrays[name][: self.robot.spec.action.size]
 
     def _check_observation(self, observation: Observation) -> None:
         check_arrays(observation.arrays, self.robot.spec.observation)
