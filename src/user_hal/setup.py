@@ -17,11 +17,12 @@ setup(
         (f"share/{PACKAGE}", ["package.xml"]),
     ],
     install_requires=["setuptools"],
-    extras_require={"test": ["pytest"]},
+    extras_require={"spacemouse": ["pyspacemouse>=2.1"], "test": ["pytest"]},
     zip_safe=False,
     entry_points={
         "user.robots": [
             "gymnasium = user_hal.robots.gymnasium:GymnasiumRobot",
+            "mock = user_hal.robots.mock:MockRobot",
             "mujoco = user_hal.robots.mujoco:MujocoRobot",
             "ros2 = user_hal.robots.ros2.driver:Ros2Robot",
         ],
@@ -29,12 +30,21 @@ setup(
             "opencv = user_hal.cameras.opencv:OpenCvCamera",
             "ros_topic = user_hal.cameras.ros_topic:RosTopicCamera",
         ],
+        "user.teleops": [
+            "expert = user_hal.teleops.expert:ExpertTeleop",
+            "joy = user_hal.teleops.joy:JoyTeleop",
+            "keyboard = user_hal.teleops.keyboard:KeyboardTeleop",
+            "spacemouse = user_hal.teleops.spacemouse:SpaceMouseTeleop",
+            "twist = user_hal.teleops.twist:TwistTeleop",
+        ],
         "user.commands": [
             "check = user_hal.cli.check:main",
             "robots = user_hal.cli.robots:main",
         ],
         "console_scripts": [
+            "hal = user_hal.nodes.hal:main",
             "sim_ros_robot = user_hal.nodes.sim_ros_robot:main",
+            "teleop = user_hal.nodes.teleop:main",
         ],
     },
 )

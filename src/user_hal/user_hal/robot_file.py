@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from user_core.config import Config, from_mapping, load_yaml, setting
-from user_core.errors import UserError
+from user_core.errors import ConfigError, UserError
 from user_core.interfaces import Robot
 from user_core.plugins import build
 from user_hal.cameras.with_cameras import CamerasConfig, RobotWithCameras, build_cameras
+from user_hal.display import DisplayConfig
+from user_hal.runtime.control_loop import LoopConfig
+from user_hal.runtime.lease_book import LeaseConfig
 from user_hal.safety import SafetyConfig
 
 
@@ -26,8 +29,34 @@ class RobotFile(Config):
         factory=CamerasConfig, doc="Cameras that the driver does not know of."
     )
     safety: SafetyConfig = setting(
-        factory=SafetyConfig, doc="What the safety gate lets through; used by the HAL node."
+        factory=SafetyConfig, doc="What the safety gate lets through, and what stops the robot."
     )
+    lease: LeaseConfig = setting(factory=LeaseConfig, doc="Whether and how it is leased.")
+    loop: LoopConfig = setting(factory=LoopConfig, doc="How it is run.")
+    display: DisplayConfig = setting(
+        factory=DisplayConfig, doc="Frames, and what is shown to people and other nodes."
+    )
+    task: str = setting("", doc="Task that it is set up for, for people and policies.")
+
+
+def find_robot_file(name: str | Path) -> Path:
+    """The file that was meant: a path, or the name of a ready configuration.
+
+    Raises:
+        ConfigError: There is no such file; lists the ready ones.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    ready = {file.stem: file for folder in _ready_folders() for file in folder.glob("*.yaml")}
+    found = ready.get(str(name).removesuffix(".yaml"))
+    if found is None:
+        raise ConfigError(
+            f"robot configuration {str(name)!r}",
+            came="no such file",
+            expected=f"a path, or one of the ready ones: {sorted(ready)}",
+        )
+    return found
 
 
 def load_robot_file(path: str | Path) -> RobotFile:
@@ -57,3 +86,15 @@ def build_robot(file: RobotFile) -> Robot:
     except UserError:
         robot.close()
         raise
+
+
+def _ready_folders() -> list[Path]:
+    """Where ready configurations may be: beside the user, and in the installed package."""
+    folders = [Path("config") / "robots"]
+    try:
+        from ament_index_python.packages import get_package_share_directory
+
+        folders.append(Path(get_package_share_directory("user_bringup")) / "config" / "robots")
+    except (ImportError, LookupError):
+        pass  # not installed as a ROS package: paths still work
+    return [folder for folder in folders if folder.is_dir()]

@@ -185,7 +185,7 @@ def test_an_emergency_stop_stays_until_it_is_reset() -> None:
 
 
 def test_a_force_stops_the_robot_until_it_has_gone() -> None:
-    world = World(safety={"force": {"stop_force_n": 20.0, "resume_force_n": 10.0}})
+    world = World(safety={"force": {"stop_n": 20.0, "resume_n": 10.0}})
     world.run(60)
     world.drive(100)
     world.robot.faults.wrench = (0, 0, 25.0, 0, 0, 0)

@@ -208,6 +208,8 @@ def test_a_discrete_action_out_of_range_is_refused_not_clipped() -> None:
         (ActionKind.JOINT_DELTA, {"joint_limits": {"low": [0.0]}}, "expected 7"),
         (ActionKind.JOINT_DELTA, {"joint_limits": {"margin": 3.0}}, "low < high for every joint"),
         (ActionKind.EE_DELTA, {"workspace": {"low": [0, 0, 1], "high": [1, 1, 0]}}, "low < high"),
+        (ActionKind.EE_DELTA, {"workspace": {"low": [0, 0, 1]}}, "three numbers each"),
+        (ActionKind.EE_DELTA, {"force": {"stop_n": 10.0, "resume_n": 11.0}}, "at most stop"),
     ],
 )
 def test_a_configuration_that_does_not_fit_the_robot_is_refused(kind, config, message) -> None:

@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,7 +13,7 @@ from rich.markup import escape
 from user_core.conformance import Report, check_robot
 from user_core.errors import ConfigError, UserError
 from user_core.interfaces import Robot
-from user_hal.robot_file import build_robot, load_robot_file
+from user_hal.robot_file import build_robot, find_robot_file, load_robot_file
 from user_hal.topic_io import UsesTopics
 
 OK, BROKEN, WRONG_USE = 0, 1, 2
@@ -31,26 +30,6 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
     except UserError as error:
         console.print(f"[bold red]{error.code}[/]: {escape(str(error))}", soft_wrap=True)
         return WRONG_USE
-
-
-def find_config(name: str) -> Path:
-    """The file that was meant: a path, or the name of a ready configuration.
-
-    Raises:
-        ConfigError: There is no such file; lists the ready ones.
-    """
-    path = Path(name)
-    if path.is_file():
-        return path
-    ready = {file.stem: file for folder in _ready_folders() for file in folder.glob("*.yaml")}
-    found = ready.get(name.removesuffix(".yaml"))
-    if found is None:
-        raise ConfigError(
-            f"robot configuration {name!r}",
-            came="no such file",
-            expected=f"a path, or one of the ready ones: {sorted(ready)}",
-        )
-    return found
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
 def _check(args: argparse.Namespace, console: Console) -> int:
     if args.steps < 1 or not 0 <= args.motion <= 1:
         raise ConfigError("--steps and --motion", came=f"{args.steps}, {args.motion}")
-    path = find_config(args.config)
+    path = find_robot_file(args.config)
     robot = build_robot(load_robot_file(path))
     console.print(f"[bold]{escape(str(path))}[/]")
     _describe(robot, console)
@@ -135,18 +114,6 @@ def _show(report: Report, console: Console) -> None:
     kept = len(report.checks) - broken - skipped
     colour = "red" if broken else "green"
     console.print(f"[bold {colour}]{kept} kept, {broken} broken, {skipped} skipped[/]")
-
-
-def _ready_folders() -> list[Path]:
-    """Where ready configurations may be: beside the user, and in the installed package."""
-    folders = [Path("config") / "robots"]
-    try:
-        from ament_index_python.packages import get_package_share_directory
-
-        folders.append(Path(get_package_share_directory("user_bringup")) / "config" / "robots")
-    except (ImportError, LookupError):
-        pass  # not installed as a ROS package: paths still work
-    return [folder for folder in folders if folder.is_dir()]
 
 
 if __name__ == "__main__":

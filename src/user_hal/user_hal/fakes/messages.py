@@ -105,6 +105,15 @@ class JointState:
 
 
 @dataclass
+class Joy:
+    """sensor_msgs/msg/Joy."""
+
+    header: Header = field(default_factory=Header)
+    axes: list[float] = field(default_factory=list)
+    buttons: list[int] = field(default_factory=list)
+
+
+@dataclass
 class JointTrajectoryPoint:
     """trajectory_msgs/msg/JointTrajectoryPoint."""
 
@@ -188,6 +197,7 @@ MESSAGES: dict[str, type[Any]] = {
     "sensor_msgs/msg/CompressedImage": CompressedImage,
     "sensor_msgs/msg/Image": Image,
     "sensor_msgs/msg/JointState": JointState,
+    "sensor_msgs/msg/Joy": Joy,
     "std_msgs/msg/Float64": Float64,
     "std_msgs/msg/Float64MultiArray": Float64MultiArray,
     "trajectory_msgs/msg/JointTrajectory": JointTrajectory,

@@ -104,7 +104,7 @@ class CommandPath:
         self._watchdog = CommandWatchdog(config.watchdog_s)
         self._age = ObservationAge(config.max_observation_age_s)
         self._watchers: list[ForceStop | BoundaryStop] = list(BoundaryStop.all_for(config, spec))
-        if config.force is not None:
+        if config.force.given:
             self._watchers.append(ForceStop.for_robot(config.force, spec))
         timed = [] if spec.lockstep else [self._age, self._watchdog]
         self.supervisor = SafetySupervisor(self._emergency, [*faults, *self._watchers, *timed])

@@ -40,11 +40,15 @@ class SafetyConfig(Config):
     acceleration: MotionLimits = setting(
         factory=MotionLimits, doc="How quickly the velocity may change, m/s^2 and rad/s^2."
     )
-    workspace: WorkspaceConfig | None = setting(
-        None, doc="Box in the base frame that the tool stays in."
+    workspace: WorkspaceConfig = setting(
+        factory=WorkspaceConfig, doc="Box in the base frame that the tool stays in."
     )
-    joint_limits: JointLimitsConfig | None = setting(None, doc="Ranges that the joints stay in.")
-    force: ForceConfig | None = setting(None, doc="Force and torque at the tool that stop it.")
+    joint_limits: JointLimitsConfig = setting(
+        factory=JointLimitsConfig, doc="Ranges that the joints stay in."
+    )
+    force: ForceConfig = setting(
+        factory=ForceConfig, doc="Force and torque at the tool that stop it."
+    )
     action_scale: tuple[float, ...] = setting(
         (),
         doc="What one unit of each element of a change or velocity action moves, in m or rad (per "

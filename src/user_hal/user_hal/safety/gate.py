@@ -171,11 +171,11 @@ def _rules(config: SafetyConfig, spec: RobotSpec, layout: MotionLayout) -> list[
         rules.append(VelocityRule(config.velocity, layout, spec.period_s))
     if config.step.given:
         rules.append(StepRule(config.step, layout))
-    if config.joint_limits is not None:
+    if config.joint_limits.given:
         _need(spec, "joint_limits", "joint_position")
         if layout.joints.stop:
             rules.append(JointLimitsRule(config.joint_limits, layout, spec, config.watchdog_s))
-    if config.workspace is not None:
+    if config.workspace.given:
         _need(spec, "workspace", "tcp_pose")
         if layout.linear.stop:
             rules.append(WorkspaceRule(config.workspace, layout, config.watchdog_s))

@@ -10,6 +10,7 @@ import numpy as np
 from user_core.specs import ActionKind, Array, RobotSpec
 
 _JOINT_KINDS = (ActionKind.JOINT_POSITION, ActionKind.JOINT_DELTA, ActionKind.JOINT_VELOCITY)
+_ROTATIONS = ("rx", "ry", "rz", "wx", "wy", "wz")
 _TOOL_KINDS = (ActionKind.EE_DELTA, ActionKind.EE_TWIST, ActionKind.EE_POSE)
 
 
@@ -63,8 +64,9 @@ class MotionLayout:
     def of(cls, spec: RobotSpec) -> MotionLayout:
         """Read the layout from a robot's spec.
 
-        A tool action of six or more elements starts with translation and rotation, one of
-        fewer with as much of the translation as there is (x y z and a gripper, for instance).
+        A tool action starts with the translation. Then comes the rotation: three elements of
+        an action with six or more, otherwise as many as are named so (``rz`` for a tool that
+        turns about the vertical only). What follows is extra, a gripper for instance.
         A joint action starts with the joints, in the order of ``joint_position``, or where
         both specs name their elements, in the order of the names.
         """
@@ -75,13 +77,25 @@ class MotionLayout:
             pose = spec.action_kind is ActionKind.EE_POSE
             size -= 1 if pose and size >= 7 else 0
             linear = slice(0, min(3, size))
-            angular = slice(3, 6) if size >= 6 else slice(linear.stop, linear.stop)
+            angular = slice(linear.stop, linear.stop + _turning(spec, size))
         elif spec.action_kind in _JOINT_KINDS:
             rows = _joint_rows(spec)
             joints = slice(0, len(rows))
         names = spec.action.names if len(spec.action.names) == size else ()
         names = names or tuple(f"element {i}" for i in range(size))
         return cls(spec.action_kind, spec.action.size, size, linear, angular, joints, rows, names)
+
+
+def _turning(spec: RobotSpec, size: int) -> int:
+    """How many elements after the translation turn the tool."""
+    if size >= 6:
+        return 3
+    count = 0
+    for name in spec.action.names[3:]:
+        if name not in _ROTATIONS:
+            break
+        count += 1
+    return count
 
 
 def _joint_rows(spec: RobotSpec) -> Array:

@@ -15,11 +15,21 @@ from user_hal.safety.rules.position import PositionRule
 
 @dataclass(frozen=True)
 class JointLimitsConfig(Config):
-    """Ranges of the joints; without ``low`` and ``high`` those of the spec of ``joint_position``."""
+    """Ranges of the joints; without ``low`` and ``high`` those of the spec of ``joint_position``.
+
+    There are no limits while nothing at all is given.
+    """
 
     low: tuple[float, ...] = setting((), doc="Smallest position of each joint.", unit="rad")
     high: tuple[float, ...] = setting((), doc="Largest position of each joint.", unit="rad")
-    margin: float = setting(0.0, doc="Distance kept from both ends.", unit="rad", ge=0)
+    margin: float | None = setting(
+        None, doc="Distance that is kept from both ends.", unit="rad", ge=0
+    )
+
+    @property
+    def given(self) -> bool:
+        """Whether the joints are limited."""
+        return bool(self.low or self.high) or self.margin is not None
 
 
 class JointLimitsRule(PositionRule):
@@ -41,12 +51,13 @@ def joint_range(config: JointLimitsConfig, measured: ArraySpec, rows: Array) -> 
     Raises:
         ConfigError: The configuration does not fit the joints, or leaves a joint no range.
     """
-    low = _range(config.low, measured.low_array, rows, "low") + config.margin
-    high = _range(config.high, measured.high_array, rows, "high") - config.margin
+    margin = config.margin or 0.0
+    low = _range(config.low, measured.low_array, rows, "low") + margin
+    high = _range(config.high, measured.high_array, rows, "high") - margin
     if not (low < high).all():
         raise ConfigError(
             "joint_limits",
-            came=f"low {low.tolist()}, high {high.tolist()} with margin {config.margin}",
+            came=f"low {low.tolist()}, high {high.tolist()} with margin {margin}",
             expected="low < high for every joint",
         )
     return low, high

@@ -12,14 +12,28 @@ from user_hal.safety.rules.position import PositionRule
 
 @dataclass(frozen=True)
 class WorkspaceConfig(Config):
-    """An axis-aligned box in the base frame."""
+    """An axis-aligned box in the base frame; without numbers there is none."""
 
-    low: tuple[float, float, float] = setting(doc="Smallest x, y and z of the tool.", unit="m")
-    high: tuple[float, float, float] = setting(doc="Largest x, y and z of the tool.", unit="m")
+    low: tuple[float, ...] = setting(
+        (), doc="Smallest x, y and z of the tool; empty: no box.", unit="m", max_length=3
+    )
+    high: tuple[float, ...] = setting(
+        (), doc="Largest x, y and z of the tool; empty: no box.", unit="m", max_length=3
+    )
 
     def validate(self) -> None:
-        if not all(low < high for low, high in zip(self.low, self.high)):
-            raise ConfigError("workspace", came=f"{self.low}, {self.high}", expected="low < high")
+        both = len(self.low), len(self.high)
+        if both not in ((0, 0), (3, 3)) or not all(a < b for a, b in zip(self.low, self.high)):
+            raise ConfigError(
+                "workspace",
+                came=f"low {self.low}, high {self.high}",
+                expected="three numbers each, low < high; or none",
+            )
+
+    @property
+    def given(self) -> bool:
+        """Whether there is a box."""
+        return bool(self.low)
 
 
 class WorkspaceRule(PositionRule):

@@ -34,11 +34,11 @@ class BoundaryStop:
         """The stops that a configuration asks for and the gate's rules do not cover."""
         layout, stops = MotionLayout.of(spec), []
         box, joints = config.workspace, config.joint_limits
-        if box is not None and layout.linear.stop < 3 and "tcp_pose" in spec.observation:
+        if box.given and layout.linear.stop < 3 and "tcp_pose" in spec.observation:
             names = ("tool x", "tool y", "tool z")
             low, high = np.asarray(box.low), np.asarray(box.high)
             stops.append(cls("workspace", "tcp_pose", np.arange(3), low, high, names))
-        if joints is not None and not layout.joints.stop and "joint_position" in spec.observation:
+        if joints.given and not layout.joints.stop and "joint_position" in spec.observation:
             measured = spec.observation["joint_position"]
             rows = np.arange(measured.size)
             low, high = joint_range(joints, measured, rows)

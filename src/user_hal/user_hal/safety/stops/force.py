@@ -11,22 +11,34 @@ from user_core.specs import Arrays, RobotSpec
 from user_hal.safety.stops.condition import Stop
 
 
+#: Without a value of its own, the robot may go on below this share of what stopped it.
+_RESUME_SHARE = 0.6
+
+
 @dataclass(frozen=True)
 class ForceConfig(Config):
-    """Above ``stop`` the robot stops; below ``resume`` it may go on."""
+    """Above ``stop`` the robot stops; below ``resume`` it may go on. Not given: not limited."""
 
-    stop_force_n: float = setting(40.0, doc="Force at which the robot stops.", unit="N", gt=0)
-    resume_force_n: float = setting(25.0, doc="Force below which it may go on.", unit="N", gt=0)
-    stop_torque_n_m: float = setting(10.0, doc="Torque at which it stops.", unit="N m", gt=0)
-    resume_torque_n_m: float = setting(6.0, doc="Torque below which it may go on.", unit="N m", gt=0)
+    stop_n: float | None = setting(None, doc="Force at which it stops.", unit="N", gt=0)
+    resume_n: float | None = setting(
+        None, doc="Force below which it may go on; by default 60 % of stop_n.", unit="N", gt=0
+    )
+    stop_n_m: float | None = setting(None, doc="Torque at which it stops.", unit="N m", gt=0)
+    resume_n_m: float | None = setting(
+        None, doc="Torque below which it may go on; by default 60 %.", unit="N m", gt=0
+    )
 
     def validate(self) -> None:
-        if self.resume_force_n > self.stop_force_n or self.resume_torque_n_m > self.stop_torque_n_m:
-            raise ConfigError(
-                "force",
-                came=f"resume {self.resume_force_n} N, {self.resume_torque_n_m} N m",
-                expected=f"at most the stop values {self.stop_force_n}, {self.stop_torque_n_m}",
-            )
+        for stop, resume in ((self.stop_n, self.resume_n), (self.stop_n_m, self.resume_n_m)):
+            if resume is not None and (stop is None or resume > stop):
+                raise ConfigError(
+                    "force", came=f"resume at {resume}", expected=f"at most stop, {stop}"
+                )
+
+    @property
+    def given(self) -> bool:
+        """Whether force or torque is limited."""
+        return self.stop_n is not None or self.stop_n_m is not None
 
 
 class ForceStop:
@@ -35,7 +47,12 @@ class ForceStop:
     code = "force"
 
     def __init__(self, config: ForceConfig) -> None:
-        self._config = config
+        none = math.inf
+        self._stop_at = (config.stop_n or none, config.stop_n_m or none)
+        self._resume_at = (
+            config.resume_n or self._stop_at[0] * _RESUME_SHARE,
+            config.resume_n_m or self._stop_at[1] * _RESUME_SHARE,
+        )
         self._stop: Stop | None = None
 
     @classmethod
@@ -54,25 +71,18 @@ class ForceStop:
     def observe(self, arrays: Arrays) -> None:
         """Look at a new reading."""
         fx, fy, fz, tx, ty, tz = arrays["wrench"].tolist()
-        force_n, torque_n_m = math.hypot(fx, fy, fz), math.hypot(tx, ty, tz)
-        limit = self._config
-        if force_n >= limit.stop_force_n or torque_n_m >= limit.stop_torque_n_m:
-            over = True
-        else:
-            over = self._stop is not None and (
-                force_n > limit.resume_force_n or torque_n_m > limit.resume_torque_n_m
-            )
-        self._stop = self._describe(force_n, torque_n_m) if over else None
+        felt = math.hypot(fx, fy, fz), math.hypot(tx, ty, tz)
+        at = self._stop_at if self._stop is None else self._resume_at
+        over = any(value >= limit for value, limit in zip(felt, at))
+        self._stop = Stop(self.code, self._describe(*felt)) if over else None
 
     def check(self, now_ns: int) -> Stop | None:
         """Why the robot must stand still, or None."""
         return self._stop
 
-    def _describe(self, force_n: float, torque_n_m: float) -> Stop:
-        limit = self._config
-        return Stop(
-            self.code,
-            f"tool feels {force_n:.1f} N and {torque_n_m:.2f} N m; stops at "
-            f"{limit.stop_force_n:g} N or {limit.stop_torque_n_m:g} N m, goes on below "
-            f"{limit.resume_force_n:g} N and {limit.resume_torque_n_m:g} N m",
+    def _describe(self, force_n: float, torque_n_m: float) -> str:
+        stop, resume = self._stop_at, self._resume_at
+        return (
+            f"tool feels {force_n:.1f} N and {torque_n_m:.2f} N m; stops at {stop[0]:g} N or "
+            f"{stop[1]:g} N m, goes on below {resume[0]:g} N and {resume[1]:g} N m"
         )

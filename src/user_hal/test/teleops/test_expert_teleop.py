@@ -1,0 +1,71 @@
+"""The scripted expert in a person's place."""
+
+from __future__ import annotations
+
+import pytest
+
+from user_core.conformance import check_teleop
+from user_core.errors import DeviceNotConnected, SpecError
+from user_core.types import Observation
+from user_hal.teleops.expert import ExpertConfig, ExpertTeleop
+
+mujoco = pytest.importorskip("mujoco", reason="the simulator is not installed")
+
+from teleop_world import robot  # noqa: E402
+
+from user_hal.robots.mujoco import MujocoConfig, MujocoRobot  # noqa: E402
+
+
+@pytest.fixture
+def reach() -> MujocoRobot:
+    arm = MujocoRobot(MujocoConfig(task="reach"))
+    arm.connect()
+    yield arm
+    arm.close()
+
+
+def engaged(config: ExpertConfig, observations: list[Observation], arm: MujocoRobot) -> list[bool]:
+    teleop = ExpertTeleop(config)
+    teleop.connect(arm.spec)
+    return [teleop.read(observation).engaged for observation in observations]
+
+
+def test_the_expert_solves_the_task_through_the_teleop(reach) -> None:
+    teleop = ExpertTeleop(ExpertConfig(label=True))
+    teleop.connect(reach.spec)
+    observation = reach.reset(3)
+    command = teleop.read(observation)
+    for _ in range(200):
+        assert command.engaged and not command.success
+        reach.command(command.action)
+        observation = reach.read()
+        command = teleop.read(observation)
+        if observation.task.success:
+            break
+    assert command.success, "and says so"
+
+
+def test_it_takes_over_when_it_is_told_to(reach) -> None:
+    first = reach.reset(1)
+    one = [first] * 400
+    assert all(engaged(ExpertConfig(engage="always"), one, reach))
+    assert not any(engaged(ExpertConfig(engage="never"), one, reach))
+    now_and_then = engaged(ExpertConfig(engage="stretches", every=20, length=10), one, reach)
+    assert 0.1 < sum(now_and_then) / 400 < 0.6
+    changes = [a != b for a, b in zip(now_and_then, now_and_then[1:])]
+    assert 4 < sum(changes) < 60  # in stretches, not in single steps
+    episodes = [Observation(first.arrays, 1, 1, episode) for episode in range(100) for _ in "ab"]
+    drives = engaged(ExpertConfig(engage="episodes", probability=0.3), episodes, reach)
+    assert drives[::2] == drives[1::2] and 15 < sum(drives[::2]) < 45
+
+
+def test_it_keeps_the_promises_of_a_teleop(reach) -> None:
+    check_teleop(ExpertTeleop(ExpertConfig()), reach.spec, reach.reset(1)).require()
+
+
+def test_it_says_when_it_cannot_help(reach) -> None:
+    teleop = ExpertTeleop(ExpertConfig())
+    with pytest.raises(DeviceNotConnected):
+        teleop.read(reach.reset(1))
+    with pytest.raises(SpecError):
+        teleop.connect(robot())

@@ -1,0 +1,78 @@
+"""From the deflection of a device to an action."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from teleop_world import ACTIONS, robot, seen
+
+from user_core.errors import ConfigError
+from user_core.specs import ActionKind, ArraySpec, RobotSpec
+from user_hal.teleops.jog import Jog, JogConfig
+
+CONFIG = JogConfig(deadband=0.0)
+FULL_X = [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+
+
+def test_axes_move_what_their_names_say() -> None:
+    jog = Jog(CONFIG, robot(ActionKind.EE_DELTA, 0.5))
+    action = jog.action([0.2, -0.4, 0.0, 0.9, 0.9, 1.0], 0.25, seen().arrays)
+    np.testing.assert_allclose(action, [0.1, -0.2, 0.0, 0.5, 0.25])
+    twist = Jog(CONFIG, robot(ActionKind.EE_TWIST)).action([0, 0, 0, 0, 1, 0], None, seen().arrays)
+    np.testing.assert_allclose(twist, [0, 0, 0, 0, 0.5, 0])
+
+
+def test_the_gripper_stays_as_it_is_unless_it_is_told() -> None:
+    jog = Jog(CONFIG, robot())
+    assert jog.action([], None, seen(gripper=0.3).arrays)[-1] == pytest.approx(0.3)
+
+
+def test_joint_targets_count_on_from_the_target_before_and_do_not_run_away() -> None:
+    jog = Jog(JogConfig(deadband=0.0, joint_speed_rad_s=0.5), robot(ActionKind.JOINT_POSITION, 3.0))
+    first = jog.action(FULL_X, None, seen(joints=0.1).arrays)
+    np.testing.assert_allclose(first[:3], [0.15, 0.1, 0.1], atol=1e-6)
+    sagging = seen(joints=0.09)  # the robot hangs a little below its target
+    second = jog.action([0.0] * 6, None, sagging.arrays)
+    np.testing.assert_allclose(second[:3], [0.15, 0.1, 0.1], atol=1e-6)
+    for _ in range(30):
+        blocked = jog.action(FULL_X, None, sagging.arrays)
+    assert blocked[0] == pytest.approx(0.09 + 5 * 0.05, abs=1e-6)
+    jog.rest()
+    np.testing.assert_allclose(jog.action([0.0] * 6, None, sagging.arrays)[:6], 0.09, atol=1e-6)
+
+
+def test_poses_move_and_turn_in_the_base_frame() -> None:
+    jog = Jog(JogConfig(deadband=0.0), robot(ActionKind.EE_POSE, 2.0))
+    pose = jog.action([0, 0, -1.0, 0, 0, 1.0], 1.0, seen().arrays)
+    turned = [0, 0, math.sin(0.025), math.cos(0.025)]
+    np.testing.assert_allclose(pose, [0.4, 0, 0.29, *turned, 1.0], atol=1e-6)
+
+
+def test_the_deadband_hides_small_deflections_without_a_jump_beside_it() -> None:
+    jog = Jog(JogConfig(deadband=0.2), robot())
+    values = [float(jog.action([x], None, seen().arrays)[0]) for x in (0.19, 0.2, 0.21, 0.6, 1.0)]
+    np.testing.assert_allclose(values, [0, 0, 0.00625, 0.25, 0.5], atol=1e-6)
+    assert jog.deflection([0.1, -1.0]) == pytest.approx(1.0)
+
+
+def test_targets_need_something_to_start_from() -> None:
+    spec = RobotSpec("blind", {"x": ArraySpec((1,))}, ArraySpec((6,)), ActionKind.JOINT_POSITION)
+    with pytest.raises(ConfigError, match="joint_position"):
+        Jog(CONFIG, spec)
+
+
+@pytest.mark.parametrize("kind", list(ACTIONS))
+@given(
+    axes=st.lists(st.floats(-3, 3), max_size=6),
+    opening=st.none() | st.floats(0, 1),
+)
+@settings(deadline=None, max_examples=30)
+def test_every_action_fits_the_robot(kind, axes, opening) -> None:
+    spec = robot(kind)
+    action = Jog(JogConfig(), spec).action(axes, opening, seen().arrays)
+    spec.action.check(action)
+    assert (action >= spec.action.low_array).all() and (action <= spec.action.high_array).all()

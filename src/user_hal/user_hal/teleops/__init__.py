@@ -1,0 +1,1 @@
+"""Teleoperation devices: how a person drives a robot. One device a file."""
