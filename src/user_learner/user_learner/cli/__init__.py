@@ -1,0 +1,1 @@
+"""Commands of this package for ``user``: entry points of the group ``user.commands``."""

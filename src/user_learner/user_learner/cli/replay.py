@@ -1,0 +1,170 @@
+"""``user replay``: look at, verify, merge, export and import replay stores."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from user_core.errors import UserError
+from user_core.types import EpisodeSource
+from user_learner.cli.replay_info import show
+from user_learner.replay.merge import merge
+from user_learner.replay.portable import export_episodes, import_episodes
+from user_learner.replay.verify import Report, verify
+from user_learner.replay.writer import StoreWriter
+
+SUMMARY = "look at, verify, merge, export and import replay stores"
+_SOURCES = {source.name.lower(): source for source in EpisodeSource}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return the exit status: 0, 1 for findings, 2 for what cannot be done."""
+    options = _parser().parse_args(arguments)
+    console = Console(highlight=False)
+    try:
+        status: int = options.run(options, console)
+    except (UserError, OSError) as error:
+        code = f" ({error.code})" if isinstance(error, UserError) else ""
+        console.print(f"[red]error{code}:[/red]", end=" ")
+        console.print(str(error), markup=False)
+        return 2
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="user replay", description=SUMMARY)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    info = commands.add_parser("info", help="what a store holds")
+    info.add_argument("store", help="directory of the store")
+    info.add_argument("--episodes", type=int, default=0, metavar="N", help="list the last N")
+    info.set_defaults(run=_info)
+
+    check = commands.add_parser("verify", help="check every promise of a store")
+    check.add_argument("store", help="directory of the store; it may be in use")
+    check.add_argument(
+        "--repair",
+        action="store_true",
+        help="set damaged rows aside, rebuild a damaged index; nobody may be writing",
+    )
+    check.set_defaults(run=_verify)
+
+    join = commands.add_parser("merge", help="take over what other stores hold, nothing twice")
+    join.add_argument("stores", nargs="+", help="stores to take from; they are only read")
+    join.add_argument("--into", required=True, help="store to write; made when it is not there")
+    join.set_defaults(run=_merge)
+
+    export = commands.add_parser("export", help="write episodes to a portable file")
+    export.add_argument("store", help="directory of the store")
+    export.add_argument("file", help="episode file to write (a zip archive of .npy arrays)")
+    export.add_argument(
+        "--source", action="append", choices=_SOURCES, help="only episodes of this source"
+    )
+    export.add_argument("--compress", action="store_true", help="smaller, and slow")
+    export.set_defaults(run=_export)
+
+    load = commands.add_parser("import", help="take episodes from portable files, each once")
+    load.add_argument("files", nargs="+", help="episode files")
+    load.add_argument("--into", required=True, help="store to write; made when it is not there")
+    load.add_argument("--as", dest="source", choices=_SOURCES, help="count them as this source")
+    load.set_defaults(run=_import)
+    return parser
+
+
+def _info(options: argparse.Namespace, console: Console) -> int:
+    show(options.store, options.episodes, console)
+    return 0
+
+
+def _verify(options: argparse.Namespace, console: Console) -> int:
+    if options.repair:
+        with StoreWriter(options.store) as writer:  # its opening mends what it can
+            _list(console, "mended", writer.warnings, "yellow")
+            report = _verify_once(options.store, console)
+            if report.damages:
+                writer.set_aside(report.damages)
+                console.print(f"[yellow]{len(report.damages)} blocks set aside[/yellow]")
+                report = _verify_once(options.store, console)
+    else:
+        report = _verify_once(options.store, console)
+    table = Table("segments", "rows", "chunks", "episodes", "errors", "warnings")
+    table.add_row(*(f"{n:,}" for n in (
+        report.segments, report.rows, report.chunks, report.episodes, len(report.errors),
+        len(report.warnings))))  # fmt: skip
+    console.print(table)
+    _list(console, "error", report.errors, "red")
+    _list(console, "warning", report.warnings, "yellow")
+    console.print("[green]all promises hold[/green]" if report.ok else "[red]damaged[/red]")
+    return 0 if report.ok else 1
+
+
+def _verify_once(store: str, console: Console) -> Report:
+    with _progress(console, "verifying rows") as update:
+        return verify(store, update)
+
+
+def _merge(options: argparse.Namespace, console: Console) -> int:
+    table = Table("store", "chunks taken", "rows", "already there", "left out")
+    skipped: list[str] = []
+    with StoreWriter(options.into) as target:
+        for store in options.stores:
+            with _progress(console, f"merging {store}") as update:
+                report = merge(store, target, update)
+            numbers = (report.chunks, report.rows, report.duplicates, len(report.skipped))
+            table.add_row(store, *(f"{n:,}" for n in numbers))
+            skipped += report.skipped
+    console.print(table)
+    _list(console, "left out", skipped, "yellow")
+    return 1 if skipped else 0
+
+
+def _export(options: argparse.Namespace, console: Console) -> int:
+    sources = [_SOURCES[name] for name in options.source or _SOURCES]
+    with _progress(console, "exporting episodes") as update:
+        report = export_episodes(options.store, options.file, sources, options.compress, update)
+    console.print(f"{report.episodes:,} episodes, {report.rows:,} rows written to {options.file}")
+    _list(console, "left out", report.skipped, "yellow")
+    return 1 if report.skipped else 0
+
+
+def _import(options: argparse.Namespace, console: Console) -> int:
+    source = _SOURCES[options.source] if options.source else None
+    table = Table("file", "episodes taken", "rows", "already there", "left out")
+    skipped: list[str] = []
+    with StoreWriter(options.into) as target:
+        for file in options.files:
+            with _progress(console, f"importing {file}") as update:
+                report = import_episodes(file, target, source, update)
+            numbers = (report.episodes, report.rows, report.duplicates, len(report.skipped))
+            table.add_row(file, *(f"{n:,}" for n in numbers))
+            skipped += report.skipped
+    console.print(table)
+    _list(console, "left out", skipped, "yellow")
+    return 1 if skipped else 0
+
+
+@contextmanager
+def _progress(console: Console, what: str) -> Iterator[Any]:
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _list(console: Console, what: str, lines: Sequence[str], colour: str) -> None:
+    for line in lines[:50]:
+        console.print(f"[{colour}]{what}:[/{colour}]", end=" ")
+        console.print(line, markup=False)
+    if len(lines) > 50:
+        console.print(f"[{colour}]... and {len(lines) - 50} more[/{colour}]")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

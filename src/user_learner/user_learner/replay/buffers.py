@@ -1,0 +1,193 @@
+"""Buffers: preallocated memory that a batch is gathered into, and handed out as a Batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from user_core.errors import ConfigError
+from user_core.specs import Array
+from user_core.types import Batch
+from user_core.types.trajectory import OBSERVATION
+from user_learner.replay.layout import RECORDS, RowLayout
+from user_learner.replay.mapping import aligned_bytes
+from user_learner.replay.pool import Drawn
+from user_learner.replay.returns import n_step, windows
+from user_learner.replay.sampling import SamplerConfig
+
+
+class BatchBuffers:
+    """Room for one batch of B rows, which is valid until the next is gathered into it.
+
+    Args:
+        layout: Where the columns lie.
+        batch_size: B.
+        config: What a batch consists of, and whether it is arrays or tensors.
+
+    Raises:
+        ConfigError: Tensors are asked for, and torch or page-locked memory is not there.
+    """
+
+    def __init__(self, layout: RowLayout, batch_size: int, config: SamplerConfig) -> None:
+        self._config, self._size = config, batch_size
+        self._allocate = _allocator(config.output)
+        self._rows = np.arange(batch_size)
+        self.nbytes = 0
+        files = list(enumerate(layout.files))
+        self._records_at, self._records = next((i, f) for i, f in files if f.name == RECORDS)
+        self._raw = self._bytes(batch_size * (config.horizon + 1), self._records.stride)
+        #: Column file, bytes to gather into, and which rows: first, last or the window's.
+        self._large: list[tuple[int, Array, str]] = []
+        self._first: dict[str, Array] = {}
+        self._last: dict[str, Array] = {}
+        specs = layout.schema.columns
+        for name in layout.small:
+            if name.startswith(OBSERVATION):
+                for target in (self._first, self._last):
+                    target[name] = self._array((batch_size, *specs[name].shape), specs[name].dtype)
+        for index, file in files:
+            if file.name.startswith(OBSERVATION):
+                for target, which in ((self._first, "first"), (self._last, "last")):
+                    raw = self._bytes(batch_size, file.stride)
+                    self._large.append((index, raw, which))
+                    target[file.name] = layout.view(file, raw)[file.name]
+        self._plain = self._plain_arrays(layout)
+        self._batch = self._assemble()
+
+    def gather(self, arrays: list[Array], drawn: Drawn, row_id: Array) -> Batch:
+        """Gather drawn rows from a pool's arrays, and return them as a batch.
+
+        Args:
+            arrays: The pool's arrays, (rows, stride) uint8 each.
+            drawn: Which rows.
+            row_id: What to call them in ``extras["row"]``, (B,).
+        """
+        steps = drawn.after
+        window = drawn.rows[self._rows[:, None], self._within(steps)]
+        where = {
+            "first": drawn.rows[:, 0],
+            "last": drawn.rows[self._rows, steps],
+            "window": window.reshape(-1),
+        }
+        for index, raw, which in self._large:
+            # "raise" would gather into a temporary first; all rows are known to be there
+            np.take(arrays[index], where[which], axis=0, out=raw, mode="clip")
+        rows = drawn.rows.reshape(-1)
+        np.take(arrays[self._records_at], rows, axis=0, out=self._raw, mode="clip")
+        self._fill(drawn, steps, row_id)
+        return self._batch
+
+    def _fill(self, drawn: Drawn, steps: Array, row_id: Array) -> None:
+        """Split the gathered records into columns."""
+        records = self._raw.view(self._records.dtype).reshape(self._size, -1)
+        last = records[self._rows, steps] if records.shape[1] > 2 else records[:, -1]
+        for name, array in self._first.items():
+            if name in (self._records.dtype.names or ()):
+                array[...] = records[name][:, 0]
+                self._last[name][...] = last[name]
+        plain, gamma = self._plain, self._config.gamma
+        rewards, ends = records["reward"][:, :-1], records["terminated"][:, :-1]
+        combine = windows if self._config.window else n_step
+        plain["reward"][...], plain["discount"][...] = combine(rewards, ends, steps, gamma)
+        if "action" in (self._records.dtype.names or ()):
+            if self._config.window:
+                plain["action"][...] = records["action"][self._rows[:, None], self._within(steps)]
+            else:
+                plain["action"][...] = records["action"][:, 0]
+        plain["policy_version"][...] = records["policy_version"][:, 0]
+        plain["demonstration"][...] = drawn.demonstration
+        plain["row"][...] = row_id
+        if "mask" in plain:
+            plain["mask"][...] = np.arange(self._config.window) < steps[:, None]
+
+    def _within(self, steps: Array) -> Array:
+        """Which following row each place of a window shows: past the last step, that again."""
+        within: Array = np.minimum(np.arange(self._config.window or 1), steps[:, None] - 1)
+        return within
+
+    def _plain_arrays(self, layout: RowLayout) -> dict[str, Array]:
+        window = (self._config.window,) if self._config.window else ()
+        action, lead = layout.schema.columns["action"], (self._size, *window)
+        arrays = {
+            "reward": self._array(lead, "float32"),
+            "discount": self._array(lead, "float32"),
+            "demonstration": self._array((self._size,), "bool"),
+            "row": self._array((self._size,), "int64"),
+            "policy_version": self._array((self._size,), "int64"),
+        }
+        if window and self._config.pad_windows:
+            arrays["mask"] = self._array(lead, "bool")
+        if "action" in layout.small:
+            arrays["action"] = self._array((*lead, *action.shape), action.dtype)
+        else:
+            index, file = next((i, f) for i, f in enumerate(layout.files) if f.name == "action")
+            raw = self._bytes(self._size * (window[0] if window else 1), file.stride)
+            self._large.append((index, raw, "window"))
+            arrays["action"] = layout.view(file, raw)["action"].reshape(*lead, *action.shape)
+        return arrays
+
+    def _assemble(self) -> Batch:
+        out = _identity if self._config.output == "numpy" else _torch().from_numpy
+        plain = {name: out(array) for name, array in self._plain.items()}
+        return Batch(
+            observation={n[len(OBSERVATION) :]: out(a) for n, a in self._first.items()},
+            action=plain.pop("action"),
+            reward=plain.pop("reward"),
+            discount=plain.pop("discount"),
+            next_observation={n[len(OBSERVATION) :]: out(a) for n, a in self._last.items()},
+            extras=plain,
+        )
+
+    def _bytes(self, rows: int, stride: int) -> Array:
+        self.nbytes += rows * stride
+        return self._allocate(rows * stride).reshape(rows, stride)
+
+    def _array(self, shape: tuple[int, ...], dtype: str) -> Array:
+        nbytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        self.nbytes += nbytes
+        return self._allocate(nbytes).view(dtype).reshape(shape)
+
+
+def batch_nbytes(layout: RowLayout, batch_size: int, config: SamplerConfig) -> int:
+    """Bytes that the buffers of one batch take, about."""
+    large = sum(file.stride for file in layout.files if file.name != RECORDS)
+    small = layout.row_nbytes - large
+    return batch_size * (2 * large + (config.horizon + 4) * small)
+
+
+def _identity(array: Array) -> Any:
+    return array
+
+
+def _allocator(output: str) -> Callable[[int], Array]:
+    if output != "pinned":
+        return aligned_bytes
+    torch = _torch()
+
+    def pinned(nbytes: int) -> Array:
+        try:
+            array: Array = torch.empty(max(1, nbytes), dtype=torch.uint8, pin_memory=True).numpy()
+        except RuntimeError as error:
+            raise ConfigError(
+                "output of the sampler",
+                came="pinned",
+                expected=f"numpy or torch on a machine without a GPU ({error})",
+            ) from error
+        return array[:nbytes]
+
+    return pinned
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise ConfigError(
+            "output of the sampler",
+            came="tensors, and torch is not installed",
+            expected="numpy",
+            cure="pip install torch",
+        ) from error
+    return torch

@@ -1,0 +1,264 @@
+"""The catalog: all attached stores as one space of row addresses, and which rows follow which.
+
+Every segment gets a range of addresses of its own, so a row is one integer, whatever store
+it lies in. A *run* is a range of addresses with consecutive rows of one episode; where an
+episode goes on in another segment, its run names the next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from user_core.errors import StoreError
+from user_core.specs import Array
+from user_core.types import EpisodeSource, TrajectorySchema
+from user_learner.replay.door import require_same_schema
+from user_learner.replay.layout import RowLayout
+from user_learner.replay.quarantine import WHOLE_SEGMENT
+from user_learner.replay.reader import StoreReader, Tables
+from user_learner.replay.segment import segment_directory
+
+
+def _ints() -> Array:
+    return np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class SegmentTable:
+    """The segments of all stores, ascending by ``base``.
+
+    Attributes:
+        base: Address of the first row, (S,) int64.
+        capacity: Rows it can have, (S,).
+        store: Which store, (S,).
+        number: Its number in that store, (S,).
+        paths: Where its files are.
+    """
+
+    base: Array = field(default_factory=_ints)
+    capacity: Array = field(default_factory=_ints)
+    store: Array = field(default_factory=_ints)
+    number: Array = field(default_factory=_ints)
+    paths: tuple[Path, ...] = ()
+
+    def locate(self, address: Array) -> tuple[Array, Array]:
+        """Index of the segment and row in it, of each address."""
+        index = np.searchsorted(self.base, address, side="right") - 1
+        return index, address - self.base[index]
+
+
+@dataclass(frozen=True)
+class RunTable:
+    """Committed rows, by run; arrays (R,) int64.
+
+    Attributes:
+        address: Address of the first row.
+        rows: Rows of the run.
+        after: Rows of the same episode that follow the run's last row.
+        next: The run that they begin with, -1 without one.
+        source: Source of the episode.
+        order: Arrival: rows of a run with a higher number came later.
+    """
+
+    address: Array = field(default_factory=_ints)
+    rows: Array = field(default_factory=_ints)
+    after: Array = field(default_factory=_ints)
+    next: Array = field(default_factory=_ints)
+    source: Array = field(default_factory=_ints)
+    order: Array = field(default_factory=_ints)
+
+    def follow(self, run: Array, offset: Array, horizon: int) -> tuple[Array, Array]:
+        """Addresses of rows and of those that follow them in their episodes.
+
+        Args:
+            run: Runs, (B,).
+            offset: Rows within the runs, (B,).
+            horizon: H, how many following rows are wanted.
+
+        Returns:
+            Addresses (B, H + 1), and how many following rows there are, (B,), at most H. Past
+            the last there is, the address of the last is repeated.
+        """
+        room = self.rows[run] - offset - 1
+        after = np.minimum(room + self.after[run], horizon)
+        steps = np.minimum(np.arange(horizon + 1), after[:, None])
+        addresses = (self.address[run] + offset)[:, None] + steps
+        row, step = np.nonzero(steps > room[:, None])
+        if len(row):
+            current = self.next[run[row]]
+            beyond = steps[row, step] - room[row] - 1
+            while (over := beyond >= self.rows[current]).any():
+                beyond[over] -= self.rows[current[over]]
+                current[over] = self.next[current[over]]
+            addresses[row, step] = self.address[current] + beyond
+        return addresses, after
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A committed state of all attached stores; never changes.
+
+    Attributes:
+        segments: Where rows lie.
+        runs: Which rows there are, and which follow which.
+        actors: Address, rows and acted_by of ranges within runs, (A, 3) int64.
+        nbytes: Bytes of all rows.
+    """
+
+    segments: SegmentTable = field(default_factory=SegmentTable)
+    runs: RunTable = field(default_factory=RunTable)
+    actors: Array = field(default_factory=lambda: np.empty((0, 3), np.int64))
+    nbytes: int = 0
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A store, and the source that its episodes count as; None keeps their own."""
+
+    reader: StoreReader
+    source: EpisodeSource | None = None
+
+
+class Catalog:
+    """The live store and any number of older ones, kept up to date."""
+
+    def __init__(self, stores: list[Attached]) -> None:
+        """Raises SchemaMismatch when the stores have not all the same schema."""
+        self.stores = stores
+        self.snapshot = Snapshot()
+        self._bases: dict[tuple[int, int, int], tuple[int, int]] = {}
+        self._free: dict[int, list[int]] = {}
+        self._leaving: list[tuple[int, int]] = []
+        self._end = 0
+        self._rebuild()
+
+    @property
+    def schema(self) -> TrajectorySchema | None:
+        """The schema of all of them; None while no chunk has come to any."""
+        return next((s.reader.schema for s in self.stores if s.reader.schema), None)
+
+    @property
+    def layout(self) -> RowLayout:
+        """Where columns lie. Raises StoreError before the first chunk came."""
+        schema = self.schema
+        if schema is None:
+            raise StoreError("replay store is empty", expected="a first chunk")
+        return RowLayout(schema)
+
+    def refresh(self) -> bool:
+        """Look for new commits; return whether there is a new :attr:`snapshot`."""
+        changed = [store.reader.refresh() for store in self.stores]
+        if any(changed):
+            self._rebuild()
+        return any(changed)
+
+    def close(self) -> None:
+        """Close the stores. Idempotent."""
+        for store in self.stores:
+            store.reader.close()
+
+    def _rebuild(self) -> None:
+        schema = self.schema
+        if schema is None:
+            return
+        for store in self.stores:
+            if store.reader.schema is not None:
+                require_same_schema(schema, store.reader.schema, str(store.reader.path))
+        segments = self._place_segments()
+        parts, offset = [], 0
+        for index, store in enumerate(self.stores):
+            bases = _bases_of(segments, index)
+            part = _runs(store.reader.tables, bases, store.source, store.reader.meta.block_rows)
+            parts.append((part, _actors(store.reader.tables, bases)))
+            part["next"][part["next"] >= 0] += offset
+            part["order"] -= index * 2**40  # history came before what is live
+            offset += len(part["rows"])
+        runs = RunTable(**{k: np.concatenate([p[k] for p, _ in parts]) for k in parts[0][0]})
+        actors = np.concatenate([a for _, a in parts])
+        nbytes = int(runs.rows.sum()) * RowLayout(schema).row_nbytes
+        self.snapshot = Snapshot(segments, runs, actors, nbytes)
+
+    def _place_segments(self) -> SegmentTable:
+        """Addresses of all segments; those of segments that are gone are used again."""
+        wanted = {
+            (index, number): store.reader.meta
+            for index, store in enumerate(self.stores)
+            for number in store.reader.tables.segments[:, 0].tolist()
+        }
+        keys = {(i, n, meta.created_ns) for (i, n), meta in wanted.items()}
+        for base, capacity in self._leaving:  # not at once: the pool first lets go of them
+            self._free.setdefault(capacity, []).append(base)
+        self._leaving = [self._bases.pop(key) for key in [*self._bases] if key not in keys]
+        for (index, number), meta in wanted.items():
+            key, capacity = (index, number, meta.created_ns), meta.segment_rows
+            if key not in self._bases:
+                free = self._free.get(capacity)
+                self._bases[key] = (free.pop() if free else self._end, capacity)
+                self._end = max(self._end, self._bases[key][0] + capacity)
+        order = sorted(self._bases.items(), key=lambda item: item[1])
+        columns = np.array([(b, c, i, n) for (i, n, _), (b, c) in order], np.int64).reshape(-1, 4)
+        paths = (segment_directory(self.stores[i].reader.path, n) for (i, n, _), _ in order)
+        of = columns.T.copy()
+        return SegmentTable(of[0], of[1], of[2], of[3], tuple(paths))
+
+
+def _bases_of(segments: SegmentTable, store: int) -> Array:
+    """Base address by segment number; -1 where there is none."""
+    mine = segments.store == store
+    numbers = segments.number[mine]
+    bases = np.full(int(numbers.max(initial=-1)) + 1, -1, np.int64)
+    bases[numbers] = segments.base[mine]
+    return bases
+
+
+def _runs(
+    tables: Tables, bases: Array, source: EpisodeSource | None, block_rows: int
+) -> dict[str, Array]:
+    extents = _without_damages(tables, block_rows)
+    extents = extents[np.lexsort((extents[:, 2], extents[:, 1]))]
+    identity, episode, first_row, segment, start, rows, commit = extents.T
+    joined = (episode[1:] == episode[:-1]) & (first_row[1:] == first_row[:-1] + rows[:-1])
+    end = np.cumsum(rows)
+    last = np.append(np.flatnonzero(~joined), len(rows) - 1)[: len(rows)]
+    group_end = end[last[np.searchsorted(last, np.arange(len(rows)))]] if len(rows) else end
+    following = np.where(np.append(joined, False), np.arange(1, len(rows) + 1), -1)
+    sources = np.zeros(len(bases), np.int64)
+    sources[tables.segments[:, 0]] = tables.segments[:, 1] if source is None else int(source)
+    order = np.empty(len(rows), np.int64)
+    order[np.lexsort((identity, commit))] = np.arange(len(rows))
+    return {
+        "address": bases[segment] + start,
+        "rows": rows.copy(),
+        "after": group_end - end,
+        "next": following[: len(rows)],
+        "source": sources[segment],
+        "order": order,
+    }
+
+
+def _without_damages(tables: Tables, block_rows: int) -> Array:
+    """The extents, cut where rows are set aside."""
+    extents = tables.extents
+    for damage in tables.damages:
+        low, high = damage.block * block_rows, (damage.block + 1) * block_rows
+        if damage.block == WHOLE_SEGMENT:
+            low, high = 0, np.iinfo(np.int64).max
+        start, end = extents[:, 4], extents[:, 4] + extents[:, 5]
+        hit = (extents[:, 3] == damage.segment) & (start < high) & (end > low)
+        before, after = extents[hit].copy(), extents[hit].copy()
+        before[:, 5] = np.maximum(0, low - before[:, 4])
+        skipped = np.minimum(high - after[:, 4], after[:, 5])
+        after[:, 2] += skipped
+        after[:, 4] += skipped
+        after[:, 5] -= skipped
+        pieces = np.concatenate([extents[~hit], before, after])
+        extents = pieces[pieces[:, 5] > 0]
+    return extents
+
+
+def _actors(tables: Tables, bases: Array) -> Array:
+    segment, start, rows, acted_by, _ = tables.actors.T
+    return np.stack([bases[segment] + start, rows, acted_by], axis=1)

@@ -1,0 +1,67 @@
+"""Configuration of the replay store: how it writes and what it keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from user_core.config import Config, setting
+
+
+@dataclass(frozen=True)
+class RetentionConfig(Config):
+    """What may be forgotten. The default keeps everything; demonstrations always stay.
+
+    Whole segments go, the oldest online (or evaluation) segment first, and never one that
+    is still being filled.
+    """
+
+    max_bytes: int = setting(
+        0, doc="Bytes of rows to keep at most; 0 for no limit.", unit="B", ge=0
+    )
+    max_rows: int = setting(0, doc="Rows to keep at most; 0 for no limit.", ge=0)
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether nothing is ever dropped."""
+        return self.max_bytes == 0 and self.max_rows == 0
+
+
+@dataclass(frozen=True)
+class StoreConfig(Config):
+    """How a replay store is written."""
+
+    durability: Literal["fsync", "kernel"] = setting(
+        "fsync",
+        doc="fsync: an acknowledged chunk survives a power cut. kernel: it survives the death "
+        "of every process, but not of the machine.",
+    )
+    segment_bytes: int = setting(
+        256 * 2**20, doc="Size of a segment, about; it has 1024 to 65536 rows.", unit="B", ge=1
+    )
+    commit_bytes: int = setting(
+        16 * 2**20, doc="Staged rows that make `append` commit by itself.", unit="B", ge=1
+    )
+    commit_period_s: float = setting(
+        0.05, doc="Age of the oldest staged chunk at which a commit is due.", unit="s", ge=0
+    )
+    max_chunk_bytes: int = setting(16 * 2**20, doc="A larger chunk is refused.", unit="B", ge=1)
+    max_chunk_rows: int = setting(8192, doc="A chunk of more rows is refused.", ge=1)
+    reorder_bytes: int = setting(
+        32 * 2**20,
+        doc="Chunks that came before their predecessors are held in memory up to this size.",
+        unit="B",
+        ge=0,
+    )
+    min_free_bytes: int = setting(
+        256 * 2**20,
+        doc="Space to leave on the disk, so that what is staged can always be committed.",
+        unit="B",
+        ge=0,
+    )
+    max_open_segments: int = setting(
+        64, doc="Segments of one source that are filled side by side.", ge=1
+    )
+    retention: RetentionConfig = setting(
+        factory=RetentionConfig, doc="What may be forgotten, if anything."
+    )

@@ -1,0 +1,243 @@
+"""The index: one SQLite file that says what of the column files is committed.
+
+A row exists for readers exactly when the index says so. The writer commits rows, episodes
+and the producers' sequence numbers in one transaction, after the rows are durable; that is
+what makes delivery exactly-once. Write-ahead logging lets readers in other processes go on
+during a commit, each on the committed state it began with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from user_core.errors import SpecError, StoreCorrupt, StoreError
+from user_core.types import TrajectorySchema
+
+INDEX_NAME = "index.sqlite"
+FORMAT_VERSION = 1
+_QUICK_CHECK_BYTES = 64 * 2**20
+_PAGE_BYTES = 4096
+
+_TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE producers (
+    producer TEXT, incarnation INTEGER, sequence INTEGER, skipped INTEGER, updated_ns INTEGER,
+    PRIMARY KEY (producer, incarnation)) WITHOUT ROWID;
+CREATE TABLE segments (
+    id INTEGER PRIMARY KEY, source INTEGER, rows INTEGER, log_bytes INTEGER, checksums TEXT,
+    sealed INTEGER, created_ns INTEGER, commit_id INTEGER);
+CREATE INDEX segments_commit ON segments (commit_id);
+CREATE TABLE episodes (
+    id INTEGER PRIMARY KEY, producer TEXT, incarnation INTEGER, number INTEGER,
+    source INTEGER, robot TEXT, task TEXT, rows INTEGER, gaps INTEGER, ended INTEGER,
+    result TEXT, commit_id INTEGER, UNIQUE (producer, incarnation, number));
+CREATE TABLE extents (
+    id INTEGER PRIMARY KEY, episode INTEGER, first_row INTEGER, segment INTEGER,
+    start INTEGER, rows INTEGER, commit_id INTEGER);
+CREATE INDEX extents_commit ON extents (commit_id);
+CREATE INDEX extents_episode ON extents (episode, first_row);
+CREATE INDEX extents_segment ON extents (segment, start);
+CREATE TABLE actors (
+    segment INTEGER, start INTEGER, rows INTEGER, acted_by INTEGER, commit_id INTEGER,
+    PRIMARY KEY (segment, start)) WITHOUT ROWID;
+CREATE INDEX actors_commit ON actors (commit_id);
+CREATE TABLE quarantine (
+    segment INTEGER, block INTEGER, reason TEXT, found_ns INTEGER,
+    PRIMARY KEY (segment, block)) WITHOUT ROWID;
+CREATE TABLE retired (
+    segment INTEGER PRIMARY KEY, source INTEGER, rows INTEGER, reason TEXT, retired_ns INTEGER);
+"""
+
+
+@dataclass(frozen=True)
+class StoreMeta:
+    """What does not change in the life of a store, and its commit counter.
+
+    Attributes:
+        store: Identity of the store.
+        schema: Schema of its rows; None until the first chunk came.
+        segment_rows: Rows of a segment.
+        block_rows: Rows of a block, the unit of checksums.
+        commit_id: Counts the commits.
+        removals: Counts what took rows away (retention, quarantine): a reader starts afresh.
+        created_ns: When the store was made, nanoseconds since the epoch.
+        steps: Steps that ever came, by source; retention does not lower them.
+    """
+
+    store: str
+    schema: TrajectorySchema | None
+    segment_rows: int
+    block_rows: int
+    commit_id: int
+    removals: int
+    created_ns: int
+    steps: dict[int, int]
+
+
+def create_index(directory: Path) -> None:
+    """Make an empty index; atomic: it is there whole or not at all."""
+    path, new = directory / INDEX_NAME, directory / (INDEX_NAME + ".new")
+    new.unlink(missing_ok=True)
+    with closing(sqlite3.connect(new, isolation_level=None)) as connection:
+        connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+        connection.executescript(_TABLES)
+        values = {
+            "format_version": FORMAT_VERSION,
+            "store": uuid.uuid4().hex,
+            "schema": "",
+            "segment_rows": 0,
+            "block_rows": 0,
+            "commit_id": 0,
+            "removals": 0,
+            "created_ns": time.time_ns(),
+            "steps": "{}",
+        }
+        connection.executemany("INSERT INTO meta VALUES (?, ?)", values.items())
+    os.replace(new, path)
+    fsync_directory(directory)
+
+
+def connect(directory: Path, *, writable: bool, durable: bool = True) -> sqlite3.Connection:
+    """Open the index of a store.
+
+    Raises:
+        StoreError: There is no store, or one of a newer format.
+        StoreCorrupt: The file is damaged as far as a quick look tells.
+    """
+    path = directory / INDEX_NAME
+    if not path.is_file():
+        raise StoreError(f"no replay store in {directory}", expected=f"a file {INDEX_NAME}")
+    with corruption_named(path):
+        connection = _open(path, writable)
+        try:
+            if writable:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            _check(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def _open(path: Path, writable: bool) -> sqlite3.Connection:
+    def attempt(options: str) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?{options}",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=30.0,
+        )
+        try:
+            connection.execute("SELECT value FROM meta WHERE key = 'store'").fetchone()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    if writable:
+        return attempt("mode=rw")
+    try:
+        return attempt("mode=ro")
+    except sqlite3.OperationalError:
+        # On a read-only disk SQLite cannot make its shared memory. Without a write-ahead
+        # log there is nothing in it either, and nobody can be writing.
+        log = path.with_name(path.name + "-wal")
+        if os.access(path.parent, os.W_OK) or (log.exists() and log.stat().st_size):
+            raise
+        return attempt("immutable=1")
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    version = connection.execute("SELECT value FROM meta WHERE key='format_version'").fetchone()
+    if version is None or version[0] != FORMAT_VERSION:
+        raise StoreError(
+            f"format version of {path}",
+            came=None if version is None else version[0],
+            expected=FORMAT_VERSION,
+            cure="Read it with the release that wrote it, export, and import here",
+        )
+    if path.stat().st_size <= _QUICK_CHECK_BYTES:
+        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
+
+
+@contextmanager
+def corruption_named(path: Path) -> Iterator[None]:
+    """Turn SQLite's report of a damaged file into StoreCorrupt; other errors pass."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError)):
+            raise
+        text = str(error)
+        if isinstance(error, sqlite3.OperationalError) and not any(
+            words in text for words in ("malformed", "no such table", "no such column")
+        ):
+            raise StoreError(f"cannot use {path}", came=text) from error
+        raise StoreCorrupt(
+            f"index {path} is damaged",
+            came=text,
+            expected="an intact SQLite file",
+            cure="The writer sets it aside and rebuilds it from the segments when it opens the "
+            "store; `user replay verify --repair` does so by hand",
+        ) from error
+
+
+def load_meta(connection: sqlite3.Connection) -> StoreMeta:
+    """Read the meta table."""
+    values: dict[str, Any] = dict(connection.execute("SELECT key, value FROM meta"))
+    try:
+        text = values["schema"]
+        return StoreMeta(
+            store=str(values["store"]),
+            schema=TrajectorySchema.from_dict(json.loads(text)) if text else None,
+            segment_rows=int(values["segment_rows"]),
+            block_rows=int(values["block_rows"]),
+            commit_id=int(values["commit_id"]),
+            removals=int(values["removals"]),
+            created_ns=int(values["created_ns"]),
+            steps={int(k): int(v) for k, v in json.loads(values["steps"]).items()},
+        )
+    except (AttributeError, KeyError, TypeError, ValueError, SpecError) as error:
+        raise StoreCorrupt(
+            "meta table of the index", came=repr(error), expected="the keys of StoreMeta"
+        ) from error
+
+
+def set_meta(connection: sqlite3.Connection, **values: Any) -> None:
+    """Write values of the meta table, within the caller's transaction."""
+    connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection, mode: str = "IMMEDIATE") -> Iterator[None]:
+    """One transaction: all of it, or after an exception nothing of it."""
+    connection.execute(f"BEGIN {mode}")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def fsync_directory(directory: Path) -> None:
+    """Make names in a directory durable."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,329 @@
+"""The ledger: what the index says, and what the next commit will make it say.
+
+The writer stages a chunk by moving the states in here forward; :meth:`Ledger.flush` writes
+what changed in one transaction; :meth:`Ledger.reset` forgets what was staged, which is the
+answer to every failure: memory is then again what the index says.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from user_core.specs import Array
+from user_core.types import EpisodeKey, EpisodeResult, EpisodeSource
+from user_learner.replay.chunklog import result_from_dict, result_to_dict
+from user_learner.replay.index import load_meta, set_meta, transaction
+from user_learner.replay.segment import SegmentState
+
+OPEN, OVER, CLOSED = 0, 1, 2
+_CACHED_EPISODES = 1024
+
+
+@dataclass
+class Extent:
+    """Rows of one episode that lie next to each other in one segment."""
+
+    id: int
+    episode: int
+    first_row: int
+    segment: int
+    start: int
+    rows: int
+
+
+@dataclass
+class EpisodeState:
+    """An episode as far as it has come.
+
+    Attributes:
+        id: Its number in this store.
+        key: Its identity everywhere.
+        source: Why it was recorded.
+        robot: Name of the robot.
+        task: Name of the task.
+        rows: Index of the row that is expected next.
+        gaps: Rows that never came.
+        ended: OPEN; OVER, when only the final observation can follow; or CLOSED.
+        result: What came of it.
+        extent: Where its last rows lie.
+    """
+
+    id: int
+    key: EpisodeKey
+    source: EpisodeSource
+    robot: str = ""
+    task: str = ""
+    rows: int = 0
+    gaps: int = 0
+    ended: int = OPEN
+    result: EpisodeResult | None = None
+    extent: Extent | None = None
+
+
+@dataclass
+class _ActorRun:
+    extent: int
+    start: int
+    rows: int
+    acted_by: int
+
+
+@dataclass
+class _Staged:
+    producers: dict[tuple[str, int], int] = field(default_factory=dict)
+    episodes: dict[int, EpisodeState] = field(default_factory=dict)
+    extents: dict[int, Extent] = field(default_factory=dict)
+    actors: dict[tuple[int, int], _ActorRun] = field(default_factory=dict)
+    segments: dict[int, SegmentState] = field(default_factory=dict)
+    steps: Counter[int] = field(default_factory=Counter)
+    skipped: Counter[tuple[str, int]] = field(default_factory=Counter)
+
+
+class Ledger:
+    """States of producers, episodes and segments over an index that this process writes."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was staged and begin again from the index."""
+        self.meta = load_meta(self._db)
+        self._staged = _Staged()
+        self._episodes: dict[EpisodeKey, EpisodeState] = {}
+        self._last_actor: dict[int, _ActorRun] = {}
+        self._committed: dict[tuple[str, int], int] = {
+            (producer, incarnation): sequence
+            for producer, incarnation, sequence in self._db.execute(
+                "SELECT producer, incarnation, sequence FROM producers"
+            )
+        }
+        self._sequences = dict(self._committed)
+        self._next_segment = 1 + max(
+            self._one("SELECT coalesce(max(id), 0) FROM segments"),
+            self._one("SELECT coalesce(max(segment), 0) FROM retired"),
+        )
+        self._next_episode = 1 + self._one("SELECT coalesce(max(id), 0) FROM episodes")
+        self._next_extent = 1 + self._one("SELECT coalesce(max(id), 0) FROM extents")
+
+    @property
+    def dirty(self) -> bool:
+        """Whether anything is staged."""
+        staged = self._staged
+        return bool(staged.producers or staged.episodes or staged.segments)
+
+    def changed_segments(self) -> list[int]:
+        """Segments that the next commit touches."""
+        return list(self._staged.segments)
+
+    def refresh_meta(self) -> None:
+        """Read the meta table again, after somebody else of this process wrote it."""
+        self.meta = load_meta(self._db)
+
+    def sequence(self, producer: str, incarnation: int) -> int:
+        """Sequence number of the last chunk that is stored or staged; 0 before the first."""
+        return self._sequences.get((producer, incarnation), 0)
+
+    def committed(self, producer: str, incarnation: int) -> int:
+        """Sequence number of the last chunk that is committed; 0 before the first."""
+        return self._committed.get((producer, incarnation), 0)
+
+    def producers(self) -> dict[tuple[str, int], int]:
+        """Committed sequence number of every (producer, incarnation)."""
+        return dict(self._committed)
+
+    def advance(self, producer: str, incarnation: int, sequence: int) -> None:
+        """Stage: all chunks up to this one are here, or never come: a merge leaves out those
+        that the other store has forgotten."""
+        self._staged.skipped[producer, incarnation] += (
+            sequence - self.sequence(producer, incarnation) - 1
+        )
+        self._sequences[producer, incarnation] = sequence
+        self._staged.producers[producer, incarnation] = sequence
+
+    def episode(self, key: EpisodeKey) -> EpisodeState | None:
+        """The state of an episode, None when it never came."""
+        if key not in self._episodes:
+            state = self._load_episode(key)
+            if state is None:
+                return None
+            self._remember(state)
+        return self._episodes[key]
+
+    def begin_episode(
+        self, key: EpisodeKey, source: EpisodeSource, robot: str, task: str
+    ) -> EpisodeState:
+        """Stage a new episode."""
+        state = EpisodeState(self._next_episode, key, source, robot, task)
+        self._next_episode += 1
+        self._remember(state)
+        self._staged.episodes[state.id] = state
+        return state
+
+    def begin_segment(self, source: EpisodeSource) -> SegmentState:
+        """Stage a new segment."""
+        state = SegmentState(self._next_segment, int(source), created_ns=time.time_ns())
+        self._next_segment += 1
+        self._staged.segments[state.id] = state
+        return state
+
+    def changed_segment(self, state: SegmentState) -> None:
+        """Stage the state of a segment."""
+        self._staged.segments[state.id] = state
+
+    def open_segments(self) -> list[tuple[SegmentState, EpisodeKey | None]]:
+        """Segments that are not sealed, each with the episode at its end if that goes on."""
+        found: list[tuple[SegmentState, EpisodeKey | None]] = []
+        for row in self._db.execute(
+            "SELECT id, source, rows, log_bytes, checksums, created_ns FROM segments"
+            " WHERE NOT sealed ORDER BY id"
+        ).fetchall():
+            last = self._db.execute(
+                "SELECT e.producer, e.incarnation, e.number, e.ended FROM extents x"
+                " JOIN episodes e ON e.id = x.episode WHERE x.segment = ?"
+                " ORDER BY x.start DESC LIMIT 1",
+                row[:1],
+            ).fetchone()
+            owner = EpisodeKey(*last[:3]) if last and last[3] < CLOSED else None
+            number, source, rows, log_bytes, checksums, created_ns = row
+            state = SegmentState(
+                number, source, rows, log_bytes, json.loads(checksums), created_ns=created_ns
+            )
+            found.append((state, owner))
+        return found
+
+    def place(
+        self, episode: EpisodeState, first_row: int, segment: SegmentState, start: int,
+        acted_by: Array, steps: int,
+    ) -> None:  # fmt: skip
+        """Stage rows of an episode that were written to a segment from ``start`` on; so many
+        of them are steps."""
+        rows, extent = len(acted_by), episode.extent
+        self._staged.steps[int(episode.source)] += steps
+        self._staged.segments[segment.id] = segment
+        self._staged.episodes[episode.id] = episode
+        if (
+            extent is None
+            or extent.segment != segment.id
+            or extent.start + extent.rows != start
+            or extent.first_row + extent.rows != first_row
+        ):
+            extent = Extent(self._next_extent, episode.id, first_row, segment.id, start, 0)
+            self._next_extent += 1
+            episode.extent = extent
+        extent.rows += rows
+        episode.gaps += first_row - episode.rows
+        episode.rows = first_row + rows
+        self._staged.extents[extent.id] = extent
+        self._place_actors(extent.id, segment.id, start, acted_by)
+
+    def changed_episode(self, episode: EpisodeState) -> None:
+        """Stage the state of an episode."""
+        self._staged.episodes[episode.id] = episode
+
+    def flush(self) -> list[tuple[str, int, int]]:
+        """Commit what is staged; return (producer, incarnation, sequence) that moved on.
+
+        Raises sqlite3.Error, and has then committed nothing.
+        """
+        staged, commit_id = self._staged, self.meta.commit_id + 1
+        with transaction(self._db):
+            self._write(staged, commit_id)
+            steps = {str(k): v for k, v in (Counter(self.meta.steps) + staged.steps).items()}
+            set_meta(self._db, commit_id=commit_id, steps=json.dumps(steps))
+        self.meta = load_meta(self._db)
+        self._committed.update(staged.producers)
+        self._staged = _Staged()
+        if len(self._episodes) > _CACHED_EPISODES:
+            open_ = {k: e for k, e in self._episodes.items() if e.ended < CLOSED}
+            self._episodes = open_ if len(open_) <= _CACHED_EPISODES else {}
+        return [(p, i, s) for (p, i), s in staged.producers.items()]
+
+    def _write(self, staged: _Staged, commit_id: int) -> None:
+        now = time.time_ns()
+        self._db.executemany(
+            "INSERT INTO producers VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+            " sequence = excluded.sequence, skipped = skipped + excluded.skipped,"
+            " updated_ns = excluded.updated_ns",
+            [(p, i, s, staged.skipped[p, i], now) for (p, i), s in staged.producers.items()],
+        )
+        self._db.executemany(
+            "INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (s.id, s.source, s.rows, s.log_bytes, json.dumps(s.checksums), int(s.sealed),
+                 s.created_ns, commit_id)
+                for s in staged.segments.values()
+            ],
+        )  # fmt: skip
+        self._db.executemany(
+            "INSERT OR REPLACE INTO episodes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (e.id, e.key.producer, e.key.incarnation, e.key.number, int(e.source), e.robot,
+                 e.task, e.rows, e.gaps, e.ended, _result_text(e.result), commit_id)
+                for e in staged.episodes.values()
+            ],
+        )  # fmt: skip
+        self._db.executemany(
+            "INSERT OR REPLACE INTO extents VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (x.id, x.episode, x.first_row, x.segment, x.start, x.rows, commit_id)
+                for x in staged.extents.values()
+            ],
+        )
+        self._db.executemany(
+            "INSERT OR REPLACE INTO actors VALUES (?, ?, ?, ?, ?)",
+            [
+                (segment, start, run.rows, run.acted_by, commit_id)
+                for (segment, start), run in staged.actors.items()
+            ],
+        )
+
+    def _place_actors(self, extent: int, segment: int, start: int, acted_by: Array) -> None:
+        edges = np.flatnonzero(np.diff(acted_by)) + 1
+        bounds = [0, *edges.tolist(), len(acted_by)]
+        for begin, end in zip(bounds, bounds[1:], strict=False):
+            who, last = int(acted_by[begin]), self._last_actor.get(segment)
+            if (
+                last is None
+                or (last.extent, last.acted_by) != (extent, who)
+                or last.start + last.rows != start + begin
+            ):
+                last = self._last_actor[segment] = _ActorRun(extent, start + begin, 0, who)
+            last.rows += end - begin
+            self._staged.actors[segment, last.start] = last
+
+    def _load_episode(self, key: EpisodeKey) -> EpisodeState | None:
+        row = self._db.execute(
+            "SELECT id, source, robot, task, rows, gaps, ended, result FROM episodes"
+            " WHERE producer = ? AND incarnation = ? AND number = ?",
+            (key.producer, key.incarnation, key.number),
+        ).fetchone()
+        if row is None:
+            return None
+        last = self._db.execute(
+            "SELECT id, episode, first_row, segment, start, rows FROM extents"
+            " WHERE episode = ? ORDER BY first_row DESC LIMIT 1",
+            row[:1],
+        ).fetchone()
+        result = result_from_dict(json.loads(row[7])) if row[7] else None
+        number, source, robot, task, rows, gaps, ended, _ = row
+        return EpisodeState(
+            number, key, EpisodeSource(source), robot, task, rows, gaps, ended, result,
+            Extent(*last) if last else None,
+        )  # fmt: skip
+
+    def _remember(self, state: EpisodeState) -> None:
+        self._episodes[state.key] = state
+
+    def _one(self, query: str) -> int:
+        return int(self._db.execute(query).fetchone()[0])
+
+
+def _result_text(result: EpisodeResult | None) -> str:
+    return "" if result is None else json.dumps(result_to_dict(result), allow_nan=False)

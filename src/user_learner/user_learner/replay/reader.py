@@ -1,0 +1,272 @@
+"""The reader: the committed rows of one store, from any process, while it is being written."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from user_core.errors import StoreCorrupt, StoreError
+from user_core.specs import Array, ArraySpec
+from user_core.types import EpisodeKey, EpisodeResult, EpisodeSource, TrajectorySchema
+from user_learner.replay.chunklog import LOG_NAME, LogEntry, read_log, result_from_dict
+from user_learner.replay.index import (
+    INDEX_NAME,
+    StoreMeta,
+    connect,
+    corruption_named,
+    load_meta,
+    transaction,
+)
+from user_learner.replay.layout import RowLayout
+from user_learner.replay.quarantine import WHOLE_SEGMENT, Damage, damages
+from user_learner.replay.segment import check_sizes, read_rows, segment_directory
+
+EXTENT_COLUMNS = ("id", "episode", "first_row", "segment", "start", "rows", "commit_id")
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A committed state of a store; never changes.
+
+    Attributes:
+        segments: Number, source, rows; (S, 3) int64, ascending.
+        extents: :data:`EXTENT_COLUMNS`, (E, 7) int64, ascending by id.
+        actors: Segment, start, rows, acted_by, commit; (A, 5) int64. Empty unless asked for.
+        damages: What is set aside.
+    """
+
+    segments: Array = field(default_factory=lambda: np.empty((0, 3), np.int64))
+    extents: Array = field(default_factory=lambda: np.empty((0, 7), np.int64))
+    actors: Array = field(default_factory=lambda: np.empty((0, 5), np.int64))
+    damages: tuple[Damage, ...] = ()
+
+
+@dataclass(frozen=True)
+class EpisodeInfo:
+    """What the index says of an episode.
+
+    Attributes:
+        key: Its identity.
+        source: Why it was recorded.
+        robot: Name of the robot.
+        task: Name of the task.
+        rows: Rows that came, the final observation included.
+        gaps: Rows that never came.
+        result: What came of it; None while it goes on, or when that was never told.
+        extents: Where its rows are: first row, segment, start, rows; fewer than came where
+            retention dropped some.
+    """
+
+    key: EpisodeKey
+    source: EpisodeSource
+    robot: str
+    task: str
+    rows: int
+    gaps: int
+    result: EpisodeResult | None
+    extents: tuple[tuple[int, int, int, int], ...]
+
+
+class StoreReader:
+    """Reads a store that another process may be writing. Each refresh shows a later commit.
+
+    Args:
+        path: Directory of the store.
+        with_actors: Also keep who acted in which rows.
+
+    Raises:
+        StoreError: There is no store, or one of another format.
+        StoreCorrupt: Its index is damaged.
+    """
+
+    def __init__(self, path: str | Path, with_actors: bool = False) -> None:
+        self.path = Path(path)
+        self.tables = Tables()
+        self._with_actors = with_actors
+        self._sizes_checked: set[int] = set()
+        self._short: list[Damage] = []
+        self._identity, self._version = 0, -1
+        self._layout: RowLayout | None = None
+        self._db = self._connect()
+        self.meta: StoreMeta = load_meta(self._db)
+        self.refresh(force=True)
+
+    @property
+    def schema(self) -> TrajectorySchema | None:
+        """Schema of the rows; None until the first chunk came."""
+        return self.meta.schema
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The index, read-only, for tools that ask it other questions."""
+        return self._db
+
+    @property
+    def layout(self) -> RowLayout:
+        """Where the columns lie. Raises StoreError before the first chunk came."""
+        if self._layout is None:
+            raise StoreError(f"replay store {self.path} is empty", expected="a first chunk")
+        return self._layout
+
+    def refresh(self, force: bool = False) -> bool:
+        """Look for new commits; return whether there were any."""
+        if self._index_identity() != self._identity:  # it was rebuilt
+            self.close()
+            self._db = self._connect()
+            force = True
+        with corruption_named(self.path / INDEX_NAME):
+            version = self._db.execute("PRAGMA data_version").fetchone()[0]
+            if version == self._version and not force:
+                return False
+            with transaction(self._db, "DEFERRED"):
+                before, meta = self.meta, load_meta(self._db)
+                if meta.removals != before.removals or force:
+                    before, self.tables = meta, Tables()
+                    since = -1
+                else:
+                    since = before.commit_id
+                self.tables = self._load(since)
+            self._version, self.meta = version, meta
+        self._layout = RowLayout(meta.schema) if meta.schema is not None else None
+        self._check_new_segments()
+        return True
+
+    def episodes(self) -> Iterator[EpisodeInfo]:
+        """All episodes, in the order in which they began to arrive."""
+        with transaction(self._db, "DEFERRED"):
+            rows = self._db.execute(
+                "SELECT id, producer, incarnation, number, source, robot, task, rows, gaps,"
+                " result FROM episodes ORDER BY id"
+            ).fetchall()
+            where: dict[int, list[tuple[int, int, int, int]]] = {}
+            for episode, *extent in self._db.execute(
+                "SELECT episode, first_row, segment, start, rows FROM extents"
+                " ORDER BY episode, first_row"
+            ):
+                where.setdefault(episode, []).append(tuple(extent))
+        for row in rows:
+            yield EpisodeInfo(
+                EpisodeKey(*row[1:4]),
+                EpisodeSource(row[4]),
+                robot=row[5],
+                task=row[6],
+                rows=row[7],
+                gaps=row[8],
+                result=result_from_dict(json.loads(row[9])) if row[9] else None,
+                extents=tuple(where.get(row[0], ())),
+            )
+
+    def read(self, segment: int, start: int, rows: int) -> dict[str, Array]:
+        """Copy committed rows of a segment, by column. Raises StoreCorrupt when they are short."""
+        path = segment_directory(self.path, segment)
+        return self.layout.unpack(
+            [read_rows(path, file, start, rows) for file in self.layout.files]
+        )
+
+    def read_episode(self, episode: EpisodeInfo) -> dict[str, Array]:
+        """Copy all rows of an episode that are here, by column."""
+        parts = [self.read(*extent[1:]) for extent in episode.extents]
+        if not parts:
+            return {n: np.empty((0, *c.shape), c.dtype) for n, c in self._columns().items()}
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def log(self, segment: int) -> list[LogEntry]:
+        """The committed entries of the log of a segment. Raises StoreCorrupt."""
+        log_bytes = self._db.execute(
+            "SELECT log_bytes FROM segments WHERE id = ?", (segment,)
+        ).fetchone()[0]
+        path = segment_directory(self.path, segment) / LOG_NAME
+        try:
+            with open(path, "rb") as stream:
+                data = stream.read(log_bytes)
+        except OSError as error:
+            raise StoreCorrupt(f"log {path}", came=error.strerror, expected="a log") from error
+        if len(data) < log_bytes:
+            raise StoreCorrupt(f"log {path}", came=f"{len(data)} bytes", expected=log_bytes)
+        return [entry for entry, _ in read_log(data, str(path))[1]]
+
+    def close(self) -> None:
+        """Close the index. Idempotent."""
+        self._db.close()
+
+    def _columns(self) -> Mapping[str, ArraySpec]:
+        return self.layout.schema.columns
+
+    def _connect(self) -> sqlite3.Connection:
+        self._identity = self._index_identity()
+        return connect(self.path, writable=False)
+
+    def _index_identity(self) -> int:
+        try:
+            return os.stat(self.path / INDEX_NAME).st_ino
+        except FileNotFoundError:  # between being set aside and being rebuilt
+            return self._identity
+
+    def _load(self, since: int) -> Tables:
+        old, db = self.tables, self._db
+        segments = _table(db.execute("SELECT id, source, rows FROM segments ORDER BY id"), 3)
+        fresh = _table(
+            db.execute(
+                f"SELECT {', '.join(EXTENT_COLUMNS)} FROM extents WHERE commit_id > ? ORDER BY id",
+                (since,),
+            ),
+            len(EXTENT_COLUMNS),
+        )
+        actors = old.actors
+        if self._with_actors:
+            fresh_actors = _table(
+                db.execute(
+                    "SELECT segment, start, rows, acted_by, commit_id FROM actors"
+                    " WHERE commit_id > ? ORDER BY segment, start",
+                    (since,),
+                ),
+                5,
+            )
+            actors = _merge_actors(old.actors, fresh_actors)
+        found = (*damages(db), *self._short)
+        return Tables(segments, _merge_by_id(old.extents, fresh), actors, found)
+
+    def _check_new_segments(self) -> None:
+        """A segment whose files are missing or cut short is passed over: mapping it would kill."""
+        if self._layout is None:
+            return
+        for number, _, rows in self.tables.segments.tolist():
+            if number not in self._sizes_checked:
+                self._sizes_checked.add(number)
+                path = segment_directory(self.path, number)
+                reason = check_sizes(path, self._layout, rows, 0)
+                if reason:
+                    self._short.append(Damage(number, WHOLE_SEGMENT, reason))
+        known = set(self.tables.damages)
+        new = tuple(damage for damage in self._short if damage not in known)
+        if new:
+            self.tables = replace(self.tables, damages=(*self.tables.damages, *new))
+
+
+def _table(cursor: sqlite3.Cursor, columns: int) -> Array:
+    return np.array(cursor.fetchall(), np.int64).reshape(-1, columns)
+
+
+def _merge_by_id(old: Array, fresh: Array) -> Array:
+    """Update and extend a table whose first column ascends."""
+    if not len(fresh):
+        return old
+    known = fresh[:, 0] <= (old[-1, 0] if len(old) else -1)
+    merged = old.copy()
+    merged[np.searchsorted(old[:, 0], fresh[known, 0])] = fresh[known]
+    return np.concatenate([merged, fresh[~known]])
+
+
+def _merge_actors(old: Array, fresh: Array) -> Array:
+    """Update and extend the table of actors, whose key is segment and start."""
+    if not len(fresh):
+        return old
+    both = np.concatenate([fresh, old])
+    _, newest = np.unique(both[:, 0] << 32 | both[:, 1], return_index=True)
+    return both[newest]

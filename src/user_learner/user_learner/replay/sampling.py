@@ -1,0 +1,107 @@
+"""Configuration of sampling: what is drawn, in which proportions, within how much memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from user_core.config import Config, setting
+from user_core.errors import ConfigError
+from user_core.types import ActedBy, EpisodeSource
+
+
+@dataclass(frozen=True)
+class Stratum(Config):
+    """A part of every batch, drawn uniformly, with replacement, from the steps that fit."""
+
+    share: float = setting(
+        1.0, doc="Its part of a batch, in proportion to the shares of the others.", gt=0
+    )
+    sources: tuple[EpisodeSource, ...] = setting(
+        (EpisodeSource.ONLINE, EpisodeSource.DEMONSTRATION),
+        doc="Episodes of these sources. Evaluation is kept out of training unless named.",
+        min_length=1,
+    )
+    acted_by: tuple[ActedBy, ...] = setting(
+        (), doc="Steps decided by one of these, for instance human interventions; empty for all."
+    )
+    newest_steps: int = setting(
+        0,
+        doc="Only this many steps, those that arrived last; 0 for all. Where several episodes "
+        "arrive at once, to within one episode.",
+        ge=0,
+    )
+
+
+#: Half demonstrations, half what the robots did themselves (Ball et al. 2023, RLPD).
+HALF_DEMONSTRATIONS = (
+    Stratum(sources=(EpisodeSource.ONLINE,)),
+    Stratum(sources=(EpisodeSource.DEMONSTRATION,)),
+)
+
+
+@dataclass(frozen=True)
+class SamplerConfig(Config):
+    """How batches are drawn from replay stores."""
+
+    strata: tuple[Stratum, ...] = setting(
+        (Stratum(),),
+        doc="Parts of a batch; the part of one that has nothing goes to the others.",
+        min_length=1,
+    )
+    n_step: int = setting(1, doc="Rewards summed up per transition at most.", ge=1, le=1024)
+    gamma: float = setting(0.99, doc="Discount per step.", ge=0, le=1)
+    window: int = setting(
+        0, doc="Steps per window for chunked policies; 0 for transitions.", ge=0, le=1024
+    )
+    pad_windows: bool = setting(
+        False,
+        doc="Also draw windows that the end of their episode cuts short; extras['mask'] tells.",
+    )
+    memory_bytes: int = setting(
+        0,
+        doc="Memory for rows and batches. Stores that are larger are sampled from a resident "
+        "set. 0 for half of what is free at the start.",
+        unit="B",
+        ge=0,
+    )
+    read_bytes_per_s: float = setting(
+        200e6, doc="Rate at which the resident set may be renewed from disk.", unit="B/s", gt=0
+    )
+    draws_per_load: float = setting(
+        1.0,
+        doc="How often a row is drawn, on average, before its place in memory goes to another; "
+        "more reads less, and makes batches more alike for a while.",
+        gt=0,
+    )
+    refresh_period_s: float = setting(
+        1.0,
+        doc="Time between looks for new rows; 0: only when `refresh` is called.",
+        unit="s",
+        ge=0,
+    )
+    prefetch: int = setting(2, doc="Batches prepared ahead; 0 for none.", ge=0, le=64)
+    workers: int = setting(1, doc="Threads that gather batches ahead.", ge=1, le=16)
+    output: Literal["numpy", "torch", "pinned"] = setting(
+        "numpy", doc="Arrays, tensors on the CPU, or tensors in page-locked memory for a GPU."
+    )
+    seed: int = setting(0, doc="Of the draws; give each reader of a store its own.", ge=0)
+
+    def validate(self) -> None:
+        """Raise ConfigError where settings contradict each other."""
+        if self.window and self.n_step > 1:
+            raise ConfigError(
+                "window and n_step",
+                came=f"window {self.window}, n_step {self.n_step}",
+                expected="n_step 1 with windows: their rewards come one by one, (B, T)",
+            )
+
+    @property
+    def horizon(self) -> int:
+        """Rows that are needed after a drawn one, where there are so many."""
+        return self.window or self.n_step
+
+    @property
+    def required(self) -> int:
+        """Rows that must follow a row for it to be drawn."""
+        return self.window if self.window and not self.pad_windows else 1

@@ -1,0 +1,313 @@
+"""The replay source: batches for an algorithm, from a store on disk that grows meanwhile."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import psutil
+
+from user_core.errors import StoreError, UserError
+from user_core.specs import Array
+from user_core.types import Batch, EpisodeSource, TrajectorySchema
+from user_learner.replay.buffers import BatchBuffers, batch_nbytes
+from user_learner.replay.catalog import Snapshot
+from user_learner.replay.history import History, attach
+from user_learner.replay.mixture import split
+from user_learner.replay.pool import Drawn, MappedPool, Pool
+from user_learner.replay.population import Population, population
+from user_learner.replay.prefetch import Prefetcher
+from user_learner.replay.resident import ResidentPool
+from user_learner.replay.sampling import SamplerConfig, Stratum
+
+#: Place of the store in ``extras["row"]``; below it, segment times rows of a segment plus row.
+STORE_SHIFT = 48
+_LOOK_PERIOD_S = 0.02
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which rows a batch will have, and the random state before they were drawn."""
+
+    drawn: Drawn
+    row_id: Array
+    pool: Pool
+    ticket: int
+    random: Mapping[str, Any]
+
+
+class ReplaySource:
+    """A :class:`~user_core.interfaces.TransitionSource` over a replay store and its history.
+
+    Draws are uniform with replacement within each stratum of the configuration. While
+    everything fits into the memory budget rows are gathered from the mapped files; a larger
+    store is sampled from a resident set that is renewed in the background, so that over time
+    every step is still drawn equally often. New rows come into play within
+    ``refresh_period_s``.
+
+    ``extras`` of a batch: ``demonstration`` (B,) bool; ``row`` (B,) int64, the place of the
+    step: store (0 is the live one) << 48, plus segment times rows of a segment plus row;
+    ``policy_version`` (B,) int64; for padded windows ``mask`` (B, T) bool. The strata lie one
+    behind the other in the order of the configuration.
+
+    The batch of one call is valid until the next call: its memory is used again.
+
+    Args:
+        store: Directory of the live store.
+        config: What to draw.
+        history: Older stores to draw from as well.
+        rank: Number of this reader among several that train together; each draws otherwise.
+
+    Raises:
+        StoreError: A store is not there, or of another format.
+        SchemaMismatch: The stores do not have the same schema.
+    """
+
+    def __init__(
+        self,
+        store: str | Path,
+        config: SamplerConfig | None = None,
+        history: Sequence[History] = (),
+        rank: int = 0,
+    ) -> None:
+        self.config = config = config or SamplerConfig()
+        self._budget_bytes = config.memory_bytes or psutil.virtual_memory().available // 2
+        with_actors = any(stratum.acted_by for stratum in config.strata)
+        self._catalog = attach(store, history, with_actors)
+        self._random = np.random.default_rng([config.seed, 0, rank])
+        self._pool: Pool | None = None
+        self._pool_state: Mapping[str, Any] = {}
+        self._populations: list[Population] = []
+        self._warnings: dict[str, None] = {}
+        self._lock, self._refreshing = threading.RLock(), threading.Lock()
+        self._prefetcher: Prefetcher[_Plan, BatchBuffers] = Prefetcher(
+            self._plan, self._gather, self._make_buffers, config.prefetch, config.workers
+        )
+        self._batch_size = 0
+        self._take(self._catalog.snapshot)
+        self._stopping = threading.Event()
+        self._refresher = threading.Thread(
+            target=self._keep_fresh, name="replay-refresh", daemon=True
+        )
+        if config.refresh_period_s:
+            self._refresher.start()
+
+    def __enter__(self) -> ReplaySource:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        """Number of steps that can be drawn."""
+        with self._lock:
+            return min(sum(len(p) for p in self._populations), self._all_steps)
+
+    @property
+    def schema(self) -> TrajectorySchema | None:
+        """Schema of the rows; None until the first chunk came."""
+        return self._catalog.schema
+
+    @property
+    def resident(self) -> bool:
+        """Whether the store is larger than the memory budget."""
+        return isinstance(self._pool, ResidentPool)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should look at: rows that were set aside, reads that failed."""
+        with self._lock:
+            damages = [
+                f"{store.reader.path}: segment {d.segment}"
+                + (f", block {d.block}" if d.block >= 0 else "")
+                + f" is passed over: {d.reason}"
+                for store in self._catalog.stores
+                for d in store.reader.tables.damages
+            ]
+            pool = self._pool
+            reads = pool.warnings if isinstance(pool, ResidentPool) else []
+            return [*damages, *reads, *self._warnings]
+
+    def collected(self, *sources: EpisodeSource) -> int:
+        """Steps of these sources (all by default) that ever came to the live store, also those
+        that retention dropped since: what an update-to-data ratio counts."""
+        steps = self._catalog.stores[0].reader.meta.steps
+        return sum(steps.get(int(source), 0) for source in sources or EpisodeSource)
+
+    def sample(self, batch_size: int) -> Batch:
+        """Draw a batch; its arrays are valid until the next call.
+
+        Raises:
+            StoreError: There is nothing to draw yet.
+            ConfigError: The memory budget is too small for the resident set, or for the
+                batches.
+        """
+        return self._prefetcher.next(batch_size)
+
+    def refresh(self) -> bool:
+        """Look for new rows now; return whether there were any. The background does so too."""
+        with self._refreshing:
+            if not self._catalog.refresh():
+                return False
+            self._take(self._catalog.snapshot)
+            return True
+
+    def wait(self, steps: int, timeout_s: float | None = None) -> bool:
+        """Wait until so many steps can be drawn; return whether they can."""
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while len(self) < steps:
+            if deadline_s is not None and time.monotonic() >= deadline_s:
+                return False
+            self.refresh()
+            time.sleep(_LOOK_PERIOD_S)
+        return True
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold to go on drawing as if never stopped.
+
+        On stores that did not change and fit into memory the same draws follow. A resident
+        set is filled anew: what follows is drawn from others, but every step still gets its
+        due.
+        """
+        with self._lock:
+            first = self._prefetcher.first_plan()
+            random = first.random if first is not None else _random_state(self._random)
+            pool = self._pool.state() if self._pool is not None else dict(self._pool_state)
+            return {"random": dict(random), "pool": pool}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state` gave."""
+        self._prefetcher.discard()
+        with self._lock:
+            _set_random_state(self._random, state["random"])
+            self._pool_state = dict(state["pool"])
+            if self._pool is not None:
+                self._pool.load_state(self._pool_state)
+
+    def close(self) -> None:
+        """Stop the threads and let go of the memory. Idempotent."""
+        self._stopping.set()
+        if self._refresher.is_alive():
+            self._refresher.join()
+        self._prefetcher.close()
+        with self._lock:
+            if self._pool is not None:
+                self._pool.close()
+                self._pool = None
+        self._catalog.close()
+
+    def _plan(self, batch_size: int) -> _Plan:
+        with self._lock:
+            available = [len(p) for p in self._populations]
+            if not any(available):
+                raise StoreError(
+                    f"nothing to draw from {self._catalog.stores[0].reader.path}",
+                    came="no step that fits the strata and has a next observation",
+                    expected="at least one",
+                    cure="Wait until robots have collected something",
+                )
+            pool = self._pool_for(batch_size)
+            ticket, random = pool.pins.pin(), _random_state(self._random)
+            try:
+                shares = [stratum.share for stratum in self.config.strata]
+                counts = split(batch_size, shares, available, self._random)
+                drawn = Drawn.join(
+                    [
+                        pool.draw(stratum, count, self._random)
+                        for stratum, count in enumerate(counts)
+                        if count
+                    ]
+                )
+                return _Plan(drawn, self._row_id(drawn.address), pool, ticket, random)
+            except BaseException:
+                pool.pins.unpin(ticket)
+                raise
+
+    def _gather(self, plan: _Plan, buffers: BatchBuffers) -> Batch:
+        try:
+            return buffers.gather(plan.pool.arrays, plan.drawn, plan.row_id)
+        finally:
+            plan.pool.pins.unpin(plan.ticket)
+
+    def _make_buffers(self, batch_size: int) -> BatchBuffers:
+        return BatchBuffers(self._catalog.layout, batch_size, self.config)
+
+    def _row_id(self, address: Array) -> Array:
+        table = self._snapshot.segments
+        segment, row = table.locate(address)
+        within = table.number[segment] * table.capacity[segment] + row
+        row_id: Array = table.store[segment] << STORE_SHIFT | within
+        return row_id
+
+    def _take(self, snapshot: Snapshot) -> None:
+        """Go over to a later state of the stores."""
+        config = self.config
+        populations = [population(snapshot, s, config.required) for s in config.strata]
+        every = tuple({source for s in config.strata for source in s.sources})
+        all_steps = len(population(snapshot, Stratum(sources=every), config.required))
+        with self._lock:
+            self._snapshot, self._populations = snapshot, populations
+            self._all_steps = all_steps
+            if self._pool is not None:
+                self._pool_for(self._batch_size)
+                self._pool.renew(snapshot, populations)
+
+    def _pool_for(self, batch_size: int) -> Pool:
+        """The pool that suits the size of the stores and of the batches."""
+        layout = self._catalog.layout
+        batches = batch_nbytes(layout, batch_size, self.config) * (self.config.prefetch + 1)
+        fits = self._snapshot.nbytes + batches <= self._budget_bytes
+        grown = batch_size > self._batch_size
+        if self._pool is None or (not fits and (grown or not self.resident)):
+            self._batch_size = max(batch_size, self._batch_size)
+            if self._pool is not None:
+                self._pool_state = self._pool.state() or self._pool_state
+                self._pool.close()  # before the next is made: both would not fit
+                self._pool = None
+            pool: Pool
+            if fits:
+                pool = MappedPool(layout, self.config.horizon)
+            else:
+                pool = ResidentPool(layout, self.config, self._budget_bytes - batches)
+            pool.renew(self._snapshot, self._populations)
+            pool.load_state(self._pool_state)
+            self._pool = pool
+        return self._pool
+
+    def _keep_fresh(self) -> None:
+        while not self._stopping.wait(self.config.refresh_period_s):
+            try:
+                self.refresh()
+            except UserError as error:  # for instance an index that is being rebuilt
+                self._warnings.setdefault(str(error))
+
+
+def _random_state(random: np.random.Generator) -> dict[str, Any]:
+    """State of a PCG64; its 128-bit numbers as text, which any format can hold."""
+    state: Any = random.bit_generator.state
+    return {
+        "state": str(state["state"]["state"]),
+        "inc": str(state["state"]["inc"]),
+        "has_uint32": int(state["has_uint32"]),
+        "uinteger": int(state["uinteger"]),
+    }
+
+
+def _set_random_state(random: np.random.Generator, state: Mapping[str, Any]) -> None:
+    random.bit_generator.state = {
+        "bit_generator": "PCG64",
+        "state": {"state": int(state["state"]), "inc": int(state["inc"])},
+        "has_uint32": int(state["has_uint32"]),
+        "uinteger": int(state["uinteger"]),
+    }

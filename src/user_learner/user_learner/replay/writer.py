@@ -1,0 +1,376 @@
+"""The writer: takes chunks, makes them durable, acknowledges them. One per store.
+
+Order of a commit, and what a crash in between leaves::
+
+    rows and log lines into the files      bytes beyond the committed ones: nobody looks there
+    fsync of these files                   the same
+    one index transaction                  everything, sequence numbers included
+    acknowledgement                        a chunk that comes again is recognised
+
+So a chunk is in the store exactly once, or not at all and not acknowledged. Several chunks
+share one commit (group commit), because an fsync costs the same for one as for fifty.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+from user_core.errors import StoreError, StoreFull, UserError
+from user_core.types import TrajectoryAck, TrajectoryChunk, TrajectorySchema
+from user_learner.replay.config import RetentionConfig, StoreConfig
+from user_learner.replay.door import MAX_INT, adopt_schema, check_chunk, require_same_schema
+from user_learner.replay.index import (
+    INDEX_NAME,
+    connect,
+    corruption_named,
+    set_meta,
+    transaction,
+)
+from user_learner.replay.lanes import Lanes
+from user_learner.replay.layout import RowLayout
+from user_learner.replay.ledger import Ledger
+from user_learner.replay.lock import WriterLock
+from user_learner.replay.opening import prepare
+from user_learner.replay.quarantine import Damage, set_aside
+from user_learner.replay.receipt import Answer, Receipt
+from user_learner.replay.reorder import Reorder
+from user_learner.replay.retention import Retired, retire
+from user_learner.replay.segment import OpenSegment
+from user_learner.replay.staging import Rows, Stager
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CURE = "Make room; it goes on by itself, and what was not acknowledged comes again"
+
+
+class StoreWriter:
+    """Appends trajectory chunks to a replay store. All methods may be called from any thread.
+
+    Args:
+        path: Directory of the store; made when it is not there.
+        schema: Schema of its rows. None takes that of the store, or of the first chunk.
+        config: How to write.
+
+    Raises:
+        StoreError: Another writer has the store, or it is of another format.
+        SchemaMismatch: The store has another schema; the message spells out the difference.
+        StoreFull: There is no room to work in.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        schema: TrajectorySchema | None = None,
+        config: StoreConfig | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.config = config or StoreConfig()
+        #: What was found damaged on opening, and what was done about it; for people.
+        self.warnings: list[str] = []
+        self._mutex = threading.RLock()
+        self._syncing = ThreadPoolExecutor(4, thread_name_prefix="replay-fsync")
+        self._reorder = Reorder(self.config.reorder_bytes)
+        self._staged_bytes, self._staged_since_s, self._unchecked_bytes = 0, 0.0, 0
+        self._stager: Stager | None = None
+        self._lanes: Lanes | None = None
+        self._db: sqlite3.Connection | None = None
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = WriterLock(self.path)
+        try:
+            self.warnings += prepare(self.path)
+            durable = self.config.durability == "fsync"
+            self._db = connect(self.path, writable=True, durable=durable)
+            self._ledger = Ledger(self._db)
+            if schema is not None:
+                self._take_schema(schema)
+            self._open_lanes()
+        except OSError as error:
+            self.close()
+            raise _disk_error(self.path, error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self.commit()
+        finally:
+            self.close()
+
+    @property
+    def store(self) -> str:
+        """Identity of the store; acknowledgements carry it."""
+        return self._ledger.meta.store
+
+    @property
+    def schema(self) -> TrajectorySchema | None:
+        """Schema of the rows; None until the first chunk of a new store."""
+        return self._ledger.meta.schema
+
+    @property
+    def commit_due(self) -> bool:
+        """Whether something has been staged for longer than the commit period."""
+        with self._mutex:
+            age_s = time.monotonic() - self._staged_since_s
+            return self._ledger.dirty and age_s >= self.config.commit_period_s
+
+    def acknowledged(self) -> list[TrajectoryAck]:
+        """The acknowledgement of every producer, for one that has just come (back)."""
+        with self._mutex:
+            return [self._ack(*producer) for producer in self._ledger.producers()]
+
+    def append(self, chunk: TrajectoryChunk) -> Answer:
+        """Take a chunk. It is durable once an acknowledgement from :meth:`commit` covers it.
+
+        Chunks of one (producer, incarnation) are stored in the order of their numbers. One
+        that comes too early waits in memory as long as there is room; either way it is not
+        acknowledged, and its producer sends it again. A chunk without rows is allowed: it
+        brings a result, or stands for a chunk that was refused.
+
+        Raises:
+            StoreFull: The disk is full. What was staged since the last commit is forgotten,
+                nothing that was acknowledged is touched; the producers send it again.
+            StoreError: The disk failed, with the same consequences.
+        """
+        with self._mutex:
+            return self._append(chunk, in_order=True)
+
+    def append_merged(self, chunk: TrajectoryChunk) -> Answer:
+        """As :meth:`append`, for a chunk from another store, which may have forgotten others:
+        numbers may be left out, but never go back."""
+        with self._mutex:
+            return self._append(chunk, in_order=False)
+
+    def adopt(self, chunk: TrajectoryChunk) -> bool:
+        """Take a whole episode from a file, unless it is here; its chunk identity is ignored.
+
+        Returns whether it was taken; durable after :meth:`commit`.
+
+        Raises:
+            SchemaMismatch, SpecError, StoreError: It cannot be stored as it is.
+            StoreFull: As :meth:`append`.
+        """
+        with self._mutex:
+            stager = self._require_stager(chunk)
+            if self._ledger.episode(chunk.episode) is not None:
+                return False
+            self._check(chunk, max_rows=MAX_INT, max_bytes=MAX_INT)
+            rows = replace(Rows.of(chunk), chunk=None)
+            stager.check(rows)
+            self._write(rows, chunk.nbytes)
+            return True
+
+    def commit(self) -> list[TrajectoryAck]:
+        """Make durable what is staged; return an acknowledgement per producer that moved on.
+
+        Raises as :meth:`append`.
+        """
+        with self._mutex:
+            self._require_open()
+            if not self._ledger.dirty:
+                return []
+            with self._forgetting_on_failure():
+                if self._lanes is not None and self.config.durability == "fsync":
+                    self._sync(self._lanes.changed(self._ledger.changed_segments()))
+                moved = self._ledger.flush()
+            if self._lanes is not None:
+                self._lanes.committed()
+            self._staged_bytes = 0
+            return [self._ack(producer, incarnation) for producer, incarnation, _ in moved]
+
+    def retain(self, policy: RetentionConfig | None = None) -> list[Retired]:
+        """Drop what the policy (by default the configured one) lets go; commits first."""
+        with self._mutex:
+            policy = policy or self.config.retention
+            self.commit()
+            if policy.keeps_all or self._stager is None or self._db is None:
+                return []
+            gone = retire(self.path, self._db, self._stager.layout.row_nbytes, policy)
+            self._ledger.refresh_meta()
+            return gone
+
+    def set_aside(self, damages: Iterable[Damage]) -> None:
+        """Quarantine rows that a verification found damaged; commits first."""
+        with self._mutex:
+            self.commit()
+            set_aside(self._require_open(), damages)
+            self._start_over()  # their segments take no rows any more
+
+    def refusal(self, chunk: TrajectoryChunk, error: UserError) -> TrajectoryAck:
+        """What to tell a producer whose chunk was not taken, for instance for a full disk."""
+        with self._mutex:
+            ack = self._ack(chunk.id.producer, chunk.id.incarnation)
+            return replace(ack, refused=chunk.id.sequence, error_code=error.code, error=str(error))
+
+    def close(self) -> None:
+        """Let go of the store; what is staged and not committed is forgotten. Idempotent."""
+        with self._mutex:
+            if self._lanes is not None:
+                self._lanes.close()
+            self._lanes = self._stager = None
+            if self._db is not None:
+                self._db.close()
+                self._db = None
+            self._syncing.shutdown()
+            self._lock.release()
+
+    def _append(self, chunk: TrajectoryChunk, in_order: bool) -> Answer:
+        producer, incarnation, sequence = chunk.id.producer, chunk.id.incarnation, chunk.id.sequence
+        try:
+            stager = self._require_stager(chunk)
+            expected = self._ledger.sequence(producer, incarnation) + 1
+            if 0 < sequence < expected:
+                return Answer(Receipt.DUPLICATE, self._ack(producer, incarnation))
+            self._check(chunk, self.config.max_chunk_rows, self.config.max_chunk_bytes)
+            if in_order and sequence > expected:
+                self._reorder.hold(chunk)
+                return Answer(Receipt.EARLY, self._ack(producer, incarnation))
+            stager.check(Rows.of(chunk))
+        except UserError as error:
+            return Answer(Receipt.REFUSED, self.refusal(chunk, error))
+        self._write(Rows.of(chunk), chunk.nbytes)
+        self._write_waiting(producer, incarnation)
+        if self._staged_bytes >= self.config.commit_bytes:
+            self.commit()
+        return Answer(Receipt.STAGED, self._ack(producer, incarnation))
+
+    def _check(self, chunk: TrajectoryChunk, max_rows: int, max_bytes: int) -> None:
+        schema = self._ledger.meta.schema
+        if schema is not None:
+            check_chunk(chunk, schema, self._schema_hash, max_rows, max_bytes)
+
+    def _write(self, rows: Rows, nbytes: int) -> None:
+        self._require_space(nbytes)
+        if not self._ledger.dirty:
+            self._staged_since_s = time.monotonic()
+        with self._forgetting_on_failure():
+            assert self._stager is not None
+            self._stager.write(rows)
+        self._staged_bytes += nbytes
+
+    def _write_waiting(self, producer: str, incarnation: int) -> None:
+        """Stage the chunks that waited for the one that has just come."""
+        while True:
+            following = self._ledger.sequence(producer, incarnation) + 1
+            chunk = self._reorder.take(producer, incarnation, following)
+            if chunk is None or self._stager is None:
+                return
+            try:
+                self._stager.check(Rows.of(chunk))
+            except StoreError:
+                return  # its producer sends it again, and gets the reason then
+            self._write(Rows.of(chunk), chunk.nbytes)
+
+    def _sync(self, segments: list[OpenSegment]) -> None:
+        fds = [fd for segment in segments for fd in segment.descriptors()]
+        for done in [self._syncing.submit(os.fdatasync, fd) for fd in fds]:
+            done.result()
+        for segment in segments:
+            segment.sync_names()
+
+    def _ack(self, producer: str, incarnation: int) -> TrajectoryAck:
+        sequence = self._ledger.committed(producer, incarnation)
+        return TrajectoryAck(producer, incarnation, sequence, self.store)
+
+    def _require_open(self) -> sqlite3.Connection:
+        if self._db is None:
+            raise StoreError(f"replay store {self.path} is closed", expected="an open writer")
+        return self._db
+
+    def _require_stager(self, chunk: TrajectoryChunk) -> Stager:
+        """The stager; on the first chunk of a new store, its schema becomes the store's."""
+        self._require_open()
+        if self._stager is None:
+            schema = adopt_schema(chunk)
+            check_chunk(chunk, schema, schema.hash, MAX_INT, MAX_INT)
+            with self._forgetting_on_failure():
+                self._take_schema(schema)
+                self._open_lanes()
+        assert self._stager is not None
+        return self._stager
+
+    def _require_space(self, nbytes: int) -> None:
+        disk = os.statvfs(self.path)
+        free = disk.f_bavail * disk.f_frsize
+        if free < self.config.min_free_bytes + nbytes:
+            raise StoreFull(
+                f"disk of replay store {self.path}",
+                came=f"{free} bytes free",
+                expected=f"{self.config.min_free_bytes + nbytes} (min_free_bytes and the chunk)",
+                cure=_CURE,
+            )
+
+    def _take_schema(self, schema: TrajectorySchema) -> None:
+        db, stored = self._require_open(), self._ledger.meta.schema
+        if stored is not None:
+            require_same_schema(stored, schema, "the schema that was asked for")
+            return
+        layout = RowLayout(schema)
+        with transaction(db):
+            set_meta(
+                db,
+                schema=json.dumps(schema.to_dict()),
+                segment_rows=layout.segment_rows(self.config.segment_bytes),
+                block_rows=layout.block_rows(),
+            )
+        self._ledger.refresh_meta()
+
+    def _open_lanes(self) -> None:
+        schema = self._ledger.meta.schema
+        if schema is not None:
+            layout = RowLayout(schema)
+            self._schema_hash = schema.hash
+            self._lanes = Lanes(self.path, layout, self._ledger, self.config.max_open_segments)
+            self._stager = Stager(layout, self._lanes, self._ledger)
+
+    def _start_over(self) -> None:
+        """Forget what is staged: memory is again what the index says."""
+        if self._lanes is not None:
+            self._lanes.close()
+        self._lanes = self._stager = None
+        self._staged_bytes = 0
+        self._ledger.reset()
+        self._open_lanes()
+
+    @contextmanager
+    def _forgetting_on_failure(self) -> Iterator[None]:
+        """After any failure memory is again what the index says; the error gets its name.
+
+        Also what an fsync reported as failed is forgotten, never tried again: the kernel may
+        have dropped the pages (https://wiki.postgresql.org/wiki/Fsync_Errors).
+        """
+        try:
+            with corruption_named(self.path / INDEX_NAME):
+                yield
+        except BaseException as error:
+            self._start_over()
+            if isinstance(error, OSError):
+                raise _disk_error(self.path, error) from error
+            if isinstance(error, StoreError) and "disk is full" in str(error.came):
+                raise StoreFull(error.what, came=error.came, cure=_CURE) from error
+            raise
+
+
+def _disk_error(path: Path, error: OSError) -> StoreError:
+    kind = StoreFull if error.errno in _FULL else StoreError
+    cure = _CURE if kind is StoreFull else "See the system log about this disk"
+    return kind(f"cannot write to replay store {path}", came=error.strerror, cure=cure)
