@@ -16,3 +16,28 @@ setup: ## Make the environment ready: Debian packages, Python requirements, buil
 .PHONY: test
 test: setup ## Run all tests (ARGS="-k name" chooses)
 	@$(RUN) python -m pytest $(ARGS)
+
+.PHONY: lint
+lint: setup ## Check style (ruff), types (mypy), import directions (import-linter), shell scripts (shellcheck)
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check --quiet . || { echo "run 'make format'" >&2; exit 1; }
+	@$(RUN) mypy
+	@$(RUN) lint-imports --no-logo
+	@$(RUN) shellcheck tools/*.sh tools/*.bash tools/run .ci/run
+
+.PHONY: format
+format: setup ## Put the code into shape
+	@$(RUN) ruff check --fix --quiet . || true
+	@$(RUN) ruff format --quiet .
+
+.PHONY: demo
+demo: setup ## Watch a policy being learned
+	@$(RUN) python examples/single_process.py
+
+.PHONY: clean
+clean: ## Remove what was built; the environments stay
+	rm -rf build* install* log* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+.PHONY: distclean
+distclean: clean ## Remove the environments too
+	rm -rf .venv*
