@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+
 from user_core.conformance import check_policy
 from user_core.errors import ConfigError, PolicyError, SpecError
 from user_core.policies import policy_config_hash

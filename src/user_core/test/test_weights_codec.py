@@ -8,6 +8,7 @@ import pytest
 import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
+
 from user_core.codecs.safetensors import FileLimits, pack, unpack
 from user_core.codecs.weights import content_hash, decode_version, encode_version
 from user_core.errors import CodecError, PolicyError, UserError

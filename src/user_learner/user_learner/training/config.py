@@ -39,23 +39,20 @@ class TrainingConfig(Config):
     batch_size: int = setting(256, doc="Transitions of one gradient update.", ge=1, le=1_000_000)
     utd: UtdConfig = setting(factory=UtdConfig, doc="Ratio of updates to environment steps.")
     prefetch: int = setting(
-        2, doc="Batches drawn ahead by a thread of their own; 0 draws them in the loop.", ge=0, le=64
+        2,
+        doc="Batches drawn ahead by a thread of their own; 0 draws them in the loop.",
+        ge=0,
+        le=64,
     )
-    max_updates: int | None = setting(
-        None, doc="Updates after which training is finished.", ge=0
-    )
+    max_updates: int | None = setting(None, doc="Updates after which training is finished.", ge=0)
     publish_period_s: float = setting(
         1.0, doc="Shortest time between two policy versions.", unit="s", ge=0
     )
-    publish_every_updates: int = setting(
-        1, doc="Fewest updates between two policy versions.", ge=1
-    )
+    publish_every_updates: int = setting(1, doc="Fewest updates between two policy versions.", ge=1)
     checkpoint_period_s: float = setting(
         60.0, doc="Shortest time between two checkpoints.", unit="s", ge=0
     )
-    checkpoint_every_updates: int = setting(
-        1, doc="Fewest updates between two checkpoints.", ge=1
-    )
+    checkpoint_every_updates: int = setting(1, doc="Fewest updates between two checkpoints.", ge=1)
     checkpoints_kept: int = setting(3, doc="Newest checkpoints that are kept.", ge=1)
     metrics_period_s: float = setting(
         1.0, doc="Time over which metrics are averaged.", unit="s", gt=0

@@ -17,7 +17,9 @@ def identity_of(
     Settings that may change in a running training (``read_only=False``: learning rates, the
     device) do not count, nor do seeds and the robot's name.
     """
-    specs = {k: v for k, v in spec.to_dict().items() if k not in ("robot", "lockstep", "task_reward")}
+    specs = {
+        k: v for k, v in spec.to_dict().items() if k not in ("robot", "lockstep", "task_reward")
+    }
     return {
         "algorithm": algorithm,
         "algorithm_config": _fixed(algorithm_config),

@@ -24,6 +24,7 @@ from user_learner.training.version_counter import VersionCounter
 
 _IDLE_S = 0.005
 _DATA_TIMEOUT_S = 0.1
+_FLUSH_S = 10.0
 
 
 class TrainingDiverged(UserError):
@@ -197,9 +198,7 @@ class TrainingLoop:
 
     def _decide(self) -> int:
         """Whether this process would go on now; says why not in the state."""
-        finished = (
-            self.config.max_updates is not None and self._update >= self.config.max_updates
-        )
+        finished = self.config.max_updates is not None and self._update >= self.config.max_updates
         if self._stopped or finished:
             self._state = LearnerState.FINISHED if finished else self._state
             return STOP
@@ -269,6 +268,7 @@ class TrainingLoop:
         if completed and is_first():
             if self._published[0] != self._update:
                 self._publish()
+            self._publisher.flush(_FLUSH_S)  # so that the checkpoint knows its number
             if self._checkpoint_update != self._update:
                 self._keeper.flush()
                 self._take_checkpoint()

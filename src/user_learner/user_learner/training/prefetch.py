@@ -39,8 +39,7 @@ class Prefetcher:
     ) -> None:
         self.reason = ""
         self._source, self._rows, self._depth, self._retry_s = source, rows, depth, retry_s
-        self._ready: queue.Queue[Drawn] = queue.Queue(maxsize=max(depth, 1))
-        self._error: BaseException | None = None
+        self._ready: queue.Queue[Drawn | Exception] = queue.Queue(maxsize=max(depth, 1))
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -52,11 +51,12 @@ class Prefetcher:
             self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
             self._thread.start()
         try:
-            return self._ready.get(timeout=timeout_s)
+            drawn = self._ready.get(timeout=timeout_s)
         except queue.Empty:
-            if self._error is not None:
-                raise self._error from None
             return None
+        if isinstance(drawn, Exception):
+            raise drawn
+        return drawn
 
     def close(self) -> None:
         """End the thread. Idempotent."""
@@ -66,19 +66,23 @@ class Prefetcher:
             self._thread = None
 
     def _run(self) -> None:
-        try:
-            while not self._stop.is_set():
+        drawn: Drawn | Exception | None = None
+        while not self._stop.is_set() and not isinstance(drawn, Exception):
+            try:
                 drawn = self._draw()
-                if drawn is None:
-                    self._stop.wait(self._retry_s)
-                while drawn is not None and not self._stop.is_set():
-                    try:
-                        self._ready.put(drawn, timeout=0.05)
-                        break
-                    except queue.Full:
-                        continue
-        except BaseException as error:  # it belongs to who takes
-            self._error = error
+            except Exception as error:  # it belongs to who takes
+                drawn = error
+            if drawn is None:
+                self._stop.wait(self._retry_s)
+            else:
+                self._put(drawn)
+
+    def _put(self, drawn: Drawn | Exception) -> None:
+        while not self._stop.is_set():
+            try:
+                return self._ready.put(drawn, timeout=0.05)
+            except queue.Full:
+                continue
 
     def _draw(self) -> Drawn | None:
         try:

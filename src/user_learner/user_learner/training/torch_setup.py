@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 
 def configure_torch(threads: int) -> None:
     """Set up torch for the calling thread.
@@ -17,4 +19,8 @@ def configure_torch(threads: int) -> None:
         return
     if threads:
         torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)  # moments of Adam that die away would cost 100 cycles each
+    # Moments of Adam that die away end as denormal numbers, which cost 100 cycles each. numpy
+    # looks at its number types once, and would complain that it finds no denormals any more.
+    for dtype in (np.float16, np.float32, np.float64):
+        np.finfo(dtype).smallest_subnormal  # noqa: B018
+    torch.set_flush_denormal(True)

@@ -1,0 +1,245 @@
+"""SAC, RLPD and BC on batches: promises, exact continuation, bootstrapping, learning."""
+
+import numpy as np
+import pytest
+import torch
+
+from user_core.config import from_mapping
+from user_core.conformance import check_algorithm
+from user_core.errors import ConfigError, PluginError, SpecError, StoreError
+from user_core.fakes import LinearGaussianPolicy
+from user_core.fakes.policy import LinearGaussianConfig
+from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
+from user_core.specs import ArraySpec, RobotSpec
+from user_core.types import Batch
+from user_learner.algorithms.bc import BC
+from user_learner.algorithms.common.augment import random_shift
+from user_learner.algorithms.common.minibatches import Minibatcher
+from user_learner.algorithms.rlpd import RLPD
+from user_learner.algorithms.sac import SAC
+
+ACTION = ArraySpec((2,), low=(-1.0, 0.0), high=(1.0, 4.0))
+STATE = RobotSpec("r", {"x": ArraySpec((3,), low=-2.0, high=2.0)}, ACTION)
+PICTURES = RobotSpec(
+    "r", {"x": ArraySpec((3,)), "image_front": ArraySpec((16, 16, 3), "uint8")}, ACTION
+)
+SMALL = {"critic_hidden": [32, 32]}
+CASES = [(SAC, SMALL), (RLPD, {**SMALL, "critics": 4, "critic_updates": 3}), (BC, {})]
+
+
+def policy_for(spec, **settings):
+    settings = {"hidden": (32, 32), "image_channels": (4, 8), "image_embedding": 8, **settings}
+    return TanhGaussianPolicy(TanhGaussianConfig(**settings), spec)
+
+
+def make(cls, settings, spec=STATE):
+    return cls(from_mapping(cls.Config, settings), spec, policy_for(spec))
+
+
+def batch_of(spec, rows, seed=0, **changes):
+    rng = np.random.default_rng(seed)
+
+    def observation():
+        return {
+            k: np.stack([v.sample(rng) for _ in range(rows)]) for k, v in spec.observation.items()
+        }
+
+    fields = {
+        "observation": observation(),
+        "action": np.stack([spec.action.sample(rng) for _ in range(rows)]),
+        "reward": rng.standard_normal(rows).astype(np.float32),
+        "discount": np.full(rows, 0.9, np.float32),
+        "next_observation": observation(),
+    }
+    return Batch(**(fields | changes))
+
+
+@pytest.mark.parametrize("spec", [STATE, PICTURES], ids=["state", "pictures"])
+@pytest.mark.parametrize(("cls", "settings"), CASES, ids=["sac", "rlpd", "bc"])
+def test_promises_are_kept(cls, settings, spec):
+    check_algorithm(
+        make(cls, settings, spec), make(cls, settings, spec), policy_for(spec), spec, batch_size=8
+    ).require()
+
+
+@pytest.mark.parametrize(("cls", "settings"), CASES, ids=["sac", "rlpd", "bc"])
+def test_a_restored_training_goes_on_bit_by_bit(cls, settings):
+    one = make(cls, settings)
+    batches = [batch_of(STATE, 12, seed) for seed in range(8)]
+    for batch in batches[:4]:
+        one.update(batch)
+    kept = one.state()
+    straight = [dict(one.update(batch)) for batch in batches[4:]]
+    other = make(cls, {**settings, "seed": 99})  # nothing of its own may remain
+    other.load_state(kept)
+    again = [dict(other.update(batch)) for batch in batches[4:]]
+    assert again == straight
+    _assert_same_state(one.state(), other.state())
+
+
+def _assert_same_state(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        if isinstance(value, dict):
+            _assert_same_state(value, other[name])
+        else:
+            np.testing.assert_array_equal(value, other[name])
+
+
+def test_a_state_is_a_copy():
+    algorithm = make(SAC, SMALL)
+    algorithm.update(batch_of(STATE, 8))
+    state = algorithm.state()
+    before = {name: array.copy() for name, array in state["critics"].items()}
+    algorithm.update(batch_of(STATE, 8, 1))
+    for name, array in before.items():
+        np.testing.assert_array_equal(array, state["critics"][name])
+
+
+def test_states_that_do_not_fit_are_refused():
+    small, large = make(SAC, SMALL), make(SAC, {"critic_hidden": [64, 32]})
+    with pytest.raises(StoreError, match="critics"):
+        small.load_state(large.state())
+    with pytest.raises(StoreError, match="SAC"):
+        small.load_state(make(BC, {}).state())
+
+
+@pytest.mark.parametrize(("cls", "settings"), CASES[:2], ids=["sac", "rlpd"])
+def test_where_the_discount_is_zero_the_next_observation_does_not_count(cls, settings):
+    results = []
+    for seed in (1, 2):
+        algorithm = make(cls, settings)
+        other = batch_of(STATE, 12, seed).next_observation
+        batch = batch_of(STATE, 12, discount=np.zeros(12, np.float32), next_observation=other)
+        algorithm.update(batch)
+        results.append(algorithm.state()["critics"])
+    for name, array in results[0].items():
+        np.testing.assert_array_equal(array, results[1][name])
+
+
+def test_values_become_reward_plus_discounted_value():
+    """One state that leads to itself: the value must become r / (1 - discount)."""
+    spec = RobotSpec("r", {"x": ArraySpec((1,))}, ArraySpec((1,), low=-1.0, high=1.0))
+    settings = {
+        "critic_hidden": [32], "critic_learning_rate": 3e-3, "target_rate": 0.05,
+        "entropy_in_target": False,
+    }  # fmt: skip
+    algorithm = SAC(from_mapping(SAC.Config, settings), spec, policy_for(spec))
+    rng = np.random.default_rng(0)
+    here = {"x": np.zeros((64, 1), np.float32)}
+    for _ in range(600):
+        metrics = algorithm.update(
+            Batch(
+                here,
+                rng.uniform(-1, 1, (64, 1)).astype(np.float32),
+                np.full(64, 0.5, np.float32),
+                np.full(64, 0.8, np.float32),
+                here,
+            )
+        )
+    assert metrics["value"] == pytest.approx(2.5, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("cls", "settings"),
+    [(SAC, {}), (RLPD, {"critics": 4, "critic_updates": 2})],
+    ids=["sac", "rlpd"],
+)
+def test_the_actor_finds_the_action_that_pays(cls, settings):
+    """A bandit: reward falls with the distance to an action that depends on the state."""
+    settings = {
+        "critic_hidden": [64, 64], "actor_learning_rate": 3e-3, "critic_learning_rate": 3e-3,
+        "temperature_learning_rate": 3e-3, "initial_temperature": 0.1, **settings,
+    }  # fmt: skip
+    algorithm = make(cls, settings)
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        x, unit = rng.uniform(-2, 2, (128, 3)), rng.uniform(-1, 1, (128, 2))
+        reward = -((unit - 0.5 * x[:, :2] / 2) ** 2).sum(1).astype(np.float32)
+        algorithm.update(Batch({"x": x}, unit * (1, 2) + (0, 2), reward, 0 * reward, {"x": x}))
+    policy = policy_for(STATE)
+    policy.load(algorithm.policy_arrays())
+    errors = []
+    for _ in range(50):
+        observation = {"x": rng.uniform(-2, 2, 3).astype(np.float32)}
+        action = policy.act(observation, deterministic=True)[0]
+        errors.append(np.abs((action - (0, 2)) / (1, 2) - 0.5 * observation["x"][:2] / 2))
+    assert np.mean(errors) < 0.1  # an untrained policy is at 0.25
+
+
+@pytest.mark.parametrize("loss", ["likelihood", "squared_error"])
+def test_cloning_finds_the_function_behind_the_actions(loss):
+    algorithm = make(BC, {"learning_rate": 3e-3, "loss": loss})
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        x = rng.uniform(-2, 2, (128, 3))
+        action = np.stack([np.tanh(x[:, 0]), 2 + 0.9 * x[:, 1]], 1)
+        none = np.zeros(128, np.float32)
+        metrics = algorithm.update(Batch({"x": x}, action, none, none, {"x": x}))
+    assert metrics["squared_error"] < 0.01
+    policy = policy_for(STATE)
+    policy.load(algorithm.policy_arrays())
+    errors = []
+    for _ in range(50):
+        x = rng.uniform(-1.5, 1.5, 3).astype(np.float32)
+        action = policy.act({"x": x}, deterministic=True)[0]
+        errors.append(np.abs(action - (np.tanh(x[0]), 2 + 0.9 * x[1])))
+    assert np.mean(errors) < 0.15  # an untrained policy is at 0.6
+
+
+def test_the_encoder_learns_with_the_critics_only():
+    algorithm = make(SAC, {**SMALL, "critic_learning_rate": 1e-12}, PICTURES)
+    before = algorithm.policy_arrays()
+    algorithm.update(batch_of(PICTURES, 8))
+    after = algorithm.policy_arrays()
+    for name in before:
+        same = np.allclose(before[name], after[name], atol=1e-9)
+        assert same == (name.startswith("encoder.") or name.startswith("input."))
+    learning = make(SAC, SMALL, PICTURES)
+    learning.update(batch_of(PICTURES, 8))
+    name = "encoder.image_front.conv0.weight"
+    assert not np.allclose(before[name], learning.policy_arrays()[name], atol=1e-6)
+
+
+def test_each_minibatch_has_its_share_of_every_source():
+    layout = policy_for(STATE).layout
+    batch = batch_of(STATE, 12, reward=np.repeat([1.0, 0.0], 6))  # as a mixture lays them
+    inputs = {"input.offset": torch.zeros(3), "input.scale": torch.ones(3)}
+    parts = Minibatcher(layout, torch.device("cpu")).cut(batch, 3, inputs)
+    assert [part.reward.sum().item() for part in parts] == [2, 2, 2]
+    rows = torch.cat([part.state for part in parts])
+    assert sorted(map(tuple, rows.tolist())) == sorted(
+        map(tuple, batch.observation["x"].clip(-10, 10).tolist())
+    )
+    assert parts[1].next_state[1].tolist() == batch.next_observation["x"][4].tolist()
+
+
+def test_batches_that_cannot_be_are_refused():
+    algorithm = make(RLPD, CASES[1][1])
+    with pytest.raises(SpecError, match="multiple of 3"):
+        algorithm.update(batch_of(STATE, 8))
+    with pytest.raises(SpecError, match="actions"):
+        algorithm.update(batch_of(STATE, 9, action=np.zeros((9, 4, 2), np.float32)))
+    pictures = make(SAC, SMALL, PICTURES)
+    wrong = batch_of(PICTURES, 4).observation | {"image_front": np.zeros((4, 8, 8, 3), np.uint8)}
+    with pytest.raises(SpecError, match="image_front"):
+        pictures.update(batch_of(PICTURES, 4, observation=wrong))
+
+
+def test_another_policy_or_impossible_settings_are_refused():
+    with pytest.raises(PluginError, match="tanh_gaussian"):
+        SAC(SAC.Config(), STATE, LinearGaussianPolicy(LinearGaussianConfig(), STATE))
+    with pytest.raises(ConfigError, match="target_critics"):
+        SAC.Config(critics=2, target_critics=3)
+    with pytest.raises(ConfigError, match="value_min"):
+        SAC.Config(value_min=1.0, value_max=0.0)
+
+
+def test_a_shift_moves_whole_pictures_and_repeats_their_edges():
+    picture = torch.arange(64, dtype=torch.uint8).view(1, 8, 8, 1).repeat(200, 1, 1, 3)
+    shifted = random_shift(picture, 2, torch.Generator().manual_seed(0))
+    assert shifted.dtype == torch.uint8
+    corners = {tuple(row) for row in shifted[:, 4, 4, :1].tolist()}
+    assert corners == {(8 * (4 + dy) + 4 + dx,) for dy in range(-2, 3) for dx in range(-2, 3)}
+    assert set(shifted[:, 0, 0, 0].tolist()) == {0, 1, 2, 8, 9, 10, 16, 17, 18}
+    assert random_shift(picture, 0, torch.Generator()) is picture

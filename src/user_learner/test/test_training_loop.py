@@ -1,0 +1,345 @@
+"""The training loop in one process: ratio, versions, checkpoints, resuming, pausing, failing."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from user_core.errors import StoreError
+from user_core.fakes import MemoryReplay, PolicyMailbox
+from user_core.interfaces import Algorithm
+from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
+from user_core.specs import ArraySpec, RobotSpec
+from user_core.types import Batch
+from user_learner.algorithms.rlpd import RLPD, RLPDConfig
+from user_learner.training import LearnerState, TrainingConfig, TrainingLoop, UtdConfig
+from user_learner.training.loop import TrainingDiverged
+from user_learner.training.together import GO, STOP, WAIT
+
+SPEC = RobotSpec("r", {"x": ArraySpec((2,))}, ArraySpec((1,), low=-1.0, high=1.0))
+FREE = UtdConfig(target=None, learning_starts=0)
+
+
+class FixedData:
+    """Draws from data that never changes; its state is that of its generator."""
+
+    def __init__(self, rows=500, seed=0):
+        rng = np.random.default_rng(seed)
+        self._x = rng.standard_normal((rows + 1, 2)).astype(np.float32)
+        self._action = rng.uniform(-1, 1, (rows, 1)).astype(np.float32)
+        self._rng = np.random.default_rng(seed + 1)
+
+    def __len__(self):
+        return len(self._action)
+
+    def sample(self, batch_size):
+        rows = self._rng.integers(0, len(self), batch_size)
+        reward = -(self._action[rows, 0] ** 2)
+        return Batch(
+            {"x": self._x[rows]}, self._action[rows], reward, np.full(batch_size, 0.9),
+            {"x": self._x[rows + 1]},
+        )  # fmt: skip
+
+    def state(self):
+        return self._rng.bit_generator.state
+
+    def load_state(self, state):
+        self._rng.bit_generator.state = state
+
+
+class Counting(Algorithm):
+    """Counts its updates; ``delay_s`` makes it slow, ``bad_at`` makes it diverge."""
+
+    def __init__(self, delay_s=0.0, bad_at=None, updates_per_call=1):
+        self.count, self.delay_s, self.bad_at = 0, delay_s, bad_at
+        self.updates_per_call = updates_per_call
+        self.rows = []
+
+    def update(self, batch):
+        time.sleep(self.delay_s)
+        self.count += 1
+        self.rows.append(len(batch))
+        return {"loss": np.nan if self.count == self.bad_at else 1.0 / self.count}
+
+    def policy_arrays(self):
+        return {"count": np.array([float(self.count)])}
+
+    def state(self):
+        return {"count": self.count}
+
+    def load_state(self, state):
+        self.count = int(state["count"])
+
+
+def rlpd():
+    policy = TanhGaussianPolicy(TanhGaussianConfig(hidden=(16,)), SPEC)
+    config = RLPDConfig(critics=3, critic_hidden=(16,), critic_updates=2)
+    return RLPD(config, SPEC, policy)
+
+
+def make(directory, algorithm=None, source=None, sink=None, steps=lambda: 0, **settings):
+    on_metrics = settings.pop("on_metrics", None)
+    identity = settings.pop("identity", {"a": 1})
+    settings = {"batch_size": 8, "utd": FREE, "publish_period_s": 0.0, **settings}
+    return TrainingLoop(
+        TrainingConfig(**settings),
+        Counting() if algorithm is None else algorithm,
+        FixedData() if source is None else source,
+        PolicyMailbox() if sink is None else sink,
+        environment_steps=steps,
+        directory=directory,
+        identity=identity,
+        on_metrics=on_metrics,
+    )
+
+
+def in_thread(loop):
+    thread = threading.Thread(target=loop.run, daemon=True)
+    thread.start()
+    return thread
+
+
+def until(condition, timeout_s=20.0):
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "it did not come"
+        time.sleep(0.001)
+
+
+def finish(loop, thread):
+    loop.stop()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_it_trains_to_the_end_and_hands_out_what_was_learned(tmp_path):
+    box, seen = PolicyMailbox(), []
+    loop = make(tmp_path, sink=box, max_updates=50, metrics_period_s=0.001, on_metrics=seen.append)
+    loop.run()
+    version = box.newest(after=0)
+    assert version.update == 50
+    assert version.arrays["count"] == 50
+    progress = loop.progress()
+    assert progress.state is LearnerState.FINISHED
+    assert progress.update == 50
+    assert progress.checkpoint_update == 50
+    assert progress.policy_version == version.number
+    assert seen[-1].metrics["loss"] > 0
+    assert seen[-1].updates_per_s > 0
+    assert progress.warnings == ()
+
+
+def test_a_call_of_many_updates_gets_a_batch_for_each(tmp_path):
+    algorithm = Counting(updates_per_call=5)
+    loop = make(tmp_path, algorithm, max_updates=20)
+    loop.run()
+    assert algorithm.rows == [40] * 4
+    assert loop.progress().update == 20
+
+
+@pytest.mark.parametrize("prefetch", [0, 3])
+def test_stopped_and_resumed_it_ends_bit_by_bit_where_it_would_have_ended(tmp_path, prefetch):
+    straight = rlpd()
+    make(tmp_path / "straight", straight, max_updates=40, prefetch=prefetch).run()
+    for end in (10, 26, 40):  # three processes, one after the other
+        broken = rlpd()
+        loop = make(tmp_path / "broken", broken, max_updates=end, prefetch=prefetch)
+        info = loop.restore()
+        assert (info.update if info else 0) == {10: 0, 26: 10, 40: 26}[end]
+        loop.run()
+    for name in ("actor", "critics", "target", "log_temperature"):
+        for key, array in straight.state()[name].items():
+            np.testing.assert_array_equal(array, broken.state()[name][key])
+    for name, array in straight.policy_arrays().items():
+        np.testing.assert_array_equal(array, broken.policy_arrays()[name])
+
+
+def test_version_numbers_go_up_also_from_an_old_checkpoint(tmp_path):
+    box = PolicyMailbox()
+    make(tmp_path, sink=box, max_updates=30).run()
+    first = box.newest(after=0).number
+    for path in (tmp_path / "checkpoints").iterdir():  # lost, but for versions that robots have
+        path.unlink()
+    loop = make(tmp_path, sink=box, max_updates=10)
+    assert loop.restore() is None
+    loop.run()
+    assert box.newest(after=0).number > first
+    assert box.newest(after=0).update == 10
+    (tmp_path / "policy_version").unlink()  # and the other way round
+    newest = box.newest(after=0).number
+    loop = make(tmp_path, sink=box, max_updates=12)
+    assert loop.restore().policy_version == newest
+    loop.run()
+    assert box.newest(after=0).number > newest
+
+
+def test_the_ratio_is_kept_while_robots_move_and_when_they_stop(tmp_path):
+    steps = [0]
+    config = UtdConfig(target=2.0, learning_starts=50, ahead_steps=5)
+    loop = make(tmp_path, utd=config, steps=lambda: steps[0])
+    thread = in_thread(loop)
+    try:
+        until(lambda: loop.progress().state is LearnerState.WAITING)
+        assert loop.progress().update == 0
+        for count in range(50, 250, 10):
+            steps[0] = count
+            until(lambda wanted=2 * (count - 50): loop.progress().update >= wanted)
+            assert loop.progress().update <= 2 * (count - 50 + 5)
+        until(lambda: loop.progress().state is LearnerState.LIMITED)
+        progress = loop.progress()
+        assert progress.utd_target == 2
+        assert progress.utd_ratio == pytest.approx(2 * (240 - 50 + 5) / 240)
+        assert progress.environment_steps == 240
+    finally:
+        finish(loop, thread)
+
+
+def test_a_learner_too_slow_says_so(tmp_path):
+    config = UtdConfig(target=10.0, learning_starts=0, behind_steps=10)
+    steps = [1]
+    loop = make(tmp_path, utd=config, steps=lambda: steps[0])
+    thread = in_thread(loop)
+    try:
+        until(lambda: loop.progress().update >= 10)
+        steps[0] = 10_000
+        until(lambda: loop.progress().warnings)
+        assert "slower than robots" in loop.progress().warnings[0]
+    finally:
+        finish(loop, thread)
+
+
+def test_it_waits_for_the_first_data_and_says_what_is_missing(tmp_path):
+    replay = MemoryReplay()
+    loop = make(tmp_path, source=replay)
+    thread = in_thread(loop)
+    try:
+        until(lambda: loop.progress().warnings)
+        assert "empty memory" in loop.progress().warnings[0]
+        assert loop.progress().state is LearnerState.WAITING
+        until(lambda: loop.progress().data_wait_share > 0.1)
+    finally:
+        finish(loop, thread)
+
+
+def test_it_pauses_proceeds_and_stops_at_once(tmp_path):
+    loop = make(tmp_path, Counting(delay_s=0.001))
+    thread = in_thread(loop)
+    try:
+        until(lambda: loop.progress().update > 5)
+        loop.pause()
+        until(lambda: loop.progress().state is LearnerState.PAUSED)
+        update = loop.progress().update
+        time.sleep(0.05)
+        assert loop.progress().update == update
+        loop.proceed()
+        until(lambda: loop.progress().update > update + 5)
+    finally:
+        start_s = time.monotonic()
+        finish(loop, thread)
+    assert time.monotonic() - start_s < 2
+    assert loop.progress().checkpoint_update == loop.progress().update
+
+
+def test_a_slow_sink_never_slows_training(tmp_path):
+    release = threading.Event()
+
+    class Stuck(PolicyMailbox):
+        def publish(self, version):
+            release.wait(20)
+            super().publish(version)
+
+    box = Stuck()
+    loop = make(tmp_path, sink=box)
+    thread = in_thread(loop)
+    try:
+        until(lambda: loop.progress().update > 200)
+        assert box.newest(after=0) is None
+        release.set()
+        until(lambda: box.newest(after=0) is not None and box.newest(after=0).update > 200)
+        assert box.newest(after=0).number < 50  # those in between were dropped
+    finally:
+        release.set()
+        finish(loop, thread)
+
+
+def test_a_disk_that_is_full_does_not_stop_training(tmp_path, monkeypatch):
+    loop = make(tmp_path, checkpoint_period_s=0.0)
+
+    def full(checkpoint):
+        raise OSError(28, "No space left on device")
+
+    write = loop.checkpoints.write
+    monkeypatch.setattr(loop.checkpoints, "write", full)
+    thread = in_thread(loop)
+    try:
+        until(lambda: any("No space left" in text for text in loop.progress().warnings))
+        before = loop.progress().update
+        until(lambda: loop.progress().update > before + 20)
+        monkeypatch.setattr(loop.checkpoints, "write", write)
+        until(lambda: loop.progress().checkpoint_update > before)
+        assert loop.progress().warnings == ()
+    finally:
+        finish(loop, thread)
+
+
+def test_what_diverged_is_neither_kept_nor_published(tmp_path):
+    box = PolicyMailbox()
+    make(tmp_path, sink=box, max_updates=10).run()
+    loop = make(tmp_path, Counting(bad_at=15), sink=box, publish_period_s=1000.0)
+    loop.restore()
+    with pytest.raises(TrainingDiverged, match="update 15"):
+        loop.run()
+    assert box.newest(after=0).update == 10
+    assert make(tmp_path).restore().update == 10
+
+
+def test_an_algorithm_that_fails_ends_the_loop_with_its_error(tmp_path):
+    class Broken(Counting):
+        def update(self, batch):
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        make(tmp_path, Broken()).run()
+
+
+def test_a_checkpoint_that_the_algorithm_refuses_is_set_aside(tmp_path):
+    class Strict(Counting):
+        def load_state(self, state):
+            super().load_state(state)
+            if self.count == 20:
+                raise StoreError("state", came=20)
+
+    make(tmp_path, max_updates=10).run()
+    again = make(tmp_path, max_updates=20)
+    again.restore()
+    again.run()
+    algorithm = Strict()
+    loop = make(tmp_path, algorithm)
+    assert loop.restore().update == 10
+    assert algorithm.count == 10
+    assert "set aside" in loop.progress().warnings[0]
+
+
+def test_a_foreign_checkpoint_is_not_resumed(tmp_path):
+    make(tmp_path, max_updates=10).run()
+    loop = make(tmp_path, identity={"a": 2})
+    assert loop.restore() is None
+    assert "another configuration" in loop.progress().warnings[0]
+    assert loop.progress().update == 0
+
+
+def test_step_by_step_without_threads_of_its_own(tmp_path):
+    """As the single-process example drives it."""
+    steps = [0]
+    config = UtdConfig(target=1.0, learning_starts=3, ahead_steps=0)
+    loop = make(tmp_path, utd=config, steps=lambda: steps[0], prefetch=0, max_updates=6)
+    made = []
+    for count in range(12):
+        steps[0] = count
+        while (decision := loop.step()) == GO:
+            made.append(count)
+    assert made == [3, 4, 5, 6, 7, 8]
+    assert decision == STOP
+    steps[0] = 0
+    assert make(tmp_path / "b", utd=config, steps=lambda: steps[0]).step() == WAIT
