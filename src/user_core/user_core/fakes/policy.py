@@ -34,8 +34,8 @@ class LinearGaussianPolicy(Policy):
         self.names = sorted(k for k, v in spec.observation.items() if v.dtype.startswith("float"))
         size = sum(spec.observation[name].size for name in self.names) + 1
         self._rng = np.random.default_rng(config.seed)
-        self._gain = np.zeros((spec.action.size, size))
-        self._std = np.full(spec.action.size, config.initial_std)
+        self._gain: Array = np.zeros((spec.action.size, size))
+        self._std: Array = np.full(spec.action.size, config.initial_std)
 
     def features(self, observation: Arrays) -> Array:
         """Flatten observations with any leading dimensions (...) to (..., O + 1)."""

@@ -43,8 +43,8 @@ class FakeRobot(Robot):
         self._clock_ns = clock_ns
         self._rng = np.random.default_rng()
         self._connected = False
-        self._position_m = np.zeros(2, np.float32)
-        self._goal_m = np.zeros(2, np.float32)
+        self._position_m: Array = np.zeros(2, np.float32)
+        self._goal_m: Array = np.zeros(2, np.float32)
         self._step = self._sequence = self._episode = self._commands = 0
         self._applied: AppliedAction | None = None
         plane = ArraySpec((2,), "float32", -_REACH_M, _REACH_M, "m", "base", ("x", "y"))
