@@ -6,7 +6,8 @@ import time
 from typing import TYPE_CHECKING
 
 from rcl_interfaces.msg import ParameterDescriptor
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
 
 if TYPE_CHECKING:
     from user_comm.lifecycle import LifecycleNode

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
 from rclpy.lifecycle import LifecycleNode as RclpyLifecycleNode
 
 from user_comm.callback_guard import CallbackGuard
@@ -28,6 +29,16 @@ from user_comm.service_client import ServiceClient
 from user_comm.service_server import ServiceHandler, ServiceServer
 from user_comm.topics import Service, Topic
 from user_core.errors import UserError
+
+
+class Endpoint(Protocol):
+    """Anything that can be given up."""
+
+    def destroy(self) -> None:
+        """Give it up."""
+
+
+E = TypeVar("E", bound=Endpoint)
 
 
 class Endpoints(RclpyLifecycleNode):
@@ -157,7 +168,7 @@ class Endpoints(RclpyLifecycleNode):
 
         return gated
 
-    def _keep(self, endpoint: Any) -> Any:
+    def _keep(self, endpoint: E) -> E:
         self._owner().callback(endpoint.destroy)
         return endpoint
 

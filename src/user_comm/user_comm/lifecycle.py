@@ -83,7 +83,7 @@ class LifecycleNode(Endpoints, RclpyLifecycleNode):
         self._pending_error: BaseException | None = None
         self._publish_wanted = False
         self._since_s = time.monotonic()
-        self._config: Config | None = None
+        self._config: Any = None
         self._guard = CallbackGuard(self.get_logger(), self.diagnostics)
         self._parameters_of_config = ConfigParameters(
             self, self.Config, self._config_changed, known=("autostart",)
@@ -260,7 +260,7 @@ class LifecycleNode(Endpoints, RclpyLifecycleNode):
                 self.request("deactivate")
             self._pending_error = None
 
-    def _config_changed(self, old: Config, new: Config) -> None:
+    def _config_changed(self, old: Any, new: Any) -> None:
         self._config = new
         self._guard.wrap(self.reconfigure, "reconfigure")(old, new)
 

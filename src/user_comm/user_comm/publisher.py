@@ -37,7 +37,7 @@ class TopicPublisher:
     @property
     def wanted(self) -> bool:
         """Whether anybody listens now: what is dear to make need not be made otherwise."""
-        return self.publisher.get_subscription_count() > 0
+        return bool(self.publisher.get_subscription_count())
 
     def publish(self, value: Any, **options: Any) -> bool:
         """Encode with ``options`` and publish; False if the node is not active."""

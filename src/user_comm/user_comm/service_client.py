@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.client import Client
 from rclpy.node import Node
 
 from user_core.errors import TransportError
@@ -16,7 +17,7 @@ class ServiceClient:
 
     def __init__(self, node: Node, name: str, service_type: type[Any]) -> None:
         self._node = node
-        self.client = node.create_client(
+        self.client: Client[Any, Any] = node.create_client(
             service_type, name, callback_group=MutuallyExclusiveCallbackGroup()
         )
         self.name = self.client.srv_name

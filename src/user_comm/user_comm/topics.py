@@ -102,8 +102,9 @@ SAFETY_STATUS = Topic(
 )  # fmt: skip
 INTERVENTION = Topic(
     "intervention", "user_msgs/msg/Intervention", "teleop", "actor",
-    COMMAND,
-    "What a person wants now. Labels (success, failure) must not be lost, therefore reliable.",
+    Quality(depth=10),
+    "What a person wants now. Reliable and not only the newest, for a label (success, failure) "
+    "stands in one message and must not be pushed out by the next.",
 )  # fmt: skip
 JOINT_STATES = Topic(
     "joint_states", "sensor_msgs/msg/JointState", "hal", "rviz, robot_state_publisher, rosbag2",
@@ -183,8 +184,8 @@ RESOURCES = Topic(
     "agents share the topic.",
 )  # fmt: skip
 DIAGNOSTICS = Topic(
-    "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "every node", "people, lifecycle_manager",
-    STATUS,
+    "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "every node",
+    "people, lifecycle_manager", STATUS,
     "Health of every node, once a second (its heartbeat) and on change; absolute, as REP-107 "
     "wants it.",
 )  # fmt: skip

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from user_msgs.msg import ActionChunk as ActionChunkMessage
+
 from user_comm.converters import checks
 from user_comm.converters.stamps import set_stamp
 from user_comm.converters.tensor import tensor_to_message
 from user_core.codecs import Limits, decode_one
 from user_core.errors import CodecError
 from user_core.types import ActedBy, ActionChunk
-from user_msgs.msg import ActionChunk as ActionChunkMessage
 
 #: An action is a few numbers: what is larger than this is no action chunk.
 ACTION_LIMITS = Limits(tensors=1, tensor_bytes=2**20, total_bytes=2**20)

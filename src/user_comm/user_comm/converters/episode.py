@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from user_comm.converters import checks
-from user_core.types import EpisodeKey, EpisodeResult, EpisodeSource, Outcome
 from user_msgs.msg import EpisodeKey as EpisodeKeyMessage
 from user_msgs.msg import EpisodeResult as EpisodeResultMessage
+
+from user_comm.converters import checks
+from user_core.types import EpisodeKey, EpisodeResult, EpisodeSource, Outcome
 
 
 @dataclass(frozen=True)

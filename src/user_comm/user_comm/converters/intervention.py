@@ -7,6 +7,7 @@ from enum import IntEnum
 from typing import Any
 
 import numpy as np
+from user_msgs.msg import Intervention as InterventionMessage
 
 from user_comm.converters import checks
 from user_comm.converters.action import ACTION_LIMITS
@@ -19,7 +20,6 @@ from user_comm.converters.tensor import (
 from user_core.codecs import Limits
 from user_core.errors import CodecError
 from user_core.interfaces import TeleopCommand
-from user_msgs.msg import Intervention as InterventionMessage
 
 _NO_ACTION = np.zeros(0, np.float32)
 

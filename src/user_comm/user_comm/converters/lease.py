@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from user_msgs.msg import Lease as LeaseMessage
+
 from user_comm.converters import checks
 from user_core.types import Lease
-from user_msgs.msg import Lease as LeaseMessage
 
 #: Longest lease that is believed, seconds (a year).
 MAX_DURATION_S = 366 * 86400.0

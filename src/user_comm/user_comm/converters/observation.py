@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from user_msgs.msg import Observation as ObservationMessage
+
 from user_comm.converters import checks
 from user_comm.converters.stamps import set_stamp, stamp_ns
 from user_comm.converters.tensor import (
@@ -18,7 +20,6 @@ from user_core.codecs import DEFAULT_LIMITS, Limits
 from user_core.errors import CodecError
 from user_core.specs import ArraySpec
 from user_core.types import AppliedAction, Observation, TaskFeedback
-from user_msgs.msg import Observation as ObservationMessage
 
 _WHERE = "observation"
 _SUCCESS_CODES: Mapping[bool | None, int] = {

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+from user_msgs.msg import PolicyVersion as PolicyVersionMessage
+
 from user_comm.converters import checks
 from user_comm.converters.stamps import set_stamp, stamp_ns
 from user_core.errors import CodecError
-from user_msgs.msg import PolicyVersion as PolicyVersionMessage
 
 #: Largest set of weights that a robot will fetch, bytes.
 MAX_POLICY_BYTES = 16 * 2**30

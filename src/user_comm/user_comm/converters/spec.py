@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from user_msgs.msg import ArraySpec as ArraySpecMessage
+from user_msgs.msg import RobotSpec as RobotSpecMessage
+
 from user_comm.converters import checks
 from user_comm.converters.action import ACTION_LIMITS
 from user_comm.converters.stamps import set_stamp, stamp_ns
 from user_core.codecs import DEFAULT_LIMITS, DTYPE_CODES, Limits
 from user_core.errors import CodecError, SpecError
 from user_core.specs import MAX_DIMENSIONS, ActionKind, ArraySpec, RobotSpec, digest
-from user_msgs.msg import ArraySpec as ArraySpecMessage
-from user_msgs.msg import RobotSpec as RobotSpecMessage
 
 _DTYPES = {code: name for name, code in DTYPE_CODES.items()}
 #: Most bounds or element names of one array that are accepted.

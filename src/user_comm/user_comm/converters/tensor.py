@@ -6,10 +6,11 @@ import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from user_msgs.msg import Tensor
+
 from user_core.codecs import DEFAULT_LIMITS, Limits, decode, encode_one
 from user_core.errors import CodecError
 from user_core.specs import Array, Arrays, ArraySpec
-from user_msgs.msg import Tensor
 
 
 def tensor_to_message(name: str, array_in: Array) -> Any:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from user_msgs.msg import TrajectoryAck as TrajectoryAckMessage
+from user_msgs.msg import TrajectoryChunk as TrajectoryChunkMessage
+
 from user_comm.converters import checks
 from user_comm.converters.episode import (
     episode_key_from_message,
@@ -16,8 +19,6 @@ from user_comm.converters.tensor import tensors_from_messages, tensors_to_messag
 from user_core.codecs import DEFAULT_LIMITS, Limits
 from user_core.errors import CodecError
 from user_core.types import ChunkId, EpisodeSource, TrajectoryChunk
-from user_msgs.msg import TrajectoryAck as TrajectoryAckMessage
-from user_msgs.msg import TrajectoryChunk as TrajectoryChunkMessage
 
 _WHERE = "trajectory chunk"
 

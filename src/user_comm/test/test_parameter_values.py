@@ -1,0 +1,150 @@
+"""Configurations as flat ROS parameters, and back, without ROS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from user_comm.parameter_values import MISSING, assemble, flatten, parameter_fields
+from user_core.config import Config, setting
+from user_core.errors import ConfigError
+
+
+class Mode(str, Enum):
+    FAST = "fast"
+    SAFE = "safe"
+
+
+class Place(IntEnum):
+    HERE = 1
+    THERE = 2
+
+
+@dataclass(frozen=True)
+class Gate(Config):
+    max_age_s: float = setting(0.2, doc="Age at which a command is stale.", unit="s", gt=0)
+    box_m: tuple[float, float, float] = setting((1.0, 2.0, 3.0), doc="Box.", unit="m")
+
+
+@dataclass(frozen=True)
+class Part(Config):
+    name: str = setting(doc="Name.")
+
+
+@dataclass(frozen=True)
+class Everything(Config):
+    robot: str = setting(doc="Needed.")
+    count: int = setting(3, doc="Count.", ge=0, le=10)
+    rate_hz: float = setting(20, doc="Rate.", unit="Hz", gt=0)
+    loud: bool = setting(False, doc="Loud.")
+    mode: Mode = setting(Mode.SAFE, doc="Mode.")
+    place: Place = setting(Place.HERE, doc="Place.")
+    kind: Literal["a", "b"] = setting("a", doc="Kind.")
+    path: Path = setting(Path("/tmp/x"), doc="Path.")
+    gains: tuple[float, ...] = setting((), doc="Gains.", ge=0)
+    names: list[str] = setting(factory=lambda: ["x"], doc="Names.")
+    limit: float | None = setting(None, doc="Limit.")
+    gate: Gate = setting(factory=Gate, doc="Gate.")
+    other: Gate = setting(factory=lambda: Gate(max_age_s=0.5), doc="Another.")
+    params: dict[str, Any] = setting(factory=dict, doc="Of the driver.")
+    parts: tuple[Part, ...] = setting((Part("one"),), doc="Parts.")
+    maybe: Part | None = setting(None, doc="Perhaps a part.")
+
+
+FIELDS = {field.name: field for field in parameter_fields(Everything)}
+
+
+def test_every_field_has_its_kind_and_nested_ones_a_dotted_name() -> None:
+    assert {name: field.kind for name, field in FIELDS.items()} == {
+        "robot": "str", "count": "int", "rate_hz": "float", "loud": "bool", "mode": "str",
+        "place": "str", "kind": "str", "path": "str", "gains": "float[]", "names": "str[]",
+        "limit": "float", "gate.max_age_s": "float", "gate.box_m": "float[]",
+        "other.max_age_s": "float", "other.box_m": "float[]", "params": "yaml", "parts": "yaml",
+        "maybe": "yaml",
+    }  # fmt: skip
+
+
+def test_defaults_are_what_ros_carries_also_of_a_nested_default() -> None:
+    assert FIELDS["robot"].default is MISSING
+    assert FIELDS["rate_hz"].default == 20.0 and isinstance(FIELDS["rate_hz"].default, float)
+    assert FIELDS["place"].default == "here"
+    assert FIELDS["other.max_age_s"].default == 0.5
+    assert FIELDS["gate.max_age_s"].default == 0.2
+    assert FIELDS["parts"].default == "[{name: one}]"
+    assert FIELDS["limit"].default is None and FIELDS["limit"].optional
+
+
+def test_constraints_are_spelled_out() -> None:
+    assert FIELDS["mode"].constraints == "one of: fast, safe"
+    assert FIELDS["gate.max_age_s"].constraints == "> 0"
+    assert FIELDS["gains"].constraints == "each >= 0"
+    assert "YAML" in FIELDS["parts"].constraints
+
+
+def test_assembling_the_flattened_gives_the_same_configuration() -> None:
+    config = Everything(
+        robot="panda", mode=Mode.FAST, place=Place.THERE, gains=(1.0, 2.0), limit=3.0,
+        gate=Gate(0.1, (0.0, 0.0, 1.0)), params={"arm": {"speed": 1.5}, "tags": ["a"]},
+        parts=(Part("two"), Part("three")), maybe=Part("four"),
+    )  # fmt: skip
+    flat = flatten(config)
+    assert all(isinstance(v, (str, bool, int, float, list)) for v in flat.values())
+    assert assemble(Everything, flat) == config
+
+
+@given(
+    st.builds(
+        Everything,
+        robot=st.text(min_size=1, max_size=5),
+        count=st.integers(0, 10),
+        rate_hz=st.floats(0.001, 1e6),
+        mode=st.sampled_from(Mode),
+        place=st.sampled_from(Place),
+        gains=st.lists(st.floats(0, 1e6), max_size=3).map(tuple),
+        limit=st.none() | st.floats(-1e6, 1e6),
+        params=st.dictionaries(
+            st.from_regex(r"[a-z]{1,4}", fullmatch=True),
+            st.integers() | st.booleans() | st.text(max_size=5) | st.lists(st.integers()),
+            max_size=3,
+        ),
+        maybe=st.none() | st.builds(Part, name=st.text(max_size=5)),
+    )
+)
+def test_flattening_loses_nothing(config: Everything) -> None:
+    assert assemble(Everything, flatten(config)) == config
+
+
+def test_keys_after_a_dot_join_a_mapping_and_win_over_its_yaml() -> None:
+    config = assemble(
+        Everything,
+        {"robot": "r", "params": "{arm: ur5e, seed: 1}", "params.arm": "panda", "params.a.b": 2},
+    )
+    assert config.params == {"arm": "panda", "seed": 1, "a": {"b": 2}}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, ["robot", "missing"]),
+        ({"robot": "r", "count": 11}, ["count", "11", "<= 10"]),
+        ({"robot": "r", "rate_hz": 0.0}, ["rate_hz", "> 0"]),
+        ({"robot": "r", "mode": "slow"}, ["mode", "slow", "fast", "safe"]),
+        ({"robot": "r", "gate.max_age_s": -1.0}, ["gate.max_age_s", "-1.0"]),
+        ({"robot": "r", "gate.box_m": [1.0]}, ["gate.box_m", "3 values"]),
+        ({"robot": "r", "parts": "[{nam: x}]"}, ["parts[0].nam", "name"]),
+        ({"robot": "r", "parts": "[{"}, ["parts", "YAML"]),
+        ({"robot": "r", "params": "3"}, ["params", "mapping"]),
+        ({"robot": "r", "params": "{a: 1}", "params.a.b": 2}, ["params.a.b"]),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_path(values: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        assemble(Everything, values)
+    for word in words:
+        assert word in str(caught.value)
