@@ -102,8 +102,8 @@ def test_noise_is_refused(noise):
         unpack(noise)
 
 
-@given(st.integers(0, 2**32), st.integers(0, 60))
-def test_a_file_that_is_cut_off_is_refused(_, missing):
+@given(st.integers(0, 400))
+def test_a_file_that_is_cut_off_is_refused(missing):
     good = encode_version(version())
     with pytest.raises(UserError):
         decode_version(good[: len(good) - 1 - missing])

@@ -194,7 +194,7 @@ def test_the_encoder_learns_with_the_critics_only():
     after = algorithm.policy_arrays()
     for name in before:
         same = np.allclose(before[name], after[name], atol=1e-9)
-        assert same == (name.startswith("encoder.") or name.startswith("input."))
+        assert same == name.startswith(("encoder.", "input."))
     learning = make(SAC, SMALL, PICTURES)
     learning.update(batch_of(PICTURES, 8))
     name = "encoder.image_front.conv0.weight"

@@ -124,10 +124,7 @@ def unpack(
 
 
 def _view(data: memoryview, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
-    if not data.nbytes:
-        array = np.empty(shape, dtype)
-    else:
-        array = np.frombuffer(data, dtype).reshape(shape)
+    array: Array = np.frombuffer(data, dtype).reshape(shape)
     array.flags.writeable = False
     return array
 

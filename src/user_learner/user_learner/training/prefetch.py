@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,10 +80,9 @@ class Prefetcher:
 
     def _put(self, drawn: Drawn | Exception) -> None:
         while not self._stop.is_set():
-            try:
-                return self._ready.put(drawn, timeout=0.05)
-            except queue.Full:
-                continue
+            with suppress(queue.Full):
+                self._ready.put(drawn, timeout=0.05)
+                break
 
     def _draw(self) -> Drawn | None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +21,15 @@ from user_learner.algorithms.common.minibatches import Minibatch, Minibatcher
 from user_learner.algorithms.common.optimizer import FlatAdam
 from user_learner.algorithms.sac.config import SACConfig
 from user_learner.algorithms.sac.networks import ActorCriticNetworks
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """The next observation's features (B, F), an action there (B, A), its log-probability (B,)."""
+
+    features: Tensor
+    action: Tensor
+    log_prob: Tensor
 
 
 class SAC(Algorithm):
@@ -62,9 +72,10 @@ class SAC(Algorithm):
         networks = self.networks
         minibatches = self._minibatcher.cut(batch, self.updates_per_call, networks.inputs)
         temperature = networks.log_temperature.flat.exp()
-        for minibatch in minibatches:
+        all_ahead = self._look_ahead_at_once(minibatches)
+        for minibatch, ahead in zip(minibatches, all_ahead, strict=True):
             features = networks.features(minibatch.state, minibatch.images, self.generator)
-            target = self._target(minibatch, temperature)
+            target = self._target(minibatch, ahead or self._look_ahead(minibatch), temperature)
             metrics = self._update_critics(features, minibatch.action, target)
             self._updates += 1
         metrics |= self._update_actor(features.detach(), temperature)
@@ -104,26 +115,40 @@ class SAC(Algorithm):
         self.generator.set_state(torch.from_numpy(np.array(state["generator"])))
         self._updates = int(state["updates"])
 
-    def _target(self, minibatch: Minibatch, temperature: Tensor) -> Tensor:
+    def _look_ahead_at_once(self, minibatches: list[Minibatch]) -> list[_Ahead | None]:
+        """For all minibatches in one pass: the actor stays as it is until all are done. Not with
+        pictures, whose encoder changes with every critic update."""
+        first = minibatches[0]
+        if first.next_images:
+            return [None] * len(minibatches)
+        states = torch.cat([minibatch.next_state for minibatch in minibatches])
+        rows = len(first.next_state)
+        whole = self._look_ahead(replace(first, next_state=states))
+        parts = (whole.features.split(rows), whole.action.split(rows), whole.log_prob.split(rows))
+        return [_Ahead(*part) for part in zip(*parts, strict=True)]
+
+    @torch.no_grad()
+    def _look_ahead(self, minibatch: Minibatch) -> _Ahead:
+        networks = self.networks
+        features = networks.features(minibatch.next_state, minibatch.next_images, self.generator)
+        mean, log_std = distribution(networks.actor.frozen, features, self.layout)
+        return _Ahead(features, *squash(mean, log_std, self._noise(mean)))
+
+    @torch.no_grad()
+    def _target(self, minibatch: Minibatch, ahead: _Ahead, temperature: Tensor) -> Tensor:
         """r + discount x (min over some target critics - temperature x log pi), (B,)."""
-        networks, config = self.networks, self.config
-        with torch.no_grad():
-            features = networks.features(
-                minibatch.next_state, minibatch.next_images, self.generator
-            )
-            mean, log_std = distribution(networks.actor.frozen, features, self.layout)
-            action, log_prob = squash(mean, log_std, self._noise(mean))
-            members = None
-            if config.target_critics < config.critics:
-                order = torch.randperm(config.critics, generator=self.generator, device=self.device)
-                members = order[: config.target_critics]
-            value = networks.values(networks.target.frozen, features, action, members).amin(0)
-            if config.entropy_in_target:
-                value = value - temperature * log_prob
-            target = torch.addcmul(minibatch.reward, minibatch.discount, value)
-            if config.value_min is not None or config.value_max is not None:
-                target = target.clamp(config.value_min, config.value_max)
-            return target
+        networks, config, members = self.networks, self.config, None
+        if config.target_critics < config.critics:
+            order = torch.randperm(config.critics, generator=self.generator, device=self.device)
+            members = order[: config.target_critics]
+        values = networks.values(networks.target.frozen, ahead.features, ahead.action, members)
+        value = values.amin(0)
+        if config.entropy_in_target:
+            value = value - temperature * ahead.log_prob
+        target = torch.addcmul(minibatch.reward, minibatch.discount, value)
+        if config.value_min is not None or config.value_max is not None:
+            target = target.clamp(config.value_min, config.value_max)
+        return target
 
     def _update_critics(
         self, features: Tensor, action: Tensor, target: Tensor
