@@ -19,6 +19,7 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallb
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
 
 from user_core.errors import DeviceTimeout, TransportError
 
@@ -279,7 +280,8 @@ def open_topic_io(
     name: str, *, namespace: str = "", args: Sequence[str] = ()
 ) -> Iterator[RosTopicIo]:
     """A node of its own that is spun in a thread, for programs that are no node (the command
-    line, tests). Everything ends with the ``with`` block.
+    line, tests). Everything ends with the ``with`` block. Signals are left alone: Ctrl-C raises
+    KeyboardInterrupt in the main thread, and a robot can still be stopped while it passes through.
 
     Args:
         name: Name of the node.
@@ -287,7 +289,7 @@ def open_topic_io(
         args: ROS arguments, for instance ``["--ros-args", "-r", "a:=b"]``.
     """
     context = rclpy.Context()
-    rclpy.init(args=list(args), context=context)
+    rclpy.init(args=list(args), context=context, signal_handler_options=SignalHandlerOptions.NO)
     node = Node(name, namespace=namespace, context=context)
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)

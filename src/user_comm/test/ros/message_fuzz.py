@@ -213,7 +213,7 @@ def fuzz(first: int, count: int, unchecked: bool = False, crash_at: int = -1) ->
             done = subprocess.run(
                 [sys.executable, os.path.abspath(__file__), *arguments]
                 + (["--unchecked"] if unchecked else []),
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False,
+                capture_output=True, text=True, check=False,
             )  # fmt: skip
             if done.returncode == 0:
                 report = json.loads(done.stdout.splitlines()[-1])

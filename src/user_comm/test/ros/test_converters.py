@@ -279,7 +279,7 @@ def test_arrays_are_views_of_the_message_and_not_to_be_written_to() -> None:
     got = observation_from_message(message).arrays["a"]
     assert not got.flags.writeable and not got.flags.owndata
     assert np.shares_memory(got, np.frombuffer(message.tensors[0].data, np.uint8))
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="read-only"):
         got[0, 0] = 1.0
 
 
