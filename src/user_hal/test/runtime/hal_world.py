@@ -40,9 +40,15 @@ class InlineStopper(Stopper):
         self._stop_now = stop
         self.requests = 0
 
+    def start(self) -> None:
+        pass
+
     def request(self) -> None:
         self.requests += 1
         self._stop_now()
+
+    def wait(self, timeout_s: float) -> bool:
+        return True
 
     @property
     def pending(self) -> bool:
@@ -111,7 +117,9 @@ class World:
     @property
     def commands(self) -> list[float]:
         """The x of every command that reached the robot."""
-        return [round(action[0], 6) for what, _, action in self.robot.log.entries if what == "command"]
+        return [
+            round(action[0], 6) for what, _, action in self.robot.log.entries if what == "command"
+        ]
 
     @property
     def stops(self) -> int:

@@ -44,7 +44,9 @@ class LiveHal:
         while not self._end.wait(PERIOD_NS * 1e-9):
             sequence += 1
             try:
-                self.loop.submit(ActionChunk(np.zeros((1, size), np.float32), PERIOD_NS, 0, sequence))
+                self.loop.submit(
+                    ActionChunk(np.zeros((1, size), np.float32), PERIOD_NS, 0, sequence)
+                )
             except Refused:
                 continue
 

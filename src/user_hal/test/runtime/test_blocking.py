@@ -56,14 +56,24 @@ def test_a_reset_is_stopped_by_the_emergency_stop_while_it_runs() -> None:
         hal.wait_for(lambda: hal.loop._guard.running and hal.loop._guard._running.what == "reset")
         before = len([w for w, _, _ in robot.log.entries if w == "stop"])
         hal.loop.path.press_emergency("a test")
-        hal.wait_for(
-            lambda: len([w for w, _, _ in robot.log.entries if w == "stop"]) >= before + 2
-        )
+        hal.wait_for(lambda: len([w for w, _, _ in robot.log.entries if w == "stop"]) >= before + 2)
         assert not done.done()
         done.result(5.0)
         reset_ns = max(t for w, t, _ in robot.log.entries if w == "reset")
         hal.wait_for(lambda: max(t for w, t, _ in robot.log.entries if w == "stop") > reset_ns)
         assert hal.loop.status().state is SafetyState.EMERGENCY
+
+
+def test_a_loop_that_was_closed_can_be_started_again() -> None:
+    robot = mock()
+    with LiveHal.running(robot) as hal:
+        hal.loop.close()
+        assert hal.loop.status().state is SafetyState.IDLE
+        assert [w for w, _, _ in robot.log.entries][-1] == "close"
+        seen = len(hal.seen)
+        hal.loop.start()
+        hal.wait_for(hal.active)
+        assert len(hal.seen) > seen
 
 
 def test_the_loop_ends_although_the_driver_hangs() -> None:
@@ -108,8 +118,10 @@ def test_a_camera_that_stops_stops_the_robot_and_both_come_back() -> None:
         camera.stalled = True
         hal.wait_for(lambda: hal.stopped_for("device_timeout"), WATCHDOG_S)
         assert "camera 'wrist'" in hal.loop.status().cause.detail
-        assert any(w == "stop" for w, _, _ in robot.log.entries)
-        hal.wait_for(lambda: any(s.cause and "camera 'wrist'" in s.cause.detail for s in hal.statuses))
+        hal.wait_for(lambda: any(w == "stop" for w, _, _ in robot.log.entries), WATCHDOG_S)
+        hal.wait_for(
+            lambda: any(s.cause and "camera 'wrist'" in s.cause.detail for s in hal.statuses)
+        )
         camera.stalled = False
         hal.wait_for(hal.active)
 
@@ -130,6 +142,7 @@ def test_a_stop_that_fails_is_tried_until_it_succeeds() -> None:
 
 def test_a_stopper_never_makes_the_asker_wait() -> None:
     stopper = Stopper(lambda: time.sleep(0.3))
+    stopper.start()
     try:
         began_s = time.monotonic()
         stopper.request()

@@ -331,6 +331,6 @@ def test_a_robot_in_lockstep_gives_one_observation_per_command_and_no_watchdog()
         assert world.seen[-1].applied.sequence == i + 1
     world.run(5000)
     assert world.state is SafetyState.ACTIVE and world.stops == 0
-    again = [o for o in world.seen[before + 10 :]]
+    again = world.seen[before + 10 :]
     assert 9 <= len(again) <= 11  # shown again for who missed it
     assert {o.sequence for o in again} == {world.seen[before + 9].sequence}

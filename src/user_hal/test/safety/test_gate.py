@@ -126,9 +126,7 @@ def test_a_blocked_robot_runs_up_no_endless_target() -> None:
 
 
 def test_a_joint_target_beyond_a_limit_ends_at_the_limit() -> None:
-    gate = make_gate(
-        ActionKind.JOINT_POSITION, joint_limits={"high": [1.0] * 7, "margin": 0.1}
-    )
+    gate = make_gate(ActionKind.JOINT_POSITION, joint_limits={"high": [1.0] * 7, "margin": 0.1})
     gate.observe(reading(joints=(0.8,) * 7))
     verdict = gate.judge(command(*([0.95] * 7), 0.5), 0)
     assert verdict.reasons == ("joint_limits",)

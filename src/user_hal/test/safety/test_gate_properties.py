@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from safety_gates import PERIOD_NS, PERIOD_S, make_gate, reading
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safety_gates import PERIOD_NS, PERIOD_S, make_gate, reading
 
 from user_core.specs import ActionKind, Array
 from user_hal.safety.rotation import conjugate, multiply, to_vector

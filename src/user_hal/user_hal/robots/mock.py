@@ -102,8 +102,8 @@ class MockRobot(Robot):
         self._clock_ns = clock_ns
         self._lock = threading.Lock()
         self._connected = False
-        self._place_m = np.array(_HOME_M)
-        self._velocity_m_s = np.zeros(3)
+        self._place_m: Array = np.array(_HOME_M)
+        self._velocity_m_s: Array = np.zeros(3)
         self._moved_s = time.monotonic()
         self._gripper = 1.0
         self._sequence = self._episode = 0

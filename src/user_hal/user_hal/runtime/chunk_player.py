@@ -17,13 +17,13 @@ class Row(NamedTuple):
     Attributes:
         action: The command, (A,).
         chunk: The chunk that it came from.
-        index: Its row in the chunk.
+        number: Its row in the chunk.
         due_ns: When it was due, on the monotonic clock.
     """
 
     action: Array
     chunk: ActionChunk
-    index: int
+    number: int
     due_ns: int
 
 

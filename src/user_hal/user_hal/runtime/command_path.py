@@ -106,7 +106,7 @@ class CommandPath:
         self._watchers: list[ForceStop | BoundaryStop] = list(BoundaryStop.all_for(config, spec))
         if config.force.given:
             self._watchers.append(ForceStop.for_robot(config.force, spec))
-        timed = [] if spec.lockstep else [self._age, self._watchdog]
+        timed: list[StopCondition] = [] if spec.lockstep else [self._age, self._watchdog]
         self.supervisor = SafetySupervisor(self._emergency, [*faults, *self._watchers, *timed])
         self._last: tuple[int, int] | None = None  # lease token and sequence of the last chunk
         self._sent_ns = 0
@@ -202,6 +202,11 @@ class CommandPath:
             if reason and self.supervisor.state is SafetyState.ACTIVE:
                 self.halt("lease", reason)
 
+    @property
+    def emergency_pressed(self) -> bool:
+        """Whether the emergency stop is latched."""
+        return self._emergency.pressed
+
     def press_emergency(self, who: str) -> None:
         """Latch the emergency stop and stop the robot."""
         with self.lock:
@@ -220,11 +225,9 @@ class CommandPath:
             self.leases.check(chunk.lease_token)
         except LeaseError as error:
             raise Refused(error.code, str(error)) from error
-        if self._last is not None and self._last[0] == chunk.lease_token:
-            if chunk.sequence <= self._last[1]:
-                raise Refused(
-                    "sequence", f"chunk {chunk.sequence} came after chunk {self._last[1]}"
-                )
+        token, before = self._last or (None, 0)
+        if token == chunk.lease_token and chunk.sequence <= before:
+            raise Refused("sequence", f"chunk {chunk.sequence} came after chunk {before}")
         self._check_rows(chunk)
         self.check()
         self.supervisor.admit()

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from user_core.config import Config, setting
-from user_core.errors import SafetyError, UserError
+from user_core.errors import DeviceTimeout, SafetyError, UserError
 from user_core.interfaces import Robot
 from user_core.types import ActionChunk, AppliedAction, Observation
 from user_hal.runtime.clock import Clock
@@ -77,6 +77,12 @@ class HalLoop:
         on_status: Called when the state has changed, in the sentinel's thread.
         clock: Tells the time.
         make_stopper: Makes what stops the robot.
+
+    Attributes:
+        path: The way of a command.
+        leases: Who may command it.
+        deadlines: When it is read, and how punctually.
+        acting: The chunk that was played last.
     """
 
     #: How long :meth:`close` waits for a stop, and for the driver to return, seconds.
@@ -113,18 +119,33 @@ class HalLoop:
         )
         period_s = 1.0 / config.rate_hz if config.rate_hz else robot.spec.period_s
         self.deadlines = Deadlines(int((config.idle_s if self.spec.lockstep else period_s) * 1e9))
+        self.acting: ActionChunk | None = None
         self._applied: AppliedAction | None = None
         self._last: Observation | None = None
         self._resets: list[tuple[int | None, Future[Observation]]] = []
         self._wake = threading.Condition()
         self._news = self._ending = False
         self._shown: tuple[object, ...] = ()
-        self._sentinel = Sentinel(self.look, SENTINEL_PERIOD_S)
-        self._thread = threading.Thread(target=self._run, name="hal_loop", daemon=True)
+        self._sentinel: Sentinel | None = None
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Connect to the robot and run it, in threads of its own. Goes on trying to connect."""
+        """Connect to the robot and run it, in threads of its own. Goes on trying to connect.
+
+        Raises:
+            DeviceError: The driver is still stuck in a call of the run before.
+        """
+        if self._thread is not None and self._thread.is_alive():
+            raise DeviceTimeout(
+                "start of the control loop",
+                came="a driver that is still stuck in a call of the run before",
+                cure="Wait until it returns, or restart the process.",
+            )
+        self._ending, self._applied, self._last = False, None, None
+        self._stopper.start()
+        self._sentinel = Sentinel(self.look, SENTINEL_PERIOD_S)
         self._sentinel.start()
+        self._thread = threading.Thread(target=self._run, name="hal_loop", daemon=True)
         self._thread.start()
 
     def submit(self, chunk: ActionChunk) -> None:
@@ -176,18 +197,23 @@ class HalLoop:
             )
 
     def close(self) -> None:
-        """Stop the robot, and end. Returns also when the driver is stuck, after a while."""
+        """Stop the robot, let go of it, and end all leases. May be started again.
+
+        Returns also when the driver is stuck, after a while.
+        """
+        self.leases.end("the robot was shut down")
         self.path.close("the robot is shut down")
         if not self._stopper.wait(self.CLOSE_TIMEOUT_S):
             _log.error("the robot's stop() has not returned; going on without it")
         with self._wake:
             self._ending = True
         self._notify()
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._thread.join(self.CLOSE_TIMEOUT_S)
             if self._thread.is_alive():
                 _log.error("the driver is stuck in a call; its thread is left behind")
-        self._sentinel.close()
+        if self._sentinel is not None:
+            self._sentinel.close()
         self._stopper.close(1.0)
 
     def look(self) -> None:
@@ -250,8 +276,9 @@ class HalLoop:
         row = order.row
         try:
             executed = self._guard.command(order.action)
+            self.acting = row.chunk
             self._applied = AppliedAction(
-                executed, row.chunk.sequence, row.index, order.changed, self._clock.wall_ns()
+                executed, row.chunk.sequence, row.number, order.changed, self._clock.wall_ns()
             )
             if self.spec.lockstep:
                 self._show(self._guard.read())
@@ -336,4 +363,6 @@ class HalLoop:
                 if not self._news and wait_s > 0:
                     self._wake.wait(wait_s)
                 self._news = False
+        self._stopper.wait(self.CLOSE_TIMEOUT_S)  # a stop that fell into a call is repeated
         self._guard.close()
+        self._refuse_resets()

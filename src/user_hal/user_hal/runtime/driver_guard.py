@@ -196,6 +196,7 @@ class DriverGuard:
                 self._call("close", self._limits.connect_s, self.robot.close)
             except UserError as error:
                 _log.warning("driver: close failed: %s", error)
+            self._attempted = False
 
     def _call(self, what: str, limit_s: float, function: Callable[..., T], *args: object) -> T:
         with self._lock:

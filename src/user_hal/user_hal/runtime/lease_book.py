@@ -116,6 +116,13 @@ class LeaseBook:
             self._lease = None
         self._on_change(f"{lease.holder!r} gave its lease back")
 
+    def end(self, reason: str) -> None:
+        """End whatever lease there is."""
+        with self._lock:
+            lease, self._lease = self._lease, None
+        if lease is not None:
+            self._on_change(reason)
+
     def check(self, token: int) -> None:
         """Raise LeaseError unless a command with this token is to be obeyed; prolong its lease."""
         self.expire()

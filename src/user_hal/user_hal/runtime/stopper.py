@@ -27,9 +27,14 @@ class Stopper:
         self._stop = stop
         self._changed = threading.Condition()
         self._asked = self._done = 0
+        self._closed = True
+        self._trouble, self._name = "", name
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to do what was asked for."""
         self._closed = False
-        self._trouble = ""
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         self._thread.start()
 
     def request(self) -> None:
@@ -57,8 +62,10 @@ class Stopper:
         """End the thread, when it is not stuck in a stop."""
         with self._changed:
             self._closed = True
+            self._asked = self._done  # a stop that is still wanted is not for the next start
             self._changed.notify_all()
-        self._thread.join(timeout_s)
+        if self._thread is not None:
+            self._thread.join(timeout_s)
 
     def _run(self) -> None:
         while True:
@@ -77,7 +84,7 @@ class Stopper:
                     self._changed.wait(_RETRY_S)
                 continue
             with self._changed:
-                self._done, self._trouble = asked, ""
+                self._done, self._trouble = min(asked, self._asked), ""
                 self._changed.notify_all()
 
     def _report(self, trouble: str) -> None:

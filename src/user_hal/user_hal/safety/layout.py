@@ -72,7 +72,7 @@ class MotionLayout:
         """
         size = spec.action.size
         linear = angular = joints = slice(0, 0)
-        rows = np.zeros(0, np.intp)
+        rows: Array = np.zeros(0, np.intp)
         if spec.action_kind in _TOOL_KINDS:
             pose = spec.action_kind is ActionKind.EE_POSE
             size -= 1 if pose and size >= 7 else 0

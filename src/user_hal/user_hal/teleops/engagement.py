@@ -22,9 +22,7 @@ class EngagementConfig(Config):
         ge=0,
         le=1,
     )
-    leave: float = setting(
-        0.05, doc="Deflection below which he lets go, after hold_s.", ge=0, le=1
-    )
+    leave: float = setting(0.05, doc="Deflection below which he lets go, after hold_s.", ge=0, le=1)
     hold_s: float = setting(
         0.5,
         doc="How long he still counts as driving after the deflection fell below leave.",
@@ -62,9 +60,7 @@ class Engagement:
         if self._config.deadman and held is not None:
             self._engaged = held
             return held
-        if deflection >= self._config.enter or (
-            self._engaged and deflection > self._config.leave
-        ):
+        if deflection >= self._config.enter or (self._engaged and deflection > self._config.leave):
             self._engaged, self._last_s = True, now_s
         elif self._engaged and now_s - self._last_s >= self._config.hold_s:
             self._engaged = False

@@ -47,9 +47,7 @@ class ExpertTeleop(Teleop):
     Config: ClassVar[type[Config]] = ExpertConfig
     scripted: ClassVar[bool] = True
 
-    def __init__(
-        self, config: ExpertConfig, stamp_ns: Callable[[], int] = time.time_ns
-    ) -> None:
+    def __init__(self, config: ExpertConfig, stamp_ns: Callable[[], int] = time.time_ns) -> None:
         self.config = config
         self._stamp_ns = stamp_ns
         self._random = np.random.default_rng(config.seed)

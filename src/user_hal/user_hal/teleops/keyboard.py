@@ -23,9 +23,7 @@ KEYS = {
 }  # fmt: skip
 LABELS = {"1": "success", "2": "failure", "0": "abort"}
 GRIP = " "
-HELP = (
-    "w/s x, a/d y, q/e z, u/o rx, i/k ry, j/l rz, space gripper, 1 success, 2 failure, 0 abort"
-)
+HELP = "w/s x, a/d y, q/e z, u/o rx, i/k ry, j/l rz, space gripper, 1 success, 2 failure, 0 abort"
 _POLL_S = 0.02
 
 

@@ -28,9 +28,7 @@ class SpaceMouseConfig(HandConfig):
     """Which SpaceMouse, and its buttons."""
 
     device: str = setting("", doc="Kind of device as pyspacemouse names it; empty: the first.")
-    buttons: ButtonsConfig = setting(
-        ButtonsConfig(open=0, close=1), doc="Which button does what."
-    )
+    buttons: ButtonsConfig = setting(ButtonsConfig(open=0, close=1), doc="Which button does what.")
 
 
 class SpaceMouseTeleop(HandTeleop):

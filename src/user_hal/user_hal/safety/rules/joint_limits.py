@@ -68,6 +68,8 @@ def _range(given: tuple[float, ...], own: Array, rows: Array, side: str) -> Arra
         return own.astype(np.float64)[rows]
     if len(given) != len(rows):
         raise ConfigError(
-            f"joint_limits.{side}", came=f"{len(given)} values", expected=f"{len(rows)}: one a joint"
+            f"joint_limits.{side}",
+            came=f"{len(given)} values",
+            expected=f"{len(rows)}: one a joint",
         )
     return np.asarray(given, np.float64)

@@ -32,10 +32,11 @@ class BoundaryStop:
     @classmethod
     def all_for(cls, config: SafetyConfig, spec: RobotSpec) -> list[BoundaryStop]:
         """The stops that a configuration asks for and the gate's rules do not cover."""
-        layout, stops = MotionLayout.of(spec), []
+        layout = MotionLayout.of(spec)
+        stops: list[BoundaryStop] = []
         box, joints = config.workspace, config.joint_limits
         if box.given and layout.linear.stop < 3 and "tcp_pose" in spec.observation:
-            names = ("tool x", "tool y", "tool z")
+            names: tuple[str, ...] = ("tool x", "tool y", "tool z")
             low, high = np.asarray(box.low), np.asarray(box.high)
             stops.append(cls("workspace", "tcp_pose", np.arange(3), low, high, names))
         if joints.given and not layout.joints.stop and "joint_position" in spec.observation:

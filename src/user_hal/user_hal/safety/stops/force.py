@@ -10,7 +10,6 @@ from user_core.errors import ConfigError
 from user_core.specs import Arrays, RobotSpec
 from user_hal.safety.stops.condition import Stop
 
-
 #: Without a value of its own, the robot may go on below this share of what stopped it.
 _RESUME_SHARE = 0.6
 

@@ -35,5 +35,6 @@ class ObservationAge:
             return None
         limit_s = self._limit_ns * 1e-9
         return Stop(
-            self.code, f"newest reading of the robot is {age_ns * 1e-9:.3f} s old, allowed {limit_s:g} s"
+            self.code,
+            f"newest reading of the robot is {age_ns * 1e-9:.3f} s old, allowed {limit_s:g} s",
         )

@@ -1,0 +1,265 @@
+"""The hal node as a process: what it shows, whom it obeys, and what bad input gets."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from geometry_msgs.msg import PoseStamped
+from hal_process import NAMESPACE, PERIOD_NS, WATCHDOG_S, Client, HalProcess
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from sensor_msgs.msg import JointState
+from std_srvs.srv import Trigger
+from user_msgs.msg import SafetyStatus
+
+from user_comm import topics
+from user_comm.converters import robot_description_from_message
+from user_core.types import ActedBy
+
+STILL = np.zeros((1, 7), np.float32)
+#: Room for a busy machine on top of what is promised.
+SLACK_S = 0.25
+
+
+def moves(x: float = 0.0001) -> Any:
+    row = STILL.copy()
+    row[0, 0] = x
+    return row
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    client = Client()
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def running(client: Client, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HalProcess]:
+    with HalProcess(tmp_path_factory.mktemp("hal")) as hal:
+        client.wait_for(lambda: client.observations, 30.0)
+        yield hal
+
+
+@pytest.fixture
+def hal(running: HalProcess, client: Client) -> Iterator[HalProcess]:
+    """The hal, well, reset, and with nobody driving."""
+    client.stop_driving()
+    running.fail()
+    client.call("reset_emergency_stop", Trigger)
+    client.wait_for(lambda: client.reset().success)
+    yield running
+    client.stop_driving()
+
+
+def stops_after(hal: HalProcess, moment_ns: int) -> list[int]:
+    return [e["monotonic_ns"] for e in hal.log("stop") if e["monotonic_ns"] >= moment_ns]
+
+
+def refused(client: Client, code: str) -> int:
+    status = client.status
+    return dict(zip(status.reasons, status.counts)).get(code, 0)
+
+
+def test_it_says_what_the_robot_is_to_whoever_comes_late(hal, client) -> None:
+    heard: list[Any] = []
+    subscription = client.hear(topics.ROBOT_SPEC, heard.append)
+    client.wait_for(lambda: heard)
+    client.node.destroy_subscription(subscription)
+    spec = robot_description_from_message(heard[0]).spec
+    assert spec.robot == "mock" and spec.action.size == 7 and not spec.lockstep
+
+
+def test_a_command_reaches_the_robot_and_comes_back_as_applied(hal, client) -> None:
+    client.drive(moves(0.001), acted_by=ActedBy.SCRIPT)
+    client.wait_active()
+    client.wait_for(lambda: client.observations[-1].applied is not None)
+    applied = client.observations[-1].applied
+    assert float(applied.action[0]) == pytest.approx(0.001) and applied.sequence > 0
+    sent = hal.log("command")[-1]
+    assert sent["action"][0] == pytest.approx(0.001)
+    rows = [o.stamp_ns for o in client.observations[-20:]]
+    assert np.median(np.diff(rows)) == pytest.approx(PERIOD_NS, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "code"),
+    [
+        (np.zeros((1, 6), np.float32), {}, "shape"),
+        (np.zeros((1, 7), np.float64), {}, "dtype"),
+        (np.full((1, 7), math.nan, np.float32), {}, "not_finite"),
+        (np.full((1, 7), math.inf, np.float32), {}, "not_finite"),
+        (moves(0.5), {}, "out_of_bounds"),
+        (STILL, {"start_ns": 1}, "stale_chunk"),
+        (STILL, {"lease_token": 12345}, "lease"),
+        (np.zeros((500, 7), np.float32), {}, "chunk_too_long"),
+    ],
+)
+def test_bad_commands_never_reach_the_robot(hal, client, rows, options, code) -> None:
+    before, sent = refused(client, code), len(hal.log("command"))
+    client.drive(rows, **options)
+    began_s = time.monotonic()
+    client.wait_for(lambda: refused(client, code) > before + 2)
+    if code != "out_of_bounds":  # the first of these is shown on change, the others once a second
+        assert time.monotonic() - began_s < 3.0
+    assert len(hal.log("command")) == sent
+    client.wait_for(lambda: f"reason_{code}" in values(client.diagnostic("safety")))
+    client.drive(moves())  # and the next good one goes
+    client.wait_active()
+
+
+def values(status: Any) -> dict[str, str]:
+    return {} if status is None else {item.key: item.value for item in status.values}
+
+
+def test_bytes_that_are_no_message_are_counted_and_survived(hal, client) -> None:
+    from user_msgs.msg import ActionChunk as Message
+
+    message = Message(period_ns=PERIOD_NS, sequence=2**62)
+    message.actions.name, message.actions.shape = "actions", [2**31, 2**31]
+
+    def counted() -> bool:
+        client.actions.publish(message)
+        found = values(client.diagnostic(f"topic {NAMESPACE}/action"))
+        return int(found.get("refused_codec", 0)) >= 3
+
+    client.wait_for(counted)
+    client.drive(moves())
+    client.wait_active()
+
+
+def test_kill_9_of_the_commander_stops_the_robot_within_two_watchdog_periods(hal, client) -> None:
+    script = Path(__file__).parent / "commander.py"
+    process = subprocess.Popen([sys.executable, str(script), NAMESPACE], env=dict(os.environ))
+    try:
+        sent = len(hal.log("command"))
+        client.wait_for(lambda: len(hal.log("command")) > sent + 20, 20.0)
+        killed_ns = time.monotonic_ns()
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+    client.wait_for(lambda: stops_after(hal, killed_ns))
+    took_s = (stops_after(hal, killed_ns)[0] - killed_ns) * 1e-9
+    assert took_s < 2 * WATCHDOG_S, f"stopped {took_s:.3f} s after the kill"
+    client.wait_stopped("watchdog")
+    last = hal.log()[-1]
+    assert last["what"] == "stop", "and nothing was sent after it"
+    client.drive(moves())
+    client.wait_active()
+
+
+@pytest.mark.parametrize("call", ["read", "command"])
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [("raise", "device_fault"), ("nan", "device_fault"), ("block", "device_timeout")],
+)
+def test_a_driver_that_fails_ends_in_a_safe_stop_and_comes_back(
+    hal, client, call, fault, cause
+) -> None:
+    client.drive(moves())
+    client.wait_active()
+    failed_ns = time.monotonic_ns()
+    hal.fail(**{call: fault, "block_s": 2.0})
+    client.wait_for(lambda: stops_after(hal, failed_ns), 5.0)
+    stopped_s = (stops_after(hal, failed_ns)[0] - failed_ns) * 1e-9
+    assert stopped_s < WATCHDOG_S + SLACK_S, f"stopped after {stopped_s:.3f} s"
+    client.wait_stopped(cause)
+    client.wait_for(
+        lambda: (
+            client.diagnostic("safety").level > b"\x00"
+            and client.diagnostic("safety").message.startswith(cause)
+        )
+    )
+    hal.fail()
+    client.wait_active()  # the actor never stopped, the process was never restarted
+
+
+def test_an_emergency_stop_is_latched(hal, client) -> None:
+    client.drive(moves())
+    client.wait_active()
+    pressed_ns = time.monotonic_ns()
+    assert client.call("emergency_stop", Trigger).success
+    client.wait_for(lambda: client.status.state == SafetyStatus.EMERGENCY)
+    client.wait_for(lambda: stops_after(hal, pressed_ns))
+    sent, refusals = len(hal.log("command")), refused(client, "emergency")
+    answer = client.reset()
+    assert not answer.success and answer.error_code == "safety"
+    client.wait_for(lambda: refused(client, "emergency") > refusals + 20)
+    assert len(hal.log("command")) == sent
+    assert client.call("reset_emergency_stop", Trigger).success
+    client.wait_active()
+
+
+def test_a_reset_gives_the_first_observation_of_a_new_episode(hal, client) -> None:
+    from user_comm.converters import observation_from_message
+
+    before = client.observations[-1].episode
+    first, second = client.reset(seed=7), client.reset(seed=7)
+    one, two = (observation_from_message(answer.observation) for answer in (first, second))
+    assert (one.episode, two.episode) == (before + 1, before + 2)
+    np.testing.assert_array_equal(one.arrays["tcp_pose"], two.arrays["tcp_pose"])
+
+
+def test_the_node_answers_while_the_robot_resets(hal, client) -> None:
+    hal.fail(reset="block", block_s=1.5)
+    from user_msgs.srv import ResetRobot
+
+    asked_ns = time.monotonic_ns()
+    reset = client._clients["reset"].call_async(ResetRobot.Request(seed=-1))
+    client.wait_for(lambda: stops_after(hal, asked_ns))  # it stops the robot, then resets it
+    began_s = time.monotonic()
+    assert client.call("emergency_stop", Trigger).success
+    assert time.monotonic() - began_s < 1.0 and not reset.done()
+    client.wait_for(reset.done)
+    client.wait_for(lambda: client.status.state == SafetyStatus.EMERGENCY)
+    hal.fail()
+
+
+def test_standard_topics_are_there_for_those_who_listen(hal, client) -> None:
+    poses: list[PoseStamped] = []
+    joints: list[JointState] = []
+    drawn: list[Any] = []
+    subscriptions = [
+        client.hear(topics.TCP_POSE, poses.append),
+        client.hear(topics.JOINT_STATES, joints.append),
+        client.hear(topics.MARKERS, drawn.append),
+    ]
+    client.drive(moves(), acted_by=ActedBy.POLICY, policy_version=12)
+    client.wait_for(lambda: poses and joints and drawn)
+    client.wait_active()
+    client.wait_for(lambda: any(m.text == "policy v12" for m in drawn[-1].markers))
+    assert poses[-1].header.frame_id == "base"
+    assert poses[-1].pose.position.z == pytest.approx(0.3, abs=0.05)
+    assert joints[-1].name[0] == "joint_1" and len(joints[-1].position) == 6
+    for subscription in subscriptions:
+        client.node.destroy_subscription(subscription)
+
+
+def test_deactivation_stops_the_robot_and_activation_takes_it_up_again(hal, client) -> None:
+    client.drive(moves())
+    client.wait_active()
+
+    def change(to: int) -> None:
+        answer = client.call("change_state", ChangeState, transition=Transition(id=to))
+        assert answer.success
+
+    change(Transition.TRANSITION_DEACTIVATE)
+    assert [entry["what"] for entry in hal.log()[-2:]] == ["stop", "close"]
+    sent, seen = len(hal.log("command")), len(client.observations)
+    answer = client.acquire("somebody")
+    assert not answer.success and answer.error_code == "not_active"
+    time.sleep(0.2)
+    assert len(hal.log("command")) == sent and len(client.observations) <= seen + 1
+    change(Transition.TRANSITION_ACTIVATE)
+    client.wait_active()

@@ -1,0 +1,270 @@
+"""Node ``hal``: runs one robot, and is the only way to it.
+
+Everything that reaches the robot comes through the action topic or the reset service, and both
+lead through the lease and the safety gate; see :mod:`user_hal.runtime.control_loop`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from user_comm import topics
+from user_comm.converters import RobotDescription, lease_to_message, observation_to_message
+from user_comm.diagnostics import Item
+from user_comm.lifecycle import LifecycleNode
+from user_comm.run import run
+from user_comm.throttle import Throttle
+from user_comm.topic_io import RosTopicIo
+from user_core.config import from_mapping, setting, to_mapping
+from user_core.errors import ConfigError, LeaseError
+from user_core.types import ActionChunk, Lease, Observation
+from user_hal.nodes.markers import markers
+from user_hal.nodes.ros_logging import bridge_logging
+from user_hal.nodes.safety_status import (
+    lease_item,
+    loop_item,
+    safety_item,
+    safety_status_to_message,
+)
+from user_hal.nodes.standard_topics import StandardTopics
+from user_hal.robot_file import RobotFile, build_robot, find_robot_file, load_robot_file
+from user_hal.runtime.control_loop import HalLoop
+from user_hal.runtime.status import HalStatus
+from user_hal.safety import Refused
+from user_hal.topic_io import attach_topics
+
+_STATUS_PERIOD_S = 1.0
+#: What a reset may take beyond the driver's own limit before the caller is told.
+_RESET_GRACE_S = 5.0
+#: Threads hand over the interpreter at least this often, so that the loop is not kept waiting.
+_SWITCH_INTERVAL_S = 0.0005
+
+
+@dataclass(frozen=True)
+class HalConfig(RobotFile):
+    """A robot file, by its name or by its content."""
+
+    driver: str = setting("", doc="Robot plugin; empty: as robot_file says.")
+    robot_file: str = setting(
+        "",
+        doc="Robot file with the rest of these parameters: a path, or the name of a ready one. "
+        "Parameters that are given as well win over it.",
+    )
+    resource: str = setting("", doc="Name as a resource; empty: the node's namespace or name.")
+
+    def validate(self) -> None:
+        if not (self.driver or self.robot_file):
+            raise ConfigError(
+                "driver", came="none", expected="the name of a driver, or a robot_file"
+            )
+
+    def robot(self) -> RobotFile:
+        """The robot file that this amounts to.
+
+        Raises:
+            ConfigError: The file is not there or wrong, or lacks a driver.
+        """
+        default = to_mapping(HalConfig(driver="-"))
+        given = {k: v for k, v in to_mapping(self).items() if v != default[k]}
+        given.pop("robot_file", None)
+        given.pop("resource", None)
+        if not given.get("driver"):
+            given.pop("driver", None)
+        path = find_robot_file(self.robot_file) if self.robot_file else None
+        base = to_mapping(load_robot_file(path)) if path else {}
+        return from_mapping(RobotFile, _merged(base, given, default))
+
+
+class HalNode(LifecycleNode):
+    """Runs one robot behind the safety gate. See the README of this package for its topics."""
+
+    Config = HalConfig
+    _latched = False
+
+    def configure(self, stack: ExitStack) -> None:
+        """Make the driver and everything around it; nothing is connected yet."""
+        stack.callback(bridge_logging(self.get_logger()))
+        config = self._robot_file = self.config.robot()
+        self._display = config.display
+        robot = build_robot(config)
+        attach_topics(robot, RosTopicIo(self))
+        self._loop = HalLoop(
+            robot,
+            config.loop,
+            config.safety,
+            config.lease,
+            resource=self._resource_name(),
+            on_observation=self._show,
+            on_status=self._show_status,
+        )
+        if self._latched:  # only a reset releases it, not a clean-up
+            self._loop.path.press_emergency("what was there before the clean-up")
+        stack.callback(self._remember_emergency)
+        self._say = Throttle()
+        self._marker_due_s = 0.0
+        self._spec = self.advertise(topics.ROBOT_SPEC, always=True)
+        self._status = self.advertise(topics.SAFETY_STATUS, always=True)
+        self._observations = self.advertise(topics.OBSERVATION)
+        self._markers = self.advertise(topics.MARKERS)
+        self._standard = StandardTopics(
+            robot.spec, config.display, self.advertise, self._show_markers
+        )
+        self.listen(topics.ACTION, self._on_action)
+        self._serve()
+        self._watch(stack)
+        self._publish_spec()
+        self._show_status(self._loop.status())
+        self.every(_STATUS_PERIOD_S, lambda: self._show_status(self._loop.status()), always=True)
+
+    def activate(self, stack: ExitStack) -> None:
+        """Connect, in the loop's thread, and let commands in. A robot that is not there yet is
+        waited for; the diagnostics say so meanwhile."""
+        self._standard.start()
+        stack.callback(self._standard.close)
+        stack.callback(self._loop.close)  # first: it stops the robot
+        self._loop.start()
+
+    def _serve(self) -> None:
+        self.serve(topics.RESET, self._on_reset, in_thread=True)
+        self.serve(topics.EMERGENCY_STOP, self._on_emergency_stop, always=True)
+        self.serve(topics.RESET_EMERGENCY_STOP, self._on_reset_emergency_stop, always=True)
+        self.serve(topics.ACQUIRE_LEASE, self._on_acquire_lease)
+        self.serve(topics.RENEW_LEASE, self._on_renew_lease)
+        self.serve(topics.RELEASE_LEASE, self._on_release_lease)
+
+    def _watch(self, stack: ExitStack) -> None:
+        for name, item in (("lease", lease_item), ("control loop", loop_item)):
+
+            def source(item: Any = item) -> Item:
+                found: Item = item(self._loop.status())
+                return found
+
+            self.diagnostics.watch(name, source)
+            stack.callback(self.diagnostics.unwatch, name)
+
+    # --- what comes in ------------------------------------------------------------------
+
+    def _on_action(self, chunk: ActionChunk) -> None:
+        try:
+            self._loop.submit(chunk)
+        except Refused as refusal:
+            if text := self._say(refusal.code, f"refused a command: {refusal}"):
+                self.get_logger().warning(text)
+
+    def _on_reset(self, request: Any, response: Any) -> None:
+        seed = None if request.seed < 0 else int(request.seed)
+        done = self._loop.reset(seed, request.lease_token)
+        observation = done.result(self._loop.config.driver.reset_s + _RESET_GRACE_S)
+        response.observation = observation_to_message(observation, self._display.base_frame)
+        response.success = True
+
+    def _on_emergency_stop(self, request: Any, response: Any) -> None:
+        self._loop.path.press_emergency("a call of the service")
+        self.get_logger().error("EMERGENCY STOP, by service")
+        response.success, response.message = True, "stopped; latched until it is reset"
+
+    def _on_reset_emergency_stop(self, request: Any, response: Any) -> None:
+        self._loop.path.reset_emergency()
+        self.get_logger().warning("the emergency stop was reset, by service")
+        response.success, response.message = True, "commands may pass again"
+
+    def _on_acquire_lease(self, request: Any, response: Any) -> None:
+        self._require_resource(request.resource)
+        leases = self._loop.leases
+        try:
+            lease = leases.acquire(request.holder, request.duration_s, request.preempt)
+        except LeaseError:
+            self._fill_lease(response)
+            raise
+        self.get_logger().info(f"leased to {lease.holder!r} with token {lease.token}")
+        self._fill_lease(response, lease)
+        response.success = True
+
+    def _on_renew_lease(self, request: Any, response: Any) -> None:
+        self._require_resource(request.resource)
+        try:
+            lease = self._loop.leases.renew(request.token)
+        except LeaseError:
+            self._fill_lease(response)
+            raise
+        self._fill_lease(response, lease)
+        response.success = True
+
+    def _on_release_lease(self, request: Any, response: Any) -> None:
+        self._require_resource(request.resource)
+        self._loop.leases.release(request.token)
+        response.success = True
+
+    # --- what goes out ------------------------------------------------------------------
+
+    def _show(self, observation: Observation) -> None:
+        """In the loop's thread: what the actor waits for first, the rest in another thread."""
+        self._observations.publish(observation, frame_id=self._display.base_frame)
+        self._standard.show(observation)
+
+    def _show_markers(self, observation: Observation) -> None:
+        now_s = time.monotonic()
+        if now_s >= self._marker_due_s and self._markers.wanted:
+            self._marker_due_s = now_s + 1.0 / self._display.marker_rate_hz
+            box = self._robot_file.safety.workspace
+            status, acting = self._loop.status(), self._loop.acting
+            self._markers.publish(markers(observation, status, acting, self._display, box))
+
+    def _show_status(self, status: HalStatus) -> None:
+        self._status.publish(safety_status_to_message(status, self._display.base_frame))
+        item = safety_item(status)
+        self.diagnostics.report(item.name, item.level, item.message, item.values)
+
+    def _publish_spec(self) -> None:
+        self._spec.publish(
+            RobotDescription(
+                spec=self._loop.spec,
+                task=self._robot_file.task,
+                base_frame=self._display.base_frame,
+                stamp_ns=time.time_ns(),
+            )
+        )
+
+    def _fill_lease(self, response: Any, lease: Lease | None = None) -> None:
+        present, left_s = self._loop.leases.current
+        lease = lease or present
+        if lease is not None:
+            response.lease = lease_to_message(lease, left_s)
+
+    def _require_resource(self, name: str) -> None:
+        mine = self._loop.leases.resource
+        if name and name != mine:
+            raise LeaseError("resource", came=repr(name), expected=f"{mine!r}, or nothing")
+
+    def _remember_emergency(self) -> None:
+        self._latched = self._loop.path.emergency_pressed
+
+    def _resource_name(self) -> str:
+        return self.config.resource or self.get_namespace().strip("/") or self.get_name()
+
+
+def _merged(base: dict[str, Any], given: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
+    """``base``, overruled by what differs from the defaults in ``given``."""
+    merged = dict(base)
+    for key, value in given.items():
+        usual = default.get(key)
+        if isinstance(value, dict) and isinstance(usual, dict) and isinstance(base.get(key), dict):
+            changed = {k: v for k, v in value.items() if k not in usual or v != usual[k]}
+            merged[key] = _merged(base[key], changed, usual)
+        else:
+            merged[key] = value
+    return merged
+
+
+def main() -> int:
+    """Run the node."""
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    return run(HalNode, "hal")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

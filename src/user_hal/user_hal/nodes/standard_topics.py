@@ -1,0 +1,183 @@
+"""The topics that other people's nodes expect, made of observations while somebody listens."""
+
+from __future__ import annotations
+
+import array
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from geometry_msgs.msg import Point, PoseStamped, Quaternion, TwistStamped, Vector3, WrenchStamped
+from sensor_msgs.msg import CameraInfo, Image, JointState
+
+from user_comm import topics
+from user_comm.converters import set_stamp
+from user_comm.publisher import TopicPublisher
+from user_comm.topics import Topic
+from user_core.specs import Array, RobotSpec
+from user_core.types import Observation
+from user_hal.display import DisplayConfig
+
+_log = logging.getLogger(__name__)
+_IMAGE = "image_"
+Advertise = Callable[[Topic], TopicPublisher]
+Maker = Callable[[Observation], Any]
+
+
+class StandardTopics:
+    """Publishes joint states, tool pose, tool velocity, wrench, gripper and images.
+
+    A thread of its own does the work, so that the control loop never waits for it: it takes
+    the newest observation and drops those that it could not keep up with. Nothing is made for
+    a topic that nobody listens to.
+
+    Args:
+        spec: What the robot shows; topics exist for what it has.
+        display: Names of the frames.
+        advertise: Makes a publisher.
+        extra: Called with every observation that is worked on, for further topics.
+    """
+
+    def __init__(
+        self,
+        spec: RobotSpec,
+        display: DisplayConfig,
+        advertise: Advertise,
+        extra: Callable[[Observation], None] = lambda observation: None,
+    ) -> None:
+        self._spec, self._display, self._extra = spec, display, extra
+        self._outlets: list[tuple[TopicPublisher, Maker]] = []
+        self._changed = threading.Condition()
+        self._newest: Observation | None = None
+        self._ending = False
+        self._thread: threading.Thread | None = None
+        self._advertise_all(advertise)
+
+    def start(self) -> None:
+        """Begin to publish."""
+        self._ending = False
+        self._thread = threading.Thread(target=self._run, name="standard_topics", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        with self._changed:
+            self._ending = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join(1.0)
+
+    def show(self, observation: Observation) -> None:
+        """Hand over an observation; returns at once."""
+        with self._changed:
+            self._newest = observation
+            self._changed.notify()
+
+    def _advertise_all(self, advertise: Advertise) -> None:
+        makers: dict[str, tuple[Topic, Maker]] = {
+            "joint_position": (topics.JOINT_STATES, self._joints),
+            "tcp_pose": (topics.TCP_POSE, self._pose),
+            "tcp_velocity": (topics.TCP_TWIST, self._twist),
+            "wrench": (topics.WRENCH, self._wrench),
+            "gripper": (topics.GRIPPER, self._gripper),
+        }
+        for name, (topic, maker) in makers.items():
+            if name in self._spec.observation:
+                self._outlets.append((advertise(topic), maker))
+        for name, item in self._spec.observation.items():
+            if name.startswith(_IMAGE) and len(item.shape) == 3 and item.dtype == "uint8":
+                camera = name.removeprefix(_IMAGE)
+                image, info = self._camera(name, item.frame, item.shape)
+                self._outlets.append((advertise(topics.CAMERA_IMAGE.at(camera=camera)), image))
+                self._outlets.append((advertise(topics.CAMERA_INFO.at(camera=camera)), info))
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._newest is not None or self._ending)
+                if self._ending:
+                    return
+                observation, self._newest = self._newest, None
+            if observation is None:
+                continue
+            try:
+                self._publish(observation)
+            except Exception:  # what people look at must not end anything
+                if not self._ending:
+                    _log.exception("standard topics could not be published")
+
+    def _publish(self, observation: Observation) -> None:
+        for publisher, maker in self._outlets:
+            if publisher.wanted:
+                publisher.publish(maker(observation))
+        self._extra(observation)
+
+    def _joints(self, observation: Observation) -> JointState:
+        arrays, spec = observation.arrays, self._spec.observation["joint_position"]
+        message = JointState()
+        self._stamp(message, observation)
+        message.name = list(spec.names) or [f"joint_{i + 1}" for i in range(spec.size)]
+        message.position = _doubles(arrays["joint_position"])
+        if "joint_velocity" in arrays:
+            message.velocity = _doubles(arrays["joint_velocity"])
+        if "joint_effort" in arrays:
+            message.effort = _doubles(arrays["joint_effort"])
+        return message
+
+    def _pose(self, observation: Observation) -> PoseStamped:
+        x, y, z, qx, qy, qz, qw = observation.arrays["tcp_pose"].tolist()
+        message = PoseStamped()
+        self._stamp(message, observation)
+        message.pose.position = Point(x=x, y=y, z=z)
+        message.pose.orientation = Quaternion(x=qx, y=qy, z=qz, w=qw)
+        return message
+
+    def _twist(self, observation: Observation) -> TwistStamped:
+        message = TwistStamped()
+        self._stamp(message, observation)
+        message.twist.linear, message.twist.angular = _vectors(observation.arrays["tcp_velocity"])
+        return message
+
+    def _wrench(self, observation: Observation) -> WrenchStamped:
+        message = WrenchStamped()
+        frame = self._spec.observation["wrench"].frame or self._display.tool_frame
+        self._stamp(message, observation, frame)
+        message.wrench.force, message.wrench.torque = _vectors(observation.arrays["wrench"])
+        return message
+
+    def _gripper(self, observation: Observation) -> JointState:
+        message = JointState(name=["gripper"])
+        self._stamp(message, observation)
+        message.position = _doubles(observation.arrays["gripper"].reshape(-1)[:1])
+        return message
+
+    def _camera(self, name: str, frame: str, shape: tuple[int, ...]) -> tuple[Maker, Maker]:
+        height, width, channels = shape
+
+        def image(observation: Observation) -> Image:
+            message = Image(height=height, width=width, step=width * channels)
+            self._stamp(message, observation, frame)
+            message.encoding = "rgb8" if channels == 3 else "mono8"
+            message.data = array.array("B", observation.arrays[name].tobytes())
+            return message
+
+        def info(observation: Observation) -> CameraInfo:
+            message = CameraInfo(height=height, width=width)  # K of zeros: not calibrated
+            self._stamp(message, observation, frame)
+            return message
+
+        return image, info
+
+    def _stamp(self, message: Any, observation: Observation, frame: str = "") -> None:
+        set_stamp(message.header.stamp, observation.stamp_ns)
+        message.header.frame_id = frame or self._display.base_frame
+
+
+def _doubles(values: Array) -> array.array[float]:
+    return array.array("d", values.astype("float64").tobytes())
+
+
+def _vectors(six: Array) -> tuple[Vector3, Vector3]:
+    a, b, c, d, e, f = six.tolist()
+    return Vector3(x=a, y=b, z=c), Vector3(x=d, y=e, z=f)
