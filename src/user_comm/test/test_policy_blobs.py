@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from user_comm.converters import BlobKind
 from user_comm.policy_blobs import PolicyPuller, PolicyServer, ZenohConfig, open_session
 from user_core.errors import ConfigError, TransportError

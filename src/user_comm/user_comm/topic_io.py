@@ -16,12 +16,16 @@ from typing import Any, Literal
 import rclpy
 from rclpy.action.client import ActionClient
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 
 from user_core.errors import DeviceTimeout, TransportError
+
+#: How long the end of a publisher waits for its last messages to be received, seconds.
+_LAST_WORDS_S = 0.5
 
 Reliability = Literal["best_effort", "reliable", "match"]
 
@@ -230,10 +234,15 @@ class RosPublisher:
         return 0 if self._publisher is None else int(self._publisher.get_subscription_count())
 
     def close(self) -> None:
-        """End the publisher."""
+        """End the publisher, when what was sent last (a stop, perhaps) has been received."""
         publisher, self._publisher = self._publisher, None
-        if publisher is not None:
-            self._node.destroy_publisher(publisher)
+        if publisher is None:
+            return
+        try:
+            publisher.wait_for_all_acked(Duration(seconds=_LAST_WORDS_S))
+        except Exception as error:  # ROS has shut down: nobody can receive any more
+            self._node.get_logger().debug(f"{self.topic}: {error}")
+        self._node.destroy_publisher(publisher)
 
 
 class RosGoals:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 import zenoh
+
 from user_comm.converters import BlobKind, PolicyAnnouncement
 from user_core.codecs.weights import decode_version
 from user_core.errors import PolicyError, UserError

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 import zenoh
+
 from user_comm.converters import PolicyAnnouncement
 from user_core.codecs.weights import content_hash, encode_version
 from user_core.errors import ConfigError

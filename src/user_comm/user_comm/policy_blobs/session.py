@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import zenoh
+
 from user_core.config import Config, setting
 from user_core.errors import TransportError
 
