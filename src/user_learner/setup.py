@@ -20,6 +20,10 @@ setup(
     extras_require={"test": ["pytest"]},
     zip_safe=False,
     entry_points={
+        "console_scripts": [
+            "learner_node = user_learner.nodes.learner:main",
+            "replay_node = user_learner.nodes.replay:main",
+        ],
         "user.algorithms": [
             "bc = user_learner.algorithms.bc:BC",
             "rlpd = user_learner.algorithms.rlpd:RLPD",

@@ -1,0 +1,256 @@
+"""replay_node and learner_node as processes, an actor and a robot played by this one."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import rclpy
+import yaml
+from rclpy.executors import SingleThreadedExecutor
+from user_comm import topics
+from user_comm.converters import RobotDescription, converter_of
+from user_comm.message_types import interface_class
+from user_comm.policy_blobs import PolicyPuller, ZenohConfig, open_session
+from user_comm.ros_qos import profile
+from user_core.fakes import FakeRobot
+from user_core.fakes.robot import FakeRobotConfig
+from user_core.specs import ArraySpec
+from user_core.types import (
+    ChunkId,
+    EpisodeKey,
+    EpisodeSource,
+    FinalObservation,
+    Step,
+    TrajectoryChunk,
+    TrajectorySchema,
+)
+from user_learner.replay import StoreReader
+
+SPEC = FakeRobot(FakeRobotConfig()).spec
+SCHEMA = TrajectorySchema.of(SPEC)
+
+
+class Peer:
+    """This process's end of the topics."""
+
+    def __init__(self, domain):
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context, domain_id=domain, args=[])
+        self.node = rclpy.create_node("peer", context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.got = {}
+        self.thread = threading.Thread(target=self.spin, daemon=True)
+        self.publishers = {}
+
+    def spin(self):
+        while self.context.ok():
+            try:
+                self.executor.spin_once(timeout_sec=0.1)
+            except Exception:
+                return
+
+    def listen(self, topic):
+        values = self.got[topic.name] = []
+        decode = converter_of(topic.type).decode
+        self.node.create_subscription(
+            interface_class(topic.type),
+            topic.name,
+            lambda message: values.append(decode(message)),
+            profile(topic.quality),
+        )
+        return values
+
+    def publisher(self, topic):
+        return self.node.create_publisher(
+            interface_class(topic.type), topic.name, profile(topic.quality)
+        )
+
+    def publish(self, topic, value):
+        if topic.name not in self.publishers:
+            self.publishers[topic.name] = self.publisher(topic)
+        self.publishers[topic.name].publish(converter_of(topic.type).encode(value))
+
+    def close(self):
+        self.context.try_shutdown()
+        self.thread.join(5)
+
+
+@pytest.fixture
+def peer(ros_domain):
+    peer = Peer(ros_domain)
+    peer.acks = peer.listen(topics.TRAJECTORY_ACK)
+    peer.replay_status = peer.listen(topics.REPLAY_STATUS)
+    peer.learner_status = peer.listen(topics.LEARNER_STATUS)
+    peer.policies = peer.listen(topics.POLICY)
+    peer.publisher(topics.TRAJECTORY)
+    peer.thread.start()
+    yield peer
+    peer.close()
+
+
+@pytest.fixture
+def start_node(start_process, tmp_path, ros_domain):
+    def start(name, **parameters):
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
+        code = f"from user_learner.nodes.{name} import main; main()"
+        return start_process(
+            [sys.executable, "-c", code, "--ros-args", "--params-file", str(file)],
+            env={**os.environ, "ROS_DOMAIN_ID": str(ros_domain)},
+        )
+
+    return start
+
+
+def until(condition, what, timeout_s=60.0):
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, f"not within {timeout_s} s: {what}"
+        time.sleep(0.02)
+
+
+def chunk(sequence, rows=20, source=EpisodeSource.ONLINE, schema=SCHEMA, robot=None):
+    """Every chunk is an episode of its own, driven straight to the goal."""
+    rng = np.random.default_rng(sequence)
+    steps = []
+    for row in range(rows - 1):
+        position, goal = rng.uniform(-0.5, 0.5, (2, 2)).astype(np.float32)
+        action = np.clip((goal - position) * 5, -1, 1)
+        steps.append(Step({"position": position, "goal": goal}, action, action, 0.1 * row))
+    steps.append(FinalObservation(steps[-1].observation))
+    return TrajectoryChunk(
+        ChunkId("actor0", 7, sequence),
+        EpisodeKey("actor0", 7, sequence),
+        source,
+        0,
+        schema.rows(steps),
+        schema.hash,
+        robot="fake",
+        task="reach",
+    )
+
+
+def send_until_acknowledged(peer, chunks, timeout_s=60.0):
+    """As an outbox does: again and again, until the ack says so."""
+    last = chunks[-1].id.sequence
+    deadline_s = time.monotonic() + timeout_s
+    while not any(ack.sequence >= last for ack in peer.acks):
+        assert time.monotonic() < deadline_s, f"no ack for {last}: {peer.acks[-3:]}"
+        for one in chunks:
+            peer.publish(topics.TRAJECTORY, one)
+        time.sleep(0.2)
+
+
+def stored_sequences(path):
+    with_numbers = []
+    reader = StoreReader(path)
+    try:
+        for episode in reader.episodes():
+            with_numbers.append((episode.key.number, episode.rows))
+    finally:
+        reader.close()
+    return sorted(with_numbers)
+
+
+def test_chunks_are_acknowledged_and_stored_once_also_across_kills(peer, start_node, tmp_path):
+    store = tmp_path / "store"
+    chunks = [chunk(sequence) for sequence in range(1, 31)]
+    parameters = {"path": str(store), "autostart": True, "store.min_free_bytes": 0}
+    process = start_node("replay", **parameters)
+    send_until_acknowledged(peer, chunks[:10])
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    peer.acks.clear()
+    process = start_node("replay", **parameters)
+    # Without being asked, it tells who has come back how far it got.
+    until(lambda: any(ack.sequence >= 10 for ack in peer.acks), "the greeting")
+    send_until_acknowledged(peer, chunks)
+    assert len({ack.store for ack in peer.acks}) == 1
+    until(lambda: peer.replay_status and peer.replay_status[-1].steps == 30 * 19, "the status")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    assert stored_sequences(store) == [(sequence, 20) for sequence in range(1, 31)]
+
+
+def test_a_chunk_of_another_schema_is_refused_with_the_difference(peer, start_node, tmp_path):
+    store = tmp_path / "store"
+    start_node("replay", path=str(store), autostart=True, **{"store.min_free_bytes": 0})
+    send_until_acknowledged(peer, [chunk(1)])
+    columns = {**SCHEMA.columns, "observation.more": ArraySpec((2,))}
+    other = TrajectorySchema(columns)
+    wrong = chunk(2)
+    wrong = replace(
+        wrong,
+        columns={**wrong.columns, "observation.more": np.zeros((20, 2), np.float32)},
+        schema_hash=other.hash,
+    )
+    deadline_s = time.monotonic() + 30
+    while not any(ack.refused == 2 for ack in peer.acks):
+        assert time.monotonic() < deadline_s, "no refusal"
+        peer.publish(topics.TRAJECTORY, wrong)
+        time.sleep(0.2)
+    refusal = next(ack for ack in peer.acks if ack.refused == 2)
+    assert refusal.error_code == "schema_mismatch"
+    assert "observation.more" in refusal.error
+    assert refusal.sequence == 1
+
+
+def free_endpoint():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"tcp/127.0.0.1:{probe.getsockname()[1]}"
+
+
+def test_a_learner_trains_publishes_and_resumes_after_a_kill(peer, start_node, tmp_path):
+    store, endpoint = tmp_path / "store", free_endpoint()
+    start_node("replay", path=str(store), autostart=True, **{"store.min_free_bytes": 0})
+    send_until_acknowledged(peer, [chunk(n, source=EpisodeSource.DEMONSTRATION) for n in (1, 2)])
+    parameters = {
+        "autostart": True,
+        "directory": str(tmp_path / "learner"),
+        "store": str(store),
+        "algorithm.name": "bc",
+        "policy.params": "{hidden: [32, 32]}",
+        "training.batch_size": 32,
+        "training.utd.learning_starts": 0,
+        "training.utd.initial_updates": 1_000_000,
+        "training.publish_period_s": 0.2,
+        "training.checkpoint_period_s": 0.2,
+        "training.threads": 1,
+        "zenoh.listen": [endpoint],
+        "key": "test/policy",
+    }
+    learner = start_node("learner", **parameters)
+    until(lambda: peer.learner_status, "a status")
+    assert "waiting for the robot's spec" in peer.learner_status[-1].warnings
+    peer.publish(topics.ROBOT_SPEC, RobotDescription(SPEC, "reach"))
+    until(lambda: len(peer.policies) >= 3, "three versions")
+
+    connect = ZenohConfig(connect=(endpoint,), shared_memory=False)
+    with PolicyPuller(lambda stop: open_session(connect, stop)) as puller:
+        puller.announced(peer.policies[-1])
+        until(lambda: puller.newest(0), "a version over Zenoh")
+        assert puller.newest(0).number == peer.policies[-1].number or puller.stats.superseded
+        until(lambda: peer.learner_status[-1].checkpoint_update > 0, "a checkpoint")
+        before, highest = peer.learner_status[-1], peer.policies[-1].number
+
+        os.kill(learner.pid, signal.SIGKILL)
+        learner.wait()
+        peer.policies.clear()
+        peer.learner_status.clear()
+        learner = start_node("learner", **parameters)  # no robot says its spec this time
+        until(lambda: peer.policies, "a version after the restart")
+        assert peer.policies[0].number > highest
+        until(lambda: peer.learner_status and peer.learner_status[-1].update > 0, "updates")
+        assert peer.learner_status[-1].update >= before.checkpoint_update
+        puller.announced(peer.policies[-1])
+        until(lambda: puller.newest(highest), "a version over Zenoh after the restart")
+    learner.send_signal(signal.SIGINT)
+    assert learner.wait(30) == 0

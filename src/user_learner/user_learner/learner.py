@@ -1,0 +1,107 @@
+"""A learner: store, sampler, algorithm and training loop, put together from one configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from user_core.config import Config, setting
+from user_core.interfaces import PolicySink
+from user_core.plugins import build
+from user_core.policies import policy_config_hash
+from user_core.specs import RobotSpec
+from user_core.types import EpisodeSource
+from user_learner.replay.history import History
+from user_learner.replay.sampling import SamplerConfig
+from user_learner.replay.source import ReplaySource
+from user_learner.training.config import TrainingConfig
+from user_learner.training.identity import identity_of
+from user_learner.training.loop import TrainingLoop
+from user_learner.training.progress import Progress
+
+
+@dataclass(frozen=True)
+class PluginChoice(Config):
+    """A plugin and its parameters."""
+
+    name: str = setting(doc="Name it is registered by.", min_length=1)
+    params: dict[str, Any] = setting(factory=dict, doc="Its own parameters.")
+
+
+@dataclass(frozen=True)
+class LearnerConfig(Config):
+    """What is learned, from what, and how."""
+
+    directory: Path = setting(doc="Folder for checkpoints, version counter and training curves.")
+    store: Path = setting(doc="Replay store that grows meanwhile.")
+    history: tuple[History, ...] = setting((), doc="Older stores to sample from as well.")
+    algorithm: PluginChoice = setting(PluginChoice("rlpd"), doc="The algorithm.")
+    policy: PluginChoice = setting(PluginChoice("tanh_gaussian"), doc="The policy.")
+    sampler: SamplerConfig = setting(factory=SamplerConfig, doc="How batches are drawn.")
+    training: TrainingConfig = setting(factory=TrainingConfig, doc="The training loop.")
+    tensorboard: bool = setting(True, doc="Write training curves for TensorBoard.")
+
+
+def config_hash_of(config: LearnerConfig, spec: RobotSpec) -> str:
+    """What the weights of this learner are made for; actors refuse others."""
+    return policy_config_hash(config.policy.name, config.policy.params, spec)
+
+
+@contextmanager
+def open_learner(
+    config: LearnerConfig,
+    spec: RobotSpec,
+    sink: PolicySink,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Iterator[TrainingLoop]:
+    """A training loop that has taken up where the run was left, ready for ``run()``.
+
+    Args:
+        config: What to learn.
+        spec: The robot that it is for.
+        sink: Where policy versions go.
+        on_progress: Called in the training thread once a ``metrics_period_s``.
+
+    Raises:
+        StoreError: The store is not there.
+        ConfigError, PluginError: The configuration is wrong.
+    """
+    with ExitStack() as stack:
+        policy = build("policies", config.policy.name, config.policy.params, spec,
+                       path="policy.params")  # fmt: skip
+        algorithm = build("algorithms", config.algorithm.name, config.algorithm.params, spec,
+                          policy, path="algorithm.params")  # fmt: skip
+        source = stack.enter_context(ReplaySource(config.store, config.sampler, config.history))
+        listeners = [on_progress]
+        if config.tensorboard:
+            # Imported late: it costs a second of every restart.
+            from user_learner.training.tensorboard import TensorBoardWriter
+
+            writer = TensorBoardWriter(config.directory / "tensorboard")
+            stack.callback(writer.close)
+            listeners.append(writer)
+
+        def tell(progress: Progress) -> None:
+            for listener in listeners:
+                listener(progress)
+
+        loop = TrainingLoop(
+            # The replay source prepares batches ahead by itself, in memory that it uses again:
+            # to hold a batch back while the next is drawn would spoil it.
+            replace(config.training, prefetch=0),
+            algorithm,
+            source,
+            sink,
+            environment_steps=lambda: source.collected(EpisodeSource.ONLINE),
+            directory=config.directory,
+            identity=identity_of(
+                config.algorithm.name, algorithm.config, config.policy.name, policy.config, spec
+            ),
+            config_hash=config_hash_of(config, spec),
+            on_metrics=tell,
+        )
+        loop.restore()
+        yield loop

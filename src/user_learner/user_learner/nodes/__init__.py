@@ -1,0 +1,1 @@
+"""Nodes of user_learner: thin shells around the replay store and the training loop."""

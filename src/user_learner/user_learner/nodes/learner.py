@@ -1,0 +1,163 @@
+"""learner_node: trains from the store, and publishes policy versions."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import threading
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from user_msgs.msg import LearnerStatus
+
+from user_comm import topics
+from user_comm.converters import RobotDescription, set_stamp
+from user_comm.diagnostics import Level
+from user_comm.lifecycle import LifecycleNode
+from user_comm.policy_blobs import PolicyServer, ZenohConfig, open_session
+from user_comm.run import run
+from user_core.config import setting
+from user_core.specs import RobotSpec
+from user_learner.learner import LearnerConfig, open_learner
+from user_learner.replay.index import INDEX_NAME
+from user_learner.training.loop import TrainingLoop
+from user_learner.training.progress import LearnerState, Progress
+
+_LOOK_PERIOD_S = 0.2
+
+
+@dataclass(frozen=True)
+class LearnerNodeConfig(LearnerConfig):
+    """Parameters of learner_node."""
+
+    zenoh: ZenohConfig = setting(
+        ZenohConfig(mode="router", listen=("tcp/127.0.0.1:7447",)),
+        doc="Where robots pull policy versions from.",
+    )
+    key: str = setting("user/policy", doc="Zenoh key under which versions are served.")
+    status_period_s: float = setting(1.0, doc="Time between two status messages.", unit="s", gt=0)
+
+
+class LearnerNode(LifecycleNode):
+    """Trains in a thread of its own, as long as it is active.
+
+    What it learns for comes from ``robot_spec``, and is kept in the run's folder, so that a
+    learner that is restarted goes on also while no robot is there. It waits for the store's
+    first data. Whatever the training thread raises ends its being active; started by itself
+    it tries again, from the newest checkpoint.
+    """
+
+    Config = LearnerNodeConfig
+
+    def configure(self, stack: ExitStack) -> None:
+        config: LearnerNodeConfig = self.config
+        self._loop: TrainingLoop | None = None
+        self._waiting_for = "the robot's spec"
+        self._spec = self._kept_spec()
+        self._announcements = self.advertise(topics.POLICY)
+        self._status = self.advertise(topics.LEARNER_STATUS, always=True)
+        session = stack.enter_context(open_session(config.zenoh))
+        self._server = stack.enter_context(
+            closing(PolicyServer(session, config.key, self._announcements.publish))
+        )
+        self.listen(topics.ROBOT_SPEC, self._take_spec, always=True)
+        self.every(config.status_period_s, self._publish_status, always=True)
+
+    def activate(self, stack: ExitStack) -> None:
+        self._stop = threading.Event()
+        thread = threading.Thread(target=self._train, name="training", daemon=True)
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(self._stop_training)
+
+    def _train(self) -> None:
+        try:
+            spec = self._wait_for_spec_and_store()
+            if spec is None:
+                return
+            with open_learner(self.config, spec, self._server) as loop:
+                self._loop = loop
+                progress = loop.progress()
+                self.get_logger().info(
+                    f"training from update {progress.update}, "
+                    f"{progress.environment_steps} environment steps"
+                )
+                if not self._stop.is_set():
+                    loop.run()
+        except Exception as error:  # of an algorithm, a plugin, the disk
+            self.get_logger().error(f"training ended: {error}")
+            self.fail(error)
+
+    def _stop_training(self) -> None:
+        self._stop.set()
+        if self._loop is not None:
+            self._loop.stop()
+
+    def _wait_for_spec_and_store(self) -> RobotSpec | None:
+        while not self._stop.is_set():
+            if self._spec is None:
+                self._waiting_for = "the robot's spec"
+            elif not (self.config.store / INDEX_NAME).exists():
+                self._waiting_for = f"a store at {self.config.store}"
+            else:
+                self._waiting_for = ""
+                return self._spec
+            self._stop.wait(_LOOK_PERIOD_S)
+        return None
+
+    def _take_spec(self, description: RobotDescription) -> None:
+        if self._spec is None:
+            self._keep_spec(description.spec)
+            self._spec = description.spec
+        elif self._spec != description.spec:
+            self.diagnostics.report(
+                "robot_spec", Level.WARN,
+                "a robot came with another spec than this run's; what it sends is refused by "
+                "the store if shapes differ",
+            )  # fmt: skip
+
+    @property
+    def _spec_file(self) -> Path:
+        return Path(self.config.directory) / "robot_spec.json"
+
+    def _kept_spec(self) -> RobotSpec | None:
+        if not self._spec_file.exists():
+            return None
+        return RobotSpec.from_dict(json.loads(self._spec_file.read_text(encoding="utf-8")))
+
+    def _keep_spec(self, spec: RobotSpec) -> None:
+        self._spec_file.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self._spec_file.with_suffix(".new")
+        fresh.write_text(json.dumps(spec.to_dict(), indent=1), encoding="utf-8")
+        os.replace(fresh, self._spec_file)
+
+    def _publish_status(self) -> None:
+        loop = self._loop
+        progress = loop.progress() if loop is not None else Progress(LearnerState.WAITING)
+        self._status.publish(self._message(progress))
+
+    def _message(self, progress: Progress) -> LearnerStatus:
+        message = LearnerStatus()
+        set_stamp(message.header.stamp, self.get_clock().now().nanoseconds)
+        message.run = Path(self.config.directory).name
+        message.algorithm = self.config.algorithm.name
+        message.state = int(progress.state)
+        for name in (
+            "update", "environment_steps", "utd_ratio", "utd_target", "updates_per_s",
+            "data_wait_share", "policy_version", "policy_period_s", "checkpoint_update",
+        ):  # fmt: skip
+            setattr(message, name, getattr(progress, name))
+        finite = {k: v for k, v in progress.metrics.items() if math.isfinite(v)}
+        message.metric_names, message.metric_values = list(finite), list(finite.values())
+        message.warnings = list(progress.warnings)
+        if self._waiting_for:
+            message.warnings = [*message.warnings, f"waiting for {self._waiting_for}"]
+        return message
+
+
+def main() -> None:
+    """Entry point of the executable ``learner_node``."""
+    sys.exit(run(LearnerNode, "learner"))

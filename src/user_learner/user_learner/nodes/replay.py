@@ -1,0 +1,155 @@
+"""replay_node: takes trajectory chunks, makes them durable, acknowledges them."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import threading
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from user_msgs.msg import ReplayStatus
+
+from user_comm import topics
+from user_comm.converters import set_stamp
+from user_comm.diagnostics import Level
+from user_comm.lifecycle import LifecycleNode
+from user_comm.run import run
+from user_core.config import Config, setting
+from user_core.errors import StoreError
+from user_core.types import TrajectoryAck, TrajectoryChunk
+from user_learner.replay.config import StoreConfig
+from user_learner.replay.reader import StoreReader
+from user_learner.replay.receipt import Receipt
+from user_learner.replay.writer import StoreWriter
+from user_learner.training.progress import Rate
+
+_RETRY_S = 0.5
+"""After a full or failing disk; the producers send again what was not acknowledged."""
+
+
+@dataclass(frozen=True)
+class ReplayConfig(Config):
+    """Parameters of replay_node."""
+
+    path: Path = setting(doc="Directory of the store; made when it is not there.")
+    store: StoreConfig = setting(factory=StoreConfig, doc="How it is written and what it keeps.")
+    status_period_s: float = setting(1.0, doc="Time between two status messages.", unit="s", gt=0)
+    retention_period_s: float = setting(
+        60.0, doc="Time between two looks at what may be forgotten.", unit="s", gt=0
+    )
+
+
+class ReplayNode(LifecycleNode):
+    """The one writer of a store.
+
+    The callback of ``trajectory`` only stages a chunk. A thread of its own commits (fsync) and
+    publishes the acknowledgements, so that a slow disk delays acks and nothing else: outboxes
+    hold back by themselves. Chunks that wait for the disk wait here, in order, up to the size
+    that the reliable topic holds beside; what does not fit is sent again.
+    """
+
+    Config = ReplayConfig
+
+    def configure(self, stack: ExitStack) -> None:
+        config: ReplayConfig = self.config
+        self._writer = stack.enter_context(closing(StoreWriter(config.path, config=config.store)))
+        for warning in self._writer.warnings:
+            self.get_logger().warning(warning)
+        self._reader = stack.enter_context(closing(StoreReader(config.path)))
+        self._acks = self.advertise(topics.TRAJECTORY_ACK)
+        self._status = self.advertise(topics.REPLAY_STATUS, always=True)
+        self.listen(topics.TRAJECTORY, self._take)
+        self.every(config.status_period_s, self._publish_status, always=True)
+        self._counts = {receipt: 0 for receipt in Receipt}
+        self._rate = Rate()
+        self._trouble = ""
+        self._stop = threading.Event()
+
+    def activate(self, stack: ExitStack) -> None:
+        self._stop.clear()
+        committer = threading.Thread(target=self._commit_while_active, name="commit", daemon=True)
+        committer.start()
+        stack.callback(committer.join)
+        stack.callback(self._stop.set)
+        # Who was cut off in the middle of a transfer learns at once how far it got.
+        for ack in self._writer.acknowledged():
+            self._acks.publish(ack)
+        self.every(self.config.retention_period_s, self._retain)
+
+    def _take(self, chunk: TrajectoryChunk) -> None:
+        try:
+            answer = self._writer.append(chunk)
+        except StoreError as error:
+            self._say_trouble(error)
+            return
+        self._counts[answer.receipt] += 1
+        if answer.receipt is Receipt.STAGED:
+            self._rate.add(len(chunk))
+            return
+        if answer.receipt is Receipt.REFUSED:
+            self.get_logger().error(f"chunk {chunk.id} refused: {answer.ack.error}")
+            self.diagnostics.report("refused", Level.ERROR, answer.ack.error)
+        self._acks.publish(answer.ack)
+
+    def _commit_while_active(self) -> None:
+        wait_s = self.config.store.commit_period_s / 2
+        while not self._stop.wait(wait_s):
+            wait_s = self.config.store.commit_period_s / 2
+            if self._writer.commit_due and not self._commit():
+                wait_s = _RETRY_S
+        self._commit()
+
+    def _commit(self) -> bool:
+        try:
+            acks: list[TrajectoryAck] = self._writer.commit()
+        except StoreError as error:
+            self._say_trouble(error)
+            return False
+        for ack in acks:
+            self._acks.publish(ack)
+        if acks and self._trouble:
+            self.get_logger().info("the store takes data again")
+            self._trouble = ""
+            self.diagnostics.resolve("store")
+        return True
+
+    def _retain(self) -> None:
+        for gone in self._writer.retain():
+            self.get_logger().info(f"dropped by the retention policy: {gone}")
+
+    def _say_trouble(self, error: StoreError) -> None:
+        if str(error) != self._trouble:
+            self._trouble = str(error)
+            self.get_logger().error(self._trouble)
+        self.diagnostics.report("store", Level.ERROR, f"{error.code}: {error}")
+
+    def _publish_status(self) -> None:
+        self._reader.refresh()
+        tables = self._reader.tables
+        message = ReplayStatus()
+        set_stamp(message.header.stamp, self.get_clock().now().nanoseconds)
+        message.store = self._writer.store
+        schema = self._writer.schema
+        message.schema_hash = schema.hash if schema is not None else ""
+        episodes = len(np.unique(tables.extents[:, 1]))
+        rows = int(tables.segments[:, 2].sum())
+        message.steps, message.episodes = max(rows - episodes, 0), episodes
+        message.chunks = self._counts[Receipt.STAGED]
+        message.duplicates = self._counts[Receipt.DUPLICATE]
+        message.refused = self._counts[Receipt.REFUSED]
+        message.disk_bytes = rows * (schema.row_nbytes if schema is not None else 0)
+        message.disk_free_bytes = shutil.disk_usage(self._writer.path).free
+        message.rate_hz = self._rate.per_s()
+        warnings = [self._trouble] if self._trouble else []
+        message.warnings = warnings + [
+            f"segment {damage.segment} set aside: {damage.reason}" for damage in tables.damages
+        ]
+        self._status.publish(message)
+
+
+def main() -> None:
+    """Entry point of the executable ``replay_node``."""
+    sys.exit(run(ReplayNode, "replay"))
