@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import pickle
 import random
 import select
 import signal
@@ -24,10 +23,11 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+
 from user_actor.outbox import Outbox, OutboxConfig
 from user_core.codecs import decode_chunk, encode_chunk
 from user_core.specs import ArraySpec, RobotSpec
@@ -99,7 +99,7 @@ class Collector:
 
     def listen(self) -> None:
         while message := receive_message(self.stream):
-            self.outbox.acknowledge(pickle.loads(message[1]))  # our own process wrote it
+            self.outbox.acknowledge(TrajectoryAck(**json.loads(message[1])))
 
     def die_at_statement(self, number: int) -> None:
         """Be gone in front of a certain SQL statement of the writer."""
@@ -221,7 +221,7 @@ def live(folder: Path, life: int, seed: int, mode: str, store: Store, dice: rand
         elif kind == b"D":
             for ack in store.take(body):
                 try:
-                    send_message(ours, b"A", pickle.dumps(ack))
+                    send_message(ours, b"A", json.dumps(asdict(ack)).encode())
                 except (BrokenPipeError, ConnectionResetError):
                     break
         elif kind == b"E":

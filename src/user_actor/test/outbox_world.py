@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+
 from user_actor.outbox import Outbox, OutboxConfig
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import (

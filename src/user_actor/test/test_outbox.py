@@ -4,6 +4,7 @@ import sqlite3
 import numpy as np
 import pytest
 from outbox_world import OTHER_SPEC, SPEC, MemoryStore, config_for, episode, final, step, until
+
 from user_actor.outbox import Outbox
 from user_actor.outbox.recovery import FILE
 from user_core.errors import ConfigError, SpecError, StoreError, StoreFull
@@ -361,9 +362,15 @@ def test_memory_is_bounded_while_the_disk_does_not_take_it(open_outbox, monkeypa
 
     monkeypatch.setattr(outbox._database, "commit", refuse)
     number = 0
-    with pytest.raises(StoreFull, match="why_paused"):
-        for number in range(10**6):  # noqa: B007
+
+    def fill():
+        nonlocal number
+        while number < 10**6:
             outbox.append(step(number))
+            number += 1
+
+    with pytest.raises(StoreFull, match="why_paused"):
+        fill()
     assert "steps wait for the disk" in outbox.why_paused()
     until(lambda: "disk I/O error" in outbox.why_paused(), "it says why")
     monkeypatch.setattr(outbox._database, "commit", real)

@@ -1,9 +1,7 @@
-import os
-import subprocess
-from pathlib import Path
-
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 

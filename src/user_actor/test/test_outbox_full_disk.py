@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 from outbox_world import SPEC, MemoryStore, config_for, final, step, until
+
 from user_actor.outbox import Outbox
 from user_core.types import EpisodeResult, EpisodeSource, Outcome
 

@@ -2,6 +2,7 @@
 
 import pytest
 from outbox_world import SPEC, final, step
+
 from user_actor.outbox.config import GIB, OutboxConfig
 from user_actor.outbox.cutter import ChunkCutter
 from user_actor.outbox.gate import CollectionGate
@@ -106,7 +107,12 @@ FINE = {"used_bytes": 0, "memory_bytes": 0, "free_bytes": GIB, "trouble": "", "r
 @pytest.mark.parametrize(
     ("change", "still", "enough", "word"),
     [
-        ({"used_bytes": GIB}, {"used_bytes": GIB * 95 // 100}, {"used_bytes": GIB // 2}, "MiB that"),
+        (
+            {"used_bytes": GIB},
+            {"used_bytes": GIB * 95 // 100},
+            {"used_bytes": GIB // 2},
+            "MiB that",
+        ),
         ({"memory_bytes": 2**24}, {"memory_bytes": 16 * 10**6}, {}, "wait for the disk"),
         ({"free_bytes": 2**20}, {"free_bytes": 2**20 + 10}, {"free_bytes": 2**21}, "must stay"),
         ({"trouble": "no space"}, {"trouble": "x"}, {}, "cannot be written"),

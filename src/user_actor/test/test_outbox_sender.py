@@ -5,6 +5,7 @@ import itertools
 import random
 
 import pytest
+
 from user_actor.outbox.database import Entry
 from user_actor.outbox.sender import Sender
 from user_actor.outbox.window import DeliveryWindow

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 
-from user_core.errors import SchemaMismatch, StoreCorrupt, StoreFull, TransportError
-from user_core.types import TrajectoryAck
-
 from user_actor.outbox import renumbering
 from user_actor.outbox.database import OutboxDatabase
 from user_actor.outbox.sender import Sender
 from user_actor.outbox.verdict import AckJudge, Verdict
+from user_core.errors import SchemaMismatch, StoreCorrupt, StoreFull, TransportError
+from user_core.types import TrajectoryAck
 
 _log = logging.getLogger(__name__)
 

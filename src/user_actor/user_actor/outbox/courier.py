@@ -7,11 +7,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from user_core.errors import StoreCorrupt, StoreError
-from user_core.types import TrajectoryChunk
-
 from user_actor.outbox.database import Entry, OutboxDatabase
 from user_actor.outbox.sender import Sender
+from user_core.errors import StoreCorrupt, StoreError
+from user_core.types import TrajectoryChunk
 
 _log = logging.getLogger(__name__)
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from user_core.errors import StoreError
-from user_core.types import EpisodeKey, EpisodeResult, FinalObservation, Step
-
 from user_actor.outbox.drafts import Draft
 from user_actor.outbox.progress import EpisodeProgress
+from user_core.errors import StoreError
+from user_core.types import EpisodeKey, EpisodeResult, FinalObservation, Step
 
 
 class ChunkCutter:

@@ -15,12 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from user_actor.outbox import layout
+from user_actor.outbox.progress import EpisodeProgress
 from user_core.codecs import Limits, decode_chunk, encode_chunk
 from user_core.errors import CodecError, StoreCorrupt, StoreError
 from user_core.types import ChunkId, TrajectoryChunk, TrajectorySchema
-
-from user_actor.outbox import layout
-from user_actor.outbox.progress import EpisodeProgress
 
 _LIMITS = Limits(tensor_bytes=2**31, total_bytes=2**31)  # our own file; a row may be large
 _WORTH_SHRINKING_PAGES = 8192

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from user_actor.outbox.progress import EpisodeProgress
 from user_core.types import (
     ChunkId,
     EpisodeResult,
@@ -12,8 +13,6 @@ from user_core.types import (
     TrajectoryChunk,
     TrajectorySchema,
 )
-
-from user_actor.outbox.progress import EpisodeProgress
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from user_core.errors import ConfigError, SpecError, StoreError, StoreFull
-from user_core.specs import RobotSpec, check_arrays
-from user_core.types import (
-    EpisodeKey,
-    EpisodeResult,
-    EpisodeSource,
-    FinalObservation,
-    Step,
-    TrajectoryAck,
-    TrajectoryChunk,
-    TrajectorySchema,
-)
-
 from user_actor.outbox.answers import Answers
 from user_actor.outbox.config import OutboxConfig
 from user_actor.outbox.courier import Courier
@@ -36,6 +23,18 @@ from user_actor.outbox.status import OutboxStatus
 from user_actor.outbox.verdict import AckJudge
 from user_actor.outbox.window import DeliveryWindow
 from user_actor.outbox.writer import Answer, Damaged, Flush, OutboxWriter
+from user_core.errors import ConfigError, SpecError, StoreError, StoreFull
+from user_core.specs import RobotSpec, check_arrays
+from user_core.types import (
+    EpisodeKey,
+    EpisodeResult,
+    EpisodeSource,
+    FinalObservation,
+    Step,
+    TrajectoryAck,
+    TrajectoryChunk,
+    TrajectorySchema,
+)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _CHUNK_OVERHEAD_BYTES = 4096

@@ -6,12 +6,11 @@ import sqlite3
 import time
 from pathlib import Path
 
-from user_core.errors import StoreCorrupt
-from user_core.types import EpisodeResult, Outcome, TrajectoryChunk
-
 from user_actor.outbox.database import OutboxDatabase
 from user_actor.outbox.drafts import Draft, to_chunk
 from user_actor.outbox.reserve import Reserve
+from user_core.errors import StoreCorrupt
+from user_core.types import EpisodeResult, Outcome, TrajectoryChunk
 
 FILE = "outbox.sqlite"
 RESERVE = "reserve"

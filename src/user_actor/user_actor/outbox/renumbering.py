@@ -7,9 +7,8 @@ the table are rewritten, not the bytes.
 
 from __future__ import annotations
 
-from user_core.errors import SchemaMismatch
-
 from user_actor.outbox.database import OutboxDatabase
+from user_core.errors import SchemaMismatch
 
 
 def rebind(database: OutboxDatabase, store: str) -> None:

@@ -11,6 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from user_actor.outbox.answers import Answers
+from user_actor.outbox.cutter import ChunkCutter
+from user_actor.outbox.database import Entry, OutboxDatabase
+from user_actor.outbox.drafts import Draft, to_chunk
+from user_actor.outbox.progress import EpisodeProgress
+from user_actor.outbox.reserve import Reserve
 from user_core.types import (
     EpisodeResult,
     FinalObservation,
@@ -18,13 +24,6 @@ from user_core.types import (
     TrajectoryAck,
     TrajectorySchema,
 )
-
-from user_actor.outbox.answers import Answers
-from user_actor.outbox.cutter import ChunkCutter
-from user_actor.outbox.database import Entry, OutboxDatabase
-from user_actor.outbox.drafts import Draft, to_chunk
-from user_actor.outbox.progress import EpisodeProgress
-from user_actor.outbox.reserve import Reserve
 
 _RETRY_S = 0.25
 _FORGET_WITHIN_S = 0.5

@@ -1,0 +1,147 @@
+import threading
+
+import numpy as np
+import pytest
+from loop_world import Ramp, World
+from outbox_world import until
+
+from user_actor.loop.policy_holder import PolicyHolder
+from user_core.errors import TransportError
+from user_core.fakes import PolicyMailbox
+from user_core.specs import ArraySpec, RobotSpec
+from user_core.types import PolicyVersion
+
+SPEC = RobotSpec("r", {"reading": ArraySpec((1,), "float64")}, ArraySpec((2,)), period_s=0.1)
+OBSERVATION = {"reading": np.zeros(1)}
+
+
+def version(number, weight=0.5, config_hash="right", created_ns=5):
+    return PolicyVersion(number, {"weight": np.array([weight])}, config_hash, created_ns=created_ns)
+
+
+@pytest.fixture
+def holder():
+    made = []
+
+    def make():
+        made.append(Ramp(World()))
+        return made[-1]
+
+    mailbox = PolicyMailbox()
+    holder = PolicyHolder(make, SPEC, mailbox, "right", poll_s=0.005, clock_ns=lambda: 10**9 + 5)
+    holder.mailbox, holder.made = mailbox, made
+    yield holder
+    holder.close()
+
+
+def test_the_first_weights_are_version_0(holder):
+    ready = holder.current()
+    assert (ready.number, ready.policy) == (0, holder.made[0])
+    assert holder.age_s() == 0.0
+    assert holder.load_newest() is False
+
+
+def test_a_version_is_made_ready_beside_the_one_that_acts(holder):
+    holder.mailbox.publish(version(3))
+    assert holder.load_newest()
+    assert holder.number == 0  # nothing changes before the loop asks
+    ready = holder.current()
+    assert ready.number == 3
+    assert ready.policy is holder.made[1]
+    assert ready.policy.act(OBSERVATION)[0, 0] == 0.5
+    assert holder.made[0].weight == 0
+    assert holder.age_s() == pytest.approx(1.0)
+
+
+def test_the_two_policies_take_turns(holder):
+    seen = []
+    for number in range(1, 6):
+        holder.mailbox.publish(version(number, weight=number / 10))
+        assert holder.load_newest()
+        ready = holder.current()
+        seen.append(ready.policy)
+        assert ready.policy.weight == number / 10
+    assert seen == [holder.made[1], holder.made[0]] * 2 + [holder.made[1]]
+    assert len(holder.made) == 2
+    assert holder.swaps == 5
+
+
+def test_while_an_offer_waits_nothing_is_touched(holder):
+    holder.mailbox.publish(version(1, 0.1))
+    assert holder.load_newest()
+    holder.mailbox.publish(version(2, 0.2))
+    assert not holder.load_newest()
+    assert holder.current().policy.weight == 0.1
+    assert holder.load_newest()
+    assert holder.current().policy.weight == 0.2
+
+
+@pytest.mark.parametrize(
+    ("bad", "word"),
+    [
+        (version(2, config_hash="foreign"), "foreign"),
+        (version(2, weight=np.nan), "NaN"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_the_next_one_taken(holder, bad, word):
+    holder.mailbox.publish(version(1, 0.1))
+    holder.load_newest()
+    holder.current()
+    holder.mailbox.publish(bad)
+    assert not holder.load_newest()
+    assert holder.current().number == 1
+    assert word in holder.last_refusal
+    assert not holder.load_newest()  # it is not tried again
+    assert holder.refused == 1
+    holder.mailbox.publish(version(3, 0.3))
+    assert holder.load_newest()
+    assert holder.current().number == 3
+    assert holder.last_refusal == ""
+
+
+def test_weights_that_give_no_usable_action_are_refused(holder):
+    for policy in holder.made:
+        policy.bad = True
+    holder.mailbox.publish(version(1))
+    assert not holder.load_newest()
+    assert "not all finite" in holder.last_refusal
+
+
+def test_the_thread_takes_versions_and_survives_its_source(holder):
+    fails = threading.Event()
+    real = holder.mailbox.newest
+
+    def newest(after):
+        if fails.is_set():
+            raise TransportError("pull", came="no route")
+        return real(after)
+
+    holder.mailbox.newest = newest
+    holder.start()
+    holder.mailbox.publish(version(1))
+    until(lambda: holder.current().number == 1, "the first version acts")
+    fails.set()
+    holder.mailbox.publish(version(2))
+    holder.news()
+    fails.clear()
+    until(lambda: holder.current().number == 2, "the second version acts")
+
+
+def test_current_never_waits_for_a_version_that_is_being_loaded(holder):
+    loading, go_on = threading.Event(), threading.Event()
+    spare = holder.made[1]
+    real = spare.load
+
+    def load(arrays):
+        loading.set()
+        assert go_on.wait(10)
+        real(arrays)
+
+    spare.load = load
+    holder.start()
+    holder.mailbox.publish(version(1))
+    holder.news()
+    assert loading.wait(10)
+    assert holder.current().number == 0
+    go_on.set()
+    until(lambda: holder.current().number == 1, "the version acts")

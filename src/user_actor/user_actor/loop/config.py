@@ -1,0 +1,114 @@
+"""Parameters of acting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from user_core.config import Config, setting
+from user_core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ArbiterConfig(Config):
+    """When a person drives instead of the policy."""
+
+    max_age_s: float = setting(
+        0.25, doc="A command of the person that is older does not count.", unit="s", gt=0
+    )
+    hold_s: float = setting(
+        0.5,
+        doc="The policy drives again once the person has not for this long; the robot is held "
+        "still meanwhile.",
+        unit="s",
+        ge=0,
+    )
+    min_takeover_s: float = setting(
+        0.0, doc="An intervention lasts at least this long.", unit="s", ge=0
+    )
+
+
+@dataclass(frozen=True)
+class ExplorationConfig(Config):
+    """What is done before the policy knows anything."""
+
+    random_steps: int = setting(0, doc="The first steps of this actor's outbox are random.", ge=0)
+    kind: Literal["uniform", "smooth"] = setting(
+        "uniform", doc="uniform: each action by itself; smooth: each resembles the one before."
+    )
+    correlation: float = setting(
+        0.9, doc="How much a smooth action resembles the one before.", ge=0, lt=1
+    )
+    before_first_version: Literal["wait", "random", "initial"] = setting(
+        "random",
+        doc="While no version has come: wait for one, act randomly, or use the policy's first "
+        "weights.",
+    )
+    seed: int = setting(0, doc="Seed of random actions.", ge=0)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig(Config):
+    """Deterministic episodes that show how good the policy is."""
+
+    every: int = setting(0, doc="Evaluate after this many other episodes; 0: never.", ge=0)
+    episodes: int = setting(1, doc="Evaluation episodes at a time.", ge=1)
+    seed: int = setting(
+        -1,
+        doc="Evaluation episodes start from this seed on, the same ones every time; -1: as they "
+        "come.",
+        ge=-1,
+    )
+
+
+@dataclass(frozen=True)
+class ActorLoopConfig(Config):
+    """Parameters of :class:`~user_actor.loop.ControlLoop`."""
+
+    mode: Literal["online", "demonstration", "evaluation"] = setting(
+        "online",
+        doc="online: the policy acts, a person may take over; demonstration: only the person "
+        "acts; evaluation: only the policy acts, deterministically.",
+    )
+    max_episodes: int = setting(0, doc="End after this many episodes; 0: never.", ge=0)
+    period_s: float = setting(
+        0.0, doc="Control period; 0: what the robot is meant for.", unit="s", ge=0
+    )
+    max_episode_steps: int = setting(0, doc="Truncate episodes after these; 0: never.", ge=0)
+    max_episode_s: float = setting(0.0, doc="Likewise by time; 0: never.", unit="s", ge=0)
+    replan_every: int = setting(
+        0, doc="Rows of a policy's action chunk that are executed; 0: all of them.", ge=0
+    )
+    failure_terminates: bool = setting(
+        True, doc="A label `failure` means that no value lies beyond, rather than a mere cut."
+    )
+    max_observation_age_s: float = setting(
+        0.5, doc="A robot without a newer observation for this long is lost.", unit="s", gt=0
+    )
+    answer_timeout_s: float = setting(
+        2.0, doc="A lockstep robot that does not answer in this time is asked again.",
+        unit="s", gt=0,
+    )  # fmt: skip
+    answer_attempts: int = setting(3, doc="How often it is asked before it counts as lost.", ge=1)
+    reset_timeout_s: float = setting(60.0, doc="Longest reset of the robot.", unit="s", gt=0)
+    retry_s: float = setting(
+        1.0, doc="Pause after a reset or an episode that failed.", unit="s", ge=0
+    )
+    seed: int = setting(
+        -1, doc="Seed of the first reset, one more for each; -1: none is given.", ge=-1
+    )
+    arbiter: ArbiterConfig = setting(
+        factory=ArbiterConfig, doc="When a person drives instead of the policy."
+    )
+    exploration: ExplorationConfig = setting(
+        factory=ExplorationConfig, doc="What is done before the policy knows anything."
+    )
+    evaluation: EvaluationConfig = setting(
+        factory=EvaluationConfig, doc="Deterministic episodes that show how good the policy is."
+    )
+
+    def validate(self) -> None:
+        if self.mode != "online" and self.evaluation.every:
+            raise ConfigError(
+                "evaluation.every", came=self.evaluation.every, expected=f"0 in mode {self.mode!r}"
+            )

@@ -1,0 +1,227 @@
+"""The control loop: wait until all is well, reset, run an episode, again."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+
+from user_actor.loop.clock import Clock, SystemClock
+from user_actor.loop.config import ActorLoopConfig
+from user_actor.loop.driver import ActionSource
+from user_actor.loop.episode_run import EpisodeRun
+from user_actor.loop.pacer import Pacer
+from user_actor.loop.policy_holder import PolicyHolder
+from user_actor.loop.ports import EpisodeSink, RobotPort, TeleopPort
+from user_actor.loop.recorder import Feedback
+from user_actor.loop.schedule import EpisodePlan, Schedule
+from user_actor.loop.stats import LoopState, LoopStats, LoopStatus
+from user_core.errors import DeviceTimeout, UserError
+from user_core.interfaces import Reward
+from user_core.types import EpisodeResult, Observation, Outcome
+
+_LOOK_S = 0.05
+_log = logging.getLogger(__name__)
+
+
+class ControlLoop:
+    """Collects experience with one robot; :meth:`run` in a thread of its own.
+
+    It never waits for disk, network or learner: steps go into a sink that takes them at once,
+    and policies come from a holder that has them ready. It pauses while the sink, the robot or
+    the policy give a reason to, and goes on by itself when that has passed.
+
+    Args:
+        config: Parameters.
+        robot: The robot.
+        policies: The policy; None in demonstrations.
+        reward: Judges steps.
+        sink: Where steps go.
+        teleop: The person; None without one.
+        clock: Tells the time.
+        on_result: Called with the result of each episode, in the loop's thread; returns at once.
+    """
+
+    def __init__(
+        self,
+        config: ActorLoopConfig,
+        robot: RobotPort,
+        policies: PolicyHolder | None,
+        reward: Reward,
+        sink: EpisodeSink,
+        teleop: TeleopPort | None = None,
+        clock: Clock | None = None,
+        on_result: Callable[[EpisodeResult], None] = lambda result: None,
+    ) -> None:
+        self._config, self._robot, self._policies, self._sink = config, robot, policies, sink
+        self._clock = clock or SystemClock()
+        self._on_result = on_result
+        self.stats = LoopStats()
+        self.pacer = Pacer(int((config.period_s or robot.spec.period_s) * 1e9))
+        steps_before = sink.total_steps
+        self._actions = ActionSource(
+            config, robot, policies, teleop, self.pacer.period_ns, self._clock, self.stats,
+            lambda: steps_before + self.stats.steps,
+        )  # fmt: skip
+        self.episodes = EpisodeRun(
+            config, robot, self._actions, reward, sink, self.pacer, self._clock, self.stats,
+            self._why_stop,
+        )  # fmt: skip
+        self._schedule = Schedule(config)
+        self._sleeping = threading.Condition()
+        self._stopping = ""
+        self._paused = self._last_failure = ""
+
+    def run(self) -> None:
+        """Collect until :meth:`stop`, or until ``max_episodes`` have been recorded."""
+        self._robot.observations.resume()
+        while not self._stopping:
+            if 0 < self._config.max_episodes <= self.stats.episodes:
+                self._state(LoopState.WAITING, "all episodes are recorded")
+                return
+            try:
+                self._turn()
+            except Exception as error:  # a bug must not leave a robot without an actor
+                self._failed(error)
+        self._state(LoopState.WAITING, self._stopping)
+
+    def stop(self, why: str = "the actor is stopped") -> None:
+        """End the episode at the next step, and :meth:`run` with it. From any thread."""
+        with self._sleeping:
+            self._stopping = why
+            self._sleeping.notify_all()
+        self._robot.observations.interrupt()
+
+    def pause(self, why: str) -> None:
+        """End the episode at the next step, and begin no other until :meth:`resume`."""
+        self._paused = why
+
+    def resume(self) -> None:
+        """Begin episodes again."""
+        self._paused = ""
+
+    def status(self) -> LoopStatus:
+        """How it is doing. From any thread."""
+        stats, milli = self.stats, 1e-6
+        return LoopStatus(
+            state=stats.state,
+            detail=stats.detail,
+            steps=stats.steps,
+            episodes=stats.episodes,
+            success_rate=stats.success_rate,
+            last_return=stats.last_return,
+            rate_hz=stats.rate_hz(self._clock.monotonic_ns()),
+            lateness_p99_ms=self.pacer.lateness.percentile_ns(99) * milli,
+            overhead_p50_ms=stats.overhead.percentile_ns(50) * milli,
+            inference_p50_ms=stats.inference.percentile_ns(50) * milli,
+            skipped=self.pacer.skipped,
+            warnings=tuple(self._warnings()),
+        )
+
+    def _turn(self) -> None:
+        """One episode, or a moment of waiting for one."""
+        why = self._paused or self._sink.why_paused()
+        if why:
+            self._state(LoopState.PAUSED, why)
+            return self._sleep(_LOOK_S)
+        why = self._robot.trouble() or self._actions.why_waiting()
+        if why:
+            self._state(LoopState.WAITING, why)
+            return self._sleep(_LOOK_S)
+        plan = self._schedule.next(self._actions.has_version)
+        first = self._reset(plan)
+        if first is None:
+            return None
+        self._state(LoopState.RUNNING, f"{plan.source.name.lower()} episode")
+        result = self.episodes.run(plan.source, first)
+        self._state(LoopState.CLOSING, "" if result is None else result.reason)
+        if result is not None:
+            if result.outcome is not Outcome.ABORTED:
+                self._schedule.finished(plan)
+            self.stats.episode(result)
+            self._on_result(result)
+        if self.episodes.failure is not None:
+            self._failed(self.episodes.failure)
+        elif result is None:
+            self._sleep(_LOOK_S)
+        else:
+            self._last_failure = ""
+        return None
+
+    def _failed(self, error: Exception) -> None:
+        """Say it (once, while it is the same), and try again after a while."""
+        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        if text != self._last_failure:
+            _log.error("an episode failed: %s", text, exc_info=not isinstance(error, UserError))
+        self._last_failure = text
+        self._state(LoopState.WAITING, text)
+        self._sleep(self._config.retry_s)
+
+    def _reset(self, plan: EpisodePlan) -> Observation | None:
+        """Bring the robot to the start; its first observation, or None when all must stop.
+
+        Raises UserError when the robot cannot.
+        """
+        self._state(LoopState.RESETTING, f"{plan.source.name.lower()} episode")
+        future = self._robot.reset(plan.seed)
+        deadline_ns = self._clock.monotonic_ns() + int(self._config.reset_timeout_s * 1e9)
+        first = self._await_reset(future, deadline_ns)
+        if first is None or self._robot.spec.lockstep:
+            return first
+        # time has passed since: begin with the newest observation of the new episode
+        age_ns = int(self._config.max_observation_age_s * 1e9)
+        fresh = self._robot.observations.wait_for(
+            lambda seen: seen.episode == first.episode, self._clock.monotonic_ns() + age_ns
+        )
+        if fresh is None and not self._why_stop():
+            raise DeviceTimeout(
+                "the robot after its reset",
+                came="no observation of the new episode",
+                expected=f"one within {self._config.max_observation_age_s} s",
+            )
+        return fresh
+
+    def _await_reset(self, future: Future[Observation], deadline_ns: int) -> Observation | None:
+        while True:
+            try:
+                return future.result(timeout=_LOOK_S)
+            except FutureTimeout:
+                if self._why_stop():
+                    return None
+                if self._clock.monotonic_ns() > deadline_ns:
+                    raise DeviceTimeout(
+                        "reset of the robot",
+                        came=f"nothing for {self._config.reset_timeout_s} s",
+                        expected="its first observation",
+                    ) from None
+
+    def _why_stop(self) -> str:
+        return self._stopping or self._paused
+
+    def _sleep(self, duration_s: float) -> None:
+        end_ns = self._clock.monotonic_ns() + int(duration_s * 1e9)
+        with self._sleeping:
+            while not self._stopping and (left_ns := end_ns - self._clock.monotonic_ns()) > 0:
+                self._clock.wait(self._sleeping, left_ns * 1e-9)
+
+    def _state(self, state: LoopState, detail: str) -> None:
+        self.stats.state, self.stats.detail = state, detail
+
+    def _warnings(self) -> list[str]:
+        runs, arbiter = self.episodes, self._actions.arbiter
+        counts = {
+            "steps began without a newer observation": runs.starved,
+            "commands were sent again for want of an answer": runs.asked_again,
+            "decisions were never answered": runs.recorder.unanswered,
+            "deadlines were skipped": self.pacer.skipped,
+            "commands of the person were too old": arbiter.stale,
+            "commands of the person did not fit the robot": arbiter.misfits,
+        }
+        for kind in (Feedback.LATE, Feedback.FOREIGN, Feedback.MISSING):
+            counts[f"steps had {kind.value} feedback"] = runs.recorder.feedback[kind]
+        said = [f"{number} {text}" for text, number in counts.items() if number]
+        if self._policies is not None and self._policies.last_refusal:
+            said.append(self._policies.last_refusal)
+        return said

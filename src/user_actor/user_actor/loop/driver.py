@@ -1,0 +1,216 @@
+"""Decides each step's action and sends it: policy, person or chance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from user_actor.loop.arbiter import Arbiter, Takeover
+from user_actor.loop.clock import Clock
+from user_actor.loop.config import ActorLoopConfig
+from user_actor.loop.exploration import RandomActions
+from user_actor.loop.plan import ActionPlan
+from user_actor.loop.policy_holder import PolicyHolder, ReadyPolicy, check_plan
+from user_actor.loop.ports import NOBODY, RobotPort, TeleopPort
+from user_actor.loop.recorder import Decision
+from user_actor.loop.stats import LoopStats
+from user_core.errors import PolicyError
+from user_core.specs import Array
+from user_core.types import ActedBy, ActionChunk, EpisodeSource, Label, Observation
+
+
+@dataclass(frozen=True)
+class _Proposal:
+    """What the policy (or chance) proposes for one step."""
+
+    action: Array
+    acted_by: ActedBy
+    version: int
+    row: int = 0
+    sequence: int = 0
+    """Of the chunk that is being played already; 0: it has to be sent."""
+
+
+class ActionSource:
+    """Makes decisions, one a step.
+
+    Sequence numbers start from the wall clock, so that a robot that remembers the numbers of an
+    earlier process takes those of this one for newer.
+
+    Args:
+        config: Parameters.
+        robot: Where actions go.
+        policies: The policy; None in demonstrations, which need none.
+        teleop: The person; None without one.
+        period_ns: Control period, nanoseconds.
+        clock: Tells the time.
+        stats: Where inference times are counted.
+        total_steps: Gives the steps that this actor ever made.
+
+    Attributes:
+        inference_ns: How long the policy took for the last decision; 0 if it was not asked.
+        taken_over: A person is engaged.
+    """
+
+    def __init__(
+        self,
+        config: ActorLoopConfig,
+        robot: RobotPort,
+        policies: PolicyHolder | None,
+        teleop: TeleopPort | None,
+        period_ns: int,
+        clock: Clock,
+        stats: LoopStats,
+        total_steps: Callable[[], int],
+    ) -> None:
+        self._config, self._robot, self._policies = config, robot, policies
+        self._teleop, self._period_ns, self._clock = teleop, period_ns, clock
+        self._stats, self._total_steps = stats, total_steps
+        self._random = RandomActions(config.exploration, robot.spec.action)
+        self.arbiter = Arbiter(config.arbiter, robot.spec)
+        self._sequence = clock.wall_ns() // 1000
+        self._source = EpisodeSource.ONLINE
+        self._plan: ActionPlan | None = None
+        self._last_sent: Array | None = None
+        self._human = NOBODY
+        self.inference_ns = 0
+        self.taken_over = False
+
+    def why_waiting(self) -> str:
+        """Why no action could be decided now; empty if one can."""
+        if self._config.mode == "demonstration":
+            return "" if self._teleop is not None else "demonstrations need a teleoperator"
+        if self._policies is None:
+            return "there is no policy"
+        waits = self._config.exploration.before_first_version == "wait"
+        needed = waits or self._config.mode == "evaluation"
+        return "no policy version has come yet" if needed and not self.has_version else ""
+
+    @property
+    def has_version(self) -> bool:
+        """Whether a policy version has come."""
+        return self._policies is not None and self._policies.current().number > 0
+
+    def begin(self, source: EpisodeSource) -> None:
+        """A new episode begins."""
+        self._source, self._plan, self._last_sent = source, None, None
+        self.arbiter.reset()
+        self._random.reset()
+        if self._policies is not None:
+            self._policies.current().policy.reset()
+
+    def listen(self, observation: Observation) -> Label:
+        """Ask the person once a step, before :meth:`decide`; return his verdict."""
+        human = self._teleop.read(observation) if self._teleop is not None else NOBODY
+        self._human = human
+        self.taken_over = human.engaged and human.age_s <= self._config.arbiter.max_age_s
+        return human.label
+
+    def decide(self, observation: Observation) -> Decision | None:
+        """Decide and send; None if there is nothing to do yet (a person has not begun).
+
+        Raises:
+            PolicyError: The policy gave no usable action.
+            SpecError, DeviceError, TransportError: The robot's port refused.
+        """
+        self.inference_ns = 0
+        takeover = None
+        if self._source is not EpisodeSource.EVALUATION:
+            takeover = self.arbiter.decide(self._human, self._clock.monotonic_ns())
+        if self._source is EpisodeSource.DEMONSTRATION:
+            return self._demonstrate(observation, takeover)
+        proposal = self._propose(observation)
+        if takeover is not None:
+            self._plan = None  # its rows are overruled: plan anew afterwards
+            return self._send(observation, proposal, takeover.action, takeover.acted_by)
+        return self._send(observation, proposal, proposal.action, proposal.acted_by)
+
+    def send_again(self, decision: Decision) -> None:
+        """Send a decision that did not arrive, under its number: a robot that has it refuses it."""
+        self._transmit(decision.sent[None], decision.acted_by, decision.version, decision.sequence)
+
+    def _demonstrate(self, observation: Observation, takeover: Takeover | None) -> Decision | None:
+        if takeover is not None:
+            action, acted_by = takeover.action, takeover.acted_by
+        elif self._last_sent is not None:
+            action, acted_by = self.arbiter.hold_still(self._last_sent), ActedBy.HUMAN
+        else:
+            return None
+        return self._send(observation, _Proposal(action, acted_by, 0), action, acted_by)
+
+    def _propose(self, observation: Observation) -> _Proposal:
+        policies = self._policies
+        assert policies is not None  # noqa: S101 - why_waiting() asked for one
+        ready = policies.current()
+        evaluating = self._source is EpisodeSource.EVALUATION
+        if not evaluating and self._is_random(ready):
+            self._plan = None
+            return _Proposal(self._random.sample(), ActedBy.RANDOM, 0)
+        if self._plan is None or self._plan.due(self._config.replan_every):
+            self._plan = self._make_plan(ready, observation, evaluating)
+        plan = self._plan
+        action, row = plan.take()
+        return _Proposal(action, ActedBy.POLICY, plan.version, row, plan.sequence if row else 0)
+
+    def _is_random(self, ready: ReadyPolicy) -> bool:
+        exploration = self._config.exploration
+        if ready.number == 0 and exploration.before_first_version == "random":
+            return True
+        return self._total_steps() < exploration.random_steps
+
+    def _make_plan(
+        self, ready: ReadyPolicy, observation: Observation, deterministic: bool
+    ) -> ActionPlan:
+        begin_ns = self._clock.monotonic_ns()
+        try:
+            action_ta = ready.policy.act(observation.arrays, deterministic=deterministic)
+        except PolicyError:
+            raise
+        except Exception as error:  # a plugin may fail in any way
+            raise PolicyError(
+                f"policy {type(ready.policy).__name__}", came=f"{type(error).__name__}: {error}"
+            ) from error
+        self.inference_ns = self._clock.monotonic_ns() - begin_ns
+        self._stats.inference.add(self.inference_ns)
+        check_plan(action_ta, self._robot.spec)
+        return ActionPlan(action_ta, ready.number)
+
+    def _send(
+        self, observation: Observation, proposal: _Proposal, action: Array, acted_by: ActedBy
+    ) -> Decision:
+        overruled = action is not proposal.action
+        row, sequence = proposal.row, proposal.sequence
+        stamp_ns = self._clock.wall_ns()
+        if overruled or not sequence:
+            rows_ta, row = action[None], 0
+            self._sequence += 1
+            sequence = self._sequence
+            plan = self._plan
+            ahead = not self._robot.spec.lockstep and plan is not None and not overruled
+            if ahead and plan is not None and len(plan.action_ta) > 1:
+                rows_ta, plan.sequence = plan.action_ta, sequence
+            self._transmit(
+                rows_ta, acted_by, proposal.version, sequence,
+                start_ns=stamp_ns if len(rows_ta) > 1 else 0,
+            )  # fmt: skip
+        self._last_sent = action
+        return Decision(
+            observation, proposal.action, action, acted_by, proposal.version, sequence, row,
+            stamp_ns,
+        )  # fmt: skip
+
+    def _transmit(
+        self, rows_ta: Array, acted_by: ActedBy, version: int, sequence: int, start_ns: int = 0
+    ) -> None:
+        self._robot.send(
+            ActionChunk(
+                np.ascontiguousarray(rows_ta),
+                self._period_ns,
+                start_ns,
+                sequence,
+                acted_by=acted_by,
+                policy_version=version,
+            )
+        )

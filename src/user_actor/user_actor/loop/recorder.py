@@ -1,0 +1,202 @@
+"""Makes steps of decisions and of what came of them."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from user_actor.loop.ending import Ending, aborted
+from user_actor.loop.ports import EpisodeSink
+from user_core.interfaces import RewardOutcome
+from user_core.specs import Array, Arrays
+from user_core.types import (
+    ActedBy,
+    AppliedAction,
+    EpisodeKey,
+    EpisodeResult,
+    EpisodeSource,
+    FinalObservation,
+    Observation,
+    Step,
+)
+
+_REMEMBERED = 64
+_OVERRULED = (ActedBy.HUMAN, ActedBy.SCRIPT)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided on an observation, and sent.
+
+    Attributes:
+        observation: What was seen.
+        proposed: What the policy proposed, (A,).
+        sent: What was sent, (A,).
+        acted_by: Who decided ``sent``.
+        version: Policy version that proposed; 0 where none did.
+        sequence: Sequence number of the chunk in which it was sent.
+        row: Its row there.
+        stamp_ns: When it was sent, nanoseconds.
+    """
+
+    observation: Observation
+    proposed: Array
+    sent: Array
+    acted_by: ActedBy
+    version: int
+    sequence: int
+    row: int
+    stamp_ns: int
+
+
+class Feedback(str, Enum):
+    """What the robot reported about an action that was sent to it."""
+
+    EXACT = "exact"
+    """It reached the motors, perhaps changed by the safety gate."""
+    LATE = "late"
+    """When the next observation was taken, another of our actions was in effect."""
+    FOREIGN = "foreign"
+    """Something was in effect that was never sent from here."""
+    MISSING = "missing"
+    """The robot reported no action at all."""
+
+
+class EpisodeRecorder:
+    """Gives steps to a sink, each with the action that was really in effect.
+
+    A step is complete once the observation after it is there: that says which action was in
+    effect when it was taken (``Observation.applied``), and that action is recorded. Late
+    feedback therefore records the earlier action, with who decided that; missing feedback
+    records what was sent. All are counted.
+
+    The newest complete step is held back until the next one or the end of the episode, so that
+    the last step carries the flag of how it ended, also when a robot was lost within.
+
+    Args:
+        sink: Where steps go.
+
+    Attributes:
+        feedback: How often each kind of feedback occurred.
+        unanswered: Decisions that no observation followed; they are no steps.
+    """
+
+    def __init__(self, sink: EpisodeSink) -> None:
+        self._sink = sink
+        self.feedback: Counter[Feedback] = Counter()
+        self.unanswered = 0
+        self._sent: deque[tuple[int, ActedBy]] = deque(maxlen=_REMEMBERED)
+        self.begin(EpisodeSource.ONLINE)
+
+    def begin(self, source: EpisodeSource) -> None:
+        """A new episode; the sink hears of it with its first step."""
+        self._source = source
+        self._key: EpisodeKey | None = None
+        self._decision: Decision | None = None
+        self._held: Step | None = None
+        self._steps = self._interventions = 0
+        self._return = 0.0
+        self._first: Decision | None = None
+        self._last: Decision | None = None
+
+    @property
+    def steps(self) -> int:
+        """Complete steps of this episode."""
+        return self._steps
+
+    def decided(self, decision: Decision) -> None:
+        """A decision was made and sent."""
+        self._decision = decision
+        self._sent.append((decision.sequence, decision.acted_by))
+
+    def executed(self, applied: AppliedAction | None) -> tuple[Array, ActedBy]:
+        """The action that was in effect after the decision, and who decided it."""
+        decision = self._require()
+        kind, acted_by = Feedback.EXACT, decision.acted_by
+        if applied is None or applied.action.shape != decision.sent.shape:
+            self.feedback[Feedback.MISSING] += 1
+            return decision.sent, acted_by
+        if applied.sequence != decision.sequence:
+            known = dict(self._sent)
+            kind = Feedback.LATE if applied.sequence in known else Feedback.FOREIGN
+            acted_by = known.get(applied.sequence, acted_by)
+        elif applied.row != decision.row:
+            kind = Feedback.LATE
+        self.feedback[kind] += 1
+        return applied.action, acted_by
+
+    def complete(self, action: Array, acted_by: ActedBy, verdict: RewardOutcome) -> None:
+        """The step is over; ``action`` was in effect, and this is the verdict on it."""
+        decision = self._require()
+        self._release()
+        self._held = Step(
+            observation=decision.observation.arrays,
+            action=action,
+            proposed_action=decision.proposed,
+            reward=verdict.reward,
+            acted_by=acted_by,
+            policy_version=decision.version,
+            reward_source=verdict.source,
+            stamp_ns=decision.observation.stamp_ns,
+            action_stamp_ns=decision.stamp_ns,
+        )
+        self._steps += 1
+        self._interventions += acted_by in _OVERRULED
+        self._return += verdict.reward
+        self._first = self._first or decision
+        self._last, self._decision = decision, None
+
+    def finish(
+        self, final: Arrays, final_stamp_ns: int, ending: Ending, end_ns: int
+    ) -> EpisodeResult | None:
+        """The episode is over; ``final`` was seen last. Its result, or None if it had no step."""
+        if self._decision is not None:
+            self.unanswered += 1
+            self._decision = None
+        if self._held is None or self._first is None or self._last is None:
+            return None
+        self._held = replace(self._held, terminated=ending.terminated, truncated=ending.truncated)
+        self._release()
+        self._sink.append(FinalObservation(final, final_stamp_ns))
+        assert self._key is not None  # noqa: S101 - the step above has begun it
+        result = EpisodeResult(
+            key=self._key,
+            source=self._source,
+            outcome=ending.outcome,
+            length=self._steps,
+            episode_return=self._return,
+            interventions=self._interventions,
+            first_version=self._first.version,
+            last_version=self._last.version,
+            start_ns=self._first.observation.stamp_ns,
+            end_ns=end_ns,
+            reason=ending.reason,
+        )
+        self._sink.end_episode(result)
+        return result
+
+    def abandon(self, reason: str) -> None:
+        """The sink did not take a row: end the episode where it stands."""
+        if self._key is not None:
+            ending = aborted(reason)
+            self._sink.end_episode(
+                EpisodeResult(
+                    self._key, self._source, ending.outcome, self._steps, self._return,
+                    self._interventions, reason=reason,
+                )
+            )  # fmt: skip
+        self.begin(self._source)
+
+    def _release(self) -> None:
+        """Give the held step to the sink."""
+        if self._held is None:
+            return
+        if self._key is None:
+            self._key = self._sink.begin_episode(self._source)
+        self._sink.append(self._held)
+        self._held = None
+
+    def _require(self) -> Decision:
+        assert self._decision is not None, "complete() without decided()"  # noqa: S101
+        return self._decision
