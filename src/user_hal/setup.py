@@ -15,6 +15,7 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
+        (f"share/{PACKAGE}/urdf", ["urdf/panda.urdf", "urdf/ur5e.urdf"]),
     ],
     install_requires=["setuptools"],
     extras_require={"spacemouse": ["pyspacemouse>=2.1"], "test": ["pytest"]},
@@ -40,6 +41,7 @@ setup(
         "user.commands": [
             "check = user_hal.cli.check:main",
             "robots = user_hal.cli.robots:main",
+            "sim = user_hal.cli.sim:main",
         ],
         "console_scripts": [
             "hal = user_hal.nodes.hal:main",

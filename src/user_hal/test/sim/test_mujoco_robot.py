@@ -46,8 +46,8 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
         {},
         {"robot": "ur5e", "task": "pick_place", "control": "joint_delta"},
         {"robot": "ur5e", "task": "reach", "control": "joint_position", "rate_hz": 50.0, "substeps": 4},
-        {"real_time": True, "task": "pick_place"},
-        {"real_time": True, "speed": 4.0, "robot": "ur5e", "control": "joint_delta"},
+        {"real_time": True, "max_age_s": 5.0, "task": "pick_place"},
+        {"real_time": True, "max_age_s": 5.0, "robot": "ur5e", "control": "joint_delta"},
     ],
     ids=lambda params: "-".join(str(value) for value in params.values()) or "default",
 )  # fmt: skip
@@ -57,7 +57,9 @@ def test_driver_keeps_its_promises(params: dict[str, object]) -> None:
 
 
 def test_driver_is_found_by_name_and_discovers_all_scenes() -> None:
-    robot = build("robots", "user_hal.robots.mujoco:MujocoRobot", {"robot": "ur5e", "task": "reach"})
+    robot = build(
+        "robots", "user_hal.robots.mujoco:MujocoRobot", {"robot": "ur5e", "task": "reach"}
+    )
     assert robot.spec.robot == "ur5e"
     found = MujocoRobot.discover()
     assert len(found) == 6
@@ -141,7 +143,9 @@ def test_real_time_commands_return_at_once_and_are_carried_out(make) -> None:
     robot.command(np.array([0.02 * direction, 0, 0], np.float32))
 
     def moved_m() -> float:
-        return float(direction * (robot.read().arrays["tcp_pose"][0] - before.arrays["tcp_pose"][0]))
+        return float(
+            direction * (robot.read().arrays["tcp_pose"][0] - before.arrays["tcp_pose"][0])
+        )
 
     wait_for(lambda: moved_m() > 0.018)
 

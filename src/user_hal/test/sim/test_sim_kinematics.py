@@ -17,8 +17,9 @@ from user_hal.sim.kinematics import (
     quaternion_xyzw,
     rotation_matrix,
     rotation_vector,
+    tool_down,
 )
-from user_hal.sim.scene import scene_xml, tool_down
+from user_hal.sim.scene import scene_xml
 from user_hal.sim.urdf import arm_urdf
 
 URDF_FOLDER = Path(__file__).parents[2] / "urdf"
@@ -77,7 +78,7 @@ def test_fingers_are_at_the_same_place_in_mjcf_and_urdf(arm) -> None:
     urdf = Urdf(arm_urdf(arm))
     model = mujoco.MjModel.from_xml_string(scene_xml(arm.name, "pick_place"))
     data, opening_m = mujoco.MjData(model), 0.6 * arm.gripper.stroke_m
-    positions = {name: opening_m for name in arm.gripper.finger_names}
+    positions = dict.fromkeys(arm.gripper.finger_names, opening_m)
     for name in positions:
         data.joint(name).qpos[0] = opening_m
     mujoco.mj_kinematics(model, data)

@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+from drawing import needs_gl
 
 from user_core.conformance.robot import check_robot
 from user_core.errors import DeviceError, DeviceTimeout
@@ -15,16 +16,7 @@ from user_hal.sim.render import Renderer, Snapshot
 from user_hal.sim.scene import Scene
 from user_hal.sim.tasks import TASKS
 
-
-def _gl_missing() -> str:
-    try:
-        Renderer(Scene("panda", "reach").model, 16, 16).close()
-    except DeviceError as error:
-        return str(error)
-    return ""
-
-
-pytestmark = pytest.mark.skipif(bool(_gl_missing()), reason=_gl_missing())
+pytestmark = needs_gl
 
 #: Colour of what one must see in a picture: channel that dominates the two others.
 VISIBLE = {"reach": ("goal", 1), "pick_place": ("cube", 0), "peg_insertion": ("rim", 1)}
@@ -81,9 +73,10 @@ def test_a_picture_is_of_its_snapshot_and_repeatable_from_any_thread() -> None:
     "params",
     [
         {"cameras": ("front", "wrist"), "image_height": 32, "image_width": 48},
-        {"cameras": ("wrist",), "image_height": 32, "image_width": 32, "real_time": True},
+        {"cameras": ("wrist",), "image_height": 32, "image_width": 32, "real_time": True,
+         "max_age_s": 5.0},
         {"cameras": ("front",), "image_height": 32, "image_width": 32, "real_time": True,
-         "image_rate_hz": 30.0},
+         "image_rate_hz": 30.0, "max_age_s": 5.0},
     ],
     ids=["lockstep", "real_time", "stream"],
 )  # fmt: skip

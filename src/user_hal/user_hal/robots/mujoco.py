@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
+
 from user_core.config import Config, setting
 from user_core.errors import ConfigError, DeviceFault, DeviceNotConnected, DeviceTimeout
 from user_core.interfaces import Discovered, Robot
 from user_core.specs import Array, RobotSpec
 from user_core.types import AppliedAction, Observation
-
 from user_hal.sim.arms import ARMS
 from user_hal.sim.control import control_named
 from user_hal.sim.episode import Episode

@@ -36,8 +36,8 @@ class ArmControllers:
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
         self._mode = _Mode.HOLD
-        self._velocity_rad_s = np.zeros(scene.joint_count)
-        self._twist = np.zeros(6)
+        self._velocity_rad_s: Array = np.zeros(scene.joint_count)
+        self._twist: Array = np.zeros(6)
         self._twist_age_s = 0.0
         self._opening: float | None = None
         self._arm_left_s = self._gripper_left_s = 0.0  # until what was ordered is done

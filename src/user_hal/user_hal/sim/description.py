@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 Vector = tuple[float, float, float]
@@ -79,7 +80,7 @@ def craig_from_distal(rows: Sequence[DHRow]) -> tuple[DHRow, ...]:
     one row down; the last row that results is the fixed transform to the flange.
     """
     first = DHRow(0.0, 0.0, rows[0].d_m)
-    middle = [DHRow(one.a_m, one.alpha_rad, two.d_m) for one, two in zip(rows, rows[1:])]
+    middle = [DHRow(one.a_m, one.alpha_rad, two.d_m) for one, two in pairwise(rows)]
     return (first, *middle, DHRow(rows[-1].a_m, rows[-1].alpha_rad, 0.0))
 
 

@@ -8,9 +8,9 @@ All poses are in the arm's base frame (REP-105), metres and radians; quaternions
 from __future__ import annotations
 
 import numpy as np
+
 from user_core.errors import SpecError
 from user_core.specs import Array
-
 from user_hal.sim.description import Arm, DHRow
 
 
@@ -79,6 +79,15 @@ def rotation_vector(rotation: Array) -> Array:
     sine = np.sqrt(x * x + y * y + z * z)
     scale = 2.0 if sine < 1e-9 else 2.0 * np.arctan2(sine, w) / sine
     return np.array([x, y, z]) * scale
+
+
+def tool_down(position_m: Array, yaw_rad: float = 0.0) -> Array:
+    """Pose (4, 4) of a tool that points down, its x axis to the front for no yaw."""
+    cos, sin = np.cos(yaw_rad), np.sin(yaw_rad)
+    pose = np.eye(4)
+    pose[:3, :3] = [[cos, sin, 0.0], [sin, -cos, 0.0], [0.0, 0.0, -1.0]]
+    pose[:3, 3] = position_m
+    return pose
 
 
 class Kinematics:

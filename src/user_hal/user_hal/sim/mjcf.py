@@ -19,15 +19,15 @@ Python between physics steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 from xml.etree import ElementTree as ET
 
 import numpy as np
 
-from user_hal.sim.description import Arm, Joint, Link, Shape
-from user_hal.sim.kinematics import dh_transform, quaternion_xyzw, z_transform
-from user_hal.sim.palette import PALETTE
+from user_hal.sim.description import Arm, Joint, Link
+from user_hal.sim.kinematics import dh_transform, z_transform
+from user_hal.sim.mjcf_parts import SEEN, add_shape, look_at, numbers, pose_attributes
+from user_hal.sim.surroundings import add_looks, add_surroundings
 
 Drive = Literal["joints", "tool"]
 #: What the actuators of the drive ``tool`` move, in the base frame.
@@ -35,47 +35,6 @@ TOOL_AXES = ("x", "y", "z", "tilt_x", "tilt_y", "yaw")
 #: Stiffness and damping of the drive ``tool``: N/m, N s/m; N m/rad, N m s/rad.
 TOOL_LINEAR = (2500.0, 450.0)
 TOOL_ANGULAR = (250.0, 30.0)
-#: Bits of contype and conaffinity: two geoms touch if one's type meets the other's affinity.
-ROBOT = {"contype": "1", "conaffinity": "0", "group": "3"}
-WORLD = {"contype": "0", "conaffinity": "3", "group": "3"}
-OBJECT = {"contype": "2", "conaffinity": "1"}
-SEEN = {"contype": "0", "conaffinity": "0", "group": "2"}
-
-
-def numbers(values: Sequence[float] | np.ndarray) -> str:
-    """Numbers as MJCF and URDF want them, without noise in the last digits."""
-    return " ".join(f"{round(float(v), 9) + 0.0:.9g}" for v in values)
-
-
-def pose_attributes(pose: np.ndarray) -> dict[str, str]:
-    """``pos`` and ``quat`` (w x y z) of a (4, 4) pose."""
-    x, y, z, w = quaternion_xyzw(pose[:3, :3])
-    return {"pos": numbers(pose[:3, 3]), "quat": numbers((w, x, y, z))}
-
-
-def look_at(eye_m: Sequence[float], target_m: Sequence[float], up: Sequence[float]) -> str:
-    """``xyaxes`` of a camera at ``eye_m`` that looks at ``target_m``."""
-    backwards = np.subtract(eye_m, target_m)
-    right = np.cross(up, backwards)
-    right /= np.linalg.norm(right)
-    above = np.cross(backwards, right)
-    return numbers([*right, *(above / np.linalg.norm(above))])
-
-
-def add_shape(parent: ET.Element, shape: Shape, **attributes: str) -> ET.Element:
-    """Add a shape to a body as a geom that is seen, and one that touches if it does."""
-    geom: dict[str, str] = {"type": shape.kind}
-    if shape.kind == "box":
-        geom |= {"pos": numbers(shape.start_m), "size": numbers(shape.half_size_m)}
-    else:
-        geom |= {
-            "fromto": numbers((*shape.start_m, *shape.end_m)),
-            "size": numbers([shape.radius_m]),
-        }
-    if shape.collides:
-        touching = geom if shape.kind != "cylinder" else geom | {"type": "capsule"}
-        ET.SubElement(parent, "geom", touching | ROBOT | attributes)
-    return ET.SubElement(parent, "geom", geom | SEEN | {"material": shape.colour})
 
 
 def scene_mjcf(
@@ -83,12 +42,13 @@ def scene_mjcf(
 ) -> ET.Element:
     """The document of an arm on an empty table; the base frame is the world frame.
 
-    Names that tasks build on: body ``hand`` with site ``tcp``, bodies ``left_finger`` and
+    Names that tasks build on: body ``hand`` with site ``tcp``, elements ``left_finger`` and
     ``right_finger``, cameras ``front``, ``wrist`` and ``overview``. The actuators are those
     of the drive, in order, and the gripper's last where the fingers move.
     """
     root = ET.Element("mujoco", model=arm.name)
     ET.SubElement(root, "compiler", angle="radian", autolimits="true")
+    ET.SubElement(root, "size", nuserdata="1")  # see Scene.advance
     option = ET.SubElement(
         root,
         "option",
@@ -100,71 +60,13 @@ def scene_mjcf(
         ls_iterations="20",
     )
     ET.SubElement(option, "flag", eulerdamp="disable", warmstart="enable")
-    _add_looks(root)
+    add_looks(root)
     world = ET.SubElement(root, "worldbody")
-    _add_surroundings(world)
+    add_surroundings(world)
     _add_arm(world, arm)
     _add_drive(root, world, arm, drive)
     _add_gripper(root, arm, movable_fingers)
     return root
-
-
-def _add_looks(root: ET.Element) -> None:
-    visual = ET.SubElement(root, "visual")
-    ET.SubElement(visual, "global", offwidth="1920", offheight="1440", fovy="40")
-    ET.SubElement(visual, "quality", shadowsize="0", offsamples="0", numslices="20", numstacks="10")
-    ET.SubElement(
-        visual, "headlight", ambient="0.35 0.35 0.37", diffuse="0.30 0.30 0.30", specular="0 0 0"
-    )
-    ET.SubElement(visual, "map", znear="0.01", zfar="20", shadowclip="0.8", shadowscale="0.8")
-    asset = ET.SubElement(root, "asset")
-    sky = {"type": "skybox", "builtin": "gradient", "width": "32", "height": "192"}
-    ET.SubElement(asset, "texture", sky, rgb1="0.80 0.86 0.92", rgb2="0.30 0.35 0.42")
-    for name, rgba in PALETTE.items():
-        shine = "0.5" if name in ("white", "silver", "steel", "peg") else "0.15"
-        ET.SubElement(
-            asset, "material", name=name, rgba=numbers(rgba), specular=shine, shininess="0.5"
-        )
-
-
-def _add_surroundings(world: ET.Element) -> None:
-    for position, direction, strength, shadow in (
-        ("0.9 -0.9 1.8", "-0.30 0.50 -1", "0.60 0.59 0.56", "true"),
-        ("-0.6 1.2 1.6", "0.5 -0.6 -1", "0.22 0.23 0.26", "false"),
-    ):
-        ET.SubElement(
-            world,
-            "light",
-            {"type": "directional"},
-            pos=position,
-            dir=direction,
-            diffuse=strength,
-            specular="0.3 0.3 0.3",
-            castshadow=shadow,
-        )
-    floor = SEEN | {"type": "plane", "size": "3 3 0.1", "pos": "0 0 -0.74", "material": "floor"}
-    ET.SubElement(world, "geom", floor)
-    top = {"type": "box", "pos": "0.36 0 -0.015", "size": "0.50 0.48 0.015"}
-    ET.SubElement(world, "geom", top | WORLD, name="table", friction="0.6 0.01 0.0001")
-    ET.SubElement(world, "geom", top | SEEN, material="table")
-    frame = {"type": "box", "pos": "0.36 0 -0.055", "size": "0.47 0.45 0.025"}
-    ET.SubElement(world, "geom", frame | SEEN, material="table_edge")
-    for x in (-0.06, 0.78):
-        for y in (-0.40, 0.40):
-            leg = {"type": "box", "pos": f"{x} {y} -0.41", "size": "0.03 0.03 0.33"}
-            ET.SubElement(world, "geom", leg | SEEN, material="table_edge")
-    for name, eye, target, fovy in (
-        ("front", (1.15, -0.12, 0.52), (0.40, 0.0, 0.13), "42"),
-        ("overview", (1.25, -0.95, 0.78), (0.28, 0.0, 0.24), "38"),
-    ):
-        ET.SubElement(
-            world,
-            "camera",
-            name=name,
-            pos=numbers(eye),
-            xyaxes=look_at(eye, target, (0, 0, 1)),
-            fovy=fovy,
-        )
 
 
 def _add_arm(world: ET.Element, arm: Arm) -> None:
@@ -256,7 +158,8 @@ def _add_gripper(root: ET.Element, arm: Arm, movable: bool) -> None:
     _add_inertial(hand, gripper.hand)
     for shape in gripper.hand.shapes:
         add_shape(hand, shape)
-    eye, target = (0.085, 0.0, -0.005), (0.0, 0.0, gripper.tcp_z_m + 0.03)
+    eye_z_m = gripper.tcp_z_m - 0.105
+    eye, target = (0.085, 0.0, eye_z_m), (0.0, 0.0, gripper.tcp_z_m + 0.03)
     ET.SubElement(
         hand,
         "camera",
@@ -265,22 +168,18 @@ def _add_gripper(root: ET.Element, arm: Arm, movable: bool) -> None:
         xyaxes=look_at(eye, target, (1, 0, 0)),
         fovy="62",
     )
-    for centre, size in (
-        ((0.075, 0, -0.028), "0.011 0.030 0.011"),
-        ((0.05, 0, -0.028), "0.02 0.02 0.006"),
-    ):
-        seen = {"type": "box", "pos": numbers(centre), "size": size, "material": "black"}
-        ET.SubElement(hand, "geom", seen | SEEN)
+    for x_m, size in ((0.075, "0.011 0.030 0.011"), (0.05, "0.02 0.02 0.006")):
+        housing = {"type": "box", "pos": numbers((x_m, 0, eye_z_m - 0.023)), "size": size}
+        ET.SubElement(hand, "geom", housing | SEEN, material="black")
     for side, name, turn in (
         ("left", gripper.finger_names[0], 0.0),
         ("right", gripper.finger_names[1], math.pi),
     ):
         pose = z_transform(turn, gripper.finger_z_m)
-        body = ET.SubElement(
-            hand, "body", {"name": f"{side}_finger", "gravcomp": "1"} | pose_attributes(pose)
-        )
-        _add_inertial(body, gripper.finger)
+        attributes = {"name": f"{side}_finger"} | pose_attributes(pose)
         if movable:
+            body = ET.SubElement(hand, "body", attributes | {"gravcomp": "1"})
+            _add_inertial(body, gripper.finger)
             ET.SubElement(
                 body,
                 "joint",
@@ -289,6 +188,8 @@ def _add_gripper(root: ET.Element, arm: Arm, movable: bool) -> None:
                 armature="0.1",
                 damping="4",
             )
+        else:  # part of the hand: a body less is a microsecond less
+            body = ET.SubElement(hand, "frame", attributes)
         for shape in gripper.finger.shapes:
             add_shape(body, shape, friction="1.2 0.02 0.001", condim="4")
     ET.SubElement(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from user_core.specs import Array, ArraySpec
 
-from user_hal.sim.scene import WRENCH_RANGE, Scene, SceneState
+from user_core.specs import Array, ArraySpec
+from user_hal.sim.scene import Scene
+from user_hal.sim.scene_state import WRENCH_RANGE, SceneState
 
 POSE_NAMES = ("x", "y", "z", "qx", "qy", "qz", "qw")
 TWIST_NAMES = ("vx", "vy", "vz", "wx", "wy", "wz")

@@ -9,7 +9,6 @@ from typing import Any
 
 from user_core.errors import DeviceFault, DeviceTimeout
 from user_core.specs import Array
-
 from user_hal.sim.periodic import PeriodicThread
 from user_hal.sim.render import Renderer, Snapshot
 

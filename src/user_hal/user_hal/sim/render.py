@@ -11,6 +11,7 @@ from typing import Any
 
 import mujoco
 import numpy as np
+
 from user_core.errors import DeviceError
 from user_core.specs import Array
 

@@ -3,66 +3,28 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
 import mujoco
 import numpy as np
+
 from user_core.errors import DeviceFault, SpecError
 from user_core.specs import Array
-
 from user_hal.sim.arms import arm_named
-from user_hal.sim.kinematics import Kinematics
+from user_hal.sim.kinematics import Kinematics, tool_down
 from user_hal.sim.mjcf import TOOL_AXES, Drive, scene_mjcf
+from user_hal.sim.scene_state import WRENCH_RANGE, SceneState
 from user_hal.sim.tasks import Task, task_named
 
 GRAVITY_M_S2 = 9.81
 #: Targets move at this fraction of the velocity limits at most, so that the joints, which at
 #: times catch up, keep to the limits.
 TARGET_SPEED = 0.8
-#: Range of the simulated wrist force sensor, N and N m; readings saturate there.
-WRENCH_RANGE = np.array([200.0, 200.0, 200.0, 20.0, 20.0, 20.0])
 
 #: Stiffness along the null space of a redundant arm, N m/rad.
 POSTURE_NM_RAD = 10.0
 _ELBOW_JOINT = 2
 _OTHER_JOINTS = [0, 1, 3, 4, 5, 6]
-_UNSTABLE = [
-    int(kind)
-    for kind in (
-        mujoco.mjtWarning.mjWARN_BADQPOS,
-        mujoco.mjtWarning.mjWARN_BADQVEL,
-        mujoco.mjtWarning.mjWARN_BADQACC,
-    )
-]
-
-
-@dataclass(frozen=True)
-class SceneState:
-    """What is measured at one moment. All float64, all copies, base frame, SI units.
-
-    Attributes:
-        joint_position: (n,) rad.
-        joint_velocity: (n,) rad/s.
-        tcp_pose: (7,) x y z qx qy qz qw.
-        tcp_velocity: (6,) m/s and rad/s.
-        wrench: (6,) what the surroundings do to the tool, at the tool centre point; the
-            weight of the gripper is subtracted, its inertia is not, as with a real sensor.
-        gripper: Opening, 0 to 1.
-        features: The task's arrays, float32.
-        success: Whether the task is solved.
-        time_s: Simulated time since the reset.
-    """
-
-    joint_position: Array
-    joint_velocity: Array
-    tcp_pose: Array
-    tcp_velocity: Array
-    wrench: Array
-    gripper: float
-    features: dict[str, Array]
-    success: bool
-    time_s: float
 
 
 class Scene:
@@ -95,7 +57,7 @@ class Scene:
         self.timestep_s = timestep_s
         self.model = mujoco.MjModel.from_xml_string(scene_xml(arm, self.task, timestep_s, drive))
         self.data = mujoco.MjData(self.model)
-        self.task.bind(self.model)
+        self.task.bind(self.model, self.data)
         self.joint_count = len(self.arm.joints)
         self.has_gripper = self.task.moves_gripper
         self._fingers = [
@@ -114,6 +76,20 @@ class Scene:
         self._ramp_steps = 0
         self._jacobian = np.zeros((6, self.model.nv))
         self._wrench = np.zeros(6)
+        # Views of the simulator's memory, which stays where it is; to ask for them anew
+        # each time would cost as much as a physics step.
+        data, d, n = self.data, self._driven, self.joint_count
+        self._act, self._ctrl, self._push = data.act[:d], data.ctrl[:d], data.qfrc_applied[:n]
+        self._qpos, self._qvel = data.qpos[:n], data.qvel[:n]
+        #: Position of the tool centre point, (3,) m; a view.
+        self.tcp_position: Array = data.site_xpos[self._tcp]
+        #: Orientation of the tool, (3, 3); a view.
+        self.tcp_rotation: Array = data.site_xmat[self._tcp].reshape(3, 3)
+        self._tcp_matrix = data.site_xmat[self._tcp]
+        self._inner_force = data.cfrc_int[self._hand]
+        self._canary = data.userdata
+        self._centre_m = data.subtree_com[self._root]
+        self._hand_centre_m = data.subtree_com[self._hand]
         self.reset(np.random.default_rng(0))
 
     # -- driving ---------------------------------------------------------------------------
@@ -122,7 +98,7 @@ class Scene:
         """Begin an episode at a random start."""
         for _ in range(100):
             mujoco.mj_resetData(self.model, self.data)
-            start_m, yaw_rad = self.task.reset(self.data, rng)
+            start_m, yaw_rad = self.task.reset(rng)
             joints = self.kinematics.inverse(tool_down(start_m, yaw_rad), tolerance=1e-5)
             if joints is not None:
                 break
@@ -137,6 +113,7 @@ class Scene:
             self.data.qpos[address] = self.arm.gripper.stroke_m
         if self.has_gripper:
             self.data.act[self._driven] = self.arm.gripper.stroke_m
+        self._canary[0] = 1.0
         mujoco.mj_forward(self.model, self.data)
         self.hold()
         self._measure()
@@ -145,8 +122,7 @@ class Scene:
     def targets(self) -> Array:
         """What pulls the arm now: joint positions (n,), or x y z, tilt about x and y, yaw of
         the tool (6,); a copy."""
-        d = self._driven
-        targets: Array = self.data.act[:d] - self._lead_s * self.data.ctrl[:d]
+        targets: Array = self._act - self._lead_s * self._ctrl
         return targets
 
     def set_joint_targets(
@@ -207,8 +183,8 @@ class Scene:
         self._ramp_steps = max(1, math.ceil(duration_s / self.timestep_s - 1e-6))
         duration_s = self._ramp_steps * self.timestep_s
         velocity = (goal - start) / duration_s
-        data.ctrl[:d] = velocity
-        data.act[:d] = start + self._lead_s * velocity
+        self._ctrl[:] = velocity
+        self._act[:] = start + self._lead_s * velocity
         if self.has_gripper and gripper is not None:
             device = self.arm.gripper
             way_m = min(max(gripper, 0.0), 1.0) * device.stroke_m - data.act[d]
@@ -230,20 +206,23 @@ class Scene:
             jacobian[:, _OTHER_JOINTS], -jacobian[:, _ELBOW_JOINT]
         )
         direction /= math.sqrt(direction @ direction)
-        away = direction @ (self.kinematics.home_rad - self.data.qpos[:n])
-        self.data.qfrc_applied[:n] = POSTURE_NM_RAD * away * direction
+        away = direction @ (self.kinematics.home_rad - self._qpos)
+        self._push[:] = POSTURE_NM_RAD * away * direction
 
     def hold(self) -> None:
         """Stop where the arm is: the targets become what is measured. The grip stays."""
-        d, data = self._driven, self.data
         if self.drive == "joints":
-            data.act[:d] = data.qpos[:d]
+            self._act[:] = self._qpos
         else:
-            data.act[:d] = 0.0
-            data.act[:3] = self.tcp_position
-            data.act[5] = self.tcp_yaw_rad
-        data.ctrl[:] = 0.0
-        data.qfrc_applied[:] = 0.0
+            self._act[:] = 0.0
+            self._act[:3] = self.tcp_position
+            self._act[5] = math.atan2(self._tcp_matrix[3], self._tcp_matrix[0])
+        self._arrive()
+
+    def _arrive(self) -> None:
+        """The targets stand still, and the gripper's too."""
+        self.data.ctrl[:] = 0.0
+        self._push[:] = 0.0
         self._ramp_steps = 0
 
     def advance(self, substeps: int) -> None:
@@ -253,85 +232,65 @@ class Scene:
             mujoco.mj_step(self.model, self.data, moving)
             self._ramp_steps -= moving
             if not self._ramp_steps:
-                self.data.act[: self._driven] = self.targets
-                self.data.ctrl[:] = 0.0
-                self.data.qfrc_applied[:] = 0.0
+                self._act[:] = self.targets
+                self._arrive()
         if substeps > moving:
             mujoco.mj_step(self.model, self.data, substeps - moving)
-        self._measure()
-
-    # -- measuring -------------------------------------------------------------------------
-
-    def _measure(self) -> None:
-        """Bring what is derived from positions up to date; ``mj_step`` leaves it a step behind."""
-        model, data = self.model, self.data
-        if any(data.warning[kind].number for kind in _UNSTABLE):
+        if not self._canary[0]:  # the simulator begins anew where numbers are not finite
             raise DeviceFault(
                 f"simulation of {self.arm.name}/{self.task.name}",
                 came="motion that is not finite",
                 expected="stable physics",
                 cure="Use more substeps for a control period",
             )
+        self._measure()
+
+    # -- measuring -------------------------------------------------------------------------
+
+    def _measure(self) -> None:
+        """Bring what is derived from positions up to date; ``mj_step`` leaves it a step behind.
+
+        The force sensor is between flange and hand: what holds the hand up, against gravity
+        and surroundings; without the weight it is the force of the surroundings.
+        """
+        model, data, weight_n = self.model, self.data, self._tool_weight_n
         mujoco.mj_rnePostConstraint(model, data)
-        force_n, torque_nm = -data.cfrc_int[self._hand, 3:], -data.cfrc_int[self._hand, :3]
-        about_m = data.subtree_com[self._root].copy()
+        tx, ty, tz, fx, fy, fz = self._inner_force.tolist()
+        cx, cy, cz = self._centre_m.tolist()  # what the torque is about
         mujoco.mj_kinematics(model, data)
         mujoco.mj_comPos(model, data)
-        tcp_m = data.site_xpos[self._tcp]
-        torque_nm = torque_nm + _cross(about_m - tcp_m, force_n)
-        weight_n = self._tool_weight_n
-        arm_m = data.subtree_com[self._hand] - tcp_m
+        px, py, pz = self.tcp_position.tolist()
+        hx, hy, _ = self._hand_centre_m.tolist()
+        cx, cy, cz = cx - px, cy - py, cz - pz
         wrench = self._wrench
-        wrench[:3] = force_n
-        wrench[2] += weight_n
-        wrench[3:] = torque_nm
-        wrench[3] += arm_m[1] * weight_n
-        wrench[4] -= arm_m[0] * weight_n
+        wrench[:] = (
+            -fx,
+            -fy,
+            weight_n - fz,
+            -tx - (cy * fz - cz * fy) + (hy - py) * weight_n,
+            -ty - (cz * fx - cx * fz) - (hx - px) * weight_n,
+            -tz - (cx * fy - cy * fx),
+        )
         np.minimum(np.maximum(wrench, -WRENCH_RANGE, out=wrench), WRENCH_RANGE, out=wrench)
-
-    @property
-    def tcp_position(self) -> Array:
-        """Position of the tool centre point, (3,) m; a view, valid until the next step."""
-        position: Array = self.data.site_xpos[self._tcp]
-        return position
-
-    @property
-    def tcp_rotation(self) -> Array:
-        """Orientation of the tool, (3, 3); a view, valid until the next step."""
-        rotation: Array = self.data.site_xmat[self._tcp].reshape(3, 3)
-        return rotation
-
-    @property
-    def tcp_yaw_rad(self) -> float:
-        """How the tool is turned about the vertical."""
-        matrix = self.data.site_xmat[self._tcp]
-        return math.atan2(matrix[3], matrix[0])
 
     def succeeded(self) -> bool:
         """Whether the task is solved now."""
-        return self.task.succeeded(self.data, self.tcp_position, self.tcp_rotation)
+        return self.task.succeeded(self.tcp_position, self.tcp_rotation)
 
     def state(self) -> SceneState:
         """Measure everything."""
-        n, data = self.joint_count, self.data
-        tcp_pose = np.empty(7)
-        tcp_pose[:3] = self.tcp_position
-        quaternion = np.empty(4)
-        mujoco.mju_mat2Quat(quaternion, data.site_xmat[self._tcp])
-        sign = 1.0 if quaternion[1] >= 0 else -1.0  # of the two, the one near "tool down"
-        tcp_pose[3:6] = sign * quaternion[1:]
-        tcp_pose[6] = sign * quaternion[0]
-        jacobian = self._jacobian
+        data, jacobian = self.data, self._jacobian
+        w, x, y, z = _quaternion(self._tcp_matrix)
+        sign = 1.0 if x >= 0 else -1.0  # of the two, the one near "tool down"
         mujoco.mj_jacSite(self.model, data, jacobian[:3], jacobian[3:], self._tcp)
         return SceneState(
-            joint_position=data.qpos[:n].copy(),
-            joint_velocity=data.qvel[:n].copy(),
-            tcp_pose=tcp_pose,
+            joint_position=self._qpos.copy(),
+            joint_velocity=self._qvel.copy(),
+            tcp_pose=np.array((*self.tcp_position, sign * x, sign * y, sign * z, sign * w)),
             tcp_velocity=jacobian @ data.qvel,
             wrench=self._wrench.copy(),
             gripper=self.opening(),
-            features=self.task.features(data, self.tcp_position, self.tcp_rotation),
-            success=self.succeeded(),
+            features=self.task.features(self.tcp_position, self.tcp_rotation),
             time_s=float(data.time),
         )
 
@@ -348,25 +307,14 @@ def scene_xml(
 ) -> str:
     """The MJCF document of a scene."""
     task = task_named(task) if isinstance(task, str) else task
-    root = scene_mjcf(
-        arm_named(arm), timestep_s, drive=drive, movable_fingers=task.moves_gripper
-    )
+    root = scene_mjcf(arm_named(arm), timestep_s, drive=drive, movable_fingers=task.moves_gripper)
     task.extend(root)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode")
 
 
-def tool_down(position_m: Array, yaw_rad: float = 0.0) -> Array:
-    """Pose (4, 4) of a tool that points down, its x axis to the front for no yaw."""
-    cos, sin = np.cos(yaw_rad), np.sin(yaw_rad)
-    pose = np.eye(4)
-    pose[:3, :3] = [[cos, sin, 0.0], [sin, -cos, 0.0], [0.0, 0.0, -1.0]]
-    pose[:3, 3] = position_m
-    return pose
-
-
-def _cross(a: Array, b: Array) -> Array:
-    """Cross product of two vectors, ten times faster than numpy's general one."""
-    return np.array(
-        (a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0])
-    )
+def _quaternion(matrix: Array) -> list[float]:
+    """Quaternion w x y z of a rotation matrix (9,)."""
+    quaternion = np.empty(4)
+    mujoco.mju_mat2Quat(quaternion, matrix)
+    return list(quaternion.tolist())

@@ -17,7 +17,7 @@ from user_core.specs import Array
 from user_hal.sim.arms import ARMS
 from user_hal.sim.description import Arm, Joint, Link, Shape
 from user_hal.sim.kinematics import dh_transform, z_transform
-from user_hal.sim.mjcf import numbers
+from user_hal.sim.mjcf_parts import numbers
 from user_hal.sim.palette import PALETTE
 
 
@@ -30,8 +30,9 @@ def arm_urdf(arm: Arm) -> str:
     root = ET.Element("robot", name=arm.name)
     comment = " Made by python -m user_hal.sim.urdf; sources in user_hal/sim/arms. "
     root.append(ET.Comment(comment))
-    for name, rgba in PALETTE.items():
-        ET.SubElement(ET.SubElement(root, "material", name=name), "color", rgba=numbers(rgba))
+    for name in _colours(arm):
+        material = ET.SubElement(root, "material", name=name)
+        ET.SubElement(material, "color", rgba=numbers(PALETTE[name]))
     _add_link(root, arm.base)
     parent, before = arm.base.name, z_transform(arm.base_yaw_rad)
     for row, joint, link in zip(arm.dh, arm.joints, arm.links, strict=False):
@@ -44,6 +45,12 @@ def arm_urdf(arm: Arm) -> str:
     _add_gripper(root, arm, parent)
     ET.indent(root)
     return '<?xml version="1.0"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _colours(arm: Arm) -> list[str]:
+    """Names of the colours that an arm has."""
+    links = (arm.base, *arm.links, arm.gripper.hand, arm.gripper.finger)
+    return sorted({shape.colour for link in links for shape in link.shapes})
 
 
 def _add_gripper(root: ET.Element, arm: Arm, last_link: str) -> None:
@@ -114,9 +121,7 @@ def _add_link(root: ET.Element, link: Link, name: str = "") -> None:
     ET.SubElement(inertial, "origin", xyz=numbers(link.com_m), rpy="0 0 0")
     ET.SubElement(inertial, "mass", value=numbers([link.mass_kg]))
     keys = ("ixx", "iyy", "izz", "ixy", "ixz", "iyz")
-    values = {
-        key: numbers([value]) for key, value in zip(keys, link.inertia_kg_m2, strict=True)
-    }
+    values = {key: numbers([value]) for key, value in zip(keys, link.inertia_kg_m2, strict=True)}
     ET.SubElement(inertial, "inertia", values)
     for shape in link.shapes:
         _add_shape(element, "visual", shape)

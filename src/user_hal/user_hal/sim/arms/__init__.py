@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from user_core.errors import ConfigError
-
 from user_hal.sim.arms.panda import PANDA
 from user_hal.sim.arms.ur5e import UR5E
 from user_hal.sim.description import Arm

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+
 from user_core.errors import SpecError
 from user_core.specs import ActionKind, Array, Arrays, RobotSpec
-
 from user_hal.sim.arms import arm_named
 from user_hal.sim.experts.insertion_plan import InsertionPlan
 from user_hal.sim.experts.pick_place_plan import PickPlacePlan

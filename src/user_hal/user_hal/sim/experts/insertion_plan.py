@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from user_core.specs import Arrays
 
+from user_core.specs import Arrays
 from user_hal.sim.experts.plan import Plan, Wish
 
 
@@ -30,7 +30,8 @@ class InsertionPlan(Plan):
         if not self._inserting:
             self._inserting = aside_m < self.aligned_m and -hole_m[2] < 2 * self.above_m
             low = aside_m > 0.01 and -hole_m[2] < self.above_m
-            over_m = hole_m + (0.0, 0.0, self.above_m)
+            over_m = hole_m.copy()
+            over_m[2] += self.above_m
             if low:  # first up, or the peg would scrape over the block
                 over_m[:2] = 0.0
             return Wish(self.towards(over_m))

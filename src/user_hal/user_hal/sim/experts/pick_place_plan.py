@@ -5,8 +5,8 @@ from __future__ import annotations
 from enum import Enum, auto
 
 import numpy as np
-from user_core.specs import Arrays
 
+from user_core.specs import Arrays
 from user_hal.sim.experts.plan import Plan, Wish
 
 
@@ -39,8 +39,9 @@ class PickPlacePlan(Plan):
                 self._phase = _Phase.DESCEND
             else:
                 low = aside_m > 0.03 and -way_m[2] < 0.5 * self.above_m
-                over_m = way_m * (0.0, 0.0, 1.0) if low else way_m
-                return Wish(self.towards(over_m + (0, 0, self.above_m)), turn_rad)
+                over_m = way_m * (0.0, 0.0, 1.0) if low else way_m.copy()
+                over_m[2] += self.above_m
+                return Wish(self.towards(over_m), turn_rad)
         if self._phase is _Phase.DESCEND:
             if abs(way_m[2]) < 0.006:
                 self._phase, self._closing = _Phase.CLOSE, 0

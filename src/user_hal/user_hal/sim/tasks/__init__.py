@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from user_core.errors import ConfigError
-
 from user_hal.sim.tasks.peg_insertion import PegInsertion
 from user_hal.sim.tasks.pick_place import PickPlace
 from user_hal.sim.tasks.reach import Reach

@@ -6,7 +6,7 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 
-from user_hal.sim.mjcf import SEEN, numbers
+from user_hal.sim.mjcf_parts import SEEN, numbers
 
 SEGMENTS = 32
 

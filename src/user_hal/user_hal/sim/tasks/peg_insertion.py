@@ -8,11 +8,11 @@ from typing import ClassVar
 from xml.etree import ElementTree as ET
 
 import numpy as np
-from user_core.specs import Array, ArraySpec
 
-from user_hal.sim.mjcf import ROBOT, SEEN, WORLD, numbers
+from user_core.specs import Array, ArraySpec
+from user_hal.sim.mjcf_parts import ROBOT, SEEN, WORLD, numbers
 from user_hal.sim.tasks.hole_mesh import add_hole_mesh
-from user_hal.sim.tasks.task import Data, Model, Task, mocap_index, position_spec
+from user_hal.sim.tasks.task import Data, Model, Task, mocap_position, position_spec
 
 
 class PegInsertion(Task):
@@ -89,7 +89,7 @@ class PegInsertion(Task):
     def _grip(self, root: ET.Element) -> None:
         """Open the (fixed) fingers just as wide as the peg."""
         for side, sign in (("left", 1), ("right", -1)):
-            finger = root.find(f".//body[@name='{side}_finger']")
+            finger = root.find(f".//frame[@name='{side}_finger']")
             assert finger is not None
             z = finger.get("pos", "0 0 0").split()[2]
             finger.set("pos", f"0 {sign * self.peg_radius_m:.9g} {z}")
@@ -124,29 +124,29 @@ class PegInsertion(Task):
             "peg_to_hole": position_spec(base_frame, 0.15),
         }
 
-    def bind(self, model: Model) -> None:
-        self._block = mocap_index(model, "block")
-        self._seen_m = np.zeros(3)
+    def bind(self, model: Model, data: Data) -> None:
+        self._block_m = mocap_position(model, data, "block")
+        self._seen_m: Array = np.zeros(3)
 
-    def reset(self, data: Data, rng: np.random.Generator) -> tuple[Array, float]:
+    def reset(self, rng: np.random.Generator) -> tuple[Array, float]:
         hole_m = np.array([*rng.uniform((0.39, -0.10), (0.51, 0.10)), self.block_height_m])
-        data.mocap_pos[self._block] = (hole_m[0], hole_m[1], 0.0)
+        self._block_m[:2] = hole_m[:2]
         self._seen_m = hole_m.copy()
         self._seen_m[:2] += rng.normal(0.0, self.calibration_noise_m, 2)
         tip_m = hole_m + rng.uniform((-0.04, -0.04, 0.02), (0.04, 0.04, 0.07))
         tip_m[2] += self.tip_below_tcp_m
         return tip_m, 0.0
 
-    def features(self, data: Data, tcp_m: Array, tcp_rotation: Array) -> dict[str, Array]:
+    def features(self, tcp_m: Array, tcp_rotation: Array) -> dict[str, Array]:
         tip_m = tcp_m + self.tip_below_tcp_m * tcp_rotation[:, 2]
         return {
             "goal_position": self._seen_m.astype(np.float32),
             "peg_to_hole": (self._seen_m - tip_m).astype(np.float32),
         }
 
-    def succeeded(self, data: Data, tcp_m: Array, tcp_rotation: Array) -> bool:
-        block_m = data.mocap_pos[self._block]
+    def succeeded(self, tcp_m: Array, tcp_rotation: Array) -> bool:
         tip_m = tcp_m + self.tip_below_tcp_m * tcp_rotation[:, 2]
-        aside_m = tip_m[:2] - block_m[:2]
-        inside = aside_m @ aside_m < (self.peg_radius_m + self.clearance_m) ** 2
-        return bool(inside and self.block_height_m - tip_m[2] >= self.depth_m)
+        if tip_m[2] > self.block_height_m - self.depth_m:
+            return False
+        aside_m = tip_m[:2] - self._block_m[:2]
+        return bool(aside_m @ aside_m < (self.peg_radius_m + self.clearance_m) ** 2)

@@ -7,10 +7,17 @@ from typing import ClassVar
 from xml.etree import ElementTree as ET
 
 import numpy as np
-from user_core.specs import Array, ArraySpec
 
-from user_hal.sim.mjcf import OBJECT, numbers
-from user_hal.sim.tasks.task import Data, Model, Task, add_goal_marker, mocap_index, position_spec
+from user_core.specs import Array, ArraySpec
+from user_hal.sim.mjcf_parts import OBJECT, numbers
+from user_hal.sim.tasks.task import (
+    Data,
+    Model,
+    Task,
+    add_goal_marker,
+    mocap_position,
+    position_spec,
+)
 
 
 class PickPlace(Task):
@@ -39,7 +46,7 @@ class PickPlace(Task):
         ET.SubElement(
             body,
             "geom",
-            {"type": "box", "material": "cube", "name": "cube", "condim": "4"} | OBJECT,
+            {"type": "box", "material": "cube", "name": "cube", "condim": "3"} | OBJECT,
             size=numbers([self.half_m] * 3),
             mass=f"{self.mass_kg:.9g}",
             friction="1.0 0.02 0.001",
@@ -57,28 +64,21 @@ class PickPlace(Task):
             "object_to_goal": position_spec(base_frame, 0.3),
         }
 
-    def bind(self, model: Model) -> None:
-        self._goal = mocap_index(model, "goal")
-        self._cube = int(model.joint("cube").qposadr[0])
-        self._pose = np.empty(7, dtype=np.float32)
+    def bind(self, model: Model, data: Data) -> None:
+        self._goal_m = mocap_position(model, data, "goal")
+        address = int(model.joint("cube").qposadr[0])
+        self._cube = data.qpos[address : address + 7]
 
-    def reset(self, data: Data, rng: np.random.Generator) -> tuple[Array, float]:
-        cube_m = np.array([*rng.uniform((0.37, -0.10), (0.53, 0.10)), self.half_m])
+    def reset(self, rng: np.random.Generator) -> tuple[Array, float]:
+        self._cube[:2] = rng.uniform((0.37, -0.10), (0.53, 0.10))
         yaw_rad = rng.uniform(-np.pi / 6, np.pi / 6)
-        data.qpos[self._cube : self._cube + 3] = cube_m
-        data.qpos[self._cube + 3 : self._cube + 7] = (
-            np.cos(yaw_rad / 2),
-            0.0,
-            0.0,
-            np.sin(yaw_rad / 2),
-        )
-        data.mocap_pos[self._goal] = rng.uniform((0.37, -0.12, 0.08), (0.53, 0.12, 0.20))
+        self._cube[2:] = (self.half_m, np.cos(yaw_rad / 2), 0.0, 0.0, np.sin(yaw_rad / 2))
+        self._goal_m[:] = rng.uniform((0.37, -0.12, 0.08), (0.53, 0.12, 0.20))
         start_m = rng.uniform((0.38, -0.10, 0.12), (0.52, 0.10, 0.22))
         return start_m, 0.0
 
-    def features(self, data: Data, tcp_m: Array, tcp_rotation: Array) -> dict[str, Array]:
-        cube = data.qpos[self._cube : self._cube + 7]
-        goal_m = data.mocap_pos[self._goal]
+    def features(self, tcp_m: Array, tcp_rotation: Array) -> dict[str, Array]:
+        cube, goal_m = self._cube, self._goal_m
         pose = np.empty(7, dtype=np.float32)
         pose[:3] = cube[:3]
         sign = 1.0 if cube[3] >= 0 else -1.0
@@ -91,6 +91,6 @@ class PickPlace(Task):
             "object_to_goal": (goal_m - cube[:3]).astype(np.float32),
         }
 
-    def succeeded(self, data: Data, tcp_m: Array, tcp_rotation: Array) -> bool:
-        offset_m = data.mocap_pos[self._goal] - data.qpos[self._cube : self._cube + 3]
+    def succeeded(self, tcp_m: Array, tcp_rotation: Array) -> bool:
+        offset_m = self._goal_m - self._cube[:3]
         return bool(offset_m @ offset_m < self.tolerance_m**2)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from xml.etree import ElementTree as ET
 
 import numpy as np
+
 from user_core.specs import Array, ArraySpec
 
 #: Type of ``mujoco.MjModel`` and ``mujoco.MjData``, which come without type information.
@@ -50,24 +51,24 @@ class Task(ABC):
         """Specs of the arrays that the task adds to an observation."""
 
     @abstractmethod
-    def bind(self, model: Model) -> None:
-        """Look up what is needed in a compiled model."""
+    def bind(self, model: Model, data: Data) -> None:
+        """Take hold of what is needed of a compiled model, and of the state it moves in."""
 
     @abstractmethod
-    def reset(self, data: Data, rng: np.random.Generator) -> tuple[Array, float]:
+    def reset(self, rng: np.random.Generator) -> tuple[Array, float]:
         """Place the objects at random; return where the tool starts: position (3,), yaw."""
 
     @abstractmethod
-    def features(self, data: Data, tcp_m: Array, tcp_rotation: Array) -> dict[str, Array]:
+    def features(self, tcp_m: Array, tcp_rotation: Array) -> dict[str, Array]:
         """The task's arrays (float32), for a tool at ``tcp_m`` (3,) turned ``tcp_rotation``."""
 
     @abstractmethod
-    def succeeded(self, data: Data, tcp_m: Array, tcp_rotation: Array) -> bool:
+    def succeeded(self, tcp_m: Array, tcp_rotation: Array) -> bool:
         """Whether the task is solved now."""
 
 
 def add_goal_marker(root: ET.Element, radius_m: float) -> None:
-    """Add a sphere that is seen but not felt, moved by :func:`mocap_index` of ``goal``."""
+    """Add a sphere that is seen but not felt, moved by :func:`mocap_position` of ``goal``."""
     world = root.find("worldbody")
     assert world is not None
     body = ET.SubElement(world, "body", name="goal", mocap="true", pos="0.45 0 0.2")
@@ -83,9 +84,10 @@ def add_goal_marker(root: ET.Element, radius_m: float) -> None:
     )
 
 
-def mocap_index(model: Model, body: str) -> int:
-    """Index of a body in ``data.mocap_pos``."""
-    return int(model.body(body).mocapid[0])
+def mocap_position(model: Model, data: Data, body: str) -> Array:
+    """Where a body stands that only the task moves, (3,) m; a view to read and write."""
+    position: Array = data.mocap_pos[int(model.body(body).mocapid[0])]
+    return position
 
 
 def position_spec(base_frame: str, half_range_m: float | None = None) -> ArraySpec:
