@@ -12,8 +12,8 @@ from user_core.interfaces import Robot
 from user_core.plugins import build
 from user_hal.cameras.with_cameras import CamerasConfig, RobotWithCameras, build_cameras
 from user_hal.display import DisplayConfig
-from user_hal.runtime.control_loop import LoopConfig
 from user_hal.runtime.lease_book import LeaseConfig
+from user_hal.runtime.loop_config import LoopConfig
 from user_hal.safety import SafetyConfig
 
 

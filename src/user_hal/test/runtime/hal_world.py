@@ -11,8 +11,9 @@ from user_core.config import from_mapping
 from user_core.types import ActedBy, ActionChunk, Observation
 from user_hal.robots.mock import MockConfig, MockRobot
 from user_hal.runtime.clock import Clock
-from user_hal.runtime.control_loop import HalLoop, LoopConfig
+from user_hal.runtime.control_loop import HalLoop
 from user_hal.runtime.lease_book import LeaseConfig
+from user_hal.runtime.loop_config import LoopConfig
 from user_hal.runtime.stopper import Stopper
 from user_hal.safety import SafetyConfig
 from user_hal.safety.supervisor import SafetyState

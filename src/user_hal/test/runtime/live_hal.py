@@ -13,8 +13,9 @@ import numpy as np
 from user_core.config import from_mapping
 from user_core.interfaces import Robot
 from user_core.types import ActionChunk, Observation
-from user_hal.runtime.control_loop import HalLoop, LoopConfig
+from user_hal.runtime.control_loop import HalLoop
 from user_hal.runtime.lease_book import LeaseConfig
+from user_hal.runtime.loop_config import LoopConfig
 from user_hal.runtime.status import HalStatus
 from user_hal.safety import Refused, SafetyConfig
 from user_hal.safety.supervisor import SafetyState

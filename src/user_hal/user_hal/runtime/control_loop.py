@@ -7,17 +7,17 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 
-from user_core.config import Config, setting
 from user_core.errors import DeviceTimeout, SafetyError, UserError
 from user_core.interfaces import Robot
 from user_core.types import ActionChunk, AppliedAction, Observation
 from user_hal.runtime.clock import Clock
 from user_hal.runtime.command_path import CommandPath, Order
 from user_hal.runtime.deadlines import Deadlines
-from user_hal.runtime.driver_guard import DriverGuard, DriverLimits
+from user_hal.runtime.driver_guard import DriverGuard
 from user_hal.runtime.lease_book import LeaseBook, LeaseConfig
+from user_hal.runtime.loop_config import LoopConfig
+from user_hal.runtime.resets import Resets
 from user_hal.runtime.sentinel import Sentinel
 from user_hal.runtime.status import HalStatus
 from user_hal.runtime.stopper import Stopper
@@ -31,30 +31,6 @@ SENTINEL_PERIOD_S = 0.01
 #: How long the loop waits for a stop to be done before it looks again.
 _STOP_POLL_NS = 1_000_000
 _AFTER_ERROR_NS = 100_000_000
-
-
-@dataclass(frozen=True)
-class LoopConfig(Config):
-    """How a robot is run."""
-
-    rate_hz: float = setting(
-        0.0,
-        doc="Observations a second; 0: one per control period of the robot. A robot in lockstep "
-        "gives one per command instead.",
-        unit="Hz",
-        ge=0,
-    )
-    idle_s: float = setting(
-        0.5,
-        doc="A robot in lockstep that waits for commands shows its last observation again after "
-        "this time, for those that missed it.",
-        unit="s",
-        gt=0,
-    )
-    blend_rows: int = setting(
-        0, doc="Over how many rows a new chunk fades over from the one before.", ge=0
-    )
-    driver: DriverLimits = setting(factory=DriverLimits, doc="Deadlines of the driver's calls.")
 
 
 class HalLoop:
@@ -122,7 +98,7 @@ class HalLoop:
         self.acting: ActionChunk | None = None
         self._applied: AppliedAction | None = None
         self._last: Observation | None = None
-        self._resets: list[tuple[int | None, Future[Observation]]] = []
+        self._resets = Resets()
         self._wake = threading.Condition()
         self._news = self._ending = False
         self._shown: tuple[object, ...] = ()
@@ -170,11 +146,9 @@ class HalLoop:
         with self.path.lock:
             self._require_no_emergency()
             self.path.close("the robot is being reset")
-        future: Future[Observation] = Future()
-        with self._wake:
-            self._resets.append((seed, future))
+        done = self._resets.add(seed)
         self._notify()
-        return future
+        return done
 
     def status(self) -> HalStatus:
         """How it stands with the robot now."""
@@ -314,20 +288,21 @@ class HalLoop:
             _log.exception("an observation could not be shown")
 
     def _do_reset(self) -> None:
-        with self._wake:
-            seed, future = self._resets.pop(0)
+        request = self._resets.next()
+        if request is None:
+            return
         self._applied = None
         try:
             self._require_no_emergency()
-            observation = self._guard.reset(seed)
+            observation = self._guard.reset(request.seed)
         except UserError as error:
             self.path.check()
-            future.set_exception(error)
+            request.done.set_exception(error)
             return
         self._show_first(observation)
         if not self._resets:
             self.path.open(fresh=True)
-        future.set_result(self._last or observation)
+        request.done.set_result(self._last or observation)
 
     def _require_no_emergency(self) -> None:
         if self.path.supervisor.state is SafetyState.EMERGENCY:
@@ -338,13 +313,10 @@ class HalLoop:
             )
 
     def _refuse_resets(self) -> None:
-        with self._wake:
-            resets, self._resets = self._resets, []
-        fault = self._guard.check(self._clock.monotonic_ns())
-        for _, future in resets:
-            future.set_exception(
-                SafetyError("reset", came=fault.detail if fault else "a driver that failed")
-            )
+        if self._resets:
+            fault = self._guard.check(self._clock.monotonic_ns())
+            came = fault.detail if fault else "a driver that failed"
+            self._resets.refuse(SafetyError("reset of the robot", came=came))
 
     def _lease_changed(self, reason: str) -> None:
         self.path.lease_changed(reason)
