@@ -36,7 +36,11 @@ setup(
     zip_safe=False,
     entry_points={
         "user.commands": [
+            "demos = user_bringup.cli.demos:main",
+            "evaluate = user_bringup.cli.evaluate:main",
             "report = user_bringup.cli.report:main",
+            "status = user_bringup.cli.status:main",
+            "up = user_bringup.cli.up:main",
             "version = user_bringup.cli.version:main",
         ],
     },

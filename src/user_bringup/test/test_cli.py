@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import pytest
+
 from user_bringup.cli.main import main
 
 
@@ -40,7 +41,11 @@ def test_the_installed_command_runs():
 @pytest.mark.parametrize("name", ["report", "version"])
 def test_every_command_has_its_own_help(name):
     result = subprocess.run(
-        [sys.executable, "-c", f"from user_bringup.cli.main import main; main(['{name}', '--help'])"],
+        [
+            sys.executable,
+            "-c",
+            f"from user_bringup.cli.main import main; main(['{name}', '--help'])",
+        ],
         capture_output=True,
         text=True,
         timeout=60,

@@ -1,8 +1,10 @@
+import io
 import json
 import math
 from types import SimpleNamespace
 
 from rich.console import Console
+
 from user_bringup.monitor import History, SystemState, render
 from user_bringup.monitor.history import read_history
 from user_bringup.monitor.state import EVALUATION, ONLINE
@@ -61,7 +63,7 @@ def full_state(clock=None):
 
 
 def text_of(state):
-    console = Console(width=160, record=True, file=open("/dev/null", "w"))
+    console = Console(width=160, record=True, file=io.StringIO())
     console.print(render(state, "run x"))
     return console.export_text()
 

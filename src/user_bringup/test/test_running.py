@@ -1,5 +1,6 @@
 import pytest
 import yaml
+
 from user_bringup.running import find_deployment, find_executable, prepare_run
 from user_core.errors import ConfigError
 

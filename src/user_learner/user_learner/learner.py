@@ -14,6 +14,7 @@ from user_core.plugins import build
 from user_core.policies import policy_config_hash
 from user_core.specs import RobotSpec
 from user_core.types import EpisodeSource
+from user_learner.policy_file import PolicyFile
 from user_learner.replay.history import History
 from user_learner.replay.sampling import SamplerConfig
 from user_learner.replay.source import ReplaySource
@@ -94,7 +95,7 @@ def open_learner(
             replace(config.training, prefetch=0),
             algorithm,
             source,
-            sink,
+            PolicyFile(config.directory, sink),
             environment_steps=lambda: source.collected(EpisodeSource.ONLINE),
             directory=config.directory,
             identity=identity_of(

@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
-from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+from launch import LaunchContext, LaunchDescription
 from user_bringup.running import PreparedRun, find_deployment, prepare_run
 from user_core.config import from_mapping, load_yaml
 from user_fleet.deployment import Argument, ProcessSpec, start_order

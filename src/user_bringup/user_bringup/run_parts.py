@@ -1,0 +1,87 @@
+"""Robot, policy and reward of a run, made again from the run's folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from user_bringup.film import Film
+from user_core.codecs.weights import decode_version
+from user_core.config import from_mapping, load_yaml
+from user_core.errors import UserError
+from user_core.interfaces import Policy, Reward, Robot
+from user_core.plugins import build
+from user_core.specs import RobotSpec
+from user_fleet.deployment import Deployment, ProcessSpec
+from user_hal.robot_file import RobotFile, build_robot, find_robot_file, load_robot_file
+from user_hal.robots.mujoco import MujocoRobot
+from user_learner.policy_file import POLICY_FILE
+
+
+@dataclass(frozen=True)
+class RunParts:
+    """What a run was made of. Its robot must be one that can be driven from here.
+
+    Attributes:
+        folder: ``runs/<id>``.
+        deployment: What ran.
+    """
+
+    folder: Path
+    deployment: Deployment
+
+    @classmethod
+    def load(cls, folder: Path) -> RunParts:
+        """Read the folder of a run. Raises UserError when it is none."""
+        file = folder / "deployment.yaml"
+        if not file.exists():
+            raise UserError(f"no run in {folder}", expected="a folder runs/<id>")
+        return cls(folder, from_mapping(Deployment, load_yaml(file)))
+
+    def robot(self) -> Robot:
+        """The robot of the first HAL process; a simulated one in lockstep, to save time."""
+        parameters = self._process("user_hal", "hal_node").parameters
+        keys = ("driver", "params", "cameras", "task")
+        given = {key: parameters[key] for key in keys if key in parameters}
+        if parameters.get("robot_file"):
+            file = load_robot_file(find_robot_file(str(parameters["robot_file"])))
+            file = replace(file, params={**file.params, **given.get("params", {})})
+        else:
+            file = from_mapping(RobotFile, given, "hal")
+        if file.driver == "mujoco":
+            file = replace(file, params={**file.params, "real_time": False})
+        return build_robot(file)
+
+    def reward(self) -> Reward:
+        """The reward plugin of the first actor."""
+        choice = self._process("user_actor", "actor_node").parameters.get("reward", {})
+        reward: Reward = build("rewards", choice.get("name", "task"), choice.get("params", {}))
+        return reward
+
+    def policy(self, spec: RobotSpec) -> tuple[Policy, int]:
+        """The learner's newest policy with its weights, and its number."""
+        learner = self._process("user_learner", "learner_node").parameters
+        file = Path(str(learner["directory"])) / POLICY_FILE
+        if not file.exists():
+            raise UserError(
+                f"no policy in {self.folder}", expected=file.name,
+                cure="The learner had no data, or the run ended before its first version",
+            )  # fmt: skip
+        choice: dict[str, Any] = learner.get("policy", {})
+        version = decode_version(file.read_bytes())
+        policy: Policy = build(
+            "policies", choice.get("name", "tanh_gaussian"), choice.get("params", {}), spec
+        )
+        policy.load(version.arrays)
+        return policy, version.number
+
+    def film(self, robot: Robot) -> Film | None:
+        """A film of the robot, if it is one that can be filmed."""
+        return Film(robot) if isinstance(robot, MujocoRobot) else None
+
+    def _process(self, package: str, executable: str) -> ProcessSpec:
+        for process in self.deployment.processes:
+            if process.package == package and process.executable == executable:
+                return process
+        raise UserError(f"run {self.folder.name}", came=f"no {executable}", expected="one")
