@@ -56,7 +56,7 @@ def test_what_goes_in_arrives_once_and_in_order(open_outbox):
 def test_chunks_are_small_and_soon(open_outbox):
     outbox = open_outbox(chunk_bytes=8192, chunk_s=30.0)
     outbox.begin_episode(EpisodeSource.ONLINE)
-    row_nbytes = outbox.schema.row_nbytes
+    row_nbytes = TrajectorySchema.of(SPEC).row_nbytes
     for number in range(210):
         outbox.append(step(number))
     until(lambda: outbox._writer.committed_rows, "chunks that are full are cut at once")
@@ -116,6 +116,31 @@ def test_an_episode_that_was_cut_is_closed_by_the_next_process(open_outbox, tmp_
     assert schema.check(closing.columns) == 0
     assert closing.schema_hash == schema.hash
     assert again.begin_episode(EpisodeSource.ONLINE).incarnation > key.incarnation
+
+
+def test_what_was_left_is_delivered_before_the_robot_is_known(open_outbox):
+    outbox, store = open_outbox(), MemoryStore()
+    episode(outbox, 0, 5)
+    outbox.close()
+    again = open_outbox(spec=None)
+    again.deliver_to(store.serve(again))
+    until(drained(again), "all acknowledged")
+    with pytest.raises(StoreError, match="prepare"):
+        again.begin_episode(EpisodeSource.ONLINE)
+
+
+def test_the_robot_may_change_between_episodes(open_outbox):
+    outbox, store = open_outbox(), MemoryStore()
+    outbox.deliver_to(store.serve(outbox))
+    episode(outbox, 0, 2)
+    outbox.prepare(OTHER_SPEC, "other", "task")
+    episode(outbox, 10, 2, OTHER_SPEC)
+    outbox.begin_episode(EpisodeSource.ONLINE)
+    with pytest.raises(StoreError, match="change of the robot"):
+        outbox.prepare(SPEC)
+    until(drained(outbox), "all acknowledged")
+    robots = [(c.robot, c.columns["observation.state"].shape[1]) for c in store.chunks.values()]
+    assert robots == [("arm", 4), ("other", 5)]
 
 
 def test_what_does_not_fit_is_refused_at_once(open_outbox):

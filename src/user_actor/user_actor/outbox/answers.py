@@ -86,6 +86,8 @@ class Answers:
     def _accept(self, ack: TrajectoryAck, at_s: float) -> None:
         with self._changed:
             moved = self._sender.acknowledge(ack.sequence, at_s)
+            if not moved:
+                self._sender.revive()
             refused = ack.refused > 0 and ack.refused == self._sender.head
             self._changed.notify_all()
         self.acknowledged = max(self.acknowledged, ack.sequence)

@@ -89,6 +89,7 @@ class OutboxDatabase:
         self.path, self.producer, self.clock_ns = path, producer, clock_ns
         self._reading = threading.Lock()
         self._writing = threading.Lock()
+        self._schemas: set[str] = set()
         try:
             self.connection = layout.connect(path, durability)
             with self.transaction():
@@ -188,20 +189,13 @@ class OutboxDatabase:
             raise StoreCorrupt(f"schema {schema_hash} in {self.path}", came="nothing")
         return TrajectorySchema.from_dict(json.loads(row[0]))
 
-    def add_schema(self, schema: TrajectorySchema) -> None:
-        """Remember a schema, so that an open episode can be closed by a later process."""
-        with self.transaction():
-            self.connection.execute(
-                "INSERT OR IGNORE INTO schema VALUES (?, ?)",
-                (schema.hash, json.dumps(schema.to_dict())),
-            )
-
     def commit(
         self,
         chunks: Sequence[TrajectoryChunk] = (),
         progress: EpisodeProgress | None = None,
         acknowledged: int = 0,
         store: str | None = None,
+        schemas: Sequence[TrajectorySchema] = (),
     ) -> list[Entry]:
         """Make new chunks durable, and forget what the store has; all or nothing.
 
@@ -210,10 +204,16 @@ class OutboxDatabase:
             progress: The episode of the last chunk, up to and including it.
             acknowledged: All chunks up to this number are durable in the store.
             store: Identity of the store, when it is heard of for the first time.
+            schemas: Those of the new chunks; kept, so that a later process can close an episode.
         """
         entries: list[Entry] = []
         gone, gone_bytes, steps = 0, 0, self.steps + sum(_steps(chunk) for chunk in chunks)
+        new = {s.hash: s for s in schemas if s.hash not in self._schemas}
         with self.transaction():
+            self.connection.executemany(
+                "INSERT OR IGNORE INTO schema VALUES (?, ?)",
+                [(key, json.dumps(schema.to_dict())) for key, schema in new.items()],
+            )
             for chunk in chunks:
                 entries.append(self._insert(chunk))
             if chunks:
@@ -224,6 +224,7 @@ class OutboxDatabase:
                 gone, gone_bytes = self._delete(acknowledged)
             if store is not None:
                 self.put("store", store)
+        self._schemas |= new.keys()
         if entries:
             self.next_sequence, self.steps = entries[-1].sequence + 1, steps
         self.store = self.store if store is None else store

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from user_actor.outbox.answers import Answers
 from user_actor.outbox.config import OutboxConfig
 from user_actor.outbox.courier import Courier
-from user_actor.outbox.cutter import ChunkCutter
 from user_actor.outbox.database import Entry
 from user_actor.outbox.gate import CollectionGate
 from user_actor.outbox.process_lock import ProcessLock
@@ -22,7 +21,7 @@ from user_actor.outbox.sender import Sender
 from user_actor.outbox.status import OutboxStatus
 from user_actor.outbox.verdict import AckJudge
 from user_actor.outbox.window import DeliveryWindow
-from user_actor.outbox.writer import Answer, Damaged, Flush, OutboxWriter
+from user_actor.outbox.writer import Answer, Damaged, Flush, OutboxWriter, Recording
 from user_core.errors import ConfigError, SpecError, StoreError, StoreFull
 from user_core.specs import RobotSpec, check_arrays
 from user_core.types import (
@@ -56,13 +55,12 @@ class Outbox:
     Args:
         config: Parameters.
         producer: Name of the actor, unique in a deployment.
-        spec: The robot.
+        spec: The robot; may be told later, see :meth:`prepare`.
         robot: Name of the robot.
         task: Name of the task.
         on_commit: Called with the new chunks after each commit, in the writer's thread.
 
     Attributes:
-        schema: Columns of the chunks.
         recovered: Result of the episode that an earlier process left open, if any.
 
     Raises:
@@ -74,7 +72,7 @@ class Outbox:
         self,
         config: OutboxConfig,
         producer: str,
-        spec: RobotSpec,
+        spec: RobotSpec | None = None,
         robot: str = "",
         task: str = "",
         on_commit: Callable[[Sequence[Entry]], None] | None = None,
@@ -82,8 +80,8 @@ class Outbox:
         if not _NAME.fullmatch(producer):
             raise ConfigError("producer", came=repr(producer), expected="letters, digits, _ . -")
         self.config, self.producer = config, producer
-        self.schema = TrajectorySchema.of(spec)
-        self._spec, self._row_nbytes = spec, self.schema.row_nbytes
+        self._spec: RobotSpec | None = None
+        self._row_nbytes = 0
         self._gate = CollectionGate(config)
         self._appended_rows = self._episodes = 0
         self._key: EpisodeKey | None = None
@@ -94,9 +92,8 @@ class Outbox:
         try:
             self._database, note = open_database(folder, producer, config.durability)
             self._notes = [note] if note else []
-            self._database.add_schema(self.schema)
             self.recovered = close_left_open(self._database)
-            self._connect(robot, task, on_commit)
+            self._connect(on_commit)
         except sqlite3.Error as error:
             self._lock.release()
             raise StoreError(
@@ -105,15 +102,31 @@ class Outbox:
         except BaseException:
             self._lock.release()
             raise
+        if spec is not None:
+            self.prepare(spec, robot, task)
         self._writer.start()
         self._courier.start()
 
     # -- collecting, from one thread
 
+    def prepare(self, spec: RobotSpec, robot: str = "", task: str = "") -> None:
+        """Say what the following episodes are recorded from. Raises StoreError within one.
+
+        Until then what earlier processes left is delivered, and nothing can be collected.
+        """
+        if self._key is not None:
+            raise StoreError("change of the robot", came=f"{self._key} open", expected="its end")
+        schema = TrajectorySchema.of(spec)
+        self._spec, self._row_nbytes = spec, schema.row_nbytes
+        rows = max(1, (self.config.chunk_bytes - _CHUNK_OVERHEAD_BYTES) // schema.row_nbytes)
+        self._writer.items.put(Recording(schema, robot, task, rows))
+
     def begin_episode(self, source: EpisodeSource) -> EpisodeKey:
         """Begin an episode; the steps that follow belong to it. Raises StoreError within one."""
         if self._key is not None:
             raise StoreError("begin of an episode", came=f"{self._key} open", expected="its end")
+        if self._spec is None:
+            raise StoreError("begin of an episode", came="no robot", expected="prepare() first")
         self._key = EpisodeKey(self.producer, self._database.process, self._episodes)
         self._episodes += 1
         self._final = False
@@ -128,13 +141,13 @@ class Outbox:
             StoreError: Outside an episode, or behind its final observation.
             StoreFull: Nobody heeded :meth:`why_paused`, and memory is full; it was not taken.
         """
-        if self._key is None or self._final:
+        if self._spec is None or self._key is None or self._final:
             raise StoreError(
                 "step for the outbox",
                 came="one behind the final observation" if self._final else "no open episode",
                 expected="begin_episode() first",
             )
-        self._check(step)
+        self._check(step, self._spec)
         if self._memory_bytes() >= self.config.memory_bytes:
             raise StoreFull(
                 "outbox",
@@ -178,6 +191,12 @@ class Outbox:
     def acknowledge(self, ack: TrajectoryAck) -> None:
         """Take an answer of a store; returns at once. Any thread."""
         self._writer.items.put(Answer(ack, time.monotonic()))
+
+    def revive(self) -> None:
+        """Somebody listens again: send at once what has waited for an answer. Any thread."""
+        with self._changed:
+            self._sender.revive()
+            self._changed.notify_all()
 
     # -- looking and ending
 
@@ -238,11 +257,8 @@ class Outbox:
 
     # -- within
 
-    def _connect(
-        self, robot: str, task: str, on_commit: Callable[[Sequence[Entry]], None] | None
-    ) -> None:
+    def _connect(self, on_commit: Callable[[Sequence[Entry]], None] | None) -> None:
         config, database = self.config, self._database
-        rows = max(1, (config.chunk_bytes - _CHUNK_OVERHEAD_BYTES) // self._row_nbytes)
         self._changed = threading.Condition()
         self._judge = AckJudge(config.rebind_after_s)
         window = DeliveryWindow(
@@ -263,12 +279,9 @@ class Outbox:
 
         self._writer = OutboxWriter(
             database,
-            ChunkCutter(rows, config.chunk_s, time.monotonic),
+            config.chunk_s,
             self._answers,
             Reserve(database.path.with_name(RESERVE)),
-            self.schema,
-            robot,
-            task,
             committed,
         )
         self._courier = Courier(
@@ -279,10 +292,10 @@ class Outbox:
     def _memory_bytes(self) -> int:
         return (self._appended_rows - self._writer.committed_rows) * self._row_nbytes
 
-    def _check(self, row: Step | FinalObservation) -> None:
-        check_arrays(row.observation, self._spec.observation)
+    def _check(self, row: Step | FinalObservation, spec: RobotSpec) -> None:
+        check_arrays(row.observation, spec.observation)
         if isinstance(row, Step):
-            self._spec.action.check(row.action, "action")
-            self._spec.action.check(row.proposed_action, "proposed_action")
+            spec.action.check(row.action, "action")
+            spec.action.check(row.proposed_action, "proposed_action")
             if not abs(row.reward) <= _LARGEST_FLOAT32:
                 raise SpecError("reward of a step", came=row.reward, expected="a finite float32")

@@ -119,6 +119,12 @@ class Sender:
         self._under_way.clear()
         self.bytes_under_way = 0
 
+    def revive(self) -> None:
+        """Somebody listens again: send at once what was not answered for a while."""
+        if self.window.is_backing_off:
+            self.window.revive()
+            self.again()
+
     def hold(self, now_s: float) -> None:
         """The store cannot take more now: leave it alone for a while, then try again."""
         if now_s >= self._hold_until_s:

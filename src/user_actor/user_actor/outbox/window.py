@@ -85,6 +85,15 @@ class DeliveryWindow:
         if self.timeout_s < self._max_timeout_s:
             self._backoff *= 2
 
+    @property
+    def is_backing_off(self) -> bool:
+        """Nothing has been answered for a while."""
+        return self._backoff > 1
+
+    def revive(self) -> None:
+        """There is a sign of life: do not wait out the long time-out."""
+        self._backoff = 1
+
     def _note(self, rtt_s: float) -> float:
         """Take in a round trip; return the shortest."""
         if self._smooth_s is None:

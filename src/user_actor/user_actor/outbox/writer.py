@@ -54,7 +54,26 @@ class Flush:
     done: threading.Event
 
 
-Item = EpisodeProgress | Step | FinalObservation | EpisodeResult | Answer | Damaged | Flush
+@dataclass(frozen=True)
+class Recording:
+    """What the following episodes are recorded from.
+
+    Attributes:
+        schema: Columns of the chunks.
+        robot: Name of the robot.
+        task: Name of the task.
+        max_rows: Most rows of a chunk.
+    """
+
+    schema: TrajectorySchema
+    robot: str
+    task: str
+    max_rows: int
+
+
+Item = (
+    Recording | EpisodeProgress | Step | FinalObservation | EpisodeResult | Answer | Damaged | Flush
+)
 
 
 class OutboxWriter:
@@ -64,12 +83,9 @@ class OutboxWriter:
 
     Args:
         database: The file; nobody else writes to it.
-        cutter: Cuts steps into chunks.
+        chunk_s: Longest time that a chunk collects steps, seconds.
         answers: Applies what the store says.
         reserve: Space for deleting on a full disk.
-        schema: Columns of the chunks.
-        robot: Name of the robot.
-        task: Name of the task.
         on_commit: Called in this thread with the new chunks of each commit.
 
     Attributes:
@@ -82,19 +98,17 @@ class OutboxWriter:
     def __init__(
         self,
         database: OutboxDatabase,
-        cutter: ChunkCutter,
+        chunk_s: float,
         answers: Answers,
         reserve: Reserve,
-        schema: TrajectorySchema,
-        robot: str,
-        task: str,
         on_commit: Callable[[Sequence[Entry]], None],
     ) -> None:
-        self._database, self._cutter, self._answers = database, cutter, answers
+        self._database, self._chunk_s, self._answers = database, chunk_s, answers
+        self._cutter = ChunkCutter(1, chunk_s, time.monotonic)
+        self._recording: Recording | None = None
         self._reserve = reserve
-        self._schema, self._robot, self._task = schema, robot, task
         self._on_commit = on_commit
-        self._drafts: list[Draft] = []
+        self._drafts: list[tuple[Recording, Draft]] = []
         self._flushes: list[Flush] = []
         self._forget_by_s: float | None = None
         self._stop_by_s: float | None = None
@@ -148,7 +162,7 @@ class OutboxWriter:
             while True:
                 self._take(self.items.get_nowait())
         except queue.Empty:
-            self._drafts += self._cutter.due()
+            self._add(self._cutter.due())
 
     def _patience_s(self) -> float | None:
         """How long nothing needs to be done, seconds; None: until something comes."""
@@ -159,15 +173,18 @@ class OutboxWriter:
 
     def _take(self, item: Item | None) -> None:
         if item is None:
-            self._drafts += self._cutter.rest()
+            self._add(self._cutter.rest())
         elif isinstance(item, (Step, FinalObservation)):
-            self._drafts += self._cutter.append(item)
+            self._add(self._cutter.append(item))
+        elif isinstance(item, Recording):
+            self._recording = item
+            self._cutter = ChunkCutter(item.max_rows, self._chunk_s, time.monotonic)
         elif isinstance(item, EpisodeProgress):
             self._cutter.begin(item)
         elif isinstance(item, EpisodeResult):
-            self._drafts += self._cutter.end(item)
+            self._add(self._cutter.end(item))
         elif isinstance(item, Flush):
-            self._drafts += self._cutter.rest()
+            self._add(self._cutter.rest())
             self._flushes.append(item)
         elif isinstance(item, Damaged):
             self._answers.damaged(item.incarnation, item.sequence, item.reason)
@@ -199,13 +216,21 @@ class OutboxWriter:
         self._database.give_back(self._reserve.nbytes)
         self._reserve.hold()
 
-    def _commit_drafts(self, drafts: Sequence[Draft]) -> None:
+    def _add(self, drafts: Sequence[Draft]) -> None:
+        if self._recording is not None:  # an episode begins after it
+            self._drafts += [(self._recording, draft) for draft in drafts]
+
+    def _commit_drafts(self, drafts: Sequence[tuple[Recording, Draft]]) -> None:
         chunks = [
-            to_chunk(draft, self._database.next_id(i), self._schema, self._robot, self._task)
-            for i, draft in enumerate(drafts)
+            to_chunk(draft, self._database.next_id(i), made.schema, made.robot, made.task)
+            for i, (made, draft) in enumerate(drafts)
         ]
         entries = self._database.commit(
-            chunks, drafts[-1].progress, self._answers.acknowledged, self._answers.store
+            chunks,
+            drafts[-1][1].progress,
+            self._answers.acknowledged,
+            self._answers.store,
+            [made.schema for made, _ in drafts],
         )
         self._answers.forgotten()
         del self._drafts[: len(drafts)]
