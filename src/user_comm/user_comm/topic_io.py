@@ -6,7 +6,6 @@ only, and this is the one place where their topics meet rclpy.
 
 from __future__ import annotations
 
-import importlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,18 +13,15 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import rclpy
-from rclpy.action.client import ActionClient
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
-from rclpy.duration import Duration
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 
+from user_comm.message_types import interface_class
+from user_comm.topic_ends import RosGoals, RosPublisher, RosSubscription
 from user_core.errors import DeviceTimeout, TransportError
-
-#: How long the end of a publisher waits for its last messages to be received, seconds.
-_LAST_WORDS_S = 0.5
 
 Reliability = Literal["best_effort", "reliable", "match"]
 
@@ -67,7 +63,9 @@ class RosTopicIo:
         )
         profile = _profile(depth, reliable, latched)
         try:
-            return RosSubscription(self, self._node, cls, topic, callback, profile, raw)
+            return RosSubscription(
+                self._node, cls, topic, callback, profile, raw, self.callback_errors
+            )
         except Exception as error:  # names are checked by several layers, each with its own
             raise TransportError(f"cannot subscribe to {topic!r}", came=error) from error
 
@@ -159,131 +157,6 @@ class RosTopicIo:
         )
 
 
-class RosSubscription:
-    """One subscription; see :meth:`RosTopicIo.subscribe`."""
-
-    def __init__(
-        self,
-        io: RosTopicIo,
-        node: Node,
-        cls: type[Any],
-        topic: str,
-        callback: Callable[[Any], None],
-        profile: QoSProfile,
-        raw: bool,
-    ) -> None:
-        self._io, self._node, self._callback = io, node, callback
-        self.topic = node.resolve_topic_name(topic)
-        self._closed = False
-        self._subscription = node.create_subscription(
-            cls,
-            topic,
-            self._receive,
-            profile,
-            callback_group=MutuallyExclusiveCallbackGroup(),
-            raw=raw,
-        )
-
-    @property
-    def publishers(self) -> int:
-        """Publishers that the graph knows."""
-        return int(self._node.count_publishers(self.topic))
-
-    def close(self) -> None:
-        """End the subscription."""
-        if not self._closed:
-            self._closed = True
-            self._node.destroy_subscription(self._subscription)
-
-    def _receive(self, message: Any) -> None:
-        if self._closed:
-            return
-        try:
-            self._callback(message)
-        except Exception as error:  # an executor that is left by an exception stops the robot
-            self._io.callback_errors[self.topic] += 1
-            self._node.get_logger().error(
-                f"callback of {self.topic}: {type(error).__name__}: {error}",
-                throttle_duration_sec=1.0,
-            )
-
-
-class RosPublisher:
-    """One publisher; see :meth:`RosTopicIo.publisher`."""
-
-    def __init__(self, node: Node, cls: type[Any], topic: str, profile: QoSProfile) -> None:
-        self._node, self._cls = node, cls
-        self.topic = node.resolve_topic_name(topic)
-        self._publisher: Any = node.create_publisher(cls, topic, profile)
-
-    def new(self) -> Any:
-        """A new message with default values."""
-        return self._cls()
-
-    def publish(self, message: Any) -> None:
-        """Send a message. Raises TransportError after close, or when ROS has shut down."""
-        publisher = self._publisher
-        try:
-            publisher.publish(message)
-        except Exception as error:
-            raise TransportError(f"cannot publish on {self.topic!r}", came=error) from error
-
-    @property
-    def subscribers(self) -> int:
-        """Subscriptions that are matched."""
-        return 0 if self._publisher is None else int(self._publisher.get_subscription_count())
-
-    def close(self) -> None:
-        """End the publisher, when what was sent last (a stop, perhaps) has been received."""
-        publisher, self._publisher = self._publisher, None
-        if publisher is None:
-            return
-        try:
-            publisher.wait_for_all_acked(Duration(seconds=_LAST_WORDS_S))
-        except Exception as error:  # ROS has shut down: nobody can receive any more
-            self._node.get_logger().debug(f"{self.topic}: {error}")
-        self._node.destroy_publisher(publisher)
-
-
-class RosGoals:
-    """Sends goals of one action; see :meth:`RosTopicIo.goals`."""
-
-    def __init__(self, node: Node, cls: type[Any], action: str) -> None:
-        self._node, self._cls, self.topic = node, cls, action
-        self._client: Any = ActionClient(
-            node, cls, action, callback_group=MutuallyExclusiveCallbackGroup()
-        )
-
-    def new(self) -> Any:
-        """A new goal with default values."""
-        return self._cls.Goal()
-
-    def publish(self, message: Any) -> None:
-        """Send a goal. Raises TransportError after close, or when ROS has shut down."""
-        try:
-            self._client.send_goal_async(message).add_done_callback(self._answered)
-        except Exception as error:
-            raise TransportError(f"cannot send a goal to {self.topic!r}", came=error) from error
-
-    @property
-    def subscribers(self) -> int:
-        """1 while there is a server."""
-        return int(self._client is not None and self._client.server_is_ready())
-
-    def close(self) -> None:
-        """End the client."""
-        client, self._client = self._client, None
-        if client is not None:
-            client.destroy()
-
-    def _answered(self, future: Any) -> None:
-        handle = future.result()
-        if handle is not None and not handle.accepted:
-            self._node.get_logger().warning(
-                f"{self.topic}: the server rejected a goal", throttle_duration_sec=1.0
-            )
-
-
 @contextmanager
 def open_topic_io(
     name: str, *, namespace: str = "", args: Sequence[str] = ()
@@ -329,33 +202,16 @@ def _profile(depth: int, reliable: bool, latched: bool) -> QoSProfile:
     )
 
 
-def _full_name(type_name: str, kind: str) -> str:
-    parts = type_name.split("/")
-    return f"{parts[0]}/{kind}/{parts[-1]}"
+def _full_name(name: str, kind: str) -> str:
+    """``package/kind/Name``; the kind may be left out of the name."""
+    parts = name.split("/")
+    return f"{parts[0]}/{kind}/{parts[1]}" if len(parts) == 2 else name
 
 
-def _interface(type_name: str, kind: str) -> type[Any]:
-    """The class of an interface; the kind (msg, srv, action) may be left out of the name."""
-    parts = type_name.split("/")
-    if len(parts) not in (2, 3) or not all(parts) or (len(parts) == 3 and parts[1] != kind):
+def _interface(name: str, kind: str) -> type[Any]:
+    full = _full_name(name, kind)
+    if full.split("/")[1:2] != [kind]:
         raise TransportError(
-            "name of an interface", came=repr(type_name), expected=f"package/{kind}/Name"
+            "name of an interface", came=repr(name), expected=f"package/{kind}/Name"
         )
-    package, name = parts[0], parts[-1]
-    try:
-        module = importlib.import_module(f"{package}.{kind}")
-    except ImportError as error:
-        raise TransportError(
-            f"interface {type_name!r}",
-            came=str(error),
-            expected=f"an installed package {package!r} with {kind} interfaces",
-            cure=f"Install ros-$ROS_DISTRO-{package.replace('_', '-')}, or source the workspace "
-            "that has it",
-        ) from error
-    found = getattr(module, name, None)
-    if not isinstance(found, type):
-        known = [n for n in dir(module) if n[:1].isupper() and "_" not in n]
-        raise TransportError(
-            f"interface {type_name!r}", came="not in that package", expected=f"one of {known}"
-        )
-    return found
+    return interface_class(full)

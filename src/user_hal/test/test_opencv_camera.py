@@ -63,14 +63,19 @@ def test_a_file_plays_at_its_own_rate_and_its_end_is_told(video: str) -> None:
     camera = make(source=video, max_age_s=0.1)
     start_s = time.monotonic()
     camera.connect()
-    sequences = []
-    with pytest.raises(DeviceTimeout, match=r"film.avi' stalled: .*end of the file"):
-        while time.monotonic() < start_s + 5:
-            sequences.append(camera.read().sequence)
-            time.sleep(0.002)
-    camera.close()
-    assert sequences[-1] == 20
+    sequences = [camera.read().sequence]
+
+    def is_last() -> bool:
+        sequences.append(camera.read().sequence)
+        return sequences[-1] == 20
+
+    wait_until(is_last)
     assert time.monotonic() - start_s > 19 / 50
+    assert sequences == sorted(sequences)
+    time.sleep(0.11)
+    with pytest.raises(DeviceTimeout, match=r"film.avi' stalled: .*end of the file"):
+        camera.read()
+    camera.close()
 
 
 def test_nothing_there() -> None:

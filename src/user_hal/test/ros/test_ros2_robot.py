@@ -245,6 +245,7 @@ def test_late_states_are_refused(sim: SimProcess, io: RosTopicIo) -> None:
 
 def test_a_robot_that_dies_and_comes_back_needs_no_new_driver(io: RosTopicIo) -> None:
     params = contract(kind="joint_delta", command={**TRAJECTORY, "topic": "/second/commands"})
+    params["home"] = {}
     params["observation"] = {
         "joint_position": {**params["observation"]["joint_position"],
                            "topic": "/second/joint_states"},

@@ -59,7 +59,7 @@ CONTRACT: dict[str, Any] = {
         },
     },
     "action": {"kind": "joint_delta", "low": -0.1, "high": 0.1, "command": TRAJECTORY},
-    "timing": {"connect_timeout_s": 0.3, "max_age_s": 0.1},
+    "timing": {"connect_timeout_s": 0.5, "max_age_s": 0.25},
 }  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def test_an_observation_has_all_topics_at_one_moment(io: LocalTopics, arm: Topic
     observation = robot.read()
     np.testing.assert_allclose(observation.arrays["gripper"], [0.5])
     np.testing.assert_allclose(observation.arrays["tcp_pose"], arm.pose)
-    assert 0 <= io.now_ns() - observation.stamp_ns < 10**8
+    assert 0 <= io.now_ns() - observation.stamp_ns < 25 * 10**7
     robot.close()
     with pytest.raises(DeviceNotConnected):
         robot.read()
@@ -516,7 +516,7 @@ def test_linear_resampling_to_the_common_moment() -> None:
         (
             {"observation__joint_position__topic": "/joint_state"},
             DeviceTimeout,
-            r"'/joint_state' \(observation 'joint_position'\): got nobody publishes it within 0.3 s, "
+            r"'/joint_state' \(observation 'joint_position'\): got nobody publishes it within 0.5 s, "
             r"expected sensor_msgs/msg/JointState; .*\['/joint_commands', '/joint_states'\]; did you mean "
             r"'/joint_states'",
         ),
@@ -549,7 +549,7 @@ def test_linear_resampling_to_the_common_moment() -> None:
         (
             {"action__command": {**TRAJECTORY, "topic": "/arm/joint_trajectory"}},
             DeviceTimeout,
-            r"command topic '/arm/joint_trajectory': got nobody listens to it within 0.3 s, "
+            r"command topic '/arm/joint_trajectory': got nobody listens to it within 0.5 s, "
             r"expected a controller .*\['/trajectory'\]. Activate the controller",
         ),
         (
@@ -610,10 +610,21 @@ def test_a_topic_of_plain_numbers_without_a_header(io: LocalTopics, arm: TopicAr
     publisher = io.publisher("/force", "std_msgs/msg/Float64")
     source = {"topic": "/force", "type": "std_msgs/msg/Float64", "field": "data",
               "layout": "scalar", "resample": "latest", "max_age_s": 5.0, "unit": "N"}  # fmt: skip
-    threading.Timer(0.05, publisher.publish, (Float64(7.5),)).start()
-    robot = connected(io, observation__force=source)
-    assert robot.read().arrays["force"].tolist() == [7.5]
-    robot.close()
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.wait(0.01):
+            publisher.publish(Float64(7.5))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        robot = connected(io, observation__force=source)
+        assert robot.read().arrays["force"].tolist() == [7.5]
+        robot.close()
+    finally:
+        stop.set()
+        thread.join()
 
 
 def test_partial_joint_states_from_two_publishers(io: LocalTopics) -> None:

@@ -63,7 +63,7 @@ def test_changes_on_the_measured_position() -> None:
     targets = make("joint_delta", NUMBERS, base="measured")
     for measured in ([0.0, 0.0], [0.2, 0.1]):
         target, _ = targets.next(np.array([0.05, 0.0]), np.array(measured))
-        np.testing.assert_allclose(target.values, np.array(measured) + [0.05, 0.0])
+        np.testing.assert_allclose(target.values, np.add(measured, [0.05, 0.0]))
 
 
 @settings(max_examples=40, deadline=None)
@@ -113,7 +113,7 @@ def test_tool_changes_add_up_to_poses_about_the_axes_of_the_base() -> None:
         w, x, y, z = qmult(axangle2quat(axis, angle), [pose[6], *pose[3:6]])
         expected = np.array([x, y, z, w])
         assert abs(float(expected @ target.values[3:])) == pytest.approx(1.0, abs=1e-12)
-        np.testing.assert_allclose(target.values[:3], pose[:3] + [0.01, 0.0, 0.02])
+        np.testing.assert_allclose(target.values[:3], np.add(pose[:3], [0.01, 0.0, 0.02]))
         np.testing.assert_allclose(executed, action, atol=1e-12)
         pose = target.values
 

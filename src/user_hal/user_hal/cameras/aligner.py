@@ -96,6 +96,7 @@ class FrameAligner:
             raise _named(error, name) from error
         seen = self._seen[name]
         if not seen or frame.stamp_ns > seen[-1].stamp_ns:
+            frame.image_hwc.flags.writeable = False  # several observations may show it
             seen.append(frame)
         return frame
 

@@ -13,7 +13,6 @@ from user_core.errors import DeviceNotConnected, DeviceTimeout
 from user_core.interfaces import Frame
 from user_core.specs import Array
 
-
 #: Stamps that jump back by more than this come from a clock that was set.
 _CLOCK_STEP_NS = 1_000_000_000
 

@@ -55,8 +55,8 @@ def from_raw(message: Any, name: str) -> Array:
         )
     rows = data[: height * step].reshape(height, step)[:, :row_nbytes]
     if dtype.itemsize == 2:
-        pixels = np.ascontiguousarray(rows).view(dtype).reshape(height, width, channels)
-        pixels = (pixels >> 8).astype(np.uint8)
+        words = np.ascontiguousarray(rows).view(dtype).reshape(height, width, channels)
+        pixels: Array = (words >> 8).astype(np.uint8)
     else:
         pixels = np.ascontiguousarray(rows).reshape(height, width, channels)
     return pixels if order == (0, 1, 2) and channels == 3 else pixels[:, :, list(order)]

@@ -40,14 +40,15 @@ class TopicArm:
 
     def __init__(self, io: LocalTopics, period_s: float = 0.002) -> None:
         self._io, self._period_s = io, period_s
-        self.joints = np.zeros(3)
-        self.pose = np.array([0.4, 0.0, 0.3, 1.0, 0.0, 0.0, 0.0])
+        self.joints: Array = np.zeros(3)
+        self.pose: Array = np.array([0.4, 0.0, 0.3, 1.0, 0.0, 0.0, 0.0])
         self.gripper_m = 0.04
         self.received: dict[str, list[Any]] = {}
         self.silent: set[str] = set()
         self.blocked = False
         self.velocity = [0.0, 0.0, 0.0]
-        self._joint_velocity, self._twist = np.zeros(3), np.zeros(6)
+        self._joint_velocity: Array = np.zeros(3)
+        self._twist: Array = np.zeros(6)
         self._joint_publisher = io.publisher("/joint_states", "sensor_msgs/msg/JointState")
         self._pose_publisher = io.publisher(
             "/tcp_pose_broadcaster/pose", "geometry_msgs/msg/PoseStamped"

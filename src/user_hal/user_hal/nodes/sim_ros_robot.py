@@ -30,14 +30,17 @@ import numpy as np
 import rclpy
 from geometry_msgs.msg import PoseStamped, TwistStamped, WrenchStamped
 from rcl_interfaces.msg import ParameterDescriptor
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from user_comm.stop_signals import StopSignals
 from user_core.errors import UserError
 from user_core.specs import Array
 from user_hal.sim.controllers import ArmControllers
@@ -64,7 +67,7 @@ class SimRosRobot(Node):
             for name in (*arm.joint_names, *arm.gripper.finger_names)
         }
         self._lock = threading.Lock()
-        self._wrench_zero = np.zeros(6)
+        self._wrench_zero: Array = np.zeros(6)
         self._delayed: deque[tuple[float, Any, Any]] = deque()
         self._joints = self.create_publisher(JointState, "joint_states", 10)
         self._pose = self.create_publisher(
@@ -220,7 +223,7 @@ class SimRosRobot(Node):
         values = dict(
             zip(arm.joint_names, zip(state.joint_position, state.joint_velocity), strict=True)
         )
-        values.update({name: (finger_m, 0.0) for name in arm.gripper.finger_names})
+        values.update(dict.fromkeys(arm.gripper.finger_names, (finger_m, 0.0)))
         message = JointState()
         message.header.stamp = stamp
         order = sorted(values)
@@ -303,16 +306,17 @@ def _fill(vector: Any, values: Array) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the node until it is interrupted."""
-    rclpy.init(args=args)
+    """Run the node until SIGINT or SIGTERM."""
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node = SimRosRobot()
-    try:
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    done: Future[None] = Future(executor=executor)
+    with StopSignals(lambda _: executor.create_task(done.set_result, None)):  # type: ignore[arg-type,return-value]
+        executor.spin_until_future_complete(done)
+    executor.shutdown()
+    node.destroy_node()
+    rclpy.try_shutdown()
 
 
 if __name__ == "__main__":

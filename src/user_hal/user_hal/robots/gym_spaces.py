@@ -165,7 +165,7 @@ def _bound(bound: Array, dtype: str) -> float | tuple[float, ...] | None:
     if not finite.any():
         return None
     info = np.finfo(dtype) if np.dtype(dtype).kind == "f" else None
-    values = np.asarray(bound, dtype=np.float64).ravel()
+    values: Array = np.asarray(bound, dtype=np.float64).ravel()
     if info is not None:
         values = np.clip(values, float(info.min), float(info.max))
     if (values == values[0]).all():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Sequence
@@ -174,10 +175,8 @@ class Ros2Robot(Robot):
 
     def close(self) -> None:
         """Stop as far as that is possible, and end all subscriptions and publishers."""
-        try:
+        with contextlib.suppress(UserError):  # ROS has shut down: nothing more can be sent
             self.stop()
-        except UserError:
-            pass  # nothing more can be done: what is measured is gone, or ROS has shut down
         with self._lock:
             senders = (self._sender, self._home_sender, self._gripper)
             self._sender = self._home_sender = self._gripper = None

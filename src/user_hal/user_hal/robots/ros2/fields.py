@@ -111,7 +111,7 @@ class Extractor:
         self._indices = np.asarray(indices, np.intp) if len(indices) else None
         self._scale, self._offset = np.asarray(scale, float), np.asarray(offset, float)
         self._known_names: tuple[str, ...] | None = None
-        self._rows = np.zeros(0, np.intp)
+        self._rows: Array = np.zeros(0, np.intp)
 
     def __call__(self, message: Any) -> Array | None:
         """The numbers, (size,) float64; None when the message is about other elements.

@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 from user_core.errors import DeviceError, DeviceFault, DeviceTimeout
-
 from user_hal.robots.ros2.buffer import Sample, StampedBuffer
 from user_hal.robots.ros2.consistency import element_count
 from user_hal.robots.ros2.contract import Ros2Config

@@ -1,0 +1,100 @@
+"""`user check robot` and `user robots` with a robot on ROS topics, in other processes."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).parent))
+from sim_process import SimProcess, wait_until
+
+from user_comm.topic_io import open_topic_io
+from user_hal.cli import check, robots
+
+pytest.importorskip("mujoco", reason="the simulated robot needs MuJoCo")
+
+READY = Path(__file__).parents[3] / "user_bringup" / "config" / "robots"
+
+
+@pytest.fixture(scope="module")
+def sim() -> Iterator[SimProcess]:
+    params = {"arm": "ur5e", "task": "pick_place", "cameras": "[wrist]"}
+    with SimProcess(params) as process, open_topic_io("waiting") as io:
+        wait_until(lambda: "/wrist_camera/image_raw" in io.topics())
+        yield process
+
+
+def test_the_ready_contract_with_its_camera_is_checked_to_the_end(sim: SimProcess) -> None:
+    console = Console(record=True, width=200)
+    status = check.main(
+        ["robot", str(READY / "sim_ros_robot.yaml"), "--yes", "--steps", "5"], console
+    )
+    text = console.export_text()
+    assert status == 0, text
+    assert "image_wrist: uint8 48x64x3" in text
+    assert "0 broken" in text
+
+
+def test_robots_finds_what_could_be_a_robot(sim: SimProcess) -> None:
+    console = Console(record=True, width=300)
+    assert robots.main(["--all", "--wait", "2"], console) == 0
+    text = console.export_text()
+    assert "/joint_trajectory_controller/joint_trajectory" in text
+    assert "/wrist_camera/image_raw" in text
+
+
+CONTRACT = """
+driver: ros2
+params:
+  robot: ur5e
+  joints: [shoulder_pan_joint, shoulder_lift_joint, elbow_joint, wrist_1_joint, wrist_2_joint,
+           wrist_3_joint]
+  observation:
+    joint_position: {topic: /joint_states, type: sensor_msgs/msg/JointState, field: position}
+  action:
+    kind: joint_velocity
+    low: 0.1
+    high: 0.3
+    command: {topic: /forward_velocity_controller/commands, type: std_msgs/msg/Float64MultiArray}
+  timing: {connect_timeout_s: 20.0}
+"""
+
+
+def test_ctrl_c_stops_the_robot(
+    sim: SimProcess, tmp_path: Path, start_process: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """The commands are velocities, which a controller goes on with: the stop must get through."""
+    config = tmp_path / "velocity.yaml"
+    config.write_text(CONTRACT)
+    newest: dict[str, Any] = {}
+
+    def position() -> float:
+        return float(newest["joints"].position[0])
+
+    with open_topic_io("watching") as io:
+        io.subscribe("/joint_states", "sensor_msgs/msg/JointState",
+                     lambda message: newest.update(joints=message))  # fmt: skip
+        wait_until(lambda: newest)
+        start = position()
+        process = start_process(
+            [sys.executable, "-m", "user_hal.cli.check", "robot", str(config), "--yes",
+             "--steps", "10000"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        wait_until(lambda: abs(position() - start) > 0.05, 40.0)
+        process.send_signal(signal.SIGINT)
+        output = process.communicate(timeout=20)[0]
+        assert process.returncode != 0
+        assert not re.search(r"Error|Exception ignored", output.replace("KeyboardInterrupt", ""))
+        stopped = position()
+        time.sleep(0.5)
+        assert abs(position() - stopped) < 0.01, f"it goes on moving after\n{output}"

@@ -1,0 +1,163 @@
+"""`user check robot` and `user robots`, on robots that need no ROS."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from user_core import plugins
+from user_hal.cli import check, robots
+from user_hal.robot_file import find_robot_file
+
+
+class Terminal:
+    """A console whose text can be read afterwards."""
+
+    def __init__(self) -> None:
+        self.console = Console(record=True, width=200, force_terminal=False)
+
+    @property
+    def text(self) -> str:
+        return self.console.export_text(clear=False)
+
+
+@pytest.fixture
+def terminal() -> Terminal:
+    return Terminal()
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "robot.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_robot_that_keeps_its_promises(tmp_path: Path, terminal: Terminal) -> None:
+    config = write(tmp_path, "driver: gymnasium\nparams: {env_id: Pendulum-v1}\n")
+    assert check.main(["robot", config, "--steps", "5"], terminal.console) == 0
+    assert "sees  state: float32 3" in terminal.text
+    assert "ok   connect reaches the robot" in terminal.text
+    assert "0 broken" in terminal.text
+
+
+def test_cameras_of_the_file_are_part_of_the_robot(tmp_path: Path, terminal: Terminal) -> None:
+    (tmp_path / "still.py").write_text(
+        "import numpy as np\n"
+        "from dataclasses import replace\n"
+        "from user_core.fakes.camera import FakeCamera\n"
+        "class Still(FakeCamera):\n"
+        "    def read(self):\n"
+        "        frame = super().read()\n"
+        "        return replace(frame, image_hwc=np.zeros_like(frame.image_hwc))\n"
+    )
+    config = write(
+        tmp_path,
+        "driver: fake\ncameras:\n  devices:\n    side: {driver: still:Still, params: {width: 8}}\n",
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        assert check.main(["robot", config], terminal.console) == 0
+    assert "sees  image_side: uint8 48x8x3" in terminal.text
+
+
+def test_a_robot_that_breaks_one_is_told_with_the_reason(
+    tmp_path: Path, terminal: Terminal
+) -> None:
+    module = tmp_path / "forgetful.py"
+    module.write_text(
+        "from user_core.fakes.robot import FakeRobot\n"
+        "class Forgetful(FakeRobot):\n"
+        "    def reset(self, seed=None):\n"
+        "        return super().reset()\n"
+    )
+    config = write(tmp_path, "driver: forgetful:Forgetful\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        assert check.main(["robot", config], terminal.console) == 1
+    assert "FAIL reset counts episodes; equal seeds give equal starts" in terminal.text
+    assert "differs after two resets with seed 0" in terminal.text
+    assert "1 broken" in terminal.text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("driver: mujocco\n", "did you mean 'mujoco'?"),
+        ("driver: gymnasium\nparams: {env: Pendulum-v1}\n", "unknown key 'params.env'"),
+        ("driver: gymnasium\nparams: {env_id: Pendulm-v1}\n", "Did you mean: `Pendulum`"),
+        ("diver: fake\n", "unknown key 'diver'"),
+        ("driver: fake\ndriver: fake\n", "key 'driver' occurs twice"),
+        ("driver: fake\nsafety: {watchdog_s: 0}\n", "safety.watchdog_s"),
+        (
+            "driver: fake\ncameras: {devices: {side: {driver: fakee}}}\n",
+            "no plugin 'fakee' among cameras",
+        ),
+        (
+            "driver: fake\ncameras: {devices: {side: {driver: fake, params: {wide: 3}}}}\n",
+            "unknown key 'cameras.side.params.wide'",
+        ),
+    ],
+)
+def test_a_wrong_file_is_told_and_nothing_is_tried(
+    tmp_path: Path, terminal: Terminal, text: str, message: str
+) -> None:
+    assert check.main(["robot", write(tmp_path, text)], terminal.console) == 2
+    assert message in terminal.text
+
+
+def test_a_file_that_is_not_there_lists_the_ready_ones(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2] / "user_bringup")
+    assert check.main(["robot", "ur"], terminal.console) == 2
+    assert "no such file, expected a path, or one of the ready ones" in terminal.text
+    assert "'ur_ros2_control'" in terminal.text
+    assert find_robot_file("ur_ros2_control").name == "ur_ros2_control.yaml"
+
+
+def test_a_real_robot_does_not_move_unasked(
+    tmp_path: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2] / "user_bringup")
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    assert check.main(["robot", "generic_ros2_control"], terminal.console) == 2
+    assert "nobody can be asked: say --yes" in terminal.text
+    assert "takes joint_delta: joint1, joint2" in terminal.text
+    for answer, status in (("n", 2), ("", 2)):
+        monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+        monkeypatch.setattr(terminal.console, "input", lambda _, answer=answer: answer)
+        assert check.main(["robot", "generic_ros2_control"], terminal.console) == status
+    assert "Nothing was tried" in terminal.text
+
+
+def test_robots_lists_drivers_finds_and_failures(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "brittle.py").write_text(
+        "from user_core.fakes.robot import FakeRobot\n"
+        "class Brittle(FakeRobot):\n"
+        "    @classmethod\n"
+        "    def discover(cls):\n"
+        "        raise OSError('no bus')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    real = plugins.available
+
+    def available(kind: str) -> dict[str, EntryPoint]:
+        more = {
+            "lab_arm": EntryPoint("lab_arm", "no_such_module:Arm", "user.robots"),
+            "brittle": EntryPoint("brittle", "brittle:Brittle", "user.robots"),
+        }
+        return {**real(kind), **(more if kind == "robots" else {})}
+
+    monkeypatch.setattr(plugins, "available", available)
+    monkeypatch.setattr(robots, "available", available)
+    assert robots.main(["--all", "--no-ros"], terminal.console) == 0
+    for text in (
+        "fake", "a point on a plane", "Pendulum-v1", "more", "OSError: no bus",
+        "Install the Python module 'no_such_module'", "Cameras", "ros_topic",
+    ):  # fmt: skip
+        assert text in terminal.text, text
