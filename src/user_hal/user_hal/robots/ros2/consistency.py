@@ -47,6 +47,9 @@ def element_count(config: Ros2Config, name: str) -> int:
 def _check_joints(config: Ros2Config) -> None:
     if len(set(config.joints)) != len(config.joints):
         raise ConfigError("joints", came=list(config.joints), expected="each name once")
+    kind = config.action.kind
+    if kind in JOINT_KINDS and not config.joints:
+        raise ConfigError("joints", came="none", expected=f"names, for {kind.value} actions")
 
 
 def _check_source(config: Ros2Config, name: str) -> None:
@@ -68,10 +71,6 @@ def _check_source(config: Ros2Config, name: str) -> None:
 def _check_action(config: Ros2Config) -> None:
     action = config.action
     if action.kind in JOINT_KINDS:
-        if not config.joints:
-            raise ConfigError(
-                "joints", came="none", expected=f"names, for {action.kind.value} actions"
-            )
         _require_joint_position(config)
         count = len(config.joints)
         _check_bounds("action.target", action.target_low, action.target_high, count)
