@@ -44,9 +44,9 @@ setup(
             "sim = user_hal.cli.sim:main",
         ],
         "console_scripts": [
-            "hal = user_hal.nodes.hal:main",
+            "hal_node = user_hal.nodes.hal:main",
             "sim_ros_robot = user_hal.nodes.sim_ros_robot:main",
-            "teleop = user_hal.nodes.teleop:main",
+            "teleop_node = user_hal.nodes.teleop:main",
         ],
     },
 )
