@@ -3,107 +3,94 @@
 In the running system each part below is a process of its own: the robot in ``hal_node``, the
 acting half of the loop in ``actor_node``, the memory in ``replay_node``, the learning half in
 ``learner_node``; and what is a function call here is a message there. The words are the same.
+
+    python examples/single_process.py                                     # a point finds its goal
+    python examples/single_process.py --env Pendulum-v1 --steps 10000     # any Gymnasium environment
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 
 import numpy as np
-from user_core import fakes, plugins
-from user_core.types import (
-    EpisodeKey,
-    EpisodeResult,
-    EpisodeSource,
-    FinalObservation,
-    Outcome,
-    PolicyVersion,
-    Step,
-)
+
+from user_core import fakes, plugins, types
 
 
 def run_episode(robot, policy, reward, sink, key, version, deterministic=False):
     """Act until the episode ends; give every step to ``sink``; return what came of it."""
-    start_ns, rewards, outcome = time.time_ns(), [], None
+    rewards, ended = [], False
     policy.reset()
     observation = robot.reset(seed=key.number)
-    while True:
+    while not ended:
         proposed = policy.act(observation.arrays, deterministic=deterministic)[0]
-        action_stamp_ns = time.time_ns()
-        executed = robot.command(proposed)
+        executed = robot.command(proposed)  # what the motors really got
         after = robot.read()
         outcome = reward(observation.arrays, executed, after.arrays, after.task)
         truncated = after.task.truncated and not outcome.terminated
         sink.append(
-            Step(
-                observation.arrays,
-                executed,
-                proposed,
-                outcome.reward,
-                terminated=outcome.terminated,
-                truncated=truncated,
-                policy_version=version,
-                stamp_ns=observation.stamp_ns,
-                action_stamp_ns=action_stamp_ns,
-            )
-        )
+            types.Step(observation.arrays, executed, proposed, outcome.reward,
+                       outcome.terminated, truncated, policy_version=version)
+        )  # fmt: skip
         rewards.append(outcome.reward)
-        observation = after
-        if outcome.terminated or truncated:
-            break
-    sink.append(FinalObservation(observation.arrays, observation.stamp_ns))
-    result = EpisodeResult(
-        key,
-        EpisodeSource.EVALUATION if deterministic else EpisodeSource.ONLINE,
-        Outcome.SUCCESS if outcome.success else Outcome.TIMEOUT,
-        length=len(rewards),
-        episode_return=float(np.sum(rewards)),
-        first_version=version,
-        last_version=version,
-        start_ns=start_ns,
-        end_ns=time.time_ns(),
-    )
+        observation, ended = after, outcome.terminated or truncated
+    sink.append(types.FinalObservation(observation.arrays))  # kept also at a time-out
+    source = types.EpisodeSource.EVALUATION if deterministic else types.EpisodeSource.ONLINE
+    verdict = types.Outcome.SUCCESS if outcome.success else types.Outcome.TIMEOUT
+    result = types.EpisodeResult(key, source, verdict, len(rewards), float(np.sum(rewards)))
     sink.end_episode(result)
     return result
 
 
+def evaluate(robot, policy, reward, version, episodes=20):
+    """Mean return and success rate of deterministic episodes, kept out of the memory."""
+    keys = [types.EpisodeKey("evaluation", 0, 1_000_000 + start) for start in range(episodes)]
+    aside = fakes.MemoryReplay()
+    results = [run_episode(robot, policy, reward, aside, key, version, True) for key in keys]
+    success = np.mean([result.outcome is types.Outcome.SUCCESS for result in results])
+    return np.mean([result.episode_return for result in results]), success
+
+
 def main() -> float:
-    """Learn; return the success rate of the last evaluation."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--rounds", type=int, default=10, help="rounds of acting and learning")
-    rounds = arguments.parse_args().rounds
-    robot = plugins.build("robots", "fake")
+    """Learn; return the mean return of the last evaluation."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--env", help="a Gymnasium environment instead of the fake robot")
+    parser.add_argument("--algorithm", default="sac", help="algorithm plugin: sac, rlpd, rwr")
+    parser.add_argument("--steps", type=int, default=1200, help="steps to collect")
+    arguments = parser.parse_args()
+    environment = ("gymnasium", {"env_id": arguments.env}) if arguments.env else ("fake", {})
+    policy, fast = "tanh_gaussian", {"initial_temperature": 0.1}
+    fast |= {f"{network}_learning_rate": 1e-3 for network in ("actor", "critic", "temperature")}
+    if arguments.algorithm == "rwr":  # the shortest honest algorithm, for reading
+        policy, fast = "linear_gaussian", {}
+    robot = plugins.build("robots", *environment)
     reward = plugins.build("rewards", "task")
-    actor_policy = plugins.build("policies", "linear_gaussian", {}, robot.spec)
-    learner_policy = plugins.build("policies", "linear_gaussian", {}, robot.spec)
-    algorithm = plugins.build("algorithms", "rwr", {}, robot.spec, learner_policy)
+    actor_policy = plugins.build("policies", policy, {}, robot.spec)
+    learner_policy = plugins.build("policies", policy, {}, robot.spec)
+    algorithm = plugins.build("algorithms", arguments.algorithm, fast, robot.spec, learner_policy)
     memory, mailbox = fakes.MemoryReplay(), fakes.PolicyMailbox()
     robot.connect()
-    version = number = success = 0
-    for turn in range(rounds + 1):
+    version, due, mean_return = 0, 0, 0.0
+    for number in range(arguments.steps):
         if newest := mailbox.newest(after=version):  # the actor, between two steps
             actor_policy.load(newest.arrays)
             version = newest.number
-        trials = [
-            run_episode(robot, actor_policy, reward, fakes.MemoryReplay(),
-                        EpisodeKey("evaluation", 0, start), version, deterministic=True)
-            for start in range(20)
-        ]  # fmt: skip
-        success = np.mean([trial.outcome is Outcome.SUCCESS for trial in trials])
-        mean_return = np.mean([trial.episode_return for trial in trials])
-        bar = "#" * round(20 * success)
-        print(f"version {version:2}  success {success:4.0%} |{bar:<20}|  return {mean_return:7.2f}")
-        for _ in range(5):  # the actor
-            key = EpisodeKey("actor", 0, 1000 + number)
-            run_episode(robot, actor_policy, reward, memory, key, version)
-            number += 1
-        for _ in range(20):  # the learner
-            algorithm.update(memory.sample(1024))
-        arrays = algorithm.policy_arrays()
-        mailbox.publish(PolicyVersion(turn + 1, arrays, created_ns=time.time_ns()))
+        if len(memory) >= due:
+            mean_return, success = evaluate(robot, actor_policy, reward, version)
+            print(
+                f"{len(memory):6} steps, version {version:3}: "
+                f"return {mean_return:8.2f}, success {success:4.0%} |{'#' * round(20 * success)}"
+            )
+            due += arguments.steps // 10
+        if len(memory) >= arguments.steps:
+            break
+        key = types.EpisodeKey("actor", 0, number)  # the actor
+        steps = run_episode(robot, actor_policy, reward, memory, key, version).length
+        for _ in range(-(-steps // algorithm.updates_per_call)):  # the learner: one update a step
+            algorithm.update(memory.sample(128 * algorithm.updates_per_call))
+        mailbox.publish(types.PolicyVersion(number + 1, algorithm.policy_arrays()))
     robot.close()
-    return float(success)
+    return float(mean_return)
 
 
 if __name__ == "__main__":

@@ -39,8 +39,9 @@ class TrainingConfig(Config):
     batch_size: int = setting(256, doc="Transitions of one gradient update.", ge=1, le=1_000_000)
     utd: UtdConfig = setting(factory=UtdConfig, doc="Ratio of updates to environment steps.")
     prefetch: int = setting(
-        2,
-        doc="Batches drawn ahead by a thread of their own; 0 draws them in the loop.",
+        0,
+        doc="Batches drawn ahead by a thread of their own; 0 for a source that draws ahead "
+        "itself, as that of the replay store does.",
         ge=0,
         le=64,
     )
