@@ -22,6 +22,7 @@ from user_comm.topic_io import RosTopicIo
 from user_core.config import from_mapping, setting, to_mapping
 from user_core.errors import ConfigError, LeaseError
 from user_core.types import ActionChunk, Lease, Observation
+from user_hal.nodes.action_waiter import ActionWaiter
 from user_hal.nodes.markers import markers
 from user_hal.nodes.ros_logging import bridge_logging
 from user_hal.nodes.safety_status import (
@@ -111,9 +112,13 @@ class HalNode(LifecycleNode):
         self._observations = self.advertise(topics.OBSERVATION)
         self._markers = self.advertise(topics.MARKERS)
         self._standard = StandardTopics(
-            robot.spec, config.display, self.advertise, self._show_markers
+            robot.spec,
+            config.display,
+            self.advertise,
+            self._show_markers,
+            lambda: self._markers.wanted,
         )
-        self.listen(topics.ACTION, self._on_action)
+        self._listen_for_actions(stack)
         self._serve()
         self._watch(stack)
         self._publish_spec()
@@ -127,6 +132,15 @@ class HalNode(LifecycleNode):
         stack.callback(self._standard.close)
         stack.callback(self._loop.close)  # first: it stops the robot
         self._loop.start()
+
+    def _listen_for_actions(self, stack: ExitStack) -> None:
+        """The loop's thread takes actions from the middleware itself, without an executor."""
+        waiter = ActionWaiter(self, self._on_action)
+        stack.callback(waiter.destroy)
+        counts = waiter.subscription.counts
+        self.diagnostics.watch(f"topic {counts.name}", counts.item)
+        stack.callback(self.diagnostics.unwatch, f"topic {counts.name}")
+        self._loop.waiter = waiter
 
     def _serve(self) -> None:
         self.serve(topics.RESET, self._on_reset, in_thread=True)

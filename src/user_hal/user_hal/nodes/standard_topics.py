@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,8 @@ from user_hal.display import DisplayConfig
 
 _log = logging.getLogger(__name__)
 _IMAGE = "image_"
+#: How often it is asked whether anybody listens.
+_LOOK_PERIOD_S = 0.2
 Advertise = Callable[[Topic], TopicPublisher]
 Maker = Callable[[Observation], Any]
 
@@ -37,6 +40,7 @@ class StandardTopics:
         display: Names of the frames.
         advertise: Makes a publisher.
         extra: Called with every observation that is worked on, for further topics.
+        extra_wanted: Whether anybody listens to those.
     """
 
     def __init__(
@@ -45,8 +49,11 @@ class StandardTopics:
         display: DisplayConfig,
         advertise: Advertise,
         extra: Callable[[Observation], None] = lambda observation: None,
+        extra_wanted: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._spec, self._display, self._extra = spec, display, extra
+        self._spec, self._display = spec, display
+        self._extra, self._extra_wanted = extra, extra_wanted
+        self._look_s, self._wanted = 0.0, False
         self._outlets: list[tuple[TopicPublisher, Maker]] = []
         self._changed = threading.Condition()
         self._newest: Observation | None = None
@@ -69,7 +76,13 @@ class StandardTopics:
             self._thread.join(1.0)
 
     def show(self, observation: Observation) -> None:
-        """Hand over an observation; returns at once."""
+        """Hand over an observation; returns at once. While nobody listens, nobody is woken."""
+        now_s = time.monotonic()
+        if now_s >= self._look_s:
+            self._look_s = now_s + _LOOK_PERIOD_S
+            self._wanted = self._extra_wanted() or any(p.wanted for p, _ in self._outlets)
+        if not self._wanted:
+            return
         with self._changed:
             self._newest = observation
             self._changed.notify()

@@ -21,6 +21,7 @@ from user_hal.runtime.resets import Resets
 from user_hal.runtime.sentinel import Sentinel
 from user_hal.runtime.status import HalStatus
 from user_hal.runtime.stopper import Stopper
+from user_hal.runtime.waiter import ConditionWaiter, Waiter
 from user_hal.safety import SafetyConfig
 from user_hal.safety.supervisor import SafetyState
 
@@ -59,6 +60,7 @@ class HalLoop:
         leases: Who may command it.
         deadlines: When it is read, and how punctually.
         acting: The chunk that was played last.
+        waiter: How the loop waits; may be replaced before :meth:`start`.
     """
 
     #: How long :meth:`close` waits for a stop, and for the driver to return, seconds.
@@ -99,8 +101,8 @@ class HalLoop:
         self._applied: AppliedAction | None = None
         self._last: Observation | None = None
         self._resets = Resets()
-        self._wake = threading.Condition()
-        self._news = self._ending = False
+        self.waiter: Waiter = ConditionWaiter()
+        self._ending = False
         self._shown: tuple[object, ...] = ()
         self._sentinel: Sentinel | None = None
         self._thread: threading.Thread | None = None
@@ -131,7 +133,8 @@ class HalLoop:
             Refused: It is not let in; the reason is counted.
         """
         self.path.submit(chunk)
-        self._notify()
+        if threading.current_thread() is not self._thread:
+            self.waiter.wake()
 
     def reset(self, seed: int | None, token: int = 0) -> Future[Observation]:
         """Bring the robot to the start of an episode.
@@ -147,7 +150,7 @@ class HalLoop:
             self._require_no_emergency()
             self.path.close("the robot is being reset")
         done = self._resets.add(seed)
-        self._notify()
+        self.waiter.wake()
         return done
 
     def status(self) -> HalStatus:
@@ -179,9 +182,8 @@ class HalLoop:
         self.path.close("the robot is shut down")
         if not self._stopper.wait(self.CLOSE_TIMEOUT_S):
             _log.error("the robot's stop() has not returned; going on without it")
-        with self._wake:
-            self._ending = True
-        self._notify()
+        self._ending = True
+        self.waiter.wake()
         if self._thread is not None:
             self._thread.join(self.CLOSE_TIMEOUT_S)
             if self._thread.is_alive():
@@ -196,11 +198,12 @@ class HalLoop:
         emergency = self.path.supervisor.state is SafetyState.EMERGENCY
         if self._guard.running and (emergency or self._guard.overran):
             self._stopper.request()  # a call is moving the robot on, for instance a reset
-        status = self.status()
-        shown = (status.state, status.cause and status.cause.code, status.present, status.lease)
+        supervisor = self.path.supervisor
+        cause = supervisor.cause and supervisor.cause.code
+        shown = (supervisor.state, cause, supervisor.present, self.leases.newest_token)
         if shown != self._shown:
             self._shown = shown
-            self._on_status(status)
+            self._on_status(self.status())
 
     def step(self) -> int:
         """Do what is due now; return when to come back, on the monotonic clock."""
@@ -280,6 +283,7 @@ class HalLoop:
     def _show_first(self, observation: Observation) -> None:
         self._show(observation)
         self.deadlines.start(self._clock.monotonic_ns())
+        self.waiter.discard()  # commands from before must not be carried out after it
 
     def _publish(self, observation: Observation) -> None:
         try:
@@ -320,21 +324,11 @@ class HalLoop:
 
     def _lease_changed(self, reason: str) -> None:
         self.path.lease_changed(reason)
-        self._notify()
-
-    def _notify(self) -> None:
-        with self._wake:
-            self._news = True
-            self._wake.notify()
+        self.waiter.wake()
 
     def _run(self) -> None:
         while not self._ending:
-            next_ns = self._safe_step()
-            with self._wake:
-                wait_s = (next_ns - self._clock.monotonic_ns()) * 1e-9
-                if not self._news and wait_s > 0:
-                    self._wake.wait(wait_s)
-                self._news = False
+            self.waiter.wait(self._safe_step())
         self._stopper.wait(self.CLOSE_TIMEOUT_S)  # a stop that fell into a call is repeated
         self._guard.close()
         self._refuse_resets()
