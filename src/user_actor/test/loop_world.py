@@ -177,6 +177,9 @@ class Arm:
     def trouble(self) -> str:
         return self.problem
 
+    def unready(self) -> str:
+        return self.problem
+
 
 class Ramp(Policy):
     """Proposes (version, count of calls) as its action, T rows; notes how it was asked."""

@@ -156,7 +156,7 @@ def test_evaluation_alone_waits_for_a_version():
 @pytest.mark.parametrize("kind", ["uniform", "smooth"])
 def test_random_actions_are_uniform_within_the_bounds(kind):
     spec = ArraySpec((2,), "float32", (-1.0, 0.0), (1.0, 3.0))
-    source = RandomActions(ExplorationConfig(kind=kind, correlation=0.8), spec)
+    source = RandomActions(ExplorationConfig(kind=kind, correlation=0.8, seed=0), spec)
     actions = np.stack([source.sample() for _ in range(20_000)])
     assert actions.dtype == np.float32
     shares = (actions - spec.low_array) / (spec.high_array - spec.low_array)

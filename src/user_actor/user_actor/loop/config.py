@@ -44,7 +44,7 @@ class ExplorationConfig(Config):
         doc="While no version has come: wait for one, act randomly, or use the policy's first "
         "weights.",
     )
-    seed: int = setting(0, doc="Seed of random actions.", ge=0)
+    seed: int = setting(-1, doc="Seed of random actions; -1: another one each time.", ge=-1)
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ class ControlLoop:
         """Collect until :meth:`stop`, or until ``max_episodes`` have been recorded."""
         self._robot.observations.resume()
         while not self._stopping:
-            if 0 < self._config.max_episodes <= self.stats.episodes:
+            if self.is_done:
                 self._state(LoopState.WAITING, "all episodes are recorded")
                 return
             try:
@@ -86,6 +86,11 @@ class ControlLoop:
             except Exception as error:  # a bug must not leave a robot without an actor
                 self._failed(error)
         self._state(LoopState.WAITING, self._stopping)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether ``max_episodes`` have been recorded."""
+        return 0 < self._config.max_episodes <= self.stats.episodes
 
     def stop(self, why: str = "the actor is stopped") -> None:
         """End the episode at the next step, and :meth:`run` with it. From any thread."""
@@ -126,7 +131,7 @@ class ControlLoop:
         if why:
             self._state(LoopState.PAUSED, why)
             return self._sleep(_LOOK_S)
-        why = self._robot.trouble() or self._actions.why_waiting()
+        why = self._robot.unready() or self._actions.why_waiting()
         if why:
             self._state(LoopState.WAITING, why)
             return self._sleep(_LOOK_S)

@@ -24,7 +24,7 @@ class RandomActions:
 
     def __init__(self, config: ExplorationConfig, spec: ArraySpec) -> None:
         self._config, self._spec = config, spec
-        self._rng = np.random.default_rng(config.seed)
+        self._rng = np.random.default_rng(None if config.seed < 0 else config.seed)
         bounded = spec.low is not None and spec.high is not None
         self._smooth = config.kind == "smooth" and bounded and spec.dtype.startswith("float")
         self._state = self._rng.standard_normal(spec.shape)

@@ -58,6 +58,9 @@ class LocalRobot:
     def trouble(self) -> str:
         return ""
 
+    def unready(self) -> str:
+        return ""
+
 
 class LocalTeleop:
     """TeleopPort around a connected device; its labels count once, when they appear."""

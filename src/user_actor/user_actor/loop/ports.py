@@ -30,7 +30,10 @@ class RobotPort(Protocol):
         """Have it brought to the start of an episode; the future gives the first observation."""
 
     def trouble(self) -> str:
-        """Why it cannot be driven now, for people; empty if it can."""
+        """Why it must not be driven on within an episode, for people; empty if it may."""
+
+    def unready(self) -> str:
+        """Why no episode can begin now, for people; empty if one can."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,11 @@ class TeleopPort(Protocol):
     """A person beside the robot."""
 
     def read(self, observation: Observation) -> HumanInput:
-        """What he wants now; each label is given once. Returns at once."""
+        """What he wants now; each label is given once.
+
+        Returns at once; with a lockstep robot it may wait a moment for his answer to this
+        observation.
+        """
 
 
 class EpisodeSink(TransitionSink, Protocol):

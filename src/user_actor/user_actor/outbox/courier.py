@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from user_actor.outbox.database import Entry, OutboxDatabase
 from user_actor.outbox.sender import Sender
-from user_core.errors import StoreCorrupt, StoreError
+from user_core.errors import StoreCorrupt, StoreError, UserError
 from user_core.types import TrajectoryChunk
 
 _log = logging.getLogger(__name__)
@@ -89,5 +89,6 @@ class Courier:
             pass  # acknowledged meanwhile
         except Exception as error:  # of a publisher, in any form
             if not self.trouble:
-                _log.exception("chunk %d could not be sent", entry.sequence)
+                ours = isinstance(error, UserError)
+                _log.warning("chunk %d waits: %s", entry.sequence, error, exc_info=not ours)
             self.trouble = f"{type(error).__name__}: {error}"

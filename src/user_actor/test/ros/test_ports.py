@@ -1,0 +1,354 @@
+"""The ports of the actor node, with a publisher and services that a test plays."""
+
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from user_msgs.msg import ActorStatus, SafetyStatus
+from user_msgs.srv import AcquireLease, ReleaseLease, RenewLease, ResetRobot
+
+from user_actor.loop.ports import NOBODY
+from user_actor.loop.stats import LoopState, LoopStats, LoopStatus
+from user_actor.nodes.actor import ActorConfig, _seeds
+from user_actor.nodes.actor_status import actor_status_to_message
+from user_actor.nodes.lease_keeper import LeaseKeeper, LeaseWish
+from user_actor.nodes.robot_port import RosRobot
+from user_actor.nodes.teleop_port import RosTeleop
+from user_actor.outbox import OutboxStatus
+from user_comm.converters import Intervention, observation_to_message, set_stamp
+from user_comm.parameter_values import parameter_fields
+from user_core.config import from_mapping
+from user_core.errors import CodecError, DeviceError, TransportError
+from user_core.interfaces import TeleopCommand
+from user_core.specs import ArraySpec, RobotSpec
+from user_core.types import ActionChunk, Label, Observation
+
+SPEC = RobotSpec("r", {"x": ArraySpec((2,), "float64")}, ArraySpec((2,)))
+
+
+def observation(sequence=1, episode=1, stamp_ns=None, size=2):
+    stamp_ns = time.time_ns() if stamp_ns is None else stamp_ns
+    return Observation({"x": np.zeros(size)}, stamp_ns, sequence, episode)
+
+
+def until(condition, what, timeout_s=10.0):
+    end_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end_s, f"still not: {what}"
+        time.sleep(0.002)
+
+
+class Server:
+    """Answers calls as a test wants, in the caller's thread."""
+
+    def __init__(self, service, answer):
+        self.request_type, self.response = service.Request, service.Response
+        self.answer, self.requests = answer, []
+
+    def call(self, request, timeout_s):
+        self.requests.append(request)
+        response = self.response()
+        self.answer(request, response)
+        return response
+
+
+def raises(error):
+    def answer(request, response):
+        raise error
+
+    return answer
+
+
+class Publisher:
+    active = True
+
+    def __init__(self):
+        self.sent = []
+
+    def publish(self, value):
+        self.sent.append(value)
+        return self.active
+
+
+def status(state, stamp_ns=None, detail="why"):
+    message = SafetyStatus(state=state, detail=detail)
+    set_stamp(message.header.stamp, time.time_ns() if stamp_ns is None else stamp_ns)
+    return message
+
+
+@pytest.fixture
+def robot():
+    def first(request, response):
+        response.success = True
+        response.observation = observation_to_message(observation(7, 3))
+
+    lease = SimpleNamespace(token=5, problem="")
+    robot = RosRobot(SPEC, Publisher(), Server(ResetRobot, first), lease, 5.0)
+    robot.lease, robot.server = lease, robot._client
+    yield robot
+    robot.close()
+
+
+def test_commands_carry_the_token_of_the_lease(robot):
+    chunk = ActionChunk(np.zeros((1, 2), np.float32), 1000, sequence=9)
+    robot.send(chunk)
+    assert (robot._actions.sent[0].lease_token, robot._actions.sent[0].sequence) == (5, 9)
+    robot._actions.active = False
+    with pytest.raises(TransportError, match="not active"):
+        robot.send(chunk)
+
+
+def test_a_reset_gives_the_first_observation_and_older_ones_do_not_count(robot):
+    late = observation(6, 2)
+    first = robot.reset(42).result(5)
+    assert (first.episode, first.sequence) == (3, 7)
+    assert (robot.server.requests[0].seed, robot.server.requests[0].lease_token) == (42, 5)
+    assert robot.observations.newest.episode == 3
+    robot.on_observation(late)
+    assert robot.observations.newest.episode == 3
+    robot.on_observation(observation(8, 3))
+    assert robot.observations.newest.sequence == 8
+    robot.reset(None).result(5)
+    assert robot.server.requests[1].seed == -1
+
+
+def test_a_reset_that_is_refused_or_nonsense_is_an_error(robot):
+    def refuse(request, response):
+        response.error_code, response.message = "safety", "emergency stop"
+
+    robot.server.answer = refuse
+    with pytest.raises(DeviceError, match="safety.*emergency stop"):
+        robot.reset(None).result(5)
+    robot.server.answer = raises(TransportError("service", came="no answer"))
+    with pytest.raises(TransportError):
+        robot.reset(None).result(5)
+
+    def misfit(request, response):
+        response.success = True
+        response.observation = observation_to_message(observation(size=3))
+
+    robot.server.answer = misfit
+    with pytest.raises((CodecError, ValueError), match="x"):
+        robot.reset(None).result(5)
+
+
+def test_a_robot_that_is_not_there_is_not_ready(robot):
+    assert "no observations" in robot.unready()
+    robot.on_observation(observation())
+    assert robot.unready() == robot.trouble() == ""
+    robot.lease.token, robot.lease.problem = 0, "somebody else has it"
+    assert "somebody else" in robot.unready()
+    assert "somebody else" in robot.trouble()
+
+
+def test_observations_that_do_not_fit_are_named_and_not_used(robot):
+    robot.on_observation(observation(size=3))
+    assert robot.observations.newest is None
+    assert "observation.x" in robot.trouble()
+    robot.on_observation(observation())
+    assert robot.trouble() == ""
+
+
+def test_a_safety_stop_ends_an_episode_but_one_from_before_the_reset_does_not(robot):
+    robot.on_observation(observation())
+    robot.on_safety(status(SafetyStatus.STOPPED))
+    assert "safety stop: why" in robot.trouble()
+    assert robot.unready() == ""  # a reset may be what ends it
+    before_ns = time.time_ns()
+    robot.reset(None).result(5)
+    robot.on_safety(status(SafetyStatus.STOPPED, before_ns))
+    assert robot.trouble() == ""
+    robot.on_safety(status(SafetyStatus.STOPPED))
+    assert robot.trouble() != ""
+    robot.on_safety(status(SafetyStatus.ACTIVE))
+    assert robot.trouble() == ""
+
+
+def test_an_emergency_stop_counts_always(robot):
+    robot.on_observation(observation())
+    robot.on_safety(status(SafetyStatus.EMERGENCY, 1))
+    assert "emergency stop: why" in robot.trouble()
+    assert "emergency stop: why" in robot.unready()
+
+
+# --- the person
+
+
+def wish(engaged=True, sequence=0, age_s=0.0, scripted=False, **labels):
+    action = np.array([1.0, 2.0], np.float32)
+    stamp_ns = time.time_ns() - int(age_s * 1e9)
+    command = TeleopCommand(engaged, action if engaged else action[:0], stamp_ns, **labels)
+    return Intervention(command, "joy", scripted, sequence)
+
+
+def test_nobody_is_nobody():
+    assert RosTeleop(False).read(observation()) is NOBODY
+
+
+def test_the_newest_wish_counts_with_its_age():
+    teleop = RosTeleop(False)
+    teleop.on_intervention(wish(scripted=True))
+    seen = teleop.read(observation())
+    assert seen.engaged
+    assert seen.scripted
+    assert seen.action.tolist() == [1.0, 2.0]
+    assert seen.age_s < 0.2
+    teleop.on_intervention(wish(age_s=3.0))  # it was long under way
+    assert 2.9 < teleop.read(observation()).age_s < 4
+    teleop.on_intervention(wish(engaged=False))
+    assert teleop.read(observation()).action is None
+
+
+def test_a_label_counts_once_though_the_button_is_held_and_more_messages_come():
+    teleop = RosTeleop(False)
+    teleop.on_intervention(wish(success=True))
+    teleop.on_intervention(wish(success=True))
+    teleop.on_intervention(wish())
+    assert teleop.read(observation()).label is Label.SUCCESS
+    assert teleop.read(observation()).label is Label.NONE
+    teleop.on_intervention(wish(failure=True))
+    assert teleop.read(observation()).label is Label.FAILURE
+    teleop.on_intervention(wish(failure=True))
+    assert teleop.read(observation()).label is Label.NONE
+    teleop.on_intervention(wish(abort=True))
+    assert teleop.read(observation()).label is Label.ABORT
+
+
+def test_a_lockstep_step_waits_for_the_answer_to_its_observation_but_not_for_ever():
+    import threading
+
+    teleop = RosTeleop(True)
+    teleop.on_intervention(wish(sequence=1))
+    threading.Timer(0.02, lambda: teleop.on_intervention(wish(False, sequence=2))).start()
+    assert teleop.read(observation(2)).engaged is False
+    begin_s = time.monotonic()
+    assert teleop.read(observation(3)).engaged is False
+    assert 0.05 < time.monotonic() - begin_s < 1.0
+    teleop.on_intervention(wish(sequence=3, age_s=5.0))
+    assert teleop.read(observation(3)).age_s == 0.0  # it is about this very observation
+    begin_s = time.monotonic()
+    assert RosTeleop(True).read(observation(3)) is NOBODY
+    assert time.monotonic() - begin_s < 0.05
+
+
+# --- the lease
+
+
+def keeper(acquire, renew=None, release=None, duration_s=0.3):
+    servers = (
+        Server(AcquireLease, acquire),
+        Server(RenewLease, renew or raises(TransportError("renew"))),
+        Server(ReleaseLease, release or (lambda request, response: None)),
+    )
+    keeper = LeaseKeeper(LeaseWish(duration_s=duration_s, retry_s=0.02), "me", *servers)
+    keeper.acquirer, keeper.renewer, keeper.releaser = servers
+    return keeper
+
+
+def grant(token, duration_s=0.3):
+    def answer(request, response):
+        response.success = True
+        response.lease.token, response.lease.duration_s = token, duration_s
+
+    return answer
+
+
+def prolong(request, response):
+    response.success = True
+
+
+def refuse(request, response):
+    response.message = "leased to another"
+
+
+def test_a_lease_is_acquired_renewed_and_given_back():
+    lease = keeper(grant(8), prolong)
+    assert lease.token == 0
+    lease.start()
+    until(lambda: len(lease.renewer.requests) >= 2, "renewed twice")
+    assert lease.token == 8
+    assert lease.acquirer.requests[0].holder == "me"
+    lease.stop()
+    assert lease.token == 0
+    assert [request.token for request in lease.releaser.requests] == [8]
+    assert len(lease.acquirer.requests) == 1
+
+
+def test_a_lease_that_others_have_is_asked_for_again():
+    lease = keeper(refuse, prolong)
+    lease.start()
+    until(lambda: "leased to another" in lease.problem, "it says why")
+    lease.acquirer.answer = grant(9)
+    until(lambda: lease.token == 9, "it gets it")
+    assert lease.problem == ""
+    lease.stop()
+
+
+def test_a_lease_that_was_taken_is_lost_at_once_and_asked_for_again():
+    lease = keeper(grant(1), prolong)
+    lease.start()
+    until(lambda: lease.token == 1, "it has one")
+    lease.acquirer.answer, lease.renewer.answer = refuse, refuse
+    until(lambda: lease.token == 0, "it has lost it")
+    lease.acquirer.answer, lease.renewer.answer = grant(2), prolong
+    until(lambda: lease.token == 2, "it has a new one")
+    lease.stop()
+
+
+def test_a_hal_that_does_not_answer_for_a_while_costs_the_lease_only_when_it_ends():
+    lease = keeper(grant(1), raises(TransportError("renew", came="no answer")))
+    begin_s = time.monotonic()
+    lease.start()
+    until(lambda: lease.token == 1, "it has one")
+    until(lambda: lease.renewer.requests, "it was renewed in vain")
+    assert lease.token == 1 or time.monotonic() - begin_s >= 0.3
+    lease.acquirer.answer = raises(TransportError("acquire", came="nobody"))
+    until(lambda: lease.token == 0, "it has ended")
+    assert time.monotonic() - begin_s >= 0.3
+    lease.stop()
+
+
+# --- what it says, and what it is configured by
+
+
+OUTBOX = OutboxStatus(3, 4000, 1.5, 0.25, 0, 9, 65536, 0.1, 1, 0, 0, ("full",))
+
+
+def test_the_status_says_all():
+    stats = LoopStats()
+    stats.steps = 12
+    loop = LoopStatus(
+        LoopState.PAUSED, "outbox", 12, 2, 0.5, 3.0, 20.0, 1.0, 0.5, 0.2, 0, ("late",)
+    )
+    message = actor_status_to_message(loop, OUTBOX)
+    assert (message.state, message.detail, message.steps) == (ActorStatus.PAUSED, "outbox", 12)
+    assert (message.outbox_chunks, message.outbox_fill) == (3, 0.25)
+    assert list(message.warnings) == ["full", "late"]
+    idle = actor_status_to_message(None, OUTBOX, "the robot's spec")
+    assert (idle.state, idle.detail) == (ActorStatus.WAITING, "the robot's spec")
+    assert np.isnan(idle.success_rate)
+
+
+def test_every_parameter_is_described():
+    fields = list(parameter_fields(ActorConfig))
+    assert all(field.setting.doc for field in fields)
+    names = {field.name for field in fields}
+    assert {
+        "loop.evaluation.every",
+        "outbox.quota_bytes",
+        "policy.plugin",
+        "lease.duration_s",
+    } <= names
+    assert from_mapping(ActorConfig, {}).reward.plugin == "task"
+
+
+def test_robots_that_share_weights_do_not_share_noise():
+    config = from_mapping(ActorConfig, {"policy": {"plugin": "linear_gaussian"}})
+    seeds = _seeds("a", config.policy)
+    one, other = next(seeds), next(seeds)
+    assert one["seed"] != other["seed"]
+    chosen = from_mapping(
+        ActorConfig, {"policy": {"plugin": "linear_gaussian", "params": {"seed": 3}}}
+    )
+    assert next(_seeds("a", chosen.policy)) == {}

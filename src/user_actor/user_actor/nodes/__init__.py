@@ -1,0 +1,1 @@
+"""The ROS shell of this package: the node `actor`."""

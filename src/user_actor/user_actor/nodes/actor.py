@@ -1,0 +1,291 @@
+"""Node ``actor``: drives one robot, and sends what it experiences to a replay store."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import threading
+import zlib
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from typing import Any
+
+from user_actor.loop import ActorLoopConfig, ControlLoop, PolicyHolder
+from user_actor.nodes.actor_status import actor_status_to_message
+from user_actor.nodes.lease_keeper import LeaseKeeper, LeaseWish
+from user_actor.nodes.robot_port import RosRobot
+from user_actor.nodes.teleop_port import RosTeleop
+from user_actor.outbox import Outbox, OutboxConfig
+from user_comm import topics
+from user_comm.converters import EpisodeReport, Intervention, PolicyAnnouncement, RobotDescription
+from user_comm.diagnostics import Level
+from user_comm.lifecycle import LifecycleNode
+from user_comm.log_bridge import bridge_logging
+from user_comm.policy_blobs import PolicyPuller, ZenohConfig, open_session
+from user_comm.run import run
+from user_core import plugins
+from user_core.config import Config, setting
+from user_core.errors import TransportError
+from user_core.interfaces import Policy
+from user_core.plugins import PluginChoice
+from user_core.policies import policy_config_hash
+from user_core.specs import RobotSpec
+from user_core.types import EpisodeResult, Observation, TrajectoryAck, TrajectoryChunk
+
+_LOOK_S = 0.2
+#: Threads hand over the interpreter at least this often, so that the loop is not kept waiting.
+_SWITCH_INTERVAL_S = 0.0005
+
+
+@dataclass(frozen=True)
+class ActorConfig(Config):
+    """Parameters of actor_node."""
+
+    name: str = setting(
+        "",
+        doc="Name as a producer of experience, unique in a deployment; empty: the node's full "
+        "name, with dots.",
+    )
+    robot: str = setting("", doc="Name of the robot in what is recorded; empty: its kind.")
+    hal: str = setting("hal", doc="Name of the node that runs the robot.", min_length=1)
+    loop: ActorLoopConfig = setting(factory=ActorLoopConfig, doc="How it acts.")
+    policy: PluginChoice = setting(PluginChoice("tanh_gaussian"), doc="What acts.")
+    reward: PluginChoice = setting(PluginChoice("task"), doc="What judges.")
+    outbox: OutboxConfig = setting(factory=OutboxConfig, doc="Where experience waits.")
+    lease: LeaseWish = setting(factory=LeaseWish, doc="The lease of the robot.")
+    zenoh: ZenohConfig = setting(
+        ZenohConfig(connect=("tcp/127.0.0.1:7447",)), doc="Where policy versions are pulled from."
+    )
+    status_period_s: float = setting(1.0, doc="Time between two status messages.", unit="s", gt=0)
+
+
+class ActorNode(LifecycleNode):
+    """Acts in a thread of its own while it is active; the executor only hands over.
+
+    It begins once the robot's spec is known, and again with another one. What the outbox holds
+    from earlier is delivered meanwhile.
+    """
+
+    Config = ActorConfig
+
+    def configure(self, stack: ExitStack) -> None:
+        config: ActorConfig = self.config
+        stack.callback(bridge_logging(self.get_logger(), "user_actor"))
+        self._name = config.name or self.get_fully_qualified_name().strip("/").replace("/", ".")
+        self._description: RobotDescription | None = None
+        self._robot: RosRobot | None = None
+        self._teleop: RosTeleop | None = None
+        self._loop: ControlLoop | None = None
+        self._holder: PolicyHolder | None = None
+        self._puller: PolicyPuller | None = None
+        self._announced: PolicyAnnouncement | None = None
+        self._safety: Any = None
+        self._heard = False
+        self._outbox = Outbox(config.outbox, self._name)
+        stack.callback(self._outbox.close)
+        self._actions = self.advertise(topics.ACTION)
+        self._trajectory = self.advertise(topics.TRAJECTORY)
+        self._results = self.advertise(topics.EPISODE_RESULT)
+        self._status = self.advertise(topics.ACTOR_STATUS, always=True)
+        self._connect()
+        self.every(config.status_period_s, self._publish_status, always=True)
+        self.every(_LOOK_S, self._look_for_listeners)
+
+    def activate(self, stack: ExitStack) -> None:
+        self._outbox.deliver_to(self._deliver)
+        stack.callback(self._outbox.deliver_to, None)
+        stack.callback(self._outbox.flush, 5.0)
+        self._lease.start()
+        stack.callback(self._lease.stop)
+        self._stop = threading.Event()
+        thread = threading.Thread(target=self._act, name="actor", daemon=True)
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(self._stop_acting, "the actor is deactivated")
+
+    # --- acting, in a thread of its own -------------------------------------------------
+
+    def _act(self) -> None:
+        try:
+            while not self._stop.is_set():
+                description = self._description
+                if description is None:
+                    self._stop.wait(_LOOK_S)
+                else:
+                    self._act_with(description)
+        except Exception as error:  # of a plugin, a configuration, the disk
+            self.get_logger().error(f"acting ended: {error}")
+            self.fail(error)
+
+    def _act_with(self, description: RobotDescription) -> None:
+        """Act until the node is deactivated, or the robot has become another."""
+        config: ActorConfig = self.config
+        spec = description.spec
+        self._outbox.prepare(spec, config.robot or spec.robot, description.task)
+        with ExitStack() as stack:
+            robot = stack.enter_context(
+                closing(
+                    RosRobot(
+                        spec, self._actions, self._reset, self._lease, config.loop.reset_timeout_s
+                    )
+                )
+            )
+            robot.on_safety(self._safety)
+            teleop = RosTeleop(spec.lockstep)
+            holder = None
+            if config.loop.mode != "demonstration":
+                holder = self._make_holder(spec, stack)
+            reward = config.reward.build("rewards", path="reward")
+            loop = ControlLoop(
+                config.loop, robot, holder, reward, self._outbox, teleop,
+                on_result=lambda result: self._tell(result, description),
+            )  # fmt: skip
+            self._holder, self._robot, self._teleop, self._loop = holder, robot, teleop, loop
+            stack.callback(self._forget_loop)
+            if not self._stop.is_set() and description is self._description:
+                loop.run()
+                while loop.is_done and not self._stop.is_set():  # all episodes are recorded
+                    self._stop.wait(_LOOK_S)
+
+    def _make_holder(self, spec: RobotSpec, stack: ExitStack) -> PolicyHolder:
+        """What pulls versions and swaps them in."""
+        config: ActorConfig = self.config
+        choice = config.policy
+        config_hash = policy_config_hash(choice.plugin, choice.params, spec)
+        seeds = _seeds(self._name, choice)
+
+        def make() -> Policy:
+            params = {**choice.params, **next(seeds)}
+            policy: Policy = plugins.build(
+                "policies", choice.plugin, params, spec, path="policy.params"
+            )
+            return policy
+
+        puller = stack.enter_context(
+            PolicyPuller(lambda end: open_session(config.zenoh, end), config_hash, self._news)
+        )
+        holder = PolicyHolder(make, spec, puller, config_hash)
+        holder.start()
+        stack.callback(holder.close)
+        self._puller = puller
+        if self._announced is not None:
+            puller.announced(self._announced)
+        return holder
+
+    def _stop_acting(self, why: str) -> None:
+        self._stop.set()
+        if self._loop is not None:
+            self._loop.stop(why)
+
+    def _forget_loop(self) -> None:
+        self._robot = self._teleop = self._holder = self._puller = None
+        self._loop = None
+
+    def _tell(self, result: EpisodeResult, description: RobotDescription) -> None:
+        robot = self.config.robot or description.spec.robot
+        self._results.publish(EpisodeReport(result, robot, description.task))
+
+    def _news(self) -> None:
+        if self._holder is not None:
+            self._holder.news()
+
+    # --- what comes in, in the executor's thread ----------------------------------------
+
+    def _connect(self) -> None:
+        config: ActorConfig = self.config
+        self.listen(topics.ROBOT_SPEC, self._on_spec, always=True)
+        self.listen(topics.SAFETY_STATUS, self._on_safety, always=True)
+        self.listen(topics.OBSERVATION, self._on_observation)
+        self.listen(topics.INTERVENTION, self._on_intervention)
+        self.listen(topics.TRAJECTORY_ACK, self._on_ack, always=True)
+        self.listen(topics.POLICY, self._on_policy, always=True)
+        self._reset = self.client(topics.RESET, config.hal)
+        self._lease = LeaseKeeper(
+            config.lease,
+            self._name,
+            self.client(topics.ACQUIRE_LEASE, config.hal),
+            self.client(topics.RENEW_LEASE, config.hal),
+            self.client(topics.RELEASE_LEASE, config.hal),
+        )
+
+    def _on_spec(self, description: RobotDescription) -> None:
+        before, self._description = self._description, description
+        if before is None or before.spec_hash == description.spec_hash:
+            self._description = before or description
+        elif self._loop is not None:
+            self._loop.stop("the robot has become another")
+
+    def _on_safety(self, status: Any) -> None:
+        self._safety = status
+        if self._robot is not None:
+            self._robot.on_safety(status)
+
+    def _on_observation(self, observation: Observation) -> None:
+        if self._robot is not None:
+            self._robot.on_observation(observation)
+
+    def _on_intervention(self, intervention: Intervention) -> None:
+        if self._teleop is not None:
+            self._teleop.on_intervention(intervention)
+
+    def _on_ack(self, ack: Any) -> None:
+        self._outbox.acknowledge(TrajectoryAck(**dataclasses.asdict(ack)))
+
+    def _on_policy(self, announcement: PolicyAnnouncement) -> None:
+        self._announced = announcement
+        if self._puller is not None:
+            self._puller.announced(announcement)
+
+    # --- what goes out ------------------------------------------------------------------
+
+    def _deliver(self, chunk: TrajectoryChunk) -> None:
+        """In the outbox's thread."""
+        if not self._trajectory.wanted:
+            raise TransportError(f"topic {self._trajectory.topic}", came="no replay store listens")
+        self._trajectory.publish(chunk)
+
+    def _look_for_listeners(self) -> None:
+        heard = self._trajectory.wanted
+        if heard and not self._heard:
+            self._outbox.revive()
+        self._heard = heard
+
+    def _publish_status(self) -> None:
+        loop, holder = self._loop, self._holder
+        status = None if loop is None else loop.status()
+        waiting_for = "the robot's spec" if self.is_active else "activation"
+        message = actor_status_to_message(status, self._outbox.status(), waiting_for)
+        message.actor = self._name
+        if self._description is not None:
+            message.robot = self.config.robot or self._description.spec.robot
+            message.task = self._description.task
+        if holder is not None:
+            message.policy_version, message.policy_age_s = holder.number, holder.age_s()
+        if self._puller is not None and self._puller.stats.last_error:
+            message.warnings = [*message.warnings, self._puller.stats.last_error]
+        self._status.publish(message)
+        level = Level.WARN if message.warnings else Level.OK
+        text = "; ".join([message.detail, *message.warnings]) or "acting"
+        self.diagnostics.report("acting", level, text)
+
+
+def _seeds(name: str, choice: PluginChoice) -> Any:
+    """Another ``seed`` for every policy that is made, where it has one and none was chosen:
+    robots that share weights should not share their noise."""
+    fields = {
+        item.name for item in dataclasses.fields(plugins.load("policies", choice.plugin).Config)
+    }
+    first = zlib.crc32(f"{name} {threading.get_native_id()}".encode())
+    while True:
+        first += 1
+        yield {"seed": first} if "seed" in fields and "seed" not in choice.params else {}
+
+
+def main() -> None:
+    """Entry point of the executable ``actor_node``."""
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    sys.exit(run(ActorNode, "actor"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Keeps the lease of a robot while its actor is active."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+
+from user_comm.service_client import ServiceClient
+from user_core.config import Config, setting
+from user_core.errors import LeaseError, TransportError, UserError
+
+#: For a hal that is just being discovered.
+_PATIENCE_S = 3.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LeaseWish(Config):
+    """The lease that an actor asks for."""
+
+    duration_s: float = setting(
+        5.0, doc="How long it lasts without renewal: a dead actor's robot is free then.",
+        unit="s", gt=0,
+    )  # fmt: skip
+    preempt: bool = setting(False, doc="Take the robot from whoever has it.")
+    retry_s: float = setting(1.0, doc="Time between two attempts to get it.", unit="s", gt=0)
+
+
+class LeaseKeeper:
+    """Acquires a lease, renews it three times within its duration, acquires it anew when lost.
+
+    The calls are made in a thread of its own, for they wait.
+
+    Args:
+        wish: What to ask for.
+        holder: Who asks.
+        acquire: Client of ``acquire_lease``.
+        renew: Client of ``renew_lease``.
+        release: Client of ``release_lease``.
+
+    Attributes:
+        token: Fencing number of the lease; 0 without one.
+        problem: Why there is none.
+    """
+
+    def __init__(
+        self,
+        wish: LeaseWish,
+        holder: str,
+        acquire: ServiceClient,
+        renew: ServiceClient,
+        release: ServiceClient,
+    ) -> None:
+        self._wish, self._holder = wish, holder
+        self._acquire, self._renew, self._release = acquire, renew, release
+        self._ending = threading.Event()
+        self._until_s = 0.0
+        self._duration_s = wish.duration_s
+        self.token = 0
+        self.problem = "not asked for yet"
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Get the lease, and keep it."""
+        self._ending.clear()
+        self._thread = threading.Thread(target=self._run, name="lease-keeper", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Give the lease back. The robot comes to a safe stop."""
+        self._ending.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _run(self) -> None:
+        while not self._ending.is_set():
+            try:
+                self._step()
+                wait_s = self._duration_s / 3
+            except UserError as error:
+                self._lost(error)
+                wait_s = self._wish.retry_s
+            self._ending.wait(wait_s)
+        if self.token:
+            self._give_back()
+
+    def _step(self) -> None:
+        if self.token:
+            self._do_renew()
+        else:
+            self._do_acquire()
+
+    def _do_acquire(self) -> None:
+        request = self._acquire.request_type(
+            holder=self._holder, duration_s=self._wish.duration_s, preempt=self._wish.preempt
+        )
+        asked_s = time.monotonic()
+        answer = self._acquire.call(request, _PATIENCE_S)
+        if not answer.success:
+            raise LeaseError(answer.message or "the lease was refused")
+        self._duration_s = answer.lease.duration_s
+        self._until_s = asked_s + self._duration_s
+        self.token, self.problem = int(answer.lease.token), ""
+        _log.info("the robot is leased with token %d", self.token)
+
+    def _do_renew(self) -> None:
+        asked_s = time.monotonic()
+        try:
+            answer = self._renew.call(
+                self._renew.request_type(token=self.token), self._duration_s / 3
+            )
+        except TransportError:
+            if time.monotonic() >= self._until_s:
+                raise
+            return  # it may still be answered in time
+        if not answer.success:
+            raise LeaseError(answer.message or "the lease was lost")
+        self._until_s = asked_s + self._duration_s
+
+    def _lost(self, error: UserError) -> None:
+        if self.token or str(error) != self.problem:
+            _log.warning("no lease of the robot: %s", error)
+        self.token, self.problem = 0, str(error)
+
+    def _give_back(self) -> None:
+        request = self._release.request_type(token=self.token)
+        self.token, self.problem = 0, "given back"
+        try:
+            self._release.call(request, 1.0)
+        except TransportError as error:  # it ends by itself
+            _log.info("the lease was not given back: %s", error)
