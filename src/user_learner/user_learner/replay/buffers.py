@@ -19,7 +19,7 @@ from user_learner.replay.sampling import SamplerConfig
 
 
 class BatchBuffers:
-    """Room for one batch of B rows, which is valid until the next is gathered into it.
+    """Room for one batch of B rows; gathering another overwrites it.
 
     Args:
         layout: Where the columns lie.

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from user_core.errors import SpecError, StoreCorrupt, StoreError
+from user_core.errors import SpecError, StoreCorrupt, StoreError, StoreFull
 from user_core.types import TrajectorySchema
+from user_learner.replay.disk import CURE
 
 INDEX_NAME = "index.sqlite"
 FORMAT_VERSION = 1
@@ -89,6 +90,7 @@ def create_index(directory: Path) -> None:
     new.unlink(missing_ok=True)
     with closing(sqlite3.connect(new, isolation_level=None)) as connection:
         connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+        connection.execute("PRAGMA synchronous = OFF")  # once, below, is enough
         connection.executescript(_TABLES)
         values = {
             "format_version": FORMAT_VERSION,
@@ -102,6 +104,8 @@ def create_index(directory: Path) -> None:
             "steps": "{}",
         }
         connection.executemany("INSERT INTO meta VALUES (?, ?)", values.items())
+    with open(new, "rb") as stream:
+        os.fsync(stream.fileno())
     os.replace(new, path)
     fsync_directory(directory)
 
@@ -185,6 +189,8 @@ def corruption_named(path: Path) -> Iterator[None]:
         if isinstance(error, sqlite3.OperationalError) and not any(
             words in text for words in ("malformed", "no such table", "no such column")
         ):
+            if "disk is full" in text:
+                raise StoreFull(f"cannot write {path}", came=text, cure=CURE) from error
             raise StoreError(f"cannot use {path}", came=text) from error
         raise StoreCorrupt(
             f"index {path} is damaged",
@@ -214,6 +220,19 @@ def load_meta(connection: sqlite3.Connection) -> StoreMeta:
         raise StoreCorrupt(
             "meta table of the index", came=repr(error), expected="the keys of StoreMeta"
         ) from error
+
+
+def set_schema(
+    connection: sqlite3.Connection, schema: TrajectorySchema, segment_rows: int, block_rows: int
+) -> None:
+    """Commit the schema of a new store, and with it how its rows are divided."""
+    with transaction(connection):
+        set_meta(
+            connection,
+            schema=json.dumps(schema.to_dict()),
+            segment_rows=segment_rows,
+            block_rows=block_rows,
+        )
 
 
 def set_meta(connection: sqlite3.Connection, **values: Any) -> None:

@@ -18,7 +18,7 @@ from user_learner.replay.chunklog import LogHeader
 from user_learner.replay.index import FORMAT_VERSION, StoreMeta
 from user_learner.replay.layout import RowLayout
 from user_learner.replay.ledger import Ledger
-from user_learner.replay.segment import OpenSegment
+from user_learner.replay.segment import OpenSegment, SegmentFiles
 
 
 @dataclass
@@ -69,20 +69,25 @@ class Lanes:
         if lane is not None:
             lane.owner = None
 
-    def changed(self, segments: Iterable[int]) -> list[OpenSegment]:
-        """Those of the given segments that have files open here, to be made durable."""
-        wanted = set(segments)
-        everything = [*self._full, *(lane.segment for lane in self._lanes)]
-        return [segment for segment in everything if segment.state.id in wanted]
+    def files(self, segments: Iterable[int]) -> SegmentFiles:
+        """The files behind these segments, to be made durable while appending goes on.
 
-    def committed(self) -> None:
-        """Close the segments that are full, now that they are durable."""
+        Full segments are closed here: the returned handles are of their own.
+        """
+        wanted = set(segments)
+        open_ = [*self._full, *(lane.segment for lane in self._lanes)]
+        files = SegmentFiles()
+        for segment in open_:
+            if segment.state.id in wanted:
+                segment.add_to(files)
         while self._full:
             self._full.pop().close()
+        return files
 
     def close(self) -> None:
         """Close everything. Idempotent."""
-        self.committed()
+        while self._full:
+            self._full.pop().close()
         while self._lanes:
             self._lanes.pop().segment.close()
 

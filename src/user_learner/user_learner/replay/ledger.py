@@ -1,8 +1,9 @@
 """The ledger: what the index says, and what the next commit will make it say.
 
-The writer stages a chunk by moving the states in here forward; :meth:`Ledger.flush` writes
-what changed in one transaction; :meth:`Ledger.reset` forgets what was staged, which is the
-answer to every failure: memory is then again what the index says.
+The writer stages a chunk by moving the states in here forward; :meth:`Ledger.detach` takes
+what changed as a group, and :meth:`Ledger.flush` writes it in one transaction.
+:meth:`Ledger.reset` forgets what was staged, which is the answer to every failure: memory is
+then again what the index says.
 """
 
 from __future__ import annotations
@@ -12,58 +13,19 @@ import sqlite3
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
 from user_core.specs import Array
 from user_core.types import EpisodeKey, EpisodeResult, EpisodeSource
 from user_learner.replay.chunklog import result_from_dict, result_to_dict
-from user_learner.replay.index import load_meta, set_meta, transaction
+from user_learner.replay.group import Group
+from user_learner.replay.index import load_meta
 from user_learner.replay.segment import SegmentState
+from user_learner.replay.states import CLOSED, EpisodeState, Extent
 
-OPEN, OVER, CLOSED = 0, 1, 2
 _CACHED_EPISODES = 1024
-
-
-@dataclass
-class Extent:
-    """Rows of one episode that lie next to each other in one segment."""
-
-    id: int
-    episode: int
-    first_row: int
-    segment: int
-    start: int
-    rows: int
-
-
-@dataclass
-class EpisodeState:
-    """An episode as far as it has come.
-
-    Attributes:
-        id: Its number in this store.
-        key: Its identity everywhere.
-        source: Why it was recorded.
-        robot: Name of the robot.
-        task: Name of the task.
-        rows: Index of the row that is expected next.
-        gaps: Rows that never came.
-        ended: OPEN; OVER, when only the final observation can follow; or CLOSED.
-        result: What came of it.
-        extent: Where its last rows lie.
-    """
-
-    id: int
-    key: EpisodeKey
-    source: EpisodeSource
-    robot: str = ""
-    task: str = ""
-    rows: int = 0
-    gaps: int = 0
-    ended: int = OPEN
-    result: EpisodeResult | None = None
-    extent: Extent | None = None
 
 
 @dataclass
@@ -90,10 +52,12 @@ class Ledger:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
+        self.generation = 0
         self.reset()
 
     def reset(self) -> None:
         """Forget what was staged and begin again from the index."""
+        self.generation += 1
         self.meta = load_meta(self._db)
         self._staged = _Staged()
         self._episodes: dict[EpisodeKey, EpisodeState] = {}
@@ -227,67 +191,56 @@ class Ledger:
         """Stage the state of an episode."""
         self._staged.episodes[episode.id] = episode
 
-    def flush(self) -> list[tuple[str, int, int]]:
-        """Commit what is staged; return (producer, incarnation, sequence) that moved on.
+    def detach(self) -> Group:
+        """Take what is staged as one group; what comes now belongs to the next."""
+        staged, self._staged = self._staged, _Staged()
+        return Group(
+            self.generation,
+            [(p, i, s, staged.skipped[p, i]) for (p, i), s in staged.producers.items()],
+            [
+                (s.id, s.source, s.rows, s.log_bytes, json.dumps(s.checksums), int(s.sealed),
+                 s.created_ns)
+                for s in staged.segments.values()
+            ],
+            [
+                (e.id, e.key.producer, e.key.incarnation, e.key.number, int(e.source), e.robot,
+                 e.task, e.rows, e.gaps, e.ended, _result_text(e.result))
+                for e in staged.episodes.values()
+            ],
+            [
+                (x.id, x.episode, x.first_row, x.segment, x.start, x.rows)
+                for x in staged.extents.values()
+            ],
+            [
+                (segment, start, run.rows, run.acted_by)
+                for (segment, start), run in staged.actors.items()
+            ],
+            staged.steps,
+        )  # fmt: skip
+
+    def flush(self, group: Group) -> list[tuple[str, int]]:
+        """Commit a group; return the (producer, incarnation) that moved on: none, and nothing
+        is written, when the ledger has started over since.
 
         Raises sqlite3.Error, and has then committed nothing.
         """
-        staged, commit_id = self._staged, self.meta.commit_id + 1
-        with transaction(self._db):
-            self._write(staged, commit_id)
-            steps = {str(k): v for k, v in (Counter(self.meta.steps) + staged.steps).items()}
-            set_meta(self._db, commit_id=commit_id, steps=json.dumps(steps))
+        if group.generation != self.generation:
+            return []
+        group.write(self._db)
         self.meta = load_meta(self._db)
-        self._committed.update(staged.producers)
-        self._staged = _Staged()
+        self._committed.update({(p, i): s for p, i, s, _ in group.producers})
         if len(self._episodes) > _CACHED_EPISODES:
-            open_ = {k: e for k, e in self._episodes.items() if e.ended < CLOSED}
-            self._episodes = open_ if len(open_) <= _CACHED_EPISODES else {}
-        return [(p, i, s) for (p, i), s in staged.producers.items()]
-
-    def _write(self, staged: _Staged, commit_id: int) -> None:
-        now = time.time_ns()
-        self._db.executemany(
-            "INSERT INTO producers VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-            " sequence = excluded.sequence, skipped = skipped + excluded.skipped,"
-            " updated_ns = excluded.updated_ns",
-            [(p, i, s, staged.skipped[p, i], now) for (p, i), s in staged.producers.items()],
-        )
-        self._db.executemany(
-            "INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (s.id, s.source, s.rows, s.log_bytes, json.dumps(s.checksums), int(s.sealed),
-                 s.created_ns, commit_id)
-                for s in staged.segments.values()
-            ],
-        )  # fmt: skip
-        self._db.executemany(
-            "INSERT OR REPLACE INTO episodes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (e.id, e.key.producer, e.key.incarnation, e.key.number, int(e.source), e.robot,
-                 e.task, e.rows, e.gaps, e.ended, _result_text(e.result), commit_id)
-                for e in staged.episodes.values()
-            ],
-        )  # fmt: skip
-        self._db.executemany(
-            "INSERT OR REPLACE INTO extents VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [
-                (x.id, x.episode, x.first_row, x.segment, x.start, x.rows, commit_id)
-                for x in staged.extents.values()
-            ],
-        )
-        self._db.executemany(
-            "INSERT OR REPLACE INTO actors VALUES (?, ?, ?, ?, ?)",
-            [
-                (segment, start, run.rows, run.acted_by, commit_id)
-                for (segment, start), run in staged.actors.items()
-            ],
-        )
+            self._episodes = {
+                key: episode
+                for key, episode in self._episodes.items()
+                if episode.ended < CLOSED or episode.id in self._staged.episodes
+            }
+        return [(p, i) for p, i, _, _ in group.producers]
 
     def _place_actors(self, extent: int, segment: int, start: int, acted_by: Array) -> None:
         edges = np.flatnonzero(np.diff(acted_by)) + 1
         bounds = [0, *edges.tolist(), len(acted_by)]
-        for begin, end in zip(bounds, bounds[1:], strict=False):
+        for begin, end in pairwise(bounds):
             who, last = int(acted_by[begin]), self._last_actor.get(segment)
             if (
                 last is None

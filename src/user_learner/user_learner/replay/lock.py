@@ -6,6 +6,7 @@ import fcntl
 import os
 from pathlib import Path
 from threading import Lock
+from typing import ClassVar
 
 from user_core.errors import StoreError
 
@@ -20,7 +21,7 @@ class WriterLock:
     set of held paths does.
     """
 
-    _held: set[Path] = set()
+    _held: ClassVar[set[Path]] = set()
     _guard = Lock()
 
     def __init__(self, directory: Path) -> None:

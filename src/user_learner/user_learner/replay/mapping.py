@@ -17,6 +17,7 @@ import ctypes
 import mmap
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -123,8 +124,6 @@ def aligned_bytes(nbytes: int) -> Array:
     """
     memory = mmap.mmap(-1, max(1, nbytes))
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        try:
+        with suppress(OSError):  # a kernel without huge pages
             memory.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:
-            pass  # a kernel without huge pages
     return np.frombuffer(memory, np.uint8, nbytes)

@@ -22,7 +22,7 @@ class _Pending(Generic[PlanT, BuffersT]):
 
 
 class Prefetcher(Generic[PlanT, BuffersT]):
-    """Keeps ``depth`` batches on the way, in a ring of ``depth + 1`` buffers.
+    """Keeps ``depth`` batches on the way, in a ring of ``depth + keep`` buffers.
 
     Planning (drawing the indices) takes microseconds and happens in the calling thread, one
     batch after the other, so that the sequence of draws does not depend on timing; only the
@@ -33,6 +33,7 @@ class Prefetcher(Generic[PlanT, BuffersT]):
         gather: Carries out a plan; called from worker threads.
         buffers: Makes buffers for a batch of the given size.
         depth: Batches ahead; 0 gathers in the calling thread.
+        keep: Calls of :meth:`next` after which the memory of a batch is used again.
         workers: Threads.
     """
 
@@ -42,33 +43,35 @@ class Prefetcher(Generic[PlanT, BuffersT]):
         gather: Callable[[PlanT, BuffersT], Batch],
         buffers: Callable[[int], BuffersT],
         depth: int,
+        keep: int,
         workers: int,
     ) -> None:
         self._plan, self._gather, self._make_buffers = plan, gather, buffers
-        self._depth = depth
+        self._depth, self._keep = depth, keep
         self._pending: deque[_Pending[PlanT, BuffersT]] = deque()
         self._spare: list[BuffersT] = []
-        self._shown: BuffersT | None = None
+        self._shown: deque[BuffersT] = deque()
         self._size = 0
         self._workers = (
             ThreadPoolExecutor(workers, thread_name_prefix="replay-gather") if depth else None
         )
 
     def next(self, batch_size: int) -> Batch:
-        """The next batch; the one before is overwritten from now on."""
+        """The next batch."""
         if batch_size != self._size:
             self.discard()
-            self._spare, self._shown, self._size = [], None, batch_size
-        if self._shown is not None:
-            self._spare.append(self._shown)
-            self._shown = None
+            self._spare, self._size = [], batch_size
+            self._shown.clear()
+        if len(self._shown) >= self._keep:
+            self._spare.append(self._shown.popleft())
         if self._workers is None:
-            self._shown = self._take_buffers()
-            return self._gather(self._plan(batch_size), self._shown)
-        while len(self._pending) <= self._depth - 1 or not self._pending:
+            plan, buffers = self._plan_with_buffers()
+            self._shown.append(buffers)
+            return self._gather(plan, buffers)
+        while len(self._pending) < self._depth:
             self._submit()
         first = self._pending.popleft()
-        self._shown = first.buffers
+        self._shown.append(first.buffers)
         batch = first.batch.result()
         self._submit()
         return batch
@@ -91,11 +94,16 @@ class Prefetcher(Generic[PlanT, BuffersT]):
             self._workers.shutdown()
 
     def _submit(self) -> None:
-        plan, buffers = self._plan(self._size), self._take_buffers()
+        plan, buffers = self._plan_with_buffers()
         if self._workers is None:
             raise AssertionError("no workers")
         future = self._workers.submit(self._gather, plan, buffers)
         self._pending.append(_Pending(plan, buffers, future))
 
-    def _take_buffers(self) -> BuffersT:
-        return self._spare.pop() if self._spare else self._make_buffers(self._size)
+    def _plan_with_buffers(self) -> tuple[PlanT, BuffersT]:
+        buffers = self._spare.pop() if self._spare else self._make_buffers(self._size)
+        try:
+            return self._plan(self._size), buffers
+        except BaseException:
+            self._spare.append(buffers)
+            raise

@@ -14,7 +14,7 @@ import re
 import time
 import zlib
 from collections import defaultdict
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,10 +80,9 @@ def _read(path: Path) -> _Found:
     data = (path / LOG_NAME).read_bytes()
     header, entries = read_log(data, str(path / LOG_NAME))
     found = _Found(header, data.index(b"\n") + 1)
-    try:
+    # the line that was being written when the machine stopped, and what follows it, is left out
+    with suppress(StoreCorrupt):
         found.entries.extend(entries)
-    except StoreCorrupt:
-        pass  # the line that was being written when the machine stopped, and what follows it
     return found
 
 
@@ -145,7 +144,7 @@ def _write_index(store: Path, layout: RowLayout, found: list[_Found], warnings: 
         ledger = Ledger(connection)
         _enter(store, layout, ledger, found)
         warnings += _enter_sequences(ledger, found)
-        ledger.flush()
+        ledger.flush(ledger.detach())
         damages = [damage for segment in found for damage in segment.damages]
         if damages:
             set_aside(connection, damages)

@@ -81,6 +81,9 @@ class SamplerConfig(Config):
         ge=0,
     )
     prefetch: int = setting(2, doc="Batches prepared ahead; 0 for none.", ge=0, le=64)
+    keep: int = setting(
+        4, doc="Batches that may be drawn after one before its memory is used again.", ge=1, le=64
+    )
     workers: int = setting(1, doc="Threads that gather batches ahead.", ge=1, le=16)
     output: Literal["numpy", "torch", "pinned"] = setting(
         "numpy", doc="Arrays, tensors on the CPU, or tensors in page-locked memory for a GPU."

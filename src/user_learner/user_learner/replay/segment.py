@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import zlib
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,6 +52,31 @@ class SegmentState:
     checksums: list[int] = field(default_factory=list)
     sealed: bool = False
     created_ns: int = 0
+
+
+@dataclass
+class SegmentFiles:
+    """Files that a commit makes durable, also while their segments are appended to or closed.
+
+    Attributes:
+        handles: Their descriptors, for nobody else.
+        directories: Directories in which new ones have been made.
+    """
+
+    handles: list[int] = field(default_factory=list)
+    directories: list[Path] = field(default_factory=list)
+
+    def sync(self, pool: Executor) -> None:
+        """Make them durable, side by side. Raises OSError."""
+        for done in [pool.submit(os.fdatasync, handle) for handle in self.handles]:
+            done.result()
+        for directory in self.directories:
+            fsync_directory(directory)
+
+    def close(self) -> None:
+        """Close the descriptors. Idempotent."""
+        while self.handles:
+            os.close(self.handles.pop())
 
 
 class OpenSegment:
@@ -107,15 +133,11 @@ class OpenSegment:
         pwrite_all(self._fds[-1], memoryview(line), self.state.log_bytes)
         self.state.log_bytes += len(line)
 
-    def descriptors(self) -> list[int]:
-        """The files to make durable before a commit."""
-        return self._fds
-
-    def sync_names(self) -> None:
-        """Make the names of a new segment durable, once."""
+    def add_to(self, files: SegmentFiles) -> None:
+        """Add what has to be made durable to ``files``, with handles of its own."""
+        files.handles += [os.dup(fd) for fd in self._fds]
         if self._new:
-            fsync_directory(self._directory)
-            fsync_directory(self._directory.parent)
+            files.directories += [self._directory, self._directory.parent]
             self._new = False
 
     def close(self) -> None:

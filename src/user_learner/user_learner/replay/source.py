@@ -56,7 +56,7 @@ class ReplaySource:
     ``policy_version`` (B,) int64; for padded windows ``mask`` (B, T) bool. The strata lie one
     behind the other in the order of the configuration.
 
-    The batch of one call is valid until the next call: its memory is used again.
+    The memory of a batch is used again after ``keep`` more have been drawn.
 
     Args:
         store: Directory of the live store.
@@ -87,7 +87,12 @@ class ReplaySource:
         self._warnings: dict[str, None] = {}
         self._lock, self._refreshing = threading.RLock(), threading.Lock()
         self._prefetcher: Prefetcher[_Plan, BatchBuffers] = Prefetcher(
-            self._plan, self._gather, self._make_buffers, config.prefetch, config.workers
+            self._plan,
+            self._gather,
+            self._make_buffers,
+            config.prefetch,
+            config.keep,
+            config.workers,
         )
         self._batch_size = 0
         self._take(self._catalog.snapshot)
@@ -146,13 +151,20 @@ class ReplaySource:
         return sum(steps.get(int(source), 0) for source in sources or EpisodeSource)
 
     def sample(self, batch_size: int) -> Batch:
-        """Draw a batch; its arrays are valid until the next call.
+        """Draw a batch; its memory is used again after ``keep`` more calls.
 
         Raises:
             StoreError: There is nothing to draw yet.
             ConfigError: The memory budget is too small for the resident set, or for the
                 batches.
         """
+        if not len(self):
+            raise StoreError(
+                f"nothing to draw from {self._catalog.stores[0].reader.path}",
+                came="no step that fits the strata and has a next observation",
+                expected="at least one",
+                cure="Wait until robots have collected something",
+            )
         return self._prefetcher.next(batch_size)
 
     def refresh(self) -> bool:
@@ -210,13 +222,6 @@ class ReplaySource:
     def _plan(self, batch_size: int) -> _Plan:
         with self._lock:
             available = [len(p) for p in self._populations]
-            if not any(available):
-                raise StoreError(
-                    f"nothing to draw from {self._catalog.stores[0].reader.path}",
-                    came="no step that fits the strata and has a next observation",
-                    expected="at least one",
-                    cure="Wait until robots have collected something",
-                )
             pool = self._pool_for(batch_size)
             ticket, random = pool.pins.pin(), _random_state(self._random)
             try:
@@ -266,7 +271,9 @@ class ReplaySource:
     def _pool_for(self, batch_size: int) -> Pool:
         """The pool that suits the size of the stores and of the batches."""
         layout = self._catalog.layout
-        batches = batch_nbytes(layout, batch_size, self.config) * (self.config.prefetch + 1)
+        batches = batch_nbytes(layout, batch_size, self.config) * (
+            self.config.prefetch + self.config.keep
+        )
         fits = self._snapshot.nbytes + batches <= self._budget_bytes
         grown = batch_size > self._batch_size
         if self._pool is None or (not fits and (grown or not self.resident)):

@@ -16,8 +16,9 @@ from user_core.types import (
 from user_learner.replay.chunklog import LogEntry, encode_entry
 from user_learner.replay.lanes import Lanes
 from user_learner.replay.layout import RowLayout
-from user_learner.replay.ledger import CLOSED, OPEN, OVER, EpisodeState, Ledger
+from user_learner.replay.ledger import Ledger
 from user_learner.replay.segment import OpenSegment
+from user_learner.replay.states import CLOSED, OPEN, OVER, EpisodeState
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from user_core.types import ChunkId
 from user_learner.replay.chunklog import LogEntry
 from user_learner.replay.index import INDEX_NAME, corruption_named, transaction
 from user_learner.replay.layout import RECORDS
-from user_learner.replay.ledger import CLOSED
 from user_learner.replay.quarantine import WHOLE_SEGMENT, Damage
 from user_learner.replay.reader import StoreReader
 from user_learner.replay.segment import check_sizes, read_rows, segment_directory
+from user_learner.replay.states import CLOSED
 
 Progress = Callable[[int, int], None]
 

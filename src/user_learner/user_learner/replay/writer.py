@@ -13,30 +13,22 @@ share one commit (group commit), because an fsync costs the same for one as for 
 
 from __future__ import annotations
 
-import errno
-import json
-import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from user_core.errors import StoreError, StoreFull, UserError
+from user_core.errors import SpecError, StoreCorrupt, StoreError, StoreFull, UserError
 from user_core.types import TrajectoryAck, TrajectoryChunk, TrajectorySchema
 from user_learner.replay.config import RetentionConfig, StoreConfig
+from user_learner.replay.disk import disk_error, require_space
 from user_learner.replay.door import MAX_INT, adopt_schema, check_chunk, require_same_schema
-from user_learner.replay.index import (
-    INDEX_NAME,
-    connect,
-    corruption_named,
-    set_meta,
-    transaction,
-)
+from user_learner.replay.index import INDEX_NAME, connect, corruption_named, set_schema
 from user_learner.replay.lanes import Lanes
 from user_learner.replay.layout import RowLayout
 from user_learner.replay.ledger import Ledger
@@ -46,11 +38,7 @@ from user_learner.replay.quarantine import Damage, set_aside
 from user_learner.replay.receipt import Answer, Receipt
 from user_learner.replay.reorder import Reorder
 from user_learner.replay.retention import Retired, retire
-from user_learner.replay.segment import OpenSegment
 from user_learner.replay.staging import Rows, Stager
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_CURE = "Make room; it goes on by itself, and what was not acknowledged comes again"
 
 
 class StoreWriter:
@@ -77,10 +65,12 @@ class StoreWriter:
         self.config = config or StoreConfig()
         #: What was found damaged on opening, and what was done about it; for people.
         self.warnings: list[str] = []
-        self._mutex = threading.RLock()
+        self._mutex = threading.RLock()  # guards everything below; never held during an fsync
+        self._committing = threading.RLock()  # taken before the other, by one commit at a time
         self._syncing = ThreadPoolExecutor(4, thread_name_prefix="replay-fsync")
         self._reorder = Reorder(self.config.reorder_bytes)
-        self._staged_bytes, self._staged_since_s, self._unchecked_bytes = 0, 0.0, 0
+        self._staged_bytes, self._staged_since_s, self._schema_hash = 0, 0.0, ""
+        self._moved: dict[tuple[str, int], None] = {}  # since the last call of commit
         self._stager: Stager | None = None
         self._lanes: Lanes | None = None
         self._db: sqlite3.Connection | None = None
@@ -96,7 +86,7 @@ class StoreWriter:
             self._open_lanes()
         except OSError as error:
             self.close()
-            raise _disk_error(self.path, error) from error
+            raise disk_error(self.path, error) from error
         except BaseException:
             self.close()
             raise
@@ -111,7 +101,7 @@ class StoreWriter:
         trace: TracebackType | None,
     ) -> None:
         try:
-            if kind is None:
+            if kind is None and self._db is not None:
                 self.commit()
         finally:
             self.close()
@@ -128,10 +118,12 @@ class StoreWriter:
 
     @property
     def commit_due(self) -> bool:
-        """Whether something has been staged for longer than the commit period."""
+        """Whether something has been staged for longer than the commit period, or a producer
+        has not been told yet that it moved on."""
         with self._mutex:
             age_s = time.monotonic() - self._staged_since_s
-            return self._ledger.dirty and age_s >= self.config.commit_period_s
+            old = self._ledger.dirty and age_s >= self.config.commit_period_s
+            return old or bool(self._moved)
 
     def acknowledged(self) -> list[TrajectoryAck]:
         """The acknowledgement of every producer, for one that has just come (back)."""
@@ -151,14 +143,12 @@ class StoreWriter:
                 nothing that was acknowledged is touched; the producers send it again.
             StoreError: The disk failed, with the same consequences.
         """
-        with self._mutex:
-            return self._append(chunk, in_order=True)
+        return self._append(chunk, in_order=True)
 
     def append_merged(self, chunk: TrajectoryChunk) -> Answer:
         """As :meth:`append`, for a chunk from another store, which may have forgotten others:
         numbers may be left out, but never go back."""
-        with self._mutex:
-            return self._append(chunk, in_order=False)
+        return self._append(chunk, in_order=False)
 
     def adopt(self, chunk: TrajectoryChunk) -> bool:
         """Take a whole episode from a file, unless it is here; its chunk identity is ignored.
@@ -173,35 +163,30 @@ class StoreWriter:
             stager = self._require_stager(chunk)
             if self._ledger.episode(chunk.episode) is not None:
                 return False
-            self._check(chunk, max_rows=MAX_INT, max_bytes=MAX_INT)
+            self._check(chunk, MAX_INT, MAX_INT)
             rows = replace(Rows.of(chunk), chunk=None)
             stager.check(rows)
-            self._write(rows, chunk.nbytes)
-            return True
+            self._write(stager, rows, chunk.nbytes)
+        self._commit_when_large()
+        return True
 
     def commit(self) -> list[TrajectoryAck]:
-        """Make durable what is staged; return an acknowledgement per producer that moved on.
+        """Make durable what is staged; return an acknowledgement per producer that moved on
+        since the last call, also by a commit that :meth:`append` made by itself.
 
-        Raises as :meth:`append`.
+        Chunks can be appended meanwhile; they belong to the next commit. Raises as
+        :meth:`append`.
         """
+        self._commit_group()
         with self._mutex:
-            self._require_open()
-            if not self._ledger.dirty:
-                return []
-            with self._forgetting_on_failure():
-                if self._lanes is not None and self.config.durability == "fsync":
-                    self._sync(self._lanes.changed(self._ledger.changed_segments()))
-                moved = self._ledger.flush()
-            if self._lanes is not None:
-                self._lanes.committed()
-            self._staged_bytes = 0
-            return [self._ack(producer, incarnation) for producer, incarnation, _ in moved]
+            moved, self._moved = self._moved, {}
+            return [self._ack(*producer) for producer in moved]
 
     def retain(self, policy: RetentionConfig | None = None) -> list[Retired]:
         """Drop what the policy (by default the configured one) lets go; commits first."""
+        policy = policy or self.config.retention
+        self._commit_group()
         with self._mutex:
-            policy = policy or self.config.retention
-            self.commit()
             if policy.keeps_all or self._stager is None or self._db is None:
                 return []
             gone = retire(self.path, self._db, self._stager.layout.row_nbytes, policy)
@@ -210,8 +195,8 @@ class StoreWriter:
 
     def set_aside(self, damages: Iterable[Damage]) -> None:
         """Quarantine rows that a verification found damaged; commits first."""
+        self._commit_group()
         with self._mutex:
-            self.commit()
             set_aside(self._require_open(), damages)
             self._start_over()  # their segments take no rows any more
 
@@ -223,7 +208,7 @@ class StoreWriter:
 
     def close(self) -> None:
         """Let go of the store; what is staged and not committed is forgotten. Idempotent."""
-        with self._mutex:
+        with self._committing, self._mutex:
             if self._lanes is not None:
                 self._lanes.close()
             self._lanes = self._stager = None
@@ -234,6 +219,12 @@ class StoreWriter:
             self._lock.release()
 
     def _append(self, chunk: TrajectoryChunk, in_order: bool) -> Answer:
+        with self._mutex, corruption_named(self.path / INDEX_NAME):
+            answer = self._stage(chunk, in_order)
+        self._commit_when_large()
+        return answer
+
+    def _stage(self, chunk: TrajectoryChunk, in_order: bool) -> Answer:
         producer, incarnation, sequence = chunk.id.producer, chunk.id.incarnation, chunk.id.sequence
         try:
             stager = self._require_stager(chunk)
@@ -245,47 +236,62 @@ class StoreWriter:
                 self._reorder.hold(chunk)
                 return Answer(Receipt.EARLY, self._ack(producer, incarnation))
             stager.check(Rows.of(chunk))
-        except UserError as error:
+        except (SpecError, StoreError) as error:
+            if self._db is None or isinstance(error, (StoreFull, StoreCorrupt)):
+                raise
             return Answer(Receipt.REFUSED, self.refusal(chunk, error))
-        self._write(Rows.of(chunk), chunk.nbytes)
-        self._write_waiting(producer, incarnation)
-        if self._staged_bytes >= self.config.commit_bytes:
-            self.commit()
+        self._write(stager, Rows.of(chunk), chunk.nbytes)
+        self._write_waiting(stager, producer, incarnation)
         return Answer(Receipt.STAGED, self._ack(producer, incarnation))
+
+    def _commit_group(self) -> None:
+        with self._committing:
+            with self._mutex:
+                self._require_open()
+                if not self._ledger.dirty or self._lanes is None:
+                    return
+                files = self._lanes.files(self._ledger.changed_segments())
+                group, self._staged_bytes = self._ledger.detach(), 0
+            try:
+                with self._forgetting_on_failure():
+                    if self.config.durability == "fsync":
+                        files.sync(self._syncing)
+                    with self._mutex:
+                        self._moved.update(dict.fromkeys(self._ledger.flush(group)))
+            finally:
+                files.close()
+
+    def _commit_when_large(self) -> None:
+        with self._mutex:
+            large = self._staged_bytes >= self.config.commit_bytes
+        if large:
+            self._commit_group()
 
     def _check(self, chunk: TrajectoryChunk, max_rows: int, max_bytes: int) -> None:
         schema = self._ledger.meta.schema
         if schema is not None:
             check_chunk(chunk, schema, self._schema_hash, max_rows, max_bytes)
 
-    def _write(self, rows: Rows, nbytes: int) -> None:
-        self._require_space(nbytes)
+    def _write(self, stager: Stager, rows: Rows, nbytes: int) -> None:
+        require_space(self.path, self.config.min_free_bytes + nbytes)
         if not self._ledger.dirty:
             self._staged_since_s = time.monotonic()
         with self._forgetting_on_failure():
-            assert self._stager is not None
-            self._stager.write(rows)
+            stager.write(rows)
         self._staged_bytes += nbytes
 
-    def _write_waiting(self, producer: str, incarnation: int) -> None:
+    def _write_waiting(self, stager: Stager, producer: str, incarnation: int) -> None:
         """Stage the chunks that waited for the one that has just come."""
         while True:
             following = self._ledger.sequence(producer, incarnation) + 1
             chunk = self._reorder.take(producer, incarnation, following)
-            if chunk is None or self._stager is None:
+            if chunk is None:
                 return
             try:
-                self._stager.check(Rows.of(chunk))
+                stager.check(Rows.of(chunk))
             except StoreError:
                 return  # its producer sends it again, and gets the reason then
-            self._write(Rows.of(chunk), chunk.nbytes)
-
-    def _sync(self, segments: list[OpenSegment]) -> None:
-        fds = [fd for segment in segments for fd in segment.descriptors()]
-        for done in [self._syncing.submit(os.fdatasync, fd) for fd in fds]:
-            done.result()
-        for segment in segments:
-            segment.sync_names()
+            self._write(stager, Rows.of(chunk), chunk.nbytes)
 
     def _ack(self, producer: str, incarnation: int) -> TrajectoryAck:
         sequence = self._ledger.committed(producer, incarnation)
@@ -300,38 +306,25 @@ class StoreWriter:
         """The stager; on the first chunk of a new store, its schema becomes the store's."""
         self._require_open()
         if self._stager is None:
-            schema = adopt_schema(chunk)
-            check_chunk(chunk, schema, schema.hash, MAX_INT, MAX_INT)
+            schema = self._ledger.meta.schema
+            if schema is None:
+                schema = adopt_schema(chunk)
+                check_chunk(chunk, schema, schema.hash, MAX_INT, MAX_INT)
             with self._forgetting_on_failure():
                 self._take_schema(schema)
                 self._open_lanes()
-        assert self._stager is not None
+        if self._stager is None:
+            raise AssertionError("a store with a schema has a stager")
         return self._stager
 
-    def _require_space(self, nbytes: int) -> None:
-        disk = os.statvfs(self.path)
-        free = disk.f_bavail * disk.f_frsize
-        if free < self.config.min_free_bytes + nbytes:
-            raise StoreFull(
-                f"disk of replay store {self.path}",
-                came=f"{free} bytes free",
-                expected=f"{self.config.min_free_bytes + nbytes} (min_free_bytes and the chunk)",
-                cure=_CURE,
-            )
-
     def _take_schema(self, schema: TrajectorySchema) -> None:
-        db, stored = self._require_open(), self._ledger.meta.schema
+        stored = self._ledger.meta.schema
         if stored is not None:
             require_same_schema(stored, schema, "the schema that was asked for")
             return
         layout = RowLayout(schema)
-        with transaction(db):
-            set_meta(
-                db,
-                schema=json.dumps(schema.to_dict()),
-                segment_rows=layout.segment_rows(self.config.segment_bytes),
-                block_rows=layout.block_rows(),
-            )
+        rows = layout.segment_rows(self.config.segment_bytes)
+        set_schema(self._require_open(), schema, rows, layout.block_rows())
         self._ledger.refresh_meta()
 
     def _open_lanes(self) -> None:
@@ -362,15 +355,8 @@ class StoreWriter:
             with corruption_named(self.path / INDEX_NAME):
                 yield
         except BaseException as error:
-            self._start_over()
+            with self._mutex, suppress(sqlite3.Error, OSError):  # tried again when it is needed
+                self._start_over()
             if isinstance(error, OSError):
-                raise _disk_error(self.path, error) from error
-            if isinstance(error, StoreError) and "disk is full" in str(error.came):
-                raise StoreFull(error.what, came=error.came, cure=_CURE) from error
+                raise disk_error(self.path, error) from error
             raise
-
-
-def _disk_error(path: Path, error: OSError) -> StoreError:
-    kind = StoreFull if error.errno in _FULL else StoreError
-    cure = _CURE if kind is StoreFull else "See the system log about this disk"
-    return kind(f"cannot write to replay store {path}", came=error.strerror, cure=cure)

@@ -1,0 +1,177 @@
+"""Experience whose every value tells where it belongs, and a slow model of what a store is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from user_core.specs import ArraySpec, RobotSpec
+from user_core.types import (
+    ActedBy,
+    ChunkId,
+    EpisodeKey,
+    EpisodeResult,
+    EpisodeSource,
+    Outcome,
+    TrajectoryChunk,
+    TrajectorySchema,
+)
+from user_learner.replay import SamplerConfig, StoreConfig
+
+SPEC = RobotSpec("arm", {"place": ArraySpec((3,), "int32")}, ArraySpec((2,)))
+IMAGE_SPEC = RobotSpec(
+    "arm",
+    {"place": ArraySpec((3,), "int32"), "image_wrist": ArraySpec((40, 41, 3), "uint8")},
+    ArraySpec((2,)),
+)
+SCHEMA = TrajectorySchema.of(SPEC)
+IMAGE_SCHEMA = TrajectorySchema.of(IMAGE_SPEC)
+
+#: As a test wants it: nothing is held back, and the disk's free space does not matter.
+QUICK = StoreConfig(durability="kernel", min_free_bytes=0)
+FSYNC = StoreConfig(min_free_bytes=0)
+#: Nothing happens by itself.
+STILL = SamplerConfig(prefetch=0, refresh_period_s=0)
+
+
+def reward_of(episode: int, row: int) -> float:
+    return float(np.float32(((episode * 31 + row * 7) % 23) / 8 - 1))
+
+
+def pixel_of(actor, episode, row):
+    return (actor * 101 + episode * 13 + row * 5) % 256
+
+
+@dataclass
+class Plan:
+    """What an episode will be like."""
+
+    steps: int = 10
+    source: EpisodeSource = EpisodeSource.ONLINE
+    terminated: bool = False
+    final: bool = True
+    humans: frozenset[int] = frozenset()
+
+    @property
+    def rows(self) -> int:
+        return self.steps + self.final
+
+
+@dataclass
+class Actor:
+    """Makes chunks as an outbox does: numbered without gaps, rows of one episode each."""
+
+    number: int = 1
+    incarnation: int = 1
+    schema: TrajectorySchema = field(default_factory=lambda: SCHEMA)
+    chunk_rows: int = 4
+    sequence: int = 0
+    episode: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"actor{self.number}"
+
+    def columns(self, episode: int, plan: Plan) -> dict[str, np.ndarray]:
+        row = np.arange(plan.rows)
+        step, last = row < plan.steps, (row == plan.steps - 1) & plan.final
+        action = np.stack([np.full(plan.rows, episode), row], axis=1) * step[:, None]
+        columns = {
+            "observation.place": np.stack(
+                [np.full(plan.rows, self.number), np.full(plan.rows, episode), row], axis=1
+            ),
+            "action": action,
+            "proposed_action": (action - 1) * step[:, None],
+            "reward": [reward_of(episode, r) if r < plan.steps else 0.0 for r in row.tolist()],
+            "terminated": last & plan.terminated,
+            "truncated": last & (not plan.terminated),
+            "final": ~step,
+            "acted_by": np.isin(row, list(plan.humans)) * int(ActedBy.HUMAN),
+            "reward_source": np.zeros(plan.rows),
+            "policy_version": step * episode,
+            "stamp_ns": row,
+            "action_stamp_ns": step * (row + 1),
+        }
+        if "observation.image_wrist" in self.schema.columns:
+            spec = self.schema.columns["observation.image_wrist"]
+            images = np.empty((plan.rows, *spec.shape), np.uint8)
+            images[:] = pixel_of(self.number, episode, row)[:, None, None, None]
+            columns["observation.image_wrist"] = images
+        return {
+            name: np.asarray(columns[name], spec.dtype)
+            for name, spec in self.schema.columns.items()
+        }
+
+    def chunks(self, plan: Plan) -> list[TrajectoryChunk]:
+        """The chunks of the next episode."""
+        key = EpisodeKey(self.name, self.incarnation, self.episode)
+        columns = self.columns(self.episode, plan)
+        result = EpisodeResult(
+            key,
+            plan.source,
+            Outcome.SUCCESS if plan.terminated else Outcome.TIMEOUT,
+            plan.steps,
+            sum(reward_of(self.episode, row) for row in range(plan.steps)),
+            len(plan.humans),
+        )
+        found = []
+        for start in range(0, plan.rows, self.chunk_rows):
+            stop = min(start + self.chunk_rows, plan.rows)
+            self.sequence += 1
+            found.append(
+                TrajectoryChunk(
+                    ChunkId(self.name, self.incarnation, self.sequence),
+                    key,
+                    plan.source,
+                    start,
+                    {name: column[start:stop] for name, column in columns.items()},
+                    self.schema.hash,
+                    result if stop == plan.rows else None,
+                    "arm",
+                    "reach",
+                )
+            )
+        self.episode += 1
+        return found
+
+    def empty(self, like: TrajectoryChunk) -> TrajectoryChunk:
+        """What takes the place of a chunk that was refused."""
+        return replace(like, columns={n: c[:0] for n, c in like.columns.items()})
+
+
+def fill(writer, actor: Actor, plans: list[Plan]) -> list[TrajectoryChunk]:
+    """Append whole episodes and commit."""
+    chunks = [chunk for plan in plans for chunk in actor.chunks(plan)]
+    for chunk in chunks:
+        answer = writer.append(chunk)
+        assert answer.receipt == "staged", answer
+    writer.commit()
+    return chunks
+
+
+def same_columns(one, other) -> bool:
+    return one.keys() == other.keys() and all(
+        one[name].dtype == other[name].dtype and np.array_equal(one[name], other[name])
+        for name in one
+    )
+
+
+def joined(chunks) -> dict[EpisodeKey, dict[str, np.ndarray]]:
+    """The columns of each episode, as a store should give them back."""
+    parts: dict[EpisodeKey, list] = {}
+    for chunk in chunks:
+        parts.setdefault(chunk.episode, []).append(chunk.columns)
+    return {
+        key: {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+        for key, found in parts.items()
+    }
+
+
+def assert_holds(reader, chunks) -> None:
+    """The store holds exactly the rows of these chunks."""
+    wanted = joined(chunks)
+    found = {episode.key: episode for episode in reader.episodes()}
+    assert found.keys() == wanted.keys()
+    for key, columns in wanted.items():
+        assert same_columns(reader.read_episode(found[key]), columns), key

@@ -1,0 +1,221 @@
+import math
+import time
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from replay_data import IMAGE_SCHEMA, QUICK, SCHEMA, STILL, Actor, Plan, fill, pixel_of, reward_of
+
+from user_core.errors import ConfigError
+from user_core.types import ActedBy, EpisodeSource
+from user_learner.replay import ReplaySource, StoreWriter, Stratum
+from user_learner.replay.buffers import batch_nbytes
+from user_learner.replay.layout import RowLayout
+
+SMALL_SEGMENTS = replace(QUICK, segment_bytes=1)
+FAST = replace(STILL, read_bytes_per_s=1e12, keep=1, draws_per_load=0.5)
+BATCH = 256
+
+
+def budget(schema, rows, config=FAST):
+    """A memory budget with room for so many rows besides the batches."""
+    layout = RowLayout(schema)
+    return rows * (layout.row_nbytes + 24) + (config.prefetch + config.keep) * batch_nbytes(
+        layout, BATCH, config
+    )
+
+
+def chi_square_ok(counts, expected):
+    """Whether counts fit their expectations: within five standard deviations of the mean."""
+    chi_square = ((counts - expected) ** 2 / expected).sum()
+    freedom = len(counts) - 1
+    return abs(chi_square - freedom) < 5 * math.sqrt(2 * freedom), chi_square / freedom
+
+
+def uneven_plans(rng, steps):
+    while steps > 0:
+        plan = Plan(int(rng.integers(1, 300)))
+        steps -= plan.steps
+        yield plan
+
+
+def drawn(source, draws):
+    """How often each step was drawn, by (actor, episode, row)."""
+    places = [source.sample(BATCH).observation["place"].copy() for _ in range(draws // BATCH)]
+    coded = np.concatenate(places).astype(np.int64) @ np.array([2**40, 2**20, 1])
+    codes, counts = np.unique(coded, return_counts=True)
+    return Counter(
+        {(c >> 40, c >> 20 & 0xFFFFF, c & 0xFFFFF): n
+         for c, n in zip(codes.tolist(), counts.tolist(), strict=True)}
+    )  # fmt: skip
+
+
+def test_a_store_four_times_its_budget_is_drawn_uniformly(tmp_path):
+    rng = np.random.default_rng(0)
+    with StoreWriter(tmp_path, config=SMALL_SEGMENTS) as writer:
+        for number in range(3):  # three lanes, each with a last segment that is not full
+            fill(writer, Actor(number, chunk_rows=200), list(uneven_plans(rng, 7000)))
+    config = replace(FAST, memory_bytes=budget(SCHEMA, 6000), n_step=3)
+    with ReplaySource(tmp_path, config) as source:
+        steps = len(source)
+        assert steps > 20000
+        counts = drawn(source, 30 * steps)
+        assert source.resident
+        assert len(counts) == steps
+        expected = sum(counts.values()) / steps
+        ok, ratio = chi_square_ok(np.array(list(counts.values())), expected)
+        assert ok, ratio
+        assert source.warnings == []
+
+
+def test_growth_does_not_bias(tmp_path):
+    rng = np.random.default_rng(1)
+    actors = [Actor(number, chunk_rows=100) for number in range(2)]
+    config = replace(FAST, memory_bytes=budget(SCHEMA, 5000))
+    counts, expected = Counter(), Counter()
+    with StoreWriter(tmp_path, config=SMALL_SEGMENTS) as writer:
+        for actor in actors:
+            fill(writer, actor, list(uneven_plans(rng, 5000)))
+        with ReplaySource(tmp_path, config) as source:
+            for _ in range(5):
+                draws = 12 * len(source)
+                known = Counter(drawn(source, draws))
+                counts += known
+                for episode in source._catalog.stores[0].reader.episodes():
+                    name, number = int(episode.key.producer[5:]), episode.key.number
+                    for row in range(episode.rows - 1):
+                        expected[name, number, row] += (draws // BATCH) * BATCH / len(source)
+                for actor in actors:
+                    fill(writer, actor, list(uneven_plans(rng, 1500)))
+                source.refresh()
+            assert source.resident
+    keys = list(expected)
+    assert set(counts) <= set(keys)
+    wanted = np.array([expected[key] for key in keys])
+    ok, ratio = chi_square_ok(np.array([counts[key] for key in keys]), wanted)
+    assert ok, ratio
+    newest = wanted < 13  # also the youngest get what is theirs, no more and no less
+    got = np.array([counts[key] for key in keys])
+    assert got[newest].sum() == pytest.approx(wanted[newest].sum(), rel=0.03)
+
+
+def test_what_is_drawn_from_memory_is_what_is_stored(tmp_path):
+    lengths = (40, 1, 1300, 77, 1500, 2, 1900, 33, 2400)
+    plans = [Plan(n, terminated=n % 2 == 0) for n in lengths]
+    with StoreWriter(tmp_path, config=SMALL_SEGMENTS) as writer:
+        fill(writer, Actor(1, schema=IMAGE_SCHEMA, chunk_rows=50), plans)
+    config = replace(FAST, n_step=4)
+    config = replace(config, memory_bytes=budget(IMAGE_SCHEMA, 2300, config))
+    with ReplaySource(tmp_path, config) as source:
+        seen = set()
+        for _ in range(300):
+            batch = source.sample(BATCH)
+            place, following = batch.observation["place"], batch.next_observation["place"]
+            for which in ("observation", "next_observation"):
+                arrays = getattr(batch, which)
+                pixels = pixel_of(*arrays["place"].T.astype(int))
+                assert (arrays["image_wrist"][:, 7, 8] == pixels[:, None]).all()
+                assert (arrays["image_wrist"][:, -1, -1] == pixels[:, None]).all()
+            for i, (_, episode, row) in enumerate(place.tolist()):
+                seen.add((episode, row))
+                plan = plans[episode]
+                k = min(4, plan.steps - row)
+                assert following[i].tolist() == [1, episode, row + k]
+                total = sum(0.99**j * reward_of(episode, row + j) for j in range(k))
+                assert batch.reward[i] == pytest.approx(total, abs=1e-5)
+                over = plan.terminated and row + k == plan.steps
+                assert batch.discount[i] == pytest.approx(0 if over else 0.99**k)
+        assert source.resident
+        assert len(seen) > 0.99 * sum(plan.steps for plan in plans)
+
+
+def test_strata_share_the_memory_and_small_ones_stay_whole(tmp_path):
+    rng = np.random.default_rng(2)
+    with StoreWriter(tmp_path, config=SMALL_SEGMENTS) as writer:
+        fill(writer, Actor(1, chunk_rows=200), list(uneven_plans(rng, 30000)))
+        humans = frozenset(range(10, 60))
+        fill(writer, Actor(2, chunk_rows=200), [Plan(100, humans=humans)] * 8)
+        fill(writer, Actor(3), [Plan(150, source=EpisodeSource.DEMONSTRATION)] * 3)
+    strata = (
+        Stratum(share=2.0, sources=(EpisodeSource.ONLINE,)),
+        Stratum(sources=(EpisodeSource.DEMONSTRATION,)),
+        Stratum(acted_by=(ActedBy.HUMAN,)),
+    )
+    config = replace(FAST, strata=strata)
+    config = replace(config, memory_bytes=budget(SCHEMA, 10000, config))
+    with ReplaySource(tmp_path, config) as source:
+        counts = drawn(source, 400_000)
+        assert source.resident
+        online = [n for (actor, _, row), n in counts.items() if actor == 1]
+        demonstrations = np.array([n for (actor, _, _), n in counts.items() if actor == 3])
+        assert len(demonstrations) == 450
+        ok, ratio = chi_square_ok(demonstrations, 100_000 / 450)
+        assert ok, ratio
+        assert len(online) > 29_900
+        human = np.array([n for (a, _, r), n in counts.items() if a == 2 and 10 <= r < 60])
+        others = np.array([n for (a, _, r), n in counts.items() if a == 2 and not 10 <= r < 60])
+        assert human.mean() - others.mean() == pytest.approx(100_000 / 400, rel=0.02)
+
+
+def test_a_store_outgrows_its_budget_while_it_is_sampled(tmp_path):
+    rng = np.random.default_rng(3)
+    config = replace(FAST, prefetch=2, refresh_period_s=0.005)
+    config = replace(config, memory_bytes=budget(SCHEMA, 5000, config))
+    with StoreWriter(tmp_path, config=SMALL_SEGMENTS) as writer:
+        actor = Actor(1, chunk_rows=100)
+        fill(writer, actor, list(uneven_plans(rng, 2000)))
+        with ReplaySource(tmp_path, config) as source:
+            source.sample(BATCH)
+            assert not source.resident
+            deadline = time.monotonic() + 60
+            while not source.resident:
+                fill(writer, actor, list(uneven_plans(rng, 500)))
+                for _ in range(20):
+                    batch = source.sample(BATCH)
+                    place, following = batch.observation["place"], batch.next_observation["place"]
+                    assert (following - place == [0, 0, 1]).all()
+                assert time.monotonic() < deadline
+            newest = actor.episode - 1
+            while newest not in source.sample(BATCH).observation["place"][:, 1]:
+                assert time.monotonic() < deadline
+
+
+def test_what_units_are_owed_survives_a_restart(tmp_path):
+    with StoreWriter(tmp_path, config=SMALL_SEGMENTS) as writer:
+        fill(writer, Actor(1, chunk_rows=500), [Plan(500)] * 30)
+    config = replace(FAST, memory_bytes=budget(SCHEMA, 5000))
+    with ReplaySource(tmp_path, config) as source:
+        drawn(source, 20_000)
+        state = source.state()
+        saved = state["pool"]["0"]["debt"]
+        assert np.ptp(saved) > 0.1
+    with ReplaySource(tmp_path, config) as source:
+        source.load_state(state)
+        source.sample(1)
+        assert source.state()["pool"]["0"]["debt"] == pytest.approx(saved, abs=0.01)
+
+
+def test_retention_takes_rows_out_of_memory(tmp_path):
+    with StoreWriter(tmp_path, config=SMALL_SEGMENTS) as writer:
+        actor = Actor(1, chunk_rows=500)
+        fill(writer, actor, [Plan(511)] * 20)
+        config = replace(FAST, memory_bytes=budget(SCHEMA, 4800))
+        with ReplaySource(tmp_path, config) as source:
+            assert {0, 1, 2, 3, 4, 5} < {episode for _, episode, _ in drawn(source, 100_000)}
+            assert writer.retain(replace(QUICK.retention, max_rows=8000))
+            source.refresh()
+            for _ in range(50):
+                assert source.sample(BATCH).observation["place"][:, 1].min() >= 6
+            fill(writer, actor, [Plan(511)] * 4)
+            source.refresh()
+            counts = drawn(source, 50 * len(source))
+            assert {episode for _, episode, _ in counts} == set(range(6, 24))
+
+
+def test_a_budget_that_is_too_small_is_refused(tmp_path):
+    with StoreWriter(tmp_path, config=SMALL_SEGMENTS) as writer:
+        fill(writer, Actor(1, chunk_rows=500), [Plan(500)] * 12)
+    with ReplaySource(tmp_path, replace(FAST, memory_bytes=1000)) as source:
+        with pytest.raises(ConfigError, match="memory_bytes.*room for"):
+            source.sample(BATCH)
