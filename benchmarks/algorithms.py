@@ -3,9 +3,9 @@
 Each of our updates runs beside the same update written as one writes it first: a list of
 critic modules, autograd, Adam as it comes, one operation per parameter. The contenders take
 turns in one process, so that a busy machine slows all of them alike; what counts is the ratio.
-Times are processor time spent on one call, over all threads.
+Times are processor time spent on one call, over all threads; on a GPU, wall time.
 
-    python benchmarks/algorithms.py [--threads 1] [--rounds 40] [--compile]
+    python benchmarks/algorithms.py [--threads 1] [--rounds 40] [--compile] [--device cuda]
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class PlainUpdate:
     """The same algorithm in plain PyTorch: modules in a list, one loop for everything."""
 
     def __init__(self, config: SACConfig, hidden: tuple[int, ...], compiled: bool = False) -> None:
-        self.config = config
-        self.actor = _mlp(STATE, hidden, 2 * ACTION, False)
+        self.config, self.device = config, torch.device(config.device)
+        self.actor = _mlp(STATE, hidden, 2 * ACTION, False).to(self.device)
         self.critics = nn.ModuleList(
             _mlp(STATE + ACTION, config.critic_hidden, 1, config.layer_norm)
             for _ in range(config.critics)
-        )
+        ).to(self.device)
         self.targets = copy.deepcopy(self.critics)
-        self.log_alpha = torch.zeros(1, requires_grad=True)
+        self.log_alpha = torch.zeros(1, device=self.device, requires_grad=True)
         self.actor_adam = torch.optim.Adam(self.actor.parameters(), 3e-4)
         self.critic_adam = torch.optim.Adam(self.critics.parameters(), 3e-4)
         self.alpha_adam = torch.optim.Adam([self.log_alpha], 3e-4)
@@ -56,7 +56,7 @@ class PlainUpdate:
         count = self.config.critic_updates
         rows = len(batch) // count
         tensors = [
-            torch.from_numpy(a)
+            torch.from_numpy(a).to(self.device)
             for a in (
                 batch.observation["state"], batch.action, batch.reward, batch.discount,
                 batch.next_observation["state"],
@@ -122,19 +122,23 @@ def batch_of(rows: int) -> Batch:
     )  # fmt: skip
 
 
-def race(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, np.ndarray]:
-    """Processor seconds of each call, (rounds,), the contenders taking turns."""
+def race(
+    contenders: dict[str, Callable[[], object]], rounds: int, device: str = "cpu"
+) -> dict[str, np.ndarray]:
+    """Seconds of each call, (rounds,), the contenders taking turns; every call ends by reading
+    a number back, so that a GPU has finished too."""
+    clock = time.process_time if device == "cpu" else time.perf_counter
     times_s: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(rounds + 3):
         for name, call in contenders.items():
-            start_s = time.process_time()
+            start_s = clock()
             call()
             if turn >= 3:  # caches and allocator are warm
-                times_s[name].append(time.process_time() - start_s)
+                times_s[name].append(clock() - start_s)
     return {name: np.array(times) for name, times in times_s.items()}
 
 
-def updates(rounds: int, compiled: bool) -> None:
+def updates(rounds: int, compiled: bool, device: str) -> None:
     print("| update | batch | plain PyTorch | ours | plain / ours | updates/s |")
     print("|---|---|---|---|---|---|")
     for name, cls, settings, hidden, rows in (
@@ -143,7 +147,7 @@ def updates(rounds: int, compiled: bool) -> None:
          {"critics": 4, "critic_hidden": (128, 128), "critic_updates": 2}, (128, 128), 128),
         ("RLPD, 10 critics of 256x256, UTD 20", RLPD, {}, (256, 256), 256),
     ):  # fmt: skip
-        config = (SACConfig if cls is SAC else RLPDConfig)(**settings)
+        config = (SACConfig if cls is SAC else RLPDConfig)(**settings, device=device)
         policy = TanhGaussianPolicy(TanhGaussianConfig(hidden=hidden), SPEC)
         batch = batch_of(rows * config.critic_updates)
         ours, plain = cls(config, SPEC, policy), PlainUpdate(config, hidden)
@@ -158,7 +162,7 @@ def updates(rounds: int, compiled: bool) -> None:
             faster.update(batch)
             warm_s = time.perf_counter() - start_s
             contenders["compiled"] = lambda f=faster, b=batch: f.update(b)
-        times_s = race(contenders, turns)
+        times_s = race(contenders, turns, device)
         each_ms = {k: float(np.median(v)) / config.critic_updates * 1e3 for k, v in times_s.items()}
         ratio = float(np.median(times_s["plain"] / times_s["ours"]))
         print(
@@ -171,6 +175,25 @@ def updates(rounds: int, compiled: bool) -> None:
                 f"| ... plain with torch.compile, {warm_s:.0f} s to warm up | "
                 f"| {each_ms['compiled']:.2f} ms | | {gain:.2f} (compiled / ours) | |"
             )
+
+
+def pictures(rounds: int, device: str) -> None:
+    print("\n| RLPD from two 128x128 cameras, 2 critics, UTD 2 | batch | an update |")
+    print("|---|---|---|")
+    names = ("image_front", "image_wrist")
+    seen = {"state": ArraySpec((STATE,)), **{n: ArraySpec((128, 128, 3), "uint8") for n in names}}
+    spec = RobotSpec("bench", seen, SPEC.action)
+    rng = np.random.default_rng(0)
+    for precision, rows in (("float32", 64), *([("bfloat16", 256)] if device != "cpu" else [])):
+        settings = {"critics": 2, "critic_updates": 2, "device": device, "precision": precision}
+        ours = RLPD(RLPDConfig(**settings), spec, TanhGaussianPolicy(TanhGaussianConfig(), spec))
+        batch = batch_of(2 * rows)
+        for observation in (batch.observation, batch.next_observation):
+            for name in names:
+                observation[name] = rng.integers(0, 256, (2 * rows, 128, 128, 3), np.uint8)
+        times_s = race({"ours": lambda o=ours, b=batch: o.update(b)}, max(3, rounds // 8), device)
+        each_ms = float(np.median(times_s["ours"])) / 2 * 1e3
+        print(f"| {precision} | {rows} | {each_ms:.1f} ms |")
 
 
 def inference(rounds: int) -> None:
@@ -201,11 +224,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1, help="threads of one torch operation")
     parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--device", default="cpu", help="torch device of the updates")
     parser.add_argument("--compile", action="store_true", help="also race torch.compile")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    print(f"torch {torch.__version__}, {arguments.threads} thread(s)\n")
-    updates(arguments.rounds, arguments.compile)
+    print(f"torch {torch.__version__}, {arguments.device}, {arguments.threads} thread(s)\n")
+    updates(arguments.rounds, arguments.compile, arguments.device)
+    pictures(arguments.rounds, arguments.device)
     inference(50 * arguments.rounds)
 
 

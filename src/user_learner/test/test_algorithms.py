@@ -54,9 +54,17 @@ def batch_of(spec, rows, seed=0, **changes):
     return Batch(**(fields | changes))
 
 
+GPU = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
 @pytest.mark.parametrize("spec", [STATE, PICTURES], ids=["state", "pictures"])
 @pytest.mark.parametrize(("cls", "settings"), CASES, ids=["sac", "rlpd", "bc"])
-def test_promises_are_kept(cls, settings, spec):
+def test_promises_are_kept(cls, settings, spec, device):
+    settings = {**settings, "device": device}
     check_algorithm(
         make(cls, settings, spec), make(cls, settings, spec), policy_for(spec), spec, batch_size=8
     ).require()
@@ -84,6 +92,29 @@ def _assert_same_state(one, other):
             _assert_same_state(value, other[name])
         else:
             np.testing.assert_array_equal(value, other[name])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("spec", [STATE, PICTURES], ids=["state", "pictures"])
+def test_critics_learn_alike_on_both_devices(spec):
+    """Only what has no noise in it: the first critic update where nothing lies beyond."""
+    losses = {}
+    for device, precision in (("cpu", "float32"), ("cuda", "float32"), ("cuda", "bfloat16")):
+        settings = {**SMALL, "device": device, "precision": precision, "image_shift": 0}
+        batch = batch_of(spec, 24, discount=np.zeros(24, np.float32))
+        losses[device, precision] = make(SAC, settings, spec).update(batch)["critic_loss"]
+    assert losses["cuda", "float32"] == pytest.approx(losses["cpu", "float32"], rel=1e-3)
+    assert losses["cuda", "bfloat16"] == pytest.approx(losses["cpu", "float32"], rel=0.05)
+
+
+def test_a_state_from_another_device_brings_all_but_its_noise():
+    one, other = make(SAC, SMALL), make(SAC, SMALL)
+    one.update(batch_of(STATE, 8))
+    other.load_state(one.state() | {"generator": np.zeros(16, np.uint8)})  # as of a GPU
+    for name, array in one.policy_arrays().items():
+        np.testing.assert_array_equal(array, other.policy_arrays()[name])
+    other.update(batch_of(STATE, 8))
 
 
 def test_a_state_is_a_copy():

@@ -47,7 +47,10 @@ class Prefetcher:
     def take(self, timeout_s: float) -> Drawn | None:
         """The next batch, or None when there is none within ``timeout_s``."""
         if self._depth == 0:
-            return self._draw()
+            drawn_now = self._draw()
+            if drawn_now is None:
+                self._stop.wait(min(timeout_s, self._retry_s))
+            return drawn_now
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
             self._thread.start()

@@ -16,7 +16,11 @@ from user_core.specs import Array, RobotSpec
 from user_core.types import Batch
 from user_learner.algorithms.bc.config import BCConfig
 from user_learner.algorithms.bc.networks import PolicyNetworks
-from user_learner.algorithms.common.distributed import rank
+from user_learner.algorithms.common.generators import (
+    generator_state,
+    make_generator,
+    restore_generator,
+)
 from user_learner.algorithms.common.minibatches import Minibatcher
 from user_learner.algorithms.common.optimizer import FlatAdam
 
@@ -41,7 +45,7 @@ class BC(Algorithm):
         self.config = config
         device = torch.device(config.device)
         self.networks = PolicyNetworks(policy.layout, policy.arrays(), device)
-        self.generator = torch.Generator(device).manual_seed(config.seed + rank())
+        self.generator = make_generator(config.seed, device)
         self._minibatcher = Minibatcher(policy.layout, device)
         self._optimizer = FlatAdam(self.networks.policy, config.learning_rate, config.max_grad_norm)
         self._updates = 0
@@ -69,7 +73,7 @@ class BC(Algorithm):
             "updates": self._updates,
             "policy": self.policy_arrays(),
             "optimizer": self._optimizer.state(),
-            "generator": self.generator.get_state().numpy().copy(),
+            "generator": generator_state(self.generator),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -81,5 +85,5 @@ class BC(Algorithm):
             tensor.copy_(torch.from_numpy(np.array(policy.pop(name))))
         networks.policy.load(policy, "BC")
         self._optimizer.load_state(state["optimizer"], "BC")
-        self.generator.set_state(torch.from_numpy(np.array(state["generator"])))
         self._updates = int(state["updates"])
+        restore_generator(self.generator, state["generator"], self.config.seed + self._updates)

@@ -16,7 +16,11 @@ from user_core.policies.tanh_gaussian import TanhGaussianPolicy
 from user_core.policies.tanh_gaussian_torch import distribution, squash
 from user_core.specs import Array, RobotSpec
 from user_core.types import Batch
-from user_learner.algorithms.common.distributed import rank
+from user_learner.algorithms.common.generators import (
+    generator_state,
+    make_generator,
+    restore_generator,
+)
 from user_learner.algorithms.common.minibatches import Minibatch, Minibatcher
 from user_learner.algorithms.common.optimizer import FlatAdam
 from user_learner.algorithms.sac.config import SACConfig
@@ -57,7 +61,7 @@ class SAC(Algorithm):
         self.updates_per_call = config.critic_updates
         self.device = torch.device(config.device)
         self.networks = ActorCriticNetworks(config, policy.layout, policy.arrays(), self.device)
-        self.generator = torch.Generator(self.device).manual_seed(config.seed + rank())
+        self.generator = make_generator(config.seed, self.device)
         self._minibatcher = Minibatcher(policy.layout, self.device)
         networks, norm = self.networks, config.max_grad_norm
         self._optimizers = {
@@ -97,7 +101,7 @@ class SAC(Algorithm):
                 name: tensor.cpu().numpy().copy() for name, tensor in networks.inputs.items()
             },
             "optimizers": {name: adam.state() for name, adam in self._optimizers.items()},
-            "generator": self.generator.get_state().numpy().copy(),
+            "generator": generator_state(self.generator),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -112,8 +116,8 @@ class SAC(Algorithm):
             adam.load_state(state["optimizers"][name], name)
         for name, tensor in networks.inputs.items():
             tensor.copy_(torch.from_numpy(np.array(state["inputs"][name])))
-        self.generator.set_state(torch.from_numpy(np.array(state["generator"])))
         self._updates = int(state["updates"])
+        restore_generator(self.generator, state["generator"], self.config.seed + self._updates)
 
     def _look_ahead_at_once(self, minibatches: list[Minibatch]) -> list[_Ahead | None]:
         """For all minibatches in one pass: the actor stays as it is until all are done. Not with
