@@ -1,20 +1,23 @@
-"""Look at a serialised message before anything is allocated for it.
+"""Reads serialised messages that are not to be trusted, without copying what is large.
 
-The middleware's deserialiser makes room for what a message *claims* to hold, at about a hundred
-bytes for every claimed element of a ``Tensor[]``, and only then finds out. Worse, Fast CDR 2.3
-reads past the end of a message that is shorter than the padding its header announces: the four
-bytes ``00 01 00 03`` on a topic end a process with a segmentation fault or with all memory gone,
-or are taken for a message (found by ``message_fuzz.py --unchecked``).
+Why not leave that to the middleware: its deserialiser makes room for what a message *claims* to
+hold, at about a hundred bytes for every claimed element of a ``Tensor[]``, and only then finds
+out. Fast CDR 2.3 even reads past the end of a message that is shorter than the padding its
+header announces: the four bytes ``00 01 00 03`` on a topic end a process with a segmentation
+fault or with all memory gone, or are taken for a message (``message_fuzz.py --middleware``
+found it). And it copies every image three times on its way to Python.
 
-So this walks over the bytes first (plain CDR, OMG DDSI-RTPS 2.3, 10.2; the padding bits are
-those of DDS-XTypes 1.3, 7.6.3.1.2), guided by the type's own description, and refuses counts
-that exceed a limit or the bytes that are there. It reads lengths only: some 10 us for an
-observation, whatever its images weigh. Bytes behind the content are let be: middleware pads
-there (rmw_fastrtps by what it thought the message might need).
+This reads plain CDR (OMG DDSI-RTPS 2.3, 10.2; the padding bits of the header are those of
+DDS-XTypes 1.3, 7.6.3.1.2), guided by the type's own description. Every length is checked
+against the bytes that are there and against limits before anything is made for it. The result
+has the fields of the message; ``uint8[]`` are views of the serialised bytes. Bytes behind the
+content are let be: middleware pads there.
 """
 
 from __future__ import annotations
 
+import array
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from struct import Struct
@@ -23,7 +26,6 @@ from typing import Any
 from rosidl_parser.definition import (
     AbstractSequence,
     AbstractString,
-    AbstractWString,
     Array,
     BasicType,
     NamespacedType,
@@ -32,11 +34,13 @@ from rosidl_parser.definition import (
 from user_comm.message_types import interface_class
 from user_core.errors import CodecError
 
-_SIZES = {
-    "boolean": 1, "octet": 1, "char": 1, "uint8": 1, "int8": 1, "uint16": 2, "int16": 2,
-    "uint32": 4, "int32": 4, "uint64": 8, "int64": 8, "float": 4, "double": 8,
+#: Type codes of ``struct`` and ``array``. A bool is read as a byte, to see whether it is one.
+_CODES = {
+    "boolean": "B", "octet": "c", "char": "B", "uint8": "B", "int8": "b", "uint16": "H",
+    "int16": "h", "uint32": "I", "int32": "i", "uint64": "Q", "int64": "q", "float": "f",
+    "double": "d",
 }  # fmt: skip
-_LITTLE, _BIG = Struct("<I").unpack_from, Struct(">I").unpack_from
+_LITTLE, _BIG = Struct("<I"), Struct(">I")
 _HEADER_SIZE = 4
 _PADDING_BITS = 3
 
@@ -57,42 +61,19 @@ class CdrLimits:
     elements: int = 16384
 
 
-class _Walk:
-    """The state of one walk: bytes, their end, byte order, and what may still be claimed."""
-
-    __slots__ = ("body", "elements", "end", "string_bytes", "uint32")
-
-    def __init__(self, data: bytes, limits: CdrLimits, uint32: Callable[..., tuple[int, ...]]):
-        self.body = memoryview(data)[_HEADER_SIZE:]
-        self.end = len(self.body) - (data[3] & _PADDING_BITS)
-        self.uint32 = uint32
-        self.string_bytes, self.elements = limits.string_bytes, limits.elements
-
-    def count(self, at: int) -> tuple[int, int]:
-        """Read a uint32 at the next aligned place; return it and the place behind it."""
-        at = (at + 3) & -4
-        if at + 4 > self.end:
-            raise CodecError("message is cut off", came=f"{self.end} bytes", expected="more")
-        return self.uint32(self.body, at)[0], at + 4
-
-    def claim(self, count: int) -> None:
-        """Take this many elements from what may be claimed."""
-        self.elements -= count
-        if self.elements < 0:
-            raise CodecError("message claims too many elements", came=count)
-
-
-_Step = Callable[[_Walk, int], int]
-_PLANS: dict[type[Any], _Step] = {}
-
-
-def check_cdr(data: bytes, message_type: type[Any], limits: CdrLimits) -> None:
-    """Raise CodecError unless ``data`` can hold a message of this type within the limits.
+def read_cdr(data: bytes, message_type: type[Any], limits: CdrLimits) -> Any:
+    """Read a serialised message.
 
     Args:
-        data: A serialised message, with its encapsulation header.
-        message_type: Its class.
+        data: With its encapsulation header; not trusted.
+        message_type: The message's class.
         limits: What it may claim at most.
+
+    Returns:
+        An object with the fields of the message. Its ``uint8[]`` are memory views of ``data``.
+
+    Raises:
+        CodecError: The bytes are no message of this type, or claim more than the limits allow.
     """
     if not _HEADER_SIZE <= len(data) <= limits.message_bytes:
         raise CodecError(
@@ -106,145 +87,202 @@ def check_cdr(data: bytes, message_type: type[Any], limits: CdrLimits) -> None:
             came=data[:2].hex(),
             expected="0000 or 0001 (plain CDR)",
         )
-    _plan(message_type)(_Walk(data, limits, _LITTLE if data[1] else _BIG), 0)
+    return _reader(message_type)(_Cursor(data, limits))
 
 
-def _plan(message_type: type[Any]) -> _Step:
-    """How to walk over a message of this type; made once."""
-    plan = _PLANS.get(message_type)
-    if plan is None:
-        plan = _PLANS[message_type] = _make_plan(message_type)
-    return plan
+class _Cursor:
+    """Where a reading has got to, and what may still be claimed."""
+
+    __slots__ = ("at", "body", "elements", "end", "little", "string_bytes", "uint32")
+
+    def __init__(self, data: bytes, limits: CdrLimits) -> None:
+        self.body = memoryview(data)[_HEADER_SIZE:]
+        self.at = 0
+        self.end = len(self.body) - (data[3] & _PADDING_BITS)
+        self.little = data[1] == 1
+        self.uint32 = (_LITTLE if self.little else _BIG).unpack_from
+        self.string_bytes, self.elements = limits.string_bytes, limits.elements
+
+    def length(self) -> int:
+        """Read the length of a string or sequence."""
+        at = (self.at + 3) & -4
+        if at + 4 > self.end:
+            raise _cut_off(self.end)
+        self.at = at + 4
+        length: int = self.uint32(self.body, at)[0]
+        return length
+
+    def claim(self, count: int) -> None:
+        """Take this many elements from what may be claimed."""
+        self.elements -= count
+        if self.elements < 0:
+            raise CodecError("message claims too many elements", came=count)
 
 
-def _make_plan(message_type: type[Any]) -> _Step:
-    """Fixed fields in one step, the others one by one."""
-    steps: list[_Step] = []
-    run: list[int] = []
-    for slot in message_type.SLOT_TYPES:
-        sizes = _fixed_sizes(slot)
-        if sizes is not None:
-            run += sizes
+_Read = Callable[[_Cursor], Any]
+_READERS: dict[type[Any], _Read] = {}
+
+
+def _cut_off(end: int) -> CodecError:
+    return CodecError("message is cut off", came=f"{end} bytes", expected="more")
+
+
+def _reader(message_type: type[Any]) -> _Read:
+    """What reads messages of this type; made once."""
+    found = _READERS.get(message_type)
+    if found is None:
+        found = _READERS[message_type] = _make_reader(message_type)
+    return found
+
+
+def _make_reader(message_type: type[Any]) -> _Read:
+    """Consecutive numbers are read in one step, the other fields one by one."""
+    names = tuple(message_type.get_fields_and_field_types())
+    record = type(message_type.__name__, (), {"__slots__": names})
+    steps: list[Callable[[_Cursor, Any], None]] = []
+    run: list[tuple[str, str]] = []
+    for name, slot in zip(names, message_type.SLOT_TYPES, strict=True):
+        if isinstance(slot, BasicType):
+            run.append((name, slot.typename))
             continue
         if run:
-            steps.append(_fixed(tuple(run)))
+            steps.append(_numbers_step(run))
             run = []
-        steps.append(_step(slot))
+        steps.append(_field_step(name, _value_reader(slot)))
     if run:
-        steps.append(_fixed(tuple(run)))
-    if len(steps) == 1:
-        return steps[0]
+        steps.append(_numbers_step(run))
 
-    def fields(walk: _Walk, at: int) -> int:
+    def read(cursor: _Cursor) -> Any:
+        message = record()
         for step in steps:
-            at = step(walk, at)
-        return at
+            step(cursor, message)
+        return message
 
-    return fields
-
-
-def _fixed_sizes(slot: Any) -> list[int] | None:
-    """Sizes of the numbers that a field consists of; None if that depends on its content."""
-    if isinstance(slot, BasicType):
-        return [_SIZES[slot.typename]]
-    if isinstance(slot, Array):
-        sizes = _fixed_sizes(slot.value_type)
-        return None if sizes is None else sizes * slot.size
-    if isinstance(slot, NamespacedType):
-        found: list[int] = []
-        for inner in _class_of(slot).SLOT_TYPES:
-            sizes = _fixed_sizes(inner)
-            if sizes is None:
-                return None
-            found += sizes
-        return found
-    return None
+    return read
 
 
-def _fixed(sizes: tuple[int, ...]) -> _Step:
-    """Walk over numbers. How far that is depends on the alignment they start with."""
-    lengths = []
+def _field_step(name: str, read: _Read) -> Callable[[_Cursor, Any], None]:
+    def step(cursor: _Cursor, message: Any) -> None:
+        setattr(message, name, read(cursor))
+
+    return step
+
+
+def _numbers_step(run: list[tuple[str, str]]) -> Callable[[_Cursor, Any], None]:
+    """Consecutive numbers. Where they lie depends on the alignment that they start with."""
+    names = [name for name, _ in run]
+    flags = [name for name, kind in run if kind == "boolean"]
+    little, big = (_layouts([_CODES[kind] for _, kind in run], order) for order in "<>")
+
+    def step(cursor: _Cursor, message: Any) -> None:
+        at = cursor.at
+        layout = (little if cursor.little else big)[at & 7]
+        if at + layout.size > cursor.end:
+            raise _cut_off(cursor.end)
+        cursor.at = at + layout.size
+        for name, value in zip(names, layout.unpack_from(cursor.body, at)):
+            setattr(message, name, value)
+        for name in flags:
+            setattr(message, name, _bool(getattr(message, name), name))
+
+    return step
+
+
+def _layouts(codes: list[str], order: str) -> list[Struct]:
+    """The same numbers for each of the 8 alignments they may start with, padding included."""
+    layouts = []
     for start in range(8):
-        at = start
-        for size in sizes:
-            at = ((at + size - 1) & -size) + size
-        lengths.append(at - start)
-
-    def fixed(walk: _Walk, at: int) -> int:
-        at += lengths[at & 7]
-        if at > walk.end:
-            raise CodecError("message is cut off", came=f"{walk.end} bytes", expected="more")
-        return at
-
-    return fixed
+        text, at = order, start
+        for code in codes:
+            size = Struct(order + code).size
+            padding = -at % size
+            text += "x" * padding + code
+            at += padding + size
+        layouts.append(Struct(text))
+    return layouts
 
 
-def _step(slot: Any) -> _Step:
+def _bool(value: int, name: str) -> bool:
+    if value > 1:
+        raise CodecError(f"{name}, true or false", came=value, expected="0 or 1")
+    return value == 1
+
+
+def _value_reader(slot: Any) -> _Read:
     if isinstance(slot, AbstractString):
         return _string
     if isinstance(slot, NamespacedType):
-        return _plan(_class_of(slot))
-    if isinstance(slot, Array):
-        return _repeated(_step(slot.value_type), slot.size)
-    if isinstance(slot, AbstractSequence):
+        return _reader(interface_class("/".join((*slot.namespaces, slot.name))))
+    if isinstance(slot, (Array, AbstractSequence)):
+        element = slot.value_type
+        fixed = slot.size if isinstance(slot, Array) else None
         most = getattr(slot, "maximum_size", None)
-        if isinstance(slot.value_type, BasicType):
-            return _numbers(_SIZES[slot.value_type.typename], most)
-        return _sequence(_step(slot.value_type), most)
-    if isinstance(slot, AbstractWString):
-        raise CodecError("wide strings are not supported", expected="string")
-    return _fixed(tuple(_fixed_sizes(slot) or ()))
+        if isinstance(element, BasicType):
+            return _numbers(element.typename, fixed, most)
+        return _elements(_value_reader(element), fixed, most)
+    raise CodecError("type of a field", came=slot, expected="one that ROS messages here have")
 
 
-def _string(walk: _Walk, at: int) -> int:
-    size, at = walk.count(at)
-    if size > walk.string_bytes or at + size > walk.end:
+def _string(cursor: _Cursor) -> str:
+    size = cursor.length()
+    at = cursor.at
+    cursor.at = end = at + size
+    if size > cursor.string_bytes or end > cursor.end:
         raise CodecError(
             "size of a string",
             came=f"{size} bytes",
-            expected=f"at most {min(walk.string_bytes, walk.end - at)}",
+            expected=f"at most {min(cursor.string_bytes, cursor.end - at)}",
         )
-    return at + size
+    if not size:
+        return ""
+    raw = bytes(cursor.body[at:end])
+    if raw.find(0) != size - 1:
+        raise CodecError("string", came=repr(raw)[:80], expected="one zero, at its end")
+    try:
+        return raw[:-1].decode()
+    except UnicodeDecodeError as error:
+        raise CodecError("string", came=repr(raw)[:80], expected="UTF-8") from error
 
 
-def _numbers(size: int, most: int | None) -> _Step:
-    def numbers(walk: _Walk, at: int) -> int:
-        count, at = walk.count(at)
-        if not count:
-            return at
-        at = ((at + size - 1) & -size) + count * size
-        if at > walk.end or (most is not None and count > most):
+def _numbers(kind: str, fixed: int | None, most: int | None) -> _Read:
+    """An array or sequence of numbers: bytes as a view, others as ``array.array``."""
+    code = _CODES[kind]
+    size = 1 if code == "c" else array.array(code).itemsize
+
+    def read(cursor: _Cursor) -> Any:
+        count = cursor.length() if fixed is None else fixed
+        at = (cursor.at + size - 1) & -size if count else cursor.at
+        end = at + count * size
+        if end > cursor.end or (most is not None and count > most):
             raise CodecError(
                 "length of a sequence of numbers",
                 came=count,
                 expected="no more than there are bytes, or than its type allows",
             )
-        return at
+        cursor.at = end
+        view = cursor.body[at:end]
+        if kind in ("uint8", "char"):
+            return view
+        if kind == "boolean":
+            return [_bool(value, "element") for value in view]
+        if kind == "octet":
+            return [bytes([value]) for value in view]
+        values = array.array(code, bytes(view))
+        if cursor.little != (sys.byteorder == "little"):
+            values.byteswap()
+        return values
 
-    return numbers
+    return read
 
 
-def _sequence(element: _Step, most: int | None) -> _Step:
-    def sequence(walk: _Walk, at: int) -> int:
-        count, at = walk.count(at)
+def _elements(element: _Read, fixed: int | None, most: int | None) -> _Read:
+    """An array or sequence of messages or strings."""
+
+    def read(cursor: _Cursor) -> list[Any]:
+        count = cursor.length() if fixed is None else fixed
         if most is not None and count > most:
             raise CodecError("length of a sequence", came=count, expected=f"at most {most}")
-        walk.claim(count)
-        for _ in range(count):
-            at = element(walk, at)
-        return at
+        cursor.claim(count)
+        return [element(cursor) for _ in range(count)]
 
-    return sequence
-
-
-def _repeated(element: _Step, count: int) -> _Step:
-    def repeated(walk: _Walk, at: int) -> int:
-        for _ in range(count):
-            at = element(walk, at)
-        return at
-
-    return repeated
-
-
-def _class_of(slot: NamespacedType) -> type[Any]:
-    return interface_class("/".join((*slot.namespaces, slot.name)))
+    return read

@@ -10,7 +10,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
 
-from user_comm.cdr import CdrLimits, check_cdr
+from user_comm.cdr import CdrLimits, read_cdr
 from user_comm.diagnostics import code_of
 from user_comm.refusals import Refusals
 from user_comm.throttle import Throttle
@@ -31,7 +31,8 @@ class CheckedSubscription:
         node: Subscribes.
         topic: Name of the topic, relative to the node's namespace.
         message_type: Class of the message.
-        decode: Message to value; raises an error of our tree to refuse it.
+        decode: Fields of the message to value; raises an error of our tree to refuse it. Without
+            one the callback gets the message itself.
         callback: Gets every value that was taken. What it raises is its own affair.
         profile: Quality of service.
         limits: Sizes that are checked on the bytes, before anything is allocated for them.
@@ -46,7 +47,7 @@ class CheckedSubscription:
         node: Node,
         topic: str,
         message_type: type[Any],
-        decode: Callable[[Any], Any],
+        decode: Callable[[Any], Any] | None,
         callback: Callable[[Any], None],
         profile: QoSProfile,
         *,
@@ -92,13 +93,14 @@ class CheckedSubscription:
 def decode_bytes(
     data: bytes,
     message_type: type[Any],
-    decode: Callable[[Any], Any],
+    decode: Callable[[Any], Any] | None,
     limits: CdrLimits,
 ) -> Any:
-    """Serialised bytes to a value.
+    """Serialised bytes to a value, or to a message where there is no ``decode``.
 
-    Raises an error of our tree for what was refused by us, and whatever the middleware's
-    deserialiser raises for what was refused by it.
+    Raises an error of our tree for what was refused by us. The middleware's deserialiser only
+    gets to see what we could read, and makes messages for those who want some; it raises what
+    it likes.
     """
-    check_cdr(data, message_type, limits)
-    return decode(deserialize_message(data, message_type))
+    fields = read_cdr(data, message_type, limits)
+    return deserialize_message(data, message_type) if decode is None else decode(fields)

@@ -60,11 +60,12 @@ class Endpoints(RclpyLifecycleNode):
             name: Another name, for what does not stand in the table.
             always: Publish also while the node is not active, for status and latched topics.
         """
+        converter = converter_of(topic.type)
         publisher = TopicPublisher(
             self,
             name or topic.name,
             interface_class(topic.type),
-            converter_of(topic.type).encode,
+            converter.encode if converter else None,
             profile(topic.quality),
             (lambda: True) if always else (lambda: self._may_publish),
         )
@@ -95,12 +96,13 @@ class Endpoints(RclpyLifecycleNode):
             own_group: Let the callback run beside others under a multi-threaded executor.
             decode_options: For the converter, for instance ``specs``.
         """
-        decode = converter_of(topic.type).decode
+        converter = converter_of(topic.type)
+        decode = converter.decode if converter else None
         subscription = CheckedSubscription(
             self,
             name or topic.name,
             interface_class(topic.type),
-            partial(decode, **decode_options) if decode_options else decode,
+            partial(decode, **decode_options) if decode and decode_options else decode,
             self._gated(callback, f"callback of {name or topic.name}", always),
             profile(topic.quality),
             limits=limits,

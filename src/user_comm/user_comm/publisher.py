@@ -16,7 +16,7 @@ class TopicPublisher:
         node: Publishes.
         topic: Name of the topic, relative to the node's namespace.
         message_type: Class of the message.
-        encode: Value to message.
+        encode: Value to message; without one, messages are published as they are.
         profile: Quality of service.
         may_publish: Whether the node's state allows it now.
     """
@@ -26,7 +26,7 @@ class TopicPublisher:
         node: Node,
         topic: str,
         message_type: type[Any],
-        encode: Callable[..., Any],
+        encode: Callable[..., Any] | None,
         profile: QoSProfile,
         may_publish: Callable[[], bool],
     ) -> None:
@@ -43,7 +43,8 @@ class TopicPublisher:
         """Encode with ``options`` and publish; False if the node is not active."""
         if not self._may_publish():
             return False
-        self.publisher.publish(self._encode(value, **options))
+        message = self._encode(value, **options) if self._encode else value
+        self.publisher.publish(message)
         return True
 
     def destroy(self) -> None:

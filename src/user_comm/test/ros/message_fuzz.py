@@ -1,4 +1,4 @@
-"""Throws mutated messages at the way in: check, deserialise, convert.
+"""Throws mutated messages at the way in: read or deserialise, then convert.
 
 Run as a program it does so in a child process, so that a crash of the middleware (a segmentation
 fault in C++) is seen, attributed to its input and survived::
@@ -32,7 +32,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 
 from user_comm.cdr import CdrLimits
 from user_comm.checked_subscription import decode_bytes
-from user_comm.converters import converter_of
+from user_comm.converters import CONVERTERS
 from user_comm.message_types import interface_class
 from user_core.errors import UserError
 from user_core.types import (
@@ -87,7 +87,7 @@ def samples() -> dict[str, list[bytes]]:
         ],
     }  # fmt: skip
     return {
-        name: [serialize_message(converter_of(name).encode(value)) for value in items]
+        name: [serialize_message(CONVERTERS[name].encode(value)) for value in items]
         for name, items in values.items()
     }
 
@@ -155,17 +155,18 @@ _MUTATIONS: tuple[Callable[[bytearray, list[bytes], random.Random], None], ...] 
 )  # fmt: skip
 
 
-def attempt(number: int, start: dict[str, list[bytes]], unchecked: bool) -> str:
+def attempt(number: int, start: dict[str, list[bytes]], middleware: bool) -> str:
     """Mutation ``number``: how it ended, ``taken`` or the code or class of the refusal."""
     rng = random.Random(number)
     name = rng.choice(sorted(start))
     everything = [data for items in start.values() for data in items]
     data = mutate(rng.choice(start[name]), everything, rng)
-    cls, decode = interface_class(name), converter_of(name).decode
+    cls, decode = interface_class(name), CONVERTERS[name].decode
     try:
-        if unchecked:
+        if middleware:
             decode(deserialize_message(data, cls))
         else:
+            decode_bytes(data, cls, None, CdrLimits())  # for those who want the message itself
             decode_bytes(data, cls, decode, CdrLimits())
     except UserError as error:
         return error.code
@@ -174,7 +175,7 @@ def attempt(number: int, start: dict[str, list[bytes]], unchecked: bool) -> str:
     return "taken"
 
 
-def child(first: int, count: int, unchecked: bool, progress: Path, crash_at: int) -> None:
+def child(first: int, count: int, middleware: bool, progress: Path, crash_at: int) -> None:
     """Attempt one after the other; the number of the present one stands in ``progress``."""
     # What is allocated beyond this was asked for by a message: better this process than others.
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT, _MEMORY_LIMIT))
@@ -186,13 +187,13 @@ def child(first: int, count: int, unchecked: bool, progress: Path, crash_at: int
             if number == crash_at:
                 os.kill(os.getpid(), signal.SIGSEGV)
             began_s = time.perf_counter()
-            ends[attempt(number, start, unchecked)] += 1
+            ends[attempt(number, start, middleware)] += 1
             slowest_s = max(slowest_s, time.perf_counter() - began_s)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"ends": ends, "peak_mb": round(peak_mb), "slowest_s": slowest_s}))
 
 
-def fuzz(first: int, count: int, unchecked: bool = False, crash_at: int = -1) -> dict[str, Any]:
+def fuzz(first: int, count: int, middleware: bool = False, crash_at: int = -1) -> dict[str, Any]:
     """Attempt mutations in child processes; a crashed one is replaced and goes on behind.
 
     Returns how the attempts ended, the numbers at which a child crashed, the largest memory of a
@@ -212,7 +213,7 @@ def fuzz(first: int, count: int, unchecked: bool = False, crash_at: int = -1) ->
             ]  # fmt: skip
             done = subprocess.run(
                 [sys.executable, os.path.abspath(__file__), *arguments]
-                + (["--unchecked"] if unchecked else []),
+                + (["--middleware"] if middleware else []),
                 capture_output=True, text=True, check=False,
             )  # fmt: skip
             if done.returncode == 0:
@@ -235,15 +236,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--first", type=int, default=0, help="number of the first mutation")
-    parser.add_argument("--unchecked", action="store_true", help="without our check of the bytes")
+    parser.add_argument("--middleware", action="store_true", help="without our reader")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--crash-at", type=int, default=-1, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        child(*(getattr(options, n) for n in ("first", "count", "unchecked", "child", "crash_at")))
+        child(*(getattr(options, n) for n in ("first", "count", "middleware", "child", "crash_at")))
         return 0
     began_s = time.perf_counter()
-    total = fuzz(options.first, options.count, options.unchecked)
+    total = fuzz(options.first, options.count, options.middleware)
     for end, number in total["ends"].most_common():
         print(f"{number:8d} {end}")
     print(f"{len(total['crashes']):8d} crashes {dict(list(total['crashes'].items())[:5])}")

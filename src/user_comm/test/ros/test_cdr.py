@@ -1,4 +1,4 @@
-"""The look at serialised messages agrees with the middleware, and is the stricter of the two."""
+"""Our reader of serialised messages agrees with the middleware, and is the stricter of the two."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rosidl_parser.definition import (
 )
 from user_msgs.msg import Observation, Tensor
 
-from user_comm.cdr import CdrLimits, check_cdr
+from user_comm.cdr import CdrLimits, read_cdr
 from user_comm.message_types import interface_class
 from user_comm.topics import SERVICES, TOPICS
 from user_core.errors import CodecError, TransportError
@@ -66,24 +66,41 @@ def published(message: Any) -> bytes:
     data = serialize_message(message)
     for size in range(4, len(data) + 1):
         try:
-            check_cdr(data[:size], type(message), LIMITS)
+            read_cdr(data[:size], type(message), LIMITS)
         except CodecError:
             continue
         return data[:size]
     raise AssertionError("refused as a whole")
 
 
+def assert_same(fields: Any, message: Any) -> None:
+    """The fields are those of the message."""
+    if isinstance(fields, (list, memoryview, array.array)):
+        assert len(fields) == len(message)
+        values = message.tolist() if hasattr(message, "tolist") else message
+        for mine, other in zip(fields, values, strict=True):
+            assert_same(mine, other)
+    elif hasattr(type(message), "SLOT_TYPES"):
+        for name in type(message).get_fields_and_field_types():
+            assert_same(getattr(fields, name), getattr(message, name))
+    else:
+        assert fields == message and type(fields) is type(message)
+
+
 @pytest.mark.parametrize("name", sorted({topic.type for topic in TOPICS}))
-def test_whole_messages_pass_and_cut_ones_do_not(name: str) -> None:
+def test_whole_messages_are_read_as_the_middleware_reads_them_and_cut_ones_refused(
+    name: str,
+) -> None:
     cls = interface_class(name)
     rng = random.Random(1)
     for _ in range(5):
         message = filled(cls, rng)
         data = published(message)
         assert deserialize_message(data, cls) == message, "nothing that belongs to it is cut off"
+        assert_same(read_cdr(data, cls, LIMITS), message)
         for size in range(len(data)):
             with pytest.raises(CodecError):
-                check_cdr(data[:size], cls, LIMITS)
+                read_cdr(data[:size], cls, LIMITS)
 
 
 @pytest.mark.parametrize("name", sorted({service.type for service in SERVICES}))
@@ -102,16 +119,16 @@ def test_a_header_that_announces_more_padding_than_there_is_never_gets_further(
     options: int,
 ) -> None:
     with pytest.raises(CodecError, match="cut off"):
-        check_cdr(bytes([0, 1, 0, options]), Observation, LIMITS)
+        read_cdr(bytes([0, 1, 0, options]), Observation, LIMITS)
     with pytest.raises(CodecError, match="cut off"):
-        check_cdr(bytes([0, 1, 0, options, 0, 0, 0][: 4 + options]), Observation, LIMITS)
+        read_cdr(bytes([0, 1, 0, options, 0, 0, 0][: 4 + options]), Observation, LIMITS)
 
 
 @pytest.mark.parametrize("header", ["0002", "0003", "0006", "0007", "0100", "ffff"])
 def test_other_representations_are_refused(header: str) -> None:
     data = bytes.fromhex(header) + serialize_message(Tensor())[2:]
     with pytest.raises(CodecError, match="representation"):
-        check_cdr(data, Tensor, LIMITS)
+        read_cdr(data, Tensor, LIMITS)
 
 
 def test_what_is_claimed_is_refused_before_room_is_made_for_it() -> None:
@@ -120,23 +137,48 @@ def test_what_is_claimed_is_refused_before_room_is_made_for_it() -> None:
     head = struct.pack("<iIIxxxxQII", 0, 0, 1, 0, 0, 100_000)
     data = bytes([0, 1, 0, 0]) + head
     with pytest.raises(CodecError, match="too many elements"):
-        check_cdr(data, Observation, LIMITS)
+        read_cdr(data, Observation, LIMITS)
 
 
 def test_limits_hold() -> None:
     message = Tensor(name="x" * 100, data=array.array("B", bytes(1000)))
     data = serialize_message(message)
-    check_cdr(data, Tensor, CdrLimits(message_bytes=2000, string_bytes=101))
+    read_cdr(data, Tensor, CdrLimits(message_bytes=2000, string_bytes=101))
     with pytest.raises(CodecError, match="size of a message"):
-        check_cdr(data, Tensor, CdrLimits(message_bytes=1000))
+        read_cdr(data, Tensor, CdrLimits(message_bytes=1000))
     with pytest.raises(CodecError, match="string"):
-        check_cdr(data, Tensor, CdrLimits(string_bytes=100))
+        read_cdr(data, Tensor, CdrLimits(string_bytes=100))
 
 
 def test_big_endian_messages_are_understood() -> None:
-    data = bytes([0, 0, 0, 0]) + struct.pack(">I4sB3xII2s", 4, b"abc\0", 1, 0, 2, b"\1\2")
-    check_cdr(data, Tensor, LIMITS)
-    message = deserialize_message(data, Tensor)
-    assert (message.name, list(message.data)) == ("abc", [1, 2])
+    data = bytes([0, 0, 0, 0]) + struct.pack(">I4sB3xIII2s", 4, b"abc\0", 1, 1, 7, 2, b"\1\2")
+    assert_same(read_cdr(data, Tensor, LIMITS), deserialize_message(data, Tensor))
+    assert list(read_cdr(data, Tensor, LIMITS).shape) == [7]
     with pytest.raises(CodecError):
-        check_cdr(bytes([0, 1]) + data[2:], Tensor, LIMITS)
+        read_cdr(bytes([0, 1]) + data[2:], Tensor, LIMITS)
+
+
+@pytest.mark.parametrize("text", [b"ab\0\0", b"abcd", b"a\0c\0", b"\xff\xfe\xff\0"])
+def test_strings_that_are_none_are_refused(text: bytes) -> None:
+    data = bytes([0, 1, 0, 0]) + struct.pack("<I4sB3xII", 4, text, 1, 0, 0)
+    with pytest.raises(CodecError, match="string"):
+        read_cdr(data, Tensor, LIMITS)
+
+
+def test_a_truth_value_is_0_or_1() -> None:
+    data = bytearray(published(Observation(terminated=True)))
+    read_cdr(bytes(data), Observation, LIMITS)
+    at = data.index(1, 24)
+    data[at] = 2
+    with pytest.raises(CodecError, match="terminated"):
+        read_cdr(bytes(data), Observation, LIMITS)
+
+
+def test_bytes_are_views_and_numbers_as_rclpy_has_them() -> None:
+    data = serialize_message(
+        Tensor(shape=array.array("I", [3, 5]), data=array.array("B", bytes(15)))
+    )
+    fields = read_cdr(data, Tensor, LIMITS)
+    assert isinstance(fields.data, memoryview) and fields.data.readonly
+    assert fields.data.obj is data, "of the bytes themselves"
+    assert fields.shape == array.array("I", [3, 5])

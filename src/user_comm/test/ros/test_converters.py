@@ -13,16 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from rclpy.serialization import deserialize_message, serialize_message
+from user_msgs.msg import Observation as ObservationMessage
 
-from user_comm.cdr import CdrLimits, check_cdr
+from user_comm.cdr import CdrLimits
+from user_comm.checked_subscription import decode_bytes
 from user_comm.converters import (
+    CONVERTERS,
     BlobKind,
     EpisodeReport,
     Intervention,
     PolicyAnnouncement,
     RobotDescription,
     TrajectoryAck,
-    converter_of,
     lease_from_message,
     lease_to_message,
     observation_from_message,
@@ -68,12 +70,13 @@ def arrays(ndim: int | None = None, min_side: int = 0) -> st.SearchStrategy[np.n
     )
 
 
-def journey(type_name: str, value: Any, **options: Any) -> Any:
-    """Value, message, CDR bytes, message, value."""
-    converter, cls = converter_of(type_name), interface_class(type_name)
+def journey(type_name: str, value: Any) -> Any:
+    """Value, message, CDR bytes, value; by our reader, and by the middleware's as well."""
+    converter, cls = CONVERTERS[type_name], interface_class(type_name)
     data = serialize_message(converter.encode(value))
-    check_cdr(data, cls, CdrLimits())
-    return converter.decode(deserialize_message(data, cls), **options)
+    back = decode_bytes(data, cls, converter.decode, CdrLimits())
+    same(back, converter.decode(deserialize_message(data, cls)))
+    return back
 
 
 def same(a: Any, b: Any) -> None:
@@ -283,6 +286,18 @@ def test_arrays_are_views_of_the_message_and_not_to_be_written_to() -> None:
         got[0, 0] = 1.0
 
 
+def test_an_image_is_never_copied_on_its_way_from_the_bytes() -> None:
+    image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    numbers = {f"v{i}": np.arange(3, dtype="f8") for i in range(8)}
+    sent = Observation({**numbers, "image": image}, 0)
+    data = serialize_message(observation_to_message(sent))
+    got = decode_bytes(data, ObservationMessage, observation_from_message, CdrLimits())
+    assert np.shares_memory(got.arrays["image"], np.frombuffer(data, np.uint8))
+    for name, value in got.arrays.items():
+        assert value.flags.aligned and not value.flags.writeable, name
+        np.testing.assert_array_equal(value, sent.arrays[name])
+
+
 def test_the_sender_s_arrays_may_change_after_encoding() -> None:
     source = np.zeros(3, np.float32)
     message = observation_to_message(Observation({"a": source}, 0))
@@ -407,7 +422,7 @@ def test_what_the_refusals_start_from_is_good(name: str) -> None:
 def test_what_is_wrong_is_refused_and_named(
     name: str, spoil: Callable[[Any], None], word: str
 ) -> None:
-    converter = converter_of(f"user_msgs/msg/{name}")
+    converter = CONVERTERS[f"user_msgs/msg/{name}"]
     message = converter.encode(GOOD[name])
     spoil(message)
     with pytest.raises((CodecError, SpecError), match=word):
@@ -440,7 +455,7 @@ def test_encoding_refuses_what_has_no_place_on_the_wire() -> None:
         observation_to_message(Observation({"a": np.zeros(2)}, 2**31 * 10**9))
     spec = RobotSpec("r", {"a": ArraySpec((2,), low=-INF)}, ArraySpec((1,)))
     with pytest.raises(UserError, match="finite"):
-        converter_of("user_msgs/msg/RobotSpec").encode(RobotDescription(spec))
+        CONVERTERS["user_msgs/msg/RobotSpec"].encode(RobotDescription(spec))
 
 
 def test_numpy_numbers_are_taken_as_numbers() -> None:

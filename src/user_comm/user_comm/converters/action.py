@@ -9,8 +9,8 @@ from user_msgs.msg import ActionChunk as ActionChunkMessage
 
 from user_comm.converters import checks
 from user_comm.converters.stamps import set_stamp
-from user_comm.converters.tensor import tensor_to_message
-from user_core.codecs import Limits, decode_one
+from user_comm.converters.tensor import aligned_from_message, tensor_to_message
+from user_core.codecs import Limits
 from user_core.errors import CodecError
 from user_core.types import ActedBy, ActionChunk
 
@@ -41,7 +41,7 @@ def action_chunk_from_message(message: Any, *, limits: Limits = ACTION_LIMITS) -
     Raises CodecError: a field is out of its range, or the actions are no (T, A) array with at
     least one row.
     """
-    actions_ta = decode_one(message.actions, limits, "action chunk")
+    actions_ta = aligned_from_message(message.actions, limits, "action chunk")
     if actions_ta.ndim != 2 or 0 in actions_ta.shape:
         raise CodecError(
             "action chunk: shape of the actions",

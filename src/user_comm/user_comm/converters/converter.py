@@ -74,14 +74,6 @@ CONVERTERS: Mapping[str, Converter] = {
 }
 
 
-def as_it_is(message: Any) -> Any:
-    """The message itself, for types that have no core value."""
-    return message
-
-
-_PLAIN = Converter(as_it_is, as_it_is)
-
-
-def converter_of(type_name: str) -> Converter:
-    """The converter of a message type; one that changes nothing where there is none."""
-    return CONVERTERS.get(type_name, _PLAIN)
+def converter_of(type_name: str) -> Converter | None:
+    """The converter of a message type; None for types that are used as they are."""
+    return CONVERTERS.get(type_name)

@@ -8,7 +8,7 @@ from typing import Any
 
 from user_msgs.msg import Tensor
 
-from user_core.codecs import DEFAULT_LIMITS, Limits, decode, encode_one
+from user_core.codecs import DEFAULT_LIMITS, Limits, decode, decode_one, encode_one
 from user_core.errors import CodecError
 from user_core.specs import Array, Arrays, ArraySpec
 
@@ -41,11 +41,18 @@ def tensors_from_messages(
     specs: Mapping[str, ArraySpec] | None = None,
     where: str = "message",
 ) -> dict[str, Array]:
-    """Named arrays from ``Tensor[]``: read-only views of the message's bytes.
+    """Named arrays from ``Tensor[]``: read-only, and views of the message's bytes.
+
+    CDR packs bytes where the last field ends. What lies across the machine's words there is
+    copied (images never do), for not every library takes such arrays.
 
     Raises CodecError or SpecError as :func:`user_core.codecs.decode`.
     """
-    return decode(tensors, limits, specs, where)
+    arrays = decode(tensors, limits, specs, where)
+    for name, value in arrays.items():
+        if not value.flags.aligned:
+            arrays[name] = _aligned(value)
+    return arrays
 
 
 def optional_from_messages(
@@ -54,7 +61,7 @@ def optional_from_messages(
     """The array of a ``Tensor[<=1]``; None when it is empty."""
     if len(tensors) > 1:
         raise CodecError(where, came=f"{len(tensors)} tensors", expected="at most one")
-    for value in decode(tensors, limits, None, where).values():
+    for value in tensors_from_messages(tensors, limits, None, where).values():
         return value
     return None
 
@@ -64,3 +71,15 @@ def vector(value: Array, where: str) -> Array:
     if value.ndim != 1:
         raise CodecError(where, came=f"shape {value.shape}", expected="a vector")
     return value
+
+
+def aligned_from_message(tensor: Any, limits: Limits, where: str) -> Array:
+    """The array of one ``Tensor``, read-only; raises CodecError."""
+    value = decode_one(tensor, limits, where)
+    return value if value.flags.aligned else _aligned(value)
+
+
+def _aligned(value: Array) -> Array:
+    copy = value.copy()
+    copy.flags.writeable = False
+    return copy
