@@ -12,6 +12,7 @@ from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
+from user_comm.topic_poller import PolledGroup, TopicPoller
 from user_core.errors import TransportError
 
 #: How long the end of a publisher waits for its last messages to be received, seconds.
@@ -30,18 +31,16 @@ class RosSubscription:
         profile: QoSProfile,
         raw: bool,
         errors: Counter[str],
+        poller: TopicPoller,
     ) -> None:
         self._node, self._callback, self._errors = node, callback, errors
+        self._poller, self._depth = poller, profile.depth
         self.topic = node.resolve_topic_name(topic)
         self._closed = False
-        self._subscription = node.create_subscription(
-            cls,
-            topic,
-            self._receive,
-            profile,
-            callback_group=MutuallyExclusiveCallbackGroup(),
-            raw=raw,
+        self._subscription: Any = node.create_subscription(
+            cls, topic, self._receive, profile, callback_group=PolledGroup(), raw=raw
         )
+        poller.add(self)
 
     @property
     def publishers(self) -> int:
@@ -52,19 +51,42 @@ class RosSubscription:
         """End the subscription."""
         if not self._closed:
             self._closed = True
+            self._poller.remove(self)
             self._node.destroy_subscription(self._subscription)
+
+    def poll(self) -> None:
+        """Take what has come, at most as much as is kept, and call back for each."""
+        subscription = self._subscription
+        for _ in range(self._depth):
+            try:
+                with subscription.handle:
+                    taken = subscription.handle.take_message(
+                        subscription.msg_type, subscription.raw
+                    )
+            except (
+                Exception
+            ) as error:  # destroyed with its node, or what came is not such a message
+                if not self._closed and self._node.context.ok():
+                    self._fail(error)
+                return
+            if taken is None:
+                return
+            self._receive(taken[0])
 
     def _receive(self, message: Any) -> None:
         if self._closed:
             return
         try:
             self._callback(message)
-        except Exception as error:  # an executor that is left by an exception stops the robot
-            self._errors[self.topic] += 1
-            self._node.get_logger().error(
-                f"callback of {self.topic}: {type(error).__name__}: {error}",
-                throttle_duration_sec=1.0,
-            )
+        except Exception as error:  # one bad message must not end all others
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._errors[self.topic] += 1
+        self._node.get_logger().error(
+            f"callback of {self.topic}: {type(error).__name__}: {error}",
+            throttle_duration_sec=1.0,
+        )
 
 
 class RosPublisher:

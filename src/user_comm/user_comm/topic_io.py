@@ -14,13 +14,14 @@ from typing import Any, Literal
 
 import rclpy
 from rclpy.callback_groups import ReentrantCallbackGroup
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 
 from user_comm.message_types import interface_class
 from user_comm.topic_ends import RosGoals, RosPublisher, RosSubscription
+from user_comm.topic_poller import TopicPoller
 from user_core.errors import DeviceTimeout, TransportError
 
 Reliability = Literal["best_effort", "reliable", "match"]
@@ -29,20 +30,21 @@ Reliability = Literal["best_effort", "reliable", "match"]
 class RosTopicIo:
     """Subscriptions, publishers, actions and services of one node, for drivers.
 
-    The node must be spun by an executor in a thread other than the one that calls
-    :meth:`call` or waits for messages. Every subscription has its own callback group, so under
-    a multi-threaded executor the messages of one topic stay in order, and a slow callback holds
-    up no other topic.
+    Messages are taken by a thread of this object (:mod:`user_comm.topic_poller`), not by the
+    node's executor; those of one topic stay in order. The answers of services and actions come
+    through the executor: the node must be spun by another thread than the one in :meth:`call`.
 
     Args:
         node: Creates everything; relative names are resolved in its namespace.
+        period_s: Time between two looks for messages, seconds.
 
     Attributes:
         callback_errors: How often the callback of each topic raised.
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, *, period_s: float = 0.004) -> None:
         self._node = node
+        self._poller = TopicPoller(period_s, f"topics of {node.get_name()}")
         self.callback_errors: Counter[str] = Counter()
 
     def subscribe(
@@ -64,7 +66,7 @@ class RosTopicIo:
         profile = _profile(depth, reliable, latched)
         try:
             return RosSubscription(
-                self._node, cls, topic, callback, profile, raw, self.callback_errors
+                self._node, cls, topic, callback, profile, raw, self.callback_errors, self._poller
             )
         except Exception as error:  # names are checked by several layers, each with its own
             raise TransportError(f"cannot subscribe to {topic!r}", came=error) from error
@@ -172,25 +174,26 @@ def open_topic_io(
     """
     context = rclpy.Context()
     rclpy.init(args=list(args), context=context, signal_handler_options=SignalHandlerOptions.NO)
-    node = Node(name, namespace=namespace, context=context)
+    node = Node(name, namespace=namespace, context=context, start_parameter_services=False)
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
-    thread = threading.Thread(target=_spin, args=(executor,), name=f"{name} spin", daemon=True)
+    stopping = threading.Event()
+
+    def spin() -> None:
+        while not stopping.is_set():
+            executor.spin_once(timeout_sec=0.5)
+
+    thread = threading.Thread(target=spin, name=f"{name} spin", daemon=True)
     thread.start()
     try:
         yield RosTopicIo(node)
     finally:
-        executor.shutdown()
+        stopping.set()
+        executor.wake()
         thread.join(timeout=5.0)
+        executor.shutdown()
         node.destroy_node()
         rclpy.shutdown(context=context)
-
-
-def _spin(executor: SingleThreadedExecutor) -> None:
-    try:
-        executor.spin()
-    except ExternalShutdownException:
-        return
 
 
 def _profile(depth: int, reliable: bool, latched: bool) -> QoSProfile:

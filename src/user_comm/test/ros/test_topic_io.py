@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from user_comm.topic_io import RosTopicIo, open_topic_io
@@ -71,6 +72,32 @@ def test_sensor_topics_are_heard_whatever_they_offer(
     assert info.qos_profile.reliability == expected
     subscription.close()
     other._node.destroy_publisher(publisher)
+
+
+def test_messages_come_in_order_past_an_executor_that_nobody_spins(other: RosTopicIo) -> None:
+    node = Node("unspun", context=other._node.context)
+    io = RosTopicIo(node)
+    got: list[float] = []
+    subscription = io.subscribe(
+        "many", "std_msgs/msg/Float64", lambda m: got.append(m.data), depth=50
+    )
+    publisher = other.publisher("many", "std_msgs/msg/Float64", depth=50)
+    wait_until(lambda: publisher.subscribers == 1)
+    message = publisher.new()
+    for number in range(40):
+        message.data = float(number)
+        publisher.publish(message)
+    wait_until(lambda: len(got) == 40)
+    assert got == sorted(got)
+    [thread] = [t for t in threading.enumerate() if t.name == "topics of unspun"]
+    subscription.close()
+    thread.join(5.0)
+    assert not thread.is_alive(), "nothing to look into, and it still looks"
+    got.clear()
+    again = io.subscribe("many", "std_msgs/msg/Float64", lambda m: got.append(m.data))
+    wait_until(lambda: (publisher.publish(message), got)[1])
+    again.close()
+    node.destroy_node()
 
 
 def test_a_callback_that_raises_is_counted_and_the_next_message_arrives(

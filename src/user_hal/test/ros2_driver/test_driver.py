@@ -29,6 +29,7 @@ from user_hal.fakes.messages import Float64, Header, JointState, Time
 from user_hal.fakes.topic_arm import JOINTS, TopicArm
 from user_hal.robots.ros2.contract import Ros2Config
 from user_hal.robots.ros2.driver import Ros2Robot
+from user_hal.robots.ros2.observer import _subscribe
 
 TRAJECTORY = {"topic": "/trajectory", "type": "trajectory_msgs/msg/JointTrajectory"}
 POSITIONS = {"topic": "/positions/commands", "type": "std_msgs/msg/Float64MultiArray"}
@@ -468,15 +469,23 @@ def test_clocks_that_are_not_synchronised_are_told(io: LocalTopics) -> None:
         thread.join()
 
 
+def subscribe(robot: Ros2Robot, io: LocalTopics) -> None:
+    """As connect does, without waiting for anything."""
+    observer = robot._observer
+    observer._io = io
+    for source in observer.sources.values():
+        source.prepare(io)
+    for topic, sources in observer._by_topic().items():
+        observer._subscriptions.append(_subscribe(io, *topic, sources))
+
+
 def test_topics_that_do_not_fit_in_time_are_told() -> None:
     now = [10**18]
     io = LocalTopics(lambda: now[0])
     arm = TopicArm(io)
     robot = make(io, timing__max_skew_s=0.01, timing__connect_timeout_s=0.05)
     robot._open_senders(io)
-    for source in robot._observer.sources.values():
-        source.open(io)
-    robot._observer._io = io
+    subscribe(robot, io)
     arm.silent = {"/tcp_pose_broadcaster/pose"}
     for age_ms in (50, 30, 0):
         arm.publish(10**18 - age_ms * 10**6)
@@ -496,9 +505,7 @@ def test_linear_resampling_to_the_common_moment() -> None:
     arm = TopicArm(io)
     robot = make(io)
     robot._open_senders(io)
-    for source in robot._observer.sources.values():
-        source.open(io)
-    robot._observer._io = io
+    subscribe(robot, io)
     arm.silent = {"/tcp_pose_broadcaster/pose"}
     for age_ms, joint in ((20, 1.0), (10, 2.0), (0, 3.0)):
         arm.joints = np.full(3, joint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from user_core.errors import DeviceError, DeviceTimeout
 from user_core.specs import Array, ArraySpec
@@ -10,7 +11,7 @@ from user_hal.robots.ros2.consistency import element_count
 from user_hal.robots.ros2.contract import Ros2Config
 from user_hal.robots.ros2.layouts import LAYOUTS, unit_named
 from user_hal.robots.ros2.source import Source
-from user_hal.topic_io import TopicIo
+from user_hal.topic_io import Reliability, TopicIo, TopicSubscription
 
 
 class Observer:
@@ -23,6 +24,7 @@ class Observer:
         self._contract = contract
         self.sources = {name: Source(name, contract) for name in contract.observation}
         self.specs = {name: _spec(contract, name) for name in contract.observation}
+        self._subscriptions: list[TopicSubscription] = []
         self._io: TopicIo | None = None
 
     def open(self, io: TopicIo) -> None:
@@ -36,7 +38,9 @@ class Observer:
         timeout_s = self._contract.timing.connect_timeout_s
         deadline_s = time.monotonic() + timeout_s
         for source in self.sources.values():
-            source.open(io)
+            source.prepare(io)
+        for topic, sources in self._by_topic().items():
+            self._subscriptions.append(_subscribe(io, *topic, sources))
         while True:
             try:
                 self.read()
@@ -48,8 +52,9 @@ class Observer:
 
     def close(self) -> None:
         """Unsubscribe from everything."""
-        for source in self.sources.values():
-            source.close()
+        subscriptions, self._subscriptions = self._subscriptions, []
+        for subscription in subscriptions:
+            subscription.close()
 
     def read(self) -> tuple[dict[str, Array], int]:
         """The arrays of the observation, and their common moment, nanoseconds.
@@ -72,6 +77,14 @@ class Observer:
         """The newest numbers of one source, (n,) float64; raises like :meth:`read`."""
         assert self._io is not None  # noqa: S101 - open() came before
         return self.sources[name].newest(self._io.now_ns()).values
+
+    def _by_topic(self) -> dict[tuple[str, str, Reliability], list[Source]]:
+        """Sources of the same topic share a subscription: every message is received once."""
+        groups: dict[tuple[str, str, Reliability], list[Source]] = {}
+        for source in self.sources.values():
+            config = source.config
+            groups.setdefault((config.topic, config.type, config.reliability), []).append(source)
+        return groups
 
     def _cause(self, error: DeviceError, waited_s: float) -> DeviceError:
         """A topic that never came explains more than what followed from it."""
@@ -97,6 +110,19 @@ class Observer:
         array: Array = values.astype(source.config.dtype)
         array.flags.writeable = False
         return array
+
+
+def _subscribe(
+    io: TopicIo, topic: str, type_name: str, reliability: Reliability, sources: list[Source]
+) -> TopicSubscription:
+    def receive(message: Any) -> None:
+        for source in sources:
+            source.receive(message)
+
+    subscription = io.subscribe(topic, type_name, receive, depth=32, reliability=reliability)
+    for source in sources:
+        source.subscription = subscription
+    return subscription
 
 
 def _spec(contract: Ros2Config, name: str) -> ArraySpec:

@@ -42,7 +42,7 @@ class Source:
         )
         self.buffer = StampedBuffer(contract.timing.history, layout.rotation)
         self._io: TopicIo | None = None
-        self._subscription: TopicSubscription | None = None
+        self.subscription: TopicSubscription | None = None  # may be shared with others
         self._fault: DeviceFault | None = None
         self._other_names: set[str] = set()  # elements that messages about others have
         self._messages = 0
@@ -52,8 +52,8 @@ class Source:
         """Age at which the topic counts as silent."""
         return self.config.max_age_s or self._timing.max_age_s
 
-    def open(self, io: TopicIo) -> None:
-        """Subscribe.
+    def prepare(self, io: TopicIo) -> None:
+        """Forget everything; check that the topic's messages can have what is asked for.
 
         Raises:
             ConfigError: The message type has no such field.
@@ -64,20 +64,8 @@ class Source:
         if self._names_field is not None:
             self._names_field.check(message_class, self.config.type)
         self.buffer.clear()
-        self._fault, self._messages, self._io = None, 0, io
-        self._subscription = io.subscribe(
-            self.config.topic,
-            self.config.type,
-            self._receive,
-            depth=5,
-            reliability=self.config.reliability,
-        )
-
-    def close(self) -> None:
-        """Unsubscribe."""
-        subscription, self._subscription = self._subscription, None
-        if subscription is not None:
-            subscription.close()
+        self._fault, self._messages, self._io, self.subscription = None, 0, io, None
+        self._other_names.clear()
 
     def newest(self, now_ns: int) -> Sample:
         """The newest sample, which is neither old nor from the future.
@@ -105,7 +93,7 @@ class Source:
             )
         age_s = max(stamp_age_s, (time.monotonic_ns() - sample.arrival_ns) / 1e9)
         if age_s > self.max_age_s:
-            publishers = self._subscription.publishers if self._subscription is not None else 0
+            publishers = self.subscription.publishers if self.subscription is not None else 0
             raise DeviceTimeout(
                 self._what,
                 came=f"a newest message {age_s:.3f} s old, {publishers} publishers",
@@ -119,16 +107,16 @@ class Source:
         if self._fault is not None:
             return self._fault
         within = f" within {waited_s:g} s" if waited_s else ""
-        if self._subscription is None or self._io is None:
+        if self.subscription is None or self._io is None:
             return DeviceTimeout(self._what, came="not subscribed")
         if self._messages:
             return self._missing_elements()
-        topic, wanted = self._subscription.topic, self.config.type
+        topic, wanted = self.subscription.topic, self.config.type
         graph = self._io.topics()
         foreign = [name for name in graph.get(topic, ()) if name != wanted]
-        if foreign and not self._subscription.publishers:
+        if foreign and not self.subscription.publishers:
             came = f"it carries {foreign[0]}"
-        elif self._subscription.publishers:
+        elif self.subscription.publishers:
             came = f"it is published, but no message came{within}"
         else:
             came = f"nobody publishes it{within}"
@@ -144,8 +132,8 @@ class Source:
     def _what(self) -> str:
         return f"topic {self.config.topic!r} (observation {self.name!r})"
 
-    def _receive(self, message: Any) -> None:
-        assert self._io is not None  # noqa: S101 - subscribed by open()
+    def receive(self, message: Any) -> None:
+        """Take one message of the topic."""
         self._messages += 1
         try:
             values = self._extract(message)
@@ -170,7 +158,7 @@ class Source:
             stamp_ns = int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
             if stamp_ns or self.config.stamp == "header":
                 return stamp_ns
-        assert self._io is not None  # noqa: S101 - subscribed by open()
+        assert self._io is not None  # noqa: S101 - prepare() came before
         return self._io.now_ns()
 
     def _check_frame(self, message: Any) -> None:
