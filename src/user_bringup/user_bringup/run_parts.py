@@ -56,7 +56,7 @@ class RunParts:
     def reward(self) -> Reward:
         """The reward plugin of the first actor."""
         choice = self._process("user_actor", "actor_node").parameters.get("reward", {})
-        reward: Reward = build("rewards", choice.get("name", "task"), choice.get("params", {}))
+        reward: Reward = build("rewards", choice.get("plugin", "task"), choice.get("params", {}))
         return reward
 
     def policy(self, spec: RobotSpec) -> tuple[Policy, int]:
@@ -71,7 +71,7 @@ class RunParts:
         choice: dict[str, Any] = learner.get("policy", {})
         version = decode_version(file.read_bytes())
         policy: Policy = build(
-            "policies", choice.get("name", "tanh_gaussian"), choice.get("params", {}), spec
+            "policies", choice.get("plugin", "tanh_gaussian"), choice.get("params", {}), spec
         )
         policy.load(version.arrays)
         return policy, version.number

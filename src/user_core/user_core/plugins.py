@@ -11,10 +11,11 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from user_core.config import from_mapping
+from user_core.config import Config, from_mapping, setting
 from user_core.errors import PluginError
 from user_core.interfaces import Algorithm, Camera, Policy, Reward, Robot, Teleop
 
@@ -27,6 +28,18 @@ KINDS: Mapping[str, type] = {
     "rewards": Reward,
     "algorithms": Algorithm,
 }
+
+
+@dataclass(frozen=True)
+class PluginChoice(Config):
+    """A plugin and its parameters, as a configuration names them."""
+
+    plugin: str = setting(doc="Name it is registered by, or package.module:Class.", min_length=1)
+    params: dict[str, Any] = setting(factory=dict, doc="Its own parameters.")
+
+    def build(self, kind: str, *args: Any, path: str = "") -> Any:
+        """Make it; see :func:`build`. ``path`` is that of this choice in its document."""
+        return build(kind, self.plugin, self.params, *args, path=f"{path}.params" if path else "")
 
 
 def available(kind: str) -> dict[str, EntryPoint]:

@@ -108,6 +108,16 @@ def test_wrong_arguments_are_named(folder):
         parse_overrides(["a=1"])
 
 
+def test_some_keys_of_a_file_can_be_included(folder):
+    text = TEXT.replace(
+        "include: robots/${robot}.yaml", "include: {file: robots/panda.yaml, only: [limits]}"
+    )
+    (folder / "sim.yaml").write_text(text)
+    parameters = load(folder).process("hal").parameters
+    assert parameters["limits"] == {"force_n": 40}
+    assert "robot" not in parameters
+
+
 def test_files_that_include_each_other_are_refused(folder):
     (folder / "robots" / "panda.yaml").write_text("include: robots/panda.yaml\n")
     with pytest.raises(ConfigError, match="include each other"):

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from user_core.config import Config, setting
 from user_core.interfaces import PolicySink
-from user_core.plugins import build
+from user_core.plugins import PluginChoice
 from user_core.policies import policy_config_hash
 from user_core.specs import RobotSpec
 from user_core.types import EpisodeSource
@@ -25,20 +24,15 @@ from user_learner.training.progress import Progress
 
 
 @dataclass(frozen=True)
-class PluginChoice(Config):
-    """A plugin and its parameters."""
-
-    name: str = setting(doc="Name it is registered by.", min_length=1)
-    params: dict[str, Any] = setting(factory=dict, doc="Its own parameters.")
-
-
-@dataclass(frozen=True)
 class LearnerConfig(Config):
     """What is learned, from what, and how."""
 
     directory: Path = setting(doc="Folder for checkpoints, version counter and training curves.")
     store: Path = setting(doc="Replay store that grows meanwhile.")
     history: tuple[History, ...] = setting((), doc="Older stores to sample from as well.")
+    demonstrations: str = setting(
+        "", doc="Store whose episodes are all taken as demonstrations; empty for none."
+    )
     algorithm: PluginChoice = setting(PluginChoice("rlpd"), doc="The algorithm.")
     policy: PluginChoice = setting(PluginChoice("tanh_gaussian"), doc="The policy.")
     sampler: SamplerConfig = setting(factory=SamplerConfig, doc="How batches are drawn.")
@@ -48,7 +42,7 @@ class LearnerConfig(Config):
 
 def config_hash_of(config: LearnerConfig, spec: RobotSpec) -> str:
     """What the weights of this learner are made for; actors refuse others."""
-    return policy_config_hash(config.policy.name, config.policy.params, spec)
+    return policy_config_hash(config.policy.plugin, config.policy.params, spec)
 
 
 @contextmanager
@@ -71,11 +65,12 @@ def open_learner(
         ConfigError, PluginError: The configuration is wrong.
     """
     with ExitStack() as stack:
-        policy = build("policies", config.policy.name, config.policy.params, spec,
-                       path="policy.params")  # fmt: skip
-        algorithm = build("algorithms", config.algorithm.name, config.algorithm.params, spec,
-                          policy, path="algorithm.params")  # fmt: skip
-        source = stack.enter_context(ReplaySource(config.store, config.sampler, config.history))
+        policy = config.policy.build("policies", spec, path="policy")
+        algorithm = config.algorithm.build("algorithms", spec, policy, path="algorithm")
+        history = list(config.history)
+        if config.demonstrations:
+            history.append(History(config.demonstrations, EpisodeSource.DEMONSTRATION))
+        source = stack.enter_context(ReplaySource(config.store, config.sampler, history))
         listeners = [on_progress]
         if config.tensorboard:
             # Imported late: it costs a second of every restart.
@@ -99,7 +94,7 @@ def open_learner(
             environment_steps=lambda: source.collected(EpisodeSource.ONLINE),
             directory=config.directory,
             identity=identity_of(
-                config.algorithm.name, algorithm.config, config.policy.name, policy.config, spec
+                config.algorithm.plugin, algorithm.config, config.policy.plugin, policy.config, spec
             ),
             config_hash=config_hash_of(config, spec),
             on_metrics=tell,

@@ -27,7 +27,7 @@ def load_deployment(
     In every text of the file ``${name}`` stands for an argument or variable; a text that is
     nothing else becomes the value itself, with its type. A mapping with the key ``include``
     is read from that YAML file (relative to the deployment's folder) and then overlaid with
-    the keys beside it.
+    the keys beside it; ``include: {file: ..., only: [...]}`` takes some of its keys.
 
     Args:
         file: The YAML file.
@@ -108,9 +108,14 @@ class _Resolver:
             }
             if _INCLUDE not in below:
                 return below
-            file = self.folder / str(below.pop(_INCLUDE))
-            included = self.resolve(load_yaml(file), path, depth + 1)
-            return _overlay(included, below)
+            what = below.pop(_INCLUDE)
+            file, only = (
+                (what.get("file"), what.get("only")) if isinstance(what, Mapping) else (what, None)
+            )
+            content = load_yaml(self.folder / str(file))
+            if only is not None:
+                content = {key: value for key, value in content.items() if key in only}
+            return _overlay(self.resolve(content, path, depth + 1), below)
         return value
 
     def _substitute(self, text: str, path: str) -> Any:

@@ -13,6 +13,7 @@ import pytest
 import rclpy
 import yaml
 from rclpy.executors import SingleThreadedExecutor
+
 from user_comm import topics
 from user_comm.converters import RobotDescription, converter_of
 from user_comm.message_types import interface_class
@@ -216,7 +217,7 @@ def test_a_learner_trains_publishes_and_resumes_after_a_kill(peer, start_node, t
         "autostart": True,
         "directory": str(tmp_path / "learner"),
         "store": str(store),
-        "algorithm.name": "bc",
+        "algorithm.plugin": "bc",
         "policy.params": "{hidden: [32, 32]}",
         "training.batch_size": 32,
         "training.utd.learning_starts": 0,

@@ -143,7 +143,7 @@ class LearnerNode(LifecycleNode):
         message = LearnerStatus()
         set_stamp(message.header.stamp, self.get_clock().now().nanoseconds)
         message.run = Path(self.config.directory).name
-        message.algorithm = self.config.algorithm.name
+        message.algorithm = self.config.algorithm.plugin
         message.state = int(progress.state)
         for name in (
             "update", "environment_steps", "utd_ratio", "utd_target", "updates_per_s",

@@ -1,0 +1,22 @@
+"""A robot that lives on ROS 2 topics learns: its driver behind the safety gate, actor, replay
+store and learner.
+
+    ros2 launch user_bringup real_robot.launch.py robot:=ur_ros2_control task:=my_task
+"""
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument
+
+from user_bringup.launching import describe, robot_state_publisher, rviz
+
+
+def generate_launch_description() -> LaunchDescription:
+    """The deployment `real_robot`, with rviz and robot_state_publisher where installed."""
+    description = describe("real_robot", extras=(robot_state_publisher, rviz))
+    description.add_action(
+        DeclareLaunchArgument("rviz", default_value="false", description="Also start rviz2.")
+    )
+    description.add_action(
+        DeclareLaunchArgument("urdf", default_value="", description="URDF of the robot, if any.")
+    )
+    return description

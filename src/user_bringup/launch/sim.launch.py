@@ -1,0 +1,21 @@
+"""One simulated arm learns on this machine: robot, actor, replay store and learner.
+
+    ros2 launch user_bringup sim.launch.py robot:=ur5e task:=reach rviz:=true
+"""
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument
+
+from user_bringup.launching import describe, robot_state_publisher, rviz
+
+
+def generate_launch_description() -> LaunchDescription:
+    """The deployment `sim_single`, with rviz and robot_state_publisher where installed."""
+    description = describe("sim_single", extras=(robot_state_publisher, rviz))
+    description.add_action(
+        DeclareLaunchArgument("rviz", default_value="false", description="Also start rviz2.")
+    )
+    description.add_action(
+        DeclareLaunchArgument("urdf", default_value="", description="URDF; empty: the arm's own.")
+    )
+    return description
