@@ -19,4 +19,5 @@ setup(
     install_requires=["setuptools"],
     extras_require={"test": ["pytest"]},
     zip_safe=False,
+    entry_points={"user.commands": ["topics = user_comm.topic_docs:main"]},
 )

@@ -8,7 +8,7 @@ import pytest
 
 from user_comm import topics
 from user_comm.quality import Durability, Quality, Reliability
-from user_comm.topic_docs import markdown, terminal
+from user_comm.topic_docs import main, markdown
 from user_core.errors import ConfigError
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "topics.md"
@@ -55,7 +55,8 @@ def test_places_are_filled_in_or_refused() -> None:
         topics.ACTION.at(camera="wrist")
 
 
-def test_the_terminal_shows_every_name_and_type() -> None:
-    text = terminal()
+def test_the_terminal_shows_every_name_and_type(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    text = capsys.readouterr().out
     for item in (*topics.TOPICS, *topics.SERVICES):
         assert item.name in text and item.type in text

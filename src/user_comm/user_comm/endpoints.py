@@ -20,7 +20,7 @@ from rclpy.lifecycle import LifecycleNode as RclpyLifecycleNode
 from user_comm.callback_guard import CallbackGuard
 from user_comm.cdr import CdrLimits
 from user_comm.checked_subscription import CheckedSubscription
-from user_comm.converters import converter_of
+from user_comm.converters import CONVERTERS
 from user_comm.diagnostics import Diagnostics
 from user_comm.message_types import interface_class
 from user_comm.publisher import TopicPublisher
@@ -60,7 +60,7 @@ class Endpoints(RclpyLifecycleNode):
             name: Another name, for what does not stand in the table.
             always: Publish also while the node is not active, for status and latched topics.
         """
-        converter = converter_of(topic.type)
+        converter = CONVERTERS.get(topic.type)
         publisher = TopicPublisher(
             self,
             name or topic.name,
@@ -96,7 +96,7 @@ class Endpoints(RclpyLifecycleNode):
             own_group: Let the callback run beside others under a multi-threaded executor.
             decode_options: For the converter, for instance ``specs``.
         """
-        converter = converter_of(topic.type)
+        converter = CONVERTERS.get(topic.type)
         decode = converter.decode if converter else None
         subscription = CheckedSubscription(
             self,

@@ -1,4 +1,4 @@
-"""The topic table for people: Markdown for the documentation, columns for a terminal.
+"""Print the topics and services: name, type, direction, quality of service.
 
 ``python -m user_comm.topic_docs > docs/reference/topics.md`` writes the reference page; a test
 sees to it that table and page agree.
@@ -6,6 +6,7 @@ sees to it that table and page agree.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 
 from user_comm.topics import SERVICES, TOPICS
@@ -56,6 +57,14 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
+
+
+def main(words: Sequence[str]) -> int:
+    """The command ``user topics``."""
+    parser = argparse.ArgumentParser(prog="user topics", description=main.__doc__)
+    parser.add_argument("--markdown", action="store_true", help="with the reasons, as Markdown")
+    print(markdown() if parser.parse_args(words).markdown else terminal())
+    return 0
 
 
 if __name__ == "__main__":

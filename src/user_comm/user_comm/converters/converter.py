@@ -36,6 +36,7 @@ from user_comm.converters.trajectory import (
     trajectory_chunk_from_message,
     trajectory_chunk_to_message,
 )
+from user_core.errors import TransportError
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,15 @@ CONVERTERS: Mapping[str, Converter] = {
 }
 
 
-def converter_of(type_name: str) -> Converter | None:
-    """The converter of a message type; None for types that are used as they are."""
-    return CONVERTERS.get(type_name)
+def converter_of(type_name: str) -> Converter:
+    """The converter of a message type that stands for a core value.
+
+    Raises:
+        TransportError: This type is used as it is.
+    """
+    try:
+        return CONVERTERS[type_name]
+    except KeyError:
+        raise TransportError(
+            "converter of a message type", came=type_name, expected=f"one of {sorted(CONVERTERS)}"
+        ) from None
