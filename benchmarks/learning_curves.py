@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +27,31 @@ import numpy as np
 import yaml
 
 from user_core import plugins
-from user_core.config import from_mapping, load_yaml
+from user_core.config import Config, from_mapping, load_yaml, setting
 from user_core.errors import StoreError
 from user_core.fakes import PolicyMailbox
 from user_core.interfaces import Policy, Robot
+from user_core.plugins import PluginChoice
 from user_core.specs import Array, Arrays, RobotSpec
 from user_core.types import Batch, EpisodeSource
 from user_learner.replay.sampling import SamplerConfig
 from user_learner.training import TrainingLoop
-from user_learner.training.assembly import Assembly, LearnerConfig, assemble
+from user_learner.training.config import TrainingConfig
 from user_learner.training.together import GO
 from user_learner.training.torch_setup import configure_torch
 
 CONFIGS = Path(__file__).parents[1] / "src/user_bringup/config/algorithms"
 _EVALUATION_SEED = 1_000_000
+
+
+@dataclass(frozen=True)
+class AlgorithmFile(Config):
+    """A file of config/algorithms."""
+
+    algorithm: PluginChoice = setting(doc="The algorithm.")
+    policy: PluginChoice = setting(doc="The policy.")
+    sampler: SamplerConfig = setting(factory=SamplerConfig, doc="How batches are drawn.")
+    training: TrainingConfig = setting(factory=TrainingConfig, doc="The training loop.")
 
 
 class Ring:
@@ -188,13 +200,15 @@ def demonstrate(robot: Robot, count: int, noise: float, seed: int, rows: int) ->
 class Experiment:
     """A robot that collects, a loop that learns, and another robot for evaluations."""
 
-    def __init__(self, arguments: argparse.Namespace, learner: Assembly, directory: Path) -> None:
-        self.arguments, self.learner = arguments, learner
+    def __init__(
+        self, arguments: argparse.Namespace, config: AlgorithmFile, directory: Path
+    ) -> None:
+        self.arguments, self.config = arguments, config
         self.robot, self.judge = make_robot(arguments), make_robot(arguments)
-        self.actor: Policy = plugins.build(
-            "policies", learner.config.policy.plugin,
-            {**learner.config.policy.params, "seed": arguments.seed + 1}, self.robot.spec,
-        )  # fmt: skip
+        spec = self.robot.spec
+        self.actor: Policy = config.policy.build("policies", spec, path="policy")
+        policy: Policy = config.policy.build("policies", spec, path="policy")
+        self.algorithm = config.algorithm.build("algorithms", spec, policy, path="algorithm")
         rows = 2 * arguments.steps + 10_000
         self.ring = Ring(self.robot.spec, rows)
         rings = {EpisodeSource.ONLINE: self.ring}
@@ -205,21 +219,20 @@ class Experiment:
             print(f"# {rings[EpisodeSource.DEMONSTRATION].steps} steps demonstrated", flush=True)
         self.mailbox = PolicyMailbox()
         self.loop = TrainingLoop(
-            learner.config.training,
-            learner.algorithm,
-            Mixture(rings, learner.config.sampler),
+            config.training,
+            self.algorithm,
+            Mixture(rings, config.sampler),
             self.mailbox,
             environment_steps=lambda: self.ring.steps,
             directory=directory,
-            identity=learner.identity,
-            config_hash=learner.config_hash,
+            identity={},
         )
         self.rng = np.random.default_rng(arguments.seed)
         self.finished: list[tuple[float, bool]] = []
 
     def collect(self) -> Iterator[int]:
         """Endless episodes; yields the number of steps after each."""
-        random_steps = self.learner.config.training.utd.learning_starts
+        random_steps = self.config.training.utd.learning_starts
 
         def act(arrays: Arrays) -> Array:
             if self.ring.steps < random_steps:
@@ -236,13 +249,13 @@ class Experiment:
 
     def synchronous(self) -> Iterator[int]:
         """Step, learn, step; the actor always has the newest weights."""
-        configure_torch(self.learner.config.training.threads)
+        configure_torch(self.config.training.threads)
         for steps in self.collect():
             learned = False
             while self.loop.step() == GO:
                 learned = True
             if learned:
-                self.actor.load(self.learner.algorithm.policy_arrays())
+                self.actor.load(self.algorithm.policy_arrays())
             yield steps
 
     def real_time(self) -> Iterator[int]:
@@ -301,7 +314,7 @@ def make_robot(arguments: argparse.Namespace) -> Robot:
     return robot
 
 
-def learner_for(arguments: argparse.Namespace, spec: RobotSpec) -> Assembly:
+def read_config(arguments: argparse.Namespace) -> AlgorithmFile:
     path = Path(arguments.config)
     data = load_yaml(path if path.exists() else CONFIGS / path)
     for assignment in arguments.set:
@@ -314,7 +327,7 @@ def learner_for(arguments: argparse.Namespace, spec: RobotSpec) -> Assembly:
     for section in ("algorithm", "policy"):
         data[section].setdefault("params", {})["seed"] = arguments.seed
     data.setdefault("sampler", {})["seed"] = arguments.seed
-    return assemble(from_mapping(LearnerConfig, data), spec)
+    return from_mapping(AlgorithmFile, data)
 
 
 def main() -> None:
@@ -333,9 +346,9 @@ def main() -> None:
     parser.add_argument("--speed", type=float, default=1.0, help="with --real-time")
     parser.add_argument("--out", type=Path, help="file to append the lines to")
     arguments = parser.parse_args()
-    learner = learner_for(arguments, make_robot(arguments).spec)
+    config = read_config(arguments)
     with tempfile.TemporaryDirectory() as directory:
-        lines = Experiment(arguments, learner, Path(directory)).run()
+        lines = Experiment(arguments, config, Path(directory)).run()
     if arguments.out:
         with arguments.out.open("a") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)

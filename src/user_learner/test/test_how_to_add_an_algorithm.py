@@ -13,7 +13,7 @@ from user_core.config import from_mapping
 from user_core.fakes import FakeRobot
 from user_core.fakes.robot import FakeRobotConfig
 from user_core.types import Batch
-from user_learner.training.assembly import LearnerConfig, assemble
+from user_learner.learner import LearnerConfig
 
 PAGE = Path(__file__).parents[3] / "docs/how_to/add_an_algorithm.md"
 
@@ -41,18 +41,21 @@ def test_its_configuration_is_valid_and_the_algorithm_learns_from_it(module):
     assert data["algorithm"]["plugin"] == "awac"
     data["algorithm"] = {"plugin": "my_lab.awac:AWAC", "params": {"learning_rate": 3e-3}}
     data["policy"]["params"] = {"hidden": [32, 32]}
-    built = assemble(from_mapping(LearnerConfig, data), FakeRobot(FakeRobotConfig()).spec)
+    config = from_mapping(LearnerConfig, {"directory": "run", "store": "run/replay", **data})
+    spec = FakeRobot(FakeRobotConfig()).spec
+    policy = config.policy.build("policies", spec)
+    algorithm = config.algorithm.build("algorithms", spec, policy)
     rng = np.random.default_rng(0)
     for _ in range(150):  # what pays is going towards the goal
         here, goal = rng.uniform(-0.5, 0.5, (2, 64, 2)).astype(np.float32)
         action = rng.uniform(-1, 1, (64, 2)).astype(np.float32)
         reward = (np.sign(goal - here) * action).sum(1)
         seen = {"position": here, "goal": goal}
-        built.algorithm.update(Batch(seen, action, reward, 0 * reward, seen))
-    built.policy.load(built.algorithm.policy_arrays())
+        algorithm.update(Batch(seen, action, reward, 0 * reward, seen))
+    policy.load(algorithm.policy_arrays())
     right = 0
     for _ in range(100):
         here, goal = rng.uniform(-0.5, 0.5, (2, 2)).astype(np.float32)
-        action = built.policy.act({"position": here, "goal": goal}, deterministic=True)[0]
+        action = policy.act({"position": here, "goal": goal}, deterministic=True)[0]
         right += (np.sign(action) == np.sign(goal - here)).sum()
     assert right > 150  # of 200; chance is 100
