@@ -31,8 +31,8 @@ format: setup ## Put the code into shape
 	@$(RUN) ruff format --quiet .
 
 .PHONY: demo
-demo: setup ## Watch a policy being learned
-	@$(RUN) python examples/single_process.py
+demo: setup ## Watch a simulated arm learn to insert a peg (ARGS="--robot ur5e --seed 1" chooses)
+	@$(RUN) user demo $(ARGS)
 
 .PHONY: clean
 clean: ## Remove what was built; the environments stay

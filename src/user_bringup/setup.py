@@ -36,6 +36,7 @@ setup(
     zip_safe=False,
     entry_points={
         "user.commands": [
+            "demo = user_bringup.cli.demo:main",
             "demos = user_bringup.cli.demos:main",
             "evaluate = user_bringup.cli.evaluate:main",
             "report = user_bringup.cli.report:main",

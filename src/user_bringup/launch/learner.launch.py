@@ -1,6 +1,6 @@
 """The learning half alone, for a host without robots: replay store and learner.
 
-    ros2 launch user_bringup learner.launch.py algorithm:=rlpd
+ros2 launch user_bringup learner.launch.py algorithm:=rlpd
 """
 
 from launch import LaunchDescription

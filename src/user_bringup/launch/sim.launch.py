@@ -1,6 +1,6 @@
 """One simulated arm learns on this machine: robot, actor, replay store and learner.
 
-    ros2 launch user_bringup sim.launch.py robot:=ur5e task:=reach rviz:=true
+ros2 launch user_bringup sim.launch.py robot:=ur5e task:=reach rviz:=true
 """
 
 from launch import LaunchDescription
