@@ -21,7 +21,7 @@ _user_env_add() {
 source "$(dirname "${BASH_SOURCE[0]}")/workspace.bash"
 
 if [[ ! -f $USER_WS_INSTALL/environment.bash ]]; then
-    printf 'The workspace is not built for ROS 2 %s yet: run `make setup` first.\n' "$ROS_DISTRO" >&2
+    echo "The workspace is not built for ROS 2 $ROS_DISTRO yet: run 'make setup' first." >&2
     unset -f _user_env_add
     # shellcheck disable=SC2317 # exit is for those who run this file instead of sourcing it
     return 1 2>/dev/null || exit 1
@@ -30,12 +30,7 @@ fi
 if [[ $USER_WS_ROS == wheels ]]; then
     _user_env_add AMENT_PREFIX_PATH "$USER_WS_VENV"
     _user_env_add CMAKE_PREFIX_PATH "$USER_WS_VENV"
-    # The wheels find their libraries by a start-up hook that executes every interpreter a second time with
-    # this variable set. With it set here, the hook has nothing to do and each process starts faster.
-    for _user_env_libraries in "$USER_WS_VENV"/lib/python3.*/site-packages/ros_*.libs; do
-        [[ -d $_user_env_libraries ]] && _user_env_add LD_LIBRARY_PATH "$_user_env_libraries"
-    done
-    _user_env_add LD_LIBRARY_PATH "$USER_WS_VENV/lib"
+    _user_env_add LD_LIBRARY_PATH "$(user_ws_wheel_libraries)"
     export _ROS_WHEELS_BOOTSTRAP_COMPLETE=1
     export ROS_VERSION=2 ROS_PYTHON_VERSION=3 ROS_DISTRO
 fi
@@ -54,5 +49,5 @@ if [[ -z ${FASTDDS_DEFAULT_PROFILES_FILE:-} && -f $_user_env_profile ]]; then
     export FASTDDS_DEFAULT_PROFILES_FILE="$_user_env_profile"
 fi
 
-unset -f _user_env_add
-unset _user_env_libraries _user_env_profile
+unset -f _user_env_add user_ws_wheel_libraries
+unset _user_env_profile

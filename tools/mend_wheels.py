@@ -33,7 +33,11 @@ def mend(prefix: Path) -> int:
         for pattern, value in replacements:
             after = re.sub(pattern, lambda _match, value=value: os.fsencode(value), after)
         if after != before:
+            # A new file, because an installer may have linked this one from its cache.
+            mode = path.stat().st_mode
+            path.unlink()
             path.write_bytes(after)
+            path.chmod(mode)
             mended += 1
     return mended
 

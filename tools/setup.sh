@@ -88,23 +88,22 @@ install_debian_packages() {
     done < <(debian_needs)
     ((${#missing[@]} + ${#optional[@]})) || return 0
 
-    command="apt-get install --yes --no-install-recommends ${missing[*]} ${optional[*]}"
+    local -a apt=(apt-get install --yes --no-install-recommends "${missing[@]}" "${optional[@]}") privilege=()
+    command="the packages that hold what Debian calls ${missing[*]} ${optional[*]}"
     if command -v apt-get >/dev/null; then
-        local -a privilege=()
-        if ((EUID != 0)); then privilege=(sudo --non-interactive); fi
+        command="sudo ${apt[*]}"
+        ((EUID == 0)) || privilege=(sudo --non-interactive)
         if ((EUID == 0)) || sudo --non-interactive true 2>/dev/null; then
             say "installing Debian packages: ${missing[*]} ${optional[*]}"
-            export DEBIAN_FRONTEND=noninteractive
-            if { "${privilege[@]}" apt-get update && "${privilege[@]}" env DEBIAN_FRONTEND=noninteractive $command; } \
-                >"$USER_WS_ROOT/.setup-apt.log" 2>&1 </dev/null; then
-                rm -f "$USER_WS_ROOT/.setup-apt.log"
+            if {
+                "${privilege[@]}" apt-get update
+                "${privilege[@]}" env DEBIAN_FRONTEND=noninteractive "${apt[@]}"
+            } >.setup-apt.log 2>&1 </dev/null; then
+                rm -f .setup-apt.log
                 return 0
             fi
             say "apt-get failed, see .setup-apt.log"
         fi
-        command="sudo $command"
-    else
-        command="the packages that hold what Debian calls: ${missing[*]} ${optional[*]}"
     fi
     ((${#missing[@]} == 0)) || fail "cannot build without ${missing[*]}; install: $command"
     say "going on without ${optional[*]} (rendering or network tests will skip); to have them: $command"
@@ -117,54 +116,77 @@ is_done() { [[ -f $1 && $(<"$1") == "$2" ]]; }
 # --- the environment -------------------------------------------------------------------------------------
 
 install_requirements() {
-    local stamp=$USER_WS_VENV/.user-requirements wanted
-    local -a files=(requirements/base.txt requirements/dev.txt requirements/build.txt) pip
-    local constraints=requirements/constraints.txt
-    [[ $USER_WS_ROS == wheels ]] && files+=("requirements/ros-$ROS_DISTRO.txt")
-    wanted=$(cat "${files[@]}" "$constraints" tools/mend_wheels.py <(echo "$BASE_PYTHON $USER_WS_ROS") | sha256sum)
+    local stamp=$USER_WS_VENV/.user-requirements wanted file
+    local -a requirements=(requirements/{base,dev,build}.txt) constraints=(requirements/constraints.txt) arguments=()
+    if [[ $USER_WS_ROS == wheels ]]; then
+        requirements+=("requirements/ros-$ROS_DISTRO.txt")
+        constraints+=("requirements/constraints-$ROS_DISTRO.txt")
+    fi
+    wanted=$(cat "${requirements[@]}" "${constraints[@]}" tools/mend_wheels.py <(echo "$BASE_PYTHON") | sha256sum)
     is_done "$stamp" "$wanted" && return 0
 
     say "installing requirements into ${USER_WS_VENV##*/} with $BASE_PYTHON"
     rm -f "$stamp"
-    if [[ $USER_WS_ROS == wheels ]]; then
-        make_venv
-    else
-        make_venv --system-site-packages
+    make_venv
+    local -a pip=("$USER_WS_VENV/bin/python" -m pip --disable-pip-version-check --no-input)
+    if [[ $USER_WS_ROS == installation ]]; then
         # The installation's compiled messages need the numpy they were compiled against.
-        constraints=$USER_WS_VENV/constraints.txt
-        grep -v '^numpy==' requirements/constraints.txt >"$constraints"
-        "$BASE_PYTHON" -c 'import numpy; print("numpy==" + numpy.__version__)' >>"$constraints"
+        "$BASE_PYTHON" -c 'import numpy; print("numpy==" + numpy.__version__)' >"$USER_WS_VENV/constraints.txt"
+        sed '/^numpy==/d' requirements/base.txt >"$USER_WS_VENV/base.txt"
+        constraints+=("$USER_WS_VENV/constraints.txt")
+        requirements[0]=$USER_WS_VENV/base.txt
     fi
-    pip=("$USER_WS_VENV/bin/python" -m pip --disable-pip-version-check --no-input)
-    local file
-    local -a arguments=(--constraint "$constraints")
-    for file in "${files[@]}"; do arguments+=(--requirement "$file"); done
-    "${pip[@]}" install --quiet --progress-bar off "${arguments[@]}"
+    for file in "${constraints[@]}"; do arguments+=(--constraint "$file"); done
+    for file in "${requirements[@]}"; do arguments+=(--requirement "$file"); done
+    if ! install_with_uv "${arguments[@]}"; then
+        say "uv could not do it, pip will; that takes a few minutes"
+        "${pip[@]}" install --quiet --progress-bar off --no-compile "${arguments[@]}"
+    fi
     if [[ $USER_WS_ROS == wheels ]]; then "$USER_WS_VENV/bin/python" tools/mend_wheels.py >&2; fi
-    printf '%s' "$wanted" >"$stamp"
-    # What was built against the environment before is to be built again.
+    # What was built against the environment as it was before is to be built again.
     rm -rf "$USER_WS_BUILD" "$USER_WS_INSTALL"
+    printf '%s' "$wanted" >"$stamp"
+}
+
+# uv needs a fifth of pip's time. It does not read pip's configuration, though, and what a machine's pip was
+# told about indexes, folders with wheels and certificates holds for us too: it is passed on. Where packages
+# come from several places, pip takes the best of all, and so shall uv.
+install_with_uv() {
+    local settings
+    "${pip[@]}" install --quiet --requirement requirements/uv.txt || return 1
+    settings=$("${pip[@]}" config list) || return 1
+    # Prints a setting's values, one per line; it may stand in a file and in a variable.
+    pip_setting() { sed -nE "s/^(global|install|:env:)\.$1='(.*)'\$/\2/p" <<<"$settings" | sed -E 's/\\n|[[:space:]]+/\n/g' | sed '/^$/d' | sort -u; }
+    (
+        [[ -n ${UV_DEFAULT_INDEX:=$(pip_setting index-url | head -n 1)} ]] && export UV_DEFAULT_INDEX
+        [[ -n ${UV_EXTRA_INDEX_URL:=$(pip_setting extra-index-url | paste -sd ' ')} ]] && export UV_EXTRA_INDEX_URL
+        [[ -n ${UV_FIND_LINKS:=$(pip_setting find-links | paste -sd ,)} ]] && export UV_FIND_LINKS
+        [[ -n ${SSL_CERT_FILE:=$(pip_setting cert | head -n 1)} ]] && export SSL_CERT_FILE
+        export UV_INDEX_STRATEGY=${UV_INDEX_STRATEGY:-unsafe-best-match}
+        "$USER_WS_VENV/bin/uv" --quiet pip install --python "$USER_WS_VENV/bin/python" "$@"
+    )
 }
 
 make_venv() {
+    local -a options=()
+    [[ $USER_WS_ROS == installation ]] && options+=(--system-site-packages)
     # An environment of another interpreter cannot be mended, only replaced.
-    if [[ -d $USER_WS_VENV && $(readlink -f "$USER_WS_VENV/bin/python" 2>/dev/null) != "$(readlink -f "$BASE_PYTHON")" ]]; then
+    if [[ $(readlink -f "$USER_WS_VENV/bin/python" 2>/dev/null) != "$(readlink -f "$BASE_PYTHON")" ]]; then
         rm -rf "$USER_WS_VENV"
+        "$BASE_PYTHON" -m venv "${options[@]}" "$USER_WS_VENV"
     fi
-    [[ -x $USER_WS_VENV/bin/python ]] || "$BASE_PYTHON" -m venv "$@" "$USER_WS_VENV"
 }
 
 # --- the build -------------------------------------------------------------------------------------------
 
-# What a rebuild of a package depends on. Python modules are linked, not copied, so of them only their
-# existence outside the package's module directory would matter; of other files the names (they are linked
-# one by one) and of build descriptions and interfaces the contents.
+# What a build of a package depends on: the contents of build descriptions and interfaces, and the names of
+# other files (they are linked one by one). Python modules are linked as a directory: no need to build again.
 package_hash() {
     (
         cd "$1"
-        find . \( -name test -o -name __pycache__ -o -name .pytest_cache \) -prune -o \
-            -type f ! -name '*.py' ! -name '*.pyc' -print | sort
-        find . \( -name test -o -name __pycache__ \) -prune -o -type f \( -name package.xml -o -name 'setup.*' \
+        find . \( -name test -o -name __pycache__ -o -name '.?*' -o -name '*.egg-info' \) -prune -o \
+            -type f ! -name '*.py' ! -name '*.md' -print | sort
+        find . \( -name test -o -name __pycache__ -o -name '.?*' \) -prune -o -type f \( -name package.xml -o -name 'setup.*' \
             -o -name CMakeLists.txt -o -name '*.cmake' -o -name '*.msg' -o -name '*.srv' -o -name '*.action' \) \
             -print0 | sort -z | xargs -0 cat
     ) | sha256sum
@@ -190,6 +212,9 @@ build_packages() {
         (
             if [[ $USER_WS_ROS == wheels ]]; then
                 export AMENT_PREFIX_PATH=$USER_WS_VENV CMAKE_PREFIX_PATH=$USER_WS_VENV PYTHONPATH=
+                # The generators are some hundred short Python processes; without the second start of each.
+                LD_LIBRARY_PATH=$(user_ws_wheel_libraries)
+                export LD_LIBRARY_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE=1
             fi
             PATH="$USER_WS_VENV/bin:$PATH" "$USER_WS_VENV/bin/python" -m colcon \
                 --log-base "$USER_WS_LOG" build \

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034 # the variables are for those who source this
 # Where this workspace lives and which ROS 2 it stands on. Sourced by setup.sh and env.sh, so that both
 # always mean the same directories; it changes nothing but the USER_WS_* variables and ROS_DISTRO.
 #
@@ -8,7 +8,7 @@
 
 USER_WS_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-# Prints the prefix of the sourced ROS 2 installation, fails if there is none. A prefix with pyvenv.cfg
+# Whether a ROS 2 installation is sourced. A prefix with pyvenv.cfg
 # is one of our own wheel environments, which env.sh also puts on AMENT_PREFIX_PATH.
 _user_ws_installation() {
     local prefix
@@ -16,14 +16,13 @@ _user_ws_installation() {
     IFS=: read -r -a prefixes <<<"${AMENT_PREFIX_PATH:-}"
     for prefix in "${prefixes[@]}"; do
         if [[ -f $prefix/share/rclpy/package.xml && ! -f $prefix/pyvenv.cfg ]]; then
-            printf '%s\n' "$prefix"
             return 0
         fi
     done
     return 1
 }
 
-if USER_WS_ROS_PREFIX=$(_user_ws_installation); then
+if _user_ws_installation; then
     USER_WS_ROS=installation
     USER_WS_SUFFIX="-ros-${ROS_DISTRO:?a ROS 2 installation is sourced but ROS_DISTRO is not set}"
 else
@@ -40,3 +39,15 @@ USER_WS_VENV="$USER_WS_ROOT/.venv$USER_WS_SUFFIX"
 USER_WS_BUILD="$USER_WS_ROOT/build$USER_WS_SUFFIX"
 USER_WS_INSTALL="$USER_WS_ROOT/install$USER_WS_SUFFIX"
 USER_WS_LOG="$USER_WS_ROOT/log$USER_WS_SUFFIX"
+
+# Prints where the wheels keep their shared libraries, as a search path. They find them themselves by a
+# start-up hook that executes every interpreter a second time with LD_LIBRARY_PATH set; with it set (and
+# _ROS_WHEELS_BOOTSTRAP_COMPLETE) the hook has nothing to do, and each process starts faster.
+user_ws_wheel_libraries() {
+    local directory
+    printf %s "$USER_WS_VENV/lib"
+    for directory in "$USER_WS_VENV"/lib/python3.*/site-packages/ros_*.libs; do
+        [[ -d $directory ]] && printf ':%s' "$directory"
+    done
+    return 0
+}
