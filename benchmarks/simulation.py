@@ -26,6 +26,10 @@ from user_hal.sim.experts import ScriptedExpert
 from user_hal.sim.render import Renderer, Snapshot
 from user_hal.sim.tasks import TASKS
 
+#: Everything that the next physics step depends on.
+FULL = int(mujoco.mjtState.mjSTATE_INTEGRATION)
+#: The seed of an episode that begins, and an action.
+Move = tuple[int | None, np.ndarray]
 SCENES = [(arm, task) for arm in ARMS for task in TASKS]
 
 
@@ -48,30 +52,29 @@ def in_turns(contenders: Sequence[Callable[[], None]], rounds: int) -> list[tupl
     ]
 
 
-def state_only(rounds: int, steps: int = 50) -> None:
-    print("\nState only, 10 Hz control with 20 physics steps, actions of the noisy expert:")
+def state_only(rounds: int, steps: int = 100) -> None:
+    print("\nState only, 10 Hz control with 20 physics steps, episodes of the noisy expert and")
+    print("their resets; bare mj_step goes through the same physics states:")
     print("scene                  steps/s (wall)  steps/s (cpu)  bare mj_step (cpu)  ratio of time")
     for arm, task in SCENES:
         robot = MujocoRobot(MujocoConfig(robot=arm, task=task))
         robot.connect()
-        actions = recorded_actions(robot, steps)
-        targets = recorded_targets(robot, actions)
+        moves, states = recorded(robot, steps)
 
-        def ours(robot: MujocoRobot = robot, actions: list[np.ndarray] = actions) -> None:
-            for action in actions:
+        def ours(robot: MujocoRobot = robot, moves: list[Move] = moves) -> None:
+            for seed, action in moves:
+                if seed is not None:
+                    robot.reset(seed)
                 robot.command(action)
                 robot.read()
 
-        def bare(robot: MujocoRobot = robot, targets: list[np.ndarray] = targets) -> None:
+        def bare(robot: MujocoRobot = robot, states: list[np.ndarray] = states) -> None:
             model, data = robot.scene.model, robot.scene.data
-            for act, ctrl in targets:
-                data.act[:], data.ctrl[:] = act, ctrl
+            for state in states:
+                mujoco.mj_setState(model, data, state, FULL)
                 mujoco.mj_step(model, data, robot.config.substeps)
 
-        def begin(robot: MujocoRobot = robot) -> None:
-            robot.reset(seed=0)
-
-        _, mine, _, physics = in_turns([begin, ours, begin, bare], rounds)
+        mine, physics = in_turns([ours, bare], rounds)
         robot.close()
         print(
             f"{arm:6} {task:14} {steps / mine[0]:14.0f} {steps / mine[1]:14.0f} "
@@ -79,25 +82,28 @@ def state_only(rounds: int, steps: int = 50) -> None:
         )
 
 
-def recorded_actions(robot: MujocoRobot, steps: int) -> list[np.ndarray]:
-    """What a noisy expert does, episode after episode from one start on."""
-    expert, observation = ScriptedExpert(robot.spec, noise=0.2), robot.reset(seed=0)
-    actions = []
+def recorded(robot: MujocoRobot, steps: int) -> tuple[list[Move], list[np.ndarray]]:
+    """What a noisy expert does, episode after episode; and the physics at each action."""
+    expert, moves, states = ScriptedExpert(robot.spec, noise=0.15), [], []
+    seed, begun, observation = -1, False, None
+    state = np.empty(mujoco.mj_stateSize(robot.scene.model, FULL))
+    advance = robot.scene.advance
+
+    def noted(substeps: int) -> None:
+        mujoco.mj_getState(robot.scene.model, robot.scene.data, state, FULL)
+        states.append(state.copy())
+        advance(substeps)
+
+    robot.scene.advance = noted  # type: ignore[method-assign]
     for _ in range(steps):
-        actions.append(robot.command(expert.act(observation.arrays)))
-        observation = robot.read()
-    return actions
-
-
-def recorded_targets(robot: MujocoRobot, actions: list[np.ndarray]) -> list[tuple]:
-    """State and input of the actuators at the beginning of each of these actions."""
-    robot.reset(seed=0)
-    targets = []
-    for action in actions:
-        robot._control.apply(action)
-        targets.append((robot.scene.data.act.copy(), robot.scene.data.ctrl.copy()))
-        robot.scene.advance(robot.config.substeps)
-    return targets
+        if observation is None or observation.task.terminated or observation.task.truncated:
+            seed, begun = seed + 1, True
+            observation = robot.reset(seed)
+            expert.reset()
+        moves.append((seed if begun else None, robot.command(expert.act(observation.arrays))))
+        observation, begun = robot.read(), False
+    robot.scene.advance = advance  # type: ignore[method-assign]
+    return moves, states
 
 
 def with_images(rounds: int, steps: int = 10) -> None:

@@ -7,6 +7,8 @@ All poses are in the arm's base frame (REP-105), metres and radians; quaternions
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from user_core.errors import SpecError
@@ -176,22 +178,37 @@ class Kinematics:
         near the start.
         """
         start = self.home_rad if start_rad is None else np.asarray(start_rad, dtype=float)
-        joints = start.copy()
-        for _ in range(iterations):
-            tcp, jacobian = self._pose_jacobian(joints)
-            error = np.concatenate(
-                [
-                    pose_base_tcp[:3, 3] - tcp[:3, 3],
-                    rotation_vector(pose_base_tcp[:3, :3] @ tcp[:3, :3].T),
-                ]
-            )
-            if np.abs(error).max() < tolerance:
-                return joints
-            step = damped_step(jacobian, error, 0.3 * (start - joints), damping=1e-3)
-            largest = np.abs(step).max()
-            joints = joints + step * min(1.0, 0.5 / max(largest, 1e-9))
-            joints = np.clip(joints, self.lower_rad, self.upper_rad)
-        return None
+        return solve_inverse(
+            self._pose_jacobian,
+            pose_base_tcp,
+            start,
+            (self.lower_rad, self.upper_rad),
+            tolerance,
+            iterations,
+        )
+
+
+def solve_inverse(
+    pose_jacobian: Callable[[Array], tuple[Array, Array]],
+    pose_base_tcp: Array,
+    start_rad: Array,
+    limits_rad: tuple[Array, Array],
+    tolerance: float,
+    iterations: int,
+) -> Array | None:
+    """What :meth:`Kinematics.inverse` says, for any source of tool pose and Jacobian."""
+    joints = start_rad.copy()
+    for _ in range(iterations):
+        tcp, jacobian = pose_jacobian(joints)
+        error = np.empty(6)
+        error[:3] = pose_base_tcp[:3, 3] - tcp[:3, 3]
+        error[3:] = rotation_vector(pose_base_tcp[:3, :3] @ tcp[:3, :3].T)
+        if np.abs(error).max() < tolerance:
+            return joints
+        step = damped_step(jacobian, error, 0.3 * (start_rad - joints), damping=1e-3)
+        step *= min(1.0, 0.5 / max(float(np.abs(step).max()), 1e-9))
+        joints = np.minimum(np.maximum(joints + step, limits_rad[0]), limits_rad[1])
+    return None
 
 
 def damped_step(jacobian: Array, error: Array, posture: Array, damping: float) -> Array:

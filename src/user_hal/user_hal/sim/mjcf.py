@@ -59,7 +59,7 @@ def scene_mjcf(
         iterations="20",
         ls_iterations="20",
     )
-    ET.SubElement(option, "flag", eulerdamp="disable", warmstart="enable")
+    ET.SubElement(option, "flag", island="disable")  # one robot, at most one object
     add_looks(root)
     world = ET.SubElement(root, "worldbody")
     add_surroundings(world)
@@ -191,7 +191,7 @@ def _add_gripper(root: ET.Element, arm: Arm, movable: bool) -> None:
         else:  # part of the hand: a body less is a microsecond less
             body = ET.SubElement(hand, "frame", attributes)
         for shape in gripper.finger.shapes:
-            add_shape(body, shape, friction="1.2 0.02 0.001", condim="4")
+            add_shape(body, shape, friction="1.2 0.02 0.001")
     ET.SubElement(
         hand, "site", name="tcp", pos=numbers((0, 0, gripper.tcp_z_m)), size="0.003", group="4"
     )

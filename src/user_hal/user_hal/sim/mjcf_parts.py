@@ -39,7 +39,7 @@ def look_at(eye_m: Sequence[float], target_m: Sequence[float], up: Sequence[floa
 
 
 def add_shape(parent: ET.Element, shape: Shape, **attributes: str) -> ET.Element:
-    """Add a shape to a body as a geom that is seen, and one that touches if it does."""
+    """Add a shape to a body; ``attributes`` are for what touches."""
     geom: dict[str, str] = {"type": shape.kind}
     if shape.kind == "box":
         geom |= {"pos": numbers(shape.start_m), "size": numbers(shape.half_size_m)}
@@ -48,7 +48,11 @@ def add_shape(parent: ET.Element, shape: Shape, **attributes: str) -> ET.Element
             "fromto": numbers((*shape.start_m, *shape.end_m)),
             "size": numbers([shape.radius_m]),
         }
-    if shape.collides:
-        touching = geom if shape.kind != "cylinder" else geom | {"type": "capsule"}
-        ET.SubElement(parent, "geom", touching | ROBOT | attributes)
-    return ET.SubElement(parent, "geom", geom | SEEN | {"material": shape.colour})
+    look = {"material": shape.colour, "group": "2"}
+    if not shape.collides:
+        return ET.SubElement(parent, "geom", geom | SEEN | look)
+    if shape.kind != "cylinder":
+        return ET.SubElement(parent, "geom", geom | ROBOT | look | attributes)
+    # What looks like a cylinder touches like a capsule, which is exact and fast.
+    ET.SubElement(parent, "geom", geom | {"type": "capsule"} | ROBOT | attributes)
+    return ET.SubElement(parent, "geom", geom | SEEN | look)

@@ -11,7 +11,7 @@ import numpy as np
 from user_core.errors import DeviceFault, SpecError
 from user_core.specs import Array
 from user_hal.sim.arms import arm_named
-from user_hal.sim.kinematics import Kinematics, tool_down
+from user_hal.sim.kinematics import Kinematics, solve_inverse, tool_down
 from user_hal.sim.mjcf import TOOL_AXES, Drive, scene_mjcf
 from user_hal.sim.scene_state import WRENCH_RANGE, SceneState
 from user_hal.sim.tasks import Task, task_named
@@ -99,7 +99,7 @@ class Scene:
         for _ in range(100):
             mujoco.mj_resetData(self.model, self.data)
             start_m, yaw_rad = self.task.reset(rng)
-            joints = self.kinematics.inverse(tool_down(start_m, yaw_rad), tolerance=1e-5)
+            joints = self._joints_for(tool_down(start_m, yaw_rad))
             if joints is not None:
                 break
         else:
@@ -116,7 +116,25 @@ class Scene:
         self._canary[0] = 1.0
         mujoco.mj_forward(self.model, self.data)
         self.hold()
+        mujoco.mj_forward(self.model, self.data)  # the drives hold now: forces of a robot at rest
         self._measure()
+
+    def _joints_for(self, pose_base_tcp: Array) -> Array | None:
+        """Inverse kinematics from home, with the simulator's own kinematics: ten times faster."""
+        model, data, jacobian = self.model, self.data, self._jacobian
+        tcp = np.eye(4)
+
+        def pose_jacobian(joints_rad: Array) -> tuple[Array, Array]:
+            self._qpos[:] = joints_rad
+            mujoco.mj_kinematics(model, data)
+            mujoco.mj_comPos(model, data)
+            mujoco.mj_jacSite(model, data, jacobian[:3], jacobian[3:], self._tcp)
+            tcp[:3, :3], tcp[:3, 3] = self.tcp_rotation, self.tcp_position
+            return tcp, jacobian[:, : self.joint_count]
+
+        kinematics = self.kinematics
+        limits = kinematics.lower_rad, kinematics.upper_rad
+        return solve_inverse(pose_jacobian, pose_base_tcp, kinematics.home_rad, limits, 1e-5, 50)
 
     @property
     def targets(self) -> Array:

@@ -46,8 +46,8 @@ def add_surroundings(world: ET.Element) -> None:
     floor = SEEN | {"type": "plane", "size": "12 12 0.1", "pos": "0 0 -0.74", "material": "floor"}
     ET.SubElement(world, "geom", floor)
     top = {"type": "box", "pos": "0.36 0 -0.015", "size": "0.50 0.48 0.015"}
-    ET.SubElement(world, "geom", top | WORLD, name="table", friction="0.6 0.01 0.0001")
-    ET.SubElement(world, "geom", top | SEEN, material="table")
+    touch = WORLD | {"group": "2", "friction": "0.6 0.01 0.0001"}
+    ET.SubElement(world, "geom", top | touch, name="table", material="table")
     frame = {"type": "box", "pos": "0.36 0 -0.055", "size": "0.47 0.45 0.025"}
     ET.SubElement(world, "geom", frame | SEEN, material="table_edge")
     for x in (-0.06, 0.78):

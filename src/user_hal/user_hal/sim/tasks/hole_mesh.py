@@ -6,16 +6,23 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 
+from user_core.specs import Array
 from user_hal.sim.mjcf_parts import SEEN, numbers
 
-SEGMENTS = 32
+#: Sides of the block.
+SIDES = 6
+#: Segments of what looks round; a multiple of the sides.
+SEGMENTS = 36
 
 
 def add_hole_mesh(
-    root: ET.Element, body: ET.Element, hole_radius_m: float, half_m: float, height_m: float
+    root: ET.Element, body: ET.Element, hole_radius_m: float, inner_m: float, height_m: float
 ) -> None:
-    """Add a square block with a round hole in its middle, its bottom at the body's origin."""
-    block = square_ring(hole_radius_m, half_m, 0.0, height_m)
+    """Add a hexagonal block with a round hole in its middle, its bottom at the body's origin.
+
+    ``inner_m`` is the distance of its sides from the middle.
+    """
+    block = hexagonal_ring(hole_radius_m, inner_m, 0.0, height_m)
     _add_mesh(root, body, "hole_block", "block", block)
     # A bright rim and a dark bottom, so that one sees in a small picture where the hole is.
     rim = round_ring(hole_radius_m, hole_radius_m + 0.004, height_m, height_m + 0.0004)
@@ -34,7 +41,7 @@ def _add_mesh(
     body: ET.Element,
     name: str,
     material: str,
-    mesh: tuple[np.ndarray, np.ndarray],
+    mesh: tuple[Array, Array],
 ) -> None:
     asset = root.find("asset")
     assert asset is not None
@@ -51,31 +58,30 @@ def _add_mesh(
     ET.SubElement(body, "geom", SEEN | {"type": "mesh", "mesh": name, "material": material})
 
 
-def square_ring(
-    inner_radius_m: float, half_m: float, low_m: float, high_m: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """A square block with a round hole: vertices (V, 3) and triangles (F, 3)."""
-    circle = _circle()
-    square = circle * (half_m / np.abs(circle).max(axis=1, keepdims=True))
-    return _ring(circle * inner_radius_m, square, low_m, high_m)
+def hexagonal_ring(
+    hole_radius_m: float, inner_m: float, low_m: float, high_m: float
+) -> tuple[Array, Array]:
+    """A hexagonal block with a round hole: vertices (V, 3) and triangles (F, 3)."""
+    circle, side_rad = _circle(), 2 * np.pi / SIDES
+    off_rad = (2 * np.pi * np.arange(SEGMENTS) / SEGMENTS + side_rad / 2) % side_rad - side_rad / 2
+    hexagon = circle * (inner_m / np.cos(off_rad))[:, None]
+    return _ring(circle * hole_radius_m, hexagon, low_m, high_m)
 
 
 def round_ring(
     inner_radius_m: float, outer_radius_m: float, low_m: float, high_m: float
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Array, Array]:
     """A washer: vertices (V, 3) and triangles (F, 3)."""
     circle = _circle()
     return _ring(circle * inner_radius_m, circle * outer_radius_m, low_m, high_m)
 
 
-def _circle() -> np.ndarray:
+def _circle() -> Array:
     angles = 2 * np.pi * np.arange(SEGMENTS) / SEGMENTS
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def _ring(
-    inner: np.ndarray, outer: np.ndarray, low_m: float, high_m: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _ring(inner: Array, outer: Array, low_m: float, high_m: float) -> tuple[Array, Array]:
     """A closed ring between two outlines (SEGMENTS, 2); faces are counter-clockwise outside."""
     rings = [
         np.column_stack([ring, np.full(SEGMENTS, z)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import cos, pi, sin
+from math import cos, pi, sin, tan
 from typing import ClassVar
 from xml.etree import ElementTree as ET
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from user_core.specs import Array, ArraySpec
 from user_hal.sim.mjcf_parts import ROBOT, SEEN, WORLD, numbers
-from user_hal.sim.tasks.hole_mesh import add_hole_mesh
+from user_hal.sim.tasks.hole_mesh import SIDES, add_hole_mesh
 from user_hal.sim.tasks.task import Data, Model, Task, mocap_position, position_spec
 
 
@@ -24,8 +24,9 @@ class PegInsertion(Task):
     the hole comes from a calibration: it is off by ``calibration_noise_m`` (standard
     deviation of x and y, drawn once an episode), as in a laboratory.
 
-    For contact, the peg is a ring of eight capsules and the hole an octagon of boxes: both
-    have fast and exact collision functions, and the edge of the peg is rounded by itself.
+    For contact, the peg is a ring of six capsules and the hole a hexagon of boxes, the sides
+    of one facing those of the other: both have fast and exact collision functions, and the
+    edge of the peg is rounded by itself.
     """
 
     name: ClassVar[str] = "peg_insertion"
@@ -37,7 +38,7 @@ class PegInsertion(Task):
     edge_radius_m: ClassVar[float] = 0.003
     clearance_m: ClassVar[float] = 0.001
     tip_below_tcp_m: ClassVar[float] = 0.05
-    block_half_m: ClassVar[float] = 0.045
+    block_m: ClassVar[float] = 0.045
     block_height_m: ClassVar[float] = 0.04
     depth_m: ClassVar[float] = 0.02
 
@@ -55,8 +56,9 @@ class PegInsertion(Task):
         z_m = float(tcp.get("pos", "0 0 0").split()[2])
         tip_m, top_m = z_m + self.tip_below_tcp_m, z_m - 0.02
         ring_m = self.peg_radius_m - self.edge_radius_m
-        for i in range(8):
-            x, y = ring_m * cos(i * pi / 4), ring_m * sin(i * pi / 4)
+        for i in range(SIDES):
+            angle_rad = 2 * pi * i / SIDES
+            x, y = ring_m * cos(angle_rad), ring_m * sin(angle_rad)
             ends = (x, y, top_m, x, y, tip_m - self.edge_radius_m)
             ET.SubElement(
                 hand,
@@ -98,15 +100,11 @@ class PegInsertion(Task):
         world = root.find("worldbody")
         assert world is not None
         body = ET.SubElement(world, "body", name="block", mocap="true", pos="0.45 0 0")
-        hole_m, half_m, up_m = (
-            self.peg_radius_m + self.clearance_m,
-            self.block_half_m,
-            self.block_height_m / 2,
-        )
-        thick_m = (half_m - hole_m) / 2
-        for i in range(8):
-            angle_rad, middle_m = i * pi / 4, hole_m + thick_m
-            wide_m = half_m if i % 2 == 0 else 0.4 * half_m
+        hole_m, up_m = self.peg_radius_m + self.clearance_m, self.block_height_m / 2
+        middle_m, thick_m = (self.block_m + hole_m) / 2, (self.block_m - hole_m) / 2
+        wide_m = self.block_m * tan(pi / SIDES)
+        for i in range(SIDES):
+            angle_rad = 2 * pi * i / SIDES
             ET.SubElement(
                 body,
                 "geom",
@@ -116,7 +114,7 @@ class PegInsertion(Task):
                 euler=numbers((0, 0, angle_rad)),
                 name=f"wall{i}",
             )
-        add_hole_mesh(root, body, hole_m, half_m, self.block_height_m)
+        add_hole_mesh(root, body, hole_m, self.block_m, self.block_height_m)
 
     def feature_specs(self, base_frame: str) -> Mapping[str, ArraySpec]:
         return {

@@ -46,7 +46,7 @@ class PickPlace(Task):
         ET.SubElement(
             body,
             "geom",
-            {"type": "box", "material": "cube", "name": "cube", "condim": "3"} | OBJECT,
+            {"type": "box", "material": "cube", "name": "cube"} | OBJECT,
             size=numbers([self.half_m] * 3),
             mass=f"{self.mass_kg:.9g}",
             friction="1.0 0.02 0.001",
