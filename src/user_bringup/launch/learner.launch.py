@@ -4,7 +4,6 @@ ros2 launch user_bringup learner.launch.py algorithm:=rlpd
 """
 
 from launch import LaunchDescription
-
 from user_bringup.launching import describe
 
 

@@ -4,9 +4,9 @@ store and learner.
     ros2 launch user_bringup real_robot.launch.py robot:=ur_ros2_control task:=my_task
 """
 
-from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument
 
+from launch import LaunchDescription
 from user_bringup.launching import describe, robot_state_publisher, rviz
 
 

@@ -3,9 +3,9 @@
 ros2 launch user_bringup sim.launch.py robot:=ur5e task:=reach rviz:=true
 """
 
-from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument
 
+from launch import LaunchDescription
 from user_bringup.launching import describe, robot_state_publisher, rviz
 
 

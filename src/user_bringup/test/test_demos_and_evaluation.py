@@ -5,6 +5,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+
 from user_bringup.demos import record_demonstrations
 from user_bringup.evaluation import evaluate
 from user_bringup.rollout import roll_out
