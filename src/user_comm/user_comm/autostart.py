@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _CHECK_PERIOD_S = 0.5
 _FIRST_RETRY_S = 1.0
 _LAST_RETRY_S = 10.0
+#: After being active for so long, a failure counts as the first one.
+_STABLE_S = 30.0
 
 
 class Autostart:
@@ -38,7 +40,8 @@ class Autostart:
             ),
         ).value
         self._retry_s = _FIRST_RETRY_S
-        self._next_s = 0.0
+        self._next_s = self._up_since_s = 0.0
+        self._was_up = False
         if self.wanted:
             clock = Clock(clock_type=ClockType.STEADY_TIME)
             node.create_timer(_CHECK_PERIOD_S, self.strive, clock=clock)
@@ -50,16 +53,28 @@ class Autostart:
     def strive(self) -> None:
         """Take the node one or two states further if it is not active and it is time to."""
         now_s = time.monotonic()
-        if not self.wanted or now_s < self._next_s:
+        if not self.wanted or self._is_up(now_s) or now_s < self._next_s:
             return
-        state = self._node.state
-        if state == "active":
-            self._retry_s = _FIRST_RETRY_S
-            return
-        good = state != "unconfigured" or self._node.request("configure")
-        if good and self._node.state == "inactive":
-            good = self._node.request("activate")
+        node = self._node
+        good = node.state != "unconfigured" or node.request("configure")
+        if good and node.state == "inactive":
+            good = node.request("activate")
         if not good:
-            self._next_s = time.monotonic() + self._retry_s
-            self._node.get_logger().info(f"trying again in {self._retry_s:g} s")
-            self._retry_s = min(2 * self._retry_s, _LAST_RETRY_S)
+            self._wait()
+
+    def _is_up(self, now_s: float) -> bool:
+        if self._node.state == "active":
+            if not self._was_up:
+                self._was_up, self._up_since_s = True, now_s
+            elif now_s - self._up_since_s > _STABLE_S:
+                self._retry_s = _FIRST_RETRY_S
+            return True
+        if self._was_up:  # and has come down by itself
+            self._was_up = False
+            self._wait()
+        return False
+
+    def _wait(self) -> None:
+        self._next_s = time.monotonic() + self._retry_s
+        self._node.get_logger().info(f"trying again in {self._retry_s:g} s")
+        self._retry_s = min(2 * self._retry_s, _LAST_RETRY_S)

@@ -125,8 +125,8 @@ class LifecycleNode(Endpoints, RclpyLifecycleNode):
         return label
 
     def fail(self, error: BaseException) -> None:
-        """Give up being active because of ``error``: everything is undone, the node becomes
-        unconfigured (and tries again by itself if it was started by itself). From any thread.
+        """Give up because of ``error``: everything is undone, the node becomes unconfigured (and
+        tries again by itself if it was started by itself). From any thread.
         """
         self._pending_error = error
         self.run_soon(self._process_failure)
@@ -173,15 +173,11 @@ class LifecycleNode(Endpoints, RclpyLifecycleNode):
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Keep callbacks out, undo :meth:`activate`, silence the publishers."""
-        if self._pending_error is not None:
-            error, self._pending_error = self._pending_error, None
-            self._log_failure("run", error)
-            return ERROR
-        return ERROR if self._undo("deactivate", active_only=True) else SUCCESS
+        return self._failure() or (ERROR if self._undo("deactivate", active_only=True) else SUCCESS)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Undo :meth:`configure`."""
-        return ERROR if self._undo("clean up") else SUCCESS
+        return self._failure() or (ERROR if self._undo("clean up") else SUCCESS)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Undo everything, from whatever state. Ends in *finalized* in any case."""
@@ -254,11 +250,22 @@ class LifecycleNode(Endpoints, RclpyLifecycleNode):
     def _log_failure(self, what: str, error: BaseException) -> None:
         self._guard.transition_failed(what, error)
 
+    def _failure(self) -> TransitionCallbackReturn | None:
+        """ERROR, if this transition was only begun because the node has failed."""
+        if self._pending_error is None:
+            return None
+        error, self._pending_error = self._pending_error, None
+        self._log_failure("go on", error)
+        return ERROR
+
     def _process_failure(self) -> None:
+        """The way into error processing leads through a transition."""
         with self._transition_lock:
-            if self._pending_error is not None and self.state == "active":
-                self.request("deactivate")
-            self._pending_error = None
+            way = {"active": "deactivate", "inactive": "cleanup"}.get(self.state)
+            if way is not None and self._pending_error is not None:
+                self.request(way)
+            else:
+                self._failure()
 
     def _config_changed(self, old: Any, new: Any) -> None:
         self._config = new

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -36,7 +36,6 @@ class ServiceServer:
     ) -> None:
         self._node, self._handler, self._guard = node, handler, guard
         self._may_answer = may_answer
-        self._pool = ThreadPoolExecutor(1, f"service {name}") if in_thread else None
         self.service = node.create_service(
             service_type,
             name,
@@ -49,8 +48,6 @@ class ServiceServer:
     def destroy(self) -> None:
         """Offer it no longer. A handler that is at work in its thread is not waited for."""
         self._node.destroy_service(self.service)
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _answer(self, request: Any, response: Any) -> Any:
         if not self._may_answer():
@@ -66,10 +63,14 @@ class ServiceServer:
         return response
 
     async def _answer_in_thread(self, request: Any, response: Any) -> Any:
-        assert self._pool is not None  # noqa: S101 - only registered with a pool
         done: Future[Any] = Future(executor=self._node.executor)
-        work = self._pool.submit(self._answer, request, response)
-        work.add_done_callback(lambda _: done.set_result(None))
+
+        def work() -> None:
+            self._answer(request, response)
+            done.set_result(None)
+
+        # A daemon: a handler that hangs must not keep the process from ending.
+        threading.Thread(target=work, name=f"service {self.name}", daemon=True).start()
         await done
         return response
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
 
 from user_comm.diagnostics import Level
 from user_comm.lifecycle import LifecycleNode
@@ -206,6 +207,55 @@ def test_failing_takes_an_active_node_down_and_says_why(node: Scenario, log: lis
     assert node.events == UP + DOWN
     assert "a fault" in log[0] and level_of(node, "device") is Level.ERROR
     executor.shutdown()
+
+
+def test_failing_while_inactive_takes_the_node_down_too(node: Scenario, log: list[str]) -> None:
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    node.fail(DeviceError("arm", came="early"))
+    spin_until(executor, lambda: log)
+    assert "early" in log[0] and node.state == "unconfigured", (
+        "said, though there is nothing to undo"
+    )
+    node.request("configure")
+    node.fail(DeviceError("arm", came="a fault"))
+    spin_until(executor, lambda: node.state == "unconfigured")
+    assert node.events == ["connect", "subscribe", "undo subscribe", "undo connect"]
+    assert "a fault" in log[1]
+    executor.shutdown()
+
+
+def test_attempts_to_start_become_rarer_until_one_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = [1000.0]
+    monkeypatch.setattr("user_comm.autostart.time.monotonic", lambda: now_s[0])
+    node = Scenario("auto", parameter_overrides=[Parameter("autostart", value=True)])
+    attempts: list[float] = []
+
+    def run_until(end_s: float, each: Callable[[], None] = lambda: None) -> None:
+        while now_s[0] < end_s:
+            before = node.events.count("connect")
+            node.autostart.strive()
+            attempts.extend([now_s[0]] * (node.events.count("connect") - before))
+            each()
+            now_s[0] += 0.5
+
+    try:
+        node.raise_in = {"subscribe": DeviceError("arm")}
+        run_until(1040.0)
+        assert attempts == [1000.0, 1001.0, 1003.0, 1007.0, 1015.0, 1025.0, 1035.0]
+        node.raise_in, attempts[:] = {}, []
+        run_until(1080.0)
+        assert attempts == [1045.0] and node.state == "active"
+        node.request("deactivate")  # by itself: nobody has told it to
+        attempts.clear()
+        run_until(1082.0)
+        assert node.state == "active" and not attempts, "the first retry comes after a second again"
+        node.autostart.give_up()
+        node.request("deactivate")
+        run_until(1100.0)
+        assert node.state == "inactive"
+    finally:
+        node.destroy_node()
 
 
 def test_publishers_are_silent_unless_active(node: Scenario) -> None:
