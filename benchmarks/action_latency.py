@@ -75,6 +75,8 @@ class LatencyRobot(MockRobot):
         now_ns = time.monotonic_ns()
         number = round(float(action[0]) / STEP)
         if number in self._taken:
+            if not self._cycles:
+                started(self.config.dump_file).touch()
             self._cycles.append((number, self._taken[number], now_ns))
         self.log.entries.clear()
         return super().command(action)
@@ -123,6 +125,8 @@ def bare(out: str, rate_hz: float, kilobytes: int) -> None:
         now_ns = time.monotonic_ns()
         number = action.sequence % NUMBERS
         if number in taken:
+            if not cycles:
+                started(out).touch()
             cycles.append((number, taken[number], now_ns))
 
     node.create_subscription(messages["ActionChunk"], "action", answered, qualities["action"])
@@ -182,6 +186,11 @@ def spin_until_terminated(rclpy: Any, node: Any) -> None:
     rclpy.shutdown()
 
 
+def started(out: str) -> Path:
+    """The file that says that a pair has found each other."""
+    return Path(out + ".started")
+
+
 def start(words: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, *words], env=dict(os.environ))
 
@@ -206,8 +215,14 @@ def one_round(kind: str, args: argparse.Namespace, folder: Path) -> tuple[Array,
         main_words += [f"--rate={args.rate}", f"--kilobytes={args.kilobytes}"]
     processes = [start([__file__, "--role", "commander", "--out", str(sent)]), start(main_words)]
     try:
+        deadline_s = time.monotonic() + 60.0
+        while not started(str(cycles)).exists():
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"the {kind} pair did not find each other")
+            time.sleep(0.05)
         time.sleep(args.warm_up + args.seconds)
     finally:
+        started(str(cycles)).unlink(missing_ok=True)
         for process in reversed(processes):
             end(process)
     took = json.loads(cycles.read_text())
@@ -239,7 +254,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--warm-up", type=float, default=4.0)
+    parser.add_argument("--warm-up", type=float, default=1.0)
     parser.add_argument("--kilobytes", type=int, default=100)
     parser.add_argument("--rate", type=float, default=100.0)
     parser.add_argument("--role", default="", help=argparse.SUPPRESS)

@@ -100,7 +100,7 @@ def test_a_step_that_would_leave_the_box_ends_at_its_wall() -> None:
 
 @pytest.mark.parametrize(("start", "push"), [(0.60, 0.05), (0.30, -0.05)])
 def test_a_robot_that_lags_behind_its_target_is_kept_in_the_box_too(start, push) -> None:
-    gate = make_gate(ActionKind.EE_DELTA, workspace=BOX)
+    gate = make_gate(ActionKind.EE_DELTA, workspace=BOX, target_lead_s=1.0)
     gate.observe(reading(tcp=(start, 0.0, 0.3)))  # and it does not move
     way = sum(float(gate.judge(command(push, *STILL[1:]), i).action[0]) for i in range(9))
     assert abs(way) == pytest.approx(0.1, abs=1e-6)
@@ -117,7 +117,7 @@ def test_outside_the_box_only_the_way_back_is_open() -> None:
 
 
 def test_a_blocked_robot_runs_up_no_endless_target() -> None:
-    gate = make_gate(ActionKind.EE_DELTA, workspace=BOX, target_lead_periods=2.0)
+    gate = make_gate(ActionKind.EE_DELTA, workspace=BOX)
     for i in range(40):  # pushes against a table at z = 0.3 while the box goes down to 0.05
         gate.judge(command(0, 0, -0.05, 0, 0, 0, 0), i * PERIOD_NS)
         gate.observe(reading())

@@ -19,6 +19,7 @@ LIMITS = {
     "velocity": {"linear": 0.3, "angular": 0.4},
     "acceleration": {"linear": 4.0, "angular": 6.0},
     "workspace": {"low": [0.2, -0.3, 0.05], "high": [0.7, 0.3, 0.6]},
+    "target_lead_s": 2.0,
 }
 JOINT_LIMITS = {
     "step": {"each": [0.04]},

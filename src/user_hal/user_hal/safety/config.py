@@ -56,9 +56,11 @@ class SafetyConfig(Config):
         "actions are in SI units already.",
         gt=0,
     )
-    target_lead_periods: float = setting(
-        10.0,
-        doc="How many periods of full motion the target may be ahead of the measured position "
-        "before the gate takes the robot for blocked.",
+    target_lead_s: float = setting(
+        0.1,
+        doc="How far the robot may lag behind its target, as time of full motion. The box and the "
+        "joint limits are kept for the target, too, up to this lead; a robot that lags further "
+        "is taken to be blocked, so that pushing against something does not use up its box.",
+        unit="s",
         gt=0,
     )

@@ -152,9 +152,9 @@ class SafetyGate:
         self._motion.previous[:] = [0.0] * self.layout.size
 
     def _lead(self) -> list[float]:
-        """How far a target may be ahead of the robot, (P,): some periods of full motion."""
+        """How far a target may be ahead of the robot, (P,)."""
         scale = action_scale(self.config.action_scale, self.layout)
-        periods, bounds = self.config.target_lead_periods, self._bounds
+        periods, bounds = self.config.target_lead_s / self.spec.period_s, self._bounds
         most = [max(abs(low), abs(high)) for low, high in zip(bounds.low, bounds.high)]
         lead = [periods * one * unit for one, unit in zip(most, scale)]
         return lead[: len(self._motion.position)]

@@ -70,6 +70,8 @@ class MotionLimits(Config):
             part: slice = getattr(layout, name)
             if limit is None:
                 continue
+            if part.start == part.stop and layout.linear.stop:
+                continue  # an action that does not turn the tool needs no limit for turning it
             if part.start == part.stop:
                 raise ConfigError(
                     f"{where}.{name}",
