@@ -15,6 +15,7 @@ from user_core.types import Batch
 from user_learner.algorithms.bc import BC
 from user_learner.algorithms.common.augment import random_shift
 from user_learner.algorithms.common.minibatches import Minibatcher
+from user_learner.algorithms.common.normaliser import InputNormaliser
 from user_learner.algorithms.rlpd import RLPD
 from user_learner.algorithms.sac import SAC
 
@@ -32,8 +33,8 @@ def policy_for(spec, **settings):
     return TanhGaussianPolicy(TanhGaussianConfig(**settings), spec)
 
 
-def make(cls, settings, spec=STATE):
-    return cls(from_mapping(cls.Config, settings), spec, policy_for(spec))
+def make(cls, settings, spec=STATE, **policy):
+    return cls(from_mapping(cls.Config, settings), spec, policy_for(spec, **policy))
 
 
 def batch_of(spec, rows, seed=0, **changes):
@@ -72,13 +73,14 @@ def test_promises_are_kept(cls, settings, spec, device):
 
 @pytest.mark.parametrize(("cls", "settings"), CASES, ids=["sac", "rlpd", "bc"])
 def test_a_restored_training_goes_on_bit_by_bit(cls, settings):
-    one = make(cls, settings)
+    unsettled = {"normalization": "data", "normalization_calls": 6}
+    one = make(cls, settings, **unsettled)
     batches = [batch_of(STATE, 12, seed) for seed in range(8)]
     for batch in batches[:4]:
         one.update(batch)
     kept = one.state()
     straight = [dict(one.update(batch)) for batch in batches[4:]]
-    other = make(cls, {**settings, "seed": 99})  # nothing of its own may remain
+    other = make(cls, {**settings, "seed": 99}, **unsettled)  # nothing of its own may remain
     other.load_state(kept)
     again = [dict(other.update(batch)) for batch in batches[4:]]
     assert again == straight
@@ -232,11 +234,38 @@ def test_the_encoder_learns_with_the_critics_only():
     assert not np.allclose(before[name], learning.policy_arrays()[name], atol=1e-6)
 
 
+@pytest.mark.parametrize(("cls", "settings"), CASES, ids=["sac", "rlpd", "bc"])
+def test_the_scale_comes_from_the_first_data_and_then_stays(cls, settings):
+    spec = RobotSpec(
+        "r",
+        {"free": ArraySpec((2,)), "still": ArraySpec((1,), low=0.0, high=10.0)},
+        ACTION,
+    )
+    algorithm = make(cls, settings, spec, normalization="data", normalization_calls=3)
+    rng = np.random.default_rng(0)
+
+    def update(middle):
+        free = rng.normal(middle, 0.02, (120, 2)).astype(np.float32)
+        seen = {"free": free, "still": np.full((120, 1), 4.0, np.float32)}
+        none = np.zeros(120, np.float32)
+        algorithm.update(Batch(seen, rng.uniform(-1, 1, (120, 2)), none, none, seen))
+
+    for _ in range(3):
+        update(0.5)
+    arrays = algorithm.policy_arrays()
+    np.testing.assert_allclose(arrays["input.offset"], [0.5, 0.5, 4.0], atol=0.005)
+    np.testing.assert_allclose(arrays["input.scale"], [50, 50, 1 / (0.05 * 5)], rtol=0.1)
+    update(-3.0)
+    np.testing.assert_array_equal(arrays["input.scale"], algorithm.policy_arrays()["input.scale"])
+    np.testing.assert_array_equal(arrays["input.offset"], algorithm.policy_arrays()["input.offset"])
+
+
 def test_each_minibatch_has_its_share_of_every_source():
     layout = policy_for(STATE).layout
     batch = batch_of(STATE, 12, reward=np.repeat([1.0, 0.0], 6))  # as a mixture lays them
-    inputs = {"input.offset": torch.zeros(3), "input.scale": torch.ones(3)}
-    parts = Minibatcher(layout, torch.device("cpu")).cut(batch, 3, inputs)
+    cpu = torch.device("cpu")
+    arrays = {"input.offset": np.zeros(3, np.float32), "input.scale": np.ones(3, np.float32)}
+    parts = Minibatcher(layout, cpu).cut(batch, 3, InputNormaliser(layout, arrays, cpu))
     assert [part.reward.sum().item() for part in parts] == [2, 2, 2]
     rows = torch.cat([part.state for part in parts])
     assert sorted(map(tuple, rows.tolist())) == sorted(

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 
@@ -42,6 +43,14 @@ class TanhGaussianConfig(Config):
     log_std_max: float = setting(2.0, doc="Largest logarithm of the standard deviation.", le=5)
     observations: tuple[str, ...] = setting(
         (), doc="Observation arrays to use; empty for all that the robot has."
+    )
+    normalization: Literal["bounds", "data"] = setting(
+        "bounds",
+        doc="Numbers are scaled by their bounds in the spec, or by the spread of the first data: "
+        "for precision work, where an arm moves by centimetres within bounds of metres.",
+    )
+    normalization_calls: int = setting(
+        20, doc="Calls of the learner's update that settle the scale from data.", ge=1
     )
     image_channels: tuple[int, ...] = setting(
         (32, 32, 64, 64), doc="Channels of the convolutions (3x3, stride 2).", ge=1, min_length=1

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 
 from user_core.errors import PluginError, StoreError
@@ -71,7 +70,8 @@ class BC(Algorithm):
     def state(self) -> dict[str, Any]:
         return {
             "updates": self._updates,
-            "policy": self.policy_arrays(),
+            "policy": self.networks.policy.arrays(),
+            "inputs": self.networks.inputs.state(),
             "optimizer": self._optimizer.state(),
             "generator": generator_state(self.generator),
         }
@@ -79,11 +79,8 @@ class BC(Algorithm):
     def load_state(self, state: Mapping[str, Any]) -> None:
         if set(state) != set(self.state()):
             raise StoreError("state of BC", came=sorted(state), expected=sorted(self.state()))
-        networks = self.networks
-        policy = dict(state["policy"])
-        for name, tensor in networks.inputs.items():
-            tensor.copy_(torch.from_numpy(np.array(policy.pop(name))))
-        networks.policy.load(policy, "BC")
+        self.networks.policy.load(state["policy"], "BC")
+        self.networks.inputs.load_state(state["inputs"])
         self._optimizer.load_state(state["optimizer"], "BC")
         self._updates = int(state["updates"])
         restore_generator(self.generator, state["generator"], self.config.seed + self._updates)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +11,7 @@ from user_core.specs import Array, Arrays
 from user_learner.algorithms.common.augment import random_shift
 from user_learner.algorithms.common.distributed import share_
 from user_learner.algorithms.common.minibatches import Minibatch
+from user_learner.algorithms.common.normaliser import InputNormaliser
 from user_learner.algorithms.common.parameters import FlatParameters
 
 
@@ -20,9 +20,9 @@ class PolicyNetworks:
 
     def __init__(self, layout: TanhGaussianLayout, arrays: Arrays, device: torch.device) -> None:
         self.layout = layout
-        names = ("input.offset", "input.scale")
-        self.inputs = {n: torch.from_numpy(np.array(arrays[n])).to(device) for n in names}
-        self.policy = FlatParameters({n: a for n, a in arrays.items() if n not in names}, device)
+        self.inputs = InputNormaliser(layout, arrays, device)
+        trained = {n: a for n, a in arrays.items() if n not in self.inputs.tensors}
+        self.policy = FlatParameters(trained, device)
         share_(self.policy.flat)
 
     def distribution(
@@ -39,5 +39,5 @@ class PolicyNetworks:
     def policy_arrays(self) -> dict[str, Array]:
         """What the actor's policy takes; a copy."""
         arrays = self.policy.arrays()
-        arrays |= {name: tensor.cpu().numpy().copy() for name, tensor in self.inputs.items()}
+        arrays |= self.inputs.arrays()
         return {name: arrays[name] for name in self.layout.shapes}

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from user_core.errors import SpecError
-from user_core.policies.tanh_gaussian import INPUT_LIMIT, TanhGaussianLayout
+from user_core.policies.tanh_gaussian import TanhGaussianLayout
+from user_core.policies.tanh_gaussian_torch import normalise
 from user_core.specs import Arrays
 from user_core.types import Batch
+from user_learner.algorithms.common.normaliser import InputNormaliser
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Minibatcher:
         self._action_middle = torch.from_numpy(layout.action_middle).to(device)
         self._action_scale = torch.from_numpy(1 / np.where(half > 0, half, 1)).to(device)
 
-    def cut(self, batch: Batch, count: int, inputs: Mapping[str, Tensor]) -> list[Minibatch]:
+    def cut(self, batch: Batch, count: int, normaliser: InputNormaliser) -> list[Minibatch]:
         """Cut into ``count`` minibatches of equal size.
 
         Minibatch i takes every count-th row from row i on, so that each has the same mixture of
@@ -56,7 +58,7 @@ class Minibatcher:
         Args:
             batch: G x B rows.
             count: G.
-            inputs: ``input.offset`` and ``input.scale`` of the policy.
+            normaliser: Knows the scale of the numbers; sees them first.
 
         Raises:
             SpecError: The rows cannot be divided, or are windows instead of single steps.
@@ -72,10 +74,12 @@ class Minibatcher:
                 "actions of a batch", came=np.shape(batch.action),
                 expected=(rows, *self.layout.action.shape),
             )  # fmt: skip
-        state, next_state = (
-            self._normalised(features.vectors(observation, rows), inputs)
+        vectors = [
+            self._tensor(features.vectors(observation, rows))
             for observation in (batch.observation, batch.next_observation)
-        )
+        ]
+        normaliser.observe(*vectors)
+        state, next_state = (normalise(normaliser.tensors, vector) for vector in vectors)
         action = (self._tensor(batch.action) - self._action_middle) * self._action_scale
         states, actions, rewards, discounts, next_states = (
             self._strided(tensor, count)
@@ -101,10 +105,6 @@ class Minibatcher:
 
     def _tensor(self, array: object) -> Tensor:
         return torch.as_tensor(array, dtype=torch.float32).to(self.device, non_blocking=True)
-
-    def _normalised(self, vectors: object, inputs: Mapping[str, Tensor]) -> Tensor:
-        tensor = (self._tensor(vectors) - inputs["input.offset"]) * inputs["input.scale"]
-        return tensor.clamp_(-INPUT_LIMIT, INPUT_LIMIT)
 
     def _strided(self, tensor: Tensor, count: int) -> Tensor:
         if count == 1:

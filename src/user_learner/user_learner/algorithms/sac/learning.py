@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -97,9 +96,7 @@ class SAC(Algorithm):
             "critics": networks.critics.arrays(),
             "target": networks.target.arrays(),
             "log_temperature": networks.log_temperature.arrays(),
-            "inputs": {
-                name: tensor.cpu().numpy().copy() for name, tensor in networks.inputs.items()
-            },
+            "inputs": networks.inputs.state(),
             "optimizers": {name: adam.state() for name, adam in self._optimizers.items()},
             "generator": generator_state(self.generator),
         }
@@ -114,8 +111,7 @@ class SAC(Algorithm):
             getattr(networks, name).load(state[name], name)
         for name, adam in self._optimizers.items():
             adam.load_state(state["optimizers"][name], name)
-        for name, tensor in networks.inputs.items():
-            tensor.copy_(torch.from_numpy(np.array(state["inputs"][name])))
+        networks.inputs.load_state(state["inputs"])
         self._updates = int(state["updates"])
         restore_generator(self.generator, state["generator"], self.config.seed + self._updates)
 

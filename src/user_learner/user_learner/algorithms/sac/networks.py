@@ -14,6 +14,7 @@ from user_core.specs import Array, Arrays
 from user_learner.algorithms.common.augment import random_shift
 from user_learner.algorithms.common.distributed import share_
 from user_learner.algorithms.common.ensemble import ensemble_arrays, evaluate
+from user_learner.algorithms.common.normaliser import InputNormaliser
 from user_learner.algorithms.common.parameters import FlatParameters
 from user_learner.algorithms.sac.config import SACConfig
 
@@ -38,11 +39,9 @@ class ActorCriticNetworks:
         self.config, self.layout, self.device = config, layout, device
         self.dtype = getattr(torch, config.precision)
         encoder = {name: a for name, a in arrays.items() if name.startswith("encoder.")}
-        self.inputs = {
-            name: torch.from_numpy(np.array(arrays[name])).to(device)
-            for name in ("input.offset", "input.scale")
-        }
-        actor = {n: a for n, a in arrays.items() if n not in encoder and n not in self.inputs}
+        self.inputs = InputNormaliser(layout, arrays, device)
+        apart = encoder.keys() | self.inputs.tensors.keys()
+        actor = {name: a for name, a in arrays.items() if name not in apart}
         critics = ensemble_arrays(
             config.critics,
             layout.feature_size + layout.action.size,
@@ -92,5 +91,5 @@ class ActorCriticNetworks:
         """What the actor's policy takes; a copy."""
         arrays = self.actor.arrays()
         arrays |= {n: a for n, a in self.critics.arrays().items() if n.startswith("encoder.")}
-        arrays |= {name: tensor.cpu().numpy().copy() for name, tensor in self.inputs.items()}
+        arrays |= self.inputs.arrays()
         return {name: arrays[name] for name in self.layout.shapes}
