@@ -36,6 +36,9 @@ def parser() -> argparse.ArgumentParser:
         "--camera", choices=("overview", "front", "wrist"), default="overview", help="where from"
     )
     command.add_argument("--size", default="640x480", help="of the picture, WIDTHxHEIGHT pixels")
+    command.add_argument(
+        "--fast", action="store_true", help="draw without shadows, as for observations"
+    )
     command.add_argument("--view", action="store_true", help="open a window and watch")
     command.add_argument("--mjcf", type=Path, metavar="FILE", help="write the MuJoCo document")
     command.add_argument("--urdf", type=Path, metavar="FILE", help="write the URDF of the arm")
@@ -100,7 +103,7 @@ def _render(args: argparse.Namespace) -> int:
     width, height = _size(args.size)
     film = args.render.suffix != ".png"
     stage = Stage(args.robot, args.scene, noise=args.noise, frames_a_period=2 if film else 1)
-    renderer = Renderer(stage.scene.model, height, width, fine=True)
+    renderer = Renderer(stage.scene.model, height, width, fine=not args.fast)
     try:
         snapshots = []
         for seed in range(args.seed, args.seed + (args.episodes if film else 1)):

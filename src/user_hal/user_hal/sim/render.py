@@ -72,7 +72,7 @@ class Renderer:
 
     def _open(self, fine: bool) -> None:
         quality = self._model.vis.quality
-        quality.shadowsize, quality.offsamples = (4096, 8) if fine else (0, 0)
+        quality.shadowsize, quality.offsamples = (2048, 4) if fine else (0, 0)
         quality.numslices, quality.numstacks = (40, 20) if fine else (12, 6)
         quality.numquads = 4 if fine else 1
         self._context = _make_context(self._width, self._height)
