@@ -34,6 +34,11 @@ format: setup ## Put the code into shape
 demo: setup ## Watch a simulated arm learn to insert a peg (ARGS="--robot ur5e --seed 1" chooses)
 	@$(RUN) user demo $(ARGS)
 
+.PHONY: bench
+bench: setup ## Run all benchmarks, each beside its peer (BENCH="codec simulation" chooses)
+	@for script in $(or $(BENCH:%=benchmarks/%.py),$(wildcard benchmarks/*.py)); do \
+		echo "== $$script"; $(RUN) python $$script $(ARGS) || exit 1; done
+
 .PHONY: clean
 clean: ## Remove what was built; the environments stay
 	rm -rf build* install* log* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
