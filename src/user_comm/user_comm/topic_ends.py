@@ -63,10 +63,10 @@ class RosSubscription:
                     taken = subscription.handle.take_message(
                         subscription.msg_type, subscription.raw
                     )
-            except (
-                Exception
-            ) as error:  # destroyed with its node, or what came is not such a message
-                if not self._closed and self._node.context.ok():
+            except Exception as error:
+                if type(error).__name__ == "InvalidHandle" or not self._node.context.ok():
+                    self._poller.remove(self)  # destroyed with its node
+                else:
                     self._fail(error)
                 return
             if taken is None:

@@ -1,0 +1,156 @@
+"""A hal node that runs a robot by its contract: two processes beside this one."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parent))
+from hal_process import Client, HalProcess
+from sim_process import SimProcess, wait_until
+
+from user_comm.topic_io import open_topic_io
+from user_core.config import load_yaml
+
+pytest.importorskip("mujoco", reason="the simulated robot needs MuJoCo")
+
+READY = Path(__file__).parents[3] / "user_bringup" / "config" / "robots" / "sim_ros_robot.yaml"
+WATCHDOG_S = 0.5
+PERIOD_S = 0.1
+SIM = {"arm": "ur5e", "task": "pick_place"}
+
+
+def robot_file(folder: Path, **changes: Any) -> Path:
+    """The ready robot file, without pictures, with other parameters of the driver."""
+    data = load_yaml(READY)
+    data["params"].pop("cameras")
+    data["params"]["timing"] = {"connect_timeout_s": 3.0}
+    data["params"].update(changes)
+    data["safety"] = {"watchdog_s": WATCHDOG_S}
+    data["lease"] = {"required": False}
+    data["loop"] = {"driver": {"backoff": {"longest_s": 0.5}}}
+    path = folder / "robot.yaml"
+    path.write_text(yaml.safe_dump(data), encoding="utf-8")
+    return path
+
+
+def hal_of(folder: Path, file: Path) -> HalProcess:
+    hal = HalProcess(folder, {"robot_file": str(file), "driver": ""})
+    for key in ("params", "safety", "lease", "loop"):
+        hal._params.pop(key)
+    return hal
+
+
+@pytest.fixture
+def client() -> Iterator[Client]:
+    client = Client()
+    yield client
+    client.close()
+
+
+def push(x: float) -> Any:
+    """One row of ee_delta with an open gripper."""
+    row = np.zeros((1, 7), np.float32)
+    row[0, 0], row[0, 6] = x, 1.0
+    return row
+
+
+def tool_x(client: Client) -> float:
+    return float(client.observations[-1].arrays["tcp_pose"][0])
+
+
+def named(client: Client, text: str) -> bool:
+    """Whether a diagnostic of the hal is not well and says so."""
+    return any(
+        status.level > b"\x00" and text in status.message + str(status.values)
+        for status in client.diagnostics.values()
+    )
+
+
+def test_it_is_driven_stopped_when_a_topic_goes_silent_and_goes_on_by_itself(
+    client: Client, tmp_path: Path
+) -> None:
+    with (
+        SimProcess(SIM) as sim,
+        hal_of(tmp_path, robot_file(tmp_path)) as hal,
+        open_topic_io("saboteur") as io,
+    ):
+        client.wait_for(lambda: client.observations, 40.0)
+        client.wait_for(lambda: client.reset().success, 30.0)
+        start = tool_x(client)
+        client.drive(push(0.004), period_ns=int(PERIOD_S * 1e9))
+        client.wait_active()
+        client.wait_for(lambda: tool_x(client) > start + 0.02)
+
+        sim.set(io, "silent", ["/joint_states"])
+        client.wait_for(lambda: client.status.cause not in ("", "none"), 5.0)
+        client.wait_for(lambda: named(client, "/joint_states"))
+        held = []
+        io.subscribe(
+            "/tcp_pose_broadcaster/pose",
+            "geometry_msgs/msg/PoseStamped",
+            lambda message: held.append(message.pose.position.x),
+        )
+        wait_until(lambda: len(held) > 20)
+        first = held[-1]
+        wait_until(lambda: len(held) > 70)
+        assert abs(held[-1] - first) < 0.003, "nobody sees it, and it moves"
+
+        sim.set(io, "silent", [""])
+        client.wait_active()  # the actor never stopped, the process was never restarted
+        client.stop_driving()
+        assert hal.interrupt() == 0
+
+
+def test_a_robot_that_comes_later_or_dies_is_waited_for(client: Client, tmp_path: Path) -> None:
+    with hal_of(tmp_path, robot_file(tmp_path)):
+        client.wait_for(lambda: named(client, "nobody publishes it"), 40.0)
+        assert named(client, "/joint_states")
+        with SimProcess(SIM) as sim:
+            client.wait_for(lambda: client.observations, 30.0)
+            sim.kill()
+            client.wait_for(lambda: named(client, "a newest message"), 10.0)
+            seen = len(client.observations)
+            sim.start()
+            client.wait_for(lambda: len(client.observations) > seen + 5, 30.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"joints": ["base_joint", "shoulder_lift_joint", "elbow_joint", "wrist_1_joint",
+                        "wrist_2_joint", "wrist_3_joint"]},
+            "none with ['base_joint']",
+        ),
+        (
+            {"home": {}, "action": {"kind": "ee_delta", "low": -0.02, "high": 0.02, "command": {
+                "topic": "/servo/twist", "type": "geometry_msgs/msg/TwistStamped"}}},
+            "nobody listens to it",
+        ),
+    ],
+)  # fmt: skip
+def test_a_contract_that_names_what_is_not_there_never_moves_the_robot(
+    client: Client, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with SimProcess(SIM), hal_of(tmp_path, robot_file(tmp_path, **changes)):
+        client.drive(push(0.004), period_ns=int(PERIOD_S * 1e9))
+        client.wait_for(lambda: named(client, message), 40.0)
+        with open_topic_io("watching") as io:
+            positions: list[Any] = []
+            io.subscribe(
+                "/joint_states",
+                "sensor_msgs/msg/JointState",
+                lambda state: positions.append(list(state.position)),
+            )
+            wait_until(lambda: positions)
+            time.sleep(1.0)
+            assert np.allclose(positions[0], positions[-1], atol=1e-3)
+        client.stop_driving()
