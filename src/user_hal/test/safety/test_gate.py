@@ -106,6 +106,14 @@ def test_a_robot_that_lags_behind_its_target_is_kept_in_the_box_too(start, push)
     assert abs(way) == pytest.approx(0.1, abs=1e-6)
 
 
+def test_a_little_overshoot_only_keeps_it_from_going_further_out() -> None:
+    gate = make_gate(ActionKind.EE_DELTA, workspace=BOX)
+    gate.observe(reading(tcp=(0.71, 0.0, 0.3)))
+    verdict = gate.judge(command(0.03, 0.01, 0, 0, 0, 0, 0), 0)
+    assert verdict.reasons == ("workspace",)
+    np.testing.assert_allclose(verdict.action[:3], [0, 0.01, 0], atol=1e-7)
+
+
 def test_outside_the_box_only_the_way_back_is_open() -> None:
     gate = make_gate(ActionKind.EE_DELTA, workspace=BOX)
     gate.observe(reading(tcp=(0.75, 0.0, 0.3)))

@@ -26,6 +26,14 @@ class JointLimitsConfig(Config):
         None, doc="Distance that is kept from both ends.", unit="rad", ge=0
     )
 
+    tolerance: float = setting(
+        0.05,
+        doc="How far a joint may overshoot its limit before commands that lead further out are "
+        "refused altogether.",
+        unit="rad",
+        ge=0,
+    )
+
     @property
     def given(self) -> bool:
         """Whether the joints are limited."""
@@ -42,7 +50,8 @@ class JointLimitsRule(PositionRule):
     ) -> None:
         rows = layout.joint_rows
         low, high = joint_range(config, spec.observation["joint_position"], rows)
-        super().__init__(low.tolist(), high.tolist(), layout.names[: len(rows)], horizon_s)
+        names = layout.names[: len(rows)]
+        super().__init__(low.tolist(), high.tolist(), names, horizon_s, config.tolerance)
 
 
 def joint_range(config: JointLimitsConfig, measured: ArraySpec, rows: Array) -> tuple[Array, Array]:

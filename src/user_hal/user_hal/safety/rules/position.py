@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from user_hal.safety.motion import Motion
 from user_hal.safety.rule import Refused, Rule
 
-#: A measured position this far outside still counts as at the limit (m or rad).
-_TOLERANCE = 1e-4
 #: A displacement smaller than this asks for no motion (m or rad).
 _STILL = 1e-9
 
@@ -16,9 +14,10 @@ _STILL = 1e-9
 class PositionRule(Rule):
     """Keeps a position within ``low`` and ``high``, (P,) each.
 
-    Inside, a displacement is cut, element by element, so that it ends inside. Outside (a robot
-    may have been pushed there, or the limits may have been moved), what leads further out is
-    refused, and what leads back is passed. Both the measured position and the target that the
+    Inside, a displacement is cut, element by element, so that it ends inside. A robot that has
+    overshot a limit by no more than ``tolerance`` is kept from going further out. Beyond that
+    (it was pushed there, or the limits were moved) a command that leads further out is refused
+    altogether, and one that leads back is passed. Both the measured position and the target that the
     commands so far lead to are kept inside, since a robot lags behind its target.
 
     A velocity goes on until something stops it: it is cut to what stays inside for
@@ -31,8 +30,10 @@ class PositionRule(Rule):
         high: Sequence[float],
         names: Sequence[str],
         horizon_s: float,
+        tolerance: float,
     ) -> None:
         self.low, self.high = list(low), list(high)
+        self._tolerance = tolerance
         self._names = names
         self._horizon_s = horizon_s
 
@@ -42,7 +43,7 @@ class PositionRule(Rule):
         limited = False
         for i, low in enumerate(self.low):
             high, here, target = self.high[i], motion.position[i], motion.target[i]
-            if here > high + _TOLERANCE or here < low - _TOLERANCE:
+            if here > high + self._tolerance or here < low - self._tolerance:
                 self._refuse_outward(motion, i)
             if layout.absolute:
                 up, down = high - target, low - target

@@ -21,6 +21,14 @@ class WorkspaceConfig(Config):
         (), doc="Largest x, y and z of the tool; empty: no box.", unit="m", max_length=3
     )
 
+    tolerance: float = setting(
+        0.02,
+        doc="How far the tool may overshoot a wall before commands that lead further out are "
+        "refused altogether.",
+        unit="m",
+        ge=0,
+    )
+
     def validate(self) -> None:
         both = len(self.low), len(self.high)
         if both not in ((0, 0), (3, 3)) or not all(a < b for a, b in zip(self.low, self.high)):
@@ -44,4 +52,6 @@ class WorkspaceRule(PositionRule):
     def __init__(self, config: WorkspaceConfig, layout: MotionLayout, horizon_s: float) -> None:
         count = layout.linear.stop
         names = ("tool x", "tool y", "tool z")
-        super().__init__(config.low[:count], config.high[:count], names[:count], horizon_s)
+        super().__init__(
+            config.low[:count], config.high[:count], names[:count], horizon_s, config.tolerance
+        )

@@ -37,12 +37,13 @@ class BoundaryStop:
         box, joints = config.workspace, config.joint_limits
         if box.given and layout.linear.stop < 3 and "tcp_pose" in spec.observation:
             names: tuple[str, ...] = ("tool x", "tool y", "tool z")
-            low, high = np.asarray(box.low), np.asarray(box.high)
+            low, high = np.asarray(box.low) - box.tolerance, np.asarray(box.high) + box.tolerance
             stops.append(cls("workspace", "tcp_pose", np.arange(3), low, high, names))
         if joints.given and not layout.joints.stop and "joint_position" in spec.observation:
             measured = spec.observation["joint_position"]
             rows = np.arange(measured.size)
             low, high = joint_range(joints, measured, rows)
+            low, high = low - joints.tolerance, high + joints.tolerance
             names = measured.names or tuple(f"joint {i + 1}" for i in rows)
             stops.append(cls("joint_limits", "joint_position", rows, low, high, names))
         return stops

@@ -1,0 +1,139 @@
+"""How a driver that failed is brought back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hal_world import MS, FakeTime
+
+from user_core.errors import DeviceFault, DeviceTimeout, UserError
+from user_hal.robots.mock import MockConfig, MockRobot
+from user_hal.runtime.driver_guard import DriverGuard, DriverLimits
+
+
+class Bench:
+    """A guard around a mock robot, and how often it was asked to stop the robot."""
+
+    def __init__(self) -> None:
+        self.time = FakeTime()
+        self.robot = MockRobot(MockConfig(), self.time.wall_ns)
+        self.stops = 0
+        self.guard = DriverGuard(self.robot, DriverLimits(), 0.1, self._stop, self.time.clock)
+        self.connects = 0
+        connect = self.robot.connect
+
+        def counted() -> None:
+            self.connects += 1
+            connect()
+
+        self.robot.connect = counted  # type: ignore[method-assign]
+
+    def _stop(self) -> None:
+        self.stops += 1
+
+    def attempts_until_back(self, most_ms: int = 20_000) -> list[int]:
+        """Let time pass; when the driver was tried, in milliseconds from now."""
+        start_ns, tried = self.time.now_ns, []
+        while not self.guard.healthy and self.time.now_ns < start_ns + most_ms * MS:
+            self.time.now_ns = max(self.guard.retry_ns, self.time.now_ns)
+            tried.append((self.time.now_ns - start_ns) // MS)
+            self.guard.recover()
+        return tried
+
+
+def test_it_is_not_healthy_before_it_was_connected_and_read() -> None:
+    bench = Bench()
+    assert not bench.guard.healthy
+    assert bench.guard.check(0).code == "device_not_connected"
+    assert bench.guard.recover() is not None
+    assert bench.guard.healthy and bench.guard.check(0) is None and bench.connects == 1
+
+
+def test_it_is_probed_first_and_connected_anew_when_that_does_not_help() -> None:
+    bench = Bench()
+    bench.guard.recover()
+    bench.robot.faults.read = "raise"
+    with pytest.raises(DeviceFault):
+        bench.guard.read()
+    tried = bench.attempts_until_back()
+    assert tried[:4] == [50, 150, 350, 750] and bench.connects > 5
+    assert np.diff(tried).max() <= 2000
+    assert bench.connects == 1 + len(tried) - 3  # three probes without
+    bench.robot.faults.read = ""
+    assert len(bench.attempts_until_back()) == 1 and bench.guard.healthy
+
+
+def test_a_driver_that_fails_at_every_command_is_not_retried_ever_faster() -> None:
+    bench = Bench()
+    bench.guard.recover()
+    bench.robot.faults.command = "raise"
+    waits = []
+    for _ in range(6):
+        with pytest.raises(DeviceFault):
+            bench.guard.command(bench.robot.spec.action.zeros())
+        began_ns = bench.time.now_ns
+        bench.attempts_until_back()
+        waits.append((bench.time.now_ns - began_ns) // MS)
+    assert waits == sorted(waits) and waits[-1] >= 1500
+
+
+def test_a_call_that_takes_too_long_is_seen_while_it_does_and_counts_as_a_failure() -> None:
+    bench = Bench()
+    bench.guard.recover()
+    seen = []
+
+    def slow() -> None:
+        bench.time.now_ns += 150 * MS
+        seen.append(bench.guard.check(bench.time.now_ns))
+
+    read = bench.robot.read
+    bench.robot.read = lambda: (slow(), read())[1]  # type: ignore[method-assign]
+    with pytest.raises(DeviceTimeout):
+        bench.guard.read()
+    assert seen[0].code == "device_timeout" and "read()" in seen[0].detail
+    assert bench.stops == 1, "what the call may have done is stopped after it"
+    assert not bench.guard.healthy
+
+
+def test_a_stop_that_falls_into_a_call_is_repeated_after_it() -> None:
+    bench = Bench()
+    bench.guard.recover()
+    command = bench.robot.command
+
+    def stopped_meanwhile(action):
+        bench.guard.stop_robot()
+        return command(action)  # and moves the robot after the stop
+
+    bench.robot.command = stopped_meanwhile  # type: ignore[method-assign]
+    bench.guard.command(bench.robot.spec.action.zeros())
+    assert [what for what, _, _ in bench.robot.log.entries] == ["stop", "command"]
+    assert bench.stops == 1
+
+
+def test_whatever_a_driver_raises_is_an_error_of_ours() -> None:
+    bench = Bench()
+    bench.guard.recover()
+
+    def broken() -> None:
+        raise ZeroDivisionError("oops")
+
+    bench.robot.read = broken  # type: ignore[method-assign]
+    with pytest.raises(UserError, match="ZeroDivisionError: oops"):
+        bench.guard.read()
+    assert bench.guard.check(0).code == "device_fault"
+
+
+def test_a_driver_whose_close_fails_is_connected_all_the_same() -> None:
+    bench = Bench()
+    bench.guard.recover()
+
+    def broken() -> None:
+        raise OSError("no such device")
+
+    bench.robot.close = broken  # type: ignore[method-assign]
+    bench.robot.faults.read = "refuse"
+    with pytest.raises(UserError):
+        bench.guard.read()
+    bench.robot.faults.read = ""
+    bench.attempts_until_back()
+    assert bench.guard.healthy and bench.connects == 2
