@@ -106,7 +106,9 @@ def test_what_was_sent_is_within_the_bounds_and_reported(make) -> None:
 
 def test_lockstep_time_passes_by_commands_only(make) -> None:
     robot = make()
+    assert robot.read().episode == 0
     start = robot.reset(seed=3)
+    assert start.episode == 1
     again = robot.read()
     assert again.sequence == start.sequence + 1
     assert np.array_equal(start.arrays["joint_position"], again.arrays["joint_position"])

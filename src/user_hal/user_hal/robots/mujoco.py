@@ -145,6 +145,7 @@ class MujocoRobot(Robot):
             return
         config = self.config
         self._begin_episode(self._random)
+        self._episodes = 0  # nobody has reset it yet
         if config.cameras:
             self._pictures = Pictures(
                 self.scene.model,
