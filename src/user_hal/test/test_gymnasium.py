@@ -185,11 +185,18 @@ def test_wrappers_step_limit_and_rendering() -> None:
     for index in range(5):
         robot.command(np.array([index % 2]))
     assert robot.read().task.truncated
-    pytest.importorskip("pygame", reason="CartPole draws with pygame")
-    robot = make(env_id="CartPole-v1", render_image=True)
+
+
+def test_the_rendered_picture_is_part_of_the_observation() -> None:
+    pytest.importorskip("mujoco")
+    robot = make(env_id="HalfCheetah-v5", render_image=True, kwargs={"width": 64, "height": 48})
     robot.connect()
-    picture = robot.read().arrays["image_render"]
-    assert picture.dtype == np.uint8 and picture.shape == (400, 600, 3) and picture.std() > 0
+    first = robot.read().arrays["image_render"]
+    assert first.dtype == np.uint8 and first.shape == (48, 64, 3) and first.std() > 5
+    for _ in range(10):
+        robot.command(np.ones(6, np.float32))
+    assert (robot.read().arrays["image_render"] != first).any()
+    robot.close()
 
 
 def test_a_mujoco_environment() -> None:
