@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
@@ -39,15 +39,20 @@ def observation(images: int, numbers: int, vectors: int) -> Observation:
     return Observation(arrays, time.time_ns(), applied=applied)
 
 
-def seconds(work: Callable[[], object], duration_s: float) -> list[float]:
-    """Durations of single calls, sorted."""
-    work()
-    found: list[float] = []
-    end_s = time.thread_time() + duration_s
-    while (began_s := time.thread_time()) < end_s:
-        work()
-        found.append(time.thread_time() - began_s)
-    return sorted(found)
+def in_turns(
+    works: Mapping[str, Callable[[], object]], duration_s: float, rounds: int = 20
+) -> dict[str, list[float]]:
+    """Processor times of single calls, sorted; a busy moment of the machine hits all alike."""
+    found: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            work()
+            end_s = time.perf_counter() + duration_s / rounds
+            while time.perf_counter() < end_s:
+                began_s = time.thread_time()
+                work()
+                found[name].append(time.thread_time() - began_s)
+    return {name: sorted(times) for name, times in found.items()}
 
 
 def measure(name: str, value: Observation, duration_s: float) -> None:
@@ -81,8 +86,7 @@ def measure(name: str, value: Observation, duration_s: float) -> None:
         f"{'':23s} {'p50 us':>8s} {'p10 us':>8s} {'MB/s p50':>9s} {'MB/s p10':>9s} {'/ copy':>7s}"
     )
     base_s = 0.0
-    for label, work in works.items():
-        found = seconds(work, duration_s)
+    for label, found in in_turns(works, duration_s).items():
         p50_s, p10_s = found[len(found) // 2], found[len(found) // 10]
         base_s = base_s or p50_s
         verdict = ""
