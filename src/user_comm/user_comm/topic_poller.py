@@ -1,9 +1,9 @@
 """Messages for drivers by looking for them often, past the executor.
 
 rclpy's executor builds its wait set anew for every message, which costs more than the message:
-half a millisecond of a core each (docs/benchmarks.md), a quarter of a core for joint states at 500 Hz. A driver wants the
-newest every few milliseconds anyway. So these subscriptions are kept out of the executor's sight,
-and one thread takes what has come, some 250 times a second.
+half a millisecond of a core each (docs/benchmarks.md), a quarter of a core for joint states at
+500 Hz. A driver wants the newest every few milliseconds anyway. So these subscriptions are kept
+out of the executor's sight, and one thread takes what has come, some 250 times a second.
 """
 
 from __future__ import annotations
