@@ -313,6 +313,35 @@ def test_a_reset_that_fails_says_so_and_the_robot_comes_back() -> None:
     assert again.result(0).episode == 1
 
 
+def test_a_reset_that_meets_an_emergency_stop_leaves_the_door_as_it_was() -> None:
+    world = World()
+    world.run(60)
+    done = world.loop.reset(None)
+    world.loop.path.press_emergency("a test")  # before the loop came to the reset
+    world.run(20)
+    with pytest.raises(SafetyError):
+        done.result(0)
+    world.loop.path.reset_emergency()
+    world.run(20)
+    world.drive(100)
+    assert world.state is SafetyState.ACTIVE
+
+
+def test_an_answer_to_the_first_observation_of_an_episode_finds_the_door_open() -> None:
+    world = World(lockstep=True)
+    world.run(10)
+
+    def answer(observation) -> None:
+        world.seen.append(observation)
+        if observation.episode == 1 and observation.applied is None:
+            world.command(0.001)
+
+    world.loop._on_observation = answer
+    world.loop.reset(None)
+    world.run(10)
+    assert world.commands == [0.001]
+
+
 def test_a_reset_needs_the_lease() -> None:
     world = World(lease_required=True)
     world.run(60)

@@ -200,7 +200,8 @@ class HalLoop:
             self._stopper.request()  # a call is moving the robot on, for instance a reset
         supervisor = self.path.supervisor
         cause = supervisor.cause and supervisor.cause.code
-        shown = (supervisor.state, cause, supervisor.present, self.leases.newest_token)
+        lease, _ = self.leases.current
+        shown = (supervisor.state, cause, supervisor.present, lease)
         if shown != self._shown:
             self._shown = shown
             self._on_status(self.status())
@@ -215,9 +216,7 @@ class HalLoop:
             observation = self._guard.recover()
             if observation is None:
                 return self._guard.retry_ns
-            self._show_first(observation)
-            if not self._resets:
-                self.path.open(fresh=self._applied is None)
+            self._begin_with(observation, fresh=self._applied is None)
         if self._resets:
             if self._stopper.pending:
                 return now_ns + _STOP_POLL_NS
@@ -275,15 +274,23 @@ class HalLoop:
             self.path.check()
 
     def _show(self, observation: Observation) -> None:
-        observation = dataclasses.replace(observation, applied=self._applied)
-        self.path.observed(observation)
-        self._last = observation
-        self._publish(observation)
+        self._publish(self._taken_over(observation))
 
-    def _show_first(self, observation: Observation) -> None:
-        self._show(observation)
+    def _taken_over(self, observation: Observation) -> Observation:
+        self._last = dataclasses.replace(observation, applied=self._applied)
+        self.path.observed(self._last)
+        return self._last
+
+    def _begin_with(self, observation: Observation, *, fresh: bool) -> Observation:
+        """Start anew with a first reading. Commands from before it must not be carried out;
+        those that answer it find the door open."""
+        first = self._taken_over(observation)
         self.deadlines.start(self._clock.monotonic_ns())
-        self.waiter.discard()  # commands from before must not be carried out after it
+        self.waiter.discard()
+        if not self._resets:
+            self.path.open(fresh=fresh)
+        self._publish(first)
+        return first
 
     def _publish(self, observation: Observation) -> None:
         try:
@@ -301,12 +308,11 @@ class HalLoop:
             observation = self._guard.reset(request.seed)
         except UserError as error:
             self.path.check()
+            if self._guard.healthy:  # it was not the driver that failed
+                self.path.open()
             request.done.set_exception(error)
             return
-        self._show_first(observation)
-        if not self._resets:
-            self.path.open(fresh=True)
-        request.done.set_result(self._last or observation)
+        request.done.set_result(self._begin_with(observation, fresh=True))
 
     def _require_no_emergency(self) -> None:
         if self.path.supervisor.state is SafetyState.EMERGENCY:
