@@ -86,8 +86,7 @@ def robot():
     lease = SimpleNamespace(token=5, problem="")
     robot = RosRobot(SPEC, Publisher(), Server(ResetRobot, first), lease, 5.0)
     robot.lease, robot.server = lease, robot._client
-    yield robot
-    robot.close()
+    return robot
 
 
 def test_commands_carry_the_token_of_the_lease(robot):

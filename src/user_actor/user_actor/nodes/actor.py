@@ -6,7 +6,7 @@ import dataclasses
 import sys
 import threading
 import zlib
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,12 +123,8 @@ class ActorNode(LifecycleNode):
         spec = description.spec
         self._outbox.prepare(spec, config.robot or spec.robot, description.task)
         with ExitStack() as stack:
-            robot = stack.enter_context(
-                closing(
-                    RosRobot(
-                        spec, self._actions, self._reset, self._lease, config.loop.reset_timeout_s
-                    )
-                )
+            robot = RosRobot(
+                spec, self._actions, self._reset, self._lease, config.loop.reset_timeout_s
             )
             robot.on_safety(self._safety)
             teleop = RosTeleop(spec.lockstep)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -13,6 +14,7 @@ from user_core.errors import LeaseError, TransportError, UserError
 
 #: For a hal that is just being discovered.
 _PATIENCE_S = 3.0
+_FAREWELL_S = 0.3
 _log = logging.getLogger(__name__)
 
 
@@ -128,7 +130,6 @@ class LeaseKeeper:
     def _give_back(self) -> None:
         request = self._release.request_type(token=self.token)
         self.token, self.problem = 0, "given back"
-        try:
-            self._release.call(request, 1.0)
-        except TransportError as error:  # it ends by itself
-            _log.info("the lease was not given back: %s", error)
+        # the executor that would hear the answer may be waiting for this thread to end
+        with contextlib.suppress(TransportError):
+            self._release.call(request, _FAREWELL_S)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
@@ -43,7 +44,6 @@ class RosRobot:
     ) -> None:
         self._spec, self._actions, self._client, self._lease = spec, actions, reset, lease
         self._reset_timeout_s = reset_timeout_s
-        self._pool = ThreadPoolExecutor(1, "reset")
         self._first_ns = self._reset_ns = 0
         self._misfit = ""
         self._safety: Any = None
@@ -52,10 +52,6 @@ class RosRobot:
     @property
     def spec(self) -> RobotSpec:
         return self._spec
-
-    def close(self) -> None:
-        """Wait for no reset any more."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def on_observation(self, observation: Observation) -> None:
         """An observation came. What is older than the last reset is not of this episode."""
@@ -78,7 +74,17 @@ class RosRobot:
             raise TransportError("action", came="the node is not active")
 
     def reset(self, seed: int | None) -> Future[Observation]:
-        return self._pool.submit(self._reset, seed)
+        future: Future[Observation] = Future()
+
+        def call() -> None:
+            try:
+                future.set_result(self._reset(seed))
+            except Exception as error:  # also of what came: it is the caller's to judge
+                future.set_exception(error)
+
+        # a daemon, since nobody must have to wait for a robot that does not answer
+        threading.Thread(target=call, name="reset", daemon=True).start()
+        return future
 
     def trouble(self) -> str:
         status = self._safety

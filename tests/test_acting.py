@@ -1,0 +1,240 @@
+"""hal, actor and replay as processes: nothing lost, nothing twice, whatever dies or says no."""
+
+from __future__ import annotations
+
+import random
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+sys.path.insert(0, str(Path(__file__).parent))
+
+from acting_world import Process, Witness, committed_steps  # noqa: E402
+from std_srvs.srv import Trigger  # noqa: E402
+from user_msgs.msg import ActorStatus  # noqa: E402
+
+from user_comm import topics  # noqa: E402
+from user_comm.converters import Intervention  # noqa: E402
+from user_comm.policy_blobs import PolicyServer, ZenohConfig, open_session  # noqa: E402
+from user_core import fakes  # noqa: E402
+from user_core.interfaces import TeleopCommand  # noqa: E402
+from user_core.policies import policy_config_hash  # noqa: E402
+from user_core.types import Outcome, PolicyVersion  # noqa: E402
+from user_learner.replay.reader import StoreReader  # noqa: E402
+
+pytestmark = pytest.mark.ros
+
+HAL = "user_hal.nodes.hal"
+ACTOR = "user_actor.nodes.actor"
+REPLAY = "user_learner.nodes.replay"
+
+
+class Lab:
+    """One robot, its actor, and a store."""
+
+    def __init__(self, folder: Path, endpoint: str) -> None:
+        self.folder, self.endpoint = folder, endpoint
+        self.store, self.outbox = folder / "store", folder / "outbox"
+        self.witness = Witness()
+        self.hal = Process(HAL, {"driver": "fake"}, folder)
+        self.replay = Process(REPLAY, {"path": str(self.store)}, folder)
+        self.actor = Process(ACTOR, self.actor_params(), folder)
+
+    def actor_params(self, **changes: object) -> dict[str, object]:
+        return {
+            "policy": {"plugin": "linear_gaussian"},
+            "outbox": {"directory": str(self.outbox), "rebind_after_s": 3.0},
+            "loop": {"exploration": {"before_first_version": "initial"}, "retry_s": 0.2},
+            "zenoh": {"connect": [self.endpoint]},
+            **changes,
+        }
+
+    def acts(self) -> None:
+        """Wait until it acts and the store has of it."""
+        witness = self.witness
+        witness.until(lambda: witness.replay and witness.actor, "both say how they are")
+        steps = witness.replay.steps
+        witness.until(lambda: witness.replay.steps > steps + 40, "the store grows")
+
+    def settle(self) -> None:
+        """Stop acting in good order, and deliver the rest."""
+        assert self.actor.interrupt() == 0, self.actor.log[-3000:]
+        idle = Process(ACTOR, self.actor_params(hal="nobody"), self.folder, "idle")
+        idle.start()
+        try:
+            self.witness.until(lambda: committed_steps(self.outbox)[1] == 0, "all delivered")
+        finally:
+            idle.interrupt()
+            idle.close()
+
+    def close(self) -> None:
+        for process in (self.actor, self.replay, self.hal):
+            process.close()
+        self.witness.close()
+
+
+def free_endpoint() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"tcp/127.0.0.1:{probe.getsockname()[1]}"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """One lab for all, for starting three processes takes seconds; it ends well or not at all."""
+    lab = Lab(tmp_path_factory.mktemp("lab"), free_endpoint())
+    try:
+        lab.hal.start()
+        lab.replay.start()
+        lab.actor.start()
+        yield lab
+    finally:
+        lab.close()
+
+
+def check_store(lab: Lab) -> StoreReader:
+    """Everything committed is in the store, once, in whole episodes."""
+    steps, chunks = committed_steps(lab.outbox)
+    assert chunks == 0
+    reader = StoreReader(lab.store)
+    rows = finals = 0
+    for episode in reader.episodes():
+        assert episode.gaps == 0
+        assert episode.result is not None
+        rows += episode.rows
+        finals += episode.result.outcome is not Outcome.UNFINISHED
+        whole = episode.result.outcome is not Outcome.UNFINISHED
+        assert episode.rows == episode.result.length + whole
+    assert rows - finals == steps
+    return reader
+
+
+def test_an_emergency_stop_ends_the_episode_and_a_reset_lets_it_go_on(lab: Lab) -> None:
+    lab.acts()
+    witness = lab.witness
+    witness.results.clear()
+    witness.call("hal/emergency_stop", Trigger)
+    witness.until(
+        lambda: witness.actor.state == ActorStatus.WAITING and "emergency" in witness.actor.detail,
+        "the actor waits and says why",
+    )
+    stopped = witness.results[-1]
+    assert stopped.outcome is Outcome.ABORTED
+    assert "emergency stop" in stopped.reason
+    witness.call("hal/reset_emergency_stop", Trigger)
+    lab.acts()
+
+
+def test_a_person_takes_over_and_labels(lab: Lab) -> None:
+    lab.acts()
+    witness = lab.witness
+    say = witness.speaker(topics.INTERVENTION)
+
+    def wish(label: str = "") -> Intervention:
+        said = {label: True} if label else {}
+        action = np.array([0.25, -0.25], np.float32)
+        return Intervention(TeleopCommand(True, action, time.time_ns(), **said), "joy")
+
+    def taken_over() -> bool:
+        say(wish())
+        return any(result.interventions > 2 for result in witness.results)
+
+    witness.until(taken_over, "an episode with interventions")
+    witness.results.clear()
+
+    def failed() -> bool:
+        say(wish("failure"))
+        say(wish())
+        return any("a person called it a failure" in r.reason for r in witness.results)
+
+    witness.until(failed, "an episode that a person ended")
+
+
+def test_policy_versions_swap_in_while_it_acts(lab: Lab) -> None:
+    spec = fakes.FakeRobot(fakes.FakeRobot.Config()).spec
+    witness = lab.witness
+    lab.acts()
+    right = policy_config_hash("linear_gaussian", {}, spec)
+    policy = fakes.LinearGaussianPolicy(fakes.LinearGaussianPolicy.Config(), spec)
+    session = open_session(ZenohConfig(mode="router", listen=(lab.endpoint,)))
+    with session, PolicyServer(session, "user/policy", witness.speaker(topics.POLICY)) as server:
+        for number, config_hash in ((1, right), (2, "0" * 64), (3, right)):
+            arrays = {**policy.arrays(), "std": np.full(2, 0.1 * number)}
+            server.publish(PolicyVersion(number, arrays, config_hash, created_ns=time.time_ns()))
+            if number == 2:
+                witness.until(lambda: "configuration" in str(witness.actor.warnings), "refused")
+                assert witness.actor.policy_version == 1
+            else:
+                witness.until(
+                    lambda number=number: witness.actor.policy_version == number, f"v{number} acts"
+                )
+        witness.until(
+            lambda: any(result.first_version == 3 for result in witness.results),
+            "an episode of version 3",
+        )
+    assert 0 < witness.actor.policy_age_s < 60
+
+
+def test_kill_9_of_any_of_them_loses_and_doubles_nothing(lab: Lab) -> None:
+    dice = random.Random(4)
+    lab.acts()
+    for victim in (lab.actor, lab.replay, lab.actor, lab.hal, lab.actor):
+        time.sleep(dice.uniform(0.0, 0.7))
+        victim.kill()
+        if victim is lab.replay:
+            pending = lab.witness.actor.outbox_chunks
+            lab.witness.until(
+                lambda pending=pending: lab.witness.actor.outbox_chunks > pending + 2,
+                "the actor goes on collecting",
+            )
+        lab.witness.forget()
+        victim.start()
+        lab.acts()
+    lab.settle()
+    check_store(lab)  # of this test and all before it
+
+
+def test_a_robot_with_another_spec_is_refused_by_the_store_and_the_actor_says_so(
+    lab: Lab,
+) -> None:
+    if lab.actor.process.poll() is not None:
+        lab.actor.start()
+    lab.acts()
+    lab.hal.close()
+    lab.hal = Process(HAL, {"driver": "fake", "params": {"image_size": 16}}, lab.folder).start()
+    witness = lab.witness
+    witness.until(
+        lambda: witness.actor.state == ActorStatus.PAUSED and "refused" in witness.actor.detail,
+        "collecting stops and says why",
+    )
+    assert "image_front" in witness.actor.detail
+    witness.until(lambda: witness.replay.refused > 0, "the store counts it")
+
+
+def test_without_a_store_it_collects_until_the_quota_and_goes_on_afterwards(
+    tmp_path: Path, ros_domain: int
+) -> None:
+    lab = Lab(tmp_path, free_endpoint())
+    lab.hal = Process(HAL, {"driver": "fake", "params": {"image_size": 48}}, tmp_path)
+    outbox = {"directory": str(lab.outbox), "quota_bytes": 4 * 2**20, "memory_bytes": 2**20}
+    lab.actor = Process(ACTOR, lab.actor_params(outbox=outbox), tmp_path)
+    witness = lab.witness
+    try:
+        lab.hal.start()
+        lab.actor.start()
+        witness.until(
+            lambda: witness.actor is not None and witness.actor.state == ActorStatus.PAUSED,
+            "the quota is reached",
+        )
+        assert "no store has acknowledged" in witness.actor.detail
+        steps = witness.actor.steps
+        lab.replay.start()
+        witness.until(lambda: witness.actor.steps > steps + 100, "it goes on")
+    finally:
+        lab.close()
