@@ -33,8 +33,8 @@ def run(
         node_class: The node, built as ``node_class(name, **options)``.
         name: Name of the node where launch gives no other.
         args: Command line; that of the process if not given.
-        threads: More than one takes the multi-threaded executor, which costs about three times
-            the time per message (docs/benchmarks.md): prefer one thread, ``in_thread``
+        threads: More than one takes the multi-threaded executor, which costs two to three
+            times the time per message (docs/benchmarks.md): prefer one thread, ``in_thread``
             services, and a thread of your own for a control loop.
         options: For the node's constructor.
 
@@ -66,8 +66,8 @@ def run(
 def make_executor(threads: int = 1) -> Executor:
     """The executor for our nodes.
 
-    rclpy's EventsExecutor would be faster but hangs at its start with the wheels of Kilted
-    (measured with rclpy 9.1.2), and does not exist in every distribution.
+    rclpy's EventsExecutor might be faster but hangs at its start with the wheels of Jazzy and
+    Kilted (rclpy 7.1.6, 9.1.2; benchmarks/executors.py), and does not exist everywhere.
     """
     return MultiThreadedExecutor(threads) if threads > 1 else SingleThreadedExecutor()
 
