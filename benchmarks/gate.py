@@ -100,7 +100,7 @@ def main() -> None:
     print("| commands                 | changed | gate p50 | gate p99 | clip p50 | ratio |")
     print("|---|---|---|---|---|---|")
     for name, (spec, config) in robots().items():
-        measure(f"{name}, passing", spec, config, 0.05, count)
+        measure(f"{name}, passing", spec, config, 0.01, count)
         measure(f"{name}, limited", spec, config, 1.0, count)
 
 
