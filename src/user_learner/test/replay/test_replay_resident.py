@@ -109,7 +109,7 @@ def test_what_is_drawn_from_memory_is_what_is_stored(tmp_path):
     config = replace(config, memory_bytes=budget(IMAGE_SCHEMA, 2300, config))
     with ReplaySource(tmp_path, config) as source:
         seen = set()
-        for _ in range(300):
+        for _ in range(150):
             batch = source.sample(BATCH)
             place, following = batch.observation["place"], batch.next_observation["place"]
             for which in ("observation", "next_observation"):
@@ -127,7 +127,7 @@ def test_what_is_drawn_from_memory_is_what_is_stored(tmp_path):
                 over = plan.terminated and row + k == plan.steps
                 assert batch.discount[i] == pytest.approx(0 if over else 0.99**k)
         assert source.resident
-        assert len(seen) > 0.99 * sum(plan.steps for plan in plans)
+        assert len(seen) > 0.95 * sum(plan.steps for plan in plans)
 
 
 def test_strata_share_the_memory_and_small_ones_stay_whole(tmp_path):

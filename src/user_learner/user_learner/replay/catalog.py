@@ -170,7 +170,8 @@ class Catalog:
         segments = self._place_segments()
         parts, offset = [], 0
         for index, store in enumerate(self.stores):
-            bases = _bases_of(segments, index)
+            highest = int(store.reader.tables.segments[:, 0].max(initial=0))
+            bases = _bases_of(segments, index, highest)
             part = _runs(store.reader.tables, bases, store.source, store.reader.meta.block_rows)
             parts.append((part, _actors(store.reader.tables, bases)))
             part["next"][part["next"] >= 0] += offset
@@ -186,7 +187,7 @@ class Catalog:
         wanted = {
             (index, number): store.reader.meta
             for index, store in enumerate(self.stores)
-            for number in store.reader.tables.segments[:, 0].tolist()
+            for number in _whole(store.reader.tables)
         }
         keys = {(i, n, meta.created_ns) for (i, n), meta in wanted.items()}
         for base, capacity in self._leaving:  # not at once: the pool first lets go of them
@@ -205,12 +206,17 @@ class Catalog:
         return SegmentTable(of[0], of[1], of[2], of[3], tuple(paths))
 
 
-def _bases_of(segments: SegmentTable, store: int) -> Array:
+def _whole(tables: Tables) -> list[int]:
+    """Segments of which at least a part can be read."""
+    lost = {damage.segment for damage in tables.damages if damage.block == WHOLE_SEGMENT}
+    return [number for number in tables.segments[:, 0].tolist() if number not in lost]
+
+
+def _bases_of(segments: SegmentTable, store: int, numbers: int) -> Array:
     """Base address by segment number; -1 where there is none."""
     mine = segments.store == store
-    numbers = segments.number[mine]
-    bases = np.full(int(numbers.max(initial=-1)) + 1, -1, np.int64)
-    bases[numbers] = segments.base[mine]
+    bases = np.full(numbers + 1, -1, np.int64)
+    bases[segments.number[mine]] = segments.base[mine]
     return bases
 
 
@@ -260,5 +266,5 @@ def _without_damages(tables: Tables, block_rows: int) -> Array:
 
 
 def _actors(tables: Tables, bases: Array) -> Array:
-    segment, start, rows, acted_by, _ = tables.actors.T
+    segment, start, rows, acted_by, _ = tables.actors[bases[tables.actors[:, 0]] >= 0].T
     return np.stack([bases[segment] + start, rows, acted_by], axis=1)

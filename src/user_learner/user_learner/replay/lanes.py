@@ -55,10 +55,8 @@ class Lanes:
         self._clock += 1
         lane = self._lane_of(episode) or self._take(episode, source)
         lane.used = self._clock
-        if lane.segment.state.rows == self._ledger.meta.segment_rows:
+        if lane.segment.state.sealed:
             fresh = self._new_segment(source)  # first, so that a full disk changes nothing
-            lane.segment.state.sealed = True
-            self._ledger.changed_segment(lane.segment.state)
             self._full.append(lane.segment)
             lane.segment = fresh
         return lane.segment

@@ -102,14 +102,12 @@ class Ledger:
         """Committed sequence number of every (producer, incarnation)."""
         return dict(self._committed)
 
-    def advance(self, producer: str, incarnation: int, sequence: int) -> None:
-        """Stage: all chunks up to this one are here, or never come: a merge leaves out those
-        that the other store has forgotten."""
-        self._staged.skipped[producer, incarnation] += (
-            sequence - self.sequence(producer, incarnation) - 1
-        )
+    def advance(self, producer: str, incarnation: int, sequence: int, left_out: int) -> None:
+        """Stage: all chunks up to this one are here, but for ``left_out`` new ones that never
+        come, because the store they would come from has forgotten them."""
         self._sequences[producer, incarnation] = sequence
         self._staged.producers[producer, incarnation] = sequence
+        self._staged.skipped[producer, incarnation] += left_out
 
     def episode(self, key: EpisodeKey) -> EpisodeState | None:
         """The state of an episode, None when it never came."""

@@ -18,7 +18,10 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from user_core.errors import SpecError, StoreCorrupt
+from user_core.specs import Array
 from user_core.types import ChunkId, EpisodeKey, EpisodeSource, TrajectorySchema
 from user_learner.replay.chunklog import LOG_NAME, LogEntry, LogHeader, read_log
 from user_learner.replay.index import connect, create_index, set_meta, transaction
@@ -32,6 +35,7 @@ from user_learner.replay.segment import (
     read_rows,
     segment_directory,
 )
+from user_learner.replay.states import CLOSED
 
 
 @dataclass
@@ -67,9 +71,9 @@ def rebuild_index(store: Path) -> list[str]:
             cure="Start a new store; what is left of this one is kept as it is",
         )
     layout = RowLayout(TrajectorySchema.from_dict(found[0].header.schema))
-    for segment in found:
-        _validate(store, layout, segment)
-    if not warnings:  # all logs are there: what is incomplete was never committed
+    all_readable = not warnings
+    warnings += _validate(store, layout, found)
+    if all_readable:  # then what is incomplete was never committed
         _cut_incomplete_chunks(found)
     _write_index(store, layout, found, warnings)
     warnings += [f"segment {d.segment} set aside: {d.reason}" for f in found for d in f.damages]
@@ -86,21 +90,49 @@ def _read(path: Path) -> _Found:
     return found
 
 
-def _validate(store: Path, layout: RowLayout, found: _Found) -> None:
-    """Compare rows with the checksums of their log; cut off the end, set aside the middle."""
+def _validate(store: Path, layout: RowLayout, found: list[_Found]) -> list[str]:
+    """Compare rows with the checksums of their logs; return what was cut off, for people.
+
+    Rows that disagree were being written when the machine stopped, and are cut off, where
+    they end their segment and no later chunk of their producer is whole. Others are damaged.
+    """
+    bad: list[list[int | None]] = []
+    newest: dict[tuple[str, int], int] = defaultdict(int)
+    for segment in found:
+        bad.append(_bad_blocks(store, layout, segment))
+        for (entry, _), block in zip(segment.entries, bad[-1], strict=True):
+            if block is None and entry.chunk is not None:
+                producer = entry.chunk.producer, entry.chunk.incarnation
+                newest[producer] = max(newest[producer], entry.chunk.sequence)
+    warnings = []
+    for segment, blocks in zip(found, bad, strict=True):
+        cut = 0
+        while blocks and blocks[-1] is not None and not segment.damages:
+            chunk = segment.entries[-1][0].chunk
+            if chunk and chunk.sequence <= newest[chunk.producer, chunk.incarnation]:
+                break
+            blocks.pop()
+            segment.entries.pop()
+            cut += 1
+        number = segment.header.segment
+        segment.damages += [
+            Damage(number, block, f"checksum of block {block}")
+            for block in sorted({block for block in blocks if block is not None})
+            if not segment.damages
+        ]
+        if cut:
+            warnings.append(f"segment {number}: {cut} unfinished pieces cut off its end")
+    return warnings
+
+
+def _bad_blocks(store: Path, layout: RowLayout, found: _Found) -> list[int | None]:
+    """For each entry the first block that disagrees with its checksums."""
     segment, path = found.header.segment, segment_directory(store, found.header.segment)
     reason = check_sizes(path, layout, found.rows, 0)
     if reason:
         found.damages.append(Damage(segment, WHOLE_SEGMENT, reason))
-        return
-    bad = [_bad_block(path, layout, found.header.block_rows, entry) for entry, _ in found.entries]
-    while bad and bad[-1] is not None:
-        bad.pop()
-        found.entries.pop()
-    found.damages += [
-        Damage(segment, block, f"checksum of block {block}")
-        for block in sorted({block for block in bad if block is not None})
-    ]
+        return [0] * len(found.entries)
+    return [_bad_block(path, layout, found.header.block_rows, entry) for entry, _ in found.entries]
 
 
 def _bad_block(path: Path, layout: RowLayout, block_rows: int, entry: LogEntry) -> int | None:
@@ -163,22 +195,29 @@ def _enter(store: Path, layout: RowLayout, ledger: Ledger, found: list[_Found]) 
             state.checksums = entry.checksums.get(block, state.checksums)
             episodes[entry.episode].append((entry, state))
         ledger.changed_segment(state)
-    records = next(file for file in layout.files if file.name == RECORDS)
     for key, entries in episodes.items():
         first, state = entries[0]
         episode = ledger.begin_episode(key, EpisodeSource(state.source), first.robot, first.task)
         for entry, state in sorted(entries, key=lambda e: (e[0].first_row, e[0].rows)):
             if entry.rows:
-                path = segment_directory(store, state.id)
-                try:
-                    raw = read_rows(path, records, entry.start, entry.rows)
-                    rows = layout.view(records, raw)
-                except (StoreCorrupt, OSError):
-                    continue  # its segment is set aside
-                steps = entry.rows - int(rows["final"].sum())
-                ledger.place(episode, entry.first_row, state, entry.start, rows["acted_by"], steps)
+                acted_by, steps = _acted_by(store, layout, state, entry)
+                ledger.place(episode, entry.first_row, state, entry.start, acted_by, steps)
             episode.ended = max(episode.ended, entry.ended)
             episode.result = entry.result or episode.result
+
+
+def _acted_by(
+    store: Path, layout: RowLayout, state: SegmentState, entry: LogEntry
+) -> tuple[Array, int]:
+    """Who acted in the rows of an entry, and how many of them are steps."""
+    records = next(file for file in layout.files if file.name == RECORDS)
+    path = segment_directory(store, state.id)
+    try:
+        raw = read_rows(path, records, entry.start, entry.rows)
+    except (StoreCorrupt, OSError):  # its segment is set aside
+        return np.zeros(entry.rows, np.uint8), entry.rows - (entry.ended == CLOSED)
+    rows = layout.view(records, raw)
+    return rows["acted_by"], entry.rows - int(rows["final"].sum())
 
 
 def _enter_sequences(ledger: Ledger, found: list[_Found]) -> list[str]:
@@ -191,8 +230,8 @@ def _enter_sequences(ledger: Ledger, found: list[_Found]) -> list[str]:
     warnings = []
     for (producer, incarnation), found_numbers in numbers.items():
         highest = max(found_numbers)
-        ledger.advance(producer, incarnation, highest)
         missing = highest - len(found_numbers)
+        ledger.advance(producer, incarnation, highest, missing)
         if missing:
             warnings.append(
                 f"{missing} of {highest} chunks of {producer}/{incarnation} are in no log that "

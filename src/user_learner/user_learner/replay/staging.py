@@ -108,7 +108,9 @@ class Stager:
         if episode.ended == CLOSED:
             self._lanes.release(rows.episode)
         if rows.chunk is not None:
-            self._ledger.advance(rows.chunk.producer, rows.chunk.incarnation, rows.chunk.sequence)
+            producer, incarnation = rows.chunk.producer, rows.chunk.incarnation
+            left_out = rows.chunk.sequence - self._ledger.sequence(producer, incarnation) - 1
+            self._ledger.advance(producer, incarnation, rows.chunk.sequence, left_out)
 
     def _write_piece(
         self, segment: OpenSegment, episode: EpisodeState, rows: Rows, done: int, count: int
@@ -118,6 +120,7 @@ class Stager:
         if count:
             packed = self.layout.pack(rows.columns, done, done + count)
             checksums = segment.write(packed, self._ledger.meta.block_rows)
+            segment.state.sealed = segment.state.rows == self._ledger.meta.segment_rows
             acted_by = rows.columns["acted_by"][done : done + count]
             steps = count - int(rows.columns["final"][done : done + count].sum())
             first_row = rows.first_row + done

@@ -15,7 +15,7 @@ from user_core.types import ChunkId
 from user_learner.replay.chunklog import LogEntry
 from user_learner.replay.index import INDEX_NAME, corruption_named, transaction
 from user_learner.replay.layout import RECORDS
-from user_learner.replay.quarantine import WHOLE_SEGMENT, Damage
+from user_learner.replay.quarantine import WHOLE_SEGMENT, Damage, damages
 from user_learner.replay.reader import StoreReader
 from user_learner.replay.segment import check_sizes, read_rows, segment_directory
 from user_learner.replay.states import CLOSED
@@ -92,9 +92,9 @@ class _Verification:
         path = self._reader.path / INDEX_NAME
         with corruption_named(path), transaction(self._db, "DEFERRED"):
             self._check_index()
-            known = {(d.segment, d.block): d for d in self._reader.tables.damages}
+            known = {(d.segment, d.block): d for d in damages(self._db)}
             for damage in known.values():
-                self._warn(f"segment {damage.segment} is set aside in part: {damage.reason}")
+                self._warn(f"segment {damage.segment} has rows that are set aside: {damage.reason}")
             rows = self._db.execute("SELECT id, rows FROM segments ORDER BY id")
             segments = [_Segment(*row) for row in rows.fetchall()]
             total = sum(segment.rows for segment in segments)
@@ -113,17 +113,12 @@ class _Verification:
                 self._error(f"index: {text}")
 
     def _check_segment(self, segment: _Segment, known: dict[tuple[int, int], Damage]) -> None:
-        path, layout = segment_directory(self._reader.path, segment.id), self._reader.layout
-        reason = check_sizes(path, layout, segment.rows, 0)
-        if reason:
-            self._damage(Damage(segment.id, WHOLE_SEGMENT, reason), known)
-            return
         try:
             entries = self._reader.log(segment.id)
         except StoreCorrupt as error:
             self._unreadable = True
             self._error(str(error))
-            return
+            entries = []
         checksums: dict[int, list[int]] = {}
         end = 0
         for entry in entries:
@@ -133,8 +128,13 @@ class _Verification:
             checksums.update(entry.checksums)
             if entry.chunk is not None:
                 self._pieces[entry.chunk].append(entry)
-        if end != segment.rows:
+        if entries and end != segment.rows:
             self._error(f"segment {segment.id}: {segment.rows} rows, but chunks for {end}")
+        path = segment_directory(self._reader.path, segment.id)
+        reason = check_sizes(path, self._reader.layout, segment.rows, 0)
+        if reason:
+            self._damage(Damage(segment.id, WHOLE_SEGMENT, reason), known)
+            return
         for block, expected in checksums.items():
             self._check_block(segment, block, expected, known)
 
@@ -159,13 +159,13 @@ class _Verification:
         found: dict[tuple[str, int], set[int]] = defaultdict(set)
         for chunk, pieces in self._pieces.items():
             found[chunk.producer, chunk.incarnation].add(chunk.sequence)
-            offsets = [0]
+            end = 0
             for piece in sorted(pieces, key=lambda p: p.offset):
-                if piece.offset != offsets[-1]:
-                    self._error(f"{chunk}: pieces overlap, or one is missing: stored twice?")
-                offsets.append(piece.offset + piece.rows)
-            if offsets[-1] != pieces[0].total and not self._excused:
-                self._error(f"{chunk}: {offsets[-1]} of {pieces[0].total} rows")
+                if piece.offset < end or (pieces[0].total == 0 and len(pieces) > 1):
+                    self._error(f"{chunk} is stored twice")
+                end += piece.rows
+            if end < pieces[0].total and not self._excused:
+                self._error(f"{chunk}: {end} of {pieces[0].total} rows")
         self._report.chunks = len(self._pieces)
         for producer, incarnation, sequence, skipped in self._db.execute(
             "SELECT producer, incarnation, sequence, skipped FROM producers"
