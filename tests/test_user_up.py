@@ -14,8 +14,8 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from user_actor.outbox.database import Database  # noqa: E402
-from user_learner.replay import StoreReader  # noqa: E402
+from user_actor.outbox.database import OutboxDatabase  # noqa: E402
+from user_learner.replay import StoreReader, StoreWriter  # noqa: E402
 from user_learner.replay.verify import verify  # noqa: E402
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(420)]
@@ -103,16 +103,19 @@ def test_a_robot_learns_through_a_kill_of_every_process(run):
     report = verify(run.folder / "replay")
     assert report.ok, report.errors
     (outbox,) = (run.folder / "outbox").glob("*/outbox.sqlite")
-    reader, database = StoreReader(run.folder / "replay"), Database(outbox, outbox.parent.name)
+    with StoreWriter(run.folder / "replay") as writer:
+        (ack,) = writer.acknowledged()
+    reader, database = StoreReader(run.folder / "replay"), OutboxDatabase(outbox, ack.producer)
     try:
+        # Every committed step is in the store, or its chunk is still to be sent: a chunk that is
+        # in both was stored, and its ack did not come before the end.
+        unsent = [database.read(e.sequence) for e in database.upcoming(ack.sequence, 10_000)]
+        left = sum(int((~chunk.columns["final"]).sum()) for chunk in unsent)
         stored = sum(reader.meta.steps.values())
-        assert database.aside == 0
-        pending = sum(len(database.read(entry.sequence).columns["final"])
-                      - int(database.read(entry.sequence).columns["final"].sum())
-                      for entry in database.upcoming(0, 10_000))  # fmt: skip
-        # Every committed step is in the store, or still in the outbox; none is in both.
-        assert stored + pending == database.steps
+        assert stored + left == database.steps
         assert stored > 100
+        assert database.aside == 0
+        assert ack.incarnation == database.incarnation
     finally:
         reader.close()
         database.close()
