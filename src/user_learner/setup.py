@@ -20,6 +20,7 @@ setup(
     extras_require={"test": ["pytest"]},
     zip_safe=False,
     entry_points={
+        "user.commands": ["replay = user_learner.cli.replay:main"],
         "console_scripts": [
             "learner_node = user_learner.nodes.learner:main",
             "replay_node = user_learner.nodes.replay:main",

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -20,26 +21,24 @@ from user_learner.replay.portable import export_episodes, import_episodes
 from user_learner.replay.verify import Report, verify
 from user_learner.replay.writer import StoreWriter
 
-SUMMARY = "look at, verify, merge, export and import replay stores"
 _SOURCES = {source.name.lower(): source for source in EpisodeSource}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
     """Run the command; return the exit status: 0, 1 for findings, 2 for what cannot be done."""
     options = _parser().parse_args(arguments)
-    console = Console(highlight=False)
+    console = console or Console(highlight=False)
     try:
         status: int = options.run(options, console)
     except (UserError, OSError) as error:
-        code = f" ({error.code})" if isinstance(error, UserError) else ""
-        console.print(f"[red]error{code}:[/red]", end=" ")
-        console.print(str(error), markup=False)
+        code = error.code if isinstance(error, UserError) else "disk"
+        console.print(f"[bold red]{code}[/]: {escape(str(error))}", soft_wrap=True)
         return 2
     return status
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="user replay", description=SUMMARY)
+    parser = argparse.ArgumentParser(prog="user replay", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     info = commands.add_parser("info", help="what a store holds")
@@ -160,10 +159,9 @@ def _progress(console: Console, what: str) -> Iterator[Any]:
 
 def _list(console: Console, what: str, lines: Sequence[str], colour: str) -> None:
     for line in lines[:50]:
-        console.print(f"[{colour}]{what}:[/{colour}]", end=" ")
-        console.print(line, markup=False)
+        console.print(f"[{colour}]{what}:[/] {escape(line)}", soft_wrap=True)
     if len(lines) > 50:
-        console.print(f"[{colour}]... and {len(lines) - 50} more[/{colour}]")
+        console.print(f"[{colour}]... and {len(lines) - 50} more[/]")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from user_core.types import EpisodeSource, Outcome
@@ -24,8 +25,8 @@ def show(store: str | Path, last_episodes: int, console: Console) -> None:
         if last_episodes:
             _show_episodes(episodes[-last_episodes:], console)
         for damage in reader.tables.damages:
-            console.print(f"[yellow]set aside:[/yellow] segment {damage.segment}: ", end="")
-            console.print(damage.reason, markup=False)
+            text = escape(f"segment {damage.segment}: {damage.reason}")
+            console.print(f"[yellow]set aside:[/] {text}", soft_wrap=True)
     finally:
         reader.close()
 
