@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -203,8 +204,8 @@ def _descriptor(field: ParameterField) -> ParameterDescriptor:
     elif field.kind == "int":
         descriptor.integer_range = [
             IntegerRange(
-                from_value=-_INT64 if rule.ge is None else int(rule.ge),
-                to_value=_INT64 if rule.le is None else int(rule.le),
+                from_value=-_INT64 if rule.ge is None else math.ceil(rule.ge),
+                to_value=_INT64 if rule.le is None else math.floor(rule.le),
             )
         ]
     return descriptor
