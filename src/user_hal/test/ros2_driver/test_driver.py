@@ -186,8 +186,7 @@ def test_tool_changes_as_twists_and_their_stop(io: LocalTopics, arm: TopicArm) -
     assert message.twist.linear.x == pytest.approx(0.1, rel=1e-5)
     robot.stop()
     robot.stop()
-    assert arm.received["/servo/twist"][-1].twist.linear.x == 0.0
-    assert len(arm.received["/servo/twist"]) == 2  # the second stop had nothing to add
+    assert [m.twist.linear.x for m in arm.received["/servo/twist"][1:]] == [0.0, 0.0]
     robot.close()
 
 
@@ -386,6 +385,11 @@ def test_stop_holds_where_the_robot_is_and_close_stops(io: LocalTopics, arm: Top
     wait_until(lambda: np.allclose(robot.read().arrays["joint_position"], 0.3))
     robot.stop()
     np.testing.assert_allclose(arm.received["/trajectory"][-1].points[0].positions, [0.3] * 3)
+    arm.joints = np.array([0.29, 0.3, 0.3])  # it sags, and is not left there by a second stop
+    wait_until(lambda: np.allclose(robot.read().arrays["joint_position"][0], 0.29))
+    robot.stop()
+    np.testing.assert_allclose(arm.joints, [0.3] * 3)
+    wait_until(lambda: np.allclose(robot.read().arrays["joint_position"], 0.3))
     robot.command(np.array([0.05, 0, 0], np.float32))
     np.testing.assert_allclose(arm.joints, [0.35, 0.3, 0.3], atol=1e-6)
     count = len(arm.received["/trajectory"])
@@ -477,6 +481,24 @@ def subscribe(robot: Ros2Robot, io: LocalTopics) -> None:
         source.prepare(io)
     for topic, sources in observer._by_topic().items():
         observer._subscriptions.append(_subscribe(io, *topic, sources))
+
+
+def test_simulated_time_is_recognised(io: LocalTopics) -> None:
+    arm = TopicArm(io)
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.wait(0.002):
+            arm.publish(7 * 10**9)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        with pytest.raises(DeviceTimeout, match="simulated time .use_sim_time.: set stamp: arr"):
+            connected(io)
+    finally:
+        stop.set()
+        thread.join()
 
 
 def test_topics_that_do_not_fit_in_time_are_told() -> None:

@@ -60,7 +60,7 @@ class Ros2Robot(Robot):
         self._sender: TargetSender | None = None
         self._home_sender: TargetSender | None = None
         self._gripper: GripperSender | None = None
-        self._held = False
+        self._held: Target | None = None  # what holds the robot since the last stop
         self._sequence = self._commands = self._episode = 0
         self._applied: AppliedAction | None = None
 
@@ -130,7 +130,7 @@ class Ros2Robot(Robot):
             sender.send(target)
             if self._gripper is not None:
                 executed = np.append(executed, self._gripper.send(float(bounded[-1])))
-            self._held = False
+            self._held = None
             self._commands += 1
             sent: Array = executed.astype(spec.dtype)
             changed = not np.allclose(sent, action, rtol=0, atol=1e-6)
@@ -180,7 +180,7 @@ class Ros2Robot(Robot):
         with self._lock:
             senders = (self._sender, self._home_sender, self._gripper)
             self._sender = self._home_sender = self._gripper = None
-            self._held, self._applied = False, None
+            self._held, self._applied = None, None
             self._targets.forget()
         for sender in senders:
             if sender is not None:
@@ -230,15 +230,15 @@ class Ros2Robot(Robot):
             require_listener(io, sender.publisher, sender.config.type, timeout_s)
 
     def _hold(self) -> None:
-        """Send what stops the robot, once; a robot that was never commanded and cannot be seen
-        is left alone. The lock is held."""
-        if self._sender is None or self._held:
+        """Send what stops the robot; the same again, as long as nothing else was commanded. A
+        robot that was never commanded and cannot be seen is left alone. The lock is held."""
+        if self._sender is None:
             return
-        target = self._targets.hold(self._hold_measured())
-        if target is not None:
-            self._sender.send(target, self._config.stop.time_s)
-        self._targets.forget()
-        self._held = True
+        if self._held is None:
+            self._held = self._targets.hold(self._hold_measured())
+            self._targets.forget()
+        if self._held is not None:
+            self._sender.send(self._held, self._config.stop.time_s)
 
     def _hold_measured(self) -> Array | None:
         name = self._targets.hold_observation
@@ -274,7 +274,7 @@ class Ros2Robot(Robot):
             with self._lock:
                 if self._stops != stops:
                     raise DeviceError("way home", came="the robot was stopped")
-                self._held = False
+                self._held = None
                 sender.send(target, duration_s)
 
         homing = Homing(

@@ -14,6 +14,9 @@ from user_hal.robots.ros2.fields import Extractor, FieldPath
 from user_hal.robots.ros2.layouts import LAYOUTS
 from user_hal.topic_io import TopicIo, TopicSubscription
 
+#: No clock that was ever set is before 2001.
+_FIRST_REAL_NS = 1_000_000_000_000_000_000
+
 
 class Source:
     """Collects one array of the observation from its topic.
@@ -98,7 +101,7 @@ class Source:
                 self._what,
                 came=f"a newest message {age_s:.3f} s old, {publishers} publishers",
                 expected=f"at most {self.max_age_s:g} s",
-                cure="" if publishers else "Start the node that publishes it",
+                cure=_cure(sample, publishers),
             )
         return sample
 
@@ -185,3 +188,9 @@ class Source:
             expected=f"names that are there: {known}"
             + (f"; did you mean {near[0]!r}?" if near else ""),
         )
+
+
+def _cure(sample: Sample, publishers: int) -> str:
+    if sample.stamp_ns < _FIRST_REAL_NS:
+        return "It is stamped with simulated time (use_sim_time): set stamp: arrival"
+    return "" if publishers else "Start the node that publishes it"
