@@ -12,11 +12,13 @@ from user_bringup.launching import describe, robot_state_publisher, rviz
 
 def generate_launch_description() -> LaunchDescription:
     """The deployment `real_robot`, with rviz and robot_state_publisher where installed."""
-    description = describe("real_robot", extras=(robot_state_publisher, rviz))
-    description.add_action(
-        DeclareLaunchArgument("rviz", default_value="false", description="Also start rviz2.")
+    return describe(
+        "real_robot",
+        arguments=(
+            DeclareLaunchArgument("rviz", default_value="false", description="Also start rviz2."),
+            DeclareLaunchArgument(
+                "urdf", default_value="", description="URDF of the robot, if any."
+            ),
+        ),
+        extras=(robot_state_publisher, rviz),
     )
-    description.add_action(
-        DeclareLaunchArgument("urdf", default_value="", description="URDF of the robot, if any.")
-    )
-    return description

@@ -11,11 +11,13 @@ from user_bringup.launching import describe, robot_state_publisher, rviz
 
 def generate_launch_description() -> LaunchDescription:
     """The deployment `sim_single`, with rviz and robot_state_publisher where installed."""
-    description = describe("sim_single", extras=(robot_state_publisher, rviz))
-    description.add_action(
-        DeclareLaunchArgument("rviz", default_value="false", description="Also start rviz2.")
+    return describe(
+        "sim_single",
+        arguments=(
+            DeclareLaunchArgument("rviz", default_value="false", description="Also start rviz2."),
+            DeclareLaunchArgument(
+                "urdf", default_value="", description="URDF; empty: the arm's own."
+            ),
+        ),
+        extras=(robot_state_publisher, rviz),
     )
-    description.add_action(
-        DeclareLaunchArgument("urdf", default_value="", description="URDF; empty: the arm's own.")
-    )
-    return description

@@ -21,7 +21,11 @@ Extra = Callable[[PreparedRun, LaunchContext], list[Any]]
 
 
 def describe(
-    deployment: str, *, only: tuple[str, ...] = (), extras: tuple[Extra, ...] = ()
+    deployment: str,
+    *,
+    only: tuple[str, ...] = (),
+    arguments: tuple[DeclareLaunchArgument, ...] = (),
+    extras: tuple[Extra, ...] = (),
 ) -> LaunchDescription:
     """A launch description that runs an installed deployment.
 
@@ -31,17 +35,18 @@ def describe(
     Args:
         deployment: Name of the deployment.
         only: Names of the processes to start; all if empty.
+        arguments: Further launch arguments, for the extras.
         extras: More actions, made when the run is known.
     """
     file = find_deployment(deployment)
-    arguments = {
+    known = {
         name: from_mapping(Argument, value if isinstance(value, dict) else {"default": value})
         for name, value in (load_yaml(file).get("arguments") or {}).items()
     }
 
     def start(context: LaunchContext) -> list[Any]:
         overrides = {
-            name: yaml.safe_load(LaunchConfiguration(name).perform(context)) for name in arguments
+            name: yaml.safe_load(LaunchConfiguration(name).perform(context)) for name in known
         }
         runs, run = (LaunchConfiguration(name).perform(context) for name in ("runs", "run"))
         prepared = prepare_run(file, overrides, Path(runs), run)
@@ -57,7 +62,8 @@ def describe(
 
     return LaunchDescription(
         [
-            *(_declare(name, argument) for name, argument in arguments.items()),
+            *(_declare(name, argument) for name, argument in known.items()),
+            *arguments,
             DeclareLaunchArgument("runs", default_value="runs", description="Folder of all runs."),
             DeclareLaunchArgument(
                 "run", default_value="", description="Name of this run; empty: a new one."
