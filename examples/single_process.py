@@ -75,13 +75,13 @@ def main() -> float:
         if newest := mailbox.newest(after=version):  # the actor, between two steps
             actor_policy.load(newest.arrays)
             version = newest.number
-        if len(memory) >= due:
+        if len(memory) >= min(due, arguments.steps):
             mean_return, success = evaluate(robot, actor_policy, reward, version)
             print(
                 f"{len(memory):6} steps, version {version:3}: "
                 f"return {mean_return:8.2f}, success {success:4.0%} |{'#' * round(20 * success)}"
             )
-            due += arguments.steps // 10
+            due += max(100, arguments.steps // 10)
         if len(memory) >= arguments.steps:
             break
         key = types.EpisodeKey("actor", 0, number)  # the actor
