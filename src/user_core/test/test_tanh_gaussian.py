@@ -146,6 +146,13 @@ def test_chosen_observations_are_the_only_ones_that_count():
         make(observations=("joint_speed",))
 
 
+def test_ignored_observations_need_not_be_there():
+    policy = make(ignored_observations=("joint_position", "contact", "joint_speed"))
+    assert policy.layout.features.state_names == ("counter", "wrench")
+    with pytest.raises(SpecError, match="something to look at"):
+        make(ignored_observations=tuple(STATE))
+
+
 def test_an_actor_without_pictures_never_imports_torch():
     program = (
         "import sys, numpy as np\n"

@@ -28,9 +28,11 @@ class FeatureLayout:
     Args:
         spec: The robot's.
         names: Arrays to use; empty for all.
+        ignored: Arrays to leave out of these; it is no error when the robot has none of such a
+            name, so that one configuration may serve several tasks.
 
     Raises:
-        SpecError: A name that the robot does not have, or no array at all.
+        SpecError: A name to use that the robot does not have, or no array at all.
 
     Attributes:
         state_names: Arrays in the vector, sorted.
@@ -40,13 +42,15 @@ class FeatureLayout:
         scale: (O,) float32.
     """
 
-    def __init__(self, spec: RobotSpec, names: Sequence[str] = ()) -> None:
+    def __init__(
+        self, spec: RobotSpec, names: Sequence[str] = (), ignored: Sequence[str] = ()
+    ) -> None:
         unknown = sorted(set(names) - set(spec.observation))
         if unknown:
             raise SpecError(
                 "observations of a policy", came=unknown, expected=sorted(spec.observation)
             )
-        chosen = sorted(names or spec.observation)
+        chosen = sorted(set(names or spec.observation) - set(ignored))
         self.specs = {name: spec.observation[name] for name in chosen}
         self.image_names = tuple(n for n in chosen if is_image(self.specs[n]))
         self.state_names = tuple(n for n in chosen if n not in self.image_names)

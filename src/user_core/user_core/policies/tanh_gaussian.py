@@ -44,6 +44,9 @@ class TanhGaussianConfig(Config):
     observations: tuple[str, ...] = setting(
         (), doc="Observation arrays to use; empty for all that the robot has."
     )
+    ignored_observations: tuple[str, ...] = setting(
+        (), doc="Observation arrays to leave out, where the robot has them."
+    )
     normalization: Literal["bounds", "data"] = setting(
         "bounds",
         doc="Numbers are scaled by their bounds in the spec, or by the spread of the first data: "
@@ -94,7 +97,7 @@ class TanhGaussianLayout:
                 cure="Give the robot's action bounds, or choose another policy",
             )
         self.config, self.action = config, action
-        self.features = FeatureLayout(spec, config.observations)
+        self.features = FeatureLayout(spec, config.observations, config.ignored_observations)
         low, high = action.low_array.astype(np.float64), action.high_array.astype(np.float64)
         self.action_middle = ((low + high) / 2).astype(np.float32)
         self.action_half = ((high - low) / 2).astype(np.float32)
