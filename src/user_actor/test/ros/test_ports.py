@@ -1,5 +1,6 @@
 """The ports of the actor node, with a publisher and services that a test plays."""
 
+import threading
 import time
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 from user_msgs.msg import ActorStatus, SafetyStatus
 from user_msgs.srv import AcquireLease, ReleaseLease, RenewLease, ResetRobot
 
+from user_actor.loop.observations import ObservationBox
 from user_actor.loop.ports import NOBODY
 from user_actor.loop.stats import LoopState, LoopStats, LoopStatus
 from user_actor.nodes.actor import ActorConfig, _seeds
@@ -84,7 +86,7 @@ def robot():
         response.observation = observation_to_message(observation(7, 3))
 
     lease = SimpleNamespace(token=5, problem="")
-    robot = RosRobot(SPEC, Publisher(), Server(ResetRobot, first), lease, 5.0)
+    robot = RosRobot(SPEC, ObservationBox(), Publisher(), Server(ResetRobot, first), lease, 5.0)
     robot.lease, robot.server = lease, robot._client
     return robot
 
@@ -130,6 +132,16 @@ def test_a_reset_that_is_refused_or_nonsense_is_an_error(robot):
     robot.server.answer = misfit
     with pytest.raises((CodecError, ValueError), match="x"):
         robot.reset(None).result(5)
+
+
+def test_a_hal_that_died_while_it_was_asked_is_not_waited_for(robot):
+    go_on = threading.Event()
+    robot.server.answer = lambda request, response: go_on.wait(10)
+    future = robot.reset(None)
+    robot.on_lease_lost()
+    with pytest.raises(DeviceError, match="lease that was lost"):
+        future.result(1)
+    go_on.set()
 
 
 def test_a_robot_that_is_not_there_is_not_ready(robot):
@@ -215,8 +227,6 @@ def test_a_label_counts_once_though_the_button_is_held_and_more_messages_come():
 
 
 def test_a_lockstep_step_waits_for_the_answer_to_its_observation_but_not_for_ever():
-    import threading
-
     teleop = RosTeleop(True)
     teleop.on_intervention(wish(sequence=1))
     threading.Timer(0.02, lambda: teleop.on_intervention(wish(False, sequence=2))).start()
@@ -288,8 +298,10 @@ def test_a_lease_that_was_taken_is_lost_at_once_and_asked_for_again():
     lease = keeper(grant(1), prolong)
     lease.start()
     until(lambda: lease.token == 1, "it has one")
+    told = []
+    lease.on_lost = lambda: told.append(lease.token)
     lease.acquirer.answer, lease.renewer.answer = refuse, refuse
-    until(lambda: lease.token == 0, "it has lost it")
+    until(lambda: lease.token == 0 and told == [0], "it has lost it, and says so once")
     lease.acquirer.answer, lease.renewer.answer = grant(2), prolong
     until(lambda: lease.token == 2, "it has a new one")
     lease.stop()

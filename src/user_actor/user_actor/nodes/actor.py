@@ -15,6 +15,7 @@ from user_actor.nodes.actor_status import actor_status_to_message
 from user_actor.nodes.lease_keeper import LeaseKeeper, LeaseWish
 from user_actor.nodes.robot_port import RosRobot
 from user_actor.nodes.teleop_port import RosTeleop
+from user_actor.nodes.waited_observations import WaitedObservations
 from user_actor.outbox import Outbox, OutboxConfig
 from user_comm import topics
 from user_comm.converters import EpisodeReport, Intervention, PolicyAnnouncement, RobotDescription
@@ -23,6 +24,7 @@ from user_comm.lifecycle import LifecycleNode
 from user_comm.log_bridge import bridge_logging
 from user_comm.policy_blobs import PolicyPuller, ZenohConfig, open_session
 from user_comm.run import run
+from user_comm.topic_waiter import TopicWaiter
 from user_core import plugins
 from user_core.config import Config, setting
 from user_core.errors import TransportError
@@ -30,7 +32,7 @@ from user_core.interfaces import Policy
 from user_core.plugins import PluginChoice
 from user_core.policies import policy_config_hash
 from user_core.specs import RobotSpec
-from user_core.types import EpisodeResult, Observation, TrajectoryAck, TrajectoryChunk
+from user_core.types import EpisodeResult, TrajectoryAck, TrajectoryChunk
 
 _LOOK_S = 0.2
 #: Threads hand over the interpreter at least this often, so that the loop is not kept waiting.
@@ -88,6 +90,11 @@ class ActorNode(LifecycleNode):
         self._results = self.advertise(topics.EPISODE_RESULT)
         self._status = self.advertise(topics.ACTOR_STATUS, always=True)
         self._connect()
+        self._observations = TopicWaiter(self, topics.OBSERVATION)
+        stack.callback(self._observations.destroy)
+        counts = self._observations.subscription.counts
+        self.diagnostics.watch("observations", counts.item)
+        stack.callback(self.diagnostics.unwatch, "observations")
         self.every(config.status_period_s, self._publish_status, always=True)
         self.every(_LOOK_S, self._look_for_listeners)
 
@@ -123,9 +130,12 @@ class ActorNode(LifecycleNode):
         spec = description.spec
         self._outbox.prepare(spec, config.robot or spec.robot, description.task)
         with ExitStack() as stack:
+            box = WaitedObservations(self._observations)
             robot = RosRobot(
-                spec, self._actions, self._reset, self._lease, config.loop.reset_timeout_s
+                spec, box, self._actions, self._reset, self._lease, config.loop.reset_timeout_s
             )
+            box.accept = robot.on_observation
+            self._lease.on_lost = robot.on_lease_lost
             robot.on_safety(self._safety)
             teleop = RosTeleop(spec.lockstep)
             holder = None
@@ -191,7 +201,6 @@ class ActorNode(LifecycleNode):
         config: ActorConfig = self.config
         self.listen(topics.ROBOT_SPEC, self._on_spec, always=True)
         self.listen(topics.SAFETY_STATUS, self._on_safety, always=True)
-        self.listen(topics.OBSERVATION, self._on_observation)
         self.listen(topics.INTERVENTION, self._on_intervention)
         self.listen(topics.TRAJECTORY_ACK, self._on_ack, always=True)
         self.listen(topics.POLICY, self._on_policy, always=True)
@@ -215,10 +224,6 @@ class ActorNode(LifecycleNode):
         self._safety = status
         if self._robot is not None:
             self._robot.on_safety(status)
-
-    def _on_observation(self, observation: Observation) -> None:
-        if self._robot is not None:
-            self._robot.on_observation(observation)
 
     def _on_intervention(self, intervention: Intervention) -> None:
         if self._teleop is not None:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from user_comm.service_client import ServiceClient
@@ -45,6 +46,7 @@ class LeaseKeeper:
     Attributes:
         token: Fencing number of the lease; 0 without one.
         problem: Why there is none.
+        on_lost: Called in the keeper's thread when it was lost.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class LeaseKeeper:
         self._duration_s = wish.duration_s
         self.token = 0
         self.problem = "not asked for yet"
+        self.on_lost: Callable[[], None] = lambda: None
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -125,7 +128,9 @@ class LeaseKeeper:
     def _lost(self, error: UserError) -> None:
         if self.token or str(error) != self.problem:
             _log.warning("no lease of the robot: %s", error)
-        self.token, self.problem = 0, str(error)
+        had, self.token, self.problem = self.token, 0, str(error)
+        if had:
+            self.on_lost()
 
     def _give_back(self) -> None:
         request = self._release.request_type(token=self.token)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +29,7 @@ class RosRobot:
 
     Args:
         spec: What it shows and takes.
+        observations: Where its observations arrive.
         actions: Publisher of ``action``.
         reset: Client of the reset service.
         lease: The lease, whose token goes with everything.
@@ -37,6 +39,7 @@ class RosRobot:
     def __init__(
         self,
         spec: RobotSpec,
+        observations: ObservationBox,
         actions: TopicPublisher,
         reset: ServiceClient,
         lease: LeaseKeeper,
@@ -46,8 +49,9 @@ class RosRobot:
         self._reset_timeout_s = reset_timeout_s
         self._first_ns = self._reset_ns = 0
         self._misfit = ""
+        self._pending: Future[Observation] | None = None
         self._safety: Any = None
-        self.observations = ObservationBox()
+        self.observations = observations
 
     @property
     def spec(self) -> RobotSpec:
@@ -75,16 +79,24 @@ class RosRobot:
 
     def reset(self, seed: int | None) -> Future[Observation]:
         future: Future[Observation] = Future()
+        self._pending = future
 
         def call() -> None:
             try:
-                future.set_result(self._reset(seed))
+                first = self._reset(seed)
             except Exception as error:  # also of what came: it is the caller's to judge
-                future.set_exception(error)
+                _settle(future, error)
+            else:
+                _settle(future, first)
 
         # a daemon, since nobody must have to wait for a robot that does not answer
         threading.Thread(target=call, name="reset", daemon=True).start()
         return future
+
+    def on_lease_lost(self) -> None:
+        """A hal that was restarted, or obeys another, will not answer what it was asked."""
+        if self._pending is not None:
+            _settle(self._pending, DeviceError("reset of the robot", came="a lease that was lost"))
 
     def trouble(self) -> str:
         status = self._safety
@@ -102,6 +114,7 @@ class RosRobot:
 
     def unready(self) -> str:
         status, box = self._safety, self.observations
+        _ = box.newest  # what has arrived meanwhile
         if not self._lease.token:
             return f"no lease of the robot: {self._lease.problem}"
         if status is not None and status.state == SafetyStatus.EMERGENCY:
@@ -126,3 +139,12 @@ class RosRobot:
         if newest is None or newest.episode != first.episode:
             self.observations.put(first)
         return first
+
+
+def _settle(future: Future[Observation], outcome: Observation | Exception) -> None:
+    """Give a future its outcome, unless it has one."""
+    with contextlib.suppress(InvalidStateError):
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
