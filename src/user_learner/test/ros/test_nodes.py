@@ -15,7 +15,7 @@ import yaml
 from rclpy.executors import SingleThreadedExecutor
 
 from user_comm import topics
-from user_comm.converters import RobotDescription, converter_of
+from user_comm.converters import CONVERTERS, RobotDescription
 from user_comm.message_types import interface_class
 from user_comm.policy_blobs import PolicyPuller, ZenohConfig, open_session
 from user_comm.ros_qos import profile
@@ -59,7 +59,8 @@ class Peer:
 
     def listen(self, topic):
         values = self.got[topic.name] = []
-        decode = converter_of(topic.type).decode
+        known = CONVERTERS.get(topic.type)
+        decode = known.decode if known is not None else lambda message: message
         self.node.create_subscription(
             interface_class(topic.type),
             topic.name,
@@ -76,7 +77,7 @@ class Peer:
     def publish(self, topic, value):
         if topic.name not in self.publishers:
             self.publishers[topic.name] = self.publisher(topic)
-        self.publishers[topic.name].publish(converter_of(topic.type).encode(value))
+        self.publishers[topic.name].publish(CONVERTERS[topic.type].encode(value))
 
     def close(self):
         self.context.try_shutdown()

@@ -67,37 +67,45 @@ class LearnerNode(LifecycleNode):
         self.every(config.status_period_s, self._publish_status, always=True)
 
     def activate(self, stack: ExitStack) -> None:
-        self._stop = threading.Event()
-        thread = threading.Thread(target=self._train, name="training", daemon=True)
+        stop = threading.Event()
+        thread = threading.Thread(target=self._train, args=(stop,), name="training", daemon=True)
         thread.start()
-        stack.callback(thread.join)
-        stack.callback(self._stop_training)
+        stack.callback(self._stop_training, thread, stop)
 
-    def _train(self) -> None:
+    def _train(self, stop: threading.Event) -> None:
         try:
-            spec = self._wait_for_spec_and_store()
+            spec = self._wait_for_spec_and_store(stop)
             if spec is None:
                 return
             with open_learner(self.config, spec, self._server) as loop:
+                if stop.is_set():
+                    return
                 self._loop = loop
                 progress = loop.progress()
                 self.get_logger().info(
                     f"training from update {progress.update}, "
                     f"{progress.environment_steps} environment steps"
                 )
-                if not self._stop.is_set():
+                if not stop.is_set():  # who stopped it before did not know the loop
                     loop.run()
         except Exception as error:  # of an algorithm, a plugin, the disk
             self.get_logger().error(f"training ended: {error}")
-            self.fail(error)
+            if not stop.is_set():
+                self.fail(error)
 
-    def _stop_training(self) -> None:
-        self._stop.set()
+    def _stop_training(self, thread: threading.Thread, stop: threading.Event) -> None:
+        stop.set()
         if self._loop is not None:
             self._loop.stop()
+            thread.join()  # it keeps a last checkpoint
+            self._loop = None
+        else:
+            # It waits, or is importing torch, which cannot be interrupted and takes long on a
+            # machine under load; there is nothing to be kept yet.
+            thread.join(1.0)
 
-    def _wait_for_spec_and_store(self) -> RobotSpec | None:
-        while not self._stop.is_set():
+    def _wait_for_spec_and_store(self, stop: threading.Event) -> RobotSpec | None:
+        while not stop.is_set():
             if self._spec is None:
                 self._waiting_for = "the robot's spec"
             elif not (self.config.store / INDEX_NAME).exists():
@@ -105,7 +113,7 @@ class LearnerNode(LifecycleNode):
             else:
                 self._waiting_for = ""
                 return self._spec
-            self._stop.wait(_LOOK_PERIOD_S)
+            stop.wait(_LOOK_PERIOD_S)
         return None
 
     def _take_spec(self, description: RobotDescription) -> None:

@@ -63,7 +63,7 @@ class ReplayNode(LifecycleNode):
         self._status = self.advertise(topics.REPLAY_STATUS, always=True)
         self.listen(topics.TRAJECTORY, self._take)
         self.every(config.status_period_s, self._publish_status, always=True)
-        self._counts = {receipt: 0 for receipt in Receipt}
+        self._counts = dict.fromkeys(Receipt, 0)
         self._rate = Rate()
         self._trouble = ""
         self._stop = threading.Event()
