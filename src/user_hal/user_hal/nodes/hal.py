@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from user_comm import topics
@@ -63,21 +64,23 @@ class HalConfig(RobotFile):
                 "driver", came="none", expected="the name of a driver, or a robot_file"
             )
 
-    def robot(self) -> RobotFile:
+    def robot(self, given: Iterable[str]) -> RobotFile:
         """The robot file that this amounts to.
 
+        Args:
+            given: Dotted names of the parameters that were given and win over the file.
+
         Raises:
-            ConfigError: The file is not there or wrong, or lacks a driver.
+            ConfigError: The file is not there or wrong.
         """
-        default = to_mapping(HalConfig(driver="-"))
-        given = {k: v for k, v in to_mapping(self).items() if v != default[k]}
-        given.pop("robot_file", None)
-        given.pop("resource", None)
-        if not given.get("driver"):
-            given.pop("driver", None)
-        path = find_robot_file(self.robot_file) if self.robot_file else None
-        base = to_mapping(load_robot_file(path)) if path else {}
-        return from_mapping(RobotFile, _merged(base, given, default))
+        mine = to_mapping(self)
+        if not self.robot_file:
+            names = [item.name for item in fields(RobotFile)]
+            return from_mapping(RobotFile, {name: mine[name] for name in names})
+        data = to_mapping(load_robot_file(find_robot_file(self.robot_file)))
+        for name in given:
+            _overrule(data, mine, name.split("."))
+        return from_mapping(RobotFile, data)
 
 
 class HalNode(LifecycleNode):
@@ -89,7 +92,7 @@ class HalNode(LifecycleNode):
     def configure(self, stack: ExitStack) -> None:
         """Make the driver and everything around it; nothing is connected yet."""
         stack.callback(bridge_logging(self.get_logger()))
-        config = self._robot_file = self.config.robot()
+        config = self._robot_file = self.config.robot(self._parameter_overrides)
         self._display = config.display
         robot = build_robot(config)
         attach_topics(robot, RosTopicIo(self))
@@ -261,17 +264,15 @@ class HalNode(LifecycleNode):
         return self.config.resource or self.get_namespace().strip("/") or self.get_name()
 
 
-def _merged(base: dict[str, Any], given: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
-    """``base``, overruled by what differs from the defaults in ``given``."""
-    merged = dict(base)
-    for key, value in given.items():
-        usual = default.get(key)
-        if isinstance(value, dict) and isinstance(usual, dict) and isinstance(base.get(key), dict):
-            changed = {k: v for k, v in value.items() if k not in usual or v != usual[k]}
-            merged[key] = _merged(base[key], changed, usual)
-        else:
-            merged[key] = value
-    return merged
+def _overrule(data: dict[str, Any], by: Mapping[str, Any], path: list[str]) -> None:
+    """Put the value at a path of ``by`` into ``data``, if it is a parameter of a robot file."""
+    *outer, last = path
+    for key in outer:
+        if not isinstance(data.get(key), dict) or not isinstance(by.get(key), Mapping):
+            return
+        data, by = data[key], by[key]
+    if last in by and (outer or last in data):
+        data[last] = by[last]
 
 
 def main() -> int:

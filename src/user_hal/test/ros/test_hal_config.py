@@ -1,0 +1,64 @@
+"""A hal's parameters: a robot file, and what wins over it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from user_core.config import from_mapping
+from user_core.errors import ConfigError
+from user_hal.nodes.hal import HalConfig
+
+FILE = """
+driver: mock
+params: {rate_hz: 50.0, control: ee_twist}
+safety: {watchdog_s: 0.4, workspace: {low: [0, 0, 0], high: [1, 1, 1]}}
+lease: {required: false}
+task: stack
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    file = tmp_path / "arm.yaml"
+    file.write_text(FILE, encoding="utf-8")
+    return str(file)
+
+
+def test_a_robot_file_says_everything(path) -> None:
+    robot = HalConfig(robot_file=path).robot(["robot_file", "autostart", "use_sim_time"])
+    assert (robot.driver, robot.task, robot.lease.required) == ("mock", "stack", False)
+    assert robot.params == {"rate_hz": 50.0, "control": "ee_twist"}
+    assert robot.safety.watchdog_s == 0.4 and robot.safety.workspace.high == (1.0, 1.0, 1.0)
+
+
+def test_parameters_that_are_given_win_over_it_also_with_their_usual_value(path) -> None:
+    data = {
+        "robot_file": path,
+        "params": {"rate_hz": 20.0},
+        "safety": {"watchdog_s": 0.2, "force": {"stop_n": 30.0}},
+        "lease": {"required": True},
+    }
+    given = [
+        "robot_file", "params.rate_hz", "safety.watchdog_s", "safety.force.stop_n",
+        "lease.required",
+    ]  # fmt: skip
+    robot = from_mapping(HalConfig, data).robot(given)
+    assert robot.lease.required is True
+    assert robot.params == {"rate_hz": 20.0, "control": "ee_twist"}
+    assert (robot.safety.watchdog_s, robot.safety.force.stop_n) == (0.2, 30.0)
+    assert robot.safety.workspace.given
+
+
+def test_without_a_file_the_parameters_say_everything() -> None:
+    data = {"driver": "mock", "params": {"rate_hz": 5.0}, "task": "reach"}
+    robot = from_mapping(HalConfig, data).robot([])
+    assert (robot.driver, robot.params, robot.task) == ("mock", {"rate_hz": 5.0}, "reach")
+
+
+def test_a_hal_without_a_robot_is_refused() -> None:
+    with pytest.raises(ConfigError, match="name of a driver, or a robot_file"):
+        HalConfig()
+    with pytest.raises(ConfigError, match="panda_sim"):
+        HalConfig(robot_file="no_such_robot").robot([])
