@@ -124,6 +124,17 @@ def test_a_header_that_announces_more_padding_than_there_is_never_gets_further(
         read_cdr(bytes([0, 1, 0, options, 0, 0, 0][: 4 + options]), Observation, LIMITS)
 
 
+@pytest.mark.parametrize("padding", [1, 2, 3])
+def test_what_is_padding_is_no_content(padding: int) -> None:
+    data = bytearray(published(Tensor(name="abc", data=array.array("B", [7] * 5))))
+    data[3] = padding
+    with pytest.raises(CodecError):
+        read_cdr(bytes(data), Tensor, LIMITS)
+    fields = read_cdr(bytes(data) + bytes(padding), Tensor, LIMITS)
+    assert list(fields.data) == [7] * 5
+    assert_same(fields, deserialize_message(bytes(data) + bytes(padding), Tensor))
+
+
 @pytest.mark.parametrize("header", ["0002", "0003", "0006", "0007", "0100", "ffff"])
 def test_other_representations_are_refused(header: str) -> None:
     data = bytes.fromhex(header) + serialize_message(Tensor())[2:]

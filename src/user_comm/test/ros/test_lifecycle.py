@@ -12,8 +12,11 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 
+from user_comm import topics
+from user_comm.converters import TrajectoryAck
 from user_comm.diagnostics import Level
 from user_comm.lifecycle import LifecycleNode
+from user_comm.publisher import TopicPublisher
 from user_core.config import Config, setting
 from user_core.errors import DeviceError, UserError
 
@@ -258,36 +261,38 @@ def test_attempts_to_start_become_rarer_until_one_holds(monkeypatch: pytest.Monk
         node.destroy_node()
 
 
-def test_publishers_are_silent_unless_active(node: Scenario) -> None:
-    from user_comm import topics
-    from user_comm.converters import TrajectoryAck
-
-    heard: list[Any] = []
-    publishers: list[Any] = []
+def test_publishers_and_subscriptions_are_silent_unless_active(node: Scenario) -> None:
+    heard: list[TrajectoryAck] = []
+    heard_always: list[TrajectoryAck] = []
+    publishers: list[TopicPublisher] = []
 
     def configure(stack: ExitStack) -> None:
         publishers.append(node.advertise(topics.TRAJECTORY_ACK))
-        publishers.append(node.advertise(topics.TRAJECTORY_ACK, name="status", always=True))
-        node.listen(topics.TRAJECTORY_ACK, heard.append, always=True)
+        publishers.append(node.advertise(topics.TRAJECTORY_ACK, always=True))
+        node.listen(topics.TRAJECTORY_ACK, heard_always.append, always=True)
+        node.listen(topics.TRAJECTORY_ACK, heard.append)
 
     node.configure = configure  # type: ignore[method-assign]
-    ack = TrajectoryAck("actor", 1, 2, "store")
+    acks = [TrajectoryAck("actor", 1, sequence, "store") for sequence in range(3)]
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     node.request("configure")
-    assert not publishers[0].publish(ack) and publishers[1].publish(ack)
+    usual, always = publishers
+    spin_until(executor, lambda: usual.publisher.get_subscription_count() == 2)
+    assert not usual.publish(acks[0]) and always.publish(acks[0])
+    spin_until(executor, lambda: heard_always == acks[:1])
     node.request("activate")
-    spin_until(executor, lambda: publishers[0].wanted)
-    assert publishers[0].publish(ack)
-    spin_until(executor, lambda: heard == [ack])
+    assert usual.publish(acks[1])
+    spin_until(executor, lambda: heard_always == acks[:2] and heard)
+    assert heard == acks[1:2], "what came while it was inactive is gone"
     node.request("deactivate")
-    assert not publishers[0].publish(ack)
+    assert not usual.publish(acks[2]) and always.publish(acks[2])
+    spin_until(executor, lambda: heard_always == acks)
+    assert heard == acks[1:2]
     executor.shutdown()
 
 
 def test_endpoints_go_away_with_their_state(node: Scenario) -> None:
-    from user_comm import topics
-
     def counts() -> tuple[int, ...]:
         kinds = (node.publishers, node.subscriptions, node.timers, node.services, node.clients)
         return tuple(len(list(kind)) for kind in kinds)

@@ -257,21 +257,6 @@ def test_a_bad_message_is_counted_and_the_next_good_one_taken(
     assert 1 <= len(refusals) <= 8, "said, but not twenty times"
 
 
-def test_messages_wait_for_nobody_while_the_node_is_inactive(
-    world: Callable[..., World], node: Node
-) -> None:
-    it = world()
-    assert it.transition("configure")
-    publisher = node.create_publisher(ActionChunkMessage, f"/{it.name}/action", 10)
-    wait_until(publisher.get_subscription_count)
-    publisher.publish(action_chunk_to_message(ActionChunk(np.zeros((1, 1)), 10**8)))
-    assert it.state == "inactive"  # a round trip: the message has been there before
-    assert it.transition("activate")
-    publisher.publish(action_chunk_to_message(ActionChunk(np.ones((1, 1)), 10**8)))
-    wait_until(lambda: "action" in it.said)
-    assert it.events[-1] == ["action", [[1.0]]] and it.said.count("action") == 1
-
-
 def test_a_node_that_cannot_start_says_why_and_tries_again(
     world: Callable[..., World], statuses: list[DiagnosticStatus], tmp_path: Path
 ) -> None:
