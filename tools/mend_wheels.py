@@ -22,7 +22,10 @@ def mend(prefix: Path) -> int:
     # Longest first: the last pattern is a prefix of the other two.
     replacements = (
         (CONTAINER_PYTHON + rb"/include/python3\.\d+", sysconfig.get_paths()["include"]),
-        (CONTAINER_PYTHON + rb"/lib/python3\.\d+/site-packages/numpy/_core/include", numpy.get_include()),
+        (
+            CONTAINER_PYTHON + rb"/lib/python3\.\d+/site-packages/numpy/_core/include",
+            numpy.get_include(),
+        ),
         (CONTAINER_PYTHON, str(prefix)),
     )
     mended = 0

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from user_core.codecs import Limits, decode_chunk, encode_chunk
 from user_core.errors import CodecError
 from user_core.specs import ArraySpec, RobotSpec

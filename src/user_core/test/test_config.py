@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+
 from user_core.config import Config, from_mapping, load_yaml, setting, to_mapping
 from user_core.errors import ConfigError
 

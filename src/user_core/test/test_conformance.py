@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from user_core import fakes
 from user_core.config import Config
 from user_core.conformance import (

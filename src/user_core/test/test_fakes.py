@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from user_core.errors import PluginError, StoreError, UserError
 from user_core.fakes import FakeRobot, MemoryReplay, PolicyMailbox
 from user_core.fakes.robot import FakeRobotConfig

@@ -1,6 +1,7 @@
 import sys
 
 import pytest
+
 from user_core import plugins
 from user_core.errors import ConfigError, PluginError
 from user_core.fakes import FakeRobot

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+
 from user_core import plugins
 from user_core.conformance import check_reward
 from user_core.errors import ConfigError, DeviceFault, PluginError, SpecError

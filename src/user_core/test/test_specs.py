@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from user_core.errors import SpecError
 from user_core.specs import (
     DTYPES,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from user_core.codecs import DTYPE_CODES, Limits, TensorRecord, decode, decode_one, encode
 from user_core.errors import CodecError, SpecError
 from user_core.specs import DTYPES, ArraySpec

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from user_core.errors import SpecError
 from user_core.fakes import FakeRobot
 from user_core.fakes.robot import FakeRobotConfig

@@ -1,5 +1,6 @@
 import pytest
 import yaml
+
 from user_core.errors import ConfigError
 from user_fleet.deployment import (
     command_line,

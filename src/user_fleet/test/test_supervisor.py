@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from user_fleet.deployment import CommandLine, ProcessSpec, RestartPolicy
 from user_fleet.supervisor import Backoff, ChildState, Supervisor
 from user_fleet.supervisor.log_file import LogFile

@@ -128,7 +128,8 @@ class PolicyPuller:
             done: PolicyAnnouncement | None = None
             while not self._ending.is_set():
                 with self._wake:
-                    self._wake.wait_for(lambda: self._ending.is_set() or self._wanted != done)
+                    while not self._ending.is_set() and self._wanted == done:
+                        self._wake.wait()
                     wanted = self._wanted
                 if wanted is None or self._ending.is_set():
                     continue

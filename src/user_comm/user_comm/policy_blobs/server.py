@@ -39,7 +39,7 @@ class PolicyServer:
         self,
         session: zenoh.Session,
         prefix: str,
-        announce: Callable[[PolicyAnnouncement], None],
+        announce: Callable[[PolicyAnnouncement], object],
         keep: int = 3,
     ) -> None:
         if not _PREFIX.fullmatch(prefix):
@@ -90,7 +90,7 @@ class PolicyServer:
 
     def close(self) -> None:
         """Serve no more."""
-        self._queryable.undeclare()
+        self._queryable.undeclare()  # type: ignore[no-untyped-call]
 
     def _answer(self, query: zenoh.Query) -> None:
         with query:

@@ -45,7 +45,7 @@ class ZenohConfig(Config):
         if self.connect:
             retry = {"period_init_ms": 100, "period_max_ms": 500, "period_increase_factor": 1.5}
             options["connect/retry"] = retry
-        config = zenoh.Config()
+        config: zenoh.Config = zenoh.Config()
         for key, value in options.items():
             config.insert_json5(key, json.dumps(value))
         return config

@@ -95,36 +95,49 @@ def check_value(value: Any, hint: Any, rule: Setting, path: str) -> None:
     if hint is Any:
         return
     if origin in (Union, types.UnionType):
-        if value is None and type(None) in args:
-            return
-        errors = []
-        for option in (a for a in args if a is not type(None)):
-            try:
-                return check_value(value, option, rule, path)
-            except ConfigError as error:
-                errors.append(error)
-        raise errors[-1]
-    if dataclasses.is_dataclass(hint):
+        _check_union(value, args, rule, path)
+    elif dataclasses.is_dataclass(hint):
         if not isinstance(value, typing.cast(type, hint)):
             raise _wrong(path, value, _name(hint))
-        return
-    if origin in (tuple, list):
-        if not isinstance(value, origin):
-            raise _wrong(path, value, _name(hint))
-        _check_length(value, rule, path)
-        variadic = origin is list or (len(args) == 2 and args[1] is Ellipsis)
-        if not variadic and len(value) != len(args):
-            raise _wrong(path, value, f"{len(args)} values")
-        for i, element in enumerate(value):
-            check_value(element, args[0 if variadic else i], _elements(rule), f"{path}[{i}]")
-        return
-    if origin in (dict, Mapping):
+    elif origin in (tuple, list):
+        _check_sequence(value, hint, rule, path)
+    elif origin in (dict, Mapping):
         if not isinstance(value, Mapping):
             raise _wrong(path, value, "a mapping")
         _check_length(value, rule, path)
         for key, element in value.items():
             check_value(element, args[1], _elements(rule), f"{path}.{key}")
+    else:
+        _check_scalar(value, hint, rule, path)
+
+
+def _check_union(value: Any, options: tuple[Any, ...], rule: Setting, path: str) -> None:
+    if value is None and type(None) in options:
         return
+    errors = []
+    for option in (option for option in options if option is not type(None)):
+        try:
+            check_value(value, option, rule, path)
+        except ConfigError as error:
+            errors.append(error)
+        else:
+            return
+    raise errors[-1]
+
+
+def _check_sequence(value: Any, hint: Any, rule: Setting, path: str) -> None:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if not isinstance(value, typing.cast(type, origin)):
+        raise _wrong(path, value, _name(hint))
+    _check_length(value, rule, path)
+    variadic = origin is list or (len(args) == 2 and args[1] is Ellipsis)
+    if not variadic and len(value) != len(args):
+        raise _wrong(path, value, f"{len(args)} values")
+    for i, element in enumerate(value):
+        check_value(element, args[0 if variadic else i], _elements(rule), f"{path}[{i}]")
+
+
+def _check_scalar(value: Any, hint: Any, rule: Setting, path: str) -> None:
     if convert(value, hint, path) != value and not _is_nan(value):
         raise _wrong(path, value, _name(hint))
     if isinstance(value, (int, float)) and not isinstance(value, bool) and not rule.allows(value):

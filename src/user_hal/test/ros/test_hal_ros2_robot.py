@@ -42,8 +42,8 @@ def robot_file(folder: Path, **changes: Any) -> Path:
 
 
 def hal_of(folder: Path, file: Path) -> HalProcess:
-    hal = HalProcess(folder, {"robot_file": str(file), "driver": ""})
-    for key in ("params", "safety", "lease", "loop"):
+    hal = HalProcess(folder, {"robot_file": str(file)})
+    for key in ("driver", "params", "safety", "lease", "loop"):
         hal._params.pop(key)
     return hal
 

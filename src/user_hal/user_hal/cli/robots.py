@@ -41,7 +41,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--all", action="store_true", help="cameras and teleops, too")
     parser.add_argument("--no-ros", action="store_true", help="do not look at the ROS graph")
     parser.add_argument(
-        "--wait", type=float, default=1.0, help="seconds to get to know the graph (default: 1)"
+        "--wait",
+        type=float,
+        default=1.0,
+        help="seconds without anything new after which the ROS graph counts as known (default: 1)",
     )
     return parser
 
@@ -91,8 +94,18 @@ def _topics(stack: ExitStack, wait_s: float, console: Console) -> TopicIo | None
         console.print(f"[yellow]ROS topics are not searched:[/] {escape(str(error))}")
         return None
     io: TopicIo = stack.enter_context(open_topic_io("user_robots"))
-    time.sleep(wait_s)  # discovery has no end that could be waited for
+    _settle(io, wait_s)
     return io
+
+
+def _settle(io: TopicIo, quiet_s: float) -> None:
+    """Wait until nothing new has been discovered for a while: discovery itself has no end."""
+    known, since_s = io.topics(), time.monotonic()
+    while time.monotonic() - since_s < quiet_s:
+        time.sleep(0.05)
+        topics = io.topics()
+        if topics.keys() != known.keys():
+            known, since_s = topics, time.monotonic()
 
 
 if __name__ == "__main__":

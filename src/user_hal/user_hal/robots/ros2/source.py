@@ -85,7 +85,7 @@ class Source:
             raise self._fault
         sample = self.buffer.newest()
         if sample is None:
-            raise self.silence(0.0)
+            raise DeviceTimeout(self._what, came="no message yet")
         stamp_age_s = (now_ns - sample.stamp_ns) / 1e9
         if stamp_age_s < -self._timing.max_ahead_s:
             raise DeviceFault(
