@@ -64,7 +64,7 @@ class EpisodeRun:
         self._reward, self._sink, self._pacer = reward, sink, pacer
         self._clock, self._stats, self._stop = clock, stats, stop
         self._rules = EndRules(config)
-        self._episode = 0
+        self._episode = self._listened_ns = 0
         self.recorder = EpisodeRecorder(sink)
         self.failure: UserError | None = None
         self.starved = self.asked_again = 0
@@ -116,12 +116,15 @@ class EpisodeRun:
             if ending is not None:
                 return self._finish(after, ending)
             observation = after
+            wake_ns += self._listened_ns  # the time of a person is not ours
 
     def _complete(
         self, decision: Decision, after: Observation, source: EpisodeSource, elapsed_s: float
     ) -> Ending | None:
         """Record the step that ``after`` completes, and see whether the episode ends there."""
+        begin_ns = self._clock.monotonic_ns()
         label = self._actions.listen(after)
+        self._listened_ns = self._clock.monotonic_ns() - begin_ns
         task = replace(after.task, label=label) if label is not Label.NONE else after.task
         action, acted_by = self.recorder.executed(after.applied)
         verdict = self._reward(decision.observation.arrays, action, after.arrays, task)

@@ -127,7 +127,7 @@ def _check_union(value: Any, options: tuple[Any, ...], rule: Setting, path: str)
 
 def _check_sequence(value: Any, hint: Any, rule: Setting, path: str) -> None:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if not isinstance(value, typing.cast(type, origin)):
+    if not isinstance(value, (tuple, list)) or type(value) is not origin:
         raise _wrong(path, value, _name(hint))
     _check_length(value, rule, path)
     variadic = origin is list or (len(args) == 2 and args[1] is Ellipsis)
