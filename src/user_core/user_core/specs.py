@@ -171,7 +171,8 @@ class ArraySpec:
         for side in ("low", "high"):
             bound = getattr(self, side)
             if bound is not None:
-                data[side] = list(bound) if isinstance(bound, tuple) else bound
+                # -1 and -1.0 are one bound, and must give one digest.
+                data[side] = [float(v) for v in bound] if isinstance(bound, tuple) else float(bound)
         if self.unit:
             data["unit"] = self.unit
         if self.frame:
