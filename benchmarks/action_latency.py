@@ -117,6 +117,8 @@ def bare(out: str, rate_hz: float, kilobytes: int) -> None:
     """Publish observations, note when their answers come. Until SIGTERM."""
     import rclpy
 
+    from user_comm.converters import observation_to_message
+
     node, qualities, messages = ros_node("bare")
     taken: dict[int, int] = {}
     cycles: list[tuple[int, int, int]] = []
@@ -133,10 +135,9 @@ def bare(out: str, rate_hz: float, kilobytes: int) -> None:
     publisher = node.create_publisher(
         messages["Observation"], "observation", qualities["observation"]
     )
-    message = messages["Observation"]()
-    tensor = messages["Tensor"](name="payload", dtype=1, shape=array.array("I", [kilobytes * 1000]))
-    tensor.data = array.array("B", bytes(kilobytes * 1000))
-    message.tensors = [tensor]
+    robot = MockRobot(MockConfig(payload_bytes=kilobytes * 1000))
+    robot.connect()
+    message = observation_to_message(robot.read(), "base")  # the hal's, made beforehand
 
     def publish() -> None:
         period_ns, due_ns, sequence = int(1e9 / rate_hz), time.monotonic_ns(), 0
@@ -158,7 +159,7 @@ def ros_node(name: str) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     import rclpy
     from rclpy.node import Node
     from rclpy.signals import SignalHandlerOptions
-    from user_msgs.msg import ActionChunk, Tensor
+    from user_msgs.msg import ActionChunk
     from user_msgs.msg import Observation as ObservationMessage
 
     from user_comm import topics
@@ -171,7 +172,6 @@ def ros_node(name: str) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     }
     return node, qualities, {
         "ActionChunk": ActionChunk,
-        "Tensor": Tensor,
         "Observation": ObservationMessage,
     }  # fmt: skip
 

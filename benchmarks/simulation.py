@@ -40,22 +40,39 @@ def timed(function: Callable[[], None]) -> tuple[float, float]:
     return time.perf_counter() - wall_s, time.process_time() - cpu_s
 
 
-def in_turns(contenders: Sequence[Callable[[], None]], rounds: int) -> list[tuple[float, float]]:
-    """Median wall and processor time of each, seconds."""
+def in_turns(
+    contenders: Sequence[Callable[[], None]], rounds: int
+) -> list[tuple[float, float, float]]:
+    """Of each: median wall time, median and tenth percentile of processor time, seconds."""
     times: list[list[tuple[float, float]]] = [[] for _ in contenders]
     for _ in range(rounds):
         for mine, contender in zip(times, contenders, strict=True):
             mine.append(timed(contender))
     return [
-        (statistics.median(wall for wall, _ in mine), statistics.median(cpu for _, cpu in mine))
+        (
+            float(np.median([wall_s for wall_s, _ in mine])),
+            *np.percentile([cpu_s for _, cpu_s in mine], [50, 10]).tolist(),
+        )
         for mine in times
     ]
+
+
+HEADER = (
+    "scene                  steps/s: wall p50   cpu p50   cpu p10   "
+    "{}: cpu p50   cpu p10   x bare (p50)"
+)
+
+
+def row(arm: str, task: str, steps: int, mine: Sequence[float], bare: Sequence[float]) -> str:
+    ours = "".join(f"{steps / seconds:10.0f}" for seconds in mine)
+    theirs = "".join(f"{steps / seconds:13.0f}" for seconds in bare[1:])
+    return f"{arm:6} {task:14} {ours:>32} {theirs:>32} {mine[1] / bare[1]:14.2f}"
 
 
 def state_only(rounds: int, steps: int = 100) -> None:
     print("\nState only, 10 Hz control with 20 physics steps, episodes of the noisy expert and")
     print("their resets; bare mj_step goes through the same physics states:")
-    print("scene                  steps/s (wall)  steps/s (cpu)  bare mj_step (cpu)  ratio of time")
+    print(HEADER.format("bare mj_step"))
     for arm, task in SCENES:
         robot = MujocoRobot(MujocoConfig(robot=arm, task=task))
         robot.connect()
@@ -76,10 +93,7 @@ def state_only(rounds: int, steps: int = 100) -> None:
 
         mine, physics = in_turns([ours, bare], rounds)
         robot.close()
-        print(
-            f"{arm:6} {task:14} {steps / mine[0]:14.0f} {steps / mine[1]:14.0f} "
-            f"{steps / physics[1]:19.0f} {mine[1] / physics[1]:14.2f}"
-        )
+        print(row(arm, task, steps, mine, physics))
 
 
 def recorded(robot: MujocoRobot, steps: int) -> tuple[list[Move], list[np.ndarray]]:
@@ -131,10 +145,7 @@ def with_images(rounds: int, steps: int = 10) -> None:
         mine, drawing = in_turns([ours, bare], rounds)
         renderer.close()
         robot.close()
-        print(
-            f"{arm:6} {task:14} {steps / mine[0]:14.0f} {steps / mine[1]:14.0f} "
-            f"{steps / drawing[1]:20.0f} {mine[1] / drawing[1]:14.2f}"
-        )
+        print(row(arm, task, steps, mine, drawing))
 
 
 def real_time(seconds: float) -> None:

@@ -28,7 +28,7 @@ from user_hal.safety.supervisor import SafetyState
 _log = logging.getLogger(__name__)
 
 #: How often the sentinel looks: this much later than its time a watchdog may act.
-SENTINEL_PERIOD_S = 0.01
+SENTINEL_PERIOD_S = 0.02
 #: How long the loop waits for a stop to be done before it looks again.
 _STOP_POLL_NS = 1_000_000
 _AFTER_ERROR_NS = 100_000_000
