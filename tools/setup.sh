@@ -216,6 +216,8 @@ build_packages() {
                 LD_LIBRARY_PATH=$(user_ws_wheel_libraries)
                 export LD_LIBRARY_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE=1
             fi
+            # colcon's own choice (-l) waits for the rest of the machine to fall silent.
+            export MAKEFLAGS=${MAKEFLAGS:--j$(nproc)}
             PATH="$USER_WS_VENV/bin:$PATH" "$USER_WS_VENV/bin/python" -m colcon \
                 --log-base "$USER_WS_LOG" build \
                 --base-paths src --build-base "$USER_WS_BUILD" --install-base "$USER_WS_INSTALL" \
