@@ -16,6 +16,8 @@ pytest.importorskip("rclpy")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from acting_world import Process, Witness, committed_steps  # noqa: E402
+from lifecycle_msgs.msg import Transition  # noqa: E402
+from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 from user_msgs.msg import ActorStatus  # noqa: E402
 
@@ -129,6 +131,29 @@ def test_an_emergency_stop_ends_the_episode_and_a_reset_lets_it_go_on(lab: Lab) 
     assert "emergency stop" in stopped.reason
     witness.call("hal/reset_emergency_stop", Trigger)
     lab.acts()
+
+
+def test_it_can_be_deactivated_cleaned_up_and_brought_back(lab: Lab) -> None:
+    lab.acts()
+    witness = lab.witness
+
+    def change(transition: int) -> None:
+        request = ChangeState.Request()
+        request.transition.id = transition
+        answer = witness.call("actor/change_state", ChangeState, transition=request.transition)
+        assert answer.success
+
+    begun = len(witness.results)
+    for round_ in ([Transition.TRANSITION_DEACTIVATE],
+                   [Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP,
+                    Transition.TRANSITION_CONFIGURE]):  # fmt: skip
+        for transition in round_:
+            change(transition)
+        witness.until(lambda: "activation" in witness.actor.detail, "it says that it waits")
+        change(Transition.TRANSITION_ACTIVATE)
+        lab.acts()
+    stopped = [r for r in witness.results[begun:] if "deactivated" in r.reason]
+    assert all(result.outcome is Outcome.ABORTED for result in stopped)
 
 
 def test_a_person_takes_over_and_labels(lab: Lab) -> None:

@@ -226,7 +226,7 @@ def test_sequence_numbers_rise_over_episodes_and_processes():
     assert numbers == sorted(set(numbers))
     later = build()
     later.world.now_ns += 1_000_000_000
-    from user_actor.loop.driver import ActionSource
+    from user_actor.loop.action_source import ActionSource
 
     source = ActionSource(
         later.loop._config, later.arm, later.holder, None, MS, later.world, later.loop.stats, int

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 
+from user_actor.loop.action_source import ActionSource
 from user_actor.loop.clock import Clock, SystemClock
 from user_actor.loop.config import ActorLoopConfig
-from user_actor.loop.driver import ActionSource
 from user_actor.loop.episode_run import EpisodeRun
 from user_actor.loop.pacer import Pacer
 from user_actor.loop.policy_holder import PolicyHolder

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from user_actor.loop.action_source import ActionSource
 from user_actor.loop.clock import Clock
 from user_actor.loop.config import ActorLoopConfig
-from user_actor.loop.driver import ActionSource
 from user_actor.loop.ending import Ending, EndRules, aborted
 from user_actor.loop.pacer import Pacer
 from user_actor.loop.ports import EpisodeSink, RobotPort
