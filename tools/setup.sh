@@ -127,6 +127,8 @@ install_requirements() {
 
     say "installing requirements into ${USER_WS_VENV##*/} with $BASE_PYTHON"
     rm -f "$stamp"
+    local before
+    before=$([[ ! -d $USER_WS_BUILD ]] || built_against)
     make_venv
     local -a pip=("$USER_WS_VENV/bin/python" -m pip --disable-pip-version-check --no-input)
     if [[ $USER_WS_ROS == installation ]]; then
@@ -143,9 +145,18 @@ install_requirements() {
         "${pip[@]}" install --quiet --progress-bar off --no-compile "${arguments[@]}"
     fi
     if [[ $USER_WS_ROS == wheels ]]; then "$USER_WS_VENV/bin/python" tools/mend_wheels.py >&2; fi
-    # What was built against the environment as it was before is to be built again.
-    rm -rf "$USER_WS_BUILD" "$USER_WS_INSTALL"
+    # What was built against another Python, ROS 2 or numpy is to be built again; what came in addition does no harm.
+    if [[ -n $before && -n $(comm -23 <(echo "$before") <(built_against)) ]]; then
+        rm -rf "$USER_WS_BUILD" "$USER_WS_INSTALL"
+    fi
     printf '%s' "$wanted" >"$stamp"
+}
+
+# Prints, sorted, what a build depends on and what may change below it.
+built_against() {
+    readlink -f "$USER_WS_VENV/bin/python"
+    compgen -G "$USER_WS_VENV/lib/python3.*/site-packages/*.dist-info" |
+        sed -nE 's#.*/((ros_|numpy-|setuptools-|empy-).*)\.dist-info#\1#p' | sort
 }
 
 # uv needs a fifth of pip's time. It does not read pip's configuration, though, and what a machine's pip was
