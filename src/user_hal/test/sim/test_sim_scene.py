@@ -196,6 +196,22 @@ def test_a_far_target_is_approached_within_the_velocity_limits(arm: str) -> None
     np.testing.assert_allclose(scene.state().joint_position, goal, atol=0.01)
 
 
+def test_a_redundant_arm_returns_to_its_posture_without_moving_the_tool() -> None:
+    scene, control = fresh("panda", "reach")
+    jacobian = scene.kinematics.jacobian(scene.state().joint_position)
+    _, _, rows = np.linalg.svd(jacobian)
+    away = rows[-1]  # the motion that the tool does not feel
+    scene.data.qvel[:7] = 0.8 * away  # a push against the elbow
+    start, distance = scene.state(), []
+    for _ in range(40):
+        drive(scene, control, [0.0])
+        joints = scene.state().joint_position
+        distance.append(abs(float(away @ (joints - start.joint_position))))
+    assert max(distance) > 0.02
+    assert distance[-1] < 0.6 * max(distance)
+    np.testing.assert_allclose(scene.state().tcp_pose[:3], start.tcp_pose[:3], atol=2e-3)
+
+
 @arms
 @pytest.mark.parametrize("drive_name", ["tool", "joints"])
 def test_hold_stops_the_arm_where_it_is(arm: str, drive_name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 from collections.abc import Sequence
@@ -44,7 +45,8 @@ class Renderer:
     """
 
     def __init__(self, model: Any, height: int, width: int, *, fine: bool = False) -> None:
-        self._model, self._height, self._width = model, height, width
+        self._model = copy.copy(model)  # with a quality of its own
+        self._height, self._width = height, width
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mujoco-render")
         try:
             self._thread.submit(self._open, fine).result()
@@ -73,7 +75,7 @@ class Renderer:
     def _open(self, fine: bool) -> None:
         quality = self._model.vis.quality
         quality.shadowsize, quality.offsamples = (2048, 4) if fine else (0, 0)
-        quality.numslices, quality.numstacks = (40, 20) if fine else (12, 6)
+        quality.numslices, quality.numstacks = (40, 20) if fine else (12, 4)
         quality.numquads = 4 if fine else 1
         self._context = _make_context(self._width, self._height)
         self._context.make_current()

@@ -23,8 +23,6 @@ TARGET_SPEED = 0.8
 
 #: Stiffness along the null space of a redundant arm, N m/rad.
 POSTURE_NM_RAD = 10.0
-_ELBOW_JOINT = 2
-_OTHER_JOINTS = [0, 1, 3, 4, 5, 6]
 
 
 class Scene:
@@ -74,6 +72,7 @@ class Scene:
         #: How far a moving target runs ahead, s: makes up for the damping (kv / kp).
         self._lead_s = -bias[: self._driven, 2] / gains[: self._driven, 0]
         self._ramp_steps = 0
+        self._felt = np.zeros(6)
         self._jacobian = np.zeros((6, self.model.nv))
         self._wrench = np.zeros(6)
         # Views of the simulator's memory, which stays where it is; to ask for them anew
@@ -134,7 +133,7 @@ class Scene:
 
         kinematics = self.kinematics
         limits = kinematics.lower_rad, kinematics.upper_rad
-        return solve_inverse(pose_jacobian, pose_base_tcp, kinematics.home_rad, limits, 1e-5, 50)
+        return solve_inverse(pose_jacobian, pose_base_tcp, kinematics.home_rad, limits, 1e-4, 50)
 
     @property
     def targets(self) -> Array:
@@ -212,20 +211,18 @@ class Scene:
     def _push_to_posture(self) -> None:
         """Keep a redundant arm near its home posture by a torque that the tool does not feel.
 
-        The null space of the Jacobian of seven joints is one direction: the joint motion
-        that leaves the tool where it is. A spring along it needs one small linear system.
+        A spring, projected on the null space of the Jacobian: (1 - J' (J J')^-1 J) d for a
+        distance d from home. MuJoCo's small Cholesky takes a fifth of the time of numpy's.
         """
-        if self.joint_count != 7:
+        n = self.joint_count
+        if n <= 6:
             return
-        n, jacobian = self.joint_count, self._jacobian
-        mujoco.mj_jacSite(self.model, self.data, jacobian[:3], jacobian[3:], self._tcp)
-        direction = np.ones(n)
-        direction[_OTHER_JOINTS] = np.linalg.solve(
-            jacobian[:, _OTHER_JOINTS], -jacobian[:, _ELBOW_JOINT]
-        )
-        direction /= math.sqrt(direction @ direction)
-        away = direction @ (self.kinematics.home_rad - self._qpos)
-        self._push[:] = POSTURE_NM_RAD * away * direction
+        mujoco.mj_jacSite(self.model, self.data, self._jacobian[:3], self._jacobian[3:], self._tcp)
+        jacobian, away = self._jacobian[:, :n], self.kinematics.home_rad - self._qpos
+        square = jacobian @ jacobian.T
+        mujoco.mju_cholFactor(square, 1e-9)
+        mujoco.mju_cholSolve(self._felt, square, jacobian @ away)
+        self._push[:] = POSTURE_NM_RAD * (away - self._felt @ jacobian)
 
     def hold(self) -> None:
         """Stop where the arm is: the targets become what is measured. The grip stays."""
