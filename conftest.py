@@ -16,6 +16,9 @@ _ROS_TEST = f"{os.sep}ros{os.sep}"
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Started in the background of a script, SIGINT is ignored, and by all that the tests start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # A domain per test session, so that sessions beside each other do not meet. Tests that need
     # one of their own take the fixture `ros_domain`.
     domain = _DOMAINS[os.getpid() % len(_DOMAINS)]
