@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import socket
 import sys
 import time
@@ -223,6 +224,29 @@ def test_kill_9_of_any_of_them_loses_and_doubles_nothing(lab: Lab) -> None:
         lab.acts()
     lab.settle()
     check_store(lab)  # of this test and all before it
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_it_ends_in_good_order_when_the_robot_has_gone(lab: Lab, how: signal.Signals) -> None:
+    """Also within its time: whoever takes longer ends with exit code 1."""
+    for process in (lab.hal, lab.actor):
+        if process.process.poll() is not None:
+            process.start()
+    lab.witness.forget()
+    lab.acts()
+    hal, actor = lab.hal.process, lab.actor.process
+    hal.send_signal(how)
+    try:
+        lab.witness.until(lambda: lab.witness.actor.state == ActorStatus.WAITING, "it waits")
+        actor.send_signal(signal.SIGTERM)
+        assert actor.wait(timeout=30) == 0, lab.actor.log[-3000:]
+    finally:
+        lab.hal.kill()
+    assert "state: finalized" in lab.actor.log.splitlines()[-1]
+    lab.hal.start()
+    lab.actor.start()
+    lab.witness.forget()
+    lab.acts()
 
 
 def test_a_robot_with_another_spec_is_refused_by_the_store_and_the_actor_says_so(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -10,6 +11,9 @@ from rclpy.client import Client
 from rclpy.node import Node
 
 from user_core.errors import TransportError
+
+#: How soon a call notices that it is given up, or that a service has appeared.
+_LOOK_S = 0.02
 
 
 class ServiceClient:
@@ -23,26 +27,47 @@ class ServiceClient:
         self.name = self.client.srv_name
         self.request_type: type[Any] = service_type.Request
 
-    def call(self, request: Any, timeout_s: float) -> Any:
+    def call(self, request: Any, timeout_s: float, given_up: threading.Event | None = None) -> Any:
         """Call, and wait for the answer. Not from the executor's own thread: it would wait for
         itself.
 
+        Args:
+            request: A ``request_type``.
+            timeout_s: Longest wait for the service to appear, and again for its answer.
+            given_up: Nobody wants the answer any more once this is set: whoever ends a node must
+                not have to wait for a peer that is gone.
+
         Raises:
-            TransportError: Nobody offers the service, or there was no answer in time.
+            TransportError: Nobody offers the service, there was no answer in time, or the call
+                was given up.
         """
-        if not self.client.wait_for_service(timeout_sec=timeout_s):
-            raise TransportError(
-                f"service {self.name}",
-                came=f"nobody offers it within {timeout_s:g} s",
-                cure="Is the node that offers it running, and configured?",
-            )
+        given_up = given_up or threading.Event()
+        end_s = time.monotonic() + timeout_s
+        while not self.client.service_is_ready():
+            if time.monotonic() >= end_s:
+                raise TransportError(
+                    f"service {self.name}",
+                    came=f"nobody offers it within {timeout_s:g} s",
+                    cure="Is the node that offers it running, and configured?",
+                )
+            if given_up.wait(_LOOK_S):
+                raise TransportError(f"service {self.name}", came="the call was given up")
         answered = threading.Event()
         future = self.client.call_async(request)
         future.add_done_callback(lambda _: answered.set())
-        if not answered.wait(timeout_s):
-            self.client.remove_pending_request(future)
-            raise TransportError(f"service {self.name}", came=f"no answer within {timeout_s:g} s")
+        end_s = time.monotonic() + timeout_s
+        while not answered.wait(_LOOK_S):
+            late = time.monotonic() >= end_s
+            if late or given_up.is_set():
+                self.client.remove_pending_request(future)
+                came = f"no answer within {timeout_s:g} s" if late else "the call was given up"
+                raise TransportError(f"service {self.name}", came=came)
         return future.result()
+
+    def tell(self, request: Any) -> None:
+        """Send a request whose answer nobody waits for; if the service is not there, to nobody."""
+        if self.client.service_is_ready():
+            self.client.remove_pending_request(self.client.call_async(request))
 
     def destroy(self) -> None:
         """Call it no longer."""

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-#: How long an orderly end may take before the process is ended anyway, seconds.
-STOP_TIMEOUT_S = 20.0
+#: How long an orderly end may take before the process is ended anyway, seconds. Less than
+#: supervisors wait before they kill (ours 10 s), so that the stacks say what it hung in.
+STOP_TIMEOUT_S = 8.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

@@ -2,10 +2,13 @@
 
 import threading
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import rclpy
+from rclpy.executors import MultiThreadedExecutor
 from user_msgs.msg import ActorStatus, SafetyStatus
 from user_msgs.srv import AcquireLease, ReleaseLease, RenewLease, ResetRobot
 
@@ -20,6 +23,7 @@ from user_actor.nodes.teleop_port import RosTeleop
 from user_actor.outbox import OutboxStatus
 from user_comm.converters import Intervention, observation_to_message, set_stamp
 from user_comm.parameter_values import parameter_fields
+from user_comm.service_client import ServiceClient
 from user_core.config import from_mapping
 from user_core.errors import CodecError, DeviceError, TransportError
 from user_core.interfaces import TeleopCommand
@@ -48,11 +52,14 @@ class Server:
         self.request_type, self.response = service.Request, service.Response
         self.answer, self.requests = answer, []
 
-    def call(self, request, timeout_s):
+    def call(self, request, timeout_s, given_up=None):
         self.requests.append(request)
         response = self.response()
         self.answer(request, response)
         return response
+
+    def tell(self, request):
+        self.call(request, 0)
 
 
 def raises(error):
@@ -318,6 +325,60 @@ def test_a_hal_that_does_not_answer_for_a_while_costs_the_lease_only_when_it_end
     until(lambda: lease.token == 0, "it has ended")
     assert time.monotonic() - begin_s >= 0.3
     lease.stop()
+
+
+@pytest.mark.parametrize("answered", [0, 1])
+def test_giving_back_waits_for_no_answer_of_a_hal_that_is_gone(ros_domain, answered):
+    """Real services: the first ``answered`` calls are answered, the next one never is."""
+    context = rclpy.Context()
+    context.init(domain_id=ros_domain)
+    node = rclpy.create_node("halted", context=context)
+    asked = []
+
+    def serve(name, kind, fill):
+        def answer(request, response):
+            asked.append(name)
+            if len(asked) > answered:
+                hung.wait(60)
+            fill(request, response)
+            return response
+
+        node.create_service(kind, name, answer)
+        return ServiceClient(node, name, kind)
+
+    hung = threading.Event()
+    executor = MultiThreadedExecutor(2, context=context)
+    executor.add_node(node)
+    spinning = threading.Thread(target=executor.spin, daemon=True)
+    spinning.start()
+    ending = None
+    try:
+        lease = LeaseKeeper(
+            LeaseWish(duration_s=3.0), "me", serve("acquire", AcquireLease, grant(4, 3.0)),
+            serve("renew", RenewLease, prolong), serve("release", ReleaseLease, prolong),
+        )  # fmt: skip
+        lease._acquire.call = partial(_patiently, lease._acquire.call)
+        lease._renew.call = partial(_patiently, lease._renew.call)
+        lease.start()
+        until(lambda: len(asked) == answered + 1, "it asks in vain")
+        ending = threading.Thread(target=lease.stop)
+        ending.start()
+        ending.join(20)
+        assert not ending.is_alive()
+        assert lease.token == 0
+    finally:
+        hung.set()
+        if ending is not None:
+            ending.join()
+        executor.shutdown()
+        spinning.join(5)
+        node.destroy_node()
+        context.try_shutdown()
+
+
+def _patiently(call, request, timeout_s, given_up=None):
+    """Call with a limit that is far beyond what a test waits."""
+    return call(request, 60.0, given_up)
 
 
 # --- what it says, and what it is configured by

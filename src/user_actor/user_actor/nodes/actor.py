@@ -27,7 +27,7 @@ from user_comm.run import run
 from user_comm.topic_waiter import TopicWaiter
 from user_core import plugins
 from user_core.config import Config, setting
-from user_core.errors import TransportError
+from user_core.errors import DeviceTimeout, TransportError
 from user_core.interfaces import Policy
 from user_core.plugins import PluginChoice
 from user_core.policies import policy_config_hash
@@ -35,6 +35,8 @@ from user_core.specs import RobotSpec
 from user_core.types import EpisodeResult, TrajectoryAck, TrajectoryChunk
 
 _LOOK_S = 0.2
+#: Longest wait for the acting thread: a policy, a reward or a disk may hang.
+_JOIN_S = 4.0
 #: Threads hand over the interpreter at least this often, so that the loop is not kept waiting.
 _SWITCH_INTERVAL_S = 0.0005
 
@@ -105,26 +107,27 @@ class ActorNode(LifecycleNode):
         self._lease.start()
         stack.callback(self._lease.stop)
         self._stop = threading.Event()
-        thread = threading.Thread(target=self._act, name="actor", daemon=True)
+        thread = threading.Thread(target=self._act, args=(self._stop,), name="actor", daemon=True)
         thread.start()
-        stack.callback(thread.join)
+        stack.callback(_join, thread)
         stack.callback(self._stop_acting, "the actor is deactivated")
 
     # --- acting, in a thread of its own -------------------------------------------------
 
-    def _act(self) -> None:
+    def _act(self, stop: threading.Event) -> None:
         try:
-            while not self._stop.is_set():
+            while not stop.is_set():
                 description = self._description
                 if description is None:
-                    self._stop.wait(_LOOK_S)
+                    stop.wait(_LOOK_S)
                 else:
-                    self._act_with(description)
+                    self._act_with(description, stop)
         except Exception as error:  # of a plugin, a configuration, the disk
             self.get_logger().error(f"acting ended: {error}")
-            self.fail(error)
+            if not stop.is_set():
+                self.fail(error)
 
-    def _act_with(self, description: RobotDescription) -> None:
+    def _act_with(self, description: RobotDescription, stop: threading.Event) -> None:
         """Act until the node is deactivated, or the robot has become another."""
         config: ActorConfig = self.config
         spec = description.spec
@@ -134,6 +137,7 @@ class ActorNode(LifecycleNode):
             robot = RosRobot(
                 spec, box, self._actions, self._reset, self._lease, config.loop.reset_timeout_s
             )
+            stack.callback(robot.close)
             box.accept = robot.on_observation
             self._lease.on_lost = robot.on_lease_lost
             robot.on_safety(self._safety)
@@ -148,10 +152,10 @@ class ActorNode(LifecycleNode):
             )  # fmt: skip
             self._holder, self._robot, self._teleop, self._loop = holder, robot, teleop, loop
             stack.callback(self._forget_loop)
-            if not self._stop.is_set() and description is self._description:
+            if not stop.is_set() and description is self._description:
                 loop.run()
-                while loop.is_done and not self._stop.is_set():  # all episodes are recorded
-                    self._stop.wait(_LOOK_S)
+                while loop.is_done and not stop.is_set():  # all episodes are recorded
+                    stop.wait(_LOOK_S)
 
     def _make_holder(self, spec: RobotSpec, stack: ExitStack) -> PolicyHolder:
         """What pulls versions and swaps them in."""
@@ -268,6 +272,16 @@ class ActorNode(LifecycleNode):
         level = Level.WARN if message.warnings else Level.OK
         text = "; ".join([message.detail, *message.warnings]) or "acting"
         self.diagnostics.report("acting", level, text)
+
+
+def _join(thread: threading.Thread) -> None:
+    """Wait for the acting thread; raises DeviceTimeout when it is stuck, and leaves it behind."""
+    thread.join(_JOIN_S)
+    if thread.is_alive():
+        raise DeviceTimeout(
+            "end of acting", came=f"the acting thread still busy after {_JOIN_S:g} s",
+            expected="policy, reward and disk to return",
+        )  # fmt: skip
 
 
 def _seeds(name: str, choice: PluginChoice) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -15,7 +14,6 @@ from user_core.errors import LeaseError, TransportError, UserError
 
 #: For a hal that is just being discovered.
 _PATIENCE_S = 3.0
-_FAREWELL_S = 0.3
 _log = logging.getLogger(__name__)
 
 
@@ -74,7 +72,11 @@ class LeaseKeeper:
         self._thread.start()
 
     def stop(self) -> None:
-        """Give the lease back. The robot comes to a safe stop."""
+        """Give the lease back. The robot comes to a safe stop.
+
+        Waits for no answer: the hal may be gone, and the executor that would hear it may be
+        the one that waits here.
+        """
         self._ending.set()
         if self._thread is not None:
             self._thread.join()
@@ -86,6 +88,8 @@ class LeaseKeeper:
                 self._step()
                 wait_s = self._duration_s / 3
             except UserError as error:
+                if self._ending.is_set():
+                    break
                 self._lost(error)
                 wait_s = self._wish.retry_s
             self._ending.wait(wait_s)
@@ -103,7 +107,7 @@ class LeaseKeeper:
             holder=self._holder, duration_s=self._wish.duration_s, preempt=self._wish.preempt
         )
         asked_s = time.monotonic()
-        answer = self._acquire.call(request, _PATIENCE_S)
+        answer = self._acquire.call(request, _PATIENCE_S, self._ending)
         if not answer.success:
             raise LeaseError(answer.message or "the lease was refused")
         self._duration_s = answer.lease.duration_s
@@ -114,11 +118,10 @@ class LeaseKeeper:
     def _do_renew(self) -> None:
         asked_s = time.monotonic()
         try:
-            answer = self._renew.call(
-                self._renew.request_type(token=self.token), self._duration_s / 3
-            )
+            request = self._renew.request_type(token=self.token)
+            answer = self._renew.call(request, self._duration_s / 3, self._ending)
         except TransportError:
-            if time.monotonic() >= self._until_s:
+            if self._ending.is_set() or time.monotonic() >= self._until_s:
                 raise
             return  # it may still be answered in time
         if not answer.success:
@@ -135,6 +138,4 @@ class LeaseKeeper:
     def _give_back(self) -> None:
         request = self._release.request_type(token=self.token)
         self.token, self.problem = 0, "given back"
-        # the executor that would hear the answer may be waiting for this thread to end
-        with contextlib.suppress(TransportError):
-            self._release.call(request, _FAREWELL_S)
+        self._release.tell(request)

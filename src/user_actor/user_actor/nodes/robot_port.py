@@ -50,6 +50,7 @@ class RosRobot:
         self._first_ns = self._reset_ns = 0
         self._misfit = ""
         self._pending: Future[Observation] | None = None
+        self._closed = threading.Event()
         self._safety: Any = None
         self.observations = observations
 
@@ -98,6 +99,10 @@ class RosRobot:
         if self._pending is not None:
             _settle(self._pending, DeviceError("reset of the robot", came="a lease that was lost"))
 
+    def close(self) -> None:
+        """Nobody wants the answer to a reset any more."""
+        self._closed.set()
+
     def trouble(self) -> str:
         status = self._safety
         if not self._lease.token:
@@ -130,7 +135,7 @@ class RosRobot:
         request = self._client.request_type(
             seed=-1 if seed is None else seed, lease_token=self._lease.token
         )
-        answer = self._client.call(request, self._reset_timeout_s)
+        answer = self._client.call(request, self._reset_timeout_s, self._closed)
         if not answer.success:
             raise DeviceError(f"reset of the robot ({answer.error_code})", came=answer.message)
         first = observation_from_message(answer.observation, specs=self._spec.observation)

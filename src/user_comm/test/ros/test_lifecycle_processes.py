@@ -362,7 +362,7 @@ def test_parameters_describe_themselves_refuse_and_apply(active: World) -> None:
 
 
 def test_an_end_that_hangs_is_ended(start_process: Callable[..., subprocess.Popen[str]]) -> None:
-    """With the time limit shortened from 20 s."""
+    """With the time limit shortened."""
     code = (
         "import runpy, sys; import user_comm.stop_signals as s;"
         "s.StopSignals.__init__.__defaults__ = (0.5,);"
