@@ -84,6 +84,23 @@ def decode_version(
     if not all(0 <= number < 2**63 for number in numbers.values()):
         raise CodecError("policy version: metadata", came=numbers, expected="0 to 2^63 - 1")
     version = PolicyVersion(arrays=arrays, config_hash=made_for, **numbers)
+    check_identity(version, stated, expected_hash, config_hash)
+    if layout is not None:
+        _check_layout(version, layout)
+    return version
+
+
+def check_identity(
+    version: PolicyVersion, stated: str, expected_hash: str | None, config_hash: str | None
+) -> None:
+    """Raise PolicyError unless a decoded version is what it says, and what is wanted.
+
+    Args:
+        version: What was decoded.
+        stated: The content hash that came with it.
+        expected_hash: The content hash that was announced; None trusts ``stated``.
+        config_hash: The configuration it must be for; None takes any.
+    """
     found = content_hash(version)
     if found != stated or (expected_hash is not None and found != expected_hash):
         raise PolicyError(
@@ -92,16 +109,13 @@ def decode_version(
             expected=stated if expected_hash is None else expected_hash,
             cure="It was damaged on the way: fetch it again",
         )
-    if config_hash is not None and made_for != config_hash:
+    if config_hash is not None and version.config_hash != config_hash:
         raise PolicyError(
             f"configuration of policy version {version.number}",
-            came=made_for[:200],
+            came=version.config_hash[:200],
             expected=config_hash,
             cure="Actor and learner must have the same policy configuration and robot spec",
         )
-    if layout is not None:
-        _check_layout(version, layout)
-    return version
 
 
 def _check_layout(version: PolicyVersion, layout: Mapping[str, Array]) -> None:

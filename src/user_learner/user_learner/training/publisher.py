@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from user_core.codecs.bfloat16 import to_bfloat16
 from user_core.errors import PolicyError
 from user_core.interfaces import PolicySink
 from user_core.specs import Array
@@ -34,9 +35,17 @@ class PolicyPublisher:
         sink: Where versions go.
         counter: Where numbers come from.
         config_hash: What the weights are made for.
+        precision: ``bfloat16`` rounds float32 weights to it before they are published.
     """
 
-    def __init__(self, sink: PolicySink, counter: VersionCounter, config_hash: str) -> None:
+    def __init__(
+        self,
+        sink: PolicySink,
+        counter: VersionCounter,
+        config_hash: str,
+        precision: str = "float32",
+    ) -> None:
+        self._round = precision == "bfloat16"
         self.newest = 0
         self.period_s = 0.0
         self._sink, self._counter, self._config_hash = sink, counter, config_hash
@@ -66,7 +75,10 @@ class PolicyPublisher:
         self._worker.close()
 
     def _publish(self, weights: Weights) -> None:
-        for name, array in weights.arrays.items():
+        arrays = weights.arrays
+        if self._round:
+            arrays = {name: to_bfloat16(array) for name, array in arrays.items()}
+        for name, array in arrays.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise PolicyError(
                     f"weights {name!r} of update {weights.update}",
@@ -77,7 +89,7 @@ class PolicyPublisher:
         self._sink.publish(
             PolicyVersion(
                 number,
-                weights.arrays,
+                arrays,
                 self._config_hash,
                 weights.update,
                 weights.environment_steps,

@@ -1,0 +1,199 @@
+"""Blocks of numbers, coded alone or against what the receiver has, whichever is smallest.
+
+A vector is cut into blocks of :data:`BLOCK` numbers, small enough for the processor's cache,
+and each block says in its first byte how it is coded:
+
+====== =====================================================================================
+SAME   as in the base; nothing follows
+RAW    the plain bytes, where nothing else is smaller
+FULL   byte planes of the numbers
+DIFF   byte planes of the difference of the bit patterns as integers, sign in the lowest bit
+SPARSE count (u32), then byte planes of the gaps between changed numbers (u16), and of their
+       ``number XOR base``
+HALVES a block of the upper halves: float32 that holds bfloat16 values, so the lower are 0
+====== =====================================================================================
+
+Bit patterns of floats are ordered as the floats are, so a small step of a weight is a small
+integer difference (Ratanaworabhan, Ke, Burtscher, "Fast lossless compression of scientific
+floating-point data", 2006, has the idea). All of it is exact, NaN included, for every type.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+
+import numpy as np
+
+from user_core.codecs.planes import PlaneCoder
+from user_core.errors import CodecError
+from user_core.specs import Array
+
+#: Numbers in a block.
+BLOCK = 2**16
+#: Changed share below which sparse coding is tried, and is the only one that is.
+_MAYBE_SPARSE, _SURELY_SPARSE = 1 / 16, 1 / 64
+#: A difference of this share of the plain bytes or more: perhaps the numbers alone are smaller.
+_POOR = 0.8
+
+Pieces = list[bytes | memoryview]
+
+
+class Coding(IntEnum):
+    """How a block is coded. Never renumber."""
+
+    SAME = 0
+    RAW = 1
+    FULL = 2
+    DIFF = 3
+    SPARSE = 4
+    HALVES = 5
+
+
+_CODINGS = frozenset(map(int, Coding))
+
+
+class BlockCoder:
+    """Codes vectors block by block. Not for two threads at a time."""
+
+    def __init__(self) -> None:
+        self._planes = PlaneCoder()
+
+    def encode(self, numbers: Array, base: Array | None) -> Pieces:
+        """Code a contiguous vector of unsigned integers, against ``base`` of the same size."""
+        pieces: Pieces = []
+        for start in range(0, numbers.size, BLOCK):
+            stop = start + BLOCK
+            pieces += self._encode(numbers[start:stop], None if base is None else base[start:stop])
+        return pieces
+
+    def decode(self, data: memoryview, out: Array, base: Array | None) -> int:
+        """Fill a contiguous vector of unsigned integers; return the bytes that were read.
+
+        Raises:
+            CodecError: Not coded like this, or cut short. Nothing larger than a block is
+                allocated.
+        """
+        end = 0
+        for start in range(0, out.size, BLOCK):
+            stop = start + BLOCK
+            if end >= len(data):
+                raise CodecError("blocks", came="the end of the bytes", expected="another block")
+            coding, end = data[end], end + 1
+            block = out[start:stop]
+            end += self._decode(
+                coding, data[end:], block, None if base is None else base[start:stop]
+            )
+        return end
+
+    def _encode(self, numbers: Array, base: Array | None) -> Pieces:
+        if numbers.itemsize == 4 and not np.bitwise_or.reduce(numbers) & 0xFFFF:
+            upper = None if base is None else _upper(base)
+            return [bytes([Coding.HALVES]), *self._encode(_upper(numbers), upper)]
+        if base is None:
+            return _smallest(numbers, [self._full(numbers)])
+        xor = numbers ^ base
+        changed = int(np.count_nonzero(xor))
+        if changed == 0:
+            return [bytes([Coding.SAME])]
+        found = []
+        if changed <= numbers.size * _MAYBE_SPARSE:
+            found.append(self._sparse(xor))
+        if changed > numbers.size * _SURELY_SPARSE:
+            difference = _difference(numbers, base)
+            found.append([bytes([Coding.DIFF]), *self._planes.encode(difference)])
+        if min(map(_nbytes, found)) > _POOR * numbers.nbytes:
+            found.append(self._full(numbers))
+        return _smallest(numbers, found)
+
+    def _full(self, numbers: Array) -> Pieces:
+        return [bytes([Coding.FULL]), *self._planes.encode(numbers)]
+
+    def _sparse(self, xor: Array) -> Pieces:
+        where = np.flatnonzero(xor != 0)  # on bools it is five times as fast
+        gaps = (np.diff(where, prepend=-1) - 1).astype("<u2")
+        return [
+            struct.pack("<BI", Coding.SPARSE, where.size),
+            *self._planes.encode(gaps),
+            *self._planes.encode(xor[where]),
+        ]
+
+    def _decode(self, coding: int, data: memoryview, out: Array, base: Array | None) -> int:
+        if coding == Coding.RAW:
+            if len(data) < out.nbytes:
+                raise CodecError("block", came=f"{len(data)} bytes", expected=out.nbytes)
+            out[...] = np.frombuffer(data[: out.nbytes], out.dtype)
+            return out.nbytes
+        if coding == Coding.FULL:
+            return self._planes.decode(data, out)
+        if coding == Coding.HALVES and out.itemsize == 4 and len(data):
+            halves = np.empty(out.size, "<u2")  # of two bytes, so this goes one level deep
+            upper = None if base is None else _upper(base)
+            end = 1 + self._decode(data[0], data[1:], halves, upper)
+            np.left_shift(halves, 16, out=out, dtype=out.dtype)
+            return end
+        if base is None or coding not in _CODINGS:
+            raise CodecError(
+                "coding of a block",
+                came=coding,
+                expected="RAW or FULL without a base"
+                if base is None
+                else f"one of {sorted(_CODINGS)}",
+            )
+        if coding == Coding.SAME:
+            out[...] = base
+            return 0
+        if coding == Coding.SPARSE:
+            return self._decode_sparse(data, out, base)
+        end = self._planes.decode(data, out)
+        _undo_difference(out, base)
+        return end
+
+    def _decode_sparse(self, data: memoryview, out: Array, base: Array) -> int:
+        if len(data) < 4:
+            raise CodecError("sparse block", came=f"{len(data)} bytes", expected="4 or more")
+        (count,) = struct.unpack_from("<I", data)
+        if count > out.size:
+            raise CodecError("changed numbers of a block", came=count, expected=f"<= {out.size}")
+        gaps, values = np.empty(count, "<u2"), np.empty(count, out.dtype)
+        end = 4 + self._planes.decode(data[4:], gaps)
+        end += self._planes.decode(data[end:], values)
+        where = np.cumsum(gaps.astype(np.int64) + 1) - 1
+        if count and where[-1] >= out.size:
+            raise CodecError("place of a changed number", came=where[-1], expected=f"< {out.size}")
+        out[...] = base
+        out[where] ^= values
+        return end
+
+
+def _smallest(numbers: Array, found: list[Pieces]) -> Pieces:
+    best = min(found, key=_nbytes)
+    if _nbytes(best) > numbers.nbytes:
+        return [bytes([Coding.RAW]), numbers.view(np.uint8).data]
+    return best
+
+
+def _nbytes(pieces: Pieces) -> int:
+    return sum(len(piece) for piece in pieces)
+
+
+def _upper(numbers: Array) -> Array:
+    upper: Array = (numbers >> 16).astype("<u2")
+    return upper
+
+
+def _difference(numbers: Array, base: Array) -> Array:
+    """Integer difference, folded so that small ones of both signs are small ("zigzag")."""
+    folded: Array = numbers - base  # modulo 2^bits
+    sign = folded.view(f"<i{folded.itemsize}") >> (8 * folded.itemsize - 1)
+    folded <<= 1
+    folded ^= sign.view(folded.dtype)
+    return folded
+
+
+def _undo_difference(folded: Array, base: Array) -> None:
+    sign = folded & 1
+    np.negative(sign, out=sign)  # 0 or all ones
+    folded >>= 1
+    folded ^= sign
+    folded += base
