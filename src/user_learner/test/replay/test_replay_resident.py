@@ -1,7 +1,11 @@
 import math
+import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,16 +18,17 @@ from user_learner.replay.buffers import batch_nbytes
 from user_learner.replay.layout import RowLayout
 
 SMALL_SEGMENTS = replace(QUICK, segment_bytes=1)
-FAST = replace(STILL, read_bytes_per_s=1e12, keep=1, draws_per_load=0.5)
+#: Exchanged as fast as the disk can, and drawn no faster, however busy the machine is.
+FAST = replace(STILL, read_bytes_per_s=1e12, keep=1, draws_per_load=0.5, max_draws_per_load=0.7)
 BATCH = 256
 
 
 def budget(schema, rows, config=FAST):
     """A memory budget with room for so many rows besides the batches."""
     layout = RowLayout(schema)
-    return rows * (layout.row_nbytes + 24) + (config.prefetch + config.keep) * batch_nbytes(
-        layout, BATCH, config
-    )
+    return rows * (layout.row_nbytes + 40) * 20 // 19 + (
+        config.prefetch + config.keep
+    ) * batch_nbytes(layout, BATCH, config)
 
 
 def chi_square_ok(counts, expected):
@@ -219,3 +224,42 @@ def test_a_budget_that_is_too_small_is_refused(tmp_path):
     with ReplaySource(tmp_path, replace(FAST, memory_bytes=1000)) as source:
         with pytest.raises(ConfigError, match="memory_bytes.*room for"):
             source.sample(BATCH)
+
+
+def measured(path, budget, address_space=0):
+    """What a process of its own took, and whether it sampled from a resident set."""
+    here = Path(__file__).parent
+    paths = [str(here), *filter(None, [os.environ.get("PYTHONPATH")])]
+    done = subprocess.run(
+        [sys.executable, here / "memory_child.py", path, str(budget), str(address_space)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+    )
+    assert done.returncode == 0, done.stderr
+    taken, resident = map(int, done.stdout.split())
+    return taken, bool(resident)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A store of 120 MB."""
+    path = tmp_path_factory.mktemp("large")
+    with StoreWriter(path, config=QUICK) as writer:
+        for number in range(12):
+            fill(writer, Actor(number, schema=IMAGE_SCHEMA, chunk_rows=500), [Plan(2000)])
+    return path
+
+
+def test_memory_stays_within_its_budget(large):
+    budget_bytes = 30_000_000
+    taken, resident = measured(large, budget_bytes)
+    assert resident
+    assert taken <= budget_bytes
+    taken, resident = measured(large, 10**9)
+    assert not resident
+    assert taken > 60_000_000  # the measure sees what is there
+
+
+def test_little_address_space_is_enough(large):
+    assert not measured(large, 10**9, address_space=2 * 2**30)[1]

@@ -11,6 +11,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from std_msgs.msg import Float64
 from user_msgs.msg import LearnerStatus
 
 from user_comm import topics
@@ -38,6 +39,12 @@ class LearnerNodeConfig(LearnerConfig):
         doc="Where robots pull policy versions from.",
     )
     key: str = setting("user/policy", doc="Zenoh key under which versions are served.")
+    backlog_period_s: float = setting(
+        0.05,
+        doc="Time between two messages to simulations in lockstep that are held back.",
+        unit="s",
+        gt=0,
+    )
     status_period_s: float = setting(1.0, doc="Time between two status messages.", unit="s", gt=0)
 
 
@@ -59,12 +66,14 @@ class LearnerNode(LifecycleNode):
         self._spec = self._kept_spec()
         self._announcements = self.advertise(topics.POLICY)
         self._status = self.advertise(topics.LEARNER_STATUS, always=True)
+        self._backlog = self.advertise(topics.LEARNER_BACKLOG)
         session = stack.enter_context(open_session(config.zenoh))
         self._server = stack.enter_context(
             closing(PolicyServer(session, config.key, self._announcements.publish))
         )
         self.listen(topics.ROBOT_SPEC, self._take_spec, always=True)
         self.every(config.status_period_s, self._publish_status, always=True)
+        self.every(config.backlog_period_s, self._publish_backlog)
 
     def activate(self, stack: ExitStack) -> None:
         stop = threading.Event()
@@ -141,6 +150,12 @@ class LearnerNode(LifecycleNode):
         fresh = self._spec_file.with_suffix(".new")
         fresh.write_text(json.dumps(spec.to_dict(), indent=1), encoding="utf-8")
         os.replace(fresh, self._spec_file)
+
+    def _publish_backlog(self) -> None:
+        """Say nothing while it is not known: simulations wait then."""
+        loop = self._loop
+        if loop is not None and self._backlog.wanted:
+            self._backlog.publish(Float64(data=loop.behind_steps()))
 
     def _publish_status(self) -> None:
         loop = self._loop

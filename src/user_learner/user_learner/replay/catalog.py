@@ -129,6 +129,7 @@ class Catalog:
         """Raises SchemaMismatch when the stores have not all the same schema."""
         self.stores = stores
         self.snapshot = Snapshot()
+        self._layout: RowLayout | None = None
         self._bases: dict[tuple[int, int, int], tuple[int, int]] = {}
         self._free: dict[int, list[int]] = {}
         self._leaving: list[tuple[int, int]] = []
@@ -143,10 +144,9 @@ class Catalog:
     @property
     def layout(self) -> RowLayout:
         """Where columns lie. Raises StoreError before the first chunk came."""
-        schema = self.schema
-        if schema is None:
+        if self._layout is None:
             raise StoreError("replay store is empty", expected="a first chunk")
-        return RowLayout(schema)
+        return self._layout
 
     def refresh(self) -> bool:
         """Look for new commits; return whether there is a new :attr:`snapshot`."""
@@ -179,7 +179,8 @@ class Catalog:
             offset += len(part["rows"])
         runs = RunTable(**{k: np.concatenate([p[k] for p, _ in parts]) for k in parts[0][0]})
         actors = np.concatenate([a for _, a in parts])
-        nbytes = int(runs.rows.sum()) * RowLayout(schema).row_nbytes
+        self._layout = self._layout or RowLayout(schema)
+        nbytes = int(runs.rows.sum()) * self._layout.row_nbytes
         self.snapshot = Snapshot(segments, runs, actors, nbytes)
 
     def _place_segments(self) -> SegmentTable:

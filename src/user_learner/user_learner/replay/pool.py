@@ -17,6 +17,8 @@ from user_learner.replay.pins import Pins
 from user_learner.replay.population import Population
 
 _RESERVED_ROWS = 2**40
+#: How long to wait for gathers in flight when a pool is closed.
+CLOSE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,10 @@ class Pool(Protocol):
     def draw(self, stratum: int, count: int, rng: np.random.Generator) -> Drawn:
         """Draw steps of a stratum uniformly, with replacement."""
 
+    def wait_for_disk(self) -> None:
+        """Wait, for a limited time, until drawing is allowed; never with a gather pinned, because
+        memory is given back only when pinned gathers are done."""
+
     def renew(self, snapshot: Snapshot, populations: list[Population]) -> None:
         """Go over to a later state of the stores; nothing is being drawn meanwhile."""
 
@@ -93,6 +99,9 @@ class MappedPool:
         addresses, after = runs.follow(run, offset, self._horizon)
         demonstration = runs.source[run] == int(EpisodeSource.DEMONSTRATION)
         return Drawn(addresses, after, addresses[:, 0], demonstration)
+
+    def wait_for_disk(self) -> None:
+        """See :class:`Pool`: the kernel reads what is missing."""
 
     def renew(self, snapshot: Snapshot, populations: list[Population]) -> None:
         """See :class:`Pool`. Maps new segments, and unmaps those that were dropped, so that
@@ -128,6 +137,9 @@ class MappedPool:
 
     def close(self) -> None:
         """See :class:`Pool`."""
-        self.pins.wait(self.pins.stamp())
+        if self.pins.wait(self.pins.stamp(), CLOSE_S):  # else somebody may still read: leave it
+            self._release()
+
+    def _release(self) -> None:
         for region in self._regions:
             region.close()

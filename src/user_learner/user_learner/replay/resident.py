@@ -22,7 +22,7 @@ from user_core.types import EpisodeSource
 from user_learner.replay.catalog import Snapshot
 from user_learner.replay.layout import RowLayout
 from user_learner.replay.pins import Pins
-from user_learner.replay.pool import Drawn
+from user_learner.replay.pool import CLOSE_S, Drawn
 from user_learner.replay.population import Population
 from user_learner.replay.residents import Residents
 from user_learner.replay.sampling import SamplerConfig
@@ -30,8 +30,12 @@ from user_learner.replay.slab import Slab
 from user_learner.replay.units import UnitRows, UnitTable
 
 #: Bytes per row besides its columns: where it lies, what follows it, its address.
-_OVERHEAD_BYTES = 24
+_OVERHEAD_BYTES = 40
+#: For what does not grow with the rows: threads, tables of units, halves of large pages.
+_RESERVE_BYTES = 8 * 2**20
 _LOOK_PERIOD_S = 0.05
+#: How long sampling waits for the disk at most, where it does.
+_PATIENCE_S = 2.0
 #: Reading may catch up on pauses of this length.
 _BURST_S = 0.1
 
@@ -44,6 +48,7 @@ class ResidentPool:
         self.pins = Pins()
         self._layout, self._config = layout, config
         self._horizon = config.horizon
+        budget_bytes -= min(_RESERVE_BYTES, budget_bytes // 20)
         rows = budget_bytes // (layout.row_nbytes + _OVERHEAD_BYTES)
         unit = layout.block_rows() + 2 * self._horizon
         if rows < unit * (2 * len(config.strata) + 2):
@@ -69,6 +74,7 @@ class ResidentPool:
         self._rng = np.random.default_rng([config.seed, 1])
         self._lock = threading.RLock()
         self._wake = threading.Condition(self._lock)
+        self._exchanged = threading.Condition(self._lock)
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -78,6 +84,16 @@ class ResidentPool:
             drawn = self._sets[stratum].draw(count, rng)
             self._wake.notify()
             return drawn
+
+    def wait_for_disk(self) -> None:
+        """See :class:`Pool`: until rows drawn too often have been exchanged for others."""
+        limit = self._config.max_draws_per_load
+        if not limit:
+            return
+        with self._lock:
+            self._exchanged.wait_for(
+                lambda: not any(residents.worn(limit) for residents in self._sets), _PATIENCE_S
+            )
 
     def renew(self, snapshot: Snapshot, populations: list[Population]) -> None:
         """See :class:`Pool`. The first time it fills the memory, as fast as the disk can."""
@@ -140,7 +156,7 @@ class ResidentPool:
             self._wake.notify()
         if self._thread is not None:
             self._thread.join()
-        self.pins.wait(self.pins.stamp())
+        self.pins.wait(self.pins.stamp(), CLOSE_S)
 
     def _run(self) -> None:
         """Exchange units while there is something to exchange, not faster than allowed."""
@@ -184,6 +200,7 @@ class ResidentPool:
             old = residents.publish(key, unit, rows, demonstration)
             self._leave([] if old is None else [old])
             self._leave([residents.drop(victim) for victim in victims if victim in residents])
+            self._exchanged.notify_all()
         return True
 
     def _choose(self) -> tuple[Residents, int, UnitRows, list[int]] | None:

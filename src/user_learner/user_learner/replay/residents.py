@@ -95,6 +95,12 @@ class Residents:
             self._demonstration.array[line, 0],
         )
 
+    def worn(self, draws: float) -> bool:
+        """Whether what is in memory was drawn so often, on average, and others wait for a place."""
+        if self.complete or not len(self._loaded_at):
+            return False
+        return bool(np.mean(self._turn - self._loaded_at) >= draws)
+
     def renew(self, table: UnitTable) -> list[Array]:
         """Go over to a later population; return rows of units that are no longer in it."""
         there = table.index(np.array(list(self._units), np.int64)) >= 0

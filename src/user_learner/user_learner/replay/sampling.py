@@ -74,6 +74,12 @@ class SamplerConfig(Config):
         "more reads less, and makes batches more alike for a while.",
         gt=0,
     )
+    max_draws_per_load: float = setting(
+        0.0,
+        doc="Sampling waits for the disk rather than draw rows more often than this, on average, "
+        "before they are exchanged; 0: it never waits.",
+        ge=0,
+    )
     refresh_period_s: float = setting(
         1.0,
         doc="Time between looks for new rows; 0: only when `refresh` is called.",
@@ -82,7 +88,7 @@ class SamplerConfig(Config):
     )
     prefetch: int = setting(2, doc="Batches prepared ahead; 0 for none.", ge=0, le=64)
     keep: int = setting(
-        4, doc="Batches that may be drawn after one before its memory is used again.", ge=1, le=64
+        2, doc="Batches that may be drawn after one before its memory is used again.", ge=1, le=64
     )
     workers: int = setting(1, doc="Threads that gather batches ahead.", ge=1, le=16)
     output: Literal["numpy", "torch", "pinned"] = setting(
@@ -92,6 +98,12 @@ class SamplerConfig(Config):
 
     def validate(self) -> None:
         """Raise ConfigError where settings contradict each other."""
+        if 0 < self.max_draws_per_load < self.draws_per_load:
+            raise ConfigError(
+                "max_draws_per_load",
+                came=self.max_draws_per_load,
+                expected=f"0, or at least draws_per_load, {self.draws_per_load}",
+            )
         if self.window and self.n_step > 1:
             raise ConfigError(
                 "window and n_step",

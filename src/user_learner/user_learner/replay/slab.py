@@ -12,6 +12,8 @@ from user_learner.replay.catalog import SegmentTable
 from user_learner.replay.layout import RowLayout
 from user_learner.replay.mapping import aligned_bytes
 
+_CACHE_PIECE_BYTES = 2 * 2**20
+
 
 class Slab:
     """Rows in anonymous memory, one array per column file.
@@ -67,6 +69,8 @@ class Slab:
                         current = int(segment[start])
                         path = segments.paths[current] / self._layout.files[index].filename
                         handle = os.open(path, os.O_RDONLY)
+                        if hasattr(os, "posix_fadvise"):  # what follows is not wanted
+                            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
                     target = array[rows[start] : rows[start] + end - start].reshape(-1)
                     nbytes += _read(handle, target, int(row[start]) * file.stride)
             finally:
@@ -83,5 +87,8 @@ def _read(handle: int, target: Array, offset: int) -> int:
             raise StoreCorrupt("a column file ends within its committed rows", came=offset + done)
         done += count
     if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(handle, offset, done, os.POSIX_FADV_DONTNEED)
+        # The cache keeps files in pieces of up to 2 MiB, and drops whole ones only.
+        start = offset - offset % _CACHE_PIECE_BYTES
+        end = offset + done + -(offset + done) % _CACHE_PIECE_BYTES
+        os.posix_fadvise(handle, start, end - start, os.POSIX_FADV_DONTNEED)
     return done

@@ -222,7 +222,10 @@ class ReplaySource:
     def _plan(self, batch_size: int) -> _Plan:
         with self._lock:
             available = [len(p) for p in self._populations]
-            pool = self._pool_for(batch_size)
+            pool = self._pool
+            if pool is None or batch_size > self._batch_size:
+                pool = self._pool_for(batch_size)
+            pool.wait_for_disk()
             ticket, random = pool.pins.pin(), _random_state(self._random)
             try:
                 shares = [stratum.share for stratum in self.config.strata]
@@ -276,8 +279,8 @@ class ReplaySource:
         )
         fits = self._snapshot.nbytes + batches <= self._budget_bytes
         grown = batch_size > self._batch_size
+        self._batch_size = max(batch_size, self._batch_size)
         if self._pool is None or (not fits and (grown or not self.resident)):
-            self._batch_size = max(batch_size, self._batch_size)
             if self._pool is not None:
                 self._pool_state = self._pool.state() or self._pool_state
                 self._pool.close()  # before the next is made: both would not fit

@@ -99,7 +99,11 @@ class _Verification:
             segments = [_Segment(*row) for row in rows.fetchall()]
             total = sum(segment.rows for segment in segments)
             for segment in segments:
-                self._check_segment(segment, known)
+                try:
+                    self._check_segment(segment, known)
+                except OSError as error:  # for instance dropped by retention just now
+                    self._unreadable = True
+                    self._error(f"segment {segment.id} cannot be read: {error}")
                 self._report.segments += 1
                 self._report.rows += segment.rows
                 self._progress(self._report.rows, total)
@@ -237,7 +241,11 @@ class _Verification:
                 self._error(f"{name}: row {first_row} is stored twice")
             expected = first_row + rows
             path = segment_directory(self._reader.path, segment)
-            view = self._reader.layout.view(records, read_rows(path, records, start, rows))
+            try:
+                raw = read_rows(path, records, start, rows)
+            except OSError:
+                return False  # reported with its segment
+            view = self._reader.layout.view(records, raw)
             flags.append(np.stack([view["final"], view["terminated"] | view["truncated"]]))
         if not flags:
             return False

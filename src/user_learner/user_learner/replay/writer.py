@@ -62,6 +62,7 @@ class StoreWriter:
         config: StoreConfig | None = None,
     ) -> None:
         self.path = Path(path)
+        self._index_path = self.path / INDEX_NAME
         self.config = config or StoreConfig()
         #: What was found damaged on opening, and what was done about it; for people.
         self.warnings: list[str] = []
@@ -219,7 +220,7 @@ class StoreWriter:
             self._lock.release()
 
     def _append(self, chunk: TrajectoryChunk, in_order: bool) -> Answer:
-        with self._mutex, corruption_named(self.path / INDEX_NAME):
+        with self._mutex, corruption_named(self._index_path):
             answer = self._stage(chunk, in_order)
         self._commit_when_large()
         return answer
@@ -352,7 +353,7 @@ class StoreWriter:
         have dropped the pages (https://wiki.postgresql.org/wiki/Fsync_Errors).
         """
         try:
-            with corruption_named(self.path / INDEX_NAME):
+            with corruption_named(self._index_path):
                 yield
         except BaseException as error:
             with self._mutex, suppress(sqlite3.Error, OSError):  # tried again when it is needed

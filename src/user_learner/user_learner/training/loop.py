@@ -172,6 +172,10 @@ class TrainingLoop:
             self._stopped = True
             self._wake.notify_all()
 
+    def behind_steps(self) -> float:
+        """Environment steps whose updates are due and not made; negative: it waits for robots."""
+        return self.limiter.behind(self._update)
+
     def progress(self) -> Progress:
         """How it is going."""
         return Progress(

@@ -60,6 +60,14 @@ class UtdLimiter:
         """Updates per environment step over the whole run; 0 before the first step."""
         return updates / self._steps if self._steps else 0.0
 
+    def behind(self, updates: int) -> float:
+        """Environment steps whose updates are due and not made; negative: robots are waited for."""
+        if self._steps < self.config.learning_starts:
+            return float(self._steps - self.config.learning_starts)
+        if self.config.target is None:
+            return 0.0
+        return (self._earned() - updates) / self.config.target
+
     @property
     def forgiven(self) -> float:
         """Updates that were due and will not be made, because the learner is too slow."""
