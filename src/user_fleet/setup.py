@@ -19,4 +19,7 @@ setup(
     install_requires=["setuptools"],
     extras_require={"test": ["pytest"]},
     zip_safe=False,
+    entry_points={
+        "console_scripts": ["lifecycle_manager = user_fleet.nodes.lifecycle_manager:main"],
+    },
 )

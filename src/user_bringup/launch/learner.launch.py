@@ -8,5 +8,5 @@ from user_bringup.launching import describe
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The processes `replay` and `learner` of the deployment `sim_single`."""
-    return describe("sim_single", only=("replay", "learner"))
+    """The processes `replay` and `learner` of the deployment `sim_single`, and their manager."""
+    return describe("sim_single", only=("replay", "learner", "lifecycle_manager"))

@@ -177,6 +177,12 @@ LEARNER_STATUS = Topic(
     "learner_status", "user_msgs/msg/LearnerStatus", "learner", "people, dashboards, scheduler",
     STATUS, "How the learner is doing, once a second.",
 )  # fmt: skip
+LEARNER_BACKLOG = Topic(
+    "learner_backlog", "std_msgs/msg/Float64", "learner", "actor",
+    Quality(depth=1),
+    "Environment steps whose updates are due and not made yet; negative while the learner waits "
+    "for robots. Simulations in lockstep are held back by it; only sent while one listens.",
+)  # fmt: skip
 RESOURCES = Topic(
     "resources", "user_msgs/msg/ResourceArray", "resource_agent", "scheduler",
     Quality(depth=16, durability=LATCHED.durability),
@@ -193,7 +199,8 @@ DIAGNOSTICS = Topic(
 TOPICS: tuple[Topic, ...] = (
     OBSERVATION, ACTION, ROBOT_SPEC, SAFETY_STATUS, INTERVENTION, JOINT_STATES, TCP_POSE,
     TCP_TWIST, WRENCH, GRIPPER, CAMERA_IMAGE, CAMERA_INFO, MARKERS, TRAJECTORY, TRAJECTORY_ACK,
-    POLICY, EPISODE_RESULT, ACTOR_STATUS, REPLAY_STATUS, LEARNER_STATUS, RESOURCES, DIAGNOSTICS,
+    POLICY, EPISODE_RESULT, ACTOR_STATUS, REPLAY_STATUS, LEARNER_STATUS, LEARNER_BACKLOG,
+    RESOURCES, DIAGNOSTICS,
 )  # fmt: skip
 
 RESET = Service(
@@ -224,8 +231,20 @@ LIST_RESOURCES = Service(
     "~/list_resources", "user_msgs/srv/ListResources", "scheduler", "people, actor",
     "Which resources there are, and who uses them.",
 )  # fmt: skip
+PAUSE = Service(
+    "~/pause", "std_srvs/srv/Trigger", "lifecycle_manager", "people",
+    "Deactivate all managed nodes, the last one first.",
+)  # fmt: skip
+RESUME = Service(
+    "~/resume", "std_srvs/srv/Trigger", "lifecycle_manager", "people",
+    "Bring all managed nodes up, also those that were given up or taken in hand.",
+)  # fmt: skip
+SHUT_DOWN = Service(
+    "~/shut_down", "std_srvs/srv/Trigger", "lifecycle_manager", "people",
+    "Finalize all managed nodes, the last one first; their processes end.",
+)  # fmt: skip
 
 SERVICES: tuple[Service, ...] = (
     RESET, EMERGENCY_STOP, RESET_EMERGENCY_STOP, ACQUIRE_LEASE, RENEW_LEASE, RELEASE_LEASE,
-    LIST_RESOURCES,
+    LIST_RESOURCES, PAUSE, RESUME, SHUT_DOWN,
 )  # fmt: skip

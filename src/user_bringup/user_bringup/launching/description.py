@@ -49,13 +49,12 @@ def describe(
             name: yaml.safe_load(LaunchConfiguration(name).perform(context)) for name in known
         }
         runs, run = (LaunchConfiguration(name).perform(context) for name in ("runs", "run"))
-        prepared = prepare_run(file, overrides, Path(runs), run)
+        prepared = prepare_run(file, overrides, Path(runs), run, only)
         actions: list[Any] = [LogInfo(msg=f"run folder: {prepared.folder}")]
         for name, value in prepared.deployment.environment.items():
             actions.append(SetEnvironmentVariable(name, value))
         for process in start_order(prepared.deployment.processes):
-            if not only or process.name in only:
-                actions.append(_node(process, prepared))
+            actions.append(_node(process, prepared))
         for extra in extras:
             actions += extra(prepared, context)
         return actions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,13 @@ class PreparedRun:
         return self.folder / "history.jsonl"
 
 
-def prepare_run(file: Path, overrides: Mapping[str, Any], runs: Path, run: str = "") -> PreparedRun:
+def prepare_run(
+    file: Path,
+    overrides: Mapping[str, Any],
+    runs: Path,
+    run: str = "",
+    only: Collection[str] = (),
+) -> PreparedRun:
     """Read a deployment and write the folder of its run.
 
     Args:
@@ -60,6 +66,7 @@ def prepare_run(file: Path, overrides: Mapping[str, Any], runs: Path, run: str =
         overrides: Values for its arguments.
         runs: Folder of all runs.
         run: Name of this run; an existing one is continued. Empty: name and time.
+        only: Names of the processes to take; all if empty.
 
     Raises:
         ConfigError: Anything wrong with the deployment; nothing has been started then.
@@ -71,6 +78,8 @@ def prepare_run(file: Path, overrides: Mapping[str, Any], runs: Path, run: str =
     deployment = load_deployment(
         file, overrides, {"run_dir": str(folder), "run": name, "deployment": file.stem}
     )
+    if only:
+        deployment = deployment.part(only)
     executables = {
         process.name: find_executable(process.package, process.executable)
         for process in deployment.processes
@@ -79,6 +88,7 @@ def prepare_run(file: Path, overrides: Mapping[str, Any], runs: Path, run: str =
     config.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(to_mapping(deployment), sort_keys=False)
     (folder / "deployment.yaml").write_text(text, encoding="utf-8")
+    (folder / "lifecycle.json").unlink(missing_ok=True)  # a person starts it: nothing is paused
     files, commands = {}, {}
     for process in deployment.processes:
         if process.ros:

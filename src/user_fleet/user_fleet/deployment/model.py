@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from user_core.config import Config, setting
@@ -107,6 +108,20 @@ class Deployment(Config):
                         came=repr(other),
                         expected=f"one of {names}",
                     )
+
+    def part(self, names: Collection[str]) -> Deployment:
+        """Only these processes; what they depend on of the others counts as being elsewhere.
+
+        Raises:
+            ConfigError: There is none of such a name; lists those there are.
+        """
+        return replace(
+            self,
+            processes=tuple(
+                replace(p, depends_on=tuple(n for n in p.depends_on if n in names))
+                for p in map(self.process, names)
+            ),
+        )
 
     def process(self, name: str) -> ProcessSpec:
         """The process of this name; raises ConfigError listing those there are."""

@@ -1,0 +1,89 @@
+"""What the manager knows of one node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from user_fleet.deployment.model import ProcessSpec
+from user_fleet.supervisor.backoff import Backoff
+
+UNKNOWN = "unknown"
+PRIMARY = ("unconfigured", "inactive", "active", "finalized")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call that is not answered yet.
+
+    Attributes:
+        what: ``get_state``, or the transition.
+        since_s: When it was made.
+    """
+
+    what: str
+    since_s: float
+
+
+class ManagedNode:
+    """Belief about one node, and what happened to it. All times are monotonic seconds.
+
+    Attributes:
+        state: Label of its last known state; ``unknown`` before the first and after its death.
+        heard_s: When it last said anything; None if never.
+        call: The call that is under way.
+        was_up: Whether it has been active in this process's or an earlier life.
+        held: Whether a person has taken it in hand by ``ros2 lifecycle``.
+        reactivate: Whether it has to be deactivated and activated, for what it depends on was
+            restarted.
+        given_up: Whether it failed too often.
+        failures: How often it failed.
+        over: Whether it was finalized, and need not be again.
+        doubted: Whether its state must be asked for before anything else.
+        asked: The last transition that it was asked for.
+        detail: What was last wrong, for people.
+        pid: Its process; 0 if none is known.
+    """
+
+    def __init__(self, spec: ProcessSpec, now_s: float) -> None:
+        self.spec, self.name = spec, spec.name
+        self.drives = not spec.parameters.get("autostart", False)
+        self.state = UNKNOWN
+        self.heard_s: float | None = None
+        self.call: Call | None = None
+        self.retry_s = self.next_ask_s = now_s
+        self.since_s = self.active_since_s = now_s
+        self.waiting_since_s: float | None = None
+        self.was_up = self.held = self.reactivate = self.given_up = self.over = False
+        self.doubted, self.asked = False, ""
+        self.failures = 0
+        self.detail = ""
+        self.pid, self.pid_since_s = 0, now_s
+        self._backoff = Backoff(spec.restart)
+
+    def enter(self, state: str, now_s: float) -> None:
+        """It is in this state now."""
+        if state != self.state:
+            self.state, self.since_s = state, now_s
+            if state == "active":
+                self.active_since_s, self.was_up = now_s, True
+                self.waiting_since_s = None
+
+    def failed(self, now_s: float, detail: str, wait: bool = True) -> None:
+        """Count a failure; with ``wait`` the next attempt is made after a backoff."""
+        uptime_s = now_s - self.active_since_s if self.state == "active" else 0.0
+        self.failures += 1
+        self.detail = detail
+        wait_s = self._backoff.ended(now_s, uptime_s, 1)
+        if wait_s is None and self.spec.restart.max_failures:
+            self.given_up = True
+        elif wait:
+            self.retry_s = now_s + (wait_s or 0.0)
+
+    def silent_s(self, now_s: float) -> float:
+        """For how long it has said nothing."""
+        return now_s - max(self.heard_s or 0.0, self.pid_since_s)
+
+    @property
+    def settled(self) -> bool:
+        """Whether nobody needs to wait for it."""
+        return self.state == "active" or self.given_up or self.held or not self.drives

@@ -1,0 +1,56 @@
+"""Processes of this machine, by the word of their command line that is theirs alone.
+
+Every ROS process of a run is started with a parameter file of its own in the run's folder, by
+either runner: that names it, whoever its parent is and whether it answers or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+_PROC = Path("/proc")
+
+
+def find_processes(words: Iterable[str]) -> dict[str, int]:
+    """Process ids by word, for those words that stand in the command line of a living process."""
+    wanted = {word.encode(): word for word in words}
+    found: dict[str, int] = {}
+    for entry in _PROC.iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            here = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:  # it has just ended
+            continue
+        for word in wanted.keys() & set(here):
+            found[wanted[word]] = int(entry.name)
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process exists and has not ended (a zombie has)."""
+    try:
+        return state_of(pid) not in "ZX"
+    except OSError:
+        return False
+
+
+def state_of(pid: int) -> str:
+    """The kernel's letter for its state: R, S, D, T (stopped by a signal), Z, ... Raises OSError."""
+    return (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+
+
+def session_members(sessions: Iterable[int]) -> list[int]:
+    """Living processes that belong to one of these sessions: children and all they started."""
+    wanted, found = set(sessions), []
+    for entry in _PROC.iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[0] not in "ZX" and int(fields[3]) in wanted:
+            found.append(int(entry.name))
+    return found
