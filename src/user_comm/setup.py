@@ -19,5 +19,14 @@ setup(
     install_requires=["setuptools"],
     extras_require={"test": ["pytest"]},
     zip_safe=False,
-    entry_points={"user.commands": ["topics = user_comm.topic_docs:main"]},
+    entry_points={
+        "console_scripts": [
+            "bridge_node = user_comm.nodes.bridge:main",
+            "router = user_comm.nodes.router:main",
+        ],
+        "user.commands": [
+            "net = user_comm.net.cli:main",
+            "topics = user_comm.topic_docs:main",
+        ],
+    },
 )

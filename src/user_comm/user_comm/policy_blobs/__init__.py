@@ -4,8 +4,8 @@ Why pulled and not pushed: one slow or dead robot must not hold up the others, a
 be retried piece by piece; ``docs/explanation`` and the measurements behind it say more.
 """
 
+from user_comm.links import ZenohConfig, open_session
 from user_comm.policy_blobs.puller import PolicyPuller
 from user_comm.policy_blobs.server import PolicyServer
-from user_comm.policy_blobs.session import ZenohConfig, open_session
 
 __all__ = ["PolicyPuller", "PolicyServer", "ZenohConfig", "open_session"]

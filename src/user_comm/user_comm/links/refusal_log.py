@@ -1,0 +1,102 @@
+"""What Zenoh's access control refuses, counted and named.
+
+Zenoh tells only its own log, at the level of single messages. So that log goes through a pipe
+here: refusals are counted by who wanted to do what to which key, the rest is dropped or
+passed on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+import zenoh
+
+from user_comm.throttle import Throttle
+
+_FILTER = "error,zenoh::net::routing::interceptor::access_control=trace"
+_COLOURS = re.compile(rb"\x1b\[[0-9;]*m")
+#: Zenoh asks itself about all kinds of messages when a key is new; only what it says of a
+#: message that has come begins so or is about a key that it has not just thought about.
+_REFUSED = re.compile(
+    rb"ThreadId\((?P<thread>\d+)\).*?(?P<cached>Using cached result: )?"
+    rb"(?P<id>[0-9a-f]{1,32})(?: on \S+)? is unauthorized to (?P<what>[^()]+) \(ingress\) on (?P<key>\S+)"
+)
+_NAMED = re.compile(rb"\b([0-9a-f]{1,32}) on \S*CertCommonName\(([^)]*)\)")
+_THINKS = re.compile(rb"ThreadId\((\d+)\).*?caching permissions for `([^`]+)`")
+_PIPE_BYTES = 1 << 20
+_F_SETPIPE_SZ = 1031
+_MOST_KEYS = 1000
+
+
+class RefusalLog:
+    """Counts refusals from now on; there is one in a process, made before any session.
+
+    Args:
+        say: Gets a line for people, at most one in five seconds for each name and act.
+    """
+
+    def __init__(self, say: Callable[[str], object]) -> None:
+        self._say, self._throttle = say, Throttle()
+        self._lock = threading.Lock()
+        self._counts: Counter[tuple[str, str, str]] = Counter()
+        self._thinking: dict[bytes, bytes] = {}  # thread to key
+        self._names: dict[bytes, str] = {}  # Zenoh id to name of the certificate
+        out, into = os.pipe()
+        _enlarge(into)
+        self._real = os.dup(1)
+        os.dup2(into, 1)  # Zenoh's log goes to standard output
+        os.close(into)
+        zenoh.init_log_from_env_or(_FILTER)
+        threading.Thread(target=self._read, args=(out,), name="refusals", daemon=True).start()
+
+    def counts(self) -> dict[tuple[str, str, str], int]:
+        """How often (who, did what, to which key) was refused."""
+        with self._lock:
+            return dict(self._counts)
+
+    def _read(self, out: int) -> None:
+        rest = b""
+        while chunk := os.read(out, _PIPE_BYTES):
+            lines, newline, rest = (rest + chunk).rpartition(b"\n")
+            if newline:
+                self._take(lines)
+
+    def _take(self, lines: bytes) -> None:
+        # Every message of everybody leaves a line: whole blocks without a refusal are passed by.
+        if b"unauthorized" not in lines and b"caching" not in lines and b"ERROR" not in lines:
+            return
+        for line in _COLOURS.sub(b"", lines).split(b"\n"):
+            if named := _NAMED.search(line):
+                self._names[named[1]] = named[2].decode(errors="replace")
+                if len(self._names) > _MOST_KEYS:
+                    self._names.pop(next(iter(self._names)))
+            if found := _THINKS.search(line):
+                self._thinking[found[1]] = found[2]
+            elif found := _REFUSED.search(line):
+                if found["cached"] or self._thinking.get(found["thread"]) != found["key"]:
+                    self._count(found)
+            elif b"authorized" not in line and b"access_control" not in line:
+                os.write(self._real, line + b"\n")
+
+    def _count(self, found: re.Match[bytes]) -> None:
+        who = self._names.get(found["id"], "a stranger")
+        entry = (who, found["what"].decode().lower(), found["key"].decode(errors="replace"))
+        with self._lock:
+            if entry not in self._counts and len(self._counts) >= _MOST_KEYS:
+                entry = (who, entry[1], "(others)")
+            self._counts[entry] += 1
+        if text := self._throttle(entry[:2], f"refused: {who} may not {entry[1]} {entry[2]}"):
+            self._say(text)
+
+
+def _enlarge(pipe: int) -> None:
+    try:
+        import fcntl
+
+        fcntl.fcntl(pipe, _F_SETPIPE_SZ, _PIPE_BYTES)
+    except (ImportError, OSError):  # not Linux, or not allowed: the pipe is smaller
+        return

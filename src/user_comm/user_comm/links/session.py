@@ -1,0 +1,129 @@
+"""Opening a Zenoh session: who listens, who connects, and patience while nobody is there."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import zenoh
+
+from user_comm.links.credentials import Credentials
+from user_core.config import Config, setting
+from user_core.errors import ConfigError, TransportError
+
+__all__ = ["Credentials", "ZenohConfig", "open_session"]
+
+ENCRYPTED = ("tls/", "quic/")
+_RETRY = {"period_init_ms": 100, "period_max_ms": 500, "period_increase_factor": 1.5}
+
+
+@dataclass(frozen=True)
+class ZenohConfig(Config):
+    """One end of a Zenoh link."""
+
+    mode: Literal["client", "router", "peer"] = setting(
+        "client", doc="Robots are clients. The learner is a router, so that clients reach it."
+    )
+    connect: tuple[str, ...] = setting(
+        (),
+        doc="Endpoints to connect to, for instance tcp/127.0.0.1:7447 or, across networks, "
+        "tls/learner.example.org:7447.",
+    )
+    listen: tuple[str, ...] = setting((), doc="Endpoints to listen on.")
+    credentials: str = setting(
+        "",
+        doc="Folder with ca.pem, certificate.pem and key.pem, as `user net` makes it; needed by "
+        "tls and quic.",
+    )
+    shared_memory: bool = setting(True, doc="Use shared memory between processes of one host.")
+    max_message_bytes: int = setting(
+        16 * 2**20, doc="Larger messages are dropped on arrival.", unit="bytes", ge=2**16
+    )
+
+    def validate(self) -> None:
+        endpoints = (*self.connect, *self.listen)
+        if any(e.startswith(ENCRYPTED) for e in endpoints) and not self.credentials:
+            raise ConfigError(
+                "credentials",
+                came="none",
+                expected=f"a folder with certificates, for {', '.join(endpoints)}",
+                cure="Make one with `user net`",
+            )
+
+    def options(self) -> dict[str, Any]:
+        """The configuration by Zenoh's own names.
+
+        Nothing is discovered by multicast: a robot reaches what it is told to, and no other.
+        The short lease notices a black hole within three seconds.
+        """
+        options: dict[str, Any] = {
+            "mode": self.mode,
+            "scouting/multicast/enabled": False,
+            "scouting/gossip/enabled": False,
+            "connect/endpoints": list(self.connect),
+            "listen/endpoints": list(self.listen),
+            "connect/timeout_ms": 2000,
+            "transport/unicast/open_timeout": 2000,
+            "transport/unicast/accept_timeout": 2000,
+            "transport/unicast/max_links": 4,
+            "transport/link/tx/lease": 3000,
+            "transport/link/rx/max_message_size": self.max_message_bytes,
+            "transport/shared_memory/enabled": self.shared_memory,
+            "timestamping/enabled": True,  # what is kept for late joiners needs an order
+        }
+        if self.connect:
+            options["connect/retry"] = dict(_RETRY)
+        if self.credentials:
+            folder = Path(self.credentials).expanduser()
+            options["transport/link/tls"] = Credentials(folder).check().to_zenoh()
+        return options
+
+    def to_zenoh(self) -> zenoh.Config:
+        """The configuration as Zenoh takes it."""
+        return to_zenoh(self.options())
+
+
+def to_zenoh(options: dict[str, Any]) -> zenoh.Config:
+    """Options by Zenoh's names (``transport/link/tx/lease``) as its configuration.
+
+    Raises:
+        ConfigError: Zenoh does not take one.
+    """
+    config: zenoh.Config = zenoh.Config()
+    for key, value in options.items():
+        try:
+            config.insert_json5(key, json.dumps(value))
+        except zenoh.ZError as error:
+            raise ConfigError(f"Zenoh's {key}", came=f"{value!r} ({error})") from error
+    return config
+
+
+def open_session(
+    config: ZenohConfig, stop: threading.Event | None = None, retry_s: float = 0.5
+) -> zenoh.Session:
+    """Open a session. A client whose router is not there yet tries again until ``stop`` is set.
+
+    Raises:
+        ConfigError: The configuration is wrong, or credentials are missing.
+        TransportError: A router or peer cannot listen on its endpoints; or ``stop`` was set.
+    """
+    while True:
+        options = config.to_zenoh()  # anew: credentials may have come meanwhile
+        try:
+            return zenoh.open(options)
+        except zenoh.ZError as error:
+            reason = str(error).partition(" at ")[0]
+            if config.mode != "client" or stop is None:
+                raise TransportError(
+                    "cannot open a Zenoh session",
+                    came=reason,
+                    expected=f"to listen on {list(config.listen)}, connect to {list(config.connect)}",
+                    cure="Is the endpoint free, and its host known?",
+                ) from error
+            if stop.wait(retry_s):
+                raise TransportError(
+                    f"gave up connecting to {list(config.connect)}", came=reason
+                ) from error
