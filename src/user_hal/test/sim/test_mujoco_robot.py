@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -223,10 +225,20 @@ def test_an_old_state_is_refused(make) -> None:
     robot = make(real_time=True, max_age_s=0.05)
     robot.reset(seed=0)
     with robot._lock:  # the physics thread cannot go on meanwhile
-        robot._physics.stop = lambda: None  # type: ignore[method-assign, union-attr]
         time.sleep(0.1)
         with pytest.raises(DeviceTimeout, match=r"0\.1"):
             robot._check_age()
+
+
+def test_a_program_may_end_without_closing_its_robot() -> None:
+    program = """
+from user_hal.robots.mujoco import MujocoConfig, MujocoRobot
+robots = [MujocoRobot(MujocoConfig(real_time=True, substeps=20)) for _ in range(3)]
+for robot in robots:
+    robot.connect()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_bad_input_is_refused_with_its_reason(make) -> None:

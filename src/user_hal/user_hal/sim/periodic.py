@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
 from collections.abc import Callable
+from weakref import WeakSet
+
+
+_running: WeakSet[PeriodicThread] = WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """End the threads before the interpreter goes: one that steps physics while native libraries
+    are being unloaded ends the process with a segmentation fault."""
+    for thread in list(_running):
+        thread.stop()
 
 
 class PeriodicThread:
@@ -30,6 +43,7 @@ class PeriodicThread:
 
     def start(self) -> None:
         """Begin; the first call comes at once."""
+        _running.add(self)
         self._thread.start()
 
     def stop(self) -> None:
