@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from weakref import WeakSet
 
-
 _running: WeakSet[PeriodicThread] = WeakSet()
 
 
