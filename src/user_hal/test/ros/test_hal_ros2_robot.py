@@ -111,8 +111,9 @@ def test_it_is_driven_stopped_when_a_topic_goes_silent_and_goes_on_by_itself(
 
 def test_a_robot_that_comes_later_or_dies_is_waited_for(client: Client, tmp_path: Path) -> None:
     with hal_of(tmp_path, robot_file(tmp_path)):
-        client.wait_for(lambda: named(client, "nobody publishes it"), 40.0)
-        assert named(client, "/joint_states")
+        client.wait_for(
+            lambda: named(client, "nobody publishes it") and named(client, "/joint_states"), 40.0
+        )
         with SimProcess(SIM) as sim:
             client.wait_for(lambda: client.observations, 30.0)
             sim.kill()
