@@ -107,3 +107,19 @@ def test_random_speeds_keep_both_bounds():
             due = target * steps - limiter.forgiven
             assert updates <= due + max(target * ahead, call) + 1
             assert updates >= due - target * behind - 1
+
+
+def test_it_says_how_far_it_is_behind_in_environment_steps():
+    limiter = UtdLimiter(UtdConfig(target=4.0, learning_starts=100, ahead_steps=10))
+    for steps, updates, behind in (
+        (0, 0, -100), (60, 0, -40), (100, 0, 0), (150, 0, 50), (150, 120, 20), (150, 240, -10),
+    ):  # fmt: skip
+        limiter.observe(steps, updates)
+        assert limiter.behind(updates) == behind
+    assert UtdLimiter(UtdConfig(target=None, learning_starts=0)).behind(7) == 0
+
+
+def test_what_was_forgiven_is_not_behind():
+    limiter = UtdLimiter(UtdConfig(target=1.0, learning_starts=0, behind_steps=50))
+    limiter.observe(500, 0)
+    assert limiter.behind(0) == 50

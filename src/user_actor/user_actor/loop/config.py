@@ -72,7 +72,16 @@ class ActorLoopConfig(Config):
     )
     max_episodes: int = setting(0, doc="End after this many episodes; 0: never.", ge=0)
     period_s: float = setting(
-        0.0, doc="Control period; 0: what the robot is meant for.", unit="s", ge=0
+        0.0,
+        doc="Control period; 0: what the robot is meant for, and in lockstep as fast as it goes.",
+        unit="s",
+        ge=0,
+    )
+    max_backlog_steps: float = setting(
+        0.0,
+        doc="A robot in lockstep waits while the learner is behind by more environment steps "
+        "than this, or is not heard; 0: it never waits. A robot in real time never does.",
+        ge=0,
     )
     max_episode_steps: int = setting(0, doc="Truncate episodes after these; 0: never.", ge=0)
     max_episode_s: float = setting(0.0, doc="Likewise by time; 0: never.", unit="s", ge=0)

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 
 from user_actor.loop.action_source import ActionSource
+from user_actor.loop.backlog import Backlog
 from user_actor.loop.clock import Clock, SystemClock
 from user_actor.loop.config import ActorLoopConfig
 from user_actor.loop.episode_run import EpisodeRun
@@ -29,7 +30,7 @@ _log = logging.getLogger(__name__)
 class ControlLoop:
     """Collects experience with one robot; :meth:`run` in a thread of its own.
 
-    It never waits for disk, network or learner: steps go into a sink that takes them at once,
+    It never waits for disk or network, nor, with a robot in real time, for the learner: steps go into a sink that takes them at once,
     and policies come from a holder that has them ready. It pauses while the sink, the robot or
     the policy give a reason to, and goes on by itself when that has passed.
 
@@ -42,6 +43,9 @@ class ControlLoop:
         teleop: The person; None without one.
         clock: Tells the time.
         on_result: Called with the result of each episode, in the loop's thread; returns at once.
+
+    Attributes:
+        backlog: Is told how far the learner is behind, where a robot in lockstep heeds it.
     """
 
     def __init__(
@@ -61,13 +65,14 @@ class ControlLoop:
         self.stats = LoopStats()
         self.pacer = Pacer(int((config.period_s or robot.spec.period_s) * 1e9))
         steps_before = sink.total_steps
+        self.backlog = Backlog(config.max_backlog_steps, self._clock)
         self._actions = ActionSource(
             config, robot, policies, teleop, self.pacer.period_ns, self._clock, self.stats,
             lambda: steps_before + self.stats.steps,
         )  # fmt: skip
         self.episodes = EpisodeRun(
             config, robot, self._actions, reward, sink, self.pacer, self._clock, self.stats,
-            self._why_stop,
+            self.backlog, self._why_stop,
         )  # fmt: skip
         self._schedule = Schedule(config)
         self._sleeping = threading.Condition()

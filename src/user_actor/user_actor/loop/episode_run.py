@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from user_actor.loop.action_source import ActionSource
+from user_actor.loop.backlog import Backlog
 from user_actor.loop.clock import Clock
 from user_actor.loop.config import ActorLoopConfig
 from user_actor.loop.ending import Ending, EndRules, aborted
@@ -20,6 +21,7 @@ from user_core.interfaces import Reward
 from user_core.types import EpisodeResult, EpisodeSource, Label, Observation
 
 _LOOK_NS = 100_000_000
+_HOLD_NS = 5_000_000
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
 
@@ -28,7 +30,8 @@ class EpisodeRun:
 
     In real time a step begins at its deadline, with the newest observation, which must be newer
     than that of the step before. With a lockstep robot it begins as soon as the observation is
-    there that answers the action of the step before.
+    there that answers the action of the step before, unless a control period was asked for, or
+    the learner is behind: such a robot can stand still at no cost.
 
     Args:
         config: Parameters.
@@ -39,6 +42,7 @@ class EpisodeRun:
         pacer: Deadlines.
         clock: Tells the time.
         stats: Counts.
+        backlog: How far the learner is behind.
         stop: Why to stop at once, for people; empty to go on.
 
     Attributes:
@@ -58,11 +62,12 @@ class EpisodeRun:
         pacer: Pacer,
         clock: Clock,
         stats: LoopStats,
+        backlog: Backlog,
         stop: Callable[[], str],
     ) -> None:
         self._config, self._robot, self._actions = config, robot, actions
         self._reward, self._sink, self._pacer = reward, sink, pacer
-        self._clock, self._stats, self._stop = clock, stats, stop
+        self._clock, self._stats, self._backlog, self._stop = clock, stats, backlog, stop
         self._rules = EndRules(config)
         self._episode = self._listened_ns = 0
         self.recorder = EpisodeRecorder(sink)
@@ -91,6 +96,7 @@ class EpisodeRun:
         self._pacer.start(begin_ns)
         while True:
             ending: Ending | None
+            wake_ns += self._hold_back(source)
             try:
                 decision = self._actions.decide(observation)
             except UserError as error:
@@ -117,6 +123,25 @@ class EpisodeRun:
                 return self._finish(after, ending)
             observation = after
             wake_ns += self._listened_ns  # the time of a person is not ours
+
+    def _hold_back(self, source: EpisodeSource) -> int:
+        """Let a robot in lockstep wait until its next step is due; how long it did, ns."""
+        if not self._robot.spec.lockstep:
+            return 0
+        begin_ns = now_ns = self._clock.monotonic_ns()
+        box, stats = self._robot.observations, self._stats
+        if self._config.period_s and self.recorder.steps:
+            box.wait_until(self._pacer.due_ns)
+            now_ns = self._clock.monotonic_ns()
+            self._pacer.met(now_ns)
+        if source is EpisodeSource.ONLINE:
+            said = stats.detail
+            while (why := self._backlog.why_wait()) and not self._stop():
+                stats.detail = why
+                box.wait_until(now_ns + _HOLD_NS)
+                now_ns = self._clock.monotonic_ns()
+            stats.detail = said
+        return now_ns - begin_ns
 
     def _complete(
         self, decision: Decision, after: Observation, source: EpisodeSource, elapsed_s: float

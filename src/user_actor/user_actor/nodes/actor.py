@@ -208,6 +208,8 @@ class ActorNode(LifecycleNode):
         self.listen(topics.INTERVENTION, self._on_intervention)
         self.listen(topics.TRAJECTORY_ACK, self._on_ack, always=True)
         self.listen(topics.POLICY, self._on_policy, always=True)
+        if config.loop.max_backlog_steps:
+            self.listen(topics.LEARNER_BACKLOG, self._on_backlog, always=True)
         self._reset = self.client(topics.RESET, config.hal)
         self._lease = LeaseKeeper(
             config.lease,
@@ -240,6 +242,10 @@ class ActorNode(LifecycleNode):
         self._announced = announcement
         if self._puller is not None:
             self._puller.announced(announcement)
+
+    def _on_backlog(self, message: Any) -> None:
+        if self._loop is not None:
+            self._loop.backlog.tell(message.data)
 
     # --- what goes out ------------------------------------------------------------------
 

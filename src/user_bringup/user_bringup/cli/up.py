@@ -25,7 +25,7 @@ _EVALUATIONS = 20
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run until Ctrl-C, ``--minutes``, or ``--until-success``; then write the report.
+    """Run until Ctrl-C, ``--minutes``, ``--steps`` or ``--until-success``; then write the report.
 
     Exit code 0, or 1 when a process was given up.
     """
@@ -88,6 +88,9 @@ class _Up:
         minutes, share = self.arguments.minutes, self.arguments.until_success
         if minutes and state.elapsed_s > 60 * minutes:
             self._stop(f"{minutes:g} minutes are over")
+        wanted = self.arguments.steps
+        if wanted and any(m.message.environment_steps >= wanted for m in state.learners.values()):
+            self._stop(f"{wanted} steps were learned from")
         rate, count = state.rate_of(EVALUATION)
         if share and count >= _EVALUATIONS and rate >= share:
             self._stop(f"{rate:.0%} of the last {count} evaluation episodes succeeded")
@@ -134,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--run", default="", help="name of the run; an existing one is continued")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
     parser.add_argument("--minutes", type=float, default=0.0, help="stop after so long")
+    parser.add_argument("--steps", type=int, default=0, help="stop after so many steps")
     parser.add_argument(
         "--until-success", type=float, default=0.0, metavar="SHARE",
         help=f"stop when this share of the last {_EVALUATIONS} evaluation episodes succeeded",
