@@ -136,6 +136,7 @@ def test_another_layout_has_no_delta():
     assert encode_delta(version(2, x=weights(4).astype(np.float64)), base) is None
 
 
+@settings(deadline=None)  # torch is imported within
 @given(hnp.arrays(np.float32, 20))
 def test_bfloat16_is_rounded_as_torch_rounds(array):
     torch = pytest.importorskip("torch")

@@ -6,11 +6,12 @@ Lossless both: what is decoded has the content hash of what was encoded. Layout,
     8   4  bytes of the header as it stands here, u32
     12  4  bytes of the header decompressed, u32
     16     header: JSON in a zstd frame; numbers, hashes, and in a keyframe the arrays' layout
-    ..     the arrays in the header's order (in a delta: by name), see ``codecs.blocks``
+    ..     the elements of all arrays of 8, 4, 2 and 1 byte, each kind one vector in the order of
+           the names, see ``codecs.blocks``; so many small arrays cost no more than one large one
 
 At rest a version is a safetensors file (:mod:`user_core.codecs.weights`), which other tools
 read; this form exists because it is smaller. Nothing in it is trusted: hashes are compared, and
-memory is allocated for what the limits allow only, array by array.
+memory is allocated for what the limits allow only.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -37,11 +39,12 @@ _PREFIX = struct.Struct("<8sII")
 _NUMBERS = ("number", "update", "environment_steps", "created_ns")
 _WHERE = "policy blob"
 _UNSIGNED: dict[int, np.dtype[Any]] = {
-    1: np.dtype("u1"),
-    2: np.dtype("<u2"),
-    4: np.dtype("<u4"),
     8: np.dtype("<u8"),
+    4: np.dtype("<u4"),
+    2: np.dtype("<u2"),
+    1: np.dtype("u1"),
 }
+_Entry = tuple[str, np.dtype[Any], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,7 @@ class _Header:
 
 def encode_keyframe(version: PolicyVersion, name: str = "") -> bytes:
     """A complete version; ``name`` is its content hash where the caller knows it."""
-    layout = [[n, a.dtype.name, list(a.shape)] for n, a in sorted(version.arrays.items())]
-    header = {**_identity(version, name), "arrays": layout}
+    header = {**_identity(version, name), "arrays": _layout(version.arrays)}
     return _join(header, version.arrays, {})
 
 
@@ -110,18 +112,12 @@ def decode_blob(
             came=header.content_hash[:80],
             expected=expected_hash,
         )
-    arrays: dict[str, Array] = {}
     if header.arrays is not None:
         layout, before = _checked(header.arrays, limits), None
     else:
         before = _require_base(header, base, base_name)
         layout = [(n, a.dtype, a.shape) for n, a in sorted(before.arrays.items())]
-    coder = BlockCoder()
-    for name, dtype, shape in layout:
-        flat = np.empty(_count(shape), _UNSIGNED[dtype.itemsize])
-        under = None if before is None else _numbers(before.arrays[name])
-        start += coder.decode(view[start:], flat, under)
-        arrays[name] = _typed(flat, dtype, shape, name)
+    arrays, start = _decode_arrays(view, start, layout, before)
     if start != len(view):
         raise CodecError(f"{_WHERE}: end", came=f"{len(view)} bytes", expected=start)
     version = PolicyVersion(arrays=arrays, config_hash=header.config_hash, **header.numbers)
@@ -140,21 +136,44 @@ def _identity(version: PolicyVersion, name: str) -> dict[str, Any]:
 def _join(header: dict[str, Any], arrays: Mapping[str, Array], base: Mapping[str, Array]) -> bytes:
     coder = BlockCoder()
     pieces: Pieces = []
-    for name, array in sorted(arrays.items()):
-        under = base.get(name)
-        pieces += coder.encode(_numbers(array), None if under is None else _numbers(under))
+    before = _vectors(base)
+    for width, numbers in _vectors(arrays).items():
+        pieces += coder.encode(numbers, before[width] if base else None)
     plain = json.dumps(header, separators=(",", ":")).encode()
     packed = zstandard.ZstdCompressor(level=9).compress(plain)
     return b"".join([_PREFIX.pack(MAGIC, len(packed), len(plain)), packed, *pieces])
 
 
-def _numbers(array: Array) -> Array:
-    """The elements as a vector of unsigned integers, little-endian; a view where possible."""
-    if array.dtype.name not in DTYPES:
-        raise CodecError("dtype of a policy's array", came=array.dtype, expected=f"one of {DTYPES}")
-    flat = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1)
-    numbers: Array = flat.view(_UNSIGNED[array.dtype.itemsize])
-    return numbers
+def _vectors(arrays: Mapping[str, Array]) -> dict[int, Array]:
+    """By bytes a number: all elements as unsigned integers, little-endian, in the names' order."""
+    parts: dict[int, list[Array]] = {width: [] for width in _UNSIGNED}
+    for _, array in sorted(arrays.items()):
+        dtype = array.dtype
+        if dtype.byteorder == ">" or not array.flags.c_contiguous:
+            array = np.ascontiguousarray(array, dtype.newbyteorder("<"))
+        parts[dtype.itemsize].append(array.reshape(-1).view(_UNSIGNED[dtype.itemsize]))
+    return {
+        width: found[0] if len(found) == 1 else np.concatenate([*found, np.empty(0, unsigned)])
+        for (width, found), unsigned in zip(parts.items(), _UNSIGNED.values(), strict=True)
+    }
+
+
+def _decode_arrays(
+    view: memoryview, start: int, layout: list[_Entry], before: PolicyVersion | None
+) -> tuple[dict[str, Array], int]:
+    """The arrays, and where they end."""
+    coder, arrays = BlockCoder(), dict[str, Array]()
+    base = None if before is None else _vectors(before.arrays)
+    for width, unsigned in _UNSIGNED.items():
+        entries = [entry for entry in layout if entry[1].itemsize == width]
+        flat = np.empty(sum(_count(shape) for _, _, shape in entries), unsigned)
+        start += coder.decode(view[start:], flat, None if base is None else base[width])
+        at = 0
+        for name, dtype, shape in entries:
+            end = at + _count(shape)
+            arrays[name] = _typed(flat[at:end], dtype, shape, name)
+            at = end
+    return {name: arrays[name] for name, _, _ in layout}, start
 
 
 def _typed(flat: Array, dtype: np.dtype[Any], shape: tuple[int, ...], name: str) -> Array:
@@ -166,7 +185,14 @@ def _typed(flat: Array, dtype: np.dtype[Any], shape: tuple[int, ...], name: str)
 
 
 def _layout(arrays: Mapping[str, Array]) -> list[tuple[str, str, tuple[int, ...]]]:
-    return [(n, a.dtype.name, a.shape) for n, a in sorted(arrays.items())]
+    return [(n, _dtype_name(a.dtype), a.shape) for n, a in sorted(arrays.items())]
+
+
+@lru_cache  # numpy makes the name anew each time, which costs more than coding a small array
+def _dtype_name(dtype: np.dtype[Any]) -> str:
+    if dtype.name not in DTYPES:
+        raise CodecError("dtype of a policy's array", came=dtype, expected=f"one of {DTYPES}")
+    return dtype.name
 
 
 def _require_base(header: _Header, base: PolicyVersion | None, base_name: str) -> PolicyVersion:
@@ -226,9 +252,7 @@ def _text(value: Any) -> str:
     return value
 
 
-def _checked(
-    entries: list[Any], limits: FileLimits
-) -> list[tuple[str, np.dtype[Any], tuple[int, ...]]]:
+def _checked(entries: list[Any], limits: FileLimits) -> list[_Entry]:
     """The layout of a keyframe, each entry checked, and their sum against the limits."""
     if not isinstance(entries, list) or len(entries) > limits.tensors:
         raise CodecError(f"{_WHERE}: arrays", expected=f"a list of at most {limits.tensors}")

@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -29,13 +31,18 @@ def content_hash(version: PolicyVersion) -> str:
         "format": FORMAT,
         "config_hash": version.config_hash,
         **{name: getattr(version, name) for name in _NUMBERS},
-        "arrays": [[n, a.dtype.name, list(a.shape)] for n, a in sorted(version.arrays.items())],
+        "arrays": [[n, _dtype_name(a.dtype), a.shape] for n, a in sorted(version.arrays.items())],
     }
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for _, array in sorted(version.arrays.items()):
         flat = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1)
         digest.update(flat.view(np.uint8).data)
     return digest.hexdigest()
+
+
+@lru_cache  # numpy makes the name anew each time, which takes longer than hashing a small array
+def _dtype_name(dtype: np.dtype[Any]) -> str:
+    return dtype.name
 
 
 def encode_version(version: PolicyVersion) -> bytes:
