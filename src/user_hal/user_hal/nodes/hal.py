@@ -17,6 +17,7 @@ from user_comm import topics
 from user_comm.converters import RobotDescription, lease_to_message, observation_to_message
 from user_comm.diagnostics import Item
 from user_comm.lifecycle import LifecycleNode
+from user_comm.log_bridge import bridge_logging
 from user_comm.run import run
 from user_comm.throttle import Throttle
 from user_comm.topic_io import RosTopicIo
@@ -25,7 +26,6 @@ from user_core.errors import ConfigError, LeaseError
 from user_core.types import ActionChunk, Lease, Observation
 from user_hal.nodes.action_waiter import ActionWaiter
 from user_hal.nodes.markers import markers
-from user_hal.nodes.ros_logging import bridge_logging
 from user_hal.nodes.safety_status import (
     lease_item,
     loop_item,
@@ -91,7 +91,7 @@ class HalNode(LifecycleNode):
 
     def configure(self, stack: ExitStack) -> None:
         """Make the driver and everything around it; nothing is connected yet."""
-        stack.callback(bridge_logging(self.get_logger()))
+        stack.callback(bridge_logging(self.get_logger(), "user_hal"))
         config = self._robot_file = self.config.robot(self._parameter_overrides)
         self._display = config.display
         robot = build_robot(config)

@@ -16,6 +16,7 @@ from user_comm import topics
 from user_comm.converters import Intervention, RobotDescription
 from user_comm.diagnostics import Level
 from user_comm.lifecycle import LifecycleNode
+from user_comm.log_bridge import bridge_logging
 from user_comm.run import run
 from user_comm.topic_io import RosTopicIo
 from user_core.config import Config, setting
@@ -24,7 +25,6 @@ from user_core.interfaces import Teleop
 from user_core.plugins import build
 from user_core.specs import RobotSpec, check_arrays
 from user_core.types import Observation
-from user_hal.nodes.ros_logging import bridge_logging
 from user_hal.topic_io import attach_topics
 
 _RETRY_S = 1.0
@@ -53,7 +53,7 @@ class TeleopNode(LifecycleNode):
 
     def configure(self, stack: ExitStack) -> None:
         """Make the device; it is opened when the robot is known."""
-        stack.callback(bridge_logging(self.get_logger()))
+        stack.callback(bridge_logging(self.get_logger(), "user_hal"))
         config = self.config
         self._teleop: Teleop = build("teleops", config.driver, config.params, path="params")
         attach_topics(self._teleop, RosTopicIo(self))
