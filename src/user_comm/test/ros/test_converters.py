@@ -24,7 +24,6 @@ from user_comm.converters import (
     Intervention,
     PolicyAnnouncement,
     RobotDescription,
-    TrajectoryAck,
     lease_from_message,
     lease_to_message,
     observation_from_message,
@@ -45,10 +44,12 @@ from user_core.types import (
     EpisodeKey,
     EpisodeResult,
     EpisodeSource,
+    Label,
     Lease,
     Observation,
     Outcome,
     TaskFeedback,
+    TrajectoryAck,
     TrajectoryChunk,
 )
 
@@ -477,3 +478,10 @@ def test_big_endian_and_strided_arrays_arrive_as_what_they_mean() -> None:
     back = trajectory_chunk_from_message(trajectory_chunk_to_message(chunk)).columns["x"]
     np.testing.assert_array_equal(back, source)
     assert back.dtype == np.dtype("<f4")
+
+
+def test_labels_have_the_numbers_of_the_message() -> None:
+    message = interface_class("user_msgs/msg/Intervention")
+    assert {label.name: int(label) for label in Label} == {
+        name: getattr(message, name) for name in ("NONE", "SUCCESS", "FAILURE", "ABORT")
+    }

@@ -14,12 +14,12 @@ from rclpy.parameter import Parameter
 
 from user_comm import topics
 from user_comm.checked_subscription import CheckedSubscription
-from user_comm.converters import TrajectoryAck
 from user_comm.diagnostics import Level
 from user_comm.lifecycle import LifecycleNode
 from user_comm.publisher import TopicPublisher
 from user_core.config import Config, setting
 from user_core.errors import DeviceError, UserError
+from user_core.types import TrajectoryAck
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from user_comm.converters.episode import (
 )
 from user_comm.converters.intervention import (
     Intervention,
-    Label,
     intervention_from_message,
     intervention_to_message,
 )
@@ -50,7 +49,6 @@ from user_comm.converters.tensor import (
     tensors_to_messages,
 )
 from user_comm.converters.trajectory import (
-    TrajectoryAck,
     trajectory_ack_from_message,
     trajectory_ack_to_message,
     trajectory_chunk_from_message,
@@ -63,10 +61,8 @@ __all__ = [
     "Converter",
     "EpisodeReport",
     "Intervention",
-    "Label",
     "PolicyAnnouncement",
     "RobotDescription",
-    "TrajectoryAck",
     "action_chunk_from_message",
     "action_chunk_to_message",
     "array_spec_from_message",

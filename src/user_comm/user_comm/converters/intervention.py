@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -20,17 +19,9 @@ from user_comm.converters.tensor import (
 from user_core.codecs import Limits
 from user_core.errors import CodecError
 from user_core.interfaces import TeleopCommand
+from user_core.types import Label
 
 _NO_ACTION = np.zeros(0, np.float32)
-
-
-class Label(IntEnum):
-    """Verdict on the running episode."""
-
-    NONE = InterventionMessage.NONE
-    SUCCESS = InterventionMessage.SUCCESS
-    FAILURE = InterventionMessage.FAILURE
-    ABORT = InterventionMessage.ABORT
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from user_msgs.msg import TrajectoryAck as TrajectoryAckMessage
@@ -18,32 +17,9 @@ from user_comm.converters.episode import (
 from user_comm.converters.tensor import tensors_from_messages, tensors_to_messages
 from user_core.codecs import DEFAULT_LIMITS, Limits
 from user_core.errors import CodecError
-from user_core.types import ChunkId, EpisodeSource, TrajectoryChunk
+from user_core.types import ChunkId, EpisodeSource, TrajectoryAck, TrajectoryChunk
 
 _WHERE = "trajectory chunk"
-
-
-@dataclass(frozen=True)
-class TrajectoryAck:
-    """What a replay store has made durable.
-
-    Attributes:
-        producer: The actor that this is for.
-        incarnation: Identity of its outbox.
-        sequence: All chunks up to and including this one are durable; 0: none yet.
-        store: Identity of the store.
-        refused: Sequence number of a chunk that was refused, 0 without one.
-        error_code: Code of the refusal.
-        error: What is wrong with the refused chunk, and what to do.
-    """
-
-    producer: str
-    incarnation: int
-    sequence: int
-    store: str
-    refused: int = 0
-    error_code: str = ""
-    error: str = ""
 
 
 def trajectory_chunk_to_message(chunk: TrajectoryChunk) -> Any:

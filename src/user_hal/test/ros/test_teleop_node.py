@@ -14,8 +14,9 @@ from hal_process import NAMESPACE, Client, HalProcess
 from sensor_msgs.msg import Joy
 
 from user_comm import topics
-from user_comm.converters import Intervention, Label, intervention_from_message
+from user_comm.converters import Intervention, intervention_from_message
 from user_comm.converters.intervention import label_of
+from user_core.types import Label
 
 DEADMAN, OPEN, SUCCESS = 5, 2, 3
 
