@@ -8,7 +8,7 @@ import pytest
 
 from user_actor.outbox.database import Entry
 from user_actor.outbox.sender import Sender
-from user_actor.outbox.window import DeliveryWindow
+from user_core.link_window import LinkWindow
 
 KB = 1000
 
@@ -16,15 +16,18 @@ KB = 1000
 class Link:
     """A link with rate, delay and loss, and a store with cumulative acks at its end."""
 
-    def __init__(self, sizes, bytes_per_s, delay_s, loss=0.0, seed=0, schemas=None, repeat=0.0):
+    def __init__(
+        self, sizes, bytes_per_s, delay_s, loss=0.0, seed=0, schemas=None, repeat=0.0, commit_s=0.0
+    ):
         self.entries = [
             Entry(i + 1, size, schemas[i] if schemas else "s") for i, size in enumerate(sizes)
         ]
-        self.window = DeliveryWindow(64 * KB, 8000 * KB, 0.5, 10.0)
+        self.window = LinkWindow(64 * KB, 8000 * KB, 0.5, 10.0)
         self.sender = Sender(self.upcoming, self.window)
         self.bytes_per_s, self.delay_s, self.loss, self.repeat = bytes_per_s, delay_s, loss, repeat
         self.random = random.Random(seed)
         self.now_s, self.free_s = 0.0, 0.0
+        self.commit_s, self.committing = commit_s, False
         self.events, self.order = [], itertools.count()
         self.stored, self.up_to, self.cut_until_s = set(), 0, 0.0
         self.sent, self.waits_s, self.sent_schemas = 0, [], []
@@ -40,8 +43,17 @@ class Link:
         self.stored.add(entry.sequence)
         while self.up_to + 1 in self.stored:
             self.up_to += 1
+        if self.commit_s and not self.committing:
+            self.committing = True
+            self.at(self.now_s + self.commit_s, self.commit)
+        if self.commit_s:
+            return
         for _ in range(1 + (self.random.random() < self.repeat)):
             self.back(self.up_to)
+
+    def commit(self):
+        self.committing = False
+        self.back(self.up_to)
 
     def back(self, number):
         if self.now_s >= self.cut_until_s and self.random.random() >= self.loss:
@@ -88,13 +100,30 @@ def test_everything_arrives_over_a_bad_link(seed):
 
 
 def test_a_good_link_is_used_and_its_queue_stays_short():
-    link = Link([64 * KB] * 400, 2500 * KB, 0.04)  # 20 Mbit/s, 80 ms there and back
+    link = Link([32 * KB] * 1500, 2500 * KB, 0.04)  # 20 Mbit/s, 80 ms there and back
     took_s = link.run()
-    ideal_s = 400 * 64 / 2500 + 0.08
-    assert took_s < 1.15 * ideal_s
-    assert link.sent == 400
-    late = sorted(link.waits_s[50:])
-    assert late[int(0.99 * len(late))] < 0.15  # what a control message would wait behind it
+    ideal_s = 1500 * 32 / 2500 + 0.08
+    assert took_s < ideal_s / 0.9
+    assert link.sent == 1500
+    late = sorted(link.waits_s[100:])
+    assert late[int(0.99 * len(late))] < 0.03  # what a control message would wait behind it
+
+
+def test_a_store_that_answers_in_bursts_does_not_make_bursts():
+    link = Link([32 * KB] * 1500, 2500 * KB, 0.04, commit_s=0.05)
+    took_s = link.run()
+    assert took_s < (1500 * 32 / 2500 + 0.13) / 0.9
+    late = sorted(link.waits_s[100:])
+    assert late[int(0.99 * len(late))] < 0.03
+
+
+def test_a_link_that_becomes_faster_or_slower_is_followed():
+    link = Link([32 * KB] * 3000, 500 * KB, 0.04)
+    link.at(20.0, setattr, link, "bytes_per_s", 5000 * KB)
+    link.at(30.0, setattr, link, "bytes_per_s", 500 * KB)
+    took_s = link.run()
+    left = 3000 * 32 * KB - 20 * 500 * KB - 8 * 5000 * KB  # two seconds to find out
+    assert took_s < 30 + left / (500 * KB) / 0.85
 
 
 @pytest.mark.parametrize(("bytes_per_s", "delay_s"), [(125 * KB, 0.3), (10**9, 0.0005)])
@@ -158,28 +187,3 @@ def test_hold_waits_and_then_starts_with_the_oldest():
     assert 0 < wait_s <= 10
     assert sender.take(1.0) is None
     assert sender.take(1.0 + wait_s).sequence == 1
-
-
-def test_the_window_shrinks_when_nothing_comes_back_and_never_below_its_minimum():
-    window = DeliveryWindow(64 * KB, 8000 * KB, 0.5, 10.0)
-    for i in range(40):
-        window.on_answer(0.05, True, float(i))
-    grown = window.nbytes
-    assert grown > 500 * KB
-    window.on_timeout()
-    assert window.nbytes == pytest.approx(grown / 2, abs=1)
-    for _ in range(20):
-        window.on_timeout()
-    assert window.nbytes == 64 * KB
-    assert window.timeout_s == 10.0
-    window.on_answer(None, True, 50.0)
-    assert window.timeout_s == 10.0  # a chunk that was sent twice measures nothing
-    window.on_answer(0.05, True, 50.0)
-    assert window.timeout_s < 1.0
-
-
-def test_the_window_does_not_grow_while_there_is_little_to_send():
-    window = DeliveryWindow(64 * KB, 8000 * KB, 0.5, 10.0)
-    for i in range(40):
-        window.on_answer(0.05, False, float(i))
-    assert window.nbytes == 64 * KB

@@ -20,9 +20,9 @@ from user_actor.outbox.reserve import Reserve
 from user_actor.outbox.sender import Sender
 from user_actor.outbox.status import OutboxStatus
 from user_actor.outbox.verdict import AckJudge
-from user_actor.outbox.window import DeliveryWindow
 from user_actor.outbox.writer import Answer, Damaged, Flush, OutboxWriter, Recording
 from user_core.errors import ConfigError, SpecError, StoreError, StoreFull
+from user_core.link_window import LinkWindow
 from user_core.specs import RobotSpec, check_arrays
 from user_core.types import (
     EpisodeKey,
@@ -207,6 +207,7 @@ class Outbox:
         with self._changed:
             window = self._sender.window
             window_bytes, round_trip_s = window.nbytes, window.round_trip_s
+            link_bytes_s = window.rate_bytes_s
         said = [self._gate.reason, answers.waiting, self._courier.trouble, *answers.notes]
         ignored = [f"{n} answers ignored: {why}" for why, n in self._judge.ignored.items()]
         return OutboxStatus(
@@ -217,6 +218,7 @@ class Outbox:
             memory_rows=self._appended_rows - self._writer.committed_rows,
             total_steps=database.steps,
             window_bytes=window_bytes,
+            link_bytes_s=link_bytes_s,
             round_trip_s=round_trip_s,
             sent=self._courier.sent,
             resent=self._sender.resent,
@@ -261,7 +263,7 @@ class Outbox:
         config, database = self.config, self._database
         self._changed = threading.Condition()
         self._judge = AckJudge(config.rebind_after_s)
-        window = DeliveryWindow(
+        window = LinkWindow(
             config.window_min_bytes,
             config.window_max_bytes,
             config.resend_min_s,

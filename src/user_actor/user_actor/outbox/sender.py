@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from user_actor.outbox.database import Entry
-from user_actor.outbox.window import DeliveryWindow
+from user_core.link_window import LinkWindow, Sent
 
 _AHEAD = 64
 
@@ -21,7 +21,7 @@ class _Sent:
     """A chunk that was sent and is not acknowledged."""
 
     entry: Entry
-    sent_s: float
+    sent: Sent
     times: int = 1
 
 
@@ -36,7 +36,7 @@ class Sender:
         window: How much may be under way.
     """
 
-    def __init__(self, upcoming: Callable[[int, int], list[Entry]], window: DeliveryWindow) -> None:
+    def __init__(self, upcoming: Callable[[int, int], list[Entry]], window: LinkWindow) -> None:
         self._upcoming, self.window = upcoming, window
         self.resent = 0
         self.restart()
@@ -72,14 +72,19 @@ class Sender:
         if self._under_way:  # else one may always go, however large
             if self.bytes_under_way + entry.nbytes > self.window.nbytes:
                 return None
+            if self.window.wait_s(now_s) > 0:
+                return None
             if entry.schema_hash != self._under_way[0].entry.schema_hash:
                 return None
+        times = 1
         if self._lost:
-            sent = _Sent(entry, now_s, self._lost.popleft().times + 1)
+            times = self._lost.popleft().times + 1
             self.resent += 1
         else:
-            sent = _Sent(self._ahead.popleft(), now_s)
-        self._under_way.append(sent)
+            self._ahead.popleft()
+        idle = not self._lost and self._next() is None
+        sent = self.window.sent(entry.nbytes, now_s, self.bytes_under_way, idle=idle)
+        self._under_way.append(_Sent(entry, sent, times))
         self.bytes_under_way += entry.nbytes
         return entry
 
@@ -89,18 +94,17 @@ class Sender:
             return self._hold_until_s - now_s
         if not self._under_way:
             return None
-        return max(0.0, self._under_way[0].sent_s + self.window.timeout_s - now_s)
+        expires_s = self._under_way[0].sent.at_s + self.window.timeout_s - now_s
+        pace_s = self.window.wait_s(now_s)
+        return max(0.0, min(expires_s, pace_s) if pace_s > 0 else expires_s)
 
     def acknowledge(self, sequence: int, now_s: float) -> bool:
         """All chunks up to ``sequence`` are durable; whether that is news of what was sent."""
-        following = self._lost[0].entry if self._lost else self._next()
-        was_full = following is not None and (
-            self.bytes_under_way + following.nbytes > self.window.nbytes
-        )
-        newest = None
+        newest, nbytes = None, 0
         while self._under_way and self._under_way[0].entry.sequence <= sequence:
             newest = self._under_way.popleft()
             self.bytes_under_way -= newest.entry.nbytes
+            nbytes += newest.entry.nbytes
         while self._lost and self._lost[0].entry.sequence <= sequence:
             newest = self._lost.popleft()
         while self._ahead and self._ahead[0].sequence <= sequence:  # sent by an earlier process
@@ -109,8 +113,7 @@ class Sender:
         if newest is None:
             return False
         self._hold_until_s = 0.0
-        rtt_s = now_s - newest.sent_s if newest.times == 1 else None
-        self.window.on_answer(rtt_s, was_full, now_s)
+        self.window.answered(newest.sent if newest.times == 1 else None, nbytes, now_s)
         return True
 
     def again(self) -> None:
@@ -133,11 +136,11 @@ class Sender:
 
     def _expire(self, now_s: float) -> None:
         """Once the oldest was not answered in time, all that was sent counts as lost."""
-        if self._under_way and now_s >= self._under_way[0].sent_s + self.window.timeout_s:
+        if self._under_way and now_s >= self._under_way[0].sent.at_s + self.window.timeout_s:
             self._give_up()
 
     def _give_up(self) -> None:
-        self.window.on_timeout()
+        self.window.timed_out()
         self.again()
 
     def _next(self) -> Entry | None:

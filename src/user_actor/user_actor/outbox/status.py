@@ -22,6 +22,7 @@ class OutboxStatus:
         resent: Chunks sent again.
         aside_chunks: Chunks kept aside.
         warnings: What a person should look at.
+        link_bytes_s: Measured rate of the way to the store; 0 before the first answers.
     """
 
     pending_chunks: int
@@ -36,3 +37,4 @@ class OutboxStatus:
     resent: int
     aside_chunks: int
     warnings: tuple[str, ...]
+    link_bytes_s: float = 0.0
