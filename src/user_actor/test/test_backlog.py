@@ -14,7 +14,7 @@ def held(backlog=None, **config):
 
 
 def test_it_goes_on_while_the_learner_keeps_up():
-    it = held(50.0)
+    it = held(40.0)
     begin_ns = it.world.now_ns
     it.run()
     assert len(it.steps()) == 10
@@ -27,6 +27,7 @@ def test_it_stands_still_while_the_learner_is_behind_and_says_so():
 
     def behind():
         it.loop.backlog.tell(51.0)
+        it.loop.backlog.step()
         it.world.after(1000 * MS, lambda: seen.append((it.loop.stats.steps, it.loop.stats.detail)))
         it.world.after(1500 * MS, caught_up)
 
@@ -36,7 +37,7 @@ def test_it_stands_still_while_the_learner_is_behind_and_says_so():
 
     it.at_step(4, behind)
     it.run()
-    assert seen == [(4, "waits for the learner, 51 steps behind")]
+    assert seen == [(4, "waits for the learner, 52 steps behind")]
     assert len(it.steps()) == 10
     assert it.arm.sent_ns[4] - resumed_ns[0] <= 5 * MS
     assert it.loop.stats.overhead.percentile_ns(99) < 5 * MS, "waiting is no overhead"
@@ -51,6 +52,15 @@ def test_it_waits_for_a_learner_that_is_not_heard_or_not_any_more():
     it.world.after(3000 * MS, lambda: it.loop.backlog.tell(0.0))
     it.run()
     assert seen == [0, (3, "waits for the learner, which is not heard")]
+    assert len(it.steps()) == 10
+
+
+def test_steps_that_the_learner_cannot_know_of_count():
+    it, seen = held(46.0), []
+    it.world.after(500 * MS, lambda: seen.append(it.loop.stats.steps))
+    it.world.after(500 * MS, lambda: it.loop.backlog.tell(0.0))
+    it.run()
+    assert seen == [5]
     assert len(it.steps()) == 10
 
 

@@ -23,11 +23,16 @@ class Backlog:
     def __init__(self, most_steps: float, clock: Clock) -> None:
         self._most_steps, self._clock = most_steps, clock
         self._steps = 0.0
+        self._since = 0
         self._heard_ns = 0
 
     def tell(self, steps: float) -> None:
         """The learner says how many environment steps it has not worked through. Any thread."""
-        self._steps, self._heard_ns = steps, self._clock.monotonic_ns()
+        self._steps, self._since, self._heard_ns = steps, 0, self._clock.monotonic_ns()
+
+    def step(self) -> None:
+        """A step is made, of which the learner cannot know yet."""
+        self._since += 1
 
     def why_wait(self) -> str:
         """Why no step should be made now, for people; empty if one may be."""
@@ -35,6 +40,7 @@ class Backlog:
             return ""
         if not self._heard_ns or self._clock.monotonic_ns() - self._heard_ns > _SILENCE_NS:
             return "waits for the learner, which is not heard"
-        if self._steps > self._most_steps:
-            return f"waits for the learner, {self._steps:.0f} steps behind"
+        behind = self._steps + self._since
+        if behind > self._most_steps:
+            return f"waits for the learner, {behind:.0f} steps behind"
         return ""

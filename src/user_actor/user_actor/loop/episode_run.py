@@ -141,6 +141,7 @@ class EpisodeRun:
                 box.wait_until(now_ns + _HOLD_NS)
                 now_ns = self._clock.monotonic_ns()
             stats.detail = said
+            self._backlog.step()
         return now_ns - begin_ns
 
     def _complete(
