@@ -15,7 +15,7 @@ from user_msgs.srv import AcquireLease, ReleaseLease, RenewLease, ResetRobot
 from user_actor.loop.observations import ObservationBox
 from user_actor.loop.ports import NOBODY
 from user_actor.loop.stats import LoopState, LoopStats, LoopStatus
-from user_actor.nodes.actor import ActorConfig, _seeds
+from user_actor.nodes.actor import ActorConfig, policy_seeds
 from user_actor.nodes.actor_status import actor_status_to_message
 from user_actor.nodes.lease_keeper import LeaseKeeper, LeaseWish
 from user_actor.nodes.robot_port import RosRobot
@@ -417,10 +417,18 @@ def test_every_parameter_is_described():
 
 def test_robots_that_share_weights_do_not_share_noise():
     config = from_mapping(ActorConfig, {"policy": {"plugin": "linear_gaussian"}})
-    seeds = _seeds("a", config.policy)
-    one, other = next(seeds), next(seeds)
-    assert one["seed"] != other["seed"]
+
+    def first_two(name="a", seed=7, steps=0):
+        seeds = policy_seeds(config.policy, name, seed, steps)
+        return next(seeds)["seed"], next(seeds)["seed"]
+
+    one, other = first_two()
+    assert one != other
+    assert first_two() == (one, other), "a run that is repeated explores as before"
+    assert first_two("b") != (one, other), "another robot otherwise"
+    assert first_two(steps=100) != (one, other), "and so does one that goes on after a restart"
+    assert first_two(seed=-1) != first_two(seed=-1)
     chosen = from_mapping(
         ActorConfig, {"policy": {"plugin": "linear_gaussian", "params": {"seed": 3}}}
     )
-    assert next(_seeds("a", chosen.policy)) == {}
+    assert next(policy_seeds(chosen.policy, "a", 7, 0)) == {}

@@ -68,7 +68,7 @@ class ActionSource:
         self._config, self._robot, self._policies = config, robot, policies
         self._teleop, self._period_ns, self._clock = teleop, period_ns, clock
         self._stats, self._total_steps = stats, total_steps
-        self._random = RandomActions(config.exploration, robot.spec.action)
+        self._random = RandomActions(config.exploration, robot.spec.action, total_steps())
         self.arbiter = Arbiter(config.arbiter, robot.spec)
         self._sequence = clock.wall_ns() // 1000
         self._source = EpisodeSource.ONLINE

@@ -44,7 +44,13 @@ class ExplorationConfig(Config):
         doc="While no version has come: wait for one, act randomly, or use the policy's first "
         "weights.",
     )
-    seed: int = setting(-1, doc="Seed of random actions; -1: another one each time.", ge=-1)
+    seed: int = setting(
+        -1,
+        doc="Seed of random actions and, with the actor's name, of its policy's noise, unless "
+        "that has a seed of its own; -1: another one each time. An actor that goes on after a "
+        "restart does not repeat itself.",
+        ge=-1,
+    )
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,12 @@ class RandomActions:
     Args:
         config: Kind, correlation, seed.
         spec: The robot's action; without bounds, or of integers, ``spec.sample`` decides.
+        steps: Steps made before, in earlier processes: who goes on does not begin anew.
     """
 
-    def __init__(self, config: ExplorationConfig, spec: ArraySpec) -> None:
+    def __init__(self, config: ExplorationConfig, spec: ArraySpec, steps: int = 0) -> None:
         self._config, self._spec = config, spec
-        self._rng = np.random.default_rng(None if config.seed < 0 else config.seed)
+        self._rng = np.random.default_rng(None if config.seed < 0 else [config.seed, steps])
         bounded = spec.low is not None and spec.high is not None
         self._smooth = config.kind == "smooth" and bounded and spec.dtype.startswith("float")
         self._state = self._rng.standard_normal(spec.shape)

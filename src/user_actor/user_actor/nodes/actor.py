@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import threading
 import zlib
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from user_actor.loop import ActorLoopConfig, ControlLoop, PolicyHolder
 from user_actor.nodes.actor_status import actor_status_to_message
@@ -162,7 +166,9 @@ class ActorNode(LifecycleNode):
         config: ActorConfig = self.config
         choice = config.policy
         config_hash = policy_config_hash(choice.plugin, choice.params, spec)
-        seeds = _seeds(self._name, choice)
+        seeds = policy_seeds(
+            choice, self._name, config.loop.exploration.seed, self._outbox.total_steps
+        )
 
         def make() -> Policy:
             params = {**choice.params, **next(seeds)}
@@ -290,21 +296,37 @@ def _join(thread: threading.Thread) -> None:
         )  # fmt: skip
 
 
-def _seeds(name: str, choice: PluginChoice) -> Any:
-    """Another ``seed`` for every policy that is made, where it has one and none was chosen:
-    robots that share weights should not share their noise."""
+def policy_seeds(
+    choice: PluginChoice, name: str, seed: int, steps: int
+) -> Iterator[dict[str, int]]:
+    """Another ``seed`` for every policy that is made, where it has one and none was chosen.
+
+    Robots that share weights must not share their noise, nor must the two policies that take
+    turns, nor an actor with what it was before a restart; but a run that is repeated with the
+    same ``seed`` explores as before.
+
+    Args:
+        choice: The policy.
+        name: Of the actor.
+        seed: Of exploration; -1: another one each time.
+        steps: Steps that the actor ever made.
+    """
     fields = {
         item.name for item in dataclasses.fields(plugins.load("policies", choice.plugin).Config)
     }
-    first = zlib.crc32(f"{name} {threading.get_native_id()}".encode())
+    entropy = None if seed < 0 else [seed, zlib.crc32(name.encode()), steps]
+    source = np.random.default_rng(entropy)
     while True:
-        first += 1
-        yield {"seed": first} if "seed" in fields and "seed" not in choice.params else {}
+        drawn = int(source.integers(2**31))
+        yield {"seed": drawn} if "seed" in fields and "seed" not in choice.params else {}
 
 
 def main() -> None:
     """Entry point of the executable ``actor_node``."""
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    # One observation at a time is no work for several threads, and theirs spin on the cores of
+    # others; torch reads this when a policy imports it.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     sys.exit(run(ActorNode, "actor"))
 
 
