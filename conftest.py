@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -24,6 +26,9 @@ def pytest_configure(config: pytest.Config) -> None:
     domain = _DOMAINS[os.getpid() % len(_DOMAINS)]
     os.environ["ROS_DOMAIN_ID"] = os.environ.get("USER_TEST_DOMAIN", str(domain))
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    # Logs and the state of robots, for instance a latched emergency stop, are the session's own.
+    os.environ["ROS_HOME"] = tempfile.mkdtemp(prefix="user_tests_")
+    config.add_cleanup(lambda: shutil.rmtree(os.environ["ROS_HOME"], ignore_errors=True))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -50,6 +50,7 @@ class HalProcess:
             "safety": {"watchdog_s": WATCHDOG_S},
             "loop": {"driver": {"backoff": {"longest_s": 0.5}}},
             "lease": {"required": False},
+            "state_dir": str(folder / "state"),
             **(params or {}),
         }
         self.process: subprocess.Popen[bytes] | None = None

@@ -37,6 +37,7 @@ from user_hal.robot_file import RobotFile, build_robot, find_robot_file, load_ro
 from user_hal.runtime.control_loop import HalLoop
 from user_hal.runtime.status import HalStatus
 from user_hal.safety import Refused
+from user_hal.safety.latch_file import LatchFile, state_folder
 from user_hal.topic_io import attach_topics
 
 _STATUS_PERIOD_S = 1.0
@@ -57,6 +58,11 @@ class HalConfig(RobotFile):
         "Parameters that are given as well win over it.",
     )
     resource: str = setting("", doc="Name as a resource; empty: the node's namespace or name.")
+    state_dir: str = setting(
+        "",
+        doc="Folder in which an emergency stop stays latched while no process runs; empty: "
+        "user/<resource> in $ROS_HOME, or in ~/.ros.",
+    )
 
     def validate(self) -> None:
         if not (self.driver or self.robot_file):
@@ -87,7 +93,6 @@ class HalNode(LifecycleNode):
     """Runs one robot behind the safety gate. See the README of this package for its topics."""
 
     Config = HalConfig
-    _latched = False
 
     def configure(self, stack: ExitStack) -> None:
         """Make the driver and everything around it; nothing is connected yet."""
@@ -105,9 +110,10 @@ class HalNode(LifecycleNode):
             on_observation=self._show,
             on_status=self._show_status,
         )
-        if self._latched:  # only a reset releases it, not a clean-up
-            self._loop.path.press_emergency("what was there before the clean-up")
-        stack.callback(self._remember_emergency)
+        self._latch = LatchFile(state_folder(self.config.state_dir, self._resource_name()))
+        if who := self._latch.pressed_by:  # only a reset releases it, not a restart
+            self.get_logger().error(f"the emergency stop is latched: {who}")
+            self._loop.path.press_emergency(f"{who}, before this start")
         self._say = Throttle()
         self._marker_due_s = 0.0
         self._spec = self.advertise(topics.ROBOT_SPEC, always=True)
@@ -183,8 +189,10 @@ class HalNode(LifecycleNode):
         self._loop.path.press_emergency("a call of the service")
         self.get_logger().error("EMERGENCY STOP, by service")
         response.success, response.message = True, "stopped; latched until it is reset"
+        self._latch.press("a call of the service")  # the robot does not wait for the disk
 
     def _on_reset_emergency_stop(self, request: Any, response: Any) -> None:
+        self._latch.release()
         self._loop.path.reset_emergency()
         self.get_logger().warning("the emergency stop was reset, by service")
         response.success, response.message = True, "commands may pass again"
@@ -256,9 +264,6 @@ class HalNode(LifecycleNode):
         mine = self._loop.leases.resource
         if name and name != mine:
             raise LeaseError("resource", came=repr(name), expected=f"{mine!r}, or nothing")
-
-    def _remember_emergency(self) -> None:
-        self._latched = self._loop.path.emergency_pressed
 
     def _resource_name(self) -> str:
         return self.config.resource or self.get_namespace().strip("/") or self.get_name()
