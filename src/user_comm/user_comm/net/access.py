@@ -29,6 +29,8 @@ _ASKS = ["declare_subscriber", "query", "liveliness_query", "declare_liveliness_
 #: Beacons of bridges: everybody may look for them.
 BEACONS = "@/*/@ros2_lv/**"
 _PRESENT = "@/*/@ros2_lv"
+#: Who does not know a ROS graph's name cannot speak of it; who does is on its host.
+_GRAPHS = "@/*/@user_bridge/*/*"
 
 
 def access_control(members: Members) -> dict[str, Any]:
@@ -49,7 +51,13 @@ def access_control(members: Members) -> dict[str, Any]:
         own = [rule["id"] for rule in rules if rule["id"].startswith(f"{name} ")]
         policies.append({"rules": own, "subjects": [name]})
 
-    of_learners = [*_keys(*members.learners), *_tree(members.policy_key), BEACONS, _PRESENT]
+    of_learners = [
+        *_keys(*members.learners),
+        *_tree(members.policy_key),
+        BEACONS,
+        _PRESENT,
+        _GRAPHS,
+    ]
     for robot in members.robots:
         allow(robot, [*_keys(robot), *_tokens(robot)], of_learners)
     for site in members.sites:
@@ -58,7 +66,7 @@ def access_control(members: Members) -> dict[str, Any]:
             allow(site.name, mine, of_learners)
     for learner in members.learners:
         writes = [*_keys(learner), *_tokens(learner), *_tree(members.policy_key)]
-        allow(learner, writes, ["**", "**/@adv/**", BEACONS, _PRESENT])
+        allow(learner, writes, ["**", "**/@adv/**", BEACONS, _PRESENT, _GRAPHS])
     return {
         "enabled": True,
         "default_permission": "deny",
@@ -78,7 +86,7 @@ def _tree(prefix: str) -> list[str]:
 
 def _tokens(name: str) -> list[str]:
     """What its bridge may say: publishers of its own topics, subscribers of any."""
-    return [f"@/*/@ros2_lv/MP/{name}§$*/*/*", "@/*/@ros2_lv/MS/*/*/*", _PRESENT]
+    return [f"@/*/@ros2_lv/MP/{name}§$*/*/*", "@/*/@ros2_lv/MS/*/*/*", _PRESENT, _GRAPHS]
 
 
 def _rule(name: str, flow: str, messages: list[str], keys: list[str]) -> dict[str, Any]:

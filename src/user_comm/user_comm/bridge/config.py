@@ -1,0 +1,176 @@
+"""What a bridge carries: routes, written out or derived from the topic table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from user_comm.bridge.crossings import CROSSINGS, MIB, Crossing, Priority, Way
+from user_comm.bridge.keys import key_of, keys_meet
+from user_comm.links import ZenohConfig
+from user_comm.quality import Durability, Quality, Reliability
+from user_comm.topics import TOPICS, Topic
+from user_core.config import Config, setting
+from user_core.errors import ConfigError
+
+Role = Literal["robot", "learner", "none"]
+
+
+@dataclass(frozen=True)
+class Route(Config):
+    """One topic, one way."""
+
+    topic: str = setting(
+        doc="ROS topic, absolute or below the bridge's namespace. Where the key begins with *, a "
+        "* in the topic stands for the same: /*/robot_spec.",
+        min_length=1,
+    )
+    direction: Literal["out", "in"] = setting(doc="out: from ROS to Zenoh; in: the other way.")
+    key: str = setting("", doc="Zenoh key; empty: the topic's full name without the first slash.")
+    type: str = setting("", doc="Message type; empty: that of the topic table.")
+    reliable: bool = setting(True, doc="Quality of service in ROS; a known topic has the table's.")
+    latched: bool = setting(False, doc="Kept for those who come late; likewise.")
+    depth: int = setting(
+        10, doc="Messages that may wait, in ROS and here; likewise.", ge=1, le=1000
+    )
+    priority: Priority = setting("data", doc="Zenoh's priority.")
+    waits: bool = setting(
+        False, doc="A message that the link cannot take waits for it, instead of being dropped."
+    )
+    max_bytes: int = setting(MIB, doc="Larger messages are refused.", unit="bytes", ge=4)
+    max_rate_hz: float = setting(
+        0.0, doc="Not more often than this; the newest wins. 0: all.", unit="Hz", ge=0
+    )
+
+    def validate(self) -> None:
+        if "*" in self.topic and (self.direction == "out" or not self.key.startswith("*/")):
+            raise ConfigError(
+                f"route of {self.topic!r}",
+                came=f"a * in the topic, key {self.key!r}",
+                expected="a route in, with a key that begins with */",
+            )
+        if "*" in self.key and self.direction == "out":
+            raise ConfigError(f"route of {self.topic!r}", came=f"key {self.key!r}",
+                              expected="a key without * for a route out")  # fmt: skip
+
+    @property
+    def quality(self) -> Quality:
+        """How it is carried in ROS."""
+        return Quality(
+            depth=self.depth,
+            reliability=Reliability.RELIABLE if self.reliable else Reliability.BEST_EFFORT,
+            durability=Durability.TRANSIENT_LOCAL if self.latched else Durability.VOLATILE,
+        )
+
+
+@dataclass(frozen=True)
+class BridgeConfig(Config):
+    """Parameters of bridge_node."""
+
+    role: Role = setting(
+        "none",
+        doc="robot or learner: carry what the topic table says; none: the given routes only.",
+    )
+    robot: str = setting("robot0", doc="The robot's namespace, and where its keys begin.")
+    learner: str = setting("learner", doc="The learner's namespace, and where its keys begin.")
+    routes: tuple[Route, ...] = setting(
+        (), doc="Further routes; one of a topic that the role carries already takes its place."
+    )
+    leave_out: tuple[str, ...] = setting((), doc="Topics of the table that are not carried.")
+    zenoh: ZenohConfig = setting(
+        ZenohConfig(connect=("tcp/127.0.0.1:7447",)), doc="Where the router is."
+    )
+    graph: str = setting(
+        "", doc="Name of the local ROS graph, for finding loops; empty: this host and domain."
+    )
+    max_robots: int = setting(64, doc="Most robots whose topics a * is filled with.", ge=1)
+    refresh_s: float = setting(
+        5.0, doc="Time after which a kept value is sent again, in case it was lost.", unit="s", gt=0
+    )
+    status_period_s: float = setting(1.0, doc="Time between two looks at the link.", unit="s", gt=0)
+
+    def validate(self) -> None:
+        unknown = sorted(set(self.leave_out) - {c.topic.name for c in CROSSINGS})
+        if unknown:
+            raise ConfigError("leave_out", came=unknown,
+                              expected=f"some of {[c.topic.name for c in CROSSINGS]}")  # fmt: skip
+
+    def all_routes(self, namespace: str = "") -> tuple[Route, ...]:
+        """The routes with nothing left open; a topic is in the table, or has a type.
+
+        Args:
+            namespace: The bridge's, for relative topics.
+
+        Raises:
+            ConfigError: A type is missing; or a key would be carried both ways, which is a loop.
+        """
+        given = tuple(_complete(route, namespace) for route in self.routes)
+        taken = {(route.topic, route.direction) for route in given}
+        derived = (r for r in self._of_role() if (r.topic, r.direction) not in taken)
+        routes = (*derived, *given)
+        for out in (r for r in routes if r.direction == "out"):
+            for back in (r for r in routes if r.direction == "in"):
+                if keys_meet(out.key, back.key) or out.topic == back.topic:
+                    raise ConfigError(
+                        f"routes of {out.topic!r} and {back.topic!r}",
+                        came=f"key {out.key!r} out, {back.key!r} in",
+                        expected="each to be carried one way",
+                        cure="What came in would go out again",
+                    )
+        return routes
+
+    def _of_role(self) -> Iterator[Route]:
+        for crossing in CROSSINGS:
+            if self.role != "none" and crossing.topic.name not in self.leave_out:
+                yield _derived(crossing, self.role, self.robot, self.learner)
+
+
+def _derived(crossing: Crossing, role: Role, robot: str, learner: str) -> Route:
+    name = crossing.topic.name.lstrip("/")
+    up = crossing.way is Way.UP
+    leaves = (role == "robot") == up
+    if not up:
+        topic, key = f"/{learner}/{name}", f"{learner}/{name}"
+    elif role == "robot":
+        topic, key = f"/{name}" if crossing.shared else f"/{robot}/{name}", f"{robot}/{name}"
+    else:
+        merged = f"/{name}" if crossing.shared else f"/{learner}/{name}"
+        topic, key = merged if crossing.merged else f"/*/{name}", f"*/{name}"
+    route = Route(
+        topic=topic,
+        direction="out" if leaves else "in",
+        key=key,
+        priority=crossing.priority,
+        waits=crossing.waits and leaves,
+        max_bytes=crossing.max_bytes,
+        max_rate_hz=crossing.max_rate_hz if leaves else 0.0,
+    )
+    return _like(route, crossing.topic)
+
+
+def _complete(route: Route, namespace: str) -> Route:
+    prefix = "" if route.topic.startswith("/") else f"{namespace.rstrip('/')}/"
+    route = replace(route, topic=prefix + route.topic)
+    route = replace(route, key=route.key or key_of(route.topic))
+    if route.type:
+        return route
+    for topic in TOPICS:
+        name = topic.name if topic.name.startswith("/") else f"/{topic.name}"
+        if route.topic.endswith(name):
+            return _like(route, topic)
+    raise ConfigError(
+        f"type of {route.topic!r}", came="none", expected="package/msg/Name, for it is not a "
+        "topic of the table",
+    )  # fmt: skip
+
+
+def _like(route: Route, topic: Topic) -> Route:
+    quality = topic.quality
+    return replace(
+        route,
+        type=topic.type,
+        depth=quality.depth,
+        reliable=quality.reliability is Reliability.RELIABLE,
+        latched=quality.durability is Durability.TRANSIENT_LOCAL,
+    )

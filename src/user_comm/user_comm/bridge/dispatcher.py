@@ -1,0 +1,115 @@
+"""One thread that handles what several lanes hold, the most urgent first."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+
+class Lane:
+    """A short queue of one route.
+
+    Args:
+        handle: Called in the dispatcher's thread with each item; must not raise.
+        urgency: Lanes with smaller numbers come first.
+        depth: Items that may wait; the oldest gives way.
+        period_s: Shortest time between two items, seconds; the newest wins. 0: no limit.
+
+    Attributes:
+        overrun: Items that gave way because the queue was full.
+        thinned: Items that gave way to a newer one because of ``period_s``.
+    """
+
+    def __init__(
+        self, handle: Callable[[Any], None], urgency: int, depth: int, period_s: float = 0.0
+    ) -> None:
+        self.handle, self.urgency, self.period_s = handle, urgency, period_s
+        self.overrun = self.thinned = 0
+        self.items: deque[Any] = deque(maxlen=1 if period_s else depth)
+        self.due_s = 0.0
+
+    def add(self, item: Any) -> None:
+        """Add an item. Call it with the dispatcher's lock."""
+        if len(self.items) == self.items.maxlen:
+            if self.period_s:
+                self.thinned += 1
+            else:
+                self.overrun += 1
+        self.items.append(item)
+
+
+class Dispatcher:
+    """Handles the items of its lanes in a thread of its own.
+
+    Args:
+        name: Of the thread.
+        may_run: Items wait while this is false; see :meth:`wake`.
+    """
+
+    def __init__(self, name: str, may_run: Callable[[], bool] = lambda: True) -> None:
+        self._may_run = may_run
+        self._changed = threading.Condition()
+        self._lanes: list[Lane] = []
+        self._ending = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def lane(
+        self, handle: Callable[[Any], None], urgency: int, depth: int, max_rate_hz: float = 0.0
+    ) -> Lane:
+        """Add a lane."""
+        lane = Lane(handle, urgency, depth, 1.0 / max_rate_hz if max_rate_hz else 0.0)
+        with self._changed:
+            self._lanes = sorted((*self._lanes, lane), key=lambda one: one.urgency)
+        return lane
+
+    def offer(self, lane: Lane, item: Any) -> None:
+        """Queue an item. From any thread; returns at once."""
+        with self._changed:
+            lane.add(item)
+            self._changed.notify()
+
+    def wake(self) -> None:
+        """``may_run`` may have changed."""
+        with self._changed:
+            self._changed.notify()
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """End the thread; what still waits is dropped. A handler that hangs is left behind."""
+        with self._changed:
+            self._ending = True
+            self._changed.notify()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._ending:
+                    lane, wait_s = self._next()
+                    if lane is not None:
+                        break
+                    self._changed.wait(wait_s)
+                if self._ending:
+                    return
+                assert lane is not None
+                item = lane.items.popleft()
+            lane.handle(item)
+
+    def _next(self) -> tuple[Lane | None, float | None]:
+        """The most urgent lane with an item that is due; or how long to wait for one."""
+        if not self._may_run():
+            return None, None
+        now_s = time.monotonic()
+        due_s: float | None = None
+        for lane in self._lanes:
+            if not lane.items:
+                continue
+            if lane.due_s <= now_s:
+                if lane.period_s:
+                    lane.due_s = now_s + lane.period_s
+                return lane, None
+            due_s = lane.due_s if due_s is None else min(due_s, lane.due_s)
+        return None, None if due_s is None else due_s - now_s
