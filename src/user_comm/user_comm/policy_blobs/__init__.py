@@ -1,11 +1,12 @@
 """Policy versions over Zenoh: announced on a topic, pulled in small pieces.
 
 Why pulled and not pushed: one slow or dead robot must not hold up the others, and a pull can
-be retried piece by piece; ``docs/explanation`` and the measurements behind it say more.
+be retried piece by piece; ``docs/explanation/policy_sync.md`` and the measurements behind it say more.
 """
 
 from user_comm.links import ZenohConfig, open_session
 from user_comm.policy_blobs.puller import PolicyPuller
+from user_comm.policy_blobs.relay import PolicyRelay
 from user_comm.policy_blobs.server import PolicyServer
 
-__all__ = ["PolicyPuller", "PolicyServer", "ZenohConfig", "open_session"]
+__all__ = ["PolicyPuller", "PolicyRelay", "PolicyServer", "ZenohConfig", "open_session"]

@@ -1,50 +1,61 @@
-"""The robot's end: pulls announced versions, piece by piece, and verifies them."""
+"""The robot's end: pulls announced versions as keyframe or delta, and verifies them."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 
 import zenoh
 
-from user_comm.converters import BlobKind, PolicyAnnouncement
-from user_core.codecs.weights import decode_version
+from user_comm.converters import PolicyAnnouncement
+from user_comm.policy_blobs.pieces import (
+    NAME_DIGITS,
+    NO_BASE,
+    PIECE_BYTES,
+    version_key,
+)
+from user_comm.policy_blobs.transfer import NotServed, PieceTransfer, Superseded, TransferStats
+from user_comm.throttle import Throttle
+from user_core.codecs.policy_blob import decode_blob
+from user_core.codecs.safetensors import FileLimits
 from user_core.errors import PolicyError, UserError
+from user_core.link_window import LinkWindow
 from user_core.types import PolicyVersion
 
 _log = logging.getLogger(__name__)
-#: Pieces on their way at a time. About one bandwidth-delay product of a good WAN link; more
-#: delays the control traffic that shares it.
-IN_FLIGHT = 4
-
-
-class Superseded(Exception):  # noqa: N818 - not an error
-    """A newer version was announced, or the puller is being closed."""
+#: Damaged bytes are fetched again; this often, and then the version is left alone.
+_ATTEMPTS = 4
+_WAIT_S = 0.5
+_MAX_WINDOW_BYTES = 8 * 2**20
 
 
 @dataclass
-class PullStats:
+class PullStats(TransferStats):
     """What the puller has done.
 
     Attributes:
         versions: Versions that were pulled whole and found right.
+        keyframes: How many of them as keyframe.
+        deltas: How many as delta.
         superseded: Versions that were given up because a newer one was announced.
-        refused: Versions that were refused.
-        retries: Pieces that had to be asked for again.
-        bytes: Bytes of all pieces.
+        refused: Versions and blobs that were refused; ``refusals`` has them by kind.
+        detours: Versions that were fetched past a relay that did not answer.
         last_pull_s: Time from announcement to verified version, of the last one, seconds.
         last_error: Why the last one was refused or did not come; empty after a success.
     """
 
     versions: int = 0
+    keyframes: int = 0
+    deltas: int = 0
     superseded: int = 0
     refused: int = 0
-    retries: int = 0
-    bytes: int = 0
+    refusals: Counter[str] = field(default_factory=Counter)
+    detours: int = 0
     last_pull_s: float = 0.0
     last_error: str = ""
 
@@ -53,9 +64,10 @@ class PolicyPuller:
     """A :class:`~user_core.interfaces.PolicySource` that is told of versions and pulls them.
 
     Give it every announcement (:meth:`announced`, from any thread); a thread of its own pulls
-    the newest, :data:`IN_FLIGHT` pieces at a time, and asks again for what does not come, for
-    as long as it takes. A version whose hash, size or configuration is wrong is refused; the
-    one before stays.
+    the newest: the delta from the version that it has, or the keyframe where there is none or
+    its base is not kept any more. What is damaged is refused, counted and fetched again as a
+    keyframe; what is made for another configuration is refused for good. The version before
+    stays until the next one is whole.
 
     Args:
         open_session: Opens the Zenoh session; called in the puller's thread with the event
@@ -63,7 +75,9 @@ class PolicyPuller:
         config_hash: What weights must be made for; empty: anything.
         on_version: Called in the puller's thread when a version is ready.
         max_bytes: A larger version is refused before anything is allocated for it.
-        piece_timeout_s: Time after which a piece is asked for again.
+        piece_timeout_s: Time after which a piece is asked for again, at least.
+        relay: Prefix under which a relay of the site serves; empty: the learner is asked.
+        relay_patience_s: A relay that is silent for so long is passed by.
     """
 
     def __init__(
@@ -73,15 +87,22 @@ class PolicyPuller:
         on_version: Callable[[], None] = lambda: None,
         max_bytes: int = 2**30,
         piece_timeout_s: float = 2.0,
+        relay: str = "",
+        relay_patience_s: float = 5.0,
     ) -> None:
         self.stats = PullStats()
+        self.window = LinkWindow(2 * PIECE_BYTES, _MAX_WINDOW_BYTES, 0.5, 10.0)
         self._open_session, self._config_hash = open_session, config_hash
         self._on_version, self._max_bytes = on_version, max_bytes
         self._piece_timeout_s = piece_timeout_s
+        self._relay, self._relay_patience_s = relay, relay_patience_s
+        self._throttle = Throttle()
         self._wake = threading.Condition()
         self._ending = threading.Event()
         self._wanted: PolicyAnnouncement | None = None
+        self._wanted_s = 0.0
         self._newest: PolicyVersion | None = None
+        self._newest_hash = ""
         self._thread = threading.Thread(target=self._run, name="policy-puller", daemon=True)
         self._thread.start()
 
@@ -97,13 +118,18 @@ class PolicyPuller:
         self.close()
 
     def announced(self, announcement: PolicyAnnouncement) -> None:
-        """Hear of a version; an older one than is known already is ignored."""
+        """Hear of a version; one that is older than the newest known is refused."""
         with self._wake:
             wanted = self._wanted
-            if wanted is not None and announcement.number < wanted.number:
-                return  # also one that is replayed
-            self._wanted = announcement
-            self._wake.notify_all()
+            if wanted is None or announcement.number > wanted.number:
+                self._wanted, self._wanted_s = announcement, time.monotonic()
+                self._wake.notify_all()
+                return
+            same = announcement.content_hash == wanted.content_hash
+        if announcement.number < wanted.number:
+            self._refuse("replayed", f"version {announcement.number} is older than {wanted.number}")
+        elif not same:
+            self._refuse("conflicting", f"another version {announcement.number} was announced")
 
     def newest(self, after: int) -> PolicyVersion | None:
         """The newest verified version, if its number is above ``after``."""
@@ -125,38 +151,94 @@ class PolicyPuller:
             self.stats.last_error = str(error)
             return
         with session:
+            transfer = PieceTransfer(
+                session, self.window, self.stats, self._max_bytes, self._piece_timeout_s
+            )
             done: PolicyAnnouncement | None = None
             while not self._ending.is_set():
                 with self._wake:
                     while not self._ending.is_set() and self._wanted == done:
                         self._wake.wait()
                     wanted = self._wanted
-                if wanted is None or self._ending.is_set():
-                    continue
-                self._try(session, wanted)
-                done = wanted
+                if wanted is not None and not self._ending.is_set():
+                    self._try(transfer, wanted)
+                    done = wanted
 
-    def _try(self, session: zenoh.Session, wanted: PolicyAnnouncement) -> None:
-        start_s = time.monotonic()
+    def _try(self, transfer: PieceTransfer, wanted: PolicyAnnouncement) -> None:
         try:
             self._check(wanted)
-            version = decode_version(
-                self._pull(session, wanted),
-                config_hash=self._config_hash or None,
-                expected_hash=wanted.content_hash,
-            )
+            self._pull(transfer, wanted)
         except Superseded:
             self.stats.superseded += 1
         except UserError as error:
-            self.stats.refused += 1
-            self.stats.last_error = str(error)
-            _log.warning("policy version %d refused: %s", wanted.number, error)
-        else:
-            self._newest = version
-            self.stats.versions += 1
-            self.stats.last_error = ""
-            self.stats.last_pull_s = time.monotonic() - start_s
-            self._on_version()
+            self._refuse(error.code, f"policy version {wanted.number} refused: {error}")
+        except Exception as error:  # of Zenoh: the next version is another try
+            _log.exception("policy version %d", wanted.number)
+            self._refuse("internal", f"policy version {wanted.number}: {error}")
+
+    def _pull(self, transfer: PieceTransfer, wanted: PolicyAnnouncement) -> None:
+        """Pull until it is there. Raises what makes that hopeless."""
+        relay, use_delta = self._relay, self._newest is not None
+        failures = 0
+        while True:
+            base, base_hash = (self._newest, self._newest_hash) if use_delta else (None, "")
+            key = wanted.key
+            if relay:
+                key = version_key(relay, wanted.number, wanted.content_hash)
+            try:
+                blob = transfer.pull(
+                    key,
+                    base_hash[:NAME_DIGITS],
+                    lambda: self._ending.is_set() or self._wanted != wanted,
+                    self._relay_patience_s if relay else float("inf"),
+                )
+                version = decode_blob(
+                    blob,
+                    base=base,
+                    base_name=base_hash,
+                    config_hash=self._config_hash or None,
+                    expected_hash=wanted.content_hash,
+                    limits=FileLimits(header_bytes=2**22, total_bytes=self._max_bytes),
+                )
+                self._take(version, wanted)
+                self.stats.deltas += base is not None
+                self.stats.keyframes += base is None
+                return
+            except NotServed as error:
+                if use_delta and error.reason == NO_BASE:
+                    use_delta = False  # a gap: it was away for longer than versions are kept
+                elif relay:
+                    _log.warning("%s; asking the learner itself", error)
+                    relay = ""
+                    self.stats.detours += 1
+                else:
+                    self._wait(wanted)  # a learner that was restarted may have it again
+            except UserError as error:
+                failures += 1
+                if failures >= _ATTEMPTS:
+                    raise
+                self._refuse(error.code, f"policy version {wanted.number}, fetching again: {error}")
+                use_delta = False
+                self._wait(wanted)
+
+    def _wait(self, wanted: PolicyAnnouncement) -> None:
+        """Before the next attempt. Raises Superseded."""
+        with self._wake:
+            self._wake.wait_for(
+                lambda: self._ending.is_set() or self._wanted != wanted, timeout=_WAIT_S
+            )
+        if self._ending.is_set() or self._wanted != wanted:
+            raise Superseded
+
+    def _take(self, version: PolicyVersion, wanted: PolicyAnnouncement) -> None:
+        if version.number != wanted.number:
+            raise PolicyError("number of a policy version", came=version.number,
+                              expected=wanted.number)  # fmt: skip
+        self._newest, self._newest_hash = version, wanted.content_hash
+        self.stats.versions += 1
+        self.stats.last_error = ""
+        self.stats.last_pull_s = time.monotonic() - self._wanted_s
+        self._on_version()
 
     def _check(self, wanted: PolicyAnnouncement) -> None:
         if wanted.size > self._max_bytes or wanted.piece_size < 1024:
@@ -172,64 +254,13 @@ class PolicyPuller:
                 expected=self._config_hash,
                 cure="Actor and learner must have the same policy configuration and robot spec",
             )
-        if wanted.kind is not BlobKind.KEYFRAME:
-            raise PolicyError(
-                f"policy version {wanted.number}", came="a delta", expected="a keyframe"
-            )
 
-    def _pull(self, session: zenoh.Session, wanted: PolicyAnnouncement) -> bytearray:
-        """All bytes of a version. Raises Superseded when they are not wanted any more."""
-        data = bytearray(wanted.size)
-        missing = list(range(-(-wanted.size // wanted.piece_size)))[::-1]
-        slots = threading.Semaphore(IN_FLIGHT)
-        done, failed = threading.Event(), list[int]()
-        left = len(missing)
-        lock = threading.Lock()
-
-        def ask(index: int) -> None:
-            start = index * wanted.piece_size
-            expected = min(wanted.piece_size, wanted.size - start)
-            came = False
-
-            def take(reply: zenoh.Reply) -> None:
-                nonlocal came
-                if reply.ok is not None and not came:
-                    piece = reply.ok.payload.to_bytes()
-                    if len(piece) == expected:
-                        data[start : start + expected] = piece
-                        came = True
-
-            def finish() -> None:
-                nonlocal left
-                with lock:
-                    if came:
-                        left -= 1
-                        self.stats.bytes += expected
-                    else:
-                        failed.append(index)
-                slots.release()
-                if left == 0:
-                    done.set()
-
-            session.get(
-                f"{wanted.key}/{index}",
-                zenoh.handlers.Callback(take, finish, indirect=False),
-                timeout=self._piece_timeout_s,
-                congestion_control=zenoh.CongestionControl.DROP,
-            )
-
-        while not done.is_set():
-            if self._ending.is_set() or self._wanted != wanted:
-                raise Superseded
-            with lock:
-                again, failed[:] = list(failed), []
-            if again:
-                self.stats.retries += len(again)
-                missing += again
-                # No answer comes at once when nobody is there; do not ask in a busy loop.
-                self._ending.wait(0.1)
-            if not missing:
-                done.wait(0.02)
-            elif slots.acquire(timeout=0.1):
-                ask(missing.pop())
-        return data
+    def _refuse(self, kind: str, text: str) -> None:
+        with self._wake:
+            self.stats.refused += 1
+            self.stats.refusals[kind] += 1
+            if kind not in ("replayed", "conflicting"):  # the version that is wanted is all right
+                self.stats.last_error = text
+            line = self._throttle(kind, text)
+        if line:
+            _log.warning("%s", line)

@@ -1,53 +1,70 @@
-"""The learner's end: keeps the newest versions and serves their pieces."""
+"""The learner's end, and a relay's: keeps the newest versions and serves their pieces."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from types import TracebackType
 
 import zenoh
 
-from user_comm.converters import PolicyAnnouncement
-from user_core.codecs.weights import content_hash, encode_version
+from user_comm.converters import BlobKind, PolicyAnnouncement
+from user_comm.policy_blobs.library import VersionLibrary
+from user_comm.policy_blobs.pieces import (
+    GONE,
+    LATER,
+    NAME_DIGITS,
+    NO_BASE,
+    PIECE_BYTES,
+    PieceKey,
+    pack_total,
+    version_key,
+)
+from user_core.codecs.weights import content_hash
 from user_core.errors import ConfigError
 from user_core.types import PolicyVersion
 
-PIECE_BYTES = 64 * 1024
 _PREFIX = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
 
 
 class PolicyServer:
     """A :class:`~user_core.interfaces.PolicySink` whose versions robots pull.
 
-    ``publish`` encodes a version as a keyframe, puts it where queries find it, and then
-    announces it. The piece ``i`` of a version is the answer to a query for
-    ``<prefix>/<number>/<hash>/<i>``; a query for what is not there gets no answer, which the
-    puller takes as "not there any more".
+    ``publish`` encodes a version against the one before, puts it where queries find it, and
+    then announces it. Who has another version asks for the delta from that, who has none for
+    the keyframe (:mod:`user_comm.policy_blobs.pieces` has the keys); what is not encoded yet
+    is then, and asked for again. Answers are never waited for by anybody but who asked.
 
     Args:
         session: An open Zenoh session; stays the caller's.
         prefix: Key under which the versions are served.
         announce: Called with the announcement of each new version, in the caller's thread.
-        keep: Versions that are kept, so that a robot that is half through one may finish it.
+        keep: Versions that are kept: the bases that deltas can be made from.
+        keep_bytes: Memory that they may take.
+
+    Attributes:
+        served_pieces: Pieces that were sent; ``served_bytes`` their size.
+        refused: Queries that were refused.
     """
 
     def __init__(
         self,
         session: zenoh.Session,
         prefix: str,
-        announce: Callable[[PolicyAnnouncement], object],
-        keep: int = 3,
+        announce: Callable[[PolicyAnnouncement], object] = lambda announcement: None,
+        keep: int = 8,
+        keep_bytes: int = 2**30,
     ) -> None:
         if not _PREFIX.fullmatch(prefix):
             raise ConfigError("prefix of policy blobs", came=repr(prefix), expected="a/plain/key")
-        self.prefix, self._announce, self._keep = prefix, announce, keep
-        self.served_pieces = self.served_bytes = 0
+        self.prefix, self._announce = prefix, announce
+        self.served_pieces = self.served_bytes = self.refused = 0
+        self._library = VersionLibrary(keep, keep_bytes)
+        self._newest = 0
         self._lock = threading.Lock()
-        self._blobs: OrderedDict[str, bytes] = OrderedDict()
         # indirect=False: answers are given in Zenoh's own thread, which spares a queue of 256
         # queries that would block the whole session when it is full. An answer is a slice.
         handler = zenoh.handlers.Callback(self._answer, None, indirect=False)
@@ -66,13 +83,11 @@ class PolicyServer:
 
     def publish(self, version: PolicyVersion) -> None:
         """Serve a version and announce it."""
-        data = encode_version(version)
         name = content_hash(version)
-        key = f"{self.prefix}/{version.number}/{name[:16]}"
+        base, data = self._library.add(version, name)
+        key = version_key(self.prefix, version.number, name)
         with self._lock:
-            self._blobs[key] = data
-            while len(self._blobs) > self._keep:
-                self._blobs.popitem(last=False)
+            self._newest = max(self._newest, version.number)
         self._announce(
             PolicyAnnouncement(
                 number=version.number,
@@ -81,6 +96,8 @@ class PolicyServer:
                 key=key,
                 size=len(data),
                 piece_size=PIECE_BYTES,
+                kind=BlobKind.KEYFRAME if base is None else BlobKind.DELTA,
+                base=0 if base is None else base.number,
                 keyframe=version.number,
                 update=version.update,
                 environment_steps=version.environment_steps,
@@ -89,21 +106,51 @@ class PolicyServer:
         )
 
     def close(self) -> None:
-        """Serve no more."""
-        self._queryable.undeclare()  # type: ignore[no-untyped-call]
+        """Serve no more. Idempotent."""
+        with contextlib.suppress(zenoh.ZError):  # the session may be closed
+            self._queryable.undeclare()  # type: ignore[no-untyped-call]
+        self._library.close()
 
     def _answer(self, query: zenoh.Query) -> None:
         with query:
-            key = str(query.key_expr)
-            blob_key, _, index = key.rpartition("/")
-            with self._lock:
-                data = self._blobs.get(blob_key)
-            if data is None or not index.isdecimal() or len(index) > 9:
+            wanted = PieceKey.parse(str(query.key_expr))
+            if wanted is None or not wanted.version.startswith(f"{self.prefix}/"):
+                self.refused += 1
+                query.reply_err(b"no such piece")
                 return
-            start = int(index) * PIECE_BYTES
+            data = self._find(query, wanted)
+            if data is None:
+                return
+            start = wanted.index * PIECE_BYTES
             if start >= len(data):
+                self.refused += 1
+                query.reply_err(b"no such piece")
                 return
             piece = data[start : start + PIECE_BYTES]
-            query.reply(key, piece, congestion_control=zenoh.CongestionControl.DROP)
+            query.reply(
+                query.key_expr,
+                piece,
+                congestion_control=zenoh.CongestionControl.DROP,
+                priority=zenoh.Priority.DATA_LOW,
+                attachment=pack_total(len(data), PIECE_BYTES),
+            )
             self.served_pieces += 1
             self.served_bytes += len(piece)
+
+    def _find(self, query: zenoh.Query, wanted: PieceKey) -> bytes | None:
+        _, number, name = wanted.version.rsplit("/", 2)
+        if len(name) != NAME_DIGITS or not number.isdecimal():
+            self.refused += 1
+            query.reply_err(b"no such piece")
+            return None
+        try:
+            data = self._library.blob(name, wanted.base)
+        except KeyError:
+            if self._library.holds(name):
+                query.reply_err(NO_BASE)
+            else:  # a relay hears of a version before it has it
+                query.reply_err(LATER if int(number) > self._newest else GONE)
+            return None
+        if data is None:
+            query.reply_err(LATER)
+        return data

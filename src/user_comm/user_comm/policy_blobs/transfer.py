@@ -1,0 +1,193 @@
+"""Pulling one blob, piece by piece, with as much under way as the link holds."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import zenoh
+
+from user_comm.policy_blobs.pieces import GONE, LATER, NO_BASE, PIECE_BYTES, PieceKey, unpack_total
+from user_core.errors import CodecError, TransportError
+from user_core.link_window import LinkWindow, Sent
+
+_LOOK_S = 0.1
+_AGAIN_S = 0.05
+_LATER_PATIENCE = 12
+
+
+class Superseded(Exception):  # noqa: N818 - not an error
+    """What is being pulled is not wanted any more."""
+
+
+class NotServed(TransportError):
+    """Whoever answers does not have it, and says why."""
+
+    def __init__(self, key: PieceKey, reason: bytes) -> None:
+        super().__init__(f"policy piece {key}", came=reason.decode(), expected="its bytes")
+        self.reason = reason
+
+
+@dataclass
+class TransferStats:
+    """What went over the link.
+
+    Attributes:
+        bytes: Bytes of all pieces.
+        retries: Pieces that had to be asked for again.
+        waits: Answers that said "later".
+    """
+
+    bytes: int = 0
+    retries: int = 0
+    waits: int = 0
+
+
+@dataclass(frozen=True)
+class _Answer:
+    index: int
+    sent: Sent
+    at_s: float
+    piece: bytes | None
+    total: bytes
+    error: bytes
+
+
+class PieceTransfer:
+    """Asks for pieces in order, and again for what does not come, for as long as it takes.
+
+    Answers are dropped rather than queued when a link is full, so nobody else is held up; the
+    window (:class:`~user_core.link_window.LinkWindow`) keeps that rare.
+
+    Args:
+        session: An open Zenoh session.
+        window: What may be under way; shared by the transfers of one link.
+        stats: Where to count.
+        max_bytes: A larger blob is refused before anything is allocated for it.
+        piece_timeout_s: Time after which a piece is asked for again, at least.
+    """
+
+    def __init__(
+        self,
+        session: zenoh.Session,
+        window: LinkWindow,
+        stats: TransferStats,
+        max_bytes: int,
+        piece_timeout_s: float = 2.0,
+    ) -> None:
+        self._session, self.window, self._max_bytes = session, window, max_bytes
+        self._piece_timeout_s, self._stats = piece_timeout_s, stats
+
+    def pull(
+        self,
+        version: str,
+        base: str,
+        cancelled: Callable[[], bool],
+        patience_s: float = float("inf"),
+    ) -> bytearray:
+        """All bytes of a keyframe, or of the delta from ``base``.
+
+        Args:
+            version: Key of the version.
+            base: Short hash of the base; empty for the keyframe.
+            cancelled: Looked at often; true ends it.
+            patience_s: Longest time without any piece, seconds.
+
+        Raises:
+            Superseded: ``cancelled`` became true.
+            NotServed: It is not kept any more, there is no such delta, or patience ended.
+            CodecError: The answers contradict each other, or the limit.
+        """
+        answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
+        missing, under_way, data = [0], 0, bytearray()
+        total = piece_bytes = left = 0
+        again_s, last_s = 0.0, time.monotonic()
+        while True:
+            if cancelled():
+                raise Superseded
+            now_s = time.monotonic()
+            wait_s = max(self.window.wait_s(now_s) if under_way else 0.0, again_s - now_s)
+            fits = not under_way or under_way + PIECE_BYTES <= self.window.nbytes
+            if missing and fits and wait_s <= 0:
+                index = missing.pop()
+                self._ask(PieceKey(version, base, index), answers, under_way, not missing)
+                under_way += PIECE_BYTES
+                continue
+            try:
+                pause_s = min(_LOOK_S, wait_s) if missing and fits else _LOOK_S
+                answer = answers.get(timeout=max(pause_s, 0.0005))
+            except queue.Empty:
+                continue
+            under_way -= PIECE_BYTES
+            if answer.piece is None:
+                missing.append(answer.index)
+                again_s = answer.at_s + self._note_failure(
+                    PieceKey(version, base, answer.index), answer
+                )
+                # "later" is a sign of life: a relay may be fetching something large
+                patient = _LATER_PATIENCE if answer.error == LATER else 1
+                if answer.at_s - last_s > patience_s * patient:
+                    raise NotServed(PieceKey(version, base, answer.index), b"silence")
+                continue
+            last_s = answer.at_s
+            self.window.answered(answer.sent, PIECE_BYTES, answer.at_s)
+            size = unpack_total(answer.total, self._max_bytes)
+            if not total:
+                total, piece_bytes = size
+                count = -(-total // piece_bytes)
+                data, left = bytearray(total), count
+                missing = list(range(1, count))[::-1]
+            start = answer.index * piece_bytes
+            expected = min(piece_bytes, total - start)
+            if size != (total, piece_bytes) or len(answer.piece) != expected:
+                raise CodecError(
+                    f"piece {answer.index} of {version}",
+                    came=f"{len(answer.piece)} bytes of {size[0]}",
+                    expected=f"{expected} of {total}",
+                )
+            data[start : start + expected] = answer.piece
+            self._stats.bytes += expected
+            left -= 1
+            if not left:
+                return data
+
+    def _ask(
+        self, key: PieceKey, answers: queue.SimpleQueue[_Answer], under_way: int, last: bool
+    ) -> None:
+        sent = self.window.sent(PIECE_BYTES, time.monotonic(), under_way, idle=last)
+        piece: bytes | None = None
+        total = error = b""
+
+        def take(reply: zenoh.Reply) -> None:
+            nonlocal piece, total, error
+            if reply.ok is None:
+                error = reply.err.payload.to_bytes()[:80] if reply.err is not None else b""
+            elif piece is None and (attachment := reply.ok.attachment) is not None:
+                piece, total = reply.ok.payload.to_bytes(), attachment.to_bytes()
+
+        def finish() -> None:
+            answers.put(_Answer(key.index, sent, time.monotonic(), piece, total, error))
+
+        self._session.get(
+            str(key),
+            zenoh.handlers.Callback(take, finish, indirect=False),
+            timeout=max(self._piece_timeout_s, self.window.timeout_s),
+            congestion_control=zenoh.CongestionControl.DROP,
+            priority=zenoh.Priority.DATA_LOW,
+        )
+
+    def _note_failure(self, key: PieceKey, answer: _Answer) -> float:
+        """Raise what ends the transfer; else the time to wait before asking again, seconds."""
+        if answer.error in (GONE, NO_BASE):
+            raise NotServed(key, answer.error)
+        if answer.error == LATER:
+            self._stats.waits += 1
+            return _AGAIN_S
+        self._stats.retries += 1
+        if answer.at_s - answer.sent.at_s > 0.5 * self._piece_timeout_s:
+            self.window.timed_out()
+            return 0.0
+        # No answer comes at once when nobody is there; do not ask in a busy loop.
+        return _LOOK_S
