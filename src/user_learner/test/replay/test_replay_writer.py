@@ -230,6 +230,19 @@ def test_a_chunk_without_rows_brings_a_result_or_stands_for_a_refused_one(writer
     assert any("4 rows never came" in line for line in report.warnings)
 
 
+def test_a_chunk_without_rows_can_be_all_that_a_commit_has(writer):
+    """As when an actor comes back and closes the episode that its end cut off."""
+    actor = Actor(chunk_rows=12)
+    first, last = actor.chunks(Plan(11, final=False)), actor.chunks(Plan(1))[0]
+    receipts(writer, first)
+    writer.commit()
+    (before,) = writer.acknowledged()
+    assert writer.append(actor.empty(last)).receipt is Receipt.STAGED
+    (ack,) = writer.commit()
+    assert ack.sequence == before.sequence + 1
+    assert verify(writer.path).ok
+
+
 def test_a_store_takes_the_schema_of_its_first_chunk_or_the_one_it_is_given(tmp_path, chunks):
     with StoreWriter(tmp_path / "a", config=QUICK) as writer:
         assert writer.schema is None

@@ -58,7 +58,9 @@ class Group:
                 ("extents", self.extents),
                 ("actors", self.actors),
             ):
-                marks = ", ".join("?" * (len(rows[0]) + 1)) if rows else ""
+                if not rows:  # a chunk without rows, for instance, ends an episode and no more
+                    continue
+                marks = ", ".join("?" * (len(rows[0]) + 1))
                 connection.executemany(
                     f"INSERT OR REPLACE INTO {table} VALUES ({marks})",
                     [(*row, commit_id) for row in rows],
