@@ -39,6 +39,7 @@ setup(
             "demo = user_bringup.cli.demo:main",
             "demos = user_bringup.cli.demos:main",
             "evaluate = user_bringup.cli.evaluate:main",
+            "outbox = user_bringup.cli.outbox:main",
             "report = user_bringup.cli.report:main",
             "status = user_bringup.cli.status:main",
             "up = user_bringup.cli.up:main",

@@ -1,0 +1,100 @@
+"""Looking into an outbox without touching it, also while its actor writes."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from user_actor.outbox.layout import VERSION
+from user_actor.outbox.recovery import FILE
+from user_core.errors import StoreCorrupt, StoreError
+
+
+@dataclass(frozen=True)
+class Aside:
+    """Chunks that were kept aside for the same reason."""
+
+    chunks: int
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class OutboxReport:
+    """What an outbox holds.
+
+    Attributes:
+        folder: Where it lies.
+        producer: The actor whose experience it holds.
+        store: Identity of the store that it delivers to; empty before the first answer.
+        steps: Steps ever committed to it.
+        pending: Chunks that no store has acknowledged.
+        pending_bytes: Their size.
+        oldest_age_s: Age of the oldest of them, seconds; 0 without one.
+        aside: What was kept aside, and why.
+    """
+
+    folder: Path
+    producer: str
+    store: str
+    steps: int
+    pending: int
+    pending_bytes: int
+    oldest_age_s: float
+    aside: tuple[Aside, ...]
+
+
+def find_outboxes(directory: Path) -> list[Path]:
+    """Folders of outboxes in a directory: that itself, or below it.
+
+    Raises:
+        StoreError: There is none.
+    """
+    if (directory / FILE).is_file():
+        return [directory]
+    found = sorted(file.parent for file in directory.glob(f"*/{FILE}"))
+    if not found:
+        raise StoreError(
+            f"outboxes in {directory}", came="none", expected=f"{FILE}, or folders with one",
+            cure="Name the parameter outbox.directory of the actor; in a run it is runs/<id>/outbox",
+        )  # fmt: skip
+    return found
+
+
+def inspect(folder: Path) -> OutboxReport:
+    """Read what an outbox holds.
+
+    Raises:
+        StoreCorrupt: Its file is damaged, or no outbox.
+        StoreError: It was made by another version of this package.
+    """
+    path = folder / FILE
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as reader:
+            (version,) = reader.execute("PRAGMA user_version").fetchone()
+            if version != VERSION:
+                raise StoreError(f"layout of outbox {path}", came=version, expected=VERSION)
+            meta = dict(reader.execute("SELECT key, value FROM meta").fetchall())
+            pending, nbytes, oldest_ns = reader.execute(
+                "SELECT count(*), coalesce(sum(nbytes), 0), min(created_ns) FROM chunk "
+                "WHERE sequence NOT NULL"
+            ).fetchone()
+            aside = reader.execute(
+                "SELECT count(*), code, reason FROM chunk WHERE sequence IS NULL "
+                "GROUP BY code, reason"
+            ).fetchall()
+    except (sqlite3.DatabaseError, TypeError) as error:
+        raise StoreCorrupt(f"outbox {path}", came=str(error), expected="a sound file") from error
+    return OutboxReport(
+        folder=folder,
+        producer=str(meta["producer"]),
+        store=meta["store"] or "",
+        steps=int(meta["steps"]),
+        pending=pending,
+        pending_bytes=nbytes,
+        oldest_age_s=max(0.0, (time.time_ns() - oldest_ns) * 1e-9) if oldest_ns else 0.0,
+        aside=tuple(Aside(*row) for row in aside),
+    )
