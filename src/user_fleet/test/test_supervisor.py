@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -176,41 +177,87 @@ def test_when_everything_has_ended_the_supervisor_ends(tmp_path):
     assert "done" in (tmp_path / "once.log").read_text()
 
 
-def test_no_orphans_when_the_supervisor_is_killed(tmp_path):
-    program = tmp_path / "supervise.py"
-    program.write_text(
-        textwrap.dedent(
-            """
-            import asyncio, sys
-            from pathlib import Path
-            from user_fleet.deployment import CommandLine, ProcessSpec
-            from user_fleet.supervisor import Supervisor
+SUPERVISE = """
+    import asyncio, sys
+    from pathlib import Path
+    from user_fleet.deployment import CommandLine, ProcessSpec
+    from user_fleet.supervisor import Supervisor
 
-            def show(child):
-                print(child.pid, flush=True)
+    specs = [ProcessSpec(name=f"p{i}", package="p", executable="e", stop_timeout_s=0.5)
+             for i in range(len(sys.argv) - 2)]
+    commands = {s.name: CommandLine((sys.executable, "-S", "-c", code))
+                for s, code in zip(specs, sys.argv[2:])}
+    asyncio.run(Supervisor(specs, commands, Path(sys.argv[1])).run())
+    """
+#: Says the ids of its own process and of a child, and that it was asked to end.
+PARENT = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (print("asked", flush=True), {ending}))
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-S", "-c",
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"])
+print("pids", os.getpid(), child.pid, flush=True)
+while True: time.sleep(1)
+"""
 
-            sleep = CommandLine((sys.executable, "-S", "-c", "import time; time.sleep(60)"))
-            spec = ProcessSpec(name="a", package="p", executable="e")
-            asyncio.run(Supervisor([spec], {"a": sleep}, Path(sys.argv[1]), show).run())
-            """
-        )
-    )
+
+def test_no_orphans_and_no_grandchildren_when_the_supervisor_is_killed(tmp_path):
+    programs = [PARENT.format(ending="sys.exit()"), PARENT.format(ending="0")]
     process = subprocess.Popen(
-        [sys.executable, str(program), str(tmp_path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", textwrap.dedent(SUPERVISE), str(tmp_path), *programs]
     )
+
+    def pids():
+        found = [re.search(r"^pids (\d+) (\d+)$", file.read_text(), re.MULTILINE)
+                 for file in tmp_path.glob("p*.log")]  # fmt: skip
+        return [int(pid) for match in found if match for pid in match.groups()]
+
     try:
-        pid = int(process.stdout.readline())
-        assert alive(pid)
+        deadline_s = time.monotonic() + 20
+        while len(pids()) < 4 and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        started = pids()
+        assert len(started) == 4 and all(alive(pid) for pid in started)
         process.kill()
         process.wait()
-        deadline_s = time.monotonic() + 5
-        while alive(pid) and time.monotonic() < deadline_s:
+        deadline_s = time.monotonic() + 10
+        while any(alive(pid) for pid in started) and time.monotonic() < deadline_s:
             time.sleep(0.01)
-        assert not alive(pid)
+        assert not [pid for pid in started if alive(pid)]
     finally:
         process.kill()
         process.wait()
-        process.stdout.close()
+
+
+def test_the_watchman_may_die_as_well(tmp_path):
+    supervisor = Supervisor([spec("a"), spec("b")], {"a": SLEEP, "b": SLEEP}, tmp_path)
+    a, b = supervisor.children.values()
+
+    async def story(task):
+        await until(lambda: a.state is b.state is ChildState.RUNNING, "both run")
+        watchman = supervisor._watchman._process
+        watchman.kill()
+        watchman.wait()
+        first = a.pid
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: a.pid not in (0, first), "a restarted")
+        assert supervisor._watchman._process.pid != watchman.pid
+        assert supervisor._watchman._process.poll() is None
+        return a.pid, b.pid, supervisor._watchman._process.pid
+
+    assert not any(alive(pid) for pid in run(supervisor, story))
+
+
+def test_a_suspended_process_is_ended_within_its_time(tmp_path):
+    supervisor = Supervisor([spec("a", stop_timeout_s=0.3)], {"a": SLEEP}, tmp_path)
+    (a,) = supervisor.children.values()
+
+    async def story(task):
+        await until(lambda: a.state is ChildState.RUNNING, "it runs")
+        os.kill(a.pid, signal.SIGSTOP)
+        return a.pid
+
+    assert not alive(run(supervisor, story))
 
 
 def test_logs_are_rotated_and_a_full_disk_does_no_harm(tmp_path):

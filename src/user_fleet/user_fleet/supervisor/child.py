@@ -17,6 +17,7 @@ from user_fleet.deployment.model import ProcessSpec
 from user_fleet.deployment.render import CommandLine
 from user_fleet.supervisor.backoff import Backoff
 from user_fleet.supervisor.log_file import LogFile
+from user_fleet.supervisor.watchman import Watchman
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -39,7 +40,8 @@ class Child:
     """Starts a process, keeps its output, starts it again as its policy says.
 
     The process gets its own process group, so that what it starts dies with it. It asks the
-    kernel for SIGTERM when the supervisor dies, however that happens, so none is orphaned.
+    kernel for SIGTERM when the supervisor dies, however that happens, so none is orphaned; the
+    watchman sees to what that does not reach.
     """
 
     def __init__(
@@ -48,8 +50,10 @@ class Child:
         command: CommandLine,
         log_dir: Path,
         on_change: Callable[[Child], None] = lambda child: None,
+        watchman: Watchman | None = None,
     ) -> None:
         self.spec, self.command = spec, command
+        self._watchman = watchman
         self.state = ChildState.WAITING
         self.pid = 0
         self.restarts = 0
@@ -129,12 +133,16 @@ class Child:
         finally:
             os.close(write_end)
         self.pid, self.started_s = process.pid, time.monotonic()
+        if self._watchman is not None:
+            self._watchman.begin(self.pid)
         self._change(ChildState.RUNNING, f"pid {self.pid}")
         copy = asyncio.create_task(_copy(output, log))
         try:
             exit_code = await process.wait()
         finally:
             self._signal(signal.SIGKILL)  # what it left behind in its group
+            if self._watchman is not None:
+                self._watchman.end(self.pid)
             self.pid = 0
         await asyncio.wait({copy}, timeout=1.0)
         copy.cancel()

@@ -11,6 +11,7 @@ from user_fleet.deployment.model import ProcessSpec
 from user_fleet.deployment.order import start_order
 from user_fleet.deployment.render import CommandLine
 from user_fleet.supervisor.child import Child, ChildState
+from user_fleet.supervisor.watchman import Watchman
 
 
 class Supervisor:
@@ -32,8 +33,9 @@ class Supervisor:
         log_dir: Path,
         on_change: Callable[[Child], None] = lambda child: None,
     ) -> None:
+        self._watchman = Watchman(max((p.stop_timeout_s for p in processes), default=10.0))
         self.children = {
-            spec.name: Child(spec, commands[spec.name], log_dir, on_change)
+            spec.name: Child(spec, commands[spec.name], log_dir, on_change, self._watchman)
             for spec in start_order(processes)
         }
         self._stop = asyncio.Event()
@@ -58,6 +60,7 @@ class Supervisor:
             stopped.cancel()
             await self._shut_down()
             await asyncio.gather(*tasks.values(), return_exceptions=True)
+            self._watchman.close()
         return all(child.state is not ChildState.GIVEN_UP for child in self.children.values())
 
     async def _shut_down(self) -> None:
