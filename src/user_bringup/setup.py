@@ -36,11 +36,13 @@ setup(
     zip_safe=False,
     entry_points={
         "user.commands": [
+            "chaos = user_bringup.cli.chaos:main",
             "demo = user_bringup.cli.demo:main",
             "demos = user_bringup.cli.demos:main",
             "evaluate = user_bringup.cli.evaluate:main",
             "outbox = user_bringup.cli.outbox:main",
             "report = user_bringup.cli.report:main",
+            "soak = user_bringup.cli.soak:main",
             "status = user_bringup.cli.status:main",
             "up = user_bringup.cli.up:main",
             "version = user_bringup.cli.version:main",

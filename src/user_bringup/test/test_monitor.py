@@ -133,3 +133,23 @@ def test_numbers_for_people():
         "5 B", "1.5 kB", "2.0 MB", "3.0 GB", "4.0 TB",
     ]  # fmt: skip
     assert [duration(s) for s in (1.25, 600, 7300)] == ["1.2 s", "10 min", "2.0 h"]
+
+
+def test_what_the_lifecycle_manager_says_is_shown():
+    def status(name, level, message, state):
+        values = [SimpleNamespace(key="state", value=state)]
+        return SimpleNamespace(name=name, level=level, message=message, values=values)
+
+    state = full_state()
+    array = SimpleNamespace(
+        status=[
+            status("lifecycle_manager: lifecycle", b"\x00", "active", "active"),
+            status("lifecycle_manager: managed hal", b"\x00", "active", "active"),
+            status("lifecycle_manager: managed teleop", b"\x02", "given up: no device", "inactive"),
+        ]
+    )
+    state.take("DiagnosticArray", "/diagnostics", array)
+    text = text_of(state)
+    assert "teleop: given up: no device" in text
+    assert "teleop inactive" in text
+    assert "hal" in state.managed and "lifecycle" not in state.managed

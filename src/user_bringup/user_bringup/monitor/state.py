@@ -68,6 +68,7 @@ class SystemState:
         self.episodes: dict[tuple[str, int], Episodes] = {}
         self.interventions = 0
         self.processes: dict[str, str] = {}
+        self.managed: dict[str, Latest] = {}
 
     @property
     def elapsed_s(self) -> float:
@@ -85,6 +86,11 @@ class SystemState:
             self.learners[topic] = latest
         elif kind == "SafetyStatus":
             self.gates[topic.rpartition("/")[0] or "/"] = latest
+        elif kind == "DiagnosticArray":
+            for status in message.status:  # of the lifecycle manager, one a node
+                _, _, name = status.name.partition(": managed ")
+                if name:
+                    self.managed[name] = Latest(status, latest.received_s)
         elif kind == "EpisodeResult":
             episodes = self.episodes.setdefault((message.robot, message.source), Episodes())
             episodes.add(message.outcome == SUCCESS, message.episode_return)
@@ -118,4 +124,13 @@ class SystemState:
             if latest.message.state >= 2:
                 found.append(f"{name.strip('/')}: robot stopped, {latest.message.detail}")
         found += [f"{name}: {detail}" for name, detail in self.processes.items() if detail]
-        return found
+        return found + [
+            f"{name}: {latest.message.message}"
+            for name, latest in self.managed.items()
+            if level_of(latest.message) and not self.processes.get(name)
+        ]
+
+
+def level_of(status: Any) -> int:
+    """Level of a ``diagnostic_msgs/DiagnosticStatus``, which is a byte."""
+    return status.level[0] if isinstance(status.level, bytes) else int(status.level)

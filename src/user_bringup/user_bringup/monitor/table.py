@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from user_bringup.monitor.state import EVALUATION, ONLINE, SystemState
+from user_bringup.monitor.state import EVALUATION, ONLINE, SystemState, level_of
 
 ACTOR_STATES = ("waiting", "resetting", "running", "paused")
 LEARNER_STATES = ("waiting", "training", "limited", "paused", "finished")
@@ -24,6 +24,8 @@ def render(state: SystemState, title: str = "") -> RenderableType:
     parts: list[RenderableType] = [_summary(state), _robots(state), _learning(state)]
     if state.processes:
         parts.append(_processes(state))
+    if state.managed:
+        parts.append(_managed(state))
     warnings = state.warnings()
     if warnings:
         parts.append(Panel("\n".join(warnings[:8]), title="look at", border_style="yellow"))
@@ -101,6 +103,17 @@ def _processes(state: SystemState) -> Text:
     text = Text("processes  ")
     for name, detail in state.processes.items():
         text.append(f" {name} ", "green" if not detail else "bold red")
+    return text
+
+
+def _managed(state: SystemState) -> Text:
+    """What the lifecycle manager says of each node."""
+    text = Text("nodes      ")
+    for name, latest in state.managed.items():
+        level = level_of(latest.message)
+        style = ("green", "yellow", "bold red", "bold red")[min(level, 3)]
+        said = next((v.value for v in latest.message.values if v.key == "state"), "")
+        text.append(f" {name} {'' if said == 'active' else said}".rstrip() + " ", style)
     return text
 
 

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from user_msgs.msg import (
@@ -24,7 +25,7 @@ from user_bringup.monitor import SystemState
 _KINDS: dict[str, Any] = {
     f"user_msgs/msg/{cls.__name__}": cls
     for cls in (ActorStatus, EpisodeResult, LearnerStatus, ReplayStatus, SafetyStatus)
-}
+} | {"diagnostic_msgs/msg/DiagnosticArray": DiagnosticArray}
 
 
 class Monitor:
@@ -79,8 +80,9 @@ class Monitor:
     def _listen(self, topic: str, kind: Any) -> None:
         # A status that is lost is followed by the next; an episode is told once.
         once = kind is EpisodeResult
+        several = kind is DiagnosticArray  # all nodes share the topic
         quality = QoSProfile(
-            depth=100 if once else 1,
+            depth=100 if once or several else 1,
             reliability=ReliabilityPolicy.RELIABLE if once else ReliabilityPolicy.BEST_EFFORT,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -72,7 +73,9 @@ class LearnerNode(LifecycleNode):
             closing(PolicyServer(session, config.key, self._announcements.publish))
         )
         self.listen(topics.ROBOT_SPEC, self._take_spec, always=True)
+        self._told: LearnerState | None = None
         self.every(config.status_period_s, self._publish_status, always=True)
+        self.every(_LOOK_PERIOD_S, self._publish_news, always=True)
         self.every(config.backlog_period_s, self._publish_backlog)
 
     def activate(self, stack: ExitStack) -> None:
@@ -157,10 +160,21 @@ class LearnerNode(LifecycleNode):
         if loop is not None and self._backlog.wanted:
             self._backlog.publish(Float64(data=loop.behind_steps()))
 
-    def _publish_status(self) -> None:
+    def _progress(self) -> Progress:
         loop = self._loop
-        progress = loop.progress() if loop is not None else Progress(LearnerState.WAITING)
+        return loop.progress() if loop is not None else Progress(LearnerState.WAITING)
+
+    def _publish_status(self) -> None:
+        progress = self._progress()
+        self._told = progress.state
         self._status.publish(self._message(progress))
+
+    def _publish_news(self) -> None:
+        """That it begins or ends to train is said at once; between updates it is not."""
+        state = self._progress().state
+        working = (LearnerState.TRAINING, LearnerState.LIMITED)
+        if (state in working) != (self._told in working):
+            self._publish_status()
 
     def _message(self, progress: Progress) -> LearnerStatus:
         message = LearnerStatus()
@@ -183,4 +197,6 @@ class LearnerNode(LifecycleNode):
 
 def main() -> None:
     """Entry point of the executable ``learner_node``."""
+    # Most of a restart is the import of torch: it begins beside everything else.
+    threading.Thread(target=importlib.import_module, args=("torch",), daemon=True).start()
     sys.exit(run(LearnerNode, "learner"))

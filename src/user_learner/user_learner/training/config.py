@@ -57,7 +57,7 @@ class TrainingConfig(Config):
     )
     publish_every_updates: int = setting(1, doc="Fewest updates between two policy versions.", ge=1)
     checkpoint_period_s: float = setting(
-        60.0, doc="Shortest time between two checkpoints.", unit="s", ge=0
+        20.0, doc="Shortest time between two checkpoints.", unit="s", ge=0
     )
     checkpoint_every_updates: int = setting(1, doc="Fewest updates between two checkpoints.", ge=1)
     checkpoints_kept: int = setting(3, doc="Newest checkpoints that are kept.", ge=1)

@@ -1,0 +1,138 @@
+"""The plan of a chaos run, and faults done to real processes."""
+
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from user_bringup.chaos.evidence import Evidence, checksum
+from user_bringup.chaos.faults import inflict, relieve
+from user_bringup.chaos.figures import draw_recovery, recovery_table
+from user_bringup.chaos.plan import Fault, PlanSize, make_plan
+from user_bringup.chaos.trial import Blow
+from user_bringup.chaos.works import works_since
+from user_fleet.deployment import ProcessSpec
+from user_fleet.processes import find_processes, is_alive, session_members, state_of
+
+SIZE = PlanSize(seconds=120.0, kills=20, suspends=4, disks=2, longest_s=6.0)
+VICTIMS = ("hal", "actor", "replay", "learner")
+
+
+def test_a_seed_gives_the_same_plan_everywhere():
+    plan = make_plan(7, VICTIMS, ("actor", "replay"), SIZE)
+    assert plan == make_plan(7, VICTIMS, ("actor", "replay"), SIZE)
+    assert plan != make_plan(8, VICTIMS, ("actor", "replay"), SIZE)
+    assert plan[0] == Fault(5.59, "kill", "replay")
+
+
+def test_a_plan_is_in_order_and_spares_nobody():
+    plan = make_plan(3, VICTIMS, ("actor", "replay"), SIZE)
+    assert [fault.at_s for fault in plan] == sorted(fault.at_s for fault in plan)
+    assert all(0 <= fault.at_s <= 120 for fault in plan)
+    kills = [fault.victim for fault in plan if fault.kind == "kill"]
+    assert {name: kills.count(name) for name in VICTIMS} == dict.fromkeys(VICTIMS, 5)
+    assert all(f.duration_s == 0 for f in plan if f.kind == "kill")
+    assert all(1 <= f.duration_s <= 6 for f in plan if f.kind != "kill")
+    assert {f.victim for f in plan if f.kind == "disk"} == {"actor", "replay"}
+
+
+def test_faults_hit_a_real_process_and_go_away_again(tmp_path):
+    program = (
+        "import sys, time\n"
+        "while True:\n"
+        "    try:\n"
+        "        with open(sys.argv[1], 'a') as stream: stream.write('more\\n')\n"
+        "    except OSError as error: print(error.errno, flush=True)\n"
+        "    time.sleep(0.01)\n"
+    )
+    file = tmp_path / "grows"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(file)], stdout=subprocess.PIPE, start_new_session=True
+    )
+
+    def grows() -> bool:
+        size = file.stat().st_size if file.exists() else 0
+        end_s = time.monotonic() + 1.0
+        while time.monotonic() < end_s:
+            if file.exists() and file.stat().st_size > size:
+                return True
+            time.sleep(0.01)
+        return False
+
+    try:
+        assert grows()
+        inflict("suspend", process.pid)
+        while state_of(process.pid) != "T":
+            time.sleep(0.01)
+        assert not grows()
+        relieve("suspend", process.pid)
+        assert grows()
+        inflict("disk", process.pid)
+        process.stdout.readline()
+        assert not grows()
+        relieve("disk", process.pid)
+        assert grows()
+        assert find_processes([str(file)]) == {str(file): process.pid}
+        assert session_members([process.pid]) == [process.pid]
+        inflict("kill", process.pid)
+        process.wait(10)
+        assert not is_alive(process.pid)
+        with pytest.raises(ProcessLookupError):
+            inflict("kill", process.pid)
+        relieve("suspend", process.pid)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_who_works_is_seen_by_what_comes_out():
+    evidence = Evidence()
+    hal = ProcessSpec(name="hal", package="p", executable="hal_node", namespace="/r0")
+    replay = ProcessSpec(name="replay", package="p", executable="replay_node")
+    bridge = ProcessSpec(name="bridge", package="p", executable="bridge_node")
+    assert works_since(hal, evidence, 0.0) is None
+    evidence.acted("/r0", 100, 1.0)
+    evidence.acted("/r0", 100, 2.0)  # the same action again: nothing new reached the robot
+    assert works_since(hal, evidence, 0.0) == 1.0
+    assert works_since(hal, evidence, 1.0) is None
+    evidence.acknowledge("ack", ("a", 1), 5, 3.0)
+    evidence.acknowledge("ack", ("a", 1), 5, 4.0)
+    assert works_since(replay, evidence, 0.0) == 3.0
+    evidence.active_s["bridge"] = 5.0
+    assert works_since(bridge, evidence, 4.0) == 5.0
+
+
+def test_contents_and_numbers_that_change_are_noticed():
+    evidence = Evidence()
+    columns = {"a": np.arange(6.0).reshape(3, 2), "b": np.zeros(3, bool)}
+    evidence.chunk(("p", 1, 1), columns)
+    evidence.chunk(("p", 1, 1), dict(reversed(columns.items())))
+    assert not evidence.changed
+    torn = {**columns, "a": columns["a"] + np.eye(3, 2)}
+    assert checksum(torn) != checksum(columns)
+    evidence.chunk(("p", 1, 1), torn)
+    assert evidence.changed == [("p", 1, 1)]
+    evidence.announced(1, "x")
+    evidence.announced(2, "y")
+    assert not evidence.trouble
+    evidence.announced(2, "z")
+    evidence.announced(1, "x")
+    assert len(evidence.trouble) == 2
+
+
+def test_recoveries_are_tabled_and_drawn(tmp_path):
+    blows = [
+        Blow(Fault(1.0, "kill", "hal"), os.getpid(), 1.0, 1.0, 3.0),
+        Blow(Fault(9.0, "kill", "hal"), os.getpid(), 9.0, 9.0, 19.0, alone=False),
+        Blow(Fault(20.0, "suspend", "hal", 2.0), os.getpid(), 20.0, 22.0, 22.5),
+        Blow(Fault(30.0, "kill", "hal"), note="the process did not come back"),
+    ]
+    table = recovery_table(blows, {"hal": "hal_node"})
+    assert "| hal_node | kill | 2 | 1 | 2.0 s | 2.0 s | 10.0 s | 3 s |" in table
+    assert "| hal_node | suspend | 1 | 1 | 0.5 s |" in table
+    draw_recovery(blows, {"hal": "hal_node"}, tmp_path / "recovery.png")
+    assert (tmp_path / "recovery.png").stat().st_size > 1000

@@ -1,0 +1,77 @@
+"""What a witness of a run has seen: who works, what was sent, which versions were announced."""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+ChunkName = tuple[str, int, int]
+
+
+@dataclass
+class Evidence:
+    """Filled by the witness, from its thread; under :attr:`lock`. Times are monotonic seconds.
+
+    Attributes:
+        acted_s: By namespace of a robot, when an observation last showed a newly applied action.
+        stored_s: By topic, when an acknowledgement last covered something new.
+        trained_s: By topic, when a learner last said that it trains, or keeps to its ratio.
+        active_s: By full name of a node, when its heartbeat last said that it is active.
+        acknowledged: Newest sequence number by producer and incarnation.
+        chunks: Rows and checksum of every chunk that was seen on its way.
+        changed: Chunks that were seen with two contents.
+        versions: Content hash of every policy version that was announced, by number.
+        trouble: What must not happen, and did.
+    """
+
+    acted_s: dict[str, float] = field(default_factory=dict)
+    stored_s: dict[str, float] = field(default_factory=dict)
+    trained_s: dict[str, float] = field(default_factory=dict)
+    active_s: dict[str, float] = field(default_factory=dict)
+    acknowledged: dict[tuple[str, int], int] = field(default_factory=dict)
+    chunks: dict[ChunkName, tuple[int, int]] = field(default_factory=dict)
+    changed: list[ChunkName] = field(default_factory=list)
+    versions: dict[int, str] = field(default_factory=dict)
+    trouble: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    _applied: dict[str, int] = field(default_factory=dict)
+
+    def acted(self, namespace: str, applied_ns: int, now_s: float) -> None:
+        """An observation came, with the time at which the last action was applied."""
+        if applied_ns and applied_ns != self._applied.get(namespace):
+            self._applied[namespace] = applied_ns
+            self.acted_s[namespace] = now_s
+
+    def acknowledge(self, topic: str, key: tuple[str, int], sequence: int, now_s: float) -> None:
+        """A store says what it has."""
+        if sequence > self.acknowledged.get(key, 0):
+            self.acknowledged[key] = sequence
+            self.stored_s[topic] = now_s
+
+    def chunk(self, name: ChunkName, columns: Mapping[str, Any]) -> None:
+        """A chunk is on its way, perhaps not for the first time."""
+        seen = checksum(columns)
+        if self.chunks.setdefault(name, seen) != seen:
+            self.changed.append(name)
+
+    def announced(self, number: int, content_hash: str) -> None:
+        """A policy version is announced, perhaps not for the first time."""
+        if self.versions.setdefault(number, content_hash) != content_hash:
+            self.trouble.append(f"policy version {number} was announced with two contents")
+        elif self.versions and number < max(self.versions):
+            self.trouble.append(f"policy version {number} came after {max(self.versions)}")
+
+
+def checksum(columns: Mapping[str, Any]) -> tuple[int, int]:
+    """Rows, and CRC-32 over all columns by name."""
+    value, rows = 0, 0
+    for name in sorted(columns):
+        array = np.ascontiguousarray(columns[name])
+        value = zlib.crc32(array.reshape(-1).view(np.uint8).data, value) if array.size else value
+        rows = len(array)
+    return rows, value

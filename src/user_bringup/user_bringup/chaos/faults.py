@@ -1,0 +1,33 @@
+"""Doing a fault to a process, and undoing it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+
+from user_bringup.chaos.plan import FaultKind
+
+
+def inflict(kind: FaultKind, pid: int) -> None:
+    """Let it happen. Raises ProcessLookupError when the process is gone."""
+    if kind == "kill":
+        os.kill(pid, signal.SIGKILL)
+    elif kind == "suspend":
+        os.kill(pid, signal.SIGSTOP)
+    else:
+        # No file may grow beyond its first byte: every write fails, as on a full disk (with
+        # EFBIG instead of ENOSPC; Python ignores the signal that comes with it).
+        _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, hard))
+
+
+def relieve(kind: FaultKind, pid: int) -> None:
+    """Let it be over; nothing happens when the process is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        if kind == "suspend":
+            os.kill(pid, signal.SIGCONT)
+        elif kind == "disk":
+            _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))

@@ -1,0 +1,79 @@
+"""What happens to whom and when, drawn from a seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+FaultKind = Literal["kill", "suspend", "disk"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that goes wrong.
+
+    Attributes:
+        at_s: When, seconds after everything worked for the first time.
+        kind: ``kill`` (SIGKILL), ``suspend`` (SIGSTOP, then SIGCONT), ``disk`` (none of its
+            files can grow, as on a full disk).
+        victim: Name of the process.
+        duration_s: How long it lasts; 0 for a kill.
+    """
+
+    at_s: float
+    kind: FaultKind
+    victim: str
+    duration_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class PlanSize:
+    """How much goes wrong.
+
+    Attributes:
+        seconds: Time over which it is spread.
+        kills: How many processes are killed.
+        suspends: How many are suspended for a while.
+        disks: How often the disk of one is full for a while.
+        longest_s: Longest time of a suspension or a full disk.
+    """
+
+    seconds: float
+    kills: int
+    suspends: int = 0
+    disks: int = 0
+    longest_s: float = 6.0
+
+
+def make_plan(
+    seed: int, victims: Sequence[str], writers: Sequence[str], size: PlanSize
+) -> list[Fault]:
+    """A plan: the same for the same arguments, everywhere.
+
+    Kills are dealt out evenly, in random order; moments are random, so that some fall into the
+    recovery from the one before.
+
+    Args:
+        seed: Chooses.
+        victims: Who may be killed and suspended.
+        writers: Whose disk may be full.
+        size: How much.
+    """
+    dice = random.Random(seed)
+    kinds: list[FaultKind] = ["kill"] * size.kills
+    kinds += ["suspend"] * size.suspends
+    kinds += ["disk"] * (size.disks if writers else 0)
+    dice.shuffle(kinds)
+    times = sorted(dice.uniform(0, size.seconds) for _ in kinds)
+    decks: dict[str, list[str]] = {}
+    plan = []
+    for at_s, kind in zip(times, kinds, strict=True):
+        pool = list(writers if kind == "disk" else victims)
+        deck = decks.setdefault(kind, [])
+        if not deck:
+            deck += dice.sample(pool, len(pool))
+        lasts_s = 0.0 if kind == "kill" else dice.uniform(1.0, size.longest_s)
+        plan.append(Fault(round(at_s, 3), kind, deck.pop(), round(lasts_s, 3)))
+    return plan

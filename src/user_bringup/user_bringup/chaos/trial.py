@@ -1,0 +1,256 @@
+"""A run, and what is done to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from user_bringup.chaos.evidence import Evidence
+from user_bringup.chaos.faults import inflict, relieve
+from user_bringup.chaos.plan import Fault
+from user_bringup.chaos.resources import ResourceRecorder
+from user_bringup.chaos.works import works_since
+from user_core.config import from_mapping, load_yaml
+from user_core.errors import UserError
+from user_fleet.deployment import Deployment
+from user_fleet.processes import find_processes, session_members, state_of
+
+_LOOK_S = 0.05
+#: How long a process may take to be there again when a fault is due for it.
+_ABSENT_S = 30.0
+
+
+@dataclass
+class Blow:
+    """A fault as it really happened. Times are seconds after everything worked first.
+
+    Attributes:
+        fault: What was planned.
+        pid: The process it hit.
+        hit_s: When it hit; None when it did not.
+        over_s: When it was over: for a kill the same.
+        works_s: When the victim was first seen at work afterwards; None if never.
+        alone: Whether no other fault fell into the recovery.
+        note: Why it did not happen.
+    """
+
+    fault: Fault
+    pid: int = 0
+    hit_s: float | None = None
+    over_s: float | None = None
+    works_s: float | None = None
+    alone: bool = True
+    note: str = ""
+
+    @property
+    def recovery_s(self) -> float | None:
+        """From the end of the fault until the victim worked again."""
+        if self.works_s is None or self.over_s is None:
+            return None
+        return self.works_s - self.over_s
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {**asdict(self), "recovery_s": self.recovery_s}
+
+
+class Trial:
+    """Starts `user up` in a process of its own, follows a plan, and ends it.
+
+    Args:
+        words: What comes after ``user up``.
+        folder: Folder of the run.
+        evidence: What a witness sees of it.
+        tell: Called with a line whenever something happens.
+        resources: Whether to record what the processes use.
+    """
+
+    #: Longest time until everything works first, and until a victim works again.
+    START_S = 180.0
+    RECOVERY_S = 90.0
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        folder: Path,
+        evidence: Evidence,
+        tell: Callable[[str], None],
+        resource_period_s: float = 0.0,
+    ) -> None:
+        self.words, self.folder, self.evidence, self.tell = words, folder, evidence, tell
+        self.blows: list[Blow] = []
+        self.sessions: set[int] = set()
+        self.exit_code: int | None = None
+        self._resource_period_s = resource_period_s
+        self._next_resources_s = 0.0
+        self._next_pids_s = 0.0
+        self._resources: ResourceRecorder | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._zero_s = 0.0
+        self._files: dict[str, str] = {}
+        self.pids: dict[str, int] = {}
+        self.deployment: Deployment | None = None
+
+    def start(self) -> None:
+        """Start the run, and wait until every process works.
+
+        Raises:
+            UserError: It ended, or does not work in time.
+        """
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        output = (self.folder.parent / f"{self.folder.name}.out").open("ab")
+        with output:
+            self._process = subprocess.Popen(
+                ["user", "up", *self.words, "--no-table"],
+                stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        begun_s = time.monotonic()
+        file = self.folder / "deployment.yaml"
+        while not file.exists() or file.stat().st_mtime < time.time() - 3600:
+            self._must_go_on(begun_s, "it has written its folder")
+        time.sleep(0.2)
+        self.deployment = from_mapping(Deployment, load_yaml(file), str(file))
+        specs = self.deployment.processes
+        self._files = {str(self.folder / "config" / f"{s.name}.yaml"): s.name for s in specs}
+        waiting = {spec.name for spec in specs}
+        while waiting:
+            self._must_go_on(begun_s, f"{', '.join(sorted(waiting))} work")
+            self._look()
+            waiting = {
+                s.name for s in specs if works_since(s, self.evidence, begun_s) is None
+            }  # fmt: skip
+        self._zero_s = time.monotonic()
+        self.tell(f"everything works after {self._zero_s - begun_s:.1f} s")
+
+    def follow(self, plan: Sequence[Fault], seconds: float) -> None:
+        """Let the plan happen, and go on until its time is over and all have recovered."""
+        self.blows = [Blow(fault) for fault in plan]
+        waiting = list(self.blows)
+        open_blows: list[Blow] = []
+        while True:
+            self._must_go_on(None, "the plan is over")
+            self._look()
+            while waiting and waiting[0].fault.at_s <= self._now_s():
+                blow = waiting.pop(0)
+                if self._hit(blow):
+                    for other in open_blows:
+                        other.alone = False
+                    blow.alone = not open_blows
+                    open_blows.append(blow)
+                elif self._now_s() - blow.fault.at_s < _ABSENT_S and not blow.note:
+                    waiting.insert(0, blow)  # it is not there just now: at once when it is
+                    break
+                else:
+                    blow.note = blow.note or "the process did not come back"
+            open_blows = [blow for blow in open_blows if not self._is_over(blow)]
+            if not waiting and not open_blows and self._now_s() > seconds:
+                return
+
+    def end(self, timeout_s: float = 90.0) -> list[str]:
+        """End the run as Ctrl-C does; returns what was left over of it, for people."""
+        if self._process is None:
+            return []
+        self._note_sessions()
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+        left = []
+        try:
+            self.exit_code = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            left.append(f"user up did not end within {timeout_s:g} s")
+        time.sleep(0.2)
+        members = session_members(self.sessions)
+        left += [f"process {pid} of the run" for pid in members]
+        left += [f"process {pid}, {name}" for name, pid in self._find().items()]
+        for pid in {*members, *self._find().values()}:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        if self._resources is not None:
+            self._resources.close()
+        return left
+
+    def _now_s(self) -> float:
+        return time.monotonic() - self._zero_s
+
+    def _find(self) -> dict[str, int]:
+        return {self._files[word]: pid for word, pid in find_processes(self._files).items()}
+
+    def _look(self) -> None:
+        now_s = time.monotonic()
+        if now_s >= self._next_pids_s:
+            self._next_pids_s = now_s + 0.5
+            self.pids = self._find()
+            self._note_sessions()
+        if self._resource_period_s and now_s >= self._next_resources_s and self._zero_s:
+            self._next_resources_s = now_s + self._resource_period_s
+            if self._resources is None:
+                self._resources = ResourceRecorder(self.folder / "resources.jsonl", self.folder)
+            self._resources.look(self.pids)
+
+    def _note_sessions(self) -> None:
+        for pid in self.pids.values():
+            with contextlib.suppress(OSError):
+                self.sessions.add(os.getsid(pid))
+
+    def _hit(self, blow: Blow) -> bool:
+        """Do the fault; False when the victim is not there now."""
+        fault = blow.fault
+        pid = self._find().get(fault.victim, 0)
+        try:
+            if not pid or state_of(pid) in "ZXT":
+                return False
+            inflict(fault.kind, pid)
+        except (OSError, ProcessLookupError):
+            return False
+        except (ValueError, PermissionError) as error:
+            blow.note = str(error)
+            return False
+        blow.pid, blow.hit_s = pid, self._now_s()
+        if fault.kind == "kill":
+            blow.over_s = blow.hit_s
+        lasts = f" for {fault.duration_s:.1f} s" if fault.duration_s else ""
+        self.tell(f"{blow.hit_s:7.1f} s  {fault.kind} {fault.victim}{lasts} (process {pid})")
+        return True
+
+    def _is_over(self, blow: Blow) -> bool:
+        now_s = self._now_s()
+        assert blow.hit_s is not None
+        if blow.over_s is None:
+            if now_s < blow.hit_s + blow.fault.duration_s:
+                return False
+            relieve(blow.fault.kind, blow.pid)
+            blow.over_s = self._now_s()
+        assert self.deployment is not None
+        spec = self.deployment.process(blow.fault.victim)
+        seen_s = works_since(spec, self.evidence, self._zero_s + blow.over_s)
+        if seen_s is not None:
+            blow.works_s = seen_s - self._zero_s
+            self.tell(f"{blow.works_s:7.1f} s  {spec.name} works again, {blow.recovery_s:.1f} s")
+            return True
+        if now_s > blow.over_s + self.RECOVERY_S:
+            blow.note = f"did not work again within {self.RECOVERY_S:g} s"
+            self.tell(f"{now_s:7.1f} s  {spec.name} {blow.note}")
+            return True
+        return False
+
+    def _must_go_on(self, since_s: float | None, what: str) -> None:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise UserError(
+                "user up", came=f"it ended with {self._process.returncode}",
+                expected=f"it to run until {what}",
+                cure=f"Look at {self.folder.parent / self.folder.name}.out",
+            )  # fmt: skip
+        if since_s is not None and time.monotonic() > since_s + self.START_S:
+            raise UserError("user up", came=f"not within {self.START_S:g} s", expected=what)
+        time.sleep(_LOOK_S)

@@ -1,0 +1,175 @@
+"""Kill the processes of a real run at random, and prove that nothing was lost: `user chaos DEPLOYMENT`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from user_bringup.chaos.figures import draw_recovery, recovery_table
+from user_bringup.chaos.plan import PlanSize, make_plan
+from user_bringup.chaos.trial import Trial
+from user_bringup.chaos.verdict import Check, judge
+from user_bringup.running import find_deployment
+from user_core.errors import UserError
+from user_fleet.deployment import Deployment
+
+_WRITERS = ("actor_node", "replay_node", "learner_node")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit code 0 when every promise was kept."""
+    arguments = _parser().parse_args(argv)
+    size = PlanSize(
+        60 * arguments.minutes, arguments.kills,
+        arguments.kills // 5 if arguments.suspends is None else arguments.suspends,
+        arguments.kills // 10 if arguments.disks is None else arguments.disks,
+        arguments.longest,
+    )  # fmt: skip
+    find_deployment(arguments.deployment)  # a wrong name is said before anything else
+    run = arguments.run or f"chaos-{arguments.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    trial, checks = run_trial(arguments, run, size, resource_period_s=10.0)
+    folder = (arguments.runs / run).resolve()
+    text = _report(trial, checks, arguments, folder)
+    (folder / "chaos.md").write_text(text, encoding="utf-8")
+    (folder / "chaos.json").write_text(
+        json.dumps(
+            {
+                "seed": arguments.seed,
+                "blows": [blow.to_dict() for blow in trial.blows],
+                "checks": [vars(check) for check in checks],
+            },
+            indent=1,
+        ),
+        encoding="utf-8",
+    )
+    print(text)
+    return 0 if all(check.good for check in checks) else 1
+
+
+def run_trial(
+    arguments: argparse.Namespace, run: str, size: PlanSize, resource_period_s: float
+) -> tuple[Trial, list[Check]]:
+    """Start a run, let things happen to it, end it, judge it."""
+    from user_bringup.nodes.witness import Witness
+
+    folder = (arguments.runs / run).resolve()
+    words = [
+        arguments.deployment, *arguments.arguments,
+        "--runs", str(arguments.runs), "--run", run,
+    ]  # fmt: skip
+    said: list[str] = []
+
+    def tell(line: str) -> None:
+        said.append(line)
+        print(line, flush=True)
+
+    with Witness() as witness:
+        evidence = witness.evidence
+        trial = Trial(words, folder, evidence, tell, resource_period_s)
+        failure = ""
+        try:
+            trial.start()
+            assert trial.deployment is not None
+            plan = make_plan(arguments.seed, *_cast(trial.deployment), size)
+            trial.follow(plan, size.seconds)
+        except UserError as error:
+            failure = str(error)
+        finally:
+            left = trial.end()
+    (folder / "chaos.log").write_text("\n".join(said) + "\n", encoding="utf-8")
+    checks = [
+        Check("everything recovered, without a person", not failure and _all_back(trial),
+              failure or _describe_blows(trial)),
+        Check("user up ended in good order", trial.exit_code == 0, f"exit code {trial.exit_code}"),
+        Check("no process was left over", not left, "; ".join(left) or "none"),
+        *judge(folder, evidence.chunks, evidence.versions),
+        Check("what was sent again was the same", not evidence.changed, f"{evidence.changed[:3]}"),
+        Check("no policy number was used twice or went back", not evidence.trouble,
+              "; ".join(evidence.trouble[:3]) or f"{len(evidence.versions)} announced"),
+        learned(folder, arguments.require_success),
+    ]  # fmt: skip
+    return trial, checks
+
+
+def learned(folder: Path, share: float) -> Check:
+    """Whether it was trained throughout, and the policy succeeds as often as is required."""
+    from user_bringup.monitor.history import read_history
+    from user_bringup.monitor.state import EVALUATION, ONLINE, SUCCESS
+
+    lines = read_history(folder / "history.jsonl") if (folder / "history.jsonl").exists() else []
+    updates = [line["update"] for line in lines if line["kind"] == "state" and "update" in line]
+    episodes = [line for line in lines if line["kind"] == "episode"]
+    kind = EVALUATION if any(e["source"] == EVALUATION for e in episodes) else ONLINE
+    last = [e["outcome"] == SUCCESS for e in episodes if e["source"] == kind][-20:]
+    rate = sum(last) / len(last) if last else 0.0
+    detail = (
+        f"{max(updates, default=0)} updates; {rate:.0%} of the last {len(last)} "
+        f"{'evaluation ' if kind == EVALUATION else ''}episodes succeeded, {share:.0%} required"
+    )
+    return Check("it learned", max(updates, default=0) > 0 and rate >= share, detail)
+
+
+def _cast(deployment: Deployment) -> tuple[list[str], list[str]]:
+    """Who may be killed, and whose disk may be full."""
+    victims = [process.name for process in deployment.processes if process.ros]
+    return victims, [p.name for p in deployment.processes if p.executable in _WRITERS]
+
+
+def _all_back(trial: Trial) -> bool:
+    return all(blow.works_s is not None for blow in trial.blows)
+
+
+def _describe_blows(trial: Trial) -> str:
+    hits = [blow for blow in trial.blows if blow.hit_s is not None]
+    kills = sum(blow.fault.kind == "kill" for blow in hits)
+    lost = [f"{b.fault.kind} {b.fault.victim}: {b.note}" for b in trial.blows if b.note]
+    return "; ".join([f"{kills} kills, {len(hits) - kills} other faults", *lost])
+
+
+def _report(
+    trial: Trial, checks: Sequence[Check], arguments: argparse.Namespace, folder: Path
+) -> str:
+    parts = [f"# Chaos, seed {arguments.seed}"]
+    good = all(check.good for check in checks)
+    parts.append(
+        f"`user chaos {arguments.deployment} {' '.join(arguments.arguments)} --minutes "
+        f"{arguments.minutes:g} --kills {arguments.kills} --seed {arguments.seed}`: "
+        + ("every promise was kept." if good else "**a promise was broken.**")
+    )
+    rows = [f"| {'yes' if c.good else '**NO**'} | {c.name} | {c.detail} |" for c in checks]
+    parts.append("\n".join(["| kept | promise | seen |", "|---|---|---|", *rows]))
+    if trial.deployment is not None and any(blow.hit_s is not None for blow in trial.blows):
+        names = {p.name: p.executable for p in trial.deployment.processes}
+        parts.append(recovery_table(trial.blows, names))
+        draw_recovery(trial.blows, names, folder / "recovery.png")
+        parts.append("![recovery](recovery.png)")
+    return "\n\n".join(parts) + "\n"
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `user chaos` and `user soak`."""
+    parser.add_argument("deployment", help="name of an installed deployment, or a .yaml file")
+    parser.add_argument("arguments", nargs="*", metavar="name:=value", help="its arguments")
+    parser.add_argument("--run", default="", help="name of the run; an existing one is continued")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
+    parser.add_argument(
+        "--require-success", type=float, default=0.0, metavar="SHARE",
+        help="success that is expected of the last 20 episodes",
+    )  # fmt: skip
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="user chaos", description=__doc__)
+    add_common(parser)
+    parser.add_argument("--minutes", type=float, default=4.0, help="time over which it is spread")
+    parser.add_argument("--kills", type=int, default=20, help="how many processes are killed")
+    parser.add_argument(
+        "--suspends", type=int, help="how many are suspended (a fifth of the kills)"
+    )
+    parser.add_argument("--disks", type=int, help="how many disks are full (a tenth of the kills)")
+    parser.add_argument("--longest", type=float, default=6.0, help="seconds of those, at most")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same plan")
+    return parser
