@@ -30,8 +30,9 @@ from user_core import plugins
 from user_core.config import Config, from_mapping, load_yaml, setting
 from user_core.errors import StoreError
 from user_core.fakes import PolicyMailbox
-from user_core.interfaces import Policy, Robot
+from user_core.interfaces import Policy, Reward, Robot
 from user_core.plugins import PluginChoice
+from user_core.rewards.task import TaskReward
 from user_core.specs import Array, Arrays, RobotSpec
 from user_core.types import Batch, EpisodeSource
 from user_learner.replay.sampling import SamplerConfig
@@ -136,27 +137,31 @@ def _join(parts: Sequence[Any]) -> Any:
 
 
 def episode(
-    robot: Robot, act: Any, seed: int | None, ring: Ring | None = None
+    robot: Robot, act: Any, seed: int | None, ring: Ring | None = None, reward: Reward | None = None
 ) -> Iterator[tuple[float, bool, bool]]:
     """Act until the episode ends; yields (return so far, ended, success) after every step."""
     observation, total = robot.reset(seed=seed), 0.0
+    reward = reward or TaskReward(Config())
     if ring is not None:
         ring.observe(observation.arrays, last=False)
     while True:
-        executed = robot.command(act(observation.arrays))
+        before = observation.arrays
+        executed = robot.command(act(before))
         observation = robot.read()
-        task = observation.task
-        ended = task.terminated or task.truncated
-        total += task.reward
+        verdict = reward(before, executed, observation.arrays, observation.task)
+        ended = verdict.terminated or observation.task.truncated
+        total += verdict.reward
         if ring is not None:
-            ring.act(executed, task.reward, task.terminated)
+            ring.act(executed, verdict.reward, verdict.terminated)
             ring.observe(observation.arrays, last=ended)
-        yield total, ended, bool(task.success)
+        yield total, ended, bool(verdict.success)
         if ended:
             return
 
 
-def evaluate(robot: Robot, policy: Policy, episodes: int) -> dict[str, float]:
+def evaluate(
+    robot: Robot, policy: Policy, episodes: int, reward: Reward | None = None
+) -> dict[str, float]:
     """Deterministic episodes from starts of their own."""
     returns, successes, lengths = [], 0, 0
     for number in range(episodes):
@@ -164,7 +169,8 @@ def evaluate(robot: Robot, policy: Policy, episodes: int) -> dict[str, float]:
         def act(arrays: Arrays) -> Array:
             return policy.act(arrays, deterministic=True)[0]
 
-        for total, ended, success in episode(robot, act, _EVALUATION_SEED + number):
+        start = _EVALUATION_SEED + number
+        for total, ended, success in episode(robot, act, start, reward=reward):
             lengths += 1
             if ended:
                 returns.append(total)
@@ -176,7 +182,9 @@ def evaluate(robot: Robot, policy: Policy, episodes: int) -> dict[str, float]:
     }
 
 
-def demonstrate(robot: Robot, count: int, noise: float, seed: int, rows: int) -> Ring:
+def demonstrate(
+    robot: Robot, count: int, noise: float, seed: int, rows: int, reward: Reward
+) -> Ring:
     """Successful episodes of the scripted expert."""
     from user_hal.sim.experts import ScriptedExpert
 
@@ -185,7 +193,8 @@ def demonstrate(robot: Robot, count: int, noise: float, seed: int, rows: int) ->
     while count:
         trial = Ring(robot.spec, 1000)
         expert.reset()
-        *_, (_, _, success) = episode(robot, expert.act, 10_000 * (seed + 1) + number, trial)
+        start = 10_000 * (seed + 1) + number
+        *_, (_, _, success) = episode(robot, expert.act, start, trial, reward)
         number += 1
         if success:
             count -= 1
@@ -205,7 +214,7 @@ class Experiment:
     ) -> None:
         self.arguments, self.config = arguments, config
         self.robot, self.judge = make_robot(arguments), make_robot(arguments)
-        spec = self.robot.spec
+        spec, self.reward = self.robot.spec, make_reward(arguments)
         self.actor: Policy = config.policy.build("policies", spec, path="policy")
         policy: Policy = config.policy.build("policies", spec, path="policy")
         self.algorithm = config.algorithm.build("algorithms", spec, policy, path="algorithm")
@@ -214,8 +223,9 @@ class Experiment:
         rings = {EpisodeSource.ONLINE: self.ring}
         if arguments.demonstrations:
             rings[EpisodeSource.DEMONSTRATION] = demonstrate(
-                self.robot, arguments.demonstrations, arguments.noise, arguments.seed, rows
-            )
+                self.robot, arguments.demonstrations, arguments.noise, arguments.seed, rows,
+                self.reward,
+            )  # fmt: skip
             print(f"# {rings[EpisodeSource.DEMONSTRATION].steps} steps demonstrated", flush=True)
         self.mailbox = PolicyMailbox()
         self.loop = TrainingLoop(
@@ -229,6 +239,7 @@ class Experiment:
         )
         self.rng = np.random.default_rng(arguments.seed)
         self.finished: list[tuple[float, bool]] = []
+        self.evaluating_s = 0.0
 
     def collect(self) -> Iterator[int]:
         """Endless episodes; yields the number of steps after each."""
@@ -242,7 +253,7 @@ class Experiment:
         seed = 100_000_000 * (self.arguments.seed + 1)
         while True:
             seed += 1
-            for total, ended, success in episode(self.robot, act, seed, self.ring):
+            for total, ended, success in episode(self.robot, act, seed, self.ring, self.reward):
                 if ended:
                     self.finished.append((total, success))
                 yield self.ring.steps
@@ -278,20 +289,27 @@ class Experiment:
     def report(self, steps: int, start_s: float) -> dict[str, Any]:
         """Evaluate, and say how it goes."""
         recent, progress = self.finished[-20:], self.loop.progress()
+        learning_s = time.monotonic() - start_s - self.evaluating_s
+        result = evaluate(self.judge, self.actor, self.arguments.episodes, self.reward)
+        self.evaluating_s = time.monotonic() - start_s - learning_s
         line = {
             "seed": self.arguments.seed,
             "steps": steps,
             "updates": progress.update,
-            **evaluate(self.judge, self.actor, self.arguments.episodes),
+            **result,
             "training_return": round(float(np.mean([r for r, _ in recent])), 2) if recent else None,
             "training_success": round(float(np.mean([s for _, s in recent])), 2)
             if recent
             else None,
+            "learning_s": round(learning_s, 1),
             "wall_s": round(time.monotonic() - start_s, 1),
             "cpu_s": round(time.process_time(), 1),
             "policy_version": progress.policy_version,
         }
         print(json.dumps(line), flush=True)
+        if self.arguments.out:
+            with self.arguments.out.open("a") as file:
+                file.write(json.dumps(line) + "\n")
         return line
 
     def run(self) -> list[dict[str, Any]]:
@@ -306,12 +324,18 @@ class Experiment:
 
 
 def make_robot(arguments: argparse.Namespace) -> Robot:
-    params = {
-        key: yaml.safe_load(value) for key, value in (p.split("=", 1) for p in arguments.param)
-    }
-    robot: Robot = plugins.build("robots", arguments.robot, params)
+    robot: Robot = plugins.build("robots", arguments.robot, _values(arguments.param))
     robot.connect()
     return robot
+
+
+def make_reward(arguments: argparse.Namespace) -> Reward:
+    reward: Reward = plugins.build("rewards", arguments.reward, _values(arguments.reward_param))
+    return reward
+
+
+def _values(words: Sequence[str]) -> dict[str, Any]:
+    return {key: yaml.safe_load(value) for key, value in (word.split("=", 1) for word in words)}
 
 
 def read_config(arguments: argparse.Namespace) -> AlgorithmFile:
@@ -335,6 +359,8 @@ def main() -> None:
     parser.add_argument("config", help="file, or name of one in config/algorithms")
     parser.add_argument("--robot", default="gymnasium", help="robot plugin")
     parser.add_argument("--param", nargs="*", default=[], help="its parameters, key=value")
+    parser.add_argument("--reward", default="task", help="reward plugin")
+    parser.add_argument("--reward-param", nargs="*", default=[], help="its parameters, key=value")
     parser.add_argument("--set", nargs="*", default=[], help="settings of the file, a.b=value")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=10_000)
@@ -348,10 +374,7 @@ def main() -> None:
     arguments = parser.parse_args()
     config = read_config(arguments)
     with tempfile.TemporaryDirectory() as directory:
-        lines = Experiment(arguments, config, Path(directory)).run()
-    if arguments.out:
-        with arguments.out.open("a") as file:
-            file.writelines(json.dumps(line) + "\n" for line in lines)
+        Experiment(arguments, config, Path(directory)).run()
 
 
 if __name__ == "__main__":
