@@ -22,6 +22,7 @@ def main(argv: Sequence[str]) -> int:
 
     file = load_robot_file(find_robot_file(arguments.robot))
     overrides = json.loads(arguments.params) if arguments.params else {}
+    reward_params = json.loads(arguments.reward_params) if arguments.reward_params else {}
     if overrides:
         file = type(file)(**{**vars(file), "params": {**file.params, **overrides}})
     with ExitStack() as stack:
@@ -39,7 +40,8 @@ def main(argv: Sequence[str]) -> int:
             progress.advance(bar, 1 if outcome is Outcome.SUCCESS else 0)
 
         recorded = record_demonstrations(
-            robot, teleop, build("rewards", arguments.reward), arguments.out, arguments.episodes,
+            robot, teleop, build("rewards", arguments.reward, reward_params), arguments.out,
+            arguments.episodes,
             robot_name=arguments.robot, task=file.task, seed=arguments.seed, on_episode=show,
         )  # fmt: skip
     print(
@@ -60,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     record.add_argument("--teleop", default="expert", help="teleop plugin that demonstrates")
     record.add_argument("--noise", type=float, default=0.0, help="noise of the expert's hand")
     record.add_argument("--reward", default="task", help="reward plugin that judges")
+    record.add_argument("--reward-params", default="", help="JSON with its parameters")
     record.add_argument("--params", default="", help="JSON that overrides the driver's parameters")
     record.add_argument("--seed", type=int, default=0, help="seed of the first start")
     return parser
