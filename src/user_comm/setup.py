@@ -22,6 +22,7 @@ setup(
     entry_points={
         "console_scripts": [
             "bridge_node = user_comm.nodes.bridge:main",
+            "policy_relay = user_comm.nodes.policy_relay:main",
             "router = user_comm.nodes.router:main",
         ],
         "user.commands": [

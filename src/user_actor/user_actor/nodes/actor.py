@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from user_actor.loop import ActorLoopConfig, ControlLoop, PolicyHolder
-from user_actor.nodes.actor_status import actor_status_to_message
+from user_actor.nodes.actor_status import actor_status_to_message, outbox_figures
 from user_actor.nodes.lease_keeper import LeaseKeeper, LeaseWish
 from user_actor.nodes.robot_port import RosRobot
 from user_actor.nodes.teleop_port import RosTeleop
@@ -24,9 +24,10 @@ from user_actor.outbox import Outbox, OutboxConfig
 from user_comm import topics
 from user_comm.converters import EpisodeReport, Intervention, PolicyAnnouncement, RobotDescription
 from user_comm.diagnostics import Level
+from user_comm.flows import Flow
 from user_comm.lifecycle import LifecycleNode
 from user_comm.log_bridge import bridge_logging
-from user_comm.policy_blobs import PolicyPuller, ZenohConfig, open_session
+from user_comm.policy_blobs import PolicyPuller, ZenohConfig, open_session, puller_figures
 from user_comm.run import run
 from user_comm.topic_waiter import TopicWaiter
 from user_core import plugins
@@ -64,6 +65,11 @@ class ActorConfig(Config):
     zenoh: ZenohConfig = setting(
         ZenohConfig(connect=("tcp/127.0.0.1:7447",)), doc="Where policy versions are pulled from."
     )
+    relay: str = setting(
+        "",
+        doc="Zenoh key under which a relay of the site serves policy versions, for instance "
+        "site1/policy; empty: they come from the learner itself.",
+    )
     status_period_s: float = setting(1.0, doc="Time between two status messages.", unit="s", gt=0)
 
 
@@ -91,6 +97,7 @@ class ActorNode(LifecycleNode):
         self._heard = False
         self._outbox = Outbox(config.outbox, self._name)
         stack.callback(self._outbox.close)
+        self._show(stack, Flow("trajectory", lambda: outbox_figures(self._outbox.status())))
         self._actions = self.advertise(topics.ACTION)
         self._trajectory = self.advertise(topics.TRAJECTORY)
         self._results = self.advertise(topics.EPISODE_RESULT)
@@ -178,15 +185,25 @@ class ActorNode(LifecycleNode):
             return policy
 
         puller = stack.enter_context(
-            PolicyPuller(lambda end: open_session(config.zenoh, end), config_hash, self._news)
+            PolicyPuller(
+                lambda end: open_session(config.zenoh, end),
+                config_hash,
+                self._news,
+                relay=config.relay,
+            )
         )
         holder = PolicyHolder(make, spec, puller, config_hash)
         holder.start()
         stack.callback(holder.close)
         self._puller = puller
+        self._show(stack, Flow("policy", lambda: puller_figures(puller)))
         if self._announced is not None:
             puller.announced(self._announced)
         return holder
+
+    def _show(self, stack: ExitStack, flow: Flow) -> None:
+        self.diagnostics.watch(flow.name, flow.item)
+        stack.callback(self.diagnostics.unwatch, flow.name)
 
     def _stop_acting(self, why: str) -> None:
         self._stop.set()

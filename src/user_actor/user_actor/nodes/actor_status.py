@@ -9,6 +9,7 @@ from user_msgs.msg import ActorStatus
 from user_actor.loop.stats import LoopState, LoopStatus
 from user_actor.outbox import OutboxStatus
 from user_comm.converters import set_stamp
+from user_comm.flows import FlowFigures
 
 _STATES = {
     LoopState.WAITING: ActorStatus.WAITING,
@@ -17,6 +18,21 @@ _STATES = {
     LoopState.CLOSING: ActorStatus.RUNNING,
     LoopState.PAUSED: ActorStatus.PAUSED,
 }
+
+
+def outbox_figures(outbox: OutboxStatus) -> FlowFigures:
+    """Trajectories as a flow, for diagnostics."""
+    return FlowFigures(
+        bytes=outbox.delivered_bytes,
+        link_bytes_s=outbox.link_bytes_s,
+        round_trip_s=outbox.round_trip_s,
+        base_s=outbox.base_s,
+        window_bytes=outbox.window_bytes,
+        backlog_bytes=outbox.pending_bytes,
+        backlog_age_s=outbox.oldest_age_s,
+        again=outbox.resent,
+        refused=outbox.aside_chunks,
+    )
 
 
 def actor_status_to_message(

@@ -207,7 +207,8 @@ class Outbox:
         with self._changed:
             window = self._sender.window
             window_bytes, round_trip_s = window.nbytes, window.round_trip_s
-            link_bytes_s = window.rate_bytes_s
+            link_bytes_s, base_s = window.rate_bytes_s, window.base_s
+            delivered_bytes = self._sender.delivered_bytes
         said = [self._gate.reason, answers.waiting, self._courier.trouble, *answers.notes]
         ignored = [f"{n} answers ignored: {why}" for why, n in self._judge.ignored.items()]
         return OutboxStatus(
@@ -219,6 +220,8 @@ class Outbox:
             total_steps=database.steps,
             window_bytes=window_bytes,
             link_bytes_s=link_bytes_s,
+            base_s=base_s,
+            delivered_bytes=delivered_bytes,
             round_trip_s=round_trip_s,
             sent=self._courier.sent,
             resent=self._sender.resent,

@@ -38,7 +38,7 @@ class Sender:
 
     def __init__(self, upcoming: Callable[[int, int], list[Entry]], window: LinkWindow) -> None:
         self._upcoming, self.window = upcoming, window
-        self.resent = 0
+        self.resent = self.delivered_bytes = 0
         self.restart()
 
     def restart(self) -> None:
@@ -110,6 +110,7 @@ class Sender:
         while self._ahead and self._ahead[0].sequence <= sequence:  # sent by an earlier process
             self._ahead.popleft()
         self._after = max(self._after, sequence)
+        self.delivered_bytes += nbytes
         if newest is None:
             return False
         self._hold_until_s = 0.0

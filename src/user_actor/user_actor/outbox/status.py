@@ -22,6 +22,8 @@ class OutboxStatus:
         resent: Chunks sent again.
         aside_chunks: Chunks kept aside.
         warnings: What a person should look at.
+        delivered_bytes: What this process sent and the store acknowledged.
+        base_s: Shortest recent round trip, seconds.
         link_bytes_s: Measured rate of the way to the store; 0 before the first answers.
     """
 
@@ -38,3 +40,5 @@ class OutboxStatus:
     aside_chunks: int
     warnings: tuple[str, ...]
     link_bytes_s: float = 0.0
+    base_s: float = 0.0
+    delivered_bytes: int = 0

@@ -9,6 +9,8 @@ from types import TracebackType
 import zenoh
 
 from user_comm.converters import PolicyAnnouncement
+from user_comm.flows import FlowFigures
+from user_comm.policy_blobs.figures import puller_figures
 from user_comm.policy_blobs.puller import PolicyPuller, PullStats
 from user_comm.policy_blobs.server import PolicyServer
 
@@ -59,6 +61,10 @@ class PolicyRelay:
     def stats(self) -> PullStats:
         """What came over the WAN."""
         return self._puller.stats
+
+    def figures(self) -> FlowFigures:
+        """What it pulls, for diagnostics."""
+        return puller_figures(self._puller)
 
     @property
     def served_bytes(self) -> int:

@@ -18,8 +18,9 @@ from user_msgs.msg import LearnerStatus
 from user_comm import topics
 from user_comm.converters import RobotDescription, set_stamp
 from user_comm.diagnostics import Level
+from user_comm.flows import Flow
 from user_comm.lifecycle import LifecycleNode
-from user_comm.policy_blobs import PolicyServer, ZenohConfig, open_session
+from user_comm.policy_blobs import PolicyServer, ZenohConfig, open_session, server_figures
 from user_comm.run import run
 from user_core.config import setting
 from user_core.specs import RobotSpec
@@ -72,6 +73,9 @@ class LearnerNode(LifecycleNode):
         self._server = stack.enter_context(
             closing(PolicyServer(session, config.key, self._announcements.publish))
         )
+        flow = Flow("policy served", lambda: server_figures(self._server))
+        self.diagnostics.watch(flow.name, flow.item)
+        stack.callback(self.diagnostics.unwatch, flow.name)
         self.listen(topics.ROBOT_SPEC, self._take_spec, always=True)
         self._told: LearnerState | None = None
         self.every(config.status_period_s, self._publish_status, always=True)
