@@ -39,6 +39,12 @@ def test_a_plan_is_in_order_and_spares_nobody():
     assert {f.victim for f in plan if f.kind == "disk"} == {"actor", "replay"}
 
 
+def test_faults_can_be_kept_apart():
+    times = [f.at_s for f in make_plan(1, VICTIMS, (), PlanSize(100.0, 10, apart_s=8.0))]
+    assert all(later - earlier >= 7.999 for earlier, later in zip(times, times[1:], strict=False))
+    assert times[-1] <= 100.0
+
+
 def test_faults_hit_a_real_process_and_go_away_again(tmp_path):
     program = (
         "import sys, time\n"

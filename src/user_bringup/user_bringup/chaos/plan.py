@@ -38,6 +38,8 @@ class PlanSize:
         suspends: How many are suspended for a while.
         disks: How often the disk of one is full for a while.
         longest_s: Longest time of a suspension or a full disk.
+        apart_s: Shortest time from one fault to the next; with 0 some fall into the recovery
+            from the one before.
     """
 
     seconds: float
@@ -45,6 +47,7 @@ class PlanSize:
     suspends: int = 0
     disks: int = 0
     longest_s: float = 6.0
+    apart_s: float = 0.0
 
 
 def make_plan(
@@ -52,8 +55,7 @@ def make_plan(
 ) -> list[Fault]:
     """A plan: the same for the same arguments, everywhere.
 
-    Kills are dealt out evenly, in random order; moments are random, so that some fall into the
-    recovery from the one before.
+    Kills are dealt out evenly, in random order, at random moments.
 
     Args:
         seed: Chooses.
@@ -66,7 +68,9 @@ def make_plan(
     kinds += ["suspend"] * size.suspends
     kinds += ["disk"] * (size.disks if writers else 0)
     dice.shuffle(kinds)
-    times = sorted(dice.uniform(0, size.seconds) for _ in kinds)
+    free_s = max(0.0, size.seconds - size.apart_s * (len(kinds) - 1))
+    times = sorted(dice.uniform(0, free_s) for _ in kinds)
+    times = [time_s + i * size.apart_s for i, time_s in enumerate(times)]
     decks: dict[str, list[str]] = {}
     plan = []
     for at_s, kind in zip(times, kinds, strict=True):

@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
         60 * arguments.minutes, arguments.kills,
         arguments.kills // 5 if arguments.suspends is None else arguments.suspends,
         arguments.kills // 10 if arguments.disks is None else arguments.disks,
-        arguments.longest,
+        arguments.longest, arguments.apart,
     )  # fmt: skip
     find_deployment(arguments.deployment)  # a wrong name is said before anything else
     run = arguments.run or f"chaos-{arguments.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -73,7 +73,8 @@ def run_trial(
         try:
             trial.start()
             assert trial.deployment is not None
-            plan = make_plan(arguments.seed, *_cast(trial.deployment), size)
+            only = getattr(arguments, "only", [])
+            plan = make_plan(arguments.seed, *_cast(trial.deployment, only), size)
             trial.follow(plan, size.seconds)
         except UserError as error:
             failure = str(error)
@@ -112,10 +113,11 @@ def learned(folder: Path, share: float) -> Check:
     return Check("it learned", max(updates, default=0) > 0 and rate >= share, detail)
 
 
-def _cast(deployment: Deployment) -> tuple[list[str], list[str]]:
+def _cast(deployment: Deployment, only: Sequence[str]) -> tuple[list[str], list[str]]:
     """Who may be killed, and whose disk may be full."""
-    victims = [process.name for process in deployment.processes if process.ros]
-    return victims, [p.name for p in deployment.processes if p.executable in _WRITERS]
+    chosen = [deployment.process(name) for name in only] or deployment.processes
+    victims = [process.name for process in chosen if process.ros]
+    return victims, [process.name for process in chosen if process.executable in _WRITERS]
 
 
 def _all_back(trial: Trial) -> bool:
@@ -171,5 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--disks", type=int, help="how many disks are full (a tenth of the kills)")
     parser.add_argument("--longest", type=float, default=6.0, help="seconds of those, at most")
+    parser.add_argument("--apart", type=float, default=0.0, help="seconds between two, at least")
+    parser.add_argument("--only", nargs="+", default=[], metavar="PROCESS", help="who is hit")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same plan")
     return parser
