@@ -1,0 +1,197 @@
+"""lifecycle_manager with real nodes under `user up`: order, hanging, hands of people, pause."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("rclpy")
+sys.path.insert(0, str(Path(__file__).parent))
+
+from acting_world import Witness  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
+from lifecycle_msgs.msg import Transition  # noqa: E402
+from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
+from std_srvs.srv import Trigger  # noqa: E402
+
+from user_fleet.processes import find_processes  # noqa: E402
+
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(240)]
+
+DEPLOYMENT = {
+    "name": "two_robots",
+    "processes": [
+        {
+            "name": "first", "package": "user_hal", "executable": "hal_node", "order": 1,
+            "parameters": {"driver": "fake", "state_dir": "${run_dir}/first"},
+        },
+        {
+            "name": "second", "package": "user_hal", "executable": "hal_node",
+            "namespace": "/r1", "order": 2, "depends_on": ["first"],
+            "parameters": {"driver": "fake", "state_dir": "${run_dir}/second"},
+        },
+        {
+            "name": "broken", "package": "user_hal", "executable": "hal_node", "order": 3,
+            "parameters": {"driver": "no_such_driver"},
+            "restart": {"max_failures": 3, "window_s": 600.0},
+        },
+        {
+            "name": "lifecycle_manager", "package": "user_fleet",
+            "executable": "lifecycle_manager", "order": 9, "lifecycle": False,
+            "parameters": {
+                "autostart": True, "deployment": "${run_dir}/deployment.yaml",
+                "times": {"hang_timeout_s": 4.0},
+            },
+        },
+    ],
+}  # fmt: skip
+
+
+class System:
+    def __init__(self, folder: Path, process: subprocess.Popen[str]) -> None:
+        self.folder, self.process = folder, process
+        self.witness = Witness()
+        self.said: dict[str, object] = {}
+        self.witness.node.create_subscription(DiagnosticArray, "/diagnostics", self._hear, 50)
+
+    def _hear(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            _, _, name = status.name.partition(": managed ")
+            if name:
+                self.said[name] = status
+
+    def state(self, name: str) -> str:
+        status = self.said.get(name)
+        values = {v.key: v.value for v in status.values} if status else {}
+        return values.get("state", "")
+
+    def until_states(self, timeout_s: float = 40.0, **wanted: str) -> None:
+        end_s = time.monotonic() + timeout_s
+        while {name: self.state(name) for name in wanted} != wanted:
+            assert self.process.poll() is None, "user up has ended"
+            assert time.monotonic() < end_s, (
+                f"{ {n: (self.state(n), s.message) for n, s in self.said.items()} }, "
+                f"not {wanted}\n{self.log()}"
+            )
+            time.sleep(0.02)
+
+    def log(self) -> str:
+        return (self.folder / "logs" / "lifecycle_manager.log").read_text()[-4000:]
+
+    def pid(self, name: str) -> int:
+        word = str(self.folder / "config" / f"{name}.yaml")
+        return find_processes([word]).get(word, 0)
+
+    def until_pid(self, name: str, not_pid: int, timeout_s: float = 40.0) -> None:
+        end_s = time.monotonic() + timeout_s
+        while self.pid(name) in (0, not_pid):
+            assert time.monotonic() < end_s, f"{name} did not come back\n{self.log()}"
+            time.sleep(0.02)
+
+    def call(self, name: str, kind: type, **fields: object) -> object:
+        """As a person does by the command line: a new client, and once more if it got lost."""
+        for _ in range(5):
+            client = self.witness.node.create_client(kind, name)
+            assert client.wait_for_service(10.0), f"no service {name}"
+            future = client.call_async(kind.Request(**fields))
+            end_s = time.monotonic() + 5.0
+            while not future.done() and time.monotonic() < end_s:
+                time.sleep(0.01)
+            self.witness.node.destroy_client(client)
+            if future.done():
+                return future.result()
+        raise AssertionError(f"no answer of {name}")
+
+    def transition(self, node: str, number: int) -> None:
+        answer = self.call(f"{node}/change_state", ChangeState, transition=Transition(id=number))
+        assert answer.success
+
+
+@pytest.fixture
+def system(tmp_path, start_process, ros_domain):
+    file = tmp_path / "two_robots.yaml"
+    file.write_text(yaml.safe_dump(DEPLOYMENT), encoding="utf-8")
+    words = ["user", "up", str(file), "--runs", str(tmp_path), "--run", "r", "--no-table"]
+    process = start_process(words, stdout=subprocess.DEVNULL)
+    system = System(tmp_path / "r", process)
+    yield system
+    system.witness.close()
+
+
+@pytest.mark.slow
+def test_nodes_are_brought_up_watched_and_left_to_people(system) -> None:
+    system.until_states(first="active", second="active")
+
+    # One that cannot be configured is given up, and does no harm.
+    end_s = time.monotonic() + 40.0
+    while "given up after 3 failures" not in getattr(system.said.get("broken"), "message", ""):
+        assert time.monotonic() < end_s, system.log()
+        time.sleep(0.05)
+    assert (system.state("first"), system.state("second")) == ("active", "active")
+
+    # A killed node comes back, and what depends on it is activated once more.
+    pid, other = system.pid("first"), system.pid("second")
+    os.kill(pid, signal.SIGKILL)
+    system.until_pid("first", pid)
+    system.until_states(first="active", second="active")
+    end_s = time.monotonic() + 20.0
+    while "activate second" not in system.log().rpartition("deactivate second")[2]:
+        assert time.monotonic() < end_s, system.log()
+        time.sleep(0.05)
+    assert system.pid("second") == other
+
+    # One that hangs is as good as dead.
+    pid = system.pid("second")
+    os.kill(pid, signal.SIGSTOP)
+    system.until_pid("second", pid)
+    system.until_states(second="active")
+    assert "said nothing for" in system.log()
+
+    # What a person deactivates stays so, until it is activated.
+    system.transition("/r1/second", Transition.TRANSITION_DEACTIVATE)
+    system.until_states(second="inactive")
+    time.sleep(1.0)
+    assert system.call("/r1/second/get_state", GetState).current_state.label == "inactive"
+    assert "taken in hand" in system.said["second"].message
+    system.transition("/r1/second", Transition.TRANSITION_ACTIVATE)
+    system.until_states(second="active")
+
+    # Paused is paused, also when the manager dies meanwhile.
+    assert system.call("/lifecycle_manager/pause", Trigger).success
+    system.until_states(first="inactive", second="inactive")
+    pid = system.pid("lifecycle_manager")
+    os.kill(pid, signal.SIGKILL)
+    system.until_pid("lifecycle_manager", pid)
+    system.said.clear()
+    system.until_states(first="inactive", second="inactive")
+    assert system.said["first"].message == "paused"
+    assert system.call("/lifecycle_manager/resume", Trigger).success
+    system.until_states(first="active", second="active")
+
+    # Shut down: finalized, and not brought up again when the processes come back.
+    pids = [system.pid("first"), system.pid("second")]
+    assert system.call("/lifecycle_manager/shut_down", Trigger).success
+    for name, pid in zip(("first", "second"), pids, strict=True):
+        system.until_pid(name, pid)
+    system.until_states(first="unconfigured", second="unconfigured")
+    system.process.send_signal(signal.SIGINT)
+    assert system.process.wait(40) == 0
+
+
+def test_a_killed_supervisor_leaves_no_process_behind(system) -> None:
+    system.until_states(first="active", second="active")
+    names = ("first", "second", "lifecycle_manager")
+    assert all(system.pid(name) for name in names)
+    system.process.kill()
+    system.process.wait()
+    end_s = time.monotonic() + 15.0
+    while any(system.pid(name) for name in names):
+        assert time.monotonic() < end_s, [n for n in names if system.pid(n)]
+        time.sleep(0.02)
