@@ -30,6 +30,7 @@ class FlowFigures:
         backlog_age_s: How long the oldest of it has waited, seconds.
         again: Pieces that were sent or asked for again.
         refused: What was refused, for whatever reason.
+        coding: What images are sent in; empty: plain, or none.
         note: One line for people; empty if all is well.
     """
 
@@ -42,6 +43,7 @@ class FlowFigures:
     backlog_age_s: float = 0.0
     again: int = 0
     refused: int = 0
+    coding: str = ""
     note: str = ""
 
 
@@ -81,6 +83,7 @@ class Flow:
                 "backlog_age_s": round(figures.backlog_age_s, 1),
                 "again": figures.again,
                 "refused": figures.refused,
+                "coding": figures.coding,
             },
         )
 

@@ -32,6 +32,7 @@ def outbox_figures(outbox: OutboxStatus) -> FlowFigures:
         backlog_age_s=outbox.oldest_age_s,
         again=outbox.resent,
         refused=outbox.aside_chunks,
+        coding=outbox.coding,
     )
 
 

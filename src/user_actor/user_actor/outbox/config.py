@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from user_core.codecs.images import is_lossy
 from user_core.config import Config, setting
 from user_core.errors import ConfigError
 
@@ -55,7 +56,27 @@ class OutboxConfig(Config):
         gt=0,
     )
 
+    image_coding: Literal["auto", "none", "lossless", "lossy"] = setting(
+        "auto",
+        doc="How images travel to the store. auto: plain while delivery keeps up, else lossless, "
+        "and then as lossy_coding says, if it says anything.",
+    )
+    lossy_coding: str = setting(
+        "",
+        doc="Coding that images may lose by, and the store will record: jpegQ or webpQ with the "
+        "quality Q, for instance jpeg90; empty: none.",
+    )
+    coding_after_s: float = setting(
+        5.0, doc="Age of the backlog at which images are coded more strongly.", unit="s", gt=0
+    )
+
     def validate(self) -> None:
+        if self.lossy_coding and not is_lossy(self.lossy_coding):
+            raise ConfigError(
+                "lossy_coding", came=self.lossy_coding, expected="jpegQ, webpQ or nothing"
+            )
+        if self.image_coding == "lossy" and not self.lossy_coding:
+            raise ConfigError("lossy_coding", came="nothing", expected="jpegQ or webpQ, for lossy")
         for low, high in (
             ("window_min_bytes", "window_max_bytes"),
             ("resend_min_s", "resend_max_s"),

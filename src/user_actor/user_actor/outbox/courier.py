@@ -6,12 +6,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
+from user_actor.outbox.coding import CodingChooser
 from user_actor.outbox.database import Entry, OutboxDatabase
 from user_actor.outbox.sender import Sender
 from user_core.errors import StoreCorrupt, StoreError, UserError
 from user_core.types import TrajectoryChunk
 
+_LOOK_S = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -22,6 +25,7 @@ class Courier:
         database: Where the chunks are.
         sender: Says which is next.
         changed: Guards ``sender``; notified when it may have something to do.
+        chooser: Chooses how images travel.
         damaged: Called with incarnation, number and reason for a chunk that cannot be read.
 
     Attributes:
@@ -34,10 +38,12 @@ class Courier:
         database: OutboxDatabase,
         sender: Sender,
         changed: threading.Condition,
+        chooser: CodingChooser,
         damaged: Callable[[int, int, str], None],
     ) -> None:
         self._database, self._sender, self._changed = database, sender, changed
-        self._damaged = damaged
+        self._damaged, self._chooser = damaged, chooser
+        self._next_look_s = 0.0
         self._send: Callable[[TrajectoryChunk], None] | None = None
         self._ending = False
         self.sent = 0
@@ -80,7 +86,9 @@ class Courier:
     def _hand_over(self, entry: Entry, send: Callable[[TrajectoryChunk], None]) -> None:
         """Send one chunk. Whatever goes wrong, it stays pending and is sent again later."""
         try:
-            send(self._database.read(entry.sequence))
+            self._look()
+            chunk = self._database.read(entry.sequence)
+            send(replace(chunk, codings=self._chooser.codings(chunk.columns)))
             self.sent += 1
             self.trouble = ""
         except StoreCorrupt as error:
@@ -92,3 +100,12 @@ class Courier:
                 ours = isinstance(error, UserError)
                 _log.warning("chunk %d waits: %s", entry.sequence, error, exc_info=not ours)
             self.trouble = f"{type(error).__name__}: {error}"
+
+    def _look(self) -> None:
+        """How old the backlog is, once a second."""
+        now_s = time.monotonic()
+        if now_s < self._next_look_s:
+            return
+        self._next_look_s = now_s + _LOOK_S
+        oldest_ns = self._database.oldest_ns()
+        self._chooser.update((time.time_ns() - oldest_ns) / 1e9 if oldest_ns else 0.0, now_s)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from user_actor.outbox.answers import Answers
+from user_actor.outbox.coding import CodingChooser
 from user_actor.outbox.config import OutboxConfig
 from user_actor.outbox.courier import Courier
 from user_actor.outbox.database import Entry
@@ -83,6 +84,7 @@ class Outbox:
         self._spec: RobotSpec | None = None
         self._row_nbytes = 0
         self._gate = CollectionGate(config)
+        self._chooser = CodingChooser(config)
         self._appended_rows = self._episodes = 0
         self._key: EpisodeKey | None = None
         self._final = self._closed = False
@@ -222,6 +224,7 @@ class Outbox:
             link_bytes_s=link_bytes_s,
             base_s=base_s,
             delivered_bytes=delivered_bytes,
+            coding=self._chooser.coding,
             round_trip_s=round_trip_s,
             sent=self._courier.sent,
             resent=self._sender.resent,
@@ -290,7 +293,7 @@ class Outbox:
             committed,
         )
         self._courier = Courier(
-            database, self._sender, self._changed,
+            database, self._sender, self._changed, self._chooser,
             lambda *damage: self._writer.items.put(Damaged(*damage)),
         )  # fmt: skip
 

@@ -22,6 +22,7 @@ class OutboxStatus:
         resent: Chunks sent again.
         aside_chunks: Chunks kept aside.
         warnings: What a person should look at.
+        coding: What images are sent in; empty: plain.
         delivered_bytes: What this process sent and the store acknowledged.
         base_s: Shortest recent round trip, seconds.
         link_bytes_s: Measured rate of the way to the store; 0 before the first answers.
@@ -42,3 +43,4 @@ class OutboxStatus:
     link_bytes_s: float = 0.0
     base_s: float = 0.0
     delivered_bytes: int = 0
+    coding: str = ""

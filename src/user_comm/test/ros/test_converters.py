@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -478,6 +479,46 @@ def test_big_endian_and_strided_arrays_arrive_as_what_they_mean() -> None:
     back = trajectory_chunk_from_message(trajectory_chunk_to_message(chunk)).columns["x"]
     np.testing.assert_array_equal(back, source)
     assert back.dtype == np.dtype("<f4")
+
+
+@pytest.mark.parametrize("coding", ["zstd", "jpeg90"])
+def test_images_travel_coded_and_arrive_as_images(coding: str) -> None:
+    if coding != "zstd":
+        pytest.importorskip("cv2")
+    y, x, c = np.ogrid[:48, :64, :3]
+    image = (100 + x + y + 10 * c).astype(np.uint8)
+    chunk = TrajectoryChunk(
+        ChunkId("a", 0, 1), EpisodeKey("a", 0, 0), EpisodeSource.ONLINE, 0,
+        {"reward": np.zeros(2, np.float32), "observation.rgb": np.stack([image, image])}, "ab" * 32,
+        codings={"observation.rgb": coding},
+    )  # fmt: skip
+    message = trajectory_chunk_to_message(chunk)
+    assert sum(len(tensor.data) for tensor in message.columns) < 0.5 * chunk.nbytes
+    back = trajectory_chunk_from_message(message)
+    assert back.codings == chunk.codings
+    error = np.abs(back.columns["observation.rgb"].astype(int) - chunk.columns["observation.rgb"])
+    assert error.max() <= (0 if coding == "zstd" else 8)
+
+
+def test_coded_images_that_are_too_many_too_large_or_twice_are_refused() -> None:
+    rows = np.zeros((2, 40, 40, 3), np.uint8)
+    chunk = TrajectoryChunk(
+        ChunkId("a", 0, 1), EpisodeKey("a", 0, 0), EpisodeSource.ONLINE, 0,
+        {"reward": np.zeros(2, np.float32), "o": rows}, "ab" * 32, codings={"o": "zstd"},
+    )  # fmt: skip
+    message = trajectory_chunk_to_message(chunk)
+    with pytest.raises(CodecError, match="image column"):
+        trajectory_chunk_from_message(message, limits=Limits(total_bytes=5000))
+    message.columns = [
+        *message.columns,
+        *trajectory_chunk_to_message(replace(chunk, codings={})).columns[1:],
+    ]
+    with pytest.raises(CodecError, match="twice"):
+        trajectory_chunk_from_message(message)
+    message.columns = message.columns[:2]
+    message.columns[1].name = "o@gif"
+    with pytest.raises(CodecError, match="known coding"):
+        trajectory_chunk_from_message(message)
 
 
 def test_labels_have_the_numbers_of_the_message() -> None:

@@ -16,6 +16,7 @@ from user_comm.converters.episode import (
 )
 from user_comm.converters.tensor import tensors_from_messages, tensors_to_messages
 from user_core.codecs import DEFAULT_LIMITS, Limits
+from user_core.codecs.images import decode_columns, encode_columns
 from user_core.errors import CodecError
 from user_core.types import ChunkId, EpisodeSource, TrajectoryAck, TrajectoryChunk
 
@@ -23,7 +24,7 @@ _WHERE = "trajectory chunk"
 
 
 def trajectory_chunk_to_message(chunk: TrajectoryChunk) -> Any:
-    """Encode; the columns are copied once."""
+    """Encode; the columns are copied once, those in ``codings`` coded."""
     message = TrajectoryChunkMessage()
     message.producer = chunk.id.producer
     message.incarnation = int(chunk.id.incarnation)
@@ -33,7 +34,7 @@ def trajectory_chunk_to_message(chunk: TrajectoryChunk) -> Any:
     message.source = int(chunk.source)
     message.first_row = int(chunk.first_row)
     message.schema_hash = chunk.schema_hash
-    message.columns = tensors_to_messages(chunk.columns)
+    message.columns = tensors_to_messages(encode_columns(chunk.columns, chunk.codings))
     if chunk.result is not None:
         message.result = [episode_result_to_message(chunk.result, chunk.robot, chunk.task)]
     return message
@@ -42,7 +43,7 @@ def trajectory_chunk_to_message(chunk: TrajectoryChunk) -> Any:
 def trajectory_chunk_from_message(
     message: Any, *, limits: Limits = DEFAULT_LIMITS
 ) -> TrajectoryChunk:
-    """Decode; the columns are read-only views of the message.
+    """Decode; the columns are read-only views of the message, or decoded pictures.
 
     Whether they fit the schema of a store is for the store to say; here they only have to be
     whole rows, all of the same number. There may be none: a chunk without rows closes an episode
@@ -50,7 +51,8 @@ def trajectory_chunk_from_message(
 
     Raises CodecError: a field is out of its range, or a column does not hold together.
     """
-    columns = tensors_from_messages(message.columns, limits, None, _WHERE)
+    coded = tensors_from_messages(message.columns, limits, None, _WHERE)
+    columns, codings = decode_columns(coded, limits.total_bytes)
     rows = {array.shape[0] if array.ndim else None for array in columns.values()}
     if "reward" not in columns or len(rows) != 1 or None in rows:
         raise CodecError(
@@ -78,6 +80,7 @@ def trajectory_chunk_from_message(
         ),
         robot=checks.name(message.robot, f"{_WHERE}.robot", empty=True),
         task=checks.name(message.task, f"{_WHERE}.task", empty=True),
+        codings=codings,
     )
 
 

@@ -143,6 +143,8 @@ class TrajectoryChunk:
         result: What came of the episode, on its last chunk; None on the others.
         robot: Name of the robot.
         task: Name of the task.
+        codings: How image columns travel, or came, by name
+            (:mod:`user_core.codecs.images`); those that are not named travel as they are.
     """
 
     id: ChunkId
@@ -154,6 +156,7 @@ class TrajectoryChunk:
     result: EpisodeResult | None = None
     robot: str = ""
     task: str = ""
+    codings: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.columns["reward"])

@@ -20,6 +20,7 @@ from user_comm.run import run
 from user_core.config import Config, setting
 from user_core.errors import StoreError
 from user_core.types import TrajectoryAck, TrajectoryChunk
+from user_learner.replay.codings import CodingLog
 from user_learner.replay.config import StoreConfig
 from user_learner.replay.reader import StoreReader
 from user_learner.replay.receipt import Receipt
@@ -59,6 +60,7 @@ class ReplayNode(LifecycleNode):
         for warning in self._writer.warnings:
             self.get_logger().warning(warning)
         self._reader = stack.enter_context(closing(StoreReader(config.path)))
+        self._codings = CodingLog(config.path)
         self._acks = self.advertise(topics.TRAJECTORY_ACK)
         self._status = self.advertise(topics.REPLAY_STATUS, always=True)
         self.listen(topics.TRAJECTORY, self._take)
@@ -81,7 +83,11 @@ class ReplayNode(LifecycleNode):
 
     def _take(self, chunk: TrajectoryChunk) -> None:
         try:
+            self._codings.note(chunk)
             answer = self._writer.append(chunk)
+        except OSError as error:
+            self._say_trouble(StoreError("codings of images", came=error))
+            return
         except StoreError as error:
             self._say_trouble(error)
             return

@@ -1,0 +1,252 @@
+"""Image columns for the wire: as they are, smaller without loss, or smaller with.
+
+A column of images (n, H, W) or (n, H, W, C), uint8, becomes one vector of bytes::
+
+    0   1  number of dimensions, u8, then each size, u32
+    ..     ``zstd``: one byte with the prediction, then a zstd frame of what it leaves
+           ``jpegQ``, ``webpQ``: for each row its bytes, u32, and the picture, quality Q
+
+Prediction makes the bytes smaller that a picture shares with its left neighbours or with the
+picture before. Lossy pictures are taken for RGB where C is 3. Decoding allocates what the sizes
+say, and those are checked against the limits, and against the pictures' own headers, before.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import zstandard
+
+from user_core.codecs.planes import unpack_frame
+from user_core.errors import CodecError, ConfigError
+from user_core.specs import Array, Arrays
+
+LOSSLESS = "zstd"
+_LOSSY = re.compile(r"(jpeg|webp)(100|[1-9]?[0-9])")
+_WHERE = "image column"
+_LEAST_ROW_BYTES = 1024
+_SAMPLE_ROWS = 2
+
+
+class Prediction(IntEnum):
+    """What is subtracted from a byte before it is compressed. Never renumber."""
+
+    NOTHING = 0
+    LEFT = 1
+    BEFORE = 2
+
+
+def is_image_column(array: Array) -> bool:
+    """Whether a column is worth coding."""
+    return (
+        array.dtype == np.uint8
+        and array.ndim in (3, 4)
+        and len(array) > 0
+        and array[0].size >= _LEAST_ROW_BYTES
+    )
+
+
+def is_lossy(coding: str) -> bool:
+    """Whether a coding changes the pictures. Raises ConfigError for one that there is not."""
+    if coding != LOSSLESS and not _LOSSY.fullmatch(coding):
+        raise ConfigError(
+            "coding of images", came=repr(coding)[:40], expected=f"{LOSSLESS}, jpegQ or webpQ"
+        )
+    return coding != LOSSLESS
+
+
+def encode_images(images: Array, coding: str) -> Array:
+    """Code a column; the coding must be known to the decoder as well.
+
+    Raises:
+        ConfigError: There is no such coding, or OpenCV is needed and not there.
+        CodecError: A lossy coding of what is no picture of one or three channels.
+    """
+    head = struct.pack(f"<B{images.ndim}I", images.ndim, *images.shape)
+    body = _encode_lossy(images, coding) if is_lossy(coding) else _encode_lossless(images)
+    return np.frombuffer(b"".join([head, *body]), np.uint8)
+
+
+def decode_images(data: Array, coding: str, max_bytes: int) -> Array:
+    """Decode a column to a new read-only array of at most ``max_bytes``. Raises CodecError."""
+    view = np.ascontiguousarray(data).data.cast("B")
+    try:
+        lossy = is_lossy(coding)
+    except ConfigError as error:
+        raise CodecError(_WHERE, came=repr(coding)[:40], expected="a known coding") from error
+    shape, body = _shape(view, max_bytes)
+    images = _decode_lossy(body, shape, coding) if lossy else _decode_lossless(body, shape)
+    images.flags.writeable = False
+    return images
+
+
+def _shape(view: memoryview, max_bytes: int) -> tuple[tuple[int, ...], memoryview]:
+    dimensions = view[0] if len(view) else 0
+    end = 1 + 4 * dimensions
+    if dimensions not in (3, 4) or len(view) < end:
+        raise CodecError(f"{_WHERE}: sizes", came=f"{dimensions} dimensions", expected="3 or 4")
+    shape = struct.unpack_from(f"<{dimensions}I", view, 1)
+    total = 1
+    for size in shape:
+        total *= size
+    if not 0 < total <= max_bytes:
+        raise CodecError(f"{_WHERE}: bytes of {shape}", came=total, expected=f"1 to {max_bytes}")
+    return shape, view[end:]
+
+
+def encode_columns(columns: Arrays, codings: Mapping[str, str]) -> dict[str, Array]:
+    """Code the columns that ``codings`` names, under ``name@coding``; others stay."""
+    coded = {}
+    for name, array in columns.items():
+        coding = codings.get(name)
+        if coding is None:
+            coded[name] = array
+        else:
+            coded[f"{name}@{coding}"] = encode_images(array, coding)
+    return coded
+
+
+def decode_columns(columns: Arrays, max_bytes: int) -> tuple[dict[str, Array], dict[str, str]]:
+    """Columns as they were, and how those came that were coded, by name. Raises CodecError."""
+    plain: dict[str, Array] = {}
+    codings: dict[str, str] = {}
+    total = sum(array.nbytes for array in columns.values())
+    for coded_name, array in columns.items():
+        name, at, coding = coded_name.partition("@")
+        if at:
+            array = decode_images(array, coding, max_bytes - total)
+            total += array.nbytes
+            codings[name] = coding
+        if name in plain:
+            raise CodecError(f"{_WHERE} {name[:80]!r}", came="there twice", expected="once")
+        plain[name] = array
+    return plain, codings
+
+
+# --- without loss
+
+
+def _encode_lossless(images: Array) -> list[bytes]:
+    images = np.ascontiguousarray(images)
+    compressor = zstandard.ZstdCompressor(level=1)
+    some = images[: _SAMPLE_ROWS + 1]
+    choices = [p for p in Prediction if p is not Prediction.BEFORE or len(images) > 1]
+    best = min(choices, key=lambda p: len(compressor.compress(_left_over(some, p).data)))
+    return [bytes([best]), compressor.compress(_left_over(images, best).data)]
+
+
+def _left_over(images: Array, prediction: Prediction) -> Array:
+    if prediction is Prediction.NOTHING:
+        return images
+    left_over = images.copy()
+    if prediction is Prediction.LEFT:
+        left_over[:, :, 1:] -= images[:, :, :-1]
+    else:
+        left_over[1:] -= images[:-1]
+    return left_over
+
+
+def _decode_lossless(body: memoryview, shape: tuple[int, ...]) -> Array:
+    if not len(body) or body[0] not in list(map(int, Prediction)):
+        raise CodecError(
+            f"{_WHERE}: prediction", came=bytes(body[:1]), expected="one that is known"
+        )
+    total = int(np.prod(shape, dtype=np.int64))
+    images = np.frombuffer(unpack_frame(body[1:], total), np.uint8).reshape(shape)
+    if body[0] == Prediction.NOTHING:
+        return images
+    axis = 2 if body[0] == Prediction.LEFT else 0
+    summed: Array = np.cumsum(images, axis=axis, dtype=np.uint8)  # modulo 256, as it was made
+    return summed
+
+
+# --- with loss
+
+
+def _cv2() -> Any:
+    try:
+        import cv2
+    except ImportError as error:
+        raise ConfigError(
+            "lossy images", came="no OpenCV", expected="python3-opencv", cure="Install it"
+        ) from error
+    return cv2
+
+
+def _encode_lossy(images: Array, coding: str) -> list[bytes]:
+    cv2 = _cv2()
+    channels = images.shape[3] if images.ndim == 4 else 1
+    if channels not in (1, 3):
+        raise CodecError(f"{_WHERE}: channels", came=channels, expected="1 or 3 for a lossy coding")
+    kind, quality = _LOSSY.fullmatch(coding).groups()  # type: ignore[union-attr]
+    option = cv2.IMWRITE_JPEG_QUALITY if kind == "jpeg" else cv2.IMWRITE_WEBP_QUALITY
+    pieces = []
+    for image in images:
+        # OpenCV takes three channels for blue, green, red; WebP has no others.
+        picture = image[..., ::-1] if channels == 3 else image.reshape(image.shape[:2])
+        done, coded = cv2.imencode(
+            f".{kind}", np.ascontiguousarray(picture), [option, int(quality)]
+        )
+        if not done:
+            raise CodecError(f"{_WHERE}: {coding}", came=f"a picture of {image.shape}")
+        pieces += [struct.pack("<I", coded.size), coded.tobytes()]
+    return pieces
+
+
+def _decode_lossy(body: memoryview, shape: tuple[int, ...], coding: str) -> Array:
+    cv2 = _cv2()
+    channels = shape[3] if len(shape) == 4 else 1
+    if channels not in (1, 3):
+        raise CodecError(f"{_WHERE}: channels", came=channels, expected="1 or 3 for a lossy coding")
+    images = np.empty(shape, np.uint8)
+    flag = cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE
+    for image in images:
+        if len(body) < 4 or len(body) - 4 < struct.unpack_from("<I", body)[0]:
+            raise CodecError(f"{_WHERE}: picture", came=f"{len(body)} bytes", expected="more")
+        end = 4 + struct.unpack_from("<I", body)[0]
+        picture, body = bytes(body[4:end]), body[end:]
+        if picture_size(picture) != (shape[2], shape[1]):
+            raise CodecError(
+                f"{_WHERE}: size of a picture", came=picture_size(picture), expected=shape[2:0:-1]
+            )
+        try:
+            decoded = cv2.imdecode(
+                np.frombuffer(picture, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION
+            )
+        except cv2.error as error:
+            raise CodecError(f"{_WHERE}: {coding}", came=str(error)[:200]) from error
+        if decoded is None or decoded.shape[:2] != shape[1:3]:
+            raise CodecError(f"{_WHERE}: {coding}", came="what OpenCV cannot read")
+        image[...] = decoded[..., ::-1] if channels == 3 else decoded.reshape(image.shape)
+    if len(body):
+        raise CodecError(f"{_WHERE}: end", came=f"{len(body)} bytes more")
+    return images
+
+
+def picture_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height that a JPEG or WebP claims in its header; None for what is neither."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP" and len(data) >= 30:
+        if data[12:16] == b"VP8 ":
+            width, height = struct.unpack_from("<HH", data, 26)
+            return width & 0x3FFF, height & 0x3FFF
+        if data[12:16] == b"VP8L":
+            bits = struct.unpack_from("<I", data, 21)[0]
+            return (bits & 0x3FFF) + 1, ((bits >> 14) & 0x3FFF) + 1
+        return None
+    if data[:2] != b"\xff\xd8":
+        return None
+    at, sizes = 2, set()
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], struct.unpack_from(">H", data, at + 2)[0]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            sizes.add((width, height))
+        if marker == 0xDA:  # the picture itself follows
+            break
+        at += 2 + length
+    return sizes.pop() if len(sizes) == 1 else None
