@@ -26,7 +26,8 @@ def main(words: Sequence[str]) -> int:
 
 
 def _init(arguments: argparse.Namespace) -> None:
-    hosts = tuple(arguments.host) or ("localhost", "127.0.0.1")
+    here = ("localhost", "127.0.0.1")  # the learner beside the router
+    hosts = (*dict.fromkeys((*arguments.host, *here)),)
     members = Members(
         name=arguments.name, endpoints=tuple(arguments.listen) or Members().endpoints, hosts=hosts
     )

@@ -113,8 +113,8 @@ def _config(arguments: argparse.Namespace) -> RouterConfig:
     config = from_mapping(RouterConfig, data, arguments.config or "")
     given = {
         "network": arguments.network,
-        "listen": tuple(arguments.listen),
-        "connect": tuple(arguments.connect),
+        "listen": tuple(filter(None, arguments.listen)),
+        "connect": tuple(filter(None, arguments.connect)),
         "credentials": arguments.credentials,
     }
     return replace(config, **{name: value for name, value in given.items() if value})
