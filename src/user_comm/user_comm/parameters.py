@@ -52,7 +52,8 @@ class ConfigParameters(Generic[C]):
     allowed one.
 
     A wrong value from a launch file does not end the process: it is kept, and :meth:`read`
-    raises it, so that the node can say so on ``/diagnostics``.
+    raises it, so that the node can say so on ``/diagnostics``. An empty text stands for None
+    where None is allowed: ROS parameter files have no null.
 
     Args:
         node: Declares them.
@@ -73,6 +74,7 @@ class ConfigParameters(Generic[C]):
         self._fields = {field.name: field for field in parameter_fields(cls)}
         self._wrong: dict[str, ConfigError] = {}
         self._keys: list[str] = []
+        self._nothing: set[str] = set()
         self._config: C | None = None
         self._candidate: C | None = None
         # rclpy has no public way to see overrides before a parameter is declared with a type.
@@ -93,8 +95,13 @@ class ConfigParameters(Generic[C]):
     def _declare(self, field: ParameterField, overrides: Mapping[str, Parameter[Any]]) -> None:
         value = field.default
         if field.name in overrides:
+            given = overrides[field.name].value
             try:
-                value = _fitting(field, overrides[field.name].value)
+                if field.optional and field.kind != "str" and given == "":
+                    value = None
+                    self._nothing.add(field.name)
+                else:
+                    value = _fitting(field, given)
             except ConfigError as error:
                 self._wrong[field.name] = error
         descriptor = _descriptor(field)
@@ -138,6 +145,8 @@ class ConfigParameters(Generic[C]):
                 continue
             if value is not None:
                 values[name] = _plain(value)
+            elif name in self._nothing:
+                values[name] = None
         return values
 
     def _check_change(self, parameters: Sequence[Parameter[Any]]) -> SetParametersResult:

@@ -44,6 +44,7 @@ class Robot(Config):
     gate: Gate = setting(factory=Gate, doc="Gate.")
     params: dict[str, Any] = setting(factory=dict, doc="Of the driver.")
     cameras: tuple[Camera, ...] = setting((), doc="Cameras.")
+    ratio: float | None = setting(1.0, doc="Ratio; without a number, any.", gt=0, read_only=False)
 
     def validate(self) -> None:
         if self.limit is not None and self.limit < self.rate_hz:
@@ -95,6 +96,15 @@ def test_what_flatten_gives_comes_back_through_a_node(nodes: Nodes) -> None:
                    (Camera("x"),))  # fmt: skip
     values = {key.replace(".", "__"): value for key, value in flatten(config).items()}
     assert nodes(**values)[1].read() == config
+
+
+def test_an_empty_text_is_none_where_there_may_be_none(nodes: Nodes) -> None:
+    node, parameters = nodes(robot="panda", ratio="", limit="")
+    assert (parameters.read().ratio, parameters.read().limit) == (None, None)
+    assert node.set_parameters([Parameter("ratio", value=2.0)])[0].successful
+    assert parameters.read().ratio == 2.0
+    with pytest.raises(ConfigError, match="retries"):
+        nodes(robot="panda", retries="")[1].read()
 
 
 def test_defaults_need_no_override(nodes: Nodes) -> None:
