@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from link_emulator import Host, Link, LinkQuality, Shaper, unavailable  # noqa: E402
+from link_proxy import LinkProxy  # noqa: E402
 
 ECHO = """
 import socket, sys
@@ -90,3 +93,45 @@ def test_a_packet_waits_its_turn_and_is_dropped_where_the_queue_is_full() -> Non
     shaper.lose_all()
     assert shaper.due_s() is None
     assert (shaper.arrived, shaper.dropped) == (3, 7)
+
+
+def test_a_proxy_delays_limits_and_cuts_without_root() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as probe:
+        server.settimeout(10.0)
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        quality = LinkQuality(rate_mbit_s=8.0, delay_ms=50.0)
+        with LinkProxy(port, server.getsockname()[1], quality) as link:
+            client = socket.create_connection(("127.0.0.1", port), timeout=10.0)
+            near, _ = server.accept()
+            near.settimeout(10.0)
+            start_s = time.monotonic()
+            client.sendall(b"x")
+            assert near.recv(1) == b"x"
+            assert time.monotonic() - start_s >= 0.05
+            start_s = time.monotonic()
+            client.sendall(bytes(500_000))  # half a second at 1 MB/s
+            got = 0
+            while got < 500_000:
+                got += len(near.recv(65536))
+            assert time.monotonic() - start_s >= 0.5
+            assert link.traffic()[1].bytes == 500_001
+            link.cut()
+            assert not read_end(client) and not read_end(near)
+            with socket.create_connection(("127.0.0.1", port), timeout=10.0) as refused:
+                assert not read_end(refused)
+            link.restore()
+            with socket.create_connection(("127.0.0.1", port), timeout=10.0) as again:
+                near, _ = server.accept()
+                near.settimeout(10.0)
+                again.sendall(b"y")
+                assert near.recv(1) == b"y"
+
+
+def read_end(connection: socket.socket) -> bytes:
+    """What comes before the end; nothing, also where it was torn down."""
+    try:
+        return connection.recv(1)
+    except ConnectionError:
+        return b""

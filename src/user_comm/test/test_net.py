@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -199,6 +200,56 @@ def test_a_robot_is_added_while_the_router_runs_and_the_router_may_die(world: Wo
     world.start_router()
     until(lambda: r2.put("r2/x", b"back") or b"back" in came, "both are back by themselves")
     subscriber.undeclare()  # type: ignore[no-untyped-call]
+
+
+def test_a_site_has_a_router_of_its_own(
+    world: World, tmp_path: Path, start_process: Callable[..., Any]
+) -> None:
+    """Robot, the site's router, the network's router, learner; the site holds no authority."""
+    endpoint = f"tls/127.0.0.1:{free_port()}"
+    made = world.network.add("site", "hall", hosts=["127.0.0.1"], robots=["r0"])
+    site = tmp_path / "site"
+    shutil.copytree(made.folder, site / "credentials")
+    shutil.copy(world.network.folder / "network.yaml", site)
+    words = [sys.executable, "-m", "user_comm.nodes.router", "--network", str(site)]
+    words += ["--credentials", str(site / "credentials")]
+    start_process([*words, "--listen", endpoint, "--connect", world.endpoint])
+    learner = world.member("learner", "learner")
+    came: set[bytes] = set()
+    heard: set[bytes] = set()
+    subscriber = learner.declare_subscriber("*/x", lambda s: came.add(s.payload.to_bytes()))
+    policy = learner.declare_queryable("user/policy/**", lambda q: q.reply(POLICY, b"weights"))
+    until(lambda: _accepts(endpoint), "the site's router listens")
+    robots = [
+        world.open(world.network.credentials("robot", name), endpoint) for name in ("r0", "r1")
+    ]
+    listener = robots[0].declare_subscriber(
+        "learner/ack", lambda s: heard.add(s.payload.to_bytes())
+    )
+
+    def through() -> bool:
+        for session, name in zip(robots, ("r0", "r1")):
+            session.put(f"{name}/x", name.encode())
+        learner.put("learner/ack", b"ack")
+        time.sleep(0.05)
+        return bool(came and heard)
+
+    until(through, "messages pass both routers, both ways")
+    answers = [reply.ok.payload.to_bytes() for reply in robots[0].get(POLICY) if reply.ok]
+    assert answers == [b"weights"]
+    for _ in range(5):
+        through()
+    assert came == {b"r0"}  # the site does not speak for r1
+    assert any("hall may not put r1/x" in line for line in world.said)
+    for part in (subscriber, policy, listener):
+        part.undeclare()  # type: ignore[attr-defined]
+
+
+def _accepts(endpoint: str) -> bool:
+    host, port = endpoint.removeprefix("tls/").split(":")
+    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1.0):
+        return True
+    return False
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

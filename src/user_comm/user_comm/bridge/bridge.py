@@ -54,7 +54,7 @@ class Bridge:
         self._graph = config.graph or local_graph(node.context.get_domain_id())
         self._foreign: dict[str, str] = {}  # tokens of other bridges in this graph, to topics
         self._carried_out: frozenset[str] = frozenset()
-        self._tokens: list[Any] = []
+        self._tokens: dict[str, list[Any]] = {}  # by link; a token lives as long as it is held
         self._refreshed_s = time.monotonic()
         self.links = {
             name: BridgeLink(
@@ -138,15 +138,17 @@ class Bridge:
                 tokens.append(
                     beacon(zid, False, route.key, route.type, route.quality, self._hash(route))
                 )
+        kept: list[Any] = []
         if name == URGENT:
-            self._tokens.append(
+            kept.append(
                 liveliness.declare_subscriber(
                     GRAPH.format(graph=self._graph),
                     zenoh.handlers.Callback(self._hear_token, None, indirect=False),
                     history=True,
                 )
             )
-        self._tokens += [liveliness.declare_token(token) for token in tokens]
+        kept += [liveliness.declare_token(token) for token in tokens]
+        self._tokens[name] = kept
         for each, into in self._in:
             if each == name:
                 into.declare(session)

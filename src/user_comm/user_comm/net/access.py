@@ -31,6 +31,7 @@ BEACONS = "@/*/@ros2_lv/**"
 _PRESENT = "@/*/@ros2_lv"
 #: Who does not know a ROS graph's name cannot speak of it; who does is on its host.
 _GRAPHS = "@/*/@user_bridge/*/*"
+_EVERYTHING = ["**", "**/@adv/**", BEACONS, _PRESENT, _GRAPHS]
 
 
 def access_control(members: Members) -> dict[str, Any]:
@@ -64,9 +65,12 @@ def access_control(members: Members) -> dict[str, Any]:
         mine = [key for robot in site.robots for key in (*_keys(robot), *_tokens(robot))]
         if mine:
             allow(site.name, mine, of_learners)
+    # To the router of a site, the network's router is who speaks for the learners.
+    above = [key for name in members.learners for key in (*_keys(name), *_tokens(name))]
+    allow("router", [*above, *_tree(members.policy_key)], _EVERYTHING)
     for learner in members.learners:
         writes = [*_keys(learner), *_tokens(learner), *_tree(members.policy_key)]
-        allow(learner, writes, ["**", "**/@adv/**", BEACONS, _PRESENT, _GRAPHS])
+        allow(learner, writes, _EVERYTHING)
     return {
         "enabled": True,
         "default_permission": "deny",
