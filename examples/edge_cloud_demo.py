@@ -1,0 +1,241 @@
+"""The demo over a bad link: a robot's host and the learner's, 20 Mbit/s and 80 ms apart, cut thrice.
+
+Two hosts on one machine. As root they are network namespaces joined by an emulated link (delay,
+rate, drop-tail queue, cuts); otherwise two ROS domains with a proxy between them that delays,
+limits and cuts the connections. Everything that crosses does so by bridge and router, over mutual
+TLS: experience up, acks and policies down.
+
+    make demo-edge-cloud            python examples/edge_cloud_demo.py --help
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from link_emulator import Host, Link, LinkQuality, unavailable  # noqa: E402
+from link_proxy import LinkProxy  # noqa: E402
+
+from user_actor.outbox.database import OutboxDatabase  # noqa: E402
+from user_comm.net.network import Members, Network  # noqa: E402
+from user_learner.replay import StoreReader  # noqa: E402
+
+ROBOT = "robot0"
+NOISE = 0.3  # of the demonstrations; see `user demo`
+
+
+class Far:
+    """The two hosts, and the link between them."""
+
+    def __init__(self, stack: ExitStack, quality: LinkQuality, domain: int) -> None:
+        self._domains = {"cloud": domain, "edge": domain + 1}
+        self._hosts: dict[str, Host] = {}
+        self.link: Any
+        reason = unavailable()
+        if reason is None:
+            for name in self._domains:
+                self._hosts[name] = stack.enter_context(Host(name))
+            self.link = stack.enter_context(Link(*self._hosts.values(), quality))
+            address = self.link.address_of(self._hosts["cloud"])
+            self.listen = self.connect = f"tls/{address}:7447"
+            self.what = "an emulated link between two network namespaces"
+        else:
+            address, port, inner = "127.0.0.1", free_port(), free_port()
+            self.link = stack.enter_context(LinkProxy(port, inner, quality))
+            self.listen, self.connect = f"tls/{address}:{inner}", f"tls/{address}:{port}"
+            self.what = f"a proxy that delays, limits and cuts connections, for {reason}"
+        self.address = address
+
+    def start(self, host: str, words: list[str], log: Path) -> subprocess.Popen[str]:
+        """Start a program on a host."""
+        if host in self._hosts:
+            words = self._hosts[host].command(*words)
+        with open(log, "a", encoding="utf-8") as out:
+            return subprocess.Popen(
+                words, stdout=out, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+                env={**os.environ, "ROS_DOMAIN_ID": str(self._domains[host])},
+            )  # fmt: skip
+
+
+def main() -> int:
+    """Exit code 0 when it has learned, and nothing that was experienced is missing."""
+    arguments = parser().parse_args()
+    name = time.strftime("edge-cloud-%Y%m%d-%H%M%S")
+    folder = (arguments.runs / name).resolve()
+    folder.mkdir(parents=True)
+    robot = folder / "robot.yaml"
+    params = {"robot": "panda", "task": arguments.task}
+    robot.write_text(
+        yaml.safe_dump({"driver": "mujoco", "params": params, "task": arguments.task}),
+        encoding="utf-8",
+    )
+    demonstrations = folder / "demonstrations"
+    subprocess.run(
+        ["user", "demos", "record", str(robot), "--out", str(demonstrations), "--episodes",
+         str(arguments.demonstrations), "--noise", str(NOISE), "--seed", str(arguments.seed)],
+        check=True,
+    )  # fmt: skip
+    quality = LinkQuality(arguments.rate, arguments.rtt / 2)
+    with ExitStack() as stack:
+        far = Far(stack, quality, arguments.domain)
+        print(f"{arguments.rate:g} Mbit/s, {arguments.rtt:g} ms round trip: {far.what}")
+        network = Network.create(
+            folder / "net", Members(endpoints=(far.listen,), hosts=(far.address,))
+        )
+        learner = network.add("learner", "learner").folder
+        credentials = network.add("robot", ROBOT).folder
+        common = ["--runs", str(folder), "--no-table"]
+        cloud = far.start(
+            "cloud",
+            ["user", "up", "cloud", f"network:={network.folder}", f"router:={far.listen}",
+             f"credentials:={learner}", "algorithm:=rlpd_cpu", f"seed:={arguments.seed}",
+             f"demonstrations:={demonstrations}", "--run", "cloud", *common],
+            folder / "cloud.txt",
+        )  # fmt: skip
+        stack.callback(end, cloud)
+        driver = {"real_time": True, "speed": arguments.speed, "seed": arguments.seed}
+        edge = far.start(
+            "edge",
+            ["user", "up", "edge", f"name:={ROBOT}", f"router:={far.connect}",
+             f"credentials:={credentials}", "algorithm:=rlpd_cpu", f"robot:={robot}",
+             f"robot_params:={yaml.safe_dump(driver, default_flow_style=True).strip()}",
+             "evaluate_every:=3", "--minutes", str(arguments.minutes), "--until-success", "0.9",
+             "--run", "edge", *common],
+            folder / "edge.txt",
+        )  # fmt: skip
+        stack.callback(end, edge)
+        cut_s = watch(folder, far.link, edge, arguments)
+        end(edge)
+        return report(folder, far.link, cut_s, end_of_delivery(folder), arguments)
+
+
+def watch(
+    folder: Path, link: Any, edge: subprocess.Popen[str], arguments: argparse.Namespace
+) -> list[float]:
+    """Say how it goes, and cut the link now and then, until the robot's host has ended."""
+    began_s = said_s = time.monotonic()
+    cuts = [(30.0 + 30.0 * n, length) for n, length in enumerate(arguments.cuts)]
+    done: list[float] = []
+    while edge.poll() is None:
+        now_s = time.monotonic() - began_s
+        if cuts and now_s >= cuts[0][0]:
+            _, length_s = cuts.pop(0)
+            print(f"{now_s:5.0f} s  --- the link is cut for {length_s:g} s ---", flush=True)
+            before = state(folder, "edge").get("steps", 0)
+            link.cut()
+            time.sleep(length_s)
+            link.restore()
+            gained = state(folder, "edge").get("steps", 0) - before
+            print(f"       --- and is back; {gained} steps were collected meanwhile ---")
+            done.append(length_s)
+        if time.monotonic() - said_s >= 10.0:
+            said_s = time.monotonic()
+            print(last_line(folder / "edge.txt"), flush=True)
+        time.sleep(0.2)
+    return done
+
+
+def end_of_delivery(folder: Path, timeout_s: float = 10.0) -> tuple[int, int]:
+    """Steps that are in the store, and steps whose chunks wait in the outbox (and are in no store)."""
+    (file,) = (folder / "edge" / "outbox").glob("*/outbox.sqlite")
+    reader = StoreReader(folder / "cloud" / "replay")
+    database = OutboxDatabase(file.parent.parent, file.parent.name)
+    try:
+        stored = sum(reader.meta.steps.values())
+        deadline_s = time.monotonic() + timeout_s
+        while stored < database.steps and time.monotonic() < deadline_s:
+            time.sleep(0.5)
+            reader.refresh()
+            stored = sum(reader.meta.steps.values())
+        return stored, database.steps
+    finally:
+        reader.close()
+        database.close()
+
+
+def report(
+    folder: Path, link: Any, cut_s: list[float], steps: tuple[int, int], arguments: Any
+) -> int:
+    """Print what came of it."""
+    stored, committed = steps
+    said = (folder / "edge.txt").read_text(encoding="utf-8")
+    learned = "evaluation episodes succeeded" in said
+    down, up = link.traffic()
+    print(last_line(folder / "edge.txt"))
+    print(f"cuts: {len(cut_s)} ({', '.join(f'{s:g} s' for s in cut_s)})")
+    print(f"over the link: {up.bytes / 1e6:.1f} MB up, {down.bytes / 1e6:.1f} MB down")
+    print(f"steps committed on the robot: {committed}; in the store: {stored}")
+    print("learned: 90 % of the last 20 evaluation episodes" if learned else "has not learned yet")
+    print(f"folder: {folder}")
+    return 0 if learned and stored == committed and len(cut_s) == len(arguments.cuts) else 1
+
+
+def state(folder: Path, run: str) -> dict[str, Any]:
+    """The newest state in the history of a run."""
+    file = folder / run / "history.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    for line in reversed(lines):
+        with contextlib.suppress(json.JSONDecodeError):
+            found: dict[str, Any] = json.loads(line)
+            if found.get("kind") == "state":
+                return found
+    return {}
+
+
+def last_line(file: Path) -> str:
+    """The newest line about steps."""
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if " steps" in line]
+    return lines[-1] if lines else "starting"
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """End `user up` as Ctrl-C does; then whatever is left."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(description=__doc__)
+    made.add_argument("--task", default="peg_insertion", choices=["reach", "peg_insertion"])
+    made.add_argument("--rate", type=float, default=20.0, help="of the link, Mbit/s")
+    made.add_argument("--rtt", type=float, default=80.0, help="of the link, milliseconds")
+    made.add_argument("--cuts", type=float, nargs="*", default=[5.0, 10.0, 15.0], help="seconds")
+    made.add_argument("--minutes", type=float, default=10.0, help="longest time to learn")
+    made.add_argument("--speed", type=float, default=1.0, help="simulated seconds in a second")
+    made.add_argument("--demonstrations", type=int, default=20)
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--runs", type=Path, default=Path("runs"))
+    made.add_argument("--domain", type=int, default=42, help="ROS domain; the next one too")
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(main())
