@@ -34,6 +34,10 @@ format: setup ## Put the code into shape
 demo: setup ## Watch a simulated arm learn to insert a peg (ARGS="--robot ur5e --seed 1" chooses)
 	@$(RUN) user demo $(ARGS)
 
+.PHONY: demo-edge-cloud
+demo-edge-cloud: setup ## The demo over a bad link that is cut three times (as root: network namespaces)
+	@$(RUN) python examples/edge_cloud_demo.py $(ARGS)
+
 .PHONY: bench
 bench: setup ## Run all benchmarks, each beside its peer (BENCH="codec simulation" chooses)
 	@for script in $(or $(BENCH:%=benchmarks/%.py),$(wildcard benchmarks/*.py)); do \
