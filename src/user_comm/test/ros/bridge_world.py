@@ -9,11 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 import rclpy
+import zenoh
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
 from user_comm.bridge import Bridge, BridgeConfig
 from user_comm.links import ZenohConfig, open_session
+from user_comm.links.router import RouterConfig
+from user_comm.links.session import to_zenoh
 from user_comm.quality import Quality
 from user_comm.ros_qos import profile
 
@@ -83,6 +86,9 @@ class BridgeWorld:
         config = ZenohConfig(mode="router", listen=(self.endpoint,), shared_memory=False)
         self._router = open_session(config)
 
+    def run(self, config: RouterConfig) -> None:
+        self._router = zenoh.open(to_zenoh(config.options()))
+
     def kill_router(self) -> None:
         self._router.close()
 
@@ -102,10 +108,8 @@ class BridgeWorld:
             until(lambda: all(link.is_up for link in bridge.links.values()), "the bridge is up")
         return bridge
 
-    def session(self, **options: Any) -> Any:
-        session = open_session(
-            ZenohConfig(connect=(self.endpoint,), shared_memory=False, **options)
-        )
+    def session(self, config: ZenohConfig | None = None) -> Any:
+        session = open_session(config or ZenohConfig(connect=(self.endpoint,), shared_memory=False))
         self._open.append(session.close)
         return session
 

@@ -9,16 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zenoh
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from bridge_world import BridgeWorld, until  # noqa: E402
 from rclpy.serialization import serialize_message  # noqa: E402
 from std_msgs.msg import String, UInt8MultiArray  # noqa: E402
+from user_msgs.msg import ActorStatus, TrajectoryAck, TrajectoryChunk  # noqa: E402
 
 from user_comm import topics  # noqa: E402
 from user_comm.bridge import BridgeConfig, Route  # noqa: E402
 from user_comm.bridge.crossings import CROSSINGS, Way  # noqa: E402
+from user_comm.links import ZenohConfig  # noqa: E402
+from user_comm.links.router import RouterConfig  # noqa: E402
+from user_comm.net.network import Members, Network  # noqa: E402
 from user_comm.quality import LATCHED, Quality  # noqa: E402
 from user_core.errors import ConfigError  # noqa: E402
 
@@ -261,6 +266,54 @@ def test_the_stock_bridge_would_see_its_tokens_and_samples(world: BridgeWorld) -
     until(lambda: stock.put("learner/down", payload) or heard, "a sample back")
     assert counts(bridge, "learner/down").repeated or len(heard) == 1
     subscriber.undeclare()
+
+
+def test_a_rogue_robot_harms_nobody(world: BridgeWorld, tmp_path: Path) -> None:
+    """The routes of the table, over mutual TLS with access control."""
+    endpoint = world.endpoint.replace("tcp/", "tls/")
+    world.kill_router()
+    network = Network.create(tmp_path / "net", Members(endpoints=(endpoint,)))
+    ends = {name: network.add("robot", name) for name in ("r0", "r1")}
+    ends["learner"] = network.add("learner", "learner")
+    world.run(RouterConfig(network=str(network.folder)))
+
+    def end(name: str) -> ZenohConfig:
+        folder = str(ends[name].folder)
+        return ZenohConfig(connect=(endpoint,), credentials=folder, shared_memory=False)
+
+    cloud, robot = world.graph(), world.graph()
+    above = world.bridge(cloud, role="learner", zenoh=end("learner"))
+    world.bridge(robot, role="robot", robot="r0", zenoh=end("r0"))
+    rogue = world.session(end("r1"))
+    state = cloud.hear(ActorStatus, "/r0/actor_status")
+    acks = robot.hear(TrajectoryAck, "/learner/trajectory_ack")
+    say = robot.speaker(ActorStatus, "/r0/actor_status")
+    acknowledge = cloud.speaker(TrajectoryAck, "/learner/trajectory_ack")
+
+    def both() -> bool:
+        say.publish(ActorStatus(actor="r0"))
+        acknowledge.publish(TrajectoryAck(producer="r0"))
+        time.sleep(0.05)
+        return bool(state and acks)
+
+    until(both, "robot and learner hear each other")
+    chunk = serialize_message(TrajectoryChunk(producer="r1"))
+    for _ in range(3):
+        for key, data in (
+            ("learner/trajectory_ack", serialize_message(TrajectoryAck(producer="forged"))),
+            ("r0/actor_status", serialize_message(ActorStatus(actor="forged"))),
+            ("r1/trajectory", chunk[:-5]),
+            ("r1/trajectory", chunk + bytes(9 * 2**20)),
+            ("r1/trajectory", chunk),
+        ):
+            rogue.put(key, data, congestion_control=zenoh.CongestionControl.BLOCK)
+    account = counts(above, "*/trajectory")
+    until(lambda: account.refused == {"codec": 3, "oversized": 3}, f"counted: {account.refused}")
+    until(lambda: account.carried == 3, "what is right is carried")
+    before = len(state), len(acks)
+    until(lambda: both() and len(state) > before[0] and len(acks) > before[1], "the others go on")
+    assert {m.actor for m in state} == {"r0"}
+    assert {m.producer for m in acks} == {"r0"}
 
 
 def test_the_table_says_which_topics_cross() -> None:
