@@ -71,7 +71,7 @@ class Bench:
         chosen = tuple(
             replace(process, depends_on=())
             for process in self.deployment.processes
-            if process.name in names
+            if process.name in (*names, "lifecycle_manager")
         )
         file = self.folder / "bench.yaml"
         data = to_mapping(replace(self.deployment, processes=chosen))

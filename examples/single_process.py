@@ -59,14 +59,16 @@ def main() -> float:
     parser.add_argument("--steps", type=int, default=1200, help="steps to collect")
     arguments = parser.parse_args()
     environment = ("gymnasium", {"env_id": arguments.env}) if arguments.env else ("fake", {})
-    policy, fast = "tanh_gaussian", {"initial_temperature": 0.1}
+    policy, shape, fast = "tanh_gaussian", {}, {"initial_temperature": 0.1}
     fast |= {f"{network}_learning_rate": 1e-3 for network in ("actor", "critic", "temperature")}
+    if arguments.env:  # a longer task: slower and steadier, and on the scale of what it sees
+        shape, fast = {"normalization": "data"}, {"critic_learning_rate": 1e-3}
     if arguments.algorithm == "rwr":  # the shortest honest algorithm, for reading
-        policy, fast = "linear_gaussian", {}
+        policy, shape, fast = "linear_gaussian", {}, {}
     robot = plugins.build("robots", *environment)
     reward = plugins.build("rewards", "task")
-    actor_policy = plugins.build("policies", policy, {}, robot.spec)
-    learner_policy = plugins.build("policies", policy, {}, robot.spec)
+    actor_policy = plugins.build("policies", policy, shape, robot.spec)
+    learner_policy = plugins.build("policies", policy, shape, robot.spec)
     algorithm = plugins.build("algorithms", arguments.algorithm, fast, robot.spec, learner_policy)
     memory, mailbox = fakes.MemoryReplay(), fakes.PolicyMailbox()
     robot.connect()
