@@ -118,16 +118,20 @@ def check_store(lab: Lab) -> StoreReader:
     return reader
 
 
-def test_an_emergency_stop_ends_the_episode_and_a_reset_lets_it_go_on(lab: Lab) -> None:
+def test_an_emergency_stop_ends_the_episode_and_a_reset_lets_it_go_on(
+    lab: Lab, request: pytest.FixtureRequest
+) -> None:
     lab.acts()
     witness = lab.witness
     witness.results.clear()
     witness.call("hal/emergency_stop", Trigger)
+    request.addfinalizer(lambda: witness.call("hal/reset_emergency_stop", Trigger))
     witness.until(
         lambda: witness.actor.state == ActorStatus.WAITING and "emergency" in witness.actor.detail,
         "the actor waits and says why",
     )
-    stopped = witness.results[-1]
+    witness.until(lambda: witness.results, "the episode that was stopped")
+    stopped = witness.results[0]
     assert stopped.outcome is Outcome.ABORTED
     assert "emergency stop" in stopped.reason
     witness.call("hal/reset_emergency_stop", Trigger)

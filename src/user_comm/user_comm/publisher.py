@@ -35,9 +35,14 @@ class TopicPublisher:
         self.topic = self.publisher.topic_name
 
     @property
+    def listeners(self) -> int:
+        """How many subscriptions are known now."""
+        return int(self.publisher.get_subscription_count())
+
+    @property
     def wanted(self) -> bool:
         """Whether anybody listens now: what is dear to make need not be made otherwise."""
-        return bool(self.publisher.get_subscription_count())
+        return bool(self.listeners)
 
     def publish(self, value: Any, **options: Any) -> bool:
         """Encode with ``options`` and publish; False if the node is not active."""

@@ -27,6 +27,7 @@ from user_learner.replay.receipt import Receipt
 from user_learner.replay.writer import StoreWriter
 from user_learner.training.progress import Rate
 
+_GREETING_PERIOD_S = 0.2
 _RETRY_S = 0.5
 """After a full or failing disk; the producers send again what was not acknowledged."""
 
@@ -76,10 +77,18 @@ class ReplayNode(LifecycleNode):
         committer.start()
         stack.callback(committer.join)
         stack.callback(self._stop.set)
-        # Who was cut off in the middle of a transfer learns at once how far it got.
-        for ack in self._writer.acknowledged():
-            self._acks.publish(ack)
+        self._greeted = 0
+        self.every(_GREETING_PERIOD_S, self._greet)
         self.every(self.config.retention_period_s, self._retain)
+
+    def _greet(self) -> None:
+        """Who was cut off in the middle of a transfer learns how far it got, once it listens:
+        what is published before the other side is discovered reaches nobody."""
+        listeners = self._acks.listeners
+        if listeners > self._greeted:
+            for ack in self._writer.acknowledged():
+                self._acks.publish(ack)
+        self._greeted = listeners
 
     def _take(self, chunk: TrajectoryChunk) -> None:
         try:
