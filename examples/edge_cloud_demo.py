@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -30,7 +30,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from link_emulator import Host, Link, LinkQuality, unavailable  # noqa: E402
 from link_proxy import LinkProxy  # noqa: E402
 
-from user_actor.outbox.database import OutboxDatabase  # noqa: E402
 from user_comm.net.network import Members, Network  # noqa: E402
 from user_learner.replay import StoreReader  # noqa: E402
 
@@ -135,12 +134,12 @@ def watch(
         if cuts and now_s >= cuts[0][0]:
             _, length_s = cuts.pop(0)
             print(f"{now_s:5.0f} s  --- the link is cut for {length_s:g} s ---", flush=True)
-            before = state(folder, "edge").get("steps", 0)
+            before = committed(folder)
             link.cut()
             time.sleep(length_s)
             link.restore()
-            gained = state(folder, "edge").get("steps", 0) - before
-            print(f"       --- and is back; {gained} steps were collected meanwhile ---")
+            gained = committed(folder) - before
+            print(f"        --- and is back; {gained} steps were collected meanwhile ---")
             done.append(length_s)
         if time.monotonic() - said_s >= 10.0:
             said_s = time.monotonic()
@@ -149,22 +148,19 @@ def watch(
     return done
 
 
-def end_of_delivery(folder: Path, timeout_s: float = 10.0) -> tuple[int, int]:
-    """Steps that are in the store, and steps whose chunks wait in the outbox (and are in no store)."""
-    (file,) = (folder / "edge" / "outbox").glob("*/outbox.sqlite")
+def end_of_delivery(folder: Path, timeout_s: float = 20.0) -> tuple[int, int]:
+    """Steps in the store, and steps that were committed; waits a little for the last to arrive."""
     reader = StoreReader(folder / "cloud" / "replay")
-    database = OutboxDatabase(file.parent.parent, file.parent.name)
+    deadline_s = time.monotonic() + timeout_s
     try:
-        stored = sum(reader.meta.steps.values())
-        deadline_s = time.monotonic() + timeout_s
-        while stored < database.steps and time.monotonic() < deadline_s:
+        while True:
+            steps = sum(reader.meta.steps.values()), committed(folder)
+            if steps[0] >= steps[1] or time.monotonic() > deadline_s:
+                return steps
             time.sleep(0.5)
             reader.refresh()
-            stored = sum(reader.meta.steps.values())
-        return stored, database.steps
     finally:
         reader.close()
-        database.close()
 
 
 def report(
@@ -184,16 +180,13 @@ def report(
     return 0 if learned and stored == committed and len(cut_s) == len(arguments.cuts) else 1
 
 
-def state(folder: Path, run: str) -> dict[str, Any]:
-    """The newest state in the history of a run."""
-    file = folder / run / "history.jsonl"
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    for line in reversed(lines):
-        with contextlib.suppress(json.JSONDecodeError):
-            found: dict[str, Any] = json.loads(line)
-            if found.get("kind") == "state":
-                return found
-    return {}
+def committed(folder: Path) -> int:
+    """Steps that the robot's host has put on its disk so far."""
+    for file in (folder / "edge" / "outbox").glob("*/outbox.sqlite"):
+        with contextlib.closing(sqlite3.connect(file)) as connection:
+            (steps,) = connection.execute("SELECT value FROM meta WHERE key = 'steps'").fetchone()
+            return int(steps)
+    return 0
 
 
 def last_line(file: Path) -> str:

@@ -42,6 +42,7 @@ class RouterConfig(Config):
             listen=self.listen or ("tcp/127.0.0.1:7447",),
             connect=self.connect,
             credentials=self.credentials,
+            shared_memory=False,  # it would hide the network, even from namespaces of one host
             max_message_bytes=self.max_message_bytes,
         )
         if network is not None:
