@@ -40,11 +40,13 @@ NOISE = 0.3  # of the demonstrations; see `user demo`
 class Far:
     """The two hosts, and the link between them."""
 
-    def __init__(self, stack: ExitStack, quality: LinkQuality, domain: int) -> None:
+    def __init__(
+        self, stack: ExitStack, quality: LinkQuality, domain: int, proxy: bool = False
+    ) -> None:
         self._domains = {"cloud": domain, "edge": domain + 1}
         self._hosts: dict[str, Host] = {}
         self.link: Any
-        reason = unavailable()
+        reason = "so it was wished" if proxy else unavailable()
         if reason is None:
             for name in self._domains:
                 self._hosts[name] = stack.enter_context(Host(name))
@@ -56,7 +58,7 @@ class Far:
             address, port, inner = "127.0.0.1", free_port(), free_port()
             self.link = stack.enter_context(LinkProxy(port, inner, quality))
             self.listen, self.connect = f"tls/{address}:{inner}", f"tls/{address}:{port}"
-            self.what = f"a proxy that delays, limits and cuts connections, for {reason}"
+            self.what = f"a proxy that delays, limits and cuts connections ({reason})"
         self.address = address
 
     def start(self, host: str, words: list[str], log: Path) -> subprocess.Popen[str]:
@@ -90,7 +92,7 @@ def main() -> int:
     )  # fmt: skip
     quality = LinkQuality(arguments.rate, arguments.rtt / 2)
     with ExitStack() as stack:
-        far = Far(stack, quality, arguments.domain)
+        far = Far(stack, quality, arguments.domain, arguments.proxy)
         print(f"{arguments.rate:g} Mbit/s, {arguments.rtt:g} ms round trip: {far.what}")
         network = Network.create(
             folder / "net", Members(endpoints=(far.listen,), hosts=(far.address,))
@@ -227,6 +229,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--runs", type=Path, default=Path("runs"))
     made.add_argument("--domain", type=int, default=42, help="ROS domain; the next one too")
+    made.add_argument("--proxy", action="store_true", help="a proxy, also where there is root")
     return made
 
 
