@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
 import subprocess
@@ -28,8 +29,16 @@ NAMESPACE = "/r0"
 class Process:
     """One node in a process of its own."""
 
-    def __init__(self, module: str, params: dict[str, Any], folder: Path, name: str = "") -> None:
+    def __init__(
+        self,
+        module: str,
+        params: dict[str, Any],
+        folder: Path,
+        name: str = "",
+        env: dict[str, str] | None = None,
+    ) -> None:
         self.module, self.name = module, name or module.rpartition(".")[2]
+        self._env = {**os.environ, **(env or {})}
         self._file = folder / f"{self.name}.yaml"
         document = {"/**": {"ros__parameters": {"autostart": True, **params}}}
         self._file.write_text(yaml.safe_dump(document), encoding="utf-8")
@@ -41,7 +50,7 @@ class Process:
         command = [sys.executable, "-c", program, "--ros-args", "-r", f"__ns:={NAMESPACE}"]
         self.process = subprocess.Popen(
             [*command, "--params-file", str(self._file)],
-            stdout=self._log, stderr=subprocess.STDOUT, text=True,
+            stdout=self._log, stderr=subprocess.STDOUT, text=True, env=self._env,
         )  # fmt: skip
         return self
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,6 +67,9 @@ def run_trial(
         said.append(line)
         print(line, flush=True)
 
+    # A run must not be left behind, also when this was started in the background of a script.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Witness() as witness:
         evidence = witness.evidence
         trial = Trial(words, folder, evidence, tell, resource_period_s)

@@ -34,7 +34,8 @@ class History:
 
     def state(self, state: SystemState) -> None:
         """Write the numbers that are plotted later."""
-        actors = [latest.message for latest in state.actors.values()]
+        silent = set(state.silent())  # the last that was heard of them is not so any more
+        actors = [latest.message for name, latest in state.actors.items() if name not in silent]
         learner = next((latest.message for latest in state.learners.values()), None)
         replay = next((latest.message for latest in state.replays.values()), None)
         numbers: dict[str, Any] = {
