@@ -99,6 +99,8 @@ def test_topics_cross_both_ways_between_robots_and_a_learner(world: BridgeWorld)
     hosts[1].speaker(String, "/r1/state", LATCHED).publish(text("idle"))
     until(lambda: [m.data for m in state] == ["idle"], "the state, once")
     assert all(not one.refused for one in above.counts)
+    for link in above.links.values():
+        until(lambda one=link: 0 < one.round_trip_s < 5, "the round trip is measured")
 
 
 def test_who_comes_late_gets_what_is_kept_once(world: BridgeWorld) -> None:

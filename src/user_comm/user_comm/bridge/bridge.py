@@ -64,6 +64,7 @@ class Bridge:
                 lambda name=name: self._link_changed(name),  # type: ignore[misc]
                 self._refresh,
                 say,
+                config.status_period_s,
             )
             for name in (URGENT, BULK)
         }

@@ -88,7 +88,9 @@ class BridgeConfig(Config):
     refresh_s: float = setting(
         5.0, doc="Time after which a kept value is sent again, in case it was lost.", unit="s", gt=0
     )
-    status_period_s: float = setting(1.0, doc="Time between two looks at the link.", unit="s", gt=0)
+    status_period_s: float = setting(
+        1.0, doc="Time between two measurements of the round trip.", unit="s", gt=0
+    )
 
     def validate(self) -> None:
         unknown = sorted(set(self.leave_out) - {c.topic.name for c in CROSSINGS})

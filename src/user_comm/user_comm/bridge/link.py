@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from user_comm.links import ZenohConfig, open_session
 from user_core.errors import TransportError, UserError
 
 _LOOK_S = 0.2
+_NOBODY = "@/nobody/@ros2_lv/MP"
 
 
 class BridgeLink:
@@ -29,6 +31,12 @@ class BridgeLink:
         changed: Called when the link has come or gone.
         look: Called now and then while the link is there.
         say: For the log.
+        ping_period_s: Time between two measurements of the round trip, seconds.
+
+    Attributes:
+        is_up: Whether the router is there.
+        times_up: How often it has come.
+        round_trip_s: To the router and back, measured last; NaN while it is not known.
     """
 
     def __init__(
@@ -39,14 +47,16 @@ class BridgeLink:
         changed: Callable[[], None],
         look: Callable[[], None],
         say: Callable[[str], object],
+        ping_period_s: float = 1.0,
     ) -> None:
-        self.name, self._config = name, config
+        self.name, self._config, self._ping_period_s = name, config, ping_period_s
         self._declare, self._changed, self._look, self._say = declare, changed, look, say
         self._ending = threading.Event()
         self._session: zenoh.Session | None = None
         self._error = ""
         self.is_up = False
         self.times_up = 0
+        self.round_trip_s = math.nan
         self._since_s = time.monotonic()
         self._thread = threading.Thread(target=self._run, name=f"bridge {name}", daemon=True)
 
@@ -77,7 +87,12 @@ class BridgeLink:
                 Level.WARN,
                 f"not connected to {where}" + f": {self._error}" * bool(self._error),
             )
-        values = {"up": self.is_up, "times_up": self.times_up, "for_s": f"{for_s:.1f}"}
+        values = {
+            "up": self.is_up,
+            "times_up": self.times_up,
+            "for_s": f"{for_s:.1f}",
+            "round_trip_ms": f"{self.round_trip_s * 1e3:.1f}",
+        }
         return Item(f"link {self.name}", level, text, values)
 
     def _run(self) -> None:
@@ -103,18 +118,34 @@ class BridgeLink:
         self._ending.wait(1.0)
 
     def _watch(self, session: zenoh.Session) -> None:
+        pinged_s = -math.inf
         while not self._ending.is_set() and not session.is_closed():
             client = self._config.mode == "client"
             self._is_up(not client or bool(list(session.info.routers_zid())))
             if self.is_up:
                 self._look()
+                if time.monotonic() - pinged_s >= self._ping_period_s:
+                    pinged_s = time.monotonic()
+                    self._ping(session)
             self._ending.wait(_LOOK_S)
+
+    def _ping(self, session: zenoh.Session) -> None:
+        """Ask the router for a token that there is not: it answers at once that it has none."""
+        began_s = time.monotonic()
+
+        def answered() -> None:
+            self.round_trip_s = time.monotonic() - began_s
+
+        session.liveliness().get(
+            _NOBODY, zenoh.handlers.Callback(lambda _: None, answered, indirect=False)
+        )
 
     def _is_up(self, up: bool) -> None:
         if up == self.is_up:
             return
         self.is_up, self._since_s = up, time.monotonic()
         self.times_up += up
+        self.round_trip_s = math.nan
         self._error = "" if up else "the router does not answer"
         self._say(f"link {self.name}: {'connected' if up else 'lost'}")
         self._changed()
