@@ -260,6 +260,25 @@ def test_a_suspended_process_is_ended_within_its_time(tmp_path):
     assert not alive(run(supervisor, story))
 
 
+def test_who_gives_way_does_so_to_processes_of_other_sessions_too(tmp_path):
+    """Linux shares the processor between sessions first, where it groups them."""
+    nice = spec("nice", niceness=7)
+    supervisor = Supervisor((nice, spec("plain")), {"nice": SLEEP, "plain": SLEEP}, tmp_path)
+
+    async def story(task):
+        children = supervisor.children
+        await until(lambda: all(child.pid for child in children.values()), "both run")
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        for name, more in (("nice", 7), ("plain", 0)):
+            pid = children[name].pid
+            assert os.getpriority(os.PRIO_PROCESS, pid) == min(19, own + more)
+            group = Path(f"/proc/{pid}/autogroup")
+            if group.exists():
+                assert int(group.read_text().split()[-1]) == more
+
+    run(supervisor, story)
+
+
 def test_logs_are_rotated_and_a_full_disk_does_no_harm(tmp_path):
     log = LogFile(tmp_path / "a.log", max_bytes=100, keep=2)
     for number in range(10):

@@ -193,3 +193,7 @@ def _prepare(supervisor: int, niceness: int) -> None:
             os._exit(1)
     if niceness:
         os.nice(niceness)
+        # Where the kernel groups processes by session, and each of ours has one of its own,
+        # niceness says nothing between them: that of the group does.
+        with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as group:
+            group.write(str(niceness))
