@@ -106,7 +106,7 @@ def test_a_good_link_is_used_and_its_queue_stays_short():
     assert took_s < ideal_s / 0.9
     assert link.sent == 1500
     late = sorted(link.waits_s[100:])
-    assert late[int(0.99 * len(late))] < 0.03  # what a control message would wait behind it
+    assert late[int(0.99 * len(late))] < 0.04  # what a control message would wait behind it
 
 
 def test_a_store_that_answers_in_bursts_does_not_make_bursts():
@@ -114,7 +114,7 @@ def test_a_store_that_answers_in_bursts_does_not_make_bursts():
     took_s = link.run()
     assert took_s < (1500 * 32 / 2500 + 0.13) / 0.9
     late = sorted(link.waits_s[100:])
-    assert late[int(0.99 * len(late))] < 0.03
+    assert late[int(0.99 * len(late))] < 0.05
 
 
 def test_a_link_that_becomes_faster_or_slower_is_followed():
@@ -122,8 +122,8 @@ def test_a_link_that_becomes_faster_or_slower_is_followed():
     link.at(20.0, setattr, link, "bytes_per_s", 5000 * KB)
     link.at(30.0, setattr, link, "bytes_per_s", 500 * KB)
     took_s = link.run()
-    left = 3000 * 32 * KB - 20 * 500 * KB - 8 * 5000 * KB  # two seconds to find out
-    assert took_s < 30 + left / (500 * KB) / 0.85
+    left = 3000 * 32 * KB - 20 * 500 * KB - 5 * 5000 * KB  # five seconds to find out
+    assert took_s < 30 + left / (500 * KB) / 0.8
 
 
 @pytest.mark.parametrize(("bytes_per_s", "delay_s"), [(125 * KB, 0.3), (10**9, 0.0005)])

@@ -15,6 +15,7 @@ Pure: no clock, no thread, no I/O. Bytes and monotonic seconds come from the cal
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
@@ -24,13 +25,18 @@ _START_GAIN = 2.0
 _PROBE, _DRAIN, _CRUISE = 1.1, 0.85, 1.0
 _CYCLE = (_PROBE, _DRAIN, *([_CRUISE] * 6))
 #: Room for answers that come in bursts; pacing keeps it from standing in the link's queue.
-_WINDOW_GAIN = 1.5
+_WINDOW_GAIN = 1.25
+#: Probing that brings this much more goes on, and after the second time more boldly.
+_PAYS, _BOLD = 1.02, 1.3
+_JITTER_GAIN, _MOST_JITTER_S = 4.0, 0.2
 _RATE_ROUNDS = 10
 _BASE_LIFE_S = 10.0
+_LATE_S = 0.025
+_SAMPLE_ROUND_TRIPS = 3.0
 _BASE_PROBE_S = 0.2
 #: The start ends when three rounds bring less than a quarter more, or the queue is this long.
 _GROWTH, _FLAT_ROUNDS = 1.25, 3
-_QUEUED = 1.5
+_QUEUED = 1.3
 #: A round trip of this many times the shortest, for a whole round: the link has become slower.
 _SWAMPED = 2.0
 
@@ -84,12 +90,14 @@ class LinkWindow:
         self.phase = Phase.START
         self.rate_bytes_s = self.base_s = 0.0
         self._rates: deque[tuple[int, float]] = deque()  # round, rate
+        self._points: deque[tuple[float, int, float]] = deque()  # time, delivered, time sent
         self._base_until_s = self._phase_since_s = 0.0
         self._delivered, self._delivered_s = 0, 0.0
         self._round, self._round_ends = 0, 0
+        self._round_s = self._least_s = math.inf  # shortest round trip of the last round, of this
         self._best_rate, self._flat = 0.0, 0
         self._cycle, self._cycle_since_s, self._cycle_rate = 2, 0.0, 0.0
-        self._next_s, self._found_s = 0.0, 0.0
+        self._next_s, self._found_s, self._wins = 0.0, 0.0, 0
 
     @property
     def nbytes(self) -> int:
@@ -99,7 +107,10 @@ class LinkWindow:
         gain = _START_GAIN if self.phase is Phase.START else _WINDOW_GAIN
         if not self.rate_bytes_s:
             return self._min_bytes
-        return self._within(gain * self.rate_bytes_s * self.base_s + self._min_bytes)
+        # Answers that come late at times must not stop the sending: pacing bounds the queue.
+        room_s = min(_JITTER_GAIN * self._deviation_s, _MOST_JITTER_S)
+        room_s = 0.0 if self.phase is Phase.START else room_s
+        return self._within(self.rate_bytes_s * (gain * self.base_s + room_s) + self._min_bytes)
 
     @property
     def timeout_s(self) -> float:
@@ -124,8 +135,11 @@ class LinkWindow:
         """
         if not under_way:  # a pause is not a slow link
             self._delivered_s = now_s
+            self._points.clear()
         if self.rate_bytes_s:
-            self._next_s = max(now_s, self._next_s) + nbytes / (self._gain() * self.rate_bytes_s)
+            # Who wakes up late makes up for it: what is not sent in time is not sent at all.
+            from_s = max(now_s - _LATE_S, self._next_s) if under_way else now_s
+            self._next_s = from_s + nbytes / (self._gain() * self.rate_bytes_s)
         return Sent(nbytes, now_s, self._delivered, self._delivered_s, idle)
 
     def answered(self, sent: Sent | None, nbytes: int, now_s: float) -> None:
@@ -143,9 +157,11 @@ class LinkWindow:
         self._backoff = 1  # only now: until then the time-out may be what was wrong
         round_trip_s = max(now_s - sent.at_s, 1e-6)
         self._note_round_trip(round_trip_s, now_s)
+        self._least_s = min(self._least_s, round_trip_s)
         new_round = sent.delivered >= self._round_ends
         if new_round:
             self._round, self._round_ends = self._round + 1, self._delivered
+            self._round_s, self._least_s = self._least_s, math.inf
         self._note_rate(sent, now_s)
         self._move(round_trip_s, new_round and not sent.idle, now_s)
 
@@ -173,7 +189,9 @@ class LinkWindow:
             return _START_GAIN
         if self.phase is Phase.DRAIN:
             return 1 / _START_GAIN
-        return _CYCLE[self._cycle] if self.phase is Phase.STEADY else 1.0
+        if self.phase is not Phase.STEADY:
+            return 1.0
+        return _BOLD if self._wins > 1 else _CYCLE[self._cycle]
 
     def _within(self, nbytes: float) -> int:
         return int(min(max(nbytes, self._min_bytes), self._max_bytes))
@@ -188,11 +206,19 @@ class LinkWindow:
             self.base_s, self._base_until_s = round_trip_s, now_s + _BASE_LIFE_S
 
     def _note_rate(self, sent: Sent, now_s: float) -> None:
-        """Delivery rate over the flight of what was answered (BBR's rate sample)."""
-        took_s = now_s - sent.delivered_s
-        if took_s < 0.5 * self.base_s or took_s <= 0:
-            return
-        rate = (self._delivered - sent.delivered) / took_s
+        """Delivery rate over a few round trips (BBR's rate sample, over a longer time).
+
+        Not faster than it was sent: answers that were held up and come together say nothing.
+        """
+        self._points.append((now_s, self._delivered, sent.at_s))
+        span_s = _SAMPLE_ROUND_TRIPS * self.base_s
+        while len(self._points) > 2 and self._points[1][0] < now_s - span_s:
+            self._points.popleft()
+        then_s, before, sent_s = self._points[0]
+        took_s = max(now_s - then_s, sent.at_s - sent_s)
+        if len(self._points) < 2 or took_s < self.base_s:  # the first flight
+            took_s, before = now_s - sent.delivered_s, sent.delivered
+        rate = (self._delivered - before) / took_s
         if sent.idle and rate <= self.rate_bytes_s:
             return
         self._rates.append((self._round, rate))
@@ -201,7 +227,9 @@ class LinkWindow:
         self.rate_bytes_s = max(rate for _, rate in self._rates)
 
     def _move(self, round_trip_s: float, new_round: bool, now_s: float) -> None:
-        queued = round_trip_s > _QUEUED * self.base_s
+        # Beyond what the answers of this store or host are usually late by.
+        usual_s = 0.5 * self._quantum_s() + self._deviation_s
+        queued = min(self._round_s, round_trip_s) > _QUEUED * self.base_s + usual_s
         if self.phase is Phase.START:
             if new_round:
                 grown = self.rate_bytes_s >= _GROWTH * self._best_rate
@@ -217,7 +245,7 @@ class LinkWindow:
             if now_s - self._phase_since_s > _BASE_PROBE_S + round_trip_s:
                 self.base_s, self._base_until_s = self._found_s, now_s + _BASE_LIFE_S
                 self._enter(Phase.STEADY, now_s)
-        elif new_round and round_trip_s > _SWAMPED * self.base_s + self._quantum_s():
+        elif new_round and self._round_s > _SWAMPED * self.base_s + 2 * usual_s:
             self._rates = deque(item for item in self._rates if item[0] >= self._round - 1)
             self.rate_bytes_s = max((rate for _, rate in self._rates), default=self.rate_bytes_s)
             self._enter(Phase.DRAIN, now_s)
@@ -240,12 +268,16 @@ class LinkWindow:
         return self.base_s if gain == _CRUISE or emptied else 2 * self.base_s
 
     def _turn(self, queued: bool, now_s: float) -> None:
-        """Next phase of the cycle; probing is repeated while it pays."""
-        pays = self.rate_bytes_s > 1.05 * self._cycle_rate and not queued
-        if not (_CYCLE[self._cycle] == _PROBE and pays):
+        """Next phase of the cycle; probing is repeated while it pays, a queue is let run dry."""
+        gain = _CYCLE[self._cycle]
+        pays = self.rate_bytes_s > _PAYS * self._cycle_rate and not queued
+        self._wins = self._wins + 1 if pays and gain == _PROBE else 0
+        if queued and gain != _PROBE:
+            self._cycle = _CYCLE.index(_DRAIN)
+        elif not (gain == _PROBE and pays):
             self._cycle = (self._cycle + 1) % len(_CYCLE)
         self._cycle_since_s, self._cycle_rate = now_s, self.rate_bytes_s
 
     def _enter(self, phase: Phase, now_s: float) -> None:
-        self.phase, self._phase_since_s = phase, now_s
+        self.phase, self._phase_since_s, self._wins = phase, now_s, 0
         self._cycle, self._cycle_since_s, self._cycle_rate = 2, now_s, self.rate_bytes_s
