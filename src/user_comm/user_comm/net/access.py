@@ -2,7 +2,7 @@
 
 What is not allowed is denied. A robot writes keys below its own name and reads what learners
 write; learners read everything, write keys below their own names, and they alone serve policy
-versions; a site's router may do what its robots may. "Reading" and "writing" each come in two
+versions; a site's router may do what its robots may, and its relay serves them below its name. "Reading" and "writing" each come in two
 flows (to the router, from the router) and in several of Zenoh's messages:
 
 ==========  ==========================================  =====================================
@@ -60,11 +60,11 @@ def access_control(members: Members) -> dict[str, Any]:
         _GRAPHS,
     ]
     for robot in members.robots:
-        allow(robot, [*_keys(robot), *_tokens(robot)], of_learners)
+        relays = [site.name for site in members.sites if robot in site.robots]
+        allow(robot, [*_keys(robot), *_tokens(robot)], [*of_learners, *_keys(*relays)])
     for site in members.sites:
         mine = [key for robot in site.robots for key in (*_keys(robot), *_tokens(robot))]
-        if mine:
-            allow(site.name, mine, of_learners)
+        allow(site.name, [*mine, *_keys(site.name)], of_learners)
     # To the router of a site, the network's router is who speaks for the learners.
     above = [key for name in members.learners for key in (*_keys(name), *_tokens(name))]
     allow("router", [*above, *_tree(members.policy_key)], _EVERYTHING)

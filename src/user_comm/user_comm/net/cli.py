@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from user_comm.links.router import RouterConfig, json5
+from user_comm.net import top
 from user_comm.net.authority import expiry
 from user_comm.net.network import Members, Network
 from user_core.errors import ConfigError
@@ -20,6 +21,8 @@ _LEARNER = "learner"
 
 def main(words: Sequence[str]) -> int:
     """The command ``user net``."""
+    if words and words[0] == "top":  # it alone needs ROS
+        return top.main(words[1:])
     arguments = _parser().parse_args(words)
     arguments.act(arguments)
     return 0
@@ -120,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     site.add_argument("--robots", default="", help="those it speaks for: r1,r2")
     site.set_defaults(act=_add_site)
 
+    commands.add_parser("top", help="traffic of a running system, live: see `user net top --help`")
     show = commands.add_parser("show", parents=[common], help="members and their certificates")
     show.set_defaults(act=_show)
     return parser
