@@ -100,6 +100,7 @@ def test_who_works_is_seen_by_what_comes_out():
     evidence = Evidence()
     hal = ProcessSpec(name="hal", package="p", executable="hal_node", namespace="/r0")
     replay = ProcessSpec(name="replay", package="p", executable="replay_node")
+    teleop = ProcessSpec(name="teleop", package="p", executable="teleop_node")
     bridge = ProcessSpec(name="bridge", package="p", executable="bridge_node")
     assert works_since(hal, evidence, 0.0) is None
     evidence.acted("/r0", 100, 1.0)
@@ -109,8 +110,9 @@ def test_who_works_is_seen_by_what_comes_out():
     evidence.acknowledge("ack", ("a", 1), 5, 3.0)
     evidence.acknowledge("ack", ("a", 1), 5, 4.0)
     assert works_since(replay, evidence, 0.0) == 3.0
-    evidence.active_s["bridge"] = 5.0
-    assert works_since(bridge, evidence, 4.0) == 5.0
+    assert works_since(bridge, evidence, 0.0) == 3.0
+    evidence.active_s["teleop"] = 5.0
+    assert works_since(teleop, evidence, 4.0) == 5.0
 
 
 def test_contents_and_numbers_that_change_are_noticed():

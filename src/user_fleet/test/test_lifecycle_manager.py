@@ -186,6 +186,17 @@ def test_a_node_that_hangs_is_killed_and_comes_back():
     ]  # fmt: skip
 
 
+def test_on_an_overloaded_machine_nobody_is_killed_for_being_late():
+    world = World(spec("hal"))
+    world.run(3)
+    world.manager._slowness = lambda: 4.0
+    world.nodes["hal"].hangs = True
+    world.run(15)
+    assert "kill hal" not in world.log
+    world.run(10)
+    assert "kill hal" in world.log
+
+
 def test_one_that_never_says_anything_is_killed_later():
     world = World(spec("hal"))
     world.nodes["hal"].hangs = True

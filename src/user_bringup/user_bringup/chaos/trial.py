@@ -19,7 +19,7 @@ from user_bringup.chaos.resources import ResourceRecorder
 from user_bringup.chaos.works import works_since
 from user_core.config import from_mapping, load_yaml
 from user_core.errors import UserError
-from user_fleet.deployment import Deployment
+from user_fleet.deployment import Deployment, ProcessSpec
 from user_fleet.processes import find_processes, session_members, state_of
 
 _LOOK_S = 0.05
@@ -74,7 +74,7 @@ class Trial:
 
     #: Longest time until everything works first, and until a victim works again.
     START_S = 180.0
-    RECOVERY_S = 90.0
+    RECOVERY_S = 180.0
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class Trial:
         time.sleep(0.2)
         self.deployment = from_mapping(Deployment, load_yaml(file), str(file))
         specs = self.deployment.processes
-        self._files = {str(self.folder / "config" / f"{s.name}.yaml"): s.name for s in specs}
+        self._files = {_word_of(spec, self.folder): spec.name for spec in specs}
         waiting = {spec.name for spec in specs}
         while waiting:
             self._must_go_on(begun_s, f"{', '.join(sorted(waiting))} work")
@@ -254,3 +254,10 @@ class Trial:
         if since_s is not None and time.monotonic() > since_s + self.START_S:
             raise UserError("user up", came=f"not within {self.START_S:g} s", expected=what)
         time.sleep(_LOOK_S)
+
+
+def _word_of(spec: ProcessSpec, folder: Path) -> str:
+    """The word of its command line that a process has for itself."""
+    if spec.ros:
+        return str(folder / "config" / f"{spec.name}.yaml")
+    return max(spec.arguments, key=len, default=spec.executable)

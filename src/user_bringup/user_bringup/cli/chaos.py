@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
+from user_bringup.chaos.evidence import Evidence
 from user_bringup.chaos.figures import draw_recovery, recovery_table
 from user_bringup.chaos.plan import PlanSize, make_plan
 from user_bringup.chaos.trial import Trial
 from user_bringup.chaos.verdict import Check, judge
 from user_bringup.running import find_deployment
 from user_core.errors import UserError
-from user_fleet.deployment import Deployment
+from user_fleet.deployment import Deployment, load_deployment, parse_overrides
 
 _WRITERS = ("actor_node", "replay_node", "learner_node")
 
@@ -70,8 +73,13 @@ def run_trial(
     # A run must not be left behind, also when this was started in the background of a script.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with Witness() as witness:
-        evidence = witness.evidence
+    evidence = Evidence()
+    with ExitStack() as stack:
+        for domain in _domains(
+            arguments, folder
+        ):  # that of the learner hears of all, and comes last
+            stack.enter_context(Witness(evidence, domain))
+            os.environ["ROS_DOMAIN_ID"] = str(domain)
         trial = Trial(words, folder, evidence, tell, resource_period_s)
         failure = ""
         try:
@@ -117,10 +125,25 @@ def learned(folder: Path, share: float) -> Check:
     return Check("it learned", max(updates, default=0) > 0 and rate >= share, detail)
 
 
+def _domains(arguments: argparse.Namespace, folder: Path) -> list[int]:
+    """The ROS domains of its processes, that of the learner last."""
+    deployment = load_deployment(
+        find_deployment(arguments.deployment), parse_overrides(arguments.arguments),
+        {"run_dir": str(folder), "run": folder.name, "deployment": arguments.deployment},
+    )  # fmt: skip
+    mine = os.environ.get("ROS_DOMAIN_ID") or "0"
+    found = {
+        int(process.environment.get("ROS_DOMAIN_ID", mine)): process.executable == "learner_node"
+        for process in sorted(deployment.processes, key=lambda p: p.executable == "learner_node")
+        if process.ros
+    }
+    return sorted(found, key=lambda domain: found[domain])
+
+
 def _cast(deployment: Deployment, only: Sequence[str]) -> tuple[list[str], list[str]]:
     """Who may be killed, and whose disk may be full."""
     chosen = [deployment.process(name) for name in only] or deployment.processes
-    victims = [process.name for process in chosen if process.ros]
+    victims = [process.name for process in chosen]
     return victims, [process.name for process in chosen if process.executable in _WRITERS]
 
 

@@ -25,10 +25,14 @@ class Witness:
     """Fills an :class:`Evidence` from the graph, in a thread of its own. A context manager.
 
     It listens with best effort, so that whoever is watched never waits for it.
+
+    Args:
+        evidence: Where to; may be shared by witnesses of several domains.
+        domain: The ROS domain to watch.
     """
 
-    def __init__(self) -> None:
-        self.evidence = Evidence()
+    def __init__(self, evidence: Evidence, domain: int) -> None:
+        self.evidence, self._domain = evidence, domain
         self._context = rclpy.Context()
         self._topics: set[str] = set()
         self._kinds: dict[str, tuple[Any, Callable[[str, Any], None]]] = {
@@ -41,7 +45,7 @@ class Witness:
         }
 
     def __enter__(self) -> Witness:
-        rclpy.init(context=self._context, args=[])
+        rclpy.init(context=self._context, args=[], domain_id=self._domain)
         self._node = rclpy.create_node("user_witness", context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)

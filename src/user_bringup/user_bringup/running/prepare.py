@@ -88,7 +88,8 @@ def prepare_run(
     config.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(to_mapping(deployment), sort_keys=False)
     (folder / "deployment.yaml").write_text(text, encoding="utf-8")
-    (folder / "lifecycle.json").unlink(missing_ok=True)  # a person starts it: nothing is paused
+    for memory in folder.glob("*lifecycle.json"):  # a person starts it: nothing is paused
+        memory.unlink()
     files, commands = {}, {}
     for process in deployment.processes:
         if process.ros:

@@ -80,6 +80,8 @@ def _choose(
     values: dict[str, Any] = {}
     for name, argument in arguments.items():
         value = overrides.get(name, argument.default)
+        if isinstance(argument.default, str) and type(value) in (int, float):
+            value = str(value)  # a text that looks like a number
         if argument.choices and str(value) not in argument.choices:
             raise ConfigError(
                 f"argument {name!r} of {file.name}",

@@ -51,6 +51,8 @@ class LifecycleManager:
         memory: What must survive this process.
         now_s: Monotonic seconds.
         find: Process ids by name of the process, for those of this machine.
+        slowness: By how much everything takes longer now, from 1: an overloaded machine is not
+            relieved by killing who is late.
     """
 
     def __init__(
@@ -60,8 +62,10 @@ class LifecycleManager:
         memory: Memory,
         now_s: float,
         find: Callable[[Sequence[str]], dict[str, int]] = lambda names: {},
+        slowness: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self.config, self._memory, self._find = config, memory, find
+        self._slowness = slowness
         ordered = start_order([p for p in processes if p.lifecycle and p.ros])
         self.nodes = {spec.name: ManagedNode(spec, now_s) for spec in ordered}
         self.mode = memory.mode
@@ -289,11 +293,12 @@ class LifecycleManager:
         config = self.config
         spoke = node.heard_s is not None and node.heard_s >= node.pid_since_s
         if not node.pid:
-            return node.state != UNKNOWN and node.silent_s(now_s) > config.hang_timeout_s
+            limit_s = config.hang_timeout_s * self._slowness()
+            return node.state != UNKNOWN and node.silent_s(now_s) > limit_s
         if node.call is not None and node.call.what != _GET_STATE:
             return False  # a transition has its own limit
         limit_s = config.hang_timeout_s if spoke else config.startup_timeout_s
-        return node.silent_s(now_s) > limit_s
+        return node.silent_s(now_s) > limit_s * self._slowness()
 
     def _give_for_dead(self, node: ManagedNode, now_s: float, orders: list[Order]) -> None:
         reason = f"said nothing for {node.silent_s(now_s):.0f} s"

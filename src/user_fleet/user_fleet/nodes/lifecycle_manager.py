@@ -56,6 +56,11 @@ class LifecycleManagerConfig(Config):
     )
 
 
+def slowness() -> float:
+    """By how much this machine is overloaded: two processes that want each core are usual."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1) / 2.0)
+
+
 class LifecycleManagerNode(LifecycleNode):
     """Watches ``/diagnostics`` and the life-cycle services, and calls the latter.
 
@@ -71,7 +76,8 @@ class LifecycleManagerNode(LifecycleNode):
         mine = [
             process
             for process in deployment.processes
-            if process.executable != "lifecycle_manager"
+            if process.ros
+            and process.executable != "lifecycle_manager"
             and (not config.host or process.host in ("", config.host))
         ]
         if not mine:
@@ -83,7 +89,9 @@ class LifecycleManagerNode(LifecycleNode):
         def find(names: Any) -> dict[str, int]:
             return {words[word]: pid for word, pid in find_processes(words).items()}
 
-        self._manager = LifecycleManager(mine, config.times, memory, time.monotonic(), find)
+        self._manager = LifecycleManager(
+            mine, config.times, memory, time.monotonic(), find, slowness
+        )
         self._by_node = {p.node_name.lstrip("/"): p.name for p in mine}
         self._ask: dict[str, Client[Any, Any]] = {}
         self._change: dict[str, Client[Any, Any]] = {}
