@@ -19,6 +19,7 @@ from user_comm.policy_blobs import (
     ZenohConfig,
     open_session,
 )
+from user_comm.policy_blobs.pace import PullPace
 from user_comm.policy_blobs.pieces import PieceKey
 from user_core.errors import ConfigError, TransportError
 from user_core.types import PolicyVersion
@@ -367,6 +368,22 @@ def test_strange_queries_are_refused_and_counted(endpoint, key):
         assert [r.ok for r in replies] == [None]
         assert server.refused == 1
         assert server.served_pieces == 0
+
+
+def test_on_a_thin_link_versions_are_spaced_and_on_a_fast_one_not(caplog):
+    caplog.set_level("INFO")
+    pace = PullPace(share=0.5)
+    pace.begin(10.0)
+    pace.end(1_000_000, 500_000.0)
+    assert pace.interval_s == 4.0
+    assert pace.wait_s(11.0) == 3.0
+    assert "policy versions at most every 4.0 s" in caplog.text
+    pace.begin(20.0)
+    pace.end(1_000_000, 500e6)
+    assert pace.wait_s(20.01) == 0.0
+    assert len(caplog.records) == 2
+    pace.end(10**9, 1.0)
+    assert pace.interval_s == 60.0
 
 
 # --- a relay

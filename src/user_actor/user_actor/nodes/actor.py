@@ -70,6 +70,13 @@ class ActorConfig(Config):
         doc="Zenoh key under which a relay of the site serves policy versions, for instance "
         "site1/policy; empty: they come from the learner itself.",
     )
+    policy_share: float = setting(
+        0.5,
+        doc="Part of the link's rate that policy versions may take, over time; on a thin link "
+        "versions are passed over for it.",
+        gt=0,
+        le=1,
+    )
     status_period_s: float = setting(1.0, doc="Time between two status messages.", unit="s", gt=0)
 
 
@@ -190,6 +197,7 @@ class ActorNode(LifecycleNode):
                 config_hash,
                 self._news,
                 relay=config.relay,
+                link_share=config.policy_share,
             )
         )
         holder = PolicyHolder(make, spec, puller, config_hash)

@@ -13,6 +13,7 @@ from types import TracebackType
 import zenoh
 
 from user_comm.converters import PolicyAnnouncement
+from user_comm.policy_blobs.pace import PullPace
 from user_comm.policy_blobs.pieces import (
     NAME_DIGITS,
     NO_BASE,
@@ -78,6 +79,13 @@ class PolicyPuller:
         piece_timeout_s: Time after which a piece is asked for again, at least.
         relay: Prefix under which a relay of the site serves; empty: the learner is asked.
         relay_patience_s: A relay that is silent for so long is passed by.
+        link_share: Part of the link's measured rate that policies may take, over time; on a
+            thin link versions are passed over for it.
+
+    Attributes:
+        stats: What it has done.
+        window: What may be under way, and what is known of the link.
+        pace: How often it takes a version.
     """
 
     def __init__(
@@ -89,9 +97,11 @@ class PolicyPuller:
         piece_timeout_s: float = 2.0,
         relay: str = "",
         relay_patience_s: float = 5.0,
+        link_share: float = 0.5,
     ) -> None:
         self.stats = PullStats()
         self.window = LinkWindow(2 * PIECE_BYTES, _MAX_WINDOW_BYTES, 0.5, 10.0)
+        self.pace = PullPace(link_share)
         self._open_session, self._config_hash = open_session, config_hash
         self._on_version, self._max_bytes = on_version, max_bytes
         self._piece_timeout_s = piece_timeout_s
@@ -159,9 +169,14 @@ class PolicyPuller:
                 with self._wake:
                     while not self._ending.is_set() and self._wanted == done:
                         self._wake.wait()
-                    wanted = self._wanted
+                # the newest after the wait: what came meanwhile replaces what was waited with
+                self._ending.wait(self.pace.wait_s(time.monotonic()))
+                wanted = self._wanted
                 if wanted is not None and not self._ending.is_set():
+                    self.pace.begin(time.monotonic())
+                    before = self.stats.bytes
                     self._try(transfer, wanted)
+                    self.pace.end(self.stats.bytes - before, self.window.rate_bytes_s)
                     done = wanted
 
     def _try(self, transfer: PieceTransfer, wanted: PolicyAnnouncement) -> None:
