@@ -10,7 +10,8 @@ time counts from the first policy version on, evaluations left out, on both side
     python benchmarks/learning_through_system.py --env HalfCheetah-v5 --steps 30000 --every 3000
     python benchmarks/learning_through_system.py --plot docs/pictures/learning_through_system.png
 
-Results go to ``--out``, one JSON line each; what is there already is not run again.
+Results go to ``--out``, one JSON line each; what is there already is not run again. Versions and
+logs are kept beside it, so that a run that was broken off while it was judged is judged again.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +33,7 @@ from typing import Any
 from learning_curves import evaluate
 
 from user_core import plugins
-from user_core.codecs.weights import decode_version
+from user_core.codecs.weights import decode_version, encode_version
 from user_core.config import load_yaml
 from user_core.errors import UserError
 from user_core.types import PolicyVersion
@@ -71,8 +72,10 @@ def through_system(arguments: argparse.Namespace, seed: int, folder: Path) -> li
         "--runs", str(folder), "--run", "r", "--no-table",
     ]  # fmt: skip
     grid = list(range(arguments.every, arguments.steps + 1, arguments.every))
-    kept: dict[int, PolicyVersion] = {}
-    start_ns = 0
+    start_ns, done = 0, folder / "start_ns"
+    if done.exists():
+        return judge(arguments, seed, folder, grid)
+    shutil.rmtree(folder / "r", ignore_errors=True)
     with (folder / "output.log").open("wb") as log:
         process = subprocess.Popen(words, stdout=log, stderr=log, env=dict(os.environ))
         try:
@@ -80,19 +83,28 @@ def through_system(arguments: argparse.Namespace, seed: int, folder: Path) -> li
                 start_ns = start_ns or version.created_ns
                 for steps in grid:
                     if version.environment_steps <= steps:
-                        kept[steps] = version
+                        (folder / f"{steps}.safetensors").write_bytes(encode_version(version))
                 if version.environment_steps >= arguments.steps:
                     break
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(60)
+    done.write_text(str(start_ns))
+    return judge(arguments, seed, folder, grid)
+
+
+def judge(
+    arguments: argparse.Namespace, seed: int, folder: Path, grid: list[int]
+) -> list[dict[str, Any]]:
+    """Evaluate the versions that were kept."""
+    start_ns = int((folder / "start_ns").read_text())
     robot = plugins.build("robots", "gymnasium", {"env_id": arguments.env})
     robot.connect()
     choice = load_yaml(_ALGORITHMS / f"{arguments.algorithm}.yaml")["policy"]
     policy = plugins.build("policies", choice["plugin"], choice.get("params", {}), robot.spec)
     lines = []
     for steps in grid:
-        version = kept[steps]
+        version = decode_version((folder / f"{steps}.safetensors").read_bytes())
         policy.load(version.arrays)
         lines.append(
             {
@@ -111,6 +123,7 @@ def through_system(arguments: argparse.Namespace, seed: int, folder: Path) -> li
 def synchronous(arguments: argparse.Namespace, seed: int, folder: Path) -> list[dict[str, Any]]:
     """One step, one update, one step."""
     out = folder / "lines.jsonl"
+    out.unlink(missing_ok=True)
     subprocess.run(
         [
             sys.executable, str(_HERE / "learning_curves.py"), f"{arguments.algorithm}.yaml",
@@ -207,9 +220,10 @@ def main() -> None:
             done = {(line["env"], line["way"], line["seed"]) for line in read(arguments.out)}
             if (arguments.env, way, seed) in done:
                 continue
-            with tempfile.TemporaryDirectory() as name:
-                run = through_system if way == SYSTEM else synchronous
-                lines = run(arguments, seed, Path(name))
+            folder = arguments.out.with_suffix("") / f"{arguments.env}-{seed}"
+            folder.mkdir(parents=True, exist_ok=True)
+            run = through_system if way == SYSTEM else synchronous
+            lines = run(arguments, seed, folder.resolve())
             with arguments.out.open("a") as file:
                 for line in lines:
                     line = {"env": arguments.env, "way": way, **line}
