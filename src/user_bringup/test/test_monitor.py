@@ -153,3 +153,17 @@ def test_what_the_lifecycle_manager_says_is_shown():
     assert "teleop: given up: no device" in text
     assert "teleop inactive" in text
     assert "hal" in state.managed and "lifecycle" not in state.managed
+
+
+def test_the_line_of_a_log_shows_returns_where_there_is_no_success():
+    from user_bringup.cli.up import one_line
+
+    state = SystemState()
+    for value in (-1200.0, -400.0):
+        state.take(
+            "EpisodeResult", "/robot0/episode_result",
+            SimpleNamespace(
+                robot="robot0", source=0, outcome=3, episode_return=value, interventions=0
+            ),
+        )  # fmt: skip
+    assert "return -800.00  success 0%" in one_line(state)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.live import Live
 
 from user_bringup.monitor import History, render
-from user_bringup.monitor.state import EVALUATION, SystemState
+from user_bringup.monitor.state import EVALUATION, ONLINE, SystemState
 from user_bringup.running import PreparedRun, find_deployment, prepare_run
 from user_fleet.deployment import parse_overrides
 from user_fleet.supervisor import Child, ChildState, Supervisor
@@ -116,7 +116,7 @@ class _Up:
 
 def one_line(state: SystemState) -> str:
     """The state for a log, where no table can be drawn."""
-    from user_bringup.monitor.table import percent
+    from user_bringup.monitor.table import number, percent
 
     learner = next((latest.message for latest in state.learners.values()), None)
     steps = sum(latest.message.steps for latest in state.actors.values())
@@ -125,7 +125,10 @@ def one_line(state: SystemState) -> str:
     if learner is not None:
         text += f"  {learner.update:6} updates at {learner.updates_per_s:5.1f}/s"
         text += f"  policy v{learner.policy_version}"
-    text += f"  success {percent(state.rate_of(0)[0])}, evaluation {percent(rate)} of {count}"
+    returns = [e.mean_return for (_, kind), e in state.episodes.items() if kind == ONLINE]
+    if returns:
+        text += f"  return {number(sum(returns) / len(returns), 2)}"
+    text += f"  success {percent(state.rate_of(ONLINE)[0])}, evaluation {percent(rate)} of {count}"
     warnings = state.warnings()
     return text + (f"  ! {warnings[0]}" if warnings else "")
 
