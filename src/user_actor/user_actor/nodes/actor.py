@@ -92,6 +92,7 @@ class ActorNode(LifecycleNode):
     def configure(self, stack: ExitStack) -> None:
         config: ActorConfig = self.config
         stack.callback(bridge_logging(self.get_logger(), "user_actor"))
+        stack.callback(bridge_logging(self.get_logger(), "user_comm"))
         self._name = config.name or self.get_fully_qualified_name().strip("/").replace("/", ".")
         self._description: RobotDescription | None = None
         self._robot: RosRobot | None = None

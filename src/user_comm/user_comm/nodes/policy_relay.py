@@ -10,6 +10,7 @@ from user_comm import topics
 from user_comm.converters import PolicyAnnouncement
 from user_comm.flows import Flow, FlowFigures
 from user_comm.lifecycle import LifecycleNode
+from user_comm.log_bridge import bridge_logging
 from user_comm.policy_blobs import PolicyRelay, ZenohConfig, open_session
 from user_comm.run import run
 from user_core.config import Config, setting
@@ -39,6 +40,7 @@ class PolicyRelayNode(LifecycleNode):
 
     def configure(self, stack: ExitStack) -> None:
         config: PolicyRelayConfig = self.config
+        stack.callback(bridge_logging(self.get_logger(), "user_comm"))
         self._announced: PolicyAnnouncement | None = None
         self._relay: PolicyRelay | None = None
         self.listen(topics.POLICY, self._take, always=True)
