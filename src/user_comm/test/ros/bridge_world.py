@@ -27,7 +27,7 @@ def free_endpoint() -> str:
         return f"tcp/127.0.0.1:{probe.getsockname()[1]}"
 
 
-def until(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -> None:
+def until(condition: Callable[[], Any], what: str, timeout_s: float = 45.0) -> None:
     end_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end_s, f"still not: {what}"
