@@ -263,6 +263,15 @@ def test_a_slow_sink_never_slows_training(tmp_path):
         finish(loop, thread)
 
 
+def test_a_learner_that_is_killed_again_and_again_gets_on(tmp_path):
+    loop = make(tmp_path, checkpoint_period_s=1000.0)
+    thread = in_thread(loop)
+    try:
+        until(lambda: loop.progress().checkpoint_update > 0)  # long before its period
+    finally:
+        finish(loop, thread)
+
+
 def test_a_disk_that_is_full_does_not_stop_training(tmp_path, monkeypatch):
     loop = make(tmp_path, checkpoint_period_s=0.0)
 

@@ -1,5 +1,7 @@
 """Prefetching, publishing, background work and metrics."""
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -193,3 +195,38 @@ def test_curves_can_be_read_by_tensorboard(tmp_path):
         (20, 0.2),
     ]
     assert "learner/updates_per_s" in events.Tags()["scalars"]
+
+
+def test_curves_that_the_disk_does_not_take_do_not_end_the_training(tmp_path):
+    pytest.importorskip("tensorboard")
+    program = """
+import resource, sys, time
+from pathlib import Path
+from user_learner.training import tensorboard
+from user_learner.training.progress import LearnerState, Progress
+tensorboard._RETRY_S = 0.2
+writer = tensorboard.TensorBoardWriter(Path(sys.argv[1]))
+size = lambda: sum(f.stat().st_size for f in Path(sys.argv[1]).glob("events*"))
+show = lambda n: writer(Progress(LearnerState.TRAINING, n, metrics={"loss": 1.0 / n}))
+show(1)
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))  # as a full disk
+end = time.monotonic() + 30
+while writer._retry_s == 0.0:  # its thread writes when it likes
+    assert time.monotonic() < end
+    show(2)
+    writer._writer and writer._writer.flush()
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+before = size()
+while size() <= before:
+    assert time.monotonic() < end
+    show(3)
+    writer._writer and writer._writer.flush()
+    time.sleep(0.05)
+writer.close()
+print("went on")
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, timeout=90
+    )
+    assert "went on" in result.stdout, result.stderr[-3000:]

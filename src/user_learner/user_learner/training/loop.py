@@ -87,6 +87,7 @@ class TrainingLoop:
         self._paused = self._stopped = False
         now_s = time.monotonic()
         self._published, self._kept, self._shown = (0, -math.inf), (0, now_s), now_s
+        self._begun_s = now_s
 
     def restore(self) -> CheckpointInfo | None:
         """Go on from the newest checkpoint that is whole and belongs here, if there is one."""
@@ -114,7 +115,7 @@ class TrainingLoop:
             Exception: Whatever algorithm or source raise.
         """
         configure_torch(self.config.threads)
-        completed = False
+        self._begun_s, completed = time.monotonic(), False
         try:
             self._publish()  # robots need something to act on
             while True:
@@ -236,7 +237,9 @@ class TrainingLoop:
             self._publish()
         update, since_s = self._kept
         due = self._update - update >= config.checkpoint_every_updates
-        if due and now_s - since_s >= config.checkpoint_period_s and not self._keeper.busy:
+        # Young processes keep more often: one that is killed again and again must get on, too.
+        period_s = min(config.checkpoint_period_s, max(1.0, (now_s - self._begun_s) / 2))
+        if due and now_s - since_s >= period_s and not self._keeper.busy:
             self._take_checkpoint()
 
     def _publish(self) -> None:
