@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -109,14 +109,12 @@ class World:
     def end(self) -> dict[str, Any]:
         return self.cloud.ask("end")
 
-    def stored(self) -> tuple[int, int]:
-        """Steps in the store, and how many of them are there twice."""
-        with StoreReader(self.folder / "store") as reader:
+    def stored(self) -> int:
+        """Steps in the store."""
+        with closing(StoreReader(self.folder / "store")) as reader:
             reader.refresh()
-            extents = reader.tables.extents
-            rows = int(reader.tables.segments[:, 2].sum())
-            episodes = len({int(e) for e in extents[:, 1]})
-        return rows - episodes, 0
+            episodes = len({int(number) for number in reader.tables.extents[:, 1]})
+            return int(reader.tables.segments[:, 2].sum()) - episodes
 
 
 def control_line(label: str, report: dict[str, Any], sent: dict[str, Any]) -> str:
@@ -196,7 +194,7 @@ def cuts(arguments: argparse.Namespace, stack: ExitStack, folder: Path) -> None:
     report = world.drained("r1")
     back_s = time.monotonic() - cut_end_s
     world.end()
-    stored, _ = world.stored()
+    stored = world.stored()
     print(f"    {arguments.cuts} cuts ({total_s:.0f} s in all), then one of {600 * arguments.scale:.0f} s: "
           f"{report['steps']} steps collected, {stored} in the store; "
           f"backlog {still['pending'] / 1e6:.1f} MB gone after {back_s:.1f} s, {report['resent']} chunks "

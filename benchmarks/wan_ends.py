@@ -8,6 +8,7 @@ for bulk, as the bridge has them.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import struct
 import sys
@@ -63,7 +64,11 @@ class Control:
         self._subscriber = session.declare_subscriber(
             of, zenoh.handlers.Callback(self._take, None, indirect=False)
         )
-        threading.Thread(target=self._run, daemon=True).start()
+        threading.Thread(target=self._run_until_closed, daemon=True).start()
+
+    def _run_until_closed(self) -> None:
+        with contextlib.suppress(RuntimeError, zenoh.ZError):
+            self._run()
 
     def _take(self, sample: zenoh.Sample) -> None:
         sent_s, phase = _CONTROL.unpack(sample.payload.to_bytes())
