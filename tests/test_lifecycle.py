@@ -23,7 +23,7 @@ from std_srvs.srv import Trigger  # noqa: E402
 
 from user_fleet.processes import find_processes  # noqa: E402
 
-pytestmark = [pytest.mark.ros, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(420)]
 
 DEPLOYMENT = {
     "name": "two_robots",

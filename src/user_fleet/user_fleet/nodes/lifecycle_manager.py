@@ -38,7 +38,8 @@ from user_fleet.lifecycle import (
 from user_fleet.lifecycle.manager import NodeReport
 from user_fleet.processes import find_processes
 
-_STEP_S = 0.05
+_STEP_S = 0.1
+_TELL_S = 0.25
 _REPORT_S = 1.0
 
 
@@ -110,6 +111,7 @@ class LifecycleManagerNode(LifecycleNode):
 
     def activate(self, stack: ExitStack) -> None:
         self.every(_STEP_S, self._step)
+        self.every(_TELL_S, self._tell_news)
         self.every(_REPORT_S, self._report)
         stack.callback(self._forget_calls)
 
@@ -146,8 +148,6 @@ class LifecycleManagerNode(LifecycleNode):
     def _step(self) -> None:
         for order in self._manager.step(time.monotonic()):
             self._carry_out(order)
-        for report in self._manager.report(time.monotonic()):
-            self._tell(report)
 
     def _carry_out(self, order: Order) -> None:
         if isinstance(order, Kill):
@@ -198,10 +198,12 @@ class LifecycleManagerNode(LifecycleNode):
         for name in list(self._pending):
             self._drop(name)
 
-    def _tell(self, report: NodeReport) -> None:
+    def _tell_news(self) -> None:
         """Log and publish what has changed."""
-        now = f"{report.state}; {report.trouble}" if report.trouble else report.state
-        if now != self._said[report.name]:
+        for report in self._manager.report(time.monotonic()):
+            now = f"{report.state}; {report.trouble}" if report.trouble else report.state
+            if now == self._said[report.name]:
+                continue
             self._said[report.name] = now
             if report.serious:
                 self.get_logger().warning(f"{report.name}: {now}")
