@@ -39,7 +39,7 @@ def test_twenty_kills_lose_nothing(tmp_path, start_process, ros_domain):
     result = json.loads((folder / "chaos.json").read_text())
     hits = [blow for blow in result["blows"] if blow["hit_s"] is not None]
     assert sum(blow["fault"]["kind"] == "kill" for blow in hits) == 20
-    assert all(blow["recovery_s"] is not None for blow in hits)
+    assert all(blow["recovery_s"] is not None or blow["overtaken"] for blow in hits)
     assert all(check["good"] for check in result["checks"])
     assert len(result["checks"]) == 12
 

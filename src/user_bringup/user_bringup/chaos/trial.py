@@ -38,6 +38,7 @@ class Blow:
         over_s: When it was over: for a kill the same.
         works_s: When the victim was first seen at work afterwards; None if never.
         alone: Whether no other fault fell into the recovery.
+        overtaken: Whether the victim was hit again before it worked.
         note: Why it did not happen.
     """
 
@@ -47,6 +48,7 @@ class Blow:
     over_s: float | None = None
     works_s: float | None = None
     alone: bool = True
+    overtaken: bool = False
     note: str = ""
 
     @property
@@ -142,6 +144,7 @@ class Trial:
                 if self._hit(blow):
                     for other in open_blows:
                         other.alone = False
+                        other.overtaken |= other.fault.victim == blow.fault.victim
                     blow.alone = not open_blows
                     open_blows.append(blow)
                 elif self._now_s() - blow.fault.at_s < _ABSENT_S and not blow.note:
@@ -236,6 +239,8 @@ class Trial:
         if seen_s is not None:
             blow.works_s = seen_s - self._zero_s
             self.tell(f"{blow.works_s:7.1f} s  {spec.name} works again, {blow.recovery_s:.1f} s")
+            return True
+        if blow.overtaken:
             return True
         if now_s > blow.over_s + self.RECOVERY_S:
             blow.note = f"did not work again within {self.RECOVERY_S:g} s"

@@ -148,14 +148,16 @@ def _cast(deployment: Deployment, only: Sequence[str]) -> tuple[list[str], list[
 
 
 def _all_back(trial: Trial) -> bool:
-    return all(blow.works_s is not None for blow in trial.blows)
+    return all(blow.works_s is not None or blow.overtaken for blow in trial.blows)
 
 
 def _describe_blows(trial: Trial) -> str:
     hits = [blow for blow in trial.blows if blow.hit_s is not None]
     kills = sum(blow.fault.kind == "kill" for blow in hits)
+    again = sum(blow.overtaken and blow.works_s is None for blow in hits)
+    said = [f"{kills} kills, {len(hits) - kills} other faults, {again} on those not back yet"]
     lost = [f"{b.fault.kind} {b.fault.victim}: {b.note}" for b in trial.blows if b.note]
-    return "; ".join([f"{kills} kills, {len(hits) - kills} other faults", *lost])
+    return "; ".join([*said, *lost[:5]])
 
 
 def _report(
