@@ -60,9 +60,9 @@ def test_faults_hit_a_real_process_and_go_away_again(tmp_path):
         [sys.executable, "-c", program, str(file)], stdout=subprocess.PIPE, start_new_session=True
     )
 
-    def grows() -> bool:
+    def grows(within_s: float = 30.0) -> bool:
         size = file.stat().st_size if file.exists() else 0
-        end_s = time.monotonic() + 1.0
+        end_s = time.monotonic() + within_s
         while time.monotonic() < end_s:
             if file.exists() and file.stat().st_size > size:
                 return True
@@ -74,12 +74,12 @@ def test_faults_hit_a_real_process_and_go_away_again(tmp_path):
         inflict("suspend", process.pid)
         while state_of(process.pid) != "T":
             time.sleep(0.01)
-        assert not grows()
+        assert not grows(0.5)
         relieve("suspend", process.pid)
         assert grows()
         inflict("disk", process.pid)
         process.stdout.readline()
-        assert not grows()
+        assert not grows(0.5)
         relieve("disk", process.pid)
         assert grows()
         assert find_processes([str(file)]) == {str(file): process.pid}
