@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rclpy.callback_groups import CallbackGroup
 from rclpy.guard_condition import GuardCondition
 from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.node import Node
@@ -20,22 +19,8 @@ from user_comm.checked_subscription import CheckedSubscription
 from user_comm.converters import converter_of
 from user_comm.message_types import interface_class
 from user_comm.ros_qos import profile
+from user_comm.topic_poller import PolledGroup
 from user_comm.topics import Topic
-
-
-class NotForExecutors(CallbackGroup):
-    """A callback group whose entities no executor ever looks at."""
-
-    def can_execute(self, entity: Any) -> bool:
-        """Never."""
-        return False
-
-    def beginning_execution(self, entity: Any) -> bool:
-        """Never."""
-        return False
-
-    def ending_execution(self, entity: Any) -> None:
-        """Nothing has begun."""
 
 
 class TopicWaiter:
@@ -61,7 +46,7 @@ class TopicWaiter:
             converter_of(topic.type).decode,
             lambda value: self._use(value),
             profile(topic.quality),
-            callback_group=NotForExecutors(),
+            callback_group=PolledGroup(),
         )
         self._taken = self.subscription.subscription
         self._bell = GuardCondition(None, None, context=node.context)

@@ -44,7 +44,12 @@ policy = TanhGaussianPolicy(TanhGaussianConfig(hidden=(16,), seed=RANK), SPEC)
 algorithm = SAC(SACConfig(critic_hidden=(16,), seed=RANK), SPEC, policy)
 data = OwnData()
 loop = TrainingLoop(
-    TrainingConfig(batch_size=16, utd=UtdConfig(target=None, learning_starts=0), prefetch=0),
+    TrainingConfig(
+        batch_size=16,
+        utd=UtdConfig(target=None, learning_starts=0),
+        prefetch=0,
+        checkpoints_kept=1,  # how many a young process writes depends on the machine
+    ),
     algorithm,
     data,
     PolicyMailbox(),

@@ -30,8 +30,8 @@ _log = logging.getLogger(__name__)
 class ControlLoop:
     """Collects experience with one robot; :meth:`run` in a thread of its own.
 
-    It never waits for disk or network, nor, with a robot in real time, for the learner: steps go into a sink that takes them at once,
-    and policies come from a holder that has them ready. It pauses while the sink, the robot or
+    It never waits for disk or network, nor, with a robot in real time, for the learner: steps go
+    into a sink that takes them at once, and policies come from a holder that has them ready. It pauses while the sink, the robot or
     the policy give a reason to, and goes on by itself when that has passed.
 
     Args:
