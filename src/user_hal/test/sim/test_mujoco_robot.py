@@ -97,6 +97,19 @@ def test_success_terminates_and_pays_once(make) -> None:
     assert rewards == [0.0] * (len(rewards) - 1) + [1.0]
 
 
+def test_a_goal_is_reached_at_the_surface_of_the_ball_that_is_drawn(make) -> None:
+    radius_m = 0.05
+    robot = make(task="reach", goal_radius_m=radius_m)
+    assert robot.scene.model.geom(robot.scene.model.body("goal").geomadr[0]).size[0] == radius_m
+    expert, observation = ScriptedExpert(robot.spec), robot.reset(seed=0)
+    while not (observation.task.terminated or observation.task.truncated):
+        assert np.linalg.norm(observation.arrays["tool_to_goal"]) >= radius_m - 1e-6
+        robot.command(expert.act(observation.arrays))
+        observation = robot.read()
+    assert observation.task.success
+    assert 0.02 < np.linalg.norm(observation.arrays["tool_to_goal"]) < radius_m
+
+
 def test_what_was_sent_is_within_the_bounds_and_reported(make) -> None:
     robot = make()
     assert robot.reset(seed=0).applied is None

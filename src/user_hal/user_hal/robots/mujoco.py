@@ -72,6 +72,13 @@ class MujocoConfig(Config):
         ge=0,
         le=0.01,
     )
+    goal_radius_m: float = setting(
+        0.015,
+        doc="Radius of the ball that reach has to get into, as it is drawn.",
+        unit="m",
+        gt=0,
+        le=0.1,
+    )
     max_age_s: float = setting(
         0.5, doc="In real time, age at which a reading is refused as old.", unit="s", gt=0
     )
@@ -104,7 +111,7 @@ class MujocoRobot(Robot):
     def __init__(self, config: MujocoConfig) -> None:
         self.config = config
         self._period_s = 1.0 / config.rate_hz
-        task = task_named(config.task, calibration_noise_m=config.calibration_noise_m)
+        task = task_named(config.task, config.calibration_noise_m, config.goal_radius_m)
         control = control_named(config.control)
         timestep_s = self._period_s / config.substeps
         self.scene = Scene(config.robot, task, timestep_s, control.drive)
