@@ -63,6 +63,18 @@ def test_a_newer_chunk_takes_over_at_its_start() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("jitter", [-3, -1, 0, 1, 3])
+def test_two_chunks_on_one_grid_give_one_row_a_period(jitter) -> None:
+    """The rows of both are due at the same moments, give or take what clocks differ by."""
+    player = ChunkPlayer(blend_rows=2)
+    player.offer(chunk(0, 0, 0, 0, 0, 0), 1000, 1000)
+    given_rows = play(player, list(range(1000, 1110)))
+    player.offer(chunk(3, 3, 3), 1200 + jitter, 1110)
+    given_rows += play(player, list(range(1110, 1600)))
+    assert [value for _, value in given_rows] == [0.0, 0.0, 1.0, 2.0, 3.0]
+    assert [abs(now - 1000 - 100 * i) <= 3 for i, (now, _) in enumerate(given_rows)] == [True] * 5
+
+
 def test_a_newer_chunk_that_starts_now_takes_over_at_once() -> None:
     player = ChunkPlayer()
     player.offer(chunk(1, 2, 3), 1000, 1000)

@@ -49,6 +49,16 @@ class _Playing:
     def row(self, index: int) -> Row:
         return Row(self.actions_ta[index], self.chunk, index, self.due_ns(index))
 
+    def give_way(self, start_ns: int) -> None:
+        """Another chunk takes over then: what is due later than half a period before is its part.
+
+        Both have a row for that moment, and clocks are not exact to the nanosecond: without this
+        the robot might carry out the two, one right after the other.
+        """
+        period_ns = self.chunk.period_ns
+        kept = (start_ns - period_ns // 2 - self.start_ns) // period_ns + 1
+        self.actions_ta = self.actions_ta[: max(kept, self.next_index)]
+
 
 class ChunkPlayer:
     """Gives each row when it is due, once, and skips rows whose time has passed.
@@ -89,6 +99,7 @@ class ChunkPlayer:
         if start_ns <= now_ns or before is None or before.finished:
             self._current, self._next = playing, None
         else:
+            before.give_way(start_ns)
             self._next = playing
         return True
 
@@ -136,7 +147,7 @@ class ChunkPlayer:
             return rows
         blended = np.array(rows)
         for i in range(min(self._blend_rows, len(rows))):
-            old = before.index_at(after.due_ns(i))
+            old = before.index_at(after.due_ns(i) + before.chunk.period_ns // 4)
             if not 0 <= old < len(before.actions_ta):
                 break
             share = (i + 1) / (self._blend_rows + 1)
