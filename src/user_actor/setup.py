@@ -19,5 +19,10 @@ setup(
     install_requires=["setuptools"],
     extras_require={"test": ["pytest"]},
     zip_safe=False,
-    entry_points={"console_scripts": ["actor_node = user_actor.nodes.actor:main"]},
+    entry_points={
+        "console_scripts": [
+            "actor_node = user_actor.nodes.actor:main",
+            "inference_node = user_actor.nodes.inference:main",
+        ]
+    },
 )

@@ -109,6 +109,7 @@ class Arm:
         self.resets_fail: list[Exception] = []
         self.deaf = 0
         self._playing: ActionChunk | None = None
+        self._first_row: dict[int, int] = {}
 
     @property
     def spec(self) -> RobotSpec:
@@ -136,15 +137,19 @@ class Arm:
         if self.deaf:
             self.deaf -= 1
             return
-        episode = self.episode
-        for row in range(len(chunk.actions_ta)):
-            self.world.after(
-                self.delay_ns + row * chunk.period_ns,
+        episode, now_ns = self.episode, self.world.now_ns
+        start_ns = chunk.start_ns - WALL_NS if chunk.start_ns else now_ns
+        over = max(0, (now_ns - start_ns) // chunk.period_ns)
+        self._first_row = {**self._first_row, chunk.sequence: over}
+        for row in range(over, len(chunk.actions_ta)):
+            due_ns = max(now_ns, start_ns + row * chunk.period_ns)
+            self.world.at(
+                due_ns + self.delay_ns,
                 lambda row=row: self._apply(chunk, row, episode),
             )
 
     def _apply(self, chunk: ActionChunk, row: int, episode: int) -> None:
-        if row == 0:
+        if row == self._first_row[chunk.sequence]:
             self._playing = chunk
         if chunk is not self._playing or episode != self.episode or self.silent:
             return
@@ -301,8 +306,11 @@ class Setup:
         return rows[-1]
 
 
-def build(config=None, rows=1, takes_ns=0, config_hash="", policy=True, **arm) -> Setup:
-    """A loop over one episode, unless the configuration says more."""
+def build(
+    config=None, rows=1, takes_ns=0, config_hash="", policy=True, inference=None, **arm
+) -> Setup:
+    """A loop over one episode, unless the configuration says more; ``inference`` makes the policy
+    elsewhere from the world and a holder."""
     world = World()
     robot = Arm(world, **arm)
     values = {"max_episodes": 1, "exploration": {"before_first_version": "initial"}}
@@ -316,7 +324,11 @@ def build(config=None, rows=1, takes_ns=0, config_hash="", policy=True, **arm) -
     mailbox = PolicyMailbox()
     holder = PolicyHolder(make, robot.spec, mailbox, config_hash, clock_ns=world.wall_ns)
     reward, sink, person = OnePerStep(), MemorySink(), Person()
-    loop = ControlLoop(settings, robot, holder if policy else None, reward, sink, person, world)
+    elsewhere = inference(world, robot.spec, holder) if inference else None
+    loop = ControlLoop(
+        settings, robot, holder if policy and not inference else None, reward, sink, person, world,
+        inference=elsewhere,
+    )  # fmt: skip
     return Setup(world, robot, policies, mailbox, holder, reward, sink, person, loop)
 
 

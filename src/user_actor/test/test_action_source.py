@@ -229,7 +229,14 @@ def test_sequence_numbers_rise_over_episodes_and_processes():
     from user_actor.loop.action_source import ActionSource
 
     source = ActionSource(
-        later.loop._config, later.arm, later.holder, None, MS, later.world, later.loop.stats, int
+        later.loop._config,
+        later.arm,
+        later.holder,
+        None,
+        later.loop.pacer,
+        later.world,
+        later.loop.stats,
+        int,
     )
     assert source._sequence > numbers[-1]
 

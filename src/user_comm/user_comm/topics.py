@@ -88,8 +88,20 @@ ACTION = Topic(
     "What the robot is to do next. Only the newest counts; the watchdog of the safety gate "
     "stops the robot when none comes.",
 )  # fmt: skip
+REMOTE_OBSERVATION = Topic(
+    "remote_observation", "user_msgs/msg/Observation", "actor", "inference",
+    COMMAND,
+    "What a policy on another host shall act on; pictures are coded (`name@coding`), and "
+    "`@deterministic` says whether to act without noise. Only the newest counts.",
+)  # fmt: skip
+REMOTE_ACTION = Topic(
+    "remote_action", "user_msgs/msg/ActionChunk", "inference", "actor",
+    COMMAND,
+    "What that policy answers. `start_ns` and `sequence` are stamp and sequence of the observation "
+    "that it answers, so that no clocks are compared. Only the newest counts.",
+)  # fmt: skip
 ROBOT_SPEC = Topic(
-    "robot_spec", "user_msgs/msg/RobotSpec", "hal", "actor, teleop, learner",
+    "robot_spec", "user_msgs/msg/RobotSpec", "hal", "actor, teleop, learner, inference",
     LATCHED,
     "What the robot shows and takes; policies are built from it. Said once, kept for those "
     "who come later.",
@@ -156,7 +168,7 @@ TRAJECTORY_ACK = Topic(
     "topic for all actors, each takes its own.",
 )  # fmt: skip
 POLICY = Topic(
-    "policy", "user_msgs/msg/PolicyVersion", "learner", "actor",
+    "policy", "user_msgs/msg/PolicyVersion", "learner", "actor, inference",
     LATCHED,
     "Announcement of the newest version; an actor that starts late gets it too. The bytes "
     "are pulled over Zenoh.",
@@ -197,8 +209,8 @@ DIAGNOSTICS = Topic(
 )  # fmt: skip
 
 TOPICS: tuple[Topic, ...] = (
-    OBSERVATION, ACTION, ROBOT_SPEC, SAFETY_STATUS, INTERVENTION, JOINT_STATES, TCP_POSE,
-    TCP_TWIST, WRENCH, GRIPPER, CAMERA_IMAGE, CAMERA_INFO, MARKERS, TRAJECTORY, TRAJECTORY_ACK,
+    OBSERVATION, ACTION, REMOTE_OBSERVATION, REMOTE_ACTION, ROBOT_SPEC, SAFETY_STATUS,
+    INTERVENTION, JOINT_STATES, TCP_POSE, TCP_TWIST, WRENCH, GRIPPER, CAMERA_IMAGE, CAMERA_INFO, MARKERS, TRAJECTORY, TRAJECTORY_ACK,
     POLICY, EPISODE_RESULT, ACTOR_STATUS, REPLAY_STATUS, LEARNER_STATUS, LEARNER_BACKLOG,
     RESOURCES, DIAGNOSTICS,
 )  # fmt: skip

@@ -15,9 +15,10 @@ from user_msgs.srv import AcquireLease, ReleaseLease, RenewLease, ResetRobot
 from user_actor.loop.observations import ObservationBox
 from user_actor.loop.ports import NOBODY
 from user_actor.loop.stats import LoopState, LoopStats, LoopStatus
-from user_actor.nodes.actor import ActorConfig, policy_seeds
+from user_actor.nodes.actor import ActorConfig
 from user_actor.nodes.actor_status import actor_status_to_message
 from user_actor.nodes.lease_keeper import LeaseKeeper, LeaseWish
+from user_actor.nodes.policy_feed import policy_seeds
 from user_actor.nodes.robot_port import RosRobot
 from user_actor.nodes.teleop_port import RosTeleop
 from user_actor.outbox import OutboxStatus

@@ -11,10 +11,12 @@ from user_actor.loop.arbiter import Arbiter, Takeover
 from user_actor.loop.clock import Clock
 from user_actor.loop.config import ActorLoopConfig
 from user_actor.loop.exploration import RandomActions
+from user_actor.loop.pacer import Pacer
 from user_actor.loop.plan import ActionPlan
 from user_actor.loop.policy_holder import PolicyHolder, ReadyPolicy, check_plan
 from user_actor.loop.ports import NOBODY, RobotPort, TeleopPort
 from user_actor.loop.recorder import Decision
+from user_actor.loop.remote_policy import InferencePort, RemotePolicy
 from user_actor.loop.stats import LoopStats
 from user_core.errors import PolicyError
 from user_core.specs import Array
@@ -42,12 +44,13 @@ class ActionSource:
     Args:
         config: Parameters.
         robot: Where actions go.
-        policies: The policy; None in demonstrations, which need none.
+        policies: The policy; None in demonstrations, which need none, and where it is elsewhere.
         teleop: The person; None without one.
-        period_ns: Control period, nanoseconds.
+        pacer: The grid of steps.
         clock: Tells the time.
         stats: Where inference times are counted.
         total_steps: Gives the steps that this actor ever made.
+        inference: The policy on another host; None where it is here.
 
     Attributes:
         inference_ns: How long the policy took for the last decision; 0 if it was not asked.
@@ -60,14 +63,18 @@ class ActionSource:
         robot: RobotPort,
         policies: PolicyHolder | None,
         teleop: TeleopPort | None,
-        period_ns: int,
+        pacer: Pacer,
         clock: Clock,
         stats: LoopStats,
         total_steps: Callable[[], int],
+        inference: InferencePort | None = None,
     ) -> None:
         self._config, self._robot, self._policies = config, robot, policies
-        self._teleop, self._period_ns, self._clock = teleop, period_ns, clock
+        self._teleop, self._period_ns, self._clock = teleop, pacer.period_ns, clock
         self._stats, self._total_steps = stats, total_steps
+        self._remote: RemotePolicy | None = None
+        if inference is not None:
+            self._remote = RemotePolicy(inference, pacer, clock, self._send_rows)
         self._random = RandomActions(config.exploration, robot.spec.action, total_steps())
         self.arbiter = Arbiter(config.arbiter, robot.spec)
         self._sequence = clock.wall_ns() // 1000
@@ -82,6 +89,8 @@ class ActionSource:
         """Why no action could be decided now; empty if one can."""
         if self._config.mode == "demonstration":
             return "" if self._teleop is not None else "demonstrations need a teleoperator"
+        if self._remote is not None:
+            return self._remote.why_waiting(self._robot.observations.newest)
         if self._policies is None:
             return "there is no policy"
         waits = self._config.exploration.before_first_version == "wait"
@@ -91,7 +100,18 @@ class ActionSource:
     @property
     def has_version(self) -> bool:
         """Whether a policy version has come."""
+        if self._remote is not None:
+            return self._remote.version > 0
         return self._policies is not None and self._policies.current().number > 0
+
+    def why_lost(self) -> str:
+        """Why there will be no action for a while, for people; empty if there may be one."""
+        return self._remote.why_lost() if self._remote is not None else ""
+
+    @property
+    def stale_answers(self) -> int:
+        """Answers of a policy elsewhere that were over when they came."""
+        return self._remote.plans.stale if self._remote is not None else 0
 
     def begin(self, source: EpisodeSource) -> None:
         """A new episode begins."""
@@ -100,6 +120,8 @@ class ActionSource:
         self._random.reset()
         if self._policies is not None:
             self._policies.current().policy.reset()
+        if self._remote is not None:
+            self._remote.begin()
 
     def listen(self, observation: Observation) -> Label:
         """Ask the person once a step, before :meth:`decide`; return his verdict."""
@@ -109,7 +131,8 @@ class ActionSource:
         return human.label
 
     def decide(self, observation: Observation) -> Decision | None:
-        """Decide and send; None if there is nothing to do yet (a person has not begun).
+        """Decide and send; None if there is nothing to do (a person has not begun, or a policy
+        elsewhere has not answered).
 
         Raises:
             PolicyError: The policy gave no usable action.
@@ -121,7 +144,12 @@ class ActionSource:
             takeover = self.arbiter.decide(self._human, self._clock.monotonic_ns())
         if self._source is EpisodeSource.DEMONSTRATION:
             return self._demonstrate(observation, takeover)
-        proposal = self._propose(observation)
+        if self._remote is not None:
+            proposal = self._propose_remotely(self._remote, observation, takeover)
+            if proposal is None:
+                return None
+        else:
+            proposal = self._propose(observation)
         if takeover is not None:
             self._plan = None  # its rows are overruled: plan anew afterwards
             return self._send(observation, proposal, takeover.action, takeover.acted_by)
@@ -145,7 +173,7 @@ class ActionSource:
         assert policies is not None  # noqa: S101 - why_waiting() asked for one
         ready = policies.current()
         evaluating = self._source is EpisodeSource.EVALUATION
-        if not evaluating and self._is_random(ready):
+        if not evaluating and self._is_random(ready.number):
             self._plan = None
             return _Proposal(self._random.sample(), ActedBy.RANDOM, 0)
         if self._plan is None or self._plan.due(self._config.replan_every):
@@ -154,9 +182,30 @@ class ActionSource:
         action, row = plan.take()
         return _Proposal(action, ActedBy.POLICY, plan.version, row, plan.sequence if row else 0)
 
-    def _is_random(self, ready: ReadyPolicy) -> bool:
+    def _propose_remotely(
+        self, remote: RemotePolicy, observation: Observation, takeover: Takeover | None
+    ) -> _Proposal | None:
+        evaluating = self._source is EpisodeSource.EVALUATION
+        random = not evaluating and self._total_steps() < self._config.exploration.random_steps
+        if random or takeover is not None:
+            wanted = remote.overruled(observation)
+            if random:
+                return _Proposal(self._random.sample(), ActedBy.RANDOM, 0)
+            if wanted is None and takeover is not None:
+                return _Proposal(takeover.action, takeover.acted_by, 0)
+            assert wanted is not None  # noqa: S101
+            return _Proposal(wanted[0], ActedBy.POLICY, wanted[1])
+        planned = remote.propose(observation, deterministic=evaluating)
+        self.inference_ns = remote.waited_ns
+        if planned is None:
+            return None
+        self._stats.inference.add(self.inference_ns)
+        action, row, sequence, version = planned
+        return _Proposal(action, ActedBy.POLICY, version, row, sequence)
+
+    def _is_random(self, version: int) -> bool:
         exploration = self._config.exploration
-        if ready.number == 0 and exploration.before_first_version == "random":
+        if version == 0 and exploration.before_first_version == "random":
             return True
         return self._total_steps() < exploration.random_steps
 
@@ -200,6 +249,12 @@ class ActionSource:
             observation, proposal.action, action, acted_by, proposal.version, sequence, row,
             stamp_ns,
         )  # fmt: skip
+
+    def _send_rows(self, rows_ta: Array, version: int, start_ns: int) -> int:
+        """Send rows of a policy elsewhere; the number of their chunk."""
+        self._sequence += 1
+        self._transmit(rows_ta, ActedBy.POLICY, version, self._sequence, start_ns)
+        return self._sequence
 
     def _transmit(
         self, rows_ta: Array, acted_by: ActedBy, version: int, sequence: int, start_ns: int = 0

@@ -17,9 +17,10 @@ from user_actor.loop.pacer import Pacer
 from user_actor.loop.policy_holder import PolicyHolder
 from user_actor.loop.ports import EpisodeSink, RobotPort, TeleopPort
 from user_actor.loop.recorder import Feedback
+from user_actor.loop.remote_policy import InferencePort
 from user_actor.loop.schedule import EpisodePlan, Schedule
 from user_actor.loop.stats import LoopState, LoopStats, LoopStatus
-from user_core.errors import DeviceTimeout, UserError
+from user_core.errors import ConfigError, DeviceTimeout, UserError
 from user_core.interfaces import Reward
 from user_core.types import EpisodeResult, Observation, Outcome
 
@@ -37,12 +38,13 @@ class ControlLoop:
     Args:
         config: Parameters.
         robot: The robot.
-        policies: The policy; None in demonstrations.
+        policies: The policy; None in demonstrations, and where it is elsewhere.
         reward: Judges steps.
         sink: Where steps go.
         teleop: The person; None without one.
         clock: Tells the time.
         on_result: Called with the result of each episode, in the loop's thread; returns at once.
+        inference: The policy on another host; None where it is here.
 
     Attributes:
         backlog: Is told how far the learner is behind, where a robot in lockstep heeds it.
@@ -58,7 +60,13 @@ class ControlLoop:
         teleop: TeleopPort | None = None,
         clock: Clock | None = None,
         on_result: Callable[[EpisodeResult], None] = lambda result: None,
+        inference: InferencePort | None = None,
     ) -> None:
+        if inference is not None and robot.spec.lockstep:
+            raise ConfigError(
+                "remote inference", came=f"{robot.spec.robot!r}, whose time passes by commands",
+                expected="a robot in real time", cure="A simulation has real_time for that",
+            )  # fmt: skip
         self._config, self._robot, self._policies, self._sink = config, robot, policies, sink
         self._clock = clock or SystemClock()
         self._on_result = on_result
@@ -67,8 +75,8 @@ class ControlLoop:
         steps_before = sink.total_steps
         self.backlog = Backlog(config.max_backlog_steps, self._clock)
         self._actions = ActionSource(
-            config, robot, policies, teleop, self.pacer.period_ns, self._clock, self.stats,
-            lambda: steps_before + self.stats.steps,
+            config, robot, policies, teleop, self.pacer, self._clock, self.stats,
+            lambda: steps_before + self.stats.steps, inference,
         )  # fmt: skip
         self.episodes = EpisodeRun(
             config, robot, self._actions, reward, sink, self.pacer, self._clock, self.stats,
@@ -226,6 +234,7 @@ class ControlLoop:
             "commands were sent again for want of an answer": runs.asked_again,
             "decisions were never answered": runs.recorder.unanswered,
             "deadlines were skipped": self.pacer.skipped,
+            "answers of the policy elsewhere were over when they came": self._actions.stale_answers,
             "commands of the person were too old": arbiter.stale,
             "commands of the person did not fit the robot": arbiter.misfits,
         }

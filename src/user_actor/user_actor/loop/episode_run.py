@@ -217,13 +217,14 @@ class EpisodeRun:
                 return None
 
     def _pass_time(self, observation: Observation) -> Ending | None:
-        """Nothing to do yet, until a person begins: wait one period."""
+        """Nothing to do, until a person begins or a policy elsewhere answers: wait one period."""
         self._robot.observations.wait_until(self._pacer.due_ns)
         self._pacer.met(self._clock.monotonic_ns())
         label = self._actions.listen(observation)
         why = self._stop() or self._robot.trouble() or self._sink.why_paused()
+        why = why or self._actions.why_lost()
         if label is not Label.NONE:
-            why = f"a person said {label.name.lower()} before beginning"
+            why = f"a person said {label.name.lower()} while nothing was done"
         return aborted(why) if why else None
 
     def _why_lost(self) -> str:

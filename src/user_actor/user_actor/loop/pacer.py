@@ -26,6 +26,11 @@ class Pacer:
         self.skipped = 0
         self.lateness = LatencyHistogram()
 
+    @property
+    def step(self) -> int:
+        """Number of the present step on the grid; skipped ones count, too."""
+        return self.due_ns // self.period_ns
+
     def start(self, now_ns: int) -> None:
         """Begin a new grid: the first deadline is one period from now."""
         self.due_ns = now_ns + self.period_ns

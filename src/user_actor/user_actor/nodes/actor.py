@@ -6,17 +6,16 @@ import dataclasses
 import os
 import sys
 import threading
-import zlib
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from user_actor.loop import ActorLoopConfig, ControlLoop, PolicyHolder
+from user_actor.loop.inference_link import InferenceLink, RemoteConfig
 from user_actor.nodes.actor_status import actor_status_to_message, outbox_figures
 from user_actor.nodes.lease_keeper import LeaseKeeper, LeaseWish
+from user_actor.nodes.policy_feed import PolicyFeed
+from user_actor.nodes.remote_inference import RemoteInference
 from user_actor.nodes.robot_port import RosRobot
 from user_actor.nodes.teleop_port import RosTeleop
 from user_actor.nodes.waited_observations import WaitedObservations
@@ -27,17 +26,14 @@ from user_comm.diagnostics import Level
 from user_comm.flows import Flow
 from user_comm.lifecycle import LifecycleNode
 from user_comm.log_bridge import bridge_logging
-from user_comm.policy_blobs import PolicyPuller, ZenohConfig, open_session, puller_figures
+from user_comm.policy_blobs import ZenohConfig
 from user_comm.run import run
 from user_comm.topic_waiter import TopicWaiter
-from user_core import plugins
 from user_core.config import Config, setting
 from user_core.errors import DeviceTimeout, TransportError
-from user_core.interfaces import Policy
 from user_core.plugins import PluginChoice
-from user_core.policies import policy_config_hash
 from user_core.specs import RobotSpec
-from user_core.types import EpisodeResult, TrajectoryAck, TrajectoryChunk
+from user_core.types import ActionChunk, EpisodeResult, TrajectoryAck, TrajectoryChunk
 
 _LOOK_S = 0.2
 #: Longest wait for the acting thread: a policy, a reward or a disk may hang.
@@ -59,6 +55,9 @@ class ActorConfig(Config):
     hal: str = setting("hal", doc="Name of the node that runs the robot.", min_length=1)
     loop: ActorLoopConfig = setting(factory=ActorLoopConfig, doc="How it acts.")
     policy: PluginChoice = setting(PluginChoice("tanh_gaussian"), doc="What acts.")
+    remote: RemoteConfig = setting(
+        factory=RemoteConfig, doc="Whether the policy acts on another host instead."
+    )
     reward: PluginChoice = setting(PluginChoice("task"), doc="What judges.")
     outbox: OutboxConfig = setting(factory=OutboxConfig, doc="Where experience waits.")
     lease: LeaseWish = setting(factory=LeaseWish, doc="The lease of the robot.")
@@ -98,8 +97,8 @@ class ActorNode(LifecycleNode):
         self._robot: RosRobot | None = None
         self._teleop: RosTeleop | None = None
         self._loop: ControlLoop | None = None
-        self._holder: PolicyHolder | None = None
-        self._puller: PolicyPuller | None = None
+        self._feed: PolicyFeed | None = None
+        self._inference: InferenceLink | None = None
         self._announced: PolicyAnnouncement | None = None
         self._safety: Any = None
         self._heard = False
@@ -110,6 +109,7 @@ class ActorNode(LifecycleNode):
         self._trajectory = self.advertise(topics.TRAJECTORY)
         self._results = self.advertise(topics.EPISODE_RESULT)
         self._status = self.advertise(topics.ACTOR_STATUS, always=True)
+        self._remote = self.advertise(topics.REMOTE_OBSERVATION)
         self._connect()
         self._observations = TopicWaiter(self, topics.OBSERVATION)
         stack.callback(self._observations.destroy)
@@ -161,54 +161,36 @@ class ActorNode(LifecycleNode):
             self._lease.on_lost = robot.on_lease_lost
             robot.on_safety(self._safety)
             teleop = RosTeleop(spec.lockstep)
-            holder = None
-            if config.loop.mode != "demonstration":
-                holder = self._make_holder(spec, stack)
+            holder, inference = self._policy(spec, stack)
             reward = config.reward.build("rewards", path="reward")
             loop = ControlLoop(
                 config.loop, robot, holder, reward, self._outbox, teleop,
-                on_result=lambda result: self._tell(result, description),
+                on_result=lambda result: self._tell(result, description), inference=inference,
             )  # fmt: skip
-            self._holder, self._robot, self._teleop, self._loop = holder, robot, teleop, loop
+            self._inference, self._robot, self._teleop, self._loop = inference, robot, teleop, loop
             stack.callback(self._forget_loop)
             if not stop.is_set() and description is self._description:
                 loop.run()
                 while loop.is_done and not stop.is_set():  # all episodes are recorded
                     stop.wait(_LOOK_S)
 
-    def _make_holder(self, spec: RobotSpec, stack: ExitStack) -> PolicyHolder:
-        """What pulls versions and swaps them in."""
+    def _policy(
+        self, spec: RobotSpec, stack: ExitStack
+    ) -> tuple[PolicyHolder | None, InferenceLink | None]:
+        """What acts: a policy here, or one elsewhere, or a person."""
         config: ActorConfig = self.config
-        choice = config.policy
-        config_hash = policy_config_hash(choice.plugin, choice.params, spec)
-        seeds = policy_seeds(
-            choice, self._name, config.loop.exploration.seed, self._outbox.total_steps
-        )
-
-        def make() -> Policy:
-            params = {**choice.params, **next(seeds)}
-            policy: Policy = plugins.build(
-                "policies", choice.plugin, params, spec, path="policy.params"
-            )
-            return policy
-
-        puller = stack.enter_context(
-            PolicyPuller(
-                lambda end: open_session(config.zenoh, end),
-                config_hash,
-                self._news,
-                relay=config.relay,
-                link_share=config.policy_share,
-            )
-        )
-        holder = PolicyHolder(make, spec, puller, config_hash)
-        holder.start()
-        stack.callback(holder.close)
-        self._puller = puller
-        self._show(stack, Flow("policy", lambda: puller_figures(puller)))
-        if self._announced is not None:
-            puller.announced(self._announced)
-        return holder
+        if config.loop.mode == "demonstration":
+            return None, None
+        if config.remote.enabled:
+            remote = stack.enter_context(RemoteInference(config.remote, spec, self._remote))
+            self._show(stack, remote.flow)
+            return None, remote.link
+        seed, steps = config.loop.exploration.seed, self._outbox.total_steps
+        feed = stack.enter_context(PolicyFeed(config, spec, self._name, seed, steps))
+        self._feed = feed
+        self._show(stack, feed.flow)
+        feed.announced(self._announced)
+        return feed.holder, None
 
     def _show(self, stack: ExitStack, flow: Flow) -> None:
         self.diagnostics.watch(flow.name, flow.item)
@@ -220,16 +202,12 @@ class ActorNode(LifecycleNode):
             self._loop.stop(why)
 
     def _forget_loop(self) -> None:
-        self._robot = self._teleop = self._holder = self._puller = None
+        self._robot = self._teleop = self._feed = self._inference = None
         self._loop = None
 
     def _tell(self, result: EpisodeResult, description: RobotDescription) -> None:
         robot = self.config.robot or description.spec.robot
         self._results.publish(EpisodeReport(result, robot, description.task))
-
-    def _news(self) -> None:
-        if self._holder is not None:
-            self._holder.news()
 
     # --- what comes in, in the executor's thread ----------------------------------------
 
@@ -240,6 +218,8 @@ class ActorNode(LifecycleNode):
         self.listen(topics.INTERVENTION, self._on_intervention)
         self.listen(topics.TRAJECTORY_ACK, self._on_ack, always=True)
         self.listen(topics.POLICY, self._on_policy, always=True)
+        if config.remote.enabled:
+            self.listen(topics.REMOTE_ACTION, self._on_remote_action)
         if config.loop.max_backlog_steps:
             self.listen(topics.LEARNER_BACKLOG, self._on_backlog, always=True)
         self._reset = self.client(topics.RESET, config.hal)
@@ -272,8 +252,12 @@ class ActorNode(LifecycleNode):
 
     def _on_policy(self, announcement: PolicyAnnouncement) -> None:
         self._announced = announcement
-        if self._puller is not None:
-            self._puller.announced(announcement)
+        if self._feed is not None:
+            self._feed.announced(announcement)
+
+    def _on_remote_action(self, chunk: ActionChunk) -> None:
+        if self._inference is not None:
+            self._inference.on_answer(chunk)
 
     def _on_backlog(self, message: Any) -> None:
         if self._loop is not None:
@@ -294,7 +278,7 @@ class ActorNode(LifecycleNode):
         self._heard = heard
 
     def _publish_status(self) -> None:
-        loop, holder = self._loop, self._holder
+        loop, feed, inference = self._loop, self._feed, self._inference
         status = None if loop is None else loop.status()
         waiting_for = "the robot's spec" if self.is_active else "activation"
         message = actor_status_to_message(status, self._outbox.status(), waiting_for)
@@ -302,10 +286,12 @@ class ActorNode(LifecycleNode):
         if self._description is not None:
             message.robot = self.config.robot or self._description.spec.robot
             message.task = self._description.task
-        if holder is not None:
-            message.policy_version, message.policy_age_s = holder.number, holder.age_s()
-        if self._puller is not None and self._puller.stats.last_error:
-            message.warnings = [*message.warnings, self._puller.stats.last_error]
+        if inference is not None:
+            message.policy_version = inference.version
+        if feed is not None:
+            message.policy_version, message.policy_age_s = feed.holder.number, feed.holder.age_s()
+            if feed.puller.stats.last_error:
+                message.warnings = [*message.warnings, feed.puller.stats.last_error]
         self._status.publish(message)
         level = Level.WARN if message.warnings else Level.OK
         text = "; ".join([message.detail, *message.warnings]) or "acting"
@@ -320,31 +306,6 @@ def _join(thread: threading.Thread) -> None:
             "end of acting", came=f"the acting thread still busy after {_JOIN_S:g} s",
             expected="policy, reward and disk to return",
         )  # fmt: skip
-
-
-def policy_seeds(
-    choice: PluginChoice, name: str, seed: int, steps: int
-) -> Iterator[dict[str, int]]:
-    """Another ``seed`` for every policy that is made, where it has one and none was chosen.
-
-    Robots that share weights must not share their noise, nor must the two policies that take
-    turns, nor an actor with what it was before a restart; but a run that is repeated with the
-    same ``seed`` explores as before.
-
-    Args:
-        choice: The policy.
-        name: Of the actor.
-        seed: Of exploration; -1: another one each time.
-        steps: Steps that the actor ever made.
-    """
-    fields = {
-        item.name for item in dataclasses.fields(plugins.load("policies", choice.plugin).Config)
-    }
-    entropy = None if seed < 0 else [seed, zlib.crc32(name.encode()), steps]
-    source = np.random.default_rng(entropy)
-    while True:
-        drawn = int(source.integers(2**31))
-        yield {"seed": drawn} if "seed" in fields and "seed" not in choice.params else {}
 
 
 def main() -> None:

@@ -321,7 +321,7 @@ def test_a_rogue_robot_harms_nobody(world: BridgeWorld, tmp_path: Path) -> None:
 
 def test_the_table_says_which_topics_cross() -> None:
     robot = BridgeConfig(role="robot", robot="arm0").all_routes()
-    learner = BridgeConfig(role="learner").all_routes()
+    learner = BridgeConfig(role="learner", inference_for=("arm0",)).all_routes()
     outs = {r.key for r in robot if r.direction == "out"}
     assert {"arm0/trajectory", "arm0/actor_status", "arm0/robot_spec"} <= outs
     assert {r.key for r in robot if r.direction == "in"} == {
@@ -335,5 +335,11 @@ def test_the_table_says_which_topics_cross() -> None:
     assert policy.type == "user_msgs/msg/PolicyVersion"
     assert not any(c.waits for c in CROSSINGS if c.way is Way.DOWN)  # one slow robot stops nobody
     assert {c.topic for c in CROSSINGS} <= set(topics.TOPICS)
+    two = BridgeConfig(role="learner", inference_for=("arm0", "arm1")).all_routes()
+    answers = {(r.topic, r.key) for r in two if r.topic.endswith("remote_action")}
+    assert answers == {
+        (f"/{n}/remote_action", f"learner/{n}/remote_action") for n in ("arm0", "arm1")
+    }
+    assert not any("remote_action" in r.key for r in BridgeConfig(role="learner").all_routes())
     less = BridgeConfig(role="robot", robot="arm0", leave_out=("/diagnostics",)).all_routes()
     assert outs - {r.key for r in less} == {"arm0/diagnostics"}

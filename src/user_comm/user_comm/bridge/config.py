@@ -74,6 +74,9 @@ class BridgeConfig(Config):
     )
     robot: str = setting("robot0", doc="The robot's namespace, and where its keys begin.")
     learner: str = setting("learner", doc="The learner's namespace, and where its keys begin.")
+    inference_for: tuple[str, ...] = setting(
+        (), doc="Robots whose policy runs on this host, where the role is learner."
+    )
     routes: tuple[Route, ...] = setting(
         (), doc="Further routes; one of a topic that the role carries already takes its place."
     )
@@ -124,7 +127,12 @@ class BridgeConfig(Config):
 
     def _of_role(self) -> Iterator[Route]:
         for crossing in CROSSINGS:
-            if self.role != "none" and crossing.topic.name not in self.leave_out:
+            if self.role == "none" or crossing.topic.name in self.leave_out:
+                continue
+            if crossing.addressed and self.role == "learner":
+                for robot in self.inference_for:
+                    yield _derived(crossing, self.role, robot, self.learner)
+            else:
                 yield _derived(crossing, self.role, self.robot, self.learner)
 
 
@@ -132,7 +140,9 @@ def _derived(crossing: Crossing, role: Role, robot: str, learner: str) -> Route:
     name = crossing.topic.name.lstrip("/")
     up = crossing.way is Way.UP
     leaves = (role == "robot") == up
-    if not up:
+    if crossing.addressed:
+        topic, key = f"/{robot}/{name}", f"{learner}/{robot}/{name}"
+    elif not up:
         topic, key = f"/{learner}/{name}", f"{learner}/{name}"
     elif role == "robot":
         topic, key = f"/{name}" if crossing.shared else f"/{robot}/{name}", f"{robot}/{name}"

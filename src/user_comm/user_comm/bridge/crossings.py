@@ -1,5 +1,6 @@
 """Which topics leave a host, and which way. What does not stand here stays where it is made:
-observations, actions, pictures and everything else that is for the robot's own host.
+observations, actions, pictures and everything else that is for the robot's own host. Where the
+policy is elsewhere, coded observations and its answers cross instead, each way the newest.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Crossing:
         max_rate_hz: No more than so many; the newest wins. 0: all.
         merged: On the learner's host the robots' messages come together on one topic.
         shared: One topic of that absolute name for a whole host, not one for each robot.
+        addressed: Of what goes down, each robot gets its own.
     """
 
     topic: Topic
@@ -50,6 +52,7 @@ class Crossing:
     max_rate_hz: float = 0.0
     merged: bool = False
     shared: bool = False
+    addressed: bool = False
 
 
 CROSSINGS: tuple[Crossing, ...] = (
@@ -58,6 +61,9 @@ CROSSINGS: tuple[Crossing, ...] = (
     Crossing(topics.TRAJECTORY, Way.UP, "data_low", waits=True, max_bytes=8 * MIB, merged=True),
     # The outbox times its resending by the acks.
     Crossing(topics.TRAJECTORY_ACK, Way.DOWN, "interactive_high"),
+    # The actor has only a few observations under way, so that they are no bulk.
+    Crossing(topics.REMOTE_OBSERVATION, Way.UP, "data_high", max_bytes=8 * MIB),
+    Crossing(topics.REMOTE_ACTION, Way.DOWN, "real_time", addressed=True),
     Crossing(topics.POLICY, Way.DOWN, "interactive_low"),
     Crossing(topics.ROBOT_SPEC, Way.UP, "interactive_low"),
     Crossing(topics.SAFETY_STATUS, Way.UP, "interactive_high", max_rate_hz=20.0),

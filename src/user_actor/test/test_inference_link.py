@@ -1,0 +1,327 @@
+"""Both ends of a policy elsewhere, in threads of their own, with what travels between them."""
+
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from user_actor.loop.inference_link import InferenceLink, RemoteConfig
+from user_actor.loop.inference_server import InferenceServer
+from user_actor.loop.policy_holder import PolicyHolder
+from user_core.codecs.observation import DETERMINISTIC, decode_observation, encode_observation
+from user_core.config import Config
+from user_core.errors import CodecError, SpecError, TransportError
+from user_core.fakes import PolicyMailbox
+from user_core.interfaces import Policy
+from user_core.specs import ArraySpec, RobotSpec
+from user_core.types import ActionChunk, Observation, PolicyVersion
+
+SPEC = RobotSpec(
+    "r",
+    {"x": ArraySpec((2,), "float64"), "image": ArraySpec((32, 40, 3), "uint8")},
+    ArraySpec((2,)),
+    period_s=0.05,
+)
+
+
+def observation(number=1, episode=1):
+    rng = np.random.default_rng(number)
+    arrays = {"x": np.full(2, float(number)), "image": rng.integers(0, 255, (32, 40, 3), np.uint8)}
+    return Observation(arrays, number * 1000, number, episode)
+
+
+def until(condition, what, timeout_s=10.0):
+    end_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end_s, f"still not: {what}"
+        time.sleep(0.002)
+
+
+class Echo(Policy):
+    """Three rows that say what it saw; waits where a test wants it to."""
+
+    Config = Config
+
+    def __init__(self):
+        self.seen, self.resets = [], 0
+        self.go = threading.Event()
+        self.go.set()
+        self.bad = False
+
+    def act(self, observation, *, deterministic=False):
+        self.go.wait(10.0)
+        self.seen.append(
+            (float(observation["x"][0]), deterministic, int(observation["image"].sum()))
+        )
+        return np.full((3, 2), np.nan if self.bad else observation["x"][0], np.float32)
+
+    def arrays(self):
+        return {}
+
+    def load(self, arrays):
+        pass
+
+    def reset(self):
+        self.resets += 1
+
+
+# --- what travels
+
+
+@pytest.mark.parametrize("coding", ["", "zstd"])
+def test_pictures_come_as_they_were_without_loss(coding):
+    arrays = {**observation(3).arrays, "image": np.zeros((32, 40, 3), np.uint8)}
+    coded = encode_observation(arrays, coding, deterministic=True)
+    back, deterministic = decode_observation(coded, SPEC.observation)
+    assert deterministic
+    assert all((back[name] == arrays[name]).all() for name in arrays)
+    assert (sum(a.nbytes for a in coded.values()) < 1000) == bool(coding)
+
+
+def test_pictures_with_loss_are_much_the_same():
+    pytest.importorskip("cv2")
+    arrays = observation().arrays
+    gradient = np.linspace(0, 255, 32 * 40 * 3).reshape(32, 40, 3).astype(np.uint8)
+    arrays = {**arrays, "image": gradient}
+    coded = encode_observation(arrays, "jpeg80")
+    back, deterministic = decode_observation(coded, SPEC.observation)
+    assert not deterministic
+    assert np.abs(back["image"].astype(int) - gradient).mean() < 4
+    assert coded["image@jpeg80"].nbytes < gradient.nbytes / 3
+
+
+def test_what_does_not_hold_together_is_refused():
+    coded = encode_observation(observation().arrays, "zstd")
+    with pytest.raises(CodecError, match="deterministic"):
+        decode_observation({n: a for n, a in coded.items() if n != DETERMINISTIC}, SPEC.observation)
+    with pytest.raises(CodecError, match="twice"):
+        decode_observation({**coded, "image": observation().arrays["image"]}, SPEC.observation)
+    with pytest.raises(SpecError):
+        decode_observation({n: a for n, a in coded.items() if n != "x"}, SPEC.observation)
+    large = encode_observation({"image": np.zeros((900, 900, 3), np.uint8)}, "zstd")
+    with pytest.raises(CodecError, match="bytes of"):  # more than the robot's pictures have
+        decode_observation({**coded, **large}, SPEC.observation)
+
+
+# --- the robot's end
+
+
+class Wire:
+    """Keeps what is sent until a test answers it."""
+
+    def __init__(self, **config):
+        self.sent = []
+        self.fails = None
+        self.link = InferenceLink(RemoteConfig(enabled=True, **config), SPEC, self.send)
+        self.link.start()
+
+    def send(self, seen, deterministic):
+        if self.fails is not None:
+            raise self.fails
+        self.sent.append(seen.sequence)
+        return 100
+
+    def answer(self, number, rows=3, **changes):
+        chunk = ActionChunk(
+            np.full((rows, 2), float(number), np.float32), 50_000_000, number * 1000, number,
+            policy_version=4,
+        )  # fmt: skip
+        self.link.on_answer(replace(chunk, **changes))
+
+
+@pytest.fixture
+def wire():
+    wires = []
+
+    def make(**config):
+        wires.append(Wire(**config))
+        return wires[-1]
+
+    yield make
+    for one in wires:
+        one.link.close()
+
+
+def test_only_a_few_are_under_way_and_the_newest_goes_next(wire):
+    wire = wire(in_flight=2)
+    for number in (1, 2):
+        wire.link.ask(observation(number), number)
+        until(lambda n=number: len(wire.sent) == n, "it is sent")
+    for number in (3, 4, 5):
+        wire.link.ask(observation(number), number)
+    time.sleep(0.02)
+    assert wire.sent == [1, 2]
+    wire.answer(1)
+    until(lambda: wire.sent == [1, 2, 5], "the newest is sent")
+    assert wire.link.superseded == 2
+    assert wire.link.take().step == 1
+    assert wire.link.take() is None
+    assert wire.link.version == 4
+
+
+def test_an_answer_stands_for_the_earlier_ones_and_an_old_one_does_not_count(wire):
+    wire = wire(in_flight=2)
+    for number in (1, 2):
+        wire.link.ask(observation(number), number)
+        until(lambda n=number: len(wire.sent) == n, "it is sent")
+    wire.answer(2)
+    wire.answer(1)  # overtaken
+    assert wire.link.take().step == 2
+    assert (wire.link.answered, wire.link.unasked) == (1, 1)
+
+
+def test_answers_from_before_a_new_episode_do_not_count(wire):
+    wire = wire()
+    wire.link.ask(observation(1), 1)
+    until(lambda: wire.sent, "it is sent")
+    wire.link.begin()
+    wire.answer(1)
+    assert wire.link.take() is None
+    assert wire.link.unasked == 1
+
+
+def test_what_is_lost_makes_room_and_silence_is_noticed(wire):
+    wire = wire(in_flight=1, lost_after_s=0.05, silence_s=0.1)
+    assert "not answered yet" in wire.link.why_silent()
+    wire.link.ask(observation(1), 1)
+    until(lambda: wire.sent, "it is sent")
+    wire.answer(1)
+    assert wire.link.why_silent() == ""
+    wire.link.ask(observation(2), 2)
+    until(lambda: len(wire.sent) == 2, "it is sent")
+    wire.link.ask(observation(3), 3)
+    until(lambda: len(wire.sent) == 3, "there is room again")
+    assert wire.link.lost == 1
+    until(wire.link.why_silent, "silence is noticed")
+    wire.answer(3)
+    assert wire.link.why_silent() == ""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"actions_ta": np.full((3, 2), np.nan, np.float32)},
+        {"actions_ta": np.zeros((3, 5), np.float32)},
+        {"actions_ta": np.zeros((3, 2), np.float64)},
+        {"period_ns": 1_000_000},
+    ],
+)
+def test_answers_that_cannot_be_played_are_refused_and_named(wire, changes):
+    wire = wire()
+    wire.link.ask(observation(1), 1)
+    until(lambda: wire.sent, "it is sent")
+    wire.answer(1, **changes)
+    assert wire.link.take() is None
+    assert wire.link.refused == 1
+    assert wire.link.why_silent() == wire.link.last_refusal != ""
+
+
+def test_what_cannot_be_sent_is_said_and_tried_again(wire):
+    wire = wire()
+    wire.fails = TransportError("topic", came="nobody listens")
+    wire.link.ask(observation(1), 1)
+    until(lambda: wire.link.refused, "it is refused")
+    assert "nobody listens" in wire.link.why_silent()
+    wire.fails = None
+    wire.link.ask(observation(2), 2)
+    until(lambda: wire.sent == [2], "the next is sent")
+
+
+# --- both ends
+
+
+class Pair:
+    """A link and a server, joined by a function that loses nothing."""
+
+    def __init__(self, coding="zstd", **server):
+        self.policies = []
+
+        def make():
+            self.policies.append(Echo())
+            return self.policies[-1]
+
+        self.mailbox = PolicyMailbox()
+        self.holder = PolicyHolder(make, SPEC, self.mailbox)
+        self.server = InferenceServer(SPEC, self.holder, self.back, **server)
+        self.link = InferenceLink(RemoteConfig(enabled=True, coding=coding), SPEC, self.there)
+        self.chunks = []
+
+    def __enter__(self):
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
+        self.thread.start()
+        self.link.start()
+        return self
+
+    def __exit__(self, *_):
+        self.link.close()
+        self.server.stop()
+        self.thread.join(5.0)
+
+    def there(self, seen, deterministic):
+        coded = encode_observation(
+            seen.arrays, self.link.config.coding, deterministic=deterministic
+        )
+        self.server.offer(replace(seen, arrays=coded))
+        return 1
+
+    def back(self, chunk):
+        self.chunks.append(chunk)
+        self.link.on_answer(chunk)
+
+
+def test_the_newest_observation_is_answered_with_a_chunk_that_names_it():
+    with Pair() as pair:
+        seen = observation(7)
+        pair.link.ask(seen, 70, deterministic=True)
+        answer = pair.link.wait(time.monotonic_ns() + 10 * 10**9)
+        assert (answer.step, answer.rows_ta.tolist()) == (70, [[7, 7]] * 3)
+        (chunk,) = pair.chunks
+        assert (chunk.start_ns, chunk.sequence, chunk.period_ns) == (7000, 7, 50_000_000)
+        assert pair.policies[0].seen == [(7.0, True, int(seen.arrays["image"].sum()))]
+
+
+def test_while_the_policy_thinks_old_observations_give_way():
+    with Pair() as pair:
+        policy = pair.policies[0]
+        policy.go.clear()
+        for number in range(1, 4):  # as many as may be under way
+            pair.link.ask(observation(number), number)
+            until(lambda n=number: pair.link.sent == n, "it is sent")
+        policy.go.set()
+        until(lambda: len(pair.chunks) == 2, "two are answered")
+        assert [chunk.sequence for chunk in pair.chunks] == [1, 3]
+        assert pair.server.counts.superseded == 1
+
+
+def test_a_policy_that_remembers_is_reset_with_the_robot():
+    with Pair() as pair:
+        for number, episode in ((1, 1), (2, 1), (3, 2)):
+            pair.link.ask(observation(number, episode), number)
+            assert pair.link.wait(time.monotonic_ns() + 10 * 10**9)
+        assert pair.policies[0].resets == 2
+
+
+def test_a_policy_that_gives_nothing_usable_answers_nothing_and_may_recover():
+    with Pair() as pair:
+        pair.policies[0].bad = True
+        pair.link.ask(observation(1), 1)
+        until(lambda: pair.server.counts.refused, "it is refused")
+        assert "finite" in pair.server.counts.last_error
+        pair.policies[0].bad = False
+        pair.link.ask(observation(2), 2)
+        assert pair.link.wait(time.monotonic_ns() + 10 * 10**9).step == 2
+        assert pair.server.counts.last_error == ""
+
+
+def test_nothing_is_answered_before_the_first_version_where_that_is_wanted():
+    with Pair(needs_version=True) as pair:
+        pair.link.ask(observation(1), 1)
+        until(lambda: "version" in pair.server.counts.last_error, "it is said")
+        assert not pair.chunks
+        pair.mailbox.publish(PolicyVersion(9, {}, created_ns=1))
+        assert pair.holder.load_newest()
+        pair.link.ask(observation(2), 2)
+        answer = pair.link.wait(time.monotonic_ns() + 10 * 10**9)
+        assert answer.version == 9

@@ -1,0 +1,232 @@
+"""A policy elsewhere: what is played when, over a link that takes its time. Virtual time."""
+
+import numpy as np
+import pytest
+from loop_world import MS, build, drives, ends_at
+
+from user_actor.loop.ports import NOBODY
+from user_actor.loop.remote_plans import Answer, RemotePlans
+from user_core.errors import ConfigError
+from user_core.types import ActedBy, Outcome
+
+PERIOD = 20 * MS
+
+
+def rows(*values):
+    return np.array(values, np.float32)[:, None]
+
+
+# --- what is played when
+
+
+def play(plans: RemotePlans, answer: Answer, step: int, sequence: int):
+    handover = plans.handover(answer, step)
+    if handover is not None:
+        plans.sent(handover, sequence, step)
+    return handover
+
+
+def test_a_robot_that_has_stood_still_begins_with_the_first_row():
+    plans = RemotePlans()
+    assert plans.row(10) is None
+    handover = play(plans, Answer(rows(1, 2, 3), 10, 7), 14, 1)
+    assert (handover.rows_ta.ravel().tolist(), handover.first_step) == ([1, 2, 3], 14)
+    assert [float(plans.row(step).action[0]) for step in (14, 15, 16)] == [1, 2, 3]
+    assert plans.row(14 + 3) is None
+    assert plans.row(20) is None
+
+
+def test_rows_that_have_gone_by_in_transit_are_skipped_and_the_rest_takes_over_in_the_next_step():
+    plans = RemotePlans()
+    play(plans, Answer(rows(*range(8)), 0, 7), 0, 1)
+    assert plans.row(1).row == 1
+    handover = play(plans, Answer(rows(20, 21, 22, 23, 24, 25), 1, 8), 4, 2)
+    assert (handover.rows_ta.ravel().tolist(), handover.first_step) == ([24, 25], 5)
+    assert (plans.row(4).sequence, float(plans.row(4).action[0])) == (1, 4)
+    assert (plans.row(5).sequence, plans.row(5).row, plans.row(5).version) == (2, 0, 8)
+    assert float(plans.row(6).action[0]) == 25
+    assert plans.row(7) is None
+
+
+def test_after_a_motion_that_the_observation_did_not_see_rows_are_skipped_though_nothing_is_played():
+    plans = RemotePlans()
+    play(plans, Answer(rows(1, 2), 0, 0), 0, 1)  # moves in steps 0 and 1
+    assert plans.row(2) is None
+    assert play(plans, Answer(rows(5), 1, 0), 2, 2) is None
+    assert plans.stale == 1
+    handover = play(plans, Answer(rows(5, 6, 7), 1, 0), 3, 2)
+    assert (handover.rows_ta.ravel().tolist(), handover.first_step) == ([7], 3)
+
+
+def test_motion_in_steps_that_nobody_looked_at_counts():
+    plans = RemotePlans()
+    play(plans, Answer(rows(*range(6)), 0, 0), 0, 1)
+    assert plans.row(9) is None  # the loop was held up, the robot went on to step 5
+    assert play(plans, Answer(rows(5), 5, 0), 9, 2) is None
+    assert play(plans, Answer(rows(5), 6, 0), 9, 2) is not None
+
+
+def test_who_takes_over_ends_what_was_planned():
+    plans = RemotePlans()
+    play(plans, Answer(rows(*range(6)), 0, 0), 0, 1)
+    plans.interrupt(2)
+    assert plans.row(3) is None
+    assert play(plans, Answer(rows(5), 2, 0), 3, 2) is None  # he has moved it meanwhile
+
+
+# --- in the control loop
+
+
+class Elsewhere:
+    """InferencePort in virtual time: each observation is answered after ``round_trip_ns``, by the
+    policy that the holder has, unless the link is cut."""
+
+    def __init__(self, world, spec, holder, round_trip_ns):
+        self.world, self.holder, self.round_trip_ns = world, holder, round_trip_ns
+        self.version = 0
+        self.cut = False
+        self.asked: list[tuple[float, int, bool]] = []
+        self.probes = 0
+        self._newest = None
+        self._epoch = 0
+        self._heard_ns = world.now_ns
+
+    def begin(self):
+        self._epoch += 1
+        self._newest = None
+
+    def ask(self, observation, step, *, deterministic=False):
+        self.asked.append((float(observation.arrays["reading"][0]), step, deterministic))
+        epoch = self._epoch
+
+        def arrive():
+            if self.cut:
+                return
+            self._heard_ns = self.world.now_ns
+            ready = self.holder.current()
+            self.version = ready.number
+            acts = ready.policy.act(observation.arrays, deterministic=deterministic)
+            if epoch == self._epoch and step >= 0:
+                self._newest = Answer(acts, step, ready.number)
+
+        self.world.after(self.round_trip_ns, arrive)
+
+    def take(self):
+        answer, self._newest = self._newest, None
+        return answer
+
+    def wait(self, until_ns):
+        while self._newest is None and self.world.now_ns < until_ns:
+            self.world.wait(None, (until_ns - self.world.now_ns) * 1e-9)
+        return self.take()
+
+    def why_silent(self):
+        return "away" if self.world.now_ns - self._heard_ns > 200 * MS else ""
+
+    def probe(self, observation):
+        self.probes += 1
+        self.ask(observation, -1)
+
+
+def remote(round_trip_ms, config=None, rows=1, **arm):
+    made = []
+
+    def make(world, spec, holder):
+        made.append(Elsewhere(world, spec, holder, round_trip_ms * MS))
+        return made[0]
+
+    setup = build({"max_episode_steps": 12, **(config or {})}, rows, inference=make, **arm)
+    return setup, made[0]
+
+
+def test_an_answer_within_the_step_is_played_as_if_the_policy_were_here():
+    setup, _ = remote(7)
+    setup.run()
+    assert (np.diff(setup.arm.sent_ns) == PERIOD).all()
+    assert setup.loop.episodes.recorder.feedback["exact"] == 12
+    steps = setup.steps()
+    assert (np.diff([step.stamp_ns for step in steps]) == PERIOD).all()
+    assert [step.acted_by for step in steps] == [ActedBy.POLICY] * 12
+    assert setup.loop.pacer.skipped == 0
+
+
+def test_chunks_bridge_a_round_trip_of_several_steps_and_what_was_played_is_recorded():
+    setup, _ = remote(83, rows=10, config={"max_episode_steps": 40})
+    setup.run()
+    steps = setup.steps()
+    gaps = np.diff([step.stamp_ns for step in steps])
+    assert (gaps == PERIOD).all()  # no step without a row
+    recorder = setup.loop.episodes.recorder
+    assert recorder.feedback["exact"] == 40
+    assert all((step.action == step.proposed_action).all() for step in steps)
+    ahead = [chunk for chunk in setup.arm.chunks[1:] if len(chunk.actions_ta) > 1]
+    assert ahead and all(len(chunk.actions_ta) <= 6 for chunk in ahead)  # 4 of 10 had gone by
+
+
+def test_single_actions_over_such_a_link_are_played_each_for_a_robot_that_stands_still():
+    setup, _ = remote(83)
+    setup.run()
+    assert setup.loop.episodes.recorder.feedback["exact"] == 12
+    gaps = np.diff([step.stamp_ns for step in setup.steps()])
+    assert (gaps >= 4 * PERIOD).all()  # look, wait, move
+    assert setup.loop.status().warnings
+
+
+def test_a_cut_ends_the_episode_and_none_begins_before_the_other_host_answers_again():
+    setup, elsewhere = remote(30, rows=4, config={"max_episodes": 2, "retry_s": 0.0})
+
+    def cut():
+        elsewhere.cut = True
+        setup.world.after(900 * MS, lambda: setattr(elsewhere, "cut", False))
+        setup.world.after(1500 * MS, lambda: setup.loop.stop("enough"))
+
+    setup.at_step(6, cut)
+    setup.run()
+    first, second = setup.sink.results
+    assert first.outcome is Outcome.ABORTED
+    assert "away" in first.reason
+    assert setup.steps(0)[-1].truncated
+    assert elsewhere.probes > 3
+    assert second.start_ns - first.end_ns > 500 * MS
+
+
+def test_a_person_takes_over_at_once_and_the_policy_comes_back_with_what_it_sees_then():
+    setup, _ = remote(33, rows=8, config={"max_episode_steps": 30, "arbiter": {"hold_s": 0.04}})
+    setup.person.script = lambda step: drives(0.25) if 9 < step < 14 else NOBODY
+    setup.run()
+    steps = setup.steps()
+    by = [step.acted_by for step in steps]
+    human = [i for i, who in enumerate(by) if who is ActedBy.HUMAN]
+    assert 4 <= len(human) <= 7 and np.diff(human).tolist() == [1] * (len(human) - 1)
+    assert steps[human[0]].action[0] == 0.25
+    assert by[human[-1] + 1 :] and set(by[human[-1] + 1 :]) == {ActedBy.POLICY}
+    # nothing that was decided on an observation of before the end of the takeover was played
+    recorder = setup.loop.episodes.recorder
+    assert recorder.feedback["foreign"] == 0
+
+
+def test_evaluations_are_asked_for_without_noise_and_random_steps_need_no_answer():
+    setup, elsewhere = remote(
+        7,
+        {"max_episodes": 2, "evaluation": {"every": 1}, "exploration": {"random_steps": 5}},
+    )
+    setup.publish(1)
+    setup.run()
+    steps = setup.steps(0)
+    assert [step.acted_by for step in steps[:6]] == [ActedBy.RANDOM] * 5 + [ActedBy.POLICY]
+    assert not any(asked[2] for asked in elsewhere.asked[:12])
+    assert all(asked[2] for asked in elsewhere.asked[12:])
+    assert {step.policy_version for step in setup.steps(1)} == {1}
+
+
+def test_the_end_of_an_episode_is_decided_here():
+    setup, _ = remote(83, rows=10)
+    setup.reward.ends = ends_at(5)
+    (result,) = setup.run()
+    assert (result.outcome, result.length) == (Outcome.SUCCESS, 5)
+    assert setup.steps()[-1].terminated
+
+
+def test_a_robot_in_lockstep_is_refused():
+    with pytest.raises(ConfigError, match="real time"):
+        remote(7, lockstep=True)

@@ -1,0 +1,130 @@
+"""Policy versions: pulled, loaded beside the policy that acts, and swapped in."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Protocol
+
+import numpy as np
+
+from user_actor.loop import PolicyHolder
+from user_comm.converters import PolicyAnnouncement
+from user_comm.flows import Flow
+from user_comm.policy_blobs import PolicyPuller, ZenohConfig, open_session, puller_figures
+from user_core import plugins
+from user_core.interfaces import Policy
+from user_core.plugins import PluginChoice
+from user_core.policies import policy_config_hash
+from user_core.specs import RobotSpec
+
+
+class FeedConfig(Protocol):
+    """What a node's configuration says about its policy."""
+
+    @property
+    def policy(self) -> PluginChoice:
+        """What acts."""
+
+    @property
+    def zenoh(self) -> ZenohConfig:
+        """Where versions are pulled from."""
+
+    @property
+    def relay(self) -> str:
+        """Key of the site's relay; empty: none."""
+
+    @property
+    def policy_share(self) -> float:
+        """Part of the link's rate that versions may take."""
+
+
+class PolicyFeed:
+    """The policy for one robot, for as long as its spec stays the same; a context manager.
+
+    Args:
+        config: What acts, and where versions come from.
+        spec: The robot.
+        name: Of the actor, for the seeds of its policies.
+        seed: Of exploration; -1: another one each time.
+        steps: Steps that the actor ever made.
+
+    Attributes:
+        holder: Has the policy to act with.
+        puller: Gets the versions.
+        flow: What comes over the network, for diagnostics.
+    """
+
+    def __init__(
+        self, config: FeedConfig, spec: RobotSpec, name: str, seed: int = -1, steps: int = 0
+    ) -> None:
+        choice = config.policy
+        config_hash = policy_config_hash(choice.plugin, choice.params, spec)
+        seeds = policy_seeds(choice, name, seed, steps)
+
+        def make() -> Policy:
+            params = {**choice.params, **next(seeds)}
+            policy: Policy = plugins.build(
+                "policies", choice.plugin, params, spec, path="policy.params"
+            )
+            return policy
+
+        self._stack = ExitStack()
+        with ExitStack() as stack:
+            self.puller = stack.enter_context(
+                PolicyPuller(
+                    lambda end: open_session(config.zenoh, end),
+                    config_hash,
+                    self._news,
+                    relay=config.relay,
+                    link_share=config.policy_share,
+                )
+            )
+            self.holder = PolicyHolder(make, spec, self.puller, config_hash)
+            self.holder.start()
+            stack.callback(self.holder.close)
+            self._stack = stack.pop_all()
+        self.flow = Flow("policy", lambda: puller_figures(self.puller))
+
+    def __enter__(self) -> PolicyFeed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def announced(self, announcement: PolicyAnnouncement | None) -> None:
+        """A version is there, as its announcement says."""
+        if announcement is not None:
+            self.puller.announced(announcement)
+
+    def _news(self) -> None:
+        holder: PolicyHolder | None = getattr(self, "holder", None)
+        if holder is not None:  # else it will ask by itself when it starts
+            holder.news()
+
+
+def policy_seeds(
+    choice: PluginChoice, name: str, seed: int, steps: int
+) -> Iterator[dict[str, int]]:
+    """Another ``seed`` for every policy that is made, where it has one and none was chosen.
+
+    Robots that share weights must not share their noise, nor must the two policies that take
+    turns, nor an actor with what it was before a restart; but a run that is repeated with the
+    same ``seed`` explores as before.
+
+    Args:
+        choice: The policy.
+        name: Of the actor.
+        seed: Of exploration; -1: another one each time.
+        steps: Steps that the actor ever made.
+    """
+    fields = {
+        item.name for item in dataclasses.fields(plugins.load("policies", choice.plugin).Config)
+    }
+    entropy = None if seed < 0 else [seed, zlib.crc32(name.encode()), steps]
+    source = np.random.default_rng(entropy)
+    while True:
+        drawn = int(source.integers(2**31))
+        yield {"seed": drawn} if "seed" in fields and "seed" not in choice.params else {}

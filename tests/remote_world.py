@@ -1,0 +1,225 @@
+"""A robot's host and the host of its policy, in two ROS graphs with a link between them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from acting_world import committed_steps
+from link_emulator import LinkQuality
+from link_proxy import LinkProxy
+
+from user_comm.net.network import Members, Network
+from user_core.types import Outcome
+from user_learner.replay.reader import StoreReader
+
+LEARNER = "/learner"
+WATCHDOG_S = 0.4
+_HERE = str(Path(__file__).parent)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Node:
+    """One process on one of the hosts."""
+
+    def __init__(self, folder: Path, name: str, words: list[str], domain: int) -> None:
+        self.name, self._words = name, words
+        path = os.pathsep.join([_HERE, *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._environment = {**os.environ, "ROS_DOMAIN_ID": str(domain), "PYTHONPATH": path}
+        self._log = open(folder / f"{name}.log", "a", encoding="utf-8")  # noqa: SIM115
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            self._words, stdout=self._log, stderr=subprocess.STDOUT, text=True,
+            env=self._environment, start_new_session=True,
+        )  # fmt: skip
+
+    def kill(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def interrupt(self) -> None:
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGINT)
+        assert self.process.wait(timeout=30) == 0, self.log[-2000:]
+
+    @property
+    def log(self) -> str:
+        return Path(self._log.name).read_text(encoding="utf-8")
+
+    def close(self) -> None:
+        self.kill()
+        self._log.close()
+
+
+class RemoteWorld:
+    """Robot, actor and bridge here; router, bridge, replay and inference there; mutual TLS between.
+
+    Args:
+        folder: For everything that is written.
+        domain: Of the cloud's ROS graph; the robot's is the next.
+        stack: Closes what is opened.
+        quality: Of the link between the hosts.
+        hal: Parameters of the robot.
+        policy: The policy, elsewhere.
+        remote: How the actor asks it.
+        loop: The actor's.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        domain: int,
+        stack: ExitStack,
+        quality: LinkQuality,
+        hal: dict[str, Any],
+        policy: dict[str, Any],
+        remote: dict[str, Any] | None = None,
+        loop: dict[str, Any] | None = None,
+    ) -> None:
+        self.folder, self._stack = folder, stack
+        self._domains = {"cloud": domain, "edge": domain + 1}
+        self.store, self.outbox = folder / "store", folder / "outbox"
+        near, far = free_port(), free_port()
+        self._endpoints = {"cloud": f"tls/127.0.0.1:{near}", "edge": f"tls/127.0.0.1:{far}"}
+        self.link = stack.enter_context(LinkProxy(far, near, quality))
+        self._network = Network.create(
+            folder / "net", Members(endpoints=(self._endpoints["cloud"],), hosts=("127.0.0.1",))
+        )
+        self._credentials = {
+            "cloud": self._network.add("learner", "learner"),
+            "edge": self._network.add("robot", "robot0"),
+        }
+        self._actor = {
+            "name": "robot0",
+            "outbox": {"directory": str(self.outbox), "chunk_bytes": 32768},
+            "remote": {"enabled": True, **(remote or {})},
+            "loop": {"retry_s": 0.2, **(loop or {})},
+            **self._zenoh("edge"),
+        }
+        self.router = self._node(
+            "cloud", "router",
+            [sys.executable, "-m", "user_comm.nodes.router", "--network", str(self._network.folder)],
+        )  # fmt: skip
+        self.above = self.ros(
+            "cloud", "above", "user_comm.nodes.bridge", LEARNER,
+            {"role": "learner", "inference_for": ["robot0"], **self._zenoh("cloud")},
+        )  # fmt: skip
+        self.replay = self.ros(
+            "cloud", "replay", "user_learner.nodes.replay", LEARNER, {"path": str(self.store)}
+        )
+        self.inference = self.ros(
+            "cloud", "inference", "user_actor.nodes.inference", "/robot0",
+            {"policy": policy, **self._zenoh("cloud")}, {"policy": f"{LEARNER}/policy"},
+        )  # fmt: skip
+        self.below = self.ros(
+            "edge", "below", "user_comm.nodes.bridge", "/robot0",
+            {"role": "robot", "robot": "robot0", **self._zenoh("edge")},
+        )  # fmt: skip
+        self.hal = self.ros("edge", "hal", "user_hal.nodes.hal", "/robot0", hal)
+        self.actor = self.drive("actor")
+
+    def drive(self, name: str, **changes: Any) -> Node:
+        remaps = {topic: f"{LEARNER}/{topic}" for topic in ("trajectory_ack", "policy")}
+        return self.ros(
+            "edge", name, "user_actor.nodes.actor", "/robot0", {**self._actor, **changes}, remaps
+        )
+
+    def ros(
+        self, host: str, name: str, module: str, namespace: str, params: dict[str, Any],
+        remaps: dict[str, str] | None = None,
+    ) -> Node:  # fmt: skip
+        file = self.folder / f"{name}.yaml"
+        document = {"/**": {"ros__parameters": {"autostart": True, **params}}}
+        file.write_text(yaml.safe_dump(document), encoding="utf-8")
+        program = f"from {module} import main; import sys; sys.exit(main())"
+        words = [sys.executable, "-c", program, "--ros-args", "-r", f"__ns:={namespace}"]
+        for old, new in (remaps or {}).items():
+            words += ["-r", f"{old}:={new}"]
+        return self._node(host, name, [*words, "--params-file", str(file)])
+
+    def start(self) -> None:
+        """Start everything, the router last: everybody waits for it."""
+        for node in (
+            self.above, self.below, self.replay, self.hal, self.inference, self.actor, self.router,
+        ):  # fmt: skip
+            node.start()
+
+    def until(self, condition: Callable[[], Any], what: str, timeout_s: float = 60.0) -> None:
+        end_s = time.monotonic() + timeout_s
+        while not condition():
+            logs = "\n".join(f"{f.name}: {f.read_text()[-900:]}" for f in self.folder.glob("*.log"))
+            assert time.monotonic() < end_s, f"still not: {what}\n{logs}"
+            time.sleep(0.02)
+
+    def episodes(self, outcome: Outcome) -> int:
+        """How many episodes in the store ended so."""
+        if not list(self.store.glob("*.sqlite")):
+            return 0
+        reader = StoreReader(self.store)
+        try:
+            return sum(
+                e.result is not None and e.result.outcome is outcome for e in reader.episodes()
+            )
+        finally:
+            reader.close()
+
+    def settle(self) -> tuple[int, int]:
+        """Stop acting in good order and deliver the rest; steps committed, chunks left."""
+        self.actor.interrupt()
+        idle = self.drive("idle", hal="nobody")
+        idle.start()
+        self.until(lambda: committed_steps(self.outbox)[1] == 0, "all is delivered")
+        idle.interrupt()
+        return committed_steps(self.outbox)
+
+    def _node(self, host: str, name: str, words: list[str]) -> Node:
+        node = Node(self.folder, name, words, self._domains[host])
+        self._stack.callback(node.close)
+        return node
+
+    def _zenoh(self, host: str) -> dict[str, Any]:
+        return {
+            "zenoh": {
+                "connect": [self._endpoints[host]],
+                "credentials": str(self._credentials[host].folder),
+                "shared_memory": False,
+            }
+        }
+
+
+class DriverLog:
+    """What reached the driver, and when (monotonic, seconds)."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def entries(self) -> list[tuple[str, float]]:
+        if not self._file.exists():
+            return []
+        lines = self._file.read_text(encoding="utf-8").splitlines()
+        found = [json.loads(line) for line in lines if line.endswith("}")]
+        return [(entry["what"], entry["monotonic_ns"] * 1e-9) for entry in found]
+
+    def last(self, what: str) -> float:
+        return max((at for kind, at in self.entries() if kind == what), default=0.0)
