@@ -8,6 +8,7 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
+from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
 
 from user_comm import topics
@@ -35,10 +36,16 @@ class DiagnosticsPublisher:
             DiagnosticArray,
             topics.DIAGNOSTICS.name,
             profile(topics.DIAGNOSTICS.quality),
+            # Who begins to listen hears at once: a manager need not wait for the next beat.
+            event_callbacks=PublisherEventCallbacks(matched=self._greet),
         )
         # Steady: a heart beats on while simulated time stands still.
         clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer = node.create_timer(PERIOD_S, self.publish, clock=clock)
+
+    def _greet(self, info: Any) -> None:
+        if info.current_count_change > 0:
+            self.publish()
 
     def publish(self) -> None:
         """Publish all items now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -9,12 +10,17 @@ from typing import Any
 
 import rclpy
 from rclpy.executors import Executor, MultiThreadedExecutor, SingleThreadedExecutor
+from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
+from user_comm.imported_modules import note_imported_modules
 from user_comm.lifecycle import LifecycleNode
 from user_comm.stop_signals import StopSignals
 from user_core.errors import UserError
+
+#: The node by which a process that stands by is known; see :func:`stand_by`.
+_standby: Node | None = None
 
 
 def run(
@@ -42,17 +48,17 @@ def run(
         Exit code: 0 after an orderly end, 1 after an exception that nobody caught, 2 where
         the node could not be built.
     """
-    # Without rclpy's own handlers: they invalidate the context before anything can be undone.
-    rclpy.init(
-        args=None if args is None else list(args),
-        signal_handler_options=SignalHandlerOptions.NO,
-    )
+    note_imported_modules()
+    if _standby is None:
+        _init(args)
     try:
         try:
             node = node_class(name, **options)
         except UserError as error:
             print(f"{name}: {error}", file=sys.stderr)
             return 2
+        finally:
+            _stand_by_no_more()
         executor = make_executor(threads)
         try:
             return _spin(node, executor)
@@ -61,6 +67,41 @@ def run(
             node.destroy_node()
     finally:
         rclpy.try_shutdown()
+
+
+def stand_by(args: Sequence[str]) -> None:
+    """Take part in the graph already, for a node that :func:`run` will be told to become.
+
+    FastDDS needs seconds until others know a participant that comes where one has just died (it
+    gets the port of the dead one, and its first announcements go unheard); a node of one that
+    they know is found in milliseconds. So a standby process has one, with a hidden node.
+
+    Args:
+        args: Command line of the node to come.
+    """
+    global _standby
+    _init(args)
+    _standby = Node(
+        f"_standby_{os.getpid()}",
+        use_global_arguments=False,
+        enable_rosout=False,
+        start_parameter_services=False,
+    )
+
+
+def _stand_by_no_more() -> None:
+    global _standby
+    node, _standby = _standby, None
+    if node is not None:
+        node.destroy_node()
+
+
+def _init(args: Sequence[str] | None) -> None:
+    # Without rclpy's own handlers: they invalidate the context before anything can be undone.
+    rclpy.init(
+        args=None if args is None else list(args),
+        signal_handler_options=SignalHandlerOptions.NO,
+    )
 
 
 def make_executor(threads: int = 1) -> Executor:

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from user_fleet.deployment import CommandLine, ProcessSpec, RestartPolicy
+from user_fleet.processes import STANDBY_NAME, find_processes
 from user_fleet.supervisor import Backoff, ChildState, Supervisor
 from user_fleet.supervisor.log_file import LogFile
+from user_fleet.supervisor.standby import standby_words
 
 FAST = RestartPolicy(initial_backoff_s=0.02, max_backoff_s=0.1)
 
@@ -294,3 +296,71 @@ def test_logs_are_rotated_and_a_full_disk_does_no_harm(tmp_path):
     log.write(b"x")
     assert log.lost_bytes == 1
     log.close()
+
+
+def test_a_standby_has_imported_everything_and_takes_over(tmp_path):
+    (tmp_path / "heavy.py").write_text("import os\nimported_by = os.getpid()\n")
+    script = tmp_path / "program"
+    script.write_text(
+        textwrap.dedent(
+            f"""\
+            #!{sys.executable}
+            import os, sys, time
+            before = "heavy" in sys.modules
+            import heavy
+            from pathlib import Path
+            Path(os.environ["USER_MODULES_FILE"]).write_text("not_there heavy")
+            if __name__ == "__main__":
+                print("argv", sys.argv[1:], "stdin", repr(sys.stdin.read()), flush=True)
+                print("heavy", before, heavy.imported_by == os.getpid(), flush=True)
+                time.sleep(60)
+            """
+        )
+    )
+    script.chmod(0o755)
+    restart = RestartPolicy(initial_backoff_s=0.02, standby_after_s=0.01)
+    command = CommandLine((str(script), "one", str(tmp_path / "mine")))
+    supervisor = Supervisor([spec("a", restart=restart)], {"a": command}, tmp_path)
+    (child,) = supervisor.children.values()
+
+    def standby():
+        """The process that waits, once it has imported."""
+        waiting = child._standby
+        if waiting is None:
+            return 0
+        comm = Path(f"/proc/{waiting.process.pid}/comm").read_text().strip()
+        wchan = Path(f"/proc/{waiting.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return waiting.process.pid if comm == STANDBY_NAME and wchan == "S" else 0
+
+    async def story(task):
+        seen = []
+        for _ in range(3):
+            await until(standby, "a standby waits")
+            waiting, working = standby(), child.pid
+            assert find_processes([str(tmp_path / "mine")]) == {str(tmp_path / "mine"): working}
+            os.kill(working, signal.SIGKILL)
+            await until(lambda w=waiting: child.pid == w, "it has taken over")
+            await until(lambda w=waiting: find_processes([str(tmp_path / "mine")]), "as itself")
+            seen.append(waiting)
+        await until(standby, "a standby waits")
+        os.kill(standby(), signal.SIGKILL)  # it may die like everybody else
+        os.kill(child.pid, signal.SIGKILL)
+        await until(lambda: child.restarts == 4 and child.pid, "restarted without one")
+        await until(standby, "a standby waits again")
+        return [*seen, standby(), child.pid]
+
+    pids = run(supervisor, story)
+    assert not any(alive(pid) for pid in pids)
+    said = (tmp_path / "a.log").read_text()
+    ours = f"argv {['one', str(tmp_path / 'mine')]} stdin ''"
+    assert said.count(ours) == 5
+    assert said.count("heavy False True") == 2
+    assert said.count("heavy True True") == 3
+
+
+@pytest.mark.parametrize("first", ["#!/bin/sh", "#!/usr/bin/env python3", "\x7fELF"])
+def test_what_is_no_python_script_of_its_own_interpreter_has_no_standby(tmp_path, first):
+    program = tmp_path / "program"
+    program.write_text(first + "\n")
+    assert standby_words((str(program),), tmp_path / "modules") is None
+    assert standby_words(("/nowhere",), tmp_path / "modules") is None

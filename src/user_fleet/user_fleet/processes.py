@@ -7,8 +7,11 @@ either runner: that names it, whoever its parent is and whether it answers or no
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
+#: Name (``/proc/PID/comm``) of a process that waits to become the one whose words it has.
+STANDBY_NAME = "user-standby"
 _PROC = Path("/proc")
 
 
@@ -24,8 +27,16 @@ def find_processes(words: Iterable[str]) -> dict[str, int]:
         except OSError:  # it has just ended
             continue
         for word in wanted.keys() & set(here):
-            found[wanted[word]] = int(entry.name)
+            if not _stands_by(entry):
+                found[wanted[word]] = int(entry.name)
     return found
+
+
+def _stands_by(entry: Path) -> bool:
+    """Whether it only waits to become the process whose command line it already has."""
+    with suppress(OSError):
+        return (entry / "comm").read_text().strip() == STANDBY_NAME
+    return True  # it has just ended
 
 
 def is_alive(pid: int) -> bool:

@@ -53,6 +53,7 @@ class LifecycleManager:
         find: Process ids by name of the process, for those of this machine.
         slowness: By how much everything takes longer now, from 1: an overloaded machine is not
             relieved by killing who is late.
+        is_alive: Whether a process that ``find`` has found is there still.
     """
 
     def __init__(
@@ -63,9 +64,10 @@ class LifecycleManager:
         now_s: float,
         find: Callable[[Sequence[str]], dict[str, int]] = lambda names: {},
         slowness: Callable[[], float] = lambda: 1.0,
+        is_alive: Callable[[int], bool] = lambda pid: True,
     ) -> None:
         self.config, self._memory, self._find = config, memory, find
-        self._slowness = slowness
+        self._slowness, self._is_alive = slowness, is_alive
         ordered = start_order([p for p in processes if p.lifecycle and p.ros])
         self.nodes = {spec.name: ManagedNode(spec, now_s) for spec in ordered}
         self.mode = memory.mode
@@ -269,7 +271,7 @@ class LifecycleManager:
 
     def _look_for_processes(self, now_s: float, orders: list[Order]) -> None:
         """Find out who is dead and who hangs, on this machine."""
-        if now_s < self._next_look_s:
+        if now_s < self._next_look_s and not self._one_has_died():
             return
         self._next_look_s = now_s + 1.0
         pids = self._find(list(self.nodes))
@@ -279,6 +281,9 @@ class LifecycleManager:
                 self._has_process(node, pid, now_s)
             elif node.state != "finalized" and self._hangs(node, now_s):
                 self._give_for_dead(node, now_s, orders)
+
+    def _one_has_died(self) -> bool:
+        return any(node.pid and not self._is_alive(node.pid) for node in self.nodes.values())
 
     def _has_process(self, node: ManagedNode, pid: int, now_s: float) -> None:
         before, node.pid, node.pid_since_s = node.pid, pid, now_s

@@ -36,7 +36,7 @@ from user_fleet.lifecycle import (
     Order,
 )
 from user_fleet.lifecycle.manager import NodeReport
-from user_fleet.processes import find_processes
+from user_fleet.processes import find_processes, is_alive
 
 _STEP_S = 0.1
 _TELL_S = 0.25
@@ -91,7 +91,7 @@ class LifecycleManagerNode(LifecycleNode):
             return {words[word]: pid for word, pid in find_processes(words).items()}
 
         self._manager = LifecycleManager(
-            mine, config.times, memory, time.monotonic(), find, slowness
+            mine, config.times, memory, time.monotonic(), find, slowness, is_alive
         )
         self._by_node = {p.node_name.lstrip("/"): p.name for p in mine}
         self._ask: dict[str, Client[Any, Any]] = {}

@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from user_fleet.deployment.model import ProcessSpec
 from user_fleet.deployment.render import CommandLine
 from user_fleet.supervisor.backoff import Backoff
 from user_fleet.supervisor.log_file import LogFile
+from user_fleet.supervisor.standby import GO, MODULES_VARIABLE, standby_words
 from user_fleet.supervisor.watchman import Watchman
 
 _PR_SET_PDEATHSIG = 1
@@ -34,6 +36,14 @@ class ChildState(Enum):
     """Not to be started again."""
     GIVEN_UP = "given up"
     """Failed too often, or cannot be started at all."""
+
+
+@dataclass
+class _Started:
+    """A process, and the task that copies its output."""
+
+    process: asyncio.subprocess.Process
+    copy: asyncio.Task[None]
 
 
 class Child:
@@ -62,6 +72,8 @@ class Child:
         self.started_s = 0.0
         self._on_change = on_change
         self._log_path = log_dir / f"{spec.name}.log"
+        self._modules = log_dir / f"{spec.name}.modules"
+        self._standby: _Started | None = None
         self._stop = asyncio.Event()
         self._backoff = Backoff(spec.restart)
 
@@ -87,6 +99,7 @@ class Child:
                 self._change(ChildState.ENDED)
         finally:
             self._signal(signal.SIGKILL)
+            await self._dismiss_standby()
             log.close()
 
     def forbid_start(self) -> None:
@@ -110,46 +123,96 @@ class Child:
 
     async def _run_once(self, log: LogFile) -> int | None:
         log.write(f"--- {time.strftime('%F %T')} {' '.join(self.command.words)}\n".encode())
+        started = self._wake_standby()
+        try:
+            started = started or await self._start(self.command.words, log)
+        except OSError as error:
+            self._change(
+                ChildState.GIVEN_UP, f"cannot start {self.command.words[0]}: {error.strerror}"
+            )
+            return None
+        self.pid, self.started_s = started.process.pid, time.monotonic()
+        self._change(ChildState.RUNNING, f"pid {self.pid}")
+        prepare = asyncio.create_task(self._prepare_standby(log))
+        try:
+            exit_code = await started.process.wait()
+        finally:
+            prepare.cancel()
+            self._signal(signal.SIGKILL)  # what it left behind in its group
+            if self._watchman is not None:
+                self._watchman.end(self.pid)
+            self.pid = 0
+        await asyncio.wait({started.copy}, timeout=1.0)
+        started.copy.cancel()
+        self.last_exit = exit_code
+        self.detail = describe_exit(exit_code)
+        log.write(f"--- {time.strftime('%F %T')} {self.detail}\n".encode())
+        return exit_code
+
+    async def _start(
+        self, words: Sequence[str], log: LogFile, stdin: int = asyncio.subprocess.DEVNULL
+    ) -> _Started:
+        """Start a process in a session of its own; raises OSError."""
         supervisor = os.getpid()
         # A pipe of our own: asyncio's would make wait() last until a grandchild that inherited
         # it has ended too.
         output, write_end = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
-                *self.command.words,
-                stdin=asyncio.subprocess.DEVNULL,
+                *words,
+                stdin=stdin,
                 stdout=write_end,
                 stderr=write_end,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **self.command.environment},
+                env=self._environment(),
                 start_new_session=True,
                 preexec_fn=lambda: _prepare(supervisor, self.spec.niceness),
             )
-        except OSError as error:
+        except OSError:
             os.close(output)
-            self._change(
-                ChildState.GIVEN_UP, f"cannot start {self.command.words[0]}: {error.strerror}"
-            )
-            return None
+            raise
         finally:
             os.close(write_end)
-        self.pid, self.started_s = process.pid, time.monotonic()
         if self._watchman is not None:
-            self._watchman.begin(self.pid)
-        self._change(ChildState.RUNNING, f"pid {self.pid}")
-        copy = asyncio.create_task(_copy(output, log))
-        try:
-            exit_code = await process.wait()
-        finally:
-            self._signal(signal.SIGKILL)  # what it left behind in its group
-            if self._watchman is not None:
-                self._watchman.end(self.pid)
-            self.pid = 0
-        await asyncio.wait({copy}, timeout=1.0)
-        copy.cancel()
-        self.last_exit = exit_code
-        self.detail = describe_exit(exit_code)
-        log.write(f"--- {time.strftime('%F %T')} {self.detail}\n".encode())
-        return exit_code
+            self._watchman.begin(process.pid)
+        return _Started(process, asyncio.create_task(_copy(output, log)))
+
+    def _environment(self) -> dict[str, str]:
+        ours = {"PYTHONUNBUFFERED": "1"}
+        if self.spec.restart.standby_after_s:
+            ours[MODULES_VARIABLE] = str(self._modules)
+        return {**os.environ, **ours, **self.command.environment}
+
+    async def _prepare_standby(self, log: LogFile) -> None:
+        """Have another process ready, once this one has come up and says what it imported."""
+        after_s = self.spec.restart.standby_after_s
+        words = standby_words(self.command.words, self._modules, self.spec.niceness)
+        if not after_s or words is None or self._standby is not None:
+            return
+        await asyncio.sleep(after_s)
+        while not self._modules.exists():
+            await asyncio.sleep(1.0)
+        with contextlib.suppress(OSError):  # without one everything else works
+            self._standby = await self._start(words, log, asyncio.subprocess.PIPE)
+
+    def _wake_standby(self) -> _Started | None:
+        standby, self._standby = self._standby, None
+        if standby is None or standby.process.returncode is not None:
+            return None
+        assert standby.process.stdin is not None
+        standby.process.stdin.write(GO)
+        standby.process.stdin.close()
+        return standby
+
+    async def _dismiss_standby(self) -> None:
+        standby, self._standby = self._standby, None
+        if standby is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(standby.process.pid, signal.SIGKILL)
+        await standby.process.wait()
+        if self._watchman is not None:
+            self._watchman.end(standby.process.pid)
+        standby.copy.cancel()
 
     def _signal(self, number: int) -> None:
         if self.pid:
