@@ -84,6 +84,7 @@ class RemoteWorld:
         policy: The policy, elsewhere.
         remote: How the actor asks it.
         loop: The actor's.
+        actor_policy: The actor's own, for comparison, where it does not ask.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class RemoteWorld:
         policy: dict[str, Any],
         remote: dict[str, Any] | None = None,
         loop: dict[str, Any] | None = None,
+        actor_policy: dict[str, Any] | None = None,
     ) -> None:
         self.folder, self._stack = folder, stack
         self._domains = {"cloud": domain, "edge": domain + 1}
@@ -114,7 +116,12 @@ class RemoteWorld:
             "name": "robot0",
             "outbox": {"directory": str(self.outbox), "chunk_bytes": 32768},
             "remote": {"enabled": True, **(remote or {})},
-            "loop": {"retry_s": 0.2, **(loop or {})},
+            "loop": {
+                "retry_s": 0.2,
+                "exploration": {"before_first_version": "initial"},
+                **(loop or {}),
+            },
+            **({"policy": actor_policy} if actor_policy else {}),
             **self._zenoh("edge"),
         }
         self.router = self._node(

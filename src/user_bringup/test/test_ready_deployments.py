@@ -21,6 +21,8 @@ PARAMETERS = {
     "hal_node": "user_hal.nodes.hal:HalConfig",
     "teleop_node": "user_hal.nodes.teleop:TeleopNodeConfig",
     "actor_node": "user_actor.nodes.actor:ActorConfig",
+    "inference_node": "user_actor.nodes.inference:InferenceConfig",
+    "bridge_node": "user_comm.bridge:BridgeConfig",
     "replay_node": "user_learner.nodes.replay:ReplayConfig",
     "learner_node": "user_learner.nodes.learner:LearnerNodeConfig",
 }

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from user_actor.loop.clock import Clock, SystemClock
-from user_actor.loop.histogram import LatencyHistogram
 from user_actor.loop.policy_holder import check_plan
 from user_actor.loop.remote_plans import Answer
 from user_core.config import Config, setting
@@ -18,6 +20,7 @@ from user_core.types import ActionChunk, Observation
 
 _log = logging.getLogger(__name__)
 _LOOK_S = 0.1
+_REMEMBERED = 512
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,6 @@ class InferenceLink:
         refused: Answers that cannot be played, and observations that cannot be sent.
         unasked: Answers to what was not asked, or to what is over.
         last_refusal: Why the last refusal was; empty once all is well again.
-        round_trip: From the sending of an observation to its answer.
         version: Policy version of the last answer.
     """
 
@@ -113,7 +115,7 @@ class InferenceLink:
         self.sent = self.sent_bytes = self.answered = self.superseded = 0
         self.lost = self.refused = self.unasked = self.version = 0
         self.last_refusal = ""
-        self.round_trip = LatencyHistogram()
+        self._round_trips_ns: deque[int] = deque(maxlen=_REMEMBERED)
         self._thread = threading.Thread(target=self._run, name="inference-link", daemon=True)
 
     def start(self) -> None:
@@ -176,6 +178,12 @@ class InferenceLink:
             self._probed_ns = now_ns
             self.ask(observation, -1)
 
+    def round_trip_s(self, percent: float) -> float:
+        """What so many of the last answers did not exceed, from the sending on; 0 without any."""
+        with self._changed:
+            recent_ns = list(self._round_trips_ns)
+        return float(np.percentile(recent_ns, percent)) * 1e-9 if recent_ns else 0.0
+
     # --- what comes in
 
     def on_answer(self, chunk: ActionChunk) -> None:
@@ -196,7 +204,7 @@ class InferenceLink:
                 return
             self.last_refusal = ""
             self._heard_ns = self._clock.monotonic_ns()
-            self.round_trip.add(self._heard_ns - sent_ns)
+            self._round_trips_ns.append(self._heard_ns - sent_ns)
             self.answered += 1
             self.version = chunk.policy_version
             if step >= 0:

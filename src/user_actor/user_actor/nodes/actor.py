@@ -184,6 +184,8 @@ class ActorNode(LifecycleNode):
         if config.remote.enabled:
             remote = stack.enter_context(RemoteInference(config.remote, spec, self._remote))
             self._show(stack, remote.flow)
+            self.diagnostics.watch("remote inference", remote.item)
+            stack.callback(self.diagnostics.unwatch, "remote inference")
             return None, remote.link
         seed, steps = config.loop.exploration.seed, self._outbox.total_steps
         feed = stack.enter_context(PolicyFeed(config, spec, self._name, seed, steps))

@@ -27,6 +27,8 @@ from user_core.plugins import PluginChoice
 from user_core.types import ActionChunk, Observation
 
 _LOOK_S = 0.2
+#: Threads hand over the interpreter at least this often: every one of them is on the way of an answer.
+_SWITCH_INTERVAL_S = 0.0005
 _JOIN_S = 4.0
 
 
@@ -169,6 +171,7 @@ class InferenceNode(LifecycleNode):
 
 def main() -> None:
     """Entry point of the executable ``inference_node``."""
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     sys.exit(run(InferenceNode, "inference"))
 
 

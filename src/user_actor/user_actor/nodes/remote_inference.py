@@ -6,6 +6,7 @@ from dataclasses import replace
 from types import TracebackType
 
 from user_actor.loop.inference_link import InferenceLink, RemoteConfig
+from user_comm.diagnostics import Item, Level
 from user_comm.flows import Flow, FlowFigures
 from user_comm.publisher import TopicPublisher
 from user_core.codecs.observation import encode_observation
@@ -44,6 +45,27 @@ class RemoteInference:
     ) -> None:
         self.link.close()
 
+    def item(self) -> Item:
+        """How it is doing, for /diagnostics."""
+        link = self.link
+        why = link.why_silent()
+        return Item(
+            "remote inference",
+            Level.WARN if why else Level.OK,
+            why,
+            {
+                "policy_version": link.version,
+                "sent": link.sent,
+                "answered": link.answered,
+                "superseded": link.superseded,
+                "lost": link.lost,
+                "refused": link.refused,
+                "unasked": link.unasked,
+                "round_trip_p50_ms": round(link.round_trip_s(50) * 1e3, 1),
+                "round_trip_p99_ms": round(link.round_trip_s(99) * 1e3, 1),
+            },
+        )
+
     def _send(self, observation: Observation, deterministic: bool) -> int:
         if not self._observations.wanted:
             raise TransportError(
@@ -60,7 +82,7 @@ class RemoteInference:
         link = self.link
         return FlowFigures(
             bytes=link.sent_bytes,
-            round_trip_s=link.round_trip.percentile_ns(50) * 1e-9,
+            round_trip_s=link.round_trip_s(50),
             again=link.lost,
             refused=link.refused + link.unasked,
             coding=self._coding,
