@@ -19,7 +19,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parent))
 
 from acting_world import committed_steps
-from link_emulator import LinkQuality
+from link_emulator import Host, Link, LinkQuality
 from link_proxy import LinkProxy
 
 from user_comm.net.network import Members, Network
@@ -80,6 +80,8 @@ class RemoteWorld:
         domain: Of the cloud's ROS graph; the robot's is the next.
         stack: Closes what is opened.
         quality: Of the link between the hosts.
+        apart: The hosts are network namespaces, with an emulated link; else two ROS domains, with a
+            proxy for the TCP connections in between.
         hal: Parameters of the robot.
         policy: The policy, elsewhere.
         remote: How the actor asks it.
@@ -98,15 +100,15 @@ class RemoteWorld:
         remote: dict[str, Any] | None = None,
         loop: dict[str, Any] | None = None,
         actor_policy: dict[str, Any] | None = None,
+        apart: bool = False,
     ) -> None:
         self.folder, self._stack = folder, stack
         self._domains = {"cloud": domain, "edge": domain + 1}
         self.store, self.outbox = folder / "store", folder / "outbox"
-        near, far = free_port(), free_port()
-        self._endpoints = {"cloud": f"tls/127.0.0.1:{near}", "edge": f"tls/127.0.0.1:{far}"}
-        self.link = stack.enter_context(LinkProxy(far, near, quality))
+        self._hosts: dict[str, Host] = {}
+        self.link = self._connect(quality, apart)
         self._network = Network.create(
-            folder / "net", Members(endpoints=(self._endpoints["cloud"],), hosts=("127.0.0.1",))
+            folder / "net", Members(endpoints=(self._endpoints["cloud"],), hosts=(self._address,))
         )
         self._credentials = {
             "cloud": self._network.add("learner", "learner"),
@@ -145,6 +147,20 @@ class RemoteWorld:
         )  # fmt: skip
         self.hal = self.ros("edge", "hal", "user_hal.nodes.hal", "/robot0", hal)
         self.actor = self.drive("actor")
+
+    def _connect(self, quality: LinkQuality, apart: bool) -> LinkProxy | Link:
+        near, far = free_port(), free_port()
+        self._address = "127.0.0.1"
+        if not apart:
+            self._endpoints = {"cloud": f"tls/127.0.0.1:{near}", "edge": f"tls/127.0.0.1:{far}"}
+            return self._stack.enter_context(LinkProxy(far, near, quality))
+        for name in ("cloud", "edge"):
+            self._hosts[name] = self._stack.enter_context(Host(name))
+        link = Link(self._hosts["cloud"], self._hosts["edge"], quality)
+        self._stack.callback(link.close)
+        self._address = link.address_of(self._hosts["cloud"])
+        self._endpoints = dict.fromkeys(("cloud", "edge"), f"tls/{self._address}:{near}")
+        return link
 
     def drive(self, name: str, **changes: Any) -> Node:
         remaps = {topic: f"{LEARNER}/{topic}" for topic in ("trajectory_ack", "policy")}
@@ -201,6 +217,8 @@ class RemoteWorld:
         return committed_steps(self.outbox)
 
     def _node(self, host: str, name: str, words: list[str]) -> Node:
+        if host in self._hosts:
+            words = self._hosts[host].command(*words)
         node = Node(self.folder, name, words, self._domains[host])
         self._stack.callback(node.close)
         return node

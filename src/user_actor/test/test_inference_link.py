@@ -199,6 +199,22 @@ def test_what_is_lost_makes_room_and_silence_is_noticed(wire):
     assert wire.link.why_silent() == ""
 
 
+def test_an_answer_that_takes_longer_than_that_is_taken_all_the_same(wire):
+    wire = wire(in_flight=1, lost_after_s=0.05)
+    wire.link.ask(observation(1), 1)
+    until(lambda: wire.link.lost == 1, "it counts as lost")
+    wire.answer(1)
+    assert wire.link.take().step == 1
+
+
+def test_rows_that_the_robot_would_not_take_are_left_out(wire):
+    wire = wire(max_chunk_s=0.5)
+    wire.link.ask(observation(1), 1)
+    until(lambda: wire.sent, "it is sent")
+    wire.answer(1, rows=40)
+    assert len(wire.link.take().rows_ta) == 10
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -21,6 +21,7 @@ from user_core.types import ActionChunk, Observation
 _log = logging.getLogger(__name__)
 _LOOK_S = 0.1
 _REMEMBERED = 512
+_MOST_ASKED = 64
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,18 @@ class RemoteConfig(Config):
         le=32,
     )
     lost_after_s: float = setting(
-        1.0, doc="An observation that was not answered by then counts as lost.", unit="s", gt=0
+        1.0,
+        doc="An observation that was not answered by then counts as lost: another may be under way "
+        "instead. Should an answer come yet, it is taken.",
+        unit="s",
+        gt=0,
+    )
+    max_chunk_s: float = setting(
+        2.0,
+        doc="Rows of an answer beyond this are not played; no longer than the hal's "
+        "safety.max_chunk_s, which refuses such chunks.",
+        unit="s",
+        gt=0,
     )
     silence_s: float = setting(
         2.0,
@@ -108,7 +120,8 @@ class InferenceLink:
         self._clock = clock or SystemClock()
         self._changed = threading.Condition()
         self._waiting: Request | None = None
-        self._under_way: dict[int, tuple[int, int]] = {}  # stamp to step, and when it was sent
+        self._asked: dict[int, tuple[int, int]] = {}  # stamp to step, and when it was sent
+        self._under_way: set[int] = set()  # stamps of those that may be answered soon
         self._newest: Answer | None = None
         self._heard_ns = self._probed_ns = 0
         self._ending = False
@@ -136,6 +149,7 @@ class InferenceLink:
         """What was asked until now is over."""
         with self._changed:
             self._waiting = self._newest = None
+            self._asked.clear()
             self._under_way.clear()
 
     def ask(self, observation: Observation, step: int, *, deterministic: bool = False) -> None:
@@ -189,13 +203,13 @@ class InferenceLink:
     def on_answer(self, chunk: ActionChunk) -> None:
         """An answer came. From any thread."""
         with self._changed:
-            asked = self._under_way.get(chunk.start_ns)
+            asked = self._asked.get(chunk.start_ns)
             if asked is None:
                 self.unasked += 1
                 return
             step, sent_ns = asked
-            for stamp_ns in [s for s in self._under_way if s <= chunk.start_ns]:
-                del self._under_way[stamp_ns]
+            for stamp_ns in [s for s in self._asked if s <= chunk.start_ns]:
+                self._forget(stamp_ns)
             self._changed.notify_all()
             try:
                 self._check(chunk)
@@ -208,7 +222,8 @@ class InferenceLink:
             self.answered += 1
             self.version = chunk.policy_version
             if step >= 0:
-                self._newest = Answer(chunk.actions_ta, step, chunk.policy_version)
+                most = max(1, int(self.config.max_chunk_s / self._spec.period_s))
+                self._newest = Answer(chunk.actions_ta[:most], step, chunk.policy_version)
 
     def _check(self, chunk: ActionChunk) -> None:
         check_plan(chunk.actions_ta, self._spec)
@@ -234,7 +249,7 @@ class InferenceLink:
                 sent_bytes = self._send(request.observation, request.deterministic)
             except UserError as error:
                 with self._changed:
-                    self._under_way.pop(request.observation.stamp_ns, None)
+                    self._forget(request.observation.stamp_ns)
                     self._refuse(error)
                     self._changed.wait(_LOOK_S)
             else:
@@ -250,14 +265,21 @@ class InferenceLink:
                 request = self._waiting
                 if request is not None and len(self._under_way) < self.config.in_flight:
                     self._waiting = None
-                    self._under_way[request.observation.stamp_ns] = (request.step, now_ns)
+                    stamp_ns = request.observation.stamp_ns
+                    self._asked[stamp_ns] = (request.step, now_ns)
+                    self._under_way.add(stamp_ns)
+                    if len(self._asked) > _MOST_ASKED:
+                        self._forget(min(self._asked))
                     return request
                 self._changed.wait(_LOOK_S)
         return None
 
     def _forget_lost(self, now_ns: int) -> None:
         limit_ns = now_ns - int(self.config.lost_after_s * 1e9)
-        for stamp_ns, (_, sent_ns) in list(self._under_way.items()):
-            if sent_ns < limit_ns:
-                del self._under_way[stamp_ns]
-                self.lost += 1
+        lost = {stamp_ns for stamp_ns in self._under_way if self._asked[stamp_ns][1] < limit_ns}
+        self._under_way -= lost
+        self.lost += len(lost)
+
+    def _forget(self, stamp_ns: int) -> None:
+        self._asked.pop(stamp_ns, None)
+        self._under_way.discard(stamp_ns)
