@@ -37,7 +37,13 @@ from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 from link_emulator import LinkQuality  # noqa: E402
 from link_proxy import LinkProxy  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from remote_world import WATCHDOG_S, DriverLog, RemoteWorld, free_port  # noqa: E402
+from remote_world import (  # noqa: E402
+    WATCHDOG_S,
+    DriverLog,
+    RemoteWorld,
+    free_port,
+    stop_answers,
+)
 
 from user_core.types import Outcome  # noqa: E402
 from user_learner.replay.reader import StoreReader  # noqa: E402
@@ -239,16 +245,11 @@ def thin_link(domain: int, quality: LinkQuality, seconds: float) -> None:
 
 
 def cuts(domain: int, quality: LinkQuality, count: int = 5) -> None:
-    with running(domain, quality, {"period_s": 0.05}, go_there()) as (made, _):
+    with running(domain, quality, {"period_s": 0.05, "max_step_m": 0.02}, go_there()) as (made, _):
         driver = DriverLog(made.folder / "driver.jsonl")
         found: list[tuple[float, float]] = []
         for _number in range(count):
-            made.until(lambda: time.monotonic() - driver.last("command") < 0.1, "it moves")
-            cut_s = time.monotonic()
-            made.link.cut()
-            made.until(lambda: driver.last("stop") > driver.last("command"), "it is stopped")
-            last_s = driver.last("command")
-            stop_s = min(at for what, at in driver.entries() if what == "stop" and at > last_s)
+            cut_s, last_s, stop_s = stop_answers(made, driver, made.link.cut, made.link.restore)
             found.append((last_s - cut_s, stop_s - last_s))
             made.link.restore()
             wins = made.episodes(Outcome.SUCCESS)

@@ -60,6 +60,7 @@ class LinkProxy:
         """End it."""
         self._server.close()
         self._call(self._drop())
+        self._call(self._cancel_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5.0)
 
@@ -70,6 +71,12 @@ class LinkProxy:
         for writer in self._writers:
             writer.transport.abort()
         self._writers.clear()
+
+    async def _cancel_all(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._is_cut:

@@ -248,3 +248,30 @@ class DriverLog:
 
     def last(self, what: str) -> float:
         return max((at for kind, at in self.entries() if kind == what), default=0.0)
+
+    def first_stop(self) -> float:
+        """When it was stopped first after the last command."""
+        commanded_s = self.last("command")
+        return min(at for what, at in self.entries() if what == "stop" and at > commanded_s)
+
+
+def stop_answers(
+    world: RemoteWorld, driver: DriverLog, stop: Callable[[], Any], resume: Callable[[], Any]
+) -> tuple[float, float, float]:
+    """Have answers stop while the robot is on its way, until its watchdog has stopped it.
+
+    Where it reaches its goal with the rows that are left, and is stopped for the next episode, it
+    is done again. When it was done, when the last command came, when the stop (monotonic, seconds).
+    """
+    for _ in range(8):
+        world.until(lambda: time.monotonic() - driver.last("command") < 0.1, "it moves")
+        stop()
+        done_s = time.monotonic()
+        world.until(lambda: driver.last("stop") > driver.last("command") > 0, "it is stopped")
+        commanded_s, stopped_s = driver.last("command"), driver.first_stop()
+        if stopped_s - commanded_s > WATCHDOG_S / 2:
+            return done_s, commanded_s, stopped_s
+        resume()
+        successes = world.episodes(Outcome.SUCCESS)
+        world.until(lambda n=successes: world.episodes(Outcome.SUCCESS) > n, "it goes on")
+    raise AssertionError("it reached its goal each time")
