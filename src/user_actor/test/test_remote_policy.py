@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from loop_world import MS, build, drives, ends_at
 
-from user_actor.loop.ports import NOBODY
+from user_actor.loop.ports import NOBODY, HumanInput
 from user_actor.loop.remote_plans import Answer, RemotePlans
 from user_core.errors import ConfigError
-from user_core.types import ActedBy, Outcome
+from user_core.types import ActedBy, Label, Outcome
 
 PERIOD = 20 * MS
 
@@ -224,6 +224,19 @@ def test_the_end_of_an_episode_is_decided_here():
     setup.reward.ends = ends_at(5)
     (result,) = setup.run()
     assert (result.outcome, result.length) == (Outcome.SUCCESS, 5)
+    assert setup.steps()[-1].terminated
+
+
+def test_what_a_person_says_while_the_robot_waits_counts_with_the_next_step():
+    setup, _ = remote(83)
+
+    def script(_):
+        waits = setup.loop.episodes.recorder.steps == len(setup.arm.chunks) == 3
+        return HumanInput(label=Label.SUCCESS) if waits else NOBODY
+
+    setup.person.script = script
+    (result,) = setup.run()
+    assert (result.outcome, result.length) == (Outcome.SUCCESS, 4)
     assert setup.steps()[-1].terminated
 
 

@@ -70,6 +70,7 @@ class EpisodeRun:
         self._clock, self._stats, self._backlog, self._stop = clock, stats, backlog, stop
         self._rules = EndRules(config)
         self._episode = self._listened_ns = 0
+        self._said = Label.NONE
         self.recorder = EpisodeRecorder(sink)
         self.failure: UserError | None = None
         self.starved = self.asked_again = 0
@@ -81,6 +82,7 @@ class EpisodeRun:
         :attr:`failure` says why, and the episode has ended as aborted.
         """
         self.failure = None
+        self._said = Label.NONE
         self.recorder.begin(source)
         self._actions.begin(source)
         self._actions.listen(first)  # what a person said before is not about this episode
@@ -149,7 +151,8 @@ class EpisodeRun:
     ) -> Ending | None:
         """Record the step that ``after`` completes, and see whether the episode ends there."""
         begin_ns = self._clock.monotonic_ns()
-        label = self._actions.listen(after)
+        label = self._actions.listen(after) or self._said
+        self._said = Label.NONE
         self._listened_ns = self._clock.monotonic_ns() - begin_ns
         task = replace(after.task, label=label) if label is not Label.NONE else after.task
         action, acted_by = self.recorder.executed(after.applied)
@@ -223,7 +226,9 @@ class EpisodeRun:
         label = self._actions.listen(observation)
         why = self._stop() or self._robot.trouble() or self._sink.why_paused()
         why = why or self._actions.why_lost()
-        if label is not Label.NONE:
+        if label in (Label.SUCCESS, Label.FAILURE) and self.recorder.steps:
+            self._said = label  # it is about what was done, and counts with the next step
+        elif label is not Label.NONE:
             why = f"a person said {label.name.lower()} while nothing was done"
         return aborted(why) if why else None
 
