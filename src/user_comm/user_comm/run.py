@@ -128,7 +128,7 @@ def _spin(node: LifecycleNode, executor: Executor) -> int:
         executor.create_task(stop)
 
     executor.add_node(node)
-    with StopSignals(on_signal):
+    with StopSignals(on_signal, final=True):
         executor.create_task(node.autostart.strive)
         try:
             executor.spin_until_future_complete(done)

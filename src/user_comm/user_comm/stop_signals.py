@@ -26,14 +26,26 @@ class StopSignals:
     wakeup descriptor is written to all the same; a thread reads it. (Masking the signals and
     waiting for them would be simpler, but child processes inherit the mask.)
 
-    Further signals are ignored: ``ros2 launch`` and a terminal both send SIGINT. If the context
-    is not left in time, all stacks are printed and the process ends with exit code 1.
+    Further signals are ignored: ``ros2 launch`` and a terminal both send SIGINT, and launch's may
+    come while the interpreter is already ending. If the context is not left in time, all stacks
+    are printed and the process ends with exit code 1.
 
     Outside the main thread, where Python allows no handlers, this does nothing.
+
+    Args:
+        on_stop: Called from a thread.
+        timeout_s: How long the context may take to be left then.
+        final: The process ends after the context: once stopped, it ignores both signals for good.
     """
 
-    def __init__(self, on_stop: Callable[[str], None], timeout_s: float = STOP_TIMEOUT_S) -> None:
-        self._on_stop, self._timeout_s = on_stop, timeout_s
+    def __init__(
+        self,
+        on_stop: Callable[[str], None],
+        timeout_s: float = STOP_TIMEOUT_S,
+        final: bool = False,
+    ) -> None:
+        self._on_stop, self._timeout_s, self._final = on_stop, timeout_s, final
+        self._stopped = False
         self._left = threading.Event()
         self._old: dict[signal.Signals, Any] = {}
 
@@ -59,7 +71,8 @@ class StopSignals:
         if not self._old:
             return
         for number, handler in self._old.items():
-            signal.signal(number, handler)
+            ignored = self._final and self._stopped
+            signal.signal(number, signal.SIG_IGN if ignored else handler)
         signal.set_wakeup_fd(self._old_fd)
         with contextlib.suppress(OSError):
             self._writer.shutdown(socket.SHUT_RDWR)
@@ -73,6 +86,7 @@ class StopSignals:
                 break
         else:
             return
+        self._stopped = True
         self._on_stop(signal.Signals(data[0]).name)
         if not self._left.wait(self._timeout_s):
             print(f"no orderly end within {self._timeout_s:g} s; ending", file=sys.stderr)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
-from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import (
+    DeclareLaunchArgument,
+    ExecuteProcess,
+    LogInfo,
+    OpaqueFunction,
+    SetEnvironmentVariable,
+)
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription
 from user_bringup.running import PreparedRun, find_deployment, prepare_run
 from user_core.config import from_mapping, load_yaml
-from user_fleet.deployment import Argument, ProcessSpec, start_order
+from user_fleet.deployment import Argument, ProcessSpec, parse_overrides, start_order
 
 Extra = Callable[[PreparedRun, LaunchContext], list[Any]]
 
@@ -45,16 +51,16 @@ def describe(
     }
 
     def start(context: LaunchContext) -> list[Any]:
-        overrides = {
-            name: yaml.safe_load(LaunchConfiguration(name).perform(context)) for name in known
-        }
+        overrides = parse_overrides(
+            [f"{name}:={LaunchConfiguration(name).perform(context)}" for name in known]
+        )
         runs, run = (LaunchConfiguration(name).perform(context) for name in ("runs", "run"))
         prepared = prepare_run(file, overrides, Path(runs), run, only)
         actions: list[Any] = [LogInfo(msg=f"run folder: {prepared.folder}")]
         for name, value in prepared.deployment.environment.items():
             actions.append(SetEnvironmentVariable(name, value))
         for process in start_order(prepared.deployment.processes):
-            actions.append(_node(process, prepared))
+            actions.append(_action(process, prepared))
         for extra in extras:
             actions += extra(prepared, context)
         return actions
@@ -92,7 +98,18 @@ def _declare(name: str, argument: Argument) -> DeclareLaunchArgument:
     )
 
 
-def _node(process: ProcessSpec, prepared: PreparedRun) -> Node:
+def _action(process: ProcessSpec, prepared: PreparedRun) -> ExecuteProcess:
+    common: dict[str, Any] = {
+        "additional_env": dict(process.environment),
+        "output": "screen",
+        "respawn": process.restart.when != "never",
+        "respawn_delay": process.restart.initial_backoff_s,
+        "sigterm_timeout": str(process.stop_timeout_s),
+        "prefix": _prefix(process),
+    }
+    if not process.ros:  # a Node would get ROS arguments, which it does not take
+        command = list(prepared.commands[process.name].words)
+        return ExecuteProcess(cmd=command, name=process.name, **common)
     file = prepared.parameter_files.get(process.name)
     return Node(
         package=process.package,
@@ -102,9 +119,14 @@ def _node(process: ProcessSpec, prepared: PreparedRun) -> Node:
         parameters=[str(file)] if file else [],
         remappings=list(process.remappings.items()),
         arguments=list(process.arguments),
-        additional_env=dict(process.environment),
-        output="screen",
-        respawn=process.restart.when != "never",
-        respawn_delay=process.restart.initial_backoff_s,
-        sigterm_timeout=str(process.stop_timeout_s),
+        exec_name=process.name,  # in the log, instead of the prefix's
+        **common,
     )
+
+
+def _prefix(process: ProcessSpec) -> str:
+    """What ``user up`` does by itself: it gives way to others, and ends when launch was killed."""
+    words = ["setpriv --pdeathsig TERM --"] if shutil.which("setpriv") else []
+    if process.niceness and shutil.which("nice"):
+        words.append(f"nice -n {process.niceness}")
+    return " ".join(words)

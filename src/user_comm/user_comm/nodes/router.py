@@ -48,7 +48,7 @@ def main(words: Sequence[str] | None = None) -> int:
 def _run(config: RouterConfig) -> None:
     refusals = RefusalLog(_log.warning)
     ending = threading.Event()
-    with StopSignals(lambda _: ending.set()):
+    with StopSignals(lambda _: ending.set(), final=True):
         while not ending.is_set():
             known = _version(config)
             with _open(config) as session:

@@ -312,7 +312,7 @@ def main(args: Sequence[str] | None = None) -> None:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     done: Future[None] = Future(executor=executor)
-    with StopSignals(lambda _: executor.create_task(done.set_result, None)):  # type: ignore[arg-type,return-value]
+    with StopSignals(lambda _: executor.create_task(done.set_result, None), final=True):  # type: ignore[arg-type,return-value]
         executor.spin_until_future_complete(done)
     executor.shutdown()
     node.destroy_node()
