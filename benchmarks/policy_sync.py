@@ -36,7 +36,7 @@ def trace(versions: int) -> list[dict[str, Array]]:
     arguments = argparse.Namespace(
         config="rlpd_cpu.yaml", robot="mujoco", param=["task=peg_insertion"], set=[], seed=0,
         steps=200 + versions * UPDATES // 4 + 10, every=10**9, episodes=1, demonstrations=20,
-        noise=0.3, real_time=False, speed=1.0,
+        noise=0.3, real_time=False, speed=1.0, reward="task", reward_param=[],
     )  # fmt: skip
     kept: list[dict[str, Array]] = []
     with tempfile.TemporaryDirectory() as directory:

@@ -24,6 +24,7 @@ setup(
         "user.cameras": ["fake = user_core.fakes.camera:FakeCamera"],
         "user.teleops": ["fake = user_core.fakes.teleop:FakeTeleop"],
         "user.policies": [
+            "action_chunks = user_core.policies.action_chunks:ActionChunksPolicy",
             "linear_gaussian = user_core.fakes.policy:LinearGaussianPolicy",
             "tanh_gaussian = user_core.policies.tanh_gaussian:TanhGaussianPolicy",
         ],

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from user_core.codecs.bfloat16 import to_bfloat16
-from user_core.codecs.blocks import BLOCK, BlockCoder, Coding
+from user_core.codecs.blocks import BLOCK, BlockCoder, Coding, blocks
 from user_core.codecs.planes import PlaneCoder, unpack_frame
 from user_core.codecs.policy_blob import decode_blob, encode_delta, encode_keyframe
 from user_core.codecs.safetensors import FileLimits
@@ -284,9 +284,9 @@ def test_places_outside_a_block_are_refused():
     )
     out, base = np.zeros(10, "<u4"), np.zeros(10, "<u4")
     with pytest.raises(CodecError, match="place"):
-        BlockCoder().decode(memoryview(block), out, base)
+        BlockCoder().decode(memoryview(block), out, [base])
     many = bytes([Coding.SPARSE]) + struct.pack("<I", 2**31)
-    assert peak_bytes(lambda: BlockCoder().decode(memoryview(many), out, base)) < 2**20
+    assert peak_bytes(lambda: BlockCoder().decode(memoryview(many), out, [base])) < 2**20
 
 
 def test_a_keyframe_cannot_lean_on_a_base():
@@ -299,3 +299,16 @@ def test_halves_do_not_nest():
     deep = memoryview(bytes([Coding.HALVES]) * 5000)
     with pytest.raises(CodecError):
         BlockCoder().decode(deep, np.zeros(4, "<u4"), None)
+
+
+@pytest.mark.parametrize("sizes", [[BLOCK], [1, BLOCK, 0, 3 * BLOCK + 5, 7], [BLOCK - 1, 1, 2], []])
+def test_blocks_of_many_arrays_are_those_of_one(sizes):
+    rng = np.random.default_rng(len(sizes))
+    parts = [rng.integers(0, 2**32, size, dtype="<u4") for size in sizes]
+    whole = np.concatenate([*parts, np.empty(0, "<u4")])
+    found = list(blocks(parts))
+    assert all(block.size == BLOCK for block in found[:-1])
+    assert np.array_equal(np.concatenate([*found, np.empty(0, "<u4")]), whole)
+    assert b"".join(BlockCoder().encode(parts, None)) == b"".join(
+        BlockCoder().encode([whole], None)
+    )

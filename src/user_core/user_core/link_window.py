@@ -139,7 +139,7 @@ class LinkWindow:
         if self.rate_bytes_s:
             # Who wakes up late makes up for it: what is not sent in time is not sent at all.
             from_s = max(now_s - _LATE_S, self._next_s) if under_way else now_s
-            self._next_s = from_s + nbytes / (self._gain() * self.rate_bytes_s)
+            self._next_s = from_s + nbytes / (0.99 * self._gain() * self.rate_bytes_s)
         return Sent(nbytes, now_s, self._delivered, self._delivered_s, idle)
 
     def answered(self, sent: Sent | None, nbytes: int, now_s: float) -> None:
@@ -230,6 +230,8 @@ class LinkWindow:
         # Beyond what the answers of this store or host are usually late by.
         usual_s = 0.5 * self._quantum_s() + self._deviation_s
         queued = min(self._round_s, round_trip_s) > _QUEUED * self.base_s + usual_s
+        if self.phase is Phase.STEADY:
+            queued = min(self._round_s, round_trip_s) > 1.1 * self.base_s + 0.5 * self._quantum_s()
         if self.phase is Phase.START:
             if new_round:
                 grown = self.rate_bytes_s >= _GROWTH * self._best_rate

@@ -21,7 +21,9 @@ floating-point data", 2006, has the idea). All of it is exact, NaN included, for
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
+from itertools import repeat
 
 import numpy as np
 
@@ -53,37 +55,58 @@ class Coding(IntEnum):
 _CODINGS = frozenset(map(int, Coding))
 
 
+def blocks(parts: Iterable[Array]) -> Iterator[Array]:
+    """The blocks of vectors that follow each other: views, and copies where a block has several.
+
+    So a large model is coded from where it lies: to put its arrays into one first would cost
+    more time, for new memory, than to code them.
+    """
+    begun: list[Array] = []
+    room = BLOCK
+    for part in parts:
+        start = 0
+        while part.size - start >= room:
+            piece = part[start : start + room]
+            yield np.concatenate([*begun, piece]) if begun else piece
+            start, room = start + room, BLOCK
+            begun.clear()
+        if start < part.size:
+            begun.append(part[start:])
+            room -= part.size - start
+    if begun:
+        yield np.concatenate(begun) if len(begun) > 1 else begun[0]
+
+
 class BlockCoder:
     """Codes vectors block by block. Not for two threads at a time."""
 
     def __init__(self) -> None:
         self._planes = PlaneCoder()
 
-    def encode(self, numbers: Array, base: Array | None) -> Pieces:
-        """Code a contiguous vector of unsigned integers, against ``base`` of the same size."""
+    def encode(self, parts: Sequence[Array], base: Sequence[Array] | None) -> Pieces:
+        """Code contiguous vectors of unsigned integers as one, against those of ``base``."""
         pieces: Pieces = []
-        for start in range(0, numbers.size, BLOCK):
-            stop = start + BLOCK
-            pieces += self._encode(numbers[start:stop], None if base is None else base[start:stop])
+        before = repeat(None) if base is None else blocks(base)
+        for block, base_block in zip(blocks(parts), before, strict=False):
+            pieces += self._encode(block, base_block)
         return pieces
 
-    def decode(self, data: memoryview, out: Array, base: Array | None) -> int:
+    def decode(self, data: memoryview, out: Array, base: Sequence[Array] | None) -> int:
         """Fill a contiguous vector of unsigned integers; return the bytes that were read.
+
+        ``base`` has as many numbers as ``out``, in one vector or in several.
 
         Raises:
             CodecError: Not coded like this, or cut short. Nothing larger than a block is
                 allocated.
         """
         end = 0
-        for start in range(0, out.size, BLOCK):
-            stop = start + BLOCK
+        before = repeat(None) if base is None else blocks(base)
+        for block, base_block in zip(blocks([out]), before, strict=False):
             if end >= len(data):
                 raise CodecError("blocks", came="the end of the bytes", expected="another block")
             coding, end = data[end], end + 1
-            block = out[start:stop]
-            end += self._decode(
-                coding, data[end:], block, None if base is None else base[start:stop]
-            )
+            end += self._decode(coding, data[end:], block, base_block)
         return end
 
     def _encode(self, numbers: Array, base: Array | None) -> Pieces:

@@ -137,25 +137,23 @@ def _join(header: dict[str, Any], arrays: Mapping[str, Array], base: Mapping[str
     coder = BlockCoder()
     pieces: Pieces = []
     before = _vectors(base)
-    for width, numbers in _vectors(arrays).items():
-        pieces += coder.encode(numbers, before[width] if base else None)
+    for width, vectors in _vectors(arrays).items():
+        pieces += coder.encode(vectors, before[width] if base else None)
     plain = json.dumps(header, separators=(",", ":")).encode()
     packed = zstandard.ZstdCompressor(level=9).compress(plain)
     return b"".join([_PREFIX.pack(MAGIC, len(packed), len(plain)), packed, *pieces])
 
 
-def _vectors(arrays: Mapping[str, Array]) -> dict[int, Array]:
-    """By bytes a number: all elements as unsigned integers, little-endian, in the names' order."""
+def _vectors(arrays: Mapping[str, Array]) -> dict[int, list[Array]]:
+    """By bytes a number: all elements as unsigned integers, little-endian, in the names' order,
+    a vector an array; copies only where that is not how they lie."""
     parts: dict[int, list[Array]] = {width: [] for width in _UNSIGNED}
     for _, array in sorted(arrays.items()):
         dtype = array.dtype
         if dtype.byteorder == ">" or not array.flags.c_contiguous:
             array = np.ascontiguousarray(array, dtype.newbyteorder("<"))
         parts[dtype.itemsize].append(array.reshape(-1).view(_UNSIGNED[dtype.itemsize]))
-    return {
-        width: found[0] if len(found) == 1 else np.concatenate([*found, np.empty(0, unsigned)])
-        for (width, found), unsigned in zip(parts.items(), _UNSIGNED.values(), strict=True)
-    }
+    return parts
 
 
 def _decode_arrays(

@@ -61,19 +61,30 @@ def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor
     ``noise`` is standard normal. log(1 - tanh(x)^2) is written so that it does not overflow.
     """
     raw = mean + log_std.exp() * noise
-    normal = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
-    slope = 2 * (math.log(2) - raw - F.softplus(-2 * raw))
-    return raw.tanh(), (normal - slope).sum(1)
+    return raw.tanh(), _log_densities(raw, log_std, noise).sum(1)
 
 
-def log_probability(mean: Tensor, log_std: Tensor, action: Tensor, margin: float = 1e-3) -> Tensor:
+def log_probability(
+    mean: Tensor,
+    log_std: Tensor,
+    action: Tensor,
+    weight: Tensor | None = None,
+    margin: float = 1e-3,
+) -> Tensor:
     """Log-probability density of actions in -1 to 1, (B, A) to (B,).
 
     Actions at the very bounds are moved inwards by ``margin``: there tanh has no inverse.
+    ``weight``, (B, A), says how much each element counts.
     """
     raw = action.clamp(margin - 1, 1 - margin).atanh()
-    noise = (raw - mean) / log_std.exp()
-    return squash(mean, log_std, noise)[1]
+    each = _log_densities(raw, log_std, (raw - mean) / log_std.exp())
+    return (each if weight is None else each * weight).sum(1)
+
+
+def _log_densities(raw: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:
+    normal = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
+    slope = 2 * (math.log(2) - raw - F.softplus(-2 * raw))
+    return normal - slope
 
 
 def observation_forward(layout: TanhGaussianLayout, arrays: Arrays) -> Callable[[Arrays], Array]:
