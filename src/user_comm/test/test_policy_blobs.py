@@ -21,6 +21,7 @@ from user_comm.policy_blobs import (
 )
 from user_comm.policy_blobs.pace import PullPace
 from user_comm.policy_blobs.pieces import PieceKey
+from user_comm.policy_blobs.relay_patience import RelayPatience
 from user_core.errors import ConfigError, TransportError
 from user_core.types import PolicyVersion
 
@@ -459,6 +460,33 @@ def test_a_dead_relay_is_passed_by(served, endpoint, site):
         site.wait()
         follow(robot, served, training(2))
         assert robot.stats.detours == 2
+
+
+def test_versions_that_come_faster_than_patience_ends_do_not_wait_for_a_dead_relay(
+    served, endpoint, site
+):
+    robot = PolicyPuller(client(endpoint), CONFIG_HASH, relay="site1/policy", relay_patience_s=1.0)
+    with robot:
+        site.kill()
+        site.wait()
+        for each in training(12, 1000):  # each takes the place of the one before
+            served.publish(each)
+            robot.announced(served.announced[-1])
+            time.sleep(0.3)
+        assert robot.newest(6)
+        assert robot.stats.detours > 0
+
+
+def test_a_silent_relay_is_asked_again_after_a_rest():
+    patience = RelayPatience(5.0, rest_s=10.0)
+    assert patience.left_s(0.0) == 5.0
+    patience.asked(False, 3.0, 3.0)  # superseded meanwhile
+    assert patience.left_s(3.0) == 2.0
+    patience.asked(False, 2.0, 5.0)
+    assert patience.left_s(5.0) == patience.left_s(14.9) == 0.0
+    assert patience.left_s(15.0) == 1.0  # not as long again
+    patience.asked(True, 0.1, 15.1)
+    assert patience.left_s(15.1) == 5.0
 
 
 def test_a_relay_that_starts_late_serves_what_it_hears_of_then(served, site):

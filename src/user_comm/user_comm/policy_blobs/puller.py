@@ -20,6 +20,7 @@ from user_comm.policy_blobs.pieces import (
     PIECE_BYTES,
     version_key,
 )
+from user_comm.policy_blobs.relay_patience import RelayPatience
 from user_comm.policy_blobs.transfer import NotServed, PieceTransfer, Superseded, TransferStats
 from user_comm.throttle import Throttle
 from user_core.codecs.policy_blob import decode_blob
@@ -78,7 +79,7 @@ class PolicyPuller:
         max_bytes: A larger version is refused before anything is allocated for it.
         piece_timeout_s: Time after which a piece is asked for again, at least.
         relay: Prefix under which a relay of the site serves; empty: the learner is asked.
-        relay_patience_s: A relay that is silent for so long is passed by.
+        relay_patience_s: A relay that is silent for so long, over all versions, is passed by.
         link_share: Part of the link's measured rate that policies may take, over time; on a
             thin link versions are passed over for it.
 
@@ -105,7 +106,7 @@ class PolicyPuller:
         self._open_session, self._config_hash = open_session, config_hash
         self._on_version, self._max_bytes = on_version, max_bytes
         self._piece_timeout_s = piece_timeout_s
-        self._relay, self._relay_patience_s = relay, relay_patience_s
+        self._relay, self._patience = relay, RelayPatience(relay_patience_s)
         self._throttle = Throttle()
         self._wake = threading.Condition()
         self._ending = threading.Event()
@@ -194,6 +195,9 @@ class PolicyPuller:
     def _pull(self, transfer: PieceTransfer, wanted: PolicyAnnouncement) -> None:
         """Pull until it is there. Raises what makes that hopeless."""
         relay, use_delta = self._relay, self._newest is not None
+        if relay and not self._patience.left_s(time.monotonic()):
+            relay = ""  # it was silent a moment ago
+            self.stats.detours += 1
         failures = 0
         while True:
             base, base_hash = (self._newest, self._newest_hash) if use_delta else (None, "")
@@ -201,12 +205,7 @@ class PolicyPuller:
             if relay:
                 key = version_key(relay, wanted.number, wanted.content_hash)
             try:
-                blob = transfer.pull(
-                    key,
-                    base_hash[:NAME_DIGITS],
-                    lambda: self._ending.is_set() or self._wanted != wanted,
-                    self._relay_patience_s if relay else float("inf"),
-                )
+                blob = self._fetch(transfer, key, base_hash[:NAME_DIGITS], wanted, bool(relay))
                 version = decode_blob(
                     blob,
                     base=base,
@@ -235,6 +234,29 @@ class PolicyPuller:
                 self._refuse(error.code, f"policy version {wanted.number}, fetching again: {error}")
                 use_delta = False
                 self._wait(wanted)
+
+    def _fetch(
+        self,
+        transfer: PieceTransfer,
+        key: str,
+        base: str,
+        wanted: PolicyAnnouncement,
+        from_relay: bool,
+    ) -> bytearray:
+        """The bytes of a blob. Raises what :meth:`PieceTransfer.pull` does."""
+
+        def cancelled() -> bool:
+            return self._ending.is_set() or self._wanted != wanted
+
+        if not from_relay:
+            return transfer.pull(key, base, cancelled)
+        asked_s, before = time.monotonic(), self.stats.bytes + self.stats.waits
+        try:
+            return transfer.pull(key, base, cancelled, self._patience.left_s(asked_s))
+        finally:
+            now_s = time.monotonic()
+            heard = self.stats.bytes + self.stats.waits > before
+            self._patience.asked(heard, now_s - asked_s, now_s)
 
     def _wait(self, wanted: PolicyAnnouncement) -> None:
         """Before the next attempt. Raises Superseded."""
