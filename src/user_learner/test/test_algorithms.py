@@ -9,6 +9,7 @@ from user_core.conformance import check_algorithm
 from user_core.errors import ConfigError, PluginError, SpecError, StoreError
 from user_core.fakes import LinearGaussianPolicy
 from user_core.fakes.policy import LinearGaussianConfig
+from user_core.policies.action_chunks import ActionChunksConfig, ActionChunksPolicy
 from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch
@@ -258,6 +259,44 @@ def test_the_scale_comes_from_the_first_data_and_then_stays(cls, settings):
     update(-3.0)
     np.testing.assert_array_equal(arrays["input.scale"], algorithm.policy_arrays()["input.scale"])
     np.testing.assert_array_equal(arrays["input.offset"], algorithm.policy_arrays()["input.offset"])
+
+
+def chunks_for(spec, rows=4, **settings):
+    config = ActionChunksConfig(rows=rows, **{"hidden": (32, 32), **settings})
+    return ActionChunksPolicy(config, spec)
+
+
+@pytest.mark.parametrize("loss", ["likelihood", "squared_error"])
+def test_cloning_learns_to_plan_several_actions_and_not_from_what_an_episode_cuts_off(loss):
+    """Action i of a window is a known function of the observation; beyond the mask is nonsense."""
+    rng = np.random.default_rng(0)
+    config = from_mapping(BC.Config, {"learning_rate": 3e-3, "loss": loss})
+    algorithm = BC(config, STATE, chunks_for(STATE))
+    middle, half = np.array([0.0, 2.0]), np.array([1.0, 2.0])
+
+    def wanted(x):
+        return np.stack([middle + half * np.tanh(x[:, :2] * (1 - 0.5 * i)) for i in range(4)], 1)
+
+    for _ in range(400):
+        x = rng.uniform(-1, 1, (64, 3)).astype(np.float32)
+        mask = np.arange(4) < rng.integers(1, 5, 64)[:, None]
+        action = np.where(mask[..., None], wanted(x), middle + half).astype(np.float32)
+        none = np.zeros((64, 4), np.float32)
+        algorithm.update(Batch({"x": x}, action, none, none, {"x": x}, {"mask": mask}))
+    policy = chunks_for(STATE)
+    policy.load(algorithm.policy_arrays())
+    seen = rng.uniform(-1, 1, (50, 3)).astype(np.float32)
+    planned = np.stack([policy.act({"x": row}, deterministic=True) for row in seen])
+    assert planned.shape == (50, 4, 2)
+    assert np.abs((planned - wanted(seen)) / half).mean() < 0.1
+
+
+def test_chunks_need_windows_and_an_algorithm_that_knows_them():
+    algorithm = BC(BC.Config(), STATE, chunks_for(STATE))
+    with pytest.raises(SpecError, match="window"):
+        algorithm.update(batch_of(STATE, 8))
+    with pytest.raises(PluginError, match="tanh_gaussian"):
+        SAC(from_mapping(SAC.Config, SMALL), STATE, chunks_for(STATE))
 
 
 def test_each_minibatch_has_its_share_of_every_source():

@@ -9,6 +9,7 @@ import torch
 
 from user_core.errors import PluginError, StoreError
 from user_core.interfaces import Algorithm, Policy
+from user_core.policies.action_chunks import ActionChunksPolicy
 from user_core.policies.tanh_gaussian import TanhGaussianPolicy
 from user_core.policies.tanh_gaussian_torch import log_probability
 from user_core.specs import Array, RobotSpec
@@ -22,6 +23,7 @@ from user_learner.algorithms.common.generators import (
 )
 from user_learner.algorithms.common.minibatches import Minibatcher
 from user_learner.algorithms.common.optimizer import FlatAdam
+from user_learner.algorithms.common.windows import joined
 
 
 class BC(Algorithm):
@@ -30,7 +32,8 @@ class BC(Algorithm):
     Args:
         config: Parameters.
         spec: The robot's.
-        policy: A tanh-Gaussian policy; its weights are the first ones.
+        policy: A tanh-Gaussian policy, or one of action chunks; its weights are the first ones.
+            For chunks of T actions batches are windows of T steps (``sampler.window``).
     """
 
     Config = BCConfig
@@ -39,9 +42,10 @@ class BC(Algorithm):
         if not isinstance(policy, TanhGaussianPolicy):
             raise PluginError(
                 "policy of BC", came=type(policy).__name__,
-                expected="the policy plugin tanh_gaussian",
+                expected="the policy plugin tanh_gaussian or action_chunks",
             )  # fmt: skip
         self.config = config
+        self._rows = policy.rows if isinstance(policy, ActionChunksPolicy) else 0
         device = torch.device(config.device)
         self.networks = PolicyNetworks(policy.layout, policy.arrays(), device)
         self.generator = make_generator(config.seed, device)
@@ -50,12 +54,16 @@ class BC(Algorithm):
         self._updates = 0
 
     def update(self, batch: Batch) -> Mapping[str, float]:
+        weight = None
+        if self._rows:
+            batch, weight = joined(batch, self._rows, self._minibatcher.device)
         (minibatch,) = self._minibatcher.cut(batch, 1, self.networks.inputs)
         mean, log_std = self.networks.distribution(
             minibatch, self.config.image_shift, self.generator
         )
-        error = (mean.tanh() - minibatch.action).square().mean()
-        likelihood = log_probability(mean, log_std, minibatch.action).mean()
+        errors = (mean.tanh() - minibatch.action).square()
+        error = (errors if weight is None else errors * weight).mean()
+        likelihood = log_probability(mean, log_std, minibatch.action, weight).mean()
         loss = -likelihood if self.config.loss == "likelihood" else error
         self.networks.policy.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

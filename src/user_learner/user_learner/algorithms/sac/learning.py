@@ -11,6 +11,7 @@ from torch import Tensor
 
 from user_core.errors import PluginError, StoreError
 from user_core.interfaces import Algorithm, Policy
+from user_core.policies.action_chunks import ActionChunksPolicy
 from user_core.policies.tanh_gaussian import TanhGaussianPolicy
 from user_core.policies.tanh_gaussian_torch import distribution, squash
 from user_core.specs import Array, RobotSpec
@@ -51,7 +52,7 @@ class SAC(Algorithm):
     Config: ClassVar[type[SACConfig]] = SACConfig
 
     def __init__(self, config: SACConfig, spec: RobotSpec, policy: Policy) -> None:
-        if not isinstance(policy, TanhGaussianPolicy):
+        if not isinstance(policy, TanhGaussianPolicy) or isinstance(policy, ActionChunksPolicy):
             raise PluginError(
                 f"policy of {type(self).__name__}", came=type(policy).__name__,
                 expected="the policy plugin tanh_gaussian",
