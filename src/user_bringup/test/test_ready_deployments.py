@@ -23,6 +23,7 @@ PARAMETERS = {
     "actor_node": "user_actor.nodes.actor:ActorConfig",
     "inference_node": "user_actor.nodes.inference:InferenceConfig",
     "bridge_node": "user_comm.bridge:BridgeConfig",
+    "policy_relay": "user_comm.nodes.policy_relay:PolicyRelayConfig",
     "replay_node": "user_learner.nodes.replay:ReplayConfig",
     "learner_node": "user_learner.nodes.learner:LearnerNodeConfig",
 }
