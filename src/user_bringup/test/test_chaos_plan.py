@@ -2,9 +2,12 @@
 
 import itertools
 import os
+import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ import pytest
 from user_bringup.chaos.evidence import Evidence, checksum
 from user_bringup.chaos.faults import inflict, relieve
 from user_bringup.chaos.figures import draw_recovery, recovery_table
+from user_bringup.chaos.link import LINK, Link
 from user_bringup.chaos.plan import Fault, PlanSize, make_plan
 from user_bringup.chaos.trial import Blow
 from user_bringup.chaos.works import works_since
@@ -38,6 +42,79 @@ def test_a_plan_is_in_order_and_spares_nobody():
     assert all(f.duration_s == 0 for f in plan if f.kind == "kill")
     assert all(1 <= f.duration_s <= 6 for f in plan if f.kind != "kill")
     assert {f.victim for f in plan if f.kind == "disk"} == {"actor", "replay"}
+
+
+def test_cuts_and_hunger_have_victims_of_their_own_and_change_no_plan_without_them():
+    size = replace(SIZE, networks=3, memories=2)
+    plan = make_plan(7, VICTIMS, ("actor", "replay"), size, ("learner",))
+    assert plan == make_plan(7, VICTIMS, ("actor", "replay"), size, ("learner",))
+    assert [f.victim for f in plan if f.kind == "network"] == [LINK] * 3
+    assert [f.victim for f in plan if f.kind == "memory"] == ["learner"] * 2
+    assert all(1 <= f.duration_s <= 6 for f in plan if f.kind in ("network", "memory"))
+    assert make_plan(7, VICTIMS, ("actor", "replay"), SIZE, ("learner",))[0] == Fault(
+        5.59, "kill", "replay"
+    )
+
+
+def test_a_link_that_is_cut_keeps_connections_and_tells_nobody():
+    with socket.create_server(("127.0.0.1", 0)) as server, ExitStack() as stack:
+        link = stack.enter_context(Link("127.0.0.1", server.getsockname()[1]))
+
+        def connect():
+            near = stack.enter_context(socket.create_connection(("127.0.0.1", link.port), 5))
+            near.settimeout(0.3)
+            return near
+
+        near = connect()
+        far, _ = server.accept()
+        stack.enter_context(far)
+        far.settimeout(5)
+        near.sendall(b"up")
+        far.sendall(b"down")
+        assert (far.recv(9), near.recv(9)) == (b"up", b"down")
+        link.cut()
+        far.settimeout(0.3)
+        near.sendall(b"later")
+        late = connect()  # the kernel takes it
+        late.sendall(b"hello")
+        for end in (far, near):
+            with pytest.raises(TimeoutError):
+                end.recv(9)
+        near.shutdown(socket.SHUT_WR)  # nor is its end told
+        with pytest.raises(TimeoutError):
+            far.recv(9)
+        link.restore()
+        far.settimeout(5)
+        assert (far.recv(9), far.recv(9)) == (b"later", b"")
+        second, _ = server.accept()
+        stack.enter_context(second)
+        second.settimeout(5)
+        assert second.recv(9) == b"hello"
+        assert link.carried == len(b"updownlaterhello")
+
+
+def test_a_process_gets_no_more_memory_for_a_while():
+    program = (
+        "while input():\n"
+        "    try: bytearray(200_000_000); print('taken', flush=True)\n"
+        "    except MemoryError: print('refused', flush=True)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+    def asked() -> str:
+        process.stdin.write("more\n")
+        process.stdin.flush()
+        return process.stdout.readline().strip()
+
+    with process:
+        assert asked() == "taken"
+        inflict("memory", process.pid)
+        assert asked() == "refused"
+        relieve("memory", process.pid)
+        assert asked() == "taken"
+        process.kill()
 
 
 def test_faults_can_be_kept_apart():

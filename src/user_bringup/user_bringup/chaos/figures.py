@@ -59,7 +59,13 @@ def draw_recovery(blows: Sequence[Blow], executables: dict[str, str], file: Path
     groups = by_kind(blows, executables)
     names = sorted({executable for executable, _ in groups})
     figure, axes = plt.subplots(figsize=(9, 1.2 + 0.6 * len(names)), layout="constrained")
-    colours = {"kill": "#d62728", "suspend": "#1f77b4", "disk": "#9467bd"}
+    colours = {
+        "kill": "#d62728",
+        "suspend": "#1f77b4",
+        "disk": "#9467bd",
+        "network": "#2ca02c",
+        "memory": "#ff7f0e",
+    }
     labelled: set[str] = set()
     for (executable, kind), group in groups.items():
         times = [b.recovery_s for b in group if b.recovery_s is not None]

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-FaultKind = Literal["kill", "suspend", "disk"]
+from user_bringup.chaos.link import LINK
+
+FaultKind = Literal["kill", "suspend", "disk", "network", "memory"]
 
 
 @dataclass(frozen=True)
@@ -17,8 +19,9 @@ class Fault:
     Attributes:
         at_s: When, seconds after everything worked for the first time.
         kind: ``kill`` (SIGKILL), ``suspend`` (SIGSTOP, then SIGCONT), ``disk`` (none of its
-            files can grow, as on a full disk).
-        victim: Name of the process.
+            files can grow, as on a full disk), ``network`` (nothing moves over the link between
+            the hosts, and nobody is told), ``memory`` (it gets no more than it has).
+        victim: Name of the process; of the link for a cut.
         duration_s: How long it lasts; 0 for a kill.
     """
 
@@ -37,7 +40,9 @@ class PlanSize:
         kills: How many processes are killed.
         suspends: How many are suspended for a while.
         disks: How often the disk of one is full for a while.
-        longest_s: Longest time of a suspension or a full disk.
+        networks: How often the link between the hosts is cut for a while.
+        memories: How often one gets no more memory for a while.
+        longest_s: Longest time of any of these.
         apart_s: Shortest time from one fault to the next; with 0 some fall into the recovery
             from the one before.
     """
@@ -46,12 +51,18 @@ class PlanSize:
     kills: int
     suspends: int = 0
     disks: int = 0
+    networks: int = 0
+    memories: int = 0
     longest_s: float = 6.0
     apart_s: float = 0.0
 
 
 def make_plan(
-    seed: int, victims: Sequence[str], writers: Sequence[str], size: PlanSize
+    seed: int,
+    victims: Sequence[str],
+    writers: Sequence[str],
+    size: PlanSize,
+    hungry: Sequence[str] = (),
 ) -> list[Fault]:
     """A plan: the same for the same arguments, everywhere.
 
@@ -62,19 +73,23 @@ def make_plan(
         victims: Who may be killed and suspended.
         writers: Whose disk may be full.
         size: How much.
+        hungry: Who may get no more memory.
     """
     dice = random.Random(seed)
     kinds: list[FaultKind] = ["kill"] * size.kills
     kinds += ["suspend"] * size.suspends
     kinds += ["disk"] * (size.disks if writers else 0)
+    kinds += ["network"] * size.networks
+    kinds += ["memory"] * (size.memories if hungry else 0)
     dice.shuffle(kinds)
     free_s = max(0.0, size.seconds - size.apart_s * (len(kinds) - 1))
     times = sorted(dice.uniform(0, free_s) for _ in kinds)
     times = [time_s + i * size.apart_s for i, time_s in enumerate(times)]
+    pools = {"disk": writers, "network": [LINK], "memory": hungry}
     decks: dict[str, list[str]] = {}
     plan = []
     for at_s, kind in zip(times, kinds, strict=True):
-        pool = list(writers if kind == "disk" else victims)
+        pool = list(pools.get(kind, victims))
         deck = decks.setdefault(kind, [])
         if not deck:
             deck += dice.sample(pool, len(pool))

@@ -14,6 +14,7 @@ from typing import Any
 
 from user_bringup.chaos.evidence import Evidence
 from user_bringup.chaos.faults import inflict, relieve
+from user_bringup.chaos.link import LINK, Link
 from user_bringup.chaos.plan import Fault
 from user_bringup.chaos.resources import ResourceRecorder
 from user_bringup.chaos.works import works_since
@@ -71,7 +72,8 @@ class Trial:
         folder: Folder of the run.
         evidence: What a witness sees of it.
         tell: Called with a line whenever something happens.
-        resources: Whether to record what the processes use.
+        resource_period_s: How often to record what the processes use; 0: never.
+        link: What can be cut between its hosts.
     """
 
     #: Longest time until everything works first, and until a victim works again.
@@ -85,8 +87,10 @@ class Trial:
         evidence: Evidence,
         tell: Callable[[str], None],
         resource_period_s: float = 0.0,
+        link: Link | None = None,
     ) -> None:
         self.words, self.folder, self.evidence, self.tell = words, folder, evidence, tell
+        self._link = link
         self.blows: list[Blow] = []
         self.sessions: set[int] = set()
         self.exit_code: int | None = None
@@ -208,6 +212,8 @@ class Trial:
     def _hit(self, blow: Blow) -> bool:
         """Do the fault; False when the victim is not there now."""
         fault = blow.fault
+        if fault.kind == "network":
+            return self._cut(blow)
         pid = self._find().get(fault.victim, 0)
         try:
             if not pid or state_of(pid) in "ZXT":
@@ -221,9 +227,23 @@ class Trial:
         blow.pid, blow.hit_s = pid, self._now_s()
         if fault.kind == "kill":
             blow.over_s = blow.hit_s
-        lasts = f" for {fault.duration_s:.1f} s" if fault.duration_s else ""
-        self.tell(f"{blow.hit_s:7.1f} s  {fault.kind} {fault.victim}{lasts} (process {pid})")
+        self._tell_hit(blow, f" (process {pid})")
         return True
+
+    def _cut(self, blow: Blow) -> bool:
+        if self._link is None:
+            blow.note = "there is no link that could be cut"
+        if self._link is None or self._link.is_cut:
+            return False
+        self._link.cut()
+        blow.hit_s = self._now_s()
+        self._tell_hit(blow)
+        return True
+
+    def _tell_hit(self, blow: Blow, where: str = "") -> None:
+        fault = blow.fault
+        lasts = f" for {fault.duration_s:.1f} s" if fault.duration_s else ""
+        self.tell(f"{blow.hit_s:7.1f} s  {fault.kind} {fault.victim}{lasts}{where}")
 
     def _is_over(self, blow: Blow) -> bool:
         now_s = self._now_s()
@@ -231,10 +251,12 @@ class Trial:
         if blow.over_s is None:
             if now_s < blow.hit_s + blow.fault.duration_s:
                 return False
-            relieve(blow.fault.kind, blow.pid)
+            if self._link is not None and blow.fault.kind == "network":
+                self._link.restore()
+            else:
+                relieve(blow.fault.kind, blow.pid)
             blow.over_s = self._now_s()
-        assert self.deployment is not None
-        spec = self.deployment.process(blow.fault.victim)
+        spec = self._spec(blow.fault.victim)
         seen_s = works_since(spec, self.evidence, self._zero_s + blow.over_s)
         if seen_s is not None:
             blow.works_s = seen_s - self._zero_s
@@ -247,6 +269,12 @@ class Trial:
             self.tell(f"{now_s:7.1f} s  {spec.name} {blow.note}")
             return True
         return False
+
+    def _spec(self, victim: str) -> ProcessSpec:
+        assert self.deployment is not None
+        if victim == LINK:
+            return ProcessSpec(name=LINK, package="user_bringup", executable=LINK)
+        return self.deployment.process(victim)
 
     def _must_go_on(self, since_s: float | None, what: str) -> None:
         assert self._process is not None

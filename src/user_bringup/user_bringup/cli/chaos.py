@@ -10,29 +10,35 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from user_bringup.chaos.evidence import Evidence
 from user_bringup.chaos.figures import draw_recovery, recovery_table
+from user_bringup.chaos.link import LINK, Link
 from user_bringup.chaos.plan import PlanSize, make_plan
 from user_bringup.chaos.trial import Trial
 from user_bringup.chaos.verdict import Check, judge
 from user_bringup.running import find_deployment
-from user_core.errors import UserError
+from user_core.errors import ConfigError, UserError
 from user_fleet.deployment import Deployment, load_deployment, parse_overrides
 
 _WRITERS = ("actor_node", "replay_node", "learner_node")
+_HUNGRY = ("learner_node",)
+#: Argument of deployments of two hosts: where the robot's host reaches the router.
+ROBOT_ROUTER = "robot_router"
 
 
 def main(argv: Sequence[str]) -> int:
     """Exit code 0 when every promise was kept."""
     arguments = _parser().parse_args(argv)
-    size = PlanSize(
-        60 * arguments.minutes, arguments.kills,
-        arguments.kills // 5 if arguments.suspends is None else arguments.suspends,
-        arguments.kills // 10 if arguments.disks is None else arguments.disks,
-        arguments.longest, arguments.apart,
-    )  # fmt: skip
-    find_deployment(arguments.deployment)  # a wrong name is said before anything else
+    has_link = ROBOT_ROUTER in _load(arguments, Path()).arguments  # or what is wrong with it
+    if arguments.networks and not has_link:
+        raise ConfigError(
+            f"--networks {arguments.networks}",
+            came=f"a deployment without the argument {ROBOT_ROUTER!r}",
+            expected="one of two hosts, as two_hosts",
+        )
+    size = _size(arguments, has_link)
     run = arguments.run or f"chaos-{arguments.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
     trial, checks = run_trial(arguments, run, size, resource_period_s=10.0)
     folder = (arguments.runs / run).resolve()
@@ -53,6 +59,22 @@ def main(argv: Sequence[str]) -> int:
     return 0 if all(check.good for check in checks) else 1
 
 
+def _size(arguments: argparse.Namespace, has_link: bool) -> PlanSize:
+    def one_in(kills: int, given: int | None) -> int:
+        return arguments.kills // kills if given is None else given
+
+    return PlanSize(
+        seconds=60 * arguments.minutes,
+        kills=arguments.kills,
+        suspends=one_in(5, arguments.suspends),
+        disks=one_in(10, arguments.disks),
+        networks=one_in(5, arguments.networks) if has_link else 0,
+        memories=arguments.memories,
+        longest_s=arguments.longest,
+        apart_s=arguments.apart,
+    )
+
+
 def run_trial(
     arguments: argparse.Namespace, run: str, size: PlanSize, resource_period_s: float
 ) -> tuple[Trial, list[Check]]:
@@ -65,6 +87,7 @@ def run_trial(
         "--runs", str(arguments.runs), "--run", run,
     ]  # fmt: skip
     said: list[str] = []
+    deployment = _load(arguments, folder)
 
     def tell(line: str) -> None:
         said.append(line)
@@ -75,18 +98,22 @@ def run_trial(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     evidence = Evidence()
     with ExitStack() as stack:
-        for domain in _domains(
-            arguments, folder
-        ):  # that of the learner hears of all, and comes last
+        for domain in _domains(deployment):  # that of the learner hears of all, and comes last
             stack.enter_context(Witness(evidence, domain))
             os.environ["ROS_DOMAIN_ID"] = str(domain)
-        trial = Trial(words, folder, evidence, tell, resource_period_s)
+        link = None
+        if size.networks:
+            host, _, port = str(_values(deployment, arguments)["router"]).rpartition(":")
+            link = stack.enter_context(Link(host.rpartition("/")[2], int(port)))
+            words.insert(1 + len(arguments.arguments), f"{ROBOT_ROUTER}:=tcp/127.0.0.1:{link.port}")
+        trial = Trial(words, folder, evidence, tell, resource_period_s, link)
         failure = ""
         try:
             trial.start()
             assert trial.deployment is not None
             only = getattr(arguments, "only", [])
-            plan = make_plan(arguments.seed, *_cast(trial.deployment, only), size)
+            victims, writers, hungry = _cast(trial.deployment, only)
+            plan = make_plan(arguments.seed, victims, writers, size, hungry)
             trial.follow(plan, size.seconds)
         except UserError as error:
             failure = str(error)
@@ -125,12 +152,21 @@ def learned(folder: Path, share: float) -> Check:
     return Check("it learned", max(updates, default=0) > 0 and rate >= share, detail)
 
 
-def _domains(arguments: argparse.Namespace, folder: Path) -> list[int]:
-    """The ROS domains of its processes, that of the learner last."""
-    deployment = load_deployment(
+def _load(arguments: argparse.Namespace, folder: Path) -> Deployment:
+    return load_deployment(
         find_deployment(arguments.deployment), parse_overrides(arguments.arguments),
         {"run_dir": str(folder), "run": folder.name, "deployment": arguments.deployment},
     )  # fmt: skip
+
+
+def _values(deployment: Deployment, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of a deployment, as they were chosen."""
+    defaults = {name: argument.default for name, argument in deployment.arguments.items()}
+    return {**defaults, **parse_overrides(arguments.arguments)}
+
+
+def _domains(deployment: Deployment) -> list[int]:
+    """The ROS domains of its processes, that of the learner last."""
     mine = os.environ.get("ROS_DOMAIN_ID") or "0"
     found = {
         int(process.environment.get("ROS_DOMAIN_ID", mine)): process.executable == "learner_node"
@@ -140,11 +176,12 @@ def _domains(arguments: argparse.Namespace, folder: Path) -> list[int]:
     return sorted(found, key=lambda domain: found[domain])
 
 
-def _cast(deployment: Deployment, only: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Who may be killed, and whose disk may be full."""
+def _cast(deployment: Deployment, only: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """Who may be killed, whose disk may be full, and who may get no more memory."""
     chosen = [deployment.process(name) for name in only] or deployment.processes
     victims = [process.name for process in chosen]
-    return victims, [process.name for process in chosen if process.executable in _WRITERS]
+    writers = [process.name for process in chosen if process.executable in _WRITERS]
+    return victims, writers, [p.name for p in chosen if p.executable in _HUNGRY]
 
 
 def _all_back(trial: Trial) -> bool:
@@ -173,7 +210,7 @@ def _report(
     rows = [f"| {'yes' if c.good else '**NO**'} | {c.name} | {c.detail} |" for c in checks]
     parts.append("\n".join(["| kept | promise | seen |", "|---|---|---|", *rows]))
     if trial.deployment is not None and any(blow.hit_s is not None for blow in trial.blows):
-        names = {p.name: p.executable for p in trial.deployment.processes}
+        names = {p.name: p.executable for p in trial.deployment.processes} | {LINK: LINK}
         parts.append(recovery_table(trial.blows, names))
         draw_recovery(trial.blows, names, folder / "recovery.png")
         parts.append("![recovery](recovery.png)")
@@ -201,6 +238,13 @@ def _parser() -> argparse.ArgumentParser:
         "--suspends", type=int, help="how many are suspended (a fifth of the kills)"
     )
     parser.add_argument("--disks", type=int, help="how many disks are full (a tenth of the kills)")
+    parser.add_argument(
+        "--networks", type=int,
+        help="how often the link between two hosts is cut (a fifth of the kills where there is one)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--memories", type=int, default=0, help="how often the learner gets no more memory (0)"
+    )
     parser.add_argument("--longest", type=float, default=6.0, help="seconds of those, at most")
     parser.add_argument("--apart", type=float, default=0.0, help="seconds between two, at least")
     parser.add_argument("--only", nargs="+", default=[], metavar="PROCESS", help="who is hit")
