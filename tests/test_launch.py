@@ -202,3 +202,24 @@ def test_edge_and_cloud_meet_over_mtls_and_the_router_comes_back(
     cloud.works("stored_s")
     edge.ends()
     cloud.ends()
+
+
+def test_the_policy_of_a_robot_acts_elsewhere(
+    launch: Callable[..., Launched], tmp_path: Path
+) -> None:
+    endpoint = f"tls/127.0.0.1:{free_port()}"
+    network = Network.create(tmp_path / "net", Members(endpoints=(endpoint,)))
+    learner, robot = network.add("learner", "learner"), network.add("robot", "robot0")
+    above = (f"router:={endpoint}", f"credentials:={learner.folder}", "algorithm:=rlpd_light")
+    cloud = launch("cloud.launch.py", f"network:={network.folder}", *above, host=1)
+    inference = launch("inference.launch.py", *above, host=1)
+    edge = launch("edge.launch.py", f"router:={endpoint}", f"credentials:={robot.folder}",
+                  "remote_inference:=true", "task:=reach", "algorithm:=rlpd_light",
+                  "robot_params:={speed: 2.0, real_time: true}")  # fmt: skip
+    inference.are_active("robot0/inference")
+    edge.are_active("robot0/hal", "robot0/actor", "robot0/bridge")
+    edge.works("acted_s")
+    inference.comes_back("inference", "active_s")
+    edge.works("acted_s")
+    for system in (edge, inference, cloud):
+        system.ends()
