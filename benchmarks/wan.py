@@ -148,7 +148,8 @@ def drain(arguments: argparse.Namespace, stack: ExitStack, folder: Path) -> None
         if arguments.verbose:
             s = samples[-1]
             print(f"# {s['at_s'] - first['at_s']:6.2f} s pending {s['pending']/1e6:6.2f} MB window {s['window']} rate "
-                  f"{s['rate']} rtt {s['round_trip_ms']} resent {s['resent']}")  # fmt: skip
+                  f"{s['rate']} rtt {s['round_trip_ms']} resent {s['resent']}; policies: rate "
+                  f"{s['pull_rate']} rtt {s['pull_round_trip_ms']} {s['policy_bytes']}")  # fmt: skip
         if samples[-1]["at_s"] - first["at_s"] > arguments.limit_s:
             break
     last = samples[-1]

@@ -255,6 +255,8 @@ class Robot:
             "at_s": time.monotonic(), "longest_append_ms": round(1e3 * self.longest_append_s, 2),
             "versions": stats.versions, "policy_bytes": stats.bytes, "refused": stats.refused,
             "pull_s": [round(s, 3) for s in self.pulls_s], "control": self.control.report(),
+            "pull_rate": round(self.puller.window.rate_bytes_s),
+            "pull_round_trip_ms": round(1e3 * self.puller.window.round_trip_s, 1),
         }  # fmt: skip
 
 

@@ -28,7 +28,7 @@ _CYCLE = (_PROBE, _DRAIN, *([_CRUISE] * 6))
 _WINDOW_GAIN = 1.25
 #: Probing that brings this much more goes on, and after the second time more boldly.
 _PAYS, _BOLD = 1.02, 1.3
-_JITTER_GAIN, _MOST_JITTER_S = 4.0, 0.2
+_JITTER_GAIN, _MOST_JITTER_S = 2.0, 0.1
 _RATE_ROUNDS = 10
 _BASE_LIFE_S = 10.0
 _LATE_S = 0.025
@@ -37,6 +37,10 @@ _BASE_PROBE_S = 0.2
 #: The start ends when three rounds bring less than a quarter more, or the queue is this long.
 _GROWTH, _FLAT_ROUNDS = 1.25, 3
 _QUEUED = 1.3
+#: The same in the steady state, where control traffic would wait behind it for ever.
+_STANDING = 1.15
+#: What was measured as the fastest is a little more than the link carries on the average.
+_MARGIN = 0.99
 #: A round trip of this many times the shortest, for a whole round: the link has become slower.
 _SWAMPED = 2.0
 
@@ -139,7 +143,7 @@ class LinkWindow:
         if self.rate_bytes_s:
             # Who wakes up late makes up for it: what is not sent in time is not sent at all.
             from_s = max(now_s - _LATE_S, self._next_s) if under_way else now_s
-            self._next_s = from_s + nbytes / (0.99 * self._gain() * self.rate_bytes_s)
+            self._next_s = from_s + nbytes / (_MARGIN * self._gain() * self.rate_bytes_s)
         return Sent(nbytes, now_s, self._delivered, self._delivered_s, idle)
 
     def answered(self, sent: Sent | None, nbytes: int, now_s: float) -> None:
@@ -169,9 +173,10 @@ class LinkWindow:
         """What was sent did not arrive."""
         if self._backoff > 1:  # not one loss but a cut: the link may come back another
             self._forget()
-        else:
+        else:  # half as fast, and up again as fast as the answers allow
             self._rates = deque([(self._round, 0.5 * self.rate_bytes_s)])
             self.rate_bytes_s *= 0.5
+            self.phase, self._best_rate, self._flat = Phase.START, 0.0, 0
         if self.timeout_s < self._max_timeout_s:
             self._backoff *= 2
 
@@ -230,8 +235,9 @@ class LinkWindow:
         # Beyond what the answers of this store or host are usually late by.
         usual_s = 0.5 * self._quantum_s() + self._deviation_s
         queued = min(self._round_s, round_trip_s) > _QUEUED * self.base_s + usual_s
-        if self.phase is Phase.STEADY:
-            queued = min(self._round_s, round_trip_s) > 1.1 * self.base_s + 0.5 * self._quantum_s()
+        if self.phase is Phase.STEADY:  # the shortest of a round is not late by chance
+            least_s = min(self._round_s, round_trip_s)
+            queued = least_s > _STANDING * self.base_s + 0.5 * self._quantum_s()
         if self.phase is Phase.START:
             if new_round:
                 grown = self.rate_bytes_s >= _GROWTH * self._best_rate
