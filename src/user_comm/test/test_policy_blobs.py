@@ -16,6 +16,7 @@ from user_comm.converters import BlobKind, PolicyAnnouncement
 from user_comm.policy_blobs import (
     PolicyPuller,
     PolicyServer,
+    ServerProbe,
     ZenohConfig,
     open_session,
 )
@@ -385,6 +386,50 @@ def test_on_a_thin_link_versions_are_spaced_and_on_a_fast_one_not(caplog):
     assert len(caplog.records) == 2
     pace.end(10**9, 1.0)
     assert pace.interval_s == 60.0
+
+
+def test_a_session_that_is_half_alive_is_opened_anew(endpoint, monkeypatch):
+    monkeypatch.setattr("user_comm.policy_blobs.transfer.HUNG_S", 1.0)
+    announced, held, opened = [], [], []
+    with open_session(router(endpoint)) as session:
+        # It takes queries and says nothing, as a session does whose reading thread has died.
+        hole = session.declare_queryable("run1/policy/**", held.append)
+        silent = PolicyServer(session, "elsewhere/policy", announced.append)
+
+        def connect(stop):
+            opened.append(1)
+            if len(opened) > 1 and held:
+                hole.undeclare()
+                held.clear()
+                server = PolicyServer(session, "run1/policy", announced.append)
+                server.publish(version(2, 1000))
+            return client(endpoint)(stop)
+
+        with silent, PolicyPuller(connect, CONFIG_HASH, piece_timeout_s=0.3) as robot:
+            silent.publish(version(1, 1000))
+            first = replace(announced[0], key=announced[0].key.replace("elsewhere", "run1"))
+            robot.announced(first)
+            until(lambda: robot.stats.reopened == 1, "it connects anew")
+            until(lambda: len(announced) == 2, "the true server is there")
+            robot.announced(announced[-1])
+            until(lambda: robot.newest(1), "version 2")
+            assert len(opened) == 2
+
+
+def test_a_server_that_hears_nothing_any_more_is_found_out(endpoint):
+    hung = threading.Event()
+    config = ZenohConfig(connect=(endpoint,), shared_memory=False)
+    held = []
+    with open_session(router(endpoint)), open_session(config) as learner:
+        # nobody serves, which is no reason; nor is a server that answers; silence is
+        with ServerProbe(config, "run1/policy", hung.set, period_s=0.1, times=2):
+            assert not hung.wait(1.0)
+            with PolicyServer(learner, "run1/policy") as server:
+                assert not hung.wait(1.0)
+                assert server.refused == 0
+            hole = learner.declare_queryable("run1/policy/**", held.append)
+            assert hung.wait(10.0)
+        hole.undeclare()
 
 
 # --- a relay

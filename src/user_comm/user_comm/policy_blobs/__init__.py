@@ -6,6 +6,7 @@ be retried piece by piece; ``docs/explanation/policy_sync.md`` and the measureme
 
 from user_comm.links import ZenohConfig, open_session
 from user_comm.policy_blobs.figures import puller_figures, server_figures
+from user_comm.policy_blobs.probe import ServerProbe
 from user_comm.policy_blobs.puller import PolicyPuller
 from user_comm.policy_blobs.relay import PolicyRelay
 from user_comm.policy_blobs.server import PolicyServer
@@ -14,6 +15,7 @@ __all__ = [
     "PolicyPuller",
     "PolicyRelay",
     "PolicyServer",
+    "ServerProbe",
     "ZenohConfig",
     "open_session",
     "puller_figures",

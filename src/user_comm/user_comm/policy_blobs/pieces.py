@@ -18,8 +18,12 @@ PIECE_BYTES = 32 * 1024
 #: Hexadecimal digits of a content hash in keys.
 NAME_DIGITS = 16
 
-#: Error answers: it is being encoded or fetched; not kept any more; the base is not known.
-LATER, GONE, NO_BASE = b"later", b"gone", b"no base"
+#: Error answers: it is being encoded or fetched; not kept any more; the base is not known; the key
+#: is none of ours.
+LATER, GONE, NO_BASE, NO_PIECE = b"later", b"gone", b"no base", b"no such piece"
+
+#: Last part of a key, below a prefix, that is answered with nothing.
+ALIVE = "alive"
 
 _TOTAL = struct.Struct("<QI")
 

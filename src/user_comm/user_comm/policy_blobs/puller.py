@@ -21,7 +21,13 @@ from user_comm.policy_blobs.pieces import (
     version_key,
 )
 from user_comm.policy_blobs.relay_patience import RelayPatience
-from user_comm.policy_blobs.transfer import NotServed, PieceTransfer, Superseded, TransferStats
+from user_comm.policy_blobs.transfer import (
+    Hung,
+    NotServed,
+    PieceTransfer,
+    Superseded,
+    TransferStats,
+)
 from user_comm.throttle import Throttle
 from user_core.codecs.policy_blob import decode_blob
 from user_core.codecs.safetensors import FileLimits
@@ -47,6 +53,7 @@ class PullStats(TransferStats):
         superseded: Versions that were given up because a newer one was announced.
         refused: Versions and blobs that were refused; ``refusals`` has them by kind.
         detours: Versions that were fetched past a relay that did not answer.
+        reopened: Sessions that were only half alive, and opened anew.
         last_pull_s: Time from announcement to verified version, of the last one, seconds.
         last_error: Why the last one was refused or did not come; empty after a success.
     """
@@ -58,6 +65,7 @@ class PullStats(TransferStats):
     refused: int = 0
     refusals: Counter[str] = field(default_factory=Counter)
     detours: int = 0
+    reopened: int = 0
     last_pull_s: float = 0.0
     last_error: str = ""
 
@@ -73,7 +81,8 @@ class PolicyPuller:
 
     Args:
         open_session: Opens the Zenoh session; called in the puller's thread with the event
-            that ends it, because a client waits until its router is there.
+            that ends it, because a client waits until its router is there. Called again where a
+            session is only half alive.
         config_hash: What weights must be made for; empty: anything.
         on_version: Called in the puller's thread when a version is ready.
         max_bytes: A larger version is refused before anything is allocated for it.
@@ -111,6 +120,7 @@ class PolicyPuller:
         self._wake = threading.Condition()
         self._ending = threading.Event()
         self._wanted: PolicyAnnouncement | None = None
+        self._done: PolicyAnnouncement | None = None
         self._wanted_s = 0.0
         self._newest: PolicyVersion | None = None
         self._newest_hash = ""
@@ -156,34 +166,42 @@ class PolicyPuller:
             self._thread.join()
 
     def _run(self) -> None:
-        try:
-            session = self._open_session(self._ending)
-        except UserError as error:
-            self.stats.last_error = str(error)
-            return
-        with session:
-            transfer = PieceTransfer(
-                session, self.window, self.stats, self._max_bytes, self._piece_timeout_s
-            )
-            done: PolicyAnnouncement | None = None
-            while not self._ending.is_set():
-                with self._wake:
-                    while not self._ending.is_set() and self._wanted == done:
-                        self._wake.wait()
-                # the newest after the wait: what came meanwhile replaces what was waited with
-                self._ending.wait(self.pace.wait_s(time.monotonic()))
-                wanted = self._wanted
-                if wanted is not None and not self._ending.is_set():
-                    self.pace.begin(time.monotonic())
-                    before = self.stats.bytes
-                    self._try(transfer, wanted)
-                    self.pace.end(self.stats.bytes - before, self.window.rate_bytes_s)
-                    done = wanted
+        while not self._ending.is_set():
+            try:
+                with self._open_session(self._ending) as session:
+                    self._follow(session)
+            except Hung:
+                self.stats.reopened += 1
+                _log.warning("queries for policies are not answered at all; connecting anew")
+            except UserError as error:
+                self.stats.last_error = str(error)
+                return
+
+    def _follow(self, session: zenoh.Session) -> None:
+        """Pull what is announced, until the end. Raises Hung."""
+        transfer = PieceTransfer(
+            session, self.window, self.stats, self._max_bytes, self._piece_timeout_s
+        )
+        while not self._ending.is_set():
+            with self._wake:
+                while not self._ending.is_set() and self._wanted == self._done:
+                    self._wake.wait()
+            # the newest after the wait: what came meanwhile replaces what was waited with
+            self._ending.wait(self.pace.wait_s(time.monotonic()))
+            wanted = self._wanted
+            if wanted is not None and not self._ending.is_set():
+                self.pace.begin(time.monotonic())
+                before = self.stats.bytes
+                self._try(transfer, wanted)
+                self.pace.end(self.stats.bytes - before, self.window.rate_bytes_s)
+                self._done = wanted
 
     def _try(self, transfer: PieceTransfer, wanted: PolicyAnnouncement) -> None:
         try:
             self._check(wanted)
             self._pull(transfer, wanted)
+        except Hung:
+            raise
         except Superseded:
             self.stats.superseded += 1
         except UserError as error:

@@ -87,11 +87,15 @@ class PolicyRelay:
             self._server.close()
 
     def _start(self, ending: threading.Event) -> zenoh.Session:
-        """In the puller's thread: the session, with the server on it."""
+        """In the puller's thread: the session, with the server on it; perhaps not the first."""
         session = self._open(ending)
-        self._server = PolicyServer(
-            session, self._prefix, keep=self._keep, keep_bytes=self._keep_bytes
+        before, self._server = (
+            self._server,
+            PolicyServer(session, self._prefix, keep=self._keep, keep_bytes=self._keep_bytes),
         )
+        if before is not None:
+            before.close()
+            self._serve()
         return session
 
     def _serve(self) -> None:

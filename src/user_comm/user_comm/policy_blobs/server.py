@@ -14,10 +14,12 @@ import zenoh
 from user_comm.converters import BlobKind, PolicyAnnouncement
 from user_comm.policy_blobs.library import VersionLibrary
 from user_comm.policy_blobs.pieces import (
+    ALIVE,
     GONE,
     LATER,
     NAME_DIGITS,
     NO_BASE,
+    NO_PIECE,
     PIECE_BYTES,
     PieceKey,
     pack_total,
@@ -113,10 +115,13 @@ class PolicyServer:
 
     def _answer(self, query: zenoh.Query) -> None:
         with query:
+            if str(query.key_expr) == f"{self.prefix}/{ALIVE}":
+                query.reply(query.key_expr, b"")
+                return
             wanted = PieceKey.parse(str(query.key_expr))
             if wanted is None or not wanted.version.startswith(f"{self.prefix}/"):
                 self.refused += 1
-                query.reply_err(b"no such piece")
+                query.reply_err(NO_PIECE)
                 return
             data = self._find(query, wanted)
             if data is None:
@@ -124,7 +129,7 @@ class PolicyServer:
             start = wanted.index * PIECE_BYTES
             if start >= len(data):
                 self.refused += 1
-                query.reply_err(b"no such piece")
+                query.reply_err(NO_PIECE)
                 return
             piece = data[start : start + PIECE_BYTES]
             query.reply(
@@ -141,7 +146,7 @@ class PolicyServer:
         _, number, name = wanted.version.rsplit("/", 2)
         if len(name) != NAME_DIGITS or not number.isdecimal():
             self.refused += 1
-            query.reply_err(b"no such piece")
+            query.reply_err(NO_PIECE)
             return None
         try:
             data = self._library.blob(name, wanted.base)

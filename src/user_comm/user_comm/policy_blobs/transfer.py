@@ -9,17 +9,37 @@ from dataclasses import dataclass
 
 import zenoh
 
-from user_comm.policy_blobs.pieces import GONE, LATER, NO_BASE, PIECE_BYTES, PieceKey, unpack_total
+from user_comm.policy_blobs.pieces import (
+    GONE,
+    LATER,
+    NO_BASE,
+    NO_PIECE,
+    PIECE_BYTES,
+    PieceKey,
+    unpack_total,
+)
 from user_core.errors import CodecError, TransportError
 from user_core.link_window import LinkWindow, Sent
 
 _LOOK_S = 0.1
 _AGAIN_S = 0.05
 _LATER_PATIENCE = 12
+#: What a server says; anything else was said by Zenoh.
+_OF_SERVERS = (GONE, LATER, NO_BASE, NO_PIECE)
+#: Queries that time out for so long mean a connection that is only half alive, seconds.
+HUNG_S = 10.0
 
 
 class Superseded(Exception):  # noqa: N818 - not an error
     """What is being pulled is not wanted any more."""
+
+
+class Hung(Exception):  # noqa: N818 - likewise
+    """The session is there, and nobody behind it answers, nor says that nobody is there.
+
+    A peer whose reading thread has died still keeps the connection alive (eclipse-zenoh 1.10.2,
+    where a callback found no memory): only a new session helps.
+    """
 
 
 class NotServed(TransportError):
@@ -79,6 +99,7 @@ class PieceTransfer:
     ) -> None:
         self._session, self.window, self._max_bytes = session, window, max_bytes
         self._piece_timeout_s, self._stats = piece_timeout_s, stats
+        self._silent_since_s: float | None = None
 
     def pull(
         self,
@@ -97,6 +118,7 @@ class PieceTransfer:
 
         Raises:
             Superseded: ``cancelled`` became true.
+            Hung: No query was answered for long, over all pulls.
             NotServed: It is not kept any more, there is no such delta, or patience ended.
             CodecError: The answers contradict each other, or the limit.
         """
@@ -108,6 +130,9 @@ class PieceTransfer:
             if cancelled():
                 raise Superseded
             now_s = time.monotonic()
+            silent_since_s = self._silent_since_s
+            if silent_since_s is not None and now_s - silent_since_s > HUNG_S:
+                raise Hung
             wait_s = max(self.window.wait_s(now_s) if under_way else 0.0, again_s - now_s)
             fits = not under_way or under_way + PIECE_BYTES <= self.window.nbytes
             if missing and fits and wait_s <= 0:
@@ -167,8 +192,14 @@ class PieceTransfer:
             elif piece is None and (attachment := reply.ok.attachment) is not None:
                 piece, total = reply.ok.payload.to_bytes(), attachment.to_bytes()
 
-        def finish() -> None:
-            answers.put(_Answer(key.index, sent, time.monotonic(), piece, total, error))
+        def finish() -> None:  # also when nobody waits for it any more
+            now_s = time.monotonic()
+            answered = piece is not None or error in _OF_SERVERS
+            if answered or now_s - sent.at_s < 0.5 * self._piece_timeout_s:  # or nobody is there
+                self._silent_since_s = None
+            elif self._silent_since_s is None:
+                self._silent_since_s = sent.at_s
+            answers.put(_Answer(key.index, sent, now_s, piece, total, error))
 
         self._session.get(
             str(key),

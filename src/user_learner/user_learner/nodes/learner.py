@@ -20,9 +20,16 @@ from user_comm.converters import RobotDescription, set_stamp
 from user_comm.diagnostics import Level
 from user_comm.flows import Flow
 from user_comm.lifecycle import LifecycleNode
-from user_comm.policy_blobs import PolicyServer, ZenohConfig, open_session, server_figures
+from user_comm.policy_blobs import (
+    PolicyServer,
+    ServerProbe,
+    ZenohConfig,
+    open_session,
+    server_figures,
+)
 from user_comm.run import run
 from user_core.config import setting
+from user_core.errors import TransportError
 from user_core.specs import RobotSpec
 from user_learner.learner import LearnerConfig, open_learner
 from user_learner.replay.index import INDEX_NAME
@@ -83,10 +90,21 @@ class LearnerNode(LifecycleNode):
         self.every(config.backlog_period_s, self._publish_backlog)
 
     def activate(self, stack: ExitStack) -> None:
+        config: LearnerNodeConfig = self.config
+        if config.zenoh.mode == "client":  # else robots come to itself, and come anew
+            stack.enter_context(ServerProbe(config.zenoh, config.key, self._hung))
         stop = threading.Event()
         thread = threading.Thread(target=self._train, args=(stop,), name="training", daemon=True)
         thread.start()
         stack.callback(self._stop_training, thread, stop)
+
+    def _hung(self) -> None:
+        self.get_logger().error("policies are asked for and not answered: connecting anew")
+        self.fail(
+            TransportError(
+                "Zenoh session of the learner", came="no answer to queries", expected="one"
+            )
+        )
 
     def _train(self, stop: threading.Event) -> None:
         try:
