@@ -66,5 +66,24 @@ def test_twenty_kills_lose_nothing(tmp_path, start_process, ros_domain):
     assert "checkpoints can be loaded" in broken(lost)
 
 
+def test_two_hosts_whose_network_is_cut_lose_nothing(tmp_path, start_process, ros_domain):
+    router = free_endpoint()
+    words = [
+        "user", "chaos", "two_hosts", "speed:=2.0", f"router:={router}",
+        f"robot_domain:={ros_domain}", f"learner_domain:={ros_domain % 90 + 11}",
+        "--runs", str(tmp_path), "--run", "c", "--minutes", "1", "--kills", "5", "--suspends", "0",
+        "--disks", "0", "--networks", "3", "--memories", "1", "--seed", "4",
+    ]  # fmt: skip
+    process = start_process(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output[-6000:]
+    result = json.loads((tmp_path / "c" / "chaos.json").read_text())
+    kinds = [blow["fault"]["kind"] for blow in result["blows"] if blow["hit_s"] is not None]
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == {
+        "kill": 5, "network": 3, "memory": 1,
+    }  # fmt: skip
+    assert count_steps(tmp_path / "c").stored > 100
+
+
 def broken(folder) -> set[str]:
     return {check.name for check in judge(folder, {}, {}) if not check.good}

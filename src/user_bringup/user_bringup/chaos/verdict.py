@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ from user_learner.replay import StoreReader
 from user_learner.replay.chunklog import LogEntry
 from user_learner.replay.verify import verify
 from user_learner.training.checkpoint import CheckpointStore
+
+#: A version that is so old has reached the robot, whatever happened.
+_POLICY_PATIENCE_S = 45.0
 
 
 @dataclass(frozen=True)
@@ -210,18 +213,27 @@ def _versions(run_dir: Path, versions: Mapping[int, str]) -> tuple[bool, str]:
         wrong.append(f"version {newest.number} in the file is not the one that was announced")
     if versions and max(versions) > counter:
         wrong.append(f"{max(versions)} was announced, the counter says {counter}")
-    acted = [
-        line["actor_version"]
-        for line in _history(run_dir)
-        if line["kind"] == "state" and line.get("actor_version")
-    ]
+    states = [line for line in _history(run_dir) if line["kind"] == "state"]
+    acted = [line["actor_version"] for line in states if line.get("actor_version")]
     if not acted:
         wrong.append("no version ever acted")
     elif max(acted) > counter:
         wrong.append(f"{max(acted)} acted, the counter says {counter}")
+    elif max(acted) < (due := _version_of(states, states[-1]["t"] - _POLICY_PATIENCE_S)):
+        wrong.append(
+            f"{max(acted)} was the last to act, {due} was there {_POLICY_PATIENCE_S:g} s before"
+        )
     return not wrong, "; ".join(
         [f"{counter} made, {len(versions)} seen, {max(acted, default=0)} the last to act", *wrong]
     )
+
+
+def _version_of(states: Sequence[Mapping[str, Any]], at_s: float) -> int:
+    """The learner's newest version at a time."""
+    made = [
+        line["policy_version"] for line in states if line["t"] <= at_s and "policy_version" in line
+    ]
+    return max(made, default=0)
 
 
 def _history(run_dir: Path) -> list[dict[str, Any]]:

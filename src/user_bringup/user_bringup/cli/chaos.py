@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     run = arguments.run or f"chaos-{arguments.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
     trial, checks = run_trial(arguments, run, size, resource_period_s=10.0)
     folder = (arguments.runs / run).resolve()
-    text = _report(trial, checks, arguments, folder)
+    text = _report(trial, checks, arguments, size)
     (folder / "chaos.md").write_text(text, encoding="utf-8")
     (folder / "chaos.json").write_text(
         json.dumps(
@@ -198,13 +198,15 @@ def _describe_blows(trial: Trial) -> str:
 
 
 def _report(
-    trial: Trial, checks: Sequence[Check], arguments: argparse.Namespace, folder: Path
+    trial: Trial, checks: Sequence[Check], arguments: argparse.Namespace, size: PlanSize
 ) -> str:
     parts = [f"# Chaos, seed {arguments.seed}"]
     good = all(check.good for check in checks)
     parts.append(
         f"`user chaos {arguments.deployment} {' '.join(arguments.arguments)} --minutes "
-        f"{arguments.minutes:g} --kills {arguments.kills} --seed {arguments.seed}`: "
+        f"{arguments.minutes:g} --kills {size.kills} --suspends {size.suspends} --disks "
+        f"{size.disks} --networks {size.networks} --memories {size.memories} --longest "
+        f"{size.longest_s:g} --apart {size.apart_s:g} --seed {arguments.seed}`: "
         + ("every promise was kept." if good else "**a promise was broken.**")
     )
     rows = [f"| {'yes' if c.good else '**NO**'} | {c.name} | {c.detail} |" for c in checks]
@@ -212,7 +214,7 @@ def _report(
     if trial.deployment is not None and any(blow.hit_s is not None for blow in trial.blows):
         names = {p.name: p.executable for p in trial.deployment.processes} | {LINK: LINK}
         parts.append(recovery_table(trial.blows, names))
-        draw_recovery(trial.blows, names, folder / "recovery.png")
+        draw_recovery(trial.blows, names, trial.folder / "recovery.png")
         parts.append("![recovery](recovery.png)")
     return "\n\n".join(parts) + "\n"
 
