@@ -149,7 +149,8 @@ def episode(
         executed = robot.command(act(before))
         observation = robot.read()
         verdict = reward(before, executed, observation.arrays, observation.task)
-        ended = verdict.terminated or observation.task.truncated
+        task = observation.task
+        ended = verdict.terminated or task.truncated or task.terminated
         total += verdict.reward
         if ring is not None:
             ring.act(executed, verdict.reward, verdict.terminated)

@@ -86,6 +86,12 @@ def test_a_step_waits_for_an_observation_that_it_has_not_seen():
     ("task", "config", "outcome", "reason"),
     [
         (TaskFeedback(1.0, truncated=True), {}, Outcome.TIMEOUT, "the robot's own limit"),
+        (
+            TaskFeedback(1.0, terminated=True, success=True),
+            {},
+            Outcome.TIMEOUT,
+            "the robot's task is over, the reward saw no end",
+        ),
         (TaskFeedback(1.0), {"max_episode_steps": 1}, Outcome.TIMEOUT, "1 steps"),
         (TaskFeedback(1.0), {"max_episode_s": 0.02}, Outcome.TIMEOUT, "0.0 s"),
     ],

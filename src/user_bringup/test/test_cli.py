@@ -51,3 +51,8 @@ def test_every_command_has_its_own_help(name):
         timeout=60,
     )
     assert f"usage: user {name}" in result.stdout
+
+
+def test_arguments_of_a_deployment_may_come_before_and_after_the_options(capsys):
+    assert main(["up", "nowhere", "device:=cuda", "--no-table", "seed:=1"]) == 1
+    assert "no deployment 'nowhere'" in capsys.readouterr().err

@@ -84,7 +84,8 @@ def roll_out(
             time.sleep(max(0.0, deadline_s - time.monotonic()))
         after = robot.read()
         verdict = reward(observation.arrays, executed, after.arrays, after.task)
-        cut = (after.task.truncated or len(steps) + 1 >= max_steps) and not verdict.terminated
+        over = after.task.truncated or after.task.terminated or len(steps) + 1 >= max_steps
+        cut = over and not verdict.terminated
         steps.append(
             Step(
                 observation.arrays,

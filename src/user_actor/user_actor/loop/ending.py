@@ -38,7 +38,10 @@ class EndRules:
     """Decides after each step whether the episode ends there. Pure.
 
     In this order: what a person says; what the reward says (only these terminate); what the
-    robot says about its own limits; our limits of steps and time.
+    robot says about its own limits; our limits of steps and time. Where the robot says that its
+    task is over and the reward does not, nothing more comes of the episode (a simulation in real
+    time may pass its goal between two readings; an environment refuses further steps): it is
+    cut.
     """
 
     def __init__(self, config: ActorLoopConfig) -> None:
@@ -71,6 +74,8 @@ class EndRules:
         outcome = Outcome.SUCCESS if verdict.success else Outcome.TIMEOUT
         if task.truncated:
             return Ending(outcome, False, "the robot's own limit")
+        if task.terminated:
+            return Ending(outcome, False, "the robot's task is over, the reward saw no end")
         if config.max_episode_steps and steps >= config.max_episode_steps:
             return Ending(outcome, False, f"{steps} steps")
         if config.max_episode_s and elapsed_s >= config.max_episode_s:

@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
 
     Exit code 0, or 1 when a process was given up.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_intermixed_args(argv)
     console = Console()
     overrides = parse_overrides(arguments.arguments)
     run = prepare_run(
