@@ -181,7 +181,7 @@ def _cast(deployment: Deployment, only: Sequence[str]) -> tuple[list[str], list[
     chosen = [deployment.process(name) for name in only] or deployment.processes
     victims = [process.name for process in chosen]
     writers = [process.name for process in chosen if process.executable in _WRITERS]
-    return victims, writers, [p.name for p in chosen if p.executable in _HUNGRY]
+    return victims, writers, [p.name for p in chosen if only or p.executable in _HUNGRY]
 
 
 def _all_back(trial: Trial) -> bool:
@@ -245,7 +245,10 @@ def _parser() -> argparse.ArgumentParser:
         help="how often the link between two hosts is cut (a fifth of the kills where there is one)",
     )  # fmt: skip
     parser.add_argument(
-        "--memories", type=int, default=0, help="how often the learner gets no more memory (0)"
+        "--memories",
+        type=int,
+        default=0,
+        help="how often the learner, or one of --only, gets no more memory (0)",
     )
     parser.add_argument("--longest", type=float, default=6.0, help="seconds of those, at most")
     parser.add_argument("--apart", type=float, default=0.0, help="seconds between two, at least")

@@ -14,6 +14,9 @@ from user_comm.links import ZenohConfig, open_session
 from user_core.errors import TransportError, UserError
 
 _LOOK_S = 0.2
+_PING_TIMEOUT_S = 10.0
+#: A session that is there, and gets no answer for so long, is half alive: its reading thread has died.
+_HUNG_S = 20.0
 _NOBODY = "@/nobody/@ros2_lv/MP"
 
 
@@ -57,7 +60,7 @@ class BridgeLink:
         self.is_up = False
         self.times_up = 0
         self.round_trip_s = math.nan
-        self._since_s = time.monotonic()
+        self._heard_s = self._since_s = time.monotonic()
         self._thread = threading.Thread(target=self._run, name=f"bridge {name}", daemon=True)
 
     def start(self) -> None:
@@ -119,6 +122,7 @@ class BridgeLink:
 
     def _watch(self, session: zenoh.Session) -> None:
         pinged_s = -math.inf
+        self._heard_s = time.monotonic()
         while not self._ending.is_set() and not session.is_closed():
             client = self._config.mode == "client"
             self._is_up(not client or bool(list(session.info.routers_zid())))
@@ -127,6 +131,11 @@ class BridgeLink:
                 if time.monotonic() - pinged_s >= self._ping_period_s:
                     pinged_s = time.monotonic()
                     self._ping(session)
+                if time.monotonic() - self._heard_s > _HUNG_S:
+                    self._say(f"link {self.name}: nothing is answered; connecting anew")
+                    return
+            else:
+                self._heard_s = time.monotonic()
             self._ending.wait(_LOOK_S)
 
     def _ping(self, session: zenoh.Session) -> None:
@@ -134,10 +143,15 @@ class BridgeLink:
         began_s = time.monotonic()
 
         def answered() -> None:
-            self.round_trip_s = time.monotonic() - began_s
+            now_s = time.monotonic()
+            self.round_trip_s = now_s - began_s
+            if self.round_trip_s < 0.9 * _PING_TIMEOUT_S:
+                self._heard_s = now_s
 
         session.liveliness().get(
-            _NOBODY, zenoh.handlers.Callback(lambda _: None, answered, indirect=False)
+            _NOBODY,
+            zenoh.handlers.Callback(lambda _: None, answered, indirect=False),
+            timeout=_PING_TIMEOUT_S,
         )
 
     def _is_up(self, up: bool) -> None:

@@ -1,0 +1,50 @@
+"""The session of a bridge, with a real router in this process."""
+
+import socket
+import time
+
+import pytest
+
+from user_comm.bridge import link as bridge_link
+from user_comm.bridge.link import BridgeLink
+from user_comm.links import ZenohConfig, open_session
+
+
+@pytest.fixture
+def endpoint():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"tcp/127.0.0.1:{probe.getsockname()[1]}"
+
+
+def until(condition, what, timeout_s=20.0):
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, f"not within {timeout_s} s: {what}"
+        time.sleep(0.01)
+
+
+def test_a_session_that_is_answered_stays_and_one_that_is_not_is_opened_anew(endpoint, monkeypatch):
+    monkeypatch.setattr(bridge_link, "_HUNG_S", 1.0)
+    monkeypatch.setattr(bridge_link, "_LOOK_S", 0.05)
+    sessions, said = [], []
+    with open_session(ZenohConfig(mode="router", listen=(endpoint,), shared_memory=False)):
+        link = BridgeLink(
+            "bulk", ZenohConfig(connect=(endpoint,), shared_memory=False), sessions.append,
+            lambda: None, lambda: None, said.append, ping_period_s=0.1,
+        )  # fmt: skip
+        link.start()
+        try:
+            until(lambda: link.is_up, "it is up")
+            since_s = time.monotonic()
+            until(lambda: time.monotonic() - since_s > 2.0, "longer than without an answer")
+            assert len(sessions) == 1
+            assert link.round_trip_s < 1.0
+            # As when its reading thread has died: it asks, and hears nothing.
+            monkeypatch.setattr(link, "_ping", lambda session: None)
+            until(lambda: len(sessions) == 2, "another session")
+            monkeypatch.undo()
+            until(lambda: link.is_up, "it is up again")
+            assert any("nothing is answered" in line for line in said)
+        finally:
+            link.close()
