@@ -196,7 +196,7 @@ def plot(lines: list[dict[str, Any]], file: Path) -> None:
                     color=colour, linewidth=2, label=way,
                 )  # fmt: skip
                 axis.set_xlabel("environment steps" if key == "steps" else "seconds of learning")
-                axis.set_ylabel(f"{env}: mean return of an evaluation")
+                axis.set_ylabel(f"{env}\nmean return of an evaluation")
                 axis.legend()
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)
