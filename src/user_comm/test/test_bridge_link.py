@@ -40,7 +40,7 @@ def test_a_session_that_is_answered_stays_and_one_that_is_not_is_opened_anew(end
             until(lambda: time.monotonic() - since_s > 2.0, "longer than without an answer")
             assert len(sessions) == 1
             assert link.round_trip_s < 1.0
-            # As when its reading thread has died: it asks, and hears nothing.
+            # It asks, and hears nothing.
             monkeypatch.setattr(link, "_ping", lambda session: None)
             until(lambda: len(sessions) == 2, "another session")
             monkeypatch.undo()

@@ -392,7 +392,7 @@ def test_a_session_that_is_half_alive_is_opened_anew(endpoint, monkeypatch):
     monkeypatch.setattr("user_comm.policy_blobs.transfer.HUNG_S", 1.0)
     announced, held, opened = [], [], []
     with open_session(router(endpoint)) as session:
-        # It takes queries and says nothing, as a session does whose reading thread has died.
+        # It takes queries and says nothing.
         hole = session.declare_queryable("run1/policy/**", held.append)
         silent = PolicyServer(session, "elsewhere/policy", announced.append)
 

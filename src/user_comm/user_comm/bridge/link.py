@@ -15,7 +15,7 @@ from user_core.errors import TransportError, UserError
 
 _LOOK_S = 0.2
 _PING_TIMEOUT_S = 10.0
-#: A session that is there, and gets no answer for so long, is half alive: its reading thread has died.
+#: A session that is there, and gets no answer for so long, is only half alive.
 _HUNG_S = 20.0
 _NOBODY = "@/nobody/@ros2_lv/MP"
 

@@ -16,10 +16,10 @@ from user_core.errors import UserError
 class ServerProbe:
     """A session of its own that asks the server of this process by way of their router.
 
-    A session whose reading thread has died (eclipse-zenoh 1.10.2, where a callback found no
-    memory) looks alive from all sides: it sends, keeps its connection, and answers nobody. What
-    it serves cannot tell by itself, so somebody has to ask. Where nobody can be asked, because
-    the router is away or the server is not known to it, nothing is said.
+    A session one of whose threads has panicked (eclipse-zenoh 1.10.2, where a callback found no
+    memory) looks alive: it sends and keeps its connection, and may answer nobody. What it serves
+    cannot tell by itself, so somebody has to ask. Where nobody can be asked, because the router
+    is away or the server is not known to it, nothing is said.
 
     Args:
         config: How to reach the router that the server's session has, too.

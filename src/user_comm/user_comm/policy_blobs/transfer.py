@@ -37,8 +37,8 @@ class Superseded(Exception):  # noqa: N818 - not an error
 class Hung(Exception):  # noqa: N818 - likewise
     """The session is there, and nobody behind it answers, nor says that nobody is there.
 
-    A peer whose reading thread has died still keeps the connection alive (eclipse-zenoh 1.10.2,
-    where a callback found no memory): only a new session helps.
+    Seen where a callback at the other end had found no memory: its thread panics (eclipse-zenoh
+    1.10.2), the connection stays, and queries over it time out. A new session helps.
     """
 
 
