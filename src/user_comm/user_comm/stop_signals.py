@@ -42,6 +42,7 @@ class StopSignals:
         self,
         on_stop: Callable[[str], None],
         timeout_s: float = STOP_TIMEOUT_S,
+        *,
         final: bool = False,
     ) -> None:
         self._on_stop, self._timeout_s, self._final = on_stop, timeout_s, final
