@@ -4,13 +4,15 @@ A transition is a pair of observations of one 128x128x3 image and 32 floats: 98,
 
 - ``sample``: batches of 256 from a store in memory, in turns with a plain gather of the same
   bytes from one array per column into preallocated arrays (numpy) and tensors (torch).
+- ``handover``: updates of a small SAC on batches of states that a thread prepares ahead, in
+  turns with batches gathered when they are asked for.
 - ``append``: chunks as an actor cuts them (at most 256 KB), durable, in turns with plain
   sequential writes and fsyncs of the same bytes in the same portions.
 - ``large``: a store four times the memory budget, sampled at a learner's pace by a process of
   its own: the most memory it took, and a chi-square test over how often each step was drawn.
 - ``open``: a store of 1,000,000 steps, opened by new processes, to its first batch.
 
-    tools/run python benchmarks/replay.py [sample append large open] [--seconds 60] [--folder DIR]
+    tools/run python benchmarks/replay.py [sample handover append large open] [--seconds 60] [--folder DIR]
 """
 
 from __future__ import annotations
@@ -25,11 +27,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from user_core.plugins import build
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import (
     ChunkId,
@@ -43,6 +48,7 @@ from user_core.types import (
 from user_learner.replay import ReplaySource, SamplerConfig, StoreConfig, StoreReader, StoreWriter
 from user_learner.replay.layout import RowLayout
 from user_learner.replay.mapping import aligned_bytes
+from user_learner.training.torch_setup import configure_torch
 
 IMAGES = RobotSpec(
     "bench",
@@ -57,7 +63,9 @@ STILL = SamplerConfig(prefetch=0, refresh_period_s=0, memory_bytes=2**40)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", default=["sample", "append", "large", "open"])
+    parser.add_argument(
+        "parts", nargs="*", default=["sample", "handover", "append", "large", "open"]
+    )
     parser.add_argument("--seconds", type=float, default=60.0, help="length of the run of large")
     parser.add_argument("--folder", type=Path, help="where stores are made; by default /tmp")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -69,7 +77,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="replay-bench-", dir=options.folder) as folder:
         for part in options.parts:
             place = Path(folder) / part
-            {"sample": sample, "append": append, "open": opening}.get(
+            {"sample": sample, "handover": handover, "append": append, "open": opening}.get(
                 part, lambda path: large(path, options.seconds)
             )(place)
 
@@ -184,6 +192,30 @@ def sample(path: Path) -> None:
         for name, found in times.items():
             p10, p50 = np.percentile(found, [10, 50])
             print(f"  {name:22} p50 {p50:7.3f} ms  p10 {p10:7.3f} ms  x {p50 / base:5.2f}")
+
+
+def handover(path: Path) -> None:
+    configure_torch(1)
+    spec = RobotSpec("bench", {"state": ArraySpec((17,))}, ArraySpec((6,), low=-1.0, high=1.0))
+    make_store(path, spec, 20, 1000, 100)
+    contestants = {}
+    with ExitStack() as stack:
+        for name, above in (("gathered when asked for", 2**30), ("prepared by a thread", 0)):
+            policy = build("policies", "tanh_gaussian", {"hidden": [128, 128]}, spec)
+            algorithm = build("algorithms", "sac", {"critic_hidden": [128, 128]}, spec, policy)
+            config = SamplerConfig(prefetch_above_bytes=above, memory_bytes=2**30)
+            source = stack.enter_context(ReplaySource(path, config))
+
+            def updates(algorithm: Any = algorithm, source: ReplaySource = source) -> None:
+                for _ in range(20):
+                    algorithm.update(source.sample(128))
+
+            contestants[name] = updates
+        times = in_turns(20.0, **contestants)
+    print("\nupdates of SAC (128x128, batch 128, states only), each with its batch")
+    for name, found in times.items():
+        p10, p50 = np.percentile(found, [10, 50]) / 20
+        print(f"  {name:24} p50 {p50:6.2f} ms  p10 {p10:6.2f} ms")
 
 
 def source_arrays(source: ReplaySource) -> list[np.ndarray]:

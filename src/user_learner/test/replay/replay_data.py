@@ -32,7 +32,7 @@ IMAGE_SCHEMA = TrajectorySchema.of(IMAGE_SPEC)
 QUICK = StoreConfig(durability="kernel", min_free_bytes=0)
 FSYNC = StoreConfig(min_free_bytes=0)
 #: Nothing happens by itself.
-STILL = SamplerConfig(prefetch=0, refresh_period_s=0)
+STILL = SamplerConfig(prefetch=0, prefetch_above_bytes=0, refresh_period_s=0)
 
 
 def reward_of(episode: int, row: int) -> float:

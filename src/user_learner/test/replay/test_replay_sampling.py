@@ -1,4 +1,5 @@
 import math
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -332,6 +333,28 @@ def test_a_batch_stays_as_it_is_for_as_long_as_promised(tmp_path):
                 source.sample(64)
             kept = [source.sample(64) for _ in range(3)]
             assert len({b.extras["row"].tobytes() for b in kept}) == 3
+
+
+def test_only_large_batches_are_prepared_by_a_thread(tmp_path):
+    path = store_of(tmp_path, [Plan(500)])
+    config = replace(STILL, prefetch=2, prefetch_above_bytes=20_000)
+    with ReplaySource(path, config) as source:
+        gathered: set[str] = set()
+        gather = source._gather
+
+        def noted(*arguments):
+            gathered.add(threading.current_thread().name)
+            return gather(*arguments)
+
+        source._prefetcher._gather = noted
+        source.sample(4)
+        assert gathered == {threading.current_thread().name}
+        gathered.clear()
+        source.sample(2000)
+        assert all(name.startswith("replay-gather") for name in gathered)
+        gathered.clear()
+        source.sample(4)
+        assert threading.current_thread().name in gathered
 
 
 def test_batches_of_another_size(tmp_path):

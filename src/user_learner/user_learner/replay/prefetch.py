@@ -35,6 +35,8 @@ class Prefetcher(Generic[PlanT, BuffersT]):
         depth: Batches ahead; 0 gathers in the calling thread.
         keep: Calls of :meth:`next` after which the memory of a batch is used again.
         workers: Threads.
+        worth_it: Whether batches of the given size are worth a thread; where they are not, they
+            are gathered in the calling thread.
     """
 
     def __init__(
@@ -45,9 +47,11 @@ class Prefetcher(Generic[PlanT, BuffersT]):
         depth: int,
         keep: int,
         workers: int,
+        worth_it: Callable[[int], bool] = lambda size: True,
     ) -> None:
         self._plan, self._gather, self._make_buffers = plan, gather, buffers
-        self._depth, self._keep = depth, keep
+        self._depth, self._keep, self._worth_it = depth, keep, worth_it
+        self._ahead = False
         self._pending: deque[_Pending[PlanT, BuffersT]] = deque()
         self._spare: list[BuffersT] = []
         self._shown: deque[BuffersT] = deque()
@@ -62,9 +66,10 @@ class Prefetcher(Generic[PlanT, BuffersT]):
             self.discard()
             self._spare, self._size = [], batch_size
             self._shown.clear()
+            self._ahead = self._workers is not None and self._worth_it(batch_size)
         if len(self._shown) >= self._keep:
             self._spare.append(self._shown.popleft())
-        if self._workers is None:
+        if not self._ahead:
             plan, buffers = self._plan_with_buffers()
             self._shown.append(buffers)
             return self._gather(plan, buffers)

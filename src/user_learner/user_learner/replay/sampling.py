@@ -87,6 +87,13 @@ class SamplerConfig(Config):
         ge=0,
     )
     prefetch: int = setting(2, doc="Batches prepared ahead; 0 for none.", ge=0, le=64)
+    prefetch_above_bytes: int = setting(
+        256 * 1024,
+        doc="Smaller batches are not prepared ahead: to hand them from thread to thread takes "
+        "longer than to gather them.",
+        unit="B",
+        ge=0,
+    )
     keep: int = setting(
         2, doc="Batches that may be drawn after one before its memory is used again.", ge=1, le=64
     )

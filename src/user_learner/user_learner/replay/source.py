@@ -93,6 +93,7 @@ class ReplaySource:
             config.prefetch,
             config.keep,
             config.workers,
+            self._worth_a_thread,
         )
         self._batch_size = 0
         self._take(self._catalog.snapshot)
@@ -250,6 +251,10 @@ class ReplaySource:
 
     def _make_buffers(self, batch_size: int) -> BatchBuffers:
         return BatchBuffers(self._catalog.layout, batch_size, self.config)
+
+    def _worth_a_thread(self, batch_size: int) -> bool:
+        nbytes = batch_nbytes(self._catalog.layout, batch_size, self.config)
+        return nbytes >= self.config.prefetch_above_bytes
 
     def _row_id(self, address: Array) -> Array:
         table = self._snapshot.segments
