@@ -126,7 +126,7 @@ def control_line(label: str, report: dict[str, Any], sent: dict[str, Any]) -> st
             parts.append(f"{name} p50 {p50:.1f} p99 {p99:.1f} p99.9 {p999:.1f} ms, "
                          f"{100 * share:.2f} % came")  # fmt: skip
     ratio = ""
-    if len(report["late_ms"]) > 1:
+    if {"0", "1"} <= report["late_ms"].keys():
         ratio = f"; p99 x {report['late_ms']['1'][1] / report['late_ms']['0'][1]:.2f}"
     return f"    control {label}: {'; '.join(parts)}{ratio}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,10 @@ from user_core.errors import ConfigError, TransportError
 __all__ = ["Credentials", "ZenohConfig", "open_session"]
 
 ENCRYPTED = ("tls/", "quic/")
+#: Threads that receive, in a process that others connect to. When a link has been silent for its
+#: lease, its socket is closed with what was not sent; that lingers for 10 s, and blocks one of these
+#: threads (eclipse-zenoh 1.10.2, of its two): everybody else's messages waited so long.
+_RECEIVING_THREADS = 32
 _RETRY = {"period_init_ms": 100, "period_max_ms": 500, "period_increase_factor": 1.5}
 
 
@@ -101,6 +106,12 @@ def to_zenoh(options: dict[str, Any]) -> zenoh.Config:
     return config
 
 
+def prepare_runtime(listens: bool) -> None:
+    """Give Zenoh's runtime of this process the threads that it needs; before its first session."""
+    if listens:
+        os.environ.setdefault("ZENOH_RUNTIME", f"(rx: (worker_threads: {_RECEIVING_THREADS}))")
+
+
 def open_session(
     config: ZenohConfig, stop: threading.Event | None = None, retry_s: float = 0.5
 ) -> zenoh.Session:
@@ -112,6 +123,7 @@ def open_session(
     """
     while True:
         options = config.to_zenoh()  # anew: credentials may have come meanwhile
+        prepare_runtime(bool(config.listen))
         try:
             return zenoh.open(options)
         except zenoh.ZError as error:

@@ -18,7 +18,7 @@ import zenoh
 
 from user_comm.links.refusal_log import RefusalLog
 from user_comm.links.router import RouterConfig, json5
-from user_comm.links.session import to_zenoh
+from user_comm.links.session import prepare_runtime, to_zenoh
 from user_comm.net.network import FILE
 from user_comm.stop_signals import StopSignals
 from user_core.config import from_mapping, load_yaml
@@ -88,6 +88,7 @@ def _watch(
 
 def _open(config: RouterConfig) -> zenoh.Session:
     try:
+        prepare_runtime(listens=True)
         return zenoh.open(to_zenoh(config.options()))
     except zenoh.ZError as error:
         raise TransportError(
