@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from acting_world import committed_steps
 from link_emulator import Host, Link, LinkQuality
 from link_proxy import LinkProxy
+from node_process import Node
 
 from user_comm.net.network import Members, Network
 from user_core.types import Outcome
@@ -35,41 +34,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-class Node:
-    """One process on one of the hosts."""
-
-    def __init__(self, folder: Path, name: str, words: list[str], domain: int) -> None:
-        self.name, self._words = name, words
-        path = os.pathsep.join([_HERE, *filter(None, [os.environ.get("PYTHONPATH")])])
-        self._environment = {**os.environ, "ROS_DOMAIN_ID": str(domain), "PYTHONPATH": path}
-        self._log = open(folder / f"{name}.log", "a", encoding="utf-8")  # noqa: SIM115
-        self.process: subprocess.Popen[str] | None = None
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(
-            self._words, stdout=self._log, stderr=subprocess.STDOUT, text=True,
-            env=self._environment, start_new_session=True,
-        )  # fmt: skip
-
-    def kill(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
-    def interrupt(self) -> None:
-        assert self.process is not None
-        os.killpg(self.process.pid, signal.SIGINT)
-        assert self.process.wait(timeout=30) == 0, self.log[-2000:]
-
-    @property
-    def log(self) -> str:
-        return Path(self._log.name).read_text(encoding="utf-8")
-
-    def close(self) -> None:
-        self.kill()
-        self._log.close()
 
 
 class RemoteWorld:
@@ -219,7 +183,9 @@ class RemoteWorld:
     def _node(self, host: str, name: str, words: list[str]) -> Node:
         if host in self._hosts:
             words = self._hosts[host].command(*words)
-        node = Node(self.folder, name, words, self._domains[host])
+        path = os.pathsep.join([_HERE, *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {"ROS_DOMAIN_ID": str(self._domains[host]), "PYTHONPATH": path}
+        node = Node(self.folder, name, words, environment)
         self._stack.callback(node.close)
         return node
 

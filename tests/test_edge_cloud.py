@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from acting_world import committed_steps  # noqa: E402
 from link_emulator import Host, Link, LinkQuality, unavailable  # noqa: E402
+from node_process import Node
 
 from user_comm.net.network import Members, Network  # noqa: E402
 from user_core.types import Outcome  # noqa: E402
@@ -31,42 +29,6 @@ pytestmark = [pytest.mark.ros, pytest.mark.timeout(180)]
 HAL, ACTOR = "user_hal.nodes.hal", "user_actor.nodes.actor"
 REPLAY, BRIDGE = "user_learner.nodes.replay", "user_comm.nodes.bridge"
 LEARNER = "/learner"
-
-
-class Node:
-    """One node in a process of its own, on one of the hosts."""
-
-    def __init__(
-        self, folder: Path, name: str, words: list[str], environment: dict[str, str]
-    ) -> None:
-        self.name, self._words = name, words
-        self._environment = {**os.environ, **environment}
-        self._log = open(folder / f"{name}.log", "a", encoding="utf-8")  # noqa: SIM115
-        self.process: subprocess.Popen[str] | None = None
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(
-            self._words, stdout=self._log, stderr=subprocess.STDOUT, text=True,
-            env=self._environment, start_new_session=True,
-        )  # fmt: skip
-
-    def kill(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
-    def interrupt(self) -> None:
-        assert self.process is not None
-        os.killpg(self.process.pid, signal.SIGINT)
-        assert self.process.wait(timeout=30) == 0, self.log[-2000:]
-
-    @property
-    def log(self) -> str:
-        return Path(self._log.name).read_text(encoding="utf-8")
-
-    def close(self) -> None:
-        self.kill()
-        self._log.close()
 
 
 class World:
