@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from types import TracebackType
 
 import zenoh
 
 from user_comm.links.session import ZenohConfig, open_session
 from user_comm.policy_blobs.pieces import ALIVE
+from user_core.closing import Closing
 from user_core.errors import UserError
 
 
-class ServerProbe:
+class ServerProbe(Closing):
     """A session of its own that asks the server of this process by way of their router.
 
     A session one of whose threads has panicked (eclipse-zenoh 1.10.2, where a callback found no
@@ -42,17 +42,6 @@ class ServerProbe:
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="policy-probe", daemon=True)
         self._thread.start()
-
-    def __enter__(self) -> ServerProbe:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Ask no more. Idempotent."""

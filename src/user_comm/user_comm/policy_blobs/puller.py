@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import TracebackType
 
 import zenoh
 
@@ -29,6 +28,7 @@ from user_comm.policy_blobs.transfer import (
     TransferStats,
 )
 from user_comm.throttle import Throttle
+from user_core.closing import Closing
 from user_core.codecs.policy_blob import decode_blob
 from user_core.codecs.safetensors import FileLimits
 from user_core.errors import PolicyError, UserError
@@ -70,7 +70,7 @@ class PullStats(TransferStats):
     last_error: str = ""
 
 
-class PolicyPuller:
+class PolicyPuller(Closing):
     """A :class:`~user_core.interfaces.PolicySource` that is told of versions and pulls them.
 
     Give it every announcement (:meth:`announced`, from any thread); a thread of its own pulls
@@ -126,17 +126,6 @@ class PolicyPuller:
         self._newest_hash = ""
         self._thread = threading.Thread(target=self._run, name="policy-puller", daemon=True)
         self._thread.start()
-
-    def __enter__(self) -> PolicyPuller:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def announced(self, announcement: PolicyAnnouncement) -> None:
         """Hear of a version; one that is older than the newest known is refused."""

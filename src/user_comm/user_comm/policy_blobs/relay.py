@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from types import TracebackType
 
 import zenoh
 
@@ -13,9 +12,10 @@ from user_comm.flows import FlowFigures
 from user_comm.policy_blobs.figures import puller_figures
 from user_comm.policy_blobs.puller import PolicyPuller, PullStats
 from user_comm.policy_blobs.server import PolicyServer
+from user_core.closing import Closing
 
 
-class PolicyRelay:
+class PolicyRelay(Closing):
     """A puller whose versions are served again, under a prefix of the site's own.
 
     It checks hashes like any robot, and encodes anew what its neighbours ask for: a robot that
@@ -45,17 +45,6 @@ class PolicyRelay:
         self._served = 0
         self._server: PolicyServer | None = None
         self._puller = PolicyPuller(self._start, config_hash, self._serve, max_bytes)
-
-    def __enter__(self) -> PolicyRelay:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def stats(self) -> PullStats:

@@ -7,7 +7,6 @@ import hashlib
 import re
 import threading
 from collections.abc import Callable
-from types import TracebackType
 
 import zenoh
 
@@ -25,6 +24,7 @@ from user_comm.policy_blobs.pieces import (
     pack_total,
     version_key,
 )
+from user_core.closing import Closing
 from user_core.codecs.weights import content_hash
 from user_core.errors import ConfigError
 from user_core.types import PolicyVersion
@@ -32,7 +32,7 @@ from user_core.types import PolicyVersion
 _PREFIX = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
 
 
-class PolicyServer:
+class PolicyServer(Closing):
     """A :class:`~user_core.interfaces.PolicySink` whose versions robots pull.
 
     ``publish`` encodes a version against the one before, puts it where queries find it, and
@@ -71,17 +71,6 @@ class PolicyServer:
         # queries that would block the whole session when it is full. An answer is a slice.
         handler = zenoh.handlers.Callback(self._answer, None, indirect=False)
         self._queryable = session.declare_queryable(f"{prefix}/**", handler, complete=True)
-
-    def __enter__(self) -> PolicyServer:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def publish(self, version: PolicyVersion) -> None:
         """Serve a version and announce it."""

@@ -7,12 +7,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import psutil
 
+from user_core.closing import Closing
 from user_core.errors import StoreError, UserError
 from user_core.specs import Array
 from user_core.types import Batch, EpisodeSource, TrajectorySchema
@@ -42,7 +42,7 @@ class _Plan:
     random: Mapping[str, Any]
 
 
-class ReplaySource:
+class ReplaySource(Closing):
     """A :class:`~user_core.interfaces.TransitionSource` over a replay store and its history.
 
     Draws are uniform with replacement within each stratum of the configuration. While
@@ -103,17 +103,6 @@ class ReplaySource:
         )
         if config.refresh_period_s:
             self._refresher.start()
-
-    def __enter__(self) -> ReplaySource:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __len__(self) -> int:
         """Number of steps that can be drawn."""
