@@ -97,7 +97,7 @@ def test_the_end_is_in_reverse_order_and_a_stubborn_process_is_killed(tmp_path):
     told = python(
         """
         import signal, sys, time
-        signal.signal(signal.SIGINT, lambda *_: (print("ended", time.monotonic_ns(), flush=True), sys.exit()))
+        signal.signal(signal.SIGINT, lambda *_: (print(f"ended {time.monotonic_ns()}", flush=True), sys.exit()))
         print("ready", flush=True)
         time.sleep(60)
         """
@@ -107,7 +107,7 @@ def test_the_end_is_in_reverse_order_and_a_stubborn_process_is_killed(tmp_path):
         import signal, subprocess, sys, time
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         child = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"])
-        print("ready", child.pid, flush=True)
+        print(f"ready {child.pid}", flush=True)  # in one piece, for who reads along
         time.sleep(60)
         """
     )
