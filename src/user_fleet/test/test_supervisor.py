@@ -358,6 +358,43 @@ def test_a_standby_has_imported_everything_and_takes_over(tmp_path):
     assert said.count("heavy True True") == 3
 
 
+def test_there_is_a_standby_only_for_what_is_started_again(tmp_path):
+    script = tmp_path / "program"
+    script.write_text(
+        textwrap.dedent(
+            f"""\
+            #!{sys.executable}
+            import os, time
+            from pathlib import Path
+            file = os.environ.get("USER_MODULES_FILE")
+            if file:
+                Path(file).write_text("json")
+            if __name__ == "__main__":
+                print("asked" if file else "not asked", "what it imports", flush=True)
+                time.sleep(60)
+            """
+        )
+    )
+    script.chmod(0o755)
+    specs = [
+        spec(when, restart=RestartPolicy(when=when, initial_backoff_s=0.02, standby_after_s=0.01))
+        for when in ("never", "on_failure")
+    ]
+    commands = {s.name: CommandLine((str(script), s.name)) for s in specs}
+    supervisor = Supervisor(specs, commands, tmp_path)
+    never, again = supervisor.children.values()
+
+    async def story(task):
+        await until(lambda: again._standby is not None, "one has a standby")
+        log = tmp_path / "never.log"
+        await until(lambda: "not asked what it imports" in log.read_text(), "the other needs none")
+        assert never._standby is None
+        os.kill(never.pid, signal.SIGKILL)
+        await until(lambda: never.state is ChildState.ENDED, "it is not started again")
+
+    run(supervisor, story)
+
+
 @pytest.mark.parametrize("first", ["#!/bin/sh", "#!/usr/bin/env python3", "\x7fELF"])
 def test_what_is_no_python_script_of_its_own_interpreter_has_no_standby(tmp_path, first):
     program = tmp_path / "program"

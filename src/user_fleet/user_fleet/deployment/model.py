@@ -39,10 +39,15 @@ class RestartPolicy(Config):
         5.0,
         doc="Time after a start at which a second process is made ready, which has imported "
         "everything and takes over when this one dies; it takes memory (40 to 250 MB), no "
-        "processor time. 0: none. With `user up`, for Python programs.",
+        "processor time. 0: none, nor where `when` is never. With `user up`, for Python programs.",
         unit="s",
         ge=0,
     )
+
+    @property
+    def has_standby(self) -> bool:
+        """Whether a second process is made ready."""
+        return self.standby_after_s > 0 and self.when != "never"
 
 
 @dataclass(frozen=True)

@@ -178,17 +178,17 @@ class Child:
 
     def _environment(self) -> dict[str, str]:
         ours = {"PYTHONUNBUFFERED": "1"}
-        if self.spec.restart.standby_after_s:
+        if self.spec.restart.has_standby:
             ours[MODULES_VARIABLE] = str(self._modules)
         return {**os.environ, **ours, **self.command.environment}
 
     async def _prepare_standby(self, log: LogFile) -> None:
         """Have another process ready, once this one has come up and says what it imported."""
-        after_s = self.spec.restart.standby_after_s
+        restart = self.spec.restart
         words = standby_words(self.command.words, self._modules, self.spec.niceness)
-        if not after_s or words is None or self._standby is not None:
+        if not restart.has_standby or words is None or self._standby is not None:
             return
-        await asyncio.sleep(after_s)
+        await asyncio.sleep(restart.standby_after_s)
         while not self._modules.exists():
             await asyncio.sleep(1.0)
         with contextlib.suppress(OSError):  # without one everything else works
