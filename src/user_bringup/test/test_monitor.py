@@ -46,10 +46,11 @@ def gate(**changes):
     return SimpleNamespace(**{"state": 1, "detail": "", "lease_holder": "actor0", **changes})
 
 
-def episode(outcome=1, source=ONLINE, robot="panda"):
+def episode(outcome=1, source=ONLINE, robot="panda", start_ns=0):
     return SimpleNamespace(
         robot=robot, task="reach", source=source, outcome=outcome, length=30, episode_return=1.0,
-        interventions=2, first_version=1, last_version=2, start_ns=0, end_ns=1, reason="solved",
+        interventions=2, first_version=1, last_version=2, start_ns=start_ns, end_ns=start_ns + 1,
+        reason="solved",
     )  # fmt: skip
 
 
@@ -101,8 +102,10 @@ def test_a_stopped_robot_is_a_warning():
 def test_success_is_over_the_last_20_of_each_robot_and_source_apart():
     state = SystemState()
     for index in range(30):
-        state.take("EpisodeResult", "/e", episode(outcome=1 if index >= 15 else 3))
-    state.take("EpisodeResult", "/e", episode(outcome=2, source=EVALUATION))
+        one = episode(outcome=1 if index >= 15 else 3, start_ns=index)
+        assert state.take("EpisodeResult", "/e", one)
+        assert not state.take("EpisodeResult", "/bridged/e", one)  # it is heard there as well
+    state.take("EpisodeResult", "/e", episode(outcome=2, source=EVALUATION, start_ns=99))
     assert state.rate_of(ONLINE) == (0.75, 20)
     assert state.rate_of(EVALUATION) == (0.0, 1)
     assert state.interventions == 62
@@ -159,11 +162,12 @@ def test_the_line_of_a_log_shows_returns_where_there_is_no_success():
     from user_bringup.cli.up import one_line
 
     state = SystemState()
-    for value in (-1200.0, -400.0):
+    for start_ns, value in enumerate((-1200.0, -400.0)):
         state.take(
             "EpisodeResult", "/robot0/episode_result",
             SimpleNamespace(
-                robot="robot0", source=0, outcome=3, episode_return=value, interventions=0
+                robot="robot0", source=0, outcome=3, episode_return=value, interventions=0,
+                start_ns=start_ns, end_ns=start_ns,
             ),
         )  # fmt: skip
     assert "return -800.00  success 0%" in one_line(state)

@@ -1,17 +1,22 @@
+from dataclasses import replace
+
 import pytest
 import yaml
 
-from user_bringup.running import find_deployment, find_executable, prepare_run
+from user_bringup.running import find_deployment, find_executable, prepare_run, ros_domains
 from user_core.errors import ConfigError
+from user_fleet.deployment import Deployment, ProcessSpec
 
 TEXT = """
 name: tiny
 arguments: {greeting: hello}
+environment: {COLOUR: red, SIZE: large}
 processes:
   - name: sleeper
     package: {package}
     executable: {executable}
     ros: false
+    environment: {SIZE: small}
     arguments: ["${{greeting}}", "${{run_dir}}"]
 """
 
@@ -45,6 +50,7 @@ def test_a_run_gets_its_folder_with_the_exact_configuration(tmp_path, monkeypatc
     run = prepare_run(write(tmp_path), {"greeting": "hi"}, tmp_path / "runs", "r1")
     assert run.folder == tmp_path / "runs" / "r1"
     assert run.commands["sleeper"].words == (str(program), "hi", str(run.folder))
+    assert run.commands["sleeper"].environment == {"COLOUR": "red", "SIZE": "small"}
     kept = yaml.safe_load((run.folder / "deployment.yaml").read_text())
     assert kept["processes"][0]["arguments"][0] == "hi"
 
@@ -55,3 +61,22 @@ def test_nothing_is_written_for_a_deployment_that_is_wrong(tmp_path):
     assert not (tmp_path / "runs").exists()
     with pytest.raises(ConfigError, match="name of a run"):
         prepare_run(write(tmp_path), {}, tmp_path / "runs", "../x")
+
+
+def test_the_domains_of_a_deployment_are_those_of_its_processes(monkeypatch):
+    monkeypatch.setenv("ROS_DOMAIN_ID", "7")
+
+    def process(name, domain="", executable="e", ros=True):
+        environment = {"ROS_DOMAIN_ID": domain} if domain else {}
+        return ProcessSpec(
+            name=name, package="p", executable=executable, environment=environment, ros=ros
+        )
+
+    learner = process("learner", "43", "learner_node")
+    hosts = (process("router", "9", ros=False), learner, process("a", "41"), process("b", "42"))
+    assert ros_domains(Deployment(name="d", processes=hosts)) == [41, 42, 43]
+    beside = (*hosts, process("bridge", "43"))
+    assert ros_domains(Deployment(name="d", processes=beside)) == [41, 42, 43]
+    plain = Deployment(name="d", processes=(process("a"), process("b")))
+    assert ros_domains(plain) == [7]
+    assert ros_domains(replace(plain, environment={"ROS_DOMAIN_ID": "8"})) == [8]

@@ -16,7 +16,7 @@ from rich.live import Live
 
 from user_bringup.monitor import History, render
 from user_bringup.monitor.state import EVALUATION, ONLINE, SystemState
-from user_bringup.running import PreparedRun, find_deployment, prepare_run
+from user_bringup.running import PreparedRun, find_deployment, prepare_run, ros_domains
 from user_fleet.deployment import parse_overrides
 from user_fleet.supervisor import Child, ChildState, Supervisor
 
@@ -62,7 +62,8 @@ class _Up:
             loop.add_signal_handler(number, self._stop, "asked to stop")
         with ExitStack() as stack:
             stack.callback(self.history.close)
-            monitor = stack.enter_context(Monitor(self.history.episode))
+            domains = ros_domains(self.prepared.deployment)
+            monitor = stack.enter_context(Monitor(self.history.episode, domains))
             task = asyncio.create_task(self.supervisor.run())
             live = None
             if not self.arguments.no_table and self.console.is_terminal:

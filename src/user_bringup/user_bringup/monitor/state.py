@@ -17,6 +17,9 @@ SUCCESS = 1
 STALE_AFTER_S = 5.0
 """A node that publishes its status once a second and was silent for this long is not well."""
 
+#: Episodes that are told from those that come a second time.
+_REMEMBERED = 1000
+
 
 @dataclass
 class Latest:
@@ -66,6 +69,7 @@ class SystemState:
         self.learners: dict[str, Latest] = {}
         self.gates: dict[str, Latest] = {}
         self.episodes: dict[tuple[str, int], Episodes] = {}
+        self._known: deque[Any] = deque(maxlen=_REMEMBERED)
         self.interventions = 0
         self.processes: dict[str, str] = {}
         self.managed: dict[str, Latest] = {}
@@ -75,8 +79,12 @@ class SystemState:
         """Since this was made, seconds."""
         return self._clock_s() - self.start_s
 
-    def take(self, kind: str, topic: str, message: Any) -> None:
-        """Take one message: kind is its type's name, for instance ``ActorStatus``."""
+    def take(self, kind: str, topic: str, message: Any) -> bool:
+        """Take one message: kind is its type's name, for instance ``ActorStatus``.
+
+        Returns:
+            Whether it was new: an episode that was heard elsewhere before counts once.
+        """
         latest = Latest(message, self._clock_s())
         if kind == "ActorStatus":
             self.actors[message.actor or topic] = latest
@@ -92,9 +100,14 @@ class SystemState:
                 if name:
                     self.managed[name] = Latest(status, latest.received_s)
         elif kind == "EpisodeResult":
+            name = (message.robot, message.start_ns, message.end_ns)
+            if name in self._known:
+                return False
+            self._known.append(name)
             episodes = self.episodes.setdefault((message.robot, message.source), Episodes())
             episodes.add(message.outcome == SUCCESS, message.episode_return)
             self.interventions += message.interventions
+        return True
 
     def rate_of(self, source: int) -> tuple[float, int]:
         """Success rate over the last episodes of a source, over all robots, and their number."""

@@ -35,7 +35,9 @@ class GraphListener(ABC):
 
     def __enter__(self: _Listener) -> _Listener:
         rclpy.init(context=self._context, args=[], domain_id=self._domain)
-        self._node = rclpy.create_node(self._name, context=self._context)
+        self._node = rclpy.create_node(  # without what would announce it more than once a process
+            self._name, context=self._context, enable_rosout=False, start_parameter_services=False
+        )
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._node.create_timer(_LOOK_PERIOD_S, self._look_for_topics)

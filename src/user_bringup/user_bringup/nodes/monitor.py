@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from types import TracebackType
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -25,18 +28,53 @@ _KINDS: dict[str, Any] = {
 } | {"diagnostic_msgs/msg/DiagnosticArray": DiagnosticArray}
 
 
-class Monitor(GraphListener):
-    """Fills a :class:`SystemState` from the graph; read it under :attr:`lock`.
+class Monitor:
+    """Fills a :class:`SystemState` from the graph; read it under :attr:`lock`. A context manager.
 
     Args:
         on_episode: Called with every ``EpisodeResult``, under the lock.
+        domains: The ROS domains to listen in; none: that of the environment. What is heard in
+            several of them, because a bridge carries it, counts once.
     """
 
-    def __init__(self, on_episode: Callable[[Any], None] = lambda message: None) -> None:
-        super().__init__("user_monitor", _KINDS)
+    def __init__(
+        self,
+        on_episode: Callable[[Any], None] = lambda message: None,
+        domains: Sequence[int] = (),
+    ) -> None:
         self.state = SystemState()
         self.lock = threading.Lock()
         self._on_episode = on_episode
+        self._ears = [_Ear(self._take, domain) for domain in domains or (None,)]
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Monitor:
+        with ExitStack() as stack:
+            for ear in self._ears:
+                stack.enter_context(ear)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def _take(self, kind: str, topic: str, message: Any) -> None:
+        with self.lock:
+            if self.state.take(kind, topic, message) and kind == EpisodeResult.__name__:
+                self._on_episode(message)
+
+
+class _Ear(GraphListener):
+    """Listens in one domain."""
+
+    def __init__(self, take: Callable[[str, str, Any], None], domain: int | None) -> None:
+        super().__init__("user_monitor", _KINDS, domain)
+        self._take = take
 
     def listen(self, topic: str, kind: str) -> tuple[Any, Any, QoSProfile]:
         """A status that is lost is followed by the next; an episode is told once."""
@@ -47,11 +85,4 @@ class Monitor(GraphListener):
             depth=100 if once or several else 1,
             reliability=ReliabilityPolicy.RELIABLE if once else ReliabilityPolicy.BEST_EFFORT,
         )
-
-        def take(message: Any) -> None:
-            with self.lock:
-                self.state.take(cls.__name__, topic, message)
-                if once:
-                    self._on_episode(message)
-
-        return cls, take, quality
+        return cls, partial(self._take, cls.__name__, topic), quality
