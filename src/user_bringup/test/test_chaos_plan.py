@@ -18,7 +18,7 @@ from user_bringup.chaos.figures import draw_recovery, recovery_table
 from user_bringup.chaos.link import LINK, Link
 from user_bringup.chaos.plan import Fault, PlanSize, make_plan
 from user_bringup.chaos.trial import Blow
-from user_bringup.chaos.works import works_since
+from user_bringup.chaos.works import producers_behind, works_since
 from user_fleet.deployment import ProcessSpec
 from user_fleet.processes import find_processes, is_alive, session_members, state_of
 
@@ -184,12 +184,33 @@ def test_who_works_is_seen_by_what_comes_out():
     evidence.acted("/r0", 100, 2.0)  # the same action again: nothing new reached the robot
     assert works_since(hal, evidence, 0.0) == 1.0
     assert works_since(hal, evidence, 1.0) is None
-    evidence.acknowledge("ack", ("a", 1), 5, 3.0)
-    evidence.acknowledge("ack", ("a", 1), 5, 4.0)
+    evidence.acknowledge(("a", 1), 5, 3.0)
+    evidence.acknowledge(("a", 1), 5, 4.0)
     assert works_since(replay, evidence, 0.0) == 3.0
     assert works_since(bridge, evidence, 0.0) == 3.0
+    evidence.acknowledge(("b", 1), 2, 4.0)
+    assert works_since(bridge, evidence, 0.0, {"b"}) == 4.0
+    assert works_since(bridge, evidence, 3.0, {"a"}) is None
     evidence.active_s["teleop"] = 5.0
     assert works_since(teleop, evidence, 4.0) == 5.0
+
+
+def test_what_must_pass_a_process_is_what_the_actors_of_its_host_send():
+    def process(name, executable, host, **changes):
+        return ProcessSpec(name=name, package="p", executable=executable, host=host, **changes)
+
+    processes = [
+        process("actor0", "actor_node", "site0", namespace="/r0", parameters={"name": "one"}),
+        process("bridge0", "bridge_node", "site0", namespace="/r0"),
+        process("actor1", "actor_node", "site1", namespace="/r1"),
+        process("router1", "router", "site1"),
+        process("replay", "replay_node", "learner"),
+    ]
+    behind = {p.name: producers_behind(p, processes) for p in processes}
+    assert behind == {
+        "actor0": {"one"}, "bridge0": {"one"}, "actor1": {"r1.actor1"}, "router1": {"r1.actor1"},
+        "replay": set(),
+    }  # fmt: skip
 
 
 def test_contents_and_numbers_that_change_are_noticed():
@@ -205,9 +226,13 @@ def test_contents_and_numbers_that_change_are_noticed():
     evidence.announced(1, "x")
     evidence.announced(2, "y")
     assert not evidence.trouble
+    evidence.announced(1, "x", domain=1)  # it takes longer to get there
+    evidence.announced(2, "y", domain=1)
+    assert not evidence.trouble
     evidence.announced(2, "z")
     evidence.announced(1, "x")
-    assert len(evidence.trouble) == 2
+    evidence.announced(1, "x", domain=1)
+    assert len(evidence.trouble) == 3
 
 
 def test_recoveries_are_tabled_and_drawn(tmp_path):

@@ -53,6 +53,8 @@ def test_every_command_has_its_own_help(name):
     assert f"usage: user {name}" in result.stdout
 
 
-def test_arguments_of_a_deployment_may_come_before_and_after_the_options(capsys):
-    assert main(["up", "nowhere", "device:=cuda", "--no-table", "seed:=1"]) == 1
+@pytest.mark.parametrize("command", ["up", "chaos", "soak"])
+def test_arguments_of_a_deployment_may_come_before_and_after_the_options(capsys, command):
+    words = ["nowhere", "device:=cuda", "--runs", "elsewhere", "seed:=1"]
+    assert main([command, *words]) == 1
     assert "no deployment 'nowhere'" in capsys.readouterr().err

@@ -19,7 +19,7 @@ class Evidence:
 
     Attributes:
         acted_s: By namespace of a robot, when an observation last showed a newly applied action.
-        stored_s: By topic, when an acknowledgement last covered something new.
+        stored_s: By producer, when an acknowledgement last covered something new.
         trained_s: By topic, when a learner last said that it trains, or keeps to its ratio.
         active_s: By full name of a node, when its heartbeat last said that it is active.
         acknowledged: Newest sequence number by producer and incarnation.
@@ -40,6 +40,7 @@ class Evidence:
     trouble: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
     _applied: dict[str, int] = field(default_factory=dict)
+    _newest: dict[int, int] = field(default_factory=dict)
 
     def acted(self, namespace: str, applied_ns: int, now_s: float) -> None:
         """An observation came, with the time at which the last action was applied."""
@@ -47,11 +48,11 @@ class Evidence:
             self._applied[namespace] = applied_ns
             self.acted_s[namespace] = now_s
 
-    def acknowledge(self, topic: str, key: tuple[str, int], sequence: int, now_s: float) -> None:
-        """A store says what it has."""
+    def acknowledge(self, key: tuple[str, int], sequence: int, now_s: float) -> None:
+        """A store says what it has of a producer's incarnation."""
         if sequence > self.acknowledged.get(key, 0):
             self.acknowledged[key] = sequence
-            self.stored_s[topic] = now_s
+            self.stored_s[key[0]] = now_s
 
     def chunk(self, name: ChunkName, columns: Mapping[str, Any]) -> None:
         """A chunk is on its way, perhaps not for the first time."""
@@ -59,12 +60,15 @@ class Evidence:
         if self.chunks.setdefault(name, seen) != seen:
             self.changed.append(name)
 
-    def announced(self, number: int, content_hash: str) -> None:
-        """A policy version is announced, perhaps not for the first time."""
+    def announced(self, number: int, content_hash: str, domain: int = 0) -> None:
+        """A policy version is announced in a ROS domain, perhaps not for the first time."""
+        newest = self._newest.setdefault(domain, number)
         if self.versions.setdefault(number, content_hash) != content_hash:
             self.trouble.append(f"policy version {number} was announced with two contents")
-        elif self.versions and number < max(self.versions):
-            self.trouble.append(f"policy version {number} came after {max(self.versions)}")
+        elif number < newest:
+            self.trouble.append(f"policy version {number} came after {newest}")
+        else:
+            self._newest[domain] = number
 
 
 def checksum(columns: Mapping[str, Any]) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from user_bringup.chaos.faults import inflict, relieve
 from user_bringup.chaos.link import LINK, Link
 from user_bringup.chaos.plan import Fault
 from user_bringup.chaos.resources import ResourceRecorder
-from user_bringup.chaos.works import works_since
+from user_bringup.chaos.works import producers_behind, works_since
 from user_core.config import from_mapping, load_yaml
 from user_core.errors import UserError
 from user_fleet.deployment import Deployment, ProcessSpec
@@ -124,14 +124,12 @@ class Trial:
         time.sleep(0.2)
         self.deployment = from_mapping(Deployment, load_yaml(file), str(file))
         specs = self.deployment.processes
-        self._files = {_word_of(spec, self.folder): spec.name for spec in specs}
+        self._files = {_word_of(spec, specs, self.folder): spec.name for spec in specs}
         waiting = {spec.name for spec in specs}
         while waiting:
             self._must_go_on(begun_s, f"{', '.join(sorted(waiting))} work")
             self._look()
-            waiting = {
-                s.name for s in specs if works_since(s, self.evidence, begun_s) is None
-            }  # fmt: skip
+            waiting = {s.name for s in specs if self._works_since(s, begun_s) is None}
         self._zero_s = time.monotonic()
         self.tell(f"everything works after {self._zero_s - begun_s:.1f} s")
 
@@ -257,7 +255,7 @@ class Trial:
                 relieve(blow.fault.kind, blow.pid)
             blow.over_s = self._now_s()
         spec = self._spec(blow.fault.victim)
-        seen_s = works_since(spec, self.evidence, self._zero_s + blow.over_s)
+        seen_s = self._works_since(spec, self._zero_s + blow.over_s)
         if seen_s is not None:
             blow.works_s = seen_s - self._zero_s
             self.tell(f"{blow.works_s:7.1f} s  {spec.name} works again, {blow.recovery_s:.1f} s")
@@ -276,6 +274,11 @@ class Trial:
             return ProcessSpec(name=LINK, package="user_bringup", executable=LINK)
         return self.deployment.process(victim)
 
+    def _works_since(self, spec: ProcessSpec, since_s: float) -> float | None:
+        assert self.deployment is not None
+        behind = producers_behind(spec, self.deployment.processes)
+        return works_since(spec, self.evidence, since_s, behind)
+
     def _must_go_on(self, since_s: float | None, what: str) -> None:
         assert self._process is not None
         if self._process.poll() is not None:
@@ -289,8 +292,10 @@ class Trial:
         time.sleep(_LOOK_S)
 
 
-def _word_of(spec: ProcessSpec, folder: Path) -> str:
+def _word_of(spec: ProcessSpec, all_specs: Sequence[ProcessSpec], folder: Path) -> str:
     """The word of its command line that a process has for itself."""
     if spec.ros:
         return str(folder / "config" / f"{spec.name}.yaml")
-    return max(spec.arguments, key=len, default=spec.executable)
+    others = {word for other in all_specs if other is not spec for word in other.arguments}
+    own = [word for word in spec.arguments if word not in others]
+    return max(own, key=len, default=spec.executable)

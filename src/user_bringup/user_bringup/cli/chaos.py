@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import time
 from collections.abc import Sequence
@@ -18,25 +17,25 @@ from user_bringup.chaos.link import LINK, Link
 from user_bringup.chaos.plan import PlanSize, make_plan
 from user_bringup.chaos.trial import Trial
 from user_bringup.chaos.verdict import Check, judge
-from user_bringup.running import find_deployment
+from user_bringup.running import find_deployment, ros_domains
 from user_core.errors import ConfigError, UserError
 from user_fleet.deployment import Deployment, load_deployment, parse_overrides
 
 _WRITERS = ("actor_node", "replay_node", "learner_node")
 _HUNGRY = ("learner_node",)
-#: Argument of deployments of two hosts: where the robot's host reaches the router.
+#: Argument of deployments of several hosts: where the robots' side reaches the learner's router.
 ROBOT_ROUTER = "robot_router"
 
 
 def main(argv: Sequence[str]) -> int:
     """Exit code 0 when every promise was kept."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_intermixed_args(argv)
     has_link = ROBOT_ROUTER in _load(arguments, Path()).arguments  # or what is wrong with it
     if arguments.networks and not has_link:
         raise ConfigError(
             f"--networks {arguments.networks}",
             came=f"a deployment without the argument {ROBOT_ROUTER!r}",
-            expected="one of two hosts, as two_hosts",
+            expected="one of several hosts, as two_hosts",
         )
     size = _size(arguments, has_link)
     run = arguments.run or f"chaos-{arguments.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -98,9 +97,8 @@ def run_trial(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     evidence = Evidence()
     with ExitStack() as stack:
-        for domain in _domains(deployment):  # that of the learner hears of all, and comes last
+        for domain in ros_domains(deployment):
             stack.enter_context(Witness(evidence, domain))
-            os.environ["ROS_DOMAIN_ID"] = str(domain)
         link = None
         if size.networks:
             host, _, port = str(_values(deployment, arguments)["router"]).rpartition(":")
@@ -163,17 +161,6 @@ def _values(deployment: Deployment, arguments: argparse.Namespace) -> dict[str, 
     """The arguments of a deployment, as they were chosen."""
     defaults = {name: argument.default for name, argument in deployment.arguments.items()}
     return {**defaults, **parse_overrides(arguments.arguments)}
-
-
-def _domains(deployment: Deployment) -> list[int]:
-    """The ROS domains of its processes, that of the learner last."""
-    mine = os.environ.get("ROS_DOMAIN_ID") or "0"
-    found = {
-        int(process.environment.get("ROS_DOMAIN_ID", mine)): process.executable == "learner_node"
-        for process in sorted(deployment.processes, key=lambda p: p.executable == "learner_node")
-        if process.ros
-    }
-    return sorted(found, key=lambda domain: found[domain])
 
 
 def _cast(deployment: Deployment, only: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
@@ -242,7 +229,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--disks", type=int, help="how many disks are full (a tenth of the kills)")
     parser.add_argument(
         "--networks", type=int,
-        help="how often the link between two hosts is cut (a fifth of the kills where there is one)",
+        help="how often the link to the learner's host is cut (a fifth of the kills where there is one)",
     )  # fmt: skip
     parser.add_argument(
         "--memories",

@@ -14,7 +14,7 @@ from user_bringup.running import find_deployment
 
 def main(argv: Sequence[str]) -> int:
     """Exit code 0 when every promise was kept."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_intermixed_args(argv)
     find_deployment(arguments.deployment)
     run = arguments.run or f"soak-{time.strftime('%Y%m%d-%H%M%S')}"
     size = PlanSize(60 * arguments.minutes, 0)

@@ -26,7 +26,7 @@ class Witness(GraphListener):
     """
 
     def __init__(self, evidence: Evidence, domain: int) -> None:
-        self.evidence = evidence
+        self.evidence, self._where = evidence, domain
         self._takers: dict[str, tuple[Any, Callable[[str, Any], None]]] = {
             "user_msgs/msg/Observation": (Observation, self._observation),
             "user_msgs/msg/TrajectoryAck": (TrajectoryAck, self._ack),
@@ -56,7 +56,7 @@ class Witness(GraphListener):
 
     def _ack(self, topic: str, message: Any) -> None:
         key = (message.producer, message.incarnation)
-        self.evidence.acknowledge(topic, key, message.sequence, time.monotonic())
+        self.evidence.acknowledge(key, message.sequence, time.monotonic())
 
     def _chunk(self, topic: str, message: Any) -> None:
         chunk = CONVERTERS["user_msgs/msg/TrajectoryChunk"].decode(message)
@@ -68,7 +68,7 @@ class Witness(GraphListener):
             self.evidence.trained_s[topic] = time.monotonic()
 
     def _policy(self, topic: str, message: Any) -> None:
-        self.evidence.announced(message.number, message.content_hash)
+        self.evidence.announced(message.number, message.content_hash, self._where)
 
     def _diagnostics(self, topic: str, message: Any) -> None:
         for status in message.status:
