@@ -358,6 +358,36 @@ def test_a_standby_has_imported_everything_and_takes_over(tmp_path):
     assert said.count("heavy True True") == 3
 
 
+def test_a_standby_is_taken_for_nobody_else_from_its_first_moment(tmp_path):
+    """Not even while its interpreter starts; it would look as if the other had been restarted."""
+    word = str(tmp_path / "mine")
+    program = (
+        "import sys\n"
+        "for line in sys.stdin:\n"
+        "    open('/proc/self/comm', 'w').write(line.strip())\n"
+        "    print('named', flush=True)\n"
+    )
+    words = [sys.executable, "-S", "-c", program, STANDBY_NAME, "modules", "0", "/a/node", word]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def call(name):
+        process.stdin.write(name + "\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "named\n"
+
+    def is_seen():
+        return word in Path(f"/proc/{process.pid}/cmdline").read_text().split("\0")
+
+    with process:
+        asyncio.run(until(is_seen, "its command line is there"))
+        assert find_processes([word]) == {}
+        call(STANDBY_NAME)
+        assert find_processes([word]) == {}
+        call("node")
+        assert find_processes([word]) == {word: process.pid}
+        process.kill()
+
+
 def test_there_is_a_standby_only_for_what_is_started_again(tmp_path):
     script = tmp_path / "program"
     script.write_text(

@@ -6,13 +6,14 @@ either runner: that names it, whoever its parent is and whether it answers or no
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 #: Name (``/proc/PID/comm``) of a process that waits to become the one whose words it has.
 STANDBY_NAME = "user-standby"
 _PROC = Path("/proc")
+_NAME_LENGTH = 15  # of the kernel's
 
 
 def find_processes(words: Iterable[str]) -> dict[str, int]:
@@ -27,15 +28,22 @@ def find_processes(words: Iterable[str]) -> dict[str, int]:
         except OSError:  # it has just ended
             continue
         for word in wanted.keys() & set(here):
-            if not _stands_by(entry):
+            if not _stands_by(entry, here):
                 found[wanted[word]] = int(entry.name)
     return found
 
 
-def _stands_by(entry: Path) -> bool:
-    """Whether it only waits to become the process whose command line it already has."""
+def _stands_by(entry: Path, words: Sequence[bytes]) -> bool:
+    """Whether it only waits to become the process whose command line it already has.
+
+    From its start until it names itself, which takes a while on a busy machine, it has the name
+    of its interpreter; then that of a standby, until it takes over.
+    """
+    if STANDBY_NAME.encode() not in words:
+        return False
     with suppress(OSError):
-        return (entry / "comm").read_text().strip() == STANDBY_NAME
+        name = (entry / "comm").read_bytes().strip()
+        return name in (STANDBY_NAME.encode(), words[0].rpartition(b"/")[2][:_NAME_LENGTH])
     return True  # it has just ended
 
 
