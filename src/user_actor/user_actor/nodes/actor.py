@@ -32,14 +32,13 @@ from user_comm.topic_waiter import TopicWaiter
 from user_core.config import Config, setting
 from user_core.errors import DeviceTimeout, TransportError
 from user_core.plugins import PluginChoice
+from user_core.promptness import make_process_prompt, urgent_thread
 from user_core.specs import RobotSpec
 from user_core.types import ActionChunk, EpisodeResult, TrajectoryAck, TrajectoryChunk
 
 _LOOK_S = 0.2
 #: Longest wait for the acting thread: a policy, a reward or a disk may hang.
 _JOIN_S = 4.0
-#: Threads hand over the interpreter at least this often, so that the loop is not kept waiting.
-_SWITCH_INTERVAL_S = 0.0005
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,8 @@ class ActorNode(LifecycleNode):
             self._inference, self._robot, self._teleop, self._loop = inference, robot, teleop, loop
             stack.callback(self._forget_loop)
             if not stop.is_set() and description is self._description:
-                loop.run()
+                with urgent_thread():
+                    loop.run()
                 while loop.is_done and not stop.is_set():  # all episodes are recorded
                     stop.wait(_LOOK_S)
 
@@ -312,7 +312,7 @@ def _join(thread: threading.Thread) -> None:
 
 def main() -> None:
     """Entry point of the executable ``actor_node``."""
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    make_process_prompt()
     # One observation at a time is no work for several threads, and theirs spin on the cores of
     # others; torch reads this when a policy imports it.
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -24,11 +24,10 @@ from user_comm.run import run
 from user_core.config import Config, setting
 from user_core.errors import TransportError
 from user_core.plugins import PluginChoice
+from user_core.promptness import make_process_prompt
 from user_core.types import ActionChunk, Observation
 
 _LOOK_S = 0.2
-#: Threads hand over the interpreter at least this often: every one of them is on the way of an answer.
-_SWITCH_INTERVAL_S = 0.0005
 _JOIN_S = 4.0
 
 
@@ -171,7 +170,7 @@ class InferenceNode(LifecycleNode):
 
 def main() -> None:
     """Entry point of the executable ``inference_node``."""
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    make_process_prompt()
     sys.exit(run(InferenceNode, "inference"))
 
 

@@ -23,6 +23,7 @@ from user_comm.throttle import Throttle
 from user_comm.topic_io import RosTopicIo
 from user_core.config import from_mapping, setting, to_mapping
 from user_core.errors import ConfigError, LeaseError
+from user_core.promptness import make_process_prompt
 from user_core.types import ActionChunk, Lease, Observation
 from user_hal.nodes.action_waiter import ActionWaiter
 from user_hal.nodes.markers import markers
@@ -43,8 +44,6 @@ from user_hal.topic_io import attach_topics
 _STATUS_PERIOD_S = 1.0
 #: What a reset may take beyond the driver's own limit before the caller is told.
 _RESET_GRACE_S = 5.0
-#: Threads hand over the interpreter at least this often, so that the loop is not kept waiting.
-_SWITCH_INTERVAL_S = 0.0005
 
 
 @dataclass(frozen=True)
@@ -282,7 +281,7 @@ def _overrule(data: dict[str, Any], by: Mapping[str, Any], path: list[str]) -> N
 
 def main() -> int:
     """Run the node."""
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    make_process_prompt()
     return run(HalNode, "hal")
 
 
