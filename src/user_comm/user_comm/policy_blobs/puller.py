@@ -249,7 +249,7 @@ class PolicyPuller(Closing):
         base: str,
         wanted: PolicyAnnouncement,
         from_relay: bool,
-    ) -> bytearray:
+    ) -> memoryview:
         """The bytes of a blob. Raises what :meth:`PieceTransfer.pull` does."""
 
         def cancelled() -> bool:

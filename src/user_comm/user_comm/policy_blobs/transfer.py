@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import zenoh
 
 from user_comm.policy_blobs.pieces import (
@@ -107,7 +108,7 @@ class PieceTransfer:
         base: str,
         cancelled: Callable[[], bool],
         patience_s: float = float("inf"),
-    ) -> bytearray:
+    ) -> memoryview:
         """All bytes of a keyframe, or of the delta from ``base``.
 
         Args:
@@ -123,7 +124,7 @@ class PieceTransfer:
             CodecError: The answers contradict each other, or the limit.
         """
         answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
-        missing, under_way, data = [0], 0, bytearray()
+        missing, under_way, data = [0], 0, memoryview(b"")
         total = piece_bytes = left = 0
         again_s, last_s = 0.0, time.monotonic()
         while True:
@@ -162,7 +163,8 @@ class PieceTransfer:
             if not total:
                 total, piece_bytes = size
                 count = -(-total // piece_bytes)
-                data, left = bytearray(total), count
+                # not a bytearray: to fill that with zeros holds the interpreter, 0.8 ms a MB
+                data, left = np.empty(total, np.uint8).data, count
                 missing = list(range(1, count))[::-1]
             start = answer.index * piece_bytes
             expected = min(piece_bytes, total - start)
