@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from user_core.codecs.images import (
+    LOSSLESS,
+    decode_columns,
     decode_images,
+    encode_columns,
     encode_images,
     is_image_column,
     is_lossy,
@@ -130,3 +133,12 @@ def test_a_picture_larger_than_it_should_be_is_not_opened():
         assert peak(head + huge, f"{kind}90") < 2**20
     bomb = zstandard.ZstdCompressor().compress(bytes(2**26))
     assert peak(struct.pack("<B4I", 4, 1, 40, 40, 3) + b"\x00" + bomb, "zstd") < 2**20
+
+
+def test_names_may_hold_what_separates_name_and_coding():
+    images = np.zeros((3, 8, 8, 3), np.uint8)
+    columns = {"@": np.arange(3), "a@b": np.arange(3), "cam@left": images, "plain": np.arange(3)}
+    came = decode_columns(encode_columns(columns, {"cam@left": LOSSLESS}), 10**6)
+    assert came[1] == {"cam@left": LOSSLESS}
+    assert came[0].keys() == columns.keys()
+    assert all(np.array_equal(came[0][name], columns[name]) for name in columns)

@@ -99,16 +99,25 @@ def _shape(view: memoryview, max_bytes: int) -> tuple[tuple[int, ...], memoryvie
     return shape, view[end:]
 
 
+def coded_name(name: str, coding: str = "") -> str:
+    """Name under which an array travels: ``name@coding``, and plain where it is not coded."""
+    return f"{name}@{coding}" if coding or "@" in name else name
+
+
+def split_coded_name(coded: str) -> tuple[str, str]:
+    """Name and coding of an array that came; no coding: it is as it is."""
+    name, at, coding = coded.rpartition("@")
+    return (name, coding) if at else (coded, "")
+
+
 def encode_columns(columns: Arrays, codings: Mapping[str, str]) -> dict[str, Array]:
     """Code the columns that ``codings`` names, under ``name@coding``; others stay."""
-    coded = {}
-    for name, array in columns.items():
-        coding = codings.get(name)
-        if coding is None:
-            coded[name] = array
-        else:
-            coded[f"{name}@{coding}"] = encode_images(array, coding)
-    return coded
+    return {
+        coded_name(name, codings.get(name, "")): (
+            encode_images(array, codings[name]) if name in codings else array
+        )
+        for name, array in columns.items()
+    }
 
 
 def decode_columns(columns: Arrays, max_bytes: int) -> tuple[dict[str, Array], dict[str, str]]:
@@ -116,9 +125,9 @@ def decode_columns(columns: Arrays, max_bytes: int) -> tuple[dict[str, Array], d
     plain: dict[str, Array] = {}
     codings: dict[str, str] = {}
     total = sum(array.nbytes for array in columns.values())
-    for coded_name, array in columns.items():
-        name, at, coding = coded_name.partition("@")
-        if at:
+    for coded, array in columns.items():
+        name, coding = split_coded_name(coded)
+        if coding:
             array = decode_images(array, coding, max_bytes - total)
             total += array.nbytes
             codings[name] = coding

@@ -11,7 +11,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from user_core.codecs.images import decode_images, encode_images, is_image_column
+from user_core.codecs.images import (
+    coded_name,
+    decode_images,
+    encode_images,
+    is_image_column,
+    split_coded_name,
+)
 from user_core.errors import CodecError
 from user_core.specs import Array, Arrays, ArraySpec, check_arrays
 
@@ -31,9 +37,9 @@ def encode_observation(
     coded: dict[str, Array] = {DETERMINISTIC: np.array(deterministic)}
     for name, array in arrays.items():
         if coding and is_image_column(array[None]):
-            coded[f"{name}@{coding}"] = encode_images(array[None], coding)
+            coded[coded_name(name, coding)] = encode_images(array[None], coding)
         else:
-            coded[name] = array
+            coded[coded_name(name)] = array
     return coded
 
 
@@ -50,12 +56,12 @@ def decode_observation(
     if flag is None or flag.dtype != np.bool_ or flag.ndim:
         raise CodecError(f"{_WHERE}: {DETERMINISTIC}", came=flag, expected="one bool")
     arrays: dict[str, Array] = {}
-    for coded_name, array in coded.items():
-        name, at, coding = coded_name.partition("@")
-        if coded_name == DETERMINISTIC:
+    for came, array in coded.items():
+        name, coding = split_coded_name(came)
+        if came == DETERMINISTIC:
             continue
         spec = specs.get(name)
-        if at and spec is not None:
+        if coding and spec is not None:
             array = decode_images(array, coding, spec.nbytes)[0]
         if name in arrays:
             raise CodecError(f"{_WHERE}: {name[:80]!r}", came="there twice", expected="once")
