@@ -71,30 +71,43 @@ class World:
         arguments: argparse.Namespace, policy_floats: int,
     ) -> None:  # fmt: skip
         self.folder = folder
-        self.cloud_host = stack.enter_context(Host("cloud"))
-        self.links, self.robots = {}, {}
+        cloud_host = stack.enter_context(Host("cloud"))
+        self.links, self.robots, self.bridges = {}, {}, {}
         hosts = {name: stack.enter_context(Host(name)) for name in links}
         for name, quality in links.items():
-            self.links[name] = stack.enter_context(Link(self.cloud_host, hosts[name], quality))
-        self.cloud = End(
-            self.cloud_host, folder, "cloud", "--endpoint", "tcp/0.0.0.0:7447",
-            "--robots", ",".join(links), "--policy-floats", str(policy_floats),
-            "--policy-period-s", str(arguments.policy_period_s),
+            self.links[name] = stack.enter_context(Link(cloud_host, hosts[name], quality))
+
+        def start(host: Host, place: Path, role: str, endpoint: str, *words: str) -> End:
+            tcp = ["--tcp", arguments.tcp] if arguments.tcp else []
+            end = End(host, place, role, "--endpoint", endpoint, *words, *tcp)
+            stack.callback(end.close)
+            return end
+
+        self.router = start(
+            cloud_host, folder, "bridge", "tcp/0.0.0.0:7447", "--listen", "--robots",
+            ",".join(links),
         )  # fmt: skip
-        stack.callback(self.cloud.close)
+        self.store = start(cloud_host, folder, "store", "tcp/127.0.0.1:7447")
+        self.learner = start(
+            cloud_host, folder, "learner", "tcp/127.0.0.1:7447", "--policy-floats",
+            str(policy_floats), "--policy-period-s", str(arguments.policy_period_s),
+        )  # fmt: skip
         for name, host in hosts.items():
-            endpoint = f"tcp/{self.links[name].address_of(self.cloud_host)}:7447"
-            self.robots[name] = End(
-                host, folder / name, "robot", "--endpoint", endpoint, "--name", name,
-                "--chunk-bytes", str(arguments.chunk_bytes),
+            endpoint = f"tcp/{self.links[name].address_of(cloud_host)}:7447"
+            self.bridges[name] = start(host, folder, "bridge", endpoint, "--robots", name)
+            self.robots[name] = start(
+                host, folder / name, "robot", endpoint, "--name", name, "--chunk-bytes",
+                str(arguments.chunk_bytes),
             )  # fmt: skip
-            stack.callback(self.robots[name].close)
 
     def phase(self, number: int) -> None:
-        self.cloud.tell(f"phase {number}")
-        for name, end in self.robots.items():
-            if not self.links[name]._is_cut:
-                end.ask(f"phase {number}")
+        for end in (self.router, self.learner, *self.bridges.values()):
+            end.ask(f"phase {number}")
+
+    def control(self, name: str) -> tuple[str, str]:
+        """How control traffic of a robot fared, up and down."""
+        cloud, edge = self.router.ask("report")[name], self.bridges[name].ask("report")[name]
+        return control_line("up", cloud, edge), control_line("down", edge, cloud)
 
     def drained(self, name: str, timeout_s: float = 600.0) -> dict[str, Any]:
         deadline_s = time.monotonic() + timeout_s
@@ -106,11 +119,9 @@ class World:
                 raise SystemExit(f"not drained within {timeout_s:.0f} s: {report}")
             time.sleep(0.25)
 
-    def end(self) -> dict[str, Any]:
-        return self.cloud.ask("end")
-
     def stored(self) -> int:
-        """Steps in the store."""
+        """Steps in the store, which ends."""
+        self.store.ask("end")
         with closing(StoreReader(self.folder / "store")) as reader:
             reader.refresh()
             episodes = len({int(number) for number in reader.tables.extents[:, 1]})
@@ -146,10 +157,10 @@ def drain(arguments: argparse.Namespace, stack: ExitStack, folder: Path) -> None
         time.sleep(0.25)
         samples.append(robot.ask("report"))
         if arguments.verbose:
-            s = samples[-1]
+            s, (down, up) = samples[-1], world.links["r1"].traffic()
             print(f"# {s['at_s'] - first['at_s']:6.2f} s pending {s['pending']/1e6:6.2f} MB window {s['window']} rate "
                   f"{s['rate']} rtt {s['round_trip_ms']} resent {s['resent']}; policies: rate "
-                  f"{s['pull_rate']} rtt {s['pull_round_trip_ms']} {s['policy_bytes']}")  # fmt: skip
+                  f"{s['pull_rate']} rtt {s['pull_round_trip_ms']} {s['policy_bytes']}; queue up {up.queue_ms:.0f} down {down.queue_ms:.0f} ms")  # fmt: skip
         if samples[-1]["at_s"] - first["at_s"] > arguments.limit_s:
             break
     last = samples[-1]
@@ -166,10 +177,7 @@ def drain(arguments: argparse.Namespace, stack: ExitStack, folder: Path) -> None
           f"pulled in {max(last['pull_s'], default=0):.2f} s at most")  # fmt: skip
     world.phase(2)
     time.sleep(0.5)
-    robot_report = robot.ask("report")["control"]
-    cloud_report = world.end()["controls"]["r1"]
-    print(control_line("up", cloud_report, robot_report))
-    print(control_line("down", robot_report, cloud_report))
+    print(*world.control("r1"), sep="\n")
 
 
 def cuts(arguments: argparse.Namespace, stack: ExitStack, folder: Path) -> None:
@@ -194,7 +202,6 @@ def cuts(arguments: argparse.Namespace, stack: ExitStack, folder: Path) -> None:
     still = robot.ask("still")
     report = world.drained("r1")
     back_s = time.monotonic() - cut_end_s
-    world.end()
     stored = world.stored()
     print(f"    {arguments.cuts} cuts ({total_s:.0f} s in all), then one of {600 * arguments.scale:.0f} s: "
           f"{report['steps']} steps collected, {stored} in the store; "
@@ -227,14 +234,12 @@ def neighbours(arguments: argparse.Namespace, stack: ExitStack, folder: Path) ->
             time.sleep(arguments.seconds)
             report = world.robots["fast"].ask("report")
             ages = sorted(report["pull_s"])
-            ended = world.end()
-            cloud = ended["controls"]["fast"]
-            print(f"    {label}: {report['versions']} of {ended['versions']} versions, pull median "
+            versions = world.learner.ask("report")["versions"]
+            print(f"    {label}: {report['versions']} of {versions} versions, pull median "
                   f"{ages[len(ages) // 2] if ages else float('nan'):.3f} s, worst "
                   f"{ages[-1] if ages else float('nan'):.3f} s; pending "
                   f"{report['pending'] / 1e6:.2f} MB")  # fmt: skip
-            print(control_line("up", cloud, report["control"]))
-            print(control_line("down", report["control"], cloud))
+            print(*world.control("fast"), sep="\n")
 
 
 def main() -> None:
@@ -243,6 +248,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=20.0, help="Mbit/s")
     parser.add_argument("--delay", type=float, default=40.0, help="ms, one way")
     parser.add_argument("--loss", type=float, default=0.0, help="part of the packets")
+    parser.add_argument("--tcp", default="", help="congestion control of TCP: reno, cubic, bbr")
     parser.add_argument("--queue", type=float, default=100.0, help="ms")
     parser.add_argument("--chunk-bytes", type=int, default=32 * 1024)
     parser.add_argument("--megabytes", type=float, default=60.0, help="backlog to drain")
@@ -261,7 +267,8 @@ def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         print(f"{arguments.what}: {arguments.rate:g} Mbit/s, {2 * arguments.delay:g} ms, loss "
-              f"{arguments.loss:g}, queue {arguments.queue:g} ms, chunks of {arguments.chunk_bytes}")  # fmt: skip
+              f"{arguments.loss:g}, queue {arguments.queue:g} ms, chunks of {arguments.chunk_bytes}"
+              f"{', TCP ' * bool(arguments.tcp)}{arguments.tcp}")  # fmt: skip
         {"drain": drain, "cuts": cuts, "neighbours": neighbours}[arguments.what](
             arguments, stack, folder
         )

@@ -1,8 +1,8 @@
-"""The two ends of `wan.py`, each a process in a network namespace of its own.
+"""The parts of `wan.py`, each a process in the network namespace of its host.
 
-Real parts: a Zenoh router with the replay store and a policy server at the one end, an outbox,
-a policy puller and control traffic at the other, with one link for what must not wait and one
-for bulk, as the bridge has them.
+In the cloud a Zenoh router, the replay store and a policy server; at a robot its outbox with a policy
+puller; at both ends a process for control traffic, as bridges are processes of their own. What must
+not wait and what is bulk have a connection each, as the bridge has them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
+import socket
 import struct
 import sys
 import threading
@@ -47,6 +49,14 @@ _LIMITS = Limits(tensor_bytes=2**28, total_bytes=2**28)
 def say(**fields: Any) -> None:
     """A line for the benchmark."""
     print(json.dumps(fields), flush=True)
+
+
+def set_congestion_control(name: str) -> None:
+    """Give all TCP sockets of this process, and what they will accept, this congestion control."""
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(fd))) as one:
+            if one.type == socket.SOCK_STREAM and one.family == socket.AF_INET:
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
 
 
 def config(**fields: Any) -> ZenohConfig:
@@ -98,16 +108,35 @@ class Control:
         }
 
 
-def cloud(arguments: argparse.Namespace) -> None:
-    """Router, store and policies; obeys lines on standard input."""
+def bridge(arguments: argparse.Namespace) -> None:
+    """What a host's bridge does for control traffic; in the cloud it is the router, too."""
     phase = [9]
+    own, far = ("down", "up") if arguments.listen else ("up", "down")
+    with ExitStack() as stack:
+        if arguments.listen:
+            ends = config(mode="router", listen=(arguments.endpoint,))
+        else:
+            ends = config(connect=(arguments.endpoint,))
+        session = stack.enter_context(open_session(ends, threading.Event()))
+        controls = {
+            name: Control(session, f"{name}/{own}", f"{name}/{far}", lambda: phase[0])
+            for name in arguments.robots.split(",")
+        }
+        say(ready=True)
+        for line in sys.stdin:
+            word, _, value = line.strip().partition(" ")
+            if word == "phase":
+                phase[0] = int(value)
+            say(**{name: control.report() for name, control in controls.items()})
+
+
+def store(arguments: argparse.Namespace) -> None:
+    """Replay store: takes chunks, commits them, acknowledges them."""
     with ExitStack() as stack:
         session = stack.enter_context(
-            open_session(config(mode="router", listen=(arguments.endpoint,)))
+            open_session(config(connect=(arguments.endpoint,)), threading.Event())
         )
         writer = stack.enter_context(StoreWriter(Path(arguments.folder) / "store"))
-        acks = threading.Lock()
-        duplicates = [0]
 
         def put(ack: TrajectoryAck) -> None:
             session.put(
@@ -118,8 +147,6 @@ def cloud(arguments: argparse.Namespace) -> None:
 
         def take(sample: zenoh.Sample) -> None:
             answer = writer.append(decode_chunk(sample.payload.to_bytes(), _LIMITS))
-            with acks:
-                duplicates[0] += answer.receipt is Receipt.DUPLICATE
             if answer.receipt is not Receipt.STAGED:
                 put(answer.ack)
 
@@ -132,29 +159,37 @@ def cloud(arguments: argparse.Namespace) -> None:
 
         stack.callback(session.declare_subscriber("*/trajectory", take).undeclare)
         threading.Thread(target=commit, daemon=True).start()
-        announcements: list[PolicyAnnouncement] = []
+        say(ready=True)
+        sys.stdin.readline()
+        time.sleep(1.0)  # what is on its way
+        say(ended=True)
+
+
+def learner(arguments: argparse.Namespace) -> None:
+    """Makes and serves policies; no training beside."""
+    training = threading.Event()
+    with ExitStack() as stack:
+        session = stack.enter_context(
+            open_session(config(connect=(arguments.endpoint,)), threading.Event())
+        )
+        versions = [0]
 
         def announce(made: PolicyAnnouncement) -> None:
-            announcements.append(made)
+            versions[0] += 1
             session.put(
                 "announcement", json.dumps({**made.__dict__, "kind": int(made.kind)}).encode(),
                 congestion_control=zenoh.CongestionControl.DROP,
             )  # fmt: skip
 
         server = stack.enter_context(PolicyServer(session, "user/policy", announce))
-        controls = {
-            name: Control(session, f"{name}/down", f"{name}/up", lambda: phase[0])
-            for name in arguments.robots.split(",")
-        }
-        stopping = threading.Event()
 
         def train() -> None:
             rng = np.random.default_rng(0)
             weights = (rng.standard_normal(arguments.policy_floats) * 0.05).astype(np.float32)
             number = 0
-            while not stopping.wait(arguments.policy_period_s):
-                if phase[0] != 1:
-                    continue
+            while True:
+                time.sleep(arguments.policy_period_s)
+                training.wait()
                 number += 1
                 weights += (rng.standard_normal(weights.size) * 1e-4).astype(np.float32)
                 server.publish(
@@ -165,25 +200,18 @@ def cloud(arguments: argparse.Namespace) -> None:
             threading.Thread(target=train, daemon=True).start()
         say(ready=True)
         for line in sys.stdin:
-            if line.startswith("phase"):
-                phase[0] = int(line.split()[1])
+            if line.split() == ["phase", "1"]:
+                training.set()
             else:
-                break
-        stopping.set()
-        time.sleep(1.0)
-        say(
-            controls={name: control.report() for name, control in controls.items()},
-            served_bytes=server.served_bytes, versions=len(announcements),
-            duplicates=duplicates[0],
-        )  # fmt: skip
+                training.clear()
+            say(served_bytes=server.served_bytes, versions=versions[0])
 
 
 class Robot:
-    """An outbox that delivers over Zenoh, a puller, and control traffic."""
+    """An outbox that delivers over Zenoh, and a puller."""
 
     def __init__(self, arguments: argparse.Namespace, stack: ExitStack) -> None:
         self.arguments, self.name = arguments, arguments.name
-        self.phase = 9
         self.outbox = Outbox(
             OutboxConfig(
                 directory=Path(arguments.folder) / "outbox", chunk_bytes=arguments.chunk_bytes,
@@ -199,7 +227,6 @@ class Robot:
         self._acks = urgent.declare_subscriber(
             f"{self.name}/ack", zenoh.handlers.Callback(self._ack, None, indirect=False)
         )
-        self.control = Control(urgent, f"{self.name}/up", f"{self.name}/down", lambda: self.phase)
         self.pulls_s: list[float] = []
         self.puller = stack.enter_context(
             PolicyPuller(lambda _: open_session(config(connect=ends), never), "", self._pulled)
@@ -222,7 +249,7 @@ class Robot:
     def send(self, chunk: Any) -> None:
         self._bulk.put(
             f"{self.name}/trajectory", encode_chunk(chunk),
-            congestion_control=zenoh.CongestionControl.DROP, priority=zenoh.Priority.DATA,
+            congestion_control=zenoh.CongestionControl.BLOCK, priority=zenoh.Priority.DATA,
         )  # fmt: skip
 
     def episode(self, steps: int, period_s: float = 0.0) -> None:
@@ -254,14 +281,14 @@ class Robot:
             "round_trip_ms": round(1e3 * status.round_trip_s, 1),
             "at_s": time.monotonic(), "longest_append_ms": round(1e3 * self.longest_append_s, 2),
             "versions": stats.versions, "policy_bytes": stats.bytes, "refused": stats.refused,
-            "pull_s": [round(s, 3) for s in self.pulls_s], "control": self.control.report(),
+            "pull_s": [round(s, 3) for s in self.pulls_s],
             "pull_rate": round(self.puller.window.rate_bytes_s),
             "pull_round_trip_ms": round(1e3 * self.puller.window.round_trip_s, 1),
         }  # fmt: skip
 
 
 def robot(arguments: argparse.Namespace) -> None:
-    """Obeys lines on standard input: phase N, fill MB, deliver, collect HZ, report, end."""
+    """Obeys lines on standard input: fill MB, deliver, collect HZ, still, report."""
     with ExitStack() as stack:
         one = Robot(arguments, stack)
         collecting = threading.Event()
@@ -275,9 +302,7 @@ def robot(arguments: argparse.Namespace) -> None:
         say(ready=True)
         for line in sys.stdin:
             word, _, value = line.strip().partition(" ")
-            if word == "phase":
-                one.phase = int(value)
-            elif word == "fill":
+            if word == "fill":
                 while one.outbox.status().pending_bytes < float(value) * 1e6:
                     one.episode(100)
                     one.outbox.flush(30)
@@ -290,23 +315,33 @@ def robot(arguments: argparse.Namespace) -> None:
                 collecting.clear()
                 done.wait(30)
                 one.outbox.flush(30)
-            elif word == "end":
-                break
             say(**one.report())
 
 
 def main() -> None:
+    roles = {"bridge": bridge, "store": store, "learner": learner, "robot": robot}
     parser = argparse.ArgumentParser()
-    parser.add_argument("role", choices=("cloud", "robot"))
+    parser.add_argument("role", choices=roles)
     parser.add_argument("--endpoint", required=True)
+    parser.add_argument("--listen", action="store_true")
     parser.add_argument("--folder", required=True)
     parser.add_argument("--name", default="r1")
     parser.add_argument("--robots", default="r1")
     parser.add_argument("--chunk-bytes", type=int, default=32 * 1024)
+    parser.add_argument("--tcp", default="")
     parser.add_argument("--policy-floats", type=int, default=0)
     parser.add_argument("--policy-period-s", type=float, default=2.0)
     arguments = parser.parse_args()
-    (cloud if arguments.role == "cloud" else robot)(arguments)
+    if arguments.tcp:
+        opened = open_session
+
+        def open_and_set(*words: Any) -> zenoh.Session:
+            session = opened(*words)
+            set_congestion_control(arguments.tcp)
+            return session
+
+        globals()["open_session"] = open_and_set
+    roles[arguments.role](arguments)
 
 
 if __name__ == "__main__":

@@ -84,11 +84,19 @@ class LinkQuality:
 
 @dataclass(frozen=True)
 class Traffic:
-    """What went one way over a link: bytes and packets that arrived, packets that did not."""
+    """What went one way over a link.
+
+    Attributes:
+        bytes: Bytes that arrived.
+        packets: Packets that arrived.
+        dropped: Packets that did not.
+        queue_ms: Longest wait in the queue before the link since the last look, milliseconds.
+    """
 
     bytes: int
     packets: int
     dropped: int
+    queue_ms: float = 0.0
 
 
 class Host:
@@ -218,6 +226,7 @@ class Shaper:
     def __init__(self, seed: int = 0) -> None:
         self.quality, self.cut = LinkQuality(), False
         self.arrived_bytes = self.arrived = self.dropped = 0
+        self.queue_s = 0.0  # the longest
         self._under_way: deque[tuple[float, bytes]] = deque()
         self._free_s = 0.0
         self._random = random.Random(seed)
@@ -230,6 +239,7 @@ class Shaper:
         if self.cut or waits_too_long or self._random.random() < quality.loss:
             self.dropped += 1
             return
+        self.queue_s = max(self.queue_s, start_s - now_s)
         self._free_s = start_s + len(packet) * 8 / (quality.rate_mbit_s * 1e6)
         self._under_way.append((self._free_s + quality.delay_ms / 1e3, packet))
 
@@ -285,14 +295,17 @@ def _forward(devices: Sequence[str]) -> None:
                 print(json.dumps(_obey(json.loads(line), shapers)), flush=True)
 
 
-def _obey(request: dict[str, Any], shapers: Sequence[Shaper]) -> list[list[int]]:
+def _obey(request: dict[str, Any], shapers: Sequence[Shaper]) -> list[list[float]]:
     for shaper in shapers:
         if "cut" in request:
             shaper.cut = request["cut"]
             shaper.lose_all()
         elif request:
             shaper.quality = LinkQuality(**request)
-    return [[shaper.arrived_bytes, shaper.arrived, shaper.dropped] for shaper in shapers]
+    answer = [[s.arrived_bytes, s.arrived, s.dropped, round(1e3 * s.queue_s, 2)] for s in shapers]
+    for shaper in shapers:
+        shaper.queue_s = 0.0
+    return answer
 
 
 def _take_all(fd: int, shaper: Shaper) -> None:

@@ -21,7 +21,7 @@ from user_comm.policy_blobs import (
     open_session,
 )
 from user_comm.policy_blobs.pace import PullPace
-from user_comm.policy_blobs.pieces import PieceKey
+from user_comm.policy_blobs.pieces import PieceKey, PieceNote
 from user_comm.policy_blobs.relay_patience import RelayPatience
 from user_core.errors import ConfigError, TransportError
 from user_core.types import PolicyVersion
@@ -295,10 +295,10 @@ class Meddler:
             while (data := self.server._library.blob(name, wanted.base)) is None:
                 time.sleep(0.001)
             piece = data[wanted.index * 32768 :][:32768]
-            total = len(data).to_bytes(8, "little") + (32768).to_bytes(4, "little")
-            piece, total = self.change(self, wanted, piece, total)
+            piece, total = self.change(self, wanted, piece, len(data))
             if piece is not None:
-                query.reply(query.key_expr, piece, attachment=total)
+                note = PieceNote(total, 32768, time.monotonic_ns())
+                query.reply(query.key_expr, piece, attachment=note.pack())
 
 
 def flip_first_delta(meddler, wanted, piece, total):
@@ -333,7 +333,7 @@ def test_pieces_that_are_damaged_or_lost_are_fetched_again(endpoint, change):
 
 
 def enormous(meddler, wanted, piece, total):
-    return piece, (2**50).to_bytes(8, "little") + total[8:]
+    return piece, 2**50
 
 
 def always_wrong(meddler, wanted, piece, total):

@@ -7,6 +7,11 @@ the link holds. What is sent is paced at the rate, so that bursts of answers (a 
 commits every 50 ms) make no bursts on the link, and the window bounds the rest. So a bulk
 transfer takes the link and leaves its queue short, and control traffic beside it stays fast.
 
+What is a queue and what is not comes from the far end: its answers say when something arrived, by
+its own clock, and for how long it was held back there (QUIC's ACK Delay, RFC 9000). So a queue of a
+few milliseconds on the way there (LEDBAT's one-way delay, RFC 6817) is told from a store that syncs
+its disk, and from what stands in the queue of the way back.
+
 Where this differs from BBR: probing is gentler, goes on while it brings more and delays
 nothing, and the start ends also when the queue grows, as in Vegas (Brakmo, Peterson, 1995).
 
@@ -22,27 +27,34 @@ from enum import Enum
 
 _UNKNOWN_S = 2.0
 _START_GAIN = 2.0
-_PROBE, _DRAIN, _CRUISE = 1.1, 0.85, 1.0
-_CYCLE = (_PROBE, _DRAIN, *([_CRUISE] * 6))
-#: Room for answers that come in bursts; pacing keeps it from standing in the link's queue.
-_WINDOW_GAIN = 1.25
-#: Probing that brings this much more goes on, and after the second time more boldly.
-_PAYS, _BOLD = 1.02, 1.3
-_JITTER_GAIN, _MOST_JITTER_S = 2.0, 0.1
-_RATE_ROUNDS = 10
-_BASE_LIFE_S = 10.0
-_LATE_S = 0.025
-_SAMPLE_ROUND_TRIPS = 3.0
-_BASE_PROBE_S = 0.2
-#: The start ends when three rounds bring less than a quarter more, or the queue is this long.
+#: How fast to send while probing whether the link can do more: so little that the queue of a link
+#: that cannot stays short, and more boldly each time that it brought something.
+_PROBE_GAINS = (1.05, 1.05, 1.15, 1.3)
+_PAYS, _GREW, _NEAR = 1.02, 0.5, 1.25
+#: Round trips between two probes; after each that brought nothing twice as many.
+_FIRST_CRUISE_ROUNDS, _CRUISE_ROUNDS, _MOST_CRUISE_ROUNDS = 1, 4, 20
+_PROBE_ROUNDS, _PROBE_LOOK_ROUNDS, _DRAIN_ROUNDS = 3, 2, 3
+_DRAIN_GAIN, _START_DRAIN_GAIN = 0.85, 0.5
+#: A queue that comes although nothing was probed: the rate was measured as a little too much.
+_TOO_MUCH = 0.99
+#: Room for what the far end holds back and for late answers; pacing keeps the queue short.
+_WINDOW_GAIN, _MOST_JITTER_S, _GROUP_DECAY, _MOST_GROUP_S = 1.1, 0.1, 0.9, 0.25
+#: Messages of about the size of the largest of late are compared with each other.
+_ALIKE, _MESSAGE_DECAY = 0.8, 0.99
+#: Without a message that met no queue for so long, one is made to be seen.
+_BASE_LIFE_S, _BASE_PROBE_S, _LIKE_BASE, _SAME = 10.0, 0.2, 0.03, 1.3
+_LATE_S = 0.01
+_SAMPLE_ROUNDS = 1.5
+#: The start ends when three rounds bring less than a quarter more, or the queue is this part of a
+#: round trip long.
 _GROWTH, _FLAT_ROUNDS = 1.25, 3
-_QUEUED = 1.3
-#: The same in the steady state, where control traffic would wait behind it for ever.
-_STANDING = 1.15
+_QUEUED = 0.12
+#: The same later on, where control traffic would wait behind it for ever.
+_STANDING = 0.15
 #: What was measured as the fastest is a little more than the link carries on the average.
 _MARGIN = 0.99
-#: A round trip of this many times the shortest, for a whole round: the link has become slower.
-_SWAMPED = 2.0
+#: A queue of this part of a round trip, for so many round trips: the link has become slower.
+_SWAMPED, _SWAMPED_ROUNDS = 0.5, 3
 
 
 class Phase(Enum):
@@ -50,7 +62,8 @@ class Phase(Enum):
 
     START = "start"
     DRAIN = "drain"
-    STEADY = "steady"
+    CRUISE = "cruise"
+    PROBE_RATE = "probe rate"
     PROBE_BASE = "probe round trip"
 
 
@@ -63,6 +76,7 @@ class Sent:
     delivered: int
     delivered_s: float
     idle: bool
+    total: int
 
 
 class LinkWindow:
@@ -87,34 +101,47 @@ class LinkWindow:
         self._min_bytes, self._max_bytes = min_bytes, max_bytes
         self._min_timeout_s, self._max_timeout_s = min_timeout_s, max_timeout_s
         self._backoff = 1
-        self._deviation_s = self.round_trip_s = 0.0
+        self._message_bytes = 0
+        self._sent_bytes = 0
+        self._group_bytes = 0.0  # that one answer covers, at most, of late
+        self._deviation_s = self.round_trip_s = self._held_s = 0.0
         self._forget()
 
     def _forget(self) -> None:
         self.phase = Phase.START
         self.rate_bytes_s = self.base_s = 0.0
-        self._rates: deque[tuple[int, float]] = deque()  # round, rate
+        self._rates: deque[tuple[float, float]] = deque()  # time, rate
         self._points: deque[tuple[float, int, float]] = deque()  # time, delivered, time sent
+        self._base_lag_s = self._arrived_s = -math.inf
         self._base_until_s = self._phase_since_s = 0.0
         self._delivered, self._delivered_s = 0, 0.0
         self._round, self._round_ends = 0, 0
-        self._round_s = self._least_s = math.inf  # shortest round trip of the last round, of this
-        self._best_rate, self._flat = 0.0, 0
-        self._cycle, self._cycle_since_s, self._cycle_rate = 2, 0.0, 0.0
-        self._next_s, self._found_s, self._wins = 0.0, 0.0, 0
+        self._round_queue_s = self._least_s = math.inf  # shortest queue of the last round, of this
+        self._best_rate, self._flat, self._swamped_since_s = 0.0, 0, math.inf
+        self._next_s, self._found_s, self._found_lag_s = 0.0, 0.0, 0.0
+        self._hard = False  # the queue that is being drained is long
+        self._probe: Sent | None = None  # the first that was sent by this probe
+        self._queue_s = self._queue_before_s = self._queue_after_s = 0.0
+        self._ceiling = math.inf  # a rate that made a queue
+        self._wins, self._cruise_rounds = 0, _FIRST_CRUISE_ROUNDS
 
     @property
     def nbytes(self) -> int:
         """Bytes that may be sent and not answered."""
         if self.phase is Phase.PROBE_BASE:
-            return self._within(0.5 * self.rate_bytes_s * self.base_s)
-        gain = _START_GAIN if self.phase is Phase.START else _WINDOW_GAIN
+            return self._within(self.rate_bytes_s * (0.5 * self.base_s + self._held_s))
         if not self.rate_bytes_s:
             return self._min_bytes
-        # Answers that come late at times must not stop the sending: pacing bounds the queue.
-        room_s = min(_JITTER_GAIN * self._deviation_s, _MOST_JITTER_S)
-        room_s = 0.0 if self.phase is Phase.START else room_s
-        return self._within(self.rate_bytes_s * (gain * self.base_s + room_s) + self._min_bytes)
+        room_s = self._held_s
+        if self.phase is Phase.START:
+            return self._within(
+                self.rate_bytes_s * (_START_GAIN * self.base_s + room_s) + self._message_bytes
+            )
+        # Answers that come late, or for many at once, must not stop the sending: pacing bounds
+        # the queue.
+        late_s = min(self._deviation_s, _MOST_JITTER_S)
+        group_bytes = max(self._group_bytes, self._message_bytes, self.rate_bytes_s * late_s)
+        return self._within(self.rate_bytes_s * (_WINDOW_GAIN * self.base_s + room_s) + group_bytes)
 
     @property
     def timeout_s(self) -> float:
@@ -140,43 +167,70 @@ class LinkWindow:
         if not under_way:  # a pause is not a slow link
             self._delivered_s = now_s
             self._points.clear()
+        self._message_bytes = max(nbytes, int(_MESSAGE_DECAY * self._message_bytes))
         if self.rate_bytes_s:
             # Who wakes up late makes up for it: what is not sent in time is not sent at all.
             from_s = max(now_s - _LATE_S, self._next_s) if under_way else now_s
-            self._next_s = from_s + nbytes / (_MARGIN * self._gain() * self.rate_bytes_s)
-        return Sent(nbytes, now_s, self._delivered, self._delivered_s, idle)
+            self._next_s = from_s + nbytes / (self._gain() * self.rate_bytes_s)
+        self._sent_bytes += nbytes
+        sent = Sent(nbytes, now_s, self._delivered, self._delivered_s, idle, self._sent_bytes)
+        if self.phase is Phase.PROBE_RATE and self._probe is None:
+            self._probe = sent
+        return sent
 
-    def answered(self, sent: Sent | None, nbytes: int, now_s: float) -> None:
+    def answered(
+        self,
+        sent: Sent | None,
+        nbytes: int,
+        now_s: float,
+        *,
+        held_s: float = 0.0,
+        arrived_s: float | None = None,
+        lag_s: float | None = None,
+    ) -> None:
         """Answers came.
 
         Args:
             sent: The newest of what they cover; None where that was sent twice (Karn).
             nbytes: All that they cover, bytes.
             now_s: Monotonic time, seconds.
+            held_s: For how long the far end had it before it answered, seconds.
+            arrived_s: When it arrived where the bytes go, by the clock of that place; None: not
+                known.
+            lag_s: Its time on the way that the bytes go, seconds, by two clocks: only how it
+                changes counts. None: not known, the round trip must do.
         """
+        took_s = max(now_s - sent.at_s, 1e-6) if sent is not None else 0.0
+        if not 0.0 <= held_s < took_s:  # of another time, or a lie
+            held_s = 0.0
         self._delivered += nbytes
-        self._delivered_s = now_s
+        self._delivered_s = now_s - held_s
         if sent is None:
             return
         self._backoff = 1  # only now: until then the time-out may be what was wrong
-        round_trip_s = max(now_s - sent.at_s, 1e-6)
-        self._note_round_trip(round_trip_s, now_s)
-        self._least_s = min(self._least_s, round_trip_s)
+        round_trip_s = took_s - held_s
+        lag_s = round_trip_s if lag_s is None else lag_s
+        self._note_took(took_s, held_s)
+        if sent.nbytes < _ALIKE * self._message_bytes:  # through sooner: not to be compared
+            return
+        queue_s = self._note_queue(lag_s, round_trip_s, now_s)
+        self._least_s = min(self._least_s, queue_s)
         new_round = sent.delivered >= self._round_ends
         if new_round:
             self._round, self._round_ends = self._round + 1, self._delivered
-            self._round_s, self._least_s = self._least_s, math.inf
-        self._note_rate(sent, now_s)
-        self._move(round_trip_s, new_round and not sent.idle, now_s)
+            self._round_queue_s, self._least_s = self._least_s, math.inf
+        self._group_bytes = max(
+            min(nbytes, _MOST_GROUP_S * self.rate_bytes_s), _GROUP_DECAY * self._group_bytes
+        )
+        self._note_rate(sent, now_s - held_s if arrived_s is None else arrived_s, now_s)
+        self._move(sent, queue_s, new_round and not sent.idle, now_s)
 
     def timed_out(self) -> None:
         """What was sent did not arrive."""
         if self._backoff > 1:  # not one loss but a cut: the link may come back another
             self._forget()
-        else:  # half as fast, and up again as fast as the answers allow
-            self._rates = deque([(self._round, 0.5 * self.rate_bytes_s)])
-            self.rate_bytes_s *= 0.5
-            self.phase, self._best_rate, self._flat = Phase.START, 0.0, 0
+        elif self.phase is not Phase.START:  # a jam, or what a full queue dropped
+            self._enter(Phase.DRAIN, self._phase_since_s)
         if self.timeout_s < self._max_timeout_s:
             self._backoff *= 2
 
@@ -193,99 +247,159 @@ class LinkWindow:
         if self.phase is Phase.START:
             return _START_GAIN
         if self.phase is Phase.DRAIN:
-            return 1 / _START_GAIN
-        if self.phase is not Phase.STEADY:
-            return 1.0
-        return _BOLD if self._wins > 1 else _CYCLE[self._cycle]
+            return _START_DRAIN_GAIN if self._hard else _DRAIN_GAIN
+        if self.phase is Phase.PROBE_RATE:
+            bold = self._wins if self._ceiling < _NEAR * self.rate_bytes_s else self._wins + 2
+            return _PROBE_GAINS[min(bold, len(_PROBE_GAINS) - 1)]
+        return _MARGIN
 
     def _within(self, nbytes: float) -> int:
         return int(min(max(nbytes, self._min_bytes), self._max_bytes))
 
-    def _note_round_trip(self, round_trip_s: float, now_s: float) -> None:
+    def _note_took(self, took_s: float, held_s: float) -> None:
         if not self.round_trip_s:
-            self.round_trip_s, self._deviation_s = round_trip_s, round_trip_s / 2
+            self.round_trip_s, self._deviation_s, self._held_s = took_s, took_s / 2, held_s
         else:
-            self._deviation_s += (abs(round_trip_s - self.round_trip_s) - self._deviation_s) / 4
-            self.round_trip_s += (round_trip_s - self.round_trip_s) / 8
-        if not self.base_s or round_trip_s <= self.base_s:
-            self.base_s, self._base_until_s = round_trip_s, now_s + _BASE_LIFE_S
+            self._deviation_s += (abs(took_s - self.round_trip_s) - self._deviation_s) / 4
+            self.round_trip_s += (took_s - self.round_trip_s) / 8
+            self._held_s += (held_s - self._held_s) / 8
 
-    def _note_rate(self, sent: Sent, now_s: float) -> None:
-        """Delivery rate over a few round trips (BBR's rate sample, over a longer time).
+    def _note_queue(self, lag_s: float, round_trip_s: float, now_s: float) -> float:
+        """What of the times of a message was the link's queue, seconds."""
+        if not self.base_s:
+            self.base_s, self._base_lag_s = round_trip_s, lag_s
+        self.base_s = min(self.base_s, round_trip_s)
+        self._base_lag_s = min(self._base_lag_s, lag_s)
+        if self.phase is Phase.PROBE_BASE:
+            self._found_s = min(self._found_s, round_trip_s)
+            self._found_lag_s = min(self._found_lag_s, lag_s)
+        # Also where the clocks went apart it is not longer than the round trip tells.
+        queue_s = min(lag_s - self._base_lag_s, round_trip_s - self.base_s)
+        if queue_s <= _LIKE_BASE * self.base_s:
+            self._base_until_s = now_s + _BASE_LIFE_S
+        return queue_s
+
+    def _note_rate(self, sent: Sent, arrived_s: float, now_s: float) -> None:
+        """Delivery rate over about a round trip (BBR's rate sample, over a fixed time).
 
         Not faster than it was sent: answers that were held up and come together say nothing.
+        After the start, and while the queue that it made runs dry, it counts only where there is a
+        queue: else what is sent is what is measured.
         """
-        self._points.append((now_s, self._delivered, sent.at_s))
-        span_s = _SAMPLE_ROUND_TRIPS * self.base_s
-        while len(self._points) > 2 and self._points[1][0] < now_s - span_s:
+        if arrived_s < self._arrived_s:  # another clock
+            self._points.clear()
+        self._arrived_s = arrived_s
+        self._points.append((arrived_s, self._delivered, sent.at_s))
+        span_s = _SAMPLE_ROUNDS * self.base_s
+        while len(self._points) > 2 and self._points[1][0] <= arrived_s - span_s:
             self._points.popleft()
         then_s, before, sent_s = self._points[0]
-        took_s = max(now_s - then_s, sent.at_s - sent_s)
+        took_s = max(arrived_s - then_s, sent.at_s - sent_s)
         if len(self._points) < 2 or took_s < self.base_s:  # the first flight
-            took_s, before = now_s - sent.delivered_s, sent.delivered
-        rate = (self._delivered - before) / took_s
-        if sent.idle and rate <= self.rate_bytes_s:
+            took_s, before = self._delivered_s - sent.delivered_s, sent.delivered
+        if took_s <= 0:
             return
-        self._rates.append((self._round, rate))
-        while self._rates[0][0] < self._round - _RATE_ROUNDS:
+        rate = (self._delivered - before) / took_s
+        self._rates.append((now_s, rate))
+        while self._rates[0][0] < now_s - _SWAMPED_ROUNDS * self.base_s and len(self._rates) > 1:
             self._rates.popleft()
-        self.rate_bytes_s = max(rate for _, rate in self._rates)
+        if self.phase is Phase.START or self._hard:
+            self.rate_bytes_s = max(self.rate_bytes_s, rate)
 
-    def _move(self, round_trip_s: float, new_round: bool, now_s: float) -> None:
-        # Beyond what the answers of this store or host are usually late by.
-        usual_s = 0.5 * self._quantum_s() + self._deviation_s
-        queued = min(self._round_s, round_trip_s) > _QUEUED * self.base_s + usual_s
-        if self.phase is Phase.STEADY:  # the shortest of a round is not late by chance
-            least_s = min(self._round_s, round_trip_s)
-            queued = least_s > _STANDING * self.base_s + 0.5 * self._quantum_s()
+    def _move(self, sent: Sent, queue_s: float, new_round: bool, now_s: float) -> None:
+        """Next phase, where it is time."""
+        twice_s, self._queue_s = min(self._queue_s, queue_s), queue_s  # one may be late by chance
+        least_s = min(self._round_queue_s, queue_s)
+        if queue_s <= _SWAMPED * self.base_s:
+            self._swamped_since_s = math.inf
+        elif self._swamped_since_s == math.inf:
+            self._swamped_since_s = now_s
+        if new_round:
+            self._note_round()
+        queued = least_s > _STANDING * self.base_s
+        since_s = now_s - self._phase_since_s
         if self.phase is Phase.START:
-            if new_round:
-                grown = self.rate_bytes_s >= _GROWTH * self._best_rate
-                self._best_rate = max(self._best_rate, self.rate_bytes_s)
-                self._flat = 0 if grown else self._flat + 1
+            queued = twice_s > _QUEUED * self.base_s
             if self._flat >= _FLAT_ROUNDS or (queued and self._round > 3):
+                self._ceiling = _START_GAIN * self.rate_bytes_s
                 self._enter(Phase.DRAIN, now_s)
-        elif self.phase is Phase.DRAIN:
-            if not queued or now_s - self._phase_since_s > 2 * self.base_s:
-                self._enter(Phase.STEADY, now_s)
         elif self.phase is Phase.PROBE_BASE:
-            self._found_s = min(self._found_s, round_trip_s)
-            if now_s - self._phase_since_s > _BASE_PROBE_S + round_trip_s:
-                self.base_s, self._base_until_s = self._found_s, now_s + _BASE_LIFE_S
-                self._enter(Phase.STEADY, now_s)
-        elif new_round and self._round_s > _SWAMPED * self.base_s + 2 * usual_s:
-            self._rates = deque(item for item in self._rates if item[0] >= self._round - 1)
-            self.rate_bytes_s = max((rate for _, rate in self._rates), default=self.rate_bytes_s)
-            self._enter(Phase.DRAIN, now_s)
+            if since_s > _BASE_PROBE_S + self.round_trip_s and self._found_s < math.inf:
+                self.base_s, self._base_lag_s = self._found_s, self._found_lag_s
+                self._base_until_s = now_s + _BASE_LIFE_S
+                self._enter(Phase.CRUISE, now_s)
         elif now_s >= self._base_until_s:
-            self._found_s = round_trip_s
-            self._enter(Phase.PROBE_BASE, now_s)
-        elif now_s - self._cycle_since_s > self._turn_s(round_trip_s):
-            self._turn(queued, now_s)
+            self._probe_base(now_s)
+        elif now_s - self._swamped_since_s > _SWAMPED_ROUNDS * self.base_s:
+            self._swamped_since_s = now_s
+            if self.phase is Phase.DRAIN and self._is_still(queue_s):
+                self._probe_base(now_s)
+            else:
+                # A moment in which nothing goes through is not that: before and after it all does.
+                self.rate_bytes_s = min(self.rate_bytes_s, max(rate for _, rate in self._rates))
+                self._ceiling = self.rate_bytes_s
+                self._enter(Phase.DRAIN, now_s)
+                self._hard = True
+        elif self.phase is Phase.DRAIN:
+            emptied = queue_s <= _STANDING * self.base_s
+            if emptied:
+                self._enter(Phase.CRUISE, now_s)
+            elif since_s > _DRAIN_ROUNDS * self.base_s:
+                if self._is_still(queue_s):
+                    self._probe_base(now_s)
+                else:
+                    self._enter(Phase.CRUISE, now_s)
+        elif self.phase is Phase.PROBE_RATE:
+            self._judge_probe(sent, queue_s, twice_s > _STANDING * self.base_s, now_s)
+        elif queued:
+            self.rate_bytes_s *= _TOO_MUCH
+            self._enter(Phase.DRAIN, now_s)
+        elif since_s > self._cruise_rounds * self.base_s:
+            self._enter(Phase.PROBE_RATE, now_s)
 
-    def _quantum_s(self) -> float:
-        """What the smallest window takes on the link: less than that cannot be told from a queue."""
-        return self._min_bytes / self.rate_bytes_s if self.rate_bytes_s else 0.0
+    def _is_still(self, queue_s: float) -> bool:
+        """A queue that draining makes neither shorter nor longer is none: the way is another."""
+        return self._queue_before_s / _SAME < queue_s < self._queue_before_s * _SAME
 
-    def _turn_s(self, round_trip_s: float) -> float:
-        """Length of a phase of the cycle, seconds."""
-        gain = _CYCLE[self._cycle]
-        if gain == _PROBE:
-            return 2 * self.base_s  # the effect is seen a round trip later
-        emptied = round_trip_s < 1.05 * self.base_s
-        return self.base_s if gain == _CRUISE or emptied else 2 * self.base_s
+    def _note_round(self) -> None:
+        """A round has ended."""
+        grown = self.rate_bytes_s >= _GROWTH * self._best_rate
+        self._best_rate = max(self._best_rate, self.rate_bytes_s)
+        self._flat = 0 if grown else self._flat + 1
 
-    def _turn(self, queued: bool, now_s: float) -> None:
-        """Next phase of the cycle; probing is repeated while it pays, a queue is let run dry."""
-        gain = _CYCLE[self._cycle]
-        pays = self.rate_bytes_s > _PAYS * self._cycle_rate and not queued
-        self._wins = self._wins + 1 if pays and gain == _PROBE else 0
-        if queued and gain != _PROBE:
-            self._cycle = _CYCLE.index(_DRAIN)
-        elif not (gain == _PROBE and pays):
-            self._cycle = (self._cycle + 1) % len(_CYCLE)
-        self._cycle_since_s, self._cycle_rate = now_s, self.rate_bytes_s
+    def _judge_probe(self, sent: Sent, queue_s: float, queued: bool, now_s: float) -> None:
+        """What was sent faster, and met no longer queue at the end than at the beginning, is what
+        the link can do: more exact than what arrives, which comes in pieces."""
+        first, gain = self._probe, self._gain()
+        if first is None or sent.at_s <= first.at_s:
+            return  # of before
+        since_s = sent.at_s - first.at_s
+        if since_s > _PROBE_LOOK_ROUNDS * self.base_s:
+            self._queue_after_s = min(self._queue_after_s, queue_s)
+        if not queued and since_s < _PROBE_ROUNDS * self.base_s:
+            return
+        rate = (sent.total - first.total) / since_s
+        full_s = (1 - 1 / gain) * _PROBE_LOOK_ROUNDS * self.base_s  # a full link's queue by now
+        grew = self._queue_after_s - self._queue_before_s > _GREW * full_s
+        if queued or grew or rate < _PAYS * self.rate_bytes_s:
+            if queued:
+                self._ceiling = gain * self.rate_bytes_s
+            self._cruise_rounds = min(2 * self._cruise_rounds, _MOST_CRUISE_ROUNDS)
+            self._enter(Phase.DRAIN if queued else Phase.CRUISE, now_s)
+        else:
+            self.rate_bytes_s = rate
+            self._ceiling = self._ceiling if rate < self._ceiling else math.inf
+            self._wins, self._cruise_rounds = self._wins + 1, _CRUISE_ROUNDS
+            self._enter(Phase.PROBE_RATE, now_s)
+
+    def _probe_base(self, now_s: float) -> None:
+        self._found_s = self._found_lag_s = math.inf
+        self._enter(Phase.PROBE_BASE, now_s)
 
     def _enter(self, phase: Phase, now_s: float) -> None:
-        self.phase, self._phase_since_s, self._wins = phase, now_s, 0
-        self._cycle, self._cycle_since_s, self._cycle_rate = 2, now_s, self.rate_bytes_s
+        self._hard = self.phase is Phase.START
+        self.phase, self._phase_since_s = phase, now_s
+        self._probe, self._queue_after_s = None, math.inf
+        self._queue_before_s = min(self._round_queue_s, self._least_s, self._queue_s)
+        if phase is not Phase.PROBE_RATE:
+            self._wins = 0

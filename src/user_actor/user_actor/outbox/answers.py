@@ -85,7 +85,8 @@ class Answers:
 
     def _accept(self, ack: TrajectoryAck, at_s: float) -> None:
         with self._changed:
-            moved = self._sender.acknowledge(ack.sequence, at_s)
+            arrived_s, held_s = 1e-9 * ack.arrived_ns, 1e-9 * ack.held_ns
+            moved = self._sender.acknowledge(ack.sequence, at_s, arrived_s, held_s)
             if not moved:
                 self._sender.revive()
             refused = ack.refused > 0 and ack.refused == self._sender.head

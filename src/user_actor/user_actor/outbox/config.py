@@ -43,7 +43,7 @@ class OutboxConfig(Config):
         8 * MIB, doc="Sent and unacknowledged data, at most.", unit="B", ge=KIB
     )
     resend_min_s: float = setting(
-        0.5, doc="Shortest time after which a chunk is sent again.", unit="s", gt=0
+        1.0, doc="Shortest time after which a chunk is sent again.", unit="s", gt=0
     )
     resend_max_s: float = setting(
         10.0, doc="Longest time after which a chunk is sent again.", unit="s", gt=0

@@ -98,8 +98,17 @@ class Sender:
         pace_s = self.window.wait_s(now_s)
         return max(0.0, min(expires_s, pace_s) if pace_s > 0 else expires_s)
 
-    def acknowledge(self, sequence: int, now_s: float) -> bool:
-        """All chunks up to ``sequence`` are durable; whether that is news of what was sent."""
+    def acknowledge(
+        self, sequence: int, now_s: float, arrived_s: float = 0.0, held_s: float = 0.0
+    ) -> bool:
+        """All chunks up to ``sequence`` are durable; whether that is news of what was sent.
+
+        Args:
+            sequence: Number of the chunk.
+            now_s: Monotonic time, seconds.
+            arrived_s: When this chunk arrived, by the store's clock, seconds; 0: not known.
+            held_s: How long the store had it before it answered, seconds.
+        """
         newest, nbytes = None, 0
         while self._under_way and self._under_way[0].entry.sequence <= sequence:
             newest = self._under_way.popleft()
@@ -114,7 +123,14 @@ class Sender:
         if newest is None:
             return False
         self._hold_until_s = 0.0
-        self.window.answered(newest.sent if newest.times == 1 else None, nbytes, now_s)
+        sent = newest.sent if newest.times == 1 else None
+        if sent is not None and arrived_s:
+            lag_s = arrived_s - sent.at_s
+            self.window.answered(
+                sent, nbytes, now_s, held_s=held_s, arrived_s=arrived_s, lag_s=lag_s
+            )
+        else:
+            self.window.answered(sent, nbytes, now_s, held_s=held_s)
         return True
 
     def again(self) -> None:

@@ -180,7 +180,7 @@ def test_trajectory_chunks_survive(chunk: TrajectoryChunk) -> None:
 @given(
     st.builds(
         TrajectoryAck, producer=NAMES, incarnation=COUNT, sequence=UINT64, store=NAMES,
-        refused=UINT64, error_code=NAMES, error=TEXTS,
+        refused=UINT64, error_code=NAMES, error=TEXTS, arrived_ns=COUNT, held_ns=COUNT,
     )
 )  # fmt: skip
 def test_acks_survive(ack: TrajectoryAck) -> None:
@@ -382,6 +382,7 @@ BAD: list[tuple[str, Callable[[Any], None], str]] = [
     ("TrajectoryChunk", change("result.0.episode_return", NAN), "episode_return"),
     ("TrajectoryChunk", change("result.0.interventions", 3), "interventions"),
     ("TrajectoryAck", change("producer", ""), "producer"),
+    ("TrajectoryAck", change("held_ns", -1), "held_ns"),
     ("TrajectoryAck", change("error", "x" * 5000), "error"),
     ("PolicyVersion", change("number", 0), "number"),
     ("PolicyVersion", change("kind", 2), "kind"),

@@ -94,6 +94,8 @@ def trajectory_ack_to_message(ack: TrajectoryAck) -> Any:
     message.refused = int(ack.refused)
     message.error_code = ack.error_code
     message.error = ack.error
+    message.arrived_ns = int(ack.arrived_ns)
+    message.held_ns = int(ack.held_ns)
     return message
 
 
@@ -107,4 +109,6 @@ def trajectory_ack_from_message(message: Any) -> TrajectoryAck:
         refused=message.refused,
         error_code=checks.name(message.error_code, "ack.error_code", empty=True),
         error=checks.text(message.error, "ack.error"),
+        arrived_ns=checks.integer(message.arrived_ns, "ack.arrived_ns", 0),
+        held_ns=checks.integer(message.held_ns, "ack.held_ns", 0),
     )

@@ -75,6 +75,7 @@ class ZenohConfig(Config):
             "transport/unicast/accept_timeout": 2000,
             "transport/unicast/max_links": 4,
             "transport/link/tx/lease": 3000,
+            "transport/link/tx/queue/size/data_low": 16,  # TCP may stand still for a moment
             "transport/link/rx/max_message_size": self.max_message_bytes,
             "transport/shared_memory/enabled": self.shared_memory,
             "timestamping/enabled": True,  # what is kept for late joiners needs an order

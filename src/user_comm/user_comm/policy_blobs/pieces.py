@@ -25,7 +25,7 @@ LATER, GONE, NO_BASE, NO_PIECE = b"later", b"gone", b"no base", b"no such piece"
 #: Last part of a key, below a prefix, that is answered with nothing.
 ALIVE = "alive"
 
-_TOTAL = struct.Struct("<QI")
+_NOTE = struct.Struct("<QIQ")
 
 
 @dataclass(frozen=True)
@@ -65,21 +65,35 @@ def version_key(prefix: str, number: int, content_hash: str) -> str:
     return f"{prefix}/{number}/{content_hash[:NAME_DIGITS]}"
 
 
-def pack_total(total: int, piece: int) -> bytes:
-    """Attachment of an answer: bytes of the whole, and of one piece."""
-    return _TOTAL.pack(total, piece)
+@dataclass(frozen=True)
+class PieceNote:
+    """What is attached to a piece.
 
+    Attributes:
+        total: Bytes of the whole.
+        piece: Bytes of one piece; the last may be shorter.
+        sent_ns: When it was sent, by the monotonic clock of the server.
+    """
 
-def unpack_total(data: bytes, max_bytes: int) -> tuple[int, int]:
-    """Bytes of the whole, and of one piece. Raises CodecError for what cannot be."""
-    try:
-        total, piece = _TOTAL.unpack(data)
-    except struct.error as error:
-        raise CodecError("size of a policy blob", came=repr(data)[:80]) from error
-    if not 0 < total <= max_bytes or not 1024 <= piece <= 2**20:
-        raise CodecError(
-            "size of a policy blob",
-            came=f"{total} bytes in pieces of {piece}",
-            expected=f"at most {max_bytes} bytes, in pieces of 1024 or more",
-        )
-    return total, piece
+    total: int
+    piece: int
+    sent_ns: int
+
+    def pack(self) -> bytes:
+        """As an attachment."""
+        return _NOTE.pack(self.total, self.piece, self.sent_ns)
+
+    @staticmethod
+    def unpack(data: bytes, max_bytes: int) -> PieceNote:
+        """From an attachment. Raises CodecError for what cannot be."""
+        try:
+            note = PieceNote(*_NOTE.unpack(data))
+        except struct.error as error:
+            raise CodecError("size of a policy blob", came=repr(data)[:80]) from error
+        if not 0 < note.total <= max_bytes or not 1024 <= note.piece <= 2**20:
+            raise CodecError(
+                "size of a policy blob",
+                came=f"{note.total} bytes in pieces of {note.piece}",
+                expected=f"at most {max_bytes} bytes, in pieces of 1024 or more",
+            )
+        return note

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import re
 import threading
+import time
 from collections.abc import Callable
 
 import zenoh
@@ -21,7 +22,7 @@ from user_comm.policy_blobs.pieces import (
     NO_PIECE,
     PIECE_BYTES,
     PieceKey,
-    pack_total,
+    PieceNote,
     version_key,
 )
 from user_core.closing import Closing
@@ -126,7 +127,7 @@ class PolicyServer(Closing):
                 piece,
                 congestion_control=zenoh.CongestionControl.DROP,
                 priority=zenoh.Priority.DATA_LOW,
-                attachment=pack_total(len(data), PIECE_BYTES),
+                attachment=PieceNote(len(data), PIECE_BYTES, time.monotonic_ns()).pack(),
             )
             self.served_pieces += 1
             self.served_bytes += len(piece)

@@ -17,7 +17,7 @@ from user_comm.policy_blobs.pieces import (
     NO_PIECE,
     PIECE_BYTES,
     PieceKey,
-    unpack_total,
+    PieceNote,
 )
 from user_core.errors import CodecError, TransportError
 from user_core.link_window import LinkWindow, Sent
@@ -72,7 +72,7 @@ class _Answer:
     sent: Sent
     at_s: float
     piece: bytes | None
-    total: bytes
+    note: bytes
     error: bytes
 
 
@@ -158,20 +158,21 @@ class PieceTransfer:
                     raise NotServed(PieceKey(version, base, answer.index), b"silence")
                 continue
             last_s = answer.at_s
-            self.window.answered(answer.sent, PIECE_BYTES, answer.at_s)
-            size = unpack_total(answer.total, self._max_bytes)
+            note = PieceNote.unpack(answer.note, self._max_bytes)
+            lag_s = answer.at_s - 1e-9 * note.sent_ns
+            self.window.answered(answer.sent, PIECE_BYTES, answer.at_s, lag_s=lag_s)
             if not total:
-                total, piece_bytes = size
+                total, piece_bytes = note.total, note.piece
                 count = -(-total // piece_bytes)
                 # not a bytearray: to fill that with zeros holds the interpreter, 0.8 ms a MB
                 data, left = np.empty(total, np.uint8).data, count
                 missing = list(range(1, count))[::-1]
             start = answer.index * piece_bytes
             expected = min(piece_bytes, total - start)
-            if size != (total, piece_bytes) or len(answer.piece) != expected:
+            if (note.total, note.piece) != (total, piece_bytes) or len(answer.piece) != expected:
                 raise CodecError(
                     f"piece {answer.index} of {version}",
-                    came=f"{len(answer.piece)} bytes of {size[0]}",
+                    came=f"{len(answer.piece)} bytes of {note.total}",
                     expected=f"{expected} of {total}",
                 )
             data[start : start + expected] = answer.piece
@@ -185,14 +186,14 @@ class PieceTransfer:
     ) -> None:
         sent = self.window.sent(PIECE_BYTES, time.monotonic(), under_way, idle=last)
         piece: bytes | None = None
-        total = error = b""
+        note = error = b""
 
         def take(reply: zenoh.Reply) -> None:
-            nonlocal piece, total, error
+            nonlocal piece, note, error
             if reply.ok is None:
                 error = reply.err.payload.to_bytes()[:80] if reply.err is not None else b""
             elif piece is None and (attachment := reply.ok.attachment) is not None:
-                piece, total = reply.ok.payload.to_bytes(), attachment.to_bytes()
+                piece, note = reply.ok.payload.to_bytes(), attachment.to_bytes()
 
         def finish() -> None:  # also when nobody waits for it any more
             now_s = time.monotonic()
@@ -201,7 +202,7 @@ class PieceTransfer:
                 self._silent_since_s = None
             elif self._silent_since_s is None:
                 self._silent_since_s = sent.at_s
-            answers.put(_Answer(key.index, sent, now_s, piece, total, error))
+            answers.put(_Answer(key.index, sent, now_s, piece, note, error))
 
         self._session.get(
             str(key),

@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,6 +82,26 @@ def test_nothing_is_acknowledged_or_seen_before_its_commit(writer, chunks):
     assert reader.tables.extents[0, 5] == 11
     assert writer.commit() == []
     reader.close()
+
+
+def test_an_acknowledgement_tells_when_its_chunk_came_and_how_long_that_is_ago(writer, chunks):
+    for chunk in chunks[:-1]:
+        writer.append(chunk)
+    before_ns = time.monotonic_ns()
+    writer.append(chunks[-1])
+    after_ns = time.monotonic_ns()
+    time.sleep(0.02)
+    (ack,) = writer.commit()
+    assert before_ns <= ack.arrived_ns <= after_ns
+    assert 20_000_000 <= ack.held_ns <= time.monotonic_ns() - ack.arrived_ns
+    (again,) = writer.acknowledged()
+    assert again.arrived_ns == ack.arrived_ns
+    assert again.held_ns > ack.held_ns
+    path = writer.path
+    writer.close()
+    with StoreWriter(path, config=QUICK) as opened:  # nobody knows any more
+        (ack,) = opened.acknowledged()
+        assert (ack.sequence, ack.arrived_ns, ack.held_ns) == (3, 0, 0)
 
 
 def test_a_chunk_that_comes_again_is_recognised(writer, chunks):

@@ -25,6 +25,7 @@ from types import TracebackType
 
 from user_core.errors import SpecError, StoreCorrupt, StoreError, StoreFull, UserError
 from user_core.types import TrajectoryAck, TrajectoryChunk, TrajectorySchema
+from user_learner.replay.arrivals import Arrivals
 from user_learner.replay.config import RetentionConfig, StoreConfig
 from user_learner.replay.disk import disk_error, require_space
 from user_learner.replay.door import MAX_INT, adopt_schema, check_chunk, require_same_schema
@@ -71,6 +72,7 @@ class StoreWriter:
         self._syncing = ThreadPoolExecutor(4, thread_name_prefix="replay-fsync")
         self._reorder = Reorder(self.config.reorder_bytes)
         self._staged_bytes, self._staged_since_s, self._schema_hash = 0, 0.0, ""
+        self._arrivals = Arrivals()
         self._moved: dict[tuple[str, int], None] = {}  # since the last call of commit
         self._stager: Stager | None = None
         self._lanes: Lanes | None = None
@@ -242,6 +244,7 @@ class StoreWriter:
                 raise
             return Answer(Receipt.REFUSED, self.refusal(chunk, error))
         self._write(stager, Rows.of(chunk), chunk.nbytes)
+        self._arrivals.note(producer, incarnation, sequence, time.monotonic_ns())
         self._write_waiting(stager, producer, incarnation)
         return Answer(Receipt.STAGED, self._ack(producer, incarnation))
 
@@ -296,7 +299,11 @@ class StoreWriter:
 
     def _ack(self, producer: str, incarnation: int) -> TrajectoryAck:
         sequence = self._ledger.committed(producer, incarnation)
-        return TrajectoryAck(producer, incarnation, sequence, self.store)
+        arrived_ns = self._arrivals.of(producer, incarnation, sequence)
+        held_ns = time.monotonic_ns() - arrived_ns if arrived_ns else 0
+        return TrajectoryAck(
+            producer, incarnation, sequence, self.store, arrived_ns=arrived_ns, held_ns=held_ns
+        )
 
     def _require_open(self) -> sqlite3.Connection:
         if self._db is None:
