@@ -21,9 +21,11 @@ Pure: no clock, no thread, no I/O. Bytes and monotonic seconds come from the cal
 from __future__ import annotations
 
 import math
-from collections import deque
-from dataclasses import dataclass
 from enum import Enum
+
+from user_core.link_gauge import LinkGauge, Sent
+
+__all__ = ["LinkWindow", "Phase", "Sent"]
 
 _UNKNOWN_S = 2.0
 _START_GAIN = 2.0
@@ -41,10 +43,8 @@ _TOO_MUCH = 0.99
 _WINDOW_GAIN, _MOST_JITTER_S, _GROUP_DECAY, _MOST_GROUP_S = 1.1, 0.1, 0.9, 0.25
 #: Messages of about the size of the largest of late are compared with each other.
 _ALIKE, _MESSAGE_DECAY = 0.8, 0.99
-#: Without a message that met no queue for so long, one is made to be seen.
-_BASE_LIFE_S, _BASE_PROBE_S, _LIKE_BASE, _SAME = 10.0, 0.2, 0.03, 1.3
+_BASE_PROBE_S, _SAME = 0.2, 1.3
 _LATE_S = 0.01
-_SAMPLE_ROUNDS = 1.5
 #: The start ends when three rounds bring less than a quarter more, or the queue is this part of a
 #: round trip long.
 _GROWTH, _FLAT_ROUNDS = 1.25, 3
@@ -67,18 +67,6 @@ class Phase(Enum):
     PROBE_BASE = "probe round trip"
 
 
-@dataclass(frozen=True)
-class Sent:
-    """What was known when something was sent; to be handed back with its answer."""
-
-    nbytes: int
-    at_s: float
-    delivered: int
-    delivered_s: float
-    idle: bool
-    total: int
-
-
 class LinkWindow:
     """Window, pace and time-out of one link.
 
@@ -91,8 +79,6 @@ class LinkWindow:
     Attributes:
         phase: What it is doing.
         rate_bytes_s: Measured rate of the link, bytes a second; 0 before the first answers.
-        base_s: Shortest recent round trip, seconds; 0 before the first.
-        round_trip_s: Smoothed round trip, seconds; 0 before the first.
     """
 
     def __init__(
@@ -104,21 +90,17 @@ class LinkWindow:
         self._message_bytes = 0
         self._sent_bytes = 0
         self._group_bytes = 0.0  # that one answer covers, at most, of late
-        self._deviation_s = self.round_trip_s = self._held_s = 0.0
+        self._gauge = LinkGauge()
         self._forget()
 
     def _forget(self) -> None:
         self.phase = Phase.START
-        self.rate_bytes_s = self.base_s = 0.0
-        self._rates: deque[tuple[float, float]] = deque()  # time, rate
-        self._points: deque[tuple[float, int, float]] = deque()  # time, delivered, time sent
-        self._base_lag_s = self._arrived_s = -math.inf
-        self._base_until_s = self._phase_since_s = 0.0
-        self._delivered, self._delivered_s = 0, 0.0
+        self.rate_bytes_s = self._phase_since_s = 0.0
+        self._gauge.forget()
         self._round, self._round_ends = 0, 0
         self._round_queue_s = self._least_s = math.inf  # shortest queue of the last round, of this
         self._best_rate, self._flat, self._swamped_since_s = 0.0, 0, math.inf
-        self._next_s, self._found_s, self._found_lag_s = 0.0, 0.0, 0.0
+        self._next_s = 0.0
         self._hard = False  # the queue that is being drained is long
         self._probe: Sent | None = None  # the first that was sent by this probe
         self._queue_s = self._queue_before_s = self._queue_after_s = 0.0
@@ -126,20 +108,30 @@ class LinkWindow:
         self._wins, self._cruise_rounds = 0, _FIRST_CRUISE_ROUNDS
 
     @property
+    def base_s(self) -> float:
+        """Shortest recent round trip, seconds; 0 before the first."""
+        return self._gauge.base_s
+
+    @property
+    def round_trip_s(self) -> float:
+        """Smoothed round trip, with what the far end holds back, seconds; 0 before the first."""
+        return self._gauge.round_trip_s
+
+    @property
     def nbytes(self) -> int:
         """Bytes that may be sent and not answered."""
         if self.phase is Phase.PROBE_BASE:
-            return self._within(self.rate_bytes_s * (0.5 * self.base_s + self._held_s))
+            return self._within(self.rate_bytes_s * (0.5 * self.base_s + self._gauge.held_s))
         if not self.rate_bytes_s:
             return self._min_bytes
-        room_s = self._held_s
+        room_s = self._gauge.held_s
         if self.phase is Phase.START:
             return self._within(
                 self.rate_bytes_s * (_START_GAIN * self.base_s + room_s) + self._message_bytes
             )
         # Answers that come late, or for many at once, must not stop the sending: pacing bounds
         # the queue.
-        late_s = min(self._deviation_s, _MOST_JITTER_S)
+        late_s = min(self._gauge.deviation_s, _MOST_JITTER_S)
         group_bytes = max(self._group_bytes, self._message_bytes, self.rate_bytes_s * late_s)
         return self._within(self.rate_bytes_s * (_WINDOW_GAIN * self.base_s + room_s) + group_bytes)
 
@@ -148,7 +140,7 @@ class LinkWindow:
         """Time after which what was sent counts as lost, seconds (RFC 6298, with some room)."""
         measured_s = _UNKNOWN_S
         if self.round_trip_s:
-            measured_s = 1.5 * self.round_trip_s + 4 * self._deviation_s
+            measured_s = 1.5 * self.round_trip_s + 4 * self._gauge.deviation_s
         return min(max(self._min_timeout_s, measured_s) * self._backoff, self._max_timeout_s)
 
     def wait_s(self, now_s: float) -> float:
@@ -164,16 +156,16 @@ class LinkWindow:
             under_way: What else was sent and is not answered, bytes.
             idle: There is nothing more to send: the link could do more than will be measured.
         """
-        if not under_way:  # a pause is not a slow link
-            self._delivered_s = now_s
-            self._points.clear()
+        gauge = self._gauge
+        if not under_way:
+            gauge.pause(now_s)
         self._message_bytes = max(nbytes, int(_MESSAGE_DECAY * self._message_bytes))
         if self.rate_bytes_s:
             # Who wakes up late makes up for it: what is not sent in time is not sent at all.
             from_s = max(now_s - _LATE_S, self._next_s) if under_way else now_s
             self._next_s = from_s + nbytes / (self._gain() * self.rate_bytes_s)
         self._sent_bytes += nbytes
-        sent = Sent(nbytes, now_s, self._delivered, self._delivered_s, idle, self._sent_bytes)
+        sent = Sent(nbytes, now_s, gauge.delivered, gauge.delivered_s, idle, self._sent_bytes)
         if self.phase is Phase.PROBE_RATE and self._probe is None:
             self._probe = sent
         return sent
@@ -203,26 +195,29 @@ class LinkWindow:
         took_s = max(now_s - sent.at_s, 1e-6) if sent is not None else 0.0
         if not 0.0 <= held_s < took_s:  # of another time, or a lie
             held_s = 0.0
-        self._delivered += nbytes
-        self._delivered_s = now_s - held_s
+        gauge = self._gauge
+        gauge.delivered += nbytes
+        gauge.delivered_s = now_s - held_s
         if sent is None:
             return
         self._backoff = 1  # only now: until then the time-out may be what was wrong
-        round_trip_s = took_s - held_s
-        lag_s = round_trip_s if lag_s is None else lag_s
-        self._note_took(took_s, held_s)
+        gauge.note_took(took_s, held_s)
         if sent.nbytes < _ALIKE * self._message_bytes:  # through sooner: not to be compared
             return
-        queue_s = self._note_queue(lag_s, round_trip_s, now_s)
+        round_trip_s = took_s - held_s
+        queue_s = gauge.note_queue(round_trip_s, round_trip_s if lag_s is None else lag_s, now_s)
         self._least_s = min(self._least_s, queue_s)
         new_round = sent.delivered >= self._round_ends
         if new_round:
-            self._round, self._round_ends = self._round + 1, self._delivered
+            self._round, self._round_ends = self._round + 1, gauge.delivered
             self._round_queue_s, self._least_s = self._least_s, math.inf
         self._group_bytes = max(
             min(nbytes, _MOST_GROUP_S * self.rate_bytes_s), _GROUP_DECAY * self._group_bytes
         )
-        self._note_rate(sent, now_s - held_s if arrived_s is None else arrived_s, now_s)
+        rate = gauge.note_rate(sent, gauge.delivered_s if arrived_s is None else arrived_s, now_s)
+        # Later on what is sent without a queue is what is measured: it comes in no pieces.
+        if self.phase is Phase.START or self._hard:
+            self.rate_bytes_s = max(self.rate_bytes_s, rate)
         self._move(sent, queue_s, new_round and not sent.idle, now_s)
 
     def timed_out(self) -> None:
@@ -256,56 +251,6 @@ class LinkWindow:
     def _within(self, nbytes: float) -> int:
         return int(min(max(nbytes, self._min_bytes), self._max_bytes))
 
-    def _note_took(self, took_s: float, held_s: float) -> None:
-        if not self.round_trip_s:
-            self.round_trip_s, self._deviation_s, self._held_s = took_s, took_s / 2, held_s
-        else:
-            self._deviation_s += (abs(took_s - self.round_trip_s) - self._deviation_s) / 4
-            self.round_trip_s += (took_s - self.round_trip_s) / 8
-            self._held_s += (held_s - self._held_s) / 8
-
-    def _note_queue(self, lag_s: float, round_trip_s: float, now_s: float) -> float:
-        """What of the times of a message was the link's queue, seconds."""
-        if not self.base_s:
-            self.base_s, self._base_lag_s = round_trip_s, lag_s
-        self.base_s = min(self.base_s, round_trip_s)
-        self._base_lag_s = min(self._base_lag_s, lag_s)
-        if self.phase is Phase.PROBE_BASE:
-            self._found_s = min(self._found_s, round_trip_s)
-            self._found_lag_s = min(self._found_lag_s, lag_s)
-        # Also where the clocks went apart it is not longer than the round trip tells.
-        queue_s = min(lag_s - self._base_lag_s, round_trip_s - self.base_s)
-        if queue_s <= _LIKE_BASE * self.base_s:
-            self._base_until_s = now_s + _BASE_LIFE_S
-        return queue_s
-
-    def _note_rate(self, sent: Sent, arrived_s: float, now_s: float) -> None:
-        """Delivery rate over about a round trip (BBR's rate sample, over a fixed time).
-
-        Not faster than it was sent: answers that were held up and come together say nothing.
-        After the start, and while the queue that it made runs dry, it counts only where there is a
-        queue: else what is sent is what is measured.
-        """
-        if arrived_s < self._arrived_s:  # another clock
-            self._points.clear()
-        self._arrived_s = arrived_s
-        self._points.append((arrived_s, self._delivered, sent.at_s))
-        span_s = _SAMPLE_ROUNDS * self.base_s
-        while len(self._points) > 2 and self._points[1][0] <= arrived_s - span_s:
-            self._points.popleft()
-        then_s, before, sent_s = self._points[0]
-        took_s = max(arrived_s - then_s, sent.at_s - sent_s)
-        if len(self._points) < 2 or took_s < self.base_s:  # the first flight
-            took_s, before = self._delivered_s - sent.delivered_s, sent.delivered
-        if took_s <= 0:
-            return
-        rate = (self._delivered - before) / took_s
-        self._rates.append((now_s, rate))
-        while self._rates[0][0] < now_s - _SWAMPED_ROUNDS * self.base_s and len(self._rates) > 1:
-            self._rates.popleft()
-        if self.phase is Phase.START or self._hard:
-            self.rate_bytes_s = max(self.rate_bytes_s, rate)
-
     def _move(self, sent: Sent, queue_s: float, new_round: bool, now_s: float) -> None:
         """Next phase, where it is time."""
         twice_s, self._queue_s = min(self._queue_s, queue_s), queue_s  # one may be late by chance
@@ -324,11 +269,9 @@ class LinkWindow:
                 self._ceiling = _START_GAIN * self.rate_bytes_s
                 self._enter(Phase.DRAIN, now_s)
         elif self.phase is Phase.PROBE_BASE:
-            if since_s > _BASE_PROBE_S + self.round_trip_s and self._found_s < math.inf:
-                self.base_s, self._base_lag_s = self._found_s, self._found_lag_s
-                self._base_until_s = now_s + _BASE_LIFE_S
+            if since_s > _BASE_PROBE_S + self.round_trip_s and self._gauge.take_base(now_s):
                 self._enter(Phase.CRUISE, now_s)
-        elif now_s >= self._base_until_s:
+        elif self._gauge.is_base_old(now_s):
             self._probe_base(now_s)
         elif now_s - self._swamped_since_s > _SWAMPED_ROUNDS * self.base_s:
             self._swamped_since_s = now_s
@@ -336,13 +279,12 @@ class LinkWindow:
                 self._probe_base(now_s)
             else:
                 # A moment in which nothing goes through is not that: before and after it all does.
-                self.rate_bytes_s = min(self.rate_bytes_s, max(rate for _, rate in self._rates))
+                self.rate_bytes_s = min(self.rate_bytes_s, self._gauge.recent_rate_bytes_s)
                 self._ceiling = self.rate_bytes_s
                 self._enter(Phase.DRAIN, now_s)
                 self._hard = True
         elif self.phase is Phase.DRAIN:
-            emptied = queue_s <= _STANDING * self.base_s
-            if emptied:
+            if queue_s <= _STANDING * self.base_s:
                 self._enter(Phase.CRUISE, now_s)
             elif since_s > _DRAIN_ROUNDS * self.base_s:
                 if self._is_still(queue_s):
@@ -393,7 +335,7 @@ class LinkWindow:
             self._enter(Phase.PROBE_RATE, now_s)
 
     def _probe_base(self, now_s: float) -> None:
-        self._found_s = self._found_lag_s = math.inf
+        self._gauge.look_for_base()
         self._enter(Phase.PROBE_BASE, now_s)
 
     def _enter(self, phase: Phase, now_s: float) -> None:
