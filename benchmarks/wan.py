@@ -169,8 +169,13 @@ def drain(arguments: argparse.Namespace, stack: ExitStack, folder: Path) -> None
     delivered = filled["pending"] - last["pending"]
     goodput = 8e-6 * delivered / took_s
     on_wire = 8e-6 * (after[1].bytes - before[1].bytes) / took_s
+    started = next(s for s in samples if s["at_s"] - first["at_s"] > 2.0 or s is last)
+    steady = (
+        8e-6 * (started["pending"] - last["pending"]) / max(0.1, last["at_s"] - started["at_s"])
+    )
     print(f"    {delivered / 1e6:.1f} MB in {took_s:.1f} s: goodput {goodput:.2f} Mbit/s, on the wire "
-          f"{on_wire:.2f}, of {arguments.rate:g}: {goodput / arguments.rate:.3f}; "
+          f"{on_wire:.2f}, of {arguments.rate:g}: {goodput / arguments.rate:.3f}, "
+          f"after the first two seconds {steady / arguments.rate:.3f}; "
           f"resent {last['resent']}, packets dropped {after[1].dropped - before[1].dropped} up, "
           f"{after[0].dropped - before[0].dropped} down")  # fmt: skip
     print(f"    policies meanwhile: {last['versions']} versions, {last['policy_bytes'] / 1e6:.1f} MB, "

@@ -1,9 +1,9 @@
 """How much may be under way on a link, and when the next may go: measured from the answers.
 
 A model of the link instead of a reaction to loss, after BBR (Cardwell, Cheng, Gunn, Yeganeh,
-Jacobson, "BBR: congestion-based congestion control", 2016): the *rate* is the fastest delivery
-of the last rounds, the *round trip* the shortest of the last ten seconds; their product is what
-the link holds. What is sent is paced at the rate, so that bursts of answers (a store that
+Jacobson, "BBR: congestion-based congestion control", 2016): the *rate* is the fastest that went
+through without a queue, the *round trip* the shortest of the last ten seconds; their product is
+what the link holds. What is sent is paced at the rate, so that bursts of answers (a store that
 commits every 50 ms) make no bursts on the link, and the window bounds the rest. So a bulk
 transfer takes the link and leaves its queue short, and control traffic beside it stays fast.
 
@@ -12,8 +12,10 @@ its own clock, and for how long it was held back there (QUIC's ACK Delay, RFC 90
 few milliseconds on the way there (LEDBAT's one-way delay, RFC 6817) is told from a store that syncs
 its disk, and from what stands in the queue of the way back.
 
-Where this differs from BBR: probing is gentler, goes on while it brings more and delays
-nothing, and the start ends also when the queue grows, as in Vegas (Brakmo, Peterson, 1995).
+Where this differs from BBR: the start ends when the queue grows, as in Vegas (Brakmo, Peterson,
+1995); probing for more is gentle, and judged by the queue that it makes; the rate is lowered only by
+a queue that stays, for a moment in which nothing passes says nothing (TCP with BBR makes one every
+ten seconds to see its own round trip).
 
 Pure: no clock, no thread, no I/O. Bytes and monotonic seconds come from the caller.
 """
