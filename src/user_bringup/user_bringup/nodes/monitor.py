@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -21,6 +20,7 @@ from user_msgs.msg import (
 
 from user_bringup.monitor import SystemState
 from user_bringup.nodes.graph_listener import GraphListener
+from user_core.closing import Closing
 
 _KINDS: dict[str, Any] = {
     f"user_msgs/msg/{cls.__name__}": cls
@@ -28,7 +28,7 @@ _KINDS: dict[str, Any] = {
 } | {"diagnostic_msgs/msg/DiagnosticArray": DiagnosticArray}
 
 
-class Monitor:
+class Monitor(Closing):
     """Fills a :class:`SystemState` from the graph; read it under :attr:`lock`. A context manager.
 
     Args:
@@ -55,12 +55,8 @@ class Monitor:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Stop listening."""
         self._stack.close()
 
     def _take(self, kind: str, topic: str, message: Any) -> None:
