@@ -98,12 +98,13 @@ class Control:
             time.sleep(max(0.0, due_s - time.monotonic()))
 
     def report(self) -> dict[str, Any]:
+        late_s = {phase: list(late) for phase, late in list(self.late_s.items())}
         return {
-            "sent": {str(p): n for p, n in self.sent.items()},
-            "came": {str(p): len(v) for p, v in self.late_s.items()},
+            "sent": {str(p): n for p, n in list(self.sent.items())},
+            "came": {str(p): len(v) for p, v in late_s.items()},
             "late_ms": {
                 str(p): [round(1e3 * float(x), 2) for x in np.percentile(v, [50, 99, 99.9])]
-                for p, v in self.late_s.items()
+                for p, v in late_s.items()
             },
         }
 
