@@ -50,13 +50,14 @@ _LATE_S = 0.01
 #: The start ends when three rounds bring less than a quarter more, or the queue is this part of a
 #: round trip long.
 _GROWTH, _FLAT_ROUNDS = 1.25, 3
-_QUEUED = 0.12
+_QUEUED = 0.08
 #: The same later on, where control traffic would wait behind it for ever.
 _STANDING = 0.15
 #: What was measured as the fastest is a little more than the link carries on the average.
 _MARGIN = 0.99
-#: A queue of this part of a round trip, for so many round trips: the link has become slower.
-_SWAMPED, _SWAMPED_ROUNDS = 0.5, 3
+#: A queue of this part of a round trip, for so many round trips: the link has become slower. What
+#: TCP held up for a moment, and then lets go at once, is gone sooner.
+_SWAMPED, _SWAMPED_ROUNDS = 0.5, 8
 
 
 class Phase(Enum):
@@ -282,7 +283,7 @@ class LinkWindow:
             else:
                 # A moment in which nothing goes through is not that: before and after it all does.
                 self.rate_bytes_s = min(self.rate_bytes_s, self._gauge.recent_rate_bytes_s)
-                self._ceiling = self.rate_bytes_s
+                self._ceiling, self._cruise_rounds = self.rate_bytes_s, _CRUISE_ROUNDS
                 self._enter(Phase.DRAIN, now_s)
                 self._hard = True
         elif self.phase is Phase.DRAIN:
