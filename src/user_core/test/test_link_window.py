@@ -29,9 +29,10 @@ class Path:
         """Send as fast as the window lets."""
         phases, until_s = set(), self.now_s + seconds
         while self.now_s < until_s:
-            while (
-                len(self.under_way) * MESSAGE + MESSAGE <= self.link.nbytes or not self.under_way
-            ) and self.link.wait_s(self.now_s) <= 0:
+            while not self.under_way or (  # one may always go
+                len(self.under_way) * MESSAGE + MESSAGE <= self.link.nbytes
+                and self.link.wait_s(self.now_s) <= 0
+            ):
                 self._send()
             ready_s = self.now_s + max(1e-4, self.link.wait_s(self.now_s))
             if self.under_way and self.under_way[0][2] <= ready_s:
