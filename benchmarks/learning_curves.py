@@ -121,7 +121,7 @@ class Mixture:
             if source in stratum.sources and ring.steps
         ]
         if not filled:
-            raise StoreError("sample", came="no steps yet")
+            raise StoreError("sample", got="no steps yet")
         whole, left, parts = sum(share for share, _ in filled), batch_size, []
         for i, (share, ring) in enumerate(filled):
             size = left if i == len(filled) - 1 else round(batch_size * share / whole)

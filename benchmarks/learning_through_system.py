@@ -35,7 +35,7 @@ from learning_curves import evaluate
 from user_core import plugins
 from user_core.codecs.weights import decode_version, encode_version
 from user_core.config import load_yaml
-from user_core.errors import UserError
+from user_core.errors import SuiteError
 from user_core.types import PolicyVersion
 from user_learner.policy_file import POLICY_FILE
 
@@ -56,7 +56,7 @@ def versions_of(file: Path, process: subprocess.Popen[bytes]) -> Iterator[Policy
                 version = decode_version(file.read_bytes())
                 stamp = now
                 yield version
-        except (FileNotFoundError, UserError):  # not there yet, or just being replaced
+        except (FileNotFoundError, SuiteError):  # not there yet, or just being replaced
             continue
     raise RuntimeError(f"user up ended with exit code {process.returncode}")
 

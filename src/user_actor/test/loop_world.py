@@ -219,7 +219,7 @@ class Ramp(Policy):
         if not np.isfinite(arrays["weight"]).all():
             from user_core.errors import PolicyError
 
-            raise PolicyError("weight", came="NaN", expected="a number")
+            raise PolicyError("weight", got="NaN", expected="a number")
         self.weight = np.array(arrays["weight"])
 
     def reset(self):

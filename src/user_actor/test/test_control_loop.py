@@ -301,7 +301,7 @@ def test_resets_get_seeds_in_order():
 
 def test_a_reset_that_fails_is_tried_again():
     setup = build({"max_episode_steps": 2, "retry_s": 1.0})
-    setup.arm.resets_fail = [DeviceError("reset", came="a person in the way")]
+    setup.arm.resets_fail = [DeviceError("reset", got="a person in the way")]
     seen = []
     setup.world.after(500 * MS, lambda: seen.append(setup.loop.status()))
     (result,) = setup.run()
@@ -314,7 +314,7 @@ def test_a_reset_that_fails_is_tried_again():
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (PolicyError("x", came="y"), PolicyError),
+        (PolicyError("x", got="y"), PolicyError),
         (ValueError("shapes"), PolicyError),
     ],
 )
@@ -344,7 +344,7 @@ def test_a_policy_that_gives_nan_sends_nothing():
 @pytest.mark.parametrize(
     ("break_it", "word"),
     [
-        (lambda s: setattr(s.reward, "fails", DeviceFault("reward", came="none")), "reward"),
+        (lambda s: setattr(s.reward, "fails", DeviceFault("reward", got="none")), "reward"),
         (lambda s: setattr(s.reward, "ends", lambda step: RewardOutcome(float("nan"))), "finite"),
         (lambda s: setattr(s.reward, "ends", lambda step: RewardOutcome(1e39)), "finite"),
     ],

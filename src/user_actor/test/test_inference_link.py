@@ -236,7 +236,7 @@ def test_answers_that_cannot_be_played_are_refused_and_named(wire, changes):
 
 def test_what_cannot_be_sent_is_said_and_tried_again(wire):
     wire = wire()
-    wire.fails = TransportError("topic", came="nobody listens")
+    wire.fails = TransportError("topic", got="nobody listens")
     wire.link.ask(observation(1), 1)
     until(lambda: wire.link.refused, "it is refused")
     assert "nobody listens" in wire.link.why_silent()

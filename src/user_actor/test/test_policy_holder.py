@@ -113,7 +113,7 @@ def test_the_thread_takes_versions_and_survives_its_source(holder):
 
     def newest(after):
         if fails.is_set():
-            raise TransportError("pull", came="no route")
+            raise TransportError("pull", got="no route")
         return real(after)
 
     holder.mailbox.newest = newest

@@ -10,7 +10,7 @@ from user_bringup.demos import record_demonstrations
 from user_bringup.evaluation import evaluate
 from user_bringup.rollout import roll_out
 from user_core.config import Config
-from user_core.errors import SchemaMismatch, UserError
+from user_core.errors import SchemaMismatch, SuiteError
 from user_core.fakes import FakeRobot, FakeTeleop
 from user_core.fakes.robot import FakeRobotConfig
 from user_core.fakes.teleop import FakeTeleopConfig
@@ -100,7 +100,7 @@ def test_failures_are_not_demonstrations(robot, tmp_path):
 
     teleop = Lazy(FakeTeleopConfig())
     teleop.connect(robot.spec)
-    with pytest.raises(UserError, match="10 failures, 0 successes"):
+    with pytest.raises(SuiteError, match="10 failures, 0 successes"):
         record_demonstrations(robot, teleop, REWARD, tmp_path, 3, robot_name="fake", task="x")
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from user_bringup.report import write_report
 from user_bringup.report.series import RunSeries
-from user_core.errors import UserError
+from user_core.errors import SuiteError
 
 
 def state(t, **numbers):
@@ -67,5 +67,5 @@ def test_a_run_that_has_just_begun_has_a_report_too(tmp_path):
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):
-    with pytest.raises(UserError, match="no run in"):
+    with pytest.raises(SuiteError, match="no run in"):
         write_report(tmp_path)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from user_bringup.rollout import roll_out
-from user_core.errors import UserError
+from user_core.errors import SuiteError
 from user_core.interfaces import Reward, Robot, Teleop
 from user_core.types import (
     ActedBy,
@@ -61,7 +61,7 @@ def record_demonstrations(
         on_episode: Called after each attempt.
 
     Raises:
-        UserError: More attempts fail than succeed, by ten.
+        SuiteError: More attempts fail than succeed, by ten.
         SchemaMismatch: The store holds data of another robot.
     """
     schema = TrajectorySchema.of(robot.spec)
@@ -80,9 +80,9 @@ def record_demonstrations(
             if rollout.outcome is not Outcome.SUCCESS:
                 failures += 1
                 if failures >= kept + 10:
-                    raise UserError(
-                        f"demonstrations of {task!r}", came=f"{failures} failures, {kept} successes",
-                        expected="mostly successes", cure="Look at it with `user sim --expert`",
+                    raise SuiteError(
+                        f"demonstrations of {task!r}", got=f"{failures} failures, {kept} successes",
+                        expected="mostly successes", hint="Look at it with `user sim --expert`",
                     )  # fmt: skip
                 continue
             key = EpisodeKey(PRODUCER, incarnation, kept)

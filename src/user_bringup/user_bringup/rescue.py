@@ -10,7 +10,7 @@ from pathlib import Path
 
 from user_actor.outbox import Outbox, OutboxConfig
 from user_actor.outbox.inspect import OutboxReport, inspect
-from user_core.errors import UserError
+from user_core.errors import SuiteError
 from user_core.types import TrajectoryAck, TrajectoryChunk
 from user_learner.replay import StoreWriter
 from user_learner.replay.receipt import Receipt
@@ -87,10 +87,10 @@ def drain(
                 if left < before_left:
                     progress_s = now_s
                 elif now_s > progress_s + patience_s:
-                    raise UserError(
-                        f"outbox {folder}", came=f"{left} chunks left, none taken for {patience_s:g} s",
+                    raise SuiteError(
+                        f"outbox {folder}", got=f"{left} chunks left, none taken for {patience_s:g} s",
                         expected="the store to take them",
-                        cure="; ".join(outbox.status().warnings) or "Is it the right store?",
+                        hint="; ".join(outbox.status().warnings) or "Is it the right store?",
                     )  # fmt: skip
         finally:
             outbox.close()

@@ -9,7 +9,7 @@ from typing import Any
 from user_bringup.film import Film
 from user_core.codecs.weights import decode_version
 from user_core.config import from_mapping, load_yaml
-from user_core.errors import UserError
+from user_core.errors import SuiteError
 from user_core.interfaces import Policy, Reward, Robot
 from user_core.plugins import build
 from user_core.specs import RobotSpec
@@ -33,10 +33,10 @@ class RunParts:
 
     @classmethod
     def load(cls, folder: Path) -> RunParts:
-        """Read the folder of a run. Raises UserError when it is none."""
+        """Read the folder of a run. Raises SuiteError when it is none."""
         file = folder / "deployment.yaml"
         if not file.exists():
-            raise UserError(f"no run in {folder}", expected="a folder runs/<id>")
+            raise SuiteError(f"no run in {folder}", expected="a folder runs/<id>")
         return cls(folder, from_mapping(Deployment, load_yaml(file)))
 
     def robot(self) -> Robot:
@@ -64,9 +64,9 @@ class RunParts:
         learner = self._process("user_learner", "learner_node").parameters
         file = Path(str(learner["directory"])) / POLICY_FILE
         if not file.exists():
-            raise UserError(
+            raise SuiteError(
                 f"no policy in {self.folder}", expected=file.name,
-                cure="The learner had no data, or the run ended before its first version",
+                hint="The learner had no data, or the run ended before its first version",
             )  # fmt: skip
         choice: dict[str, Any] = learner.get("policy", {})
         version = decode_version(file.read_bytes())
@@ -84,4 +84,4 @@ class RunParts:
         for process in self.deployment.processes:
             if process.package == package and process.executable == executable:
                 return process
-        raise UserError(f"run {self.folder.name}", came=f"no {executable}", expected="one")
+        raise SuiteError(f"run {self.folder.name}", got=f"no {executable}", expected="one")

@@ -30,11 +30,11 @@ def test_a_change_of_level_or_message_is_announced_and_a_value_is_not() -> None:
 def test_an_error_is_named_by_its_code_and_tells_what_came_and_what_to_do() -> None:
     diagnostics = Diagnostics()
     diagnostics.error(
-        DeviceTimeout("camera front", came="0.4 s", expected="0.1 s", cure="Check the cable")
+        DeviceTimeout("camera front", got="0.4 s", expected="0.1 s", hint="Check the cable")
     )
     (item,) = diagnostics.items()
     assert (item.name, item.level) == ("device_timeout", Level.ERROR)
-    assert item.values["came"] == "0.4 s" and item.values["cure"] == "Check the cable"
+    assert item.values["got"] == "0.4 s" and item.values["hint"] == "Check the cable"
     diagnostics.resolve("device_timeout")
     (item,) = diagnostics.items()
     assert item.level is Level.OK and "camera front" in item.values["was"]
@@ -71,7 +71,7 @@ def test_refusals_are_counted_by_code_and_warn_for_a_while() -> None:
     counts = Refusals("/observation", recent_s=10.0, clock_s=clock)
     counts.accept()
     assert counts.item().level is Level.OK
-    counts.refuse("codec", str(CodecError("dtype of 'a'", came=77)))
+    counts.refuse("codec", str(CodecError("dtype of 'a'", got=77)))
     counts.refuse("codec", "again")
     counts.refuse("spec", "other shape")
     item = counts.item()

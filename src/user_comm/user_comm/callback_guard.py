@@ -8,7 +8,7 @@ from typing import Any
 
 from user_comm.diagnostics import Diagnostics, code_of
 from user_comm.throttle import Throttle
-from user_core.errors import UserError
+from user_core.errors import SuiteError
 
 
 class CallbackGuard:
@@ -65,4 +65,4 @@ def _trace(error: BaseException) -> str:
     """The error for people first, then where it came from."""
     label = f"{type(error).__name__}: {error}"
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    return f"{label}\n{trace.rstrip()}" if isinstance(error, UserError) else trace.rstrip()
+    return f"{label}\n{trace.rstrip()}" if isinstance(error, SuiteError) else trace.rstrip()

@@ -78,13 +78,13 @@ def read_cdr(data: bytes, message_type: type[Any], limits: CdrLimits) -> Any:
     if not _HEADER_SIZE <= len(data) <= limits.message_bytes:
         raise CodecError(
             "size of a message",
-            came=f"{len(data)} bytes",
+            got=f"{len(data)} bytes",
             expected=f"{_HEADER_SIZE} to {limits.message_bytes}",
         )
     if data[0] != 0 or data[1] > 1:
         raise CodecError(
             "representation of a message",
-            came=data[:2].hex(),
+            got=data[:2].hex(),
             expected="0000 or 0001 (plain CDR)",
         )
     return _reader(message_type)(_Cursor(data, limits))
@@ -116,7 +116,7 @@ class _Cursor:
         """Take this many elements from what may be claimed."""
         self.elements -= count
         if self.elements < 0:
-            raise CodecError("message claims too many elements", came=count)
+            raise CodecError("message claims too many elements", got=count)
 
 
 _Read = Callable[[_Cursor], Any]
@@ -124,7 +124,7 @@ _READERS: dict[type[Any], _Read] = {}
 
 
 def _cut_off(end: int) -> CodecError:
-    return CodecError("message is cut off", came=f"{end} bytes", expected="more")
+    return CodecError("message is cut off", got=f"{end} bytes", expected="more")
 
 
 def _reader(message_type: type[Any]) -> _Read:
@@ -204,7 +204,7 @@ def _layouts(codes: list[str], order: str) -> list[Struct]:
 
 def _bool(value: int, name: str) -> bool:
     if value > 1:
-        raise CodecError(f"{name}, true or false", came=value, expected="0 or 1")
+        raise CodecError(f"{name}, true or false", got=value, expected="0 or 1")
     return value == 1
 
 
@@ -220,7 +220,7 @@ def _value_reader(slot: Any) -> _Read:
         if isinstance(element, BasicType):
             return _numbers(element.typename, fixed, most)
         return _elements(_value_reader(element), fixed, most)
-    raise CodecError("type of a field", came=slot, expected="one that ROS messages here have")
+    raise CodecError("type of a field", got=slot, expected="one that ROS messages here have")
 
 
 def _string(cursor: _Cursor) -> str:
@@ -230,18 +230,18 @@ def _string(cursor: _Cursor) -> str:
     if size > cursor.string_bytes or end > cursor.end:
         raise CodecError(
             "size of a string",
-            came=f"{size} bytes",
+            got=f"{size} bytes",
             expected=f"at most {min(cursor.string_bytes, cursor.end - at)}",
         )
     if not size:
         return ""
     raw = bytes(cursor.body[at:end])
     if raw.find(0) != size - 1:
-        raise CodecError("string", came=repr(raw)[:80], expected="one zero, at its end")
+        raise CodecError("string", got=repr(raw)[:80], expected="one zero, at its end")
     try:
         return raw[:-1].decode()
     except UnicodeDecodeError as error:
-        raise CodecError("string", came=repr(raw)[:80], expected="UTF-8") from error
+        raise CodecError("string", got=repr(raw)[:80], expected="UTF-8") from error
 
 
 def _numbers(kind: str, fixed: int | None, most: int | None) -> _Read:
@@ -256,7 +256,7 @@ def _numbers(kind: str, fixed: int | None, most: int | None) -> _Read:
         if end > cursor.end or (most is not None and count > most):
             raise CodecError(
                 "length of a sequence of numbers",
-                came=count,
+                got=count,
                 expected="no more than there are bytes, or than its type allows",
             )
         cursor.at = end
@@ -281,7 +281,7 @@ def _elements(element: _Read, fixed: int | None, most: int | None) -> _Read:
     def read(cursor: _Cursor) -> list[Any]:
         count = cursor.length() if fixed is None else fixed
         if most is not None and count > most:
-            raise CodecError("length of a sequence", came=count, expected=f"at most {most}")
+            raise CodecError("length of a sequence", got=count, expected=f"at most {most}")
         cursor.claim(count)
         return [element(cursor) for _ in range(count)]
 

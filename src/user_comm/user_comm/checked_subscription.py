@@ -14,7 +14,7 @@ from user_comm.cdr import CdrLimits, read_cdr
 from user_comm.diagnostics import code_of
 from user_comm.refusals import Refusals
 from user_comm.throttle import Throttle
-from user_core.errors import UserError
+from user_core.errors import SuiteError
 
 #: Code under which a message is counted whose bytes are no message of its type.
 MALFORMED = "malformed"
@@ -76,7 +76,7 @@ class CheckedSubscription:
     def _take(self, data: bytes) -> None:
         try:
             value = decode_bytes(data, self._type, self._decode, self._limits)
-        except UserError as error:
+        except SuiteError as error:
             self._refuse(code_of(error), error)
         except Exception as error:  # the middleware's deserialiser may raise anything
             self._refuse(MALFORMED, error)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
-from user_core.errors import UserError
+from user_core.errors import SuiteError
 
 
 class Level(IntEnum):
@@ -113,14 +113,14 @@ class Diagnostics:
 
 def code_of(error: BaseException) -> str:
     """The stable code of an error; ``exception`` where it is none of ours."""
-    return error.code if isinstance(error, UserError) else "exception"
+    return error.code if isinstance(error, SuiteError) else "exception"
 
 
 def details(error: BaseException) -> dict[str, Any]:
-    """What, what came, what was expected and the cure, as far as an error knows them."""
+    """What failed, what was got, what was expected and the hint, as far as an error knows them."""
     found: dict[str, Any] = {"type": type(error).__name__}
-    if isinstance(error, UserError):
-        for key in ("what", "came", "expected", "cure"):
+    if isinstance(error, SuiteError):
+        for key in ("what", "got", "expected", "hint"):
             value = getattr(error, key)
             if value not in (None, ""):
                 found[key] = value

@@ -28,7 +28,7 @@ from user_comm.ros_qos import profile
 from user_comm.service_client import ServiceClient
 from user_comm.service_server import ServiceHandler, ServiceServer
 from user_comm.topics import Service, Topic
-from user_core.errors import UserError
+from user_core.errors import SuiteError
 
 
 class Endpoint(Protocol):
@@ -176,10 +176,10 @@ class Endpoints(RclpyLifecycleNode):
 
     def _owner(self) -> ExitStack:
         if self._collecting is None:
-            raise UserError(
+            raise SuiteError(
                 f"endpoints of {self.get_name()}",
-                came="one is made outside configure() and activate()",
+                got="one is made outside configure() and activate()",
                 expected="it to belong to a state",
-                cure="Make it in one of these hooks",
+                hint="Make it in one of these hooks",
             )
         return self._collecting

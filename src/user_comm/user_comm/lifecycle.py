@@ -48,7 +48,7 @@ from user_comm.endpoints import Endpoints
 from user_comm.parameters import ConfigParameters
 from user_comm.transition_service import guard_change_state
 from user_core.config import Config
-from user_core.errors import ConfigError, UserError
+from user_core.errors import ConfigError, SuiteError
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
 FAILURE = TransitionCallbackReturn.FAILURE
@@ -109,7 +109,7 @@ class LifecycleNode(Endpoints, RclpyLifecycleNode):
     def config(self) -> Any:
         """The checked configuration; there from :meth:`configure` on."""
         if self._config is None:
-            raise ConfigError(f"configuration of {self.get_name()}", came="none yet",
+            raise ConfigError(f"configuration of {self.get_name()}", got="none yet",
                               expected="the node to be configured")  # fmt: skip
         return self._config
 
@@ -225,7 +225,7 @@ class LifecycleNode(Endpoints, RclpyLifecycleNode):
             action()
         except Exception as error:  # whatever a subclass raises
             self._log_failure(what, error)
-            return FAILURE if isinstance(error, UserError) else ERROR
+            return FAILURE if isinstance(error, SuiteError) else ERROR
         self._guard.resolve_transition()
         self._since_s = time.monotonic()
         return SUCCESS

@@ -24,7 +24,7 @@ def interface_class(name: str) -> type[Any]:
     if len(parts) != 3 or parts[1] not in ("msg", "srv", "action") or not all(parts):
         raise TransportError(
             "type of a topic or service",
-            came=name,
+            got=name,
             expected="package/msg/Name, package/srv/Name or package/action/Name",
         )
     package, kind, cls = parts
@@ -33,15 +33,15 @@ def interface_class(name: str) -> type[Any]:
     except ImportError as error:
         raise TransportError(
             f"interface {name}",
-            came=str(error),
+            got=str(error),
             expected=f"an installed package {package!r} with {kind} interfaces",
-            cure=f"Install ros-$ROS_DISTRO-{package.replace('_', '-')}, or source the workspace "
+            hint=f"Install ros-$ROS_DISTRO-{package.replace('_', '-')}, or source the workspace "
             "that has it",
         ) from error
     found = getattr(module, cls, None)
     if not isinstance(found, type):
         known = [known for known in dir(module) if known[:1].isupper() and "_" not in known]
         raise TransportError(
-            f"interface {name}", came="not in that package", expected=f"one of {known}"
+            f"interface {name}", got="not in that package", expected=f"one of {known}"
         )
     return found

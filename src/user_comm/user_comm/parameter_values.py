@@ -223,7 +223,7 @@ def _from_yaml(value: Any, field: ParameterField) -> Any:
     try:
         return yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ConfigError(field.name, came=repr(value)[:200], expected=f"YAML ({error})") from error
+        raise ConfigError(field.name, got=repr(value)[:200], expected=f"YAML ({error})") from error
 
 
 def _put(data: dict[str, Any], name: str, value: Any) -> None:
@@ -231,6 +231,6 @@ def _put(data: dict[str, Any], name: str, value: Any) -> None:
     for part in path:
         inner = data.setdefault(part, {})
         if not isinstance(inner, dict):
-            raise ConfigError(name, came=f"{part} = {inner!r}", expected=f"a mapping at {part}")
+            raise ConfigError(name, got=f"{part} = {inner!r}", expected=f"a mapping at {part}")
         data = inner
     data[last] = value

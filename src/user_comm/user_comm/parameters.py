@@ -24,7 +24,7 @@ from user_comm.parameter_values import (
     parameter_fields,
 )
 from user_core.config import Config
-from user_core.errors import ConfigError, UserError
+from user_core.errors import ConfigError, SuiteError
 
 C = TypeVar("C", bound=Config)
 _TYPES = {
@@ -115,7 +115,7 @@ class ConfigParameters(Generic[C]):
                 self._node.declare_parameter(field.name, value, descriptor, ignore_override=True)
             except Exception as error:  # out of range: several classes, by distribution
                 self._wrong[field.name] = ConfigError(
-                    field.name, came=value, expected=field.constraints or str(error)
+                    field.name, got=value, expected=field.constraints or str(error)
                 )
                 descriptor = _descriptor(field)
                 descriptor.dynamic_typing = False
@@ -158,10 +158,10 @@ class ConfigParameters(Generic[C]):
             for parameter in ours:
                 field = self._fields[parameter.name]
                 if parameter.type_ is Parameter.Type.NOT_SET:
-                    raise ConfigError(field.name, came="no value", expected=field.kind)
+                    raise ConfigError(field.name, got="no value", expected=field.kind)
                 values[field.name] = _fitting(field, parameter.value)
             self._candidate = assemble(self._cls, values)
-        except UserError as error:
+        except SuiteError as error:
             self._candidate = None
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
@@ -230,7 +230,7 @@ def _fitting(field: ParameterField, value: Any) -> Any:
             return [_fitting_scalar(kind[:-2], element, field) for element in value]
     else:
         return _fitting_scalar(kind, value, field)
-    raise ConfigError(field.name, came=f"{value!r} ({type(value).__name__})", expected=kind)
+    raise ConfigError(field.name, got=f"{value!r} ({type(value).__name__})", expected=kind)
 
 
 def _fitting_scalar(kind: str, value: Any, field: ParameterField) -> Any:
@@ -240,7 +240,7 @@ def _fitting_scalar(kind: str, value: Any, field: ParameterField) -> Any:
     if not isinstance(value, wanted) or (kind == "int" and isinstance(value, bool)):
         raise ConfigError(
             f"parameter {field.name}",
-            came=f"{value!r} ({type(value).__name__})",
+            got=f"{value!r} ({type(value).__name__})",
             expected=field.kind + (f", {field.constraints}" if field.constraints else ""),
         )
     return value

@@ -17,7 +17,7 @@ from rclpy.task import Future
 from user_comm.imported_modules import note_imported_modules
 from user_comm.lifecycle import LifecycleNode
 from user_comm.stop_signals import StopSignals
-from user_core.errors import UserError
+from user_core.errors import SuiteError
 
 #: The node by which a process that stands by is known; see :func:`stand_by`.
 _standby: Node | None = None
@@ -54,7 +54,7 @@ def run(
     try:
         try:
             node = node_class(name, **options)
-        except UserError as error:
+        except SuiteError as error:
             print(f"{name}: {error}", file=sys.stderr)
             return 2
         finally:

@@ -47,11 +47,11 @@ class ServiceClient:
             if time.monotonic() >= end_s:
                 raise TransportError(
                     f"service {self.name}",
-                    came=f"nobody offers it within {timeout_s:g} s",
-                    cure="Is the node that offers it running, and configured?",
+                    got=f"nobody offers it within {timeout_s:g} s",
+                    hint="Is the node that offers it running, and configured?",
                 )
             if given_up.wait(_LOOK_S):
-                raise TransportError(f"service {self.name}", came="the call was given up")
+                raise TransportError(f"service {self.name}", got="the call was given up")
         answered = threading.Event()
         future = self.client.call_async(request)
         future.add_done_callback(lambda _: answered.set())
@@ -61,7 +61,7 @@ class ServiceClient:
             if late or given_up.is_set():
                 self.client.remove_pending_request(future)
                 came = f"no answer within {timeout_s:g} s" if late else "the call was given up"
-                raise TransportError(f"service {self.name}", came=came)
+                raise TransportError(f"service {self.name}", got=came)
         return future.result()
 
     def tell(self, request: Any) -> None:

@@ -12,7 +12,7 @@ from rclpy.task import Future
 
 from user_comm.callback_guard import CallbackGuard
 from user_comm.diagnostics import code_of
-from user_core.errors import UserError
+from user_core.errors import SuiteError
 
 ServiceHandler = Callable[[Any, Any], Any]
 
@@ -55,7 +55,7 @@ class ServiceServer:
             return response
         try:
             self._handler(request, response)
-        except UserError as error:  # an answer, not a fault of this node
+        except SuiteError as error:  # an answer, not a fault of this node
             fill_error(response, code_of(error), str(error))
         except Exception as error:
             self._guard.report(f"service {self.name}", error)

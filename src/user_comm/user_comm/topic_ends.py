@@ -107,7 +107,7 @@ class RosPublisher:
         try:
             publisher.publish(message)
         except Exception as error:
-            raise TransportError(f"cannot publish on {self.topic!r}", came=error) from error
+            raise TransportError(f"cannot publish on {self.topic!r}", got=error) from error
 
     @property
     def subscribers(self) -> int:
@@ -144,7 +144,7 @@ class RosGoals:
         try:
             self._client.send_goal_async(message).add_done_callback(self._answered)
         except Exception as error:
-            raise TransportError(f"cannot send a goal to {self.topic!r}", came=error) from error
+            raise TransportError(f"cannot send a goal to {self.topic!r}", got=error) from error
 
     @property
     def subscribers(self) -> int:

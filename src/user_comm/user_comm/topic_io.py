@@ -69,7 +69,7 @@ class RosTopicIo:
                 self._node, cls, topic, callback, profile, raw, self.callback_errors, self._poller
             )
         except Exception as error:  # names are checked by several layers, each with its own
-            raise TransportError(f"cannot subscribe to {topic!r}", came=error) from error
+            raise TransportError(f"cannot subscribe to {topic!r}", got=error) from error
 
     def publisher(
         self,
@@ -85,7 +85,7 @@ class RosTopicIo:
         try:
             return RosPublisher(self._node, cls, topic, _profile(depth, reliable, latched))
         except Exception as error:
-            raise TransportError(f"cannot publish {topic!r}", came=error) from error
+            raise TransportError(f"cannot publish {topic!r}", got=error) from error
 
     def goals(self, action: str, type_name: str) -> RosGoals:
         """Goals of an action, sent as if they were a topic."""
@@ -94,7 +94,7 @@ class RosTopicIo:
         except TransportError:
             raise
         except Exception as error:
-            raise TransportError(f"cannot be a client of {action!r}", came=error) from error
+            raise TransportError(f"cannot be a client of {action!r}", got=error) from error
 
     def call(
         self, service: str, type_name: str, request: Mapping[str, Any], *, timeout_s: float
@@ -108,7 +108,7 @@ class RosTopicIo:
             except (AttributeError, AssertionError, TypeError) as error:
                 raise TransportError(
                     f"field {field!r} of a request to {service!r}",
-                    came=f"{value!r} ({error})",
+                    got=f"{value!r} ({error})",
                     expected=f"the fields of {type_name}",
                 ) from error
         client: Any = self._node.create_client(
@@ -122,7 +122,7 @@ class RosTopicIo:
             future.add_done_callback(lambda _: done.set())
             if not done.wait(timeout_s):
                 client.remove_pending_request(future)
-                raise DeviceTimeout(f"service {service!r}", came=f"no answer within {timeout_s} s")
+                raise DeviceTimeout(f"service {service!r}", got=f"no answer within {timeout_s} s")
             return future.result()
         finally:
             self._node.destroy_client(client)
@@ -148,7 +148,7 @@ class RosTopicIo:
         ]
         return DeviceTimeout(
             f"service {service!r}",
-            came=f"no server within {timeout_s} s",
+            got=f"no server within {timeout_s} s",
             expected=f"one of {names}" if names else f"a server of {type_name}",
         )
 
@@ -215,6 +215,6 @@ def _interface(name: str, kind: str) -> type[Any]:
     full = _full_name(name, kind)
     if full.split("/")[1:2] != [kind]:
         raise TransportError(
-            "name of an interface", came=repr(name), expected=f"package/{kind}/Name"
+            "name of an interface", got=repr(name), expected=f"package/{kind}/Name"
         )
     return interface_class(full)

@@ -45,7 +45,7 @@ class Topic:
         if wanted != places.keys():
             raise ConfigError(
                 f"places of topic {self.name!r}",
-                came=sorted(places),
+                got=sorted(places),
                 expected=sorted(wanted),
             )
         return replace(self, name=self.name.format(**places))

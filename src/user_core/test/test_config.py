@@ -36,7 +36,7 @@ class Cart(Config):
 
     def validate(self) -> None:
         if self.speeds[0] > self.speeds[1]:
-            raise ConfigError("speeds", came=self.speeds, expected="slow first")
+            raise ConfigError("speeds", got=self.speeds, expected="slow first")
 
 
 def test_defaults_and_a_full_document():

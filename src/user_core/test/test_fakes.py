@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from user_core.errors import PluginError, StoreError, UserError
+from user_core.errors import PluginError, StoreError, SuiteError
 from user_core.fakes import FakeRobot, MemoryReplay, PolicyMailbox
 from user_core.fakes.robot import FakeRobotConfig
 from user_core.types import (
@@ -80,7 +80,7 @@ def test_a_fake_episode_ends_both_ways():
 
 
 def test_an_error_says_what_came_what_was_expected_and_what_to_do():
-    error = PluginError("colour", came="bleu", expected="blue", cure="Write it in English")
+    error = PluginError("colour", got="bleu", expected="blue", hint="Write it in English")
     assert str(error) == "colour: got bleu, expected blue. Write it in English"
-    assert str(UserError("colour", expected="blue")) == "colour: expected blue"
+    assert str(SuiteError("colour", expected="blue")) == "colour: expected blue"
     assert error.code == "plugin"

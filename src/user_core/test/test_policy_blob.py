@@ -16,7 +16,7 @@ from user_core.codecs.planes import PlaneCoder, unpack_frame
 from user_core.codecs.policy_blob import decode_blob, encode_delta, encode_keyframe
 from user_core.codecs.safetensors import FileLimits
 from user_core.codecs.weights import content_hash, encode_version
-from user_core.errors import CodecError, PolicyError, UserError
+from user_core.errors import CodecError, PolicyError, SuiteError
 from user_core.specs import DTYPES
 from user_core.types import PolicyVersion
 
@@ -199,7 +199,7 @@ def test_damaged_blobs_are_refused_with_an_error_of_ours(pair, as_delta, data):
             blob = blob[middle:] + blob[:middle]
     try:
         came = decode_blob(blob, base=base, expected_hash=wanted)
-    except UserError:
+    except SuiteError:
         return
     assert bits(came) == bits(new)  # the damage undid itself
 
@@ -208,14 +208,14 @@ def test_damaged_blobs_are_refused_with_an_error_of_ours(pair, as_delta, data):
 @example(b"", False)
 def test_noise_is_refused(noise, with_magic):
     blob = b"USERPOL\x01" + noise if with_magic else noise
-    with pytest.raises(UserError):
+    with pytest.raises(SuiteError):
         decode_blob(blob)
 
 
 def peak_bytes(action):
     tracemalloc.start()
     try:
-        with pytest.raises(UserError):
+        with pytest.raises(SuiteError):
             action()
         return tracemalloc.get_traced_memory()[1]
     finally:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from user_core.codecs.safetensors import FileLimits, pack, unpack
 from user_core.codecs.weights import content_hash, decode_version, encode_version
-from user_core.errors import CodecError, PolicyError, UserError
+from user_core.errors import CodecError, PolicyError, SuiteError
 from user_core.specs import DTYPES
 from user_core.types import PolicyVersion
 
@@ -89,7 +89,7 @@ def test_any_flipped_bit_is_noticed(data):
     bad[place // 8] ^= 1 << (place % 8)
     try:
         came = decode_version(bytes(bad))
-    except UserError:
+    except SuiteError:
         return
     # What is left are bytes that mean nothing, such as a space of JSON.
     assert content_hash(came) == content_hash(version())
@@ -105,7 +105,7 @@ def test_noise_is_refused(noise):
 @given(st.integers(0, 400))
 def test_a_file_that_is_cut_off_is_refused(missing):
     good = encode_version(version())
-    with pytest.raises(UserError):
+    with pytest.raises(SuiteError):
         decode_version(good[: len(good) - 1 - missing])
 
 

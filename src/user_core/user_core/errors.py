@@ -1,4 +1,4 @@
-"""The error tree: every error says what failed, what came, what was expected and what to do.
+"""The error tree: every error says what failed, what was got, what was expected and what to do.
 
 ``code`` is stable and travels: it is the key of a refusal counter, the ``name`` of a
 diagnostic, and the ``error_code`` in service answers, so that a person or a program can
@@ -10,60 +10,60 @@ from __future__ import annotations
 from typing import ClassVar
 
 
-class UserError(Exception):
+class SuiteError(Exception):
     """Base of all errors that USER raises on purpose.
 
     Args:
         what: What failed, named precisely (which key, which joint, which file).
-        came: What was found instead of what was needed.
+        got: What was found instead of what was needed.
         expected: What would have been right.
-        cure: What the reader can do about it.
+        hint: What the reader can do about it.
     """
 
-    code: ClassVar[str] = "user"
+    code: ClassVar[str] = "error"
 
     def __init__(
-        self, what: str, *, came: object = None, expected: object = None, cure: str = ""
+        self, what: str, *, got: object = None, expected: object = None, hint: str = ""
     ) -> None:
-        self.what, self.came, self.expected, self.cure = what, came, expected, cure
+        self.what, self.got, self.expected, self.hint = what, got, expected, hint
         super().__init__(what)
 
     def __str__(self) -> str:
         text = self.what
-        if self.came is not None:
-            text += f": got {self.came}"
+        if self.got is not None:
+            text += f": got {self.got}"
         if self.expected is not None:
-            text += f"{',' if self.came is not None else ':'} expected {self.expected}"
-        if self.cure:
-            text += f". {self.cure}"
+            text += f"{',' if self.got is not None else ':'} expected {self.expected}"
+        if self.hint:
+            text += f". {self.hint}"
         return text
 
 
-class ConfigError(UserError, ValueError):
+class ConfigError(SuiteError, ValueError):
     """A configuration value is unknown, of the wrong type, or out of range."""
 
     code = "config"
 
 
-class SpecError(UserError, ValueError):
+class SpecError(SuiteError, ValueError):
     """An array, observation or action does not fit its spec."""
 
     code = "spec"
 
 
-class PluginError(UserError):
+class PluginError(SuiteError):
     """A plugin is not there, cannot be imported, or breaks its contract."""
 
     code = "plugin"
 
 
-class CodecError(UserError, ValueError):
+class CodecError(SuiteError, ValueError):
     """A message or file was refused while decoding; nothing was allocated for it."""
 
     code = "codec"
 
 
-class DeviceError(UserError):
+class DeviceError(SuiteError):
     """A robot, camera or teleoperation device failed."""
 
     code = "device"
@@ -87,19 +87,19 @@ class DeviceFault(DeviceError):
     code = "device_fault"
 
 
-class SafetyError(UserError):
+class SafetyError(SuiteError):
     """The safety gate refused a command; the robot is held or stopped."""
 
     code = "safety"
 
 
-class LeaseError(UserError):
+class LeaseError(SuiteError):
     """A command or request came from somebody who does not hold the newest lease."""
 
     code = "lease"
 
 
-class StoreError(UserError):
+class StoreError(SuiteError):
     """The outbox or the replay store cannot do what was asked."""
 
     code = "store"
@@ -123,13 +123,13 @@ class StoreFull(StoreError):
     code = "store_full"
 
 
-class PolicyError(UserError):
+class PolicyError(SuiteError):
     """A policy version was refused (wrong hash, foreign configuration, missing base)."""
 
     code = "policy"
 
 
-class TransportError(UserError):
+class TransportError(SuiteError):
     """A link, session or topic could not be used."""
 
     code = "transport"

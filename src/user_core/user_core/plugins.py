@@ -45,7 +45,7 @@ class PluginChoice(Config):
 def available(kind: str) -> dict[str, EntryPoint]:
     """Names and entry points of the installed plugins of a kind; imports none of them."""
     if kind not in KINDS:
-        raise PluginError("kind of plugin", came=repr(kind), expected=f"one of {list(KINDS)}")
+        raise PluginError("kind of plugin", got=repr(kind), expected=f"one of {list(KINDS)}")
     return {point.name: point for point in entry_points(group=f"user.{kind}")}
 
 
@@ -71,7 +71,7 @@ def load(kind: str, name: str) -> type[Any]:
             f"no plugin {name!r} among {kind}",
             expected=f"one of {sorted(points)}"
             + (f"; did you mean {close[0]!r}?" if close else ""),
-            cure="Install the package that registers it, or write package.module:Class",
+            hint="Install the package that registers it, or write package.module:Class",
         )
     try:
         found = point.load()
@@ -79,13 +79,13 @@ def load(kind: str, name: str) -> type[Any]:
         missing = getattr(error, "name", None) if isinstance(error, ImportError) else None
         raise PluginError(
             f"plugin {name!r} ({point.value}) cannot be imported",
-            came=f"{type(error).__name__}: {error}",
-            cure=f"Install the Python module {missing!r}" if missing else "",
+            got=f"{type(error).__name__}: {error}",
+            hint=f"Install the Python module {missing!r}" if missing else "",
         ) from error
     if not (isinstance(found, type) and issubclass(found, KINDS[kind])):
         raise PluginError(
             f"plugin {name!r} ({point.value})",
-            came=repr(found),
+            got=repr(found),
             expected=f"a subclass of {KINDS[kind].__module__}.{KINDS[kind].__name__}",
         )
     return found
@@ -115,5 +115,5 @@ def import_object(target: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise PluginError(
-            f"cannot import {target!r}", came=str(error), expected="package.module:name"
+            f"cannot import {target!r}", got=str(error), expected="package.module:name"
         ) from error

@@ -91,30 +91,30 @@ class ArraySpec:
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
-            raise SpecError("dtype of an array spec", came=self.dtype, expected=f"one of {DTYPES}")
+            raise SpecError("dtype of an array spec", got=self.dtype, expected=f"one of {DTYPES}")
         if len(self.shape) > MAX_DIMENSIONS or any(
             not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in self.shape
         ):
             raise SpecError(
                 "shape of an array spec",
-                came=self.shape,
+                got=self.shape,
                 expected=f"at most {MAX_DIMENSIONS} non-negative integers",
             )
         for side, bound in (("low", self.low), ("high", self.high)):
             if isinstance(bound, tuple) and len(bound) != self.size:
                 raise SpecError(
                     f"{side} of an array spec with shape {self.shape}",
-                    came=f"{len(bound)} values",
+                    got=f"{len(bound)} values",
                     expected=f"one number, or {self.size}",
                 )
         if self.low is not None and self.high is not None:
             low, high = np.broadcast_arrays(np.asarray(self.low), np.asarray(self.high))
             if not bool(np.all(low <= high)):
-                raise SpecError("low of an array spec", came=self.low, expected=f"<= {self.high}")
+                raise SpecError("low of an array spec", got=self.low, expected=f"<= {self.high}")
         if self.names and (len(self.shape) != 1 or len(self.names) != self.shape[0]):
             raise SpecError(
                 "names of an array spec",
-                came=f"{len(self.names)} names",
+                got=f"{len(self.names)} names",
                 expected=f"one per element of shape {self.shape}",
             )
 
@@ -149,11 +149,11 @@ class ArraySpec:
     def check(self, array: Array, name: str = "array") -> None:
         """Raise :class:`SpecError` unless ``array`` has this shape and dtype, and is finite."""
         if not isinstance(array, np.ndarray):
-            raise SpecError(name, came=type(array).__name__, expected="a numpy array")
+            raise SpecError(name, got=type(array).__name__, expected="a numpy array")
         if array.dtype != self.dtype or array.shape != self.shape:
             raise SpecError(
                 name,
-                came=f"{array.dtype}{list(array.shape)}",
+                got=f"{array.dtype}{list(array.shape)}",
                 expected=f"{self.dtype}{list(self.shape)}",
             )
         if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -161,7 +161,7 @@ class ArraySpec:
             label = self.names[bad[0]] if self.names else f"element {bad[0]}"
             raise SpecError(
                 f"{name}: {len(bad)} of {array.size} values are not finite, first {label}",
-                came=array.ravel()[bad[0]],
+                got=array.ravel()[bad[0]],
                 expected="finite numbers",
             )
 
@@ -188,7 +188,7 @@ class ArraySpec:
         unknown = sorted(set(data) - set(known))
         if unknown or "shape" not in data:
             raise SpecError(
-                where, came=f"keys {sorted(data)}", expected=f"shape, and any of {known}"
+                where, got=f"keys {sorted(data)}", expected=f"shape, and any of {known}"
             )
         try:
             low, high = (
@@ -205,7 +205,7 @@ class ArraySpec:
                 names=tuple(str(n) for n in data.get("names", ())),
             )
         except (TypeError, ValueError, OverflowError) as error:
-            raise SpecError(where, came=dict(data), expected=f"valid values ({error})") from error
+            raise SpecError(where, got=dict(data), expected=f"valid values ({error})") from error
 
     def _draw(self, rng: np.random.Generator) -> Any:
         kind = np.dtype(self.dtype).kind
@@ -260,17 +260,17 @@ class RobotSpec:
     def __post_init__(self) -> None:
         if not self.observation:
             raise SpecError(
-                f"observation of {self.robot!r}", came="no arrays", expected="at least one"
+                f"observation of {self.robot!r}", got="no arrays", expected="at least one"
             )
         if len(self.action.shape) != 1:
             raise SpecError(
                 f"action of {self.robot!r}",
-                came=f"shape {self.action.shape}",
+                got=f"shape {self.action.shape}",
                 expected="a vector (a discrete action is an int64 vector of one element)",
             )
         if not (math.isfinite(self.period_s) and self.period_s > 0):
             raise SpecError(
-                f"period_s of {self.robot!r}", came=self.period_s, expected="> 0 seconds"
+                f"period_s of {self.robot!r}", got=self.period_s, expected="> 0 seconds"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -305,7 +305,7 @@ class RobotSpec:
             raise
         except (KeyError, AttributeError, TypeError, ValueError) as error:
             raise SpecError(
-                "robot spec", came=f"{error!r}", expected="the fields of RobotSpec"
+                "robot spec", got=f"{error!r}", expected="the fields of RobotSpec"
             ) from error
 
 
@@ -317,7 +317,7 @@ def check_arrays(
         missing, extra = sorted(specs.keys() - arrays.keys()), sorted(arrays.keys() - specs.keys())
         raise SpecError(
             f"names of the arrays in {where}",
-            came=f"missing {missing}, unknown {extra}",
+            got=f"missing {missing}, unknown {extra}",
             expected=sorted(specs),
         )
     for name, spec in specs.items():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from user_core.config import Config, from_mapping, load_yaml, setting
-from user_core.errors import ConfigError, UserError
+from user_core.errors import ConfigError, SuiteError
 from user_core.interfaces import Robot
 from user_core.plugins import build
 from user_hal.cameras.with_cameras import CamerasConfig, RobotWithCameras, build_cameras
@@ -53,7 +53,7 @@ def find_robot_file(name: str | Path) -> Path:
     if found is None:
         raise ConfigError(
             f"robot configuration {str(name)!r}",
-            came="no such file",
+            got="no such file",
             expected=f"a path, or one of the ready ones: {sorted(ready)}",
         )
     return found
@@ -83,7 +83,7 @@ def build_robot(file: RobotFile) -> Robot:
     cameras = build_cameras(file.cameras)
     try:
         return RobotWithCameras(robot, cameras, file.cameras.max_skew_s)
-    except UserError:
+    except SuiteError:
         robot.close()
         raise
 

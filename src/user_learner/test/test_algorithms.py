@@ -13,12 +13,11 @@ from user_core.policies.action_chunks import ActionChunksConfig, ActionChunksPol
 from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch
+from user_learner.algorithms.batches import InputNormaliser, Minibatcher
 from user_learner.algorithms.bc import BC
-from user_learner.algorithms.common.augment import random_shift
-from user_learner.algorithms.common.minibatches import Minibatcher
-from user_learner.algorithms.common.normaliser import InputNormaliser
 from user_learner.algorithms.rlpd import RLPD
 from user_learner.algorithms.sac import SAC
+from user_learner.algorithms.torch_tools import random_shift
 
 ACTION = ArraySpec((2,), low=(-1.0, 0.0), high=(1.0, 4.0))
 STATE = RobotSpec("r", {"x": ArraySpec((3,), low=-2.0, high=2.0)}, ACTION)

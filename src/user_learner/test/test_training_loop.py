@@ -317,7 +317,7 @@ def test_a_checkpoint_that_the_algorithm_refuses_is_set_aside(tmp_path):
         def load_state(self, state):
             super().load_state(state)
             if self.count == 20:
-                raise StoreError("state", came=20)
+                raise StoreError("state", got=20)
 
     make(tmp_path, max_updates=10).run()
     again = make(tmp_path, max_updates=20)

@@ -31,7 +31,7 @@ class Counting:
         if self.error is not None:
             raise self.error
         if not self.available:
-            raise StoreError("sample", came="an empty store")
+            raise StoreError("sample", got="an empty store")
         self.count += 1
         ones = np.ones(rows)
         return Batch({"x": ones * self.count}, ones, ones, ones, {"x": ones})

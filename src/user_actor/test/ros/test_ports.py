@@ -129,7 +129,7 @@ def test_a_reset_that_is_refused_or_nonsense_is_an_error(robot):
     robot.server.answer = refuse
     with pytest.raises(DeviceError, match="safety.*emergency stop"):
         robot.reset(None).result(5)
-    robot.server.answer = raises(TransportError("service", came="no answer"))
+    robot.server.answer = raises(TransportError("service", got="no answer"))
     with pytest.raises(TransportError):
         robot.reset(None).result(5)
 
@@ -316,13 +316,13 @@ def test_a_lease_that_was_taken_is_lost_at_once_and_asked_for_again():
 
 
 def test_a_hal_that_does_not_answer_for_a_while_costs_the_lease_only_when_it_ends():
-    lease = keeper(grant(1), raises(TransportError("renew", came="no answer")))
+    lease = keeper(grant(1), raises(TransportError("renew", got="no answer")))
     begin_s = time.monotonic()
     lease.start()
     until(lambda: lease.token == 1, "it has one")
     until(lambda: lease.renewer.requests, "it was renewed in vain")
     assert lease.token == 1 or time.monotonic() - begin_s >= 0.3
-    lease.acquirer.answer = raises(TransportError("acquire", came="nobody"))
+    lease.acquirer.answer = raises(TransportError("acquire", got="nobody"))
     until(lambda: lease.token == 0, "it has ended")
     assert time.monotonic() - begin_s >= 0.3
     lease.stop()

@@ -219,7 +219,7 @@ class ActionSource:
             raise
         except Exception as error:  # a plugin may fail in any way
             raise PolicyError(
-                f"policy {type(ready.policy).__name__}", came=f"{type(error).__name__}: {error}"
+                f"policy {type(ready.policy).__name__}", got=f"{type(error).__name__}: {error}"
             ) from error
         self.inference_ns = self._clock.monotonic_ns() - begin_ns
         self._stats.inference.add(self.inference_ns)

@@ -125,5 +125,5 @@ class ActorLoopConfig(Config):
     def validate(self) -> None:
         if self.mode != "online" and self.evaluation.every:
             raise ConfigError(
-                "evaluation.every", came=self.evaluation.every, expected=f"0 in mode {self.mode!r}"
+                "evaluation.every", got=self.evaluation.every, expected=f"0 in mode {self.mode!r}"
             )

@@ -20,7 +20,7 @@ from user_actor.loop.recorder import Feedback
 from user_actor.loop.remote_policy import InferencePort
 from user_actor.loop.schedule import EpisodePlan, Schedule
 from user_actor.loop.stats import LoopState, LoopStats, LoopStatus
-from user_core.errors import ConfigError, DeviceTimeout, UserError
+from user_core.errors import ConfigError, DeviceTimeout, SuiteError
 from user_core.interfaces import Reward
 from user_core.types import EpisodeResult, Observation, Outcome
 
@@ -64,8 +64,8 @@ class ControlLoop:
     ) -> None:
         if inference is not None and robot.spec.lockstep:
             raise ConfigError(
-                "remote inference", came=f"{robot.spec.robot!r}, whose time passes by commands",
-                expected="a robot in real time", cure="A simulation has real_time for that",
+                "remote inference", got=f"{robot.spec.robot!r}, whose time passes by commands",
+                expected="a robot in real time", hint="A simulation has real_time for that",
             )  # fmt: skip
         self._config, self._robot, self._policies, self._sink = config, robot, policies, sink
         self._clock = clock or SystemClock()
@@ -170,9 +170,9 @@ class ControlLoop:
 
     def _failed(self, error: Exception) -> None:
         """Say it (once, while it is the same), and try again after a while."""
-        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        text = str(error) if isinstance(error, SuiteError) else f"{type(error).__name__}: {error}"
         if text != self._last_failure:
-            _log.error("an episode failed: %s", text, exc_info=not isinstance(error, UserError))
+            _log.error("an episode failed: %s", text, exc_info=not isinstance(error, SuiteError))
         self._last_failure = text
         self._state(LoopState.WAITING, text)
         self._sleep(self._config.retry_s)
@@ -180,7 +180,7 @@ class ControlLoop:
     def _reset(self, plan: EpisodePlan) -> Observation | None:
         """Bring the robot to the start; its first observation, or None when all must stop.
 
-        Raises UserError when the robot cannot.
+        Raises SuiteError when the robot cannot.
         """
         self._state(LoopState.RESETTING, f"{plan.source.name.lower()} episode")
         future = self._robot.reset(plan.seed)
@@ -196,7 +196,7 @@ class ControlLoop:
         if fresh is None and not self._why_stop():
             raise DeviceTimeout(
                 "the robot after its reset",
-                came="no observation of the new episode",
+                got="no observation of the new episode",
                 expected=f"one within {self._config.max_observation_age_s} s",
             )
         return fresh
@@ -211,7 +211,7 @@ class ControlLoop:
                 if self._clock.monotonic_ns() > deadline_ns:
                     raise DeviceTimeout(
                         "reset of the robot",
-                        came=f"nothing for {self._config.reset_timeout_s} s",
+                        got=f"nothing for {self._config.reset_timeout_s} s",
                         expected="its first observation",
                     ) from None
 

@@ -16,7 +16,7 @@ from user_actor.loop.pacer import Pacer
 from user_actor.loop.ports import EpisodeSink, RobotPort
 from user_actor.loop.recorder import Decision, EpisodeRecorder
 from user_actor.loop.stats import LoopStats
-from user_core.errors import DeviceTimeout, SpecError, UserError
+from user_core.errors import DeviceTimeout, SpecError, SuiteError
 from user_core.interfaces import Reward
 from user_core.types import EpisodeResult, EpisodeSource, Label, Observation
 
@@ -72,7 +72,7 @@ class EpisodeRun:
         self._episode = self._listened_ns = 0
         self._said = Label.NONE
         self.recorder = EpisodeRecorder(sink)
-        self.failure: UserError | None = None
+        self.failure: SuiteError | None = None
         self.starved = self.asked_again = 0
 
     def run(self, source: EpisodeSource, first: Observation) -> EpisodeResult | None:
@@ -101,7 +101,7 @@ class EpisodeRun:
             wake_ns += self._hold_back(source)
             try:
                 decision = self._actions.decide(observation)
-            except UserError as error:
+            except SuiteError as error:
                 return self._fail(observation, error)
             spent_ns = self._clock.monotonic_ns() - wake_ns - self._actions.inference_ns
             self._stats.overhead.add(spent_ns)
@@ -119,7 +119,7 @@ class EpisodeRun:
                 return self._finish(observation, aborted(self._why_lost()))
             try:
                 ending = self._complete(decision, after, source, (wake_ns - begin_ns) * 1e-9)
-            except UserError as error:
+            except SuiteError as error:
                 return self._fail(after, error)
             if ending is not None:
                 return self._finish(after, ending)
@@ -160,7 +160,7 @@ class EpisodeRun:
         if not abs(verdict.reward) <= _LARGEST_FLOAT32:
             raise SpecError(
                 f"reward of {type(self._reward).__name__}",
-                came=verdict.reward,
+                got=verdict.reward,
                 expected="a finite number",
             )
         self.recorder.complete(action, acted_by, verdict)
@@ -243,7 +243,7 @@ class EpisodeRun:
         return str(
             DeviceTimeout(
                 "the robot",
-                came="no new observation",
+                got="no new observation",
                 expected=f"one within {self._config.max_observation_age_s} s"
                 if not self._robot.spec.lockstep
                 else f"an answer to its command, asked {self._config.answer_attempts} times",
@@ -253,7 +253,7 @@ class EpisodeRun:
     def _finish(self, last: Observation, ending: Ending) -> EpisodeResult | None:
         return self.recorder.finish(last.arrays, last.stamp_ns, ending, self._clock.wall_ns())
 
-    def _fail(self, last: Observation, error: UserError) -> EpisodeResult | None:
+    def _fail(self, last: Observation, error: SuiteError) -> EpisodeResult | None:
         """Something of ours failed: keep what is complete, end the episode, say it."""
         self.failure = error
         return self._finish(last, aborted(str(error)))

@@ -14,7 +14,7 @@ from user_actor.loop.clock import Clock, SystemClock
 from user_actor.loop.policy_holder import check_plan
 from user_actor.loop.remote_plans import Answer
 from user_core.config import Config, setting
-from user_core.errors import PolicyError, UserError
+from user_core.errors import PolicyError, SuiteError
 from user_core.specs import RobotSpec
 from user_core.types import ActionChunk, Observation
 
@@ -231,11 +231,11 @@ class InferenceLink:
         if len(chunk.actions_ta) > 1 and abs(chunk.period_ns - period_ns) > period_ns // 100:
             raise PolicyError(
                 "period of the policy's chunk",
-                came=f"{chunk.period_ns} ns",
+                got=f"{chunk.period_ns} ns",
                 expected=f"the robot's, {period_ns} ns",
             )
 
-    def _refuse(self, error: UserError) -> None:
+    def _refuse(self, error: SuiteError) -> None:
         self.refused += 1
         if str(error) != self.last_refusal:
             _log.warning("remote inference: %s", error)
@@ -247,7 +247,7 @@ class InferenceLink:
         while (request := self._next()) is not None:
             try:
                 sent_bytes = self._send(request.observation, request.deterministic)
-            except UserError as error:
+            except SuiteError as error:
                 with self._changed:
                     self._forget(request.observation.stamp_ns)
                     self._refuse(error)

@@ -11,7 +11,7 @@ from user_actor.loop.clock import Clock, SystemClock
 from user_actor.loop.histogram import LatencyHistogram
 from user_actor.loop.policy_holder import PolicyHolder, check_plan
 from user_core.codecs.observation import decode_observation
-from user_core.errors import PolicyError, UserError
+from user_core.errors import PolicyError, SuiteError
 from user_core.specs import RobotSpec
 from user_core.types import ActionChunk, Observation
 
@@ -82,7 +82,7 @@ class InferenceServer:
                     self._send(chunk)
                     self.counts.answered += 1
                     self.counts.last_error = ""
-            except UserError as error:
+            except SuiteError as error:
                 self._refuse(str(error))
             except Exception as error:  # of the middleware
                 self._refuse(f"{type(error).__name__}: {error}")
@@ -122,7 +122,7 @@ class InferenceServer:
             raise
         except Exception as error:  # a plugin may fail in any way
             raise PolicyError(
-                f"policy {type(ready.policy).__name__}", came=f"{type(error).__name__}: {error}"
+                f"policy {type(ready.policy).__name__}", got=f"{type(error).__name__}: {error}"
             ) from error
         self.inference.add(self._clock.monotonic_ns() - begin_ns)
         check_plan(rows_ta, self._spec)

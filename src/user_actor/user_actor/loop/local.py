@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from user_actor.loop.observations import ObservationBox
 from user_actor.loop.ports import HumanInput
-from user_core.errors import UserError
+from user_core.errors import SuiteError
 from user_core.interfaces import Robot, Teleop
 from user_core.specs import RobotSpec
 from user_core.types import (
@@ -48,7 +48,7 @@ class LocalRobot:
         future: Future[Observation] = Future()
         try:
             first = replace(self._robot.reset(seed), applied=None)
-        except UserError as error:
+        except SuiteError as error:
             future.set_exception(error)
         else:
             self.observations.put(first)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from user_core.errors import PolicyError, UserError
+from user_core.errors import PolicyError, SuiteError
 from user_core.interfaces import Policy, PolicySource
 from user_core.specs import Array, Arrays, RobotSpec
 from user_core.types import PolicyVersion
@@ -125,7 +125,7 @@ class PolicyHolder:
             self._check(version)
             self._spare.load(version.arrays)
             self._try_out(self._spare)
-        except UserError as error:
+        except SuiteError as error:
             self._refuse(version, error)
             return False
         self.last_refusal = ""
@@ -136,9 +136,9 @@ class PolicyHolder:
         if self._config_hash and version.config_hash != self._config_hash:
             raise PolicyError(
                 f"configuration of policy version {version.number}",
-                came=version.config_hash or "none",
+                got=version.config_hash or "none",
                 expected=self._config_hash,
-                cure="Actor and learner must have the same policy configuration and robot spec",
+                hint="Actor and learner must have the same policy configuration and robot spec",
             )
 
     def _try_out(self, policy: Policy) -> None:
@@ -148,7 +148,7 @@ class PolicyHolder:
         check_plan(action_ta, self._spec)
         policy.reset()
 
-    def _refuse(self, version: PolicyVersion, error: UserError) -> None:
+    def _refuse(self, version: PolicyVersion, error: SuiteError) -> None:
         self.refused += 1
         self.last_refusal = f"policy version {version.number} was refused: {error}"
         _log.error("%s", self.last_refusal)
@@ -177,7 +177,7 @@ def check_plan(action_ta: Array, spec: RobotSpec) -> None:
         shape = getattr(action_ta, "shape", None)
         raise PolicyError(
             "actions of the policy",
-            came=f"{getattr(action_ta, 'dtype', type(action_ta).__name__)}{shape}"
+            got=f"{getattr(action_ta, 'dtype', type(action_ta).__name__)}{shape}"
             + (", not all finite" if fits else ""),
             expected=f"finite {spec.action.dtype}, (T, {spec.action.size})",
         )

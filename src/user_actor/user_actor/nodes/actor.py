@@ -270,7 +270,7 @@ class ActorNode(LifecycleNode):
     def _deliver(self, chunk: TrajectoryChunk) -> None:
         """In the outbox's thread."""
         if not self._trajectory.wanted:
-            raise TransportError(f"topic {self._trajectory.topic}", came="no replay store listens")
+            raise TransportError(f"topic {self._trajectory.topic}", got="no replay store listens")
         self._trajectory.publish(chunk)
 
     def _look_for_listeners(self) -> None:
@@ -305,7 +305,7 @@ def _join(thread: threading.Thread) -> None:
     thread.join(_JOIN_S)
     if thread.is_alive():
         raise DeviceTimeout(
-            "end of acting", came=f"the acting thread still busy after {_JOIN_S:g} s",
+            "end of acting", got=f"the acting thread still busy after {_JOIN_S:g} s",
             expected="policy, reward and disk to return",
         )  # fmt: skip
 

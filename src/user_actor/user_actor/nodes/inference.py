@@ -145,7 +145,7 @@ class InferenceNode(LifecycleNode):
 
     def _send(self, chunk: ActionChunk) -> None:
         if not self._actions.publish(chunk):
-            raise TransportError(f"topic {self._actions.topic}", came="an inactive node")
+            raise TransportError(f"topic {self._actions.topic}", got="an inactive node")
 
     def _item(self) -> Item:
         server, feed = self._server, self._feed

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from user_comm.service_client import ServiceClient
 from user_core.config import Config, setting
-from user_core.errors import LeaseError, TransportError, UserError
+from user_core.errors import LeaseError, SuiteError, TransportError
 
 #: For a hal that is just being discovered.
 _PATIENCE_S = 3.0
@@ -87,7 +87,7 @@ class LeaseKeeper:
             try:
                 self._step()
                 wait_s = self._duration_s / 3
-            except UserError as error:
+            except SuiteError as error:
                 if self._ending.is_set():
                     break
                 self._lost(error)
@@ -128,7 +128,7 @@ class LeaseKeeper:
             raise LeaseError(answer.message or "the lease was lost")
         self._until_s = asked_s + self._duration_s
 
-    def _lost(self, error: UserError) -> None:
+    def _lost(self, error: SuiteError) -> None:
         if self.token or str(error) != self.problem:
             _log.warning("no lease of the robot: %s", error)
         had, self.token, self.problem = self.token, 0, str(error)

@@ -69,13 +69,13 @@ class RemoteInference:
     def _send(self, observation: Observation, deterministic: bool) -> int:
         if not self._observations.wanted:
             raise TransportError(
-                f"topic {self._observations.topic}", came="no inference node or bridge listens"
+                f"topic {self._observations.topic}", got="no inference node or bridge listens"
             )
         arrays = encode_observation(observation.arrays, self._coding, deterministic=deterministic)
         # what the robot says about its task is judged here, not there
         coded = replace(observation, arrays=arrays, task=NO_TASK, applied=None)
         if not self._observations.publish(coded):
-            raise TransportError(f"topic {self._observations.topic}", came="an inactive node")
+            raise TransportError(f"topic {self._observations.topic}", got="an inactive node")
         return sum(array.nbytes for array in arrays.values())
 
     def _figures(self) -> FlowFigures:

@@ -76,7 +76,7 @@ class RosRobot:
 
     def send(self, chunk: ActionChunk) -> None:
         if not self._actions.publish(replace(chunk, lease_token=self._lease.token)):
-            raise TransportError("action", came="the node is not active")
+            raise TransportError("action", got="the node is not active")
 
     def reset(self, seed: int | None) -> Future[Observation]:
         future: Future[Observation] = Future()
@@ -97,7 +97,7 @@ class RosRobot:
     def on_lease_lost(self) -> None:
         """A hal that was restarted, or obeys another, will not answer what it was asked."""
         if self._pending is not None:
-            _settle(self._pending, DeviceError("reset of the robot", came="a lease that was lost"))
+            _settle(self._pending, DeviceError("reset of the robot", got="a lease that was lost"))
 
     def close(self) -> None:
         """Nobody wants the answer to a reset any more."""
@@ -137,7 +137,7 @@ class RosRobot:
         )
         answer = self._client.call(request, self._reset_timeout_s, self._closed)
         if not answer.success:
-            raise DeviceError(f"reset of the robot ({answer.error_code})", came=answer.message)
+            raise DeviceError(f"reset of the robot ({answer.error_code})", got=answer.message)
         first = observation_from_message(answer.observation, specs=self._spec.observation)
         self._reset_ns, self._first_ns = time.time_ns(), first.stamp_ns
         newest = self.observations.newest

@@ -73,14 +73,14 @@ class OutboxConfig(Config):
     def validate(self) -> None:
         if self.lossy_coding and not is_lossy(self.lossy_coding):
             raise ConfigError(
-                "lossy_coding", came=self.lossy_coding, expected="jpegQ, webpQ or nothing"
+                "lossy_coding", got=self.lossy_coding, expected="jpegQ, webpQ or nothing"
             )
         if self.image_coding == "lossy" and not self.lossy_coding:
-            raise ConfigError("lossy_coding", came="nothing", expected="jpegQ or webpQ, for lossy")
+            raise ConfigError("lossy_coding", got="nothing", expected="jpegQ or webpQ, for lossy")
         for low, high in (
             ("window_min_bytes", "window_max_bytes"),
             ("resend_min_s", "resend_max_s"),
             ("chunk_bytes", "memory_bytes"),
         ):
             if getattr(self, low) > getattr(self, high):
-                raise ConfigError(low, came=getattr(self, low), expected=f"at most {high}")
+                raise ConfigError(low, got=getattr(self, low), expected=f"at most {high}")

@@ -11,7 +11,7 @@ from dataclasses import replace
 from user_actor.outbox.coding import CodingChooser
 from user_actor.outbox.database import Entry, OutboxDatabase
 from user_actor.outbox.sender import Sender
-from user_core.errors import StoreCorrupt, StoreError, UserError
+from user_core.errors import StoreCorrupt, StoreError, SuiteError
 from user_core.types import TrajectoryChunk
 
 _LOOK_S = 1.0
@@ -97,7 +97,7 @@ class Courier:
             pass  # acknowledged meanwhile
         except Exception as error:  # of a publisher, in any form
             if not self.trouble:
-                ours = isinstance(error, UserError)
+                ours = isinstance(error, SuiteError)
                 _log.warning("chunk %d waits: %s", entry.sequence, error, exc_info=not ours)
             self.trouble = f"{type(error).__name__}: {error}"
 

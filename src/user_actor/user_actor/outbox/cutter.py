@@ -33,7 +33,7 @@ class ChunkCutter:
         if self._progress is not None:
             raise StoreError(
                 f"begin of episode {progress.key}",
-                came=f"episode {self._progress.key} still open",
+                got=f"episode {self._progress.key} still open",
                 expected="end_episode() first",
             )
         self._progress = progress
@@ -52,7 +52,7 @@ class ChunkCutter:
         """Close the episode; return its last chunk."""
         progress = self._require()
         if result.key != progress.key:
-            raise StoreError("end of an episode", came=result.key, expected=progress.key)
+            raise StoreError("end of an episode", got=result.key, expected=progress.key)
         drafts = self._cut(result)
         self._progress = None
         return drafts
@@ -87,6 +87,6 @@ class ChunkCutter:
     def _require(self) -> EpisodeProgress:
         if self._progress is None:
             raise StoreError(
-                "outbox", came="a step outside an episode", expected="begin_episode() first"
+                "outbox", got="a step outside an episode", expected="begin_episode() first"
             )
         return self._progress

@@ -100,9 +100,7 @@ class OutboxDatabase:
         except sqlite3.OperationalError:
             raise
         except (sqlite3.DatabaseError, TypeError) as error:
-            raise StoreCorrupt(
-                f"outbox {path}", came=str(error), expected="a sound file"
-            ) from error
+            raise StoreCorrupt(f"outbox {path}", got=str(error), expected="a sound file") from error
 
     def close(self) -> None:
         """Close the file."""
@@ -130,12 +128,12 @@ class OutboxDatabase:
             (sequence,),
         )
         if not rows:
-            raise StoreError(f"chunk {sequence}", came="nothing", expected="one that is pending")
+            raise StoreError(f"chunk {sequence}", got="nothing", expected="one that is pending")
         data, incarnation = rows[0]
         try:
             chunk = decode_chunk(data, _LIMITS)
         except CodecError as error:
-            raise StoreCorrupt(f"chunk {sequence} in {self.path}", came=str(error)) from error
+            raise StoreCorrupt(f"chunk {sequence} in {self.path}", got=str(error)) from error
         return replace(chunk, id=ChunkId(self.producer, int(incarnation), sequence))
 
     def oldest_ns(self) -> int:
@@ -186,7 +184,7 @@ class OutboxDatabase:
             "SELECT columns FROM schema WHERE hash = ?", (schema_hash,)
         ).fetchone()
         if row is None:
-            raise StoreCorrupt(f"schema {schema_hash} in {self.path}", came="nothing")
+            raise StoreCorrupt(f"schema {schema_hash} in {self.path}", got="nothing")
         return TrajectorySchema.from_dict(json.loads(row[0]))
 
     def commit(

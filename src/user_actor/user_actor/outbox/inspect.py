@@ -58,8 +58,8 @@ def find_outboxes(directory: Path) -> list[Path]:
     found = sorted(file.parent for file in directory.glob(f"*/{FILE}"))
     if not found:
         raise StoreError(
-            f"outboxes in {directory}", came="none", expected=f"{FILE}, or folders with one",
-            cure="Name the parameter outbox.directory of the actor; in a run it is runs/<id>/outbox",
+            f"outboxes in {directory}", got="none", expected=f"{FILE}, or folders with one",
+            hint="Name the parameter outbox.directory of the actor; in a run it is runs/<id>/outbox",
         )  # fmt: skip
     return found
 
@@ -76,7 +76,7 @@ def inspect(folder: Path) -> OutboxReport:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as reader:
             (version,) = reader.execute("PRAGMA user_version").fetchone()
             if version != VERSION:
-                raise StoreError(f"layout of outbox {path}", came=version, expected=VERSION)
+                raise StoreError(f"layout of outbox {path}", got=version, expected=VERSION)
             meta = dict(reader.execute("SELECT key, value FROM meta").fetchall())
             pending, nbytes, oldest_ns = reader.execute(
                 "SELECT count(*), coalesce(sum(nbytes), 0), min(created_ns) FROM chunk "
@@ -87,7 +87,7 @@ def inspect(folder: Path) -> OutboxReport:
                 "GROUP BY code, reason"
             ).fetchall()
     except (sqlite3.DatabaseError, TypeError) as error:
-        raise StoreCorrupt(f"outbox {path}", came=str(error), expected="a sound file") from error
+        raise StoreCorrupt(f"outbox {path}", got=str(error), expected="a sound file") from error
     return OutboxReport(
         folder=folder,
         producer=str(meta["producer"]),

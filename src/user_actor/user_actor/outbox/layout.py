@@ -85,15 +85,15 @@ def check(connection: sqlite3.Connection, path: Path, producer: str) -> None:
     if version != VERSION:
         raise StoreError(
             f"layout of outbox {path}",
-            came=version,
+            got=version,
             expected=VERSION,
-            cure="Let the version of USER that made it deliver it, or move its folder away",
+            hint="Let the version of USER that made it deliver it, or move its folder away",
         )
     (owner,) = connection.execute("SELECT value FROM meta WHERE key = 'producer'").fetchone()
     if owner != producer:
         raise StoreError(
             f"outbox {path}",
-            came=f"producer {producer!r}",
+            got=f"producer {producer!r}",
             expected=f"{owner!r}, whose data it holds",
-            cure="Give the actor its former name, or move the folder away",
+            hint="Give the actor its former name, or move the folder away",
         )

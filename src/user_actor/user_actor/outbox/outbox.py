@@ -79,7 +79,7 @@ class Outbox:
         on_commit: Callable[[Sequence[Entry]], None] | None = None,
     ) -> None:
         if not _NAME.fullmatch(producer):
-            raise ConfigError("producer", came=repr(producer), expected="letters, digits, _ . -")
+            raise ConfigError("producer", got=repr(producer), expected="letters, digits, _ . -")
         self.config, self.producer = config, producer
         self._spec: RobotSpec | None = None
         self._row_nbytes = 0
@@ -99,7 +99,7 @@ class Outbox:
         except sqlite3.Error as error:
             self._lock.release()
             raise StoreError(
-                f"outbox {folder}", came=str(error), expected="a disk with room"
+                f"outbox {folder}", got=str(error), expected="a disk with room"
             ) from error
         except BaseException:
             self._lock.release()
@@ -117,7 +117,7 @@ class Outbox:
         Until then what earlier processes left is delivered, and nothing can be collected.
         """
         if self._key is not None:
-            raise StoreError("change of the robot", came=f"{self._key} open", expected="its end")
+            raise StoreError("change of the robot", got=f"{self._key} open", expected="its end")
         schema = TrajectorySchema.of(spec)
         self._spec, self._row_nbytes = spec, schema.row_nbytes
         rows = max(1, (self.config.chunk_bytes - _CHUNK_OVERHEAD_BYTES) // schema.row_nbytes)
@@ -126,9 +126,9 @@ class Outbox:
     def begin_episode(self, source: EpisodeSource) -> EpisodeKey:
         """Begin an episode; the steps that follow belong to it. Raises StoreError within one."""
         if self._key is not None:
-            raise StoreError("begin of an episode", came=f"{self._key} open", expected="its end")
+            raise StoreError("begin of an episode", got=f"{self._key} open", expected="its end")
         if self._spec is None:
-            raise StoreError("begin of an episode", came="no robot", expected="prepare() first")
+            raise StoreError("begin of an episode", got="no robot", expected="prepare() first")
         self._key = EpisodeKey(self.producer, self._database.process, self._episodes)
         self._episodes += 1
         self._final = False
@@ -146,16 +146,16 @@ class Outbox:
         if self._spec is None or self._key is None or self._final:
             raise StoreError(
                 "step for the outbox",
-                came="one behind the final observation" if self._final else "no open episode",
+                got="one behind the final observation" if self._final else "no open episode",
                 expected="begin_episode() first",
             )
         self._check(step, self._spec)
         if self._memory_bytes() >= self.config.memory_bytes:
             raise StoreFull(
                 "outbox",
-                came=f"{self._memory_bytes()} bytes that wait for the disk",
+                got=f"{self._memory_bytes()} bytes that wait for the disk",
                 expected=f"less than {self.config.memory_bytes}",
-                cure="Pause collecting while why_paused() gives a reason",
+                hint="Pause collecting while why_paused() gives a reason",
             )
         self._final = isinstance(step, FinalObservation)
         self._appended_rows += 1
@@ -164,7 +164,7 @@ class Outbox:
     def end_episode(self, result: EpisodeResult) -> None:
         """Close the episode. Raises StoreError unless ``result`` has its key."""
         if result.key != self._key:
-            raise StoreError("end of an episode", came=result.key, expected=self._key)
+            raise StoreError("end of an episode", got=result.key, expected=self._key)
         self._key = None
         self._writer.items.put(result)
 
@@ -258,7 +258,7 @@ class Outbox:
         if not committed:
             raise StoreError(
                 "outbox could not be closed in order",
-                came=f"{self._appended_rows - self._writer.committed_rows} rows that the disk did "
+                got=f"{self._appended_rows - self._writer.committed_rows} rows that the disk did "
                 f"not take: {self._writer.trouble}",
                 expected="all rows on the disk",
             )
@@ -306,4 +306,4 @@ class Outbox:
             spec.action.check(row.action, "action")
             spec.action.check(row.proposed_action, "proposed_action")
             if not abs(row.reward) <= _LARGEST_FLOAT32:
-                raise SpecError("reward of a step", came=row.reward, expected="a finite float32")
+                raise SpecError("reward of a step", got=row.reward, expected="a finite float32")

@@ -29,9 +29,9 @@ class ProcessLock:
             os.close(self._descriptor)
             raise StoreError(
                 f"{path.parent} is in use",
-                came=f"a lock held by process {owner or 'unknown'}",
+                got=f"a lock held by process {owner or 'unknown'}",
                 expected="one process at a time",
-                cure="End that process, or give this actor a name of its own",
+                hint="End that process, or give this actor a name of its own",
             ) from error
         # for people only: without room for it the lock holds all the same
         with contextlib.suppress(OSError):

@@ -19,7 +19,7 @@ from user_bringup.chaos.plan import Fault
 from user_bringup.chaos.resources import ResourceRecorder
 from user_bringup.chaos.works import producers_behind, works_since
 from user_core.config import from_mapping, load_yaml
-from user_core.errors import UserError
+from user_core.errors import SuiteError
 from user_fleet.deployment import Deployment, ProcessSpec
 from user_fleet.processes import find_processes, session_members, state_of
 
@@ -108,7 +108,7 @@ class Trial:
         """Start the run, and wait until every process works.
 
         Raises:
-            UserError: It ended, or does not work in time.
+            SuiteError: It ended, or does not work in time.
         """
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         output = (self.folder.parent / f"{self.folder.name}.out").open("ab")
@@ -282,13 +282,13 @@ class Trial:
     def _must_go_on(self, since_s: float | None, what: str) -> None:
         assert self._process is not None
         if self._process.poll() is not None:
-            raise UserError(
-                "user up", came=f"it ended with {self._process.returncode}",
+            raise SuiteError(
+                "user up", got=f"it ended with {self._process.returncode}",
                 expected=f"it to run until {what}",
-                cure=f"Look at {self.folder.parent / self.folder.name}.out",
+                hint=f"Look at {self.folder.parent / self.folder.name}.out",
             )  # fmt: skip
         if since_s is not None and time.monotonic() > since_s + self.START_S:
-            raise UserError("user up", came=f"not within {self.START_S:g} s", expected=what)
+            raise SuiteError("user up", got=f"not within {self.START_S:g} s", expected=what)
         time.sleep(_LOOK_S)
 
 

@@ -15,7 +15,7 @@ from user_actor.outbox.database import OutboxDatabase
 from user_bringup.chaos.evidence import ChunkName, checksum
 from user_core.codecs.safetensors import FileLimits, unpack
 from user_core.codecs.weights import content_hash, decode_version
-from user_core.errors import UserError
+from user_core.errors import SuiteError
 from user_core.types import Outcome
 from user_learner.replay import StoreReader
 from user_learner.replay.chunklog import LogEntry
@@ -78,12 +78,12 @@ def judge(
 def _guarded(name: str, check: Callable[[Path], tuple[bool, str]], run_dir: Path) -> Check:
     try:
         return Check(name, *check(run_dir))
-    except (UserError, OSError, ValueError, KeyError) as error:
+    except (SuiteError, OSError, ValueError, KeyError) as error:
         return Check(name, False, f"{type(error).__name__}: {error}")
 
 
 def count_steps(run_dir: Path) -> Count:
-    """Where every committed step is. Raises UserError, OSError."""
+    """Where every committed step is. Raises SuiteError, OSError."""
     reader = StoreReader(run_dir / "replay")
     try:
         # What is in both was stored, and its ack did not come before the end.
@@ -194,7 +194,7 @@ def _checkpoints(run_dir: Path) -> tuple[bool, str]:
             identity = json.loads(metadata["content"])["identity"]
             newest = CheckpointStore(folder, identity).read(file).info.update
             loaded += 1
-        except (UserError, KeyError) as error:
+        except (SuiteError, KeyError) as error:
             wrong.append(str(error))
     wrong += [f"refused: {file.name}" for file in (folder / "refused").glob("*.safetensors*")]
     return not wrong and loaded > 0, "; ".join(

@@ -8,5 +8,5 @@ registered in the group ``user.commands`` of any installed package::
     def main(argv: Sequence[str]) -> int: ...
 
 The first line of its module's docstring is shown by ``user --help``. What it raises of
-:class:`~user_core.errors.UserError` is shown as one clear message.
+:class:`~user_core.errors.SuiteError` is shown as one clear message.
 """

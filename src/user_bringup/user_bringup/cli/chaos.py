@@ -18,7 +18,7 @@ from user_bringup.chaos.plan import PlanSize, make_plan
 from user_bringup.chaos.trial import Trial
 from user_bringup.chaos.verdict import Check, judge
 from user_bringup.running import find_deployment, ros_domains
-from user_core.errors import ConfigError, UserError
+from user_core.errors import ConfigError, SuiteError
 from user_fleet.deployment import Deployment, load_deployment, parse_overrides
 
 _WRITERS = ("actor_node", "replay_node", "learner_node")
@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     if arguments.networks and not has_link:
         raise ConfigError(
             f"--networks {arguments.networks}",
-            came=f"a deployment without the argument {ROBOT_ROUTER!r}",
+            got=f"a deployment without the argument {ROBOT_ROUTER!r}",
             expected="one of several hosts, as two_hosts",
         )
     size = _size(arguments, has_link)
@@ -113,7 +113,7 @@ def run_trial(
             victims, writers, hungry = _cast(trial.deployment, only)
             plan = make_plan(arguments.seed, victims, writers, size, hungry)
             trial.follow(plan, size.seconds)
-        except UserError as error:
+        except SuiteError as error:
             failure = str(error)
         finally:
             left = trial.end()

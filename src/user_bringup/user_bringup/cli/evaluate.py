@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from user_core.errors import UserError
+from user_core.errors import SuiteError
 from user_core.types import Outcome
 
 
@@ -57,9 +57,9 @@ def main(argv: Sequence[str]) -> int:
         f"mean return {result.mean_return:.2f}, mean length {result.mean_length:.1f} steps"
     )
     if result.successes < arguments.require:
-        raise UserError(
+        raise SuiteError(
             f"evaluation of {arguments.run.name}",
-            came=f"{result.successes} of {result.episodes} successes",
+            got=f"{result.successes} of {result.episodes} successes",
             expected=f"at least {arguments.require}",
         )
     return 0

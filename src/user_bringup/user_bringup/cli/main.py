@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 
-from user_core.errors import UserError
+from user_core.errors import SuiteError
 
 GROUP = "user.commands"
 
@@ -31,7 +31,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return 2
     try:
         return int(points[name].load()(rest) or 0)
-    except UserError as error:
+    except SuiteError as error:
         print(f"user {name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

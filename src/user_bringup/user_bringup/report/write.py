@@ -11,7 +11,7 @@ from user_bringup.monitor.state import EVALUATION, ONLINE
 from user_bringup.monitor.table import number, percent, size
 from user_bringup.report.plots import draw_plots
 from user_bringup.report.series import RunSeries
-from user_core.errors import UserError
+from user_core.errors import SuiteError
 
 
 def write_report(run_dir: Path) -> Path:
@@ -21,12 +21,12 @@ def write_report(run_dir: Path) -> Path:
     evaluation) and ``policy.gif``.
 
     Raises:
-        UserError: There is no history in this folder.
+        SuiteError: There is no history in this folder.
     """
     file = run_dir / "history.jsonl"
     if not file.exists():
-        raise UserError(
-            f"no run in {run_dir}", expected=file.name, cure="Name the folder of a run, runs/<id>"
+        raise SuiteError(
+            f"no run in {run_dir}", expected=file.name, hint="Name the folder of a run, runs/<id>"
         )
     series = RunSeries(read_history(file))
     plots = draw_plots(series, run_dir / "plots")

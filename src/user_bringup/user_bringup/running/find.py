@@ -29,7 +29,7 @@ def find_deployment(name: str) -> Path:
     if path.suffix in (".yaml", ".yml"):
         if path.is_file():
             return path.resolve()
-        raise ConfigError("deployment", came=name, expected="a file that exists")
+        raise ConfigError("deployment", got=name, expected="a file that exists")
     folder = config_folder() / "deployments"
     known = sorted(file.stem for file in folder.glob("*.yaml"))
     if name not in known:
@@ -52,8 +52,8 @@ def find_executable(package: str, executable: str) -> Path:
         folder = Path(get_package_prefix(package)) / "lib" / package
     except PackageNotFoundError as error:
         raise ConfigError(
-            f"package {package!r}", came="not installed", expected="an installed ROS package",
-            cure="Build it with colcon and source install/setup.bash",
+            f"package {package!r}", got="not installed", expected="an installed ROS package",
+            hint="Build it with colcon and source install/setup.bash",
         ) from error  # fmt: skip
     file = folder / executable
     if not file.is_file():

@@ -73,7 +73,7 @@ def prepare_run(
     """
     name = run or f"{file.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     if not _RUN_NAME.fullmatch(name):
-        raise ConfigError("name of a run", came=repr(name), expected="letters, digits, _ . -")
+        raise ConfigError("name of a run", got=repr(name), expected="letters, digits, _ . -")
     folder = (runs / name).resolve()
     deployment = load_deployment(
         file, overrides, {"run_dir": str(folder), "run": name, "deployment": file.stem}

@@ -47,7 +47,7 @@ class World(LifecycleNode):
 
     def configure(self, stack: ExitStack) -> None:
         if self.failures_file_says_fail():
-            raise DeviceError("arm", came="no power", cure="Switch it on")
+            raise DeviceError("arm", got="no power", hint="Switch it on")
         say("configure", {"speed": self.config.speed, "params": self.config.params})
         stack.callback(say, "undo configure")
         self.acks = self.advertise(topics.TRAJECTORY_ACK)
@@ -79,7 +79,7 @@ class World(LifecycleNode):
     def on_action(self, chunk: ActionChunk) -> None:
         say("action", chunk.actions_ta.tolist())
         if chunk.sequence == 13:
-            self.fail(DeviceError("arm", came="a fault"))
+            self.fail(DeviceError("arm", got="a fault"))
 
     def reset(self, request: Any, response: Any) -> None:
         say("reset begins", request.seed)
@@ -90,7 +90,7 @@ class World(LifecycleNode):
         response.success, response.message = True, "stopped"
 
     def refuse(self, request: Any, response: Any) -> None:
-        raise SafetyError("emergency stop", came="a hand in the way", cure="Take it away")
+        raise SafetyError("emergency stop", got="a hand in the way", hint="Take it away")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from user_comm.cdr import CdrLimits
 from user_comm.checked_subscription import decode_bytes
 from user_comm.converters import CONVERTERS
 from user_comm.message_types import interface_class
-from user_core.errors import UserError
+from user_core.errors import SuiteError
 from user_core.types import (
     ActionChunk,
     AppliedAction,
@@ -168,7 +168,7 @@ def attempt(number: int, start: dict[str, list[bytes]], middleware: bool) -> str
         else:
             decode_bytes(data, cls, None, CdrLimits())  # for those who want the message itself
             decode_bytes(data, cls, decode, CdrLimits())
-    except UserError as error:
+    except SuiteError as error:
         return error.code
     except Exception as error:  # what the middleware raises
         return type(error).__name__

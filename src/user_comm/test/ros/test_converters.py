@@ -34,7 +34,7 @@ from user_comm.converters import (
 )
 from user_comm.message_types import interface_class
 from user_core.codecs import Limits
-from user_core.errors import CodecError, SpecError, UserError
+from user_core.errors import CodecError, SpecError, SuiteError
 from user_core.interfaces import TeleopCommand
 from user_core.specs import DTYPES, ActionKind, ArraySpec, RobotSpec
 from user_core.types import (
@@ -457,7 +457,7 @@ def test_encoding_refuses_what_has_no_place_on_the_wire() -> None:
     with pytest.raises(CodecError, match="stamp"):
         observation_to_message(Observation({"a": np.zeros(2)}, 2**31 * 10**9))
     spec = RobotSpec("r", {"a": ArraySpec((2,), low=-INF)}, ArraySpec((1,)))
-    with pytest.raises(UserError, match="finite"):
+    with pytest.raises(SuiteError, match="finite"):
         CONVERTERS["user_msgs/msg/RobotSpec"].encode(RobotDescription(spec))
 
 

@@ -18,7 +18,7 @@ from user_comm.diagnostics import Level
 from user_comm.lifecycle import LifecycleNode
 from user_comm.publisher import TopicPublisher
 from user_core.config import Config, setting
-from user_core.errors import DeviceError, UserError
+from user_core.errors import DeviceError, SuiteError
 from user_core.types import TrajectoryAck
 
 
@@ -125,7 +125,7 @@ def test_shut_down_from_anywhere_everything_is_undone(node: Scenario, states: li
 
 @pytest.mark.parametrize(
     ("error", "state"),
-    [(DeviceError("robot", came="no answer"), "unconfigured"), (ZeroDivisionError(), "unconfigured")],
+    [(DeviceError("robot", got="no answer"), "unconfigured"), (ZeroDivisionError(), "unconfigured")],
 )  # fmt: skip
 def test_a_failed_configuration_is_undone_logged_and_can_be_repeated(
     node: Scenario, log: list[str], error: Exception, state: str
@@ -142,7 +142,7 @@ def test_a_failed_configuration_is_undone_logged_and_can_be_repeated(
 
 def test_an_error_of_ours_leaves_an_activation_at_inactive(node: Scenario, log: list[str]) -> None:
     node.request("configure")
-    node.raise_in = {"move": DeviceError("arm", came="a fault", cure="Release the brake")}
+    node.raise_in = {"move": DeviceError("arm", got="a fault", hint="Release the brake")}
     assert not node.request("activate") and node.state == "inactive"
     assert node.events == [*UP, "undo start"]
     assert "Release the brake" in log[0] and "Traceback" in log[0]
@@ -165,7 +165,7 @@ def test_what_raises_while_undoing_keeps_nothing_else_from_being_undone(
     node: Scenario, log: list[str], bad: str
 ) -> None:
     up(node)
-    node.raise_in = {bad: DeviceError("brake", came="stuck")}
+    node.raise_in = {bad: DeviceError("brake", got="stuck")}
     assert not node.request("deactivate"), "it did not go well, and that is said"
     assert node.state == "unconfigured", "a node that could not stop cleanly is not left inactive"
     assert node.events == UP + DOWN
@@ -206,7 +206,7 @@ def test_failing_takes_an_active_node_down_and_says_why(node: Scenario, log: lis
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     up(node)
-    node.fail(DeviceError("arm", came="a fault"))
+    node.fail(DeviceError("arm", got="a fault"))
     spin_until(executor, lambda: node.state == "unconfigured")
     assert node.events == UP + DOWN
     assert "a fault" in log[0] and level_of(node, "device") is Level.ERROR
@@ -216,13 +216,13 @@ def test_failing_takes_an_active_node_down_and_says_why(node: Scenario, log: lis
 def test_failing_while_inactive_takes_the_node_down_too(node: Scenario, log: list[str]) -> None:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    node.fail(DeviceError("arm", came="early"))
+    node.fail(DeviceError("arm", got="early"))
     spin_until(executor, lambda: log)
     assert "early" in log[0] and node.state == "unconfigured", (
         "said, though there is nothing to undo"
     )
     node.request("configure")
-    node.fail(DeviceError("arm", came="a fault"))
+    node.fail(DeviceError("arm", got="a fault"))
     spin_until(executor, lambda: node.state == "unconfigured")
     assert node.events == ["connect", "subscribe", "undo subscribe", "undo connect"]
     assert "a fault" in log[1]
@@ -326,7 +326,7 @@ def test_endpoints_go_away_with_their_state(node: Scenario) -> None:
 
 
 def test_an_endpoint_that_would_belong_to_no_state_is_refused(node: Scenario) -> None:
-    with pytest.raises(UserError, match="configure"):
+    with pytest.raises(SuiteError, match="configure"):
         node.every(1.0, lambda: None)
 
 
@@ -337,7 +337,7 @@ def test_what_a_callback_raises_is_reported_and_the_next_one_comes(
 
     def tick() -> None:
         ticks.append(1)
-        raise DeviceError("sensor", came="noise")
+        raise DeviceError("sensor", got="noise")
 
     node.activate = lambda stack: node.every(0.01, tick)  # type: ignore[method-assign]
     executor = SingleThreadedExecutor()
@@ -351,7 +351,7 @@ def test_what_a_callback_raises_is_reported_and_the_next_one_comes(
 
 
 def test_the_configuration_is_not_there_before_it_is_checked(node: Scenario) -> None:
-    with pytest.raises(UserError, match="configured"):
+    with pytest.raises(SuiteError, match="configured"):
         _ = node.config
     node.request("configure")
     assert node.config == ScenarioConfig()

@@ -48,7 +48,7 @@ class Robot(Config):
 
     def validate(self) -> None:
         if self.limit is not None and self.limit < self.rate_hz:
-            raise ConfigError("limit", came=self.limit, expected=f">= rate_hz {self.rate_hz}")
+            raise ConfigError("limit", got=self.limit, expected=f">= rate_hz {self.rate_hz}")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -47,11 +47,11 @@ class Route(Config):
         if "*" in self.topic and (self.direction == "out" or not self.key.startswith("*/")):
             raise ConfigError(
                 f"route of {self.topic!r}",
-                came=f"a * in the topic, key {self.key!r}",
+                got=f"a * in the topic, key {self.key!r}",
                 expected="a route in, with a key that begins with */",
             )
         if "*" in self.key and self.direction == "out":
-            raise ConfigError(f"route of {self.topic!r}", came=f"key {self.key!r}",
+            raise ConfigError(f"route of {self.topic!r}", got=f"key {self.key!r}",
                               expected="a key without * for a route out")  # fmt: skip
 
     @property
@@ -98,7 +98,7 @@ class BridgeConfig(Config):
     def validate(self) -> None:
         unknown = sorted(set(self.leave_out) - {c.topic.name for c in CROSSINGS})
         if unknown:
-            raise ConfigError("leave_out", came=unknown,
+            raise ConfigError("leave_out", got=unknown,
                               expected=f"some of {[c.topic.name for c in CROSSINGS]}")  # fmt: skip
 
     def all_routes(self, namespace: str = "") -> tuple[Route, ...]:
@@ -119,9 +119,9 @@ class BridgeConfig(Config):
                 if keys_meet(out.key, back.key) or out.topic == back.topic:
                     raise ConfigError(
                         f"routes of {out.topic!r} and {back.topic!r}",
-                        came=f"key {out.key!r} out, {back.key!r} in",
+                        got=f"key {out.key!r} out, {back.key!r} in",
                         expected="each to be carried one way",
-                        cure="What came in would go out again",
+                        hint="What came in would go out again",
                     )
         return routes
 
@@ -172,7 +172,7 @@ def _complete(route: Route, namespace: str) -> Route:
         if route.topic.endswith(name):
             return _like(route, topic)
     raise ConfigError(
-        f"type of {route.topic!r}", came="none", expected="package/msg/Name, for it is not a "
+        f"type of {route.topic!r}", got="none", expected="package/msg/Name, for it is not a "
         "topic of the table",
     )  # fmt: skip
 

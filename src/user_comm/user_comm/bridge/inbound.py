@@ -19,7 +19,7 @@ from user_comm.cdr import CdrLimits, read_cdr
 from user_comm.diagnostics import code_of
 from user_comm.message_types import interface_class
 from user_comm.ros_qos import profile
-from user_core.errors import UserError
+from user_core.errors import SuiteError
 
 _ROS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -115,7 +115,7 @@ class Inbound:
                 self.counts.carry(len(data))
                 if self.route.latched:
                     self._last[key] = _digest(data)
-        except UserError as error:
+        except SuiteError as error:
             self.counts.refuse(code_of(error), f"{key}: {error}")
         except Exception as error:  # of the middleware
             self.counts.refuse("transport", f"{key}: {type(error).__name__}: {error}")

@@ -11,7 +11,7 @@ import zenoh
 
 from user_comm.diagnostics import Item, Level
 from user_comm.links import ZenohConfig, open_session
-from user_core.errors import TransportError, UserError
+from user_core.errors import SuiteError, TransportError
 
 _LOOK_S = 0.2
 _PING_TIMEOUT_S = 10.0
@@ -109,7 +109,7 @@ class BridgeLink:
                 if self._ending.is_set():
                     return
                 self._fail(error)
-            except (UserError, zenoh.ZError, OSError) as error:
+            except (SuiteError, zenoh.ZError, OSError) as error:
                 self._fail(error)
             finally:
                 self._session = None

@@ -45,7 +45,7 @@ def action_chunk_from_message(message: Any, *, limits: Limits = ACTION_LIMITS) -
     if actions_ta.ndim != 2 or 0 in actions_ta.shape:
         raise CodecError(
             "action chunk: shape of the actions",
-            came=actions_ta.shape,
+            got=actions_ta.shape,
             expected="(rows, size of an action), neither of them 0",
         )
     return ActionChunk(

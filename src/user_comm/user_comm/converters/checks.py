@@ -24,13 +24,13 @@ def enum(kind: type[E], value: int, where: str) -> E:
         return kind(value)
     except ValueError:
         names = {member.value: member.name for member in kind}
-        raise CodecError(where, came=value, expected=f"one of {names}") from None
+        raise CodecError(where, got=value, expected=f"one of {names}") from None
 
 
 def integer(value: int, where: str, low: int | None = None, high: int | None = None) -> int:
     """An integer within bounds, both included."""
     if (low is not None and value < low) or (high is not None and value > high):
-        raise CodecError(where, came=value, expected=_range(low, high))
+        raise CodecError(where, got=value, expected=_range(low, high))
     return value
 
 
@@ -50,7 +50,7 @@ def number(
         or (low is not None and value < low)
         or (high is not None and value > high)
     ):
-        raise CodecError(where, came=value, expected="a finite number" + _range(low, high, " "))
+        raise CodecError(where, got=value, expected="a finite number" + _range(low, high, " "))
     return value
 
 
@@ -59,7 +59,7 @@ def name(value: str, where: str, *, empty: bool = False) -> str:
     if (not value and not empty) or len(value) > NAME_LENGTH or not value.isprintable():
         raise CodecError(
             where,
-            came=repr(value)[:80],
+            got=repr(value)[:80],
             expected=f"1 to {NAME_LENGTH} printable characters",
         )
     return value
@@ -68,21 +68,21 @@ def name(value: str, where: str, *, empty: bool = False) -> str:
 def text(value: str, where: str) -> str:
     """Text for people; may be empty."""
     if len(value) > TEXT_LENGTH:
-        raise CodecError(where, came=f"{len(value)} characters", expected=f"at most {TEXT_LENGTH}")
+        raise CodecError(where, got=f"{len(value)} characters", expected=f"at most {TEXT_LENGTH}")
     return value
 
 
 def sha256(value: str, where: str, *, empty: bool = False) -> str:
     """A SHA-256 in lower-case hexadecimal digits."""
     if not (_HASH.fullmatch(value) or (empty and not value)):
-        raise CodecError(where, came=repr(value)[:80], expected="64 hexadecimal digits")
+        raise CodecError(where, got=repr(value)[:80], expected="64 hexadecimal digits")
     return value
 
 
 def at_most(sequence: Any, limit: int, where: str) -> Any:
     """A sequence that is not longer than allowed."""
     if len(sequence) > limit:
-        raise CodecError(where, came=f"{len(sequence)} elements", expected=f"at most {limit}")
+        raise CodecError(where, got=f"{len(sequence)} elements", expected=f"at most {limit}")
     return sequence
 
 

@@ -85,5 +85,5 @@ def converter_of(type_name: str) -> Converter:
         return CONVERTERS[type_name]
     except KeyError:
         raise TransportError(
-            "converter of a message type", came=type_name, expected=f"one of {sorted(CONVERTERS)}"
+            "converter of a message type", got=type_name, expected=f"one of {sorted(CONVERTERS)}"
         ) from None

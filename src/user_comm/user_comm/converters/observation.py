@@ -73,7 +73,7 @@ def observation_from_message(
     if message.success not in _SUCCESSES:
         raise CodecError(
             "observation.success",
-            came=message.success,
+            got=message.success,
             expected=f"one of {list(_SUCCESSES)}",
         )
     action = optional_from_messages(message.applied_action, limits, "observation.applied_action")

@@ -88,7 +88,7 @@ def policy_announcement_from_message(message: Any) -> PolicyAnnouncement:
     if len(message.key) > checks.NAME_LENGTH or not _KEY.fullmatch(message.key):
         raise CodecError(
             "policy version.key",
-            came=repr(message.key)[:80],
+            got=repr(message.key)[:80],
             expected="a Zenoh key without wildcards",
         )
     return PolicyAnnouncement(

@@ -68,7 +68,7 @@ def array_spec_from_message(message: Any, where: str = "array spec") -> tuple[st
     name = checks.name(message.name, f"{where}: name")
     where = f"{where} {name!r}"
     if message.dtype not in _DTYPES:
-        raise CodecError(f"{where}: dtype", came=message.dtype, expected=f"one of {_DTYPES}")
+        raise CodecError(f"{where}: dtype", got=message.dtype, expected=f"one of {_DTYPES}")
     for field, limit in (
         ("shape", MAX_DIMENSIONS),
         ("low", MAX_ELEMENTS),
@@ -123,7 +123,7 @@ def robot_description_from_message(
         if spec.nbytes > limits.tensor_bytes:
             raise CodecError(
                 f"robot spec: size of {name!r}",
-                came=f"{spec.nbytes} bytes",
+                got=f"{spec.nbytes} bytes",
                 expected=f"at most {limits.tensor_bytes}",
             )
         observation[name] = spec
@@ -131,7 +131,7 @@ def robot_description_from_message(
     if action.nbytes > ACTION_LIMITS.tensor_bytes:
         raise CodecError(
             "robot spec: size of an action",
-            came=f"{action.nbytes} bytes",
+            got=f"{action.nbytes} bytes",
             expected=f"at most {ACTION_LIMITS.tensor_bytes}",
         )
     try:
@@ -140,7 +140,7 @@ def robot_description_from_message(
         kinds = [member.value for member in ActionKind]
         raise CodecError(
             "robot spec.action_kind",
-            came=repr(message.action_kind)[:80],
+            got=repr(message.action_kind)[:80],
             expected=kinds,
         ) from None
     description = RobotDescription(
@@ -160,7 +160,7 @@ def robot_description_from_message(
     if message.spec_hash != description.spec_hash:
         raise CodecError(
             "robot spec.spec_hash",
-            came=repr(message.spec_hash)[:80],
+            got=repr(message.spec_hash)[:80],
             expected=f"{description.spec_hash}, the hash of its content",
         )
     return description
@@ -181,7 +181,7 @@ def _bound_values(bound: float | tuple[float, ...] | None, where: str) -> list[f
         return []
     values = [float(v) for v in (bound if isinstance(bound, tuple) else (bound,))]
     if not all(math.isfinite(v) for v in values):
-        raise SpecError(where, came=values, expected="finite numbers, or None for no limit")
+        raise SpecError(where, got=values, expected="finite numbers, or None for no limit")
     return values
 
 

@@ -14,7 +14,7 @@ def set_stamp(stamp: Any, stamp_ns: int) -> None:
     """Write a time into a ``Time`` message. Raises CodecError beyond the year 2038."""
     seconds, nanoseconds = divmod(int(stamp_ns), _SECOND_NS)
     if not 0 <= seconds <= _MAX_S:
-        raise CodecError("stamp", came=f"{stamp_ns} ns", expected=f"0 to {_MAX_S} s")
+        raise CodecError("stamp", got=f"{stamp_ns} ns", expected=f"0 to {_MAX_S} s")
     stamp.sec, stamp.nanosec = seconds, nanoseconds
 
 
@@ -25,7 +25,7 @@ def stamp_ns(stamp: Any, where: str) -> int:
     if seconds < 0 or nanoseconds >= _SECOND_NS:
         raise CodecError(
             where,
-            came=f"{seconds} s {nanoseconds} ns",
+            got=f"{seconds} s {nanoseconds} ns",
             expected="sec >= 0, nanosec < 1e9",
         )
     return seconds * _SECOND_NS + nanoseconds

@@ -60,7 +60,7 @@ def optional_from_messages(
 ) -> Array | None:
     """The array of a ``Tensor[<=1]``; None when it is empty."""
     if len(tensors) > 1:
-        raise CodecError(where, came=f"{len(tensors)} tensors", expected="at most one")
+        raise CodecError(where, got=f"{len(tensors)} tensors", expected="at most one")
     for value in tensors_from_messages(tensors, limits, None, where).values():
         return value
     return None
@@ -69,7 +69,7 @@ def optional_from_messages(
 def vector(value: Array, where: str) -> Array:
     """The array itself if it is a vector; CodecError otherwise."""
     if value.ndim != 1:
-        raise CodecError(where, came=f"shape {value.shape}", expected="a vector")
+        raise CodecError(where, got=f"shape {value.shape}", expected="a vector")
     return value
 
 

@@ -57,11 +57,11 @@ def trajectory_chunk_from_message(
     if "reward" not in columns or len(rows) != 1 or None in rows:
         raise CodecError(
             f"{_WHERE}: columns",
-            came={name: array.shape for name, array in list(columns.items())[:32]},
+            got={name: array.shape for name, array in list(columns.items())[:32]},
             expected="a column 'reward', and as many rows in each",
         )
     if len(message.result) > 1:
-        raise CodecError(f"{_WHERE}.result", came=len(message.result), expected="at most one")
+        raise CodecError(f"{_WHERE}.result", got=len(message.result), expected="at most one")
     return TrajectoryChunk(
         id=ChunkId(
             producer=checks.name(message.producer, f"{_WHERE}.producer"),

@@ -43,9 +43,9 @@ class Credentials:
         if missing:
             raise ConfigError(
                 f"credentials in {str(self.folder)!r}",
-                came=f"no {', '.join(missing)}",
+                got=f"no {', '.join(missing)}",
                 expected=f"{AUTHORITY}, {CERTIFICATE} and {KEY}",
-                cure="Make them with `user net add-robot` (or add-learner) and copy the folder here",
+                hint="Make them with `user net add-robot` (or add-learner) and copy the folder here",
             )
         return self
 

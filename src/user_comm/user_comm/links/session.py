@@ -53,9 +53,9 @@ class ZenohConfig(Config):
         if any(e.startswith(ENCRYPTED) for e in endpoints) and not self.credentials:
             raise ConfigError(
                 "credentials",
-                came="none",
+                got="none",
                 expected=f"a folder with certificates, for {', '.join(endpoints)}",
-                cure="Make one with `user net`",
+                hint="Make one with `user net`",
             )
 
     def options(self) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def to_zenoh(options: dict[str, Any]) -> zenoh.Config:
         try:
             config.insert_json5(key, json.dumps(value))
         except zenoh.ZError as error:
-            raise ConfigError(f"Zenoh's {key}", came=f"{value!r} ({error})") from error
+            raise ConfigError(f"Zenoh's {key}", got=f"{value!r} ({error})") from error
     return config
 
 
@@ -132,11 +132,11 @@ def open_session(
             if config.mode != "client" or stop is None:
                 raise TransportError(
                     "cannot open a Zenoh session",
-                    came=reason,
+                    got=reason,
                     expected=f"to listen on {list(config.listen)}, connect to {list(config.connect)}",
-                    cure="Is the endpoint free, and its host known?",
+                    hint="Is the endpoint free, and its host known?",
                 ) from error
             if stop.wait(retry_s):
                 raise TransportError(
-                    f"gave up connecting to {list(config.connect)}", came=reason
+                    f"gave up connecting to {list(config.connect)}", got=reason
                 ) from error

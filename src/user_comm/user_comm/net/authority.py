@@ -44,9 +44,9 @@ class Authority:
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"certificate authority in {str(folder)!r}",
-                came=error,
+                got=error,
                 expected=f"{AUTHORITY} and {_AUTHORITY_KEY}",
-                cure="Begin with `user net init`",
+                hint="Begin with `user net init`",
             ) from error
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise ConfigError(f"key of the authority in {str(folder)!r}", expected="an EC key")
@@ -58,9 +58,9 @@ class Authority:
         if (folder / _AUTHORITY_KEY).exists():
             raise ConfigError(
                 f"certificate authority in {str(folder)!r}",
-                came="one that is there already",
+                got="one that is there already",
                 expected="a new folder",
-                cure="Everybody's certificates would be void; take another folder",
+                hint="Everybody's certificates would be void; take another folder",
             )
         folder.mkdir(parents=True, exist_ok=True)
         key = ec.generate_private_key(ec.SECP256R1())

@@ -132,5 +132,5 @@ def _parser() -> argparse.ArgumentParser:
 def _days(text: str) -> int:
     days = int(text)
     if days < 1:
-        raise ConfigError("--days", came=days, expected="1 or more")
+        raise ConfigError("--days", got=days, expected="1 or more")
     return days

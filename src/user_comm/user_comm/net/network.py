@@ -62,15 +62,15 @@ class Members(Config):
             if not _NAME.fullmatch(name) or name in ("router", self.policy_key.split("/")[0]):
                 raise ConfigError(
                     "name of a member",
-                    came=repr(name),
+                    got=repr(name),
                     expected="a letter, then letters, digits and _ (it is also a namespace), and "
                     "none of the network's own",
                 )
             if names.count(name) > 1:
-                raise ConfigError("names of members", came=f"{name!r} twice", expected="unique")
+                raise ConfigError("names of members", got=f"{name!r} twice", expected="unique")
         for site in self.sites:
             if unknown := set(site.robots) - set(self.robots):
-                raise ConfigError(f"robots of site {site.name!r}", came=sorted(unknown),
+                raise ConfigError(f"robots of site {site.name!r}", got=sorted(unknown),
                                   expected=f"some of {list(self.robots)}")  # fmt: skip
 
 
@@ -87,9 +87,9 @@ class Network:
         if not file.exists():
             raise ConfigError(
                 f"network in {str(self.folder)!r}",
-                came=f"no {FILE}",
+                got=f"no {FILE}",
                 expected="the folder of a network",
-                cure="Begin with `user net init`",
+                hint="Begin with `user net init`",
             )
         self.members = from_mapping(Members, load_yaml(file), str(file))
 

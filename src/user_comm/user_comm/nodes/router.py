@@ -22,7 +22,7 @@ from user_comm.links.session import prepare_runtime, to_zenoh
 from user_comm.net.network import FILE
 from user_comm.stop_signals import StopSignals
 from user_core.config import from_mapping, load_yaml
-from user_core.errors import TransportError, UserError
+from user_core.errors import SuiteError, TransportError
 
 _log = logging.getLogger("router")
 _LOOK_S = 1.0
@@ -39,7 +39,7 @@ def main(words: Sequence[str] | None = None) -> int:
             return 0
         logging.basicConfig(format="router: %(message)s", level=logging.INFO, stream=sys.stderr)
         _run(config)
-    except UserError as error:
+    except SuiteError as error:
         print(f"router: {error}", file=sys.stderr)
         return 1
     return 0
@@ -70,7 +70,7 @@ def _watch(
         if _version(config) != known:
             try:
                 config.options()
-            except UserError as error:  # half edited by hand: go on as before
+            except SuiteError as error:  # half edited by hand: go on as before
                 _log.error("the network has changed, but: %s", error)
                 known = _version(config)
             else:
@@ -93,9 +93,9 @@ def _open(config: RouterConfig) -> zenoh.Session:
     except zenoh.ZError as error:
         raise TransportError(
             "cannot start the router",
-            came=str(error).partition(" at ")[0],
+            got=str(error).partition(" at ")[0],
             expected=f"to listen on {config.options()['listen/endpoints']}",
-            cure="Is the endpoint free?",
+            hint="Is the endpoint free?",
         ) from error
 
 

@@ -89,11 +89,11 @@ class PieceNote:
         try:
             note = PieceNote(*_NOTE.unpack(data))
         except struct.error as error:
-            raise CodecError("size of a policy blob", came=repr(data)[:80]) from error
+            raise CodecError("size of a policy blob", got=repr(data)[:80]) from error
         if not 0 < note.total <= max_bytes or not 1024 <= note.piece <= 2**20:
             raise CodecError(
                 "size of a policy blob",
-                came=f"{note.total} bytes in pieces of {note.piece}",
+                got=f"{note.total} bytes in pieces of {note.piece}",
                 expected=f"at most {max_bytes} bytes, in pieces of 1024 or more",
             )
         return note

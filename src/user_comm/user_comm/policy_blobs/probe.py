@@ -10,7 +10,7 @@ import zenoh
 from user_comm.links.session import ZenohConfig, open_session
 from user_comm.policy_blobs.pieces import ALIVE
 from user_core.closing import Closing
-from user_core.errors import UserError
+from user_core.errors import SuiteError
 
 
 class ServerProbe(Closing):
@@ -59,7 +59,7 @@ class ServerProbe(Closing):
                     silent = silent + 1 if self._times_out(session) else 0
             if not self._ending.is_set():
                 self._on_hung()
-        except (UserError, zenoh.ZError):
+        except (SuiteError, zenoh.ZError):
             return  # the server's own session says what is wrong
 
     def _times_out(self, session: zenoh.Session) -> bool:

@@ -31,7 +31,7 @@ from user_comm.throttle import Throttle
 from user_core.closing import Closing
 from user_core.codecs.policy_blob import decode_blob
 from user_core.codecs.safetensors import FileLimits
-from user_core.errors import PolicyError, UserError
+from user_core.errors import PolicyError, SuiteError
 from user_core.link_window import LinkWindow
 from user_core.types import PolicyVersion
 
@@ -162,7 +162,7 @@ class PolicyPuller(Closing):
             except Hung:
                 self.stats.reopened += 1
                 _log.warning("queries for policies are not answered at all; connecting anew")
-            except UserError as error:
+            except SuiteError as error:
                 self.stats.last_error = str(error)
                 return
 
@@ -193,7 +193,7 @@ class PolicyPuller(Closing):
             raise
         except Superseded:
             self.stats.superseded += 1
-        except UserError as error:
+        except SuiteError as error:
             self._refuse(error.code, f"policy version {wanted.number} refused: {error}")
         except Exception as error:  # of Zenoh: the next version is another try
             _log.exception("policy version %d", wanted.number)
@@ -234,7 +234,7 @@ class PolicyPuller(Closing):
                     self.stats.detours += 1
                 else:
                     self._wait(wanted)  # a learner that was restarted may have it again
-            except UserError as error:
+            except SuiteError as error:
                 failures += 1
                 if failures >= _ATTEMPTS:
                     raise
@@ -276,7 +276,7 @@ class PolicyPuller(Closing):
 
     def _take(self, version: PolicyVersion, wanted: PolicyAnnouncement) -> None:
         if version.number != wanted.number:
-            raise PolicyError("number of a policy version", came=version.number,
+            raise PolicyError("number of a policy version", got=version.number,
                               expected=wanted.number)  # fmt: skip
         self._newest, self._newest_hash = version, wanted.content_hash
         self.stats.versions += 1
@@ -288,15 +288,15 @@ class PolicyPuller(Closing):
         if wanted.size > self._max_bytes or wanted.piece_size < 1024:
             raise PolicyError(
                 f"policy version {wanted.number}",
-                came=f"{wanted.size} bytes in pieces of {wanted.piece_size}",
+                got=f"{wanted.size} bytes in pieces of {wanted.piece_size}",
                 expected=f"at most {self._max_bytes} bytes, in pieces of 1024 or more",
             )
         if self._config_hash and wanted.config_hash != self._config_hash:
             raise PolicyError(
                 f"configuration of policy version {wanted.number}",
-                came=wanted.config_hash,
+                got=wanted.config_hash,
                 expected=self._config_hash,
-                cure="Actor and learner must have the same policy configuration and robot spec",
+                hint="Actor and learner must have the same policy configuration and robot spec",
             )
 
     def _refuse(self, kind: str, text: str) -> None:

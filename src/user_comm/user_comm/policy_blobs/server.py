@@ -62,7 +62,7 @@ class PolicyServer(Closing):
         keep_bytes: int = 2**30,
     ) -> None:
         if not _PREFIX.fullmatch(prefix):
-            raise ConfigError("prefix of policy blobs", came=repr(prefix), expected="a/plain/key")
+            raise ConfigError("prefix of policy blobs", got=repr(prefix), expected="a/plain/key")
         self.prefix, self._announce = prefix, announce
         self.served_pieces = self.served_bytes = self.refused = 0
         self._library = VersionLibrary(keep, keep_bytes)

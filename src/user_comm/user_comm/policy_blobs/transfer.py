@@ -47,7 +47,7 @@ class NotServed(TransportError):
     """Whoever answers does not have it, and says why."""
 
     def __init__(self, key: PieceKey, reason: bytes) -> None:
-        super().__init__(f"policy piece {key}", came=reason.decode(), expected="its bytes")
+        super().__init__(f"policy piece {key}", got=reason.decode(), expected="its bytes")
         self.reason = reason
 
 
@@ -172,7 +172,7 @@ class PieceTransfer:
             if (note.total, note.piece) != (total, piece_bytes) or len(answer.piece) != expected:
                 raise CodecError(
                     f"piece {answer.index} of {version}",
-                    came=f"{len(answer.piece)} bytes of {note.total}",
+                    got=f"{len(answer.piece)} bytes of {note.total}",
                     expected=f"{expected} of {total}",
                 )
             data[start : start + expected] = answer.piece

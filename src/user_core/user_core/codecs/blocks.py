@@ -104,7 +104,7 @@ class BlockCoder:
         before = repeat(None) if base is None else blocks(base)
         for block, base_block in zip(blocks([out]), before, strict=False):
             if end >= len(data):
-                raise CodecError("blocks", came="the end of the bytes", expected="another block")
+                raise CodecError("blocks", got="the end of the bytes", expected="another block")
             coding, end = data[end], end + 1
             end += self._decode(coding, data[end:], block, base_block)
         return end
@@ -144,7 +144,7 @@ class BlockCoder:
     def _decode(self, coding: int, data: memoryview, out: Array, base: Array | None) -> int:
         if coding == Coding.RAW:
             if len(data) < out.nbytes:
-                raise CodecError("block", came=f"{len(data)} bytes", expected=out.nbytes)
+                raise CodecError("block", got=f"{len(data)} bytes", expected=out.nbytes)
             out[...] = np.frombuffer(data[: out.nbytes], out.dtype)
             return out.nbytes
         if coding == Coding.FULL:
@@ -158,7 +158,7 @@ class BlockCoder:
         if base is None or coding not in _CODINGS:
             raise CodecError(
                 "coding of a block",
-                came=coding,
+                got=coding,
                 expected="RAW or FULL without a base"
                 if base is None
                 else f"one of {sorted(_CODINGS)}",
@@ -174,16 +174,16 @@ class BlockCoder:
 
     def _decode_sparse(self, data: memoryview, out: Array, base: Array) -> int:
         if len(data) < 4:
-            raise CodecError("sparse block", came=f"{len(data)} bytes", expected="4 or more")
+            raise CodecError("sparse block", got=f"{len(data)} bytes", expected="4 or more")
         (count,) = struct.unpack_from("<I", data)
         if count > out.size:
-            raise CodecError("changed numbers of a block", came=count, expected=f"<= {out.size}")
+            raise CodecError("changed numbers of a block", got=count, expected=f"<= {out.size}")
         gaps, values = np.empty(count, "<u2"), np.empty(count, out.dtype)
         end = 4 + self._planes.decode(data[4:], gaps)
         end += self._planes.decode(data[end:], values)
         where = np.cumsum(gaps.astype(np.int64) + 1) - 1
         if count and where[-1] >= out.size:
-            raise CodecError("place of a changed number", came=where[-1], expected=f"< {out.size}")
+            raise CodecError("place of a changed number", got=where[-1], expected=f"< {out.size}")
         out[...] = base
         out[where] ^= values
         return end

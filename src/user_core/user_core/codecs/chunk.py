@@ -53,7 +53,7 @@ def encode_chunk(chunk: TrajectoryChunk) -> bytes:
         text = json.dumps(_header(chunk, records), separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:  # a NaN return, a name that is no text
         raise CodecError(
-            f"{_WHERE}: header", came=str(error), expected="plain finite values"
+            f"{_WHERE}: header", got=str(error), expected="plain finite values"
         ) from error
     header = text.encode()
     parts: list[bytes | memoryview] = [header]
@@ -147,7 +147,7 @@ def _parse(data: memoryview) -> dict[str, Any]:
     try:
         header = json.loads(bytes(data), parse_constant=no_constant)
     except (ValueError, RecursionError) as error:
-        raise CodecError(f"{_WHERE}: header", came=str(error), expected="JSON") from error
+        raise CodecError(f"{_WHERE}: header", got=str(error), expected="JSON") from error
     if not isinstance(header, dict):
         _refuse("header", type(header).__name__, "a mapping")
     return header
@@ -234,9 +234,9 @@ def _enum(kind: Any, data: Mapping[str, Any], key: str) -> Any:
         return kind(_integer(data, key))
     except ValueError as error:
         raise CodecError(
-            f"{_WHERE}: {key}", came=data.get(key), expected=f"one of {[*map(int, kind)]}"
+            f"{_WHERE}: {key}", got=data.get(key), expected=f"one of {[*map(int, kind)]}"
         ) from error
 
 
 def _refuse(what: str, came: object, expected: object) -> NoReturn:
-    raise CodecError(f"{_WHERE}: {what}", came=came, expected=expected)
+    raise CodecError(f"{_WHERE}: {what}", got=came, expected=expected)

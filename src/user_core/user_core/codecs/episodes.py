@@ -155,14 +155,14 @@ class EpisodeFileReader:
             self._archive = zipfile.ZipFile(self._path)
         except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
             raise CodecError(
-                f"episode file {path}", came=str(error), expected="a zip archive"
+                f"episode file {path}", got=str(error), expected="a zip archive"
             ) from error
         try:
             head = self._read_json(_DATASET)
             if head.get("format") != FORMAT or head.get("version") != VERSION:
                 raise CodecError(
                     f"episode file {path}",
-                    came=f"format {head.get('format')!r}, version {head.get('version')!r}",
+                    got=f"format {head.get('format')!r}, version {head.get('version')!r}",
                     expected=f"{FORMAT!r}, version {VERSION}",
                 )
             self.schema = TrajectorySchema.from_dict(head["schema"])
@@ -261,7 +261,7 @@ class EpisodeFileReader:
     def _damaged(self, member: str, error: Exception) -> CodecError:
         return CodecError(
             f"{member} in episode file {self._path}",
-            came=f"{type(error).__name__}: {error}",
+            got=f"{type(error).__name__}: {error}",
             expected=f"a whole {FORMAT} file, version {VERSION}",
         )
 

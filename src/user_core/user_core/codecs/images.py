@@ -55,7 +55,7 @@ def is_lossy(coding: str) -> bool:
     """Whether a coding changes the pictures. Raises ConfigError for one that there is not."""
     if coding != LOSSLESS and not _LOSSY.fullmatch(coding):
         raise ConfigError(
-            "coding of images", came=repr(coding)[:40], expected=f"{LOSSLESS}, jpegQ or webpQ"
+            "coding of images", got=repr(coding)[:40], expected=f"{LOSSLESS}, jpegQ or webpQ"
         )
     return coding != LOSSLESS
 
@@ -78,7 +78,7 @@ def decode_images(data: Array, coding: str, max_bytes: int) -> Array:
     try:
         lossy = is_lossy(coding)
     except ConfigError as error:
-        raise CodecError(_WHERE, came=repr(coding)[:40], expected="a known coding") from error
+        raise CodecError(_WHERE, got=repr(coding)[:40], expected="a known coding") from error
     shape, body = _shape(view, max_bytes)
     images = _decode_lossy(body, shape, coding) if lossy else _decode_lossless(body, shape)
     images.flags.writeable = False
@@ -89,13 +89,13 @@ def _shape(view: memoryview, max_bytes: int) -> tuple[tuple[int, ...], memoryvie
     dimensions = view[0] if len(view) else 0
     end = 1 + 4 * dimensions
     if dimensions not in (3, 4) or len(view) < end:
-        raise CodecError(f"{_WHERE}: sizes", came=f"{dimensions} dimensions", expected="3 or 4")
+        raise CodecError(f"{_WHERE}: sizes", got=f"{dimensions} dimensions", expected="3 or 4")
     shape = struct.unpack_from(f"<{dimensions}I", view, 1)
     total = 1
     for size in shape:
         total *= size
     if not 0 < total <= max_bytes:
-        raise CodecError(f"{_WHERE}: bytes of {shape}", came=total, expected=f"1 to {max_bytes}")
+        raise CodecError(f"{_WHERE}: bytes of {shape}", got=total, expected=f"1 to {max_bytes}")
     return shape, view[end:]
 
 
@@ -132,7 +132,7 @@ def decode_columns(columns: Arrays, max_bytes: int) -> tuple[dict[str, Array], d
             total += array.nbytes
             codings[name] = coding
         if name in plain:
-            raise CodecError(f"{_WHERE} {name[:80]!r}", came="there twice", expected="once")
+            raise CodecError(f"{_WHERE} {name[:80]!r}", got="there twice", expected="once")
         plain[name] = array
     return plain, codings
 
@@ -162,9 +162,7 @@ def _left_over(images: Array, prediction: Prediction) -> Array:
 
 def _decode_lossless(body: memoryview, shape: tuple[int, ...]) -> Array:
     if not len(body) or body[0] not in list(map(int, Prediction)):
-        raise CodecError(
-            f"{_WHERE}: prediction", came=bytes(body[:1]), expected="one that is known"
-        )
+        raise CodecError(f"{_WHERE}: prediction", got=bytes(body[:1]), expected="one that is known")
     total = int(np.prod(shape, dtype=np.int64))
     images = np.frombuffer(unpack_frame(body[1:], total), np.uint8).reshape(shape)
     if body[0] == Prediction.NOTHING:
@@ -182,7 +180,7 @@ def _cv2() -> Any:
         import cv2
     except ImportError as error:
         raise ConfigError(
-            "lossy images", came="no OpenCV", expected="python3-opencv", cure="Install it"
+            "lossy images", got="no OpenCV", expected="python3-opencv", hint="Install it"
         ) from error
     return cv2
 
@@ -191,7 +189,7 @@ def _encode_lossy(images: Array, coding: str) -> list[bytes]:
     cv2 = _cv2()
     channels = images.shape[3] if images.ndim == 4 else 1
     if channels not in (1, 3):
-        raise CodecError(f"{_WHERE}: channels", came=channels, expected="1 or 3 for a lossy coding")
+        raise CodecError(f"{_WHERE}: channels", got=channels, expected="1 or 3 for a lossy coding")
     kind, quality = _LOSSY.fullmatch(coding).groups()  # type: ignore[union-attr]
     option = cv2.IMWRITE_JPEG_QUALITY if kind == "jpeg" else cv2.IMWRITE_WEBP_QUALITY
     pieces = []
@@ -202,7 +200,7 @@ def _encode_lossy(images: Array, coding: str) -> list[bytes]:
             f".{kind}", np.ascontiguousarray(picture), [option, int(quality)]
         )
         if not done:
-            raise CodecError(f"{_WHERE}: {coding}", came=f"a picture of {image.shape}")
+            raise CodecError(f"{_WHERE}: {coding}", got=f"a picture of {image.shape}")
         pieces += [struct.pack("<I", coded.size), coded.tobytes()]
     return pieces
 
@@ -211,29 +209,29 @@ def _decode_lossy(body: memoryview, shape: tuple[int, ...], coding: str) -> Arra
     cv2 = _cv2()
     channels = shape[3] if len(shape) == 4 else 1
     if channels not in (1, 3):
-        raise CodecError(f"{_WHERE}: channels", came=channels, expected="1 or 3 for a lossy coding")
+        raise CodecError(f"{_WHERE}: channels", got=channels, expected="1 or 3 for a lossy coding")
     images = np.empty(shape, np.uint8)
     flag = cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE
     for image in images:
         if len(body) < 4 or len(body) - 4 < struct.unpack_from("<I", body)[0]:
-            raise CodecError(f"{_WHERE}: picture", came=f"{len(body)} bytes", expected="more")
+            raise CodecError(f"{_WHERE}: picture", got=f"{len(body)} bytes", expected="more")
         end = 4 + struct.unpack_from("<I", body)[0]
         picture, body = bytes(body[4:end]), body[end:]
         if picture_size(picture) != (shape[2], shape[1]):
             raise CodecError(
-                f"{_WHERE}: size of a picture", came=picture_size(picture), expected=shape[2:0:-1]
+                f"{_WHERE}: size of a picture", got=picture_size(picture), expected=shape[2:0:-1]
             )
         try:
             decoded = cv2.imdecode(
                 np.frombuffer(picture, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION
             )
         except cv2.error as error:
-            raise CodecError(f"{_WHERE}: {coding}", came=str(error)[:200]) from error
+            raise CodecError(f"{_WHERE}: {coding}", got=str(error)[:200]) from error
         if decoded is None or decoded.shape[:2] != shape[1:3]:
-            raise CodecError(f"{_WHERE}: {coding}", came="what OpenCV cannot read")
+            raise CodecError(f"{_WHERE}: {coding}", got="what OpenCV cannot read")
         image[...] = decoded[..., ::-1] if channels == 3 else decoded.reshape(image.shape)
     if len(body):
-        raise CodecError(f"{_WHERE}: end", came=f"{len(body)} bytes more")
+        raise CodecError(f"{_WHERE}: end", got=f"{len(body)} bytes more")
     return images
 
 

@@ -54,7 +54,7 @@ def decode_observation(
     """
     flag = coded.get(DETERMINISTIC)
     if flag is None or flag.dtype != np.bool_ or flag.ndim:
-        raise CodecError(f"{_WHERE}: {DETERMINISTIC}", came=flag, expected="one bool")
+        raise CodecError(f"{_WHERE}: {DETERMINISTIC}", got=flag, expected="one bool")
     arrays: dict[str, Array] = {}
     for came, array in coded.items():
         name, coding = split_coded_name(came)
@@ -64,7 +64,7 @@ def decode_observation(
         if coding and spec is not None:
             array = decode_images(array, coding, spec.nbytes)[0]
         if name in arrays:
-            raise CodecError(f"{_WHERE}: {name[:80]!r}", came="there twice", expected="once")
+            raise CodecError(f"{_WHERE}: {name[:80]!r}", got="there twice", expected="once")
         arrays[name] = array
     check_arrays(arrays, specs, _WHERE)
     return arrays, bool(flag)

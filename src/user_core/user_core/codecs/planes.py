@@ -67,14 +67,14 @@ class PlaneCoder:
         count, width = out.size, out.itemsize
         end = 4 * width
         if len(data) < end:
-            raise CodecError("byte planes", came=f"{len(data)} bytes", expected=f"{end} or more")
+            raise CodecError("byte planes", got=f"{len(data)} bytes", expected=f"{end} or more")
         sizes: Sequence[int] = struct.unpack_from(f"<{width}I", data)
         out[...] = 0
         for place, size in enumerate(sizes):
             if size > min(count, len(data) - end):
                 raise CodecError(
                     "size of a byte plane",
-                    came=size,
+                    got=size,
                     expected=f"at most {min(count, len(data) - end)}",
                 )
             if size == 0:
@@ -102,14 +102,14 @@ def unpack_frame(
         if stated.content_size != size or stated.window_size > max(size, 1024):
             raise CodecError(
                 "size of a zstd frame",
-                came=f"{stated.content_size} (window {stated.window_size})",
+                got=f"{stated.content_size} (window {stated.window_size})",
                 expected=size,
             )
         plain = (decompressor or zstandard.ZstdDecompressor()).decompress(
             frame, allow_extra_data=False
         )
     except zstandard.ZstdError as error:
-        raise CodecError("zstd frame", came=str(error)[:200], expected="a sound one") from error
+        raise CodecError("zstd frame", got=str(error)[:200], expected="a sound one") from error
     if len(plain) != size:
-        raise CodecError("size of a zstd frame", came=len(plain), expected=size)
+        raise CodecError("size of a zstd frame", got=len(plain), expected=size)
     return plain

@@ -109,7 +109,7 @@ def decode_blob(
     if expected_hash is not None and header.content_hash != expected_hash:
         raise PolicyError(
             f"content hash of policy version {number}",
-            came=header.content_hash[:80],
+            got=header.content_hash[:80],
             expected=expected_hash,
         )
     if header.arrays is not None:
@@ -119,7 +119,7 @@ def decode_blob(
         layout = [(n, a.dtype, a.shape) for n, a in sorted(before.arrays.items())]
     arrays, start = _decode_arrays(view, start, layout, before)
     if start != len(view):
-        raise CodecError(f"{_WHERE}: end", came=f"{len(view)} bytes", expected=start)
+        raise CodecError(f"{_WHERE}: end", got=f"{len(view)} bytes", expected=start)
     version = PolicyVersion(arrays=arrays, config_hash=header.config_hash, **header.numbers)
     check_identity(version, header.content_hash, expected_hash, config_hash)
     return version
@@ -176,7 +176,7 @@ def _decode_arrays(
 
 def _typed(flat: Array, dtype: np.dtype[Any], shape: tuple[int, ...], name: str) -> Array:
     if dtype == np.bool_ and flat.size and flat.max() > 1:
-        raise CodecError(f"{_WHERE}: elements of {name[:80]!r}", came=flat.max(), expected="0 or 1")
+        raise CodecError(f"{_WHERE}: elements of {name[:80]!r}", got=flat.max(), expected="0 or 1")
     array: Array = flat.view(dtype).reshape(shape)
     array.flags.writeable = False
     return array
@@ -189,7 +189,7 @@ def _layout(arrays: Mapping[str, Array]) -> list[tuple[str, str, tuple[int, ...]
 @lru_cache  # numpy makes the name anew each time, which costs more than coding a small array
 def _dtype_name(dtype: np.dtype[Any]) -> str:
     if dtype.name not in DTYPES:
-        raise CodecError("dtype of a policy's array", came=dtype, expected=f"one of {DTYPES}")
+        raise CodecError("dtype of a policy's array", got=dtype, expected=f"one of {DTYPES}")
     return dtype.name
 
 
@@ -198,24 +198,24 @@ def _require_base(header: _Header, base: PolicyVersion | None, base_name: str) -
     if base is None or have != header.base_hash:
         raise PolicyError(
             f"base of policy version {header.numbers['number']}",
-            came="none" if base is None else f"version {base.number} ({have[:16]})",
+            got="none" if base is None else f"version {base.number} ({have[:16]})",
             expected=f"version {header.base} ({header.base_hash[:16]})",
-            cure="Fetch its keyframe",
+            hint="Fetch its keyframe",
         )
     return base
 
 
 def _read_header(view: memoryview, limits: FileLimits) -> tuple[_Header, int]:
     if not _PREFIX.size <= len(view) <= limits.total_bytes + limits.header_bytes:
-        raise CodecError(f"{_WHERE}: size", came=len(view), expected=f"<= {limits.total_bytes}")
+        raise CodecError(f"{_WHERE}: size", got=len(view), expected=f"<= {limits.total_bytes}")
     magic, packed, plain = _PREFIX.unpack_from(view)
     end = _PREFIX.size + packed
     if magic != MAGIC:
-        raise CodecError(f"{_WHERE}: first bytes", came=magic, expected=MAGIC)
+        raise CodecError(f"{_WHERE}: first bytes", got=magic, expected=MAGIC)
     if end > len(view) or plain > limits.header_bytes:
         raise CodecError(
             f"{_WHERE}: size of the header",
-            came=f"{packed} bytes for {plain}",
+            got=f"{packed} bytes for {plain}",
             expected=f"within {len(view)} bytes, for at most {limits.header_bytes}",
         )
     try:
@@ -231,7 +231,7 @@ def _read_header(view: memoryview, limits: FileLimits) -> tuple[_Header, int]:
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CodecError(
-            f"{_WHERE}: header", came=repr(error)[:200], expected="numbers, hashes and layout"
+            f"{_WHERE}: header", got=repr(error)[:200], expected="numbers, hashes and layout"
         ) from error
     if (header.arrays is None) == (header.base_hash == ""):
         raise CodecError(f"{_WHERE}: header", expected="either a layout or a base")
@@ -259,14 +259,14 @@ def _checked(entries: list[Any], limits: FileLimits) -> list[_Entry]:
         if not _is_entry(entry, limits) or entry[0] <= last:
             raise CodecError(
                 f"{_WHERE}: layout of an array",
-                came=str(entry)[:200],
+                got=str(entry)[:200],
                 expected=f"[name, dtype, shape] in the order of the names, after {last[:80]!r}",
             )
         last, shape, dtype = entry[0], tuple(entry[2]), np.dtype(entry[1]).newbyteorder("<")
         total += _count(shape) * dtype.itemsize  # Python integers do not overflow
         if total > limits.total_bytes or max(shape, default=0) > limits.total_bytes:
             raise CodecError(
-                f"{_WHERE}: bytes of all arrays", came=total, expected=f"<= {limits.total_bytes}"
+                f"{_WHERE}: bytes of all arrays", got=total, expected=f"<= {limits.total_bytes}"
             )
         layout.append((last, dtype, shape))
     return layout

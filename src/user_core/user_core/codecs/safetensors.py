@@ -66,7 +66,7 @@ def pack(arrays: Arrays, metadata: Mapping[str, str]) -> list[memoryview | bytes
         code = _NAMES.get(array.dtype.name)
         if code is None or name == _METADATA or not name:
             raise CodecError(
-                f"array {name!r}", came=array.dtype, expected=f"a name and one of {list(_NAMES)}"
+                f"array {name!r}", got=array.dtype, expected=f"a name and one of {list(_NAMES)}"
             )
         flat = np.ascontiguousarray(array, _DTYPES[code])
         header[name] = {
@@ -95,28 +95,28 @@ def unpack(
     view = memoryview(data).cast("B")
     if not 8 <= view.nbytes <= limits.total_bytes:
         raise CodecError(
-            f"{where}: size", came=view.nbytes, expected=f"8 to {limits.total_bytes} bytes"
+            f"{where}: size", got=view.nbytes, expected=f"8 to {limits.total_bytes} bytes"
         )
     length = struct.unpack_from("<Q", view)[0]
     if length > min(view.nbytes - 8, limits.header_bytes):
         raise CodecError(
             f"{where}: length of the header",
-            came=length,
+            got=length,
             expected=f"at most {min(view.nbytes - 8, limits.header_bytes)}",
         )
     header = _parse(bytes(view[8 : 8 + length]), where)
     metadata = _metadata(header.pop(_METADATA, {}), where)
     if len(header) > limits.tensors:
-        raise CodecError(f"{where}: arrays", came=len(header), expected=f"<= {limits.tensors}")
+        raise CodecError(f"{where}: arrays", got=len(header), expected=f"<= {limits.tensors}")
     body = view[8 + length :]
     places = {name: _place(name, entry, limits, where) for name, entry in header.items()}
     end = 0
     for name, (_, _, start, stop) in sorted(places.items(), key=lambda item: item[1][2:]):
         if start != end:
-            raise CodecError(f"{where}: start of {name!r}", came=start, expected=end)
+            raise CodecError(f"{where}: start of {name!r}", got=start, expected=end)
         end = stop
     if end != body.nbytes:
-        raise CodecError(f"{where}: bytes of all arrays", came=body.nbytes, expected=end)
+        raise CodecError(f"{where}: bytes of all arrays", got=body.nbytes, expected=end)
     return {
         name: _view(body[start:stop], dtype, shape)
         for name, (dtype, shape, start, stop) in places.items()
@@ -133,9 +133,9 @@ def _parse(text: bytes, where: str) -> dict[str, Any]:
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise CodecError(f"{where}: header", came=str(error)[:200], expected="JSON") from error
+        raise CodecError(f"{where}: header", got=str(error)[:200], expected="JSON") from error
     if not isinstance(header, dict):
-        raise CodecError(f"{where}: header", came=type(header).__name__, expected="a mapping")
+        raise CodecError(f"{where}: header", got=type(header).__name__, expected="a mapping")
     return header
 
 
@@ -158,23 +158,23 @@ def _place(
     """dtype, shape, first and last byte of one array, each checked."""
     what = f"{where}: array {name[:80]!r}"
     if not 0 < len(name) <= limits.name_length:
-        raise CodecError(what, came=f"{len(name)} characters", expected=f"<= {limits.name_length}")
+        raise CodecError(what, got=f"{len(name)} characters", expected=f"<= {limits.name_length}")
     if not isinstance(entry, dict) or entry.keys() != _ENTRY_KEYS:
-        raise CodecError(what, came=str(entry)[:200], expected=f"keys {sorted(_ENTRY_KEYS)}")
+        raise CodecError(what, got=str(entry)[:200], expected=f"keys {sorted(_ENTRY_KEYS)}")
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(code, str) or code not in _DTYPES:
-        raise CodecError(f"{what}: dtype", came=str(code)[:80], expected=f"one of {list(_DTYPES)}")
+        raise CodecError(f"{what}: dtype", got=str(code)[:80], expected=f"one of {list(_DTYPES)}")
     if not _sizes(shape) or len(shape) > MAX_DIMENSIONS:
         raise CodecError(
-            f"{what}: shape", came=str(shape)[:80], expected=f"at most {MAX_DIMENSIONS} sizes >= 0"
+            f"{what}: shape", got=str(shape)[:80], expected=f"at most {MAX_DIMENSIONS} sizes >= 0"
         )
     if not _sizes(offsets) or len(offsets) != 2:
-        raise CodecError(f"{what}: offsets", came=str(offsets)[:80], expected="start and end")
+        raise CodecError(f"{what}: offsets", got=str(offsets)[:80], expected="start and end")
     nbytes = _DTYPES[code].itemsize
     for size in shape:  # Python integers do not overflow
         nbytes *= size
     if offsets[1] - offsets[0] != nbytes or max(shape, default=0) > limits.total_bytes:
-        raise CodecError(f"{what}: bytes", came=offsets[1] - offsets[0], expected=nbytes)
+        raise CodecError(f"{what}: bytes", got=offsets[1] - offsets[0], expected=nbytes)
     return _DTYPES[code], tuple(shape), offsets[0], offsets[1]
 
 

@@ -90,7 +90,7 @@ def encode_one(name: str, array: Array) -> TensorRecord:
     """Encode one array; copies only where it is not contiguous or not little-endian."""
     code = _CODE_OF.get(array.dtype if array.dtype.isnative else array.dtype.newbyteorder("="))
     if code is None:
-        raise CodecError(f"dtype of {name!r}", came=array.dtype, expected=f"one of {DTYPES}")
+        raise CodecError(f"dtype of {name!r}", got=array.dtype, expected=f"one of {DTYPES}")
     flat = np.ascontiguousarray(array, dtype=_DTYPES[code])
     return TensorRecord(name, code, array.shape, flat.reshape(-1).view(np.uint8).data)
 
@@ -129,7 +129,7 @@ def decode(
         if total > limits.total_bytes:
             raise CodecError(
                 f"{where}: size of all tensors",
-                came=f"{total} bytes up to {name!r}",
+                got=f"{total} bytes up to {name!r}",
                 expected=f"at most {limits.total_bytes}",
             )
         arrays[name] = array
@@ -146,18 +146,18 @@ def decode_one(
     if not isinstance(name, str) or not 0 < len(name) <= limits.name_length:
         raise CodecError(
             f"{where}: name of a tensor",
-            came=repr(name)[:200],
+            got=repr(name)[:200],
             expected=f"1 to {limits.name_length} characters",
         )
     code = tensor.dtype
     if not isinstance(code, int) or not 0 <= code < len(_DTYPES):
         raise CodecError(
-            f"{where}: dtype of {name!r}", came=code, expected=f"a code in {dict(DTYPE_CODES)}"
+            f"{where}: dtype of {name!r}", got=code, expected=f"a code in {dict(DTYPE_CODES)}"
         )
     if len(tensor.shape) > MAX_DIMENSIONS:
         raise CodecError(
             f"{where}: dimensions of {name!r}",
-            came=len(tensor.shape),
+            got=len(tensor.shape),
             expected=f"at most {MAX_DIMENSIONS}",
         )
     shape = tuple(int(n) for n in tensor.shape)
@@ -165,29 +165,29 @@ def decode_one(
     size = dtype.itemsize  # Python integers do not overflow
     for n in shape:
         if n < 0:
-            raise CodecError(f"{where}: shape of {name!r}", came=shape, expected="sizes >= 0")
+            raise CodecError(f"{where}: shape of {name!r}", got=shape, expected="sizes >= 0")
         size *= n
     nbytes = _nbytes(tensor.data)
     if size != nbytes:
         raise CodecError(
             f"{where}: bytes of {name!r}",
-            came=nbytes,
+            got=nbytes,
             expected=f"{size} for {dtype.name}{list(shape)}",
         )
     if nbytes > limits.tensor_bytes:
         raise CodecError(
             f"{where}: size of {name!r}",
-            came=f"{nbytes} bytes",
+            got=f"{nbytes} bytes",
             expected=f"at most {limits.tensor_bytes}",
         )
     flat = np.frombuffer(tensor.data, dtype=np.uint8)
     if code == _BOOL and nbytes and flat.max() > 1:
-        raise CodecError(f"{where}: elements of {name!r}", came=flat.max(), expected="0 or 1")
+        raise CodecError(f"{where}: elements of {name!r}", got=flat.max(), expected="0 or 1")
     try:
         array = flat.view(dtype).reshape(shape) if nbytes else np.empty(shape, dtype)
     except ValueError as error:  # no elements, but sizes whose product numpy cannot hold
         raise CodecError(
-            f"{where}: shape of {name!r}", came=shape, expected="sizes that fit memory"
+            f"{where}: shape of {name!r}", got=shape, expected="sizes that fit memory"
         ) from error
     array.flags.writeable = False
     return array
@@ -198,4 +198,4 @@ def _nbytes(data: Any) -> int:
         with memoryview(data) as view:
             return view.nbytes
     except TypeError as error:
-        raise CodecError("data of a tensor", came=type(data).__name__, expected="bytes") from error
+        raise CodecError("data of a tensor", got=type(data).__name__, expected="bytes") from error

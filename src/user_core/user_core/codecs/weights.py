@@ -80,16 +80,16 @@ def decode_version(
     """
     arrays, metadata = unpack(data, limits, "policy version")
     if metadata.get("format") != FORMAT:
-        raise CodecError("policy version: format", came=metadata.get("format"), expected=FORMAT)
+        raise CodecError("policy version: format", got=metadata.get("format"), expected=FORMAT)
     try:
         numbers = {name: int(metadata[name]) for name in _NUMBERS}
         stated, made_for = metadata["content_hash"], metadata["config_hash"]
     except (KeyError, ValueError) as error:
         raise CodecError(
-            "policy version: metadata", came=repr(error)[:200], expected=list(_NUMBERS)
+            "policy version: metadata", got=repr(error)[:200], expected=list(_NUMBERS)
         ) from error
     if not all(0 <= number < 2**63 for number in numbers.values()):
-        raise CodecError("policy version: metadata", came=numbers, expected="0 to 2^63 - 1")
+        raise CodecError("policy version: metadata", got=numbers, expected="0 to 2^63 - 1")
     version = PolicyVersion(arrays=arrays, config_hash=made_for, **numbers)
     check_identity(version, stated, expected_hash, config_hash)
     if layout is not None:
@@ -112,16 +112,16 @@ def check_identity(
     if found != stated or (expected_hash is not None and found != expected_hash):
         raise PolicyError(
             f"content hash of policy version {version.number}",
-            came=found,
+            got=found,
             expected=stated if expected_hash is None else expected_hash,
-            cure="It was damaged on the way: fetch it again",
+            hint="It was damaged on the way: fetch it again",
         )
     if config_hash is not None and version.config_hash != config_hash:
         raise PolicyError(
             f"configuration of policy version {version.number}",
-            came=version.config_hash[:200],
+            got=version.config_hash[:200],
             expected=config_hash,
-            cure="Actor and learner must have the same policy configuration and robot spec",
+            hint="Actor and learner must have the same policy configuration and robot spec",
         )
 
 
@@ -132,6 +132,6 @@ def _check_layout(version: PolicyVersion, layout: Mapping[str, Array]) -> None:
         wrong = {n: came.get(n) for n in came.keys() | wanted if came.get(n) != wanted.get(n)}
         raise PolicyError(
             f"arrays of policy version {version.number}",
-            came=wrong,
+            got=wrong,
             expected={name: wanted.get(name) for name in wrong},
         )

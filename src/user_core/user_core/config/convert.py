@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Union
 
 from user_core.config.setting import Setting, setting_of
-from user_core.errors import ConfigError, UserError
+from user_core.errors import ConfigError, SuiteError
 
 _NO_SETTING = Setting()
 
@@ -85,7 +85,7 @@ def convert_mapping(cls: type, data: Any, path: str) -> Any:
         if not path:
             raise
         raise ConfigError(
-            _join(path, error.what), came=error.came, expected=error.expected, cure=error.cure
+            _join(path, error.what), got=error.got, expected=error.expected, hint=error.hint
         ) from error
 
 
@@ -160,7 +160,7 @@ def _convert_union(value: Any, options: tuple[Any, ...], path: str) -> Any:
     if value is None and type(None) in options:
         return None
     rest = [option for option in options if option is not type(None)]
-    errors: list[UserError] = []
+    errors: list[SuiteError] = []
     for option in rest:
         try:
             return convert(value, option, path)
@@ -215,7 +215,7 @@ def _wrong(path: str, value: Any, expected: str) -> ConfigError:
     text = repr(value)
     if len(text) > 200:
         text = text[:200] + "..."
-    return ConfigError(path, came=f"{text} ({type(value).__name__})", expected=expected)
+    return ConfigError(path, got=f"{text} ({type(value).__name__})", expected=expected)
 
 
 def _near(value: object, options: typing.Iterable[object]) -> str:

@@ -43,13 +43,13 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         with open(path, encoding="utf-8") as stream:
             data = yaml.load(stream, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
     except OSError as error:
-        raise ConfigError(f"cannot read {path}", came=error.strerror, expected="a file") from error
+        raise ConfigError(f"cannot read {path}", got=error.strerror, expected="a file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML", came=str(error)) from error
+        raise ConfigError(f"{path} is not valid YAML", got=str(error)) from error
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise ConfigError(f"top of {path}", came=type(data).__name__, expected="a mapping")
+        raise ConfigError(f"top of {path}", got=type(data).__name__, expected="a mapping")
     return data
 
 

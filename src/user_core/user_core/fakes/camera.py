@@ -45,7 +45,7 @@ class FakeCamera(Camera):
     def read(self) -> Frame:
         if not self._connected:
             raise DeviceNotConnected(
-                "fake camera", came="no connection", cure="Call connect() first"
+                "fake camera", got="no connection", hint="Call connect() first"
             )
         image_hwc = np.zeros(self.spec.shape, np.uint8)
         image_hwc[:, self._sequence % self.config.width] = 255

@@ -42,7 +42,7 @@ class MemoryReplay:
     def sample(self, batch_size: int) -> Batch:
         """Draw transitions uniformly, with replacement."""
         if not self._next:
-            raise StoreError("sample", came="an empty memory", expected="at least one transition")
+            raise StoreError("sample", got="an empty memory", expected="at least one transition")
         rows = self._rng.integers(0, len(self._next), batch_size)
         steps = [self._steps[row] for row in rows]
         return Batch(

@@ -61,5 +61,5 @@ class LinearGaussianPolicy(Policy):
         shapes = {name: array.shape for name, array in arrays.items()}
         wanted = {name: array.shape for name, array in mine.items()}
         if shapes != wanted:
-            raise PolicyError("arrays of a linear-Gaussian policy", came=shapes, expected=wanted)
+            raise PolicyError("arrays of a linear-Gaussian policy", got=shapes, expected=wanted)
         self._gain, self._std = np.array(arrays["gain"]), np.array(arrays["std"])

@@ -129,9 +129,7 @@ class FakeRobot(Robot):
 
     def _require_connection(self) -> None:
         if not self._connected:
-            raise DeviceNotConnected(
-                "fake robot", came="no connection", cure="Call connect() first"
-            )
+            raise DeviceNotConnected("fake robot", got="no connection", hint="Call connect() first")
 
     def _image(self) -> Array:
         size = self.config.image_size

@@ -35,7 +35,7 @@ class FakeTeleop(Teleop):
     def read(self, observation: Observation) -> TeleopCommand:
         if self._spec is None:
             raise DeviceNotConnected(
-                "fake teleop", came="no connection", cure="Call connect() first"
+                "fake teleop", got="no connection", hint="Call connect() first"
             )
         arrays, every = observation.arrays, self.config.engage_every
         way = np.zeros(self._spec.action.shape, self._spec.action.dtype)

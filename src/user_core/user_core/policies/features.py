@@ -48,7 +48,7 @@ class FeatureLayout:
         unknown = sorted(set(names) - set(spec.observation))
         if unknown:
             raise SpecError(
-                "observations of a policy", came=unknown, expected=sorted(spec.observation)
+                "observations of a policy", got=unknown, expected=sorted(spec.observation)
             )
         chosen = sorted(set(names or spec.observation) - set(ignored))
         self.specs = {name: spec.observation[name] for name in chosen}
@@ -57,7 +57,7 @@ class FeatureLayout:
         self.state_size = sum(self.specs[n].size for n in self.state_names)
         if not self.image_names and not self.state_size:
             raise SpecError(
-                f"observations of {spec.robot!r}", came="no numbers, no pictures",
+                f"observations of {spec.robot!r}", got="no numbers, no pictures",
                 expected="something to look at",
             )  # fmt: skip
         pairs = [_normalisation(self.specs[name]) for name in self.state_names]

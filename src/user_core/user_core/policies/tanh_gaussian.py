@@ -64,7 +64,7 @@ class TanhGaussianConfig(Config):
     def validate(self) -> None:
         if self.log_std_min > self.log_std_max:
             raise ConfigError(
-                "log_std_min", came=self.log_std_min, expected=f"<= log_std_max {self.log_std_max}"
+                "log_std_min", got=self.log_std_min, expected=f"<= log_std_max {self.log_std_max}"
             )
 
 
@@ -92,9 +92,9 @@ class TanhGaussianLayout:
         if not action.dtype.startswith("float") or action.low is None or action.high is None:
             raise SpecError(
                 f"action of {spec.robot!r} for a tanh-Gaussian policy",
-                came=f"{action.dtype}, low {action.low}, high {action.high}",
+                got=f"{action.dtype}, low {action.low}, high {action.high}",
                 expected="floats with finite bounds",
-                cure="Give the robot's action bounds, or choose another policy",
+                hint="Give the robot's action bounds, or choose another policy",
             )
         self.config, self.action = config, action
         self.features = FeatureLayout(spec, config.observations, config.ignored_observations)
@@ -140,7 +140,7 @@ class TanhGaussianLayout:
         if arrays.keys() != self.shapes.keys():
             raise PolicyError(
                 "arrays of a tanh-Gaussian policy",
-                came=f"missing {sorted(self.shapes.keys() - arrays.keys())}, "
+                got=f"missing {sorted(self.shapes.keys() - arrays.keys())}, "
                 f"unknown {sorted(arrays.keys() - self.shapes.keys())}",
                 expected=sorted(self.shapes),
             )
@@ -149,14 +149,14 @@ class TanhGaussianLayout:
             if array.shape != shape or array.dtype != np.float32:
                 raise PolicyError(
                     f"array {name!r} of a tanh-Gaussian policy",
-                    came=f"{array.dtype}{list(array.shape)}",
+                    got=f"{array.dtype}{list(array.shape)}",
                     expected=f"float32{list(shape)}",
                 )
             if not np.isfinite(array).all():
                 raise PolicyError(
                     f"array {name!r} of a tanh-Gaussian policy",
-                    came="numbers that are not finite", expected="finite numbers",
-                    cure="The training that made it has diverged",
+                    got="numbers that are not finite", expected="finite numbers",
+                    hint="The training that made it has diverged",
                 )  # fmt: skip
 
     def _encoder_shapes(self, image: str) -> dict[str, tuple[int, ...]]:

@@ -47,17 +47,17 @@ class PoseThresholdConfig(Config):
         if bool(self.goal) == bool(self.goal_observation):
             raise ConfigError(
                 "goal",
-                came=f"goal {self.goal}, goal_observation {self.goal_observation!r}",
+                got=f"goal {self.goal}, goal_observation {self.goal_observation!r}",
                 expected="one of the two",
             )
         if self.goal:
             if len(self.goal) not in (_POSITION, _POSE):
-                raise ConfigError("goal", came=f"{len(self.goal)} numbers", expected="3 or 7")
+                raise ConfigError("goal", got=f"{len(self.goal)} numbers", expected="3 or 7")
             if not all(map(math.isfinite, self.goal)):
-                raise ConfigError("goal", came=self.goal, expected="finite numbers")
+                raise ConfigError("goal", got=self.goal, expected="finite numbers")
             if len(self.goal) == _POSE and not np.linalg.norm(self.goal[_POSITION:]) > 0.5:
                 raise ConfigError(
-                    "goal", came=f"quaternion {self.goal[_POSITION:]}", expected="length 1"
+                    "goal", got=f"quaternion {self.goal[_POSITION:]}", expected="length 1"
                 )
 
 
@@ -102,9 +102,9 @@ def _vector(arrays: Arrays, name: str, sizes: tuple[int, ...]) -> Array:
     if array is None or array.ndim != 1 or len(array) not in sizes:
         raise SpecError(
             f"observation {name!r} for the reward pose_threshold",
-            came="nothing" if array is None else f"shape {array.shape}",
+            got="nothing" if array is None else f"shape {array.shape}",
             expected=f"a vector of {' or '.join(map(str, sizes))} numbers",
-            cure=f"The robot shows {sorted(arrays)}",
+            hint=f"The robot shows {sorted(arrays)}",
         )
     return array.astype(np.float64)
 
@@ -114,7 +114,7 @@ def _angle_between_rad(one_xyzw: Array, other_xyzw: Array) -> float:
     if lengths < 1e-6:
         raise SpecError(
             "rotation for the reward pose_threshold",
-            came=f"{one_xyzw} and {other_xyzw}",
+            got=f"{one_xyzw} and {other_xyzw}",
             expected="quaternions of length 1",
         )
     return 2 * math.acos(min(1.0, abs(float(one_xyzw @ other_xyzw)) / lengths))

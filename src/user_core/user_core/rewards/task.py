@@ -23,8 +23,8 @@ class TaskReward(Reward):
         if math.isnan(task.reward):
             raise DeviceFault(
                 "reward of the robot's own task",
-                came="none",
+                got="none",
                 expected="a number with every observation",
-                cure="Choose another reward plugin for this robot, for instance pose_threshold",
+                hint="Choose another reward plugin for this robot, for instance pose_threshold",
             )
         return RewardOutcome(task.reward, task.terminated, task.success, RewardSource.ROBOT)

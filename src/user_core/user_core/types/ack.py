@@ -15,7 +15,7 @@ class TrajectoryAck:
         sequence: All chunks up to and including this one are durable; 0: none yet.
         store: Identity of the store; an outbox counts only the acks of its own store.
         refused: Sequence number of a chunk that was refused, 0 without one.
-        error_code: Code of the refusal (``UserError.code``), for instance ``schema_mismatch``.
+        error_code: Code of the refusal (``SuiteError.code``), for instance ``schema_mismatch``.
         error: What is wrong with the refused chunk, and what to do.
         arrived_ns: When chunk ``sequence`` came to the store, by the store's monotonic clock,
             nanoseconds; 0 where not known. Differences of it tell how full the way there is,

@@ -50,11 +50,11 @@ class ActionChunk:
     def __post_init__(self) -> None:
         if not isinstance(self.actions_ta, np.ndarray) or self.actions_ta.ndim != 2:
             shape = getattr(self.actions_ta, "shape", type(self.actions_ta).__name__)
-            raise SpecError("actions of a chunk", came=shape, expected="an array of shape (T, A)")
+            raise SpecError("actions of a chunk", got=shape, expected="an array of shape (T, A)")
         if len(self.actions_ta) == 0 or self.period_ns <= 0:
             raise SpecError(
                 "action chunk",
-                came=f"{len(self.actions_ta)} rows, period {self.period_ns} ns",
+                got=f"{len(self.actions_ta)} rows, period {self.period_ns} ns",
                 expected="at least one row and a positive period",
             )
 

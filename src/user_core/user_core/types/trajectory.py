@@ -84,7 +84,7 @@ class TrajectorySchema:
             self.columns["action"].check(step.action, "action")
             self.columns["action"].check(step.proposed_action, "proposed_action")
             if not np.isfinite(step.reward):
-                raise SpecError("reward of a step", came=step.reward, expected="a finite number")
+                raise SpecError("reward of a step", got=step.reward, expected="a finite number")
             for name in (
                 "action", "proposed_action", "reward", "terminated", "truncated",
                 "acted_by", "reward_source", "policy_version", "action_stamp_ns",
@@ -97,7 +97,7 @@ class TrajectorySchema:
         if columns.keys() != self.columns.keys():
             raise SpecError(
                 "columns of a trajectory",
-                came=f"missing {sorted(self.columns.keys() - columns.keys())}, "
+                got=f"missing {sorted(self.columns.keys() - columns.keys())}, "
                 f"unknown {sorted(columns.keys() - self.columns.keys())}",
                 expected=sorted(self.columns),
             )
@@ -107,7 +107,7 @@ class TrajectorySchema:
             if array.dtype != spec.dtype or array.shape != (count, *spec.shape):
                 raise SpecError(
                     f"column {name!r}",
-                    came=f"{array.dtype}{list(array.shape)}",
+                    got=f"{array.dtype}{list(array.shape)}",
                     expected=f"{spec.dtype}{[count, *spec.shape]}",
                 )
         return count

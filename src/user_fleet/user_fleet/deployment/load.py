@@ -60,11 +60,11 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         name, separator, text = word.partition(":=")
         if not separator or not name:
-            raise ConfigError("argument", came=repr(word), expected="name:=value")
+            raise ConfigError("argument", got=repr(word), expected="name:=value")
         try:
             values[name] = yaml.safe_load(text) if text else ""
         except yaml.YAMLError as error:
-            raise ConfigError(f"argument {name!r}", came=repr(text), expected="YAML") from error
+            raise ConfigError(f"argument {name!r}", got=repr(text), expected="YAML") from error
     return values
 
 
@@ -85,7 +85,7 @@ def _choose(
         if argument.choices and str(value) not in argument.choices:
             raise ConfigError(
                 f"argument {name!r} of {file.name}",
-                came=repr(value),
+                got=repr(value),
                 expected=f"one of {list(argument.choices)}",
             )
         values[name] = value
@@ -98,7 +98,7 @@ class _Resolver:
 
     def resolve(self, value: Any, path: str, depth: int = 0) -> Any:
         if depth > 20:
-            raise ConfigError(path, came="files that include each other", expected="an end")
+            raise ConfigError(path, got="files that include each other", expected="an end")
         if isinstance(value, str):
             return self._substitute(value, path)
         if isinstance(value, list):

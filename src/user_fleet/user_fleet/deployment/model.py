@@ -77,11 +77,9 @@ class ProcessSpec(Config):
 
     def validate(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise ConfigError(
-                "name", came=repr(self.name), expected="lower-case letters, digits, _"
-            )
+            raise ConfigError("name", got=repr(self.name), expected="lower-case letters, digits, _")
         if not _NAMESPACE.fullmatch(self.namespace):
-            raise ConfigError("namespace", came=repr(self.namespace), expected="such as /robot0")
+            raise ConfigError("namespace", got=repr(self.namespace), expected="such as /robot0")
 
     @property
     def node_name(self) -> str:
@@ -112,13 +110,13 @@ class Deployment(Config):
         names = [process.name for process in self.processes]
         for name in names:
             if names.count(name) > 1:
-                raise ConfigError("processes", came=f"{name!r} twice", expected="unique names")
+                raise ConfigError("processes", got=f"{name!r} twice", expected="unique names")
         for process in self.processes:
             for other in process.depends_on:
                 if other not in names:
                     raise ConfigError(
                         f"processes.{process.name}.depends_on",
-                        came=repr(other),
+                        got=repr(other),
                         expected=f"one of {names}",
                     )
 

@@ -28,7 +28,7 @@ def start_order(processes: Sequence[ProcessSpec]) -> list[ProcessSpec]:
         else:
             circle = [process.name for process in waiting]
             raise ConfigError(
-                "depends_on", came=f"a circle among {circle}", expected="an order to start in"
+                "depends_on", got=f"a circle among {circle}", expected="an order to start in"
             )
     return ready
 

@@ -61,7 +61,7 @@ def write_parameters(process: ProcessSpec, file: str | Path) -> Path:
         parameters = {key: _ros_value(value, key) for key, value in process.parameters.items()}
         text = yaml.safe_dump({"/**": {"ros__parameters": parameters}}, sort_keys=False)
     except yaml.YAMLError as error:
-        raise ConfigError(f"parameters of {process.name}", came=str(error)) from error
+        raise ConfigError(f"parameters of {process.name}", got=str(error)) from error
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
     return file

@@ -37,8 +37,8 @@ class Memory:
             self.mode, self.held = Mode(data["mode"]), frozenset(data["held"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(
-                f"memory of the lifecycle manager {file}", came=str(error),
-                expected='{"mode": "run", "held": []}', cure="Correct it, or remove it",
+                f"memory of the lifecycle manager {file}", got=str(error),
+                expected='{"mode": "run", "held": []}', hint="Correct it, or remove it",
             ) from error  # fmt: skip
 
     def keep(self, mode: Mode, held: frozenset[str]) -> None:

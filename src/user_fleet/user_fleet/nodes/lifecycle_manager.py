@@ -82,7 +82,7 @@ class LifecycleManagerNode(LifecycleNode):
             and (not config.host or process.host in ("", config.host))
         ]
         if not mine:
-            raise ConfigError("deployment", came="no process for this host", expected="some")
+            raise ConfigError("deployment", got="no process for this host", expected="some")
         folder = Path(config.deployment).parent
         memory = Memory(Path(config.memory_file or folder / "lifecycle.json"))
         words = {str(folder / "config" / f"{p.name}.yaml"): p.name for p in mine}

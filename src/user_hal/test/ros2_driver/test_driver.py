@@ -21,8 +21,8 @@ from user_core.errors import (
     DeviceNotConnected,
     DeviceTimeout,
     SpecError,
+    SuiteError,
     TransportError,
-    UserError,
 )
 from user_hal.fakes import LocalTopics
 from user_hal.fakes.messages import Float64, Header, JointState, Time
@@ -402,7 +402,7 @@ def test_stop_holds_where_the_robot_is_and_close_stops(io: LocalTopics, arm: Top
 # -- what bad input gets -------------------------------------------------------------------------
 
 
-def expect_recovery(robot: Ros2Robot, message: str, error: type[UserError]) -> None:
+def expect_recovery(robot: Ros2Robot, message: str, error: type[SuiteError]) -> None:
     def failure() -> str:
         try:
             robot.read()
@@ -595,7 +595,7 @@ def test_linear_resampling_to_the_common_moment() -> None:
     ],
 )  # fmt: skip
 def test_a_contract_that_names_what_is_not_there(
-    io: LocalTopics, arm: TopicArm, changes: dict[str, Any], error: type[UserError], message: str
+    io: LocalTopics, arm: TopicArm, changes: dict[str, Any], error: type[SuiteError], message: str
 ) -> None:
     robot = make(io, **changes)
     with pytest.raises(error, match=message):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hal_world import EPOCH_NS, MS, World
 
-from user_core.errors import LeaseError, SafetyError, UserError
+from user_core.errors import LeaseError, SafetyError, SuiteError
 from user_core.types import ActionChunk
 from user_hal.safety import Refused
 from user_hal.safety.supervisor import SafetyState
@@ -304,7 +304,7 @@ def test_a_reset_that_fails_says_so_and_the_robot_comes_back() -> None:
     world.robot.faults.reset = "raise"
     done = world.loop.reset(None)
     world.run(20)
-    with pytest.raises(UserError, match="asked for"):
+    with pytest.raises(SuiteError, match="asked for"):
         done.result(0)
     world.robot.faults.reset = ""
     world.run(200)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hal_world import MS, FakeTime
 
-from user_core.errors import DeviceFault, DeviceTimeout, UserError
+from user_core.errors import DeviceFault, DeviceTimeout, SuiteError
 from user_hal.robots.mock import MockConfig, MockRobot
 from user_hal.runtime.driver_guard import DriverGuard, DriverLimits
 
@@ -118,7 +118,7 @@ def test_whatever_a_driver_raises_is_an_error_of_ours() -> None:
         raise ZeroDivisionError("oops")
 
     bench.robot.read = broken  # type: ignore[method-assign]
-    with pytest.raises(UserError, match="ZeroDivisionError: oops"):
+    with pytest.raises(SuiteError, match="ZeroDivisionError: oops"):
         bench.guard.read()
     assert bench.guard.check(0).code == "device_fault"
 
@@ -132,7 +132,7 @@ def test_a_driver_whose_close_fails_is_connected_all_the_same() -> None:
 
     bench.robot.close = broken  # type: ignore[method-assign]
     bench.robot.faults.read = "refuse"
-    with pytest.raises(UserError):
+    with pytest.raises(SuiteError):
         bench.guard.read()
     bench.robot.faults.read = ""
     bench.attempts_until_back()

@@ -71,9 +71,9 @@ class FrameAligner:
                 side = "after" if skew_s > 0 else "before"
                 raise DeviceTimeout(
                     f"camera {name!r}",
-                    came=f"its nearest picture is {abs(skew_s):.3f} s {side} the robot's state",
+                    got=f"its nearest picture is {abs(skew_s):.3f} s {side} the robot's state",
                     expected=f"at most {self._max_skew_s:g} s",
-                    cure="Raise max_skew_s, remember more pictures, or synchronise the clocks",
+                    hint="Raise max_skew_s, remember more pictures, or synchronise the clocks",
                 )
             arrays[IMAGE + name] = frame.image_hwc
         return arrays
@@ -115,7 +115,7 @@ def _named(error: DeviceError, name: str) -> DeviceError:
     """The same error, with the name that the camera has in the configuration."""
     return type(error)(
         f"camera {name!r}: {error.what}",
-        came=error.came,
+        got=error.got,
         expected=error.expected,
-        cure=error.cure,
+        hint=error.hint,
     )

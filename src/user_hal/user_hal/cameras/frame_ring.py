@@ -115,22 +115,22 @@ class FrameRing:
         with self._changed:
             entries = list(self._entries)
         if not entries:
-            raise DeviceNotConnected(f"camera {self.name!r}", cure="Call connect()")
+            raise DeviceNotConnected(f"camera {self.name!r}", hint="Call connect()")
         return self._frame(min(entries, key=lambda entry: abs(entry.stamp_ns - stamp_ns)))
 
     def _newest_entry(self) -> _Entry:
         with self._changed:
             if not self._open:
-                raise DeviceNotConnected(f"camera {self.name!r}", cure="Call connect()")
+                raise DeviceNotConnected(f"camera {self.name!r}", hint="Call connect()")
             entry = self._entries[-1] if self._entries else None
         because = f" ({self.reason})" if self.reason else ""
         if entry is None:
-            raise DeviceTimeout(f"camera {self.name!r}", came=f"no picture yet{because}")
+            raise DeviceTimeout(f"camera {self.name!r}", got=f"no picture yet{because}")
         age_s = max((self._now_ns() - entry.stamp_ns) / 1e9, time.monotonic() - entry.arrival_s)
         if age_s > self._max_age_s:
             raise DeviceTimeout(
                 f"camera {self.name!r} stalled",
-                came=f"a newest picture {age_s:.3f} s old{because}",
+                got=f"a newest picture {age_s:.3f} s old{because}",
                 expected=f"at most {self._max_age_s:g} s",
             )
         return entry

@@ -85,9 +85,9 @@ class OpenCvCamera(Camera):
         if capture is None:
             raise DeviceError(
                 f"camera {self._name!r}",
-                came="cannot be opened",
+                got="cannot be opened",
                 expected=f"a video device, file or URL; devices: {[d.name for d in self.discover()]}",
-                cure="Look whether another program uses it, and at the rights of /dev/video*",
+                hint="Look whether another program uses it, and at the rights of /dev/video*",
             )
         self._ring.open()
         self._closing = threading.Event()
@@ -102,7 +102,7 @@ class OpenCvCamera(Camera):
             if not self._ring.wait_for_first(self._config.connect_timeout_s):
                 raise DeviceError(
                     f"camera {self._name!r}",
-                    came=f"no picture within {self._config.connect_timeout_s:g} s",
+                    got=f"no picture within {self._config.connect_timeout_s:g} s",
                 )
             self._ring.newest()
         except BaseException:

@@ -67,9 +67,9 @@ def fit(image_hwc: Array, config: PictureConfig, name: str) -> Array:
     except ImportError as error:
         raise PluginError(
             f"camera {name!r} gives {width}x{height} and must be scaled",
-            came=str(error),
+            got=str(error),
             expected=f"{config.width}x{config.height}",
-            cure="Install opencv-python-headless, or configure the size that the camera has",
+            hint="Install opencv-python-headless, or configure the size that the camera has",
         ) from error
     shrinks = config.height < height or config.width < width
     scaled: Array = cv2.resize(
@@ -87,7 +87,7 @@ def _crop(image_hwc: Array, config: PictureConfig, name: str) -> Array:
         if region.left + region.width > width or region.top + region.height > height:
             raise DeviceFault(
                 f"camera {name!r}: rectangle to be cropped",
-                came=f"a picture of {width}x{height}",
+                got=f"a picture of {width}x{height}",
                 expected=f"at least {region.left + region.width}x{region.top + region.height}",
             )
         return image_hwc[
@@ -106,7 +106,7 @@ def own(image_hwc: Array) -> Array:
     if image_hwc.dtype != np.uint8 or image_hwc.ndim != 3 or image_hwc.shape[2] != 3:
         raise DeviceFault(
             "picture of a camera",
-            came=f"{image_hwc.dtype}{list(image_hwc.shape)}",
+            got=f"{image_hwc.dtype}{list(image_hwc.shape)}",
             expected="uint8 [height, width, 3]",
         )
     result = np.array(image_hwc, order="C")

@@ -50,7 +50,7 @@ def from_raw(message: Any, name: str) -> Array:
     if height < 1 or width < 1 or step < row_nbytes or data.size < height * step:
         raise DeviceFault(
             f"image on {name!r}",
-            came=f"{data.size} bytes for {width}x{height} {encoding} with a step of {step}",
+            got=f"{data.size} bytes for {width}x{height} {encoding} with a step of {step}",
             expected=f"a step of at least {row_nbytes}, and height times step bytes",
         )
     rows = data[: height * step].reshape(height, step)[:, :row_nbytes]
@@ -69,21 +69,21 @@ def from_compressed(message: Any, name: str) -> Array:
         DeviceFault: It is a depth image, cannot be decoded, or OpenCV is not installed.
     """
     if "compresseddepth" in message.format.lower():
-        raise DeviceFault(f"image on {name!r}", came=f"format {message.format!r}", expected="RGB")
+        raise DeviceFault(f"image on {name!r}", got=f"format {message.format!r}", expected="RGB")
     try:
         import cv2
     except ImportError as error:
         raise DeviceFault(
             f"compressed image on {name!r}",
-            came=str(error),
-            cure="Install opencv-python-headless, or use the raw topic",
+            got=str(error),
+            hint="Install opencv-python-headless, or use the raw topic",
         ) from error
     data = np.frombuffer(message.data, np.uint8)
     image_bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     if image_bgr is None:
         raise DeviceFault(
             f"compressed image on {name!r}",
-            came=f"{data.size} bytes of format {message.format!r} that cannot be decoded",
+            got=f"{data.size} bytes of format {message.format!r} that cannot be decoded",
             expected="a whole JPEG or PNG",
         )
     pixels: Array = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2RGB)
@@ -96,13 +96,13 @@ def _by_cv_bridge(message: Any, name: str) -> Array:
     except ImportError as error:
         raise DeviceFault(
             f"encoding of the image on {name!r}",
-            came=repr(message.encoding),
+            got=repr(message.encoding),
             expected=f"one of {sorted(_PLAIN)}, or an installed cv_bridge",
-            cure="Let the camera's driver publish rgb8, or use its compressed topic",
+            hint="Let the camera's driver publish rgb8, or use its compressed topic",
         ) from error
     try:
         return np.asarray(bridge.imgmsg_to_cv2(message, "rgb8"))
     except Exception as error:  # cv_bridge raises its own errors and OpenCV's
         raise DeviceFault(
-            f"encoding of the image on {name!r}", came=f"{message.encoding!r} ({error})"
+            f"encoding of the image on {name!r}", got=f"{message.encoding!r} ({error})"
         ) from error

@@ -83,7 +83,7 @@ class RosTopicCamera(Camera):
         """
         if self._io is None:
             raise DeviceNotConnected(
-                f"camera {self._config.topic!r}", came="no topics", cure="Call attach(io) first"
+                f"camera {self._config.topic!r}", got="no topics", hint="Call attach(io) first"
             )
         self.close()
         self._ring.open()
@@ -154,5 +154,5 @@ class RosTopicCamera(Camera):
         else:
             came = f"published, but no picture came within {wait_s:g} s"
         return DeviceTimeout(
-            f"camera {own_name!r}", came=came, expected=f"{type_name}; image topics: {others}"
+            f"camera {own_name!r}", got=came, expected=f"{type_name}; image topics: {others}"
         )

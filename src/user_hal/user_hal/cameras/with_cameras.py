@@ -57,7 +57,7 @@ class RobotWithCameras(Robot):
         images = self._aligner.specs
         if clash := sorted(images.keys() & robot.spec.observation.keys()):
             raise ConfigError(
-                "names of cameras", came=f"{clash} are observations of the robot already"
+                "names of cameras", got=f"{clash} are observations of the robot already"
             )
         self._spec = dataclasses.replace(
             robot.spec, observation={**robot.spec.observation, **images}

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from user_core.conformance import Report, check_robot
-from user_core.errors import ConfigError, UserError
+from user_core.errors import ConfigError, SuiteError
 from user_core.interfaces import Robot
 from user_hal.robot_file import build_robot, find_robot_file, load_robot_file
 from user_hal.topic_io import UsesTopics
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
     args = _parser().parse_args(argv)
     try:
         return _check(args, console)
-    except UserError as error:
+    except SuiteError as error:
         console.print(f"[bold red]{error.code}[/]: {escape(str(error))}", soft_wrap=True)
         return WRONG_USE
 
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(args: argparse.Namespace, console: Console) -> int:
     if args.steps < 1 or not 0 <= args.motion <= 1:
-        raise ConfigError("--steps and --motion", came=f"{args.steps}, {args.motion}")
+        raise ConfigError("--steps and --motion", got=f"{args.steps}, {args.motion}")
     path = find_robot_file(args.config)
     robot = build_robot(load_robot_file(path))
     console.print(f"[bold]{escape(str(path))}[/]")

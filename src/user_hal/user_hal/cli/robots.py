@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from user_core.errors import UserError
+from user_core.errors import SuiteError
 from user_core.interfaces import Discovered
 from user_core.plugins import available, load
 from user_hal.topic_io import TopicIo
@@ -67,7 +67,7 @@ def _finds(kind: str, name: str, io: TopicIo | None) -> str:
     try:
         cls = load(kind, name)
         found = _discover(cls, io)
-    except UserError as error:
+    except SuiteError as error:
         return f"[red]{escape(str(error))}[/]"
     except Exception as error:  # a driver's discovery may fail in any way
         return f"[red]{escape(f'{type(error).__name__}: {error}')}[/]"

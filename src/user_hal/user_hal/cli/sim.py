@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from user_core.errors import UserError
+from user_core.errors import SuiteError
 from user_core.specs import Array
 from user_hal.sim.arms import ARMS, arm_named
 from user_hal.sim.film import PERIOD_S, SUBSTEPS, Stage, write_images
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         return _run(args)
-    except UserError as error:
+    except SuiteError as error:
         print(f"user sim: {error}", file=sys.stderr)
         return 1
 
@@ -91,15 +91,15 @@ def _size(text: str) -> tuple[int, int]:
         if not (16 <= width <= 1920 and 16 <= height <= 1440):
             raise ValueError
     except ValueError:
-        raise UserError(
-            "--size", came=text, expected="WIDTHxHEIGHT, 16x16 to 1920x1440 pixels"
+        raise SuiteError(
+            "--size", got=text, expected="WIDTHxHEIGHT, 16x16 to 1920x1440 pixels"
         ) from None
     return width, height
 
 
 def _render(args: argparse.Namespace) -> int:
     if args.render.suffix not in ENDINGS:
-        raise UserError("--render", came=str(args.render), expected=f"a name ending in {ENDINGS}")
+        raise SuiteError("--render", got=str(args.render), expected=f"a name ending in {ENDINGS}")
     width, height = _size(args.size)
     film = args.render.suffix != ".png"
     stage = Stage(args.robot, args.scene, noise=args.noise, frames_a_period=2 if film else 1)
@@ -131,10 +131,10 @@ def _view(args: argparse.Namespace) -> int:
     if sys.platform == "linux" and not (
         os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     ):
-        raise UserError(
+        raise SuiteError(
             "--view needs a display",
-            came="neither DISPLAY nor WAYLAND_DISPLAY is set",
-            cure=f"Log in with `ssh -X`, or write a film: user sim {args.scene} "
+            got="neither DISPLAY nor WAYLAND_DISPLAY is set",
+            hint=f"Log in with `ssh -X`, or write a film: user sim {args.scene} "
             f"--robot {args.robot} --expert --render film.mp4",
         )
     import mujoco.viewer

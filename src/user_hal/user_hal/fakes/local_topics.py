@@ -80,7 +80,7 @@ class LocalTopics:
     ) -> Any:
         """Call a function of :attr:`services`."""
         if service not in self.services:
-            raise DeviceTimeout(f"service {service!r}", came=f"no server within {timeout_s} s")
+            raise DeviceTimeout(f"service {service!r}", got=f"no server within {timeout_s} s")
         return self.services[service](request)
 
     def message_class(self, type_name: str) -> type[Any]:
@@ -161,7 +161,7 @@ class LocalPublisher:
     def publish(self, message: Any) -> None:
         """Call every subscription's callback."""
         if self.closed:
-            raise TransportError(f"cannot publish on {self.topic!r}", came="closed")
+            raise TransportError(f"cannot publish on {self.topic!r}", got="closed")
         for subscription in self.io.subscriptions_of(self.topic, self.type_name):
             subscription.callback(message)
 

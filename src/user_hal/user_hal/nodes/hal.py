@@ -66,7 +66,7 @@ class HalConfig(RobotFile):
     def validate(self) -> None:
         if not (self.driver or self.robot_file):
             raise ConfigError(
-                "driver", came="none", expected="the name of a driver, or a robot_file"
+                "driver", got="none", expected="the name of a driver, or a robot_file"
             )
 
     def robot(self, given: Iterable[str]) -> RobotFile:
@@ -262,7 +262,7 @@ class HalNode(LifecycleNode):
     def _require_resource(self, name: str) -> None:
         mine = self._loop.leases.resource
         if name and name != mine:
-            raise LeaseError("resource", came=repr(name), expected=f"{mine!r}, or nothing")
+            raise LeaseError("resource", got=repr(name), expected=f"{mine!r}, or nothing")
 
     def _resource_name(self) -> str:
         return self.config.resource or self.get_namespace().strip("/") or self.get_name()

@@ -41,7 +41,7 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from user_comm.stop_signals import StopSignals
-from user_core.errors import UserError
+from user_core.errors import SuiteError
 from user_core.specs import Array
 from user_hal.sim.controllers import ArmControllers
 from user_hal.sim.periodic import PeriodicThread
@@ -179,8 +179,8 @@ class SimRosRobot(Node):
 
     def _require_base(self, message: Any) -> None:
         if message.header.frame_id != self._base_frame:
-            raise UserError(
-                "frame of a command", came=message.header.frame_id, expected=self._base_frame
+            raise SuiteError(
+                "frame of a command", got=message.header.frame_id, expected=self._base_frame
             )
 
     def _reset(self, _: Any, response: Any) -> Any:

@@ -20,7 +20,7 @@ from user_comm.log_bridge import bridge_logging
 from user_comm.run import run
 from user_comm.topic_io import RosTopicIo
 from user_core.config import Config, setting
-from user_core.errors import SpecError, UserError
+from user_core.errors import SpecError, SuiteError
 from user_core.interfaces import Teleop
 from user_core.plugins import build
 from user_core.specs import RobotSpec, check_arrays
@@ -91,7 +91,7 @@ class TeleopNode(LifecycleNode):
         except SpecError as error:  # of the robot before: the new spec is on its way
             self.get_logger().warning(f"observation: {error}", throttle_duration_sec=5.0)
             return
-        except UserError as error:
+        except SuiteError as error:
             self._lost(error)
             return
         self._interventions.publish(
@@ -113,7 +113,7 @@ class TeleopNode(LifecycleNode):
     def _connect(self, spec: RobotSpec) -> bool:
         try:
             self._teleop.connect(spec)
-        except UserError as error:
+        except SuiteError as error:
             self._lost(error)
             return False
         self._connected = True
@@ -124,7 +124,7 @@ class TeleopNode(LifecycleNode):
         self._connected = False
         self._teleop.close()
 
-    def _lost(self, error: UserError) -> None:
+    def _lost(self, error: SuiteError) -> None:
         """The device failed: nobody drives, and it is tried again after a while."""
         self._disconnect()
         self._retry_s = time.monotonic() + _RETRY_S

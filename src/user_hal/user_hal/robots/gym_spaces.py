@@ -34,7 +34,7 @@ def observation_specs(space: spaces.Space[Any], float_dtype: str) -> dict[str, A
     for name, leaf in _leaves(space):
         if name in specs:
             raise SpecError(
-                f"observation {name!r}", came="two leaves of that name", expected="unique names"
+                f"observation {name!r}", got="two leaves of that name", expected="unique names"
             )
         specs[name] = leaf_spec(leaf, float_dtype, name)
     return specs
@@ -69,7 +69,7 @@ def leaf_spec(space: spaces.Space[Any], float_dtype: str, name: str) -> ArraySpe
     if isinstance(space, spaces.Box):
         dtype = float_dtype if np.issubdtype(space.dtype, np.floating) else str(space.dtype)
         if dtype not in DTYPES:
-            raise SpecError(f"{name}: dtype of {space}", came=dtype, expected=f"one of {DTYPES}")
+            raise SpecError(f"{name}: dtype of {space}", got=dtype, expected=f"one of {DTYPES}")
         return ArraySpec(
             tuple(int(n) for n in space.shape),
             dtype,
@@ -88,9 +88,9 @@ def leaf_spec(space: spaces.Space[Any], float_dtype: str, name: str) -> ArraySpe
         return ArraySpec(tuple(int(n) for n in space.shape), "int8", low=0.0, high=1.0)
     raise SpecError(
         f"space of {name!r}",
-        came=str(space),
+        got=str(space),
         expected=f"one of {[leaf.__name__ for leaf in _LEAVES]}, or Dict and Tuple of them",
-        cure="Wrap the environment, for instance with gymnasium.wrappers.FlattenObservation",
+        hint="Wrap the environment, for instance with gymnasium.wrappers.FlattenObservation",
     )
 
 
@@ -138,9 +138,7 @@ def _values(space: spaces.Space[Any], value: Any, path: str = "") -> Iterator[tu
         for key, child in space.spaces.items():
             if not isinstance(value, Mapping) or key not in value:
                 came = sorted(value) if isinstance(value, Mapping) else type(value).__name__
-                raise SpecError(
-                    f"observation {path or '(top)'}", came=came, expected=f"key {key!r}"
-                )
+                raise SpecError(f"observation {path or '(top)'}", got=came, expected=f"key {key!r}")
             yield from _values(child, value[key], f"{path}.{key}" if path else str(key))
     elif isinstance(space, spaces.Tuple):
         for index, child in enumerate(space.spaces):

@@ -21,7 +21,7 @@ from user_core.errors import (
     DeviceFault,
     DeviceNotConnected,
     SpecError,
-    UserError,
+    SuiteError,
 )
 from user_core.interfaces import Discovered, Robot
 from user_core.plugins import import_object
@@ -122,7 +122,7 @@ class GymnasiumRobot(Robot):
     def read(self) -> Observation:
         """The observation after the last step; no time passes in between."""
         if self._observation is None:
-            raise DeviceNotConnected(f"environment {self._config.env_id!r}", cure="Call connect()")
+            raise DeviceNotConnected(f"environment {self._config.env_id!r}", hint="Call connect()")
         return self._observation
 
     def command(self, action: Array) -> Array:
@@ -134,13 +134,13 @@ class GymnasiumRobot(Robot):
             SpecError: Wrong shape or type, not finite, or a discrete action out of its range.
         """
         if self._observation is None or self._env is None:
-            raise DeviceNotConnected(f"environment {self._config.env_id!r}", cure="Call connect()")
+            raise DeviceNotConnected(f"environment {self._config.env_id!r}", hint="Call connect()")
         task = self._observation.task
         if task.terminated or task.truncated:
             raise DeviceError(
                 f"step of environment {self._config.env_id!r} after its episode ended",
-                came="terminated" if task.terminated else "truncated",
-                cure="Call reset()",
+                got="terminated" if task.terminated else "truncated",
+                hint="Call reset()",
             )
         executed = self._checked(action)
         try:
@@ -153,7 +153,7 @@ class GymnasiumRobot(Robot):
         if not np.isfinite(feedback.reward):
             raise DeviceFault(
                 f"reward of environment {self._config.env_id!r}",
-                came=feedback.reward,
+                got=feedback.reward,
                 expected="a finite number",
             )
         self._commands += 1
@@ -168,7 +168,7 @@ class GymnasiumRobot(Robot):
     def reset(self, seed: int | None = None) -> Observation:
         """Begin an episode; the same seed gives the same start."""
         if self._env is None or self._observation is None:
-            raise DeviceNotConnected(f"environment {self._config.env_id!r}", cure="Call connect()")
+            raise DeviceNotConnected(f"environment {self._config.env_id!r}", hint="Call connect()")
         self._episode += 1
         return self._begin(seed)
 
@@ -223,7 +223,7 @@ class GymnasiumRobot(Robot):
         if is_discrete and ((action < spec.low_array) | (action > spec.high_array)).any():
             raise SpecError(
                 f"discrete action of {self._config.env_id!r}",
-                came=action.tolist(),
+                got=action.tolist(),
                 expected=f"{spec.low_array.tolist()} to {spec.high_array.tolist()}",
             )
         return gym_spaces.clip(self._action_space, action)
@@ -242,11 +242,11 @@ class GymnasiumRobot(Robot):
         except Exception as error:
             raise self._fault("rendering", error) from error
 
-    def _fault(self, what: str, error: Exception) -> UserError:
+    def _fault(self, what: str, error: Exception) -> SuiteError:
         text = f"{what} of environment {self._config.env_id!r}"
         if isinstance(error, gymnasium.error.DependencyNotInstalled):
-            return DeviceError(text, came=str(error), cure="Install the extra it names")
-        return DeviceFault(text, came=f"{type(error).__name__}: {error}")
+            return DeviceError(text, got=str(error), hint="Install the extra it names")
+        return DeviceFault(text, got=f"{type(error).__name__}: {error}")
 
 
 def _make(config: GymnasiumConfig) -> gymnasium.Env[Any, Any]:
@@ -260,27 +260,27 @@ def _make(config: GymnasiumConfig) -> gymnasium.Env[Any, Any]:
     except gymnasium.error.DependencyNotInstalled as error:
         raise DeviceError(
             f"environment {config.env_id!r} needs what is not installed",
-            came=str(error),
-            cure="Install the extra it names",
+            got=str(error),
+            hint="Install the extra it names",
         ) from error
     except (gymnasium.error.Error, ImportError, TypeError) as error:
         raise ConfigError(
             f"environment {config.env_id!r} cannot be made",
-            came=f"{type(error).__name__}: {error}",
+            got=f"{type(error).__name__}: {error}",
             expected="a registered environment and keyword arguments that it takes",
-            cure="`python -m gymnasium.envs.registration` lists those that are registered",
+            hint="`python -m gymnasium.envs.registration` lists those that are registered",
         ) from error
     for index, wrapper in enumerate(config.wrappers):
         try:
             env = import_object(wrapper.target)(env, **wrapper.kwargs)
-        except UserError:
+        except SuiteError:
             env.close()
             raise
         except Exception as error:
             env.close()
             raise ConfigError(
                 f"wrappers[{index}] {wrapper.target!r}",
-                came=f"{type(error).__name__}: {error}",
+                got=f"{type(error).__name__}: {error}",
                 expected="a wrapper that takes this environment and these keyword arguments",
             ) from error
     return env

@@ -208,9 +208,9 @@ class MockRobot(Robot):
             self._read_fault_file()
         fault: Fault = getattr(self.faults, what)
         if fault == "raise":
-            raise DeviceFault(f"mock robot: {what}", came="a fault that was asked for")
+            raise DeviceFault(f"mock robot: {what}", got="a fault that was asked for")
         if fault == "refuse":
-            raise DeviceNotConnected(f"mock robot: {what}", came="a refusal that was asked for")
+            raise DeviceNotConnected(f"mock robot: {what}", got="a refusal that was asked for")
         if fault in ("block", "hang"):
             time.sleep(self.faults.block_s if fault == "block" else _HANG_S)
         return fault
@@ -230,9 +230,7 @@ class MockRobot(Robot):
 
     def _require_connection(self) -> None:
         if not self._connected:
-            raise DeviceNotConnected(
-                "mock robot", came="no connection", cure="Call connect() first"
-            )
+            raise DeviceNotConnected("mock robot", got="no connection", hint="Call connect() first")
 
 
 def _spec(config: MockConfig) -> RobotSpec:

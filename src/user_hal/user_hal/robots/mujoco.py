@@ -90,7 +90,7 @@ class MujocoConfig(Config):
         if timestep_s > 0.0101:
             raise ConfigError(
                 "substeps",
-                came=f"{self.substeps} at {self.rate_hz:g} Hz, a time step of {timestep_s:.4f} s",
+                got=f"{self.substeps} at {self.rate_hz:g} Hz, a time step of {timestep_s:.4f} s",
                 expected="a time step of at most 0.01 s",
             )
 
@@ -250,8 +250,8 @@ class MujocoRobot(Robot):
         if self._physics and self._physics.error is not None:
             raise DeviceFault(
                 "simulated physics stopped",
-                came=repr(self._physics.error),
-                cure="Reset the robot; more substeps where it was unstable",
+                got=repr(self._physics.error),
+                hint="Reset the robot; more substeps where it was unstable",
             ) from self._physics.error
 
     def _check_age(self) -> None:
@@ -259,9 +259,9 @@ class MujocoRobot(Robot):
         if self._physics and age_s > self.config.max_age_s:
             raise DeviceTimeout(
                 "newest state of the simulation",
-                came=f"{age_s:.2f} s old",
+                got=f"{age_s:.2f} s old",
                 expected=f"at most {self.config.max_age_s:g} s",
-                cure="The host is too slow for this real-time simulation",
+                hint="The host is too slow for this real-time simulation",
             )
 
     @classmethod
@@ -279,5 +279,5 @@ class MujocoRobot(Robot):
 
 def _not_connected() -> DeviceNotConnected:
     return DeviceNotConnected(
-        "simulated robot", came="a call before connect or after close", cure="Call connect() first"
+        "simulated robot", got="a call before connect or after close", hint="Call connect() first"
     )

@@ -19,7 +19,7 @@ class BackoffConfig(Config):
     def validate(self) -> None:
         if self.longest_s < self.first_s:
             raise ConfigError(
-                "longest_s", came=f"{self.longest_s} s", expected=f">= first_s, {self.first_s} s"
+                "longest_s", got=f"{self.longest_s} s", expected=f">= first_s, {self.first_s} s"
             )
 
 

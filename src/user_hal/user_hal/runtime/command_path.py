@@ -92,7 +92,7 @@ class CommandPath:
         if not spec.lockstep and config.watchdog_s <= spec.period_s:
             raise ConfigError(
                 "safety.watchdog_s",
-                came=f"{config.watchdog_s} s",
+                got=f"{config.watchdog_s} s",
                 expected=f"more than the control period of {spec.robot!r}, {spec.period_s} s",
             )
         self.lock = threading.RLock()

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from user_core.errors import DeviceTimeout, SafetyError, UserError
+from user_core.errors import DeviceTimeout, SafetyError, SuiteError
 from user_core.interfaces import Robot
 from user_core.types import ActionChunk, AppliedAction, Observation
 from user_hal.runtime.clock import Clock
@@ -116,8 +116,8 @@ class HalLoop:
         if self._thread is not None and self._thread.is_alive():
             raise DeviceTimeout(
                 "start of the control loop",
-                came="a driver that is still stuck in a call of the run before",
-                cure="Wait until it returns, or restart the process.",
+                got="a driver that is still stuck in a call of the run before",
+                hint="Wait until it returns, or restart the process.",
             )
         self._ending, self._applied, self._last = False, None, None
         self._stopper.start()
@@ -139,7 +139,7 @@ class HalLoop:
     def reset(self, seed: int | None, token: int = 0) -> Future[Observation]:
         """Bring the robot to the start of an episode.
 
-        The future gives the first observation, or raises UserError.
+        The future gives the first observation, or raises SuiteError.
 
         Raises:
             LeaseError: The token is not that of the newest lease.
@@ -259,7 +259,7 @@ class HalLoop:
             if self.spec.lockstep:
                 self._show(self._guard.read())
                 self.deadlines.start(self._clock.monotonic_ns())
-        except UserError:
+        except SuiteError:
             self.path.check()  # stops the robot: the guard has a fault now
 
     def _observe(self) -> None:
@@ -270,7 +270,7 @@ class HalLoop:
             return
         try:
             self._show(self._guard.read())
-        except UserError:
+        except SuiteError:
             self.path.check()
 
     def _show(self, observation: Observation) -> None:
@@ -306,7 +306,7 @@ class HalLoop:
         try:
             self._require_no_emergency()
             observation = self._guard.reset(request.seed)
-        except UserError as error:
+        except SuiteError as error:
             self.path.check()
             if self._guard.healthy:  # it was not the driver that failed
                 self.path.open()
@@ -318,15 +318,15 @@ class HalLoop:
         if self.path.supervisor.state is SafetyState.EMERGENCY:
             raise SafetyError(
                 "reset of the robot",
-                came="a latched emergency stop",
-                cure="Reset the emergency stop first, when the robot is safe to move.",
+                got="a latched emergency stop",
+                hint="Reset the emergency stop first, when the robot is safe to move.",
             )
 
     def _refuse_resets(self) -> None:
         if self._resets:
             fault = self._guard.check(self._clock.monotonic_ns())
             came = fault.detail if fault else "a driver that failed"
-            self._resets.refuse(SafetyError("reset of the robot", came=came))
+            self._resets.refuse(SafetyError("reset of the robot", got=came))
 
     def _lease_changed(self, reason: str) -> None:
         self.path.lease_changed(reason)

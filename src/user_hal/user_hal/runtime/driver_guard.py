@@ -14,7 +14,7 @@ from user_core.errors import (
     DeviceNotConnected,
     DeviceTimeout,
     SpecError,
-    UserError,
+    SuiteError,
 )
 from user_core.interfaces import Robot
 from user_core.specs import Array, RobotSpec, check_arrays
@@ -134,7 +134,7 @@ class DriverGuard:
         return self._backoff.due_ns
 
     def connect(self) -> None:
-        """Open the connection; raises what the driver raises, UserError in any case."""
+        """Open the connection; raises what the driver raises, SuiteError in any case."""
         self._attempted = True
         self._call("connect", self._limits.connect_s, self.robot.connect)
         self._connected = True
@@ -143,7 +143,7 @@ class DriverGuard:
         """A new reading that fits the spec.
 
         Raises:
-            UserError: The driver failed; the fault says how.
+            SuiteError: The driver failed; the fault says how.
         """
         return self._call("read", self._call_limit_s, self._checked_read)
 
@@ -162,7 +162,7 @@ class DriverGuard:
                 self._disconnect()
                 self.connect()
             observation = self.read()
-        except UserError:
+        except SuiteError:
             return None
         _log.info("driver: connected and read")
         self._backoff.succeeded(self._clock.monotonic_ns())
@@ -194,7 +194,7 @@ class DriverGuard:
             self._connected = False
             try:
                 self._call("close", self._limits.connect_s, self.robot.close)
-            except UserError as error:
+            except SuiteError as error:
                 _log.warning("driver: close failed: %s", error)
             self._attempted = False
 
@@ -204,7 +204,7 @@ class DriverGuard:
             self._overran = self._stopped_during_call = False
         try:
             result = function(*args)
-        except UserError as error:
+        except SuiteError as error:
             raise self._failed(what, error) from error
         except Exception as error:  # a driver may raise anything
             fault = DeviceFault(f"{what}() of the driver raised {type(error).__name__}: {error}")
@@ -219,7 +219,7 @@ class DriverGuard:
             raise self._failed(what, DeviceTimeout(f"{what}() of the driver took too long"))
         return result
 
-    def _failed(self, what: str, error: UserError) -> UserError:
+    def _failed(self, what: str, error: SuiteError) -> SuiteError:
         detail = str(error) if what in str(error) else f"{what}() of the driver: {error}"
         if self._fault is None:
             _log.error("driver: %s", detail)

@@ -70,7 +70,7 @@ class LeaseBook:
         if not holder or not duration_s > 0:
             raise LeaseError(
                 f"lease of {self.resource!r}",
-                came=f"holder {holder!r}, duration {duration_s} s",
+                got=f"holder {holder!r}, duration {duration_s} s",
                 expected="a name and a duration > 0",
             )
         self.expire()
@@ -80,7 +80,7 @@ class LeaseBook:
                 raise LeaseError(
                     f"{self.resource!r} is leased to {present.holder!r} for another "
                     f"{self._left_s():.1f} s",
-                    cure="Wait, or ask with preempt to take it over.",
+                    hint="Wait, or ask with preempt to take it over.",
                 )
             self._last_token = max(self._last_token + 1, self._clock.wall_ns())
             duration_s = min(duration_s, self.config.max_duration_s)
@@ -165,7 +165,7 @@ class LeaseBook:
         holder = f"{lease.holder!r} with token {lease.token}" if lease else "nobody"
         raise LeaseError(
             f"{self.resource!r} is leased to {holder}",
-            came=f"token {token}",
+            got=f"token {token}",
             expected="the newest token",
-            cure="Acquire a lease, and send its token with every command.",
+            hint="Acquire a lease, and send its token with every command.",
         )

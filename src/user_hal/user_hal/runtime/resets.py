@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import Future
 from typing import NamedTuple
 
-from user_core.errors import UserError
+from user_core.errors import SuiteError
 from user_core.types import Observation
 
 
@@ -44,7 +44,7 @@ class Resets:
         with self._lock:
             return self._waiting.pop(0) if self._waiting else None
 
-    def refuse(self, error: UserError) -> None:
+    def refuse(self, error: SuiteError) -> None:
         """Answer all that wait with an error."""
         while request := self.next():
             request.done.set_exception(error)

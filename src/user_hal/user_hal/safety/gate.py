@@ -186,7 +186,7 @@ def _need(spec: RobotSpec, what: str, name: str) -> None:
     if name not in spec.observation:
         raise ConfigError(
             what,
-            came=f"an observation of {list(spec.observation)}",
+            got=f"an observation of {list(spec.observation)}",
             expected=f"a robot that shows {name!r}",
-            cure=f"Remove {what} from the safety configuration, or use a driver that reads it.",
+            hint=f"Remove {what} from the safety configuration, or use a driver that reads it.",
         )

@@ -50,9 +50,9 @@ class LatchFile:
             self._sync_folder()
         except OSError as error:
             raise SafetyError(
-                f"latch of the emergency stop {self.path}", came=str(error),
+                f"latch of the emergency stop {self.path}", got=str(error),
                 expected="a file that outlives this process",
-                cure="The robot is stopped; it would not be any more after a restart of its node",
+                hint="The robot is stopped; it would not be any more after a restart of its node",
             ) from error  # fmt: skip
 
     def release(self) -> None:
@@ -63,8 +63,8 @@ class LatchFile:
                 self._sync_folder()
         except OSError as error:
             raise SafetyError(
-                f"latch of the emergency stop {self.path}", came=str(error),
-                expected="to be removed", cure="Make its folder writable",
+                f"latch of the emergency stop {self.path}", got=str(error),
+                expected="to be removed", hint="Make its folder writable",
             ) from error  # fmt: skip
 
     def _sync_folder(self) -> None:

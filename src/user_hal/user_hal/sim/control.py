@@ -143,5 +143,5 @@ CONTROLS: dict[str, type[Control]] = {
 def control_named(name: str) -> type[Control]:
     """Return the control of this name; ConfigError lists those there are."""
     if name not in CONTROLS:
-        raise ConfigError("control mode", came=name, expected=f"one of {sorted(CONTROLS)}")
+        raise ConfigError("control mode", got=name, expected=f"one of {sorted(CONTROLS)}")
     return CONTROLS[name]

@@ -52,7 +52,7 @@ class ArmControllers:
         if sorted(names) != sorted(joints) or len(positions) != len(names):
             raise SpecError(
                 "joints of a trajectory",
-                came=f"{list(names)} with {len(positions)} positions",
+                got=f"{list(names)} with {len(positions)} positions",
                 expected=list(joints),
             )
         by_name = dict(zip(names, positions, strict=True))
@@ -71,7 +71,7 @@ class ArmControllers:
         """MoveIt Servo: move the tool so (m/s, rad/s, base frame), for a short time."""
         twist = np.asarray(values, float)
         if twist.shape != (6,) or not np.isfinite(twist).all():
-            raise SpecError("twist", came=twist.tolist(), expected="6 finite numbers")
+            raise SpecError("twist", got=twist.tolist(), expected="6 finite numbers")
         self._twist, self._twist_age_s, self._mode = twist, 0.0, _Mode.TWIST
 
     def pose(self, values: Sequence[float]) -> None:
@@ -88,7 +88,7 @@ class ArmControllers:
             matrix, self.scene.targets, tolerance=1e-4, iterations=30
         )
         if joints is None:
-            raise DeviceFault("pose", came=pose.tolist(), expected="a pose within reach")
+            raise DeviceFault("pose", got=pose.tolist(), expected="a pose within reach")
         self._go(joints, 0.05)
 
     def gripper(self, position_m: float) -> None:
@@ -132,7 +132,7 @@ class ArmControllers:
 
     def _go(self, joints_rad: Array, time_s: float) -> None:
         if not np.isfinite(joints_rad).all():
-            raise SpecError("joint positions", came=joints_rad.tolist(), expected="finite numbers")
+            raise SpecError("joint positions", got=joints_rad.tolist(), expected="finite numbers")
         self._mode = _Mode.HOLD
         time_s = max(time_s, self.scene.timestep_s)
         speed_rad_s = self.scene.kinematics.velocity_rad_s
@@ -144,6 +144,6 @@ class ArmControllers:
         vector = np.asarray(values, float)
         if vector.shape != (self.scene.joint_count,) or not np.isfinite(vector).all():
             raise SpecError(
-                what, came=vector.tolist(), expected=f"{self.scene.joint_count} finite numbers"
+                what, got=vector.tolist(), expected=f"{self.scene.joint_count} finite numbers"
             )
         return vector

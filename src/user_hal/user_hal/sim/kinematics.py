@@ -128,7 +128,7 @@ class Kinematics:
         if joints_rad.shape != (self.joint_count,):
             raise SpecError(
                 f"joint positions of {self.arm.name!r}",
-                came=f"shape {joints_rad.shape}",
+                got=f"shape {joints_rad.shape}",
                 expected=f"({self.joint_count},): {', '.join(self.arm.joint_names)}",
             )
         poses, pose = np.empty((self.joint_count, 4, 4)), self._base

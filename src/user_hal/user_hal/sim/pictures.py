@@ -63,15 +63,15 @@ class Pictures:
     def _fresh(self) -> list[Array]:
         assert self._stream is not None
         if self._stream.error is not None:
-            raise DeviceFault("drawing of simulated pictures", came=repr(self._stream.error))
+            raise DeviceFault("drawing of simulated pictures", got=repr(self._stream.error))
         newest = self._newest
         age_s = time.monotonic() - newest[0] if newest else float("inf")
         if newest is None or age_s > self._max_age_s:
             raise DeviceTimeout(
                 "newest simulated picture",
-                came=f"{age_s:.2f} s old",
+                got=f"{age_s:.2f} s old",
                 expected=f"at most {self._max_age_s:g} s",
-                cure="Lower image_rate_hz or the size of the pictures",
+                hint="Lower image_rate_hz or the size of the pictures",
             )
         return [image.copy() for image in newest[1]]  # two readings may show the same picture
 

@@ -132,7 +132,7 @@ def _make_context(width: int, height: int) -> Any:
             failures.append(f"{backend}: {error}")
     raise DeviceError(
         "no OpenGL context for off-screen pictures",
-        came="; ".join(failures),
+        got="; ".join(failures),
         expected="EGL or OSMesa",
-        cure="Install libegl1 libgl1-mesa-dri libgles2 libosmesa6, or set MUJOCO_GL",
+        hint="Install libegl1 libgl1-mesa-dri libgles2 libosmesa6, or set MUJOCO_GL",
     )

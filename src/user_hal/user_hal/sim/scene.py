@@ -104,7 +104,7 @@ class Scene:
         else:
             raise DeviceFault(
                 f"start of task {self.task.name!r} with arm {self.arm.name!r}",
-                came="no reachable start in 100 draws",
+                got="no reachable start in 100 draws",
                 expected="a workspace that the arm can reach with the tool pointing down",
             )
         self.data.qpos[: self.joint_count] = joints
@@ -157,7 +157,7 @@ class Scene:
         if self.drive != "joints" or joints_rad.shape != (self.joint_count,):
             raise SpecError(
                 "joint targets",
-                came=f"shape {joints_rad.shape} for drive {self.drive!r}",
+                got=f"shape {joints_rad.shape} for drive {self.drive!r}",
                 expected=f"shape ({self.joint_count},) for drive 'joints'",
             )
         kinematics = self.kinematics
@@ -186,7 +186,7 @@ class Scene:
         if self.drive != "tool" or position_m.shape != (3,):
             raise SpecError(
                 "tool target",
-                came=f"shape {position_m.shape} for drive {self.drive!r}",
+                got=f"shape {position_m.shape} for drive {self.drive!r}",
                 expected="shape (3,) for drive 'tool'",
             )
         goal = np.zeros(6)
@@ -254,9 +254,9 @@ class Scene:
         if not self._canary[0]:  # the simulator begins anew where numbers are not finite
             raise DeviceFault(
                 f"simulation of {self.arm.name}/{self.task.name}",
-                came="motion that is not finite",
+                got="motion that is not finite",
                 expected="stable physics",
-                cure="Use more substeps for a control period",
+                hint="Use more substeps for a control period",
             )
         self._measure()
 

@@ -32,7 +32,7 @@ class EngagementConfig(Config):
 
     def validate(self) -> None:
         if self.leave > self.enter:
-            raise ConfigError("leave", came=self.leave, expected=f"at most enter, {self.enter}")
+            raise ConfigError("leave", got=self.leave, expected=f"at most enter, {self.enter}")
 
 
 class Engagement:

@@ -65,7 +65,7 @@ class ExpertTeleop(Teleop):
         """What the expert wants now."""
         if self._expert is None:
             raise DeviceNotConnected(
-                "teleop 'expert'", came="no connection", cure="Call connect() first"
+                "teleop 'expert'", got="no connection", hint="Call connect() first"
             )
         if observation.episode != self._episode:
             self._begin(observation.episode)

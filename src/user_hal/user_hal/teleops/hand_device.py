@@ -109,7 +109,7 @@ class HandTeleop(Teleop):
         jog = self._jog
         if jog is None:
             raise DeviceNotConnected(
-                type(self).__name__, came="no connection", cure="Call connect() first"
+                type(self).__name__, got="no connection", hint="Call connect() first"
             )
         now_s = self._clock_s()
         with self._lock:

@@ -71,7 +71,7 @@ class Jog:
         if self._start and self._start not in spec.observation:
             raise ConfigError(
                 f"teleoperation of {spec.robot!r}",
-                came=f"an observation of {list(spec.observation)}",
+                got=f"an observation of {list(spec.observation)}",
                 expected=f"{self._start!r}, which {spec.action_kind.value} starts from",
             )
 

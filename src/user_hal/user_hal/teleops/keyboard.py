@@ -72,8 +72,8 @@ class KeyboardTeleop(HandTeleop):
             self._restore()
             raise DeviceError(
                 f"teleop 'keyboard': cannot read keys from {self.config.device}",
-                came=str(error),
-                cure="Start the node in a terminal of its own, not from a launch file.",
+                got=str(error),
+                hint="Start the node in a terminal of its own, not from a launch file.",
             ) from error
         print(HELP, file=sys.stderr)
         self._end.clear()

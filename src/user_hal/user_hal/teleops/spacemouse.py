@@ -68,7 +68,7 @@ class SpaceMouseTeleop(HandTeleop):
                 device=self.config.device or None, axis_convention=library.AxisConvention.ROS
             )
         except Exception as error:  # pyspacemouse and hidapi raise what they like
-            raise DeviceError("teleop 'spacemouse'", came=str(error), cure=_CURE) from error
+            raise DeviceError("teleop 'spacemouse'", got=str(error), hint=_CURE) from error
         self._trouble = None
         self._end.clear()
         self._thread = threading.Thread(target=self._listen, name="spacemouse", daemon=True)
@@ -77,7 +77,7 @@ class SpaceMouseTeleop(HandTeleop):
     def read(self, observation: Observation) -> TeleopCommand:
         """What the person wants now. Raises DeviceTimeout when the device was unplugged."""
         if self._trouble is not None:
-            raise DeviceTimeout("teleop 'spacemouse'", came=f"{self._trouble}", cure="Plug it in")
+            raise DeviceTimeout("teleop 'spacemouse'", got=f"{self._trouble}", hint="Plug it in")
         return super().read(observation)
 
     def close(self) -> None:
@@ -109,6 +109,6 @@ def _library() -> Any:
         import pyspacemouse
     except ImportError as error:
         raise PluginError(
-            "teleop 'spacemouse' needs the Python package pyspacemouse", came=str(error), cure=_CURE
+            "teleop 'spacemouse' needs the Python package pyspacemouse", got=str(error), hint=_CURE
         ) from error
     return pyspacemouse

@@ -30,7 +30,7 @@ class TopicTeleop(HandTeleop):
         """Subscribe anew. Raises DeviceNotConnected when there are no topics to live on."""
         if self._io is None:
             raise DeviceNotConnected(
-                type(self).__name__, came="no topics", cure="Call attach(io) before connect()"
+                type(self).__name__, got="no topics", hint="Call attach(io) before connect()"
             )
         self._end()
         self._subscriptions = self.subscribe(self._io)

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from user_core.errors import UserError
+from user_core.errors import SuiteError
 from user_core.types import EpisodeSource
 from user_learner.cli.replay_info import show
 from user_learner.replay.merge import merge
@@ -30,8 +30,8 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
     console = console or Console(highlight=False)
     try:
         status: int = options.run(options, console)
-    except (UserError, OSError) as error:
-        code = error.code if isinstance(error, UserError) else "disk"
+    except (SuiteError, OSError) as error:
+        code = error.code if isinstance(error, SuiteError) else "disk"
         console.print(f"[bold red]{code}[/]: {escape(str(error))}", soft_wrap=True)
         return 2
     return status

@@ -102,7 +102,7 @@ class LearnerNode(LifecycleNode):
         self.get_logger().error("policies are asked for and not answered: connecting anew")
         self.fail(
             TransportError(
-                "Zenoh session of the learner", came="no answer to queries", expected="one"
+                "Zenoh session of the learner", got="no answer to queries", expected="one"
             )
         )
 

@@ -95,7 +95,7 @@ class ReplayNode(LifecycleNode):
             self._codings.note(chunk)
             answer = self._writer.append(chunk)
         except OSError as error:
-            self._say_trouble(StoreError("codings of images", came=error))
+            self._say_trouble(StoreError("codings of images", got=error))
             return
         except StoreError as error:
             self._say_trouble(error)

@@ -172,7 +172,7 @@ def _allocator(output: str) -> Callable[[int], Array]:
         except RuntimeError as error:
             raise ConfigError(
                 "output of the sampler",
-                came="pinned",
+                got="pinned",
                 expected=f"numpy or torch on a machine without a GPU ({error})",
             ) from error
         return array[:nbytes]
@@ -186,8 +186,8 @@ def _torch() -> Any:
     except ImportError as error:
         raise ConfigError(
             "output of the sampler",
-            came="tensors, and torch is not installed",
+            got="tensors, and torch is not installed",
             expected="numpy",
-            cure="pip install torch",
+            hint="pip install torch",
         ) from error
     return torch

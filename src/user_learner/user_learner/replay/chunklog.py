@@ -112,7 +112,7 @@ def read_log(data: bytes, where: str) -> tuple[LogHeader, Iterator[tuple[LogEntr
         values, _ = next(lines)
         header = LogHeader(**values)
     except (StopIteration, TypeError) as error:
-        raise StoreCorrupt(f"first line of {where}", came=repr(error)) from error
+        raise StoreCorrupt(f"first line of {where}", got=repr(error)) from error
     return header, ((_entry(values, where), end) for values, end in lines)
 
 
@@ -146,7 +146,7 @@ def _lines(data: bytes, where: str) -> Iterator[tuple[dict[str, Any], int]]:
         line = data[at:end] if end >= 0 else b""
         if line[8:9] != b" " or line[:8] != b"%08x" % zlib.crc32(line[9:]):
             raise StoreCorrupt(
-                f"{where} at byte {at}", came=repr(data[at : at + 40]), expected="a whole line"
+                f"{where} at byte {at}", got=repr(data[at : at + 40]), expected="a whole line"
             )
         yield json.loads(line[9:]), end + 1
         at = end + 1
@@ -163,4 +163,4 @@ def _entry(values: dict[str, Any], where: str) -> LogEntry:
             **values,
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise StoreCorrupt(f"entry of {where}", came=repr(error)) from error
+        raise StoreCorrupt(f"entry of {where}", got=repr(error)) from error

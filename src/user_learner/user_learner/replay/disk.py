@@ -19,9 +19,9 @@ def require_space(store: Path, nbytes: int) -> None:
     if free < nbytes:
         raise StoreFull(
             f"disk of replay store {store}",
-            came=f"{free} bytes free",
+            got=f"{free} bytes free",
             expected=f"{nbytes} (min_free_bytes and the chunk)",
-            cure=CURE,
+            hint=CURE,
         )
 
 
@@ -29,5 +29,5 @@ def disk_error(store: Path, error: OSError) -> StoreError:
     """StoreFull for a disk, quota or file size that is full, StoreError for anything else."""
     what = f"cannot write to replay store {store}"
     if error.errno in _FULL:
-        return StoreFull(what, came=error.strerror, cure=CURE)
-    return StoreError(what, came=error.strerror, cure="See the system log about this disk")
+        return StoreFull(what, got=error.strerror, hint=CURE)
+    return StoreError(what, got=error.strerror, hint="See the system log about this disk")

@@ -39,13 +39,13 @@ def require_same_schema(stored: TrajectorySchema, other: TrajectorySchema, what:
     if lines:
         raise SchemaMismatch(
             f"schema of {what} (first: the store, second: {what})",
-            came="; ".join(lines),
+            got="; ".join(lines),
             expected="the schema of the store",
-            cure="Keep robots with other observations or actions in a store of their own",
+            hint="Keep robots with other observations or actions in a store of their own",
         )
 
 
-def adopt_schema(chunk: TrajectoryChunk) -> TrajectorySchema:
+def schema_from_chunk(chunk: TrajectoryChunk) -> TrajectorySchema:
     """The schema of a store that has none yet, from its first chunk."""
     fixed = TrajectorySchema.of(RobotSpec("any", {"any": ArraySpec(())}, ArraySpec((1,)))).columns
     schema = schema_of(chunk.columns)
@@ -79,13 +79,13 @@ def check_chunk(
     if chunk.schema_hash != schema_hash:
         raise SchemaMismatch(
             f"schema hash of {what}",
-            came=chunk.schema_hash,
+            got=chunk.schema_hash,
             expected=f"{schema_hash}, which is that of its columns",
         )
     if rows > max_rows or chunk.nbytes > max_bytes:
         raise StoreError(
             f"size of chunk {chunk.id.sequence} of {chunk.id.producer}",
-            came=f"{rows} rows, {chunk.nbytes} bytes",
+            got=f"{rows} rows, {chunk.nbytes} bytes",
             expected=f"at most {max_rows} rows and {max_bytes} bytes",
         )
     _check_values(chunk)
@@ -103,29 +103,29 @@ def _check_identity(chunk: TrajectoryChunk) -> None:
     }
     for name, (value, low) in numbers.items():
         if not low <= value <= MAX_INT:
-            raise StoreError(f"{name} of a chunk", came=value, expected=f"{low} to {MAX_INT}")
+            raise StoreError(f"{name} of a chunk", got=value, expected=f"{low} to {MAX_INT}")
     texts = {"producer": chunk.id.producer, "robot": chunk.robot, "task": chunk.task}
     for name, text in texts.items():
         if len(text) > MAX_TEXT or (name == "producer" and not text):
             raise StoreError(
-                f"{name} of a chunk", came=repr(text[:40]), expected=f"1 to {MAX_TEXT} characters"
+                f"{name} of a chunk", got=repr(text[:40]), expected=f"1 to {MAX_TEXT} characters"
             )
     if chunk.episode.producer != chunk.id.producer:
         raise StoreError(
             f"episode of chunk {chunk.id.sequence} of {chunk.id.producer}",
-            came=f"an episode of {chunk.episode.producer}",
+            got=f"an episode of {chunk.episode.producer}",
             expected="one of the same producer",
         )
     if chunk.result is not None and not math.isfinite(chunk.result.episode_return):
         raise StoreError(
             f"return of episode {chunk.episode}",
-            came=chunk.result.episode_return,
+            got=chunk.result.episode_return,
             expected="a finite number",
         )
     if chunk.result is not None and chunk.result.key != chunk.episode:
         raise StoreError(
             f"result in chunk {chunk.id.sequence} of {chunk.id.producer}",
-            came=f"that of episode {chunk.result.key}",
+            got=f"that of episode {chunk.result.key}",
             expected=f"that of episode {chunk.episode}",
         )
 
@@ -136,7 +136,7 @@ def _check_values(chunk: TrajectoryChunk) -> None:
             row = int(np.argwhere(~np.isfinite(array))[0][0])
             raise SpecError(
                 f"column {name!r} of chunk {chunk.id.sequence} of {chunk.id.producer}",
-                came=f"a value that is not finite in row {row}",
+                got=f"a value that is not finite in row {row}",
                 expected="finite numbers",
             )
     for name, kind in (("acted_by", ActedBy), ("reward_source", RewardSource)):
@@ -144,7 +144,7 @@ def _check_values(chunk: TrajectoryChunk) -> None:
         if len(column) and column.max() >= len(kind):
             raise StoreError(
                 f"column {name!r} of chunk {chunk.id.sequence} of {chunk.id.producer}",
-                came=int(column.max()),
+                got=int(column.max()),
                 expected=f"one of {[f'{k.value} {k.name}' for k in kind]}",
             )
 
@@ -156,6 +156,6 @@ def _check_flags(chunk: TrajectoryChunk, rows: int) -> None:
     if final[:-1].any() or (over[:-1] & ~final[1:]).any() or (over & final).any():
         raise StoreError(
             f"flags of chunk {chunk.id.sequence} of {chunk.id.producer}",
-            came="a row after the end of the episode, or a final observation that ends it again",
+            got="a row after the end of the episode, or a final observation that ends it again",
             expected="terminated or truncated on the last step, final on the observation after it",
         )

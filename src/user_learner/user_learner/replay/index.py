@@ -167,9 +167,9 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
     if version is None or version[0] != FORMAT_VERSION:
         raise StoreError(
             f"format version of {path}",
-            came=None if version is None else version[0],
+            got=None if version is None else version[0],
             expected=FORMAT_VERSION,
-            cure="Read it with the release that wrote it, export, and import here",
+            hint="Read it with the release that wrote it, export, and import here",
         )
     if path.stat().st_size <= _QUICK_CHECK_BYTES:
         found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -190,13 +190,13 @@ def corruption_named(path: Path) -> Iterator[None]:
             words in text for words in ("malformed", "no such table", "no such column")
         ):
             if "disk is full" in text:
-                raise StoreFull(f"cannot write {path}", came=text, cure=CURE) from error
-            raise StoreError(f"cannot use {path}", came=text) from error
+                raise StoreFull(f"cannot write {path}", got=text, hint=CURE) from error
+            raise StoreError(f"cannot use {path}", got=text) from error
         raise StoreCorrupt(
             f"index {path} is damaged",
-            came=text,
+            got=text,
             expected="an intact SQLite file",
-            cure="The writer sets it aside and rebuilds it from the segments when it opens the "
+            hint="The writer sets it aside and rebuilds it from the segments when it opens the "
             "store; `user replay verify --repair` does so by hand",
         ) from error
 
@@ -218,7 +218,7 @@ def load_meta(connection: sqlite3.Connection) -> StoreMeta:
         )
     except (AttributeError, KeyError, TypeError, ValueError, SpecError) as error:
         raise StoreCorrupt(
-            "meta table of the index", came=repr(error), expected="the keys of StoreMeta"
+            "meta table of the index", got=repr(error), expected="the keys of StoreMeta"
         ) from error
 
 

@@ -54,5 +54,5 @@ class WriterLock:
         return StoreError(
             f"replay store {self._path.parent} is being written by {holder}",
             expected="one writer at a time",
-            cure="Stop the other one, or open the store for reading",
+            hint="Stop the other one, or open the store for reading",
         )

@@ -57,8 +57,8 @@ class Region:
             if nbytes < 2**30:
                 raise StoreError(
                     f"cannot reserve {nbytes} bytes of addresses",
-                    came=os.strerror(ctypes.get_errno()),
-                    cure="Lift the limit on address space (ulimit -v)",
+                    got=os.strerror(ctypes.get_errno()),
+                    hint="Lift the limit on address space (ulimit -v)",
                 )
             nbytes //= 2
         self._address: int = address
@@ -71,9 +71,9 @@ class Region:
         if start % mmap.PAGESIZE or start + nbytes > self._nbytes:
             raise StoreError(
                 f"no room to map {path}",
-                came=f"rows {first_row} to {first_row + rows}",
+                got=f"rows {first_row} to {first_row + rows}",
                 expected=f"within {self.rows} rows, at a page",
-                cure="Lift the limit on address space (ulimit -v), or give a memory budget",
+                hint="Lift the limit on address space (ulimit -v), or give a memory budget",
             )
         handle = os.open(path / self._file.filename, os.O_RDONLY)
         try:
@@ -98,8 +98,8 @@ class Region:
         if _libc.mmap(wanted, nbytes, protection, flags | _MAP_FIXED, handle, 0) != wanted:
             raise StoreError(
                 "cannot map a segment",
-                came=os.strerror(ctypes.get_errno()),
-                cure="Allow more mappings (sysctl vm.max_map_count), or use larger segments",
+                got=os.strerror(ctypes.get_errno()),
+                hint="Allow more mappings (sysctl vm.max_map_count), or use larger segments",
             )
 
 

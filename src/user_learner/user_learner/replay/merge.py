@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from user_core.errors import UserError
+from user_core.errors import SuiteError
 from user_core.types import ChunkId, EpisodeKey, EpisodeSource, TrajectoryChunk
 from user_learner.replay.chunklog import LogEntry
 from user_learner.replay.door import require_same_schema
@@ -78,7 +78,7 @@ def _merge(reader: StoreReader, target: StoreWriter, progress: Progress) -> Merg
                 if answer.receipt is Receipt.REFUSED:
                     report.skipped.append(f"{key}: {answer.ack.error}")
                     continue
-        except UserError as error:
+        except SuiteError as error:
             if isinstance(key, EpisodeKey) and error.code in ("store", "spec"):
                 report.skipped.append(f"{key}: {error}")
                 continue
@@ -100,7 +100,7 @@ def _pieces(reader: StoreReader, report: MergeReport) -> dict[ChunkId | EpisodeK
         try:
             for entry in reader.log(segment):
                 found[entry.chunk or entry.episode].append((segment, entry))
-        except UserError as error:
+        except SuiteError as error:
             report.skipped.append(str(error))
     for key in [
         key for key in found if sum(e.rows for _, e in found[key]) != found[key][0][1].total

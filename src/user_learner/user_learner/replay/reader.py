@@ -186,9 +186,9 @@ class StoreReader:
             with open(path, "rb") as stream:
                 data = stream.read(log_bytes)
         except OSError as error:
-            raise StoreCorrupt(f"log {path}", came=error.strerror, expected="a log") from error
+            raise StoreCorrupt(f"log {path}", got=error.strerror, expected="a log") from error
         if len(data) < log_bytes:
-            raise StoreCorrupt(f"log {path}", came=f"{len(data)} bytes", expected=log_bytes)
+            raise StoreCorrupt(f"log {path}", got=f"{len(data)} bytes", expected=log_bytes)
         return [entry for entry, _ in read_log(data, str(path))[1]]
 
     def close(self) -> None:

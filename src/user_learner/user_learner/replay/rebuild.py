@@ -68,7 +68,7 @@ def rebuild_index(store: Path) -> list[str]:
     if not found:
         raise StoreCorrupt(
             f"replay store {store} has neither an index nor a segment that can be read",
-            cure="Start a new store; what is left of this one is kept as it is",
+            hint="Start a new store; what is left of this one is kept as it is",
         )
     layout = RowLayout(TrajectorySchema.from_dict(found[0].header.schema))
     all_readable = not warnings

@@ -54,10 +54,10 @@ class ResidentPool:
         if rows < unit * (2 * len(config.strata) + 2):
             raise ConfigError(
                 "memory_bytes, less what batches take",
-                came=budget_bytes,
+                got=budget_bytes,
                 expected=f"room for {unit * (2 * len(config.strata) + 2)} rows of "
                 f"{layout.row_nbytes + _OVERHEAD_BYTES} bytes",
-                cure="Give more memory, smaller batches, or less prefetch",
+                hint="Give more memory, smaller batches, or less prefetch",
             )
         self._slab = Slab(layout, rows)
         self._shared_rows = rows - max(2 * unit, rows // 32)  # the rest is for units on the way

@@ -108,13 +108,13 @@ class SamplerConfig(Config):
         if 0 < self.max_draws_per_load < self.draws_per_load:
             raise ConfigError(
                 "max_draws_per_load",
-                came=self.max_draws_per_load,
+                got=self.max_draws_per_load,
                 expected=f"0, or at least draws_per_load, {self.draws_per_load}",
             )
         if self.window and self.n_step > 1:
             raise ConfigError(
                 "window and n_step",
-                came=f"window {self.window}, n_step {self.n_step}",
+                got=f"window {self.window}, n_step {self.n_step}",
                 expected="n_step 1 with windows: their rewards come one by one, (B, T)",
             )
 

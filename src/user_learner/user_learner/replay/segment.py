@@ -163,7 +163,7 @@ def read_rows(path: Path, file: ColumnFile, start: int, rows: int) -> Array:
     if count != buffer.nbytes:
         raise StoreCorrupt(
             f"{path / file.filename} ends early",
-            came=f"{start * file.stride + count} bytes",
+            got=f"{start * file.stride + count} bytes",
             expected=f"at least {(start + rows) * file.stride}",
         )
     return buffer

@@ -84,7 +84,7 @@ def _read(handle: int, target: Array, offset: int) -> int:
     while done < target.nbytes:
         count = os.preadv(handle, [target[done:].data], offset + done)
         if not count:
-            raise StoreCorrupt("a column file ends within its committed rows", came=offset + done)
+            raise StoreCorrupt("a column file ends within its committed rows", got=offset + done)
         done += count
     if hasattr(os, "posix_fadvise"):
         # The cache keeps files in pieces of up to 2 MiB, and drops whole ones only.

@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 
 from user_core.closing import Closing
-from user_core.errors import StoreError, UserError
+from user_core.errors import StoreError, SuiteError
 from user_core.specs import Array
 from user_core.types import Batch, EpisodeSource, TrajectorySchema
 from user_learner.replay.buffers import BatchBuffers, batch_nbytes
@@ -151,9 +151,9 @@ class ReplaySource(Closing):
         if not len(self):
             raise StoreError(
                 f"nothing to draw from {self._catalog.stores[0].reader.path}",
-                came="no step that fits the strata and has a next observation",
+                got="no step that fits the strata and has a next observation",
                 expected="at least one",
-                cure="Wait until robots have collected something",
+                hint="Wait until robots have collected something",
             )
         return self._prefetcher.next(batch_size)
 
@@ -293,7 +293,7 @@ class ReplaySource(Closing):
         while not self._stopping.wait(self.config.refresh_period_s):
             try:
                 self.refresh()
-            except UserError as error:  # for instance an index that is being rebuilt
+            except SuiteError as error:  # for instance an index that is being rebuilt
                 self._warnings.setdefault(str(error))
 
 

@@ -71,7 +71,7 @@ class Stager:
         if rows.source != episode.source:
             raise StoreError(
                 f"source of episode {rows.episode}",
-                came=rows.source.name,
+                got=rows.source.name,
                 expected=f"{episode.source.name}, as its earlier rows have",
             )
         if len(rows) == 0:
@@ -79,16 +79,16 @@ class Stager:
         if rows.first_row < episode.rows:
             raise StoreError(
                 f"first row of a chunk of episode {rows.episode}",
-                came=rows.first_row,
+                got=rows.first_row,
                 expected=f"{episode.rows}: the rows before are stored already",
             )
         only_final = len(rows) == 1 and bool(rows.columns["final"][0])
         if episode.ended == CLOSED or (episode.ended == OVER and not only_final):
             raise StoreError(
                 f"rows of episode {rows.episode} after its end",
-                came=f"{len(rows)} rows from {rows.first_row}",
+                got=f"{len(rows)} rows from {rows.first_row}",
                 expected="at most its final observation",
-                cure="Give every episode a number of its own",
+                hint="Give every episode a number of its own",
             )
 
     def write(self, rows: Rows) -> None:

@@ -23,12 +23,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from user_core.errors import SpecError, StoreCorrupt, StoreError, StoreFull, UserError
+from user_core.errors import SpecError, StoreCorrupt, StoreError, StoreFull, SuiteError
 from user_core.types import TrajectoryAck, TrajectoryChunk, TrajectorySchema
 from user_learner.replay.arrivals import Arrivals
 from user_learner.replay.config import RetentionConfig, StoreConfig
 from user_learner.replay.disk import disk_error, require_space
-from user_learner.replay.door import MAX_INT, adopt_schema, check_chunk, require_same_schema
+from user_learner.replay.door import MAX_INT, check_chunk, require_same_schema, schema_from_chunk
 from user_learner.replay.index import INDEX_NAME, connect, corruption_named, set_schema
 from user_learner.replay.lanes import Lanes
 from user_learner.replay.layout import RowLayout
@@ -203,7 +203,7 @@ class StoreWriter:
             set_aside(self._require_open(), damages)
             self._start_over()  # their segments take no rows any more
 
-    def refusal(self, chunk: TrajectoryChunk, error: UserError) -> TrajectoryAck:
+    def refusal(self, chunk: TrajectoryChunk, error: SuiteError) -> TrajectoryAck:
         """What to tell a producer whose chunk was not taken, for instance for a full disk."""
         with self._mutex:
             ack = self._ack(chunk.id.producer, chunk.id.incarnation)
@@ -316,7 +316,7 @@ class StoreWriter:
         if self._stager is None:
             schema = self._ledger.meta.schema
             if schema is None:
-                schema = adopt_schema(chunk)
+                schema = schema_from_chunk(chunk)
                 check_chunk(chunk, schema, schema.hash, MAX_INT, MAX_INT)
             with self._forgetting_on_failure():
                 self._take_schema(schema)

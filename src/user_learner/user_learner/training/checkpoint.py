@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from user_core.codecs.safetensors import FileLimits, pack, unpack
-from user_core.errors import CodecError, ConfigError, StoreCorrupt, UserError
+from user_core.errors import CodecError, ConfigError, StoreCorrupt, SuiteError
 from user_core.specs import difference
 from user_learner.training.files import sync_directory, write_atomically
 from user_learner.training.tree import flatten, unflatten
@@ -99,7 +99,7 @@ class CheckpointStore:
         for path in self._paths():
             try:
                 return self.read(path)
-            except (UserError, OSError) as error:
+            except (SuiteError, OSError) as error:
                 self._refuse(path, str(error))
         return None
 
@@ -118,19 +118,19 @@ class CheckpointStore:
             found = _hash(text, [memoryview(data)[header:]])
             if metadata["format"] != FORMAT or found != metadata["sha256"]:
                 raise StoreCorrupt(
-                    f"checkpoint {path.name}", came=f"{metadata['format']}, SHA-256 {found}",
+                    f"checkpoint {path.name}", got=f"{metadata['format']}, SHA-256 {found}",
                     expected=f"{FORMAT}, SHA-256 {metadata['sha256']}",
                 )  # fmt: skip
             content = json.loads(text)
             info = CheckpointInfo(**content["info"])
         except (CodecError, KeyError, TypeError, ValueError) as error:
-            raise StoreCorrupt(f"checkpoint {path.name} is damaged", came=str(error)) from error
+            raise StoreCorrupt(f"checkpoint {path.name} is damaged", got=str(error)) from error
         if content["identity"] != self._identity:
             raise ConfigError(
                 f"checkpoint {path.name} belongs to another configuration",
-                came="; ".join(difference(self._identity, content["identity"])),
+                got="; ".join(difference(self._identity, content["identity"])),
                 expected="the first of each pair, which is configured now",
-                cure="Configure it as it was, or go on without this checkpoint",
+                hint="Configure it as it was, or go on without this checkpoint",
             )
         return Checkpoint(info, unflatten(arrays, content["state"]))
 

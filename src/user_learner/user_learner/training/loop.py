@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from user_core.errors import UserError
+from user_core.errors import SuiteError
 from user_core.interfaces import Algorithm, PolicySink, TransitionSource
 from user_learner.training.background import LatestWorker
 from user_learner.training.checkpoint import Checkpoint, CheckpointInfo, CheckpointStore
@@ -27,7 +27,7 @@ _DATA_TIMEOUT_S = 0.1
 _FLUSH_S = 10.0
 
 
-class TrainingDiverged(UserError):
+class TrainingDiverged(SuiteError):
     """An update gave numbers that are not finite; the newest checkpoint is from before."""
 
     code = "training_diverged"
@@ -96,7 +96,7 @@ class TrainingLoop:
             try:
                 self._load(found.state)
                 break
-            except (UserError, KeyError, TypeError) as error:  # whole, but not what it should be
+            except (SuiteError, KeyError, TypeError) as error:  # whole, but not what it should be
                 self.checkpoints.refuse(found, f"{type(error).__name__}: {error}")
                 self.algorithm.load_state(fresh)
         if found is None:
@@ -148,8 +148,8 @@ class TrainingLoop:
         bad = [name for name, value in metrics.items() if not math.isfinite(value)]
         if bad:
             raise TrainingDiverged(
-                f"update {self._update}", came=f"{', '.join(bad)} not finite",
-                expected="finite metrics", cure="Smaller learning rates, or max_grad_norm",
+                f"update {self._update}", got=f"{', '.join(bad)} not finite",
+                expected="finite metrics", hint="Smaller learning rates, or max_grad_norm",
             )  # fmt: skip
         self._means.add(metrics)
         self._rate.add(self.algorithm.updates_per_call)

@@ -82,8 +82,8 @@ class PolicyPublisher:
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise PolicyError(
                     f"weights {name!r} of update {weights.update}",
-                    came="numbers that are not finite", expected="finite numbers",
-                    cure="The training diverged: smaller learning rates, or max_grad_norm",
+                    got="numbers that are not finite", expected="finite numbers",
+                    hint="The training diverged: smaller learning rates, or max_grad_norm",
                 )  # fmt: skip
         number = self._counter.take()
         self._sink.publish(

@@ -33,7 +33,7 @@ def unflatten(arrays: Mapping[str, Array], rest: Any) -> Any:
                 return arrays[rest[_ARRAY]]
             except (KeyError, TypeError) as error:
                 raise StoreError(
-                    "array of a state", came=rest[_ARRAY], expected="one of the file's"
+                    "array of a state", got=rest[_ARRAY], expected="one of the file's"
                 ) from error
         return {key: unflatten(arrays, value) for key, value in rest.items()}
     if isinstance(rest, list):
@@ -47,7 +47,7 @@ def _flatten(value: Any, path: str, arrays: dict[str, Array]) -> Any:
         return {_ARRAY: path}
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) and key != _ARRAY for key in value):
-            raise StoreError(f"keys of state {path!r}", came=list(value), expected="texts")
+            raise StoreError(f"keys of state {path!r}", got=list(value), expected="texts")
         return {k: _flatten(v, f"{path}/{k}" if path else k, arrays) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_flatten(v, f"{path}/{i}", arrays) for i, v in enumerate(value)]
@@ -56,5 +56,5 @@ def _flatten(value: Any, path: str, arrays: dict[str, Array]) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise StoreError(
-        f"state {path!r}", came=type(value).__name__, expected="arrays and plain values"
+        f"state {path!r}", got=type(value).__name__, expected="arrays and plain values"
     )

@@ -25,8 +25,8 @@ class VersionCounter:
         text = path.read_text().strip() if path.exists() else "0"
         if not text.isascii() or not text.isdigit():
             raise StoreError(
-                f"policy version counter {path}", came=text[:80], expected="a number",
-                cure="Write a number above that of the newest published version into it",
+                f"policy version counter {path}", got=text[:80], expected="a number",
+                hint="Write a number above that of the newest published version into it",
             )  # fmt: skip
         self._last = int(text)
 

@@ -22,7 +22,7 @@ def check(config: Ros2Config) -> None:
     if all(source.resample == "latest" for source in config.observation.values()):
         raise ConfigError(
             "resample of the observation",
-            came="latest everywhere",
+            got="latest everywhere",
             expected="linear or nearest for at least one topic, whose stamps the others follow",
         )
     _check_action(config)
@@ -38,7 +38,7 @@ def element_count(config: Ros2Config, name: str) -> int:
     if size is None:
         raise ConfigError(
             f"observation.{name}",
-            came=f"a vector of unknown size at {source.field!r}",
+            got=f"a vector of unknown size at {source.field!r}",
             expected="names, indices, size, or a layout",
         )
     return size
@@ -46,10 +46,10 @@ def element_count(config: Ros2Config, name: str) -> int:
 
 def _check_joints(config: Ros2Config) -> None:
     if len(set(config.joints)) != len(config.joints):
-        raise ConfigError("joints", came=list(config.joints), expected="each name once")
+        raise ConfigError("joints", got=list(config.joints), expected="each name once")
     kind = config.action.kind
     if kind in JOINT_KINDS and not config.joints:
-        raise ConfigError("joints", came="none", expected=f"names, for {kind.value} actions")
+        raise ConfigError("joints", got="none", expected=f"names, for {kind.value} actions")
 
 
 def _check_source(config: Ros2Config, name: str) -> None:
@@ -57,14 +57,14 @@ def _check_source(config: Ros2Config, name: str) -> None:
     layout, count = config.layout(name), element_count(config, name)
     is_vector = layout in ("vector", "scalar")
     if not is_vector and (source.names or source.indices or source.size is not None):
-        raise ConfigError(where, came=f"names, indices or size of a {layout}", expected="none")
+        raise ConfigError(where, got=f"names, indices or size of a {layout}", expected="none")
     for key, values in (("scale", source.scale), ("offset", source.offset)):
         if len(values) not in (1, count):
             raise ConfigError(
-                f"{where}.{key}", came=f"{len(values)} numbers", expected=f"1 or {count}"
+                f"{where}.{key}", got=f"{len(values)} numbers", expected=f"1 or {count}"
             )
         if not is_vector and values not in ((1.0,), (0.0,)):
-            raise ConfigError(f"{where}.{key}", came=values, expected=f"none for a {layout}")
+            raise ConfigError(f"{where}.{key}", got=values, expected=f"none for a {layout}")
     _check_bounds(where, source.low, source.high, count)
 
 
@@ -84,12 +84,12 @@ def _check_action(config: Ros2Config) -> None:
 def _check_home(config: Ros2Config) -> None:
     home = config.home
     if home.joints and home.pose:
-        raise ConfigError("home", came="joints and pose", expected="one of them")
+        raise ConfigError("home", got="joints and pose", expected="one of them")
     command = home.command or config.action.command
     if home.joints:
         if len(home.joints) != len(config.joints):
             raise ConfigError(
-                "home.joints", came=f"{len(home.joints)} numbers", expected=len(config.joints)
+                "home.joints", got=f"{len(home.joints)} numbers", expected=len(config.joints)
             )
         _require_joint_position(config)
         _require_type("home.joints", command, joint=True)
@@ -98,13 +98,13 @@ def _check_home(config: Ros2Config) -> None:
         if len(home.pose) != 7 or abs(norm - 1) > 1e-2:
             raise ConfigError(
                 "home.pose",
-                came=f"{len(home.pose)} numbers, quaternion of length {norm:.3f}",
+                got=f"{len(home.pose)} numbers, quaternion of length {norm:.3f}",
                 expected="x y z and a unit quaternion qx qy qz qw",
             )
         _require_tcp_pose(config, "home is a pose")
         _require_type("home.pose", command, joint=False)
     if home.gripper is not None and config.action.gripper is None:
-        raise ConfigError("home.gripper", came=home.gripper, expected="action.gripper as well")
+        raise ConfigError("home.gripper", got=home.gripper, expected="action.gripper as well")
 
 
 def _require_type(what: str, command: CommandConfig, *, joint: bool) -> None:
@@ -112,21 +112,21 @@ def _require_type(what: str, command: CommandConfig, *, joint: bool) -> None:
     if command.type not in fitting:
         raise ConfigError(
             what,
-            came=f"a command of type {command.type}",
+            got=f"a command of type {command.type}",
             expected=f"one of {list(fitting)}",
-            cure="Give home.command a topic that can go there",
+            hint="Give home.command a topic that can go there",
         )
 
 
 def _require_joint_position(config: Ros2Config) -> None:
     if "joint_position" not in config.observation:
         raise ConfigError(
-            "observation", came=sorted(config.observation), expected="joint_position among them"
+            "observation", got=sorted(config.observation), expected="joint_position among them"
         )
     if config.elements("joint_position") != config.joints:
         raise ConfigError(
             "observation.joint_position.names",
-            came=list(config.elements("joint_position")),
+            got=list(config.elements("joint_position")),
             expected=f"the robot's joints {list(config.joints)}",
         )
 
@@ -134,7 +134,7 @@ def _require_joint_position(config: Ros2Config) -> None:
 def _require_tcp_pose(config: Ros2Config, why: str) -> None:
     if "tcp_pose" not in config.observation or config.layout("tcp_pose") != "pose":
         raise ConfigError(
-            "observation", came=sorted(config.observation), expected=f"tcp_pose, because {why}"
+            "observation", got=sorted(config.observation), expected=f"tcp_pose, because {why}"
         )
 
 
@@ -142,9 +142,9 @@ def _check_bounds(where: str, low: Bound, high: Bound, count: int) -> None:
     for side, bound in (("low", low), ("high", high)):
         if isinstance(bound, tuple) and len(bound) != count:
             raise ConfigError(
-                f"{where} {side}", came=f"{len(bound)} numbers", expected=f"1 or {count}"
+                f"{where} {side}", got=f"{len(bound)} numbers", expected=f"1 or {count}"
             )
         if bound is not None and not np.isfinite(bound).all():
-            raise ConfigError(f"{where} {side}", came=bound, expected="finite numbers")
+            raise ConfigError(f"{where} {side}", got=bound, expected="finite numbers")
     if low is not None and high is not None and not np.all(np.asarray(low) <= np.asarray(high)):
-        raise ConfigError(f"{where} low", came=low, expected=f"at most high, {high}")
+        raise ConfigError(f"{where} low", got=low, expected=f"at most high, {high}")

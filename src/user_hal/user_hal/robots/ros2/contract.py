@@ -84,7 +84,7 @@ class SourceConfig(Config):
         if sum(chosen) > 1:
             raise ConfigError(
                 f"elements of {self.topic} {self.field}",
-                came="more than one of names, indices, size",
+                got="more than one of names, indices, size",
                 expected="at most one",
             )
 
@@ -174,11 +174,11 @@ class GripperConfig(Config):
     def validate(self) -> None:
         """Refuse what cannot be sent."""
         if self.opened == self.closed:
-            raise ConfigError("opened of the gripper", came=self.opened, expected="not closed's")
+            raise ConfigError("opened of the gripper", got=self.opened, expected="not closed's")
         by_name = (JOINT_TRAJECTORY, JOINT_STATE, PARALLEL_GRIPPER_ACTION)
         if self.type in by_name and not self.joints:
             raise ConfigError(
-                "joints of the gripper", came="none", expected=f"names for {self.type}"
+                "joints of the gripper", got="none", expected=f"names for {self.type}"
             )
 
 
@@ -218,21 +218,21 @@ class ActionConfig(Config):
         if command.type not in fitting:
             raise ConfigError(
                 f"command type for {kind.value} actions",
-                came=command.type,
+                got=command.type,
                 expected=f"one of {list(fitting)}"
                 if fitting
                 else f"a kind in {[k.value for k in FITTING]}",
             )
         if kind is ActionKind.JOINT_POSITION and command.quantity == "velocity":
-            raise ConfigError("quantity of the command", came="velocity", expected="position")
+            raise ConfigError("quantity of the command", got="velocity", expected="position")
         if command.type == JOINT_TRAJECTORY and command.quantity == "velocity":
             raise ConfigError(
                 "quantity of a JointTrajectory",
-                came="velocity",
+                got="velocity",
                 expected="position: trajectory controllers refuse a last point that moves",
             )
         if self.low is None or self.high is None:
-            raise ConfigError("low and high of the action", came="no limit", expected="numbers")
+            raise ConfigError("low and high of the action", got="no limit", expected="numbers")
 
 
 @dataclass(frozen=True)

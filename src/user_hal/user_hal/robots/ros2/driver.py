@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from user_core.errors import DeviceError, DeviceFault, DeviceNotConnected, UserError
+from user_core.errors import DeviceError, DeviceFault, DeviceNotConnected, SuiteError
 from user_core.interfaces import Discovered, Robot
 from user_core.specs import Array, RobotSpec
 from user_core.types import AppliedAction, Observation
@@ -86,7 +86,7 @@ class Ros2Robot(Robot):
         """
         if self._io is None:
             raise DeviceNotConnected(
-                f"robot {self._config.robot!r}", came="no topics", cure="Call attach(io) first"
+                f"robot {self._config.robot!r}", got="no topics", hint="Call attach(io) first"
             )
         self.close()
         try:
@@ -175,7 +175,7 @@ class Ros2Robot(Robot):
 
     def close(self) -> None:
         """Stop as far as that is possible, and end all subscriptions and publishers."""
-        with contextlib.suppress(UserError):  # ROS has shut down: nothing more can be sent
+        with contextlib.suppress(SuiteError):  # ROS has shut down: nothing more can be sent
             self.stop()
         with self._lock:
             senders = (self._sender, self._home_sender, self._gripper)
@@ -206,7 +206,7 @@ class Ros2Robot(Robot):
     def _connected(self) -> TargetSender:
         if self._sender is None:
             raise DeviceNotConnected(
-                f"robot {self._config.robot!r}", came="no connection", cure="Call connect() first"
+                f"robot {self._config.robot!r}", got="no connection", hint="Call connect() first"
             )
         return self._sender
 
@@ -273,7 +273,7 @@ class Ros2Robot(Robot):
         def send(target: Target, duration_s: float) -> None:
             with self._lock:
                 if self._stops != stops:
-                    raise DeviceError("way home", came="the robot was stopped")
+                    raise DeviceError("way home", got="the robot was stopped")
                 self._held = None
                 sender.send(target, duration_s)
 
@@ -300,7 +300,7 @@ class Ros2Robot(Robot):
         answer = self._io.call(trigger.service, _TRIGGER, {}, timeout_s=trigger.timeout_s)
         if not answer.success:
             raise DeviceFault(
-                f"service {trigger.service!r}", came=f"no: {answer.message}", expected="success"
+                f"service {trigger.service!r}", got=f"no: {answer.message}", expected="success"
             )
 
     def _read_after(self, arrival_ns: int) -> Observation:

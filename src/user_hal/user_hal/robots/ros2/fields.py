@@ -31,7 +31,7 @@ class FieldPath:
             if match is None:
                 raise ConfigError(
                     "path of a field",
-                    came=repr(text),
+                    got=repr(text),
                     expected="names and [indices], joined by dots",
                 )
             self._steps.append(match[1])
@@ -76,7 +76,7 @@ def no_such_field(path: str, step: str, message: Any, where: str) -> ConfigError
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return ConfigError(
         f"field {path!r}",
-        came=f"{where} has no {step!r}",
+        got=f"{where} has no {step!r}",
         expected=f"one of {known}{hint}" if known else f"nothing below {where}",
     )
 
@@ -122,7 +122,7 @@ class Extractor:
         try:
             values = np.atleast_1d(self._layout.read(self._field.get(message)))
         except (AttributeError, IndexError, TypeError, ValueError) as error:
-            raise DeviceFault(f"field {self._field.text!r}", came=f"{error}") from error
+            raise DeviceFault(f"field {self._field.text!r}", got=f"{error}") from error
         if values.ndim != 1:
             values = values.ravel()
         if self._names:
@@ -134,14 +134,14 @@ class Extractor:
             values = self._take(values, self._indices)
         if values.size != self._size:
             raise DeviceFault(
-                f"field {self._field.text!r}", came=f"{values.size} numbers", expected=self._size
+                f"field {self._field.text!r}", got=f"{values.size} numbers", expected=self._size
             )
         scaled: Array = values * self._scale + self._offset
         if not np.isfinite(scaled).all():
             bad = int(np.flatnonzero(~np.isfinite(scaled))[0])
             label = self._names[bad] if self._names else f"element {bad}"
             raise DeviceFault(
-                f"field {self._field.text!r}: {label}", came=scaled[bad], expected="finite numbers"
+                f"field {self._field.text!r}: {label}", got=scaled[bad], expected="finite numbers"
             )
         return scaled
 
@@ -149,9 +149,9 @@ class Extractor:
         if rows.size and rows.max() >= values.size:
             raise DeviceFault(
                 f"field {self._field.text!r}",
-                came=f"{values.size} numbers",
+                got=f"{values.size} numbers",
                 expected=f"at least {rows.max() + 1}",
-                cure="The publisher leaves it empty" if values.size == 0 else "",
+                hint="The publisher leaves it empty" if values.size == 0 else "",
             )
         taken: Array = values[rows]
         return taken
@@ -161,7 +161,7 @@ class Extractor:
         try:
             names = tuple(self._names_field.get(message))
         except (AttributeError, IndexError, TypeError) as error:
-            raise DeviceFault(f"field {self._names_field.text!r}", came=f"{error}") from error
+            raise DeviceFault(f"field {self._names_field.text!r}", got=f"{error}") from error
         if names != self._known_names:  # the same list in nearly every message
             row_of = {name: row for row, name in enumerate(names)}
             if any(name not in row_of for name in self._names):

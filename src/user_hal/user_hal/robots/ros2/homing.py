@@ -140,7 +140,7 @@ class Homing:
             expected = f"within {config.tolerance_m:g} m and {config.tolerance_rad:g} rad"
         return DeviceTimeout(
             f"home is not reached within {config.timeout_s:g} s",
-            came=came,
+            got=came,
             expected=expected,
-            cure="Look whether the controller is active, for collisions, and at home.timeout_s",
+            hint="Look whether the controller is active, for collisions, and at home.timeout_s",
         )

@@ -58,7 +58,7 @@ class Layout:
             norm = float(np.linalg.norm(quaternion))
             if not norm > 0.5:  # nobody set it, or not a rotation
                 raise DeviceFault(
-                    "length of a quaternion", came=f"{norm:g} of {quaternion.tolist()}", expected=1
+                    "length of a quaternion", got=f"{norm:g} of {quaternion.tolist()}", expected=1
                 )
             quaternion /= norm
         return numbers

@@ -103,9 +103,9 @@ class Observer:
         if source.config.resample != "latest" and skew_ns > limit_s * 1e9:
             raise DeviceTimeout(
                 f"topic {source.config.topic!r} (observation {name!r})",
-                came=f"no message nearer than {skew_ns / 1e9:.3f} s to the other topics",
+                got=f"no message nearer than {skew_ns / 1e9:.3f} s to the other topics",
                 expected=f"at most {limit_s:g} s",
-                cure="Raise timing.max_skew_s, or set resample: latest for slow topics",
+                hint="Raise timing.max_skew_s, or set resample: latest for slow topics",
             )
         array: Array = values.astype(source.config.dtype)
         array.flags.writeable = False

@@ -169,9 +169,9 @@ def require_listener(
     )
     raise DeviceTimeout(
         f"command topic {publisher.topic!r}",
-        came=f"nobody listens to it within {waited_s:g} s",
+        got=f"nobody listens to it within {waited_s:g} s",
         expected=f"a controller that takes {type_name}; topics of this type: {others}",
-        cure="Activate the controller (ros2 control switch_controllers), or correct the contract",
+        hint="Activate the controller (ros2 control switch_controllers), or correct the contract",
     )
 
 

@@ -85,23 +85,23 @@ class Source:
             raise self._fault
         sample = self.buffer.newest()
         if sample is None:
-            raise DeviceTimeout(self._what, came="no message yet")
+            raise DeviceTimeout(self._what, got="no message yet")
         stamp_age_s = (now_ns - sample.stamp_ns) / 1e9
         if stamp_age_s < -self._timing.max_ahead_s:
             raise DeviceFault(
                 self._what,
-                came=f"stamps {-stamp_age_s:.3f} s ahead of this machine's clock",
+                got=f"stamps {-stamp_age_s:.3f} s ahead of this machine's clock",
                 expected=f"at most {self._timing.max_ahead_s:g} s",
-                cure="Synchronise the clocks (chrony, PTP), or set stamp: arrival",
+                hint="Synchronise the clocks (chrony, PTP), or set stamp: arrival",
             )
         age_s = max(stamp_age_s, (time.monotonic_ns() - sample.arrival_ns) / 1e9)
         if age_s > self.max_age_s:
             publishers = self.subscription.publishers if self.subscription is not None else 0
             raise DeviceTimeout(
                 self._what,
-                came=f"a newest message {age_s:.3f} s old, {publishers} publishers",
+                got=f"a newest message {age_s:.3f} s old, {publishers} publishers",
                 expected=f"at most {self.max_age_s:g} s",
-                cure=_cure(sample, publishers),
+                hint=_cure(sample, publishers),
             )
         return sample
 
@@ -111,7 +111,7 @@ class Source:
             return self._fault
         within = f" within {waited_s:g} s" if waited_s else ""
         if self.subscription is None or self._io is None:
-            return DeviceTimeout(self._what, came="not subscribed")
+            return DeviceTimeout(self._what, got="not subscribed")
         if self._messages:
             return self._missing_elements()
         topic, wanted = self.subscription.topic, self.config.type
@@ -128,7 +128,7 @@ class Source:
         near = difflib.get_close_matches(topic, others or list(graph), n=1)
         hint = f"; did you mean {near[0]!r}?" if near and near[0] != topic else ""
         return DeviceTimeout(
-            self._what, came=came, expected=f"{wanted}; topics of this type: {others}{hint}"
+            self._what, got=came, expected=f"{wanted}; topics of this type: {others}{hint}"
         )
 
     @property
@@ -147,9 +147,9 @@ class Source:
         except DeviceFault as error:
             self._fault = DeviceFault(
                 f"{self._what}: {error.what}",
-                came=error.came,
+                got=error.got,
                 expected=error.expected,
-                cure=error.cure,
+                hint=error.hint,
             )
             return
         self.buffer.put(Sample(self._stamp_ns(message), values, time.monotonic_ns()))
@@ -170,7 +170,7 @@ class Source:
             return
         if header.frame_id.lstrip("/") != self.config.frame.lstrip("/"):
             raise DeviceFault(
-                "header.frame_id", came=repr(header.frame_id), expected=self.config.frame
+                "header.frame_id", got=repr(header.frame_id), expected=self.config.frame
             )
 
     def _remember_names(self, message: Any) -> None:
@@ -183,7 +183,7 @@ class Source:
         near = difflib.get_close_matches(missing[0], known, n=1) if missing else []
         return DeviceFault(
             self._what,
-            came=f"{self._messages} messages, none with {missing or list(self._names)} "
+            got=f"{self._messages} messages, none with {missing or list(self._names)} "
             f"in {self.config.names_field!r}",
             expected=f"names that are there: {known}"
             + (f"; did you mean {near[0]!r}?" if near else ""),

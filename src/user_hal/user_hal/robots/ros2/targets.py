@@ -249,6 +249,6 @@ def unit_pose(pose: Array) -> Array:
     result = np.array(pose, dtype=np.float64)
     norm = float(np.linalg.norm(result[3:]))
     if norm < 1e-6:
-        raise SpecError("quaternion of a pose", came=pose[3:].tolist(), expected="length 1")
+        raise SpecError("quaternion of a pose", got=pose[3:].tolist(), expected="length 1")
     result[3:] /= norm
     return result

@@ -36,7 +36,7 @@ def form_for(
     if scale and layout.absolute:
         raise ConfigError(
             "action_scale",
-            came=f"{list(scale)} for actions of kind {layout.kind.value!r}",
+            got=f"{list(scale)} for actions of kind {layout.kind.value!r}",
             expected="no scale: targets are in m and rad",
         )
     if layout.kind is ActionKind.JOINT_POSITION:
@@ -56,6 +56,6 @@ def _need(spec: RobotSpec, name: str) -> None:
     if name not in spec.observation:
         raise ConfigError(
             f"safety gate of {spec.robot!r}",
-            came=f"actions of kind {spec.action_kind.value!r}, observation {list(spec.observation)}",
+            got=f"actions of kind {spec.action_kind.value!r}, observation {list(spec.observation)}",
             expected=f"{name!r} in the observation: targets are judged against it",
         )

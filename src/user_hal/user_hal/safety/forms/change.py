@@ -89,7 +89,7 @@ def action_scale(scale: Sequence[float], layout: MotionLayout) -> list[float]:
         return list(scale)
     if len(scale) > 1:
         raise ConfigError(
-            "action_scale", came=f"{len(scale)} values", expected=f"one, or {layout.action_size}"
+            "action_scale", got=f"{len(scale)} values", expected=f"one, or {layout.action_size}"
         )
     moving = layout.moving.stop
     return [scale[0] if scale else 1.0] * moving + [1.0] * (layout.action_size - moving)

@@ -51,11 +51,11 @@ class BoundsRule:
         self.high: list[float] = high.tolist()
         came = f"low {self.low}, high {self.high} (the robot's own included)"
         if (low > high).any():
-            raise ConfigError("bounds", came=came, expected="low <= high for every element")
+            raise ConfigError("bounds", got=came, expected="low <= high for every element")
         moving = layout.moving
         if not layout.absolute and ((low[moving] > 0).any() or (high[moving] < 0).any()):
             raise ConfigError(
-                "bounds", came=came, expected=f"bounds that allow a {layout.kind.value} of 0"
+                "bounds", got=came, expected=f"bounds that allow a {layout.kind.value} of 0"
             )
         share = config.refuse_beyond if np.dtype(spec.dtype).kind == "f" else 0.0
         self._slack = [_slack(share, a, b) for a, b in zip(self.low, self.high)]
@@ -105,7 +105,7 @@ def _tighten(spec: ArraySpec, bound: tuple[float, ...], *, lowest: bool) -> Arra
         return own
     if len(bound) not in (1, spec.size):
         raise ConfigError(
-            f"bounds.{side}", came=f"{len(bound)} values", expected=f"one, or {spec.size}"
+            f"bounds.{side}", got=f"{len(bound)} values", expected=f"one, or {spec.size}"
         )
     wanted = np.broadcast_to(np.asarray(bound, np.float64), (spec.size,))
     dtype = np.dtype(spec.dtype)

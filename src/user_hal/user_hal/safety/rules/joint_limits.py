@@ -66,7 +66,7 @@ def joint_range(config: JointLimitsConfig, measured: ArraySpec, rows: Array) -> 
     if not (low < high).all():
         raise ConfigError(
             "joint_limits",
-            came=f"low {low.tolist()}, high {high.tolist()} with margin {margin}",
+            got=f"low {low.tolist()}, high {high.tolist()} with margin {margin}",
             expected="low < high for every joint",
         )
     return low, high
@@ -78,7 +78,7 @@ def _range(given: tuple[float, ...], own: Array, rows: Array, side: str) -> Arra
     if len(given) != len(rows):
         raise ConfigError(
             f"joint_limits.{side}",
-            came=f"{len(given)} values",
+            got=f"{len(given)} values",
             expected=f"{len(rows)}: one a joint",
         )
     return np.asarray(given, np.float64)

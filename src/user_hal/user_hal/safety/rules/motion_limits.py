@@ -54,7 +54,7 @@ class MotionLimits(Config):
         if len(self.each) != layout.size:
             raise ConfigError(
                 f"{where}.each",
-                came=f"{len(self.each)} limits",
+                got=f"{len(self.each)} limits",
                 expected=f"one, or {layout.size}: one for each of {list(layout.names)}",
             )
         return [min(limit, UNLIMITED) for limit in self.each]
@@ -75,9 +75,9 @@ class MotionLimits(Config):
             if part.start == part.stop:
                 raise ConfigError(
                     f"{where}.{name}",
-                    came=f"a limit on the tool, for actions of kind {layout.kind.value!r}",
+                    got=f"a limit on the tool, for actions of kind {layout.kind.value!r}",
                     expected="a limit on what the actions move",
-                    cure=f"Remove it, or use {where}.each.",
+                    hint=f"Remove it, or use {where}.each.",
                 )
             found.append((part, min(limit, UNLIMITED)))
         return found

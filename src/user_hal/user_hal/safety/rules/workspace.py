@@ -34,7 +34,7 @@ class WorkspaceConfig(Config):
         if both not in ((0, 0), (3, 3)) or not all(a < b for a, b in zip(self.low, self.high)):
             raise ConfigError(
                 "workspace",
-                came=f"low {self.low}, high {self.high}",
+                got=f"low {self.low}, high {self.high}",
                 expected="three numbers each, low < high; or none",
             )
 

@@ -31,7 +31,7 @@ class ForceConfig(Config):
         for stop, resume in ((self.stop_n, self.resume_n), (self.stop_n_m, self.resume_n_m)):
             if resume is not None and (stop is None or resume > stop):
                 raise ConfigError(
-                    "force", came=f"resume at {resume}", expected=f"at most stop, {stop}"
+                    "force", got=f"resume at {resume}", expected=f"at most stop, {stop}"
                 )
 
     @property
@@ -61,9 +61,9 @@ class ForceStop:
         if wrench is None or wrench.shape != (6,):
             raise ConfigError(
                 "force",
-                came=f"an observation of {list(spec.observation)}",
+                got=f"an observation of {list(spec.observation)}",
                 expected="a robot that shows 'wrench', 6 values",
-                cure="Remove force from the safety configuration, or use a driver that reads it.",
+                hint="Remove force from the safety configuration, or use a driver that reads it.",
             )
         return cls(config)
 

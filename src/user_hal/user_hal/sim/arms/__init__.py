@@ -13,7 +13,7 @@ ARMS: dict[str, Arm] = {arm.name: arm for arm in (PANDA, UR5E)}
 def arm_named(name: str) -> Arm:
     """Return the arm of this name; ConfigError lists those there are."""
     if name not in ARMS:
-        raise ConfigError("name of a simulated arm", came=name, expected=f"one of {sorted(ARMS)}")
+        raise ConfigError("name of a simulated arm", got=name, expected=f"one of {sorted(ARMS)}")
     return ARMS[name]
 
 

@@ -48,9 +48,9 @@ class ScriptedExpert:
         ):
             raise SpecError(
                 "spec of a robot for the scripted expert",
-                came=f"{spec.action_kind.value} with arrays {sorted(spec.observation)}",
+                got=f"{spec.action_kind.value} with arrays {sorted(spec.observation)}",
                 expected=f"ee_delta, joint_delta or joint_position with one of {list(_PLANS)}",
-                cure="It can drive the simulated tasks only",
+                hint="It can drive the simulated tasks only",
             )
         plan, step_m = _PLANS[known[0]]
         self._spec, self._noise = spec, noise

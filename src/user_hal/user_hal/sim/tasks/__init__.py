@@ -22,7 +22,7 @@ def task_named(
         goal_radius_m: For ``reach``, likewise.
     """
     if name not in TASKS:
-        raise ConfigError("name of a simulated task", came=name, expected=f"one of {sorted(TASKS)}")
+        raise ConfigError("name of a simulated task", got=name, expected=f"one of {sorted(TASKS)}")
     if name == PegInsertion.name and calibration_noise_m is not None:
         return PegInsertion(calibration_noise_m)
     if name == Reach.name and goal_radius_m is not None:

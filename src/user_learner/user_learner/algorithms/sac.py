@@ -1,30 +1,184 @@
-"""The update of SAC."""
+"""Soft Actor-Critic (Haarnoja et al. 2018)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from user_core.errors import PluginError, StoreError
+from user_core.config import Config, setting
+from user_core.errors import ConfigError, PluginError, StoreError
 from user_core.interfaces import Algorithm, Policy
 from user_core.policies.action_chunks import ActionChunksPolicy
-from user_core.policies.tanh_gaussian import TanhGaussianPolicy
-from user_core.policies.tanh_gaussian_torch import distribution, squash
-from user_core.specs import Array, RobotSpec
+from user_core.policies.tanh_gaussian import TanhGaussianLayout, TanhGaussianPolicy
+from user_core.policies.tanh_gaussian_torch import distribution, encode, squash
+from user_core.specs import Array, Arrays, RobotSpec
 from user_core.types import Batch
-from user_learner.algorithms.common.generators import (
+from user_learner.algorithms.batches import InputNormaliser, Minibatch, Minibatcher
+from user_learner.algorithms.common.distributed import share_
+from user_learner.algorithms.torch_tools import (
+    FlatAdam,
+    FlatParameters,
+    ensemble_arrays,
+    evaluate,
     generator_state,
     make_generator,
+    random_shift,
     restore_generator,
 )
-from user_learner.algorithms.common.minibatches import Minibatch, Minibatcher
-from user_learner.algorithms.common.optimizer import FlatAdam
-from user_learner.algorithms.sac.config import SACConfig
-from user_learner.algorithms.sac.networks import ActorCriticNetworks
+
+
+@dataclass(frozen=True)
+class SACConfig(Config):
+    """Soft Actor-Critic with twin critics and automatic temperature.
+
+    Settings that are not ``read_only`` may change between two runs of one training.
+    """
+
+    critic_hidden: tuple[int, ...] = setting(
+        (256, 256), doc="Units of the critics' hidden layers.", ge=1, le=8192, min_length=1
+    )
+    critics: int = setting(2, doc="Members of the ensemble of critics.", ge=1, le=100)
+    target_critics: int = setting(
+        2, doc="Members, drawn anew at every update, whose minimum is the target.", ge=1
+    )
+    layer_norm: bool = setting(False, doc="Normalise the critics' hidden layers.")
+    critic_updates: int = setting(
+        1, doc="Critic updates per actor update; a call takes that many minibatches.", ge=1, le=100
+    )
+    actor_learning_rate: float = setting(3e-4, doc="Of Adam.", gt=0, read_only=False)
+    critic_learning_rate: float = setting(3e-4, doc="Of Adam.", gt=0, read_only=False)
+    temperature_learning_rate: float = setting(
+        3e-4, doc="Of Adam; 0 keeps the temperature as it is.", ge=0, read_only=False
+    )
+    initial_temperature: float = setting(1.0, doc="Weight of the entropy at the start.", gt=0)
+    target_entropy_per_action: float = setting(
+        -1.0, doc="Entropy aimed at, per element of the action.", read_only=False
+    )
+    entropy_in_target: bool = setting(
+        True, doc="Whether the critics' targets count future entropy as reward.", read_only=False
+    )
+    target_rate: float = setting(
+        0.005, doc="Share by which target critics follow at each update.", gt=0, le=1,
+        read_only=False,
+    )  # fmt: skip
+    value_min: float | None = setting(
+        None, doc="Smallest return that is possible; targets are cut there.", read_only=False
+    )
+    value_max: float | None = setting(
+        None, doc="Largest return that is possible; targets are cut there.", read_only=False
+    )
+    max_grad_norm: float = setting(
+        0.0, doc="Norm that gradients are cut to; 0: never.", ge=0, read_only=False
+    )
+    image_shift: int = setting(
+        4, doc="Largest random shift of pictures while learning.", unit="px", ge=0, read_only=False
+    )
+    device: str = setting(
+        "cpu", doc="torch device that learns: cpu, cuda, cuda:1.", read_only=False
+    )
+    precision: Literal["float32", "bfloat16"] = setting(
+        "float32", doc="Type that critics and encoders compute in.", read_only=False
+    )
+    seed: int = setting(0, doc="Seed of first weights and of all noise.", ge=0)
+
+    def validate(self) -> None:
+        if self.target_critics > self.critics:
+            raise ConfigError(
+                "target_critics", got=self.target_critics, expected=f"<= critics {self.critics}"
+            )
+        if None not in (self.value_min, self.value_max) and self.value_min >= self.value_max:  # type: ignore[operator]
+            raise ConfigError("value_min", got=self.value_min, expected=f"< {self.value_max}")
+
+
+# --------------------------------------------------------------------------------------------------
+# The networks of SAC and RLPD: an actor, an ensemble of critics, its slow copy, an encoder
+# --------------------------------------------------------------------------------------------------
+
+
+class ActorCriticNetworks:
+    """Parameters and forward passes.
+
+    The encoder of pictures learns with the critics; the actor takes its output as given
+    (Kostrikov et al. 2020). The target critics look through the same encoder (Yarats et al.,
+    "Mastering visual continuous control", 2021), so that each picture is encoded once.
+
+    Args:
+        config: Of the algorithm.
+        layout: Of the policy.
+        arrays: First values of the policy.
+        device: Where they live.
+    """
+
+    def __init__(
+        self, config: SACConfig, layout: TanhGaussianLayout, arrays: Arrays, device: torch.device
+    ) -> None:
+        self.config, self.layout, self.device = config, layout, device
+        self.dtype = getattr(torch, config.precision)
+        encoder = {name: a for name, a in arrays.items() if name.startswith("encoder.")}
+        self.inputs = InputNormaliser(layout, arrays, device)
+        apart = encoder.keys() | self.inputs.tensors.keys()
+        actor = {name: a for name, a in arrays.items() if name not in apart}
+        critics = ensemble_arrays(
+            config.critics,
+            layout.feature_size + layout.action.size,
+            config.critic_hidden,
+            np.random.default_rng(config.seed),
+        )
+        self.actor = FlatParameters(actor, device)
+        self.critics = FlatParameters({**critics, **encoder}, device)
+        self.target = FlatParameters(critics, device)
+        self.log_temperature = FlatParameters(
+            {"log_temperature": np.log([config.initial_temperature])}, device
+        )
+        for tensor in (self.actor.flat, self.critics.flat, self.target.flat):
+            share_(tensor)
+
+    def features(
+        self, state: Tensor, images: Mapping[str, Tensor], generator: torch.Generator
+    ) -> Tensor:
+        """What actor and critics see, (B, F); pictures are shifted at random, then encoded."""
+        if not images:
+            return state
+        shifted = {
+            name: random_shift(image, self.config.image_shift, generator)
+            for name, image in images.items()
+        }
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            embedding = encode(self.critics.named, shifted, self.layout.features)
+        return torch.cat([state, embedding.float()], 1)
+
+    def values(
+        self,
+        parameters: Mapping[str, Tensor],
+        features: Tensor,
+        action: Tensor,
+        members: Tensor | None = None,
+    ) -> Tensor:
+        """Values of all critics, or of some, (E, B)."""
+        return evaluate(
+            parameters,
+            torch.cat([features, action], 1),
+            self.config.layer_norm,
+            members,
+            self.dtype,
+        )
+
+    def policy_arrays(self) -> dict[str, Array]:
+        """What the actor's policy takes; a copy."""
+        arrays = self.actor.arrays()
+        arrays |= {n: a for n, a in self.critics.arrays().items() if n.startswith("encoder.")}
+        arrays |= self.inputs.arrays()
+        return {name: arrays[name] for name in self.layout.shapes}
+
+
+# --------------------------------------------------------------------------------------------------
+# The update of SAC
+# --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -54,7 +208,7 @@ class SAC(Algorithm):
     def __init__(self, config: SACConfig, spec: RobotSpec, policy: Policy) -> None:
         if not isinstance(policy, TanhGaussianPolicy) or isinstance(policy, ActionChunksPolicy):
             raise PluginError(
-                f"policy of {type(self).__name__}", came=type(policy).__name__,
+                f"policy of {type(self).__name__}", got=type(policy).__name__,
                 expected="the policy plugin tanh_gaussian",
             )  # fmt: skip
         self.config, self.layout = config, policy.layout
@@ -106,7 +260,7 @@ class SAC(Algorithm):
         networks = self.networks
         if set(state) != set(self.state()):
             raise StoreError(
-                f"state of {type(self).__name__}", came=sorted(state), expected=sorted(self.state())
+                f"state of {type(self).__name__}", got=sorted(state), expected=sorted(self.state())
             )
         for name in ("actor", "critics", "target", "log_temperature"):
             getattr(networks, name).load(state[name], name)

@@ -1,0 +1,296 @@
+"""Random shifts of pictures, the augmentation of DrQ (Kostrikov et al. 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from user_core.errors import StoreError
+from user_core.specs import Array
+from user_learner.algorithms.common.distributed import average_, rank
+
+
+def random_shift(image_bhwc: Tensor, pad: int, generator: torch.Generator) -> Tensor:
+    """Shift each picture by up to ``pad`` pixels in both directions; edges are repeated.
+
+    One gather of the bytes, (B, h, w, c) to the same; the picture is not converted first.
+    """
+    if pad == 0:
+        return image_bhwc
+    rows, height, width = image_bhwc.shape[:3]
+    device = image_bhwc.device
+    shift = torch.randint(-pad, pad + 1, (2, rows, 1), generator=generator, device=device)
+    y = (torch.arange(height, device=device) + shift[0]).clamp_(0, height - 1)  # (B, h)
+    x = (torch.arange(width, device=device) + shift[1]).clamp_(0, width - 1)  # (B, w)
+    row = torch.arange(rows, device=device)[:, None, None]
+    return image_bhwc[row, y[:, :, None], x[:, None, :]]
+
+
+# --------------------------------------------------------------------------------------------------
+# An ensemble of multi-layer perceptrons, evaluated and differentiated all at once
+#
+# The weights of all members lie in one tensor a layer, so that a layer of ten critics is one
+# batched matrix product. The backward pass is written by hand: it saves the passes over memory
+# that autograd makes for biases and broadcasts, and skips whatever gradient nobody asked for
+# (the actor's update needs that of the input only). ``benchmarks/algorithms.py`` shows what
+# this gains over a loop of modules and over autograd.
+# --------------------------------------------------------------------------------------------------
+
+
+_EPSILON = 1e-5
+
+
+def ensemble_arrays(
+    members: int, inputs: int, hidden: tuple[int, ...], rng: np.random.Generator
+) -> dict[str, Array]:
+    """First values: ``layer<i>.weight`` (E, in, out), ``layer<i>.bias`` (E, 1, out).
+
+    Glorot-uniform weights, drawn for each member; the last layer has one output.
+    """
+    arrays: dict[str, Array] = {}
+    sizes = (inputs, *hidden, 1)
+    for i, (rows, columns) in enumerate(pairwise(sizes)):
+        limit = np.sqrt(6 / (rows + columns))
+        weight = rng.uniform(-limit, limit, (members, rows, columns))
+        arrays[f"layer{i}.weight"] = weight.astype(np.float32)
+        arrays[f"layer{i}.bias"] = np.zeros((members, 1, columns), np.float32)
+    return arrays
+
+
+def evaluate(
+    parameters: Mapping[str, Tensor],
+    input_bi: Tensor,
+    layer_norm: bool,
+    members: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Outputs of the members, (E, B), for an input that all share, (B, I).
+
+    A hidden layer is linear, then with ``layer_norm`` normalised, plus bias, ReLU. The gain
+    that layer normalisation usually has is left out: the weights of the next layer can be it,
+    since ReLU commutes with positive factors.
+
+    Args:
+        parameters: As :func:`ensemble_arrays` names them.
+        input_bi: The input.
+        layer_norm: Whether hidden layers are normalised (Ba et al. 2016).
+        members: Indices of those to evaluate, (M,); None for all.
+        dtype: Type to compute in; the result is float32.
+    """
+    layers = []
+    i = 0
+    while (weight := parameters.get(f"layer{i}.weight")) is not None:
+        pair = (weight, parameters[f"layer{i}.bias"])
+        layers += [p if members is None else p.index_select(0, members) for p in pair]
+        i += 1
+    if dtype != torch.float32:
+        input_bi, layers = input_bi.to(dtype), [layer.to(dtype) for layer in layers]
+    output: Tensor = _Ensemble.apply(layer_norm, input_bi, *layers)  # type: ignore[no-untyped-call]
+    return output.float()
+
+
+class _Ensemble(torch.autograd.Function):
+    """Forward and backward pass; ``layers`` alternates weights and biases."""
+
+    @staticmethod
+    def forward(ctx: Any, layer_norm: bool, input_bi: Tensor, *layers: Tensor) -> Tensor:
+        members = layers[0].shape[0]
+        x = input_bi.expand(members, *input_bi.shape)
+        saved = [x]
+        for weight, bias in zip(layers[:-2:2], layers[1:-2:2], strict=True):
+            if layer_norm:
+                linear = torch.bmm(x, weight)
+                x, mean, rstd = torch.native_layer_norm(
+                    linear, linear.shape[-1:], None, None, _EPSILON
+                )
+                x = x.add_(bias).relu_()
+                saved += [linear, mean, rstd, x]
+            else:
+                x = torch.baddbmm(bias, x, weight).relu_()
+                saved.append(x)
+        ctx.layer_norm = layer_norm
+        ctx.save_for_backward(*layers, *saved)
+        return torch.baddbmm(layers[-1], x, layers[-2]).squeeze(-1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        count = len(ctx.needs_input_grad) - 2
+        layers, saved = ctx.saved_tensors[:count], list(ctx.saved_tensors[count:])
+        wanted, step = ctx.needs_input_grad[2:], 4 if ctx.layer_norm else 1
+        grad = gradients[0].unsqueeze(-1)  # (E, B, 1), of the output of layer i
+        result: list[Tensor | None] = [None] * count
+        for i in range(count - 2, -1, -2):
+            before = saved[step * (i // 2)]  # input of this layer
+            if wanted[i]:
+                result[i] = torch.bmm(before.transpose(1, 2), grad)
+            if wanted[i + 1] and (i == count - 2 or not ctx.layer_norm):
+                result[i + 1] = grad.sum(1, keepdim=True)
+            if i == 0:
+                break
+            weight = layers[i].transpose(1, 2)
+            grad = grad * weight if weight.shape[1] == 1 else torch.bmm(grad, weight)
+            grad = torch.ops.aten.threshold_backward(grad, before, 0)  # of ReLU
+            if ctx.layer_norm:
+                linear, mean, rstd = saved[step * (i // 2) - 3 : step * (i // 2)]
+                if wanted[i - 1]:
+                    result[i - 1] = grad.sum(1, keepdim=True)
+                grad = torch.ops.aten.native_layer_norm_backward(
+                    grad, linear, linear.shape[-1:], mean, rstd, None, None, [True, False, False]
+                )[0]
+        grad_input = None
+        if ctx.needs_input_grad[1]:
+            grad_input = torch.bmm(grad, layers[0].transpose(1, 2)).sum(0)
+        return None, grad_input, *result
+
+
+# --------------------------------------------------------------------------------------------------
+# Random generators, one per process that trains
+# --------------------------------------------------------------------------------------------------
+
+
+def make_generator(seed: int, device: torch.device) -> torch.Generator:
+    """A generator for this process: those that train together draw different noise."""
+    return torch.Generator(device).manual_seed(seed + rank())
+
+
+def generator_state(generator: torch.Generator) -> Array:
+    """For a checkpoint; a copy."""
+    state: Array = generator.get_state().numpy().copy()
+    return state
+
+
+def restore_generator(generator: torch.Generator, state: Any, fresh_seed: int) -> None:
+    """Take over a state; start anew from ``fresh_seed`` where there is none for this process.
+
+    A checkpoint holds the state of the first process only, and a generator of another device
+    has another kind of state.
+    """
+    mine = generator.get_state()
+    if rank() == 0 and np.shape(state) == tuple(mine.shape):
+        generator.set_state(torch.from_numpy(np.array(state)))
+    else:
+        generator.manual_seed(fresh_seed + rank())
+
+
+# --------------------------------------------------------------------------------------------------
+# The parameters of a network in one flat tensor
+# --------------------------------------------------------------------------------------------------
+
+
+class FlatParameters:
+    """Named parameters that lie in one tensor, and their gradients in another.
+
+    On a CPU, small networks spend much of an update in the overhead of one small operation per
+    parameter. Lying in one tensor, all of them are stepped, averaged over processes, copied
+    and moved towards (:meth:`approach`) by one operation each.
+
+    Args:
+        arrays: First values, by name.
+        device: Where they live.
+
+    Attributes:
+        flat: All values, (N,).
+        grad: All gradients, (N,); ``backward`` accumulates into it.
+        named: Leaves that require a gradient, views of ``flat``.
+        frozen: The same views, of which no gradient is asked.
+    """
+
+    def __init__(self, arrays: Mapping[str, Array], device: torch.device) -> None:
+        values = [np.asarray(array, np.float32).ravel() for array in arrays.values()]
+        self.flat = torch.from_numpy(np.concatenate([np.zeros(0, np.float32), *values])).to(device)
+        self.grad = torch.zeros_like(self.flat)
+        self.shapes = {name: array.shape for name, array in arrays.items()}
+        self.frozen = self._split(self.flat)
+        self.named = self._split(self.flat)
+        for name, gradient in self._split(self.grad).items():
+            self.named[name].requires_grad_()
+            self.named[name].grad = gradient
+
+    def zero_grad(self) -> None:
+        """Set all gradients to zero."""
+        self.grad.zero_()
+
+    def approach(self, other: FlatParameters, share: float) -> None:
+        """Move by ``share`` of the way towards parameters of the same names (Polyak averaging);
+        ``other`` may have more after these."""
+        self.flat.lerp_(other.flat[: self.flat.numel()], share)
+
+    def arrays(self) -> dict[str, Array]:
+        """A copy of all values, by name."""
+        return {name: part.numpy() for name, part in self._split(self.flat.cpu().clone()).items()}
+
+    def load(self, arrays: Mapping[str, Array], where: str) -> None:
+        """Take over values; raises StoreError, and changes nothing, unless all fit."""
+        came = {name: tuple(np.shape(array)) for name, array in arrays.items()}
+        if came != self.shapes:
+            raise StoreError(f"parameters of {where}", got=came, expected=self.shapes)
+        values = [np.asarray(arrays[name], np.float32).ravel() for name in self.shapes]
+        self.flat.copy_(torch.from_numpy(np.concatenate(values)))
+
+    def _split(self, flat: Tensor) -> dict[str, Tensor]:
+        parts, start = {}, 0
+        for name, shape in self.shapes.items():
+            size = int(np.prod(shape))
+            parts[name] = flat[start : start + size].view(shape)
+            start += size
+        return parts
+
+
+# --------------------------------------------------------------------------------------------------
+# Adam over flat parameters
+# --------------------------------------------------------------------------------------------------
+
+
+class FlatAdam:
+    """One fused Adam step (Kingma and Ba 2014) for a whole network.
+
+    Args:
+        parameters: What is optimised.
+        learning_rate: Step size.
+        max_grad_norm: The gradient's norm is cut to this; 0: never.
+    """
+
+    def __init__(
+        self, parameters: FlatParameters, learning_rate: float, max_grad_norm: float = 0.0
+    ) -> None:
+        self._parameters, self._max_grad_norm = parameters, max_grad_norm
+        parameters.flat.grad = parameters.grad
+        self._adam = torch.optim.Adam([parameters.flat], lr=learning_rate, fused=True)
+
+    def step(self) -> None:
+        """Step along the gradients, averaged over all processes that train together."""
+        average_(self._parameters.grad)
+        if self._max_grad_norm > 0:
+            norm = self._parameters.grad.norm()
+            self._parameters.grad.mul_((self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
+        self._adam.step()
+
+    def state(self) -> dict[str, Array]:
+        """Step count and both moments; a copy."""
+        state = self._adam.state[self._parameters.flat]
+        if not state:
+            return {}
+        return {name: value.detach().cpu().clone().numpy() for name, value in state.items()}
+
+    def load_state(self, state: Mapping[str, Any], where: str) -> None:
+        """Take over what :meth:`state` gave; the learning rate stays as configured."""
+        flat = self._parameters.flat
+        mine = self._adam.state[flat]
+        mine.clear()
+        if not state:
+            return
+        if set(state) != {"step", "exp_avg", "exp_avg_sq"} or any(
+            state[name].shape != flat.shape for name in ("exp_avg", "exp_avg_sq")
+        ):
+            raise StoreError(
+                f"optimiser state of {where}",
+                got={name: getattr(value, "shape", None) for name, value in state.items()},
+                expected=f"step, exp_avg and exp_avg_sq of shape {tuple(flat.shape)}",
+            )
+        for name in ("step", "exp_avg", "exp_avg_sq"):  # fused Adam wants its step on the device
+            mine[name] = torch.tensor(state[name], dtype=torch.float32, device=flat.device)
