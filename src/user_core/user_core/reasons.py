@@ -1,0 +1,95 @@
+"""Why something waits, stops or is refused: a code for programs, a text for people.
+
+Who asks ``why_paused()`` or ``trouble()`` gets a :class:`Reason`, which is false where there is
+none. Its code travels into status messages, diagnostics and ``user status``, and stays the same
+when the text is worded anew. :data:`CODES` lists all of them with what they mean; an error that
+becomes a reason keeps its own code (:mod:`user_core.errors`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from user_core.errors import SuiteError
+
+#: Every code of this module, to one line that says what it means.
+CODES: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why; false when there is no reason.
+
+    Attributes:
+        code: One of :data:`CODES`, or the code of an error; empty: there is no reason.
+        text: The same for people, with numbers and names.
+    """
+
+    code: str = ""
+    text: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.code)
+
+    def __str__(self) -> str:
+        return self.text
+
+    @classmethod
+    def of(cls, error: Exception) -> Reason:
+        """The reason that an error gives."""
+        if isinstance(error, SuiteError):
+            return cls(error.code, str(error))
+        return cls(INTERNAL, f"{type(error).__name__}: {error}")
+
+
+#: There is none: all is well, or nothing stands in the way.
+NO_REASON = Reason()
+
+
+def _code(code: str, meaning: str) -> str:
+    CODES[code] = meaning
+    return code
+
+
+# Of any process.
+INTERNAL = _code("internal", "An error that nobody expected; the log has its trace.")
+STOPPING = _code("stopping", "The process is about to end.")
+REQUESTED = _code("requested", "A person or a program asked for it.")
+
+# Why an actor cannot begin, or go on with, an episode.
+NO_LEASE = _code("no_lease", "The actor holds no lease of the robot.")
+SPEC_DIFFERS = _code("spec_differs", "The robot is not of the kind that the actor is set up for.")
+SAFETY_STOP = _code("safety_stop", "The robot's safety gate has stopped it for the time being.")
+EMERGENCY_STOP = _code("emergency_stop", "The emergency stop is latched until it is reset.")
+NO_OBSERVATIONS = _code("no_observations", "The robot shows no observations.")
+ROBOT_WAS_RESET = _code("robot_was_reset", "The robot was reset or restarted within an episode.")
+PERSON_TOOK_OVER = _code("person_took_over", "A person took over an evaluation.")
+PERSON_SAID = _code("person_said", "A person judged the episode while nothing was done.")
+NO_TELEOP = _code("no_teleop", "Demonstrations need a teleoperator, and there is none.")
+NO_POLICY = _code("no_policy", "No policy is configured.")
+NO_POLICY_VERSION = _code("no_policy_version", "No policy version has come yet.")
+INFERENCE_SILENT = _code("inference_silent", "The inference host does not answer.")
+INFERENCE_REFUSED = _code("inference_refused", "The inference host refused the last question.")
+LEARNER_SILENT = _code("learner_silent", "The learner that a lockstep robot waits for is silent.")
+LEARNER_BEHIND = _code("learner_behind", "A lockstep robot waits until the learner has caught up.")
+
+# Why collecting pauses.
+OUTBOX_FULL = _code("outbox_full", "Unacknowledged chunks fill the quota of the outbox.")
+OUTBOX_MEMORY = _code("outbox_memory", "Too many steps wait in memory for the disk.")
+OUTBOX_WRITE = _code("outbox_write", "The outbox cannot be written.")
+DISK_FULL = _code("disk_full", "Less is free on the disk than must stay free.")
+STORE_REFUSED = _code("store_refused", "The replay store refused a chunk for good.")
+
+# Why the HAL of a robot stopped it, or refused or changed a command.
+DEVICE = _code("device", "The driver of the robot failed.")
+STOP_FAILED = _code("stop_failed", "Stopping the robot failed; it is tried again.")
+WATCHDOG = _code("watchdog", "No command came in time.")
+STALE_OBSERVATION = _code("stale_observation", "The robot's newest observation is too old.")
+FORCE = _code("force", "A force or torque is above its limit.")
+LEASE = _code("lease", "A lease ended, or a command came without the newest one.")
+
+# Why a node of a deployment is not as it should be.
+NODE_WAITS = _code("node_waits", "The node waits for one that it depends on.")
+NODE_SILENT = _code("node_silent", "The node was not heard of yet, or not for a while.")
+NODE_FAILED = _code("node_failed", "A transition of the node failed; it is tried again.")
+NODE_HELD = _code("node_held", "A person has taken the node in hand; it is left alone.")
