@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from user_actor.loop import ActorLoopConfig, ControlLoop, PolicyHolder
+from user_actor.loop import ActorLoop, ActorLoopConfig, PolicyHolder
 from user_actor.loop.config import ExplorationConfig
 from user_actor.loop.histogram import LatencyHistogram
 from user_actor.loop.observations import ObservationBox
@@ -141,7 +141,7 @@ def in_process(kind: str, rate_hz: float, seconds: float) -> bool:
                 TrajectoryAck("bench", chunk.id.incarnation, chunk.id.sequence, "store")
             )
         )
-        loop = ControlLoop(config, robot, holder, Constant(), outbox)
+        loop = ActorLoop(config, robot, holder, Constant(), outbox)
         loop.run()
         outbox.flush(10)
         steps = outbox.total_steps
@@ -178,7 +178,7 @@ class Bench:
             observation_to_message,
             robot_description_to_message,
         )
-        from user_comm.ros_qos import profile
+        from user_comm.topics import profile
 
         self._encode = observation_to_message
         spec = spec_of(kind, 0.05, lockstep=True)
@@ -266,7 +266,7 @@ def echo() -> None:
     from user_msgs.msg import Observation as ObservationMessage
 
     from user_comm import topics
-    from user_comm.ros_qos import profile
+    from user_comm.topics import profile
 
     rclpy.init()
     node = rclpy.create_node("echo", namespace=NAMESPACE)

@@ -33,7 +33,7 @@ from pathlib import Path
 import numpy as np
 from actor import Constant, Replayed, spec_of
 
-from user_actor.loop import ActorLoopConfig, ControlLoop, PolicyHolder
+from user_actor.loop import ActorLoop, ActorLoopConfig, PolicyHolder
 from user_actor.loop.config import ExplorationConfig
 from user_actor.outbox import Outbox, OutboxConfig
 from user_comm.converters import PolicyAnnouncement
@@ -149,7 +149,7 @@ def run_loop(arguments: argparse.Namespace, learner: Learner) -> list[Turn]:
         while holder.swaps == 0:  # the session is open; what follows are deltas
             holder.current()
             time.sleep(0.1)
-        loop = ControlLoop(config, robot, holder, Constant(), outbox)
+        loop = ActorLoop(config, robot, holder, Constant(), outbox)
         late = record_lateness(loop)
 
         def act() -> None:
@@ -171,7 +171,7 @@ def run_loop(arguments: argparse.Namespace, learner: Learner) -> list[Turn]:
     return turns
 
 
-def record_lateness(loop: ControlLoop) -> list[tuple[int, float]]:
+def record_lateness(loop: ActorLoop) -> list[tuple[int, float]]:
     """Deadlines, monotonic nanoseconds, and how late they were met, milliseconds, as they come."""
     found: list[tuple[int, float]] = []
     pacer, met = loop.pacer, loop.pacer.met

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from link_emulator import Host, Link, LinkQuality, unavailable  # noqa: E402
 from link_proxy import LinkProxy  # noqa: E402
 
-from user_actor.outbox.database import OutboxDatabase  # noqa: E402
+from user_actor.outbox.storage import OutboxDatabase  # noqa: E402
 from user_comm.net.network import Members, Network  # noqa: E402
 from user_learner.replay import StoreReader, StoreWriter  # noqa: E402
 

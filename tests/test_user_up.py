@@ -14,9 +14,9 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from user_actor.outbox.database import OutboxDatabase  # noqa: E402
+from user_actor.outbox.storage import OutboxDatabase  # noqa: E402
 from user_learner.replay import StoreReader, StoreWriter  # noqa: E402
-from user_learner.replay.verify import verify  # noqa: E402
+from user_learner.replay.maintenance import verify  # noqa: E402
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(420)]
 

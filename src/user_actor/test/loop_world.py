@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from user_actor.loop import ActorLoopConfig, ControlLoop, PolicyHolder
+from user_actor.loop import ActorLoop, ActorLoopConfig, PolicyHolder
 from user_actor.loop.local import MemorySink
 from user_actor.loop.observations import ObservationBox
 from user_actor.loop.ports import NOBODY, HumanInput
@@ -269,7 +269,7 @@ class Setup:
     reward: OnePerStep
     sink: MemorySink
     person: Person
-    loop: ControlLoop
+    loop: ActorLoop
     results: list = field(default_factory=list)
 
     def publish(self, number: int, weight: float = 0.1, config_hash: str = "") -> bool:
@@ -325,7 +325,7 @@ def build(
     holder = PolicyHolder(make, robot.spec, mailbox, config_hash, clock_ns=world.wall_ns)
     reward, sink, person = OnePerStep(), MemorySink(), Person()
     elsewhere = inference(world, robot.spec, holder) if inference else None
-    loop = ControlLoop(
+    loop = ActorLoop(
         settings, robot, holder if policy and not inference else None, reward, sink, person, world,
         inference=elsewhere,
     )  # fmt: skip

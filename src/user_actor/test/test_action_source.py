@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from loop_world import MS, build, drives, ends_at
 
-from user_actor.loop.arbiter import Arbiter
+from user_actor.loop.action_source import RandomActions
 from user_actor.loop.config import ArbiterConfig, ExplorationConfig
-from user_actor.loop.exploration import RandomActions
+from user_actor.loop.interventions import InterventionArbiter
 from user_actor.loop.ports import NOBODY, HumanInput
 from user_core.specs import ActionKind, ArraySpec, RobotSpec
 from user_core.types import ActedBy, EpisodeSource, Label, Outcome
@@ -28,7 +28,7 @@ def human(*action, **changes):
 
 
 def test_a_person_takes_over_at_once_and_the_policy_comes_back_after_a_while():
-    arbiter = Arbiter(ArbiterConfig(hold_s=0.5), DELTA)
+    arbiter = InterventionArbiter(ArbiterConfig(hold_s=0.5), DELTA)
     assert arbiter.decide(NOBODY, 0) is None
     taken = arbiter.decide(human(0.1, 0.2, 1.0), 1000 * MS)
     assert taken.action.tolist() == pytest.approx([0.1, 0.2, 1.0])
@@ -41,7 +41,7 @@ def test_a_person_takes_over_at_once_and_the_policy_comes_back_after_a_while():
 
 
 def test_a_shaky_switch_does_not_make_the_two_alternate():
-    arbiter = Arbiter(ArbiterConfig(hold_s=0.3), DELTA)
+    arbiter = InterventionArbiter(ArbiterConfig(hold_s=0.3), DELTA)
     decided = [
         arbiter.decide(human(0.1, 0.0, 0.0) if i % 3 == 0 else NOBODY, i * 50 * MS) is not None
         for i in range(40)
@@ -50,14 +50,14 @@ def test_a_shaky_switch_does_not_make_the_two_alternate():
 
 
 def test_an_intervention_has_a_shortest_length():
-    arbiter = Arbiter(ArbiterConfig(hold_s=0.0, min_takeover_s=1.0), DELTA)
+    arbiter = InterventionArbiter(ArbiterConfig(hold_s=0.0, min_takeover_s=1.0), DELTA)
     arbiter.decide(human(0.1, 0.0, 0.0), 0)
     assert arbiter.decide(NOBODY, 900 * MS) is not None
     assert arbiter.decide(NOBODY, 1000 * MS) is None
 
 
 def test_absolute_actions_are_held_by_repeating_them():
-    arbiter = Arbiter(ArbiterConfig(), POSE)
+    arbiter = InterventionArbiter(ArbiterConfig(), POSE)
     arbiter.decide(human(0.5, -0.5, 2.0), 0)
     assert arbiter.decide(NOBODY, MS).action.tolist() == [0.5, -0.5, 2.0]
 
@@ -73,13 +73,13 @@ def test_absolute_actions_are_held_by_repeating_them():
     ],
 )
 def test_what_does_not_count_as_taking_over(said, stale, misfits):
-    arbiter = Arbiter(ArbiterConfig(max_age_s=0.25), DELTA)
+    arbiter = InterventionArbiter(ArbiterConfig(max_age_s=0.25), DELTA)
     assert arbiter.decide(said, 0) is None
     assert (arbiter.stale, arbiter.misfits) == (stale, misfits)
 
 
 def test_the_person_stays_within_the_bounds():
-    arbiter = Arbiter(ArbiterConfig(), DELTA)
+    arbiter = InterventionArbiter(ArbiterConfig(), DELTA)
     taken = arbiter.decide(human(7.0, -7.0, 0.0, scripted=True), 0)
     assert taken.action.tolist() == [1.0, -1.0, 0.0]
     assert taken.action.dtype == np.float32
@@ -306,10 +306,10 @@ def test_a_label_before_the_demonstration_has_begun_starts_it_over():
 
 
 def test_a_demonstration_without_a_teleoperator_waits():
-    from user_actor.loop import ControlLoop
+    from user_actor.loop import ActorLoop
 
     setup = build({"mode": "demonstration"}, policy=False)
-    loop = ControlLoop(
+    loop = ActorLoop(
         setup.loop._config, setup.arm, None, setup.reward, setup.sink, None, setup.world
     )
     setup.world.after(500 * MS, lambda: seen.append(loop.status()) or loop.stop())

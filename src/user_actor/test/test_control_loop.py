@@ -7,7 +7,7 @@ import pytest
 from loop_world import MS, build, drives, ends_at
 
 from user_actor.loop.ports import NOBODY, HumanInput
-from user_actor.loop.recorder import Feedback
+from user_actor.loop.recording import Feedback
 from user_actor.loop.stats import LoopState
 from user_core.errors import DeviceError, DeviceFault, PolicyError
 from user_core.interfaces import RewardOutcome

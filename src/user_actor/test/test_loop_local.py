@@ -5,7 +5,7 @@ import threading
 import pytest
 from outbox_world import MemoryStore, config_for, until
 
-from user_actor.loop import ActorLoopConfig, ControlLoop, PolicyHolder
+from user_actor.loop import ActorLoop, ActorLoopConfig, PolicyHolder
 from user_actor.loop.config import ExplorationConfig
 from user_actor.loop.local import LocalRobot, LocalTeleop, MemorySink
 from user_actor.outbox import Outbox
@@ -24,7 +24,7 @@ def parts(config, sink, image_size=0, teleop=None):
     )
     reward = plugins.build("rewards", "task")
     port = LocalTeleop(teleop) if teleop is not None else None
-    return spec, holder, ControlLoop(config, LocalRobot(robot), holder, reward, sink, port)
+    return spec, holder, ActorLoop(config, LocalRobot(robot), holder, reward, sink, port)
 
 
 @pytest.mark.parametrize("image_size", [0, 32])

@@ -6,7 +6,7 @@ import pytest
 from outbox_world import OTHER_SPEC, SPEC, MemoryStore, config_for, episode, final, step, until
 
 from user_actor.outbox import Outbox
-from user_actor.outbox.recovery import FILE
+from user_actor.outbox.storage import FILE
 from user_core.errors import ConfigError, SpecError, StoreError, StoreFull
 from user_core.types import (
     ActedBy,

@@ -5,7 +5,7 @@ import pytest
 from outbox_world import MemoryStore, config_for, until
 
 from user_actor.outbox import Outbox, OutboxConfig
-from user_actor.outbox.coding import CodingChooser
+from user_actor.outbox.delivery import CodingChooser
 from user_core.errors import ConfigError
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import EpisodeSource, Step

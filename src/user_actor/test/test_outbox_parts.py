@@ -3,11 +3,10 @@
 import pytest
 from outbox_world import SPEC, final, step
 
+from user_actor.outbox.acks import AckFilter, AckMeaning
+from user_actor.outbox.chunks import ChunkBuilder, EpisodeProgress
 from user_actor.outbox.config import GIB, OutboxConfig
-from user_actor.outbox.cutter import ChunkCutter
-from user_actor.outbox.gate import CollectionGate
-from user_actor.outbox.progress import EpisodeProgress
-from user_actor.outbox.verdict import AckJudge, Verdict
+from user_actor.outbox.outbox import PauseRules
 from user_core.config import from_mapping
 from user_core.errors import ConfigError, StoreError
 from user_core.types import (
@@ -32,7 +31,7 @@ class Time:
 
 
 def test_full_chunks_are_cut_at_once_and_the_rest_with_the_result():
-    cutter = ChunkCutter(3, 0.5, Time())
+    cutter = ChunkBuilder(3, 0.5, Time())
     cutter.begin(BEGIN)
     drafts = [draft for number in range(7) for draft in cutter.append(step(number))]
     assert [(len(d.rows), d.first_row) for d in drafts] == [(3, 0), (3, 3)]
@@ -44,7 +43,7 @@ def test_full_chunks_are_cut_at_once_and_the_rest_with_the_result():
 
 def test_old_chunks_are_cut_and_a_final_observation_waits_for_its_result():
     time = Time()
-    cutter = ChunkCutter(100, 0.5, time)
+    cutter = ChunkBuilder(100, 0.5, time)
     assert cutter.wait_s() is None
     cutter.begin(BEGIN)
     cutter.append(step(0))
@@ -65,7 +64,7 @@ def test_old_chunks_are_cut_and_a_final_observation_waits_for_its_result():
 
 
 def test_a_result_may_come_without_rows():
-    cutter = ChunkCutter(1, 0.5, Time())
+    cutter = ChunkBuilder(1, 0.5, Time())
     cutter.begin(BEGIN)
     cutter.append(step(0))
     (last,) = cutter.end(RESULT)
@@ -73,7 +72,7 @@ def test_a_result_may_come_without_rows():
 
 
 def test_episodes_do_not_mix():
-    cutter = ChunkCutter(3, 0.5, Time())
+    cutter = ChunkBuilder(3, 0.5, Time())
     with pytest.raises(StoreError, match="begin_episode"):
         cutter.append(step(0))
     with pytest.raises(StoreError, match="begin_episode"):
@@ -121,7 +120,7 @@ FINE = {"used_bytes": 0, "memory_bytes": 0, "free_bytes": GIB, "trouble": "", "r
 )
 def test_the_gate_closes_says_why_and_opens_with_some_room(change, still, enough, word):
     config = OutboxConfig(quota_bytes=GIB, memory_bytes=2**25, min_free_bytes=2**20)
-    gate = CollectionGate(config)
+    gate = PauseRules(config)
     assert gate.update(**FINE) == ""
     assert word in gate.update(**{**FINE, **change})
     assert gate.reason
@@ -134,38 +133,38 @@ def ack(sequence=1, store="mine", incarnation=7, producer="actor", refused=0):
 
 
 def judge(judge_, ack_, store="mine", now_s=0.0):
-    return judge_.judge(ack_, "actor", 7, store, 10, now_s)
+    return judge_.classify(ack_, "actor", 7, store, 10, now_s)
 
 
 def test_only_answers_of_our_store_to_us_count():
-    who = AckJudge(5.0)
-    assert judge(who, ack()) is Verdict.ACCEPT
-    assert judge(who, ack(), store=None) is Verdict.ACCEPT
-    assert judge(who, ack(producer="x")) is Verdict.IGNORE
+    who = AckFilter(5.0)
+    assert judge(who, ack()) is AckMeaning.ACCEPT
+    assert judge(who, ack(), store=None) is AckMeaning.ACCEPT
+    assert judge(who, ack(producer="x")) is AckMeaning.IGNORE
     assert not who.ignored
-    assert judge(who, ack(incarnation=6)) is Verdict.IGNORE
-    assert judge(who, ack(sequence=-1)) is Verdict.IGNORE
-    assert judge(who, ack(refused=-1)) is Verdict.IGNORE
-    assert judge(who, ack(store="other")) is Verdict.IGNORE
+    assert judge(who, ack(incarnation=6)) is AckMeaning.IGNORE
+    assert judge(who, ack(sequence=-1)) is AckMeaning.IGNORE
+    assert judge(who, ack(refused=-1)) is AckMeaning.IGNORE
+    assert judge(who, ack(store="other")) is AckMeaning.IGNORE
     assert sum(who.ignored.values()) == 4
-    assert judge(who, ack(sequence=11)) is Verdict.UNKNOWN_NUMBERS
-    assert judge(who, ack(sequence=11, store="other")) is Verdict.IGNORE
+    assert judge(who, ack(sequence=11)) is AckMeaning.UNKNOWN_NUMBERS
+    assert judge(who, ack(sequence=11, store="other")) is AckMeaning.IGNORE
 
 
 def test_another_store_takes_over_only_while_ours_is_silent():
-    who = AckJudge(5.0)
-    assert judge(who, ack(0, "other"), now_s=0.0) is Verdict.IGNORE
-    assert judge(who, ack(0, "other"), now_s=4.0) is Verdict.IGNORE
-    assert judge(who, ack(1, "mine"), now_s=5.0) is Verdict.ACCEPT
-    assert judge(who, ack(0, "other"), now_s=6.0) is Verdict.IGNORE
-    assert judge(who, ack(0, "third"), now_s=10.0) is Verdict.IGNORE
-    assert judge(who, ack(0, "other"), now_s=12.0) is Verdict.IGNORE
-    assert judge(who, ack(0, "other"), now_s=17.0) is Verdict.REBIND
+    who = AckFilter(5.0)
+    assert judge(who, ack(0, "other"), now_s=0.0) is AckMeaning.IGNORE
+    assert judge(who, ack(0, "other"), now_s=4.0) is AckMeaning.IGNORE
+    assert judge(who, ack(1, "mine"), now_s=5.0) is AckMeaning.ACCEPT
+    assert judge(who, ack(0, "other"), now_s=6.0) is AckMeaning.IGNORE
+    assert judge(who, ack(0, "third"), now_s=10.0) is AckMeaning.IGNORE
+    assert judge(who, ack(0, "other"), now_s=12.0) is AckMeaning.IGNORE
+    assert judge(who, ack(0, "other"), now_s=17.0) is AckMeaning.REBIND
 
 
 def test_one_late_answer_of_another_store_is_not_enough():
-    who = AckJudge(5.0)
-    assert judge(who, ack(0, "other"), now_s=100.0) is Verdict.IGNORE
+    who = AckFilter(5.0)
+    assert judge(who, ack(0, "other"), now_s=100.0) is AckMeaning.IGNORE
 
 
 @pytest.mark.parametrize(

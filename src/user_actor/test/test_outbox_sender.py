@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from user_actor.outbox.database import Entry
-from user_actor.outbox.sender import Sender
+from user_actor.outbox.delivery import SendQueue
+from user_actor.outbox.storage import Entry
 from user_core.link_window import LinkWindow
 
 KB = 1000
@@ -25,7 +25,7 @@ class Link:
             Entry(i + 1, size, schemas[i] if schemas else "s") for i, size in enumerate(sizes)
         ]
         self.window = LinkWindow(64 * KB, 8000 * KB, 0.5, 10.0)
-        self.sender = Sender(self.upcoming, self.window)
+        self.sender = SendQueue(self.upcoming, self.window)
         self.bytes_per_s, self.delay_s, self.loss, self.repeat = bytes_per_s, delay_s, loss, repeat
         self.random = random.Random(seed)
         self.now_s, self.free_s = 0.0, 0.0

@@ -5,7 +5,7 @@ import pytest
 from loop_world import Ramp, World
 from outbox_world import until
 
-from user_actor.loop.policy_holder import PolicyHolder
+from user_actor.loop.policy import PolicyHolder
 from user_core.errors import TransportError
 from user_core.fakes import PolicyMailbox
 from user_core.specs import ArraySpec, RobotSpec

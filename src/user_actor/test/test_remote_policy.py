@@ -5,7 +5,7 @@ import pytest
 from loop_world import MS, build, drives, ends_at
 
 from user_actor.loop.ports import NOBODY, HumanInput
-from user_actor.loop.remote_plans import Answer, RemotePlans
+from user_actor.loop.remote import Answer, RemotePlans
 from user_core.errors import ConfigError
 from user_core.types import ActedBy, Label, Outcome
 

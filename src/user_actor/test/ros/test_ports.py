@@ -15,16 +15,14 @@ from user_msgs.srv import AcquireLease, ReleaseLease, RenewLease, ResetRobot
 from user_actor.loop.observations import ObservationBox
 from user_actor.loop.ports import NOBODY
 from user_actor.loop.stats import LoopState, LoopStats, LoopStatus
-from user_actor.nodes.actor import ActorConfig
-from user_actor.nodes.actor_status import actor_status_to_message
-from user_actor.nodes.lease_keeper import LeaseKeeper, LeaseWish
+from user_actor.nodes.actor import ActorConfig, actor_status_to_message
+from user_actor.nodes.lease import LeaseConfig, LeaseKeeper
 from user_actor.nodes.policy_feed import policy_seeds
-from user_actor.nodes.robot_port import RosRobot
-from user_actor.nodes.teleop_port import RosTeleop
+from user_actor.nodes.ports import RosRobot, RosTeleop
 from user_actor.outbox import OutboxStatus
 from user_comm.converters import Intervention, observation_to_message, set_stamp
+from user_comm.endpoints import ServiceClient
 from user_comm.parameter_values import parameter_fields
-from user_comm.service_client import ServiceClient
 from user_core.config import from_mapping
 from user_core.errors import CodecError, DeviceError, TransportError
 from user_core.interfaces import TeleopCommand
@@ -258,7 +256,7 @@ def keeper(acquire, renew=None, release=None, duration_s=0.3):
         Server(RenewLease, renew or raises(TransportError("renew"))),
         Server(ReleaseLease, release or (lambda request, response: None)),
     )
-    keeper = LeaseKeeper(LeaseWish(duration_s=duration_s, retry_s=0.02), "me", *servers)
+    keeper = LeaseKeeper(LeaseConfig(duration_s=duration_s, retry_s=0.02), "me", *servers)
     keeper.acquirer, keeper.renewer, keeper.releaser = servers
     return keeper
 
@@ -355,7 +353,7 @@ def test_giving_back_waits_for_no_answer_of_a_hal_that_is_gone(ros_domain, answe
     ending = None
     try:
         lease = LeaseKeeper(
-            LeaseWish(duration_s=3.0), "me", serve("acquire", AcquireLease, grant(4, 3.0)),
+            LeaseConfig(duration_s=3.0), "me", serve("acquire", AcquireLease, grant(4, 3.0)),
             serve("renew", RenewLease, prolong), serve("release", ReleaseLease, prolong),
         )  # fmt: skip
         lease._acquire.call = partial(_patiently, lease._acquire.call)

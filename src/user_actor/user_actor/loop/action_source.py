@@ -1,26 +1,97 @@
-"""Decides each step's action and sends it: policy, person or chance."""
+"""Decides the action of each step and sends it: a policy, a person, or chance."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from user_actor.loop.arbiter import Arbiter, Takeover
 from user_actor.loop.clock import Clock
-from user_actor.loop.config import ActorLoopConfig
-from user_actor.loop.exploration import RandomActions
+from user_actor.loop.config import ActorLoopConfig, ExplorationConfig
+from user_actor.loop.interventions import InterventionArbiter, Takeover
 from user_actor.loop.pacer import Pacer
-from user_actor.loop.plan import ActionPlan
-from user_actor.loop.policy_holder import PolicyHolder, ReadyPolicy, check_plan
+from user_actor.loop.policy import PolicyHolder, ReadyPolicy, check_plan
 from user_actor.loop.ports import NOBODY, RobotPort, TeleopPort
-from user_actor.loop.recorder import Decision
-from user_actor.loop.remote_policy import InferencePort, RemotePolicy
+from user_actor.loop.recording import Decision
+from user_actor.loop.remote import InferencePort, RemotePolicy
 from user_actor.loop.stats import LoopStats
 from user_core.errors import PolicyError
-from user_core.specs import Array
+from user_core.specs import Array, ArraySpec
 from user_core.types import ActedBy, ActionChunk, EpisodeSource, Label, Observation
+
+
+class RandomActions:
+    """Uniform within the bounds, each by itself or each like the one before.
+
+    Smooth actions are an autoregressive process of order one with standard normal marginals,
+    mapped through its distribution function: so every action taken by itself is uniform, and
+    successive ones are correlated.
+
+    Args:
+        config: Kind, correlation, seed.
+        spec: The robot's action; without bounds, or of integers, ``spec.sample`` decides.
+        steps: Steps made before, in earlier processes: who goes on does not begin anew.
+    """
+
+    def __init__(self, config: ExplorationConfig, spec: ArraySpec, steps: int = 0) -> None:
+        self._config, self._spec = config, spec
+        self._rng = np.random.default_rng(None if config.seed < 0 else [config.seed, steps])
+        bounded = spec.low is not None and spec.high is not None
+        self._smooth = config.kind == "smooth" and bounded and spec.dtype.startswith("float")
+        self._state = self._rng.standard_normal(spec.shape)
+
+    def reset(self) -> None:
+        """A new episode begins: start anew."""
+        self._state = self._rng.standard_normal(self._spec.shape)
+
+    def sample(self) -> Array:
+        """One action, (A,)."""
+        if not self._smooth:
+            return self._spec.sample(self._rng)
+        rho = self._config.correlation
+        noise = self._rng.standard_normal(self._spec.shape)
+        self._state = rho * self._state + math.sqrt(1 - rho * rho) * noise
+        share = np.array([(1 + math.erf(z / math.sqrt(2))) / 2 for z in self._state])
+        low, high = self._spec.low_array, self._spec.high_array
+        action = low + share * (high - low)
+        smooth: Array = np.clip(action, low, high).astype(self._spec.dtype)
+        return smooth
+
+
+# --- The action chunk that is being carried out ---
+
+
+@dataclass
+class ChunkInProgress:
+    """Rows that a policy proposed, and how far they were carried out.
+
+    Attributes:
+        action_ta: The rows, (T, A).
+        version: Policy version that proposed them.
+        sequence: Sequence number of the chunk in which they were sent; 0: row by row.
+        next_row: The row that is due now.
+    """
+
+    action_ta: Array
+    version: int
+    sequence: int = 0
+    next_row: int = 0
+
+    def due(self, replan_every: int) -> bool:
+        """Whether the policy must plan again; ``replan_every`` 0: when all rows are used."""
+        rows = len(self.action_ta)
+        return self.next_row >= (min(replan_every, rows) if replan_every else rows)
+
+    def take(self) -> tuple[Array, int]:
+        """The row that is due, (A,), and its place; the next one is due then."""
+        row = self.next_row
+        self.next_row += 1
+        return self.action_ta[row], row
+
+
+# --- The decision of each step ---
 
 
 @dataclass(frozen=True)
@@ -76,10 +147,10 @@ class ActionSource:
         if inference is not None:
             self._remote = RemotePolicy(inference, pacer, clock, self._send_rows)
         self._random = RandomActions(config.exploration, robot.spec.action, total_steps())
-        self.arbiter = Arbiter(config.arbiter, robot.spec)
+        self.arbiter = InterventionArbiter(config.arbiter, robot.spec)
         self._sequence = clock.wall_ns() // 1000
         self._source = EpisodeSource.ONLINE
-        self._plan: ActionPlan | None = None
+        self._plan: ChunkInProgress | None = None
         self._last_sent: Array | None = None
         self._human = NOBODY
         self.inference_ns = 0
@@ -211,7 +282,7 @@ class ActionSource:
 
     def _make_plan(
         self, ready: ReadyPolicy, observation: Observation, deterministic: bool
-    ) -> ActionPlan:
+    ) -> ChunkInProgress:
         begin_ns = self._clock.monotonic_ns()
         try:
             action_ta = ready.policy.act(observation.arrays, deterministic=deterministic)
@@ -224,7 +295,7 @@ class ActionSource:
         self.inference_ns = self._clock.monotonic_ns() - begin_ns
         self._stats.inference.add(self.inference_ns)
         check_plan(action_ta, self._robot.spec)
-        return ActionPlan(action_ta, ready.number)
+        return ChunkInProgress(action_ta, ready.number)
 
     def _send(
         self, observation: Observation, proposal: _Proposal, action: Array, acted_by: ActedBy

@@ -69,7 +69,7 @@ class EvaluationConfig(Config):
 
 @dataclass(frozen=True)
 class ActorLoopConfig(Config):
-    """Parameters of :class:`~user_actor.loop.ControlLoop`."""
+    """Parameters of :class:`~user_actor.loop.ActorLoop`."""
 
     mode: Literal["online", "demonstration", "evaluation"] = setting(
         "online",

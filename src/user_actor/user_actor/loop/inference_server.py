@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from user_actor.loop.clock import Clock, SystemClock
 from user_actor.loop.histogram import LatencyHistogram
-from user_actor.loop.policy_holder import PolicyHolder, check_plan
+from user_actor.loop.policy import PolicyHolder, check_plan
 from user_core.codecs.observation import decode_observation
 from user_core.errors import PolicyError, SuiteError
 from user_core.specs import RobotSpec

@@ -6,26 +6,31 @@ import dataclasses
 import os
 import sys
 import threading
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from user_actor.loop import ActorLoopConfig, ControlLoop, PolicyHolder
-from user_actor.loop.inference_link import InferenceLink, RemoteConfig
-from user_actor.nodes.actor_status import actor_status_to_message, outbox_figures
-from user_actor.nodes.lease_keeper import LeaseKeeper, LeaseWish
+from user_msgs.msg import ActorStatus
+
+from user_actor.loop import ActorLoop, ActorLoopConfig, PolicyHolder
+from user_actor.loop.remote import InferenceLink, RemoteConfig
+from user_actor.loop.stats import LoopState, LoopStatus
+from user_actor.nodes.lease import LeaseConfig, LeaseKeeper
 from user_actor.nodes.policy_feed import PolicyFeed
-from user_actor.nodes.remote_inference import RemoteInference
-from user_actor.nodes.robot_port import RosRobot
-from user_actor.nodes.teleop_port import RosTeleop
-from user_actor.nodes.waited_observations import WaitedObservations
-from user_actor.outbox import Outbox, OutboxConfig
+from user_actor.nodes.ports import RemoteInference, RosRobot, RosTeleop, WaitedObservations
+from user_actor.outbox import Outbox, OutboxConfig, OutboxStatus
 from user_comm import topics
-from user_comm.converters import EpisodeReport, Intervention, PolicyAnnouncement, RobotDescription
-from user_comm.diagnostics import Level
-from user_comm.flows import Flow
+from user_comm.converters import (
+    EpisodeReport,
+    Intervention,
+    PolicyAnnouncement,
+    RobotDescription,
+    set_stamp,
+)
+from user_comm.diagnostics import Flow, FlowFigures, Level
 from user_comm.lifecycle import LifecycleNode
-from user_comm.log_bridge import bridge_logging
+from user_comm.logs import bridge_logging
 from user_comm.policy_blobs import ZenohConfig
 from user_comm.run import run
 from user_comm.topic_waiter import TopicWaiter
@@ -39,6 +44,59 @@ from user_core.types import ActionChunk, EpisodeResult, TrajectoryAck, Trajector
 _LOOK_S = 0.2
 #: Longest wait for the acting thread: a policy, a reward or a disk may hang.
 _JOIN_S = 4.0
+
+_STATES = {
+    LoopState.WAITING: ActorStatus.WAITING,
+    LoopState.RESETTING: ActorStatus.RESETTING,
+    LoopState.RUNNING: ActorStatus.RUNNING,
+    LoopState.CLOSING: ActorStatus.RUNNING,
+    LoopState.PAUSED: ActorStatus.PAUSED,
+}
+
+
+def outbox_figures(outbox: OutboxStatus) -> FlowFigures:
+    """Trajectories as a flow, for diagnostics."""
+    return FlowFigures(
+        bytes=outbox.delivered_bytes,
+        link_bytes_s=outbox.link_bytes_s,
+        round_trip_s=outbox.round_trip_s,
+        base_s=outbox.base_s,
+        window_bytes=outbox.window_bytes,
+        backlog_bytes=outbox.pending_bytes,
+        backlog_age_s=outbox.oldest_age_s,
+        again=outbox.resent,
+        refused=outbox.aside_chunks,
+        coding=outbox.coding,
+    )
+
+
+def actor_status_to_message(
+    loop: LoopStatus | None, outbox: OutboxStatus, waiting_for: str = ""
+) -> ActorStatus:
+    """Encode; ``loop`` is None while there is none, ``waiting_for`` says why."""
+    message = ActorStatus()
+    set_stamp(message.header.stamp, time.time_ns())
+    message.outbox_chunks = outbox.pending_chunks
+    message.outbox_bytes = outbox.pending_bytes
+    message.outbox_age_s = float(outbox.oldest_age_s)
+    message.outbox_fill = float(outbox.fill)
+    message.success_rate = message.last_return = float("nan")
+    if loop is None:
+        message.state, message.detail = ActorStatus.WAITING, waiting_for
+        message.warnings = list(outbox.warnings)
+        return message
+    message.state, message.detail = _STATES[loop.state], loop.detail
+    message.steps, message.episodes = loop.steps, loop.episodes
+    message.success_rate = float(loop.success_rate)
+    message.last_return = float(loop.last_return)
+    message.rate_hz = float(loop.rate_hz)
+    message.lateness_p99_ms = float(loop.lateness_p99_ms)
+    message.overhead_p50_ms = float(loop.overhead_p50_ms)
+    message.warnings = [*outbox.warnings, *loop.warnings]
+    return message
+
+
+# --- The node ---
 
 
 @dataclass(frozen=True)
@@ -59,7 +117,7 @@ class ActorConfig(Config):
     )
     reward: PluginChoice = setting(PluginChoice("task"), doc="What judges.")
     outbox: OutboxConfig = setting(factory=OutboxConfig, doc="Where experience waits.")
-    lease: LeaseWish = setting(factory=LeaseWish, doc="The lease of the robot.")
+    lease: LeaseConfig = setting(factory=LeaseConfig, doc="The lease of the robot.")
     zenoh: ZenohConfig = setting(
         ZenohConfig(connect=("tcp/127.0.0.1:7447",)), doc="Where policy versions are pulled from."
     )
@@ -95,7 +153,7 @@ class ActorNode(LifecycleNode):
         self._description: RobotDescription | None = None
         self._robot: RosRobot | None = None
         self._teleop: RosTeleop | None = None
-        self._loop: ControlLoop | None = None
+        self._loop: ActorLoop | None = None
         self._feed: PolicyFeed | None = None
         self._inference: InferenceLink | None = None
         self._announced: PolicyAnnouncement | None = None
@@ -162,7 +220,7 @@ class ActorNode(LifecycleNode):
             teleop = RosTeleop(spec.lockstep)
             holder, inference = self._policy(spec, stack)
             reward = config.reward.build("rewards", path="reward")
-            loop = ControlLoop(
+            loop = ActorLoop(
                 config.loop, robot, holder, reward, self._outbox, teleop,
                 on_result=lambda result: self._tell(result, description), inference=inference,
             )  # fmt: skip

@@ -18,7 +18,7 @@ from user_comm import topics
 from user_comm.converters import PolicyAnnouncement, RobotDescription
 from user_comm.diagnostics import Item, Level
 from user_comm.lifecycle import LifecycleNode
-from user_comm.log_bridge import bridge_logging
+from user_comm.logs import bridge_logging
 from user_comm.policy_blobs import ZenohConfig
 from user_comm.run import run
 from user_core.config import Config, setting

@@ -12,7 +12,7 @@ import numpy as np
 
 from user_actor.loop import PolicyHolder
 from user_comm.converters import PolicyAnnouncement
-from user_comm.flows import Flow
+from user_comm.diagnostics import Flow
 from user_comm.policy_blobs import PolicyPuller, ZenohConfig, open_session, puller_figures
 from user_core import plugins
 from user_core.interfaces import Policy

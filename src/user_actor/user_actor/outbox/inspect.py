@@ -8,13 +8,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from user_actor.outbox.layout import VERSION
-from user_actor.outbox.recovery import FILE
+from user_actor.outbox.storage import FILE, LAYOUT_VERSION
 from user_core.errors import StoreCorrupt, StoreError
 
 
 @dataclass(frozen=True)
-class Aside:
+class SetAside:
     """Chunks that were kept aside for the same reason."""
 
     chunks: int
@@ -44,7 +43,7 @@ class OutboxReport:
     pending: int
     pending_bytes: int
     oldest_age_s: float
-    aside: tuple[Aside, ...]
+    aside: tuple[SetAside, ...]
 
 
 def find_outboxes(directory: Path) -> list[Path]:
@@ -75,8 +74,8 @@ def inspect(folder: Path) -> OutboxReport:
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as reader:
             (version,) = reader.execute("PRAGMA user_version").fetchone()
-            if version != VERSION:
-                raise StoreError(f"layout of outbox {path}", got=version, expected=VERSION)
+            if version != LAYOUT_VERSION:
+                raise StoreError(f"layout of outbox {path}", got=version, expected=LAYOUT_VERSION)
             meta = dict(reader.execute("SELECT key, value FROM meta").fetchall())
             pending, nbytes, oldest_ns = reader.execute(
                 "SELECT count(*), coalesce(sum(nbytes), 0), min(created_ns) FROM chunk "
@@ -96,5 +95,5 @@ def inspect(folder: Path) -> OutboxReport:
         pending=pending,
         pending_bytes=nbytes,
         oldest_age_s=max(0.0, (time.time_ns() - oldest_ns) * 1e-9) if oldest_ns else 0.0,
-        aside=tuple(Aside(*row) for row in aside),
+        aside=tuple(SetAside(*row) for row in aside),
     )

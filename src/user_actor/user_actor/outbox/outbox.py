@@ -7,21 +7,21 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from user_actor.outbox.answers import Answers
-from user_actor.outbox.coding import CodingChooser
-from user_actor.outbox.config import OutboxConfig
-from user_actor.outbox.courier import Courier
-from user_actor.outbox.database import Entry
-from user_actor.outbox.gate import CollectionGate
+from user_actor.outbox.acks import AckFilter, AckHandler
+from user_actor.outbox.chunks import EpisodeProgress
+from user_actor.outbox.config import MIB, OutboxConfig
+from user_actor.outbox.delivery import CodingChooser, DeliveryThread, SendQueue
 from user_actor.outbox.process_lock import ProcessLock
-from user_actor.outbox.progress import EpisodeProgress
-from user_actor.outbox.recovery import RESERVE, close_left_open, open_database
-from user_actor.outbox.reserve import Reserve
-from user_actor.outbox.sender import Sender
-from user_actor.outbox.status import OutboxStatus
-from user_actor.outbox.verdict import AckJudge
-from user_actor.outbox.writer import Answer, Damaged, Flush, OutboxWriter, Recording
+from user_actor.outbox.storage import RESERVE, DiskReserve, Entry, close_left_open, open_database
+from user_actor.outbox.writer import (
+    DamagedChunk,
+    FlushRequest,
+    OutboxWriter,
+    ReceivedAck,
+    Recording,
+)
 from user_core.errors import ConfigError, SpecError, StoreError, StoreFull
 from user_core.link_window import LinkWindow
 from user_core.specs import RobotSpec, check_arrays
@@ -36,8 +36,117 @@ from user_core.types import (
     TrajectorySchema,
 )
 
+_RESUME = 0.9
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _CHUNK_OVERHEAD_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class OutboxStatus:
+    """How an outbox is doing.
+
+    Attributes:
+        pending_chunks: Chunks that are committed and not acknowledged.
+        pending_bytes: Their size.
+        oldest_age_s: Age of the oldest, seconds.
+        fill: Share of the quota that is used.
+        memory_rows: Rows that wait for the disk.
+        total_steps: Steps ever committed.
+        window_bytes: What may be under way.
+        round_trip_s: From sending to acknowledgement, seconds; 0 before the first.
+        sent: Chunks sent by this process, repetitions included.
+        resent: Chunks sent again.
+        aside_chunks: Chunks kept aside.
+        warnings: What a person should look at.
+        coding: What images are sent in; empty: plain.
+        delivered_bytes: What this process sent and the store acknowledged.
+        base_s: Shortest recent round trip, seconds.
+        link_bytes_s: Measured rate of the way to the store; 0 before the first answers.
+    """
+
+    pending_chunks: int
+    pending_bytes: int
+    oldest_age_s: float
+    fill: float
+    memory_rows: int
+    total_steps: int
+    window_bytes: int
+    round_trip_s: float
+    sent: int
+    resent: int
+    aside_chunks: int
+    warnings: tuple[str, ...]
+    link_bytes_s: float = 0.0
+    base_s: float = 0.0
+    delivered_bytes: int = 0
+    coding: str = ""
+
+
+# --- When to stop collecting: before anything would have to be dropped ---
+
+
+class PauseRules:
+    """Says why collecting must pause, and when it may go on. Pure, with hysteresis.
+
+    Attributes:
+        reason: Why collecting pauses now, for people; empty while it may go on.
+    """
+
+    def __init__(self, config: OutboxConfig) -> None:
+        self._config = config
+        self._closed: set[str] = set()
+        self.reason = ""
+
+    def update(
+        self, used_bytes: int, memory_bytes: int, free_bytes: int, trouble: str, refusal: str
+    ) -> str:
+        """Judge the state of the outbox.
+
+        Args:
+            used_bytes: Size of all chunks in the outbox.
+            memory_bytes: Size of the steps that wait for the disk.
+            free_bytes: What is free on the disk.
+            trouble: Why the last commit failed; empty if it did not.
+            refusal: Why the store refused a chunk for good; empty if it did not.
+
+        Returns:
+            The reason to pause, empty when collecting may go on.
+        """
+        config = self._config
+        filled = used_bytes + memory_bytes
+        reasons = []
+        if refusal:
+            reasons.append(refusal)
+        if trouble:
+            reasons.append(f"the outbox cannot be written: {trouble}")
+        if self._past("quota", filled, config.quota_bytes):
+            reasons.append(
+                f"the outbox holds {filled / MIB:.0f} of {config.quota_bytes / MIB:.0f} MiB that "
+                "no store has acknowledged"
+            )
+        if self._past("memory", memory_bytes, config.memory_bytes // 2):
+            reasons.append(f"{memory_bytes / MIB:.0f} MiB of steps wait for the disk")
+        # closes where as little as allowed is free, opens once a tenth more than that is
+        if self._past("disk", 2 * config.min_free_bytes - free_bytes, config.min_free_bytes):
+            reasons.append(
+                f"{free_bytes / MIB:.0f} MiB are free on the disk, "
+                f"{config.min_free_bytes / MIB:.0f} must stay"
+            )
+        self.reason = "; ".join(reasons)
+        return self.reason
+
+    def _past(self, name: str, value: float, limit: float) -> bool:
+        """Whether a limit was reached and ``value`` is not yet well below it again."""
+        if value >= limit:
+            self._closed.add(name)
+        elif value < limit * _RESUME:
+            self._closed.discard(name)
+        return name in self._closed
+
+
+# --- The durable outbox: what an actor experiences, safe on its disk until the store has it ---
+
+
 _LARGEST_FLOAT32 = 3.4028234e38
 
 
@@ -83,7 +192,7 @@ class Outbox:
         self.config, self.producer = config, producer
         self._spec: RobotSpec | None = None
         self._row_nbytes = 0
-        self._gate = CollectionGate(config)
+        self._pause = PauseRules(config)
         self._chooser = CodingChooser(config)
         self._appended_rows = self._episodes = 0
         self._key: EpisodeKey | None = None
@@ -107,7 +216,7 @@ class Outbox:
         if spec is not None:
             self.prepare(spec, robot, task)
         self._writer.start()
-        self._courier.start()
+        self._delivery.start()
 
     # -- collecting, from one thread
 
@@ -171,12 +280,12 @@ class Outbox:
     def why_paused(self) -> str:
         """Why collecting must pause, for people; empty while it may go on."""
         database = self._database
-        return self._gate.update(
+        return self._pause.update(
             database.pending_bytes + database.aside_bytes,
             self._memory_bytes(),
             self._writer.free_bytes,
             self._writer.trouble,
-            self._answers.refusal,
+            self._acks.refusal,
         )
 
     @property
@@ -188,31 +297,31 @@ class Outbox:
 
     def deliver_to(self, send: Callable[[TrajectoryChunk], None] | None) -> None:
         """Send chunks with this function, in a thread of the outbox; None: keep them for now."""
-        self._courier.deliver_to(send)
+        self._delivery.deliver_to(send)
 
     def acknowledge(self, ack: TrajectoryAck) -> None:
         """Take an answer of a store; returns at once. Any thread."""
-        self._writer.items.put(Answer(ack, time.monotonic()))
+        self._writer.items.put(ReceivedAck(ack, time.monotonic()))
 
     def revive(self) -> None:
         """Somebody listens again: send at once what has waited for an answer. Any thread."""
         with self._changed:
-            self._sender.revive()
+            self._queue.revive()
             self._changed.notify_all()
 
     # -- looking and ending
 
     def status(self) -> OutboxStatus:
         """How it is doing. Reads from the disk: not for the control loop."""
-        database, answers = self._database, self._answers
+        database, acks = self._database, self._acks
         oldest_ns = database.oldest_ns()
         with self._changed:
-            window = self._sender.window
+            window = self._queue.window
             window_bytes, round_trip_s = window.nbytes, window.round_trip_s
             link_bytes_s, base_s = window.rate_bytes_s, window.base_s
-            delivered_bytes = self._sender.delivered_bytes
-        said = [self._gate.reason, answers.waiting, self._courier.trouble, *answers.notes]
-        ignored = [f"{n} answers ignored: {why}" for why, n in self._judge.ignored.items()]
+            delivered_bytes = self._queue.delivered_bytes
+        said = [self._pause.reason, acks.waiting, self._delivery.trouble, *acks.notes]
+        ignored = [f"{n} answers ignored: {why}" for why, n in self._filter.ignored.items()]
         return OutboxStatus(
             pending_chunks=database.pending,
             pending_bytes=database.pending_bytes,
@@ -226,8 +335,8 @@ class Outbox:
             delivered_bytes=delivered_bytes,
             coding=self._chooser.coding,
             round_trip_s=round_trip_s,
-            sent=self._courier.sent,
-            resent=self._sender.resent,
+            sent=self._delivery.sent,
+            resent=self._queue.resent,
             aside_chunks=database.aside,
             warnings=tuple(text for text in [*said, *self._notes, *ignored] if text),
         )
@@ -238,7 +347,7 @@ class Outbox:
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that was appended is committed; False if that took too long."""
-        flush = Flush(threading.Event())
+        flush = FlushRequest(threading.Event())
         self._writer.items.put(flush)
         return flush.done.wait(timeout_s)
 
@@ -250,7 +359,7 @@ class Outbox:
         if self._closed:
             return
         self._closed = True
-        self._courier.stop()
+        self._delivery.stop()
         committed = self._writer.stop(timeout_s)
         if committed:
             self._database.close()
@@ -268,19 +377,19 @@ class Outbox:
     def _connect(self, on_commit: Callable[[Sequence[Entry]], None] | None) -> None:
         config, database = self.config, self._database
         self._changed = threading.Condition()
-        self._judge = AckJudge(config.rebind_after_s)
+        self._filter = AckFilter(config.rebind_after_s)
         window = LinkWindow(
             config.window_min_bytes,
             config.window_max_bytes,
             config.resend_min_s,
             config.resend_max_s,
         )
-        self._sender = Sender(database.upcoming, window)
-        self._answers = Answers(database, self._sender, self._changed, self._judge)
+        self._queue = SendQueue(database.upcoming, window)
+        self._acks = AckHandler(database, self._queue, self._changed, self._filter)
 
         def committed(entries: Sequence[Entry]) -> None:
             with self._changed:
-                self._sender.more()
+                self._queue.more()
                 self._changed.notify_all()
             if on_commit is not None:
                 on_commit(entries)
@@ -288,13 +397,13 @@ class Outbox:
         self._writer = OutboxWriter(
             database,
             config.chunk_s,
-            self._answers,
-            Reserve(database.path.with_name(RESERVE)),
+            self._acks,
+            DiskReserve(database.path.with_name(RESERVE)),
             committed,
         )
-        self._courier = Courier(
-            database, self._sender, self._changed, self._chooser,
-            lambda *damage: self._writer.items.put(Damaged(*damage)),
+        self._delivery = DeliveryThread(
+            database, self._queue, self._changed, self._chooser,
+            lambda *damage: self._writer.items.put(DamagedChunk(*damage)),
         )  # fmt: skip
 
     def _memory_bytes(self) -> int:

@@ -11,12 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from user_actor.outbox.answers import Answers
-from user_actor.outbox.cutter import ChunkCutter
-from user_actor.outbox.database import Entry, OutboxDatabase
-from user_actor.outbox.drafts import Draft, to_chunk
-from user_actor.outbox.progress import EpisodeProgress
-from user_actor.outbox.reserve import Reserve
+from user_actor.outbox.acks import AckHandler
+from user_actor.outbox.chunks import ChunkBuilder, EpisodeProgress, UnnumberedChunk, number_chunk
+from user_actor.outbox.storage import DiskReserve, Entry, OutboxDatabase
 from user_core.types import (
     EpisodeResult,
     FinalObservation,
@@ -31,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Answer:
+class ReceivedAck:
     """An acknowledgement, and when it came (monotonic seconds)."""
 
     ack: TrajectoryAck
@@ -39,7 +36,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Damaged:
+class DamagedChunk:
     """A chunk could not be read."""
 
     incarnation: int
@@ -48,7 +45,7 @@ class Damaged:
 
 
 @dataclass(frozen=True)
-class Flush:
+class FlushRequest:
     """To set ``done`` once all that came before is committed."""
 
     done: threading.Event
@@ -72,7 +69,14 @@ class Recording:
 
 
 Item = (
-    Recording | EpisodeProgress | Step | FinalObservation | EpisodeResult | Answer | Damaged | Flush
+    Recording
+    | EpisodeProgress
+    | Step
+    | FinalObservation
+    | EpisodeResult
+    | ReceivedAck
+    | DamagedChunk
+    | FlushRequest
 )
 
 
@@ -84,7 +88,7 @@ class OutboxWriter:
     Args:
         database: The file; nobody else writes to it.
         chunk_s: Longest time that a chunk collects steps, seconds.
-        answers: Applies what the store says.
+        acks: Applies what the store says.
         reserve: Space for deleting on a full disk.
         on_commit: Called in this thread with the new chunks of each commit.
 
@@ -99,17 +103,17 @@ class OutboxWriter:
         self,
         database: OutboxDatabase,
         chunk_s: float,
-        answers: Answers,
-        reserve: Reserve,
+        acks: AckHandler,
+        reserve: DiskReserve,
         on_commit: Callable[[Sequence[Entry]], None],
     ) -> None:
-        self._database, self._chunk_s, self._answers = database, chunk_s, answers
-        self._cutter = ChunkCutter(1, chunk_s, time.monotonic)
+        self._database, self._chunk_s, self._acks = database, chunk_s, acks
+        self._cutter = ChunkBuilder(1, chunk_s, time.monotonic)
         self._recording: Recording | None = None
         self._reserve = reserve
         self._on_commit = on_commit
-        self._drafts: list[tuple[Recording, Draft]] = []
-        self._flushes: list[Flush] = []
+        self._unnumbered: list[tuple[Recording, UnnumberedChunk]] = []
+        self._flushes: list[FlushRequest] = []
         self._forget_by_s: float | None = None
         self._stop_by_s: float | None = None
         self.items: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
@@ -131,7 +135,7 @@ class OutboxWriter:
         self._stop_by_s = time.monotonic() + timeout_s
         self.items.put(None)
         self._thread.join(timeout_s + 10)
-        return not self._thread.is_alive() and not self._drafts
+        return not self._thread.is_alive() and not self._unnumbered
 
     def _run(self) -> None:
         while True:
@@ -152,11 +156,11 @@ class OutboxWriter:
     def _has_ended(self) -> bool:
         if self._stop_by_s is None or not self.items.empty():
             return False
-        return not self._drafts or time.monotonic() > self._stop_by_s
+        return not self._unnumbered or time.monotonic() > self._stop_by_s
 
     def _gather(self) -> None:
         """Wait for something to do, then take all that is there."""
-        wait_s = 0.0 if self._drafts else self._patience_s()
+        wait_s = 0.0 if self._unnumbered else self._patience_s()
         try:
             self._take(self.items.get(wait_s != 0, wait_s))
             while True:
@@ -178,18 +182,18 @@ class OutboxWriter:
             self._add(self._cutter.append(item))
         elif isinstance(item, Recording):
             self._recording = item
-            self._cutter = ChunkCutter(item.max_rows, self._chunk_s, time.monotonic)
+            self._cutter = ChunkBuilder(item.max_rows, self._chunk_s, time.monotonic)
         elif isinstance(item, EpisodeProgress):
             self._cutter.begin(item)
         elif isinstance(item, EpisodeResult):
             self._add(self._cutter.end(item))
-        elif isinstance(item, Flush):
+        elif isinstance(item, FlushRequest):
             self._add(self._cutter.rest())
             self._flushes.append(item)
-        elif isinstance(item, Damaged):
-            self._answers.damaged(item.incarnation, item.sequence, item.reason)
+        elif isinstance(item, DamagedChunk):
+            self._acks.damaged(item.incarnation, item.sequence, item.reason)
         else:
-            self._answers.take(item.ack, item.at_s)
+            self._acks.take(item.ack, item.at_s)
             if self._forget_by_s is None:
                 self._forget_by_s = item.at_s + _FORGET_WITHIN_S
 
@@ -197,11 +201,11 @@ class OutboxWriter:
         forget = self._forget_by_s is not None and time.monotonic() >= self._forget_by_s
         if self.trouble:
             self._make_room()
-        if self._drafts:
-            while self._drafts:  # in small pieces while it is difficult
-                self._commit_drafts(self._drafts[: 1 if self.trouble else None])
+        if self._unnumbered:
+            while self._unnumbered:  # in small pieces while it is difficult
+                self._commit_chunks(self._unnumbered[: 1 if self.trouble else None])
         elif forget:
-            self._answers.commit()
+            self._acks.commit()
         if forget:
             self._forget_by_s = None
             self._database.shrink()
@@ -212,28 +216,28 @@ class OutboxWriter:
     def _make_room(self) -> None:
         """Delete what can go before adding anything. Raises OSError while that is too little."""
         self._reserve.release()
-        self._answers.commit()
+        self._acks.commit()
         self._database.give_back(self._reserve.nbytes)
         self._reserve.hold()
 
-    def _add(self, drafts: Sequence[Draft]) -> None:
+    def _add(self, cut: Sequence[UnnumberedChunk]) -> None:
         if self._recording is not None:  # an episode begins after it
-            self._drafts += [(self._recording, draft) for draft in drafts]
+            self._unnumbered += [(self._recording, chunk) for chunk in cut]
 
-    def _commit_drafts(self, drafts: Sequence[tuple[Recording, Draft]]) -> None:
+    def _commit_chunks(self, cut: Sequence[tuple[Recording, UnnumberedChunk]]) -> None:
         chunks = [
-            to_chunk(draft, self._database.next_id(i), made.schema, made.robot, made.task)
-            for i, (made, draft) in enumerate(drafts)
+            number_chunk(chunk, self._database.next_id(i), made.schema, made.robot, made.task)
+            for i, (made, chunk) in enumerate(cut)
         ]
         entries = self._database.commit(
             chunks,
-            drafts[-1][1].progress,
-            self._answers.acknowledged,
-            self._answers.store,
-            [made.schema for made, _ in drafts],
+            cut[-1][1].progress,
+            self._acks.acknowledged,
+            self._acks.store,
+            [made.schema for made, _ in cut],
         )
-        self._answers.forgotten()
-        del self._drafts[: len(drafts)]
+        self._acks.forgotten()
+        del self._unnumbered[: len(cut)]
         self.committed_rows += sum(len(chunk) for chunk in chunks)
         self._on_commit(entries)
 

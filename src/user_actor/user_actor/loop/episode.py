@@ -8,14 +8,13 @@ from dataclasses import replace
 import numpy as np
 
 from user_actor.loop.action_source import ActionSource
-from user_actor.loop.backlog import Backlog
 from user_actor.loop.clock import Clock
 from user_actor.loop.config import ActorLoopConfig
-from user_actor.loop.ending import Ending, EndRules, aborted
 from user_actor.loop.pacer import Pacer
 from user_actor.loop.ports import EpisodeSink, RobotPort
-from user_actor.loop.recorder import Decision, EpisodeRecorder
+from user_actor.loop.recording import Decision, Ending, EndRules, EpisodeRecorder, aborted
 from user_actor.loop.stats import LoopStats
+from user_actor.loop.timing import Backlog
 from user_core.errors import DeviceTimeout, SpecError, SuiteError
 from user_core.interfaces import Reward
 from user_core.types import EpisodeResult, EpisodeSource, Label, Observation
@@ -25,7 +24,7 @@ _HOLD_NS = 5_000_000
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
 
-class EpisodeRun:
+class EpisodeLoop:
     """Runs episodes: observe, decide, send, wait, record, until one ends.
 
     In real time a step begins at its deadline, with the newest observation, which must be newer

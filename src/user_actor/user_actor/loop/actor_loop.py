@@ -7,28 +7,84 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
 
 from user_actor.loop.action_source import ActionSource
-from user_actor.loop.backlog import Backlog
 from user_actor.loop.clock import Clock, SystemClock
 from user_actor.loop.config import ActorLoopConfig
-from user_actor.loop.episode_run import EpisodeRun
+from user_actor.loop.episode import EpisodeLoop
 from user_actor.loop.pacer import Pacer
-from user_actor.loop.policy_holder import PolicyHolder
+from user_actor.loop.policy import PolicyHolder
 from user_actor.loop.ports import EpisodeSink, RobotPort, TeleopPort
-from user_actor.loop.recorder import Feedback
-from user_actor.loop.remote_policy import InferencePort
-from user_actor.loop.schedule import EpisodePlan, Schedule
+from user_actor.loop.recording import Feedback
+from user_actor.loop.remote import InferencePort
 from user_actor.loop.stats import LoopState, LoopStats, LoopStatus
+from user_actor.loop.timing import Backlog
 from user_core.errors import ConfigError, DeviceTimeout, SuiteError
 from user_core.interfaces import Reward
-from user_core.types import EpisodeResult, Observation, Outcome
+from user_core.types import EpisodeResult, EpisodeSource, Observation, Outcome
+
+
+@dataclass(frozen=True)
+class EpisodePlan:
+    """The next episode.
+
+    Attributes:
+        source: Why it is recorded.
+        seed: Seed of the reset; None: none is given.
+    """
+
+    source: EpisodeSource
+    seed: int | None
+
+
+class EpisodeSchedule:
+    """Mixes evaluation episodes into the others. Pure."""
+
+    def __init__(self, config: ActorLoopConfig) -> None:
+        self._config = config
+        self._finished = 0  # since the last evaluation
+        self._evaluating = 0  # evaluation episodes still to come of this round
+        self._started = 0
+
+    def next(self, may_evaluate: bool) -> EpisodePlan:
+        """Plan an episode; evaluation only if there is a policy worth it."""
+        config, evaluation = self._config, self._config.evaluation
+        if config.mode == "evaluation":
+            return EpisodePlan(
+                EpisodeSource.EVALUATION, self._seed(evaluation.seed, self._finished)
+            )
+        if not self._evaluating and evaluation.every and self._finished >= evaluation.every:
+            self._evaluating, self._finished = evaluation.episodes, 0
+        if self._evaluating and may_evaluate:
+            done = evaluation.episodes - self._evaluating
+            return EpisodePlan(EpisodeSource.EVALUATION, self._seed(evaluation.seed, done))
+        source = EpisodeSource.ONLINE
+        if config.mode == "demonstration":
+            source = EpisodeSource.DEMONSTRATION
+        seed = self._seed(config.seed, self._started)
+        self._started += 1
+        return EpisodePlan(source, seed)
+
+    def finished(self, plan: EpisodePlan) -> None:
+        """An episode came to an end that counts; one that was aborted is tried again."""
+        if plan.source is EpisodeSource.EVALUATION and self._evaluating:
+            self._evaluating -= 1
+        else:
+            self._finished += 1
+
+    def _seed(self, first: int, offset: int) -> int | None:
+        return None if first < 0 else first + offset
+
+
+# --- The control loop: wait until all is well, reset, run an episode, again ---
+
 
 _LOOK_S = 0.05
 _log = logging.getLogger(__name__)
 
 
-class ControlLoop:
+class ActorLoop:
     """Collects experience with one robot; :meth:`run` in a thread of its own.
 
     It never waits for disk or network, nor, with a robot in real time, for the learner: steps go
@@ -78,11 +134,11 @@ class ControlLoop:
             config, robot, policies, teleop, self.pacer, self._clock, self.stats,
             lambda: steps_before + self.stats.steps, inference,
         )  # fmt: skip
-        self.episodes = EpisodeRun(
+        self.episodes = EpisodeLoop(
             config, robot, self._actions, reward, sink, self.pacer, self._clock, self.stats,
             self.backlog, self._why_stop,
         )  # fmt: skip
-        self._schedule = Schedule(config)
+        self._schedule = EpisodeSchedule(config)
         self._sleeping = threading.Condition()
         self._stopping = ""
         self._paused = self._last_failure = ""

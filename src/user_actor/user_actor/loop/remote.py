@@ -1,4 +1,8 @@
-"""The way to a policy on another host, and back."""
+"""A policy on another host: how observations get there, and which rows of its answers are played.
+
+:class:`InferenceLink` sends observations and takes answers, :class:`RemotePlans` keeps account of
+what the robot plays, and :class:`RemotePolicy` is what the episode loop asks for an action.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +11,141 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from user_actor.loop.clock import Clock, SystemClock
-from user_actor.loop.policy_holder import check_plan
-from user_actor.loop.remote_plans import Answer
+from user_actor.loop.pacer import Pacer
+from user_actor.loop.policy import check_plan
 from user_core.config import Config, setting
 from user_core.errors import PolicyError, SuiteError
-from user_core.specs import RobotSpec
+from user_core.specs import Array, RobotSpec
 from user_core.types import ActionChunk, Observation
 
 _log = logging.getLogger(__name__)
 _LOOK_S = 0.1
 _REMEMBERED = 512
 _MOST_ASKED = 64
+#: A step waits for an answer until so many periods before the next one.
+_MARGIN_PERIODS = 0.1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the policy elsewhere proposes.
+
+    Attributes:
+        rows_ta: Row i is for the i-th step after the observation that it answers, (T, A).
+        step: The step in which that observation was asked about.
+        version: Policy version; 0: the policy's first weights.
+    """
+
+    rows_ta: Array
+    step: int
+    version: int
+
+
+class Handover(NamedTuple):
+    """Rows for the robot: all of an answer that is not over yet.
+
+    Attributes:
+        rows_ta: The rows, (T, A).
+        first_step: The step in which the first of them is carried out.
+        version: Policy version.
+    """
+
+    rows_ta: Array
+    first_step: int
+    version: int
+
+
+class Planned(NamedTuple):
+    """A row that the robot carries out in a step.
+
+    Attributes:
+        action: The row, (A,).
+        row: Its place in the chunk in which it was sent.
+        sequence: Number of that chunk.
+        version: Policy version.
+    """
+
+    action: Array
+    row: int
+    sequence: int
+    version: int
+
+
+@dataclass(frozen=True)
+class _SentRows:
+    handover: Handover
+    sequence: int
+
+    @property
+    def last_step(self) -> int:
+        return self.handover.first_step + len(self.handover.rows_ta) - 1
+
+
+class RemotePlans:
+    """Keeps account of what the robot plays. Pure; steps are those of the control loop's grid.
+
+    An answer is late: the observation that it answers was seen some steps ago. So its first rows
+    are over, and those that are left take over in the next step, while what is played goes on
+    until then. Where nothing is played they begin in this step, and, if the robot has stood still
+    since that observation, from the first row on, for then nothing has changed meanwhile.
+
+    Attributes:
+        stale: Answers that were over when they came.
+    """
+
+    def __init__(self) -> None:
+        self.stale = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """A new episode: nothing is played."""
+        self._current: _SentRows | None = None
+        self._next: _SentRows | None = None
+        self._moved_until = -1
+
+    def interrupt(self, step: int) -> None:
+        """Somebody else drives in this step: what was planned is over."""
+        self._current = self._next = None
+        self._moved_until = step
+
+    def row(self, step: int) -> Planned | None:
+        """What is carried out in this step; None: nothing. Steps never go back."""
+        if self._next is not None and step >= self._next.handover.first_step:
+            self._current, self._next = self._next, None
+        if self._current is None:
+            return None
+        (rows_ta, first_step, version), sequence = self._current.handover, self._current.sequence
+        self._moved_until = max(self._moved_until, min(step, self._current.last_step))
+        row = step - first_step
+        if row >= len(rows_ta):
+            return None
+        return Planned(rows_ta[row], row, sequence, version)
+
+    def handover(self, answer: Answer, step: int) -> Handover | None:
+        """What to send of an answer that has come in this step; None: all of it is over."""
+        first_step = step if self.row(step) is None else step + 1
+        skipped = first_step - answer.step
+        if first_step == step and self._moved_until < answer.step:
+            skipped = 0
+        if skipped >= len(answer.rows_ta):
+            self.stale += 1
+            return None
+        return Handover(answer.rows_ta[skipped:], first_step, answer.version)
+
+    def sent(self, handover: Handover, sequence: int, step: int) -> None:
+        """It was sent, under this number."""
+        if handover.first_step > step:
+            self._next = _SentRows(handover, sequence)
+        else:
+            self._current, self._next = _SentRows(handover, sequence), None
+
+
+# --- The link to the other host ---
 
 
 @dataclass(frozen=True)
@@ -283,3 +407,115 @@ class InferenceLink:
     def _forget(self, stamp_ns: int) -> None:
         self._asked.pop(stamp_ns, None)
         self._under_way.discard(stamp_ns)
+
+
+# --- The remote policy, as the action source uses it ---
+
+
+class InferencePort(Protocol):
+    """A policy on another host; see :class:`~user_actor.loop.remote.InferenceLink`."""
+
+    version: int
+
+    def begin(self) -> None:
+        """What was asked until now is over."""
+
+    def ask(self, observation: Observation, step: int, *, deterministic: bool = False) -> None:
+        """Have this observation answered; returns at once."""
+
+    def take(self) -> Answer | None:
+        """The newest answer that was not taken yet."""
+
+    def wait(self, until_ns: int) -> Answer | None:
+        """The same; waits for one until then, monotonic nanoseconds."""
+
+    def why_silent(self) -> str:
+        """Why the other host counts as away, for people; empty if it does not."""
+
+    def probe(self, observation: Observation | None) -> None:
+        """Between episodes: ask now and then, to hear whether anybody answers."""
+
+
+#: Sends rows that begin then (nanoseconds since the epoch, 0: now); gives the chunk's number.
+SendRows = Callable[[Array, int, int], int]
+
+
+class RemotePolicy:
+    """Asks about each observation, and has the answers played.
+
+    Args:
+        port: The other host.
+        pacer: The grid of steps.
+        clock: Tells the time.
+        send: Sends ``(rows_ta, version, start_ns)`` to the robot.
+
+    Attributes:
+        waited_ns: How long the last step waited for an answer.
+        plans: What is played.
+    """
+
+    def __init__(self, port: InferencePort, pacer: Pacer, clock: Clock, send: SendRows) -> None:
+        self._port, self._pacer, self._clock, self._send = port, pacer, clock, send
+        self.plans = RemotePlans()
+        self.waited_ns = 0
+
+    @property
+    def version(self) -> int:
+        """Policy version of the last answer."""
+        return self._port.version
+
+    def why_waiting(self, newest: Observation | None) -> str:
+        """Why no episode can begin, for people; empty if one can. Asks meanwhile."""
+        why = self._port.why_silent()
+        if why:
+            self._port.probe(newest)
+        return why
+
+    def why_lost(self) -> str:
+        """Why an episode cannot go on, for people; empty if it can."""
+        return self._port.why_silent()
+
+    def begin(self) -> None:
+        """A new episode."""
+        self.plans.reset()
+        self._port.begin()
+
+    def propose(self, observation: Observation, *, deterministic: bool) -> Planned | None:
+        """What the robot carries out in this step; None: nothing, for no answer came in time.
+
+        It waits for an answer, up to the end of the step, only where nothing is planned for this.
+        """
+        step, end_ns = self._pacer.step, self._pacer.due_ns
+        self._port.ask(observation, step, deterministic=deterministic)
+        self._hand_over(self._port.take(), step)
+        planned = self.plans.row(step)
+        begin_ns = self._clock.monotonic_ns()
+        until_ns = end_ns - int(_MARGIN_PERIODS * self._pacer.period_ns)
+        while planned is None and (answer := self._port.wait(until_ns)) is not None:
+            self._hand_over(answer, step)
+            planned = self.plans.row(step)
+        self.waited_ns = self._clock.monotonic_ns() - begin_ns
+        return planned
+
+    def overruled(self, observation: Observation) -> tuple[Array, int] | None:
+        """Somebody else drives in this step: what the policy would do, and its version."""
+        step = self._pacer.step
+        self._port.ask(observation, step)
+        self.plans.interrupt(step)
+        self.waited_ns = 0
+        answer = self._port.take()
+        if answer is None or step - answer.step >= len(answer.rows_ta):
+            return None
+        return answer.rows_ta[step - answer.step], answer.version
+
+    def _hand_over(self, answer: Answer | None, step: int) -> None:
+        handover = None if answer is None else self.plans.handover(answer, step)
+        if handover is None:
+            return
+        rows_ta, first_step, version = handover
+        if first_step == step and len(rows_ta) == 1:
+            start_ns = 0
+        else:
+            begins_ns = self._pacer.due_ns + (first_step - step - 1) * self._pacer.period_ns
+            start_ns = self._clock.wall_ns() + begins_ns - self._clock.monotonic_ns()
+        self.plans.sent(handover, self._send(rows_ta, version, start_ns), step)

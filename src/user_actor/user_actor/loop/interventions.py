@@ -34,7 +34,7 @@ class Takeover:
     holding: bool = False
 
 
-class Arbiter:
+class InterventionArbiter:
     """The person goes before the policy, with hysteresis. Pure.
 
     He takes over at once. He has let go once he is not engaged, or his command is stale; the

@@ -1,12 +1,16 @@
-"""The outbox on disk: chunks with their numbers, in one SQLite file.
+"""The outbox on disk: numbered chunks in one SQLite file.
 
-Whatever belongs together changes in one transaction; with ``durability`` full, a transaction
-is on the disk when it returns.
+Whatever belongs together changes in one transaction; with ``durability`` full, a transaction is
+on the disk when it returns. :class:`OutboxDatabase` reads and writes the file; below it are the
+layout of the file, a reserve of disk space for deleting on a full disk, and what a new process
+does with the outbox of an earlier one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -15,11 +19,30 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from user_actor.outbox import layout
-from user_actor.outbox.progress import EpisodeProgress
+from user_actor.outbox.chunks import EpisodeProgress, UnnumberedChunk, number_chunk
 from user_core.codecs import Limits, decode_chunk, encode_chunk
 from user_core.errors import CodecError, StoreCorrupt, StoreError
-from user_core.types import ChunkId, TrajectoryChunk, TrajectorySchema
+from user_core.types import ChunkId, EpisodeResult, Outcome, TrajectoryChunk, TrajectorySchema
+
+LAYOUT_VERSION = 1
+#: ``chunk`` has one small row per chunk, its ``sequence`` NULL while it is set aside; the bytes
+#: are apart in ``body``, so that renumbering is cheap. ``shell`` is the chunk without its rows,
+#: which can stand in for it when ``data`` turns out to be damaged. ``episode`` is the open one.
+_TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE chunk (
+    number INTEGER PRIMARY KEY, sequence INTEGER UNIQUE, schema_hash TEXT NOT NULL,
+    nbytes INTEGER NOT NULL, created_ns INTEGER NOT NULL,
+    code TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '');
+CREATE TABLE body (number INTEGER PRIMARY KEY, shell BLOB NOT NULL, data BLOB NOT NULL);
+CREATE TABLE schema (hash TEXT PRIMARY KEY, columns TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE episode (
+    one INTEGER PRIMARY KEY CHECK (one = 1), progress TEXT NOT NULL, schema_hash TEXT NOT NULL,
+    robot TEXT NOT NULL, task TEXT NOT NULL);
+"""
+RESERVE_BYTES = 4 * 2**20
+FILE = "outbox.sqlite"
+RESERVE = "reserve"
 
 _LIMITS = Limits(tensor_bytes=2**31, total_bytes=2**31)  # our own file; a row may be large
 _WORTH_SHRINKING_PAGES = 8192
@@ -28,7 +51,7 @@ _PAGE_BYTES = 8192
 
 @dataclass(frozen=True)
 class Entry:
-    """What the sender needs to know of a chunk."""
+    """What the send queue needs to know of a chunk."""
 
     sequence: int
     nbytes: int
@@ -91,11 +114,11 @@ class OutboxDatabase:
         self._writing = threading.Lock()
         self._schemas: set[str] = set()
         try:
-            self.connection = layout.connect(path, durability)
+            self.connection = connect_file(path, durability)
             with self.transaction():
-                layout.create(self.connection, producer, clock_ns())
-            layout.check(self.connection, path, producer)
-            self._reader = layout.connect(path, durability)
+                create_tables(self.connection, producer, clock_ns())
+            check_layout(self.connection, path, producer)
+            self._reader = connect_file(path, durability)
             self.reload()
         except sqlite3.OperationalError:
             raise
@@ -158,9 +181,9 @@ class OutboxDatabase:
 
     # -- writing, from one thread
 
-    def transaction(self) -> layout.Transaction:
+    def transaction(self) -> Transaction:
         """All that is written within it becomes durable together, or not at all."""
-        return layout.Transaction(self.connection, self._writing)
+        return Transaction(self.connection, self._writing)
 
     def start_process(self) -> None:
         """Register the start of a process: give it an identity larger than all before."""
@@ -297,3 +320,166 @@ class OutboxDatabase:
 
 def _steps(chunk: TrajectoryChunk) -> int:
     return len(chunk) - int(chunk.columns["final"].sum())
+
+
+# --- Layout of the file ---
+
+
+class Transaction:
+    """``with Transaction(connection):`` all of it or nothing, in one thread at a time."""
+
+    def __init__(self, connection: sqlite3.Connection, lock: threading.Lock) -> None:
+        self._connection, self._lock = connection, lock
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._connection.execute("COMMIT")
+        finally:
+            if self._connection.in_transaction:  # a full disk may have ended it already
+                self._connection.execute("ROLLBACK")
+            self._lock.release()
+
+
+def connect_file(path: Path, durability: str) -> sqlite3.Connection:
+    """Open the file; ``durability`` is ``full`` or ``normal`` (SQLite's ``synchronous``)."""
+    connection = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
+    for pragma in (
+        "page_size = 8192",
+        "auto_vacuum = INCREMENTAL",
+        "journal_mode = WAL",
+        f"synchronous = {durability.upper()}",
+        "journal_size_limit = 16777216",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+def create_tables(connection: sqlite3.Connection, producer: str, now_ns: int) -> None:
+    """Make the tables, within the caller's transaction, unless they are there."""
+    if connection.execute("PRAGMA user_version").fetchone()[0] != 0:
+        return
+    for statement in _TABLES.split(";"):
+        connection.execute(statement)
+    meta = {
+        "producer": producer, "incarnation": now_ns, "next_sequence": 1, "store": None,
+        "process": 0, "steps": 0,
+    }  # fmt: skip
+    connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+    connection.execute(f"PRAGMA user_version = {LAYOUT_VERSION}")
+
+
+def check_layout(connection: sqlite3.Connection, path: Path, producer: str) -> None:
+    """Raise StoreError unless the file is of this layout and belongs to this producer."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version != LAYOUT_VERSION:
+        raise StoreError(
+            f"layout of outbox {path}",
+            got=version,
+            expected=LAYOUT_VERSION,
+            hint="Let the version of USER that made it deliver it, or move its folder away",
+        )
+    (owner,) = connection.execute("SELECT value FROM meta WHERE key = 'producer'").fetchone()
+    if owner != producer:
+        raise StoreError(
+            f"outbox {path}",
+            got=f"producer {producer!r}",
+            expected=f"{owner!r}, whose data it holds",
+            hint="Give the actor its former name, or move the folder away",
+        )
+
+
+# --- Disk space kept in reserve, because deleting needs some too ---
+
+
+class DiskReserve:
+    """A file of zeros. On a full disk it is given up, so that what is acknowledged can be
+    deleted (SQLite has to write in order to delete), and made again from what that frees."""
+
+    def __init__(self, path: Path, nbytes: int = RESERVE_BYTES) -> None:
+        self._path, self.nbytes = path, nbytes
+
+    def hold(self) -> None:
+        """Make the file unless it is there. Raises OSError when there is no room for it."""
+        if self._path.exists() and self._path.stat().st_size == self.nbytes:
+            return
+        try:
+            with open(self._path, "wb") as file:
+                os.posix_fallocate(file.fileno(), 0, self.nbytes)
+        except OSError:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Give the space back to the disk."""
+        with contextlib.suppress(FileNotFoundError):
+            self._path.unlink()
+
+
+# --- Recovery of what an earlier process left ---
+
+
+def open_database(folder: Path, producer: str, durability: str) -> tuple[OutboxDatabase, str]:
+    """Open the outbox in a folder, and register this process in it.
+
+    One that is damaged is moved aside, and a new one begun. On a full disk the reserve is used:
+    an outbox must be open for acknowledgements to make room.
+
+    Returns it, and what a person should know, or an empty text.
+    """
+    try:
+        try:
+            return _open_file(folder, producer, durability), ""
+        except sqlite3.OperationalError:
+            DiskReserve(folder / RESERVE).release()
+            return _open_file(folder, producer, durability), ""
+    except StoreCorrupt as error:
+        aside = folder / f"damaged-{time.time_ns()}"
+        aside.mkdir()
+        for path in folder.glob(FILE + "*"):
+            path.rename(aside / path.name)
+        note = f"{error}. It was moved to {aside}, and a new outbox begun"
+    return _open_file(folder, producer, durability), note
+
+
+def close_left_open(database: OutboxDatabase) -> EpisodeResult | None:
+    """End the episode that an earlier process left open, with what is known of it.
+
+    A chunk without rows carries the result: outcome UNFINISHED, and the sums over the rows that
+    were committed. There is no final observation, so nothing follows the last row.
+    """
+    left = database.open_episode()
+    if left is None:
+        return None
+    length = left.progress.length
+    result = left.progress.result(
+        Outcome.UNFINISHED, f"the actor's process ended within it; {length} steps were committed"
+    )
+    schema = database.schema(left.schema_hash)
+    chunk: TrajectoryChunk = number_chunk(
+        UnnumberedChunk(left.progress, (), result),
+        database.next_id(),
+        schema,
+        left.robot,
+        left.task,
+    )
+    database.commit([chunk])
+    return result
+
+
+def _open_file(folder: Path, producer: str, durability: str) -> OutboxDatabase:
+    database = OutboxDatabase(folder / FILE, producer, durability)
+    try:
+        database.start_process()
+    except BaseException:
+        database.close()
+        raise
+    return database

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from user_comm.service_client import ServiceClient
+from user_comm.endpoints import ServiceClient
 from user_core.config import Config, setting
 from user_core.errors import LeaseError, SuiteError, TransportError
 
@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class LeaseWish(Config):
+class LeaseConfig(Config):
     """The lease that an actor asks for."""
 
     duration_s: float = setting(
@@ -49,7 +49,7 @@ class LeaseKeeper:
 
     def __init__(
         self,
-        wish: LeaseWish,
+        wish: LeaseConfig,
         holder: str,
         acquire: ServiceClient,
         renew: ServiceClient,

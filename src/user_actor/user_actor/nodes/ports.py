@@ -1,0 +1,352 @@
+"""The actor's robot, person and remote policy, each behind ROS topics and services."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+from user_msgs.msg import SafetyStatus
+
+from user_actor.loop.observations import ObservationBox
+from user_actor.loop.ports import NOBODY, HumanInput
+from user_actor.loop.remote import InferenceLink, RemoteConfig
+from user_actor.nodes.lease import LeaseKeeper
+from user_comm.converters import Intervention, observation_from_message, stamp_ns
+from user_comm.diagnostics import Flow, FlowFigures, Item, Level
+from user_comm.endpoints import ServiceClient, TopicPublisher
+from user_comm.topic_waiter import TopicWaiter
+from user_core.codecs.observation import encode_observation
+from user_core.errors import DeviceError, SpecError, TransportError
+from user_core.specs import RobotSpec, check_arrays
+from user_core.types import NO_TASK, ActionChunk, Label, Observation
+
+_ANSWER_S = 0.1
+_AWAY_S = 1.0
+_LABELS = (("abort", Label.ABORT), ("failure", Label.FAILURE), ("success", Label.SUCCESS))
+
+#: A hal shows observations at its control rate, and at least every half second in lockstep.
+_SILENCE_S = 2.0
+
+
+class RosRobot:
+    """RobotPort of one robot, for as long as its spec stays the same.
+
+    Args:
+        spec: What it shows and takes.
+        observations: Where its observations arrive.
+        actions: Publisher of ``action``.
+        reset: Client of the reset service.
+        lease: The lease, whose token goes with everything.
+        reset_timeout_s: Longest reset, seconds.
+    """
+
+    def __init__(
+        self,
+        spec: RobotSpec,
+        observations: ObservationBox,
+        actions: TopicPublisher,
+        reset: ServiceClient,
+        lease: LeaseKeeper,
+        reset_timeout_s: float,
+    ) -> None:
+        self._spec, self._actions, self._client, self._lease = spec, actions, reset, lease
+        self._reset_timeout_s = reset_timeout_s
+        self._first_ns = self._reset_ns = 0
+        self._misfit = ""
+        self._pending: Future[Observation] | None = None
+        self._closed = threading.Event()
+        self._safety: Any = None
+        self.observations = observations
+
+    @property
+    def spec(self) -> RobotSpec:
+        return self._spec
+
+    def on_observation(self, observation: Observation) -> None:
+        """An observation came. What is older than the last reset is not of this episode."""
+        if observation.stamp_ns < self._first_ns:
+            return
+        try:
+            check_arrays(observation.arrays, self._spec.observation)
+        except SpecError as error:
+            self._misfit = str(error)
+            return
+        self._misfit = ""
+        self.observations.put(observation)
+
+    def on_safety(self, status: Any) -> None:
+        """A ``SafetyStatus`` came."""
+        self._safety = status
+
+    def send(self, chunk: ActionChunk) -> None:
+        if not self._actions.publish(replace(chunk, lease_token=self._lease.token)):
+            raise TransportError("action", got="the node is not active")
+
+    def reset(self, seed: int | None) -> Future[Observation]:
+        future: Future[Observation] = Future()
+        self._pending = future
+
+        def call() -> None:
+            try:
+                first = self._reset(seed)
+            except Exception as error:  # also of what came: it is the caller's to judge
+                _settle(future, error)
+            else:
+                _settle(future, first)
+
+        # a daemon, since nobody must have to wait for a robot that does not answer
+        threading.Thread(target=call, name="reset", daemon=True).start()
+        return future
+
+    def on_lease_lost(self) -> None:
+        """A hal that was restarted, or obeys another, will not answer what it was asked."""
+        if self._pending is not None:
+            _settle(self._pending, DeviceError("reset of the robot", got="a lease that was lost"))
+
+    def close(self) -> None:
+        """Nobody wants the answer to a reset any more."""
+        self._closed.set()
+
+    def trouble(self) -> str:
+        status = self._safety
+        if not self._lease.token:
+            return f"no lease of the robot: {self._lease.problem}"
+        if self._misfit:
+            return self._misfit
+        if status is None or status.state < SafetyStatus.STOPPED:
+            return ""
+        # a stop that is told of late may be the one before the reset
+        latched = status.state == SafetyStatus.EMERGENCY
+        if latched or stamp_ns(status.header.stamp, "safety status") > self._reset_ns:
+            return f"{'emergency' if latched else 'safety'} stop: {status.detail or status.cause}"
+        return ""
+
+    def unready(self) -> str:
+        status, box = self._safety, self.observations
+        _ = box.newest  # what has arrived meanwhile
+        if not self._lease.token:
+            return f"no lease of the robot: {self._lease.problem}"
+        if status is not None and status.state == SafetyStatus.EMERGENCY:
+            return f"emergency stop: {status.detail or status.cause}"
+        if self._misfit:
+            return self._misfit
+        silent_s = (time.monotonic_ns() - box.arrived_ns) * 1e-9
+        if not box.arrived_ns or silent_s > _SILENCE_S:
+            return "the robot shows no observations"
+        return ""
+
+    def _reset(self, seed: int | None) -> Observation:
+        request = self._client.request_type(
+            seed=-1 if seed is None else seed, lease_token=self._lease.token
+        )
+        answer = self._client.call(request, self._reset_timeout_s, self._closed)
+        if not answer.success:
+            raise DeviceError(f"reset of the robot ({answer.error_code})", got=answer.message)
+        first = observation_from_message(answer.observation, specs=self._spec.observation)
+        self._reset_ns, self._first_ns = time.time_ns(), first.stamp_ns
+        newest = self.observations.newest
+        if newest is None or newest.episode != first.episode:
+            self.observations.put(first)
+        return first
+
+
+def _settle(future: Future[Observation], outcome: Observation | Exception) -> None:
+    """Give a future its outcome, unless it has one."""
+    with contextlib.suppress(InvalidStateError):
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+
+# --- The person ---
+
+
+class RosTeleop:
+    """TeleopPort on ``intervention`` messages.
+
+    A label counts once, when it first appears; a device may repeat it while a button is held.
+    A lockstep robot stands still while somebody answers its observation, so a step waits for
+    the answer, up to a tenth of a second, as long as the device answers at all.
+
+    Args:
+        lockstep: Whether the robot is one.
+    """
+
+    def __init__(self, lockstep: bool) -> None:
+        self._lockstep = lockstep
+        self._news = threading.Condition()
+        self._last: Intervention | None = None
+        self._arrived_ns = 0
+        self._held = self._label = Label.NONE
+
+    def on_intervention(self, intervention: Intervention) -> None:
+        """A message came."""
+        command = intervention.command
+        said = next((label for name, label in _LABELS if getattr(command, name)), Label.NONE)
+        with self._news:
+            if said not in (self._held, Label.NONE):
+                self._label = said
+            self._held = said
+            self._last, self._arrived_ns = intervention, time.monotonic_ns()
+            self._news.notify_all()
+
+    def read(self, observation: Observation) -> HumanInput:
+        with self._news:
+            if self._lockstep and self._is_there():
+                self._news.wait_for(lambda: self._answers(observation), _ANSWER_S)
+            label, self._label = self._label, Label.NONE
+            last = self._last
+            if last is None:
+                return NOBODY
+            waited_ns = time.monotonic_ns() - self._arrived_ns
+        command = last.command
+        age_ns = max(waited_ns, time.time_ns() - command.stamp_ns)
+        if self._lockstep and self._answers(observation):
+            age_ns = 0  # nothing has changed since
+        return HumanInput(
+            engaged=command.engaged,
+            action=command.action if command.engaged else None,
+            age_s=age_ns * 1e-9,
+            scripted=last.scripted,
+            label=label,
+        )
+
+    def _is_there(self) -> bool:
+        if self._last is None or not self._last.observation_sequence:
+            return False
+        return time.monotonic_ns() - self._arrived_ns < _AWAY_S * 1e9
+
+    def _answers(self, observation: Observation) -> bool:
+        return self._last is not None and (self._last.observation_sequence == observation.sequence)
+
+
+# --- The policy on another host ---
+
+
+class RemoteInference:
+    """An :class:`InferenceLink` on ``remote_observation`` and ``remote_action``; a context manager.
+
+    Args:
+        config: How.
+        spec: The robot.
+        observations: Publisher of ``remote_observation``.
+
+    Attributes:
+        link: The link; whoever hears ``remote_action`` tells it.
+        flow: What crosses the network, for diagnostics.
+    """
+
+    def __init__(self, config: RemoteConfig, spec: RobotSpec, observations: TopicPublisher) -> None:
+        self._coding, self._observations = config.coding, observations
+        self.link = InferenceLink(config, spec, self._send)
+        self.flow = Flow("inference", self._figures)
+
+    def __enter__(self) -> RemoteInference:
+        self.link.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.link.close()
+
+    def item(self) -> Item:
+        """How it is doing, for /diagnostics."""
+        link = self.link
+        why = link.why_silent()
+        return Item(
+            "remote inference",
+            Level.WARN if why else Level.OK,
+            why,
+            {
+                "policy_version": link.version,
+                "sent": link.sent,
+                "answered": link.answered,
+                "superseded": link.superseded,
+                "lost": link.lost,
+                "refused": link.refused,
+                "unasked": link.unasked,
+                "round_trip_p50_ms": round(link.round_trip_s(50) * 1e3, 1),
+                "round_trip_p99_ms": round(link.round_trip_s(99) * 1e3, 1),
+            },
+        )
+
+    def _send(self, observation: Observation, deterministic: bool) -> int:
+        if not self._observations.wanted:
+            raise TransportError(
+                f"topic {self._observations.topic}", got="no inference node or bridge listens"
+            )
+        arrays = encode_observation(observation.arrays, self._coding, deterministic=deterministic)
+        # what the robot says about its task is judged here, not there
+        coded = replace(observation, arrays=arrays, task=NO_TASK, applied=None)
+        if not self._observations.publish(coded):
+            raise TransportError(f"topic {self._observations.topic}", got="an inactive node")
+        return sum(array.nbytes for array in arrays.values())
+
+    def _figures(self) -> FlowFigures:
+        link = self.link
+        return FlowFigures(
+            bytes=link.sent_bytes,
+            round_trip_s=link.round_trip_s(50),
+            again=link.lost,
+            refused=link.refused + link.unasked,
+            coding=self._coding,
+            note=link.why_silent(),
+        )
+
+
+# --- Observations, taken from their topic by the thread that wants them ---
+
+
+class WaitedObservations(ObservationBox):
+    """An ObservationBox without a thread that fills it: who looks, takes what has arrived.
+
+    So an observation is decoded when it is wanted, in the thread that wants it, and those that
+    nobody looks at cost nothing. Only the control loop may look; any thread may :meth:`put`.
+
+    Args:
+        waiter: The topic.
+
+    Attributes:
+        accept: What an observation that has arrived is given to, usually to be put here.
+    """
+
+    def __init__(self, waiter: TopicWaiter) -> None:
+        super().__init__()
+        self._waiter = waiter
+        self.accept: Callable[[Observation], None] = self.put
+
+    @property
+    def newest(self) -> Observation | None:
+        self._waiter.take_all(self.accept)
+        return self._newest
+
+    def put(self, observation: Observation) -> None:
+        super().put(observation)
+        self._waiter.wake()
+
+    def interrupt(self) -> None:
+        super().interrupt()
+        self._waiter.wake()
+
+    def wait_for(
+        self, wanted: Callable[[Observation], bool], deadline_ns: int
+    ) -> Observation | None:
+        while True:
+            newest = self.newest
+            if newest is not None and wanted(newest):
+                return newest
+            left_ns = deadline_ns - self._clock.monotonic_ns()
+            if left_ns <= 0 or self._interrupted:
+                return None
+            self._waiter.wait(left_ns)
