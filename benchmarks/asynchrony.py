@@ -36,7 +36,7 @@ from user_core import plugins
 from user_core.config import from_mapping, to_mapping
 from user_core.types import EpisodeSource
 from user_fleet.deployment import Deployment, load_deployment
-from user_learner.training.torch_setup import configure_torch
+from user_learner.training.loop import configure_torch
 
 EPISODE_STEPS = 50
 SPEED = 2.0  # the arms are commanded at 10 Hz of simulated time

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from user_learner.training.together import GO
 
 from user_core import plugins
 from user_core.config import Config, from_mapping, load_yaml, setting
@@ -35,11 +36,10 @@ from user_core.plugins import PluginChoice
 from user_core.rewards.task import TaskReward
 from user_core.specs import Array, Arrays, RobotSpec
 from user_core.types import Batch, EpisodeSource
-from user_learner.replay.sampling import SamplerConfig
+from user_learner.sampling.config import SamplerConfig
 from user_learner.training import TrainingLoop
 from user_learner.training.config import TrainingConfig
-from user_learner.training.together import GO
-from user_learner.training.torch_setup import configure_torch
+from user_learner.training.loop import configure_torch
 
 CONFIGS = Path(__file__).parents[1] / "src/user_bringup/config/algorithms"
 _EVALUATION_SEED = 1_000_000

@@ -37,7 +37,7 @@ from user_core.codecs.weights import decode_version, encode_version
 from user_core.config import load_yaml
 from user_core.errors import SuiteError
 from user_core.types import PolicyVersion
-from user_learner.policy_file import POLICY_FILE
+from user_learner.training.publishing import POLICY_FILE
 
 _HERE = Path(__file__).parent
 _ALGORITHMS = _HERE.parent / "src/user_bringup/config/algorithms"

@@ -21,7 +21,6 @@ import contextlib
 import os
 import socket
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -30,23 +29,21 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
 import rclpy  # noqa: E402
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
-from link_emulator import LinkQuality  # noqa: E402
-from link_proxy import LinkProxy  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from remote_world import (  # noqa: E402
+
+from user_core.types import Outcome  # noqa: E402
+from user_learner.replay.reader import StoreReader  # noqa: E402
+from user_testing.link_emulator import LinkQuality  # noqa: E402
+from user_testing.link_proxy import LinkProxy  # noqa: E402
+from user_testing.worlds.remote import (  # noqa: E402
     WATCHDOG_S,
     DriverLog,
     RemoteWorld,
     free_port,
     stop_answers,
 )
-
-from user_core.types import Outcome  # noqa: E402
-from user_learner.replay.reader import StoreReader  # noqa: E402
 
 REACH = {
     "driver": "mujoco",

@@ -45,10 +45,11 @@ from user_core.types import (
     TrajectoryChunk,
     TrajectorySchema,
 )
-from user_learner.replay import ReplaySource, SamplerConfig, StoreConfig, StoreReader, StoreWriter
+from user_learner.replay import StoreConfig, StoreReader, StoreWriter
 from user_learner.replay.layout import RowLayout
-from user_learner.replay.mapping import aligned_bytes
-from user_learner.training.torch_setup import configure_torch
+from user_learner.sampling import ReplaySource, SamplerConfig
+from user_learner.sampling.pool import aligned_bytes
+from user_learner.training.loop import configure_torch
 
 IMAGES = RobotSpec(
     "bench",

@@ -1,6 +1,6 @@
 """Trajectories, policies and control traffic over a bad link, beside an idle one. Needs root.
 
-Hosts are network namespaces, joined by the emulated link of tests/link_emulator.py (by default
+Hosts are network namespaces, joined by the emulated link of testing/user_testing/link_emulator.py (by default
 20 Mbit/s, 80 ms there and back, a queue of 100 ms); Zenoh's shared memory is off.
 
     python benchmarks/wan.py drain        # goodput of a backlog, control traffic beside it
@@ -21,11 +21,8 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
-from link_emulator import Host, Link, LinkQuality, unavailable
-
 from user_learner.replay.reader import StoreReader
+from user_testing.link_emulator import Host, Link, LinkQuality, unavailable
 
 ENDS = Path(__file__).with_name("wan_ends.py")
 

@@ -37,7 +37,7 @@ from user_core.types import (
     Step,
     TrajectoryAck,
 )
-from user_learner.replay.receipt import Receipt
+from user_learner.replay.ingest import ChunkStatus
 from user_learner.replay.writer import StoreWriter
 
 SPEC = RobotSpec("wan", {"image": ArraySpec((40, 50, 3), "uint8")}, ArraySpec((4,)), 0.05)
@@ -148,7 +148,7 @@ def store(arguments: argparse.Namespace) -> None:
 
         def take(sample: zenoh.Sample) -> None:
             answer = writer.append(decode_chunk(sample.payload.to_bytes(), _LIMITS))
-            if answer.receipt is not Receipt.STAGED:
+            if answer.status is not ChunkStatus.STAGED:
                 put(answer.ack)
 
         def commit() -> None:

@@ -25,14 +25,11 @@ from typing import Any
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-
-from link_emulator import Host, Link, LinkQuality, unavailable  # noqa: E402
-from link_proxy import LinkProxy  # noqa: E402
-
 from user_actor.outbox.storage import OutboxDatabase  # noqa: E402
 from user_comm.net.network import Members, Network  # noqa: E402
 from user_learner.replay import StoreReader, StoreWriter  # noqa: E402
+from user_testing.link_emulator import Host, Link, LinkQuality, unavailable  # noqa: E402
+from user_testing.link_proxy import LinkProxy  # noqa: E402
 
 ROBOT = "robot0"
 NOISE = 0.3  # of the demonstrations; see `user demo`

@@ -5,33 +5,26 @@ from __future__ import annotations
 import random
 import signal
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from std_srvs.srv import Trigger
+from user_msgs.msg import ActorStatus
 
-pytest.importorskip("rclpy")
-sys.path.insert(0, str(Path(__file__).parent))
-
-from acting_world import Process, Witness, committed_steps  # noqa: E402
-from lifecycle_msgs.msg import Transition  # noqa: E402
-from lifecycle_msgs.srv import ChangeState  # noqa: E402
-from std_srvs.srv import Trigger  # noqa: E402
-from user_msgs.msg import ActorStatus  # noqa: E402
-
-from user_comm import topics  # noqa: E402
-from user_comm.converters import Intervention  # noqa: E402
-from user_comm.policy_blobs import PolicyServer, ZenohConfig, open_session  # noqa: E402
-from user_core import fakes  # noqa: E402
-from user_core.interfaces import TeleopCommand  # noqa: E402
-from user_core.policies import policy_config_hash  # noqa: E402
-from user_core.types import Outcome, PolicyVersion  # noqa: E402
-from user_learner.replay.reader import StoreReader  # noqa: E402
-
-pytestmark = pytest.mark.ros
+from user_comm import topics
+from user_comm.converters import Intervention
+from user_comm.policy_blobs import PolicyServer, ZenohConfig, open_session
+from user_core import fakes
+from user_core.interfaces import TeleopCommand
+from user_core.policies import policy_config_hash
+from user_core.types import Outcome, PolicyVersion
+from user_learner.replay.reader import StoreReader
+from user_testing.worlds.acting import Process, Witness, committed_steps
 
 HAL = "user_hal.nodes.hal"
 ACTOR = "user_actor.nodes.actor"

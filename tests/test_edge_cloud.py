@@ -13,18 +13,14 @@ from typing import Any
 import pytest
 import yaml
 
-pytest.importorskip("rclpy")
-sys.path.insert(0, str(Path(__file__).parent))
+from user_comm.net.network import Members, Network
+from user_core.types import Outcome
+from user_learner.replay.reader import StoreReader
+from user_testing.link_emulator import Host, Link, LinkQuality, unavailable
+from user_testing.worlds.acting import committed_steps
+from user_testing.worlds.node_process import Node
 
-from acting_world import committed_steps  # noqa: E402
-from link_emulator import Host, Link, LinkQuality, unavailable  # noqa: E402
-from node_process import Node
-
-from user_comm.net.network import Members, Network  # noqa: E402
-from user_core.types import Outcome  # noqa: E402
-from user_learner.replay.reader import StoreReader  # noqa: E402
-
-pytestmark = [pytest.mark.ros, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 HAL, ACTOR = "user_hal.nodes.hal", "user_actor.nodes.actor"
 REPLAY, BRIDGE = "user_learner.nodes.replay", "user_comm.nodes.bridge"

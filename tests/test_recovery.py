@@ -9,23 +9,16 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from user_msgs.msg import ActorStatus
 
-pytest.importorskip("rclpy")
-sys.path.insert(0, str(Path(__file__).parent))
-
-from acting_world import Process, Witness, committed_steps  # noqa: E402
-from user_msgs.msg import ActorStatus  # noqa: E402
-
-from user_learner.replay import StoreReader  # noqa: E402
-from user_learner.replay.verify import verify  # noqa: E402
-
-pytestmark = pytest.mark.ros
+from user_learner.replay import StoreReader
+from user_learner.replay.maintenance import verify
+from user_testing.worlds.acting import Process, Witness, committed_steps
 
 WATCHDOG_S = 0.3
 #: Room for a busy machine on top of what is promised.

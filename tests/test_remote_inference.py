@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -11,18 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("rclpy")
-pytest.importorskip("cv2", reason="lossy pictures need OpenCV")
-sys.path.insert(0, str(Path(__file__).parent))
+from user_core.types import Outcome
+from user_learner.replay.reader import StoreReader
+from user_testing.link_emulator import LinkQuality, unavailable
+from user_testing.worlds.remote import WATCHDOG_S, DriverLog, RemoteWorld, stop_answers
+from user_testing.worlds.remote_parts import is_raw
 
-from link_emulator import LinkQuality, unavailable  # noqa: E402
-from remote_parts import is_raw  # noqa: E402
-from remote_world import WATCHDOG_S, DriverLog, RemoteWorld, stop_answers  # noqa: E402
+pytest.importorskip("cv2", reason="lossy images need OpenCV")
 
-from user_core.types import Outcome  # noqa: E402
-from user_learner.replay.reader import StoreReader  # noqa: E402
-
-pytestmark = [pytest.mark.ros, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 PERIOD_S = 0.05
 LINK = LinkQuality(rate_mbit_s=20, delay_ms=40)
 

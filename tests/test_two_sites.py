@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,21 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 
-rclpy = pytest.importorskip("rclpy")
-sys.path.insert(0, str(Path(__file__).parent))
+from user_bringup.chaos.verdict import count_steps
+from user_bringup.nodes.graph_listener import GraphListener
+from user_bringup.nodes.monitor import Monitor
+from user_learner.replay import StoreReader
 
-from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
-from lifecycle_msgs.msg import Transition  # noqa: E402
-from lifecycle_msgs.srv import ChangeState  # noqa: E402
-from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
-
-from user_bringup.chaos.verdict import count_steps  # noqa: E402
-from user_bringup.nodes.graph_listener import GraphListener  # noqa: E402
-from user_bringup.nodes.monitor import Monitor  # noqa: E402
-from user_learner.replay import StoreReader  # noqa: E402
-
-pytestmark = [pytest.mark.ros, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 SITES = (0, 1)
 

@@ -12,13 +12,11 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("rclpy")
+from user_actor.outbox.storage import OutboxDatabase
+from user_learner.replay import StoreReader, StoreWriter
+from user_learner.replay.maintenance import verify
 
-from user_actor.outbox.storage import OutboxDatabase  # noqa: E402
-from user_learner.replay import StoreReader, StoreWriter  # noqa: E402
-from user_learner.replay.maintenance import verify  # noqa: E402
-
-pytestmark = [pytest.mark.ros, pytest.mark.timeout(420)]
+pytestmark = pytest.mark.timeout(420)
 
 
 def free_endpoint() -> str:

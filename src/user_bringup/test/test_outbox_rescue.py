@@ -17,7 +17,7 @@ from user_core.errors import StoreCorrupt, StoreError
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import EpisodeResult, EpisodeSource, FinalObservation, Outcome, Step
 from user_learner.replay import StoreReader, StoreWriter
-from user_learner.replay.verify import verify
+from user_learner.replay.maintenance import verify
 
 SPEC = RobotSpec("r", {"state": ArraySpec((4,), "float64")}, ArraySpec((2,)))
 OTHER = RobotSpec("r", {"state": ArraySpec((5,), "float64")}, ArraySpec((2,)))

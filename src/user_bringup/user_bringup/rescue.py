@@ -13,7 +13,7 @@ from user_actor.outbox.inspect import OutboxReport, inspect
 from user_core.errors import SuiteError
 from user_core.types import TrajectoryAck, TrajectoryChunk
 from user_learner.replay import StoreWriter
-from user_learner.replay.receipt import Receipt
+from user_learner.replay.ingest import ChunkStatus
 
 _LOOK_S = 0.1
 
@@ -79,9 +79,9 @@ def drain(
                     acks: list[TrajectoryAck] = writer.commit()
                     for ack in acks or [answer.ack]:
                         outbox.acknowledge(ack)
-                    chunks += answer.receipt is Receipt.STAGED
-                    known += answer.receipt is Receipt.DUPLICATE
-                    if answer.receipt is Receipt.REFUSED:
+                    chunks += answer.status is ChunkStatus.STAGED
+                    known += answer.status is ChunkStatus.DUPLICATE
+                    if answer.status is ChunkStatus.REFUSED:
                         refused[answer.ack.error] = None
                 now_s, before_left, left = time.monotonic(), left, outbox.status().pending_chunks
                 if left < before_left:

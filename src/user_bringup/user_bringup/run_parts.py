@@ -16,7 +16,7 @@ from user_core.specs import RobotSpec
 from user_fleet.deployment import Deployment, ProcessSpec
 from user_hal.robot_file import RobotFile, build_robot, find_robot_file, load_robot_file
 from user_hal.robots.mujoco import MujocoRobot
-from user_learner.policy_file import POLICY_FILE
+from user_learner.training.publishing import POLICY_FILE
 
 
 @dataclass(frozen=True)

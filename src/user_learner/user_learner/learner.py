@@ -13,14 +13,12 @@ from user_core.plugins import PluginChoice
 from user_core.policies import policy_config_hash
 from user_core.specs import RobotSpec
 from user_core.types import EpisodeSource
-from user_learner.policy_file import PolicyFile
-from user_learner.replay.history import History
-from user_learner.replay.sampling import SamplerConfig
-from user_learner.replay.source import ReplaySource
+from user_learner.sampling.config import History, SamplerConfig
+from user_learner.sampling.source import ReplaySource
 from user_learner.training.config import TrainingConfig
-from user_learner.training.identity import identity_of
-from user_learner.training.loop import TrainingLoop
+from user_learner.training.loop import TrainingLoop, identity_of
 from user_learner.training.progress import Progress
+from user_learner.training.publishing import PolicyFile
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def open_learner(
         listeners = [on_progress]
         if config.tensorboard:
             # Imported late: it costs a second of every restart.
-            from user_learner.training.tensorboard import TensorBoardWriter
+            from user_learner.training.progress import TensorBoardWriter
 
             writer = TensorBoardWriter(config.directory / "tensorboard")
             stack.callback(writer.close)

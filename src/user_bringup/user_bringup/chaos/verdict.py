@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from user_actor.outbox.database import OutboxDatabase
+from user_actor.outbox.storage import OutboxDatabase
 from user_bringup.chaos.evidence import ChunkName, checksum
 from user_core.codecs.safetensors import FileLimits, unpack
 from user_core.codecs.weights import content_hash, decode_version
 from user_core.errors import SuiteError
 from user_core.types import Outcome
 from user_learner.replay import StoreReader
-from user_learner.replay.chunklog import LogEntry
-from user_learner.replay.verify import verify
+from user_learner.replay.layout import LogEntry
+from user_learner.replay.maintenance import verify
 from user_learner.training.checkpoint import CheckpointStore
 
 #: A version that is so old has reached the robot, whatever happened.
@@ -59,7 +59,7 @@ def judge(
 
     Args:
         run_dir: Its folder.
-        seen: Rows and checksum of the chunks that a witness saw on their way.
+        seen: Rows and checksum of the chunks that a graph recorder saw on their way.
         versions: Content hash by number of the policy versions that it saw announced.
     """
     checks = []

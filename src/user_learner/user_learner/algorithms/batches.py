@@ -15,7 +15,7 @@ from user_core.policies.tanh_gaussian import TanhGaussianLayout
 from user_core.policies.tanh_gaussian_torch import normalise
 from user_core.specs import Array, Arrays
 from user_core.types import Batch
-from user_learner.algorithms.common.distributed import average_
+from user_learner.algorithms.distributed import average_
 
 #: Least spread, as a share of half the bounds: what hardly moved at first must not be blown up.
 _LEAST_SHARE = 0.05

@@ -18,7 +18,7 @@ from user_core.policies.tanh_gaussian_torch import distribution, encode, log_pro
 from user_core.specs import Array, Arrays, RobotSpec
 from user_core.types import Batch
 from user_learner.algorithms.batches import InputNormaliser, Minibatch, Minibatcher, joined
-from user_learner.algorithms.common.distributed import share_
+from user_learner.algorithms.distributed import share_
 from user_learner.algorithms.torch_tools import (
     FlatAdam,
     FlatParameters,

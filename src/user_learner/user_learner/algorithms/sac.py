@@ -19,7 +19,7 @@ from user_core.policies.tanh_gaussian_torch import distribution, encode, squash
 from user_core.specs import Array, Arrays, RobotSpec
 from user_core.types import Batch
 from user_learner.algorithms.batches import InputNormaliser, Minibatch, Minibatcher
-from user_learner.algorithms.common.distributed import share_
+from user_learner.algorithms.distributed import share_
 from user_learner.algorithms.torch_tools import (
     FlatAdam,
     FlatParameters,

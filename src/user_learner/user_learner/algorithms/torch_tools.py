@@ -12,7 +12,7 @@ from torch import Tensor
 
 from user_core.errors import StoreError
 from user_core.specs import Array
-from user_learner.algorithms.common.distributed import average_, rank
+from user_learner.algorithms.distributed import average_, rank
 
 
 def random_shift(image_bhwc: Tensor, pad: int, generator: torch.Generator) -> Tensor:

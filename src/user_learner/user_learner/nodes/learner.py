@@ -17,8 +17,7 @@ from user_msgs.msg import LearnerStatus
 
 from user_comm import topics
 from user_comm.converters import RobotDescription, set_stamp
-from user_comm.diagnostics import Level
-from user_comm.flows import Flow
+from user_comm.diagnostics import Flow, Level
 from user_comm.lifecycle import LifecycleNode
 from user_comm.policy_blobs import (
     PolicyServer,

@@ -20,10 +20,9 @@ from user_comm.run import run
 from user_core.config import Config, setting
 from user_core.errors import StoreError
 from user_core.types import TrajectoryAck, TrajectoryChunk
-from user_learner.replay.codings import CodingLog
 from user_learner.replay.config import StoreConfig
+from user_learner.replay.ingest import ChunkStatus, CodingLog
 from user_learner.replay.reader import StoreReader
-from user_learner.replay.receipt import Receipt
 from user_learner.replay.writer import StoreWriter
 from user_learner.training.progress import Rate
 
@@ -66,7 +65,7 @@ class ReplayNode(LifecycleNode):
         self._status = self.advertise(topics.REPLAY_STATUS, always=True)
         self.listen(topics.TRAJECTORY, self._take)
         self.every(config.status_period_s, self._publish_status, always=True)
-        self._counts = dict.fromkeys(Receipt, 0)
+        self._counts = dict.fromkeys(ChunkStatus, 0)
         self._rate = Rate()
         self._trouble = ""
         self._stop = threading.Event()
@@ -100,11 +99,11 @@ class ReplayNode(LifecycleNode):
         except StoreError as error:
             self._say_trouble(error)
             return
-        self._counts[answer.receipt] += 1
-        if answer.receipt is Receipt.STAGED:
+        self._counts[answer.status] += 1
+        if answer.status is ChunkStatus.STAGED:
             self._rate.add(len(chunk))
             return
-        if answer.receipt is Receipt.REFUSED:
+        if answer.status is ChunkStatus.REFUSED:
             self.get_logger().error(f"chunk {chunk.id} refused: {answer.ack.error}")
             self.diagnostics.report("refused", Level.ERROR, answer.ack.error)
         self._acks.publish(answer.ack)
@@ -152,9 +151,9 @@ class ReplayNode(LifecycleNode):
         episodes = len(np.unique(tables.extents[:, 1]))
         rows = int(tables.segments[:, 2].sum())
         message.steps, message.episodes = max(rows - episodes, 0), episodes
-        message.chunks = self._counts[Receipt.STAGED]
-        message.duplicates = self._counts[Receipt.DUPLICATE]
-        message.refused = self._counts[Receipt.REFUSED]
+        message.chunks = self._counts[ChunkStatus.STAGED]
+        message.duplicates = self._counts[ChunkStatus.DUPLICATE]
+        message.refused = self._counts[ChunkStatus.REFUSED]
         message.disk_bytes = rows * (schema.row_nbytes if schema is not None else 0)
         message.disk_free_bytes = shutil.disk_usage(self._writer.path).free
         message.rate_hz = self._rate.per_s()

@@ -8,12 +8,13 @@ during a commit, each on the committed state it began with.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,31 @@ from typing import Any
 
 from user_core.errors import SpecError, StoreCorrupt, StoreError, StoreFull
 from user_core.types import TrajectorySchema
-from user_learner.replay.disk import CURE
+
+FULL_HINT = "Make room; it goes on by itself, and what was not acknowledged comes again"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def require_space(store: Path, nbytes: int) -> None:
+    """Raise StoreFull unless so many bytes are free on the disk of a store."""
+    disk = os.statvfs(store)
+    free = disk.f_bavail * disk.f_frsize
+    if free < nbytes:
+        raise StoreFull(
+            f"disk of replay store {store}",
+            got=f"{free} bytes free",
+            expected=f"{nbytes} (min_free_bytes and the chunk)",
+            hint=FULL_HINT,
+        )
+
+
+def disk_error(store: Path, error: OSError) -> StoreError:
+    """StoreFull for a disk, quota or file size that is full, StoreError for anything else."""
+    what = f"cannot write to replay store {store}"
+    if error.errno in _FULL:
+        return StoreFull(what, got=error.strerror, hint=FULL_HINT)
+    return StoreError(what, got=error.strerror, hint="See the system log about this disk")
+
 
 INDEX_NAME = "index.sqlite"
 FORMAT_VERSION = 1
@@ -190,7 +215,7 @@ def corruption_named(path: Path) -> Iterator[None]:
             words in text for words in ("malformed", "no such table", "no such column")
         ):
             if "disk is full" in text:
-                raise StoreFull(f"cannot write {path}", got=text, hint=CURE) from error
+                raise StoreFull(f"cannot write {path}", got=text, hint=FULL_HINT) from error
             raise StoreError(f"cannot use {path}", got=text) from error
         raise StoreCorrupt(
             f"index {path} is damaged",
@@ -260,3 +285,54 @@ def fsync_directory(directory: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+# --------------------------------------------------------------------------------------------------
+# Damaged rows are set aside with the reason, and everything else goes on
+# --------------------------------------------------------------------------------------------------
+
+
+WHOLE_SEGMENT = -1
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Rows that must not be used.
+
+    Attributes:
+        segment: Number of the segment.
+        block: Number of the block in it, or WHOLE_SEGMENT.
+        reason: What is wrong, for people.
+    """
+
+    segment: int
+    block: int
+    reason: str
+
+
+def set_aside(connection: sqlite3.Connection, damages: Iterable[Damage]) -> None:
+    """Commit damages to the index. Nothing is appended to their segments any more."""
+    now = time.time_ns()
+    with transaction(connection):
+        meta = load_meta(connection)
+        for damage in damages:
+            connection.execute(
+                "INSERT OR IGNORE INTO quarantine VALUES (?, ?, ?, ?)",
+                (damage.segment, damage.block, damage.reason, now),
+            )
+            seal(connection, damage.segment, meta.commit_id + 1)
+        set_meta(connection, commit_id=meta.commit_id + 1, removals=meta.removals + 1)
+
+
+def seal(connection: sqlite3.Connection, segment: int, commit_id: int) -> None:
+    """Append nothing to a segment any more; within the caller's transaction."""
+    connection.execute(
+        "UPDATE segments SET sealed = 1, commit_id = ? WHERE id = ?", (commit_id, segment)
+    )
+
+
+def damages(connection: sqlite3.Connection) -> list[Damage]:
+    """What is set aside."""
+    return [
+        Damage(*row) for row in connection.execute("SELECT segment, block, reason FROM quarantine")
+    ]

@@ -1,29 +1,81 @@
-"""Layout: how the columns of a trajectory lie in the files of a segment.
+"""How rows lie on disk: the schema of a store, its column files, and the log of a segment.
 
-Small columns (joint positions, action, reward, flags, times) lie side by side in one
-fixed-size *record* per row, in the column file ``records``; every large column (an image)
-has a column file of its own. A commit of one producer therefore touches two or three files
-instead of fifteen, each of which would cost an fsync, and a gather of all small columns is
-one indexed copy.
-
-Rows are padded to 64 bytes and a segment has a multiple of 1024 rows, so every column file
-is a multiple of 64 KiB: segments can be mapped one behind the other, on machines with pages
-of 4, 16 and 64 KiB alike.
+Equal schemas have equal layouts on every machine, so that the index needs to hold the schema
+only. The log of a segment, one line per piece of a chunk, holds what the index says of its
+rows: from the logs alone a lost index is written again (:mod:`user_learner.replay.recovery`).
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
-from user_core.specs import Array
-from user_core.types import TrajectorySchema
+from user_core.errors import SchemaMismatch, StoreCorrupt
+from user_core.specs import Array, Arrays, ArraySpec, RobotSpec, difference
+from user_core.types import (
+    ChunkId,
+    EpisodeKey,
+    EpisodeResult,
+    EpisodeSource,
+    Outcome,
+    TrajectoryChunk,
+    TrajectorySchema,
+)
+
+
+def schema_of(columns: Arrays) -> TrajectorySchema:
+    """Shapes and dtypes of the columns of a chunk, as far as they can be a schema."""
+    return TrajectorySchema(
+        {name: ArraySpec(array.shape[1:], array.dtype.name) for name, array in columns.items()}
+    )
+
+
+def schema_difference(stored: TrajectorySchema, other: TrajectorySchema) -> list[str]:
+    """How two schemas differ in what counts: names, shapes and dtypes. Empty when they fit."""
+
+    def plain(schema: TrajectorySchema) -> dict[str, dict[str, str]]:
+        return {
+            name: {"shape": str(list(spec.shape)), "dtype": spec.dtype}
+            for name, spec in schema.columns.items()
+        }
+
+    return difference(plain(stored), plain(other))
+
+
+def require_same_schema(stored: TrajectorySchema, other: TrajectorySchema, what: str) -> None:
+    """Raise SchemaMismatch, with every difference, unless two schemas fit."""
+    lines = schema_difference(stored, other)
+    if lines:
+        raise SchemaMismatch(
+            f"schema of {what} (first: the store, second: {what})",
+            got="; ".join(lines),
+            expected="the schema of the store",
+            hint="Keep robots with other observations or actions in a store of their own",
+        )
+
+
+def schema_from_chunk(chunk: TrajectoryChunk) -> TrajectorySchema:
+    """The schema of a store that has none yet, from its first chunk."""
+    fixed = TrajectorySchema.of(RobotSpec("any", {"any": ArraySpec(())}, ArraySpec((1,)))).columns
+    schema = schema_of(chunk.columns)
+    required = {n: s for n, s in fixed.items() if "." not in n and "action" not in n.split("_")}
+    given = {name: schema.columns[name] for name in required if name in schema.columns}
+    require_same_schema(TrajectorySchema(required), TrajectorySchema(given), "the first chunk")
+    return schema
+
+
+# --------------------------------------------------------------------------------------------------
+# Column files
+# --------------------------------------------------------------------------------------------------
+
 
 RECORDS = "records"
 #: Columns of at least this many bytes a row have a file of their own: one page.
@@ -133,3 +185,152 @@ class RowLayout:
             {"names": columns, "formats": formats, "offsets": offsets, "itemsize": stride}
         )
         return ColumnFile(name, stride, dtype)
+
+
+# --------------------------------------------------------------------------------------------------
+# The log of a segment
+# --------------------------------------------------------------------------------------------------
+
+
+LOG_NAME = "chunks.log"
+
+
+@dataclass(frozen=True)
+class LogHeader:
+    """The first line of a log: enough to understand the segment without an index."""
+
+    format_version: int
+    store: str
+    segment: int
+    source: int
+    segment_rows: int
+    block_rows: int
+    schema: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    """A piece of a chunk, as it lies in one segment.
+
+    Attributes:
+        chunk: Identity of the chunk; None for an episode that was imported from a file.
+        offset: Index of the piece's first row within the chunk.
+        total: Rows of the whole chunk.
+        episode: Which episode.
+        robot: Name of the robot.
+        task: Name of the task.
+        first_row: Index of the piece's first row within the episode.
+        start: Row of the segment where the piece begins.
+        rows: Rows of the piece; 0 for a chunk that only brings a result.
+        ended: 0 open, 1 a step said terminated or truncated, 2 nothing can follow.
+        checksums: Block number to the running checksums of its column files.
+        result: What came of the episode, on the last piece of its last chunk.
+    """
+
+    chunk: ChunkId | None
+    offset: int
+    total: int
+    episode: EpisodeKey
+    robot: str
+    task: str
+    first_row: int
+    start: int
+    rows: int
+    ended: int
+    checksums: dict[int, list[int]]
+    result: EpisodeResult | None = None
+
+    @property
+    def last(self) -> bool:
+        """Whether this piece completes its chunk."""
+        return self.offset + self.rows == self.total
+
+
+def encode_header(header: LogHeader) -> bytes:
+    """The line of a header."""
+    return _line(asdict(header))
+
+
+def encode_entry(entry: LogEntry) -> bytes:
+    """The line of an entry."""
+    key, chunk = entry.episode, entry.chunk
+    return _line(
+        {
+            "chunk": [chunk.producer, chunk.incarnation, chunk.sequence] if chunk else None,
+            "offset": entry.offset,
+            "total": entry.total,
+            "episode": [key.producer, key.incarnation, key.number],
+            "robot": entry.robot,
+            "task": entry.task,
+            "first_row": entry.first_row,
+            "start": entry.start,
+            "rows": entry.rows,
+            "ended": entry.ended,
+            "checksums": entry.checksums,
+            "result": result_to_dict(entry.result),
+        }
+    )
+
+
+def read_log(data: bytes, where: str) -> tuple[LogHeader, Iterator[tuple[LogEntry, int]]]:
+    """Parse a log: its header, and its entries each with the offset where its line ends.
+
+    Both raise StoreCorrupt at the first line that is not whole.
+    """
+    lines = _lines(data, where)
+    try:
+        values, _ = next(lines)
+        header = LogHeader(**values)
+    except (StopIteration, TypeError) as error:
+        raise StoreCorrupt(f"first line of {where}", got=repr(error)) from error
+    return header, ((_entry(values, where), end) for values, end in lines)
+
+
+def result_to_dict(result: EpisodeResult | None) -> dict[str, Any] | None:
+    """Plain data for JSON."""
+    return None if result is None else asdict(result)
+
+
+def result_from_dict(data: dict[str, Any] | None) -> EpisodeResult | None:
+    """The inverse of :func:`result_to_dict`; raises TypeError, KeyError or ValueError."""
+    if data is None:
+        return None
+    values = dict(data)
+    return EpisodeResult(
+        key=EpisodeKey(**values.pop("key")),
+        source=EpisodeSource(values.pop("source")),
+        outcome=Outcome(values.pop("outcome")),
+        **values,
+    )
+
+
+def _line(data: dict[str, Any]) -> bytes:
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def _lines(data: bytes, where: str) -> Iterator[tuple[dict[str, Any], int]]:
+    at = 0
+    while at < len(data):
+        end = data.find(b"\n", at)
+        line = data[at:end] if end >= 0 else b""
+        if line[8:9] != b" " or line[:8] != b"%08x" % zlib.crc32(line[9:]):
+            raise StoreCorrupt(
+                f"{where} at byte {at}", got=repr(data[at : at + 40]), expected="a whole line"
+            )
+        yield json.loads(line[9:]), end + 1
+        at = end + 1
+
+
+def _entry(values: dict[str, Any], where: str) -> LogEntry:
+    try:
+        chunk = values.pop("chunk")
+        return LogEntry(
+            chunk=None if chunk is None else ChunkId(*chunk),
+            episode=EpisodeKey(*values.pop("episode")),
+            checksums={int(k): v for k, v in values.pop("checksums").items()},
+            result=result_from_dict(values.pop("result")),
+            **values,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreCorrupt(f"entry of {where}", got=repr(error)) from error

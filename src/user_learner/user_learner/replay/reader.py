@@ -14,18 +14,19 @@ import numpy as np
 from user_core.errors import StoreCorrupt, StoreError
 from user_core.specs import Array, ArraySpec
 from user_core.types import EpisodeKey, EpisodeResult, EpisodeSource, TrajectorySchema
-from user_learner.replay.chunklog import LOG_NAME, LogEntry, read_log, result_from_dict
 from user_learner.replay.index import (
     INDEX_NAME,
+    WHOLE_SEGMENT,
+    Damage,
     StoreMeta,
     connect,
     corruption_named,
+    damages,
     load_meta,
     transaction,
 )
-from user_learner.replay.layout import RowLayout
-from user_learner.replay.quarantine import WHOLE_SEGMENT, Damage, damages
-from user_learner.replay.segment import check_sizes, read_rows, segment_directory
+from user_learner.replay.layout import LOG_NAME, LogEntry, RowLayout, read_log, result_from_dict
+from user_learner.replay.segments import check_sizes, read_rows, segment_directory
 
 EXTENT_COLUMNS = ("id", "episode", "first_row", "segment", "start", "rows", "commit_id")
 

@@ -25,21 +25,33 @@ from types import TracebackType
 
 from user_core.errors import SpecError, StoreCorrupt, StoreError, StoreFull, SuiteError
 from user_core.types import TrajectoryAck, TrajectoryChunk, TrajectorySchema
-from user_learner.replay.arrivals import Arrivals
 from user_learner.replay.config import RetentionConfig, StoreConfig
-from user_learner.replay.disk import disk_error, require_space
-from user_learner.replay.door import MAX_INT, check_chunk, require_same_schema, schema_from_chunk
-from user_learner.replay.index import INDEX_NAME, connect, corruption_named, set_schema
-from user_learner.replay.lanes import Lanes
-from user_learner.replay.layout import RowLayout
-from user_learner.replay.ledger import Ledger
+from user_learner.replay.index import (
+    INDEX_NAME,
+    Damage,
+    connect,
+    corruption_named,
+    disk_error,
+    require_space,
+    set_aside,
+    set_schema,
+)
+from user_learner.replay.ingest import (
+    MAX_INT,
+    AppendResult,
+    ArrivalTimes,
+    ChunkStatus,
+    ReorderBuffer,
+    Rows,
+    Stager,
+    check_chunk,
+)
+from user_learner.replay.layout import RowLayout, require_same_schema, schema_from_chunk
 from user_learner.replay.lock import WriterLock
-from user_learner.replay.opening import prepare
-from user_learner.replay.quarantine import Damage, set_aside
-from user_learner.replay.receipt import Answer, Receipt
-from user_learner.replay.reorder import Reorder
-from user_learner.replay.retention import Retired, retire
-from user_learner.replay.staging import Rows, Stager
+from user_learner.replay.maintenance import Retired, retire
+from user_learner.replay.pending_index import PendingIndex
+from user_learner.replay.recovery import open_or_repair
+from user_learner.replay.segments import OpenSegments
 
 
 class StoreWriter:
@@ -70,23 +82,23 @@ class StoreWriter:
         self._mutex = threading.RLock()  # guards everything below; never held during an fsync
         self._committing = threading.RLock()  # taken before the other, by one commit at a time
         self._syncing = ThreadPoolExecutor(4, thread_name_prefix="replay-fsync")
-        self._reorder = Reorder(self.config.reorder_bytes)
+        self._reorder = ReorderBuffer(self.config.reorder_bytes)
         self._staged_bytes, self._staged_since_s, self._schema_hash = 0, 0.0, ""
-        self._arrivals = Arrivals()
-        self._moved: dict[tuple[str, int], None] = {}  # since the last call of commit
+        self._arrivals = ArrivalTimes()
+        self._advanced: dict[tuple[str, int], None] = {}  # since the last call of commit
         self._stager: Stager | None = None
-        self._lanes: Lanes | None = None
+        self._open_segments: OpenSegments | None = None
         self._db: sqlite3.Connection | None = None
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = WriterLock(self.path)
         try:
-            self.warnings += prepare(self.path)
+            self.warnings += open_or_repair(self.path)
             durable = self.config.durability == "fsync"
             self._db = connect(self.path, writable=True, durable=durable)
-            self._ledger = Ledger(self._db)
+            self._pending = PendingIndex(self._db)
             if schema is not None:
                 self._take_schema(schema)
-            self._open_lanes()
+            self._open_for_writing()
         except OSError as error:
             self.close()
             raise disk_error(self.path, error) from error
@@ -112,12 +124,12 @@ class StoreWriter:
     @property
     def store(self) -> str:
         """Identity of the store; acknowledgements carry it."""
-        return self._ledger.meta.store
+        return self._pending.meta.store
 
     @property
     def schema(self) -> TrajectorySchema | None:
         """Schema of the rows; None until the first chunk of a new store."""
-        return self._ledger.meta.schema
+        return self._pending.meta.schema
 
     @property
     def commit_due(self) -> bool:
@@ -125,15 +137,15 @@ class StoreWriter:
         has not been told yet that it moved on."""
         with self._mutex:
             age_s = time.monotonic() - self._staged_since_s
-            old = self._ledger.dirty and age_s >= self.config.commit_period_s
-            return old or bool(self._moved)
+            old = self._pending.dirty and age_s >= self.config.commit_period_s
+            return old or bool(self._advanced)
 
     def acknowledged(self) -> list[TrajectoryAck]:
         """The acknowledgement of every producer, for one that has just come (back)."""
         with self._mutex:
-            return [self._ack(*producer) for producer in self._ledger.producers()]
+            return [self._ack(*producer) for producer in self._pending.producers()]
 
-    def append(self, chunk: TrajectoryChunk) -> Answer:
+    def append(self, chunk: TrajectoryChunk) -> AppendResult:
         """Take a chunk. It is durable once an acknowledgement from :meth:`commit` covers it.
 
         Chunks of one (producer, incarnation) are stored in the order of their numbers. One
@@ -148,7 +160,7 @@ class StoreWriter:
         """
         return self._append(chunk, in_order=True)
 
-    def append_merged(self, chunk: TrajectoryChunk) -> Answer:
+    def append_merged(self, chunk: TrajectoryChunk) -> AppendResult:
         """As :meth:`append`, for a chunk from another store, which may have forgotten others:
         numbers may be left out, but never go back."""
         return self._append(chunk, in_order=False)
@@ -164,7 +176,7 @@ class StoreWriter:
         """
         with self._mutex:
             stager = self._require_stager(chunk)
-            if self._ledger.episode(chunk.episode) is not None:
+            if self._pending.episode(chunk.episode) is not None:
                 return False
             self._check(chunk, MAX_INT, MAX_INT)
             rows = replace(Rows.of(chunk), chunk=None)
@@ -182,7 +194,7 @@ class StoreWriter:
         """
         self._commit_group()
         with self._mutex:
-            moved, self._moved = self._moved, {}
+            moved, self._advanced = self._advanced, {}
             return [self._ack(*producer) for producer in moved]
 
     def retain(self, policy: RetentionConfig | None = None) -> list[Retired]:
@@ -193,7 +205,7 @@ class StoreWriter:
             if policy.keeps_all or self._stager is None or self._db is None:
                 return []
             gone = retire(self.path, self._db, self._stager.layout.row_nbytes, policy)
-            self._ledger.refresh_meta()
+            self._pending.refresh_meta()
             return gone
 
     def set_aside(self, damages: Iterable[Damage]) -> None:
@@ -212,56 +224,56 @@ class StoreWriter:
     def close(self) -> None:
         """Let go of the store; what is staged and not committed is forgotten. Idempotent."""
         with self._committing, self._mutex:
-            if self._lanes is not None:
-                self._lanes.close()
-            self._lanes = self._stager = None
+            if self._open_segments is not None:
+                self._open_segments.close()
+            self._open_segments = self._stager = None
             if self._db is not None:
                 self._db.close()
                 self._db = None
             self._syncing.shutdown()
             self._lock.release()
 
-    def _append(self, chunk: TrajectoryChunk, in_order: bool) -> Answer:
+    def _append(self, chunk: TrajectoryChunk, in_order: bool) -> AppendResult:
         with self._mutex, corruption_named(self._index_path):
-            answer = self._stage(chunk, in_order)
+            result = self._stage(chunk, in_order)
         self._commit_when_large()
-        return answer
+        return result
 
-    def _stage(self, chunk: TrajectoryChunk, in_order: bool) -> Answer:
+    def _stage(self, chunk: TrajectoryChunk, in_order: bool) -> AppendResult:
         producer, incarnation, sequence = chunk.id.producer, chunk.id.incarnation, chunk.id.sequence
         try:
             stager = self._require_stager(chunk)
-            expected = self._ledger.sequence(producer, incarnation) + 1
+            expected = self._pending.sequence(producer, incarnation) + 1
             if 0 < sequence < expected:
-                return Answer(Receipt.DUPLICATE, self._ack(producer, incarnation))
+                return AppendResult(ChunkStatus.DUPLICATE, self._ack(producer, incarnation))
             self._check(chunk, self.config.max_chunk_rows, self.config.max_chunk_bytes)
             if in_order and sequence > expected:
                 self._reorder.hold(chunk)
-                return Answer(Receipt.EARLY, self._ack(producer, incarnation))
+                return AppendResult(ChunkStatus.EARLY, self._ack(producer, incarnation))
             stager.check(Rows.of(chunk))
         except (SpecError, StoreError) as error:
             if self._db is None or isinstance(error, (StoreFull, StoreCorrupt)):
                 raise
-            return Answer(Receipt.REFUSED, self.refusal(chunk, error))
+            return AppendResult(ChunkStatus.REFUSED, self.refusal(chunk, error))
         self._write(stager, Rows.of(chunk), chunk.nbytes)
         self._arrivals.note(producer, incarnation, sequence, time.monotonic_ns())
         self._write_waiting(stager, producer, incarnation)
-        return Answer(Receipt.STAGED, self._ack(producer, incarnation))
+        return AppendResult(ChunkStatus.STAGED, self._ack(producer, incarnation))
 
     def _commit_group(self) -> None:
         with self._committing:
             with self._mutex:
                 self._require_open()
-                if not self._ledger.dirty or self._lanes is None:
+                if not self._pending.dirty or self._open_segments is None:
                     return
-                files = self._lanes.files(self._ledger.changed_segments())
-                group, self._staged_bytes = self._ledger.detach(), 0
+                files = self._open_segments.files(self._pending.changed_segments())
+                group, self._staged_bytes = self._pending.detach(), 0
             try:
-                with self._forgetting_on_failure():
+                with self._reset_on_failure():
                     if self.config.durability == "fsync":
                         files.sync(self._syncing)
                     with self._mutex:
-                        self._moved.update(dict.fromkeys(self._ledger.flush(group)))
+                        self._advanced.update(dict.fromkeys(self._pending.flush(group)))
             finally:
                 files.close()
 
@@ -272,22 +284,22 @@ class StoreWriter:
             self._commit_group()
 
     def _check(self, chunk: TrajectoryChunk, max_rows: int, max_bytes: int) -> None:
-        schema = self._ledger.meta.schema
+        schema = self._pending.meta.schema
         if schema is not None:
             check_chunk(chunk, schema, self._schema_hash, max_rows, max_bytes)
 
     def _write(self, stager: Stager, rows: Rows, nbytes: int) -> None:
         require_space(self.path, self.config.min_free_bytes + nbytes)
-        if not self._ledger.dirty:
+        if not self._pending.dirty:
             self._staged_since_s = time.monotonic()
-        with self._forgetting_on_failure():
+        with self._reset_on_failure():
             stager.write(rows)
         self._staged_bytes += nbytes
 
     def _write_waiting(self, stager: Stager, producer: str, incarnation: int) -> None:
         """Stage the chunks that waited for the one that has just come."""
         while True:
-            following = self._ledger.sequence(producer, incarnation) + 1
+            following = self._pending.sequence(producer, incarnation) + 1
             chunk = self._reorder.take(producer, incarnation, following)
             if chunk is None:
                 return
@@ -298,7 +310,7 @@ class StoreWriter:
             self._write(stager, Rows.of(chunk), chunk.nbytes)
 
     def _ack(self, producer: str, incarnation: int) -> TrajectoryAck:
-        sequence = self._ledger.committed(producer, incarnation)
+        sequence = self._pending.committed(producer, incarnation)
         arrived_ns = self._arrivals.of(producer, incarnation, sequence)
         held_ns = time.monotonic_ns() - arrived_ns if arrived_ns else 0
         return TrajectoryAck(
@@ -314,46 +326,48 @@ class StoreWriter:
         """The stager; on the first chunk of a new store, its schema becomes the store's."""
         self._require_open()
         if self._stager is None:
-            schema = self._ledger.meta.schema
+            schema = self._pending.meta.schema
             if schema is None:
                 schema = schema_from_chunk(chunk)
                 check_chunk(chunk, schema, schema.hash, MAX_INT, MAX_INT)
-            with self._forgetting_on_failure():
+            with self._reset_on_failure():
                 self._take_schema(schema)
-                self._open_lanes()
+                self._open_for_writing()
         if self._stager is None:
             raise AssertionError("a store with a schema has a stager")
         return self._stager
 
     def _take_schema(self, schema: TrajectorySchema) -> None:
-        stored = self._ledger.meta.schema
+        stored = self._pending.meta.schema
         if stored is not None:
             require_same_schema(stored, schema, "the schema that was asked for")
             return
         layout = RowLayout(schema)
         rows = layout.segment_rows(self.config.segment_bytes)
         set_schema(self._require_open(), schema, rows, layout.block_rows())
-        self._ledger.refresh_meta()
+        self._pending.refresh_meta()
 
-    def _open_lanes(self) -> None:
-        schema = self._ledger.meta.schema
+    def _open_for_writing(self) -> None:
+        schema = self._pending.meta.schema
         if schema is not None:
             layout = RowLayout(schema)
             self._schema_hash = schema.hash
-            self._lanes = Lanes(self.path, layout, self._ledger, self.config.max_open_segments)
-            self._stager = Stager(layout, self._lanes, self._ledger)
+            self._open_segments = OpenSegments(
+                self.path, layout, self._pending, self.config.max_open_segments
+            )
+            self._stager = Stager(layout, self._open_segments, self._pending)
 
     def _start_over(self) -> None:
         """Forget what is staged: memory is again what the index says."""
-        if self._lanes is not None:
-            self._lanes.close()
-        self._lanes = self._stager = None
+        if self._open_segments is not None:
+            self._open_segments.close()
+        self._open_segments = self._stager = None
         self._staged_bytes = 0
-        self._ledger.reset()
-        self._open_lanes()
+        self._pending.reset()
+        self._open_for_writing()
 
     @contextmanager
-    def _forgetting_on_failure(self) -> Iterator[None]:
+    def _reset_on_failure(self) -> Iterator[None]:
         """After any failure memory is again what the index says; the error gets its name.
 
         Also what an fsync reported as failed is forgotten, never tried again: the kernel may

@@ -6,21 +6,28 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import fields
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
+
+from user_core.config import Config, setting_of, to_mapping
 from user_core.errors import SuiteError
 from user_core.interfaces import Algorithm, PolicySink, TransitionSource
+from user_core.specs import RobotSpec
 from user_learner.training.background import LatestWorker
 from user_learner.training.checkpoint import Checkpoint, CheckpointInfo, CheckpointStore
 from user_learner.training.config import TrainingConfig
 from user_learner.training.prefetch import Drawn, Prefetcher
 from user_learner.training.progress import LearnerState, Means, Progress, Rate
-from user_learner.training.publisher import PolicyPublisher, Weights
-from user_learner.training.together import GO, STOP, WAIT, agreed, is_first
-from user_learner.training.torch_setup import configure_torch
+from user_learner.training.publishing import PolicyPublisher, VersionCounter, Weights
 from user_learner.training.utd import UtdLimiter
-from user_learner.training.version_counter import VersionCounter
+
+#: What a process may do next; of several that train together the most hesitant decides.
+STOP, WAIT, GO = 0, 1, 2
 
 _IDLE_S = 0.005
 _DATA_TIMEOUT_S = 0.1
@@ -136,7 +143,7 @@ class TrainingLoop:
         Returns:
             ``GO`` when it was made, ``WAIT`` when not, ``STOP`` when there is nothing left to do.
         """
-        decision = agreed(self._decide())
+        decision = _agreed(self._decide())
         if decision != GO:
             return decision
         assert self._drawn is not None
@@ -153,7 +160,7 @@ class TrainingLoop:
             )  # fmt: skip
         self._means.add(metrics)
         self._rate.add(self.algorithm.updates_per_call)
-        if is_first():
+        if _is_first():
             self._hand_out()
         return GO
 
@@ -244,7 +251,7 @@ class TrainingLoop:
 
     def _publish(self) -> None:
         self._published = (self._update, time.monotonic())
-        if is_first():
+        if _is_first():
             arrays = self.algorithm.policy_arrays()
             self._publisher.offer(Weights(arrays, self._update, self._steps))
 
@@ -267,12 +274,12 @@ class TrainingLoop:
         if now_s - self._shown >= self.config.metrics_period_s:
             self._shown = now_s
             self._metrics = self._means.take() or self._metrics
-            if self._on_metrics is not None and is_first():
+            if self._on_metrics is not None and _is_first():
                 self._on_metrics(self.progress())
 
     def _wind_down(self, completed: bool) -> None:
         self._prefetcher.close()
-        if completed and is_first():
+        if completed and _is_first():
             if self._published[0] != self._update:
                 self._publish()
             self._publisher.flush(_FLUSH_S)  # so that the checkpoint knows its number
@@ -296,3 +303,70 @@ class TrainingLoop:
                 f"step instead of {self.limiter.target:g}"
             )
         return found
+
+
+def _agreed(decision: int) -> int:
+    """The most hesitant decision of all processes that train together; one's own when alone."""
+    group = _process_group()
+    return decision if group is None else int(group.agreed(decision))
+
+
+def _is_first() -> bool:
+    """Whether this process is the one that publishes and keeps checkpoints."""
+    group = _process_group()
+    return group is None or bool(group.rank() == 0)
+
+
+@cache
+def _process_group() -> ModuleType | None:
+    try:
+        from user_learner.algorithms import distributed
+    except ImportError:  # an algorithm without torch is alone
+        return None
+    return distributed
+
+
+def identity_of(
+    algorithm: str, algorithm_config: Config, policy: str, policy_config: Config, spec: RobotSpec
+) -> dict[str, Any]:
+    """Names, configurations and specs that a checkpoint must share with the run that uses it.
+
+    Settings that may change in a running training (``read_only=False``: learning rates, the
+    device) do not count, nor do seeds and the robot's name.
+    """
+    specs = {
+        k: v for k, v in spec.to_dict().items() if k not in ("robot", "lockstep", "task_reward")
+    }
+    return {
+        "algorithm": algorithm,
+        "algorithm_config": _fixed(algorithm_config),
+        "policy": policy,
+        "policy_config": _fixed(policy_config),
+        "spec": specs,
+    }
+
+
+def _fixed(config: Config) -> dict[str, Any]:
+    fixed = {item.name for item in fields(config) if setting_of(item).read_only}
+    return {k: v for k, v in to_mapping(config).items() if k in fixed and k != "seed"}
+
+
+def configure_torch(threads: int) -> None:
+    """Set up torch for the calling thread.
+
+    Args:
+        threads: Threads of one operation; 0 leaves it to torch. On a machine where robots,
+            actors and a simulator want cores too, fewer are faster: the threads of an
+            operation wait for each other in busy loops.
+    """
+    try:
+        import torch
+    except ImportError:  # an algorithm without torch
+        return
+    if threads:
+        torch.set_num_threads(threads)
+    # Moments of Adam that die away end as denormal numbers, which cost 100 cycles each. numpy
+    # looks at its number types once, and would complain that it finds no denormals any more.
+    for dtype in (np.float16, np.float32, np.float64):
+        np.finfo(dtype).smallest_subnormal  # noqa: B018
+    torch.set_flush_denormal(True)

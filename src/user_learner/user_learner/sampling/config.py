@@ -127,3 +127,13 @@ class SamplerConfig(Config):
     def required(self) -> int:
         """Rows that must follow a row for it to be drawn."""
         return self.window if self.window and not self.pad_windows else 1
+
+
+@dataclass(frozen=True)
+class History(Config):
+    """An older store to sample from as well."""
+
+    path: str = setting(doc="Directory of the store. It is not written to.", min_length=1)
+    source: EpisodeSource | None = setting(
+        None, doc="Treat all its episodes as of this source; empty to keep what they are."
+    )

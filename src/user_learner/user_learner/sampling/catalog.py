@@ -7,6 +7,7 @@ episode goes on in another segment, its run names the next.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,11 +16,11 @@ import numpy as np
 from user_core.errors import StoreError
 from user_core.specs import Array
 from user_core.types import EpisodeSource, TrajectorySchema
-from user_learner.replay.door import require_same_schema
-from user_learner.replay.layout import RowLayout
-from user_learner.replay.quarantine import WHOLE_SEGMENT
+from user_learner.replay.index import WHOLE_SEGMENT
+from user_learner.replay.layout import RowLayout, require_same_schema
 from user_learner.replay.reader import StoreReader, Tables
-from user_learner.replay.segment import segment_directory
+from user_learner.replay.segments import segment_directory
+from user_learner.sampling.config import History
 
 
 def _ints() -> Array:
@@ -269,3 +270,29 @@ def _without_damages(tables: Tables, block_rows: int) -> Array:
 def _actors(tables: Tables, bases: Array) -> Array:
     segment, start, rows, acted_by, _ = tables.actors[bases[tables.actors[:, 0]] >= 0].T
     return np.stack([bases[segment] + start, rows, acted_by], axis=1)
+
+
+def open_catalog(
+    live: str | Path, history: Sequence[History] = (), with_actors: bool = False
+) -> Catalog:
+    """Open a live store and its history.
+
+    Args:
+        live: Directory of the store that may grow.
+        history: Older stores.
+        with_actors: Also keep who acted in which rows.
+
+    Raises:
+        StoreError: One of them is not there.
+        SchemaMismatch: They have not all the same schema; spells out the difference.
+    """
+    opened: list[Attached] = []
+    try:
+        opened.append(Attached(StoreReader(live, with_actors)))
+        for older in history:
+            opened.append(Attached(StoreReader(older.path, with_actors), older.source))
+        return Catalog(opened)
+    except BaseException:
+        for store in opened:
+            store.reader.close()
+        raise

@@ -16,15 +16,13 @@ from user_core.closing import Closing
 from user_core.errors import StoreError, SuiteError
 from user_core.specs import Array
 from user_core.types import Batch, EpisodeSource, TrajectorySchema
-from user_learner.replay.buffers import BatchBuffers, batch_nbytes
-from user_learner.replay.catalog import Snapshot
-from user_learner.replay.history import History, attach
-from user_learner.replay.mixture import split
-from user_learner.replay.pool import Drawn, MappedPool, Pool
-from user_learner.replay.population import Population, population
 from user_learner.replay.prefetch import Prefetcher
-from user_learner.replay.resident import ResidentPool
-from user_learner.replay.sampling import SamplerConfig, Stratum
+from user_learner.sampling.batches import BatchBuffers, batch_nbytes
+from user_learner.sampling.catalog import History, Snapshot, open_catalog
+from user_learner.sampling.config import SamplerConfig, Stratum
+from user_learner.sampling.draws import Population, population, split_batch
+from user_learner.sampling.pool import Drawn, MappedPool, Pool
+from user_learner.sampling.sample_cache import SampleCache
 
 #: Place of the store in ``extras["row"]``; below it, segment times rows of a segment plus row.
 STORE_SHIFT = 48
@@ -79,7 +77,7 @@ class ReplaySource(Closing):
         self.config = config = config or SamplerConfig()
         self._budget_bytes = config.memory_bytes or psutil.virtual_memory().available // 2
         with_actors = any(stratum.acted_by for stratum in config.strata)
-        self._catalog = attach(store, history, with_actors)
+        self._catalog = open_catalog(store, history, with_actors)
         self._random = np.random.default_rng([config.seed, 0, rank])
         self._pool: Pool | None = None
         self._pool_state: Mapping[str, Any] = {}
@@ -117,7 +115,7 @@ class ReplaySource(Closing):
     @property
     def resident(self) -> bool:
         """Whether the store is larger than the memory budget."""
-        return isinstance(self._pool, ResidentPool)
+        return isinstance(self._pool, SampleCache)
 
     @property
     def warnings(self) -> list[str]:
@@ -131,7 +129,7 @@ class ReplaySource(Closing):
                 for d in store.reader.tables.damages
             ]
             pool = self._pool
-            reads = pool.warnings if isinstance(pool, ResidentPool) else []
+            reads = pool.warnings if isinstance(pool, SampleCache) else []
             return [*damages, *reads, *self._warnings]
 
     def collected(self, *sources: EpisodeSource) -> int:
@@ -219,7 +217,7 @@ class ReplaySource(Closing):
             ticket, random = pool.pins.pin(), _random_state(self._random)
             try:
                 shares = [stratum.share for stratum in self.config.strata]
-                counts = split(batch_size, shares, available, self._random)
+                counts = split_batch(batch_size, shares, available, self._random)
                 drawn = Drawn.join(
                     [
                         pool.draw(stratum, count, self._random)
@@ -283,7 +281,7 @@ class ReplaySource(Closing):
             if fits:
                 pool = MappedPool(layout, self.config.horizon)
             else:
-                pool = ResidentPool(layout, self.config, self._budget_bytes - batches)
+                pool = SampleCache(layout, self.config, self._budget_bytes - batches)
             pool.renew(self._snapshot, self._populations)
             pool.load_state(self._pool_state)
             self._pool = pool

@@ -1,16 +1,15 @@
-"""Rebuilding the index from the logs of the segments, after it was lost.
+"""Opening a store for writing: make it, or find and repair what a crash or a bad disk did.
 
-Nothing that was acknowledged is lost: the logs became durable before the acknowledgement.
-Chunks that were durable but not yet committed come back as well; their producers learn from
-the next acknowledgement that they are here. Where rows do not match their checksums, those
-at the end of a segment were being written when the machine stopped and are cut off; others
-are quarantined.
+A lost index is written again from the logs of the segments.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import sqlite3
 import time
 import zlib
 from collections import defaultdict
@@ -23,19 +22,22 @@ import numpy as np
 from user_core.errors import SpecError, StoreCorrupt
 from user_core.specs import Array
 from user_core.types import ChunkId, EpisodeKey, EpisodeSource, TrajectorySchema
-from user_learner.replay.chunklog import LOG_NAME, LogEntry, LogHeader, read_log
-from user_learner.replay.index import connect, create_index, set_meta, transaction
-from user_learner.replay.layout import RECORDS, RowLayout
-from user_learner.replay.ledger import Ledger
-from user_learner.replay.quarantine import WHOLE_SEGMENT, Damage, set_aside
-from user_learner.replay.segment import (
-    SEGMENTS,
-    SegmentState,
-    check_sizes,
-    read_rows,
-    segment_directory,
+from user_learner.replay.index import (
+    INDEX_NAME,
+    WHOLE_SEGMENT,
+    Damage,
+    connect,
+    create_index,
+    damages,
+    load_meta,
+    seal,
+    set_aside,
+    set_meta,
+    transaction,
 )
-from user_learner.replay.states import CLOSED
+from user_learner.replay.layout import LOG_NAME, RECORDS, LogEntry, LogHeader, RowLayout, read_log
+from user_learner.replay.pending_index import CLOSED, PendingIndex, SegmentState
+from user_learner.replay.segments import SEGMENTS, check_sizes, read_rows, segment_directory
 
 
 @dataclass
@@ -173,16 +175,16 @@ def _write_index(store: Path, layout: RowLayout, found: list[_Found], warnings: 
                 block_rows=header.block_rows,
                 removals=time.time_ns(),  # readers of the lost index begin afresh
             )
-        ledger = Ledger(connection)
-        _enter(store, layout, ledger, found)
-        warnings += _enter_sequences(ledger, found)
-        ledger.flush(ledger.detach())
+        pending = PendingIndex(connection)
+        _enter(store, layout, pending, found)
+        warnings += _enter_sequences(pending, found)
+        pending.flush(pending.detach())
         damages = [damage for segment in found for damage in segment.damages]
         if damages:
             set_aside(connection, damages)
 
 
-def _enter(store: Path, layout: RowLayout, ledger: Ledger, found: list[_Found]) -> None:
+def _enter(store: Path, layout: RowLayout, pending: PendingIndex, found: list[_Found]) -> None:
     """Enter segments, episodes and extents."""
     episodes: dict[EpisodeKey, list[tuple[LogEntry, SegmentState]]] = defaultdict(list)
     for segment in found:
@@ -194,14 +196,14 @@ def _enter(store: Path, layout: RowLayout, ledger: Ledger, found: list[_Found]) 
         for entry, _ in segment.entries:
             state.checksums = entry.checksums.get(block, state.checksums)
             episodes[entry.episode].append((entry, state))
-        ledger.changed_segment(state)
+        pending.changed_segment(state)
     for key, entries in episodes.items():
         first, state = entries[0]
-        episode = ledger.begin_episode(key, EpisodeSource(state.source), first.robot, first.task)
+        episode = pending.begin_episode(key, EpisodeSource(state.source), first.robot, first.task)
         for entry, state in sorted(entries, key=lambda e: (e[0].first_row, e[0].rows)):
             if entry.rows:
                 acted_by, steps = _acted_by(store, layout, state, entry)
-                ledger.place(episode, entry.first_row, state, entry.start, acted_by, steps)
+                pending.place(episode, entry.first_row, state, entry.start, acted_by, steps)
             episode.ended = max(episode.ended, entry.ended)
             episode.result = entry.result or episode.result
 
@@ -220,7 +222,7 @@ def _acted_by(
     return rows["acted_by"], entry.rows - int(rows["final"].sum())
 
 
-def _enter_sequences(ledger: Ledger, found: list[_Found]) -> list[str]:
+def _enter_sequences(pending: PendingIndex, found: list[_Found]) -> list[str]:
     """The highest number of each producer: all before it were durable when it was written."""
     numbers: dict[tuple[str, int], set[int]] = defaultdict(set)
     for segment in found:
@@ -231,10 +233,110 @@ def _enter_sequences(ledger: Ledger, found: list[_Found]) -> list[str]:
     for (producer, incarnation), found_numbers in numbers.items():
         highest = max(found_numbers)
         missing = highest - len(found_numbers)
-        ledger.advance(producer, incarnation, highest, missing)
+        pending.advance(producer, incarnation, highest, missing)
         if missing:
             warnings.append(
                 f"{missing} of {highest} chunks of {producer}/{incarnation} are in no log that "
                 "could be read: retired, or lost with their segment"
             )
     return warnings
+
+
+# --------------------------------------------------------------------------------------------------
+# Opening
+# --------------------------------------------------------------------------------------------------
+
+
+def open_or_repair(store: Path) -> list[str]:
+    """Make the store ready to be written; return what was found wrong and mended.
+
+    A damaged index is set aside, with its name telling so, and rebuilt from the logs of the
+    segments. Missing, truncated or torn segments are quarantined. What a crash left between
+    two steps of a commit is removed.
+    """
+    (store / SEGMENTS).mkdir(exist_ok=True)
+    warnings = _ensure_index(store)
+    with closing(connect(store, writable=True)) as connection:
+        meta = load_meta(connection)
+        found = [] if meta.schema is None else _examine(store, connection, RowLayout(meta.schema))
+        if found:
+            set_aside(connection, found)
+            warnings += [f"segment {d.segment} set aside: {d.reason}" for d in found]
+        warnings += _seal_without_log(store, connection)
+        _remove_leftovers(store, connection)
+    return warnings
+
+
+def _ensure_index(store: Path) -> list[str]:
+    path = store / INDEX_NAME
+    reason = "it was missing"
+    if path.exists():
+        try:
+            with closing(connect(store, writable=True)) as connection:
+                load_meta(connection)
+            return []
+        except StoreCorrupt as error:
+            reason = str(error)
+    elif not any((store / SEGMENTS).iterdir()):
+        create_index(store)
+        return []
+    kept = set_index_aside(store)
+    warnings = rebuild_index(store)
+    return [
+        f"index rebuilt from the logs of the segments, because {reason}"
+        + (f"; the damaged one is kept as {kept}" if kept else ""),
+        *warnings,
+    ]
+
+
+def set_index_aside(store: Path) -> str:
+    """Rename the index and what SQLite keeps beside it; return the new name, or nothing."""
+    kept = f"{INDEX_NAME}.damaged-{time.time_ns()}"
+    for suffix in ("-shm", "-wal", ""):
+        path = store / (INDEX_NAME + suffix)
+        if path.exists():
+            os.replace(path, store / (kept + suffix))
+    return kept if (store / kept).exists() else ""
+
+
+def _examine(store: Path, connection: sqlite3.Connection, layout: RowLayout) -> list[Damage]:
+    """Sizes of all files, and checksums of the blocks that were being filled."""
+    known = {(d.segment, d.block) for d in damages(connection)}
+    found = []
+    for segment, rows in connection.execute("SELECT id, rows FROM segments").fetchall():
+        reason = check_sizes(segment_directory(store, segment), layout, rows, 0)
+        if reason and (segment, WHOLE_SEGMENT) not in known:
+            found.append(Damage(segment, WHOLE_SEGMENT, reason))
+    block_rows = load_meta(connection).block_rows
+    for state, _ in PendingIndex(connection).open_segments():
+        if any(damage.segment == state.id for damage in found) or not state.rows:
+            continue
+        block = (state.rows - 1) // block_rows
+        path, start = segment_directory(store, state.id), block * block_rows
+        for file, expected in zip(layout.files, state.checksums, strict=True):
+            raw = read_rows(path, file, start, state.rows - start)
+            if zlib.crc32(raw.reshape(-1).data) != expected:
+                reason = f"checksum of {file.filename}, rows {start} to {state.rows - 1}"
+                found.append(Damage(state.id, block, reason))
+                break
+    return found
+
+
+def _seal_without_log(store: Path, connection: sqlite3.Connection) -> list[str]:
+    """A segment whose log is cut short is still read, but nothing is appended to it."""
+    warnings = []
+    for state, _ in PendingIndex(connection).open_segments():
+        log = segment_directory(store, state.id) / LOG_NAME
+        if not log.exists() or log.stat().st_size < state.log_bytes:
+            with transaction(connection):
+                seal(connection, state.id, load_meta(connection).commit_id)
+            warnings.append(f"segment {state.id} closed: its log is missing or cut short")
+    return warnings
+
+
+def _remove_leftovers(store: Path, connection: sqlite3.Connection) -> None:
+    """Directories that the index does not know: never committed, or retired."""
+    known = {f"{row[0]:08d}" for row in connection.execute("SELECT id FROM segments")}
+    for path in (store / SEGMENTS).iterdir():
+        if path.name not in known:
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,14 +1,15 @@
-"""The resident set: sampling from stores that are larger than the memory budget.
+"""The sample cache: sampling from stores that are larger than the memory budget.
 
-A part of the units is in memory; steps are drawn uniformly from it. A background thread
-exchanges units at a bounded rate: one that has been drawn enough leaves, and one from disk
-takes its place, picked at random with a chance in proportion to what its steps are owed
-(:mod:`~user_learner.replay.units`). Every stratum has its share of the memory; one that fits
-into its share stays in memory whole.
+A part of the steps is in memory, and draws are uniform over it. A background thread exchanges
+units (:mod:`~user_learner.sampling.cache_units`) at a bounded rate: one that has been drawn
+enough leaves, and one from disk takes its place, picked at random with a chance in proportion
+to the draws that are due to it. Every stratum has its share of the memory; one that fits into
+its share stays in memory whole.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Mapping
@@ -19,15 +20,94 @@ import numpy as np
 from user_core.errors import ConfigError, StoreCorrupt
 from user_core.specs import Array
 from user_core.types import EpisodeSource
-from user_learner.replay.catalog import Snapshot
 from user_learner.replay.layout import RowLayout
-from user_learner.replay.pins import Pins
-from user_learner.replay.pool import CLOSE_S, Drawn
-from user_learner.replay.population import Population
-from user_learner.replay.residents import Residents
-from user_learner.replay.sampling import SamplerConfig
-from user_learner.replay.slab import Slab
-from user_learner.replay.units import UnitRows, UnitTable
+from user_learner.sampling.cache_units import CachedUnits, UnitRows, UnitTable
+from user_learner.sampling.catalog import SegmentTable, Snapshot
+from user_learner.sampling.config import SamplerConfig
+from user_learner.sampling.draws import Population
+from user_learner.sampling.pool import CLOSE_S, Drawn, Pins, aligned_bytes
+
+_CACHE_PIECE_BYTES = 2 * 2**20
+
+
+class RowMemory:
+    """Rows in anonymous memory, one array per column file.
+
+    Rows are read with ``preadv`` straight into their place, and the page cache is told to
+    forget them, so that the memory taken is that of the cache and no other.
+    """
+
+    def __init__(self, layout: RowLayout, rows: int) -> None:
+        self._layout = layout
+        self.rows = rows
+        self.arrays: list[Array] = [
+            aligned_bytes(rows * file.stride).reshape(rows, file.stride) for file in layout.files
+        ]
+        self._free = np.arange(rows - 1, -1, -1, dtype=np.int32)  # a stack, lowest on top
+        self._free_count = rows
+
+    @property
+    def free(self) -> int:
+        """Rows that are not in use."""
+        return self._free_count
+
+    def take(self, count: int) -> Array:
+        """Take rows, ascending, (count,) int32; there must be so many."""
+        self._free_count -= count
+        return np.sort(self._free[self._free_count : self._free_count + count])
+
+    def give(self, rows: Array) -> None:
+        """Give rows back."""
+        self._free[self._free_count : self._free_count + len(rows)] = rows[::-1]
+        self._free_count += len(rows)
+
+    def load(self, segments: SegmentTable, addresses: Array, rows: Array) -> int:
+        """Read rows of the stores, by address, into rows of the cache; return the bytes read.
+
+        Raises:
+            OSError: A file cannot be read, for instance because retention dropped it.
+            StoreCorrupt: A file is cut short.
+        """
+        segment, row = segments.locate(addresses)
+        breaks = (np.diff(segment) != 0) | (np.diff(row) != 1) | (np.diff(rows) != 1)
+        starts = [0, *(np.flatnonzero(breaks) + 1).tolist()]
+        ends = [*starts[1:], len(rows)]
+        nbytes = 0
+        for index, (file, array) in enumerate(zip(self._layout.files, self.arrays, strict=True)):
+            handle, current = -1, -1
+            try:
+                for start, end in zip(starts, ends, strict=True):
+                    if segment[start] != current:
+                        if handle >= 0:
+                            os.close(handle)
+                            handle = -1
+                        current = int(segment[start])
+                        path = segments.paths[current] / self._layout.files[index].filename
+                        handle = os.open(path, os.O_RDONLY)
+                        if hasattr(os, "posix_fadvise"):  # what follows is not wanted
+                            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
+                    target = array[rows[start] : rows[start] + end - start].reshape(-1)
+                    nbytes += _read(handle, target, int(row[start]) * file.stride)
+            finally:
+                if handle >= 0:
+                    os.close(handle)
+        return nbytes
+
+
+def _read(handle: int, target: Array, offset: int) -> int:
+    done = 0
+    while done < target.nbytes:
+        count = os.preadv(handle, [target[done:].data], offset + done)
+        if not count:
+            raise StoreCorrupt("a column file ends within its committed rows", got=offset + done)
+        done += count
+    if hasattr(os, "posix_fadvise"):
+        # The cache keeps files in pieces of up to 2 MiB, and drops whole ones only.
+        start = offset - offset % _CACHE_PIECE_BYTES
+        end = offset + done + -(offset + done) % _CACHE_PIECE_BYTES
+        os.posix_fadvise(handle, start, end - start, os.POSIX_FADV_DONTNEED)
+    return done
+
 
 #: Bytes per row besides its columns: where it lies, what follows it, its address.
 _OVERHEAD_BYTES = 40
@@ -40,8 +120,8 @@ _PATIENCE_S = 2.0
 _BURST_S = 0.1
 
 
-class ResidentPool:
-    """See :class:`~user_learner.replay.pool.Pool`. All methods may be called from any thread."""
+class SampleCache:
+    """See :class:`~user_learner.sampling.pool.Pool`. All methods may be called from any thread."""
 
     def __init__(self, layout: RowLayout, config: SamplerConfig, budget_bytes: int) -> None:
         """Raises ConfigError when the budget cannot hold two units per stratum."""
@@ -59,13 +139,13 @@ class ResidentPool:
                 f"{layout.row_nbytes + _OVERHEAD_BYTES} bytes",
                 hint="Give more memory, smaller batches, or less prefetch",
             )
-        self._slab = Slab(layout, rows)
+        self._memory = RowMemory(layout, rows)
         self._shared_rows = rows - max(2 * unit, rows // 32)  # the rest is for units on the way
-        self.arrays: list[Array] = self._slab.arrays
+        self.arrays: list[Array] = self._memory.arrays
         self._snapshot = Snapshot()
-        self._sets = [Residents(self._horizon) for _ in config.strata]
+        self._sets = [CachedUnits(self._horizon) for _ in config.strata]
         self._turn = 0
-        self._limbo: list[tuple[int, Array]] = []
+        self._retired: list[tuple[int, Array]] = []
         self._unreadable: set[int] = set()
         #: What could not be read, for people.
         self.warnings: list[str] = []
@@ -92,7 +172,7 @@ class ResidentPool:
             return
         with self._lock:
             self._exchanged.wait_for(
-                lambda: not any(residents.worn(limit) for residents in self._sets), _PATIENCE_S
+                lambda: not any(units.worn(limit) for units in self._sets), _PATIENCE_S
             )
 
     def renew(self, snapshot: Snapshot, populations: list[Population]) -> None:
@@ -102,29 +182,29 @@ class ResidentPool:
         with self._lock:
             self._snapshot = snapshot
             self._unreadable.clear()
-            for residents, table in zip(self._sets, tables, strict=True):
-                self._leave(residents.renew(table))
+            for units, table in zip(self._sets, tables, strict=True):
+                self._leave(units.renew(table))
             self._share_out(tables)
-            starting = [r for r in self._sets if len(r.debts.table) and not len(r)]
+            starting = [r for r in self._sets if len(r.deficits.table) and not len(r)]
         if starting or self._thread is None:
             while self._exchange():
                 pass
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="replay-resident", daemon=True)
+            self._thread = threading.Thread(target=self._run, name="replay-cache", daemon=True)
             self._thread.start()
 
     def state(self) -> dict[str, Any]:
-        """See :class:`Pool`: what every unit is owed."""
+        """See :class:`Pool`: the draws that are due to every unit."""
         state = {}
         with self._lock:
             segments, block_rows = self._snapshot.segments, self._layout.block_rows()
-            for number, residents in enumerate(self._sets):
-                segment, row = segments.locate(residents.debts.table.key * block_rows)
+            for number, units in enumerate(self._sets):
+                segment, row = segments.locate(units.deficits.table.key * block_rows)
                 state[str(number)] = {
                     "store": segments.store[segment],
                     "segment": segments.number[segment],
                     "row": row,
-                    "debt": residents.debts.debt,
+                    "debt": units.deficits.deficit,
                 }
         return state
 
@@ -138,16 +218,16 @@ class ResidentPool:
                     table.store.tolist(), table.number.tolist(), table.base.tolist(), strict=True
                 )
             }
-            for number, residents in enumerate(self._sets):
-                saved, debts = state.get(str(number)), residents.debts
+            for number, units in enumerate(self._sets):
+                saved, deficits = state.get(str(number)), units.deficits
                 if saved is None:
                     continue
                 where = zip(saved["store"], saved["segment"], saved["row"], strict=True)
                 keys = [place.get((int(s), int(n)), -1) + int(row) for s, n, row in where]
-                index = debts.table.index(np.array(keys, np.int64) // block_rows)
-                debt = debts.debt.copy()
-                debt[index[index >= 0]] = np.asarray(saved["debt"])[index >= 0]
-                debts.load(debt)
+                index = deficits.table.index(np.array(keys, np.int64) // block_rows)
+                deficit = deficits.deficit.copy()
+                deficit[index[index >= 0]] = np.asarray(saved["debt"])[index >= 0]
+                deficits.load(deficit)
 
     def close(self) -> None:
         """See :class:`Pool`."""
@@ -182,63 +262,63 @@ class ResidentPool:
             chosen = self._choose()
             if chosen is None:
                 return False
-            residents, key, unit, victims = chosen
-            rows, segments = self._slab.take(len(unit.addresses)), self._snapshot.segments
-            demonstration = self._is_demonstration(residents, key)
+            units, key, unit, leaving = chosen
+            rows, segments = self._memory.take(len(unit.addresses)), self._snapshot.segments
+            demonstration = self._is_demonstration(units, key)
         try:
-            self.bytes_read += self._slab.load(segments, unit.addresses, rows)
+            self.bytes_read += self._memory.load(segments, unit.addresses, rows)
         except (OSError, StoreCorrupt) as error:
             with self._lock:
-                self._slab.give(rows)
+                self._memory.give(rows)
                 self._unreadable.add(key)
                 self.warnings.append(f"rows cannot be read, and are passed over: {error}")
             return True
         with self._lock:
-            if residents.debts.table.index(np.array([key]))[0] < 0:  # it went meanwhile
-                self._slab.give(rows)
+            if units.deficits.table.index(np.array([key]))[0] < 0:  # it went meanwhile
+                self._memory.give(rows)
                 return True
-            old = residents.publish(key, unit, rows, demonstration)
+            old = units.publish(key, unit, rows, demonstration)
             self._leave([] if old is None else [old])
-            self._leave([residents.drop(victim) for victim in victims if victim in residents])
+            self._leave([units.drop(other) for other in leaving if other in units])
             self._exchanged.notify_all()
         return True
 
-    def _choose(self) -> tuple[Residents, int, UnitRows, list[int]] | None:
+    def _choose(self) -> tuple[CachedUnits, int, UnitRows, list[int]] | None:
         """What to load next, and what leaves for it; the strata take turns."""
         self._reclaim()
         for _ in self._sets:
             self._turn = (self._turn + 1) % len(self._sets)
-            residents = self._sets[self._turn]
-            if residents.used > residents.quota:  # another stratum has grown
-                self._leave([residents.drop(k) for k in residents.leaving(0, 0.0) or ()])
-            key, reuse = residents.changed(), 0.0
-            if key is None and not residents.complete:
+            units = self._sets[self._turn]
+            if units.used > units.quota:  # another stratum has grown
+                self._leave([units.drop(k) for k in units.leaving(0, 0.0) or ()])
+            key, reuse = units.changed(), 0.0
+            if key is None and not units.complete:
                 reuse = self._config.draws_per_load
-                if residents.leaving(1, reuse) is not None:
-                    key = residents.owed(self._rng, self._unreadable)
+                if units.leaving(1, reuse) is not None:
+                    key = units.most_needed(self._rng, self._unreadable)
             if key is None or key in self._unreadable:
                 continue
-            table = residents.debts.table
+            table = units.deficits.table
             index = int(table.index(np.array([key]))[0])
             unit = UnitRows.of(table, index, self._snapshot.runs, self._horizon)
-            victims = residents.leaving(len(unit.addresses), reuse)
-            if victims is not None and len(unit.addresses) <= self._slab.free:
-                return residents, key, unit, [victim for victim in victims if victim != key]
+            leaving = units.leaving(len(unit.addresses), reuse)
+            if leaving is not None and len(unit.addresses) <= self._memory.free:
+                return units, key, unit, [other for other in leaving if other != key]
         return None
 
-    def _is_demonstration(self, residents: Residents, key: int) -> bool:
-        table = residents.debts.table
+    def _is_demonstration(self, units: CachedUnits, key: int) -> bool:
+        table = units.deficits.table
         run = table.run[table.first[int(table.index(np.array([key]))[0])]]
         return bool(self._snapshot.runs.source[run] == int(EpisodeSource.DEMONSTRATION))
 
     def _leave(self, rows: list[Array]) -> None:
         """Rows that nothing new is drawn from; gathers in flight may still read them."""
         if rows:
-            self._limbo.append((self.pins.stamp(), np.concatenate(rows)))
+            self._retired.append((self.pins.stamp(), np.concatenate(rows)))
 
     def _reclaim(self) -> None:
-        while self._limbo and self.pins.passed(self._limbo[0][0]):
-            self._slab.give(self._limbo.pop(0)[1])
+        while self._retired and self.pins.passed(self._retired[0][0]):
+            self._memory.give(self._retired.pop(0)[1])
 
     def _share_out(self, tables: list[UnitTable]) -> None:
         """Give every stratum rows in proportion to its share, but not more than it needs."""

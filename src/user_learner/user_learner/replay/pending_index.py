@@ -1,9 +1,11 @@
-"""The ledger: what the index says, and what the next commit will make it say.
+"""What the index says, and what the next commit will make it say.
 
-The writer stages a chunk by moving the states in here forward; :meth:`Ledger.detach` takes
-what changed as a group, and :meth:`Ledger.flush` writes it in one transaction.
-:meth:`Ledger.reset` forgets what was staged, which is the answer to every failure: memory is
-then again what the index says.
+The writer stages a chunk by moving the states in here forward. :meth:`PendingIndex.detach`
+takes what changed as a :class:`CommitGroup`; what is staged afterwards belongs to the next
+group, so that chunks can be staged while the files of this one are being made durable.
+:meth:`PendingIndex.flush` writes a group in one transaction. :meth:`PendingIndex.reset`
+forgets what was staged, which is how every failure is handled: memory is then again what the
+index says.
 """
 
 from __future__ import annotations
@@ -14,16 +16,137 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from user_core.specs import Array
 from user_core.types import EpisodeKey, EpisodeResult, EpisodeSource
-from user_learner.replay.chunklog import result_from_dict, result_to_dict
-from user_learner.replay.group import Group
-from user_learner.replay.index import load_meta
-from user_learner.replay.segment import SegmentState
-from user_learner.replay.states import CLOSED, EpisodeState, Extent
+from user_learner.replay.index import load_meta, set_meta, transaction
+from user_learner.replay.layout import result_from_dict, result_to_dict
+
+#: How far an episode has come: rows may follow; only the final observation may; nothing may.
+OPEN, OVER, CLOSED = 0, 1, 2
+
+
+@dataclass
+class Extent:
+    """Rows of one episode that lie next to each other in one segment."""
+
+    id: int
+    episode: int
+    first_row: int
+    segment: int
+    start: int
+    rows: int
+
+
+@dataclass
+class EpisodeState:
+    """An episode as far as it has come.
+
+    Attributes:
+        id: Its number in this store.
+        key: Its identity everywhere.
+        source: Why it was recorded.
+        robot: Name of the robot.
+        task: Name of the task.
+        rows: Index of the row that is expected next.
+        gaps: Rows that never came.
+        ended: OPEN; OVER, when only the final observation can follow; or CLOSED.
+        result: What came of it.
+        extent: Where its last rows lie.
+    """
+
+    id: int
+    key: EpisodeKey
+    source: EpisodeSource
+    robot: str = ""
+    task: str = ""
+    rows: int = 0
+    gaps: int = 0
+    ended: int = OPEN
+    result: EpisodeResult | None = None
+    extent: Extent | None = None
+
+
+@dataclass
+class SegmentState:
+    """What the index knows of a segment.
+
+    Attributes:
+        id: Number of the segment.
+        source: Source of its episodes; a segment holds one kind only, so that retention can
+            drop old online data without touching a demonstration.
+        rows: Rows in it.
+        log_bytes: Length of its log.
+        checksums: Running checksums of the block that is being filled, per column file.
+        sealed: Full, or closed for another reason: nothing is appended any more.
+        created_ns: When it was made, nanoseconds since the epoch.
+    """
+
+    id: int
+    source: int
+    rows: int = 0
+    log_bytes: int = 0
+    checksums: list[int] = field(default_factory=list)
+    sealed: bool = False
+    created_ns: int = 0
+
+
+TableRows = list[tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class CommitGroup:
+    """What one commit writes.
+
+    Attributes:
+        generation: Which life of the pending index it is from; one that started over is no more.
+        producers: Producer, incarnation, sequence, how many numbers were left out.
+        segments: TableRows of the table ``segments``, without the commit.
+        episodes: Likewise.
+        extents: Likewise.
+        actors: Likewise.
+        steps: New steps by source.
+    """
+
+    generation: int
+    producers: TableRows
+    segments: TableRows
+    episodes: TableRows
+    extents: TableRows
+    actors: TableRows
+    steps: Counter[int]
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Commit it; raises sqlite3.Error, and has then committed nothing."""
+        now = time.time_ns()
+        with transaction(connection):
+            meta = load_meta(connection)
+            commit_id = meta.commit_id + 1
+            connection.executemany(
+                "INSERT INTO producers VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+                " sequence = excluded.sequence, skipped = skipped + excluded.skipped,"
+                " updated_ns = excluded.updated_ns",
+                [(*row, now) for row in self.producers],
+            )
+            for table, rows in (
+                ("segments", self.segments),
+                ("episodes", self.episodes),
+                ("extents", self.extents),
+                ("actors", self.actors),
+            ):
+                if not rows:  # a chunk without rows, for instance, ends an episode and no more
+                    continue
+                marks = ", ".join("?" * (len(rows[0]) + 1))
+                connection.executemany(
+                    f"INSERT OR REPLACE INTO {table} VALUES ({marks})",
+                    [(*row, commit_id) for row in rows],
+                )
+            steps = {str(k): v for k, v in (Counter(meta.steps) + self.steps).items()}
+            set_meta(connection, commit_id=commit_id, steps=json.dumps(steps))
+
 
 _CACHED_EPISODES = 1024
 
@@ -47,7 +170,7 @@ class _Staged:
     skipped: Counter[tuple[str, int]] = field(default_factory=Counter)
 
 
-class Ledger:
+class PendingIndex:
     """States of producers, episodes and segments over an index that this process writes."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -189,10 +312,10 @@ class Ledger:
         """Stage the state of an episode."""
         self._staged.episodes[episode.id] = episode
 
-    def detach(self) -> Group:
+    def detach(self) -> CommitGroup:
         """Take what is staged as one group; what comes now belongs to the next."""
         staged, self._staged = self._staged, _Staged()
-        return Group(
+        return CommitGroup(
             self.generation,
             [(p, i, s, staged.skipped[p, i]) for (p, i), s in staged.producers.items()],
             [
@@ -216,9 +339,9 @@ class Ledger:
             staged.steps,
         )  # fmt: skip
 
-    def flush(self, group: Group) -> list[tuple[str, int]]:
+    def flush(self, group: CommitGroup) -> list[tuple[str, int]]:
         """Commit a group; return the (producer, incarnation) that moved on: none, and nothing
-        is written, when the ledger has started over since.
+        is written, when the pending index has started over since.
 
         Raises sqlite3.Error, and has then committed nothing.
         """

@@ -1,8 +1,15 @@
-"""Buffers: preallocated memory that a batch is gathered into, and handed out as a Batch."""
+"""Batches in preallocated memory: rows are gathered into it, rewards summed, discounts computed.
+
+A step of an episode is followed by ``after`` rows, the final observation included. So with
+n-step returns k = min(n, after) rewards are summed, and the next observation is row k. Nothing
+follows a step that terminated or truncated but its final observation; there is no need to
+look for the end of the episode.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,10 +19,61 @@ from user_core.specs import Array
 from user_core.types import Batch
 from user_core.types.trajectory import OBSERVATION
 from user_learner.replay.layout import RECORDS, RowLayout
-from user_learner.replay.mapping import aligned_bytes
-from user_learner.replay.pool import Drawn
-from user_learner.replay.returns import n_step, windows
-from user_learner.replay.sampling import SamplerConfig
+from user_learner.sampling.config import SamplerConfig
+from user_learner.sampling.pool import Drawn, aligned_bytes
+
+
+def n_step_returns(
+    reward: Array, terminated: Array, steps: Array, gamma: float
+) -> tuple[Array, Array]:
+    """Discounted sums of rewards, and what is left for the value of the next observation.
+
+    Args:
+        reward: Rewards from the drawn step on, (B, >= max(steps)) float32.
+        terminated: Whether these steps terminated, same shape.
+        steps: Steps to take, k, (B,), at least 1.
+        gamma: Discount per step.
+
+    Returns:
+        Sum of gamma^j r_j for j < k, (B,) float32; and gamma^k, (B,) float32, which is 0 where
+        the last of these steps terminated (not where it was truncated).
+    """
+    rows = np.arange(len(steps))
+    if reward.shape[1] == 1 or (steps == 1).all():
+        return reward[:, 0], np.where(terminated[:, 0], 0.0, gamma).astype(np.float32)
+    powers = _powers(gamma, reward.shape[1] + 1)
+    taken = np.arange(reward.shape[1]) < steps[:, None]
+    total = np.where(taken, reward * powers[:-1], 0.0).sum(axis=1, dtype=np.float64)
+    discount = np.where(terminated[rows, steps - 1], 0.0, powers[steps])
+    return total.astype(np.float32), discount.astype(np.float32)
+
+
+def window_returns(
+    reward: Array, terminated: Array, steps: Array, gamma: float
+) -> tuple[Array, Array]:
+    """Rewards and discounts of each step of windows of T steps, of which ``steps`` are there.
+
+    Returns:
+        Rewards (B, T) float32, 0 where there is no step; and discounts (B, T) float32: gamma,
+        0 for a step that terminated, and 1 where there is no step. So the product along a
+        window is what is left for the value of the observation behind it.
+    """
+    there = np.arange(reward.shape[1]) < steps[:, None]
+    discount = np.where(terminated, 0.0, gamma)
+    return (
+        np.where(there, reward, 0.0).astype(np.float32),
+        np.where(there, discount, 1.0).astype(np.float32),
+    )
+
+
+@lru_cache(maxsize=16)
+def _powers(gamma: float, count: int) -> Array:
+    return gamma ** np.arange(count, dtype=np.float64)
+
+
+# --------------------------------------------------------------------------------------------------
+# Buffers
+# --------------------------------------------------------------------------------------------------
 
 
 class BatchBuffers:
@@ -89,7 +147,7 @@ class BatchBuffers:
                 self._last[name][...] = last[name]
         plain, gamma = self._plain, self._config.gamma
         rewards, ends = records["reward"][:, :-1], records["terminated"][:, :-1]
-        combine = windows if self._config.window else n_step
+        combine = window_returns if self._config.window else n_step_returns
         plain["reward"][...], plain["discount"][...] = combine(rewards, ends, steps, gamma)
         if "action" in (self._records.dtype.names or ()):
             if self._config.window:

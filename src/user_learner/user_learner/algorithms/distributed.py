@@ -1,4 +1,9 @@
-"""Several learner processes that train together (torchrun): each sees its own batches."""
+"""What learner processes in one ``torch.distributed`` process group do together.
+
+Gradients are averaged, first values are those of the first process, decisions are taken by the
+most hesitant. A program that makes the process group can train so; ``learner_node`` does not
+make one, so it always trains alone.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,12 @@
 Files have their full size from the start, with holes where no row is yet, so that a reader
 maps them once. Rows are written with ``pwrite``, never through the mapping: a full disk is
 then an error that can be handled, not a signal that kills.
+
+Chunks of several producers arrive interleaved, but a next observation, an n-step return or a
+window is read along one episode. So each episode is assigned an open segment of its own while
+it lasts, and its rows lie next to each other; it continues in a new segment only when that
+one is full. A segment holds episodes of one source. As many are open as episodes go on at
+once; one whose episode is over takes the next.
 """
 
 from __future__ import annotations
@@ -10,6 +16,7 @@ from __future__ import annotations
 import os
 import shutil
 import zlib
+from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +25,10 @@ import numpy as np
 
 from user_core.errors import StoreCorrupt
 from user_core.specs import Array
-from user_learner.replay.chunklog import LOG_NAME, LogHeader, encode_header
-from user_learner.replay.index import fsync_directory
-from user_learner.replay.layout import ColumnFile, RowLayout
+from user_core.types import EpisodeKey, EpisodeSource
+from user_learner.replay.index import FORMAT_VERSION, StoreMeta, fsync_directory
+from user_learner.replay.layout import LOG_NAME, ColumnFile, LogHeader, RowLayout, encode_header
+from user_learner.replay.pending_index import PendingIndex, SegmentState
 
 SEGMENTS = "segments"
 
@@ -28,30 +36,6 @@ SEGMENTS = "segments"
 def segment_directory(store: Path, segment: int) -> Path:
     """Where a segment lies."""
     return store / SEGMENTS / f"{segment:08d}"
-
-
-@dataclass
-class SegmentState:
-    """What the index knows of a segment.
-
-    Attributes:
-        id: Number of the segment.
-        source: Source of its episodes; a segment holds one kind only, so that retention can
-            drop old online data without touching a demonstration.
-        rows: Rows in it.
-        log_bytes: Length of its log.
-        checksums: Running checksums of the block that is being filled, per column file.
-        sealed: Full, or closed for another reason: nothing is appended any more.
-        created_ns: When it was made, nanoseconds since the epoch.
-    """
-
-    id: int
-    source: int
-    rows: int = 0
-    log_bytes: int = 0
-    checksums: list[int] = field(default_factory=list)
-    sealed: bool = False
-    created_ns: int = 0
 
 
 @dataclass
@@ -180,3 +164,118 @@ def check_sizes(path: Path, layout: RowLayout, rows: int, log_bytes: int) -> str
         if found < nbytes:
             return f"{name} has {found} bytes, {nbytes} are committed"
     return ""
+
+
+# --------------------------------------------------------------------------------------------------
+# Open segments, and which episode fills which
+# --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Assignment:
+    """An open segment and the episode that fills it."""
+
+    segment: OpenSegment
+    source: int
+    owner: EpisodeKey | None = None
+    used: int = 0
+
+
+class OpenSegments:
+    """The open segments of a store."""
+
+    def __init__(
+        self, store: Path, layout: RowLayout, pending: PendingIndex, max_per_source: int
+    ) -> None:
+        self._store, self._layout, self._pending = store, layout, pending
+        self._max = max_per_source
+        self._full: list[OpenSegment] = []
+        self._clock = 0
+        self._assigned = [
+            _Assignment(OpenSegment(store, layout, state, None), state.source, owner)
+            for state, owner in pending.open_segments()
+        ]
+
+    def __len__(self) -> int:
+        return len(self._assigned)
+
+    def segment_for(self, episode: EpisodeKey, source: EpisodeSource) -> OpenSegment:
+        """The segment that takes the next rows of an episode; it has room for at least one.
+
+        Raises OSError when a new segment cannot be made.
+        """
+        self._clock += 1
+        assigned = self._segment_of(episode) or self._take(episode, source)
+        assigned.used = self._clock
+        if assigned.segment.state.sealed:
+            fresh = self._new_segment(source)  # first, so that a full disk changes nothing
+            self._full.append(assigned.segment)
+            assigned.segment = fresh
+        return assigned.segment
+
+    def release(self, episode: EpisodeKey) -> None:
+        """The episode is over: its segment takes another."""
+        assigned = self._segment_of(episode)
+        if assigned is not None:
+            assigned.owner = None
+
+    def files(self, segments: Iterable[int]) -> SegmentFiles:
+        """The files behind these segments, to be made durable while appending goes on.
+
+        Full segments are closed here: the returned handles are of their own.
+        """
+        wanted = set(segments)
+        open_ = [*self._full, *(assigned.segment for assigned in self._assigned)]
+        files = SegmentFiles()
+        for segment in open_:
+            if segment.state.id in wanted:
+                segment.add_to(files)
+        while self._full:
+            self._full.pop().close()
+        return files
+
+    def close(self) -> None:
+        """Close everything. Idempotent."""
+        while self._full:
+            self._full.pop().close()
+        while self._assigned:
+            self._assigned.pop().segment.close()
+
+    def _segment_of(self, episode: EpisodeKey) -> _Assignment | None:
+        return next((assigned for assigned in self._assigned if assigned.owner == episode), None)
+
+    def _take(self, episode: EpisodeKey, source: EpisodeSource) -> _Assignment:
+        mine = [assigned for assigned in self._assigned if assigned.source == source]
+        for assigned in mine:  # a producer has one episode at a time: an older one is over
+            if assigned.owner is not None and assigned.owner.producer == episode.producer:
+                assigned.owner = None
+        free = next((assigned for assigned in mine if assigned.owner is None), None)
+        if free is None and len(mine) >= self._max:
+            free = min(
+                mine, key=lambda assigned: assigned.used
+            )  # the episode that loses it takes another later
+        if free is None:
+            free = _Assignment(self._new_segment(source), int(source))
+            self._assigned.append(free)
+        free.owner = episode
+        return free
+
+    def _new_segment(self, source: EpisodeSource) -> OpenSegment:
+        state = self._pending.begin_segment(source)
+        header = segment_header(self._pending.meta, state.id, int(source))
+        return OpenSegment(self._store, self._layout, state, header)
+
+
+def segment_header(meta: StoreMeta, segment: int, source: int) -> LogHeader:
+    """The first line of the log of a new segment."""
+    if meta.schema is None:
+        raise AssertionError("a segment needs a schema")
+    return LogHeader(
+        FORMAT_VERSION,
+        meta.store,
+        segment,
+        source,
+        meta.segment_rows,
+        meta.block_rows,
+        meta.schema.to_dict(),
+    )

@@ -1,19 +1,61 @@
-"""Policy versions on their way out of the learner."""
+"""Policy versions on their way out of the learner: numbered, checked, published, kept in a file."""
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from user_core.codecs.bfloat16 import to_bfloat16
-from user_core.errors import PolicyError
+from user_core.codecs.weights import encode_version
+from user_core.errors import PolicyError, StoreError
 from user_core.interfaces import PolicySink
 from user_core.specs import Array
 from user_core.types import PolicyVersion
 from user_learner.training.background import LatestWorker
-from user_learner.training.version_counter import VersionCounter
+from user_learner.training.files import write_atomically
+
+
+class VersionCounter:
+    """Counts in a file of its own, because a checkpoint may be older than the newest version.
+
+    A number is durable before it is used, so that none is ever used twice, whatever is lost.
+
+    Args:
+        path: The file; made at the first number.
+
+    Raises:
+        StoreError: The file holds something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        text = path.read_text().strip() if path.exists() else "0"
+        if not text.isascii() or not text.isdigit():
+            raise StoreError(
+                f"policy version counter {path}", got=text[:80], expected="a number",
+                hint="Write a number above that of the newest published version into it",
+            )  # fmt: skip
+        self._last = int(text)
+
+    @property
+    def last(self) -> int:
+        """The number given out last; 0 before the first."""
+        return self._last
+
+    def raise_to(self, number: int) -> None:
+        """Make sure that the next number is above this one."""
+        self._last = max(self._last, number)
+
+    def take(self) -> int:
+        """Give out the next number; durable when this returns. Raises OSError."""
+        number = self._last + 1
+        write_atomically(self._path, [f"{number}\n".encode()])
+        self._last = number
+        return number
 
 
 @dataclass(frozen=True)
@@ -100,3 +142,26 @@ class PolicyPublisher:
         if self._last_s is not None:
             self.period_s = now_s - self._last_s
         self.newest, self._last_s = number, now_s
+
+
+POLICY_FILE = "policy.safetensors"
+
+
+class PolicyFile:
+    """A :class:`~user_core.interfaces.PolicySink` that keeps the newest version in a file, and
+    passes every version on.
+
+    The file is replaced whole; it is not flushed to the disk, because checkpoints hold the
+    same weights durably.
+    """
+
+    def __init__(self, directory: Path, sink: PolicySink) -> None:
+        self.path, self._sink = Path(directory) / POLICY_FILE, sink
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def publish(self, version: PolicyVersion) -> None:
+        """Write the file, then pass the version on."""
+        fresh = self.path.with_suffix(".new")
+        fresh.write_bytes(encode_version(version))
+        os.replace(fresh, self.path)
+        self._sink.publish(version)

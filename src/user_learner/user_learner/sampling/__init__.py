@@ -1,0 +1,10 @@
+"""Batches from replay stores: what is drawn, and from which memory it is gathered.
+
+:class:`ReplaySource` is the :class:`~user_core.interfaces.TransitionSource` of a running
+learner. The stores themselves are in :mod:`user_learner.replay`.
+"""
+
+from user_learner.sampling.config import HALF_DEMONSTRATIONS, History, SamplerConfig, Stratum
+from user_learner.sampling.source import ReplaySource
+
+__all__ = ["HALF_DEMONSTRATIONS", "History", "ReplaySource", "SamplerConfig", "Stratum"]

@@ -1,0 +1,299 @@
+"""The units of the sample cache, and which of them come and go.
+
+A unit is the steps of one block of one segment, which are loaded and dropped together.
+
+How often a step is drawn is controlled per unit. Its *deficit* is the number of draws per step
+that uniform sampling from the whole store would have made so far, minus those that were
+made. Steps that are in memory are drawn equally often, which lowers their deficit, and those on
+disk gain it; loading units with a chance in proportion to their deficit, and dropping those
+whose deficit is lowest, keeps every deficit within about one stay in memory. So the draws of each step,
+over their expected number, go to one, whatever the sizes of the units, however the store
+grows, and however long the disk takes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from user_core.specs import Array
+from user_learner.sampling.catalog import RunTable
+from user_learner.sampling.draws import Population
+from user_learner.sampling.pool import Drawn
+
+
+def _ints() -> Array:
+    return np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class UnitTable:
+    """The units of a population, ascending by key.
+
+    Attributes:
+        key: Address of the block divided by its rows, (U,) int64.
+        steps: Steps that can be drawn, (U,).
+        first: Index of the unit's first piece, (U + 1,).
+        run: Run of each piece, (P,).
+        offset: First row of the piece within its run, (P,).
+        count: Steps of the piece, (P,).
+    """
+
+    key: Array = field(default_factory=_ints)
+    steps: Array = field(default_factory=_ints)
+    first: Array = field(default_factory=lambda: np.zeros(1, np.int64))
+    run: Array = field(default_factory=_ints)
+    offset: Array = field(default_factory=_ints)
+    count: Array = field(default_factory=_ints)
+
+    @classmethod
+    def of(cls, population: Population, runs: RunTable, block_rows: int) -> UnitTable:
+        """Cut a population at the boundaries of blocks."""
+        start = runs.address[population.run] + population.offset
+        low = start // block_rows
+        parts = (start + population.count - 1) // block_rows - low + 1
+        piece = np.repeat(np.arange(len(start)), parts)
+        nth = np.arange(len(piece)) - np.repeat(np.cumsum(parts) - parts, parts)
+        key = low[piece] + nth
+        begin = np.maximum(start[piece], key * block_rows)
+        end = np.minimum((start + population.count)[piece], (key + 1) * block_rows)
+        order = np.lexsort((begin, key))
+        run, begin, count = population.run[piece][order], begin[order], (end - begin)[order]
+        keys, first = np.unique(key[order], return_index=True)
+        steps = np.add.reduceat(count, first) if len(first) else count
+        return cls(keys, steps, np.append(first, len(count)), run, begin - runs.address[run], count)
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    def index(self, key: Array) -> Array:
+        """Index of the units with these keys, -1 where there is none."""
+        if not len(self.key):
+            return np.full(len(key), -1)
+        at = np.minimum(np.searchsorted(self.key, key), len(self.key) - 1)
+        return np.where(self.key[at] == key, at, -1)
+
+
+@dataclass(frozen=True)
+class UnitRows:
+    """The rows of a unit, laid out to be loaded.
+
+    Attributes:
+        addresses: Rows to load, each piece followed by what its last step needs, (M,).
+        position: Where each step is among them, (N,) int32; what follows it, follows there.
+        after: How many rows follow it there, at most the horizon, (N,) int32.
+    """
+
+    addresses: Array
+    position: Array
+    after: Array
+
+    @classmethod
+    def of(cls, table: UnitTable, unit: int, runs: RunTable, horizon: int) -> UnitRows:
+        """Lay out a unit for steps that need up to ``horizon`` following rows."""
+        pieces = slice(table.first[unit], table.first[unit + 1])
+        run, offset, count = table.run[pieces], table.offset[pieces], table.count[pieces]
+        addresses, available = runs.follow(run, offset, int(count.max()) + horizon - 1)
+        rows = np.minimum(count + horizon, available + 1)
+        wanted = np.arange(addresses.shape[1]) < rows[:, None]
+        starts = np.cumsum(rows) - rows
+        within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+        after = np.minimum(np.repeat(rows, count) - within - 1, horizon)
+        position = np.repeat(starts, count) + within
+        return cls(addresses[wanted], position.astype(np.int32), after.astype(np.int32))
+
+
+class DrawDeficits:
+    """What each unit of a table is due, in draws per step."""
+
+    def __init__(self) -> None:
+        self.table = UnitTable()
+        self._due = 0.0
+        self._given: Array = np.empty(0)
+
+    @property
+    def deficit(self) -> Array:
+        """Draws per step that each unit is due, (U,); negative where it had more."""
+        return self._due - self._given
+
+    def drawn(self, units: Array, cached: Array, draws: int) -> None:
+        """So many draws were made, spread evenly over the ``cached`` steps of these units."""
+        self._due += draws / self.table.steps.sum()
+        each = draws / cached.sum()
+        self._given[units] += each * cached / self.table.steps[units]
+
+    def renew(self, table: UnitTable) -> None:
+        """Go over to a later population. Nothing is due to new steps; to a unit that grew the
+        same number of draws to more steps."""
+        deficit = np.zeros(len(table))
+        old = self.table.index(table.key)
+        known = old >= 0
+        deficit[known] = self.deficit[old[known]] * np.minimum(
+            1.0, self.table.steps[old[known]] / table.steps[known]
+        )
+        self.table, self._given = table, self._due - deficit
+
+    def load(self, deficit: Array) -> None:
+        """Take over deficits of all units, (U,)."""
+        self._given = self._due - deficit
+
+
+@dataclass
+class _CachedUnit:
+    """A unit in memory.
+
+    Attributes:
+        line: Its line in the tables.
+        rows: Rows of the cache that it takes.
+        steps: Steps of it that can be drawn.
+        loaded_at: Draws per step of the whole set when it was loaded.
+    """
+
+    line: int
+    rows: Array
+    steps: int
+    loaded_at: float
+
+
+class _GrowingTable:
+    """A table (lines, width) that grows in both directions."""
+
+    def __init__(self, dtype: type[np.generic]) -> None:
+        self.array: Array = np.zeros((0, 0), dtype)
+
+    def write(self, line: int, values: Array) -> None:
+        lines, width = self.array.shape
+        if line >= lines or len(values) > width:
+            more = max(16, 2 * line) if line >= lines else lines
+            grown = np.zeros((more, max(width, len(values))), self.array.dtype)
+            grown[:lines, :width] = self.array
+            self.array = grown
+        self.array[line, : len(values)] = values
+
+
+class CachedUnits:
+    """What is in memory of one stratum. Not thread-safe: the pool's lock guards it.
+
+    Attributes:
+        quota: Rows of the cache that it may take.
+        used: Rows of the cache that it takes.
+        deficits: What is due to its units.
+    """
+
+    def __init__(self, horizon: int) -> None:
+        self.quota = 0
+        self.used = 0
+        self.deficits = DrawDeficits()
+        self._ahead = np.arange(horizon + 1)
+        self._units: dict[int, _CachedUnit] = {}
+        self._spare: list[int] = []
+        self._turn = 0.0
+        self._rows, self._address = _GrowingTable(np.int32), _GrowingTable(np.int64)
+        self._position, self._after = _GrowingTable(np.int32), _GrowingTable(np.int32)
+        self._demonstration = _GrowingTable(np.bool_)
+        self._index_units()
+
+    def __len__(self) -> int:
+        return len(self._units)
+
+    def __contains__(self, key: int) -> bool:
+        return key in self._units
+
+    @property
+    def complete(self) -> bool:
+        """Whether every step of the stratum is in memory."""
+        return len(self._units) == len(self.deficits.table)
+
+    def draw(self, count: int, rng: np.random.Generator) -> Drawn:
+        """Draw uniformly, with replacement, from the steps in memory."""
+        total = int(self._ends[-1])
+        pick = rng.integers(0, total, count)
+        unit = np.searchsorted(self._ends, pick, side="right")
+        line, step = self._line[unit], pick - (self._ends[unit] - self._steps[unit])
+        after = self._after.array[line, step].astype(np.int64)
+        first = self._position.array[line, step]
+        position = first[:, None] + np.minimum(self._ahead, after[:, None])
+        self._turn += count / total
+        self.deficits.drawn(self._index, self._steps, count)
+        return Drawn(
+            self._rows.array[line[:, None], position].astype(np.int64),
+            after,
+            self._address.array[line, first],
+            self._demonstration.array[line, 0],
+        )
+
+    def worn(self, draws: float) -> bool:
+        """Whether what is in memory was drawn so often, on average, and others wait for a place."""
+        if self.complete or not len(self._loaded_at):
+            return False
+        return bool(np.mean(self._turn - self._loaded_at) >= draws)
+
+    def renew(self, table: UnitTable) -> list[Array]:
+        """Go over to a later population; return rows of units that are no longer in it."""
+        there = table.index(np.array(list(self._units), np.int64)) >= 0
+        gone = [key for key, stays in zip(list(self._units), there, strict=True) if not stays]
+        rows = [self.drop(key) for key in gone]
+        self.deficits.renew(table)
+        self._index_units()
+        return rows
+
+    def publish(self, key: int, unit: UnitRows, rows: Array, demonstration: bool) -> Array | None:
+        """Begin to draw from a unit that was loaded; return the rows of an older copy of it."""
+        old = self.drop(key) if key in self._units else None
+        line = self._spare.pop() if self._spare else len(self._units)
+        self._rows.write(line, rows)
+        self._address.write(line, unit.addresses)
+        self._position.write(line, unit.position)
+        self._after.write(line, unit.after)
+        self._demonstration.write(line, np.array([demonstration]))
+        self._units[key] = _CachedUnit(line, rows, len(unit.position), self._turn)
+        self.used += len(rows)
+        self._index_units()
+        return old
+
+    def drop(self, key: int) -> Array:
+        """Draw no more from a unit; return the rows that it took."""
+        unit = self._units.pop(key)
+        self._spare.append(unit.line)
+        self.used -= len(unit.rows)
+        self._index_units()
+        return unit.rows
+
+    def changed(self) -> int | None:
+        """A unit in memory that has other steps in the stores by now, if there is one."""
+        stale = np.flatnonzero(self._steps != self.deficits.table.steps[self._index])
+        return int(self.deficits.table.key[self._index[stale[0]]]) if len(stale) else None
+
+    def most_needed(self, rng: np.random.Generator, without: set[int]) -> int | None:
+        """A unit that is not in memory, picked with a chance in proportion to its deficit."""
+        chance = np.maximum(self.deficits.deficit, 0.0) + 1e-9
+        chance[self._index] = 0.0
+        if without:
+            chance[np.isin(self.deficits.table.key, list(without))] = 0.0
+        total = chance.sum()
+        if total == 0.0:
+            return None
+        return int(self.deficits.table.key[rng.choice(len(chance), p=chance / total)])
+
+    def leaving(self, rows: int, draws_per_load: float) -> list[int] | None:
+        """Units to drop so that ``rows`` fit into the quota; None while too few were drawn
+        enough. Those to which the least is due go first."""
+        excess = self.used + rows - self.quota
+        if excess <= 0:
+            return []
+        spent = np.flatnonzero(self._turn - self._loaded_at >= draws_per_load)
+        spent = spent[np.argsort(self.deficits.deficit[self._index[spent]])]
+        enough = int(np.searchsorted(np.cumsum(self._sizes[spent]), excess)) + 1
+        if enough > len(spent) or enough >= len(self._units):
+            return None
+        return [int(key) for key in self.deficits.table.key[self._index[spent[:enough]]]]
+
+    def _index_units(self) -> None:
+        units = list(self._units.values())
+        self._line = np.array([unit.line for unit in units], np.int64)
+        self._steps = np.array([unit.steps for unit in units], np.int64)
+        self._sizes = np.array([len(unit.rows) for unit in units], np.int64)
+        self._loaded_at = np.array([unit.loaded_at for unit in units])
+        self._ends = np.cumsum(self._steps)
+        self._index = self.deficits.table.index(np.array(list(self._units), np.int64))

@@ -1,0 +1,318 @@
+"""Pools: memory that batches are gathered from; here all rows of all stores, mapped.
+
+numpy can gather from one array only. So that a batch is one gather per column file however
+many segments there are, a large range of addresses is reserved per column file (that costs
+nothing), and each segment is mapped, shared and read-only, into its place in that range.
+The pages are those of the page cache: all readers of a machine share them, and nothing is
+copied before the gather.
+
+Only rows that the index says are committed may be touched: elsewhere is a hole that reads
+zeros, or no mapping at all. A file that is cut short while it is mapped kills the process
+that reads it (SIGBUS), as with every mapping; sizes are checked before.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import sys
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from user_core.errors import StoreError
+from user_core.specs import Array
+from user_core.types import EpisodeSource
+from user_learner.replay.layout import ColumnFile, RowLayout
+from user_learner.sampling.catalog import Snapshot
+from user_learner.sampling.draws import Population
+
+
+class Pins:
+    """Counts the gathers in flight by the time at which they were planned."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._now = 0
+        self._held: Counter[int] = Counter()
+
+    def pin(self) -> int:
+        """A gather was planned; give the ticket to :meth:`unpin` when it is done."""
+        with self._condition:
+            self._held[self._now] += 1
+            return self._now
+
+    def unpin(self, ticket: int) -> None:
+        """A gather is done, or was given up."""
+        with self._condition:
+            self._held[ticket] -= 1
+            if not self._held[ticket]:
+                del self._held[ticket]
+                self._condition.notify_all()
+
+    def stamp(self) -> int:
+        """A time after which nothing new is planned with what is going away."""
+        with self._condition:
+            self._now += 1
+            return self._now - 1
+
+    def passed(self, stamp: int) -> bool:
+        """Whether all gathers planned up to a stamp are done."""
+        with self._condition:
+            return not self._held or min(self._held) > stamp
+
+    def wait(self, stamp: int, timeout_s: float | None = None) -> bool:
+        """Wait until all gathers planned up to a stamp are done."""
+        with self._condition:
+            return self._condition.wait_for(
+                lambda: not self._held or min(self._held) > stamp, timeout_s
+            )
+
+
+# --------------------------------------------------------------------------------------------------
+# Address ranges
+# --------------------------------------------------------------------------------------------------
+
+
+_MAP_FIXED = 0x10
+_MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0x40
+_PROT_NONE = 0
+_FAILED = ctypes.c_void_p(-1).value
+#: Addresses to reserve per column file at most, bytes; less where the machine allows less.
+_RESERVE_BYTES = 2**42
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [
+    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long,
+]  # fmt: skip
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+
+class Region:
+    """A reserved range of addresses, seen as one array of rows."""
+
+    def __init__(self, file: ColumnFile, max_rows: int) -> None:
+        """Reserve room for about ``max_rows`` rows; raises StoreError when there is none."""
+        self._file = file
+        nbytes = min(_RESERVE_BYTES, max_rows * file.stride)
+        while True:
+            self._nbytes = nbytes - nbytes % mmap.PAGESIZE
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+            address = _libc.mmap(None, self._nbytes, _PROT_NONE, flags, -1, 0)
+            if address != _FAILED:
+                break
+            if nbytes < 2**30:
+                raise StoreError(
+                    f"cannot reserve {nbytes} bytes of addresses",
+                    got=os.strerror(ctypes.get_errno()),
+                    hint="Lift the limit on address space (ulimit -v)",
+                )
+            nbytes //= 2
+        self._address: int = address
+        self.rows = self._nbytes // file.stride
+        self.array: Array = np.asarray(_Memory(address, (self.rows, file.stride)))
+
+    def map(self, path: Path, first_row: int, rows: int) -> None:
+        """Map the rows of a segment's column file so that they begin at ``first_row``."""
+        start, nbytes = first_row * self._file.stride, rows * self._file.stride
+        if start % mmap.PAGESIZE or start + nbytes > self._nbytes:
+            raise StoreError(
+                f"no room to map {path}",
+                got=f"rows {first_row} to {first_row + rows}",
+                expected=f"within {self.rows} rows, at a page",
+                hint="Lift the limit on address space (ulimit -v), or give a memory budget",
+            )
+        handle = os.open(path / self._file.filename, os.O_RDONLY)
+        try:
+            self._place(start, nbytes, mmap.PROT_READ, mmap.MAP_SHARED, handle)
+        finally:
+            os.close(handle)
+
+    def unmap(self, first_row: int, rows: int) -> None:
+        """Let go of rows; their addresses stay reserved."""
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+        start, nbytes = first_row * self._file.stride, rows * self._file.stride
+        self._place(start, nbytes, _PROT_NONE, flags, -1)
+
+    def close(self) -> None:
+        """Let go of everything. The array must not be used any more. Idempotent."""
+        if self._nbytes:
+            _libc.munmap(self._address, self._nbytes)
+            self._nbytes = 0
+
+    def _place(self, start: int, nbytes: int, protection: int, flags: int, handle: int) -> None:
+        wanted = self._address + start
+        if _libc.mmap(wanted, nbytes, protection, flags | _MAP_FIXED, handle, 0) != wanted:
+            raise StoreError(
+                "cannot map a segment",
+                got=os.strerror(ctypes.get_errno()),
+                hint="Allow more mappings (sysctl vm.max_map_count), or use larger segments",
+            )
+
+
+class _Memory:
+    """Lets numpy look at an address, read-only."""
+
+    def __init__(self, address: int, shape: tuple[int, int]) -> None:
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (address, True),
+            "shape": shape,
+            "typestr": "|u1",
+        }
+
+
+def aligned_bytes(nbytes: int) -> Array:
+    """Anonymous memory, (nbytes,) uint8, that begins at a page.
+
+    Source and destination of a gather should have the same place within a page: copies
+    between addresses that differ by a few bytes modulo 4096 were measured five times slower
+    (loads that wait for stores to an address that looks the same).
+    """
+    memory = mmap.mmap(-1, max(1, nbytes))
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without huge pages
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.uint8, nbytes)
+
+
+# --------------------------------------------------------------------------------------------------
+# Pools
+# --------------------------------------------------------------------------------------------------
+
+
+_RESERVED_ROWS = 2**40
+#: How long to wait for gathers in flight when a pool is closed.
+CLOSE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Steps that were drawn.
+
+    Attributes:
+        rows: Rows of the pool's arrays: of the steps and of the H rows after them, (B, H + 1).
+            Past the last row of an episode that one is repeated.
+        after: How many following rows there are, (B,), at most H.
+        address: Address of the steps in the snapshot, (B,).
+        demonstration: Whether they are from demonstrations, (B,) bool.
+    """
+
+    rows: Array
+    after: Array
+    address: Array
+    demonstration: Array
+
+    @classmethod
+    def join(cls, parts: list[Drawn]) -> Drawn:
+        """Several, one behind the other."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            *(
+                np.concatenate([getattr(part, name) for part in parts])
+                for name in ("rows", "after", "address", "demonstration")
+            )
+        )
+
+
+class Pool(Protocol):
+    """Rows in memory, by column file, and how to draw steps among them."""
+
+    pins: Pins
+
+    @property
+    def arrays(self) -> list[Array]:
+        """One array (rows, stride) uint8 per column file."""
+
+    def draw(self, stratum: int, count: int, rng: np.random.Generator) -> Drawn:
+        """Draw steps of a stratum uniformly, with replacement."""
+
+    def wait_for_disk(self) -> None:
+        """Wait, for a limited time, until drawing is allowed; never with a gather pinned, because
+        memory is given back only when pinned gathers are done."""
+
+    def renew(self, snapshot: Snapshot, populations: list[Population]) -> None:
+        """Go over to a later state of the stores; nothing is being drawn meanwhile."""
+
+    def state(self) -> dict[str, Any]:
+        """What has to survive a restart besides the state of the random numbers."""
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state` gave."""
+
+    def close(self) -> None:
+        """Let go of the memory. Idempotent."""
+
+
+class MappedPool:
+    """All rows of all stores, mapped: for stores that fit into the memory budget."""
+
+    def __init__(self, layout: RowLayout, horizon: int) -> None:
+        self.pins = Pins()
+        self._horizon = horizon
+        self._snapshot = Snapshot()
+        self._populations: list[Population] = []
+        self._mapped: dict[tuple[str, int], int] = {}
+        self._regions = [Region(file, _RESERVED_ROWS) for file in layout.files]
+        self.arrays: list[Array] = [region.array for region in self._regions]
+
+    def draw(self, stratum: int, count: int, rng: np.random.Generator) -> Drawn:
+        """See :class:`Pool`."""
+        population, runs = self._populations[stratum], self._snapshot.runs
+        run, offset = population.pick(rng.integers(0, len(population), count))
+        addresses, after = runs.follow(run, offset, self._horizon)
+        demonstration = runs.source[run] == int(EpisodeSource.DEMONSTRATION)
+        return Drawn(addresses, after, addresses[:, 0], demonstration)
+
+    def wait_for_disk(self) -> None:
+        """See :class:`Pool`: the kernel reads what is missing."""
+
+    def renew(self, snapshot: Snapshot, populations: list[Population]) -> None:
+        """See :class:`Pool`. Maps new segments, and unmaps those that were dropped, so that
+        their disk space becomes free."""
+        table = snapshot.segments
+        wanted = {
+            (str(path), base): capacity
+            for path, base, capacity in zip(
+                table.paths, table.base.tolist(), table.capacity.tolist(), strict=True
+            )
+        }
+        gone = [key for key in self._mapped if key not in wanted]
+        if gone:
+            self.pins.wait(self.pins.stamp())
+        for key in gone:
+            for region in self._regions:
+                region.unmap(key[1], self._mapped[key])
+            del self._mapped[key]
+        for path, base, capacity in zip(table.paths, table.base, table.capacity, strict=True):
+            key = (str(path), int(base))
+            if key not in self._mapped:
+                for region in self._regions:
+                    region.map(path, key[1], int(capacity))
+                self._mapped[key] = int(capacity)
+        self._snapshot, self._populations = snapshot, populations
+
+    def state(self) -> dict[str, Any]:
+        """See :class:`Pool`: nothing."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """See :class:`Pool`: nothing."""
+
+    def close(self) -> None:
+        """See :class:`Pool`."""
+        if self.pins.wait(self.pins.stamp(), CLOSE_S):  # else somebody may still read: leave it
+            self._release()
+
+    def _release(self) -> None:
+        for region in self._regions:
+            region.close()
