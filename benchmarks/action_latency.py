@@ -163,7 +163,7 @@ def ros_node(name: str) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     from user_msgs.msg import Observation as ObservationMessage
 
     from user_comm import topics
-    from user_comm.ros_qos import profile
+    from user_comm.topics import profile
 
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = Node(name, namespace=NAMESPACE)

@@ -22,10 +22,9 @@ import numpy as np
 
 from user_core.types import ActionChunk, Observation
 from user_hal.robots.mujoco import MujocoConfig, MujocoRobot
-from user_hal.runtime.control_loop import HalLoop
+from user_hal.runtime.control_loop import HalLoop, LoopConfig
 from user_hal.runtime.lateness import Lateness
-from user_hal.runtime.lease_book import LeaseConfig
-from user_hal.runtime.loop_config import LoopConfig
+from user_hal.runtime.leases import LeaseConfig
 from user_hal.safety import Refused, SafetyConfig
 
 MOST_RATIO = 1.5

@@ -23,7 +23,7 @@ import numpy as np
 from user_hal.robots.mujoco import MujocoConfig, MujocoRobot
 from user_hal.sim.arms import ARMS
 from user_hal.sim.experts import ScriptedExpert
-from user_hal.sim.render import Renderer, Snapshot
+from user_hal.sim.rendering import Renderer, Snapshot
 from user_hal.sim.tasks import TASKS
 
 #: Everything that the next physics step depends on.

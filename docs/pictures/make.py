@@ -9,8 +9,7 @@ from PIL import Image
 
 from user_core.specs import Array
 from user_hal.sim.arms import ARMS
-from user_hal.sim.film import PERIOD_S, Stage, write_images
-from user_hal.sim.render import Renderer, Snapshot
+from user_hal.sim.rendering import PERIOD_S, Renderer, Snapshot, Stage, write_images
 from user_hal.sim.tasks import TASKS
 
 FOLDER = Path(__file__).parent

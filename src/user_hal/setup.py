@@ -33,10 +33,10 @@ setup(
         ],
         "user.teleops": [
             "expert = user_hal.teleops.expert:ExpertTeleop",
-            "joy = user_hal.teleops.joy:JoyTeleop",
+            "joy = user_hal.teleops.topics:JoyTeleop",
             "keyboard = user_hal.teleops.keyboard:KeyboardTeleop",
             "spacemouse = user_hal.teleops.spacemouse:SpaceMouseTeleop",
-            "twist = user_hal.teleops.twist:TwistTeleop",
+            "twist = user_hal.teleops.topics:TwistTeleop",
         ],
         "user.commands": [
             "check = user_hal.cli.check:main",

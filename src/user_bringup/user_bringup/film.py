@@ -7,8 +7,7 @@ from typing import Any
 
 from user_core.specs import Array
 from user_hal.robots.mujoco import MujocoRobot
-from user_hal.sim.film import write_images
-from user_hal.sim.render import Renderer, Snapshot
+from user_hal.sim.rendering import Renderer, Snapshot, write_images
 
 
 class Film:

@@ -19,13 +19,12 @@ from user_core.fakes.camera import FakeCamera, FakeCameraConfig
 from user_core.fakes.robot import FakeRobot, FakeRobotConfig
 from user_core.interfaces import Camera, Frame
 from user_core.specs import ArraySpec, check_arrays
-from user_hal.cameras import ros_image
-from user_hal.cameras.aligner import FrameAligner
-from user_hal.cameras.picture import PictureConfig, fit
+from user_hal.cameras import images
+from user_hal.cameras.images import ImageConfig, fit
 from user_hal.cameras.ros_topic import RosTopicCamera, RosTopicCameraConfig
-from user_hal.cameras.with_cameras import RobotWithCameras
+from user_hal.cameras.with_cameras import FrameAligner, RobotWithCameras
 from user_hal.fakes import LocalTopics
-from user_hal.fakes.messages import CompressedImage, Header, Image, Time
+from user_hal.fakes.local_topics import CompressedImage, Header, Image, Time
 
 
 def picture(height: int = 6, width: int = 5) -> Any:
@@ -58,7 +57,7 @@ def raw(image_hwc: Any, encoding: str = "rgb8", padding: int = 0, big: bool = Fa
 def test_raw_encodings(encoding: str, big: bool, padding: int) -> None:
     image_hwc = picture()
     expected = image_hwc[:, :, [0, 0, 0]] if encoding.startswith("mono") else image_hwc
-    decoded = ros_image.from_raw(raw(image_hwc, encoding, padding, big), "/camera")
+    decoded = images.from_raw(raw(image_hwc, encoding, padding, big), "/camera")
     assert decoded.dtype == np.uint8
     np.testing.assert_array_equal(decoded, expected)
 
@@ -78,18 +77,18 @@ def test_raw_images_that_contradict_themselves(change: dict[str, Any], message: 
     for field, value in change.items():
         setattr(bad, field, value)
     with pytest.raises(DeviceFault, match=message):
-        ros_image.from_raw(bad, "/camera")
+        images.from_raw(bad, "/camera")
 
 
 @given(
     st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1),
-    st.sampled_from(sorted(ros_image._PLAIN)), st.binary(max_size=64),
+    st.sampled_from(sorted(images._PLAIN)), st.binary(max_size=64),
 )  # fmt: skip
 def test_no_raw_image_does_more_than_raise_a_fault(
     height: int, width: int, step: int, encoding: str, data: bytes
 ) -> None:
     try:
-        decoded = ros_image.from_raw(Image(Header(), height, width, encoding, 0, step, data), "x")
+        decoded = images.from_raw(Image(Header(), height, width, encoding, 0, step, data), "x")
     except DeviceFault:
         return
     assert decoded.shape == (height, width, 3)
@@ -100,32 +99,32 @@ def test_compressed_images(extension: str, atol: int) -> None:
     image_hwc = cv2.resize(picture(), (64, 48), interpolation=cv2.INTER_CUBIC)
     parameters = [cv2.IMWRITE_JPEG_QUALITY, 98] if extension == ".jpg" else []
     data = cv2.imencode(extension, image_hwc[:, :, ::-1], parameters)[1].tobytes()
-    decoded = ros_image.from_compressed(CompressedImage(Header(), "rgb8; jpeg", data), "/c")
+    decoded = images.from_compressed(CompressedImage(Header(), "rgb8; jpeg", data), "/c")
     assert np.abs(decoded.astype(int) - image_hwc).mean() <= atol
     with pytest.raises(DeviceFault, match="compressed image on '/c': got 20 bytes"):
-        ros_image.from_compressed(CompressedImage(Header(), "jpeg", data[:20]), "/c")
+        images.from_compressed(CompressedImage(Header(), "jpeg", data[:20]), "/c")
     with pytest.raises(DeviceFault, match="expected RGB"):
-        ros_image.from_compressed(CompressedImage(Header(), "16UC1; compressedDepth", data), "/c")
+        images.from_compressed(CompressedImage(Header(), "16UC1; compressedDepth", data), "/c")
     with pytest.raises(DeviceFault, match="0 bytes"):
-        ros_image.from_compressed(CompressedImage(Header(), "png", b""), "/c")
+        images.from_compressed(CompressedImage(Header(), "png", b""), "/c")
 
 
 def test_cropping_and_scaling() -> None:
     image_hwc = np.zeros((40, 60, 3), np.uint8)
     image_hwc[:, 20:40] = 200
-    centre = fit(image_hwc, PictureConfig(width=20, height=40, crop="centre"), "c")
+    centre = fit(image_hwc, ImageConfig(width=20, height=40, crop="centre"), "c")
     assert centre.shape == (40, 20, 3) and (centre == 200).all()
-    scaled = fit(image_hwc, PictureConfig(width=6, height=4), "c")
+    scaled = fit(image_hwc, ImageConfig(width=6, height=4), "c")
     np.testing.assert_array_equal(scaled[0, :, 0], [0, 0, 200, 200, 0, 0])
     config = from_mapping(
-        PictureConfig,
+        ImageConfig,
         {"width": 5, "height": 5, "crop": {"left": 20, "top": 0, "width": 20, "height": 20}},
     )
     assert (fit(image_hwc, config, "c") == 200).all()
     with pytest.raises(DeviceFault, match="a picture of 30x40, expected at least 40x20"):
         fit(image_hwc[:, :30], config, "c")
     with pytest.raises(ConfigError, match="crop"):
-        from_mapping(PictureConfig, {"width": 5, "height": 5, "crop": "middle"})
+        from_mapping(ImageConfig, {"width": 5, "height": 5, "crop": "middle"})
 
 
 class RosCameraDriver:

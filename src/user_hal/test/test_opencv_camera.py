@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,7 @@ from user_core.config import from_mapping
 from user_core.conformance import check_camera
 from user_core.errors import DeviceError, DeviceNotConnected, DeviceTimeout
 from user_hal.cameras.opencv import OpenCvCamera, OpenCvCameraConfig
-
-
-def wait_until(condition: Callable[[], Any], timeout_s: float = 5.0) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "it did not happen in time"
-        time.sleep(0.002)
+from user_testing.waiting import wait_until
 
 
 def make(**params: Any) -> OpenCvCamera:

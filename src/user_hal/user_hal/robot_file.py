@@ -1,4 +1,4 @@
-"""A robot's configuration file: which driver, its parameters, cameras, safety."""
+"""A robot's configuration file: which driver, its parameters, cameras, safety, display."""
 
 from __future__ import annotations
 
@@ -11,10 +11,29 @@ from user_core.errors import ConfigError, SuiteError
 from user_core.interfaces import Robot
 from user_core.plugins import build
 from user_hal.cameras.with_cameras import CamerasConfig, RobotWithCameras, build_cameras
-from user_hal.display import DisplayConfig
-from user_hal.runtime.lease_book import LeaseConfig
-from user_hal.runtime.loop_config import LoopConfig
+from user_hal.runtime.control_loop import LoopConfig
+from user_hal.runtime.leases import LeaseConfig
 from user_hal.safety import SafetyConfig
+
+
+@dataclass(frozen=True)
+class DisplayConfig(Config):
+    """Frames (REP-105), and what is drawn."""
+
+    base_frame: str = setting("base", doc="Base frame of the robot.", min_length=1)
+    tool_frame: str = setting("tcp", doc="Frame of the tool centre point.", min_length=1)
+    marker_rate_hz: float = setting(
+        10.0, doc="Markers a second, at most, while somebody looks.", unit="Hz", gt=0
+    )
+    goal: str = setting(
+        "goal_position",
+        doc="Array of the observation whose first three values are the goal in the base frame; "
+        "drawn as a sphere where the robot has it.",
+    )
+    goal_radius_m: float = setting(0.02, doc="Radius of that sphere.", unit="m", gt=0)
+
+
+# --- A robot's configuration file: which driver, its parameters, cameras, safety ---
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ import pytest
 import yaml
 from rich.console import Console
 
-sys.path.insert(0, str(Path(__file__).parent))
-from sim_process import SimProcess, wait_until
-
 from user_comm.topic_io import open_topic_io
 from user_core.config import load_yaml
 from user_hal.cli import check, robots
+from user_testing.waiting import wait_until
+from user_testing.worlds.sim_ros_robot import SimProcess
 
 pytest.importorskip("mujoco", reason="the simulated robot needs MuJoCo")
+
 
 READY = Path(__file__).parents[3] / "user_bringup" / "config" / "robots"
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hal_process import WATCHDOG_S, Client, HalProcess
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 from user_msgs.msg import SafetyStatus
 
 from user_comm import topics
+from user_testing.worlds.hal_node import WATCHDOG_S, Client, HalProcess
 
 STILL = np.zeros((1, 7), np.float32)
 CAMERA = {

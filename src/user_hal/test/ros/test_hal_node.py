@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 from geometry_msgs.msg import PoseStamped
-from hal_process import NAMESPACE, PERIOD_NS, WATCHDOG_S, Client, HalProcess
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from sensor_msgs.msg import JointState
@@ -25,6 +24,7 @@ from user_msgs.msg import SafetyStatus
 from user_comm import topics
 from user_comm.converters import robot_description_from_message
 from user_core.types import ActedBy
+from user_testing.worlds.hal_node import NAMESPACE, PERIOD_NS, WATCHDOG_S, Client, HalProcess
 
 STILL = np.zeros((1, 7), np.float32)
 #: Room for a busy machine on top of what is promised.

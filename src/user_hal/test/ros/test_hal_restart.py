@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hal_process import Client, HalProcess
 from std_srvs.srv import Trigger
 from user_msgs.msg import SafetyStatus
+
+from user_testing.worlds.hal_node import Client, HalProcess
 
 STILL = np.zeros((1, 7), np.float32)
 
@@ -44,7 +45,7 @@ def test_an_emergency_stop_stays_latched_through_kill_9(tmp_path: Path) -> None:
 
 def test_a_latch_that_cannot_be_kept_or_released_is_said(tmp_path: Path) -> None:
     from user_core.errors import SafetyError
-    from user_hal.safety.latch_file import LatchFile, state_folder
+    from user_hal.safety.emergency_stop import LatchFile, state_folder
 
     latch = LatchFile(tmp_path / "r0")
     assert latch.pressed_by == ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +11,14 @@ import numpy as np
 import pytest
 import yaml
 
-sys.path.insert(0, str(Path(__file__).parent))
-from hal_process import Client, HalProcess
-from sim_process import SimProcess, wait_until
-
 from user_comm.topic_io import open_topic_io
 from user_core.config import load_yaml
+from user_testing.waiting import wait_until
+from user_testing.worlds.hal_node import Client, HalProcess
+from user_testing.worlds.sim_ros_robot import SimProcess
 
 pytest.importorskip("mujoco", reason="the simulated robot needs MuJoCo")
+
 
 READY = Path(__file__).parents[3] / "user_bringup" / "config" / "robots" / "sim_ros_robot.yaml"
 WATCHDOG_S = 0.5

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from sim_process import SimProcess, wait_until
-
 from user_comm.topic_io import open_topic_io
 from user_core.config import from_mapping, load_yaml
 from user_hal.robots.ros2.contract import Ros2Config
 from user_hal.robots.ros2.driver import Ros2Robot
+from user_testing.waiting import wait_until
+from user_testing.worlds.sim_ros_robot import SimProcess
 
 pytest.importorskip("mujoco", reason="the simulated robot needs MuJoCo")
+
 
 CONTRACTS = Path(__file__).parents[3] / "user_bringup" / "config" / "robots"
 UR_NAMES = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,20 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from sim_process import SimProcess, failure, wait_until
-
 from user_comm.topic_io import RosTopicIo, open_topic_io
 from user_core.config import from_mapping, load_yaml
 from user_core.conformance import check_robot
 from user_core.errors import DeviceTimeout
 from user_core.specs import check_arrays
 from user_hal.cameras.ros_topic import RosTopicCamera, RosTopicCameraConfig
+from user_hal.robots.ros2.commands import way
 from user_hal.robots.ros2.contract import Ros2Config
 from user_hal.robots.ros2.driver import Ros2Robot
-from user_hal.robots.ros2.targets import way
+from user_testing.waiting import wait_until
+from user_testing.worlds.sim_ros_robot import SimProcess, failure
 
 pytest.importorskip("mujoco", reason="the simulated robot needs MuJoCo")
+
 
 CONTRACTS = Path(__file__).parents[3] / "user_bringup" / "config" / "robots"
 TRAJECTORY = {

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hal_process import NAMESPACE, Client, HalProcess
 from sensor_msgs.msg import Joy
 
 from user_comm import topics
 from user_comm.converters import Intervention, intervention_from_message
-from user_comm.converters.intervention import label_of
+from user_comm.converters.robot import label_of
 from user_core.types import Label
+from user_testing.worlds.hal_node import NAMESPACE, Client, HalProcess
 
 DEADMAN, OPEN, SUCCESS = 5, 2, 3
 

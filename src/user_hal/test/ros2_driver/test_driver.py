@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,11 +25,12 @@ from user_core.errors import (
     TransportError,
 )
 from user_hal.fakes import LocalTopics
-from user_hal.fakes.messages import Float64, Header, JointState, Time
+from user_hal.fakes.local_topics import Float64, Header, JointState, Time
 from user_hal.fakes.topic_arm import JOINTS, TopicArm
 from user_hal.robots.ros2.contract import Ros2Config
 from user_hal.robots.ros2.driver import Ros2Robot
-from user_hal.robots.ros2.observer import _subscribe
+from user_hal.robots.ros2.observations import _subscribe
+from user_testing.waiting import wait_until
 
 TRAJECTORY = {"topic": "/trajectory", "type": "trajectory_msgs/msg/JointTrajectory"}
 POSITIONS = {"topic": "/positions/commands", "type": "std_msgs/msg/Float64MultiArray"}
@@ -105,13 +106,6 @@ def connected(io: LocalTopics, **changes: Any) -> Ros2Robot:
     robot = make(io, **changes)
     robot.connect()
     return robot
-
-
-def wait_until(condition: Callable[[], Any], timeout_s: float = 5.0) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "it did not happen in time"
-        time.sleep(0.002)
 
 
 def test_the_spec_is_known_without_topics() -> None:

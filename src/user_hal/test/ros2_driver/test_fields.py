@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from user_core.errors import ConfigError, DeviceFault
-from user_hal.fakes import messages as m
-from user_hal.robots.ros2.fields import Extractor, FieldPath
-from user_hal.robots.ros2.layouts import LAYOUTS
+from user_hal.fakes import local_topics as m
+from user_hal.robots.ros2.messages import LAYOUTS, Extractor, FieldPath
 
 
 def joints(names: list[str], **fields: Any) -> m.JointState:

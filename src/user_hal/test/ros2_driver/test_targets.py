@@ -15,8 +15,8 @@ from transforms3d.quaternions import axangle2quat, qmult
 from user_core.config import from_mapping
 from user_core.errors import SpecError
 from user_core.specs import Array
+from user_hal.robots.ros2.commands import Targets, make_targets, moved, way
 from user_hal.robots.ros2.contract import ActionConfig
-from user_hal.robots.ros2.targets import Targets, make_targets, moved, way
 
 JTC, NUMBERS = "trajectory_msgs/msg/JointTrajectory", "std_msgs/msg/Float64MultiArray"
 TWIST, POSE = "geometry_msgs/msg/TwistStamped", "geometry_msgs/msg/PoseStamped"

@@ -6,7 +6,6 @@ import time
 
 import numpy as np
 import pytest
-from live_hal import LiveHal
 
 from user_core.config import Config
 from user_core.errors import DeviceTimeout
@@ -14,8 +13,9 @@ from user_core.interfaces import Camera, Frame
 from user_core.specs import ArraySpec
 from user_hal.cameras.with_cameras import RobotWithCameras
 from user_hal.robots.mock import MockConfig, MockRobot
-from user_hal.runtime.stopper import Stopper
-from user_hal.safety.supervisor import SafetyState
+from user_hal.runtime.driver_guard import Stopper
+from user_hal.safety.stops import SafetyState
+from user_testing.worlds.live_hal import LiveHal
 
 WATCHDOG_S = 0.3
 

@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from hal_world import EPOCH_NS, MS, World
 
 from user_core.errors import LeaseError, SafetyError, SuiteError
 from user_core.types import ActionChunk
 from user_hal.safety import Refused
-from user_hal.safety.supervisor import SafetyState
+from user_hal.safety.stops import SafetyState
+from user_testing.worlds.hal import EPOCH_NS, MS, World
 
 
 def refusal(world: World, chunk: ActionChunk) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hal_world import MS, FakeTime
 
 from user_core.errors import DeviceFault, DeviceTimeout, SuiteError
 from user_hal.robots.mock import MockConfig, MockRobot
 from user_hal.runtime.driver_guard import DriverGuard, DriverLimits
+from user_testing.worlds.hal import MS, FakeTime
 
 
 class Bench:

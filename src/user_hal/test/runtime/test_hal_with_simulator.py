@@ -10,15 +10,14 @@ import pytest
 
 pytest.importorskip("mujoco", reason="the simulator is not installed")
 
-from hal_world import FakeTime, InlineStopper
-
 from user_core.types import ActionChunk, Observation
 from user_hal.robot_file import build_robot, load_robot_file
 from user_hal.runtime.control_loop import HalLoop
-from user_hal.runtime.lease_book import LeaseConfig
-from user_hal.safety.rules.workspace import WorkspaceConfig
-from user_hal.safety.supervisor import SafetyState
+from user_hal.runtime.leases import LeaseConfig
+from user_hal.safety.config import WorkspaceConfig
+from user_hal.safety.stops import SafetyState
 from user_hal.sim.experts import ScriptedExpert
+from user_testing.worlds.hal import FakeTime, InlineStopper
 
 ROBOTS = Path(__file__).parents[3] / "user_bringup" / "config" / "robots"
 

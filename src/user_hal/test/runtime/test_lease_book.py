@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hal_world import FakeTime
 
 from user_core.errors import LeaseError
-from user_hal.runtime.lease_book import LeaseBook, LeaseConfig
+from user_hal.runtime.leases import LeaseBook, LeaseConfig
+from user_testing.worlds.hal import FakeTime
 
 
 @pytest.fixture

@@ -5,19 +5,23 @@ from __future__ import annotations
 import math
 
 import pytest
-from safety_gates import reading, robot
 
 from user_core.config import from_mapping
 from user_core.errors import ConfigError
 from user_core.specs import ActionKind, ArraySpec, RobotSpec
 from user_hal.safety import Refused, SafetyConfig
-from user_hal.safety.stops.boundary import BoundaryStop
-from user_hal.safety.stops.condition import Stop
-from user_hal.safety.stops.emergency import EmergencyStop
-from user_hal.safety.stops.force import ForceConfig, ForceStop
-from user_hal.safety.stops.observation_age import ObservationAge
-from user_hal.safety.stops.watchdog import CommandWatchdog
-from user_hal.safety.supervisor import SafetyState, SafetySupervisor
+from user_hal.safety.config import ForceConfig
+from user_hal.safety.stops import (
+    BoundaryStop,
+    CommandWatchdog,
+    EmergencyStop,
+    ForceStop,
+    ObservationAge,
+    SafetyState,
+    SafetySupervisor,
+    Stop,
+)
+from user_testing.worlds.safety import reading, robot
 
 SECOND_NS = 1_000_000_000
 

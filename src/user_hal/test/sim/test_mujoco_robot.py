@@ -17,6 +17,7 @@ from user_core.plugins import build
 from user_core.types import Observation
 from user_hal.robots.mujoco import MujocoConfig, MujocoRobot
 from user_hal.sim.experts import ScriptedExpert
+from user_testing.waiting import wait_until
 
 
 @pytest.fixture
@@ -33,13 +34,6 @@ def make() -> Iterator[Callable[..., MujocoRobot]]:
     yield connected
     for robot in made:
         robot.close()
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    end_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end_s, "did not happen in time"
-        time.sleep(0.005)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +142,7 @@ def test_real_time_passes_by_itself_at_the_speed_of_the_clock(make) -> None:
     robot = make(real_time=True, speed=2.0, task="reach")
     assert robot.spec.period_s == pytest.approx(0.05) and not robot.spec.lockstep
     start = robot.scene.data.time, time.monotonic()
-    wait_for(lambda: robot.scene.data.time > start[0] + 1.0)
+    wait_until(lambda: robot.scene.data.time > start[0] + 1.0)
     took_s = time.monotonic() - start[1]
     assert 0.4 < took_s < 1.5  # 0.5 s where the host keeps up
 
@@ -164,17 +158,17 @@ def test_real_time_commands_return_at_once_and_are_carried_out(make) -> None:
             direction * (robot.read().arrays["tcp_pose"][0] - before.arrays["tcp_pose"][0])
         )
 
-    wait_for(lambda: moved_m() > 0.018)
+    wait_until(lambda: moved_m() > 0.018)
 
 
 def test_real_time_episode_starts_with_the_first_command_and_is_cut_by_the_clock(make) -> None:
     robot = make(real_time=True, horizon_s=0.3)
     robot.reset(seed=0)
     waited_until = robot.scene.data.time + 0.5
-    wait_for(lambda: robot.scene.data.time > waited_until)
+    wait_until(lambda: robot.scene.data.time > waited_until)
     assert not robot.read().task.truncated
     robot.command(np.zeros(3, np.float32))
-    wait_for(lambda: robot.read().task.truncated)
+    wait_until(lambda: robot.read().task.truncated)
     assert robot.read().task.terminated is False
 
 
@@ -210,7 +204,7 @@ def test_stop_may_come_from_any_thread(make, real_time: bool) -> None:
         stopping.set()
         thread.join()
     if real_time:
-        wait_for(lambda: np.abs(robot.read().arrays["joint_velocity"]).max() < 0.02)
+        wait_until(lambda: np.abs(robot.read().arrays["joint_velocity"]).max() < 0.02)
 
 
 def test_broken_physics_is_a_fault_until_the_next_reset(make) -> None:
@@ -226,7 +220,7 @@ def test_broken_physics_is_a_fault_until_the_next_reset(make) -> None:
             return True
         return False
 
-    wait_for(faulty)
+    wait_until(faulty)
     with pytest.raises(DeviceFault, match="physics"):
         robot.command(np.zeros(3, np.float32))
     recovered: Observation = robot.reset(seed=0)

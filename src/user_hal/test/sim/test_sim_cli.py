@@ -8,9 +8,9 @@ import imageio.v2 as imageio
 import mujoco
 import numpy as np
 import pytest
-from drawing import needs_gl
 
 from user_hal.cli.sim import main
+from user_testing.rendering import needs_gl
 
 
 def test_without_options_it_says_what_the_robot_shows(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,8 +11,7 @@ from user_core.errors import SpecError
 from user_core.specs import ActionKind, ArraySpec, RobotSpec
 from user_hal.robots.mujoco import MujocoConfig, MujocoRobot
 from user_hal.sim.arms import ARMS
-from user_hal.sim.experts import ScriptedExpert
-from user_hal.sim.experts.pick_place_plan import yaw_error_rad
+from user_hal.sim.experts import ScriptedExpert, yaw_error_rad
 from user_hal.sim.tasks import TASKS
 
 SEEDS = range(4)

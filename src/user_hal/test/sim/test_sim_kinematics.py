@@ -7,11 +7,9 @@ from pathlib import Path
 import mujoco
 import numpy as np
 import pytest
-from urdf_reader import Urdf
 
 from user_core.errors import ConfigError, SpecError
-from user_hal.sim.arms import ARMS, PANDA, UR5E, arm_named
-from user_hal.sim.arms.ur5e import PUBLISHED_DH
+from user_hal.sim.arms import ARMS, PANDA, UR5E, UR5E_PUBLISHED_DH, arm_named
 from user_hal.sim.kinematics import (
     Kinematics,
     quaternion_xyzw,
@@ -21,6 +19,7 @@ from user_hal.sim.kinematics import (
 )
 from user_hal.sim.scene import scene_xml
 from user_hal.sim.urdf import arm_urdf
+from user_testing.urdf_reader import Urdf
 
 URDF_FOLDER = Path(__file__).parents[2] / "urdf"
 arms = pytest.mark.parametrize("arm", ARMS.values(), ids=list(ARMS))
@@ -41,7 +40,7 @@ def test_flange_of_the_stretched_panda_is_where_the_maker_says() -> None:
 def test_ur5e_is_the_product_of_its_published_distal_table() -> None:
     for joints in random_joints(UR5E, 20):
         pose = np.diag([-1.0, -1.0, 1.0, 1.0])  # base_link against the base of the table
-        for row, q in zip(PUBLISHED_DH, joints, strict=True):
+        for row, q in zip(UR5E_PUBLISHED_DH, joints, strict=True):
             c, s, ca, sa = np.cos(q), np.sin(q), np.cos(row.alpha_rad), np.sin(row.alpha_rad)
             pose = pose @ [
                 [c, -s * ca, s * sa, row.a_m * c],

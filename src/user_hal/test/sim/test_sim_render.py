@@ -6,15 +6,15 @@ import threading
 
 import numpy as np
 import pytest
-from drawing import needs_gl
 
 from user_core.conformance.robot import check_robot
 from user_core.errors import DeviceError, DeviceTimeout
 from user_hal.robots.mujoco import MujocoConfig, MujocoRobot
 from user_hal.sim.arms import ARMS
-from user_hal.sim.render import Renderer, Snapshot
+from user_hal.sim.rendering import Renderer, Snapshot
 from user_hal.sim.scene import Scene
 from user_hal.sim.tasks import TASKS
+from user_testing.rendering import needs_gl
 
 pytestmark = needs_gl
 
@@ -104,7 +104,7 @@ def test_a_stream_that_stalls_is_an_error_not_an_old_picture() -> None:
 
 
 def test_no_way_to_draw_is_an_error_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("user_hal.sim.render.importlib.import_module", _no_module)
+    monkeypatch.setattr("user_hal.sim.rendering.importlib.import_module", _no_module)
     with pytest.raises(DeviceError, match="libegl1"):
         Renderer(Scene("panda", "reach").model, 16, 16)
 

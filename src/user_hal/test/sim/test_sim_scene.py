@@ -135,7 +135,7 @@ def test_the_wrist_sensor_shows_the_force_of_contact(arm: str) -> None:
 def test_what_the_gripper_holds_is_felt(arm: str) -> None:
     from user_core.specs import RobotSpec
     from user_hal.sim.experts import ScriptedExpert
-    from user_hal.sim.observation import observation_arrays, observation_specs
+    from user_hal.sim.scene import observation_arrays, observation_specs
 
     scene, control = fresh(arm, "pick_place")
     spec = RobotSpec(arm, observation_specs(scene), control.spec, control.kind)

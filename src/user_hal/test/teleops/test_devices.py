@@ -5,25 +5,22 @@ from __future__ import annotations
 import os
 import pty
 import sys
-import time
 import types
 from collections.abc import Iterator
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from teleop_world import Seconds, robot, seen
 
 from user_core.conformance import check_teleop
 from user_core.errors import DeviceError, DeviceNotConnected, DeviceTimeout, PluginError
 from user_hal.fakes.local_topics import LocalTopics
-from user_hal.teleops.buttons import ButtonsConfig
-from user_hal.teleops.engagement import EngagementConfig
-from user_hal.teleops.jog import JogConfig
-from user_hal.teleops.joy import JoyConfig, JoyTeleop
+from user_hal.teleops.hand_device import ButtonsConfig, EngagementConfig, JogConfig
 from user_hal.teleops.keyboard import KeyboardConfig, KeyboardTeleop
 from user_hal.teleops.spacemouse import SpaceMouseConfig, SpaceMouseTeleop
-from user_hal.teleops.twist import TwistConfig, TwistTeleop
+from user_hal.teleops.topics import JoyConfig, JoyTeleop, TwistConfig, TwistTeleop
+from user_testing.waiting import wait_until
+from user_testing.worlds.teleop import Seconds, robot, seen
 
 NO_BAND = JogConfig(deadband=0.0)
 
@@ -141,13 +138,6 @@ def terminal() -> Iterator[tuple[int, str]]:
         os.close(slave)
 
 
-def wait_for(what, timeout_s: float = 5.0) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not what():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.005)
-
-
 def test_keys_in_a_real_terminal_drive(terminal) -> None:
     master, name = terminal
     teleop = KeyboardTeleop(KeyboardConfig(device=name, release_s=0.15, jog=NO_BAND,
@@ -155,12 +145,12 @@ def test_keys_in_a_real_terminal_drive(terminal) -> None:
     teleop.connect(robot())
     try:
         os.write(master, b"wq")
-        wait_for(lambda: teleop.read(seen()).engaged)
+        wait_until(lambda: teleop.read(seen()).engaged)
         np.testing.assert_allclose(teleop.read(seen()).action[:3], [0.5, 0, 0.5])
-        wait_for(lambda: not teleop.read(seen()).engaged)  # nobody types: the keys went up
+        wait_until(lambda: not teleop.read(seen()).engaged)  # nobody types: the keys went up
         os.write(master, b" 1")
         labels = []
-        wait_for(lambda: labels.append(teleop.read(seen())) or labels[-1].success)
+        wait_until(lambda: labels.append(teleop.read(seen())) or labels[-1].success)
         assert labels[-1].action[-1] == 0.0 and not labels[-1].engaged
     finally:
         teleop.close()
@@ -234,10 +224,10 @@ def test_a_spacemouse_drives_and_says_when_it_is_unplugged(monkeypatch) -> None:
     teleop.connect(robot())
     try:
         assert module.opened[0][0] == {"device": None, "axis_convention": "ros"}
-        wait_for(lambda: teleop.read(seen()).engaged)
+        wait_until(lambda: teleop.read(seen()).engaged)
         np.testing.assert_allclose(teleop.read(seen()).action[:3], [0.25, 0, -0.5])
         state.buttons = [0, 1]
-        wait_for(lambda: teleop.read(seen()).action[-1] == 0.0)
+        wait_until(lambda: teleop.read(seen()).action[-1] == 0.0)
         state.unplugged = True
 
         def unplugged() -> bool:
@@ -247,7 +237,7 @@ def test_a_spacemouse_drives_and_says_when_it_is_unplugged(monkeypatch) -> None:
                 return "No such device" in str(error)
             return False
 
-        wait_for(unplugged)
+        wait_until(unplugged)
     finally:
         teleop.close()
     assert module.opened[0][1].closed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from user_core.errors import ConfigError
-from user_hal.teleops.engagement import Engagement, EngagementConfig
+from user_hal.teleops.hand_device import Engagement, EngagementConfig
 
 
 def test_a_dead_man_switch_counts_while_it_is_held_and_not_a_moment_longer() -> None:

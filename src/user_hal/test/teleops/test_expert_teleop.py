@@ -12,9 +12,8 @@ from user_hal.teleops.expert import ExpertConfig, ExpertTeleop
 
 mujoco = pytest.importorskip("mujoco", reason="the simulator is not installed")
 
-from teleop_world import robot  # noqa: E402
-
 from user_hal.robots.mujoco import MujocoConfig, MujocoRobot  # noqa: E402
+from user_testing.worlds.teleop import robot  # noqa: E402
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from teleop_world import ACTIONS, robot, seen
 
 from user_core.errors import ConfigError
 from user_core.specs import ActionKind, ArraySpec, RobotSpec
-from user_hal.teleops.jog import Jog, JogConfig
+from user_hal.teleops.hand_device import Jog, JogConfig
+from user_testing.worlds.teleop import ACTIONS, robot, seen
 
 CONFIG = JogConfig(deadband=0.0)
 FULL_X = [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]

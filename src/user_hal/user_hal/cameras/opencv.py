@@ -16,12 +16,11 @@ from user_core.config import setting
 from user_core.errors import DeviceError
 from user_core.interfaces import Camera, Discovered, Frame
 from user_core.specs import Array, ArraySpec
-from user_hal.cameras.frame_ring import FrameRing
-from user_hal.cameras.picture import PictureConfig, fit, own
+from user_hal.cameras.images import FrameRing, ImageConfig, fit, own
 
 
 @dataclass(frozen=True)
-class OpenCvCameraConfig(PictureConfig):
+class OpenCvCameraConfig(ImageConfig):
     """Which device, and how it is set up."""
 
     source: int | str = setting(

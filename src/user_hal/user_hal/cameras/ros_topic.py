@@ -11,16 +11,15 @@ from user_core.config import setting
 from user_core.errors import DeviceNotConnected, DeviceTimeout
 from user_core.interfaces import Camera, Discovered, Frame
 from user_core.specs import Array, ArraySpec
-from user_hal.cameras import ros_image
-from user_hal.cameras.frame_ring import FrameRing
-from user_hal.cameras.picture import PictureConfig, fit, own
+from user_hal.cameras import images
+from user_hal.cameras.images import FrameRing, ImageConfig, fit, own
 from user_hal.topic_io import Reliability, TopicIo, TopicSubscription
 
 RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 
 
 @dataclass(frozen=True)
-class RosTopicCameraConfig(PictureConfig):
+class RosTopicCameraConfig(ImageConfig):
     """Which topic, and how it is read."""
 
     topic: str = setting("", doc="Image topic, for instance /wrist/color/image_raw.", min_length=1)
@@ -135,7 +134,7 @@ class RosTopicCamera(Camera):
         self._ring.put(message, stamp_ns - round(self._config.latency_s * 1e9))
 
     def _develop(self, message: Any) -> Array:
-        decode = ros_image.from_compressed if self._config.compressed else ros_image.from_raw
+        decode = images.from_compressed if self._config.compressed else images.from_raw
         image_hwc = decode(message, self._config.topic)
         return own(fit(image_hwc, self._config, self._config.topic))
 

@@ -1,19 +1,136 @@
-"""A robot and cameras that it does not know of, as one robot."""
+"""A robot and cameras that it does not know of, as one robot.
+
+Images belong to a robot's state: the nearest in time, within a limit.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
 from user_core.config import Config, setting
-from user_core.errors import ConfigError
-from user_core.interfaces import Camera, Robot
+from user_core.errors import ConfigError, DeviceError, DeviceTimeout
+from user_core.interfaces import Camera, Frame, Robot
 from user_core.plugins import build
-from user_core.specs import Array, RobotSpec
+from user_core.specs import Array, ArraySpec, RobotSpec
 from user_core.types import Observation
-from user_hal.cameras.aligner import FrameAligner
+from user_hal.cameras.images import RemembersFrames
 from user_hal.topic_io import TopicIo, attach_topics
+
+IMAGE = "image_"
+
+
+class FrameAligner:
+    """Several cameras, read together.
+
+    Every camera must be alive (its own :meth:`~user_core.interfaces.Camera.read` says so), and
+    its picture nearest to the asked moment must be near enough; otherwise there is an error with
+    the camera's name, never an old picture.
+
+    Args:
+        cameras: By name; the observation is called ``image_<name>``.
+        max_skew_s: Largest time between a picture and the asked moment, seconds.
+        history: How many pictures are remembered of a camera that does not do so itself.
+    """
+
+    def __init__(self, cameras: Mapping[str, Camera], max_skew_s: float, history: int = 4) -> None:
+        self._cameras = dict(cameras)
+        self._max_skew_s = max_skew_s
+        self._seen: dict[str, deque[Frame]] = {name: deque(maxlen=history) for name in cameras}
+
+    @property
+    def specs(self) -> dict[str, ArraySpec]:
+        """Spec of each picture, by the name of the observation."""
+        return {IMAGE + name: camera.spec for name, camera in self._cameras.items()}
+
+    def connect(self) -> None:
+        """Open all cameras; when one cannot be opened, close them all and raise its error."""
+        try:
+            for name, camera in self._cameras.items():
+                self._seen[name].clear()
+                try:
+                    camera.connect()
+                except DeviceError as error:
+                    raise _named(error, name) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def newest_ns(self) -> int | None:
+        """The moment up to which every camera has delivered; None without cameras.
+
+        Raises:
+            DeviceTimeout: A camera stalled; names it.
+        """
+        return min((self._read(name).stamp_ns for name in self._cameras), default=None)
+
+    def at(self, stamp_ns: int) -> dict[str, Array]:
+        """The pictures of a moment, by the name of the observation, each (h, w, 3) uint8.
+
+        Raises:
+            DeviceTimeout: A camera stalled, or has no picture near enough; names it.
+        """
+        arrays = {}
+        for name in self._cameras:
+            frame = self._nearest(name, stamp_ns)
+            skew_s = (frame.stamp_ns - stamp_ns) / 1e9
+            if abs(skew_s) > self._max_skew_s:
+                side = "after" if skew_s > 0 else "before"
+                raise DeviceTimeout(
+                    f"camera {name!r}",
+                    got=f"its nearest picture is {abs(skew_s):.3f} s {side} the robot's state",
+                    expected=f"at most {self._max_skew_s:g} s",
+                    hint="Raise max_skew_s, remember more pictures, or synchronise the clocks",
+                )
+            arrays[IMAGE + name] = frame.image_hwc
+        return arrays
+
+    def close(self) -> None:
+        """Close all cameras, whatever one of them raises; the first error is raised at the end."""
+        errors = []
+        for camera in self._cameras.values():
+            try:
+                camera.close()
+            except DeviceError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def _read(self, name: str) -> Frame:
+        try:
+            frame = self._cameras[name].read()
+        except DeviceError as error:
+            raise _named(error, name) from error
+        seen = self._seen[name]
+        if not seen or frame.stamp_ns > seen[-1].stamp_ns:
+            frame.image_hwc.flags.writeable = False  # several observations may show it
+            seen.append(frame)
+        return frame
+
+    def _nearest(self, name: str, stamp_ns: int) -> Frame:
+        camera = self._cameras[name]
+        if isinstance(camera, RemembersFrames):
+            try:
+                return camera.nearest(stamp_ns)
+            except DeviceError as error:
+                raise _named(error, name) from error
+        self._read(name)
+        return min(self._seen[name], key=lambda frame: abs(frame.stamp_ns - stamp_ns))
+
+
+def _named(error: DeviceError, name: str) -> DeviceError:
+    """The same error, with the name that the camera has in the configuration."""
+    return type(error)(
+        f"camera {name!r}: {error.what}",
+        got=error.got,
+        expected=error.expected,
+        hint=error.hint,
+    )
+
+
+# --- A robot and cameras that it does not know of, as one robot ---
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,8 +12,7 @@ from pathlib import Path
 from user_core.errors import SuiteError
 from user_core.specs import Array
 from user_hal.sim.arms import ARMS, arm_named
-from user_hal.sim.film import PERIOD_S, SUBSTEPS, Stage, write_images
-from user_hal.sim.render import Renderer
+from user_hal.sim.rendering import PERIOD_S, SUBSTEPS, Renderer, Stage, write_images
 from user_hal.sim.scene import scene_xml
 from user_hal.sim.tasks import TASKS
 

@@ -9,8 +9,16 @@ from typing import Any
 import numpy as np
 
 from user_core.specs import Array
-from user_hal.fakes.local_topics import LocalTopics
-from user_hal.fakes.messages import Header, JointState, Pose, PoseStamped, Quaternion, Time, Vector3
+from user_hal.fakes.local_topics import (
+    Header,
+    JointState,
+    LocalTopics,
+    Pose,
+    PoseStamped,
+    Quaternion,
+    Time,
+    Vector3,
+)
 
 JOINTS = ("shoulder", "elbow", "wrist")
 

@@ -8,38 +8,70 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from typing import Any
+
+from rclpy.node import Node
 
 from user_comm import topics
 from user_comm.converters import RobotDescription, lease_to_message, observation_to_message
 from user_comm.diagnostics import Item
 from user_comm.lifecycle import LifecycleNode
-from user_comm.log_bridge import bridge_logging
+from user_comm.logs import Throttle, bridge_logging
 from user_comm.run import run
-from user_comm.throttle import Throttle
 from user_comm.topic_io import RosTopicIo
+from user_comm.topic_waiter import TopicWaiter
 from user_core.config import from_mapping, setting, to_mapping
 from user_core.errors import ConfigError, LeaseError
 from user_core.promptness import make_process_prompt
 from user_core.types import ActionChunk, Lease, Observation
-from user_hal.nodes.action_waiter import ActionWaiter
-from user_hal.nodes.markers import markers
 from user_hal.nodes.safety_status import (
     lease_item,
     loop_item,
     safety_item,
     safety_status_to_message,
 )
-from user_hal.nodes.standard_topics import StandardTopics
+from user_hal.nodes.standard_topics import StandardTopics, markers
 from user_hal.robot_file import RobotFile, build_robot, find_robot_file, load_robot_file
-from user_hal.runtime.control_loop import HalLoop
-from user_hal.runtime.status import HalStatus
+from user_hal.runtime.control_loop import HalLoop, HalStatus
 from user_hal.safety import Refused
-from user_hal.safety.latch_file import LatchFile, state_folder
+from user_hal.safety.emergency_stop import LatchFile, state_folder
 from user_hal.topic_io import attach_topics
+
+
+class ActionWaiter:
+    """Waits for actions and deadlines at once; a :class:`~user_hal.runtime.control_loop.Waiter`.
+
+    Args:
+        node: Subscribes.
+        callback: Gets every action chunk, in the thread that waits.
+
+    Attributes:
+        subscription: Checked: what cannot be decoded is counted and never seen.
+    """
+
+    def __init__(self, node: Node, callback: Callable[[ActionChunk], None]) -> None:
+        self._callback = callback
+        self._topic = TopicWaiter(node, topics.ACTION)
+        self.subscription = self._topic.subscription
+        self.wake, self.destroy = self._topic.wake, self._topic.destroy
+
+    def wait(self, until_ns: int) -> None:
+        """Wait until a time of the monotonic clock; hand over actions that come."""
+        self._topic.wait(until_ns - time.monotonic_ns())
+        self._topic.take_all(self._callback)
+
+    def discard(self) -> None:
+        """Throw away actions that came while nobody waited for them."""
+        self._topic.take_all(lambda chunk: None)
+
+
+# --- Node ``hal``: runs one robot, and is the only way to it ---
+# Everything that reaches the robot comes through the action topic or the reset service, and both
+# lead through the lease and the safety gate; see :mod:`user_hal.runtime.control_loop`.
+
 
 _STATUS_PERIOD_S = 1.0
 #: What a reset may take beyond the driver's own limit before the caller is told.

@@ -8,8 +8,8 @@ from user_msgs.msg import SafetyStatus
 
 from user_comm.converters import set_stamp
 from user_comm.diagnostics import Item, Level
-from user_hal.runtime.status import HalStatus
-from user_hal.safety.supervisor import SafetyState
+from user_hal.runtime.control_loop import HalStatus
+from user_hal.safety.stops import SafetyState
 
 
 def safety_status_to_message(status: HalStatus, base_frame: str) -> SafetyStatus:

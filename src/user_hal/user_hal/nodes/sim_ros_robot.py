@@ -43,9 +43,9 @@ from trajectory_msgs.msg import JointTrajectory
 from user_comm.stop_signals import StopSignals
 from user_core.errors import SuiteError
 from user_core.specs import Array
-from user_hal.sim.controllers import ArmControllers
+from user_hal.sim.control import ArmControllers
 from user_hal.sim.periodic import PeriodicThread
-from user_hal.sim.render import Renderer, Snapshot
+from user_hal.sim.rendering import Renderer, Snapshot
 from user_hal.sim.scene import Scene, SceneState
 
 

@@ -16,7 +16,7 @@ from user_comm import topics
 from user_comm.converters import Intervention, RobotDescription
 from user_comm.diagnostics import Level
 from user_comm.lifecycle import LifecycleNode
-from user_comm.log_bridge import bridge_logging
+from user_comm.logs import bridge_logging
 from user_comm.run import run
 from user_comm.topic_io import RosTopicIo
 from user_core.config import Config, setting

@@ -17,13 +17,10 @@ from user_core.specs import Array, RobotSpec
 from user_core.types import AppliedAction, Observation
 from user_hal.sim.arms import ARMS
 from user_hal.sim.control import control_named
-from user_hal.sim.episode import Episode
-from user_hal.sim.observation import observation_arrays, observation_specs
 from user_hal.sim.periodic import PeriodicThread
-from user_hal.sim.pictures import Pictures
-from user_hal.sim.render import Snapshot
-from user_hal.sim.scene import Scene
-from user_hal.sim.tasks import TASKS, task_named
+from user_hal.sim.rendering import SceneImages, Snapshot
+from user_hal.sim.scene import Scene, observation_arrays, observation_specs
+from user_hal.sim.tasks import TASKS, Episode, task_named
 
 #: In real time, physics is advanced in pieces of about this duration, wall clock.
 TICK_S = 0.005
@@ -47,7 +44,7 @@ class MujocoConfig(Config):
     )
     speed: float = setting(1.0, doc="Simulated seconds in a second, in real time.", gt=0, le=100)
     cameras: tuple[Literal["front", "wrist"], ...] = setting(
-        (), doc="Pictures in an observation.", max_length=2
+        (), doc="SceneImages in an observation.", max_length=2
     )
     image_height: int = setting(128, doc="Of a picture.", unit="px", ge=8, le=1080)
     image_width: int = setting(128, doc="Of a picture.", unit="px", ge=8, le=1920)
@@ -119,7 +116,7 @@ class MujocoRobot(Robot):
         self._episode = Episode(config.horizon_s or task.horizon_s)
         self._random = np.random.default_rng(config.seed)
         self._lock = threading.Lock()
-        self._pictures: Pictures | None = None
+        self._pictures: SceneImages | None = None
         self._physics: PeriodicThread | None = None
         self._connected = False
         self._stamp_ns = self._sequence = self._episodes = self._commands = 0
@@ -154,7 +151,7 @@ class MujocoRobot(Robot):
         self._begin_episode(self._random)
         self._episodes = 0  # nobody has reset it yet
         if config.cameras:
-            self._pictures = Pictures(
+            self._pictures = SceneImages(
                 self.scene.model,
                 config.cameras,
                 (config.image_height, config.image_width),

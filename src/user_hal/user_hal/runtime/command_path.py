@@ -13,16 +13,19 @@ from user_core.specs import Array, RobotSpec
 from user_core.types import ActionChunk, Observation
 from user_hal.runtime.chunk_player import ChunkPlayer, Row
 from user_hal.runtime.clock import Clock
-from user_hal.runtime.lease_book import LeaseBook
+from user_hal.runtime.leases import LeaseBook
 from user_hal.safety import Refused, SafetyConfig, SafetyGate
-from user_hal.safety.rules.format import FormatRule
-from user_hal.safety.stops.boundary import BoundaryStop
-from user_hal.safety.stops.condition import StopCondition
-from user_hal.safety.stops.emergency import EmergencyStop
-from user_hal.safety.stops.force import ForceStop
-from user_hal.safety.stops.observation_age import ObservationAge
-from user_hal.safety.stops.watchdog import CommandWatchdog
-from user_hal.safety.supervisor import SafetyState, SafetySupervisor
+from user_hal.safety.rules import FormatRule
+from user_hal.safety.stops import (
+    BoundaryStop,
+    CommandWatchdog,
+    EmergencyStop,
+    ForceStop,
+    ObservationAge,
+    SafetyState,
+    SafetySupervisor,
+    StopCondition,
+)
 
 #: Commands to the driver keep this distance, in control periods, however fast chunks come.
 _CLOSEST_PERIODS = 0.5
@@ -43,7 +46,7 @@ class Order(NamedTuple):
 
 
 class StopsRobot(Protocol):
-    """What stops the robot, see :class:`~user_hal.runtime.stopper.Stopper`."""
+    """What stops the robot, see :class:`~user_hal.runtime.driver_guard.Stopper`."""
 
     def request(self) -> None:
         """Have the robot stopped; returns at once."""

@@ -5,25 +5,172 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
+from user_core.config import Config, setting
 from user_core.errors import DeviceTimeout, SafetyError, SuiteError
 from user_core.interfaces import Robot
-from user_core.types import ActionChunk, AppliedAction, Observation
+from user_core.types import ActionChunk, AppliedAction, Lease, Observation
 from user_hal.runtime.clock import Clock
 from user_hal.runtime.command_path import CommandPath, Order
 from user_hal.runtime.deadlines import Deadlines
-from user_hal.runtime.driver_guard import DriverGuard
-from user_hal.runtime.lease_book import LeaseBook, LeaseConfig
-from user_hal.runtime.loop_config import LoopConfig
-from user_hal.runtime.resets import Resets
-from user_hal.runtime.sentinel import Sentinel
-from user_hal.runtime.status import HalStatus
-from user_hal.runtime.stopper import Stopper
-from user_hal.runtime.waiter import ConditionWaiter, Waiter
+from user_hal.runtime.driver_guard import DriverGuard, DriverLimits, Sentinel, Stopper
+from user_hal.runtime.lateness import LatenessReport
+from user_hal.runtime.leases import LeaseBook, LeaseConfig
 from user_hal.safety import SafetyConfig
-from user_hal.safety.supervisor import SafetyState
+from user_hal.safety.stops import SafetyState, Stop
+
+
+@dataclass(frozen=True)
+class LoopConfig(Config):
+    """How a robot is run."""
+
+    rate_hz: float = setting(
+        0.0,
+        doc="Observations a second; 0: one per control period of the robot. A robot in lockstep "
+        "gives one per command instead.",
+        unit="Hz",
+        ge=0,
+    )
+    idle_s: float = setting(
+        0.5,
+        doc="A robot in lockstep that waits for commands shows its last observation again after "
+        "this time, for those that missed it.",
+        unit="s",
+        gt=0,
+    )
+    blend_rows: int = setting(
+        0, doc="Over how many rows a new chunk fades over from the one before.", ge=0
+    )
+    driver: DriverLimits = setting(factory=DriverLimits, doc="Deadlines of the driver's calls.")
+
+
+# --- How it stands with a robot ---
+
+
+@dataclass(frozen=True)
+class HalStatus:
+    """A snapshot.
+
+    Attributes:
+        state: Whether commands may pass.
+        cause: Why the robot was stopped; None while commands pass or none are wanted.
+        present: Whether that cause still holds.
+        passed: Commands that passed unchanged, since the start.
+        limited: Commands that were changed.
+        refused: Commands that were refused.
+        reasons: How often each reason for a change or refusal occurred.
+        lease: The lease, if anybody holds one.
+        lease_left_s: Seconds that are left of it.
+        newest_token: Newest fencing number.
+        stop_trouble: Why the last stop of the robot failed; empty when it did not.
+        lateness: How the loop keeps its deadlines.
+    """
+
+    state: SafetyState
+    cause: Stop | None
+    present: bool
+    passed: int
+    limited: int
+    refused: int
+    reasons: Mapping[str, int]
+    lease: Lease | None
+    lease_left_s: float
+    newest_token: int
+    stop_trouble: str
+    lateness: LatenessReport
+
+
+# --- Resets that were asked for and wait for the control loop ---
+
+
+class ResetRequest(NamedTuple):
+    """One reset.
+
+    Attributes:
+        seed: Makes the start reproducible; None: any start.
+        done: Gets the first observation, or the error.
+    """
+
+    seed: int | None
+    done: Future[Observation]
+
+
+class Resets:
+    """A queue of resets. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: list[ResetRequest] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def add(self, seed: int | None) -> Future[Observation]:
+        """Ask for a reset."""
+        request = ResetRequest(seed, Future())
+        with self._lock:
+            self._waiting.append(request)
+        return request.done
+
+    def next(self) -> ResetRequest | None:
+        """Take the oldest, if there is one."""
+        with self._lock:
+            return self._waiting.pop(0) if self._waiting else None
+
+    def refuse(self, error: SuiteError) -> None:
+        """Answer all that wait with an error."""
+        while request := self.next():
+            request.done.set_exception(error)
+
+
+# --- How the control loop waits for its next deadline, or for news before that ---
+
+
+class Waiter(Protocol):
+    """Waits in the loop's thread. Commands may arrive while it waits, and end the wait."""
+
+    def wait(self, until_ns: int) -> None:
+        """Wait until this moment of the monotonic clock, or until there are news."""
+
+    def wake(self) -> None:
+        """There are news: end the wait, or the next one. From any thread."""
+
+    def discard(self) -> None:
+        """Throw away what has arrived and was not looked at: it is from before."""
+
+
+class ConditionWaiter:
+    """Waits on a condition; commands come by other ways."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._news = False
+
+    def wait(self, until_ns: int) -> None:
+        """Wait."""
+        with self._changed:
+            left_s = (until_ns - time.monotonic_ns()) * 1e-9
+            if not self._news and left_s > 0:
+                self._changed.wait(left_s)
+            self._news = False
+
+    def wake(self) -> None:
+        """End the wait."""
+        with self._changed:
+            self._news = True
+            self._changed.notify()
+
+    def discard(self) -> None:
+        """Nothing arrives here."""
+
+
+# --- The loop that runs a robot: read, show, command ---
+
 
 _log = logging.getLogger(__name__)
 

@@ -1,4 +1,9 @@
-"""A driver whose calls have deadlines, and that is brought back after a failure."""
+"""Calls of a driver with deadlines, and the threads that stop a robot while a call is stuck.
+
+:class:`DriverGuard` makes the calls and brings a driver back after a failure; :class:`Stopper`
+stops the robot from a thread of its own; :class:`Sentinel` looks for what calls for a stop while
+the control loop is busy.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +14,13 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from user_core.config import Config, setting
-from user_core.errors import (
-    DeviceFault,
-    DeviceNotConnected,
-    DeviceTimeout,
-    SpecError,
-    SuiteError,
-)
+from user_core.errors import DeviceFault, DeviceNotConnected, DeviceTimeout, SpecError, SuiteError
 from user_core.interfaces import Robot
 from user_core.specs import Array, RobotSpec, check_arrays
 from user_core.types import Observation
 from user_hal.runtime.backoff import Backoff, BackoffConfig
 from user_hal.runtime.clock import Clock
-from user_hal.safety.stops.condition import Stop
+from user_hal.safety.stops import Stop
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -249,3 +248,128 @@ class DriverGuard:
         except SpecError as error:
             raise DeviceFault(f"what the driver says it sent is no action: {error}") from error
         return executed
+
+
+# --- Stops a robot from a thread of its own, whatever the other threads are doing ---
+
+
+#: Pause before a stop that raised is tried again, seconds.
+_RETRY_S = 0.05
+
+
+class Stopper:
+    """Calls ``stop`` when asked to, and never makes the asker wait.
+
+    A stop that raises is tried again until it succeeds. Requests that come while a stop is
+    running lead to one more after it, so that a stop always begins after it was asked for.
+
+    Args:
+        stop: Stops the robot; may be called from any thread, may block.
+        name: Of the thread.
+    """
+
+    def __init__(self, stop: Callable[[], None], name: str = "stopper") -> None:
+        self._stop = stop
+        self._changed = threading.Condition()
+        self._asked = self._done = 0
+        self._closed = True
+        self._trouble, self._name = "", name
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to do what was asked for."""
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        self._thread.start()
+
+    def request(self) -> None:
+        """Have the robot stopped; returns at once."""
+        with self._changed:
+            self._asked += 1
+            self._changed.notify_all()
+
+    @property
+    def pending(self) -> bool:
+        """Whether a stop was asked for that is not done."""
+        return self._done < self._asked
+
+    @property
+    def trouble(self) -> str:
+        """Why the last stop failed; empty when it did not."""
+        return self._trouble
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until all stops that were asked for are done; tell whether they are."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self.pending, timeout_s)
+
+    def close(self, timeout_s: float) -> None:
+        """End the thread, when it is not stuck in a stop."""
+        with self._changed:
+            self._closed = True
+            self._asked = self._done  # a stop that is still wanted is not for the next start
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self.pending or self._closed)
+                if self._closed and not self.pending:
+                    return
+                asked = self._asked
+            try:
+                self._stop()
+            except Exception as error:  # whatever the driver raises: try again
+                self._report(f"{type(error).__name__}: {error}")
+                with self._changed:
+                    if self._closed:
+                        return
+                    self._changed.wait(_RETRY_S)
+                continue
+            with self._changed:
+                self._done, self._trouble = min(asked, self._asked), ""
+                self._changed.notify_all()
+
+    def _report(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            _log.error("stop failed, trying again: %s", trouble)
+        self._trouble = trouble
+
+
+# --- A thread that watches over the control loop and can stop the robot without it ---
+
+
+class Sentinel:
+    """Calls ``look`` at short intervals until it is closed. What it raises is logged.
+
+    Args:
+        look: Looks at everything that may call for a stop; must not block.
+        period_s: Time between two looks.
+    """
+
+    def __init__(self, look: Callable[[], None], period_s: float) -> None:
+        self._look, self._period_s = look, period_s
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sentinel", daemon=True)
+        self._trouble = ""
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._end.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(1.0)
+
+    def _run(self) -> None:
+        while not self._end.wait(self._period_s):
+            try:
+                self._look()
+            except Exception as error:  # nothing may end the watch
+                if repr(error) != self._trouble:
+                    _log.exception("sentinel: a look failed; it goes on")
+                self._trouble = repr(error)

@@ -2,6 +2,6 @@
 
 from user_hal.safety.config import SafetyConfig
 from user_hal.safety.gate import SafetyGate, Verdict
-from user_hal.safety.rule import Refused
+from user_hal.safety.rules import Refused
 
 __all__ = ["Refused", "SafetyConfig", "SafetyGate", "Verdict"]

@@ -5,11 +5,181 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from user_core.config import Config, setting
-from user_hal.safety.rules.bounds import BoundsConfig
-from user_hal.safety.rules.joint_limits import JointLimitsConfig
-from user_hal.safety.rules.motion_limits import MotionLimits
-from user_hal.safety.rules.workspace import WorkspaceConfig
-from user_hal.safety.stops.force import ForceConfig
+from user_core.errors import ConfigError
+from user_hal.safety.motion import MotionLayout
+
+#: Stands for "no limit": finite, so that it may be multiplied by zero.
+UNLIMITED = 1e12
+
+
+@dataclass(frozen=True)
+class MotionLimits(Config):
+    """Limits of one quantity; what is not given is not limited.
+
+    Units are m and rad for a step, m/s and rad/s for a velocity, m/s^2 and rad/s^2 for an
+    acceleration.
+    """
+
+    each: tuple[float, ...] = setting(
+        (),
+        doc="Limit of each element of the motion: one number for all that move tool or joints, "
+        "or one per element (.inf: none).",
+        gt=0,
+    )
+    linear: float | None = setting(
+        None, doc="Limit of the length of the tool's translation vector.", unit="m", gt=0
+    )
+    angular: float | None = setting(
+        None, doc="Limit of the length of the tool's rotation vector.", unit="rad", gt=0
+    )
+
+    @property
+    def given(self) -> bool:
+        """Whether anything is limited at all."""
+        return bool(self.each) or self.linear is not None or self.angular is not None
+
+    def elements(self, layout: MotionLayout, where: str) -> list[float]:
+        """One limit per element of a displacement, (D,); empty where none is given.
+
+        Raises:
+            ConfigError: The number of limits fits neither one nor all elements.
+        """
+        if not self.each:
+            return []
+        if len(self.each) == 1:
+            moving = layout.moving.stop
+            return [self.each[0]] * moving + [UNLIMITED] * (layout.size - moving)
+        if len(self.each) != layout.size:
+            raise ConfigError(
+                f"{where}.each",
+                got=f"{len(self.each)} limits",
+                expected=f"one, or {layout.size}: one for each of {list(layout.names)}",
+            )
+        return [min(limit, UNLIMITED) for limit in self.each]
+
+    def vectors(self, layout: MotionLayout, where: str) -> list[tuple[slice, float]]:
+        """The limited vectors: which elements of a displacement, and their longest length.
+
+        Raises:
+            ConfigError: The tool is limited, but the actions do not move the tool.
+        """
+        found = []
+        for name, limit in (("linear", self.linear), ("angular", self.angular)):
+            part: slice = getattr(layout, name)
+            if limit is None:
+                continue
+            if part.start == part.stop and layout.linear.stop:
+                continue  # an action that does not turn the tool needs no limit for turning it
+            if part.start == part.stop:
+                raise ConfigError(
+                    f"{where}.{name}",
+                    got=f"a limit on the tool, for actions of kind {layout.kind.value!r}",
+                    expected="a limit on what the actions move",
+                    hint=f"Remove it, or use {where}.each.",
+                )
+            found.append((part, min(limit, UNLIMITED)))
+        return found
+
+
+@dataclass(frozen=True)
+class BoundsConfig(Config):
+    """Bounds of an action, in the units of the robot's action spec; they only ever tighten."""
+
+    low: tuple[float, ...] = setting((), doc="Smallest values: one number, or one per element.")
+    high: tuple[float, ...] = setting((), doc="Largest values: one number, or one per element.")
+    refuse_beyond: float = setting(
+        0.1,
+        doc="A command that exceeds a bound by more than this share of the range is refused (it "
+        "is a mistake, for instance of units); one that exceeds it by less is clipped.",
+        ge=0,
+    )
+
+
+@dataclass(frozen=True)
+class WorkspaceConfig(Config):
+    """An axis-aligned box in the base frame; without numbers there is none."""
+
+    low: tuple[float, ...] = setting(
+        (), doc="Smallest x, y and z of the tool; empty: no box.", unit="m", max_length=3
+    )
+    high: tuple[float, ...] = setting(
+        (), doc="Largest x, y and z of the tool; empty: no box.", unit="m", max_length=3
+    )
+
+    tolerance: float = setting(
+        0.02,
+        doc="How far the tool may overshoot a wall before commands that lead further out are "
+        "refused altogether.",
+        unit="m",
+        ge=0,
+    )
+
+    def validate(self) -> None:
+        both = len(self.low), len(self.high)
+        if both not in ((0, 0), (3, 3)) or not all(a < b for a, b in zip(self.low, self.high)):
+            raise ConfigError(
+                "workspace",
+                got=f"low {self.low}, high {self.high}",
+                expected="three numbers each, low < high; or none",
+            )
+
+    @property
+    def given(self) -> bool:
+        """Whether there is a box."""
+        return bool(self.low)
+
+
+@dataclass(frozen=True)
+class JointLimitsConfig(Config):
+    """Ranges of the joints; without ``low`` and ``high`` those of the spec of ``joint_position``.
+
+    There are no limits while nothing at all is given.
+    """
+
+    low: tuple[float, ...] = setting((), doc="Smallest position of each joint.", unit="rad")
+    high: tuple[float, ...] = setting((), doc="Largest position of each joint.", unit="rad")
+    margin: float | None = setting(
+        None, doc="Distance that is kept from both ends.", unit="rad", ge=0
+    )
+
+    tolerance: float = setting(
+        0.05,
+        doc="How far a joint may overshoot its limit before commands that lead further out are "
+        "refused altogether.",
+        unit="rad",
+        ge=0,
+    )
+
+    @property
+    def given(self) -> bool:
+        """Whether the joints are limited."""
+        return bool(self.low or self.high) or self.margin is not None
+
+
+@dataclass(frozen=True)
+class ForceConfig(Config):
+    """Above ``stop`` the robot stops; below ``resume`` it may go on. Not given: not limited."""
+
+    stop_n: float | None = setting(None, doc="Force at which it stops.", unit="N", gt=0)
+    resume_n: float | None = setting(
+        None, doc="Force below which it may go on; by default 60 % of stop_n.", unit="N", gt=0
+    )
+    stop_n_m: float | None = setting(None, doc="Torque at which it stops.", unit="N m", gt=0)
+    resume_n_m: float | None = setting(
+        None, doc="Torque below which it may go on; by default 60 %.", unit="N m", gt=0
+    )
+
+    def validate(self) -> None:
+        for stop, resume in ((self.stop_n, self.resume_n), (self.stop_n_m, self.resume_n_m)):
+            if resume is not None and (stop is None or resume > stop):
+                raise ConfigError(
+                    "force", got=f"resume at {resume}", expected=f"at most stop, {stop}"
+                )
+
+    @property
+    def given(self) -> bool:
+        """Whether force or torque is limited."""
+        return self.stop_n is not None or self.stop_n_m is not None
 
 
 @dataclass(frozen=True)

@@ -2,27 +2,61 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from user_core.errors import ConfigError
 from user_core.specs import Array, Arrays, RobotSpec
 from user_hal.safety.config import SafetyConfig
-from user_hal.safety.counters import GateCounters
-from user_hal.safety.forms import form_for
-from user_hal.safety.forms.change import action_scale
-from user_hal.safety.layout import MotionLayout
-from user_hal.safety.motion import Motion
-from user_hal.safety.rule import Refused, Rule
-from user_hal.safety.rules.acceleration import AccelerationRule
-from user_hal.safety.rules.bounds import BoundsRule
-from user_hal.safety.rules.format import FormatRule
-from user_hal.safety.rules.joint_limits import JointLimitsRule
-from user_hal.safety.rules.position import PositionRule
-from user_hal.safety.rules.step import StepRule
-from user_hal.safety.rules.velocity import VelocityRule
-from user_hal.safety.rules.workspace import WorkspaceRule
+from user_hal.safety.forms import action_scale, form_for
+from user_hal.safety.motion import Motion, MotionLayout
+from user_hal.safety.rules import (
+    AccelerationRule,
+    BoundsRule,
+    FormatRule,
+    JointLimitsRule,
+    PositionRule,
+    Refused,
+    Rule,
+    StepRule,
+    VelocityRule,
+    WorkspaceRule,
+)
+
+
+@dataclass
+class GateCounters:
+    """Counts since the start of the process.
+
+    Attributes:
+        passed: Commands that passed unchanged.
+        limited: Commands that passed changed.
+        refused: Commands that were refused.
+        reasons: How often each code occurred; one command may be changed for several.
+    """
+
+    passed: int = 0
+    limited: int = 0
+    refused: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def limit(self, codes: Iterable[str]) -> None:
+        """Count one changed command."""
+        self.limited += 1
+        for code in codes:
+            self.reasons[code] += 1
+
+    def refuse(self, code: str) -> None:
+        """Count one refused command."""
+        self.refused += 1
+        self.reasons[code] += 1
+
+
+# --- The gate that every command passes before it reaches a driver ---
+
 
 #: After this many periods without a command the robot has come to rest by itself.
 _REST_PERIODS = 2.5

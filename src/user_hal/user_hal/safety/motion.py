@@ -1,8 +1,116 @@
-"""One command on its way through the gate, as the displacement that it asks for."""
+"""What the elements of an action move, and one command as the displacement that it asks for."""
 
 from __future__ import annotations
 
-from user_hal.safety.layout import MotionLayout
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from user_core.specs import ActionKind, Array, RobotSpec
+
+_JOINT_KINDS = (ActionKind.JOINT_POSITION, ActionKind.JOINT_DELTA, ActionKind.JOINT_VELOCITY)
+_ROTATIONS = ("rx", "ry", "rz", "wx", "wy", "wz")
+_TOOL_KINDS = (ActionKind.EE_DELTA, ActionKind.EE_TWIST, ActionKind.EE_POSE)
+
+
+@dataclass(frozen=True)
+class MotionLayout:
+    """Which elements of a *displacement* mean what.
+
+    A displacement is what one command moves within one control period: D numbers in metres
+    and radians. It has one number per element of the action, except that the quaternion of
+    an ``ee_pose`` becomes a rotation vector. Elements beyond tool and joints (a gripper) keep
+    their own unit and are called extras.
+
+    Attributes:
+        kind: What the action means.
+        action_size: Number of elements of an action, A.
+        size: Number of elements of a displacement, D.
+        linear: The translation of the tool, m; empty for a joint action.
+        angular: The rotation vector of the tool, rad; empty where there is none.
+        joints: The joints, rad; empty for a tool action.
+        joint_rows: Row of each of those joints in the observation ``joint_position``.
+        names: A name for each element of a displacement, for messages.
+    """
+
+    kind: ActionKind
+    action_size: int
+    size: int
+    linear: slice
+    angular: slice
+    joints: slice
+    joint_rows: Array
+    names: tuple[str, ...]
+
+    @cached_property
+    def absolute(self) -> bool:
+        """Whether an action is a target, not a change or a rate."""
+        return self.kind in (ActionKind.JOINT_POSITION, ActionKind.EE_POSE, ActionKind.GENERIC)
+
+    @cached_property
+    def rate(self) -> bool:
+        """Whether an action is a velocity, which goes on until the next command."""
+        return self.kind in (ActionKind.JOINT_VELOCITY, ActionKind.EE_TWIST)
+
+    @cached_property
+    def moving(self) -> slice:
+        """The elements that move tool or joints; all of a generic action."""
+        if self.kind is ActionKind.GENERIC:
+            return slice(0, self.size)
+        return slice(0, max(self.linear.stop, self.angular.stop, self.joints.stop))
+
+    @classmethod
+    def of(cls, spec: RobotSpec) -> MotionLayout:
+        """Read the layout from a robot's spec.
+
+        A tool action starts with the translation. Then comes the rotation: three elements of
+        an action with six or more, otherwise as many as are named so (``rz`` for a tool that
+        turns about the vertical only). What follows is extra, a gripper for instance.
+        A joint action starts with the joints, in the order of ``joint_position``, or where
+        both specs name their elements, in the order of the names.
+        """
+        size = spec.action.size
+        linear = angular = joints = slice(0, 0)
+        rows: Array = np.zeros(0, np.intp)
+        if spec.action_kind in _TOOL_KINDS:
+            pose = spec.action_kind is ActionKind.EE_POSE
+            size -= 1 if pose and size >= 7 else 0
+            linear = slice(0, min(3, size))
+            angular = slice(linear.stop, linear.stop + _turning(spec, size))
+        elif spec.action_kind in _JOINT_KINDS:
+            rows = _joint_rows(spec)
+            joints = slice(0, len(rows))
+        names = spec.action.names if len(spec.action.names) == size else ()
+        names = names or tuple(f"element {i}" for i in range(size))
+        return cls(spec.action_kind, spec.action.size, size, linear, angular, joints, rows, names)
+
+
+def _turning(spec: RobotSpec, size: int) -> int:
+    """How many elements after the translation turn the tool."""
+    if size >= 6:
+        return 3
+    count = 0
+    for name in spec.action.names[3:]:
+        if name not in _ROTATIONS:
+            break
+        count += 1
+    return count
+
+
+def _joint_rows(spec: RobotSpec) -> Array:
+    """Rows of ``joint_position`` that the first elements of a joint action move."""
+    measured = spec.observation.get("joint_position")
+    if measured is None:
+        return np.arange(spec.action.size)
+    row_of = {name: row for row, name in enumerate(measured.names)}
+    rows = [row_of[name] for name in spec.action.names if name in row_of]
+    if rows and rows == [row_of.get(name) for name in spec.action.names[: len(rows)]]:
+        return np.asarray(rows, np.intp)
+    return np.arange(min(spec.action.size, measured.size))
+
+
+# --- One command on its way through the gate, as the displacement that it asks for ---
 
 
 class Motion:

@@ -30,7 +30,7 @@ class Shape:
         end_m: End of the axis, metres; unused for a box.
         radius_m: Radius of a capsule or cylinder, metres.
         half_size_m: Half the edges of a box, metres.
-        colour: A name in :data:`user_hal.sim.palette.PALETTE`.
+        colour: A name in :data:`user_hal.sim.mjcf.PALETTE`.
         collides: Whether it takes part in contacts, or is only seen.
     """
 

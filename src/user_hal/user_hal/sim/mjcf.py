@@ -1,33 +1,167 @@
-"""MJCF of an arm on a table, from its description; tasks add their objects.
-
-Contacts are restricted to what matters: the robot against the world and the object, the
-object against the world. The robot does not collide with itself (joint limits and the
-workspace box keep it apart), which saves a third of the time of a step.
-
-There are two ways to drive an arm, and a document has one of them:
-
-* ``joints``: joint impedance control, a spring and a damper at each joint;
-* ``tool``: Cartesian impedance control (N. Hogan, "Impedance control", 1985), springs and
-  dampers between the tool centre point and its target, equally stiff in all directions, as
-  one uses for contact.
-
-Either is made of actuators that integrate their control, a velocity, to the target that
-they pull towards: so the target moves evenly during a control period without a line of
-Python between physics steps.
-"""
+"""The colours of arms, tools and tasks: red, green, blue, opacity from 0 to 1."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 from xml.etree import ElementTree as ET
 
 import numpy as np
 
-from user_hal.sim.description import Arm, Joint, Link
-from user_hal.sim.kinematics import dh_transform, z_transform
-from user_hal.sim.mjcf_parts import SEEN, add_shape, look_at, numbers, pose_attributes
-from user_hal.sim.surroundings import add_looks, add_surroundings
+from user_core.specs import Array
+from user_hal.sim.description import Arm, Joint, Link, Shape
+from user_hal.sim.kinematics import dh_transform, quaternion_xyzw, z_transform
+
+PALETTE: dict[str, tuple[float, float, float, float]] = {
+    "white": (0.93, 0.94, 0.95, 1.0),
+    "silver": (0.72, 0.75, 0.78, 1.0),
+    "steel": (0.58, 0.61, 0.65, 1.0),
+    "graphite": (0.22, 0.24, 0.27, 1.0),
+    "black": (0.10, 0.11, 0.12, 1.0),
+    "blue": (0.33, 0.62, 0.84, 1.0),
+    "teal": (0.16, 0.55, 0.60, 1.0),
+    "rubber": (0.16, 0.17, 0.18, 1.0),
+    "table": (0.74, 0.66, 0.55, 1.0),
+    "table_edge": (0.45, 0.36, 0.28, 1.0),
+    "floor": (0.40, 0.44, 0.50, 1.0),
+    "block": (0.24, 0.42, 0.62, 1.0),
+    "peg": (0.95, 0.60, 0.12, 1.0),
+    "cube": (0.86, 0.22, 0.20, 1.0),
+    "goal": (0.15, 0.78, 0.38, 0.55),
+    "guide": (0.15, 0.78, 0.38, 1.0),
+}
+
+
+# --- Pieces of MJCF documents that arms, tasks and surroundings are made of ---
+
+
+#: Bits of contype and conaffinity: two geoms touch if one's type meets the other's affinity.
+ROBOT = {"contype": "1", "conaffinity": "0", "group": "3"}
+WORLD = {"contype": "0", "conaffinity": "3", "group": "3"}
+OBJECT = {"contype": "2", "conaffinity": "1"}
+SEEN = {"contype": "0", "conaffinity": "0", "group": "2"}
+
+
+def numbers(values: Sequence[float] | Array) -> str:
+    """Numbers as MJCF and URDF want them, without noise in the last digits."""
+    return " ".join(f"{round(float(v), 9) + 0.0:.9g}" for v in values)
+
+
+def pose_attributes(pose: Array) -> dict[str, str]:
+    """``pos`` and ``quat`` (w x y z) of a (4, 4) pose."""
+    x, y, z, w = quaternion_xyzw(pose[:3, :3])
+    return {"pos": numbers(pose[:3, 3]), "quat": numbers((w, x, y, z))}
+
+
+def look_at(eye_m: Sequence[float], target_m: Sequence[float], up: Sequence[float]) -> str:
+    """``xyaxes`` of a camera at ``eye_m`` that looks at ``target_m``."""
+    backwards = np.subtract(eye_m, target_m)
+    right = np.cross(up, backwards)
+    right /= np.linalg.norm(right)
+    above = np.cross(backwards, right)
+    return numbers([*right, *(above / np.linalg.norm(above))])
+
+
+def add_shape(parent: ET.Element, shape: Shape, **attributes: str) -> ET.Element:
+    """Add a shape to a body; ``attributes`` are for what touches."""
+    geom: dict[str, str] = {"type": shape.kind}
+    if shape.kind == "box":
+        geom |= {"pos": numbers(shape.start_m), "size": numbers(shape.half_size_m)}
+    else:
+        geom |= {
+            "fromto": numbers((*shape.start_m, *shape.end_m)),
+            "size": numbers([shape.radius_m]),
+        }
+    look = {"material": shape.colour, "group": "2"}
+    if not shape.collides:
+        return ET.SubElement(parent, "geom", geom | SEEN | look)
+    if shape.kind != "cylinder":
+        return ET.SubElement(parent, "geom", geom | ROBOT | look | attributes)
+    # What looks like a cylinder touches like a capsule, which is exact and fast.
+    ET.SubElement(parent, "geom", geom | {"type": "capsule"} | ROBOT | attributes)
+    return ET.SubElement(parent, "geom", geom | SEEN | look)
+
+
+# --- What is around a simulated arm: table, floor, light, and two cameras that stand there ---
+
+
+def add_looks(root: ET.Element) -> None:
+    """Add picture quality, sky and the materials of the palette to a document."""
+    visual = ET.SubElement(root, "visual")
+    ET.SubElement(visual, "global", offwidth="1920", offheight="1440", fovy="40")
+    ET.SubElement(visual, "quality", shadowsize="0", offsamples="0", numslices="20", numstacks="10")
+    ET.SubElement(
+        visual, "headlight", ambient="0.38 0.38 0.40", diffuse="0.16 0.16 0.16", specular="0 0 0"
+    )
+    ET.SubElement(visual, "map", znear="0.01", zfar="20", shadowclip="0.8", shadowscale="0.8")
+    asset = ET.SubElement(root, "asset")
+    sky = {"type": "skybox", "builtin": "gradient", "width": "32", "height": "192"}
+    ET.SubElement(asset, "texture", sky, rgb1="0.80 0.86 0.92", rgb2="0.30 0.35 0.42")
+    for name, rgba in PALETTE.items():
+        shine = "0.5" if name in ("white", "silver", "steel", "peg") else "0.15"
+        ET.SubElement(
+            asset, "material", name=name, rgba=numbers(rgba), specular=shine, shininess="0.5"
+        )
+
+
+def add_surroundings(world: ET.Element) -> None:
+    """Add lights, floor, table and the cameras ``front`` and ``overview`` to the world."""
+    for position, direction, strength, shadow in (
+        ("0.9 -0.9 1.8", "-0.30 0.50 -1", "0.60 0.59 0.56", "true"),
+        ("-0.6 1.2 1.6", "0.5 -0.6 -1", "0.22 0.23 0.26", "false"),
+    ):
+        ET.SubElement(
+            world,
+            "light",
+            {"type": "directional"},
+            pos=position,
+            dir=direction,
+            diffuse=strength,
+            specular="0.3 0.3 0.3",
+            castshadow=shadow,
+        )
+    floor = SEEN | {"type": "plane", "size": "12 12 0.1", "pos": "0 0 -0.74", "material": "floor"}
+    ET.SubElement(world, "geom", floor)
+    top = {"type": "box", "pos": "0.36 0 -0.015", "size": "0.50 0.48 0.015"}
+    touch = WORLD | {"group": "2", "friction": "0.6 0.01 0.0001"}
+    ET.SubElement(world, "geom", top | touch, name="table", material="table")
+    frame = {"type": "box", "pos": "0.36 0 -0.055", "size": "0.47 0.45 0.025"}
+    ET.SubElement(world, "geom", frame | SEEN, material="table_edge")
+    for x in (-0.06, 0.78):
+        for y in (-0.40, 0.40):
+            leg = {"type": "box", "pos": f"{x} {y} -0.41", "size": "0.03 0.03 0.33"}
+            ET.SubElement(world, "geom", leg | SEEN, material="table_edge")
+    for name, eye, target, fovy in (
+        ("front", (1.08, -0.12, 0.50), (0.40, 0.0, 0.155), "42"),
+        ("overview", (1.32, -1.02, 0.86), (0.27, 0.0, 0.27), "37"),
+    ):
+        ET.SubElement(
+            world,
+            "camera",
+            name=name,
+            pos=numbers(eye),
+            xyaxes=look_at(eye, target, (0, 0, 1)),
+            fovy=fovy,
+        )
+
+
+# --- MJCF of an arm on a table, from its description; tasks add their objects ---
+# Contacts are restricted to what matters: the robot against the world and the object, the
+# object against the world. The robot does not collide with itself (joint limits and the
+# workspace box keep it apart), which saves a third of the time of a step.
+#
+# There are two ways to drive an arm, and a document has one of them:
+#
+# * ``joints``: joint impedance control, a spring and a damper at each joint;
+# * ``tool``: Cartesian impedance control (N. Hogan, "Impedance control", 1985), springs and
+# dampers between the tool centre point and its target, equally stiff in all directions, as
+# one uses for contact.
+#
+# Either is made of actuators that integrate their control, a velocity, to the target that
+# they pull towards: so the target moves evenly during a control period without a line of
+# Python between physics steps.
+
 
 Drive = Literal["joints", "tool"]
 #: What the actuators of the drive ``tool`` move, in the base frame.
@@ -221,3 +355,99 @@ def _add_gripper_actuator(root: ET.Element, arm: Arm) -> None:
         ctrlrange=numbers((-gripper.velocity_m_s, gripper.velocity_m_s)),
         forcerange=numbers((-gripper.force_n, gripper.force_n)),
     )
+
+
+# --- What one sees of the block with the hole: a mesh, while contacts use boxes ---
+
+
+#: Sides of the block.
+SIDES = 6
+#: Segments of what looks round; a multiple of the sides.
+SEGMENTS = 36
+
+
+def add_hole_mesh(
+    root: ET.Element, body: ET.Element, hole_radius_m: float, inner_m: float, height_m: float
+) -> None:
+    """Add a hexagonal block with a round hole in its middle, its bottom at the body's origin.
+
+    ``inner_m`` is the distance of its sides from the middle.
+    """
+    block = hexagonal_ring(hole_radius_m, inner_m, 0.0, height_m)
+    _add_mesh(root, body, "hole_block", "block", block)
+    # A bright rim and a dark bottom, so that one sees in a small picture where the hole is.
+    rim = round_ring(hole_radius_m, hole_radius_m + 0.004, height_m, height_m + 0.0004)
+    _add_mesh(root, body, "hole_rim", "guide", rim)
+    ET.SubElement(
+        body,
+        "geom",
+        SEEN | {"type": "cylinder", "material": "black"},
+        pos="0 0 0.0012",
+        size=numbers((hole_radius_m, 0.001)),
+    )
+
+
+def _add_mesh(
+    root: ET.Element,
+    body: ET.Element,
+    name: str,
+    material: str,
+    mesh: tuple[Array, Array],
+) -> None:
+    asset = root.find("asset")
+    assert asset is not None
+    vertices, faces = mesh
+    ET.SubElement(
+        asset,
+        "mesh",
+        name=name,
+        vertex=numbers(vertices.ravel()),
+        face=" ".join(str(i) for i in faces.ravel()),
+        inertia="shell",
+        smoothnormal="false",
+    )
+    ET.SubElement(body, "geom", SEEN | {"type": "mesh", "mesh": name, "material": material})
+
+
+def hexagonal_ring(
+    hole_radius_m: float, inner_m: float, low_m: float, high_m: float
+) -> tuple[Array, Array]:
+    """A hexagonal block with a round hole: vertices (V, 3) and triangles (F, 3)."""
+    circle, side_rad = _circle(), 2 * np.pi / SIDES
+    off_rad = (2 * np.pi * np.arange(SEGMENTS) / SEGMENTS + side_rad / 2) % side_rad - side_rad / 2
+    hexagon = circle * (inner_m / np.cos(off_rad))[:, None]
+    return _ring(circle * hole_radius_m, hexagon, low_m, high_m)
+
+
+def round_ring(
+    inner_radius_m: float, outer_radius_m: float, low_m: float, high_m: float
+) -> tuple[Array, Array]:
+    """A washer: vertices (V, 3) and triangles (F, 3)."""
+    circle = _circle()
+    return _ring(circle * inner_radius_m, circle * outer_radius_m, low_m, high_m)
+
+
+def _circle() -> Array:
+    angles = 2 * np.pi * np.arange(SEGMENTS) / SEGMENTS
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _ring(inner: Array, outer: Array, low_m: float, high_m: float) -> tuple[Array, Array]:
+    """A closed ring between two outlines (SEGMENTS, 2); faces are counter-clockwise outside."""
+    rings = [
+        np.column_stack([ring, np.full(SEGMENTS, z)])
+        for z in (low_m, high_m)
+        for ring in (inner, outer)
+    ]
+    inner_low, outer_low, inner_high, outer_high = (i * SEGMENTS for i in range(4))
+    faces: list[tuple[int, int, int]] = []
+    for i in range(SEGMENTS):
+        j = (i + 1) % SEGMENTS
+        for a, b in (
+            (inner_high, outer_high),  # top
+            (outer_low, inner_low),  # bottom
+            (outer_high, outer_low),  # outside
+            (inner_low, inner_high),  # inside
+        ):
+            faces += [(a + i, b + i, b + j), (a + i, b + j, a + j)]
+    return np.concatenate(rings), np.array(faces)

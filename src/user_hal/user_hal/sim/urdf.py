@@ -17,8 +17,7 @@ from user_core.specs import Array
 from user_hal.sim.arms import ARMS
 from user_hal.sim.description import Arm, Joint, Link, Shape
 from user_hal.sim.kinematics import dh_transform, z_transform
-from user_hal.sim.mjcf_parts import numbers
-from user_hal.sim.palette import PALETTE
+from user_hal.sim.mjcf import PALETTE, numbers
 
 
 def arm_urdf(arm: Arm) -> str:

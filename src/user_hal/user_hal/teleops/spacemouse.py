@@ -11,8 +11,7 @@ from user_core.config import Config, setting
 from user_core.errors import DeviceError, DeviceTimeout, PluginError
 from user_core.interfaces import Discovered, TeleopCommand
 from user_core.types import Observation
-from user_hal.teleops.buttons import Buttons, ButtonsConfig
-from user_hal.teleops.hand_device import HandConfig, HandTeleop
+from user_hal.teleops.hand_device import Buttons, ButtonsConfig, HandConfig, HandTeleop
 
 _CURE = (
     "pip install 'pyspacemouse>=2.1', and let users read the device "

@@ -1,7 +1,8 @@
 """The contract: which topics make an observation, and which carry out an action.
 
 One YAML file brings a robot in; every key is one of these fields. Ready ones are in
-``user_bringup/config/robots``.
+``user_bringup/config/robots``. Whether the parts of a contract fit each other is checked before
+anything is connected, and the robot's spec follows from it.
 """
 
 from __future__ import annotations
@@ -9,18 +10,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from user_core.config import Config, setting
 from user_core.errors import ConfigError
-from user_core.specs import ActionKind
+from user_core.specs import ActionKind, ArraySpec, RobotSpec
 from user_hal.cameras.with_cameras import CamerasConfig
-from user_hal.robots.ros2 import consistency
-from user_hal.robots.ros2.kinds import (
+from user_hal.robots.ros2.messages import (
     FITTING,
+    JOINT_KINDS,
     JOINT_STATE,
     JOINT_TRAJECTORY,
+    JOINT_TYPES,
+    LAYOUTS,
     PARALLEL_GRIPPER_ACTION,
+    POSE,
+    TOOL_TYPES,
+    LayoutChoice,
+    LayoutName,
+    layout_named,
 )
-from user_hal.robots.ros2.layouts import LayoutChoice, LayoutName, layout_named
 from user_hal.topic_io import Reliability
 
 Bound = float | tuple[float, ...] | None
@@ -299,7 +308,7 @@ class Ros2Config(Config):
 
     def validate(self) -> None:
         """Refuse contracts whose parts do not fit each other."""
-        consistency.check(self)
+        check_contract(self)
 
     def layout(self, name: str) -> LayoutName:
         """What stands at a source's field."""
@@ -311,3 +320,204 @@ class Ros2Config(Config):
         source = self.observation[name]
         unnamed = not (source.names or source.indices or source.size is not None)
         return self.joints if source.type == JOINT_STATE and unnamed else source.names
+
+
+# --- Do the parts of a contract fit each other? Checked before anything is connected ---
+
+
+def check_contract(config: Ros2Config) -> None:
+    """Raise ConfigError for the first thing that does not fit."""
+    _check_joints(config)
+    for name in config.observation:
+        _check_source(config, name)
+    if all(source.resample == "latest" for source in config.observation.values()):
+        raise ConfigError(
+            "resample of the observation",
+            got="latest everywhere",
+            expected="linear or nearest for at least one topic, whose stamps the others follow",
+        )
+    _check_action(config)
+    _check_home(config)
+
+
+def element_count(config: Ros2Config, name: str) -> int:
+    """Number of elements of an observation; ConfigError where the contract leaves it open."""
+    source = config.observation[name]
+    size = LAYOUTS[config.layout(name)].size
+    if size is None:
+        size = len(config.elements(name)) or len(source.indices) or source.size
+    if size is None:
+        raise ConfigError(
+            f"observation.{name}",
+            got=f"a vector of unknown size at {source.field!r}",
+            expected="names, indices, size, or a layout",
+        )
+    return size
+
+
+def _check_joints(config: Ros2Config) -> None:
+    if len(set(config.joints)) != len(config.joints):
+        raise ConfigError("joints", got=list(config.joints), expected="each name once")
+    kind = config.action.kind
+    if kind in JOINT_KINDS and not config.joints:
+        raise ConfigError("joints", got="none", expected=f"names, for {kind.value} actions")
+
+
+def _check_source(config: Ros2Config, name: str) -> None:
+    source, where = config.observation[name], f"observation.{name}"
+    layout, count = config.layout(name), element_count(config, name)
+    is_vector = layout in ("vector", "scalar")
+    if not is_vector and (source.names or source.indices or source.size is not None):
+        raise ConfigError(where, got=f"names, indices or size of a {layout}", expected="none")
+    for key, values in (("scale", source.scale), ("offset", source.offset)):
+        if len(values) not in (1, count):
+            raise ConfigError(
+                f"{where}.{key}", got=f"{len(values)} numbers", expected=f"1 or {count}"
+            )
+        if not is_vector and values not in ((1.0,), (0.0,)):
+            raise ConfigError(f"{where}.{key}", got=values, expected=f"none for a {layout}")
+    _check_bounds(where, source.low, source.high, count)
+
+
+def _check_action(config: Ros2Config) -> None:
+    action = config.action
+    if action.kind in JOINT_KINDS:
+        _require_joint_position(config)
+        count = len(config.joints)
+        _check_bounds("action.target", action.target_low, action.target_high, count)
+    else:
+        count = 7 if action.kind.value == "ee_pose" else (6 if action.rotation else 3)
+        if action.command.type == POSE:
+            _require_tcp_pose(config, "poses are commanded")
+    _check_bounds("action", action.low, action.high, count)
+
+
+def _check_home(config: Ros2Config) -> None:
+    home = config.home
+    if home.joints and home.pose:
+        raise ConfigError("home", got="joints and pose", expected="one of them")
+    command = home.command or config.action.command
+    if home.joints:
+        if len(home.joints) != len(config.joints):
+            raise ConfigError(
+                "home.joints", got=f"{len(home.joints)} numbers", expected=len(config.joints)
+            )
+        _require_joint_position(config)
+        _require_type("home.joints", command, joint=True)
+    if home.pose:
+        norm = float(np.linalg.norm(home.pose[3:]))
+        if len(home.pose) != 7 or abs(norm - 1) > 1e-2:
+            raise ConfigError(
+                "home.pose",
+                got=f"{len(home.pose)} numbers, quaternion of length {norm:.3f}",
+                expected="x y z and a unit quaternion qx qy qz qw",
+            )
+        _require_tcp_pose(config, "home is a pose")
+        _require_type("home.pose", command, joint=False)
+    if home.gripper is not None and config.action.gripper is None:
+        raise ConfigError("home.gripper", got=home.gripper, expected="action.gripper as well")
+
+
+def _require_type(what: str, command: CommandConfig, *, joint: bool) -> None:
+    fitting = JOINT_TYPES if joint else TOOL_TYPES
+    if command.type not in fitting:
+        raise ConfigError(
+            what,
+            got=f"a command of type {command.type}",
+            expected=f"one of {list(fitting)}",
+            hint="Give home.command a topic that can go there",
+        )
+
+
+def _require_joint_position(config: Ros2Config) -> None:
+    if "joint_position" not in config.observation:
+        raise ConfigError(
+            "observation", got=sorted(config.observation), expected="joint_position among them"
+        )
+    if config.elements("joint_position") != config.joints:
+        raise ConfigError(
+            "observation.joint_position.names",
+            got=list(config.elements("joint_position")),
+            expected=f"the robot's joints {list(config.joints)}",
+        )
+
+
+def _require_tcp_pose(config: Ros2Config, why: str) -> None:
+    if "tcp_pose" not in config.observation or config.layout("tcp_pose") != "pose":
+        raise ConfigError(
+            "observation", got=sorted(config.observation), expected=f"tcp_pose, because {why}"
+        )
+
+
+def _check_bounds(where: str, low: Bound, high: Bound, count: int) -> None:
+    for side, bound in (("low", low), ("high", high)):
+        if isinstance(bound, tuple) and len(bound) != count:
+            raise ConfigError(
+                f"{where} {side}", got=f"{len(bound)} numbers", expected=f"1 or {count}"
+            )
+        if bound is not None and not np.isfinite(bound).all():
+            raise ConfigError(f"{where} {side}", got=bound, expected="finite numbers")
+    if low is not None and high is not None and not np.all(np.asarray(low) <= np.asarray(high)):
+        raise ConfigError(f"{where} low", got=low, expected=f"at most high, {high}")
+
+
+# --- The robot spec that a contract means ---
+
+
+GRIPPER = "gripper"
+
+_UNITS = {
+    ActionKind.JOINT_POSITION: "rad",
+    ActionKind.JOINT_DELTA: "rad",
+    ActionKind.JOINT_VELOCITY: "rad/s",
+    ActionKind.EE_DELTA: "m",
+    ActionKind.EE_TWIST: "m/s",
+    ActionKind.EE_POSE: "m",
+}
+
+
+def robot_spec(config: Ros2Config, observation: dict[str, ArraySpec]) -> RobotSpec:
+    """What the robot shows and takes.
+
+    Args:
+        config: The contract.
+        observation: Specs of all arrays, pictures included.
+    """
+    kind = config.action.kind
+    return RobotSpec(
+        robot=config.robot,
+        observation=observation,
+        action=_action_spec(config),
+        action_kind=kind,
+        period_s=config.period_s,
+    )
+
+
+def _action_spec(config: Ros2Config) -> ArraySpec:
+    action, kind = config.action, config.action.kind
+    names = _element_names(config)
+    low, high = (
+        np.broadcast_to(np.asarray(bound, float), (len(names),)).tolist()
+        for bound in (action.low, action.high)
+    )
+    if action.gripper is not None:
+        names, low, high = (*names, GRIPPER), [*low, 0.0], [*high, 1.0]
+    return ArraySpec(
+        (len(names),),
+        "float32",
+        tuple(low),
+        tuple(high),
+        unit=_UNITS[kind],
+        frame="" if kind in JOINT_KINDS else config.base_frame,
+        names=names,
+    )
+
+
+def _element_names(config: Ros2Config) -> tuple[str, ...]:
+    kind = config.action.kind
+    if kind in JOINT_KINDS:
+        return config.joints
+    if kind is ActionKind.EE_POSE:
+        return ("x", "y", "z", "qx", "qy", "qz", "qw")
+    letters = "dx dy dz drx dry drz" if kind is ActionKind.EE_DELTA else "vx vy vz wx wy wz"
+    return tuple(letters.split()[: 6 if config.action.rotation else 3])

@@ -13,15 +13,19 @@ from user_core.errors import DeviceError, DeviceFault, DeviceNotConnected, Suite
 from user_core.interfaces import Discovered, Robot
 from user_core.specs import Array, RobotSpec
 from user_core.types import AppliedAction, Observation
-from user_hal.cameras.aligner import FrameAligner
-from user_hal.cameras.with_cameras import build_cameras
-from user_hal.robots.ros2.contract import Ros2Config, TriggerConfig
+from user_hal.cameras.with_cameras import FrameAligner, build_cameras
+from user_hal.robots.ros2.commands import (
+    GripperSender,
+    Target,
+    TargetSender,
+    make_targets,
+    require_listener,
+    sends_velocities,
+)
+from user_hal.robots.ros2.contract import Ros2Config, TriggerConfig, robot_spec
 from user_hal.robots.ros2.homing import Homing
-from user_hal.robots.ros2.kinds import JOINT_STATE, JOINT_TRAJECTORY, NUMBERS, TWIST
-from user_hal.robots.ros2.observer import Observer
-from user_hal.robots.ros2.senders import GripperSender, TargetSender, require_listener
-from user_hal.robots.ros2.spec import robot_spec
-from user_hal.robots.ros2.targets import Target, make_targets, sends_velocities
+from user_hal.robots.ros2.messages import JOINT_STATE, JOINT_TRAJECTORY, NUMBERS, TWIST
+from user_hal.robots.ros2.observations import Observer
 from user_hal.topic_io import TopicIo, attach_topics
 
 _TRIGGER = "std_srvs/srv/Trigger"

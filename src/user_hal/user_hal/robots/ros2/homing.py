@@ -9,8 +9,8 @@ import numpy as np
 
 from user_core.errors import DeviceTimeout
 from user_core.specs import Array
+from user_hal.robots.ros2.commands import Quantity, Target, moved, shortened, unit_pose, way
 from user_hal.robots.ros2.contract import HomeConfig
-from user_hal.robots.ros2.targets import Quantity, Target, moved, shortened, unit_pose, way
 
 #: Share of the remaining way that a velocity command goes in a second.
 _GAIN_PER_S = 2.0

@@ -1,0 +1,304 @@
+"""Message types that the driver knows, and how numbers are taken out of messages."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from user_core.errors import ConfigError, DeviceFault
+from user_core.specs import ActionKind, Array
+
+JOINT_STATE = "sensor_msgs/msg/JointState"
+JOINT_TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
+NUMBERS = "std_msgs/msg/Float64MultiArray"
+NUMBER = "std_msgs/msg/Float64"
+TWIST = "geometry_msgs/msg/TwistStamped"
+POSE = "geometry_msgs/msg/PoseStamped"
+#: Up to Kilted, and of many grippers' own drivers.
+GRIPPER_ACTION = "control_msgs/action/GripperCommand"
+#: Of ros2_controllers' parallel_gripper_controller.
+PARALLEL_GRIPPER_ACTION = "control_msgs/action/ParallelGripperCommand"
+
+JOINT_TYPES = (JOINT_TRAJECTORY, NUMBERS, JOINT_STATE)
+TOOL_TYPES = (TWIST, POSE)
+
+JOINT_KINDS = (ActionKind.JOINT_POSITION, ActionKind.JOINT_DELTA, ActionKind.JOINT_VELOCITY)
+
+TOOL_KINDS = (ActionKind.EE_DELTA, ActionKind.EE_TWIST, ActionKind.EE_POSE)
+
+#: Which command types can carry out which action.
+FITTING: dict[ActionKind, tuple[str, ...]] = {
+    **dict.fromkeys(JOINT_KINDS, JOINT_TYPES),
+    ActionKind.EE_DELTA: TOOL_TYPES,
+    ActionKind.EE_TWIST: TOOL_TYPES,
+    ActionKind.EE_POSE: (POSE,),
+}
+
+
+# --- How a group of numbers is laid out in a message, and in the observation ---
+
+
+LayoutName = Literal["vector", "scalar", "vector3", "quaternion", "pose", "twist", "wrench"]
+LayoutChoice = Literal[
+    "auto", "vector", "scalar", "vector3", "quaternion", "pose", "twist", "wrench"
+]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way to lay numbers out.
+
+    Attributes:
+        parts: Way to each number from the field, as attribute names; empty for vectors.
+        names: Names of the elements.
+        unit: Unit in the observation unless the contract says another.
+        rotation: Which elements are a quaternion x y z w; None without one.
+    """
+
+    parts: tuple[tuple[str, ...], ...] = ()
+    names: tuple[str, ...] = ()
+    unit: str = ""
+    rotation: slice | None = None
+
+    @property
+    def size(self) -> int | None:
+        """Number of elements; None where the contract must say it."""
+        return len(self.names) or None
+
+    def read(self, value: Any) -> Array:
+        """The numbers at a field, (n,) float64.
+
+        Raises:
+            AttributeError, TypeError, ValueError: The field holds something else.
+            DeviceFault: A quaternion has no length.
+        """
+        if not self.parts:
+            return np.array(value, dtype=np.float64)
+        numbers = np.empty(len(self.parts))
+        for index, way in enumerate(self.parts):
+            element = value
+            for name in way:
+                element = getattr(element, name)
+            numbers[index] = element
+        if self.rotation is not None:
+            quaternion = numbers[self.rotation]
+            norm = float(np.linalg.norm(quaternion))
+            if not norm > 0.5:  # nobody set it, or not a rotation
+                raise DeviceFault(
+                    "length of a quaternion", got=f"{norm:g} of {quaternion.tolist()}", expected=1
+                )
+            quaternion /= norm
+        return numbers
+
+
+_XYZ = ("x", "y", "z")
+_XYZW = ("x", "y", "z", "w")
+
+
+def _under(*branches: tuple[str, Sequence[str]]) -> tuple[tuple[str, ...], ...]:
+    return tuple((branch, leaf) for branch, leaves in branches for leaf in leaves)
+
+
+LAYOUTS: dict[LayoutName, Layout] = {
+    "vector": Layout(),
+    "scalar": Layout(names=("value",)),
+    "vector3": Layout(tuple((leaf,) for leaf in _XYZ), _XYZ),
+    "quaternion": Layout(
+        tuple((leaf,) for leaf in _XYZW), ("qx", "qy", "qz", "qw"), rotation=slice(0, 4)
+    ),
+    "pose": Layout(
+        _under(("position", _XYZ), ("orientation", _XYZW)),
+        ("x", "y", "z", "qx", "qy", "qz", "qw"),
+        "m",
+        slice(3, 7),
+    ),
+    "twist": Layout(
+        _under(("linear", _XYZ), ("angular", _XYZ)), ("vx", "vy", "vz", "wx", "wy", "wz"), "m/s"
+    ),
+    "wrench": Layout(
+        _under(("force", _XYZ), ("torque", _XYZ)), ("fx", "fy", "fz", "tx", "ty", "tz"), "N"
+    ),
+}
+
+_STANDARD: dict[str, LayoutName] = {"tcp_pose": "pose", "tcp_velocity": "twist", "wrench": "wrench"}
+_STANDARD_UNITS = {
+    "joint_position": "rad",
+    "joint_velocity": "rad/s",
+    "joint_effort": "N m",
+}
+
+
+def layout_named(observation: str) -> LayoutName:
+    """The layout of an observation that has a standard name; a vector otherwise."""
+    return _STANDARD.get(observation, "vector")
+
+
+def unit_named(observation: str, layout: LayoutName) -> str:
+    """The unit of an observation that has a standard name, or its layout's."""
+    return _STANDARD_UNITS.get(observation, LAYOUTS[layout].unit)
+
+
+# --- Numbers out of messages, by a path of names and indices ---
+
+
+_STEP = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)((?:\[\d+\])*)")
+
+
+class FieldPath:
+    """A way through a message, for instance ``pose.pose`` or ``transforms[0].transform``.
+
+    Raises:
+        ConfigError: The text is not such a way.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._steps: list[str | int] = []
+        for part in text.split("."):
+            match = _STEP.fullmatch(part)
+            if match is None:
+                raise ConfigError(
+                    "path of a field",
+                    got=repr(text),
+                    expected="names and [indices], joined by dots",
+                )
+            self._steps.append(match[1])
+            self._steps += [int(index) for index in re.findall(r"\d+", match[2])]
+
+    def get(self, message: Any) -> Any:
+        """What stands there. Raises AttributeError or IndexError where there is nothing."""
+        for step in self._steps:
+            message = message[step] if isinstance(step, int) else getattr(message, step)
+        return message
+
+    def check(self, message_class: type[Any], type_name: str) -> None:
+        """Raise ConfigError, listing what there is, unless messages of this type can have it.
+
+        Sequences are empty in a new message, so what comes after an index is not checked.
+        """
+        message = message_class()
+        way = type_name
+        for step in self._steps:
+            if isinstance(step, int):
+                return
+            if not hasattr(message, step):
+                raise no_such_field(self.text, step, message, way)
+            message = getattr(message, step)
+            way = f"{way}.{step}"
+
+
+def fields_of(message: Any) -> list[str]:
+    """Names of the fields of a message."""
+    describe = getattr(message, "get_fields_and_field_types", None)
+    return sorted(describe()) if describe is not None else sorted(vars(message))
+
+
+def no_such_field(path: str, step: str, message: Any, where: str) -> ConfigError:
+    """The error for a field that is not there."""
+    known = (
+        fields_of(message)
+        if hasattr(message, "__dict__") or hasattr(message, "get_fields_and_field_types")
+        else []
+    )
+    near = difflib.get_close_matches(step, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return ConfigError(
+        f"field {path!r}",
+        got=f"{where} has no {step!r}",
+        expected=f"one of {known}{hint}" if known else f"nothing below {where}",
+    )
+
+
+class Extractor:
+    """Takes one array of the observation out of messages of one type.
+
+    Args:
+        field: Way to the numbers.
+        layout: What stands there.
+        size: Number of elements that must come out.
+        names: Elements to take, by name, in this order; empty: by position.
+        names_field: Way to the names.
+        indices: Elements to take, by position; empty: all.
+        scale: Factor, (1,) or (size,).
+        offset: Added afterwards, (1,) or (size,).
+    """
+
+    def __init__(
+        self,
+        field: FieldPath,
+        layout: Layout,
+        size: int,
+        names: Sequence[str] = (),
+        names_field: FieldPath | None = None,
+        indices: Sequence[int] = (),
+        scale: Sequence[float] = (1.0,),
+        offset: Sequence[float] = (0.0,),
+    ) -> None:
+        self._field, self._layout, self._size = field, layout, size
+        self._names, self._names_field = tuple(names), names_field
+        self._indices = np.asarray(indices, np.intp) if len(indices) else None
+        self._scale, self._offset = np.asarray(scale, float), np.asarray(offset, float)
+        self._known_names: tuple[str, ...] | None = None
+        self._rows: Array = np.zeros(0, np.intp)
+
+    def __call__(self, message: Any) -> Array | None:
+        """The numbers, (size,) float64; None when the message is about other elements.
+
+        Raises:
+            DeviceFault: The message has not got what was promised, or numbers that are not finite.
+        """
+        try:
+            values = np.atleast_1d(self._layout.read(self._field.get(message)))
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
+            raise DeviceFault(f"field {self._field.text!r}", got=f"{error}") from error
+        if values.ndim != 1:
+            values = values.ravel()
+        if self._names:
+            rows = self._rows_of_names(message)
+            if rows is None:
+                return None
+            values = self._take(values, rows)
+        elif self._indices is not None:
+            values = self._take(values, self._indices)
+        if values.size != self._size:
+            raise DeviceFault(
+                f"field {self._field.text!r}", got=f"{values.size} numbers", expected=self._size
+            )
+        scaled: Array = values * self._scale + self._offset
+        if not np.isfinite(scaled).all():
+            bad = int(np.flatnonzero(~np.isfinite(scaled))[0])
+            label = self._names[bad] if self._names else f"element {bad}"
+            raise DeviceFault(
+                f"field {self._field.text!r}: {label}", got=scaled[bad], expected="finite numbers"
+            )
+        return scaled
+
+    def _take(self, values: Array, rows: Array) -> Array:
+        if rows.size and rows.max() >= values.size:
+            raise DeviceFault(
+                f"field {self._field.text!r}",
+                got=f"{values.size} numbers",
+                expected=f"at least {rows.max() + 1}",
+                hint="The publisher leaves it empty" if values.size == 0 else "",
+            )
+        taken: Array = values[rows]
+        return taken
+
+    def _rows_of_names(self, message: Any) -> Array | None:
+        assert self._names_field is not None  # noqa: S101 - given together with names
+        try:
+            names = tuple(self._names_field.get(message))
+        except (AttributeError, IndexError, TypeError) as error:
+            raise DeviceFault(f"field {self._names_field.text!r}", got=f"{error}") from error
+        if names != self._known_names:  # the same list in nearly every message
+            row_of = {name: row for row, name in enumerate(names)}
+            if any(name not in row_of for name in self._names):
+                return None
+            self._rows = np.array([row_of[name] for name in self._names], np.intp)
+            self._known_names = names
+        return self._rows

@@ -1,0 +1,449 @@
+"""The rules of the gate: format, bounds, step, velocity, acceleration, joint limits, workspace.
+
+Every rule looks at one command and passes it, reduces it to what is allowed, or refuses it. The
+gate (:mod:`user_hal.safety.gate`) applies them in a fixed order.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from user_core.errors import ConfigError
+from user_core.specs import Array, ArraySpec, RobotSpec
+from user_hal.safety.config import BoundsConfig, JointLimitsConfig, MotionLimits, WorkspaceConfig
+from user_hal.safety.motion import Motion, MotionLayout
+
+
+class Refused(Exception):
+    """A rule refuses a command: it is not sent, and the robot holds.
+
+    Args:
+        code: Code of the reason, as counted and published.
+        detail: What came and what is allowed, for people.
+    """
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code, self.detail = code, detail
+
+
+class Rule(ABC):
+    """One limit on what a command may do. Rules are applied in a fixed order, see the gate.
+
+    Attributes:
+        code: Code under which what it changed is counted and published.
+    """
+
+    code: ClassVar[str]
+
+    @abstractmethod
+    def limit(self, motion: Motion) -> bool:
+        """Reduce ``motion.displacement`` in place to what is allowed; tell whether it did.
+
+        Raises:
+            Refused: Nothing near to what was asked is allowed.
+        """
+
+    def sent(self, motion: Motion) -> None:
+        """The command is being sent: remember what the next judgement needs."""
+
+    def hold(self) -> None:
+        """The robot was stopped: forget the motion before."""
+
+
+# --- What a command must look like before anything else is asked of it ---
+
+
+class FormatRule:
+    """Refuses what is no array of the action's shape and dtype, or holds NaN or infinity."""
+
+    SHAPE = "shape"
+    DTYPE = "dtype"
+    NOT_FINITE = "not_finite"
+
+    def __init__(self, spec: ArraySpec) -> None:
+        self._shape, self._dtype = spec.shape, np.dtype(spec.dtype)
+        self._names = spec.names
+
+    def read(self, action: Array) -> list[float]:
+        """The elements of a command, as plain floats.
+
+        Raises:
+            Refused: ``shape``, ``dtype`` or ``not_finite``.
+        """
+        if not isinstance(action, np.ndarray) or action.shape != self._shape:
+            came = getattr(action, "shape", type(action).__name__)
+            raise Refused(self.SHAPE, f"command has shape {came}, needs {self._shape}")
+        if action.dtype != self._dtype:
+            raise Refused(self.DTYPE, f"command is {action.dtype}, needs {self._dtype}")
+        values: list[float] = action.tolist()
+        if not math.isfinite(sum(values)):  # a sum of finite numbers may overflow: look closer
+            self._find(values)
+        return values
+
+    def _find(self, values: list[float]) -> None:
+        bad = [i for i, value in enumerate(values) if not math.isfinite(value)]
+        if bad:
+            name = self._names[bad[0]] if self._names else f"element {bad[0]}"
+            raise Refused(
+                self.NOT_FINITE,
+                f"{len(bad)} of {len(values)} elements are not finite, first {name} = "
+                f"{values[bad[0]]}",
+            )
+
+
+# --- Bounds of each element of an action ---
+
+
+class BoundsRule:
+    """Clips what is a little out of bounds, refuses what is far out.
+
+    Bounds are those of the robot's spec, tightened by the configuration, and rounded towards
+    the inside to what the action's dtype can hold: what comes out is within them exactly.
+    An integer (discrete) action has no near neighbour and is refused.
+
+    Attributes:
+        low: Smallest value of each element, (A,).
+        high: Largest value of each element, (A,).
+    """
+
+    code = "bounds"
+    OUT_OF_BOUNDS = "out_of_bounds"
+
+    def __init__(self, config: BoundsConfig, spec: ArraySpec, layout: MotionLayout) -> None:
+        self._names = spec.names or tuple(f"element {i}" for i in range(spec.size))
+        low = _tighten(spec, config.low, lowest=True)
+        high = _tighten(spec, config.high, lowest=False)
+        self.low: list[float] = low.tolist()
+        self.high: list[float] = high.tolist()
+        came = f"low {self.low}, high {self.high} (the robot's own included)"
+        if (low > high).any():
+            raise ConfigError("bounds", got=came, expected="low <= high for every element")
+        moving = layout.moving
+        if not layout.absolute and ((low[moving] > 0).any() or (high[moving] < 0).any()):
+            raise ConfigError(
+                "bounds", got=came, expected=f"bounds that allow a {layout.kind.value} of 0"
+            )
+        share = config.refuse_beyond if np.dtype(spec.dtype).kind == "f" else 0.0
+        self._slack = [_slack(share, a, b) for a, b in zip(self.low, self.high)]
+
+    def limit(self, values: list[float]) -> bool:
+        """Clip a command in place, (A,); tell whether that changed it.
+
+        Raises:
+            Refused: ``out_of_bounds``, where it is far out or an integer.
+        """
+        limited = False
+        for i, value in enumerate(values):
+            low, high = self.low[i], self.high[i]
+            if low <= value <= high:
+                continue
+            if not low - self._slack[i] <= value <= high + self._slack[i]:
+                raise Refused(
+                    self.OUT_OF_BOUNDS,
+                    f"{self._names[i]} = {value:g}, allowed {low:g} to {high:g}",
+                )
+            values[i] = low if value < low else high
+            limited = True
+        return limited
+
+    def confine(self, values: list[float], rest: list[float]) -> None:
+        """Undo rounding of later rules: clip to the bounds, or to ``rest`` where that is outside.
+
+        ``rest`` (A,) is the action that would move nothing. A robot that is outside its bounds
+        can only come back in steps, and each of them is between where it is and the bounds.
+        """
+        for i, value in enumerate(values):
+            if value < self.low[i]:
+                values[i] = max(value, min(self.low[i], rest[i]))
+            elif value > self.high[i]:
+                values[i] = min(value, max(self.high[i], rest[i]))
+
+
+def _slack(share: float, low: float, high: float) -> float:
+    slack = share * (high - low) if share else 0.0
+    return slack if math.isfinite(slack) else 0.0
+
+
+def _tighten(spec: ArraySpec, bound: tuple[float, ...], *, lowest: bool) -> Array:
+    side = "low" if lowest else "high"
+    own = (spec.low_array if lowest else spec.high_array).astype(np.float64)
+    if not bound:
+        return own
+    if len(bound) not in (1, spec.size):
+        raise ConfigError(
+            f"bounds.{side}", got=f"{len(bound)} values", expected=f"one, or {spec.size}"
+        )
+    wanted = np.broadcast_to(np.asarray(bound, np.float64), (spec.size,))
+    dtype = np.dtype(spec.dtype)
+    if dtype.kind == "f":
+        held = wanted.astype(dtype)
+        outside = held < wanted if lowest else held > wanted
+        inward = np.nextafter(held, np.asarray(np.inf if lowest else -np.inf, dtype))
+        wanted = np.where(outside, inward, held).astype(np.float64)
+    return np.maximum(own, wanted) if lowest else np.minimum(own, wanted)
+
+
+# --- Limits on a displacement, a velocity or an acceleration: how they are configured and bound ---
+
+
+def clip(values: list[float], limits: Sequence[float]) -> bool:
+    """Clip each of the first values in place to plus or minus its limit; tell whether any was."""
+    clipped = False
+    for i, limit in enumerate(limits):
+        if values[i] > limit:
+            values[i] = limit
+            clipped = True
+        elif values[i] < -limit:
+            values[i] = -limit
+            clipped = True
+    return clipped
+
+
+def shorten(values: list[float], part: slice, longest: float) -> bool:
+    """Scale part of a list in place so that its length is at most ``longest``; tell whether."""
+    length = math.hypot(*values[part])
+    if length <= longest:
+        return False
+    scale = longest / length
+    for i in range(part.start, part.stop):
+        values[i] *= scale
+    return True
+
+
+# --- How far one command may move ---
+
+
+class StepRule(Rule):
+    """Limits the displacement of one command: each element, then the lengths of the vectors."""
+
+    code = "step"
+
+    def __init__(self, config: MotionLimits, layout: MotionLayout) -> None:
+        self._each = config.elements(layout, "step")
+        self._vectors = config.vectors(layout, "step")
+
+    def limit(self, motion: Motion) -> bool:
+        limited = clip(motion.displacement, self._each)
+        for part, longest in self._vectors:
+            limited |= shorten(motion.displacement, part, longest)
+        return limited
+
+
+# --- How fast commands may move, whatever the rhythm in which they come ---
+
+
+#: A command may use what a late one before it left over, up to this many periods.
+_BURST_PERIODS = 1.5
+
+
+class VelocityRule(Rule):
+    """Limits displacement over time: each element, then the lengths of the vectors.
+
+    Displacement is earned with time and spent by commands (a token bucket), so that commands
+    that come too often move no faster, while one that comes a little late loses nothing. An
+    action that is itself a velocity goes on by itself and is limited directly.
+    """
+
+    code = "velocity"
+
+    def __init__(self, config: MotionLimits, layout: MotionLayout, period_s: float) -> None:
+        self._each = config.elements(layout, "velocity")
+        self._vectors = config.vectors(layout, "velocity")
+        self._spends = not layout.rate
+        self._burst_s = period_s * (_BURST_PERIODS if self._spends else 1.0)
+        self.hold()
+
+    def hold(self) -> None:
+        """A robot at rest has its full allowance."""
+        self._earned = [limit * self._burst_s for limit in self._each]
+        self._earned_lengths = [limit * self._burst_s for _, limit in self._vectors]
+
+    def limit(self, motion: Motion) -> bool:
+        self._earn(motion.elapsed_s)
+        limited = clip(motion.displacement, self._earned)
+        for (part, _), longest in zip(self._vectors, self._earned_lengths):
+            limited |= shorten(motion.displacement, part, longest)
+        return limited
+
+    def sent(self, motion: Motion) -> None:
+        """Spend what the command moves."""
+        if not self._spends:
+            return
+        earned, step = self._earned, motion.displacement
+        for i in range(len(earned)):
+            earned[i] = max(earned[i] - abs(step[i]), 0.0)
+        for i, (part, _) in enumerate(self._vectors):
+            left = self._earned_lengths[i] - math.hypot(*step[part])
+            self._earned_lengths[i] = max(left, 0.0)
+
+    def _earn(self, elapsed_s: float) -> None:
+        for i, limit in enumerate(self._each):
+            self._earned[i] = min(self._earned[i] + limit * elapsed_s, limit * self._burst_s)
+        for i, (_, limit) in enumerate(self._vectors):
+            earned = self._earned_lengths[i] + limit * elapsed_s
+            self._earned_lengths[i] = min(earned, limit * self._burst_s)
+
+
+# --- How quickly the velocity may change from one command to the next ---
+
+
+class AccelerationRule(Rule):
+    """Limits the change of velocity, speeding up and slowing down alike.
+
+    The velocity of a command is its displacement over the control period. Limits on the
+    position come after this rule and win over it: a robot brakes hard rather than leave its
+    box.
+    """
+
+    code = "acceleration"
+
+    def __init__(self, config: MotionLimits, layout: MotionLayout) -> None:
+        self._each = config.elements(layout, "acceleration")
+        self._vectors = config.vectors(layout, "acceleration")
+
+    def limit(self, motion: Motion) -> bool:
+        step, previous = motion.displacement, motion.previous
+        scale = motion.period_s * min(motion.elapsed_s, motion.period_s)
+        change = [new - old for new, old in zip(step, previous)]
+        limited = clip(change, [limit * scale for limit in self._each])
+        for part, longest in self._vectors:
+            limited |= shorten(change, part, longest * scale)
+        if limited:
+            step[:] = [old + by for old, by in zip(previous, change)]
+        return limited
+
+
+# --- What the box of the tool and the limits of the joints have in common ---
+
+
+#: A displacement smaller than this asks for no motion (m or rad).
+_STILL = 1e-9
+
+
+class PositionRule(Rule):
+    """Keeps a position within ``low`` and ``high``, (P,) each.
+
+    Inside, a displacement is cut, element by element, so that it ends inside. A robot that has
+    overshot a limit by no more than ``tolerance`` is kept from going further out. Beyond that
+    (it was pushed there, or the limits were moved) a command that leads further out is refused
+    altogether, and one that leads back is passed. Both the measured position and the target that the
+    commands so far lead to are kept inside, since a robot lags behind its target.
+
+    A velocity goes on until something stops it: it is cut to what stays inside for
+    ``horizon_s``, the time after which the watchdog stops a robot whose commands stay away.
+    """
+
+    def __init__(
+        self,
+        low: Sequence[float],
+        high: Sequence[float],
+        names: Sequence[str],
+        horizon_s: float,
+        tolerance: float,
+    ) -> None:
+        self.low, self.high = list(low), list(high)
+        self._tolerance = tolerance
+        self._names = names
+        self._horizon_s = horizon_s
+
+    def limit(self, motion: Motion) -> bool:
+        layout, step = motion.layout, motion.displacement
+        share = motion.period_s / self._horizon_s if layout.rate else 1.0
+        limited = False
+        for i, low in enumerate(self.low):
+            high, here, target = self.high[i], motion.position[i], motion.target[i]
+            if here > high + self._tolerance or here < low - self._tolerance:
+                self._refuse_outward(motion, i)
+            if layout.absolute:
+                up, down = high - target, low - target
+            else:
+                up, down = (high - max(here, target)) * share, (low - min(here, target)) * share
+            if step[i] > up:
+                most = max(up, 0.0)
+                limited |= step[i] > most
+                step[i] = min(step[i], most)
+            if step[i] < down:
+                most = min(down, 0.0)
+                limited |= step[i] < most
+                step[i] = max(step[i], most)
+        return limited
+
+    def _refuse_outward(self, motion: Motion, i: int) -> None:
+        asked, here = motion.asked[i], motion.position[i]
+        if motion.layout.absolute:  # a displacement from the target; the robot is elsewhere
+            asked += motion.target[i] - here
+        if (here > self.high[i] and asked > _STILL) or (here < self.low[i] and asked < -_STILL):
+            raise Refused(
+                self.code,
+                f"{self._names[i]} is at {here:.4f}, outside {self.low[i]:.4f} to "
+                f"{self.high[i]:.4f}, and the command leads further out; lead it back in",
+            )
+
+
+# --- The range of each joint ---
+
+
+class JointLimitsRule(PositionRule):
+    """Keeps the joints in their ranges, for actions that move joints."""
+
+    code = "joint_limits"
+
+    def __init__(
+        self, config: JointLimitsConfig, layout: MotionLayout, spec: RobotSpec, horizon_s: float
+    ) -> None:
+        rows = layout.joint_rows
+        low, high = joint_range(config, spec.observation["joint_position"], rows)
+        names = layout.names[: len(rows)]
+        super().__init__(low.tolist(), high.tolist(), names, horizon_s, config.tolerance)
+
+
+def joint_range(config: JointLimitsConfig, measured: ArraySpec, rows: Array) -> tuple[Array, Array]:
+    """Ends of the ranges of some joints, margins taken off.
+
+    Raises:
+        ConfigError: The configuration does not fit the joints, or leaves a joint no range.
+    """
+    margin = config.margin or 0.0
+    low = _range(config.low, measured.low_array, rows, "low") + margin
+    high = _range(config.high, measured.high_array, rows, "high") - margin
+    if not (low < high).all():
+        raise ConfigError(
+            "joint_limits",
+            got=f"low {low.tolist()}, high {high.tolist()} with margin {margin}",
+            expected="low < high for every joint",
+        )
+    return low, high
+
+
+def _range(given: tuple[float, ...], own: Array, rows: Array, side: str) -> Array:
+    if not given:
+        return own.astype(np.float64)[rows]
+    if len(given) != len(rows):
+        raise ConfigError(
+            f"joint_limits.{side}",
+            got=f"{len(given)} values",
+            expected=f"{len(rows)}: one a joint",
+        )
+    return np.asarray(given, np.float64)
+
+
+# --- The box that the tool stays in ---
+
+
+class WorkspaceRule(PositionRule):
+    """Keeps the tool (``tcp_pose``) inside the box, for actions that move the tool."""
+
+    code = "workspace"
+
+    def __init__(self, config: WorkspaceConfig, layout: MotionLayout, horizon_s: float) -> None:
+        count = layout.linear.stop
+        names = ("tool x", "tool y", "tool z")
+        super().__init__(
+            config.low[:count], config.high[:count], names[:count], horizon_s, config.tolerance
+        )

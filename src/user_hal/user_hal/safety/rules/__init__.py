@@ -1,1 +1,0 @@
-"""The rules of the safety gate, one a file."""

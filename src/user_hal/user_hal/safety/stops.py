@@ -1,0 +1,339 @@
+"""What stops a robot: the stop conditions, and the supervisor that keeps the safety state.
+
+A stop condition looks at something that may forbid all motion: the emergency stop, the age of
+commands and of readings, force, the ranges of tool and joints. The supervisor watches them all
+and says whether commands may pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from user_core.errors import ConfigError
+from user_core.specs import Array, Arrays, RobotSpec
+from user_hal.safety.config import ForceConfig, SafetyConfig
+from user_hal.safety.motion import MotionLayout
+from user_hal.safety.rules import Refused, joint_range
+
+
+class Stop(NamedTuple):
+    """A reason for which the robot must stand still.
+
+    Attributes:
+        code: Code of the cause, as published.
+        detail: The cause for people: what is wrong, what would be right.
+    """
+
+    code: str
+    detail: str
+
+
+class StopCondition(Protocol):
+    """Something that may forbid all motion. The robot may move when no condition does."""
+
+    def check(self, now_ns: int) -> Stop | None:
+        """Why the robot must stand still at this moment of the monotonic clock, or None."""
+
+
+# --- The emergency stop: latched until somebody resets it ---
+
+
+class EmergencyStop:
+    """Once pressed, forbids all motion until :meth:`reset`, whatever else happens."""
+
+    code = "emergency"
+
+    def __init__(self) -> None:
+        self._stop: Stop | None = None
+
+    @property
+    def pressed(self) -> bool:
+        """Whether it is latched."""
+        return self._stop is not None
+
+    def press(self, who: str) -> None:
+        """Latch it."""
+        self._stop = Stop(self.code, f"emergency stop pressed by {who}; reset it to go on")
+
+    def reset(self) -> None:
+        """Release it. The robot stays where it is until new commands come."""
+        self._stop = None
+
+    def check(self, now_ns: int) -> Stop | None:
+        """Whether it is latched."""
+        return self._stop
+
+
+# --- The watchdog on the age of the last command ---
+
+
+class CommandWatchdog:
+    """Stops a robot whose commands stay away, for instance because whoever sent them died.
+
+    It watches from the first command until the robot is stopped, whatever for.
+    """
+
+    code = "watchdog"
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_ns = int(limit_s * 1e9)
+        self._last_ns: int | None = None
+
+    @property
+    def due_ns(self) -> int | None:
+        """When it will stop the robot unless a command comes; None while it does not watch."""
+        return None if self._last_ns is None else self._last_ns + self._limit_ns
+
+    def sent(self, now_ns: int) -> None:
+        """A command was sent to the driver."""
+        self._last_ns = now_ns
+
+    def disarm(self) -> None:
+        """The robot was stopped: no command is expected any more."""
+        self._last_ns = None
+
+    def check(self, now_ns: int) -> Stop | None:
+        """Whether the last command is too old."""
+        if self._last_ns is None or now_ns < self._last_ns + self._limit_ns:
+            return None
+        age_s, limit_s = (now_ns - self._last_ns) * 1e-9, self._limit_ns * 1e-9
+        return Stop(self.code, f"last command is {age_s:.3f} s old, allowed {limit_s:g} s")
+
+
+# --- The watchdog on the age of the newest reading ---
+
+
+class ObservationAge:
+    """Stops a robot whose readings stay away or are old when they come: nobody sees it move."""
+
+    code = "stale_observation"
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_ns = int(limit_s * 1e9)
+        self._taken_ns: int | None = None
+        self._suspended = False
+
+    def suspend(self) -> None:
+        """No reading is expected until the next comes, for instance during a reset."""
+        self._suspended = True
+
+    def observed(self, age_ns: int, now_ns: int) -> None:
+        """A reading came that was taken ``age_ns`` ago."""
+        self._taken_ns = now_ns - max(age_ns, 0)
+        self._suspended = False
+
+    def check(self, now_ns: int) -> Stop | None:
+        """Whether the newest reading is too old, or there was none yet."""
+        if self._suspended:
+            return None
+        if self._taken_ns is None:
+            return Stop(self.code, "the robot was not read yet")
+        age_ns = now_ns - self._taken_ns
+        if age_ns <= self._limit_ns:
+            return None
+        limit_s = self._limit_ns * 1e-9
+        return Stop(
+            self.code,
+            f"newest reading of the robot is {age_ns * 1e-9:.3f} s old, allowed {limit_s:g} s",
+        )
+
+
+# --- A limit on the force and torque at the tool ---
+
+
+#: Without a value of its own, the robot may go on below this share of what stopped it.
+_RESUME_SHARE = 0.6
+
+
+class ForceStop:
+    """Watches ``wrench``, with hysteresis, so that a force at the limit gives one stop, not many."""
+
+    code = "force"
+
+    def __init__(self, config: ForceConfig) -> None:
+        none = math.inf
+        self._stop_at = (config.stop_n or none, config.stop_n_m or none)
+        self._resume_at = (
+            config.resume_n or self._stop_at[0] * _RESUME_SHARE,
+            config.resume_n_m or self._stop_at[1] * _RESUME_SHARE,
+        )
+        self._stop: Stop | None = None
+
+    @classmethod
+    def for_robot(cls, config: ForceConfig, spec: RobotSpec) -> ForceStop:
+        """Watch a robot. Raises ConfigError when it shows no ``wrench``."""
+        wrench = spec.observation.get("wrench")
+        if wrench is None or wrench.shape != (6,):
+            raise ConfigError(
+                "force",
+                got=f"an observation of {list(spec.observation)}",
+                expected="a robot that shows 'wrench', 6 values",
+                hint="Remove force from the safety configuration, or use a driver that reads it.",
+            )
+        return cls(config)
+
+    def observe(self, arrays: Arrays) -> None:
+        """Look at a new reading."""
+        fx, fy, fz, tx, ty, tz = arrays["wrench"].tolist()
+        felt = math.hypot(fx, fy, fz), math.hypot(tx, ty, tz)
+        at = self._stop_at if self._stop is None else self._resume_at
+        over = any(value >= limit for value, limit in zip(felt, at))
+        self._stop = Stop(self.code, self._describe(*felt)) if over else None
+
+    def check(self, now_ns: int) -> Stop | None:
+        """Why the robot must stand still, or None."""
+        return self._stop
+
+    def _describe(self, force_n: float, torque_n_m: float) -> str:
+        stop, resume = self._stop_at, self._resume_at
+        return (
+            f"tool feels {force_n:.1f} N and {torque_n_m:.2f} N m; stops at {stop[0]:g} N or "
+            f"{stop[1]:g} N m, goes on below {resume[0]:g} N and {resume[1]:g} N m"
+        )
+
+
+# --- A stop at limits that the actions of a robot cannot be cut at ---
+
+
+class BoundaryStop:
+    """Stops a robot that is outside a range it was not led into by its own actions.
+
+    Where actions move joints, the gate cannot tell where the tool will go, and where they move
+    the tool, not where the joints will. What it cannot cut it watches: outside the box (or the
+    range of a joint) the robot stops, and is brought back by a reset or by hand.
+    """
+
+    def __init__(
+        self, code: str, array: str, rows: Array, low: Array, high: Array, names: Sequence[str]
+    ) -> None:
+        self.code = code
+        self._array, self._rows, self._low, self._high = array, rows, low, high
+        self._names = names
+        self._stop: Stop | None = None
+
+    @classmethod
+    def all_for(cls, config: SafetyConfig, spec: RobotSpec) -> list[BoundaryStop]:
+        """The stops that a configuration asks for and the gate's rules do not cover."""
+        layout = MotionLayout.of(spec)
+        stops: list[BoundaryStop] = []
+        box, joints = config.workspace, config.joint_limits
+        if box.given and layout.linear.stop < 3 and "tcp_pose" in spec.observation:
+            names: tuple[str, ...] = ("tool x", "tool y", "tool z")
+            low, high = np.asarray(box.low) - box.tolerance, np.asarray(box.high) + box.tolerance
+            stops.append(cls("workspace", "tcp_pose", np.arange(3), low, high, names))
+        if joints.given and not layout.joints.stop and "joint_position" in spec.observation:
+            measured = spec.observation["joint_position"]
+            rows = np.arange(measured.size)
+            low, high = joint_range(joints, measured, rows)
+            low, high = low - joints.tolerance, high + joints.tolerance
+            names = measured.names or tuple(f"joint {i + 1}" for i in rows)
+            stops.append(cls("joint_limits", "joint_position", rows, low, high, names))
+        return stops
+
+    def observe(self, arrays: Arrays) -> None:
+        """Look at a new reading."""
+        here = arrays[self._array][self._rows]
+        outside = (here < self._low) | (here > self._high)
+        self._stop = None
+        if outside.any():
+            i = int(np.flatnonzero(outside)[0])
+            self._stop = Stop(
+                self.code,
+                f"{self._names[i]} is at {here[i]:.4f}, outside {self._low[i]:.4f} to "
+                f"{self._high[i]:.4f}; reset the robot or lead it back by hand",
+            )
+
+    def check(self, now_ns: int) -> Stop | None:
+        """Why the robot must stand still, or None."""
+        return self._stop
+
+
+# --- In which state the robot is: whether commands may pass, and if not, why ---
+
+
+class SafetyState(IntEnum):
+    """From free to shut; the values are those of ``user_msgs/SafetyStatus``."""
+
+    IDLE = 0
+    """No command yet, or none wanted; the robot holds."""
+    ACTIVE = 1
+    """Commands pass."""
+    STOPPED = 2
+    """Safe stop; ends by itself when its cause has gone and commands come."""
+    EMERGENCY = 3
+    """Emergency stop; latched until it is reset."""
+
+
+class SafetySupervisor:
+    """Watches the stop conditions and keeps the state. Not safe to use from several threads.
+
+    Whoever uses it stops the robot at once when :meth:`check` or :meth:`trip` returns True.
+
+    Args:
+        emergency: The latched one, which outranks all others.
+        conditions: The others, the most telling first: the first that holds is the cause.
+
+    Attributes:
+        state: The state.
+        cause: Why the robot was stopped last; None when it was not, or commands pass again.
+        present: Whether that cause still holds.
+    """
+
+    def __init__(self, emergency: StopCondition, conditions: Sequence[StopCondition]) -> None:
+        self.state = SafetyState.IDLE
+        self.cause: Stop | None = None
+        self.present = False
+        self._emergency = emergency
+        self._conditions = (emergency, *conditions)
+
+    def check(self, now_ns: int) -> bool:
+        """Look at all conditions; tell whether the robot has to be stopped now."""
+        for condition in self._conditions:
+            stop = condition.check(now_ns)
+            if stop is not None:
+                return self._enter(stop, latched=condition is self._emergency)
+        if self.state is SafetyState.EMERGENCY:
+            self.idle()
+        self.present = False
+        return False
+
+    def trip(self, code: str, detail: str) -> bool:
+        """Something happened that calls for a stop, and is over; return as :meth:`check`.
+
+        It does not hide a cause that is still there.
+        """
+        if self.present:
+            return False
+        stop_now = self._enter(Stop(code, detail), latched=False)
+        self.present = False
+        return stop_now
+
+    def admit(self) -> None:
+        """Let a command in.
+
+        Raises:
+            Refused: ``stopped`` or ``emergency``: a cause that holds forbids all motion.
+        """
+        if self.present and self.cause is not None:
+            emergency = self.state is SafetyState.EMERGENCY
+            code = self.cause.code if emergency else "stopped"
+            raise Refused(code, f"{self.cause.code}: {self.cause.detail}")
+
+    def sent(self) -> None:
+        """A command passed."""
+        self.state, self.cause, self.present = SafetyState.ACTIVE, None, False
+
+    def idle(self) -> None:
+        """No commands are wanted now, and nothing is wrong."""
+        self.state, self.cause, self.present = SafetyState.IDLE, None, False
+
+    def _enter(self, stop: Stop, *, latched: bool) -> bool:
+        state = SafetyState.EMERGENCY if latched else SafetyState.STOPPED
+        stop_now = self.state in (SafetyState.IDLE, SafetyState.ACTIVE) or state > self.state
+        self.state, self.cause, self.present = state, stop, True
+        return stop_now

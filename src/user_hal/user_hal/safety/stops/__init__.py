@@ -1,1 +1,0 @@
-"""Reasons for a safe stop, one a file."""
