@@ -19,16 +19,12 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import zenoh
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-
-from link_emulator import Host, Link, LinkQuality, unavailable  # noqa: E402
-
-from user_comm.links import ZenohConfig, open_session  # noqa: E402
+from user_comm.net.sessions import ZenohConfig, open_session  # noqa: E402
+from user_testing.link_emulator import Host, Link, LinkQuality, unavailable  # noqa: E402
 
 PIECE = 64 * 1024
 IN_FLIGHT_UP, IN_FLIGHT_DOWN = 4, 2

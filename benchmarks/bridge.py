@@ -34,9 +34,8 @@ from rclpy.serialization import serialize_message
 from std_msgs.msg import UInt8MultiArray
 
 from user_comm.bridge.raw_reader import RawReader
-from user_comm.links import ZenohConfig, open_session
-from user_comm.quality import Quality
-from user_comm.ros_qos import profile
+from user_comm.net.sessions import ZenohConfig, open_session
+from user_comm.topics import Quality, profile
 
 WINDOW = 8
 COUNT = 500

@@ -21,8 +21,8 @@ from rclpy.serialization import deserialize_message, serialize_message
 from user_msgs.msg import Observation as ObservationMessage
 
 from user_comm.cdr import CdrLimits, read_cdr
-from user_comm.checked_subscription import decode_bytes
 from user_comm.converters import observation_from_message, observation_to_message
+from user_comm.subscriptions import decode_bytes
 from user_core.types import AppliedAction, Observation
 
 TARGET_MB_S = 500.0

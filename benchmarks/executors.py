@@ -28,9 +28,8 @@ from rclpy.serialization import serialize_message
 from user_comm import topics
 from user_comm.converters import observation_to_message
 from user_comm.lifecycle import LifecycleNode
-from user_comm.message_types import interface_class
-from user_comm.ros_qos import profile
 from user_comm.run import run
+from user_comm.topics import interface_class, profile
 from user_core.types import Observation
 
 PROFILE = profile(topics.OBSERVATION.quality)

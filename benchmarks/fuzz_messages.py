@@ -4,7 +4,7 @@
     tools/run python benchmarks/fuzz_messages.py --middleware   # as the middleware alone does
 
 Ends with exit code 1 if a child process crashed. The work is done by
-``src/user_comm/test/ros/message_fuzz.py``, of which the test suite runs some thousand.
+``testing/user_testing/programs/message_fuzz.py``, of which the test suite runs some thousand.
 """
 
 from __future__ import annotations
@@ -14,6 +14,6 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    script = Path(__file__).parents[1] / "src/user_comm/test/ros/message_fuzz.py"
+    script = Path(__file__).parents[1] / "testing/user_testing/programs/message_fuzz.py"
     sys.argv[0] = str(script)
     runpy.run_path(str(script), run_name="__main__")

@@ -27,7 +27,7 @@ setup(
         ],
         "user.commands": [
             "net = user_comm.net.cli:main",
-            "topics = user_comm.topic_docs:main",
+            "topics = user_comm.topics:main",
         ],
     },
 )

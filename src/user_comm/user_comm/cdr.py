@@ -4,7 +4,7 @@ Why not leave that to the middleware: its deserialiser makes room for what a mes
 hold, at about a hundred bytes for every claimed element of a ``Tensor[]``, and only then finds
 out. Fast CDR 2.3 even reads past the end of a message that is shorter than the padding its
 header announces: the four bytes ``00 01 00 03`` on a topic end a process with a segmentation
-fault or with all memory gone, or are taken for a message (``message_fuzz.py --middleware``
+fault or with all memory gone, or are taken for a message (``user_testing.programs.message_fuzz --middleware``
 found it). And it copies every image three times on its way to Python.
 
 This reads plain CDR (OMG DDSI-RTPS 2.3, 10.2; the padding bits of the header are those of
@@ -31,7 +31,7 @@ from rosidl_parser.definition import (
     NamespacedType,
 )
 
-from user_comm.message_types import interface_class
+from user_comm.topics import interface_class
 from user_core.errors import CodecError
 
 #: Type codes of ``struct`` and ``array``. A bool is read as a byte, to see whether it is one.

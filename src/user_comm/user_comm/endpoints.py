@@ -7,28 +7,265 @@ the topic table.
 
 from __future__ import annotations
 
+import threading
+import time
+import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.client import Client
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.lifecycle import LifecycleNode as RclpyLifecycleNode
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.task import Future
 
-from user_comm.callback_guard import CallbackGuard
 from user_comm.cdr import CdrLimits
-from user_comm.checked_subscription import CheckedSubscription
 from user_comm.converters import CONVERTERS
-from user_comm.diagnostics import Diagnostics
-from user_comm.message_types import interface_class
-from user_comm.publisher import TopicPublisher
-from user_comm.ros_qos import profile
-from user_comm.service_client import ServiceClient
-from user_comm.service_server import ServiceHandler, ServiceServer
-from user_comm.topics import Service, Topic
-from user_core.errors import SuiteError
+from user_comm.diagnostics import Diagnostics, code_of
+from user_comm.logs import Throttle
+from user_comm.subscriptions import CheckedSubscription
+from user_comm.topics import Service, Topic, interface_class, profile
+from user_core.errors import SuiteError, TransportError
+
+
+class CallbackGuard:
+    """Wraps the callbacks of one node and keeps the account of failed transitions.
+
+    Args:
+        logger: The node's logger.
+        diagnostics: The node's diagnostics.
+
+    Attributes:
+        transition_error: What the last transition failed by, for people; None after one that
+            went well.
+    """
+
+    def __init__(self, logger: Any, diagnostics: Diagnostics) -> None:
+        self._logger, self._diagnostics = logger, diagnostics
+        self._say = Throttle()
+        self._transition_code: str | None = None
+        self.transition_error: str | None = None
+
+    def wrap(self, callback: Callable[..., Any], what: str) -> Callable[..., Any]:
+        """The callback, with everything it raises logged (throttled) and reported."""
+
+        def guarded(*arguments: Any) -> Any:
+            try:
+                return callback(*arguments)
+            except Exception as error:  # whatever a node's code raises
+                self.report(what, error)
+                return None
+
+        return guarded
+
+    def report(self, what: str, error: BaseException) -> None:
+        """Log an error with its traceback, at most once in five seconds for each kind."""
+        self._diagnostics.error(error)
+        if text := self._say((what, code_of(error)), f"{what}: {_trace(error)}"):
+            self._logger.error(text)
+
+    def transition_failed(self, what: str, error: BaseException) -> None:
+        """Log why a transition failed, and keep it on the diagnostics until one goes well."""
+        self.transition_error = f"cannot {what}: {error}" if str(error) else f"cannot {what}"
+        self._transition_code = code_of(error)
+        self._logger.error(f"cannot {what}: {_trace(error)}")
+        self._diagnostics.error(error)
+
+    def resolve_transition(self) -> None:
+        """A transition went well: what an earlier one failed by is over."""
+        if self._transition_code is not None:
+            self._diagnostics.resolve(self._transition_code)
+        self._transition_code = self.transition_error = None
+
+
+def _trace(error: BaseException) -> str:
+    """The error for people first, then where it came from."""
+    label = f"{type(error).__name__}: {error}"
+    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    return f"{label}\n{trace.rstrip()}" if isinstance(error, SuiteError) else trace.rstrip()
+
+
+class TopicPublisher:
+    """Encodes and publishes; silent while its node is not active. May be used from any thread.
+
+    Args:
+        node: Publishes.
+        topic: Name of the topic, relative to the node's namespace.
+        message_type: Class of the message.
+        encode: Value to message; without one, messages are published as they are.
+        profile: Quality of service.
+        may_publish: Whether the node's state allows it now.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        topic: str,
+        message_type: type[Any],
+        encode: Callable[..., Any] | None,
+        profile: QoSProfile,
+        may_publish: Callable[[], bool],
+    ) -> None:
+        self._node, self._encode, self._may_publish = node, encode, may_publish
+        self.publisher = node.create_publisher(message_type, topic, profile)
+        self.topic = self.publisher.topic_name
+
+    @property
+    def listeners(self) -> int:
+        """How many subscriptions are known now."""
+        return int(self.publisher.get_subscription_count())
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody listens now: what is dear to make need not be made otherwise."""
+        return bool(self.listeners)
+
+    def publish(self, value: Any, **options: Any) -> bool:
+        """Encode with ``options`` and publish; False if the node is not active."""
+        if not self._may_publish():
+            return False
+        message = self._encode(value, **options) if self._encode else value
+        self.publisher.publish(message)
+        return True
+
+    def destroy(self) -> None:
+        """Stop publishing."""
+        self._node.destroy_publisher(self.publisher)
+
+
+#: How soon a call notices that it is given up, or that a service has appeared.
+_LOOK_S = 0.02
+
+
+class ServiceClient:
+    """Calls one service; see :meth:`user_comm.endpoints.Endpoints.client`."""
+
+    def __init__(self, node: Node, name: str, service_type: type[Any]) -> None:
+        self._node = node
+        self.client: Client[Any, Any] = node.create_client(
+            service_type, name, callback_group=MutuallyExclusiveCallbackGroup()
+        )
+        self.name = self.client.srv_name
+        self.request_type: type[Any] = service_type.Request
+
+    def call(self, request: Any, timeout_s: float, given_up: threading.Event | None = None) -> Any:
+        """Call, and wait for the answer. Not from the executor's own thread: it would wait for
+        itself.
+
+        Args:
+            request: A ``request_type``.
+            timeout_s: Longest wait for the service to appear, and again for its answer.
+            given_up: Nobody wants the answer any more once this is set: whoever ends a node must
+                not have to wait for a peer that is gone.
+
+        Raises:
+            TransportError: Nobody offers the service, there was no answer in time, or the call
+                was given up.
+        """
+        given_up = given_up or threading.Event()
+        end_s = time.monotonic() + timeout_s
+        while not self.client.service_is_ready():
+            if time.monotonic() >= end_s:
+                raise TransportError(
+                    f"service {self.name}",
+                    got=f"nobody offers it within {timeout_s:g} s",
+                    hint="Is the node that offers it running, and configured?",
+                )
+            if given_up.wait(_LOOK_S):
+                raise TransportError(f"service {self.name}", got="the call was given up")
+        answered = threading.Event()
+        future = self.client.call_async(request)
+        future.add_done_callback(lambda _: answered.set())
+        end_s = time.monotonic() + timeout_s
+        while not answered.wait(_LOOK_S):
+            late = time.monotonic() >= end_s
+            if late or given_up.is_set():
+                self.client.remove_pending_request(future)
+                came = f"no answer within {timeout_s:g} s" if late else "the call was given up"
+                raise TransportError(f"service {self.name}", got=came)
+        return future.result()
+
+    def tell(self, request: Any) -> None:
+        """Send a request whose answer nobody waits for; if the service is not there, to nobody."""
+        if self.client.service_is_ready():
+            self.client.remove_pending_request(self.client.call_async(request))
+
+    def destroy(self) -> None:
+        """Call it no longer."""
+        self._node.destroy_client(self.client)
+
+
+ServiceHandler = Callable[[Any, Any], Any]
+
+#: Error code of an answer from a node that is not active.
+NOT_ACTIVE = "not_active"
+
+
+class ServiceServer:
+    """One service of a node; see :meth:`user_comm.endpoints.Endpoints.serve`."""
+
+    def __init__(
+        self,
+        node: Node,
+        name: str,
+        service_type: type[Any],
+        handler: ServiceHandler,
+        guard: CallbackGuard,
+        may_answer: Callable[[], bool],
+        *,
+        in_thread: bool,
+    ) -> None:
+        self._node, self._handler, self._guard = node, handler, guard
+        self._may_answer = may_answer
+        self.service = node.create_service(
+            service_type,
+            name,
+            self._answer_in_thread if in_thread else self._answer,
+            # A group of its own: the group of a call that waits lets nothing else through.
+            callback_group=MutuallyExclusiveCallbackGroup() if in_thread else None,
+        )
+        self.name = self.service.srv_name
+
+    def destroy(self) -> None:
+        """Offer it no longer. A handler that is at work in its thread is not waited for."""
+        self._node.destroy_service(self.service)
+
+    def _answer(self, request: Any, response: Any) -> Any:
+        if not self._may_answer():
+            fill_error(response, NOT_ACTIVE, f"{self._node.get_name()} is not active")
+            return response
+        try:
+            self._handler(request, response)
+        except SuiteError as error:  # an answer, not a fault of this node
+            fill_error(response, code_of(error), str(error))
+        except Exception as error:
+            self._guard.report(f"service {self.name}", error)
+            fill_error(response, code_of(error), f"{type(error).__name__}: {error}")
+        return response
+
+    async def _answer_in_thread(self, request: Any, response: Any) -> Any:
+        done: Future[Any] = Future(executor=self._node.executor)
+
+        def work() -> None:
+            self._answer(request, response)
+            done.set_result(None)
+
+        # A daemon: a handler that hangs must not keep the process from ending.
+        threading.Thread(target=work, name=f"service {self.name}", daemon=True).start()
+        await done
+        return response
+
+
+def fill_error(response: Any, code: str, message: str) -> None:
+    """Say no, in the fields that our services and ``std_srvs/Trigger`` have for it."""
+    for name, value in (("success", False), ("error_code", code), ("message", message)):
+        if hasattr(response, name):
+            setattr(response, name, value)
 
 
 class Endpoint(Protocol):

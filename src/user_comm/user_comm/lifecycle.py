@@ -32,27 +32,50 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, ClassVar
 
-from lifecycle_msgs.msg import State
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from lifecycle_msgs.msg import State, Transition
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.lifecycle import LifecycleNode as RclpyLifecycleNode
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+from rclpy.node import Node
 
-from user_comm.autostart import Autostart
-from user_comm.callback_guard import CallbackGuard
+from user_comm import topics
 from user_comm.diagnostics import Diagnostics, Item, Level
-from user_comm.diagnostics_publisher import DiagnosticsPublisher
-from user_comm.endpoints import Endpoints
+from user_comm.endpoints import CallbackGuard, Endpoints
 from user_comm.parameters import ConfigParameters
-from user_comm.transition_service import guard_change_state
+from user_comm.topics import profile
 from user_core.config import Config
 from user_core.errors import ConfigError, SuiteError
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
 FAILURE = TransitionCallbackReturn.FAILURE
 ERROR = TransitionCallbackReturn.ERROR
+#: Time between two heartbeats on ``/diagnostics``, seconds.
+PERIOD_S = 1.0
+#: Longest value that is published; the log has the whole.
+_VALUE_LENGTH = 1000
+#: Autostart: how often the state is looked at, and the time between two attempts, seconds.
+_CHECK_PERIOD_S = 0.5
+_FIRST_RETRY_S = 1.0
+_LAST_RETRY_S = 10.0
+#: After being active for so long, a failure counts as the first one.
+_STABLE_S = 30.0
+#: Transitions by which somebody else takes a node over that started by itself.
+_GIVES_UP = (
+    Transition.TRANSITION_DEACTIVATE,
+    Transition.TRANSITION_CLEANUP,
+    Transition.TRANSITION_UNCONFIGURED_SHUTDOWN,
+    Transition.TRANSITION_INACTIVE_SHUTDOWN,
+    Transition.TRANSITION_ACTIVE_SHUTDOWN,
+)
+_GIVES_UP_LABELS = ("deactivate", "cleanup", "shutdown")
 
 
 class LifecycleNode(Endpoints, RclpyLifecycleNode):
@@ -293,3 +316,148 @@ class LifecycleNode(Endpoints, RclpyLifecycleNode):
             label if error is None else f"{label}; {error}",
             {"state": label, "since_s": f"{time.monotonic() - self._since_s:.1f}"},
         )
+
+
+class Autostart:
+    """Configures and activates its node, and tries again after a failure, ever more rarely.
+
+    Whoever deactivates, cleans up or shuts down the node by its service takes over: from then
+    on it stays as it is told.
+
+    Args:
+        node: Gets the read-only parameter ``autostart``.
+    """
+
+    def __init__(self, node: LifecycleNode) -> None:
+        self._node = node
+        self.wanted: bool = node.declare_parameter(
+            "autostart",
+            False,
+            ParameterDescriptor(
+                description="Configure and activate without a manager, and again after a failure.",
+                read_only=True,
+            ),
+        ).value
+        self._retry_s = _FIRST_RETRY_S
+        self._next_s = self._up_since_s = 0.0
+        self._was_up = False
+        if self.wanted:
+            clock = Clock(clock_type=ClockType.STEADY_TIME)
+            node.create_timer(_CHECK_PERIOD_S, self.strive, clock=clock)
+
+    def give_up(self) -> None:
+        """Somebody else decides from now on."""
+        self.wanted = False
+
+    def strive(self) -> None:
+        """Take the node one or two states further if it is not active and it is time to."""
+        now_s = time.monotonic()
+        if not self.wanted or self._is_up(now_s) or now_s < self._next_s:
+            return
+        node = self._node
+        good = node.state != "unconfigured" or node.request("configure")
+        if good and node.state == "inactive":
+            good = node.request("activate")
+        if not good:
+            self._wait()
+
+    def _is_up(self, now_s: float) -> bool:
+        if self._node.state == "active":
+            if not self._was_up:
+                self._was_up, self._up_since_s = True, now_s
+            elif now_s - self._up_since_s > _STABLE_S:
+                self._retry_s = _FIRST_RETRY_S
+            return True
+        if self._was_up:  # and has come down by itself
+            self._was_up = False
+            self._wait()
+        return False
+
+    def _wait(self) -> None:
+        self._next_s = time.monotonic() + self._retry_s
+        self._node.get_logger().info(f"trying again in {self._retry_s:g} s")
+        self._retry_s = min(2 * self._retry_s, _LAST_RETRY_S)
+
+
+def guard_change_state(node: LifecycleNode) -> None:
+    """Put a handler of ours in front of rclpy's change_state service.
+
+    On Jazzy, rclpy lets a transition that is not possible in the present state (``ros2 lifecycle
+    set /hal activate`` while unconfigured) raise out of the service's callback, which ends the
+    process; and two transitions at a time are possible there and on Kilted when a node also
+    changes its state by itself.
+    """
+    service = node._service_change_state
+    inner = service.callback
+
+    def change_state(request: Any, response: Any) -> Any:
+        asked = request.transition
+        with node._transition_lock:
+            if asked.label in _GIVES_UP_LABELS or (not asked.label and asked.id in _GIVES_UP):
+                node.autostart.give_up()
+            before = node.state
+            try:
+                response = inner(request, response)
+            except Exception as error:  # RCLError, which rclpy does not export everywhere
+                node.get_logger().error(
+                    f"transition {asked.label or asked.id} is not possible from {before}: {error}"
+                )
+                response.success = False
+            node.transition_ended()
+        return response
+
+    service.callback = change_state
+
+
+class DiagnosticsPublisher:
+    """The heartbeat of a node on ``/diagnostics``: once a second, and on every change.
+
+    It comes from the node's executor, so that it stops when that hangs.
+
+    Args:
+        node: Publishes.
+        diagnostics: What is published.
+        hardware_id: Which piece of hardware, for ``DiagnosticStatus.hardware_id``.
+    """
+
+    def __init__(self, node: Node, diagnostics: Diagnostics, hardware_id: str = "") -> None:
+        self._node, self._diagnostics, self.hardware_id = node, diagnostics, hardware_id
+        self._name = node.get_fully_qualified_name().lstrip("/")
+        self._publisher = node.create_publisher(
+            DiagnosticArray,
+            topics.DIAGNOSTICS.name,
+            profile(topics.DIAGNOSTICS.quality),
+            # Who begins to listen hears at once: a manager need not wait for the next beat.
+            event_callbacks=PublisherEventCallbacks(matched=self._greet),
+        )
+        # Steady: a heart beats on while simulated time stands still.
+        clock = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timer = node.create_timer(PERIOD_S, self.publish, clock=clock)
+
+    def _greet(self, info: Any) -> None:
+        if info.current_count_change > 0:
+            self.publish()
+
+    def publish(self) -> None:
+        """Publish all items now."""
+        message = DiagnosticArray()
+        message.header.stamp = self._node.get_clock().now().to_msg()
+        message.status = statuses(self._name, self.hardware_id, self._diagnostics.items())
+        self._publisher.publish(message)
+
+
+def statuses(node_name: str, hardware_id: str, items: Sequence[Item]) -> list[Any]:
+    """Items as ``DiagnosticStatus`` messages, named ``<node>: <item>``."""
+    return [
+        DiagnosticStatus(
+            level=bytes([item.level]),
+            name=f"{node_name}: {item.name}",
+            message=item.message[:_VALUE_LENGTH],
+            hardware_id=hardware_id,
+            values=[
+                KeyValue(key=str(key), value=str(value)[:_VALUE_LENGTH])
+                for key, value in item.values.items()
+            ],
+        )
+        for item in items
+    ]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import rclpy
@@ -14,11 +17,14 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
-from user_comm.imported_modules import note_imported_modules
 from user_comm.lifecycle import LifecycleNode
 from user_comm.stop_signals import StopSignals
 from user_core.errors import SuiteError
 
+#: Set by the supervisor (:mod:`user_fleet.supervisor.standby`) where it wants to know.
+_VARIABLE = "USER_MODULES_FILE"
+#: When most has been imported, and when also what comes with the first data.
+_AFTER_S: tuple[float, ...] = (4.0, 20.0)
 #: The node by which a process that stands by is known; see :func:`stand_by`.
 _standby: Node | None = None
 
@@ -137,3 +143,32 @@ def _spin(node: LifecycleNode, executor: Executor) -> int:
             stop()
             return 1
     return 0
+
+
+def note_imported_modules(after_s: Sequence[float] = _AFTER_S) -> None:
+    """Write the names of all imported modules to the file that the environment names, later.
+
+    Names that were there before stay behind the new ones: a process that lived too short to
+    import everything must not take them from the next.
+
+    Args:
+        after_s: When to do it, seconds from now.
+    """
+    if not (name := os.environ.get(_VARIABLE)):
+        return
+    for wait_s in after_s:
+        timer = threading.Timer(wait_s, _write, (Path(name),))
+        timer.daemon = True
+        timer.start()
+
+
+def _write(file: Path) -> None:
+    names = [name for name in list(sys.modules) if name != "__main__"]
+    with suppress(OSError):  # a full disk: then the standby imports less
+        known = file.read_text(encoding="utf-8").split() if file.exists() else []
+        if set(names) <= set(known):
+            return
+        names += [name for name in known if name not in sys.modules]
+        temporary = file.with_suffix(".modules.new")
+        temporary.write_text("\n".join(names) + "\n", encoding="utf-8")
+        temporary.replace(file)

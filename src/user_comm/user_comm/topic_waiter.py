@@ -15,12 +15,10 @@ from rclpy.guard_condition import GuardCondition
 from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.node import Node
 
-from user_comm.checked_subscription import CheckedSubscription
 from user_comm.converters import converter_of
-from user_comm.message_types import interface_class
-from user_comm.ros_qos import profile
+from user_comm.subscriptions import CheckedSubscription
 from user_comm.topic_poller import PolledGroup
-from user_comm.topics import Topic
+from user_comm.topics import Topic, interface_class, profile
 
 
 class TopicWaiter:

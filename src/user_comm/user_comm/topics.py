@@ -1,8 +1,9 @@
 """The one table of topics and services: name, type, direction, quality of service, and why.
 
 Names are relative: a deployment puts every robot, and each learner, into a namespace of its
-own. The table is plain data (no ROS needed to read it); ``docs/reference/topics.md`` and
-``user topics`` are printed from it.
+own. The table is plain data, read without ROS; ``docs/reference/topics.md``
+(``python -m user_comm.topics > docs/reference/topics.md``) and ``user topics`` are printed from
+it.
 
 Reliability is a property of the *pair*: a reader may ask for less than the writer offers,
 so everything that is offered reliably here can also be read with best effort (rviz, a
@@ -11,12 +12,60 @@ dashboard across a bad network), and a slow reader of that kind never holds a ro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import argparse
+import importlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
+from functools import cache
 from string import Formatter
+from typing import Any
 
-from user_comm.quality import COMMAND, LATCHED, SENSOR, STATUS, Quality
-from user_core.errors import ConfigError
+from user_core.errors import ConfigError, TransportError
+
+
+class Reliability(str, Enum):
+    """Whether a sample that was lost on the way is sent again."""
+
+    RELIABLE = "reliable"
+    BEST_EFFORT = "best effort"
+
+
+class Durability(str, Enum):
+    """Whether a reader that comes late still gets the last samples."""
+
+    VOLATILE = "volatile"
+    TRANSIENT_LOCAL = "transient local"
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How one topic is carried.
+
+    Attributes:
+        depth: Samples that are kept for a reader (and, if transient local, for late ones);
+            the oldest gives way.
+        reliability: Whether lost samples are sent again.
+        durability: Whether late readers get the kept samples.
+    """
+
+    depth: int = 1
+    reliability: Reliability = Reliability.RELIABLE
+    durability: Durability = Durability.VOLATILE
+
+    def __str__(self) -> str:
+        latched = ", transient local" if self.durability is Durability.TRANSIENT_LOCAL else ""
+        return f"{self.reliability.value}{latched}, keep last {self.depth}"
+
+
+#: Somebody acts on every sample, and only on the newest one.
+COMMAND = Quality(depth=1)
+#: Periodic and soon outdated: a lost sample is not worth the wait for its second coming.
+SENSOR = Quality(depth=5, reliability=Reliability.BEST_EFFORT)
+#: The last state, also for those who come late.
+LATCHED = Quality(depth=1, durability=Durability.TRANSIENT_LOCAL)
+#: Status once a second: reliable, so that a person sees every change.
+STATUS = Quality(depth=10)
 
 
 @dataclass(frozen=True)
@@ -91,7 +140,7 @@ ACTION = Topic(
 REMOTE_OBSERVATION = Topic(
     "remote_observation", "user_msgs/msg/Observation", "actor", "inference",
     COMMAND,
-    "What a policy on another host shall act on; pictures are coded (`name@coding`), and "
+    "What a policy on another host shall act on; images are coded (`name@coding`), and "
     "`@deterministic` says whether to act without noise. Only the newest counts.",
 )  # fmt: skip
 REMOTE_ACTION = Topic(
@@ -143,11 +192,11 @@ GRIPPER = Topic(
 )  # fmt: skip
 CAMERA_IMAGE = Topic(
     "camera/{camera}/image_raw", "sensor_msgs/msg/Image", "hal", "rviz, rosbag2",
-    SENSOR, "Pictures for people and other nodes; only made while somebody subscribes.",
+    SENSOR, "Images for people and other nodes; only made while somebody subscribes.",
 )  # fmt: skip
 CAMERA_INFO = Topic(
     "camera/{camera}/camera_info", "sensor_msgs/msg/CameraInfo", "hal", "rviz, rosbag2",
-    SENSOR, "Size and, where it is known, calibration of the camera, with each picture.",
+    SENSOR, "Size and, where it is known, calibration of the camera, with each image.",
 )  # fmt: skip
 MARKERS = Topic(
     "markers", "visualization_msgs/msg/MarkerArray", "hal", "rviz",
@@ -175,18 +224,18 @@ POLICY = Topic(
 )  # fmt: skip
 EPISODE_RESULT = Topic(
     "episode_result", "user_msgs/msg/EpisodeResult", "actor", "people, dashboards",
-    STATUS, "What came of each episode.",
+    STATUS, "The result of each episode.",
 )  # fmt: skip
 ACTOR_STATUS = Topic(
-    "actor_status", "user_msgs/msg/ActorStatus", "actor", "people, dashboards, scheduler",
+    "actor_status", "user_msgs/msg/ActorStatus", "actor", "people, dashboards",
     STATUS, "How an actor is doing, once a second.",
 )  # fmt: skip
 REPLAY_STATUS = Topic(
-    "replay_status", "user_msgs/msg/ReplayStatus", "replay", "people, dashboards, scheduler",
+    "replay_status", "user_msgs/msg/ReplayStatus", "replay", "people, dashboards",
     STATUS, "How the store is doing, once a second.",
 )  # fmt: skip
 LEARNER_STATUS = Topic(
-    "learner_status", "user_msgs/msg/LearnerStatus", "learner", "people, dashboards, scheduler",
+    "learner_status", "user_msgs/msg/LearnerStatus", "learner", "people, dashboards",
     STATUS, "How the learner is doing, once a second.",
 )  # fmt: skip
 LEARNER_BACKLOG = Topic(
@@ -194,12 +243,6 @@ LEARNER_BACKLOG = Topic(
     Quality(depth=1),
     "Environment steps whose updates are due and not made yet; negative while the learner waits "
     "for robots. Simulations in lockstep are held back by it; only sent while one listens.",
-)  # fmt: skip
-RESOURCES = Topic(
-    "resources", "user_msgs/msg/ResourceArray", "resource_agent", "scheduler",
-    Quality(depth=16, durability=LATCHED.durability),
-    "Robots, cameras, teleops and GPUs of a host, on change and every few seconds; several "
-    "agents share the topic.",
 )  # fmt: skip
 DIAGNOSTICS = Topic(
     "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "every node",
@@ -212,7 +255,7 @@ TOPICS: tuple[Topic, ...] = (
     OBSERVATION, ACTION, REMOTE_OBSERVATION, REMOTE_ACTION, ROBOT_SPEC, SAFETY_STATUS,
     INTERVENTION, JOINT_STATES, TCP_POSE, TCP_TWIST, WRENCH, GRIPPER, CAMERA_IMAGE, CAMERA_INFO, MARKERS, TRAJECTORY, TRAJECTORY_ACK,
     POLICY, EPISODE_RESULT, ACTOR_STATUS, REPLAY_STATUS, LEARNER_STATUS, LEARNER_BACKLOG,
-    RESOURCES, DIAGNOSTICS,
+    DIAGNOSTICS,
 )  # fmt: skip
 
 RESET = Service(
@@ -228,20 +271,16 @@ RESET_EMERGENCY_STOP = Service(
     "Let commands pass again after an emergency stop.",
 )  # fmt: skip
 ACQUIRE_LEASE = Service(
-    "~/acquire_lease", "user_msgs/srv/AcquireLease", "hal, scheduler", "actor, scheduler",
+    "~/acquire_lease", "user_msgs/srv/AcquireLease", "hal", "actor",
     "Get the right to use a resource for a limited time.",
 )  # fmt: skip
 RENEW_LEASE = Service(
-    "~/renew_lease", "user_msgs/srv/RenewLease", "hal, scheduler", "actor, scheduler",
+    "~/renew_lease", "user_msgs/srv/RenewLease", "hal", "actor",
     "Prolong a lease that one holds.",
 )  # fmt: skip
 RELEASE_LEASE = Service(
-    "~/release_lease", "user_msgs/srv/ReleaseLease", "hal, scheduler", "actor, scheduler",
+    "~/release_lease", "user_msgs/srv/ReleaseLease", "hal", "actor",
     "Give a lease back; a robot comes to a safe stop.",
-)  # fmt: skip
-LIST_RESOURCES = Service(
-    "~/list_resources", "user_msgs/srv/ListResources", "scheduler", "people, actor",
-    "Which resources there are, and who uses them.",
 )  # fmt: skip
 PAUSE = Service(
     "~/pause", "std_srvs/srv/Trigger", "lifecycle_manager", "people",
@@ -258,5 +297,118 @@ SHUT_DOWN = Service(
 
 SERVICES: tuple[Service, ...] = (
     RESET, EMERGENCY_STOP, RESET_EMERGENCY_STOP, ACQUIRE_LEASE, RENEW_LEASE, RELEASE_LEASE,
-    LIST_RESOURCES, PAUSE, RESUME, SHUT_DOWN,
+    PAUSE, RESUME, SHUT_DOWN,
 )  # fmt: skip
+
+
+def profile(quality: Quality) -> Any:
+    """The ``rclpy.qos.QoSProfile`` of a quality of service."""
+    # Imported late: the table itself is read where there is no ROS.
+    from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+    reliable = quality.reliability is Reliability.RELIABLE
+    latched = quality.durability is Durability.TRANSIENT_LOCAL
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=quality.depth,
+        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+    )
+
+
+@cache
+def interface_class(name: str) -> type[Any]:
+    """Import the class of a message, service or action.
+
+    Args:
+        name: ``package/msg/Name``, ``package/srv/Name`` or ``package/action/Name``.
+
+    Raises:
+        TransportError: The name is no such name, or the package is not installed, or has no
+            such interface; then those that it has are listed.
+    """
+    parts = name.split("/")
+    if len(parts) != 3 or parts[1] not in ("msg", "srv", "action") or not all(parts):
+        raise TransportError(
+            "type of a topic or service",
+            got=name,
+            expected="package/msg/Name, package/srv/Name or package/action/Name",
+        )
+    package, kind, cls = parts
+    try:
+        module = importlib.import_module(f"{package}.{kind}")
+    except ImportError as error:
+        raise TransportError(
+            f"interface {name}",
+            got=str(error),
+            expected=f"an installed package {package!r} with {kind} interfaces",
+            hint=f"Install ros-$ROS_DISTRO-{package.replace('_', '-')}, or source the workspace "
+            "that has it",
+        ) from error
+    found = getattr(module, cls, None)
+    if not isinstance(found, type):
+        known = [known for known in dir(module) if known[:1].isupper() and "_" not in known]
+        raise TransportError(
+            f"interface {name}", got="not in that package", expected=f"one of {known}"
+        )
+    return found
+
+
+_TITLE = """\
+# Topics and services
+
+<!-- Written by `python -m user_comm.topics`; change src/user_comm/user_comm/topics.py. -->
+
+Names are relative to the namespace of a robot or learner; `~/` stands for the name of the node
+that offers a service. A reader may ask for less than what is offered: what is reliable here can
+also be read with best effort.
+"""
+
+
+def markdown() -> str:
+    """The reference page."""
+    lines = [_TITLE, "## Topics", ""]
+    lines += _table(
+        ("topic", "type", "from", "to", "quality of service", "why"),
+        [(f"`{t.name}`", f"`{t.type}`", t.source, t.target, str(t.quality), t.why) for t in TOPICS],
+    )
+    lines += ["", "## Services", ""]
+    lines += _table(
+        ("service", "type", "offered by", "called by", "why"),
+        [(f"`{s.name}`", f"`{s.type}`", s.server, s.client, s.why) for s in SERVICES],
+    )
+    return "\n".join(lines) + "\n"
+
+
+def terminal() -> str:
+    """Topics and services in columns, without the reasons: what ``user topics`` prints."""
+    rows = [("TOPIC", "TYPE", "FROM", "TO", "QUALITY OF SERVICE")]
+    rows += [(t.name, t.type, t.source, t.target, str(t.quality)) for t in TOPICS]
+    services = [("SERVICE", "TYPE", "OFFERED BY", "CALLED BY")]
+    services += [(s.name, s.type, s.server, s.client) for s in SERVICES]
+    return "\n".join((*_columns(rows), "", *_columns(services)))
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    rule = ["---"] * len(head)
+    return [f"| {' | '.join(row)} |" for row in (head, rule, *rows)]
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def main(words: Sequence[str]) -> int:
+    """The command ``user topics``."""
+    parser = argparse.ArgumentParser(prog="user topics", description=main.__doc__)
+    parser.add_argument("--markdown", action="store_true", help="with the reasons, as Markdown")
+    print(markdown() if parser.parse_args(words).markdown else terminal())
+    return 0
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

@@ -10,9 +10,7 @@ import zenoh
 from rclpy.node import Node
 
 from user_comm.bridge.config import BridgeConfig, Route
-from user_comm.bridge.counts import RouteCounts
 from user_comm.bridge.dispatcher import Dispatcher
-from user_comm.bridge.inbound import Inbound
 from user_comm.bridge.keys import (
     GRAPH,
     beacon,
@@ -22,10 +20,9 @@ from user_comm.bridge.keys import (
     topic_of_graph_token,
 )
 from user_comm.bridge.link import BridgeLink
-from user_comm.bridge.outbound import Outbound, priority_number, priority_of
 from user_comm.bridge.raw_reader import RawReader
-from user_comm.message_types import interface_class
-from user_comm.ros_qos import profile
+from user_comm.bridge.routes import Inbound, Outbound, RouteCounts, priority_number, priority_of
+from user_comm.topics import interface_class, profile
 
 #: What must not wait behind bulk: real time to data_high.
 _URGENT = priority_number(zenoh.Priority.DATA_HIGH)

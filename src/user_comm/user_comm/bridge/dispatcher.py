@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-class Lane:
+class RouteQueue:
     """A short queue of one route.
 
     Args:
@@ -52,21 +52,21 @@ class Dispatcher:
     def __init__(self, name: str, may_run: Callable[[], bool] = lambda: True) -> None:
         self._may_run = may_run
         self._changed = threading.Condition()
-        self._lanes: list[Lane] = []
+        self._lanes: list[RouteQueue] = []
         self._ending = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def lane(
         self, handle: Callable[[Any], None], urgency: int, depth: int, max_rate_hz: float = 0.0
-    ) -> Lane:
+    ) -> RouteQueue:
         """Add a lane."""
-        lane = Lane(handle, urgency, depth, 1.0 / max_rate_hz if max_rate_hz else 0.0)
+        lane = RouteQueue(handle, urgency, depth, 1.0 / max_rate_hz if max_rate_hz else 0.0)
         with self._changed:
             self._lanes = sorted((*self._lanes, lane), key=lambda one: one.urgency)
         return lane
 
-    def offer(self, lane: Lane, item: Any) -> None:
+    def offer(self, lane: RouteQueue, item: Any) -> None:
         """Queue an item. From any thread; returns at once."""
         with self._changed:
             lane.add(item)
@@ -98,7 +98,7 @@ class Dispatcher:
                 item = lane.items.popleft()
             lane.handle(item)
 
-    def _next(self) -> tuple[Lane | None, float | None]:
+    def _next(self) -> tuple[RouteQueue | None, float | None]:
         """The most urgent lane with an item that is due; or how long to wait for one."""
         if not self._may_run():
             return None, None

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import zenoh
 
-from user_comm.quality import Durability, Quality, Reliability
+from user_comm.topics import Durability, Quality, Reliability
 
 #: All tokens of ours in one graph: ``GRAPH.format(graph=...)``.
 GRAPH = "@/*/@user_bridge/{graph}/*"

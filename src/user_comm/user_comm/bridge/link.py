@@ -10,7 +10,7 @@ from collections.abc import Callable
 import zenoh
 
 from user_comm.diagnostics import Item, Level
-from user_comm.links import ZenohConfig, open_session
+from user_comm.net.sessions import ZenohConfig, open_session
 from user_core.errors import SuiteError, TransportError
 
 _LOOK_S = 0.2

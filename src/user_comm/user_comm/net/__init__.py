@@ -1,5 +1,1 @@
-"""Who belongs to a network of robots and learners, how they prove it, and what they may do."""
-
-from user_comm.net.network import Network
-
-__all__ = ["Network"]
+"""The network of robots and learners: Zenoh sessions, who belongs to it, and what they may do."""

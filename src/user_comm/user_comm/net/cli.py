@@ -7,10 +7,9 @@ import datetime
 from collections.abc import Sequence
 from pathlib import Path
 
-from user_comm.links.router import RouterConfig, json5
 from user_comm.net import top
-from user_comm.net.authority import expiry
-from user_comm.net.network import Members, Network
+from user_comm.net.network import Members, Network, expiry
+from user_comm.net.router import RouterConfig, json5
 from user_core.errors import ConfigError
 
 _DEFAULT = "net"

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from user_comm import topics
 from user_comm.converters import PolicyAnnouncement
-from user_comm.flows import Flow, FlowFigures
+from user_comm.diagnostics import Flow, FlowFigures
 from user_comm.lifecycle import LifecycleNode
-from user_comm.log_bridge import bridge_logging
+from user_comm.logs import bridge_logging
 from user_comm.policy_blobs import PolicyRelay, ZenohConfig, open_session
 from user_comm.run import run
 from user_core.config import Config, setting

@@ -16,10 +16,9 @@ from pathlib import Path
 
 import zenoh
 
-from user_comm.links.refusal_log import RefusalLog
-from user_comm.links.router import RouterConfig, json5
-from user_comm.links.session import prepare_runtime, to_zenoh
 from user_comm.net.network import FILE
+from user_comm.net.router import RefusalLog, RouterConfig, json5
+from user_comm.net.sessions import prepare_runtime, to_zenoh
 from user_comm.stop_signals import StopSignals
 from user_core.config import from_mapping, load_yaml
 from user_core.errors import SuiteError, TransportError

@@ -4,12 +4,11 @@ Why pulled and not pushed: one slow or dead robot must not hold up the others, a
 be retried piece by piece; ``docs/explanation/policy_sync.md`` and the measurements behind it say more.
 """
 
-from user_comm.links import ZenohConfig, open_session
+from user_comm.net.sessions import ZenohConfig, open_session
 from user_comm.policy_blobs.figures import puller_figures, server_figures
-from user_comm.policy_blobs.probe import ServerProbe
 from user_comm.policy_blobs.puller import PolicyPuller
 from user_comm.policy_blobs.relay import PolicyRelay
-from user_comm.policy_blobs.server import PolicyServer
+from user_comm.policy_blobs.server import PolicyServer, ServerProbe
 
 __all__ = [
     "PolicyPuller",

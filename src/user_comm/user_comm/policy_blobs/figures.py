@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from user_comm.flows import FlowFigures
+from user_comm.diagnostics import FlowFigures
 from user_comm.policy_blobs.puller import PolicyPuller
 from user_comm.policy_blobs.server import PolicyServer
 

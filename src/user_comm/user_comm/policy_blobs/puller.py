@@ -12,14 +12,8 @@ from dataclasses import dataclass, field
 import zenoh
 
 from user_comm.converters import PolicyAnnouncement
-from user_comm.policy_blobs.pace import PullPace
-from user_comm.policy_blobs.pieces import (
-    NAME_DIGITS,
-    NO_BASE,
-    PIECE_BYTES,
-    version_key,
-)
-from user_comm.policy_blobs.relay_patience import RelayPatience
+from user_comm.logs import Throttle
+from user_comm.policy_blobs.pieces import NAME_DIGITS, NO_BASE, PIECE_BYTES, version_key
 from user_comm.policy_blobs.transfer import (
     Hung,
     NotServed,
@@ -27,7 +21,6 @@ from user_comm.policy_blobs.transfer import (
     Superseded,
     TransferStats,
 )
-from user_comm.throttle import Throttle
 from user_core.closing import Closing
 from user_core.codecs.policy_blob import decode_blob
 from user_core.codecs.safetensors import FileLimits
@@ -36,6 +29,91 @@ from user_core.link_window import LinkWindow
 from user_core.types import PolicyVersion
 
 _log = logging.getLogger(__name__)
+_WORTH_SAYING_S = 0.5
+_CHANGE = 1.5
+
+
+class PullPace:
+    """Spaces pulls so that policies take at most a share of the link; the rest is for the others.
+
+    On a fast link this does nothing. Versions that are published meanwhile are passed over.
+
+    Args:
+        share: Part of the measured rate that policies may take, over time.
+        longest_s: However slow the link, a version is taken this often.
+
+    Attributes:
+        interval_s: Shortest time between the beginnings of two pulls now, seconds.
+    """
+
+    def __init__(self, share: float = 0.5, longest_s: float = 60.0) -> None:
+        self._share, self._longest_s = share, longest_s
+        self.interval_s = self._said_s = 0.0
+        self._begun_s = float("-inf")
+
+    def begin(self, now_s: float) -> None:
+        """A pull begins."""
+        self._begun_s = now_s
+
+    def end(self, nbytes: int, rate_bytes_s: float) -> None:
+        """It took this many bytes, on a link of this measured rate; 0: not measured."""
+        if rate_bytes_s <= 0:
+            return
+        self.interval_s = min(nbytes / (rate_bytes_s * self._share), self._longest_s)
+        low, high = sorted((max(self.interval_s, 0.01), max(self._said_s, 0.01)))
+        if high >= _WORTH_SAYING_S and high > _CHANGE * low:
+            self._said_s = self.interval_s
+            _log.info(
+                "policy versions at most every %.1f s: one has %.2f MB, the link %.2f MB/s, of "
+                "which policies may take %.0f %%",
+                self.interval_s, 1e-6 * nbytes, 1e-6 * rate_bytes_s, 100 * self._share,
+            )  # fmt: skip
+
+    def wait_s(self, now_s: float) -> float:
+        """Time until the next may begin, seconds; 0: now."""
+        return max(0.0, self._begun_s + self.interval_s - now_s)
+
+
+# --- How long a relay that does not answer is waited for, over all versions ---
+
+
+#: A relay that was silent is not asked for so long, and then with less patience.
+REST_S = 10.0
+_PROBE_S = 1.0
+
+
+class RelayPatience:
+    """Adds up a relay's silence. Versions may come faster than patience ends: each by itself
+    would wait for a dead relay until the next one takes its place, and none would ever arrive.
+
+    Args:
+        patience_s: A relay that is silent for so long is passed by, seconds.
+        rest_s: Time for which it is then, seconds.
+    """
+
+    def __init__(self, patience_s: float, rest_s: float = REST_S) -> None:
+        self._patience_s, self._rest_s = patience_s, rest_s
+        self._left_s = patience_s
+        self._rests_until_s = float("-inf")
+
+    def left_s(self, now_s: float) -> float:
+        """How long it may be silent; 0 while it is passed by."""
+        return 0.0 if now_s < self._rests_until_s else self._left_s
+
+    def asked(self, heard: bool, for_s: float, now_s: float) -> None:
+        """It was asked for a time, and answered in it or did not."""
+        if heard:
+            self._left_s = self._patience_s
+            return
+        self._left_s -= for_s
+        if self._left_s <= 0:
+            self._rests_until_s = now_s + self._rest_s
+            self._left_s = min(self._patience_s, _PROBE_S)
+
+
+# --- The robot's end: pulls announced versions as keyframe or delta, and verifies them ---
+
+
 #: Damaged bytes are fetched again; this often, and then the version is left alone.
 _ATTEMPTS = 4
 _WAIT_S = 0.5

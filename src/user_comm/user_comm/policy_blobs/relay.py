@@ -8,7 +8,7 @@ from collections.abc import Callable
 import zenoh
 
 from user_comm.converters import PolicyAnnouncement
-from user_comm.flows import FlowFigures
+from user_comm.diagnostics import FlowFigures
 from user_comm.policy_blobs.figures import puller_figures
 from user_comm.policy_blobs.puller import PolicyPuller, PullStats
 from user_comm.policy_blobs.server import PolicyServer

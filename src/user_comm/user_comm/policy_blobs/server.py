@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
+import queue
 import re
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 
 import zenoh
 
 from user_comm.converters import BlobKind, PolicyAnnouncement
-from user_comm.policy_blobs.library import VersionLibrary
+from user_comm.net.sessions import ZenohConfig, open_session
 from user_comm.policy_blobs.pieces import (
     ALIVE,
     GONE,
@@ -26,9 +29,138 @@ from user_comm.policy_blobs.pieces import (
     version_key,
 )
 from user_core.closing import Closing
+from user_core.codecs.policy_blob import encode_delta, encode_keyframe
 from user_core.codecs.weights import content_hash
-from user_core.errors import ConfigError
+from user_core.errors import ConfigError, SuiteError
 from user_core.types import PolicyVersion
+
+_log = logging.getLogger(__name__)
+_Form = tuple[str, str]  # version, base or ""
+
+
+class VersionLibrary:
+    """Keeps versions, and encodes keyframes and deltas between any two of them once.
+
+    Encoding runs in a thread of its own; :meth:`blob` never waits. So a query costs a look-up,
+    and a robot that missed some versions gets one delta from what it has, however old, as long
+    as that is kept: a chain of deltas is never longer than one.
+
+    Args:
+        keep: Versions that are kept.
+        keep_bytes: Memory that they may take; two are kept in any case.
+        cache_bytes: Memory for encoded forms; the newest is kept in any case.
+    """
+
+    def __init__(
+        self, keep: int = 8, keep_bytes: int = 2**30, cache_bytes: int = 256 * 2**20
+    ) -> None:
+        self._keep, self._keep_bytes, self._cache_bytes = keep, keep_bytes, cache_bytes
+        self._lock = threading.Lock()
+        self._versions: OrderedDict[str, tuple[PolicyVersion, str]] = OrderedDict()
+        self._blobs: OrderedDict[_Form, bytes] = OrderedDict()
+        self._impossible: set[_Form] = set()
+        self._asked: set[_Form] = set()
+        self._work: queue.SimpleQueue[_Form | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="policy-encoder", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread. Idempotent."""
+        self._work.put(None)
+        self._thread.join()
+
+    def add(self, version: PolicyVersion, content_hash: str) -> tuple[PolicyVersion | None, bytes]:
+        """Take a version; returns the one before, where a delta leads from it, and its bytes.
+
+        Without one, None and the keyframe's. Encodes in the caller's thread.
+        """
+        name = content_hash[:NAME_DIGITS]
+        with self._lock:
+            before = next(reversed(self._versions), "")
+            self._versions[name] = (version, content_hash)
+            self._forget()
+            base = self._versions.get(before, (None, ""))[0] if before != name else None
+        if base is not None:
+            delta = self._encode((name, before))
+            if delta is not None:
+                return base, delta
+        keyframe = self._encode((name, ""))
+        assert keyframe is not None  # it was added just now
+        return None, keyframe
+
+    def holds(self, name: str) -> bool:
+        """Whether a version (short hash) is kept."""
+        with self._lock:
+            return name in self._versions
+
+    def blob(self, name: str, base: str = "") -> bytes | None:
+        """An encoded form, both versions by their short hash; None: it is being encoded.
+
+        Raises:
+            KeyError: One of them is not kept, or no delta leads from one to the other.
+        """
+        form = (name, base)
+        with self._lock:
+            data = self._blobs.get(form)
+            if data is not None:
+                self._blobs.move_to_end(form)
+                return data
+            for wanted in filter(None, form):
+                if wanted not in self._versions:
+                    raise KeyError(wanted)
+            if form in self._impossible:
+                raise KeyError(base)
+            if form not in self._asked:
+                self._asked.add(form)
+                self._work.put(form)
+        return None
+
+    def _run(self) -> None:
+        while (form := self._work.get()) is not None:
+            try:
+                self._encode(form)
+            except Exception:  # the next one may go well
+                _log.exception("policy version %s could not be encoded", form[0])
+            with self._lock:
+                self._asked.discard(form)
+
+    def _encode(self, form: _Form) -> bytes | None:
+        name, under = form
+        with self._lock:
+            new, base = self._versions.get(name), self._versions.get(under)
+        if new is None or (under and base is None):
+            return None  # forgotten meanwhile
+        if base is None:
+            data: bytes | None = encode_keyframe(new[0], new[1])
+        else:
+            data = encode_delta(new[0], base[0], new[1], base[1])
+        with self._lock:
+            if data is None:
+                self._impossible.add(form)
+            elif name in self._versions:
+                self._blobs[form] = data
+                self._forget()
+        return data
+
+    def _forget(self) -> None:
+        def size(version: PolicyVersion) -> int:
+            return sum(array.nbytes for array in version.arrays.values())
+
+        total = sum(size(version) for version, _ in self._versions.values())
+        while len(self._versions) > max(2, self._keep) or (
+            len(self._versions) > 2 and total > self._keep_bytes
+        ):
+            name, (version, _) = self._versions.popitem(last=False)
+            total -= size(version)
+            self._impossible = {f for f in self._impossible if name not in f}
+            for form in [f for f in self._blobs if name in f]:
+                del self._blobs[form]
+        while len(self._blobs) > 1 and sum(map(len, self._blobs.values())) > self._cache_bytes:
+            self._blobs.popitem(last=False)
+
+
+# --- The learner's end, and a relay's: keeps the newest versions and serves their pieces ---
+
 
 _PREFIX = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
 
@@ -149,3 +281,71 @@ class PolicyServer(Closing):
         if data is None:
             query.reply_err(LATER)
         return data
+
+
+# --- Asks a policy server over the network whether it still hears anything ---
+
+
+class ServerProbe(Closing):
+    """A session of its own that asks the server of this process by way of their router.
+
+    A session one of whose threads has panicked (eclipse-zenoh 1.10.2, where a callback found no
+    memory) looks alive: it sends and keeps its connection, and may answer nobody. What it serves
+    cannot tell by itself, so somebody has to ask. Where nobody can be asked, because the router
+    is away or the server is not known to it, nothing is said.
+
+    Args:
+        config: How to reach the router that the server's session has, too.
+        prefix: Where the server serves.
+        on_hung: Called from a thread, once, when ``times`` questions in a row timed out.
+        period_s: Time between two questions, and for an answer, seconds.
+        times: How many questions.
+    """
+
+    def __init__(
+        self,
+        config: ZenohConfig,
+        prefix: str,
+        on_hung: Callable[[], object],
+        period_s: float = 5.0,
+        times: int = 3,
+    ) -> None:
+        self._config, self._key, self._on_hung = config, f"{prefix}/{ALIVE}", on_hung
+        self._period_s, self._times = period_s, times
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="policy-probe", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ask no more. Idempotent."""
+        self._ending.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(2 * self._period_s)
+
+    def _run(self) -> None:
+        try:
+            with open_session(self._config, self._ending) as session:
+                silent = 0
+                while silent < self._times:
+                    if self._ending.wait(self._period_s):
+                        return
+                    silent = silent + 1 if self._times_out(session) else 0
+            if not self._ending.is_set():
+                self._on_hung()
+        except (SuiteError, zenoh.ZError):
+            return  # the server's own session says what is wrong
+
+    def _times_out(self, session: zenoh.Session) -> bool:
+        """Whether somebody should have answered, and did not."""
+        done = threading.Event()
+        failed: list[bool] = []
+
+        def take(reply: zenoh.Reply) -> None:
+            failed.append(reply.ok is None)
+
+        handler = zenoh.handlers.Callback(take, done.set, indirect=False)
+        session.get(self._key, handler, timeout=self._period_s)
+        while not done.wait(0.1):
+            if self._ending.is_set():
+                return False
+        return bool(failed) and all(failed)

@@ -61,6 +61,8 @@ class EpisodeResult:
         start_ns: When it started, nanoseconds.
         end_ns: When it ended, nanoseconds.
         reason: Why it ended, for people.
+        reason_code: The same for programs (:mod:`user_core.reasons`); empty where the outcome says
+            it all. It is announced, not stored.
     """
 
     key: EpisodeKey
@@ -74,3 +76,4 @@ class EpisodeResult:
     start_ns: int = 0
     end_ns: int = 0
     reason: str = ""
+    reason_code: str = ""
