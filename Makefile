@@ -43,6 +43,10 @@ bench: setup ## Run all benchmarks, each beside its peer (BENCH="codec simulatio
 	@for script in $(or $(BENCH:%=benchmarks/%.py),$(wildcard benchmarks/*.py)); do \
 		echo "== $$script"; $(RUN) python $$script $(ARGS) || exit 1; done
 
+.PHONY: docs
+docs: setup ## Build the documentation site, with the reference from the code, into build/docs
+	@tools/docs.sh $(ARGS)
+
 .PHONY: clean
 clean: ## Remove what was built; the environments stay
 	rm -rf build* install* log* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
