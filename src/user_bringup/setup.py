@@ -36,16 +36,16 @@ setup(
     zip_safe=False,
     entry_points={
         "user.commands": [
-            "chaos = user_bringup.cli.chaos:main",
+            "chaos = user_bringup.cli.chaos:chaos",
             "demo = user_bringup.cli.demo:main",
             "demos = user_bringup.cli.demos:main",
             "evaluate = user_bringup.cli.evaluate:main",
             "outbox = user_bringup.cli.outbox:main",
-            "report = user_bringup.cli.report:main",
-            "soak = user_bringup.cli.soak:main",
-            "status = user_bringup.cli.status:main",
+            "report = user_bringup.cli.show:report",
+            "soak = user_bringup.cli.chaos:soak",
+            "status = user_bringup.cli.show:status",
             "up = user_bringup.cli.up:main",
-            "version = user_bringup.cli.version:main",
+            "version = user_bringup.cli.show:version_of_all",
         ],
     },
 )

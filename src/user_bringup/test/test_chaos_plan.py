@@ -12,13 +12,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from user_bringup.chaos.evidence import Evidence, checksum
-from user_bringup.chaos.faults import inflict, relieve
+from user_bringup.chaos.evidence import Evidence, checksum, producers_behind, works_since
+from user_bringup.chaos.faults import LINK, Fault, Link, PlanSize, inflict, make_plan, relieve
 from user_bringup.chaos.figures import draw_recovery, recovery_table
-from user_bringup.chaos.link import LINK, Link
-from user_bringup.chaos.plan import Fault, PlanSize, make_plan
 from user_bringup.chaos.trial import Blow
-from user_bringup.chaos.works import producers_behind, works_since
 from user_fleet.deployment import ProcessSpec
 from user_fleet.processes import find_processes, is_alive, session_members, state_of
 

@@ -32,18 +32,17 @@ PARAMETERS = {
 def check(process):
     module, name = PARAMETERS[process.executable].split(":")
     values = {k: v for k, v in process.parameters.items() if k != "autostart"}
-    for key in ("params",):  # of a plugin: may also come as text
-        if isinstance(values.get(key), str):
-            values[key] = yaml.safe_load(values[key])
-    reward = values.get("reward")
-    if isinstance(reward, dict) and isinstance(reward.get("params"), str):
-        values["reward"] = {**reward, "params": yaml.safe_load(reward["params"])}
+    for key in ("reward", "robot"):  # parameters of a plugin may also come as text
+        choice = values.get(key)
+        if isinstance(choice, dict) and isinstance(choice.get("params"), str):
+            values[key] = {**choice, "params": yaml.safe_load(choice["params"])}
     from_mapping(getattr(importlib.import_module(module), name), values, process.name)
     plugins = [("policies", values.get("policy")), ("algorithms", values.get("algorithm"))]
     plugins += [("rewards", values.get("reward"))]
-    if values.get("driver"):
-        group = "robots" if process.executable == "hal_node" else "teleops"
-        plugins += [(group, {"plugin": values["driver"], "params": values.get("params", {})})]
+    if process.executable == "hal_node" and values["robot"].get("plugin"):
+        plugins += [("robots", values["robot"])]
+    if process.executable == "teleop_node":
+        plugins += [("teleops", values["teleop"])]
     for group, choice in plugins:
         if choice:
             config = getattr(load_plugin(group, choice["plugin"]), "Config", Config)

@@ -2,8 +2,7 @@ import json
 
 import pytest
 
-from user_bringup.report import write_report
-from user_bringup.report.series import RunSeries
+from user_bringup.report import RunSeries, write_report
 from user_core.errors import SuiteError
 
 

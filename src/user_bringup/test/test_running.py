@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import pytest
 import yaml
 
@@ -79,4 +77,4 @@ def test_the_domains_of_a_deployment_are_those_of_its_processes(monkeypatch):
     assert ros_domains(Deployment(name="d", processes=beside)) == [41, 42, 43]
     plain = Deployment(name="d", processes=(process("a"), process("b")))
     assert ros_domains(plain) == [7]
-    assert ros_domains(replace(plain, environment={"ROS_DOMAIN_ID": "8"})) == [8]
+    assert ros_domains(plain.replace(environment={"ROS_DOMAIN_ID": "8"})) == [8]

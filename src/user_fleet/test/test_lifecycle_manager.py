@@ -15,7 +15,7 @@ from user_fleet.lifecycle import (
     Memory,
     Mode,
 )
-from user_fleet.lifecycle.orders import GOALS, TRANSITIONS
+from user_fleet.lifecycle.managed_node import GOALS, TRANSITIONS
 
 CONFIG = LifecycleConfig(hang_timeout_s=5.0, startup_timeout_s=20.0, patience_s=3.0)
 LATER = 0.05

@@ -1,6 +1,7 @@
 """Real processes, real signals."""
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -15,8 +16,9 @@ import pytest
 from user_fleet.deployment import CommandLine, ProcessSpec, RestartPolicy
 from user_fleet.processes import STANDBY_NAME, find_processes
 from user_fleet.supervisor import Backoff, ChildState, Supervisor
-from user_fleet.supervisor.log_file import LogFile
 from user_fleet.supervisor.standby import standby_words
+from user_fleet.supervisor.supervisor import LogFile
+from user_testing.waiting import wait_until_async
 
 FAST = RestartPolicy(initial_backoff_s=0.02, max_backoff_s=0.1)
 
@@ -33,11 +35,10 @@ def python(code):
 SLEEP = python("import time; time.sleep(60)")
 
 
-async def until(condition, what, timeout_s=20.0):
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, f"not within {timeout_s} s: {what}"
-        await asyncio.sleep(0.01)
+def session_niceness(pid):
+    """How far the session of a process gives way; None where the kernel has no such groups."""
+    group = Path(f"/proc/{pid}/autogroup")
+    return int(group.read_text().split()[-1]) if group.exists() else None
 
 
 def alive(pid):
@@ -80,10 +81,10 @@ def test_a_killed_process_comes_back_and_the_others_go_on(tmp_path):
     a, b = supervisor.children.values()
 
     async def story(task):
-        await until(lambda: a.state is b.state is ChildState.RUNNING, "both run")
+        await wait_until_async(lambda: a.state is b.state is ChildState.RUNNING, "both run")
         first, other = a.pid, b.pid
         os.kill(first, signal.SIGKILL)
-        await until(lambda: a.pid not in (0, first), "a restarted")
+        await wait_until_async(lambda: a.pid not in (0, first), "a restarted")
         assert a.restarts == 1
         assert b.pid == other
         return a.pid, b.pid
@@ -122,7 +123,7 @@ def test_the_end_is_in_reverse_order_and_a_stubborn_process_is_killed(tmp_path):
         return file.read_text().split() if file.exists() else []
 
     async def story(task):
-        await until(
+        await wait_until_async(
             lambda: all("ready" in output(c.spec.name) for c in supervisor.children.values()),
             "all ready",
         )
@@ -156,7 +157,7 @@ def test_one_that_fails_too_often_is_given_up_and_the_others_go_on(tmp_path):
     bad, good = supervisor.children.values()
 
     async def story(task):
-        await until(lambda: bad.state is ChildState.GIVEN_UP, "given up")
+        await wait_until_async(lambda: bad.state is ChildState.GIVEN_UP, "given up")
         assert bad.detail == "ended with exit code 3"
         assert bad.restarts == 2
         assert good.state is ChildState.RUNNING
@@ -231,21 +232,21 @@ def test_no_orphans_and_no_grandchildren_when_the_supervisor_is_killed(tmp_path)
         process.wait()
 
 
-def test_the_watchman_may_die_as_well(tmp_path):
+def test_the_orphan_reaper_may_die_as_well(tmp_path):
     supervisor = Supervisor([spec("a"), spec("b")], {"a": SLEEP, "b": SLEEP}, tmp_path)
     a, b = supervisor.children.values()
 
     async def story(task):
-        await until(lambda: a.state is b.state is ChildState.RUNNING, "both run")
-        watchman = supervisor._watchman._process
-        watchman.kill()
-        watchman.wait()
+        await wait_until_async(lambda: a.state is b.state is ChildState.RUNNING, "both run")
+        reaper = supervisor._reaper._process
+        reaper.kill()
+        reaper.wait()
         first = a.pid
         os.kill(first, signal.SIGKILL)
-        await until(lambda: a.pid not in (0, first), "a restarted")
-        assert supervisor._watchman._process.pid != watchman.pid
-        assert supervisor._watchman._process.poll() is None
-        return a.pid, b.pid, supervisor._watchman._process.pid
+        await wait_until_async(lambda: a.pid not in (0, first), "a restarted")
+        assert supervisor._reaper._process.pid != reaper.pid
+        assert supervisor._reaper._process.poll() is None
+        return a.pid, b.pid, supervisor._reaper._process.pid
 
     assert not any(alive(pid) for pid in run(supervisor, story))
 
@@ -255,7 +256,7 @@ def test_a_suspended_process_is_ended_within_its_time(tmp_path):
     (a,) = supervisor.children.values()
 
     async def story(task):
-        await until(lambda: a.state is ChildState.RUNNING, "it runs")
+        await wait_until_async(lambda: a.state is ChildState.RUNNING, "it runs")
         os.kill(a.pid, signal.SIGSTOP)
         return a.pid
 
@@ -269,14 +270,13 @@ def test_who_gives_way_does_so_to_processes_of_other_sessions_too(tmp_path):
 
     async def story(task):
         children = supervisor.children
-        await until(lambda: all(child.pid for child in children.values()), "both run")
+        await wait_until_async(lambda: all(child.pid for child in children.values()), "both run")
         own = os.getpriority(os.PRIO_PROCESS, 0)
         for name, more in (("nice", 7), ("plain", 0)):
             pid = children[name].pid
             assert os.getpriority(os.PRIO_PROCESS, pid) == min(19, own + more)
-            group = Path(f"/proc/{pid}/autogroup")
-            if group.exists():
-                assert int(group.read_text().split()[-1]) == more
+            if session_niceness(pid) is not None:
+                await wait_until_async(lambda p=pid, m=more: session_niceness(p) == m, "by session")
 
     run(supervisor, story)
 
@@ -335,18 +335,20 @@ def test_a_standby_has_imported_everything_and_takes_over(tmp_path):
     async def story(task):
         seen = []
         for _ in range(3):
-            await until(standby, "a standby waits")
+            await wait_until_async(standby, "a standby waits")
             waiting, working = standby(), child.pid
             assert find_processes([str(tmp_path / "mine")]) == {str(tmp_path / "mine"): working}
             os.kill(working, signal.SIGKILL)
-            await until(lambda w=waiting: child.pid == w, "it has taken over")
-            await until(lambda w=waiting: find_processes([str(tmp_path / "mine")]), "as itself")
+            await wait_until_async(lambda w=waiting: child.pid == w, "it has taken over")
+            await wait_until_async(
+                lambda w=waiting: find_processes([str(tmp_path / "mine")]), "as itself"
+            )
             seen.append(waiting)
-        await until(standby, "a standby waits")
+        await wait_until_async(standby, "a standby waits")
         os.kill(standby(), signal.SIGKILL)  # it may die like everybody else
         os.kill(child.pid, signal.SIGKILL)
-        await until(lambda: child.restarts == 4 and child.pid, "restarted without one")
-        await until(standby, "a standby waits again")
+        await wait_until_async(lambda: child.restarts == 4 and child.pid, "restarted without one")
+        await wait_until_async(standby, "a standby waits again")
         return [*seen, standby(), child.pid]
 
     pids = run(supervisor, story)
@@ -358,6 +360,104 @@ def test_a_standby_has_imported_everything_and_takes_over(tmp_path):
     assert said.count("heavy True True") == 3
 
 
+@contextlib.contextmanager
+def busy_processes(count):
+    """Processes that want a core each, in sessions of their own."""
+    busy = [
+        subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"], start_new_session=True)
+        for _ in range(count)
+    ]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+def slow_to_import(tmp_path):
+    """A supervisor of a program whose standby has half a second of imports before it."""
+    (tmp_path / "heavy.py").write_text(
+        "import os, time\n"
+        "open(f'importing.{os.getpid()}', 'w').close()\n"
+        "end = time.process_time() + 0.5\n"
+        "while time.process_time() < end: pass\n"
+    )
+    script = tmp_path / "program"
+    script.write_text(
+        textwrap.dedent(
+            f"""\
+            #!{sys.executable}
+            import os, sys, time
+            os.chdir({str(tmp_path)!r})
+            from pathlib import Path
+            Path(os.environ["USER_MODULES_FILE"]).write_text("os heavy")
+            if __name__ == "__main__":
+                open(f"working.{{os.getpid()}}", "w").close()
+                time.sleep(60)
+            """
+        )
+    )
+    script.chmod(0o755)
+    restart = RestartPolicy(initial_backoff_s=0.02, standby_after_s=0.01)
+    command = CommandLine((str(script),), {"PYTHONPATH": str(tmp_path)})
+    return Supervisor([spec("a", restart=restart, niceness=3)], {"a": command}, tmp_path)
+
+
+def test_a_standby_that_takes_over_while_it_imports_gives_way_no_longer(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    supervisor = slow_to_import(tmp_path)
+    (child,) = supervisor.children.values()
+
+    def importing():
+        waiting = child._standby
+        return waiting and (tmp_path / f"importing.{waiting.process.pid}").exists()
+
+    async def story(task):
+        await wait_until_async(importing, "a standby imports", 30.0)
+        waiting = child._standby.process.pid
+        own = min(19, os.getpriority(os.PRIO_PROCESS, 0) + 3)
+        if session_niceness(waiting) is not None:
+            await wait_until_async(lambda: session_niceness(waiting) == 19, "it gives way")
+        os.kill(child.pid, signal.SIGKILL)
+        await wait_until_async(lambda: child.pid == waiting, "it takes over")
+        assert session_niceness(waiting) in (3, None)  # at once, not when it has imported
+        assert os.getpriority(os.PRIO_PROCESS, waiting) == own
+        working = tmp_path / f"working.{waiting}"
+        await wait_until_async(working.exists, "it works, beside those who are busy", 20.0)
+        assert session_niceness(waiting) in (3, None)
+
+    with busy_processes(3):
+        run(supervisor, story)
+
+
+def test_a_standby_that_must_give_way_for_ever_is_replaced_by_a_fresh_process(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    supervisor = slow_to_import(tmp_path)
+    (child,) = supervisor.children.values()
+    module = sys.modules["user_fleet.supervisor.supervisor"]
+    really = module.set_session_niceness
+
+    async def story(task):
+        await wait_until_async(lambda: child._standby is not None, "a standby is there")
+        waiting, before = child._standby.process.pid, child.pid
+
+        async def refused(pid, niceness):  # as by a kernel or a container that does not let us
+            return False if pid == waiting else await really(pid, niceness)
+
+        monkeypatch.setattr(module, "set_session_niceness", refused)
+        os.kill(child.pid, signal.SIGKILL)
+        await wait_until_async(lambda: child.pid not in (0, before), "it is started again")
+        assert child.pid != waiting
+        assert not alive(waiting)
+        assert session_niceness(child.pid) != 19
+
+    run(supervisor, story)
+    assert "a fresh one" in (tmp_path / "a.log").read_text()
+
+
 def test_a_standby_is_taken_for_nobody_else_from_its_first_moment(tmp_path):
     """Not even while its interpreter starts; it would look as if the other had been restarted."""
     word = str(tmp_path / "mine")
@@ -367,7 +467,7 @@ def test_a_standby_is_taken_for_nobody_else_from_its_first_moment(tmp_path):
         "    open('/proc/self/comm', 'w').write(line.strip())\n"
         "    print('named', flush=True)\n"
     )
-    words = [sys.executable, "-S", "-c", program, STANDBY_NAME, "modules", "0", "/a/node", word]
+    words = [sys.executable, "-S", "-c", program, STANDBY_NAME, "modules", "/a/node", word]
     process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def call(name):
@@ -379,7 +479,7 @@ def test_a_standby_is_taken_for_nobody_else_from_its_first_moment(tmp_path):
         return word in Path(f"/proc/{process.pid}/cmdline").read_text().split("\0")
 
     with process:
-        asyncio.run(until(is_seen, "its command line is there"))
+        asyncio.run(wait_until_async(is_seen, "its command line is there"))
         assert find_processes([word]) == {}
         call(STANDBY_NAME)
         assert find_processes([word]) == {}
@@ -415,12 +515,14 @@ def test_there_is_a_standby_only_for_what_is_started_again(tmp_path):
     never, again = supervisor.children.values()
 
     async def story(task):
-        await until(lambda: again._standby is not None, "one has a standby")
+        await wait_until_async(lambda: again._standby is not None, "one has a standby")
         log = tmp_path / "never.log"
-        await until(lambda: "not asked what it imports" in log.read_text(), "the other needs none")
+        await wait_until_async(
+            lambda: "not asked what it imports" in log.read_text(), "the other needs none"
+        )
         assert never._standby is None
         os.kill(never.pid, signal.SIGKILL)
-        await until(lambda: never.state is ChildState.ENDED, "it is not started again")
+        await wait_until_async(lambda: never.state is ChildState.ENDED, "it is not started again")
 
     run(supervisor, story)
 

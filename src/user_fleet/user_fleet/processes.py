@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-#: Name (``/proc/PID/comm``) of a process that waits to become the one whose words it has.
-STANDBY_NAME = "user-standby"
+from user_fleet.supervisor.standby import STANDBY_NAME
+
 _PROC = Path("/proc")
 _NAME_LENGTH = 15  # of the kernel's
 

@@ -4,13 +4,12 @@ import os
 import time
 from contextlib import ExitStack
 
-import pytest
+import rclpy
+from user_msgs.msg import ActorStatus, EpisodeResult
 
-rclpy = pytest.importorskip("rclpy")
-
-from user_msgs.msg import ActorStatus, EpisodeResult  # noqa: E402
-
-from user_bringup.nodes.monitor import Monitor  # noqa: E402
+from user_bringup.nodes.monitor import Monitor
+from user_testing.domains import claim_domain
+from user_testing.waiting import wait_until
 
 
 class Host:
@@ -34,13 +33,6 @@ class Host:
         return self._publishers[topic].get_subscription_count() > 0
 
 
-def until(condition, what):
-    end_s = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end_s, f"still not: {what}"
-        time.sleep(0.02)
-
-
 def episode(robot, number):
     return EpisodeResult(
         robot=robot, source=0, outcome=1, start_ns=100 + number, end_ns=200 + number
@@ -48,7 +40,7 @@ def episode(robot, number):
 
 
 def test_all_domains_of_a_deployment_are_heard_and_twins_count_once(ros_domain):
-    domains = [ros_domain, (ros_domain + 3) % 90 + 10, (ros_domain + 6) % 90 + 10]
+    domains = [ros_domain, claim_domain().number, claim_domain().number]
     told = []
     with ExitStack() as stack:
         site0, site1, learner = (Host(domain, stack) for domain in domains)
@@ -56,12 +48,12 @@ def test_all_domains_of_a_deployment_are_heard_and_twins_count_once(ros_domain):
         for site, robot in ((site0, "robot0"), (site1, "robot1")):
             status = f"/{robot}/actor_status"
             site.offer(status, ActorStatus)
-            until(lambda h=site, t=status: h.is_heard(t), f"{robot} is listened to")
+            wait_until(lambda h=site, t=status: h.is_heard(t), f"{robot} is listened to")
             site.say(status, ActorStatus(actor=robot, robot=robot, steps=7))
             for host in (site, learner):  # where the bridge brings them
                 topic = f"/{robot}/episode_result"
                 host.offer(topic, EpisodeResult)
-                until(lambda h=host, t=topic: h.is_heard(t), f"episodes of {robot}")
+                wait_until(lambda h=host, t=topic: h.is_heard(t), f"episodes of {robot}")
                 for number in (1, 2, 3):
                     host.say(topic, episode(robot, number))
         learner.say("/robot0/episode_result", episode("robot0", 4))  # the last of all
@@ -71,9 +63,9 @@ def test_all_domains_of_a_deployment_are_heard_and_twins_count_once(ros_domain):
                 episodes = {key: e.count for key, e in monitor.state.episodes.items()}
                 return episodes, {name: a.message.steps for name, a in monitor.state.actors.items()}
 
-        until(lambda: counts()[0].get(("robot0", 0)) == 4, "the last episode")
-        until(lambda: counts()[0].get(("robot1", 0)) == 3, "those of the other robot")
-        until(lambda: counts()[1] == {"robot0": 7, "robot1": 7}, "both actors")
+        wait_until(lambda: counts()[0].get(("robot0", 0)) == 4, "the last episode")
+        wait_until(lambda: counts()[0].get(("robot1", 0)) == 3, "those of the other robot")
+        wait_until(lambda: counts()[1] == {"robot0": 7, "robot1": 7}, "both actors")
         time.sleep(0.3)  # what came twice would have been counted by now
         assert counts()[0] == {("robot0", 0): 4, ("robot1", 0): 3}
         assert len(told) == 7
@@ -82,13 +74,13 @@ def test_all_domains_of_a_deployment_are_heard_and_twins_count_once(ros_domain):
 def test_one_domain_is_that_of_the_environment(ros_domain):
     assert os.environ["ROS_DOMAIN_ID"] == str(ros_domain)
     with ExitStack() as stack:
-        here, elsewhere = Host(ros_domain, stack), Host((ros_domain + 3) % 90 + 10, stack)
+        here, elsewhere = Host(ros_domain, stack), Host(stack.enter_context(claim_domain()), stack)
         monitor = stack.enter_context(Monitor())
         for host in (elsewhere, here):
             host.offer("/r/actor_status", ActorStatus)
-        until(lambda: here.is_heard("/r/actor_status"), "it is listened to")
+        wait_until(lambda: here.is_heard("/r/actor_status"), "it is listened to")
         for host, name in ((elsewhere, "far"), (here, "near")):
             host.say("/r/actor_status", ActorStatus(actor=name))
-        until(lambda: monitor.state.actors, "an actor is heard")
+        wait_until(lambda: monitor.state.actors, "an actor is heard")
         assert set(monitor.state.actors) == {"near"}
         assert not elsewhere.is_heard("/r/actor_status")

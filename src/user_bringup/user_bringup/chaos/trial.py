@@ -1,27 +1,82 @@
-"""A run, and what is done to it."""
+"""A run, what is done to it, and what its processes use meanwhile."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from user_bringup.chaos.evidence import Evidence
-from user_bringup.chaos.faults import inflict, relieve
-from user_bringup.chaos.link import LINK, Link
-from user_bringup.chaos.plan import Fault
-from user_bringup.chaos.resources import ResourceRecorder
-from user_bringup.chaos.works import producers_behind, works_since
+import psutil
+
+from user_bringup.chaos.evidence import Evidence, producers_behind, works_since
+from user_bringup.chaos.faults import LINK, Fault, Link, inflict, relieve
 from user_core.config import from_mapping, load_yaml
 from user_core.errors import SuiteError
 from user_fleet.deployment import Deployment, ProcessSpec
 from user_fleet.processes import find_processes, session_members, state_of
+
+
+class ResourceRecorder:
+    """Appends a JSON line a process and look, and one with the sizes of the run's folders.
+
+    Args:
+        file: Where to.
+        run_dir: Folder of the run.
+    """
+
+    def __init__(self, file: Path, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        self._stream = file.open("a", encoding="utf-8")
+        self._processes: dict[int, psutil.Process] = {}
+
+    def look(self, pids: Mapping[str, int]) -> None:
+        """Write what these processes use now, by name."""
+        now = round(time.time(), 3)
+        for name, pid in pids.items():
+            try:
+                process = self._processes.setdefault(pid, psutil.Process(pid))
+                with process.oneshot():
+                    memory = process.memory_full_info()
+                    self._write(
+                        t=now, kind="process", name=name, pid=pid,
+                        rss=memory.rss, uss=memory.uss, threads=process.num_threads(),
+                        fds=process.num_fds(), cpu=process.cpu_percent(),
+                    )  # fmt: skip
+            except (psutil.Error, OSError):  # it has just ended
+                self._processes.pop(pid, None)
+        folders = {
+            entry.name: size_of(Path(entry.path)) for entry in os.scandir(self._run_dir)
+            if entry.is_dir()
+        }  # fmt: skip
+        self._write(t=now, kind="disk", **folders)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+    def _write(self, **values: Any) -> None:
+        self._stream.write(json.dumps(values) + "\n")
+        self._stream.flush()
+
+
+def size_of(folder: Path) -> int:
+    """Bytes on the disk of all files below a folder."""
+    total = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(path, name)).st_blocks * 512
+            except OSError:
+                continue
+    return total
+
 
 _LOOK_S = 0.05
 #: How long a process may take to be there again when a fault is due for it.
@@ -70,7 +125,7 @@ class Trial:
     Args:
         words: What comes after ``user up``.
         folder: Folder of the run.
-        evidence: What a witness sees of it.
+        evidence: What a graph recorder sees of it.
         tell: Called with a line whenever something happens.
         resource_period_s: How often to record what the processes use; 0: never.
         link: What can be cut between its hosts.

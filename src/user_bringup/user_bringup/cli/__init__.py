@@ -7,6 +7,7 @@ registered in the group ``user.commands`` of any installed package::
 
     def main(argv: Sequence[str]) -> int: ...
 
-The first line of its module's docstring is shown by ``user --help``. What it raises of
+The first line of its docstring is shown by ``user --help``; where it is called ``main``, that
+of its module. What it raises of
 :class:`~user_core.errors.SuiteError` is shown as one clear message.
 """

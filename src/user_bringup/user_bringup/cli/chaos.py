@@ -1,4 +1,4 @@
-"""Kill the processes of a real run at random, and prove that nothing was lost: `user chaos DEPLOYMENT`."""
+"""Runs under stress: `user chaos` kills processes at random, `user soak` looks for what grows."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from user_bringup.chaos.evidence import Evidence
-from user_bringup.chaos.figures import draw_recovery, recovery_table
-from user_bringup.chaos.link import LINK, Link
-from user_bringup.chaos.plan import PlanSize, make_plan
+from user_bringup.chaos.faults import LINK, Link, PlanSize, make_plan
+from user_bringup.chaos.figures import describe_growth, draw_growth, draw_recovery, recovery_table
 from user_bringup.chaos.trial import Trial
 from user_bringup.chaos.verdict import Check, judge
 from user_bringup.running import find_deployment, ros_domains
@@ -27,9 +26,12 @@ _HUNGRY = ("learner_node",)
 ROBOT_ROUTER = "robot_router"
 
 
-def main(argv: Sequence[str]) -> int:
-    """Exit code 0 when every promise was kept."""
-    arguments = _parser().parse_intermixed_args(argv)
+def chaos(argv: Sequence[str]) -> int:
+    """Kill the processes of a real run at random, and prove that nothing was lost.
+
+    Exit code 0 when every promise was kept.
+    """
+    arguments = _chaos_parser().parse_intermixed_args(argv)
     has_link = ROBOT_ROUTER in _load(arguments, Path()).arguments  # or what is wrong with it
     if arguments.networks and not has_link:
         raise ConfigError(
@@ -78,7 +80,7 @@ def run_trial(
     arguments: argparse.Namespace, run: str, size: PlanSize, resource_period_s: float
 ) -> tuple[Trial, list[Check]]:
     """Start a run, let things happen to it, end it, judge it."""
-    from user_bringup.nodes.witness import Witness
+    from user_bringup.nodes.graph_recorder import GraphRecorder
 
     folder = (arguments.runs / run).resolve()
     words = [
@@ -98,7 +100,7 @@ def run_trial(
     evidence = Evidence()
     with ExitStack() as stack:
         for domain in ros_domains(deployment):
-            stack.enter_context(Witness(evidence, domain))
+            stack.enter_context(GraphRecorder(evidence, domain))
         link = None
         if size.networks:
             host, _, port = str(_values(deployment, arguments)["router"]).rpartition(":")
@@ -218,8 +220,8 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="user chaos", description=__doc__)
+def _chaos_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="user chaos", description=chaos.__doc__)
     add_common(parser)
     parser.add_argument("--minutes", type=float, default=4.0, help="time over which it is spread")
     parser.add_argument("--kills", type=int, default=20, help="how many processes are killed")
@@ -241,4 +243,39 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--apart", type=float, default=0.0, help="seconds between two, at least")
     parser.add_argument("--only", nargs="+", default=[], metavar="PROCESS", help="who is hit")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same plan")
+    return parser
+
+
+def soak(argv: Sequence[str]) -> int:
+    """Let a deployment run for long, and see whether anything grows.
+
+    Exit code 0 when every promise was kept.
+    """
+    arguments = _soak_parser().parse_intermixed_args(argv)
+    find_deployment(arguments.deployment)
+    run = arguments.run or f"soak-{time.strftime('%Y%m%d-%H%M%S')}"
+    size = PlanSize(60 * arguments.minutes, 0)
+    _, checks = run_trial(arguments, run, size, resource_period_s=arguments.period)
+    folder = (arguments.runs / run).resolve()
+    rows = [f"| {'yes' if c.good else '**NO**'} | {c.name} | {c.detail} |" for c in checks]
+    text = "\n\n".join(
+        [
+            f"# Soak of {arguments.minutes:g} minutes",
+            "\n".join(["| kept | promise | seen |", "|---|---|---|", *rows]),
+            describe_growth(folder),
+            "![resources](soak.png)",
+        ]
+    )
+    (folder / "soak.md").write_text(text + "\n", encoding="utf-8")
+    draw_growth(folder, folder / "soak.png")
+    print(text)
+    return 0 if all(check.good for check in checks) else 1
+
+
+def _soak_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="user soak", description=soak.__doc__)
+    add_common(parser)
+    parser.add_argument("--minutes", type=float, default=60.0, help="how long")
+    parser.add_argument("--period", type=float, default=10.0, help="seconds between two looks")
+    parser.set_defaults(seed=0)
     return parser

@@ -55,7 +55,7 @@ def _robot_file(folder: Path, arguments: argparse.Namespace) -> Path:
     file = folder / "robot.yaml"
     params = {"robot": arguments.robot, "task": arguments.task}
     file.write_text(
-        yaml.safe_dump({"driver": "mujoco", "params": params, "task": arguments.task}),
+        yaml.safe_dump({"robot": {"plugin": "mujoco", "params": params}, "task": arguments.task}),
         encoding="utf-8",
     )
     return file

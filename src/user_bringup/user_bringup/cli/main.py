@@ -51,8 +51,10 @@ def _overview(points: dict[str, EntryPoint]) -> str:
 
 def _summary(point: EntryPoint) -> str:
     try:
-        module = sys.modules[point.load().__module__]
+        function = point.load()
     except Exception as error:  # of whatever the author's module imports
         return f"(cannot be imported: {error})"
-    line = (module.__doc__ or "").strip().partition("\n")[0]
+    if function.__name__ == "main":  # the only one of its module
+        function = sys.modules[function.__module__]
+    line = (function.__doc__ or "").strip().partition("\n")[0]
     return line.replace("``", "").removeprefix(f"user {point.name}: ")

@@ -1,7 +1,6 @@
 """From the name of a deployment to a running system and its folder."""
 
-from user_bringup.running.domains import ros_domains
-from user_bringup.running.find import find_deployment, find_executable
+from user_bringup.running.find import find_deployment, find_executable, ros_domains
 from user_bringup.running.prepare import PreparedRun, prepare_run
 
 __all__ = ["PreparedRun", "find_deployment", "find_executable", "prepare_run", "ros_domains"]

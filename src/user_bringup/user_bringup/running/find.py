@@ -1,8 +1,9 @@
-"""Where installed deployments and executables are."""
+"""Where installed deployments and executables are, and which ROS domains a deployment has."""
 
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 
 from ament_index_python.packages import (
@@ -12,6 +13,7 @@ from ament_index_python.packages import (
 )
 
 from user_core.errors import ConfigError
+from user_fleet.deployment import Deployment
 
 
 def config_folder() -> Path:
@@ -62,3 +64,22 @@ def find_executable(package: str, executable: str) -> Path:
             f"executable {executable!r} of package {package!r}", expected=f"one of {known}"
         )
     return file
+
+
+_VARIABLE = "ROS_DOMAIN_ID"
+
+
+def ros_domains(deployment: Deployment) -> list[int]:
+    """The domains of its processes, each once, that of the learner last.
+
+    A process that names none has that of the deployment, or else of our own environment.
+    """
+    usual = deployment.environment.get(_VARIABLE) or os.environ.get(_VARIABLE) or "0"
+    learner_last = sorted(deployment.processes, key=lambda p: p.executable == "learner_node")
+    found: dict[int, None] = {}
+    for process in learner_last:
+        if process.ros:
+            domain = int(process.environment.get(_VARIABLE) or usual)
+            found.pop(domain, None)  # the last to name it decides its place
+            found[domain] = None
+    return list(found)

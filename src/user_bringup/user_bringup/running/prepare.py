@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def prepare_run(
         if process.ros:
             files[process.name] = write_parameters(process, config / f"{process.name}.yaml")
         commands[process.name] = command_line(
-            replace(process, environment={**deployment.environment, **process.environment}),
+            process.replace(environment={**deployment.environment, **process.environment}),
             executables[process.name],
             files.get(process.name),
         )

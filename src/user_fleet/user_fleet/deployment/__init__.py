@@ -1,8 +1,14 @@
 """Deployments: one declarative description of what runs, for `ros2 launch` and `user up` alike."""
 
 from user_fleet.deployment.load import load_deployment, parse_overrides
-from user_fleet.deployment.model import Argument, Deployment, ProcessSpec, RestartPolicy
-from user_fleet.deployment.order import start_order, stop_order
+from user_fleet.deployment.model import (
+    Argument,
+    Deployment,
+    ProcessSpec,
+    RestartPolicy,
+    start_order,
+    stop_order,
+)
 from user_fleet.deployment.render import CommandLine, command_line, write_parameters
 
 __all__ = [

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 from user_core.config import Config, setting
@@ -14,7 +13,6 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _NAMESPACE = re.compile(r"(/[a-zA-Z_][a-zA-Z0-9_]*)*")
 
 
-@dataclass(frozen=True)
 class RestartPolicy(Config):
     """When and how fast a process that has ended is started again.
 
@@ -50,7 +48,6 @@ class RestartPolicy(Config):
         return self.standby_after_s > 0 and self.when != "never"
 
 
-@dataclass(frozen=True)
 class ProcessSpec(Config):
     """One process of a deployment."""
 
@@ -87,7 +84,6 @@ class ProcessSpec(Config):
         return f"{self.namespace}/{self.name}"
 
 
-@dataclass(frozen=True)
 class Argument(Config):
     """A value that is chosen when a deployment is started: ``name:=value``."""
 
@@ -96,7 +92,6 @@ class Argument(Config):
     choices: tuple[str, ...] = setting((), doc="Allowed values; empty: any.")
 
 
-@dataclass(frozen=True)
 class Deployment(Config):
     """What runs: the single source for launch files, supervisor and lifecycle manager."""
 
@@ -126,10 +121,9 @@ class Deployment(Config):
         Raises:
             ConfigError: There is none of such a name; lists those there are.
         """
-        return replace(
-            self,
+        return self.replace(
             processes=tuple(
-                replace(p, depends_on=tuple(n for n in p.depends_on if n in names))
+                p.replace(depends_on=tuple(n for n in p.depends_on if n in names))
                 for p in map(self.process, names)
             ),
         )
@@ -143,3 +137,33 @@ class Deployment(Config):
             f"process {name!r} of deployment {self.name!r}",
             expected=f"one of {[process.name for process in self.processes]}",
         )
+
+
+def start_order(processes: Sequence[ProcessSpec]) -> list[ProcessSpec]:
+    """Processes sorted so that each comes after what it depends on; ties by ``order``.
+
+    Raises:
+        ConfigError: Processes depend on each other in a circle; names it.
+    """
+    waiting = sorted(processes, key=lambda process: process.order)
+    present = {process.name for process in processes}
+    ready: list[ProcessSpec] = []
+    names: set[str] = set()
+    while waiting:
+        for process in waiting:
+            if names.issuperset(present.intersection(process.depends_on)):
+                ready.append(process)
+                names.add(process.name)
+                waiting.remove(process)
+                break
+        else:
+            circle = [process.name for process in waiting]
+            raise ConfigError(
+                "depends_on", got=f"a circle among {circle}", expected="an order to start in"
+            )
+    return ready
+
+
+def stop_order(processes: Sequence[ProcessSpec]) -> list[ProcessSpec]:
+    """The reverse of :func:`start_order`."""
+    return start_order(processes)[::-1]

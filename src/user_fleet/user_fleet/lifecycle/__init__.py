@@ -3,11 +3,9 @@
 The main flow is :meth:`~user_fleet.lifecycle.manager.LifecycleManager.step`.
 """
 
-from user_fleet.lifecycle.config import LifecycleConfig
-from user_fleet.lifecycle.managed_node import ManagedNode
-from user_fleet.lifecycle.manager import LifecycleManager
+from user_fleet.lifecycle.managed_node import AskState, ChangeState, Kill, ManagedNode, Order
+from user_fleet.lifecycle.manager import LifecycleConfig, LifecycleManager
 from user_fleet.lifecycle.memory import Memory, Mode
-from user_fleet.lifecycle.orders import AskState, ChangeState, Kill, Order
 
 __all__ = [
     "AskState",

@@ -8,7 +8,6 @@ import signal
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,6 @@ _TELL_S = 0.25
 _REPORT_S = 1.0
 
 
-@dataclass(frozen=True)
 class LifecycleManagerConfig(Config):
     """Parameters of lifecycle_manager."""
 

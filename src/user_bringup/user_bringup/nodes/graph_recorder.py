@@ -17,11 +17,11 @@ from user_comm.converters import CONVERTERS
 _WORKING = (LearnerStatus.TRAINING, LearnerStatus.LIMITED)
 
 
-class Witness(GraphListener):
+class GraphRecorder(GraphListener):
     """Fills an :class:`Evidence` from the graph.
 
     Args:
-        evidence: Where to; may be shared by witnesses of several domains.
+        evidence: Where to; may be shared by the recorders of several domains.
         domain: The ROS domain to watch.
     """
 
@@ -35,7 +35,7 @@ class Witness(GraphListener):
             "user_msgs/msg/PolicyVersion": (PolicyVersion, self._policy),
             "diagnostic_msgs/msg/DiagnosticArray": (DiagnosticArray, self._diagnostics),
         }
-        super().__init__("user_witness", self._takers, domain)
+        super().__init__("user_graph_recorder", self._takers, domain)
 
     def listen(self, topic: str, kind: str) -> tuple[Any, Any, QoSProfile]:
         """With best effort, so that whoever is watched never waits for it."""

@@ -22,8 +22,10 @@ from contextlib import suppress
 _POLL_S = 0.05
 
 
-class Watchman:
-    """Starts the watchman, and tells it of process groups. Without one everything else works.
+class OrphanReaper:
+    """Starts the process that outlives a supervisor, and tells it of process groups.
+
+    Where it cannot be started, everything else works.
 
     Args:
         grace_s: Time between SIGTERM and SIGKILL.

@@ -1,0 +1,264 @@
+"""The report of a run: plots and figures from its history, as a page of Markdown."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import numpy.typing as npt
+
+from user_bringup.monitor.history import read_history
+from user_bringup.monitor.state import EVALUATION, ONLINE
+from user_bringup.monitor.table import number, percent, size
+from user_core.errors import SuiteError
+
+Line = Mapping[str, Any]
+SUCCESS = 1
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values over time and over environment steps.
+
+    Attributes:
+        minutes: Since the first line of the history, (n,).
+        steps: Environment steps in the store at that time, (n,).
+        values: (n,).
+    """
+
+    minutes: npt.NDArray[np.float64]
+    steps: npt.NDArray[np.float64]
+    values: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+class RunSeries:
+    """The history of one run as curves."""
+
+    def __init__(self, lines: Sequence[Line]) -> None:
+        self.states = [line for line in lines if line["kind"] == "state"]
+        self.episodes = [line for line in lines if line["kind"] == "episode"]
+        self._start_s = min((line["t"] for line in lines), default=0.0)
+        known = [s for s in self.states if "environment_steps" in s]
+        self._clock_s = np.array([s["t"] for s in known] or [self._start_s], float)
+        self._steps = np.array([s["environment_steps"] for s in known] or [0], float)
+
+    def state(self, name: str) -> Curve:
+        """One number of the system's state; lines without it are left out."""
+        rows = [(s["t"], s[name]) for s in self.states if _is_number(s.get(name))]
+        return self._curve([t for t, _ in rows], [v for _, v in rows])
+
+    def metric(self, name: str) -> Curve:
+        """One metric of the algorithm."""
+        rows = [
+            (s["t"], s["metrics"][name])
+            for s in self.states
+            if _is_number(s.get("metrics", {}).get(name))
+        ]
+        return self._curve([t for t, _ in rows], [v for _, v in rows])
+
+    def metric_names(self) -> list[str]:
+        """Names of all metrics that occur."""
+        return sorted({name for s in self.states for name in s.get("metrics", {})})
+
+    def success(self, source: int, window: int = 20) -> Curve:
+        """Share of successes over the last ``window`` episodes of a source."""
+        return self._running(source, lambda e: float(e["outcome"] == SUCCESS), window)
+
+    def returns(self, source: int, window: int = 20) -> Curve:
+        """Mean return over the last ``window`` episodes of a source."""
+        return self._running(source, lambda e: float(e["episode_return"]), window)
+
+    def _running(self, source: int, value: Any, window: int) -> Curve:
+        rows = [e for e in self.episodes if e["source"] == source]
+        values = [value(e) for e in rows]
+        means = [float(np.mean(values[max(0, i + 1 - window) : i + 1])) for i in range(len(rows))]
+        return self._curve([e["t"] for e in rows], means)
+
+    def _curve(self, times_s: Sequence[float], values: Sequence[float]) -> Curve:
+        at_s = np.array(times_s, float)
+        return Curve(
+            (at_s - self._start_s) / 60,
+            np.interp(at_s, self._clock_s, self._steps),
+            np.array(values, float),
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+matplotlib.use("Agg")  # files only, no window
+_ONLINE, _EVALUATION, _THIRD = "#1f77b4", "#d62728", "#2ca02c"
+
+
+def draw_plots(series: RunSeries, folder: Path) -> dict[str, Path]:
+    """Draw all plots into ``folder``; returns title and file of each that has data."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plots = {
+        "Learning": (_learning, "learning.png"),
+        "Rates": (_rates, "rates.png"),
+        "Staleness": (_staleness, "staleness.png"),
+        "Metrics of the algorithm": (_metrics, "metrics.png"),
+    }
+    drawn = {}
+    for title, (draw, name) in plots.items():
+        figure = draw(series)
+        if figure is None:
+            continue
+        figure.savefig(folder / name, dpi=110)
+        plt.close(figure)
+        drawn[title] = folder / name
+    return drawn
+
+
+def _learning(series: RunSeries) -> Any:
+    online, evaluation = series.success(ONLINE), series.success(EVALUATION)
+    if not len(online) and not len(evaluation):
+        return None
+    figure, axes = plt.subplots(2, 2, figsize=(11, 6.4), layout="constrained")
+    rows = (
+        ("success rate, last 20", online, evaluation),
+        ("return, mean of last 20", series.returns(ONLINE), series.returns(EVALUATION)),
+    )
+    for row, (label, first, second) in zip(axes, rows, strict=True):
+        for axis, name, unit in zip(
+            row, ("steps", "minutes"), ("environment steps", "minutes"), strict=True
+        ):
+            for curve, colour, who in (
+                (first, _ONLINE, "while collecting"),
+                (second, _EVALUATION, "evaluation"),
+            ):
+                if len(curve):
+                    axis.plot(getattr(curve, name), curve.values, color=colour, label=who)
+            axis.set_xlabel(unit)
+            axis.set_ylabel(label)
+            if label.startswith("success"):
+                axis.set_ylim(-0.03, 1.03)
+            axis.grid(alpha=0.3)
+    axes[0][0].legend(loc="upper left")
+    return figure
+
+
+def _rates(series: RunSeries) -> Any:
+    panels = [
+        ("control steps per second", [("", series.state("actor_rate_hz"), _ONLINE)]),
+        ("updates per second", [("", series.state("updates_per_s"), _EVALUATION)]),
+        ("updates per environment step", [("", series.state("utd_ratio"), _THIRD)]),
+    ]
+    return _panels(panels)
+
+
+def _staleness(series: RunSeries) -> Any:
+    panels = [
+        ("age of the acting policy, s", [("", series.state("policy_age_s"), _ONLINE)]),
+        (
+            "policy version",
+            [
+                ("learner", series.state("policy_version"), _EVALUATION),
+                ("actor", series.state("actor_version"), _ONLINE),
+            ],
+        ),
+        ("lateness of the control loop, p99, ms", [("", series.state("lateness_p99_ms"), _THIRD)]),
+    ]
+    return _panels(panels)
+
+
+def _metrics(series: RunSeries) -> Any:
+    names = series.metric_names()[:9]
+    return _panels([(name, [("", series.metric(name), _ONLINE)]) for name in names])
+
+
+def _panels(panels: list[tuple[str, list[tuple[str, Curve, str]]]]) -> Any:
+    panels = [panel for panel in panels if any(len(curve) for _, curve, _ in panel[1])]
+    if not panels:
+        return None
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(3.8 * columns, 2.9 * rows), layout="constrained", squeeze=False
+    )
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (label, curves) in zip(axes.flat, panels, strict=False):
+        for who, curve, colour in curves:
+            axis.plot(curve.minutes, curve.values, color=colour, label=who or None)
+        axis.set_xlabel("minutes")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+        if any(who for who, _, _ in curves):
+            axis.legend()
+    return figure
+
+
+def write_report(run_dir: Path) -> Path:
+    """Draw the plots of a run and write ``report.md``; returns its path.
+
+    Reads ``history.jsonl``, and where they are there ``evaluation.json`` (the final
+    evaluation) and ``policy.gif``.
+
+    Raises:
+        SuiteError: There is no history in this folder.
+    """
+    file = run_dir / "history.jsonl"
+    if not file.exists():
+        raise SuiteError(
+            f"no run in {run_dir}", expected=file.name, hint="Name the folder of a run, runs/<id>"
+        )
+    series = RunSeries(read_history(file))
+    plots = draw_plots(series, run_dir / "plots")
+    parts = [f"# Run {run_dir.name}", _summary_of(series), _evaluation_of(run_dir)]
+    if (run_dir / "policy.gif").exists():
+        parts.append("## The final policy\n\n![the final policy at work](policy.gif)")
+    for title, plot in plots.items():
+        parts.append(f"## {title}\n\n![{title}]({plot.relative_to(run_dir).as_posix()})")
+    parts.append(
+        "The exact configuration is in [`deployment.yaml`](deployment.yaml) and `config/`; "
+        "what each process said is in `logs/`."
+    )
+    report = run_dir / "report.md"
+    report.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+    return report
+
+
+def _summary_of(series: RunSeries) -> str:
+    online, evaluation = series.success(ONLINE), series.success(EVALUATION)
+    rows = [
+        ("duration", f"{_last(series.state('actor_rate_hz').minutes):.1f} min"),
+        ("episodes while collecting", f"{len(online)}, success of the last 20 {_share(online)}"),
+        ("evaluation episodes", f"{len(evaluation)}, success of the last 20 {_share(evaluation)}"),
+        ("environment steps", f"{_last(series.state('environment_steps').values):.0f}"),
+        ("gradient updates", f"{_last(series.state('update').values):.0f}"),
+        ("updates per step", number(_last(series.state("utd_ratio").values), 2)),
+        ("policy versions", f"{_last(series.state('policy_version').values):.0f}"),
+        ("store", size(_last(series.state("store_bytes").values))),
+    ]
+    return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
+
+
+def _evaluation_of(run_dir: Path) -> str:
+    file = run_dir / "evaluation.json"
+    if not file.exists():
+        return ""
+    result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return (
+        f"**Final evaluation:** {result['successes']} of {result['episodes']} episodes succeed, "
+        f"mean return {result['mean_return']:.2f}, policy version {result['policy_version']}."
+    )
+
+
+def _last(values: Any) -> float:
+    return float(values[-1]) if len(values) else 0.0
+
+
+def _share(curve: Any) -> str:
+    return percent(float(curve.values[-1])) if len(curve) else "-"
