@@ -21,7 +21,6 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -47,7 +46,6 @@ GATE = {
 }
 
 
-@dataclass(frozen=True)
 class LatencyRobotConfig(MockConfig):
     """A mock robot that notes when things reach it."""
 
@@ -236,11 +234,13 @@ def one_round(kind: str, args: argparse.Namespace, folder: Path) -> tuple[Array,
 def hal_params(args: argparse.Namespace, folder: Path, cycles: Path) -> Path:
     params = {
         "autostart": True,
-        "driver": "action_latency:LatencyRobot",
-        "params": {
-            "rate_hz": args.rate,
-            "payload_bytes": args.kilobytes * 1000,
-            "dump_file": str(cycles),
+        "robot": {
+            "plugin": "action_latency:LatencyRobot",
+            "params": {
+                "rate_hz": args.rate,
+                "payload_bytes": args.kilobytes * 1000,
+                "dump_file": str(cycles),
+            },
         },
         "safety": GATE,
         "lease": {"required": False},

@@ -23,7 +23,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,20 +60,20 @@ class Bench:
         deployment = load_deployment(
             find_deployment(arguments.deployment), overrides, {"run_dir": str(run)}
         )
-        self.deployment = replace(
-            deployment, processes=tuple(map(_for_the_bench, deployment.processes)), arguments={}
+        self.deployment = deployment.replace(
+            processes=tuple(map(_for_the_bench, deployment.processes)), arguments={}
         )
 
     @contextmanager
     def running(self, *names: str) -> Iterator[Callable[[float], dict[str, float]]]:
         """Run some processes; gives a function that measures rates for so many seconds."""
         chosen = tuple(
-            replace(process, depends_on=())
+            process.replace(depends_on=())
             for process in self.deployment.processes
             if process.name in (*names, "lifecycle_manager")
         )
         file = self.folder / "bench.yaml"
-        data = to_mapping(replace(self.deployment, processes=chosen))
+        data = to_mapping(self.deployment.replace(processes=chosen))
         file.write_text(yaml.safe_dump(data, sort_keys=False))
         words = ["user", "up", str(file), "--runs", str(self.folder), "--run", "r", "--no-table"]
         with (self.folder / "output.log").open("ab") as log, Monitor() as monitor:
@@ -98,7 +97,7 @@ def _for_the_bench(process: Any) -> Any:
         loop["max_episode_steps"] = EPISODE_STEPS
         goal = {"goal_observation": "goal_position", "terminates": False, "distance_weight": 1.0}
         parameters |= {"loop": loop, "reward": {"plugin": "pose_threshold", "params": goal}}
-    return replace(process, parameters=parameters)
+    return process.replace(parameters=parameters)
 
 
 def _rates(monitor: Monitor, names: tuple[str, ...], seconds: float) -> dict[str, float]:
@@ -142,7 +141,7 @@ def synchronous(
     learner, actor = deployment.process("learner").parameters, deployment.process("actor")
     sections = ("algorithm", "policy", "sampler", "training")
     config = from_mapping(AlgorithmFile, {name: learner[name] for name in sections})
-    robot = plugins.build("robots", hal["driver"], hal["params"])
+    robot = plugins.build("robots", hal["robot"]["plugin"], hal["robot"]["params"])
     choice = actor.parameters["reward"]
     reward = plugins.build("rewards", choice["plugin"], choice["params"])
     policy = config.policy.build("policies", robot.spec, path="policy")

@@ -29,25 +29,29 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import rclpy  # noqa: E402
-from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.executors import SingleThreadedExecutor
 
-from user_core.types import Outcome  # noqa: E402
-from user_learner.replay.reader import StoreReader  # noqa: E402
-from user_testing.link_emulator import LinkQuality  # noqa: E402
-from user_testing.link_proxy import LinkProxy  # noqa: E402
-from user_testing.worlds.remote import (  # noqa: E402
+from user_core.types import Outcome
+from user_learner.replay.reader import StoreReader
+from user_testing.link_emulator import LinkQuality
+from user_testing.link_proxy import LinkProxy
+from user_testing.ports import free_port
+from user_testing.worlds.remote import (
     WATCHDOG_S,
     DriverLog,
     RemoteWorld,
-    free_port,
     stop_answers,
 )
 
 REACH = {
-    "driver": "mujoco",
-    "params": {"robot": "panda", "task": "reach", "real_time": True, "rate_hz": 20.0, "seed": 1},
+    "robot": {
+        "plugin": "mujoco",
+        "params": {
+            "robot": "panda", "task": "reach", "real_time": True, "rate_hz": 20.0, "seed": 1,
+        },
+    },
     "safety": {"watchdog_s": WATCHDOG_S},
     "loop": {"blend_rows": 2},
 }
@@ -56,13 +60,13 @@ REACH = {
 def picture_robot(folder: Path, **params: Any) -> dict[str, Any]:
     log = {"log_file": str(folder / "driver.jsonl"), **params}
     return {
-        "driver": "remote_parts:PictureRobot", "params": log,
+        "robot": {"plugin": "user_testing.worlds.remote_parts:PictureRobot", "params": log},
         "safety": {"watchdog_s": WATCHDOG_S}, "loop": {"blend_rows": 2},
     }  # fmt: skip
 
 
 def go_there(rows: int = 16, thinks_s: float = 0.0) -> dict[str, Any]:
-    return {"plugin": "remote_parts:GoThere", "params": {"rows": rows, "thinks_s": thinks_s}}
+    return {"plugin": "user_testing.worlds.remote_parts:GoThere", "params": {"rows": rows, "thinks_s": thinks_s}}
 
 
 class Diagnoses:
@@ -92,14 +96,14 @@ class Diagnoses:
 
 @contextmanager
 def running(
-    domain: int, quality: LinkQuality, hal: dict[str, Any], policy: dict[str, Any], **world: Any
+    quality: LinkQuality, hal: dict[str, Any], policy: dict[str, Any], **world: Any
 ) -> Iterator[tuple[RemoteWorld, Diagnoses]]:
     """Everything runs, and the first episodes have succeeded."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
-        hal = picture_robot(folder, **hal) if "driver" not in hal else hal
-        made = RemoteWorld(folder, domain, stack, quality, hal, policy, **world)
-        diagnoses = Diagnoses(domain + 1)
+        hal = picture_robot(folder, **hal) if "robot" not in hal else hal
+        made = RemoteWorld(folder, stack, quality, hal, policy, **world)
+        diagnoses = Diagnoses(made.domains["edge"])
         stack.callback(diagnoses.close)
         made.start()
         made.until(lambda: made.episodes(Outcome.SUCCESS) >= 1, "it succeeds", 90.0)
@@ -150,9 +154,9 @@ class Echo:
         self._server.close()
 
 
-def round_trip(domain: int, quality: LinkQuality, seconds: float) -> None:
+def round_trip(quality: LinkQuality, seconds: float) -> None:
     print("\n| | p50 | p99 | / bare TCP |\n|---|---|---|---|")
-    with running(domain, quality, REACH, go_there(), remote={"in_flight": 3}) as (_, diagnoses):
+    with running(quality, REACH, go_there(), remote={"in_flight": 3}) as (_, diagnoses):
         flow = lambda: diagnoses.values.get("flow inference", {})  # noqa: E731
         wait(2.0)
         size = int(flow()["bytes"]) // max(1, int(diagnoses.values["remote inference"]["sent"]))
@@ -170,7 +174,7 @@ def round_trip(domain: int, quality: LinkQuality, seconds: float) -> None:
     )
 
 
-def reach(domain: int, quality: LinkQuality, seconds: float) -> None:
+def reach(quality: LinkQuality, seconds: float) -> None:
     cases: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         ("here, 1 row", go_there(1), {"remote": {"enabled": False}}),
         ("elsewhere, 16 rows", go_there(16), {}),
@@ -181,12 +185,12 @@ def reach(domain: int, quality: LinkQuality, seconds: float) -> None:
     print("\n| policy | successes | time to the goal, p50 | / here | steps a second |")
     print("|---|---|---|---|---|")
     here_s = 0.0
-    for number, (name, policy, more) in enumerate(cases):
+    for name, policy, more in cases:
         if not more:
             world: dict[str, Any] = {}
         else:
             world = {**more, "actor_policy": policy}
-        with running(domain + 2 * number, quality, REACH, policy, **world) as (made, _):
+        with running(quality, REACH, policy, **world) as (made, _):
             wait(seconds)
             made.actor.interrupt()
             time.sleep(1.0)
@@ -219,12 +223,12 @@ def _episodes(store: Path) -> tuple[int, int, list[float], list[float]]:
     return wins, ends, took_s, rates
 
 
-def thin_link(domain: int, quality: LinkQuality, seconds: float) -> None:
+def thin_link(quality: LinkQuality, seconds: float) -> None:
     print("\n| pictures 96 x 96 x 3, 20 Hz | bytes | answers a second | p50 | p99 | superseded |")
     print("|---|---|---|---|---|---|")
-    for number, coding in enumerate(("", "zstd", "jpeg80")):
+    for coding in ("", "zstd", "jpeg80"):
         hal = {"image_size": 96, "noise": False, "period_s": 0.05}
-        with running(domain + 2 * number, quality, hal, go_there(), remote={"coding": coding}) as (
+        with running(quality, hal, go_there(), remote={"coding": coding}) as (
             _,
             diagnoses,
         ):
@@ -241,8 +245,8 @@ def thin_link(domain: int, quality: LinkQuality, seconds: float) -> None:
         )
 
 
-def cuts(domain: int, quality: LinkQuality, count: int = 5) -> None:
-    with running(domain, quality, {"period_s": 0.05, "max_step_m": 0.02}, go_there()) as (made, _):
+def cuts(quality: LinkQuality, count: int = 5) -> None:
+    with running(quality, {"period_s": 0.05, "max_step_m": 0.02}, go_there()) as (made, _):
         driver = DriverLog(made.folder / "driver.jsonl")
         found: list[tuple[float, float]] = []
         for _number in range(count):
@@ -262,7 +266,6 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=20.0, help="Mbit/s")
     parser.add_argument("--delay", type=float, default=40.0, help="one way, ms")
     parser.add_argument("--only", default="round_trip,reach,thin_link,cuts")
-    parser.add_argument("--domain", type=int, default=70)
     given = parser.parse_args()
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     quality = LinkQuality(rate_mbit_s=given.rate, delay_ms=given.delay)
@@ -270,13 +273,13 @@ def main() -> None:
     for name in given.only.split(","):
         print(f"\n## {name}", flush=True)
         if name == "round_trip":
-            round_trip(given.domain, quality, given.seconds)
+            round_trip(quality, given.seconds)
         elif name == "reach":
-            reach(given.domain, quality, given.seconds)
+            reach(quality, given.seconds)
         elif name == "thin_link":
-            thin_link(given.domain, thin, given.seconds / 2)
+            thin_link(thin, given.seconds / 2)
         else:
-            cuts(given.domain, quality)
+            cuts(quality)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -25,11 +24,12 @@ from typing import Any
 
 import yaml
 
-from user_actor.outbox.storage import OutboxDatabase  # noqa: E402
-from user_comm.net.network import Members, Network  # noqa: E402
-from user_learner.replay import StoreReader, StoreWriter  # noqa: E402
-from user_testing.link_emulator import Host, Link, LinkQuality, unavailable  # noqa: E402
-from user_testing.link_proxy import LinkProxy  # noqa: E402
+from user_actor.outbox.storage import OutboxDatabase
+from user_comm.net.network import Members, Network
+from user_learner.replay import StoreReader, StoreWriter
+from user_testing.link_emulator import Host, Link, LinkQuality, unavailable
+from user_testing.link_proxy import LinkProxy
+from user_testing.ports import free_port
 
 ROBOT = "robot0"
 NOISE = 0.3  # of the demonstrations; see `user demo`
@@ -79,7 +79,7 @@ def main() -> int:
     robot = folder / "robot.yaml"
     params = {"robot": "panda", "task": arguments.task}
     robot.write_text(
-        yaml.safe_dump({"driver": "mujoco", "params": params, "task": arguments.task}),
+        yaml.safe_dump({"robot": {"plugin": "mujoco", "params": params}, "task": arguments.task}),
         encoding="utf-8",
     )
     demonstrations = folder / "demonstrations"
@@ -208,14 +208,6 @@ def end(process: subprocess.Popen[str]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def parser() -> argparse.ArgumentParser:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,9 @@ from user_core.interfaces import TeleopCommand
 from user_core.policies import policy_config_hash
 from user_core.types import Outcome, PolicyVersion
 from user_learner.replay.reader import StoreReader
-from user_testing.worlds.acting import Process, Witness, committed_steps
+from user_testing.ports import free_endpoint
+from user_testing.processes import NodeProcess
+from user_testing.worlds.acting import GraphProbe, committed_steps
 
 HAL = "user_hal.nodes.hal"
 ACTOR = "user_actor.nodes.actor"
@@ -37,10 +38,10 @@ class Lab:
     def __init__(self, folder: Path, endpoint: str) -> None:
         self.folder, self.endpoint = folder, endpoint
         self.store, self.outbox = folder / "store", folder / "outbox"
-        self.witness = Witness()
-        self.hal = Process(HAL, {"driver": "fake"}, folder)
-        self.replay = Process(REPLAY, {"path": str(self.store)}, folder)
-        self.actor = Process(ACTOR, self.actor_params(), folder)
+        self.probe = GraphProbe()
+        self.hal = NodeProcess(HAL, {"robot": {"plugin": "fake"}}, folder)
+        self.replay = NodeProcess(REPLAY, {"path": str(self.store)}, folder)
+        self.actor = NodeProcess(ACTOR, self.actor_params(), folder)
 
     def actor_params(self, **changes: object) -> dict[str, object]:
         return {
@@ -53,18 +54,18 @@ class Lab:
 
     def acts(self) -> None:
         """Wait until it acts and the store has of it."""
-        witness = self.witness
-        witness.until(lambda: witness.replay and witness.actor, "both say how they are")
-        steps = witness.replay.steps
-        witness.until(lambda: witness.replay.steps > steps + 40, "the store grows")
+        probe = self.probe
+        probe.until(lambda: probe.replay and probe.actor, "both say how they are")
+        steps = probe.replay.steps
+        probe.until(lambda: probe.replay.steps > steps + 40, "the store grows")
 
     def settle(self) -> None:
         """Stop acting in good order, and deliver the rest."""
         assert self.actor.interrupt() == 0, self.actor.log[-3000:]
-        idle = Process(ACTOR, self.actor_params(hal="nobody"), self.folder, "idle")
+        idle = NodeProcess(ACTOR, self.actor_params(hal="nobody"), self.folder, "idle")
         idle.start()
         try:
-            self.witness.until(lambda: committed_steps(self.outbox)[1] == 0, "all delivered")
+            self.probe.until(lambda: committed_steps(self.outbox)[1] == 0, "all delivered")
         finally:
             idle.interrupt()
             idle.close()
@@ -72,13 +73,7 @@ class Lab:
     def close(self) -> None:
         for process in (self.actor, self.replay, self.hal):
             process.close()
-        self.witness.close()
-
-
-def free_endpoint() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp/127.0.0.1:{probe.getsockname()[1]}"
+        self.probe.close()
 
 
 @pytest.fixture(scope="module")
@@ -114,27 +109,25 @@ def check_store(lab: Lab) -> StoreReader:
 def test_an_emergency_stop_ends_the_episode_and_a_reset_lets_it_go_on(
     lab: Lab, request: pytest.FixtureRequest
 ) -> None:
-    witness = lab.witness
-    request.addfinalizer(lambda: witness.call("hal/reset_emergency_stop", Trigger))
+    probe = lab.probe
+    request.addfinalizer(lambda: probe.call("hal/reset_emergency_stop", Trigger))
 
     def stopped() -> bool:
         return any(
             result.outcome is Outcome.ABORTED and "emergency stop" in result.reason
-            for result in witness.results
+            for result in probe.results
         )
 
     for _ in range(5):  # it may come between two episodes, and then ends none
         lab.acts()
-        witness.results.clear()
-        witness.call("hal/emergency_stop", Trigger)
-        witness.until(
-            lambda: (
-                witness.actor.state == ActorStatus.WAITING and "emergency" in witness.actor.detail
-            ),
+        probe.results.clear()
+        probe.call("hal/emergency_stop", Trigger)
+        probe.until(
+            lambda: probe.actor.state == ActorStatus.WAITING and "emergency" in probe.actor.detail,
             "the actor waits and says why",
         )
         time.sleep(0.5)
-        witness.call("hal/reset_emergency_stop", Trigger)
+        probe.call("hal/reset_emergency_stop", Trigger)
         if stopped():
             break
     assert stopped()
@@ -143,31 +136,31 @@ def test_an_emergency_stop_ends_the_episode_and_a_reset_lets_it_go_on(
 
 def test_it_can_be_deactivated_cleaned_up_and_brought_back(lab: Lab) -> None:
     lab.acts()
-    witness = lab.witness
+    probe = lab.probe
 
     def change(transition: int) -> None:
         request = ChangeState.Request()
         request.transition.id = transition
-        answer = witness.call("actor/change_state", ChangeState, transition=request.transition)
+        answer = probe.call("actor/change_state", ChangeState, transition=request.transition)
         assert answer.success
 
-    begun = len(witness.results)
+    begun = len(probe.results)
     for round_ in ([Transition.TRANSITION_DEACTIVATE],
                    [Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP,
                     Transition.TRANSITION_CONFIGURE]):  # fmt: skip
         for transition in round_:
             change(transition)
-        witness.until(lambda: "activation" in witness.actor.detail, "it says that it waits")
+        probe.until(lambda: "activation" in probe.actor.detail, "it says that it waits")
         change(Transition.TRANSITION_ACTIVATE)
         lab.acts()
-    stopped = [r for r in witness.results[begun:] if "deactivated" in r.reason]
+    stopped = [r for r in probe.results[begun:] if "deactivated" in r.reason]
     assert all(result.outcome is Outcome.ABORTED for result in stopped)
 
 
 def test_a_person_takes_over_and_labels(lab: Lab) -> None:
     lab.acts()
-    witness = lab.witness
-    say = witness.speaker(topics.INTERVENTION)
+    probe = lab.probe
+    say = probe.speaker(topics.INTERVENTION)
 
     def wish(label: str = "") -> Intervention:
         said = {label: True} if label else {}
@@ -176,42 +169,42 @@ def test_a_person_takes_over_and_labels(lab: Lab) -> None:
 
     def taken_over() -> bool:
         say(wish())
-        return any(result.interventions > 2 for result in witness.results)
+        return any(result.interventions > 2 for result in probe.results)
 
-    witness.until(taken_over, "an episode with interventions")
-    witness.results.clear()
+    probe.until(taken_over, "an episode with interventions")
+    probe.results.clear()
 
     def failed() -> bool:
         say(wish("failure"))
         say(wish())
-        return any("a person called it a failure" in r.reason for r in witness.results)
+        return any("a person called it a failure" in r.reason for r in probe.results)
 
-    witness.until(failed, "an episode that a person ended")
+    probe.until(failed, "an episode that a person ended")
 
 
 def test_policy_versions_swap_in_while_it_acts(lab: Lab) -> None:
     spec = fakes.FakeRobot(fakes.FakeRobot.Config()).spec
-    witness = lab.witness
+    probe = lab.probe
     lab.acts()
     right = policy_config_hash("linear_gaussian", {}, spec)
     policy = fakes.LinearGaussianPolicy(fakes.LinearGaussianPolicy.Config(), spec)
     session = open_session(ZenohConfig(mode="router", listen=(lab.endpoint,)))
-    with session, PolicyServer(session, "user/policy", witness.speaker(topics.POLICY)) as server:
+    with session, PolicyServer(session, "user/policy", probe.speaker(topics.POLICY)) as server:
         for number, config_hash in ((1, right), (2, "0" * 64), (3, right)):
             arrays = {**policy.arrays(), "std": np.full(2, 0.1 * number)}
             server.publish(PolicyVersion(number, arrays, config_hash, created_ns=time.time_ns()))
             if number == 2:
-                witness.until(lambda: "configuration" in str(witness.actor.warnings), "refused")
-                assert witness.actor.policy_version == 1
+                probe.until(lambda: "configuration" in str(probe.actor.warnings), "refused")
+                assert probe.actor.policy_version == 1
             else:
-                witness.until(
-                    lambda number=number: witness.actor.policy_version == number, f"v{number} acts"
+                probe.until(
+                    lambda number=number: probe.actor.policy_version == number, f"v{number} acts"
                 )
-        witness.until(
-            lambda: any(result.first_version == 3 for result in witness.results),
+        probe.until(
+            lambda: any(result.first_version == 3 for result in probe.results),
             "an episode of version 3",
         )
-    assert 0 < witness.actor.policy_age_s < 60
+    assert 0 < probe.actor.policy_age_s < 60
 
 
 def test_kill_9_of_any_of_them_loses_and_doubles_nothing(lab: Lab) -> None:
@@ -221,12 +214,12 @@ def test_kill_9_of_any_of_them_loses_and_doubles_nothing(lab: Lab) -> None:
         time.sleep(dice.uniform(0.0, 0.7))
         victim.kill()
         if victim is lab.replay:
-            pending = lab.witness.actor.outbox_chunks
-            lab.witness.until(
-                lambda pending=pending: lab.witness.actor.outbox_chunks > pending + 2,
+            pending = lab.probe.actor.outbox_chunks
+            lab.probe.until(
+                lambda pending=pending: lab.probe.actor.outbox_chunks > pending + 2,
                 "the actor goes on collecting",
             )
-        lab.witness.forget()
+        lab.probe.forget()
         victim.start()
         lab.acts()
     lab.settle()
@@ -239,12 +232,12 @@ def test_it_ends_in_good_order_when_the_robot_has_gone(lab: Lab, how: signal.Sig
     for process in (lab.hal, lab.actor):
         if process.process.poll() is not None:
             process.start()
-    lab.witness.forget()
+    lab.probe.forget()
     lab.acts()
     hal, actor = lab.hal.process, lab.actor.process
     hal.send_signal(how)
     try:
-        lab.witness.until(lambda: lab.witness.actor.state == ActorStatus.WAITING, "it waits")
+        lab.probe.until(lambda: lab.probe.actor.state == ActorStatus.WAITING, "it waits")
         actor.send_signal(signal.SIGTERM)
         assert actor.wait(timeout=30) == 0, lab.actor.log[-3000:]
     finally:
@@ -252,7 +245,7 @@ def test_it_ends_in_good_order_when_the_robot_has_gone(lab: Lab, how: signal.Sig
     assert "state: finalized" in lab.actor.log.splitlines()[-1]
     lab.hal.start()
     lab.actor.start()
-    lab.witness.forget()
+    lab.probe.forget()
     lab.acts()
 
 
@@ -263,34 +256,38 @@ def test_a_robot_with_another_spec_is_refused_by_the_store_and_the_actor_says_so
         lab.actor.start()
     lab.acts()
     lab.hal.close()
-    lab.hal = Process(HAL, {"driver": "fake", "params": {"image_size": 16}}, lab.folder).start()
-    witness = lab.witness
-    witness.until(
-        lambda: witness.actor.state == ActorStatus.PAUSED and "refused" in witness.actor.detail,
+    lab.hal = NodeProcess(
+        HAL, {"robot": {"plugin": "fake", "params": {"image_size": 16}}}, lab.folder
+    ).start()
+    probe = lab.probe
+    probe.until(
+        lambda: probe.actor.state == ActorStatus.PAUSED and "refused" in probe.actor.detail,
         "collecting stops and says why",
     )
-    assert "image_front" in witness.actor.detail
-    witness.until(lambda: witness.replay.refused > 0, "the store counts it")
+    assert "image_front" in probe.actor.detail
+    probe.until(lambda: probe.replay.refused > 0, "the store counts it")
 
 
 def test_without_a_store_it_collects_until_the_quota_and_goes_on_afterwards(
     tmp_path: Path, ros_domain: int
 ) -> None:
     lab = Lab(tmp_path, free_endpoint())
-    lab.hal = Process(HAL, {"driver": "fake", "params": {"image_size": 48}}, tmp_path)
+    lab.hal = NodeProcess(
+        HAL, {"robot": {"plugin": "fake", "params": {"image_size": 48}}}, tmp_path
+    )
     outbox = {"directory": str(lab.outbox), "quota_bytes": 4 * 2**20, "memory_bytes": 2**20}
-    lab.actor = Process(ACTOR, lab.actor_params(outbox=outbox), tmp_path)
-    witness = lab.witness
+    lab.actor = NodeProcess(ACTOR, lab.actor_params(outbox=outbox), tmp_path)
+    probe = lab.probe
     try:
         lab.hal.start()
         lab.actor.start()
-        witness.until(
-            lambda: witness.actor is not None and witness.actor.state == ActorStatus.PAUSED,
+        probe.until(
+            lambda: probe.actor is not None and probe.actor.state == ActorStatus.PAUSED,
             "the quota is reached",
         )
-        assert "no store has acknowledged" in witness.actor.detail
-        steps = witness.actor.steps
+        assert "no store has acknowledged" in probe.actor.detail
+        steps = probe.actor.steps
         lab.replay.start()
-        witness.until(lambda: witness.actor.steps > steps + 100, "it goes on")
+        probe.until(lambda: probe.actor.steps > steps + 100, "it goes on")
     finally:
         lab.close()

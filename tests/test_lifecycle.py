@@ -5,41 +5,36 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from std_srvs.srv import Trigger
 
-pytest.importorskip("rclpy")
-sys.path.insert(0, str(Path(__file__).parent))
+from user_fleet.processes import find_processes
+from user_testing.worlds.acting import GraphProbe
 
-from acting_world import Witness  # noqa: E402
-from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
-from lifecycle_msgs.msg import Transition  # noqa: E402
-from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
-from std_srvs.srv import Trigger  # noqa: E402
-
-from user_fleet.processes import find_processes  # noqa: E402
-
-pytestmark = [pytest.mark.ros, pytest.mark.timeout(420)]
+pytestmark = pytest.mark.timeout(420)
 
 DEPLOYMENT = {
     "name": "two_robots",
     "processes": [
         {
             "name": "first", "package": "user_hal", "executable": "hal_node", "order": 1,
-            "parameters": {"driver": "fake", "state_dir": "${run_dir}/first"},
+            "parameters": {"robot": {"plugin": "fake"}, "state_dir": "${run_dir}/first"},
         },
         {
             "name": "second", "package": "user_hal", "executable": "hal_node",
             "namespace": "/r1", "order": 2, "depends_on": ["first"],
-            "parameters": {"driver": "fake", "state_dir": "${run_dir}/second"},
+            "parameters": {"robot": {"plugin": "fake"}, "state_dir": "${run_dir}/second"},
         },
         {
             "name": "broken", "package": "user_hal", "executable": "hal_node", "order": 3,
-            "parameters": {"driver": "no_such_driver"},
+            "parameters": {"robot": {"plugin": "no_such_driver"}},
             "restart": {"max_failures": 3, "window_s": 600.0},
         },
         {
@@ -57,9 +52,9 @@ DEPLOYMENT = {
 class System:
     def __init__(self, folder: Path, process: subprocess.Popen[str]) -> None:
         self.folder, self.process = folder, process
-        self.witness = Witness()
+        self.probe = GraphProbe()
         self.said: dict[str, object] = {}
-        self.witness.node.create_subscription(DiagnosticArray, "/diagnostics", self._hear, 50)
+        self.probe.node.create_subscription(DiagnosticArray, "/diagnostics", self._hear, 50)
 
     def _hear(self, message: DiagnosticArray) -> None:
         for status in message.status:
@@ -98,13 +93,13 @@ class System:
     def call(self, name: str, kind: type, **fields: object) -> object:
         """As a person does by the command line: a new client, and once more if it got lost."""
         for _ in range(5):
-            client = self.witness.node.create_client(kind, name)
+            client = self.probe.node.create_client(kind, name)
             assert client.wait_for_service(10.0), f"no service {name}"
             future = client.call_async(kind.Request(**fields))
             end_s = time.monotonic() + 5.0
             while not future.done() and time.monotonic() < end_s:
                 time.sleep(0.01)
-            self.witness.node.destroy_client(client)
+            self.probe.node.destroy_client(client)
             if future.done():
                 return future.result()
         raise AssertionError(f"no answer of {name}")
@@ -122,7 +117,7 @@ def system(tmp_path, start_process, ros_domain):
     process = start_process(words, stdout=subprocess.DEVNULL)
     system = System(tmp_path / "r", process)
     yield system
-    system.witness.close()
+    system.probe.close()
 
 
 @pytest.mark.slow

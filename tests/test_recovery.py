@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import struct
 import subprocess
 import time
@@ -18,7 +17,9 @@ from user_msgs.msg import ActorStatus
 
 from user_learner.replay import StoreReader
 from user_learner.replay.maintenance import verify
-from user_testing.worlds.acting import Process, Witness, committed_steps
+from user_testing.ports import free_endpoint
+from user_testing.processes import NodeProcess
+from user_testing.worlds.acting import GraphProbe, committed_steps
 
 WATCHDOG_S = 0.3
 #: Room for a busy machine on top of what is promised.
@@ -30,25 +31,23 @@ class Lab:
     """A robot that writes down what reaches it, its actor, and a store."""
 
     def __init__(self, folder: Path, env: dict[str, str] | None = None) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            endpoint = f"tcp/127.0.0.1:{probe.getsockname()[1]}"
         self.folder, self.reached = folder, folder / "reached.jsonl"
-        self.witness = Witness()
-        self.hal = Process(
+        self.probe = GraphProbe()
+        self.hal = NodeProcess(
             "user_hal.nodes.hal",
             {
-                "driver": "mock",
-                "params": {"rate_hz": 50.0, "log_file": str(self.reached)},
+                "robot": {
+                    "plugin": "mock", "params": {"rate_hz": 50.0, "log_file": str(self.reached)},
+                },
                 "safety": {"watchdog_s": WATCHDOG_S},
                 "state_dir": str(folder / "state"),
             },
             folder, env=env,
         )  # fmt: skip
-        self.replay = Process(
+        self.replay = NodeProcess(
             "user_learner.nodes.replay", {"path": str(folder / "store")}, folder, env=env
         )
-        self.actor = Process(
+        self.actor = NodeProcess(
             "user_actor.nodes.actor",
             {
                 "policy": {"plugin": "tanh_gaussian"},
@@ -59,7 +58,7 @@ class Lab:
                     "retry_s": 0.2, "max_episode_steps": 200,
                 },
                 "lease": {"duration_s": 2.0},
-                "zenoh": {"connect": [endpoint]},
+                "zenoh": {"connect": [free_endpoint()]},
             },
             folder, env=env,
         )  # fmt: skip
@@ -72,11 +71,11 @@ class Lab:
     def acts(self) -> None:
         """Wait until commands reach the robot and the store grows."""
         commands = len(self.log("command"))
-        witness = self.witness
-        witness.until(lambda: witness.replay is not None, "the store says how it is")
-        steps = witness.replay.steps
-        witness.until(
-            lambda: len(self.log("command")) > commands + 20 and witness.replay.steps > steps + 20,
+        probe = self.probe
+        probe.until(lambda: probe.replay is not None, "the store says how it is")
+        steps = probe.replay.steps
+        probe.until(
+            lambda: len(self.log("command")) > commands + 20 and probe.replay.steps > steps + 20,
             "commands reach the robot and the store grows",
         )
 
@@ -100,13 +99,13 @@ class Lab:
             found[:] = [e["monotonic_ns"] for e in self.log("stop") if e["monotonic_ns"] > since_ns]
             return bool(found)
 
-        self.witness.until(seen, "the driver is told to stop", 10.0)
+        self.probe.until(seen, "the driver is told to stop", 10.0)
         return (found[0] - since_ns) * 1e-9
 
     def close(self) -> None:
         for process in (self.actor, self.replay, self.hal):
             process.close()
-        self.witness.close()
+        self.probe.close()
 
 
 @pytest.fixture(scope="module")
@@ -170,8 +169,8 @@ def test_a_suspended_hal_plays_nothing_old_when_it_goes_on(lab: Lab) -> None:
 def test_without_its_robot_the_actor_waits_and_says_so(lab: Lab) -> None:
     lab.acts()
     lab.hal.kill()
-    witness = lab.witness
-    witness.until(lambda: witness.actor.state == ActorStatus.WAITING, "the actor waits")
+    probe = lab.probe
+    probe.until(lambda: probe.actor.state == ActorStatus.WAITING, "the actor waits")
     lab.hal.start()
     lab.acts()
 
@@ -201,7 +200,7 @@ def test_nothing_is_lost_when_the_clock_jumps(tmp_path: Path, ros_domain: int) -
         for process in (lab.actor, lab.replay, lab.hal):
             process.kill()
         jump(-HOUR_NS)
-        lab.witness.forget()
+        lab.probe.forget()
         lab.start().acts()
         assert lab.actor.interrupt() == 0, lab.actor.log[-3000:]
     finally:

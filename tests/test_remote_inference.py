@@ -27,16 +27,16 @@ Make = Callable[..., RemoteWorld]
 
 
 @pytest.fixture
-def make(tmp_path: Path, ros_domain: int) -> Iterator[Make]:
+def make(tmp_path: Path) -> Iterator[Make]:
     robot = {"log_file": str(tmp_path / "driver.jsonl"), "period_s": PERIOD_S, "max_step_m": 0.02}
     with ExitStack() as stack:
         yield lambda quality=LINK, apart=False: RemoteWorld(
-            tmp_path, ros_domain, stack, quality, apart=apart,
+            tmp_path, stack, quality, apart=apart,
             hal={
-                "driver": "remote_parts:PictureRobot", "params": robot,
+                "robot": {"plugin": "user_testing.worlds.remote_parts:PictureRobot", "params": robot},
                 "safety": {"watchdog_s": WATCHDOG_S}, "loop": {"blend_rows": 2},
             },
-            policy={"plugin": "remote_parts:GoThere", "params": {"rows": 16}},
+            policy={"plugin": "user_testing.worlds.remote_parts:GoThere", "params": {"rows": 16}},
             remote={"coding": "jpeg60"},
         )  # fmt: skip
 

@@ -38,6 +38,10 @@ setup(
             "spacemouse = user_hal.teleops.spacemouse:SpaceMouseTeleop",
             "twist = user_hal.teleops.topics:TwistTeleop",
         ],
+        "user.nodes": [
+            "hal_node = user_hal.node_configs:HalConfig",
+            "teleop_node = user_hal.node_configs:TeleopConfig",
+        ],
         "user.commands": [
             "check = user_hal.cli.check:main",
             "robots = user_hal.cli.robots:main",

@@ -18,8 +18,8 @@ DEPLOYMENTS = sorted(file.stem for file in (FOLDER / "deployments").glob("*.yaml
 ALGORITHMS = sorted(file.stem for file in (FOLDER / "algorithms").glob("*.yaml"))
 #: Executable to module and class of its parameters.
 PARAMETERS = {
-    "hal_node": "user_hal.nodes.hal:HalConfig",
-    "teleop_node": "user_hal.nodes.teleop:TeleopNodeConfig",
+    "hal_node": "user_hal.node_configs:HalConfig",
+    "teleop_node": "user_hal.node_configs:TeleopConfig",
     "actor_node": "user_actor.nodes.actor:ActorConfig",
     "inference_node": "user_actor.nodes.inference:InferenceConfig",
     "bridge_node": "user_comm.bridge:BridgeConfig",
@@ -39,8 +39,8 @@ def check(process):
     from_mapping(getattr(importlib.import_module(module), name), values, process.name)
     plugins = [("policies", values.get("policy")), ("algorithms", values.get("algorithm"))]
     plugins += [("rewards", values.get("reward"))]
-    if process.executable == "hal_node" and values["robot"].get("plugin"):
-        plugins += [("robots", values["robot"])]
+    if process.executable == "hal_node" and "robot" in values:
+        plugins += [("robots", values["robot"])] * ("plugin" in values["robot"])
     if process.executable == "teleop_node":
         plugins += [("teleops", values["teleop"])]
     for group, choice in plugins:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from user_bringup.film import Film
 from user_core.codecs.weights import decode_version
@@ -14,7 +17,8 @@ from user_core.interfaces import Policy, Reward, Robot
 from user_core.plugins import build
 from user_core.specs import RobotSpec
 from user_fleet.deployment import Deployment, ProcessSpec
-from user_hal.robot_file import RobotFile, build_robot, find_robot_file, load_robot_file
+from user_hal.node_configs import HalConfig
+from user_hal.robot_file import RobotFile, build_robot
 from user_hal.robots.mujoco import MujocoRobot
 from user_learner.training.publishing import POLICY_FILE
 
@@ -39,19 +43,23 @@ class RunParts:
             raise SuiteError(f"no run in {folder}", expected="a folder runs/<id>")
         return cls(folder, from_mapping(Deployment, load_yaml(file)))
 
+    def robot_file(self) -> RobotFile:
+        """What the first HAL process ran; a simulated arm in lockstep, to save time.
+
+        Records of older runs are understood: ``driver`` and ``params`` for ``robot``, and
+        mappings that are written as text.
+        """
+        given = _renewed(self._process("user_hal", "hal_node").parameters)
+        config = from_mapping(HalConfig, given, "hal")
+        file = config.expand(given)
+        if file.robot.plugin == "mujoco":
+            params = {**file.robot.params, "real_time": False}
+            file = file.replace(robot=file.robot.replace(params=params))
+        return file
+
     def robot(self) -> Robot:
-        """The robot of the first HAL process; a simulated one in lockstep, to save time."""
-        parameters = self._process("user_hal", "hal_node").parameters
-        keys = ("driver", "params", "cameras", "task")
-        given = {key: parameters[key] for key in keys if key in parameters}
-        if parameters.get("robot_file"):
-            file = load_robot_file(find_robot_file(str(parameters["robot_file"])))
-            file = replace(file, params={**file.params, **given.get("params", {})})
-        else:
-            file = from_mapping(RobotFile, given, "hal")
-        if file.driver == "mujoco":
-            file = replace(file, params={**file.params, "real_time": False})
-        return build_robot(file)
+        """The robot of the first HAL process."""
+        return build_robot(self.robot_file())
 
     def reward(self) -> Reward:
         """The reward plugin of the first actor."""
@@ -85,3 +93,21 @@ class RunParts:
             if process.package == package and process.executable == executable:
                 return process
         raise SuiteError(f"run {self.folder.name}", got=f"no {executable}", expected="one")
+
+
+def _renewed(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of a hal as they are spelled today, of a record that may be older."""
+    given = {key: value for key, value in parameters.items() if key != "autostart"}
+    choice = dict(given.get("robot") or {})
+    for old, new in (("driver", "plugin"), ("params", "params")):
+        if old in given:
+            choice[new] = given.pop(old)
+    if isinstance(choice.get("params"), str):
+        choice["params"] = yaml.safe_load(choice["params"]) or {}
+    devices = {
+        name: {"plugin": camera.get("driver", camera.get("plugin")), "params": camera["params"]}
+        for name, camera in given.get("cameras", {}).get("devices", {}).items()
+    }
+    if devices:
+        given["cameras"] = {**given["cameras"], "devices": devices}
+    return {**given, **({"robot": choice} if choice else {})}

@@ -36,7 +36,7 @@ def write(folder: Path, text: str) -> str:
 
 
 def test_a_robot_that_keeps_its_promises(tmp_path: Path, terminal: Terminal) -> None:
-    config = write(tmp_path, "driver: gymnasium\nparams: {env_id: Pendulum-v1}\n")
+    config = write(tmp_path, "robot: {plugin: gymnasium, params: {env_id: Pendulum-v1}}\n")
     assert check.main(["robot", config, "--steps", "5"], terminal.console) == 0
     assert "sees  state: float32 3" in terminal.text
     assert "ok   connect reaches the robot" in terminal.text
@@ -55,7 +55,7 @@ def test_cameras_of_the_file_are_part_of_the_robot(tmp_path: Path, terminal: Ter
     )
     config = write(
         tmp_path,
-        "driver: fake\ncameras:\n  devices:\n    side: {driver: still:Still, params: {width: 8}}\n",
+        "robot: {plugin: fake}\ncameras:\n  devices:\n    side: {plugin: still:Still, params: {width: 8}}\n",
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(tmp_path))
@@ -73,7 +73,7 @@ def test_a_robot_that_breaks_one_is_told_with_the_reason(
         "    def reset(self, seed=None):\n"
         "        return super().reset()\n"
     )
-    config = write(tmp_path, "driver: forgetful:Forgetful\n")
+    config = write(tmp_path, "robot: {plugin: forgetful:Forgetful}\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(tmp_path))
         assert check.main(["robot", config], terminal.console) == 1
@@ -85,19 +85,22 @@ def test_a_robot_that_breaks_one_is_told_with_the_reason(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("driver: mujocco\n", "did you mean 'mujoco'?"),
-        ("driver: gymnasium\nparams: {env: Pendulum-v1}\n", "unknown key 'params.env'"),
-        ("driver: gymnasium\nparams: {env_id: Pendulm-v1}\n", "Did you mean: `Pendulum`"),
-        ("diver: fake\n", "unknown key 'diver'"),
-        ("driver: fake\ndriver: fake\n", "key 'driver' occurs twice"),
-        ("driver: fake\nsafety: {watchdog_s: 0}\n", "safety.watchdog_s"),
+        ("robot: {plugin: mujocco}\n", "did you mean 'mujoco'?"),
         (
-            "driver: fake\ncameras: {devices: {side: {driver: fakee}}}\n",
+            "robot: {plugin: gymnasium, params: {env: Pendulum-v1}}\n",
+            "unknown key 'robot.params.env'",
+        ),
+        ("robot: {plugin: gymnasium, params: {env_id: Pendulm-v1}}\n", "Did you mean: `Pendulum`"),
+        ("diver: fake\n", "unknown key 'diver'"),
+        ("robot: {plugin: fake}\nrobot: {plugin: fake}\n", "key 'robot' occurs twice"),
+        ("robot: {plugin: fake}\nsafety: {watchdog_s: 0}\n", "safety.watchdog_s"),
+        (
+            "robot: {plugin: fake}\ncameras: {devices: {side: {plugin: fakee}}}\n",
             "no plugin 'fakee' among cameras",
         ),
         (
-            "driver: fake\ncameras: {devices: {side: {driver: fake, params: {wide: 3}}}}\n",
-            "unknown key 'cameras.side.params.wide'",
+            "robot: {plugin: fake}\ncameras: {devices: {side: {plugin: fake, params: {wide: 3}}}}\n",
+            "unknown key 'cameras.devices.side.params.wide'",
         ),
     ],
 )

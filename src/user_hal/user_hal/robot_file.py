@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from pydantic import model_validator
 
 from user_core.config import Config, from_mapping, load_yaml, setting
 from user_core.errors import ConfigError, SuiteError
 from user_core.interfaces import Robot
-from user_core.plugins import build
+from user_core.plugins import PluginChoice
 from user_hal.cameras.with_cameras import CamerasConfig, RobotWithCameras, build_cameras
 from user_hal.runtime.control_loop import LoopConfig
 from user_hal.runtime.leases import LeaseConfig
 from user_hal.safety import SafetyConfig
 
 
-@dataclass(frozen=True)
 class DisplayConfig(Config):
     """Frames (REP-105), and what is drawn."""
 
@@ -36,14 +37,13 @@ class DisplayConfig(Config):
 # --- A robot's configuration file: which driver, its parameters, cameras, safety ---
 
 
-@dataclass(frozen=True)
 class RobotFile(Config):
     """The content of such a file."""
 
-    driver: str = setting(
-        doc="Robot plugin, for instance ros2, or package.module:Class.", min_length=1
+    robot: PluginChoice = setting(
+        doc="The driver: {plugin: ros2, params: {...}}; another plugin's name, or "
+        "package.module:Class."
     )
-    params: dict[str, Any] = setting(factory=dict, doc="Parameters of the driver.")
     cameras: CamerasConfig = setting(
         factory=CamerasConfig, doc="Cameras that the driver does not know of."
     )
@@ -56,6 +56,12 @@ class RobotFile(Config):
         factory=DisplayConfig, doc="Frames, and what is shown to people and other nodes."
     )
     task: str = setting("", doc="Task that it is set up for, for people and policies.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_old_spelling(cls, data: Any) -> Any:
+        refuse_old_spelling(data if isinstance(data, Mapping) else (), "robot")
+        return data
 
 
 def find_robot_file(name: str | Path) -> Path:
@@ -87,6 +93,26 @@ def load_robot_file(path: str | Path) -> RobotFile:
     return from_mapping(RobotFile, load_yaml(path))
 
 
+def refuse_old_spelling(names: Iterable[str], choice: str) -> None:
+    """Refuse ``driver`` and ``params``, by which older files choose a plugin.
+
+    Args:
+        names: Keys of a document, or dotted names of ROS parameters.
+        choice: The key that takes their place: ``robot`` or ``teleop``.
+
+    Raises:
+        ConfigError: The old spelling is used; says the new one.
+    """
+    old = sorted(name for name in names if name.partition(".")[0] in ("driver", "params"))
+    if old:
+        raise ConfigError(
+            choice,
+            got=f"the old spelling of a plugin choice, {' and '.join(old)}",
+            expected="{plugin: NAME, params: {...}}",
+            hint=f"Write `{choice}.plugin` for `driver` and `{choice}.params` for `params`.",
+        )
+
+
 def build_robot(file: RobotFile) -> Robot:
     """Make the driver, with the cameras around it where there are any.
 
@@ -96,7 +122,7 @@ def build_robot(file: RobotFile) -> Robot:
         PluginError: There is no such driver, or it cannot be imported.
         ConfigError: A parameter is unknown, missing or out of range.
     """
-    robot: Robot = build("robots", file.driver, file.params, path="params")
+    robot: Robot = file.robot.build("robots", path="robot")
     if not file.cameras.devices:
         return robot
     cameras = build_cameras(file.cameras)

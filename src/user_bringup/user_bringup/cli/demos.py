@@ -24,7 +24,8 @@ def main(argv: Sequence[str]) -> int:
     overrides = json.loads(arguments.params) if arguments.params else {}
     reward_params = json.loads(arguments.reward_params) if arguments.reward_params else {}
     if overrides:
-        file = type(file)(**{**vars(file), "params": {**file.params, **overrides}})
+        params = {**file.robot.params, **overrides}
+        file = file.replace(robot=file.robot.replace(params=params))
     with ExitStack() as stack:
         robot = stack.enter_context(closing(build_robot(file)))
         robot.connect()

@@ -28,9 +28,12 @@ READY = Path(__file__).parents[3] / "user_bringup" / "config" / "robots"
 
 
 @pytest.fixture(scope="module")
-def sim() -> Iterator[SimProcess]:
+def sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimProcess]:
     params = {"arm": "ur5e", "task": "pick_place", "cameras": "[wrist]"}
-    with SimProcess(params) as process, open_topic_io("waiting") as io:
+    with (
+        SimProcess(tmp_path_factory.mktemp("sim"), params) as process,
+        open_topic_io("waiting") as io,
+    ):
         wait_until(lambda: "/wrist_camera/image_raw" in io.topics())
         yield process
 
@@ -64,19 +67,20 @@ def test_robots_finds_what_could_be_a_robot(sim: SimProcess) -> None:
 
 
 CONTRACT = """
-driver: ros2
-params:
-  robot: ur5e
-  joints: [shoulder_pan_joint, shoulder_lift_joint, elbow_joint, wrist_1_joint, wrist_2_joint,
-           wrist_3_joint]
-  observation:
-    joint_position: {topic: /joint_states, type: sensor_msgs/msg/JointState, field: position}
-  action:
-    kind: joint_velocity
-    low: 0.1
-    high: 0.3
-    command: {topic: /forward_velocity_controller/commands, type: std_msgs/msg/Float64MultiArray}
-  timing: {connect_timeout_s: 20.0}
+robot:
+  plugin: ros2
+  params:
+    robot: ur5e
+    joints: [shoulder_pan_joint, shoulder_lift_joint, elbow_joint, wrist_1_joint, wrist_2_joint,
+             wrist_3_joint]
+    observation:
+      joint_position: {topic: /joint_states, type: sensor_msgs/msg/JointState, field: position}
+    action:
+      kind: joint_velocity
+      low: 0.1
+      high: 0.3
+      command: {topic: /forward_velocity_controller/commands, type: std_msgs/msg/Float64MultiArray}
+    timing: {connect_timeout_s: 20.0}
 """
 
 

@@ -20,7 +20,7 @@ STILL = np.zeros((1, 7), np.float32)
 CAMERA = {
     "devices": {
         "wrist": {
-            "driver": "ros_topic",
+            "plugin": "ros_topic",
             "params": {"topic": "/wrist/image", "width": 8, "height": 6, "max_age_s": 0.15},
         }
     },
@@ -85,7 +85,7 @@ def hal(client: Client, camera: CameraDriver, tmp_path_factory: Any) -> Iterator
 def test_only_the_holder_of_the_newest_lease_drives(hal, client) -> None:
     client.drive(STILL)
     client.wait_for(lambda: "lease" in client.status.reasons)
-    assert not hal.log("command")
+    assert not hal.reached("command")
     first = client.acquire("first")
     assert first.success and first.lease.holder == "first"
     client.drive(STILL, lease_token=first.lease.token)
@@ -97,9 +97,9 @@ def test_only_the_holder_of_the_newest_lease_drives(hal, client) -> None:
     second = client.acquire("second", preempt=True)
     assert second.success and second.lease.token > first.lease.token
     client.wait_stopped("lease")  # the first goes on sending, and is not obeyed
-    sent = len(hal.log("command"))
+    sent = len(hal.reached("command"))
     time.sleep(0.2)
-    assert len(hal.log("command")) == sent
+    assert len(hal.reached("command")) == sent
     assert not client.reset(token=first.lease.token).success
     assert not client.renew(first.lease.token).success
     client.drive(STILL, lease_token=second.lease.token)
@@ -127,7 +127,7 @@ def test_a_camera_that_stalls_stops_the_robot_and_both_come_back(hal, client, ca
     stalled_ns = time.monotonic_ns()
     camera.stalled = True
     client.wait_stopped("device_timeout")
-    stops = [e["monotonic_ns"] for e in hal.log("stop") if e["monotonic_ns"] > stalled_ns]
+    stops = [e["monotonic_ns"] for e in hal.reached("stop") if e["monotonic_ns"] > stalled_ns]
     assert (stops[0] - stalled_ns) * 1e-9 < 0.15 + WATCHDOG_S
     client.wait_for(lambda: "camera 'wrist'" in client.diagnostic("safety").message)
     seen = len(client.observations)
@@ -172,4 +172,4 @@ def test_an_orderly_end_stops_the_robot_and_leaves_with_zero(hal, client) -> Non
     assert client.call("reset_emergency_stop", Trigger).success
     client.wait_active()
     assert hal.interrupt() == 0
-    assert [entry["what"] for entry in hal.log()[-2:]] == ["stop", "close"]
+    assert [entry["what"] for entry in hal.reached()[-2:]] == ["stop", "close"]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,7 +61,7 @@ def hal(running: HalProcess, client: Client) -> Iterator[HalProcess]:
 
 
 def stops_after(hal: HalProcess, moment_ns: int) -> list[int]:
-    return [e["monotonic_ns"] for e in hal.log("stop") if e["monotonic_ns"] >= moment_ns]
+    return [e["monotonic_ns"] for e in hal.reached("stop") if e["monotonic_ns"] >= moment_ns]
 
 
 def refused(client: Client, code: str) -> int:
@@ -86,7 +84,7 @@ def test_a_command_reaches_the_robot_and_comes_back_as_applied(hal, client) -> N
     client.wait_for(lambda: client.observations[-1].applied is not None)
     applied = client.observations[-1].applied
     assert float(applied.action[0]) == pytest.approx(0.001) and applied.sequence > 0
-    sent = hal.log("command")[-1]
+    sent = hal.reached("command")[-1]
     assert sent["action"][0] == pytest.approx(0.001)
     rows = [o.stamp_ns for o in client.observations[-20:]]
     assert np.median(np.diff(rows)) == pytest.approx(PERIOD_NS, rel=0.1)
@@ -106,13 +104,13 @@ def test_a_command_reaches_the_robot_and_comes_back_as_applied(hal, client) -> N
     ],
 )
 def test_bad_commands_never_reach_the_robot(hal, client, rows, options, code) -> None:
-    before, sent = refused(client, code), len(hal.log("command"))
+    before, sent = refused(client, code), len(hal.reached("command"))
     client.drive(rows, **options)
     began_s = time.monotonic()
     client.wait_for(lambda: refused(client, code) > before + 2)
     if code != "out_of_bounds":  # the first of these is shown on change, the others once a second
         assert time.monotonic() - began_s < 3.0
-    assert len(hal.log("command")) == sent
+    assert len(hal.reached("command")) == sent
     client.wait_for(lambda: f"reason_{code}" in values(client.diagnostic("safety")))
     client.drive(moves())  # and the next good one goes
     client.wait_active()
@@ -139,11 +137,11 @@ def test_bytes_that_are_no_message_are_counted_and_survived(hal, client) -> None
 
 
 def test_kill_9_of_the_commander_stops_the_robot_within_two_watchdog_periods(hal, client) -> None:
-    script = Path(__file__).parent / "commander.py"
-    process = subprocess.Popen([sys.executable, str(script), NAMESPACE], env=dict(os.environ))
+    program = [sys.executable, "-m", "user_testing.programs.commander", NAMESPACE]
+    process = subprocess.Popen(program)
     try:
-        sent = len(hal.log("command"))
-        client.wait_for(lambda: len(hal.log("command")) > sent + 20, 20.0)
+        sent = len(hal.reached("command"))
+        client.wait_for(lambda: len(hal.reached("command")) > sent + 20, 20.0)
         killed_ns = time.monotonic_ns()
         process.send_signal(signal.SIGKILL)
     finally:
@@ -153,7 +151,7 @@ def test_kill_9_of_the_commander_stops_the_robot_within_two_watchdog_periods(hal
     took_s = (stops_after(hal, killed_ns)[0] - killed_ns) * 1e-9
     assert took_s < 2 * WATCHDOG_S, f"stopped {took_s:.3f} s after the kill"
     client.wait_stopped("watchdog")
-    last = hal.log()[-1]
+    last = hal.reached()[-1]
     assert last["what"] == "stop", "and nothing was sent after it"
     client.drive(moves())
     client.wait_active()
@@ -192,11 +190,11 @@ def test_an_emergency_stop_is_latched(hal, client) -> None:
     assert client.call("emergency_stop", Trigger).success
     client.wait_for(lambda: client.status.state == SafetyStatus.EMERGENCY)
     client.wait_for(lambda: stops_after(hal, pressed_ns))
-    sent, refusals = len(hal.log("command")), refused(client, "emergency")
+    sent, refusals = len(hal.reached("command")), refused(client, "emergency")
     answer = client.reset()
     assert not answer.success and answer.error_code == "safety"
     client.wait_for(lambda: refused(client, "emergency") > refusals + 20)
-    assert len(hal.log("command")) == sent
+    assert len(hal.reached("command")) == sent
     assert client.call("reset_emergency_stop", Trigger).success
     client.wait_active()
 
@@ -255,11 +253,11 @@ def test_deactivation_stops_the_robot_and_activation_takes_it_up_again(hal, clie
         assert answer.success
 
     change(Transition.TRANSITION_DEACTIVATE)
-    assert [entry["what"] for entry in hal.log()[-2:]] == ["stop", "close"]
-    sent, seen = len(hal.log("command")), len(client.observations)
+    assert [entry["what"] for entry in hal.reached()[-2:]] == ["stop", "close"]
+    sent, seen = len(hal.reached("command")), len(client.observations)
     answer = client.acquire("somebody")
     assert not answer.success and answer.error_code == "not_active"
     time.sleep(0.2)
-    assert len(hal.log("command")) == sent and len(client.observations) <= seen + 1
+    assert len(hal.reached("command")) == sent and len(client.observations) <= seen + 1
     change(Transition.TRANSITION_ACTIVATE)
     client.wait_active()

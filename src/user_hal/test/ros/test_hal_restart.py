@@ -25,16 +25,15 @@ def test_an_emergency_stop_stays_latched_through_kill_9(tmp_path: Path) -> None:
             client.wait_active()
             assert client.call("emergency_stop", Trigger).success
             assert (state / "emergency_stop").exists()
-            hal.process.kill()
-            hal.process.wait()
+            hal.kill()
         client.statuses.clear()
-        commands = len(hal.log("command"))
+        commands = len(hal.reached("command"))
         with hal:  # as whoever supervises it does
             client.wait_for(lambda: client.statuses, 30.0)
             client.wait_for(lambda: "emergency" in client.status.reasons, 10.0)
             assert client.status.state == SafetyStatus.EMERGENCY
             assert "a call of the service" in client.status.detail
-            assert len(hal.log("command")) == commands, "a command reached the robot"
+            assert len(hal.reached("command")) == commands, "a command reached the robot"
             client._clients.clear()  # those of before may be talking to the dead
             assert client.call("reset_emergency_stop", Trigger).success
             client.wait_active()

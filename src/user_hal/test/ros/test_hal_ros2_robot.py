@@ -29,9 +29,10 @@ SIM = {"arm": "ur5e", "task": "pick_place"}
 def robot_file(folder: Path, **changes: Any) -> Path:
     """The ready robot file, without pictures, with other parameters of the driver."""
     data = load_yaml(READY)
-    data["params"].pop("cameras")
-    data["params"]["timing"] = {"connect_timeout_s": 3.0}
-    data["params"].update(changes)
+    params = data["robot"]["params"]
+    params.pop("cameras")
+    params["timing"] = {"connect_timeout_s": 3.0}
+    params.update(changes)
     data["safety"] = {"watchdog_s": WATCHDOG_S}
     data["lease"] = {"required": False}
     data["loop"] = {"driver": {"backoff": {"longest_s": 0.5}}}
@@ -41,10 +42,8 @@ def robot_file(folder: Path, **changes: Any) -> Path:
 
 
 def hal_of(folder: Path, file: Path) -> HalProcess:
-    hal = HalProcess(folder, {"robot_file": str(file)})
-    for key in ("driver", "params", "safety", "lease", "loop"):
-        hal._params.pop(key)
-    return hal
+    of_the_mock = dict.fromkeys(("robot", "safety", "lease", "loop"))
+    return HalProcess(folder, {"robot_file": str(file), **of_the_mock})
 
 
 @pytest.fixture
@@ -77,7 +76,7 @@ def test_it_is_driven_stopped_when_a_topic_goes_silent_and_goes_on_by_itself(
     client: Client, tmp_path: Path
 ) -> None:
     with (
-        SimProcess(SIM) as sim,
+        SimProcess(tmp_path, SIM) as sim,
         hal_of(tmp_path, robot_file(tmp_path)) as hal,
         open_topic_io("saboteur") as io,
     ):
@@ -113,7 +112,7 @@ def test_a_robot_that_comes_later_or_dies_is_waited_for(client: Client, tmp_path
         client.wait_for(
             lambda: named(client, "nobody publishes it") and named(client, "/joint_states"), 40.0
         )
-        with SimProcess(SIM) as sim:
+        with SimProcess(tmp_path, SIM) as sim:
             client.wait_for(lambda: client.observations, 30.0)
             sim.kill()
             client.wait_for(lambda: named(client, "a newest message"), 10.0)
@@ -140,7 +139,7 @@ def test_a_robot_that_comes_later_or_dies_is_waited_for(client: Client, tmp_path
 def test_a_contract_that_names_what_is_not_there_never_moves_the_robot(
     client: Client, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    with SimProcess(SIM), hal_of(tmp_path, robot_file(tmp_path, **changes)):
+    with SimProcess(tmp_path, SIM), hal_of(tmp_path, robot_file(tmp_path, **changes)):
         client.drive(push(0.004), period_ns=int(PERIOD_S * 1e9))
         client.wait_for(lambda: named(client, message), 40.0)
         with open_topic_io("watching") as io:

@@ -73,7 +73,7 @@ def test_the_ready_contracts_drive_a_robot_with_those_names(
             "wrist_1_joint", "wrist_2_joint", "wrist_3_joint",
         ]  # fmt: skip
         data["home"]["joints"] = home
-    with SimProcess(params, remaps), open_topic_io("hal") as io:
+    with SimProcess(tmp_path, params, remaps), open_topic_io("hal") as io:
         robot = Ros2Robot(from_mapping(Ros2Config, data))
         robot.attach(io)
         robot.connect()

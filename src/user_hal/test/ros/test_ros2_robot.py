@@ -43,9 +43,9 @@ POSE = {"topic": "/cartesian_controller/target_pose", "type": "geometry_msgs/msg
 
 
 @pytest.fixture(scope="module")
-def sim() -> Iterator[SimProcess]:
+def sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimProcess]:
     params = {"arm": "ur5e", "task": "pick_place", "cameras": "[wrist]"}
-    with SimProcess(params) as process:
+    with SimProcess(tmp_path_factory.mktemp("sim"), params) as process:
         yield process
 
 
@@ -256,7 +256,7 @@ def test_a_robot_that_dies_and_comes_back_needs_no_new_driver(io: RosTopicIo) ->
         "joint_trajectory_controller/joint_trajectory": "/second/commands",
         "__node": "second_robot",
     }
-    with SimProcess({"arm": "ur5e"}, names) as second:
+    with SimProcess(tmp_path, {"arm": "ur5e"}, names) as second:
         robot = connected(io, params)
         robot.read()
         second.kill()

@@ -63,7 +63,7 @@ def wishes(client: Client, pad: Pad, tmp_path_factory: Any) -> Iterator[list[Int
     wishes: list[Intervention] = []
     client.hear(topics.INTERVENTION, lambda m: wishes.append(intervention_from_message(m)))
     command = [sys.executable, "-m", "user_hal.nodes.teleop", "--ros-args"]
-    command += ["-r", f"__ns:={NAMESPACE}", "-p", "autostart:=true", "-p", "driver:=joy"]
+    command += ["-r", f"__ns:={NAMESPACE}", "-p", "autostart:=true", "-p", "teleop.plugin:=joy"]
     process = subprocess.Popen(command, env=dict(os.environ))
     try:
         with HalProcess(tmp_path_factory.mktemp("hal")):

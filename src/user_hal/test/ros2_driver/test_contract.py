@@ -57,8 +57,8 @@ def test_the_ready_files_are_whole_robots(path: Path) -> None:
     robot = build_robot(file)
     assert robot.spec.action.low is not None and robot.spec.action.high is not None
     assert file.safety.watchdog_s > robot.spec.period_s
-    if file.driver == "ros2":
-        contract = from_mapping(Ros2Config, load_yaml(path)["params"])
+    if file.robot.plugin == "ros2":
+        contract = from_mapping(Ros2Config, load_yaml(path)["robot"]["params"])
         assert from_mapping(Ros2Config, to_mapping(contract)) == contract
         assert contract.home.joints, "a ready contract knows the way home"
         for joint, (low, high) in enumerate(_limits(contract)):

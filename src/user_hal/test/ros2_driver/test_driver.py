@@ -581,7 +581,7 @@ def test_linear_resampling_to_the_common_moment() -> None:
             "'/no_gripper': got nobody listens",
         ),
         (
-            {"cameras__devices": {"wrist": {"driver": "user_hal.cameras.ros_topic:RosTopicCamera",
+            {"cameras__devices": {"wrist": {"plugin": "user_hal.cameras.ros_topic:RosTopicCamera",
                 "params": {"topic": "/cam", "width": 8, "height": 8, "connect_timeout_s": 0.05}}}},
             DeviceTimeout,
             "camera 'wrist': camera '/cam': got nobody published it",

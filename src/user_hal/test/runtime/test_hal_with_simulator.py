@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +27,9 @@ class Bench:
     def __init__(self, name: str, box: WorkspaceConfig | None = None, **params: object) -> None:
         setup = load_robot_file(ROBOTS / name)
         if box is not None:
-            setup = replace(setup, safety=replace(setup.safety, workspace=box))
-        setup = replace(setup, params={**setup.params, "real_time": False, **params})
+            setup = setup.replace(safety=setup.safety.replace(workspace=box))
+        params = {**setup.robot.params, "real_time": False, **params}
+        setup = setup.replace(robot=setup.robot.replace(params=params))
         self.time = FakeTime()
         self.seen: list[Observation] = []
         self.loop = HalLoop(

@@ -22,7 +22,6 @@ from user_core.interfaces import Frame
 from user_core.specs import Array, ArraySpec
 
 
-@dataclass(frozen=True)
 class Region(Config):
     """A rectangle of a picture."""
 
@@ -32,7 +31,6 @@ class Region(Config):
     height: int = setting(doc="Number of rows.", unit="px", ge=1)
 
 
-@dataclass(frozen=True)
 class ImageConfig(Config):
     """What every camera here can be told about its pictures."""
 

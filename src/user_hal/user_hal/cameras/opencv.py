@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from user_core.specs import Array, ArraySpec
 from user_hal.cameras.images import FrameRing, ImageConfig, fit, own
 
 
-@dataclass(frozen=True)
 class OpenCvCameraConfig(ImageConfig):
     """Which device, and how it is set up."""
 

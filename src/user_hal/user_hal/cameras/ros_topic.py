@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from user_core.config import setting
@@ -18,7 +17,6 @@ from user_hal.topic_io import Reliability, TopicIo, TopicSubscription
 RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 
 
-@dataclass(frozen=True)
 class RosTopicCameraConfig(ImageConfig):
     """Which topic, and how it is read."""
 

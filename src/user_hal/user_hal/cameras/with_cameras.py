@@ -8,12 +8,11 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
 
 from user_core.config import Config, setting
 from user_core.errors import ConfigError, DeviceError, DeviceTimeout
 from user_core.interfaces import Camera, Frame, Robot
-from user_core.plugins import build
+from user_core.plugins import PluginChoice
 from user_core.specs import Array, ArraySpec, RobotSpec
 from user_core.types import Observation
 from user_hal.cameras.images import RemembersFrames
@@ -133,19 +132,10 @@ def _named(error: DeviceError, name: str) -> DeviceError:
 # --- A robot and cameras that it does not know of, as one robot ---
 
 
-@dataclasses.dataclass(frozen=True)
-class CameraConfig(Config):
-    """One camera of a robot's configuration."""
-
-    driver: str = setting(doc="Camera plugin, for instance ros_topic or opencv.")
-    params: dict[str, Any] = setting(factory=dict, doc="Its parameters.")
-
-
-@dataclasses.dataclass(frozen=True)
 class CamerasConfig(Config):
     """The cameras of a robot."""
 
-    devices: dict[str, CameraConfig] = setting(
+    devices: dict[str, PluginChoice] = setting(
         factory=dict, doc="Cameras by name; the observation is called image_<name>."
     )
     max_skew_s: float = setting(
@@ -156,8 +146,8 @@ class CamerasConfig(Config):
 def build_cameras(config: CamerasConfig, path: str = "cameras") -> dict[str, Camera]:
     """Make the configured cameras; errors name where they stand in the configuration."""
     return {
-        name: build("cameras", item.driver, item.params, path=f"{path}.{name}.params")
-        for name, item in config.devices.items()
+        name: choice.build("cameras", path=f"{path}.devices.{name}")
+        for name, choice in config.devices.items()
     }
 
 

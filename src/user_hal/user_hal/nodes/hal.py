@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
 from typing import Any
 
 from rclpy.node import Node
@@ -21,12 +20,12 @@ from user_comm.diagnostics import Item
 from user_comm.lifecycle import LifecycleNode
 from user_comm.logs import Throttle, bridge_logging
 from user_comm.run import run
+from user_comm.subscriptions import TopicReader
 from user_comm.topic_io import RosTopicIo
-from user_comm.topic_waiter import TopicWaiter
-from user_core.config import from_mapping, setting, to_mapping
-from user_core.errors import ConfigError, LeaseError
+from user_core.errors import LeaseError
 from user_core.promptness import make_process_prompt
 from user_core.types import ActionChunk, Lease, Observation
+from user_hal.node_configs import HalConfig
 from user_hal.nodes.safety_status import (
     lease_item,
     loop_item,
@@ -34,7 +33,7 @@ from user_hal.nodes.safety_status import (
     safety_status_to_message,
 )
 from user_hal.nodes.standard_topics import StandardTopics, markers
-from user_hal.robot_file import RobotFile, build_robot, find_robot_file, load_robot_file
+from user_hal.robot_file import build_robot, refuse_old_spelling
 from user_hal.runtime.control_loop import HalLoop, HalStatus
 from user_hal.safety import Refused
 from user_hal.safety.emergency_stop import LatchFile, state_folder
@@ -54,18 +53,20 @@ class ActionWaiter:
 
     def __init__(self, node: Node, callback: Callable[[ActionChunk], None]) -> None:
         self._callback = callback
-        self._topic = TopicWaiter(node, topics.ACTION)
-        self.subscription = self._topic.subscription
-        self.wake, self.destroy = self._topic.wake, self._topic.destroy
+        self._reader = TopicReader(node)
+        self.subscription = self._reader.listen(topics.ACTION, callback)
+        self.wake, self.destroy = self._reader.wake, self._reader.close
 
     def wait(self, until_ns: int) -> None:
         """Wait until a time of the monotonic clock; hand over actions that come."""
-        self._topic.wait(until_ns - time.monotonic_ns())
-        self._topic.take_all(self._callback)
+        self._reader.wait(until_ns - time.monotonic_ns())
+        self._reader.take()
 
     def discard(self) -> None:
         """Throw away actions that came while nobody waited for them."""
-        self._topic.take_all(lambda chunk: None)
+        self.subscription.callback = lambda chunk: None
+        self._reader.take()
+        self.subscription.callback = self._callback
 
 
 # --- Node ``hal``: runs one robot, and is the only way to it ---
@@ -78,48 +79,6 @@ _STATUS_PERIOD_S = 1.0
 _RESET_GRACE_S = 5.0
 
 
-@dataclass(frozen=True)
-class HalConfig(RobotFile):
-    """A robot file, by its name or by its content."""
-
-    driver: str = setting("", doc="Robot plugin; empty: as robot_file says.")
-    robot_file: str = setting(
-        "",
-        doc="Robot file with the rest of these parameters: a path, or the name of a ready one. "
-        "Parameters that are given as well win over it.",
-    )
-    resource: str = setting("", doc="Name as a resource; empty: the node's namespace or name.")
-    state_dir: str = setting(
-        "",
-        doc="Folder in which an emergency stop stays latched while no process runs; empty: "
-        "user/<resource> in $ROS_HOME, or in ~/.ros.",
-    )
-
-    def validate(self) -> None:
-        if not (self.driver or self.robot_file):
-            raise ConfigError(
-                "driver", got="none", expected="the name of a driver, or a robot_file"
-            )
-
-    def robot(self, given: Iterable[str]) -> RobotFile:
-        """The robot file that this amounts to.
-
-        Args:
-            given: Dotted names of the parameters that were given and win over the file.
-
-        Raises:
-            ConfigError: The file is not there or wrong.
-        """
-        mine = to_mapping(self)
-        if not self.robot_file:
-            names = [item.name for item in fields(RobotFile)]
-            return from_mapping(RobotFile, {name: mine[name] for name in names})
-        data = to_mapping(load_robot_file(find_robot_file(self.robot_file)))
-        for name in given:
-            _overrule(data, mine, name.split("."))
-        return from_mapping(RobotFile, data)
-
-
 class HalNode(LifecycleNode):
     """Runs one robot behind the safety gate. See the README of this package for its topics."""
 
@@ -128,7 +87,8 @@ class HalNode(LifecycleNode):
     def configure(self, stack: ExitStack) -> None:
         """Make the driver and everything around it; nothing is connected yet."""
         stack.callback(bridge_logging(self.get_logger(), "user_hal"))
-        config = self._robot_file = self.config.robot(self._parameter_overrides)
+        refuse_old_spelling(self._parameter_overrides, "robot")
+        config = self._robot_file = self.config.expand(self._parameter_overrides)
         self._display = config.display
         robot = build_robot(config)
         attach_topics(robot, RosTopicIo(self))
@@ -298,17 +258,6 @@ class HalNode(LifecycleNode):
 
     def _resource_name(self) -> str:
         return self.config.resource or self.get_namespace().strip("/") or self.get_name()
-
-
-def _overrule(data: dict[str, Any], by: Mapping[str, Any], path: list[str]) -> None:
-    """Put the value at a path of ``by`` into ``data``, if it is a parameter of a robot file."""
-    *outer, last = path
-    for key in outer:
-        if not isinstance(data.get(key), dict) or not isinstance(by.get(key), Mapping):
-            return
-        data, by = data[key], by[key]
-    if last in by and (outer or last in data):
-        data[last] = by[last]
 
 
 def main() -> int:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any
 
 from user_comm import topics
 from user_comm.converters import Intervention, RobotDescription
@@ -19,27 +17,15 @@ from user_comm.lifecycle import LifecycleNode
 from user_comm.logs import bridge_logging
 from user_comm.run import run
 from user_comm.topic_io import RosTopicIo
-from user_core.config import Config, setting
 from user_core.errors import SpecError, SuiteError
 from user_core.interfaces import Teleop
-from user_core.plugins import build
 from user_core.specs import RobotSpec, check_arrays
 from user_core.types import Observation
+from user_hal.node_configs import TeleopConfig
+from user_hal.robot_file import refuse_old_spelling
 from user_hal.topic_io import attach_topics
 
 _RETRY_S = 1.0
-
-
-@dataclass(frozen=True)
-class TeleopNodeConfig(Config):
-    """Which device."""
-
-    driver: str = setting(
-        doc="Teleop plugin: joy, twist, keyboard, spacemouse, expert; or package.module:Class.",
-        min_length=1,
-    )
-    params: dict[str, Any] = setting(factory=dict, doc="Parameters of the device.")
-    device: str = setting("", doc="Its name in what is published; empty: the driver's.")
 
 
 class TeleopNode(LifecycleNode):
@@ -49,15 +35,16 @@ class TeleopNode(LifecycleNode):
     it went away.
     """
 
-    Config = TeleopNodeConfig
+    Config = TeleopConfig
 
     def configure(self, stack: ExitStack) -> None:
         """Make the device; it is opened when the robot is known."""
         stack.callback(bridge_logging(self.get_logger(), "user_hal"))
+        refuse_old_spelling(self._parameter_overrides, "teleop")
         config = self.config
-        self._teleop: Teleop = build("teleops", config.driver, config.params, path="params")
+        self._teleop: Teleop = config.teleop.build("teleops", path="teleop")
         attach_topics(self._teleop, RosTopicIo(self))
-        self._device = config.device or config.driver
+        self._device = config.device or config.teleop.plugin
         self._scripted = bool(getattr(self._teleop, "scripted", False))
         self._spec: RobotSpec | None = None
         self._connected = False

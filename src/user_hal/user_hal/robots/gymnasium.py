@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import gymnasium
@@ -195,7 +194,6 @@ def _bound(bound: Array, dtype: str) -> float | tuple[float, ...] | None:
 _RENDER = "image_render"
 
 
-@dataclass(frozen=True)
 class WrapperConfig(Config):
     """One wrapper around the environment."""
 
@@ -206,7 +204,6 @@ class WrapperConfig(Config):
     kwargs: dict[str, Any] = setting(factory=dict, doc="Its keyword arguments.")
 
 
-@dataclass(frozen=True)
 class GymnasiumConfig(Config):
     """Which environment, and how it is shown."""
 

@@ -26,7 +26,6 @@ _HANG_S = 3600.0
 Fault = Literal["", "raise", "block", "hang", "nan", "refuse"]
 
 
-@dataclass(frozen=True)
 class MockConfig(Config):
     """What the mock pretends to be."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -26,7 +25,6 @@ from user_hal.sim.tasks import TASKS, Episode, task_named
 TICK_S = 0.005
 
 
-@dataclass(frozen=True)
 class MujocoConfig(Config):
     """Which arm does what, how it is commanded, and how time passes."""
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from user_core.config import Config, setting
 from user_core.errors import ConfigError
 
 
-@dataclass(frozen=True)
 class BackoffConfig(Config):
     """Waiting times between attempts to get a device back."""
 

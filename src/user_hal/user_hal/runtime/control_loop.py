@@ -25,7 +25,6 @@ from user_hal.safety import SafetyConfig
 from user_hal.safety.stops import SafetyState, Stop
 
 
-@dataclass(frozen=True)
 class LoopConfig(Config):
     """How a robot is run."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from user_core.config import Config, setting
@@ -31,7 +30,6 @@ _LOCKSTEP_LIMIT_S = 10.0
 _PROBES = 3
 
 
-@dataclass(frozen=True)
 class DriverLimits(Config):
     """How long the calls of a driver may take, and how it is brought back."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from user_core.config import Config, setting
 from user_core.errors import LeaseError
@@ -12,7 +11,6 @@ from user_core.types import Lease
 from user_hal.runtime.clock import Clock
 
 
-@dataclass(frozen=True)
 class LeaseConfig(Config):
     """Whether and how a robot is leased."""
 

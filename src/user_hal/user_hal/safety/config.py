@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from user_core.config import Config, setting
 from user_core.errors import ConfigError
 from user_hal.safety.motion import MotionLayout
@@ -12,7 +10,6 @@ from user_hal.safety.motion import MotionLayout
 UNLIMITED = 1e12
 
 
-@dataclass(frozen=True)
 class MotionLimits(Config):
     """Limits of one quantity; what is not given is not limited.
 
@@ -81,7 +78,6 @@ class MotionLimits(Config):
         return found
 
 
-@dataclass(frozen=True)
 class BoundsConfig(Config):
     """Bounds of an action, in the units of the robot's action spec; they only ever tighten."""
 
@@ -95,7 +91,6 @@ class BoundsConfig(Config):
     )
 
 
-@dataclass(frozen=True)
 class WorkspaceConfig(Config):
     """An axis-aligned box in the base frame; without numbers there is none."""
 
@@ -129,7 +124,6 @@ class WorkspaceConfig(Config):
         return bool(self.low)
 
 
-@dataclass(frozen=True)
 class JointLimitsConfig(Config):
     """Ranges of the joints; without ``low`` and ``high`` those of the spec of ``joint_position``.
 
@@ -156,7 +150,6 @@ class JointLimitsConfig(Config):
         return bool(self.low or self.high) or self.margin is not None
 
 
-@dataclass(frozen=True)
 class ForceConfig(Config):
     """Above ``stop`` the robot stops; below ``resume`` it may go on. Not given: not limited."""
 
@@ -182,7 +175,6 @@ class ForceConfig(Config):
         return self.stop_n is not None or self.stop_n_m is not None
 
 
-@dataclass(frozen=True)
 class SafetyConfig(Config):
     """What may reach a robot, and what stops it. What is not given is not limited."""
 

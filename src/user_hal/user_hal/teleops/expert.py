@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -17,7 +16,6 @@ from user_core.types import Observation
 from user_hal.sim.experts import ScriptedExpert
 
 
-@dataclass(frozen=True)
 class ExpertConfig(Config):
     """When the expert takes over. All counts are observations, so that they mean the same in
     real time and as fast as it goes."""

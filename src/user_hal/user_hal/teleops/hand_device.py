@@ -24,7 +24,6 @@ from user_core.types import Observation
 from user_hal.safety.rotation import from_vector, multiply
 
 
-@dataclass(frozen=True)
 class EngagementConfig(Config):
     """When a person counts as driving."""
 
@@ -103,7 +102,6 @@ _AXIS_OF_NAME = {
 _LEAD_STEPS = 5
 
 
-@dataclass(frozen=True)
 class JogConfig(Config):
     """How fast a person drives."""
 
@@ -258,7 +256,6 @@ class Jog:
 # --- What all devices that a hand moves have in common ---
 
 
-@dataclass(frozen=True)
 class HandConfig(Config):
     """What every device that a hand moves is configured by."""
 
@@ -385,7 +382,6 @@ class HandTeleop(Teleop):
 NONE = -1
 
 
-@dataclass(frozen=True)
 class ButtonsConfig(Config):
     """Numbers of the buttons; -1: there is none."""
 

@@ -9,7 +9,6 @@ import termios
 import threading
 import time
 import tty
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from user_core.config import Config, setting
@@ -27,7 +26,6 @@ HELP = "w/s x, a/d y, q/e z, u/o rx, i/k ry, j/l rz, space gripper, 1 success, 2
 _POLL_S = 0.02
 
 
-@dataclass(frozen=True)
 class KeyboardConfig(HandConfig):
     """How keys are read."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from user_core.config import Config, setting
@@ -22,7 +21,6 @@ _CURE = (
 _POLL_S = 0.002
 
 
-@dataclass(frozen=True)
 class SpaceMouseConfig(HandConfig):
     """Which SpaceMouse, and its buttons."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from user_core.config import Config, setting
@@ -56,7 +55,6 @@ class TopicTeleop(HandTeleop):
 _GAMEPAD = ButtonsConfig(deadman=5, open=2, close=0, success=3, failure=1, abort=6)
 
 
-@dataclass(frozen=True)
 class JoyConfig(HandConfig):
     """Which axis and button does what."""
 
@@ -114,7 +112,6 @@ def _at(values: Sequence[float], index: int) -> float:
 _TWO_BUTTONS = ButtonsConfig(open=0, close=1)
 
 
-@dataclass(frozen=True)
 class TwistConfig(HandConfig):
     """Where the twist comes from, and what full deflection is."""
 

@@ -7,7 +7,6 @@ anything is connected, and the robot's spec follows from it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -35,7 +34,6 @@ from user_hal.topic_io import Reliability
 Bound = float | tuple[float, ...] | None
 
 
-@dataclass(frozen=True)
 class SourceConfig(Config):
     """Where one array of the observation comes from."""
 
@@ -98,7 +96,6 @@ class SourceConfig(Config):
             )
 
 
-@dataclass(frozen=True)
 class TimingConfig(Config):
     """When readings belong together."""
 
@@ -119,7 +116,6 @@ class TimingConfig(Config):
     )
 
 
-@dataclass(frozen=True)
 class CommandConfig(Config):
     """The topic that moves the robot."""
 
@@ -150,7 +146,6 @@ class CommandConfig(Config):
     )
 
 
-@dataclass(frozen=True)
 class GripperConfig(Config):
     """The last element of an action opens (1) and closes (0) a gripper by its own topic."""
 
@@ -191,7 +186,6 @@ class GripperConfig(Config):
             )
 
 
-@dataclass(frozen=True)
 class ActionConfig(Config):
     """What an action means, and how far it goes."""
 
@@ -244,7 +238,6 @@ class ActionConfig(Config):
             raise ConfigError("low and high of the action", got="no limit", expected="numbers")
 
 
-@dataclass(frozen=True)
 class TriggerConfig(Config):
     """A std_srvs/srv/Trigger service to call."""
 
@@ -252,7 +245,6 @@ class TriggerConfig(Config):
     timeout_s: float = setting(5.0, doc="How long to wait for its answer.", unit="s", gt=0)
 
 
-@dataclass(frozen=True)
 class HomeConfig(Config):
     """Where an episode starts, and how to get there."""
 
@@ -279,7 +271,6 @@ class HomeConfig(Config):
     after: tuple[TriggerConfig, ...] = setting((), doc="Services to call last, in order.")
 
 
-@dataclass(frozen=True)
 class StopConfig(Config):
     """What a safe stop is, for robots that take positions (velocities become zero)."""
 
@@ -289,7 +280,6 @@ class StopConfig(Config):
     time_s: float = setting(0.2, doc="JointTrajectory: time to come to rest.", unit="s", gt=0)
 
 
-@dataclass(frozen=True)
 class Ros2Config(Config):
     """A robot on ROS 2 topics."""
 
