@@ -13,7 +13,7 @@ from dataclasses import MISSING
 from enum import Enum
 from typing import Any
 
-from user_core.config import Config, setting_of
+from user_core.config import Config, config_fields
 from user_core.plugins import PluginChoice
 
 _HEAD = (
@@ -38,13 +38,9 @@ class _Setting:
 
 
 def _settings(config: type[Config]) -> Iterator[_Setting]:
-    hints = typing.get_type_hints(config)
-    for field in dataclasses.fields(config):  # type: ignore[arg-type]
-        what = setting_of(field)
-        default: Any = field.default
-        if field.default_factory is not MISSING:
-            default = field.default_factory()
-        yield _Setting(field.name, hints[field.name], _default(default), what.unit,
+    for field in config_fields(config):
+        what = field.setting
+        yield _Setting(field.name, field.type, _default(field.default), what.unit,
                        what.range_text, what.doc)  # fmt: skip
 
 

@@ -8,6 +8,8 @@ warning where it cannot, for then the docstring is wrong.
 from __future__ import annotations
 
 import importlib
+import inspect
+import re
 from typing import Any
 
 from docutils import nodes
@@ -57,13 +59,38 @@ def _can_import(name: str) -> bool:
             if part in fields or part in annotations:
                 return True
             if not hasattr(found, part):
-                return False
+                return _sets(found, part)
             found = getattr(found, part)
         return True
     return False
 
 
+def _sets(owner: Any, name: str) -> bool:
+    """Whether a class sets an attribute of this name on its instances."""
+    if not isinstance(owner, type):
+        return False
+    return re.search(rf"self\.{name}\b", inspect.getsource(owner)) is not None
+
+
+def _keep(_: Sphinx, what: str, name: str, __: Any, ___: Any, lines: list[str]) -> None:
+    """Remember a docstring as it is, before napoleon reads it."""
+    if what in _PLAIN:
+        _kept[name] = [*lines]
+
+
+def _restore(_: Sphinx, what: str, name: str, __: Any, ___: Any, lines: list[str]) -> None:
+    """Undo what napoleon makes of a value's docstring: of a colon it would make a type."""
+    if name in _kept:
+        lines[:] = _kept.pop(name)
+
+
+_PLAIN = {"attribute", "data", "property"}
+_kept: dict[str, list[str]] = {}
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx."""
     app.connect("missing-reference", _resolve)
+    app.connect("autodoc-process-docstring", _keep, priority=100)
+    app.connect("autodoc-process-docstring", _restore, priority=900)
     return {"version": "1", "parallel_read_safe": True}

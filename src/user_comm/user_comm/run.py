@@ -46,7 +46,7 @@ def run(
         name: Name of the node where launch gives no other.
         args: Command line; that of the process if not given.
         threads: More than one takes the multi-threaded executor, which costs two to three
-            times the time per message (docs/benchmarks.md): prefer one thread, ``in_thread``
+            times the time per message (docs/measurements/messages.md): prefer one thread, ``in_thread``
             services, and a thread of your own for a control loop.
         options: For the node's constructor.
 

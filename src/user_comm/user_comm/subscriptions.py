@@ -1,22 +1,38 @@
-"""Subscriptions that refuse what they cannot take, count it, and go on."""
+"""Subscriptions that refuse what they cannot take, and the reader beside the executor.
+
+:class:`CheckedSubscription` takes a topic's bytes, checks and decodes them, counts what it refuses,
+and goes on. :class:`TopicReader` reads topics past rclpy's executor where that is too slow: a
+driver's topics, the bridge's, and those that a control loop waits for itself.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
+from rclpy.guard_condition import GuardCondition
+from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
 
 from user_comm.cdr import CdrLimits, read_cdr
+from user_comm.converters import converter_of
 from user_comm.diagnostics import Item, Level, code_of
 from user_comm.logs import Throttle
+from user_comm.topics import Topic, interface_class, profile
 from user_core.errors import SuiteError
+
+#: Code under which a message is counted whose bytes are no message of its type.
+MALFORMED = "malformed"
+#: After so long the reader's own thread looks whether its node is still there.
+_LONGEST_WAIT_NS = 100_000_000
 
 
 class Refusals:
@@ -73,10 +89,6 @@ class Refusals:
         )
 
 
-#: Code under which a message is counted whose bytes are no message of its type.
-MALFORMED = "malformed"
-
-
 class CheckedSubscription:
     """Takes the serialised bytes of a topic, checks, decodes, and hands the value on.
 
@@ -90,12 +102,14 @@ class CheckedSubscription:
         message_type: Class of the message.
         decode: Fields of the message to value; raises an error of our tree to refuse it. Without
             one the callback gets the message itself.
-        callback: Gets every value that was taken. What it raises is its own affair.
+        callback: Gets every value that was taken. What it raises is not caught here.
         profile: Quality of service.
         limits: Sizes that are checked on the bytes, before anything is allocated for them.
         callback_group: As for ``Node.create_subscription``.
+        reader: Takes the messages, in place of an executor.
 
     Attributes:
+        callback: Who gets the values. Whose thread reads may exchange it between two readings.
         counts: How many messages were taken and refused.
     """
 
@@ -110,25 +124,27 @@ class CheckedSubscription:
         *,
         limits: CdrLimits | None = None,
         callback_group: CallbackGroup | None = None,
+        reader: TopicReader | None = None,
     ) -> None:
-        self._node = node
-        self._type, self._decode, self._callback = message_type, decode, callback
+        self._node, self._reader = node, reader
+        self._type, self._decode, self.callback = message_type, decode, callback
         self._limits = limits or CdrLimits()
         self._say = Throttle()
-        self.subscription = node.create_subscription(
-            message_type,
-            topic,
-            self._take,
-            profile,
-            raw=True,
-            callback_group=callback_group,
-        )
+        if reader is not None:
+            self.subscription = reader.subscribe(message_type, topic, profile, self._take)
+        else:
+            self.subscription = node.create_subscription(
+                message_type, topic, self._take, profile, raw=True, callback_group=callback_group
+            )
         self.topic = self.subscription.topic_name
         self.counts = Refusals(self.topic)
 
     def destroy(self) -> None:
         """Stop listening."""
-        self._node.destroy_subscription(self.subscription)
+        if self._reader is not None:
+            self._reader.unsubscribe(self.subscription)
+        else:
+            self._node.destroy_subscription(self.subscription)
 
     def _take(self, data: bytes) -> None:
         try:
@@ -139,7 +155,7 @@ class CheckedSubscription:
             self._refuse(MALFORMED, error)
         else:
             self.counts.accept()
-            self._callback(value)
+            self.callback(value)
 
     def _refuse(self, code: str, error: Exception) -> None:
         self.counts.refuse(code, str(error))
@@ -161,3 +177,235 @@ def decode_bytes(
     """
     fields = read_cdr(data, message_type, limits)
     return deserialize_message(data, message_type) if decode is None else decode(fields)
+
+
+class BesideExecutor(CallbackGroup):
+    """A callback group that no executor ever finds ready: a :class:`TopicReader` takes instead."""
+
+    def can_execute(self, entity: Any) -> bool:
+        return False
+
+    def beginning_execution(self, entity: Any) -> bool:
+        return False
+
+    def ending_execution(self, entity: Any) -> None:
+        return
+
+
+@dataclass(eq=False)
+class _Source:
+    """A subscription that is read, and who gets its messages."""
+
+    subscription: Any
+    callback: Callable[[Any], object]
+    depth: int
+
+
+class TopicReader:
+    """Reads topics beside the executor: one wait set in C, one thread.
+
+    rclpy's executor builds its wait set anew for every message, in Python: half a millisecond of a
+    core each (docs/measurements/messages.md). And what it receives has to be handed over to the thread that
+    needs it, which must first be scheduled and get the interpreter. So these subscriptions are
+    kept out of the executor's sight, and read in one of two ways:
+
+    - **By the caller's thread** (without ``thread``), which waits for messages together with its
+      next deadline: :meth:`wait`, then :meth:`take`. A control loop does so.
+    - **By a thread of the reader's own** (with ``thread``), which runs as long as there is
+      anything to read. With ``period_s`` it lets messages come together for so long, and takes
+      them all at one look: a driver wants the newest every few milliseconds, no more.
+
+    The wait set is used as rclpy's own ``wait_for_message`` does; there is no public way.
+
+    Args:
+        node: Subscribes.
+        thread: Name of the reader's own thread; None: the caller's thread reads.
+        period_s: Shortest time between two looks of that thread, seconds.
+        on_error: Gets a topic and what the middleware raised when it was read; the other topics
+            go on. Only used by the reader's own thread.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        thread: str | None = None,
+        *,
+        period_s: float = 0.0,
+        on_error: Callable[[str, Exception], object] = lambda topic, error: None,
+    ) -> None:
+        self._node, self._period_s, self._on_error = node, period_s, on_error
+        self._thread_name = thread
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._wanted: tuple[_Source, ...] = ()
+        self._changed = True
+        self._held = ExitStack()  # handles that must live while the wait set knows them
+        self._sources: tuple[_Source, ...] = ()
+        self._wait_set: Any = None
+        self._bell = GuardCondition(None, None, context=node.context)
+
+    def subscribe(
+        self,
+        message_type: type[Any],
+        topic: str,
+        profile: QoSProfile,
+        callback: Callable[[Any], object],
+        *,
+        raw: bool = True,
+    ) -> Any:
+        """Read a topic from now on; ``callback`` gets the messages in the thread that reads.
+
+        Args:
+            message_type: Class of the message.
+            topic: Name of the topic, relative to the node's namespace.
+            profile: Quality of service; at most ``depth`` messages are taken at one look.
+            callback: Gets each message. In the reader's own thread it must not raise.
+            raw: Hand over serialised bytes instead of messages.
+
+        Returns:
+            The subscription of rclpy, for :meth:`unsubscribe`.
+        """
+        subscription = self._node.create_subscription(
+            message_type, topic, callback, profile, raw=raw, callback_group=BesideExecutor()
+        )
+        with self._lock:
+            self._wanted = (*self._wanted, _Source(subscription, callback, profile.depth))
+            self._changed = True
+            if self._thread_name is not None and self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name=self._thread_name, daemon=True
+                )
+                self._thread.start()
+        self._bell.trigger()
+        return subscription
+
+    def unsubscribe(self, subscription: Any) -> None:
+        """End a subscription. A look that has begun may still hand over a message."""
+        with self._lock:
+            self._wanted = tuple(s for s in self._wanted if s.subscription is not subscription)
+            self._changed = True
+        self._node.destroy_subscription(subscription)
+        self._bell.trigger()
+
+    def listen(self, topic: Topic, callback: Callable[[Any], None]) -> CheckedSubscription:
+        """Read a topic of the table whose messages stand for core values, checked."""
+        return CheckedSubscription(
+            self._node,
+            topic.name,
+            interface_class(topic.type),
+            converter_of(topic.type).decode,
+            callback,
+            profile(topic.quality),
+            reader=self,
+        )
+
+    def wait(self, duration_ns: int) -> None:
+        """Wait until a message is there, or :meth:`wake` was called, or for this long."""
+        if self._changed:
+            self._rebuild()
+        wait_set = self._wait_set
+        wait_set.clear_entities()
+        for source in self._sources:
+            wait_set.add_subscription(source.subscription.handle)
+        wait_set.add_guard_condition(self._bell.handle)
+        wait_set.wait(max(0, duration_ns))
+
+    def take(self) -> bool:
+        """Hand over what has arrived, oldest first, and return at once; whether there was any."""
+        if self._changed:
+            self._rebuild()
+        found = [_take(source) for source in self._sources]
+        return any(found)
+
+    def wake(self) -> None:
+        """End the wait, or the next one. From any thread."""
+        self._bell.trigger()
+
+    def close(self) -> None:
+        """End all subscriptions, and the thread. Nobody else may be waiting."""
+        for source in self._wanted:
+            self.unsubscribe(source.subscription)
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+        self._held.close()
+        self._bell.destroy()
+
+    def _rebuild(self) -> None:
+        """A wait set of the subscriptions that are wanted now."""
+        with self._lock:
+            self._changed = False
+            wanted = self._wanted
+        held, kept = ExitStack(), []
+        for source in wanted:
+            with suppress(Exception):  # InvalidHandle: it was destroyed with its node
+                held.enter_context(source.subscription.handle)
+                kept.append(source)
+        self._held.close()
+        self._held, self._sources = held, tuple(kept)
+        context = self._node.context.handle
+        assert context is not None
+        with context:
+            self._wait_set = _rclpy.WaitSet(len(kept), 1, 0, 0, 0, 0, context)
+
+    # --- the reader's own thread --------------------------------------------------------
+
+    def _run(self) -> None:
+        while self._goes_on():
+            try:
+                self.wait(_LONGEST_WAIT_NS)
+            except Exception:
+                if self._node.context.ok():  # else ROS was shut down meanwhile
+                    raise
+                continue
+            ready = [
+                source
+                for index, source in enumerate(self._sources)
+                if self._wait_set.is_ready("subscription", index)
+            ]
+            self._take_from(ready)
+            if self._period_s and ready:
+                self._look_often()
+
+    def _look_often(self) -> None:
+        """While something comes at every look, look again after a pause, without a wait set."""
+        due_s = time.monotonic()
+        found = True
+        while found and not self._changed:
+            due_s = max(due_s + self._period_s, time.monotonic())
+            time.sleep(max(0.0, due_s - time.monotonic()))
+            found = self._take_from(self._sources)
+
+    def _take_from(self, sources: Sequence[_Source]) -> bool:
+        found = False
+        for source in sources:
+            try:
+                found |= _take(source)
+            except Exception as error:  # of the middleware: one topic must not end all others
+                self._on_error(source.subscription.topic_name, error)
+        return found
+
+    def _goes_on(self) -> bool:
+        """Whether there is anything to read; else the thread ends, until there is again."""
+        with self._lock:
+            try:
+                with self._node.handle:
+                    alive = bool(self._wanted) and self._node.context.ok()
+            except Exception:  # InvalidHandle: the node is destroyed
+                alive = False
+            if not alive:
+                self._held.close()
+                self._thread, self._changed = None, True
+            return alive
+
+
+def _take(source: _Source) -> bool:
+    """Hand over what has arrived on one topic, at most as much as is kept; whether any had."""
+    subscription, found = source.subscription, False
+    for _ in range(source.depth):
+        taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
+        if taken is None:
+            break
+        found = True
+        source.callback(taken[0])
+    return found
