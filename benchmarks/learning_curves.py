@@ -19,7 +19,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,6 @@ CONFIGS = Path(__file__).parents[1] / "src/user_bringup/config/algorithms"
 _EVALUATION_SEED = 1_000_000
 
 
-@dataclass(frozen=True)
 class AlgorithmFile(Config):
     """A file of config/algorithms."""
 

@@ -5,20 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-pytest.importorskip("rclpy")
+from user_bringup.nodes.monitor import Monitor
+from user_testing.ports import free_endpoint
+from user_testing.worlds.deployment import Deployment
+
 pytest.importorskip("gymnasium")
-sys.path.insert(0, str(Path(__file__).parent))
 
-from test_user_up import Run, free_endpoint  # noqa: E402
-
-from user_bringup.nodes.monitor import Monitor  # noqa: E402
-
-pytestmark = [pytest.mark.ros, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.timeout(240)
 
 #: Steps that may come on top of the limit: what is under way from the loop to the learner.
 UNDER_WAY = 400
@@ -31,7 +27,10 @@ def test_a_simulation_waits_for_its_learner(tmp_path, start_process, ros_domain)
         "evaluate_every:=0", "algorithm:=sac_small",
         f"policy_endpoint:={free_endpoint()}", "--runs", str(tmp_path), "--run", "r", "--no-table",
     ]  # fmt: skip
-    run = Run(tmp_path / "r", start_process(words, stdout=subprocess.DEVNULL, env=dict(os.environ)))
+    run = Deployment(
+        name=tmp_path / "r",
+        processes=start_process(words, stdout=subprocess.DEVNULL, env=dict(os.environ)),
+    )
     with Monitor() as monitor:
 
         def newest(kind):

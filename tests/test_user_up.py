@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import socket
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -15,56 +12,10 @@ import pytest
 from user_actor.outbox.storage import OutboxDatabase
 from user_learner.replay import StoreReader, StoreWriter
 from user_learner.replay.maintenance import verify
+from user_testing.ports import free_endpoint
+from user_testing.worlds.deployment import Deployment
 
 pytestmark = pytest.mark.timeout(420)
-
-
-def free_endpoint() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp/127.0.0.1:{probe.getsockname()[1]}"
-
-
-class Run:
-    def __init__(self, folder: Path, process: subprocess.Popen[str]) -> None:
-        self.folder, self.process = folder, process
-
-    def states(self) -> list[dict]:
-        file = self.folder / "history.jsonl"
-        lines = file.read_text().splitlines() if file.exists() else []
-        found = []
-        for line in lines:
-            try:
-                found.append(json.loads(line))
-            except json.JSONDecodeError:  # being written
-                continue
-        return [line for line in found if line["kind"] == "state"]
-
-    def number(self, name: str) -> float:
-        return next((s[name] for s in reversed(self.states()) if name in s), 0)
-
-    def until(self, condition, what: str, timeout_s: float = 120.0) -> None:
-        deadline_s = time.monotonic() + timeout_s
-        while not condition():
-            assert self.process.poll() is None, f"user up ended with {self.process.returncode}"
-            assert time.monotonic() < deadline_s, f"not within {timeout_s} s: {what}\n{self.logs()}"
-            time.sleep(0.2)
-
-    def pid(self, name: str) -> int:
-        wanted = str(self.folder / "config" / f"{name}.yaml").encode()
-        for entry in Path("/proc").iterdir():
-            try:
-                if entry.name.isdigit() and wanted in (entry / "cmdline").read_bytes().split(b"\0"):
-                    return int(entry.name)
-            except OSError:
-                continue
-        return 0
-
-    def logs(self) -> str:
-        return "\n".join(
-            f"== {file.name}\n" + "\n".join(file.read_text().splitlines()[-12:])
-            for file in sorted((self.folder / "logs").glob("*.log"))
-        )
 
 
 @pytest.fixture
@@ -74,7 +25,7 @@ def run(tmp_path, start_process, ros_domain):
         f"policy_endpoint:={free_endpoint()}", "--runs", str(tmp_path), "--run", "r", "--no-table",
     ]  # fmt: skip
     process = start_process(words, stdout=subprocess.DEVNULL, env=dict(os.environ))
-    return Run(tmp_path / "r", process)
+    return Deployment(name=tmp_path / "r", processes=process)
 
 
 def test_a_robot_learns_through_a_kill_of_every_process(run):

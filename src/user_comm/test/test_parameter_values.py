@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, IntEnum
 from pathlib import Path
 from typing import Any, Literal
@@ -26,18 +25,15 @@ class Place(IntEnum):
     THERE = 2
 
 
-@dataclass(frozen=True)
 class Gate(Config):
     max_age_s: float = setting(0.2, doc="Age at which a command is stale.", unit="s", gt=0)
     box_m: tuple[float, float, float] = setting((1.0, 2.0, 3.0), doc="Box.", unit="m")
 
 
-@dataclass(frozen=True)
 class Part(Config):
     name: str = setting(doc="Name.")
 
 
-@dataclass(frozen=True)
 class Everything(Config):
     robot: str = setting(doc="Needed.")
     count: int = setting(3, doc="Count.", ge=0, le=10)
@@ -53,7 +49,7 @@ class Everything(Config):
     gate: Gate = setting(factory=Gate, doc="Gate.")
     other: Gate = setting(factory=lambda: Gate(max_age_s=0.5), doc="Another.")
     params: dict[str, Any] = setting(factory=dict, doc="Of the driver.")
-    parts: tuple[Part, ...] = setting((Part("one"),), doc="Parts.")
+    parts: tuple[Part, ...] = setting((Part(name="one"),), doc="Parts.")
     maybe: Part | None = setting(None, doc="Perhaps a part.")
 
 
@@ -90,8 +86,8 @@ def test_constraints_are_spelled_out() -> None:
 def test_assembling_the_flattened_gives_the_same_configuration() -> None:
     config = Everything(
         robot="panda", mode=Mode.FAST, place=Place.THERE, gains=(1.0, 2.0), limit=3.0,
-        gate=Gate(0.1, (0.0, 0.0, 1.0)), params={"arm": {"speed": 1.5}, "tags": ["a"]},
-        parts=(Part("two"), Part("three")), maybe=Part("four"),
+        gate=Gate(max_age_s=0.1, box_m=(0.0, 0.0, 1.0)), params={"arm": {"speed": 1.5}, "tags": ["a"]},
+        parts=(Part(name="two"), Part(name="three")), maybe=Part(name="four"),
     )  # fmt: skip
     flat = flatten(config)
     assert all(isinstance(v, (str, bool, int, float, list)) for v in flat.values())

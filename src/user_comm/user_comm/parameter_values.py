@@ -25,11 +25,10 @@ from typing import Any, Literal, TypeVar, Union
 
 import yaml
 
-from user_core.config import Config, Setting, from_mapping, setting_of, to_mapping
+from user_core.config import MISSING, Config, Setting, config_fields, from_mapping, to_mapping
 from user_core.errors import ConfigError
 
 C = TypeVar("C", bound=Config)
-MISSING = dataclasses.MISSING
 _SCALARS = {bool: "bool", int: "int", float: "float", str: "str", Path: "str"}
 
 
@@ -74,11 +73,8 @@ class ParameterField:
 
 def parameter_fields(cls: type[Config], prefix: str = "") -> Iterator[ParameterField]:
     """The ROS parameters of a configuration class, in the order of its fields."""
-    hints = typing.get_type_hints(cls)
-    for item in dataclasses.fields(cls):
-        if not item.init:
-            continue
-        hint, default, name = hints[item.name], _default(item), prefix + item.name
+    for item in config_fields(cls):
+        hint, default, name = item.type, item.default, prefix + item.name
         inner, optional = _without_none(hint)
         if not optional and _is_config(inner):
             yield from _nested(inner, default, name)
@@ -87,7 +83,7 @@ def parameter_fields(cls: type[Config], prefix: str = "") -> Iterator[ParameterF
         yield ParameterField(
             name=name,
             kind=kind,
-            setting=setting_of(item),
+            setting=item.setting,
             default=default if default is MISSING else ros_value(default, kind),
             optional=optional,
             choices=choices,
@@ -160,12 +156,6 @@ def _nested(cls: type[Config], default: Any, name: str) -> Iterator[ParameterFie
                 value = value[part]
             field = dataclasses.replace(field, default=ros_value(value, field.kind))
         yield field
-
-
-def _default(item: dataclasses.Field[Any]) -> Any:
-    if item.default_factory is not MISSING:
-        return item.default_factory()
-    return item.default
 
 
 def _without_none(hint: Any) -> tuple[Any, bool]:

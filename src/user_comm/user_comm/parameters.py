@@ -18,12 +18,11 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from user_comm.parameter_values import (
-    MISSING,
     ParameterField,
     assemble,
     parameter_fields,
 )
-from user_core.config import Config
+from user_core.config import MISSING, Config
 from user_core.errors import ConfigError, SuiteError
 
 C = TypeVar("C", bound=Config)

@@ -40,9 +40,14 @@ class SuiteError(Exception):
 
 
 class ConfigError(SuiteError, ValueError):
-    """A configuration value is unknown, of the wrong type, or out of range."""
+    """A configuration value is unknown, of the wrong type, or out of range.
+
+    Attributes:
+        key: Where it stands in its document: names of keys and numbers of elements.
+    """
 
     code = "config"
+    key: tuple[str | int, ...] = ()
 
 
 class SpecError(SuiteError, ValueError):

@@ -39,11 +39,12 @@ entry points (:mod:`user_core.plugins`); each takes its own frozen ``Config`` fi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from user_core.config import Config
+from user_core.errors import PolicyError
 from user_core.specs import Array, Arrays, ArraySpec, RobotSpec
 from user_core.types import (
     Batch,
@@ -53,8 +54,13 @@ from user_core.types import (
     PolicyVersion,
     RewardSource,
     Step,
+    Task,
     TaskFeedback,
 )
+
+if TYPE_CHECKING:  # torch is imported by what trains, not by this page
+    from torch import Generator, Tensor, device
+    from torch.nn import Parameter
 
 
 @dataclass(frozen=True)
@@ -215,9 +221,22 @@ class Teleop(ABC):
 
 
 class Policy(ABC):
-    """Decides actions. Built from ``(config, spec)``, by actor and learner alike."""
+    """Decides actions. Built from ``(config, spec)``, by actor and learner alike.
+
+    It has two forms. The actor calls :meth:`act`, one observation at a time, in whatever way
+    is fast; a learner asks for :meth:`network`, the same function in torch, for batches and
+    with gradients. Weights go from one to the other as :meth:`arrays`. A policy may have one
+    implementation for both (:class:`user_core.policies.torch_policy.TorchPolicy` needs the
+    network only) or a lighter one for the actor, as ``tanh_gaussian`` has in numpy.
+    """
 
     Config: ClassVar[type[Config]] = Config
+
+    @property
+    def acts_without_torch(self) -> bool:
+        """Whether :meth:`act` and :meth:`load` need no torch: its import costs an actor seconds
+        of its start and hundreds of megabytes. ``user check policy`` tries it."""
+        return False
 
     @abstractmethod
     def act(self, observation: Arrays, *, deterministic: bool = False) -> Array:
@@ -225,14 +244,118 @@ class Policy(ABC):
 
     @abstractmethod
     def arrays(self) -> dict[str, Array]:
-        """The named arrays that make this policy what it is; a copy."""
+        """The named arrays that make this policy what it is for an actor; a copy."""
 
     @abstractmethod
     def load(self, arrays: Arrays) -> None:
         """Take over weights. Raises PolicyError, and changes nothing, unless all fit."""
 
-    def reset(self) -> None:
-        """Forget what was remembered of the last episode."""
+    def reset(self, task: Task) -> None:
+        """An episode begins: forget what was remembered of the last one. ``task`` is what is to
+        be done now."""
+
+    def network(self) -> PolicyNetwork:
+        """This policy in torch, with its present weights, for an algorithm to train; a copy.
+
+        Raises PolicyError for a policy that cannot be trained, for instance a scripted one.
+        """
+        raise PolicyError(
+            f"policy {type(self).__name__}", got="no network", expected="one that can be trained",
+            hint="Implement Policy.network, see docs/how_to/add_a_policy.md",
+        )  # fmt: skip
+
+
+class PolicyNetwork(Protocol):
+    """What every algorithm may ask of a policy that it trains: a ``torch.nn.Module`` with these.
+
+    Some ask for more: :class:`DistributionNetwork` (SAC, RLPD and BC), :class:`LossNetwork`
+    (BC). An algorithm trains any policy whose network has what it needs.
+
+    Actions are scaled by the algorithm: in a network they are in -1 to 1, which are the bounds
+    of the robot's spec, and one row of a batch holds all T actions, (B, T x A).
+    :class:`user_core.policies.torch_policy.Network` has all of this but the forward pass.
+
+    Attributes:
+        rows: Actions that it plans at once, T. Batches are windows of T steps where T > 1.
+    """
+
+    rows: int
+
+    def inputs(self, observation: Arrays) -> dict[str, Tensor]:
+        """The layout that it wants a batch in, from observations, each array (B, ...).
+
+        Tensors (B, ...) on the CPU, by names of its own. What is uint8 and (B, h, w, 3) is an
+        image, which algorithms may shift at random. Raises SpecError where shapes do not fit.
+        """
+
+    def observe(self, *inputs: Mapping[str, Tensor]) -> None:
+        """Take notice of inputs before each update, for instance to settle their scale in
+        buffers of the module."""
+
+    def arrays(self) -> dict[str, Array]:
+        """What the actor's :meth:`Policy.load` takes; a copy."""
+
+    # Of torch.nn.Module, as it is:
+    def to(self, device: device) -> Any:
+        """Move it to a device."""
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """What is trained."""
+
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """What is kept with it, in checkpoints too, and not trained."""
+
+
+class ActionDistribution(Protocol):
+    """Distributions of actions, one for each row of a batch, in -1 to 1."""
+
+    @property
+    def mode(self) -> Tensor:
+        """What a deterministic policy does, (B, T x A)."""
+
+    def sample(self, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Samples, (B, T x A), and the logarithms of their probability densities, (B,).
+
+        Both with gradients (reparameterised). All noise comes from ``generator``, so that a
+        restored training goes on as if never stopped.
+        """
+
+    def log_prob(self, action: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Log-probability densities of actions, (B,); finite also at the bounds.
+
+        ``weight`` (B, T x A), says how much each element of an action counts.
+        """
+
+
+class DistributionNetwork(PolicyNetwork, Protocol):
+    """A network that gives distributions of actions: what SAC and RLPD need, and BC can use."""
+
+    def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Features, (B, F), which critics see too.
+
+        Parameters that it has lie in a submodule called ``encoder``: actor-critic algorithms
+        train these with the critics.
+        """
+
+    def distribution(self, features: Tensor) -> ActionDistribution:
+        """What it would do, given features (B, F)."""
+
+
+class LossNetwork(PolicyNetwork, Protocol):
+    """A network that knows its own loss for imitation (diffusion, a variational one): for BC."""
+
+    def loss(
+        self,
+        inputs: Mapping[str, Tensor],
+        action: Tensor,
+        weight: Tensor | None,
+        generator: Generator,
+    ) -> Tensor:
+        """What is to be minimised so that it does ``action`` (B, T x A), a scalar.
+
+        ``weight`` (B, T x A) as in :meth:`ActionDistribution.log_prob`; noise comes from
+        ``generator``.
+        """
 
 
 @dataclass(frozen=True)
@@ -267,7 +390,10 @@ class Reward(ABC):
 
 class Algorithm(ABC):
     """Learns: a batch in, metrics out, and named weights for the actors. Built from
-    ``(config, spec, policy)``; knows nothing of ROS, transport or storage."""
+    ``(config, spec, policy)``; knows nothing of ROS, transport or storage.
+
+    What it trains is ``policy.network()``, of which it may ask what :class:`PolicyNetwork` and
+    its kin say, and nothing else."""
 
     Config: ClassVar[type[Config]] = Config
 

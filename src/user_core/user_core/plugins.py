@@ -11,7 +11,6 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -30,7 +29,6 @@ KINDS: Mapping[str, type] = {
 }
 
 
-@dataclass(frozen=True)
 class PluginChoice(Config):
     """A plugin and its parameters, as a configuration names them."""
 

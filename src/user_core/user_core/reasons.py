@@ -72,6 +72,10 @@ INFERENCE_SILENT = _code("inference_silent", "The inference host does not answer
 INFERENCE_REFUSED = _code("inference_refused", "The inference host refused the last question.")
 LEARNER_SILENT = _code("learner_silent", "The learner that a lockstep robot waits for is silent.")
 LEARNER_BEHIND = _code("learner_behind", "A lockstep robot waits until the learner has caught up.")
+STEPS_IRREGULAR = _code(
+    "steps_irregular", "Deadlines, commands or feedback of some steps were not as they should be."
+)
+POLICY_PULL = _code("policy_pull", "A policy version could not be fetched.")
 
 # Why collecting pauses.
 OUTBOX_FULL = _code("outbox_full", "Unacknowledged chunks fill the quota of the outbox.")
@@ -79,6 +83,12 @@ OUTBOX_MEMORY = _code("outbox_memory", "Too many steps wait in memory for the di
 OUTBOX_WRITE = _code("outbox_write", "The outbox cannot be written.")
 DISK_FULL = _code("disk_full", "Less is free on the disk than must stay free.")
 STORE_REFUSED = _code("store_refused", "The replay store refused a chunk for good.")
+STORE_WAITS = _code("store_waits", "The replay store takes nothing for now.")
+NOT_DELIVERED = _code("not_delivered", "Chunks could not be handed to the network.")
+OUTBOX_CHANGED = _code(
+    "outbox_changed", "Chunks were kept aside, given new numbers, or go to another store."
+)
+ACKS_IGNORED = _code("acks_ignored", "Acknowledgements came that are not for this outbox.")
 
 # Why the HAL of a robot stopped it, or refused or changed a command.
 DEVICE = _code("device", "The driver of the robot failed.")

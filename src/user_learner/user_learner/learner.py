@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from user_core.config import Config, setting
@@ -21,7 +20,6 @@ from user_learner.training.progress import Progress
 from user_learner.training.publishing import PolicyFile
 
 
-@dataclass(frozen=True)
 class LearnerConfig(Config):
     """What is learned, from what, and how."""
 
@@ -31,8 +29,8 @@ class LearnerConfig(Config):
     demonstrations: str = setting(
         "", doc="Store whose episodes are all taken as demonstrations; empty for none."
     )
-    algorithm: PluginChoice = setting(PluginChoice("rlpd"), doc="The algorithm.")
-    policy: PluginChoice = setting(PluginChoice("tanh_gaussian"), doc="The policy.")
+    algorithm: PluginChoice = setting(PluginChoice(plugin="rlpd"), doc="The algorithm.")
+    policy: PluginChoice = setting(PluginChoice(plugin="tanh_gaussian"), doc="The policy.")
     sampler: SamplerConfig = setting(factory=SamplerConfig, doc="How batches are drawn.")
     training: TrainingConfig = setting(factory=TrainingConfig, doc="The training loop.")
     tensorboard: bool = setting(True, doc="Write training curves for TensorBoard.")
@@ -67,7 +65,7 @@ def open_learner(
         algorithm = config.algorithm.build("algorithms", spec, policy, path="algorithm")
         history = list(config.history)
         if config.demonstrations:
-            history.append(History(config.demonstrations, EpisodeSource.DEMONSTRATION))
+            history.append(History(path=config.demonstrations, source=EpisodeSource.DEMONSTRATION))
         source = stack.enter_context(ReplaySource(config.store, config.sampler, history))
         listeners = [on_progress]
         if config.tensorboard:
@@ -85,7 +83,7 @@ def open_learner(
         loop = TrainingLoop(
             # The replay source prepares batches ahead by itself, in memory that it uses again:
             # to hold a batch back while the next is drawn would spoil it.
-            replace(config.training, prefetch=0),
+            config.training.replace(prefetch=0),
             algorithm,
             source,
             PolicyFile(config.directory, sink),

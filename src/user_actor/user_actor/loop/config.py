@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from user_core.config import Config, setting
 from user_core.errors import ConfigError
 
 
-@dataclass(frozen=True)
 class ArbiterConfig(Config):
     """When a person drives instead of the policy."""
 
@@ -28,7 +26,6 @@ class ArbiterConfig(Config):
     )
 
 
-@dataclass(frozen=True)
 class ExplorationConfig(Config):
     """What is done before the policy knows anything."""
 
@@ -53,7 +50,6 @@ class ExplorationConfig(Config):
     )
 
 
-@dataclass(frozen=True)
 class EvaluationConfig(Config):
     """Deterministic episodes that show how good the policy is."""
 
@@ -67,7 +63,6 @@ class EvaluationConfig(Config):
     )
 
 
-@dataclass(frozen=True)
 class ActorLoopConfig(Config):
     """Parameters of :class:`~user_actor.loop.ActorLoop`."""
 
@@ -127,3 +122,46 @@ class ActorLoopConfig(Config):
             raise ConfigError(
                 "evaluation.every", got=self.evaluation.every, expected=f"0 in mode {self.mode!r}"
             )
+
+
+class RemoteConfig(Config):
+    """A policy on another host."""
+
+    enabled: bool = setting(
+        False, doc="The policy acts on another host, in inference_node; its chunks are played here."
+    )
+    coding: str = setting(
+        "zstd",
+        doc="How pictures travel there: zstd (without loss), jpegQ or webpQ (quality Q); empty: as "
+        "they are. What is recorded stays as it was taken.",
+    )
+    in_flight: int = setting(
+        3,
+        doc="Observations that may be under way. More than one uses a link with a long round trip; "
+        "few keep them from queueing on a slow one.",
+        ge=1,
+        le=32,
+    )
+    lost_after_s: float = setting(
+        1.0,
+        doc="An observation that was not answered by then counts as lost: another may be under way "
+        "instead. Should an answer come yet, it is taken.",
+        unit="s",
+        gt=0,
+    )
+    max_chunk_s: float = setting(
+        2.0,
+        doc="Rows of an answer beyond this are not played; no longer than the hal's "
+        "safety.max_chunk_s, which refuses such chunks.",
+        unit="s",
+        gt=0,
+    )
+    silence_s: float = setting(
+        2.0,
+        doc="Without an answer for this long the other host counts as away, and no episode begins.",
+        unit="s",
+        gt=0,
+    )
+    probe_s: float = setting(
+        0.5, doc="Time between two observations that it is asked about meanwhile.", unit="s", gt=0
+    )

@@ -16,10 +16,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from user_actor.loop.clock import Clock, SystemClock
+from user_actor.loop.config import RemoteConfig
 from user_actor.loop.pacer import Pacer
 from user_actor.loop.policy import check_plan
-from user_core.config import Config, setting
 from user_core.errors import PolicyError, SuiteError
+from user_core.reasons import INFERENCE_REFUSED, INFERENCE_SILENT, NO_REASON, Reason
 from user_core.specs import Array, RobotSpec
 from user_core.types import ActionChunk, Observation
 
@@ -149,50 +150,6 @@ class RemotePlans:
 
 
 @dataclass(frozen=True)
-class RemoteConfig(Config):
-    """A policy on another host."""
-
-    enabled: bool = setting(
-        False, doc="The policy acts on another host, in inference_node; its chunks are played here."
-    )
-    coding: str = setting(
-        "zstd",
-        doc="How pictures travel there: zstd (without loss), jpegQ or webpQ (quality Q); empty: as "
-        "they are. What is recorded stays as it was taken.",
-    )
-    in_flight: int = setting(
-        3,
-        doc="Observations that may be under way. More than one uses a link with a long round trip; "
-        "few keep them from queueing on a slow one.",
-        ge=1,
-        le=32,
-    )
-    lost_after_s: float = setting(
-        1.0,
-        doc="An observation that was not answered by then counts as lost: another may be under way "
-        "instead. Should an answer come yet, it is taken.",
-        unit="s",
-        gt=0,
-    )
-    max_chunk_s: float = setting(
-        2.0,
-        doc="Rows of an answer beyond this are not played; no longer than the hal's "
-        "safety.max_chunk_s, which refuses such chunks.",
-        unit="s",
-        gt=0,
-    )
-    silence_s: float = setting(
-        2.0,
-        doc="Without an answer for this long the other host counts as away, and no episode begins.",
-        unit="s",
-        gt=0,
-    )
-    probe_s: float = setting(
-        0.5, doc="Time between two observations that it is asked about meanwhile.", unit="s", gt=0
-    )
-
-
-@dataclass(frozen=True)
 class Request:
     """An observation to be answered.
 
@@ -300,14 +257,15 @@ class InferenceLink:
             answer, self._newest = self._newest, None
             return answer
 
-    def why_silent(self) -> str:
-        """Why the other host counts as away, for people; empty if it does not."""
-        if not self._heard_ns:
-            return self.last_refusal or "the inference host has not answered yet"
+    def why_silent(self) -> Reason:
+        """Why the other host counts as away; false if it does not."""
         silent_s = (self._clock.monotonic_ns() - self._heard_ns) * 1e-9
-        if silent_s <= self.config.silence_s:
-            return ""
-        return self.last_refusal or f"the inference host has not answered for {silent_s:.0f} s"
+        if self._heard_ns and silent_s <= self.config.silence_s:
+            return NO_REASON
+        if self.last_refusal:
+            return Reason(INFERENCE_REFUSED, self.last_refusal)
+        since = f"for {silent_s:.0f} s" if self._heard_ns else "yet"
+        return Reason(INFERENCE_SILENT, f"the inference host has not answered {since}")
 
     def probe(self, observation: Observation | None) -> None:
         """Between episodes: ask now and then, to hear whether anybody answers."""
@@ -429,8 +387,8 @@ class InferencePort(Protocol):
     def wait(self, until_ns: int) -> Answer | None:
         """The same; waits for one until then, monotonic nanoseconds."""
 
-    def why_silent(self) -> str:
-        """Why the other host counts as away, for people; empty if it does not."""
+    def why_silent(self) -> Reason:
+        """Why the other host counts as away; false if it does not."""
 
     def probe(self, observation: Observation | None) -> None:
         """Between episodes: ask now and then, to hear whether anybody answers."""
@@ -464,15 +422,15 @@ class RemotePolicy:
         """Policy version of the last answer."""
         return self._port.version
 
-    def why_waiting(self, newest: Observation | None) -> str:
-        """Why no episode can begin, for people; empty if one can. Asks meanwhile."""
+    def why_waiting(self, newest: Observation | None) -> Reason:
+        """Why no episode can begin; false if one can. Asks meanwhile."""
         why = self._port.why_silent()
         if why:
             self._port.probe(newest)
         return why
 
-    def why_lost(self) -> str:
-        """Why an episode cannot go on, for people; empty if it can."""
+    def why_lost(self) -> Reason:
+        """Why an episode cannot go on; false if it can."""
         return self._port.why_silent()
 
     def begin(self) -> None:

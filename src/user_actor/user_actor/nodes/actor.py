@@ -8,18 +8,18 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 from user_msgs.msg import ActorStatus
 
-from user_actor.loop import ActorLoop, ActorLoopConfig, PolicyHolder
-from user_actor.loop.remote import InferenceLink, RemoteConfig
+from user_actor.config import ActorConfig
+from user_actor.loop import ActorLoop, EpisodeLoop, PolicyHolder
+from user_actor.loop.remote import InferenceLink
 from user_actor.loop.stats import LoopState, LoopStatus
-from user_actor.nodes.lease import LeaseConfig, LeaseKeeper
+from user_actor.nodes.lease import LeaseKeeper
 from user_actor.nodes.policy_feed import PolicyFeed
 from user_actor.nodes.ports import RemoteInference, RosRobot, RosTeleop, WaitedObservations
-from user_actor.outbox import Outbox, OutboxConfig, OutboxStatus
+from user_actor.outbox import Outbox, OutboxStatus
 from user_comm import topics
 from user_comm.converters import (
     EpisodeReport,
@@ -31,13 +31,11 @@ from user_comm.converters import (
 from user_comm.diagnostics import Flow, FlowFigures, Level
 from user_comm.lifecycle import LifecycleNode
 from user_comm.logs import bridge_logging
-from user_comm.policy_blobs import ZenohConfig
 from user_comm.run import run
-from user_comm.topic_waiter import TopicWaiter
-from user_core.config import Config, setting
+from user_comm.subscriptions import TopicReader
 from user_core.errors import DeviceTimeout, TransportError
-from user_core.plugins import PluginChoice
 from user_core.promptness import make_process_prompt, urgent_thread
+from user_core.reasons import NO_REASON, NODE_WAITS, POLICY_PULL, Reason
 from user_core.specs import RobotSpec
 from user_core.types import ActionChunk, EpisodeResult, TrajectoryAck, TrajectoryChunk
 
@@ -71,69 +69,35 @@ def outbox_figures(outbox: OutboxStatus) -> FlowFigures:
 
 
 def actor_status_to_message(
-    loop: LoopStatus | None, outbox: OutboxStatus, waiting_for: str = ""
+    loop: LoopStatus | None, outbox: OutboxStatus, waiting_for: Reason = NO_REASON
 ) -> ActorStatus:
     """Encode; ``loop`` is None while there is none, ``waiting_for`` says why."""
     message = ActorStatus()
     set_stamp(message.header.stamp, time.time_ns())
+    warnings = [*outbox.warnings, *(() if loop is None else loop.warnings)]
+    message.warnings = [warning.text for warning in warnings]
+    message.warning_codes = [warning.code for warning in warnings]
     message.outbox_chunks = outbox.pending_chunks
     message.outbox_bytes = outbox.pending_bytes
     message.outbox_age_s = float(outbox.oldest_age_s)
     message.outbox_fill = float(outbox.fill)
     message.success_rate = message.last_return = float("nan")
     if loop is None:
-        message.state, message.detail = ActorStatus.WAITING, waiting_for
-        message.warnings = list(outbox.warnings)
+        message.state = ActorStatus.WAITING
+        message.code, message.detail = waiting_for.code, waiting_for.text
         return message
-    message.state, message.detail = _STATES[loop.state], loop.detail
+    message.state = _STATES[loop.state]
+    message.code, message.detail = loop.reason.code, loop.reason.text
     message.steps, message.episodes = loop.steps, loop.episodes
     message.success_rate = float(loop.success_rate)
     message.last_return = float(loop.last_return)
     message.rate_hz = float(loop.rate_hz)
     message.lateness_p99_ms = float(loop.lateness_p99_ms)
     message.overhead_p50_ms = float(loop.overhead_p50_ms)
-    message.warnings = [*outbox.warnings, *loop.warnings]
     return message
 
 
 # --- The node ---
-
-
-@dataclass(frozen=True)
-class ActorConfig(Config):
-    """Parameters of actor_node."""
-
-    name: str = setting(
-        "",
-        doc="Name as a producer of experience, unique in a deployment; empty: the node's full "
-        "name, with dots.",
-    )
-    robot: str = setting("", doc="Name of the robot in what is recorded; empty: its kind.")
-    hal: str = setting("hal", doc="Name of the node that runs the robot.", min_length=1)
-    loop: ActorLoopConfig = setting(factory=ActorLoopConfig, doc="How it acts.")
-    policy: PluginChoice = setting(PluginChoice("tanh_gaussian"), doc="What acts.")
-    remote: RemoteConfig = setting(
-        factory=RemoteConfig, doc="Whether the policy acts on another host instead."
-    )
-    reward: PluginChoice = setting(PluginChoice("task"), doc="What judges.")
-    outbox: OutboxConfig = setting(factory=OutboxConfig, doc="Where experience waits.")
-    lease: LeaseConfig = setting(factory=LeaseConfig, doc="The lease of the robot.")
-    zenoh: ZenohConfig = setting(
-        ZenohConfig(connect=("tcp/127.0.0.1:7447",)), doc="Where policy versions are pulled from."
-    )
-    relay: str = setting(
-        "",
-        doc="Zenoh key under which a relay of the site serves policy versions, for instance "
-        "site1/policy; empty: they come from the learner itself.",
-    )
-    policy_share: float = setting(
-        0.5,
-        doc="Part of the link's rate that policy versions may take, over time; on a thin link "
-        "versions are passed over for it.",
-        gt=0,
-        le=1,
-    )
-    status_period_s: float = setting(1.0, doc="Time between two status messages.", unit="s", gt=0)
 
 
 class ActorNode(LifecycleNode):
@@ -168,10 +132,10 @@ class ActorNode(LifecycleNode):
         self._status = self.advertise(topics.ACTOR_STATUS, always=True)
         self._remote = self.advertise(topics.REMOTE_OBSERVATION)
         self._connect()
-        self._observations = TopicWaiter(self, topics.OBSERVATION)
-        stack.callback(self._observations.destroy)
-        counts = self._observations.subscription.counts
-        self.diagnostics.watch("observations", counts.item)
+        self._reader = TopicReader(self)
+        stack.callback(self._reader.close)
+        self._observations = self._reader.listen(topics.OBSERVATION, lambda observation: None)
+        self.diagnostics.watch("observations", self._observations.counts.item)
         stack.callback(self.diagnostics.unwatch, "observations")
         self.every(config.status_period_s, self._publish_status, always=True)
         self.every(_LOOK_S, self._look_for_listeners)
@@ -209,7 +173,7 @@ class ActorNode(LifecycleNode):
         spec = description.spec
         self._outbox.prepare(spec, config.robot or spec.robot, description.task)
         with ExitStack() as stack:
-            box = WaitedObservations(self._observations)
+            box = WaitedObservations(self._reader, self._observations)
             robot = RosRobot(
                 spec, box, self._actions, self._reset, self._lease, config.loop.reset_timeout_s
             )
@@ -218,12 +182,14 @@ class ActorNode(LifecycleNode):
             self._lease.on_lost = robot.on_lease_lost
             robot.on_safety(self._safety)
             teleop = RosTeleop(spec.lockstep)
-            holder, inference = self._policy(spec, stack)
+            policy = self._policy(spec, stack)
             reward = config.reward.build("rewards", path="reward")
-            loop = ActorLoop(
-                config.loop, robot, holder, reward, self._outbox, teleop,
-                on_result=lambda result: self._tell(result, description), inference=inference,
+            episodes = EpisodeLoop(
+                robot, policy, reward, self._outbox, config.loop, teleop=teleop,
+                on_result=lambda result: self._tell(result, description),
             )  # fmt: skip
+            loop = ActorLoop(episodes)
+            inference = policy if isinstance(policy, InferenceLink) else None
             self._inference, self._robot, self._teleop, self._loop = inference, robot, teleop, loop
             stack.callback(self._forget_loop)
             if not stop.is_set() and description is self._description:
@@ -232,25 +198,23 @@ class ActorNode(LifecycleNode):
                 while loop.is_done and not stop.is_set():  # all episodes are recorded
                     stop.wait(_LOOK_S)
 
-    def _policy(
-        self, spec: RobotSpec, stack: ExitStack
-    ) -> tuple[PolicyHolder | None, InferenceLink | None]:
+    def _policy(self, spec: RobotSpec, stack: ExitStack) -> PolicyHolder | InferenceLink | None:
         """What acts: a policy here, or one elsewhere, or a person."""
         config: ActorConfig = self.config
         if config.loop.mode == "demonstration":
-            return None, None
+            return None
         if config.remote.enabled:
             remote = stack.enter_context(RemoteInference(config.remote, spec, self._remote))
             self._show(stack, remote.flow)
             self.diagnostics.watch("remote inference", remote.item)
             stack.callback(self.diagnostics.unwatch, "remote inference")
-            return None, remote.link
+            return remote.link
         seed, steps = config.loop.exploration.seed, self._outbox.total_steps
         feed = stack.enter_context(PolicyFeed(config, spec, self._name, seed, steps))
         self._feed = feed
         self._show(stack, feed.flow)
         feed.announced(self._announced)
-        return feed.holder, None
+        return feed.holder
 
     def _show(self, stack: ExitStack, flow: Flow) -> None:
         self.diagnostics.watch(flow.name, flow.item)
@@ -340,7 +304,7 @@ class ActorNode(LifecycleNode):
     def _publish_status(self) -> None:
         loop, feed, inference = self._loop, self._feed, self._inference
         status = None if loop is None else loop.status()
-        waiting_for = "the robot's spec" if self.is_active else "activation"
+        waiting_for = Reason(NODE_WAITS, "the robot's spec" if self.is_active else "activation")
         message = actor_status_to_message(status, self._outbox.status(), waiting_for)
         message.actor = self._name
         if self._description is not None:
@@ -352,10 +316,12 @@ class ActorNode(LifecycleNode):
             message.policy_version, message.policy_age_s = feed.holder.number, feed.holder.age_s()
             if feed.puller.stats.last_error:
                 message.warnings = [*message.warnings, feed.puller.stats.last_error]
+                message.warning_codes = [*message.warning_codes, POLICY_PULL]
         self._status.publish(message)
         level = Level.WARN if message.warnings else Level.OK
         text = "; ".join([message.detail, *message.warnings]) or "acting"
-        self.diagnostics.report("acting", level, text)
+        values = {"code": message.code, "warning_codes": ", ".join(message.warning_codes)}
+        self.diagnostics.report("acting", level, text, values)
 
 
 def _join(thread: threading.Thread) -> None:

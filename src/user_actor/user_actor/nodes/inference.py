@@ -9,9 +9,8 @@ from __future__ import annotations
 import sys
 import threading
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Literal
 
+from user_actor.config import InferenceConfig
 from user_actor.loop.inference_server import InferenceServer
 from user_actor.nodes.policy_feed import PolicyFeed
 from user_comm import topics
@@ -19,40 +18,13 @@ from user_comm.converters import PolicyAnnouncement, RobotDescription
 from user_comm.diagnostics import Item, Level
 from user_comm.lifecycle import LifecycleNode
 from user_comm.logs import bridge_logging
-from user_comm.policy_blobs import ZenohConfig
 from user_comm.run import run
-from user_core.config import Config, setting
 from user_core.errors import TransportError
-from user_core.plugins import PluginChoice
 from user_core.promptness import make_process_prompt
 from user_core.types import ActionChunk, Observation
 
 _LOOK_S = 0.2
 _JOIN_S = 4.0
-
-
-@dataclass(frozen=True)
-class InferenceConfig(Config):
-    """Parameters of inference_node."""
-
-    policy: PluginChoice = setting(PluginChoice("tanh_gaussian"), doc="What acts.")
-    before_first_version: Literal["wait", "initial"] = setting(
-        "initial",
-        doc="While no version has come: answer nothing, or use the policy's first weights (those "
-        "of a model that is not learned here).",
-    )
-    seed: int = setting(
-        -1, doc="Of the policy's noise, unless it has one; -1: another one each time.", ge=-1
-    )
-    zenoh: ZenohConfig = setting(
-        ZenohConfig(connect=("tcp/127.0.0.1:7447",)), doc="Where policy versions are pulled from."
-    )
-    relay: str = setting(
-        "", doc="Zenoh key of a relay that serves policy versions; empty: the learner itself."
-    )
-    policy_share: float = setting(
-        1.0, doc="Part of the link's rate that policy versions may take, over time.", gt=0, le=1
-    )
 
 
 class InferenceNode(LifecycleNode):

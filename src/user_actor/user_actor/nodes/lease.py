@@ -6,27 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from user_actor.config import LeaseConfig
 from user_comm.endpoints import ServiceClient
-from user_core.config import Config, setting
 from user_core.errors import LeaseError, SuiteError, TransportError
 
 #: For a hal that is just being discovered.
 _PATIENCE_S = 3.0
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LeaseConfig(Config):
-    """The lease that an actor asks for."""
-
-    duration_s: float = setting(
-        5.0, doc="How long it lasts without renewal: a dead actor's robot is free then.",
-        unit="s", gt=0,
-    )  # fmt: skip
-    preempt: bool = setting(False, doc="Take the robot from whoever has it.")
-    retry_s: float = setting(1.0, doc="Time between two attempts to get it.", unit="s", gt=0)
 
 
 class LeaseKeeper:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -120,9 +119,7 @@ def policy_seeds(
         seed: Of exploration; -1: another one each time.
         steps: Steps that the actor ever made.
     """
-    fields = {
-        item.name for item in dataclasses.fields(plugins.load("policies", choice.plugin).Config)
-    }
+    fields = plugins.load("policies", choice.plugin).Config.model_fields
     entropy = None if seed < 0 else [seed, zlib.crc32(name.encode()), steps]
     source = np.random.default_rng(entropy)
     while True:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +12,6 @@ from user_core.errors import ConfigError
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 
 
-@dataclass(frozen=True)
 class OutboxConfig(Config):
     """Parameters of :class:`~user_actor.outbox.Outbox`."""
 

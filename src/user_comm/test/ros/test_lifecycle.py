@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -13,16 +12,15 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 
 from user_comm import topics
-from user_comm.checked_subscription import CheckedSubscription
 from user_comm.diagnostics import Level
+from user_comm.endpoints import TopicPublisher
 from user_comm.lifecycle import LifecycleNode
-from user_comm.publisher import TopicPublisher
+from user_comm.subscriptions import CheckedSubscription
 from user_core.config import Config, setting
 from user_core.errors import DeviceError, SuiteError
 from user_core.types import TrajectoryAck
 
 
-@dataclass(frozen=True)
 class ScenarioConfig(Config):
     speed: float = setting(1.0, doc="Speed.", unit="m/s", ge=0, le=2, read_only=False)
 
@@ -231,7 +229,7 @@ def test_failing_while_inactive_takes_the_node_down_too(node: Scenario, log: lis
 
 def test_attempts_to_start_become_rarer_until_one_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = [1000.0]
-    monkeypatch.setattr("user_comm.autostart.time.monotonic", lambda: now_s[0])
+    monkeypatch.setattr("user_comm.lifecycle.time.monotonic", lambda: now_s[0])
     node = Scenario("auto", parameter_overrides=[Parameter("autostart", value=True)])
     attempts: list[float] = []
 

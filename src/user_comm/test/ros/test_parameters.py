@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -23,18 +22,15 @@ class Mode(str, Enum):
     SAFE = "safe"
 
 
-@dataclass(frozen=True)
 class Gate(Config):
     max_age_s: float = setting(0.2, doc="Age.", unit="s", gt=0, read_only=False)
     gains: tuple[float, ...] = setting((), doc="Gains.", ge=0, read_only=False)
 
 
-@dataclass(frozen=True)
 class Camera(Config):
     name: str = setting(doc="Name.")
 
 
-@dataclass(frozen=True)
 class Robot(Config):
     robot: str = setting(doc="Which robot.")
     rate_hz: float = setting(20.0, doc="Rate.", unit="Hz", ge=1, le=1000, read_only=False)
@@ -86,14 +82,14 @@ def test_overrides_become_the_configuration(nodes: Nodes) -> None:
         params__arm="left", params__pid__p=2.0, cameras="[{name: front}, {name: wrist}]",
     )  # fmt: skip
     assert parameters.read() == Robot(
-        robot="panda", rate_hz=50.0, mode=Mode.FAST, limit=100.0, gate=Gate(1.0, (1.0, 2.0)),
-        params={"arm": "left", "pid": {"p": 2.0}}, cameras=(Camera("front"), Camera("wrist")),
+        robot="panda", rate_hz=50.0, mode=Mode.FAST, limit=100.0, gate=Gate(max_age_s=1.0, gains=(1.0, 2.0)),
+        params={"arm": "left", "pid": {"p": 2.0}}, cameras=(Camera(name="front"), Camera(name="wrist")),
     )  # fmt: skip
 
 
 def test_what_flatten_gives_comes_back_through_a_node(nodes: Nodes) -> None:
-    config = Robot("ur5e", 10.0, 0, Mode.FAST, None, Gate(0.5, (3.0,)), {"a": {"b": [1, 2]}},
-                   (Camera("x"),))  # fmt: skip
+    config = Robot(robot="ur5e", rate_hz=10.0, retries=0, mode=Mode.FAST, limit=None, gate=Gate(max_age_s=0.5, gains=(3.0,)), params={"a": {"b": [1, 2]}},
+                   cameras=(Camera(name="x"),))  # fmt: skip
     values = {key.replace(".", "__"): value for key, value in flatten(config).items()}
     assert nodes(**values)[1].read() == config
 
@@ -108,7 +104,7 @@ def test_an_empty_text_is_none_where_there_may_be_none(nodes: Nodes) -> None:
 
 
 def test_defaults_need_no_override(nodes: Nodes) -> None:
-    assert nodes(robot="panda")[1].read() == Robot("panda")
+    assert nodes(robot="panda")[1].read() == Robot(robot="panda")
 
 
 def test_what_must_be_given_and_is_not_is_named(nodes: Nodes) -> None:
@@ -158,7 +154,7 @@ def test_changes_are_checked_applied_and_told(nodes: Nodes) -> None:
     assert set_one(node, "gate.max_age_s", 0.7).successful
     assert set_one(node, "gate.gains", [1.0, 2.0]).successful
     assert set_one(node, "mode", "fast").successful
-    after = Robot("panda", mode=Mode.FAST, gate=Gate(0.7, (1.0, 2.0)))
+    after = Robot(robot="panda", mode=Mode.FAST, gate=Gate(max_age_s=0.7, gains=(1.0, 2.0)))
     assert parameters.read() == after
     assert nodes.changes[0][0] == before and nodes.changes[-1][1] == after
 

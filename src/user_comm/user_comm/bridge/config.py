@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
@@ -77,13 +77,9 @@ CROSSINGS: tuple[Crossing, ...] = (
 )
 
 
-# --- What a bridge carries: routes, written out or derived from the topic table ---
-
-
 Role = Literal["robot", "learner", "none"]
 
 
-@dataclass(frozen=True)
 class Route(Config):
     """One topic, one way."""
 
@@ -130,7 +126,6 @@ class Route(Config):
         )
 
 
-@dataclass(frozen=True)
 class BridgeConfig(Config):
     """Parameters of bridge_node."""
 
@@ -229,8 +224,8 @@ def _derived(crossing: Crossing, role: Role, robot: str, learner: str) -> Route:
 
 def _complete(route: Route, namespace: str) -> Route:
     prefix = "" if route.topic.startswith("/") else f"{namespace.rstrip('/')}/"
-    route = replace(route, topic=prefix + route.topic)
-    route = replace(route, key=route.key or key_of(route.topic))
+    route = route.replace(topic=prefix + route.topic)
+    route = route.replace(key=route.key or key_of(route.topic))
     if route.type:
         return route
     for topic in TOPICS:
@@ -245,8 +240,7 @@ def _complete(route: Route, namespace: str) -> Route:
 
 def _like(route: Route, topic: Topic) -> Route:
     quality = topic.quality
-    return replace(
-        route,
+    return route.replace(
         type=topic.type,
         depth=quality.depth,
         reliable=quality.reliability is Reliability.RELIABLE,

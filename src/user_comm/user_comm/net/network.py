@@ -17,7 +17,6 @@ import ipaddress
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -176,23 +175,11 @@ def _write_secret(file: Path, key: ec.EllipticCurvePrivateKey) -> None:
         out.write(text)
 
 
-# --- The members of a network, in a folder: ``network.yaml``, their certificates, the authority ---
-# net/
-# network.yaml            who belongs to it, and where the router is
-# ca.pem  ca.key          the authority; ca.key never leaves this machine
-# router/                 credentials of the router, for its host
-# robots/<name>/          credentials of a robot, to be copied to it
-# learners/<name>/        credentials of a learner's host
-# sites/<name>/           credentials of a site's own router
-# router.yaml  zenohd.json5    what the router runs with: ours, or a stock zenohd
-
-
 FILE = "network.yaml"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
 Role = Literal["robot", "learner", "site"]
 
 
-@dataclass(frozen=True)
 class Site(Config):
     """A router of a site, that connects to this network's router for its robots."""
 
@@ -200,7 +187,6 @@ class Site(Config):
     robots: tuple[str, ...] = setting((), doc="Robots that it speaks for.")
 
 
-@dataclass(frozen=True)
 class Members(Config):
     """What stands in ``network.yaml``."""
 
@@ -276,11 +262,11 @@ class Network:
         known = {"robot": members.robots, "learner": members.learners}.get(role, ())
         if role == "site":
             others = tuple(site for site in members.sites if site.name != name)
-            members = replace(members, sites=(*others, Site(name, robots)))
+            members = members.replace(sites=(*others, Site(name=name, robots=robots)))
         elif role == "robot" and name not in known:
-            members = replace(members, robots=(*known, name))
+            members = members.replace(robots=(*known, name))
         elif role == "learner" and name not in known:
-            members = replace(members, learners=(*known, name))
+            members = members.replace(learners=(*known, name))
         made = Authority(self.folder).issue(self.credentials(role, name).folder, name, **options)
         _write(self.folder / FILE, members)
         self.members = members

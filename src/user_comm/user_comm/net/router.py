@@ -12,7 +12,6 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any
 
 import zenoh
@@ -24,7 +23,6 @@ from user_comm.net.sessions import ZenohConfig
 from user_core.config import Config, setting
 
 
-@dataclass(frozen=True)
 class RouterConfig(Config):
     """What the router runs with."""
 
@@ -54,8 +52,7 @@ class RouterConfig(Config):
             max_message_bytes=self.max_message_bytes,
         )
         if network is not None:
-            session = replace(
-                session,
+            session = session.replace(
                 listen=self.listen or network.members.endpoints,
                 credentials=self.credentials or str(network.router.folder),
             )
@@ -81,12 +78,6 @@ def json5(config: RouterConfig) -> str:
     return note + json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
 
 
-# --- What Zenoh's access control refuses, counted and named ---
-# Zenoh tells only its own log, at the level of single messages. So that log goes through a pipe
-# here: refusals are counted by who wanted to do what to which key, the rest is dropped or
-# passed on.
-
-
 _FILTER = "error,zenoh::net::routing::interceptor::access_control=trace"
 _COLOURS = re.compile(rb"\x1b\[[0-9;]*m")
 #: Zenoh asks itself about all kinds of messages when a key is new; only what it says of a
@@ -103,7 +94,11 @@ _MOST_KEYS = 1000
 
 
 class RefusalLog:
-    """Counts refusals from now on; there is one in a process, made before any session.
+    """Counts what Zenoh's access control refuses from now on, and names who was refused.
+
+    Zenoh tells only its own log, at the level of single messages. So that log goes through a pipe
+    here: refusals are counted by who wanted to do what to which key, the rest is dropped or
+    passed on. There is one in a process, made before any session.
 
     Args:
         say: Gets a line for people, at most one in five seconds for each name and act.

@@ -70,9 +70,6 @@ class Credentials:
         }
 
 
-# --- Opening a Zenoh session: who listens, who connects, and patience while nobody is there ---
-
-
 ENCRYPTED = ("tls/", "quic/")
 #: Threads that receive, in a process that others connect to. When a link has been silent for its
 #: lease, its socket is closed with what was not sent; that lingers for 10 s, and blocks one of these
@@ -81,7 +78,6 @@ _RECEIVING_THREADS = 32
 _RETRY = {"period_init_ms": 100, "period_max_ms": 500, "period_increase_factor": 1.5}
 
 
-@dataclass(frozen=True)
 class ZenohConfig(Config):
     """One end of a Zenoh link."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 from user_comm import topics
 from user_comm.converters import PolicyAnnouncement
@@ -16,7 +15,6 @@ from user_comm.run import run
 from user_core.config import Config, setting
 
 
-@dataclass(frozen=True)
 class PolicyRelayConfig(Config):
     """Parameters of policy_relay."""
 

@@ -11,7 +11,6 @@ import logging
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import zenoh
@@ -117,7 +116,7 @@ def _config(arguments: argparse.Namespace) -> RouterConfig:
         "connect": tuple(filter(None, arguments.connect)),
         "credentials": arguments.credentials,
     }
-    return replace(config, **{name: value for name, value in given.items() if value})
+    return config.replace(**{name: value for name, value in given.items() if value})
 
 
 def _parser() -> argparse.ArgumentParser:

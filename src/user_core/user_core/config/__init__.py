@@ -1,12 +1,39 @@
-"""Typed configuration: frozen dataclasses from YAML, checked field by field.
+"""Typed configuration: pydantic models with purpose, unit and range in every field.
 
-Why not pydantic: this package depends on numpy and the standard library only (YAML apart),
-Ubuntu 24.04, the platform of ROS 2 Jazzy, still ships pydantic 1, and ROS parameters with
-ranges and descriptions are derived from the same declarations.
+What is written by hand, here and in YAML, is checked whole before anything starts: unknown keys
+are refused and the nearest right one is named, and all faults of a document are told at once, each
+with its path, what was got and what is allowed. From the same declarations come ROS parameters
+(:mod:`user_comm`) and JSON Schemas for editors (:func:`json_schema`).
 """
 
-from user_core.config.base import Config
-from user_core.config.load import from_mapping, load_yaml, to_mapping
+from __future__ import annotations
+
+from user_core.config.documents import Document, load_document, load_yaml
+from user_core.config.model import (
+    MISSING,
+    Config,
+    ConfigErrors,
+    ConfigField,
+    config_fields,
+    from_mapping,
+    json_schema,
+    to_mapping,
+)
 from user_core.config.setting import Setting, setting, setting_of
 
-__all__ = ["Config", "Setting", "from_mapping", "load_yaml", "setting", "setting_of", "to_mapping"]
+__all__ = [
+    "MISSING",
+    "Config",
+    "ConfigErrors",
+    "ConfigField",
+    "Document",
+    "Setting",
+    "config_fields",
+    "from_mapping",
+    "json_schema",
+    "load_document",
+    "load_yaml",
+    "setting",
+    "setting_of",
+    "to_mapping",
+]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from user_core.specs import Array, RobotSpec
 from user_core.types import Batch
 
 
-@dataclass(frozen=True)
 class RewardWeightedRegressionConfig(Config):
     """Parameters of :class:`RewardWeightedRegression`."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,7 +13,6 @@ from user_core.interfaces import Camera, Frame
 from user_core.specs import ArraySpec
 
 
-@dataclass(frozen=True)
 class FakeCameraConfig(Config):
     """Parameters of :class:`FakeCamera`."""
 

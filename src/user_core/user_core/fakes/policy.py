@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from user_core.config import Config, setting
@@ -12,7 +10,6 @@ from user_core.interfaces import Policy
 from user_core.specs import Array, Arrays, RobotSpec
 
 
-@dataclass(frozen=True)
 class LinearGaussianConfig(Config):
     """Parameters of :class:`LinearGaussianPolicy`."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,7 +17,6 @@ _REACH_M = 0.5
 _SUCCESS_M = 0.05
 
 
-@dataclass(frozen=True)
 class FakeRobotConfig(Config):
     """Parameters of :class:`FakeRobot`."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from user_core.config import Config, setting
@@ -13,7 +11,6 @@ from user_core.specs import RobotSpec
 from user_core.types import Observation
 
 
-@dataclass(frozen=True)
 class FakeTeleopConfig(Config):
     """Parameters of :class:`FakeTeleop`."""
 

@@ -1,7 +1,8 @@
 """Policies: built from specs, used by actor and learner alike.
 
-``tanh_gaussian`` needs numpy only while it looks at numbers; torch is imported where pictures
-need a convolutional encoder, and in the modules named ``*_torch``, which the learner uses.
+``tanh_gaussian`` acts with numpy alone while it looks at numbers only; its network for training
+is in torch. A policy that is nothing but a torch network extends
+:class:`~user_core.policies.torch_policy.TorchPolicy`.
 """
 
 from user_core.policies.fingerprint import policy_config_hash

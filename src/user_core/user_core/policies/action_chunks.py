@@ -7,7 +7,7 @@ what lets a policy on another host drive a robot through round trips of several 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from user_core.config import setting
@@ -15,7 +15,6 @@ from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPol
 from user_core.specs import Array, Arrays, ArraySpec, RobotSpec
 
 
-@dataclass(frozen=True)
 class ActionChunksConfig(TanhGaussianConfig):
     """Shape of the networks, and how far they plan."""
 
@@ -25,7 +24,7 @@ class ActionChunksConfig(TanhGaussianConfig):
 class ActionChunksPolicy(TanhGaussianPolicy):
     """T actions at once. Its layout is that of a tanh-Gaussian policy with actions (T * A,).
 
-    Behaviour cloning trains it, from windows of T steps.
+    Algorithms train it from windows of T steps, see ``rows`` of its network.
     """
 
     Config = ActionChunksConfig

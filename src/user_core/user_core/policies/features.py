@@ -1,4 +1,4 @@
-"""Which arrays of an observation a network sees, in which order and on which scale."""
+"""What a network sees of an observation, in which order and scale, and the scale of actions."""
 
 from __future__ import annotations
 
@@ -88,3 +88,38 @@ def _normalisation(spec: ArraySpec) -> tuple[Array, Array]:
     offset = np.where(usable, (low + high) / 2, 0.0)
     scale = np.where(usable, 1 / np.where(usable, half, 1.0), 1.0)
     return offset.astype(np.float32), scale.astype(np.float32)
+
+
+class ActionScale:
+    """Actions between -1 and 1, as networks give them, and between the bounds of the spec.
+
+    Args:
+        spec: The robot's.
+
+    Raises:
+        SpecError: The action has no finite bounds, or is not made of floats.
+
+    Attributes:
+        middle: (A,) float32.
+        half: Half the range, (A,) float32.
+    """
+
+    def __init__(self, spec: RobotSpec) -> None:
+        self.spec = action = spec.action
+        if not action.dtype.startswith("float") or action.low is None or action.high is None:
+            raise SpecError(
+                f"action of {spec.robot!r}",
+                got=f"{action.dtype}, low {action.low}, high {action.high}",
+                expected="floats with finite bounds",
+                hint="Give the robot's action bounds, or choose another policy",
+            )
+        self._low, self._high = action.low_array, action.high_array
+        low, high = self._low.astype(np.float64), self._high.astype(np.float64)
+        self.middle: Array = ((low + high) / 2).astype(np.float32)
+        self.half: Array = ((high - low) / 2).astype(np.float32)
+
+    def to_robot(self, unit: Array) -> Array:
+        """Actions (..., A) of the spec's type and within its bounds, from -1 to 1."""
+        action = (self.middle + self.half * unit).astype(self.spec.dtype, copy=False)
+        bounded: Array = np.minimum(np.maximum(action, self._low), self._high)
+        return bounded

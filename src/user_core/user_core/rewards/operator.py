@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from user_core import plugins
@@ -15,7 +15,6 @@ from user_core.types import Label, RewardSource, TaskFeedback
 _VERDICTS = (Label.SUCCESS, Label.FAILURE)
 
 
-@dataclass(frozen=True)
 class OperatorConfig(Config):
     """Parameters of :class:`OperatorReward`."""
 

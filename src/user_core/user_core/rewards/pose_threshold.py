@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,7 +15,6 @@ from user_core.types import TaskFeedback
 _POSITION, _POSE = 3, 7
 
 
-@dataclass(frozen=True)
 class PoseThresholdConfig(Config):
     """Parameters of :class:`PoseThresholdReward`. The goal is given by one of two settings."""
 

@@ -9,6 +9,7 @@ from user_core.types.lease import Lease
 from user_core.types.observation import NO_TASK, Observation, TaskFeedback
 from user_core.types.policy_version import PolicyVersion
 from user_core.types.step import FinalObservation, RewardSource, Step
+from user_core.types.task import Task
 from user_core.types.trajectory import ChunkId, TrajectoryChunk, TrajectorySchema
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "PolicyVersion",
     "RewardSource",
     "Step",
+    "Task",
     "TaskFeedback",
     "TrajectoryAck",
     "TrajectoryChunk",

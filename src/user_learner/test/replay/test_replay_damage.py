@@ -2,17 +2,17 @@
 
 import sqlite3
 from contextlib import closing
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from replay_data import IMAGE_SCHEMA, QUICK, STILL, Actor, Plan, assert_holds, fill
 
 from user_core.errors import StoreCorrupt
-from user_learner.replay import Receipt, ReplaySource, StoreReader, StoreWriter
-from user_learner.replay.verify import verify
+from user_learner.replay import ChunkStatus, StoreReader, StoreWriter
+from user_learner.replay.maintenance import verify
+from user_learner.sampling import ReplaySource
+from user_testing.worlds.replay import IMAGE_SCHEMA, QUICK, STILL, Actor, Plan, assert_holds, fill
 
-CONFIG = replace(QUICK, segment_bytes=1)  # segments of 1024 rows
+CONFIG = QUICK.replace(segment_bytes=1)  # segments of 1024 rows
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_the_segment_that_is_being_filled_is_checked_on_opening(filled):
     assert reader.tables.segments[:, 0].tolist() == [1, 2, 3, 4]  # nothing is appended to it
     reader.close()
     with StoreWriter(path, config=CONFIG) as writer:  # its producer still counts as served
-        assert writer.append(chunks[-1]).receipt == Receipt.DUPLICATE
+        assert writer.append(chunks[-1]).status == ChunkStatus.DUPLICATE
 
 
 def test_a_log_that_is_cut_short_closes_its_segment_only(filled):
@@ -187,9 +187,9 @@ def test_a_damaged_index_is_rebuilt_with_everything_that_was_acknowledged(filled
             (second.name, open_chunks[0].id.sequence),
         }
         for chunk in chunks:
-            assert writer.append(chunk).receipt == Receipt.DUPLICATE
+            assert writer.append(chunk).status == ChunkStatus.DUPLICATE
         for chunk in open_chunks[1:]:
-            assert writer.append(chunk).receipt == Receipt.STAGED
+            assert writer.append(chunk).status == ChunkStatus.STAGED
     reader = StoreReader(path, with_actors=True)
     assert_holds(reader, [*chunks, *open_chunks[1:]])
     assert reader.meta.steps == {0: 2400 + 35 + 25}
@@ -222,7 +222,7 @@ def test_rebuilding_keeps_what_was_durable_and_cuts_what_was_being_written(tmp_p
     (tmp_path / "index.sqlite").unlink()
     with StoreWriter(tmp_path, config=CONFIG) as writer:
         assert [ack.sequence for ack in writer.acknowledged()] == [5]
-        assert writer.append(chunks[5]).receipt == Receipt.STAGED
+        assert writer.append(chunks[5]).status == ChunkStatus.STAGED
     reader = StoreReader(tmp_path)
     assert_holds(reader, chunks)
     reader.close()

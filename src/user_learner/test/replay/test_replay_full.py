@@ -4,14 +4,13 @@ import os
 import resource
 import subprocess
 from contextlib import contextmanager
-from dataclasses import replace
 
 import pytest
-from replay_data import FSYNC, IMAGE_SCHEMA, QUICK, Actor, Plan, assert_holds, fill
 
 from user_core.errors import StoreError, StoreFull
-from user_learner.replay import Receipt, StoreReader, StoreWriter
-from user_learner.replay.verify import verify
+from user_learner.replay import ChunkStatus, StoreReader, StoreWriter
+from user_learner.replay.maintenance import verify
+from user_testing.worlds.replay import FSYNC, IMAGE_SCHEMA, QUICK, Actor, Plan, assert_holds, fill
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def small_disk(tmp_path):
 def deliver(writer, chunks, acknowledged):
     """Send from behind the acknowledged number on, as an outbox does."""
     for chunk in chunks[acknowledged:]:
-        assert writer.append(chunk).receipt in (Receipt.STAGED, Receipt.DUPLICATE)
+        assert writer.append(chunk).status in (ChunkStatus.STAGED, ChunkStatus.DUPLICATE)
     writer.commit()
 
 
@@ -45,7 +44,7 @@ def test_a_full_disk_stops_the_store_and_room_lets_it_go_on(small_disk, ballast_
     ballast = small_disk / "ballast"
     actor = Actor(1, schema=IMAGE_SCHEMA, chunk_rows=20)
     chunks = [chunk for _ in range(20) for chunk in actor.chunks(Plan(90))]
-    config = replace(FSYNC, commit_bytes=300_000, segment_bytes=1)
+    config = FSYNC.replace(commit_bytes=300_000, segment_bytes=1)
     path = small_disk / "store"
     with StoreWriter(path, IMAGE_SCHEMA, config) as writer:
         fill(writer, Actor(2, schema=IMAGE_SCHEMA), [Plan(3)])
@@ -90,7 +89,7 @@ def largest_file(nbytes):
 def test_a_write_that_fails_half_way_leaves_nothing_torn(tmp_path, limit_bytes):
     actor = Actor(1, schema=IMAGE_SCHEMA, chunk_rows=7)
     chunks = actor.chunks(Plan(100))
-    config = replace(QUICK, commit_bytes=1)
+    config = QUICK.replace(commit_bytes=1)
     with StoreWriter(tmp_path, config=config) as writer:
         for chunk in chunks[:2]:
             writer.append(chunk)
@@ -113,7 +112,7 @@ def test_a_write_that_fails_half_way_leaves_nothing_torn(tmp_path, limit_bytes):
 def test_some_room_is_left_on_the_disk(tmp_path):
     chunks = Actor().chunks(Plan(3))
     free = os.statvfs(tmp_path)
-    config = replace(QUICK, min_free_bytes=free.f_bavail * free.f_frsize * 2)
+    config = QUICK.replace(min_free_bytes=free.f_bavail * free.f_frsize * 2)
     with StoreWriter(tmp_path, config=config) as writer:
         with pytest.raises(StoreFull, match="min_free_bytes"):
             writer.append(chunks[0])

@@ -8,7 +8,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from replay_data import (
+
+from user_core.codecs.episodes import EpisodeFileReader
+from user_core.errors import CodecError, SchemaMismatch, StoreError
+from user_core.types import EpisodeKey, EpisodeSource
+from user_learner.cli.replay import main
+from user_learner.replay import ChunkStatus, RetentionConfig, StoreReader, StoreWriter
+from user_learner.replay.maintenance import verify
+from user_learner.replay.transfer import export_episodes, import_episodes, merge
+from user_learner.sampling import History, ReplaySource, Stratum
+from user_testing.worlds.replay import (
     IMAGE_SCHEMA,
     QUICK,
     SCHEMA,
@@ -21,24 +30,7 @@ from replay_data import (
     same_columns,
 )
 
-from user_core.codecs.episodes import EpisodeFileReader
-from user_core.errors import CodecError, SchemaMismatch, StoreError
-from user_core.types import EpisodeKey, EpisodeSource
-from user_learner.cli.replay import main
-from user_learner.replay import (
-    History,
-    Receipt,
-    ReplaySource,
-    RetentionConfig,
-    StoreReader,
-    StoreWriter,
-    Stratum,
-)
-from user_learner.replay.merge import merge
-from user_learner.replay.portable import export_episodes, import_episodes
-from user_learner.replay.verify import verify
-
-CONFIG = replace(QUICK, segment_bytes=1)
+CONFIG = QUICK.replace(segment_bytes=1)
 DEMONSTRATION, EVALUATION = EpisodeSource.DEMONSTRATION, EpisodeSource.EVALUATION
 
 
@@ -76,7 +68,7 @@ def test_the_oldest_online_segments_go_first_and_demonstrations_never(tmp_path):
             assert source.collected(EpisodeSource.ONLINE) == 5 * 1023  # that ever came
             assert len(mapped_files(tmp_path)) < len(before)  # their disk space is free
         assert writer.retain(RetentionConfig(max_rows=1)) != []
-        assert writer.append(kept[0]).receipt == Receipt.DUPLICATE
+        assert writer.append(kept[0]).status == ChunkStatus.DUPLICATE
         more = fill(writer, online, [Plan(50)])
     reader = StoreReader(tmp_path)
     episodes = {episode.key: episode for episode in reader.episodes()}
@@ -102,7 +94,7 @@ def test_an_episode_that_lost_its_front_keeps_the_rest(tmp_path):
     with StoreWriter(tmp_path, config=CONFIG) as writer:
         fill(writer, Actor(chunk_rows=500), [Plan(2500)])
         writer.retain(RetentionConfig(max_bytes=1600 * 64))
-        with ReplaySource(tmp_path, replace(STILL, n_step=3)) as source:
+        with ReplaySource(tmp_path, STILL.replace(n_step=3)) as source:
             assert len(source) == 2500 - 1024
             rows = source.sample(3000).observation["place"][:, 2]
             assert (rows.min(), rows.max()) == (1024, 2499)
@@ -129,8 +121,8 @@ def test_older_stores_are_drawn_from_as_well_and_not_written(tmp_path):
     store(tmp_path / "live", (Actor(3), [Plan(70)]))
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "a").rglob("*") if p.is_file()}
     history = (
-        History(str(tmp_path / "a")),
-        History(str(tmp_path / "b"), source=DEMONSTRATION),
+        History(path=str(tmp_path / "a")),
+        History(path=str(tmp_path / "b"), source=DEMONSTRATION),
     )
     with ReplaySource(tmp_path / "live", STILL, history) as source:
         assert len(source) == 1600
@@ -142,7 +134,7 @@ def test_older_stores_are_drawn_from_as_well_and_not_written(tmp_path):
         assert set(batch.extras["row"][actors == 1] >> 48) == {1}
         assert (batch.next_observation["place"][:, 2] - batch.observation["place"][:, 2] == 1).all()
         assert source.collected() == 70
-    newest = replace(STILL, strata=(Stratum(newest_steps=100),))
+    newest = STILL.replace(strata=(Stratum(newest_steps=100),))
     with ReplaySource(tmp_path / "live", newest, history) as source:
         actors = source.sample(2000).observation["place"][:, 0]
         assert set(actors) == {1, 3}  # the live store is newer than the first of its history
@@ -156,9 +148,9 @@ def test_history_with_another_schema_is_refused_with_the_difference(tmp_path):
     store(tmp_path / "live", (Actor(1), [Plan(5)]))
     store(tmp_path / "other", (Actor(1, schema=IMAGE_SCHEMA), [Plan(5)]))
     with pytest.raises(SchemaMismatch, match="image_wrist: only in the second"):
-        ReplaySource(tmp_path / "live", STILL, [History(str(tmp_path / "other"))])
+        ReplaySource(tmp_path / "live", STILL, [History(path=str(tmp_path / "other"))])
     with pytest.raises(StoreError, match="no replay store"):
-        ReplaySource(tmp_path / "live", STILL, [History(str(tmp_path / "nothing"))])
+        ReplaySource(tmp_path / "live", STILL, [History(path=str(tmp_path / "nothing"))])
 
 
 @pytest.mark.root

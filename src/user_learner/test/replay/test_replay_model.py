@@ -8,11 +8,11 @@ from pathlib import Path
 import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from replay_data import QUICK, Actor, Plan, joined, same_columns
 
 from user_core.types import EpisodeSource
-from user_learner.replay import Receipt, StoreReader, StoreWriter
-from user_learner.replay.verify import verify
+from user_learner.replay import ChunkStatus, StoreReader, StoreWriter
+from user_learner.replay.maintenance import verify
+from user_testing.worlds.replay import QUICK, Actor, Plan, joined, same_columns
 
 SOURCES = [EpisodeSource.ONLINE, EpisodeSource.DEMONSTRATION]
 
@@ -31,7 +31,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @initialize(rows=st.sampled_from([1, 2**30]), reorder=st.sampled_from([0, 2**20]))
     def open(self, rows, reorder):
-        self.config = replace(QUICK, segment_bytes=rows, reorder_bytes=reorder)
+        self.config = QUICK.replace(segment_bytes=rows, reorder_bytes=reorder)
         self.writer = StoreWriter(self.path, config=self.config)
         self.reader = None
 
@@ -63,7 +63,7 @@ class StoreMachine(RuleBasedStateMachine):
             if chunk.id.sequence <= self.staged[who]:
                 continue  # it waited in the store, and went in with one before it
             answer = self.writer.append(chunk)
-            assert answer.receipt is Receipt.STAGED, answer
+            assert answer.status is ChunkStatus.STAGED, answer
             self.went_in(who)
 
     def went_in(self, who):
@@ -77,14 +77,14 @@ class StoreMachine(RuleBasedStateMachine):
         if self.staged[who] > 0:
             number = max(0, self.staged[who] - back)
             answer = self.writer.append(self.made[who][number])
-            assert answer.receipt is Receipt.DUPLICATE
+            assert answer.status is ChunkStatus.DUPLICATE
             assert answer.ack.sequence == self.committed[who]
 
     @rule(who=st.integers(0, 2), ahead=st.integers(1, 4))
     def send_early(self, who, ahead):
         number = self.staged[who] + ahead
         if number < len(self.made[who]):
-            assert self.writer.append(self.made[who][number]).receipt is Receipt.EARLY
+            assert self.writer.append(self.made[who][number]).status is ChunkStatus.EARLY
             self.early[who].add(number + 1)
 
     @rule(who=st.integers(0, 2), kind=st.sampled_from(["row", "flags", "hash"]))
@@ -100,7 +100,7 @@ class StoreMachine(RuleBasedStateMachine):
                 chunk = replace(chunk, columns={**chunk.columns, **both})
                 if len(chunk) == 1 and not chunk.columns["final"][0]:
                     continue  # a last step whose final observation is yet to come: sense
-            assert self.writer.append(chunk).receipt is Receipt.REFUSED
+            assert self.writer.append(chunk).status is ChunkStatus.REFUSED
 
     @rule()
     def commit(self):

@@ -1,25 +1,33 @@
 import math
-import os
 import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from replay_data import IMAGE_SCHEMA, QUICK, SCHEMA, STILL, Actor, Plan, fill, pixel_of, reward_of
 
 from user_core.errors import ConfigError
 from user_core.types import ActedBy, EpisodeSource
-from user_learner.replay import ReplaySource, StoreWriter, Stratum
-from user_learner.replay.buffers import batch_nbytes
+from user_learner.replay import StoreWriter
 from user_learner.replay.layout import RowLayout
+from user_learner.sampling import ReplaySource, Stratum
+from user_learner.sampling.batches import batch_nbytes
+from user_testing.worlds.replay import (
+    IMAGE_SCHEMA,
+    QUICK,
+    SCHEMA,
+    STILL,
+    Actor,
+    Plan,
+    fill,
+    pixel_of,
+    reward_of,
+)
 
-SMALL_SEGMENTS = replace(QUICK, segment_bytes=1)
+SMALL_SEGMENTS = QUICK.replace(segment_bytes=1)
 #: Exchanged as fast as the disk can, and drawn no faster, however busy the machine is.
-FAST = replace(STILL, read_bytes_per_s=1e12, keep=1, draws_per_load=0.5, max_draws_per_load=0.7)
+FAST = STILL.replace(read_bytes_per_s=1e12, keep=1, draws_per_load=0.5, max_draws_per_load=0.7)
 BATCH = 256
 
 
@@ -61,7 +69,7 @@ def test_a_store_four_times_its_budget_is_drawn_uniformly(tmp_path):
     with StoreWriter(tmp_path, config=SMALL_SEGMENTS) as writer:
         for number in range(3):  # three lanes, each with a last segment that is not full
             fill(writer, Actor(number, chunk_rows=200), list(uneven_plans(rng, 7000)))
-    config = replace(FAST, memory_bytes=budget(SCHEMA, 6000), n_step=3)
+    config = FAST.replace(memory_bytes=budget(SCHEMA, 6000), n_step=3)
     with ReplaySource(tmp_path, config) as source:
         steps = len(source)
         assert steps > 20000
@@ -77,7 +85,7 @@ def test_a_store_four_times_its_budget_is_drawn_uniformly(tmp_path):
 def test_growth_does_not_bias(tmp_path):
     rng = np.random.default_rng(1)
     actors = [Actor(number, chunk_rows=100) for number in range(2)]
-    config = replace(FAST, memory_bytes=budget(SCHEMA, 5000))
+    config = FAST.replace(memory_bytes=budget(SCHEMA, 5000))
     counts, expected = Counter(), Counter()
     with StoreWriter(tmp_path, config=SMALL_SEGMENTS) as writer:
         for actor in actors:
@@ -110,8 +118,8 @@ def test_what_is_drawn_from_memory_is_what_is_stored(tmp_path):
     plans = [Plan(n, terminated=n % 2 == 0) for n in lengths]
     with StoreWriter(tmp_path, config=SMALL_SEGMENTS) as writer:
         fill(writer, Actor(1, schema=IMAGE_SCHEMA, chunk_rows=50), plans)
-    config = replace(FAST, n_step=4)
-    config = replace(config, memory_bytes=budget(IMAGE_SCHEMA, 2300, config))
+    config = FAST.replace(n_step=4)
+    config = config.replace(memory_bytes=budget(IMAGE_SCHEMA, 2300, config))
     with ReplaySource(tmp_path, config) as source:
         seen = set()
         for _ in range(150):
@@ -147,8 +155,8 @@ def test_strata_share_the_memory_and_small_ones_stay_whole(tmp_path):
         Stratum(sources=(EpisodeSource.DEMONSTRATION,)),
         Stratum(acted_by=(ActedBy.HUMAN,)),
     )
-    config = replace(FAST, strata=strata)
-    config = replace(config, memory_bytes=budget(SCHEMA, 10000, config))
+    config = FAST.replace(strata=strata)
+    config = config.replace(memory_bytes=budget(SCHEMA, 10000, config))
     with ReplaySource(tmp_path, config) as source:
         counts = drawn(source, 400_000)
         assert source.resident
@@ -165,8 +173,8 @@ def test_strata_share_the_memory_and_small_ones_stay_whole(tmp_path):
 
 def test_a_store_outgrows_its_budget_while_it_is_sampled(tmp_path):
     rng = np.random.default_rng(3)
-    config = replace(FAST, prefetch=2, refresh_period_s=0.005)
-    config = replace(config, memory_bytes=budget(SCHEMA, 5000, config))
+    config = FAST.replace(prefetch=2, refresh_period_s=0.005)
+    config = config.replace(memory_bytes=budget(SCHEMA, 5000, config))
     with StoreWriter(tmp_path, config=SMALL_SEGMENTS) as writer:
         actor = Actor(1, chunk_rows=100)
         fill(writer, actor, list(uneven_plans(rng, 2000)))
@@ -189,7 +197,7 @@ def test_a_store_outgrows_its_budget_while_it_is_sampled(tmp_path):
 def test_what_units_are_owed_survives_a_restart(tmp_path):
     with StoreWriter(tmp_path, config=SMALL_SEGMENTS) as writer:
         fill(writer, Actor(1, chunk_rows=500), [Plan(500)] * 30)
-    config = replace(FAST, memory_bytes=budget(SCHEMA, 5000))
+    config = FAST.replace(memory_bytes=budget(SCHEMA, 5000))
     with ReplaySource(tmp_path, config) as source:
         drawn(source, 20_000)
         state = source.state()
@@ -205,10 +213,10 @@ def test_retention_takes_rows_out_of_memory(tmp_path):
     with StoreWriter(tmp_path, config=SMALL_SEGMENTS) as writer:
         actor = Actor(1, chunk_rows=500)
         fill(writer, actor, [Plan(511)] * 20)
-        config = replace(FAST, memory_bytes=budget(SCHEMA, 4800))
+        config = FAST.replace(memory_bytes=budget(SCHEMA, 4800))
         with ReplaySource(tmp_path, config) as source:
             assert {0, 1, 2, 3, 4, 5} < {episode for _, episode, _ in drawn(source, 100_000)}
-            assert writer.retain(replace(QUICK.retention, max_rows=8000))
+            assert writer.retain(QUICK.retention.replace(max_rows=8000))
             source.refresh()
             for _ in range(50):
                 assert source.sample(BATCH).observation["place"][:, 1].min() >= 6
@@ -221,20 +229,16 @@ def test_retention_takes_rows_out_of_memory(tmp_path):
 def test_a_budget_that_is_too_small_is_refused(tmp_path):
     with StoreWriter(tmp_path, config=SMALL_SEGMENTS) as writer:
         fill(writer, Actor(1, chunk_rows=500), [Plan(500)] * 12)
-    with ReplaySource(tmp_path, replace(FAST, memory_bytes=1000)) as source:
+    with ReplaySource(tmp_path, FAST.replace(memory_bytes=1000)) as source:
         with pytest.raises(ConfigError, match="memory_bytes.*room for"):
             source.sample(BATCH)
 
 
 def measured(path, budget, address_space=0):
     """What a process of its own took, and whether it sampled from a resident set."""
-    here = Path(__file__).parent
-    paths = [str(here), *filter(None, [os.environ.get("PYTHONPATH")])]
+    program = [sys.executable, "-m", "user_testing.programs.replay_memory"]
     done = subprocess.run(
-        [sys.executable, here / "memory_child.py", path, str(budget), str(address_space)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        [*program, path, str(budget), str(address_space)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     taken, resident = map(int, done.stdout.split())

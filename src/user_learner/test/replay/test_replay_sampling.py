@@ -2,13 +2,18 @@ import math
 import threading
 import time
 from collections import Counter
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from replay_data import (
+
+from user_core.config import from_mapping, to_mapping
+from user_core.errors import ConfigError, StoreError
+from user_core.types import ActedBy, EpisodeSource
+from user_learner.replay import ChunkStatus, StoreWriter
+from user_learner.sampling import HALF_DEMONSTRATIONS, ReplaySource, SamplerConfig, Stratum
+from user_testing.worlds.replay import (
     IMAGE_SCHEMA,
     QUICK,
     STILL,
@@ -17,18 +22,6 @@ from replay_data import (
     fill,
     pixel_of,
     reward_of,
-)
-
-from user_core.config import from_mapping, to_mapping
-from user_core.errors import ConfigError, StoreError
-from user_core.types import ActedBy, EpisodeSource
-from user_learner.replay import (
-    HALF_DEMONSTRATIONS,
-    Receipt,
-    ReplaySource,
-    SamplerConfig,
-    StoreWriter,
-    Stratum,
 )
 
 DEMONSTRATION, EVALUATION = EpisodeSource.DEMONSTRATION, EpisodeSource.EVALUATION
@@ -82,7 +75,7 @@ PLANS = st.lists(
 def store_of(path, plans, schema=None, segment_bytes=1, **kwargs):
     """A store of these episodes by one actor, its first segment filled up so that they cross."""
     actor = Actor(**({"schema": schema} if schema else {}), **kwargs)
-    with StoreWriter(path, config=replace(QUICK, segment_bytes=segment_bytes)) as writer:
+    with StoreWriter(path, config=QUICK.replace(segment_bytes=segment_bytes)) as writer:
         filler = Actor(9, schema=actor.schema, chunk_rows=512)
         fill(writer, filler, [Plan(1017, source=EVALUATION), Plan(1018)])
         fill(writer, actor, plans)
@@ -93,12 +86,12 @@ def store_of(path, plans, schema=None, segment_bytes=1, **kwargs):
 @given(plans=PLANS, n=st.integers(1, 5))
 def test_n_step_returns_match_a_step_by_step_computation(tmp_path_factory, plans, n):
     path, reference = tmp_path_factory.mktemp("store"), Reference(plans)
-    with StoreWriter(path, config=replace(QUICK, segment_bytes=1)) as writer:
+    with StoreWriter(path, config=QUICK.replace(segment_bytes=1)) as writer:
         # 5 rows are left in the first segment, so the episodes go on in the second
         fill(writer, Actor(9, chunk_rows=512), [Plan(1018)])
         fill(writer, Actor(1, chunk_rows=3), plans)
     wanted = reference.drawable()
-    config = replace(STILL, n_step=n, gamma=GAMMA, strata=(Stratum(newest_steps=10**6),))
+    config = STILL.replace(n_step=n, gamma=GAMMA, strata=(Stratum(newest_steps=10**6),))
     with ReplaySource(path, config) as source:
         assert len(source) == 1018 + len(wanted)
         seen = set()
@@ -123,13 +116,13 @@ def test_n_step_returns_match_a_step_by_step_computation(tmp_path_factory, plans
 @given(plans=PLANS, length=st.integers(1, 6), pad=st.booleans())
 def test_windows_match_a_step_by_step_computation(tmp_path_factory, plans, length, pad):
     path, reference = tmp_path_factory.mktemp("store"), Reference(plans)
-    with StoreWriter(path, config=replace(QUICK, segment_bytes=1)) as writer:
+    with StoreWriter(path, config=QUICK.replace(segment_bytes=1)) as writer:
         fill(writer, Actor(9, chunk_rows=512), [Plan(1018, source=EVALUATION)])
         fill(writer, Actor(8, chunk_rows=512), [Plan(1018, source=DEMONSTRATION)])
         fill(writer, Actor(1, chunk_rows=3), plans)
     wanted = reference.drawable(1 if pad else length)
     strata = (Stratum(sources=(EpisodeSource.ONLINE,)),)
-    config = replace(STILL, window=length, pad_windows=pad, gamma=GAMMA, strata=strata)
+    config = STILL.replace(window=length, pad_windows=pad, gamma=GAMMA, strata=strata)
     with ReplaySource(path, config) as source:
         assert len(source) == len(wanted)
         if not wanted:
@@ -183,13 +176,13 @@ def test_evaluation_is_kept_out_unless_named(tmp_path):
     with ReplaySource(tmp_path, STILL) as source:
         assert len(source) == 20
         assert set(source.sample(500).observation["place"][:, 0]) == {0, 1}
-    named = replace(STILL, strata=(Stratum(sources=(EVALUATION,)),))
+    named = STILL.replace(strata=(Stratum(sources=(EVALUATION,)),))
     with ReplaySource(tmp_path, named) as source:
         assert set(source.sample(500).observation["place"][:, 0]) == {2}
 
 
 def test_half_of_a_batch_are_demonstrations(tmp_path):
-    config = replace(STILL, strata=HALF_DEMONSTRATIONS)
+    config = STILL.replace(strata=HALF_DEMONSTRATIONS)
     with StoreWriter(tmp_path, config=QUICK) as writer:
         fill(writer, Actor(1), [Plan(300)])
         with ReplaySource(tmp_path, config) as source:
@@ -210,8 +203,7 @@ def test_interventions_can_be_a_part_of_their_own(tmp_path):
     plans = [Plan(20, humans=humans), Plan(7), Plan(6, humans=frozenset(range(6)))]
     path = store_of(tmp_path, plans, chunk_rows=3)
     wanted = {(0, row) for row in humans} | {(2, row) for row in range(6)}
-    config = replace(
-        STILL,
+    config = STILL.replace(
         n_step=3,
         gamma=GAMMA,
         strata=(Stratum(acted_by=(ActedBy.HUMAN,)), Stratum(share=3.0)),
@@ -229,10 +221,10 @@ def test_interventions_can_be_a_part_of_their_own(tmp_path):
 
 
 def test_only_the_newest_steps(tmp_path):
-    with StoreWriter(tmp_path, config=replace(QUICK, segment_bytes=1)) as writer:
+    with StoreWriter(tmp_path, config=QUICK.replace(segment_bytes=1)) as writer:
         actor = Actor(1, chunk_rows=64)
         fill(writer, actor, [Plan(700), Plan(700), Plan(50)])
-        config = replace(STILL, strata=(Stratum(newest_steps=120),))
+        config = STILL.replace(strata=(Stratum(newest_steps=120),))
         with ReplaySource(tmp_path, config) as source:
             assert len(source) == 120
             drawn = set(map(tuple, places(source.sample(3000))))
@@ -249,7 +241,7 @@ def test_an_episode_that_goes_on_is_drawn_as_far_as_it_has_come(tmp_path):
     with StoreWriter(tmp_path, config=QUICK) as writer:
         writer.append(chunks[0])
         writer.commit()
-        with ReplaySource(tmp_path, replace(STILL, gamma=GAMMA)) as source:
+        with ReplaySource(tmp_path, STILL.replace(gamma=GAMMA)) as source:
             assert set(map(tuple, places(source.sample(200)))) == {(0, 0), (0, 1)}
             assert source.sample(50).discount.tolist() == pytest.approx([GAMMA] * 50)
             writer.append(chunks[1])
@@ -272,9 +264,9 @@ def test_a_hole_in_an_episode_ends_what_can_be_followed(tmp_path):
     chunks = actor.chunks(Plan(8))
     with StoreWriter(tmp_path, config=QUICK) as writer:
         for chunk in (chunks[0], actor.empty(chunks[1]), chunks[2]):
-            assert writer.append(chunk).receipt == Receipt.STAGED
+            assert writer.append(chunk).status == ChunkStatus.STAGED
         writer.commit()
-        with ReplaySource(tmp_path, replace(STILL, n_step=5)) as source:
+        with ReplaySource(tmp_path, STILL.replace(n_step=5)) as source:
             batch = source.sample(200)
             pairs = set(zip(map(tuple, places(batch)), map(tuple, places(batch, "next_observation")),
                             strict=True))  # fmt: skip
@@ -285,7 +277,7 @@ def test_the_draws_are_uniform_and_follow_the_seed(tmp_path):
     plans = [Plan(n) for n in (1, 2, 50, 7, 120, 20)]
     path = store_of(tmp_path, plans)
     strata = (Stratum(newest_steps=200),)
-    with ReplaySource(path, replace(STILL, strata=strata)) as source:
+    with ReplaySource(path, STILL.replace(strata=strata)) as source:
         counts = Counter()
         for _ in range(200):
             counts.update(source.sample(256).extras["row"].tolist())
@@ -296,7 +288,7 @@ def test_the_draws_are_uniform_and_follow_the_seed(tmp_path):
 
     def first(**changes):
         rank = changes.pop("rank", 0)
-        with ReplaySource(path, replace(STILL, **changes), rank=rank) as source:
+        with ReplaySource(path, STILL.replace(**changes), rank=rank) as source:
             return [source.sample(32).extras["row"].tolist() for _ in range(5)]
 
     assert first() == first()
@@ -308,7 +300,7 @@ def test_the_draws_are_uniform_and_follow_the_seed(tmp_path):
 @pytest.mark.parametrize("prefetch", [0, 3])
 def test_drawing_goes_on_from_a_saved_state(tmp_path, prefetch):
     path = store_of(tmp_path, [Plan(50)])
-    config = replace(STILL, prefetch=prefetch, strata=HALF_DEMONSTRATIONS)
+    config = STILL.replace(prefetch=prefetch, strata=HALF_DEMONSTRATIONS)
     with ReplaySource(path, config) as source:
         for _ in range(4):
             source.sample(16)
@@ -325,7 +317,7 @@ def test_drawing_goes_on_from_a_saved_state(tmp_path, prefetch):
 def test_a_batch_stays_as_it_is_for_as_long_as_promised(tmp_path):
     path = store_of(tmp_path, [Plan(500)])
     for prefetch in (0, 2):
-        with ReplaySource(path, replace(STILL, prefetch=prefetch, keep=3)) as source:
+        with ReplaySource(path, STILL.replace(prefetch=prefetch, keep=3)) as source:
             batch = source.sample(64)
             rows = batch.extras["row"].copy()
             for _ in range(3):
@@ -337,7 +329,7 @@ def test_a_batch_stays_as_it_is_for_as_long_as_promised(tmp_path):
 
 def test_only_large_batches_are_prepared_by_a_thread(tmp_path):
     path = store_of(tmp_path, [Plan(500)])
-    config = replace(STILL, prefetch=2, prefetch_above_bytes=20_000)
+    config = STILL.replace(prefetch=2, prefetch_above_bytes=20_000)
     with ReplaySource(path, config) as source:
         gathered: set[str] = set()
         gather = source._gather
@@ -359,7 +351,7 @@ def test_only_large_batches_are_prepared_by_a_thread(tmp_path):
 
 def test_batches_of_another_size(tmp_path):
     path = store_of(tmp_path, [Plan(500)])
-    with ReplaySource(path, replace(STILL, prefetch=2)) as source:
+    with ReplaySource(path, STILL.replace(prefetch=2)) as source:
         for size in (8, 300, 8, 1):
             batch = source.sample(size)
             assert len(batch) == size
@@ -371,21 +363,21 @@ def test_batches_of_another_size(tmp_path):
 def test_tensors(tmp_path):
     torch = pytest.importorskip("torch")
     path = store_of(tmp_path, [Plan(30)], IMAGE_SCHEMA)
-    with ReplaySource(path, replace(STILL, output="torch")) as source:
+    with ReplaySource(path, STILL.replace(output="torch")) as source:
         batch = source.sample(16)
         assert isinstance(batch.reward, torch.Tensor)
         assert batch.observation["image_wrist"].dtype == torch.uint8
         assert batch.extras["demonstration"].dtype == torch.bool
         assert (batch.observation["place"][:, 2] + 1 == batch.next_observation["place"][:, 2]).all()
     if not torch.cuda.is_available():
-        with ReplaySource(path, replace(STILL, output="pinned")) as source:
+        with ReplaySource(path, STILL.replace(output="pinned")) as source:
             with pytest.raises(ConfigError, match="without a GPU"):
                 source.sample(16)
 
 
 def test_an_empty_store_says_so_and_waits(tmp_path):
     with StoreWriter(tmp_path, config=QUICK) as writer:
-        with ReplaySource(tmp_path, replace(STILL, prefetch=2)) as source:
+        with ReplaySource(tmp_path, STILL.replace(prefetch=2)) as source:
             assert len(source) == 0
             assert source.schema is None
             with pytest.raises(StoreError, match="nothing to draw"):
@@ -401,7 +393,7 @@ def test_an_empty_store_says_so_and_waits(tmp_path):
 def test_new_rows_come_into_play_by_themselves(tmp_path):
     with StoreWriter(tmp_path, config=QUICK) as writer:
         fill(writer, Actor(1), [Plan(3)])
-        with ReplaySource(tmp_path, replace(STILL, refresh_period_s=0.01)) as source:
+        with ReplaySource(tmp_path, STILL.replace(refresh_period_s=0.01)) as source:
             assert len(source) == 3
             fill(writer, Actor(2), [Plan(5)])
             deadline = time.monotonic() + 20

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from replay_data import (
+
+from user_core.errors import SchemaMismatch, StoreError
+from user_core.specs import ArraySpec, RobotSpec
+from user_core.types import ChunkId, EpisodeKey, EpisodeSource, TrajectorySchema
+from user_learner.replay import ChunkStatus, StoreReader, StoreWriter
+from user_learner.replay.maintenance import verify
+from user_testing.worlds.replay import (
     FSYNC,
     IMAGE_SCHEMA,
     QUICK,
@@ -20,12 +26,6 @@ from replay_data import (
     fill,
     same_columns,
 )
-
-from user_core.errors import SchemaMismatch, StoreError
-from user_core.specs import ArraySpec, RobotSpec
-from user_core.types import ChunkId, EpisodeKey, EpisodeSource, TrajectorySchema
-from user_learner.replay import Receipt, StoreReader, StoreWriter
-from user_learner.replay.verify import verify
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def chunks():
 
 
 def receipts(writer, chunks):
-    return [writer.append(chunk).receipt for chunk in chunks]
+    return [writer.append(chunk).status for chunk in chunks]
 
 
 @pytest.mark.parametrize("config", [QUICK, FSYNC])
@@ -55,7 +55,7 @@ def test_what_goes_in_comes_out(tmp_path, config, schema):
             for stream in streams:
                 if stream:
                     appended.append(stream.pop(0))
-                    assert writer.append(appended[-1]).receipt == Receipt.STAGED
+                    assert writer.append(appended[-1]).status == ChunkStatus.STAGED
         acks = {ack.producer: ack.sequence for ack in writer.commit()}
         assert acks == {actor.name: actor.sequence for actor in actors}
         reader = StoreReader(tmp_path)
@@ -106,15 +106,15 @@ def test_an_acknowledgement_tells_when_its_chunk_came_and_how_long_that_is_ago(w
 
 def test_a_chunk_that_comes_again_is_recognised(writer, chunks):
     receipts(writer, chunks)
-    assert receipts(writer, chunks) == [Receipt.DUPLICATE] * 3  # staged only
+    assert receipts(writer, chunks) == [ChunkStatus.DUPLICATE] * 3  # staged only
     writer.commit()
     answer = writer.append(chunks[1])
-    assert answer.receipt == Receipt.DUPLICATE
+    assert answer.status == ChunkStatus.DUPLICATE
     assert answer.ack.sequence == 3
     path = writer.path
     writer.close()
     with StoreWriter(path, config=QUICK) as again:
-        assert receipts(again, chunks) == [Receipt.DUPLICATE] * 3
+        assert receipts(again, chunks) == [ChunkStatus.DUPLICATE] * 3
         assert [ack.sequence for ack in again.acknowledged()] == [3]
     reader = StoreReader(path)
     assert_holds(reader, chunks)
@@ -124,9 +124,9 @@ def test_a_chunk_that_comes_again_is_recognised(writer, chunks):
 def test_chunks_that_come_early_wait_and_are_not_acknowledged(writer):
     chunks = Actor(chunk_rows=2).chunks(Plan(11))
     first, *rest = chunks
-    assert receipts(writer, rest[::-1]) == [Receipt.EARLY] * 5
+    assert receipts(writer, rest[::-1]) == [ChunkStatus.EARLY] * 5
     assert writer.commit() == []
-    assert writer.append(first).receipt == Receipt.STAGED
+    assert writer.append(first).status == ChunkStatus.STAGED
     (ack,) = writer.commit()
     assert ack.sequence == 6
     reader = StoreReader(writer.path)
@@ -137,11 +137,11 @@ def test_chunks_that_come_early_wait_and_are_not_acknowledged(writer):
 def test_early_chunks_are_held_within_a_limit_and_come_again(tmp_path):
     chunks = Actor(chunk_rows=2).chunks(Plan(19))
     limit = 3 * (chunks[0].nbytes + 1024)
-    with StoreWriter(tmp_path, config=replace(QUICK, reorder_bytes=limit)) as writer:
+    with StoreWriter(tmp_path, config=QUICK.replace(reorder_bytes=limit)) as writer:
         receipts(writer, chunks[1:][::-1])  # of these the three that come soonest are held
         writer.append(chunks[0])
         assert writer.commit()[0].sequence == 4
-        assert set(receipts(writer, chunks)) == {Receipt.DUPLICATE, Receipt.STAGED}
+        assert set(receipts(writer, chunks)) == {ChunkStatus.DUPLICATE, ChunkStatus.STAGED}
         assert writer.commit()[0].sequence == 10
 
 
@@ -201,11 +201,11 @@ def test_what_cannot_be_stored_is_refused_with_the_reason(writer, chunks, kind):
     change, code, words = REFUSALS[kind]
     writer.append(chunks[0])
     answer = writer.append(change(chunks[1]))
-    assert answer.receipt == Receipt.REFUSED
+    assert answer.status == ChunkStatus.REFUSED
     assert answer.ack.error_code == code
     assert answer.ack.refused == change(chunks[1]).id.sequence
     assert re.search(words, answer.ack.error), answer.ack.error
-    assert receipts(writer, chunks[1:]) == [Receipt.STAGED] * 2  # nothing is left of it
+    assert receipts(writer, chunks[1:]) == [ChunkStatus.STAGED] * 2  # nothing is left of it
     writer.commit()
     reader = StoreReader(writer.path)
     assert_holds(reader, chunks)
@@ -213,23 +213,23 @@ def test_what_cannot_be_stored_is_refused_with_the_reason(writer, chunks, kind):
 
 
 def test_a_chunk_that_is_too_large_is_refused(tmp_path, chunks):
-    with StoreWriter(tmp_path, config=replace(QUICK, max_chunk_bytes=100)) as writer:
+    with StoreWriter(tmp_path, config=QUICK.replace(max_chunk_bytes=100)) as writer:
         answer = writer.append(chunks[0])
-        assert answer.receipt == Receipt.REFUSED
+        assert answer.status == ChunkStatus.REFUSED
         assert "at most" in answer.ack.error
-    with StoreWriter(tmp_path, config=replace(QUICK, max_chunk_rows=3)) as writer:
-        assert writer.append(chunks[0]).receipt == Receipt.REFUSED
+    with StoreWriter(tmp_path, config=QUICK.replace(max_chunk_rows=3)) as writer:
+        assert writer.append(chunks[0]).status == ChunkStatus.REFUSED
 
 
 def test_rows_after_the_end_of_an_episode_are_refused(writer):
     actor = Actor(chunk_rows=4)
     chunks = actor.chunks(Plan(8, terminated=True))  # 4 steps, 4 steps, the final observation
     late = replace(chunks[1], id=ChunkId("actor1", 1, 3), first_row=8)
-    assert receipts(writer, [*chunks[:2], late]) == [Receipt.STAGED] * 2 + [Receipt.REFUSED]
-    assert writer.append(chunks[2]).receipt == Receipt.STAGED
+    assert receipts(writer, [*chunks[:2], late]) == [ChunkStatus.STAGED] * 2 + [ChunkStatus.REFUSED]
+    assert writer.append(chunks[2]).status == ChunkStatus.STAGED
     after = replace(chunks[2], id=ChunkId("actor1", 1, 4), first_row=9, result=None)
     answer = writer.append(after)
-    assert answer.receipt == Receipt.REFUSED
+    assert answer.status == ChunkStatus.REFUSED
     assert "after its end" in answer.ack.error
 
 
@@ -237,9 +237,9 @@ def test_a_chunk_without_rows_brings_a_result_or_stands_for_a_refused_one(writer
     actor = Actor(chunk_rows=4)
     chunks = actor.chunks(Plan(11))
     hole = actor.empty(chunks[1])
-    assert receipts(writer, [chunks[0], hole, chunks[2]]) == [Receipt.STAGED] * 3
+    assert receipts(writer, [chunks[0], hole, chunks[2]]) == [ChunkStatus.STAGED] * 3
     closing = actor.empty(actor.chunks(Plan(1))[0])  # an episode that never got a row
-    assert writer.append(closing).receipt == Receipt.STAGED
+    assert writer.append(closing).status == ChunkStatus.STAGED
     writer.commit()
     reader = StoreReader(writer.path)
     first, second = reader.episodes()
@@ -258,7 +258,7 @@ def test_a_chunk_without_rows_can_be_all_that_a_commit_has(writer):
     receipts(writer, first)
     writer.commit()
     (before,) = writer.acknowledged()
-    assert writer.append(actor.empty(last)).receipt is Receipt.STAGED
+    assert writer.append(actor.empty(last)).status is ChunkStatus.STAGED
     (ack,) = writer.commit()
     assert ack.sequence == before.sequence + 1
     assert verify(writer.path).ok
@@ -268,14 +268,14 @@ def test_a_store_takes_the_schema_of_its_first_chunk_or_the_one_it_is_given(tmp_
     with StoreWriter(tmp_path / "a", config=QUICK) as writer:
         assert writer.schema is None
         odd = replace(chunks[0], columns={"reward": np.zeros(1, np.float32)})
-        assert writer.append(odd).receipt == Receipt.REFUSED
+        assert writer.append(odd).status == ChunkStatus.REFUSED
         assert writer.schema is None
         writer.append(chunks[0])
         assert writer.schema.hash == SCHEMA.hash
     with StoreWriter(tmp_path / "b", SCHEMA, QUICK) as writer:
         image = Actor(schema=IMAGE_SCHEMA).chunks(Plan(3))[0]
         answer = writer.append(image)
-        assert answer.receipt == Receipt.REFUSED
+        assert answer.status == ChunkStatus.REFUSED
         assert answer.ack.error_code == "schema_mismatch"
         assert "observation.image_wrist: only in the second" in answer.ack.error
     with StoreWriter(tmp_path / "b", config=QUICK) as writer:
@@ -305,7 +305,7 @@ def test_strange_columns_are_kept_as_they_are(tmp_path):
     rows["acted_by"] = rows["reward_source"] = np.zeros(4, np.uint8)
     chunk = replace(Actor().chunks(Plan(4))[0], columns=rows, schema_hash=schema.hash)
     with StoreWriter(tmp_path, schema, QUICK) as writer:
-        assert writer.append(chunk).receipt == Receipt.STAGED
+        assert writer.append(chunk).status == ChunkStatus.STAGED
     reader = StoreReader(tmp_path)
     (episode,) = reader.episodes()
     assert same_columns(reader.read_episode(episode), rows)
@@ -313,7 +313,7 @@ def test_strange_columns_are_kept_as_they_are(tmp_path):
 
 
 def test_episodes_go_on_in_the_next_segment(tmp_path):
-    config = replace(QUICK, segment_bytes=1)  # 1024 rows, the smallest there is
+    config = QUICK.replace(segment_bytes=1)  # 1024 rows, the smallest there is
     with StoreWriter(tmp_path, config=config) as writer:
         one, two = Actor(1, chunk_rows=100), Actor(2, chunk_rows=70)
         chunks = fill(writer, one, [Plan(900), Plan(2500)]) + fill(writer, two, [Plan(1500)])
@@ -330,14 +330,14 @@ def test_episodes_go_on_in_the_next_segment(tmp_path):
 
 
 def test_chunks_can_be_appended_while_a_commit_is_under_way(tmp_path):
-    config = replace(FSYNC, commit_bytes=2000)
+    config = FSYNC.replace(commit_bytes=2000)
     with StoreWriter(tmp_path, config=config) as writer:
         actors = [Actor(number, chunk_rows=2) for number in range(4)]
         streams = [[c for _ in range(30) for c in actor.chunks(Plan(9))] for actor in actors]
 
         def send(stream):
             for chunk in stream:
-                assert writer.append(chunk).receipt == Receipt.STAGED
+                assert writer.append(chunk).status == ChunkStatus.STAGED
 
         threads = [threading.Thread(target=send, args=(stream,)) for stream in streams]
         for thread in threads:
@@ -362,7 +362,11 @@ def test_what_was_not_committed_is_forgotten(tmp_path, chunks):
     writer.close()
     with StoreWriter(tmp_path, config=QUICK) as writer:
         assert [ack.sequence for ack in writer.acknowledged()] == [1]
-        assert receipts(writer, chunks) == [Receipt.DUPLICATE, Receipt.STAGED, Receipt.STAGED]
+        assert receipts(writer, chunks) == [
+            ChunkStatus.DUPLICATE,
+            ChunkStatus.STAGED,
+            ChunkStatus.STAGED,
+        ]
     reader = StoreReader(tmp_path)
     assert_holds(reader, chunks)
     reader.close()

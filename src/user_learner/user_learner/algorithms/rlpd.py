@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
@@ -11,7 +10,6 @@ from user_core.config import setting
 from user_learner.algorithms.sac import SAC, SACConfig
 
 
-@dataclass(frozen=True)
 class RLPDConfig(SACConfig):
     """SAC's parameters with the values of Ball et al. 2023, table 3."""
 

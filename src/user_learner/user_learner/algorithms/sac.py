@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -12,13 +12,18 @@ from torch import Tensor
 
 from user_core.config import Config, setting
 from user_core.errors import ConfigError, PluginError, StoreError
-from user_core.interfaces import Algorithm, Policy
-from user_core.policies.action_chunks import ActionChunksPolicy
-from user_core.policies.tanh_gaussian import TanhGaussianLayout, TanhGaussianPolicy
-from user_core.policies.tanh_gaussian_torch import distribution, encode, squash
-from user_core.specs import Array, Arrays, RobotSpec
+from user_core.interfaces import Algorithm, DistributionNetwork, Policy
+from user_core.specs import Array, RobotSpec
 from user_core.types import Batch
-from user_learner.algorithms.batches import InputNormaliser, Minibatch, Minibatcher
+from user_learner.algorithms.batches import (
+    Inputs,
+    Minibatch,
+    Minibatcher,
+    buffers_state,
+    load_buffers,
+    network_of,
+    shifted,
+)
 from user_learner.algorithms.distributed import share_
 from user_learner.algorithms.torch_tools import (
     FlatAdam,
@@ -27,12 +32,10 @@ from user_learner.algorithms.torch_tools import (
     evaluate,
     generator_state,
     make_generator,
-    random_shift,
     restore_generator,
 )
 
 
-@dataclass(frozen=True)
 class SACConfig(Config):
     """Soft Actor-Critic with twin critics and automatic temperature.
 
@@ -76,7 +79,7 @@ class SACConfig(Config):
         0.0, doc="Norm that gradients are cut to; 0: never.", ge=0, read_only=False
     )
     image_shift: int = setting(
-        4, doc="Largest random shift of pictures while learning.", unit="px", ge=0, read_only=False
+        4, doc="Largest random shift of images while learning.", unit="px", ge=0, read_only=False
     )
     device: str = setting(
         "cpu", doc="torch device that learns: cpu, cuda, cuda:1.", read_only=False
@@ -103,29 +106,29 @@ class SACConfig(Config):
 class ActorCriticNetworks:
     """Parameters and forward passes.
 
-    The encoder of pictures learns with the critics; the actor takes its output as given
+    The encoder of images learns with the critics; the actor takes its output as given
     (Kostrikov et al. 2020). The target critics look through the same encoder (Yarats et al.,
-    "Mastering visual continuous control", 2021), so that each picture is encoded once.
+    "Mastering visual continuous control", 2021), so that each image is encoded once.
 
     Args:
         config: Of the algorithm.
-        layout: Of the policy.
-        arrays: First values of the policy.
+        policy: Its network.
+        spec: The robot's.
         device: Where they live.
     """
 
     def __init__(
-        self, config: SACConfig, layout: TanhGaussianLayout, arrays: Arrays, device: torch.device
+        self, config: SACConfig, policy: DistributionNetwork, spec: RobotSpec, device: torch.device
     ) -> None:
-        self.config, self.layout, self.device = config, layout, device
+        self.config, self.policy, self.device = config, policy, device
         self.dtype = getattr(torch, config.precision)
-        encoder = {name: a for name, a in arrays.items() if name.startswith("encoder.")}
-        self.inputs = InputNormaliser(layout, arrays, device)
-        apart = encoder.keys() | self.inputs.tensors.keys()
-        actor = {name: a for name, a in arrays.items() if name not in apart}
+        encoder, actor = {}, {}
+        for name, parameter in policy.named_parameters():
+            (encoder if name.startswith("encoder.") else actor)[name] = parameter
+        self.encodes = bool(encoder)
         critics = ensemble_arrays(
             config.critics,
-            layout.feature_size + layout.action.size,
+            _feature_size(policy, spec, device) + spec.action.size,
             config.critic_hidden,
             np.random.default_rng(config.seed),
         )
@@ -138,19 +141,13 @@ class ActorCriticNetworks:
         for tensor in (self.actor.flat, self.critics.flat, self.target.flat):
             share_(tensor)
 
-    def features(
-        self, state: Tensor, images: Mapping[str, Tensor], generator: torch.Generator
-    ) -> Tensor:
-        """What actor and critics see, (B, F); pictures are shifted at random, then encoded."""
-        if not images:
-            return state
-        shifted = {
-            name: random_shift(image, self.config.image_shift, generator)
-            for name, image in images.items()
-        }
+    def features(self, inputs: Inputs, generator: torch.Generator) -> Tensor:
+        """What actor and critics see, (B, F); images are shifted at random, then encoded."""
+        if not self.encodes:
+            return self.policy.encode(inputs)
+        inputs = shifted(inputs, self.config.image_shift, generator)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            embedding = encode(self.critics.named, shifted, self.layout.features)
-        return torch.cat([state, embedding.float()], 1)
+            return self.policy.encode(inputs).float()
 
     def values(
         self,
@@ -168,12 +165,12 @@ class ActorCriticNetworks:
             self.dtype,
         )
 
-    def policy_arrays(self) -> dict[str, Array]:
-        """What the actor's policy takes; a copy."""
-        arrays = self.actor.arrays()
-        arrays |= {n: a for n, a in self.critics.arrays().items() if n.startswith("encoder.")}
-        arrays |= self.inputs.arrays()
-        return {name: arrays[name] for name in self.layout.shapes}
+
+def _feature_size(policy: DistributionNetwork, spec: RobotSpec, device: torch.device) -> int:
+    """F, found by trying one observation."""
+    inputs = policy.inputs({name: array.zeros()[None] for name, array in spec.observation.items()})
+    with torch.no_grad():
+        return policy.encode({name: t.to(device) for name, t in inputs.items()}).shape[1]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -200,23 +197,25 @@ class SAC(Algorithm):
     Args:
         config: Parameters.
         spec: The robot's.
-        policy: A tanh-Gaussian policy; its weights are the first ones of the actor.
+        policy: One whose network is a :class:`~user_core.interfaces.DistributionNetwork` of
+            single actions; its weights are the first ones of the actor.
     """
 
     Config: ClassVar[type[SACConfig]] = SACConfig
 
     def __init__(self, config: SACConfig, spec: RobotSpec, policy: Policy) -> None:
-        if not isinstance(policy, TanhGaussianPolicy) or isinstance(policy, ActionChunksPolicy):
-            raise PluginError(
-                f"policy of {type(self).__name__}", got=type(policy).__name__,
-                expected="the policy plugin tanh_gaussian",
-            )  # fmt: skip
-        self.config, self.layout = config, policy.layout
+        name = type(self).__name__
+        self.config, self.device = config, torch.device(config.device)
         self.updates_per_call = config.critic_updates
-        self.device = torch.device(config.device)
-        self.networks = ActorCriticNetworks(config, policy.layout, policy.arrays(), self.device)
+        network = network_of(policy, DistributionNetwork, name, self.device)
+        if network.rows != 1:
+            raise PluginError(
+                f"policy of {name}", got=f"one that plans {network.rows} actions at once",
+                expected="one action at a time", hint="Behaviour cloning (bc) trains such policies",
+            )  # fmt: skip
+        self._minibatcher = Minibatcher(network, spec, self.device)
+        self.networks = ActorCriticNetworks(config, network, spec, self.device)
         self.generator = make_generator(config.seed, self.device)
-        self._minibatcher = Minibatcher(policy.layout, self.device)
         networks, norm = self.networks, config.max_grad_norm
         self._optimizers = {
             "actor": FlatAdam(networks.actor, config.actor_learning_rate, norm),
@@ -228,12 +227,14 @@ class SAC(Algorithm):
 
     def update(self, batch: Batch) -> Mapping[str, float]:
         networks = self.networks
-        minibatches = self._minibatcher.cut(batch, self.updates_per_call, networks.inputs)
+        minibatches = self._minibatcher.cut(batch, self.updates_per_call)
         temperature = networks.log_temperature.flat.exp()
         all_ahead = self._look_ahead_at_once(minibatches)
         for minibatch, ahead in zip(minibatches, all_ahead, strict=True):
-            features = networks.features(minibatch.state, minibatch.images, self.generator)
-            target = self._target(minibatch, ahead or self._look_ahead(minibatch), temperature)
+            features = networks.features(minibatch.inputs, self.generator)
+            target = self._target(
+                minibatch, ahead or self._look_ahead(minibatch.next_inputs), temperature
+            )
             metrics = self._update_critics(features, minibatch.action, target)
             self._updates += 1
         metrics |= self._update_actor(features.detach(), temperature)
@@ -241,7 +242,7 @@ class SAC(Algorithm):
         return dict(zip(metrics, values, strict=True))
 
     def policy_arrays(self) -> dict[str, Array]:
-        return self.networks.policy_arrays()
+        return self.networks.policy.arrays()
 
     def state(self) -> dict[str, Any]:
         networks = self.networks
@@ -251,7 +252,7 @@ class SAC(Algorithm):
             "critics": networks.critics.arrays(),
             "target": networks.target.arrays(),
             "log_temperature": networks.log_temperature.arrays(),
-            "inputs": networks.inputs.state(),
+            "inputs": buffers_state(networks.policy),
             "optimizers": {name: adam.state() for name, adam in self._optimizers.items()},
             "generator": generator_state(self.generator),
         }
@@ -266,28 +267,28 @@ class SAC(Algorithm):
             getattr(networks, name).load(state[name], name)
         for name, adam in self._optimizers.items():
             adam.load_state(state["optimizers"][name], name)
-        networks.inputs.load_state(state["inputs"])
+        load_buffers(networks.policy, state["inputs"], type(self).__name__)
         self._updates = int(state["updates"])
         restore_generator(self.generator, state["generator"], self.config.seed + self._updates)
 
     def _look_ahead_at_once(self, minibatches: list[Minibatch]) -> list[_Ahead | None]:
         """For all minibatches in one pass: the actor stays as it is until all are done. Not with
-        pictures, whose encoder changes with every critic update."""
-        first = minibatches[0]
-        if first.next_images:
+        an encoder, which changes with every critic update."""
+        if self.networks.encodes:
             return [None] * len(minibatches)
-        states = torch.cat([minibatch.next_state for minibatch in minibatches])
-        rows = len(first.next_state)
-        whole = self._look_ahead(replace(first, next_state=states))
+        rows = len(minibatches[0].action)
+        inputs = {
+            name: torch.cat([minibatch.next_inputs[name] for minibatch in minibatches])
+            for name in minibatches[0].next_inputs
+        }
+        whole = self._look_ahead(inputs)
         parts = (whole.features.split(rows), whole.action.split(rows), whole.log_prob.split(rows))
         return [_Ahead(*part) for part in zip(*parts, strict=True)]
 
     @torch.no_grad()
-    def _look_ahead(self, minibatch: Minibatch) -> _Ahead:
-        networks = self.networks
-        features = networks.features(minibatch.next_state, minibatch.next_images, self.generator)
-        mean, log_std = distribution(networks.actor.frozen, features, self.layout)
-        return _Ahead(features, *squash(mean, log_std, self._noise(mean)))
+    def _look_ahead(self, next_inputs: Inputs) -> _Ahead:
+        features = self.networks.features(next_inputs, self.generator)
+        return _Ahead(features, *self.networks.policy.distribution(features).sample(self.generator))
 
     @torch.no_grad()
     def _target(self, minibatch: Minibatch, ahead: _Ahead, temperature: Tensor) -> Tensor:
@@ -324,8 +325,7 @@ class SAC(Algorithm):
 
     def _update_actor(self, features: Tensor, temperature: Tensor) -> dict[str, Tensor]:
         networks = self.networks
-        mean, log_std = distribution(networks.actor.named, features, self.layout)
-        action, log_prob = squash(mean, log_std, self._noise(mean))
+        action, log_prob = networks.policy.distribution(features).sample(self.generator)
         value = self._value_of(networks.values(networks.critics.frozen, features, action))
         loss = (temperature * log_prob - value).mean()
         networks.actor.zero_grad()
@@ -345,6 +345,3 @@ class SAC(Algorithm):
     def _value_of(self, values: Tensor) -> Tensor:
         """What the actor climbs, (B,), from the values of all critics, (E, B)."""
         return values.amin(0)
-
-    def _noise(self, like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=self.generator, device=self.device)

@@ -9,7 +9,6 @@ import os
 import sys
 import threading
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from pathlib import Path
 
 from std_msgs.msg import Float64
@@ -38,7 +37,6 @@ from user_learner.training.progress import LearnerState, Progress
 _LOOK_PERIOD_S = 0.2
 
 
-@dataclass(frozen=True)
 class LearnerNodeConfig(LearnerConfig):
     """Parameters of learner_node."""
 

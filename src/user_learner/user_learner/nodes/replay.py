@@ -6,7 +6,6 @@ import shutil
 import sys
 import threading
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,6 @@ _RETRY_S = 0.5
 """After a full or failing disk; the producers send again what was not acknowledged."""
 
 
-@dataclass(frozen=True)
 class ReplayConfig(Config):
     """Parameters of replay_node."""
 

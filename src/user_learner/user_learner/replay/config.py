@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from user_core.config import Config, setting
 
 
-@dataclass(frozen=True)
 class RetentionConfig(Config):
     """What may be forgotten. The default keeps everything; demonstrations always stay.
 
@@ -27,7 +25,6 @@ class RetentionConfig(Config):
         return self.max_bytes == 0 and self.max_rows == 0
 
 
-@dataclass(frozen=True)
 class StoreConfig(Config):
     """How a replay store is written."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from user_core.config import Config, setting
@@ -10,7 +9,6 @@ from user_core.errors import ConfigError
 from user_core.types import ActedBy, EpisodeSource
 
 
-@dataclass(frozen=True)
 class Stratum(Config):
     """A part of every batch, drawn uniformly, with replacement, from the steps that fit."""
 
@@ -40,7 +38,6 @@ HALF_DEMONSTRATIONS = (
 )
 
 
-@dataclass(frozen=True)
 class SamplerConfig(Config):
     """How batches are drawn from replay stores."""
 
@@ -129,7 +126,6 @@ class SamplerConfig(Config):
         return self.window if self.window and not self.pad_windows else 1
 
 
-@dataclass(frozen=True)
 class History(Config):
     """An older store to sample from as well."""
 

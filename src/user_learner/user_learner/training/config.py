@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from user_core.config import Config, setting
 
 
-@dataclass(frozen=True)
 class UtdConfig(Config):
     """How many gradient updates are made per environment step; see :class:`UtdLimiter`."""
 
@@ -33,7 +31,6 @@ class UtdConfig(Config):
     )
 
 
-@dataclass(frozen=True)
 class TrainingConfig(Config):
     """The training loop."""
 

@@ -6,7 +6,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from user_core.config import Config, setting_of, to_mapping
+from user_core.config import Config, config_fields, to_mapping
 from user_core.errors import SuiteError
 from user_core.interfaces import Algorithm, PolicySink, TransitionSource
 from user_core.specs import RobotSpec
@@ -347,7 +346,7 @@ def identity_of(
 
 
 def _fixed(config: Config) -> dict[str, Any]:
-    fixed = {item.name for item in fields(config) if setting_of(item).read_only}
+    fixed = {item.name for item in config_fields(type(config)) if item.setting.read_only}
     return {k: v for k, v in to_mapping(config).items() if k in fixed and k != "seed"}
 
 

@@ -1,0 +1,113 @@
+"""YAML documents, and the line at which each key stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from user_core.config.model import ConfigErrors, Key
+from user_core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Document:
+    """What a YAML file holds, with the place of each key.
+
+    Attributes:
+        file: Where it was read.
+        data: Plain data; its top is a mapping.
+        lines: Number of the line, from 1, of each key and element.
+    """
+
+    file: Path
+    data: dict[str, Any]
+    lines: dict[Key, int] = field(default_factory=dict)
+
+    def place(self, key: Key) -> str:
+        """``file:line`` of a key; of the nearest one above it, if it is not there itself."""
+        while key and key not in self.lines:
+            key = key[:-1]
+        return f"{self.file}:{self.lines.get(key, 1)}"
+
+    def located(self, error: ConfigError, below: Key = ()) -> ConfigError:
+        """The same error, which begins with ``file:line``.
+
+        Args:
+            error: About a key of this document.
+            below: Where that key's own document stands in this one.
+        """
+        found: list[ConfigError] = []
+        for one in error.errors if isinstance(error, ConfigErrors) else (error,):
+            key = (*below, *one.key)
+            what = f"{self.place(key)}: {one.what}"
+            moved = ConfigError(what, got=one.got, expected=one.expected, hint=one.hint)
+            moved.key = key
+            found.append(moved)
+        return ConfigErrors.of(found)
+
+
+def load_document(path: str | Path) -> Document:
+    """Read a YAML file whose top is a mapping. Keys that occur twice are refused.
+
+    Raises:
+        ConfigError: The file is not there, is not valid YAML, or is something else.
+    """
+    try:
+        with open(path, encoding="utf-8") as stream:
+            loader = _Loader(stream)
+            try:
+                node = loader.get_single_node()
+                data = None if node is None else loader.construct_document(node)
+            finally:
+                loader.dispose()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}", got=error.strerror, expected="a file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML", got=str(error)) from error
+    if node is None or data is None:
+        return Document(Path(path), {})
+    if not isinstance(data, dict):
+        raise ConfigError(f"top of {path}", got=type(data).__name__, expected="a mapping")
+    return Document(Path(path), data, dict(_lines(node, (), ())))
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """The data of a YAML file, see :func:`load_document`."""
+    return load_document(path).data
+
+
+def _lines(node: yaml.Node, key: Key, above: tuple[int, ...]) -> Iterator[tuple[Key, int]]:
+    if id(node) in above:  # an alias of something that it is a part of
+        return
+    above = (*above, id(node))
+    if isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            if isinstance(name, yaml.ScalarNode):
+                inner = (*key, str(name.value))
+                yield inner, name.start_mark.line + 1
+                yield from _lines(value, inner, above)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, value in enumerate(node.value):
+            inner = (*key, number)
+            yield inner, value.start_mark.line + 1
+            yield from _lines(value, inner, above)
+
+
+class _Loader(yaml.SafeLoader):
+    """A key that occurs twice is a mistake: plain YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} occurs twice", key_node.start_mark
+                )
+            if key != "<<":
+                seen.add(key)
+        return super().construct_mapping(node, deep)

@@ -1,0 +1,149 @@
+"""The arrays of a tanh-Gaussian policy: names, shapes, first values, and what shapes them."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+
+from user_core.config import Config, setting
+from user_core.errors import ConfigError, PolicyError
+from user_core.policies.features import ActionScale, FeatureLayout
+from user_core.specs import Array, Arrays, RobotSpec
+
+#: Normalised inputs are cut here: one odd reading must not decide alone.
+INPUT_LIMIT = 10.0
+NORM_EPSILON = 1e-5
+
+
+class TanhGaussianConfig(Config):
+    """Shape of the networks."""
+
+    hidden: tuple[int, ...] = setting(
+        (256, 256), doc="Units of the hidden layers.", ge=1, le=8192, min_length=1, max_length=16
+    )
+    layer_norm: bool = setting(False, doc="Normalise each hidden layer before its bias.")
+    log_std_min: float = setting(-10.0, doc="Smallest logarithm of the standard deviation.", ge=-20)
+    log_std_max: float = setting(2.0, doc="Largest logarithm of the standard deviation.", le=5)
+    observations: tuple[str, ...] = setting(
+        (), doc="Observation arrays to use; empty for all that the robot has."
+    )
+    ignored_observations: tuple[str, ...] = setting(
+        (), doc="Observation arrays to leave out, where the robot has them."
+    )
+    normalization: Literal["bounds", "data"] = setting(
+        "bounds",
+        doc="Numbers are scaled by their bounds in the spec, or by the spread of the first data: "
+        "for precision work, where an arm moves by centimetres within bounds of metres.",
+    )
+    normalization_calls: int = setting(
+        20, doc="Calls of the learner's update that settle the scale from data.", ge=1
+    )
+    image_channels: tuple[int, ...] = setting(
+        (32, 32, 64, 64), doc="Channels of the convolutions (3x3, stride 2).", ge=1, min_length=1
+    )
+    image_embedding: int = setting(64, doc="Numbers that each picture is reduced to.", ge=1)
+    seed: int = setting(0, doc="Seed of first weights and exploration noise.", ge=0)
+
+    def validate(self) -> None:
+        if self.log_std_min > self.log_std_max:
+            raise ConfigError(
+                "log_std_min", got=self.log_std_min, expected=f"<= log_std_max {self.log_std_max}"
+            )
+
+
+class TanhGaussianLayout:
+    """Names, shapes and first values of the arrays of a tanh-Gaussian policy.
+
+    ==========================================  ==============================================
+    ``input.offset``, ``input.scale``           (O,); the network sees (x - offset) * scale
+    ``layer<i>.weight``, ``layer<i>.bias``      (inputs, units), (units,); hidden layers
+    ``head.weight``, ``head.bias``              (units, 2 A): mean, then log of the std
+    ``encoder.<image>.conv<i>.weight``, ...     (out, in, 3, 3), (out,)
+    ``encoder.<image>.embed.weight``, ...       (pixels x channels, Z), (Z,)
+    ==========================================  ==============================================
+
+    Args:
+        config: Shape of the networks.
+        spec: The robot's.
+
+    Raises:
+        SpecError: The action has no finite bounds, or is not made of floats.
+    """
+
+    def __init__(self, config: TanhGaussianConfig, spec: RobotSpec) -> None:
+        action = spec.action
+        self.config, self.action = config, action
+        self.scale = ActionScale(spec)
+        self.features = FeatureLayout(spec, config.observations, config.ignored_observations)
+        self.action_middle, self.action_half = self.scale.middle, self.scale.half
+        inputs = self.features.state_size + config.image_embedding * len(self.features.image_names)
+        sizes = (inputs, *config.hidden)
+        self.feature_size = inputs
+        self.shapes: dict[str, tuple[int, ...]] = {
+            "input.offset": (self.features.state_size,),
+            "input.scale": (self.features.state_size,),
+        }
+        for i, (rows, columns) in enumerate(pairwise(sizes)):
+            self.shapes[f"layer{i}.weight"] = (rows, columns)
+            self.shapes[f"layer{i}.bias"] = (columns,)
+        self.shapes["head.weight"] = (sizes[-1], 2 * action.size)
+        self.shapes["head.bias"] = (2 * action.size,)
+        for name in self.features.image_names:
+            self.shapes.update(self._encoder_shapes(name))
+
+    def initial(self, rng: np.random.Generator) -> dict[str, Array]:
+        """First values: Glorot-uniform weights, a head near zero (the whole range of actions
+        is tried at the start), convolutions after He et al. 2015."""
+        arrays: dict[str, Array] = {}
+        for name, shape in self.shapes.items():
+            if name == "input.offset":
+                value = self.features.offset
+            elif name == "input.scale":
+                value = self.features.scale
+            elif name.endswith("bias"):
+                value = np.zeros(shape)
+            elif len(shape) == 4:
+                value = rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
+            else:
+                limit = np.sqrt(6 / sum(shape)) * (0.01 if name == "head.weight" else 1.0)
+                value = rng.uniform(-limit, limit, shape)
+            arrays[name] = np.array(value, np.float32)
+        return arrays
+
+    def check(self, arrays: Arrays) -> None:
+        """Raise PolicyError unless these are exactly the arrays of this layout, and finite."""
+        if arrays.keys() != self.shapes.keys():
+            raise PolicyError(
+                "arrays of a tanh-Gaussian policy",
+                got=f"missing {sorted(self.shapes.keys() - arrays.keys())}, "
+                f"unknown {sorted(arrays.keys() - self.shapes.keys())}",
+                expected=sorted(self.shapes),
+            )
+        for name, shape in self.shapes.items():
+            array = arrays[name]
+            if array.shape != shape or array.dtype != np.float32:
+                raise PolicyError(
+                    f"array {name!r} of a tanh-Gaussian policy",
+                    got=f"{array.dtype}{list(array.shape)}",
+                    expected=f"float32{list(shape)}",
+                )
+            if not np.isfinite(array).all():
+                raise PolicyError(
+                    f"array {name!r} of a tanh-Gaussian policy",
+                    got="numbers that are not finite", expected="finite numbers",
+                    hint="The training that made it has diverged",
+                )  # fmt: skip
+
+    def _encoder_shapes(self, image: str) -> dict[str, tuple[int, ...]]:
+        height, width, channels = self.features.specs[image].shape
+        shapes: dict[str, tuple[int, ...]] = {}
+        for i, out in enumerate(self.config.image_channels):
+            shapes[f"encoder.{image}.conv{i}.weight"] = (out, channels, 3, 3)
+            shapes[f"encoder.{image}.conv{i}.bias"] = (out,)
+            height, width, channels = (height + 1) // 2, (width + 1) // 2, out
+        size = self.config.image_embedding
+        shapes[f"encoder.{image}.embed.weight"] = (height * width * channels, size)
+        shapes[f"encoder.{image}.embed.bias"] = (size,)
+        return shapes

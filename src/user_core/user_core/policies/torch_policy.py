@@ -1,0 +1,129 @@
+"""A policy that is a torch network and nothing else: what most policies begin as.
+
+Extend :class:`Network` with a forward pass and :class:`TorchPolicy` with the method that makes
+it; ``docs/how_to/add_a_policy.md`` shows both. This module imports torch.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from user_core.config import Config, setting
+from user_core.errors import PolicyError, SpecError
+from user_core.interfaces import DistributionNetwork, Policy
+from user_core.policies.features import ActionScale, is_image
+from user_core.specs import Array, Arrays, RobotSpec
+
+
+class Network(nn.Module):
+    """All of :class:`~user_core.interfaces.PolicyNetwork`, with the usual answers.
+
+    A subclass adds ``encode`` and ``distribution``
+    (:class:`~user_core.interfaces.DistributionNetwork`), or ``loss``
+    (:class:`~user_core.interfaces.LossNetwork`).
+
+    Args:
+        spec: The robot's.
+    """
+
+    #: Actions that are planned at once, T.
+    rows: int = 1
+
+    def __init__(self, spec: RobotSpec) -> None:
+        super().__init__()
+        self.spec = spec
+
+    def inputs(self, observation: Arrays) -> dict[str, Tensor]:
+        """Every array of the spec under its name, (B, ...): images as uint8, the rest float32."""
+        found = {}
+        for name, spec in self.spec.observation.items():
+            tensor = torch.as_tensor(observation[name])
+            if tensor.shape[1:] != spec.shape:
+                raise SpecError(
+                    f"observations {name!r} of a batch", got=tuple(tensor.shape),
+                    expected=("B", *spec.shape),
+                )  # fmt: skip
+            found[name] = tensor if is_image(spec) else tensor.float()
+        return found
+
+    def observe(self, *inputs: Mapping[str, Tensor]) -> None:
+        """Nothing."""
+
+    def arrays(self) -> dict[str, Array]:
+        """Parameters and buffers by the names that torch gives them; a copy."""
+        return {name: t.detach().cpu().numpy().copy() for name, t in self.state_dict().items()}
+
+
+class TorchPolicyConfig(Config):
+    """What every policy of this kind has."""
+
+    seed: int = setting(0, doc="Seed of first weights and exploration noise.", ge=0)
+
+
+class TorchPolicy(Policy):
+    """Acts with its torch network, one observation at a time, on the CPU.
+
+    :meth:`network` gives a copy of the network, for an algorithm to train.
+
+    Args:
+        config: Parameters.
+        spec: The robot's; its actions have finite bounds.
+    """
+
+    Config = TorchPolicyConfig
+
+    def __init__(self, config: TorchPolicyConfig, spec: RobotSpec) -> None:
+        self.config, self.spec = config, spec
+        self._scale = ActionScale(spec)
+        self._generator = torch.Generator().manual_seed(config.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self._network = self.make_network()
+
+    @abstractmethod
+    def make_network(self) -> DistributionNetwork:
+        """The network with its first weights; ``config`` and ``spec`` are there already."""
+
+    def network(self) -> DistributionNetwork:
+        return copy.deepcopy(self._network)
+
+    def act(self, observation: Arrays, *, deterministic: bool = False) -> Array:
+        """The next T actions, (T, A): a sample, or the mode when ``deterministic``."""
+        network = self._network
+        with torch.inference_mode():
+            inputs = network.inputs({name: np.array(a)[None] for name, a in observation.items()})
+            distribution = network.distribution(network.encode(inputs))
+            unit = distribution.mode if deterministic else distribution.sample(self._generator)[0]
+        return self._scale.to_robot(unit.numpy().reshape(network.rows, -1))
+
+    def arrays(self) -> dict[str, Array]:
+        return self._network.arrays()
+
+    def load(self, arrays: Arrays) -> None:
+        mine, name = self.arrays(), type(self).__name__
+        for subject, given, wanted in (
+            ("arrays", sorted(arrays), sorted(mine)),
+            ("shapes", _shapes(arrays), _shapes(mine)),
+        ):
+            if given != wanted:
+                raise PolicyError(f"{subject} of {name}", got=given, expected=wanted)
+        for key, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise PolicyError(
+                    f"array {key!r} of {name}", got="numbers that are not finite",
+                    expected="finite numbers", hint="The training that made it has diverged",
+                )  # fmt: skip
+        fresh = copy.deepcopy(self._network)
+        state = {key: torch.from_numpy(np.array(array)) for key, array in arrays.items()}
+        fresh.load_state_dict(state)  # type: ignore[attr-defined]
+        self._network = fresh
+
+
+def _shapes(arrays: Arrays) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(np.shape(arrays[name])) for name in sorted(arrays)}
