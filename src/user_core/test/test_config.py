@@ -6,7 +6,18 @@ from typing import Literal
 
 import pytest
 
-from user_core.config import Config, from_mapping, load_yaml, setting, to_mapping
+from user_core.config import (
+    MISSING,
+    Config,
+    ConfigErrors,
+    config_fields,
+    from_mapping,
+    json_schema,
+    load_document,
+    load_yaml,
+    setting,
+    to_mapping,
+)
 from user_core.errors import ConfigError
 
 
@@ -124,3 +135,100 @@ def test_yaml(tmp_path):
         load_yaml(tmp_path / "none.yaml")
     file.write_text("")
     assert load_yaml(file) == {}
+
+
+def test_all_faults_of_a_document_are_told_at_once():
+    data = {"nmae": "x", "steps": 0, "wheels": [{}, {"radius_m": "flat"}], "extra": {"a": 12}}
+    with pytest.raises(ConfigErrors) as caught:
+        from_mapping(Cart, data, "cart")
+    assert [error.key for error in caught.value.errors] == [
+        ("cart", "wheels", 0, "radius_m"),
+        ("cart", "wheels", 1, "radius_m"),
+        ("cart", "steps"),
+        ("cart", "extra", "a"),
+        ("cart", "nmae"),
+    ]
+    text = str(caught.value)
+    assert text.startswith("5 faults:\n  missing key 'cart.wheels[0].radius_m'")
+    assert "cart.wheels[1].radius_m: got 'flat' (str), expected a number > 0 and <= 2 m" in text
+    assert "did you mean 'name'?" in text
+
+
+def test_a_fault_of_an_inner_configuration_as_a_whole_keeps_its_path():
+    class Train(Config):
+        carts: tuple[Cart, ...] = setting((), doc="Carts.")
+
+    with pytest.raises(ConfigError) as caught:
+        from_mapping(Train, {"carts": [{}, {"speeds": [3, 1]}]}, "train")
+    assert str(caught.value).startswith(
+        "train.carts[1].speeds: got (3.0, 1.0), expected slow first"
+    )
+    assert caught.value.key == ("train", "carts", 1, "speeds")
+
+
+def test_scalars_are_not_turned_into_each_other():
+    wrong = {"name": 3, "steps": "3", "brake": 1, "load_kg": True, "log": 3}
+    with pytest.raises(ConfigErrors) as caught:
+        from_mapping(Cart, wrong)
+    assert {error.key[0] for error in caught.value.errors} == set(wrong)
+    assert from_mapping(Cart, {"load_kg": "1e-3"}).load_kg == 1e-3
+
+
+def test_a_replaced_value_is_checked():
+    cart = Cart().replace(steps=7)
+    assert (cart.steps, cart.name) == (7, "cart")
+    with pytest.raises(ConfigError, match="did you mean 'steps'"):
+        cart.replace(setps=1)
+    with pytest.raises(ConfigError, match="slow first"):
+        cart.replace(speeds=(2.0, 1.0))
+    with pytest.raises(ValueError, match="frozen"):
+        cart.steps = 8
+
+
+def test_defaults_are_checked_like_what_is_given():
+    class Wrong(Config):
+        rate_hz: float = setting(0.0, doc="Rate.", unit="Hz", gt=0)
+
+    with pytest.raises(ConfigError, match="rate_hz"):
+        Wrong()
+
+
+def test_fields_say_what_is_known_about_them():
+    fields = {field.name: field for field in config_fields(Cart)}
+    assert list(fields)[:2] == ["name", "wheels"]
+    assert fields["load_kg"].setting.unit == "kg"
+    assert fields["load_kg"].type == float | None
+    assert fields["extra"].default == {}
+    assert next(config_fields(Wheel)).default is MISSING
+
+
+def test_a_schema_for_editors_has_purposes_units_and_ranges():
+    schema = json_schema(Cart)
+    wheel, fields = schema["$defs"]["Wheel"], schema["properties"]
+    assert schema["additionalProperties"] is False
+    assert wheel["required"] == ["radius_m"]
+    radius = wheel["properties"]["radius_m"]
+    assert (radius["exclusiveMinimum"], radius["maximum"], radius["unit"]) == (0, 2, "m")
+    assert radius["description"] == "Radius."
+    assert wheel["properties"]["colour"]["enum"] == ["red", "blue"]
+    assert (fields["name"]["minLength"], fields["wheels"]["maxItems"]) == (1, 3)
+    assert fields["mode"]["enum"] == ["push", "pull"]
+    assert fields["speeds"]["prefixItems"][0]["minimum"] == 0
+    assert fields["extra"]["additionalProperties"]["exclusiveMaximum"] == 10
+
+
+def test_errors_of_a_document_name_file_and_line(tmp_path):
+    file = tmp_path / "site.yaml"
+    file.write_text(
+        "common: &common\n  steps: 2\n"
+        "carts:\n  first:\n    <<: *common\n    steps: 0\n  second: {name: b, colour: red}\n"
+    )
+    document = load_document(file)
+    assert document.place(("carts", "first", "steps")) == f"{file}:6"
+    found = []
+    for name, data in document.data["carts"].items():
+        with pytest.raises(ConfigError) as caught:
+            from_mapping(Cart, data, f"carts.{name}")
+        found.append(str(document.located(caught.value)))
+    assert found[0].startswith(f"{file}:6: carts.first.steps: got 0 (int)")
+    assert found[1].startswith(f"{file}:7: unknown key 'carts.second.colour'")
