@@ -190,10 +190,10 @@ def test_an_emergency_stop_is_latched(hal, client) -> None:
     assert client.call("emergency_stop", Trigger).success
     client.wait_for(lambda: client.status.state == SafetyStatus.EMERGENCY)
     client.wait_for(lambda: stops_after(hal, pressed_ns))
-    sent, refusals = len(hal.reached("command")), refused(client, "emergency")
+    sent, refusals = len(hal.reached("command")), refused(client, "emergency_stop")
     answer = client.reset()
     assert not answer.success and answer.error_code == "safety"
-    client.wait_for(lambda: refused(client, "emergency") > refusals + 20)
+    client.wait_for(lambda: refused(client, "emergency_stop") > refusals + 20)
     assert len(hal.reached("command")) == sent
     assert client.call("reset_emergency_stop", Trigger).success
     client.wait_active()

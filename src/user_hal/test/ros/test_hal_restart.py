@@ -30,7 +30,7 @@ def test_an_emergency_stop_stays_latched_through_kill_9(tmp_path: Path) -> None:
         commands = len(hal.reached("command"))
         with hal:  # as whoever supervises it does
             client.wait_for(lambda: client.statuses, 30.0)
-            client.wait_for(lambda: "emergency" in client.status.reasons, 10.0)
+            client.wait_for(lambda: "emergency_stop" in client.status.reasons, 10.0)
             assert client.status.state == SafetyStatus.EMERGENCY
             assert "a call of the service" in client.status.detail
             assert len(hal.reached("command")) == commands, "a command reached the robot"

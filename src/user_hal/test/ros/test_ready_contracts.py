@@ -58,6 +58,7 @@ def test_the_ready_contracts_drive_a_robot_with_those_names(
     params: dict[str, str],
     remaps: dict[str, str],
     home: list[float] | None,
+    tmp_path: Path,
 ) -> None:
     """The topics, joints, frames and services that the contract names, from another process."""
     data = load_yaml(CONTRACTS / f"{name}.yaml")["params"]

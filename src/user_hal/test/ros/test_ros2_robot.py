@@ -244,7 +244,9 @@ def test_late_states_are_refused(sim: SimProcess, io: RosTopicIo) -> None:
     robot.close()
 
 
-def test_a_robot_that_dies_and_comes_back_needs_no_new_driver(io: RosTopicIo) -> None:
+def test_a_robot_that_dies_and_comes_back_needs_no_new_driver(
+    io: RosTopicIo, tmp_path: Path
+) -> None:
     params = contract(kind="joint_delta", command={**TRAJECTORY, "topic": "/second/commands"})
     params["home"] = {}
     params["observation"] = {

@@ -10,6 +10,7 @@ import pytest
 from user_core.config import Config
 from user_core.errors import DeviceTimeout
 from user_core.interfaces import Camera, Frame
+from user_core.reasons import Reason
 from user_core.specs import ArraySpec
 from user_hal.cameras.with_cameras import RobotWithCameras
 from user_hal.robots.mock import MockConfig, MockRobot
@@ -34,7 +35,7 @@ def test_a_driver_that_blocks_is_stopped_from_outside_and_comes_back(call) -> No
         setattr(robot.faults, call, "")
         stuck_ns = time.monotonic_ns()
         hal.wait_for(lambda: hal.stopped_for("device_timeout"), WATCHDOG_S)
-        assert f"{call}() of the driver has not returned" in hal.loop.status().cause.detail
+        assert f"{call}() of the driver has not returned" in hal.loop.status().cause.text
         hal.wait_for(lambda: any(w == "stop" for w, t, _ in robot.log.entries), WATCHDOG_S)
         assert hal.loop._guard.running, "stopped while the call was still stuck"
         returned_s = hal.wait_for(lambda: not hal.loop._guard.running)
@@ -117,10 +118,10 @@ def test_a_camera_that_stops_stops_the_robot_and_both_come_back() -> None:
         assert hal.seen[-1].arrays["image_wrist"].shape == (4, 4, 3)
         camera.stalled = True
         hal.wait_for(lambda: hal.stopped_for("device_timeout"), WATCHDOG_S)
-        assert "camera 'wrist'" in hal.loop.status().cause.detail
+        assert "camera 'wrist'" in hal.loop.status().cause.text
         hal.wait_for(lambda: any(w == "stop" for w, _, _ in robot.log.entries), WATCHDOG_S)
         hal.wait_for(
-            lambda: any(s.cause and "camera 'wrist'" in s.cause.detail for s in hal.statuses)
+            lambda: any(s.cause and "camera 'wrist'" in s.cause.text for s in hal.statuses)
         )
         camera.stalled = False
         hal.wait_for(hal.active)
@@ -130,7 +131,7 @@ def test_a_stop_that_fails_is_tried_until_it_succeeds() -> None:
     robot = mock()
     with LiveHal.running(robot) as hal:
         robot.faults.stop = "raise"
-        hal.loop.path.halt("test", "a stop")
+        hal.loop.path.halt(Reason("test", "a stop"))
         hal.wait_for(lambda: "asked for" in hal.loop.status().stop_trouble)
         commands = len([w for w, _, _ in robot.log.entries if w == "command"])
         time.sleep(0.1)  # commands keep coming meanwhile: none may pass

@@ -59,7 +59,7 @@ def test_the_watchdog_stops_a_robot_whose_commands_stay_away() -> None:
     world.run(600)
     assert world.stops == 1 and world.cause == "watchdog"
     assert world.state is SafetyState.STOPPED
-    assert "last command is 0.2" in world.loop.status().cause.detail
+    assert "last command is 0.2" in world.loop.status().cause.text
     stamps = [o.stamp_ns for o in world.seen]
     assert max(stamps) - last_ns - EPOCH_NS >= 500 * MS  # it is still watched
     world.command(0.001)  # and goes on when commands come again
@@ -108,7 +108,7 @@ def test_a_command_far_out_of_bounds_stops_the_robot_and_the_next_good_one_goes(
     world.command(0.5)
     world.run(20)
     assert world.stops == 1 and world.cause == "out_of_bounds"
-    assert "allowed -0.05 to 0.05" in world.loop.status().cause.detail
+    assert "allowed -0.05 to 0.05" in world.loop.status().cause.text
     world.command(0.001)
     world.run(60)
     assert world.state is SafetyState.ACTIVE and world.commands[-1] == 0.001
@@ -148,7 +148,7 @@ def test_a_lease_that_runs_out_stops_the_robot() -> None:
     assert world.stops == 0
     world.run(30)
     assert world.stops == 1 and world.cause == "lease"
-    assert "ran out" in world.loop.status().cause.detail
+    assert "ran out" in world.loop.status().cause.text
     played = len(world.commands)
     world.run(500)
     assert len(world.commands) == played
@@ -172,7 +172,7 @@ def test_an_emergency_stop_stays_until_it_is_reset() -> None:
     assert world.stops >= 1 and world.state is SafetyState.EMERGENCY
     played = len(world.commands)
     for _ in range(5):
-        assert refusal(world, world.chunk(0.001)) == "emergency"
+        assert refusal(world, world.chunk(0.001)) == "emergency_stop"
         world.run(100)
     with pytest.raises(SafetyError, match="emergency"):
         world.loop.reset(None)
@@ -211,7 +211,7 @@ def test_a_driver_that_fails_is_stopped_and_comes_back_by_itself(call, fault) ->
     world.run(60)
     assert world.stops >= 1 and world.state is SafetyState.STOPPED
     assert world.cause == "device_fault"
-    detail = world.loop.status().cause.detail
+    detail = world.loop.status().cause.text
     assert ("nan" in detail or "not finite" in detail) if fault == "nan" else "asked for" in detail
     if call == "read":
         world.run(1000)

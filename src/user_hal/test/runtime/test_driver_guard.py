@@ -46,7 +46,7 @@ def test_it_is_not_healthy_before_it_was_connected_and_read() -> None:
     assert not bench.guard.healthy
     assert bench.guard.check(0).code == "device_not_connected"
     assert bench.guard.recover() is not None
-    assert bench.guard.healthy and bench.guard.check(0) is None and bench.connects == 1
+    assert bench.guard.healthy and not bench.guard.check(0) and bench.connects == 1
 
 
 def test_it_is_probed_first_and_connected_anew_when_that_does_not_help() -> None:
@@ -90,7 +90,7 @@ def test_a_call_that_takes_too_long_is_seen_while_it_does_and_counts_as_a_failur
     bench.robot.read = lambda: (slow(), read())[1]  # type: ignore[method-assign]
     with pytest.raises(DeviceTimeout):
         bench.guard.read()
-    assert seen[0].code == "device_timeout" and "read()" in seen[0].detail
+    assert seen[0].code == "device_timeout" and "read()" in seen[0].text
     assert bench.stops == 1, "what the call may have done is stopped after it"
     assert not bench.guard.healthy
 

@@ -18,7 +18,7 @@ def safety_status_to_message(status: HalStatus, base_frame: str) -> SafetyStatus
     set_stamp(message.header.stamp, time.time_ns())
     message.header.frame_id = base_frame
     message.state = int(status.state)
-    if status.cause is not None:
+    if status.cause:
         message.cause, message.detail = status.cause.code, describe(status)
     message.passed, message.limited = status.passed, status.limited
     message.refused = status.refused
@@ -34,11 +34,11 @@ def safety_item(status: HalStatus) -> Item:
     """The state for ``/diagnostics``: an error names what still forbids all motion, a warning
     what stopped the robot and has gone."""
     level = Level.OK
-    if status.cause is not None:
+    if status.cause:
         level = Level.ERROR if status.present else Level.WARN
     values = {
         "state": status.state.name,
-        "cause": status.cause.code if status.cause else "",
+        "cause": status.cause.code,
         "passed": status.passed,
         "limited": status.limited,
         "refused": status.refused,
@@ -75,9 +75,9 @@ def loop_item(status: HalStatus) -> Item:
 
 def describe(status: HalStatus) -> str:
     """The state in one line."""
-    if status.cause is None:
+    if not status.cause:
         return {SafetyState.IDLE: "idle, the robot holds"}.get(status.state, "commands pass")
-    text = f"{status.cause.code}: {status.cause.detail}"
+    text = f"{status.cause.code}: {status.cause.text}"
     if not status.present and status.state is SafetyState.STOPPED:
         text += " (has gone; goes on when commands come)"
     if status.stop_trouble:

@@ -246,7 +246,7 @@ def markers(
 def who_acts(status: HalStatus, acting: ActionChunk | None) -> str:
     """Who drives the robot now, or why nobody does."""
     if status.state in (SafetyState.STOPPED, SafetyState.EMERGENCY):
-        return f"{status.state.name}: {status.cause.code if status.cause else ''}"
+        return f"{status.state.name}: {status.cause.code}"
     if status.state is SafetyState.IDLE or acting is None:
         return "idle"
     version = f" v{acting.policy_version}" if acting.policy_version else ""

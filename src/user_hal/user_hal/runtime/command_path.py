@@ -9,13 +9,24 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from user_core.errors import ConfigError, LeaseError
+from user_core.reasons import (
+    BUSY,
+    CHUNK_TOO_LONG,
+    DTYPE,
+    FUTURE,
+    LEASE,
+    NOT_FINITE,
+    SEQUENCE,
+    SHAPE,
+    STALE_CHUNK,
+    Reason,
+)
 from user_core.specs import Array, RobotSpec
 from user_core.types import ActionChunk, Observation
 from user_hal.runtime.chunk_player import ChunkPlayer, Row
 from user_hal.runtime.clock import Clock
 from user_hal.runtime.leases import LeaseBook
 from user_hal.safety import Refused, SafetyConfig, SafetyGate
-from user_hal.safety.rules import FormatRule
 from user_hal.safety.stops import (
     BoundaryStop,
     CommandWatchdog,
@@ -57,7 +68,7 @@ class StopsRobot(Protocol):
 
 
 class CommandPath:
-    """Door, chunk player, gate and supervisor of one robot, under one lock.
+    """Chunk validation, chunk player, gate and supervisor of one robot, under one lock.
 
     A chunk is let in if its sender holds the lease, it is newer than the one before, it fits
     the robot's spec and nothing forbids motion. Its rows are judged by the gate when they are
@@ -73,7 +84,7 @@ class CommandPath:
         blend_rows: See :class:`ChunkPlayer`.
 
     Attributes:
-        gate: The gate; its counters count what the door refuses, too.
+        gate: The gate; its counters count refused chunks, too.
         supervisor: The state; read it under :attr:`lock`.
         lock: Guards all of this; never held while the driver is called.
 
@@ -123,7 +134,7 @@ class CommandPath:
         """
         with self.lock:
             try:
-                self._let_in(chunk)
+                self._validate(chunk)
             except Refused as refusal:
                 self.gate.counters.refuse(refusal.code)
                 raise
@@ -148,7 +159,7 @@ class CommandPath:
                 return None
             verdict = self.gate.judge(row.action, now_ns)
             if verdict.action is None:
-                self.halt(verdict.reasons[0], verdict.detail)
+                self.halt(Reason(verdict.reasons[0], verdict.detail))
                 return None
             self._sent_ns = now_ns
             self._watchdog.sent(now_ns)
@@ -173,10 +184,10 @@ class CommandPath:
                 self._halted()
             return stop_now
 
-    def halt(self, code: str, detail: str) -> None:
+    def halt(self, reason: Reason) -> None:
         """Stop the robot for something that happened and is over."""
         with self.lock:
-            if self.supervisor.trip(code, detail):
+            if self.supervisor.trip(reason):
                 self._halted()
 
     def close(self, why: str) -> None:
@@ -203,7 +214,7 @@ class CommandPath:
         """A lease was granted (empty reason) or ended: whoever drove it does so no more."""
         with self.lock:
             if reason and self.supervisor.state is SafetyState.ACTIVE:
-                self.halt("lease", reason)
+                self.halt(Reason(LEASE, reason))
 
     @property
     def emergency_pressed(self) -> bool:
@@ -223,50 +234,46 @@ class CommandPath:
             self._emergency.reset()
             self.check()
 
-    def _let_in(self, chunk: ActionChunk) -> None:
+    def _validate(self, chunk: ActionChunk) -> None:
         try:
             self.leases.check(chunk.lease_token)
         except LeaseError as error:
             raise Refused(error.code, str(error)) from error
         token, before = self._last or (None, 0)
         if token == chunk.lease_token and chunk.sequence <= before:
-            raise Refused("sequence", f"chunk {chunk.sequence} came after chunk {before}")
-        self._check_rows(chunk)
+            raise Refused(SEQUENCE, f"chunk {chunk.sequence} came after chunk {before}")
+        self._validate_rows(chunk)
         self.check()
         self.supervisor.admit()
         if self._busy:
-            raise Refused("busy", self._busy)
+            raise Refused(BUSY, self._busy)
         now_ns = self._clock.monotonic_ns()
         start_ns = self._clock.monotonic_of(chunk.start_ns) if chunk.start_ns else now_ns
         ahead_s = (start_ns - now_ns) * 1e-9
         if ahead_s > self.config.max_chunk_s:
             raise Refused(
-                "future",
+                FUTURE,
                 f"chunk starts in {ahead_s:.3f} s, allowed {self.config.max_chunk_s:g} s; are the "
                 "clocks of the hosts synchronised?",
             )
         if not self.player.offer(chunk, start_ns, now_ns):
-            raise Refused(
-                "stale_chunk", f"the last row of chunk {chunk.sequence} was due before now"
-            )
+            raise Refused(STALE_CHUNK, f"the last row of chunk {chunk.sequence} was due before now")
         self._last = (chunk.lease_token, chunk.sequence)
 
-    def _check_rows(self, chunk: ActionChunk) -> None:
+    def _validate_rows(self, chunk: ActionChunk) -> None:
         rows, wanted = chunk.actions_ta, self.spec.action
         if rows.shape[1:] != wanted.shape:
-            raise Refused(
-                FormatRule.SHAPE, f"chunk has shape {rows.shape}, needs (T, {wanted.size})"
-            )
+            raise Refused(SHAPE, f"chunk has shape {rows.shape}, needs (T, {wanted.size})")
         if rows.dtype != wanted.dtype:
-            raise Refused(FormatRule.DTYPE, f"chunk is {rows.dtype}, needs {wanted.dtype}")
+            raise Refused(DTYPE, f"chunk is {rows.dtype}, needs {wanted.dtype}")
         if rows.dtype.kind == "f" and not np.isfinite(rows).all():
             bad = np.argwhere(~np.isfinite(rows))[0]
             name = wanted.names[bad[1]] if wanted.names else f"element {bad[1]}"
-            raise Refused(FormatRule.NOT_FINITE, f"row {bad[0]}: {name} = {rows[tuple(bad)]}")
+            raise Refused(NOT_FINITE, f"row {bad[0]}: {name} = {rows[tuple(bad)]}")
         length_s = len(rows) * chunk.period_ns * 1e-9
         if length_s > self.config.max_chunk_s and len(rows) > 1:
             raise Refused(
-                "chunk_too_long",
+                CHUNK_TOO_LONG,
                 f"chunk lasts {length_s:.3f} s, allowed {self.config.max_chunk_s:g} s",
             )
 

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 from user_core.config import Config, setting
 from user_core.errors import DeviceTimeout, SafetyError, SuiteError
 from user_core.interfaces import Robot
+from user_core.reasons import Reason
 from user_core.types import ActionChunk, AppliedAction, Lease, Observation
 from user_hal.runtime.clock import Clock
 from user_hal.runtime.command_path import CommandPath, Order
@@ -22,7 +23,7 @@ from user_hal.runtime.driver_guard import DriverGuard, DriverLimits, Sentinel, S
 from user_hal.runtime.lateness import LatenessReport
 from user_hal.runtime.leases import LeaseBook, LeaseConfig
 from user_hal.safety import SafetyConfig
-from user_hal.safety.stops import SafetyState, Stop
+from user_hal.safety.stops import SafetyState
 
 
 class LoopConfig(Config):
@@ -57,7 +58,7 @@ class HalStatus:
 
     Attributes:
         state: Whether commands may pass.
-        cause: Why the robot was stopped; None while commands pass or none are wanted.
+        cause: Why the robot was stopped; false while commands pass or none are wanted.
         present: Whether that cause still holds.
         passed: Commands that passed unchanged, since the start.
         limited: Commands that were changed.
@@ -71,7 +72,7 @@ class HalStatus:
     """
 
     state: SafetyState
-    cause: Stop | None
+    cause: Reason
     present: bool
     passed: int
     limited: int
@@ -345,7 +346,7 @@ class HalLoop:
         if self._guard.running and (emergency or self._guard.overran):
             self._stopper.request()  # a call is moving the robot on, for instance a reset
         supervisor = self.path.supervisor
-        cause = supervisor.cause and supervisor.cause.code
+        cause = supervisor.cause.code
         lease, _ = self.leases.current
         shown = (supervisor.state, cause, supervisor.present, lease)
         if shown != self._shown:
@@ -380,7 +381,7 @@ class HalLoop:
             return self.step()
         except Exception as error:
             _log.exception("a cycle of the control loop failed")
-            self.path.halt("internal", f"{type(error).__name__}: {error}")
+            self.path.halt(Reason.of(error))
             return self._clock.monotonic_ns() + _AFTER_ERROR_NS
 
     def _next_ns(self) -> int:
@@ -429,7 +430,7 @@ class HalLoop:
 
     def _begin_with(self, observation: Observation, *, fresh: bool) -> Observation:
         """Start anew with a first reading. Commands from before it must not be carried out;
-        those that answer it find the door open."""
+        those that answer it are let in."""
         first = self._taken_over(observation)
         self.deadlines.start(self._clock.monotonic_ns())
         self.waiter.discard()
@@ -471,7 +472,7 @@ class HalLoop:
     def _refuse_resets(self) -> None:
         if self._resets:
             fault = self._guard.check(self._clock.monotonic_ns())
-            came = fault.detail if fault else "a driver that failed"
+            came = fault.text or "a driver that failed"
             self._resets.refuse(SafetyError("reset of the robot", got=came))
 
     def _lease_changed(self, reason: str) -> None:

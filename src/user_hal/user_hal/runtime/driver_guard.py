@@ -15,11 +15,11 @@ from typing import NamedTuple, TypeVar
 from user_core.config import Config, setting
 from user_core.errors import DeviceFault, DeviceNotConnected, DeviceTimeout, SpecError, SuiteError
 from user_core.interfaces import Robot
+from user_core.reasons import NO_REASON, Reason
 from user_core.specs import Array, RobotSpec, check_arrays
 from user_core.types import Observation
 from user_hal.runtime.backoff import Backoff, BackoffConfig
 from user_hal.runtime.clock import Clock
-from user_hal.safety.stops import Stop
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -90,12 +90,12 @@ class DriverGuard:
         self._backoff = Backoff(limits.backoff)
         self._lock = threading.Lock()
         self._running: _Call | None = None
-        self._fault: Stop | None = Stop(DeviceNotConnected.code, "not connected yet")
+        self._fault: Reason = Reason(DeviceNotConnected.code, "not connected yet")
         self._overran = self._stopped_during_call = False
         self._connected = self._attempted = False
 
-    def check(self, now_ns: int) -> Stop | None:
-        """The fault that forbids motion, or None; finds calls that take too long."""
+    def check(self, now_ns: int) -> Reason:
+        """The fault that forbids motion, false if none does; finds calls that take too long."""
         call = self._running
         if call is not None and now_ns - call.began_ns > call.limit_s * 1e9:
             with self._lock:
@@ -103,7 +103,7 @@ class DriverGuard:
                     self._overran = True
                     _log.error("driver: %s has not returned for %g s", call.what, call.limit_s)
             age_s = (now_ns - call.began_ns) * 1e-9
-            return Stop(
+            return Reason(
                 DeviceTimeout.code,
                 f"{call.what}() of the driver has not returned for {age_s:.2f} s, allowed "
                 f"{call.limit_s:g} s",
@@ -123,7 +123,7 @@ class DriverGuard:
     @property
     def healthy(self) -> bool:
         """Whether it may be commanded."""
-        return self._fault is None
+        return not self._fault
 
     @property
     def retry_ns(self) -> int:
@@ -163,7 +163,7 @@ class DriverGuard:
             return None
         _log.info("driver: connected and read")
         self._backoff.succeeded(self._clock.monotonic_ns())
-        self._fault = None
+        self._fault = NO_REASON
         return observation
 
     def stop_robot(self) -> None:
@@ -183,7 +183,7 @@ class DriverGuard:
 
     def close(self) -> None:
         """Close the driver; an error is logged, for there is nothing more to do about it."""
-        self._fault = Stop(DeviceNotConnected.code, "closed")
+        self._fault = Reason(DeviceNotConnected.code, "closed")
         self._disconnect()
 
     def _disconnect(self) -> None:
@@ -218,11 +218,11 @@ class DriverGuard:
 
     def _failed(self, what: str, error: SuiteError) -> SuiteError:
         detail = str(error) if what in str(error) else f"{what}() of the driver: {error}"
-        if self._fault is None:
+        if not self._fault:
             _log.error("driver: %s", detail)
         if isinstance(error, DeviceNotConnected):
             self._connected = False
-        self._fault = Stop(error.code, detail)
+        self._fault = Reason(error.code, detail)
         self._backoff.failed(self._clock.monotonic_ns())
         return error
 

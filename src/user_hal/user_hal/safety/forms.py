@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from user_core.errors import ConfigError
+from user_core.reasons import QUATERNION
 from user_core.specs import ActionKind, Arrays, RobotSpec
 from user_hal.safety.motion import Motion, MotionLayout
 from user_hal.safety.rotation import Quaternion, conjugate, from_vector, multiply, to_vector
@@ -240,7 +241,7 @@ def _unit(q: Sequence[float]) -> tuple[Quaternion, float]:
     """A quaternion of length one, and the length it had."""
     length = math.hypot(*q)
     if length < _SHORTEST_QUATERNION:
-        raise Refused("quaternion", f"quaternion {q} has length {length:.3f}, expected about 1")
+        raise Refused(QUATERNION, f"quaternion {q} has length {length:.3f}, expected about 1")
     x, y, z, w = q
     return (x / length, y / length, z / length, w / length), length
 

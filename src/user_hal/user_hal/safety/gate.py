@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from user_core.errors import ConfigError
+from user_core.reasons import NO_OBSERVATION, QUATERNION
 from user_core.specs import Array, Arrays, RobotSpec
 from user_hal.safety.config import SafetyConfig
 from user_hal.safety.forms import action_scale, form_for
@@ -155,10 +156,10 @@ class SafetyGate:
         if not self._moves:
             return values, reasons
         if self._needs_position and not self._seen:
-            raise Refused("no_observation", "no reading of the robot to judge a command against")
+            raise Refused(NO_OBSERVATION, "no reading of the robot to judge a command against")
         motion, form = self._motion, self._form
         if form.start(values):
-            reasons.append("quaternion")
+            reasons.append(QUATERNION)
         motion.asked[:] = motion.displacement
         limited = [rule.code for rule in self._rules if rule.limit(motion)]
         if limited:

@@ -14,6 +14,18 @@ from typing import ClassVar
 import numpy as np
 
 from user_core.errors import ConfigError
+from user_core.reasons import (
+    ACCELERATION,
+    BOUNDS,
+    DTYPE,
+    JOINT_LIMITS,
+    NOT_FINITE,
+    OUT_OF_BOUNDS,
+    SHAPE,
+    STEP,
+    VELOCITY,
+    WORKSPACE,
+)
 from user_core.specs import Array, ArraySpec, RobotSpec
 from user_hal.safety.config import BoundsConfig, JointLimitsConfig, MotionLimits, WorkspaceConfig
 from user_hal.safety.motion import Motion, MotionLayout
@@ -62,10 +74,6 @@ class Rule(ABC):
 class FormatRule:
     """Refuses what is no array of the action's shape and dtype, or holds NaN or infinity."""
 
-    SHAPE = "shape"
-    DTYPE = "dtype"
-    NOT_FINITE = "not_finite"
-
     def __init__(self, spec: ArraySpec) -> None:
         self._shape, self._dtype = spec.shape, np.dtype(spec.dtype)
         self._names = spec.names
@@ -78,9 +86,9 @@ class FormatRule:
         """
         if not isinstance(action, np.ndarray) or action.shape != self._shape:
             came = getattr(action, "shape", type(action).__name__)
-            raise Refused(self.SHAPE, f"command has shape {came}, needs {self._shape}")
+            raise Refused(SHAPE, f"command has shape {came}, needs {self._shape}")
         if action.dtype != self._dtype:
-            raise Refused(self.DTYPE, f"command is {action.dtype}, needs {self._dtype}")
+            raise Refused(DTYPE, f"command is {action.dtype}, needs {self._dtype}")
         values: list[float] = action.tolist()
         if not math.isfinite(sum(values)):  # a sum of finite numbers may overflow: look closer
             self._find(values)
@@ -91,7 +99,7 @@ class FormatRule:
         if bad:
             name = self._names[bad[0]] if self._names else f"element {bad[0]}"
             raise Refused(
-                self.NOT_FINITE,
+                NOT_FINITE,
                 f"{len(bad)} of {len(values)} elements are not finite, first {name} = "
                 f"{values[bad[0]]}",
             )
@@ -112,8 +120,7 @@ class BoundsRule:
         high: Largest value of each element, (A,).
     """
 
-    code = "bounds"
-    OUT_OF_BOUNDS = "out_of_bounds"
+    code = BOUNDS
 
     def __init__(self, config: BoundsConfig, spec: ArraySpec, layout: MotionLayout) -> None:
         self._names = spec.names or tuple(f"element {i}" for i in range(spec.size))
@@ -145,7 +152,7 @@ class BoundsRule:
                 continue
             if not low - self._slack[i] <= value <= high + self._slack[i]:
                 raise Refused(
-                    self.OUT_OF_BOUNDS,
+                    OUT_OF_BOUNDS,
                     f"{self._names[i]} = {value:g}, allowed {low:g} to {high:g}",
                 )
             values[i] = low if value < low else high
@@ -222,7 +229,7 @@ def shorten(values: list[float], part: slice, longest: float) -> bool:
 class StepRule(Rule):
     """Limits the displacement of one command: each element, then the lengths of the vectors."""
 
-    code = "step"
+    code = STEP
 
     def __init__(self, config: MotionLimits, layout: MotionLayout) -> None:
         self._each = config.elements(layout, "step")
@@ -250,7 +257,7 @@ class VelocityRule(Rule):
     action that is itself a velocity goes on by itself and is limited directly.
     """
 
-    code = "velocity"
+    code = VELOCITY
 
     def __init__(self, config: MotionLimits, layout: MotionLayout, period_s: float) -> None:
         self._each = config.elements(layout, "velocity")
@@ -301,7 +308,7 @@ class AccelerationRule(Rule):
     box.
     """
 
-    code = "acceleration"
+    code = ACCELERATION
 
     def __init__(self, config: MotionLimits, layout: MotionLayout) -> None:
         self._each = config.elements(layout, "acceleration")
@@ -392,7 +399,7 @@ class PositionRule(Rule):
 class JointLimitsRule(PositionRule):
     """Keeps the joints in their ranges, for actions that move joints."""
 
-    code = "joint_limits"
+    code = JOINT_LIMITS
 
     def __init__(
         self, config: JointLimitsConfig, layout: MotionLayout, spec: RobotSpec, horizon_s: float
@@ -439,7 +446,7 @@ def _range(given: tuple[float, ...], own: Array, rows: Array, side: str) -> Arra
 class WorkspaceRule(PositionRule):
     """Keeps the tool (``tcp_pose``) inside the box, for actions that move the tool."""
 
-    code = "workspace"
+    code = WORKSPACE
 
     def __init__(self, config: WorkspaceConfig, layout: MotionLayout, horizon_s: float) -> None:
         count = layout.linear.stop

@@ -10,34 +10,33 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from user_core.errors import ConfigError
+from user_core.reasons import (
+    EMERGENCY_STOP,
+    FORCE,
+    JOINT_LIMITS,
+    NO_REASON,
+    STALE_OBSERVATION,
+    STOPPED,
+    WATCHDOG,
+    WORKSPACE,
+    Reason,
+)
 from user_core.specs import Array, Arrays, RobotSpec
 from user_hal.safety.config import ForceConfig, SafetyConfig
 from user_hal.safety.motion import MotionLayout
 from user_hal.safety.rules import Refused, joint_range
 
 
-class Stop(NamedTuple):
-    """A reason for which the robot must stand still.
-
-    Attributes:
-        code: Code of the cause, as published.
-        detail: The cause for people: what is wrong, what would be right.
-    """
-
-    code: str
-    detail: str
-
-
 class StopCondition(Protocol):
     """Something that may forbid all motion. The robot may move when no condition does."""
 
-    def check(self, now_ns: int) -> Stop | None:
-        """Why the robot must stand still at this moment of the monotonic clock, or None."""
+    def check(self, now_ns: int) -> Reason:
+        """Why the robot must stand still at this moment of the monotonic clock; false if it may move."""
 
 
 # --- The emergency stop: latched until somebody resets it ---
@@ -46,25 +45,25 @@ class StopCondition(Protocol):
 class EmergencyStop:
     """Once pressed, forbids all motion until :meth:`reset`, whatever else happens."""
 
-    code = "emergency"
+    code = EMERGENCY_STOP
 
     def __init__(self) -> None:
-        self._stop: Stop | None = None
+        self._stop: Reason = NO_REASON
 
     @property
     def pressed(self) -> bool:
         """Whether it is latched."""
-        return self._stop is not None
+        return bool(self._stop)
 
     def press(self, who: str) -> None:
         """Latch it."""
-        self._stop = Stop(self.code, f"emergency stop pressed by {who}; reset it to go on")
+        self._stop = Reason(self.code, f"emergency stop pressed by {who}; reset it to go on")
 
     def reset(self) -> None:
         """Release it. The robot stays where it is until new commands come."""
-        self._stop = None
+        self._stop = NO_REASON
 
-    def check(self, now_ns: int) -> Stop | None:
+    def check(self, now_ns: int) -> Reason:
         """Whether it is latched."""
         return self._stop
 
@@ -78,7 +77,7 @@ class CommandWatchdog:
     It watches from the first command until the robot is stopped, whatever for.
     """
 
-    code = "watchdog"
+    code = WATCHDOG
 
     def __init__(self, limit_s: float) -> None:
         self._limit_ns = int(limit_s * 1e9)
@@ -97,12 +96,12 @@ class CommandWatchdog:
         """The robot was stopped: no command is expected any more."""
         self._last_ns = None
 
-    def check(self, now_ns: int) -> Stop | None:
+    def check(self, now_ns: int) -> Reason:
         """Whether the last command is too old."""
         if self._last_ns is None or now_ns < self._last_ns + self._limit_ns:
-            return None
+            return NO_REASON
         age_s, limit_s = (now_ns - self._last_ns) * 1e-9, self._limit_ns * 1e-9
-        return Stop(self.code, f"last command is {age_s:.3f} s old, allowed {limit_s:g} s")
+        return Reason(self.code, f"last command is {age_s:.3f} s old, allowed {limit_s:g} s")
 
 
 # --- The watchdog on the age of the newest reading ---
@@ -111,7 +110,7 @@ class CommandWatchdog:
 class ObservationAge:
     """Stops a robot whose readings stay away or are old when they come: nobody sees it move."""
 
-    code = "stale_observation"
+    code = STALE_OBSERVATION
 
     def __init__(self, limit_s: float) -> None:
         self._limit_ns = int(limit_s * 1e9)
@@ -127,17 +126,17 @@ class ObservationAge:
         self._taken_ns = now_ns - max(age_ns, 0)
         self._suspended = False
 
-    def check(self, now_ns: int) -> Stop | None:
+    def check(self, now_ns: int) -> Reason:
         """Whether the newest reading is too old, or there was none yet."""
         if self._suspended:
-            return None
+            return NO_REASON
         if self._taken_ns is None:
-            return Stop(self.code, "the robot was not read yet")
+            return Reason(self.code, "the robot was not read yet")
         age_ns = now_ns - self._taken_ns
         if age_ns <= self._limit_ns:
-            return None
+            return NO_REASON
         limit_s = self._limit_ns * 1e-9
-        return Stop(
+        return Reason(
             self.code,
             f"newest reading of the robot is {age_ns * 1e-9:.3f} s old, allowed {limit_s:g} s",
         )
@@ -153,7 +152,7 @@ _RESUME_SHARE = 0.6
 class ForceStop:
     """Watches ``wrench``, with hysteresis, so that a force at the limit gives one stop, not many."""
 
-    code = "force"
+    code = FORCE
 
     def __init__(self, config: ForceConfig) -> None:
         none = math.inf
@@ -162,7 +161,7 @@ class ForceStop:
             config.resume_n or self._stop_at[0] * _RESUME_SHARE,
             config.resume_n_m or self._stop_at[1] * _RESUME_SHARE,
         )
-        self._stop: Stop | None = None
+        self._stop: Reason = NO_REASON
 
     @classmethod
     def for_robot(cls, config: ForceConfig, spec: RobotSpec) -> ForceStop:
@@ -181,12 +180,12 @@ class ForceStop:
         """Look at a new reading."""
         fx, fy, fz, tx, ty, tz = arrays["wrench"].tolist()
         felt = math.hypot(fx, fy, fz), math.hypot(tx, ty, tz)
-        at = self._stop_at if self._stop is None else self._resume_at
+        at = self._stop_at if not self._stop else self._resume_at
         over = any(value >= limit for value, limit in zip(felt, at))
-        self._stop = Stop(self.code, self._describe(*felt)) if over else None
+        self._stop = Reason(self.code, self._describe(*felt)) if over else NO_REASON
 
-    def check(self, now_ns: int) -> Stop | None:
-        """Why the robot must stand still, or None."""
+    def check(self, now_ns: int) -> Reason:
+        """Why the robot must stand still; false if it may move."""
         return self._stop
 
     def _describe(self, force_n: float, torque_n_m: float) -> str:
@@ -214,7 +213,7 @@ class BoundaryStop:
         self.code = code
         self._array, self._rows, self._low, self._high = array, rows, low, high
         self._names = names
-        self._stop: Stop | None = None
+        self._stop: Reason = NO_REASON
 
     @classmethod
     def all_for(cls, config: SafetyConfig, spec: RobotSpec) -> list[BoundaryStop]:
@@ -225,31 +224,31 @@ class BoundaryStop:
         if box.given and layout.linear.stop < 3 and "tcp_pose" in spec.observation:
             names: tuple[str, ...] = ("tool x", "tool y", "tool z")
             low, high = np.asarray(box.low) - box.tolerance, np.asarray(box.high) + box.tolerance
-            stops.append(cls("workspace", "tcp_pose", np.arange(3), low, high, names))
+            stops.append(cls(WORKSPACE, "tcp_pose", np.arange(3), low, high, names))
         if joints.given and not layout.joints.stop and "joint_position" in spec.observation:
             measured = spec.observation["joint_position"]
             rows = np.arange(measured.size)
             low, high = joint_range(joints, measured, rows)
             low, high = low - joints.tolerance, high + joints.tolerance
             names = measured.names or tuple(f"joint {i + 1}" for i in rows)
-            stops.append(cls("joint_limits", "joint_position", rows, low, high, names))
+            stops.append(cls(JOINT_LIMITS, "joint_position", rows, low, high, names))
         return stops
 
     def observe(self, arrays: Arrays) -> None:
         """Look at a new reading."""
         here = arrays[self._array][self._rows]
         outside = (here < self._low) | (here > self._high)
-        self._stop = None
+        self._stop = NO_REASON
         if outside.any():
             i = int(np.flatnonzero(outside)[0])
-            self._stop = Stop(
+            self._stop = Reason(
                 self.code,
                 f"{self._names[i]} is at {here[i]:.4f}, outside {self._low[i]:.4f} to "
                 f"{self._high[i]:.4f}; reset the robot or lead it back by hand",
             )
 
-    def check(self, now_ns: int) -> Stop | None:
-        """Why the robot must stand still, or None."""
+    def check(self, now_ns: int) -> Reason:
+        """Why the robot must stand still; false if it may move."""
         return self._stop
 
 
@@ -280,13 +279,13 @@ class SafetySupervisor:
 
     Attributes:
         state: The state.
-        cause: Why the robot was stopped last; None when it was not, or commands pass again.
+        cause: Why the robot was stopped last; false when it was not, or commands pass again.
         present: Whether that cause still holds.
     """
 
     def __init__(self, emergency: StopCondition, conditions: Sequence[StopCondition]) -> None:
         self.state = SafetyState.IDLE
-        self.cause: Stop | None = None
+        self.cause: Reason = NO_REASON
         self.present = False
         self._emergency = emergency
         self._conditions = (emergency, *conditions)
@@ -295,21 +294,21 @@ class SafetySupervisor:
         """Look at all conditions; tell whether the robot has to be stopped now."""
         for condition in self._conditions:
             stop = condition.check(now_ns)
-            if stop is not None:
+            if stop.code:
                 return self._enter(stop, latched=condition is self._emergency)
         if self.state is SafetyState.EMERGENCY:
             self.idle()
         self.present = False
         return False
 
-    def trip(self, code: str, detail: str) -> bool:
+    def trip(self, reason: Reason) -> bool:
         """Something happened that calls for a stop, and is over; return as :meth:`check`.
 
         It does not hide a cause that is still there.
         """
         if self.present:
             return False
-        stop_now = self._enter(Stop(code, detail), latched=False)
+        stop_now = self._enter(reason, latched=False)
         self.present = False
         return stop_now
 
@@ -317,22 +316,22 @@ class SafetySupervisor:
         """Let a command in.
 
         Raises:
-            Refused: ``stopped`` or ``emergency``: a cause that holds forbids all motion.
+            Refused: ``stopped`` or ``emergency_stop``: a cause that holds forbids all motion.
         """
-        if self.present and self.cause is not None:
+        if self.present:
             emergency = self.state is SafetyState.EMERGENCY
-            code = self.cause.code if emergency else "stopped"
-            raise Refused(code, f"{self.cause.code}: {self.cause.detail}")
+            code = self.cause.code if emergency else STOPPED
+            raise Refused(code, f"{self.cause.code}: {self.cause.text}")
 
     def sent(self) -> None:
         """A command passed."""
-        self.state, self.cause, self.present = SafetyState.ACTIVE, None, False
+        self.state, self.cause, self.present = SafetyState.ACTIVE, NO_REASON, False
 
     def idle(self) -> None:
         """No commands are wanted now, and nothing is wrong."""
-        self.state, self.cause, self.present = SafetyState.IDLE, None, False
+        self.state, self.cause, self.present = SafetyState.IDLE, NO_REASON, False
 
-    def _enter(self, stop: Stop, *, latched: bool) -> bool:
+    def _enter(self, stop: Reason, *, latched: bool) -> bool:
         state = SafetyState.EMERGENCY if latched else SafetyState.STOPPED
         stop_now = self.state in (SafetyState.IDLE, SafetyState.ACTIVE) or state > self.state
         self.state, self.cause, self.present = state, stop, True
