@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from user_actor.loop.clock import Clock, SystemClock
 from user_core.types import Observation
+
+if TYPE_CHECKING:
+    from user_actor.loop.clock import Clock
 
 
 class ObservationBox:
@@ -20,7 +23,11 @@ class ObservationBox:
     """
 
     def __init__(self, clock: Clock | None = None) -> None:
-        self._clock = clock or SystemClock()
+        if clock is None:
+            from user_actor.loop.clock import SystemClock
+
+            clock = SystemClock()
+        self._clock = clock
         self._changed = threading.Condition()
         self._newest: Observation | None = None
         self._interrupted = False

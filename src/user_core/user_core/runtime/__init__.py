@@ -1,0 +1,1 @@
+"""What several packages need at run time: clocks, pacing, locks, files, boxes."""
