@@ -33,8 +33,8 @@ from rclpy.node import Node
 from rclpy.serialization import serialize_message
 from std_msgs.msg import UInt8MultiArray
 
-from user_comm.bridge.raw_reader import RawReader
 from user_comm.net.sessions import ZenohConfig, open_session
+from user_comm.subscriptions import TopicReader
 from user_comm.topics import Quality, profile
 
 WINDOW = 8
@@ -150,13 +150,12 @@ class NearEnd:
         }
         self._current = ""
         self._subscriber = self.session.declare_subscriber("bench/ack", self._ack)
-        self.reader = RawReader(node, print)
-        self.reader.add(UInt8MultiArray, "/bench/down", profile(QUALITY), self._down)
-        self.reader.add(
+        self.reader = TopicReader(node, "reader", on_error=print)
+        self.reader.subscribe(UInt8MultiArray, "/bench/down", profile(QUALITY), self._down)
+        self.reader.subscribe(
             UInt8MultiArray, "/bench/local", profile(QUALITY),
             lambda data: self.flows["ros"].got(lag_ns(data)),
         )  # fmt: skip
-        self.reader.start()
 
     def run(self, path: str, count: int, window: int, pause_s: float) -> tuple[float, list[int]]:
         """Seconds, and the time from sending to receiving of each message, nanoseconds."""

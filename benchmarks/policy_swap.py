@@ -33,14 +33,16 @@ from pathlib import Path
 import numpy as np
 from actor import Constant, Replayed, spec_of
 
-from user_actor.loop import ActorLoop, ActorLoopConfig, PolicyHolder
+from user_actor.loop import ActorLoop, ActorLoopConfig, EpisodeLoop, PolicyHolder
 from user_actor.loop.config import ExplorationConfig
 from user_actor.outbox import Outbox, OutboxConfig
 from user_comm.converters import PolicyAnnouncement
-from user_comm.policy_blobs import PolicyPuller, PolicyServer, ZenohConfig, open_session
+from user_comm.net.sessions import ZenohConfig, open_session
+from user_comm.policy_blobs.puller import PolicyPuller
+from user_comm.policy_blobs.server import PolicyServer
 from user_core import plugins
 from user_core.policies import policy_config_hash
-from user_core.promptness import make_process_prompt, urgent_thread
+from user_core.runtime.scheduling import make_process_prompt, urgent_thread
 from user_core.specs import RobotSpec
 from user_core.types import PolicyVersion, TrajectoryAck
 
@@ -143,13 +145,16 @@ def run_loop(arguments: argparse.Namespace, learner: Learner) -> list[Turn]:
         PolicyPuller(lambda end: open_session(connect, end)) as puller,
         opened_outbox(spec) as outbox,
     ):
-        holder = PolicyHolder(lambda: make_policy(spec, arguments.hidden), spec, puller)
-        holder.start()
+        holder = PolicyHolder(
+            lambda: make_policy(spec, arguments.hidden), spec, puller, on_free=puller.call_again
+        )
+        puller.on_version = holder.load_newest
+        puller.call_again()
         learner.puller = puller
         while holder.swaps == 0:  # the session is open; what follows are deltas
             holder.current()
             time.sleep(0.1)
-        loop = ActorLoop(config, robot, holder, Constant(), outbox)
+        loop = ActorLoop(EpisodeLoop(robot, holder, Constant(), outbox, config))
         late = record_lateness(loop)
 
         def act() -> None:
@@ -161,7 +166,6 @@ def run_loop(arguments: argparse.Namespace, learner: Learner) -> list[Turn]:
         turns = take_turns(learner, puller, 2 * TURNS * arguments.rounds)
         loop.stop()
         thread.join()
-        holder.close()
     print(f"# {holder.swaps} swaps, {puller.stats.deltas} deltas, "
           f"{puller.stats.bytes / 1e6:.1f} MB")  # fmt: skip
     for due_ns, late_ms in late:

@@ -25,7 +25,9 @@ import zenoh
 
 from user_actor.outbox import Outbox, OutboxConfig
 from user_comm.converters import PolicyAnnouncement
-from user_comm.policy_blobs import PolicyPuller, PolicyServer, ZenohConfig, open_session
+from user_comm.net.sessions import ZenohConfig, open_session
+from user_comm.policy_blobs.puller import PolicyPuller
+from user_comm.policy_blobs.server import PolicyServer
 from user_core.codecs import Limits, decode_chunk, encode_chunk
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import (

@@ -17,7 +17,8 @@ from user_msgs.msg import ActorStatus
 
 from user_comm import topics
 from user_comm.converters import Intervention
-from user_comm.policy_blobs import PolicyServer, ZenohConfig, open_session
+from user_comm.net.sessions import ZenohConfig, open_session
+from user_comm.policy_blobs.server import PolicyServer
 from user_core import fakes
 from user_core.interfaces import TeleopCommand
 from user_core.policies import policy_config_hash

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import socket
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
-pytest.importorskip("rclpy")
-sys.path.insert(0, str(Path(__file__).parent))
+from user_comm import topics
+from user_comm.converters import RobotDescription
+from user_comm.net.sessions import ZenohConfig, open_session
+from user_comm.policy_blobs.server import PolicyServer
+from user_core.codecs.observation import encode_observation
+from user_core.policies import policy_config_hash
+from user_core.specs import ActionKind, ArraySpec, RobotSpec
+from user_core.types import ActionChunk, Observation, PolicyVersion
+from user_testing.ports import free_endpoint
+from user_testing.processes import NodeProcess
+from user_testing.worlds.acting import GraphProbe
 
-from acting_world import Process, Witness  # noqa: E402
-
-from user_comm import topics  # noqa: E402
-from user_comm.converters import RobotDescription  # noqa: E402
-from user_comm.policy_blobs import PolicyServer, ZenohConfig, open_session  # noqa: E402
-from user_core.codecs.observation import encode_observation  # noqa: E402
-from user_core.policies import policy_config_hash  # noqa: E402
-from user_core.specs import ActionKind, ArraySpec, RobotSpec  # noqa: E402
-from user_core.types import ActionChunk, Observation, PolicyVersion  # noqa: E402
-
-pytestmark = pytest.mark.ros
 SPEC = RobotSpec(
     "arm",
     {"x": ArraySpec((2,), low=-1.0, high=1.0), "image_front": ArraySpec((48, 48, 3), "uint8")},
@@ -55,11 +50,9 @@ def seen(number: int, **changes: Any) -> Observation:
 def test_it_answers_with_the_newest_version_and_refuses_what_is_not_of_its_robot(
     tmp_path: Path, ros_domain: int
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        endpoint = f"tcp/127.0.0.1:{probe.getsockname()[1]}"
-    witness = Witness()
-    node = Process(
+    endpoint = free_endpoint()
+    probe = GraphProbe()
+    node = NodeProcess(
         "user_actor.nodes.inference",
         {
             "policy": {"plugin": "linear_gaussian"},
@@ -69,8 +62,8 @@ def test_it_answers_with_the_newest_version_and_refuses_what_is_not_of_its_robot
         tmp_path,
     )
     answers: list[ActionChunk] = []
-    witness.hear(topics.REMOTE_ACTION, answers.append)
-    ask, announce = witness.speaker(topics.REMOTE_OBSERVATION), witness.speaker(topics.POLICY)
+    probe.hear(topics.REMOTE_ACTION, answers.append)
+    ask, announce = probe.speaker(topics.REMOTE_OBSERVATION), probe.speaker(topics.POLICY)
     config = ZenohConfig(mode="router", listen=(endpoint,), shared_memory=False)
     asked: dict[int, int] = {}
 
@@ -87,10 +80,10 @@ def test_it_answers_with_the_newest_version_and_refuses_what_is_not_of_its_robot
             PolicyServer(session, "user/policy", announce) as server,
         ):
             node.start()
-            witness.speaker(topics.ROBOT_SPEC)(RobotDescription(SPEC, "task", "base", stamp_ns=1))
+            probe.speaker(topics.ROBOT_SPEC)(RobotDescription(SPEC, "task", "base", stamp_ns=1))
             for number, offset in ((1, 0.25), (2, -0.5)):
                 server.publish(version(number, offset))
-                witness.until(lambda n=number: answered(n), f"an answer of version {number}")
+                probe.until(lambda n=number: answered(n), f"an answer of version {number}")
                 assert answers[-1].actions_ta.tolist() == [[offset, offset]]
             for chunk in answers:  # each names its observation
                 assert asked[chunk.sequence] == chunk.start_ns
@@ -99,9 +92,9 @@ def test_it_answers_with_the_newest_version_and_refuses_what_is_not_of_its_robot
             count = len(answers)
             ask(seen(7001, image_front=np.zeros((64, 64, 3), np.uint8)))
             ask(replace(seen(7002), arrays={"x": np.zeros(2, np.float32)}))
-            witness.until(lambda: "was not answered" in node.log, "the refusal is said")
+            probe.until(lambda: "was not answered" in node.log, "the refusal is said")
             assert not any(chunk.sequence > 7000 for chunk in answers[count:])
-            witness.until(lambda: answered(2) and len(answers) > count, "it answers again")
+            probe.until(lambda: answered(2) and len(answers) > count, "it answers again")
     finally:
         node.close()
-        witness.close()
+        probe.close()

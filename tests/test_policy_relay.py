@@ -2,46 +2,30 @@
 
 from __future__ import annotations
 
-import socket
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-pytest.importorskip("rclpy")
-sys.path.insert(0, str(Path(__file__).parent))
-
-from acting_world import Process, Witness  # noqa: E402
-
-from user_comm import topics  # noqa: E402
-from user_comm.policy_blobs import (  # noqa: E402
-    PolicyPuller,
-    PolicyServer,
-    ZenohConfig,
-    open_session,
-)
-from user_core.types import PolicyVersion  # noqa: E402
-
-pytestmark = pytest.mark.ros
-
-
-def free_endpoint() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp/127.0.0.1:{probe.getsockname()[1]}"
+from user_comm import topics
+from user_comm.net.sessions import ZenohConfig, open_session
+from user_comm.policy_blobs.puller import PolicyPuller
+from user_comm.policy_blobs.server import PolicyServer
+from user_core.types import PolicyVersion
+from user_testing.ports import free_endpoint
+from user_testing.processes import NodeProcess
+from user_testing.worlds.acting import GraphProbe
 
 
 def test_a_relay_serves_what_the_topic_announces(tmp_path: Path, ros_domain: int) -> None:
     site, learner = free_endpoint(), free_endpoint()
-    witness = Witness()
+    probe = GraphProbe()
     announced = []
     zenoh = {"mode": "router", "listen": [site], "connect": [learner], "shared_memory": False}
-    relay = Process(
+    relay = NodeProcess(
         "user_comm.nodes.policy_relay", {"zenoh": zenoh, "key": "site7/policy"}, tmp_path
     )
-    tell = witness.speaker(topics.POLICY)
+    tell = probe.speaker(topics.POLICY)
     config = ZenohConfig(mode="router", listen=(learner,), shared_memory=False)
     near = ZenohConfig(connect=(site,), shared_memory=False)
     try:
@@ -57,9 +41,9 @@ def test_a_relay_serves_what_the_topic_announces(tmp_path: Path, ros_domain: int
                         server.publish(PolicyVersion(number, arrays, created_ns=time.time_ns()))
                         tell(announced[-1])
                         robot.announced(announced[-1])
-                        witness.until(lambda n=number: robot.newest(n - 1), f"version {number}")
+                        probe.until(lambda n=number: robot.newest(n - 1), f"version {number}")
                     assert robot.stats.detours == 0
                     assert server.served_bytes == sum(a.size for a in announced)
     finally:
         relay.close()
-        witness.close()
+        probe.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import sys
 import threading
 import time
@@ -18,32 +17,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("rclpy")
-sys.path.insert(0, str(Path(__file__).parent))
+from user_comm import topics
+from user_comm.converters import PolicyAnnouncement
+from user_comm.net.network import Members, Network
+from user_comm.net.sessions import ZenohConfig, open_session
+from user_comm.policy_blobs.puller import PolicyPuller
+from user_comm.policy_blobs.server import PolicyServer
+from user_core.types import PolicyVersion
+from user_fleet.processes import find_processes
+from user_testing.domains import claim_domain
+from user_testing.ports import free_endpoint
+from user_testing.processes import NodeProcess
+from user_testing.waiting import wait_until
+from user_testing.worlds.acting import GraphProbe
 
-from acting_world import Process, Witness  # noqa: E402
-
-from user_comm import topics  # noqa: E402
-from user_comm.converters import PolicyAnnouncement  # noqa: E402
-from user_comm.net.network import Members, Network  # noqa: E402
-from user_comm.policy_blobs import (  # noqa: E402
-    PolicyPuller,
-    PolicyServer,
-    ZenohConfig,
-    open_session,
-)
-from user_core.types import PolicyVersion  # noqa: E402
-from user_fleet.processes import find_processes  # noqa: E402
-
-pytestmark = [pytest.mark.ros, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 POLICY = replace(topics.POLICY, name="/learner/policy")
-
-
-def free_endpoint() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tls/127.0.0.1:{probe.getsockname()[1]}"
 
 
 def client(endpoint: str, credentials: Path) -> ZenohConfig:
@@ -64,7 +54,7 @@ class World:
     def __init__(
         self, folder: Path, domain: int, start: Callable[..., Any], stack: ExitStack
     ) -> None:
-        above, below = free_endpoint(), free_endpoint()
+        above, below = free_endpoint("tls"), free_endpoint("tls")
         network = Network.create(folder / "net", Members(endpoints=(above,)))
         learner = network.add("learner", "learner")
         robots = [network.add("robot", name) for name in ("r0", "r1")]
@@ -75,7 +65,7 @@ class World:
 
         start([sys.executable, "-m", "user_comm.nodes.router", "--network", str(network.folder)])
         zenoh = {"connect": [above], "credentials": str(learner.folder), "shared_memory": False}
-        bridge = Process("user_comm.nodes.bridge", {"role": "learner", "zenoh": zenoh}, folder)
+        bridge = NodeProcess("user_comm.nodes.bridge", {"role": "learner", "zenoh": zenoh}, folder)
         stack.callback(bridge.close)
         bridge.start()
         self._config = folder / "runs" / "site" / "config"
@@ -86,12 +76,12 @@ class World:
             "--runs", str(folder / "runs"), "--run", "site", "--no-table",
         ]  # fmt: skip
         output = stack.enter_context(self._output.open("w"))
-        environment = {**os.environ, "ROS_DOMAIN_ID": str(domain + 1)}
+        environment = {**os.environ, "ROS_DOMAIN_ID": str(stack.enter_context(claim_domain()))}
         self.site = start(words, env=environment, stdout=output, stderr=output)
 
-        self.witness = Witness()
-        stack.callback(self.witness.close)
-        self._tell = self.witness.speaker(POLICY)
+        self.probe = GraphProbe()
+        stack.callback(self.probe.close)
+        self._tell = self.probe.speaker(POLICY)
         self._announced: list[PolicyAnnouncement] = []
         session = stack.enter_context(
             open_session(client(above, learner.folder), threading.Event(), retry_s=0.1)
@@ -119,11 +109,8 @@ class World:
             self.until(lambda p=puller: p.newest(self._number - 1), f"version {self._number}")
         return self.server.served_bytes - before, announcement.size
 
-    def until(self, condition: Callable[[], Any], what: str, timeout_s: float = 40.0) -> None:
-        end_s = time.monotonic() + timeout_s
-        while not condition():
-            assert time.monotonic() < end_s, f"still not: {what}\n{self.logs()}"
-            time.sleep(0.01)
+    def until(self, condition: Callable[[], Any], what: str) -> None:
+        wait_until(condition, what, seen=self.logs)
 
     def logs(self) -> str:
         files = [self._output, *self._config.parent.glob("logs/*.log")]

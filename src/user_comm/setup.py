@@ -25,6 +25,11 @@ setup(
             "policy_relay = user_comm.nodes.policy_relay:main",
             "router = user_comm.nodes.router:main",
         ],
+        "user.nodes": [
+            "bridge_node = user_comm.bridge.config:BridgeConfig",
+            "policy_relay = user_comm.policy_blobs.config:PolicyRelayConfig",
+            "router = user_comm.net.router:RouterConfig",
+        ],
         "user.commands": [
             "net = user_comm.net.cli:main",
             "topics = user_comm.topics:main",

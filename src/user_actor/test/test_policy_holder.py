@@ -2,14 +2,14 @@ import threading
 
 import numpy as np
 import pytest
-from loop_world import Ramp, World
-from outbox_world import until
 
 from user_actor.loop.policy import PolicyHolder
 from user_core.errors import TransportError
 from user_core.fakes import PolicyMailbox
+from user_core.reasons import INTERNAL
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import PolicyVersion
+from user_testing.worlds.actor_loop import Ramp, World
 
 SPEC = RobotSpec("r", {"reading": ArraySpec((1,), "float64")}, ArraySpec((2,)), period_s=0.1)
 OBSERVATION = {"reading": np.zeros(1)}
@@ -28,10 +28,9 @@ def holder():
         return made[-1]
 
     mailbox = PolicyMailbox()
-    holder = PolicyHolder(make, SPEC, mailbox, "right", poll_s=0.005, clock_ns=lambda: 10**9 + 5)
+    holder = PolicyHolder(make, SPEC, mailbox, "right", clock_ns=lambda: 10**9 + 5)
     holder.mailbox, holder.made = mailbox, made
-    yield holder
-    holder.close()
+    return holder
 
 
 def test_the_first_weights_are_version_0(holder):
@@ -90,13 +89,13 @@ def test_what_does_not_fit_is_refused_and_the_next_one_taken(holder, bad, word):
     holder.mailbox.publish(bad)
     assert not holder.load_newest()
     assert holder.current().number == 1
-    assert word in holder.last_refusal
+    assert word in holder.refusal.text
     assert not holder.load_newest()  # it is not tried again
     assert holder.refused == 1
     holder.mailbox.publish(version(3, 0.3))
     assert holder.load_newest()
     assert holder.current().number == 3
-    assert holder.last_refusal == ""
+    assert not holder.refusal
 
 
 def test_weights_that_give_no_usable_action_are_refused(holder):
@@ -104,27 +103,45 @@ def test_weights_that_give_no_usable_action_are_refused(holder):
         policy.bad = True
     holder.mailbox.publish(version(1))
     assert not holder.load_newest()
-    assert "not all finite" in holder.last_refusal
+    assert "not all finite" in holder.refusal.text
 
 
-def test_the_thread_takes_versions_and_survives_its_source(holder):
-    fails = threading.Event()
-    real = holder.mailbox.newest
+def test_a_source_that_fails_is_asked_again(holder):
+    real, fails = holder.mailbox.newest, True
 
     def newest(after):
-        if fails.is_set():
+        if fails:
             raise TransportError("pull", got="no route")
         return real(after)
 
     holder.mailbox.newest = newest
-    holder.start()
     holder.mailbox.publish(version(1))
-    until(lambda: holder.current().number == 1, "the first version acts")
-    fails.set()
-    holder.mailbox.publish(version(2))
-    holder.news()
-    fails.clear()
-    until(lambda: holder.current().number == 2, "the second version acts")
+    assert not holder.load_newest()
+    fails = False
+    assert holder.load_newest()
+    assert holder.current().number == 1
+
+
+def test_who_loads_is_told_when_a_version_that_had_to_wait_can_be_loaded():
+    mailbox, told = PolicyMailbox(), []
+    holder = PolicyHolder(lambda: Ramp(World()), SPEC, mailbox, on_free=lambda: told.append(1))
+    mailbox.publish(version(1))
+    assert holder.load_newest()
+    mailbox.publish(version(2))
+    assert not holder.load_newest() and not told
+    assert holder.current().number == 1 and told == [1]
+    assert holder.load_newest()
+    assert holder.current().number == 2 and told == [1, 1]
+    holder.current()
+    assert told == [1, 1]
+
+
+def test_an_error_of_the_policys_own_code_refuses_the_version(holder):
+    holder.made[1].load = lambda arrays: 1 / 0
+    holder.mailbox.publish(version(1))
+    assert not holder.load_newest()
+    assert holder.refusal.code == INTERNAL and "ZeroDivisionError" in holder.refusal.text
+    assert holder.current().number == 0
 
 
 def test_current_never_waits_for_a_version_that_is_being_loaded(holder):
@@ -138,10 +155,11 @@ def test_current_never_waits_for_a_version_that_is_being_loaded(holder):
         real(arrays)
 
     spare.load = load
-    holder.start()
     holder.mailbox.publish(version(1))
-    holder.news()
+    thread = threading.Thread(target=holder.load_newest)
+    thread.start()
     assert loading.wait(10)
     assert holder.current().number == 0
     go_on.set()
-    until(lambda: holder.current().number == 1, "the version acts")
+    thread.join()
+    assert holder.current().number == 1

@@ -1,27 +1,19 @@
 """The session of a bridge, with a real router in this process."""
 
-import socket
 import time
 
 import pytest
 
 from user_comm.bridge import link as bridge_link
 from user_comm.bridge.link import BridgeLink
-from user_comm.links import ZenohConfig, open_session
+from user_comm.net.sessions import ZenohConfig, open_session
+from user_testing.ports import free_endpoint
+from user_testing.waiting import wait_until
 
 
 @pytest.fixture
 def endpoint():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp/127.0.0.1:{probe.getsockname()[1]}"
-
-
-def until(condition, what, timeout_s=20.0):
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, f"not within {timeout_s} s: {what}"
-        time.sleep(0.01)
+    return free_endpoint()
 
 
 def test_a_session_that_is_answered_stays_and_one_that_is_not_is_opened_anew(endpoint, monkeypatch):
@@ -35,16 +27,16 @@ def test_a_session_that_is_answered_stays_and_one_that_is_not_is_opened_anew(end
         )  # fmt: skip
         link.start()
         try:
-            until(lambda: link.is_up, "it is up")
+            wait_until(lambda: link.is_up, "it is up")
             since_s = time.monotonic()
-            until(lambda: time.monotonic() - since_s > 2.0, "longer than without an answer")
+            wait_until(lambda: time.monotonic() - since_s > 2.0, "longer than without an answer")
             assert len(sessions) == 1
             assert link.round_trip_s < 1.0
             # It asks, and hears nothing.
             monkeypatch.setattr(link, "_ping", lambda session: None)
-            until(lambda: len(sessions) == 2, "another session")
+            wait_until(lambda: len(sessions) == 2, "another session")
             monkeypatch.undo()
-            until(lambda: link.is_up, "it is up again")
+            wait_until(lambda: link.is_up, "it is up again")
             assert any("nothing is answered" in line for line in said)
         finally:
             link.close()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from user_comm.diagnostics import Diagnostics, Item, Level
-from user_comm.refusals import Refusals
-from user_comm.throttle import Throttle
+from user_comm.logs import Throttle
+from user_comm.subscriptions import Refusals
 from user_core.errors import CodecError, DeviceTimeout
 
 

@@ -1,8 +1,7 @@
 """Flows as diagnostics, and the table that people see."""
 
-from user_comm.diagnostics import Level
-from user_comm.flows import Flow, FlowFigures
-from user_comm.net.flow_table import FlowTable
+from user_comm.diagnostics import Flow, FlowFigures, Level
+from user_comm.net.top import FlowTable
 
 
 def test_a_flow_measures_its_goodput():

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -10,11 +9,12 @@ import time
 
 import zenoh
 
-from user_comm.links import ZenohConfig, open_session
+from user_comm.net.sessions import ZenohConfig, open_session
+from user_testing.ports import free_endpoint
 
 ROUTER = """
     import threading, time, zenoh
-    from user_comm.links import ZenohConfig, open_session
+    from user_comm.net.sessions import ZenohConfig, open_session
     session = open_session(ZenohConfig(mode="router", listen=({endpoint!r},), shared_memory=False))
     last, longest = time.monotonic(), 0.0
     def take(sample):
@@ -33,7 +33,7 @@ ROUTER = """
 """
 BAD = """
     import time
-    from user_comm.links import ZenohConfig, open_session
+    from user_comm.net.sessions import ZenohConfig, open_session
     session = open_session(ZenohConfig(connect=({endpoint!r},), shared_memory=False))
     held = session.declare_subscriber("bad/down", lambda sample: None)
     print("ready", flush=True)
@@ -51,9 +51,7 @@ def start(code, endpoint):
 
 
 def test_nobody_waits_for_clients_that_are_frozen():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        endpoint = f"tcp/127.0.0.1:{probe.getsockname()[1]}"
+    endpoint = free_endpoint()
     processes = [start(ROUTER, endpoint)]
     try:
         processes += [start(BAD, endpoint) for _ in range(4)]

@@ -19,29 +19,15 @@ from typing import Any
 import pytest
 import zenoh
 
-from user_comm.links.credentials import Credentials
-from user_comm.links.router import RouterConfig, json5
-from user_comm.links.session import ZenohConfig, open_session
 from user_comm.net import cli
-from user_comm.net.authority import Authority
-from user_comm.net.network import Members, Network
+from user_comm.net.network import Authority, Members, Network
+from user_comm.net.router import RouterConfig, json5
+from user_comm.net.sessions import Credentials, ZenohConfig, open_session
 from user_core.errors import ConfigError, TransportError
+from user_testing.ports import free_port
+from user_testing.waiting import wait_until
 
 POLICY = "user/policy/7/abcd/0"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def until(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -> None:
-    end_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end_s, f"still not: {what}"
-        time.sleep(0.01)
 
 
 class World:
@@ -65,7 +51,7 @@ class World:
         )
         assert self.router.stderr is not None
         threading.Thread(target=self._read, args=(self.router.stderr,), daemon=True).start()
-        until(lambda: any("listening" in line for line in self.said), "the router listens")
+        wait_until(lambda: any("listening" in line for line in self.said), "the router listens")
 
     def _read(self, stream: Any) -> None:
         for line in stream:
@@ -125,7 +111,7 @@ def test_a_robot_writes_its_own_keys_and_nothing_else_and_refusals_are_named(wor
         time.sleep(0.05)
         return bool(heard) and {key for key, _ in came} == {"r0/trajectory", "r1/trajectory"}
 
-    until(everybody_hears, "the true ones arrive")
+    wait_until(everybody_hears, "the true ones arrive")
     for _ in range(5):
         everybody_hears()
         answers = [reply.ok.payload.to_bytes() for reply in r0.get(POLICY) if reply.ok]
@@ -138,7 +124,7 @@ def test_a_robot_writes_its_own_keys_and_nothing_else_and_refusals_are_named(wor
         "r1 may not declare queryable user/policy/**",
         "r1 may not declare subscriber r0/trajectory",
     ):
-        until(lambda text=refusal: any(text in line for line in world.said), refusal)
+        wait_until(lambda text=refusal: any(text in line for line in world.said), refusal)
     assert not any("r0 may not" in line or "learner may not" in line for line in world.said)
     for part in (*subscribers, true, false):
         part.undeclare()  # type: ignore[attr-defined]
@@ -155,7 +141,9 @@ def test_strangers_do_not_get_in(world: World, tmp_path: Path) -> None:
         with contextlib.suppress(TransportError):
             session = world.open(credentials)
             # TLS 1.3: a client may believe for a moment that it has been let in.
-            until(lambda s=session: not list(s.info.routers_zid()), "it is shown the door", 5.0)
+            wait_until(
+                lambda s=session: not list(s.info.routers_zid()), "it is shown the door", 5.0
+            )
     options = ZenohConfig(
         connect=(world.endpoint,), credentials=str(world.network.credentials("robot", "r0").folder)
     ).options()
@@ -172,7 +160,7 @@ def test_strangers_do_not_get_in(world: World, tmp_path: Path) -> None:
     r0, learner = world.member("robot", "r0"), world.member("learner", "learner")
     came: list[bytes] = []
     subscriber = learner.declare_subscriber("r0/x", lambda s: came.append(s.payload.to_bytes()))
-    until(lambda: r0.put("r0/x", b"still here") or came, "the others go on")
+    wait_until(lambda: r0.put("r0/x", b"still here") or came, "the others go on")
     subscriber.undeclare()  # type: ignore[no-untyped-call]
 
 
@@ -193,12 +181,12 @@ def test_a_robot_is_added_while_the_router_runs_and_the_router_may_die(world: Wo
     subscriber = learner.declare_subscriber("*/x", lambda s: came.add(s.payload.to_bytes()))
     cli.main(["add-robot", "r2", "--net", str(world.network.folder)])
     r2 = world.member("robot", "r2")
-    until(lambda: r2.put("r2/x", b"new") or came == {b"new"}, "the new one is heard")
+    wait_until(lambda: r2.put("r2/x", b"new") or came == {b"new"}, "the new one is heard")
     world.router.kill()
     world.router.wait()
     world.said.clear()
     world.start_router()
-    until(lambda: r2.put("r2/x", b"back") or b"back" in came, "both are back by themselves")
+    wait_until(lambda: r2.put("r2/x", b"back") or b"back" in came, "both are back by themselves")
     subscriber.undeclare()  # type: ignore[no-untyped-call]
 
 
@@ -219,7 +207,7 @@ def test_a_site_has_a_router_of_its_own(
     heard: set[bytes] = set()
     subscriber = learner.declare_subscriber("*/x", lambda s: came.add(s.payload.to_bytes()))
     policy = learner.declare_queryable("user/policy/**", lambda q: q.reply(POLICY, b"weights"))
-    until(lambda: _accepts(endpoint), "the site's router listens")
+    wait_until(lambda: _accepts(endpoint), "the site's router listens")
     robots = [
         world.open(world.network.credentials("robot", name), endpoint) for name in ("r0", "r1")
     ]
@@ -234,7 +222,7 @@ def test_a_site_has_a_router_of_its_own(
         time.sleep(0.05)
         return bool(came and heard)
 
-    until(through, "messages pass both routers, both ways")
+    wait_until(through, "messages pass both routers, both ways")
     answers = [reply.ok.payload.to_bytes() for reply in robots[0].get(POLICY) if reply.ok]
     assert answers == [b"weights"]
     for _ in range(5):

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import sys
 import textwrap
 import threading
@@ -13,26 +12,16 @@ import numpy as np
 import pytest
 
 from user_comm.converters import BlobKind, PolicyAnnouncement
-from user_comm.policy_blobs import (
-    PolicyPuller,
-    PolicyServer,
-    ServerProbe,
-    ZenohConfig,
-    open_session,
-)
-from user_comm.policy_blobs.pace import PullPace
-from user_comm.policy_blobs.pieces import PieceKey, PieceNote
-from user_comm.policy_blobs.relay_patience import RelayPatience
+from user_comm.net.sessions import ZenohConfig, open_session
+from user_comm.policy_blobs.pieces import pack_note, parse_piece_key
+from user_comm.policy_blobs.puller import PolicyPuller, PullPace, RelayPatience
+from user_comm.policy_blobs.server import PolicyServer, ServerProbe
 from user_core.errors import ConfigError, TransportError
 from user_core.types import PolicyVersion
+from user_testing.ports import free_endpoint
+from user_testing.waiting import wait_until
 
 CONFIG_HASH = "c" * 64
-
-
-def free_endpoint():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp/127.0.0.1:{probe.getsockname()[1]}"
 
 
 def router(endpoint):
@@ -47,13 +36,6 @@ def client(endpoint):
 def version(number, size=100_000, seed=0):
     weights = np.random.default_rng(seed + number).standard_normal(size).astype(np.float32)
     return PolicyVersion(number, {"w": weights, "b": weights[:3].copy()}, CONFIG_HASH, number * 10)
-
-
-def until(condition, what, timeout_s=20.0):
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, f"not within {timeout_s} s: {what}"
-        time.sleep(0.005)
 
 
 @pytest.fixture
@@ -77,7 +59,7 @@ def test_a_version_arrives_whole(served, endpoint):
         served.publish(sent)
         assert served.announced[0].size > 10 * 32768
         puller.announced(served.announced[0])
-        until(lambda: puller.newest(0), "version 1")
+        wait_until(lambda: puller.newest(0), "version 1")
         got = puller.newest(0)
         assert got.number == 1
         assert got.update == 10
@@ -96,7 +78,7 @@ def test_a_robot_that_was_there_first_waits_for_the_learner(endpoint):
             with PolicyServer(session, "p", announced.append) as server:
                 server.publish(version(1))
                 puller.announced(announced[0])
-                until(lambda: puller.newest(0), "version 1")
+                wait_until(lambda: puller.newest(0), "version 1")
 
 
 def test_the_newest_wins_and_old_announcements_are_ignored(served, endpoint):
@@ -105,7 +87,7 @@ def test_the_newest_wins_and_old_announcements_are_ignored(served, endpoint):
             served.publish(version(number))
         for announcement in served.announced:
             puller.announced(announcement)
-        until(lambda: puller.newest(4), "version 5")
+        wait_until(lambda: puller.newest(4), "version 5")
         puller.announced(served.announced[0])
         assert puller.stats.refusals["replayed"] == 1
         puller.announced(replace(served.announced[4], content_hash="0" * 64))
@@ -126,7 +108,7 @@ def test_a_version_that_is_gone_is_given_up_for_a_newer_one(served, endpoint):
         assert puller.newest(0) is None
         served.publish(version(2))
         puller.announced(served.announced[1])
-        until(lambda: puller.newest(0), "version 2")
+        wait_until(lambda: puller.newest(0), "version 2")
         assert puller.stats.superseded == 1
 
 
@@ -145,19 +127,20 @@ def test_a_wrong_version_is_refused_with_the_reason_and_the_next_one_taken(
     with PolicyPuller(client(endpoint), CONFIG_HASH) as puller:
         served.publish(version(1))
         puller.announced(replace(served.announced[0], **change))
-        until(lambda: puller.stats.refused, "the refusal")
+        wait_until(lambda: puller.stats.refused, "the refusal")
         assert word in puller.stats.last_error
         assert puller.newest(0) is None
         served.publish(version(2))
         puller.announced(served.announced[1])
-        until(lambda: puller.newest(0), "version 2")
+        wait_until(lambda: puller.newest(0), "version 2")
         assert puller.stats.last_error == ""
 
 
 SERVER = """
 import sys
 import numpy as np
-from user_comm.policy_blobs import PolicyServer, ZenohConfig, open_session
+from user_comm.net.sessions import ZenohConfig, open_session
+from user_comm.policy_blobs.server import PolicyServer
 from user_core.types import PolicyVersion
 
 config = ZenohConfig(mode="router", listen=(sys.argv[1],), shared_memory=False)
@@ -194,16 +177,34 @@ def test_a_learner_killed_in_the_middle_of_a_pull_is_waited_for(
     announcement = announcement_of(first, 1, served_announcement)
     with PolicyPuller(client(endpoint), CONFIG_HASH, piece_timeout_s=0.5) as puller:
         puller.announced(announcement)
-        until(lambda: puller.stats.bytes > 1_000_000, "the first megabyte")
+        wait_until(lambda: puller.stats.bytes > 1_000_000, "the first megabyte")
         os.kill(first.pid, signal.SIGKILL)
         first.wait()
         assert puller.newest(0) is None
         second = start_server(start_process, endpoint, 1)
         again = announcement_of(second, 1, served_announcement)
         assert again == announcement  # equal versions have equal bytes: the pull goes on
-        until(lambda: puller.newest(0), "version 1", 40)
+        wait_until(lambda: puller.newest(0), "version 1", 40)
         assert puller.stats.retries > 0
         assert puller.stats.bytes < 1.2 * announcement.size
+
+
+def test_a_version_that_could_not_be_used_when_it_came_is_handed_on_again(served, endpoint):
+    calls = []
+
+    def use():
+        calls.append((threading.current_thread().name, puller.newest_number))
+        if len(calls) == 1:
+            raise RuntimeError("both policies are in use")
+
+    with PolicyPuller(client(endpoint), CONFIG_HASH, use) as puller:
+        served.publish(version(1))
+        puller.announced(served.announced[0])
+        wait_until(lambda: calls, "it is handed on")
+        puller.call_again()
+        wait_until(lambda: len(calls) == 2, "it is handed on again")
+        assert puller.stats.refused == 0
+    assert calls == [("policy-puller", 1)] * 2
 
 
 @pytest.fixture
@@ -225,7 +226,7 @@ def follow(puller, server, versions):
     for each in versions:
         server.publish(each)
         puller.announced(server.announced[-1])
-        until(lambda each=each: puller.newest(each.number - 1), f"version {each.number}")
+        wait_until(lambda each=each: puller.newest(each.number - 1), f"version {each.number}")
         assert puller.newest(0).arrays["w"].tobytes() == each.arrays["w"].tobytes()
 
 
@@ -290,29 +291,29 @@ class Meddler:
     def _answer(self, query):
         with query:
             key = str(query.key_expr).replace("/served/", "/real/")
-            wanted = PieceKey.parse(key)
-            name = wanted.version.rpartition("/")[2]
-            while (data := self.server._library.blob(name, wanted.base)) is None:
+            version, base, index = parse_piece_key(key)
+            name = version.rpartition("/")[2]
+            while (data := self.server._library.blob(name, base)) is None:
                 time.sleep(0.001)
-            piece = data[wanted.index * 32768 :][:32768]
-            piece, total = self.change(self, wanted, piece, len(data))
+            piece = data[index * 32768 :][:32768]
+            piece, total = self.change(self, base, index, piece, len(data))
             if piece is not None:
-                note = PieceNote(total, 32768, time.monotonic_ns())
-                query.reply(query.key_expr, piece, attachment=note.pack())
+                note = pack_note(total, 32768, time.monotonic_ns())
+                query.reply(query.key_expr, piece, attachment=note)
 
 
-def flip_first_delta(meddler, wanted, piece, total):
-    if wanted.base and wanted.index == 1:
+def flip_first_delta(meddler, base, index, piece, total):
+    if base and index == 1:
         piece = piece[:99] + bytes([piece[99] ^ 4]) + piece[100:]
     return piece, total
 
 
-def shorten_once(meddler, wanted, piece, total):
-    meddler.times += wanted.index == 2
-    return (piece[:-1] if wanted.index == 2 and meddler.times == 1 else piece), total
+def shorten_once(meddler, base, index, piece, total):
+    meddler.times += index == 2
+    return (piece[:-1] if index == 2 and meddler.times == 1 else piece), total
 
 
-def lose_often(meddler, wanted, piece, total):
+def lose_often(meddler, base, index, piece, total):
     meddler.times += 1
     return (None if meddler.times % 3 == 0 else piece), total
 
@@ -332,11 +333,11 @@ def test_pieces_that_are_damaged_or_lost_are_fetched_again(endpoint, change):
         meddler.server.close()
 
 
-def enormous(meddler, wanted, piece, total):
+def enormous(meddler, base, index, piece, total):
     return piece, 2**50
 
 
-def always_wrong(meddler, wanted, piece, total):
+def always_wrong(meddler, base, index, piece, total):
     return bytes(len(piece)), total
 
 
@@ -348,10 +349,10 @@ def test_what_stays_wrong_is_given_up_until_the_next_version(endpoint, change):
             first, second = training(2, 20_000)
             meddler.publish(first)
             puller.announced(meddler.announced[0])
-            until(lambda: puller.stats.refused == 4, "four attempts")
+            wait_until(lambda: puller.stats.refused == 4, "four attempts")
             assert puller.newest(0) is None
             assert puller.stats.last_error
-            meddler.change = lambda _, wanted, piece, total: (piece, total)
+            meddler.change = lambda _, base, index, piece, total: (piece, total)
             follow(puller, meddler, [second])
             assert puller.stats.last_error == ""
         meddler.server.close()
@@ -409,10 +410,10 @@ def test_a_session_that_is_half_alive_is_opened_anew(endpoint, monkeypatch):
             silent.publish(version(1, 1000))
             first = replace(announced[0], key=announced[0].key.replace("elsewhere", "run1"))
             robot.announced(first)
-            until(lambda: robot.stats.reopened == 1, "it connects anew")
-            until(lambda: len(announced) == 2, "the true server is there")
+            wait_until(lambda: robot.stats.reopened == 1, "it connects anew")
+            wait_until(lambda: len(announced) == 2, "the true server is there")
             robot.announced(announced[-1])
-            until(lambda: robot.newest(1), "version 2")
+            wait_until(lambda: robot.newest(1), "version 2")
             assert len(opened) == 2
 
 
@@ -437,7 +438,8 @@ def test_a_server_that_hears_nothing_any_more_is_found_out(endpoint):
 RELAY = """
 import sys, json, threading
 from user_comm.converters import PolicyAnnouncement
-from user_comm.policy_blobs import PolicyRelay, ZenohConfig, open_session
+from user_comm.net.sessions import ZenohConfig, open_session
+from user_comm.policy_blobs.relay import PolicyRelay
 
 site, learner, prefix = sys.argv[1:]
 config = ZenohConfig(mode="router", listen=(site,), connect=(learner,), shared_memory=False)
@@ -487,7 +489,7 @@ def test_eight_robots_at_a_site_cost_the_wan_no_more_than_one(served, site):
                 robot.announced(served.announced[-1])
             site.tell(served.announced[-1])
             for robot in robots:
-                until(lambda r=robot, n=each.number: r.newest(n - 1), f"version {each.number}")
+                wait_until(lambda r=robot, n=each.number: r.newest(n - 1), f"version {each.number}")
         one = sum(a.size for a in served.announced)
         assert one <= served.served_bytes <= 1.1 * one
         assert sum(robot.stats.bytes for robot in robots) >= 7.9 * one
@@ -541,9 +543,9 @@ def test_a_relay_that_starts_late_serves_what_it_hears_of_then(served, site):
     (robot,) = neighbours(site, 1)
     with robot:
         robot.announced(served.announced[-1])
-        until(lambda: robot.stats.bytes == 0 and robot._wanted, "that it waits")
+        wait_until(lambda: robot.stats.bytes == 0 and robot._wanted, "that it waits")
         site.tell(served.announced[-1])
-        until(lambda: robot.newest(2), "version 3")
+        wait_until(lambda: robot.newest(2), "version 3")
         assert robot.stats.detours == 0
 
 
@@ -553,7 +555,7 @@ def test_many_robots_pull_at_a_time(served, endpoint):
     try:
         for puller in pullers:
             puller.announced(served.announced[0])
-        until(lambda: all(p.newest(0) for p in pullers), "all four")
+        wait_until(lambda: all(p.newest(0) for p in pullers), "all four")
     finally:
         for puller in pullers:
             puller.close()

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from user_comm import topics
-from user_comm.quality import Durability, Quality, Reliability
-from user_comm.topic_docs import main, markdown
+from user_comm.topics import Durability, Quality, Reliability, main, markdown
 from user_core.errors import ConfigError
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "topics.md"
@@ -18,7 +17,7 @@ def test_the_reference_page_is_the_table() -> None:
     if not PAGE.exists() and not (PAGE.parents[2] / "ARCHITECTURE.md").exists():
         pytest.skip("the package stands alone, without the repository's docs")
     assert PAGE.read_text(encoding="utf-8") == markdown(), (
-        "run: python -m user_comm.topic_docs > docs/reference/topics.md"
+        "run: python -m user_comm.topics > docs/reference/topics.md"
     )
 
 

@@ -29,6 +29,9 @@ from user_core.config import MISSING, Config, Setting, config_fields, from_mappi
 from user_core.errors import ConfigError
 
 C = TypeVar("C", bound=Config)
+#: Begins a text that holds YAML, for values which ROS parameters cannot carry: null, an empty list
+#: or mapping, a list of mappings. Deployments write them so.
+YAML_MARK = "!yaml "
 _SCALARS = {bool: "bool", int: "int", float: "float", str: "str", Path: "str"}
 
 
@@ -116,8 +119,24 @@ def assemble(cls: type[C], values: Mapping[str, Any]) -> C:
             continue
         for name, value in values.items():
             if name.startswith(field.name + "."):
-                _put(data, name, value)
+                _put(data, name, unmarked(value))
     return from_mapping(cls, data)
+
+
+def unmarked(value: Any) -> Any:
+    """What a text with :data:`YAML_MARK` stands for; any other value as it is.
+
+    Raises:
+        ConfigError: It is not valid YAML.
+    """
+    if not isinstance(value, str) or not value.startswith(YAML_MARK):
+        return value
+    try:
+        return yaml.safe_load(value.removeprefix(YAML_MARK))
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            "parameter", got=repr(value)[:200], expected="YAML after !yaml"
+        ) from error
 
 
 def flatten(config: Config) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from user_comm.parameter_values import (
     ParameterField,
     assemble,
     parameter_fields,
+    ros_value,
+    unmarked,
 )
 from user_core.config import MISSING, Config
 from user_core.errors import ConfigError, SuiteError
@@ -51,8 +53,8 @@ class ConfigParameters(Generic[C]):
     allowed one.
 
     A wrong value from a launch file does not end the process: it is kept, and :meth:`read`
-    raises it, so that the node can say so on ``/diagnostics``. An empty text stands for None
-    where None is allowed: ROS parameter files have no null.
+    raises it, so that the node can say so on ``/diagnostics``. ROS parameter files have no null:
+    ``!yaml null`` stands for it, and an empty text where None is allowed.
 
     Args:
         node: Declares them.
@@ -94,9 +96,11 @@ class ConfigParameters(Generic[C]):
     def _declare(self, field: ParameterField, overrides: Mapping[str, Parameter[Any]]) -> None:
         value = field.default
         if field.name in overrides:
-            given = overrides[field.name].value
             try:
-                if field.optional and field.kind != "str" and given == "":
+                given = unmarked(overrides[field.name].value)
+                if field.optional and (
+                    given is None or (field.kind != "str" and isinstance(given, str) and not given)
+                ):
                     value = None
                     self._nothing.add(field.name)
                 else:
@@ -223,7 +227,7 @@ def _fitting(field: ParameterField, value: Any) -> Any:
     """The value in the field's type; an integer will do where a number is wanted."""
     kind, value = field.kind, _plain(value)
     if kind == "yaml":
-        return value if isinstance(value, str) else repr(value)
+        return value if isinstance(value, str) else ros_value(value, kind)
     if kind.endswith("[]"):
         if isinstance(value, list):
             return [_fitting_scalar(kind[:-2], element, field) for element in value]

@@ -21,7 +21,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 
-from user_comm.topic_poller import PolledGroup, TopicPoller
+from user_comm.subscriptions import TopicReader
 from user_comm.topics import interface_class
 from user_core.errors import DeviceTimeout, TransportError
 
@@ -34,23 +34,20 @@ class RosSubscription:
 
     def __init__(
         self,
+        reader: TopicReader,
         node: Node,
         cls: type[Any],
         topic: str,
         callback: Callable[[Any], None],
         profile: QoSProfile,
         raw: bool,
-        errors: Counter[str],
-        poller: TopicPoller,
+        on_error: Callable[[str, Exception], None],
     ) -> None:
-        self._node, self._callback, self._errors = node, callback, errors
-        self._poller, self._depth = poller, profile.depth
+        self._node, self._callback, self._on_error = node, callback, on_error
+        self._reader = reader
         self.topic = node.resolve_topic_name(topic)
         self._closed = False
-        self._subscription: Any = node.create_subscription(
-            cls, topic, self._receive, profile, callback_group=PolledGroup(), raw=raw
-        )
-        poller.add(self)
+        self._subscription = reader.subscribe(cls, topic, profile, self._receive, raw=raw)
 
     @property
     def publishers(self) -> int:
@@ -61,27 +58,7 @@ class RosSubscription:
         """End the subscription."""
         if not self._closed:
             self._closed = True
-            self._poller.remove(self)
-            self._node.destroy_subscription(self._subscription)
-
-    def poll(self) -> None:
-        """Take what has come, at most as much as is kept, and call back for each."""
-        subscription = self._subscription
-        for _ in range(self._depth):
-            try:
-                with subscription.handle:
-                    taken = subscription.handle.take_message(
-                        subscription.msg_type, subscription.raw
-                    )
-            except Exception as error:
-                if type(error).__name__ == "InvalidHandle" or not self._node.context.ok():
-                    self._poller.remove(self)  # destroyed with its node
-                else:
-                    self._fail(error)
-                return
-            if taken is None:
-                return
-            self._receive(taken[0])
+            self._reader.unsubscribe(self._subscription)
 
     def _receive(self, message: Any) -> None:
         if self._closed:
@@ -89,14 +66,7 @@ class RosSubscription:
         try:
             self._callback(message)
         except Exception as error:  # one bad message must not end all others
-            self._fail(error)
-
-    def _fail(self, error: Exception) -> None:
-        self._errors[self.topic] += 1
-        self._node.get_logger().error(
-            f"callback of {self.topic}: {type(error).__name__}: {error}",
-            throttle_duration_sec=1.0,
-        )
+            self._on_error(self.topic, error)
 
 
 class RosPublisher:
@@ -181,13 +151,14 @@ Reliability = Literal["best_effort", "reliable", "match"]
 class RosTopicIo:
     """Subscriptions, publishers, actions and services of one node, for drivers.
 
-    Messages are taken by a thread of this object (:mod:`user_comm.topic_poller`), not by the
-    node's executor; those of one topic stay in order. The answers of services and actions come
+    Messages are taken by a thread of this object (:class:`~user_comm.subscriptions.TopicReader`),
+    not by the node's executor; those of one topic stay in order. The answers of services and actions come
     through the executor: the node must be spun by another thread than the one in :meth:`call`.
 
     Args:
         node: Creates everything; relative names are resolved in its namespace.
-        period_s: Time between two looks for messages, seconds.
+        period_s: Shortest time between two looks for messages, seconds: what comes meanwhile is
+            taken together.
 
     Attributes:
         callback_errors: How often the callback of each topic raised.
@@ -195,8 +166,14 @@ class RosTopicIo:
 
     def __init__(self, node: Node, *, period_s: float = 0.004) -> None:
         self._node = node
-        self._poller = TopicPoller(period_s, f"topics of {node.get_name()}")
+        self._reader = TopicReader(
+            node, f"topics of {node.get_name()}", period_s=period_s, on_error=self._failed
+        )
         self.callback_errors: Counter[str] = Counter()
+
+    def close(self) -> None:
+        """End all subscriptions."""
+        self._reader.close()
 
     def subscribe(
         self,
@@ -217,7 +194,7 @@ class RosTopicIo:
         profile = _profile(depth, reliable, latched)
         try:
             return RosSubscription(
-                self._node, cls, topic, callback, profile, raw, self.callback_errors, self._poller
+                self._reader, self._node, cls, topic, callback, profile, raw, self._failed
             )
         except Exception as error:  # names are checked by several layers, each with its own
             raise TransportError(f"cannot subscribe to {topic!r}", got=error) from error
@@ -290,6 +267,12 @@ class RosTopicIo:
         """The node's clock, nanoseconds."""
         return int(self._node.get_clock().now().nanoseconds)
 
+    def _failed(self, topic: str, error: Exception) -> None:
+        self.callback_errors[topic] += 1
+        self._node.get_logger().error(
+            f"callback of {topic}: {type(error).__name__}: {error}", throttle_duration_sec=1.0
+        )
+
     def _no_server(self, service: str, type_name: str, timeout_s: float) -> DeviceTimeout:
         own = self._node.resolve_service_name(service)
         names = [
@@ -336,9 +319,11 @@ def open_topic_io(
 
     thread = threading.Thread(target=spin, name=f"{name} spin", daemon=True)
     thread.start()
+    topic_io = RosTopicIo(node)
     try:
-        yield RosTopicIo(node)
+        yield topic_io
     finally:
+        topic_io.close()
         stopping.set()
         executor.wake()
         thread.join(timeout=5.0)

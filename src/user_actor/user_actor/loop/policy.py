@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +11,9 @@ import numpy as np
 
 from user_core.errors import PolicyError, SuiteError
 from user_core.interfaces import Policy, PolicySource
+from user_core.reasons import NO_REASON, Reason
 from user_core.specs import Array, Arrays, RobotSpec
-from user_core.types import PolicyVersion
+from user_core.types import PolicyVersion, Task
 
 _log = logging.getLogger(__name__)
 
@@ -33,26 +33,50 @@ class ReadyPolicy:
     created_ns: int = 0
 
 
+class FixedPolicy:
+    """A policy that keeps the weights it has.
+
+    Args:
+        policy: The policy.
+        number: The version that its weights are of, for what is recorded.
+    """
+
+    def __init__(self, policy: Policy, number: int = 0) -> None:
+        self._ready = ReadyPolicy(policy, number)
+
+    def current(self) -> ReadyPolicy:
+        """The policy to act with."""
+        return self._ready
+
+    @property
+    def waits(self) -> bool:
+        """No version has come, and one is to come: never."""
+        return False
+
+
 class PolicyHolder:
     """Swaps policies between two steps, without a pause.
 
-    There are two policies. One acts; a thread loads the newest version into the other, lets it
-    act once on made-up observations (so that whatever is done lazily is done), and offers it.
-    :meth:`current` takes the offer; what acted before is loaded next. So a swap costs the
-    control loop the exchange of a reference.
+    There are two policies. One acts; :meth:`load_newest` loads the newest version into the other,
+    lets it act once on made-up observations (so that whatever is done lazily is done), and offers
+    it. :meth:`current` takes the offer; what acted before is loaded next. So a swap costs the
+    control loop the exchange of a reference. The holder has no thread: who gets the versions
+    calls :meth:`load_newest`, when one has come and when ``on_free`` says that it could not be
+    used before and can now.
 
     Args:
         make: Makes a policy for this robot; called twice.
         spec: The robot.
         source: Where versions come from.
         config_hash: What weights must be made for; empty: anything.
-        poll_s: How often ``source`` is asked, seconds; :meth:`news` asks at once.
+        on_free: Called in the control loop's thread when it has taken an offer, so that the next
+            version can be loaded; must return at once.
         clock_ns: Time since the epoch, nanoseconds.
 
     Attributes:
         swaps: Versions that were taken.
         refused: Versions that were refused.
-        last_refusal: Why the last one was; empty once a later one was taken.
+        refusal: Why the last one was; false once a later one was taken.
     """
 
     def __init__(
@@ -61,47 +85,32 @@ class PolicyHolder:
         spec: RobotSpec,
         source: PolicySource,
         config_hash: str = "",
-        poll_s: float = 0.2,
+        on_free: Callable[[], None] = lambda: None,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._spec, self._source, self._config_hash = spec, source, config_hash
-        self._poll_s, self._clock_ns = poll_s, clock_ns
+        self._on_free, self._clock_ns = on_free, clock_ns
         self._current = ReadyPolicy(make())
         self._spare = make()
         self._offer: ReadyPolicy | None = None
         self._seen = 0
-        self._wake = threading.Condition()
-        self._ending = False
         self.swaps = self.refused = 0
-        self.last_refusal = ""
-        self._thread = threading.Thread(target=self._run, name="policy-loader", daemon=True)
-
-    def start(self) -> None:
-        """Start to look for versions."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """End the thread."""
-        with self._wake:
-            self._ending = True
-            self._wake.notify()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def news(self) -> None:
-        """A version may be there: ask now. From any thread."""
-        with self._wake:
-            self._wake.notify()
+        self.refusal = NO_REASON
 
     def current(self) -> ReadyPolicy:
         """The policy to act with, the newest one that is ready. For the control loop."""
         offer = self._offer
         if offer is not None:
-            with self._wake:
-                self._spare, self._current, self._offer = self._current.policy, offer, None
-                self._wake.notify()
+            self._spare, self._current = self._current.policy, offer
+            self._offer = None  # last: from now on the spare one may be loaded
             self.swaps += 1
+            self._on_free()
         return self._current
+
+    @property
+    def waits(self) -> bool:
+        """No version has come, and one is to come."""
+        return not self.current().number
 
     @property
     def number(self) -> int:
@@ -114,10 +123,18 @@ class PolicyHolder:
         return max(0.0, (self._clock_ns() - created_ns) * 1e-9) if created_ns else 0.0
 
     def load_newest(self) -> bool:
-        """Get the newest version ready, if there is one; whether it was offered. For the thread."""
+        """Get the newest version ready, if there is one; whether it was offered.
+
+        Not in the control loop's thread, and by one thread at a time. Versions that do not fit
+        are refused; any error of the source or of the policy ends here, and in the log.
+        """
         if self._offer is not None:
             return False  # both policies are in use until the loop takes it
-        version = self._source.newest(after=self._seen)
+        try:
+            version = self._source.newest(after=self._seen)
+        except Exception:  # a source may fail in any way; the policy that acts goes on
+            _log.exception("the newest policy version could not be taken")
+            return False
         if version is None:
             return False
         self._seen = version.number
@@ -125,10 +142,10 @@ class PolicyHolder:
             self._check(version)
             self._spare.load(version.arrays)
             self._try_out(self._spare)
-        except SuiteError as error:
+        except Exception as error:  # of the version, or of the policy's own code
             self._refuse(version, error)
             return False
-        self.last_refusal = ""
+        self.refusal = NO_REASON
         self._offer = ReadyPolicy(self._spare, version.number, version.created_ns)
         return True
 
@@ -143,25 +160,16 @@ class PolicyHolder:
 
     def _try_out(self, policy: Policy) -> None:
         """Let it act once; weights that give no usable action are refused."""
-        policy.reset()
+        policy.reset(Task())
         action_ta = policy.act(_made_up(self._spec), deterministic=True)
         check_plan(action_ta, self._spec)
-        policy.reset()
+        policy.reset(Task())
 
-    def _refuse(self, version: PolicyVersion, error: SuiteError) -> None:
+    def _refuse(self, version: PolicyVersion, error: Exception) -> None:
         self.refused += 1
-        self.last_refusal = f"policy version {version.number} was refused: {error}"
-        _log.error("%s", self.last_refusal)
-
-    def _run(self) -> None:
-        while not self._ending:
-            try:
-                self.load_newest()
-            except Exception:  # a source may fail in any way; the policy that acts goes on
-                _log.exception("the newest policy version could not be taken")
-            with self._wake:
-                if not self._ending:
-                    self._wake.wait(self._poll_s)
+        why = Reason.of(error)
+        self.refusal = Reason(why.code, f"policy version {version.number} was refused: {why.text}")
+        _log.error("%s", self.refusal, exc_info=not isinstance(error, SuiteError))
 
 
 def check_plan(action_ta: Array, spec: RobotSpec) -> None:

@@ -34,10 +34,10 @@ from user_comm.logs import bridge_logging
 from user_comm.run import run
 from user_comm.subscriptions import TopicReader
 from user_core.errors import DeviceTimeout, TransportError
-from user_core.promptness import make_process_prompt, urgent_thread
 from user_core.reasons import NO_REASON, NODE_WAITS, POLICY_PULL, Reason
+from user_core.runtime.scheduling import make_process_prompt, urgent_thread
 from user_core.specs import RobotSpec
-from user_core.types import ActionChunk, EpisodeResult, TrajectoryAck, TrajectoryChunk
+from user_core.types import ActionChunk, EpisodeResult, Task, TrajectoryAck, TrajectoryChunk
 
 _LOOK_S = 0.2
 #: Longest wait for the acting thread: a policy, a reward or a disk may hang.
@@ -186,6 +186,7 @@ class ActorNode(LifecycleNode):
             reward = config.reward.build("rewards", path="reward")
             episodes = EpisodeLoop(
                 robot, policy, reward, self._outbox, config.loop, teleop=teleop,
+                task=Task(description.task, config.instruction),
                 on_result=lambda result: self._tell(result, description),
             )  # fmt: skip
             loop = ActorLoop(episodes)

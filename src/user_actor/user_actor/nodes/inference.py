@@ -20,8 +20,8 @@ from user_comm.lifecycle import LifecycleNode
 from user_comm.logs import bridge_logging
 from user_comm.run import run
 from user_core.errors import TransportError
-from user_core.promptness import make_process_prompt
-from user_core.types import ActionChunk, Observation
+from user_core.runtime.scheduling import make_process_prompt
+from user_core.types import ActionChunk, Observation, Task
 
 _LOOK_S = 0.2
 _JOIN_S = 4.0
@@ -80,6 +80,7 @@ class InferenceNode(LifecycleNode):
             stack.callback(self.diagnostics.unwatch, feed.flow.name)
             server = InferenceServer(
                 description.spec, feed.holder, self._send,
+                task=Task(description.task, config.instruction),
                 needs_version=config.before_first_version == "wait",
             )  # fmt: skip
             self._feed, self._server = feed, server

@@ -12,7 +12,8 @@ import numpy as np
 from user_actor.loop import PolicyHolder
 from user_comm.converters import PolicyAnnouncement
 from user_comm.diagnostics import Flow
-from user_comm.policy_blobs import PolicyPuller, ZenohConfig, open_session, puller_figures
+from user_comm.net.sessions import ZenohConfig, open_session
+from user_comm.policy_blobs.puller import PolicyPuller
 from user_core import plugins
 from user_core.interfaces import Policy
 from user_core.plugins import PluginChoice
@@ -76,16 +77,16 @@ class PolicyFeed:
                 PolicyPuller(
                     lambda end: open_session(config.zenoh, end),
                     config_hash,
-                    self._news,
                     relay=config.relay,
                     link_share=config.policy_share,
                 )
             )
-            self.holder = PolicyHolder(make, spec, self.puller, config_hash)
-            self.holder.start()
-            stack.callback(self.holder.close)
+            self.holder = PolicyHolder(make, spec, self.puller, config_hash, self.puller.call_again)
+            # One thread pulls a version and loads it beside the policy that acts.
+            self.puller.on_version = self.holder.load_newest
+            self.puller.call_again()
             self._stack = stack.pop_all()
-        self.flow = Flow("policy", lambda: puller_figures(self.puller))
+        self.flow = Flow("policy", self.puller.figures)
 
     def __enter__(self) -> PolicyFeed:
         return self
@@ -97,11 +98,6 @@ class PolicyFeed:
         """A version is there, as its announcement says."""
         if announcement is not None:
             self.puller.announced(announcement)
-
-    def _news(self) -> None:
-        holder: PolicyHolder | None = getattr(self, "holder", None)
-        if holder is not None:  # else it will ask by itself when it starts
-            holder.news()
 
 
 def policy_seeds(

@@ -13,16 +13,25 @@ from typing import Any
 
 from user_msgs.msg import SafetyStatus
 
-from user_actor.loop.observations import ObservationBox
 from user_actor.loop.ports import NOBODY, HumanInput
 from user_actor.loop.remote import InferenceLink, RemoteConfig
 from user_actor.nodes.lease import LeaseKeeper
 from user_comm.converters import Intervention, observation_from_message, stamp_ns
 from user_comm.diagnostics import Flow, FlowFigures, Item, Level
 from user_comm.endpoints import ServiceClient, TopicPublisher
-from user_comm.topic_waiter import TopicWaiter
+from user_comm.subscriptions import CheckedSubscription, TopicReader
 from user_core.codecs.observation import encode_observation
 from user_core.errors import DeviceError, SpecError, TransportError
+from user_core.reasons import (
+    EMERGENCY_STOP,
+    NO_LEASE,
+    NO_OBSERVATIONS,
+    NO_REASON,
+    SAFETY_STOP,
+    SPEC_DIFFERS,
+    Reason,
+)
+from user_core.runtime.observation_box import ObservationBox
 from user_core.specs import RobotSpec, check_arrays
 from user_core.types import NO_TASK, ActionChunk, Label, Observation
 
@@ -113,33 +122,34 @@ class RosRobot:
         """Nobody wants the answer to a reset any more."""
         self._closed.set()
 
-    def trouble(self) -> str:
+    def trouble(self) -> Reason:
         status = self._safety
         if not self._lease.token:
-            return f"no lease of the robot: {self._lease.problem}"
+            return Reason(NO_LEASE, f"no lease of the robot: {self._lease.problem}")
         if self._misfit:
-            return self._misfit
+            return Reason(SPEC_DIFFERS, self._misfit)
         if status is None or status.state < SafetyStatus.STOPPED:
-            return ""
+            return NO_REASON
         # a stop that is told of late may be the one before the reset
-        latched = status.state == SafetyStatus.EMERGENCY
-        if latched or stamp_ns(status.header.stamp, "safety status") > self._reset_ns:
-            return f"{'emergency' if latched else 'safety'} stop: {status.detail or status.cause}"
-        return ""
+        if status.state == SafetyStatus.EMERGENCY:
+            return Reason(EMERGENCY_STOP, f"emergency stop: {status.detail or status.cause}")
+        if stamp_ns(status.header.stamp, "safety status") > self._reset_ns:
+            return Reason(SAFETY_STOP, f"safety stop: {status.detail or status.cause}")
+        return NO_REASON
 
-    def unready(self) -> str:
+    def unready(self) -> Reason:
         status, box = self._safety, self.observations
         _ = box.newest  # what has arrived meanwhile
         if not self._lease.token:
-            return f"no lease of the robot: {self._lease.problem}"
+            return Reason(NO_LEASE, f"no lease of the robot: {self._lease.problem}")
         if status is not None and status.state == SafetyStatus.EMERGENCY:
-            return f"emergency stop: {status.detail or status.cause}"
+            return Reason(EMERGENCY_STOP, f"emergency stop: {status.detail or status.cause}")
         if self._misfit:
-            return self._misfit
+            return Reason(SPEC_DIFFERS, self._misfit)
         silent_s = (time.monotonic_ns() - box.arrived_ns) * 1e-9
         if not box.arrived_ns or silent_s > _SILENCE_S:
-            return "the robot shows no observations"
-        return ""
+            return Reason(NO_OBSERVATIONS, "the robot shows no observations")
+        return NO_REASON
 
     def _reset(self, seed: int | None) -> Observation:
         request = self._client.request_type(
@@ -267,7 +277,7 @@ class RemoteInference:
         return Item(
             "remote inference",
             Level.WARN if why else Level.OK,
-            why,
+            why.text,
             {
                 "policy_version": link.version,
                 "sent": link.sent,
@@ -301,7 +311,7 @@ class RemoteInference:
             again=link.lost,
             refused=link.refused + link.unasked,
             coding=self._coding,
-            note=link.why_silent(),
+            note=link.why_silent().text,
         )
 
 
@@ -315,29 +325,31 @@ class WaitedObservations(ObservationBox):
     nobody looks at cost nothing. Only the control loop may look; any thread may :meth:`put`.
 
     Args:
-        waiter: The topic.
+        reader: Reads the topic, in the control loop's thread.
+        subscription: The topic.
 
     Attributes:
         accept: What an observation that has arrived is given to, usually to be put here.
     """
 
-    def __init__(self, waiter: TopicWaiter) -> None:
+    def __init__(self, reader: TopicReader, subscription: CheckedSubscription) -> None:
         super().__init__()
-        self._waiter = waiter
+        self._reader = reader
         self.accept: Callable[[Observation], None] = self.put
+        subscription.callback = lambda observation: self.accept(observation)
 
     @property
     def newest(self) -> Observation | None:
-        self._waiter.take_all(self.accept)
+        self._reader.take()
         return self._newest
 
     def put(self, observation: Observation) -> None:
         super().put(observation)
-        self._waiter.wake()
+        self._reader.wake()
 
     def interrupt(self) -> None:
         super().interrupt()
-        self._waiter.wake()
+        self._reader.wake()
 
     def wait_for(
         self, wanted: Callable[[Observation], bool], deadline_ns: int
@@ -349,4 +361,4 @@ class WaitedObservations(ObservationBox):
             left_ns = deadline_ns - self._clock.monotonic_ns()
             if left_ns <= 0 or self._interrupted:
                 return None
-            self._waiter.wait(left_ns)
+            self._reader.wait(left_ns)

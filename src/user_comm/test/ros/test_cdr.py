@@ -19,8 +19,7 @@ from rosidl_parser.definition import (
 from user_msgs.msg import Observation, Tensor
 
 from user_comm.cdr import CdrLimits, read_cdr
-from user_comm.message_types import interface_class
-from user_comm.topics import SERVICES, TOPICS
+from user_comm.topics import SERVICES, TOPICS, interface_class
 from user_core.errors import CodecError, TransportError
 
 LIMITS = CdrLimits()

@@ -17,7 +17,6 @@ from rclpy.serialization import deserialize_message, serialize_message
 from user_msgs.msg import Observation as ObservationMessage
 
 from user_comm.cdr import CdrLimits
-from user_comm.checked_subscription import decode_bytes
 from user_comm.converters import (
     CONVERTERS,
     BlobKind,
@@ -32,7 +31,8 @@ from user_comm.converters import (
     trajectory_chunk_from_message,
     trajectory_chunk_to_message,
 )
-from user_comm.message_types import interface_class
+from user_comm.subscriptions import decode_bytes
+from user_comm.topics import interface_class
 from user_core.codecs import Limits
 from user_core.errors import CodecError, SpecError, SuiteError
 from user_core.interfaces import TeleopCommand
@@ -133,6 +133,7 @@ def results(draw: st.DrawFn) -> EpisodeResult:
         outcome=draw(st.sampled_from(Outcome)), length=length, episode_return=draw(NUMBERS),
         interventions=draw(st.integers(0, length)), first_version=draw(COUNT),
         last_version=draw(COUNT), start_ns=draw(COUNT), end_ns=draw(COUNT), reason=draw(TEXTS),
+        reason_code=draw(NAMES | st.just("")),
     )  # fmt: skip
 
 

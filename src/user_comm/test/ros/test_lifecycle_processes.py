@@ -28,11 +28,11 @@ from user_msgs.msg import ActionChunk as ActionChunkMessage
 from user_msgs.srv import ResetRobot
 
 from user_comm.converters import action_chunk_to_message
-from user_comm.service_client import ServiceClient
+from user_comm.endpoints import ServiceClient
 from user_core.errors import TransportError
 from user_core.types import ActionChunk
+from user_testing.waiting import wait_until
 
-WORLD = Path(__file__).with_name("lifecycle_world.py")
 TIMEOUT_S = 20.0
 TRANSITIONS = {"configure": 1, "cleanup": 2, "activate": 3, "deactivate": 4}
 
@@ -44,7 +44,14 @@ class World:
         self, start: Callable[..., subprocess.Popen[str]], node: Node, name: str, **parameters: Any
     ) -> None:
         self.node, self.name = node, name
-        words = [sys.executable, str(WORLD), "--ros-args", "-r", f"__node:={name}"]
+        words = [
+            sys.executable,
+            "-m",
+            "user_testing.programs.lifecycle_node",
+            "--ros-args",
+            "-r",
+            f"__node:={name}",
+        ]
         # Topics of their own, for the nodes of several tests overlap.
         words += ["-r", f"__ns:=/{name}"]
         for key, value in parameters.items():
@@ -105,14 +112,6 @@ class World:
         for reader in self._readers:
             reader.join()
         return code
-
-
-def wait_until(condition: Callable[[], Any], timeout_s: float = TIMEOUT_S) -> Any:
-    deadline_s = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline_s, "it did not happen in time"
-        time.sleep(0.01)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -366,7 +365,7 @@ def test_an_end_that_hangs_is_ended(start_process: Callable[..., subprocess.Pope
     code = (
         "import runpy, sys; import user_comm.stop_signals as s;"
         "s.StopSignals.__init__.__defaults__ = (0.5,);"
-        f"sys.argv[0] = {str(WORLD)!r}; runpy.run_path({str(WORLD)!r}, run_name='__main__')"
+        "runpy.run_module('user_testing.programs.lifecycle_node', run_name='__main__', alter_sys=True)"
     )
     process = start_process(
         [sys.executable, "-c", code, "--ros-args", "-p", "autostart:=true", "-p", "end:=hang"],

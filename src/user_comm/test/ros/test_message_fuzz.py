@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
-import message_fuzz
+from user_testing.programs import message_fuzz
 
 
 def test_no_mutated_message_crashes_or_takes_much_memory() -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,13 +12,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from user_comm.topic_io import RosTopicIo, open_topic_io
 from user_core.errors import DeviceTimeout, TransportError
-
-
-def wait_until(condition: Callable[[], Any], timeout_s: float = 10.0) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "it did not happen in time"
-        time.sleep(0.005)
+from user_testing.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

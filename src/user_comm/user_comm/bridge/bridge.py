@@ -20,8 +20,8 @@ from user_comm.bridge.keys import (
     topic_of_graph_token,
 )
 from user_comm.bridge.link import BridgeLink
-from user_comm.bridge.raw_reader import RawReader
 from user_comm.bridge.routes import Inbound, Outbound, RouteCounts, priority_number, priority_of
+from user_comm.subscriptions import TopicReader
 from user_comm.topics import interface_class, profile
 
 #: What must not wait behind bulk: real time to data_high.
@@ -70,8 +70,10 @@ class Bridge:
             for name, link in self.links.items()
         }
         self._publisher = Dispatcher("bridge in")
-        self._reader = RawReader(
-            node, lambda topic, error: say(f"{topic}: {type(error).__name__}: {error}")
+        self._reader = TopicReader(
+            node,
+            "bridge reader",
+            on_error=lambda topic, error: say(f"{topic}: {type(error).__name__}: {error}"),
         )
         self._out: list[tuple[str, Outbound]] = []
         self._in: list[tuple[str, Inbound]] = []
@@ -91,7 +93,6 @@ class Bridge:
         """Begin."""
         for link in self.links.values():
             link.start()
-        self._reader.start()
 
     def close(self) -> None:
         """End everything."""
@@ -110,7 +111,7 @@ class Bridge:
         if route.direction == "out":
             outbound = Outbound(route, self._senders[name], say)
             message_type = interface_class(route.type)
-            self._reader.add(message_type, route.topic, profile(route.quality), outbound.take)
+            self._reader.subscribe(message_type, route.topic, profile(route.quality), outbound.take)
             self._out.append((name, outbound))
         else:
             inbound = Inbound(

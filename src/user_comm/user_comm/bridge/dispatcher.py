@@ -1,4 +1,4 @@
-"""One thread that handles what several lanes hold, the most urgent first."""
+"""One thread that handles what several queues hold, the most urgent first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class RouteQueue:
 
     Args:
         handle: Called in the dispatcher's thread with each item; must not raise.
-        urgency: Lanes with smaller numbers come first.
+        urgency: Queues with smaller numbers come first.
         depth: Items that may wait; the oldest gives way.
         period_s: Shortest time between two items, seconds; the newest wins. 0: no limit.
 
@@ -42,7 +42,7 @@ class RouteQueue:
 
 
 class Dispatcher:
-    """Handles the items of its lanes in a thread of its own.
+    """Handles the items of its queues in a thread of its own.
 
     Args:
         name: Of the thread.
@@ -52,24 +52,24 @@ class Dispatcher:
     def __init__(self, name: str, may_run: Callable[[], bool] = lambda: True) -> None:
         self._may_run = may_run
         self._changed = threading.Condition()
-        self._lanes: list[RouteQueue] = []
+        self._queues: list[RouteQueue] = []
         self._ending = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def lane(
+    def queue(
         self, handle: Callable[[Any], None], urgency: int, depth: int, max_rate_hz: float = 0.0
     ) -> RouteQueue:
-        """Add a lane."""
-        lane = RouteQueue(handle, urgency, depth, 1.0 / max_rate_hz if max_rate_hz else 0.0)
+        """Add a queue."""
+        queue = RouteQueue(handle, urgency, depth, 1.0 / max_rate_hz if max_rate_hz else 0.0)
         with self._changed:
-            self._lanes = sorted((*self._lanes, lane), key=lambda one: one.urgency)
-        return lane
+            self._queues = sorted((*self._queues, queue), key=lambda one: one.urgency)
+        return queue
 
-    def offer(self, lane: RouteQueue, item: Any) -> None:
+    def offer(self, queue: RouteQueue, item: Any) -> None:
         """Queue an item. From any thread; returns at once."""
         with self._changed:
-            lane.add(item)
+            queue.add(item)
             self._changed.notify()
 
     def wake(self) -> None:
@@ -88,28 +88,28 @@ class Dispatcher:
         while True:
             with self._changed:
                 while not self._ending:
-                    lane, wait_s = self._next()
-                    if lane is not None:
+                    queue, wait_s = self._next()
+                    if queue is not None:
                         break
                     self._changed.wait(wait_s)
                 if self._ending:
                     return
-                assert lane is not None
-                item = lane.items.popleft()
-            lane.handle(item)
+                assert queue is not None
+                item = queue.items.popleft()
+            queue.handle(item)
 
     def _next(self) -> tuple[RouteQueue | None, float | None]:
-        """The most urgent lane with an item that is due; or how long to wait for one."""
+        """The most urgent queue with an item that is due; or how long to wait for one."""
         if not self._may_run():
             return None, None
         now_s = time.monotonic()
         due_s: float | None = None
-        for lane in self._lanes:
-            if not lane.items:
+        for queue in self._queues:
+            if not queue.items:
                 continue
-            if lane.due_s <= now_s:
-                if lane.period_s:
-                    lane.due_s = now_s + lane.period_s
-                return lane, None
-            due_s = lane.due_s if due_s is None else min(due_s, lane.due_s)
+            if queue.due_s <= now_s:
+                if queue.period_s:
+                    queue.due_s = now_s + queue.period_s
+                return queue, None
+            due_s = queue.due_s if due_s is None else min(due_s, queue.due_s)
         return None, None if due_s is None else due_s - now_s

@@ -40,7 +40,7 @@ class RouteCounts:
     def __init__(self, route: Route, say: Callable[[str], object]) -> None:
         self.route = route
         self.bytes = self.repeated = 0
-        self.lane: RouteQueue | None = None
+        self.queue: RouteQueue | None = None
         self._refusals = Refusals(f"{route.key} {route.direction}")
         self._say, self._throttle = say, Throttle()
 
@@ -69,21 +69,18 @@ class RouteCounts:
     def item(self) -> Item:
         """The account, for /diagnostics."""
         item = self._refusals.item()
-        lane = self.lane
+        queue = self.queue
         return replace(
             item,
             name=f"route {self._refusals.name}",
             values={
                 "bytes": self.bytes,
                 "repeated": self.repeated,
-                "overrun": lane.overrun if lane else 0,
-                "thinned": lane.thinned if lane else 0,
+                "overrun": queue.overrun if queue else 0,
+                "thinned": queue.thinned if queue else 0,
                 **item.values,
             },
         )
-
-
-# --- A route from ROS to Zenoh ---
 
 
 #: Zenoh drops nothing by itself that a link of our class can take at once.
@@ -107,10 +104,10 @@ class Outbound:
         self.route, self._dispatcher = route, dispatcher
         self.counts = RouteCounts(route, say)
         priority = priority_of(route)
-        self._lane = dispatcher.lane(
+        self._queue = dispatcher.queue(
             self._put, priority_number(priority), route.depth, route.max_rate_hz
         )
-        self.counts.lane = self._lane
+        self.counts.queue = self._queue
         self._publisher: Any = None
         self._last: bytes | None = None
 
@@ -143,13 +140,13 @@ class Outbound:
                 OVERSIZED, f"{len(data)} bytes, at most {self.route.max_bytes} are carried"
             )
             return
-        self._dispatcher.offer(self._lane, data)
+        self._dispatcher.offer(self._queue, data)
 
     def refresh(self) -> None:
         """Send the last value again, if the topic is one that is kept."""
-        if self.route.latched and self._last is not None and not self._lane.items:
+        if self.route.latched and self._last is not None and not self._queue.items:
             self.counts.repeated += 1
-            self._dispatcher.offer(self._lane, self._last)
+            self._dispatcher.offer(self._queue, self._last)
 
     def _put(self, data: bytes) -> None:
         publisher = self._publisher
@@ -178,9 +175,6 @@ def priority_number(priority: zenoh.Priority) -> int:
         zenoh.Priority.BACKGROUND,
     )  # fmt: skip
     return order.index(priority) + 1
-
-
-# --- A route from Zenoh to ROS ---
 
 
 _ROS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -216,12 +210,12 @@ class Inbound:
         self._type = interface_class(route.type)
         self._limits = CdrLimits(message_bytes=route.max_bytes)
         self._profile = profile(route.quality)
-        # One lane for all robots: each may use its share of the queue.
+        # One queue for all robots, each with its share of it.
         depth = route.depth * (8 if "*" in route.key else 1)
-        self._lane = dispatcher.lane(
+        self._queue = dispatcher.queue(
             self._publish, priority_number(priority_of(route)), depth, route.max_rate_hz
         )
-        self.counts.lane = self._lane
+        self.counts.queue = self._queue
         self._publishers: dict[str, Any] = {}
         self._last: dict[str, bytes] = {}
         if "*" not in route.topic:
@@ -262,7 +256,7 @@ class Inbound:
                 f"{size} bytes on {sample.key_expr}, at most {self.route.max_bytes} are carried",
             )
             return
-        self._dispatcher.offer(self._lane, (str(sample.key_expr), sample.payload.to_bytes()))
+        self._dispatcher.offer(self._queue, (str(sample.key_expr), sample.payload.to_bytes()))
 
     def _publish(self, item: tuple[str, bytes]) -> None:
         key, data = item

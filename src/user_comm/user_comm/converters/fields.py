@@ -85,8 +85,7 @@ def _aligned(value: Array) -> Array:
     return copy
 
 
-# --- Nanoseconds since the epoch to and from ``builtin_interfaces/Time`` ---
-
+# --- times ---
 
 _SECOND_NS = 1_000_000_000
 _MAX_S = 2**31 - 1

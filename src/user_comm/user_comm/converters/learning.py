@@ -121,8 +121,7 @@ def episode_report_from_message(message: Any) -> EpisodeReport:
     )
 
 
-# --- Trajectory chunks and their acks to and from ``user_msgs/TrajectoryChunk``, ``TrajectoryAck`` ---
-
+# --- trajectory chunks and their acks ---
 
 _WHERE = "trajectory chunk"
 
@@ -218,8 +217,7 @@ def trajectory_ack_from_message(message: Any) -> TrajectoryAck:
     )
 
 
-# --- Announcements of policy versions to and from ``user_msgs/PolicyVersion`` ---
-
+# --- announcements of policy versions ---
 
 #: Largest set of weights that a robot will fetch, bytes.
 MAX_POLICY_BYTES = 16 * 2**30

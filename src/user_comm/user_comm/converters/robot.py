@@ -89,8 +89,7 @@ def action_chunk_from_message(message: Any, *, limits: Limits = ACTION_LIMITS) -
     )
 
 
-# --- Specs to and from ``user_msgs/ArraySpec`` and ``RobotSpec`` ---
-
+# --- specs ---
 
 _DTYPES = {code: name for name, code in DTYPE_CODES.items()}
 #: Most bounds or element names of one array that are accepted.
@@ -266,8 +265,7 @@ def _bound(values: Sequence[float], where: str) -> float | tuple[float, ...] | N
     return checked[0] if len(checked) == 1 else checked
 
 
-# --- Observations to and from ``user_msgs/Observation`` ---
-
+# --- observations ---
 
 _WHERE = "observation"
 _SUCCESS_CODES: Mapping[bool | None, int] = {
@@ -349,8 +347,7 @@ def observation_from_message(
     )
 
 
-# --- What a person wants, to and from ``user_msgs/Intervention`` ---
-
+# --- interventions: what a person wants ---
 
 _NO_ACTION = np.zeros(0, np.float32)
 
@@ -426,8 +423,7 @@ def intervention_from_message(message: Any, *, limits: Limits = ACTION_LIMITS) -
     )
 
 
-# --- Leases to and from ``user_msgs/Lease`` ---
-
+# --- leases ---
 
 #: Longest lease that is believed, seconds (a year).
 MAX_DURATION_S = 366 * 86400.0

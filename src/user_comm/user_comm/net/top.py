@@ -122,9 +122,6 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     return ["  ".join(row[i].ljust(widths[i]) for i in used).rstrip() for row in rows]
 
 
-# --- ``user net top``: goodput, round trips, backlog and retransmissions of every link, live ---
-
-
 def main(words: Sequence[str]) -> int:
     """Show the table until Ctrl-C, or once; exit code 1 when nothing is heard."""
     parser = argparse.ArgumentParser(prog="user net top", description=__doc__)

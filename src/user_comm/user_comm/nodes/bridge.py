@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 
-from user_comm.bridge import Bridge, BridgeConfig
+from user_comm.bridge.bridge import Bridge
+from user_comm.bridge.config import BridgeConfig
 from user_comm.lifecycle import LifecycleNode
 from user_comm.run import run
 

@@ -10,25 +10,10 @@ from user_comm.converters import PolicyAnnouncement
 from user_comm.diagnostics import Flow, FlowFigures
 from user_comm.lifecycle import LifecycleNode
 from user_comm.logs import bridge_logging
-from user_comm.policy_blobs import PolicyRelay, ZenohConfig, open_session
+from user_comm.net.sessions import open_session
+from user_comm.policy_blobs.config import PolicyRelayConfig
+from user_comm.policy_blobs.relay import PolicyRelay
 from user_comm.run import run
-from user_core.config import Config, setting
-
-
-class PolicyRelayConfig(Config):
-    """Parameters of policy_relay."""
-
-    zenoh: ZenohConfig = setting(
-        ZenohConfig(connect=("tcp/127.0.0.1:7447",)),
-        doc="The site's router: it leads to the learner, and robots reach this relay through it.",
-    )
-    key: str = setting(
-        "site/policy",
-        doc="Zenoh key under which it serves; robots of the site name it as `relay`.",
-        min_length=1,
-    )
-    keep: int = setting(8, doc="Versions that are kept, to make deltas from.", ge=2)
-    keep_bytes: int = setting(2**30, doc="Memory that they may take.", unit="B", ge=2**20)
 
 
 class PolicyRelayNode(LifecycleNode):

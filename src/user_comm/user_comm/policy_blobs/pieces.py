@@ -9,7 +9,6 @@ serves the same below a prefix of its own. Each answer carries the size of the w
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 from user_core.errors import CodecError
 
@@ -28,72 +27,56 @@ ALIVE = "alive"
 _NOTE = struct.Struct("<QIQ")
 
 
-@dataclass(frozen=True)
-class PieceKey:
-    """What a query asks for.
-
-    Attributes:
-        version: Key of the version, with its prefix.
-        base: Short hash of the base of a delta; empty for the keyframe.
-        index: Number of the piece.
-    """
-
-    version: str
-    base: str
-    index: int
-
-    def __str__(self) -> str:
-        form = f"d/{self.base}" if self.base else "k"
-        return f"{self.version}/{form}/{self.index}"
-
-    @staticmethod
-    def parse(key: str) -> PieceKey | None:
-        """A key that came; None for what is none of ours."""
-        above, _, index = key.rpartition("/")
-        if not index.isdecimal() or len(index) > 9:
-            return None
-        if above.endswith("/k"):
-            return PieceKey(above[:-2], "", int(index))
-        above, _, base = above.rpartition("/")
-        if not above.endswith("/d") or len(base) != NAME_DIGITS:
-            return None
-        return PieceKey(above[:-2], base, int(index))
-
-
 def version_key(prefix: str, number: int, content_hash: str) -> str:
     """Key of a version below a prefix."""
     return f"{prefix}/{number}/{content_hash[:NAME_DIGITS]}"
 
 
-@dataclass(frozen=True)
-class PieceNote:
+def piece_key(version: str, base: str, index: int) -> str:
+    """The key of a piece.
+
+    Args:
+        version: Key of the version, with its prefix.
+        base: Short hash of the base of a delta; empty for the keyframe.
+        index: Number of the piece.
+    """
+    return f"{version}/d/{base}/{index}" if base else f"{version}/k/{index}"
+
+
+def parse_piece_key(key: str) -> tuple[str, str, int] | None:
+    """Version, base and index of a key that came; None for what is none of ours."""
+    above, _, index = key.rpartition("/")
+    if not index.isdecimal() or len(index) > 9:
+        return None
+    if above.endswith("/k"):
+        return above[:-2], "", int(index)
+    above, _, base = above.rpartition("/")
+    if not above.endswith("/d") or len(base) != NAME_DIGITS:
+        return None
+    return above[:-2], base, int(index)
+
+
+def pack_note(total: int, piece_bytes: int, sent_ns: int) -> bytes:
     """What is attached to a piece.
 
-    Attributes:
+    Args:
         total: Bytes of the whole.
-        piece: Bytes of one piece; the last may be shorter.
+        piece_bytes: Bytes of one piece; the last may be shorter.
         sent_ns: When it was sent, by the monotonic clock of the server.
     """
+    return _NOTE.pack(total, piece_bytes, sent_ns)
 
-    total: int
-    piece: int
-    sent_ns: int
 
-    def pack(self) -> bytes:
-        """As an attachment."""
-        return _NOTE.pack(self.total, self.piece, self.sent_ns)
-
-    @staticmethod
-    def unpack(data: bytes, max_bytes: int) -> PieceNote:
-        """From an attachment. Raises CodecError for what cannot be."""
-        try:
-            note = PieceNote(*_NOTE.unpack(data))
-        except struct.error as error:
-            raise CodecError("size of a policy blob", got=repr(data)[:80]) from error
-        if not 0 < note.total <= max_bytes or not 1024 <= note.piece <= 2**20:
-            raise CodecError(
-                "size of a policy blob",
-                got=f"{note.total} bytes in pieces of {note.piece}",
-                expected=f"at most {max_bytes} bytes, in pieces of 1024 or more",
-            )
-        return note
+def unpack_note(data: bytes, max_bytes: int) -> tuple[int, int, int]:
+    """Total, bytes of a piece and time of sending. Raises CodecError for what cannot be."""
+    try:
+        total, piece_bytes, sent_ns = _NOTE.unpack(data)
+    except struct.error as error:
+        raise CodecError("size of a policy blob", got=repr(data)[:80]) from error
+    if not 0 < total <= max_bytes or not 1024 <= piece_bytes <= 2**20:
+        raise CodecError(
+            "size of a policy blob",
+            got=f"{total} bytes in pieces of {piece_bytes}",
+            expected=f"at most {max_bytes} bytes, in pieces of 1024 or more",
+        )
+    return total, piece_bytes, sent_ns

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import zenoh
 
 from user_comm.converters import PolicyAnnouncement
+from user_comm.diagnostics import FlowFigures
 from user_comm.logs import Throttle
 from user_comm.policy_blobs.pieces import NAME_DIGITS, NO_BASE, PIECE_BYTES, version_key
 from user_comm.policy_blobs.transfer import (
@@ -21,11 +22,11 @@ from user_comm.policy_blobs.transfer import (
     Superseded,
     TransferStats,
 )
-from user_core.closing import Closing
 from user_core.codecs.policy_blob import decode_blob
 from user_core.codecs.safetensors import FileLimits
 from user_core.errors import PolicyError, SuiteError
-from user_core.link_window import LinkWindow
+from user_core.link_model import LinkWindow
+from user_core.runtime.closing import Closing
 from user_core.types import PolicyVersion
 
 _log = logging.getLogger(__name__)
@@ -74,9 +75,6 @@ class PullPace:
         return max(0.0, self._begun_s + self.interval_s - now_s)
 
 
-# --- How long a relay that does not answer is waited for, over all versions ---
-
-
 #: A relay that was silent is not asked for so long, and then with less patience.
 REST_S = 10.0
 _PROBE_S = 1.0
@@ -109,9 +107,6 @@ class RelayPatience:
         if self._left_s <= 0:
             self._rests_until_s = now_s + self._rest_s
             self._left_s = min(self._patience_s, _PROBE_S)
-
-
-# --- The robot's end: pulls announced versions as keyframe or delta, and verifies them ---
 
 
 #: Damaged bytes are fetched again; this often, and then the version is left alone.
@@ -151,8 +146,8 @@ class PullStats(TransferStats):
 class PolicyPuller(Closing):
     """A :class:`~user_core.interfaces.PolicySource` that is told of versions and pulls them.
 
-    Give it every announcement (:meth:`announced`, from any thread); a thread of its own pulls
-    the newest: the delta from the version that it has, or the keyframe where there is none or
+    Give it every announcement (:meth:`announced`, from any thread); its one thread pulls
+    the newest, and hands it on with ``on_version``: the delta from the version that it has, or the keyframe where there is none or
     its base is not kept any more. What is damaged is refused, counted and fetched again as a
     keyframe; what is made for another configuration is refused for good. The version before
     stays until the next one is whole.
@@ -162,7 +157,8 @@ class PolicyPuller(Closing):
             that ends it, because a client waits until its router is there. Called again where a
             session is only half alive.
         config_hash: What weights must be made for; empty: anything.
-        on_version: Called in the puller's thread when a version is ready.
+        on_version: Called in the puller's thread when a version is ready, and after
+            :meth:`call_again`. What it raises is logged.
         max_bytes: A larger version is refused before anything is allocated for it.
         piece_timeout_s: Time after which a piece is asked for again, at least.
         relay: Prefix under which a relay of the site serves; empty: the learner is asked.
@@ -174,6 +170,7 @@ class PolicyPuller(Closing):
         stats: What it has done.
         window: What may be under way, and what is known of the link.
         pace: How often it takes a version.
+        on_version: As given; may be set later, followed by :meth:`call_again`.
     """
 
     def __init__(
@@ -191,12 +188,13 @@ class PolicyPuller(Closing):
         self.window = LinkWindow(2 * PIECE_BYTES, _MAX_WINDOW_BYTES, 0.5, 10.0)
         self.pace = PullPace(link_share)
         self._open_session, self._config_hash = open_session, config_hash
-        self._on_version, self._max_bytes = on_version, max_bytes
+        self.on_version, self._max_bytes = on_version, max_bytes
         self._piece_timeout_s = piece_timeout_s
         self._relay, self._patience = relay, RelayPatience(relay_patience_s)
         self._throttle = Throttle()
         self._wake = threading.Condition()
         self._ending = threading.Event()
+        self._again = False
         self._wanted: PolicyAnnouncement | None = None
         self._done: PolicyAnnouncement | None = None
         self._wanted_s = 0.0
@@ -224,6 +222,33 @@ class PolicyPuller(Closing):
         version = self._newest
         return version if version is not None and version.number > after else None
 
+    def call_again(self) -> None:
+        """Have ``on_version`` called soon, in the puller's thread: who could not use the newest
+        version when it came can now. From any thread; returns at once.
+        """
+        with self._wake:
+            self._again = True
+            self._wake.notify_all()
+
+    def figures(self) -> FlowFigures:
+        """What a robot or relay pulls, for diagnostics."""
+        stats, window = self.stats, self.window
+        return FlowFigures(
+            bytes=stats.bytes,
+            link_bytes_s=window.rate_bytes_s,
+            round_trip_s=window.round_trip_s,
+            base_s=window.base_s,
+            window_bytes=window.nbytes,
+            again=stats.retries,
+            refused=stats.refused,
+            note=stats.last_error,
+        )
+
+    @property
+    def newest_number(self) -> int:
+        """Number of the newest verified version; 0 without one."""
+        return 0 if self._newest is None else self._newest.number
+
     def close(self) -> None:
         """End the thread. Idempotent."""
         self._ending.set()
@@ -249,19 +274,29 @@ class PolicyPuller(Closing):
         transfer = PieceTransfer(
             session, self.window, self.stats, self._max_bytes, self._piece_timeout_s
         )
+        while (wanted := self._next()) is not None:
+            self.pace.begin(time.monotonic())
+            before = self.stats.bytes
+            self._try(transfer, wanted)
+            self.pace.end(self.stats.bytes - before, self.window.rate_bytes_s)
+            self._done = wanted
+
+    def _next(self) -> PolicyAnnouncement | None:
+        """Wait for the next version whose turn it is; None at the end.
+
+        The newest when its turn has come: what is announced meanwhile replaces what waited.
+        """
         while not self._ending.is_set():
+            self._hand_on_again()
             with self._wake:
-                while not self._ending.is_set() and self._wanted == self._done:
-                    self._wake.wait()
-            # the newest after the wait: what came meanwhile replaces what was waited with
-            self._ending.wait(self.pace.wait_s(time.monotonic()))
-            wanted = self._wanted
-            if wanted is not None and not self._ending.is_set():
-                self.pace.begin(time.monotonic())
-                before = self.stats.bytes
-                self._try(transfer, wanted)
-                self.pace.end(self.stats.bytes - before, self.window.rate_bytes_s)
-                self._done = wanted
+                wanted = self._wanted
+                waits = wanted is not None and wanted != self._done
+                wait_s = self.pace.wait_s(time.monotonic()) if waits else None
+                if wait_s == 0.0:
+                    return wanted
+                if not self._again and not self._ending.is_set():
+                    self._wake.wait(wait_s)
+        return None
 
     def _try(self, transfer: PieceTransfer, wanted: PolicyAnnouncement) -> None:
         try:
@@ -331,6 +366,7 @@ class PolicyPuller(Closing):
         """The bytes of a blob. Raises what :meth:`PieceTransfer.pull` does."""
 
         def cancelled() -> bool:
+            self._hand_on_again()  # a pull over a thin link takes long
             return self._ending.is_set() or self._wanted != wanted
 
         if not from_relay:
@@ -360,7 +396,20 @@ class PolicyPuller(Closing):
         self.stats.versions += 1
         self.stats.last_error = ""
         self.stats.last_pull_s = time.monotonic() - self._wanted_s
-        self._on_version()
+        self._hand_on()
+
+    def _hand_on(self) -> None:
+        try:
+            self.on_version()
+        except Exception:  # of who uses it: the next version is another try
+            _log.exception("policy version %d could not be handed on", self.newest_number)
+
+    def _hand_on_again(self) -> None:
+        """In the puller's thread, now and then: see :meth:`call_again`."""
+        if self._again:
+            with self._wake:
+                self._again = False
+            self._hand_on()
 
     def _check(self, wanted: PolicyAnnouncement) -> None:
         if wanted.size > self._max_bytes or wanted.piece_size < 1024:

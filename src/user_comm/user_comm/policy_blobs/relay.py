@@ -9,10 +9,9 @@ import zenoh
 
 from user_comm.converters import PolicyAnnouncement
 from user_comm.diagnostics import FlowFigures
-from user_comm.policy_blobs.figures import puller_figures
 from user_comm.policy_blobs.puller import PolicyPuller, PullStats
 from user_comm.policy_blobs.server import PolicyServer
-from user_core.closing import Closing
+from user_core.runtime.closing import Closing
 
 
 class PolicyRelay(Closing):
@@ -53,7 +52,7 @@ class PolicyRelay(Closing):
 
     def figures(self) -> FlowFigures:
         """What it pulls, for diagnostics."""
-        return puller_figures(self._puller)
+        return self._puller.figures()
 
     @property
     def served_bytes(self) -> int:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import zenoh
 
 from user_comm.converters import BlobKind, PolicyAnnouncement
+from user_comm.diagnostics import FlowFigures
 from user_comm.net.sessions import ZenohConfig, open_session
 from user_comm.policy_blobs.pieces import (
     ALIVE,
@@ -24,14 +25,14 @@ from user_comm.policy_blobs.pieces import (
     NO_BASE,
     NO_PIECE,
     PIECE_BYTES,
-    PieceKey,
-    PieceNote,
+    pack_note,
+    parse_piece_key,
     version_key,
 )
-from user_core.closing import Closing
 from user_core.codecs.policy_blob import encode_delta, encode_keyframe
 from user_core.codecs.weights import content_hash
 from user_core.errors import ConfigError, SuiteError
+from user_core.runtime.closing import Closing
 from user_core.types import PolicyVersion
 
 _log = logging.getLogger(__name__)
@@ -41,7 +42,8 @@ _Form = tuple[str, str]  # version, base or ""
 class VersionLibrary:
     """Keeps versions, and encodes keyframes and deltas between any two of them once.
 
-    Encoding runs in a thread of its own; :meth:`blob` never waits. So a query costs a look-up,
+    A version is encoded by who adds it; further forms are encoded on demand, in a thread that
+    starts with the first of them: :meth:`blob` never waits. So a query costs a look-up,
     and a robot that missed some versions gets one delta from what it has, however old, as long
     as that is kept: a chain of deltas is never longer than one.
 
@@ -61,13 +63,15 @@ class VersionLibrary:
         self._impossible: set[_Form] = set()
         self._asked: set[_Form] = set()
         self._work: queue.SimpleQueue[_Form | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="policy-encoder", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
     def close(self) -> None:
         """End the thread. Idempotent."""
         self._work.put(None)
-        self._thread.join()
+        with self._lock:
+            thread = self._thread
+        if thread is not None:
+            thread.join()
 
     def add(self, version: PolicyVersion, content_hash: str) -> tuple[PolicyVersion | None, bytes]:
         """Take a version; returns the one before, where a delta leads from it, and its bytes.
@@ -113,6 +117,11 @@ class VersionLibrary:
             if form not in self._asked:
                 self._asked.add(form)
                 self._work.put(form)
+                if self._thread is None:
+                    self._thread = threading.Thread(
+                        target=self._run, name="policy-encoder", daemon=True
+                    )
+                    self._thread.start()
         return None
 
     def _run(self) -> None:
@@ -157,9 +166,6 @@ class VersionLibrary:
                 del self._blobs[form]
         while len(self._blobs) > 1 and sum(map(len, self._blobs.values())) > self._cache_bytes:
             self._blobs.popitem(last=False)
-
-
-# --- The learner's end, and a relay's: keeps the newest versions and serves their pieces ---
 
 
 _PREFIX = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
@@ -229,6 +235,10 @@ class PolicyServer(Closing):
             )
         )
 
+    def figures(self) -> FlowFigures:
+        """What a learner or relay serves, for diagnostics."""
+        return FlowFigures(bytes=self.served_bytes, refused=self.refused)
+
     def close(self) -> None:
         """Serve no more. Idempotent."""
         with contextlib.suppress(zenoh.ZError):  # the session may be closed
@@ -240,15 +250,16 @@ class PolicyServer(Closing):
             if str(query.key_expr) == f"{self.prefix}/{ALIVE}":
                 query.reply(query.key_expr, b"")
                 return
-            wanted = PieceKey.parse(str(query.key_expr))
-            if wanted is None or not wanted.version.startswith(f"{self.prefix}/"):
+            wanted = parse_piece_key(str(query.key_expr))
+            if wanted is None or not wanted[0].startswith(f"{self.prefix}/"):
                 self.refused += 1
                 query.reply_err(NO_PIECE)
                 return
-            data = self._find(query, wanted)
+            version, base, index = wanted
+            data = self._find(query, version, base)
             if data is None:
                 return
-            start = wanted.index * PIECE_BYTES
+            start = index * PIECE_BYTES
             if start >= len(data):
                 self.refused += 1
                 query.reply_err(NO_PIECE)
@@ -259,19 +270,19 @@ class PolicyServer(Closing):
                 piece,
                 congestion_control=zenoh.CongestionControl.DROP,
                 priority=zenoh.Priority.DATA_LOW,
-                attachment=PieceNote(len(data), PIECE_BYTES, time.monotonic_ns()).pack(),
+                attachment=pack_note(len(data), PIECE_BYTES, time.monotonic_ns()),
             )
             self.served_pieces += 1
             self.served_bytes += len(piece)
 
-    def _find(self, query: zenoh.Query, wanted: PieceKey) -> bytes | None:
-        _, number, name = wanted.version.rsplit("/", 2)
+    def _find(self, query: zenoh.Query, version: str, base: str) -> bytes | None:
+        _, number, name = version.rsplit("/", 2)
         if len(name) != NAME_DIGITS or not number.isdecimal():
             self.refused += 1
             query.reply_err(NO_PIECE)
             return None
         try:
-            data = self._library.blob(name, wanted.base)
+            data = self._library.blob(name, base)
         except KeyError:
             if self._library.holds(name):
                 query.reply_err(NO_BASE)
@@ -281,9 +292,6 @@ class PolicyServer(Closing):
         if data is None:
             query.reply_err(LATER)
         return data
-
-
-# --- Asks a policy server over the network whether it still hears anything ---
 
 
 class ServerProbe(Closing):

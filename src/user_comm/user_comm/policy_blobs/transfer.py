@@ -16,11 +16,11 @@ from user_comm.policy_blobs.pieces import (
     NO_BASE,
     NO_PIECE,
     PIECE_BYTES,
-    PieceKey,
-    PieceNote,
+    piece_key,
+    unpack_note,
 )
 from user_core.errors import CodecError, TransportError
-from user_core.link_window import LinkWindow, Sent
+from user_core.link_model import LinkWindow, Sent
 
 _LOOK_S = 0.1
 _AGAIN_S = 0.05
@@ -46,7 +46,7 @@ class Hung(Exception):  # noqa: N818 - likewise
 class NotServed(TransportError):
     """Whoever answers does not have it, and says why."""
 
-    def __init__(self, key: PieceKey, reason: bytes) -> None:
+    def __init__(self, key: str, reason: bytes) -> None:
         super().__init__(f"policy piece {key}", got=reason.decode(), expected="its bytes")
         self.reason = reason
 
@@ -80,7 +80,7 @@ class PieceTransfer:
     """Asks for pieces in order, and again for what does not come, for as long as it takes.
 
     Answers are dropped rather than queued when a link is full, so nobody else is held up; the
-    window (:class:`~user_core.link_window.LinkWindow`) keeps that rare.
+    window (:class:`~user_core.link_model.LinkWindow`) keeps that rare.
 
     Args:
         session: An open Zenoh session.
@@ -138,7 +138,8 @@ class PieceTransfer:
             fits = not under_way or under_way + PIECE_BYTES <= self.window.nbytes
             if missing and fits and wait_s <= 0:
                 index = missing.pop()
-                self._ask(PieceKey(version, base, index), answers, under_way, not missing)
+                key = piece_key(version, base, index)
+                self._ask(key, index, answers, under_way, not missing)
                 under_way += PIECE_BYTES
                 continue
             try:
@@ -149,30 +150,29 @@ class PieceTransfer:
             under_way -= PIECE_BYTES
             if answer.piece is None:
                 missing.append(answer.index)
-                again_s = answer.at_s + self._note_failure(
-                    PieceKey(version, base, answer.index), answer
-                )
+                key = piece_key(version, base, answer.index)
+                again_s = answer.at_s + self._note_failure(key, answer)
                 # "later" is a sign of life: a relay may be fetching something large
                 patient = _LATER_PATIENCE if answer.error == LATER else 1
                 if answer.at_s - last_s > patience_s * patient:
-                    raise NotServed(PieceKey(version, base, answer.index), b"silence")
+                    raise NotServed(key, b"silence")
                 continue
             last_s = answer.at_s
-            note = PieceNote.unpack(answer.note, self._max_bytes)
-            lag_s = answer.at_s - 1e-9 * note.sent_ns
+            size, length, sent_ns = unpack_note(answer.note, self._max_bytes)
+            lag_s = answer.at_s - 1e-9 * sent_ns
             self.window.answered(answer.sent, PIECE_BYTES, answer.at_s, lag_s=lag_s)
             if not total:
-                total, piece_bytes = note.total, note.piece
+                total, piece_bytes = size, length
                 count = -(-total // piece_bytes)
                 # not a bytearray: to fill that with zeros holds the interpreter, 0.8 ms a MB
                 data, left = np.empty(total, np.uint8).data, count
                 missing = list(range(1, count))[::-1]
             start = answer.index * piece_bytes
             expected = min(piece_bytes, total - start)
-            if (note.total, note.piece) != (total, piece_bytes) or len(answer.piece) != expected:
+            if (size, length) != (total, piece_bytes) or len(answer.piece) != expected:
                 raise CodecError(
                     f"piece {answer.index} of {version}",
-                    got=f"{len(answer.piece)} bytes of {note.total}",
+                    got=f"{len(answer.piece)} bytes of {size}",
                     expected=f"{expected} of {total}",
                 )
             data[start : start + expected] = answer.piece
@@ -182,7 +182,7 @@ class PieceTransfer:
                 return data
 
     def _ask(
-        self, key: PieceKey, answers: queue.SimpleQueue[_Answer], under_way: int, last: bool
+        self, key: str, index: int, answers: queue.SimpleQueue[_Answer], under_way: int, last: bool
     ) -> None:
         sent = self.window.sent(PIECE_BYTES, time.monotonic(), under_way, idle=last)
         piece: bytes | None = None
@@ -202,17 +202,17 @@ class PieceTransfer:
                 self._silent_since_s = None
             elif self._silent_since_s is None:
                 self._silent_since_s = sent.at_s
-            answers.put(_Answer(key.index, sent, now_s, piece, note, error))
+            answers.put(_Answer(index, sent, now_s, piece, note, error))
 
         self._session.get(
-            str(key),
+            key,
             zenoh.handlers.Callback(take, finish, indirect=False),
             timeout=max(self._piece_timeout_s, self.window.timeout_s),
             congestion_control=zenoh.CongestionControl.DROP,
             priority=zenoh.Priority.DATA_LOW,
         )
 
-    def _note_failure(self, key: PieceKey, answer: _Answer) -> float:
+    def _note_failure(self, key: str, answer: _Answer) -> float:
         """Raise what ends the transfer; else the time to wait before asking again, seconds."""
         if answer.error in (GONE, NO_BASE):
             raise NotServed(key, answer.error)

@@ -23,7 +23,7 @@ from user_comm.run import run
 from user_comm.subscriptions import TopicReader
 from user_comm.topic_io import RosTopicIo
 from user_core.errors import LeaseError
-from user_core.promptness import make_process_prompt
+from user_core.runtime.scheduling import make_process_prompt
 from user_core.types import ActionChunk, Lease, Observation
 from user_hal.node_configs import HalConfig
 from user_hal.nodes.safety_status import (
@@ -100,11 +100,8 @@ class HalNode(LifecycleNode):
             resource=self._resource_name(),
             on_observation=self._show,
             on_status=self._show_status,
+            latch=LatchFile(state_folder(self.config.state_dir, self._resource_name())),
         )
-        self._latch = LatchFile(state_folder(self.config.state_dir, self._resource_name()))
-        if who := self._latch.pressed_by:  # only a reset releases it, not a restart
-            self.get_logger().error(f"the emergency stop is latched: {who}")
-            self._loop.path.press_emergency(f"{who}, before this start")
         self._say = Throttle()
         self._marker_due_s = 0.0
         self._spec = self.advertise(topics.ROBOT_SPEC, always=True)
@@ -177,14 +174,12 @@ class HalNode(LifecycleNode):
         response.success = True
 
     def _on_emergency_stop(self, request: Any, response: Any) -> None:
-        self._loop.path.press_emergency("a call of the service")
         self.get_logger().error("EMERGENCY STOP, by service")
+        self._loop.press_emergency("a call of the service")
         response.success, response.message = True, "stopped; latched until it is reset"
-        self._latch.press("a call of the service")  # the robot does not wait for the disk
 
     def _on_reset_emergency_stop(self, request: Any, response: Any) -> None:
-        self._latch.release()
-        self._loop.path.reset_emergency()
+        self._loop.reset_emergency()
         self.get_logger().warning("the emergency stop was reset, by service")
         response.success, response.message = True, "commands may pass again"
 

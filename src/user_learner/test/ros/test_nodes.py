@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -16,9 +15,9 @@ from rclpy.executors import SingleThreadedExecutor
 
 from user_comm import topics
 from user_comm.converters import CONVERTERS, RobotDescription
-from user_comm.message_types import interface_class
-from user_comm.policy_blobs import PolicyPuller, ZenohConfig, open_session
-from user_comm.ros_qos import profile
+from user_comm.net.sessions import ZenohConfig, open_session
+from user_comm.policy_blobs.puller import PolicyPuller
+from user_comm.topics import interface_class, profile
 from user_core.fakes import FakeRobot
 from user_core.fakes.robot import FakeRobotConfig
 from user_core.specs import ArraySpec
@@ -32,6 +31,8 @@ from user_core.types import (
     TrajectorySchema,
 )
 from user_learner.replay import StoreReader
+from user_testing.ports import free_endpoint
+from user_testing.waiting import wait_until
 
 SPEC = FakeRobot(FakeRobotConfig()).spec
 SCHEMA = TrajectorySchema.of(SPEC)
@@ -111,13 +112,6 @@ def start_node(start_process, tmp_path, ros_domain):
     return start
 
 
-def until(condition, what, timeout_s=60.0):
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, f"not within {timeout_s} s: {what}"
-        time.sleep(0.02)
-
-
 def chunk(sequence, rows=20, source=EpisodeSource.ONLINE, schema=SCHEMA, robot=None):
     """Every chunk is an episode of its own, driven straight to the goal."""
     rng = np.random.default_rng(sequence)
@@ -172,10 +166,10 @@ def test_chunks_are_acknowledged_and_stored_once_also_across_kills(peer, start_n
     peer.acks.clear()
     process = start_node("replay", **parameters)
     # Without being asked, it tells who has come back how far it got.
-    until(lambda: any(ack.sequence >= 10 for ack in peer.acks), "the greeting")
+    wait_until(lambda: any(ack.sequence >= 10 for ack in peer.acks), "the greeting")
     send_until_acknowledged(peer, chunks)
     assert len({ack.store for ack in peer.acks}) == 1
-    until(lambda: peer.replay_status and peer.replay_status[-1].steps == 30 * 19, "the status")
+    wait_until(lambda: peer.replay_status and peer.replay_status[-1].steps == 30 * 19, "the status")
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0
     assert stored_sequences(store) == [(sequence, 20) for sequence in range(1, 31)]
@@ -204,12 +198,6 @@ def test_a_chunk_of_another_schema_is_refused_with_the_difference(peer, start_no
     assert refusal.sequence == 1
 
 
-def free_endpoint():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp/127.0.0.1:{probe.getsockname()[1]}"
-
-
 def test_a_learner_trains_publishes_and_resumes_after_a_kill(peer, start_node, tmp_path):
     store, endpoint = tmp_path / "store", free_endpoint()
     start_node("replay", path=str(store), autostart=True, **{"store.min_free_bytes": 0})
@@ -230,17 +218,17 @@ def test_a_learner_trains_publishes_and_resumes_after_a_kill(peer, start_node, t
         "key": "test/policy",
     }
     learner = start_node("learner", **parameters)
-    until(lambda: peer.learner_status, "a status")
+    wait_until(lambda: peer.learner_status, "a status")
     assert "waiting for the robot's spec" in peer.learner_status[-1].warnings
     peer.publish(topics.ROBOT_SPEC, RobotDescription(SPEC, "reach"))
-    until(lambda: len(peer.policies) >= 3, "three versions")
+    wait_until(lambda: len(peer.policies) >= 3, "three versions")
 
     connect = ZenohConfig(connect=(endpoint,), shared_memory=False)
     with PolicyPuller(lambda stop: open_session(connect, stop)) as puller:
         puller.announced(peer.policies[-1])
-        until(lambda: puller.newest(0), "a version over Zenoh")
+        wait_until(lambda: puller.newest(0), "a version over Zenoh")
         assert puller.newest(0).number == peer.policies[-1].number or puller.stats.superseded
-        until(lambda: peer.learner_status[-1].checkpoint_update > 0, "a checkpoint")
+        wait_until(lambda: peer.learner_status[-1].checkpoint_update > 0, "a checkpoint")
         before, highest = peer.learner_status[-1], peer.policies[-1].number
 
         os.kill(learner.pid, signal.SIGKILL)
@@ -248,11 +236,11 @@ def test_a_learner_trains_publishes_and_resumes_after_a_kill(peer, start_node, t
         peer.policies.clear()
         peer.learner_status.clear()
         learner = start_node("learner", **parameters)  # no robot says its spec this time
-        until(lambda: peer.policies, "a version after the restart")
+        wait_until(lambda: peer.policies, "a version after the restart")
         assert peer.policies[0].number > highest
-        until(lambda: peer.learner_status and peer.learner_status[-1].update > 0, "updates")
+        wait_until(lambda: peer.learner_status and peer.learner_status[-1].update > 0, "updates")
         assert peer.learner_status[-1].update >= before.checkpoint_update
         puller.announced(peer.policies[-1])
-        until(lambda: puller.newest(highest), "a version over Zenoh after the restart")
+        wait_until(lambda: puller.newest(highest), "a version over Zenoh after the restart")
     learner.send_signal(signal.SIGINT)
     assert learner.wait(30) == 0

@@ -18,13 +18,8 @@ from user_comm import topics
 from user_comm.converters import RobotDescription, set_stamp
 from user_comm.diagnostics import Flow, Level
 from user_comm.lifecycle import LifecycleNode
-from user_comm.policy_blobs import (
-    PolicyServer,
-    ServerProbe,
-    ZenohConfig,
-    open_session,
-    server_figures,
-)
+from user_comm.net.sessions import ZenohConfig, open_session
+from user_comm.policy_blobs.server import PolicyServer, ServerProbe
 from user_comm.run import run
 from user_core.config import setting
 from user_core.errors import TransportError
@@ -77,7 +72,7 @@ class LearnerNode(LifecycleNode):
         self._server = stack.enter_context(
             closing(PolicyServer(session, config.key, self._announcements.publish))
         )
-        flow = Flow("policy served", lambda: server_figures(self._server))
+        flow = Flow("policy served", self._server.figures)
         self.diagnostics.watch(flow.name, flow.item)
         stack.callback(self.diagnostics.unwatch, flow.name)
         self.listen(topics.ROBOT_SPEC, self._take_spec, always=True)

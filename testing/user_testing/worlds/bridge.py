@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import socket
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,25 +11,14 @@ import zenoh
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
-from user_comm.bridge import Bridge, BridgeConfig
-from user_comm.links import ZenohConfig, open_session
-from user_comm.links.router import RouterConfig
-from user_comm.links.session import to_zenoh
-from user_comm.quality import Quality
-from user_comm.ros_qos import profile
-
-
-def free_endpoint() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp/127.0.0.1:{probe.getsockname()[1]}"
-
-
-def until(condition: Callable[[], Any], what: str, timeout_s: float = 45.0) -> None:
-    end_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end_s, f"still not: {what}"
-        time.sleep(0.01)
+from user_comm.bridge.bridge import Bridge
+from user_comm.bridge.config import BridgeConfig
+from user_comm.net.router import RouterConfig
+from user_comm.net.sessions import ZenohConfig, open_session, to_zenoh
+from user_comm.topics import Quality, profile
+from user_testing.domains import claim_domain
+from user_testing.ports import free_endpoint
+from user_testing.waiting import wait_until
 
 
 class Graph:
@@ -75,9 +62,8 @@ class Graph:
 class BridgeWorld:
     """What a test opens is closed with it, in reverse order."""
 
-    def __init__(self, first_domain: int) -> None:
+    def __init__(self) -> None:
         self.endpoint = free_endpoint()
-        self._domain = first_domain
         self._open: list[Callable[[], Any]] = []
         self._router: Any = None
         self.said: list[str] = []
@@ -93,9 +79,9 @@ class BridgeWorld:
         self._router.close()
 
     def graph(self) -> Graph:
-        graph = Graph(self._domain)
-        self._domain += 1
-        self._open.append(graph.close)
+        domain = claim_domain()
+        graph = Graph(domain.number)
+        self._open += [domain.release, graph.close]
         return graph
 
     def bridge(self, graph: Graph, *, wait: bool = True, **config: Any) -> Bridge:
@@ -105,7 +91,9 @@ class BridgeWorld:
         self._open.append(bridge.close)
         bridge.start()
         if wait:
-            until(lambda: all(link.is_up for link in bridge.links.values()), "the bridge is up")
+            wait_until(
+                lambda: all(link.is_up for link in bridge.links.values()), "the bridge is up"
+            )
         return bridge
 
     def session(self, config: ZenohConfig | None = None) -> Any:
