@@ -36,6 +36,7 @@ extensions = [
 ]
 
 # Markdown
+smartquotes = False  # `--option` stays what one types
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
 

@@ -4,7 +4,7 @@
 #
 #   tools/docs.sh [sphinx-build's arguments]      for instance -E: read everything anew
 set -euo pipefail
-export LC_ALL=C.UTF-8
+export LC_ALL=C.UTF-8 COLUMNS=100 # the latter: width of usage lines
 
 # shellcheck source=tools/env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
@@ -13,7 +13,7 @@ cd "$USER_WS_ROOT"
 environment=$USER_WS_ROOT/.venv-docs$USER_WS_SUFFIX
 stamp=$environment/.user-requirements
 python=$(readlink -f "$USER_WS_VENV/bin/python")
-wanted=$(cat requirements/docs.txt tools/docs.sh <(echo "$python") | sha256sum)
+wanted=$(cat requirements/docs.txt <(echo "$python") | sha256sum)
 if [[ ! -f $stamp || $(<"$stamp") != "$wanted" ]]; then
     echo "[docs] installing requirements/docs.txt into ${environment##*/}" >&2
     rm -rf "$environment"

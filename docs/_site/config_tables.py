@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import json
 import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING
 from enum import Enum
 from typing import Any
 
-from user_core.config import Config, config_fields
+from user_core.config import MISSING, Config, config_fields, to_mapping
+from user_core.config.setting import enum_text, enum_texts
 from user_core.plugins import PluginChoice
 
 _HEAD = (
@@ -27,37 +26,21 @@ def config_table(config: type[Config]) -> str:
     return "\n".join([_HEAD, *rows]) if rows else "No parameters."
 
 
-@dataclasses.dataclass(frozen=True)
-class _Setting:
-    name: str
-    type: Any
-    default: str
-    unit: str
-    range: str
-    doc: str
-
-
-def _settings(config: type[Config]) -> Iterator[_Setting]:
-    for field in config_fields(config):
-        what = field.setting
-        yield _Setting(field.name, field.type, _default(field.default), what.unit,
-                       what.range_text, what.doc)  # fmt: skip
-
-
 def _rows(config: type[Config], prefix: str) -> Iterator[str]:
-    for setting in _settings(config):
-        path = prefix + setting.name
-        inner, suffix = _inner(setting.type)
-        is_group = inner is not None and not suffix
+    for field in config_fields(config):
+        path = prefix + field.name
+        inner, suffix = _inner(field.type)
+        is_group = inner is not None and not suffix and inner is not PluginChoice
+        rule = field.setting
         cells = [
             f"`{path}`",
-            type_text(setting.type),
-            "" if is_group else setting.default,
-            setting.unit,
-            setting.range,
-            setting.doc,
+            type_text(field.type),
+            "" if is_group else _default(field.default).replace("|", "\\|"),
+            rule.unit,
+            rule.range_text or rule.length_text,
+            plain_text(rule.doc),
         ]
-        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+        yield f"| {' | '.join(cells)} |"
         if inner is not None and inner is not PluginChoice:
             yield from _rows(inner, f"{path}{suffix}.")
 
@@ -83,7 +66,7 @@ def _inner(hint: Any) -> tuple[type[Config] | None, str]:
 
 def type_text(hint: Any) -> str:
     """A type for people: ``number``, ``list of text``, ``a or b``."""
-    plain = {float: "number", int: "integer", str: "text", bool: "true or false", type(None): "null",
+    plain = {float: "number", int: "integer", str: "text", bool: "boolean", type(None): "null",
              Any: "anything"}  # fmt: skip
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint in plain:
@@ -95,13 +78,13 @@ def type_text(hint: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join(type_text(argument) for argument in arguments)
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return f"mapping to {type_text(arguments[1])}"
+        return "mapping" if arguments[1] is Any else f"mapping to {type_text(arguments[1])}"
     if origin in (tuple, list):
         return f"list of {type_text(arguments[0])}" if arguments else "list"
     if isinstance(hint, type) and issubclass(hint, Enum):
-        return " or ".join(f"`{member.value}`" for member in hint)
+        return " or ".join(f"`{text}`" for text in enum_texts(hint))
     if hint is PluginChoice:
-        return "plugin and params"
+        return "plugin and its params"
     if isinstance(hint, type) and issubclass(hint, Config):
         return "group"
     if isinstance(hint, type) and issubclass(hint, Mapping):
@@ -112,18 +95,32 @@ def type_text(hint: Any) -> str:
 def _default(value: Any) -> str:
     if value is MISSING:
         return "*required*"
-    if isinstance(value, Enum):
-        value = value.value
-    if isinstance(value, (Config, Mapping, tuple, list, set, frozenset)) and not value:
-        return "empty"
-    if isinstance(value, PluginChoice):
+    if isinstance(value, PluginChoice) and not value.params:
         return f"`{value.plugin}`"
+    if isinstance(value, (Mapping, tuple, list)) and not value:
+        return "empty"
+    return f"`{json.dumps(_plain(value))}`"
+
+
+def _plain(value: Any) -> Any:
+    """A value as it is written in a file."""
     if isinstance(value, Config):
-        return ""
-    try:
-        return f"`{json.dumps(value)}`"
-    except TypeError:
-        return f"`{value}`"
+        return to_mapping(value)
+    if isinstance(value, Enum):
+        return enum_text(value)
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
+
+
+def plain_text(text: str) -> str:
+    """Text for a cell of a table, with what Markdown would take for markup outside of code."""
+    parts = re.split(r"(`[^`]*`)", " ".join(text.split()).replace("``", "`").replace("|", "\\|"))
+    return "".join(
+        part if part.startswith("`") else re.sub(r"([<>*\[\]_{}])", r"\\\1", part) for part in parts
+    )
 
 
 def markdown_of(docstring: str | None) -> str:
@@ -132,7 +129,8 @@ def markdown_of(docstring: str | None) -> str:
     text = re.split(
         r"^(?:Args|Attributes|Raises|Returns|Example):", text, maxsplit=1, flags=re.MULTILINE
     )[0]
-    text = re.sub(r":\w+(?::\w+)?:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", text)
+    text = re.sub(r":\w+(?::\w+)?:`~[\w.]*?(\w+)`", r"`\1`", text)
+    text = re.sub(r":\w+(?::\w+)?:`([\w.]+)`", r"`\1`", text)
     text = re.sub(r"``(.+?)``", r"`\1`", text, flags=re.DOTALL)
     # `::` and what is indented below it
     return re.sub(r"::\n\n((?:(?: {4}.*)?\n)+)", r":\n\n```python\n\1```\n", text + "\n").strip()

@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import yaml
-from config_tables import config_table, first_sentence, markdown_of
-from sphinx.application import Sphinx
+from config_tables import config_table, first_sentence, markdown_of, plain_text
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 FOLDER = "docs/reference/generated"
 
@@ -171,12 +173,12 @@ def _fields(lines: Sequence[str]) -> Iterator[str]:
         code, _, comment = (part.strip() for part in line.partition("#"))
         if not code and comment:
             if line[:1] in " \t" and rows:  # goes on with the comment of the field above
-                rows[-1][2] += f" {comment}"
+                rows[-1][2] += f" {plain_text(comment)}"
             else:
                 heading = f"{heading} {comment}".strip()
         elif code:
             kind, _, name = code.partition(" ")
-            rows.append([f"`{name.strip()}`", f"`{kind}`", _joined(heading, comment)])
+            rows.append([f"`{name.strip()}`", f"`{kind}`", _joined(heading, plain_text(comment))])
             heading = ""
     if not rows:
         yield "No fields."
@@ -184,7 +186,7 @@ def _fields(lines: Sequence[str]) -> Iterator[str]:
     yield "| field | type | meaning |"
     yield "| --- | --- | --- |"
     for row in rows:
-        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
+        yield f"| {' | '.join(row)} |"
 
 
 def _joined(heading: str, comment: str) -> str:
@@ -253,7 +255,7 @@ def _prose(text: str | None) -> list[str]:
     if not text:
         return []
     text = inspect.cleandoc(text)
-    if re.search(r"^\s+\S", text, re.MULTILINE):
+    if re.search(r"^[ \t]+\S", text, re.MULTILINE):
         return ["```text", text, "```"]
     return [markdown_of(text)]
 
@@ -270,6 +272,7 @@ def _option(action: argparse.Action) -> str:
 
 def _meaning(action: argparse.Action) -> str:
     text = (action.help or "").replace("%(default)s", str(action.default)).replace("%%", "%")
+    text = plain_text(text)
     if action.choices:
         text += f" One of {', '.join(f'`{choice}`' for choice in action.choices)}."
     default = action.default
@@ -279,7 +282,7 @@ def _meaning(action: argparse.Action) -> str:
         and action.nargs != 0
     ):
         text += f" (default: `{default}`)"
-    return text.replace("|", "\\|").strip()
+    return text.strip()
 
 
 # --- errors and reasons ---
@@ -312,7 +315,7 @@ def _reasons() -> str:
         "| code | meaning |",
         "| --- | --- |",
     ]
-    text += [f"| `{code}` | {meaning} |" for code, meaning in module.CODES.items()]
+    text += [f"| `{code}` | {plain_text(meaning)} |" for code, meaning in module.CODES.items()]
     return "\n".join([*text, ""])
 
 
@@ -332,7 +335,7 @@ def _deployments(root: Path) -> str:
             text += ["| argument | default | meaning |", "| --- | --- | --- |"]
         for name, argument in arguments.items():
             default = "" if argument.get("default", "") == "" else f"`{argument['default']}`"
-            text.append(f"| `{name}` | {default} | {argument.get('doc', '')} |")
+            text.append(f"| `{name}` | {default} | {plain_text(argument.get('doc', ''))} |")
         text.append("")
     return "\n".join(text)
 
