@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from user_core.runtime.clock import Clock
 from user_core.types import Observation
-
-if TYPE_CHECKING:
-    from user_actor.loop.clock import Clock
 
 
 class ObservationBox:
@@ -23,11 +20,7 @@ class ObservationBox:
     """
 
     def __init__(self, clock: Clock | None = None) -> None:
-        if clock is None:
-            from user_actor.loop.clock import SystemClock
-
-            clock = SystemClock()
-        self._clock = clock
+        self._clock = clock or Clock()
         self._changed = threading.Condition()
         self._newest: Observation | None = None
         self._interrupted = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import threading
 import time
@@ -15,14 +14,14 @@ from user_core.config import Config, setting
 from user_core.errors import DeviceTimeout, SafetyError, SuiteError
 from user_core.interfaces import Robot
 from user_core.reasons import Reason
+from user_core.runtime.clock import Clock
+from user_core.runtime.pacing import LatenessReport, Pacer
 from user_core.types import ActionChunk, AppliedAction, Lease, Observation
-from user_hal.runtime.clock import Clock
 from user_hal.runtime.command_path import CommandPath, Order
-from user_hal.runtime.deadlines import Deadlines
 from user_hal.runtime.driver_guard import DriverGuard, DriverLimits, Sentinel, Stopper
-from user_hal.runtime.lateness import LatenessReport
 from user_hal.runtime.leases import LeaseBook, LeaseConfig
 from user_hal.safety import SafetyConfig
+from user_hal.safety.emergency_stop import LatchFile
 from user_hal.safety.stops import SafetyState
 
 
@@ -47,9 +46,6 @@ class LoopConfig(Config):
         0, doc="Over how many rows a new chunk fades over from the one before.", ge=0
     )
     driver: DriverLimits = setting(factory=DriverLimits, doc="Deadlines of the driver's calls.")
-
-
-# --- How it stands with a robot ---
 
 
 @dataclass(frozen=True)
@@ -173,6 +169,8 @@ class ConditionWaiter:
 
 
 _log = logging.getLogger(__name__)
+#: Lateness is reported of the last so many cycles, to twice as many.
+_REPORTED_CYCLES = 1000
 
 #: How often the sentinel looks: this much later than its time a watchdog may act.
 SENTINEL_PERIOD_S = 0.02
@@ -189,7 +187,9 @@ class HalLoop:
     at once. The loop's thread makes all calls of the driver but ``stop``; another thread, the
     sentinel, watches the clocks and can stop the robot while the loop is stuck in the driver.
 
-    All public methods may be called from any thread, and none waits for the driver.
+    All public methods but :meth:`step` may be called from any thread, and none waits for the
+    driver. A robot in lockstep may also be run without a thread, by whoever calls :meth:`step`
+    (see :class:`~user_hal.runtime.local.LocalHal`).
 
     Args:
         robot: The driver, not connected.
@@ -201,6 +201,8 @@ class HalLoop:
         on_status: Called when the state has changed, in the sentinel's thread.
         clock: Tells the time.
         make_stopper: Makes what stops the robot.
+        latch: Keeps the emergency stop latched while no process runs; None: it ends with this
+            one.
 
     Attributes:
         path: The way of a command.
@@ -225,6 +227,7 @@ class HalLoop:
         on_status: Callable[[HalStatus], None] = lambda status: None,
         clock: Clock | None = None,
         make_stopper: Callable[[Callable[[], None]], Stopper] = Stopper,
+        latch: LatchFile | None = None,
     ) -> None:
         self.spec, self.config = robot.spec, config
         self._clock = clock or Clock()
@@ -243,7 +246,9 @@ class HalLoop:
             blend_rows=config.blend_rows,
         )
         period_s = 1.0 / config.rate_hz if config.rate_hz else robot.spec.period_s
-        self.deadlines = Deadlines(int((config.idle_s if self.spec.lockstep else period_s) * 1e9))
+        self.deadlines = Pacer(
+            int((config.idle_s if self.spec.lockstep else period_s) * 1e9), _REPORTED_CYCLES
+        )
         self.acting: ActionChunk | None = None
         self._applied: AppliedAction | None = None
         self._last: Observation | None = None
@@ -253,9 +258,16 @@ class HalLoop:
         self._shown: tuple[object, ...] = ()
         self._sentinel: Sentinel | None = None
         self._thread: threading.Thread | None = None
+        self._latch = latch
+        if latch is not None and (who := latch.pressed_by):
+            _log.error("the emergency stop is latched: %s", who)  # only a reset releases it
+            self.path.press_emergency(f"{who}, before this start")
 
-    def start(self) -> None:
+    def start(self, *, own_thread: bool = True) -> None:
         """Connect to the robot and run it, in threads of its own. Goes on trying to connect.
+
+        Args:
+            own_thread: False for a robot in lockstep: whoever calls :meth:`step` runs it.
 
         Raises:
             DeviceError: The driver is still stuck in a call of the run before.
@@ -270,8 +282,10 @@ class HalLoop:
         self._stopper.start()
         self._sentinel = Sentinel(self.look, SENTINEL_PERIOD_S)
         self._sentinel.start()
-        self._thread = threading.Thread(target=self._run, name="hal_loop", daemon=True)
-        self._thread.start()
+        self._thread = None
+        if own_thread:
+            self._thread = threading.Thread(target=self._run, name="hal_loop", daemon=True)
+            self._thread.start()
 
     def submit(self, chunk: ActionChunk) -> None:
         """Take an action chunk.
@@ -280,7 +294,7 @@ class HalLoop:
             Refused: It is not let in; the reason is counted.
         """
         self.path.submit(chunk)
-        if threading.current_thread() is not self._thread:
+        if self._thread is not None and threading.current_thread() is not self._thread:
             self.waiter.wake()
 
     def reset(self, seed: int | None, token: int = 0) -> Future[Observation]:
@@ -300,8 +314,42 @@ class HalLoop:
         self.waiter.wake()
         return done
 
+    def press_emergency(self, who: str) -> None:
+        """Stop the robot, latched until :meth:`reset_emergency`, also by the next process.
+
+        Raises:
+            SafetyError: The latch cannot be written; the robot is stopped all the same.
+        """
+        self.path.press_emergency(who)
+        if self._latch is not None:
+            self._latch.press(who)  # the robot does not wait for the disk
+
+    def reset_emergency(self) -> None:
+        """Release the emergency stop; the robot stays where it is until new commands come.
+
+        Raises:
+            SafetyError: The latch cannot be removed; it stays pressed then.
+        """
+        if self._latch is not None:
+            self._latch.release()
+        self.path.reset_emergency()
+
+    @property
+    def fault(self) -> Reason:
+        """What is wrong with the driver; false when it can be commanded."""
+        return self._guard.check(self._clock.monotonic_ns())
+
+    @property
+    def failure(self) -> SuiteError | None:
+        """What the driver raised last; None while nothing failed since the last good reading."""
+        return self._guard.failure
+
+    def wait_for_stop(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
+        """Wait until the stops that were asked for are done; tell whether they are."""
+        return self._stopper.wait(timeout_s)
+
     def status(self) -> HalStatus:
-        """How it stands with the robot now."""
+        """State, counts, lease and punctuality at this moment."""
         lease, left_s = self.leases.current
         with self.path.lock:
             supervisor, counters = self.path.supervisor, self.path.gate.counters
@@ -317,7 +365,7 @@ class HalLoop:
                 lease_left_s=left_s,
                 newest_token=self.leases.newest_token,
                 stop_trouble=self._stopper.trouble,
-                lateness=self.deadlines.lateness.report(),
+                lateness=self.deadlines.report(),
             )
 
     def close(self) -> None:
@@ -331,7 +379,9 @@ class HalLoop:
             _log.error("the robot's stop() has not returned; going on without it")
         self._ending = True
         self.waiter.wake()
-        if self._thread is not None:
+        if self._thread is None:
+            self._end()
+        else:
             self._thread.join(self.CLOSE_TIMEOUT_S)
             if self._thread.is_alive():
                 _log.error("the driver is stuck in a call; its thread is left behind")
@@ -355,25 +405,28 @@ class HalLoop:
 
     def step(self) -> int:
         """Do what is due now; return when to come back, on the monotonic clock."""
-        now_ns = self._clock.monotonic_ns()
+        self.do_what_is_due()
+        return self._next_ns()
+
+    def do_what_is_due(self) -> None:
+        """One cycle, in the loop's thread: recover the driver, reset, command, read."""
         if not self._guard.healthy:
             self._refuse_resets()
-            if now_ns < self._guard.retry_ns:
-                return self._guard.retry_ns
+            if self._clock.monotonic_ns() < self._guard.retry_ns:
+                return
             observation = self._guard.recover()
             if observation is None:
-                return self._guard.retry_ns
+                return
             self._begin_with(observation, fresh=self._applied is None)
         if self._resets:
             if self._stopper.pending:
-                return now_ns + _STOP_POLL_NS
+                return
             self._do_reset()
         order = self.path.take()
         if order is not None:
             self._carry_out(order)
-        if self._guard.healthy and self.deadlines.met(self._clock.monotonic_ns()):
+        if self._guard.healthy and self.deadlines.reached(self._clock.monotonic_ns()):
             self._observe()
-        return self._next_ns()
 
     def _safe_step(self) -> int:
         """A step; a mistake in our own code stops the robot, and does not end the loop."""
@@ -387,6 +440,8 @@ class HalLoop:
     def _next_ns(self) -> int:
         if not self._guard.healthy:
             return self._guard.retry_ns
+        if self._resets:
+            return self._clock.monotonic_ns() + _STOP_POLL_NS  # it waits for a stop
         due_ns = self.path.due_ns
         if due_ns is None:
             return self.deadlines.due_ns
@@ -424,7 +479,14 @@ class HalLoop:
         self._publish(self._taken_over(observation))
 
     def _taken_over(self, observation: Observation) -> Observation:
-        self._last = dataclasses.replace(observation, applied=self._applied)
+        self._last = Observation(
+            observation.arrays,
+            observation.stamp_ns,
+            observation.sequence,
+            observation.episode,
+            observation.task,
+            self._applied,
+        )
         self.path.observed(self._last)
         return self._last
 
@@ -482,6 +544,9 @@ class HalLoop:
     def _run(self) -> None:
         while not self._ending:
             self.waiter.wait(self._safe_step())
+        self._end()
+
+    def _end(self) -> None:
         self._stopper.wait(self.CLOSE_TIMEOUT_S)  # a stop that fell into a call is repeated
         self._guard.close()
         self._refuse_resets()

@@ -16,10 +16,10 @@ from user_core.config import Config, setting
 from user_core.errors import DeviceFault, DeviceNotConnected, DeviceTimeout, SpecError, SuiteError
 from user_core.interfaces import Robot
 from user_core.reasons import NO_REASON, Reason
+from user_core.runtime.backoff import Backoff, BackoffConfig
+from user_core.runtime.clock import Clock
 from user_core.specs import Array, RobotSpec, check_arrays
 from user_core.types import Observation
-from user_hal.runtime.backoff import Backoff, BackoffConfig
-from user_hal.runtime.clock import Clock
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -73,6 +73,9 @@ class DriverGuard:
         call_limit_s: Longest time of a read or command.
         stop: Asks for a stop of the robot; must return at once.
         clock: Tells the time.
+
+    Attributes:
+        failure: What the driver raised last; None since the last good reading.
     """
 
     def __init__(
@@ -87,12 +90,15 @@ class DriverGuard:
         self._limits, self._call_limit_s = limits, call_limit_s
         self._stop = stop
         self._clock = clock or Clock()
-        self._backoff = Backoff(limits.backoff)
+        self._backoff = Backoff.of(limits.backoff)
+        self._retry_ns = 0
+        self._recovered_ns: int | None = None
         self._lock = threading.Lock()
         self._running: _Call | None = None
         self._fault: Reason = Reason(DeviceNotConnected.code, "not connected yet")
         self._overran = self._stopped_during_call = False
         self._connected = self._attempted = False
+        self.failure: SuiteError | None = None
 
     def check(self, now_ns: int) -> Reason:
         """The fault that forbids motion, false if none does; finds calls that take too long."""
@@ -128,7 +134,7 @@ class DriverGuard:
     @property
     def retry_ns(self) -> int:
         """When the next attempt to bring it back is due."""
-        return self._backoff.due_ns
+        return self._retry_ns
 
     def connect(self) -> None:
         """Open the connection; raises what the driver raises, SuiteError in any case."""
@@ -162,8 +168,8 @@ class DriverGuard:
         except SuiteError:
             return None
         _log.info("driver: connected and read")
-        self._backoff.succeeded(self._clock.monotonic_ns())
-        self._fault = NO_REASON
+        self._recovered_ns, self._retry_ns = self._clock.monotonic_ns(), 0
+        self._fault, self.failure = NO_REASON, None
         return observation
 
     def stop_robot(self) -> None:
@@ -222,8 +228,11 @@ class DriverGuard:
             _log.error("driver: %s", detail)
         if isinstance(error, DeviceNotConnected):
             self._connected = False
-        self._fault = Reason(error.code, detail)
-        self._backoff.failed(self._clock.monotonic_ns())
+        self._fault, self.failure = Reason(error.code, detail), error
+        now_ns, recovered_ns = self._clock.monotonic_ns(), self._recovered_ns
+        worked_s = 0.0 if recovered_ns is None else (now_ns - recovered_ns) * 1e-9
+        self._retry_ns = now_ns + int(self._backoff.failed(worked_s) * 1e9)
+        self._recovered_ns = None
         return error
 
     def _checked_read(self) -> Observation:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from user_core.config import Config, setting
 from user_core.errors import LeaseError
+from user_core.runtime.clock import Clock
 from user_core.types import Lease
-from user_hal.runtime.clock import Clock
 
 
 class LeaseConfig(Config):
@@ -123,6 +123,11 @@ class LeaseBook:
 
     def check(self, token: int) -> None:
         """Raise LeaseError unless a command with this token is to be obeyed; prolong its lease."""
+        with self._lock:
+            lease, now_ns = self._lease, self._clock.monotonic_ns()
+            if lease is not None and lease.token == token and now_ns < self._until_ns:
+                self._until_ns = now_ns + int(lease.duration_s * 1e9)
+                return
         self.expire()
         with self._lock:
             if self._lease is None and token == 0 and not self.config.required:
@@ -131,6 +136,8 @@ class LeaseBook:
 
     def expire(self) -> None:
         """End the lease if its time has run out."""
+        if self._lease is None or self._clock.monotonic_ns() < self._until_ns:
+            return  # asked many times a second: looks again under the lock before it acts
         with self._lock:
             lease = self._lease
             if lease is None or self._clock.monotonic_ns() < self._until_ns:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from user_core.errors import SafetyError
+from user_core.runtime.files import sync_directory
 
 NAME = "emergency_stop"
 
@@ -47,7 +48,7 @@ class LatchFile:
                 stream.write(f"{who} at {time.strftime('%F %T')}\n")
                 stream.flush()
                 os.fsync(stream.fileno())
-            self._sync_folder()
+            sync_directory(self.path.parent)
         except OSError as error:
             raise SafetyError(
                 f"latch of the emergency stop {self.path}", got=str(error),
@@ -60,16 +61,9 @@ class LatchFile:
         try:
             self.path.unlink(missing_ok=True)
             if self.path.parent.exists():
-                self._sync_folder()
+                sync_directory(self.path.parent)
         except OSError as error:
             raise SafetyError(
                 f"latch of the emergency stop {self.path}", got=str(error),
                 expected="to be removed", hint="Make its folder writable",
             ) from error  # fmt: skip
-
-    def _sync_folder(self) -> None:
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
