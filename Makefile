@@ -14,8 +14,9 @@ setup: ## Make the environment ready: Debian packages, Python requirements, buil
 	@tools/setup.sh
 
 .PHONY: test
-test: setup ## Run all tests (ARGS="-k name" chooses)
-	@$(RUN) python -m pytest $(ARGS)
+test: setup ## Run all tests (TIER=unit, ros or system: those only; ARGS="-k name" chooses)
+	@$(RUN) python -m pytest $(if $(TIER),--tier $(TIER)) $(if $(filter unit,$(TIER)),--numprocesses 2) \
+		$(if $(RERUNS),--rerun-system $(RERUNS)) $(ARGS)
 
 .PHONY: lint
 lint: setup ## Check style (ruff), types (mypy), import directions (import-linter), shell scripts (shellcheck)

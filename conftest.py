@@ -1,50 +1,108 @@
-"""Fixtures of all tests: a ROS domain of their own, and processes that always end."""
+"""Fixtures of all tests: ROS domains of their own, processes that always end, and the three tiers.
+
+A test's tier follows from where it lies: ``src/*/test/ros`` holds ROS tests, ``tests`` system tests,
+and all others in ``src/*/test`` are unit tests. Each carries its tier as a marker.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
-# DDS ports are computed from the domain; up to 101 they stay below the ephemeral range of Linux.
-_DOMAINS = range(10, 100)
-_ROS_TEST = f"{os.sep}ros{os.sep}"
+from user_testing.domains import claim_domain
+from user_testing.processes import close_all, kill_group, logs_of_running
+
+_ROOT = Path(__file__).parent
+_HAS_ROS = find_spec("rclpy") is not None
+TIERS = ("unit", "ros", "system")
+
+
+def tier_of(path: Path) -> str:
+    """The tier of a test file."""
+    if path.is_relative_to(_ROOT / "tests"):
+        return "system"
+    return "ros" if "ros" in path.relative_to(_ROOT).parts[:-1] else "unit"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--tier", choices=TIERS, help="run the tests of one tier only")
+    parser.addoption(
+        "--rerun-system", type=int, default=0, metavar="N",
+        help="run a system test that fails up to N times more; the summary names it",
+    )  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:
     # Started in the background of a script, SIGINT is ignored, and by all that the tests start.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Beside other processes of pytest-xdist, a library with a thread for each processor is slower.
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     # A domain per test session, so that sessions beside each other do not meet. Tests that need
     # one of their own take the fixture `ros_domain`.
-    domain = _DOMAINS[os.getpid() % len(_DOMAINS)]
-    os.environ["ROS_DOMAIN_ID"] = os.environ.get("USER_TEST_DOMAIN", str(domain))
+    os.environ["ROS_DOMAIN_ID"] = str(claim_domain().number)
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    # What tests start imports the test kit, too.
+    kit = str(_ROOT / "testing")
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path != kit]
+    os.environ["PYTHONPATH"] = os.pathsep.join([kit, *filter(None, paths)])
     # Logs and the state of robots, for instance a latched emergency stop, are the session's own.
     os.environ["ROS_HOME"] = tempfile.mkdtemp(prefix="user_tests_")
     config.add_cleanup(lambda: shutil.rmtree(os.environ["ROS_HOME"], ignore_errors=True))
+    config.add_cleanup(close_all)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if collection_path.suffix != ".py" or not collection_path.is_relative_to(_ROOT):
+        return None
+    tier = tier_of(collection_path)
+    wanted = config.getoption("--tier")
+    # Without ROS 2 (an installation, or the wheels) there are unit tests only.
+    return True if (wanted and tier != wanted) or (tier != "unit" and not _HAS_ROS) else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    reruns = config.getoption("--rerun-system")
     for item in items:
-        if _ROS_TEST in str(item.path):
-            item.add_marker("ros")
+        tier = tier_of(item.path)
+        item.add_marker(tier)
+        if tier == "system" and reruns:
+            item.add_marker(pytest.mark.flaky(reruns=reruns))
         if item.get_closest_marker("root") and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root"))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        report.sections += [(f"end of the log of {name}", log) for name, log in logs_of_running()]
+    return report
+
+
 @pytest.fixture
-def ros_domain(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> int:
+def ros_domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A ROS_DOMAIN_ID for this test alone, set in the environment of what it starts."""
-    domain = _DOMAINS[hash((os.getpid(), request.node.nodeid)) % len(_DOMAINS)]
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
-    return domain
+    with claim_domain() as domain:
+        monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+        yield domain
+
+
+@pytest.fixture(scope="module")
+def module_ros_domain() -> Iterator[int]:
+    """A ROS_DOMAIN_ID for what the tests of a module share, set in the environment while they run."""
+    with claim_domain() as domain, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROS_DOMAIN_ID", str(domain))
+        yield domain
 
 
 @pytest.fixture
@@ -59,9 +117,4 @@ def start_process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
     yield start
     for process in started:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        for stream in (process.stdin, process.stdout, process.stderr):
-            if stream is not None:
-                stream.close()
+        kill_group(process)

@@ -23,8 +23,8 @@ from typing import Any
 
 import zenoh
 
-from user_comm.net.sessions import ZenohConfig, open_session  # noqa: E402
-from user_testing.link_emulator import Host, Link, LinkQuality, unavailable  # noqa: E402
+from user_comm.net.sessions import ZenohConfig, open_session
+from user_testing.link_emulator import Host, Link, LinkQuality, unavailable
 
 PIECE = 64 * 1024
 IN_FLIGHT_UP, IN_FLIGHT_DOWN = 4, 2

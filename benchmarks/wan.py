@@ -1,6 +1,6 @@
 """Trajectories, policies and control traffic over a bad link, beside an idle one. Needs root.
 
-Hosts are network namespaces, joined by the emulated link of testing/user_testing/link_emulator.py (by default
+Hosts are network namespaces, joined by the emulated link of :mod:`user_testing.link_emulator` (by default
 20 Mbit/s, 80 ms there and back, a queue of 100 ms); Zenoh's shared memory is off.
 
     python benchmarks/wan.py drain        # goodput of a backlog, control traffic beside it

@@ -5,25 +5,18 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import sqlite3
 import subprocess
 
 import pytest
 
-pytest.importorskip("rclpy")
+from user_bringup.chaos.verdict import count_steps, judge
+from user_testing.domains import claim_domain
+from user_testing.ports import free_endpoint
 
-from user_bringup.chaos.verdict import count_steps, judge  # noqa: E402
-
-pytestmark = [pytest.mark.ros, pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 
 SEED = 7
-
-
-def free_endpoint() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp/127.0.0.1:{probe.getsockname()[1]}"
 
 
 def test_twenty_kills_lose_nothing(tmp_path, start_process, ros_domain):
@@ -68,9 +61,10 @@ def test_twenty_kills_lose_nothing(tmp_path, start_process, ros_domain):
 
 def test_two_hosts_whose_network_is_cut_lose_nothing(tmp_path, start_process, ros_domain):
     router = free_endpoint()
+    learner_domain = claim_domain().number
     words = [
         "user", "chaos", "two_hosts", "speed:=2.0", f"router:={router}",
-        f"robot_domain:={ros_domain}", f"learner_domain:={ros_domain % 90 + 11}",
+        f"robot_domain:={ros_domain}", f"learner_domain:={learner_domain}",
         "--runs", str(tmp_path), "--run", "c", "--minutes", "1", "--kills", "5", "--suspends", "0",
         "--disks", "0", "--networks", "3", "--memories", "1", "--seed", "4",
     ]  # fmt: skip

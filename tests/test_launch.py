@@ -6,7 +6,6 @@ import os
 import runpy
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,7 +16,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("rclpy")
 pytest.importorskip("launch_ros", reason="ROS 2's launch_ros is not installed (not on PyPI)")
 if shutil.which("ros2") is None:
     pytest.skip("the command ros2 is not installed", allow_module_level=True)
@@ -25,18 +23,14 @@ if shutil.which("ros2") is None:
 from ament_index_python.packages import get_package_share_directory  # noqa: E402
 
 from user_bringup.chaos.evidence import Evidence  # noqa: E402
-from user_bringup.nodes.witness import Witness  # noqa: E402
+from user_bringup.nodes.graph_recorder import GraphRecorder  # noqa: E402
 from user_comm.net.network import Members, Network  # noqa: E402
 from user_fleet.processes import find_processes, is_alive  # noqa: E402
+from user_testing.domains import claim_domain  # noqa: E402
+from user_testing.ports import free_port  # noqa: E402
+from user_testing.waiting import wait_until  # noqa: E402
 
-pytestmark = [pytest.mark.ros, pytest.mark.timeout(300)]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+pytestmark = pytest.mark.timeout(300)
 
 
 class Launched:
@@ -45,7 +39,7 @@ class Launched:
     def __init__(self, folder: Path, file: str, words: list[str], domain: int) -> None:
         self.folder, self.evidence = folder / "run", Evidence()
         self._stack = ExitStack()
-        self._stack.enter_context(Witness(self.evidence, domain))
+        self._stack.enter_context(GraphRecorder(self.evidence, domain))
         log = self._stack.enter_context((folder / "launch.log").open("w", encoding="utf-8"))
         self._log = Path(log.name)
         self.process = subprocess.Popen(
@@ -59,12 +53,14 @@ class Launched:
         return self._log.read_text(encoding="utf-8")
 
     def until(self, condition: Callable[[], Any], what: str, timeout_s: float = 90.0) -> None:
-        end_s = time.monotonic() + timeout_s
-        while not condition():
+        def so_or_ended() -> bool:
             assert self.process.poll() is None, f"launch ended\n{self.log[-4000:]}"
-            seen = f"active so far: {list(self.evidence.active_s)}\n{self.log[-4000:]}"
-            assert time.monotonic() < end_s, f"still not: {what}; {seen}"
-            time.sleep(0.05)
+            return bool(condition())
+
+        wait_until(so_or_ended, what, timeout_s, seen=self._seen, period_s=0.05)
+
+    def _seen(self) -> str:
+        return f"active so far: {list(self.evidence.active_s)}\n{self.log[-4000:]}"
 
     def are_active(self, *nodes: str) -> None:
         active = self.evidence.active_s
@@ -107,12 +103,15 @@ class Launched:
 
 @pytest.fixture
 def launch(tmp_path: Path, ros_domain: int) -> Iterator[Callable[..., Launched]]:
+    domains = [ros_domain]
     with ExitStack() as stack:
 
         def start(file: str, *words: str, host: int = 0) -> Launched:
             folder = tmp_path / f"{file}.{host}"
             folder.mkdir()
-            launched = Launched(folder, file, list(words), ros_domain + host)
+            while len(domains) <= host:
+                domains.append(stack.enter_context(claim_domain()))
+            launched = Launched(folder, file, list(words), domains[host])
             stack.callback(launched.close)
             return launched
 

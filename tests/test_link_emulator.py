@@ -7,14 +7,11 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from link_emulator import Host, Link, LinkQuality, Shaper, unavailable  # noqa: E402
-from link_proxy import LinkProxy  # noqa: E402
+from user_testing.link_emulator import Host, Link, LinkQuality, Shaper, unavailable
+from user_testing.link_proxy import LinkProxy
 
 ECHO = """
 import socket, sys

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -25,6 +24,9 @@ from user_bringup.chaos.verdict import count_steps
 from user_bringup.nodes.graph_listener import GraphListener
 from user_bringup.nodes.monitor import Monitor
 from user_learner.replay import StoreReader
+from user_testing.domains import claim_domain
+from user_testing.ports import free_endpoint
+from user_testing.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -52,15 +54,10 @@ class Flows(GraphListener):
 class Run:
     """The deployment, and who listens to it."""
 
-    def __init__(self, folder: Path, domain: int, start: Callable[..., Any], stack: ExitStack):
+    def __init__(self, folder: Path, start: Callable[..., Any], stack: ExitStack):
         self.folder = folder / "r"
-        ports = [stack.enter_context(socket.socket()) for _ in range(3)]
-        for port in ports:
-            port.bind(("127.0.0.1", 0))
-        above, *below = [f"tcp/127.0.0.1:{port.getsockname()[1]}" for port in ports]
-        for port in ports:
-            port.close()
-        self.domains = [(domain + step) % 90 + 10 for step in (0, 3, 6)]
+        above, *below = (free_endpoint() for _ in range(3))
+        self.domains = [stack.enter_context(claim_domain()) for _ in range(3)]
         words = ["user", "up", "two_sites", "task:=reach", "speed:=2.0", "evaluate_every:=3"]
         words += [f"router:={above}", f"robot_router:={above}"]
         words += [f"site{site}_router:={below[site]}" for site in SITES]
@@ -71,12 +68,12 @@ class Run:
         self.monitor = stack.enter_context(Monitor(domains=self.domains))
         self.flows = [stack.enter_context(Flows(domain)) for domain in self.domains]
 
-    def until(self, condition: Callable[[], Any], what: str, timeout_s: float = 90.0) -> None:
-        end_s = time.monotonic() + timeout_s
-        while not condition():
+    def until(self, condition: Callable[[], Any], what: str) -> None:
+        def so_or_ended() -> bool:
             assert self.process.poll() is None, f"user up ended with {self.process.returncode}"
-            assert time.monotonic() < end_s, f"still not: {what}\n{self.logs()}"
-            time.sleep(0.1)
+            return bool(condition())
+
+        wait_until(so_or_ended, what, 90.0, seen=self.logs, period_s=0.1)
 
     def logs(self) -> str:
         files = sorted((self.folder / "logs").glob("*.log"))
@@ -134,9 +131,9 @@ class Run:
 
 
 @pytest.fixture
-def run(tmp_path: Path, ros_domain: int, start_process: Any) -> Iterator[Run]:
+def run(tmp_path: Path, start_process: Any) -> Iterator[Run]:
     with ExitStack() as stack:
-        yield Run(tmp_path, ros_domain, start_process, stack)
+        yield Run(tmp_path, start_process, stack)
 
 
 def test_two_sites_learn_together_and_policies_cross_once_for_each(run: Run) -> None:

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from link_emulator import unavailable
+from user_testing.link_emulator import unavailable
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "wan.py"
 

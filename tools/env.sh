@@ -38,6 +38,7 @@ _user_env_add PATH "$USER_WS_VENV/bin"
 # shellcheck source=/dev/null
 source "$USER_WS_INSTALL/environment.bash"
 export VIRTUAL_ENV="$USER_WS_VENV"
+_user_env_add PYTHONPATH "$USER_WS_ROOT/testing" # the test kit, which nobody installs
 
 # Robots of the next room must not hear ours: leaving the machine is the bridge's work, not DDS's.
 export ROS_AUTOMATIC_DISCOVERY_RANGE="${ROS_AUTOMATIC_DISCOVERY_RANGE:-LOCALHOST}"

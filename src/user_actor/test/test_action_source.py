@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from loop_world import MS, build, drives, ends_at
 
 from user_actor.loop.action_source import RandomActions
 from user_actor.loop.config import ArbiterConfig, ExplorationConfig
@@ -10,6 +9,7 @@ from user_actor.loop.interventions import InterventionArbiter
 from user_actor.loop.ports import NOBODY, HumanInput
 from user_core.specs import ActionKind, ArraySpec, RobotSpec
 from user_core.types import ActedBy, EpisodeSource, Label, Outcome
+from user_testing.worlds.actor_loop import MS, build, drives, ends_at
 
 DELTA = RobotSpec(
     "arm",
@@ -233,7 +233,7 @@ def test_sequence_numbers_rise_over_episodes_and_processes():
         later.arm,
         later.holder,
         None,
-        later.loop.pacer,
+        later.loop.episodes.timing.pacer,
         later.world,
         later.loop.stats,
         int,
@@ -262,7 +262,7 @@ def test_a_command_that_was_lost_is_sent_again_and_counts_once():
     assert numbers[3] == numbers[4]
     readings = [float(step.observation["reading"][0]) for step in setup.steps()]
     assert readings == sorted(set(readings))
-    assert setup.loop.episodes.asked_again == 1
+    assert setup.loop.episodes.timing.asked_again == 1
 
 
 def test_a_lockstep_robot_that_never_answers_is_lost():
@@ -306,13 +306,14 @@ def test_a_label_before_the_demonstration_has_begun_starts_it_over():
 
 
 def test_a_demonstration_without_a_teleoperator_waits():
-    from user_actor.loop import ActorLoop
+    from user_actor.loop import ActorLoop, EpisodeLoop
 
     setup = build({"mode": "demonstration"}, policy=False)
+    config = setup.loop.episodes.config
     loop = ActorLoop(
-        setup.loop._config, setup.arm, None, setup.reward, setup.sink, None, setup.world
+        EpisodeLoop(setup.arm, None, setup.reward, setup.sink, config, clock=setup.world)
     )
     setup.world.after(500 * MS, lambda: seen.append(loop.status()) or loop.stop())
     seen = []
     loop.run()
-    assert "teleoperator" in seen[0].detail
+    assert "teleoperator" in seen[0].reason.text

@@ -1,7 +1,8 @@
 """A robot in lockstep is held back while the learner is behind; one in real time never is."""
 
 import pytest
-from loop_world import MS, build, ends_at
+
+from user_testing.worlds.actor_loop import MS, build, ends_at
 
 
 def held(backlog=None, **config):
@@ -28,7 +29,9 @@ def test_it_stands_still_while_the_learner_is_behind_and_says_so():
     def behind():
         it.loop.backlog.tell(51.0)
         it.loop.backlog.step()
-        it.world.after(1000 * MS, lambda: seen.append((it.loop.stats.steps, it.loop.stats.detail)))
+        it.world.after(
+            1000 * MS, lambda: seen.append((it.loop.stats.steps, it.loop.stats.reason.text))
+        )
         it.world.after(1500 * MS, caught_up)
 
     def caught_up():
@@ -48,7 +51,7 @@ def test_it_waits_for_a_learner_that_is_not_heard_or_not_any_more():
     it.world.after(100 * MS, lambda: seen.append(len(it.arm.chunks)))
     it.world.after(100 * MS, lambda: it.loop.backlog.tell(0.0))
     it.at_step(3, lambda: it.world.spend(2100 * MS))
-    it.world.after(3000 * MS, lambda: seen.append((it.loop.stats.steps, it.loop.stats.detail)))
+    it.world.after(3000 * MS, lambda: seen.append((it.loop.stats.steps, it.loop.stats.reason.text)))
     it.world.after(3000 * MS, lambda: it.loop.backlog.tell(0.0))
     it.run()
     assert seen == [0, (3, "waits for the learner, which is not heard")]

@@ -4,13 +4,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from loop_world import MS, build, drives, ends_at
 
 from user_actor.loop.ports import NOBODY, HumanInput
 from user_actor.loop.recording import Feedback
 from user_actor.loop.stats import LoopState
 from user_core.errors import DeviceError, DeviceFault, PolicyError
 from user_core.interfaces import RewardOutcome
+from user_core.reasons import OUTBOX_FULL, Reason
 from user_core.types import (
     ActedBy,
     AppliedAction,
@@ -20,6 +20,7 @@ from user_core.types import (
     RewardSource,
     TaskFeedback,
 )
+from user_testing.worlds.actor_loop import MS, build, drives, ends_at
 
 
 def test_steps_are_recorded_with_what_came_of_them():
@@ -78,7 +79,7 @@ def test_a_step_waits_for_an_observation_that_it_has_not_seen():
     setup.run()
     readings = [float(step.observation["reading"][0]) for step in setup.steps()]
     assert readings == sorted(set(readings))
-    assert setup.loop.episodes.starved > 0
+    assert setup.loop.episodes.timing.starved > 0
     assert "without a newer observation" in str(setup.loop.status().warnings)
 
 
@@ -209,7 +210,7 @@ def test_stop_closes_the_episode_and_ends():
 def test_a_full_outbox_pauses_and_lets_go_on():
     setup = build({"max_episodes": 2, "max_episode_steps": 6})
     full = []
-    setup.sink.why_paused = lambda: "outbox full" if full else ""
+    setup.sink.why_paused = lambda: Reason(OUTBOX_FULL if full else "", "outbox full")
     states = []
 
     def fill():
@@ -220,7 +221,7 @@ def test_a_full_outbox_pauses_and_lets_go_on():
     setup.at_step(4, fill)
     first, second = setup.run()
     assert (first.outcome, first.length, first.reason) == (Outcome.ABORTED, 4, "outbox full")
-    assert (states[0].state, states[0].detail) == (LoopState.PAUSED, "outbox full")
+    assert (states[0].state, states[0].reason.text) == (LoopState.PAUSED, "outbox full")
     assert second.length == 6
 
 
@@ -267,7 +268,8 @@ def test_late_feedback_keeps_who_decided():
     from user_actor.loop.ports import NOBODY
 
     setup.person.script = lambda step: drives(0.3) if step == 1 else NOBODY
-    setup.loop._actions.arbiter._config = setup.loop._config.arbiter.__class__(hold_s=0.0)
+    arbiter = setup.loop.episodes.actions.arbiter
+    arbiter._config = arbiter._config.replace(hold_s=0.0)
     (result,) = setup.run()
     acted = [step.acted_by for step in setup.steps()]
     assert acted[2] is ActedBy.HUMAN  # decided for step 1, in effect during step 2
@@ -307,7 +309,7 @@ def test_a_reset_that_fails_is_tried_again():
     (result,) = setup.run()
     assert result.length == 2
     assert len(setup.arm.seeds) == 2
-    assert "a person in the way" in seen[0].detail
+    assert "a person in the way" in seen[0].reason.text
     assert seen[0].state is LoopState.WAITING
 
 

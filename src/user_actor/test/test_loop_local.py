@@ -3,15 +3,17 @@
 import threading
 
 import pytest
-from outbox_world import MemoryStore, config_for, until
 
-from user_actor.loop import ActorLoop, ActorLoopConfig, PolicyHolder
+from user_actor.loop import ActorLoop, ActorLoopConfig, EpisodeLoop, PolicyHolder
 from user_actor.loop.config import ExplorationConfig
-from user_actor.loop.local import LocalRobot, LocalTeleop, MemorySink
+from user_actor.loop.local import LocalRobot
+from user_actor.loop.ports import LocalTeleop, MemorySink
 from user_actor.outbox import Outbox
 from user_core import fakes, plugins
 from user_core.interfaces import TeleopCommand
 from user_core.types import EpisodeSource, Label, Outcome, TrajectorySchema
+from user_testing.waiting import wait_until
+from user_testing.worlds.outbox import MemoryStore, config_for
 
 
 def parts(config, sink, image_size=0, teleop=None):
@@ -24,7 +26,8 @@ def parts(config, sink, image_size=0, teleop=None):
     )
     reward = plugins.build("rewards", "task")
     port = LocalTeleop(teleop) if teleop is not None else None
-    return spec, holder, ActorLoop(config, LocalRobot(robot), holder, reward, sink, port)
+    episodes = EpisodeLoop(LocalRobot(robot), holder, reward, sink, config, teleop=port)
+    return spec, holder, ActorLoop(episodes)
 
 
 @pytest.mark.parametrize("image_size", [0, 32])
@@ -38,7 +41,7 @@ def test_from_a_robot_through_the_outbox_to_a_store(tmp_path, image_size):
         thread.start()
         thread.join(60)
         assert not thread.is_alive()
-        until(lambda: outbox.flush(1) and not outbox.status().pending_chunks, "all delivered")
+        wait_until(lambda: outbox.flush(1) and not outbox.status().pending_chunks, "all delivered")
     finally:
         outbox.close()
     schema = TrajectorySchema.of(spec)
@@ -70,7 +73,7 @@ def test_random_warm_up_goes_on_where_the_last_process_stopped(tmp_path):
         _, _, loop = parts(config, outbox)
         loop.run()
         assert outbox.flush(5)
-        until(lambda box=outbox: not box.status().pending_chunks, "all delivered")
+        wait_until(lambda box=outbox: not box.status().pending_chunks, "all delivered")
         outbox.close()
     columns = [chunk.columns for _, chunk in sorted(store.chunks.items())]
     acted = [by for c in columns for by in c["acted_by"][~c["final"]].tolist()]

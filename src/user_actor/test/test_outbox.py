@@ -3,7 +3,6 @@ import sqlite3
 
 import numpy as np
 import pytest
-from outbox_world import OTHER_SPEC, SPEC, MemoryStore, config_for, episode, final, step, until
 
 from user_actor.outbox import Outbox
 from user_actor.outbox.storage import FILE
@@ -17,6 +16,16 @@ from user_core.types import (
     Step,
     TrajectoryAck,
     TrajectorySchema,
+)
+from user_testing.waiting import wait_until
+from user_testing.worlds.outbox import (
+    OTHER_SPEC,
+    SPEC,
+    MemoryStore,
+    config_for,
+    episode,
+    final,
+    step,
 )
 
 
@@ -43,7 +52,7 @@ def test_what_goes_in_arrives_once_and_in_order(open_outbox):
     outbox, store = open_outbox(), MemoryStore()
     result = episode(outbox, 0, 300)
     outbox.deliver_to(store.serve(outbox))
-    until(drained(outbox), "all acknowledged")
+    wait_until(drained(outbox), "all acknowledged")
     assert store.stamps() == list(range(301))
     last = store.chunks[max(store.chunks)]
     assert last.result == result
@@ -59,7 +68,7 @@ def test_chunks_are_small_and_soon(open_outbox):
     row_nbytes = TrajectorySchema.of(SPEC).row_nbytes
     for number in range(210):
         outbox.append(step(number))
-    until(lambda: outbox._writer.committed_rows, "chunks that are full are cut at once")
+    wait_until(lambda: outbox._writer.committed_rows, "chunks that are full are cut at once")
     assert all(entry.nbytes <= 8192 for entry in outbox._database.upcoming(0, 99))
     rows = outbox._writer.committed_rows
     assert 0 < rows < 210
@@ -72,7 +81,7 @@ def test_a_chunk_that_does_not_fill_is_committed_when_it_is_old(open_outbox):
     outbox = open_outbox(chunk_s=0.05)
     outbox.begin_episode(EpisodeSource.ONLINE)
     outbox.append(step(0))
-    until(lambda: outbox._writer.committed_rows == 1, "the row is committed")
+    wait_until(lambda: outbox._writer.committed_rows == 1, "the row is committed")
 
 
 def test_unanswered_chunks_are_sent_again_and_survive_a_restart(open_outbox):
@@ -80,7 +89,7 @@ def test_unanswered_chunks_are_sent_again_and_survive_a_restart(open_outbox):
     store.silent = True
     outbox.deliver_to(store.serve(outbox))
     episode(outbox, 0, 20)
-    until(lambda: store.received > len(store.chunks), "something was sent again")
+    wait_until(lambda: store.received > len(store.chunks), "something was sent again")
     outbox.close()
     store.silent = False
     again = open_outbox()
@@ -88,7 +97,7 @@ def test_unanswered_chunks_are_sent_again_and_survive_a_restart(open_outbox):
     assert again.status().pending_chunks > 0
     again.deliver_to(store.serve(again))
     episode(again, 100, 5)
-    until(drained(again), "all acknowledged")
+    wait_until(drained(again), "all acknowledged")
     assert store.stamps() == [*range(21), *range(100, 106)]
     assert again.total_steps == 25
 
@@ -108,7 +117,7 @@ def test_an_episode_that_was_cut_is_closed_by_the_next_process(open_outbox, tmp_
     assert (result.interventions, result.first_version, result.last_version) == (1, 3, 4)
     assert result.source is EpisodeSource.DEMONSTRATION
     again.deliver_to(store.serve(again))
-    until(drained(again), "all acknowledged")
+    wait_until(drained(again), "all acknowledged")
     closing = store.chunks[max(store.chunks)]
     assert closing.result == result
     assert (len(closing), closing.first_row) == (0, 2)
@@ -124,7 +133,7 @@ def test_what_was_left_is_delivered_before_the_robot_is_known(open_outbox):
     outbox.close()
     again = open_outbox(spec=None)
     again.deliver_to(store.serve(again))
-    until(drained(again), "all acknowledged")
+    wait_until(drained(again), "all acknowledged")
     with pytest.raises(StoreError, match="prepare"):
         again.begin_episode(EpisodeSource.ONLINE)
 
@@ -138,7 +147,7 @@ def test_the_robot_may_change_between_episodes(open_outbox):
     outbox.begin_episode(EpisodeSource.ONLINE)
     with pytest.raises(StoreError, match="change of the robot"):
         outbox.prepare(SPEC)
-    until(drained(outbox), "all acknowledged")
+    wait_until(drained(outbox), "all acknowledged")
     robots = [(c.robot, c.columns["observation.state"].shape[1]) for c in store.chunks.values()]
     assert robots == [("arm", 4), ("other", 5)]
 
@@ -172,7 +181,7 @@ def test_what_does_not_fit_is_refused_at_once(open_outbox):
     outbox.end_episode(EpisodeResult(key, EpisodeSource.ONLINE, Outcome.SUCCESS, 1, 1.0))
     store = MemoryStore()
     outbox.deliver_to(store.serve(outbox))
-    until(drained(outbox), "all acknowledged")
+    wait_until(drained(outbox), "all acknowledged")
     assert store.stamps() == [7, 8]
 
 
@@ -184,7 +193,9 @@ def test_names_that_cannot_be_folders(name, tmp_path):
 
 def test_one_process_at_a_time(open_outbox):
     open_outbox()
-    with pytest.raises(StoreError, match=f"held by process {os.getpid()}, expected one process"):
+    with pytest.raises(
+        StoreError, match=f"held by process {os.getpid()}, this one, expected one process"
+    ):
         open_outbox()
 
 
@@ -214,7 +225,7 @@ def test_answers_that_are_not_for_us_change_nothing(open_outbox):
         outbox.acknowledge(ack)
     assert outbox.flush(5)
     assert outbox.status().pending_chunks == 1
-    warnings = " ".join(outbox.status().warnings)
+    warnings = " ".join(warning.text for warning in outbox.status().warnings)
     assert "another incarnation" in warnings
     assert "'another store', not ours" in warnings
 
@@ -225,7 +236,7 @@ def test_a_refused_schema_is_set_aside_and_collecting_stops(open_outbox):
     episode(outbox, 0, 5)
     assert outbox.flush(5)
     outbox.deliver_to(store.serve(outbox))
-    until(lambda: "refused chunk 1: not like this" in outbox.why_paused(), "it says so")
+    wait_until(lambda: "refused chunk 1: not like this" in outbox.why_paused().text, "it says so")
     assert not store.chunks
     (kept,) = outbox.set_aside()
     chunk, code, reason = kept
@@ -233,10 +244,10 @@ def test_a_refused_schema_is_set_aside_and_collecting_stops(open_outbox):
     assert (code, "not like this" in reason) == ("schema_mismatch", True)
     outbox.close()
     right = open_outbox(OTHER_SPEC)  # the person has corrected the configuration
-    assert right.why_paused() == ""
+    assert not right.why_paused()
     right.deliver_to(store.serve(right))
     episode(right, 50, 3, OTHER_SPEC)
-    until(drained(right), "the right ones pass")
+    wait_until(drained(right), "the right ones pass")
     assert store.stamps() == [50, 51, 52, 53]
     assert right.status().aside_chunks == 1
 
@@ -252,7 +263,7 @@ def test_of_two_schemas_only_the_refused_one_is_set_aside(open_outbox):
     assert right.flush(5)
     store = MemoryStore(accepts=TrajectorySchema.of(OTHER_SPEC).hash)
     right.deliver_to(store.serve(right))
-    until(drained(right), "the right ones pass")
+    wait_until(drained(right), "the right ones pass")
     assert store.stamps() == [100, 101, 102]
     kept = [int(chunk.columns["stamp_ns"][0]) for chunk, _, _ in right.set_aside()]
     assert kept == [0, 10, 20]
@@ -266,13 +277,13 @@ def test_one_bad_chunk_is_set_aside_and_the_others_pass(open_outbox):
     store.refusal = "spec"
     store.refuses = lambda chunk: 10 in chunk.columns["stamp_ns"]
     outbox.deliver_to(store.serve(outbox))
-    until(drained(outbox), "the others pass")
+    wait_until(drained(outbox), "the others pass")
     assert store.stamps() == [0, 1, 2, 20, 21, 22]
     assert [number for _, number in sorted(store.chunks)] == [1, 2, 3]
     assert store.chunks[max(store.chunks)].result is not None
     ((chunk, code, _),) = outbox.set_aside()
     assert (chunk.columns["stamp_ns"].tolist(), code) == ([10, 11, 12], "spec")
-    assert "refused chunk 2" in outbox.why_paused()
+    assert "refused chunk 2" in outbox.why_paused().text
 
 
 def test_a_store_that_refuses_even_empty_chunks_is_asked_again_later(open_outbox):
@@ -280,9 +291,9 @@ def test_a_store_that_refuses_even_empty_chunks_is_asked_again_later(open_outbox
     store.refusal, store.refuses = "spec", lambda chunk: True
     outbox.deliver_to(store.serve(outbox))
     episode(outbox, 0, 2)
-    until(lambda: "takes nothing for now" in str(outbox.status().warnings), "it says so")
+    wait_until(lambda: "takes nothing for now" in str(outbox.status().warnings), "it says so")
     store.refuses = None
-    until(drained(outbox), "the empty one passes")
+    wait_until(drained(outbox), "the empty one passes")
     assert len(store.chunks) == 1
     assert [code for _, code, _ in outbox.set_aside()] == ["spec"]
 
@@ -292,10 +303,10 @@ def test_a_store_that_is_full_is_asked_again(open_outbox):
     store.full = True
     outbox.deliver_to(store.serve(outbox))
     episode(outbox, 0, 5)
-    until(lambda: "takes nothing for now" in str(outbox.status().warnings), "it says so")
-    assert outbox.why_paused() == ""
+    wait_until(lambda: "takes nothing for now" in str(outbox.status().warnings), "it says so")
+    assert not outbox.why_paused()
     store.full = False
-    until(drained(outbox), "all acknowledged")
+    wait_until(drained(outbox), "all acknowledged")
     assert store.stamps() == list(range(6))
     assert "takes nothing" not in str(outbox.status().warnings)
 
@@ -305,11 +316,11 @@ def test_a_new_store_gets_what_the_old_one_has_not(open_outbox):
     old = MemoryStore("old")
     outbox.deliver_to(old.serve(outbox))
     episode(outbox, 0, 5)
-    until(drained(outbox), "the old store has the first")
+    wait_until(drained(outbox), "the old store has the first")
     new = MemoryStore("new")
     outbox.deliver_to(new.serve(outbox))
     episode(outbox, 100, 5)
-    until(drained(outbox), "the new store has the second")
+    wait_until(drained(outbox), "the new store has the second")
     numbers = sorted(sequence for incarnation, sequence in new.chunks if incarnation > 0)
     bound = [c for (incarnation, _), c in new.chunks.items()
              if incarnation == outbox._database.incarnation]  # fmt: skip
@@ -323,7 +334,7 @@ def test_a_refused_chunk_goes_to_the_next_store(open_outbox):
     episode(outbox, 0, 3)
     wrong = MemoryStore("wrong", accepts="something else")
     outbox.deliver_to(wrong.serve(outbox))
-    until(outbox.why_paused, "refused")
+    wait_until(outbox.why_paused, "refused")
     right = MemoryStore("right")
     outbox.deliver_to(right.serve(outbox))
     assert outbox.status().pending_chunks == 0
@@ -333,8 +344,8 @@ def test_a_refused_chunk_goes_to_the_next_store(open_outbox):
         outbox.acknowledge(TrajectoryAck("actor", incarnation, 0, "right"))
         return not outbox.why_paused()
 
-    until(answer, "the new store is taken for ours")
-    until(drained(outbox), "all acknowledged")
+    wait_until(answer, "the new store is taken for ours")
+    wait_until(drained(outbox), "all acknowledged")
     assert right.stamps() == [0, 1, 2, 3]
     assert outbox.status().aside_chunks == 0
 
@@ -345,10 +356,10 @@ def test_an_answer_for_numbers_never_given_deletes_nothing(open_outbox):
     assert outbox.flush(5)
     before = outbox._database.incarnation
     outbox.acknowledge(TrajectoryAck("actor", before, 40, "store"))
-    until(lambda: outbox._database.incarnation > before, "a new incarnation begins")
+    wait_until(lambda: outbox._database.incarnation > before, "a new incarnation begins")
     assert "old copy" in str(outbox.status().warnings)
     outbox.deliver_to(store.serve(outbox))
-    until(drained(outbox), "all acknowledged")
+    wait_until(drained(outbox), "all acknowledged")
     assert store.stamps() == list(range(6))
 
 
@@ -361,21 +372,21 @@ def test_the_quota_pauses_collecting_and_space_resumes_it(open_outbox):
         if number % 500 == 0:
             assert outbox.flush(5)
         assert number < 100_000
-    assert "of 1 MiB that no store has acknowledged" in outbox.why_paused()
+    assert "of 1 MiB that no store has acknowledged" in outbox.why_paused().text
     outbox.append(final(number))
     outbox.end_episode(EpisodeResult(key, EpisodeSource.ONLINE, Outcome.ABORTED, number, 0.0))
     assert outbox.flush(5)
-    assert outbox.why_paused() != ""
+    assert outbox.why_paused()
     assert outbox.status().fill > 0.9
     outbox.deliver_to(store.serve(outbox))
-    until(lambda: outbox.why_paused() == "", "it resumes by itself")
-    until(drained(outbox), "all acknowledged")
+    wait_until(lambda: not outbox.why_paused(), "it resumes by itself")
+    wait_until(drained(outbox), "all acknowledged")
     assert store.stamps() == list(range(number + 1))
 
 
 def test_little_free_disk_pauses_collecting(open_outbox):
     outbox = open_outbox(min_free_bytes=2**60)
-    assert "must stay" in outbox.why_paused()
+    assert "must stay" in outbox.why_paused().text
 
 
 def test_memory_is_bounded_while_the_disk_does_not_take_it(open_outbox, monkeypatch):
@@ -396,15 +407,15 @@ def test_memory_is_bounded_while_the_disk_does_not_take_it(open_outbox, monkeypa
 
     with pytest.raises(StoreFull, match="why_paused"):
         fill()
-    assert "steps wait for the disk" in outbox.why_paused()
-    until(lambda: "disk I/O error" in outbox.why_paused(), "it says why")
+    assert "steps wait for the disk" in outbox.why_paused().text
+    wait_until(lambda: "disk I/O error" in outbox.why_paused().text, "it says why")
     monkeypatch.setattr(outbox._database, "commit", real)
-    until(lambda: outbox.why_paused() == "", "it resumes")
+    wait_until(lambda: not outbox.why_paused(), "it resumes")
     outbox.append(final(number))
     outbox.end_episode(EpisodeResult(key, EpisodeSource.ONLINE, Outcome.ABORTED, number, 0.0))
     store = MemoryStore()
     outbox.deliver_to(store.serve(outbox))
-    until(drained(outbox), "all acknowledged")
+    wait_until(drained(outbox), "all acknowledged")
     assert store.stamps() == list(range(number + 1))
 
 
@@ -424,7 +435,7 @@ def test_a_chunk_whose_bytes_rotted_is_kept_aside_and_its_number_answered_for(
     file.close()
     outbox = open_outbox()
     outbox.deliver_to(store.serve(outbox))
-    until(drained(outbox), "all acknowledged")
+    wait_until(drained(outbox), "all acknowledged")
     assert store.stamps() == [0, 1, 2, 20, 21, 22]
     assert [sequence for _, sequence in sorted(store.chunks)] == [1, 2, 3]
     assert "damaged" in str(outbox.status().warnings)
@@ -453,7 +464,7 @@ def test_a_damaged_file_is_moved_aside_and_the_actor_goes_on(open_outbox, tmp_pa
     assert (aside / FILE).read_bytes() == content
     outbox.deliver_to(store.serve(outbox))
     episode(outbox, 1000, 3)
-    until(drained(outbox), "all acknowledged")
+    wait_until(drained(outbox), "all acknowledged")
     assert store.stamps() == [1000, 1001, 1002, 1003]
 
 
@@ -465,7 +476,7 @@ def test_a_publisher_that_fails_costs_nothing(open_outbox):
         raise RuntimeError("no route")
 
     outbox.deliver_to(fail)
-    until(lambda: "no route" in str(outbox.status().warnings), "it says so")
+    wait_until(lambda: "no route" in str(outbox.status().warnings), "it says so")
     outbox.deliver_to(store.serve(outbox))
-    until(drained(outbox), "all acknowledged")
+    wait_until(drained(outbox), "all acknowledged")
     assert store.stamps() == list(range(6))

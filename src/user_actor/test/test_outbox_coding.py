@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from outbox_world import MemoryStore, config_for, until
 
 from user_actor.outbox import Outbox, OutboxConfig
 from user_actor.outbox.delivery import CodingChooser
 from user_core.errors import ConfigError
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import EpisodeSource, Step
+from user_testing.waiting import wait_until
+from user_testing.worlds.outbox import MemoryStore, config_for
 
 IMAGES = {
     "o.rgb": np.zeros((2, 40, 40, 3), np.uint8),
@@ -75,7 +76,7 @@ def test_chunks_go_out_with_their_coding_and_stay_plain_on_the_disk(tmp_path):
                      False, stamp_ns=number)
             )  # fmt: skip
         outbox.deliver_to(store.serve(outbox))
-        until(lambda: store.chunks, "a chunk")
+        wait_until(lambda: store.chunks, "a chunk")
         chunk = next(iter(store.chunks.values()))
         assert chunk.codings == {"observation.rgb": "zstd"}
         assert (chunk.columns["observation.rgb"] == 7).all()

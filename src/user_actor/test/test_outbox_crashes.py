@@ -1,15 +1,13 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-CAMPAIGN = Path(__file__).with_name("outbox_crashes.py")
-
 
 def run(folder, kills, seed):
-    command = [sys.executable, str(CAMPAIGN), "--kills", str(kills), "--seed", str(seed)]
+    command = [sys.executable, "-m", "user_testing.programs.outbox_crashes"]
+    command += ["--kills", str(kills), "--seed", str(seed)]
     done = subprocess.run(
         [*command, "--folder", str(folder)], capture_output=True, text=True, timeout=1200,
         check=False,

@@ -4,10 +4,11 @@ import os
 import subprocess
 
 import pytest
-from outbox_world import SPEC, MemoryStore, config_for, final, step, until
 
 from user_actor.outbox import Outbox
 from user_core.types import EpisodeResult, EpisodeSource, Outcome
+from user_testing.waiting import wait_until
+from user_testing.worlds.outbox import SPEC, MemoryStore, config_for, final, step
 
 pytestmark = pytest.mark.root
 
@@ -47,19 +48,19 @@ def test_a_full_disk_pauses_collecting_loses_nothing_and_acks_make_room(small_di
         outbox.append(step(number))
     assert outbox.flush(20)
     ballast = fill(small_disk)
-    while "cannot be written" not in outbox.why_paused():
+    while "cannot be written" not in outbox.why_paused().text:
         number += 1
         outbox.append(step(number))
         assert number < 500_000
     number += 1
     outbox.append(final(number))  # what is under way is kept in memory meanwhile
     outbox.end_episode(EpisodeResult(key, EpisodeSource.ONLINE, Outcome.ABORTED, number, 0.0))
-    assert "full" in outbox.why_paused()
+    assert "full" in outbox.why_paused().text
     store = MemoryStore()
     outbox.deliver_to(store.serve(outbox))
-    until(lambda: outbox.why_paused() == "", "it resumes once acknowledged chunks made room", 30)
+    wait_until(lambda: not outbox.why_paused(), "it resumes once acknowledged chunks made room", 30)
     assert ballast.exists()
-    until(lambda: outbox.flush(1) and not outbox.status().pending_chunks, "all is through", 30)
+    wait_until(lambda: outbox.flush(1) and not outbox.status().pending_chunks, "all is through", 30)
     assert store.stamps() == list(range(number + 1))
     outbox.close()
 
@@ -75,6 +76,6 @@ def test_an_outbox_opens_on_a_full_disk_so_that_acks_can_make_room(small_disk):
     fill(small_disk)
     again, store = Outbox(config_for(small_disk), "actor", SPEC), MemoryStore()
     again.deliver_to(store.serve(again))
-    until(lambda: not again.status().pending_chunks, "all is through", 30)
+    wait_until(lambda: not again.status().pending_chunks, "all is through", 30)
     assert store.stamps() == list(range(2001))
     again.close()

@@ -1,7 +1,6 @@
-"""The pure parts of the outbox: cutter, progress, gate, judge."""
+"""The pure parts of the outbox: cutter, progress, pause, judge."""
 
 import pytest
-from outbox_world import SPEC, final, step
 
 from user_actor.outbox.acks import AckFilter, AckMeaning
 from user_actor.outbox.chunks import ChunkBuilder, EpisodeProgress
@@ -17,6 +16,7 @@ from user_core.types import (
     Outcome,
     TrajectoryAck,
 )
+from user_testing.worlds.outbox import SPEC, final, step
 
 KEY = EpisodeKey("actor", 1, 0)
 BEGIN = EpisodeProgress(KEY, EpisodeSource.ONLINE)
@@ -120,12 +120,12 @@ FINE = {"used_bytes": 0, "memory_bytes": 0, "free_bytes": GIB, "trouble": "", "r
 )
 def test_the_gate_closes_says_why_and_opens_with_some_room(change, still, enough, word):
     config = OutboxConfig(quota_bytes=GIB, memory_bytes=2**25, min_free_bytes=2**20)
-    gate = PauseRules(config)
-    assert gate.update(**FINE) == ""
-    assert word in gate.update(**{**FINE, **change})
-    assert gate.reason
-    assert gate.update(**{**FINE, **still})
-    assert gate.update(**{**FINE, **enough}) == ""
+    pause = PauseRules(config)
+    assert not pause.update(**FINE)
+    assert word in pause.update(**{**FINE, **change}).text
+    assert pause.reason
+    assert pause.update(**{**FINE, **still})
+    assert not pause.update(**{**FINE, **enough})
 
 
 def ack(sequence=1, store="mine", incarnation=7, producer="actor", refused=0):

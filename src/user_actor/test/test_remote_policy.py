@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from loop_world import MS, build, drives, ends_at
 
 from user_actor.loop.ports import NOBODY, HumanInput
 from user_actor.loop.remote import Answer, RemotePlans
 from user_core.errors import ConfigError
+from user_core.reasons import INFERENCE_SILENT, NO_REASON, Reason
 from user_core.types import ActedBy, Label, Outcome
+from user_testing.worlds.actor_loop import MS, build, drives, ends_at
 
 PERIOD = 20 * MS
 
@@ -121,7 +122,8 @@ class Elsewhere:
         return self.take()
 
     def why_silent(self):
-        return "away" if self.world.now_ns - self._heard_ns > 200 * MS else ""
+        silent = self.world.now_ns - self._heard_ns > 200 * MS
+        return Reason(INFERENCE_SILENT, "away") if silent else NO_REASON
 
     def probe(self, observation):
         self.probes += 1

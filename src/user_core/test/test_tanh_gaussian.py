@@ -11,13 +11,7 @@ from user_core.conformance import check_policy
 from user_core.errors import ConfigError, PolicyError, SpecError
 from user_core.policies import policy_config_hash
 from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
-from user_core.policies.tanh_gaussian_torch import (
-    distribution,
-    encode,
-    log_probability,
-    normalise,
-    squash,
-)
+from user_core.policies.tanh_gaussian_network import TanhGaussian
 from user_core.specs import ArraySpec, RobotSpec
 
 STATE = {
@@ -58,16 +52,12 @@ def observations(spec, count, seed=1):
 
 
 def torch_means(policy, rows):
-    """The squashed means of a batch, by the learner's functions."""
-    features = policy.layout.features
-    parameters = {name: torch.from_numpy(a) for name, a in policy.arrays().items()}
+    """The squashed means of a batch, by the learner's network."""
+    network = policy.network()
     batch = {name: np.stack([row[name] for row in rows]) for name in policy.spec.observation}
-    x = normalise(parameters, torch.from_numpy(features.vectors(batch, len(rows))))
-    if features.image_names:
-        images = {name: torch.from_numpy(batch[name]) for name in features.image_names}
-        x = torch.cat([x, encode(parameters, images, features)], 1)
-    mean, log_std = distribution(parameters, x, policy.layout)
-    return mean.tanh().numpy(), log_std.numpy()
+    with torch.no_grad():
+        found = network.distribution(network.encode(network.inputs(batch)))
+    return found.mode.numpy(), found.log_std.numpy()
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
@@ -111,16 +101,18 @@ def test_it_keeps_the_promises_of_a_policy(observation):
 def test_a_density_integrates_to_one_and_inverts():
     mean, log_std = torch.tensor([[0.4]]), torch.tensor([[-0.7]])
     grid = torch.linspace(-0.9995, 0.9995, 20001)[:, None]
-    density = log_probability(mean, log_std, grid, margin=1e-5).exp()
+    distribution = TanhGaussian(mean, log_std)
+    density = distribution.log_prob(grid, margin=1e-5).exp()
     assert torch.trapezoid(density, grid[:, 0]).item() == pytest.approx(1, abs=2e-3)
-    action, log_prob = squash(mean, log_std, torch.tensor([[0.3]]))
-    assert log_probability(mean, log_std, action).item() == pytest.approx(log_prob.item(), abs=1e-4)
+    action, log_prob = distribution.transform(torch.tensor([[0.3]]))
+    assert distribution.log_prob(action).item() == pytest.approx(log_prob.item(), abs=1e-4)
 
 
 def test_a_density_far_out_stays_finite():
-    action, log_prob = squash(torch.full((1, 2), 80.0), torch.zeros(1, 2), torch.zeros(1, 2))
+    zeros = torch.zeros(1, 2)
+    action, log_prob = TanhGaussian(torch.full((1, 2), 80.0), zeros).transform(zeros)
     assert torch.isfinite(log_prob).all()
-    assert torch.isfinite(log_probability(torch.zeros(1, 2), torch.zeros(1, 2), action)).all()
+    assert torch.isfinite(TanhGaussian(zeros, zeros).log_prob(action)).all()
 
 
 def test_numbers_within_bounds_reach_the_network_from_minus_one_to_one():

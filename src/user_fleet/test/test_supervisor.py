@@ -15,7 +15,7 @@ import pytest
 
 from user_fleet.deployment import CommandLine, ProcessSpec, RestartPolicy
 from user_fleet.processes import STANDBY_NAME, find_processes
-from user_fleet.supervisor import Backoff, ChildState, Supervisor
+from user_fleet.supervisor import ChildState, Restarts, Supervisor
 from user_fleet.supervisor.standby import standby_words
 from user_fleet.supervisor.supervisor import LogFile
 from user_testing.waiting import wait_until_async
@@ -62,18 +62,18 @@ def run(supervisor, story):
 
 def test_backoff_grows_to_its_cap_is_forgotten_and_gives_up():
     policy = RestartPolicy(initial_backoff_s=1, factor=2, max_backoff_s=5, healthy_after_s=10)
-    backoff = Backoff(policy)
+    backoff = Restarts(policy)
     assert [backoff.ended(t, 0.1, 1) for t in range(5)] == [1, 2, 4, 5, 5]
     assert backoff.ended(100, 60, 1) == 1
-    limited = Backoff(RestartPolicy(max_failures=3, window_s=10))
+    limited = Restarts(RestartPolicy(max_failures=3, window_s=10))
     assert limited.ended(0, 0, 1) is not None
     assert limited.ended(1, 0, 1) is not None
     assert limited.ended(20, 0, 1) is not None  # the first two are out of the window
     assert limited.ended(21, 0, 1) is not None
     assert limited.ended(22, 0, 1) is None
-    assert Backoff(RestartPolicy(when="on_failure")).ended(0, 0, 0) is None
-    assert Backoff(RestartPolicy(when="on_failure")).ended(0, 0, -9) is not None
-    assert Backoff(RestartPolicy(when="never")).ended(0, 0, 1) is None
+    assert Restarts(RestartPolicy(when="on_failure")).ended(0, 0, 0) is None
+    assert Restarts(RestartPolicy(when="on_failure")).ended(0, 0, -9) is not None
+    assert Restarts(RestartPolicy(when="never")).ended(0, 0, 1) is None
 
 
 def test_a_killed_process_comes_back_and_the_others_go_on(tmp_path):

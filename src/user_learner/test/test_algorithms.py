@@ -6,14 +6,14 @@ import torch
 
 from user_core.config import from_mapping
 from user_core.conformance import check_algorithm
-from user_core.errors import ConfigError, PluginError, SpecError, StoreError
+from user_core.errors import ConfigError, PluginError, PolicyError, SpecError, StoreError
 from user_core.fakes import LinearGaussianPolicy
 from user_core.fakes.policy import LinearGaussianConfig
 from user_core.policies.action_chunks import ActionChunksConfig, ActionChunksPolicy
 from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch
-from user_learner.algorithms.batches import InputNormaliser, Minibatcher
+from user_learner.algorithms.batches import Minibatcher
 from user_learner.algorithms.bc import BC
 from user_learner.algorithms.rlpd import RLPD
 from user_learner.algorithms.sac import SAC
@@ -294,22 +294,19 @@ def test_chunks_need_windows_and_an_algorithm_that_knows_them():
     algorithm = BC(BC.Config(), STATE, chunks_for(STATE))
     with pytest.raises(SpecError, match="window"):
         algorithm.update(batch_of(STATE, 8))
-    with pytest.raises(PluginError, match="tanh_gaussian"):
+    with pytest.raises(PluginError, match="one action at a time"):
         SAC(from_mapping(SAC.Config, SMALL), STATE, chunks_for(STATE))
 
 
 def test_each_minibatch_has_its_share_of_every_source():
-    layout = policy_for(STATE).layout
+    network = policy_for(STATE, observations=("x",)).network()
     batch = batch_of(STATE, 12, reward=np.repeat([1.0, 0.0], 6))  # as a mixture lays them
     cpu = torch.device("cpu")
-    arrays = {"input.offset": np.zeros(3, np.float32), "input.scale": np.ones(3, np.float32)}
-    parts = Minibatcher(layout, cpu).cut(batch, 3, InputNormaliser(layout, arrays, cpu))
+    parts = Minibatcher(network, STATE, cpu).cut(batch, 3)
     assert [part.reward.sum().item() for part in parts] == [2, 2, 2]
-    rows = torch.cat([part.state for part in parts])
-    assert sorted(map(tuple, rows.tolist())) == sorted(
-        map(tuple, batch.observation["x"].clip(-10, 10).tolist())
-    )
-    assert parts[1].next_state[1].tolist() == batch.next_observation["x"][4].tolist()
+    rows = torch.cat([part.inputs["state"] for part in parts])
+    assert sorted(map(tuple, rows.tolist())) == sorted(map(tuple, batch.observation["x"].tolist()))
+    assert parts[1].next_inputs["state"][1].tolist() == batch.next_observation["x"][4].tolist()
 
 
 def test_batches_that_cannot_be_are_refused():
@@ -325,7 +322,7 @@ def test_batches_that_cannot_be_are_refused():
 
 
 def test_another_policy_or_impossible_settings_are_refused():
-    with pytest.raises(PluginError, match="tanh_gaussian"):
+    with pytest.raises(PolicyError, match="add_a_policy"):
         SAC(SAC.Config(), STATE, LinearGaussianPolicy(LinearGaussianConfig(), STATE))
     with pytest.raises(ConfigError, match="target_critics"):
         SAC.Config(critics=2, target_critics=3)

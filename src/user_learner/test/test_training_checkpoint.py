@@ -10,13 +10,18 @@ import pytest
 from user_core.config import from_mapping
 from user_core.errors import ConfigError, StoreCorrupt, StoreError
 from user_core.policies.tanh_gaussian import TanhGaussianConfig
+from user_core.runtime.files import write_atomically
 from user_core.specs import ArraySpec, RobotSpec
 from user_learner.algorithms.sac import SACConfig
-from user_learner.training.checkpoint import Checkpoint, CheckpointInfo, CheckpointStore
-from user_learner.training.files import write_atomically
-from user_learner.training.identity import identity_of
-from user_learner.training.tree import flatten, unflatten
-from user_learner.training.version_counter import VersionCounter
+from user_learner.training.checkpoint import (
+    Checkpoint,
+    CheckpointInfo,
+    CheckpointStore,
+    flatten,
+    unflatten,
+)
+from user_learner.training.loop import identity_of
+from user_learner.training.publishing import VersionCounter
 
 IDENTITY = {"algorithm": "sac", "config": {"critics": 2, "hidden": (64, 64)}}
 

@@ -14,8 +14,8 @@ from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch
 from user_learner.algorithms.rlpd import RLPD, RLPDConfig
 from user_learner.training import LearnerState, TrainingConfig, TrainingLoop, UtdConfig
-from user_learner.training.loop import TrainingDiverged
-from user_learner.training.together import GO, STOP, WAIT
+from user_learner.training.loop import GO, STOP, WAIT, TrainingDiverged
+from user_testing.waiting import wait_until
 
 SPEC = RobotSpec("r", {"x": ArraySpec((2,))}, ArraySpec((1,), low=-1.0, high=1.0))
 FREE = UtdConfig(target=None, learning_starts=0)
@@ -100,13 +100,6 @@ def in_thread(loop):
     return thread
 
 
-def until(condition, timeout_s=20.0):
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "it did not come"
-        time.sleep(0.001)
-
-
 def finish(loop, thread):
     loop.stop()
     thread.join(20)
@@ -180,13 +173,13 @@ def test_the_ratio_is_kept_while_robots_move_and_when_they_stop(tmp_path):
     loop = make(tmp_path, utd=config, steps=lambda: steps[0])
     thread = in_thread(loop)
     try:
-        until(lambda: loop.progress().state is LearnerState.WAITING)
+        wait_until(lambda: loop.progress().state is LearnerState.WAITING)
         assert loop.progress().update == 0
         for count in range(50, 250, 10):
             steps[0] = count
-            until(lambda wanted=2 * (count - 50): loop.progress().update >= wanted)
+            wait_until(lambda wanted=2 * (count - 50): loop.progress().update >= wanted)
             assert loop.progress().update <= 2 * (count - 50 + 5)
-        until(lambda: loop.progress().state is LearnerState.LIMITED)
+        wait_until(lambda: loop.progress().state is LearnerState.LIMITED)
         progress = loop.progress()
         assert progress.utd_target == 2
         assert progress.utd_ratio == pytest.approx(2 * (240 - 50 + 5) / 240)
@@ -201,9 +194,9 @@ def test_a_learner_too_slow_says_so(tmp_path):
     loop = make(tmp_path, utd=config, steps=lambda: steps[0])
     thread = in_thread(loop)
     try:
-        until(lambda: loop.progress().update >= 10)
+        wait_until(lambda: loop.progress().update >= 10)
         steps[0] = 10_000
-        until(lambda: loop.progress().warnings)
+        wait_until(lambda: loop.progress().warnings)
         assert "slower than robots" in loop.progress().warnings[0]
     finally:
         finish(loop, thread)
@@ -214,10 +207,10 @@ def test_it_waits_for_the_first_data_and_says_what_is_missing(tmp_path):
     loop = make(tmp_path, source=replay)
     thread = in_thread(loop)
     try:
-        until(lambda: loop.progress().warnings)
+        wait_until(lambda: loop.progress().warnings)
         assert "empty memory" in loop.progress().warnings[0]
         assert loop.progress().state is LearnerState.WAITING
-        until(lambda: loop.progress().data_wait_share > 0.1)
+        wait_until(lambda: loop.progress().data_wait_share > 0.1)
     finally:
         finish(loop, thread)
 
@@ -226,14 +219,14 @@ def test_it_pauses_proceeds_and_stops_at_once(tmp_path):
     loop = make(tmp_path, Counting(delay_s=0.001))
     thread = in_thread(loop)
     try:
-        until(lambda: loop.progress().update > 5)
+        wait_until(lambda: loop.progress().update > 5)
         loop.pause()
-        until(lambda: loop.progress().state is LearnerState.PAUSED)
+        wait_until(lambda: loop.progress().state is LearnerState.PAUSED)
         update = loop.progress().update
         time.sleep(0.05)
         assert loop.progress().update == update
         loop.proceed()
-        until(lambda: loop.progress().update > update + 5)
+        wait_until(lambda: loop.progress().update > update + 5)
     finally:
         start_s = time.monotonic()
         finish(loop, thread)
@@ -253,10 +246,10 @@ def test_a_slow_sink_never_slows_training(tmp_path):
     loop = make(tmp_path, sink=box)
     thread = in_thread(loop)
     try:
-        until(lambda: loop.progress().update > 200)
+        wait_until(lambda: loop.progress().update > 200)
         assert box.newest(after=0) is None
         release.set()
-        until(lambda: box.newest(after=0) is not None and box.newest(after=0).update > 200)
+        wait_until(lambda: box.newest(after=0) is not None and box.newest(after=0).update > 200)
         assert box.newest(after=0).number < 50  # those in between were dropped
     finally:
         release.set()
@@ -267,7 +260,7 @@ def test_a_learner_that_is_killed_again_and_again_gets_on(tmp_path):
     loop = make(tmp_path, checkpoint_period_s=1000.0)
     thread = in_thread(loop)
     try:
-        until(lambda: loop.progress().checkpoint_update > 0)  # long before its period
+        wait_until(lambda: loop.progress().checkpoint_update > 0)  # long before its period
     finally:
         finish(loop, thread)
 
@@ -282,11 +275,11 @@ def test_a_disk_that_is_full_does_not_stop_training(tmp_path, monkeypatch):
     monkeypatch.setattr(loop.checkpoints, "write", full)
     thread = in_thread(loop)
     try:
-        until(lambda: any("No space left" in text for text in loop.progress().warnings))
+        wait_until(lambda: any("No space left" in text for text in loop.progress().warnings))
         before = loop.progress().update
-        until(lambda: loop.progress().update > before + 20)
+        wait_until(lambda: loop.progress().update > before + 20)
         monkeypatch.setattr(loop.checkpoints, "write", write)
-        until(lambda: loop.progress().checkpoint_update > before)
+        wait_until(lambda: loop.progress().checkpoint_update > before)
         assert loop.progress().warnings == ()
     finally:
         finish(loop, thread)

@@ -12,10 +12,10 @@ from user_core.errors import StoreError
 from user_core.fakes import PolicyMailbox
 from user_core.types import Batch
 from user_learner.training.background import LatestWorker
-from user_learner.training.prefetch import Prefetcher
+from user_learner.training.batch_feed import BatchFeed
 from user_learner.training.progress import LearnerState, Means, Progress, Rate
-from user_learner.training.publisher import PolicyPublisher, Weights
-from user_learner.training.version_counter import VersionCounter
+from user_learner.training.publishing import PolicyPublisher, VersionCounter, Weights
+from user_testing.waiting import wait_until
 
 
 class Counting:
@@ -40,64 +40,57 @@ class Counting:
         return {"count": self.count}
 
 
-def until(condition, timeout_s=10.0):
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "it did not come"
-        time.sleep(0.001)
-
-
 @pytest.mark.parametrize("depth", [0, 1, 3])
 def test_batches_come_in_order_each_with_the_state_after_it(depth):
     source = Counting()
-    prefetcher = Prefetcher(source, 4, depth)
+    feed = BatchFeed(source, 4, depth)
     try:
         for number in range(1, 20):
-            drawn = prefetcher.take(5.0)
+            drawn = feed.take(5.0)
             assert len(drawn.batch) == 4
             assert drawn.batch.observation["x"][0] == number
             assert drawn.source_state == {"count": number}
     finally:
-        prefetcher.close()
+        feed.close()
     assert source.count <= 19 + depth + 1
 
 
 def test_it_draws_ahead_but_not_further_than_told():
     source = Counting()
-    prefetcher = Prefetcher(source, 1, 3)
+    feed = BatchFeed(source, 1, 3)
     try:
-        prefetcher.take(5.0)
-        until(lambda: source.count == 5)  # one taken, three ready, one in hand
+        feed.take(5.0)
+        wait_until(lambda: source.count == 4)  # one taken, three on the way
         time.sleep(0.05)
-        assert source.count == 5
+        assert source.count == 4
     finally:
-        prefetcher.close()
+        feed.close()
 
 
 @pytest.mark.parametrize("depth", [0, 2])
 def test_an_empty_source_is_asked_again(depth):
     source = Counting(available=False)
-    prefetcher = Prefetcher(source, 1, depth, retry_s=0.001)
+    feed = BatchFeed(source, 1, depth, retry_s=0.001)
     try:
-        assert prefetcher.take(0.02) is None
-        assert "empty store" in prefetcher.reason
+        assert feed.take(0.02) is None
+        assert "empty store" in feed.reason
         source.available = True
-        assert prefetcher.take(5.0) is not None
-        assert prefetcher.reason == ""
+        assert feed.take(5.0) is not None
+        assert feed.reason == ""
     finally:
-        prefetcher.close()
+        feed.close()
 
 
 @pytest.mark.parametrize("depth", [0, 2])
 def test_what_goes_wrong_in_a_source_is_raised_where_batches_are_taken(depth):
     source = Counting()
     source.error = RuntimeError("disk on fire")
-    prefetcher = Prefetcher(source, 1, depth)
+    feed = BatchFeed(source, 1, depth)
     try:
         with pytest.raises(RuntimeError, match="disk on fire"):
-            prefetcher.take(5.0)
+            feed.take(5.0)
     finally:
-        prefetcher.close()
+        feed.close()
 
 
 def test_only_the_newest_waits_for_a_busy_worker():
@@ -183,7 +176,7 @@ def test_curves_can_be_read_by_tensorboard(tmp_path):
     event_accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator"
     )
-    from user_learner.training.tensorboard import TensorBoardWriter
+    from user_learner.training.progress import TensorBoardWriter
 
     writer = TensorBoardWriter(tmp_path)
     for update in (10, 20):

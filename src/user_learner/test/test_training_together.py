@@ -2,17 +2,14 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
-
-PROGRAM = Path(__file__).with_name("together_program.py")
 
 
 def test_two_processes_on_different_data_keep_the_same_weights(tmp_path):
     processes = [
         subprocess.Popen(
-            [sys.executable, str(PROGRAM), str(rank), str(tmp_path)],
+            [sys.executable, "-m", "user_testing.programs.together", str(rank), str(tmp_path)],
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -12,7 +12,6 @@ from rclpy.executors import MultiThreadedExecutor
 from user_msgs.msg import ActorStatus, SafetyStatus
 from user_msgs.srv import AcquireLease, ReleaseLease, RenewLease, ResetRobot
 
-from user_actor.loop.observations import ObservationBox
 from user_actor.loop.ports import NOBODY
 from user_actor.loop.stats import LoopState, LoopStats, LoopStatus
 from user_actor.nodes.actor import ActorConfig, actor_status_to_message
@@ -26,8 +25,11 @@ from user_comm.parameter_values import parameter_fields
 from user_core.config import from_mapping
 from user_core.errors import CodecError, DeviceError, TransportError
 from user_core.interfaces import TeleopCommand
+from user_core.reasons import NODE_WAITS, OUTBOX_FULL, SAFETY_STOP, STEPS_IRREGULAR, Reason
+from user_core.runtime.observation_box import ObservationBox
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import ActionChunk, Label, Observation
+from user_testing.waiting import wait_until
 
 SPEC = RobotSpec("r", {"x": ArraySpec((2,), "float64")}, ArraySpec((2,)))
 
@@ -35,13 +37,6 @@ SPEC = RobotSpec("r", {"x": ArraySpec((2,), "float64")}, ArraySpec((2,)))
 def observation(sequence=1, episode=1, stamp_ns=None, size=2):
     stamp_ns = time.time_ns() if stamp_ns is None else stamp_ns
     return Observation({"x": np.zeros(size)}, stamp_ns, sequence, episode)
-
-
-def until(condition, what, timeout_s=10.0):
-    end_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end_s, f"still not: {what}"
-        time.sleep(0.002)
 
 
 class Server:
@@ -151,42 +146,43 @@ def test_a_hal_that_died_while_it_was_asked_is_not_waited_for(robot):
 
 
 def test_a_robot_that_is_not_there_is_not_ready(robot):
-    assert "no observations" in robot.unready()
+    assert "no observations" in robot.unready().text
     robot.on_observation(observation())
-    assert robot.unready() == robot.trouble() == ""
+    assert not robot.unready()
+    assert not robot.trouble()
     robot.lease.token, robot.lease.problem = 0, "somebody else has it"
-    assert "somebody else" in robot.unready()
-    assert "somebody else" in robot.trouble()
+    assert "somebody else" in robot.unready().text
+    assert "somebody else" in robot.trouble().text
 
 
 def test_observations_that_do_not_fit_are_named_and_not_used(robot):
     robot.on_observation(observation(size=3))
     assert robot.observations.newest is None
-    assert "observation.x" in robot.trouble()
+    assert "observation.x" in robot.trouble().text
     robot.on_observation(observation())
-    assert robot.trouble() == ""
+    assert not robot.trouble()
 
 
 def test_a_safety_stop_ends_an_episode_but_one_from_before_the_reset_does_not(robot):
     robot.on_observation(observation())
     robot.on_safety(status(SafetyStatus.STOPPED))
-    assert "safety stop: why" in robot.trouble()
-    assert robot.unready() == ""  # a reset may be what ends it
+    assert "safety stop: why" in robot.trouble().text
+    assert not robot.unready()  # a reset may be what ends it
     before_ns = time.time_ns()
     robot.reset(None).result(5)
     robot.on_safety(status(SafetyStatus.STOPPED, before_ns))
-    assert robot.trouble() == ""
+    assert not robot.trouble()
     robot.on_safety(status(SafetyStatus.STOPPED))
-    assert robot.trouble() != ""
+    assert robot.trouble().code == SAFETY_STOP
     robot.on_safety(status(SafetyStatus.ACTIVE))
-    assert robot.trouble() == ""
+    assert not robot.trouble()
 
 
 def test_an_emergency_stop_counts_always(robot):
     robot.on_observation(observation())
     robot.on_safety(status(SafetyStatus.EMERGENCY, 1))
-    assert "emergency stop: why" in robot.trouble()
-    assert "emergency stop: why" in robot.unready()
+    assert "emergency stop: why" in robot.trouble().text
+    assert "emergency stop: why" in robot.unready().text
 
 
 # --- the person
@@ -281,7 +277,7 @@ def test_a_lease_is_acquired_renewed_and_given_back():
     lease = keeper(grant(8), prolong)
     assert lease.token == 0
     lease.start()
-    until(lambda: len(lease.renewer.requests) >= 2, "renewed twice")
+    wait_until(lambda: len(lease.renewer.requests) >= 2, "renewed twice")
     assert lease.token == 8
     assert lease.acquirer.requests[0].holder == "me"
     lease.stop()
@@ -293,9 +289,9 @@ def test_a_lease_is_acquired_renewed_and_given_back():
 def test_a_lease_that_others_have_is_asked_for_again():
     lease = keeper(refuse, prolong)
     lease.start()
-    until(lambda: "leased to another" in lease.problem, "it says why")
+    wait_until(lambda: "leased to another" in lease.problem, "it says why")
     lease.acquirer.answer = grant(9)
-    until(lambda: lease.token == 9, "it gets it")
+    wait_until(lambda: lease.token == 9, "it gets it")
     assert lease.problem == ""
     lease.stop()
 
@@ -303,13 +299,13 @@ def test_a_lease_that_others_have_is_asked_for_again():
 def test_a_lease_that_was_taken_is_lost_at_once_and_asked_for_again():
     lease = keeper(grant(1), prolong)
     lease.start()
-    until(lambda: lease.token == 1, "it has one")
+    wait_until(lambda: lease.token == 1, "it has one")
     told = []
     lease.on_lost = lambda: told.append(lease.token)
     lease.acquirer.answer, lease.renewer.answer = refuse, refuse
-    until(lambda: lease.token == 0 and told == [0], "it has lost it, and says so once")
+    wait_until(lambda: lease.token == 0 and told == [0], "it has lost it, and says so once")
     lease.acquirer.answer, lease.renewer.answer = grant(2), prolong
-    until(lambda: lease.token == 2, "it has a new one")
+    wait_until(lambda: lease.token == 2, "it has a new one")
     lease.stop()
 
 
@@ -317,11 +313,11 @@ def test_a_hal_that_does_not_answer_for_a_while_costs_the_lease_only_when_it_end
     lease = keeper(grant(1), raises(TransportError("renew", got="no answer")))
     begin_s = time.monotonic()
     lease.start()
-    until(lambda: lease.token == 1, "it has one")
-    until(lambda: lease.renewer.requests, "it was renewed in vain")
+    wait_until(lambda: lease.token == 1, "it has one")
+    wait_until(lambda: lease.renewer.requests, "it was renewed in vain")
     assert lease.token == 1 or time.monotonic() - begin_s >= 0.3
     lease.acquirer.answer = raises(TransportError("acquire", got="nobody"))
-    until(lambda: lease.token == 0, "it has ended")
+    wait_until(lambda: lease.token == 0, "it has ended")
     assert time.monotonic() - begin_s >= 0.3
     lease.stop()
 
@@ -359,7 +355,7 @@ def test_giving_back_waits_for_no_answer_of_a_hal_that_is_gone(ros_domain, answe
         lease._acquire.call = partial(_patiently, lease._acquire.call)
         lease._renew.call = partial(_patiently, lease._renew.call)
         lease.start()
-        until(lambda: len(asked) == answered + 1, "it asks in vain")
+        wait_until(lambda: len(asked) == answered + 1, "it asks in vain")
         ending = threading.Thread(target=lease.stop)
         ending.start()
         ending.join(20)
@@ -383,21 +379,28 @@ def _patiently(call, request, timeout_s, given_up=None):
 # --- what it says, and what it is configured by
 
 
-OUTBOX = OutboxStatus(3, 4000, 1.5, 0.25, 0, 9, 65536, 0.1, 1, 0, 0, ("full",))
+FULL, LATE = Reason(OUTBOX_FULL, "full"), Reason(STEPS_IRREGULAR, "late")
+OUTBOX = OutboxStatus(3, 4000, 1.5, 0.25, 0, 9, 65536, 0.1, 1, 0, 0, (FULL,))
 
 
 def test_the_status_says_all():
     stats = LoopStats()
     stats.steps = 12
-    loop = LoopStatus(
-        LoopState.PAUSED, "outbox", 12, 2, 0.5, 3.0, 20.0, 1.0, 0.5, 0.2, 0, ("late",)
-    )
+    loop = LoopStatus(LoopState.PAUSED, FULL, 12, 2, 0.5, 3.0, 20.0, 1.0, 0.5, 0.2, 0, (LATE,))
     message = actor_status_to_message(loop, OUTBOX)
-    assert (message.state, message.detail, message.steps) == (ActorStatus.PAUSED, "outbox", 12)
+    assert (message.state, message.detail, message.steps) == (ActorStatus.PAUSED, "full", 12)
+    assert (message.code, list(message.warning_codes)) == (
+        OUTBOX_FULL,
+        [OUTBOX_FULL, STEPS_IRREGULAR],
+    )
     assert (message.outbox_chunks, message.outbox_fill) == (3, 0.25)
     assert list(message.warnings) == ["full", "late"]
-    idle = actor_status_to_message(None, OUTBOX, "the robot's spec")
-    assert (idle.state, idle.detail) == (ActorStatus.WAITING, "the robot's spec")
+    idle = actor_status_to_message(None, OUTBOX, Reason(NODE_WAITS, "the robot's spec"))
+    assert (idle.state, idle.code, idle.detail) == (
+        ActorStatus.WAITING,
+        NODE_WAITS,
+        "the robot's spec",
+    )
     assert np.isnan(idle.success_rate)
 
 

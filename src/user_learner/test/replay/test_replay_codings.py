@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from user_core.types import ChunkId, EpisodeKey, EpisodeSource, TrajectoryChunk
-from user_learner.replay.codings import FILE, CodingLog, read_codings
+from user_learner.replay.ingest import FILE, CodingLog, read_codings
 
 
 def chunk(sequence, coding="", producer="a", rows=2):

@@ -1,6 +1,5 @@
 """Real processes, really killed."""
 
-import os
 import random
 import subprocess
 import sys
@@ -10,28 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from crash_child import streams
-from replay_data import QUICK, STILL, Actor, Plan, assert_holds, fill
 
-from user_learner.replay import ReplaySource, StoreReader, StoreWriter
-from user_learner.replay.verify import verify
+from user_learner.replay import StoreReader, StoreWriter
+from user_learner.replay.maintenance import verify
+from user_learner.sampling import ReplaySource
+from user_testing.programs.replay_crash import streams
+from user_testing.worlds.replay import QUICK, STILL, Actor, Plan, assert_holds, fill
 
-CHILD = Path(__file__).parent / "crash_child.py"
-READER = Path(__file__).parent / "reader_child.py"
-
-
-def environment():
-    path = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+CHILD = "user_testing.programs.replay_crash"
+READER = "user_testing.programs.replay_reader"
 
 
-def start(script, *arguments):
-    return subprocess.Popen(
-        [sys.executable, str(script), *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    )
+def start(program, *arguments):
+    words = [sys.executable, "-m", program, *map(str, arguments)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
 
 
 def live_and_kill(path, seed):
@@ -75,7 +66,7 @@ def test_killed_again_and_again_nothing_acknowledged_is_lost_or_doubled(tmp_path
     with StoreWriter(tmp_path, config=QUICK) as writer:  # the rest arrives, some of it again
         for chunks in sources.values():
             for chunk in chunks:
-                assert writer.append(chunk).receipt in ("staged", "duplicate")
+                assert writer.append(chunk).status in ("staged", "duplicate")
         writer.commit()
         assert not writer.warnings
     reader = StoreReader(tmp_path)
@@ -117,7 +108,7 @@ def test_readers_in_other_processes_see_whole_episodes_only_and_ever_more(tmp_pa
 
 
 def test_readers_share_the_pages_of_the_files(tmp_path):
-    from replay_data import IMAGE_SCHEMA
+    from user_testing.worlds.replay import IMAGE_SCHEMA
 
     with StoreWriter(tmp_path, config=QUICK) as writer:
         fill(writer, Actor(schema=IMAGE_SCHEMA, chunk_rows=100), [Plan(4000)])

@@ -338,7 +338,7 @@ def test_only_large_batches_are_prepared_by_a_thread(tmp_path):
             gathered.add(threading.current_thread().name)
             return gather(*arguments)
 
-        source._prefetcher._gather = noted
+        source._gatherer._gather = noted
         source.sample(4)
         assert gathered == {threading.current_thread().name}
         gathered.clear()

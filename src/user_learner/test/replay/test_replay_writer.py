@@ -373,12 +373,12 @@ def test_what_was_not_committed_is_forgotten(tmp_path, chunks):
 
 
 def test_one_writer_at_a_time(tmp_path, writer):
-    with pytest.raises(StoreError, match="this process"):
+    with pytest.raises(StoreError, match="this one"):
         StoreWriter(writer.path)
     code = f"from user_learner.replay import StoreWriter; StoreWriter({str(writer.path)!r})"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert other.returncode != 0
-    assert f"is being written by process {os.getpid()}" in other.stderr
+    assert f"is in use: got a lock held by process {os.getpid()}" in other.stderr
 
 
 def test_the_lock_dies_with_its_process(tmp_path):

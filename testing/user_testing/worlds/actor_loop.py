@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from user_actor.loop import ActorLoop, ActorLoopConfig, PolicyHolder
-from user_actor.loop.local import MemorySink
-from user_actor.loop.observations import ObservationBox
-from user_actor.loop.ports import NOBODY, HumanInput
+from user_actor.loop import ActorLoop, ActorLoopConfig, EpisodeLoop, PolicyHolder
+from user_actor.loop.ports import NOBODY, HumanInput, MemorySink
 from user_core.config import Config, from_mapping
 from user_core.fakes import PolicyMailbox
 from user_core.interfaces import Policy, Reward, RewardOutcome
+from user_core.reasons import SAFETY_STOP, Reason
+from user_core.runtime.clock import Clock
+from user_core.runtime.observation_box import ObservationBox
 from user_core.specs import ActionKind, ArraySpec, RobotSpec
 from user_core.types import (
     ActionChunk,
@@ -38,7 +39,7 @@ MS = 1_000_000
 WALL_NS = 1_700_000_000_000_000_000
 
 
-class World:
+class World(Clock):
     """Virtual time; also the clock of the loop."""
 
     def __init__(self) -> None:
@@ -179,11 +180,11 @@ class Arm:
             done()
         return future
 
-    def trouble(self) -> str:
-        return self.problem
+    def trouble(self) -> Reason:
+        return Reason(SAFETY_STOP if self.problem else "", self.problem)
 
-    def unready(self) -> str:
-        return self.problem
+    def unready(self) -> Reason:
+        return self.trouble()
 
 
 class Ramp(Policy):
@@ -222,7 +223,7 @@ class Ramp(Policy):
             raise PolicyError("weight", got="NaN", expected="a number")
         self.weight = np.array(arrays["weight"])
 
-    def reset(self):
+    def reset(self, task):
         self.resets += 1
 
 
@@ -325,10 +326,8 @@ def build(
     holder = PolicyHolder(make, robot.spec, mailbox, config_hash, clock_ns=world.wall_ns)
     reward, sink, person = OnePerStep(), MemorySink(), Person()
     elsewhere = inference(world, robot.spec, holder) if inference else None
-    loop = ActorLoop(
-        settings, robot, holder if policy and not inference else None, reward, sink, person, world,
-        inference=elsewhere,
-    )  # fmt: skip
+    acts = elsewhere or (holder if policy else None)
+    loop = ActorLoop(EpisodeLoop(robot, acts, reward, sink, settings, teleop=person, clock=world))
     return Setup(world, robot, policies, mailbox, holder, reward, sink, person, loop)
 
 

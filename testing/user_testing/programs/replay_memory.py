@@ -3,12 +3,10 @@
 import os
 import resource
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-from replay_data import STILL
-
-from user_learner.replay import ReplaySource
+from user_learner.sampling import ReplaySource
+from user_testing.worlds.replay import STILL
 
 
 def resident_bytes():
@@ -18,7 +16,7 @@ def resident_bytes():
 def main(path, budget, address_space):
     if int(address_space):
         resource.setrlimit(resource.RLIMIT_AS, (int(address_space), int(address_space)))
-    config = replace(STILL, memory_bytes=int(budget), keep=1, read_bytes_per_s=1e12)
+    config = STILL.replace(memory_bytes=int(budget), keep=1, read_bytes_per_s=1e12)
     with ReplaySource(path, config) as source:
         before = most = resident_bytes()
         for _ in range(600):

@@ -5,7 +5,7 @@ sent twice; a cut ends its connections and takes no new ones. Same methods as ``
 
 By hand, a link of 20 Mbit/s and 80 ms between a robot's bridge and the router of `user up`::
 
-    python tests/link_proxy.py 7448 7447 --rate 20 --delay 40
+    tools/run python -m user_testing.link_proxy 7448 7447 --rate 20 --delay 40
     user up remote_inference robot_router:=tcp/127.0.0.1:7448
 """
 
@@ -18,7 +18,7 @@ import threading
 import time
 from typing import Any
 
-from link_emulator import LinkQuality, Traffic
+from user_testing.link_emulator import LinkQuality, Traffic
 
 _CHUNK = 16 * 1024
 

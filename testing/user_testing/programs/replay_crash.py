@@ -6,12 +6,10 @@ it sends again from behind the acknowledged number, as outboxes do, some of it t
 
 import random
 import sys
-from dataclasses import replace
-
-from replay_data import FSYNC, Actor, Plan
 
 from user_core.types import EpisodeSource
 from user_learner.replay import StoreWriter
+from user_testing.worlds.replay import FSYNC, Actor, Plan
 
 
 def streams(actors):
@@ -30,7 +28,7 @@ def streams(actors):
 
 def main(path, seed):
     rng = random.Random(seed)
-    config = replace(FSYNC, commit_bytes=rng.choice([1, 2000, 20000]), segment_bytes=1)
+    config = FSYNC.replace(commit_bytes=rng.choice([1, 2000, 20000]), segment_bytes=1)
     writer = StoreWriter(path, config=config)
     acks = {ack.producer: ack.sequence for ack in writer.acknowledged()}
     sources = streams(3)

@@ -5,7 +5,7 @@ by itself in front of a random SQL statement; then the next child goes on in the
 This process is the store at the other end of a bad link: it forgets answers, repeats them and
 gives old ones again. At the end one child delivers in peace, and everything is compared.
 
-    python src/user_actor/test/outbox_crashes.py --kills 3000 --seed 1
+    python -m user_testing.programs.outbox_crashes --kills 3000 --seed 1
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ needs root and ``/dev/net/tun``, no module of the kernel (``netem`` is often mis
 
 By hand, from a shell of root (Ctrl-C ends it and takes everything away)::
 
-    python tests/link_emulator.py --rate 20 --delay 40
+    tools/run python -m user_testing.link_emulator --rate 20 --delay 40
     ip netns exec ... bash      # the names are printed
 """
 

@@ -1,87 +1,32 @@
-"""Real nodes as processes, and a witness beside them, for tests of the acting half."""
+"""A node that listens to the others of a ROS graph, and what an outbox holds."""
 
 from __future__ import annotations
 
-import os
-import signal
 import sqlite3
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import rclpy
-import yaml
 from rclpy.executors import SingleThreadedExecutor
 from user_msgs.msg import ActorStatus, ReplayStatus
 
 from user_comm import topics
 from user_comm.converters import CONVERTERS
-from user_comm.message_types import interface_class
-from user_comm.ros_qos import profile
+from user_comm.topics import interface_class, profile
+from user_testing.waiting import TIMEOUT_S, wait_until
 
 NAMESPACE = "/r0"
 
 
-class Process:
-    """One node in a process of its own."""
-
-    def __init__(
-        self,
-        module: str,
-        params: dict[str, Any],
-        folder: Path,
-        name: str = "",
-        env: dict[str, str] | None = None,
-    ) -> None:
-        self.module, self.name = module, name or module.rpartition(".")[2]
-        self._env = {**os.environ, **(env or {})}
-        self._file = folder / f"{self.name}.yaml"
-        document = {"/**": {"ros__parameters": {"autostart": True, **params}}}
-        self._file.write_text(yaml.safe_dump(document), encoding="utf-8")
-        self._log = open(folder / f"{self.name}.log", "a", encoding="utf-8")  # noqa: SIM115
-        self.process: subprocess.Popen[str] | None = None
-
-    def start(self) -> Process:
-        program = f"from {self.module} import main; import sys; sys.exit(main())"
-        command = [sys.executable, "-c", program, "--ros-args", "-r", f"__ns:={NAMESPACE}"]
-        self.process = subprocess.Popen(
-            [*command, "--params-file", str(self._file)],
-            stdout=self._log, stderr=subprocess.STDOUT, text=True, env=self._env,
-        )  # fmt: skip
-        return self
-
-    def kill(self) -> None:
-        """End it as a crash does."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-
-    def interrupt(self) -> int:
-        """End it as Ctrl-C does; the exit status."""
-        assert self.process is not None
-        self.process.send_signal(signal.SIGINT)
-        return self.process.wait(timeout=30)
-
-    def close(self) -> None:
-        self.kill()
-        self._log.close()
-
-    @property
-    def log(self) -> str:
-        return Path(self._log.name).read_text(encoding="utf-8")
-
-
-class Witness:
-    """A node that sees what the others say, and may say something itself."""
+class GraphProbe:
+    """A node that hears what the others say, and may say something itself."""
 
     def __init__(self) -> None:
         self.context = rclpy.Context()
         self.context.init()
-        self.node = rclpy.create_node("witness", namespace=NAMESPACE, context=self.context)
+        self.node = rclpy.create_node("probe", namespace=NAMESPACE, context=self.context)
         self.actor: ActorStatus | None = None
         self.replay: ReplayStatus | None = None
         self.results: list[Any] = []
@@ -117,13 +62,11 @@ class Witness:
         self.until(future.done, f"answer of {name}")
         return future.result()
 
-    def until(self, condition: Callable[[], Any], what: str, timeout_s: float = 45.0) -> None:
-        end_s = time.monotonic() + timeout_s
-        while not condition():
-            assert time.monotonic() < end_s, (
-                f"still not: {what}\nactor: {self.actor}\nreplay: {self.replay}"
-            )
-            time.sleep(0.005)
+    def until(self, condition: Callable[[], Any], what: str, timeout_s: float = TIMEOUT_S) -> None:
+        """Wait for something; the error says how actor and store are."""
+        wait_until(
+            condition, what, timeout_s, seen=lambda: f"actor: {self.actor}\nreplay: {self.replay}"
+        )
 
     def forget(self) -> None:
         """What was seen so far does not count."""

@@ -17,7 +17,8 @@ from user_core.types import (
     TrajectoryChunk,
     TrajectorySchema,
 )
-from user_learner.replay import SamplerConfig, StoreConfig
+from user_learner.replay import StoreConfig
+from user_learner.sampling import SamplerConfig
 
 SPEC = RobotSpec("arm", {"place": ArraySpec((3,), "int32")}, ArraySpec((2,)))
 IMAGE_SPEC = RobotSpec(
@@ -145,7 +146,7 @@ def fill(writer, actor: Actor, plans: list[Plan]) -> list[TrajectoryChunk]:
     chunks = [chunk for plan in plans for chunk in actor.chunks(plan)]
     for chunk in chunks:
         answer = writer.append(chunk)
-        assert answer.receipt == "staged", answer
+        assert answer.status == "staged", answer
     writer.commit()
     return chunks
 

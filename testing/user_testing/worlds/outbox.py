@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -118,11 +117,3 @@ class MemoryStore:
             stamp for _, chunk in sorted(self.chunks.items())
             for stamp in chunk.columns["stamp_ns"].tolist()
         ]  # fmt: skip
-
-
-def until(condition: Callable[[], object], what: str, timeout_s: float = 10.0) -> None:
-    """Wait for a condition; fail with its name."""
-    end_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end_s, f"still not: {what}"
-        time.sleep(0.002)

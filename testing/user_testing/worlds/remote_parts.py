@@ -1,10 +1,11 @@
-"""A robot and policies for tests of remote inference; plugins as ``remote_parts:Name``."""
+"""A robot and policies for tests of remote inference; plugins by their path,
+``user_testing.worlds.remote_parts:Name``."""
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,7 +16,6 @@ from user_core.specs import Array, Arrays, RobotSpec
 from user_core.types import Observation
 
 
-@dataclass(frozen=True)
 class PictureRobotConfig(FakeRobotConfig):
     """Parameters of :class:`PictureRobot`."""
 
@@ -73,7 +73,6 @@ def is_raw(image: Array) -> bool:
     return bool((noise(seed, len(image)) == image).all())
 
 
-@dataclass(frozen=True)
 class GoThereConfig(Config):
     """Parameters of the policies that go somewhere."""
 

@@ -26,7 +26,7 @@ def in_thread(work):
     thread.join()
     return found[0]
 
-from user_core.promptness import make_process_prompt, urgent_thread
+from user_core.runtime.scheduling import make_process_prompt, urgent_thread
 me = threading.get_native_id
 """
 

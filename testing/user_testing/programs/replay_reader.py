@@ -2,15 +2,13 @@
 
 import sys
 import time
-from dataclasses import replace
 
-from replay_data import STILL, reward_of
-
-from user_learner.replay import ReplaySource
+from user_learner.sampling import ReplaySource
+from user_testing.worlds.replay import STILL, reward_of
 
 
 def main(path, seed):
-    config = replace(STILL, seed=seed, prefetch=2, refresh_period_s=0.01)
+    config = STILL.replace(seed=seed, prefetch=2, refresh_period_s=0.01)
     with ReplaySource(path, config) as source:
         before = len(source)
         print("open", flush=True)

@@ -1,0 +1,154 @@
+"""Programs in processes of their own, which always end, and whose output a failed test shows."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_alive: list[Process] = []
+
+
+class Process:
+    """A program in a process group of its own, its output in a file.
+
+    Args:
+        words: The command line.
+        log: Where its output goes; what it says after a restart is appended.
+        env: Environment variables beside our own.
+    """
+
+    def __init__(
+        self, words: Sequence[str], log: Path, env: Mapping[str, str] | None = None
+    ) -> None:
+        self.words, self.name, self._log = list(words), log.stem, log
+        self._env = dict(env or {})
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self) -> Process:
+        """Start it, or start it again."""
+        with self._log.open("a", encoding="utf-8") as output:
+            self.process = subprocess.Popen(
+                self.words, stdout=output, stderr=subprocess.STDOUT, text=True,
+                env={**os.environ, **self._env}, start_new_session=True,
+            )  # fmt: skip
+        if self not in _alive:
+            _alive.append(self)
+        return self
+
+    @property
+    def pid(self) -> int:
+        """Of the process that was started last."""
+        assert self.process is not None, f"{self.name} was not started"
+        return self.process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def log(self) -> str:
+        """All that it has said."""
+        return self._log.read_text(encoding="utf-8") if self._log.exists() else ""
+
+    def signal(self, number: int) -> None:
+        """Send a signal to it, for instance SIGSTOP."""
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it, and whatever it has started, as a crash does. Idempotent."""
+        if self.process is not None:
+            kill_group(self.process)
+
+    def interrupt(self, timeout_s: float = 60.0) -> int:
+        """End it as Ctrl-C does; returns the exit status."""
+        self.signal(signal.SIGINT)
+        return self.wait(timeout_s)
+
+    def wait(self, timeout_s: float = 60.0) -> int:
+        """Wait for its end; returns the exit status."""
+        assert self.process is not None, f"{self.name} was not started"
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(
+                f"{self.name} has not ended after {timeout_s:g} s\n{self.log[-3000:]}"
+            ) from None
+
+    def close(self) -> None:
+        """End it for good. Idempotent."""
+        self.kill()
+        if self in _alive:
+            _alive.remove(self)
+
+    def __enter__(self) -> Process:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class NodeProcess(Process):
+    """A ROS node in a process of its own, with its parameters in a file.
+
+    Args:
+        module: Its module, whose ``main`` is run: ``user_hal.nodes.hal``.
+        params: Its parameters; it brings itself up, unless they say something else.
+        folder: For its parameters and its output.
+        name: Of those files; by default the module's.
+        namespace: Its ROS namespace.
+        remaps: Names from and to.
+        env: Environment variables beside our own.
+        prefix: What runs the command line, for instance inside a network namespace.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        params: Mapping[str, Any],
+        folder: Path,
+        name: str = "",
+        *,
+        namespace: str = "/r0",
+        remaps: Mapping[str, str] | None = None,
+        env: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
+    ) -> None:
+        name = name or module.rpartition(".")[2]
+        file = folder / f"{name}.yaml"
+        document = {"/**": {"ros__parameters": {"autostart": True, **params}}}
+        file.write_text(yaml.safe_dump(document), encoding="utf-8")
+        program = f"from {module} import main; import sys; sys.exit(main())"
+        words = [*prefix, sys.executable, "-c", program, "--ros-args", "-r", f"__ns:={namespace}"]
+        for old, new in (remaps or {}).items():
+            words += ["-r", f"{old}:={new}"]
+        super().__init__([*words, "--params-file", str(file)], folder / f"{name}.log", env)
+
+
+def kill_group(process: subprocess.Popen[Any]) -> None:
+    """End a process that leads a group, and the group with it. Idempotent."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
+
+
+def logs_of_running(characters: int = 3000) -> list[tuple[str, str]]:
+    """Name and end of the output of each process that has not been closed."""
+    return [(process.name, process.log[-characters:]) for process in _alive]
+
+
+def close_all() -> None:
+    """End whatever is left."""
+    for process in list(_alive):
+        process.close()
