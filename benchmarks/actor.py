@@ -32,14 +32,15 @@ from typing import Any
 
 import numpy as np
 
-from user_actor.loop import ActorLoop, ActorLoopConfig, PolicyHolder
+from user_actor.loop import ActorLoop, ActorLoopConfig, EpisodeLoop, PolicyHolder
 from user_actor.loop.config import ExplorationConfig
-from user_actor.loop.histogram import LatencyHistogram
-from user_actor.loop.observations import ObservationBox
-from user_actor.loop.pacer import Pacer
 from user_actor.outbox import Outbox, OutboxConfig
 from user_core import fakes, plugins
 from user_core.interfaces import Reward, RewardOutcome
+from user_core.reasons import NO_REASON, Reason
+from user_core.runtime.histogram import LatencyHistogram
+from user_core.runtime.observation_box import ObservationBox
+from user_core.runtime.pacing import Pacer
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import ActionChunk, AppliedAction, Observation, TaskFeedback, TrajectoryAck
 
@@ -96,11 +97,11 @@ class Replayed:
         future.set_result(self._show())
         return future
 
-    def trouble(self) -> str:
-        return ""
+    def trouble(self) -> Reason:
+        return NO_REASON
 
-    def unready(self) -> str:
-        return ""
+    def unready(self) -> Reason:
+        return NO_REASON
 
     def close(self) -> None:
         self._ending.set()
@@ -141,7 +142,7 @@ def in_process(kind: str, rate_hz: float, seconds: float) -> bool:
                 TrajectoryAck("bench", chunk.id.incarnation, chunk.id.sequence, "store")
             )
         )
-        loop = ActorLoop(config, robot, holder, Constant(), outbox)
+        loop = ActorLoop(EpisodeLoop(robot, holder, Constant(), outbox, config))
         loop.run()
         outbox.flush(10)
         steps = outbox.total_steps

@@ -20,9 +20,13 @@ setup(
     extras_require={"test": ["pytest"]},
     zip_safe=False,
     entry_points={
+        "user.nodes": [
+            "actor_node = user_actor.config:ActorConfig",
+            "inference_node = user_actor.config:InferenceConfig",
+        ],
         "console_scripts": [
             "actor_node = user_actor.nodes.actor:main",
             "inference_node = user_actor.nodes.inference:main",
-        ]
+        ],
     },
 )

@@ -8,18 +8,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from user_actor.loop.clock import Clock
 from user_actor.loop.config import ActorLoopConfig, ExplorationConfig
 from user_actor.loop.interventions import InterventionArbiter, Takeover
-from user_actor.loop.pacer import Pacer
-from user_actor.loop.policy import PolicyHolder, ReadyPolicy, check_plan
+from user_actor.loop.policy import FixedPolicy, PolicyHolder, ReadyPolicy, check_plan
 from user_actor.loop.ports import NOBODY, RobotPort, TeleopPort
 from user_actor.loop.recording import Decision
 from user_actor.loop.remote import InferencePort, RemotePolicy
 from user_actor.loop.stats import LoopStats
 from user_core.errors import PolicyError
+from user_core.reasons import NO_POLICY, NO_POLICY_VERSION, NO_REASON, NO_TELEOP, Reason
+from user_core.runtime.clock import Clock
+from user_core.runtime.pacing import Pacer
 from user_core.specs import Array, ArraySpec
-from user_core.types import ActedBy, ActionChunk, EpisodeSource, Label, Observation
+from user_core.types import ActedBy, ActionChunk, EpisodeSource, Label, Observation, Task
 
 
 class RandomActions:
@@ -115,15 +116,15 @@ class ActionSource:
     Args:
         config: Parameters.
         robot: Where actions go.
-        policies: The policy; None in demonstrations, which need none, and where it is elsewhere.
+        policy: What acts: a policy here, or one on another host; None in demonstrations.
         teleop: The person; None without one.
         pacer: The grid of steps.
         clock: Tells the time.
         stats: Where inference times are counted.
         total_steps: Gives the steps that this actor ever made.
-        inference: The policy on another host; None where it is here.
 
     Attributes:
+        policies: The policy, where it acts here.
         inference_ns: How long the policy took for the last decision; 0 if it was not asked.
         taken_over: A person is engaged.
     """
@@ -132,20 +133,22 @@ class ActionSource:
         self,
         config: ActorLoopConfig,
         robot: RobotPort,
-        policies: PolicyHolder | None,
+        policy: FixedPolicy | PolicyHolder | InferencePort | None,
         teleop: TeleopPort | None,
         pacer: Pacer,
         clock: Clock,
         stats: LoopStats,
         total_steps: Callable[[], int],
-        inference: InferencePort | None = None,
     ) -> None:
-        self._config, self._robot, self._policies = config, robot, policies
+        self._config, self._robot = config, robot
         self._teleop, self._period_ns, self._clock = teleop, pacer.period_ns, clock
         self._stats, self._total_steps = stats, total_steps
+        self.policies: FixedPolicy | PolicyHolder | None = None
         self._remote: RemotePolicy | None = None
-        if inference is not None:
-            self._remote = RemotePolicy(inference, pacer, clock, self._send_rows)
+        if isinstance(policy, FixedPolicy | PolicyHolder):
+            self.policies = policy
+        elif policy is not None:
+            self._remote = RemotePolicy(policy, pacer, clock, self._send_rows)
         self._random = RandomActions(config.exploration, robot.spec.action, total_steps())
         self.arbiter = InterventionArbiter(config.arbiter, robot.spec)
         self._sequence = clock.wall_ns() // 1000
@@ -156,41 +159,45 @@ class ActionSource:
         self.inference_ns = 0
         self.taken_over = False
 
-    def why_waiting(self) -> str:
-        """Why no action could be decided now; empty if one can."""
+    def why_waiting(self) -> Reason:
+        """Why no action could be decided now; false if one can."""
         if self._config.mode == "demonstration":
-            return "" if self._teleop is not None else "demonstrations need a teleoperator"
+            if self._teleop is None:
+                return Reason(NO_TELEOP, "demonstrations need a teleoperator")
+            return NO_REASON
         if self._remote is not None:
             return self._remote.why_waiting(self._robot.observations.newest)
-        if self._policies is None:
-            return "there is no policy"
+        if self.policies is None:
+            return Reason(NO_POLICY, "there is no policy")
         waits = self._config.exploration.before_first_version == "wait"
         needed = waits or self._config.mode == "evaluation"
-        return "no policy version has come yet" if needed and not self.has_version else ""
+        if needed and self.policies.waits:
+            return Reason(NO_POLICY_VERSION, "no policy version has come yet")
+        return NO_REASON
 
     @property
     def has_version(self) -> bool:
-        """Whether a policy version has come."""
+        """Whether there is a policy that is worth an evaluation."""
         if self._remote is not None:
             return self._remote.version > 0
-        return self._policies is not None and self._policies.current().number > 0
+        return self.policies is not None and not self.policies.waits
 
-    def why_lost(self) -> str:
-        """Why there will be no action for a while, for people; empty if there may be one."""
-        return self._remote.why_lost() if self._remote is not None else ""
+    def why_lost(self) -> Reason:
+        """Why there will be no action for a while; false if there may be one."""
+        return self._remote.why_lost() if self._remote is not None else NO_REASON
 
     @property
     def stale_answers(self) -> int:
         """Answers of a policy elsewhere that were over when they came."""
         return self._remote.plans.stale if self._remote is not None else 0
 
-    def begin(self, source: EpisodeSource) -> None:
-        """A new episode begins."""
+    def begin(self, source: EpisodeSource, task: Task) -> None:
+        """A new episode begins; policies are told the task."""
         self._source, self._plan, self._last_sent = source, None, None
         self.arbiter.reset()
         self._random.reset()
-        if self._policies is not None:
-            self._policies.current().policy.reset()
+        if self.policies is not None:
+            self.policies.current().policy.reset(task)
         if self._remote is not None:
             self._remote.begin()
 
@@ -240,11 +247,11 @@ class ActionSource:
         return self._send(observation, _Proposal(action, acted_by, 0), action, acted_by)
 
     def _propose(self, observation: Observation) -> _Proposal:
-        policies = self._policies
+        policies = self.policies
         assert policies is not None  # noqa: S101 - why_waiting() asked for one
         ready = policies.current()
         evaluating = self._source is EpisodeSource.EVALUATION
-        if not evaluating and self._is_random(ready.number):
+        if not evaluating and self._is_random():
             self._plan = None
             return _Proposal(self._random.sample(), ActedBy.RANDOM, 0)
         if self._plan is None or self._plan.due(self._config.replan_every):
@@ -274,9 +281,10 @@ class ActionSource:
         action, row, sequence, version = planned
         return _Proposal(action, ActedBy.POLICY, version, row, sequence)
 
-    def _is_random(self, version: int) -> bool:
+    def _is_random(self) -> bool:
         exploration = self._config.exploration
-        if version == 0 and exploration.before_first_version == "random":
+        waits = self.policies is not None and self.policies.waits
+        if waits and exploration.before_first_version == "random":
             return True
         return self._total_steps() < exploration.random_steps
 

@@ -1,4 +1,11 @@
-"""One episode, step by step."""
+"""The episode loop: observe, decide, send, wait, judge, record, until the episode ends.
+
+There is one, and everything that acts runs it: the actor node, demonstrations, evaluations, the
+example in one process, the benchmarks. :meth:`EpisodeLoop._act` is all of it; what it takes to be
+right on a robot is in its collaborators: who decides (:mod:`~user_actor.loop.action_source`), when
+a step begins and which observation ends it (:mod:`~user_actor.loop.timing`), what is recorded and
+how an episode ends (:mod:`~user_actor.loop.recording`).
+"""
 
 from __future__ import annotations
 
@@ -8,256 +15,222 @@ from dataclasses import replace
 import numpy as np
 
 from user_actor.loop.action_source import ActionSource
-from user_actor.loop.clock import Clock
 from user_actor.loop.config import ActorLoopConfig
-from user_actor.loop.pacer import Pacer
-from user_actor.loop.ports import EpisodeSink, RobotPort
-from user_actor.loop.recording import Decision, Ending, EndRules, EpisodeRecorder, aborted
-from user_actor.loop.stats import LoopStats
-from user_actor.loop.timing import Backlog
-from user_core.errors import DeviceTimeout, SpecError, SuiteError
-from user_core.interfaces import Reward
-from user_core.types import EpisodeResult, EpisodeSource, Label, Observation
+from user_actor.loop.policy import FixedPolicy, PolicyHolder
+from user_actor.loop.ports import EpisodeSink, RobotPort, TeleopPort
+from user_actor.loop.recording import Ending, EndRules, EpisodeRecorder, aborted
+from user_actor.loop.remote import InferencePort
+from user_actor.loop.stats import LoopState, LoopStats
+from user_actor.loop.timing import StepTiming
+from user_core.errors import ConfigError, SpecError, SuiteError
+from user_core.interfaces import Policy, Reward, RewardOutcome
+from user_core.reasons import NO_REASON, PERSON_SAID, PERSON_TOOK_OVER, STOPPING, Reason
+from user_core.runtime.clock import Clock
+from user_core.specs import Array
+from user_core.types import EpisodeResult, EpisodeSource, Label, Observation, Task, TaskFeedback
 
-_LOOK_NS = 100_000_000
-_HOLD_NS = 5_000_000
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+_SOURCES = {
+    "online": EpisodeSource.ONLINE,
+    "demonstration": EpisodeSource.DEMONSTRATION,
+    "evaluation": EpisodeSource.EVALUATION,
+}
+_STOPPED = Reason(STOPPING, "the loop is stopped")
 
 
 class EpisodeLoop:
-    """Runs episodes: observe, decide, send, wait, record, until one ends.
+    """Runs episodes with one robot.
 
-    In real time a step begins at its deadline, with the newest observation, which must be newer
-    than that of the step before. With a lockstep robot it begins as soon as the observation is
-    there that answers the action of the step before, unless a control period was asked for, or
-    the learner is behind: such a robot can stand still at no cost.
+    ::
+
+        EpisodeLoop(robot, policy, reward, sink).run(seed=3)
+
+    It never waits for disk or network: the sink takes steps at once, and a
+    :class:`~user_actor.loop.policy.PolicyHolder` has the newest policy version ready.
 
     Args:
-        config: Parameters.
-        robot: The robot.
-        actions: Decides and sends.
+        robot: The robot, behind its safety gate and under a lease.
+        policy: What acts: a policy with the weights that it has, a holder that exchanges
+            versions between two steps, or a policy on another host; None in demonstrations.
         reward: Judges steps.
         sink: Where steps go.
-        pacer: Deadlines.
+        config: Mode, limits, exploration, when a person drives.
+        teleop: The person; None without one.
         clock: Tells the time.
-        stats: Counts.
-        backlog: How far the learner is behind.
-        stop: Why to stop at once, for people; empty to go on.
+        task: What policies are told at the start of each episode.
+        on_step: Called in the loop's thread after each step, with the observation that ended it.
+        on_result: Called in the loop's thread with the result of each episode that had a step,
+            also of one that failed.
 
     Attributes:
-        recorder: Counts feedback and unanswered decisions.
-        failure: What failed in the last episode.
-        starved: Steps that had to wait for a newer observation.
-        asked_again: Commands that were sent again for want of an answer.
+        stats: What it counts, for people.
+        actions: Decides and sends.
+        timing: Deadlines, and how far a learner is behind that a robot in lockstep waits for.
+        recorder: Counts feedback and decisions that were not answered.
+
+    Raises:
+        ConfigError: The policy is on another host, and the robot's time passes by commands.
     """
 
     def __init__(
         self,
-        config: ActorLoopConfig,
         robot: RobotPort,
-        actions: ActionSource,
+        policy: Policy | FixedPolicy | PolicyHolder | InferencePort | None,
         reward: Reward,
         sink: EpisodeSink,
-        pacer: Pacer,
-        clock: Clock,
-        stats: LoopStats,
-        backlog: Backlog,
-        stop: Callable[[], str],
+        config: ActorLoopConfig | None = None,
+        *,
+        teleop: TeleopPort | None = None,
+        clock: Clock | None = None,
+        task: Task = Task(),  # noqa: B008 - it is frozen
+        on_step: Callable[[Observation], None] = lambda observation: None,
+        on_result: Callable[[EpisodeResult], None] = lambda result: None,
     ) -> None:
-        self._config, self._robot, self._actions = config, robot, actions
-        self._reward, self._sink, self._pacer = reward, sink, pacer
-        self._clock, self._stats, self._backlog, self._stop = clock, stats, backlog, stop
-        self._rules = EndRules(config)
-        self._episode = self._listened_ns = 0
-        self._said = Label.NONE
+        policies = FixedPolicy(policy) if isinstance(policy, Policy) else policy
+        if robot.spec.lockstep and not isinstance(policies, FixedPolicy | PolicyHolder | None):
+            raise ConfigError(
+                "remote inference", got=f"{robot.spec.robot!r}, whose time passes by commands",
+                expected="a robot in real time", hint="A simulation has real_time for that",
+            )  # fmt: skip
+        self.config, self.robot, self.sink = config or ActorLoopConfig(), robot, sink
+        self.clock, self.stats = clock or Clock(), LoopStats()
+        self._reward, self._on_step, self._on_result = reward, on_step, on_result
+        self.task = task
+        self._steps_before = sink.total_steps
+        self._stopping = NO_REASON
+        self._label = Label.NONE
+        self.timing = StepTiming(self.config, robot, self.clock, self.stats, self.why_stopping)
+        self.actions = ActionSource(
+            self.config, robot, policies, teleop, self.timing.pacer, self.clock, self.stats,
+            lambda: self._steps_before + self.stats.steps,
+        )  # fmt: skip
+        self.rules = EndRules(self.config)
         self.recorder = EpisodeRecorder(sink)
-        self.failure: SuiteError | None = None
-        self.starved = self.asked_again = 0
 
-    def run(self, source: EpisodeSource, first: Observation) -> EpisodeResult | None:
-        """Run an episode from its first observation on.
+    def run(
+        self, source: EpisodeSource | None = None, seed: int | None = None
+    ) -> EpisodeResult | None:
+        """Bring the robot to a start, act until the episode ends, and record it.
 
-        Returns its result; None if it had no step. Where policy, reward or robot failed,
-        :attr:`failure` says why, and the episode has ended as aborted.
+        Args:
+            source: Why the episode is recorded; None: what the configured mode says.
+            seed: Of the start, where the robot has a say in it; None: none is given.
+
+        Returns:
+            What came of it; None if it had no step, or was told to stop before it began.
+
+        Raises:
+            SuiteError: Robot, policy or reward failed. The episode has ended as aborted, with
+                the steps that were complete.
         """
-        self.failure = None
-        self._said = Label.NONE
+        source = source or _SOURCES[self.config.mode]
+        self.stats.set(LoopState.RESETTING, f"{source.name.lower()} episode")
+        first = self.timing.reset(seed)
+        if first is None:
+            return None
+        self.stats.set(LoopState.RUNNING, f"{source.name.lower()} episode")
         self.recorder.begin(source)
-        self._actions.begin(source)
-        self._actions.listen(first)  # what a person said before is not about this episode
-        self._episode = first.episode
+        self.actions.begin(source, self.task)
+        self.actions.listen(first)  # what a person said before is not about this episode
+        self._label = Label.NONE
+        self.timing.begin(first)
         try:
-            return self._steps(source, first)
+            return self._act(source, first)
         except BaseException as error:
             self.recorder.abandon(f"{type(error).__name__}: {error}")
             raise
 
-    def _steps(self, source: EpisodeSource, observation: Observation) -> EpisodeResult | None:
-        begin_ns = wake_ns = self._clock.monotonic_ns()
-        self._pacer.start(begin_ns)
-        while True:
-            ending: Ending | None
-            wake_ns += self._hold_back(source)
-            try:
-                decision = self._actions.decide(observation)
-            except SuiteError as error:
-                return self._fail(observation, error)
-            spent_ns = self._clock.monotonic_ns() - wake_ns - self._actions.inference_ns
-            self._stats.overhead.add(spent_ns)
-            if decision is None:
-                ending = self._pass_time(observation)
-                observation = self._robot.observations.newest or observation
-                wake_ns = self._clock.monotonic_ns()
-                if ending is not None:
-                    return self._finish(observation, ending)
-                continue
-            self.recorder.decided(decision)
-            after = self._next(decision)
-            wake_ns = self._clock.monotonic_ns()
-            if after is None:
-                return self._finish(observation, aborted(self._why_lost()))
-            try:
-                ending = self._complete(decision, after, source, (wake_ns - begin_ns) * 1e-9)
-            except SuiteError as error:
-                return self._fail(after, error)
-            if ending is not None:
-                return self._finish(after, ending)
-            observation = after
-            wake_ns += self._listened_ns  # the time of a person is not ours
+    def stop(self, reason: Reason = _STOPPED) -> None:
+        """End the episode at the next step, and begin no other until :meth:`resume`. Any thread."""
+        self._stopping = reason
+        self.robot.observations.interrupt()
 
-    def _hold_back(self, source: EpisodeSource) -> int:
-        """Let a robot in lockstep wait until its next step is due; how long it did, ns."""
-        if not self._robot.spec.lockstep:
-            return 0
-        begin_ns = now_ns = self._clock.monotonic_ns()
-        box, stats = self._robot.observations, self._stats
-        if self._config.period_s and self.recorder.steps:
-            box.wait_until(self._pacer.due_ns)
-            now_ns = self._clock.monotonic_ns()
-            self._pacer.met(now_ns)
-        if source is EpisodeSource.ONLINE:
-            said = stats.detail
-            while (why := self._backlog.why_wait()) and not self._stop():
-                stats.detail = why
-                box.wait_until(now_ns + _HOLD_NS)
-                now_ns = self._clock.monotonic_ns()
-            stats.detail = said
-            self._backlog.step()
-        return now_ns - begin_ns
+    def resume(self) -> None:
+        """Let episodes begin again. Any thread."""
+        self._stopping = NO_REASON
+        self.robot.observations.resume()
 
-    def _complete(
-        self, decision: Decision, after: Observation, source: EpisodeSource, elapsed_s: float
-    ) -> Ending | None:
-        """Record the step that ``after`` completes, and see whether the episode ends there."""
-        begin_ns = self._clock.monotonic_ns()
-        label = self._actions.listen(after) or self._said
-        self._said = Label.NONE
-        self._listened_ns = self._clock.monotonic_ns() - begin_ns
-        task = replace(after.task, label=label) if label is not Label.NONE else after.task
-        action, acted_by = self.recorder.executed(after.applied)
-        verdict = self._reward(decision.observation.arrays, action, after.arrays, task)
-        if not abs(verdict.reward) <= _LARGEST_FLOAT32:
+    def why_stopping(self) -> Reason:
+        """Why it was told to stop; false if it was not."""
+        return self._stopping
+
+    # --- one episode --------------------------------------------------------------------
+
+    def _act(self, source: EpisodeSource, observation: Observation) -> EpisodeResult | None:
+        ending: Ending | None = None
+        try:
+            while ending is None:
+                self.timing.await_turn(source, self.recorder.steps)  # only lockstep can wait
+                decision = self.actions.decide(observation)  # policy, person, chance; and send
+                self.timing.acted(self.actions.inference_ns)
+                if decision is None:  # a person has not begun, or a remote policy not answered
+                    ending = self._pass_time(observation)
+                    observation = self.robot.observations.newest or observation
+                    continue
+                self.recorder.decided(decision)
+                after = self.timing.next_observation(decision, self.actions.send_again)
+                if after is None:
+                    ending = aborted(self.timing.why_lost())
+                    break
+                before, observation = observation, after
+                task = self._listen(after)  # a person may judge, or want to drive
+                action, acted_by = self.recorder.executed(after.applied)  # what the motors got
+                outcome = self._judge(before, action, after, task)
+                self.recorder.complete(action, acted_by, outcome)
+                self.stats.step(self.clock.monotonic_ns())
+                self._on_step(after)
+                ending = self.rules.after_step(
+                    outcome, task, self.recorder.steps, self.timing.elapsed_s
+                ) or self._interruption(source)
+        except SuiteError as error:
+            self._finish(observation, aborted(Reason.of(error)))
+            raise
+        return self._finish(observation, ending)
+
+    def _listen(self, after: Observation) -> TaskFeedback:
+        """Ask the person, and put his label into what the robot says about its task."""
+        begin_ns = self.clock.monotonic_ns()
+        label = self.actions.listen(after) or self._label
+        self._label = Label.NONE
+        self.timing.excuse(self.clock.monotonic_ns() - begin_ns)  # a person's time is not ours
+        return replace(after.task, label=label) if label is not Label.NONE else after.task
+
+    def _judge(
+        self, before: Observation, action: Array, after: Observation, task: TaskFeedback
+    ) -> RewardOutcome:
+        outcome = self._reward(before.arrays, action, after.arrays, task)
+        if not abs(outcome.reward) <= _LARGEST_FLOAT32:
             raise SpecError(
                 f"reward of {type(self._reward).__name__}",
-                got=verdict.reward,
+                got=outcome.reward,
                 expected="a finite number",
             )
-        self.recorder.complete(action, acted_by, verdict)
-        self._stats.step(self._clock.monotonic_ns())
-        ending = self._rules.after_step(verdict, task, self.recorder.steps, elapsed_s)
-        if ending is not None:
-            return ending
-        if source is EpisodeSource.EVALUATION and self._actions.taken_over:
-            return aborted("a person took over an evaluation")
-        why = self._stop() or self._robot.trouble() or self._sink.why_paused()
-        return aborted(why) if why else None
+        return outcome
 
-    def _next(self, decision: Decision) -> Observation | None:
-        """The observation that ends the step; None when the robot is lost or all must stop."""
-        if self._robot.spec.lockstep:
-            return self._answer(decision)
-        box, pacer = self._robot.observations, self._pacer
-        pacer.catch_up(self._clock.monotonic_ns())
-        box.wait_until(pacer.due_ns)
-        pacer.met(self._clock.monotonic_ns())
-        before = decision.observation
-        newest = box.newest
-        if newest is not None and not _differs(newest, before):
-            self.starved += 1
-        deadline_ns = box.arrived_ns + int(self._config.max_observation_age_s * 1e9)
-        return self._await(lambda seen: _differs(seen, before), deadline_ns)
-
-    def _answer(self, decision: Decision) -> Observation | None:
-        """The observation of a lockstep robot that has carried out the decision."""
-        for attempt in range(self._config.answer_attempts):
-            if attempt:
-                self._actions.send_again(decision)
-                self.asked_again += 1
-            deadline_ns = self._clock.monotonic_ns() + int(self._config.answer_timeout_s * 1e9)
-            answer = self._await(
-                lambda seen: (
-                    seen.applied is not None and seen.applied.sequence >= decision.sequence
-                ),
-                deadline_ns,
-            )
-            if answer is not None or self._stop() or self._robot.trouble():
-                return answer
-        return None
-
-    def _await(self, wanted: Callable[[Observation], bool], deadline_ns: int) -> Observation | None:
-        """Wait for an observation of this episode; look up now and then whether to give up."""
-
-        def ours(seen: Observation) -> bool:
-            return seen.episode != self._episode or wanted(seen)
-
-        while True:
-            now_ns = self._clock.monotonic_ns()
-            seen = self._robot.observations.wait_for(ours, min(deadline_ns, now_ns + _LOOK_NS))
-            if seen is not None:
-                return seen if seen.episode == self._episode else None
-            if self._clock.monotonic_ns() >= deadline_ns or self._stop() or self._robot.trouble():
-                return None
+    def _interruption(self, source: EpisodeSource) -> Ending | None:
+        """The end of an episode that goes on as far as the task is concerned; None: it goes on."""
+        if source is EpisodeSource.EVALUATION and self.actions.taken_over:
+            return aborted(Reason(PERSON_TOOK_OVER, "a person took over an evaluation"))
+        reason = self._stopping or self.robot.trouble() or self.sink.why_paused()
+        return aborted(reason) if reason else None
 
     def _pass_time(self, observation: Observation) -> Ending | None:
-        """Nothing to do, until a person begins or a policy elsewhere answers: wait one period."""
-        self._robot.observations.wait_until(self._pacer.due_ns)
-        self._pacer.met(self._clock.monotonic_ns())
-        label = self._actions.listen(observation)
-        why = self._stop() or self._robot.trouble() or self._sink.why_paused()
-        why = why or self._actions.why_lost()
+        """Nothing to do, until a person begins or a remote policy answers: wait one period."""
+        self.timing.pass_period()
+        label = self.actions.listen(observation)
+        reason = self._stopping or self.robot.trouble() or self.sink.why_paused()
+        reason = reason or self.actions.why_lost()
         if label in (Label.SUCCESS, Label.FAILURE) and self.recorder.steps:
-            self._said = label  # it is about what was done, and counts with the next step
+            self._label = label  # it is about what was done, and counts with the next step
         elif label is not Label.NONE:
-            why = f"a person said {label.name.lower()} while nothing was done"
-        return aborted(why) if why else None
-
-    def _why_lost(self) -> str:
-        """Why no observation came."""
-        why = self._stop() or self._robot.trouble()
-        if why:
-            return why
-        newest = self._robot.observations.newest
-        if newest is not None and newest.episode != self._episode:
-            return "the robot was reset, or restarted, within the episode"
-        return str(
-            DeviceTimeout(
-                "the robot",
-                got="no new observation",
-                expected=f"one within {self._config.max_observation_age_s} s"
-                if not self._robot.spec.lockstep
-                else f"an answer to its command, asked {self._config.answer_attempts} times",
-            )
-        )
+            said = f"a person said {label.name.lower()} while nothing was done"
+            reason = Reason(PERSON_SAID, said)
+        return aborted(reason) if reason else None
 
     def _finish(self, last: Observation, ending: Ending) -> EpisodeResult | None:
-        return self.recorder.finish(last.arrays, last.stamp_ns, ending, self._clock.wall_ns())
-
-    def _fail(self, last: Observation, error: SuiteError) -> EpisodeResult | None:
-        """Something of ours failed: keep what is complete, end the episode, say it."""
-        self.failure = error
-        return self._finish(last, aborted(str(error)))
-
-
-def _differs(one: Observation, other: Observation) -> bool:
-    """Whether two observations are different readings; one may be shown twice."""
-    return (one.sequence, one.stamp_ns) != (other.sequence, other.stamp_ns)
+        result = self.recorder.finish(last.arrays, last.stamp_ns, ending, self.clock.wall_ns())
+        self.stats.set(LoopState.CLOSING, ending.reason)
+        if result is not None:
+            self.stats.episode(result)
+            self._on_result(result)
+        return result

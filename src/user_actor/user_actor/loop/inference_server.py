@@ -7,13 +7,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from user_actor.loop.clock import Clock, SystemClock
-from user_actor.loop.histogram import LatencyHistogram
 from user_actor.loop.policy import PolicyHolder, check_plan
 from user_core.codecs.observation import decode_observation
 from user_core.errors import PolicyError, SuiteError
+from user_core.runtime.clock import Clock
+from user_core.runtime.histogram import LatencyHistogram
 from user_core.specs import RobotSpec
-from user_core.types import ActionChunk, Observation
+from user_core.types import ActionChunk, Observation, Task
 
 _log = logging.getLogger(__name__)
 _LOOK_S = 0.2
@@ -47,6 +47,7 @@ class InferenceServer:
         spec: The robot.
         policies: The policy.
         send: Sends an answer; called in the thread of :meth:`run`.
+        task: What the policy is told when the robot was reset.
         needs_version: Answer nothing before a version has come.
         clock: Tells the time.
 
@@ -61,11 +62,13 @@ class InferenceServer:
         policies: PolicyHolder,
         send: Callable[[ActionChunk], None],
         *,
+        task: Task = Task(),  # noqa: B008 - it is frozen
         needs_version: bool = False,
         clock: Clock | None = None,
     ) -> None:
         self._spec, self._policies, self._send = spec, policies, send
-        self._needs_version, self._clock = needs_version, clock or SystemClock()
+        self._task = task
+        self._needs_version, self._clock = needs_version, clock or Clock()
         self._changed = threading.Condition()
         self._waiting: Observation | None = None
         self._episode: int | None = None
@@ -114,7 +117,7 @@ class InferenceServer:
         arrays, deterministic = decode_observation(observation.arrays, self._spec.observation)
         if observation.episode != self._episode:
             self._episode = observation.episode
-            ready.policy.reset()
+            ready.policy.reset(self._task)
         begin_ns = self._clock.monotonic_ns()
         try:
             rows_ta = ready.policy.act(arrays, deterministic=deterministic)

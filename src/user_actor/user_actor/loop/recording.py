@@ -9,6 +9,7 @@ from enum import Enum
 from user_actor.loop.config import ActorLoopConfig
 from user_actor.loop.ports import EpisodeSink
 from user_core.interfaces import RewardOutcome
+from user_core.reasons import Reason
 from user_core.specs import Array, Arrays
 from user_core.types import (
     ActedBy,
@@ -48,9 +49,9 @@ class Ending:
         return not self.terminated
 
 
-def aborted(reason: str) -> Ending:
+def aborted(reason: Reason | str) -> Ending:
     """The end of an episode that nobody judged."""
-    return Ending(Outcome.ABORTED, False, reason)
+    return Ending(Outcome.ABORTED, False, str(reason))
 
 
 class EndRules:
@@ -254,6 +255,7 @@ class EpisodeRecorder:
             reason=ending.reason,
         )
         self._sink.end_episode(result)
+        self._key = None
         return result
 
     def abandon(self, reason: str) -> None:

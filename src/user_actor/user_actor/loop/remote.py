@@ -15,12 +15,12 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from user_actor.loop.clock import Clock, SystemClock
 from user_actor.loop.config import RemoteConfig
-from user_actor.loop.pacer import Pacer
 from user_actor.loop.policy import check_plan
 from user_core.errors import PolicyError, SuiteError
 from user_core.reasons import INFERENCE_REFUSED, INFERENCE_SILENT, NO_REASON, Reason
+from user_core.runtime.clock import Clock
+from user_core.runtime.pacing import Pacer
 from user_core.specs import Array, RobotSpec
 from user_core.types import ActionChunk, Observation
 
@@ -198,7 +198,7 @@ class InferenceLink:
         clock: Clock | None = None,
     ) -> None:
         self.config, self._spec, self._send = config, spec, send
-        self._clock = clock or SystemClock()
+        self._clock = clock or Clock()
         self._changed = threading.Condition()
         self._waiting: Request | None = None
         self._asked: dict[int, tuple[int, int]] = {}  # stamp to step, and when it was sent

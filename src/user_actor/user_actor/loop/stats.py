@@ -7,7 +7,8 @@ from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
-from user_actor.loop.histogram import LatencyHistogram
+from user_core.reasons import NO_REASON, Reason
+from user_core.runtime.histogram import LatencyHistogram
 from user_core.types import EpisodeResult, EpisodeSource, Outcome
 
 _EPISODES = 20
@@ -30,7 +31,7 @@ class LoopStatus:
 
     Attributes:
         state: What it is doing.
-        detail: Why, for people.
+        reason: Why.
         steps: Steps of this process.
         episodes: Episodes of this process that had a step.
         success_rate: Over the last 20 that were no evaluations; NaN before the first.
@@ -44,7 +45,7 @@ class LoopStatus:
     """
 
     state: LoopState
-    detail: str
+    reason: Reason
     steps: int
     episodes: int
     success_rate: float
@@ -54,7 +55,7 @@ class LoopStatus:
     overhead_p50_ms: float
     inference_p50_ms: float
     skipped: int
-    warnings: tuple[str, ...]
+    warnings: tuple[Reason, ...]
 
 
 class LoopStats:
@@ -62,7 +63,7 @@ class LoopStats:
 
     Attributes:
         state: What the loop is doing.
-        detail: Why, for people.
+        reason: Why.
         steps: Steps of this process.
         episodes: Episodes of this process that had a step.
         overhead: Time of a step beyond policy inference.
@@ -70,12 +71,17 @@ class LoopStats:
     """
 
     def __init__(self) -> None:
-        self.state, self.detail = LoopState.WAITING, ""
+        self.state, self.reason = LoopState.WAITING, NO_REASON
         self.steps = self.episodes = 0
         self.overhead, self.inference = LatencyHistogram(), LatencyHistogram()
         self._successes: deque[bool] = deque(maxlen=_EPISODES)
         self.last_return = math.nan
         self._times_ns: deque[int] = deque(maxlen=4096)
+
+    def set(self, state: LoopState, reason: Reason | str) -> None:
+        """It does something else now, and why; a mere text is for people only."""
+        self.state = state
+        self.reason = reason if isinstance(reason, Reason) else Reason("", reason)
 
     def step(self, now_ns: int) -> None:
         """A step is complete."""

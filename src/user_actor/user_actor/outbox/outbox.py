@@ -13,7 +13,6 @@ from user_actor.outbox.acks import AckFilter, AckHandler
 from user_actor.outbox.chunks import EpisodeProgress
 from user_actor.outbox.config import MIB, OutboxConfig
 from user_actor.outbox.delivery import CodingChooser, DeliveryThread, SendQueue
-from user_actor.outbox.process_lock import ProcessLock
 from user_actor.outbox.storage import RESERVE, DiskReserve, Entry, close_left_open, open_database
 from user_actor.outbox.writer import (
     DamagedChunk,
@@ -23,7 +22,21 @@ from user_actor.outbox.writer import (
     Recording,
 )
 from user_core.errors import ConfigError, SpecError, StoreError, StoreFull
-from user_core.link_window import LinkWindow
+from user_core.link_model import LinkWindow
+from user_core.reasons import (
+    ACKS_IGNORED,
+    DISK_FULL,
+    NO_REASON,
+    NOT_DELIVERED,
+    OUTBOX_CHANGED,
+    OUTBOX_FULL,
+    OUTBOX_MEMORY,
+    OUTBOX_WRITE,
+    STORE_REFUSED,
+    STORE_WAITS,
+    Reason,
+)
+from user_core.runtime.locks import FileLock
 from user_core.specs import RobotSpec, check_arrays
 from user_core.types import (
     EpisodeKey,
@@ -75,7 +88,7 @@ class OutboxStatus:
     sent: int
     resent: int
     aside_chunks: int
-    warnings: tuple[str, ...]
+    warnings: tuple[Reason, ...]
     link_bytes_s: float = 0.0
     base_s: float = 0.0
     delivered_bytes: int = 0
@@ -89,17 +102,17 @@ class PauseRules:
     """Says why collecting must pause, and when it may go on. Pure, with hysteresis.
 
     Attributes:
-        reason: Why collecting pauses now, for people; empty while it may go on.
+        reason: Why collecting pauses now; false while it may go on.
     """
 
     def __init__(self, config: OutboxConfig) -> None:
         self._config = config
         self._closed: set[str] = set()
-        self.reason = ""
+        self.reason = NO_REASON
 
     def update(
         self, used_bytes: int, memory_bytes: int, free_bytes: int, trouble: str, refusal: str
-    ) -> str:
+    ) -> Reason:
         """Judge the state of the outbox.
 
         Args:
@@ -110,29 +123,30 @@ class PauseRules:
             refusal: Why the store refused a chunk for good; empty if it did not.
 
         Returns:
-            The reason to pause, empty when collecting may go on.
+            The reason to pause, false when collecting may go on. Where there are several, the
+            code is the first one's, and the text names all.
         """
         config = self._config
         filled = used_bytes + memory_bytes
         reasons = []
         if refusal:
-            reasons.append(refusal)
+            reasons.append(Reason(STORE_REFUSED, refusal))
         if trouble:
-            reasons.append(f"the outbox cannot be written: {trouble}")
+            reasons.append(Reason(OUTBOX_WRITE, f"the outbox cannot be written: {trouble}"))
         if self._past("quota", filled, config.quota_bytes):
-            reasons.append(
-                f"the outbox holds {filled / MIB:.0f} of {config.quota_bytes / MIB:.0f} MiB that "
-                "no store has acknowledged"
-            )
+            text = f"the outbox holds {filled / MIB:.0f} of {config.quota_bytes / MIB:.0f} MiB"
+            reasons.append(Reason(OUTBOX_FULL, f"{text} that no store has acknowledged"))
         if self._past("memory", memory_bytes, config.memory_bytes // 2):
-            reasons.append(f"{memory_bytes / MIB:.0f} MiB of steps wait for the disk")
+            text = f"{memory_bytes / MIB:.0f} MiB of steps wait for the disk"
+            reasons.append(Reason(OUTBOX_MEMORY, text))
         # closes where as little as allowed is free, opens once a tenth more than that is
         if self._past("disk", 2 * config.min_free_bytes - free_bytes, config.min_free_bytes):
-            reasons.append(
-                f"{free_bytes / MIB:.0f} MiB are free on the disk, "
-                f"{config.min_free_bytes / MIB:.0f} must stay"
-            )
-        self.reason = "; ".join(reasons)
+            text = f"{free_bytes / MIB:.0f} MiB are free on the disk, "
+            text += f"{config.min_free_bytes / MIB:.0f} must stay"
+            reasons.append(Reason(DISK_FULL, text))
+        self.reason = NO_REASON
+        if reasons:
+            self.reason = Reason(reasons[0].code, "; ".join(reason.text for reason in reasons))
         return self.reason
 
     def _past(self, name: str, value: float, limit: float) -> bool:
@@ -199,7 +213,9 @@ class Outbox:
         self._final = self._closed = False
         folder = config.directory / producer
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = ProcessLock(folder / "lock")
+        self._lock = FileLock(
+            folder / "lock", hint="End that process, or give this actor a name of its own"
+        )
         try:
             self._database, note = open_database(folder, producer, config.durability)
             self._notes = [note] if note else []
@@ -277,8 +293,8 @@ class Outbox:
         self._key = None
         self._writer.items.put(result)
 
-    def why_paused(self) -> str:
-        """Why collecting must pause, for people; empty while it may go on."""
+    def why_paused(self) -> Reason:
+        """Why collecting must pause; false while it may go on."""
         database = self._database
         return self._pause.update(
             database.pending_bytes + database.aside_bytes,
@@ -320,8 +336,16 @@ class Outbox:
             window_bytes, round_trip_s = window.nbytes, window.round_trip_s
             link_bytes_s, base_s = window.rate_bytes_s, window.base_s
             delivered_bytes = self._queue.delivered_bytes
-        said = [self._pause.reason, acks.waiting, self._delivery.trouble, *acks.notes]
-        ignored = [f"{n} answers ignored: {why}" for why, n in self._filter.ignored.items()]
+        said = [
+            self._pause.reason,
+            Reason(STORE_WAITS if acks.waiting else "", acks.waiting),
+            Reason(NOT_DELIVERED if self._delivery.trouble else "", self._delivery.trouble),
+            *(Reason(OUTBOX_CHANGED, note) for note in [*acks.notes, *self._notes]),
+            *(
+                Reason(ACKS_IGNORED, f"{number} acknowledgements ignored: {why}")
+                for why, number in self._filter.ignored.items()
+            ),
+        ]
         return OutboxStatus(
             pending_chunks=database.pending,
             pending_bytes=database.pending_bytes,
@@ -338,7 +362,7 @@ class Outbox:
             sent=self._delivery.sent,
             resent=self._queue.resent,
             aside_chunks=database.aside,
-            warnings=tuple(text for text in [*said, *self._notes, *ignored] if text),
+            warnings=tuple(reason for reason in said if reason),
         )
 
     def set_aside(self) -> list[tuple[TrajectoryChunk, str, str]]:

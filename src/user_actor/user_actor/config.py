@@ -1,0 +1,87 @@
+"""Parameters of the nodes of this package; readable without ROS."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from user_actor.loop.config import ActorLoopConfig, RemoteConfig
+from user_actor.outbox.config import OutboxConfig
+from user_comm.net.sessions import ZenohConfig
+from user_core.config import Config, setting
+from user_core.plugins import PluginChoice
+
+
+class LeaseConfig(Config):
+    """The lease that an actor asks for."""
+
+    duration_s: float = setting(
+        5.0, doc="How long it lasts without renewal: a dead actor's robot is free then.",
+        unit="s", gt=0,
+    )  # fmt: skip
+    preempt: bool = setting(False, doc="Take the robot from whoever has it.")
+    retry_s: float = setting(1.0, doc="Time between two attempts to get it.", unit="s", gt=0)
+
+
+class ActorConfig(Config):
+    """Parameters of actor_node."""
+
+    name: str = setting(
+        "",
+        doc="Name as a producer of experience, unique in a deployment; empty: the node's full "
+        "name, with dots.",
+    )
+    robot: str = setting("", doc="Name of the robot in what is recorded; empty: its kind.")
+    instruction: str = setting(
+        "", doc="The task in words, for policies that read; its name comes from the robot."
+    )
+    hal: str = setting("hal", doc="Name of the node that runs the robot.", min_length=1)
+    loop: ActorLoopConfig = setting(factory=ActorLoopConfig, doc="How it acts.")
+    policy: PluginChoice = setting(PluginChoice(plugin="tanh_gaussian"), doc="What acts.")
+    remote: RemoteConfig = setting(
+        factory=RemoteConfig, doc="Whether the policy acts on another host instead."
+    )
+    reward: PluginChoice = setting(PluginChoice(plugin="task"), doc="What judges.")
+    outbox: OutboxConfig = setting(factory=OutboxConfig, doc="Where experience waits.")
+    lease: LeaseConfig = setting(factory=LeaseConfig, doc="The lease of the robot.")
+    zenoh: ZenohConfig = setting(
+        ZenohConfig(connect=("tcp/127.0.0.1:7447",)), doc="Where policy versions are pulled from."
+    )
+    relay: str = setting(
+        "",
+        doc="Zenoh key under which a relay of the site serves policy versions, for instance "
+        "site1/policy; empty: they come from the learner itself.",
+    )
+    policy_share: float = setting(
+        0.5,
+        doc="Part of the link's rate that policy versions may take, over time; on a thin link "
+        "versions are passed over for it.",
+        gt=0,
+        le=1,
+    )
+    status_period_s: float = setting(1.0, doc="Time between two status messages.", unit="s", gt=0)
+
+
+class InferenceConfig(Config):
+    """Parameters of inference_node."""
+
+    policy: PluginChoice = setting(PluginChoice(plugin="tanh_gaussian"), doc="What acts.")
+    instruction: str = setting(
+        "", doc="The task in words, for policies that read; its name comes from the robot."
+    )
+    before_first_version: Literal["wait", "initial"] = setting(
+        "initial",
+        doc="While no version has come: answer nothing, or use the policy's first weights (those "
+        "of a model that is not learned here).",
+    )
+    seed: int = setting(
+        -1, doc="Of the policy's noise, unless it has one; -1: another one each time.", ge=-1
+    )
+    zenoh: ZenohConfig = setting(
+        ZenohConfig(connect=("tcp/127.0.0.1:7447",)), doc="Where policy versions are pulled from."
+    )
+    relay: str = setting(
+        "", doc="Zenoh key of a relay that serves policy versions; empty: the learner itself."
+    )
+    policy_share: float = setting(
+        1.0, doc="Part of the link's rate that policy versions may take, over time.", gt=0, le=1
+    )
