@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+import json
 import pkgutil
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +21,8 @@ from unittest import mock
 
 import yaml
 from config_tables import config_table, first_sentence, markdown_of, plain_text
+
+from user_fleet.deployment import Argument, load_deployment, start_order
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -323,21 +326,42 @@ def _reasons() -> str:
 
 
 def _deployments(root: Path) -> str:
+    config = root / "src/user_bringup/config"
     text = ["# Deployments", "",
-            "What `user up NAME` and `ros2 launch user_bringup NAME.launch.py` run. Arguments are given as "
-            "`name:=value`; any parameter of any process as `process.path.to.key:=value`.", ""]  # fmt: skip
-    for file in sorted((root / "src/user_bringup/config/deployments").glob("*.yaml")):
-        document = yaml.safe_load(file.read_text())
-        text += [f"## {file.stem}", "", document.get("description", ""), "",
-                 f"[Its file](../../../{file.relative_to(root)}).", ""]  # fmt: skip
-        arguments = document.get("arguments") or {}
-        if arguments:
-            text += ["| argument | default | meaning |", "| --- | --- | --- |"]
-        for name, argument in arguments.items():
-            default = "" if argument.get("default", "") == "" else f"`{argument['default']}`"
-            text.append(f"| `{name}` | {default} | {plain_text(argument.get('doc', ''))} |")
-        text.append("")
-    return "\n".join(text)
+            "What `user up NAME` runs, and `ros2 launch user_bringup NAME.launch.py` for those that have a "
+            "launch file. Arguments are given as `name:=value`, any parameter of any process as "
+            "`process.path.to.key:=value`. `user up NAME --explain` shows what that makes of each process, "
+            "and where each value comes from.", ""]  # fmt: skip
+    for file in sorted((config / "deployments").glob("*.yaml")):
+        deployment = load_deployment(file, variables={"run_dir": "RUN"})
+        text += [f"## {file.stem}", "", plain_text(deployment.description), "",
+                 f"Written down in [{file.name}](../../../{file.relative_to(root)}).", "",
+                 *_arguments(deployment.arguments), "", "| process | package | executable |", "| --- | --- | --- |",
+                 *(f"| `{p.namespace}/{p.name}` | `{p.package}` | `{p.executable}` |"
+                   for p in start_order(deployment.processes)), ""]  # fmt: skip
+    text += ["## Fragments", "",
+             "Roles of robots and hosts, of which a deployment is composed: each is a file of "
+             "[config/fragments](../../../src/user_bringup/config/fragments).", "",
+             "| role | extends | what it is |", "| --- | --- | --- |"]  # fmt: skip
+    for file in sorted((config / "fragments").glob("*.yaml")):
+        fragment = yaml.safe_load(file.read_text())
+        base = ", ".join(f"`{name}`" for name in fragment.get("extends", []))
+        text.append(f"| `{file.stem}` | {base} | {plain_text(fragment['description'])} |")
+    return "\n".join([*text, ""])
+
+
+def _arguments(arguments: Mapping[str, Argument]) -> Iterator[str]:
+    if not arguments:
+        yield "It has no arguments."
+        return
+    yield "| argument | default | meaning |"
+    yield "| --- | --- | --- |"
+    for name, argument in sorted(arguments.items()):
+        default = "" if argument.default == "" else f"`{json.dumps(argument.default)}`"
+        meaning = plain_text(argument.doc)
+        if argument.choices:
+            meaning += f" One of {', '.join(f'`{choice}`' for choice in argument.choices)}."
+        yield f"| `{name}` | {default} | {meaning} |"
 
 
 # --- public classes ---

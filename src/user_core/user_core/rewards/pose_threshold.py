@@ -64,7 +64,7 @@ class PoseThresholdReward(Reward):
 
     Sparse by default: ``success_reward`` on the step that reaches it, else 0. With weights,
     distance (m) and angle (rad) to the goal are subtracted at every step. The angle between two
-    rotations is 2 acos |q1 . q2|, so both signs of a quaternion mean the same.
+    rotations is ``2 acos |q1 . q2|``, so both signs of a quaternion mean the same.
 
     Raises:
         SpecError: The observation has not the named arrays, or they are no poses.

@@ -8,7 +8,7 @@ from user_core.config import Config, setting
 
 
 class UtdConfig(Config):
-    """How many gradient updates are made per environment step; see :class:`UtdLimiter`."""
+    """How many gradient updates are made per environment step; see :class:`~user_learner.training.utd.UtdLimiter`."""
 
     target: float | None = setting(
         1.0,

@@ -18,9 +18,9 @@ from user_core.errors import SuiteError
 from user_core.interfaces import Algorithm, PolicySink, TransitionSource
 from user_core.specs import RobotSpec
 from user_learner.training.background import LatestWorker
+from user_learner.training.batch_feed import BatchFeed, Drawn
 from user_learner.training.checkpoint import Checkpoint, CheckpointInfo, CheckpointStore
 from user_learner.training.config import TrainingConfig
-from user_learner.training.prefetch import Drawn, Prefetcher
 from user_learner.training.progress import LearnerState, Means, Progress, Rate
 from user_learner.training.publishing import PolicyPublisher, VersionCounter, Weights
 from user_learner.training.utd import UtdLimiter
@@ -53,7 +53,7 @@ class TrainingLoop:
         sink: Takes policy versions.
         environment_steps: How many steps have been collected online so far, in this run.
         directory: Of the run, for checkpoints and the counter of policy versions.
-        identity: What checkpoints belong to, see :func:`~user_learner.training.identity_of`.
+        identity: What checkpoints belong to, see :func:`identity_of`.
         config_hash: What the weights are made for, see
             :func:`~user_core.policies.policy_config_hash`.
         on_metrics: Called by the training thread every ``metrics_period_s``; must return soon.
@@ -82,7 +82,7 @@ class TrainingLoop:
         self._publisher = PolicyPublisher(sink, self._counter, config_hash, config.publish_type)
         self._keeper: LatestWorker[Checkpoint] = LatestWorker("checkpoints", self._keep)
         rows = config.batch_size * algorithm.updates_per_call
-        self._prefetcher = Prefetcher(source, rows, config.prefetch)
+        self._batches = BatchFeed(source, rows, config.prefetch)
         self._drawn: Drawn | None = None
         self._source_state: Any = None
         self._state, self._metrics = LearnerState.WAITING, dict[str, float]()
@@ -228,7 +228,7 @@ class TrainingLoop:
         """Whether a batch is there; waits for it a little."""
         if self._drawn is None:
             start_s = time.monotonic()
-            self._drawn = self._prefetcher.take(_DATA_TIMEOUT_S)
+            self._drawn = self._batches.take(_DATA_TIMEOUT_S)
             self._waited.add(time.monotonic() - start_s)
         if self._drawn is None:
             self._state = LearnerState.WAITING
@@ -277,7 +277,7 @@ class TrainingLoop:
                 self._on_metrics(self.progress())
 
     def _wind_down(self, completed: bool) -> None:
-        self._prefetcher.close()
+        self._batches.close()
         if completed and _is_first():
             if self._published[0] != self._update:
                 self._publish()
@@ -294,8 +294,8 @@ class TrainingLoop:
             found.append(f"policy version not published: {self._publisher.error}")
         if self._keeper.error is not None:
             found.append(f"checkpoint not written: {self._keeper.error}")
-        if self._state is LearnerState.WAITING and self._prefetcher.reason:
-            found.append(f"no data: {self._prefetcher.reason}")
+        if self._state is LearnerState.WAITING and self._batches.reason:
+            found.append(f"no data: {self._batches.reason}")
         if self.limiter.forgiven:
             found.append(
                 f"learner slower than robots: {self.limiter.ratio(self._update):.3g} updates a "
