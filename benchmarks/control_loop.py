@@ -20,10 +20,10 @@ import time
 
 import numpy as np
 
+from user_core.runtime.histogram import LatencyHistogram
 from user_core.types import ActionChunk, Observation
 from user_hal.robots.mujoco import MujocoConfig, MujocoRobot
 from user_hal.runtime.control_loop import HalLoop, LoopConfig
-from user_hal.runtime.lateness import Lateness
 from user_hal.runtime.leases import LeaseConfig
 from user_hal.safety import Refused, SafetyConfig
 
@@ -47,6 +47,18 @@ def bare_loop(rate_hz: float, seconds: float) -> list[int]:
     return late_ns
 
 
+class Recorded(LatencyHistogram):
+    """Keeps every lateness, nanoseconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.late_ns: list[int] = []
+
+    def add(self, duration_ns: int) -> None:
+        super().add(duration_ns)
+        self.late_ns.append(duration_ns)
+
+
 class Run:
     """The HAL with a simulated arm, and an actor that sends a command a period."""
 
@@ -62,7 +74,7 @@ class Run:
             LeaseConfig(required=False),
             on_observation=self._seen,
         )
-        self.loop.deadlines.lateness = Lateness(kept=int(rate_hz * seconds) + 1)
+        self.late = self.loop.deadlines.lateness = Recorded()
         self._row = np.zeros((1, robot.spec.action.size), np.float32)
         self._period_ns = int(robot.spec.period_s * 1e9)
         self._sequence = 0
@@ -91,9 +103,7 @@ class Run:
         self.loop.start()
         actor.start()
         time.sleep(seconds)
-        lateness = self.loop.deadlines.lateness
-        count = lateness.report().cycles
-        late_ns = lateness._late_ns[:count].copy()
+        late_ns = np.array(self.late.late_ns)
         self._end.set()
         actor.join()
         self.loop.close()

@@ -20,6 +20,7 @@ from rclpy.task import Future
 from user_comm.lifecycle import LifecycleNode
 from user_comm.stop_signals import StopSignals
 from user_core.errors import SuiteError
+from user_core.runtime.files import write_atomically
 
 #: Set by the supervisor (:mod:`user_fleet.supervisor.standby`) where it wants to know.
 _VARIABLE = "USER_MODULES_FILE"
@@ -169,6 +170,4 @@ def _write(file: Path) -> None:
         if set(names) <= set(known):
             return
         names += [name for name in known if name not in sys.modules]
-        temporary = file.with_suffix(".modules.new")
-        temporary.write_text("\n".join(names) + "\n", encoding="utf-8")
-        temporary.replace(file)
+        write_atomically(file, "\n".join(names) + "\n", durable=False)

@@ -6,7 +6,7 @@ into processes, so that its two halves never wait for each other::
     # hal and actor: on the robot host, at the robot's pace
     robot.connect()
     while True:
-        policy.reset()
+        policy.reset(Task("reach", "move the tip to the target"))
         observation = robot.reset()
         while not ended:
             if version := policy_source.newest(after=policy_version):

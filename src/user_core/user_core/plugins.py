@@ -28,6 +28,16 @@ KINDS: Mapping[str, type] = {
     "algorithms": Algorithm,
 }
 
+#: Name of a field that holds a :class:`PluginChoice`, or several by name, to the kind of plugin.
+FIELD_KINDS: Mapping[str, str] = {
+    "robot": "robots",
+    "teleop": "teleops",
+    "policy": "policies",
+    "algorithm": "algorithms",
+    "reward": "rewards",
+    "devices": "cameras",
+}
+
 
 class PluginChoice(Config):
     """A plugin and its parameters, as a configuration names them."""

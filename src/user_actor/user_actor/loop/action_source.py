@@ -197,7 +197,7 @@ class ActionSource:
         self.arbiter.reset()
         self._random.reset()
         if self.policies is not None:
-            self.policies.current().policy.reset(task)
+            self.policies.begin(task)
         if self._remote is not None:
             self._remote.begin()
 

@@ -20,7 +20,7 @@ from user_msgs.msg import (
 
 from user_bringup.monitor import SystemState
 from user_bringup.nodes.graph_listener import GraphListener
-from user_core.closing import Closing
+from user_core.runtime.closing import Closing
 
 _KINDS: dict[str, Any] = {
     f"user_msgs/msg/{cls.__name__}": cls

@@ -29,6 +29,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from user_comm.net.sessions import AUTHORITY, Credentials
 from user_core.config import Config, from_mapping, load_yaml, setting, to_mapping
 from user_core.errors import ConfigError
+from user_core.runtime.files import write_atomically
 
 _AUTHORITY_DAYS = 3650
 _AUTHORITY_KEY = "ca.key"
@@ -284,6 +285,4 @@ class Network:
 
 def _write(file: Path, members: Members) -> None:
     text = yaml.safe_dump(to_mapping(members), sort_keys=False)
-    new = file.with_suffix(".new")
-    new.write_text(text, encoding="utf-8")
-    os.replace(new, file)  # a router that watches the file never sees half of it
+    write_atomically(file, text)  # a router that watches the file never sees half of it

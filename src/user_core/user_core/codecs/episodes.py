@@ -29,6 +29,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from user_core.errors import CodecError, SpecError
+from user_core.runtime.files import replace_durably
 from user_core.specs import Array, ArraySpec
 from user_core.types import (
     EpisodeKey,
@@ -105,9 +106,7 @@ class EpisodeFileWriter:
         if kind is not None:
             self._partial.unlink(missing_ok=True)
             return
-        with open(self._partial, "rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(self._partial, self._path)
+        replace_durably(self._partial, self._path)
 
     def __len__(self) -> int:
         return self._count

@@ -8,6 +8,7 @@ from user_core.conformance.report import Broken, Report, expect
 from user_core.errors import PolicyError
 from user_core.interfaces import Policy
 from user_core.specs import Array, RobotSpec
+from user_core.types import Task
 
 
 def check_policy(policy: Policy, spec: RobotSpec, *, seed: int = 0) -> Report:
@@ -28,9 +29,9 @@ def check_policy(policy: Policy, spec: RobotSpec, *, seed: int = 0) -> Report:
                     expect(bool((action <= spec.action.high_array).all()), "above the bounds")
         seen.append(f"T={len(actions_ta)}")
     with report.promise("a deterministic action depends on observation and arrays only"):
-        policy.reset()
+        policy.reset(Task("check", "keep your promises"))
         first = policy.act(observations[0], deterministic=True)
-        policy.reset()
+        policy.reset(Task("check", "keep your promises"))
         expect(np.array_equal(first, policy.act(observations[0], deterministic=True)), "it changed")
     with report.promise("arrays is a copy; load takes it back") as seen:
         arrays = policy.arrays()

@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from user_core.config import setting
-from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
+from user_core.policies.tanh_gaussian import TanhGaussianPolicy
+from user_core.policies.tanh_gaussian_layout import TanhGaussianConfig
 from user_core.specs import Array, Arrays, ArraySpec, RobotSpec
 
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:  # imported when it is asked for, with torch
 
 _Forward = Callable[[Arrays], Array]
 
+__all__ = ["TanhGaussianConfig", "TanhGaussianPolicy"]
+
 
 class TanhGaussianPolicy(Policy):
     """Acts; see the module for what it is, and :class:`TanhGaussianLayout` for its arrays."""

@@ -37,6 +37,9 @@ class TanhGaussianNetwork(nn.Module):
         rows: Actions that are planned at once, T.
     """
 
+    calls_left: Tensor
+    sums: Tensor
+
     def __init__(self, layout: TanhGaussianLayout, arrays: Arrays, rows: int = 1) -> None:
         super().__init__()
         self.layout, self.rows = layout, rows

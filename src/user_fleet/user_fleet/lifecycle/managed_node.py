@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from user_fleet.deployment.model import ProcessSpec
-from user_fleet.supervisor.backoff import Backoff
+from user_fleet.supervisor.restarts import Restarts
 
 UNKNOWN = "unknown"
 PRIMARY = ("unconfigured", "inactive", "active", "finalized")
@@ -58,7 +58,7 @@ class ManagedNode:
         self.failures = 0
         self.detail = ""
         self.pid, self.pid_since_s = 0, now_s
-        self._backoff = Backoff(spec.restart)
+        self._restarts = Restarts(spec.restart)
 
     def enter(self, state: str, now_s: float) -> None:
         """It is in this state now."""
@@ -73,7 +73,7 @@ class ManagedNode:
         uptime_s = now_s - self.active_since_s if self.state == "active" else 0.0
         self.failures += 1
         self.detail = detail
-        wait_s = self._backoff.ended(now_s, uptime_s, 1)
+        wait_s = self._restarts.ended(now_s, uptime_s, 1)
         if wait_s is None and self.spec.restart.max_failures:
             self.given_up = True
         elif wait:

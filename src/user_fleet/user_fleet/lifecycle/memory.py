@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from enum import Enum
 from pathlib import Path
 
 from user_core.errors import StoreError
+from user_core.runtime.files import write_atomically
 
 
 class Mode(Enum):
@@ -49,9 +49,4 @@ class Memory:
         if self._file is None:
             return
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self._file.with_suffix(".new")
-        with fresh.open("w", encoding="utf-8") as stream:
-            json.dump({"mode": mode.value, "held": sorted(held)}, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(fresh, self._file)
+        write_atomically(self._file, json.dumps({"mode": mode.value, "held": sorted(held)}))

@@ -17,8 +17,8 @@ from typing import Any
 
 from user_fleet.deployment.model import ProcessSpec, start_order
 from user_fleet.deployment.render import CommandLine
-from user_fleet.supervisor.backoff import Backoff
 from user_fleet.supervisor.orphan_reaper import OrphanReaper
+from user_fleet.supervisor.restarts import Restarts
 from user_fleet.supervisor.standby import GO, MODULES_VARIABLE, standby_words
 
 
@@ -126,7 +126,7 @@ class Child:
         self._modules = log_dir / f"{spec.name}.modules"
         self._standby: _Started | None = None
         self._stop = asyncio.Event()
-        self._backoff = Backoff(spec.restart)
+        self._restarts = Restarts(spec.restart)
 
     async def run(self) -> None:
         """Run until stopped, ended for good, or given up."""
@@ -137,7 +137,7 @@ class Child:
                 if self._stop.is_set() or exit_code is None:
                     break
                 now_s = time.monotonic()
-                wait_s = self._backoff.ended(now_s, now_s - self.started_s, exit_code)
+                wait_s = self._restarts.ended(now_s, now_s - self.started_s, exit_code)
                 if wait_s is None:
                     gave_up = exit_code != 0 and self.spec.restart.when != "never"
                     self._change(ChildState.GIVEN_UP if gave_up else ChildState.ENDED)

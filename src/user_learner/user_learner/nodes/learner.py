@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import os
 import sys
 import threading
 from contextlib import ExitStack, closing
@@ -18,35 +17,19 @@ from user_comm import topics
 from user_comm.converters import RobotDescription, set_stamp
 from user_comm.diagnostics import Flow, Level
 from user_comm.lifecycle import LifecycleNode
-from user_comm.net.sessions import ZenohConfig, open_session
+from user_comm.net.sessions import open_session
 from user_comm.policy_blobs.server import PolicyServer, ServerProbe
 from user_comm.run import run
-from user_core.config import setting
 from user_core.errors import TransportError
+from user_core.runtime.files import write_atomically
 from user_core.specs import RobotSpec
-from user_learner.learner import LearnerConfig, open_learner
+from user_learner.learner import open_learner
+from user_learner.node_configs import LearnerNodeConfig
 from user_learner.replay.index import INDEX_NAME
 from user_learner.training.loop import TrainingLoop
 from user_learner.training.progress import LearnerState, Progress
 
 _LOOK_PERIOD_S = 0.2
-
-
-class LearnerNodeConfig(LearnerConfig):
-    """Parameters of learner_node."""
-
-    zenoh: ZenohConfig = setting(
-        ZenohConfig(mode="router", listen=("tcp/127.0.0.1:7447",)),
-        doc="Where robots pull policy versions from.",
-    )
-    key: str = setting("user/policy", doc="Zenoh key under which versions are served.")
-    backlog_period_s: float = setting(
-        0.05,
-        doc="Time between two messages to simulations in lockstep that are held back.",
-        unit="s",
-        gt=0,
-    )
-    status_period_s: float = setting(1.0, doc="Time between two status messages.", unit="s", gt=0)
 
 
 class LearnerNode(LifecycleNode):
@@ -164,9 +147,7 @@ class LearnerNode(LifecycleNode):
 
     def _keep_spec(self, spec: RobotSpec) -> None:
         self._spec_file.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self._spec_file.with_suffix(".new")
-        fresh.write_text(json.dumps(spec.to_dict(), indent=1), encoding="utf-8")
-        os.replace(fresh, self._spec_file)
+        write_atomically(self._spec_file, json.dumps(spec.to_dict(), indent=1), durable=False)
 
     def _publish_backlog(self) -> None:
         """Say nothing while it is not known: simulations wait then."""

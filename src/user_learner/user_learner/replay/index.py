@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from user_core.errors import SpecError, StoreCorrupt, StoreError, StoreFull
+from user_core.runtime.files import replace_durably
 from user_core.types import TrajectorySchema
 
 FULL_HINT = "Make room; it goes on by itself, and what was not acknowledged comes again"
@@ -129,10 +130,7 @@ def create_index(directory: Path) -> None:
             "steps": "{}",
         }
         connection.executemany("INSERT INTO meta VALUES (?, ?)", values.items())
-    with open(new, "rb") as stream:
-        os.fsync(stream.fileno())
-    os.replace(new, path)
-    fsync_directory(directory)
+    replace_durably(new, path)
 
 
 def connect(directory: Path, *, writable: bool, durable: bool = True) -> sqlite3.Connection:
@@ -276,15 +274,6 @@ def transaction(connection: sqlite3.Connection, mode: str = "IMMEDIATE") -> Iter
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
-
-
-def fsync_directory(directory: Path) -> None:
-    """Make names in a directory durable."""
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -24,9 +24,10 @@ from pathlib import Path
 import numpy as np
 
 from user_core.errors import StoreCorrupt
+from user_core.runtime.files import sync_directory
 from user_core.specs import Array
 from user_core.types import EpisodeKey, EpisodeSource
-from user_learner.replay.index import FORMAT_VERSION, StoreMeta, fsync_directory
+from user_learner.replay.index import FORMAT_VERSION, StoreMeta
 from user_learner.replay.layout import LOG_NAME, ColumnFile, LogHeader, RowLayout, encode_header
 from user_learner.replay.pending_index import PendingIndex, SegmentState
 
@@ -55,7 +56,7 @@ class SegmentFiles:
         for done in [pool.submit(os.fdatasync, handle) for handle in self.handles]:
             done.result()
         for directory in self.directories:
-            fsync_directory(directory)
+            sync_directory(directory)
 
     def close(self) -> None:
         """Close the descriptors. Idempotent."""

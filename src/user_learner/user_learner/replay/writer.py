@@ -24,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 
 from user_core.errors import SpecError, StoreCorrupt, StoreError, StoreFull, SuiteError
+from user_core.runtime.locks import FileLock
 from user_core.types import TrajectoryAck, TrajectoryChunk, TrajectorySchema
 from user_learner.replay.config import RetentionConfig, StoreConfig
 from user_learner.replay.index import (
@@ -47,7 +48,6 @@ from user_learner.replay.ingest import (
     check_chunk,
 )
 from user_learner.replay.layout import RowLayout, require_same_schema, schema_from_chunk
-from user_learner.replay.lock import WriterLock
 from user_learner.replay.maintenance import Retired, retire
 from user_learner.replay.pending_index import PendingIndex
 from user_learner.replay.recovery import open_or_repair
@@ -90,7 +90,11 @@ class StoreWriter:
         self._open_segments: OpenSegments | None = None
         self._db: sqlite3.Connection | None = None
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = WriterLock(self.path)
+        self._lock = FileLock(
+            self.path / "writer.lock",
+            f"replay store {self.path}",
+            "One writer at a time: stop the other one, or open the store for reading",
+        )
         try:
             self.warnings += open_or_repair(self.path)
             durable = self.config.durability == "fsync"

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import psutil
 
-from user_core.closing import Closing
 from user_core.errors import StoreError, SuiteError
+from user_core.runtime.closing import Closing
 from user_core.specs import Array
 from user_core.types import Batch, EpisodeSource, TrajectorySchema
-from user_learner.replay.prefetch import Prefetcher
 from user_learner.sampling.batches import BatchBuffers, batch_nbytes
 from user_learner.sampling.catalog import History, Snapshot, open_catalog
 from user_learner.sampling.config import SamplerConfig, Stratum
 from user_learner.sampling.draws import Population, population, split_batch
+from user_learner.sampling.gathering import BatchGatherer
 from user_learner.sampling.pool import Drawn, MappedPool, Pool
 from user_learner.sampling.sample_cache import SampleCache
 
@@ -84,7 +84,7 @@ class ReplaySource(Closing):
         self._populations: list[Population] = []
         self._warnings: dict[str, None] = {}
         self._lock, self._refreshing = threading.RLock(), threading.Lock()
-        self._prefetcher: Prefetcher[_Plan, BatchBuffers] = Prefetcher(
+        self._gatherer: BatchGatherer[_Plan, BatchBuffers] = BatchGatherer(
             self._plan,
             self._gather,
             self._make_buffers,
@@ -153,7 +153,7 @@ class ReplaySource(Closing):
                 expected="at least one",
                 hint="Wait until robots have collected something",
             )
-        return self._prefetcher.next(batch_size)
+        return self._gatherer.next(batch_size)
 
     def refresh(self) -> bool:
         """Look for new rows now; return whether there were any. The background does so too."""
@@ -181,14 +181,14 @@ class ReplaySource(Closing):
         due.
         """
         with self._lock:
-            first = self._prefetcher.first_plan()
+            first = self._gatherer.first_plan()
             random = first.random if first is not None else _random_state(self._random)
             pool = self._pool.state() if self._pool is not None else dict(self._pool_state)
             return {"random": dict(random), "pool": pool}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state` gave."""
-        self._prefetcher.discard()
+        self._gatherer.discard()
         with self._lock:
             _set_random_state(self._random, state["random"])
             self._pool_state = dict(state["pool"])
@@ -200,7 +200,7 @@ class ReplaySource(Closing):
         self._stopping.set()
         if self._refresher.is_alive():
             self._refresher.join()
-        self._prefetcher.close()
+        self._gatherer.close()
         with self._lock:
             if self._pool is not None:
                 self._pool.close()

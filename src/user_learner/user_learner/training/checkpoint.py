@@ -20,8 +20,8 @@ import numpy as np
 
 from user_core.codecs.safetensors import FileLimits, pack, unpack
 from user_core.errors import CodecError, ConfigError, StoreCorrupt, StoreError, SuiteError
+from user_core.runtime.files import sync_directory, write_atomically
 from user_core.specs import Array, difference
-from user_learner.training.files import sync_directory, write_atomically
 
 _ARRAY = "$array"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,10 @@ from user_core.codecs.bfloat16 import to_bfloat16
 from user_core.codecs.weights import encode_version
 from user_core.errors import PolicyError, StoreError
 from user_core.interfaces import PolicySink
+from user_core.runtime.files import write_atomically
 from user_core.specs import Array
 from user_core.types import PolicyVersion
 from user_learner.training.background import LatestWorker
-from user_learner.training.files import write_atomically
 
 
 class VersionCounter:
@@ -53,7 +52,7 @@ class VersionCounter:
     def take(self) -> int:
         """Give out the next number; durable when this returns. Raises OSError."""
         number = self._last + 1
-        write_atomically(self._path, [f"{number}\n".encode()])
+        write_atomically(self._path, f"{number}\n")
         self._last = number
         return number
 
@@ -161,7 +160,5 @@ class PolicyFile:
 
     def publish(self, version: PolicyVersion) -> None:
         """Write the file, then pass the version on."""
-        fresh = self.path.with_suffix(".new")
-        fresh.write_bytes(encode_version(version))
-        os.replace(fresh, self.path)
+        write_atomically(self.path, encode_version(version), durable=False)
         self._sink.publish(version)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections import deque
 
+from user_core.runtime.backoff import Backoff
 from user_fleet.deployment.model import RestartPolicy
 
 
-class Backoff:
-    """Exponential backoff with a cap, and a limit of failures in a window.
+class Restarts:
+    """A restart policy at work: growing waits, and a limit of failures in a window.
 
     All times are seconds of one monotonic clock.
     """
 
     def __init__(self, policy: RestartPolicy) -> None:
         self.policy = policy
-        self.in_a_row = 0
+        self._backoff = Backoff(
+            policy.initial_backoff_s, policy.factor, policy.max_backoff_s, policy.healthy_after_s
+        )
         self._failures_s: deque[float] = deque()
 
     def ended(self, now_s: float, uptime_s: float, exit_code: int) -> float | None:
@@ -23,13 +26,10 @@ class Backoff:
         policy = self.policy
         if policy.when == "never" or (policy.when == "on_failure" and exit_code == 0):
             return None
-        if uptime_s >= policy.healthy_after_s:
-            self.in_a_row = 0
-        self.in_a_row += 1
+        wait_s = self._backoff.failed(uptime_s)
         self._failures_s.append(now_s)
         while self._failures_s[0] < now_s - policy.window_s:
             self._failures_s.popleft()
         if 0 < policy.max_failures <= len(self._failures_s):
             return None
-        wait_s = policy.initial_backoff_s * policy.factor ** min(self.in_a_row - 1, 64)
-        return min(wait_s, policy.max_backoff_s)
+        return wait_s

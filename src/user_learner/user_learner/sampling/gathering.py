@@ -1,13 +1,13 @@
-"""Prefetching: batches are gathered ahead by background threads, in the order of the draws."""
+"""Batches gathered ahead by background threads, into memory that is used again and again."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from user_core.runtime.prefetch import Prefetcher
 from user_core.types import Batch
 
 PlanT = TypeVar("PlanT")
@@ -15,18 +15,16 @@ BuffersT = TypeVar("BuffersT")
 
 
 @dataclass(frozen=True)
-class _Pending(Generic[PlanT, BuffersT]):
+class _Job(Generic[PlanT, BuffersT]):
     plan: PlanT
     buffers: BuffersT
-    batch: Future[Batch]
 
 
-class Prefetcher(Generic[PlanT, BuffersT]):
+class BatchGatherer(Generic[PlanT, BuffersT]):
     """Keeps ``depth`` batches on the way, in a ring of ``depth + keep`` buffers.
 
-    Planning (drawing the indices) takes microseconds and happens in the calling thread, one
-    batch after the other, so that the sequence of draws does not depend on timing; only the
-    copying is done in the background. numpy copies without holding the interpreter's lock.
+    Planning (drawing the indices) takes microseconds and happens in the calling thread; only
+    the copying is done in the background (:class:`~user_core.runtime.prefetch.Prefetcher`).
 
     Args:
         plan: Makes a plan for a batch of the given size.
@@ -50,15 +48,12 @@ class Prefetcher(Generic[PlanT, BuffersT]):
         worth_it: Callable[[int], bool] = lambda size: True,
     ) -> None:
         self._plan, self._gather, self._make_buffers = plan, gather, buffers
-        self._depth, self._keep, self._worth_it = depth, keep, worth_it
-        self._ahead = False
-        self._pending: deque[_Pending[PlanT, BuffersT]] = deque()
+        self._keep, self._worth_it, self._ahead = keep, worth_it, False
+        self._here = Prefetcher(self._begin, self._run, 0)
+        self._background = Prefetcher(self._begin, self._run, depth, workers, "replay-gather")
         self._spare: list[BuffersT] = []
         self._shown: deque[BuffersT] = deque()
         self._size = 0
-        self._workers = (
-            ThreadPoolExecutor(workers, thread_name_prefix="replay-gather") if depth else None
-        )
 
     def next(self, batch_size: int) -> Batch:
         """The next batch."""
@@ -66,49 +61,34 @@ class Prefetcher(Generic[PlanT, BuffersT]):
             self.discard()
             self._spare, self._size = [], batch_size
             self._shown.clear()
-            self._ahead = self._workers is not None and self._worth_it(batch_size)
+            self._ahead = self._worth_it(batch_size)
         if len(self._shown) >= self._keep:
             self._spare.append(self._shown.popleft())
-        if not self._ahead:
-            plan, buffers = self._plan_with_buffers()
-            self._shown.append(buffers)
-            return self._gather(plan, buffers)
-        while len(self._pending) < self._depth:
-            self._submit()
-        first = self._pending.popleft()
-        self._shown.append(first.buffers)
-        batch = first.batch.result()
-        self._submit()
+        job, batch = (self._background if self._ahead else self._here).next()
+        self._shown.append(job.buffers)
         return batch
 
     def first_plan(self) -> PlanT | None:
         """The plan of the batch that :meth:`next` will return, if there is one already."""
-        return self._pending[0].plan if self._pending else None
+        first = self._background.first
+        return first.plan if first is not None else None
 
     def discard(self) -> None:
         """Forget the batches on the way."""
-        while self._pending:
-            pending = self._pending.popleft()
-            pending.batch.exception()  # waits: its buffers are being written
-            self._spare.append(pending.buffers)
+        self._spare += [job.buffers for job in self._background.discard()]
 
     def close(self) -> None:
         """End the threads. Idempotent."""
         self.discard()
-        if self._workers is not None:
-            self._workers.shutdown()
+        self._background.close()
 
-    def _submit(self) -> None:
-        plan, buffers = self._plan_with_buffers()
-        if self._workers is None:
-            raise AssertionError("no workers")
-        future = self._workers.submit(self._gather, plan, buffers)
-        self._pending.append(_Pending(plan, buffers, future))
-
-    def _plan_with_buffers(self) -> tuple[PlanT, BuffersT]:
+    def _begin(self) -> _Job[PlanT, BuffersT]:
         buffers = self._spare.pop() if self._spare else self._make_buffers(self._size)
         try:
-            return self._plan(self._size), buffers
+            return _Job(self._plan(self._size), buffers)
         except BaseException:
             self._spare.append(buffers)
             raise
+
+    def _run(self, job: _Job[PlanT, BuffersT]) -> Batch:
+        return self._gather(job.plan, job.buffers)

@@ -1,0 +1,56 @@
+"""Files that are whole or not there, whenever the power goes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def write_atomically(
+    path: Path, content: str | bytes | Iterable[bytes | memoryview], durable: bool = True
+) -> None:
+    """Write beside, make durable, rename, make the rename durable.
+
+    Args:
+        path: The file; its folder is there.
+        content: Text (written as UTF-8), bytes, or bytes in pieces.
+        durable: False: readers never see half a file, but after a power cut it may be the old
+            one, or empty. For what can be made again.
+
+    Raises:
+        OSError: A full disk, for instance; what stood at ``path`` before is then untouched.
+    """
+    if isinstance(content, str):
+        content = content.encode()
+    pieces = [content] if isinstance(content, bytes) else content
+    beside = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            file.writelines(pieces)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_directory(path.parent)
+
+
+def replace_durably(beside: Path, path: Path) -> None:
+    """Put a file that somebody else has written in place of another, durably. Raises OSError."""
+    with open(beside, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make created, renamed and removed names in a directory durable. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
