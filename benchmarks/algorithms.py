@@ -21,11 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
-from user_core.policies.tanh_gaussian_torch import (
-    distribution,
-    normalise,
-    squash,
-)
+from user_core.policies.tanh_gaussian_network import TanhGaussian
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch
 from user_learner.algorithms.rlpd import RLPD, RLPDConfig
@@ -99,7 +95,7 @@ class PlainUpdate:
 
     def _sample(self, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         mean, log_std = self.actor(state).chunk(2, 1)
-        return squash(mean, log_std.clamp(-10, 2), torch.randn_like(mean))
+        return TanhGaussian(mean, log_std.clamp(-10, 2)).transform(torch.randn_like(mean))
 
 
 def _mlp(inputs: int, hidden: tuple[int, ...], outputs: int, layer_norm: bool) -> nn.Sequential:
@@ -202,13 +198,13 @@ def inference(rounds: int) -> None:
     for hidden in ((128, 128), (256, 256), (512, 512)):
         policy = TanhGaussianPolicy(TanhGaussianConfig(hidden=hidden), SPEC)
         observation = {"state": np.ones(STATE, np.float32)}
-        parameters = {name: torch.from_numpy(a) for name, a in policy.arrays().items()}
+        network = policy.network()
 
-        def by_torch(p=parameters, layout=policy.layout, o=observation) -> np.ndarray:
+        def by_torch(n=network, o=observation) -> np.ndarray:
             with torch.inference_mode():
-                x = normalise(p, torch.from_numpy(o["state"])[None])
-                mean, log_std = distribution(p, x, layout)
-                return torch.tanh(mean + log_std.exp() * torch.randn_like(mean))[0].numpy()
+                found = n.distribution(n.encode({"state": torch.from_numpy(o["state"])[None]}))
+                noise = torch.randn_like(found.mean)
+                return torch.tanh(found.mean + found.log_std.exp() * noise)[0].numpy()
 
         contenders = {"torch": by_torch, "ours": lambda p=policy, o=observation: p.act(o)}
         times_s = race(contenders, rounds)

@@ -1,8 +1,8 @@
-"""The whole of USER in one process: collect, learn, publish, swap, again. No ROS, no threads.
+"""The whole of USER in one process: collect, learn, publish, swap, again. No ROS.
 
-In the running system each part below is a process of its own: the robot in ``hal_node``, the
-acting half of the loop in ``actor_node``, the memory in ``replay_node``, the learning half in
-``learner_node``; and what is a function call here is a message there. The words are the same.
+In the running system each part below is a process of its own: the robot with its safety gate in
+``hal_node``, the episode loop in ``actor_node``, the memory in ``replay_node``, the algorithm in
+``learner_node``; and what is a function call here is a message there. The classes are the same.
 
     python examples/single_process.py                                     # a point finds its goal
     python examples/single_process.py --env Pendulum-v1 --steps 10000     # any Gymnasium environment
@@ -14,39 +14,17 @@ import argparse
 
 import numpy as np
 
+from user_actor.loop import EpisodeLoop, PolicyHolder
+from user_actor.loop.ports import MemorySink
 from user_core import fakes, plugins, types
+from user_hal.runtime.local import LocalHal
 
 
-def run_episode(robot, policy, reward, sink, key, version, deterministic=False):
-    """Act until the episode ends; give every step to ``sink``; return what came of it."""
-    rewards, ended = [], False
-    policy.reset()
-    observation = robot.reset(seed=key.number)
-    while not ended:
-        proposed = policy.act(observation.arrays, deterministic=deterministic)[0]
-        executed = robot.command(proposed)  # what the motors really got
-        after = robot.read()
-        outcome = reward(observation.arrays, executed, after.arrays, after.task)
-        truncated = after.task.truncated and not outcome.terminated
-        sink.append(
-            types.Step(observation.arrays, executed, proposed, outcome.reward,
-                       outcome.terminated, truncated, policy_version=version)
-        )  # fmt: skip
-        rewards.append(outcome.reward)
-        observation, ended = after, outcome.terminated or truncated
-    sink.append(types.FinalObservation(observation.arrays))  # kept also at a time-out
-    source = types.EpisodeSource.EVALUATION if deterministic else types.EpisodeSource.ONLINE
-    verdict = types.Outcome.SUCCESS if outcome.success else types.Outcome.TIMEOUT
-    result = types.EpisodeResult(key, source, verdict, len(rewards), float(np.sum(rewards)))
-    sink.end_episode(result)
-    return result
-
-
-def evaluate(robot, policy, reward, version, episodes=20):
+def evaluate(robot, policies, reward, episodes=20):
     """Mean return and success rate of deterministic episodes, kept out of the memory."""
-    keys = [types.EpisodeKey("evaluation", 0, 1_000_000 + start) for start in range(episodes)]
-    aside = fakes.MemoryReplay()
-    results = [run_episode(robot, policy, reward, aside, key, version, True) for key in keys]
+    judge = EpisodeLoop(robot, policies, reward, MemorySink("evaluation"))
+    starts = range(1_000_000, 1_000_000 + episodes)
+    results = [judge.run(types.EpisodeSource.EVALUATION, seed=start) for start in starts]
     success = np.mean([result.outcome is types.Outcome.SUCCESS for result in results])
     return np.mean([result.episode_return for result in results]), success
 
@@ -65,33 +43,33 @@ def main() -> float:
         shape, fast = {"normalization": "data"}, {"critic_learning_rate": 1e-3}
     if arguments.algorithm == "rwr":  # the shortest honest algorithm, for reading
         policy, shape, fast = "linear_gaussian", {}, {}
-    robot = plugins.build("robots", *environment)
+
+    robot = LocalHal(plugins.build("robots", *environment))  # behind the safety gate
     reward = plugins.build("rewards", "task")
-    actor_policy = plugins.build("policies", policy, shape, robot.spec)
-    learner_policy = plugins.build("policies", policy, shape, robot.spec)
-    algorithm = plugins.build("algorithms", arguments.algorithm, fast, robot.spec, learner_policy)
+
+    def make_policy():
+        return plugins.build("policies", policy, shape, robot.spec)
+
+    algorithm = plugins.build("algorithms", arguments.algorithm, fast, robot.spec, make_policy())
     memory, mailbox = fakes.MemoryReplay(), fakes.PolicyMailbox()
-    robot.connect()
+    policies = PolicyHolder(make_policy, robot.spec, mailbox)
+    actor = EpisodeLoop(robot, policies, reward, MemorySink("actor", to=memory))
     version, due, mean_return = 0, 0, 0.0
-    for number in range(arguments.steps):
-        if newest := mailbox.newest(after=version):  # the actor, between two steps
-            actor_policy.load(newest.arrays)
-            version = newest.number
-        if len(memory) >= min(due, arguments.steps):
-            mean_return, success = evaluate(robot, actor_policy, reward, version)
-            print(
-                f"{len(memory):6} steps, version {version:3}: "
-                f"return {mean_return:8.2f}, success {success:4.0%} |{'#' * round(20 * success)}"
-            )
-            due += max(100, arguments.steps // 10)
-        if len(memory) >= arguments.steps:
-            break
-        key = types.EpisodeKey("actor", 0, number)  # the actor
-        steps = run_episode(robot, actor_policy, reward, memory, key, version).length
-        for _ in range(-(-steps // algorithm.updates_per_call)):  # the learner: one update a step
-            algorithm.update(memory.sample(128 * algorithm.updates_per_call))
-        mailbox.publish(types.PolicyVersion(number + 1, algorithm.policy_arrays()))
-    robot.close()
+    with robot:
+        while len(memory) < arguments.steps:
+            steps = actor.run(seed=version).length  # collect: an episode, random before version 1
+            for _ in range(-(-steps // algorithm.updates_per_call)):  # learn: one update a step
+                algorithm.update(memory.sample(128 * algorithm.updates_per_call))
+            version += 1
+            mailbox.publish(types.PolicyVersion(version, algorithm.policy_arrays()))
+            policies.load_newest()  # swapped in before the actor's next step
+            if len(memory) >= min(due, arguments.steps):
+                mean_return, success = evaluate(robot, policies, reward)
+                print(
+                    f"{len(memory):6} steps, version {version:3}: "
+                    f"return {mean_return:8.2f}, success {success:4.0%} |{'#' * round(20 * success)}"
+                )
+                due += max(100, arguments.steps // 10)
     return float(mean_return)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from user_core import plugins
 from user_core.conformance import check_algorithm
@@ -21,6 +22,15 @@ from user_learner.algorithms.sac import SAC
 PAGE = Path(__file__).parents[3] / "docs/how_to/add_a_policy.md"
 SPEC = FakeRobot(FakeRobotConfig()).spec
 FAST = {"critic_hidden": (64, 64), "actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Threads of small operations wait for each other in busy loops."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -114,8 +124,8 @@ def test_sac_learns_the_fake_robots_task_with_it(gaussian):
             algorithm.update(batch_of(rows, rng.integers(0, len(rows), 64)))
         policy.load(algorithm.policy_arrays())
     _, after = run_episodes(deterministic(policy), 20, seed=1000)
-    print(before, after)
-    assert after > before
+    assert before <= 0.2
+    assert after >= 0.6
 
 
 def test_cloning_learns_from_an_expert_with_it(gaussian):
@@ -130,8 +140,8 @@ def test_cloning_learns_from_an_expert_with_it(gaussian):
     _, before = run_episodes(deterministic(policy), 20, seed=1000)
     algorithm = BC(BC.Config(learning_rate=1e-3), SPEC, policy)
     for _ in range(400):
-        metrics = algorithm.update(batch_of(rows, rng.integers(0, len(rows), 64)))
+        algorithm.update(batch_of(rows, rng.integers(0, len(rows), 64)))
     policy.load(algorithm.policy_arrays())
     _, after = run_episodes(deterministic(policy), 20, seed=1000)
-    print(before, after, metrics)
-    assert after > before
+    assert before <= 0.2
+    assert after >= 0.9

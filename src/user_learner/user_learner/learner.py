@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from user_core.config import Config, setting
+from user_core.config import Config, from_mapping, setting
 from user_core.interfaces import PolicySink
-from user_core.plugins import PluginChoice
+from user_core.plugins import PluginChoice, load
 from user_core.policies import policy_config_hash
 from user_core.specs import RobotSpec
 from user_core.types import EpisodeSource
@@ -39,6 +39,12 @@ class LearnerConfig(Config):
 def config_hash_of(config: LearnerConfig, spec: RobotSpec) -> str:
     """What the weights of this learner are made for; actors refuse others."""
     return policy_config_hash(config.policy.plugin, config.policy.params, spec)
+
+
+def _typed(kind: str, choice: PluginChoice) -> Config:
+    """The parameters of a plugin, with those that were left out."""
+    cls: type[Config] = load(kind, choice.plugin).Config
+    return from_mapping(cls, choice.params)
 
 
 @contextmanager
@@ -90,7 +96,11 @@ def open_learner(
             environment_steps=lambda: source.collected(EpisodeSource.ONLINE),
             directory=config.directory,
             identity=identity_of(
-                config.algorithm.plugin, algorithm.config, config.policy.plugin, policy.config, spec
+                config.algorithm.plugin,
+                _typed("algorithms", config.algorithm),
+                config.policy.plugin,
+                _typed("policies", config.policy),
+                spec,
             ),
             config_hash=config_hash_of(config, spec),
             on_metrics=tell,

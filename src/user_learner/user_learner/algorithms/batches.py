@@ -1,94 +1,89 @@
-"""Batches of numpy arrays as minibatches of tensors, with actions and states ready for use."""
+"""Batches of numpy arrays as minibatches of tensors, in the layout that a policy's network wants."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from user_core.errors import SpecError
-from user_core.policies.tanh_gaussian import TanhGaussianLayout
-from user_core.policies.tanh_gaussian_torch import normalise
-from user_core.specs import Array, Arrays
+from user_core.errors import PluginError, SpecError, StoreError
+from user_core.interfaces import Policy, PolicyNetwork
+from user_core.policies.features import ActionScale
+from user_core.specs import Array, RobotSpec
 from user_core.types import Batch
-from user_learner.algorithms.distributed import average_
+from user_learner.algorithms.distributed import share_
+from user_learner.algorithms.torch_tools import random_shift
 
-#: Least spread, as a share of half the bounds: what hardly moved at first must not be blown up.
-_LEAST_SHARE = 0.05
-_LEAST_UNBOUNDED = 0.01
-
-
-class InputNormaliser:
-    """Keeps ``input.offset`` and ``input.scale``, which are arrays of the policy.
-
-    With the policy's ``normalization: bounds`` they stay what the specs say. With ``data`` they
-    become mean and one over the standard deviation of the rows of the first calls, and are
-    then left alone: a network whose inputs keep moving must learn everything again.
-
-    Args:
-        layout: Of the policy.
-        arrays: First values of the policy.
-        device: Where the tensors live.
-
-    Attributes:
-        tensors: ``input.offset`` and ``input.scale``.
-    """
-
-    def __init__(self, layout: TanhGaussianLayout, arrays: Arrays, device: torch.device) -> None:
-        names = ("input.offset", "input.scale")
-        self.tensors = {name: torch.from_numpy(np.array(arrays[name])).to(device) for name in names}
-        self._calls_left = layout.config.normalization_calls
-        if layout.config.normalization == "bounds":
-            self._calls_left = 0
-        features = layout.features
-        bounded = features.scale != 1.0
-        self._least = torch.from_numpy(
-            np.where(bounded, _LEAST_SHARE / features.scale, _LEAST_UNBOUNDED).astype(np.float32)
-        ).to(device)
-        self._sums = torch.zeros((3, features.state_size), dtype=torch.float64, device=device)
-
-    def observe(self, *vectors_bo: Tensor) -> None:
-        """Take notice of rows, (B, O) each, while the scale is not settled."""
-        if not self._calls_left:
-            return
-        self._calls_left -= 1
-        for vectors in vectors_bo:
-            exact = vectors.double()
-            one = torch.full_like(exact[0], len(exact))
-            self._sums += torch.stack([one, exact.sum(0), exact.square().sum(0)])
-        sums = self._sums.clone()
-        average_(sums)  # the same scale in all processes
-        mean = sums[1] / sums[0]
-        spread = (sums[2] / sums[0] - mean.square()).clamp_min(0).sqrt()
-        self.tensors["input.offset"].copy_(mean)
-        self.tensors["input.scale"].copy_(1 / torch.maximum(spread, self._least))
-
-    def arrays(self) -> dict[str, Array]:
-        """What the policy takes; a copy."""
-        return {name: tensor.cpu().numpy().copy() for name, tensor in self.tensors.items()}
-
-    def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return {
-            **self.arrays(),
-            "calls_left": self._calls_left,
-            "sums": self._sums.cpu().numpy().copy(),
-        }
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over what :meth:`state` gave."""
-        for name, tensor in self.tensors.items():
-            tensor.copy_(torch.from_numpy(np.array(state[name])))
-        self._sums.copy_(torch.from_numpy(np.array(state["sums"])))
-        self._calls_left = int(state["calls_left"])
+Inputs = dict[str, Tensor]
 
 
 # --------------------------------------------------------------------------------------------------
-# Batches of numpy arrays as minibatches of tensors, with actions and states ready for use
+# What an algorithm asks of a policy
+# --------------------------------------------------------------------------------------------------
+
+
+def network_of(policy: Policy, needs: type, algorithm: str, device: torch.device) -> Any:
+    """The network of a policy, on a device.
+
+    Args:
+        policy: The policy to be trained.
+        needs: What the algorithm needs of it, one of the protocols in
+            :mod:`user_core.interfaces`.
+        algorithm: Its name, for messages.
+        device: Where to train.
+
+    Raises:
+        PolicyError: The policy cannot be trained.
+        PluginError: Its network lacks what the algorithm needs.
+    """
+    network: Any = policy.network()
+    lacking = [name for name in members(needs) if not hasattr(network, name)]
+    if lacking:
+        raise PluginError(
+            f"policy of {algorithm}",
+            got=f"{type(policy).__name__}, whose network has no {', '.join(lacking)}",
+            expected=f"a network as user_core.interfaces.{needs.__name__} describes it",
+            hint="See docs/how_to/add_a_policy.md",
+        )
+    return network.to(device)
+
+
+def members(protocol: type) -> list[str]:
+    """Names that an object must have to fulfil a protocol."""
+    names = {
+        name
+        for cls in protocol.__mro__
+        if getattr(cls, "_is_protocol", False)
+        for name in (*vars(cls), *inspect.get_annotations(cls))
+        if not name.startswith("_")
+    }
+    return sorted(names)
+
+
+def buffers_state(network: PolicyNetwork) -> dict[str, Any]:
+    """Buffers of a network, for a checkpoint; a copy."""
+    return {
+        name: buffer.item() if buffer.dim() == 0 else buffer.cpu().numpy().copy()
+        for name, buffer in network.named_buffers()
+    }
+
+
+def load_buffers(network: PolicyNetwork, state: Mapping[str, Any], where: str) -> None:
+    """Take over what :func:`buffers_state` gave; raises StoreError where names differ."""
+    buffers = dict(network.named_buffers())
+    if buffers.keys() != state.keys():
+        raise StoreError(f"buffers of {where}", got=sorted(state), expected=sorted(buffers))
+    for name, buffer in buffers.items():
+        buffer.copy_(torch.as_tensor(np.array(state[name])))
+
+
+# --------------------------------------------------------------------------------------------------
+# Minibatches
 # --------------------------------------------------------------------------------------------------
 
 
@@ -97,136 +92,140 @@ class Minibatch:
     """B transitions as tensors.
 
     Attributes:
-        state: Normalised numbers of the observation, (B, O).
-        action: (B, A), scaled to -1 to 1.
-        reward: (B,).
+        inputs: Of the policy's network, (B, ...) each.
+        action: (B, T x A), scaled to -1 to 1.
+        reward: (B,); of the first step of a window.
         discount: (B,), of the value of the next observation; 0 behind a terminal step.
-        next_state: (B, O).
-        images: Pictures, (B, h, w, 3) uint8 each.
-        next_images: Likewise.
+        next_inputs: As ``inputs``; empty where they were not asked for.
+        weight: How much each element of the actions counts, (B, T x A): what the end of an
+            episode cuts off does not. None where all do.
     """
 
-    state: Tensor
+    inputs: Inputs
     action: Tensor
     reward: Tensor
     discount: Tensor
-    next_state: Tensor
-    images: Mapping[str, Tensor]
-    next_images: Mapping[str, Tensor]
+    next_inputs: Inputs
+    weight: Tensor | None
 
 
 class Minibatcher:
-    """Cuts batches into minibatches for one layout, on one device."""
+    """Cuts batches into minibatches for one network, on one device.
 
-    def __init__(self, layout: TanhGaussianLayout, device: torch.device) -> None:
-        self.layout, self.device = layout, device
-        half = layout.action_half
-        self._action_middle = torch.from_numpy(layout.action_middle).to(device)
-        self._action_scale = torch.from_numpy(1 / np.where(half > 0, half, 1)).to(device)
+    Args:
+        network: Says in which layout it wants observations, and takes notice of them.
+        spec: The robot's.
+        device: Where the tensors go.
+        next_observations: Whether they are needed.
+    """
 
-    def cut(self, batch: Batch, count: int, normaliser: InputNormaliser) -> list[Minibatch]:
+    def __init__(
+        self,
+        network: PolicyNetwork,
+        spec: RobotSpec,
+        device: torch.device,
+        next_observations: bool = True,
+    ) -> None:
+        self.network, self.device, self._next = network, device, next_observations
+        scale, rows = ActionScale(spec), network.rows
+        self._action_size = spec.action.size
+        self._action_shape: tuple[int, ...] = (self._action_size,)
+        if rows > 1:
+            self._action_shape = (rows, self._action_size)
+        half = np.where(scale.half > 0, scale.half, 1)
+        self._action_middle = torch.from_numpy(np.tile(scale.middle, rows)).to(device)
+        self._action_scale = torch.from_numpy(np.tile(1 / half, rows)).to(device)
+
+    def cut(self, batch: Batch, count: int) -> list[Minibatch]:
         """Cut into ``count`` minibatches of equal size.
 
         Minibatch i takes every count-th row from row i on, so that each has the same mixture of
         sources whether the sampler shuffles them or lays them one behind the other.
 
         Args:
-            batch: G x B rows.
+            batch: G x B rows; windows of T steps where the network plans T actions.
             count: G.
-            normaliser: Knows the scale of the numbers; sees them first.
 
         Raises:
-            SpecError: The rows cannot be divided, or are windows instead of single steps.
+            SpecError: The rows cannot be divided, or are windows instead of single steps, or
+                the other way round.
         """
-        rows, features = len(batch), self.layout.features
+        rows = len(batch)
         if rows == 0 or rows % count:
             raise SpecError(
                 "rows of a batch", got=rows, expected=f"a positive multiple of {count} (the "
                 "gradient updates of one call)",
             )  # fmt: skip
-        if np.shape(batch.action) != (rows, *self.layout.action.shape):
+        shape, planned = np.shape(batch.action), self.network.rows
+        if shape != (rows, *self._action_shape):
+            hint = f"Set sampler.window to {planned if planned > 1 else 0}"
             raise SpecError(
-                "actions of a batch", got=np.shape(batch.action),
-                expected=(rows, *self.layout.action.shape),
+                "actions of a batch", got=shape, expected=(rows, *self._action_shape),
+                hint=hint + (", and pad_windows" if planned > 1 else ""),
             )  # fmt: skip
-        vectors = [
-            self._tensor(features.vectors(observation, rows))
-            for observation in (batch.observation, batch.next_observation)
-        ]
-        normaliser.observe(*vectors)
-        state, next_state = (normalise(normaliser.tensors, vector) for vector in vectors)
-        action = (self._tensor(batch.action) - self._action_middle) * self._action_scale
-        states, actions, rewards, discounts, next_states = (
-            self._strided(tensor, count)
-            for tensor in (
-                state, action.clamp_(-1, 1), self._tensor(batch.reward),
-                self._tensor(batch.discount), next_state,
-            )
-        )  # fmt: skip
-        images = self._images(batch.observation, rows)
-        next_images = self._images(batch.next_observation, rows)
+        inputs = self._inputs(batch.observation)
+        next_inputs = self._inputs(batch.next_observation) if self._next else {}
+        self.network.observe(*([inputs, next_inputs] if self._next else [inputs]))
+        for _, buffer in self.network.named_buffers():
+            share_(buffer)  # processes that train together settle on the first one's
+        action = self._tensor(batch.action).reshape(rows, -1)
+        action = ((action - self._action_middle) * self._action_scale).clamp_(-1, 1)
+        reward, discount = self._tensor(batch.reward), self._tensor(batch.discount)
+        if planned > 1:
+            reward, discount = reward[:, 0], discount[:, 0]
+        weight = batch.extras.get("mask") if planned > 1 else None
+        if weight is not None:
+            weight = self._tensor(weight).repeat_interleave(self._action_size, 1)
+        actions, rewards, discounts = (
+            _strided(tensor, count) for tensor in (action, reward, discount)
+        )
+        parts, next_parts = _cut(inputs, count), _cut(next_inputs, count)
         return [
             Minibatch(
-                states[i],
+                parts[i],
                 actions[i],
                 rewards[i],
                 discounts[i],
-                next_states[i],
-                {name: picture[i::count] for name, picture in images.items()},
-                {name: picture[i::count] for name, picture in next_images.items()},
+                next_parts[i],
+                None if weight is None else weight[i::count],
             )
             for i in range(count)
         ]
 
+    def _inputs(self, observation: Mapping[str, Array]) -> Inputs:
+        return {
+            name: tensor.to(self.device, non_blocking=True)
+            for name, tensor in self.network.inputs(observation).items()
+        }
+
     def _tensor(self, array: object) -> Tensor:
         return torch.as_tensor(array, dtype=torch.float32).to(self.device, non_blocking=True)
 
-    def _strided(self, tensor: Tensor, count: int) -> Tensor:
-        if count == 1:
-            return tensor[None]
-        return tensor.view(-1, count, *tensor.shape[1:]).transpose(0, 1).contiguous()
 
-    def _images(self, observation: Arrays, rows: int) -> dict[str, Tensor]:
-        found = {}
-        for name in self.layout.features.image_names:
-            picture = torch.as_tensor(observation[name])
-            if picture.shape != (rows, *self.layout.features.specs[name].shape):
-                raise SpecError(
-                    f"pictures {name!r} of a batch", got=tuple(picture.shape),
-                    expected=(rows, *self.layout.features.specs[name].shape),
-                )  # fmt: skip
-            found[name] = picture.to(self.device, non_blocking=True)
-        return found
+def shifted(inputs: Inputs, pad: int, generator: torch.Generator) -> Inputs:
+    """Inputs with every image shifted at random by up to ``pad`` pixels."""
+    return {
+        name: random_shift(tensor, pad, generator) if _is_image(tensor) else tensor
+        for name, tensor in inputs.items()
+    }
 
 
-# --------------------------------------------------------------------------------------------------
-# Windows of steps as single ones whose action is all of the window's
-# --------------------------------------------------------------------------------------------------
+def _is_image(tensor: Tensor) -> bool:
+    return tensor.dtype == torch.uint8 and tensor.dim() == 4
 
 
-def joined(batch: Batch, rows: int, device: torch.device) -> tuple[Batch, Tensor | None]:
-    """Windows (B, T, A) as steps with actions (B, T * A), for a policy that plans T at once.
+def _cut(inputs: Inputs, count: int) -> list[Inputs]:
+    """Inputs of each minibatch: views of images, which are large; the rest side by side."""
+    parts = {
+        name: [tensor[i::count] for i in range(count)]
+        if _is_image(tensor)
+        else _strided(tensor, count)
+        for name, tensor in inputs.items()
+    }
+    return [{name: part[i] for name, part in parts.items()} for i in range(count)]
 
-    Returns them, and how much each element of the actions counts, (B, T * A): what the end of an
-    episode cuts off does not. None where all do.
 
-    Raises:
-        SpecError: These are no windows of T steps.
-    """
-    shape = np.shape(batch.action)
-    if len(shape) != 3 or shape[1] != rows:
-        raise SpecError(
-            "actions of a batch for a policy of chunks", got=tuple(shape),
-            expected=f"(B, {rows}, A)", hint=f"Set sampler.window to {rows}, and pad_windows",
-        )  # fmt: skip
-    plain = replace(
-        batch,
-        action=batch.action.reshape(shape[0], -1),
-        reward=batch.reward[:, 0],
-        discount=batch.discount[:, 0],
-    )
-    mask = batch.extras.get("mask")
-    if mask is None:
-        return plain, None
-    weight = torch.as_tensor(mask, dtype=torch.float32).to(device).repeat_interleave(shape[2], 1)
-    return plain, weight
+def _strided(tensor: Tensor, count: int) -> Tensor:
+    if count == 1:
+        return tensor[None]
+    return tensor.view(-1, count, *tensor.shape[1:]).transpose(0, 1).contiguous()

@@ -122,7 +122,8 @@ class ActorCriticNetworks:
     ) -> None:
         self.config, self.policy, self.device = config, policy, device
         self.dtype = getattr(torch, config.precision)
-        encoder, actor = {}, {}
+        encoder: dict[str, Tensor] = {}
+        actor: dict[str, Tensor] = {}
         for name, parameter in policy.named_parameters():
             (encoder if name.startswith("encoder.") else actor)[name] = parameter
         self.encodes = bool(encoder)
@@ -207,7 +208,7 @@ class SAC(Algorithm):
         name = type(self).__name__
         self.config, self.device = config, torch.device(config.device)
         self.updates_per_call = config.critic_updates
-        network = network_of(policy, DistributionNetwork, name, self.device)
+        network: DistributionNetwork = network_of(policy, DistributionNetwork, name, self.device)
         if network.rows != 1:
             raise PluginError(
                 f"policy of {name}", got=f"one that plans {network.rows} actions at once",

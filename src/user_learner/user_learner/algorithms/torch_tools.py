@@ -1,4 +1,4 @@
-"""Random shifts of pictures, the augmentation of DrQ (Kostrikov et al. 2020)."""
+"""Random shifts of images, the augmentation of DrQ (Kostrikov et al. 2020)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from user_learner.algorithms.distributed import average_, rank
 
 
 def random_shift(image_bhwc: Tensor, pad: int, generator: torch.Generator) -> Tensor:
-    """Shift each picture by up to ``pad`` pixels in both directions; edges are repeated.
+    """Shift each image by up to ``pad`` pixels in both directions; edges are repeated.
 
-    One gather of the bytes, (B, h, w, c) to the same; the picture is not converted first.
+    One gather of the bytes, (B, h, w, c) to the same; the image is not converted first.
     """
     if pad == 0:
         return image_bhwc
@@ -187,10 +187,11 @@ class FlatParameters:
 
     On a CPU, small networks spend much of an update in the overhead of one small operation per
     parameter. Lying in one tensor, all of them are stepped, averaged over processes, copied
-    and moved towards (:meth:`approach`) by one operation each.
+    and moved towards (:meth:`approach`) by one operation each. A parameter of a module stays
+    one, and its module goes on working: only its memory moves into the tensor.
 
     Args:
-        arrays: First values, by name.
+        values: First values, or parameters of modules on ``device``, by name.
         device: Where they live.
 
     Attributes:
@@ -200,14 +201,21 @@ class FlatParameters:
         frozen: The same views, of which no gradient is asked.
     """
 
-    def __init__(self, arrays: Mapping[str, Array], device: torch.device) -> None:
-        values = [np.asarray(array, np.float32).ravel() for array in arrays.values()]
-        self.flat = torch.from_numpy(np.concatenate([np.zeros(0, np.float32), *values])).to(device)
+    def __init__(self, values: Mapping[str, Array | Tensor], device: torch.device) -> None:
+        parts = [
+            v.detach() if isinstance(v, Tensor) else torch.from_numpy(np.asarray(v, np.float32))
+            for v in values.values()
+        ]
+        self.flat = torch.cat([torch.zeros(0), *(part.reshape(-1).cpu() for part in parts)])
+        self.flat = self.flat.to(device)
         self.grad = torch.zeros_like(self.flat)
-        self.shapes = {name: array.shape for name, array in arrays.items()}
+        self.shapes = {name: tuple(part.shape) for name, part in zip(values, parts, strict=True)}
         self.frozen = self._split(self.flat)
         self.named = self._split(self.flat)
         for name, gradient in self._split(self.grad).items():
+            if isinstance(parameter := values[name], torch.nn.Parameter):
+                parameter.data = self.named[name]
+                self.named[name] = parameter
             self.named[name].requires_grad_()
             self.named[name].grad = gradient
 
