@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import Enum, IntEnum
 from pathlib import Path
 from typing import Any, Literal
@@ -10,9 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from user_comm.parameter_values import MISSING, assemble, flatten, parameter_fields
+from user_comm.parameter_values import (
+    MISSING,
+    assemble,
+    fields_with_keys,
+    flatten,
+    parameter_fields,
+    plugin_config,
+)
 from user_core.config import Config, setting
 from user_core.errors import ConfigError
+from user_core.plugins import PluginChoice
 
 
 class Mode(str, Enum):
@@ -61,7 +70,7 @@ def test_every_field_has_its_kind_and_nested_ones_a_dotted_name() -> None:
         "robot": "str", "count": "int", "rate_hz": "float", "loud": "bool", "mode": "str",
         "place": "str", "kind": "str", "path": "str", "gains": "float[]", "names": "str[]",
         "limit": "float", "gate.max_age_s": "float", "gate.box_m": "float[]",
-        "other.max_age_s": "float", "other.box_m": "float[]", "params": "yaml", "parts": "yaml",
+        "other.max_age_s": "float", "other.box_m": "float[]", "params": "mapping", "parts": "yaml",
         "maybe": "yaml",
     }  # fmt: skip
 
@@ -114,6 +123,51 @@ def test_assembling_the_flattened_gives_the_same_configuration() -> None:
 )
 def test_flattening_loses_nothing(config: Everything) -> None:
     assert assemble(Everything, flatten(config)) == config
+
+
+def test_mappings_stay_mappings_and_only_what_ros_cannot_carry_is_text() -> None:
+    params = {
+        "arm": {"speed": 1.5, "tags": ["a", "b"]}, "none": None, "empty": [], "nothing": {},
+        "parts": [{"name": "x"}], "mixed": [1, "a"], "odd": {"a/b": 1}, "text": "!yaml 3",
+    }  # fmt: skip
+    flat = flatten(Everything(robot="r", params=params))
+    assert {k: v for k, v in flat.items() if k.startswith("params")} == {
+        "params.arm.speed": 1.5, "params.arm.tags": ["a", "b"], "params.none": "!yaml null",
+        "params.empty": "!yaml []", "params.nothing": "!yaml {}",
+        "params.parts": "!yaml [{name: x}]", "params.mixed": "!yaml [1, a]",
+        "params.odd": "!yaml {a/b: 1}", "params.text": "!yaml '!yaml 3'",
+    }  # fmt: skip
+    assert assemble(Everything, flat).params == params
+
+
+class Chooser(Config):
+    robot: PluginChoice = setting(
+        PluginChoice(plugin="fake", params={"episode_steps": 7}), doc="The robot."
+    )
+    devices: dict[str, PluginChoice] = setting(factory=dict, doc="Cameras.")
+
+
+def test_parameters_of_a_plugin_have_the_types_of_its_own_configuration() -> None:
+    given = {
+        "robot.params.episode_steps": 12,
+        "robot.params.nonsense": 1,
+        "devices.front.plugin": "x",
+    }
+    fields = {field.name: field for field in fields_with_keys(Chooser, given)}
+    steps = fields["robot.params.episode_steps"]
+    assert (steps.kind, steps.in_mapping) == ("int", True) and steps.setting.doc
+    assert fields["robot.params.nonsense"].kind == "any"
+    assert fields["devices.front.plugin"].kind == "str"
+    assert fields["devices.front.params"].plugin_kind == "cameras"
+    unknown = {f.name: f for f in fields_with_keys(Chooser, {**given, "robot.plugin": "nobody's"})}
+    assert unknown["robot.params.episode_steps"].kind == "any"
+
+
+def test_an_algorithm_is_not_imported_for_the_types_of_its_parameters() -> None:
+    if "user_learner.algorithms.sac" not in sys.modules:
+        assert plugin_config("algorithms", "sac") is None
+        assert "user_learner.algorithms.sac" not in sys.modules
+    assert plugin_config("algorithms", "there_is_none") is None
 
 
 def test_keys_after_a_dot_join_a_mapping_and_win_over_its_yaml() -> None:

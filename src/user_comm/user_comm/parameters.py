@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
+import yaml
 from rcl_interfaces.msg import (
     FloatingPointRange,
     IntegerRange,
@@ -20,7 +22,7 @@ from rclpy.parameter import Parameter
 from user_comm.parameter_values import (
     ParameterField,
     assemble,
-    parameter_fields,
+    fields_with_keys,
     ros_value,
     unmarked,
 )
@@ -34,6 +36,7 @@ _TYPES = {
     "float": Parameter.Type.DOUBLE,
     "str": Parameter.Type.STRING,
     "yaml": Parameter.Type.STRING,
+    "mapping": Parameter.Type.STRING,
     "bool[]": Parameter.Type.BOOL_ARRAY,
     "int[]": Parameter.Type.INTEGER_ARRAY,
     "float[]": Parameter.Type.DOUBLE_ARRAY,
@@ -50,11 +53,12 @@ class ConfigParameters(Generic[C]):
 
     Declares one parameter per field, with description, unit, range and ``read_only``; reads
     them back as a checked configuration; refuses a wrong change with the reason; and applies an
-    allowed one.
+    allowed one. What stands for what is in :mod:`user_comm.parameter_values`. Keys of mappings are
+    parameters too, those of a plugin's parameters with the types of the plugin's own
+    configuration; they cannot be changed while the node runs.
 
     A wrong value from a launch file does not end the process: it is kept, and :meth:`read`
-    raises it, so that the node can say so on ``/diagnostics``. ROS parameter files have no null:
-    ``!yaml null`` stands for it, and an empty text where None is allowed.
+    raises it, so that the node can say so on ``/diagnostics``.
 
     Args:
         node: Declares them.
@@ -72,14 +76,16 @@ class ConfigParameters(Generic[C]):
         known: Sequence[str] = (),
     ) -> None:
         self._node, self._cls, self._on_change = node, cls, on_change
-        self._fields = {field.name: field for field in parameter_fields(cls)}
+        # rclpy has no public way to see overrides before a parameter is declared with a type.
+        overrides = {
+            name: _plain(parameter.value) for name, parameter in node._parameter_overrides.items()
+        }
+        self._fields = {field.name: field for field in fields_with_keys(cls, overrides)}
+        self._given = self._fields.keys() & overrides.keys()
         self._wrong: dict[str, ConfigError] = {}
-        self._keys: list[str] = []
         self._nothing: set[str] = set()
         self._config: C | None = None
         self._candidate: C | None = None
-        # rclpy has no public way to see overrides before a parameter is declared with a type.
-        overrides: Mapping[str, Parameter[Any]] = node._parameter_overrides
         for field in self._fields.values():
             self._declare(field, overrides)
         self.unknown = self._find_unknown(overrides, known)
@@ -90,58 +96,52 @@ class ConfigParameters(Generic[C]):
         """The configuration as the parameters are now. Raises ConfigError, naming the parameter."""
         for error in self._wrong.values():
             raise error
-        self._config = assemble(self._cls, self._values())
+        self._config = assemble(self._cls, self._values(), self._fields.values())
         return self._config
 
-    def _declare(self, field: ParameterField, overrides: Mapping[str, Parameter[Any]]) -> None:
+    def _declare(self, field: ParameterField, overrides: Mapping[str, Any]) -> None:
         value = field.default
         if field.name in overrides:
             try:
-                given = unmarked(overrides[field.name].value)
-                if field.optional and (
-                    given is None or (field.kind != "str" and isinstance(given, str) and not given)
-                ):
-                    value = None
-                    self._nothing.add(field.name)
-                else:
-                    value = _fitting(field, given)
+                value = self._given_value(field, overrides[field.name])
             except ConfigError as error:
                 self._wrong[field.name] = error
+        elif field.kind == "mapping" or (field.in_mapping and value is MISSING):
+            return
         descriptor = _descriptor(field)
-        if value is MISSING:
-            descriptor.dynamic_typing = False
-            self._node.declare_parameter(
-                field.name, _TYPES[field.kind], descriptor, ignore_override=True
-            )
-        else:
+        if value is not MISSING:
             try:
                 self._node.declare_parameter(field.name, value, descriptor, ignore_override=True)
+                return
             except Exception as error:  # out of range: several classes, by distribution
                 self._wrong[field.name] = ConfigError(
                     field.name, got=value, expected=field.constraints or str(error)
                 )
-                descriptor = _descriptor(field)
-                descriptor.dynamic_typing = False
-                self._node.declare_parameter(
-                    field.name, _TYPES[field.kind], descriptor, ignore_override=True
-                )
-        if field.mapping:
-            for name, parameter in overrides.items():
-                if name.startswith(field.name + "."):
-                    description = f"{field.setting.doc} (one key of {field.name})"
-                    self._node.declare_parameter(
-                        name,
-                        parameter.value,
-                        ParameterDescriptor(
-                            description=description, read_only=True, dynamic_typing=True
-                        ),
-                        ignore_override=True,
-                    )
-                    self._keys.append(name)
+        descriptor = _descriptor(field)
+        descriptor.dynamic_typing = False
+        kind = _TYPES.get(field.kind, Parameter.Type.STRING)
+        self._node.declare_parameter(field.name, kind, descriptor, ignore_override=True)
+
+    def _given_value(self, field: ParameterField, given: Any) -> Any:
+        """An override as it is declared; raises ConfigError."""
+        plain = unmarked(given, field.name)
+        empty = field.kind != "str" and isinstance(plain, str) and not plain
+        if field.optional and (plain is None or empty):
+            self._nothing.add(field.name)
+            return None
+        # What is text for want of a type in ROS stays so; assemble() reads it.
+        as_text = field.kind in ("any", "mapping", "yaml") and isinstance(given, str)
+        return given if as_text else _fitting(field, plain)
 
     def _values(self) -> dict[str, Any]:
         values = {}
-        for name in (*self._fields, *self._keys):
+        for name, field in self._fields.items():
+            if field.in_mapping and name not in self._given:
+                continue
+            if field.kind == "mapping" and name not in self._given:
+                if (default := self._default(field)) is not None:
+                    values[name] = default
+                continue
             try:
                 value = self._node.get_parameter(name).value
             except ParameterUninitializedException:
@@ -151,6 +151,16 @@ class ConfigParameters(Generic[C]):
             elif name in self._nothing:
                 values[name] = None
         return values
+
+    def _default(self, field: ParameterField) -> Any:
+        """The default of a mapping of which no key was given; None: leave that to the class."""
+        if field.default is MISSING or any(n.startswith(field.name + ".") for n in self._given):
+            return None
+        if field.plugin in self._given:
+            chosen = self._node.get_parameter(field.plugin).value
+            if chosen != self._fields[field.plugin].default:
+                return None  # it was that of another plugin
+        return field.default
 
     def _check_change(self, parameters: Sequence[Parameter[Any]]) -> SetParametersResult:
         ours = [p for p in parameters if p.name in self._fields]
@@ -162,8 +172,8 @@ class ConfigParameters(Generic[C]):
                 field = self._fields[parameter.name]
                 if parameter.type_ is Parameter.Type.NOT_SET:
                     raise ConfigError(field.name, got="no value", expected=field.kind)
-                values[field.name] = _fitting(field, parameter.value)
-            self._candidate = assemble(self._cls, values)
+                values[field.name] = _fitting(field, unmarked(parameter.value, field.name))
+            self._candidate = assemble(self._cls, values, self._fields.values())
         except SuiteError as error:
             self._candidate = None
             return SetParametersResult(successful=False, reason=str(error))
@@ -177,19 +187,16 @@ class ConfigParameters(Generic[C]):
         if self._on_change is not None:
             self._on_change(old, new)
 
-    def _find_unknown(
-        self, overrides: Mapping[str, Parameter[Any]], known: Sequence[str]
-    ) -> dict[str, str]:
+    def _find_unknown(self, overrides: Mapping[str, Any], known: Sequence[str]) -> dict[str, str]:
         """Overrides that nobody asked for, with the name that may have been meant.
 
         Only a hint: a parameter file may serve several nodes.
         """
         names = [*self._fields, *known]
-        taken = {*names, *self._keys}
         return {
             name: next(iter(difflib.get_close_matches(name, names, n=1)), "")
             for name in overrides
-            if name not in taken and not name.startswith(_OF_RCLPY)
+            if name not in names and not name.startswith(_OF_RCLPY)
         }
 
 
@@ -200,9 +207,9 @@ def _descriptor(field: ParameterField) -> ParameterDescriptor:
         name=field.name,
         description=rule.doc + unit,
         additional_constraints=field.constraints,
-        read_only=rule.read_only,
+        read_only=rule.read_only or field.in_mapping,
         # An empty array has no type of its own in rclpy, and "not set" is no type at all.
-        dynamic_typing=field.optional or field.kind.endswith("[]"),
+        dynamic_typing=field.optional or field.kind == "any" or field.kind.endswith("[]"),
     )
     if rule.ge is None and rule.le is None:
         return descriptor
@@ -228,17 +235,21 @@ def _fitting(field: ParameterField, value: Any) -> Any:
     kind, value = field.kind, _plain(value)
     if kind == "yaml":
         return value if isinstance(value, str) else ros_value(value, kind)
+    if kind == "any":
+        return value
     if kind.endswith("[]"):
+        value = _from_text(value)
         if isinstance(value, list):
             return [_fitting_scalar(kind[:-2], element, field) for element in value]
-    else:
+    elif kind != "mapping":
         return _fitting_scalar(kind, value, field)
     raise ConfigError(field.name, got=f"{value!r} ({type(value).__name__})", expected=kind)
 
 
 def _fitting_scalar(kind: str, value: Any, field: ParameterField) -> Any:
-    if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if kind == "float" and isinstance(value, (int, str)) and not isinstance(value, bool):
+        with suppress(ValueError):  # YAML 1.1 reads 1e-3 as text
+            return float(value)
     wanted = {"bool": bool, "int": int, "float": float, "str": str}[kind]
     if not isinstance(value, wanted) or (kind == "int" and isinstance(value, bool)):
         raise ConfigError(
@@ -254,3 +265,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (str, bytes, bool, int, float)) or value is None:
         return value
     return list(value)
+
+
+def _from_text(value: Any) -> Any:
+    """A list that stands in a text, because ROS has no type for an empty one."""
+    if isinstance(value, str):
+        with suppress(yaml.YAMLError):
+            return yaml.safe_load(value)
+    return value

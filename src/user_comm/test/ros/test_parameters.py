@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import pytest
 import rclpy
+import yaml
+from rcl_interfaces.msg import ParameterType
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.parameter_client import AsyncParameterClient
 
 from user_comm.parameter_values import flatten
 from user_comm.parameters import ConfigParameters
 from user_core.config import Config, setting
 from user_core.errors import ConfigError
+from user_core.plugins import PluginChoice
 
 
 class Mode(str, Enum):
@@ -206,3 +212,102 @@ def test_parameters_of_others_are_left_to_them(nodes: Nodes) -> None:
     node.declare_parameter("foreign", 1)
     assert set_one(node, "foreign", 2).successful
     assert not nodes.changes
+
+
+# --- plugins, parameter files, and the services by which `ros2 param` works ---
+
+
+class Chooser(Config):
+    robot: PluginChoice = setting(
+        PluginChoice(plugin="fake", params={"episode_steps": 7}), doc="The robot."
+    )
+    cameras: tuple[Camera, ...] = setting((), doc="Cameras.")
+    gate: Gate = setting(factory=Gate, doc="Gate.")
+
+
+class Served:
+    """A node whose parameters come from a file, spun beside one that asks for them."""
+
+    def __init__(self, file: Path) -> None:
+        self.context = rclpy.Context()
+        rclpy.init(args=["--ros-args", "--params-file", str(file)], context=self.context)
+        self.node = Node("chooser", context=self.context)
+        self.parameters = ConfigParameters(self.node, Chooser)
+        self.asker = Node("asker", context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.executor.add_node(self.asker)
+        self.client = AsyncParameterClient(self.asker, "chooser")
+
+    def ask(self, future: Any) -> Any:
+        self.executor.spin_until_future_complete(future, timeout_sec=30)
+        assert future.done()
+        return future.result()
+
+    def close(self) -> None:
+        self.executor.shutdown()
+        self.node.destroy_node()
+        self.asker.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Callable[[dict[str, Any]], Served]]:
+    made: list[Served] = []
+
+    def serve(parameters: dict[str, Any]) -> Served:
+        file = tmp_path / f"{len(made)}.yaml"
+        file.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
+        made.append(Served(file))
+        return made[-1]
+
+    yield serve
+    for one in made:
+        one.close()
+
+
+FILE = {
+    "robot": {"plugin": "fake", "params": {"episode_steps": 12, "image_size": 32}},
+    "cameras": "!yaml [{name: front}]",
+    "gate": {"gains": [1, 2]},
+}
+
+
+def test_mappings_in_a_parameter_file_reach_the_configuration(served: Any) -> None:
+    assert served(FILE).parameters.read() == Chooser(
+        robot=PluginChoice(plugin="fake", params={"episode_steps": 12, "image_size": 32}),
+        cameras=(Camera(name="front"),),
+        gate=Gate(gains=(1.0, 2.0)),
+    )
+    only_name = {"robot": {"plugin": "other"}}
+    assert served(only_name).parameters.read().robot == PluginChoice(plugin="other")
+    assert served({"robot": {"params": "!yaml {}"}}).parameters.read().robot.params == {}
+    assert served({"gate": {"gains": "!yaml []"}}).parameters.read() == Chooser()
+
+
+def test_a_wrong_parameter_of_a_plugin_is_named(served: Any) -> None:
+    wrong = {"robot": {"plugin": "fake", "params": {"episode_steps": "many"}}}
+    with pytest.raises(ConfigError, match=r"robot\.params\.episode_steps.*many"):
+        served(wrong).parameters.read()
+
+
+def test_parameters_are_listed_read_and_set_by_service(served: Any) -> None:
+    it = served(FILE)
+    it.parameters.read()
+    names = it.ask(it.client.list_parameters([], 0)).result.names
+    assert {"robot.plugin", "robot.params.episode_steps", "gate.max_age_s", "cameras"} <= {*names}
+    assert "robot.params" not in names
+    got = it.ask(it.client.get_parameters(["robot.params.episode_steps", "gate.gains"])).values
+    assert got[0].integer_value == 12 and list(got[1].double_array_value) == [1.0, 2.0]
+    described = it.ask(it.client.describe_parameters(["robot.params.episode_steps"])).descriptors[0]
+    assert described.type == ParameterType.PARAMETER_INTEGER and described.description
+    assert described.read_only
+    results = it.ask(
+        it.client.set_parameters(
+            [Parameter("gate.max_age_s", value=0.5), Parameter("gate.max_age_s", value=-1.0),
+             Parameter("robot.params.episode_steps", value=3)]
+        )
+    ).results  # fmt: skip
+    assert [result.successful for result in results] == [True, False, False]
+    assert "gate.max_age_s" in results[1].reason and "read-only" in results[2].reason
+    assert it.parameters.read().gate.max_age_s == 0.5
