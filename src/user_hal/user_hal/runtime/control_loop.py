@@ -291,7 +291,7 @@ class HalLoop:
         """Take an action chunk.
 
         Raises:
-            Refused: It is not let in; the reason is counted.
+            user_hal.safety.rules.Refused: It is not let in; the reason is counted.
         """
         self.path.submit(chunk)
         if self._thread is not None and threading.current_thread() is not self._thread:
