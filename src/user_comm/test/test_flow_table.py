@@ -2,6 +2,7 @@
 
 from user_comm.diagnostics import Flow, FlowFigures, Level
 from user_comm.net.top import FlowTable
+from user_core.reasons import Reason
 
 
 def test_a_flow_measures_its_goodput():
@@ -14,8 +15,10 @@ def test_a_flow_measures_its_goodput():
     assert item.name == "flow trajectory"
     assert item.level is Level.OK
     assert 0 < item.values["goodput_bytes_s"] < 1000
-    figures[0] = FlowFigures(note="a version was refused")
-    assert flow.item().level is Level.WARN
+    figures[0] = FlowFigures(note=Reason("policy", "a version was refused"))
+    item = flow.item()
+    assert (item.level, item.message) == (Level.WARN, "a version was refused")
+    assert item.values["code"] == "policy"
 
 
 def test_the_table_shows_traffic_and_nothing_else():

@@ -16,6 +16,7 @@ from enum import IntEnum
 from typing import Any
 
 from user_core.errors import SuiteError
+from user_core.reasons import NO_REASON, Reason
 
 
 class Level(IntEnum):
@@ -147,7 +148,7 @@ class FlowFigures:
         again: Pieces that were sent or asked for again.
         refused: What was refused, for whatever reason.
         coding: What images are sent in; empty: plain, or none.
-        note: One line for people; empty if all is well.
+        note: What is not well, if anything.
     """
 
     bytes: int = 0
@@ -160,7 +161,7 @@ class FlowFigures:
     again: int = 0
     refused: int = 0
     coding: str = ""
-    note: str = ""
+    note: Reason = NO_REASON
 
 
 class Flow:
@@ -187,8 +188,9 @@ class Flow:
         return Item(
             self.name,
             Level.WARN if figures.note else Level.OK,
-            figures.note,
+            figures.note.text,
             {
+                **({"code": figures.note.code} if figures.note else {}),
                 "bytes": figures.bytes,
                 "goodput_bytes_s": round(self._goodput(figures.bytes)),
                 "link_bytes_s": round(figures.link_bytes_s),

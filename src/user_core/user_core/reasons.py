@@ -116,6 +116,9 @@ ACCELERATION = _code("acceleration", "A command asked for too high an accelerati
 JOINT_LIMITS = _code("joint_limits", "A joint would leave its range, or is outside of it.")
 WORKSPACE = _code("workspace", "The tool would leave its box, or is outside of it.")
 
+# Why a host does not reach the others.
+LINK_DOWN = _code("link_down", "The router of the network cannot be reached, or does not answer.")
+
 # Why a node of a deployment is not as it should be.
 NODE_WAITS = _code("node_waits", "The node waits for one that it depends on.")
 NODE_SILENT = _code("node_silent", "The node was not heard of yet, or not for a while.")

@@ -20,7 +20,7 @@ from user_comm.converters import Intervention, observation_from_message, stamp_n
 from user_comm.diagnostics import Flow, FlowFigures, Item, Level
 from user_comm.endpoints import ServiceClient, TopicPublisher
 from user_comm.subscriptions import CheckedSubscription, TopicReader
-from user_core.codecs.observation import encode_observation
+from user_core.codecs.images import encode_observation
 from user_core.errors import DeviceError, SpecError, TransportError
 from user_core.reasons import (
     EMERGENCY_STOP,
@@ -311,7 +311,7 @@ class RemoteInference:
             again=link.lost,
             refused=link.refused + link.unasked,
             coding=self._coding,
-            note=link.why_silent().text,
+            note=link.why_silent(),
         )
 
 

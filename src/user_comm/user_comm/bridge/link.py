@@ -12,6 +12,7 @@ import zenoh
 from user_comm.diagnostics import Item, Level
 from user_comm.net.sessions import ZenohConfig, open_session
 from user_core.errors import SuiteError, TransportError
+from user_core.reasons import LINK_DOWN
 
 _LOOK_S = 0.2
 _PING_TIMEOUT_S = 10.0
@@ -92,6 +93,7 @@ class BridgeLink:
             )
         values = {
             "up": self.is_up,
+            **({} if self.is_up else {"code": LINK_DOWN}),
             "times_up": self.times_up,
             "for_s": f"{for_s:.1f}",
             "round_trip_ms": f"{self.round_trip_s * 1e3:.1f}",

@@ -26,6 +26,7 @@ from user_core.codecs.policy_blob import decode_blob
 from user_core.codecs.safetensors import FileLimits
 from user_core.errors import PolicyError, SuiteError
 from user_core.link_model import LinkWindow
+from user_core.reasons import NO_REASON, Reason
 from user_core.runtime.closing import Closing
 from user_core.types import PolicyVersion
 
@@ -129,6 +130,7 @@ class PullStats(TransferStats):
         reopened: Sessions that were only half alive, and opened anew.
         last_pull_s: Time from announcement to verified version, of the last one, seconds.
         last_error: Why the last one was refused or did not come; empty after a success.
+        last_code: The same for programs: the code of an error, or of :mod:`user_core.reasons`.
     """
 
     versions: int = 0
@@ -141,6 +143,7 @@ class PullStats(TransferStats):
     reopened: int = 0
     last_pull_s: float = 0.0
     last_error: str = ""
+    last_code: str = ""
 
 
 class PolicyPuller(Closing):
@@ -241,7 +244,7 @@ class PolicyPuller(Closing):
             window_bytes=window.nbytes,
             again=stats.retries,
             refused=stats.refused,
-            note=stats.last_error,
+            note=Reason(stats.last_code, stats.last_error) if stats.last_error else NO_REASON,
         )
 
     @property
@@ -266,7 +269,7 @@ class PolicyPuller(Closing):
                 self.stats.reopened += 1
                 _log.warning("queries for policies are not answered at all; connecting anew")
             except SuiteError as error:
-                self.stats.last_error = str(error)
+                self.stats.last_error, self.stats.last_code = str(error), error.code
                 return
 
     def _follow(self, session: zenoh.Session) -> None:
@@ -394,7 +397,7 @@ class PolicyPuller(Closing):
                               expected=wanted.number)  # fmt: skip
         self._newest, self._newest_hash = version, wanted.content_hash
         self.stats.versions += 1
-        self.stats.last_error = ""
+        self.stats.last_error = self.stats.last_code = ""
         self.stats.last_pull_s = time.monotonic() - self._wanted_s
         self._hand_on()
 
@@ -431,7 +434,7 @@ class PolicyPuller(Closing):
             self.stats.refused += 1
             self.stats.refusals[kind] += 1
             if kind not in ("replayed", "conflicting"):  # the version that is wanted is all right
-                self.stats.last_error = text
+                self.stats.last_error, self.stats.last_code = text, kind
             line = self._throttle(kind, text)
         if line:
             _log.warning("%s", line)
