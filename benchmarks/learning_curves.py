@@ -32,7 +32,7 @@ from user_core.errors import StoreError
 from user_core.fakes import PolicyMailbox
 from user_core.interfaces import Policy, Reward, Robot
 from user_core.plugins import PluginChoice
-from user_core.rewards.task import TaskReward
+from user_core.rewards import TaskReward
 from user_core.specs import Array, Arrays, RobotSpec
 from user_core.types import Batch, EpisodeSource
 from user_learner.sampling.config import SamplerConfig

@@ -22,8 +22,7 @@ from pathlib import Path
 import numpy as np
 from learning_curves import Experiment, read_config
 
-from user_core.codecs.bfloat16 import to_bfloat16
-from user_core.codecs.policy_blob import decode_blob, encode_delta, encode_keyframe
+from user_core.codecs.policy_blob import decode_blob, encode_delta, encode_keyframe, to_bfloat16
 from user_core.codecs.weights import content_hash
 from user_core.specs import Array
 from user_core.types import PolicyVersion

@@ -13,7 +13,7 @@ from user_comm import topics
 from user_comm.converters import RobotDescription
 from user_comm.net.sessions import ZenohConfig, open_session
 from user_comm.policy_blobs.server import PolicyServer
-from user_core.codecs.observation import encode_observation
+from user_core.codecs.images import encode_observation
 from user_core.policies import policy_config_hash
 from user_core.specs import ActionKind, ArraySpec, RobotSpec
 from user_core.types import ActionChunk, Observation, PolicyVersion

@@ -20,19 +20,19 @@ setup(
     extras_require={"test": ["pytest"]},
     zip_safe=False,
     entry_points={
-        "user.robots": ["fake = user_core.fakes.robot:FakeRobot"],
-        "user.cameras": ["fake = user_core.fakes.camera:FakeCamera"],
-        "user.teleops": ["fake = user_core.fakes.teleop:FakeTeleop"],
+        "user.robots": ["fake = user_core.fakes:FakeRobot"],
+        "user.cameras": ["fake = user_core.fakes:FakeCamera"],
+        "user.teleops": ["fake = user_core.fakes:FakeTeleop"],
         "user.policies": [
             "action_chunks = user_core.policies.action_chunks:ActionChunksPolicy",
-            "linear_gaussian = user_core.fakes.policy:LinearGaussianPolicy",
+            "linear_gaussian = user_core.fakes:LinearGaussianPolicy",
             "tanh_gaussian = user_core.policies.tanh_gaussian:TanhGaussianPolicy",
         ],
         "user.rewards": [
-            "operator = user_core.rewards.operator:OperatorReward",
-            "pose_threshold = user_core.rewards.pose_threshold:PoseThresholdReward",
-            "task = user_core.rewards.task:TaskReward",
+            "operator = user_core.rewards:OperatorReward",
+            "pose_threshold = user_core.rewards:PoseThresholdReward",
+            "task = user_core.rewards:TaskReward",
         ],
-        "user.algorithms": ["rwr = user_core.fakes.algorithm:RewardWeightedRegression"],
+        "user.algorithms": ["rwr = user_core.fakes:RewardWeightedRegression"],
     },
 )

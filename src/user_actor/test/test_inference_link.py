@@ -10,7 +10,7 @@ import pytest
 from user_actor.loop.inference_server import InferenceServer
 from user_actor.loop.policy import PolicyHolder
 from user_actor.loop.remote import InferenceLink, RemoteConfig
-from user_core.codecs.observation import DETERMINISTIC, decode_observation, encode_observation
+from user_core.codecs.images import DETERMINISTIC, decode_observation, encode_observation
 from user_core.config import Config
 from user_core.errors import CodecError, SpecError, TransportError
 from user_core.fakes import PolicyMailbox

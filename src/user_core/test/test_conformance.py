@@ -17,12 +17,14 @@ from user_core.conformance import (
     check_teleop,
 )
 from user_core.errors import DeviceError, PluginError
-from user_core.fakes.camera import FakeCameraConfig
-from user_core.fakes.policy import LinearGaussianConfig
-from user_core.fakes.robot import FakeRobotConfig
-from user_core.fakes.teleop import FakeTeleopConfig
+from user_core.fakes import (
+    FakeCameraConfig,
+    FakeRobotConfig,
+    FakeTeleopConfig,
+    LinearGaussianConfig,
+)
 from user_core.interfaces import RewardOutcome
-from user_core.rewards.task import TaskReward
+from user_core.rewards import TaskReward
 from user_core.specs import ActionKind, ArraySpec, RobotSpec
 from user_core.types import NO_TASK, AppliedAction
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from user_core.codecs.episodes import EpisodeFileReader, EpisodeFileWriter, RecordedEpisode
+from user_core.codecs.trajectory import EpisodeFileReader, EpisodeFileWriter, RecordedEpisode
 from user_core.errors import CodecError, SpecError
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import (

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from user_core.errors import PluginError, StoreError, SuiteError
-from user_core.fakes import FakeRobot, MemoryReplay, PolicyMailbox
-from user_core.fakes.robot import FakeRobotConfig
+from user_core.fakes import FakeRobot, FakeRobotConfig, MemoryReplay, PolicyMailbox
 from user_core.types import (
     EpisodeKey,
     EpisodeResult,

@@ -10,10 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from user_core.codecs.bfloat16 import to_bfloat16
-from user_core.codecs.blocks import BLOCK, BlockCoder, Coding, blocks
-from user_core.codecs.planes import PlaneCoder, unpack_frame
-from user_core.codecs.policy_blob import decode_blob, encode_delta, encode_keyframe
+from user_core.codecs.blocks import BLOCK, BlockCoder, Coding, PlaneCoder, blocks, unpack_frame
+from user_core.codecs.policy_blob import decode_blob, encode_delta, encode_keyframe, to_bfloat16
 from user_core.codecs.safetensors import FileLimits
 from user_core.codecs.weights import content_hash, encode_version
 from user_core.errors import CodecError, PolicyError, SuiteError

@@ -6,9 +6,13 @@ import pytest
 from user_core import plugins
 from user_core.conformance import check_reward
 from user_core.errors import ConfigError, DeviceFault, PluginError, SpecError
-from user_core.rewards.operator import OperatorConfig, OperatorReward
-from user_core.rewards.pose_threshold import PoseThresholdConfig, PoseThresholdReward
-from user_core.rewards.task import TaskReward
+from user_core.rewards import (
+    OperatorConfig,
+    OperatorReward,
+    PoseThresholdConfig,
+    PoseThresholdReward,
+    TaskReward,
+)
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import NO_TASK, Label, RewardSource, TaskFeedback
 

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from user_core.errors import SpecError
-from user_core.fakes import FakeRobot
-from user_core.fakes.robot import FakeRobotConfig
+from user_core.fakes import FakeRobot, FakeRobotConfig
 from user_core.specs import ArraySpec
 from user_core.types import ActedBy, FinalObservation, RewardSource, Step, TrajectorySchema
 

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from user_core.config import from_mapping
 from user_core.conformance import check_camera
 from user_core.errors import ConfigError, DeviceFault, DeviceNotConnected, DeviceTimeout
-from user_core.fakes.camera import FakeCamera, FakeCameraConfig
-from user_core.fakes.robot import FakeRobot, FakeRobotConfig
+from user_core.fakes import FakeCamera, FakeCameraConfig, FakeRobot, FakeRobotConfig
 from user_core.interfaces import Camera, Frame
 from user_core.specs import ArraySpec, check_arrays
 from user_hal.cameras import images

@@ -7,8 +7,7 @@ import torch
 from user_core.config import from_mapping
 from user_core.conformance import check_algorithm
 from user_core.errors import ConfigError, PluginError, PolicyError, SpecError, StoreError
-from user_core.fakes import LinearGaussianPolicy
-from user_core.fakes.policy import LinearGaussianConfig
+from user_core.fakes import LinearGaussianConfig, LinearGaussianPolicy
 from user_core.policies.action_chunks import ActionChunksConfig, ActionChunksPolicy
 from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
 from user_core.specs import ArraySpec, RobotSpec

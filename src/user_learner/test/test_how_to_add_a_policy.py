@@ -12,7 +12,7 @@ import torch
 
 from user_core import plugins
 from user_core.conformance import check_algorithm
-from user_core.fakes.robot import FakeRobot, FakeRobotConfig
+from user_core.fakes import FakeRobot, FakeRobotConfig
 from user_core.plugins import PluginChoice
 from user_core.types import Batch
 from user_learner.algorithms.bc import BC

@@ -10,8 +10,7 @@ import pytest
 import yaml
 
 from user_core.config import from_mapping
-from user_core.fakes import FakeRobot
-from user_core.fakes.robot import FakeRobotConfig
+from user_core.fakes import FakeRobot, FakeRobotConfig
 from user_core.types import Batch
 from user_learner.learner import LearnerConfig
 

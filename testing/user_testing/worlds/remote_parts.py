@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from user_core.config import Config, setting
-from user_core.fakes.robot import FakeRobot, FakeRobotConfig
+from user_core.fakes import FakeRobot, FakeRobotConfig
 from user_core.interfaces import Policy
 from user_core.specs import Array, Arrays, RobotSpec
 from user_core.types import Observation

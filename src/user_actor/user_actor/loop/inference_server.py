@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from user_actor.loop.policy import PolicyHolder, check_plan
-from user_core.codecs.observation import decode_observation
+from user_core.codecs.images import decode_observation
 from user_core.errors import PolicyError, SuiteError
 from user_core.runtime.clock import Clock
 from user_core.runtime.histogram import LatencyHistogram

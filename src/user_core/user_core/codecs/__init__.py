@@ -1,6 +1,5 @@
 """How arrays become bytes and back. Decoding trusts nothing."""
 
-from user_core.codecs.chunk import decode_chunk, encode_chunk
 from user_core.codecs.tensor import (
     DEFAULT_LIMITS,
     DTYPE_CODES,
@@ -11,6 +10,7 @@ from user_core.codecs.tensor import (
     encode,
     encode_one,
 )
+from user_core.codecs.trajectory import decode_chunk, encode_chunk
 
 __all__ = [
     "DEFAULT_LIMITS",

@@ -1,4 +1,4 @@
-"""Image columns for the wire: as they are, smaller without loss, or smaller with.
+"""Images as bytes: in columns of trajectories, and in observations for a policy elsewhere.
 
 A column of images (n, H, W) or (n, H, W, C), uint8, becomes one vector of bytes::
 
@@ -9,6 +9,10 @@ A column of images (n, H, W) or (n, H, W, C), uint8, becomes one vector of bytes
 Prediction makes the bytes smaller that a picture shares with its left neighbours or with the
 picture before. Lossy pictures are taken for RGB where C is 3. Decoding allocates what the sizes
 say, and those are checked against the limits, and against the pictures' own headers, before.
+
+In an observation for a policy elsewhere (:func:`encode_observation`) arrays keep their names. An
+image (H, W) or (H, W, C), uint8, travels as ``name@coding``, in one of these codings. The array
+``@deterministic`` says that the policy shall act without noise.
 """
 
 from __future__ import annotations
@@ -22,9 +26,9 @@ from typing import Any
 import numpy as np
 import zstandard
 
-from user_core.codecs.planes import unpack_frame
+from user_core.codecs.blocks import unpack_frame
 from user_core.errors import CodecError, ConfigError
-from user_core.specs import Array, Arrays
+from user_core.specs import Array, Arrays, ArraySpec, check_arrays
 
 LOSSLESS = "zstd"
 _LOSSY = re.compile(r"(jpeg|webp)(100|[1-9]?[0-9])")
@@ -257,3 +261,52 @@ def picture_size(data: bytes) -> tuple[int, int] | None:
             break
         at += 2 + length
     return sizes.pop() if len(sizes) == 1 else None
+
+
+DETERMINISTIC = "@deterministic"
+_OBSERVATION = "observation for a policy elsewhere"
+
+
+def encode_observation(
+    arrays: Arrays, coding: str = "", *, deterministic: bool = False
+) -> dict[str, Array]:
+    """Arrays as they travel; ``coding`` of the pictures, empty: none.
+
+    Raises:
+        ConfigError: There is no such coding, or OpenCV is needed and not there.
+        CodecError: A lossy coding of what is no picture of one or three channels.
+    """
+    coded: dict[str, Array] = {DETERMINISTIC: np.array(deterministic)}
+    for name, array in arrays.items():
+        if coding and is_image_column(array[None]):
+            coded[coded_name(name, coding)] = encode_images(array[None], coding)
+        else:
+            coded[coded_name(name)] = array
+    return coded
+
+
+def decode_observation(
+    coded: Arrays, specs: Mapping[str, ArraySpec]
+) -> tuple[dict[str, Array], bool]:
+    """The arrays of these specs, and whether to act without noise.
+
+    Raises:
+        CodecError: What came does not hold together.
+        SpecError: The arrays do not fit ``specs``.
+    """
+    flag = coded.get(DETERMINISTIC)
+    if flag is None or flag.dtype != np.bool_ or flag.ndim:
+        raise CodecError(f"{_WHERE}: {DETERMINISTIC}", got=flag, expected="one bool")
+    arrays: dict[str, Array] = {}
+    for came, array in coded.items():
+        name, coding = split_coded_name(came)
+        if came == DETERMINISTIC:
+            continue
+        spec = specs.get(name)
+        if coding and spec is not None:
+            array = decode_images(array, coding, spec.nbytes)[0]
+        if name in arrays:
+            raise CodecError(f"{_WHERE}: {name[:80]!r}", got="there twice", expected="once")
+        arrays[name] = array
+    check_arrays(arrays, specs, _OBSERVATION)
+    return arrays, bool(flag)

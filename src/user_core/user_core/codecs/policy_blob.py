@@ -26,8 +26,7 @@ from typing import Any
 import numpy as np
 import zstandard
 
-from user_core.codecs.blocks import BlockCoder, Pieces
-from user_core.codecs.planes import unpack_frame
+from user_core.codecs.blocks import BlockCoder, Pieces, unpack_frame
 from user_core.codecs.safetensors import FileLimits
 from user_core.codecs.weights import WEIGHT_LIMITS, check_identity, content_hash
 from user_core.errors import CodecError, PolicyError
@@ -290,3 +289,22 @@ def _count(shape: tuple[int, ...]) -> int:
     for n in shape:
         count *= n
     return count
+
+
+def to_bfloat16(array: Array) -> Array:
+    """Round float32 to the nearest bfloat16, ties to even; the result is float32 still.
+
+    numpy has no bfloat16, and what comes out needs none: it computes like any float32, and the
+    policy codec (:mod:`user_core.codecs.blocks`) sends it in half the bytes. Other types are
+    returned as they are. Infinities and NaN stay what they are.
+    """
+    if array.dtype != np.float32:
+        return array
+    bits = np.ascontiguousarray(array).view(np.uint32)
+    rounded = bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)
+    rounded &= np.uint32(0xFFFF0000)
+    special = ~np.isfinite(array)
+    result: Array = rounded.view(np.float32).reshape(array.shape)
+    if special.any():
+        result[special] = array[special]
+    return result

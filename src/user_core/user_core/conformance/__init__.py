@@ -8,13 +8,9 @@ the robot's from the command line. In a test::
         check_reward(MyReward(MyConfig()), spec).require()
 """
 
-from user_core.conformance.algorithm import check_algorithm
-from user_core.conformance.camera import check_camera
-from user_core.conformance.policy import check_policy
+from user_core.conformance.devices import check_camera, check_robot, check_teleop
+from user_core.conformance.learning import check_algorithm, check_policy, check_reward
 from user_core.conformance.report import Check, Report
-from user_core.conformance.reward import check_reward
-from user_core.conformance.robot import check_robot
-from user_core.conformance.teleop import check_teleop
 
 __all__ = [
     "Check",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from user_core.conformance.robot import check_robot
+from user_core.conformance.devices import check_robot
 from user_core.errors import ConfigError, DeviceFault, DeviceNotConnected, DeviceTimeout, SpecError
 from user_core.plugins import build
 from user_core.types import Observation

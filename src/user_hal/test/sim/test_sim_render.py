@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from user_core.conformance.robot import check_robot
+from user_core.conformance.devices import check_robot
 from user_core.errors import DeviceError, DeviceTimeout
 from user_hal.robots.mujoco import MujocoConfig, MujocoRobot
 from user_hal.sim.arms import ARMS

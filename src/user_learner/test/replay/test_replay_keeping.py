@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from user_core.codecs.episodes import EpisodeFileReader
+from user_core.codecs.trajectory import EpisodeFileReader
 from user_core.errors import CodecError, SchemaMismatch, StoreError
 from user_core.types import EpisodeKey, EpisodeSource
 from user_learner.cli.replay import main

@@ -18,8 +18,7 @@ from user_comm.converters import CONVERTERS, RobotDescription
 from user_comm.net.sessions import ZenohConfig, open_session
 from user_comm.policy_blobs.puller import PolicyPuller
 from user_comm.topics import interface_class, profile
-from user_core.fakes import FakeRobot
-from user_core.fakes.robot import FakeRobotConfig
+from user_core.fakes import FakeRobot, FakeRobotConfig
 from user_core.specs import ArraySpec
 from user_core.types import (
     ChunkId,

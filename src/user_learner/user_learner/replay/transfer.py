@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from user_core.codecs.episodes import EpisodeFileReader, EpisodeFileWriter, RecordedEpisode
+from user_core.codecs.trajectory import EpisodeFileReader, EpisodeFileWriter, RecordedEpisode
 from user_core.errors import SpecError, StoreError, StoreFull, SuiteError
 from user_core.types import ChunkId, EpisodeKey, EpisodeSource, TrajectoryChunk
 from user_learner.replay.index import WHOLE_SEGMENT

@@ -16,8 +16,7 @@ import numpy as np
 
 from user_core.errors import ConfigError
 from user_core.specs import Array
-from user_core.types import Batch
-from user_core.types.trajectory import OBSERVATION
+from user_core.types import OBSERVATION, Batch
 from user_learner.replay.layout import RECORDS, RowLayout
 from user_learner.sampling.config import SamplerConfig
 from user_learner.sampling.pool import Drawn, aligned_bytes

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from user_core.codecs.bfloat16 import to_bfloat16
+from user_core.codecs.policy_blob import to_bfloat16
 from user_core.codecs.weights import encode_version
 from user_core.errors import PolicyError, StoreError
 from user_core.interfaces import PolicySink

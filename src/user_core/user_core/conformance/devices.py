@@ -1,4 +1,4 @@
-"""The promises of a robot driver."""
+"""Do a robot, a camera and a teleoperation device keep their promises?"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from user_core.conformance.report import Report, Skip, expect
 from user_core.errors import DeviceError, SpecError
-from user_core.interfaces import Robot
+from user_core.interfaces import Camera, Robot, Teleop
 from user_core.specs import ActionKind, Array, RobotSpec, check_arrays
 from user_core.types import Observation
 
@@ -249,3 +249,82 @@ class _RobotCheck:
                 )
         age_s = (time.time_ns() - observation.stamp_ns) / 1e9
         expect(-0.1 < age_s < 60, f"stamp is {age_s:.1f} s old: expected ns since the epoch")
+
+
+def check_camera(camera: Camera, *, timeout_s: float = 5.0) -> Report:
+    """Try a camera that is not connected yet; it is closed afterwards."""
+    report = Report(f"camera {type(camera).__module__}.{type(camera).__qualname__}")
+    with report.promise("spec is an uint8 image with an optical frame (REP-103)") as seen:
+        spec = camera.spec
+        expect(spec.dtype == "uint8" and len(spec.shape) == 3 and spec.shape[2] == 3, str(spec))
+        expect("_optical" in spec.frame, f"frame is {spec.frame!r}")
+        seen.append(f"{spec.shape[1]}x{spec.shape[0]}")
+    with report.promise("read before connect raises DeviceError"):
+        _expect_device_error(camera)
+    try:
+        with report.promise("connect reaches the camera"):
+            camera.connect()
+        with report.promise("pictures fit the spec, are stamped and counted") as seen:
+            first = _wait_for_newer(camera, -1, timeout_s)
+            second = _wait_for_newer(camera, first.sequence, timeout_s)
+            for frame in (first, second):
+                camera.spec.check(frame.image_hwc, "image")
+            expect(second.stamp_ns > first.stamp_ns, "a newer picture has no newer stamp")
+            age_s = (time.time_ns() - second.stamp_ns) / 1e9
+            expect(-0.1 < age_s < 10, f"stamp is {age_s:.1f} s old")
+            seen.append(f"age {age_s * 1e3:.0f} ms")
+    finally:
+        with report.promise("close may be called twice; read afterwards raises DeviceError"):
+            camera.close()
+            camera.close()
+            _expect_device_error(camera)
+    return report
+
+
+def _expect_device_error(camera: Camera) -> None:
+    try:
+        camera.read()
+    except DeviceError:
+        return
+    expect(False, "read() did not raise")
+
+
+def _wait_for_newer(camera: Camera, sequence: int, timeout_s: float):  # type: ignore[no-untyped-def]
+    deadline_s = time.monotonic() + timeout_s
+    while (frame := camera.read()).sequence <= sequence:
+        expect(time.monotonic() < deadline_s, f"no new picture within {timeout_s} s")
+        time.sleep(0.005)
+    return frame
+
+
+def check_teleop(teleop: Teleop, spec: RobotSpec, observation: Observation) -> Report:
+    """Try a device that is not connected yet; nobody needs to touch it.
+
+    Args:
+        teleop: The device.
+        spec: Of the robot that it would drive.
+        observation: Any observation of that robot.
+    """
+    report = Report(f"teleop {type(teleop).__module__}.{type(teleop).__qualname__}")
+    try:
+        with report.promise("connect opens the device"):
+            teleop.connect(spec)
+        with report.promise("commands fit the robot's action spec, within its bounds"):
+            command = teleop.read(observation)
+            spec.action.check(command.action, "action")
+            expect(bool((command.action >= spec.action.low_array).all()), "below the bounds")
+            expect(bool((command.action <= spec.action.high_array).all()), "above the bounds")
+        with report.promise("read does not block the control loop") as seen:
+            times_s = []
+            for _ in range(20):
+                start_s = time.perf_counter()
+                teleop.read(observation)
+                times_s.append(time.perf_counter() - start_s)
+            median_ms = sorted(times_s)[10] * 1e3
+            seen.append(f"median {median_ms:.2f} ms")
+            expect(median_ms < 10, f"median {median_ms:.1f} ms a read")
+    finally:
+        with report.promise("close may be called twice"):
+            teleop.close()
+            teleop.close()
+    return report

@@ -1,16 +1,40 @@
-"""Success is a pose: the tool is where it should be."""
+"""Rewards that actor and learner share."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
+from user_core import plugins
 from user_core.config import Config, setting
-from user_core.errors import ConfigError, SpecError
+from user_core.errors import ConfigError, DeviceFault, SpecError
 from user_core.interfaces import Reward, RewardOutcome
 from user_core.specs import Array, Arrays
-from user_core.types import TaskFeedback
+from user_core.types import Label, RewardSource, TaskFeedback
+
+
+class TaskReward(Reward):
+    """Takes the verdict of a robot that judges its own task (simulators, Gymnasium)."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def __call__(
+        self, observation: Arrays, action: Array, next_observation: Arrays, task: TaskFeedback
+    ) -> RewardOutcome:
+        if math.isnan(task.reward):
+            raise DeviceFault(
+                "reward of the robot's own task",
+                got="none",
+                expected="a number with every observation",
+                hint="Choose another reward plugin for this robot, for instance pose_threshold",
+            )
+        return RewardOutcome(task.reward, task.terminated, task.success, RewardSource.ROBOT)
+
 
 _POSITION, _POSE = 3, 7
 
@@ -116,3 +140,52 @@ def _angle_between_rad(one_xyzw: Array, other_xyzw: Array) -> float:
             expected="quaternions of length 1",
         )
     return 2 * math.acos(min(1.0, abs(float(one_xyzw @ other_xyzw)) / lengths))
+
+
+_VERDICTS = (Label.SUCCESS, Label.FAILURE)
+
+
+class OperatorConfig(Config):
+    """Parameters of :class:`OperatorReward`."""
+
+    success_reward: float = setting(1.0, doc="Reward of the step that is labelled a success.")
+    failure_reward: float = setting(0.0, doc="Reward of the step that is labelled a failure.")
+    step_reward: float = setting(0.0, doc="Reward of every other step, without another reward.")
+    base: str = setting(
+        "", doc="Another reward plugin, which judges every step without a label; empty: none."
+    )
+    base_params: Mapping[str, Any] = setting(factory=dict, doc="Parameters of that reward plugin.")
+
+
+class OperatorReward(Reward):
+    """Rewards what a person labels, and ends the episode there.
+
+    Steps without a label get ``step_reward``, or the verdict of another reward (``base``), which
+    may end an episode by itself. A label overrules it. It comes with ``task.label``; relabelled
+    data, which has no labels, gets the other reward only.
+    """
+
+    Config = OperatorConfig
+
+    def __init__(self, config: OperatorConfig) -> None:
+        self.config = config
+        self._base: Reward | None = None
+        if config.base:
+            self._base = plugins.build(
+                "rewards", config.base, config.base_params, path="base_params"
+            )
+
+    def __call__(
+        self, observation: Arrays, action: Array, next_observation: Arrays, task: TaskFeedback
+    ) -> RewardOutcome:
+        config = self.config
+        outcome = RewardOutcome(config.step_reward, source=RewardSource.HUMAN)
+        if self._base is not None:
+            # the label is judged here; within, it would be judged twice
+            unlabelled = replace(task, label=Label.NONE)
+            outcome = self._base(observation, action, next_observation, unlabelled)
+        if task.label not in _VERDICTS:
+            return outcome
+        success = task.label is Label.SUCCESS
+        reward = config.success_reward if success else config.failure_reward
+        return RewardOutcome(reward, terminated=True, success=success, source=RewardSource.HUMAN)

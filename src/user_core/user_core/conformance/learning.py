@@ -1,0 +1,168 @@
+"""Do a policy, an algorithm and a reward keep their promises?"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from user_core.conformance.report import Broken, Report, Skip, expect
+from user_core.errors import PolicyError
+from user_core.interfaces import Algorithm, Policy, Reward
+from user_core.specs import Array, RobotSpec
+from user_core.types import Batch, Task, TaskFeedback
+
+
+def check_policy(policy: Policy, spec: RobotSpec, *, seed: int = 0) -> Report:
+    """Try a policy that was built for ``spec``."""
+    report = Report(f"policy {type(policy).__module__}.{type(policy).__qualname__}")
+    rng = np.random.default_rng(seed)
+    observations = [{k: v.sample(rng) for k, v in spec.observation.items()} for _ in range(8)]
+    with report.promise(
+        "act returns (T, A) actions of the spec's dtype, within its bounds"
+    ) as seen:
+        for observation in observations:
+            for deterministic in (False, True):
+                actions_ta = policy.act(observation, deterministic=deterministic)
+                expect(actions_ta.ndim == 2, f"shape {actions_ta.shape}")
+                for action in actions_ta:
+                    spec.action.check(action, "action")
+                    expect(bool((action >= spec.action.low_array).all()), "below the bounds")
+                    expect(bool((action <= spec.action.high_array).all()), "above the bounds")
+        seen.append(f"T={len(actions_ta)}")
+    with report.promise("a deterministic action depends on observation and arrays only"):
+        policy.reset(Task("check", "keep your promises"))
+        first = policy.act(observations[0], deterministic=True)
+        policy.reset(Task("check", "keep your promises"))
+        expect(np.array_equal(first, policy.act(observations[0], deterministic=True)), "it changed")
+    with report.promise("arrays is a copy; load takes it back") as seen:
+        arrays = policy.arrays()
+        seen.append(f"{sum(a.nbytes for a in arrays.values())} bytes in {len(arrays)} arrays")
+        expect(
+            not any(
+                np.shares_memory(a, b)
+                for a, b in zip(arrays.values(), policy.arrays().values(), strict=True)
+            ),
+            "arrays() gives views of the policy's own memory",
+        )
+        policy.load(arrays)
+        _expect_equal(policy.arrays(), arrays)
+    with report.promise("weights that do not fit raise PolicyError and change nothing"):
+        arrays = policy.arrays()
+        name = next(iter(arrays))
+        for wrong in (
+            {k: v for k, v in arrays.items() if k != name},
+            {**arrays, name: np.zeros((3, *arrays[name].shape), arrays[name].dtype)},
+        ):
+            try:
+                policy.load(wrong)
+            except PolicyError:
+                _expect_equal(policy.arrays(), arrays)
+                continue
+            expect(False, "they were taken")
+    if type(policy).network is Policy.network:
+        with report.promise("network gives what can be trained"):
+            raise Skip("it only acts")
+    else:
+        from user_core.conformance.network import check_network  # imports torch
+
+        check_network(policy, spec, report, seed=seed)
+    return report
+
+
+def _expect_equal(one: dict[str, Array], other: dict[str, Array]) -> None:
+    expect(one.keys() == other.keys(), f"names {sorted(one)} became {sorted(other)}")
+    for name, array in one.items():
+        if not np.array_equal(array, other[name]):
+            raise Broken(f"array {name!r} differs")
+
+
+def check_algorithm(
+    algorithm: Algorithm, twin: Algorithm, policy: Policy, spec: RobotSpec, *, batch_size: int = 32
+) -> Report:
+    """Try an algorithm on random batches.
+
+    Args:
+        algorithm: The one to be checked.
+        twin: A second, built alike; takes over the first one's state.
+        policy: A policy of the actor's, which takes the weights.
+        spec: The robot spec that all were built for.
+        batch_size: Rows of a batch for one gradient update.
+    """
+    windows = _rows_planned(policy)
+    report = Report(f"algorithm {type(algorithm).__module__}.{type(algorithm).__qualname__}")
+    rng = np.random.default_rng(0)
+    batch_size *= algorithm.updates_per_call
+    with report.promise("update takes a batch and gives finite metrics") as seen:
+        for _ in range(3):
+            metrics = algorithm.update(_random_batch(spec, batch_size, rng, windows))
+        bad = {name: value for name, value in metrics.items() if not math.isfinite(value)}
+        expect(not bad, f"{bad}")
+        seen.append(", ".join(sorted(metrics)))
+    with report.promise("the actor's policy takes its weights"):
+        policy.load(algorithm.policy_arrays())
+    with report.promise("a twin that takes over the state goes on exactly alike"):
+        twin.load_state(algorithm.state())
+        batch = _random_batch(spec, batch_size, rng, windows)
+        one, other = algorithm.update(batch), twin.update(batch)
+        expect(dict(one) == dict(other), f"metrics {dict(one)} and {dict(other)}")
+        arrays, twins = algorithm.policy_arrays(), twin.policy_arrays()
+        for name, array in arrays.items():
+            expect(np.array_equal(array, twins[name]), f"weights {name!r} differ")
+    return report
+
+
+def _rows_planned(policy: Policy) -> int:
+    """Actions that the policy plans at once: batches are windows of so many steps."""
+    if type(policy).network is Policy.network:
+        return 1
+    return policy.network().rows
+
+
+def _random_batch(spec: RobotSpec, size: int, rng: np.random.Generator, windows: int) -> Batch:
+    shape = (size,) if windows == 1 else (size, windows)
+
+    def observations() -> dict[str, Array]:
+        return {
+            k: np.stack([v.sample(rng) for _ in range(size)]) for k, v in spec.observation.items()
+        }
+
+    return Batch(
+        observation=observations(),
+        action=np.stack([spec.action.sample(rng) for _ in range(size * windows)]).reshape(
+            *shape, -1
+        ),
+        reward=rng.standard_normal(shape).astype(np.float32),
+        discount=np.where(rng.random(shape) < 0.1, 0, 0.99).astype(np.float32),
+        next_observation=observations(),
+        extras={"demonstration": rng.random(size) < 0.5},
+    )
+
+
+def check_reward(reward: Reward, spec: RobotSpec, *, seed: int = 0) -> Report:
+    """Try a reward on random observations of a robot with this spec."""
+    report = Report(f"reward {type(reward).__module__}.{type(reward).__qualname__}")
+    rng = np.random.default_rng(seed)
+    task = TaskFeedback(reward=0.5, success=False)
+    steps = [
+        (
+            {k: v.sample(rng) for k, v in spec.observation.items()},
+            spec.action.sample(rng),
+            {k: v.sample(rng) for k, v in spec.observation.items()},
+        )
+        for _ in range(20)
+    ]
+    with report.promise("it gives finite rewards") as seen:
+        rewards = [reward(*step, task).reward for step in steps]
+        expect(all(math.isfinite(r) for r in rewards), f"{rewards}")
+        seen.append(f"{min(rewards):.3g} to {max(rewards):.3g}")
+    with report.promise("it is pure: the same step gives the same verdict, in any order"):
+        forward = [reward(*step, task) for step in steps]
+        backward = [reward(*step, task) for step in reversed(steps)][::-1]
+        expect(forward == backward, "the verdicts depend on what was judged before")
+    with report.promise("it leaves its arguments alone"):
+        before, action, after = steps[0]
+        copies = {k: v.copy() for k, v in before.items()}
+        reward(before, action, after, task)
+        expect(all(np.array_equal(before[k], copies[k]) for k in copies), "it wrote to them")
+    return report

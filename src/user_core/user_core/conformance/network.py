@@ -1,0 +1,129 @@
+"""The promises of a policy's network, which algorithms train. Imports torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from user_core.conformance.report import Report, expect
+from user_core.interfaces import Policy
+from user_core.policies.features import ActionScale
+from user_core.specs import Array, RobotSpec
+
+_BATCH = 16
+
+
+def check_network(policy: Policy, spec: RobotSpec, report: Report, *, seed: int = 0) -> None:
+    """Try the network of a policy that was built for ``spec``; adds to a report."""
+    rng = np.random.default_rng(seed)
+    samples = [{k: v.sample(rng) for k, v in spec.observation.items()} for _ in range(_BATCH)]
+    batch = {name: np.stack([one[name] for one in samples]) for name in spec.observation}
+    with report.promise("network gives what can be trained: parameters, T, the layout") as seen:
+        network: Any = policy.network()
+        parameters = dict(network.named_parameters())
+        expect(bool(parameters), "it has no parameters")
+        expect(network.rows >= 1, f"rows is {network.rows}")
+        inputs = network.inputs(batch)
+        sizes = {name: len(tensor) for name, tensor in inputs.items()}
+        expect(set(sizes.values()) == {_BATCH}, f"inputs of {_BATCH} rows have {sizes}")
+        numbers = sum(parameter.numel() for parameter in parameters.values())
+        kind = "a loss of its own" if hasattr(network, "loss") else "a distribution"
+        seen.append(f"{numbers} parameters, T={network.rows}, {kind}")
+    if not report.checks[-1].passed:
+        return
+    with report.promise("network and policy have the same arrays"):
+        mine, theirs = policy.arrays(), network.arrays()
+        expect(mine.keys() == theirs.keys(), f"{sorted(mine)} and {sorted(theirs)}")
+        wrong = [name for name, array in mine.items() if not np.array_equal(array, theirs[name])]
+        expect(not wrong, f"{wrong} differ")
+        policy.load(theirs)
+    with report.promise("two networks share no memory, with each other or with the policy"):
+        before, other = policy.arrays(), policy.network()
+        with torch.no_grad():
+            for parameter in parameters.values():
+                parameter.add_(1.0)
+        for name, array in before.items():
+            expect(np.array_equal(array, policy.arrays()[name]), f"the policy's {name!r} moved")
+            expect(np.array_equal(array, other.arrays()[name]), f"{name!r} of the other moved")
+        network = other
+    if hasattr(network, "distribution"):
+        _check_distribution(policy, network, spec, samples, batch, report)
+    if hasattr(network, "loss"):
+        with report.promise("loss is a scalar with a gradient, the same from the same noise"):
+            action = torch.rand(_BATCH, network.rows * spec.action.size) * 2 - 1
+            losses = [
+                network.loss(network.inputs(batch), action, None, torch.Generator())
+                for _ in range(2)
+            ]
+            expect(losses[0].dim() == 0, f"shape {tuple(losses[0].shape)}")
+            expect(bool(torch.equal(*losses)), "noise does not come from the generator alone")
+            losses[0].backward()
+            expect(any(p.grad is not None for p in network.parameters()), "no gradient")
+
+
+def _check_distribution(
+    policy: Policy,
+    network: Any,
+    spec: RobotSpec,
+    samples: list[dict[str, Array]],
+    batch: dict[str, Array],
+    report: Report,
+) -> None:
+    size = network.rows * spec.action.size
+    with report.promise("what encode trains lies in the submodule encoder") as seen:
+        features = network.encode(network.inputs(batch))
+        expect(features.dim() == 2 and len(features) == _BATCH, f"shape {tuple(features.shape)}")
+        if features.requires_grad:
+            features.sum().backward()
+        outside = [
+            name
+            for name, parameter in network.named_parameters()
+            if parameter.grad is not None and not name.startswith("encoder.")
+        ]
+        expect(not outside, f"{outside} would not be trained by SAC")
+        seen.append(f"F={features.shape[1]}")
+    features = network.encode(network.inputs(batch)).detach()
+    with report.promise("samples and modes are (B, T x A), within -1 to 1; densities (B,), finite"):
+        found = network.distribution(features)
+        action, log_prob = found.sample(torch.Generator().manual_seed(0))
+        for name, tensor in (("sample", action), ("mode", found.mode)):
+            expect(tuple(tensor.shape) == (_BATCH, size), f"{name} is {tuple(tensor.shape)}")
+            expect(bool((tensor.abs() <= 1).all()), f"{name} is beyond 1")
+        expect(tuple(log_prob.shape) == (_BATCH,), f"log_prob is {tuple(log_prob.shape)}")
+        expect(bool(torch.isfinite(log_prob).all()), "log_prob is not finite")
+        again = network.distribution(features).sample(torch.Generator().manual_seed(0))[0]
+        expect(bool(torch.equal(action, again)), "noise does not come from the generator alone")
+    with report.promise("gradients reach the parameters through samples and densities"):
+        for tensor in (
+            action.sum(),
+            network.distribution(features).log_prob(action.detach()).sum(),
+        ):
+            network.zero_grad(set_to_none=True)
+            tensor.backward()
+            expect(any(p.grad is not None for p in network.parameters()), "no gradient")
+    with report.promise(
+        "log_prob agrees with sample, is finite at the bounds, and can be weighted"
+    ):
+        found = network.distribution(features)
+        inside = (action.detach().abs() < 0.99).all(1)
+        again = found.log_prob(action.detach())
+        close = torch.isclose(again, log_prob.detach(), rtol=1e-2, atol=1e-2) | ~inside
+        expect(bool(close.all()), f"differs by {(again - log_prob).abs()[inside].max():.3g}")
+        ends = found.log_prob(torch.ones(_BATCH, size))
+        expect(bool(torch.isfinite(ends).all()), "not finite at 1")
+        none = found.log_prob(action.detach(), torch.zeros(_BATCH, size))
+        expect(bool((none == 0).all()), "elements of weight 0 count")
+    with report.promise(
+        "the actor's deterministic action is the mode, in the robot's units"
+    ) as seen:
+        scale, worst = ActionScale(spec), 0.0
+        modes = network.distribution(features).mode.detach().numpy()
+        for one, mode in zip(samples, modes, strict=True):
+            acted = policy.act(one, deterministic=True)
+            expected = scale.to_robot(mode.reshape(network.rows, -1))
+            span = np.maximum(scale.half, 1e-9)
+            worst = max(worst, float((np.abs(acted - expected) / span).max()))
+        expect(worst < 1e-3, f"they differ by {worst:.2g} of half the range")
+        seen.append(f"within {worst:.1g}")

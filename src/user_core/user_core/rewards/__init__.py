@@ -1,1 +1,0 @@
-"""Rewards that actor and learner share."""
