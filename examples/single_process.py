@@ -56,13 +56,7 @@ def main() -> float:
     actor = EpisodeLoop(robot, policies, reward, MemorySink("actor", to=memory))
     version, due, mean_return = 0, 0, 0.0
     with robot:
-        while len(memory) < arguments.steps:
-            steps = actor.run(seed=version).length  # collect: an episode, random before version 1
-            for _ in range(-(-steps // algorithm.updates_per_call)):  # learn: one update a step
-                algorithm.update(memory.sample(128 * algorithm.updates_per_call))
-            version += 1
-            mailbox.publish(types.PolicyVersion(version, algorithm.policy_arrays()))
-            policies.load_newest()  # swapped in before the actor's next step
+        while True:
             if len(memory) >= min(due, arguments.steps):
                 mean_return, success = evaluate(robot, policies, reward)
                 print(
@@ -70,6 +64,14 @@ def main() -> float:
                     f"return {mean_return:8.2f}, success {success:4.0%} |{'#' * round(20 * success)}"
                 )
                 due += max(100, arguments.steps // 10)
+            if len(memory) >= arguments.steps:
+                break
+            steps = actor.run(seed=version).length  # collect an episode; before version 1 at random
+            for _ in range(-(-steps // algorithm.updates_per_call)):  # learn: one update a step
+                algorithm.update(memory.sample(128 * algorithm.updates_per_call))
+            version += 1
+            mailbox.publish(types.PolicyVersion(version, algorithm.policy_arrays()))
+            policies.load_newest()  # the loop swaps it in before its next step
     return float(mean_return)
 
 

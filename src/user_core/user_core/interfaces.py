@@ -1,39 +1,47 @@
 """The words of USER, on one page: start reading here.
 
-Everything a user may replace is one of these classes. The whole system is this loop, cut
-into processes, so that its two halves never wait for each other::
+Everything a user may replace is one of these classes. Two loops use them. One acts: it observes,
+decides, sends, waits, judges and records, until an episode ends. Everything that moves a robot
+runs it, from the actor node to ``user evaluate`` (``user_actor/loop/episode.py``)::
 
-    # hal and actor: on the robot host, at the robot's pace
-    robot.connect()
-    while True:
-        policy.reset(Task("reach", "move the tip to the target"))
-        observation = robot.reset()
-        while not ended:
-            if version := policy_source.newest(after=policy_version):
-                policy.load(version.arrays)                        # between two steps
-            proposed = policy.act(observation.arrays)              # (T, A)
-            command = teleop.read(observation)                     # a person may take over
-            action = command.action if command.engaged else proposed[0]
-            executed = robot.command(action)                       # what the motors really got
-            next_observation = robot.read()
-            outcome = reward(observation.arrays, executed, next_observation.arrays,
-                             next_observation.task)
-            sink.append(Step(observation.arrays, executed, proposed[0], outcome.reward, ...))
-            observation = next_observation
-        sink.append(FinalObservation(observation.arrays))          # kept also at a time-out
-        sink.end_episode(result)
+    while ending is None:
+        self.timing.await_turn(source, self.recorder.steps)  # only lockstep can wait
+        decision = self.actions.decide(observation)  # policy, person, chance; and send
+        self.timing.acted(self.actions.inference_ns)
+        if decision is None:  # a person has not begun, or a remote policy not answered
+            ending = self._pass_time(observation)
+            observation = self.robot.observations.newest or observation
+            continue
+        self.recorder.decided(decision)
+        after = self.timing.next_observation(decision, self.actions.send_again)
+        if after is None:
+            ending = aborted(self.timing.why_lost())
+            break
+        before, observation = observation, after
+        task = self._listen(after)  # a person may judge, or want to drive
+        action, acted_by = self.recorder.executed(after.applied)  # what the motors got
+        outcome = self._judge(before, action, after, task)
+        self.recorder.complete(action, acted_by, outcome)
+        self.stats.step(self.clock.monotonic_ns())
+        self._on_step(after)
+        ending = self.rules.after_step(
+            outcome, task, self.recorder.steps, self.timing.elapsed_s
+        ) or self._interruption(source)
 
-    # learner: on the learner host, as fast as data and the update ratio allow
-    while True:
-        batch = source.sample(256)
-        metrics = algorithm.update(batch)
-        policy_sink.publish(PolicyVersion(number, algorithm.policy_arrays(), ...))
+The other one learns. Here are both in one process (``examples/single_process.py``)::
 
-``examples/single_process.py`` is this loop in one process. In the running system the
-transition sink is a durable outbox and the source a replay store on disk; the policy sink
-and source are pieces pulled over Zenoh. Plugins of each kind are found by name through
-entry points (:mod:`user_core.plugins`); each takes its own frozen ``Config`` first, and
-:mod:`user_core.conformance` tells an author whether a plugin keeps its promises.
+    steps = actor.run(seed=version).length  # collect an episode; before version 1 at random
+    for _ in range(-(-steps // algorithm.updates_per_call)):  # learn: one update a step
+        algorithm.update(memory.sample(128 * algorithm.updates_per_call))
+    version += 1
+    mailbox.publish(types.PolicyVersion(version, algorithm.policy_arrays()))
+    policies.load_newest()  # the loop swaps it in before its next step
+
+In the running system they are processes, so that neither waits for the other: the sink is a
+durable outbox, the memory a replay store on disk, and policy versions are pulled over Zenoh.
+Plugins of each kind are found by name through entry points (:mod:`user_core.plugins`); each takes
+its own frozen ``Config`` first, and :mod:`user_core.conformance` tells an author whether a plugin
+keeps its promises. A test compares the excerpts above with the files that they are from.
 """
 
 from __future__ import annotations

@@ -110,8 +110,8 @@ class _Proposal:
 class ActionSource:
     """Makes decisions, one a step.
 
-    Sequence numbers start from the wall clock, so that a robot that remembers the numbers of an
-    earlier process takes those of this one for newer.
+    In each episode sequence numbers start from the wall clock, microseconds, so that a robot that
+    remembers the numbers of an earlier process, or of another loop, takes these for newer.
 
     Args:
         config: Parameters.
@@ -194,6 +194,7 @@ class ActionSource:
     def begin(self, source: EpisodeSource, task: Task) -> None:
         """A new episode begins; policies are told the task."""
         self._source, self._plan, self._last_sent = source, None, None
+        self._sequence = max(self._sequence, self._clock.wall_ns() // 1000)
         self.arbiter.reset()
         self._random.reset()
         if self.policies is not None:

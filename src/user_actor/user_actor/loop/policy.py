@@ -44,6 +44,10 @@ class FixedPolicy:
     def __init__(self, policy: Policy, number: int = 0) -> None:
         self._ready = ReadyPolicy(policy, number)
 
+    def begin(self, task: Task) -> None:
+        """An episode begins, in which this is to be done."""
+        self._ready.policy.reset(task)
+
     def current(self) -> ReadyPolicy:
         """The policy to act with."""
         return self._ready
@@ -90,12 +94,18 @@ class PolicyHolder:
     ) -> None:
         self._spec, self._source, self._config_hash = spec, source, config_hash
         self._on_free, self._clock_ns = on_free, clock_ns
+        self._task = Task()
         self._current = ReadyPolicy(make())
         self._spare = make()
         self._offer: ReadyPolicy | None = None
         self._seen = 0
         self.swaps = self.refused = 0
         self.refusal = NO_REASON
+
+    def begin(self, task: Task) -> None:
+        """An episode begins, in which this is to be done. For the control loop."""
+        self._task = task  # also of versions that are taken within the episode
+        self.current().policy.reset(task)
 
     def current(self) -> ReadyPolicy:
         """The policy to act with, the newest one that is ready. For the control loop."""
@@ -160,10 +170,10 @@ class PolicyHolder:
 
     def _try_out(self, policy: Policy) -> None:
         """Let it act once; weights that give no usable action are refused."""
-        policy.reset(Task())
+        policy.reset(self._task)
         action_ta = policy.act(_made_up(self._spec), deterministic=True)
         check_plan(action_ta, self._spec)
-        policy.reset(Task())
+        policy.reset(self._task)
 
     def _refuse(self, version: PolicyVersion, error: Exception) -> None:
         self.refused += 1
