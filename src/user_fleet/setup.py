@@ -21,5 +21,6 @@ setup(
     zip_safe=False,
     entry_points={
         "console_scripts": ["lifecycle_manager = user_fleet.nodes.lifecycle_manager:main"],
+        "user.nodes": ["lifecycle_manager = user_fleet.lifecycle:LifecycleManagerConfig"],
     },
 )

@@ -20,7 +20,15 @@ setup(
     extras_require={"test": ["pytest"]},
     zip_safe=False,
     entry_points={
+        "user.checks": [
+            "algorithm = user_learner.cli.check:algorithm",
+            "policy = user_learner.cli.check:policy",
+        ],
         "user.commands": ["replay = user_learner.cli.replay:main"],
+        "user.nodes": [
+            "learner_node = user_learner.node_configs:LearnerNodeConfig",
+            "replay_node = user_learner.node_configs:ReplayConfig",
+        ],
         "console_scripts": [
             "learner_node = user_learner.nodes.learner:main",
             "replay_node = user_learner.nodes.replay:main",

@@ -1,73 +1,185 @@
-"""The ready deployments and algorithms: every parameter is one that its node knows."""
+"""The ready deployments and algorithms, checked whole as before a start; and what is refused."""
 
-import importlib
+import subprocess
 
 import pytest
 import yaml
 
 pytest.importorskip("rclpy")
 
-from user_bringup.running import find_deployment, prepare_run
+from user_bringup.running import explain, find_deployment, prepare_run, read_deployment
 from user_bringup.running.find import config_folder
-from user_core.config import Config, from_mapping, load_yaml
-from user_core.plugins import load as load_plugin
-from user_fleet.deployment import load_deployment
+from user_core.config import load_yaml
+from user_core.errors import ConfigError
+from user_fleet.deployment import Faults, load_record, parse_overrides
+from user_fleet.deployment.check import node_config
 
 FOLDER = config_folder()
 DEPLOYMENTS = sorted(file.stem for file in (FOLDER / "deployments").glob("*.yaml"))
 ALGORITHMS = sorted(file.stem for file in (FOLDER / "algorithms").glob("*.yaml"))
-#: Executable to module and class of its parameters.
-PARAMETERS = {
-    "hal_node": "user_hal.node_configs:HalConfig",
-    "teleop_node": "user_hal.node_configs:TeleopConfig",
-    "actor_node": "user_actor.nodes.actor:ActorConfig",
-    "inference_node": "user_actor.nodes.inference:InferenceConfig",
-    "bridge_node": "user_comm.bridge:BridgeConfig",
-    "policy_relay": "user_comm.nodes.policy_relay:PolicyRelayConfig",
-    "replay_node": "user_learner.nodes.replay:ReplayConfig",
-    "learner_node": "user_learner.nodes.learner:LearnerNodeConfig",
-}
 
 
-def check(process):
-    module, name = PARAMETERS[process.executable].split(":")
-    values = {k: v for k, v in process.parameters.items() if k != "autostart"}
-    for key in ("reward", "robot"):  # parameters of a plugin may also come as text
-        choice = values.get(key)
-        if isinstance(choice, dict) and isinstance(choice.get("params"), str):
-            values[key] = {**choice, "params": yaml.safe_load(choice["params"])}
-    from_mapping(getattr(importlib.import_module(module), name), values, process.name)
-    plugins = [("policies", values.get("policy")), ("algorithms", values.get("algorithm"))]
-    plugins += [("rewards", values.get("reward"))]
-    if process.executable == "hal_node" and "robot" in values:
-        plugins += [("robots", values["robot"])] * ("plugin" in values["robot"])
-    if process.executable == "teleop_node":
-        plugins += [("teleops", values["teleop"])]
-    for group, choice in plugins:
-        if choice:
-            config = getattr(load_plugin(group, choice["plugin"]), "Config", Config)
-            from_mapping(config, choice.get("params", {}), f"{process.name}.{group}")
+def check(file, *words, files=False):
+    """A deployment with these words of the command line, and what is wrong with it."""
+    faults = Faults()
+    folder = FOLDER.parent / "runs" / "r"
+    composition = read_deployment(file, parse_overrides(words), folder, faults, files)
+    return composition, [str(fault) for fault in faults.found]
+
+
+def faults_of(name, *words, **options):
+    return check(find_deployment(name), *words, **options)[1]
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
-def test_every_parameter_is_known_to_its_node(tmp_path, name):
-    run = prepare_run(find_deployment(name), {}, tmp_path, "r")
-    checked = [check(p) for p in run.deployment.processes if p.executable in PARAMETERS]
-    assert checked
+def test_every_ready_deployment_is_right(name):
+    composition, faults = check(find_deployment(name))
+    assert not faults
+    ours = [p for p in composition.deployment.processes if p.ros]
+    assert all(node_config(process.executable) is not None for process in ours)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_algorithm_fits_a_deployment(algorithm):
-    file = find_deployment("sim_single")
-    deployment = load_deployment(file, {"algorithm": algorithm}, {"run_dir": "/r"})
-    for name in ("actor", "learner"):
-        check(deployment.process(name))
+    assert not faults_of("sim_single", f"algorithm:={algorithm}")
     assert load_yaml(FOLDER / "algorithms" / f"{algorithm}.yaml")["training"]["batch_size"] > 0
 
 
-def test_a_misspelt_parameter_would_be_found(tmp_path):
-    run = prepare_run(find_deployment("gymnasium"), {}, tmp_path, "r")
-    actor = run.deployment.process("actor")
-    actor.parameters["loop"]["max_backlog_stepz"] = 3
-    with pytest.raises(Exception, match="max_backlog_steps"):
-        check(actor)
+@pytest.mark.parametrize("mode", ["collect", "demonstrate", "evaluate"])
+def test_every_mode_of_a_real_robot_is_right(mode):
+    composition, faults = check(find_deployment("real_robot"), f"mode:={mode}")
+    assert not faults
+    names = {process.name for process in composition.deployment.processes}
+    assert {"hal", "teleop", "actor", "replay"} <= names
+    assert ("learner" in names) == (mode != "demonstrate")
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "said"),
+    [
+        ("gymnasium", "actor.loop.max_backlog_stepz:=3", ["command line", "max_backlog_steps"]),
+        ("sim_single", "learner.trainig.batch_size:=3", ["learner.trainig", "'training'"]),
+        ("sim_single", "lifecycle_manager.times.hang_timeout:=3", ["hang_timeout_s"]),
+        ("sim_single", "learner.algorithm.params.critics:=many",
+         ["learner.algorithm.params.critics", "'many'", "integer"]),
+        ("sim_single", "actor.reward.plugin:=pose_treshold", ["did you mean 'pose_threshold'"]),
+        ("sim_single", "hal.robot.params.speed:=-1", ["hal.robot.params.speed", "-1"]),
+        ("sim_single", "algorithm:=rlpd_cpus", ["algorithms", "did you mean 'rlpd_cpu'"]),
+        ("two_sites", "robot0.actor.robot:=robot7", ["actor0.robot", "'robot7'", "'robot0', 'robot1'"]),
+        ("two_robots", "learner.remappings.robot_spec:=/robot2/robot_spec", ["'robot2'", "'robot0'"]),
+        ("sim_single", "actor.remappings.trajektory:=/t", ["did you mean 'trajectory'"]),
+        ("real_robot", "robot:=ur_ros2_contrl", ["hal.robot_file", "did you mean 'ur_ros2_control'"]),
+        ("edge", "robot_params:={task: reech}", ["hal.robot.params.task", "did you mean 'reach'"]),
+        ("real_robot", "teleop:=joi", ["teleop.teleop.plugin", "did you mean 'joy'"]),
+        ("sim_single", "learner.training.utd.target:=-2", ["learner.training.utd.target", "-2"]),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_named_with_the_nearest_right_one(name, word, said):
+    faults = faults_of(name, word)
+    assert len(faults) == 1, faults
+    for text in said:
+        assert text in faults[0], faults[0]
+
+
+def test_a_wrong_robot_file_is_named_with_its_line(tmp_path):
+    text = (FOLDER / "robots" / "panda_sim.yaml").read_text()
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        text.replace("watchdog_s:", "watchdogs:").replace("rate_hz: 10.0", "rate_hz: x")
+    )
+    lines = file.read_text().splitlines()
+    (first, *_) = faults = faults_of("edge", f"robot:={file}")
+    number = next(i for i, line in enumerate(lines, 1) if "watchdogs:" in line)
+    assert f"{file}:{number}" in first, faults
+    assert "did you mean 'watchdog_s'" in first
+
+
+def test_files_that_are_not_there_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net").mkdir()
+    faults = faults_of("edge", files=True)
+    assert any(
+        "'net/robots/robot0'" in fault and "actor.zenoh.credentials" in fault for fault in faults
+    )
+    faults = faults_of(
+        "cloud", "network:=nett", "router:=tcp/localhost:1", "credentials:=", files=True
+    )
+    assert len(faults) == 1
+    assert "router --network" in faults[0] and "'nett'" in faults[0]
+    (fault,) = faults_of("sim_single", "demonstrations:=demos", files=True)
+    assert "learner.demonstrations" in fault and "net" in fault
+
+
+def test_all_faults_are_told_at_once_and_nothing_is_started_or_written(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "name: mine\n"
+        "roles: [learner]\n"
+        "robots:\n"
+        "  robot0: simulated_arm\n"
+        "  robot1: {roles: [simulated_arm, gripper], host: attic}\n"
+        "processes:\n"
+        "  robot0.actor: {parameters: {loop: {max_episode_stepz: 5}}}\n"
+    )
+    words = ["learner.algorithm.params.critics:=many", "actor.zenoh.conect:=[]"]
+    done = subprocess.run(
+        ["user", "up", str(file), *words, "--no-table", "--runs", str(tmp_path / "runs")],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1
+    for said in (
+        f"{file}:5: fragment: got 'gripper'", f"{file}:5: robots.robot1.host: got 'attic'",
+        f"{file}:7: unknown key 'actor0.loop.max_episode_stepz'", "did you mean 'max_episode_steps'",
+        "learner.algorithm.params.critics", "did you mean 'connect'",
+    ):  # fmt: skip
+        assert said in done.stderr, done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_null_of_the_command_line_reaches_the_parameter_file(tmp_path):
+    words = parse_overrides(
+        ["learner.training.utd.target:=null", "learner.training.batch_size:=64"]
+    )
+    run = prepare_run(find_deployment("sim_single"), words, tmp_path, "r")
+    written = yaml.safe_load(run.parameter_files["learner"].read_text())["/**"]["ros__parameters"]
+    assert written["training"]["utd"]["target"] == "!yaml null"
+    assert written["training"]["batch_size"] == 64
+    assert written["algorithm"]["params"]["critic_hidden"] == [128, 128]
+    kept = load_record(run.folder / "deployment.yaml").process("learner").parameters
+    assert kept["training"]["utd"]["target"] is None
+
+
+def test_an_explanation_says_where_every_value_comes_from():
+    composition, faults = check(
+        find_deployment("two_robots"), "robot1.actor.loop.max_episode_steps:=7"
+    )
+    assert not faults
+    text = explain(composition)
+    lines = {line.split(":=")[0].strip(): line for line in text.splitlines() if ":=" in line}
+    assert "command line" in lines["actor1.loop.max_episode_steps"]
+    assert "default" in lines["actor0.loop.max_episode_steps"]
+    assert "rlpd_cpu.yaml:" in lines["learner.training.batch_size"]
+    assert "argument seed1, default at" in lines["hal1.robot.params.seed"]
+    robot_file = explain(check(find_deployment("edge"))[0])
+    assert "panda_sim.yaml:" in robot_file
+
+
+def test_records_of_earlier_releases_are_read(tmp_path):
+    file = tmp_path / "deployment.yaml"
+    file.write_text(
+        "name: edge\n"
+        "processes:\n"
+        "- {name: hal, package: user_hal, executable: hal_node,\n"
+        "   parameters: {driver: mujoco, params: {robot: panda}}}\n"
+        "- {name: teleop, package: user_hal, executable: teleop_node, parameters: {driver: joy}}\n"
+        "- {name: actor, package: user_actor, executable: actor_node,\n"
+        "   parameters: {reward: {plugin: task, params: '{}'}}}\n"
+    )
+    record = load_record(file)
+    hal = {"robot": {"plugin": "mujoco", "params": {"robot": "panda"}}}
+    assert record.process("hal").parameters == hal
+    assert record.process("teleop").parameters == {"teleop": {"plugin": "joy", "params": {}}}
+    assert record.process("actor").parameters == {"reward": {"plugin": "task", "params": {}}}
+    file.write_text("processes: 3\n")
+    with pytest.raises(ConfigError):
+        load_record(file)

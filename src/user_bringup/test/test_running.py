@@ -44,7 +44,8 @@ def test_unknown_names_are_answered_with_what_there_is(tmp_path):
 def test_a_run_gets_its_folder_with_the_exact_configuration(tmp_path, monkeypatch):
     program = tmp_path / "program"
     program.write_text("#!/bin/sh\n")
-    monkeypatch.setattr("user_bringup.running.prepare.find_executable", lambda *_: program)
+    for module in ("check", "prepare"):
+        monkeypatch.setattr(f"user_bringup.running.{module}.find_executable", lambda *_: program)
     run = prepare_run(write(tmp_path), {"greeting": "hi"}, tmp_path / "runs", "r1")
     assert run.folder == tmp_path / "runs" / "r1"
     assert run.commands["sleeper"].words == (str(program), "hi", str(run.folder))

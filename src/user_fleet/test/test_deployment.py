@@ -73,14 +73,14 @@ def test_order_follows_what_each_depends_on(folder):
         (
             "executable: hal_node",
             "executible: hal_node",
-            ["processes[1].executible", "did you mean"],
+            ["sim.yaml:13", "hal.executible", "did you mean 'executable'"],
         ),
-        ("order: 3", "order: -1", ["processes[0].order", ">= 0"]),
+        ("order: 3", "order: -1", ["sim.yaml:11", "learner.order", ">= 0"]),
         ("[replay]", "[reply]", ["learner.depends_on", "'reply'", "replay"]),
         ("name: hal\n", "name: replay\n", ["'replay' twice"]),
         ("name: hal\n", "name: Hal 1\n", ["'Hal 1'", "lower-case"]),
         ("/robot0", "robot0/", ["namespace", "/robot0"]),
-        ("${rate_hz}\n", "${rate}\n", ["processes[1].parameters", "${rate}", "rate_hz"]),
+        ("${rate_hz}\n", "${rate}\n", ["sim.yaml:20", "'rate'", "did you mean 'rate_hz'"]),
         ("robots/${robot}", "robots/none", ["cannot read", "none.yaml"]),
         ("name: sim", "nmae: sim", ["'nmae'", "did you mean 'name'"]),
     ],
@@ -148,16 +148,19 @@ def test_parameters_are_written_as_ros_reads_them(folder, tmp_path):
         "empty": [],
         "mixed": [1, 2.5],
         "cameras": [{"name": "front"}],
+        "none_in_it": {},
+        "odd": {"image/front": 1},
         "nothing": None,
         "deep": {"force_n": 3.0, "names": ["a", "b"]},
     }
-    hal = type(hal)(**{**vars(hal), "parameters": parameters})
+    hal = hal.replace(parameters=parameters)
     file = write_parameters(hal, tmp_path / "config" / "hal.yaml")
     written = yaml.safe_load(file.read_text())["/**"]["ros__parameters"]
-    assert written["robot"]["plugin"] == "mujoco"
-    assert yaml.safe_load(written["robot"]["params"]) == parameters["robot"]["params"]
-    assert yaml.safe_load(written["cameras"]) == parameters["cameras"]
-    assert yaml.safe_load(written["empty"]) == []
+    assert written["robot"] == parameters["robot"]  # mappings stay mappings
+    assert written["cameras"] == "!yaml [{name: front}]"
+    assert written["empty"] == "!yaml []"
+    assert written["none_in_it"] == "!yaml {}"
+    assert written["odd"] == "!yaml {image/front: 1}"
     assert written["mixed"] == [1.0, 2.5]
-    assert written["nothing"] == ""
+    assert written["nothing"] == "!yaml null"
     assert written["deep"] == {"force_n": 3.0, "names": ["a", "b"]}

@@ -17,9 +17,8 @@ import psutil
 
 from user_bringup.chaos.evidence import Evidence, producers_behind, works_since
 from user_bringup.chaos.faults import LINK, Fault, Link, inflict, relieve
-from user_core.config import from_mapping, load_yaml
 from user_core.errors import SuiteError
-from user_fleet.deployment import Deployment, ProcessSpec
+from user_fleet.deployment import Deployment, ProcessSpec, load_record
 from user_fleet.processes import find_processes, session_members, state_of
 
 
@@ -177,7 +176,7 @@ class Trial:
         while not file.exists() or file.stat().st_mtime < time.time() - 3600:
             self._must_go_on(begun_s, "it has written its folder")
         time.sleep(0.2)
-        self.deployment = from_mapping(Deployment, load_yaml(file), str(file))
+        self.deployment = load_record(file)
         specs = self.deployment.processes
         self._files = {_word_of(spec, specs, self.folder): spec.name for spec in specs}
         waiting = {spec.name for spec in specs}

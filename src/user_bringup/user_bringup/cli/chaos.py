@@ -16,9 +16,9 @@ from user_bringup.chaos.faults import LINK, Link, PlanSize, make_plan
 from user_bringup.chaos.figures import describe_growth, draw_growth, draw_recovery, recovery_table
 from user_bringup.chaos.trial import Trial
 from user_bringup.chaos.verdict import Check, judge
-from user_bringup.running import find_deployment, ros_domains
+from user_bringup.running import find_deployment, read_deployment, ros_domains
 from user_core.errors import ConfigError, SuiteError
-from user_fleet.deployment import Deployment, load_deployment, parse_overrides
+from user_fleet.deployment import Deployment, Faults, parse_overrides
 
 _WRITERS = ("actor_node", "replay_node", "learner_node")
 _HUNGRY = ("learner_node",)
@@ -153,10 +153,11 @@ def learned(folder: Path, share: float) -> Check:
 
 
 def _load(arguments: argparse.Namespace, folder: Path) -> Deployment:
-    return load_deployment(
-        find_deployment(arguments.deployment), parse_overrides(arguments.arguments),
-        {"run_dir": str(folder), "run": folder.name, "deployment": arguments.deployment},
-    )  # fmt: skip
+    faults = Faults()
+    file, overrides = find_deployment(arguments.deployment), parse_overrides(arguments.arguments)
+    deployment = read_deployment(file, overrides, folder, faults).deployment
+    faults.check()
+    return deployment
 
 
 def _values(deployment: Deployment, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -211,7 +212,10 @@ def _report(
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Arguments of `user chaos` and `user soak`."""
     parser.add_argument("deployment", help="name of an installed deployment, or a .yaml file")
-    parser.add_argument("arguments", nargs="*", metavar="name:=value", help="its arguments")
+    parser.add_argument(
+        "arguments", nargs="*", metavar="name:=value",
+        help="its arguments, and parameters of its processes by path",
+    )  # fmt: skip
     parser.add_argument("--run", default="", help="name of the run; an existing one is continued")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
     parser.add_argument(

@@ -7,17 +7,25 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 
 from user_bringup.monitor import History, render
 from user_bringup.monitor.state import EVALUATION, ONLINE, SystemState
-from user_bringup.running import PreparedRun, find_deployment, prepare_run, ros_domains
-from user_fleet.deployment import parse_overrides
+from user_bringup.running import (
+    PreparedRun,
+    explain,
+    find_deployment,
+    prepare_run,
+    read_deployment,
+    ros_domains,
+)
+from user_fleet.deployment import Faults, parse_overrides
 from user_fleet.supervisor import Child, ChildState, Supervisor
 
 _REFRESH_S = 0.5
@@ -32,9 +40,10 @@ def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse_intermixed_args(argv)
     console = Console()
     overrides = parse_overrides(arguments.arguments)
-    run = prepare_run(
-        find_deployment(arguments.deployment), overrides, arguments.runs, arguments.run
-    )
+    file = find_deployment(arguments.deployment)
+    if arguments.explain:
+        return _explain(file, overrides, arguments.runs / (arguments.run or "RUN"))
+    run = prepare_run(file, overrides, arguments.runs, arguments.run)
     console.print(f"run folder: {run.folder}")
     good = asyncio.run(_Up(run, arguments, console).run())
     if run.history.exists():
@@ -42,6 +51,16 @@ def main(argv: Sequence[str]) -> int:
 
         console.print(f"report: {write_report(run.folder)}")
     return 0 if good else 1
+
+
+def _explain(file: Path, overrides: Mapping[str, Any], folder: Path) -> int:
+    """Print what would run; exit code 1 when something is wrong with it."""
+    faults = Faults()
+    composition = read_deployment(file, overrides, folder.resolve(), faults)
+    print(explain(composition))
+    for fault in faults.found:
+        print(f"user up: {fault}", file=sys.stderr)
+    return 1 if faults.found else 0
 
 
 class _Up:
@@ -137,7 +156,14 @@ def one_line(state: SystemState) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="user up", description=__doc__)
     parser.add_argument("deployment", help="name of an installed deployment, or a .yaml file")
-    parser.add_argument("arguments", nargs="*", metavar="name:=value", help="its arguments")
+    parser.add_argument(
+        "arguments", nargs="*", metavar="name:=value",
+        help="its arguments, and parameters of its processes by path (learner.training.batch_size:=64)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--explain", action="store_true",
+        help="print what would run, and where each value comes from; start nothing",
+    )  # fmt: skip
     parser.add_argument("--run", default="", help="name of the run; an existing one is continued")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
     parser.add_argument("--minutes", type=float, default=0.0, help="stop after so long")

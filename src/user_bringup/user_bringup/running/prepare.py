@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from user_bringup.running.find import find_executable
-from user_core.config import to_mapping
+from user_bringup.running.check import check_deployment
+from user_bringup.running.find import config_folder, find_executable
 from user_core.errors import ConfigError
 from user_fleet.deployment import (
     CommandLine,
+    Composition,
     Deployment,
+    Faults,
     command_line,
-    load_deployment,
+    compose,
     write_parameters,
+    write_record,
 )
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -52,6 +53,33 @@ class PreparedRun:
         return self.folder / "history.jsonl"
 
 
+def read_deployment(
+    file: Path,
+    overrides: Mapping[str, Any],
+    folder: Path,
+    faults: Faults,
+    files: bool = True,
+) -> Composition:
+    """Read a deployment and check it whole, without writing or starting anything.
+
+    Args:
+        file: The deployment.
+        overrides: Values for its arguments, and for parameters by their path.
+        folder: Folder of the run, there or not.
+        faults: Gets what is wrong.
+        files: Whether files that it names must be there.
+
+    Raises:
+        ConfigError: The file itself cannot be read.
+    """
+    variables = {"run_dir": str(folder), "run": folder.name, "deployment": file.stem}
+    composition = compose(
+        file, overrides, variables, [config_folder() / "fragments"], faults=faults
+    )
+    check_deployment(composition, faults, files)
+    return composition
+
+
 def prepare_run(
     file: Path,
     overrides: Mapping[str, Any],
@@ -59,44 +87,42 @@ def prepare_run(
     run: str = "",
     only: Collection[str] = (),
 ) -> PreparedRun:
-    """Read a deployment and write the folder of its run.
+    """Read a deployment, check it whole, and write the folder of its run.
 
     Args:
         file: The deployment.
-        overrides: Values for its arguments.
+        overrides: Values for its arguments, and for parameters by their path.
         runs: Folder of all runs.
         run: Name of this run; an existing one is continued. Empty: name and time.
         only: Names of the processes to take; all if empty.
 
     Raises:
-        ConfigError: Anything wrong with the deployment; nothing has been started then.
+        ConfigError: Anything wrong with the deployment; nothing has been written or started then.
+            ConfigErrors, if there is more than one thing.
     """
     name = run or f"{file.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     if not _RUN_NAME.fullmatch(name):
         raise ConfigError("name of a run", got=repr(name), expected="letters, digits, _ . -")
     folder = (runs / name).resolve()
-    deployment = load_deployment(
-        file, overrides, {"run_dir": str(folder), "run": name, "deployment": file.stem}
-    )
+    faults = Faults()
+    deployment = read_deployment(file, overrides, folder, faults).deployment
+    faults.check()
     if only:
         deployment = deployment.part(only)
-    executables = {
-        process.name: find_executable(process.package, process.executable)
-        for process in deployment.processes
-    }
     config = folder / "config"
     config.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(to_mapping(deployment), sort_keys=False)
-    (folder / "deployment.yaml").write_text(text, encoding="utf-8")
+    write_record(deployment, folder / "deployment.yaml")
     for memory in folder.glob("*lifecycle.json"):  # a person starts it: nothing is paused
         memory.unlink()
-    files, commands = {}, {}
+    parameter_files, commands = {}, {}
     for process in deployment.processes:
         if process.ros:
-            files[process.name] = write_parameters(process, config / f"{process.name}.yaml")
+            parameter_files[process.name] = write_parameters(
+                process, config / f"{process.name}.yaml"
+            )
         commands[process.name] = command_line(
             process.replace(environment={**deployment.environment, **process.environment}),
-            executables[process.name],
-            files.get(process.name),
+            find_executable(process.package, process.executable),
+            parameter_files.get(process.name),
         )
-    return PreparedRun(deployment, folder, commands, files)
+    return PreparedRun(deployment, folder, commands, parameter_files)

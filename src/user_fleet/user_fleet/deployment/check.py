@@ -17,7 +17,7 @@ from typing import Any
 
 from user_core import plugins
 from user_core.config import Config, from_mapping
-from user_core.config.model import Key
+from user_core.config.model import Key, path_of
 from user_core.errors import ConfigError, SuiteError
 from user_core.plugins import FIELD_KINDS, PluginChoice
 from user_fleet.deployment.compose import Composition
@@ -66,6 +66,8 @@ def check_parameters(composition: Composition, faults: Faults) -> dict[str, Conf
     """
     configs = {}
     for process in composition.deployment.processes:
+        if process.name in composition.incomplete:
+            continue
         whole = composition.trees[process.name]
         tree = whole.get("parameters") or Node({}, whole.origin)
         below = Node({process.name: tree.without(*_OF_EVERY_NODE)}, tree.origin)
@@ -127,7 +129,7 @@ def check_references(composition: Composition, faults: Faults) -> None:
     for process in composition.deployment.processes:
         for key, robot in _robots_named(process):
             if robot not in robots:
-                path = ".".join(map(str, (process.name, *key)))
+                path = path_of((process.name, *(k for k in key if k != "parameters")))
                 faults.unknown(composition.origin(process.name, key), path, robot, robots)
 
 

@@ -70,6 +70,8 @@ class ProcessSpec(Config):
         10.0, doc="Time for an orderly end before it is killed.", unit="s", gt=0
     )
     host: str = setting("", doc="Host it runs on, in deployments of several; empty: any.")
+    robot: str = setting("", doc="Robot that it belongs to; empty: none.")
+    role: str = setting("", doc="What it is for, in its robot or host; empty: as its name.")
     niceness: int = setting(0, doc="Scheduling niceness, larger gives way to others.", ge=0, le=19)
 
     def validate(self) -> None:
@@ -87,7 +89,7 @@ class ProcessSpec(Config):
 class Argument(Config):
     """A value that is chosen when a deployment is started: ``name:=value``."""
 
-    default: str | int | float | bool = setting(doc="Value when none is given.")
+    default: Any = setting(doc="Value when none is given.")
     doc: str = setting("", doc="What it does.")
     choices: tuple[str, ...] = setting((), doc="Allowed values; empty: any.")
 

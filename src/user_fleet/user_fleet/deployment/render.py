@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,10 @@ import yaml
 
 from user_core.errors import ConfigError
 from user_fleet.deployment.model import ProcessSpec
+
+#: Begins a parameter that is YAML in a text; :data:`user_comm.parameter_values.YAML_MARK` is the same.
+YAML_MARK = "!yaml "
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -51,14 +56,14 @@ def command_line(
 def write_parameters(process: ProcessSpec, file: str | Path) -> Path:
     """Write the ROS parameter file of a process; returns its path.
 
-    ROS parameters are scalars and lists of one type. A list of mappings, an empty list or
-    mapping, and a mapping under a key that ends in ``params`` (the parameters of a plugin,
-    whose keys the node does not know before it has loaded the plugin) are written as YAML
-    text, which the node's typed configuration reads again.
+    Mappings stay mappings. ROS parameters are scalars and lists of one type; what they cannot
+    carry (null, an empty list or mapping, a list of mappings or of mixed types, a key that is no
+    name) is written as a text that begins with ``!yaml``, which the node reads again
+    (:func:`user_comm.parameter_values.unmarked`).
     """
     file = Path(file)
     try:
-        parameters = {key: _ros_value(value, key) for key, value in process.parameters.items()}
+        parameters = {key: _ros_value(value) for key, value in process.parameters.items()}
         text = yaml.safe_dump({"/**": {"ros__parameters": parameters}}, sort_keys=False)
     except yaml.YAMLError as error:
         raise ConfigError(f"parameters of {process.name}", got=str(error)) from error
@@ -67,18 +72,23 @@ def write_parameters(process: ProcessSpec, file: str | Path) -> Path:
     return file
 
 
-def _ros_value(value: Any, key: str) -> Any:
+def _ros_value(value: Any) -> Any:
     if isinstance(value, Mapping):
-        if not value or key.endswith("params"):
-            return yaml.safe_dump(dict(value), default_flow_style=True, width=1 << 20).strip()
-        return {k: _ros_value(v, str(k)) for k, v in value.items()}
+        if value and all(isinstance(k, str) and _NAME.fullmatch(k) for k in value):
+            return {k: _ros_value(v) for k, v in value.items()}
+        return _marked(dict(value))
     if isinstance(value, list | tuple):
         kinds = {type(v) for v in value}
         if kinds == {int, float}:
             return [float(v) for v in value]
-        if not value or len(kinds) > 1 or not kinds <= {bool, int, float, str}:
-            return yaml.safe_dump(list(value), default_flow_style=True, width=1 << 20).strip()
-        return list(value)
-    if value is None:
-        return ""
+        if len(kinds) == 1 and kinds <= {bool, int, float, str}:
+            return list(value)
+        return _marked(list(value))
+    if value is None or (isinstance(value, str) and value.startswith(YAML_MARK)):
+        return _marked(value)
     return value
+
+
+def _marked(value: Any) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, width=1 << 20)
+    return f"{YAML_MARK}{text.removesuffix('...' + chr(10)).strip()}"

@@ -4,7 +4,7 @@ The main flow is :meth:`~user_fleet.lifecycle.manager.LifecycleManager.step`.
 """
 
 from user_fleet.lifecycle.managed_node import AskState, ChangeState, Kill, ManagedNode, Order
-from user_fleet.lifecycle.manager import LifecycleConfig, LifecycleManager
+from user_fleet.lifecycle.manager import LifecycleConfig, LifecycleManager, LifecycleManagerConfig
 from user_fleet.lifecycle.memory import Memory, Mode
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Kill",
     "LifecycleConfig",
     "LifecycleManager",
+    "LifecycleManagerConfig",
     "ManagedNode",
     "Memory",
     "Mode",

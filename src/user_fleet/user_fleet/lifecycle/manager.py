@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from user_core.config import Config, setting
 from user_fleet.deployment.model import ProcessSpec, start_order
@@ -50,6 +51,19 @@ class LifecycleConfig(Config):
     )
     ask_timeout_s: float = setting(
         0.5, doc="How long an answer of get_state is waited for.", unit="s", gt=0
+    )
+
+
+class LifecycleManagerConfig(Config):
+    """Parameters of lifecycle_manager."""
+
+    deployment: Path = setting(
+        doc="File with the deployment as it runs: deployment.yaml of a run's folder."
+    )
+    times: LifecycleConfig = setting(factory=LifecycleConfig, doc="How long is waited for what.")
+    host: str = setting("", doc="Manage only the processes of this host; empty: all.")
+    memory_file: str = setting(
+        "", doc="Where mode and nodes taken in hand are kept; empty: beside the deployment."
     )
 
 

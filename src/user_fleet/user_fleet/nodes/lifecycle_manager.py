@@ -22,15 +22,14 @@ from user_comm import topics
 from user_comm.diagnostics import Level
 from user_comm.lifecycle import LifecycleNode
 from user_comm.run import run
-from user_core.config import Config, from_mapping, load_yaml, setting
 from user_core.errors import ConfigError
-from user_fleet.deployment import Deployment
+from user_fleet.deployment import load_record
 from user_fleet.lifecycle import (
     AskState,
     ChangeState,
     Kill,
-    LifecycleConfig,
     LifecycleManager,
+    LifecycleManagerConfig,
     Memory,
     Order,
 )
@@ -40,19 +39,6 @@ from user_fleet.processes import find_processes, is_alive
 _STEP_S = 0.1
 _TELL_S = 0.25
 _REPORT_S = 1.0
-
-
-class LifecycleManagerConfig(Config):
-    """Parameters of lifecycle_manager."""
-
-    deployment: Path = setting(
-        doc="File with the deployment as it runs: deployment.yaml of a run's folder."
-    )
-    times: LifecycleConfig = setting(factory=LifecycleConfig, doc="How long is waited for what.")
-    host: str = setting("", doc="Manage only the processes of this host; empty: all.")
-    memory_file: str = setting(
-        "", doc="Where mode and nodes taken in hand are kept; empty: beside the deployment."
-    )
 
 
 def slowness() -> float:
@@ -71,7 +57,7 @@ class LifecycleManagerNode(LifecycleNode):
 
     def configure(self, stack: ExitStack) -> None:
         config: LifecycleManagerConfig = self.config
-        deployment = from_mapping(Deployment, load_yaml(config.deployment), str(config.deployment))
+        deployment = load_record(config.deployment)
         mine = [
             process
             for process in deployment.processes

@@ -265,10 +265,13 @@ class Child:
         done, it is replaced by a fresh process.
         """
         standby, self._standby = self._standby, None
-        if standby is None or standby.process.returncode is not None:
+        if standby is None:
             return None
         standby.niceness.cancel()
         await asyncio.wait({standby.niceness})
+        if has_ended(standby.process):
+            await self._dismiss(standby)
+            return None
         if not await set_session_niceness(standby.process.pid, self.spec.niceness):
             log.write(b"--- the standby cannot get the niceness of its process: a fresh one\n")
             await self._dismiss(standby)
@@ -324,6 +327,16 @@ async def _copy(descriptor: int, log: LogFile) -> None:
             log.write(data)
     finally:
         transport.close()
+
+
+def has_ended(process: asyncio.subprocess.Process) -> bool:
+    """Whether a child of ours has ended, also when the event loop has not heard of it yet."""
+    if process.returncode is not None:
+        return True
+    try:
+        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True
 
 
 async def set_session_niceness(pid: int, niceness: int) -> bool:

@@ -1,0 +1,790 @@
+"""From a deployment file to its processes: arguments, fragments, robots and hosts.
+
+A deployment lists robots and hosts, each with its *roles*. A role is a fragment: a YAML file with the
+processes that it means, the arguments that it brings, and values that a robot, a host or another
+fragment may set otherwise. What follows from the list need not be written: names of processes,
+which process of the same robot another one depends on, the lifecycle manager of each host::
+
+    name: two_robots
+    roles: [learner]                   # of the only host; or `hosts:`, each with its own
+    robots:
+      robot0: {roles: [simulated_arm]}
+      robot1: {roles: [simulated_arm], seed: 1}
+    processes:                         # what differs, by the path of a process
+      learner: {niceness: 0}
+
+``${name}`` in a text is, in this order: the name of the robot or host, what the robot says, what its
+host says, a value of the deployment, a value of its fragments, an argument, a variable of the run.
+``${process.hal}`` is the name of the nearest process with this role. A text that is nothing else
+becomes the value itself, with its type.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from user_core.config import from_mapping
+from user_core.config.model import Key
+from user_core.errors import ConfigError
+from user_fleet.deployment.faults import Faults
+from user_fleet.deployment.model import Argument, Deployment, ProcessSpec
+from user_fleet.deployment.tree import (
+    Node,
+    Origin,
+    overlay,
+    place_of,
+    plain,
+    put,
+    read_tree,
+    tree_of,
+)
+
+_VARIABLE = re.compile(r"\$\{([a-zA-Z_][a-zA-Z0-9_.]*)\}")
+_KEYS = (
+    "name", "description", "arguments", "environment", "values", "roles", "hosts", "robots",
+    "processes",
+)  # fmt: skip
+_FRAGMENT_KEYS = ("description", "extends", "arguments", "values", "processes")
+#: Keys of a robot or a host that are no values for its fragments.
+_MEMBER_KEYS = ("roles", "host", "domain")
+#: What of a process can be set by a path, besides its parameters.
+_PROCESS_KEYS = ("environment", "niceness", "remappings", "restart", "stop_timeout_s")
+_COMMAND_LINE = "command line"
+_MANAGER, _HOST_MANAGER = "lifecycle_manager", "host_lifecycle_manager"
+_DEEPEST = 20
+_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+_EMPTY = Node({}, Origin(""))
+_NO_ROLES = Node([], Origin(""))
+#: Variables that are being filled in, with the scope in which they were found.
+_Seen = frozenset[tuple[int, str]]
+
+
+@dataclass
+class Member:
+    """A robot, or a host: whatever has roles.
+
+    Attributes:
+        name: Of the robot or host; empty for the only host of a deployment that names none.
+        host: Name of its host.
+        is_robot: Which of the two.
+        tree: What the deployment says of it.
+        values: What its fragments say, by name.
+        arguments: What its fragments declare.
+        processes: What its fragments say of each process, by role, one laid over the other.
+    """
+
+    name: str
+    host: str
+    is_robot: bool
+    tree: Node
+    values: dict[str, Node] = field(default_factory=dict)
+    arguments: dict[str, Node] = field(default_factory=dict)
+    processes: dict[str, list[Node]] = field(default_factory=dict)
+
+
+@dataclass
+class Part:
+    """A process on its way.
+
+    Attributes:
+        role: What it is for, within its robot or host.
+        member: Whose it is; None for a process that was given in full.
+        layers: What is said of it, each laid over the one before.
+        name: How it is called in the end.
+        forced: Whether the deployment itself calls it so.
+    """
+
+    role: str
+    member: Member | None
+    layers: list[Node]
+    name: str = ""
+    forced: bool = False
+
+    @property
+    def path(self) -> str:
+        """``robot0.actor``; its name alone, where it is nobody's."""
+        owner = self.member.name if self.member is not None else ""
+        return f"{owner}.{self.role}" if owner else self.role
+
+    @property
+    def origin(self) -> Origin:
+        """Where it is first spoken of."""
+        return self.layers[0].origin
+
+    def get(self, key: str) -> Node | None:
+        """What the last one says of this key, unresolved."""
+        found = [node for layer in self.layers if (node := layer.get(key)) is not None]
+        return found[-1] if found else None
+
+    @property
+    def is_managed(self) -> bool:
+        """Whether a lifecycle manager looks after it."""
+        return all(node is None or node.value for node in (self.get("ros"), self.get("lifecycle")))
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A deployment and where everything in it comes from.
+
+    Attributes:
+        deployment: What runs.
+        trees: Each process as a tree, by its name, with the origins of its values.
+        arguments: Those of the deployment, with their values.
+        file: Where it was read.
+        incomplete: Processes of which a part could not be read: nothing else is found out of them.
+    """
+
+    deployment: Deployment
+    trees: Mapping[str, Node]
+    arguments: Mapping[str, Any]
+    file: Path
+    incomplete: frozenset[str] = frozenset()
+
+    def origin(self, process: str, key: Key) -> Origin:
+        """Where a value of a process comes from, or what is above it."""
+        return place_of(self.trees[process], key)
+
+
+def load_deployment(
+    file: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    variables: Mapping[str, str] | None = None,
+    fragments: Sequence[Path] = (),
+) -> Deployment:
+    """Read a deployment, with everything filled in; see :func:`compose`.
+
+    Raises:
+        ConfigError: Names place and key, what was got and what is allowed. ConfigErrors, if
+            several things are wrong.
+    """
+    faults = Faults()
+    composition = compose(file, overrides, variables, fragments, faults=faults)
+    faults.check()
+    return composition.deployment
+
+
+def compose(
+    file: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    variables: Mapping[str, str] | None = None,
+    fragments: Sequence[Path] = (),
+    *,
+    faults: Faults,
+) -> Composition:
+    """Read a deployment, and find out what runs.
+
+    Args:
+        file: The YAML file.
+        overrides: Values for its arguments, and for parameters of its processes by their path
+            (``learner.training.utd.target``), as given on the command line.
+        variables: What else may be substituted, for instance ``run_dir``.
+        fragments: Further folders in which to look for fragments, after those beside the file.
+        faults: Gets what is wrong. What could be understood in spite of it is returned, so that
+            more can be checked; it must not be run.
+
+    Raises:
+        ConfigError: The file itself cannot be read.
+    """
+    return _Composer(Path(file), overrides or {}, variables or {}, fragments, faults).compose()
+
+
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """``["robot:=panda", "rate:=20"]`` to ``{"robot": "panda", "rate": 20}`` (YAML values)."""
+    values: dict[str, Any] = {}
+    faults = Faults()
+    for word in words:
+        name, separator, text = word.partition(":=")
+        if not separator or not name:
+            wrong, equals, value = word.partition("=")
+            hint = f"Write {wrong}:={value}" if equals and wrong else ""
+            faults.add(None, "argument", repr(word), "name:=value", hint)
+            continue
+        if name in values:
+            faults.add(None, f"argument {name!r}", "two values", "one")
+        try:
+            values[name] = yaml.safe_load(text) if text else ""
+        except yaml.YAMLError:
+            faults.add(None, f"argument {name!r}", repr(text), "YAML")
+    faults.check()
+    return values
+
+
+class _Composer:
+    def __init__(
+        self,
+        file: Path,
+        overrides: Mapping[str, Any],
+        variables: Mapping[str, str],
+        fragments: Sequence[Path],
+        faults: Faults,
+    ) -> None:
+        self.file, self.overrides, self.faults = file, overrides, faults
+        self.variables = dict(variables)
+        here = file.absolute().parent
+        self.folders = [here / "fragments", here.parent / "fragments", *fragments]
+        self.top = read_tree(file)
+        self.declared: dict[str, Node] = {}
+        self.chosen: dict[str, Node] = {}
+        self.own: set[str] = set()
+        self.used: set[str] = set()
+        self.asked: set[str] = set()
+        self.incomplete: set[str] = set()
+        self.parts: list[Part] = []
+        self.values: dict[str, Node] = {}
+        self.hosts: dict[str, Member] = {}
+        self.robots: dict[str, Member] = {}
+        self.whole = True
+
+    # --- the way through -----------------------------------------------------------------
+
+    def compose(self) -> Composition:
+        for key, node in self.top.value.items():
+            if key not in _KEYS:
+                self.faults.unknown(node.origin, f"unknown key {key!r}", key, _KEYS)
+        self.declared = dict((self._mapping(self.top, "arguments") or _EMPTY).value)
+        self.values = dict((self._mapping(self.top, "values") or _EMPTY).value)
+        self._choose(self.declared)
+        self._find_members()
+        self._declare_those_of_fragments()
+        for member in self._members():
+            for role, layers in member.processes.items():
+                self.parts.append(Part(role, member, list(layers)))
+        self._add_managers()
+        self._take_processes()
+        self._name_parts()
+        paths = self._split_overrides()
+        trees = {part.name: self._finish(part, paths.get(part.name, [])) for part in self.parts}
+        environment = self._resolved(self.top.get("environment") or _EMPTY)
+        self._refuse_unknown()
+        return self._checked(trees, environment)
+
+    def _checked(self, trees: dict[str, Node], environment: Node) -> Composition:
+        """The deployment, of all processes that are right."""
+        specs: list[ProcessSpec] = []
+        for name, tree in trees.items():
+            try:
+                specs.append(from_mapping(ProcessSpec, plain(tree), name))
+            except ConfigError as error:
+                self.faults.take(error, Node({name: tree}, tree.origin))
+        arguments = self._used_arguments()
+        texts = {key: plain(self.top[key]) for key in ("name", "description") if self.top.get(key)}
+        data = {**texts, "environment": plain(environment), "arguments": arguments}
+        complete = not self.faults.found
+        try:
+            deployment = from_mapping(Deployment, {**data, "processes": specs})
+        except ConfigError as error:
+            if complete:
+                self.faults.take(error, self.top)
+            data = {"name": "", "description": "", **data, "processes": tuple(specs)}
+            deployment = Deployment.model_construct(**data)
+        values = {name: plain(node) for name, node in self.chosen.items() if name in arguments}
+        incomplete = frozenset(self.incomplete)
+        return Composition(deployment, trees, values, self.file, incomplete)
+
+    def _members(self) -> list[Member]:
+        return [*self.hosts.values(), *self.robots.values()]
+
+    def _mapping(self, tree: Node, key: str) -> Node | None:
+        """A mapping under this key; None, and a fault, where it is something else."""
+        node = tree.get(key)
+        if node is None or node.value is None:
+            return None
+        if not isinstance(node.value, dict):
+            self.faults.add(node.origin, key, repr(plain(node)), "a mapping")
+            return None
+        return node
+
+    # --- arguments -------------------------------------------------------------------------
+
+    def _choose(self, declared: Mapping[str, Node]) -> None:
+        """The values of these arguments."""
+        for name, tree in declared.items():
+            argument = self._argument(name, tree)
+            if argument is None:
+                continue
+            default = tree.get("default") if _is_declaration(tree) else tree
+            origin = Origin(f"default at {(default or tree).origin.place}")
+            value = argument.default
+            if name in self.overrides:
+                value, origin = self.overrides[name], Origin(_COMMAND_LINE)
+            if isinstance(argument.default, str) and type(value) in (int, float):
+                value = str(value)  # a text that looks like a number
+            if argument.choices and str(value) not in argument.choices:
+                what = f"argument {name!r} of {self.file.name}"
+                self.faults.unknown(origin, what, str(value), argument.choices)
+            self.chosen[name] = tree_of(value, origin)
+
+    def _argument(self, name: str, tree: Node) -> Argument | None:
+        data = plain(tree) if _is_declaration(tree) else {"default": plain(tree)}
+        try:
+            return from_mapping(Argument, data)
+        except ConfigError as error:
+            self.faults.take(error, tree, f"arguments.{name}.")
+            return None
+
+    def _declare_those_of_fragments(self) -> None:
+        declared: dict[str, Node] = {}
+        for member in self._members():  # what a robot's fragments say wins over a host's
+            for name, tree in member.arguments.items():
+                declared[name] = overlay(declared.get(name), _as_declaration(tree))
+        for name, tree in self.declared.items():
+            declared[name] = overlay(declared.get(name), _as_declaration(tree))
+        self.own = set(self.declared)
+        self.asked |= self.own
+        self.declared = declared
+        self._choose(declared)
+
+    def _used_arguments(self) -> dict[str, Argument]:
+        """Those of the file, and those of its fragments that something of it needs."""
+        found = {}
+        for name, tree in self.declared.items():
+            if name in self.asked and (argument := self._argument(name, tree)) is not None:
+                found[name] = argument
+        return found
+
+    # --- robots, hosts and their fragments ---------------------------------------------------
+
+    def _find_members(self) -> None:
+        hosts, robots = self._mapping(self.top, "hosts"), self._mapping(self.top, "robots")
+        roles = self.top.get("roles")
+        if hosts is not None and roles is not None:
+            self.faults.add(roles.origin, "roles", "beside hosts", "the roles of each host with it")
+        if hosts is None and (roles is not None or robots is not None):
+            tree = Node({"roles": roles or _NO_ROLES}, self.top.origin)
+            self.hosts[""] = Member("", "", False, tree)
+        for name, tree in self._named(hosts):
+            self._add(name, name, False, tree)
+        for name, tree in self._named(robots):
+            self._add(name, self._host_named(name, tree), True, tree)
+        for member in self._members():
+            roles = member.tree.get("roles") or _NO_ROLES
+            for role in roles.value if isinstance(roles.value, list) else [roles]:
+                self._apply(member, self._resolved(role))
+
+    def _named(self, mapping: Node | None) -> list[tuple[str, Node]]:
+        """Its entries, with what their names stand for; a text or list stands for the roles."""
+        found = []
+        for key, tree in (mapping or _EMPTY).value.items():
+            name = str(plain(self._resolved(Node(key, tree.origin))))
+            if tree.value is None:
+                tree = Node({}, tree.origin)
+            if not isinstance(tree.value, dict):
+                tree = Node({"roles": tree}, tree.origin)
+            found.append((name, tree))
+        return found
+
+    def _host_named(self, robot: str, tree: Node) -> str:
+        """The host that a robot says it is on, or the only one."""
+        names, what = list(self.hosts), f"robots.{robot}.host"
+        host = tree.get("host")
+        if host is None:
+            if len(names) > 1:
+                self.faults.add(tree.origin, what, "none", f"one of {sorted(names)}")
+            return names[0]
+        name = str(plain(self._resolved(host)))
+        if name not in names:
+            self.faults.unknown(host.origin, what, name, names)
+        return name
+
+    def _add(self, name: str, host: str, is_robot: bool, tree: Node) -> None:
+        kind = "robot" if is_robot else "host"
+        for other, members in (("robot", self.robots), ("host", self.hosts)):
+            if name in members:
+                got, expected = f"a {other} of this name already", "a name of its own"
+                self.faults.add(tree.origin, f"{kind}s.{name}", got, expected)
+                return
+        if not _NAME.fullmatch(name):
+            self.faults.add(tree.origin, f"name of a {kind}", repr(name), "letters, digits, _")
+        members = self.robots if is_robot else self.hosts
+        members[name] = Member(name, host, is_robot, tree)
+
+    def _apply(self, member: Member, role: Node, depth: int = 0) -> None:
+        """Lay a fragment, and what it extends, over what a member has."""
+        fragment = self._fragment(role)
+        if fragment is None or depth > _DEEPEST:
+            self.whole = False
+            if fragment is not None:
+                self.faults.add(
+                    role.origin, "extends", "fragments that extend each other", "an end"
+                )
+            return
+        for key, node in fragment.value.items():
+            if key not in _FRAGMENT_KEYS:
+                self.faults.unknown(node.origin, f"unknown key {key!r}", key, _FRAGMENT_KEYS)
+        base = fragment.get("extends")
+        if base is not None:
+            for below in base.value if isinstance(base.value, list) else [base]:
+                self._apply(member, below, depth + 1)
+        member.values.update((self._mapping(fragment, "values") or _EMPTY).value)
+        for name, tree in (self._mapping(fragment, "arguments") or _EMPTY).value.items():
+            before = member.arguments.get(name)
+            member.arguments[name] = overlay(
+                _as_declaration(before) if before else None, _as_declaration(tree)
+            )
+        for name, tree in (self._mapping(fragment, "processes") or _EMPTY).value.items():
+            member.processes.setdefault(name, []).append(tree)
+
+    def _fragment(self, role: Node) -> Node | None:
+        name = str(role.value)
+        for folder in self.folders:
+            file = folder / f"{name}.yaml"
+            if file.is_file():
+                try:
+                    return read_tree(file)
+                except ConfigError as error:
+                    self.faults.take(error)
+                    return None
+        known = {
+            f.stem for folder in self.folders if folder.is_dir() for f in folder.glob("*.yaml")
+        }
+        where = ", ".join(dict.fromkeys(str(f) for f in self.folders if f.is_dir())) or "fragments/"
+        self.faults.unknown(role.origin, "fragment", name, known, f"Looked in {where}")
+        return None
+
+    # --- processes -----------------------------------------------------------------------------
+
+    def _add_managers(self) -> None:
+        """A lifecycle manager for each host that has something to manage."""
+        for host in self.hosts.values():
+            mine = [part for part in self.parts if part.member and part.member.host == host.name]
+            if any(part.is_managed for part in mine):
+                role = _HOST_MANAGER if len(self.hosts) > 1 else _MANAGER
+                before = set(host.processes)
+                self._apply(host, Node(role, host.tree.origin))
+                for name in host.processes.keys() - before:
+                    self.parts.append(Part(name, host, list(host.processes[name])))
+
+    def _take_processes(self) -> None:
+        """What the file itself says of processes."""
+        given = self.top.get("processes")
+        if given is None and not self.hosts:
+            self.faults.add(self.top.origin, "processes", "none", "robots, hosts or processes")
+        elif given is not None and isinstance(given.value, list):
+            self._take_list(given)
+            return
+        for path, tree in (self._mapping(self.top, "processes") or _EMPTY).value.items():
+            parts = self._matching(path.split("."))
+            if not parts and tree.get("package") and tree.get("executable"):
+                host = str(plain(tree["host"])) if tree.get("host") else ""
+                self.parts.append(Part(path, self.hosts.get(host), [tree.without("host")]))
+            elif not parts and self.whole:
+                self.faults.unknown(tree.origin, "processes", path, self._paths())
+            for part in parts:
+                part.layers.append(tree)
+                part.forced |= tree.get("name") is not None
+
+    def _take_list(self, given: Node) -> None:
+        """Processes that are given in full, each with its name."""
+        for number, tree in enumerate(given.value):
+            name = tree.get("name")
+            if name is None:
+                self.faults.add(
+                    tree.origin, f"missing key 'processes[{number}].name'", expected="a text"
+                )
+                continue
+            text = str(plain(self._resolved(name)))
+            if any(part.name == text for part in self.parts):
+                self.faults.add(name.origin, "processes", f"{text!r} twice", "unique names")
+                continue
+            self.parts.append(Part(text, None, [tree], text, True))
+
+    def _name_parts(self) -> None:
+        """Its role, or what the fragment says; with the robot or host where several have it."""
+        by_role: dict[str, list[Part]] = {}
+        for part in self.parts:
+            by_role.setdefault(part.role, []).append(part)
+        for role, parts in by_role.items():
+            for part in parts:
+                name = part.get("name")
+                if name is not None and (part.forced or len(parts) == 1):
+                    part.name = str(plain(self._resolved(name, part)))
+            nameless = [part for part in parts if not part.name]
+            names = [role] * len(nameless)
+            if len(parts) > 1:
+                owners = [self._owner(part) for part in nameless]
+                names = [_with_number(role, owner) for owner in owners]
+                if len(set(names)) < len(names):
+                    names = [f"{owner}_{role}" for owner in owners]
+            for part, text in zip(nameless, names, strict=True):
+                part.name = text
+        taken: dict[str, Part] = {}
+        for part in self.parts:
+            if part.name in taken:
+                hint = f"{taken[part.name].path} has it already"
+                got = f"{part.name!r} twice"
+                self.faults.add(part.origin, f"name of {part.path}", got, "unique names", hint)
+            taken[part.name] = part
+
+    def _owner(self, part: Part) -> str:
+        """Whose process it is, for its name: the robot, where there are several, or the host."""
+        if part.member is None:
+            return ""
+        return part.member.name if len(self.robots) > 1 else part.member.host
+
+    def _matching(self, words: Sequence[str]) -> list[Part]:
+        """The processes that a path means."""
+        if len(words) == 2:
+            return [p for p in self.parts if p.member and [p.member.name, p.role] == list(words)]
+        if len(words) != 1:
+            return []
+        named = [p for p in self.parts if p.name == words[0]]
+        return named or [p for p in self.parts if p.role == words[0]]
+
+    def _paths(self) -> set[str]:
+        return {p.path for p in self.parts} | {p.name or p.role for p in self.parts}
+
+    # --- paths of the command line ---------------------------------------------------------------
+
+    def _split_overrides(self) -> dict[str, list[tuple[list[str], Node]]]:
+        """What the command line sets, by the process it concerns; what it sets of robots and
+        hosts is set at once."""
+        found: dict[str, list[tuple[list[str], Node]]] = {}
+        owners = {**self.hosts, **self.robots}
+        for path, value in self.overrides.items():
+            words = path.split(".")
+            if len(words) == 1:
+                continue  # an argument; see _refuse_unknown
+            node = tree_of(value, Origin(_COMMAND_LINE))
+            parts, rest = self._matching(words[:2]), words[2:]
+            if not parts:
+                parts, rest = self._matching(words[:1]), words[1:]
+            owner = owners.get(words[0])
+            if parts and rest:
+                for part in parts:
+                    found.setdefault(part.name, []).append((rest, node))
+            elif parts:
+                self.faults.add(node.origin, path, "no parameter", f"{path}.PARAMETER:=value")
+            elif owner is not None and len(words) == 2 and words[1] not in _MEMBER_KEYS:
+                owner.tree = put(owner.tree, words[1:], node)
+            elif self.whole:
+                wrong = ".".join(words[:2]) if owner is not None else words[0]
+                self.faults.unknown(node.origin, f"{path}: process", wrong, self._paths())
+        return found
+
+    def _refuse_unknown(self) -> None:
+        """Arguments, and values of robots and hosts, that nothing asks for."""
+        if not self.whole:
+            return  # what is missing might have asked for them
+        known = self.asked & self.declared.keys()
+        for name in self.overrides:
+            if "." not in name and name not in known:
+                self.faults.unknown(
+                    Origin(_COMMAND_LINE), f"unknown argument of {self.file.name}", name, known,
+                    "A parameter of a process is set by its path, as learner.training.batch_size",
+                )  # fmt: skip
+        everything = set(self.used)
+        for member in self._members():
+            everything |= member.values.keys() | member.arguments.keys()
+        for key, node in self.values.items():
+            if key not in everything:
+                self.faults.unknown(node.origin, "values", key, everything)
+        for member in self._members():
+            allowed = {*_MEMBER_KEYS, *self.used}
+            for other in (m for m in self._members() if m.host == member.host):
+                allowed |= other.values.keys() | other.arguments.keys()
+            if not member.is_robot:
+                allowed.discard("host")
+            kind = "robots" if member.is_robot else "hosts"
+            for key, node in member.tree.value.items():
+                if key not in allowed:
+                    self.faults.unknown(node.origin, f"{kind}.{member.name}", key, allowed)
+
+    # --- from templates to values ------------------------------------------------------------------
+
+    def _finish(self, part: Part, paths: Sequence[tuple[list[str], Node]]) -> Node:
+        """All that is known of a process, with nothing left to be filled in."""
+        tree = Node({}, part.origin)
+        for layer in part.layers:
+            tree = overlay(tree, self._resolved(layer, part))
+        for words, node in paths:
+            inner = words if words[0] in _PROCESS_KEYS else ["parameters", *words]
+            tree = put(tree, inner, node)
+        tree = put(tree, ["name"], Node(part.name, tree.origin))
+        member = part.member
+        if member is not None:
+            tree = put(tree, ["role"], Node(part.role, part.origin))
+            if member.is_robot:
+                tree = put(tree, ["robot"], Node(member.name, member.tree.origin))
+            tree = self._on_its_host(part, tree)
+        needs = tree.get("depends_on")
+        if needs is not None and isinstance(needs.value, list):
+            found = [self._needed(part, node) for node in needs.value]
+            tree = put(tree, ["depends_on"], Node(found, needs.origin))
+        return tree
+
+    def _on_its_host(self, part: Part, tree: Node) -> Node:
+        """With the host's name, and its ROS domain where it has one of its own."""
+        host = self.hosts.get(part.member.host) if part.member is not None else None
+        if host is None or not host.name or len(self.hosts) < 2:
+            return tree
+        if tree.get("host") is None:
+            tree = put(tree, ["host"], Node(host.name, host.tree.origin))
+        domain, ros = host.tree.get("domain"), tree.get("ros")
+        if domain is not None and (ros is None or ros.value):
+            text = self._resolved(domain, part)
+            set_by = Node({"ROS_DOMAIN_ID": Node(str(plain(text)), text.origin)}, text.origin)
+            mine = tree.get("environment")
+            tree = put(tree, ["environment"], overlay(set_by, mine) if mine else set_by)
+        return tree
+
+    def _needed(self, part: Part, node: Node) -> Node:
+        """The name of a process that another one depends on, by role or name."""
+        other = self._sibling(part, str(plain(node)))
+        if other is None:
+            if self.whole:
+                self.faults.unknown(
+                    node.origin, f"{part.name}.depends_on", str(plain(node)), self._paths()
+                )
+            return node
+        return Node(other.name, node.origin)
+
+    def _sibling(self, part: Part | None, role: str) -> Part | None:
+        """The process of this role that is nearest: of the same robot, the same host, or the only one."""
+        others = [p for p in self.parts if role in (p.role, p.name)]
+        if part is not None and part.member is not None:
+            mine = part.member
+            for near in (
+                [p for p in others if p.member is mine],
+                [p for p in others if p.member and p.member.host == mine.host],
+            ):
+                if len(near) == 1:
+                    return near[0]
+        exact = [p for p in others if p.name == role]
+        return exact[0] if exact else others[0] if len(others) == 1 else None
+
+    def _resolved(
+        self, node: Node, part: Part | None = None, seen: _Seen = frozenset(), depth: int = 0
+    ) -> Node:
+        """With all variables and files filled in, as the member of a process sees them."""
+        if depth > _DEEPEST:
+            self.faults.add(node.origin, "include", "files that include each other", "an end")
+            return Node(None, node.origin)
+        value = node.value
+        if isinstance(value, str):
+            return self._substituted(node, part, seen, depth)
+        if isinstance(value, list):
+            return Node([self._resolved(n, part, seen, depth) for n in value], node.origin)
+        if isinstance(value, dict):
+            below = {k: self._resolved(n, part, seen, depth) for k, n in value.items()}
+            include = below.pop("include", None)
+            top = Node(below, node.origin)
+            if include is None:
+                return top
+            content = self._included(include)
+            if content is None:
+                self.incomplete |= {part.name} if part is not None else set()
+                return top
+            return overlay(self._resolved(content, part, seen, depth + 1), top)
+        return node
+
+    def _included(self, what: Node) -> Node | None:
+        """The content of a file: ``include: FILE``, ``{file: FILE, only: [KEY]}``, or
+        ``{FOLDER: NAME}`` for one that is ready in ``config/FOLDER``, or somewhere else."""
+        beside = Path(what.origin.place.rpartition(":")[0]).parent
+        if not isinstance(what.value, dict):
+            file = self._beside(beside, str(what.value))
+        elif (name := what.get("file")) is not None:
+            file = self._beside(beside, str(name.value))
+        else:
+            folder, name = next((k, v) for k, v in what.value.items() if k != "only")
+            text = str(name.value)
+            ready = beside.parent / folder
+            file = Path(text) if text.endswith((".yaml", ".yml")) else ready / f"{text}.yaml"
+            if not file.is_file():
+                known = [f.stem for f in ready.glob("*.yaml")]
+                self.faults.unknown(
+                    name.origin, folder, text, known, "Or give the path of a .yaml file"
+                )
+                return None
+        try:
+            content = read_tree(file)
+        except ConfigError as error:
+            self.faults.take(error, None, f"{what.origin}: ")
+            return None
+        only = what.get("only")
+        if only is not None:
+            content = Node(
+                {k: v for k, v in content.value.items() if k in plain(only)}, content.origin
+            )
+        return content
+
+    def _beside(self, folder: Path, name: str) -> Path:
+        """A file beside the one that names it, or else beside the deployment."""
+        file = folder / name
+        return file if file.exists() else self.file.parent / name
+
+    def _substituted(self, node: Node, part: Part | None, seen: _Seen, depth: int) -> Node:
+        whole = _VARIABLE.fullmatch(node.value)
+        if whole:
+            return self._looked_up(whole[1], node, part, seen, depth)
+        through: list[str] = []
+
+        def put_in(match: re.Match[str]) -> str:
+            found = self._looked_up(match[1], node, part, seen, depth)
+            through.extend([found.origin.through] * bool(found.origin.through))
+            return str(plain(found))
+
+        text = _VARIABLE.sub(put_in, node.value)
+        said = "; ".join(dict.fromkeys(through)) or node.origin.through
+        return Node(text, Origin(node.origin.place, said))
+
+    def _looked_up(self, name: str, user: Node, part: Part | None, seen: _Seen, depth: int) -> Node:
+        """What a variable stands for. A value that names itself means the one further out."""
+        if name.startswith("process."):
+            other = self._sibling(part, name.removeprefix("process."))
+            if other is not None:
+                return Node(other.name, user.origin)
+        scopes = self._scopes(part)
+        for level, values in enumerate(scopes):
+            if name not in values or (level, name) in seen:
+                continue
+            self.used.add(name)
+            found = values[name]
+            if name in self.chosen and values[name] is self.chosen[name]:
+                self.asked.add(name)
+                through = f"argument {name}, {found.origin.place}"
+                return tree_of(plain(found), Origin(user.origin.place, through))
+            return self._resolved(found, part, seen | {(level, name)}, depth)
+        if self.whole:
+            known = {key for values in scopes for key in values}
+            self.faults.unknown(user.origin, "unknown variable", name, known)
+        return Node(None, user.origin)
+
+    def _own_arguments(self) -> dict[str, Node]:
+        """Those that the file itself declares, which win over what its fragments say."""
+        return {name: node for name, node in self.chosen.items() if name in self.own}
+
+    def _scopes(self, part: Part | None) -> list[Mapping[str, Node]]:
+        """Where variables are looked for, the nearest first."""
+        given = {"namespace": "", "config_dir": str(self.file.parent.parent), **self.variables}
+        if self.robots:
+            given["first_robot"] = next(iter(self.robots))
+        run = {name: Node(text, Origin("the run")) for name, text in given.items()}
+        member = part.member if part is not None else None
+        if member is None:
+            return [self.chosen, run]
+        host = self.hosts.get(member.host, member)
+        own = {"name": Node(member.name, member.tree.origin)} if member.name else {}
+        said = [own, member.tree.value, host.tree.value, self.values, self._own_arguments()]
+        return [*said, member.values, host.values, self.chosen, run]
+
+
+def _is_declaration(tree: Node) -> bool:
+    """Whether an argument is described, instead of being just its default."""
+    return isinstance(tree.value, dict) and bool(tree.value.keys() & {"default", "doc", "choices"})
+
+
+def _as_declaration(tree: Node) -> Node:
+    return tree if _is_declaration(tree) else Node({"default": tree}, tree.origin)
+
+
+def _with_number(role: str, owner: str) -> str:
+    """``hal0`` for the hal of robot0, ``left_hal`` for that of left."""
+    number = re.search(r"\d+$", owner)
+    return f"{role}{number[0]}" if number else f"{owner}_{role}"

@@ -1,0 +1,42 @@
+"""Parameters of the nodes of this package; readable without ROS.
+
+The entry-point group ``user.nodes`` maps the executables to these classes, so that a whole
+deployment can be checked before anything starts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from user_comm.net.sessions import ZenohConfig
+from user_core.config import Config, setting
+from user_learner.learner import LearnerConfig
+from user_learner.replay.config import StoreConfig
+
+
+class LearnerNodeConfig(LearnerConfig):
+    """Parameters of learner_node."""
+
+    zenoh: ZenohConfig = setting(
+        ZenohConfig(mode="router", listen=("tcp/127.0.0.1:7447",)),
+        doc="Where robots pull policy versions from.",
+    )
+    key: str = setting("user/policy", doc="Zenoh key under which versions are served.")
+    backlog_period_s: float = setting(
+        0.05,
+        doc="Time between two messages to simulations in lockstep that are held back.",
+        unit="s",
+        gt=0,
+    )
+    status_period_s: float = setting(1.0, doc="Time between two status messages.", unit="s", gt=0)
+
+
+class ReplayConfig(Config):
+    """Parameters of replay_node."""
+
+    path: Path = setting(doc="Directory of the store; made when it is not there.")
+    store: StoreConfig = setting(factory=StoreConfig, doc="How it is written and what it keeps.")
+    status_period_s: float = setting(1.0, doc="Time between two status messages.", unit="s", gt=0)
+    retention_period_s: float = setting(
+        60.0, doc="Time between two looks at what may be forgotten.", unit="s", gt=0
+    )
