@@ -37,6 +37,7 @@ setup(
     entry_points={
         "user.commands": [
             "chaos = user_bringup.cli.chaos:chaos",
+            "check = user_bringup.cli.check:main",
             "demo = user_bringup.cli.demo:main",
             "demos = user_bringup.cli.demos:main",
             "evaluate = user_bringup.cli.evaluate:main",
@@ -47,5 +48,6 @@ setup(
             "up = user_bringup.cli.up:main",
             "version = user_bringup.cli.show:version_of_all",
         ],
+        "user.checks": ["deployment = user_bringup.cli.up:check"],
     },
 )

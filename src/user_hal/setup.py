@@ -42,8 +42,8 @@ setup(
             "hal_node = user_hal.node_configs:HalConfig",
             "teleop_node = user_hal.node_configs:TeleopConfig",
         ],
+        "user.checks": ["robot = user_hal.cli.check:main"],
         "user.commands": [
-            "check = user_hal.cli.check:main",
             "robots = user_hal.cli.robots:main",
             "sim = user_hal.cli.sim:main",
         ],

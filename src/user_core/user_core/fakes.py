@@ -269,6 +269,11 @@ class LinearGaussianPolicy(Policy):
             parts.append(array.reshape(*lead, -1))
         return np.concatenate([*parts, np.ones((*parts[0].shape[:-1], 1))], axis=-1)
 
+    @property
+    def acts_without_torch(self) -> bool:
+        """Always."""
+        return True
+
     def act(self, observation: Arrays, *, deterministic: bool = False) -> Array:
         action = self._gain @ self.features(observation)
         if not deterministic:

@@ -37,7 +37,7 @@ def write(folder: Path, text: str) -> str:
 
 def test_a_robot_that_keeps_its_promises(tmp_path: Path, terminal: Terminal) -> None:
     config = write(tmp_path, "robot: {plugin: gymnasium, params: {env_id: Pendulum-v1}}\n")
-    assert check.main(["robot", config, "--steps", "5"], terminal.console) == 0
+    assert check.main([config, "--steps", "5"], terminal.console) == 0
     assert "sees  state: float32 3" in terminal.text
     assert "ok   connect reaches the robot" in terminal.text
     assert "0 broken" in terminal.text
@@ -47,7 +47,7 @@ def test_cameras_of_the_file_are_part_of_the_robot(tmp_path: Path, terminal: Ter
     (tmp_path / "still.py").write_text(
         "import numpy as np\n"
         "from dataclasses import replace\n"
-        "from user_core.fakes.camera import FakeCamera\n"
+        "from user_core.fakes import FakeCamera\n"
         "class Still(FakeCamera):\n"
         "    def read(self):\n"
         "        frame = super().read()\n"
@@ -59,7 +59,7 @@ def test_cameras_of_the_file_are_part_of_the_robot(tmp_path: Path, terminal: Ter
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(tmp_path))
-        assert check.main(["robot", config], terminal.console) == 0
+        assert check.main([config], terminal.console) == 0
     assert "sees  image_side: uint8 48x8x3" in terminal.text
 
 
@@ -68,7 +68,7 @@ def test_a_robot_that_breaks_one_is_told_with_the_reason(
 ) -> None:
     module = tmp_path / "forgetful.py"
     module.write_text(
-        "from user_core.fakes.robot import FakeRobot\n"
+        "from user_core.fakes import FakeRobot\n"
         "class Forgetful(FakeRobot):\n"
         "    def reset(self, seed=None):\n"
         "        return super().reset()\n"
@@ -76,7 +76,7 @@ def test_a_robot_that_breaks_one_is_told_with_the_reason(
     config = write(tmp_path, "robot: {plugin: forgetful:Forgetful}\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(tmp_path))
-        assert check.main(["robot", config], terminal.console) == 1
+        assert check.main([config], terminal.console) == 1
     assert "FAIL reset counts episodes; equal seeds give equal starts" in terminal.text
     assert "differs after two resets with seed 0" in terminal.text
     assert "1 broken" in terminal.text
@@ -107,7 +107,7 @@ def test_a_robot_that_breaks_one_is_told_with_the_reason(
 def test_a_wrong_file_is_told_and_nothing_is_tried(
     tmp_path: Path, terminal: Terminal, text: str, message: str
 ) -> None:
-    assert check.main(["robot", write(tmp_path, text)], terminal.console) == 2
+    assert check.main([write(tmp_path, text)], terminal.console) == 2
     assert message in terminal.text
 
 
@@ -115,7 +115,7 @@ def test_a_file_that_is_not_there_lists_the_ready_ones(
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(Path(__file__).parents[2] / "user_bringup")
-    assert check.main(["robot", "ur"], terminal.console) == 2
+    assert check.main(["ur"], terminal.console) == 2
     assert "no such file, expected a path, or one of the ready ones" in terminal.text
     assert "'ur_ros2_control'" in terminal.text
     assert find_robot_file("ur_ros2_control").name == "ur_ros2_control.yaml"
@@ -126,13 +126,13 @@ def test_a_real_robot_does_not_move_unasked(
 ) -> None:
     monkeypatch.chdir(Path(__file__).parents[2] / "user_bringup")
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
-    assert check.main(["robot", "generic_ros2_control"], terminal.console) == 2
+    assert check.main(["generic_ros2_control"], terminal.console) == 2
     assert "nobody can be asked: say --yes" in terminal.text
     assert "takes joint_delta: joint1, joint2" in terminal.text
     for answer, status in (("n", 2), ("", 2)):
         monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
         monkeypatch.setattr(terminal.console, "input", lambda _, answer=answer: answer)
-        assert check.main(["robot", "generic_ros2_control"], terminal.console) == status
+        assert check.main(["generic_ros2_control"], terminal.console) == status
     assert "Nothing was tried" in terminal.text
 
 
@@ -140,7 +140,7 @@ def test_robots_lists_drivers_finds_and_failures(
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "brittle.py").write_text(
-        "from user_core.fakes.robot import FakeRobot\n"
+        "from user_core.fakes import FakeRobot\n"
         "class Brittle(FakeRobot):\n"
         "    @classmethod\n"
         "    def discover(cls):\n"

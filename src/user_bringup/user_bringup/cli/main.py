@@ -19,20 +19,10 @@ def main(words: Sequence[str] | None = None) -> int:
         Its exit code; 1 after an error, 2 for a wrong command line, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if words is None else words)
-    points = {point.name: point for point in entry_points(group=GROUP)}
-    if not words or words[0] in ("-h", "--help"):
-        print(_overview(points))
-        return 0 if words else 2
-    name, *rest = words
-    if name not in points:
-        close = difflib.get_close_matches(name, points, n=1)
-        hint = f" Did you mean '{close[0]}'?" if close else ""
-        print(f"user: no command '{name}'.{hint} 'user --help' lists them.", file=sys.stderr)
-        return 2
     try:
-        return int(points[name].load()(rest) or 0)
+        return dispatch(GROUP, "user", words)
     except SuiteError as error:
-        print(f"user {name}: {error}", file=sys.stderr)
+        print(f"user {words[0]}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -41,15 +31,40 @@ def main(words: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _overview(points: dict[str, EntryPoint]) -> str:
-    lines = ["usage: user COMMAND [arguments]", "", "commands:"]
+def dispatch(group: str, program: str, words: Sequence[str]) -> int:
+    """Import and run the command that the first word names, with those after it.
+
+    Args:
+        group: Entry-point group in which the commands are registered.
+        program: What stands before the command, for messages.
+        words: The rest of the command line.
+
+    Returns:
+        Its exit code; 2 where there is no such command.
+    """
+    points = {point.name: point for point in entry_points(group=group)}
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview(points, program))
+        return 0 if words else 2
+    name, *rest = words
+    if name not in points:
+        close = difflib.get_close_matches(name, points, n=1)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        text = f"{program}: no command '{name}'.{hint} '{program} --help' lists them."
+        print(text, file=sys.stderr)
+        return 2
+    return int(points[name].load()(rest) or 0)
+
+
+def _overview(points: dict[str, EntryPoint], program: str) -> str:
+    lines = [f"usage: {program} COMMAND [arguments]", "", "commands:"]
     width = max(map(len, points), default=0)
     for name, point in sorted(points.items()):
-        lines.append(f"  {name:<{width}}  {_summary(point)}")
-    return "\n".join([*lines, "", "'user COMMAND --help' says more about each."])
+        lines.append(f"  {name:<{width}}  {_summary(point, program)}")
+    return "\n".join([*lines, "", f"'{program} COMMAND --help' says more about each."])
 
 
-def _summary(point: EntryPoint) -> str:
+def _summary(point: EntryPoint, program: str) -> str:
     try:
         function = point.load()
     except Exception as error:  # of whatever the author's module imports
@@ -57,4 +72,4 @@ def _summary(point: EntryPoint) -> str:
     if function.__name__ == "main":  # the only one of its module
         function = sys.modules[function.__module__]
     line = (function.__doc__ or "").strip().partition("\n")[0]
-    return line.replace("``", "").removeprefix(f"user {point.name}: ")
+    return line.replace("``", "").removeprefix(f"{program} {point.name}: ")

@@ -47,7 +47,7 @@ def test_the_ready_contract_with_its_camera_is_checked_to_the_end(
     config = tmp_path / "robot.yaml"
     config.write_text(yaml.safe_dump(data), encoding="utf-8")
     console = Console(record=True, width=200)
-    status = check.main(["robot", str(config), "--yes", "--steps", "5"], console)
+    status = check.main([str(config), "--yes", "--steps", "5"], console)
     text = console.export_text()
     assert status == 0, text
     assert "image_wrist: uint8 48x64x3" in text
@@ -101,7 +101,7 @@ def test_ctrl_c_stops_the_robot(
         wait_until(lambda: newest)
         start = position()
         process = start_process(
-            [sys.executable, "-m", "user_hal.cli.check", "robot", str(config), "--yes",
+            [sys.executable, "-m", "user_hal.cli.check", str(config), "--yes",
              "--steps", "10000"],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip

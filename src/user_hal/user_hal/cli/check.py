@@ -33,13 +33,8 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="user check", description="Check whether a plugin keeps the promises of its interface."
-    )
-    kinds = parser.add_subparsers(dest="kind", required=True)
-    robot = kinds.add_parser(
-        "robot",
-        help="a robot, by its configuration file",
+    robot = argparse.ArgumentParser(
+        prog="user check robot",
         description="Connect to a robot and try every promise of its interface. THE ROBOT MOVES: "
         "it is reset, and driven by small random actions.",
     )
@@ -53,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     robot.add_argument("--seed", type=int, default=0, help="of motion and resets (default: 0)")
     robot.add_argument("--yes", action="store_true", help="do not ask before the robot moves")
-    return parser
+    return robot
 
 
 def _check(args: argparse.Namespace, console: Console) -> int:
