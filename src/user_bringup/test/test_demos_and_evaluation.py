@@ -1,33 +1,36 @@
-"""Demonstrations and evaluations, on the real simulator and store."""
+"""Demonstrations and evaluations, on the real simulator, gate and store."""
 
 import json
-from contextlib import closing
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
 
 from user_bringup.demos import record_demonstrations
 from user_bringup.evaluation import evaluate
-from user_bringup.rollout import roll_out
-from user_core.config import Config
-from user_core.errors import SchemaMismatch, SuiteError
-from user_core.fakes import FakeRobot, FakeTeleop
-from user_core.fakes.robot import FakeRobotConfig
-from user_core.fakes.teleop import FakeTeleopConfig
+from user_bringup.local_robot import gate_summary, open_robot, robot_file_with, settings
+from user_core.config import Config, from_mapping
+from user_core.errors import ConfigError, SafetyError, SchemaMismatch, SuiteError
+from user_core.fakes import FakeTeleop, FakeTeleopConfig
 from user_core.interfaces import Policy
 from user_core.plugins import build
-from user_core.rewards.task import TaskReward
-from user_core.types import EpisodeSource, Outcome, Step
+from user_core.rewards import TaskReward
+from user_core.types import EpisodeSource, Outcome
+from user_hal.robot_file import RobotFile
 from user_learner.replay import StoreReader
 
 REWARD = TaskReward(Config())
+FAKE = {"robot": {"plugin": "fake", "params": {"episode_steps": 30}}}
 
 
 class Straight(Policy):
     """Goes straight to the goal of the fake robot."""
 
+    gain = 5.0
+
     def act(self, observation, *, deterministic=False):
-        return np.clip((observation["goal"] - observation["position"]) * 5, -1, 1)[None]
+        way = (observation["goal"] - observation["position"]) * self.gain
+        return np.clip(way, -1, 1).astype(np.float32)[None]
 
     def arrays(self):
         return {}
@@ -36,44 +39,87 @@ class Straight(Policy):
         pass
 
 
-@pytest.fixture
-def robot():
-    robot = FakeRobot(FakeRobotConfig(episode_steps=30))
-    robot.connect()
-    with closing(robot):
+class Still(Straight):
+    """Stays where it is."""
+
+    gain = 0.0
+
+
+class Wild(Straight):
+    """Asks for what no robot can do."""
+
+    def act(self, observation, *, deterministic=False):
+        return np.full((1, 2), 50.0, np.float32)
+
+
+@contextmanager
+def opened(teleop=None, state_dir=None, **file):
+    with open_robot(
+        from_mapping(RobotFile, {**FAKE, **file}), teleop, state_dir=state_dir
+    ) as robot:
         yield robot
 
 
-def test_a_rollout_keeps_the_final_observation_and_tells_the_two_ends_apart(robot):
-    good = roll_out(robot, lambda o: Straight().act(o.arrays)[0], REWARD, seed=1)
-    assert good.outcome is Outcome.SUCCESS
-    assert good.steps[-2].terminated
-    assert not good.steps[-2].truncated
-    lazy = roll_out(robot, lambda o: np.zeros(2, np.float32), REWARD, seed=1)
-    assert lazy.outcome is Outcome.TIMEOUT
-    assert lazy.length == 30
-    assert lazy.steps[-2].truncated
-    assert not lazy.steps[-2].terminated
-    assert not isinstance(lazy.steps[-1], Step)
-    cut = roll_out(robot, lambda o: np.zeros(2, np.float32), REWARD, seed=1, max_steps=5)
-    assert cut.length == 5
+class Quick(FakeTeleop):
+    """A program: the simulation need not wait for it."""
+
+    scripted = True
 
 
-def test_an_evaluation_counts_and_is_written(robot, tmp_path):
-    result = evaluate(robot, Straight(), REWARD, episodes=5, policy_version=3)
+def person():
+    return Quick(FakeTeleopConfig(engage_every=1))
+
+
+def test_an_evaluation_counts_and_is_written(tmp_path):
+    with opened() as robot:
+        result = evaluate(robot, Straight(), REWARD, episodes=5, policy_version=3)
     assert result.successes == 5
+    assert result.aborted == 0
+    assert result.gate["passed"] == round(result.mean_length * 5)
     result.write(tmp_path / "evaluation.json")
     assert json.loads((tmp_path / "evaluation.json").read_text())["policy_version"] == 3
 
 
+def test_an_episode_that_is_cut_is_no_success():
+    ends = []
+    with opened() as robot:
+        result = evaluate(robot, Still(), REWARD, episodes=2, on_episode=ends.append)
+    assert result.successes == 0
+    assert [end.outcome for end in ends] == [Outcome.TIMEOUT] * 2
+    assert [end.length for end in ends] == [30, 30]
+
+
+def test_what_the_gate_refuses_ends_the_episode_and_is_told():
+    ends = []
+    with opened() as robot:
+        result = evaluate(robot, Wild(), REWARD, episodes=3, on_episode=ends.append)
+        assert "3 refused (out_of_bounds 3)" in gate_summary(robot.hal.status())
+    assert (result.successes, result.aborted) == (0, 3)
+    assert result.gate["refused"] == result.gate["out_of_bounds"] == 3
+
+
+def test_what_the_gate_changes_is_what_is_recorded(tmp_path):
+    safety = {"bounds": {"low": [-0.4], "high": [0.4], "refuse_beyond": 1.0}}
+    with opened(person(), safety=safety) as robot:
+        record_demonstrations(robot, REWARD, tmp_path, 1, robot_name="fake", task="x")
+        assert robot.hal.status().reasons["bounds"] > 0
+    reader = StoreReader(tmp_path)
+    try:
+        columns = reader.read_episode(next(iter(reader.episodes())))
+        assert np.abs(columns["action"][:-1]).max() <= 0.4
+        assert np.abs(columns["proposed_action"][:-1]).max() > 0.9
+    finally:
+        reader.close()
+
+
 def test_demonstrations_of_the_expert_are_in_the_store(tmp_path):
-    params = {"robot": "panda", "task": "peg_insertion"}
-    with closing(build("robots", "mujoco", params)) as robot:
-        robot.connect()
-        teleop = build("teleops", "expert")
-        teleop.connect(robot.spec)
+    file = from_mapping(
+        RobotFile,
+        {"robot": {"plugin": "mujoco", "params": {"robot": "panda", "task": "peg_insertion"}}},
+    )
+    with open_robot(file, build("teleops", "expert"), state_dir=None) as robot:
         recorded = record_demonstrations(
-            robot, teleop, REWARD, tmp_path, 3, robot_name="panda", task="peg_insertion"
+            robot, REWARD, tmp_path, 3, robot_name="panda", task="peg_insertion"
         )
     assert recorded.episodes == 3
     reader = StoreReader(tmp_path)
@@ -91,24 +137,46 @@ def test_demonstrations_of_the_expert_are_in_the_store(tmp_path):
         reader.close()
 
 
-def test_failures_are_not_demonstrations(robot, tmp_path):
-    class Lazy(FakeTeleop):
+def test_failures_are_not_demonstrations(tmp_path):
+    class Lazy(Quick):
         def read(self, observation):
             command = super().read(observation)
             command.action[:] = 0
             return command
 
-    teleop = Lazy(FakeTeleopConfig())
-    teleop.connect(robot.spec)
-    with pytest.raises(SuiteError, match="10 failures, 0 successes"):
-        record_demonstrations(robot, teleop, REWARD, tmp_path, 3, robot_name="fake", task="x")
+    lazy = Lazy(FakeTeleopConfig(engage_every=1))
+    with opened(lazy) as robot, pytest.raises(SuiteError, match="10 failures, 0 successes"):
+        record_demonstrations(robot, REWARD, tmp_path, 3, robot_name="fake", task="x")
 
 
-def test_a_store_of_another_robot_is_refused(robot, tmp_path):
-    teleop = FakeTeleop(FakeTeleopConfig())
-    teleop.connect(robot.spec)
-    record_demonstrations(robot, teleop, REWARD, tmp_path, 1, robot_name="fake", task="x")
-    other = FakeRobot(FakeRobotConfig(image_size=8))
-    other.connect()
-    with closing(other), pytest.raises(SchemaMismatch, match="image_front"):
-        record_demonstrations(other, teleop, REWARD, tmp_path, 1, robot_name="fake", task="x")
+def test_a_store_of_another_robot_is_refused(tmp_path):
+    with opened(person()) as robot:
+        record_demonstrations(robot, REWARD, tmp_path, 1, robot_name="fake", task="x")
+    images = {"robot": {"plugin": "fake", "params": {"image_size": 8}}}
+    with opened(person(), **images) as robot, pytest.raises(SchemaMismatch, match="image_front"):
+        record_demonstrations(robot, REWARD, tmp_path, 1, robot_name="fake", task="x")
+
+
+def test_a_latched_emergency_stop_keeps_the_robot_where_it_is(tmp_path):
+    state = str(tmp_path / "state")
+    with opened(person(), state) as robot:
+        robot.hal.press_emergency("a test")
+        with pytest.raises(SafetyError, match="a test"):
+            record_demonstrations(robot, REWARD, tmp_path / "a", 1, robot_name="fake", task="x")
+    with opened(None, state) as robot, pytest.raises(SafetyError, match="reset-emergency-stop"):
+        evaluate(robot, Straight(), REWARD, episodes=1)
+    file = from_mapping(RobotFile, FAKE)
+    with ExitStack() as stack:
+        robot = stack.enter_context(open_robot(file, state_dir=state, reset_emergency_stop=True))
+        assert evaluate(robot, Straight(), REWARD, episodes=1).successes == 1
+
+
+def test_settings_are_paths_of_processes_and_win_over_the_file():
+    given = settings(["hal.robot.params.episode_steps:=7", "hal.task:=x"], "hal", "actor")
+    file = robot_file_with(from_mapping(RobotFile, FAKE), given["hal"])
+    assert file.robot.params == {"episode_steps": 7}
+    assert file.task == "x"
+    with pytest.raises(ConfigError, match=r"hall.*hal\.KEY:=value or actor\.KEY:=value"):
+        settings(["hall.task:=x"], "hal", "actor")
+    with pytest.raises(ConfigError, match=r"hal\.safety\.watchdog_s"):
+        robot_file_with(file, {"safety": {"watchdog_s": 0}})

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from user_bringup.rollout import roll_out
+from user_actor.loop import ActorLoopConfig, EpisodeLoop
+from user_actor.loop.ports import MemorySink
+from user_bringup.local_robot import LocalRobot
 from user_core.errors import SuiteError
-from user_core.interfaces import Reward, Robot, Teleop
+from user_core.interfaces import Reward
 from user_core.types import (
-    ActedBy,
     ChunkId,
     EpisodeKey,
     EpisodeResult,
-    EpisodeSource,
     Outcome,
+    Task,
     TrajectoryChunk,
     TrajectorySchema,
 )
@@ -35,8 +36,7 @@ class Recorded:
 
 
 def record_demonstrations(
-    robot: Robot,
-    teleop: Teleop,
+    robot: LocalRobot,
     reward: Reward,
     store: Path,
     episodes: int,
@@ -44,59 +44,70 @@ def record_demonstrations(
     robot_name: str,
     task: str,
     seed: int = 0,
-    on_episode: Callable[[Outcome], None] = lambda outcome: None,
+    config: ActorLoopConfig | None = None,
+    on_episode: Callable[[EpisodeResult], None] = lambda result: None,
+    on_step: Callable[[], None] = lambda: None,
 ) -> Recorded:
     """Let a teleoperator solve a task so many times; keep the successes.
 
+    An episode begins to count when the person engages for the first time. It ends when the
+    reward or the person says so, at a limit of the robot or of ``config``, or when the robot
+    had to be stopped.
+
     Args:
-        robot: Connected.
-        teleop: Connected to the robot's spec; a person or the scripted expert. An episode in
-            which he never engages counts as failed.
+        robot: The robot, with the device of a person or the scripted expert.
         reward: Judges success.
         store: Replay store to append to; made when it is not there.
         episodes: Successful episodes to record.
         robot_name: Recorded with each episode.
         task: Recorded with each episode.
         seed: Of the first start; each attempt takes the next.
+        config: Limits of an episode; its mode is set here.
         on_episode: Called after each attempt.
+        on_step: Called after each step.
 
     Raises:
         SuiteError: More attempts fail than succeed, by ten.
         SchemaMismatch: The store holds data of another robot.
+        SafetyError: The emergency stop is latched.
+        DeviceError: The robot failed and did not come back.
     """
-    schema = TrajectorySchema.of(robot.spec)
-    scripted = bool(getattr(teleop, "scripted", False))
+    schema = TrajectorySchema.of(robot.hal.spec)
     incarnation, kept, steps, failures = time.time_ns(), 0, 0, 0
+    sink = MemorySink(PRODUCER)
+    loop = EpisodeLoop(
+        robot.hal, None, reward, sink, _demonstration(config or ActorLoopConfig(), robot),
+        teleop=robot.teleop, task=Task(task), on_step=lambda seen: on_step(),
+    )  # fmt: skip
     with StoreWriter(store, schema, StoreConfig()) as writer:
         while kept < episodes:
-            rollout = roll_out(
-                robot,
-                lambda observation: teleop.read(observation).action,
-                reward,
-                seed + kept + failures,
-                acted_by=ActedBy.SCRIPT if scripted else ActedBy.HUMAN,
-            )
-            on_episode(rollout.outcome)
-            if rollout.outcome is not Outcome.SUCCESS:
+            robot.await_ready()
+            result = loop.run(seed=seed + kept + failures)
+            if result is not None:
+                on_episode(result)
+            if result is None or result.outcome is not Outcome.SUCCESS:
                 failures += 1
+                sink.rows.clear()
                 if failures >= kept + 10:
                     raise SuiteError(
                         f"demonstrations of {task!r}", got=f"{failures} failures, {kept} successes",
                         expected="mostly successes", hint="Look at it with `user sim --expert`",
                     )  # fmt: skip
                 continue
+            rows = schema.rows(sink.rows.pop(result.key))
             key = EpisodeKey(PRODUCER, incarnation, kept)
             kept += 1
-            steps += rollout.length
-            result = EpisodeResult(
-                key, EpisodeSource.DEMONSTRATION, rollout.outcome, rollout.length,
-                rollout.episode_return, interventions=rollout.length,
-                start_ns=rollout.start_ns, end_ns=rollout.end_ns, reason="solved",
-            )  # fmt: skip
+            steps += result.length
             writer.append(
                 TrajectoryChunk(
-                    ChunkId(PRODUCER, incarnation, kept), key, EpisodeSource.DEMONSTRATION, 0,
-                    schema.rows(rollout.steps), schema.hash, result, robot_name, task,
+                    ChunkId(PRODUCER, incarnation, kept), key, result.source, 0, rows,
+                    schema.hash, replace(result, key=key), robot_name, task,
                 )
             )  # fmt: skip
     return Recorded(kept, steps, failures)
+
+
+def _demonstration(config: ActorLoopConfig, robot: LocalRobot) -> ActorLoopConfig:
+    """A person needs real time, also before a robot whose time passes by commands."""
+    period_s = config.period_s or (0.0 if robot.scripted else robot.hal.spec.period_s)
+    return config.replace(mode="demonstration", period_s=period_s)

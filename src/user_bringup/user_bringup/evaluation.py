@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from user_bringup.film import Film
-from user_bringup.rollout import roll_out
-from user_core.interfaces import Policy, Reward, Robot
-from user_core.types import Observation, Outcome
+from user_actor.loop import ActorLoopConfig, EpisodeLoop, FixedPolicy
+from user_actor.loop.ports import MemorySink
+from user_bringup.local_robot import LocalRobot
+from user_core.interfaces import Policy, Reward
+from user_core.specs import Array
+from user_core.types import EpisodeResult, Outcome, Task
+from user_hal.robots.mujoco import MujocoRobot
+from user_hal.sim.rendering import Renderer, Snapshot, write_images
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,9 @@ class Evaluation:
         mean_return: Mean of the undiscounted returns.
         mean_length: Mean number of steps.
         policy_version: Version that acted.
+        aborted: How many nobody judged: the robot was stopped, or a person took over.
+        gate: What the safety gate did: commands ``passed``, ``limited``, ``refused``, and by
+            each code.
     """
 
     episodes: int
@@ -30,6 +37,8 @@ class Evaluation:
     mean_return: float
     mean_length: float
     policy_version: int
+    aborted: int = 0
+    gate: dict[str, int] = field(default_factory=dict)
 
     def write(self, file: Path) -> None:
         """Write as JSON, where the report looks for it."""
@@ -37,49 +46,111 @@ class Evaluation:
 
 
 def evaluate(
-    robot: Robot,
+    robot: LocalRobot,
     policy: Policy,
     reward: Reward,
     *,
     episodes: int = 20,
     seed: int = 1_000_000,
     policy_version: int = 0,
+    task: str = "",
+    config: ActorLoopConfig | None = None,
     film: Film | None = None,
-    on_episode: Callable[[Outcome], None] = lambda outcome: None,
+    on_episode: Callable[[EpisodeResult | None], None] = lambda result: None,
+    on_step: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Run deterministic episodes of a connected robot, without exploration or intervention.
+    """Run deterministic episodes, without exploration or intervention.
+
+    A person beside the robot may judge an episode; who takes it over ends it.
 
     Args:
-        robot: Connected.
+        robot: The robot.
         policy: With its weights.
         reward: Judges success.
         episodes: How many.
         seed: Of the first start; far from those of training.
         policy_version: For the record.
+        task: Name of the task, for policies that want to know.
+        config: Limits of an episode, rows of a chunk; its mode is set here.
         film: Films the first episodes.
-        on_episode: Called after each.
+        on_episode: Called after each; with None after one that had no step.
+        on_step: Called after each step.
+
+    Raises:
+        SafetyError: The emergency stop is latched.
+        SuiteError: Robot, policy or reward failed.
     """
 
-    def act(observation: Observation):  # type: ignore[no-untyped-def]
-        return policy.act(observation.arrays, deterministic=True)[0]
+    def step() -> None:
+        if film is not None:
+            film.take()
+        on_step()
 
-    outcomes, returns, lengths = [], [], []
+    config = (config or ActorLoopConfig()).replace(mode="evaluation")
+    sink = MemorySink("evaluation")
+    loop = EpisodeLoop(
+        robot.hal, FixedPolicy(policy, policy_version), reward, sink, config,
+        teleop=robot.teleop, task=Task(task), on_step=lambda seen: step(),
+    )  # fmt: skip
+    results: list[EpisodeResult] = []
+    aborted = 0
     for number in range(episodes):
-        policy.reset()
+        robot.await_ready()
         if film is not None:
             film.begin_episode()
-        rollout = roll_out(
-            robot, act, reward, seed + number, policy_version=policy_version,
-            on_step=film.take if film is not None else lambda: None,
-        )  # fmt: skip
-        outcomes.append(rollout.outcome)
-        returns.append(rollout.episode_return)
-        lengths.append(rollout.length)
-        on_episode(rollout.outcome)
+        result = loop.run(seed=seed + number)
+        sink.rows.clear()
+        aborted += result is None or result.outcome is Outcome.ABORTED
+        if result is not None:
+            results.append(result)
+        on_episode(result)
+    status = robot.hal.status()
     return Evaluation(
         episodes,
-        sum(outcome is Outcome.SUCCESS for outcome in outcomes),
-        sum(returns) / episodes,
-        sum(lengths) / episodes,
+        sum(result.outcome is Outcome.SUCCESS for result in results),
+        sum(result.episode_return for result in results) / episodes,
+        sum(result.length for result in results) / episodes,
         policy_version,
-    )
+        aborted,
+        {
+            "passed": status.passed, "limited": status.limited, "refused": status.refused,
+            **status.reasons,
+        },
+    )  # fmt: skip
+
+
+class Film:
+    """Films the first episodes of a simulated arm from outside: the policy need not see images.
+
+    Args:
+        robot: Made; it is filmed while it is connected.
+        episodes: How many episodes to film.
+        width: Of the images, pixels.
+        height: Of the images, pixels.
+    """
+
+    def __init__(
+        self, robot: MujocoRobot, episodes: int = 4, width: int = 240, height: int = 180
+    ) -> None:
+        self._robot, self._episodes_left = robot, episodes
+        self._renderer = Renderer(robot.scene.model, height, width)
+        self.images: list[Array] = []
+
+    def begin_episode(self) -> None:
+        """Before each episode."""
+        self._episodes_left -= 1
+
+    def take(self) -> None:
+        """After each step: one image."""
+        if self._episodes_left >= 0:
+            moment = Snapshot.of(self._robot.scene.data)
+            self.images += self._renderer.render(moment, ["front"])
+
+    def write(self, file: Path, fps: float = 15.0) -> None:
+        """Write what was filmed, as GIF or MP4 by the ending of the name."""
+        if self.images:
+            write_images(file, self.images, fps)
+
+    def close(self) -> None:
+        """Let go of the renderer. Idempotent."""
+        self._renderer.close()

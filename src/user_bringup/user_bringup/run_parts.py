@@ -7,25 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from user_bringup.film import Film
-from user_core.codecs.weights import decode_version
-from user_core.config import from_mapping, load_yaml
+from user_actor.loop import ActorLoopConfig
+from user_bringup.local_robot import overlaid, robot_file_with
+from user_core.codecs.weights import read_version
+from user_core.config import from_mapping
 from user_core.errors import SuiteError
-from user_core.interfaces import Policy, Reward, Robot
-from user_core.plugins import build
+from user_core.interfaces import Policy, Reward
+from user_core.plugins import PluginChoice
 from user_core.specs import RobotSpec
-from user_fleet.deployment import Deployment, ProcessSpec
+from user_fleet.deployment import Deployment, ProcessSpec, load_record
 from user_hal.node_configs import HalConfig
-from user_hal.robot_file import RobotFile, build_robot
-from user_hal.robots.mujoco import MujocoRobot
+from user_hal.robot_file import RobotFile
 from user_learner.training.publishing import POLICY_FILE
 
 
 @dataclass(frozen=True)
 class RunParts:
-    """What a run was made of. Its robot must be one that can be driven from here.
+    """What a run was made of.
 
     Attributes:
         folder: ``runs/<id>``.
@@ -41,73 +39,90 @@ class RunParts:
         file = folder / "deployment.yaml"
         if not file.exists():
             raise SuiteError(f"no run in {folder}", expected="a folder runs/<id>")
-        return cls(folder, from_mapping(Deployment, load_yaml(file)))
+        return cls(folder, load_record(file))
 
-    def robot_file(self) -> RobotFile:
+    def robot_file(self, changes: Mapping[str, Any] | None = None) -> RobotFile:
         """What the first HAL process ran; a simulated arm in lockstep, to save time.
 
-        Records of older runs are understood: ``driver`` and ``params`` for ``robot``, and
-        mappings that are written as text.
+        Args:
+            changes: Values that win over the record, as in a robot file.
         """
-        given = _renewed(self._process("user_hal", "hal_node").parameters)
-        config = from_mapping(HalConfig, given, "hal")
-        file = config.expand(given)
+        given = dict(self._process("user_hal", "hal_node").parameters)
+        given.pop("autostart", None)
+        file = from_mapping(HalConfig, given, "hal").expand(given)
         if file.robot.plugin == "mujoco":
             params = {**file.robot.params, "real_time": False}
             file = file.replace(robot=file.robot.replace(params=params))
-        return file
+        return robot_file_with(file, changes or {})
 
-    def robot(self) -> Robot:
-        """The robot of the first HAL process."""
-        return build_robot(self.robot_file())
+    @property
+    def resource(self) -> str:
+        """Name of the robot as a resource, as its HAL process chose it."""
+        hal = self._process("user_hal", "hal_node")
+        return str(hal.parameters.get("resource") or hal.namespace.strip("/") or hal.name)
+
+    @property
+    def state_dir(self) -> str:
+        """Folder in which its emergency stop stays latched; empty: the usual one."""
+        return str(self._process("user_hal", "hal_node").parameters.get("state_dir", ""))
 
     def reward(self) -> Reward:
         """The reward plugin of the first actor."""
-        choice = self._process("user_actor", "actor_node").parameters.get("reward", {})
-        reward: Reward = build("rewards", choice.get("plugin", "task"), choice.get("params", {}))
+        choice = from_mapping(PluginChoice, self._actor().get("reward") or {"plugin": "task"})
+        reward: Reward = choice.build("rewards", path="reward")
         return reward
 
-    def policy(self, spec: RobotSpec) -> tuple[Policy, int]:
-        """The learner's newest policy with its weights, and its number."""
-        learner = self._process("user_learner", "learner_node").parameters
-        file = Path(str(learner["directory"])) / POLICY_FILE
-        if not file.exists():
+    @property
+    def task(self) -> str:
+        """Name of its task; empty where nobody gave it one."""
+        return self.robot_file().task
+
+    def limits(self, changes: Mapping[str, Any] | None = None) -> ActorLoopConfig:
+        """Limits of an episode, and how much of a chunk is played, as the first actor had them;
+        ``changes`` win."""
+        loop = self._actor().get("loop") or {}
+        names = ("max_episode_steps", "max_episode_s", "replan_every", "period_s")
+        given = {name: loop[name] for name in names if name in loop}
+        return from_mapping(ActorLoopConfig, overlaid(given, changes or {}), "actor.loop")
+
+    def policy(self, spec: RobotSpec, file: Path | None = None) -> tuple[Policy, int]:
+        """The learner's newest policy with its weights, and its number.
+
+        Args:
+            spec: Of the robot.
+            file: The learner's policy file, where it is not in the folder of the run.
+
+        Raises:
+            SuiteError: There is none.
+        """
+        learner = self._find("user_learner", "learner_node")
+        parameters = self._actor() if learner is None else learner.parameters
+        if file is None and learner is not None:
+            file = Path(str(parameters["directory"])) / POLICY_FILE
+        if file is None or not file.exists():
             raise SuiteError(
-                f"no policy in {self.folder}", expected=file.name,
-                hint="The learner had no data, or the run ended before its first version",
+                f"no policy in {self.folder}", expected=str(file or POLICY_FILE),
+                hint="The learner had no data, or the run ended before its first version"
+                if learner is not None
+                else "Its learner ran on another host: give that one's policy file, --policy",
             )  # fmt: skip
-        choice: dict[str, Any] = learner.get("policy", {})
-        version = decode_version(file.read_bytes())
-        policy: Policy = build(
-            "policies", choice.get("plugin", "tanh_gaussian"), choice.get("params", {}), spec
-        )
+        version = read_version(file)
+        choice = from_mapping(PluginChoice, parameters.get("policy") or {"plugin": "tanh_gaussian"})
+        policy: Policy = choice.build("policies", spec, path="policy")
         policy.load(version.arrays)
         return policy, version.number
 
-    def film(self, robot: Robot) -> Film | None:
-        """A film of the robot, if it is one that can be filmed."""
-        return Film(robot) if isinstance(robot, MujocoRobot) else None
+    def _actor(self) -> Mapping[str, Any]:
+        return self._process("user_actor", "actor_node").parameters
 
-    def _process(self, package: str, executable: str) -> ProcessSpec:
+    def _find(self, package: str, executable: str) -> ProcessSpec | None:
         for process in self.deployment.processes:
             if process.package == package and process.executable == executable:
                 return process
-        raise SuiteError(f"run {self.folder.name}", got=f"no {executable}", expected="one")
+        return None
 
-
-def _renewed(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters of a hal as they are spelled today, of a record that may be older."""
-    given = {key: value for key, value in parameters.items() if key != "autostart"}
-    choice = dict(given.get("robot") or {})
-    for old, new in (("driver", "plugin"), ("params", "params")):
-        if old in given:
-            choice[new] = given.pop(old)
-    if isinstance(choice.get("params"), str):
-        choice["params"] = yaml.safe_load(choice["params"]) or {}
-    devices = {
-        name: {"plugin": camera.get("driver", camera.get("plugin")), "params": camera["params"]}
-        for name, camera in given.get("cameras", {}).get("devices", {}).items()
-    }
-    if devices:
-        given["cameras"] = {**given["cameras"], "devices": devices}
-    return {**given, **({"robot": choice} if choice else {})}
+    def _process(self, package: str, executable: str) -> ProcessSpec:
+        process = self._find(package, executable)
+        if process is None:
+            raise SuiteError(f"run {self.folder.name}", got=f"no {executable}", expected="one")
+        return process

@@ -140,6 +140,15 @@ class UsesTopics(Protocol):
         """Take the topics to live on. Called once, before ``connect``."""
 
 
+def wants_topics(device: object) -> bool:
+    """Whether a device needs topics. One that holds others, such as a robot with cameras, has an
+    attribute ``devices``, and needs them if one of those does."""
+    if not isinstance(device, UsesTopics):
+        return False
+    inner = getattr(device, "devices", None)
+    return True if inner is None else any(wants_topics(item) for item in inner)
+
+
 def attach_topics(device: object, io: TopicIo) -> bool:
     """Give ``device`` its topics if it wants any; tell whether it did."""
     if isinstance(device, UsesTopics):

@@ -3,67 +3,125 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-from user_core.plugins import build
-from user_core.types import Outcome
-from user_hal.robot_file import build_robot, find_robot_file, load_robot_file
+from user_core.config import from_mapping
+from user_core.plugins import PluginChoice
+from user_core.types import EpisodeResult, Outcome
 
 
 def main(argv: Sequence[str]) -> int:
     """Record; print where the store is."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_intermixed_args(argv)
+    from user_actor.loop import ActorLoopConfig
+    from user_bringup.cli.episodes import EpisodeDisplay
     from user_bringup.demos import record_demonstrations
+    from user_bringup.local_robot import (
+        gate_summary,
+        open_robot,
+        overlaid,
+        robot_file_with,
+        settings,
+    )
+    from user_hal.node_configs import TeleopConfig
+    from user_hal.robot_file import build_robot, find_robot_file, load_robot_file
 
-    file = load_robot_file(find_robot_file(arguments.robot))
-    overrides = json.loads(arguments.params) if arguments.params else {}
-    reward_params = json.loads(arguments.reward_params) if arguments.reward_params else {}
-    if overrides:
-        params = {**file.robot.params, **overrides}
-        file = file.replace(robot=file.robot.replace(params=params))
+    given = settings(arguments.settings, "hal", "teleop", "actor")
+    file = robot_file_with(load_robot_file(find_robot_file(arguments.robot)), given["hal"])
+    device = {"plugin": arguments.teleop}
+    if arguments.teleop == "expert":
+        device["params"] = {"noise": arguments.noise}
+    choice = from_mapping(TeleopConfig, overlaid({"teleop": device}, given["teleop"]), "teleop")
+    robot = build_robot(file)
+    judge = {"plugin": arguments.reward or ("task" if robot.spec.task_reward else "operator")}
+    actor = overlaid({"reward": judge, "loop": {}}, given["actor"])
+    reward = from_mapping(PluginChoice, actor.pop("reward"), "actor.reward").build("rewards")
+    config = from_mapping(ActorLoopConfig, actor.pop("loop"), "actor.loop")
+    _refuse(actor)
     with ExitStack() as stack:
-        robot = stack.enter_context(closing(build_robot(file)))
-        robot.connect()
-        params = {"noise": arguments.noise} if arguments.teleop == "expert" else {}
-        teleop = stack.enter_context(closing(build("teleops", arguments.teleop, params)))
-        teleop.connect(robot.spec)
-        progress = stack.enter_context(
-            Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        opened = stack.enter_context(
+            open_robot(
+                file,
+                choice.teleop.build("teleops", path="teleop.teleop"),
+                resource=arguments.resource,
+                state_dir=arguments.state_dir,
+                reset_emergency_stop=arguments.reset_emergency_stop,
+                driver=robot,
+            )
         )
-        bar = progress.add_task("demonstrations", total=arguments.episodes)
+        display = stack.enter_context(
+            EpisodeDisplay("demonstrations", arguments.episodes, opened.hal)
+        )
 
-        def show(outcome: Outcome) -> None:
-            progress.advance(bar, 1 if outcome is Outcome.SUCCESS else 0)
+        def show(result: EpisodeResult) -> None:
+            display.ended(result, counts=result.outcome is Outcome.SUCCESS)
 
         recorded = record_demonstrations(
-            robot, teleop, build("rewards", arguments.reward, reward_params), arguments.out,
-            arguments.episodes,
-            robot_name=arguments.robot, task=file.task, seed=arguments.seed, on_episode=show,
+            opened, reward, arguments.out, arguments.episodes, robot_name=arguments.robot,
+            task=file.task, seed=arguments.seed, config=config, on_episode=show,
+            on_step=display.refresh,
         )  # fmt: skip
+        gate = gate_summary(opened.hal.status())
     print(
         f"{recorded.episodes} demonstrations, {recorded.steps} steps, in {arguments.out}"
         + (f" ({recorded.failures} attempts failed)" if recorded.failures else "")
     )
+    print(gate)
     return 0
 
 
+def _refuse(rest: dict[str, object]) -> None:
+    from user_core.errors import ConfigError
+
+    if rest:
+        raise ConfigError(
+            f"actor.{next(iter(rest))}", got="no use here", expected="actor.reward or actor.loop"
+        )
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="user demos", description=__doc__)
-    record = parser.add_subparsers(dest="what", required=True).add_parser(
-        "record", help="record demonstrations into a replay store"
+    record = argparse.ArgumentParser(
+        prog="user demos",
+        description=f"{__doc__} The robot is driven behind its safety gate; Ctrl-\\ is the "
+        "emergency stop.",
     )
+    record.add_argument("what", choices=["record"], help="record into a replay store")
     record.add_argument("robot", help="robot configuration: a path, or the name of a ready one")
+    record.add_argument(
+        "settings",
+        nargs="*",
+        metavar="process.key:=value",
+        help="hal.KEY of the robot file, teleop.KEY, actor.reward.KEY and actor.loop.KEY, for "
+        "instance hal.robot.params.task:=reach",
+    )
     record.add_argument("--out", type=Path, required=True, help="replay store to append to")
     record.add_argument("--episodes", type=int, default=20, help="successes to record")
     record.add_argument("--teleop", default="expert", help="teleop plugin that demonstrates")
     record.add_argument("--noise", type=float, default=0.0, help="noise of the expert's hand")
-    record.add_argument("--reward", default="task", help="reward plugin that judges")
-    record.add_argument("--reward-params", default="", help="JSON with its parameters")
-    record.add_argument("--params", default="", help="JSON that overrides the driver's parameters")
+    record.add_argument(
+        "--reward",
+        default="",
+        help="reward plugin that judges (default: task where the robot can, else operator)",
+    )
     record.add_argument("--seed", type=int, default=0, help="seed of the first start")
-    return parser
+    add_robot_options(record)
+    return record
+
+
+def add_robot_options(parser: argparse.ArgumentParser) -> None:
+    """What every command has that drives a robot from its own process."""
+    parser.add_argument(
+        "--resource", default="robot0", help="name of the robot as a resource (default: robot0)"
+    )
+    parser.add_argument(
+        "--state-dir",
+        default="",
+        help="folder in which its emergency stop stays latched (default: that of hal_node)",
+    )
+    parser.add_argument(
+        "--reset-emergency-stop",
+        action="store_true",
+        help="release a latched emergency stop first: the robot is safe to move",
+    )

@@ -34,16 +34,15 @@ def test_a_driver_that_blocks_is_stopped_from_outside_and_comes_back(call) -> No
         hal.wait_for(lambda: hal.loop._guard.overran)  # the call is stuck now
         setattr(robot.faults, call, "")
         stuck_ns = time.monotonic_ns()
-        hal.wait_for(lambda: hal.stopped_for("device_timeout"), WATCHDOG_S)
+        hal.wait_for(lambda: hal.stopped_for("device_timeout"))
         assert f"{call}() of the driver has not returned" in hal.loop.status().cause.text
-        hal.wait_for(lambda: any(w == "stop" for w, t, _ in robot.log.entries), WATCHDOG_S)
+        hal.wait_for(lambda: any(w == "stop" for w, t, _ in robot.log.entries))
         assert hal.loop._guard.running, "stopped while the call was still stuck"
         returned_s = hal.wait_for(lambda: not hal.loop._guard.running)
         assert returned_s > 0.3
         last_command = max(t for w, t, _ in robot.log.entries if w == "command")
         hal.wait_for(hal.active)
         stops = [t for w, t, _ in robot.log.entries if w == "stop"]
-        assert stops[0] - stuck_ns < WATCHDOG_S * 1e9
         # What a stuck command may still have sent was stopped again.
         assert stops[-1] > last_command or max(stops) > stuck_ns + 0.5e9
 
@@ -117,9 +116,9 @@ def test_a_camera_that_stops_stops_the_robot_and_both_come_back() -> None:
     with LiveHal.running(RobotWithCameras(robot, {"wrist": camera}, 0.1)) as hal:
         assert hal.seen[-1].arrays["image_wrist"].shape == (4, 4, 3)
         camera.stalled = True
-        hal.wait_for(lambda: hal.stopped_for("device_timeout"), WATCHDOG_S)
+        hal.wait_for(lambda: hal.stopped_for("device_timeout"))
         assert "camera 'wrist'" in hal.loop.status().cause.text
-        hal.wait_for(lambda: any(w == "stop" for w, _, _ in robot.log.entries), WATCHDOG_S)
+        hal.wait_for(lambda: any(w == "stop" for w, _, _ in robot.log.entries))
         hal.wait_for(
             lambda: any(s.cause and "camera 'wrist'" in s.cause.text for s in hal.statuses)
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from user_core.config import Config, setting
 from user_core.errors import ConfigError, DeviceError, DeviceTimeout
@@ -175,9 +175,14 @@ class RobotWithCameras(Robot):
         """The robot's, with the pictures."""
         return self._spec
 
+    @property
+    def devices(self) -> Sequence[Robot | Camera]:
+        """The robot and its cameras."""
+        return (self._robot, *self._cameras.values())
+
     def attach(self, io: TopicIo) -> None:
         """Hand topics to the robot and to every camera that wants them."""
-        for device in (self._robot, *self._cameras.values()):
+        for device in self.devices:
             attach_topics(device, io)
 
     def connect(self) -> None:
