@@ -29,12 +29,16 @@ from typing import Any
 import yaml
 from learning_curves import AlgorithmFile, Mixture, Ring
 
+from user_actor.loop import ActorLoopConfig, EpisodeLoop
+from user_actor.loop.ports import MemorySink
 from user_bringup.nodes.monitor import Monitor
 from user_bringup.running import find_deployment
 from user_core import plugins
 from user_core.config import from_mapping, to_mapping
-from user_core.types import EpisodeSource
+from user_core.types import EpisodeSource, Observation
 from user_fleet.deployment import Deployment, load_deployment
+from user_hal.robot_file import RobotFile
+from user_hal.runtime.local import LocalHal
 from user_learner.training.loop import configure_torch
 
 EPISODE_STEPS = 50
@@ -141,41 +145,40 @@ def synchronous(
     learner, actor = deployment.process("learner").parameters, deployment.process("actor")
     sections = ("algorithm", "policy", "sampler", "training")
     config = from_mapping(AlgorithmFile, {name: learner[name] for name in sections})
-    robot = plugins.build("robots", hal["robot"]["plugin"], hal["robot"]["params"])
+    robot = from_mapping(RobotFile, {"robot": hal["robot"], "safety": hal.get("safety", {})})
     choice = actor.parameters["reward"]
     reward = plugins.build("rewards", choice["plugin"], choice["params"])
-    policy = config.policy.build("policies", robot.spec, path="policy")
-    learned = config.policy.build("policies", robot.spec, path="policy")
-    algorithm = config.algorithm.build("algorithms", robot.spec, learned, path="algorithm")
-    ring = Ring(robot.spec, int(100 * seconds) + 10_000)
-    source = Mixture({EpisodeSource.ONLINE: ring}, config.sampler)
-    rows = config.training.batch_size * algorithm.updates_per_call
-    calls = max(1, round(updates_per_step / algorithm.updates_per_call))
-    configure_torch(config.training.threads)
-    robot.connect()
-    period_s, steps, updates, begin_s = robot.spec.period_s, 0, 0, 0.0
-    while not begin_s or time.monotonic() < begin_s + seconds:
-        observation, last = robot.reset(), False
-        ring.observe(observation.arrays, last=False)
-        for number in range(EPISODE_STEPS):
-            due_s = time.monotonic() + period_s
-            before = observation.arrays
-            executed = robot.command(policy.act(before)[0])
-            time.sleep(max(0.0, due_s - time.monotonic()))
-            observation = robot.read()
-            verdict = reward(before, executed, observation.arrays, observation.task)
-            last = number + 1 == EPISODE_STEPS
-            ring.act(executed, verdict.reward, False)
-            ring.observe(observation.arrays, last=last)
+    # the robot stands still while it is learned, and that is no fault
+    patient = robot.replace(safety=robot.safety.replace(watchdog_s=60.0))
+    with LocalHal.of(patient) as port:
+        policy = config.policy.build("policies", port.spec, path="policy")
+        learned = config.policy.build("policies", port.spec, path="policy")
+        algorithm = config.algorithm.build("algorithms", port.spec, learned, path="algorithm")
+        ring = Ring(port.spec, int(100 * seconds) + 10_000)
+        source = Mixture({EpisodeSource.ONLINE: ring}, config.sampler)
+        rows = config.training.batch_size * algorithm.updates_per_call
+        calls = max(1, round(updates_per_step / algorithm.updates_per_call))
+        configure_torch(config.training.threads)
+        steps = updates = 0
+
+        def learn(observation: Observation) -> None:
+            nonlocal steps, updates
             steps += 1
             for _ in range(calls if ring.steps >= 100 else 0):
                 algorithm.update(source.sample(rows))
                 updates += algorithm.updates_per_call
             policy.load(algorithm.policy_arrays())
-        if not begin_s and ring.steps >= 100:
-            steps, updates, begin_s = 0, 0, time.monotonic()
-    elapsed_s = time.monotonic() - begin_s
-    robot.close()
+            loop.timing.pacer.start(loop.clock.monotonic_ns())  # a whole period follows
+
+        limits = ActorLoopConfig(max_episode_steps=EPISODE_STEPS)
+        sink = MemorySink("synchronous", to=ring)
+        loop = EpisodeLoop(port, policy, reward, sink, limits, on_step=learn)
+        while ring.steps < 100:
+            loop.run()
+        steps, updates, begin_s = 0, 0, time.monotonic()
+        while time.monotonic() < begin_s + seconds:
+            loop.run()
+        elapsed_s = time.monotonic() - begin_s
     return {"actor": steps / elapsed_s, "learner": updates / elapsed_s}
 
 

@@ -18,27 +18,37 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from user_learner.training.together import GO
 
+from user_actor.loop import ActorLoopConfig, EpisodeLoop, FixedPolicy, PolicyHolder
+from user_actor.loop.config import ExplorationConfig
+from user_actor.loop.ports import LocalTeleop, MemorySink
 from user_core import plugins
 from user_core.config import Config, from_mapping, load_yaml, setting
-from user_core.errors import StoreError
+from user_core.errors import StoreError, SuiteError
 from user_core.fakes import PolicyMailbox
-from user_core.interfaces import Policy, Reward, Robot
+from user_core.interfaces import Policy, Reward
 from user_core.plugins import PluginChoice
-from user_core.rewards import TaskReward
-from user_core.specs import Array, Arrays, RobotSpec
-from user_core.types import Batch, EpisodeSource
+from user_core.specs import RobotSpec
+from user_core.types import (
+    Batch,
+    EpisodeResult,
+    EpisodeSource,
+    FinalObservation,
+    Observation,
+    Outcome,
+    Step,
+)
+from user_hal.runtime.local import LocalHal
 from user_learner.sampling.config import SamplerConfig
 from user_learner.training import TrainingLoop
 from user_learner.training.config import TrainingConfig
-from user_learner.training.loop import configure_torch
+from user_learner.training.loop import GO, configure_torch
 
 CONFIGS = Path(__file__).parents[1] / "src/user_bringup/config/algorithms"
 _EVALUATION_SEED = 1_000_000
@@ -68,20 +78,21 @@ class Ring:
         self.drawable = np.zeros(rows, np.int64)
         self.rows = self.steps = 0
 
-    def observe(self, observation: Arrays, *, last: bool) -> None:
-        """Put the next observation into a row; completes the step before."""
-        for name, array in observation.items():
-            self.observation[name][self.rows] = array
-        self.last[self.rows] = last
-        if self.rows and not self.last[self.rows - 1]:
-            self.drawable[self.steps] = self.rows - 1
+    def append(self, step: Step | FinalObservation) -> None:
+        """Take the next observation, and what was done there; it completes the step before."""
+        row, self.rows = self.rows, self.rows + 1
+        for name, array in step.observation.items():
+            self.observation[name][row] = array
+        if row and not self.last[row - 1]:
+            self.drawable[self.steps] = row - 1
             self.steps += 1
-        self.rows += 1
+        self.last[row] = isinstance(step, FinalObservation)
+        if isinstance(step, Step):
+            self.action[row], self.reward[row] = step.action, step.reward
+            self.terminated[row] = step.terminated
 
-    def act(self, action: Array, reward: float, terminated: bool) -> None:
-        """Say what was done at the last observation, and what it brought."""
-        row = self.rows - 1
-        self.action[row], self.reward[row], self.terminated[row] = action, reward, terminated
+    def end_episode(self, result: EpisodeResult) -> None:
+        """The episode is complete."""
 
     def draw(self, rng: np.random.Generator, size: int, n_step: int, gamma: float) -> list[Any]:
         """Observations, actions, n-step rewards, discounts and next observations."""
@@ -134,153 +145,158 @@ def _join(parts: Sequence[Any]) -> Any:
     return np.concatenate(parts)
 
 
-def episode(
-    robot: Robot, act: Any, seed: int | None, ring: Ring | None = None, reward: Reward | None = None
-) -> Iterator[tuple[float, bool, bool]]:
-    """Act until the episode ends; yields (return so far, ended, success) after every step."""
-    observation, total = robot.reset(seed=seed), 0.0
-    reward = reward or TaskReward(Config())
-    if ring is not None:
-        ring.observe(observation.arrays, last=False)
-    while True:
-        before = observation.arrays
-        executed = robot.command(act(before))
-        observation = robot.read()
-        verdict = reward(before, executed, observation.arrays, observation.task)
-        task = observation.task
-        ended = verdict.terminated or task.truncated or task.terminated
-        total += verdict.reward
-        if ring is not None:
-            ring.act(executed, verdict.reward, verdict.terminated)
-            ring.observe(observation.arrays, last=ended)
-        yield total, ended, bool(verdict.success)
-        if ended:
-            return
-
-
-def evaluate(
-    robot: Robot, policy: Policy, episodes: int, reward: Reward | None = None
-) -> dict[str, float]:
+def evaluate(robot: LocalHal, policy: Policy, episodes: int, reward: Reward) -> dict[str, float]:
     """Deterministic episodes from starts of their own."""
-    returns, successes, lengths = [], 0, 0
-    for number in range(episodes):
-
-        def act(arrays: Arrays) -> Array:
-            return policy.act(arrays, deterministic=True)[0]
-
-        start = _EVALUATION_SEED + number
-        for total, ended, success in episode(robot, act, start, reward=reward):
-            lengths += 1
-            if ended:
-                returns.append(total)
-                successes += success
+    loop = EpisodeLoop(robot, policy, reward, MemorySink("evaluation"))
+    results = []
+    for start in range(_EVALUATION_SEED, _EVALUATION_SEED + episodes):
+        result = loop.run(EpisodeSource.EVALUATION, start)
+        if result is None:
+            raise SuiteError("evaluation", got=f"an episode without a step: {loop.stats.reason}")
+        results.append(result)
     return {
-        "return": round(float(np.mean(returns)), 2),
-        "successes": successes,
-        "length": round(lengths / episodes, 1),
+        "return": round(float(np.mean([result.episode_return for result in results])), 2),
+        "successes": sum(result.outcome is Outcome.SUCCESS for result in results),
+        "length": round(float(np.mean([result.length for result in results])), 1),
     }
 
 
 def demonstrate(
-    robot: Robot, count: int, noise: float, seed: int, rows: int, reward: Reward
+    robot: LocalHal, count: int, noise: float, seed: int, rows: int, reward: Reward
 ) -> Ring:
     """Successful episodes of the scripted expert."""
-    from user_hal.sim.experts import ScriptedExpert
-
-    expert = ScriptedExpert(robot.spec, noise=noise, seed=seed)
-    kept, number = Ring(robot.spec, rows), 0
+    teleop = plugins.build("teleops", "expert", {"noise": noise, "seed": seed})
+    teleop.connect(robot.spec)
+    trials, kept, start = MemorySink("expert"), Ring(robot.spec, rows), 10_000 * (seed + 1)
+    config = ActorLoopConfig(mode="demonstration")
+    loop = EpisodeLoop(robot, None, reward, trials, config, teleop=LocalTeleop(teleop))
     while count:
-        trial = Ring(robot.spec, 1000)
-        expert.reset()
-        start = 10_000 * (seed + 1) + number
-        *_, (_, _, success) = episode(robot, expert.act, start, trial, reward)
-        number += 1
-        if success:
+        result = loop.run(seed=start)
+        start += 1
+        if result is not None and result.outcome is Outcome.SUCCESS:
             count -= 1
-            for row in range(trial.rows):
-                observation = {name: array[row] for name, array in trial.observation.items()}
-                kept.observe(observation, last=bool(trial.last[row]))
-                if not trial.last[row]:
-                    kept.act(trial.action[row], trial.reward[row], trial.terminated[row])
+            for row in trials.rows[result.key]:
+                kept.append(row)
     return kept
 
 
 class Experiment:
-    """A robot that collects, a loop that learns, and another robot for evaluations."""
+    """A robot that collects, a loop that learns, and another robot for evaluations.
+
+    Args:
+        arguments: Of the command line.
+        config: Algorithm, policy, sampler and training.
+        directory: For what the training loop keeps.
+        on_step: Called after each step, before the next.
+    """
 
     def __init__(
-        self, arguments: argparse.Namespace, config: AlgorithmFile, directory: Path
+        self,
+        arguments: argparse.Namespace,
+        config: AlgorithmFile,
+        directory: Path,
+        on_step: Callable[[], None] = lambda: None,
     ) -> None:
-        self.arguments, self.config = arguments, config
+        self.arguments, self.config, self.on_step = arguments, config, on_step
         self.robot, self.judge = make_robot(arguments), make_robot(arguments)
         spec, self.reward = self.robot.spec, make_reward(arguments)
-        self.actor: Policy = config.policy.build("policies", spec, path="policy")
-        policy: Policy = config.policy.build("policies", spec, path="policy")
-        self.algorithm = config.algorithm.build("algorithms", spec, policy, path="algorithm")
-        rows = 2 * arguments.steps + 10_000
-        self.ring = Ring(self.robot.spec, rows)
-        rings = {EpisodeSource.ONLINE: self.ring}
-        if arguments.demonstrations:
-            rings[EpisodeSource.DEMONSTRATION] = demonstrate(
-                self.robot, arguments.demonstrations, arguments.noise, arguments.seed, rows,
-                self.reward,
-            )  # fmt: skip
-            print(f"# {rings[EpisodeSource.DEMONSTRATION].steps} steps demonstrated", flush=True)
+        self.judged = self.make_policy()
+        self.algorithm = config.algorithm.build(
+            "algorithms", spec, self.make_policy(), path="algorithm"
+        )
+        self.ring = Ring(spec, self.rows)
+        self.rings = {EpisodeSource.ONLINE: self.ring}
         self.mailbox = PolicyMailbox()
+        self.policies: FixedPolicy | PolicyHolder = FixedPolicy(self.judged)
         self.loop = TrainingLoop(
             config.training,
             self.algorithm,
-            Mixture(rings, config.sampler),
+            Mixture(self.rings, config.sampler),
             self.mailbox,
             environment_steps=lambda: self.ring.steps,
             directory=directory,
             identity={},
         )
-        self.rng = np.random.default_rng(arguments.seed)
-        self.finished: list[tuple[float, bool]] = []
+        self.finished: list[EpisodeResult] = []
+        self.lines: list[dict[str, Any]] = []
         self.evaluating_s = 0.0
 
-    def collect(self) -> Iterator[int]:
-        """Endless episodes; yields the number of steps after each."""
-        random_steps = self.config.training.utd.learning_starts
+    @property
+    def rows(self) -> int:
+        """Rows that a ring can need."""
+        return 2 * self.arguments.steps + 10_000
 
-        def act(arrays: Arrays) -> Array:
-            if self.ring.steps < random_steps:
-                return self.robot.spec.action.sample(self.rng)
-            return self.actor.act(arrays)[0]
+    def make_policy(self) -> Policy:
+        policy: Policy = self.config.policy.build("policies", self.robot.spec, path="policy")
+        return policy
 
-        seed = 100_000_000 * (self.arguments.seed + 1)
-        while True:
+    def demonstrate(self) -> None:
+        """Let the scripted expert show how it is done, if that was asked for."""
+        arguments = self.arguments
+        if arguments.demonstrations:
+            ring = self.rings[EpisodeSource.DEMONSTRATION] = demonstrate(
+                self.robot, arguments.demonstrations, arguments.noise, arguments.seed, self.rows,
+                self.reward,
+            )  # fmt: skip
+            print(f"# {ring.steps} steps demonstrated", flush=True)
+
+    def collect(self, before_step: Callable[[int], None], period_s: float = 0.0) -> None:
+        """Episodes, until all steps are made; reports now and then."""
+        arguments, begin_s = self.arguments, time.monotonic()
+        config = ActorLoopConfig(
+            period_s=period_s,
+            exploration=ExplorationConfig(
+                random_steps=self.config.training.utd.learning_starts,
+                before_first_version="initial",
+                seed=arguments.seed,
+            ),
+        )
+        sink = MemorySink("actor", to=self.ring)
+        seen = 0
+
+        def on_step(observation: Observation) -> None:
+            nonlocal seen
+            seen += 1
+            before_step(seen)
+            self.on_step()
+            if seen % arguments.every == 0:
+                self.lines.append(self.report(seen, begin_s))
+            if seen >= arguments.steps:
+                loop.stop()
+
+        loop = EpisodeLoop(
+            self.robot, self.policies, self.reward, sink, config,
+            on_step=on_step, on_result=self.finished.append,
+        )  # fmt: skip
+        seed = 100_000_000 * (arguments.seed + 1)
+        while seen < arguments.steps:
             seed += 1
-            for total, ended, success in episode(self.robot, act, seed, self.ring, self.reward):
-                if ended:
-                    self.finished.append((total, success))
-                yield self.ring.steps
+            loop.run(seed=seed)
 
-    def synchronous(self) -> Iterator[int]:
+    def synchronous(self) -> None:
         """Step, learn, step; the actor always has the newest weights."""
         configure_torch(self.config.training.threads)
-        for steps in self.collect():
+
+        def learn(steps: int) -> None:
             learned = False
             while self.loop.step() == GO:
                 learned = True
             if learned:
-                self.actor.load(self.algorithm.policy_arrays())
-            yield steps
+                actor.load(self.algorithm.policy_arrays())
 
-    def real_time(self) -> Iterator[int]:
+        actor = self.make_policy()
+        self.policies = FixedPolicy(actor)
+        self.collect(learn)
+
+    def real_time(self) -> None:
         """Step at the control period; learn in a thread beside it."""
         thread = threading.Thread(target=self.loop.run, name="training")
         thread.start()
-        version, due_s = 0, time.monotonic()
+        holder = PolicyHolder(self.make_policy, self.robot.spec, self.mailbox)
+        self.policies = holder
+        period_s = self.robot.spec.period_s / self.arguments.speed
         try:
-            for steps in self.collect():
-                if newest := self.mailbox.newest(after=version):
-                    self.actor.load(newest.arrays)
-                    version = newest.number
-                due_s += self.robot.spec.period_s / self.arguments.speed
-                time.sleep(max(0.0, due_s - time.monotonic()))
-                yield steps
+            self.collect(lambda steps: holder.load_newest() and None, period_s)
         finally:
             self.loop.stop()
             thread.join()
@@ -289,17 +305,16 @@ class Experiment:
         """Evaluate, and say how it goes."""
         recent, progress = self.finished[-20:], self.loop.progress()
         learning_s = time.monotonic() - start_s - self.evaluating_s
-        result = evaluate(self.judge, self.actor, self.arguments.episodes, self.reward)
+        self.judged.load(self.policies.current().policy.arrays())
+        result = evaluate(self.judge, self.judged, self.arguments.episodes, self.reward)
         self.evaluating_s = time.monotonic() - start_s - learning_s
         line = {
             "seed": self.arguments.seed,
             "steps": steps,
             "updates": progress.update,
             **result,
-            "training_return": round(float(np.mean([r for r, _ in recent])), 2) if recent else None,
-            "training_success": round(float(np.mean([s for _, s in recent])), 2)
-            if recent
-            else None,
+            "training_return": mean([result.episode_return for result in recent]),
+            "training_success": mean([result.outcome is Outcome.SUCCESS for result in recent]),
             "learning_s": round(learning_s, 1),
             "wall_s": round(time.monotonic() - start_s, 1),
             "cpu_s": round(time.process_time(), 1),
@@ -313,19 +328,21 @@ class Experiment:
 
     def run(self) -> list[dict[str, Any]]:
         """All of it; the lines that were printed."""
-        arguments, lines, start_s = self.arguments, [], time.monotonic()
-        for steps in self.real_time() if arguments.real_time else self.synchronous():
-            if steps and steps % arguments.every == 0:
-                lines.append(self.report(steps, start_s))
-            if steps >= arguments.steps:
-                break
-        return lines
+        with self.robot, self.judge:
+            self.demonstrate()
+            if self.arguments.real_time:
+                self.real_time()
+            else:
+                self.synchronous()
+        return self.lines
 
 
-def make_robot(arguments: argparse.Namespace) -> Robot:
-    robot: Robot = plugins.build("robots", arguments.robot, _values(arguments.param))
-    robot.connect()
-    return robot
+def mean(values: Sequence[float]) -> float | None:
+    return round(float(np.mean(values)), 2) if values else None
+
+
+def make_robot(arguments: argparse.Namespace) -> LocalHal:
+    return LocalHal(plugins.build("robots", arguments.robot, _values(arguments.param)))
 
 
 def make_reward(arguments: argparse.Namespace) -> Reward:

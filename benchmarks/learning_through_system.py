@@ -33,10 +33,11 @@ from typing import Any
 from learning_curves import evaluate
 
 from user_core import plugins
-from user_core.codecs.weights import decode_version, encode_version
+from user_core.codecs.weights import encode_version, read_version
 from user_core.config import load_yaml
 from user_core.errors import SuiteError
 from user_core.types import PolicyVersion
+from user_hal.runtime.local import LocalHal
 from user_learner.training.publishing import POLICY_FILE
 
 _HERE = Path(__file__).parent
@@ -53,7 +54,7 @@ def versions_of(file: Path, process: subprocess.Popen[bytes]) -> Iterator[Policy
         try:
             now = file.stat().st_mtime_ns
             if now != stamp:
-                version = decode_version(file.read_bytes())
+                version = read_version(file)
                 stamp = now
                 yield version
         except (FileNotFoundError, SuiteError):  # not there yet, or just being replaced
@@ -98,20 +99,21 @@ def judge(
 ) -> list[dict[str, Any]]:
     """Evaluate the versions that were kept."""
     start_ns = int((folder / "start_ns").read_text())
-    robot = plugins.build("robots", "gymnasium", {"env_id": arguments.env})
-    robot.connect()
+    robot = LocalHal(plugins.build("robots", "gymnasium", {"env_id": arguments.env}))
+    robot.open()
+    reward = plugins.build("rewards", "task")
     choice = load_yaml(_ALGORITHMS / f"{arguments.algorithm}.yaml")["policy"]
     policy = plugins.build("policies", choice["plugin"], choice.get("params", {}), robot.spec)
     lines = []
     for steps in grid:
-        version = decode_version((folder / f"{steps}.safetensors").read_bytes())
+        version = read_version(folder / f"{steps}.safetensors")
         policy.load(version.arrays)
         lines.append(
             {
                 "seed": seed,
                 "steps": steps,
                 "updates": version.update,
-                **evaluate(robot, policy, arguments.episodes),
+                **evaluate(robot, policy, arguments.episodes, reward),
                 "learning_s": round((version.created_ns - start_ns) * 1e-9, 1),
                 "version_steps": version.environment_steps,
             }

@@ -39,15 +39,15 @@ def trace(versions: int) -> list[dict[str, Array]]:
     )  # fmt: skip
     kept: list[dict[str, Array]] = []
     with tempfile.TemporaryDirectory() as directory:
-        experiment = Experiment(arguments, read_config(arguments), Path(directory))
-        for _ in experiment.synchronous():
-            update = experiment.loop.progress().update
-            if update // UPDATES > len(kept):
+
+        def keep() -> None:
+            if experiment.loop.progress().update // UPDATES > len(kept):
                 arrays = experiment.algorithm.policy_arrays()
                 kept.append({name: array.copy() for name, array in arrays.items()})
-            if len(kept) >= versions:
-                return kept
-    return kept
+
+        experiment = Experiment(arguments, read_config(arguments), Path(directory), keep)
+        experiment.run()
+    return kept[:versions]
 
 
 def load_trace(path: Path) -> list[dict[str, Array]]:

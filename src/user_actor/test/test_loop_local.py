@@ -1,4 +1,4 @@
-"""The acting half in one process: a fake robot, the real outbox, real time."""
+"""The acting half in one process: a fake robot behind its gate, the real outbox, real time."""
 
 import threading
 
@@ -6,27 +6,28 @@ import pytest
 
 from user_actor.loop import ActorLoop, ActorLoopConfig, EpisodeLoop, PolicyHolder
 from user_actor.loop.config import ExplorationConfig
-from user_actor.loop.local import LocalRobot
 from user_actor.loop.ports import LocalTeleop, MemorySink
 from user_actor.outbox import Outbox
 from user_core import fakes, plugins
 from user_core.interfaces import TeleopCommand
 from user_core.types import EpisodeSource, Label, Outcome, TrajectorySchema
+from user_hal.runtime.local import LocalHal
 from user_testing.waiting import wait_until
 from user_testing.worlds.outbox import MemoryStore, config_for
 
 
 def parts(config, sink, image_size=0, teleop=None):
     robot = plugins.build("robots", "fake", {"image_size": image_size, "episode_steps": 12})
-    robot.connect()
     spec = robot.spec
+    hal = LocalHal(robot)
+    hal.open()
     mailbox = fakes.PolicyMailbox()
     holder = PolicyHolder(
         lambda: plugins.build("policies", "linear_gaussian", {}, spec), spec, mailbox
     )
     reward = plugins.build("rewards", "task")
     port = LocalTeleop(teleop) if teleop is not None else None
-    episodes = EpisodeLoop(LocalRobot(robot), holder, reward, sink, config, teleop=port)
+    episodes = EpisodeLoop(hal, holder, reward, sink, config, teleop=port)
     return spec, holder, ActorLoop(episodes)
 
 
