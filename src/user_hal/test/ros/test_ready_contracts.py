@@ -61,7 +61,7 @@ def test_the_ready_contracts_drive_a_robot_with_those_names(
     tmp_path: Path,
 ) -> None:
     """The topics, joints, frames and services that the contract names, from another process."""
-    data = load_yaml(CONTRACTS / f"{name}.yaml")["params"]
+    data = load_yaml(CONTRACTS / f"{name}.yaml")["robot"]["params"]
     busy = {"connect_timeout_s": 20.0, "max_age_s": 0.5, "max_skew_s": 0.1}
     data["timing"] = {**data.get("timing", {}), **busy}
     data["home"]["speed_rad_s"] = 1.5

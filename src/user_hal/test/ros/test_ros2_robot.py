@@ -57,7 +57,7 @@ def io() -> Iterator[RosTopicIo]:
 
 def contract(**action: Any) -> dict[str, Any]:
     """The ready contract of this robot, with another action, and without pictures."""
-    params: dict[str, Any] = copy.deepcopy(load_yaml(CONTRACTS / "sim_ros_robot.yaml")["params"])
+    params: dict[str, Any] = copy.deepcopy(load_yaml(CONTRACTS / "sim_ros_robot.yaml")["robot"]["params"])
     params.pop("cameras")
     params["timing"] = {"connect_timeout_s": 20.0, "max_age_s": 0.5, "max_skew_s": 0.1}
     if action:
@@ -179,7 +179,7 @@ def test_the_gripper_closes_and_opens(sim: SimProcess, io: RosTopicIo) -> None:
 
 
 def test_pictures_belong_to_the_state(sim: SimProcess, io: RosTopicIo) -> None:
-    params = load_yaml(CONTRACTS / "sim_ros_robot.yaml")["params"]
+    params = load_yaml(CONTRACTS / "sim_ros_robot.yaml")["robot"]["params"]
     params["cameras"]["max_skew_s"] = 0.5  # on a busy machine
     params["timing"] = {"connect_timeout_s": 20.0, "max_age_s": 0.5}
     robot = connected(io, params)

@@ -9,11 +9,14 @@ import pytest
 
 from user_core.config import from_mapping
 from user_core.errors import DeviceError, LeaseError, SafetyError
+from user_core.fakes import FakeRobot, FakeRobotConfig
 from user_core.plugins import build
 from user_core.reasons import EMERGENCY_STOP, NO_LEASE, SAFETY_STOP
+from user_core.specs import Array
 from user_core.types import ActionChunk
 from user_hal.robot_file import RobotFile
 from user_hal.robots.mock import MockConfig, MockRobot
+from user_hal.runtime.command_path import Order
 from user_hal.runtime.leases import LeaseConfig
 from user_hal.runtime.local import LocalHal
 from user_hal.safety import SafetyConfig
@@ -119,6 +122,35 @@ def test_the_emergency_stop_outlives_the_process(tmp_path: Path) -> None:
         hal.reset(0).result(0)
     with lockstep(latch_dir=tmp_path) as hal:
         assert not hal.unready()
+
+
+def test_a_stop_between_the_gate_and_the_driver_is_done_again_after_the_command() -> None:
+    events: list[str] = []
+
+    class Recorder(FakeRobot):
+        def command(self, action: Array) -> Array:
+            events.append("command")
+            return super().command(action)
+
+        def stop(self) -> None:
+            events.append("stop")
+            super().stop()
+
+    with LocalHal(Recorder(FakeRobotConfig())) as hal:
+        hal.reset(0).result(0)
+        take = hal._loop.path.take
+
+        def take_and_press() -> Order | None:
+            order = take()
+            hal.press_emergency("a test")
+            hal._loop.wait_for_stop()
+            return order
+
+        hal._loop.path.take = take_and_press  # type: ignore[method-assign]
+        events.clear()
+        hal.send(chunk(hal, 0.0, 1))
+        hal._loop.wait_for_stop()
+        assert "stop" in events[events.index("command") :]
 
 
 def test_a_robot_that_cannot_be_reached_is_told_at_once() -> None:

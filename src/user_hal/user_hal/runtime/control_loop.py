@@ -454,6 +454,8 @@ class HalLoop:
         row = order.row
         try:
             executed = self._guard.command(order.action)
+            if self.path.supervisor.state is not SafetyState.ACTIVE:
+                self._stopper.request()  # a stop came between the gate and the driver
             self.acting = row.chunk
             self._applied = AppliedAction(
                 executed, row.chunk.sequence, row.number, order.changed, self._clock.wall_ns()
