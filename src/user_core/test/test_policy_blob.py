@@ -11,8 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from user_core.codecs.blocks import BLOCK, BlockCoder, Coding, PlaneCoder, blocks, unpack_frame
-from user_core.codecs.policy_blob import decode_blob, encode_delta, encode_keyframe, to_bfloat16
-from user_core.codecs.safetensors import FileLimits
+from user_core.codecs.policy_blob import (
+    BlobLimits,
+    decode_blob,
+    encode_delta,
+    encode_keyframe,
+    to_bfloat16,
+)
 from user_core.codecs.weights import content_hash, encode_version
 from user_core.errors import CodecError, PolicyError, SuiteError
 from user_core.specs import DTYPES
@@ -254,7 +259,7 @@ def test_layouts_that_lie_are_refused_before_memory_is_taken(arrays):
 def test_a_layout_within_the_limits_takes_no_more_than_they_say():
     claim = header(b'[["x","uint8",[3000000]]]')
     with pytest.raises(CodecError, match="bytes of all arrays"):
-        decode_blob(with_header(claim), limits=FileLimits(total_bytes=2**20))
+        decode_blob(with_header(claim), limits=BlobLimits(total_bytes=2**20))
 
 
 def test_a_header_that_unpacks_to_gigabytes_is_refused():

@@ -117,7 +117,7 @@ def test_a_foreign_one_is_set_aside_and_the_difference_spelled_out(tmp_path):
 
 def test_other_safetensors_files_are_no_checkpoint(tmp_path):
     store = CheckpointStore(tmp_path, IDENTITY)
-    from user_core.codecs.safetensors import pack
+    from user_core.codecs.weights import pack
 
     (tmp_path / "checkpoint-000000000001.safetensors").write_bytes(b"".join(pack({}, {})))
     with pytest.raises(StoreCorrupt, match="content"):

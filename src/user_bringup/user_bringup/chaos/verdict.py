@@ -13,8 +13,7 @@ import numpy as np
 
 from user_actor.outbox.storage import OutboxDatabase
 from user_bringup.chaos.evidence import ChunkName, checksum
-from user_core.codecs.safetensors import FileLimits, unpack
-from user_core.codecs.weights import content_hash, decode_version
+from user_core.codecs.weights import content_hash, read_arrays, read_version
 from user_core.errors import SuiteError
 from user_core.types import Outcome
 from user_learner.replay import StoreReader
@@ -190,7 +189,7 @@ def _checkpoints(run_dir: Path) -> tuple[bool, str]:
     folder = run_dir / "learner" / "checkpoints"
     for file in sorted(folder.glob("checkpoint-*.safetensors")):
         try:
-            _, metadata = unpack(file.read_bytes(), FileLimits(100_000, 2**26, 2**40), file.name)
+            _, metadata = read_arrays(file)
             identity = json.loads(metadata["content"])["identity"]
             newest = CheckpointStore(folder, identity).read(file).info.update
             loaded += 1
@@ -205,7 +204,7 @@ def _checkpoints(run_dir: Path) -> tuple[bool, str]:
 def _versions(run_dir: Path, versions: Mapping[int, str]) -> tuple[bool, str]:
     learner = run_dir / "learner"
     counter = int((learner / "policy_version").read_text())
-    newest = decode_version((learner / "policy.safetensors").read_bytes())
+    newest = read_version(learner / "policy.safetensors")
     wrong = []
     if newest.number > counter:
         wrong.append(f"the newest is {newest.number}, the counter says {counter}")

@@ -22,8 +22,7 @@ from user_comm.policy_blobs.transfer import (
     Superseded,
     TransferStats,
 )
-from user_core.codecs.policy_blob import decode_blob
-from user_core.codecs.safetensors import FileLimits
+from user_core.codecs.policy_blob import BlobLimits, decode_blob
 from user_core.errors import PolicyError, SuiteError
 from user_core.link_model import LinkWindow
 from user_core.reasons import NO_REASON, Reason
@@ -335,7 +334,7 @@ class PolicyPuller(Closing):
                     base_name=base_hash,
                     config_hash=self._config_hash or None,
                     expected_hash=wanted.content_hash,
-                    limits=FileLimits(header_bytes=2**22, total_bytes=self._max_bytes),
+                    limits=BlobLimits(header_bytes=2**22, total_bytes=self._max_bytes),
                 )
                 self._take(version, wanted)
                 self.stats.deltas += base is not None

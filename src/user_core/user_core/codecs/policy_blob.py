@@ -27,8 +27,7 @@ import numpy as np
 import zstandard
 
 from user_core.codecs.blocks import BlockCoder, Pieces, unpack_frame
-from user_core.codecs.safetensors import FileLimits
-from user_core.codecs.weights import WEIGHT_LIMITS, check_identity, content_hash
+from user_core.codecs.weights import check_identity, content_hash
 from user_core.errors import CodecError, PolicyError
 from user_core.specs import DTYPES, MAX_DIMENSIONS, Array
 from user_core.types import PolicyVersion
@@ -44,6 +43,26 @@ _UNSIGNED: dict[int, np.dtype[Any]] = {
     1: np.dtype("u1"),
 }
 _Entry = tuple[str, np.dtype[Any], tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class BlobLimits:
+    """What a decoder accepts at most.
+
+    Attributes:
+        tensors: Arrays.
+        name_length: Characters of a name.
+        header_bytes: Bytes of the header, decompressed.
+        total_bytes: Bytes of all arrays.
+    """
+
+    tensors: int = 4096
+    name_length: int = 256
+    header_bytes: int = 2**20
+    total_bytes: int = 2**30
+
+
+DEFAULT_LIMITS = BlobLimits()
 
 
 @dataclass(frozen=True)
@@ -86,7 +105,7 @@ def decode_blob(
     base_name: str = "",
     config_hash: str | None = None,
     expected_hash: str | None = None,
-    limits: FileLimits = WEIGHT_LIMITS,
+    limits: BlobLimits = DEFAULT_LIMITS,
 ) -> PolicyVersion:
     """Decode and verify; the arrays are new and read-only, ``base`` stays as it is.
 
@@ -204,7 +223,7 @@ def _require_base(header: _Header, base: PolicyVersion | None, base_name: str) -
     return base
 
 
-def _read_header(view: memoryview, limits: FileLimits) -> tuple[_Header, int]:
+def _read_header(view: memoryview, limits: BlobLimits) -> tuple[_Header, int]:
     if not _PREFIX.size <= len(view) <= limits.total_bytes + limits.header_bytes:
         raise CodecError(f"{_WHERE}: size", got=len(view), expected=f"<= {limits.total_bytes}")
     magic, packed, plain = _PREFIX.unpack_from(view)
@@ -249,7 +268,7 @@ def _text(value: Any) -> str:
     return value
 
 
-def _checked(entries: list[Any], limits: FileLimits) -> list[_Entry]:
+def _checked(entries: list[Any], limits: BlobLimits) -> list[_Entry]:
     """The layout of a keyframe, each entry checked, and their sum against the limits."""
     if not isinstance(entries, list) or len(entries) > limits.tensors:
         raise CodecError(f"{_WHERE}: arrays", expected=f"a list of at most {limits.tensors}")
@@ -271,7 +290,7 @@ def _checked(entries: list[Any], limits: FileLimits) -> list[_Entry]:
     return layout
 
 
-def _is_entry(entry: Any, limits: FileLimits) -> bool:
+def _is_entry(entry: Any, limits: BlobLimits) -> bool:
     return (
         isinstance(entry, list)
         and len(entry) == 3

@@ -1,27 +1,108 @@
-"""Policy versions to safetensors bytes and back, named by their content.
+"""Named arrays in safetensors files, and policy versions among them, named by their content.
 
-Number, configuration hash, update, environment steps and time of creation stand in the
-metadata, with a SHA-256 over them and over every array. So a version cannot be damaged, mixed
-up or taken for another without being refused, and nothing in it is ever executed.
+Files are read by the ``safetensors`` package, which checks every size against the file before it
+allocates, and executes nothing. They are written here, in twenty lines, because the package copies
+all arrays to do so, takes no part in an atomic write (:mod:`user_core.runtime.files`), reports a full
+disk as text, and writes metadata in random order: equal versions shall give equal bytes.
+
+Number, configuration hash, update, environment steps and time of creation of a version stand in
+the metadata, with a SHA-256 over them and over every array. So a version cannot be damaged, mixed
+up or taken for another without being refused.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
-from user_core.codecs.safetensors import FileLimits, pack, unpack
 from user_core.errors import CodecError, PolicyError
-from user_core.specs import Array
+from user_core.specs import Array, Arrays
 from user_core.types import PolicyVersion
 
+_CODES = {
+    "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16",
+    "uint32": "U32", "int32": "I32", "uint64": "U64", "int64": "I64",
+    "float16": "F16", "float32": "F32", "float64": "F64",
+}  # fmt: skip
+_METADATA = "__metadata__"
+_ALIGNMENT = 8
+
+
+def pack(arrays: Arrays, metadata: Mapping[str, str]) -> list[memoryview | bytes]:
+    """Encode to pieces that make the file when joined; large arrays are views, not copies.
+
+    The larger the element type, the earlier an array stands, so that each is aligned; within
+    one type they are sorted by name. Raises CodecError for a dtype that safetensors lacks.
+    """
+    header: dict[str, Any] = {}
+    pieces: list[memoryview | bytes] = []
+    offset = 0
+    for name in packing_order(arrays):
+        array = arrays[name]
+        code = _CODES.get(array.dtype.name)
+        if code is None or name == _METADATA or not name:
+            raise CodecError(
+                f"array {name!r}", got=array.dtype, expected=f"a name and one of {list(_CODES)}"
+            )
+        flat = _little_endian(array)
+        header[name] = {
+            "dtype": code,
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset + flat.nbytes],
+        }
+        offset += flat.nbytes
+        pieces.append(flat.data)
+    header[_METADATA] = dict(metadata)
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return [struct.pack("<Q", len(text)) + text, *pieces]
+
+
+def packing_order(arrays: Arrays) -> list[str]:
+    """The names in the order in which :func:`pack` writes the arrays."""
+    return sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
+
+
+def read_arrays(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
+    """The arrays of a safetensors file, which are read-only, and its metadata.
+
+    Raises:
+        CodecError: It is no such file, is cut off, or has arrays of types that numpy lacks.
+        OSError: It cannot be read.
+    """
+    try:
+        # not mapped into memory: then a disk that cannot be read would end the process
+        with safe_open(path, framework="np", backend="pread") as file:
+            arrays, metadata = file.get_tensors(), file.metadata() or {}
+    except SafetensorError as error:
+        raise CodecError(f"{path.name}", got=str(error), expected="a safetensors file") from error
+    except (AttributeError, TypeError) as error:
+        raise CodecError(f"{path.name}: dtype", got=str(error), expected=list(_CODES)) from error
+    for array in arrays.values():
+        array.flags.writeable = False
+    return arrays, metadata
+
+
+def array_bytes(array: Array) -> memoryview:
+    """The elements of an array as a file holds them, little-endian."""
+    return _little_endian(array).data
+
+
+def _little_endian(array: Array) -> Array:
+    """The elements as bytes, in C order."""
+    flat: Array = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1)
+    return flat.view(np.uint8)
+
+
 FORMAT = "user.policy.1"
-WEIGHT_LIMITS = FileLimits(header_bytes=2**20, total_bytes=2**30)
 _NUMBERS = ("number", "update", "environment_steps", "created_ns")
 
 
@@ -35,8 +116,7 @@ def content_hash(version: PolicyVersion) -> str:
     }
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for _, array in sorted(version.arrays.items()):
-        flat = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1)
-        digest.update(flat.view(np.uint8).data)
+        digest.update(array_bytes(array))
     return digest.hexdigest()
 
 
@@ -56,29 +136,28 @@ def encode_version(version: PolicyVersion) -> bytes:
     return b"".join(pack(version.arrays, metadata))
 
 
-def decode_version(
-    data: bytes | bytearray | memoryview,
+def read_version(
+    path: Path,
     *,
     config_hash: str | None = None,
     expected_hash: str | None = None,
     layout: Mapping[str, Array] | None = None,
-    limits: FileLimits = WEIGHT_LIMITS,
 ) -> PolicyVersion:
-    """Decode and verify; the arrays are read-only views of ``data``.
+    """Read and verify; the arrays are read-only.
 
     Args:
-        data: What came; not trusted.
+        path: The file; not trusted.
         config_hash: The configuration it must be for
             (:func:`user_core.policies.policy_config_hash`); None takes any.
         expected_hash: The content hash that was announced; None trusts the one inside.
         layout: If given, the arrays must have exactly these names, shapes and dtypes.
-        limits: What is accepted at most.
 
     Raises:
         CodecError: Not a policy version, or damaged in form.
         PolicyError: Wrong hash, foreign configuration, or arrays that do not fit ``layout``.
+        OSError: It cannot be read.
     """
-    arrays, metadata = unpack(data, limits, "policy version")
+    arrays, metadata = read_arrays(path)
     if metadata.get("format") != FORMAT:
         raise CodecError("policy version: format", got=metadata.get("format"), expected=FORMAT)
     try:

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from user_core.codecs.safetensors import FileLimits, pack, unpack
+from user_core.codecs.weights import array_bytes, pack, packing_order, read_arrays
 from user_core.errors import CodecError, ConfigError, StoreCorrupt, StoreError, SuiteError
 from user_core.runtime.files import sync_directory, write_atomically
-from user_core.specs import Array, difference
+from user_core.specs import Array, Arrays, difference
 
 _ARRAY = "$array"
 
@@ -74,7 +74,6 @@ def _flatten(value: Any, path: str, arrays: dict[str, Array]) -> Any:
 
 
 FORMAT = "user.checkpoint.1"
-_LIMITS = FileLimits(tensors=100_000, header_bytes=64 * 2**20, total_bytes=2**40)
 _NAME = re.compile(r"checkpoint-(\d{12})\.safetensors")
 _log = logging.getLogger(__name__)
 
@@ -133,8 +132,7 @@ class CheckpointStore:
         text = json.dumps(
             {"info": asdict(checkpoint.info), "identity": self._identity, "state": rest}
         )
-        body = pack(arrays, {})[1:]
-        metadata = {"format": FORMAT, "content": text, "sha256": _hash(text, body)}
+        metadata = {"format": FORMAT, "content": text, "sha256": _hash(text, arrays)}
         path = self.directory / checkpoint.name
         write_atomically(path, pack(arrays, metadata))
         for old in self._paths()[self._keep :]:
@@ -162,11 +160,9 @@ class CheckpointStore:
             ConfigError: It belongs to another configuration; the differences are listed.
         """
         try:
-            data = path.read_bytes()
-            arrays, metadata = unpack(data, _LIMITS, path.name)
-            header = 8 + int.from_bytes(data[:8], "little")
+            arrays, metadata = read_arrays(path)
             text = metadata["content"]
-            found = _hash(text, [memoryview(data)[header:]])
+            found = _hash(text, arrays)
             if metadata["format"] != FORMAT or found != metadata["sha256"]:
                 raise StoreCorrupt(
                     f"checkpoint {path.name}", got=f"{metadata['format']}, SHA-256 {found}",
@@ -210,8 +206,9 @@ class CheckpointStore:
             _log.warning("%s could not be moved: %s", path, error)
 
 
-def _hash(text: str, pieces: list[Any]) -> str:
+def _hash(text: str, arrays: Arrays) -> str:
+    """Of the text, and of the arrays in the order in which the file has them."""
     digest = hashlib.sha256(text.encode())
-    for piece in pieces:
-        digest.update(piece)
+    for name in packing_order(arrays):
+        digest.update(array_bytes(arrays[name]))
     return digest.hexdigest()
