@@ -205,15 +205,29 @@ class _Parser(Exception):
         self.parser = parser
 
 
+#: Commands whose own commands are entry points, too, by the group of these.
+GROUPS = {"check": "user.checks"}
+
+
 def _commands() -> str:
     text = ["# The command `user`", "",
             "`user COMMAND --help` says the same. Commands of other packages register in the "
-            "entry-point group `user.commands`.", ""]  # fmt: skip
-    for point in sorted(entry_points(group="user.commands"), key=lambda point: point.name):
-        parser = parser_of(point.load())
-        text += [f"## user {point.name}", ""]
-        text += _help(parser, f"user {point.name}", 3)
+            "entry-point group `user.commands`, checks of `user check` in `user.checks`.", ""]  # fmt: skip
+    for name, parser in command_parsers().items():
+        text += [f"## user {name}", "", *_help(parser, f"user {name}", 3)]
     return "\n".join(text)
+
+
+def command_parsers() -> dict[str, argparse.ArgumentParser]:
+    """Every command of `user`, as ``demos`` or ``check robot``, with its parser."""
+    parsers = {}
+    for point in entry_points(group="user.commands"):
+        if point.name in GROUPS:
+            for inner in entry_points(group=GROUPS[point.name]):
+                parsers[f"{point.name} {inner.name}"] = parser_of(inner.load())
+        else:
+            parsers[point.name] = parser_of(point.load())
+    return dict(sorted(parsers.items()))
 
 
 def parser_of(main: Callable[[Sequence[str]], int]) -> argparse.ArgumentParser:

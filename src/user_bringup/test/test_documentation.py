@@ -80,9 +80,11 @@ def test_commands_exist_with_their_options(page: str) -> None:
 
 def is_command(line: str) -> bool:
     name, *words = shlex.split(line.replace("...", ""))
+    if name in reference().GROUPS and words:
+        return f"{name} {words[0]}" in parsers() or words[0].isupper()
     parser = parsers().get(name)
     if parser is None:
-        return False
+        return name in reference().GROUPS
     for word in words:
         if commands := commands_of(parser):
             names = re.split(r"\\?\|", word)
@@ -98,8 +100,7 @@ def is_command(line: str) -> bool:
 
 @cache
 def parsers() -> dict[str, argparse.ArgumentParser]:
-    points = entry_points(group="user.commands")
-    return {point.name: reference().parser_of(point.load()) for point in points}
+    return dict(reference().command_parsers())
 
 
 def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
