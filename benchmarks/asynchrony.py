@@ -37,8 +37,8 @@ from user_core import plugins
 from user_core.config import from_mapping, to_mapping
 from user_core.types import EpisodeSource, Observation
 from user_fleet.deployment import Deployment, load_deployment
+from user_hal.local import LocalHal
 from user_hal.robot_file import RobotFile
-from user_hal.runtime.local import LocalHal
 from user_learner.training.loop import configure_torch
 
 EPISODE_STEPS = 50

@@ -44,7 +44,7 @@ from user_core.types import (
     Outcome,
     Step,
 )
-from user_hal.runtime.local import LocalHal
+from user_hal.local import LocalHal
 from user_learner.sampling.config import SamplerConfig
 from user_learner.training import TrainingLoop
 from user_learner.training.config import TrainingConfig

@@ -37,7 +37,7 @@ from user_core.codecs.weights import encode_version, read_version
 from user_core.config import load_yaml
 from user_core.errors import SuiteError
 from user_core.types import PolicyVersion
-from user_hal.runtime.local import LocalHal
+from user_hal.local import LocalHal
 from user_learner.training.publishing import POLICY_FILE
 
 _HERE = Path(__file__).parent

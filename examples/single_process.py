@@ -17,7 +17,7 @@ import numpy as np
 from user_actor.loop import EpisodeLoop, PolicyHolder
 from user_actor.loop.ports import MemorySink
 from user_core import fakes, plugins, types
-from user_hal.runtime.local import LocalHal
+from user_hal.local import LocalHal
 
 
 def evaluate(robot, policies, reward, episodes=20):

@@ -11,7 +11,7 @@ from user_actor.outbox import Outbox
 from user_core import fakes, plugins
 from user_core.interfaces import TeleopCommand
 from user_core.types import EpisodeSource, Label, Outcome, TrajectorySchema
-from user_hal.runtime.local import LocalHal
+from user_hal.local import LocalHal
 from user_testing.waiting import wait_until
 from user_testing.worlds.outbox import MemoryStore, config_for
 

@@ -21,9 +21,9 @@ from user_core.errors import ConfigError, DeviceError, SafetyError
 from user_core.interfaces import Robot, Teleop
 from user_core.reasons import EMERGENCY_STOP
 from user_fleet.deployment import parse_overrides
+from user_hal.local import LocalHal
 from user_hal.robot_file import RobotFile, build_robot
 from user_hal.runtime.control_loop import HalStatus
-from user_hal.runtime.local import LocalHal
 from user_hal.safety.emergency_stop import state_folder
 from user_hal.topic_io import attach_topics, wants_topics
 

@@ -1,7 +1,7 @@
 """What the episode loop needs of the world: a robot, a person, a place for experience.
 
 A robot port is in front of a safety gate and holds a lease: behind ROS topics it is
-:class:`user_actor.nodes.ports.RosRobot`, in one process ``user_hal.runtime.local.LocalHal``.
+:class:`user_actor.nodes.ports.RosRobot`, in one process ``user_hal.local.LocalHal``.
 """
 
 from __future__ import annotations

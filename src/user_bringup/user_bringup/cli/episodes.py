@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from user_core.types import EpisodeResult, Outcome
-from user_hal.runtime.local import LocalHal
+from user_hal.local import LocalHal
 
 _REFRESH_S = 0.2
 

@@ -14,11 +14,11 @@ from user_core.plugins import build
 from user_core.reasons import EMERGENCY_STOP, NO_LEASE, SAFETY_STOP
 from user_core.specs import Array
 from user_core.types import ActionChunk
+from user_hal.local import LocalHal
 from user_hal.robot_file import RobotFile
 from user_hal.robots.mock import MockConfig, MockRobot
 from user_hal.runtime.command_path import Order
 from user_hal.runtime.leases import LeaseConfig
-from user_hal.runtime.local import LocalHal
 from user_hal.safety import SafetyConfig
 from user_testing.waiting import wait_until
 
