@@ -81,7 +81,8 @@ def test_commands_exist_with_their_options(page: str) -> None:
 def is_command(line: str) -> bool:
     name, *words = shlex.split(line.replace("...", ""))
     if name in reference().GROUPS and words:
-        return f"{name} {words[0]}" in parsers() or words[0].isupper()
+        checks = re.split(r"\\?\|", words[0])
+        return words[0].isupper() or all(f"{name} {check}" in parsers() for check in checks)
     parser = parsers().get(name)
     if parser is None:
         return name in reference().GROUPS
