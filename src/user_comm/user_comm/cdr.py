@@ -11,7 +11,7 @@ This reads plain CDR (OMG DDSI-RTPS 2.3, 10.2; the padding bits of the header ar
 DDS-XTypes 1.3, 7.6.3.1.2), guided by the type's own description. Every length is checked
 against the bytes that are there and against limits before anything is made for it. The result
 has the fields of the message; ``uint8[]`` are views of the serialised bytes. Bytes behind the
-content are let be: middleware pads there.
+content are ignored: middleware pads there.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ class TopicPublisher:
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody listens now: what is dear to make need not be made otherwise."""
+        """Whether anybody listens now; what is expensive to make need not be made otherwise."""
         return bool(self.listeners)
 
     def publish(self, value: Any, **options: Any) -> bool:
@@ -160,8 +160,8 @@ class ServiceClient:
         Args:
             request: A ``request_type``.
             timeout_s: Longest wait for the service to appear, and again for its answer.
-            given_up: Nobody wants the answer any more once this is set: whoever ends a node must
-                not have to wait for a peer that is gone.
+            given_up: The call is given up once this is set, so that a node can end without
+                waiting for a peer that is gone.
 
         Raises:
             TransportError: Nobody offers the service, there was no answer in time, or the call
@@ -186,8 +186,8 @@ class ServiceClient:
             late = time.monotonic() >= end_s
             if late or given_up.is_set():
                 self.client.remove_pending_request(future)
-                came = f"no answer within {timeout_s:g} s" if late else "the call was given up"
-                raise TransportError(f"service {self.name}", got=came)
+                got = f"no answer within {timeout_s:g} s" if late else "the call was given up"
+                raise TransportError(f"service {self.name}", got=got)
         return future.result()
 
     def tell(self, request: Any) -> None:

@@ -13,10 +13,10 @@ from user_comm.bridge.config import BridgeConfig, Route
 from user_comm.bridge.dispatcher import Dispatcher
 from user_comm.bridge.keys import (
     GRAPH,
-    beacon,
+    bridge_token,
     graph_token,
     local_graph,
-    presence,
+    route_token,
     topic_of_graph_token,
 )
 from user_comm.bridge.link import BridgeLink
@@ -124,18 +124,18 @@ class Bridge:
         """In a new session: tokens first, so that others know before anything comes."""
         zid = str(session.zid())
         liveliness = session.liveliness()
-        tokens = [presence(zid)]
+        tokens = [bridge_token(zid)]
         for _, out in (each for each in self._out if each[0] == name):
             route = out.route
             tokens.append(
-                beacon(zid, True, route.key, route.type, route.quality, self._hash(route))
+                route_token(zid, True, route.key, route.type, route.quality, self._hash(route))
             )
             tokens.append(graph_token(zid, self._graph, route.topic))
         for _, into in (each for each in self._in if each[0] == name):
             route = into.route
             if "*" not in route.key:
                 tokens.append(
-                    beacon(zid, False, route.key, route.type, route.quality, self._hash(route))
+                    route_token(zid, False, route.key, route.type, route.quality, self._hash(route))
                 )
         kept: list[Any] = []
         if name == URGENT:

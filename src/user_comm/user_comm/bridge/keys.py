@@ -1,4 +1,4 @@
-"""Keys of topics, and the beacons that bridges show, as zenoh-bridge-ros2dds has them.
+"""Keys of topics, and the liveliness tokens of bridges, as zenoh-bridge-ros2dds has them.
 
 The key of a topic is its name without the first slash. Who publishes it to Zenoh shows a
 liveliness token ``@/<id>/@ros2_lv/MP/<key>/<type>/<qos>`` (``MS`` for who subscribes), with §
@@ -38,12 +38,12 @@ def keys_meet(one: str, other: str) -> bool:
     return bool(zenoh.KeyExpr(one).intersects(zenoh.KeyExpr(other)))
 
 
-def presence(zid: str) -> str:
+def bridge_token(zid: str) -> str:
     """The token that says that there is a bridge."""
     return f"@/{zid}/@ros2_lv"
 
 
-def beacon(
+def route_token(
     zid: str, publishes: bool, key: str, type_name: str, quality: Quality, type_hash: str = ""
 ) -> str:
     """The token of a route.

@@ -41,7 +41,7 @@ class EpisodeReport:
     """An episode's result, and on what it was obtained: the content of ``episode_result``.
 
     Attributes:
-        result: What came of it.
+        result: Its outcome.
         robot: Name of the robot.
         task: Name of the task.
     """
@@ -70,7 +70,7 @@ def episode_key_from_message(message: Any, where: str = "episode") -> EpisodeKey
 
 
 def episode_result_to_message(result: EpisodeResult, robot: str = "", task: str = "") -> Any:
-    """Encode what came of an episode."""
+    """Encode the result of an episode."""
     message = EpisodeResultMessage()
     message.key = episode_key_to_message(result.key)
     message.robot, message.task = robot, task
@@ -88,7 +88,7 @@ def episode_result_to_message(result: EpisodeResult, robot: str = "", task: str 
 
 
 def episode_result_from_message(message: Any, where: str = "episode result") -> EpisodeResult:
-    """Decode what came of an episode; raises CodecError."""
+    """Decode the result of an episode; raises CodecError."""
     return EpisodeResult(
         key=episode_key_from_message(message.key, f"{where}.key"),
         source=checks.enum(EpisodeSource, message.source, f"{where}.source"),
@@ -146,7 +146,7 @@ def trajectory_chunk_to_message(chunk: TrajectoryChunk) -> Any:
 def trajectory_chunk_from_message(
     message: Any, *, limits: Limits = DEFAULT_LIMITS
 ) -> TrajectoryChunk:
-    """Decode; the columns are read-only views of the message, or decoded pictures.
+    """Decode; the columns are read-only views of the message, or decoded images.
 
     Whether they fit the schema of a store is for the store to say; here they only have to be
     whole rows, all of the same number. There may be none: a chunk without rows closes an episode

@@ -26,12 +26,12 @@ from user_comm.net.network import Members
 
 _SAYS = ["put", "delete", "reply", "declare_queryable", "liveliness_token"]
 _ASKS = ["declare_subscriber", "query", "liveliness_query", "declare_liveliness_subscriber"]
-#: Beacons of bridges: everybody may look for them.
-BEACONS = "@/*/@ros2_lv/**"
+#: Tokens of bridges: everybody may look for them.
+BRIDGE_TOKENS = "@/*/@ros2_lv/**"
 _PRESENT = "@/*/@ros2_lv"
 #: Who does not know a ROS graph's name cannot speak of it; who does is on its host.
 _GRAPHS = "@/*/@user_bridge/*/*"
-_EVERYTHING = ["**", "**/@adv/**", BEACONS, _PRESENT, _GRAPHS]
+_EVERYTHING = ["**", "**/@adv/**", BRIDGE_TOKENS, _PRESENT, _GRAPHS]
 
 
 def access_control(members: Members) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def access_control(members: Members) -> dict[str, Any]:
     of_learners = [
         *_keys(*members.learners),
         *_tree(members.policy_key),
-        BEACONS,
+        BRIDGE_TOKENS,
         _PRESENT,
         _GRAPHS,
     ]

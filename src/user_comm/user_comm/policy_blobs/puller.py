@@ -148,11 +148,11 @@ class PullStats(TransferStats):
 class PolicyPuller(Closing):
     """A :class:`~user_core.interfaces.PolicySource` that is told of versions and pulls them.
 
-    Give it every announcement (:meth:`announced`, from any thread); its one thread pulls
-    the newest, and hands it on with ``on_version``: the delta from the version that it has, or the keyframe where there is none or
-    its base is not kept any more. What is damaged is refused, counted and fetched again as a
-    keyframe; what is made for another configuration is refused for good. The version before
-    stays until the next one is whole.
+    Give it every announcement (:meth:`announced`, from any thread). Its one thread pulls the newest
+    and hands it on with ``on_version``. It pulls the delta from the version that it has, or the
+    keyframe where it has none or its base is not kept any more. What is damaged is refused,
+    counted and fetched again as a keyframe; what is made for another configuration is refused
+    for good. The version before stays until the next one is whole.
 
     Args:
         open_session: Opens the Zenoh session; called in the puller's thread with the event

@@ -47,7 +47,7 @@ class PolicyRelay(Closing):
 
     @property
     def stats(self) -> PullStats:
-        """What came over the WAN."""
+        """What was pulled over the WAN."""
         return self._puller.stats
 
     def figures(self) -> FlowFigures:

@@ -69,11 +69,6 @@ class ActionWaiter:
         self.subscription.callback = self._callback
 
 
-# --- Node ``hal``: runs one robot, and is the only way to it ---
-# Everything that reaches the robot comes through the action topic or the reset service, and both
-# lead through the lease and the safety gate; see :mod:`user_hal.runtime.control_loop`.
-
-
 _STATUS_PERIOD_S = 1.0
 #: What a reset may take beyond the driver's own limit before the caller is told.
 _RESET_GRACE_S = 5.0
@@ -91,7 +86,9 @@ class HalNode(LifecycleNode):
         config = self._robot_file = self.config.expand(self._parameter_overrides)
         self._display = config.display
         robot = build_robot(config)
-        attach_topics(robot, RosTopicIo(self))
+        topic_io = RosTopicIo(self)
+        stack.callback(topic_io.close)
+        attach_topics(robot, topic_io)
         self._loop = HalLoop(
             robot,
             config.loop,

@@ -43,7 +43,9 @@ class TeleopNode(LifecycleNode):
         refuse_old_spelling(self._parameter_overrides, "teleop")
         config = self.config
         self._teleop: Teleop = config.teleop.build("teleops", path="teleop")
-        attach_topics(self._teleop, RosTopicIo(self))
+        topic_io = RosTopicIo(self)
+        stack.callback(topic_io.close)
+        attach_topics(self._teleop, topic_io)
         self._device = config.device or config.teleop.plugin
         self._scripted = bool(getattr(self._teleop, "scripted", False))
         self._spec: RobotSpec | None = None
