@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +25,14 @@ from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription
 from user_bringup.running import PreparedRun, find_deployment, prepare_run
-from user_core.config import from_mapping, load_yaml
-from user_fleet.deployment import Argument, ProcessSpec, parse_overrides, start_order
+from user_bringup.running.explain import yaml_text
+from user_fleet.deployment import (
+    Argument,
+    ProcessSpec,
+    load_deployment,
+    parse_overrides,
+    start_order,
+)
 
 Extra = Callable[[PreparedRun, LaunchContext], list[Any]]
 
@@ -39,8 +46,10 @@ def describe(
 ) -> LaunchDescription:
     """A launch description that runs an installed deployment.
 
-    Its arguments become launch arguments, beside ``runs`` (folder of all runs) and ``run``
-    (name of this one; an existing one is continued).
+    Its arguments become launch arguments, beside ``runs`` (folder of all runs), ``run`` (name of
+    this one; an existing one is continued), and ``set``, for parameters of processes by path:
+    ``set:="learner.training.utd.target:=null actor.loop.rate_hz:=5.0"``. Everything is checked
+    before the first process starts.
 
     Args:
         deployment: Name of the deployment.
@@ -49,15 +58,17 @@ def describe(
         extras: More actions, made when the run is known.
     """
     file = find_deployment(deployment)
-    known = {
-        name: from_mapping(Argument, value if isinstance(value, dict) else {"default": value})
-        for name, value in (load_yaml(file).get("arguments") or {}).items()
-    }
+    known = load_deployment(
+        file, {}, {"run_dir": "", "run": "", "deployment": deployment}
+    ).arguments
 
     def start(context: LaunchContext) -> list[Any]:
-        overrides = parse_overrides(
-            [f"{name}:={LaunchConfiguration(name).perform(context)}" for name in known]
-        )
+        chosen = {name: LaunchConfiguration(name).perform(context) for name in known}
+        words = [  # what another choice has made pointless must not be given, so no defaults
+            f"{name}:={text}" for name, text in chosen.items() if text != _text(known[name])
+        ]
+        words += shlex.split(LaunchConfiguration("set").perform(context))
+        overrides = parse_overrides(words)
         runs, run = (LaunchConfiguration(name).perform(context) for name in ("runs", "run"))
         prepared = prepare_run(file, overrides, Path(runs), run, only)
         actions: list[Any] = [LogInfo(msg=f"run folder: {prepared.folder}")]
@@ -77,6 +88,12 @@ def describe(
             DeclareLaunchArgument(
                 "run", default_value="", description="Name of this run; empty: a new one."
             ),
+            DeclareLaunchArgument(
+                "set",
+                default_value="",
+                description="Parameters of processes by path, as learner.training.batch_size:=64; "
+                "several with spaces between them.",
+            ),
             OpaqueFunction(function=start),
         ]
     )
@@ -91,12 +108,16 @@ def installed(package: str) -> bool:
     return True
 
 
-def _declare(name: str, argument: Argument) -> DeclareLaunchArgument:
+def _text(argument: Argument) -> str:
+    """Its default, as it is written on a command line."""
     default = argument.default
-    text = str(default).lower() if isinstance(default, bool) else str(default)
+    return default if isinstance(default, str) else yaml_text(default)
+
+
+def _declare(name: str, argument: Argument) -> DeclareLaunchArgument:
     return DeclareLaunchArgument(
         name,
-        default_value=text,
+        default_value=_text(argument),
         description=argument.doc or name,
         choices=list(argument.choices) or None,
     )

@@ -26,6 +26,7 @@ from user_bringup.running import (
     ros_domains,
 )
 from user_fleet.deployment import Faults, parse_overrides
+from user_fleet.deployment.check import node_config
 from user_fleet.supervisor import Child, ChildState, Supervisor
 
 _REFRESH_S = 0.5
@@ -51,6 +52,34 @@ def main(argv: Sequence[str]) -> int:
 
         console.print(f"report: {write_report(run.folder)}")
     return 0 if good else 1
+
+
+def check(argv: Sequence[str]) -> int:
+    """Check a deployment whole, without starting anything: parameters, plugins, robots, files.
+
+    Exit code 0 when all is well, 1 when something is not; says everything that is wrong.
+    """
+    parser = argparse.ArgumentParser(prog="user check deployment", description=check.__doc__)
+    parser.add_argument("deployment", help="name of an installed deployment, or a .yaml file")
+    parser.add_argument("arguments", nargs="*", metavar="name:=value", help="as for `user up`")
+    parser.add_argument(
+        "--elsewhere", action="store_true",
+        help="it is to run on another machine: files that it names need not be here",
+    )  # fmt: skip
+    arguments = parser.parse_intermixed_args(argv)
+    file, faults = find_deployment(arguments.deployment), Faults()
+    overrides = parse_overrides(arguments.arguments)
+    folder = (Path("runs") / "RUN").resolve()
+    composition = read_deployment(file, overrides, folder, faults, not arguments.elsewhere)
+    for fault in faults.found:
+        print(fault)
+    processes = composition.deployment.processes
+    unchecked = [p.name for p in processes if p.ros and node_config(p.executable) is None]
+    if unchecked:
+        print(f"parameters not checked, for no Config is registered: {', '.join(unchecked)}")
+    wrong = f"{len(faults.found)} of their values are wrong" if faults.found else "all is well"
+    print(f"{file}: {len(processes)} processes, {wrong}")
+    return 1 if faults.found else 0
 
 
 def _explain(file: Path, overrides: Mapping[str, Any], folder: Path) -> int:

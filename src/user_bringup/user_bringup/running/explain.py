@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from user_bringup.running.find import config_folder
 from user_core.config import Config, from_mapping, to_mapping
 from user_core.config.model import Key, path_of
 from user_core.errors import ConfigError
@@ -32,7 +33,7 @@ def explain(composition: Composition) -> str:
     deployment = composition.deployment
     parts = [f"{deployment.name}: {deployment.description}".rstrip(": ")]
     rows = [
-        (f"{name}:={_text(value)}", deployment.arguments[name].doc)
+        (f"{name}:={yaml_text(value)}", deployment.arguments[name].doc)
         for name, value in composition.arguments.items()
     ]
     if rows:
@@ -40,11 +41,11 @@ def explain(composition: Composition) -> str:
     for process in start_order(deployment.processes):
         tree = composition.trees[process.name]
         lines = [
-            (f"{process.name}.{path_of(key)}: {_text(plain(node))}", _place(node.origin))
+            (f"{process.name}.{path_of(key)}: {yaml_text(plain(node))}", _place(node.origin))
             for key, node in leaves(tree.without(*_IN_HEADING))
         ]
         lines += [
-            (f"{process.name}.{path_of(key)}:={_text(plain(node))}", _place(node.origin))
+            (f"{process.name}.{path_of(key)}:={yaml_text(plain(node))}", _place(node.origin))
             for key, node in _parameters(process, tree)
         ]
         parts.append(_table(_heading(process), lines))
@@ -100,7 +101,8 @@ def _node(value: Any) -> Node:
     return Node(value, _DEFAULT)
 
 
-def _text(value: Any) -> str:
+def yaml_text(value: Any) -> str:
+    """A value as it is written on a command line."""
     if isinstance(value, str) and value:
         return value
     text = yaml.safe_dump(value, default_flow_style=True, width=1 << 20)
@@ -114,8 +116,11 @@ def _place(origin: Origin) -> str:
         place, _, line = place.rpartition(":")
     file = Path(place)
     if file.is_absolute():
-        near = os.path.relpath(file)
-        place = near if not near.startswith("..") else "/".join(file.parts[-2:])
+        ready, near = config_folder(), os.path.relpath(file)
+        if file.is_relative_to(ready):  # installed; `config` of the sources is the same
+            place = f"config/{file.relative_to(ready)}"
+        elif not near.startswith(".."):
+            place = near
     text = f"{place}:{line}" if line else place
     return f"{text}  ({_shortened(origin.through)})" if origin.through else text
 
