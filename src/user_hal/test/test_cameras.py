@@ -26,7 +26,7 @@ from user_hal.fakes import LocalTopics
 from user_hal.fakes.local_topics import CompressedImage, Header, Image, Time
 
 
-def picture(height: int = 6, width: int = 5) -> Any:
+def image(height: int = 6, width: int = 5) -> Any:
     rng = np.random.default_rng(height * 100 + width)
     return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
 
@@ -54,7 +54,7 @@ def raw(image_hwc: Any, encoding: str = "rgb8", padding: int = 0, big: bool = Fa
     "encoding", ["rgb8", "bgr8", "rgba8", "bgra8", "mono8", "rgb16", "bgra16", "mono16"]
 )
 def test_raw_encodings(encoding: str, big: bool, padding: int) -> None:
-    image_hwc = picture()
+    image_hwc = image()
     expected = image_hwc[:, :, [0, 0, 0]] if encoding.startswith("mono") else image_hwc
     decoded = images.from_raw(raw(image_hwc, encoding, padding, big), "/camera")
     assert decoded.dtype == np.uint8
@@ -72,7 +72,7 @@ def test_raw_encodings(encoding: str, big: bool, padding: int) -> None:
     ],
 )
 def test_raw_images_that_contradict_themselves(change: dict[str, Any], message: str) -> None:
-    bad = raw(picture())
+    bad = raw(image())
     for field, value in change.items():
         setattr(bad, field, value)
     with pytest.raises(DeviceFault, match=message):
@@ -95,7 +95,7 @@ def test_no_raw_image_does_more_than_raise_a_fault(
 
 @pytest.mark.parametrize(("extension", "atol"), [(".png", 0), (".jpg", 12)])
 def test_compressed_images(extension: str, atol: int) -> None:
-    image_hwc = cv2.resize(picture(), (64, 48), interpolation=cv2.INTER_CUBIC)
+    image_hwc = cv2.resize(image(), (64, 48), interpolation=cv2.INTER_CUBIC)
     parameters = [cv2.IMWRITE_JPEG_QUALITY, 98] if extension == ".jpg" else []
     data = cv2.imencode(extension, image_hwc[:, :, ::-1], parameters)[1].tobytes()
     decoded = images.from_compressed(CompressedImage(Header(), "rgb8; jpeg", data), "/c")
@@ -120,14 +120,14 @@ def test_cropping_and_scaling() -> None:
         {"width": 5, "height": 5, "crop": {"left": 20, "top": 0, "width": 20, "height": 20}},
     )
     assert (fit(image_hwc, config, "c") == 200).all()
-    with pytest.raises(DeviceFault, match="a picture of 30x40, expected at least 40x20"):
+    with pytest.raises(DeviceFault, match="an image of 30x40, expected at least 40x20"):
         fit(image_hwc[:, :30], config, "c")
     with pytest.raises(ConfigError, match="crop"):
         from_mapping(ImageConfig, {"width": 5, "height": 5, "crop": "middle"})
 
 
 class RosCameraDriver:
-    """Publishes pictures as an ordinary camera driver does."""
+    """Publishes images as an ordinary camera driver does."""
 
     def __init__(self, io: LocalTopics, topic: str = "/cam/image_raw") -> None:
         self.io, self.publisher = io, io.publisher(topic, "sensor_msgs/msg/Image")
@@ -178,7 +178,7 @@ def test_a_stalled_camera_is_an_error_with_its_name_and_recovers(
     camera.read()
     streaming.alive.set()
     time.sleep(0.15)
-    with pytest.raises(DeviceTimeout, match=r"'/cam/image_raw' stalled: got a newest picture 0\."):
+    with pytest.raises(DeviceTimeout, match=r"'/cam/image_raw' stalled: got a newest image 0\."):
         camera.read()
     with pytest.raises(DeviceTimeout, match="stalled"):
         camera.nearest(streaming.io.now_ns())
@@ -205,7 +205,7 @@ def test_missing_and_misnamed_topics_are_told_apart() -> None:
     RosCameraDriver(io, "/front/image_raw")
     with pytest.raises(DeviceTimeout, match=r"nobody published it.*\['/front/image_raw'\]"):
         make(io, connect_timeout_s=0.05).connect()
-    with pytest.raises(DeviceTimeout, match="published, but no picture came"):
+    with pytest.raises(DeviceTimeout, match="published, but no image came"):
         make(io, topic="/front/image_raw", connect_timeout_s=0.05).connect()
     with pytest.raises(DeviceTimeout, match="carries sensor_msgs/msg/Image, not .*Compressed"):
         make(io, topic="/front/image_raw", transport="compressed", connect_timeout_s=0.05).connect()
@@ -227,7 +227,7 @@ def test_latency_and_arrival_stamps() -> None:
 
 
 class Scripted(Camera):
-    """A camera without a memory of its own, whose pictures a test sets."""
+    """A camera without a memory of its own, whose images a test sets."""
 
     def __init__(self) -> None:
         self.frame: Frame | None = None
@@ -244,14 +244,14 @@ class Scripted(Camera):
 
     def read(self) -> Frame:
         if self.frame is None:
-            raise DeviceTimeout("no picture")
+            raise DeviceTimeout("no image")
         return self.frame
 
     def close(self) -> None:
         self.frame = None
 
 
-def test_the_nearest_picture_is_taken_and_a_far_one_refused() -> None:
+def test_the_nearest_image_is_taken_and_a_far_one_refused() -> None:
     camera = Scripted()
     aligner = FrameAligner({"wrist": camera}, max_skew_s=0.02)
     aligner.connect()
@@ -264,7 +264,7 @@ def test_the_nearest_picture_is_taken_and_a_far_one_refused() -> None:
         aligner.at(99_000_000 + 21_000_000)
     assert aligner.newest_ns() == 99_000_000
     camera.frame = None
-    with pytest.raises(DeviceTimeout, match="camera 'wrist': no picture"):
+    with pytest.raises(DeviceTimeout, match="camera 'wrist': no image"):
         aligner.at(99_000_000)
 
 
@@ -281,7 +281,7 @@ def test_a_topic_camera_gives_the_nearest_it_remembers(stamps: list[int], asked:
     assert abs(chosen.stamp_ns - 1 - asked) == min(abs(stamp - asked) for stamp in kept)
 
 
-def test_any_robot_gets_the_pictures_of_its_moment() -> None:
+def test_any_robot_gets_the_images_of_its_moment() -> None:
     robot = RobotWithCameras(
         FakeRobot(FakeRobotConfig()), {"side": FakeCamera(FakeCameraConfig(width=8, height=4))}, 0.1
     )

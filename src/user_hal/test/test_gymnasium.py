@@ -187,7 +187,7 @@ def test_wrappers_step_limit_and_rendering() -> None:
     assert robot.read().task.truncated
 
 
-def test_the_rendered_picture_is_part_of_the_observation() -> None:
+def test_the_rendered_image_is_part_of_the_observation() -> None:
     pytest.importorskip("mujoco")
     robot = make(env_id="HalfCheetah-v5", render_image=True, kwargs={"width": 64, "height": 48})
     robot.connect()

@@ -23,7 +23,7 @@ def make(**params: Any) -> OpenCvCamera:
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """20 pictures at 50 Hz: red on the left, ever more green on the right."""
+    """20 images at 50 Hz: red on the left, ever more green on the right."""
     path = str(tmp_path_factory.mktemp("video") / "film.avi")
     writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"MJPG"), 50.0, (64, 48))
     assert writer.isOpened()
@@ -41,7 +41,7 @@ def test_conformance_with_a_file(video: str) -> None:
     assert report.passed, str(report)
 
 
-def test_pictures_are_rgb_and_scaled(video: str) -> None:
+def test_images_are_rgb_and_scaled(video: str) -> None:
     camera = make(source=video, loop=True)
     camera.connect()
     image_hwc = camera.read().image_hwc

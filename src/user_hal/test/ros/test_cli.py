@@ -43,7 +43,11 @@ def test_the_ready_contract_with_its_camera_is_checked_to_the_end(
 ) -> None:
     data = load_yaml(READY / "sim_ros_robot.yaml")
     data["robot"]["params"]["cameras"]["max_skew_s"] = 0.5  # on a busy machine
-    data["robot"]["params"]["timing"] = {"connect_timeout_s": 20.0, "max_age_s": 0.5, "max_skew_s": 0.1}
+    data["robot"]["params"]["timing"] = {
+        "connect_timeout_s": 20.0,
+        "max_age_s": 0.5,
+        "max_skew_s": 0.1,
+    }
     config = tmp_path / "robot.yaml"
     config.write_text(yaml.safe_dump(data), encoding="utf-8")
     console = Console(record=True, width=200)

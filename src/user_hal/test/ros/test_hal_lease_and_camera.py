@@ -29,7 +29,7 @@ CAMERA = {
 
 
 class CameraDriver:
-    """Publishes pictures as a camera's ROS driver does, until it is told to stall."""
+    """Publishes images as a camera's ROS driver does, until it is told to stall."""
 
     def __init__(self, client: Client) -> None:
         self._node = client.node
@@ -132,17 +132,17 @@ def test_a_camera_that_stalls_stops_the_robot_and_both_come_back(hal, client, ca
     client.wait_for(lambda: "camera 'wrist'" in client.diagnostic("safety").message)
     seen = len(client.observations)
     time.sleep(0.1)
-    assert len(client.observations) == seen, "an old picture is never shown as new"
+    assert len(client.observations) == seen, "an old image is never shown as new"
     camera.stalled = False
     client.wait_active()
 
 
 def test_images_are_shown_to_those_who_listen(hal, client) -> None:
-    pictures: list[Image] = []
-    subscription = client.hear(topics.CAMERA_IMAGE.at(camera="wrist"), pictures.append)
-    client.wait_for(lambda: pictures)
-    assert (pictures[0].width, pictures[0].height, pictures[0].encoding) == (8, 6, "rgb8")
-    assert bytes(pictures[0].data) == bytes([7] * 144)
+    images: list[Image] = []
+    subscription = client.hear(topics.CAMERA_IMAGE.at(camera="wrist"), images.append)
+    client.wait_for(lambda: images)
+    assert (images[0].width, images[0].height, images[0].encoding) == (8, 6, "rgb8")
+    assert bytes(images[0].data) == bytes([7] * 144)
     client.node.destroy_subscription(subscription)
 
 

@@ -27,7 +27,7 @@ SIM = {"arm": "ur5e", "task": "pick_place"}
 
 
 def robot_file(folder: Path, **changes: Any) -> Path:
-    """The ready robot file, without pictures, with other parameters of the driver."""
+    """The ready robot file, without images, with other parameters of the driver."""
     data = load_yaml(READY)
     params = data["robot"]["params"]
     params.pop("cameras")

@@ -56,8 +56,10 @@ def io() -> Iterator[RosTopicIo]:
 
 
 def contract(**action: Any) -> dict[str, Any]:
-    """The ready contract of this robot, with another action, and without pictures."""
-    params: dict[str, Any] = copy.deepcopy(load_yaml(CONTRACTS / "sim_ros_robot.yaml")["robot"]["params"])
+    """The ready contract of this robot, with another action, and without images."""
+    params: dict[str, Any] = copy.deepcopy(
+        load_yaml(CONTRACTS / "sim_ros_robot.yaml")["robot"]["params"]
+    )
     params.pop("cameras")
     params["timing"] = {"connect_timeout_s": 20.0, "max_age_s": 0.5, "max_skew_s": 0.1}
     if action:
@@ -178,7 +180,7 @@ def test_the_gripper_closes_and_opens(sim: SimProcess, io: RosTopicIo) -> None:
     robot.close()
 
 
-def test_pictures_belong_to_the_state(sim: SimProcess, io: RosTopicIo) -> None:
+def test_images_belong_to_the_state(sim: SimProcess, io: RosTopicIo) -> None:
     params = load_yaml(CONTRACTS / "sim_ros_robot.yaml")["robot"]["params"]
     params["cameras"]["max_skew_s"] = 0.5  # on a busy machine
     params["timing"] = {"connect_timeout_s": 20.0, "max_age_s": 0.5}
@@ -195,7 +197,7 @@ def test_pictures_belong_to_the_state(sim: SimProcess, io: RosTopicIo) -> None:
     robot.close()
 
 
-def test_raw_and_compressed_pictures_show_the_same(sim: SimProcess, io: RosTopicIo) -> None:
+def test_raw_and_compressed_images_show_the_same(sim: SimProcess, io: RosTopicIo) -> None:
     images = []
     for topic in ("/wrist_camera/image_raw", "/wrist_camera/image_raw/compressed"):
         config = RosTopicCameraConfig(topic=topic, width=128, height=96)

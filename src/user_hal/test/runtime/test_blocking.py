@@ -104,7 +104,7 @@ class StallingCamera(Camera):
 
     def read(self) -> Frame:
         if self.stalled:
-            raise DeviceTimeout("newest picture", got="0.5 s old", expected="at most 0.1 s")
+            raise DeviceTimeout("newest image", got="0.5 s old", expected="at most 0.1 s")
         return Frame(np.zeros((4, 4, 3), np.uint8), time.time_ns())
 
     def close(self) -> None:

@@ -139,12 +139,20 @@ def test_the_same_seeds_and_actions_give_the_same_run(make) -> None:
 
 
 def test_real_time_passes_by_itself_at_the_speed_of_the_clock(make) -> None:
-    robot = make(real_time=True, speed=2.0, task="reach")
-    assert robot.spec.period_s == pytest.approx(0.05) and not robot.spec.lockstep
-    start = robot.scene.data.time, time.monotonic()
-    wait_until(lambda: robot.scene.data.time > start[0] + 1.0)
-    took_s = time.monotonic() - start[1]
-    assert 0.4 < took_s < 1.5  # 0.5 s where the host keeps up
+    """On a busy host it falls behind, but it never runs ahead of its clock."""
+    slow = make(real_time=True, speed=1.0, task="reach")
+    fast = make(real_time=True, speed=4.0, task="reach")
+    assert fast.spec.period_s == pytest.approx(0.025) and not fast.spec.lockstep
+    start_s = {robot: robot.scene.data.time for robot in (slow, fast)}
+    began_s = time.monotonic()
+
+    def passed_s(robot) -> float:
+        return robot.scene.data.time - start_s[robot]
+
+    wait_until(lambda: passed_s(fast) > 2.0 and passed_s(fast) > 2 * passed_s(slow) > 0)
+    for robot, speed in ((slow, 1.0), (fast, 4.0)):
+        simulated_s = passed_s(robot)
+        assert simulated_s <= speed * (time.monotonic() - began_s) + 2 * 0.1
 
 
 def test_real_time_commands_return_at_once_and_are_carried_out(make) -> None:
@@ -233,7 +241,7 @@ def test_an_old_state_is_refused(make) -> None:
     robot.reset(seed=0)
     with robot._lock:  # the physics thread cannot go on meanwhile
         time.sleep(0.1)
-        with pytest.raises(DeviceTimeout, match=r"0\.1"):
+        with pytest.raises(DeviceTimeout, match="expected at most 0.05 s"):
             robot._check_age()
 
 

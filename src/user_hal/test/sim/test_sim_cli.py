@@ -28,13 +28,13 @@ def test_documents_can_be_written_and_read(tmp_path: Path) -> None:
 
 
 @needs_gl
-def test_pictures_and_films_are_written_and_progress_is_told(
+def test_images_and_films_are_written_and_progress_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture, film = tmp_path / "out" / "scene.png", tmp_path / "film.gif"
+    image, film = tmp_path / "out" / "scene.png", tmp_path / "film.gif"
     size = ["--size", "64x48"]
-    assert main(["reach", "--render", str(picture), *size]) == 0
-    assert imageio.imread(picture).shape == (48, 64, 3)
+    assert main(["reach", "--render", str(image), *size]) == 0
+    assert imageio.imread(image).shape == (48, 64, 3)
     assert main(["reach", "--expert", "--render", str(film), "--fast", *size]) == 0
     frames = np.stack([np.asarray(frame)[..., :3] for frame in imageio.mimread(film)])
     assert len(frames) > 10 and frames[0].shape == (48, 64, 3)

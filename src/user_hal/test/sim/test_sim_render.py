@@ -1,4 +1,4 @@
-"""Pictures show the state, from whatever thread they are asked for, and what matters in it."""
+"""Images show the state, from whatever thread they are asked for, and what matters in it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from user_testing.rendering import needs_gl
 
 pytestmark = needs_gl
 
-#: Colour of what one must see in a picture: channel that dominates the two others.
+#: Colour of what one must see in an image: channel that dominates the two others.
 VISIBLE = {"reach": ("goal", 1), "pick_place": ("cube", 0), "peg_insertion": ("rim", 1)}
 
 
@@ -31,7 +31,7 @@ def dominated(image: np.ndarray, channel: int) -> int:
 
 @pytest.mark.parametrize("arm", list(ARMS))
 @pytest.mark.parametrize("task", list(TASKS))
-def test_pictures_show_what_the_task_is_about(arm: str, task: str) -> None:
+def test_images_show_what_the_task_is_about(arm: str, task: str) -> None:
     scene, (what, channel) = Scene(arm, task), VISIBLE[task]
     renderer = Renderer(scene.model, 128, 128)
     seen = []
@@ -45,7 +45,7 @@ def test_pictures_show_what_the_task_is_about(arm: str, task: str) -> None:
     assert min(seen) >= 4, f"{what} is not seen in front: {seen} pixels"
 
 
-def test_a_picture_is_of_its_snapshot_and_repeatable_from_any_thread() -> None:
+def test_an_image_is_of_its_snapshot_and_repeatable_from_any_thread() -> None:
     scene = Scene("panda", "peg_insertion")
     renderer = Renderer(scene.model, 64, 64)
     snapshot = Snapshot.of(scene.data)
@@ -80,12 +80,12 @@ def test_a_picture_is_of_its_snapshot_and_repeatable_from_any_thread() -> None:
     ],
     ids=["lockstep", "real_time", "stream"],
 )  # fmt: skip
-def test_driver_with_pictures_keeps_its_promises(params: dict[str, object]) -> None:
+def test_driver_with_images_keeps_its_promises(params: dict[str, object]) -> None:
     report = check_robot(MujocoRobot(MujocoConfig(**params)), steps=5)  # type: ignore[arg-type]
     assert report.passed, str(report)
 
 
-def test_a_stream_that_stalls_is_an_error_not_an_old_picture() -> None:
+def test_a_stream_that_stalls_is_an_error_not_an_old_image() -> None:
     robot = MujocoRobot(
         MujocoConfig(
             cameras=("front",), image_height=16, image_width=16, real_time=True,
@@ -95,9 +95,9 @@ def test_a_stream_that_stalls_is_an_error_not_an_old_picture() -> None:
     robot.connect()
     try:
         assert "image_front" in robot.read().arrays
-        robot._pictures._stream.stop()  # type: ignore[union-attr]
+        robot._images._stream.stop()  # type: ignore[union-attr]
         threading.Event().wait(0.4)
-        with pytest.raises(DeviceTimeout, match="picture"):
+        with pytest.raises(DeviceTimeout, match="image"):
             robot.read()
     finally:
         robot.close()
