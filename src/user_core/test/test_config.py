@@ -19,6 +19,7 @@ from user_core.config import (
     to_mapping,
 )
 from user_core.errors import ConfigError
+from user_core.plugins import PluginChoice
 
 
 class Colour(Enum):
@@ -232,3 +233,18 @@ def test_errors_of_a_document_name_file_and_line(tmp_path):
         found.append(str(document.located(caught.value)))
     assert found[0].startswith(f"{file}:6: carts.first.steps: got 0 (int)")
     assert found[1].startswith(f"{file}:7: unknown key 'carts.second.colour'")
+
+
+class Robot(Config):
+    wheel: Wheel = setting(Wheel(radius_m=0.5, colour=Colour.BLUE), doc="Wheel.")
+    choice: PluginChoice = setting(PluginChoice(plugin="a", params={"x": 1}), doc="Plugin.")
+
+
+def test_what_is_not_given_of_a_nested_configuration_keeps_the_default_of_its_field():
+    assert from_mapping(Robot, {"wheel": {"radius_m": 0.1}}).wheel.colour is Colour.BLUE
+    assert from_mapping(Robot, {"wheel": {"colour": "red"}}).wheel.radius_m == 0.5
+    assert from_mapping(Robot, {"choice": {"plugin": "a"}}).choice.params == {"x": 1}
+    assert from_mapping(Robot, {"choice": {"params": {}}}).choice == PluginChoice(plugin="a")
+    assert from_mapping(Robot, {"choice": {"plugin": "b"}}).choice == PluginChoice(plugin="b")
+    with pytest.raises(ConfigError, match=r"wheel\.radius_m"):
+        from_mapping(Robot, {"wheel": {"radius_m": -1}})

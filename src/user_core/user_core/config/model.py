@@ -107,6 +107,19 @@ class Config(_Model):
     def validate(self) -> None:
         """Check what concerns several fields; raise ConfigError. Does nothing by default."""
 
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _keep_defaults(cls, data: Any) -> Any:
+        """What is not given of a nested configuration keeps the default of its field."""
+        if not isinstance(data, Mapping):
+            return data
+        merged = {
+            name: over_default(cls.model_fields[name].get_default(call_default_factory=True), value)
+            for name, value in data.items()
+            if name in cls.model_fields and isinstance(value, Mapping)
+        }
+        return {**data, **merged}
+
     @pydantic.model_validator(mode="after")
     def _validate(self: C) -> C:
         self.validate()
@@ -134,6 +147,22 @@ def from_mapping(cls: type[C], data: Mapping[str, Any] | None, path: str = "") -
     except pydantic.ValidationError as error:
         raise _faults(cls, error, key_of(path)) from None
     return made
+
+
+def over_default(default: Any, given: Any) -> Any:
+    """A mapping for a nested configuration, completed by the default of its field.
+
+    ``zenoh: {connect: [...]}`` keeps the other values of a field's own default, also where they
+    are not those of the class; as ROS parameters do, each of which has its default. The
+    parameters of a plugin belong to that plugin: who chooses another one begins without.
+    """
+    if not (isinstance(default, Config) and isinstance(given, Mapping)):
+        return given
+    kept = dict(default)
+    if "plugin" in given and given["plugin"] != kept.get("plugin"):
+        kept.pop("params", None)
+    nested = {name: over_default(kept.get(name), value) for name, value in given.items()}
+    return {**kept, **nested}
 
 
 def to_mapping(config: Config) -> dict[str, Any]:
