@@ -99,6 +99,12 @@ def is_command(line: str) -> bool:
     return True
 
 
+def test_the_overview_names_every_command() -> None:
+    table = re.findall(r"^\| `(.+?)` \|", text_of("README.md"), re.MULTILINE)
+    named = {line.split()[1] for line in table if line.startswith("user ")}
+    assert {name.split()[0] for name in parsers()} - {"version"} == named
+
+
 @cache
 def parsers() -> dict[str, argparse.ArgumentParser]:
     return dict(reference().command_parsers())
