@@ -90,7 +90,7 @@ def drain(
                     raise SuiteError(
                         f"outbox {folder}", got=f"{left} chunks left, none taken for {patience_s:g} s",
                         expected="the store to take them",
-                        hint="; ".join(outbox.status().warnings) or "Is it the right store?",
+                        hint="; ".join(map(str, outbox.status().warnings)) or "Is it the right store?",
                     )  # fmt: skip
         finally:
             outbox.close()

@@ -59,7 +59,8 @@ def _check_remappings(process: ProcessSpec, composition: Composition, faults: Fa
     """Remappings of our own nodes start from a topic or service that there is."""
     if not process.ros or node_config_or_none(process.executable) is None:
         return
-    known = {entry.name.removeprefix("~/") for entry in (*TOPICS, *SERVICES)}
+    names = [topic.name for topic in TOPICS] + [service.name for service in SERVICES]
+    known = {name.removeprefix("~/") for name in names}
     for name in process.remappings:
         if name.removeprefix("~/") not in known and not name.startswith(("/", "__")):
             origin = composition.origin(process.name, ("remappings", name))

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,9 @@ from user_core.config import from_mapping
 from user_core.config.model import Key
 from user_core.errors import ConfigError
 from user_fleet.deployment.faults import Faults
+from user_fleet.deployment.members import Member, Part, name_with_owner
 from user_fleet.deployment.model import Argument, Deployment, ProcessSpec
+from user_fleet.deployment.resolve import Resolver
 from user_fleet.deployment.tree import (
     Node,
     Origin,
@@ -45,7 +47,6 @@ from user_fleet.deployment.tree import (
     tree_of,
 )
 
-_VARIABLE = re.compile(r"\$\{([a-zA-Z_][a-zA-Z0-9_.]*)\}")
 _KEYS = (
     "name", "description", "arguments", "environment", "values", "roles", "hosts", "robots",
     "processes",
@@ -61,71 +62,6 @@ _DEEPEST = 20
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _EMPTY = Node({}, Origin(""))
 _NO_ROLES = Node([], Origin(""))
-#: Variables that are being filled in, with the scope in which they were found.
-_Seen = frozenset[tuple[int, str]]
-
-
-@dataclass
-class Member:
-    """A robot, or a host: whatever has roles.
-
-    Attributes:
-        name: Of the robot or host; empty for the only host of a deployment that names none.
-        host: Name of its host.
-        is_robot: Which of the two.
-        tree: What the deployment says of it.
-        values: What its fragments say, by name.
-        arguments: What its fragments declare.
-        processes: What its fragments say of each process, by role, one laid over the other.
-    """
-
-    name: str
-    host: str
-    is_robot: bool
-    tree: Node
-    values: dict[str, Node] = field(default_factory=dict)
-    arguments: dict[str, Node] = field(default_factory=dict)
-    processes: dict[str, list[Node]] = field(default_factory=dict)
-
-
-@dataclass
-class Part:
-    """A process on its way.
-
-    Attributes:
-        role: What it is for, within its robot or host.
-        member: Whose it is; None for a process that was given in full.
-        layers: What is said of it, each laid over the one before.
-        name: How it is called in the end.
-        forced: Whether the deployment itself calls it so.
-    """
-
-    role: str
-    member: Member | None
-    layers: list[Node]
-    name: str = ""
-    forced: bool = False
-
-    @property
-    def path(self) -> str:
-        """``robot0.actor``; its name alone, where it is nobody's."""
-        owner = self.member.name if self.member is not None else ""
-        return f"{owner}.{self.role}" if owner else self.role
-
-    @property
-    def origin(self) -> Origin:
-        """Where it is first spoken of."""
-        return self.layers[0].origin
-
-    def get(self, key: str) -> Node | None:
-        """What the last one says of this key, unresolved."""
-        found = [node for layer in self.layers if (node := layer.get(key)) is not None]
-        return found[-1] if found else None
-
-    @property
-    def is_managed(self) -> bool:
-        """Whether a lifecycle manager looks after it."""
-        return all(node is None or node.value for node in (self.get("ros"), self.get("lifecycle")))
 
 
 @dataclass(frozen=True)
@@ -215,7 +151,7 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-class _Composer:
+class _Composer(Resolver):
     def __init__(
         self,
         file: Path,
@@ -224,22 +160,12 @@ class _Composer:
         fragments: Sequence[Path],
         faults: Faults,
     ) -> None:
-        self.file, self.overrides, self.faults = file, overrides, faults
-        self.variables = dict(variables)
+        super().__init__(file, variables, faults)
+        self.overrides = overrides
         here = file.absolute().parent
         self.folders = [here / "fragments", here.parent / "fragments", *fragments]
         self.top = read_tree(file)
         self.declared: dict[str, Node] = {}
-        self.chosen: dict[str, Node] = {}
-        self.own: set[str] = set()
-        self.used: set[str] = set()
-        self.asked: set[str] = set()
-        self.incomplete: set[str] = set()
-        self.parts: list[Part] = []
-        self.values: dict[str, Node] = {}
-        self.hosts: dict[str, Member] = {}
-        self.robots: dict[str, Member] = {}
-        self.whole = True
 
     # --- the way through -----------------------------------------------------------------
 
@@ -260,7 +186,7 @@ class _Composer:
         self._name_parts()
         paths = self._split_overrides()
         trees = {part.name: self._finish(part, paths.get(part.name, [])) for part in self.parts}
-        environment = self._resolved(self.top.get("environment") or _EMPTY)
+        environment = self.resolved(self.top.get("environment") or _EMPTY)
         self._refuse_unknown()
         return self._checked(trees, environment)
 
@@ -365,13 +291,13 @@ class _Composer:
         for member in self._members():
             roles = member.tree.get("roles") or _NO_ROLES
             for role in roles.value if isinstance(roles.value, list) else [roles]:
-                self._apply(member, self._resolved(role))
+                self._apply(member, self.resolved(role))
 
     def _named(self, mapping: Node | None) -> list[tuple[str, Node]]:
         """Its entries, with what their names stand for; a text or list stands for the roles."""
         found = []
         for key, tree in (mapping or _EMPTY).value.items():
-            name = str(plain(self._resolved(Node(key, tree.origin))))
+            name = str(plain(self.resolved(Node(key, tree.origin))))
             if tree.value is None:
                 tree = Node({}, tree.origin)
             if not isinstance(tree.value, dict):
@@ -387,7 +313,7 @@ class _Composer:
             if len(names) > 1:
                 self.faults.add(tree.origin, what, "none", f"one of {sorted(names)}")
             return names[0]
-        name = str(plain(self._resolved(host)))
+        name = str(plain(self.resolved(host)))
         if name not in names:
             self.faults.unknown(host.origin, what, name, names)
         return name
@@ -474,7 +400,7 @@ class _Composer:
                 host = str(plain(tree["host"])) if tree.get("host") else ""
                 self.parts.append(Part(path, self.hosts.get(host), [tree.without("host")]))
             elif not parts and self.whole:
-                self.faults.unknown(tree.origin, "processes", path, self._paths())
+                self.faults.unknown(tree.origin, "processes", path, self.paths())
             for part in parts:
                 part.layers.append(tree)
                 part.forced |= tree.get("name") is not None
@@ -488,7 +414,7 @@ class _Composer:
                     tree.origin, f"missing key 'processes[{number}].name'", expected="a text"
                 )
                 continue
-            text = str(plain(self._resolved(name)))
+            text = str(plain(self.resolved(name)))
             if any(part.name == text for part in self.parts):
                 self.faults.add(name.origin, "processes", f"{text!r} twice", "unique names")
                 continue
@@ -503,12 +429,12 @@ class _Composer:
             for part in parts:
                 name = part.get("name")
                 if name is not None and (part.forced or len(parts) == 1):
-                    part.name = str(plain(self._resolved(name, part)))
+                    part.name = str(plain(self.resolved(name, part)))
             nameless = [part for part in parts if not part.name]
             names = [role] * len(nameless)
             if len(parts) > 1:
                 owners = [self._owner(part) for part in nameless]
-                names = [_with_number(role, owner) for owner in owners]
+                names = [name_with_owner(role, owner) for owner in owners]
                 if len(set(names)) < len(names):
                     names = [f"{owner}_{role}" for owner in owners]
             for part, text in zip(nameless, names, strict=True):
@@ -536,9 +462,6 @@ class _Composer:
         named = [p for p in self.parts if p.name == words[0]]
         return named or [p for p in self.parts if p.role == words[0]]
 
-    def _paths(self) -> set[str]:
-        return {p.path for p in self.parts} | {p.name or p.role for p in self.parts}
-
     # --- paths of the command line ---------------------------------------------------------------
 
     def _split_overrides(self) -> dict[str, list[tuple[list[str], Node]]]:
@@ -564,7 +487,7 @@ class _Composer:
                 owner.tree = put(owner.tree, words[1:], node)
             elif self.whole:
                 wrong = ".".join(words[:2]) if owner is not None else words[0]
-                self.faults.unknown(node.origin, f"{path}: process", wrong, self._paths())
+                self.faults.unknown(node.origin, f"{path}: process", wrong, self.paths())
         return found
 
     def _refuse_unknown(self) -> None:
@@ -601,7 +524,7 @@ class _Composer:
         """All that is known of a process, with nothing left to be filled in."""
         tree = Node({}, part.origin)
         for layer in part.layers:
-            tree = overlay(tree, self._resolved(layer, part))
+            tree = overlay(tree, self.resolved(layer, part))
         for words, node in paths:
             inner = words if words[0] in _PROCESS_KEYS else ["parameters", *words]
             tree = put(tree, inner, node)
@@ -627,7 +550,7 @@ class _Composer:
             tree = put(tree, ["host"], Node(host.name, host.tree.origin))
         domain, ros = host.tree.get("domain"), tree.get("ros")
         if domain is not None and (ros is None or ros.value):
-            text = self._resolved(domain, part)
+            text = self.resolved(domain, part)
             set_by = Node({"ROS_DOMAIN_ID": Node(str(plain(text)), text.origin)}, text.origin)
             mine = tree.get("environment")
             tree = put(tree, ["environment"], overlay(set_by, mine) if mine else set_by)
@@ -635,144 +558,14 @@ class _Composer:
 
     def _needed(self, part: Part, node: Node) -> Node:
         """The name of a process that another one depends on, by role or name."""
-        other = self._sibling(part, str(plain(node)))
+        other = self.sibling(part, str(plain(node)))
         if other is None:
             if self.whole:
                 self.faults.unknown(
-                    node.origin, f"{part.name}.depends_on", str(plain(node)), self._paths()
+                    node.origin, f"{part.name}.depends_on", str(plain(node)), self.paths()
                 )
             return node
         return Node(other.name, node.origin)
-
-    def _sibling(self, part: Part | None, role: str) -> Part | None:
-        """The process of this role that is nearest: of the same robot, the same host, or the only one."""
-        others = [p for p in self.parts if role in (p.role, p.name)]
-        if part is not None and part.member is not None:
-            mine = part.member
-            for near in (
-                [p for p in others if p.member is mine],
-                [p for p in others if p.member and p.member.host == mine.host],
-            ):
-                if len(near) == 1:
-                    return near[0]
-        exact = [p for p in others if p.name == role]
-        return exact[0] if exact else others[0] if len(others) == 1 else None
-
-    def _resolved(
-        self, node: Node, part: Part | None = None, seen: _Seen = frozenset(), depth: int = 0
-    ) -> Node:
-        """With all variables and files filled in, as the member of a process sees them."""
-        if depth > _DEEPEST:
-            self.faults.add(node.origin, "include", "files that include each other", "an end")
-            return Node(None, node.origin)
-        value = node.value
-        if isinstance(value, str):
-            return self._substituted(node, part, seen, depth)
-        if isinstance(value, list):
-            return Node([self._resolved(n, part, seen, depth) for n in value], node.origin)
-        if isinstance(value, dict):
-            below = {k: self._resolved(n, part, seen, depth) for k, n in value.items()}
-            include = below.pop("include", None)
-            top = Node(below, node.origin)
-            if include is None:
-                return top
-            content = self._included(include)
-            if content is None:
-                self.incomplete |= {part.name} if part is not None else set()
-                return top
-            return overlay(self._resolved(content, part, seen, depth + 1), top)
-        return node
-
-    def _included(self, what: Node) -> Node | None:
-        """The content of a file: ``include: FILE``, ``{file: FILE, only: [KEY]}``, or
-        ``{FOLDER: NAME}`` for one that is ready in ``config/FOLDER``, or somewhere else."""
-        beside = Path(what.origin.place.rpartition(":")[0]).parent
-        if not isinstance(what.value, dict):
-            file = self._beside(beside, str(what.value))
-        elif (name := what.get("file")) is not None:
-            file = self._beside(beside, str(name.value))
-        else:
-            folder, name = next((k, v) for k, v in what.value.items() if k != "only")
-            text = str(name.value)
-            ready = beside.parent / folder
-            file = Path(text) if text.endswith((".yaml", ".yml")) else ready / f"{text}.yaml"
-            if not file.is_file():
-                known = [f.stem for f in ready.glob("*.yaml")]
-                self.faults.unknown(
-                    name.origin, folder, text, known, "Or give the path of a .yaml file"
-                )
-                return None
-        try:
-            content = read_tree(file)
-        except ConfigError as error:
-            self.faults.take(error, None, f"{what.origin}: ")
-            return None
-        only = what.get("only")
-        if only is not None:
-            content = Node(
-                {k: v for k, v in content.value.items() if k in plain(only)}, content.origin
-            )
-        return content
-
-    def _beside(self, folder: Path, name: str) -> Path:
-        """A file beside the one that names it, or else beside the deployment."""
-        file = folder / name
-        return file if file.exists() else self.file.parent / name
-
-    def _substituted(self, node: Node, part: Part | None, seen: _Seen, depth: int) -> Node:
-        whole = _VARIABLE.fullmatch(node.value)
-        if whole:
-            return self._looked_up(whole[1], node, part, seen, depth)
-        through: list[str] = []
-
-        def put_in(match: re.Match[str]) -> str:
-            found = self._looked_up(match[1], node, part, seen, depth)
-            through.extend([found.origin.through] * bool(found.origin.through))
-            return str(plain(found))
-
-        text = _VARIABLE.sub(put_in, node.value)
-        said = "; ".join(dict.fromkeys(through)) or node.origin.through
-        return Node(text, Origin(node.origin.place, said))
-
-    def _looked_up(self, name: str, user: Node, part: Part | None, seen: _Seen, depth: int) -> Node:
-        """What a variable stands for. A value that names itself means the one further out."""
-        if name.startswith("process."):
-            other = self._sibling(part, name.removeprefix("process."))
-            if other is not None:
-                return Node(other.name, user.origin)
-        scopes = self._scopes(part)
-        for level, values in enumerate(scopes):
-            if name not in values or (level, name) in seen:
-                continue
-            self.used.add(name)
-            found = values[name]
-            if name in self.chosen and values[name] is self.chosen[name]:
-                self.asked.add(name)
-                through = f"argument {name}, {found.origin.place}"
-                return tree_of(plain(found), Origin(user.origin.place, through))
-            return self._resolved(found, part, seen | {(level, name)}, depth)
-        if self.whole:
-            known = {key for values in scopes for key in values}
-            self.faults.unknown(user.origin, "unknown variable", name, known)
-        return Node(None, user.origin)
-
-    def _own_arguments(self) -> dict[str, Node]:
-        """Those that the file itself declares, which win over what its fragments say."""
-        return {name: node for name, node in self.chosen.items() if name in self.own}
-
-    def _scopes(self, part: Part | None) -> list[Mapping[str, Node]]:
-        """Where variables are looked for, the nearest first."""
-        given = {"namespace": "", "config_dir": str(self.file.parent.parent), **self.variables}
-        if self.robots:
-            given["first_robot"] = next(iter(self.robots))
-        run = {name: Node(text, Origin("the run")) for name, text in given.items()}
-        member = part.member if part is not None else None
-        if member is None:
-            return [self.chosen, run]
-        host = self.hosts.get(member.host, member)
-        own = {"name": Node(member.name, member.tree.origin)} if member.name else {}
-        said = [own, member.tree.value, host.tree.value, self.values, self._own_arguments()]
-        return [*said, member.values, host.values, self.chosen, run]
 
 
 def _is_declaration(tree: Node) -> bool:
@@ -782,9 +575,3 @@ def _is_declaration(tree: Node) -> bool:
 
 def _as_declaration(tree: Node) -> Node:
     return tree if _is_declaration(tree) else Node({"default": tree}, tree.origin)
-
-
-def _with_number(role: str, owner: str) -> str:
-    """``hal0`` for the hal of robot0, ``left_hal`` for that of left."""
-    number = re.search(r"\d+$", owner)
-    return f"{role}{number[0]}" if number else f"{owner}_{role}"

@@ -15,7 +15,7 @@ class Faults:
 
     def __init__(self) -> None:
         self.found: list[ConfigError] = []
-        self._told: set[tuple[str | None, str, str]] = set()
+        self._told: set[tuple[str, str, str]] = set()
 
     def add(
         self,
@@ -27,7 +27,8 @@ class Faults:
     ) -> None:
         """One more."""
         text = f"{origin}: {what}" if origin is not None else what
-        cause = origin and (origin.through or origin.place)  # one argument may stand in many places
+        # One argument may stand in many places.
+        cause = (origin.through or origin.place) if origin is not None else ""
         if (cause, what, str(got)) not in self._told:
             self._told.add((cause, what, str(got)))
             self.found.append(ConfigError(text, got=got, expected=expected, hint=hint))
