@@ -31,14 +31,15 @@ format: setup ## Put the code into shape
 	@$(RUN) ruff check --fix --quiet . || true
 	@$(RUN) ruff format --quiet .
 
-.PHONY: schemas demo
+.PHONY: schemas
 schemas: setup ## Make the JSON Schemas that are shipped for editors anew, after a change of a Config
 	@tools/run user schemas src/user_bringup/schemas --ours
 
+.PHONY: demo
 demo: setup ## Watch a simulated arm learn to insert a peg (ARGS="--robot ur5e --seed 1" chooses)
 	@$(RUN) user demo $(ARGS)
 
-.PHONY: schemas demo-edge-cloud
+.PHONY: demo-edge-cloud
 demo-edge-cloud: setup ## The demo over a bad link that is cut three times (as root: network namespaces)
 	@$(RUN) python examples/edge_cloud_demo.py $(ARGS)
 

@@ -117,14 +117,14 @@ def test_a_robot_that_breaks_a_promise_is_caught(cls, promise):
     assert promise in broken_promises(check_robot(make_robot(cls)))
 
 
-def test_a_camera_with_an_old_picture_is_caught():
+def test_a_camera_with_an_old_image_is_caught():
     class Stalled(fakes.FakeCamera):
         def read(self):
             self._sequence = 1
             return super().read()
 
     report = check_camera(Stalled(FakeCameraConfig()), timeout_s=0.05)
-    assert "no new picture" in broken_promises(report)
+    assert "no new image" in broken_promises(report)
 
 
 def test_a_policy_out_of_bounds_is_caught():

@@ -16,9 +16,9 @@ from user_core.codecs.images import (
     decode_images,
     encode_columns,
     encode_images,
+    image_size,
     is_image_column,
     is_lossy,
-    picture_size,
 )
 from user_core.errors import CodecError, ConfigError
 
@@ -128,7 +128,7 @@ def test_a_picture_larger_than_it_should_be_is_not_opened():
     cv2 = pytest.importorskip("cv2")
     for kind in ("jpeg", "webp"):
         huge = cv2.imencode(f".{kind}", np.zeros((4000, 4000, 3), np.uint8))[1].tobytes()
-        assert picture_size(huge) == (4000, 4000)
+        assert image_size(huge) == (4000, 4000)
         head = struct.pack("<B4I", 4, 1, 40, 40, 3) + struct.pack("<I", len(huge))
         assert peak(head + huge, f"{kind}90") < 2**20
     bomb = zstandard.ZstdCompressor().compress(bytes(2**26))

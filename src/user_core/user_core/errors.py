@@ -111,7 +111,7 @@ class StoreError(SuiteError):
 
 
 class SchemaMismatch(StoreError):
-    """Data of another schema came to the door; the message spells out the difference."""
+    """Data of another schema was refused; the message spells out the difference."""
 
     code = "schema_mismatch"
 

@@ -164,12 +164,12 @@ class FakeRobot(Robot):
 class FakeCameraConfig(Config):
     """Parameters of :class:`FakeCamera`."""
 
-    width: int = setting(64, doc="Width of a picture.", unit="px", ge=1)
-    height: int = setting(48, doc="Height of a picture.", unit="px", ge=1)
+    width: int = setting(64, doc="Width of an image.", unit="px", ge=1)
+    height: int = setting(48, doc="Height of an image.", unit="px", ge=1)
 
 
 class FakeCamera(Camera):
-    """Makes a new picture at every read; the bar moves one column to the right each time."""
+    """Makes a new image at every read; the bar moves one column to the right each time."""
 
     Config = FakeCameraConfig
 

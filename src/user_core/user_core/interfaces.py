@@ -143,12 +143,12 @@ class Robot(ABC):
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of a camera.
+    """One image of a camera.
 
     Attributes:
         image_hwc: Pixels, (height, width, 3) uint8, RGB. Not to be written to.
         stamp_ns: When it was exposed, nanoseconds since the epoch.
-        sequence: Counts the pictures of this camera.
+        sequence: Counts the images of this camera.
     """
 
     image_hwc: Array
@@ -157,14 +157,14 @@ class Frame:
 
 
 class Camera(ABC):
-    """A source of pictures."""
+    """A source of images."""
 
     Config: ClassVar[type[Config]] = Config
 
     @property
     @abstractmethod
     def spec(self) -> ArraySpec:
-        """Spec of its pictures; ``frame`` is its optical frame (REP-105)."""
+        """Spec of its images; ``frame`` is its optical frame (REP-105)."""
 
     @abstractmethod
     def connect(self) -> None:
@@ -172,7 +172,7 @@ class Camera(ABC):
 
     @abstractmethod
     def read(self) -> Frame:
-        """Return the newest picture; raise DeviceTimeout when it is older than allowed."""
+        """Return the newest image; raise DeviceTimeout when it is older than allowed."""
 
     @abstractmethod
     def close(self) -> None:

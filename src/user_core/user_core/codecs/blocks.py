@@ -17,10 +17,10 @@ Bit patterns of floats are ordered as the floats are, so a small step of a weigh
 integer difference (Ratanaworabhan, Ke, Burtscher, "Fast lossless compression of scientific
 floating-point data", 2006, has the idea). All of it is exact, NaN included, for every type.
 
-Byte planes: numbers that are near each other agree in their high bytes and differ in their low ones. So the
-bytes are sorted by their place first (byte shuffle), and each plane is then coded by itself:
-one that is all zeros costs nothing, one that zstd cannot make smaller goes as it is. Layout of
-``n`` numbers of ``w`` bytes: ``w`` sizes (u32), then the planes, lowest bytes first; a size of 0
+Byte planes: numbers that are near each other agree in their high bytes and differ in their low
+ones. So the bytes are sorted by their place first (byte shuffle), and each plane is then coded by
+itself: one that is all zeros costs nothing, one that zstd cannot make smaller goes as it is. Layout
+of ``n`` numbers of ``w`` bytes: ``w`` sizes (u32), then the planes, lowest bytes first; a size of 0
 stands for zeros, ``n`` for the plain bytes, and anything between for a zstd frame.
 """
 

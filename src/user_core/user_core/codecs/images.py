@@ -4,11 +4,11 @@ A column of images (n, H, W) or (n, H, W, C), uint8, becomes one vector of bytes
 
     0   1  number of dimensions, u8, then each size, u32
     ..     ``zstd``: one byte with the prediction, then a zstd frame of what it leaves
-           ``jpegQ``, ``webpQ``: for each row its bytes, u32, and the picture, quality Q
+           ``jpegQ``, ``webpQ``: for each row its bytes, u32, and the image, quality Q
 
-Prediction makes the bytes smaller that a picture shares with its left neighbours or with the
-picture before. Lossy pictures are taken for RGB where C is 3. Decoding allocates what the sizes
-say, and those are checked against the limits, and against the pictures' own headers, before.
+Prediction makes the bytes smaller that an image shares with its left neighbours or with the
+image before. Lossy images are taken for RGB where C is 3. Decoding allocates what the sizes
+say, and those are checked against the limits, and against the images' own headers, before.
 
 In an observation for a policy elsewhere (:func:`encode_observation`) arrays keep their names. An
 image (H, W) or (H, W, C), uint8, travels as ``name@coding``, in one of these codings. The array
@@ -56,7 +56,7 @@ def is_image_column(array: Array) -> bool:
 
 
 def is_lossy(coding: str) -> bool:
-    """Whether a coding changes the pictures. Raises ConfigError for one that there is not."""
+    """Whether a coding changes the images. Raises ConfigError for one that there is not."""
     if coding != LOSSLESS and not _LOSSY.fullmatch(coding):
         raise ConfigError(
             "coding of images", got=repr(coding)[:40], expected=f"{LOSSLESS}, jpegQ or webpQ"
@@ -69,7 +69,7 @@ def encode_images(images: Array, coding: str) -> Array:
 
     Raises:
         ConfigError: There is no such coding, or OpenCV is needed and not there.
-        CodecError: A lossy coding of what is no picture of one or three channels.
+        CodecError: A lossy coding of what is no image of one or three channels.
     """
     head = struct.pack(f"<B{images.ndim}I", images.ndim, *images.shape)
     body = _encode_lossy(images, coding) if is_lossy(coding) else _encode_lossless(images)
@@ -199,12 +199,10 @@ def _encode_lossy(images: Array, coding: str) -> list[bytes]:
     pieces = []
     for image in images:
         # OpenCV takes three channels for blue, green, red; WebP has no others.
-        picture = image[..., ::-1] if channels == 3 else image.reshape(image.shape[:2])
-        done, coded = cv2.imencode(
-            f".{kind}", np.ascontiguousarray(picture), [option, int(quality)]
-        )
+        pixels = image[..., ::-1] if channels == 3 else image.reshape(image.shape[:2])
+        done, coded = cv2.imencode(f".{kind}", np.ascontiguousarray(pixels), [option, int(quality)])
         if not done:
-            raise CodecError(f"{_WHERE}: {coding}", got=f"a picture of {image.shape}")
+            raise CodecError(f"{_WHERE}: {coding}", got=f"an image of {image.shape}")
         pieces += [struct.pack("<I", coded.size), coded.tobytes()]
     return pieces
 
@@ -218,16 +216,16 @@ def _decode_lossy(body: memoryview, shape: tuple[int, ...], coding: str) -> Arra
     flag = cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE
     for image in images:
         if len(body) < 4 or len(body) - 4 < struct.unpack_from("<I", body)[0]:
-            raise CodecError(f"{_WHERE}: picture", got=f"{len(body)} bytes", expected="more")
+            raise CodecError(f"{_WHERE}: image", got=f"{len(body)} bytes", expected="more")
         end = 4 + struct.unpack_from("<I", body)[0]
-        picture, body = bytes(body[4:end]), body[end:]
-        if picture_size(picture) != (shape[2], shape[1]):
+        coded, body = bytes(body[4:end]), body[end:]
+        if image_size(coded) != (shape[2], shape[1]):
             raise CodecError(
-                f"{_WHERE}: size of a picture", got=picture_size(picture), expected=shape[2:0:-1]
+                f"{_WHERE}: size of an image", got=image_size(coded), expected=shape[2:0:-1]
             )
         try:
             decoded = cv2.imdecode(
-                np.frombuffer(picture, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION
+                np.frombuffer(coded, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION
             )
         except cv2.error as error:
             raise CodecError(f"{_WHERE}: {coding}", got=str(error)[:200]) from error
@@ -239,7 +237,7 @@ def _decode_lossy(body: memoryview, shape: tuple[int, ...], coding: str) -> Arra
     return images
 
 
-def picture_size(data: bytes) -> tuple[int, int] | None:
+def image_size(data: bytes) -> tuple[int, int] | None:
     """Width and height that a JPEG or WebP claims in its header; None for what is neither."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP" and len(data) >= 30:
         if data[12:16] == b"VP8 ":
@@ -257,7 +255,7 @@ def picture_size(data: bytes) -> tuple[int, int] | None:
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = struct.unpack_from(">HH", data, at + 5)
             sizes.add((width, height))
-        if marker == 0xDA:  # the picture itself follows
+        if marker == 0xDA:  # the image itself follows
             break
         at += 2 + length
     return sizes.pop() if len(sizes) == 1 else None
@@ -270,11 +268,11 @@ _OBSERVATION = "observation for a policy elsewhere"
 def encode_observation(
     arrays: Arrays, coding: str = "", *, deterministic: bool = False
 ) -> dict[str, Array]:
-    """Arrays as they travel; ``coding`` of the pictures, empty: none.
+    """Arrays as they travel; ``coding`` of the images, empty: none.
 
     Raises:
         ConfigError: There is no such coding, or OpenCV is needed and not there.
-        CodecError: A lossy coding of what is no picture of one or three channels.
+        CodecError: A lossy coding of what is no image of one or three channels.
     """
     coded: dict[str, Array] = {DETERMINISTIC: np.array(deterministic)}
     for name, array in arrays.items():

@@ -264,12 +264,12 @@ def check_camera(camera: Camera, *, timeout_s: float = 5.0) -> Report:
     try:
         with report.promise("connect reaches the camera"):
             camera.connect()
-        with report.promise("pictures fit the spec, are stamped and counted") as seen:
+        with report.promise("images fit the spec, are stamped and counted") as seen:
             first = _wait_for_newer(camera, -1, timeout_s)
             second = _wait_for_newer(camera, first.sequence, timeout_s)
             for frame in (first, second):
                 camera.spec.check(frame.image_hwc, "image")
-            expect(second.stamp_ns > first.stamp_ns, "a newer picture has no newer stamp")
+            expect(second.stamp_ns > first.stamp_ns, "a newer image has no newer stamp")
             age_s = (time.time_ns() - second.stamp_ns) / 1e9
             expect(-0.1 < age_s < 10, f"stamp is {age_s:.1f} s old")
             seen.append(f"age {age_s * 1e3:.0f} ms")
@@ -292,7 +292,7 @@ def _expect_device_error(camera: Camera) -> None:
 def _wait_for_newer(camera: Camera, sequence: int, timeout_s: float):  # type: ignore[no-untyped-def]
     deadline_s = time.monotonic() + timeout_s
     while (frame := camera.read()).sequence <= sequence:
-        expect(time.monotonic() < deadline_s, f"no new picture within {timeout_s} s")
+        expect(time.monotonic() < deadline_s, f"no new image within {timeout_s} s")
         time.sleep(0.005)
     return frame
 
