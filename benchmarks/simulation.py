@@ -121,7 +121,7 @@ def recorded(robot: MujocoRobot, steps: int) -> tuple[list[Move], list[np.ndarra
 
 
 def with_images(rounds: int, steps: int = 10) -> None:
-    print("\nWith two pictures of 128x128 (front, wrist) in each observation:")
+    print("\nWith two images of 128x128 (front, wrist) in each observation:")
     print(
         "scene                  steps/s (wall)  steps/s (cpu)  bare renderer (cpu)  ratio of time"
     )
@@ -154,8 +154,8 @@ def real_time(seconds: float) -> None:
     for name, params in (
         ("bare absolute sleep", None),
         ("state, read at 10 Hz", {}),
-        ("two pictures, read at 10 Hz", {"cameras": ("front", "wrist")}),
-        ("two pictures at 20 Hz", {"cameras": ("front", "wrist"), "image_rate_hz": 20.0}),
+        ("two images, read at 10 Hz", {"cameras": ("front", "wrist")}),
+        ("two images at 20 Hz", {"cameras": ("front", "wrist"), "image_rate_hz": 20.0}),
     ):
         late_ms = sleeping(seconds) if params is None else driving(seconds, params)
         p50, p99, worst = np.percentile(late_ms, [50, 99, 100])
@@ -230,7 +230,7 @@ def experts(count: int) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=30, help="of each measurement; 0 skips it")
-    parser.add_argument("--images", action="store_true", help="measure with pictures too")
+    parser.add_argument("--images", action="store_true", help="measure with images too")
     parser.add_argument("--real-time", type=float, metavar="SECONDS", default=0.0)
     parser.add_argument("--experts", type=int, metavar="SEEDS", default=0)
     args = parser.parse_args()

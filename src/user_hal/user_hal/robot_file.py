@@ -34,9 +34,6 @@ class DisplayConfig(Config):
     goal_radius_m: float = setting(0.02, doc="Radius of that sphere.", unit="m", gt=0)
 
 
-# --- A robot's configuration file: which driver, its parameters, cameras, safety ---
-
-
 class RobotFile(Config):
     """The content of such a file."""
 

@@ -23,7 +23,7 @@ from user_core.specs import Array, ArraySpec
 
 
 class Region(Config):
-    """A rectangle of a picture."""
+    """A rectangle of an image."""
 
     left: int = setting(doc="First column.", unit="px", ge=0)
     top: int = setting(doc="First row.", unit="px", ge=0)
@@ -32,10 +32,10 @@ class Region(Config):
 
 
 class ImageConfig(Config):
-    """What every camera here can be told about its pictures."""
+    """What every camera here can be told about its images."""
 
-    width: int = setting(doc="Width of a picture in the observation.", unit="px", ge=1, le=8192)
-    height: int = setting(doc="Height of a picture in the observation.", unit="px", ge=1, le=8192)
+    width: int = setting(doc="Width of an image in the observation.", unit="px", ge=1, le=8192)
+    height: int = setting(doc="Height of an image in the observation.", unit="px", ge=1, le=8192)
     crop: Region | Literal["none", "centre"] = setting(
         "none",
         doc="Part that is kept before scaling: all, the largest central part of the right "
@@ -45,17 +45,17 @@ class ImageConfig(Config):
         "camera_optical", doc="Optical frame (REP-103: z forward, x right, y down)."
     )
     max_age_s: float = setting(
-        0.5, doc="A newest picture older than this means that the camera stalled.", unit="s", gt=0
+        0.5, doc="A newest image older than this means that the camera stalled.", unit="s", gt=0
     )
 
     @property
     def spec(self) -> ArraySpec:
-        """Spec of the pictures."""
+        """Spec of the images."""
         return ArraySpec((self.height, self.width, 3), "uint8", frame=self.frame)
 
 
 def fit(image_hwc: Array, config: ImageConfig, name: str) -> Array:
-    """Crop and scale to the configured size; a picture that has it already is not copied.
+    """Crop and scale to the configured size; an image that has it already is not copied.
 
     Args:
         image_hwc: (height, width, 3) uint8.
@@ -95,7 +95,7 @@ def _crop(image_hwc: Array, config: ImageConfig, name: str) -> Array:
         if region.left + region.width > width or region.top + region.height > height:
             raise DeviceFault(
                 f"camera {name!r}: rectangle to be cropped",
-                got=f"a picture of {width}x{height}",
+                got=f"an image of {width}x{height}",
                 expected=f"at least {region.left + region.width}x{region.top + region.height}",
             )
         return image_hwc[
@@ -110,21 +110,16 @@ def _crop(image_hwc: Array, config: ImageConfig, name: str) -> Array:
 
 
 def own(image_hwc: Array) -> Array:
-    """The picture as an array that nobody else writes to, contiguous and read-only."""
+    """The image as an array that nobody else writes to, contiguous and read-only."""
     if image_hwc.dtype != np.uint8 or image_hwc.ndim != 3 or image_hwc.shape[2] != 3:
         raise DeviceFault(
-            "picture of a camera",
+            "image of a camera",
             got=f"{image_hwc.dtype}{list(image_hwc.shape)}",
             expected="uint8 [height, width, 3]",
         )
     result = np.array(image_hwc, order="C")
     result.flags.writeable = False
     return result
-
-
-# --- ROS image messages to RGB arrays, without cv_bridge ---
-# Encodings are those of ``sensor_msgs/image_encodings.hpp``. What numpy cannot turn into RGB by
-# itself (Bayer patterns, YUV) goes through cv_bridge where that is installed.
 
 
 #: encoding: (dtype, channels, order of the channels that makes RGB)
@@ -150,7 +145,7 @@ def from_raw(message: Any, name: str) -> Array:
     Rows may be padded (``step``) and 16-bit values may be big-endian.
 
     Raises:
-        DeviceFault: The encoding is not a picture's, or sizes contradict each other.
+        DeviceFault: The encoding is not an image's, or sizes contradict each other.
     """
     encoding = message.encoding
     if encoding not in _PLAIN:
@@ -221,19 +216,16 @@ def _by_cv_bridge(message: Any, name: str) -> Array:
         ) from error
 
 
-# --- The last few pictures of a camera, by their stamps ---
-
-
 #: Stamps that jump back by more than this come from a clock that was set.
 _CLOCK_STEP_NS = 1_000_000_000
 
 
 @runtime_checkable
 class RemembersFrames(Protocol):
-    """A camera that can also give the picture nearest to a moment."""
+    """A camera that can also give the image nearest to a moment."""
 
     def nearest(self, stamp_ns: int) -> Frame:
-        """The remembered picture whose stamp is nearest; raises like ``Camera.read``."""
+        """The remembered image whose stamp is nearest; raises like ``Camera.read``."""
 
 
 @dataclass(frozen=True)
@@ -247,12 +239,12 @@ class _Entry:
 class FrameRing:
     """Takes what a camera's thread delivers, gives frames to the control loop.
 
-    What is put in may be anything (a message, still compressed); it becomes a picture only when
-    it is asked for, so that pictures that nobody sees cost nothing.
+    What is put in may be anything (a message, still compressed); it becomes an image only when
+    it is asked for, so that images that nobody sees cost nothing.
 
     Args:
         name: Of the camera, for errors: a topic or a device.
-        develop: Makes the picture, (height, width, 3) uint8, of what was put in.
+        develop: Makes the image, (height, width, 3) uint8, of what was put in.
         max_age_s: Age of the newest at which the camera counts as stalled, seconds.
         capacity: How many are remembered.
         now_ns: Clock of the stamps.
@@ -276,7 +268,7 @@ class FrameRing:
         self.reason = ""  # why nothing comes, as far as the camera knows
 
     def open(self) -> None:
-        """Start to take pictures; earlier ones are forgotten."""
+        """Start to take images; earlier ones are forgotten."""
         with self._changed:
             self._entries.clear()
             self._developed = None
@@ -291,7 +283,7 @@ class FrameRing:
             self._changed.notify_all()
 
     def put(self, payload: Any, stamp_ns: int) -> None:
-        """Take a picture. One that is older than the newest is dropped, unless by so much that
+        """Take an image. One that is older than the newest is dropped, unless by so much that
         the clock must have been set."""
         with self._changed:
             if not self._open:
@@ -307,12 +299,12 @@ class FrameRing:
             self._changed.notify_all()
 
     def wait_for_first(self, timeout_s: float) -> bool:
-        """Wait until there is a picture; tell whether there is."""
+        """Wait until there is an image; tell whether there is."""
         with self._changed:
             return self._changed.wait_for(lambda: bool(self._entries), timeout_s)
 
     def newest(self) -> Frame:
-        """The newest picture.
+        """The newest image.
 
         Raises:
             DeviceNotConnected: The camera is not open.
@@ -321,7 +313,7 @@ class FrameRing:
         return self._frame(self._newest_entry())
 
     def nearest(self, stamp_ns: int) -> Frame:
-        """The picture nearest to a moment; raises like :meth:`newest` when the camera stalled."""
+        """The image nearest to a moment; raises like :meth:`newest` when the camera stalled."""
         self._newest_entry()
         with self._changed:
             entries = list(self._entries)
@@ -336,12 +328,12 @@ class FrameRing:
             entry = self._entries[-1] if self._entries else None
         because = f" ({self.reason})" if self.reason else ""
         if entry is None:
-            raise DeviceTimeout(f"camera {self.name!r}", got=f"no picture yet{because}")
+            raise DeviceTimeout(f"camera {self.name!r}", got=f"no image yet{because}")
         age_s = max((self._now_ns() - entry.stamp_ns) / 1e9, time.monotonic() - entry.arrival_s)
         if age_s > self._max_age_s:
             raise DeviceTimeout(
                 f"camera {self.name!r} stalled",
-                got=f"a newest picture {age_s:.3f} s old{because}",
+                got=f"a newest image {age_s:.3f} s old{because}",
                 expected=f"at most {self._max_age_s:g} s",
             )
         return entry

@@ -37,16 +37,16 @@ class OpenCvCameraConfig(ImageConfig):
         0.0, doc="Known time from exposure to delivery; subtracted.", unit="s", ge=0
     )
     connect_timeout_s: float = setting(
-        5.0, doc="How long to wait for the first picture.", unit="s", gt=0
+        5.0, doc="How long to wait for the first image.", unit="s", gt=0
     )
     reopen_s: float = setting(
         1.0, doc="Pause before a device that went away is tried again.", unit="s", gt=0
     )
-    history: int = setting(8, doc="Pictures remembered for alignment in time.", ge=1, le=256)
+    history: int = setting(8, doc="Images remembered for alignment in time.", ge=1, le=256)
 
 
 class OpenCvCamera(Camera):
-    """Reads in a thread of its own, so that the newest picture is always at hand.
+    """Reads in a thread of its own, so that the newest image is always at hand.
 
     A device that goes away is tried again until :meth:`close`; meanwhile :meth:`read` raises
     DeviceTimeout with the cause. A video file is played at its own rate.
@@ -68,11 +68,11 @@ class OpenCvCamera(Camera):
 
     @property
     def spec(self) -> ArraySpec:
-        """Spec of the pictures after cropping and scaling."""
+        """Spec of the images after cropping and scaling."""
         return self._config.spec
 
     def connect(self) -> None:
-        """Open the device and wait for its first picture.
+        """Open the device and wait for its first image.
 
         Raises:
             DeviceError: It cannot be opened, or gives nothing.
@@ -99,7 +99,7 @@ class OpenCvCamera(Camera):
             if not self._ring.wait_for_first(self._config.connect_timeout_s):
                 raise DeviceError(
                     f"camera {self._name!r}",
-                    got=f"no picture within {self._config.connect_timeout_s:g} s",
+                    got=f"no image within {self._config.connect_timeout_s:g} s",
                 )
             self._ring.newest()
         except BaseException:
@@ -107,11 +107,11 @@ class OpenCvCamera(Camera):
             raise
 
     def read(self) -> Frame:
-        """The newest picture; raises DeviceTimeout with the device's name when it stalled."""
+        """The newest image; raises DeviceTimeout with the device's name when it stalled."""
         return self._ring.newest()
 
     def nearest(self, stamp_ns: int) -> Frame:
-        """The remembered picture nearest to a moment."""
+        """The remembered image nearest to a moment."""
         return self._ring.nearest(stamp_ns)
 
     def close(self) -> None:
@@ -171,7 +171,7 @@ class OpenCvCamera(Camera):
                 self._ring.reason = "the device cannot be opened again"
 
     def _play(self, capture: Any, closing: threading.Event) -> None:
-        """Deliver pictures until there are no more."""
+        """Deliver images until there are no more."""
         period_s = self._file_period_s(capture)
         due_s = time.monotonic()
         while not closing.is_set():

@@ -26,7 +26,7 @@ class RosTopicCameraConfig(ImageConfig):
     )
     stamp: Literal["header", "arrival"] = setting(
         "header",
-        doc="When a picture was taken: as its header says, or (clocks not synchronised) when it "
+        doc="When an image was taken: as its header says, or (clocks not synchronised) when it "
         "came, less latency_s.",
     )
     latency_s: float = setting(
@@ -34,9 +34,9 @@ class RosTopicCameraConfig(ImageConfig):
     )
     reliability: Reliability = setting("best_effort", doc="How delivery is asked for.")
     connect_timeout_s: float = setting(
-        5.0, doc="How long to wait for the first picture.", unit="s", gt=0
+        5.0, doc="How long to wait for the first image.", unit="s", gt=0
     )
-    history: int = setting(8, doc="Pictures remembered for alignment in time.", ge=1, le=256)
+    history: int = setting(8, doc="Images remembered for alignment in time.", ge=1, le=256)
 
     @property
     def compressed(self) -> bool:
@@ -67,16 +67,16 @@ class RosTopicCamera(Camera):
 
     @property
     def spec(self) -> ArraySpec:
-        """Spec of the pictures after cropping and scaling."""
+        """Spec of the images after cropping and scaling."""
         return self._config.spec
 
     def connect(self) -> None:
-        """Subscribe and wait for the first picture.
+        """Subscribe and wait for the first image.
 
         Raises:
             DeviceTimeout: None came; the message tells a topic that nobody publishes from one
                 that is silent, and lists the image topics that there are.
-            DeviceFault: The first one cannot be turned into a picture.
+            DeviceFault: The first one cannot be turned into an image.
         """
         if self._io is None:
             raise DeviceNotConnected(
@@ -101,11 +101,11 @@ class RosTopicCamera(Camera):
             raise
 
     def read(self) -> Frame:
-        """The newest picture; raises DeviceTimeout with the topic's name when it stalled."""
+        """The newest image; raises DeviceTimeout with the topic's name when it stalled."""
         return self._ring.newest()
 
     def nearest(self, stamp_ns: int) -> Frame:
-        """The remembered picture nearest to a moment."""
+        """The remembered image nearest to a moment."""
         return self._ring.nearest(stamp_ns)
 
     def close(self) -> None:
@@ -149,7 +149,7 @@ class RosTopicCamera(Camera):
         elif self._subscription.publishers == 0:
             came = f"nobody published it within {wait_s:g} s"
         else:
-            came = f"published, but no picture came within {wait_s:g} s"
+            came = f"published, but no image came within {wait_s:g} s"
         return DeviceTimeout(
             f"camera {own_name!r}", got=came, expected=f"{type_name}; image topics: {others}"
         )

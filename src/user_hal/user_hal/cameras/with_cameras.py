@@ -25,13 +25,13 @@ class FrameAligner:
     """Several cameras, read together.
 
     Every camera must be alive (its own :meth:`~user_core.interfaces.Camera.read` says so), and
-    its picture nearest to the asked moment must be near enough; otherwise there is an error with
-    the camera's name, never an old picture.
+    its image nearest to the asked moment must be near enough; otherwise there is an error with
+    the camera's name, never an old image.
 
     Args:
         cameras: By name; the observation is called ``image_<name>``.
-        max_skew_s: Largest time between a picture and the asked moment, seconds.
-        history: How many pictures are remembered of a camera that does not do so itself.
+        max_skew_s: Largest time between an image and the asked moment, seconds.
+        history: How many images are remembered of a camera that does not do so itself.
     """
 
     def __init__(self, cameras: Mapping[str, Camera], max_skew_s: float, history: int = 4) -> None:
@@ -41,7 +41,7 @@ class FrameAligner:
 
     @property
     def specs(self) -> dict[str, ArraySpec]:
-        """Spec of each picture, by the name of the observation."""
+        """Spec of each image, by the name of the observation."""
         return {IMAGE + name: camera.spec for name, camera in self._cameras.items()}
 
     def connect(self) -> None:
@@ -66,10 +66,10 @@ class FrameAligner:
         return min((self._read(name).stamp_ns for name in self._cameras), default=None)
 
     def at(self, stamp_ns: int) -> dict[str, Array]:
-        """The pictures of a moment, by the name of the observation, each (h, w, 3) uint8.
+        """The images of a moment, by the name of the observation, each (h, w, 3) uint8.
 
         Raises:
-            DeviceTimeout: A camera stalled, or has no picture near enough; names it.
+            DeviceTimeout: A camera stalled, or has no image near enough; names it.
         """
         arrays = {}
         for name in self._cameras:
@@ -79,9 +79,9 @@ class FrameAligner:
                 side = "after" if skew_s > 0 else "before"
                 raise DeviceTimeout(
                     f"camera {name!r}",
-                    got=f"its nearest picture is {abs(skew_s):.3f} s {side} the robot's state",
+                    got=f"its nearest image is {abs(skew_s):.3f} s {side} the robot's state",
                     expected=f"at most {self._max_skew_s:g} s",
-                    hint="Raise max_skew_s, remember more pictures, or synchronise the clocks",
+                    hint="Raise max_skew_s, remember more images, or synchronise the clocks",
                 )
             arrays[IMAGE + name] = frame.image_hwc
         return arrays
@@ -129,9 +129,6 @@ def _named(error: DeviceError, name: str) -> DeviceError:
     )
 
 
-# --- A robot and cameras that it does not know of, as one robot ---
-
-
 class CamerasConfig(Config):
     """The cameras of a robot."""
 
@@ -139,7 +136,7 @@ class CamerasConfig(Config):
         factory=dict, doc="Cameras by name; the observation is called image_<name>."
     )
     max_skew_s: float = setting(
-        0.1, doc="Largest time between a picture and the robot's state.", unit="s", gt=0
+        0.1, doc="Largest time between an image and the robot's state.", unit="s", gt=0
     )
 
 
@@ -172,7 +169,7 @@ class RobotWithCameras(Robot):
 
     @property
     def spec(self) -> RobotSpec:
-        """The robot's, with the pictures."""
+        """The robot's, with the images."""
         return self._spec
 
     @property
@@ -195,7 +192,7 @@ class RobotWithCameras(Robot):
             raise
 
     def read(self) -> Observation:
-        """The robot's observation, with the pictures of that moment."""
+        """The robot's observation, with the images of that moment."""
         return self._with_images(self._robot.read())
 
     def command(self, action: Array) -> Array:

@@ -29,12 +29,12 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--noise", type=float, default=0.0, help="of the expert's actions, 0 to 1")
     command.add_argument("--episodes", type=int, default=1, help="how many to render")
     command.add_argument(
-        "--render", type=Path, metavar="FILE", help="write a picture (.png) or film (.gif, .mp4)"
+        "--render", type=Path, metavar="FILE", help="write an image (.png) or film (.gif, .mp4)"
     )
     command.add_argument(
         "--camera", choices=("overview", "front", "wrist"), default="overview", help="where from"
     )
-    command.add_argument("--size", default="640x480", help="of the picture, WIDTHxHEIGHT pixels")
+    command.add_argument("--size", default="640x480", help="of the image, WIDTHxHEIGHT pixels")
     command.add_argument(
         "--fast", action="store_true", help="draw without shadows, as for observations"
     )

@@ -214,9 +214,6 @@ ACTIONS: dict[str, type[Any]] = {
 }
 
 
-# --- A TopicIo within one process: what is published is received at once, in the same thread ---
-
-
 Callback = Callable[[Any], None]
 
 

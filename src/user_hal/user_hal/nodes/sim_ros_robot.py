@@ -1,7 +1,7 @@
 """A simulated arm as an ordinary ROS robot: standard topics, nothing of USER.
 
 What a lab's robot looks like from outside: joint states and poses from broadcasters, commands to
-the controllers of ros2_control, pictures from camera drivers. The ``ros2`` driver is tested
+the controllers of ros2_control, images from camera drivers. The ``ros2`` driver is tested
 against this in another process, and whoever writes a contract can practise on it::
 
     ros2 run user_hal sim_ros_robot --ros-args -p arm:=ur5e -p cameras:="[wrist]"
@@ -50,7 +50,7 @@ from user_hal.sim.scene import Scene, SceneState
 
 
 class SimRosRobot(Node):
-    """The node. Physics and pictures run in threads of their own."""
+    """The node. Physics and images run in threads of their own."""
 
     def __init__(self, **node_options: Any) -> None:
         super().__init__("sim_ros_robot", **node_options)
@@ -97,7 +97,7 @@ class SimRosRobot(Node):
             ("task", "reach", "reach, pick_place or peg_insertion"),
             ("rate_hz", 100.0, "how often states are published, Hz"),
             ("cameras", [""], "front, wrist"),
-            ("image_rate_hz", 20.0, "how often pictures are published, Hz"),
+            ("image_rate_hz", 20.0, "how often images are published, Hz"),
             ("image_height", 96, "pixels"),
             ("image_width", 128, "pixels"),
             ("seed", 0, "of the scene"),
@@ -242,7 +242,7 @@ class SimRosRobot(Node):
             _, due, earlier = self._delayed.popleft()
             due.publish(earlier)
 
-    # -- pictures ----------------------------------------------------------------------------
+    # -- images ----------------------------------------------------------------------------
 
     def _open_cameras(self, cameras: Sequence[str]) -> None:
         self._cameras = tuple(cameras)
@@ -261,10 +261,10 @@ class SimRosRobot(Node):
             for name in cameras
         }
         self._threads.append(
-            PeriodicThread(1.0 / self._get("image_rate_hz"), self._take_pictures, "pictures")
+            PeriodicThread(1.0 / self._get("image_rate_hz"), self._take_images, "images")
         )
 
-    def _take_pictures(self) -> None:
+    def _take_images(self) -> None:
         with self._lock:
             snapshot = Snapshot.of(self._scene.data)
         stamp = self.get_clock().now().to_msg()

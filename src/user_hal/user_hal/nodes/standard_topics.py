@@ -201,9 +201,6 @@ def _vectors(six: Array) -> tuple[Vector3, Vector3]:
     return Vector3(x=a, y=b, z=c), Vector3(x=d, y=e, z=f)
 
 
-# --- Markers for rviz: the goal, the workspace box, and who is acting ---
-
-
 _GREEN = ColorRGBA(r=0.2, g=0.8, b=0.3, a=0.6)
 _BLUE = ColorRGBA(r=0.3, g=0.5, b=1.0, a=0.8)
 _WHITE = ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0)

@@ -4,7 +4,8 @@ Time passes by commands only (lockstep): one command is one ``env.step``. ``term
 ``truncated`` are handed on exactly as the environment tells them.
 
 Observation names: a ``Dict`` or ``Tuple`` space gives one array per leaf, named by the keys on
-the way to it, joined by dots (``robot.joint_position``).
+the way to it, joined by dots (``robot.joint_position``); a space that is no container gives one
+array, ``image`` for images (uint8, height x width x 1, 3 or 4) and ``state`` for all else.
 """
 
 from __future__ import annotations
@@ -186,11 +187,6 @@ def _bound(bound: Array, dtype: str) -> float | tuple[float, ...] | None:
     return tuple(values.tolist())
 
 
-# --- Any Gymnasium environment as a robot (https://gymnasium.farama.org) ---
-# Time passes by commands only (lockstep): one command is one ``env.step``. ``terminated`` and
-# ``truncated`` are handed on exactly as the environment tells them.
-
-
 _RENDER = "image_render"
 
 
@@ -217,7 +213,7 @@ class GymnasiumConfig(Config):
         "float32", doc="Type of floating-point observations and actions."
     )
     render_image: bool = setting(
-        False, doc="Add the rendered picture as the observation image_render."
+        False, doc="Add the rendered image as the observation image_render."
     )
     max_episode_steps: int | None = setting(
         None, doc="Steps until truncation, instead of the registered number.", ge=1
@@ -368,9 +364,9 @@ class GymnasiumRobot(Robot):
         except SpecError as error:
             raise self._fault("observation", error) from error
         if self._config.render_image:
-            picture = self._picture()
-            self._spec.observation[_RENDER].check(picture, _RENDER)
-            arrays[_RENDER] = picture
+            image = self._image()
+            self._spec.observation[_RENDER].check(image, _RENDER)
+            arrays[_RENDER] = image
         self._sequence += 1
         return Observation(
             arrays, time.time_ns(), self._sequence, self._episode, task, self._applied
@@ -388,17 +384,17 @@ class GymnasiumRobot(Robot):
             )
         return clip(self._action_space, action)
 
-    def _picture(self) -> Array:
+    def _image(self) -> Array:
         assert self._env is not None  # noqa: S101 - callers made sure
-        picture = np.array(self._env.render(), dtype=np.uint8)
-        picture.flags.writeable = False
-        return picture
+        image = np.array(self._env.render(), dtype=np.uint8)
+        image.flags.writeable = False
+        return image
 
     def _render_spec(self) -> ArraySpec:
         assert self._env is not None  # noqa: S101 - called from __init__
         try:
             self._env.reset()
-            return ArraySpec(self._picture().shape, "uint8")
+            return ArraySpec(self._image().shape, "uint8")
         except Exception as error:
             raise self._fault("rendering", error) from error
 

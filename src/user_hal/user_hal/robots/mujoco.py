@@ -44,11 +44,11 @@ class MujocoConfig(Config):
     cameras: tuple[Literal["front", "wrist"], ...] = setting(
         (), doc="SceneImages in an observation.", max_length=2
     )
-    image_height: int = setting(128, doc="Of a picture.", unit="px", ge=8, le=1080)
-    image_width: int = setting(128, doc="Of a picture.", unit="px", ge=8, le=1920)
+    image_height: int = setting(128, doc="Of an image.", unit="px", ge=8, le=1080)
+    image_width: int = setting(128, doc="Of an image.", unit="px", ge=8, le=1920)
     image_rate_hz: float = setting(
         0.0,
-        doc="In real time, draw pictures at this rate beside the readings, which then wait for "
+        doc="In real time, draw images at this rate beside the readings, which then wait for "
         "none; 0 draws them for each reading, of the very same moment.",
         unit="Hz",
         ge=0,
@@ -114,7 +114,7 @@ class MujocoRobot(Robot):
         self._episode = Episode(config.horizon_s or task.horizon_s)
         self._random = np.random.default_rng(config.seed)
         self._lock = threading.Lock()
-        self._pictures: SceneImages | None = None
+        self._images: SceneImages | None = None
         self._physics: PeriodicThread | None = None
         self._connected = False
         self._stamp_ns = self._sequence = self._episodes = self._commands = 0
@@ -149,7 +149,7 @@ class MujocoRobot(Robot):
         self._begin_episode(self._random)
         self._episodes = 0  # nobody has reset it yet
         if config.cameras:
-            self._pictures = SceneImages(
+            self._images = SceneImages(
                 self.scene.model,
                 config.cameras,
                 (config.image_height, config.image_width),
@@ -182,13 +182,13 @@ class MujocoRobot(Robot):
         with self._lock:
             self._check_age()
             state = self.scene.state()
-            snapshot = Snapshot.of(self.scene.data) if self._pictures else None
+            snapshot = Snapshot.of(self.scene.data) if self._images else None
             self._sequence += 1
             observation = (self._stamp_ns, self._sequence, self._episodes)
             task, applied = self._episode.feedback, self._applied
         arrays = observation_arrays(state, gripper=self.scene.has_gripper)
-        if self._pictures:
-            arrays.update(self._pictures.of(snapshot))
+        if self._images:
+            arrays.update(self._images.of(snapshot))
         return Observation(arrays, *observation, task, applied)
 
     def command(self, action: Array) -> Array:
@@ -228,9 +228,9 @@ class MujocoRobot(Robot):
         if self._physics:
             self._physics.stop()
             self._physics = None
-        if self._pictures:
-            self._pictures.close()
-            self._pictures = None
+        if self._images:
+            self._images.close()
+            self._images = None
         if self._connected:
             self.stop()
         self._connected = False

@@ -81,9 +81,6 @@ class HalStatus:
     lateness: LatenessReport
 
 
-# --- Resets that were asked for and wait for the control loop ---
-
-
 class ResetRequest(NamedTuple):
     """One reset.
 
@@ -124,9 +121,6 @@ class Resets:
             request.done.set_exception(error)
 
 
-# --- How the control loop waits for its next deadline, or for news before that ---
-
-
 class Waiter(Protocol):
     """Waits in the loop's thread. Commands may arrive while it waits, and end the wait."""
 
@@ -165,9 +159,6 @@ class ConditionWaiter:
         """Nothing arrives here."""
 
 
-# --- The loop that runs a robot: read, show, command ---
-
-
 _log = logging.getLogger(__name__)
 #: Lateness is reported of the last so many cycles, to twice as many.
 _REPORTED_CYCLES = 1000
@@ -189,7 +180,7 @@ class HalLoop:
 
     All public methods but :meth:`step` may be called from any thread, and none waits for the
     driver. A robot in lockstep may also be run without a thread, by whoever calls :meth:`step`
-    (see :class:`~user_hal.runtime.local.LocalHal`).
+    (see :class:`~user_hal.local.LocalHal`).
 
     Args:
         robot: The driver, not connected.

@@ -257,9 +257,6 @@ class DriverGuard:
         return executed
 
 
-# --- Stops a robot from a thread of its own, whatever the other threads are doing ---
-
-
 #: Pause before a stop that raised is tried again, seconds.
 _RETRY_S = 0.05
 
@@ -343,9 +340,6 @@ class Stopper:
         if trouble != self._trouble:
             _log.error("stop failed, trying again: %s", trouble)
         self._trouble = trouble
-
-
-# --- A thread that watches over the control loop and can stop the robot without it ---
 
 
 class Sentinel:

@@ -65,9 +65,6 @@ class Form(ABC):
         self.motion.target[:] = self.motion.position
 
 
-# --- Actions that say how far to move in one period, or how fast ---
-
-
 class ChangeForm(Form):
     """``ee_delta`` and ``joint_delta``: the displacement is the action, times the scale.
 
@@ -152,9 +149,6 @@ def action_scale(scale: Sequence[float], layout: MotionLayout) -> list[float]:
     return [scale[0] if scale else 1.0] * moving + [1.0] * (layout.action_size - moving)
 
 
-# --- Actions that are joint targets ---
-
-
 class JointTargetForm(Form):
     """``joint_position``: the displacement is the way from the target before to the new one."""
 
@@ -174,9 +168,6 @@ class JointTargetForm(Form):
     def sent(self, values: list[float]) -> None:
         super().sent(values)
         self.motion.target[:] = values[: self.layout.joints.stop]
-
-
-# --- Actions that are poses of the tool ---
 
 
 _SHORTEST_QUATERNION = 0.1
@@ -246,9 +237,6 @@ def _unit(q: Sequence[float]) -> tuple[Quaternion, float]:
     return (x / length, y / length, z / length, w / length), length
 
 
-# --- Actions that mean anything, for instance those of a Gymnasium environment ---
-
-
 class PlainForm(Form):
     """``generic``: the displacement is the change from the command before.
 
@@ -270,9 +258,6 @@ class PlainForm(Form):
     def sent(self, values: list[float]) -> None:
         super().sent(values)
         self._before[:] = values
-
-
-# --- How the kinds of action translate to the displacement that the rules judge, and back ---
 
 
 def form_for(

@@ -56,9 +56,6 @@ class GateCounters:
         self.reasons[code] += 1
 
 
-# --- The gate that every command passes before it reaches a driver ---
-
-
 #: After this many periods without a command the robot has come to rest by itself.
 _REST_PERIODS = 2.5
 

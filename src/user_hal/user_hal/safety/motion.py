@@ -110,9 +110,6 @@ def _joint_rows(spec: RobotSpec) -> Array:
     return np.arange(min(spec.action.size, measured.size))
 
 
-# --- One command on its way through the gate, as the displacement that it asks for ---
-
-
 class Motion:
     """Scratch space that all rules work on; made once, filled anew for every command.
 

@@ -68,9 +68,6 @@ class Rule(ABC):
         """The robot was stopped: forget the motion before."""
 
 
-# --- What a command must look like before anything else is asked of it ---
-
-
 class FormatRule:
     """Refuses what is no array of the action's shape and dtype, or holds NaN or infinity."""
 
@@ -103,9 +100,6 @@ class FormatRule:
                 f"{len(bad)} of {len(values)} elements are not finite, first {name} = "
                 f"{values[bad[0]]}",
             )
-
-
-# --- Bounds of each element of an action ---
 
 
 class BoundsRule:
@@ -196,9 +190,6 @@ def _tighten(spec: ArraySpec, bound: tuple[float, ...], *, lowest: bool) -> Arra
     return np.maximum(own, wanted) if lowest else np.minimum(own, wanted)
 
 
-# --- Limits on a displacement, a velocity or an acceleration: how they are configured and bound ---
-
-
 def clip(values: list[float], limits: Sequence[float]) -> bool:
     """Clip each of the first values in place to plus or minus its limit; tell whether any was."""
     clipped = False
@@ -223,9 +214,6 @@ def shorten(values: list[float], part: slice, longest: float) -> bool:
     return True
 
 
-# --- How far one command may move ---
-
-
 class StepRule(Rule):
     """Limits the displacement of one command: each element, then the lengths of the vectors."""
 
@@ -240,9 +228,6 @@ class StepRule(Rule):
         for part, longest in self._vectors:
             limited |= shorten(motion.displacement, part, longest)
         return limited
-
-
-# --- How fast commands may move, whatever the rhythm in which they come ---
 
 
 #: A command may use what a late one before it left over, up to this many periods.
@@ -297,9 +282,6 @@ class VelocityRule(Rule):
             self._earned_lengths[i] = min(earned, limit * self._burst_s)
 
 
-# --- How quickly the velocity may change from one command to the next ---
-
-
 class AccelerationRule(Rule):
     """Limits the change of velocity, speeding up and slowing down alike.
 
@@ -324,9 +306,6 @@ class AccelerationRule(Rule):
         if limited:
             step[:] = [old + by for old, by in zip(previous, change)]
         return limited
-
-
-# --- What the box of the tool and the limits of the joints have in common ---
 
 
 #: A displacement smaller than this asks for no motion (m or rad).
@@ -393,9 +372,6 @@ class PositionRule(Rule):
             )
 
 
-# --- The range of each joint ---
-
-
 class JointLimitsRule(PositionRule):
     """Keeps the joints in their ranges, for actions that move joints."""
 
@@ -438,9 +414,6 @@ def _range(given: tuple[float, ...], own: Array, rows: Array, side: str) -> Arra
             expected=f"{len(rows)}: one a joint",
         )
     return np.asarray(given, np.float64)
-
-
-# --- The box that the tool stays in ---
 
 
 class WorkspaceRule(PositionRule):

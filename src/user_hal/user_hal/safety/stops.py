@@ -39,9 +39,6 @@ class StopCondition(Protocol):
         """Why the robot must stand still at this moment of the monotonic clock; false if it may move."""
 
 
-# --- The emergency stop: latched until somebody resets it ---
-
-
 class EmergencyStop:
     """Once pressed, forbids all motion until :meth:`reset`, whatever else happens."""
 
@@ -66,9 +63,6 @@ class EmergencyStop:
     def check(self, now_ns: int) -> Reason:
         """Whether it is latched."""
         return self._stop
-
-
-# --- The watchdog on the age of the last command ---
 
 
 class CommandWatchdog:
@@ -104,9 +98,6 @@ class CommandWatchdog:
         return Reason(self.code, f"last command is {age_s:.3f} s old, allowed {limit_s:g} s")
 
 
-# --- The watchdog on the age of the newest reading ---
-
-
 class ObservationAge:
     """Stops a robot whose readings stay away or are old when they come: nobody sees it move."""
 
@@ -140,9 +131,6 @@ class ObservationAge:
             self.code,
             f"newest reading of the robot is {age_ns * 1e-9:.3f} s old, allowed {limit_s:g} s",
         )
-
-
-# --- A limit on the force and torque at the tool ---
 
 
 #: Without a value of its own, the robot may go on below this share of what stopped it.
@@ -196,9 +184,6 @@ class ForceStop:
         )
 
 
-# --- A stop at limits that the actions of a robot cannot be cut at ---
-
-
 class BoundaryStop:
     """Stops a robot that is outside a range it was not led into by its own actions.
 
@@ -250,9 +235,6 @@ class BoundaryStop:
     def check(self, now_ns: int) -> Reason:
         """Why the robot must stand still; false if it may move."""
         return self._stop
-
-
-# --- In which state the robot is: whether commands may pass, and if not, why ---
 
 
 class SafetyState(IntEnum):

@@ -1,1 +1,1 @@
-"""Simulated arms in front of tasks: physics, kinematics, pictures, and experts that solve them."""
+"""Simulated arms in front of tasks: physics, kinematics, images, and experts that solve them."""

@@ -1,6 +1,38 @@
 """The simulated arms, found by name: ``panda`` and ``ur5e``.
 
-Both descriptions name their sources beside the numbers.
+``panda``: a seven-joint arm with the kinematics of the Franka Emika Panda, and a parallel gripper.
+
+Sources:
+
+* DH parameters, limits of position, velocity and torque: Franka Control Interface
+  documentation, "Robot and interface specifications", tables for the Panda.
+* Masses, centres of mass, inertias: C. Gaz, M. Cognetti, A. Oliva, P. Robuffo Giordano,
+  A. De Luca, "Dynamic Identification of the Franka Emika Panda Robot With Retrieval of
+  Feasible Parameters Using Penalty-Based Optimization", IEEE RA-L 4(4), 2019.
+* Hand: Franka Hand product manual (80 mm opening, 0.73 kg, 70 N, 50 mm/s a finger; tool
+  centre point 103.4 mm in front of the flange).
+* Rotor inertias are of the order that the manufacturer gives for the successor FR3.
+
+The shapes are our own, and simple. Joint stiffness is between that of libfranka's joint
+impedance example (600 N m/rad) and the arm's default (3000): an arm that can touch things.
+
+``ur5e``: a six-joint arm with the kinematics of the Universal Robots UR5e, and a parallel gripper.
+
+Sources:
+
+* DH parameters, masses, centres of mass: Universal Robots, "DH Parameters for calculations
+  of kinematics and dynamics", table UR5e (distal convention; converted here). The maker
+  gives no inertias for the UR5e ("negligible"): ours are those of solid cylinders of the
+  published mass and the size of the link.
+* Limits: UR5e user manual (joint range 360 degrees either way, 180 degrees/s) and the
+  maximum joint torques that the maker publishes (150 and 28 N m). The elbow is limited to
+  half a turn, as in the maker's ROS description.
+* Gripper: the size of a Robotiq Hand-E (50 mm opening, 1.07 kg, 130 N at most, 150 mm/s).
+
+The base frame is ``base_link`` of the ROS description (x to the front), which is turned by
+180 degrees against the frame of the DH table. The shapes are our own, and simple. The
+stiffness is that of a compliant mode, as one uses for contact; the industrial position
+mode of the real arm is much stiffer.
 """
 
 from __future__ import annotations
@@ -183,24 +215,6 @@ PANDA = Arm(
     gripper=_PANDA_GRIPPER,
     home_rad=(0.0, -0.1848, 0.0, -2.4967, 0.0, 2.3119, pi / 4),
 )
-
-
-# --- A six-joint arm with the kinematics of the Universal Robots UR5e, and a parallel gripper ---
-# Sources:
-#
-# * DH parameters, masses, centres of mass: Universal Robots, "DH Parameters for calculations
-# of kinematics and dynamics", table UR5e (distal convention; converted here). The maker
-# gives no inertias for the UR5e ("negligible"): ours are those of solid cylinders of the
-# published mass and the size of the link.
-# * Limits: UR5e user manual (joint range 360 degrees either way, 180 degrees/s) and the
-# maximum joint torques that the maker publishes (150 and 28 N m). The elbow is limited to
-# half a turn, as in the maker's ROS description.
-# * Gripper: the size of a Robotiq Hand-E (50 mm opening, 1.07 kg, 130 N at most, 150 mm/s).
-#
-# The base frame is ``base_link`` of the ROS description (x to the front), which is turned by
-# 180 degrees against the frame of the DH table. The shapes are our own, and simple. The
-# stiffness is that of a compliant mode, as one uses for contact; the industrial position
-# mode of the real arm is much stiffer.
 
 
 #: The published table: distal convention, one row per joint.
@@ -391,9 +405,6 @@ UR5E = Arm(
     gripper=_UR5E_GRIPPER,
     home_rad=(-0.3007, -1.6933, 1.9215, -1.7990, -pi / 2, -1.8715),
 )
-
-
-# --- The simulated arms, found by name ---
 
 
 ARMS: dict[str, Arm] = {arm.name: arm for arm in (PANDA, UR5E)}

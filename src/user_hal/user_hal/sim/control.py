@@ -154,11 +154,6 @@ def control_named(name: str) -> type[Control]:
     return CONTROLS[name]
 
 
-# --- The controllers that ros2_control runs on an arm, for a simulated one ---
-# Each does what the controller of that name does with its command; the last command wins. Pure:
-# :mod:`user_hal.nodes.sim_ros_robot` puts them on topics.
-
-
 #: A twist that is not renewed for this long ends, as with MoveIt Servo.
 TWIST_TIMEOUT_S = 0.1
 

@@ -67,9 +67,6 @@ class ReachPlan(Plan):
         return Wish(self.towards(arrays["tool_to_goal"]))
 
 
-# --- How the expert grasps a cube and brings it to its goal ---
-
-
 class _Phase(Enum):
     APPROACH = auto()
     DESCEND = auto()
@@ -131,9 +128,6 @@ def yaw_error_rad(tool_pose: np.ndarray, object_pose: np.ndarray) -> float:
     return float((object_rad - tool_rad + quarter / 2) % quarter - quarter / 2)
 
 
-# --- How the expert puts a peg into a hole ---
-
-
 class InsertionPlan(Plan):
     """Above the hole, then down with corrections; search in a spiral where it does not go in.
 
@@ -178,9 +172,6 @@ class InsertionPlan(Plan):
             self.reset()
         spiral_m = radius_m * np.array([np.cos(turn_rad), np.sin(turn_rad)])
         return np.array([hole_m[0] + spiral_m[0], hole_m[1] + spiral_m[1], -push_m])
-
-
-# --- The scripted expert: looks at an observation, and acts within the bounds of a spec ---
 
 
 #: By which array of an observation one knows the task, and how it is solved.

@@ -1,4 +1,20 @@
-"""The colours of arms, tools and tasks: red, green, blue, opacity from 0 to 1."""
+"""MJCF of an arm on a table, from its description; tasks add their objects.
+
+Contacts are restricted to what matters: the robot against the world and the object, the
+object against the world. The robot does not collide with itself (joint limits and the
+workspace box keep it apart), which saves a third of the time of a step.
+
+There are two ways to drive an arm, and a document has one of them:
+
+* ``joints``: joint impedance control, a spring and a damper at each joint;
+* ``tool``: Cartesian impedance control (N. Hogan, "Impedance control", 1985), springs and
+  dampers between the tool centre point and its target, equally stiff in all directions, as
+  one uses for contact.
+
+Either is made of actuators that integrate their control, a velocity, to the target that
+they pull towards: so the target moves evenly during a control period without a line of
+Python between physics steps.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +47,6 @@ PALETTE: dict[str, tuple[float, float, float, float]] = {
     "goal": (0.15, 0.78, 0.38, 0.55),
     "guide": (0.15, 0.78, 0.38, 1.0),
 }
-
-
-# --- Pieces of MJCF documents that arms, tasks and surroundings are made of ---
 
 
 #: Bits of contype and conaffinity: two geoms touch if one's type meets the other's affinity.
@@ -83,11 +96,8 @@ def add_shape(parent: ET.Element, shape: Shape, **attributes: str) -> ET.Element
     return ET.SubElement(parent, "geom", geom | SEEN | look)
 
 
-# --- What is around a simulated arm: table, floor, light, and two cameras that stand there ---
-
-
 def add_looks(root: ET.Element) -> None:
-    """Add picture quality, sky and the materials of the palette to a document."""
+    """Add image quality, sky and the materials of the palette to a document."""
     visual = ET.SubElement(root, "visual")
     ET.SubElement(visual, "global", offwidth="1920", offheight="1440", fovy="40")
     ET.SubElement(visual, "quality", shadowsize="0", offsamples="0", numslices="20", numstacks="10")
@@ -144,23 +154,6 @@ def add_surroundings(world: ET.Element) -> None:
             xyaxes=look_at(eye, target, (0, 0, 1)),
             fovy=fovy,
         )
-
-
-# --- MJCF of an arm on a table, from its description; tasks add their objects ---
-# Contacts are restricted to what matters: the robot against the world and the object, the
-# object against the world. The robot does not collide with itself (joint limits and the
-# workspace box keep it apart), which saves a third of the time of a step.
-#
-# There are two ways to drive an arm, and a document has one of them:
-#
-# * ``joints``: joint impedance control, a spring and a damper at each joint;
-# * ``tool``: Cartesian impedance control (N. Hogan, "Impedance control", 1985), springs and
-# dampers between the tool centre point and its target, equally stiff in all directions, as
-# one uses for contact.
-#
-# Either is made of actuators that integrate their control, a velocity, to the target that
-# they pull towards: so the target moves evenly during a control period without a line of
-# Python between physics steps.
 
 
 Drive = Literal["joints", "tool"]
@@ -357,9 +350,6 @@ def _add_gripper_actuator(root: ET.Element, arm: Arm) -> None:
     )
 
 
-# --- What one sees of the block with the hole: a mesh, while contacts use boxes ---
-
-
 #: Sides of the block.
 SIDES = 6
 #: Segments of what looks round; a multiple of the sides.
@@ -375,7 +365,7 @@ def add_hole_mesh(
     """
     block = hexagonal_ring(hole_radius_m, inner_m, 0.0, height_m)
     _add_mesh(root, body, "hole_block", "block", block)
-    # A bright rim and a dark bottom, so that one sees in a small picture where the hole is.
+    # A bright rim and a dark bottom, so that one sees in a small image where the hole is.
     rim = round_ring(hole_radius_m, hole_radius_m + 0.004, height_m, height_m + 0.0004)
     _add_mesh(root, body, "hole_rim", "guide", rim)
     ET.SubElement(

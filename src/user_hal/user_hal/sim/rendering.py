@@ -30,7 +30,7 @@ from user_hal.sim.scene import Scene, observation_arrays, observation_specs
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that a picture depends on; copied out of a scene in a microsecond."""
+    """All that an image depends on; copied out of a scene in a microsecond."""
 
     qpos: Array
     mocap_pos: Array
@@ -47,8 +47,8 @@ class Renderer:
 
     Args:
         model: ``mujoco.MjModel``.
-        height: Of the pictures, pixels.
-        width: Of the pictures, pixels.
+        height: Of the images, pixels.
+        width: Of the images, pixels.
         fine: With shadows and smoothed edges, for people; fifty times slower in software.
 
     Raises:
@@ -142,18 +142,15 @@ def _make_context(width: int, height: int) -> Any:
         except Exception as error:  # each backend fails in its own way
             failures.append(f"{backend}: {error}")
     raise DeviceError(
-        "no OpenGL context for off-screen pictures",
+        "no OpenGL context for off-screen images",
         got="; ".join(failures),
         expected="EGL or OSMesa",
         hint="Install libegl1 libgl1-mesa-dri libgles2 libosmesa6, or set MUJOCO_GL",
     )
 
 
-# --- The pictures of an observation: drawn for it, or taken from a stream ---
-
-
 class SceneImages:
-    """SceneImages of a scene by its cameras.
+    """Images of a scene by its cameras.
 
     Args:
         model: ``mujoco.MjModel``.
@@ -161,7 +158,7 @@ class SceneImages:
         image_hw: Height and width, pixels.
         rate_hz: 0 to draw when asked; otherwise how often to draw beside.
         take_snapshot: Copies the state of the scene; called from the drawing thread.
-        max_age_s: With a rate, age at which the newest picture is refused.
+        max_age_s: With a rate, age at which the newest image is refused.
     """
 
     def __init__(
@@ -178,7 +175,7 @@ class SceneImages:
         self._newest: tuple[float, list[Array]] | None = None
         self._first = threading.Event()
         self._stream = (
-            PeriodicThread(1.0 / rate_hz, self._draw, "mujoco-pictures") if rate_hz else None
+            PeriodicThread(1.0 / rate_hz, self._draw, "mujoco-images") if rate_hz else None
         )
         if self._stream:
             self._stream.start()
@@ -202,26 +199,23 @@ class SceneImages:
     def _fresh(self) -> list[Array]:
         assert self._stream is not None
         if self._stream.error is not None:
-            raise DeviceFault("drawing of simulated pictures", got=repr(self._stream.error))
+            raise DeviceFault("drawing of simulated images", got=repr(self._stream.error))
         newest = self._newest
         age_s = time.monotonic() - newest[0] if newest else float("inf")
         if newest is None or age_s > self._max_age_s:
             raise DeviceTimeout(
-                "newest simulated picture",
+                "newest simulated image",
                 got=f"{age_s:.2f} s old",
                 expected=f"at most {self._max_age_s:g} s",
-                hint="Lower image_rate_hz or the size of the pictures",
+                hint="Lower image_rate_hz or the size of the images",
             )
-        return [image.copy() for image in newest[1]]  # two readings may show the same picture
+        return [image.copy() for image in newest[1]]  # two readings may show the same image
 
     def close(self) -> None:
         """Stop drawing and free the GL context. Idempotent."""
         if self._stream:
             self._stream.stop()
         self._renderer.close()
-
-
-# --- Episodes as pictures: what ``user sim`` and the documentation show ---
 
 
 PERIOD_S = 0.1
@@ -276,7 +270,7 @@ class Stage:
 
 
 def write_images(path: Path, images: Sequence[Array], fps: float) -> None:
-    """Write one picture as PNG, or several as GIF or MP4, by the ending of the name."""
+    """Write one image as PNG, or several as GIF or MP4, by the ending of the name."""
     import imageio.v2 as imageio
 
     path.parent.mkdir(parents=True, exist_ok=True)

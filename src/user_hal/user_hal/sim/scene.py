@@ -46,9 +46,6 @@ class SceneState:
     time_s: float
 
 
-# --- The physics of one arm and one task: what a driver, or a ROS node, is built around ---
-
-
 GRAVITY_M_S2 = 9.81
 #: Targets move at this fraction of the velocity limits at most, so that the joints, which at
 #: times catch up, keep to the limits.
@@ -368,9 +365,6 @@ def _quaternion(matrix: Array) -> list[float]:
     return list(quaternion.tolist())
 
 
-# --- What a simulated robot shows: specs and arrays by their standard names ---
-
-
 POSE_NAMES = ("x", "y", "z", "qx", "qy", "qz", "qw")
 TWIST_NAMES = ("vx", "vy", "vz", "wx", "wy", "wz")
 WRENCH_NAMES = ("fx", "fy", "fz", "tx", "ty", "tz")
@@ -379,7 +373,7 @@ WRENCH_NAMES = ("fx", "fy", "fz", "tx", "ty", "tz")
 def observation_specs(
     scene: Scene, cameras: tuple[str, ...] = (), image_hw: tuple[int, int] = (128, 128)
 ) -> dict[str, ArraySpec]:
-    """Specs of all arrays, those of the task and the pictures included."""
+    """Specs of all arrays, those of the task and the images included."""
     kinematics, base, n = scene.kinematics, scene.arm.base.name, (scene.joint_count,)
     joints = scene.arm.joint_names
     speed = kinematics.velocity_rad_s
@@ -418,7 +412,7 @@ def observation_specs(
 
 
 def observation_arrays(state: SceneState, *, gripper: bool) -> dict[str, Array]:
-    """The arrays of :func:`observation_specs`, pictures apart. Each is new; nobody writes to it."""
+    """The arrays of :func:`observation_specs`, images apart. Each is new; nobody writes to it."""
     arrays = {
         "joint_position": state.joint_position.astype(np.float32),
         "joint_velocity": state.joint_velocity.astype(np.float32),

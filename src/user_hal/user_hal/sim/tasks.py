@@ -110,14 +110,11 @@ def position_spec(base_frame: str, half_range_m: float | None = None) -> ArraySp
     )
 
 
-# --- Reach: bring the tool centre point to a goal in free space ---
-
-
 class Reach(Task):
     """Success: the tool centre point is inside the ball that marks the goal.
 
     Args:
-        goal_radius_m: Of the ball. In small pictures a ball of the usual size is a dot of one
+        goal_radius_m: Of the ball. In small images a ball of the usual size is a dot of one
             or two pixels, which shows neither how far away it is nor that it is there at all.
     """
 
@@ -158,9 +155,6 @@ class Reach(Task):
     def succeeded(self, tcp_m: Array, tcp_rotation: Array) -> bool:
         offset_m = self._goal_m - tcp_m
         return bool(offset_m @ offset_m < self.goal_radius_m**2)
-
-
-# --- Pick and place: grasp a cube on the table and bring it to a goal above the table ---
 
 
 class PickPlace(Task):
@@ -240,9 +234,6 @@ class PickPlace(Task):
     def succeeded(self, tcp_m: Array, tcp_rotation: Array) -> bool:
         offset_m = self._goal_m - self._cube[:3]
         return bool(offset_m @ offset_m < self.tolerance_m**2)
-
-
-# --- Peg insertion: push a round peg, held by the gripper, into a hole that is 2 mm wider ---
 
 
 class PegInsertion(Task):
@@ -380,9 +371,6 @@ class PegInsertion(Task):
         return bool(aside_m @ aside_m < (self.peg_radius_m + self.clearance_m) ** 2)
 
 
-# --- The simulated tasks, found by name ---
-
-
 TASKS: dict[str, type[Task]] = {task.name: task for task in (Reach, PickPlace, PegInsertion)}
 
 
@@ -403,9 +391,6 @@ def task_named(
     if name == Reach.name and goal_radius_m is not None:
         return Reach(goal_radius_m)
     return TASKS[name]()
-
-
-# --- When a simulated episode ends, and how: kept apart, because everybody gets it wrong once ---
 
 
 _RUNNING = TaskFeedback(reward=0.0, success=False)

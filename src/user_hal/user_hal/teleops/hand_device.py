@@ -86,9 +86,6 @@ class Engagement:
         self._engaged = False
 
 
-# --- From the deflection of a device to an action of a robot ---
-
-
 #: Where the six axes of a device stand: translation, then rotation.
 AXES = ("x", "y", "z", "rx", "ry", "rz")
 _GRIPPER = "gripper"
@@ -253,9 +250,6 @@ class Jog:
         return float(low + opening * (high - low))
 
 
-# --- What all devices that a hand moves have in common ---
-
-
 class HandConfig(Config):
     """What every device that a hand moves is configured by."""
 
@@ -373,9 +367,6 @@ class HandTeleop(Teleop):
             self._state, self._labels = None, set()
         self._jog = None
         self._engagement.release()
-
-
-# --- Buttons of a device: which one does what ---
 
 
 #: Number of a button or axis that there is not.

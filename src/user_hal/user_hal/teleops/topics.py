@@ -48,9 +48,6 @@ class TopicTeleop(HandTeleop):
         self._subscriptions = []
 
 
-# --- Teleop ``joy``: gamepads and the like, by ``sensor_msgs/Joy`` ---
-
-
 #: Common gamepads under Linux: right shoulder; west, south; north, east; back.
 _GAMEPAD = ButtonsConfig(deadman=5, open=2, close=0, success=3, failure=1, abort=6)
 
@@ -103,9 +100,6 @@ class JoyTeleop(TopicTeleop):
 
 def _at(values: Sequence[float], index: int) -> float:
     return float(values[index]) if 0 <= index < len(values) else 0.0
-
-
-# --- Teleop ``twist``: whatever publishes ``geometry_msgs/TwistStamped``, a SpaceMouse for instance ---
 
 
 #: The two buttons of a SpaceMouse.

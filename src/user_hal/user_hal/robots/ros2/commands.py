@@ -266,9 +266,6 @@ def unit_pose(pose: Array) -> Array:
     return result
 
 
-# --- From a target to the message that a controller listens to ---
-
-
 _POINT = "trajectory_msgs/msg/JointTrajectoryPoint"
 
 

@@ -312,9 +312,6 @@ class Ros2Config(Config):
         return self.joints if source.type == JOINT_STATE and unnamed else source.names
 
 
-# --- Do the parts of a contract fit each other? Checked before anything is connected ---
-
-
 def check_contract(config: Ros2Config) -> None:
     """Raise ConfigError for the first thing that does not fit."""
     _check_joints(config)
@@ -451,9 +448,6 @@ def _check_bounds(where: str, low: Bound, high: Bound, count: int) -> None:
         raise ConfigError(f"{where} low", got=low, expected=f"at most high, {high}")
 
 
-# --- The robot spec that a contract means ---
-
-
 GRIPPER = "gripper"
 
 _UNITS = {
@@ -471,7 +465,7 @@ def robot_spec(config: Ros2Config, observation: dict[str, ArraySpec]) -> RobotSp
 
     Args:
         config: The contract.
-        observation: Specs of all arrays, pictures included.
+        observation: Specs of all arrays, images included.
     """
     kind = config.action.kind
     return RobotSpec(

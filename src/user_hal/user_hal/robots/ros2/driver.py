@@ -34,7 +34,7 @@ _TRIGGER = "std_srvs/srv/Trigger"
 class Ros2Robot(Robot):
     """Any robot that lives on ROS 2 topics. Needs :meth:`attach` before :meth:`connect`.
 
-    Observations are taken at the common moment of all topics and stamped with it; pictures are
+    Observations are taken at the common moment of all topics and stamped with it; images are
     the nearest to it. ``command`` sends one message and returns the action as it is really
     carried out, within bounds and limits. The last element of an action is the gripper's
     opening, 0 closed to 1 open, where the contract has a gripper.

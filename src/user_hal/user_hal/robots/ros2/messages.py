@@ -40,9 +40,6 @@ FITTING: dict[ActionKind, tuple[str, ...]] = {
 }
 
 
-# --- How a group of numbers is laid out in a message, and in the observation ---
-
-
 LayoutName = Literal["vector", "scalar", "vector3", "quaternion", "pose", "twist", "wrench"]
 LayoutChoice = Literal[
     "auto", "vector", "scalar", "vector3", "quaternion", "pose", "twist", "wrench"
@@ -141,9 +138,6 @@ def layout_named(observation: str) -> LayoutName:
 def unit_named(observation: str, layout: LayoutName) -> str:
     """The unit of an observation that has a standard name, or its layout's."""
     return _STANDARD_UNITS.get(observation, LAYOUTS[layout].unit)
-
-
-# --- Numbers out of messages, by a path of names and indices ---
 
 
 _STEP = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)((?:\[\d+\])*)")

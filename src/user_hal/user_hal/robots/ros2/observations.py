@@ -146,9 +146,6 @@ def _keep_sign(quaternion: Array, reference: Array) -> None:
         quaternion *= -1
 
 
-# --- One topic of an observation: subscription, numbers, buffer, and what is wrong with it ---
-
-
 #: No clock that was ever set is before 2001.
 _FIRST_REAL_NS = 1_000_000_000_000_000_000
 
@@ -329,9 +326,6 @@ def _cure(sample: Sample, publishers: int) -> str:
     if sample.stamp_ns < _FIRST_REAL_NS:
         return "It is stamped with simulated time (use_sim_time): set stamp: arrival"
     return "" if publishers else "Start the node that publishes it"
-
-
-# --- All topics of an observation, taken together at one moment ---
 
 
 class Observer:
