@@ -194,27 +194,36 @@ def test_curves_that_the_disk_does_not_take_do_not_end_the_training(tmp_path):
     pytest.importorskip("tensorboard")
     program = """
 import resource, sys, time
+from contextlib import suppress
 from pathlib import Path
-from user_learner.training import tensorboard
+from user_learner.training import progress
 from user_learner.training.progress import LearnerState, Progress
-tensorboard._RETRY_S = 0.2
-writer = tensorboard.TensorBoardWriter(Path(sys.argv[1]))
+progress._RETRY_S = 0.2
+writer = progress.TensorBoardWriter(Path(sys.argv[1]))
+def flush():
+    if (open_ := writer._writer) is not None:
+        with suppress(OSError):
+            open_.flush()
 size = lambda: sum(f.stat().st_size for f in Path(sys.argv[1]).glob("events*"))
 show = lambda n: writer(Progress(LearnerState.TRAINING, n, metrics={"loss": 1.0 / n}))
 show(1)
+end = time.monotonic() + 60
+while writer._writer is None:  # its thread imports for a while
+    assert time.monotonic() < end
+    time.sleep(0.01)
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))  # as a full disk
-end = time.monotonic() + 30
 while writer._retry_s == 0.0:  # its thread writes when it likes
     assert time.monotonic() < end
     show(2)
-    writer._writer and writer._writer.flush()
+    flush()
+    time.sleep(0.01)
 resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 before = size()
 while size() <= before:
     assert time.monotonic() < end
     show(3)
-    writer._writer and writer._writer.flush()
+    flush()
     time.sleep(0.05)
 writer.close()
 print("went on")

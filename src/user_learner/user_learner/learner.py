@@ -16,7 +16,7 @@ from user_learner.sampling.config import History, SamplerConfig
 from user_learner.sampling.source import ReplaySource
 from user_learner.training.config import TrainingConfig
 from user_learner.training.loop import TrainingLoop, identity_of
-from user_learner.training.progress import Progress
+from user_learner.training.progress import Progress, TensorBoardWriter
 from user_learner.training.publishing import PolicyFile
 
 
@@ -75,9 +75,6 @@ def open_learner(
         source = stack.enter_context(ReplaySource(config.store, config.sampler, history))
         listeners = [on_progress]
         if config.tensorboard:
-            # Imported late: it costs a second of every restart.
-            from user_learner.training.progress import TensorBoardWriter
-
             writer = TensorBoardWriter(config.directory / "tensorboard")
             stack.callback(writer.close)
             listeners.append(writer)

@@ -46,6 +46,7 @@ class LearnerNode(LifecycleNode):
     def configure(self, stack: ExitStack) -> None:
         config: LearnerNodeConfig = self.config
         self._loop: TrainingLoop | None = None
+        self._begun: TrainingLoop | None = None  # whose first update has been told
         self._waiting_for = "the robot's spec"
         self._spec = self._kept_spec()
         self._announcements = self.advertise(topics.POLICY)
@@ -166,6 +167,12 @@ class LearnerNode(LifecycleNode):
 
     def _publish_news(self) -> None:
         """That it begins or ends to train is said at once; between updates it is not."""
+        loop = self._loop
+        if loop is not None and loop.first_update_s is not None and loop is not self._begun:
+            self._begun = loop
+            self.get_logger().info(
+                f"first update, {loop.first_update_s:.1f} s after there were enough steps"
+            )
         state = self._progress().state
         working = (LearnerState.TRAINING, LearnerState.LIMITED)
         if (state in working) != (self._told in working):

@@ -6,7 +6,6 @@ import shutil
 import sys
 import threading
 from contextlib import ExitStack, closing
-from pathlib import Path
 
 import numpy as np
 from user_msgs.msg import ReplayStatus
@@ -16,10 +15,9 @@ from user_comm.converters import set_stamp
 from user_comm.diagnostics import Level
 from user_comm.lifecycle import LifecycleNode
 from user_comm.run import run
-from user_core.config import Config, setting
 from user_core.errors import StoreError
 from user_core.types import TrajectoryAck, TrajectoryChunk
-from user_learner.replay.config import StoreConfig
+from user_learner.node_configs import ReplayConfig
 from user_learner.replay.ingest import ChunkStatus, CodingLog
 from user_learner.replay.reader import StoreReader
 from user_learner.replay.writer import StoreWriter
@@ -28,17 +26,6 @@ from user_learner.training.progress import Rate
 _GREETING_PERIOD_S = 0.2
 _RETRY_S = 0.5
 """After a full or failing disk; the producers send again what was not acknowledged."""
-
-
-class ReplayConfig(Config):
-    """Parameters of replay_node."""
-
-    path: Path = setting(doc="Directory of the store; made when it is not there.")
-    store: StoreConfig = setting(factory=StoreConfig, doc="How it is written and what it keeps.")
-    status_period_s: float = setting(1.0, doc="Time between two status messages.", unit="s", gt=0)
-    retention_period_s: float = setting(
-        60.0, doc="Time between two looks at what may be forgotten.", unit="s", gt=0
-    )
 
 
 class ReplayNode(LifecycleNode):

@@ -57,6 +57,10 @@ class TrainingLoop:
         config_hash: What the weights are made for, see
             :func:`~user_core.policies.policy_config_hash`.
         on_metrics: Called by the training thread every ``metrics_period_s``; must return soon.
+
+    Attributes:
+        first_update_s: Seconds from when enough steps were there to the end of the first
+            update; None before it.
     """
 
     def __init__(
@@ -94,6 +98,8 @@ class TrainingLoop:
         now_s = time.monotonic()
         self._published, self._kept, self._shown = (0, -math.inf), (0, now_s), now_s
         self._begun_s = now_s
+        self._permitted_s: float | None = None
+        self.first_update_s: float | None = None
 
     def restore(self) -> CheckpointInfo | None:
         """Go on from the newest checkpoint that is whole and belongs here, if there is one."""
@@ -150,6 +156,8 @@ class TrainingLoop:
         self._state = LearnerState.TRAINING
         metrics = self.algorithm.update(drawn.batch)
         self._source_state = drawn.source_state
+        if self.first_update_s is None and self._permitted_s is not None:
+            self.first_update_s = time.monotonic() - self._permitted_s
         self._update += self.algorithm.updates_per_call
         bad = [name for name, value in metrics.items() if not math.isfinite(value)]
         if bad:
@@ -220,8 +228,10 @@ class TrainingLoop:
         elif not self.limiter.permits(self._update, self.algorithm.updates_per_call):
             early = self._steps < self.config.utd.learning_starts
             self._state = LearnerState.WAITING if early else LearnerState.LIMITED
-        elif self._ready():
-            return GO
+        else:
+            self._permitted_s = self._permitted_s or time.monotonic()
+            if self._ready():
+                return GO
         return WAIT
 
     def _ready(self) -> bool:
