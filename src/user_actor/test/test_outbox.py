@@ -357,7 +357,7 @@ def test_an_answer_for_numbers_never_given_deletes_nothing(open_outbox):
     before = outbox._database.incarnation
     outbox.acknowledge(TrajectoryAck("actor", before, 40, "store"))
     wait_until(lambda: outbox._database.incarnation > before, "a new incarnation begins")
-    assert "old copy" in str(outbox.status().warnings)
+    wait_until(lambda: "old copy" in str(outbox.status().warnings), "it says so")
     outbox.deliver_to(store.serve(outbox))
     wait_until(drained(outbox), "all acknowledged")
     assert store.stamps() == list(range(6))

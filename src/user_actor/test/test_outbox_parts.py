@@ -1,11 +1,14 @@
 """The pure parts of the outbox: cutter, progress, pause, judge."""
 
+import time
+
 import pytest
 
 from user_actor.outbox.acks import AckFilter, AckMeaning
 from user_actor.outbox.chunks import ChunkBuilder, EpisodeProgress
 from user_actor.outbox.config import GIB, OutboxConfig
 from user_actor.outbox.outbox import PauseRules
+from user_actor.outbox.writer import ItemQueue
 from user_core.config import from_mapping
 from user_core.errors import ConfigError, StoreError
 from user_core.types import (
@@ -186,3 +189,33 @@ def test_configurations_that_cannot_work(values, word):
 
 def test_the_robot_of_these_tests_is_what_it_says():
     assert SPEC.observation["state"].shape == (4,)
+
+
+# --- what wakes the writer
+
+
+def woken(items):
+    """Whether somebody rang since the last time."""
+    begin_s = time.monotonic()
+    items.wait(0.05)
+    return time.monotonic() - begin_s < 0.05
+
+
+def test_rows_wake_the_writer_when_it_sleeps_and_when_a_chunk_is_full():
+    items = ItemQueue()
+    items.most_rows = 3
+    items.put_row(step(0))
+    assert woken(items)  # the time of the chunk begins
+    assert len(list(items.take())) == 1
+    items.looks_soon = True
+    items.put_row(step(1))
+    items.put_row(step(2))
+    assert not woken(items)
+    items.put_row(step(3))
+    assert woken(items)
+    assert [row.stamp_ns for row in items.take()] == [1, 2, 3]
+    items.put_row(step(4))
+    items.looks_soon = False  # the chunk was cut meanwhile
+    assert woken(items)  # else nobody would see that row
+    items.put(None)
+    assert woken(items)

@@ -257,7 +257,7 @@ class Outbox:
         self._key = EpisodeKey(self.producer, self._database.process, self._episodes)
         self._episodes += 1
         self._final = False
-        self._writer.items.put(EpisodeProgress(self._key, source))
+        self._writer.items.put_row(EpisodeProgress(self._key, source))
         return self._key
 
     def append(self, step: Step | FinalObservation) -> None:
@@ -284,7 +284,7 @@ class Outbox:
             )
         self._final = isinstance(step, FinalObservation)
         self._appended_rows += 1
-        self._writer.items.put(step)
+        self._writer.items.put_row(step)
 
     def end_episode(self, result: EpisodeResult) -> None:
         """Close the episode. Raises StoreError unless ``result`` has its key."""

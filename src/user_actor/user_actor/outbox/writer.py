@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import logging
 import os
 import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from user_actor.outbox.acks import AckHandler
@@ -80,6 +82,54 @@ Item = (
 )
 
 
+class ItemQueue:
+    """Items for the writer's thread, in their order.
+
+    Rows do not wake it while it will look by itself soon, for a chunk that is being collected
+    becomes old: a control loop at hundreds of steps a second would hand the interpreter over at
+    every one of them.
+
+    Attributes:
+        looks_soon: The writer will look by itself within the time that a chunk may collect rows.
+        most_rows: It is woken when so many items wait: a chunk is full then.
+    """
+
+    def __init__(self) -> None:
+        self._items: collections.deque[Item | None] = collections.deque()
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self.looks_soon = False
+        self.most_rows = 1
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def put(self, item: Item | None) -> None:
+        """Put an item, and wake the writer. Any thread; never blocks."""
+        self._items.append(item)
+        self._bell.put(None)
+
+    def put_row(self, item: EpisodeProgress | Step | FinalObservation) -> None:
+        """Put an item that can wait until a chunk is full or old. Never blocks."""
+        self._items.append(item)
+        if not self.looks_soon or len(self._items) >= self.most_rows:
+            self._bell.put(None)
+
+    def wait(self, wait_s: float | None) -> None:
+        """Wait to be woken, for at most this long, seconds; None: for ever."""
+        if self._items and not self.looks_soon:
+            wait_s = 0.0  # it came before the writer said that it does not look soon
+        with contextlib.suppress(queue.Empty):
+            self._bell.get(wait_s != 0, wait_s)
+            while True:
+                self._bell.get_nowait()
+
+    def take(self) -> Iterator[Item | None]:
+        """What is there, oldest first."""
+        with contextlib.suppress(IndexError):
+            while True:
+                yield self._items.popleft()
+
+
 class OutboxWriter:
     """Takes items from a queue and commits them in groups. One thread.
 
@@ -93,7 +143,7 @@ class OutboxWriter:
         on_commit: Called in this thread with the new chunks of each commit.
 
     Attributes:
-        items: Where to put items; never blocks.
+        items: Where to put items.
         committed_rows: Rows made durable by this process.
         trouble: Why the last commit failed; empty if it did not.
         free_bytes: What is free on the disk.
@@ -108,7 +158,7 @@ class OutboxWriter:
         on_commit: Callable[[Sequence[Entry]], None],
     ) -> None:
         self._database, self._chunk_s, self._acks = database, chunk_s, acks
-        self._cutter = ChunkBuilder(1, chunk_s, time.monotonic)
+        self._builder = ChunkBuilder(1, chunk_s, time.monotonic)
         self._recording: Recording | None = None
         self._reserve = reserve
         self._on_commit = on_commit
@@ -116,7 +166,8 @@ class OutboxWriter:
         self._flushes: list[FlushRequest] = []
         self._forget_by_s: float | None = None
         self._stop_by_s: float | None = None
-        self.items: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
+        self.items = ItemQueue()
+        self._folder = os.fspath(database.path.parent)
         self.committed_rows = 0
         self.trouble = ""
         try:
@@ -154,41 +205,41 @@ class OutboxWriter:
                 return
 
     def _has_ended(self) -> bool:
-        if self._stop_by_s is None or not self.items.empty():
+        if self._stop_by_s is None or self.items:
             return False
         return not self._unnumbered or time.monotonic() > self._stop_by_s
 
     def _gather(self) -> None:
         """Wait for something to do, then take all that is there."""
-        wait_s = 0.0 if self._unnumbered else self._patience_s()
-        try:
-            self._take(self.items.get(wait_s != 0, wait_s))
-            while True:
-                self._take(self.items.get_nowait())
-        except queue.Empty:
-            self._add(self._cutter.due())
+        self.items.wait(0.0 if self._unnumbered else self._patience_s())
+        self.items.looks_soon = False
+        for item in self.items.take():
+            self._take(item)
+        self._add(self._builder.due())
+        self.items.looks_soon = self._builder.wait_s() is not None
 
     def _patience_s(self) -> float | None:
         """How long nothing needs to be done, seconds; None: until something comes."""
-        waits = [self._cutter.wait_s()]
+        waits = [self._builder.wait_s()]
         if self._forget_by_s is not None:
             waits.append(max(0.0, self._forget_by_s - time.monotonic()))
         return min((wait for wait in waits if wait is not None), default=None)
 
     def _take(self, item: Item | None) -> None:
         if item is None:
-            self._add(self._cutter.rest())
+            self._add(self._builder.rest())
         elif isinstance(item, (Step, FinalObservation)):
-            self._add(self._cutter.append(item))
+            self._add(self._builder.append(item))
         elif isinstance(item, Recording):
             self._recording = item
-            self._cutter = ChunkBuilder(item.max_rows, self._chunk_s, time.monotonic)
+            self._builder = ChunkBuilder(item.max_rows, self._chunk_s, time.monotonic)
+            self.items.most_rows = item.max_rows
         elif isinstance(item, EpisodeProgress):
-            self._cutter.begin(item)
+            self._builder.begin(item)
         elif isinstance(item, EpisodeResult):
-            self._add(self._cutter.end(item))
+            self._add(self._builder.end(item))
         elif isinstance(item, FlushRequest):
-            self._add(self._cutter.rest())
+            self._add(self._builder.rest())
             self._flushes.append(item)
         elif isinstance(item, DamagedChunk):
             self._acks.damaged(item.incarnation, item.sequence, item.reason)
@@ -243,7 +294,7 @@ class OutboxWriter:
 
     def _measure_free(self) -> int:
         try:
-            disk = os.statvfs(self._database.path.parent)
+            disk = os.statvfs(self._folder)
         except OSError:
             return 0
         return disk.f_bavail * disk.f_frsize
