@@ -26,7 +26,7 @@ class World(TwoHosts):
             "policy": {"plugin": "linear_gaussian"},
             "loop": {"exploration": {"before_first_version": "initial"}, "retry_s": 0.2},
         }
-        super().__init__(folder, stack, quality, True, {"driver": "fake"}, actor)
+        super().__init__(folder, stack, quality, True, {"robot": {"plugin": "fake"}}, actor)
 
     @property
     def stored(self) -> int:
