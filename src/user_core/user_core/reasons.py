@@ -90,6 +90,19 @@ OUTBOX_CHANGED = _code(
 )
 ACKS_IGNORED = _code("acks_ignored", "Acknowledgements came that are not for this outbox.")
 
+# Why a learner waits, and what is not as it should be with it or its store.
+NO_ROBOT_SPEC = _code("no_robot_spec", "The learner knows no robot's spec yet.")
+NO_STORE = _code("no_store", "The replay store that the learner reads is not there yet.")
+NO_DATA = _code("no_data", "Nothing can be drawn from the replay stores yet.")
+FEW_STEPS = _code("few_steps", "Training begins once more steps have been collected.")
+UPDATE_RATIO = _code("update_ratio", "The learner waits for robots, to keep its update ratio.")
+ALL_UPDATES = _code("all_updates", "Training has made all the updates that it was to make.")
+LEARNER_SLOW = _code("learner_slow", "The learner cannot keep its update ratio; updates are lost.")
+CHECKPOINT_REFUSED = _code("checkpoint_refused", "A checkpoint cannot be used, and was set aside.")
+CHECKPOINT_WRITE = _code("checkpoint_write", "A checkpoint could not be written.")
+POLICY_PUBLISH = _code("policy_publish", "A policy version could not be published.")
+ROWS_SET_ASIDE = _code("rows_set_aside", "Damaged rows of a replay store are passed over.")
+
 # Why the HAL of a robot stopped it, or refused or changed a command.
 DEVICE = _code("device", "The driver of the robot failed.")
 STOP_FAILED = _code("stop_failed", "Stopping the robot failed; it is tried again.")

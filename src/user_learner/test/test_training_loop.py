@@ -10,6 +10,7 @@ from user_core.errors import StoreError
 from user_core.fakes import MemoryReplay, PolicyMailbox
 from user_core.interfaces import Algorithm
 from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
+from user_core.reasons import ALL_UPDATES, LEARNER_SLOW, NO_DATA
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch
 from user_learner.algorithms.rlpd import RLPD, RLPDConfig
@@ -121,6 +122,7 @@ def test_it_trains_to_the_end_and_hands_out_what_was_learned(tmp_path):
     assert seen[-1].metrics["loss"] > 0
     assert seen[-1].updates_per_s > 0
     assert progress.warnings == ()
+    assert progress.reason.code == ALL_UPDATES
 
 
 def test_a_call_of_many_updates_gets_a_batch_for_each(tmp_path):
@@ -197,7 +199,8 @@ def test_a_learner_too_slow_says_so(tmp_path):
         wait_until(lambda: loop.progress().update >= 10)
         steps[0] = 10_000
         wait_until(lambda: loop.progress().warnings)
-        assert "slower than robots" in loop.progress().warnings[0]
+        assert "slower than robots" in loop.progress().warnings[0].text
+        assert loop.progress().warnings[0].code == LEARNER_SLOW
     finally:
         finish(loop, thread)
 
@@ -208,7 +211,8 @@ def test_it_waits_for_the_first_data_and_says_what_is_missing(tmp_path):
     thread = in_thread(loop)
     try:
         wait_until(lambda: loop.progress().warnings)
-        assert "empty memory" in loop.progress().warnings[0]
+        assert "empty memory" in loop.progress().warnings[0].text
+        assert loop.progress().reason.code == NO_DATA
         assert loop.progress().state is LearnerState.WAITING
         wait_until(lambda: loop.progress().data_wait_share > 0.1)
     finally:
@@ -275,7 +279,7 @@ def test_a_disk_that_is_full_does_not_stop_training(tmp_path, monkeypatch):
     monkeypatch.setattr(loop.checkpoints, "write", full)
     thread = in_thread(loop)
     try:
-        wait_until(lambda: any("No space left" in text for text in loop.progress().warnings))
+        wait_until(lambda: any("No space left" in one.text for one in loop.progress().warnings))
         before = loop.progress().update
         wait_until(lambda: loop.progress().update > before + 20)
         monkeypatch.setattr(loop.checkpoints, "write", write)
@@ -320,14 +324,14 @@ def test_a_checkpoint_that_the_algorithm_refuses_is_set_aside(tmp_path):
     loop = make(tmp_path, algorithm)
     assert loop.restore().update == 10
     assert algorithm.count == 10
-    assert "set aside" in loop.progress().warnings[0]
+    assert "set aside" in loop.progress().warnings[0].text
 
 
 def test_a_foreign_checkpoint_is_not_resumed(tmp_path):
     make(tmp_path, max_updates=10).run()
     loop = make(tmp_path, identity={"a": 2})
     assert loop.restore() is None
-    assert "another configuration" in loop.progress().warnings[0]
+    assert "another configuration" in loop.progress().warnings[0].text
     assert loop.progress().update == 0
 
 

@@ -21,6 +21,7 @@ from user_comm.net.sessions import open_session
 from user_comm.policy_blobs.server import PolicyServer, ServerProbe
 from user_comm.run import run
 from user_core.errors import TransportError
+from user_core.reasons import NO_REASON, NO_ROBOT_SPEC, NO_STORE, Reason
 from user_core.runtime.files import write_atomically
 from user_core.specs import RobotSpec
 from user_learner.learner import open_learner
@@ -47,7 +48,7 @@ class LearnerNode(LifecycleNode):
         config: LearnerNodeConfig = self.config
         self._loop: TrainingLoop | None = None
         self._begun: TrainingLoop | None = None  # whose first update has been told
-        self._waiting_for = "the robot's spec"
+        self._waiting_for = Reason(NO_ROBOT_SPEC, "the robot's spec")
         self._spec = self._kept_spec()
         self._announcements = self.advertise(topics.POLICY)
         self._status = self.advertise(topics.LEARNER_STATUS, always=True)
@@ -117,11 +118,11 @@ class LearnerNode(LifecycleNode):
     def _wait_for_spec_and_store(self, stop: threading.Event) -> RobotSpec | None:
         while not stop.is_set():
             if self._spec is None:
-                self._waiting_for = "the robot's spec"
+                self._waiting_for = Reason(NO_ROBOT_SPEC, "the robot's spec")
             elif not (self.config.store / INDEX_NAME).exists():
-                self._waiting_for = f"a store at {self.config.store}"
+                self._waiting_for = Reason(NO_STORE, f"a store at {self.config.store}")
             else:
-                self._waiting_for = ""
+                self._waiting_for = NO_REASON
                 return self._spec
             stop.wait(_LOOK_PERIOD_S)
         return None
@@ -191,9 +192,13 @@ class LearnerNode(LifecycleNode):
             setattr(message, name, getattr(progress, name))
         finite = {k: v for k, v in progress.metrics.items() if math.isfinite(v)}
         message.metric_names, message.metric_values = list(finite), list(finite.values())
-        message.warnings = list(progress.warnings)
-        if self._waiting_for:
-            message.warnings = [*message.warnings, f"waiting for {self._waiting_for}"]
+        reason, warnings = progress.reason, list(progress.warnings)
+        if waiting_for := self._waiting_for:
+            reason = Reason(waiting_for.code, f"waiting for {waiting_for.text}")
+            warnings.append(reason)
+        message.code, message.detail = reason.code, reason.text
+        message.warning_codes = [warning.code for warning in warnings]
+        message.warnings = [warning.text for warning in warnings]
         return message
 
 

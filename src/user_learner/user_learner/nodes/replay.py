@@ -16,6 +16,7 @@ from user_comm.diagnostics import Level
 from user_comm.lifecycle import LifecycleNode
 from user_comm.run import run
 from user_core.errors import StoreError
+from user_core.reasons import NO_REASON, ROWS_SET_ASIDE, Reason
 from user_core.types import TrajectoryAck, TrajectoryChunk
 from user_learner.node_configs import ReplayConfig
 from user_learner.replay.ingest import ChunkStatus, CodingLog
@@ -52,7 +53,7 @@ class ReplayNode(LifecycleNode):
         self.every(config.status_period_s, self._publish_status, always=True)
         self._counts = dict.fromkeys(ChunkStatus, 0)
         self._rate = Rate()
-        self._trouble = ""
+        self._trouble = NO_REASON
         self._stop = threading.Event()
 
     def activate(self, stack: ExitStack) -> None:
@@ -111,7 +112,7 @@ class ReplayNode(LifecycleNode):
             self._acks.publish(ack)
         if acks and self._trouble:
             self.get_logger().info("the store takes data again")
-            self._trouble = ""
+            self._trouble = NO_REASON
             self.diagnostics.resolve("store")
         return True
 
@@ -120,10 +121,11 @@ class ReplayNode(LifecycleNode):
             self.get_logger().info(f"dropped by the retention policy: {gone}")
 
     def _say_trouble(self, error: StoreError) -> None:
-        if str(error) != self._trouble:
-            self._trouble = str(error)
-            self.get_logger().error(self._trouble)
-        self.diagnostics.report("store", Level.ERROR, f"{error.code}: {error}")
+        trouble = Reason.of(error)
+        if trouble != self._trouble:
+            self._trouble = trouble
+            self.get_logger().error(trouble.text)
+        self.diagnostics.report("store", Level.ERROR, f"{trouble.code}: {trouble.text}")
 
     def _publish_status(self) -> None:
         self._reader.refresh()
@@ -143,9 +145,12 @@ class ReplayNode(LifecycleNode):
         message.disk_free_bytes = shutil.disk_usage(self._writer.path).free
         message.rate_hz = self._rate.per_s()
         warnings = [self._trouble] if self._trouble else []
-        message.warnings = warnings + [
-            f"segment {damage.segment} set aside: {damage.reason}" for damage in tables.damages
+        warnings += [
+            Reason(ROWS_SET_ASIDE, f"segment {damage.segment} set aside: {damage.reason}")
+            for damage in tables.damages
         ]
+        message.warning_codes = [warning.code for warning in warnings]
+        message.warnings = [warning.text for warning in warnings]
         self._status.publish(message)
 
 

@@ -16,6 +16,19 @@ import numpy as np
 from user_core.config import Config, config_fields, to_mapping
 from user_core.errors import SuiteError
 from user_core.interfaces import Algorithm, PolicySink, TransitionSource
+from user_core.reasons import (
+    ALL_UPDATES,
+    CHECKPOINT_REFUSED,
+    CHECKPOINT_WRITE,
+    FEW_STEPS,
+    LEARNER_SLOW,
+    NO_DATA,
+    NO_REASON,
+    POLICY_PUBLISH,
+    REQUESTED,
+    UPDATE_RATIO,
+    Reason,
+)
 from user_core.specs import RobotSpec
 from user_learner.training.background import LatestWorker
 from user_learner.training.batch_feed import BatchFeed, Drawn
@@ -205,6 +218,7 @@ class TrainingLoop:
             self._publisher.period_s,
             self._checkpoint_update,
             self._metrics,
+            self._why(),
             tuple(self._warnings()),
         )
 
@@ -298,19 +312,40 @@ class TrainingLoop:
         self._publisher.close()
         self._keeper.close()
 
-    def _warnings(self) -> list[str]:
-        found = [f"checkpoint set aside: {reason}" for reason in self.checkpoints.refused]
-        if self._publisher.error is not None:
-            found.append(f"policy version not published: {self._publisher.error}")
-        if self._keeper.error is not None:
-            found.append(f"checkpoint not written: {self._keeper.error}")
+    def _why(self) -> Reason:
+        """Why it is in its state; none while it trains."""
+        state, config = self._state, self.config
+        if state is LearnerState.WAITING:
+            if self._steps < config.utd.learning_starts:
+                text = f"{self._steps} of {config.utd.learning_starts} steps have been collected"
+                return Reason(FEW_STEPS, text)
+            return Reason(NO_DATA, self._batches.reason or "no batch has come yet")
+        if state is LearnerState.LIMITED:
+            text = f"as many updates were made as {self._steps} steps allow; waits for robots"
+            return Reason(UPDATE_RATIO, text)
+        if state is LearnerState.PAUSED:
+            return Reason(REQUESTED, "paused on request")
+        if state is LearnerState.FINISHED:
+            return Reason(ALL_UPDATES, f"all {config.max_updates} updates were made")
+        return NO_REASON
+
+    def _warnings(self) -> list[Reason]:
+        found = [
+            Reason(CHECKPOINT_REFUSED, f"checkpoint set aside: {reason}")
+            for reason in self.checkpoints.refused
+        ]
+        if (error := self._publisher.error) is not None:
+            found.append(Reason(POLICY_PUBLISH, f"policy version not published: {error}"))
+        if (error := self._keeper.error) is not None:
+            found.append(Reason(CHECKPOINT_WRITE, f"checkpoint not written: {error}"))
         if self._state is LearnerState.WAITING and self._batches.reason:
-            found.append(f"no data: {self._batches.reason}")
+            found.append(Reason(NO_DATA, f"no data: {self._batches.reason}"))
         if self.limiter.forgiven:
-            found.append(
+            text = (
                 f"learner slower than robots: {self.limiter.ratio(self._update):.3g} updates a "
                 f"step instead of {self.limiter.target:g}"
             )
+            found.append(Reason(LEARNER_SLOW, text))
         return found
 
 

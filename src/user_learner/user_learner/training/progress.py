@@ -14,6 +14,11 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+from user_core.reasons import NO_REASON, Reason
+
+_RETRY_S = 10.0
+_log = logging.getLogger(__name__)
+
 
 class LearnerState(IntEnum):
     """What the loop is doing; the numbers are those of ``user_msgs/LearnerStatus``."""
@@ -43,6 +48,7 @@ class Progress:
         policy_period_s: Time between the last two versions, seconds.
         checkpoint_update: Update of the newest complete checkpoint; -1 without one.
         metrics: Means over the last period.
+        reason: Why it is in this state; none while it trains.
         warnings: What a person should look at.
     """
 
@@ -57,7 +63,8 @@ class Progress:
     policy_period_s: float = 0.0
     checkpoint_update: int = -1
     metrics: Mapping[str, float] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
+    reason: Reason = NO_REASON
+    warnings: tuple[Reason, ...] = ()
 
 
 class Means:
@@ -111,10 +118,6 @@ class Rate:
 # --------------------------------------------------------------------------------------------------
 # TensorBoard
 # --------------------------------------------------------------------------------------------------
-
-
-_RETRY_S = 10.0
-_log = logging.getLogger(__name__)
 
 
 class TensorBoardWriter:
