@@ -1,6 +1,8 @@
 """The ready deployments and algorithms, checked whole as before a start; and what is refused."""
 
+import re
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -183,3 +185,38 @@ def test_records_of_earlier_releases_are_read(tmp_path):
     file.write_text("processes: 3\n")
     with pytest.raises(ConfigError):
         load_record(file)
+
+
+def test_the_deployments_of_the_how_to_are_right(tmp_path):
+    page = Path(__file__).parents[3] / "docs" / "how_to" / "compose_a_deployment.md"
+    blocks = re.findall(r"```yaml\n(name: .*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 2
+    for number, text in enumerate(blocks):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(text)
+        assert not check(file)[1]
+    words = ["learner.training.utd.target:=null", "actor.loop.max_episode_steps:=100",
+             "left.actor.loop.max_episode_steps:=50", "left.seed:=7"]  # fmt: skip
+    composition, faults = check(tmp_path / "0.yaml", *words)
+    assert not faults
+    steps = [
+        composition.deployment.process(f"{side}_actor").parameters["loop"]["max_episode_steps"]
+        for side in ("left", "right")
+    ]
+    assert steps == [50, 100]
+    assert composition.deployment.process("left_hal").node_name == "/left/left_hal"
+
+
+def test_a_role_of_ones_own_is_laid_over_a_ready_one(tmp_path):
+    (tmp_path / "fragments").mkdir()
+    (tmp_path / "fragments" / "slow_arm.yaml").write_text(
+        "extends: [simulated_arm]\n"
+        "arguments: {pace: 0.5}\n"
+        "processes:\n"
+        '  hal: {parameters: {robot: {params: {speed: "${pace}"}}}}\n'
+    )
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: mine\nroles: [learner]\nrobots: {arm: slow_arm}\n")
+    composition, faults = check(file, "pace:=0.25")
+    assert not faults
+    assert composition.deployment.process("hal").parameters["robot"]["params"]["speed"] == 0.25
