@@ -30,6 +30,7 @@ class GraphProbe:
         self.actor: ActorStatus | None = None
         self.replay: ReplayStatus | None = None
         self.results: list[Any] = []
+        self._clients: dict[str, Any] = {}
         self.hear(topics.ACTOR_STATUS, lambda m: setattr(self, "actor", m))
         self.hear(topics.REPLAY_STATUS, lambda m: setattr(self, "replay", m))
         self.hear(topics.EPISODE_RESULT, lambda report: self.results.append(report.result))
@@ -56,8 +57,11 @@ class GraphProbe:
         return lambda value: publisher.publish(encode(value))
 
     def call(self, name: str, kind: Any, **fields: Any) -> Any:
-        client = self.node.create_client(kind, name)
-        assert client.wait_for_service(10.0), f"no service {name}"
+        """Call a service; returns its answer."""
+        client = self._clients.get(name)
+        if client is None:
+            client = self._clients[name] = self.node.create_client(kind, name)
+        self.until(client.service_is_ready, f"service {name}")
         future = client.call_async(kind.Request(**fields))
         self.until(future.done, f"answer of {name}")
         return future.result()
