@@ -136,4 +136,7 @@ LINK_DOWN = _code("link_down", "The router of the network cannot be reached, or 
 NODE_WAITS = _code("node_waits", "The node waits for one that it depends on.")
 NODE_SILENT = _code("node_silent", "The node was not heard of yet, or not for a while.")
 NODE_FAILED = _code("node_failed", "A transition of the node failed; it is tried again.")
+NODE_GIVEN_UP = _code("node_given_up", "The node failed too often, and is left alone.")
+NODE_STARTING = _code("node_starting", "The node is being configured or activated.")
+NODE_PAUSED = _code("node_paused", "The deployment is paused, or is being shut down.")
 NODE_HELD = _code("node_held", "A person has taken the node in hand; it is left alone.")

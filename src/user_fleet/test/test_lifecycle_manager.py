@@ -5,6 +5,7 @@ import json
 import pytest
 
 from user_core.errors import StoreError
+from user_core.reasons import Reason
 from user_fleet.deployment import ProcessSpec, RestartPolicy
 from user_fleet.lifecycle import (
     AskState,
@@ -86,9 +87,9 @@ class World:
     def states(self):
         return {name: node.state if node else "gone" for name, node in self.nodes.items()}
 
-    def trouble(self, name):
+    def reason(self, name):
         (report,) = [r for r in self.manager.report(self.now_s) if r.name == name]
-        return report.trouble
+        return report.reason
 
 
 def spec(name, **values):
@@ -111,7 +112,7 @@ def test_nodes_are_brought_up_in_order():
         "configure learner", "activate learner",
     ]  # fmt: skip
     assert set(world.states().values()) == {"active"}
-    assert not any(report.trouble for report in world.manager.report(world.now_s))
+    assert not any(report.reason for report in world.manager.report(world.now_s))
 
 
 def test_a_restarted_node_comes_back_and_what_depends_on_it_is_reactivated():
@@ -132,7 +133,7 @@ def test_a_dead_process_is_noticed_and_the_others_go_on():
     world.run(10)
     assert world.log == []
     assert world.states() == {"learner": "active", "actor": "active", "hal": "gone"}
-    assert "process ended" in world.trouble("hal")
+    assert "process ended" in world.reason("hal").text
     world.start("hal")
     world.run(2)
     assert world.states()["hal"] == "active"
@@ -143,7 +144,8 @@ def test_nobody_waits_for_ever():
     world.nodes["hal"].fails = ("configure",)
     world.run(2)
     assert world.states()["actor"] == "unconfigured"
-    assert "waits for hal" in world.trouble("actor")
+    assert "waits for hal" in world.reason("actor").text
+    assert world.reason("actor").code == "node_waits"
     world.run(8)
     assert world.states() == {"learner": "active", "actor": "active", "hal": "unconfigured"}
     world.log.clear()
@@ -165,7 +167,8 @@ def test_one_that_fails_too_often_is_given_up_and_the_others_stay():
     world.nodes["hal"].fails = ("activate",)
     world.run(20)
     assert world.log.count("activate hal") == 3
-    assert "given up after 3 failures" in world.trouble("hal")
+    assert "given up after 3 failures" in world.reason("hal").text
+    assert world.reason("hal").code == "node_given_up"
     assert world.states()["actor"] == world.states()["learner"] == "active"
     world.nodes["hal"].fails = ()
     world.run(200)
@@ -222,7 +225,7 @@ def test_pause_and_resume_and_a_manager_that_dies_meanwhile(tmp_path):
     world.run(5)
     assert world.manager.mode is Mode.PAUSED
     assert world.states() == {"hal": "unconfigured", "actor": "inactive"}
-    assert world.trouble("actor") == "paused"
+    assert world.reason("actor") == Reason("node_paused", "paused")
     world.manager.resume()
     world.run(2)
     assert set(world.states().values()) == {"active"}
@@ -258,7 +261,8 @@ def test_what_a_person_deactivates_stays_so_until_it_is_activated(tmp_path):
     world.nodes["hal"].state = "inactive"  # ros2 lifecycle set /hal deactivate
     world.run(5)
     assert world.states()["hal"] == "inactive"
-    assert "taken in hand" in world.trouble("hal")
+    assert "taken in hand" in world.reason("hal").text
+    assert world.reason("hal").code == "node_held"
     world.start("hal")
     world.memory = Memory(tmp_path / "memory.json")
     world.new_manager()

@@ -7,6 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from user_core.config import Config, setting
+from user_core.reasons import (
+    NO_REASON,
+    NODE_FAILED,
+    NODE_GIVEN_UP,
+    NODE_HELD,
+    NODE_PAUSED,
+    NODE_SILENT,
+    NODE_STARTING,
+    NODE_WAITS,
+    Reason,
+)
 from user_fleet.deployment.model import ProcessSpec, start_order
 from user_fleet.lifecycle.managed_node import (
     GOALS,
@@ -74,12 +85,12 @@ _UNHEARD_S = 1.0
 
 @dataclass(frozen=True)
 class NodeReport:
-    """How it stands with one node; ``trouble`` is empty when it is as it should be."""
+    """The state of one node; ``reason`` says why it is not as it should be, if it is not."""
 
     name: str
     node: str
     state: str
-    trouble: str
+    reason: Reason
     serious: bool
     failures: int
     pid: int
@@ -370,25 +381,23 @@ class LifecycleManager:
             node.pid, node.pid_since_s = 0, now_s
 
     def _report(self, node: ManagedNode, now_s: float) -> NodeReport:
-        trouble, serious = "", False
+        reason, serious = NO_REASON, False
         if node.given_up:
-            window_s = node.spec.restart.window_s
-            trouble, serious = (
-                f"given up after {node.spec.restart.max_failures} failures in {window_s:g} s: "
-                f"{node.detail}",
-                True,
-            )
+            policy = node.spec.restart
+            text = f"given up after {policy.max_failures} failures in {policy.window_s:g} s"
+            reason, serious = Reason(NODE_GIVEN_UP, f"{text}: {node.detail}"), True
         elif node.held:
-            trouble = node.detail or "taken in hand by its life-cycle service"
+            reason = Reason(NODE_HELD, node.detail or "taken in hand by its life-cycle service")
         elif node.state == UNKNOWN and not node.over:
-            trouble, serious = node.detail or "not heard of yet", node.was_up
+            reason, serious = Reason(NODE_SILENT, node.detail or "not heard of yet"), node.was_up
         elif self.mode is not Mode.RUN:
-            trouble = self.mode.value
+            reason = Reason(NODE_PAUSED, self.mode.value)
         elif node.state != "active":
             missing = self._missing(node)
-            waits = f"waits for {', '.join(missing)}" if missing else "is being brought up"
-            trouble = f"{waits}; {node.detail}" if node.detail else waits
+            code = NODE_WAITS if missing else NODE_FAILED if node.detail else NODE_STARTING
+            text = f"waits for {', '.join(missing)}" if missing else "is being brought up"
+            reason = Reason(code, f"{text}; {node.detail}" if node.detail else text)
         return NodeReport(
-            node.name, node.spec.node_name, node.state, trouble, serious, node.failures,
+            node.name, node.spec.node_name, node.state, reason, serious, node.failures,
             node.pid, now_s - node.since_s,
         )  # fmt: skip

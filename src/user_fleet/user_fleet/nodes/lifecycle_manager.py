@@ -185,7 +185,7 @@ class LifecycleManagerNode(LifecycleNode):
     def _tell_news(self) -> None:
         """Log and publish what has changed."""
         for report in self._manager.report(time.monotonic()):
-            now = f"{report.state}; {report.trouble}" if report.trouble else report.state
+            now = f"{report.state}; {report.reason}" if report.reason else report.state
             if now == self._said[report.name]:
                 continue
             self._said[report.name] = now
@@ -200,7 +200,7 @@ class LifecycleManagerNode(LifecycleNode):
             self._show(report)
 
     def _show(self, report: NodeReport) -> None:
-        level = Level.ERROR if report.serious else Level.WARN if report.trouble else Level.OK
+        level = Level.ERROR if report.serious else Level.WARN if report.reason else Level.OK
         values = {
             "node": report.node,
             "state": report.state,
@@ -208,8 +208,9 @@ class LifecycleManagerNode(LifecycleNode):
             "failures": report.failures,
             "pid": report.pid,
             "mode": self._manager.mode.value,
+            "reason": report.reason.code,
         }
-        text = report.trouble or report.state
+        text = str(report.reason) or report.state
         self.diagnostics.report(f"managed {report.name}", level, text, values)
 
 
