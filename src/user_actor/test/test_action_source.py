@@ -111,6 +111,7 @@ def test_nobody_takes_over_an_evaluation_and_who_tries_ends_it():
     assert (online.source, online.length) == (EpisodeSource.ONLINE, 9)
     assert (evaluation.source, evaluation.outcome) == (EpisodeSource.EVALUATION, Outcome.ABORTED)
     assert "took over" in evaluation.reason
+    assert evaluation.reason_code == "person_took_over"
     assert evaluation.interventions == 0
 
 

@@ -231,7 +231,7 @@ class EpisodeResult:
         end_ns: When it ended, nanoseconds.
         reason: Why it ended, for people.
         reason_code: The same for programs (:mod:`user_core.reasons`); empty where the outcome says
-            it all. It is announced, not stored.
+            it all, and in older data.
     """
 
     key: EpisodeKey

@@ -24,7 +24,14 @@ from user_actor.loop.stats import LoopState, LoopStats
 from user_actor.loop.timing import StepTiming
 from user_core.errors import ConfigError, SpecError, SuiteError
 from user_core.interfaces import Policy, Reward, RewardOutcome
-from user_core.reasons import NO_REASON, PERSON_SAID, PERSON_TOOK_OVER, STOPPING, Reason
+from user_core.reasons import (
+    INTERNAL,
+    NO_REASON,
+    PERSON_SAID,
+    PERSON_TOOK_OVER,
+    STOPPING,
+    Reason,
+)
 from user_core.runtime.clock import Clock
 from user_core.specs import Array
 from user_core.types import EpisodeResult, EpisodeSource, Label, Observation, Task, TaskFeedback
@@ -137,7 +144,9 @@ class EpisodeLoop:
         try:
             return self._act(source, first)
         except BaseException as error:
-            self.recorder.abandon(f"{type(error).__name__}: {error}")
+            text = f"{type(error).__name__}: {error}"
+            code = error.code if isinstance(error, SuiteError) else INTERNAL
+            self.recorder.abandon(Reason(code, text))
             raise
 
     def stop(self, reason: Reason = _STOPPED) -> None:

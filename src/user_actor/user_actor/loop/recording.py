@@ -37,11 +37,13 @@ class Ending:
         outcome: How it ended.
         terminated: No value lies beyond the last step: bootstrapping stops.
         reason: For people.
+        reason_code: The same for programs; empty where the outcome says it all.
     """
 
     outcome: Outcome
     terminated: bool
     reason: str
+    reason_code: str = ""
 
     @property
     def truncated(self) -> bool:
@@ -51,7 +53,8 @@ class Ending:
 
 def aborted(reason: Reason | str) -> Ending:
     """The end of an episode that nobody judged."""
-    return Ending(Outcome.ABORTED, False, str(reason))
+    code = reason.code if isinstance(reason, Reason) else ""
+    return Ending(Outcome.ABORTED, False, str(reason), code)
 
 
 class EndRules:
@@ -253,19 +256,20 @@ class EpisodeRecorder:
             start_ns=self._first.observation.stamp_ns,
             end_ns=end_ns,
             reason=ending.reason,
+            reason_code=ending.reason_code,
         )
         self._sink.end_episode(result)
         self._key = None
         return result
 
-    def abandon(self, reason: str) -> None:
+    def abandon(self, reason: Reason) -> None:
         """The sink did not take a row: end the episode where it stands."""
         if self._key is not None:
             ending = aborted(reason)
             self._sink.end_episode(
                 EpisodeResult(
                     self._key, self._source, ending.outcome, self._steps, self._return,
-                    self._interventions, reason=reason,
+                    self._interventions, reason=ending.reason, reason_code=ending.reason_code,
                 )
             )  # fmt: skip
         self.begin(self._source)

@@ -227,6 +227,7 @@ def _result(data: Mapping[str, Any]) -> EpisodeResult:
         start_ns=_integer(data, "start_ns"),
         end_ns=_integer(data, "end_ns"),
         reason=_text(data, "reason"),
+        reason_code=_text({"reason_code": "", **data}, "reason_code"),  # older data has none
     )
 
 
@@ -378,7 +379,7 @@ class EpisodeFileReader:
         self._path = Path(path)
         try:
             self._archive = zipfile.ZipFile(self._path)
-        except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+        except (OSError, zipfile.BadZipFile, RuntimeError) as error:
             raise CodecError(
                 f"episode file {path}", got=str(error), expected="a zip archive"
             ) from error
@@ -464,7 +465,7 @@ class EpisodeFileReader:
                     raise ValueError(f"{info.file_size} bytes for {nbytes}")
                 data = member.read(nbytes + 1)
         except (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error,
-                NotImplementedError) as error:  # fmt: skip
+                RuntimeError) as error:  # fmt: skip
             raise self._damaged(name, error) from error
         if len(data) != nbytes:
             raise self._damaged(name, ValueError(f"{len(data)} bytes for {nbytes}"))
@@ -477,7 +478,7 @@ class EpisodeFileReader:
                 raise ValueError(f"{info.file_size} bytes")
             data = json.loads(self._archive.read(info))
         except (KeyError, OSError, ValueError, RecursionError, EOFError, zipfile.BadZipFile,
-                zlib.error, NotImplementedError) as error:  # fmt: skip
+                zlib.error, RuntimeError) as error:  # fmt: skip
             raise self._damaged(name, error) from error
         if not isinstance(data, dict):
             raise self._damaged(name, TypeError(f"a {type(data).__name__}, not a mapping"))
@@ -504,5 +505,6 @@ def _episode_result(data: Mapping[str, Any]) -> EpisodeResult:
         outcome=Outcome(data["outcome"]),
         episode_return=float(data["episode_return"]),
         reason=str(data["reason"]),
+        reason_code=str(data.get("reason_code", "")),  # older files have none
         **integers,
     )
