@@ -23,6 +23,7 @@ def actor(**changes):
         "actor": "actor0", "robot": "panda", "state": 2, "steps": 1234, "episodes": 20,
         "success_rate": 0.75, "last_return": 0.5, "policy_version": 7, "policy_age_s": 3.2,
         "rate_hz": 9.98, "lateness_p99_ms": 1.25, "outbox_bytes": 2_500_000, "outbox_fill": 0.01,
+        "warning_codes": [],
         "warnings": [],
     }  # fmt: skip
     return SimpleNamespace(**{**values, **changes})
@@ -33,13 +34,16 @@ def learner(**changes):
         "algorithm": "rlpd", "state": 1, "update": 5000, "environment_steps": 1000,
         "updates_per_s": 40.0, "utd_ratio": 4.9, "utd_target": 5.0, "policy_version": 8,
         "data_wait_share": 0.02, "metric_names": ["critic_loss"], "metric_values": [0.1],
+        "warning_codes": ["checkpoint_write"],
         "warnings": ["checkpoint is slow"],
     }  # fmt: skip
     return SimpleNamespace(**{**values, **changes})
 
 
 def replay():
-    return SimpleNamespace(steps=2000, disk_bytes=3e9, disk_free_bytes=8e10, warnings=[])
+    return SimpleNamespace(
+        steps=2000, disk_bytes=3e9, disk_free_bytes=8e10, warning_codes=[], warnings=[]
+    )
 
 
 def gate(**changes):
@@ -50,7 +54,7 @@ def episode(outcome=1, source=ONLINE, robot="panda", start_ns=0):
     return SimpleNamespace(
         robot=robot, task="reach", source=source, outcome=outcome, length=30, episode_return=1.0,
         interventions=2, first_version=1, last_version=2, start_ns=start_ns, end_ns=start_ns + 1,
-        reason="solved",
+        reason_code="", reason="solved",
     )  # fmt: skip
 
 
@@ -94,8 +98,12 @@ def test_who_falls_silent_is_named():
 
 def test_a_stopped_robot_is_a_warning():
     state = full_state()
-    state.take("SafetyStatus", "/robot0/safety_status", gate(state=3, detail="pressed by hand"))
-    assert "robot0: robot stopped, pressed by hand" in state.warnings()
+    state.take(
+        "SafetyStatus",
+        "/robot0/safety_status",
+        gate(state=3, detail="pressed by hand", cause="emergency_stop"),
+    )
+    assert "robot0: robot stopped, pressed by hand [emergency_stop]" in state.warnings()
     assert "EMERGENCY" in text_of(state)
 
 

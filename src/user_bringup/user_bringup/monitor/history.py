@@ -28,7 +28,7 @@ class History:
         """Write one ``user_msgs/EpisodeResult``."""
         names = (
             "robot", "task", "source", "outcome", "length", "episode_return", "interventions",
-            "first_version", "last_version", "start_ns", "end_ns", "reason",
+            "first_version", "last_version", "start_ns", "end_ns", "reason_code", "reason",
         )  # fmt: skip
         self._write("episode", {name: getattr(message, name) for name in names})
 

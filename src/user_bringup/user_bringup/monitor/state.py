@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 ONLINE, DEMONSTRATION, EVALUATION = 0, 1, 2
@@ -132,16 +133,29 @@ class SystemState:
         found = [f"{name} is silent" for name in self.silent()]
         for group in (self.actors, self.replays, self.learners):
             for name, latest in group.items():
-                found += [f"{name.strip('/')}: {text}" for text in latest.message.warnings]
+                message, who = latest.message, name.strip("/")
+                codes = zip_longest(message.warnings, message.warning_codes, fillvalue="")
+                found += [with_code(f"{who}: {text}", code) for text, code in codes if text]
         for name, latest in self.gates.items():
-            if latest.message.state >= 2:
-                found.append(f"{name.strip('/')}: robot stopped, {latest.message.detail}")
+            message, who = latest.message, name.strip("/")
+            if message.state >= 2:
+                found.append(with_code(f"{who}: robot stopped, {message.detail}", message.cause))
         found += [f"{name}: {detail}" for name, detail in self.processes.items() if detail]
         return found + [
-            f"{name}: {latest.message.message}"
+            with_code(f"{name}: {latest.message.message}", _value(latest.message, "reason"))
             for name, latest in self.managed.items()
             if level_of(latest.message) and not self.processes.get(name)
         ]
+
+
+def with_code(text: str, code: str) -> str:
+    """A text for people, with the code by which the reference lists it."""
+    return f"{text} [{code}]" if code else text
+
+
+def _value(status: Any, key: str) -> str:
+    """A value of a ``diagnostic_msgs/DiagnosticStatus``; empty if it has none of this name."""
+    return next((str(entry.value) for entry in status.values if entry.key == key), "")
 
 
 def level_of(status: Any) -> int:
