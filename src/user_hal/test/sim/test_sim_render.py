@@ -103,7 +103,7 @@ def test_a_stream_that_stalls_is_an_error_not_an_old_image() -> None:
         robot.close()
 
 
-def test_no_way_to_draw_is_an_error_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_way_to_draw_is_an_error_with_its_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("user_hal.sim.rendering.importlib.import_module", _no_module)
     with pytest.raises(DeviceError, match="libegl1"):
         Renderer(Scene("panda", "reach").model, 16, 16)

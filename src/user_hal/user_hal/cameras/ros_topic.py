@@ -145,11 +145,11 @@ class RosTopicCamera(Camera):
         types = [name for name in self._io.topics().get(own_name, ()) if name != type_name]
         others = [item.name for item in self.discover_on(self._io) if item.name != own_name]
         if types:
-            came = f"the topic carries {types[0]}, not {type_name}"
+            got = f"the topic carries {types[0]}, not {type_name}"
         elif self._subscription.publishers == 0:
-            came = f"nobody published it within {wait_s:g} s"
+            got = f"nobody published it within {wait_s:g} s"
         else:
-            came = f"published, but no image came within {wait_s:g} s"
+            got = f"published, but no image came within {wait_s:g} s"
         return DeviceTimeout(
-            f"camera {own_name!r}", got=came, expected=f"{type_name}; image topics: {others}"
+            f"camera {own_name!r}", got=got, expected=f"{type_name}; image topics: {others}"
         )

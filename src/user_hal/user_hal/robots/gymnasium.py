@@ -153,8 +153,8 @@ def _values(space: spaces.Space[Any], value: Any, path: str = "") -> Iterator[tu
     if isinstance(space, spaces.Dict):
         for key, child in space.spaces.items():
             if not isinstance(value, Mapping) or key not in value:
-                came = sorted(value) if isinstance(value, Mapping) else type(value).__name__
-                raise SpecError(f"observation {path or '(top)'}", got=came, expected=f"key {key!r}")
+                got = sorted(value) if isinstance(value, Mapping) else type(value).__name__
+                raise SpecError(f"observation {path or '(top)'}", got=got, expected=f"key {key!r}")
             yield from _values(child, value[key], f"{path}.{key}" if path else str(key))
     elif isinstance(space, spaces.Tuple):
         for index, child in enumerate(space.spaces):

@@ -527,8 +527,8 @@ class HalLoop:
     def _refuse_resets(self) -> None:
         if self._resets:
             fault = self._guard.check(self._clock.monotonic_ns())
-            came = fault.text or "a driver that failed"
-            self._resets.refuse(SafetyError("reset of the robot", got=came))
+            got = fault.text or "a driver that failed"
+            self._resets.refuse(SafetyError("reset of the robot", got=got))
 
     def _lease_changed(self, reason: str) -> None:
         self.path.lease_changed(reason)

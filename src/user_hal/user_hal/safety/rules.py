@@ -82,8 +82,8 @@ class FormatRule:
             Refused: ``shape``, ``dtype`` or ``not_finite``.
         """
         if not isinstance(action, np.ndarray) or action.shape != self._shape:
-            came = getattr(action, "shape", type(action).__name__)
-            raise Refused(SHAPE, f"command has shape {came}, needs {self._shape}")
+            got = getattr(action, "shape", type(action).__name__)
+            raise Refused(SHAPE, f"command has shape {got}, needs {self._shape}")
         if action.dtype != self._dtype:
             raise Refused(DTYPE, f"command is {action.dtype}, needs {self._dtype}")
         values: list[float] = action.tolist()
@@ -122,13 +122,13 @@ class BoundsRule:
         high = _tighten(spec, config.high, lowest=False)
         self.low: list[float] = low.tolist()
         self.high: list[float] = high.tolist()
-        came = f"low {self.low}, high {self.high} (the robot's own included)"
+        got = f"low {self.low}, high {self.high} (the robot's own included)"
         if (low > high).any():
-            raise ConfigError("bounds", got=came, expected="low <= high for every element")
+            raise ConfigError("bounds", got=got, expected="low <= high for every element")
         moving = layout.moving
         if not layout.absolute and ((low[moving] > 0).any() or (high[moving] < 0).any()):
             raise ConfigError(
-                "bounds", got=came, expected=f"bounds that allow a {layout.kind.value} of 0"
+                "bounds", got=got, expected=f"bounds that allow a {layout.kind.value} of 0"
             )
         share = config.refuse_beyond if np.dtype(spec.dtype).kind == "f" else 0.0
         self._slack = [_slack(share, a, b) for a, b in zip(self.low, self.high)]

@@ -12,7 +12,7 @@ from user_core.interfaces import Discovered, TeleopCommand
 from user_core.types import Observation
 from user_hal.teleops.hand_device import Buttons, ButtonsConfig, HandConfig, HandTeleop
 
-_CURE = (
+_HINT = (
     "pip install 'pyspacemouse>=2.1', and let users read the device "
     '(udev: SUBSYSTEM=="hidraw", ATTRS{idVendor}=="256f", MODE="0666")'
 )
@@ -65,7 +65,7 @@ class SpaceMouseTeleop(HandTeleop):
                 device=self.config.device or None, axis_convention=library.AxisConvention.ROS
             )
         except Exception as error:  # pyspacemouse and hidapi raise what they like
-            raise DeviceError("teleop 'spacemouse'", got=str(error), hint=_CURE) from error
+            raise DeviceError("teleop 'spacemouse'", got=str(error), hint=_HINT) from error
         self._trouble = None
         self._end.clear()
         self._thread = threading.Thread(target=self._listen, name="spacemouse", daemon=True)
@@ -106,6 +106,6 @@ def _library() -> Any:
         import pyspacemouse
     except ImportError as error:
         raise PluginError(
-            "teleop 'spacemouse' needs the Python package pyspacemouse", got=str(error), hint=_CURE
+            "teleop 'spacemouse' needs the Python package pyspacemouse", got=str(error), hint=_HINT
         ) from error
     return pyspacemouse

@@ -130,17 +130,17 @@ class Homing:
         config = self._config
         if self._by_joints:
             worst = int(np.argmax(np.abs(remaining)))
-            came = f"{self._names[worst]} is {remaining[worst]:+.3f} rad off"
+            got = f"{self._names[worst]} is {remaining[worst]:+.3f} rad off"
             expected = f"within {config.tolerance_rad:g} rad"
         else:
-            came = (
+            got = (
                 f"tool is {np.linalg.norm(remaining[:3]):.4f} m and "
                 f"{np.linalg.norm(remaining[3:]):.3f} rad off"
             )
             expected = f"within {config.tolerance_m:g} m and {config.tolerance_rad:g} rad"
         return DeviceTimeout(
             f"home is not reached within {config.timeout_s:g} s",
-            got=came,
+            got=got,
             expected=expected,
             hint="Look whether the controller is active, for collisions, and at home.timeout_s",
         )

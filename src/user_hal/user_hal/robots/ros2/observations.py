@@ -233,7 +233,7 @@ class Source:
                 self._what,
                 got=f"a newest message {age_s:.3f} s old, {publishers} publishers",
                 expected=f"at most {self.max_age_s:g} s",
-                hint=_cure(sample, publishers),
+                hint=_hint(sample, publishers),
             )
         return sample
 
@@ -250,17 +250,17 @@ class Source:
         graph = self._io.topics()
         foreign = [name for name in graph.get(topic, ()) if name != wanted]
         if foreign and not self.subscription.publishers:
-            came = f"it carries {foreign[0]}"
+            got = f"it carries {foreign[0]}"
         elif self.subscription.publishers:
-            came = f"it is published, but no message came{within}"
+            got = f"it is published, but no message came{within}"
         else:
-            came = f"nobody publishes it{within}"
+            got = f"nobody publishes it{within}"
         others = sorted(other for other, types in graph.items() if wanted in types)
         others = [other for other in others if other != topic]
         near = difflib.get_close_matches(topic, others or list(graph), n=1)
         hint = f"; did you mean {near[0]!r}?" if near and near[0] != topic else ""
         return DeviceTimeout(
-            self._what, got=came, expected=f"{wanted}; topics of this type: {others}{hint}"
+            self._what, got=got, expected=f"{wanted}; topics of this type: {others}{hint}"
         )
 
     @property
@@ -322,7 +322,7 @@ class Source:
         )
 
 
-def _cure(sample: Sample, publishers: int) -> str:
+def _hint(sample: Sample, publishers: int) -> str:
     if sample.stamp_ns < _FIRST_REAL_NS:
         return "It is stamped with simulated time (use_sim_time): set stamp: arrival"
     return "" if publishers else "Start the node that publishes it"
