@@ -18,7 +18,7 @@ class LeaseConfig(Config):
         5.0, doc="How long it lasts without renewal: a dead actor's robot is free then.",
         unit="s", gt=0,
     )  # fmt: skip
-    preempt: bool = setting(False, doc="Take the robot from whoever has it.")
+    preempt: bool = setting(False, doc="Take the robot from its present holder.")
     retry_s: float = setting(1.0, doc="Time between two attempts to get it.", unit="s", gt=0)
 
 

@@ -27,7 +27,7 @@ class Evaluation:
         mean_return: Mean of the undiscounted returns.
         mean_length: Mean number of steps.
         policy_version: Version that acted.
-        aborted: How many nobody judged: the robot was stopped, or a person took over.
+        aborted: How many were not judged: the robot was stopped, or a person took over.
         gate: What the safety gate did: commands ``passed``, ``limited``, ``refused``, and by
             each code.
     """

@@ -49,7 +49,7 @@ def drain(
 
     Args:
         folder: Of the outbox; its actor must not be running.
-        store: Replay store; made when it is not there. Nobody else may be writing it.
+        store: Replay store; made when it is not there. No other process may be writing it.
         patience_s: Longest time without any progress. An outbox that belongs to another store
             goes over to this one only after ``rebind_after_s`` (see the outbox's README).
         on_chunk: Called for each chunk that is handed over.

@@ -35,7 +35,7 @@ class RunParts:
 
     @classmethod
     def load(cls, folder: Path) -> RunParts:
-        """Read the folder of a run. Raises SuiteError when it is none."""
+        """Read the folder of a run. Raises SuiteError when it is not the folder of a run."""
         file = folder / "deployment.yaml"
         if not file.exists():
             raise SuiteError(f"no run in {folder}", expected="a folder runs/<id>")
@@ -74,7 +74,7 @@ class RunParts:
 
     @property
     def task(self) -> str:
-        """Name of its task; empty where nobody gave it one."""
+        """Name of its task; empty where it has none."""
         return self.robot_file().task
 
     def limits(self, changes: Mapping[str, Any] | None = None) -> ActorLoopConfig:

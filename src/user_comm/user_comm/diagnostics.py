@@ -77,7 +77,7 @@ class Diagnostics:
             self._on_change()
 
     def error(self, error: BaseException, *, name: str = "", level: Level = Level.ERROR) -> None:
-        """Report an error under its code (``exception`` if it is none of ours)."""
+        """Report an error under its code (``exception`` if it is not a SuiteError)."""
         self.report(
             name or code_of(error),
             level,
@@ -115,7 +115,7 @@ class Diagnostics:
 
 
 def code_of(error: BaseException) -> str:
-    """The stable code of an error; ``exception`` where it is none of ours."""
+    """The stable code of an error; ``exception`` where it is not a SuiteError."""
     return error.code if isinstance(error, SuiteError) else "exception"
 
 

@@ -122,7 +122,7 @@ class TopicPublisher:
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody listens now; what is expensive to make need not be made otherwise."""
+        """Whether there is a subscriber now; without one, expensive messages need not be made."""
         return bool(self.listeners)
 
     def publish(self, value: Any, **options: Any) -> bool:
@@ -164,7 +164,7 @@ class ServiceClient:
                 waiting for a peer that is gone.
 
         Raises:
-            TransportError: Nobody offers the service, there was no answer in time, or the call
+            TransportError: The service is not offered, there was no answer in time, or the call
                 was given up.
         """
         given_up = given_up or threading.Event()
@@ -191,7 +191,7 @@ class ServiceClient:
         return future.result()
 
     def tell(self, request: Any) -> None:
-        """Send a request whose answer nobody waits for; if the service is not there, to nobody."""
+        """Send a request without waiting for its answer; does nothing if the service is not there."""
         if self.client.service_is_ready():
             self.client.remove_pending_request(self.client.call_async(request))
 

@@ -321,7 +321,7 @@ class LifecycleNode(Endpoints, RclpyLifecycleNode):
 class Autostart:
     """Configures and activates its node, and tries again after a failure, ever more rarely.
 
-    Whoever deactivates, cleans up or shuts down the node by its service takes over: from then
+    A person or program that deactivates, cleans up or shuts down the node by its service takes over: from then
     on it stays as it is told.
 
     Args:

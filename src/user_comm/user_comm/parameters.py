@@ -188,7 +188,7 @@ class ConfigParameters(Generic[C]):
             self._on_change(old, new)
 
     def _find_unknown(self, overrides: Mapping[str, Any], known: Sequence[str]) -> dict[str, str]:
-        """Overrides that nobody asked for, with the name that may have been meant.
+        """Overrides of parameters that do not exist, with the name that may have been meant.
 
         Only a hint: a parameter file may serve several nodes.
         """

@@ -52,7 +52,7 @@ def run(
         options: For the node's constructor.
 
     Returns:
-        Exit code: 0 after an orderly end, 1 after an exception that nobody caught, 2 where
+        Exit code: 0 after an orderly end, 1 after an uncaught exception, 2 where
         the node could not be built.
     """
     note_imported_modules()

@@ -140,7 +140,7 @@ ACTION = Topic(
 REMOTE_OBSERVATION = Topic(
     "remote_observation", "user_msgs/msg/Observation", "actor", "inference",
     COMMAND,
-    "What a policy on another host shall act on; images are coded (`name@coding`), and "
+    "What a policy on another host acts on; images are coded (`name@coding`), and "
     "`@deterministic` says whether to act without noise. Only the newest counts.",
 )  # fmt: skip
 REMOTE_ACTION = Topic(

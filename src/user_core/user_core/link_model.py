@@ -421,7 +421,7 @@ class LinkWindow:
             self._enter(Phase.PROBE_RATE, now_s)
 
     def _is_still(self, queue_s: float) -> bool:
-        """A queue that draining makes neither shorter nor longer is none: the way is another."""
+        """If sending less makes the queue neither shorter nor longer, it is no queue: the path changed."""
         return self._queue_before_s / _SAME < queue_s < self._queue_before_s * _SAME
 
     def _note_round(self) -> None:

@@ -1,7 +1,7 @@
 """Why something waits, stops or is refused: a code for programs, a text for people.
 
-Who asks ``why_paused()`` or ``trouble()`` gets a :class:`Reason`, which is false where there is
-none. Its code travels into status messages, diagnostics and ``user status``, and stays the same
+``why_paused()``, ``trouble()`` and their like return a :class:`Reason`, which is false where
+there is none. Its code travels into status messages, diagnostics and ``user status``, and stays the same
 when the text is worded anew. :data:`CODES` lists all of them with what they mean; an error that
 becomes a reason keeps its own code (:mod:`user_core.errors`).
 """
@@ -42,7 +42,7 @@ class Reason:
         return cls(INTERNAL, f"{type(error).__name__}: {error}")
 
 
-#: There is none: all is well, or nothing stands in the way.
+#: No reason: all is well.
 NO_REASON = Reason()
 
 

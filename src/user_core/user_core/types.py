@@ -52,7 +52,7 @@ class Task:
     Attributes:
         name: Short and stable, for files and statistics, such as ``pick_cube``.
         instruction: The task in words, for policies that read, such as "put the red cube into
-            the bowl". Empty where nobody wrote one.
+            the bowl". Empty where none was given.
     """
 
     name: str = ""

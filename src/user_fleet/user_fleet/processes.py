@@ -1,7 +1,7 @@
 """Processes of this machine, by the word of their command line that is theirs alone.
 
 Every ROS process of a run is started with a parameter file of its own in the run's folder, by
-either runner: that names it, whoever its parent is and whether it answers or not.
+either runner: that names it, whatever its parent is, and whether it answers or not.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def test_a_real_robot_does_not_move_unasked(
     monkeypatch.chdir(Path(__file__).parents[2] / "user_bringup")
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
     assert check.main(["generic_ros2_control"], terminal.console) == 2
-    assert "nobody can be asked: say --yes" in terminal.text
+    assert "there is no terminal to ask at: add --yes" in terminal.text
     assert "takes joint_delta: joint1, joint2" in terminal.text
     for answer, status in (("n", 2), ("", 2)):
         monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)

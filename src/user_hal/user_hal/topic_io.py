@@ -47,7 +47,7 @@ class TopicPublisher(Protocol):
 
     @property
     def subscribers(self) -> int:
-        """How many subscriptions are matched now; 0 means that nobody hears it."""
+        """How many subscriptions are matched now; 0 means that there is no subscriber."""
 
     def close(self) -> None:
         """End it. Idempotent."""

@@ -52,7 +52,7 @@ class Ending:
 
 
 def aborted(reason: Reason | str) -> Ending:
-    """The end of an episode that nobody judged."""
+    """The end of an episode that was not judged."""
     code = reason.code if isinstance(reason, Reason) else ""
     return Ending(Outcome.ABORTED, False, str(reason), code)
 

@@ -169,7 +169,7 @@ class InferenceLink:
 
     A sender's thread waits for room, codes and sends: neither a link that is slow nor a large
     picture holds the control loop up, and no queue of old observations can grow. An answer names
-    its observation by the stamp; it stands for all earlier ones, which nobody waits for any more.
+    its observation by the stamp; it stands for all earlier ones, which are not waited for any more.
 
     Args:
         config: How much may be under way, and for how long.

@@ -109,7 +109,7 @@ class RosRobot:
             else:
                 _settle(future, first)
 
-        # a daemon, since nobody must have to wait for a robot that does not answer
+        # a daemon, so that nothing has to wait for a robot that does not answer
         threading.Thread(target=call, name="reset", daemon=True).start()
         return future
 
@@ -119,7 +119,7 @@ class RosRobot:
             _settle(self._pending, DeviceError("reset of the robot", got="a lease that was lost"))
 
     def close(self) -> None:
-        """Nobody wants the answer to a reset any more."""
+        """The answer to a reset is not wanted any more."""
         self._closed.set()
 
     def trouble(self) -> Reason:

@@ -27,7 +27,7 @@ _OVERRULED = (ActedBy.HUMAN, ActedBy.SCRIPT)
 class EpisodeProgress:
     """The sums over the rows of an episode so far; stored with every chunk of it.
 
-    After a crash it is what makes the result of an episode that nobody ended.
+    After a crash, the result of an episode that was not ended is made from it.
 
     Attributes:
         key: Which episode.

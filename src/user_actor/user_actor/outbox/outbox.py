@@ -266,7 +266,7 @@ class Outbox:
         Raises:
             SpecError: It does not fit the robot's spec; it was not taken.
             StoreError: Outside an episode, or behind its final observation.
-            StoreFull: Nobody heeded :meth:`why_paused`, and memory is full; it was not taken.
+            StoreFull: Steps were appended in spite of :meth:`why_paused`, and memory is full.
         """
         if self._spec is None or self._key is None or self._final:
             raise StoreError(

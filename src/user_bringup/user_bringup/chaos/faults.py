@@ -131,7 +131,7 @@ class Fault:
         at_s: When, seconds after everything worked for the first time.
         kind: ``kill`` (SIGKILL), ``suspend`` (SIGSTOP, then SIGCONT), ``disk`` (none of its
             files can grow, as on a full disk), ``network`` (nothing moves over the link between
-            the hosts, and nobody is told), ``memory`` (it gets no more than it has).
+            the hosts, and no process is told), ``memory`` (it gets no more than it has).
         victim: Name of the process; of the link for a cut.
         duration_s: How long it lasts; 0 for a kill.
     """
@@ -217,7 +217,7 @@ def inflict(kind: FaultKind, pid: int) -> None:
         os.kill(pid, signal.SIGSTOP)
     elif kind == "memory":
         # What it has it keeps; what it asks for besides it does not get. With strict accounting
-        # an allocation fails so; that the kernel kills whoever has most is a kill like another.
+        # an allocation fails so; the kernel killing the largest process is a kill like any other.
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
         _, hard = resource.prlimit(pid, resource.RLIMIT_AS)
         resource.prlimit(pid, resource.RLIMIT_AS, (pages * resource.getpagesize(), hard))

@@ -56,6 +56,6 @@ def _parser() -> argparse.ArgumentParser:
         )
     out.add_argument(
         "--into", type=Path, required=True, metavar="STORE",
-        help="replay store, in use by nobody; made when it is not there",
+        help="replay store, which no other process writes; made when it is not there",
     )  # fmt: skip
     return parser

@@ -38,7 +38,7 @@ class GraphRecorder(GraphListener):
         super().__init__("user_graph_recorder", self._takers, domain)
 
     def listen(self, topic: str, kind: str) -> tuple[Any, Any, QoSProfile]:
-        """With best effort, so that whoever is watched never waits for it."""
+        """With best effort, so that what is watched never waits for it."""
         cls, take = self._takers[kind]
         quality = QoSProfile(depth=64, reliability=ReliabilityPolicy.BEST_EFFORT)
         if cls is PolicyVersion:

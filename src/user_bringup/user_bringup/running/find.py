@@ -25,7 +25,7 @@ def find_deployment(name: str) -> Path:
     """A deployment by its name, or by the path of its file.
 
     Raises:
-        ConfigError: There is none; lists those that are installed.
+        ConfigError: There is no such deployment; lists those that are installed.
     """
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):

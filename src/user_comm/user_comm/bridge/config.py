@@ -233,7 +233,7 @@ def _complete(route: Route, namespace: str) -> Route:
         if route.topic.endswith(name):
             return _like(route, topic)
     raise ConfigError(
-        f"type of {route.topic!r}", got="none", expected="package/msg/Name, for it is not a "
+        f"type of {route.topic!r}", got="none", expected="package/msg/Name, because it is not a "
         "topic of the table",
     )  # fmt: skip
 

@@ -73,7 +73,7 @@ def topic_of_graph_token(token: str) -> str:
 def local_graph(domain: int) -> str:
     """A name for the ROS graph that this process sees: the host, its network, and the domain.
 
-    What cannot be guessed from elsewhere, so that nobody there can speak for this graph.
+    It cannot be guessed from elsewhere, so that nothing there can write for this graph.
     """
     boot = Path("/proc/sys/kernel/random/boot_id")
     parts = [

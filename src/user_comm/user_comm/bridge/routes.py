@@ -92,7 +92,7 @@ class Outbound:
     """Takes a topic's messages as they come and puts them on its key, in the dispatcher's thread.
 
     A latched topic keeps its last values for bridges that come later, and sends the last again
-    now and then: what is put on a congested link may be dropped, and nobody is told.
+    now and then: a message on a congested link may be dropped without notice.
 
     Args:
         route: The route.

@@ -1,4 +1,4 @@
-"""What is learned from and what comes of it, to and from messages: episodes, trajectory chunks,
+"""Learning data and results, to and from messages: episodes, trajectory chunks,
 their acks, and policy versions.
 """
 

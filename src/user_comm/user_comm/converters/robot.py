@@ -404,7 +404,9 @@ def intervention_from_message(message: Any, *, limits: Limits = ACTION_LIMITS) -
     label = checks.enum(Label, message.label, "intervention.label")
     action = optional_from_messages(message.action, limits, "intervention.action")
     if message.engaged and action is None:
-        raise CodecError("intervention.action", got="none", expected="an action, for it is engaged")
+        raise CodecError(
+            "intervention.action", got="none", expected="an action, because it is engaged"
+        )
     if not message.engaged or action is None:
         action = _NO_ACTION
     return Intervention(

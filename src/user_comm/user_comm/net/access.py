@@ -29,7 +29,7 @@ _ASKS = ["declare_subscriber", "query", "liveliness_query", "declare_liveliness_
 #: Tokens of bridges: everybody may look for them.
 BRIDGE_TOKENS = "@/*/@ros2_lv/**"
 _PRESENT = "@/*/@ros2_lv"
-#: Who does not know a ROS graph's name cannot speak of it; who does is on its host.
+#: Only members on the host of a ROS graph know its name, and only they can write for it.
 _GRAPHS = "@/*/@user_bridge/*/*"
 _EVERYTHING = ["**", "**/@adv/**", BRIDGE_TOKENS, _PRESENT, _GRAPHS]
 

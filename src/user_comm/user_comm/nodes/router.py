@@ -1,6 +1,6 @@
 """The program ``router``: a Zenoh router that robots, sites and learners connect to.
 
-It takes no ROS arguments, for it knows nothing of ROS. When a member is added to its network
+It takes no ROS arguments, because it does not use ROS. When a member is added to its network
 it opens anew with the new rules, which costs everybody half a second.
 """
 

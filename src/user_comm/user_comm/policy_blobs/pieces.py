@@ -44,7 +44,7 @@ def piece_key(version: str, base: str, index: int) -> str:
 
 
 def parse_piece_key(key: str) -> tuple[str, str, int] | None:
-    """Version, base and index of a key that came; None for what is none of ours."""
+    """Version, base and index of a key that was received; None for a key of another form."""
     above, _, index = key.rpartition("/")
     if not index.isdecimal() or len(index) > 9:
         return None
@@ -68,7 +68,7 @@ def pack_note(total: int, piece_bytes: int, sent_ns: int) -> bytes:
 
 
 def unpack_note(data: bytes, max_bytes: int) -> tuple[int, int, int]:
-    """Total, bytes of a piece and time of sending. Raises CodecError for what cannot be."""
+    """Total, bytes of a piece and time of sending. Raises CodecError for impossible values."""
     try:
         total, piece_bytes, sent_ns = _NOTE.unpack(data)
     except struct.error as error:

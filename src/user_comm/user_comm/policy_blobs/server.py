@@ -175,7 +175,7 @@ class PolicyServer(Closing):
     """A :class:`~user_core.interfaces.PolicySink` whose versions robots pull.
 
     ``publish`` encodes a version against the one before, puts it where queries find it, and
-    then announces it. Who has another version asks for the delta from that, who has none for
+    then announces it. A puller that has another version asks for the delta from that, one that has none for
     the keyframe (:mod:`user_comm.policy_blobs.pieces` has the keys); what is not encoded yet
     is then, and asked for again. Answers are never waited for by anybody but who asked.
 

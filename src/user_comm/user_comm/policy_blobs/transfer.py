@@ -36,7 +36,7 @@ class Superseded(Exception):  # noqa: N818 - not an error
 
 
 class Hung(Exception):  # noqa: N818 - likewise
-    """The session is there, and nobody behind it answers, nor says that nobody is there.
+    """There is a session, but no answer, and no report that nothing is there to answer.
 
     Seen where a callback at the other end had found no memory: its thread panics (eclipse-zenoh
     1.10.2), the connection stays, and queries over it time out. A new session helps.
@@ -44,7 +44,7 @@ class Hung(Exception):  # noqa: N818 - likewise
 
 
 class NotServed(TransportError):
-    """Whoever answers does not have it, and says why."""
+    """The other side answers that it does not have it, and says why."""
 
     def __init__(self, key: str, reason: bytes) -> None:
         super().__init__(f"policy piece {key}", got=reason.decode(), expected="its bytes")
@@ -77,9 +77,9 @@ class _Answer:
 
 
 class PieceTransfer:
-    """Asks for pieces in order, and again for what does not come, for as long as it takes.
+    """Asks for pieces in order, and again for those that do not arrive, for as long as it takes.
 
-    Answers are dropped rather than queued when a link is full, so nobody else is held up; the
+    Answers are dropped rather than queued when a link is full, so no other traffic is held up; the
     window (:class:`~user_core.link_model.LinkWindow`) keeps that rare.
 
     Args:

@@ -12,7 +12,7 @@ say, and those are checked against the limits, and against the images' own heade
 
 In an observation for a policy elsewhere (:func:`encode_observation`) arrays keep their names. An
 image (H, W) or (H, W, C), uint8, travels as ``name@coding``, in one of these codings. The array
-``@deterministic`` says that the policy shall act without noise.
+``@deterministic`` says that the policy should act without noise.
 """
 
 from __future__ import annotations

@@ -283,7 +283,7 @@ class RecordedEpisode:
         key: Identity.
         source: Why it was recorded.
         columns: Rows by column, (n, ...), consecutive.
-        result: What came of it; None where nobody told.
+        result: Its result; None where it is not known.
         robot: Name of the robot.
         task: Name of the task.
         first_row: Index of the first row within the episode.

@@ -3,7 +3,7 @@
 Files are read by the ``safetensors`` package, which checks every size against the file before it
 allocates, and executes nothing. They are written here, in twenty lines, because the package copies
 all arrays to do so, takes no part in an atomic write (:mod:`user_core.runtime.files`), reports a full
-disk as text, and writes metadata in random order: equal versions shall give equal bytes.
+disk as text, and writes metadata in random order: equal versions must give equal bytes.
 
 Number, configuration hash, update, environment steps and time of creation of a version stand in
 the metadata, with a SHA-256 over them and over every array. So a version cannot be damaged, mixed

@@ -298,7 +298,7 @@ def _wait_for_newer(camera: Camera, sequence: int, timeout_s: float):  # type: i
 
 
 def check_teleop(teleop: Teleop, spec: RobotSpec, observation: Observation) -> Report:
-    """Try a device that is not connected yet; nobody needs to touch it.
+    """Try a device that is not connected yet; no person needs to touch it.
 
     Args:
         teleop: The device.

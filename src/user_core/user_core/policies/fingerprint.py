@@ -9,7 +9,7 @@ from user_core.config import Config, from_mapping, to_mapping
 from user_core.plugins import load
 from user_core.specs import RobotSpec, digest
 
-#: Who drives and how time passes does not change what the numbers mean.
+#: Neither the driver nor the way in which time passes changes what the numbers mean.
 _NOT_IN_HASH = ("robot", "lockstep", "task_reward")
 
 

@@ -121,7 +121,7 @@ class Deployment(Config):
         """Only these processes; what they depend on of the others counts as being elsewhere.
 
         Raises:
-            ConfigError: There is none of such a name; lists those there are.
+            ConfigError: There is no process of such a name; lists those that there are.
         """
         return self.replace(
             processes=tuple(

@@ -29,7 +29,7 @@ def load_record(file: str | Path) -> Deployment:
     ``driver`` and ``params``.
 
     Raises:
-        ConfigError: It cannot be read, or is none.
+        ConfigError: It cannot be read, or is not a deployment.
     """
     data = load_yaml(file)
     try:

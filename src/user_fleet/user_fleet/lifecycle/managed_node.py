@@ -85,7 +85,7 @@ class ManagedNode:
 
     @property
     def settled(self) -> bool:
-        """Whether nobody needs to wait for it."""
+        """Whether others need not wait for it."""
         return self.state == "active" or self.given_up or self.held or not self.drives
 
 
@@ -133,7 +133,7 @@ class ChangeState:
 
 @dataclass(frozen=True)
 class Kill:
-    """End a process that hangs; whoever started it starts it again."""
+    """End a process that hangs; its supervisor starts it again."""
 
     node: str
     pid: int

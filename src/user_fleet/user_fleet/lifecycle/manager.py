@@ -258,7 +258,7 @@ class LifecycleManager:
         return orders
 
     def report(self, now_s: float) -> list[NodeReport]:
-        """How it stands with each node."""
+        """The state of each node."""
         return [self._report(node, now_s) for node in self.nodes.values()]
 
     def _expire(self, node: ManagedNode, now_s: float) -> None:

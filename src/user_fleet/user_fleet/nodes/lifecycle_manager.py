@@ -49,7 +49,7 @@ def slowness() -> float:
 class LifecycleManagerNode(LifecycleNode):
     """Watches ``/diagnostics`` and the life-cycle services, and calls the latter.
 
-    It has no thread of its own and waits for nobody: each call is answered by a callback, or
+    It has no thread of its own and never waits: each call is answered by a callback, or
     given up in time.
     """
 
@@ -156,7 +156,7 @@ class LifecycleManagerNode(LifecycleNode):
         future.add_done_callback(partial(self._answered, name, answer))
 
     def _drop(self, name: str) -> None:
-        """Whoever did not answer the last call by now will not."""
+        """A node that has not answered the last call by now will not answer it."""
         client, future = self._pending.pop(name, (None, None))
         if client is not None and not future.done():
             client.remove_pending_request(future)

@@ -427,7 +427,7 @@ class Supervisor:
         return all(child.state is not ChildState.GIVEN_UP for child in self.children.values())
 
     async def _shut_down(self) -> None:
-        """Reverse order: nobody loses what it depends on before it has ended itself."""
+        """Reverse order: a process ends before those on which it depends."""
         for child in reversed(self.children.values()):
             child.forbid_start()
         for child in reversed(self.children.values()):

@@ -110,7 +110,7 @@ def _crop(image_hwc: Array, config: ImageConfig, name: str) -> Array:
 
 
 def own(image_hwc: Array) -> Array:
-    """The image as an array that nobody else writes to, contiguous and read-only."""
+    """The image as an array of its own, contiguous and read-only."""
     if image_hwc.dtype != np.uint8 or image_hwc.ndim != 3 or image_hwc.shape[2] != 3:
         raise DeviceFault(
             "image of a camera",
@@ -240,7 +240,7 @@ class FrameRing:
     """Takes what a camera's thread delivers, gives frames to the control loop.
 
     What is put in may be anything (a message, still compressed); it becomes an image only when
-    it is asked for, so that images that nobody sees cost nothing.
+    it is asked for, so that images that are not used cost nothing.
 
     Args:
         name: Of the camera, for errors: a topic or a device.

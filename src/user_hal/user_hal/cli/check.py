@@ -92,7 +92,7 @@ def _describe(robot: Robot, console: Console) -> None:
 
 def _agreed(console: Console) -> bool:
     if not sys.stdin.isatty():
-        console.print("The robot would move, and nobody can be asked: say --yes.")
+        console.print("The robot would move, and there is no terminal to ask at: add --yes.")
         return False
     answer = console.input("[bold]The robot will move.[/] Is everybody clear of it? \\[y/N] ")
     return answer.strip().lower() in ("y", "yes")

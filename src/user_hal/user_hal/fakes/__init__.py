@@ -1,4 +1,4 @@
-"""Stand-ins for what is outside: topics in one process, without ROS."""
+"""Stand-ins for the outside world: topics in one process, without ROS."""
 
 from user_hal.fakes.local_topics import LocalTopics
 

@@ -63,7 +63,7 @@ class ActionWaiter:
         self._reader.take()
 
     def discard(self) -> None:
-        """Throw away actions that came while nobody waited for them."""
+        """Throw away actions that arrived while the loop was not waiting for them."""
         self.subscription.callback = lambda chunk: None
         self._reader.take()
         self.subscription.callback = self._callback

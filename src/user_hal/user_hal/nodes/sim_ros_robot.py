@@ -2,7 +2,7 @@
 
 What a lab's robot looks like from outside: joint states and poses from broadcasters, commands to
 the controllers of ros2_control, images from camera drivers. The ``ros2`` driver is tested
-against this in another process, and whoever writes a contract can practise on it::
+against this in another process, and authors of contracts can practise on it::
 
     ros2 run user_hal sim_ros_robot --ros-args -p arm:=ur5e -p cameras:="[wrist]"
 

@@ -81,7 +81,7 @@ class StandardTopics:
             self._thread.join(1.0)
 
     def show(self, observation: Observation) -> None:
-        """Hand over an observation; returns at once. While nobody listens, nobody is woken."""
+        """Hand over an observation; returns at once. Without subscribers no thread is woken."""
         now_s = time.monotonic()
         if now_s >= self._look_s:
             self._look_s = now_s + _LOOK_PERIOD_S
@@ -241,7 +241,7 @@ def markers(
 
 
 def who_acts(status: HalStatus, acting: ActionChunk | None) -> str:
-    """Who drives the robot now, or why nobody does."""
+    """Who drives the robot now, or why it is not driven."""
     if status.state in (SafetyState.STOPPED, SafetyState.EMERGENCY):
         return f"{status.state.name}: {status.cause.code}"
     if status.state is SafetyState.IDLE or acting is None:

@@ -114,7 +114,7 @@ class TeleopNode(LifecycleNode):
         self._teleop.close()
 
     def _lost(self, error: SuiteError) -> None:
-        """The device failed: nobody drives, and it is tried again after a while."""
+        """The device failed: no person drives, and it is tried again after a while."""
         self._disconnect()
         self._retry_s = time.monotonic() + _RETRY_S
         self.diagnostics.report("device", Level.ERROR, f"{error.code}: {error}")

@@ -147,7 +147,7 @@ class MujocoRobot(Robot):
             return
         config = self.config
         self._begin_episode(self._random)
-        self._episodes = 0  # nobody has reset it yet
+        self._episodes = 0  # not reset yet
         if config.cameras:
             self._images = SceneImages(
                 self.scene.model,

@@ -212,7 +212,7 @@ class CommandPath:
                 self.supervisor.idle()
 
     def lease_changed(self, reason: str) -> None:
-        """A lease was granted (empty reason) or ended: whoever drove it does so no more."""
+        """A lease was granted (empty reason) or ended: the holder before may not drive any more."""
         with self.lock:
             if reason and self.supervisor.state is SafetyState.ACTIVE:
                 self.halt(Reason(LEASE, reason))

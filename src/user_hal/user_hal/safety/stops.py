@@ -66,7 +66,7 @@ class EmergencyStop:
 
 
 class CommandWatchdog:
-    """Stops a robot whose commands stay away, for instance because whoever sent them died.
+    """Stops a robot whose commands stay away, for instance because their sender died.
 
     It watches from the first command until the robot is stopped, whatever for.
     """
@@ -99,7 +99,7 @@ class CommandWatchdog:
 
 
 class ObservationAge:
-    """Stops a robot whose readings stay away or are old when they come: nobody sees it move."""
+    """Stops a robot whose readings stay away or are old when they arrive, so that its motion is unknown."""
 
     code = STALE_OBSERVATION
 

@@ -21,8 +21,8 @@ class Wish:
     """A motion of the tool within one control period.
 
     Attributes:
-        move_m: Where the tool shall go from where it is, (3,), base frame.
-        turn_rad: How far it shall turn about the vertical.
+        move_m: How far the tool should move from where it is, (3,), base frame.
+        turn_rad: How far it should turn about the vertical.
         gripper: Opening of the gripper, 0 to 1.
     """
 

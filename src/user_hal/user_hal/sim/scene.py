@@ -412,7 +412,7 @@ def observation_specs(
 
 
 def observation_arrays(state: SceneState, *, gripper: bool) -> dict[str, Array]:
-    """The arrays of :func:`observation_specs`, images apart. Each is new; nobody writes to it."""
+    """The arrays of :func:`observation_specs`, images apart. Each is a new array."""
     arrays = {
         "joint_position": state.joint_position.astype(np.float32),
         "joint_velocity": state.joint_velocity.astype(np.float32),

@@ -401,7 +401,7 @@ class Episode:
 
     Solving the task terminates the episode; time running out truncates it. Whichever came
     first stays, whatever happens until the next reset. Time runs from the first command, so
-    that nobody loses time to his preparations in real time.
+    that preparations cost no time in real time.
 
     Args:
         horizon_s: Simulated time after which an episode is truncated.

@@ -82,7 +82,7 @@ class Engagement:
         return self._engaged
 
     def release(self) -> None:
-        """The device has gone: nobody drives."""
+        """The device has gone: no person drives."""
         self._engaged = False
 
 
@@ -258,7 +258,10 @@ class HandConfig(Config):
     )
     jog: JogConfig = setting(factory=JogConfig, doc="How fast he drives.")
     max_age_s: float = setting(
-        0.5, doc="Age at which what the device said is void, and nobody drives.", unit="s", gt=0
+        0.5,
+        doc="Age from which readings of the device do not count, and no person drives.",
+        unit="s",
+        gt=0,
     )
 
 

@@ -42,7 +42,7 @@ class KeyboardConfig(HandConfig):
 class KeyboardTeleop(HandTeleop):
     """Keys deflect an axis fully while they repeat; see :data:`HELP`.
 
-    There is no dead-man switch beyond the keys themselves: nobody drives when none is held.
+    There is no dead-man switch beyond the keys themselves: without a held key no person drives.
     The terminal is put into raw mode, and back at the end, whatever happens; Ctrl-C still ends
     the program.
     """

@@ -26,7 +26,7 @@ _SOURCES = {source.name.lower(): source for source in EpisodeSource}
 
 
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
-    """Run the command; return the exit status: 0, 1 for findings, 2 for what cannot be done."""
+    """Run the command; return the exit status: 0, 1 when something was found, 2 when it could not be done."""
     options = _parser().parse_args(arguments)
     console = console or Console(highlight=False)
     try:
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--repair",
         action="store_true",
-        help="set damaged rows aside, rebuild a damaged index; nobody may be writing",
+        help="set damaged rows aside, rebuild a damaged index; no other process may be writing",
     )
     check.set_defaults(run=_verify)
 

@@ -70,7 +70,7 @@ class PolicyPublisher:
     """Gives weights a number and hands them to the sink, off the training thread.
 
     When weights come faster than the sink takes them, only the newest are published. Weights
-    with numbers that are not finite are refused: no robot shall be driven by them.
+    with numbers that are not finite are refused, so that no robot is driven by them.
 
     Args:
         sink: Where versions go.
