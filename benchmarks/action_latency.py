@@ -1,8 +1,8 @@
 """From an action's publication to the driver, beside a bare rclpy ping-pong of the same sizes.
 
 Two processes each time. The *hal* node publishes observations of 100 KB at 100 Hz; a commander
-answers each with an action, which passes deserialisation, door, lease, chunk player and safety
-gate to the driver. The *bare* pair does the same with rclpy alone: the same message types,
+answers each with an action, which passes deserialisation, lease, chunk validation, chunk player and
+safety gate to the driver. The *bare* pair does the same with rclpy alone: the same message types,
 sizes, qualities of service and rate, and a callback that notes the time. The two take turns in
 one run, so that a busy machine slows both alike; what counts is the ratio of the 99th percentiles.
 

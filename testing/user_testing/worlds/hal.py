@@ -12,6 +12,7 @@ import numpy as np
 
 from user_core.config import from_mapping
 from user_core.interfaces import Robot
+from user_core.reasons import NO_REASON, Reason
 from user_core.runtime.clock import Clock
 from user_core.types import ActedBy, ActionChunk, Observation
 from user_hal.robots.mock import MockConfig, MockRobot
@@ -64,8 +65,8 @@ class InlineStopper(Stopper):
         return False
 
     @property
-    def trouble(self) -> str:
-        return ""
+    def failure(self) -> Reason:
+        return NO_REASON
 
 
 class World:

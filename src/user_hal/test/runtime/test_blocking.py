@@ -131,13 +131,13 @@ def test_a_stop_that_fails_is_tried_until_it_succeeds() -> None:
     with LiveHal.running(robot) as hal:
         robot.faults.stop = "raise"
         hal.loop.path.halt(Reason("test", "a stop"))
-        hal.wait_for(lambda: "asked for" in hal.loop.status().stop_trouble)
+        hal.wait_for(lambda: "asked for" in hal.loop.status().stop_failure.text)
         commands = len([w for w, _, _ in robot.log.entries if w == "command"])
         time.sleep(0.1)  # commands keep coming meanwhile: none may pass
         assert len([w for w, _, _ in robot.log.entries if w == "command"]) == commands
         robot.faults.stop = ""
         hal.wait_for(hal.active)
-        assert hal.loop.status().stop_trouble == ""
+        assert not hal.loop.status().stop_failure
 
 
 def test_a_stopper_never_makes_the_asker_wait() -> None:

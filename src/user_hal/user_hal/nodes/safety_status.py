@@ -39,6 +39,7 @@ def safety_item(status: HalStatus) -> Item:
     values = {
         "state": status.state.name,
         "cause": status.cause.code,
+        "stop_failure": status.stop_failure.code,
         "passed": status.passed,
         "limited": status.limited,
         "refused": status.refused,
@@ -80,6 +81,6 @@ def describe(status: HalStatus) -> str:
     text = f"{status.cause.code}: {status.cause.text}"
     if not status.present and status.state is SafetyState.STOPPED:
         text += " (has gone; goes on when commands come)"
-    if status.stop_trouble:
-        text += f" (AND STOPPING FAILS: {status.stop_trouble})"
+    if status.stop_failure:
+        text += f" (AND STOPPING FAILS: {status.stop_failure.text})"
     return text

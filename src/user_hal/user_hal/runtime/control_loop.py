@@ -63,7 +63,7 @@ class HalStatus:
         lease: The lease, if anybody holds one.
         lease_left_s: Seconds that are left of it.
         newest_token: Newest fencing number.
-        stop_trouble: Why the last stop of the robot failed; empty when it did not.
+        stop_failure: Why the last stop of the robot failed; false when it did not.
         lateness: How the loop keeps its deadlines.
     """
 
@@ -77,7 +77,7 @@ class HalStatus:
     lease: Lease | None
     lease_left_s: float
     newest_token: int
-    stop_trouble: str
+    stop_failure: Reason
     lateness: LatenessReport
 
 
@@ -355,7 +355,7 @@ class HalLoop:
                 lease=lease,
                 lease_left_s=left_s,
                 newest_token=self.leases.newest_token,
-                stop_trouble=self._stopper.trouble,
+                stop_failure=self._stopper.failure,
                 lateness=self.deadlines.report(),
             )
 

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 from user_core.config import Config, setting
 from user_core.errors import DeviceFault, DeviceNotConnected, DeviceTimeout, SpecError, SuiteError
 from user_core.interfaces import Robot
-from user_core.reasons import NO_REASON, Reason
+from user_core.reasons import NO_REASON, STOP_FAILED, Reason
 from user_core.runtime.backoff import Backoff, BackoffConfig
 from user_core.runtime.clock import Clock
 from user_core.specs import Array, RobotSpec, check_arrays
@@ -188,7 +188,7 @@ class DriverGuard:
             _log.debug("driver: stop: %s", error)
 
     def close(self) -> None:
-        """Close the driver; an error is logged, for there is nothing more to do about it."""
+        """Close the driver; an error is logged, because nothing more can be done about it."""
         self._fault = Reason(DeviceNotConnected.code, "closed")
         self._disconnect()
 
@@ -277,7 +277,7 @@ class Stopper:
         self._changed = threading.Condition()
         self._asked = self._done = 0
         self._closed = True
-        self._trouble, self._name = "", name
+        self._failure, self._name = NO_REASON, name
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -298,9 +298,9 @@ class Stopper:
         return self._done < self._asked
 
     @property
-    def trouble(self) -> str:
-        """Why the last stop failed; empty when it did not."""
-        return self._trouble
+    def failure(self) -> Reason:
+        """Why the last stop failed; false when it did not."""
+        return self._failure
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until all stops that were asked for are done; tell whether they are."""
@@ -333,13 +333,13 @@ class Stopper:
                     self._changed.wait(_RETRY_S)
                 continue
             with self._changed:
-                self._done, self._trouble = min(asked, self._asked), ""
+                self._done, self._failure = min(asked, self._asked), NO_REASON
                 self._changed.notify_all()
 
-    def _report(self, trouble: str) -> None:
-        if trouble != self._trouble:
-            _log.error("stop failed, trying again: %s", trouble)
-        self._trouble = trouble
+    def _report(self, text: str) -> None:
+        if text != self._failure.text:
+            _log.error("stop failed, trying again: %s", text)
+        self._failure = Reason(STOP_FAILED, text)
 
 
 class Sentinel:
