@@ -179,7 +179,7 @@ class PolicyPuller(Closing):
         self,
         open_session: Callable[[threading.Event], zenoh.Session],
         config_hash: str = "",
-        on_version: Callable[[], None] = lambda: None,
+        on_version: Callable[[], object] = lambda: None,
         max_bytes: int = 2**30,
         piece_timeout_s: float = 2.0,
         relay: str = "",
