@@ -47,6 +47,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # Threads of one operation wait for each other in busy loops: beside other processes, a test
     # that trains small networks took 25 times as long with two of them as with one.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Ended by SIGTERM (`timeout`, a CI job that is cancelled), the fixtures end what they started.
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     # A domain per test session, so that sessions beside each other do not meet. Tests that need
     # one of their own take the fixture `ros_domain`.
     os.environ["ROS_DOMAIN_ID"] = str(claim_domain().number)

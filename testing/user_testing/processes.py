@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from typing import Any
 
 import yaml
 
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
 _alive: list[Process] = []
 
 
@@ -37,7 +40,7 @@ class Process:
         with self._log.open("a", encoding="utf-8") as output:
             self.process = subprocess.Popen(
                 self.words, stdout=output, stderr=subprocess.STDOUT, text=True,
-                env={**os.environ, **self._env}, start_new_session=True,
+                env={**os.environ, **self._env}, start_new_session=True, preexec_fn=_die_with_parent,
             )  # fmt: skip
         if self not in _alive:
             _alive.append(self)
@@ -131,6 +134,11 @@ class NodeProcess(Process):
         for old, new in (remaps or {}).items():
             words += ["-r", f"{old}:={new}"]
         super().__init__([*words, "--params-file", str(file)], folder / f"{name}.log", env)
+
+
+def _die_with_parent() -> None:
+    """Called in the child: the kernel kills it when whoever started it is gone, however that ended."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def kill_group(process: subprocess.Popen[Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,6 @@ class GraphProbe:
         self.actor: ActorStatus | None = None
         self.replay: ReplayStatus | None = None
         self.results: list[Any] = []
-        self._clients: dict[str, Any] = {}
         self.hear(topics.ACTOR_STATUS, lambda m: setattr(self, "actor", m))
         self.hear(topics.REPLAY_STATUS, lambda m: setattr(self, "replay", m))
         self.hear(topics.EPISODE_RESULT, lambda report: self.results.append(report.result))
@@ -57,14 +57,22 @@ class GraphProbe:
         return lambda value: publisher.publish(encode(value))
 
     def call(self, name: str, kind: Any, **fields: Any) -> Any:
-        """Call a service; returns its answer."""
-        client = self._clients.get(name)
-        if client is None:
-            client = self._clients[name] = self.node.create_client(kind, name)
-        self.until(client.service_is_ready, f"service {name}")
-        future = client.call_async(kind.Request(**fields))
-        self.until(future.done, f"answer of {name}")
-        return future.result()
+        """Call a service; returns its answer.
+
+        As a person does by the command line: with a new client, and once more if the answer got
+        lost, for DDS drops one that is ready before both ends know each other.
+        """
+        for _ in range(6):
+            client = self.node.create_client(kind, name)
+            self.until(client.service_is_ready, f"service {name}")
+            future = client.call_async(kind.Request(**fields))
+            end_s = time.monotonic() + TIMEOUT_S / 6
+            while not future.done() and time.monotonic() < end_s:
+                time.sleep(0.005)
+            self.node.destroy_client(client)
+            if future.done():
+                return future.result()
+        raise AssertionError(f"no answer of {name}")
 
     def until(self, condition: Callable[[], Any], what: str, timeout_s: float = TIMEOUT_S) -> None:
         """Wait for something; the error says how actor and store are."""
