@@ -105,7 +105,9 @@ def run_trial(
         if size.networks:
             host, _, port = str(_values(deployment, arguments)["router"]).rpartition(":")
             link = stack.enter_context(Link(host.rpartition("/")[2], int(port)))
-            words.insert(1 + len(arguments.arguments), f"{ROBOT_ROUTER}:=tcp/127.0.0.1:{link.port}")
+            through = f"{ROBOT_ROUTER}:="
+            words = [word for word in words if not word.startswith(through)]
+            words.insert(1, f"{through}tcp/127.0.0.1:{link.port}")
         trial = Trial(words, folder, evidence, tell, resource_period_s, link)
         failure = ""
         try:
@@ -119,6 +121,7 @@ def run_trial(
             failure = str(error)
         finally:
             left = trial.end()
+    folder.mkdir(parents=True, exist_ok=True)  # also where user up refused to start
     (folder / "chaos.log").write_text("\n".join(said) + "\n", encoding="utf-8")
     checks = [
         Check("everything recovered, without a person", not failure and _all_back(trial),
@@ -220,14 +223,16 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
     parser.add_argument(
         "--require-success", type=float, default=0.0, metavar="SHARE",
-        help="success that is expected of the last 20 episodes",
+        help="success rate that the last 20 episodes must have",
     )  # fmt: skip
 
 
 def _chaos_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="user chaos", description=chaos.__doc__)
     add_common(parser)
-    parser.add_argument("--minutes", type=float, default=4.0, help="time over which it is spread")
+    parser.add_argument(
+        "--minutes", type=float, default=4.0, help="time over which the faults are spread"
+    )
     parser.add_argument("--kills", type=int, default=20, help="how many processes are killed")
     parser.add_argument(
         "--suspends", type=int, help="how many are suspended (a fifth of the kills)"
@@ -241,11 +246,21 @@ def _chaos_parser() -> argparse.ArgumentParser:
         "--memories",
         type=int,
         default=0,
-        help="how often the learner, or one of --only, gets no more memory (0)",
+        help="how often the learner, or a process of --only, is refused further memory (default: 0)",
     )
-    parser.add_argument("--longest", type=float, default=6.0, help="seconds of those, at most")
-    parser.add_argument("--apart", type=float, default=0.0, help="seconds between two, at least")
-    parser.add_argument("--only", nargs="+", default=[], metavar="PROCESS", help="who is hit")
+    parser.add_argument(
+        "--longest", type=float, default=6.0, help="longest suspension, cut or full disk, seconds"
+    )
+    parser.add_argument(
+        "--apart", type=float, default=0.0, help="least time between two faults, seconds"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="PROCESS",
+        help="processes that are hit (default: all)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same plan")
     return parser
 
@@ -279,7 +294,9 @@ def soak(argv: Sequence[str]) -> int:
 def _soak_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="user soak", description=soak.__doc__)
     add_common(parser)
-    parser.add_argument("--minutes", type=float, default=60.0, help="how long")
-    parser.add_argument("--period", type=float, default=10.0, help="seconds between two looks")
+    parser.add_argument("--minutes", type=float, default=60.0, help="how long the run lasts")
+    parser.add_argument(
+        "--period", type=float, default=10.0, help="time between two measurements, seconds"
+    )
     parser.set_defaults(seed=0)
     return parser
