@@ -6,7 +6,7 @@ deployment can be checked before anything starts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import model_validator
@@ -50,7 +50,7 @@ class HalConfig(RobotFile):
     robot_file: str = setting(
         "",
         doc="Robot file with the rest of these parameters: a path, or the name of a ready one. "
-        "Parameters that are given as well win over it.",
+        "Parameters given beside it replace the file's.",
     )
     resource: str = setting("", doc="Name as a resource; empty: the node's namespace or name.")
     state_dir: str = setting(
@@ -68,11 +68,12 @@ class HalConfig(RobotFile):
                 hint=_OLD_SPELLING.format("robot"),
             )
 
-    def expand(self, given: Iterable[str]) -> RobotFile:
+    def expand(self, given: Iterable[str] | Mapping[str, Any]) -> RobotFile:
         """The robot file that this amounts to.
 
         Args:
-            given: Dotted names of the parameters that were given and win over the file.
+            given: Dotted names of the parameters that were given and win over the file; or
+                these parameters themselves, mappings within mappings.
 
         Raises:
             ConfigError: The file is not there or wrong.
@@ -82,7 +83,7 @@ class HalConfig(RobotFile):
             names = [field.name for field in config_fields(RobotFile)]
             return from_mapping(RobotFile, {name: mine[name] for name in names})
         data = to_mapping(load_robot_file(find_robot_file(self.robot_file)))
-        for name in given:
+        for name in leaves(given) if isinstance(given, Mapping) else given:
             _overrule(data, mine, name.split("."))
         return from_mapping(RobotFile, data)
 
@@ -109,6 +110,15 @@ class TeleopConfig(Config):
     def _refuse_old_spelling(cls, data: Any) -> Any:
         refuse_old_spelling(data if isinstance(data, Mapping) else (), "teleop")
         return data
+
+
+def leaves(parameters: Mapping[str, Any]) -> Iterator[str]:
+    """Dotted names of all values within mappings."""
+    for key, value in parameters.items():
+        if isinstance(value, Mapping):
+            yield from (f"{key}.{name}" for name in leaves(value))
+        else:
+            yield str(key)
 
 
 def _overrule(data: dict[str, Any], by: Mapping[str, Any], path: list[str]) -> None:

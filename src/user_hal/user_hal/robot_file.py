@@ -24,7 +24,7 @@ class DisplayConfig(Config):
     base_frame: str = setting("base", doc="Base frame of the robot.", min_length=1)
     tool_frame: str = setting("tcp", doc="Frame of the tool centre point.", min_length=1)
     marker_rate_hz: float = setting(
-        10.0, doc="Markers a second, at most, while somebody looks.", unit="Hz", gt=0
+        10.0, doc="Highest rate of markers, while they have a subscriber.", unit="Hz", gt=0
     )
     goal: str = setting(
         "goal_position",
@@ -47,12 +47,14 @@ class RobotFile(Config):
     safety: SafetyConfig = setting(
         factory=SafetyConfig, doc="What the safety gate lets through, and what stops the robot."
     )
-    lease: LeaseConfig = setting(factory=LeaseConfig, doc="Whether and how it is leased.")
-    loop: LoopConfig = setting(factory=LoopConfig, doc="How it is run.")
+    lease: LeaseConfig = setting(
+        factory=LeaseConfig, doc="Whether the robot needs a lease, and how long one lasts."
+    )
+    loop: LoopConfig = setting(factory=LoopConfig, doc="How the control loop runs it.")
     display: DisplayConfig = setting(
         factory=DisplayConfig, doc="Frames, and what is shown to people and other nodes."
     )
-    task: str = setting("", doc="Task that it is set up for, for people and policies.")
+    task: str = setting("", doc="Name of the task that it is set up for.")
 
     @model_validator(mode="before")
     @classmethod

@@ -32,7 +32,7 @@ class RosTopicCameraConfig(ImageConfig):
     latency_s: float = setting(
         0.0, doc="Known time from exposure to the stamp used; subtracted.", unit="s", ge=0
     )
-    reliability: Reliability = setting("best_effort", doc="How delivery is asked for.")
+    reliability: Reliability = setting("best_effort", doc="Quality of service of the subscription.")
     connect_timeout_s: float = setting(
         5.0, doc="How long to wait for the first image.", unit="s", gt=0
     )

@@ -42,10 +42,10 @@ class MujocoConfig(Config):
     )
     speed: float = setting(1.0, doc="Simulated seconds in a second, in real time.", gt=0, le=100)
     cameras: tuple[Literal["front", "wrist"], ...] = setting(
-        (), doc="SceneImages in an observation.", max_length=2
+        (), doc="Cameras whose images are in an observation.", max_length=2
     )
-    image_height: int = setting(128, doc="Of an image.", unit="px", ge=8, le=1080)
-    image_width: int = setting(128, doc="Of an image.", unit="px", ge=8, le=1920)
+    image_height: int = setting(128, doc="Height of an image.", unit="px", ge=8, le=1080)
+    image_width: int = setting(128, doc="Width of an image.", unit="px", ge=8, le=1920)
     image_rate_hz: float = setting(
         0.0,
         doc="In real time, draw images at this rate beside the readings, which then wait for "
@@ -62,22 +62,22 @@ class MujocoConfig(Config):
     )
     calibration_noise_m: float = setting(
         0.0005,
-        doc="Standard deviation of where the hole of peg_insertion is said to be, per axis.",
+        doc="Standard deviation of the reported place of the hole of peg_insertion, per axis.",
         unit="m",
         ge=0,
         le=0.01,
     )
     goal_radius_m: float = setting(
         0.015,
-        doc="Radius of the ball that reach has to get into, as it is drawn.",
+        doc="Radius of the goal of reach, as it is drawn.",
         unit="m",
         gt=0,
         le=0.1,
     )
     max_age_s: float = setting(
-        0.5, doc="In real time, age at which a reading is refused as old.", unit="s", gt=0
+        0.5, doc="In real time, age from which a reading is refused.", unit="s", gt=0
     )
-    seed: int = setting(0, doc="Seed of all starts that are not given one.", ge=0)
+    seed: int = setting(0, doc="Seed of starts for which none is given.", ge=0)
 
     def validate(self) -> None:
         """Refuse time steps that no physics survives."""

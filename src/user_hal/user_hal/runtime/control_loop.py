@@ -43,7 +43,7 @@ class LoopConfig(Config):
         gt=0,
     )
     blend_rows: int = setting(
-        0, doc="Over how many rows a new chunk fades over from the one before.", ge=0
+        0, doc="Number of rows over which a new chunk is blended with the one before.", ge=0
     )
     driver: DriverLimits = setting(factory=DriverLimits, doc="Deadlines of the driver's calls.")
 

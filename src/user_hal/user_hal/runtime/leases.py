@@ -17,10 +17,10 @@ class LeaseConfig(Config):
     required: bool = setting(
         True,
         doc="Only the holder of a lease may command the robot. False is for a bench with one "
-        "commander: then token 0 is obeyed while nobody holds a lease.",
+        "commander: then token 0 is obeyed while there is no lease.",
     )
     max_duration_s: float = setting(
-        60.0, doc="Longest lease without renewal; longer wishes are cut.", unit="s", gt=0
+        60.0, doc="Longest lease without renewal; longer requests are shortened.", unit="s", gt=0
     )
 
 

@@ -22,21 +22,23 @@ class ExpertConfig(Config):
 
     engage: Literal["always", "never", "episodes", "stretches"] = setting(
         "always",
-        doc="always; never; episodes: through whole episodes, picked at random; stretches: for a "
+        doc="When the expert drives. episodes: whole episodes, picked at random; stretches: for a "
         "while now and then, as a person who corrects.",
     )
     probability: float = setting(
-        0.5, doc="episodes: share of the episodes that he drives.", ge=0, le=1
+        0.5, doc="episodes: share of the episodes that the expert drives.", ge=0, le=1
     )
-    every: int = setting(40, doc="stretches: mean observations between two.", ge=1)
+    every: int = setting(40, doc="stretches: mean number of observations between two.", ge=1)
     length: int = setting(15, doc="stretches: observations that one lasts.", ge=1)
     noise: float = setting(
-        0.0, doc="Standard deviation of his hand, as a share of the largest action.", ge=0
+        0.0,
+        doc="Standard deviation of the noise on actions, as a share of the largest action.",
+        ge=0,
     )
     label: bool = setting(
-        False, doc="He says when the task is solved, as a person does where nothing else can tell."
+        False, doc="The expert labels the success, like a person does where no reward can tell."
     )
-    seed: int = setting(0, doc="Seed of hand and moods.", ge=0)
+    seed: int = setting(0, doc="Seed of noise and of when the expert drives.", ge=0)
 
 
 class ExpertTeleop(Teleop):

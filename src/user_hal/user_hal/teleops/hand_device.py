@@ -37,10 +37,12 @@ class EngagementConfig(Config):
         ge=0,
         le=1,
     )
-    leave: float = setting(0.05, doc="Deflection below which he lets go, after hold_s.", ge=0, le=1)
+    leave: float = setting(
+        0.05, doc="Deflection below which the person lets go, after hold_s.", ge=0, le=1
+    )
     hold_s: float = setting(
         0.5,
-        doc="How long he still counts as driving after the deflection fell below leave.",
+        doc="How long the person still counts as driving after the deflection fell below leave.",
         unit="s",
         ge=0,
     )
@@ -256,7 +258,7 @@ class HandConfig(Config):
     engagement: EngagementConfig = setting(
         factory=EngagementConfig, doc="When the person counts as driving."
     )
-    jog: JogConfig = setting(factory=JogConfig, doc="How fast he drives.")
+    jog: JogConfig = setting(factory=JogConfig, doc="How fast the person drives.")
     max_age_s: float = setting(
         0.5,
         doc="Age from which readings of the device do not count, and no person drives.",

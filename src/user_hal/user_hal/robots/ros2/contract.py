@@ -40,7 +40,7 @@ class SourceConfig(Config):
     topic: str = setting(doc="Topic, for instance /joint_states.", min_length=1)
     type: str = setting(doc="Its message type, for instance sensor_msgs/msg/JointState.")
     field: str = setting(
-        doc="Way to the numbers in the message: names and [indices], for instance pose.position."
+        doc="Path to the numbers in the message: names and [indices], for instance pose.position."
     )
     layout: LayoutChoice = setting(
         "auto",
@@ -262,10 +262,10 @@ class HomeConfig(Config):
     )
     speed_rad_s: float = setting(0.3, doc="Speed of joints and rotation.", unit="rad/s", gt=0)
     speed_m_s: float = setting(0.1, doc="Speed of the tool.", unit="m/s", gt=0)
-    tolerance_rad: float = setting(0.02, doc="When it is there.", unit="rad", gt=0)
-    tolerance_m: float = setting(0.005, doc="When it is there.", unit="m", gt=0)
-    rate_hz: float = setting(50.0, doc="Targets sent a second.", unit="Hz", gt=0, le=1000)
-    timeout_s: float = setting(30.0, doc="When it is given up.", unit="s", gt=0)
+    tolerance_rad: float = setting(0.02, doc="Distance at which home is reached.", unit="rad", gt=0)
+    tolerance_m: float = setting(0.005, doc="Distance at which home is reached.", unit="m", gt=0)
+    rate_hz: float = setting(50.0, doc="Rate of targets on the way.", unit="Hz", gt=0, le=1000)
+    timeout_s: float = setting(30.0, doc="Time after which homing has failed.", unit="s", gt=0)
     gripper: float | None = setting(None, doc="Opening at the start, 0 to 1.", ge=0, le=1)
     before: tuple[TriggerConfig, ...] = setting((), doc="Services to call first, in order.")
     after: tuple[TriggerConfig, ...] = setting((), doc="Services to call last, in order.")
@@ -294,7 +294,7 @@ class Ros2Config(Config):
     timing: TimingConfig = setting(factory=TimingConfig, doc="When readings belong together.")
     cameras: CamerasConfig = setting(factory=CamerasConfig, doc="Cameras.")
     home: HomeConfig = setting(factory=HomeConfig, doc="Where an episode starts.")
-    stop: StopConfig = setting(factory=StopConfig, doc="What a safe stop is.")
+    stop: StopConfig = setting(factory=StopConfig, doc="What a safe stop does.")
 
     def validate(self) -> None:
         """Refuse contracts whose parts do not fit each other."""
