@@ -35,8 +35,10 @@ class ReplayConfig(Config):
     """Parameters of replay_node."""
 
     path: Path = setting(doc="Directory of the store; made when it is not there.")
-    store: StoreConfig = setting(factory=StoreConfig, doc="How it is written and what it keeps.")
+    store: StoreConfig = setting(
+        factory=StoreConfig, doc="How the store is written, and how much it keeps."
+    )
     status_period_s: float = setting(1.0, doc="Time between two status messages.", unit="s", gt=0)
     retention_period_s: float = setting(
-        60.0, doc="Time between two looks at what may be forgotten.", unit="s", gt=0
+        60.0, doc="Time between two applications of the retention policy.", unit="s", gt=0
     )

@@ -12,12 +12,12 @@ class ArbiterConfig(Config):
     """When a person drives instead of the policy."""
 
     max_age_s: float = setting(
-        0.25, doc="A command of the person that is older does not count.", unit="s", gt=0
+        0.25, doc="Age from which a command of the person does not count.", unit="s", gt=0
     )
     hold_s: float = setting(
         0.5,
-        doc="The policy drives again once the person has not for this long; the robot is held "
-        "still meanwhile.",
+        doc="How long the person must not have driven before the policy drives again; the robot "
+        "is held still meanwhile.",
         unit="s",
         ge=0,
     )
@@ -27,14 +27,14 @@ class ArbiterConfig(Config):
 
 
 class ExplorationConfig(Config):
-    """What is done before the policy knows anything."""
+    """How the actor acts before the policy has learned anything."""
 
     random_steps: int = setting(0, doc="The first steps of this actor's outbox are random.", ge=0)
     kind: Literal["uniform", "smooth"] = setting(
         "uniform", doc="uniform: each action by itself; smooth: each resembles the one before."
     )
     correlation: float = setting(
-        0.9, doc="How much a smooth action resembles the one before.", ge=0, lt=1
+        0.9, doc="Correlation of a smooth action with the one before.", ge=0, lt=1
     )
     before_first_version: Literal["wait", "random", "initial"] = setting(
         "random",
@@ -84,8 +84,12 @@ class ActorLoopConfig(Config):
         "than this, or is not heard; 0: it never waits. A robot in real time never does.",
         ge=0,
     )
-    max_episode_steps: int = setting(0, doc="Truncate episodes after these; 0: never.", ge=0)
-    max_episode_s: float = setting(0.0, doc="Likewise by time; 0: never.", unit="s", ge=0)
+    max_episode_steps: int = setting(
+        0, doc="Steps after which an episode is truncated; 0: never.", ge=0
+    )
+    max_episode_s: float = setting(
+        0.0, doc="Time after which an episode is truncated; 0: never.", unit="s", ge=0
+    )
     replan_every: int = setting(
         0, doc="Rows of a policy's action chunk that are executed; 0: all of them.", ge=0
     )
@@ -111,7 +115,7 @@ class ActorLoopConfig(Config):
         factory=ArbiterConfig, doc="When a person drives instead of the policy."
     )
     exploration: ExplorationConfig = setting(
-        factory=ExplorationConfig, doc="What is done before the policy knows anything."
+        factory=ExplorationConfig, doc="How to act before the policy has learned anything."
     )
     evaluation: EvaluationConfig = setting(
         factory=EvaluationConfig, doc="Deterministic episodes that show how good the policy is."
@@ -132,7 +136,7 @@ class RemoteConfig(Config):
     )
     coding: str = setting(
         "zstd",
-        doc="How pictures travel there: zstd (without loss), jpegQ or webpQ (quality Q); empty: as "
+        doc="How images travel there: zstd (without loss), jpegQ or webpQ (quality Q); empty: as "
         "they are. What is recorded stays as it was taken.",
     )
     in_flight: int = setting(
@@ -145,7 +149,7 @@ class RemoteConfig(Config):
     lost_after_s: float = setting(
         1.0,
         doc="An observation that was not answered by then counts as lost: another may be under way "
-        "instead. Should an answer come yet, it is taken.",
+        "instead. A late answer is still used.",
         unit="s",
         gt=0,
     )
@@ -163,5 +167,8 @@ class RemoteConfig(Config):
         gt=0,
     )
     probe_s: float = setting(
-        0.5, doc="Time between two observations that it is asked about meanwhile.", unit="s", gt=0
+        0.5,
+        doc="Time between two observations that are sent while the other host is away.",
+        unit="s",
+        gt=0,
     )

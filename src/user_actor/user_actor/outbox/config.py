@@ -23,9 +23,9 @@ class OutboxConfig(Config):
         256 * KIB, doc="Largest size of a chunk; a larger single row is a chunk.", unit="B", ge=KIB
     )
     quota_bytes: int = setting(
-        8 * GIB, doc="Disk that unacknowledged data may fill.", unit="B", ge=MIB
+        8 * GIB, doc="Disk space that unacknowledged data may fill.", unit="B", ge=MIB
     )
-    min_free_bytes: int = setting(256 * MIB, doc="What must stay free on the disk.", unit="B", ge=0)
+    min_free_bytes: int = setting(256 * MIB, doc="Disk space that must stay free.", unit="B", ge=0)
     memory_bytes: int = setting(
         64 * MIB, doc="Steps in memory that wait for the disk, at most.", unit="B", ge=MIB
     )
@@ -48,8 +48,7 @@ class OutboxConfig(Config):
     )
     rebind_after_s: float = setting(
         15.0,
-        doc="Silence of the store after which another that answers in its place is taken for "
-        "its successor.",
+        doc="Silence of the store after which another store that answers counts as its successor.",
         unit="s",
         gt=0,
     )
@@ -61,7 +60,7 @@ class OutboxConfig(Config):
     )
     lossy_coding: str = setting(
         "",
-        doc="Coding that images may lose by, and the store will record: jpegQ or webpQ with the "
+        doc="Lossy coding that images may travel in, which the store records: jpegQ or webpQ with the "
         "quality Q, for instance jpeg90; empty: none.",
     )
     coding_after_s: float = setting(

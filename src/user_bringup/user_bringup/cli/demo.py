@@ -67,9 +67,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--task", default="peg_insertion", choices=["reach", "pick_place", "peg_insertion"]
     )
-    parser.add_argument("--demonstrations", type=int, default=20, help="recorded with the expert")
+    parser.add_argument(
+        "--demonstrations", type=int, default=20, help="demonstrations of the expert to record"
+    )
     parser.add_argument("--minutes", type=float, default=8.0, help="longest time to learn")
-    parser.add_argument("--require", type=int, default=18, help="successes of 20 that are expected")
+    parser.add_argument(
+        "--require", type=int, default=18, help="successes of 20 that the final policy must reach"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
     parser.add_argument("--run", default="", help="name of the run; an existing one is continued")

@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         "actor.loop.max_episode_steps:=100",
     )
     parser.add_argument("--episodes", type=int, default=20)
-    parser.add_argument("--require", type=int, default=0, help="successes that are expected")
+    parser.add_argument("--require", type=int, default=0, help="successes that are required")
     parser.add_argument("--no-film", action="store_true", help="do not film the first episodes")
     parser.add_argument(
         "--policy", type=Path, help="policy file of the learner, where it ran on another host"

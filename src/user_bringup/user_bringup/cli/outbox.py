@@ -46,9 +46,9 @@ def _show(report: OutboxReport) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="user outbox", description=__doc__)
     commands = parser.add_subparsers(dest="what", required=True)
-    info = commands.add_parser("info", help="what it holds; it may be in use")
+    info = commands.add_parser("info", help="say what an outbox holds; it may be in use")
     out = commands.add_parser(
-        "drain", help="bring what it holds into a store; its actor must not be running"
+        "drain", help="deliver what an outbox holds into a store; its actor must not be running"
     )
     for command in (info, out):
         command.add_argument(

@@ -64,7 +64,7 @@ def check(argv: Sequence[str]) -> int:
     parser.add_argument("arguments", nargs="*", metavar="name:=value", help="as for `user up`")
     parser.add_argument(
         "--elsewhere", action="store_true",
-        help="it is to run on another machine: files that it names need not be here",
+        help="the deployment will run on another machine: files that it names need not be here",
     )  # fmt: skip
     arguments = parser.parse_intermixed_args(argv)
     file, faults = find_deployment(arguments.deployment), Faults()
@@ -195,8 +195,10 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--run", default="", help="name of the run; an existing one is continued")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
-    parser.add_argument("--minutes", type=float, default=0.0, help="stop after so long")
-    parser.add_argument("--steps", type=int, default=0, help="stop after so many steps")
+    parser.add_argument("--minutes", type=float, default=0.0, help="stop after this many minutes")
+    parser.add_argument(
+        "--steps", type=int, default=0, help="stop after this many environment steps"
+    )
     parser.add_argument(
         "--until-success", type=float, default=0.0, metavar="SHARE",
         help=f"stop when this share of the last {_EVALUATIONS} evaluation episodes succeeded",

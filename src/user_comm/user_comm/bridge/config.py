@@ -92,9 +92,14 @@ class Route(Config):
     key: str = setting("", doc="Zenoh key; empty: the topic's full name without the first slash.")
     type: str = setting("", doc="Message type; empty: that of the topic table.")
     reliable: bool = setting(True, doc="Quality of service in ROS; a known topic has the table's.")
-    latched: bool = setting(False, doc="Kept for those who come late; likewise.")
+    latched: bool = setting(
+        False, doc="Keep the last value for late subscribers; a known topic has the table's."
+    )
     depth: int = setting(
-        10, doc="Messages that may wait, in ROS and here; likewise.", ge=1, le=1000
+        10,
+        doc="Messages that may wait, in ROS and here; a known topic has the table's.",
+        ge=1,
+        le=1000,
     )
     priority: Priority = setting("data", doc="Zenoh's priority.")
     waits: bool = setting(
@@ -102,7 +107,10 @@ class Route(Config):
     )
     max_bytes: int = setting(MIB, doc="Larger messages are refused.", unit="bytes", ge=4)
     max_rate_hz: float = setting(
-        0.0, doc="Not more often than this; the newest wins. 0: all.", unit="Hz", ge=0
+        0.0,
+        doc="Highest rate; of messages in between the newest is carried. 0: all.",
+        unit="Hz",
+        ge=0,
     )
 
     def validate(self) -> None:
@@ -148,7 +156,7 @@ class BridgeConfig(Config):
     graph: str = setting(
         "", doc="Name of the local ROS graph, for finding loops; empty: this host and domain."
     )
-    max_robots: int = setting(64, doc="Most robots whose topics a * is filled with.", ge=1)
+    max_robots: int = setting(64, doc="Largest number of robots whose topics a * stands for.", ge=1)
     refresh_s: float = setting(
         5.0, doc="Time after which a kept value is sent again, in case it was lost.", unit="s", gt=0
     )

@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     site.add_argument("name")
     site.add_argument("--host", action="append", default=[], required=True,
                       help="as its robots reach it (repeat)")  # fmt: skip
-    site.add_argument("--robots", default="", help="those it speaks for: r1,r2")
+    site.add_argument("--robots", default="", help="robots that it may write for: r1,r2")
     site.set_defaults(act=_add_site)
 
     commands.add_parser("top", help="traffic of a running system, live: see `user net top --help`")

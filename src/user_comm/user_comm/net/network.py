@@ -185,7 +185,7 @@ class Site(Config):
     """A router of a site, that connects to this network's router for its robots."""
 
     name: str = setting(doc="Name, also of its certificate.")
-    robots: tuple[str, ...] = setting((), doc="Robots that it speaks for.")
+    robots: tuple[str, ...] = setting((), doc="Robots that it may write for.")
 
 
 class Members(Config):

@@ -9,9 +9,9 @@ from user_core.errors import ConfigError
 class BackoffConfig(Config):
     """Waiting times between attempts."""
 
-    first_s: float = setting(0.05, doc="Before the first attempt.", unit="s", gt=0)
-    factor: float = setting(2.0, doc="Growth from one to the next.", ge=1)
-    longest_s: float = setting(2.0, doc="Longest.", unit="s", gt=0)
+    first_s: float = setting(0.05, doc="Wait before the first attempt.", unit="s", gt=0)
+    factor: float = setting(2.0, doc="Growth from one wait to the next.", ge=1)
+    longest_s: float = setting(2.0, doc="Longest wait.", unit="s", gt=0)
 
     def validate(self) -> None:
         if self.longest_s < self.first_s:

@@ -37,7 +37,7 @@ class RestartPolicy(Config):
         5.0,
         doc="Time after a start at which a second process is made ready, which has imported "
         "everything and takes over when this one dies; it takes memory (40 to 250 MB), no "
-        "processor time. 0: none, nor where `when` is never. With `user up`, for Python programs.",
+        "processor time. 0: none; neither is there one where `when` is never. With `user up`, for Python programs.",
         unit="s",
         ge=0,
     )
@@ -63,7 +63,8 @@ class ProcessSpec(Config):
     lifecycle: bool = setting(True, doc="Whether it is a managed node.")
     order: int = setting(0, doc="Managed nodes are brought up in this order, lowest first.", ge=0)
     depends_on: tuple[str, ...] = setting(
-        (), doc="Processes that must be up before; it is reactivated when one was restarted."
+        (),
+        doc="Processes that must be up first; when one of them was restarted, this one is reactivated.",
     )
     restart: RestartPolicy = setting(RestartPolicy(), doc="What happens when it ends.")
     stop_timeout_s: float = setting(

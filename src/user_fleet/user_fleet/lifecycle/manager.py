@@ -35,7 +35,7 @@ from user_fleet.lifecycle.memory import Memory, Mode
 
 
 class LifecycleConfig(Config):
-    """How long is waited for what."""
+    """Times after which the manager acts."""
 
     hang_timeout_s: float = setting(
         15.0,
@@ -52,7 +52,7 @@ class LifecycleConfig(Config):
     )
     patience_s: float = setting(
         10.0,
-        doc="How long a node waits for those before it; then it is brought up without them, "
+        doc="How long a node waits for the nodes before it; then it is brought up without them, "
         "and reactivated when they come.",
         unit="s",
         ge=0,
@@ -60,9 +60,7 @@ class LifecycleConfig(Config):
     stale_after_s: float = setting(
         1.5, doc="Silence after which a node is asked for its state.", unit="s", gt=0
     )
-    ask_timeout_s: float = setting(
-        0.5, doc="How long an answer of get_state is waited for.", unit="s", gt=0
-    )
+    ask_timeout_s: float = setting(0.5, doc="Time-out of get_state.", unit="s", gt=0)
 
 
 class LifecycleManagerConfig(Config):
@@ -71,7 +69,9 @@ class LifecycleManagerConfig(Config):
     deployment: Path = setting(
         doc="File with the deployment as it runs: deployment.yaml of a run's folder."
     )
-    times: LifecycleConfig = setting(factory=LifecycleConfig, doc="How long is waited for what.")
+    times: LifecycleConfig = setting(
+        factory=LifecycleConfig, doc="Times after which the manager acts."
+    )
     host: str = setting("", doc="Manage only the processes of this host; empty: all.")
     memory_file: str = setting(
         "", doc="Where mode and nodes taken in hand are kept; empty: beside the deployment."

@@ -23,7 +23,7 @@ class ExpertConfig(Config):
     engage: Literal["always", "never", "episodes", "stretches"] = setting(
         "always",
         doc="When the expert drives. episodes: whole episodes, picked at random; stretches: for a "
-        "while now and then, as a person who corrects.",
+        "while now and then, like a person who corrects.",
     )
     probability: float = setting(
         0.5, doc="episodes: share of the episodes that the expert drives.", ge=0, le=1

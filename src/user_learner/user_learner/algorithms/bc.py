@@ -43,7 +43,7 @@ class BCConfig(Config):
         doc="Negative log-likelihood of the action, which also teaches the spread, or the "
         "squared error of the squashed mean.",
     )
-    learning_rate: float = setting(3e-4, doc="Of Adam.", gt=0, read_only=False)
+    learning_rate: float = setting(3e-4, doc="Learning rate of Adam.", gt=0, read_only=False)
     max_grad_norm: float = setting(
         10.0, doc="Norm that gradients are cut to; 0: never.", ge=0, read_only=False
     )

@@ -53,10 +53,17 @@ class SACConfig(Config):
     critic_updates: int = setting(
         1, doc="Critic updates per actor update; a call takes that many minibatches.", ge=1, le=100
     )
-    actor_learning_rate: float = setting(3e-4, doc="Of Adam.", gt=0, read_only=False)
-    critic_learning_rate: float = setting(3e-4, doc="Of Adam.", gt=0, read_only=False)
+    actor_learning_rate: float = setting(
+        3e-4, doc="Learning rate of Adam for the actor.", gt=0, read_only=False
+    )
+    critic_learning_rate: float = setting(
+        3e-4, doc="Learning rate of Adam for the critics.", gt=0, read_only=False
+    )
     temperature_learning_rate: float = setting(
-        3e-4, doc="Of Adam; 0 keeps the temperature as it is.", ge=0, read_only=False
+        3e-4,
+        doc="Learning rate of Adam for the temperature; 0: it stays as it is.",
+        ge=0,
+        read_only=False,
     )
     initial_temperature: float = setting(1.0, doc="Weight of the entropy at the start.", gt=0)
     target_entropy_per_action: float = setting(
@@ -66,7 +73,7 @@ class SACConfig(Config):
         True, doc="Whether the critics' targets count future entropy as reward.", read_only=False
     )
     target_rate: float = setting(
-        0.005, doc="Share by which target critics follow at each update.", gt=0, le=1,
+        0.005, doc="Share by which target critics approach the critics at each update.", gt=0, le=1,
         read_only=False,
     )  # fmt: skip
     value_min: float | None = setting(

@@ -40,7 +40,7 @@ def policy(argv: Sequence[str], console: Console | None = None) -> int:
     """Try a policy for the spec of a robot: `user check policy NAME [param:=value ...]`."""
     parser = _parser("policy", "A policy, by its name or as package.module:Class.")
     parser.add_argument(
-        "--algorithm", help="try also whether this algorithm can train it, for instance sac"
+        "--algorithm", help="also try whether this algorithm can train it, for instance sac"
     )
     return _run(_check_policy, parser.parse_intermixed_args(argv), console or Console())
 

@@ -56,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.set_defaults(run=_verify)
 
-    join = commands.add_parser("merge", help="take over what other stores hold, nothing twice")
+    join = commands.add_parser(
+        "merge", help="copy what other stores hold into a store, each chunk once"
+    )
     join.add_argument("stores", nargs="+", help="stores to take from; they are only read")
     join.add_argument("--into", required=True, help="store to write; made when it is not there")
     join.set_defaults(run=_merge)
@@ -86,7 +88,7 @@ def _info(options: argparse.Namespace, console: Console) -> int:
 def _verify(options: argparse.Namespace, console: Console) -> int:
     if options.repair:
         with StoreWriter(options.store) as writer:  # its opening mends what it can
-            _list(console, "mended", writer.warnings, "yellow")
+            _list(console, "repaired", writer.warnings, "yellow")
             report = _verify_once(options.store, console)
             if report.damages:
                 writer.set_aside(report.damages)

@@ -42,8 +42,10 @@ class StoreConfig(Config):
     commit_period_s: float = setting(
         0.05, doc="Age of the oldest staged chunk at which a commit is due.", unit="s", ge=0
     )
-    max_chunk_bytes: int = setting(16 * 2**20, doc="A larger chunk is refused.", unit="B", ge=1)
-    max_chunk_rows: int = setting(8192, doc="A chunk of more rows is refused.", ge=1)
+    max_chunk_bytes: int = setting(
+        16 * 2**20, doc="Largest chunk that is accepted.", unit="B", ge=1
+    )
+    max_chunk_rows: int = setting(8192, doc="Most rows of a chunk that is accepted.", ge=1)
     reorder_bytes: int = setting(
         32 * 2**20,
         doc="Chunks that came before their predecessors are held in memory up to this size.",
@@ -60,5 +62,5 @@ class StoreConfig(Config):
         64, doc="Segments of one source that are filled side by side.", ge=1
     )
     retention: RetentionConfig = setting(
-        factory=RetentionConfig, doc="What may be forgotten, if anything."
+        factory=RetentionConfig, doc="How much is kept; by default everything."
     )

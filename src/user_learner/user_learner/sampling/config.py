@@ -13,7 +13,7 @@ class Stratum(Config):
     """A part of every batch, drawn uniformly, with replacement, from the steps that fit."""
 
     share: float = setting(
-        1.0, doc="Its part of a batch, in proportion to the shares of the others.", gt=0
+        1.0, doc="The share of a batch, in proportion to the shares of the others.", gt=0
     )
     sources: tuple[EpisodeSource, ...] = setting(
         (EpisodeSource.ONLINE, EpisodeSource.DEMONSTRATION),
@@ -57,13 +57,13 @@ class SamplerConfig(Config):
     )
     memory_bytes: int = setting(
         0,
-        doc="Memory for rows and batches. Stores that are larger are sampled from a resident "
-        "set. 0 for half of what is free at the start.",
+        doc="Memory for rows and batches. Stores that are larger are sampled from a "
+        "cache. 0 for half of what is free at the start.",
         unit="B",
         ge=0,
     )
     read_bytes_per_s: float = setting(
-        200e6, doc="Rate at which the resident set may be renewed from disk.", unit="B/s", gt=0
+        200e6, doc="Rate at which the sample cache may be renewed from disk.", unit="B/s", gt=0
     )
     draws_per_load: float = setting(
         1.0,
@@ -98,7 +98,7 @@ class SamplerConfig(Config):
     output: Literal["numpy", "torch", "pinned"] = setting(
         "numpy", doc="Arrays, tensors on the CPU, or tensors in page-locked memory for a GPU."
     )
-    seed: int = setting(0, doc="Of the draws; give each reader of a store its own.", ge=0)
+    seed: int = setting(0, doc="Seed of the draws; give each reader of a store its own.", ge=0)
 
     def validate(self) -> None:
         """Raise ConfigError where settings contradict each other."""

@@ -12,7 +12,7 @@ class UtdConfig(Config):
 
     target: float | None = setting(
         1.0,
-        doc="Gradient updates per environment step; without a number, as many as it can.",
+        doc="Gradient updates per environment step; null: as many as possible.",
         gt=0,
     )
     learning_starts: int = setting(
