@@ -15,11 +15,11 @@ class LeaseConfig(Config):
     """The lease that an actor asks for."""
 
     duration_s: float = setting(
-        5.0, doc="How long it lasts without renewal: a dead actor's robot is free then.",
+        5.0, doc="How long it lasts without renewal; after this time the robot of a dead actor is free.",
         unit="s", gt=0,
     )  # fmt: skip
     preempt: bool = setting(False, doc="Take the robot from its present holder.")
-    retry_s: float = setting(1.0, doc="Time between two attempts to get it.", unit="s", gt=0)
+    retry_s: float = setting(1.0, doc="Time between two attempts to get the lease.", unit="s", gt=0)
 
 
 class ActorConfig(Config):
@@ -35,13 +35,22 @@ class ActorConfig(Config):
         "", doc="The task in words, for policies that read; its name comes from the robot."
     )
     hal: str = setting("hal", doc="Name of the node that runs the robot.", min_length=1)
-    loop: ActorLoopConfig = setting(factory=ActorLoopConfig, doc="How it acts.")
-    policy: PluginChoice = setting(PluginChoice(plugin="tanh_gaussian"), doc="What acts.")
+    loop: ActorLoopConfig = setting(
+        factory=ActorLoopConfig,
+        doc="How the actor acts: mode, limits of episodes, exploration, evaluation.",
+    )
+    policy: PluginChoice = setting(
+        PluginChoice(plugin="tanh_gaussian"), doc="The policy plugin; it must be the learner's."
+    )
     remote: RemoteConfig = setting(
         factory=RemoteConfig, doc="Whether the policy acts on another host instead."
     )
-    reward: PluginChoice = setting(PluginChoice(plugin="task"), doc="What judges.")
-    outbox: OutboxConfig = setting(factory=OutboxConfig, doc="Where experience waits.")
+    reward: PluginChoice = setting(
+        PluginChoice(plugin="task"), doc="The reward plugin that judges each step."
+    )
+    outbox: OutboxConfig = setting(
+        factory=OutboxConfig, doc="The durable outbox, in which steps wait for the store."
+    )
     lease: LeaseConfig = setting(factory=LeaseConfig, doc="The lease of the robot.")
     zenoh: ZenohConfig = setting(
         ZenohConfig(connect=("tcp/127.0.0.1:7447",)), doc="Where policy versions are pulled from."
@@ -54,7 +63,7 @@ class ActorConfig(Config):
     policy_share: float = setting(
         0.5,
         doc="Part of the link's rate that policy versions may take, over time; on a thin link "
-        "versions are passed over for it.",
+        "versions are skipped for it.",
         gt=0,
         le=1,
     )
@@ -64,7 +73,9 @@ class ActorConfig(Config):
 class InferenceConfig(Config):
     """Parameters of inference_node."""
 
-    policy: PluginChoice = setting(PluginChoice(plugin="tanh_gaussian"), doc="What acts.")
+    policy: PluginChoice = setting(
+        PluginChoice(plugin="tanh_gaussian"), doc="The policy plugin; it must be the learner's."
+    )
     instruction: str = setting(
         "", doc="The task in words, for policies that read; its name comes from the robot."
     )
@@ -74,7 +85,9 @@ class InferenceConfig(Config):
         "of a model that is not learned here).",
     )
     seed: int = setting(
-        -1, doc="Of the policy's noise, unless it has one; -1: another one each time.", ge=-1
+        -1,
+        doc="Seed of the policy's noise, unless the policy has its own; -1: another one each time.",
+        ge=-1,
     )
     zenoh: ZenohConfig = setting(
         ZenohConfig(connect=("tcp/127.0.0.1:7447",)), doc="Where policy versions are pulled from."
