@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Literal
@@ -248,3 +251,18 @@ def test_what_is_not_given_of_a_nested_configuration_keeps_the_default_of_its_fi
     assert from_mapping(Robot, {"choice": {"plugin": "b"}}).choice == PluginChoice(plugin="b")
     with pytest.raises(ConfigError, match=r"wheel\.radius_m"):
         from_mapping(Robot, {"wheel": {"radius_m": -1}})
+
+
+def test_who_has_pydantic_1_is_told_what_to_do(tmp_path):
+    (tmp_path / "pydantic").mkdir()
+    (tmp_path / "pydantic/__init__.py").write_text("VERSION = '1.10.14'\n")
+    (tmp_path / "pydantic/fields.py").write_text("class FieldInfo: ...\n")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    run = subprocess.run(
+        [sys.executable, "-c", "import user_core.config"],
+        env={**os.environ, "PYTHONPATH": path},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert run.returncode == 1
+    assert "USER needs pydantic 2" in run.stderr

@@ -19,12 +19,6 @@ from pydantic.fields import FieldInfo
 from user_core.config.setting import UNFIT, Setting, describe, setting_of
 from user_core.errors import ConfigError
 
-if pydantic.VERSION.startswith("1."):
-    raise ImportError(
-        f"USER needs pydantic 2, and this is {pydantic.VERSION}. Ubuntu 24.04 ships pydantic 1: "
-        "install a newer one beside it, as tools/setup.sh does (pip install 'pydantic>=2')"
-    )
-
 C = TypeVar("C", bound="Config")
 #: Default of a field for which something must be given.
 MISSING = dataclasses.MISSING
@@ -295,27 +289,20 @@ def _model_at(cls: type[Config], key: Key) -> type[Config]:
             field = hint.model_fields.get(str(part))
             hint = field.annotation if field else None
         else:
-            args = typing.get_args(hint)
-            many = isinstance(part, int) and len(args) > part and args[-1] is not Ellipsis
-            hint = (
-                args[part]
-                if many and isinstance(part, int)
-                else args[-1 if _is_mapping(hint) else 0]
-                if args
-                else None
-            )
-        hint = _without_none(hint)
+            hint = _element(hint, part)
+        if typing.get_origin(hint) in (Union, types.UnionType):
+            hint = next((a for a in typing.get_args(hint) if a is not type(None)), None)
     return hint if isinstance(hint, type) and issubclass(hint, Config) else cls
 
 
-def _is_mapping(hint: Any) -> bool:
-    return typing.get_origin(hint) in (dict, Mapping)
-
-
-def _without_none(hint: Any) -> Any:
-    if typing.get_origin(hint) in (Union, types.UnionType):
-        return next((a for a in typing.get_args(hint) if a is not type(None)), None)
-    return hint
+def _element(hint: Any, part: str | int) -> Any:
+    """The type of an element of a list, a tuple or a mapping."""
+    args = typing.get_args(hint)
+    if typing.get_origin(hint) in (dict, Mapping):
+        return args[1]
+    if isinstance(part, int) and part < len(args) and args[-1] is not Ellipsis:
+        return args[part]  # a tuple of several types
+    return args[0] if args else None
 
 
 def _wrong(path: str, value: Any, expected: str) -> ConfigError:

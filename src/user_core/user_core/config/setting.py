@@ -12,9 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Union
 
-from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic.fields import FieldInfo
-from pydantic_core import CoreSchema, PydanticCustomError, PydanticUndefined, core_schema
+try:
+    from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+    from pydantic.fields import FieldInfo
+    from pydantic_core import CoreSchema, PydanticCustomError, PydanticUndefined, core_schema
+except ImportError as error:
+    raise ImportError(
+        f"USER needs pydantic 2 ({error}). Ubuntu 24.04 ships pydantic 1: install a newer one "
+        "beside it, as `make setup` does, with pip install 'pydantic>=2' in a virtual environment"
+    ) from error
 
 #: Type of the pydantic error of a value that does not fit its setting; its context says why.
 UNFIT = "setting"
