@@ -332,7 +332,7 @@ def child_large(path: str, budget: int, seconds: float) -> dict[str, float]:
             # the pace of a learner: 100 batches of 64 a second
             time.sleep(max(0.0, start + draws / (100 * 64) - time.perf_counter()))
         elapsed, pool = time.perf_counter() - start, source._pool
-        assert source.resident
+        assert source.cached
         memory, read, steps = watch.stop(), pool.bytes_read, len(source)
     drawn = np.sort(counts)[-steps:]
     expected = draws / steps

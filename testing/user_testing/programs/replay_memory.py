@@ -24,7 +24,7 @@ def main(path, budget, address_space):
             following = batch.next_observation["place"] - batch.observation["place"]
             assert (following == [0, 0, 1]).all()
             most = max(most, resident_bytes())
-        print(most - before, int(source.resident), flush=True)
+        print(most - before, int(source.cached), flush=True)
 
 
 if __name__ == "__main__":

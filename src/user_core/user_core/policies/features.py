@@ -14,14 +14,14 @@ _LARGEST_BOUND = 1e6
 
 
 def is_image(spec: ArraySpec) -> bool:
-    """Whether an array is a picture: uint8, height x width x 3."""
+    """Whether an array is an image: uint8, height x width x 3."""
     return spec.dtype == "uint8" and len(spec.shape) == 3 and spec.shape[2] == 3
 
 
 class FeatureLayout:
-    """The inputs of a network: numbers in one vector, pictures apart.
+    """The inputs of a network: numbers in one vector, images apart.
 
-    Numbers are all arrays that are no pictures, flattened and joined in sorted order of their
+    Numbers are all arrays that are no images, flattened and joined in sorted order of their
     names. ``offset`` and ``scale`` bring those with finite bounds to -1 to 1 by
     ``(x - offset) * scale``; the others stay as they are.
 
@@ -36,7 +36,7 @@ class FeatureLayout:
 
     Attributes:
         state_names: Arrays in the vector, sorted.
-        image_names: Pictures, sorted.
+        image_names: Images, sorted.
         state_size: Length O of the vector.
         offset: (O,) float32.
         scale: (O,) float32.
@@ -57,7 +57,7 @@ class FeatureLayout:
         self.state_size = sum(self.specs[n].size for n in self.state_names)
         if not self.image_names and not self.state_size:
             raise SpecError(
-                f"observations of {spec.robot!r}", got="no numbers, no pictures",
+                f"observations of {spec.robot!r}", got="no numbers, no images",
                 expected="something to look at",
             )  # fmt: skip
         pairs = [_normalisation(self.specs[name]) for name in self.state_names]

@@ -43,7 +43,7 @@ class TanhGaussianConfig(Config):
     image_channels: tuple[int, ...] = setting(
         (32, 32, 64, 64), doc="Channels of the convolutions (3x3, stride 2).", ge=1, min_length=1
     )
-    image_embedding: int = setting(64, doc="Numbers that each picture is reduced to.", ge=1)
+    image_embedding: int = setting(64, doc="Numbers that each image is reduced to.", ge=1)
     seed: int = setting(0, doc="Seed of first weights and exploration noise.", ge=0)
 
     def validate(self) -> None:

@@ -78,21 +78,21 @@ class ReplayNode(LifecycleNode):
     def _take(self, chunk: TrajectoryChunk) -> None:
         try:
             self._codings.note(chunk)
-            answer = self._writer.append(chunk)
+            result = self._writer.append(chunk)
         except OSError as error:
             self._say_trouble(StoreError("codings of images", got=error))
             return
         except StoreError as error:
             self._say_trouble(error)
             return
-        self._counts[answer.status] += 1
-        if answer.status is ChunkStatus.STAGED:
+        self._counts[result.status] += 1
+        if result.status is ChunkStatus.STAGED:
             self._rate.add(len(chunk))
             return
-        if answer.status is ChunkStatus.REFUSED:
-            self.get_logger().error(f"chunk {chunk.id} refused: {answer.ack.error}")
-            self.diagnostics.report("refused", Level.ERROR, answer.ack.error)
-        self._acks.publish(answer.ack)
+        if result.status is ChunkStatus.REFUSED:
+            self.get_logger().error(f"chunk {chunk.id} refused: {result.ack.error}")
+            self.diagnostics.report("refused", Level.ERROR, result.ack.error)
+        self._acks.publish(result.ack)
 
     def _commit_while_active(self) -> None:
         wait_s = self.config.store.commit_period_s / 2

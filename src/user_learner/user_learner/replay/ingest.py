@@ -51,12 +51,12 @@ class ChunkStatus(str, Enum):
     EARLY = "early"
     """A chunk before it is missing. It must count as not delivered until acknowledged."""
     REFUSED = "refused"
-    """It cannot be stored as it is; the answer says why. It must not be sent again as it is."""
+    """It cannot be stored as it is; ``ack`` says why. It must not be sent again as it is."""
 
 
 @dataclass(frozen=True)
 class AppendResult:
-    """The writer's answer to one chunk.
+    """What the writer says to one chunk.
 
     Attributes:
         status: What became of it.

@@ -83,7 +83,7 @@ LARGE_NBYTES = 4096
 ROW_ALIGNMENT = 64
 SEGMENT_ROW_MULTIPLE = 1024
 MAX_SEGMENT_ROWS = 65536
-#: Aim for the unit of checksums and of residence in memory, bytes.
+#: Aim for the unit of checksums and of the sample cache, bytes.
 BLOCK_BYTES = 4 * 2**20
 MIN_BLOCK_ROWS = 64
 
@@ -136,7 +136,7 @@ class RowLayout:
         return int(np.clip(2 ** int(math.log2(rows)), SEGMENT_ROW_MULTIPLE, MAX_SEGMENT_ROWS))
 
     def block_rows(self) -> int:
-        """Rows of a block, the unit of checksums and of residence in memory."""
+        """Rows of a block, the unit of checksums and of the sample cache."""
         rows = max(1, BLOCK_BYTES // self.row_nbytes)
         return int(np.clip(2 ** int(math.log2(rows)), MIN_BLOCK_ROWS, SEGMENT_ROW_MULTIPLE))
 

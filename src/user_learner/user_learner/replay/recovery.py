@@ -248,7 +248,7 @@ def _enter_sequences(pending: PendingIndex, found: list[_Found]) -> list[str]:
 
 
 def open_or_repair(store: Path) -> list[str]:
-    """Make the store ready to be written; return what was found wrong and mended.
+    """Make the store ready to be written; return what was found wrong and repaired.
 
     A damaged index is set aside, with its name telling so, and rebuilt from the logs of the
     segments. Missing, truncated or torn segments are quarantined. What a crash left between

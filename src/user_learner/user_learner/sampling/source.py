@@ -45,7 +45,7 @@ class ReplaySource(Closing):
 
     Draws are uniform with replacement within each stratum of the configuration. While
     everything fits into the memory budget rows are gathered from the mapped files; a larger
-    store is sampled from a resident set that is renewed in the background, so that over time
+    store is sampled from a cache that is renewed in the background, so that over time
     every step is still drawn equally often. New rows come into play within
     ``refresh_period_s``.
 
@@ -113,7 +113,7 @@ class ReplaySource(Closing):
         return self._catalog.schema
 
     @property
-    def resident(self) -> bool:
+    def cached(self) -> bool:
         """Whether the store is larger than the memory budget."""
         return isinstance(self._pool, SampleCache)
 
@@ -143,7 +143,7 @@ class ReplaySource(Closing):
 
         Raises:
             StoreError: There is nothing to draw yet.
-            ConfigError: The memory budget is too small for the resident set, or for the
+            ConfigError: The memory budget is too small for the sample cache, or for the
                 batches.
         """
         if not len(self):
@@ -176,8 +176,8 @@ class ReplaySource(Closing):
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold to go on drawing as if never stopped.
 
-        On stores that did not change and fit into memory the same draws follow. A resident
-        set is filled anew: what follows is drawn from others, but every step still gets its
+        On stores that did not change and fit into memory the same draws follow. A sample
+        cache is filled anew: what follows is drawn from others, but every step still gets its
         due.
         """
         with self._lock:
@@ -272,7 +272,7 @@ class ReplaySource(Closing):
         fits = self._snapshot.nbytes + batches <= self._budget_bytes
         grown = batch_size > self._batch_size
         self._batch_size = max(batch_size, self._batch_size)
-        if self._pool is None or (not fits and (grown or not self.resident)):
+        if self._pool is None or (not fits and (grown or not self.cached)):
             if self._pool is not None:
                 self._pool_state = self._pool.state() or self._pool_state
                 self._pool.close()  # before the next is made: both would not fit

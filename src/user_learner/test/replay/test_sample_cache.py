@@ -74,7 +74,7 @@ def test_a_store_four_times_its_budget_is_drawn_uniformly(tmp_path):
         steps = len(source)
         assert steps > 20000
         counts = drawn(source, 30 * steps)
-        assert source.resident
+        assert source.cached
         assert len(counts) == steps
         expected = sum(counts.values()) / steps
         ok, ratio = chi_square_ok(np.array(list(counts.values())), expected)
@@ -102,7 +102,7 @@ def test_growth_does_not_bias(tmp_path):
                 for actor in actors:
                     fill(writer, actor, list(uneven_plans(rng, 1500)))
                 source.refresh()
-            assert source.resident
+            assert source.cached
     keys = list(expected)
     assert set(counts) <= set(keys)
     wanted = np.array([expected[key] for key in keys])
@@ -139,7 +139,7 @@ def test_what_is_drawn_from_memory_is_what_is_stored(tmp_path):
                 assert batch.reward[i] == pytest.approx(total, abs=1e-5)
                 over = plan.terminated and row + k == plan.steps
                 assert batch.discount[i] == pytest.approx(0 if over else 0.99**k)
-        assert source.resident
+        assert source.cached
         assert len(seen) > 0.95 * sum(plan.steps for plan in plans)
 
 
@@ -159,7 +159,7 @@ def test_strata_share_the_memory_and_small_ones_stay_whole(tmp_path):
     config = config.replace(memory_bytes=budget(SCHEMA, 10000, config))
     with ReplaySource(tmp_path, config) as source:
         counts = drawn(source, 400_000)
-        assert source.resident
+        assert source.cached
         online = [n for (actor, _, row), n in counts.items() if actor == 1]
         demonstrations = np.array([n for (actor, _, _), n in counts.items() if actor == 3])
         assert len(demonstrations) == 450
@@ -180,9 +180,9 @@ def test_a_store_outgrows_its_budget_while_it_is_sampled(tmp_path):
         fill(writer, actor, list(uneven_plans(rng, 2000)))
         with ReplaySource(tmp_path, config) as source:
             source.sample(BATCH)
-            assert not source.resident
+            assert not source.cached
             deadline = time.monotonic() + 60
-            while not source.resident:
+            while not source.cached:
                 fill(writer, actor, list(uneven_plans(rng, 500)))
                 for _ in range(20):
                     batch = source.sample(BATCH)
