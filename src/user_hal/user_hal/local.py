@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future
-from dataclasses import replace
 from pathlib import Path
 
 from user_core.errors import DeviceTimeout, LeaseError, SafetyError, SuiteError
@@ -240,14 +239,13 @@ class LocalHal:
         return self._loop.status()
 
     def _submit(self, chunk: ActionChunk) -> None:
-        chunk = replace(chunk, lease_token=self._token)
         try:
-            self._loop.submit(chunk)
+            self._loop.submit(chunk, self._token)
         except Refused as refusal:
             if refusal.code != LeaseError.code:
                 raise
             self._renew_lease()  # it ran out: nobody drove for a while
-            self._loop.submit(replace(chunk, lease_token=self._token))
+            self._loop.submit(chunk, self._token)
 
     def _renew_lease(self) -> None:
         """Prolong the lease, or take it again where it ran out. Raises LeaseError."""

@@ -127,15 +127,15 @@ class CommandPath:
         self._sent_ns = 0
         self._busy = ""
 
-    def submit(self, chunk: ActionChunk) -> None:
-        """Take a chunk, from any thread.
+    def submit(self, chunk: ActionChunk, token: int | None = None) -> None:
+        """Take a chunk, from any thread; ``token`` of the lease, where its own is not meant.
 
         Raises:
             Refused: It is not let in; counted and described.
         """
         with self.lock:
             try:
-                self._validate(chunk)
+                self._validate(chunk, chunk.lease_token if token is None else token)
             except Refused as refusal:
                 self.gate.counters.refuse(refusal.code)
                 raise
@@ -235,13 +235,13 @@ class CommandPath:
             self._emergency.reset()
             self.check()
 
-    def _validate(self, chunk: ActionChunk) -> None:
+    def _validate(self, chunk: ActionChunk, token: int) -> None:
         try:
-            self.leases.check(chunk.lease_token)
+            self.leases.check(token)
         except LeaseError as error:
             raise Refused(error.code, str(error)) from error
-        token, before = self._last or (None, 0)
-        if token == chunk.lease_token and chunk.sequence <= before:
+        last_token, before = self._last or (None, 0)
+        if token == last_token and chunk.sequence <= before:
             raise Refused(SEQUENCE, f"chunk {chunk.sequence} came after chunk {before}")
         self._validate_rows(chunk)
         self.check()
@@ -259,7 +259,7 @@ class CommandPath:
             )
         if not self.player.offer(chunk, start_ns, now_ns):
             raise Refused(STALE_CHUNK, f"the last row of chunk {chunk.sequence} was due before now")
-        self._last = (chunk.lease_token, chunk.sequence)
+        self._last = (token, chunk.sequence)
 
     def _validate_rows(self, chunk: ActionChunk) -> None:
         rows, wanted = chunk.actions_ta, self.spec.action

@@ -278,13 +278,13 @@ class HalLoop:
             self._thread = threading.Thread(target=self._run, name="hal_loop", daemon=True)
             self._thread.start()
 
-    def submit(self, chunk: ActionChunk) -> None:
-        """Take an action chunk.
+    def submit(self, chunk: ActionChunk, token: int | None = None) -> None:
+        """Take an action chunk; ``token`` of the lease, where the chunk's own is not meant.
 
         Raises:
             user_hal.safety.rules.Refused: It is not let in; the reason is counted.
         """
-        self.path.submit(chunk)
+        self.path.submit(chunk, token)
         if self._thread is not None and threading.current_thread() is not self._thread:
             self.waiter.wake()
 
