@@ -18,6 +18,7 @@ from user_core.types import (
     Label,
     Outcome,
     RewardSource,
+    Task,
     TaskFeedback,
 )
 from user_testing.worlds.actor_loop import MS, build, drives, ends_at
@@ -37,6 +38,13 @@ def test_steps_are_recorded_with_what_came_of_them():
     assert [call[0] for call in setup.policies[0].calls] == readings[:-1]
     assert result.start_ns == steps[0].stamp_ns < final.stamp_ns <= result.end_ns
     assert all(step.action_stamp_ns >= step.stamp_ns for step in steps)
+
+
+def test_the_policy_is_told_the_task_when_an_episode_begins():
+    setup = build({"max_episode_steps": 3})
+    setup.loop.episodes.task = Task("reach", "touch the red ball")
+    setup.run()
+    assert setup.policies[0].task == Task("reach", "touch the red ball")
 
 
 def test_deadlines_do_not_drift():

@@ -16,7 +16,7 @@ from user_core.errors import CodecError, SpecError, TransportError
 from user_core.fakes import PolicyMailbox
 from user_core.interfaces import Policy
 from user_core.specs import ArraySpec, RobotSpec
-from user_core.types import ActionChunk, Observation, PolicyVersion
+from user_core.types import ActionChunk, Observation, PolicyVersion, Task
 from user_testing.waiting import wait_until
 
 SPEC = RobotSpec(
@@ -59,6 +59,7 @@ class Echo(Policy):
 
     def reset(self, task):
         self.resets += 1
+        self.task = task
 
 
 # --- what travels
@@ -305,12 +306,14 @@ def test_while_the_policy_thinks_old_observations_give_way():
         assert pair.server.counts.superseded == 1
 
 
-def test_a_policy_that_remembers_is_reset_with_the_robot():
-    with Pair() as pair:
+def test_a_policy_that_remembers_is_reset_with_the_robot_and_told_the_task():
+    task = Task("reach", "touch the red ball")
+    with Pair(task=task) as pair:
         for number, episode in ((1, 1), (2, 1), (3, 2)):
             pair.link.ask(observation(number, episode), number)
             assert pair.link.wait(time.monotonic_ns() + 10 * 10**9)
         assert pair.policies[0].resets == 2
+        assert pair.policies[0].task == task
 
 
 def test_a_policy_that_gives_nothing_usable_answers_nothing_and_may_recover():

@@ -32,6 +32,7 @@ from user_core.types import (
     Outcome,
     PolicyVersion,
     Step,
+    Task,
     TaskFeedback,
 )
 
@@ -199,6 +200,7 @@ class Ramp(Policy):
         self.weight = np.zeros(1)
         self.calls: list[tuple[float, bool, int]] = []
         self.resets = 0
+        self.task: Task | None = None
         self.fails: Exception | None = None
         self.bad = False
 
@@ -225,6 +227,7 @@ class Ramp(Policy):
 
     def reset(self, task):
         self.resets += 1
+        self.task = task
 
 
 class OnePerStep(Reward):
