@@ -6,6 +6,7 @@ import pytest
 from user_core import plugins
 from user_core.conformance import check_reward
 from user_core.errors import ConfigError, DeviceFault, PluginError, SpecError
+from user_core.plugins import PluginChoice
 from user_core.rewards import (
     OperatorConfig,
     OperatorReward,
@@ -46,7 +47,7 @@ def judge(reward, after, task=NO_TASK):
         ("pose_threshold", {"goal": HERE[:3], "distance_weight": 2.0}),
         ("pose_threshold", {"goal_observation": "goal"}),
         ("operator", {}),
-        ("operator", {"base": "pose_threshold", "base_params": {"goal": HERE}}),
+        ("operator", {"base": {"plugin": "pose_threshold", "params": {"goal": HERE}}}),
         ("task", {}),
     ],
 )
@@ -137,20 +138,27 @@ def test_a_label_rewards_and_ends_the_episode():
 
 def test_another_reward_judges_what_has_no_label():
     reward = OperatorReward(
-        OperatorConfig(success_reward=2.0, base="pose_threshold", base_params={"goal": HERE})
+        OperatorConfig(
+            success_reward=2.0, base=PluginChoice(plugin="pose_threshold", params={"goal": HERE})
+        )
     )
     there = judge(reward, pose(*HERE))
     assert (there.reward, there.terminated, there.source) == (1.0, True, RewardSource.FUNCTION)
     assert judge(reward, pose(*HERE), TaskFeedback(label=Label.FAILURE)).reward == 0.0
-    nested = OperatorReward(OperatorConfig(success_reward=2.0, base="operator"))
+    nested = OperatorReward(
+        OperatorConfig(success_reward=2.0, base=PluginChoice(plugin="operator"))
+    )
     assert judge(nested, pose(*HERE), TaskFeedback(label=Label.SUCCESS)).reward == 2.0
 
 
 def test_another_reward_that_cannot_be_built():
     with pytest.raises(PluginError, match="did you mean 'task'"):
-        OperatorReward(OperatorConfig(base="tusk"))
-    with pytest.raises(ConfigError, match="base_params.golf"):
-        OperatorReward(OperatorConfig(base="pose_threshold", base_params={"golf": 1}))
+        OperatorReward(OperatorConfig(base=PluginChoice(plugin="tusk")))
+    wrong = PluginChoice(plugin="pose_threshold", params={"golf": 1})
+    with pytest.raises(ConfigError, match="base.params.golf"):
+        OperatorReward(OperatorConfig(base=wrong))
+    with pytest.raises(ConfigError, match="base"):  # the spelling of before
+        plugins.build("rewards", "operator", {"base": "pose_threshold"})
 
 
 def test_a_robot_that_does_not_judge_itself_needs_another_reward():

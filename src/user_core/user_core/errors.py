@@ -35,7 +35,7 @@ class SuiteError(Exception):
         if self.expected is not None:
             text += f"{',' if self.got is not None else ':'} expected {self.expected}"
         if self.hint:
-            text += f". {self.hint}"
+            text += f"{'' if text.endswith(('?', '.')) else '.'} {self.hint}"
         return text
 
 

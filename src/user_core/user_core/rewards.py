@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -151,10 +149,9 @@ class OperatorConfig(Config):
     success_reward: float = setting(1.0, doc="Reward of the step that is labelled a success.")
     failure_reward: float = setting(0.0, doc="Reward of the step that is labelled a failure.")
     step_reward: float = setting(0.0, doc="Reward of every other step, without another reward.")
-    base: str = setting(
-        "", doc="Another reward plugin, which judges every step without a label; empty: none."
+    base: plugins.PluginChoice | None = setting(
+        None, doc="Another reward, {plugin, params}, which judges every step without a label."
     )
-    base_params: Mapping[str, Any] = setting(factory=dict, doc="Parameters of that reward plugin.")
 
 
 class OperatorReward(Reward):
@@ -170,10 +167,8 @@ class OperatorReward(Reward):
     def __init__(self, config: OperatorConfig) -> None:
         self.config = config
         self._base: Reward | None = None
-        if config.base:
-            self._base = plugins.build(
-                "rewards", config.base, config.base_params, path="base_params"
-            )
+        if config.base is not None:
+            self._base = config.base.build("rewards", path="base")
 
     def __call__(
         self, observation: Arrays, action: Array, next_observation: Arrays, task: TaskFeedback

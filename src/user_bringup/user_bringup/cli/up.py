@@ -76,8 +76,8 @@ def check(argv: Sequence[str]) -> int:
     processes = composition.deployment.processes
     unchecked = [p.name for p in processes if p.ros and node_config(p.executable) is None]
     if unchecked:
-        print(f"parameters not checked, for no Config is registered: {', '.join(unchecked)}")
-    wrong = f"{len(faults.found)} of their values are wrong" if faults.found else "all is well"
+        print(f"parameters not checked, because no Config is registered: {', '.join(unchecked)}")
+    wrong = f"{len(faults.found)} faults" if faults.found else "no faults"
     print(f"{file}: {len(processes)} processes, {wrong}")
     return 1 if faults.found else 0
 

@@ -22,6 +22,7 @@ from user_core.errors import ConfigError, SuiteError
 from user_core.plugins import FIELD_KINDS, PluginChoice
 from user_fleet.deployment.compose import Composition
 from user_fleet.deployment.faults import Faults
+from user_fleet.deployment.known_good import KnownGood, key_of_choice
 from user_fleet.deployment.model import ProcessSpec
 from user_fleet.deployment.tree import Node, plain
 
@@ -99,13 +100,25 @@ def plugin_choices(
             yield from plugin_choices(value, (*key, str(name)), kind)
 
 
-def check_plugins(config: Config, above: Key, faults: Faults, tree: Node) -> None:
-    """Check that the chosen plugins are there, and take the parameters that they are given."""
-    for key, kind, choice in plugin_choices(config, above):
+def check_plugins(config: Config, above: Key, faults: Faults, tree: Node, kind: str = "") -> None:
+    """Check that the chosen plugins are there, and take the parameters that they are given.
+
+    ``kind`` is that of the plugin whose configuration this is; a plugin that it chooses in turn is
+    of the same kind, unless the name of the field says another.
+    """
+    known = KnownGood()
+    for key, found, choice in plugin_choices(config, above, kind):
         where = ".".join(map(str, key))
+        sign = key_of_choice(found, choice.plugin, choice.params)
+        if known.has(sign):
+            continue
+        before = len(faults.found)
         try:
-            cls = plugins.load(kind, choice.plugin).Config
-            from_mapping(cls, choice.params, f"{where}.params")
+            cls = plugins.load(found, choice.plugin).Config
+            params = from_mapping(cls, choice.params, f"{where}.params")
+            check_plugins(params, (*key, "params"), faults, tree, found)
+            if len(faults.found) == before:
+                known.add(sign)
         except ConfigError as error:
             faults.take(error, tree)
         except SuiteError as error:
