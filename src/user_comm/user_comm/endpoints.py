@@ -133,6 +133,13 @@ class TopicPublisher:
         self.publisher.publish(message)
         return True
 
+    def publish_serialized(self, data: bytes) -> bool:
+        """Publish a message that is serialised already; False if the node is not active."""
+        if not self._may_publish():
+            return False
+        self.publisher.publish(data)
+        return True
+
     def destroy(self) -> None:
         """Stop publishing."""
         self._node.destroy_publisher(self.publisher)

@@ -27,6 +27,7 @@ from user_comm.converters import (
     PolicyAnnouncement,
     RobotDescription,
     set_stamp,
+    trajectory_chunk_to_cdr,
 )
 from user_comm.diagnostics import Flow, FlowFigures, Level
 from user_comm.lifecycle import LifecycleNode
@@ -294,7 +295,7 @@ class ActorNode(LifecycleNode):
         """In the outbox's thread."""
         if not self._trajectory.wanted:
             raise TransportError(f"topic {self._trajectory.topic}", got="no replay store listens")
-        self._trajectory.publish(chunk)
+        self._trajectory.publish_serialized(trajectory_chunk_to_cdr(chunk))
 
     def _look_for_listeners(self) -> None:
         heard = self._trajectory.wanted

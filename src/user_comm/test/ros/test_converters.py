@@ -29,6 +29,7 @@ from user_comm.converters import (
     observation_from_message,
     observation_to_message,
     trajectory_chunk_from_message,
+    trajectory_chunk_to_cdr,
     trajectory_chunk_to_message,
 )
 from user_comm.subscriptions import decode_bytes
@@ -175,6 +176,14 @@ def test_action_chunks_survive(chunk: ActionChunk) -> None:
 @given(chunks())
 def test_trajectory_chunks_survive(chunk: TrajectoryChunk) -> None:
     same(chunk, journey("user_msgs/msg/TrajectoryChunk", chunk))
+
+
+@settings(deadline=None)
+@given(chunks())
+def test_trajectory_chunks_that_are_serialised_at_once_are_the_same(chunk: TrajectoryChunk) -> None:
+    name = "user_msgs/msg/TrajectoryChunk"
+    message = deserialize_message(trajectory_chunk_to_cdr(chunk), interface_class(name))
+    assert message == trajectory_chunk_to_message(chunk)
 
 
 @settings(deadline=None)

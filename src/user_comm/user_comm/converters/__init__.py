@@ -33,6 +33,7 @@ from user_comm.converters.learning import (
     trajectory_ack_from_message,
     trajectory_ack_to_message,
     trajectory_chunk_from_message,
+    trajectory_chunk_to_cdr,
     trajectory_chunk_to_message,
 )
 from user_comm.converters.robot import (
@@ -90,6 +91,7 @@ __all__ = [
     "trajectory_ack_from_message",
     "trajectory_ack_to_message",
     "trajectory_chunk_from_message",
+    "trajectory_chunk_to_cdr",
     "trajectory_chunk_to_message",
 ]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import IntEnum
+from types import SimpleNamespace
 from typing import Any
 
 from user_msgs.msg import EpisodeKey as EpisodeKeyMessage
@@ -15,6 +16,7 @@ from user_msgs.msg import PolicyVersion as PolicyVersionMessage
 from user_msgs.msg import TrajectoryAck as TrajectoryAckMessage
 from user_msgs.msg import TrajectoryChunk as TrajectoryChunkMessage
 
+from user_comm.cdr import write_cdr
 from user_comm.converters import checks
 from user_comm.converters.fields import (
     set_stamp,
@@ -22,7 +24,7 @@ from user_comm.converters.fields import (
     tensors_from_messages,
     tensors_to_messages,
 )
-from user_core.codecs import DEFAULT_LIMITS, Limits
+from user_core.codecs import DEFAULT_LIMITS, Limits, encode
 from user_core.codecs.images import decode_columns, encode_columns
 from user_core.errors import CodecError
 from user_core.types import (
@@ -128,6 +130,21 @@ _WHERE = "trajectory chunk"
 
 def trajectory_chunk_to_message(chunk: TrajectoryChunk) -> Any:
     """Encode; the columns are copied once, those in ``codings`` coded."""
+    message = _chunk_without_columns(chunk)
+    message.columns = tensors_to_messages(encode_columns(chunk.columns, chunk.codings))
+    return message
+
+
+def trajectory_chunk_to_cdr(chunk: TrajectoryChunk) -> bytes:
+    """The same as serialised bytes: a chunk that was read from an outbox is a view of what is
+    stored there, and its columns go into the message as they are."""
+    whole = _chunk_without_columns(chunk)
+    fields = {name: getattr(whole, name) for name in whole.get_fields_and_field_types()}
+    fields["columns"] = encode(encode_columns(chunk.columns, chunk.codings))
+    return write_cdr(SimpleNamespace(**fields), TrajectoryChunkMessage)
+
+
+def _chunk_without_columns(chunk: TrajectoryChunk) -> Any:
     message = TrajectoryChunkMessage()
     message.producer = chunk.id.producer
     message.incarnation = int(chunk.id.incarnation)
@@ -137,7 +154,6 @@ def trajectory_chunk_to_message(chunk: TrajectoryChunk) -> Any:
     message.source = int(chunk.source)
     message.first_row = int(chunk.first_row)
     message.schema_hash = chunk.schema_hash
-    message.columns = tensors_to_messages(encode_columns(chunk.columns, chunk.codings))
     if chunk.result is not None:
         message.result = [episode_result_to_message(chunk.result, chunk.robot, chunk.task)]
     return message
