@@ -77,6 +77,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         tier = tier_of(item.path)
         item.add_marker(tier)
+        if tier != "unit":  # one at a time: real processes, in real time; unit tests run beside
+            item.add_marker(pytest.mark.xdist_group("processes"))
         if tier == "system" and reruns:
             item.add_marker(pytest.mark.flaky(reruns=reruns))
         if item.get_closest_marker("root") and os.geteuid() != 0:

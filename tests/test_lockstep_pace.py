@@ -10,7 +10,7 @@ import pytest
 
 from user_bringup.nodes.monitor import Monitor
 from user_testing.ports import free_endpoint
-from user_testing.worlds.deployment import Deployment
+from user_testing.worlds.deployment import DeploymentRun
 
 pytest.importorskip("gymnasium")
 
@@ -27,10 +27,8 @@ def test_a_simulation_waits_for_its_learner(tmp_path, start_process, ros_domain)
         "evaluate_every:=0", "algorithm:=sac_small",
         f"policy_endpoint:={free_endpoint()}", "--runs", str(tmp_path), "--run", "r", "--no-table",
     ]  # fmt: skip
-    run = Deployment(
-        name=tmp_path / "r",
-        processes=start_process(words, stdout=subprocess.DEVNULL, env=dict(os.environ)),
-    )
+    process = start_process(words, stdout=subprocess.DEVNULL, env=dict(os.environ))
+    run = DeploymentRun(tmp_path / "r", process)
     with Monitor() as monitor:
 
         def newest(kind):

@@ -13,7 +13,7 @@ from user_actor.outbox.storage import OutboxDatabase
 from user_learner.replay import StoreReader, StoreWriter
 from user_learner.replay.maintenance import verify
 from user_testing.ports import free_endpoint
-from user_testing.worlds.deployment import Deployment
+from user_testing.worlds.deployment import DeploymentRun
 
 pytestmark = pytest.mark.timeout(420)
 
@@ -25,7 +25,7 @@ def run(tmp_path, start_process, ros_domain):
         f"policy_endpoint:={free_endpoint()}", "--runs", str(tmp_path), "--run", "r", "--no-table",
     ]  # fmt: skip
     process = start_process(words, stdout=subprocess.DEVNULL, env=dict(os.environ))
-    return Deployment(name=tmp_path / "r", processes=process)
+    return DeploymentRun(tmp_path / "r", process)
 
 
 def test_a_robot_learns_through_a_kill_of_every_process(run):

@@ -11,7 +11,7 @@ from typing import Any
 from user_testing.waiting import wait_until
 
 
-class Deployment:
+class DeploymentRun:
     """A run of `user up`, by what it writes into its folder."""
 
     def __init__(self, folder: Path, process: subprocess.Popen[str]) -> None:
