@@ -165,3 +165,14 @@ def reference() -> ModuleType:
         patch.syspath_prepend(str(ROOT / "docs/_site"))
         import generated_reference
     return generated_reference
+
+
+def test_the_architecture_lists_every_folder() -> None:
+    listed = re.findall(r"`([\w/.]+)`", text_of("ARCHITECTURE.md"))
+    folders = [
+        f"{folder.name}/"
+        for package in ROOT.glob("src/user_*/user_*")
+        for folder in package.iterdir()
+        if folder.is_dir() and any(folder.glob("*.py"))
+    ]
+    assert [folder for folder in folders if folder not in listed] == []
