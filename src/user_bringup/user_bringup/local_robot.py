@@ -81,7 +81,7 @@ def open_robot(
     """Connect a robot, and a person's device, until the ``with`` block ends.
 
     Ctrl-\\ is the emergency stop meanwhile; it stays latched until it is reset. Whatever ends the
-    block, Ctrl-C too, stops the robot.
+    block, Ctrl-C and SIGTERM too, stops the robot.
 
     Args:
         file: The robot's file.
@@ -110,7 +110,7 @@ def open_robot(
         if reset_emergency_stop:
             hal.reset_emergency()
         stack.enter_context(hal)
-        stack.enter_context(_emergency_key(hal))
+        stack.enter_context(_signals(hal))
         person = None
         if teleop is not None:
             stack.callback(teleop.close)
@@ -165,8 +165,11 @@ def gate_summary(status: HalStatus) -> str:
 
 
 @contextmanager
-def _emergency_key(hal: LocalHal) -> Iterator[None]:
-    """Ctrl-\\ (SIGQUIT) presses the emergency stop, where this is the main thread."""
+def _signals(hal: LocalHal) -> Iterator[None]:
+    """Ctrl-\\ (SIGQUIT) presses the emergency stop; SIGTERM and SIGHUP end the block, as Ctrl-C does.
+
+    Where this is not the main thread, signals are left alone.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -175,8 +178,13 @@ def _emergency_key(hal: LocalHal) -> Iterator[None]:
         # in a thread: the interrupted one may be amidst the gate, and must find it as it was
         threading.Thread(target=hal.press_emergency, args=("Ctrl-\\ at a terminal",)).start()
 
-    before = signal.signal(signal.SIGQUIT, press)
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    handlers = {signal.SIGQUIT: press, signal.SIGTERM: end, signal.SIGHUP: end}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGQUIT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
