@@ -24,31 +24,6 @@ from user_core.errors import SpecError, StoreCorrupt, StoreError, StoreFull
 from user_core.runtime.files import replace_durably
 from user_core.types import TrajectorySchema
 
-FULL_HINT = "Make room; it goes on by itself, and what was not acknowledged comes again"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def require_space(store: Path, nbytes: int) -> None:
-    """Raise StoreFull unless so many bytes are free on the disk of a store."""
-    disk = os.statvfs(store)
-    free = disk.f_bavail * disk.f_frsize
-    if free < nbytes:
-        raise StoreFull(
-            f"disk of replay store {store}",
-            got=f"{free} bytes free",
-            expected=f"{nbytes} (min_free_bytes and the chunk)",
-            hint=FULL_HINT,
-        )
-
-
-def disk_error(store: Path, error: OSError) -> StoreError:
-    """StoreFull for a disk, quota or file size that is full, StoreError for anything else."""
-    what = f"cannot write to replay store {store}"
-    if error.errno in _FULL:
-        return StoreFull(what, got=error.strerror, hint=FULL_HINT)
-    return StoreError(what, got=error.strerror, hint="See the system log about this disk")
-
-
 INDEX_NAME = "index.sqlite"
 FORMAT_VERSION = 1
 _QUICK_CHECK_BYTES = 64 * 2**20
@@ -325,3 +300,33 @@ def damages(connection: sqlite3.Connection) -> list[Damage]:
     return [
         Damage(*row) for row in connection.execute("SELECT segment, block, reason FROM quarantine")
     ]
+
+
+# --------------------------------------------------------------------------------------------------
+# The disk: how much room there is, and what its errors mean
+# --------------------------------------------------------------------------------------------------
+
+
+FULL_HINT = "Make room; it goes on by itself, and what was not acknowledged comes again"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def require_space(store: Path, nbytes: int) -> None:
+    """Raise StoreFull unless so many bytes are free on the disk of a store."""
+    disk = os.statvfs(store)
+    free = disk.f_bavail * disk.f_frsize
+    if free < nbytes:
+        raise StoreFull(
+            f"disk of replay store {store}",
+            got=f"{free} bytes free",
+            expected=f"{nbytes} (min_free_bytes and the chunk)",
+            hint=FULL_HINT,
+        )
+
+
+def disk_error(store: Path, error: OSError) -> StoreError:
+    """StoreFull for a disk, quota or file size that is full, StoreError for anything else."""
+    what = f"cannot write to replay store {store}"
+    if error.errno in _FULL:
+        return StoreFull(what, got=error.strerror, hint=FULL_HINT)
+    return StoreError(what, got=error.strerror, hint="See the system log about this disk")
