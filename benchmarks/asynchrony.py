@@ -186,7 +186,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--deployment", default="sim_single", choices=["sim_single", "sim_images"],
-        help="numbers, or pictures",
+        help="numbers, or images",
     )  # fmt: skip
     parser.add_argument("--algorithm", default="", help="a file of config/algorithms")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")

@@ -2,8 +2,8 @@
 
 Pendulum through ``user up gymnasium``, uncoupled: the actor acts as fast as it can, the learner
 trains as fast as it can, 256x256 networks, one torch thread. What is lost between the processes
-shows here. With ``--before`` another checkout, built, takes turns with this one in one run.
-Processor times hold on a busy machine; rates only beside each other.
+shows here. With ``--before`` another checkout, built, runs at the same time, so that what else the
+machine does slows both alike; each then has half of it.
 
     git worktree add /tmp/before b8547ce && make -C /tmp/before setup
     tools/run python benchmarks/throughput.py --before /tmp/before
@@ -22,8 +22,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import yaml
@@ -179,8 +181,8 @@ def updates_s(folder: Path, seconds: float) -> float:
     return (points[-1][1] - points[0][1]) / (points[-1][0] - points[0][0])
 
 
-def turn(checkout: Path, number: int, seconds: float) -> Turn:
-    """Run a checkout, and measure once its learner trains."""
+def turn(checkout: Path, number: int, seconds: float, together: Barrier) -> Turn:
+    """Run a checkout, and measure once its learner trains, and those of the others do."""
     with tempfile.TemporaryDirectory(prefix="throughput_") as name:
         folder = Path(name)
         with system(checkout, folder, number) as child:
@@ -190,6 +192,7 @@ def turn(checkout: Path, number: int, seconds: float) -> Turn:
                 if child.poll() is not None or time.monotonic() > deadline_s:
                     raise RuntimeError((folder / "log").read_text(errors="replace")[-3000:])
                 time.sleep(0.5)
+            together.wait(240)
             pids = processes_of(folder)
             begin, begin_s = len(step_times(folder)), time.monotonic()
             before = {key: spent_s(value) for key, value in pids.items()}
@@ -211,20 +214,24 @@ def turn(checkout: Path, number: int, seconds: float) -> Turn:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--before", type=Path, help="another checkout, built, to take turns with")
+    parser.add_argument("--before", type=Path, help="another checkout, built, to compare with")
     parser.add_argument("--seconds", type=float, default=20.0, help="length of a turn")
-    parser.add_argument("--turns", type=int, default=3, help="turns of each")
+    parser.add_argument("--turns", type=int, default=3, help="turns")
     arguments = parser.parse_args()
     checkouts = {"now": Path(__file__).resolve().parents[1]}
     if arguments.before:
         checkouts["before"] = arguments.before.resolve()
     turns: dict[str, list[Turn]] = {name: [] for name in checkouts}
     for number in range(arguments.turns):
-        order = list(checkouts) if number % 2 else list(checkouts)[::-1]
-        for place, name in enumerate(order):
-            seen = turn(checkouts[name], 2 * number + place, arguments.seconds)
-            turns[name].append(seen)
-            print(f"{name}: {seen}, load {os.getloadavg()[0]:.1f}", flush=True)
+        together = Barrier(len(checkouts))
+        with ThreadPoolExecutor(len(checkouts)) as pool:
+            seen = {
+                name: pool.submit(turn, path, 2 * number + place, arguments.seconds, together)
+                for place, (name, path) in enumerate(checkouts.items())
+            }
+        for name, result in seen.items():
+            turns[name].append(result.result())
+            print(f"{name}: {turns[name][-1]}, load {os.getloadavg()[0]:.1f}", flush=True)
     print("\n| median of the turns |", " | ".join(checkouts), "|")
     print("|---|" + "---|" * len(checkouts))
     for field in fields(Turn):

@@ -66,7 +66,7 @@ class Echo(Policy):
 
 
 @pytest.mark.parametrize("coding", ["", "zstd"])
-def test_pictures_come_as_they_were_without_loss(coding):
+def test_images_come_as_they_were_without_loss(coding):
     arrays = {**observation(3).arrays, "image": np.zeros((32, 40, 3), np.uint8)}
     coded = encode_observation(arrays, coding, deterministic=True)
     back, deterministic = decode_observation(coded, SPEC.observation)
@@ -75,7 +75,7 @@ def test_pictures_come_as_they_were_without_loss(coding):
     assert (sum(a.nbytes for a in coded.values()) < 1000) == bool(coding)
 
 
-def test_pictures_with_loss_are_much_the_same():
+def test_images_with_loss_are_much_the_same():
     pytest.importorskip("cv2")
     arrays = observation().arrays
     gradient = np.linspace(0, 255, 32 * 40 * 3).reshape(32, 40, 3).astype(np.uint8)
@@ -96,7 +96,7 @@ def test_what_does_not_hold_together_is_refused():
     with pytest.raises(SpecError):
         decode_observation({n: a for n, a in coded.items() if n != "x"}, SPEC.observation)
     large = encode_observation({"image": np.zeros((900, 900, 3), np.uint8)}, "zstd")
-    with pytest.raises(CodecError, match="bytes of"):  # more than the robot's pictures have
+    with pytest.raises(CodecError, match="bytes of"):  # more than the robot's images have
         decode_observation({**coded, **large}, SPEC.observation)
 
 

@@ -48,7 +48,7 @@ def test_a_choice_of_a_person_stays():
         assert choose.coding == coding
 
 
-def test_only_images_are_coded_and_only_pictures_with_loss():
+def test_only_images_are_coded():
     choose = chooser(image_coding="lossy", lossy_coding="jpeg80")
     assert choose.codings(IMAGES) == {"o.rgb": "jpeg80", "o.many": "zstd"}
     assert chooser(image_coding="none").codings(IMAGES) == {}

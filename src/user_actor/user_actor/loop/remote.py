@@ -168,7 +168,7 @@ class InferenceLink:
     """Sends the newest observation whenever the link has room for one; takes the newest answer.
 
     A sender's thread waits for room, codes and sends: neither a link that is slow nor a large
-    picture holds the control loop up, and no queue of old observations can grow. An answer names
+    image holds the control loop up, and no queue of old observations can grow. An answer names
     its observation by the stamp; it stands for all earlier ones, which are not waited for any more.
 
     Args:

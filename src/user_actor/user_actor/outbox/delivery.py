@@ -190,7 +190,7 @@ class CodingChooser:
     """Steps from plain to lossless to lossy while the backlog grows old, and back when it is gone.
 
     Coding costs processor time that the robot may need, so it is not done where the link keeps
-    up. Lossy pictures are taken only where the configuration names a lossy coding. What is on
+    up. Lossy images are taken only where the configuration names a lossy coding. What is on
     the disk stays as it was; a chunk is coded when it is sent.
 
     Args:
