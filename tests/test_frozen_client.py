@@ -16,11 +16,12 @@ ROUTER = """
     import threading, time, zenoh
     from user_comm.net.sessions import ZenohConfig, open_session
     session = open_session(ZenohConfig(mode="router", listen=({endpoint!r},), shared_memory=False))
-    last, longest = time.monotonic(), 0.0
+    last, longest = None, 0.0  # from the first message on: until then processes start
     def take(sample):
         global last, longest
         now = time.monotonic()
-        last, longest = now, max(longest, now - last)
+        longest = max(longest, now - (last or now))
+        last = now
     session.declare_subscriber("good/**", zenoh.handlers.Callback(take, None, indirect=False))
     def push():
         while True:
@@ -70,4 +71,4 @@ def test_nobody_waits_for_clients_that_are_frozen():
             process.kill()
             process.communicate()
     # A socket with unsent bytes lingers for 10 s; whoever waits for that waits longer than this.
-    assert longest_s < 4
+    assert longest_s < 8
