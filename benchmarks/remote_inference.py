@@ -49,7 +49,11 @@ REACH = {
     "robot": {
         "plugin": "mujoco",
         "params": {
-            "robot": "panda", "task": "reach", "real_time": True, "rate_hz": 20.0, "seed": 1,
+            "robot": "panda",
+            "task": "reach",
+            "real_time": True,
+            "rate_hz": 20.0,
+            "seed": 1,
         },
     },
     "safety": {"watchdog_s": WATCHDOG_S},
@@ -66,7 +70,10 @@ def picture_robot(folder: Path, **params: Any) -> dict[str, Any]:
 
 
 def go_there(rows: int = 16, thinks_s: float = 0.0) -> dict[str, Any]:
-    return {"plugin": "user_testing.worlds.remote_parts:GoThere", "params": {"rows": rows, "thinks_s": thinks_s}}
+    return {
+        "plugin": "user_testing.worlds.remote_parts:GoThere",
+        "params": {"rows": rows, "thinks_s": thinks_s},
+    }
 
 
 class Diagnoses:
