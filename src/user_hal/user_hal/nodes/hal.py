@@ -39,36 +39,6 @@ from user_hal.safety import Refused
 from user_hal.safety.emergency_stop import LatchFile, state_folder
 from user_hal.topic_io import attach_topics
 
-
-class ActionWaiter:
-    """Waits for actions and deadlines at once; a :class:`~user_hal.runtime.control_loop.Waiter`.
-
-    Args:
-        node: Subscribes.
-        callback: Gets every action chunk, in the thread that waits.
-
-    Attributes:
-        subscription: Checked: what cannot be decoded is counted and never seen.
-    """
-
-    def __init__(self, node: Node, callback: Callable[[ActionChunk], None]) -> None:
-        self._callback = callback
-        self._reader = TopicReader(node)
-        self.subscription = self._reader.listen(topics.ACTION, callback)
-        self.wake, self.destroy = self._reader.wake, self._reader.close
-
-    def wait(self, until_ns: int) -> None:
-        """Wait until a time of the monotonic clock; hand over actions that come."""
-        self._reader.wait(until_ns - time.monotonic_ns())
-        self._reader.take()
-
-    def discard(self) -> None:
-        """Throw away actions that arrived while the loop was not waiting for them."""
-        self.subscription.callback = lambda chunk: None
-        self._reader.take()
-        self.subscription.callback = self._callback
-
-
 _STATUS_PERIOD_S = 1.0
 #: What a reset may take beyond the driver's own limit before the caller is told.
 _RESET_GRACE_S = 5.0
@@ -250,6 +220,35 @@ class HalNode(LifecycleNode):
 
     def _resource_name(self) -> str:
         return self.config.resource or self.get_namespace().strip("/") or self.get_name()
+
+
+class ActionWaiter:
+    """Waits for actions and deadlines at once; a :class:`~user_hal.runtime.control_loop.Waiter`.
+
+    Args:
+        node: Subscribes.
+        callback: Gets every action chunk, in the thread that waits.
+
+    Attributes:
+        subscription: Checked: what cannot be decoded is counted and never seen.
+    """
+
+    def __init__(self, node: Node, callback: Callable[[ActionChunk], None]) -> None:
+        self._callback = callback
+        self._reader = TopicReader(node)
+        self.subscription = self._reader.listen(topics.ACTION, callback)
+        self.wake, self.destroy = self._reader.wake, self._reader.close
+
+    def wait(self, until_ns: int) -> None:
+        """Wait until a time of the monotonic clock; hand over actions that come."""
+        self._reader.wait(until_ns - time.monotonic_ns())
+        self._reader.take()
+
+    def discard(self) -> None:
+        """Throw away actions that arrived while the loop was not waiting for them."""
+        self.subscription.callback = lambda chunk: None
+        self._reader.take()
+        self.subscription.callback = self._callback
 
 
 def main() -> int:

@@ -81,84 +81,6 @@ class HalStatus:
     lateness: LatenessReport
 
 
-class ResetRequest(NamedTuple):
-    """One reset.
-
-    Attributes:
-        seed: Makes the start reproducible; None: any start.
-        done: Gets the first observation, or the error.
-    """
-
-    seed: int | None
-    done: Future[Observation]
-
-
-class Resets:
-    """A queue of resets. Safe to use from several threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting: list[ResetRequest] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._waiting)
-
-    def add(self, seed: int | None) -> Future[Observation]:
-        """Ask for a reset."""
-        request = ResetRequest(seed, Future())
-        with self._lock:
-            self._waiting.append(request)
-        return request.done
-
-    def next(self) -> ResetRequest | None:
-        """Take the oldest, if there is one."""
-        with self._lock:
-            return self._waiting.pop(0) if self._waiting else None
-
-    def refuse(self, error: SuiteError) -> None:
-        """Answer all that wait with an error."""
-        while request := self.next():
-            request.done.set_exception(error)
-
-
-class Waiter(Protocol):
-    """Waits in the loop's thread. Commands may arrive while it waits, and end the wait."""
-
-    def wait(self, until_ns: int) -> None:
-        """Wait until this moment of the monotonic clock, or until there are news."""
-
-    def wake(self) -> None:
-        """There are news: end the wait, or the next one. From any thread."""
-
-    def discard(self) -> None:
-        """Throw away what has arrived and was not looked at: it is from before."""
-
-
-class ConditionWaiter:
-    """Waits on a condition; commands come by other ways."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._news = False
-
-    def wait(self, until_ns: int) -> None:
-        """Wait."""
-        with self._changed:
-            left_s = (until_ns - time.monotonic_ns()) * 1e-9
-            if not self._news and left_s > 0:
-                self._changed.wait(left_s)
-            self._news = False
-
-    def wake(self) -> None:
-        """End the wait."""
-        with self._changed:
-            self._news = True
-            self._changed.notify()
-
-    def discard(self) -> None:
-        """Nothing arrives here."""
-
-
 _log = logging.getLogger(__name__)
 #: Lateness is reported of the last so many cycles, to twice as many.
 _REPORTED_CYCLES = 1000
@@ -543,3 +465,81 @@ class HalLoop:
         self._stopper.wait(self.CLOSE_TIMEOUT_S)  # a stop that fell into a call is repeated
         self._guard.close()
         self._refuse_resets()
+
+
+class ResetRequest(NamedTuple):
+    """One reset.
+
+    Attributes:
+        seed: Makes the start reproducible; None: any start.
+        done: Gets the first observation, or the error.
+    """
+
+    seed: int | None
+    done: Future[Observation]
+
+
+class Resets:
+    """A queue of resets. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: list[ResetRequest] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def add(self, seed: int | None) -> Future[Observation]:
+        """Ask for a reset."""
+        request = ResetRequest(seed, Future())
+        with self._lock:
+            self._waiting.append(request)
+        return request.done
+
+    def next(self) -> ResetRequest | None:
+        """Take the oldest, if there is one."""
+        with self._lock:
+            return self._waiting.pop(0) if self._waiting else None
+
+    def refuse(self, error: SuiteError) -> None:
+        """Answer all that wait with an error."""
+        while request := self.next():
+            request.done.set_exception(error)
+
+
+class Waiter(Protocol):
+    """Waits in the loop's thread. Commands may arrive while it waits, and end the wait."""
+
+    def wait(self, until_ns: int) -> None:
+        """Wait until this moment of the monotonic clock, or until there are news."""
+
+    def wake(self) -> None:
+        """There are news: end the wait, or the next one. From any thread."""
+
+    def discard(self) -> None:
+        """Throw away what has arrived and was not looked at: it is from before."""
+
+
+class ConditionWaiter:
+    """Waits on a condition; commands come by other ways."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._news = False
+
+    def wait(self, until_ns: int) -> None:
+        """Wait."""
+        with self._changed:
+            left_s = (until_ns - time.monotonic_ns()) * 1e-9
+            if not self._news and left_s > 0:
+                self._changed.wait(left_s)
+            self._news = False
+
+    def wake(self) -> None:
+        """End the wait."""
+        with self._changed:
+            self._news = True
+            self._changed.notify()
+
+    def discard(self) -> None:
+        """Nothing arrives here."""
