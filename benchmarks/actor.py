@@ -242,16 +242,15 @@ class Bench:
         self._sent_ns = time.monotonic_ns()
         self._shown.publish(message)
 
-    def measure(self, steps: int, timeout_s: float = 60.0) -> LatencyHistogram:
+    def measure(self, steps: int, total: LatencyHistogram, timeout_s: float = 60.0) -> None:
         """Show observations until enough were answered."""
         end_s = time.monotonic() + timeout_s
         while self._shown.get_subscription_count() == 0:
             time.sleep(0.05)
-        self.round_trip = LatencyHistogram()
-        while self.round_trip.count < steps and time.monotonic() < end_s:
+        self.round_trip, enough = total, total.count + steps
+        while total.count < enough and time.monotonic() < end_s:
             self.show()
             self._answered.wait(0.3)
-        return self.round_trip
 
     def close(self) -> None:
         self._executor.shutdown()
@@ -319,16 +318,12 @@ def through_ros(kind: str, steps: int, rounds: int) -> bool:
             ):  # fmt: skip
                 bench, process = Bench(kind), partner(program, *words)
                 try:
-                    bench.measure(50)
-                    seen = bench.measure(steps)
+                    bench.measure(50, LatencyHistogram())
+                    bench.measure(steps, total)
                 finally:
                     process.send_signal(signal.SIGINT)
                     process.wait(30)
                     bench.close()
-                for place, number in enumerate(seen._buckets):
-                    total._buckets[place] += number
-                total.worst_ns = max(total.worst_ns, seen.worst_ns)
-                total.count += seen.count
     numbers = [histogram.percentile_ns(50) * 1e-6 for histogram in (bare, ours, inference)]
     added_ms = numbers[1] - numbers[0] - numbers[2]
     print(
