@@ -31,7 +31,7 @@ def robot_file(folder: Path, **changes: Any) -> Path:
     data = load_yaml(READY)
     params = data["robot"]["params"]
     params.pop("cameras")
-    params["timing"] = {"connect_timeout_s": 3.0}
+    params["timing"] = {"connect_timeout_s": 3.0, "max_age_s": 0.5, "max_skew_s": 0.2}
     params.update(changes)
     data["safety"] = {"watchdog_s": WATCHDOG_S}
     data["lease"] = {"required": False}
