@@ -10,7 +10,9 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
+import threading
 from collections.abc import Callable, Generator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -83,6 +85,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.flaky(reruns=reruns))
         if item.get_closest_marker("root") and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    def end_in_spite_of_threads() -> None:
+        others = set(threading.enumerate()) - {threading.main_thread()}
+        if exitstatus != 0 and any(not thread.daemon for thread in others):
+            sys.stdout.flush()
+            os._exit(int(exitstatus))
+
+    # A test that failed may have left a thread behind, for which Python would wait for ever.
+    if not hasattr(session.config, "workerinput"):
+        threading._register_atexit(end_in_spite_of_threads)  # type: ignore[attr-defined]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -14,7 +14,7 @@ from user_testing.worlds.deployment import DeploymentRun
 
 pytest.importorskip("gymnasium")
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 #: Steps that may come on top of the limit: what is under way from the loop to the learner.
 UNDER_WAY = 400

@@ -15,7 +15,7 @@ from user_learner.replay.maintenance import verify
 from user_testing.ports import free_endpoint
 from user_testing.worlds.deployment import DeploymentRun
 
-pytestmark = pytest.mark.timeout(420)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture

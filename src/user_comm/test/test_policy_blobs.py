@@ -503,7 +503,8 @@ def neighbours(site, count, **options):
 
 
 def test_eight_robots_at_a_site_cost_the_wan_no_more_than_one(served, site):
-    robots = neighbours(site, 8)
+    # The relay may be slow on a busy machine; when it is passed by is another test's concern.
+    robots = neighbours(site, 8, relay_patience_s=600.0)
     try:
         for each in training(4):
             served.publish(each)

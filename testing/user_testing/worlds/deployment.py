@@ -31,7 +31,7 @@ class DeploymentRun:
     def number(self, name: str) -> float:
         return next((s[name] for s in reversed(self.states()) if name in s), 0)
 
-    def until(self, condition: Callable[[], Any], what: str, timeout_s: float = 120.0) -> None:
+    def until(self, condition: Callable[[], Any], what: str, timeout_s: float = 240.0) -> None:
         """Wait for something, as long as `user up` runs; the error shows the logs."""
 
         def so_or_ended() -> bool:
