@@ -27,7 +27,8 @@ if [[ ! -f $stamp || $(<"$stamp") != "$wanted" ]]; then
     printf '%s' "$wanted" >"$stamp"
 fi
 
-# Warnings are errors: a broken link, a name that a docstring refers to and that does not exist.
+# Warnings are errors: a broken link, a name that a docstring refers to and that does not exist. Only pages that
+# have changed are read again, but all are written, for each shows the table of contents.
 "$environment/bin/python" -m sphinx --builder html --conf-dir docs --doctree-dir build/docs-doctrees \
-    --fail-on-warning --keep-going --nitpicky --quiet "$@" . build/docs
+    --write-all --fail-on-warning --keep-going --nitpicky --quiet "$@" . build/docs
 echo "build/docs/index.html"
