@@ -26,7 +26,7 @@ def in_thread(work):
     thread.join()
     return found[0]
 
-from user_core.runtime.scheduling import make_process_prompt, urgent_thread
+from user_core.runtime.scheduling import hurry_middleware, make_process_prompt, urgent_thread
 me = threading.get_native_id
 """
 
@@ -90,6 +90,30 @@ print(json.dumps({**ours, "main": seen(me())}))
 
 
 @needs_slices
+@pytest.mark.skipif(os.geteuid() != 0, reason="precedence needs a privilege")
+def test_threads_of_the_middleware_take_precedence_and_no_others() -> None:
+    found = _run("""
+import ctypes
+ending, named = threading.Event(), threading.Event()
+def carry():
+    ctypes.CDLL(None).prctl(15, b"dds.shm.7", 0, 0, 0)
+    named.set()
+    ending.wait()
+carries, other = threading.Thread(target=carry), threading.Thread(target=ending.wait)
+carries.start(), other.start(), named.wait()
+make_process_prompt()
+raised = [hurry_middleware(), hurry_middleware()]
+ours = {"carries": seen(carries.native_id), "other": seen(other.native_id), "main": seen(me())}
+ending.set()
+print(json.dumps({**ours, "raised": raised}))
+""")
+    assert found["raised"] == [1, 0]
+    assert found["carries"] == {"slice_ns": 100_000, "nice": -10}
+    assert found["other"] == found["main"]
+    assert found["main"]["nice"] > -10
+
+
+@needs_slices
 def test_without_the_privilege_a_thread_still_has_short_slices() -> None:
     found = _run("""
 import resource
@@ -101,8 +125,9 @@ make_process_prompt()
 before = seen(me())
 with urgent_thread():
     inside = seen(me())
-print(json.dumps({"before": before, "inside": inside}))
+print(json.dumps({"before": before, "inside": inside, "raised": hurry_middleware()}))
 """)
+    assert found["raised"] == 0
     assert found["before"]["slice_ns"] == 100_000
     assert found["inside"] == found["before"]
 

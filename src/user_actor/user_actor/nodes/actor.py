@@ -36,7 +36,7 @@ from user_comm.run import run
 from user_comm.subscriptions import TopicReader
 from user_core.errors import DeviceTimeout, TransportError
 from user_core.reasons import NO_REASON, NODE_WAITS, POLICY_PULL, Reason
-from user_core.runtime.scheduling import make_process_prompt, urgent_thread
+from user_core.runtime.scheduling import hurry_middleware, make_process_prompt, urgent_thread
 from user_core.specs import RobotSpec
 from user_core.types import ActionChunk, EpisodeResult, Task, TrajectoryAck, TrajectoryChunk
 
@@ -142,6 +142,7 @@ class ActorNode(LifecycleNode):
         self.every(_LOOK_S, self._look_for_listeners)
 
     def activate(self, stack: ExitStack) -> None:
+        hurry_middleware()
         self._outbox.deliver_to(self._deliver)
         stack.callback(self._outbox.deliver_to, None)
         stack.callback(self._outbox.flush, 5.0)

@@ -23,7 +23,7 @@ from user_comm.run import run
 from user_comm.subscriptions import TopicReader
 from user_comm.topic_io import RosTopicIo
 from user_core.errors import LeaseError
-from user_core.runtime.scheduling import make_process_prompt
+from user_core.runtime.scheduling import hurry_middleware, make_process_prompt
 from user_core.types import ActionChunk, Lease, Observation
 from user_hal.node_configs import HalConfig
 from user_hal.nodes.safety_status import (
@@ -92,6 +92,7 @@ class HalNode(LifecycleNode):
     def activate(self, stack: ExitStack) -> None:
         """Connect, in the loop's thread, and let commands in. A robot that is not there yet is
         waited for; the diagnostics say so meanwhile."""
+        hurry_middleware()
         self._standard.start()
         stack.callback(self._standard.close)
         stack.callback(self._loop.close)  # first: it stops the robot
