@@ -1,4 +1,4 @@
-"""How much may be under way on a link, and when the next may go: measured from the answers.
+"""A model of a link, from acknowledgements: how much may be under way, and when to send next.
 
 :class:`LinkGauge` measures a link (its round trip, its queue, how fast things arrive);
 :class:`LinkWindow` decides by that what may be sent.
@@ -38,7 +38,7 @@ _SAMPLE_ROUNDS, _RECENT_ROUNDS = 1.5, 3.0
 
 @dataclass(frozen=True)
 class Sent:
-    """What was known when something was sent; to be handed back with its answer."""
+    """The state when something was sent; to be handed back with its acknowledgement."""
 
     nbytes: int
     at_s: float

@@ -216,7 +216,7 @@ class EpisodeKey:
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """What came of an episode.
+    """The result of an episode.
 
     Attributes:
         key: Which episode.
@@ -263,7 +263,7 @@ class RewardSource(IntEnum):
 
 @dataclass(frozen=True)
 class Step:
-    """What was seen, what was done about it, and what it brought.
+    """One step: the observation, what was done, and what reward it brought.
 
     The next observation is not here: it is the observation of the next step of the episode,
     or the episode's :class:`FinalObservation`. So every observation is stored once.
@@ -297,7 +297,7 @@ class Step:
 
 @dataclass(frozen=True)
 class FinalObservation:
-    """What was seen after the last step of an episode; kept also after a time-out."""
+    """The observation after the last step of an episode; kept also after a time-out."""
 
     observation: Arrays
     stamp_ns: int = 0
@@ -357,7 +357,7 @@ class PolicyVersion:
 
 @dataclass(frozen=True)
 class TrajectoryAck:
-    """What a store says about the chunks of one outbox. Cumulative, so the newest says it all.
+    """What a store says about the chunks of one outbox. Cumulative, so the newest one suffices.
 
     Attributes:
         producer: Name of the actor that this is for.

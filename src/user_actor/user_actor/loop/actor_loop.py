@@ -1,4 +1,4 @@
-"""The actor's loop: wait until all is well, run an episode, again."""
+"""The actor's loop: wait until everything is ready, run an episode, repeat."""
 
 from __future__ import annotations
 

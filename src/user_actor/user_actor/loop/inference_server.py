@@ -21,7 +21,7 @@ _LOOK_S = 0.2
 
 @dataclass
 class ServerCounts:
-    """What became of the observations that came.
+    """Counts of observations that arrived, and of what happened to them.
 
     Attributes:
         answered: Answers that were sent.

@@ -369,7 +369,7 @@ class EpisodeFileWriter:
 
 
 class EpisodeFileReader:
-    """Reads an episode file that may come from anybody, one episode at a time.
+    """Reads an episode file that need not be trusted, one episode at a time.
 
     Raises:
         CodecError: It is no episode file, of another version, or damaged.

@@ -1,4 +1,4 @@
-"""What weights were made for, as one hash."""
+"""One hash of what weights were made for: policy, configuration and spec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A policy that is a torch network and nothing else: what most policies begin as.
+"""The base class of policies that are a torch network and nothing else.
 
 Extend :class:`Network` with a forward pass and :class:`TorchPolicy` with the method that makes
 it; ``docs/how_to/add_a_policy.md`` shows both. This module imports torch.

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whenever the power goes."""
+"""Atomic writing of files: complete or absent, even when the power fails."""
 
 from __future__ import annotations
 

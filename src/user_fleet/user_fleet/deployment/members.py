@@ -33,7 +33,7 @@ class Member:
 
 @dataclass
 class Part:
-    """A process on its way.
+    """A process while it is being composed.
 
     Attributes:
         role: What it is for, within its robot or host.

@@ -18,7 +18,7 @@ _Seen = frozenset[tuple[int, str]]
 
 
 class Resolver:
-    """Knows what is said in a deployment, and fills it in where it is named.
+    """Replaces the variables of a deployment by their values.
 
     Attributes:
         file: The deployment.

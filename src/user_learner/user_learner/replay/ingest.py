@@ -42,7 +42,7 @@ from user_learner.replay.segments import OpenSegment, OpenSegments
 
 
 class ChunkStatus(str, Enum):
-    """What became of a chunk that was appended."""
+    """The status of a chunk that was appended."""
 
     STAGED = "staged"
     """Written; the next commit makes it durable and moves the acknowledged number on."""
@@ -56,7 +56,7 @@ class ChunkStatus(str, Enum):
 
 @dataclass(frozen=True)
 class AppendResult:
-    """What the writer says to one chunk.
+    """The writer's answer to one chunk.
 
     Attributes:
         status: What became of it.
