@@ -263,8 +263,8 @@ class _Composer(Resolver):
             declared[name] = overlay(declared.get(name), _as_declaration(tree))
         self.own = set(self.declared)
         self.asked |= self.own
-        self.declared = declared
-        self._choose(declared)
+        self.declared = {name: declared[name] for name in (*self.declared, *declared)}
+        self._choose(self.declared)
 
     def _used_arguments(self) -> dict[str, Argument]:
         """Those of the file, and those of its fragments that something of it needs."""
