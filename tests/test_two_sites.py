@@ -28,7 +28,7 @@ from user_testing.domains import claim_domain
 from user_testing.ports import free_endpoint
 from user_testing.waiting import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SITES = (0, 1)
 
@@ -73,7 +73,7 @@ class Run:
             assert self.process.poll() is None, f"user up ended with {self.process.returncode}"
             return bool(condition())
 
-        wait_until(so_or_ended, what, 90.0, seen=self.logs, period_s=0.1)
+        wait_until(so_or_ended, what, 240.0, seen=self.logs, period_s=0.1)
 
     def logs(self) -> str:
         files = sorted((self.folder / "logs").glob("*.log"))
