@@ -16,6 +16,7 @@ DELTA = RobotSpec(
     {"x": ArraySpec((1,))},
     ArraySpec((3,), "float32", -1.0, 1.0, names=("dx", "dy", "gripper")),
     ActionKind.EE_DELTA,
+    grippers=(2,),
 )
 POSE = RobotSpec("arm", {"x": ArraySpec((1,))}, ArraySpec((3,)), ActionKind.JOINT_POSITION)
 

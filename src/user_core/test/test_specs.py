@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from user_core.errors import SpecError
+from user_core.policies.fingerprint import policy_config_hash
+from user_core.policies.tanh_gaussian import TanhGaussianConfig
 from user_core.specs import (
     DTYPES,
     ActionKind,
@@ -105,6 +107,17 @@ def robot_spec(**changes):
 def test_a_robot_spec_survives_json():
     spec = robot_spec()
     assert RobotSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+def test_grippers_are_marked_and_hashes_of_before_stay():
+    before, marked = robot_spec(), robot_spec(grippers=(1,))
+    assert "grippers" not in before.to_dict()  # as it was written before there was a mark
+    assert RobotSpec.from_dict(json.loads(json.dumps(marked.to_dict()))) == marked
+    name, config = "tanh_gaussian", TanhGaussianConfig()
+    assert policy_config_hash(name, config, before) == policy_config_hash(name, config, marked)
+    for wrong in ((2,), (-1,), (1, 1)):
+        with pytest.raises(SpecError, match="grippers"):
+            robot_spec(grippers=wrong)
 
 
 @pytest.mark.parametrize(

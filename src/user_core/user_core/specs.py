@@ -265,6 +265,8 @@ class RobotSpec:
             it goes, a Gymnasium environment): one command, one observation. False where time
             passes by itself, as with every real robot.
         task_reward: Whether the robot itself reports reward and success of its task.
+        grippers: Elements of an action that are the opening of a gripper, low closed and high
+            open. A name says nothing of the kind: a joint may be called ``gripper``.
     """
 
     robot: str
@@ -274,6 +276,7 @@ class RobotSpec:
     period_s: float = 0.1
     lockstep: bool = False
     task_reward: bool = False
+    grippers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.observation:
@@ -290,10 +293,19 @@ class RobotSpec:
             raise SpecError(
                 f"period_s of {self.robot!r}", got=self.period_s, expected="> 0 seconds"
             )
+        known = range(self.action.size)
+        if len(set(self.grippers)) < len(self.grippers) or any(
+            i not in known for i in self.grippers
+        ):
+            raise SpecError(
+                f"grippers of {self.robot!r}",
+                got=self.grippers,
+                expected=f"elements of the action, 0 to {self.action.size - 1}, each once",
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON or YAML."""
-        return {
+        data: dict[str, Any] = {
             "robot": self.robot,
             "observation": {k: v.to_dict() for k, v in self.observation.items()},
             "action": self.action.to_dict(),
@@ -302,6 +314,9 @@ class RobotSpec:
             "lockstep": self.lockstep,
             "task_reward": self.task_reward,
         }
+        if self.grippers:  # specs without one stay as they were written before
+            data["grippers"] = list(self.grippers)
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> RobotSpec:
@@ -318,6 +333,7 @@ class RobotSpec:
                 period_s=float(data.get("period_s", 0.1)),
                 lockstep=bool(data.get("lockstep", False)),
                 task_reward=bool(data.get("task_reward", False)),
+                grippers=tuple(int(i) for i in data.get("grippers", ())),
             )
         except SpecError:
             raise

@@ -95,6 +95,7 @@ class Arm:
                 "action": ArraySpec((2,), "float32", -1.0, 1.0, names=("x", "gripper")),
                 "action_kind": ActionKind.EE_DELTA,
                 "period_s": period_ns * 1e-9,
+                "grippers": (1,),
                 **spec,
             }
         )

@@ -28,7 +28,8 @@ def robot(kind: ActionKind = ActionKind.EE_DELTA, high: float = 0.5) -> RobotSpe
     low = tuple(0.0 if name == "gripper" else -high for name in names)
     top = tuple(1.0 if name == "gripper" else high for name in names)
     action = ArraySpec((len(names),), low=low, high=top, names=names)
-    return RobotSpec("arm", OBSERVATION, action, kind, 0.1)
+    grippers = tuple(i for i, name in enumerate(names) if name == "gripper")
+    return RobotSpec("arm", OBSERVATION, action, kind, 0.1, grippers=grippers)
 
 
 def seen(

@@ -47,7 +47,7 @@ class InterventionArbiter:
 
     Args:
         config: Times.
-        spec: The robot; of its action the names tell which elements are rates.
+        spec: The robot; its kind of action and its grippers tell which elements are rates.
 
     Attributes:
         stale: Commands that were too old.
@@ -108,7 +108,5 @@ def _stopped_by_zero(spec: RobotSpec) -> Array:
     """Which elements of an action mean "stand still" when they are zero, (A,) bool."""
     action: ArraySpec = spec.action
     rates = np.full(action.shape, spec.action_kind in _RATES)
-    for place, name in enumerate(action.names):
-        if "gripper" in name:
-            rates[place] = False
+    rates[list(spec.grippers)] = False
     return rates

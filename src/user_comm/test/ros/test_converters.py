@@ -28,6 +28,8 @@ from user_comm.converters import (
     lease_to_message,
     observation_from_message,
     observation_to_message,
+    robot_description_from_message,
+    robot_description_to_message,
     trajectory_chunk_from_message,
     trajectory_chunk_to_cdr,
     trajectory_chunk_to_message,
@@ -266,6 +268,17 @@ SPEC = RobotSpec(
     period_s=1,
     task_reward=True,
 )
+
+
+def test_grippers_of_a_robot_survive_and_rubbish_about_them_is_refused() -> None:
+    description = RobotDescription(replace(SPEC, grippers=(0, 2)))
+    back = journey("user_msgs/msg/RobotSpec", description)
+    assert back.spec.grippers == (0, 2) and back.spec_hash == description.spec_hash
+    for rubbish in ("x", "-1", "0,", "9" * 5000, "7", "0,0"):
+        message = robot_description_to_message(RobotDescription(SPEC))
+        message.action_kind = f"joint_delta; grippers {rubbish}"
+        with pytest.raises((CodecError, SpecError)):
+            robot_description_from_message(message)
 
 
 def test_robot_specs_survive_and_mean_the_same() -> None:

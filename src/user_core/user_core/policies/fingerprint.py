@@ -9,8 +9,9 @@ from user_core.config import Config, from_mapping, to_mapping
 from user_core.plugins import load
 from user_core.specs import RobotSpec, digest
 
-#: Neither the driver nor the way in which time passes changes what the numbers mean.
-_NOT_IN_HASH = ("robot", "lockstep", "task_reward")
+#: Neither the driver nor the way in which time passes changes what the numbers mean. Which
+#: elements are grippers is for people's devices, and weights of before know nothing of it.
+_NOT_IN_HASH = ("robot", "lockstep", "task_reward", "grippers")
 
 
 def policy_config_hash(name: str, config: Config | Mapping[str, Any], spec: RobotSpec) -> str:

@@ -31,6 +31,28 @@ def test_the_gripper_stays_as_it_is_unless_it_is_told() -> None:
     assert jog.action([], None, seen(gripper=0.3).arrays)[-1] == pytest.approx(0.3)
 
 
+def test_a_joint_that_is_called_gripper_is_a_joint() -> None:
+    action = ArraySpec((3,), low=-0.05, high=0.05, names=("pan", "lift", "gripper"))
+    observation = {"joint_position": ArraySpec((3,)), "gripper": ArraySpec((1,))}
+    spec = RobotSpec("so101", observation, action, ActionKind.JOINT_DELTA, 0.05)
+    jog = Jog(CONFIG, spec)
+    arrays = {"joint_position": np.zeros(3), "gripper": np.ones(1)}
+    assert not jog.action([0.0] * 6, None, arrays).any()  # sticks at rest: nothing moves
+    np.testing.assert_allclose(jog.action([0, 0, -1, 0, 0, 0], 1.0, arrays), [0, 0, -0.05])
+
+
+def test_two_grippers_each_stay_as_they_are() -> None:
+    names = ("left_gripper", "j1", "right_gripper", "j2")
+    action = ArraySpec((4,), low=(0.0, -1.0, 0.0, -1.0), high=1.0, names=names)
+    observation = {"joint_position": ArraySpec((2,)), "left_gripper": ArraySpec((1,)),
+                   "right_gripper": ArraySpec((1,))}  # fmt: skip
+    spec = RobotSpec("two", observation, action, ActionKind.JOINT_POSITION, 0.1, grippers=(0, 2))
+    arrays = {"joint_position": np.array([0.2, -0.3]), "left_gripper": np.array([0.25]),
+              "right_gripper": np.array([0.75])}  # fmt: skip
+    action_now = Jog(CONFIG, spec).action([0.0] * 6, None, arrays)
+    np.testing.assert_allclose(action_now, [0.25, 0.2, 0.75, -0.3])
+
+
 def test_joint_targets_count_on_from_the_target_before_and_do_not_run_away() -> None:
     jog = Jog(JogConfig(deadband=0.0, joint_speed_rad_s=0.5), robot(ActionKind.JOINT_POSITION, 3.0))
     first = jog.action(FULL_X, None, seen(joints=0.1).arrays)

@@ -260,4 +260,5 @@ def _spec(config: MockConfig) -> RobotSpec:
         action_kind=kind,
         period_s=1.0 / config.rate_hz,
         lockstep=config.lockstep,
+        grippers=(6,),
     )

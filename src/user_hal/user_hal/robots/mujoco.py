@@ -132,6 +132,7 @@ class MujocoRobot(Robot):
             period_s=self._period_s / config.speed if config.real_time else self._period_s,
             lockstep=not config.real_time,
             task_reward=True,
+            grippers=(action.size - 1,) if self.scene.has_gripper else (),
         )
 
     def _steps_in_a_tick(self) -> int:

@@ -137,8 +137,7 @@ class Jog:
         self._config, self._spec = config, spec
         self._low = spec.action.low_array.astype(np.float64)
         self._high = spec.action.high_array.astype(np.float64)
-        names = spec.action.names
-        self._gripper = names.index(_GRIPPER) if _GRIPPER in names else None
+        self._moved = [i for i in range(spec.action.size) if i not in spec.grippers]
         self._axis_of = self._axes()
         start = {ActionKind.EE_POSE: "tcp_pose", ActionKind.JOINT_POSITION: "joint_position"}
         self._start = start.get(spec.action_kind, "")
@@ -159,7 +158,7 @@ class Jog:
 
         Args:
             axes: Deflection of up to six axes, -1 to 1.
-            opening: Wanted opening of the gripper, 0 to 1; None: as it is.
+            opening: Wanted opening of the grippers, 0 to 1; None: as they are.
             arrays: The observation that it answers.
         """
         shaped = self._shaped(axes)
@@ -170,8 +169,8 @@ class Jog:
             values = self._joint_target(shaped, arrays)
         else:
             values = self._share_of_bounds(shaped)
-        if self._gripper is not None:
-            values[self._gripper] = self._opening(opening, arrays)
+        for place, element in enumerate(self._spec.grippers):
+            values[element] = self._opening(place, opening, arrays)
         clipped: Array = np.clip(values, self._low, self._high).astype(self._spec.action.dtype)
         return clipped
 
@@ -190,10 +189,9 @@ class Jog:
 
     def _axes(self) -> list[int | None]:
         """Which axis moves each element of the action."""
-        elements = [i for i in range(self._spec.action.size) if i != self._gripper]
         names, tool = self._spec.action.names, self._spec.action_kind in _TOOL_KINDS
         axis_of: list[int | None] = [None] * self._spec.action.size
-        for place, element in enumerate(elements):
+        for place, element in enumerate(self._moved):
             axis = place if place < len(AXES) else None
             if tool and names:
                 axis = _AXIS_OF_NAME.get(names[element])
@@ -214,12 +212,13 @@ class Jog:
 
     def _joint_target(self, shaped: Sequence[float], arrays: Arrays) -> Array:
         measured = arrays["joint_position"].astype(np.float64)
-        count = min(len(measured), len(self._low))
+        elements = self._moved[: len(measured)]
+        measured = measured[: len(elements)]
         most = self._config.joint_speed_rad_s * self._spec.period_s
-        step = [most * self._deflection_of(shaped, element) for element in range(count)]
-        self._target = self._led(measured[:count], np.array(step), most)
+        step = [most * self._deflection_of(shaped, element) for element in elements]
+        self._target = self._led(measured, np.array(step), most)
         values = np.zeros(self._spec.action.size)
-        values[:count] = self._target
+        values[elements] = self._target
         return values
 
     def _pose(self, shaped: Sequence[float], arrays: Arrays) -> Array:
@@ -244,12 +243,21 @@ class Jog:
         led: Array = np.clip(start + step, measured - lead, measured + lead)
         return led
 
-    def _opening(self, opening: float | None, arrays: Arrays) -> float:
-        assert self._gripper is not None
-        low, high = self._low[self._gripper], self._high[self._gripper]
+    def _opening(self, place: int, opening: float | None, arrays: Arrays) -> float:
+        element = self._spec.grippers[place]
+        low, high = self._low[element], self._high[element]
         if opening is None:
-            opening = float(arrays[_GRIPPER].flat[0]) if _GRIPPER in arrays else 1.0
+            opening = self._measured_opening(place, arrays)
         return float(low + opening * (high - low))
+
+    def _measured_opening(self, place: int, arrays: Arrays) -> float:
+        """How far the gripper at a place of ``spec.grippers`` is open; 1 where nothing tells."""
+        names = self._spec.action.names
+        own = names[self._spec.grippers[place]] if names else _GRIPPER
+        if own != _GRIPPER and own in arrays and arrays[own].size == 1:
+            return float(arrays[own].flat[0])
+        seen = arrays.get(_GRIPPER)
+        return float(seen.flat[place]) if seen is not None and place < seen.size else 1.0
 
 
 class HandConfig(Config):

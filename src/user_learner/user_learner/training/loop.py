@@ -379,7 +379,9 @@ def identity_of(
     device) do not count, nor do seeds and the robot's name.
     """
     specs = {
-        k: v for k, v in spec.to_dict().items() if k not in ("robot", "lockstep", "task_reward")
+        k: v
+        for k, v in spec.to_dict().items()
+        if k not in ("robot", "lockstep", "task_reward", "grippers")
     }
     return {
         "algorithm": algorithm,

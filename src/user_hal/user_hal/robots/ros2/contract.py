@@ -467,13 +467,14 @@ def robot_spec(config: Ros2Config, observation: dict[str, ArraySpec]) -> RobotSp
         config: The contract.
         observation: Specs of all arrays, images included.
     """
-    kind = config.action.kind
+    action = _action_spec(config)
     return RobotSpec(
         robot=config.robot,
         observation=observation,
-        action=_action_spec(config),
-        action_kind=kind,
+        action=action,
+        action_kind=config.action.kind,
         period_s=config.period_s,
+        grippers=() if config.action.gripper is None else (action.size - 1,),
     )
 
 
