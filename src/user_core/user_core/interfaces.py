@@ -53,6 +53,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from user_core.config import Config
 from user_core.errors import PolicyError
+from user_core.reasons import NO_REASON, Reason
 from user_core.specs import Array, Arrays, ArraySpec, RobotSpec
 from user_core.types import (
     Batch,
@@ -217,6 +218,11 @@ class Teleop(ABC):
     @abstractmethod
     def read(self, observation: Observation) -> TeleopCommand:
         """Return what the person wants now. Never blocks for longer than a millisecond."""
+
+    def trouble(self) -> Reason:
+        """Why the open device could not drive now, whatever the person does with it: nothing is
+        heard of it, or it has not what the configuration asks for."""
+        return NO_REASON
 
     @abstractmethod
     def close(self) -> None:

@@ -129,6 +129,11 @@ ACCELERATION = _code("acceleration", "A command asked for too high an accelerati
 JOINT_LIMITS = _code("joint_limits", "A joint would leave its range, or is outside of it.")
 WORKSPACE = _code("workspace", "The tool would leave its box, or is outside of it.")
 
+# Why a person's device does not drive.
+DEVICE_SILENT = _code("device_silent", "No message of the person's device comes.")
+DEVICE_MISFITS = _code("device_misfits", "The device has not the axes or buttons asked for.")
+NOT_ALIGNED = _code("not_aligned", "The leader arm does not stand as the robot does.")
+
 # Why a host does not reach the others.
 LINK_DOWN = _code("link_down", "The router of the network cannot be reached, or does not answer.")
 

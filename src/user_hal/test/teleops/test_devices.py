@@ -48,6 +48,7 @@ def joy_teleop(clock: Seconds, **options: object) -> JoyTeleop:
 def test_joy_drives_while_the_dead_man_button_is_held() -> None:
     teleop = joy_teleop(Seconds())
     stick = [0.0, 1.0, 0.0, 0.0, -0.5]
+    teleop.take(joy([0.0] * 5))
     teleop.take(joy(stick))
     assert not teleop.read(seen()).engaged
     teleop.take(joy(stick, pressed=(5,)))
@@ -84,6 +85,7 @@ def test_buttons_count_once_when_they_go_down() -> None:
 
 def test_a_joy_with_few_axes_and_buttons_is_taken_as_it_is() -> None:
     teleop = joy_teleop(Seconds(), signs=(-1.0,) * 6)
+    teleop.take(SimpleNamespace(axes=[0.0, 0.0], buttons=[0, 0, 0, 0, 0, 0]))
     teleop.take(SimpleNamespace(axes=[0.0, 0.5], buttons=[0, 0, 0, 0, 0, 1]))
     np.testing.assert_allclose(teleop.read(seen()).action[:4], [-0.25, 0, 0, 0])
 

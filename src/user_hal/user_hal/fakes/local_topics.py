@@ -197,6 +197,7 @@ class ParallelGripperCommandGoal:
 #: Interface name to class; the nested ones are found through their parents.
 MESSAGES: dict[str, type[Any]] = {
     "geometry_msgs/msg/PoseStamped": PoseStamped,
+    "geometry_msgs/msg/Twist": Twist,
     "geometry_msgs/msg/TwistStamped": TwistStamped,
     "geometry_msgs/msg/WrenchStamped": WrenchStamped,
     "sensor_msgs/msg/CompressedImage": CompressedImage,

@@ -26,6 +26,7 @@ from user_hal.robot_file import refuse_old_spelling
 from user_hal.topic_io import attach_topics
 
 _RETRY_S = 1.0
+_REPORT_S = 0.5
 
 
 class TeleopNode(LifecycleNode):
@@ -54,6 +55,7 @@ class TeleopNode(LifecycleNode):
         self._interventions = self.advertise(topics.INTERVENTION)
         self.listen(topics.ROBOT_SPEC, self._on_spec, always=True)
         self.listen(topics.OBSERVATION, self._on_observation)
+        self.every(_REPORT_S, self._report)
         self._wait("robot_spec of a robot")
 
     def activate(self, stack: ExitStack) -> None:
@@ -106,8 +108,19 @@ class TeleopNode(LifecycleNode):
             self._lost(error)
             return False
         self._connected = True
-        self.diagnostics.report("device", Level.OK, f"{self._device} is connected")
+        self._report()
         return True
+
+    def _report(self) -> None:
+        """Say whether the open device is heard, and why not."""
+        if not self._connected:
+            return
+        reason = self._teleop.trouble()
+        if reason:
+            text = f"{self._device}: {reason.code}: {reason}"
+            self.diagnostics.report("device", Level.WARN, text)
+        else:
+            self.diagnostics.report("device", Level.OK, f"{self._device} is connected")
 
     def _disconnect(self) -> None:
         self._connected = False

@@ -7,6 +7,7 @@ what.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from abc import abstractmethod
@@ -81,6 +82,11 @@ class Engagement:
             self._engaged, self._last_s = True, now_s
         elif self._engaged and now_s - self._last_s >= self._config.hold_s:
             self._engaged = False
+        return self._engaged
+
+    @property
+    def engaged(self) -> bool:
+        """Whether the person drives, by the last update."""
         return self._engaged
 
     def release(self) -> None:
@@ -273,6 +279,34 @@ class HandConfig(Config):
         unit="s",
         gt=0,
     )
+    signs: tuple[float, ...] = setting(
+        (1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
+        doc="1 or -1 for each of the axes x, y, z, rx, ry, rz; between: slower.",
+        ge=-1,
+        le=1,
+        min_length=6,
+        max_length=6,
+    )
+    mounted_rpy_rad: tuple[float, ...] = setting(
+        (0.0, 0.0, 0.0),
+        doc="How the device is mounted: roll, pitch and yaw that turn the robot's base frame into "
+        "the device's. A mouse turned by a quarter to the left: [0, 0, 1.5708].",
+        unit="rad",
+        min_length=3,
+        max_length=3,
+    )
+
+
+def _matrix(rpy_rad: Sequence[float]) -> Array:
+    """The rotation of roll, pitch and yaw about fixed axes (REP-103), (3, 3)."""
+    (cr, cp, cy), (sr, sp, sy) = np.cos(rpy_rad), np.sin(rpy_rad)
+    return np.array(
+        [
+            [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
+            [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
+            [-sp, cp * sr, cp * cr],
+        ]
+    )
 
 
 @dataclass(frozen=True)
@@ -316,6 +350,8 @@ class HandTeleop(Teleop):
         self._opening: float | None = None
         self._labels: set[str] = set()
         self._jog: Jog | None = None
+        turned = any(config.mounted_rpy_rad)
+        self._mount = _matrix(config.mounted_rpy_rad) if turned else None
 
     @abstractmethod
     def open(self) -> None:
@@ -327,9 +363,26 @@ class HandTeleop(Teleop):
         self.open()
 
     def moved(self, axes: Sequence[float], held: bool | None = None) -> None:
-        """The device says where its axes stand and whether the switch is held."""
+        """The device says where its axes stand, by its own directions, and whether the switch
+        is held."""
+        signed = [sign * axis for sign, axis in zip(self._hand_config.signs, axes)]
+        if self._mount is not None:
+            both = np.array([*signed, *([0.0] * (6 - len(signed)))]).reshape(2, 3)
+            signed = (both @ self._mount.T).reshape(-1).tolist()
         with self._lock:
-            self._state = HandState(tuple(axes), held, self._clock_s())
+            self._state = HandState(tuple(signed), held, self._clock_s())
+
+    @property
+    def state(self) -> HandState | None:
+        """What the device said last; None before it said anything."""
+        with self._lock:
+            return self._state
+
+    @property
+    def opening(self) -> float | None:
+        """The opening of the gripper that the person wants; None: as it is."""
+        with self._lock:
+            return self._opening
 
     def grip(self, opening: float) -> None:
         """The person wants the gripper to open this far, 0 to 1, from now on."""
@@ -357,7 +410,7 @@ class HandTeleop(Teleop):
         with self._lock:
             state, opening, labels = self._state, self._opening, self._labels
             self._labels = set()
-        if state is None or now_s - state.stamp_s > self._hand_config.max_age_s:
+        if state is None or not self._counts(now_s - state.stamp_s):
             self._engagement.release()
             state, engaged = HandState(), False
         else:
@@ -373,6 +426,10 @@ class HandTeleop(Teleop):
             failure="failure" in labels,
             abort="abort" in labels,
         )
+
+    def _counts(self, age_s: float) -> bool:
+        """Whether what the device said last still counts."""
+        return age_s <= self._hand_config.max_age_s
 
     def close(self) -> None:
         """Let go of the device."""
@@ -392,31 +449,87 @@ class ButtonsConfig(Config):
     deadman: int = setting(NONE, doc="Dead-man switch.", ge=NONE)
     open: int = setting(NONE, doc="Opens the gripper.", ge=NONE)
     close: int = setting(NONE, doc="Closes the gripper.", ge=NONE)
+    toggle: int = setting(NONE, doc="Moves the gripper the other way.", ge=NONE)
     success: int = setting(NONE, doc="The task is solved.", ge=NONE)
     failure: int = setting(NONE, doc="The attempt has failed.", ge=NONE)
     abort: int = setting(NONE, doc="End the episode without a verdict.", ge=NONE)
 
 
+class AxisButtonsConfig(Config):
+    """Axes that act as buttons, a D-pad or a trigger: a direction and the number of the axis, such
+    as ``"+7"`` or ``"-6"``; it is down beyond half of its deflection. Empty: there is none."""
+
+    deadman: str = setting("", doc="Dead-man switch.")
+    open: str = setting("", doc="Opens the gripper.")
+    close: str = setting("", doc="Closes the gripper.")
+    toggle: str = setting("", doc="Moves the gripper the other way.")
+    success: str = setting("", doc="The task is solved.")
+    failure: str = setting("", doc="The attempt has failed.")
+    abort: str = setting("", doc="End the episode without a verdict.")
+
+    def validate(self) -> None:
+        for name in PURPOSES:
+            text = getattr(self, name)
+            if text and not re.fullmatch(r"[+-]\d{1,3}", text):
+                raise ConfigError(name, got=text, expected='"+" or "-" and the number of an axis')
+
+
+#: What a button may be for.
+PURPOSES = ("deadman", "open", "close", "toggle", "success", "failure", "abort")
+_PRESSED = 0.5
+
+
 class Buttons:
-    """Remembers which buttons are down, and acts when one goes down."""
+    """Remembers which buttons are down, and acts when one goes down.
 
-    def __init__(self, config: ButtonsConfig, device: HandTeleop) -> None:
-        self._config, self._device = config, device
-        self._down: frozenset[int] = frozenset()
+    Args:
+        config: Numbers of the buttons.
+        device: Is told.
+        axes: Axes that act as buttons.
+    """
 
-    def take(self, buttons: Sequence[int]) -> None:
-        """Take the state of all buttons, 0 or 1 each."""
-        down = frozenset(i for i, pressed in enumerate(buttons) if pressed)
-        went_down, self._down = down - self._down, down
-        if self._config.open in went_down:
+    def __init__(
+        self, config: ButtonsConfig, device: HandTeleop, axes: AxisButtonsConfig | None = None
+    ) -> None:
+        self._device = device
+        self._numbers = {p: getattr(config, p) for p in PURPOSES if getattr(config, p) != NONE}
+        self._axes = {p: getattr(axes, p) for p in PURPOSES if axes and getattr(axes, p)}
+        self.down: frozenset[str] = frozenset()
+        self.missing: tuple[str, ...] = ()
+
+    @property
+    def axes(self) -> frozenset[int]:
+        """Numbers of the axes that act as buttons."""
+        return frozenset(int(text[1:]) for text in self._axes.values())
+
+    def take(
+        self, buttons: Sequence[int], deflection: Callable[[int], float] = lambda axis: 0.0
+    ) -> None:
+        """Take the state of all buttons, 0 or 1 each, and ask for deflections of axes."""
+        count = len(buttons)
+        self.missing = tuple(
+            f"{purpose} is button {number} of {count}"
+            for purpose, number in self._numbers.items()
+            if number >= count
+        )
+        down = {p for p, number in self._numbers.items() if number < count and buttons[number]}
+        for purpose, text in self._axes.items():
+            if deflection(int(text[1:])) * (1 if text[0] == "+" else -1) >= _PRESSED:
+                down.add(purpose)
+        went_down, self.down = down - self.down, frozenset(down)
+        if "open" in went_down:
             self._device.grip(1.0)
-        if self._config.close in went_down:
+        if "close" in went_down:
             self._device.grip(0.0)
+        if "toggle" in went_down:
+            self._device.toggle_grip()
         for name in ("success", "failure", "abort"):
-            if getattr(self._config, name) in went_down:
+            if name in went_down:
                 self._device.label(name)
 
     @property
     def held(self) -> bool | None:
         """Whether the dead-man switch is held; None where there is none."""
-        return None if self._config.deadman == NONE else self._config.deadman in self._down
+        if "deadman" not in self._numbers and "deadman" not in self._axes:
+            return None
+        return "deadman" in self.down

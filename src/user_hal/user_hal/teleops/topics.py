@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from user_core.config import Config, setting
-from user_core.errors import DeviceNotConnected
-from user_hal.teleops.hand_device import NONE, Buttons, ButtonsConfig, HandConfig, HandTeleop
+from user_core.errors import ConfigError, DeviceNotConnected
+from user_core.interfaces import TeleopCommand
+from user_core.reasons import DEVICE_MISFITS, DEVICE_SILENT, NO_REASON, Reason
+from user_core.types import Observation
+from user_hal.teleops.hand_device import (
+    NONE,
+    AxisButtonsConfig,
+    Buttons,
+    ButtonsConfig,
+    HandConfig,
+    HandTeleop,
+)
 from user_hal.topic_io import TopicIo, TopicSubscription
+
+_log = logging.getLogger(__name__)
+JOY = "sensor_msgs/msg/Joy"
+TWIST = "geometry_msgs/msg/Twist"
+TWIST_STAMPED = "geometry_msgs/msg/TwistStamped"
 
 
 class TopicTeleop(HandTeleop):
@@ -19,6 +35,8 @@ class TopicTeleop(HandTeleop):
         super().__init__(config, **options)
         self._io: TopicIo | None = None
         self._subscriptions: list[TopicSubscription] = []
+        self._type = ""
+        self._warned = False
 
     def attach(self, io: TopicIo) -> None:
         """Take the topics to live on."""
@@ -26,7 +44,7 @@ class TopicTeleop(HandTeleop):
 
     @abstractmethod
     def subscribe(self, io: TopicIo) -> list[TopicSubscription]:
-        """Subscribe to what the device publishes."""
+        """Subscribe to what the device publishes; its axes come by the first."""
 
     def open(self) -> None:
         """Subscribe anew. Raises DeviceNotConnected when there are no topics to live on."""
@@ -37,10 +55,56 @@ class TopicTeleop(HandTeleop):
         self._end()
         self._subscriptions = self.subscribe(self._io)
 
+    def trouble(self) -> Reason:
+        """Why nothing is heard of the device, and what it has not."""
+        if self._io is None or not self._subscriptions:
+            return NO_REASON
+        subscription, state = self._subscriptions[0], self.state
+        if state is None:
+            return Reason(DEVICE_SILENT, self._why_unheard(self._io, subscription))
+        age_s = self._clock_s() - state.stamp_s
+        if not self._counts(age_s):
+            return Reason(DEVICE_SILENT, self._why_silent(subscription, age_s))
+        self._warned = False
+        return self._misfits()
+
+    def read(self, observation: Observation) -> TeleopCommand:
+        """What the person wants now; that the device fell silent is logged once."""
+        engaged_before = self._engagement.engaged
+        command = super().read(observation)
+        if engaged_before and not command.engaged and not self._warned:
+            reason = self.trouble()
+            if reason.code == DEVICE_SILENT:
+                self._warned = True
+                _log.warning("The person lets go: %s", reason)
+        return command
+
     def close(self) -> None:
         """Stop listening."""
         self._end()
         super().close()
+
+    def _misfits(self) -> Reason:
+        """What the device has not."""
+        return NO_REASON
+
+    def _why_unheard(self, io: TopicIo, subscription: TopicSubscription) -> str:
+        topic = subscription.topic
+        others = [name for name in io.topics().get(topic, ()) if name != self._type]
+        if others:
+            return f"{topic} carries {', '.join(others)}, not {self._type}"
+        if not subscription.publishers:
+            return f"nobody publishes {topic} ({self._type})"
+        return f"{topic} is published, but no message came yet"
+
+    def _why_silent(self, subscription: TopicSubscription, age_s: float) -> str:
+        topic = subscription.topic
+        if not subscription.publishers:
+            return f"nobody publishes {topic} any more, for {age_s:.1f} s"
+        return (
+            f"{topic} has said nothing for {age_s:.1f} s, although its publisher lives. Let its "
+            "driver repeat (autorepeat_rate of joy_node, 20 Hz), or set repeats: false"
+        )
 
     def _end(self) -> None:
         for subscription in self._subscriptions:
@@ -50,6 +114,8 @@ class TopicTeleop(HandTeleop):
 
 #: Common gamepads under Linux: right shoulder; west, south; north, east; back.
 _GAMEPAD = ButtonsConfig(deadman=5, open=2, close=0, success=3, failure=1, abort=6)
+#: What an axis must move by to have left its first value.
+_MOVED = 0.01
 
 
 class JoyConfig(HandConfig):
@@ -62,21 +128,61 @@ class JoyConfig(HandConfig):
         ge=NONE,
         max_length=6,
     )
-    signs: tuple[float, ...] = setting(
-        (1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
-        doc="1 or -1 for each of these axes.",
-        ge=-1,
-        le=1,
-        min_length=6,
+    minus_axes: tuple[int, ...] = setting(
+        (),
+        doc="Number of a second axis for each of these, which counts the other way: two triggers "
+        "as one axis. -1: there is none.",
+        ge=NONE,
         max_length=6,
     )
+    rest: tuple[float, ...] = setting(
+        (),
+        doc="Value at rest of each axis of the device, by its number; 0 beyond the end. Triggers "
+        "often rest at 1.",
+        max_length=64,
+    )
+    full: tuple[float, ...] = setting(
+        (),
+        doc="Value at full deflection, likewise; where nothing is said, 1, or -1 for an axis that "
+        "rests above 0.",
+        max_length=64,
+    )
     buttons: ButtonsConfig = setting(_GAMEPAD, doc="Which button does what.")
+    axis_buttons: AxisButtonsConfig = setting(
+        factory=AxisButtonsConfig, doc="Which axis does what a button would."
+    )
+    gripper_axis: int = setting(
+        NONE,
+        doc="Number of an axis that closes the gripper as far as it is deflected; -1: none.",
+        ge=NONE,
+    )
+    repeats: bool = setting(
+        True,
+        doc="The driver repeats what it said while nothing changes; then silence is a failure, and "
+        "nobody drives. false: silence means that nothing changed, while the publisher lives.",
+    )
+
+    def validate(self) -> None:
+        for number in range(max(len(self.rest), len(self.full))):
+            rest, full = self.range_of(number)
+            if rest == full:
+                raise ConfigError(
+                    f"full of axis {number}", got=full, expected=f"not the value at rest, {rest}"
+                )
+
+    def range_of(self, number: int) -> tuple[float, float]:
+        """Value at rest and at full deflection of an axis of the device."""
+        rest = self.rest[number] if number < len(self.rest) else 0.0
+        default = -1.0 if rest > 0 else 1.0
+        return rest, self.full[number] if number < len(self.full) else default
 
 
 class JoyTeleop(TopicTeleop):
     """Any device with a ROS driver that publishes ``sensor_msgs/Joy``.
 
-    Buttons count when they go down. An axis or button that the device does not have rests.
+    Buttons count when they go down. An axis or button that the device does not have rests. An
+    axis counts only when it has left the value that it had first, or was at rest then: drivers
+    show 0 for a trigger that was never touched, wherever it rests.
     """
 
     Config: ClassVar[type[Config]] = JoyConfig
@@ -84,32 +190,101 @@ class JoyTeleop(TopicTeleop):
     def __init__(self, config: JoyConfig, **options: Any) -> None:
         super().__init__(config, **options)
         self.config = config
-        self._buttons = Buttons(config.buttons, self)
+        self._buttons = Buttons(config.buttons, self, config.axis_buttons)
+        self._raw: Sequence[float] = ()
+        self._first: list[float] = []
+        self._live: set[int] = set()
+        self._gripper_at: float | None = None
 
     def subscribe(self, io: TopicIo) -> list[TopicSubscription]:
         """Listen to the device."""
-        return [io.subscribe(self.config.topic, "sensor_msgs/msg/Joy", self.take)]
+        self._first, self._live, self._gripper_at = [], set(), None
+        self._type = JOY
+        return [io.subscribe(self.config.topic, JOY, self.take)]
 
     def take(self, message: Any) -> None:
         """Take one message."""
-        self._buttons.take(message.buttons)
-        axes, signs = self.config.axes, self.config.signs
-        deflections = [sign * _at(message.axes, axis) for axis, sign in zip(axes, signs)]
+        self._raw = message.axes
+        self._wake()
+        self._buttons.take(message.buttons, self.deflection)
+        axes, minus = self.config.axes, self.config.minus_axes
+        deflections = [self.deflection(axis) for axis in axes]
+        for place, axis in enumerate(minus[: len(axes)]):
+            deflections[place] -= self.deflection(axis)
+        self._grip_by_axis()
         self.moved(deflections, self._buttons.held)
 
+    def deflection(self, number: int) -> float:
+        """How far an axis of the device is deflected, -1 to 1; 0 where it does not count."""
+        if number not in self._live or number >= len(self._raw):
+            return 0.0
+        return self._share(number)
 
-def _at(values: Sequence[float], index: int) -> float:
-    return float(values[index]) if 0 <= index < len(values) else 0.0
+    def _share(self, number: int) -> float:
+        rest, full = self.config.range_of(number)
+        return min(max((float(self._raw[number]) - rest) / (full - rest), -1.0), 1.0)
+
+    def _wake(self) -> None:
+        """Find the axes that count from now on."""
+        self._first += self._raw[len(self._first) :]
+        for number, value in enumerate(self._raw):
+            if number not in self._live and (
+                abs(value - self._first[number]) > _MOVED or abs(self._share(number)) <= _MOVED
+            ):
+                self._live.add(number)
+
+    def _grip_by_axis(self) -> None:
+        number = self.config.gripper_axis
+        if number not in self._live:
+            return
+        share = abs(self.deflection(number))
+        if self._gripper_at is None:
+            self._gripper_at = share if share <= _MOVED else 0.0
+        if abs(share - self._gripper_at) > _MOVED:  # buttons may move it as well
+            self._gripper_at = share
+            self.grip(1.0 - share)
+
+    def _counts(self, age_s: float) -> bool:
+        if super()._counts(age_s):
+            return True
+        return not self.config.repeats and any(s.publishers for s in self._subscriptions)
+
+    def _misfits(self) -> Reason:
+        config, count = self.config, len(self._raw)
+        missing = [
+            f"{name} is axis {axis} of {count}"
+            for names, axes in ((_AXIS_NAMES, config.axes), (_AXIS_NAMES, config.minus_axes))
+            for name, axis in zip(names, axes)
+            if axis >= count
+        ]
+        numbers = {config.gripper_axis, *self._buttons.axes}
+        missing += [f"axis {axis} of {count}" for axis in sorted(numbers) if axis >= count]
+        return _missing(self.config.topic, [*self._buttons.missing, *missing])
+
+
+_AXIS_NAMES = ("x", "y", "z", "rx", "ry", "rz")
+
+
+def _missing(topic: str, missing: Sequence[str]) -> Reason:
+    if not missing:
+        return NO_REASON
+    text = f"{topic}: the device has not what is asked for, numbers begin at 0: "
+    return Reason(DEVICE_MISFITS, text + ", ".join(missing))
 
 
 #: The two buttons of a SpaceMouse.
 _TWO_BUTTONS = ButtonsConfig(open=0, close=1)
+#: How long nothing is heard before the other type of the topic is tried.
+_OTHER_TYPE_S = 1.0
 
 
 class TwistConfig(HandConfig):
     """Where the twist comes from, and what full deflection is."""
 
-    topic: str = setting("twist", doc="Topic of geometry_msgs/TwistStamped.", min_length=1)
+    topic: str = setting("twist", doc="Topic of geometry_msgs/Twist or TwistStamped.", min_length=1)
+    type: Literal["auto", "Twist", "TwistStamped"] = setting(
+        "auto", doc="Its type; auto: the one that the topic carries."
+    )
     full_linear_m_s: float = setting(
         1.0, doc="Linear velocity that counts as full deflection.", unit="m/s", gt=0
     )
@@ -135,23 +310,33 @@ class TwistTeleop(TopicTeleop):
         super().__init__(config, **options)
         self.config = config
         self._buttons = Buttons(config.buttons, self)
+        self._looked_s = 0.0
 
     def subscribe(self, io: TopicIo) -> list[TopicSubscription]:
         """Listen to the device, and to its buttons."""
         config = self.config
-        subscriptions = [io.subscribe(config.topic, "geometry_msgs/msg/TwistStamped", self.take)]
+        self._looked_s = self._clock_s()
+        self._type = TWIST if config.type == "Twist" else TWIST_STAMPED
+        subscriptions = [io.subscribe(config.topic, self._type, self.take)]
+        if config.type == "auto" and self._carries_other(io, subscriptions[0].topic):
+            subscriptions[0] = self._other_type(io, subscriptions[0])
         if config.buttons_topic:
-            subscriptions.append(
-                io.subscribe(config.buttons_topic, "sensor_msgs/msg/Joy", self.take_buttons)
-            )
+            subscriptions.append(io.subscribe(config.buttons_topic, JOY, self.take_buttons))
         return subscriptions
 
+    def read(self, observation: Observation) -> TeleopCommand:
+        """What the person wants now; looks for the other type while nothing is heard."""
+        if self.config.type == "auto" and self.state is None:
+            self._look()
+        return super().read(observation)
+
     def take(self, message: Any) -> None:
-        """Take one twist."""
+        """Take one twist, stamped or not."""
+        twist = getattr(message, "twist", message)
         full = self.config.full_linear_m_s, self.config.full_angular_rad_s
         axes = [
             getattr(vector, axis) / most
-            for vector, most in zip((message.twist.linear, message.twist.angular), full)
+            for vector, most in zip((twist.linear, twist.angular), full)
             for axis in "xyz"
         ]
         self.moved([max(min(axis, 1.0), -1.0) for axis in axes], self._buttons.held)
@@ -159,3 +344,24 @@ class TwistTeleop(TopicTeleop):
     def take_buttons(self, message: Any) -> None:
         """Take the buttons."""
         self._buttons.take(message.buttons)
+
+    def _misfits(self) -> Reason:
+        return _missing(self.config.buttons_topic, self._buttons.missing)
+
+    def _carries_other(self, io: TopicIo, topic: str) -> bool:
+        other = TWIST if self._type == TWIST_STAMPED else TWIST_STAMPED
+        return other in io.topics().get(topic, ())
+
+    def _look(self) -> None:
+        now_s = self._clock_s()
+        if self._io is None or not self._subscriptions or now_s - self._looked_s < _OTHER_TYPE_S:
+            return
+        self._looked_s = now_s
+        if self._carries_other(self._io, self._subscriptions[0].topic):
+            self._subscriptions[0] = self._other_type(self._io, self._subscriptions[0])
+
+    def _other_type(self, io: TopicIo, subscription: TopicSubscription) -> TopicSubscription:
+        """Listen to the other type; two at once, of one topic, DDS does not allow a node."""
+        subscription.close()
+        self._type = TWIST if self._type == TWIST_STAMPED else TWIST_STAMPED
+        return io.subscribe(self.config.topic, self._type, self.take)
