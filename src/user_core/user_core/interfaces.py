@@ -147,7 +147,8 @@ class Frame:
     """One image of a camera.
 
     Attributes:
-        image_hwc: Pixels, (height, width, 3) uint8, RGB. Not to be written to.
+        image_hwc: Pixels, (height, width, 3) uint8, RGB; of a depth camera (height, width, 1),
+            as its spec says. Not to be written to.
         stamp_ns: When it was exposed, nanoseconds since the epoch.
         sequence: Counts the images of this camera.
     """

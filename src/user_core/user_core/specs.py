@@ -17,6 +17,7 @@ name                   unit     content
 ``wrench``             N        fx fy fz tx ty tz at the tool centre point (torque in N m)
 ``gripper``            -        opening, 0 closed to 1 open
 ``image_<camera>``     -        height x width x 3, uint8, RGB
+``depth_<camera>``     m        height x width x 1, distance along the optical axis
 =====================  =======  ==========================================================
 
 Units and axes follow REP-103, frames REP-105; quaternions are x y z w as in ROS messages.

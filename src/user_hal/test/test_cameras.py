@@ -18,7 +18,7 @@ from user_core.errors import ConfigError, DeviceFault, DeviceNotConnected, Devic
 from user_core.fakes import FakeCamera, FakeCameraConfig, FakeRobot, FakeRobotConfig
 from user_core.interfaces import Camera, Frame
 from user_core.specs import ArraySpec, check_arrays
-from user_hal.cameras import images
+from user_hal.cameras import decoding
 from user_hal.cameras.images import ImageConfig, fit
 from user_hal.cameras.ros_topic import RosTopicCamera, RosTopicCameraConfig
 from user_hal.cameras.with_cameras import FrameAligner, RobotWithCameras
@@ -56,7 +56,7 @@ def raw(image_hwc: Any, encoding: str = "rgb8", padding: int = 0, big: bool = Fa
 def test_raw_encodings(encoding: str, big: bool, padding: int) -> None:
     image_hwc = image()
     expected = image_hwc[:, :, [0, 0, 0]] if encoding.startswith("mono") else image_hwc
-    decoded = images.from_raw(raw(image_hwc, encoding, padding, big), "/camera")
+    decoded = decoding.from_raw(raw(image_hwc, encoding, padding, big), "/camera", grey16=True)
     assert decoded.dtype == np.uint8
     np.testing.assert_array_equal(decoded, expected)
 
@@ -76,18 +76,18 @@ def test_raw_images_that_contradict_themselves(change: dict[str, Any], message: 
     for field, value in change.items():
         setattr(bad, field, value)
     with pytest.raises(DeviceFault, match=message):
-        images.from_raw(bad, "/camera")
+        decoding.from_raw(bad, "/camera")
 
 
 @given(
     st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1),
-    st.sampled_from(sorted(images._PLAIN)), st.binary(max_size=64),
+    st.sampled_from(sorted(decoding.PLAIN)), st.binary(max_size=64),
 )  # fmt: skip
 def test_no_raw_image_does_more_than_raise_a_fault(
     height: int, width: int, step: int, encoding: str, data: bytes
 ) -> None:
     try:
-        decoded = images.from_raw(Image(Header(), height, width, encoding, 0, step, data), "x")
+        decoded = decoding.from_raw(Image(Header(), height, width, encoding, 0, step, data), "x")
     except DeviceFault:
         return
     assert decoded.shape == (height, width, 3)
@@ -98,14 +98,14 @@ def test_compressed_images(extension: str, atol: int) -> None:
     image_hwc = cv2.resize(image(), (64, 48), interpolation=cv2.INTER_CUBIC)
     parameters = [cv2.IMWRITE_JPEG_QUALITY, 98] if extension == ".jpg" else []
     data = cv2.imencode(extension, image_hwc[:, :, ::-1], parameters)[1].tobytes()
-    decoded = images.from_compressed(CompressedImage(Header(), "rgb8; jpeg", data), "/c")
+    decoded = decoding.from_compressed(CompressedImage(Header(), "rgb8; jpeg", data), "/c")
     assert np.abs(decoded.astype(int) - image_hwc).mean() <= atol
     with pytest.raises(DeviceFault, match="compressed image on '/c': got 20 bytes"):
-        images.from_compressed(CompressedImage(Header(), "jpeg", data[:20]), "/c")
+        decoding.from_compressed(CompressedImage(Header(), "jpeg", data[:20]), "/c")
     with pytest.raises(DeviceFault, match="expected RGB"):
-        images.from_compressed(CompressedImage(Header(), "16UC1; compressedDepth", data), "/c")
+        decoding.from_compressed(CompressedImage(Header(), "16UC1; compressedDepth", data), "/c")
     with pytest.raises(DeviceFault, match="0 bytes"):
-        images.from_compressed(CompressedImage(Header(), "png", b""), "/c")
+        decoding.from_compressed(CompressedImage(Header(), "png", b""), "/c")
 
 
 def test_cropping_and_scaling() -> None:

@@ -254,9 +254,13 @@ class _RobotCheck:
 def check_camera(camera: Camera, *, timeout_s: float = 5.0) -> Report:
     """Try a camera that is not connected yet; it is closed afterwards."""
     report = Report(f"camera {type(camera).__module__}.{type(camera).__qualname__}")
-    with report.promise("spec is an uint8 image with an optical frame (REP-103)") as seen:
+    with report.promise("spec is an image or depth, with an optical frame (REP-103)") as seen:
         spec = camera.spec
-        expect(spec.dtype == "uint8" and len(spec.shape) == 3 and spec.shape[2] == 3, str(spec))
+        kind = (spec.dtype, *spec.shape[2:])
+        expect(
+            len(spec.shape) == 3 and kind in (("uint8", 3), ("float32", 1), ("uint16", 1)),
+            str(spec),
+        )
         expect("_optical" in spec.frame, f"frame is {spec.frame!r}")
         seen.append(f"{spec.shape[1]}x{spec.shape[0]}")
     with report.promise("read before connect raises DeviceError"):

@@ -1,12 +1,8 @@
-"""Images of cameras: from ROS messages to RGB, cropping and scaling, and the newest few by stamp.
-
-Encodings are those of ``sensor_msgs/image_encodings.hpp``. What numpy cannot turn into RGB by
-itself (Bayer patterns, YUV) goes through cv_bridge where that is installed.
-"""
+"""Images of cameras: cropping, turning and scaling, and the newest few by stamp."""
 
 from __future__ import annotations
 
-import importlib
+import logging
 import threading
 import time
 from collections import deque
@@ -20,6 +16,7 @@ from user_core.config import Config, setting
 from user_core.errors import DeviceFault, DeviceNotConnected, DeviceTimeout, PluginError
 from user_core.interfaces import Frame
 from user_core.specs import Array, ArraySpec
+from user_hal.cameras.clocks import ClockFault, clock_fault
 
 
 class Region(Config):
@@ -41,6 +38,12 @@ class ImageConfig(Config):
         doc="Part that is kept before scaling: all, the largest central part of the right "
         "proportions, or a rectangle of the source.",
     )
+    rotate: Literal[0, 90, 180, 270] = setting(
+        0,
+        doc="Turn clockwise, for a camera that is mounted turned. A rectangle is cropped before; "
+        "width, height and frame are those of the turned image.",
+        unit="deg",
+    )
     frame: str = setting(
         "camera_optical", doc="Optical frame (REP-103: z forward, x right, y down)."
     )
@@ -54,19 +57,24 @@ class ImageConfig(Config):
         return ArraySpec((self.height, self.width, 3), "uint8", frame=self.frame)
 
 
-def fit(image_hwc: Array, config: ImageConfig, name: str) -> Array:
-    """Crop and scale to the configured size; an image that has it already is not copied.
+def fit(image_hwc: Array, config: ImageConfig, name: str, *, nearest: bool = False) -> Array:
+    """Crop, turn and scale to the configured size; an image that has it already is not copied.
 
     Args:
-        image_hwc: (height, width, 3) uint8.
+        image_hwc: (height, width, channels).
         config: What is wanted.
         name: Of the camera, for errors.
+        nearest: Scale by taking pixels instead of mixing them: depth of a thing and of what is
+            behind it must not become something in between.
 
     Raises:
         DeviceFault: The source is smaller than the rectangle to be cropped.
         PluginError: Scaling is needed and OpenCV is not installed.
     """
     image_hwc = _crop(image_hwc, config, name)
+    if nearest and image_hwc.shape[:2] != (config.height, config.width):
+        rows = _centres(image_hwc.shape[0], config.height)
+        return image_hwc[rows[:, None], _centres(image_hwc.shape[1], config.width)]
     height, width = image_hwc.shape[:2]
     if (height, width) == (config.height, config.width):
         return image_hwc
@@ -88,7 +96,13 @@ def fit(image_hwc: Array, config: ImageConfig, name: str) -> Array:
     return scaled
 
 
+def _centres(there: int, wanted: int) -> Array:
+    """The pixels in whose middle those of the scaled image lie."""
+    return ((np.arange(wanted) + 0.5) * there / wanted).astype(np.intp)
+
+
 def _crop(image_hwc: Array, config: ImageConfig, name: str) -> Array:
+    """Crop and turn."""
     height, width = image_hwc.shape[:2]
     if isinstance(config.crop, Region):
         region = config.crop
@@ -98,9 +112,12 @@ def _crop(image_hwc: Array, config: ImageConfig, name: str) -> Array:
                 got=f"an image of {width}x{height}",
                 expected=f"at least {region.left + region.width}x{region.top + region.height}",
             )
-        return image_hwc[
+        image_hwc = image_hwc[
             region.top : region.top + region.height, region.left : region.left + region.width
         ]
+    if config.rotate:
+        image_hwc = np.rot90(image_hwc, -config.rotate // 90)
+    height, width = image_hwc.shape[:2]
     if config.crop == "centre":
         kept_height = min(height, max(1, round(width * config.height / config.width)))
         kept_width = min(width, max(1, round(height * config.width / config.height)))
@@ -122,100 +139,7 @@ def own(image_hwc: Array) -> Array:
     return result
 
 
-#: encoding: (dtype, channels, order of the channels that makes RGB)
-_PLAIN: dict[str, tuple[str, int, tuple[int, ...]]] = {
-    "rgb8": ("u1", 3, (0, 1, 2)),
-    "bgr8": ("u1", 3, (2, 1, 0)),
-    "rgba8": ("u1", 4, (0, 1, 2)),
-    "bgra8": ("u1", 4, (2, 1, 0)),
-    "mono8": ("u1", 1, (0, 0, 0)),
-    "8UC1": ("u1", 1, (0, 0, 0)),
-    "8UC3": ("u1", 3, (2, 1, 0)),  # OpenCV's order, which is what such publishers mean
-    "rgb16": ("u2", 3, (0, 1, 2)),
-    "bgr16": ("u2", 3, (2, 1, 0)),
-    "rgba16": ("u2", 4, (0, 1, 2)),
-    "bgra16": ("u2", 4, (2, 1, 0)),
-    "mono16": ("u2", 1, (0, 0, 0)),
-}
-
-
-def from_raw(message: Any, name: str) -> Array:
-    """A ``sensor_msgs/Image`` as (height, width, 3) uint8 RGB; 16 bits are scaled to 8.
-
-    Rows may be padded (``step``) and 16-bit values may be big-endian.
-
-    Raises:
-        DeviceFault: The encoding is not an image's, or sizes contradict each other.
-    """
-    encoding = message.encoding
-    if encoding not in _PLAIN:
-        return _by_cv_bridge(message, name)
-    kind, channels, order = _PLAIN[encoding]
-    dtype = np.dtype(kind).newbyteorder(">" if message.is_bigendian else "<")
-    height, width, step = int(message.height), int(message.width), int(message.step)
-    row_nbytes = width * channels * dtype.itemsize
-    data = np.frombuffer(message.data, np.uint8)
-    if height < 1 or width < 1 or step < row_nbytes or data.size < height * step:
-        raise DeviceFault(
-            f"image on {name!r}",
-            got=f"{data.size} bytes for {width}x{height} {encoding} with a step of {step}",
-            expected=f"a step of at least {row_nbytes}, and height times step bytes",
-        )
-    rows = data[: height * step].reshape(height, step)[:, :row_nbytes]
-    if dtype.itemsize == 2:
-        words = np.ascontiguousarray(rows).view(dtype).reshape(height, width, channels)
-        pixels: Array = (words >> 8).astype(np.uint8)
-    else:
-        pixels = np.ascontiguousarray(rows).reshape(height, width, channels)
-    return pixels if order == (0, 1, 2) and channels == 3 else pixels[:, :, list(order)]
-
-
-def from_compressed(message: Any, name: str) -> Array:
-    """A ``sensor_msgs/CompressedImage`` (JPEG, PNG or whatever else OpenCV reads) as RGB.
-
-    Raises:
-        DeviceFault: It is a depth image, cannot be decoded, or OpenCV is not installed.
-    """
-    if "compresseddepth" in message.format.lower():
-        raise DeviceFault(f"image on {name!r}", got=f"format {message.format!r}", expected="RGB")
-    try:
-        import cv2
-    except ImportError as error:
-        raise DeviceFault(
-            f"compressed image on {name!r}",
-            got=str(error),
-            hint="Install opencv-python-headless, or use the raw topic",
-        ) from error
-    data = np.frombuffer(message.data, np.uint8)
-    image_bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if image_bgr is None:
-        raise DeviceFault(
-            f"compressed image on {name!r}",
-            got=f"{data.size} bytes of format {message.format!r} that cannot be decoded",
-            expected="a whole JPEG or PNG",
-        )
-    pixels: Array = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2RGB)
-    return pixels
-
-
-def _by_cv_bridge(message: Any, name: str) -> Array:
-    try:
-        bridge = importlib.import_module("cv_bridge").CvBridge()
-    except ImportError as error:
-        raise DeviceFault(
-            f"encoding of the image on {name!r}",
-            got=repr(message.encoding),
-            expected=f"one of {sorted(_PLAIN)}, or an installed cv_bridge",
-            hint="Let the camera's driver publish rgb8, or use its compressed topic",
-        ) from error
-    try:
-        return np.asarray(bridge.imgmsg_to_cv2(message, "rgb8"))
-    except Exception as error:  # cv_bridge raises its own errors and OpenCV's
-        raise DeviceFault(
-            f"encoding of the image on {name!r}", got=f"{message.encoding!r} ({error})"
-        ) from error
-
-
+_log = logging.getLogger(__name__)
 #: Stamps that jump back by more than this come from a clock that was set.
 _CLOCK_STEP_NS = 1_000_000_000
 
@@ -234,13 +158,16 @@ class _Entry:
     stamp_ns: int
     sequence: int
     arrival_s: float  # monotonic
+    arrival_ns: int  # by the clock of the stamps
+    same_stamps: int  # images just before it with the same stamp
 
 
 class FrameRing:
     """Takes what a camera's thread delivers, gives frames to the control loop.
 
     What is put in may be anything (a message, still compressed); it becomes an image only when
-    it is asked for, so that images that are not used cost nothing.
+    it is asked for, so that images that are not used cost nothing. One that turns out to be no
+    image is dropped and counted, and another one that is young enough is given in its place.
 
     Args:
         name: Of the camera, for errors: a topic or a device.
@@ -265,7 +192,9 @@ class FrameRing:
         self._changed = threading.Condition()
         self._sequence = 0
         self._open = False
+        self._fault: DeviceFault | None = None  # of the image dropped last, until a good one
         self.reason = ""  # why nothing comes, as far as the camera knows
+        self.dropped = 0  # images that were none
 
     def open(self) -> None:
         """Start to take images; earlier ones are forgotten."""
@@ -273,6 +202,7 @@ class FrameRing:
             self._entries.clear()
             self._developed = None
             self._open, self.reason = True, ""
+            self._fault, self.dropped = None, 0
 
     def close(self) -> None:
         """From now on there is nothing to read."""
@@ -294,7 +224,12 @@ class FrameRing:
             elif behind_ns > 0:
                 return
             self._sequence += 1
-            self._entries.append(_Entry(payload, stamp_ns, self._sequence, time.monotonic()))
+            same = 0
+            if self._entries and self._entries[-1].stamp_ns == stamp_ns:
+                same = self._entries[-1].same_stamps + 1
+            self._entries.append(
+                _Entry(payload, stamp_ns, self._sequence, time.monotonic(), self._now_ns(), same)
+            )
             self.reason = ""
             self._changed.notify_all()
 
@@ -303,38 +238,108 @@ class FrameRing:
         with self._changed:
             return self._changed.wait_for(lambda: bool(self._entries), timeout_s)
 
+    def wait_for_good(self, timeout_s: float, attempts: int = 3) -> bool:
+        """Wait until there is a whole image; tell whether there is.
+
+        Raises:
+            DeviceFault: The first ``attempts`` images were none.
+            DeviceTimeout: The newest is too old.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while self.wait_for_first(max(0.0, deadline_s - time.monotonic())):
+            try:
+                self.newest()
+                return True
+            except DeviceFault:
+                if self.dropped >= attempts:
+                    raise
+        return False
+
     def newest(self) -> Frame:
         """The newest image.
 
         Raises:
             DeviceNotConnected: The camera is not open.
             DeviceTimeout: There is none, or it is too old by its stamp or by its arrival.
+            DeviceFault: None of those that are remembered is a whole image.
         """
-        return self._frame(self._newest_entry())
+        while True:
+            entry = self._newest_entry()
+            try:
+                return self._frame(entry)
+            except DeviceFault as fault:
+                self._drop(entry, fault)
 
     def nearest(self, stamp_ns: int) -> Frame:
         """The image nearest to a moment; raises like :meth:`newest` when the camera stalled."""
-        self._newest_entry()
+        while True:
+            self._newest_entry()
+            with self._changed:
+                entries = list(self._entries)
+            if not entries:
+                raise DeviceNotConnected(f"camera {self.name!r}", hint="Call connect()")
+            entry = min(entries, key=lambda entry: abs(entry.stamp_ns - stamp_ns))
+            try:
+                return self._frame(entry)
+            except DeviceFault as fault:
+                self._drop(entry, fault)
+
+    def clock_fault(self) -> ClockFault:
+        """What is wrong with the stamps, as far as the newest image tells."""
         with self._changed:
-            entries = list(self._entries)
-        if not entries:
-            raise DeviceNotConnected(f"camera {self.name!r}", hint="Call connect()")
-        return self._frame(min(entries, key=lambda entry: abs(entry.stamp_ns - stamp_ns)))
+            entry = self._entries[-1] if self._entries else None
+        if entry is None:
+            return ClockFault()
+        return clock_fault(entry.stamp_ns, entry.arrival_ns, entry.same_stamps)
+
+    @property
+    def fault(self) -> DeviceFault | None:
+        """What was wrong with the image that was dropped last, until there is a good one."""
+        return self._fault
+
+    def count_dropped(self, fault: DeviceFault) -> None:
+        """Take note of an image that was none."""
+        with self._changed:
+            self.dropped += 1
+            self._fault = fault
+        if self.dropped & (self.dropped - 1) == 0:  # the first, and ever more rarely
+            _log.warning(
+                "camera %r: %d images dropped; the last: %s", self.name, self.dropped, fault
+            )
+
+    def _drop(self, entry: _Entry, fault: DeviceFault) -> None:
+        with self._changed:
+            if entry not in self._entries:
+                return
+            self._entries.remove(entry)
+        self.count_dropped(fault)
 
     def _newest_entry(self) -> _Entry:
         with self._changed:
             if not self._open:
                 raise DeviceNotConnected(f"camera {self.name!r}", hint="Call connect()")
-            entry = self._entries[-1] if self._entries else None
-        because = f" ({self.reason})" if self.reason else ""
+            entry, fault = self._entries[-1] if self._entries else None, self._fault
+        reasons = [self.reason] if self.reason else []
         if entry is None:
+            if fault is not None:
+                raise fault
+            because = f" ({self.reason})" if self.reason else ""
             raise DeviceTimeout(f"camera {self.name!r}", got=f"no image yet{because}")
-        age_s = max((self._now_ns() - entry.stamp_ns) / 1e9, time.monotonic() - entry.arrival_s)
+        silent_s = time.monotonic() - entry.arrival_s
+        age_s = max((self._now_ns() - entry.stamp_ns) / 1e9, silent_s)
         if age_s > self._max_age_s:
+            hint = ""
+            if fault is not None:
+                reasons.append(f"{self.dropped} images were dropped; the last: {fault}")
+            elif silent_s <= self._max_age_s and (clock := self.clock_fault()):
+                reasons.append(clock.text)
+                hint = clock.cure
+            because = f" ({'; '.join(reasons)})" if reasons else ""
             raise DeviceTimeout(
                 f"camera {self.name!r} stalled",
                 got=f"a newest image {age_s:.3f} s old{because}",
                 expected=f"at most {self._max_age_s:g} s",
+                hint=hint,
             )
         return entry
 
@@ -343,5 +348,5 @@ class FrameRing:
         if developed is not None and developed[0] == entry.sequence:
             return developed[1]
         frame = Frame(self._develop(entry.payload), entry.stamp_ns, entry.sequence)
-        self._developed = (entry.sequence, frame)
+        self._developed, self._fault = (entry.sequence, frame), None
         return frame

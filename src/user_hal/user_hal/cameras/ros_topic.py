@@ -1,4 +1,4 @@
-"""A camera that publishes on a ROS topic, raw or compressed."""
+"""A camera that publishes on a ROS topic: colour or depth; raw, compressed or a video stream."""
 
 from __future__ import annotations
 
@@ -6,23 +6,60 @@ import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from user_core.config import setting
-from user_core.errors import DeviceNotConnected, DeviceTimeout
+import numpy as np
+
+from user_core.config import Config, setting
+from user_core.errors import ConfigError, DeviceFault, DeviceNotConnected, DeviceTimeout
 from user_core.interfaces import Camera, Discovered, Frame
 from user_core.specs import Array, ArraySpec
-from user_hal.cameras import images
+from user_hal.cameras import decoding
+from user_hal.cameras.clocks import ClockFault
 from user_hal.cameras.images import FrameRing, ImageConfig, fit, own
+from user_hal.cameras.video import VIDEO_TYPES, VideoDecoder
 from user_hal.topic_io import Reliability, TopicIo, TopicSubscription
 
 RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+#: How long a topic of the expected type may be awaited before one of another type is taken.
+_LOOK_S = 0.1
+
+
+class DepthConfig(Config):
+    """How depth is read, and what it becomes."""
+
+    unit_m: float = setting(
+        0.001, doc="One step of an image of integers (REP-118: a millimetre).", unit="m", gt=0
+    )
+    near_m: float = setting(0.0, doc="Nearer is a hole.", unit="m", ge=0)
+    far_m: float = setting(10.0, doc="Farther is a hole.", unit="m", gt=0)
+    hole_m: float = setting(
+        0.0,
+        doc="What stands where nothing was measured. Policies and stores take no NaN.",
+        unit="m",
+        ge=0,
+    )
+    dtype: Literal["float32", "uint16"] = setting(
+        "float32", doc="Metres, or (half the size in the store) steps of step_m."
+    )
+    step_m: float = setting(0.001, doc="One step of uint16.", unit="m", gt=0)
 
 
 class RosTopicCameraConfig(ImageConfig):
     """Which topic, and how it is read."""
 
     topic: str = setting("", doc="Image topic, for instance /wrist/color/image_raw.", min_length=1)
-    transport: Literal["auto", "raw", "compressed"] = setting(
-        "auto", doc="What the topic carries; auto: compressed where its name ends so."
+    kind: Literal["colour", "depth"] = setting(
+        "colour",
+        doc="colour: (height, width, 3) uint8, RGB, as image_<name>. depth: (height, width, 1), "
+        "metres, as depth_<name>.",
+    )
+    depth: DepthConfig = setting(factory=DepthConfig, doc="For kind: depth.")
+    grey16: bool = setting(
+        False, doc="mono16 is grey of 16 bits, not depth (an infrared camera, for instance)."
+    )
+    transport: Literal["auto", "raw", "compressed", "video"] = setting(
+        "auto",
+        doc="What the topic carries: Image, CompressedImage, or a video stream (CompressedVideo "
+        "or FFMPEGPacket; needs the package av). auto: what its publisher says.",
     )
     stamp: Literal["header", "arrival"] = setting(
         "header",
@@ -39,14 +76,24 @@ class RosTopicCameraConfig(ImageConfig):
     history: int = setting(8, doc="Images remembered for alignment in time.", ge=1, le=256)
 
     @property
-    def compressed(self) -> bool:
-        """Whether the topic carries CompressedImage."""
-        named_so = self.topic.rstrip("/").endswith("/compressed")
-        return self.transport == "compressed" or (self.transport == "auto" and named_so)
+    def types(self) -> tuple[str, ...]:
+        """The messages that will do, the likeliest first."""
+        by_transport = {"raw": (RAW,), "compressed": (COMPRESSED,), "video": VIDEO_TYPES}
+        if self.transport != "auto":
+            return by_transport[self.transport]
+        # What the topic's name makes likely is tried first; its publisher decides.
+        ending = self.topic.rstrip("/").rpartition("/")[2].lower()
+        types = (RAW, COMPRESSED, *VIDEO_TYPES)
+        if ending in ("compressed", "compresseddepth"):
+            return (COMPRESSED, RAW, *VIDEO_TYPES)
+        return types
 
 
 class RosTopicCamera(Camera):
     """Keeps the newest messages of an image topic; decodes those that are asked for.
+
+    Messages that are no whole image are dropped and counted, while there is a younger good one.
+    Of a video stream every packet is decoded.
 
     Needs :meth:`attach` before :meth:`connect`.
     """
@@ -54,7 +101,11 @@ class RosTopicCamera(Camera):
     Config = RosTopicCameraConfig
 
     def __init__(self, config: RosTopicCameraConfig) -> None:
+        if config.kind == "depth":
+            _check_depth(config)
         self._config = config
+        self._type = config.types[0]
+        self._video: VideoDecoder | None = None
         self._io: TopicIo | None = None
         self._subscription: TopicSubscription | None = None
         self._ring = FrameRing(
@@ -68,7 +119,23 @@ class RosTopicCamera(Camera):
     @property
     def spec(self) -> ArraySpec:
         """Spec of the images after cropping and scaling."""
-        return self._config.spec
+        config = self._config
+        if config.kind == "colour":
+            return config.spec
+        shape, depth = (config.height, config.width, 1), config.depth
+        if depth.dtype == "uint16":
+            return ArraySpec(shape, "uint16", unit=f"{depth.step_m:g} m", frame=config.frame)
+        high = max(depth.far_m, depth.hole_m)
+        return ArraySpec(shape, "float32", low=0.0, high=high, unit="m", frame=config.frame)
+
+    @property
+    def dropped(self) -> int:
+        """Messages since :meth:`connect` that were no whole image."""
+        return self._ring.dropped
+
+    def clock_fault(self) -> ClockFault:
+        """What is wrong with the stamps of its images, if anything."""
+        return self._ring.clock_fault()
 
     def connect(self) -> None:
         """Subscribe and wait for the first image.
@@ -76,7 +143,8 @@ class RosTopicCamera(Camera):
         Raises:
             DeviceTimeout: None came; the message tells a topic that nobody publishes from one
                 that is silent, and lists the image topics that there are.
-            DeviceFault: The first one cannot be turned into an image.
+            DeviceFault: The first ones cannot be turned into images.
+            PluginError: The topic carries a video stream, and there is no decoder.
         """
         if self._io is None:
             raise DeviceNotConnected(
@@ -84,18 +152,10 @@ class RosTopicCamera(Camera):
             )
         self.close()
         self._ring.open()
-        type_name = COMPRESSED if self._config.compressed else RAW
-        self._subscription = self._io.subscribe(
-            self._config.topic,
-            type_name,
-            self._receive,
-            depth=2,
-            reliability=self._config.reliability,
-        )
         try:
-            if not self._ring.wait_for_first(self._config.connect_timeout_s):
-                raise self._silence(type_name)
-            self._ring.newest()
+            self._subscribe(self._io, self._config.types[0])
+            if not self._wait_for_good(self._io):
+                raise self._ring.fault or self._silence(self._type)
         except BaseException:
             self.close()
             raise
@@ -121,20 +181,85 @@ class RosTopicCamera(Camera):
         return [
             Discovered(topic, {"topic": topic}, types[0])
             for topic, types in sorted(io.topics().items())
-            if RAW in types or COMPRESSED in types
+            if not {RAW, COMPRESSED, *VIDEO_TYPES}.isdisjoint(types)
         ]
+
+    def _subscribe(self, io: TopicIo, type_name: str) -> None:
+        if self._subscription is not None:
+            self._subscription.close()
+        self._type = type_name
+        is_video = type_name in VIDEO_TYPES
+        self._video = VideoDecoder(self._config.topic) if is_video else None
+        self._subscription = io.subscribe(
+            self._config.topic,
+            type_name,
+            self._receive,
+            depth=32 if is_video else 2,  # a packet that is left out spoils those that follow
+            reliability=self._config.reliability,
+        )
+
+    def _wait_for_good(self, io: TopicIo) -> bool:
+        """Wait for an image; take the type that the topic really carries, if it will do."""
+        deadline_s = time.monotonic() + self._config.connect_timeout_s
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            if self._ring.wait_for_good(min(_LOOK_S, left_s)):
+                return True
+            assert self._subscription is not None  # noqa: S101 - connect() subscribed
+            carried = io.topics().get(self._subscription.topic, ())
+            others = [name for name in self._config.types if name in carried]
+            if carried and self._type not in self._published(io, carried) and others:
+                others = [name for name in others if name != self._type]
+                if others:
+                    self._subscribe(io, others[0])
+        return False
+
+    def _published(self, io: TopicIo, carried: Sequence[str]) -> Sequence[str]:
+        """The types of a topic that somebody publishes: our own subscription is in the graph too."""
+        assert self._subscription is not None  # noqa: S101 - called by connect()
+        return carried if self._subscription.publishers else [t for t in carried if t != self._type]
 
     def _receive(self, message: Any) -> None:
         stamp_ns = self._now_ns()
-        header = message.header.stamp
+        header = message.header.stamp if hasattr(message, "header") else message.timestamp
         if self._config.stamp == "header" and (header.sec or header.nanosec):
             stamp_ns = header.sec * 1_000_000_000 + header.nanosec
-        self._ring.put(message, stamp_ns - round(self._config.latency_s * 1e9))
+        stamp_ns -= round(self._config.latency_s * 1e9)
+        if self._video is None:
+            self._ring.put(message, stamp_ns)
+            return
+        try:
+            image_hwc = self._video.decode(message)
+        except DeviceFault as fault:
+            self._ring.count_dropped(fault)
+            return
+        if image_hwc is not None:
+            self._ring.put(image_hwc, stamp_ns)
 
     def _develop(self, message: Any) -> Array:
-        decode = images.from_compressed if self._config.compressed else images.from_raw
-        image_hwc = decode(message, self._config.topic)
-        return own(fit(image_hwc, self._config, self._config.topic))
+        config, topic = self._config, self._config.topic
+        if config.kind == "depth":
+            read = (
+                decoding.depth_from_compressed
+                if self._type == COMPRESSED
+                else decoding.depth_from_raw
+            )
+            return self._depth(read(message, topic, config.depth.unit_m))
+        if isinstance(message, np.ndarray):  # of a video stream
+            return own(fit(message, config, topic))
+        decode = decoding.from_compressed if self._type == COMPRESSED else decoding.from_raw
+        return own(fit(decode(message, topic, grey16=config.grey16), config, topic))
+
+    def _depth(self, metres: Array) -> Array:
+        """As the spec says, from metres with NaN in holes."""
+        depth = self._config.depth
+        metres = np.array(fit(metres, self._config, self._config.topic, nearest=True), order="C")
+        with np.errstate(invalid="ignore"):
+            is_hole = ~((metres >= depth.near_m) & (metres <= depth.far_m))
+        metres[is_hole] = depth.hole_m
+        if depth.dtype == "uint16":
+            metres = np.rint(metres / np.float32(depth.step_m)).astype(np.uint16)
+        metres.flags.writeable = False
+        return metres
 
     def _now_ns(self) -> int:
         return time.time_ns() if self._io is None else self._io.now_ns()
@@ -153,3 +278,20 @@ class RosTopicCamera(Camera):
         return DeviceTimeout(
             f"camera {own_name!r}", got=got, expected=f"{type_name}; image topics: {others}"
         )
+
+
+def _check_depth(config: RosTopicCameraConfig) -> None:
+    depth = config.depth
+    if depth.near_m >= depth.far_m:
+        raise ConfigError(
+            "range of a depth camera", got=f"{depth.near_m:g} to {depth.far_m:g} m",
+            expected="near_m below far_m",
+        )  # fmt: skip
+    steps = max(depth.far_m, depth.hole_m) / depth.step_m
+    if depth.dtype == "uint16" and round(steps) > 65535:
+        raise ConfigError(
+            "range of a depth camera in uint16", got=f"{steps:.0f} steps of {depth.step_m:g} m",
+            expected="at most 65535", hint="Raise step_m, or lower far_m",
+        )  # fmt: skip
+    if config.transport == "video":
+        raise ConfigError("transport of a depth camera", got="video", expected="raw or compressed")

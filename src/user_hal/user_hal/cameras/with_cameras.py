@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 from user_core.config import Config, setting
 from user_core.errors import ConfigError, DeviceError, DeviceTimeout
@@ -15,10 +16,24 @@ from user_core.interfaces import Camera, Frame, Robot
 from user_core.plugins import PluginChoice
 from user_core.specs import Array, ArraySpec, RobotSpec
 from user_core.types import Observation
+from user_hal.cameras.clocks import ClockFault
 from user_hal.cameras.images import RemembersFrames
 from user_hal.topic_io import TopicIo, attach_topics
 
-IMAGE = "image_"
+IMAGE, DEPTH = "image_", "depth_"
+
+
+@runtime_checkable
+class ExplainsClock(Protocol):
+    """A camera that knows what is wrong with its stamps."""
+
+    def clock_fault(self) -> ClockFault:
+        """Falsy where nothing is."""
+
+
+def observation_name(name: str, spec: ArraySpec) -> str:
+    """What the images of a camera are called: ``image_<name>``, or ``depth_<name>``."""
+    return (IMAGE if spec.dtype == "uint8" else DEPTH) + name
 
 
 class FrameAligner:
@@ -29,7 +44,8 @@ class FrameAligner:
     the camera's name, never an old image.
 
     Args:
-        cameras: By name; the observation is called ``image_<name>``.
+        cameras: By name; the observation is called ``image_<name>``, that of a depth camera
+            ``depth_<name>``.
         max_skew_s: Largest time between an image and the asked moment, seconds.
         history: How many images are remembered of a camera that does not do so itself.
     """
@@ -42,7 +58,10 @@ class FrameAligner:
     @property
     def specs(self) -> dict[str, ArraySpec]:
         """Spec of each image, by the name of the observation."""
-        return {IMAGE + name: camera.spec for name, camera in self._cameras.items()}
+        return {
+            observation_name(name, camera.spec): camera.spec
+            for name, camera in self._cameras.items()
+        }
 
     def connect(self) -> None:
         """Open all cameras; when one cannot be opened, close them all and raise its error."""
@@ -66,24 +85,28 @@ class FrameAligner:
         return min((self._read(name).stamp_ns for name in self._cameras), default=None)
 
     def at(self, stamp_ns: int) -> dict[str, Array]:
-        """The images of a moment, by the name of the observation, each (h, w, 3) uint8.
+        """The images of a moment, by the name of the observation.
 
         Raises:
             DeviceTimeout: A camera stalled, or has no image near enough; names it.
         """
         arrays = {}
-        for name in self._cameras:
+        for name, camera in self._cameras.items():
             frame = self._nearest(name, stamp_ns)
             skew_s = (frame.stamp_ns - stamp_ns) / 1e9
             if abs(skew_s) > self._max_skew_s:
                 side = "after" if skew_s > 0 else "before"
+                clock = camera.clock_fault() if isinstance(camera, ExplainsClock) else None
                 raise DeviceTimeout(
                     f"camera {name!r}",
-                    got=f"its nearest image is {abs(skew_s):.3f} s {side} the robot's state",
+                    got=f"its nearest image is {abs(skew_s):.3f} s {side} the robot's state"
+                    + (f": {clock.text}" if clock else ""),
                     expected=f"at most {self._max_skew_s:g} s",
-                    hint="Raise max_skew_s, remember more images, or synchronise the clocks",
+                    hint=clock.cure
+                    if clock
+                    else "Raise max_skew_s, remember more images, or synchronise the clocks",
                 )
-            arrays[IMAGE + name] = frame.image_hwc
+            arrays[observation_name(name, camera.spec)] = frame.image_hwc
         return arrays
 
     def close(self) -> None:
@@ -133,7 +156,9 @@ class CamerasConfig(Config):
     """The cameras of a robot."""
 
     devices: dict[str, PluginChoice] = setting(
-        factory=dict, doc="Cameras by name; the observation is called image_<name>."
+        factory=dict,
+        doc="Cameras by name; the observation is called image_<name>, of a depth camera "
+        "depth_<name>.",
     )
     max_skew_s: float = setting(
         0.1, doc="Largest time between an image and the robot's state.", unit="s", gt=0
