@@ -35,6 +35,13 @@ if [[ $USER_WS_ROS == wheels ]]; then
     export ROS_VERSION=2 ROS_PYTHON_VERSION=3 ROS_DISTRO
 fi
 _user_env_add PATH "$USER_WS_VENV/bin"
+if [[ $USER_WS_ROS == installation ]]; then
+    # `ros2` and `colcon` of an installation run in the system's Python: they see the environment only so.
+    for _user_env_site in "$USER_WS_VENV"/lib/python3.*/site-packages; do
+        [[ ! -d $_user_env_site ]] || _user_env_add PYTHONPATH "$_user_env_site"
+    done
+    unset _user_env_site
+fi
 # shellcheck source=/dev/null
 source "$USER_WS_INSTALL/environment.bash"
 export VIRTUAL_ENV="$USER_WS_VENV"

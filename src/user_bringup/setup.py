@@ -28,6 +28,7 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
         ("bin", ["bin/user"]),
+        (f"lib/{PACKAGE}", ["bin/user"]),  # ros2 run user_bringup user
         *installed("config"),
         *installed("launch", "*.launch.py"),
         *installed("schemas"),
