@@ -70,8 +70,7 @@ class Prefetcher(Generic[JobT, ResultT]):
         jobs = []
         while self._pending:
             job, future = self._pending.popleft()
-            if not future.cancel():
-                future.exception()  # waits
+            future.exception()  # waits, and lets none be skipped: what a job holds, its run gives back
             jobs.append(job)
         return jobs
 
