@@ -48,6 +48,8 @@ autodoc_default_options = {
     "exclude-members": "Config",  # of a plugin: the reference of plugins has it
 }
 autodoc_typehints_format = "short"
+# Every page shows the table of contents; with an entry for each method it takes most of the time.
+toc_object_entries = False
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 napoleon_numpy_docstring = False
