@@ -36,7 +36,7 @@ STAMP = struct.Struct("<Qd")
 def far_end(address: str) -> None:
     """The learner's host: a router, that notes what comes and serves pieces."""
     session = open_session(
-        ZenohConfig(mode="router", listen=(f"tcp/{address}:7447",), shared_memory=False)
+        ZenohConfig(mode="router", listen=(f"tcp/{address}:7457",), shared_memory=False)
     )
     lags_ms: list[float] = []
     piece = bytes(PIECE)
@@ -77,7 +77,7 @@ class NearEnd:
     """The robot's host."""
 
     def __init__(self, address: str, apart: bool) -> None:
-        config = ZenohConfig(connect=(f"tcp/{address}:7447",), shared_memory=False)
+        config = ZenohConfig(connect=(f"tcp/{address}:7457",), shared_memory=False)
         self.urgent = open_session(config, threading.Event())
         self.bulk = open_session(config, threading.Event()) if apart else self.urgent
         self.puller = open_session(config, threading.Event()) if apart else self.urgent

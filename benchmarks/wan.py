@@ -81,16 +81,16 @@ class World:
             return end
 
         self.router = start(
-            cloud_host, folder, "bridge", "tcp/0.0.0.0:7447", "--listen", "--robots",
+            cloud_host, folder, "bridge", "tcp/0.0.0.0:7457", "--listen", "--robots",
             ",".join(links),
         )  # fmt: skip
-        self.store = start(cloud_host, folder, "store", "tcp/127.0.0.1:7447")
+        self.store = start(cloud_host, folder, "store", "tcp/127.0.0.1:7457")
         self.learner = start(
-            cloud_host, folder, "learner", "tcp/127.0.0.1:7447", "--policy-floats",
+            cloud_host, folder, "learner", "tcp/127.0.0.1:7457", "--policy-floats",
             str(policy_floats), "--policy-period-s", str(arguments.policy_period_s),
         )  # fmt: skip
         for name, host in hosts.items():
-            endpoint = f"tcp/{self.links[name].address_of(cloud_host)}:7447"
+            endpoint = f"tcp/{self.links[name].address_of(cloud_host)}:7457"
             self.bridges[name] = start(host, folder, "bridge", endpoint, "--robots", name)
             self.robots[name] = start(
                 host, folder / name, "robot", endpoint, "--name", name, "--chunk-bytes",

@@ -50,7 +50,7 @@ class Far:
                 self._hosts[name] = stack.enter_context(Host(name))
             self.link = stack.enter_context(Link(*self._hosts.values(), quality))
             address = self.link.address_of(self._hosts["cloud"])
-            self.listen = self.connect = f"tls/{address}:7447"
+            self.listen = self.connect = f"tls/{address}:7457"
             self.what = "an emulated link between two network namespaces"
         else:
             address, port, inner = "127.0.0.1", free_port(), free_port()

@@ -5,8 +5,8 @@ sent twice; a cut ends its connections and takes no new ones. Same methods as ``
 
 By hand, a link of 20 Mbit/s and 80 ms between a robot's bridge and the router of `user up`::
 
-    tools/run python -m user_testing.link_proxy 7448 7447 --rate 20 --delay 40
-    user up remote_inference robot_router:=tcp/127.0.0.1:7448
+    tools/run python -m user_testing.link_proxy 7458 7457 --rate 20 --delay 40
+    user up remote_inference robot_router:=tcp/127.0.0.1:7458
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from typing import Literal
 
 from user_actor.loop.config import ActorLoopConfig, RemoteConfig
 from user_actor.outbox.config import OutboxConfig
-from user_comm.net.sessions import ZenohConfig
+from user_comm.net.sessions import LOCAL_ENDPOINT, ZenohConfig
 from user_core.config import Config, setting
 from user_core.plugins import PluginChoice
 
@@ -53,7 +53,7 @@ class ActorConfig(Config):
     )
     lease: LeaseConfig = setting(factory=LeaseConfig, doc="The lease of the robot.")
     zenoh: ZenohConfig = setting(
-        ZenohConfig(connect=("tcp/127.0.0.1:7447",)), doc="Where policy versions are pulled from."
+        ZenohConfig(connect=(LOCAL_ENDPOINT,)), doc="Where policy versions are pulled from."
     )
     relay: str = setting(
         "",
@@ -90,7 +90,7 @@ class InferenceConfig(Config):
         ge=-1,
     )
     zenoh: ZenohConfig = setting(
-        ZenohConfig(connect=("tcp/127.0.0.1:7447",)), doc="Where policy versions are pulled from."
+        ZenohConfig(connect=(LOCAL_ENDPOINT,)), doc="Where policy versions are pulled from."
     )
     relay: str = setting(
         "", doc="Zenoh key of a relay that serves policy versions; empty: the learner itself."

@@ -1,6 +1,6 @@
 """One robot's host, whose store and learner are elsewhere.
 
-ros2 launch user_bringup edge.launch.py router:=tls/learner.example.org:7447
+ros2 launch user_bringup edge.launch.py router:=tls/learner.example.org:7457
 """
 
 from launch import LaunchDescription

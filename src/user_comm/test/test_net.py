@@ -22,7 +22,7 @@ import zenoh
 from user_comm.net import cli
 from user_comm.net.network import Authority, Members, Network
 from user_comm.net.router import RouterConfig, json5
-from user_comm.net.sessions import Credentials, ZenohConfig, open_session
+from user_comm.net.sessions import PORT, Credentials, ZenohConfig, open_session
 from user_core.errors import ConfigError, TransportError
 from user_testing.ports import free_port
 from user_testing.waiting import wait_until
@@ -263,4 +263,35 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(ConfigError, match="user net init"):
         Authority(tmp_path)
     with pytest.raises(ConfigError, match="user net"):
-        ZenohConfig(connect=("tls/10.0.0.7:7447",))
+        ZenohConfig(connect=("tls/10.0.0.7:7457",))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost"])
+def test_an_address_in_use_names_its_holder(host: str) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        endpoint = f"tcp/{host}:{other.getsockname()[1]}"
+        with pytest.raises(TransportError) as caught:
+            open_session(ZenohConfig(mode="router", listen=(endpoint,)))
+        assert f"{endpoint} is in use by process {os.getpid()} (" in str(caught.value)
+        router = subprocess.run(
+            [sys.executable, "-m", "user_comm.nodes.router", "--listen", endpoint],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert router.returncode == 1
+        assert f"{endpoint} is in use by process {os.getpid()} (" in router.stderr
+
+
+def test_our_port_is_not_the_middlewares() -> None:
+    """The router of rmw_zenoh listens on 7447, also where robots and learners run."""
+    assert PORT != 7447
+    config = Path(__file__).parents[2] / "user_bringup/config"
+    files = [*config.glob("fragments/*.yaml"), *config.glob("deployments/*.yaml")]
+    ports = {
+        (file.name, int(port))
+        for file in files
+        for port in re.findall(r"t(?:cp|ls)/[^\s,}:]+:(\d+)", file.read_text(encoding="utf-8"))
+    }
+    assert {PORT} < {port for _, port in ports}
+    assert 7447 not in {port for _, port in ports}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from user_comm.net.sessions import ZenohConfig
+from user_comm.net.sessions import LOCAL_ENDPOINT, ZenohConfig
 from user_core.config import Config, setting
 from user_learner.learner import LearnerConfig
 from user_learner.replay.config import StoreConfig
@@ -18,7 +18,7 @@ class LearnerNodeConfig(LearnerConfig):
     """Parameters of learner_node."""
 
     zenoh: ZenohConfig = setting(
-        ZenohConfig(mode="router", listen=("tcp/127.0.0.1:7447",)),
+        ZenohConfig(mode="router", listen=(LOCAL_ENDPOINT,)),
         doc="Where robots pull policy versions from.",
     )
     key: str = setting("user/policy", doc="Zenoh key under which versions are served.")

@@ -77,6 +77,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
     parser.add_argument("--run", default="", help="name of the run; an existing one is continued")
-    parser.add_argument("--policy-endpoint", default="tcp/127.0.0.1:7447")
+    parser.add_argument("--policy-endpoint", default="tcp/127.0.0.1:7457")
     parser.add_argument("--no-table", action="store_true", help="print lines instead of a table")
     return parser

@@ -9,7 +9,7 @@ from typing import Literal
 
 from user_comm import topics
 from user_comm.bridge.keys import key_of, keys_meet
-from user_comm.net.sessions import ZenohConfig
+from user_comm.net.sessions import LOCAL_ENDPOINT, ZenohConfig
 from user_comm.topics import TOPICS, Durability, Quality, Reliability, Topic
 from user_core.config import Config, setting
 from user_core.errors import ConfigError
@@ -150,9 +150,7 @@ class BridgeConfig(Config):
         (), doc="Further routes; one of a topic that the role carries already takes its place."
     )
     leave_out: tuple[str, ...] = setting((), doc="Topics of the table that are not carried.")
-    zenoh: ZenohConfig = setting(
-        ZenohConfig(connect=("tcp/127.0.0.1:7447",)), doc="Where the router is."
-    )
+    zenoh: ZenohConfig = setting(ZenohConfig(connect=(LOCAL_ENDPOINT,)), doc="Where the router is.")
     graph: str = setting(
         "", doc="Name of the local ROS graph, for finding loops; empty: this host and domain."
     )

@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--host", action="append", default=[],
                       help="name or address of the router, as robots reach it (repeat)")  # fmt: skip
     init.add_argument("--listen", action="append", default=[],
-                      help="where the router listens (tls/0.0.0.0:7447; repeat)")  # fmt: skip
+                      help="where the router listens (tls/0.0.0.0:7457; repeat)")  # fmt: skip
     init.set_defaults(act=_init)
 
     for name, act, text in (

@@ -193,7 +193,7 @@ class Members(Config):
 
     name: str = setting("user", doc="Name of the network, for people.", min_length=1)
     endpoints: tuple[str, ...] = setting(
-        ("tls/0.0.0.0:7447",), doc="Where the router listens.", min_length=1
+        ("tls/0.0.0.0:7457",), doc="Where the router listens.", min_length=1
     )
     hosts: tuple[str, ...] = setting(
         ("localhost", "127.0.0.1"),

@@ -19,7 +19,7 @@ import zenoh
 from user_comm.logs import Throttle
 from user_comm.net.access import access_control
 from user_comm.net.network import FILE, Network
-from user_comm.net.sessions import ZenohConfig
+from user_comm.net.sessions import LOCAL_ENDPOINT, ZenohConfig
 from user_core.config import Config, setting
 
 
@@ -32,7 +32,7 @@ class RouterConfig(Config):
         "may do. Empty: no encryption and no access control, for one machine.",
     )
     listen: tuple[str, ...] = setting(
-        (), doc="Where it listens; empty: as the network says, or tcp/127.0.0.1:7447."
+        (), doc="Where it listens; empty: as the network says, or tcp/127.0.0.1:7457."
     )
     connect: tuple[str, ...] = setting((), doc="Other routers, for the router of a site.")
     credentials: str = setting("", doc="Its credentials; empty: those of the network's router.")
@@ -45,7 +45,7 @@ class RouterConfig(Config):
         network = Network(self.network) if self.network else None
         session = ZenohConfig(
             mode="router",
-            listen=self.listen or ("tcp/127.0.0.1:7447",),
+            listen=self.listen or (LOCAL_ENDPOINT,),
             connect=self.connect,
             credentials=self.credentials,
             shared_memory=False,  # it would hide the network, even from namespaces of one host

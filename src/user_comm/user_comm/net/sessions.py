@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -70,11 +71,17 @@ class Credentials:
         }
 
 
+#: Where routers and learners listen, unless told otherwise. Not 7447, Zenoh's own, where the router of
+#: rmw_zenoh (rmw_zenohd) listens. The deployments in user_bringup say the same.
+PORT = 7457
+LOCAL_ENDPOINT = f"tcp/127.0.0.1:{PORT}"
+
 ENCRYPTED = ("tls/", "quic/")
 #: Threads that receive, in a process that others connect to. When a link has been silent for its
 #: lease, its socket is closed with what was not sent; that lingers for 10 s, and blocks one of these
 #: threads (eclipse-zenoh 1.10.2, of its two): everybody else's messages waited so long.
 _RECEIVING_THREADS = 32
+_MOST_OF_A_COMMAND = 200
 _RETRY = {"period_init_ms": 100, "period_max_ms": 500, "period_increase_factor": 1.5}
 
 
@@ -86,8 +93,8 @@ class ZenohConfig(Config):
     )
     connect: tuple[str, ...] = setting(
         (),
-        doc="Endpoints to connect to, for instance tcp/127.0.0.1:7447 or, across networks, "
-        "tls/learner.example.org:7447.",
+        doc="Endpoints to connect to, for instance tcp/127.0.0.1:7457 or, across networks, "
+        "tls/learner.example.org:7457.",
     )
     listen: tuple[str, ...] = setting((), doc="Endpoints to listen on.")
     credentials: str = setting(
@@ -182,13 +189,57 @@ def open_session(
         except zenoh.ZError as error:
             reason = str(error).partition(" at ")[0]
             if config.mode != "client" or stop is None:
-                raise TransportError(
-                    "cannot open a Zenoh session",
-                    got=reason,
-                    expected=f"to listen on {list(config.listen)}, connect to {list(config.connect)}",
-                    hint="Is the endpoint free, and its host known?",
+                expected = f"to listen on {list(config.listen)}, connect to {list(config.connect)}"
+                raise not_opened(
+                    "cannot open a Zenoh session", error, expected, config.listen
                 ) from error
             if stop.wait(retry_s):
                 raise TransportError(
                     f"gave up connecting to {list(config.connect)}", got=reason
                 ) from error
+
+
+def not_opened(
+    what: str, error: zenoh.ZError, expected: str, listen: Iterable[str]
+) -> TransportError:
+    """The error for a session that could not be opened; names who holds an address in use."""
+    reason = str(error).partition(" at ")[0]
+    hint = "Is the endpoint free, and its host known?"
+    if "in use" in reason:
+        held = [text for endpoint in listen if (text := _holder(endpoint))]
+        reason = "; ".join(held) or reason
+        hint = "End that process, or give another port here and to all who connect to this one"
+    return TransportError(what, got=reason, expected=expected, hint=hint)
+
+
+def _holder(endpoint: str) -> str:
+    """Who listens on the port of an endpoint of this machine, in words; empty: nobody."""
+    import psutil  # only here: no node should start later for it
+
+    address = endpoint.partition("/")[2].partition("?")[0].partition("#")[0]
+    host, _, port = address.rpartition(":")
+    try:
+        connections = psutil.net_connections("udp" if endpoint.startswith("quic/") else "tcp")
+    except (psutil.Error, OSError):  # not allowed to look
+        return ""
+    everywhere = {"0.0.0.0", "::"}
+    mine = {host.strip("[]")}
+    for one in connections:
+        theirs = one.laddr.ip if one.laddr else ""
+        if not one.laddr or str(one.laddr.port) != port or one.status not in ("LISTEN", "NONE"):
+            continue
+        if "localhost" in mine or theirs in mine or everywhere & (mine | {theirs}):
+            return f"{endpoint} is in use by {_process_in_words(one.pid)}"
+    return ""
+
+
+def _process_in_words(pid: int | None) -> str:
+    import psutil
+
+    if pid is None:
+        return "a process of another user"
+    try:
+        command = " ".join(psutil.Process(pid).cmdline())
+    except (psutil.Error, OSError):
+        return f"process {pid}"
+    return f"process {pid} ({command[:_MOST_OF_A_COMMAND]})"

@@ -17,10 +17,10 @@ import zenoh
 
 from user_comm.net.network import FILE
 from user_comm.net.router import RefusalLog, RouterConfig, json5
-from user_comm.net.sessions import prepare_runtime, to_zenoh
+from user_comm.net.sessions import not_opened, prepare_runtime, to_zenoh
 from user_comm.stop_signals import StopSignals
 from user_core.config import from_mapping, load_yaml
-from user_core.errors import SuiteError, TransportError
+from user_core.errors import SuiteError
 
 _log = logging.getLogger("router")
 _LOOK_S = 1.0
@@ -89,11 +89,9 @@ def _open(config: RouterConfig) -> zenoh.Session:
         prepare_runtime(listens=True)
         return zenoh.open(to_zenoh(config.options()))
     except zenoh.ZError as error:
-        raise TransportError(
-            "cannot start the router",
-            got=str(error).partition(" at ")[0],
-            expected=f"to listen on {config.options()['listen/endpoints']}",
-            hint="Is the endpoint free?",
+        listen = config.options()["listen/endpoints"]
+        raise not_opened(
+            "cannot start the router", error, f"to listen on {listen}", listen
         ) from error
 
 
@@ -124,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", default="", help="YAML with the settings of RouterConfig")
     parser.add_argument("--network", default="", help="folder made by `user net init`")
     parser.add_argument("--credentials", default="", help="folder, if not the network's router's")
-    parser.add_argument("--listen", action="append", default=[], help="for instance tls/[::]:7447")
+    parser.add_argument("--listen", action="append", default=[], help="for instance tls/[::]:7457")
     parser.add_argument("--connect", action="append", default=[], help="another router")
     parser.add_argument("--zenohd", action="store_true", help="print it for a stock zenohd; end")
     return parser

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from user_comm.net.sessions import ZenohConfig
+from user_comm.net.sessions import LOCAL_ENDPOINT, ZenohConfig
 from user_core.config import Config, setting
 
 
@@ -10,7 +10,7 @@ class PolicyRelayConfig(Config):
     """Parameters of policy_relay."""
 
     zenoh: ZenohConfig = setting(
-        ZenohConfig(connect=("tcp/127.0.0.1:7447",)),
+        ZenohConfig(connect=(LOCAL_ENDPOINT,)),
         doc="The site's router: it leads to the learner, and robots reach this relay through it.",
     )
     key: str = setting(
