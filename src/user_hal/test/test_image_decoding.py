@@ -215,14 +215,14 @@ def test_opencvs_own_names_are_in_opencvs_order(encoding: str, dtype: str) -> No
 
 
 def test_what_a_compressed_image_is_called_and_what_it_is() -> None:
-    def by_pil(kind: str, image_hwc: Any = a_colour()) -> bytes:
+    def by_pil(kind: str, image_hwc: Any) -> bytes:
         stream = bytes_io.BytesIO()
         PIL.Image.fromarray(image_hwc).save(stream, kind)
         return stream.getvalue()
 
     for form in ("jpeg", "bgr8; jpeg compressed bgr8", "rgb8; jpeg compressed bgr8", "png", "x"):
         for kind in ("JPEG", "PNG"):
-            decoded = decoding.from_compressed(compressed(form, by_pil(kind)), "/c")
+            decoded = decoding.from_compressed(compressed(form, by_pil(kind, a_colour())), "/c")
             np.testing.assert_allclose(decoded.astype(int), a_colour(), atol=3)
     # A publisher that handed RGB to an encoder of BGR says so, and is believed.
     swapped = by_pil("PNG", np.ascontiguousarray(a_colour()[:, :, ::-1]))

@@ -38,7 +38,9 @@ class VideoDecoder:
                 hint="pip install av, or choose the camera's raw or compressed topic",
             ) from error
         self._name = name
-        self._codec, self._context = "", None
+        self._codec = ""
+        self._context: Any = None
+        self._begun = False  # an image came out of it
 
     def decode(self, message: Any) -> Array | None:
         """The image that a packet completes, (height, width, 3) uint8 RGB; None if none.
