@@ -35,6 +35,7 @@ setup(
             "expert = user_hal.teleops.expert:ExpertTeleop",
             "joy = user_hal.teleops.topics:JoyTeleop",
             "keyboard = user_hal.teleops.keyboard:KeyboardTeleop",
+            "leader = user_hal.teleops.leader:LeaderTeleop",
             "spacemouse = user_hal.teleops.spacemouse:SpaceMouseTeleop",
             "twist = user_hal.teleops.topics:TwistTeleop",
         ],
@@ -42,7 +43,10 @@ setup(
             "hal_node = user_hal.node_configs:HalConfig",
             "teleop_node = user_hal.node_configs:TeleopConfig",
         ],
-        "user.checks": ["robot = user_hal.cli.check:main"],
+        "user.checks": [
+            "robot = user_hal.cli.check:main",
+            "teleop = user_hal.cli.check_teleop:main",
+        ],
         "user.commands": [
             "robots = user_hal.cli.robots:main",
             "sim = user_hal.cli.sim:main",

@@ -37,7 +37,7 @@ class TeleopChoice(PluginChoice):
 
     plugin: str = setting(
         "",
-        doc="Teleop plugin: joy, twist, keyboard, spacemouse, expert; or package.module:Class.",
+        doc="Teleop plugin: joy, twist, keyboard, spacemouse, leader, expert; or package.module:Class.",
     )
 
 

@@ -112,3 +112,35 @@ def test_a_verdict_is_said_once(wishes, client, pad) -> None:
     said = [w for w in wishes[before:] if label_of(w.command) is Label.SUCCESS]
     assert len(said) == 1
     pad.pressed.clear()
+
+
+def test_a_device_that_nobody_hears_is_not_called_connected(wishes, client) -> None:
+    command = [sys.executable, "-m", "user_hal.nodes.teleop", "--ros-args"]
+    command += ["-r", f"__ns:={NAMESPACE}", "-r", "__node:=deaf", "-p", "autostart:=true"]
+    command += ["-p", "teleop.plugin:=joy", "-p", "teleop.params.topic:=nowhere"]
+    process = subprocess.Popen(command, env=dict(os.environ))
+
+    def said() -> Any:
+        return client.diagnostics.get(f"{NAMESPACE.lstrip('/')}/deaf: device")
+
+    def says(what: str) -> bool:
+        return said() is not None and what in said().message
+
+    publisher = None
+    try:
+        client.wait_for(lambda: says("nobody publishes /r0/nowhere"), 30.0)
+        assert said().level == b"\x01"
+        publisher = client.node.create_publisher(Joy, "nowhere", 1)
+        client.wait_for(lambda: says("no message came yet"))
+
+        def fits(buttons: int, what: str) -> bool:
+            publisher.publish(Joy(axes=[0.0] * 6, buttons=[0] * buttons))
+            return says(what)
+
+        client.wait_for(lambda: fits(4, "deadman is button 5 of 4"))
+        client.wait_for(lambda: fits(8, "joy is connected"))
+    finally:
+        process.kill()
+        process.wait()
+        if publisher is not None:
+            client.node.destroy_publisher(publisher)

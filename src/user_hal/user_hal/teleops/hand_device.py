@@ -384,6 +384,11 @@ class HandTeleop(Teleop):
         with self._lock:
             return self._opening
 
+    def inputs(self) -> Sequence[tuple[str, float, str]]:
+        """Axes and buttons as the device has them, for people: name, value, what it does."""
+        state = self.state
+        return [(name, axis, "") for name, axis in zip(AXES, state.axes)] if state else []
+
     def grip(self, opening: float) -> None:
         """The person wants the gripper to open this far, 0 to 1, from now on."""
         with self._lock:
@@ -495,7 +500,20 @@ class Buttons:
         self._numbers = {p: getattr(config, p) for p in PURPOSES if getattr(config, p) != NONE}
         self._axes = {p: getattr(axes, p) for p in PURPOSES if axes and getattr(axes, p)}
         self.down: frozenset[str] = frozenset()
+        self._pressed: tuple[bool, ...] = ()
         self.missing: tuple[str, ...] = ()
+
+    def inputs(self) -> list[tuple[str, float, str]]:
+        """The device's buttons for people: name, 0 or 1, what each does."""
+        does = {n: [p for p, number in self._numbers.items() if number == n]
+                for n in range(len(self._pressed))}  # fmt: skip
+        return [
+            (f"button {n}", float(down), ", ".join(does[n])) for n, down in enumerate(self._pressed)
+        ]
+
+    def purposes(self, axis: int) -> list[str]:
+        """What an axis does as a button, with its direction."""
+        return [f"{p} ({t[0]})" for p, t in self._axes.items() if int(t[1:]) == axis]
 
     @property
     def axes(self) -> frozenset[int]:
@@ -507,6 +525,7 @@ class Buttons:
     ) -> None:
         """Take the state of all buttons, 0 or 1 each, and ask for deflections of axes."""
         count = len(buttons)
+        self._pressed = tuple(map(bool, buttons))
         self.missing = tuple(
             f"{purpose} is button {number} of {count}"
             for purpose, number in self._numbers.items()

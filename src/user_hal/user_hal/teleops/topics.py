@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from user_core.config import Config, setting
-from user_core.errors import ConfigError, DeviceNotConnected
+from user_core.errors import ConfigError, DeviceNotConnected, TransportError
 from user_core.interfaces import TeleopCommand
 from user_core.reasons import DEVICE_MISFITS, DEVICE_SILENT, NO_REASON, Reason
 from user_core.types import Observation
 from user_hal.teleops.hand_device import (
+    AXES,
     NONE,
     AxisButtonsConfig,
     Buttons,
@@ -214,6 +215,20 @@ class JoyTeleop(TopicTeleop):
         self._grip_by_axis()
         self.moved(deflections, self._buttons.held)
 
+    def inputs(self) -> Sequence[tuple[str, float, str]]:
+        """Axes and buttons of the device, by their numbers."""
+        config, raw = self.config, self._raw
+        rows = []
+        for number in range(len(raw)):
+            does = [name for name, axis in zip(AXES, config.axes) if axis == number]
+            does += [f"-{name}" for name, axis in zip(AXES, config.minus_axes) if axis == number]
+            does += ["gripper"] if number == config.gripper_axis else []
+            does += self._buttons.purposes(number)
+            if number not in self._live:
+                does.append(f"at {raw[number]:+.2f} since the beginning: counts once it moved")
+            rows.append((f"axis {number}", self.deflection(number), ", ".join(does)))
+        return rows + self._buttons.inputs()
+
     def deflection(self, number: int) -> float:
         """How far an axis of the device is deflected, -1 to 1; 0 where it does not count."""
         if number not in self._live or number >= len(self._raw):
@@ -253,16 +268,13 @@ class JoyTeleop(TopicTeleop):
         config, count = self.config, len(self._raw)
         missing = [
             f"{name} is axis {axis} of {count}"
-            for names, axes in ((_AXIS_NAMES, config.axes), (_AXIS_NAMES, config.minus_axes))
+            for names, axes in ((AXES, config.axes), (AXES, config.minus_axes))
             for name, axis in zip(names, axes)
             if axis >= count
         ]
         numbers = {config.gripper_axis, *self._buttons.axes}
         missing += [f"axis {axis} of {count}" for axis in sorted(numbers) if axis >= count]
         return _missing(self.config.topic, [*self._buttons.missing, *missing])
-
-
-_AXIS_NAMES = ("x", "y", "z", "rx", "ry", "rz")
 
 
 def _missing(topic: str, missing: Sequence[str]) -> Reason:
@@ -276,6 +288,7 @@ def _missing(topic: str, missing: Sequence[str]) -> Reason:
 _TWO_BUTTONS = ButtonsConfig(open=0, close=1)
 #: How long nothing is heard before the other type of the topic is tried.
 _OTHER_TYPE_S = 1.0
+_RETRY_S = 0.05
 
 
 class TwistConfig(HandConfig):
@@ -311,15 +324,14 @@ class TwistTeleop(TopicTeleop):
         self.config = config
         self._buttons = Buttons(config.buttons, self)
         self._looked_s = 0.0
+        self._switching = False
 
     def subscribe(self, io: TopicIo) -> list[TopicSubscription]:
         """Listen to the device, and to its buttons."""
         config = self.config
         self._looked_s = self._clock_s()
-        self._type = TWIST if config.type == "Twist" else TWIST_STAMPED
+        self._type, self._switching = self._guess(io), False
         subscriptions = [io.subscribe(config.topic, self._type, self.take)]
-        if config.type == "auto" and self._carries_other(io, subscriptions[0].topic):
-            subscriptions[0] = self._other_type(io, subscriptions[0])
         if config.buttons_topic:
             subscriptions.append(io.subscribe(config.buttons_topic, JOY, self.take_buttons))
         return subscriptions
@@ -345,23 +357,44 @@ class TwistTeleop(TopicTeleop):
         """Take the buttons."""
         self._buttons.take(message.buttons)
 
+    def inputs(self) -> Sequence[tuple[str, float, str]]:
+        """Axes, and the buttons beside them."""
+        return [*super().inputs(), *self._buttons.inputs()]
+
     def _misfits(self) -> Reason:
         return _missing(self.config.buttons_topic, self._buttons.missing)
 
-    def _carries_other(self, io: TopicIo, topic: str) -> bool:
-        other = TWIST if self._type == TWIST_STAMPED else TWIST_STAMPED
-        return other in io.topics().get(topic, ())
-
     def _look(self) -> None:
-        now_s = self._clock_s()
-        if self._io is None or not self._subscriptions or now_s - self._looked_s < _OTHER_TYPE_S:
-            return
-        self._looked_s = now_s
-        if self._carries_other(self._io, self._subscriptions[0].topic):
-            self._subscriptions[0] = self._other_type(self._io, self._subscriptions[0])
+        """While nothing is heard: listen to the other type, where the topic carries it.
 
-    def _other_type(self, io: TopicIo, subscription: TopicSubscription) -> TopicSubscription:
-        """Listen to the other type; two at once, of one topic, DDS does not allow a node."""
-        subscription.close()
-        self._type = TWIST if self._type == TWIST_STAMPED else TWIST_STAMPED
-        return io.subscribe(self.config.topic, self._type, self.take)
+        A node of DDS cannot listen to two types of one topic, and an ended subscription may last
+        a little while: then it is tried again.
+        """
+        now_s, io = self._clock_s(), self._io
+        wait_s = _RETRY_S if self._switching else _OTHER_TYPE_S
+        if io is None or not self._subscriptions or now_s - self._looked_s < wait_s:
+            return
+        self._looked_s, old = now_s, self._subscriptions[0]
+        if not self._switching:
+            if _other(self._type) not in io.topics().get(old.topic, ()):
+                return
+            old.close()
+            self._type, self._switching = _other(self._type), True
+        try:
+            self._subscriptions[0] = io.subscribe(self.config.topic, self._type, self.take)
+        except TransportError as error:
+            _log.debug("%s: %s", self.config.topic, error)
+            return
+        self._switching = False
+
+    def _guess(self, io: TopicIo) -> str:
+        """The type that the topic carries, as far as the graph tells now."""
+        if self.config.type != "auto":
+            return TWIST if self.config.type == "Twist" else TWIST_STAMPED
+        end = "/" + self.config.topic.lstrip("/")
+        types = {t for name, ts in io.topics().items() if f"/{name}".endswith(end) for t in ts}
+        return TWIST if TWIST in types and TWIST_STAMPED not in types else TWIST_STAMPED
+
+
+def _other(type_name: str) -> str:
+    return TWIST if type_name == TWIST_STAMPED else TWIST_STAMPED
