@@ -83,10 +83,10 @@ class RosTopicCameraConfig(ImageConfig):
             return by_transport[self.transport]
         # What the topic's name makes likely is tried first; its publisher decides.
         ending = self.topic.rstrip("/").rpartition("/")[2].lower()
-        types = (RAW, COMPRESSED, *VIDEO_TYPES)
+        types = (RAW, COMPRESSED)
         if ending in ("compressed", "compresseddepth"):
-            return (COMPRESSED, RAW, *VIDEO_TYPES)
-        return types
+            types = (COMPRESSED, RAW)
+        return types if self.kind == "depth" else (*types, *VIDEO_TYPES)
 
 
 class RosTopicCamera(Camera):
@@ -153,7 +153,10 @@ class RosTopicCamera(Camera):
         self.close()
         self._ring.open()
         try:
-            self._subscribe(self._io, self._config.types[0])
+            # Within one DDS participant a topic has one type: what is known already is not tried.
+            carried = self._io.topics().get(self._config.topic, ())
+            known = [name for name in self._config.types if name in carried]
+            self._subscribe(self._io, (known or self._config.types)[0])
             if not self._wait_for_good(self._io):
                 raise self._ring.fault or self._silence(self._type)
         except BaseException:
@@ -205,18 +208,13 @@ class RosTopicCamera(Camera):
             if self._ring.wait_for_good(min(_LOOK_S, left_s)):
                 return True
             assert self._subscription is not None  # noqa: S101 - connect() subscribed
+            if self._subscription.publishers:
+                continue  # there is one of this type
             carried = io.topics().get(self._subscription.topic, ())
-            others = [name for name in self._config.types if name in carried]
-            if carried and self._type not in self._published(io, carried) and others:
-                others = [name for name in others if name != self._type]
-                if others:
-                    self._subscribe(io, others[0])
+            others = [t for t in self._config.types if t in carried and t != self._type]
+            if others:
+                self._subscribe(io, others[0])
         return False
-
-    def _published(self, io: TopicIo, carried: Sequence[str]) -> Sequence[str]:
-        """The types of a topic that somebody publishes: our own subscription is in the graph too."""
-        assert self._subscription is not None  # noqa: S101 - called by connect()
-        return carried if self._subscription.publishers else [t for t in carried if t != self._type]
 
     def _receive(self, message: Any) -> None:
         stamp_ns = self._now_ns()
