@@ -71,4 +71,5 @@ def test_a_wrong_spelling_is_refused() -> None:
     assert check("joy", "topic=/pad/joy")[0] == 2
     assert check("joy", "topik:=/pad/joy")[0] == 2
     assert check("no_such_device")[0] == 2
+    assert check("joy", "buttons:=1", "buttons.open:=1")[0] == 2
     assert parameters(["a.b:=1", "a.c:=[x, 2]"]) == {"a": {"b": 1, "c": ["x", 2]}}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from user_comm.topic_io import open_topic_io
+from user_core.specs import ActionKind
 from user_hal.teleops.hand_device import JogConfig
+from user_hal.teleops.leader import LeaderConfig, LeaderTeleop
 from user_hal.teleops.topics import JoyConfig, JoyTeleop, TwistConfig, TwistTeleop
 from user_testing.waiting import wait_until
 from user_testing.worlds.teleop import robot, seen
@@ -54,6 +57,30 @@ def test_a_topic_of_another_type_is_named(device: Any) -> None:
         teleop.connect(robot())
         try:
             wait_until(lambda: "carries geometry_msgs/msg/Twist" in str(teleop.trouble()))
+        finally:
+            teleop.close()
+            publisher.close()
+
+
+def test_a_leader_arm_leads_once_it_stands_as_the_robot(device: Any) -> None:
+    publisher = device.publisher("/leader/joint_states", "sensor_msgs/msg/JointState")
+    config = LeaderConfig(topic="/leader/joint_states", joints=tuple("abcdef"), scale=(0.01,))
+    teleop = LeaderTeleop(config)
+
+    def stands(*degrees: float) -> Any:
+        message = publisher.new()
+        message.name, message.position = list("fedcba"), list(reversed(degrees))
+        publisher.publish(message)
+        return teleop.read(seen(joints=0.1))
+
+    with open_topic_io("teleop") as io:
+        teleop.attach(io)
+        teleop.connect(robot(ActionKind.JOINT_POSITION, 3.0))
+        swing = itertools.cycle((0.0, 2.0))
+        try:
+            far = lambda: stands(90.0 + next(swing), *[10.0] * 5)  # noqa: E731
+            wait_until(lambda: not far().engaged and "a of the leader" in str(teleop.trouble()))
+            wait_until(lambda: stands(10.0 + next(swing), *[10.0] * 5).engaged)
         finally:
             teleop.close()
             publisher.close()

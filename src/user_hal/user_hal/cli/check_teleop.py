@@ -100,6 +100,8 @@ def parameters(arguments: Sequence[str]) -> dict[str, Any]:
         inner = found
         for key in outer:
             inner = inner.setdefault(key, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(path, got=f"{key}:={inner!r} as well", expected="one of both")
         try:
             inner[last] = yaml.safe_load(text)
         except yaml.YAMLError as error:

@@ -103,7 +103,8 @@ class LeaderTeleop(TopicTeleop):
         self._spec: RobotSpec | None = None
         self._names: tuple[str, ...] = ()
         self._elements: list[int] = []
-        self._scale = self._offset = np.zeros(0)
+        self._scale: Array = np.zeros(0)
+        self._offset: Array = np.zeros(0)
         self._joints: Array | None = None
         self._joints_s = 0.0
         self._absent: tuple[str, ...] = ()
