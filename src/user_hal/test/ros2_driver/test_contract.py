@@ -13,6 +13,7 @@ from user_core.errors import ConfigError
 from user_core.specs import ActionKind
 from user_hal.robot_file import build_robot, load_robot_file
 from user_hal.robots.ros2.contract import Ros2Config
+from user_hal.robots.ros2.driver import Ros2Robot
 
 READY = Path(__file__).parents[3] / "user_bringup" / "config" / "robots"
 JOINT_STATE = "sensor_msgs/msg/JointState"
@@ -162,3 +163,12 @@ def test_defaults_that_are_worked_out() -> None:
     assert contract.elements("joint_position") == ("a", "b")
     assert contract.layout("tcp_pose") == "pose" and contract.layout("joint_position") == "vector"
     assert contract.action.kind is ActionKind.JOINT_DELTA
+
+
+def test_only_the_gripper_of_the_contract_is_a_gripper() -> None:
+    names = {"joints": ["pan", "gripper"]}
+    hobby = Ros2Robot(from_mapping(Ros2Config, changed(names))).spec
+    assert hobby.action.names == ("pan", "gripper") and hobby.grippers == ()
+    own = {"topic": "/g", "type": "std_msgs/msg/Float64", "closed": 0, "opened": 1}
+    both = Ros2Robot(from_mapping(Ros2Config, changed({**names, "action.gripper": own}))).spec
+    assert both.action.size == 3 and both.grippers == (2,)
