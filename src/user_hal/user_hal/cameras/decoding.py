@@ -149,11 +149,11 @@ def depth_from_compressed(message: Any, name: str, unit_m: float = 0.001) -> Arr
     """A compressed depth image, like :func:`depth_from_raw`.
 
     Both kinds that image_transport has: ``16UC1; compressedDepth`` (a PNG of the integers, or
-    of the inverse of metres for 32FC1, behind a header of 12 bytes), and ``16UC1; png
+    of the inverse of metres for 32FC1, or the same as RVL, behind a header of 12 bytes), and ``16UC1; png
     compressed`` (a PNG).
 
     Raises:
-        DeviceFault: It is no depth image, is coded with loss or by RVL, or cannot be decoded.
+        DeviceFault: It is no depth image, or cannot be decoded.
     """
     form = message.format.lower()
     if "compresseddepth" not in form:
@@ -164,15 +164,17 @@ def depth_from_compressed(message: Any, name: str, unit_m: float = 0.001) -> Arr
             )
         return _metres(pixels[:, :, None], unit_m)
     data = memoryview(message.data).cast("B")
-    if "rvl" in form or len(data) <= _DEPTH_HEADER.size:
+    if len(data) <= _DEPTH_HEADER.size:
         raise DeviceFault(
             f"depth image on {name!r}",
             got=f"{len(data)} bytes of format {message.format!r}",
-            expected="a PNG behind a header of 12 bytes",
-            hint="Set the publisher's parameter compressedDepth.format to png",
+            expected="an image behind a header of 12 bytes",
         )
     _, quantum_a, quantum_b = _DEPTH_HEADER.unpack_from(data)
-    pixels = _imdecode(data[_DEPTH_HEADER.size :], message.format, name)
+    if "rvl" in form:
+        pixels = _from_rvl(data[_DEPTH_HEADER.size :], name)
+    else:
+        pixels = _imdecode(data[_DEPTH_HEADER.size :], message.format, name)
     if pixels.dtype != np.uint16 or pixels.ndim != 2:
         raise _colour_as_depth(name, f"a PNG of {pixels.dtype}{list(pixels.shape)}")
     if not message.format.strip().startswith("32FC1"):
@@ -191,6 +193,55 @@ def depth_from_compressed(message: Any, name: str, unit_m: float = 0.001) -> Arr
 
 #: compressed_depth_image_transport's ConfigHeader: kind, and two numbers of the quantisation.
 _DEPTH_HEADER = struct.Struct("<iff")
+
+
+#: More pixels than any depth camera has: a few broken bytes must not ask for gigabytes.
+_MOST_RVL_PIXELS = 1 << 25
+
+
+def _from_rvl(data: Any, name: str) -> Array:
+    """Depth as RVL (Wilson, Fast Lossless Depth Image Compression, 2017), (height, width) uint16.
+
+    Numbers are groups of three bits, each with a fourth that says whether more follow. They are
+    in turn a run of zeros, a run of others, and the differences of those others.
+    """
+    fault = DeviceFault(
+        f"depth image on {name!r}", got=f"{len(data)} bytes of RVL that cannot be decoded"
+    )
+    if len(data) < 12:
+        raise fault
+    width, height = struct.unpack_from("<II", data)
+    words = np.frombuffer(data[8 : 8 + (len(data) - 8) // 4 * 4], "<u4")
+    if not 0 < width * height <= _MOST_RVL_PIXELS:
+        raise fault
+    nibbles = (words[:, None] >> np.arange(28, -1, -4, dtype=np.uint32)).ravel() & 15
+    ends = np.flatnonzero(nibbles < 8)
+    if not ends.size:
+        raise fault
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    places = np.arange(ends[-1] + 1) - np.repeat(starts, ends - starts + 1)
+    if places.max() > 10:
+        raise fault
+    groups = (nibbles[: ends[-1] + 1] & 7).astype(np.int64) << (3 * places)
+    numbers = np.add.reduceat(groups, starts)
+    pixels = np.zeros(width * height, np.int64)
+    at, read, last = 0, 0, 0
+    while at < pixels.size:
+        if read + 1 >= numbers.size:
+            raise fault
+        at += int(numbers[read])
+        count = int(numbers[read + 1])
+        read += 2
+        if at + count > pixels.size or read + count > numbers.size:
+            raise fault
+        coded = numbers[read : read + count]
+        if count:
+            pixels[at : at + count] = last + np.cumsum((coded >> 1) ^ -(coded & 1))
+            last = int(pixels[at + count - 1])
+        at, read = at + count, read + count
+    if pixels.min() < 0 or pixels.max() > 65535:
+        raise fault
+    return pixels.astype(np.uint16).reshape(height, width)
 
 
 def _metres(values: Array, unit_m: float) -> Array:
