@@ -158,6 +158,18 @@ def test_the_twist_teleop_takes_both_types(kind: str, before: bool) -> None:
     assert not teleop.trouble()
 
 
+def test_buttons_that_nobody_publishes_are_named() -> None:
+    buttons = ButtonsConfig(deadman=3)
+    teleop = TwistTeleop(TwistConfig(buttons_topic="pedal", buttons=buttons), clock_s=Seconds())
+    teleop.attach(LocalTopics())
+    teleop.connect(robot())
+    still = SimpleNamespace(x=0.0, y=0.0, z=0.0)
+    teleop.take(SimpleNamespace(linear=still, angular=still))
+    assert "nobody publishes pedal" in str(teleop.trouble())
+    teleop.take_buttons(SimpleNamespace(buttons=[0, 0]))
+    assert "deadman is button 3 of 2" in str(teleop.trouble())
+
+
 def test_a_mouse_that_is_mounted_turned_moves_the_robot_where_it_is_pushed() -> None:
     config = TwistConfig(jog=NO_BAND, mounted_rpy_rad=(0.0, 0.0, math.pi / 2))
     teleop = TwistTeleop(config, clock_s=Seconds())

@@ -501,6 +501,7 @@ class Buttons:
         self._axes = {p: getattr(axes, p) for p in PURPOSES if axes and getattr(axes, p)}
         self.down: frozenset[str] = frozenset()
         self._pressed: tuple[bool, ...] = ()
+        self.heard = False
         self.missing: tuple[str, ...] = ()
 
     def inputs(self) -> list[tuple[str, float, str]]:
@@ -524,7 +525,7 @@ class Buttons:
         self, buttons: Sequence[int], deflection: Callable[[int], float] = lambda axis: 0.0
     ) -> None:
         """Take the state of all buttons, 0 or 1 each, and ask for deflections of axes."""
-        count = len(buttons)
+        count, self.heard = len(buttons), True
         self._pressed = tuple(map(bool, buttons))
         self.missing = tuple(
             f"{purpose} is button {number} of {count}"

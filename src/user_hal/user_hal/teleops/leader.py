@@ -274,7 +274,8 @@ class LeaderTeleop(TopicTeleop):
         return self._jog.action((), self.opening, arrays)
 
     def _misfits(self) -> Reason:
-        return self._unaligned
+        buttons = self._buttons_misfit(self._buttons, self.config.buttons_topic)
+        return buttons or self._unaligned
 
     def trouble(self) -> Reason:
         """Why the leader does not lead: silent, a joint is missing, or it is not aligned."""

@@ -62,7 +62,7 @@ class TopicTeleop(HandTeleop):
             return NO_REASON
         subscription, state = self._subscriptions[0], self.state
         if state is None:
-            return Reason(DEVICE_SILENT, self._why_unheard(self._io, subscription))
+            return Reason(DEVICE_SILENT, _why_unheard(self._io, subscription, self._type))
         age_s = self._clock_s() - state.stamp_s
         if not self._counts(age_s):
             return Reason(DEVICE_SILENT, self._why_silent(subscription, age_s))
@@ -89,14 +89,11 @@ class TopicTeleop(HandTeleop):
         """What the device has not."""
         return NO_REASON
 
-    def _why_unheard(self, io: TopicIo, subscription: TopicSubscription) -> str:
-        topic = subscription.topic
-        others = [name for name in io.topics().get(topic, ()) if name != self._type]
-        if others:
-            return f"{topic} carries {', '.join(others)}, not {self._type}"
-        if not subscription.publishers:
-            return f"nobody publishes {topic} ({self._type})"
-        return f"{topic} is published, but no message came yet"
+    def _buttons_misfit(self, buttons: Buttons, topic: str) -> Reason:
+        """What is wrong with buttons that come by the second topic."""
+        if len(self._subscriptions) > 1 and self._io is not None and not buttons.heard:
+            return Reason(DEVICE_SILENT, _why_unheard(self._io, self._subscriptions[1], JOY))
+        return _missing(topic, buttons.missing)
 
     def _why_silent(self, subscription: TopicSubscription, age_s: float) -> str:
         topic = subscription.topic
@@ -111,6 +108,16 @@ class TopicTeleop(HandTeleop):
         for subscription in self._subscriptions:
             subscription.close()
         self._subscriptions = []
+
+
+def _why_unheard(io: TopicIo, subscription: TopicSubscription, type_name: str) -> str:
+    topic = subscription.topic
+    others = [name for name in io.topics().get(topic, ()) if name != type_name]
+    if others:
+        return f"{topic} carries {', '.join(others)}, not {type_name}"
+    if not subscription.publishers:
+        return f"nobody publishes {topic} ({type_name})"
+    return f"{topic} is published, but no message came yet"
 
 
 #: Common gamepads under Linux: right shoulder; west, south; north, east; back.
@@ -362,7 +369,7 @@ class TwistTeleop(TopicTeleop):
         return [*super().inputs(), *self._buttons.inputs()]
 
     def _misfits(self) -> Reason:
-        return _missing(self.config.buttons_topic, self._buttons.missing)
+        return self._buttons_misfit(self._buttons, self.config.buttons_topic)
 
     def _look(self) -> None:
         """While nothing is heard: listen to the other type, where the topic carries it.
