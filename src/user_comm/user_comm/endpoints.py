@@ -30,7 +30,7 @@ from user_comm.diagnostics import Diagnostics, code_of
 from user_comm.logs import Throttle
 from user_comm.subscriptions import CheckedSubscription
 from user_comm.topics import Service, Topic, interface_class, profile
-from user_core.errors import SuiteError, TransportError
+from user_core.errors import ConfigError, SuiteError, TransportError
 
 
 class CallbackGuard:
@@ -71,9 +71,12 @@ class CallbackGuard:
 
     def transition_failed(self, what: str, error: BaseException) -> None:
         """Log why a transition failed, and keep it on the diagnostics until one goes well."""
+        before = self.transition_error
         self.transition_error = f"cannot {what}: {error}" if str(error) else f"cannot {what}"
         self._transition_code = code_of(error)
-        self._logger.error(f"cannot {what}: {_trace(error)}")
+        # Where in the code helps nobody with a wrong value, nor at every further attempt.
+        known = isinstance(error, ConfigError) or self.transition_error == before
+        self._logger.error(f"cannot {what}: {_label(error) if known else _trace(error)}")
         self._diagnostics.error(error)
 
     def resolve_transition(self) -> None:
@@ -83,11 +86,14 @@ class CallbackGuard:
         self._transition_code = self.transition_error = None
 
 
+def _label(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
 def _trace(error: BaseException) -> str:
     """The error for people first, then where it came from."""
-    label = f"{type(error).__name__}: {error}"
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    return f"{label}\n{trace.rstrip()}" if isinstance(error, SuiteError) else trace.rstrip()
+    return f"{_label(error)}\n{trace.rstrip()}" if isinstance(error, SuiteError) else trace.rstrip()
 
 
 class TopicPublisher:

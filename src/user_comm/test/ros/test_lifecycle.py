@@ -17,7 +17,7 @@ from user_comm.endpoints import TopicPublisher
 from user_comm.lifecycle import LifecycleNode
 from user_comm.subscriptions import CheckedSubscription
 from user_core.config import Config, setting
-from user_core.errors import DeviceError, SuiteError
+from user_core.errors import ConfigError, DeviceError, SuiteError
 from user_core.types import TrajectoryAck
 
 
@@ -136,6 +136,20 @@ def test_a_failed_configuration_is_undone_logged_and_can_be_repeated(
     node.raise_in, node.events = {}, []
     up(node)
     assert level_of(node, "lifecycle") is Level.OK, "what is over is not shown as present"
+
+
+def test_a_wrong_value_is_said_without_a_traceback_and_another_error_has_one_once(
+    node: Scenario, log: list[str]
+) -> None:
+    for error, traces in (
+        (ConfigError("rate", got=-1), (False, False)),
+        (DeviceError("arm"), (True, False)),
+    ):
+        for has_trace in traces:
+            log.clear()
+            node.raise_in = {"subscribe": error}
+            assert not node.request("configure")
+            assert str(error) in log[0] and ("Traceback" in log[0]) is has_trace
 
 
 def test_an_error_of_ours_leaves_an_activation_at_inactive(node: Scenario, log: list[str]) -> None:

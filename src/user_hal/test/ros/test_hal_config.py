@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,22 @@ def test_a_hal_without_a_robot_is_refused() -> None:
         HalConfig()
     with pytest.raises(ConfigError, match="panda_sim"):
         HalConfig(robot_file="no_such_robot").expand([])
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(None, "no such file"), ("robot: {plugin: mock}\nsafty: {}\n", "safty")],
+    ids=["not there", "wrong"],
+)
+def test_the_node_refuses_such_a_robot_file_at_once(
+    tmp_path: Path, content: str | None, told: str
+) -> None:
+    file = tmp_path / "arm.yaml"
+    if content is not None:
+        file.write_text(content, encoding="utf-8")
+    words = [sys.executable, "-m", "user_hal.nodes.hal", "--ros-args", "-p", f"robot_file:={file}"]
+    hal = subprocess.run(
+        [*words, "-p", "autostart:=true"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert hal.returncode == 2
+    assert told in hal.stderr and "Traceback" not in hal.stderr

@@ -22,7 +22,7 @@ from user_comm.logs import Throttle, bridge_logging
 from user_comm.run import run
 from user_comm.subscriptions import TopicReader
 from user_comm.topic_io import RosTopicIo
-from user_core.errors import LeaseError
+from user_core.errors import LeaseError, SuiteError
 from user_core.runtime.scheduling import hurry_middleware, make_process_prompt
 from user_core.types import ActionChunk, Lease, Observation
 from user_hal.node_configs import HalConfig
@@ -33,7 +33,12 @@ from user_hal.nodes.safety_status import (
     safety_status_to_message,
 )
 from user_hal.nodes.standard_topics import StandardTopics, markers
-from user_hal.robot_file import build_robot, refuse_old_spelling
+from user_hal.robot_file import (
+    build_robot,
+    find_robot_file,
+    load_robot_file,
+    refuse_old_spelling,
+)
 from user_hal.runtime.control_loop import HalLoop, HalStatus
 from user_hal.safety import Refused
 from user_hal.safety.emergency_stop import LatchFile, state_folder
@@ -48,6 +53,16 @@ class HalNode(LifecycleNode):
     """Runs one robot behind the safety gate. See the README of this package for its topics."""
 
     Config = HalConfig
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Refuse a robot file that is not there or wrong at once: no further attempt finds it."""
+        super().__init__(*arguments, **options)
+        if name := self.get_parameter("robot_file").value:
+            try:
+                load_robot_file(find_robot_file(name))
+            except SuiteError:
+                self.destroy_node()
+                raise
 
     def configure(self, stack: ExitStack) -> None:
         """Make the driver and everything around it; nothing is connected yet."""
