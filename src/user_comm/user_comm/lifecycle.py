@@ -21,11 +21,11 @@ A node author writes two methods that may raise, and registers what must be undo
 What rclpy leaves open is settled here. An exception of a transition is logged with its
 traceback (a wrong value, or the same again, without) and becomes a diagnostic. An error of our
 tree fails the transition (the node stays where it was, ready for another attempt); any other
-exception, and every error while things are undone, is a bug: the node goes through error processing to *unconfigured*. Whatever
-happened, everything that was registered is undone, in reverse order. Callbacks of
-:meth:`LifecycleNode.listen` and :meth:`LifecycleNode.every` run only while the node is
-active (rclpy gates publishers only), and what they raise ends up in the log and on
-``/diagnostics``, not in the executor.
+exception, and every error while things are undone, is a bug: the node goes through error
+processing to *unconfigured*. Whatever happened, everything that was registered is undone, in
+reverse order. Callbacks of :meth:`LifecycleNode.listen` and :meth:`LifecycleNode.every` run
+only while the node is active (rclpy gates publishers only), and what they raise ends up in the
+log and on ``/diagnostics``, not in the executor.
 """
 
 from __future__ import annotations
