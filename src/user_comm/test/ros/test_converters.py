@@ -274,9 +274,9 @@ def test_grippers_of_a_robot_survive_and_rubbish_about_them_is_refused() -> None
     description = RobotDescription(replace(SPEC, grippers=(0, 2)))
     back = journey("user_msgs/msg/RobotSpec", description)
     assert back.spec.grippers == (0, 2) and back.spec_hash == description.spec_hash
-    for rubbish in ("x", "-1", "0,", "9" * 5000, "7", "0,0"):
+    for rubbish in ([7], [0, 0], list(range(5000))):
         message = robot_description_to_message(RobotDescription(SPEC))
-        message.action_kind = f"joint_delta; grippers {rubbish}"
+        message.grippers = rubbish
         with pytest.raises((CodecError, SpecError)):
             robot_description_from_message(message)
 

@@ -121,20 +121,6 @@ class RobotDescription:
         return digest({**data, "period_s": float(self.spec.period_s), "task": self.task})
 
 
-#: Follows the kind of action in a message where elements are grippers: ``joint_delta; grippers 6``.
-_GRIPPERS = "; grippers "
-_DIGITS = 6
-
-
-def _grippers(text: str) -> tuple[int, ...]:
-    parts = text.split(",") if text else []
-    if not all(p.isascii() and p.isdigit() and len(p) <= _DIGITS for p in parts):
-        raise CodecError(
-            "robot spec.action_kind", got=repr(text)[:80], expected="numbers of elements"
-        )
-    return tuple(int(part) for part in parts)
-
-
 def array_spec_to_message(name: str, spec: ArraySpec) -> Any:
     """Encode the spec of one array. Raises SpecError for a bound that is not finite."""
     message = ArraySpecMessage()
@@ -184,8 +170,8 @@ def robot_description_to_message(description: RobotDescription) -> Any:
     message.task = description.task
     message.observation = [array_spec_to_message(k, v) for k, v in spec.observation.items()]
     message.action = array_spec_to_message("action", spec.action)
-    message.action_kind = spec.action_kind.value + _GRIPPERS * bool(spec.grippers)
-    message.action_kind += ",".join(map(str, spec.grippers))
+    message.action_kind = spec.action_kind.value
+    message.grippers = list(spec.grippers)
     message.period_s = float(spec.period_s)
     message.lockstep = bool(spec.lockstep)
     message.task_reward = bool(spec.task_reward)
@@ -222,9 +208,9 @@ def robot_description_from_message(
             got=f"{action.nbytes} bytes",
             expected=f"at most {ACTION_LIMITS.tensor_bytes}",
         )
-    kind_text, _, marked = message.action_kind.partition(_GRIPPERS)
+    checks.at_most(message.grippers, max(action.size, 1), "robot spec.grippers")
     try:
-        kind = ActionKind(kind_text)
+        kind = ActionKind(message.action_kind)
     except ValueError:
         kinds = [member.value for member in ActionKind]
         raise CodecError(
@@ -241,7 +227,7 @@ def robot_description_from_message(
             period_s=checks.number(message.period_s, "robot spec.period_s", 0.0),
             lockstep=message.lockstep,
             task_reward=message.task_reward,
-            grippers=_grippers(marked),
+            grippers=tuple(int(i) for i in message.grippers),
         ),
         task=checks.name(message.task, "robot spec.task", empty=True),
         base_frame=checks.name(message.header.frame_id, "robot spec.frame_id", empty=True),
