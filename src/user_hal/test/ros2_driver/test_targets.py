@@ -162,3 +162,99 @@ def test_holding() -> None:
         zero = targets.hold(None)
         assert zero is not None
         np.testing.assert_array_equal(zero.values, np.zeros(size))
+
+
+readings = arrays(np.float64, 2, elements=st.floats(-4.0, 4.0))
+bounded = arrays(np.float64, 2, elements=st.floats(-0.05, 0.05))
+
+
+def test_a_zeroed_reading_does_not_move_the_target() -> None:
+    """UniversalRobots/Universal_Robots_ROS_Driver#302: one reading of zeros among good ones."""
+    targets = make_targets(
+        from_mapping(
+            ActionConfig,
+            {
+                "kind": "joint_delta",
+                "low": -0.05,
+                "high": 0.05,
+                "max_lead_rad": 0.2,
+                "command": {"topic": "/c", "type": JTC},
+            },
+        ),
+        0.05,
+        3,
+        np.full(3, -np.inf),
+        np.full(3, np.inf),
+    )
+    real = np.array([0.5, -1.2, 1.4])
+    last = targets.next(np.full(3, 0.001), real)[0].values
+    for reading in (np.zeros(3), real, np.zeros(3), real):
+        target, executed = targets.next(np.full(3, 0.001), reading)
+        assert (np.abs(target.values - last) <= 0.001 + 1e-12).all()
+        assert (np.abs(executed) <= 0.001 + 1e-12).all()
+        last = target.values
+    held = targets.hold(np.zeros(3))
+    assert held is not None
+    np.testing.assert_array_equal(held.values, last)
+
+
+@pytest.mark.parametrize("kind", ["joint_delta", "joint_velocity"])
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(readings, bounded), min_size=2, max_size=30))
+def test_whatever_is_measured_a_joint_target_goes_no_further_than_its_action(
+    kind: str, steps: list[tuple[Array, Array]]
+) -> None:
+    targets = make(kind, JTC, low=-0.05, high=0.05)
+    step_s = 0.1 if kind == "joint_velocity" else 1.0
+    last = targets.next(steps[0][1], steps[0][0])[0].values
+    for measured, action in steps[1:]:
+        target, executed = targets.next(action, measured)
+        assert (np.abs(target.values - last) <= np.abs(action) * step_s + 1e-12).all()
+        np.testing.assert_allclose(target.values - last, executed * step_s, atol=1e-12)
+        held = targets.hold(measured)
+        assert held is not None
+        assert (np.abs(held.values - target.values) <= 0.3 + 1e-5).all()
+        last = target.values
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(readings, bounded), min_size=2, max_size=30))
+def test_whatever_is_measured_a_target_from_the_measured_joints_stays_within_bounds(
+    steps: list[tuple[Array, Array]],
+) -> None:
+    targets = make("joint_delta", JTC, low=-0.05, high=0.05, base="measured")
+    last = targets.next(steps[0][1], steps[0][0])[0].values
+    for measured, action in steps[1:]:
+        target, executed = targets.next(action, measured)
+        assert (np.abs(target.values - last) <= 0.05 + 1e-12).all()
+        assert (np.abs(executed) <= 0.05 + 1e-12).all()
+        last = target.values
+
+
+@pytest.mark.parametrize("base", ["target", "measured"])
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            arrays(np.float64, 6, elements=st.floats(-1.0, 1.0)),
+            arrays(np.float64, 6, elements=st.floats(-0.05, 0.05)),
+        ),
+        min_size=2,
+        max_size=20,
+    )
+)
+def test_whatever_is_measured_a_pose_goes_no_further_than_an_action(
+    base: str, steps: list[tuple[Array, Array]]
+) -> None:
+    targets = make("ee_delta", POSE, low=-0.05, high=0.05, base=base)
+    last = targets.next(steps[0][1], moved(START, steps[0][0]))[0].values
+    for offset, action in steps[1:]:
+        target, executed = targets.next(action, moved(START, offset))
+        step = way(last, target.values)
+        assert (np.abs(step) <= 0.05 + 1e-9).all()
+        assert (np.abs(executed) <= 0.05 + 1e-9).all()
+        if base == "target":
+            for part in (slice(0, 3), slice(3, 6)):
+                assert np.linalg.norm(step[part]) <= np.linalg.norm(action[part]) + 1e-9
+            np.testing.assert_allclose(step, executed, atol=1e-9)
+        last = target.values

@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from user_core.errors import DeviceTimeout, SpecError
+from user_core.errors import ConfigError, DeviceTimeout, SpecError
 from user_core.specs import ActionKind, Array
 from user_hal.robots.ros2.contract import ActionConfig, CommandConfig, GripperConfig
+from user_hal.robots.ros2.frames import Frames, Transform, plain
 from user_hal.robots.ros2.messages import (
     GRIPPER_ACTION,
     JOINT_STATE,
@@ -29,6 +30,11 @@ from user_hal.robots.ros2.messages import (
 )
 from user_hal.safety import rotation
 from user_hal.topic_io import TopicIo, TopicPublisher
+
+_SHIFT, _TURN = slice(0, 3), slice(3, 6)
+
+#: Room for rounding when a target is compared with its lead.
+_ROUNDING = 1e-6
 
 Quantity = Literal["positions", "velocities", "pose", "twist"]
 
@@ -97,6 +103,7 @@ class JointTargets(Targets):
         self._max_lead_rad = config.max_lead_rad
         self._low, self._high = low, high
         self._step_s = period_s if config.kind is ActionKind.JOINT_VELOCITY else 1.0
+        self._box = _box(config, len(low), self._step_s)
         self._target: Array | None = None
         if config.kind is not ActionKind.JOINT_POSITION:
             self.observation = "joint_position"
@@ -107,16 +114,34 @@ class JointTargets(Targets):
             self._target = np.clip(action, self._low, self._high)
             return Target("positions", self._target), self._target
         assert measured is not None  # noqa: S101 - asked for by `observation`
-        start = measured if self._base == "measured" or self._target is None else self._target
-        wished = start + action * self._step_s
-        lead = np.clip(wished - measured, -self._max_lead_rad, self._max_lead_rad)
-        self._target = np.clip(measured + lead, self._low, self._high)
-        executed: Array = (self._target - start) / self._step_s
-        return Target("positions", self._target), executed
+        last = self._target
+        start = measured if self._base == "measured" or last is None else last
+        asked = action * self._step_s
+        wished = np.clip(start + asked, *self._reach(start, measured))
+        if self._base == "measured" and last is not None:
+            # A reading that jumps must not take the target along.
+            self._target = last + np.clip(wished - last, *self._box)
+            executed = np.clip(self._target - measured, *self._box)
+        else:
+            # What the lead and the limits leave of the change: never more, never backwards.
+            executed = np.clip(wished - start, np.minimum(asked, 0), np.maximum(asked, 0))
+            self._target = start + executed
+        return Target("positions", self._target), executed / self._step_s
+
+    def _reach(self, start: Array, measured: Array) -> tuple[Array, Array]:
+        """The lowest and highest targets: near the measured joints, within their limits. A limit
+        that the start is beyond already ends there, and does not pull."""
+        low = np.maximum(measured - self._max_lead_rad, self._low)
+        high = np.minimum(measured + self._max_lead_rad, self._high)
+        return np.minimum(low, start), np.maximum(high, start)
 
     def hold(self, measured: Array | None) -> Target | None:
-        """Where the joints are."""
+        """Where the joints are; the last target where they seem to be out of its reach, which is
+        a false reading or a robot that was pushed: a stop is no way to go there."""
         values = self._target if measured is None else measured
+        if self.observation and self._target is not None and measured is not None:
+            ahead = np.abs(self._target - measured)
+            values = self._target if np.any(ahead > self._max_lead_rad + _ROUNDING) else measured
         return None if values is None else Target("positions", values)
 
     def forget(self) -> None:
@@ -181,6 +206,10 @@ class ToolPoses(Targets):
         self._kind, self._base = config.kind, config.base
         self._max_lead_m, self._max_lead_rad = config.max_lead_m, config.max_lead_rad
         self._step_s = period_s if config.kind is ActionKind.EE_TWIST else 1.0
+        self._box = np.zeros((2, 6))
+        if config.kind is not ActionKind.EE_POSE:
+            size = 6 if config.rotation else 3
+            self._box[:, :size] = _box(config, size, self._step_s)
         self._target: Array | None = None
         if config.kind is not ActionKind.EE_POSE:
             self.observation = "tcp_pose"
@@ -191,24 +220,61 @@ class ToolPoses(Targets):
             self._target = unit_pose(action)
             return Target("pose", self._target), self._target
         assert measured is not None  # noqa: S101 - asked for by `observation`
-        start = measured if self._base == "measured" or self._target is None else self._target
+        last = self._target
+        start = measured if self._base == "measured" or last is None else last
         change = np.zeros(6)
         change[: len(action)] = action * self._step_s
-        wished = moved(start, change)
-        lead = way(measured, wished)
-        lead[:3] = shortened(lead[:3], self._max_lead_m)
-        lead[3:] = shortened(lead[3:], self._max_lead_rad)
-        self._target = moved(measured, lead)
-        executed: Array = way(start, self._target)[: len(action)] / self._step_s
-        return Target("pose", self._target), executed
+        lead, before = way(measured, moved(start, change)), way(measured, start)
+        for part, longest in ((_SHIFT, self._max_lead_m), (_TURN, self._max_lead_rad)):
+            # Beyond the lead already: no further away, but not pulled back either.
+            farthest = max(longest, float(np.linalg.norm(before[part])))
+            lead[part] = shortened(lead[part], farthest)
+        wished = moved(measured, lead)
+        if self._base == "measured" and last is not None:
+            # A reading that jumps must not take the target along.
+            self._target = moved(last, self._within(way(last, wished)))
+            executed = self._within(way(measured, self._target))
+        else:
+            executed = way(start, wished)
+            for part in (_SHIFT, _TURN):
+                executed[part] = shortened(executed[part], float(np.linalg.norm(change[part])))
+            executed = self._within(executed)
+            self._target = moved(start, executed)
+        return Target("pose", self._target), executed[: len(action)] / self._step_s
+
+    def _within(self, change: Array) -> Array:
+        """The change, shortened in its direction until it is within the bounds of an action."""
+        result = change.copy()
+        low, high = self._box
+        for part in (_SHIFT, _TURN):
+            share = 1.0
+            for value, lowest, highest in zip(change[part], low[part], high[part]):
+                bound = highest if value > 0 else lowest
+                if abs(value) > abs(bound):
+                    share = min(share, abs(bound / value))
+            result[part] *= share
+        return result
 
     def hold(self, measured: Array | None) -> Target | None:
-        """Where the tool is."""
+        """Where the tool is; the last target where it seems to be out of its reach."""
         values = self._target if measured is None else measured
+        if self.observation and self._target is not None and measured is not None:
+            ahead = way(measured, self._target)
+            out = np.linalg.norm(ahead[_SHIFT]) > self._max_lead_m + _ROUNDING
+            out |= np.linalg.norm(ahead[_TURN]) > self._max_lead_rad + _ROUNDING
+            values = self._target if out else measured
         return None if values is None else Target("pose", values)
 
     def forget(self) -> None:
         self._target = None
+
+
+def _box(config: ActionConfig, count: int, step_s: float) -> Array:
+    """The smallest and largest change in one period that an action may ask for, (2, count)."""
+    bounds = [
+        np.broadcast_to(np.asarray(bound, float), (count,)) for bound in (config.low, config.high)
+    ]
+    return np.array(bounds) * step_s
 
 
 def make_targets(
@@ -276,8 +342,9 @@ class TargetSender:
         io: Topics.
         config: Which topic.
         joints: Names for messages that name joints.
-        base_frame: Frame of poses and twists, where the contract says no other.
+        base_frame: Frame of targets that are poses and twists.
         duration_s: JointTrajectory: when a point is to be reached, where the contract is silent.
+        frames: Know the way from there to the frame of the messages, where it is another.
 
     Raises:
         TransportError: The message type is not installed.
@@ -290,10 +357,16 @@ class TargetSender:
         joints: Sequence[str],
         base_frame: str,
         duration_s: float,
+        frames: Frames | None = None,
     ) -> None:
         self._io, self.config = io, config
         self._joints = list(joints)
         self._frame = config.frame or base_frame
+        self._way: Transform | None = None
+        if plain(self._frame) != plain(base_frame):
+            self._way = (frames or Frames()).between(base_frame, self._frame)
+            if self._way is None:
+                raise ConfigError("frame of a command", got=self._frame, expected=base_frame)
         self._duration_s = config.time_from_start_s or duration_s
         self.publisher: TopicPublisher = io.publisher(config.topic, config.type)
 
@@ -306,6 +379,8 @@ class TargetSender:
         """
         message = self.publisher.new()
         kind, values = self.config.type, target.values
+        if self._way is not None and target.quantity in ("pose", "twist"):
+            values = self._way.apply(target.quantity, values)
         if kind == JOINT_TRAJECTORY:
             _fill_trajectory(
                 self._io, message, self._joints, values, duration_s or self._duration_s
