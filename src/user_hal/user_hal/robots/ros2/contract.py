@@ -15,6 +15,7 @@ from user_core.config import Config, setting
 from user_core.errors import ConfigError
 from user_core.specs import ActionKind, ArraySpec, RobotSpec
 from user_hal.cameras.with_cameras import CamerasConfig
+from user_hal.robots.ros2.frames import Frames, plain
 from user_hal.robots.ros2.messages import (
     FITTING,
     JOINT_KINDS,
@@ -66,7 +67,9 @@ class SourceConfig(Config):
     unit: str = setting("", doc="SI unit of the observation.")
     frame: str = setting(
         "",
-        doc="Frame that the numbers are in. Messages that say another frame are refused.",
+        doc="Frame of the messages; of poses and twists base_frame, if empty. A message that says "
+        "another frame is refused, unless transforms knows the way. tcp_pose and tcp_velocity are "
+        "taken to base_frame where transforms knows the way.",
     )
     low: Bound = setting(None, doc="Smallest value, for the spec.")
     high: Bound = setting(None, doc="Largest value, for the spec.")
@@ -133,7 +136,9 @@ class CommandConfig(Config):
         "Float64MultiArray and JointState, else position.",
     )
     frame: str = setting(
-        "", doc="header.frame_id of poses and twists; empty: the robot's base_frame."
+        "",
+        doc="header.frame_id of poses and twists; empty: the robot's base_frame. Another one "
+        "needs a way in transforms.",
     )
     time_from_start_s: float | None = setting(
         None,
@@ -280,6 +285,24 @@ class StopConfig(Config):
     time_s: float = setting(0.2, doc="JointTrajectory: time to come to rest.", unit="s", gt=0)
 
 
+class TransformConfig(Config):
+    """Where a frame is that is fixed to another."""
+
+    parent: str = setting(doc="The other frame.", min_length=1)
+    xyz: tuple[float, ...] = setting((0.0, 0.0, 0.0), doc="Its origin there.", unit="m")
+    rpy: tuple[float, ...] = setting(
+        (0.0, 0.0, 0.0),
+        doc="Roll, pitch, yaw about the other's fixed axes, as in URDF.",
+        unit="rad",
+    )
+
+    def validate(self) -> None:
+        """Refuse other counts than three."""
+        for key, values in (("xyz", self.xyz), ("rpy", self.rpy)):
+            if len(values) != 3 or not np.isfinite(values).all():
+                raise ConfigError(f"{key} of a transform", got=values, expected="3 finite numbers")
+
+
 class Ros2Config(Config):
     """A robot on ROS 2 topics."""
 
@@ -290,6 +313,9 @@ class Ros2Config(Config):
     action: ActionConfig = setting(doc="What an action does.")
     joints: tuple[str, ...] = setting((), doc="Joint names, in the order of all joint vectors.")
     base_frame: str = setting("base_link", doc="Frame of tool poses and twists.")
+    transforms: dict[str, TransformConfig] = setting(
+        factory=dict, doc="Frames that are fixed to others, by name."
+    )
     period_s: float = setting(0.1, doc="Control period.", unit="s", gt=0)
     timing: TimingConfig = setting(factory=TimingConfig, doc="When readings belong together.")
     cameras: CamerasConfig = setting(factory=CamerasConfig, doc="Cameras.")
@@ -304,6 +330,26 @@ class Ros2Config(Config):
         """What stands at a source's field."""
         source = self.observation[name]
         return layout_named(name) if source.layout == "auto" else source.layout
+
+    def frames(self) -> Frames:
+        """The frames that ``transforms`` relates."""
+        return Frames({name: (t.parent, t.xyz, t.rpy) for name, t in self.transforms.items()})
+
+    def message_frame(self, name: str) -> str:
+        """Frame of a source's messages; empty: whatever they say."""
+        frame = self.observation[name].frame
+        if not frame and self.layout(name) in ("pose", "pose_rpy", "twist"):
+            frame = self.base_frame
+        return frame
+
+    def observed_frame(self, name: str) -> str:
+        """Frame of an array of the observation: that of its messages, except that the tool is
+        seen in ``base_frame`` where the way there is known."""
+        frame = self.message_frame(name)
+        if name in ("tcp_pose", "tcp_velocity") and frame:
+            known = self.frames().between(frame, self.base_frame)
+            return self.base_frame if known is not None else frame
+        return frame
 
     def elements(self, name: str) -> tuple[str, ...]:
         """Names of the elements that a source takes from its messages; empty: by position."""
@@ -325,6 +371,7 @@ def check_contract(config: Ros2Config) -> None:
         )
     _check_action(config)
     _check_home(config)
+    _check_frames(config)
 
 
 def element_count(config: Ros2Config, name: str) -> int:
@@ -377,6 +424,40 @@ def _check_action(config: Ros2Config) -> None:
         if action.command.type == POSE:
             _require_tcp_pose(config, "poses are commanded")
     _check_bounds("action", action.low, action.high, count)
+
+
+def _check_frames(config: Ros2Config) -> None:
+    """What is commanded and what it builds on are in frames whose relation is known."""
+    base, frames = config.base_frame, config.frames()
+    hint = f"Say where it is: transforms: {{FRAME: {{parent: {base}, xyz: [x, y, z], rpy: [r, p, y]}}}}"
+    drives_tool = config.action.kind not in JOINT_KINDS or bool(config.home.pose)
+    for name in ("tcp_pose", "tcp_velocity"):
+        if not drives_tool or name not in config.observation:
+            continue
+        if plain(config.observed_frame(name)) != plain(base):
+            raise ConfigError(
+                f"observation.{name}.frame",
+                got=config.message_frame(name),
+                expected=f"{base}, the frame of what is commanded (base_frame)",
+                hint=hint,
+            )
+    for where, command in (
+        ("action.command", config.action.command),
+        ("home.command", config.home.command),
+    ):
+        if command is None or not command.frame:
+            continue
+        if command.type not in TOOL_TYPES:
+            raise ConfigError(
+                f"{where}.frame", got=command.frame, expected=f"none for {command.type}"
+            )
+        if frames.between(base, command.frame) is None:
+            raise ConfigError(
+                f"{where}.frame",
+                got=command.frame,
+                expected=f"{base}, the frame of the action (base_frame)",
+                hint=hint,
+            )
 
 
 def _check_home(config: Ros2Config) -> None:

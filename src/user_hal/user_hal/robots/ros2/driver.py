@@ -137,6 +137,8 @@ class Ros2Robot(Robot):
             self._held = None
             self._commands += 1
             sent: Array = executed.astype(spec.dtype)
+            if needed:  # a change back from its target: rounding must not leave the bounds
+                sent = np.clip(sent, spec.low_array, spec.high_array)
             changed = not np.allclose(sent, action, rtol=0, atol=1e-6)
             self._applied = AppliedAction(sent, self._commands, 0, changed, time.time_ns())
         return sent
@@ -216,7 +218,7 @@ class Ros2Robot(Robot):
 
     def _open_senders(self, io: TopicIo) -> None:
         config = self._config
-        make = (config.joints, config.base_frame, config.period_s)
+        make = (config.joints, config.base_frame, config.period_s, config.frames())
         self._sender = TargetSender(io, config.action.command, *make)
         if config.home.command is not None:
             self._home_sender = TargetSender(io, config.home.command, *make)

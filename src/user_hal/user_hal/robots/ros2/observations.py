@@ -19,6 +19,7 @@ import numpy as np
 from user_core.errors import DeviceError, DeviceFault, DeviceTimeout
 from user_core.specs import Array, ArraySpec
 from user_hal.robots.ros2.contract import Ros2Config, element_count
+from user_hal.robots.ros2.frames import Transform, plain
 from user_hal.robots.ros2.messages import LAYOUTS, Extractor, FieldPath, unit_named
 from user_hal.topic_io import Reliability, TopicIo, TopicSubscription
 
@@ -161,7 +162,12 @@ class Source:
     def __init__(self, name: str, contract: Ros2Config) -> None:
         self.name, self.config = name, contract.observation[name]
         self._timing = contract.timing
-        layout = LAYOUTS[contract.layout(name)]
+        self._layout = contract.layout(name)
+        self._frames = contract.frames()
+        self._message_frame = contract.message_frame(name)
+        self._observed_frame = contract.observed_frame(name)
+        self._ways: dict[str, Transform | None] = {}  # from frames of messages; None: stay there
+        layout = LAYOUTS[self._layout]
         self._names = contract.elements(name)
         self._field = FieldPath(self.config.field)
         self._names_field = FieldPath(self.config.names_field) if self._names else None
@@ -275,7 +281,9 @@ class Source:
             if values is None:
                 self._remember_names(message)
                 return
-            self._check_frame(message)
+            way = self._way(message)
+            if way is not None:
+                values = way.apply(self._layout, values)
         except DeviceFault as error:
             self._fault = DeviceFault(
                 f"{self._what}: {error.what}",
@@ -296,14 +304,28 @@ class Source:
         assert self._io is not None  # noqa: S101 - prepare() came before
         return self._io.now_ns()
 
-    def _check_frame(self, message: Any) -> None:
+    def _way(self, message: Any) -> Transform | None:
+        """From the frame of a message to that of the observation; None: they are the same."""
         header = getattr(message, "header", None)
-        if not self.config.frame or header is None or not header.frame_id:
-            return
-        if header.frame_id.lstrip("/") != self.config.frame.lstrip("/"):
+        frame = plain(header.frame_id) if header is not None else ""
+        if frame not in self._ways:
+            self._ways[frame] = self._find_way(frame)
+        return self._ways[frame]
+
+    def _find_way(self, frame: str) -> Transform | None:
+        expected, observed = plain(self._message_frame), plain(self._observed_frame)
+        frame = frame or expected
+        if not expected or frame == observed:
+            return None
+        way = self._frames.between(frame, observed)
+        if way is None or not way.can(self._layout):
             raise DeviceFault(
-                "header.frame_id", got=repr(header.frame_id), expected=self.config.frame
+                "header.frame_id",
+                got=repr(frame),
+                expected=expected,
+                hint=f"Correct the entry's frame, or say in transforms where {frame!r} is",
             )
+        return way
 
     def _remember_names(self, message: Any) -> None:
         if self._names_field is not None:
@@ -448,6 +470,6 @@ def _spec(contract: Ros2Config, name: str) -> ArraySpec:
         source.low,
         source.high,
         source.unit or unit_named(name, layout),
-        source.frame,
+        contract.observed_frame(name),
         names,
     )

@@ -1,0 +1,140 @@
+"""Frames as relations: which frame is where in another, and numbers taken from one to the other.
+
+Pure: no topics, no clock. Frames are fixed to each other; what moves (a tool) is no such frame.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from user_core.errors import ConfigError
+from user_core.specs import Array
+from user_hal.safety import rotation
+from user_hal.safety.rotation import Quaternion
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Where a frame is in another.
+
+    Attributes:
+        shift: Its origin, (3,) m.
+        turn: Its rotation, unit quaternion x y z w.
+    """
+
+    shift: Array
+    turn: Quaternion
+
+    def then(self, outer: Transform) -> Transform:
+        """This frame in the frame that ``outer`` leads to."""
+        return Transform(
+            outer.shift + outer.rotated(self.shift), rotation.multiply(outer.turn, self.turn)
+        )
+
+    def inverse(self) -> Transform:
+        """The other way."""
+        back = Transform(np.zeros(3), rotation.conjugate(self.turn))
+        return Transform(-back.rotated(self.shift), back.turn)
+
+    def rotated(self, vector: Array) -> Array:
+        """A vector (3,) in the axes of the other frame."""
+        axis = np.array(self.turn[:3])
+        twice = 2.0 * np.cross(axis, vector)
+        result: Array = vector + self.turn[3] * twice + np.cross(axis, twice)
+        return result
+
+    def can(self, layout: str) -> bool:
+        """Whether numbers of this layout can be taken over. A vector3 may be a point or a
+        direction, which differ as soon as the origins do."""
+        if layout == "vector3":
+            return not self.shift.any()
+        return layout in ("pose", "pose_rpy", "quaternion", "twist", "wrench")
+
+    def apply(self, layout: str, values: Array) -> Array:
+        """Numbers of a layout in the other frame, (n,).
+
+        A twist is that of the tool's point, so only its axes turn. The torque of a wrench is
+        about the origin of its frame, and is taken to the other origin.
+        """
+        result = np.array(values, dtype=np.float64)
+        if layout in ("pose", "pose_rpy"):
+            result[:3] = self.shift + self.rotated(values[:3])
+            result[3:] = self._turned(values[3:])
+        elif layout == "quaternion":
+            result[:] = self._turned(values)
+        else:
+            for start in range(0, len(values), 3):
+                result[start : start + 3] = self.rotated(values[start : start + 3])
+            if layout == "wrench":
+                result[3:] += np.cross(self.shift, result[:3])
+        return result
+
+    def _turned(self, values: Array) -> Quaternion:
+        x, y, z, w = (float(value) for value in values)
+        return rotation.multiply(self.turn, (x, y, z, w))
+
+
+_NOWHERE = Transform(np.zeros(3), (0.0, 0.0, 0.0, 1.0))
+
+
+def from_rpy(roll: float, pitch: float, yaw: float) -> Quaternion:
+    """The rotation of fixed-axis angles as in URDF: first about x, then y, then z (rad)."""
+    x = (math.sin(roll / 2), 0.0, 0.0, math.cos(roll / 2))
+    y = (0.0, math.sin(pitch / 2), 0.0, math.cos(pitch / 2))
+    z = (0.0, 0.0, math.sin(yaw / 2), math.cos(yaw / 2))
+    return rotation.multiply(z, rotation.multiply(y, x))
+
+
+def plain(frame: str) -> str:
+    """The name of a frame without the leading slash of ROS 1."""
+    return frame.lstrip("/")
+
+
+class Frames:
+    """Fixed frames, each with its parent.
+
+    Args:
+        known: Frame to its parent, its origin there (m) and roll, pitch, yaw (rad).
+
+    Raises:
+        ConfigError: A frame is its own ancestor.
+    """
+
+    def __init__(
+        self, known: Mapping[str, tuple[str, Sequence[float], Sequence[float]]] | None = None
+    ) -> None:
+        self._parents = {
+            plain(name): (
+                plain(parent),
+                Transform(np.array(xyz, dtype=np.float64), from_rpy(*rpy)),
+            )
+            for name, (parent, xyz, rpy) in (known or {}).items()
+        }
+        for name in self._parents:
+            self._ancestors(name)
+
+    def between(self, source: str, target: str) -> Transform | None:
+        """Where ``source`` is in ``target``; None where that is not known."""
+        source, target = plain(source), plain(target)
+        if source == target:
+            return _NOWHERE
+        ups, downs = self._ancestors(source), self._ancestors(target)
+        for name, up in ups.items():
+            if name in downs:
+                return up.then(downs[name].inverse())
+        return None
+
+    def _ancestors(self, name: str) -> dict[str, Transform]:
+        """Each ancestor, itself first, and where the frame is in it."""
+        found, way = {name: _NOWHERE}, _NOWHERE
+        while name in self._parents:
+            name, step = self._parents[name]
+            if name in found:
+                raise ConfigError("transforms", got=f"{name!r} above itself", expected="a tree")
+            way = way.then(step)
+            found[name] = way
+        return found
