@@ -155,3 +155,12 @@ def attach_topics(device: object, io: TopicIo) -> bool:
         device.attach(io)
         return True
     return False
+
+
+def topics_read(device: object) -> tuple[str, ...]:
+    """Names, as they are configured, of the topics that a device and those within it read; what
+    the same process publishes must have other names, or the device would hear itself."""
+    own = tuple(getattr(device, "topics_read", ()))
+    return own + tuple(
+        topic for inner in getattr(device, "devices", ()) for topic in topics_read(inner)
+    )

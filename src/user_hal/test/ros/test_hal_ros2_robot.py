@@ -153,3 +153,32 @@ def test_a_contract_that_names_what_is_not_there_never_moves_the_robot(
             time.sleep(1.0)
             assert np.allclose(positions[0], positions[-1], atol=1e-3)
         client.stop_driving()
+
+
+def test_a_robot_that_has_died_is_not_kept_alive_by_what_the_hal_publishes(
+    client: Client, tmp_path: Path
+) -> None:
+    """The hal's own joint_states has the name of the topic that it reads, as without a namespace."""
+    observation = load_yaml(READY)["robot"]["params"]["observation"]
+    own = {"joint_states": "/r0/joint_states"}
+    for source in observation.values():
+        source["stamp"] = "arrival"
+        if source["topic"] == "/joint_states":
+            source["topic"] = own["joint_states"]
+    heard: list[Any] = []
+    with (
+        hal_of(tmp_path, robot_file(tmp_path, observation=observation)) as hal,
+        open_topic_io("listener") as io,
+    ):
+        io.subscribe(own["joint_states"], "sensor_msgs/msg/JointState", heard.append)
+        with SimProcess(tmp_path, SIM, own):
+            client.wait_for(lambda: client.observations, 40.0)
+            infos = client.node.get_publishers_info_by_topic(own["joint_states"])
+            assert [info.node_name for info in infos] == ["sim_ros_robot"]
+        client.wait_for(lambda: named(client, "joint_states"), 10.0)
+        time.sleep(0.3)
+        seen, count = len(client.observations), len(heard)
+        time.sleep(1.5)
+        assert len(client.observations) == seen, "observations of a robot that is dead"
+        assert len(heard) == count
+        assert hal.interrupt() == 0

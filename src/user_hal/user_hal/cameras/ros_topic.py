@@ -117,6 +117,11 @@ class RosTopicCamera(Camera):
         self._io = io
 
     @property
+    def topics_read(self) -> tuple[str, ...]:
+        """The image topic."""
+        return (self._config.topic,)
+
+    @property
     def spec(self) -> ArraySpec:
         """Spec of the images after cropping and scaling."""
         config = self._config

@@ -17,6 +17,7 @@ from rclpy.node import Node
 from user_comm import topics
 from user_comm.converters import RobotDescription, lease_to_message, observation_to_message
 from user_comm.diagnostics import Item
+from user_comm.endpoints import TopicPublisher
 from user_comm.lifecycle import LifecycleNode
 from user_comm.logs import Throttle, bridge_logging
 from user_comm.run import run
@@ -42,7 +43,7 @@ from user_hal.robot_file import (
 from user_hal.runtime.control_loop import HalLoop, HalStatus
 from user_hal.safety import Refused
 from user_hal.safety.emergency_stop import LatchFile, state_folder
-from user_hal.topic_io import attach_topics
+from user_hal.topic_io import attach_topics, topics_read
 
 _STATUS_PERIOD_S = 1.0
 #: What a reset may take beyond the driver's own limit before the caller is told.
@@ -74,6 +75,7 @@ class HalNode(LifecycleNode):
         topic_io = RosTopicIo(self)
         stack.callback(topic_io.close)
         attach_topics(robot, topic_io)
+        self._read = {self.resolve_topic_name(topic) for topic in topics_read(robot)}
         self._loop = HalLoop(
             robot,
             config.loop,
@@ -93,7 +95,7 @@ class HalNode(LifecycleNode):
         self._standard = StandardTopics(
             robot.spec,
             config.display,
-            self.advertise,
+            self._advertise_unread,
             self._show_markers,
             lambda: self._markers.wanted,
         )
@@ -112,6 +114,15 @@ class HalNode(LifecycleNode):
         stack.callback(self._standard.close)
         stack.callback(self._loop.close)  # first: it stops the robot
         self._loop.start()
+
+    def _advertise_unread(self, topic: topics.Topic) -> TopicPublisher | None:
+        """A standard topic, unless the robot itself is read from it: this node would hear itself,
+        and a robot that has died would seem to live."""
+        name = self.resolve_topic_name(topic.name)
+        if name not in self._read:
+            return self.advertise(topic)
+        self.get_logger().info(f"{name} is not published: the robot is read from it")
+        return None
 
     def _listen_for_actions(self, stack: ExitStack) -> None:
         """The loop's thread takes actions from the middleware itself, without an executor."""

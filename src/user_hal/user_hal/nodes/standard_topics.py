@@ -29,7 +29,8 @@ _log = logging.getLogger(__name__)
 _IMAGE = "image_"
 #: How often it is asked whether anybody listens.
 _LOOK_PERIOD_S = 0.2
-Advertise = Callable[[Topic], TopicPublisher]
+#: Makes a publisher; None where the topic must not be published.
+Advertise = Callable[[Topic], TopicPublisher | None]
 Maker = Callable[[Observation], Any]
 
 
@@ -43,7 +44,7 @@ class StandardTopics:
     Args:
         spec: What the robot shows; topics exist for what it has.
         display: Names of the frames.
-        advertise: Makes a publisher.
+        advertise: Makes a publisher, or none for a topic that the robot is read from.
         extra: Called with every observation that is worked on, for further topics.
         extra_wanted: Whether anybody listens to those.
     """
@@ -102,13 +103,17 @@ class StandardTopics:
         }
         for name, (topic, maker) in makers.items():
             if name in self._spec.observation:
-                self._outlets.append((advertise(topic), maker))
+                self._add(advertise(topic), maker)
         for name, item in self._spec.observation.items():
             if name.startswith(_IMAGE) and len(item.shape) == 3 and item.dtype == "uint8":
                 camera = name.removeprefix(_IMAGE)
                 image, info = self._camera(name, item.frame, item.shape)
-                self._outlets.append((advertise(topics.CAMERA_IMAGE.at(camera=camera)), image))
-                self._outlets.append((advertise(topics.CAMERA_INFO.at(camera=camera)), info))
+                self._add(advertise(topics.CAMERA_IMAGE.at(camera=camera)), image)
+                self._add(advertise(topics.CAMERA_INFO.at(camera=camera)), info)
+
+    def _add(self, publisher: TopicPublisher | None, maker: Maker) -> None:
+        if publisher is not None:
+            self._outlets.append((publisher, maker))
 
     def _run(self) -> None:
         while True:

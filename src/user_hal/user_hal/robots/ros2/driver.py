@@ -26,7 +26,7 @@ from user_hal.robots.ros2.contract import Ros2Config, TriggerConfig, robot_spec
 from user_hal.robots.ros2.homing import Homing
 from user_hal.robots.ros2.messages import JOINT_STATE, JOINT_TRAJECTORY, NUMBERS, TWIST
 from user_hal.robots.ros2.observations import Observer
-from user_hal.topic_io import TopicIo, attach_topics
+from user_hal.topic_io import TopicIo, attach_topics, topics_read
 
 _TRIGGER = "std_srvs/srv/Trigger"
 
@@ -78,6 +78,12 @@ class Ros2Robot(Robot):
         self._io = io
         for camera in self._cameras.values():
             attach_topics(camera, io)
+
+    @property
+    def topics_read(self) -> tuple[str, ...]:
+        """The topics of the observation, and of cameras."""
+        own = tuple(source.topic for source in self._config.observation.values())
+        return own + tuple(t for camera in self._cameras.values() for t in topics_read(camera))
 
     def connect(self) -> None:
         """Subscribe, and wait until every topic and controller is there.
