@@ -345,6 +345,7 @@ class TargetSender:
         base_frame: Frame of targets that are poses and twists.
         duration_s: JointTrajectory: when a point is to be reached, where the contract is silent.
         frames: Know the way from there to the frame of the messages, where it is another.
+        scaling: Scale and offset to the robot's own units (``contract.command_scaling``).
 
     Raises:
         TransportError: The message type is not installed.
@@ -358,6 +359,7 @@ class TargetSender:
         base_frame: str,
         duration_s: float,
         frames: Frames | None = None,
+        scaling: tuple[Array, Array] | None = None,
     ) -> None:
         self._io, self.config = io, config
         self._joints = list(joints)
@@ -367,6 +369,11 @@ class TargetSender:
             self._way = (frames or Frames()).between(base_frame, self._frame)
             if self._way is None:
                 raise ConfigError("frame of a command", got=self._frame, expected=base_frame)
+        self._scale, self._offset = scaling or (np.ones(1), np.zeros(1))
+        self._scaled = bool((self._scale != 1).any() or self._offset.any())
+        self._low = np.asarray(-np.inf if config.low is None else config.low, float)
+        self._high = np.asarray(np.inf if config.high is None else config.high, float)
+        self._bounded = config.low is not None or config.high is not None
         self._duration_s = config.time_from_start_s or duration_s
         self.publisher: TopicPublisher = io.publisher(config.topic, config.type)
 
@@ -378,9 +385,7 @@ class TargetSender:
             duration_s: JointTrajectory: when it is to be reached, instead of the usual.
         """
         message = self.publisher.new()
-        kind, values = self.config.type, target.values
-        if self._way is not None and target.quantity in ("pose", "twist"):
-            values = self._way.apply(target.quantity, values)
+        kind, values = self.config.type, self._to_robot(target)
         if kind == JOINT_TRAJECTORY:
             _fill_trajectory(
                 self._io, message, self._joints, values, duration_s or self._duration_s
@@ -403,6 +408,26 @@ class TargetSender:
                 _fill_xyz(message.pose.orientation, values[3:6])
                 message.pose.orientation.w = float(values[6])
         self.publisher.publish(message)
+
+    def accepted(self, target: Target) -> Target:
+        """The target as the robot takes it, in our units: what is out of its range is cut."""
+        if not self._bounded:
+            return target
+        values = (self._to_robot(target) - self._offset) / self._scale
+        if self._way is not None and target.quantity == "twist":
+            values = self._way.inverse().apply("twist", values)
+        return Target(target.quantity, values)
+
+    def _to_robot(self, target: Target) -> Array:
+        """The numbers of a target in the robot's own frame, units and range."""
+        values = target.values
+        if self._way is not None and target.quantity in ("pose", "twist"):
+            values = self._way.apply(target.quantity, values)
+        if self._scaled:
+            values = values * self._scale + self._offset
+        if self._bounded:
+            values = np.clip(values, self._low, self._high)
+        return values
 
     def close(self) -> None:
         """End the publisher."""

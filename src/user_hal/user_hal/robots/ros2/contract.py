@@ -13,7 +13,7 @@ import numpy as np
 
 from user_core.config import Config, setting
 from user_core.errors import ConfigError
-from user_core.specs import ActionKind, ArraySpec, RobotSpec
+from user_core.specs import ActionKind, Array, ArraySpec, RobotSpec
 from user_hal.cameras.with_cameras import CamerasConfig
 from user_hal.robots.ros2.frames import Frames, plain
 from user_hal.robots.ros2.messages import (
@@ -23,9 +23,11 @@ from user_hal.robots.ros2.messages import (
     JOINT_TRAJECTORY,
     JOINT_TYPES,
     LAYOUTS,
+    NUMBERS,
     PARALLEL_GRIPPER_ACTION,
     POSE,
     TOOL_TYPES,
+    TWIST,
     LayoutChoice,
     LayoutName,
     layout_named,
@@ -58,11 +60,11 @@ class SourceConfig(Config):
     size: int | None = setting(
         None, doc="Number of elements of a vector that is taken whole.", ge=1, le=4096
     )
-    scale: tuple[float, ...] = setting(
-        (1.0,), doc="Factor to the observation's unit: one, or one per element.", min_length=1
+    scale: float | tuple[float, ...] = setting(
+        1.0, doc="Factor to the observation's unit: one, or one per element; not 0."
     )
-    offset: tuple[float, ...] = setting(
-        (0.0,), doc="Added after scaling: one, or one per element.", min_length=1
+    offset: float | tuple[float, ...] = setting(
+        0.0, doc="Added after scaling: one, or one per element."
     )
     unit: str = setting("", doc="SI unit of the observation.")
     frame: str = setting(
@@ -146,6 +148,22 @@ class CommandConfig(Config):
         unit="s",
         gt=0,
     )
+    scale: Bound = setting(
+        None,
+        doc="Factor from rad, rad/s, m/s to the robot's own number: one, or one per element. "
+        "Empty: for joints the inverse of joint_position's (a JointTrajectory beside a scaled "
+        "joint_position must say it), else 1.",
+    )
+    offset: Bound = setting(
+        None,
+        doc="Joint positions: added after scaling. Empty: so that the zeros are joint_position's.",
+    )
+    low: Bound = setting(
+        None,
+        doc="Velocities and twists: smallest number that the robot accepts, in its own unit, for "
+        "instance -1 of a unitless servo. What is cut there is reported as not carried out.",
+    )
+    high: Bound = setting(None, doc="Largest number that the robot accepts, likewise.")
     require_subscriber: bool = setting(
         True, doc="Connecting fails while nobody listens to the topic."
     )
@@ -372,6 +390,7 @@ def check_contract(config: Ros2Config) -> None:
     _check_action(config)
     _check_home(config)
     _check_frames(config)
+    _check_units(config)
 
 
 def element_count(config: Ros2Config, name: str) -> int:
@@ -403,13 +422,16 @@ def _check_source(config: Ros2Config, name: str) -> None:
     is_vector = layout in ("vector", "scalar")
     if not is_vector and (source.names or source.indices or source.size is not None):
         raise ConfigError(where, got=f"names, indices or size of a {layout}", expected="none")
-    for key, values in (("scale", source.scale), ("offset", source.offset)):
+    for key, numbers, usual in (("scale", source.scale, 1.0), ("offset", source.offset, 0.0)):
+        values = np.atleast_1d(numbers)
         if len(values) not in (1, count):
             raise ConfigError(
                 f"{where}.{key}", got=f"{len(values)} numbers", expected=f"1 or {count}"
             )
-        if not is_vector and values not in ((1.0,), (0.0,)):
-            raise ConfigError(f"{where}.{key}", got=values, expected=f"none for a {layout}")
+        if not is_vector and list(values) != [usual]:
+            raise ConfigError(f"{where}.{key}", got=numbers, expected=f"none for a {layout}")
+        if not np.isfinite(values).all() or (key == "scale" and not values.all()):
+            raise ConfigError(f"{where}.{key}", got=numbers, expected="finite, and no scale of 0")
     _check_bounds(where, source.low, source.high, count)
 
 
@@ -424,6 +446,78 @@ def _check_action(config: Ros2Config) -> None:
         if action.command.type == POSE:
             _require_tcp_pose(config, "poses are commanded")
     _check_bounds("action", action.low, action.high, count)
+
+
+def carries_velocities(action: ActionConfig, command: CommandConfig) -> bool:
+    """Whether a command's numbers are velocities. ``auto``: of the action's own topic only."""
+    if command.type == TWIST:
+        return True
+    if command.quantity != "auto":
+        return command.quantity == "velocity"
+    own = command is action.command and action.kind is ActionKind.JOINT_VELOCITY
+    return own and command.type in (NUMBERS, JOINT_STATE)
+
+
+def command_scaling(config: Ros2Config, command: CommandConfig) -> tuple[Array, Array]:
+    """Scale and offset from our units to the robot's own, each (1,) or (n,)."""
+    scale, offset = np.ones(1), np.zeros(1)
+    if command.type in JOINT_TYPES and "joint_position" in config.observation:
+        source = config.observation["joint_position"]
+        scale = 1.0 / np.atleast_1d(source.scale)
+        offset = -np.atleast_1d(source.offset)  # of the joint positions, before scaling
+    if command.scale is not None:
+        scale = np.atleast_1d(command.scale)
+    offset = offset * scale if command.offset is None else np.atleast_1d(command.offset)
+    return scale, np.zeros(1) if carries_velocities(config.action, command) else offset
+
+
+def _check_units(config: Ros2Config) -> None:
+    for where, command in (
+        ("action.command", config.action.command),
+        ("home.command", config.home.command),
+    ):
+        if command is not None:
+            _check_units_of(config, where, command)
+
+
+def _check_units_of(config: Ros2Config, where: str, command: CommandConfig) -> None:
+    velocities = carries_velocities(config.action, command)
+    count = len(config.joints) if command.type in JOINT_TYPES else 6
+    for key in ("scale", "offset", "low", "high"):
+        value = getattr(command, key)
+        if value is None:
+            continue
+        if command.type == POSE:
+            raise ConfigError(f"{where}.{key}", got=value, expected="none: poses are in m")
+        if key == "offset" and velocities:
+            raise ConfigError(f"{where}.offset", got=value, expected="none for velocities")
+        if key in ("low", "high") and not velocities:
+            raise ConfigError(
+                f"{where}.{key}",
+                got=value,
+                expected="none for positions",
+                hint=f"Write action.target_{key}, in rad",
+            )
+        numbers = np.atleast_1d(value)
+        if len(numbers) not in (1, count):
+            raise ConfigError(
+                f"{where}.{key}", got=f"{len(numbers)} numbers", expected=f"1 or {count}"
+            )
+        if not np.isfinite(numbers).all() or (key == "scale" and not numbers.all()):
+            raise ConfigError(f"{where}.{key}", got=value, expected="finite, and no scale of 0")
+    _check_bounds(where, command.low, command.high, count)
+    if command.type != JOINT_TRAJECTORY or command.scale is not None:
+        return
+    source = config.observation.get("joint_position")
+    if source is not None and not np.all(np.atleast_1d(source.scale) == 1.0):
+        inverse = np.round(1.0 / np.atleast_1d(source.scale), 6).tolist()
+        raise ConfigError(
+            f"{where}.scale",
+            got=f"none, beside observation.joint_position.scale {source.scale}",
+            expected="the factor from rad to the controller's unit",
+            hint=f"Write scale: {inverse} if the controller takes what joint_position reports, "
+            "scale: 1.0 if it takes rad",
+        )
 
 
 def _check_frames(config: Ros2Config) -> None:

@@ -22,7 +22,12 @@ from user_hal.robots.ros2.commands import (
     require_listener,
     sends_velocities,
 )
-from user_hal.robots.ros2.contract import Ros2Config, TriggerConfig, robot_spec
+from user_hal.robots.ros2.contract import (
+    Ros2Config,
+    TriggerConfig,
+    command_scaling,
+    robot_spec,
+)
 from user_hal.robots.ros2.homing import Homing
 from user_hal.robots.ros2.messages import JOINT_STATE, JOINT_TRAJECTORY, NUMBERS, TWIST
 from user_hal.robots.ros2.observations import Observer
@@ -137,6 +142,11 @@ class Ros2Robot(Robot):
         with self._lock:
             measured = self._observer.measured(needed) if needed else None
             target, executed = self._targets.next(bounded[:size], measured)
+            accepted = sender.accepted(target)
+            if accepted is not target:  # the robot's own range of velocities
+                per_period = self._spec.action.unit in ("rad", "m")
+                step_s = self._config.period_s if per_period else 1.0
+                executed = accepted.values[:size] * step_s
             sender.send(target)
             if self._gripper is not None:
                 executed = np.append(executed, self._gripper.send(float(bounded[-1])))
@@ -225,9 +235,13 @@ class Ros2Robot(Robot):
     def _open_senders(self, io: TopicIo) -> None:
         config = self._config
         make = (config.joints, config.base_frame, config.period_s, config.frames())
-        self._sender = TargetSender(io, config.action.command, *make)
+        self._sender = TargetSender(
+            io, config.action.command, *make, command_scaling(config, config.action.command)
+        )
         if config.home.command is not None:
-            self._home_sender = TargetSender(io, config.home.command, *make)
+            self._home_sender = TargetSender(
+                io, config.home.command, *make, command_scaling(config, config.home.command)
+            )
         if config.action.gripper is not None:
             self._gripper = GripperSender(io, config.action.gripper)
 

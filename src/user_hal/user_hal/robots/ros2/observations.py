@@ -178,8 +178,8 @@ class Source:
             self._names,
             self._names_field,
             self.config.indices,
-            self.config.scale,
-            self.config.offset,
+            np.atleast_1d(self.config.scale).tolist(),
+            np.atleast_1d(self.config.offset).tolist(),
         )
         self.buffer = StampedBuffer(contract.timing.history, layout.rotation)
         self._io: TopicIo | None = None
