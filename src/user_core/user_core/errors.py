@@ -92,6 +92,12 @@ class DeviceFault(DeviceError):
     code = "device_fault"
 
 
+class ImplausibleReading(DeviceFault):
+    """A reading that the device cannot have measured: no joint moves so far in the time."""
+
+    code = "implausible_reading"
+
+
 class SafetyError(SuiteError):
     """The safety gate refused a command; the robot is held or stopped."""
 

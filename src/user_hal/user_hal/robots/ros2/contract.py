@@ -116,6 +116,12 @@ class TimingConfig(Config):
         ge=0,
     )
     history: int = setting(256, doc="Messages remembered of each topic.", ge=2, le=65536)
+    jump_margin: float = setting(
+        2.0, doc="Factor on joint_velocity_limits above which a reading is a jump.", ge=1
+    )
+    settled_readings: int = setting(
+        5, doc="Readings in a row that must fit each other after a jump.", ge=1
+    )
     connect_timeout_s: float = setting(
         5.0, doc="How long connecting waits for topics.", unit="s", gt=0
     )
@@ -330,6 +336,17 @@ class Ros2Config(Config):
     )
     action: ActionConfig = setting(doc="What an action does.")
     joints: tuple[str, ...] = setting((), doc="Joint names, in the order of all joint vectors.")
+    continuous: tuple[str, ...] = setting(
+        (),
+        doc="Joints that turn without an end. Readings of theirs are interpolated, and changes and "
+        "the way home taken, the short way round.",
+    )
+    joint_velocity_limits: Bound = setting(
+        None,
+        doc="Fastest that the joints can move (the velocity limits of the URDF): one number, or "
+        "one per joint. A reading that jumps further is a fault; empty: not looked for.",
+        unit="rad/s",
+    )
     base_frame: str = setting("base_link", doc="Frame of tool poses and twists.")
     transforms: dict[str, TransformConfig] = setting(
         factory=dict, doc="Frames that are fixed to others, by name."
@@ -411,6 +428,14 @@ def element_count(config: Ros2Config, name: str) -> int:
 def _check_joints(config: Ros2Config) -> None:
     if len(set(config.joints)) != len(config.joints):
         raise ConfigError("joints", got=list(config.joints), expected="each name once")
+    unknown = sorted(set(config.continuous) - set(config.joints))
+    if unknown:
+        raise ConfigError("continuous", got=unknown, expected=f"some of {list(config.joints)}")
+    limits = config.joint_velocity_limits
+    if limits is not None:
+        _check_bounds("joint_velocity_limits", None, limits, len(config.joints))
+        if np.min(limits) <= 0:
+            raise ConfigError("joint_velocity_limits", got=limits, expected="numbers above zero")
     kind = config.action.kind
     if kind in JOINT_KINDS and not config.joints:
         raise ConfigError("joints", got="none", expected=f"names, for {kind.value} actions")

@@ -16,10 +16,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from user_core.errors import DeviceError, DeviceFault, DeviceTimeout
+from user_core.errors import DeviceError, DeviceFault, DeviceTimeout, ImplausibleReading
 from user_core.specs import Array, ArraySpec
 from user_hal.robots.ros2.contract import Ros2Config, element_count
 from user_hal.robots.ros2.frames import Transform, plain
+from user_hal.robots.ros2.joints import JumpCheck, Turns
 from user_hal.robots.ros2.messages import LAYOUTS, Extractor, FieldPath, unit_named
 from user_hal.topic_io import Reliability, TopicIo, TopicSubscription
 
@@ -51,9 +52,13 @@ class StampedBuffer:
         capacity: How many samples are remembered.
         rotation: Which elements are a unit quaternion x y z w: those are interpolated on the
             great circle, and their sign is kept continuous from sample to sample.
+        turns: Which elements are continuous joints, interpolated the short way round.
     """
 
-    def __init__(self, capacity: int, rotation: slice | None = None) -> None:
+    def __init__(
+        self, capacity: int, rotation: slice | None = None, turns: Turns | None = None
+    ) -> None:
+        self._turns = turns or Turns()
         self._samples: deque[Sample] = deque(maxlen=capacity)
         self._rotation = rotation
         self._lock = threading.Lock()
@@ -114,7 +119,8 @@ class StampedBuffer:
         return self._between(before.values, behind.values, share), skew_ns
 
     def _between(self, a: Array, b: Array, share: float) -> Array:
-        values: Array = a + (b - a) * share
+        change = self._turns.way(a, b)
+        values: Array = a + change * share if share < 0.5 else b - change * (1 - share)
         if self._rotation is not None:
             values[self._rotation] = slerp(a[self._rotation], b[self._rotation], share)
         return values
@@ -181,7 +187,14 @@ class Source:
             np.atleast_1d(self.config.scale).tolist(),
             np.atleast_1d(self.config.offset).tolist(),
         )
-        self.buffer = StampedBuffer(contract.timing.history, layout.rotation)
+        by_joints = self._names == contract.joints and bool(self._names)
+        turns = Turns(self._names, contract.continuous) if by_joints else Turns()
+        self.buffer = StampedBuffer(
+            contract.timing.history,
+            layout.rotation,
+            turns if name == "joint_position" else None,
+        )
+        self._jumps = _jump_check(contract, turns) if name == "joint_position" else None
         self._io: TopicIo | None = None
         self.subscription: TopicSubscription | None = None  # may be shared with others
         self._fault: DeviceFault | None = None
@@ -207,6 +220,8 @@ class Source:
         self.buffer.clear()
         self._fault, self._messages, self._io, self.subscription = None, 0, io, None
         self._other_names.clear()
+        if self._jumps is not None:
+            self._jumps.forget()
 
     def newest(self, now_ns: int) -> Sample:
         """The newest sample, which is neither old nor from the future.
@@ -284,15 +299,20 @@ class Source:
             way = self._way(message)
             if way is not None:
                 values = way.apply(self._layout, values)
+            stamp_ns, arrival_ns = self._stamp_ns(message), time.monotonic_ns()
+            if self._jumps is not None:
+                self._jumps.check(values, stamp_ns, arrival_ns)
         except DeviceFault as error:
-            self._fault = DeviceFault(
+            if isinstance(error, ImplausibleReading):
+                self.buffer.clear()  # nothing is interpolated across a jump
+            self._fault = type(error)(
                 f"{self._what}: {error.what}",
                 got=error.got,
                 expected=error.expected,
                 hint=error.hint,
             )
             return
-        self.buffer.put(Sample(self._stamp_ns(message), values, time.monotonic_ns()))
+        self.buffer.put(Sample(stamp_ns, values, arrival_ns))
         self._fault = None
 
     def _stamp_ns(self, message: Any) -> int:
@@ -342,6 +362,19 @@ class Source:
             expected=f"names that are there: {known}"
             + (f"; did you mean {near[0]!r}?" if near else ""),
         )
+
+
+def _jump_check(contract: Ros2Config, turns: Turns) -> JumpCheck | None:
+    limits = contract.joint_velocity_limits
+    if limits is None or contract.elements("joint_position") != contract.joints:
+        return None
+    return JumpCheck(
+        contract.joints,
+        np.broadcast_to(np.asarray(limits, float), (len(contract.joints),)),
+        turns,
+        contract.timing.jump_margin,
+        contract.timing.settled_readings,
+    )
 
 
 def _hint(sample: Sample, publishers: int) -> str:

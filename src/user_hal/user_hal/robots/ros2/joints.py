@@ -1,0 +1,106 @@
+"""What joints can do: turn round without an end, and no faster than their limits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from user_core.errors import ImplausibleReading
+from user_core.specs import Array
+
+#: Messages may come, or be stamped, this much closer to each other than they were measured.
+_JITTER_S = 0.02
+_TURN = 2 * np.pi
+
+
+class Turns:
+    """Ways between positions of joints, the short way round for continuous ones.
+
+    Args:
+        joints: All joints, in the order of joint vectors.
+        continuous: Those that turn without an end, whose readings may jump by a whole turn.
+    """
+
+    def __init__(self, joints: Sequence[str] = (), continuous: Sequence[str] = ()) -> None:
+        self._which = np.array([name in continuous for name in joints], dtype=bool)
+        self._any = bool(self._which.any())
+
+    def way(self, start: Array, end: Array) -> Array:
+        """The change from one position to another, (n,) rad."""
+        change: Array = end - start
+        if self._any:
+            turns = np.round(change[self._which] / _TURN)
+            change[self._which] -= turns * _TURN
+        return change
+
+    def near(self, values: Array, reference: Array) -> Array:
+        """The same position, by whole turns as near to another as it can be."""
+        return reference + self.way(reference, values) if self._any else values
+
+
+class JumpCheck:
+    """Finds readings that no joint can have reached since the one before.
+
+    A reading is judged against the one before it, whether that was taken or not: two writers of
+    one topic never look right. After a jump, ``settled`` readings in a row must fit each other
+    before readings count again; the joints may then be somewhere else.
+
+    Args:
+        joints: Their names.
+        limits: Fastest that they can move, (n,) rad/s.
+        turns: Which of them are continuous.
+        margin: Factor on the limits.
+        settled: See above.
+    """
+
+    def __init__(
+        self,
+        joints: Sequence[str],
+        limits: Array,
+        turns: Turns,
+        margin: float = 2.0,
+        settled: int = 5,
+    ) -> None:
+        self._joints, self._limits, self._turns = list(joints), limits * margin, turns
+        self._settled = settled
+        self._last: tuple[Array, int, int] | None = None
+        self._awaited = 0  # readings that must still fit
+        self._jump: ImplausibleReading | None = None
+
+    def check(self, values: Array, stamp_ns: int, arrival_ns: int) -> None:
+        """Judge the next reading.
+
+        Args:
+            values: (n,) rad.
+            stamp_ns: When it was measured.
+            arrival_ns: When it came, monotonic.
+
+        Raises:
+            ImplausibleReading: It jumped, or too few have fitted since one did.
+        """
+        last, self._last = self._last, (values, stamp_ns, arrival_ns)
+        if last is None:
+            return
+        passed_s = max(stamp_ns - last[1], arrival_ns - last[2], 0) * 1e-9 + _JITTER_S
+        change = np.abs(self._turns.way(last[0], values))
+        over = change - self._limits * passed_s
+        worst = int(np.argmax(over))
+        if over[worst] > 0:
+            self._awaited = self._settled
+            self._jump = ImplausibleReading(
+                f"joint {self._joints[worst]!r}",
+                got=f"a jump from {last[0][worst]:.3f} to {values[worst]:.3f} rad "
+                f"within {passed_s:.3f} s",
+                expected=f"at most {self._limits[worst] * passed_s:.3f} rad",
+                hint="Look for a second publisher of the topic, and for a driver that sends zeros "
+                f"while it starts; {self._settled} readings in a row that fit end this",
+            )
+        elif self._awaited:
+            self._awaited -= 1
+        if self._awaited and self._jump is not None:
+            raise self._jump
+
+    def forget(self) -> None:
+        """The next reading is the first."""
+        self._last, self._awaited, self._jump = None, 0, None
