@@ -12,7 +12,9 @@ from user_core.config import from_mapping
 from user_core.errors import ConfigError, ImplausibleReading
 from user_hal.fakes import LocalTopics
 from user_hal.fakes.local_topics import Header, JointState, Time
-from user_hal.robots.ros2.contract import Ros2Config
+from user_hal.robots.ros2.commands import Target, make_targets
+from user_hal.robots.ros2.contract import HomeConfig, Ros2Config
+from user_hal.robots.ros2.homing import Homing
 from user_hal.robots.ros2.joints import JumpCheck, Turns
 from user_hal.robots.ros2.observations import Observer, Sample, StampedBuffer
 
@@ -120,3 +122,32 @@ def test_a_continuous_joint_goes_over_the_seam_without_a_jump_and_is_interpolate
 def test_limits_and_continuous_joints_are_those_of_the_robot(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         from_mapping(Ros2Config, {**CONTRACT, **wrong})
+
+
+def test_changes_go_over_the_seam_and_are_recorded_as_they_were() -> None:
+    """Kinovarobotics/ros2_kortex#32: the target was 0.2 rad ahead, the recorded action -6.08."""
+    config = from_mapping(Ros2Config, {**CONTRACT, "continuous": ["a"]})
+    free, turns = np.full(3, np.inf), Turns(config.joints, config.continuous)
+    targets = make_targets(config.action, 0.02, 3, -free, free, turns)
+    change = np.array([0.02, 0.0, 0.0])
+    for measured in (3.11, 3.13, -3.13, -3.11):
+        target, executed = targets.next(change, np.array([measured, 0.0, 0.0]))
+        np.testing.assert_allclose(executed, change, atol=1e-12)
+        assert 0.0 < target.values[0] - measured <= 0.03, "ahead of the joint, on its side"
+    held = targets.hold(np.array([3.13, 0.0, 0.0]))  # a little back, over the seam
+    assert held is not None
+    assert held.values[0] == 3.13
+
+
+def test_home_is_reached_the_short_way_round() -> None:
+    joint, sent = np.array([3.0]), []
+
+    def go(target: Target, duration_s: float) -> None:
+        sent.append(float(target.values[0]))
+        joint[0] = math.remainder(target.values[0], 2 * math.pi)
+
+    config = HomeConfig(joints=(-3.0,), speed_rad_s=5.0, rate_hz=200.0, timeout_s=2.0)
+    turns = Turns(["a"], ["a"])
+    Homing(config, go, joint.copy, False, ("a",), 0.3, turns).go(np.random.default_rng(0))
+    assert joint[0] == pytest.approx(-3.0)
+    assert all(abs(position) > 2.9 for position in sent), "not by way of zero"

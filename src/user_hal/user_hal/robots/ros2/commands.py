@@ -17,6 +17,7 @@ from user_core.errors import ConfigError, DeviceTimeout, SpecError
 from user_core.specs import ActionKind, Array
 from user_hal.robots.ros2.contract import ActionConfig, CommandConfig, GripperConfig
 from user_hal.robots.ros2.frames import Frames, Transform, plain
+from user_hal.robots.ros2.joints import Turns
 from user_hal.robots.ros2.messages import (
     GRIPPER_ACTION,
     JOINT_STATE,
@@ -94,11 +95,21 @@ class JointTargets(Targets):
         period_s: Control period; what a velocity lasts.
         low: Lowest positions, (n,) rad; -inf where there is no limit.
         high: Highest positions.
+        turns: Which joints are continuous; targets of theirs are near the measured joints, by
+            whole turns, as controllers go straight to a number.
     """
 
     hold_observation = "joint_position"
 
-    def __init__(self, config: ActionConfig, period_s: float, low: Array, high: Array) -> None:
+    def __init__(
+        self,
+        config: ActionConfig,
+        period_s: float,
+        low: Array,
+        high: Array,
+        turns: Turns | None = None,
+    ) -> None:
+        self._turns = turns or Turns()
         self._kind, self._base = config.kind, config.base
         self._max_lead_rad = config.max_lead_rad
         self._low, self._high = low, high
@@ -114,7 +125,7 @@ class JointTargets(Targets):
             self._target = np.clip(action, self._low, self._high)
             return Target("positions", self._target), self._target
         assert measured is not None  # noqa: S101 - asked for by `observation`
-        last = self._target
+        last = None if self._target is None else self._turns.near(self._target, measured)
         start = measured if self._base == "measured" or last is None else last
         asked = action * self._step_s
         wished = np.clip(start + asked, *self._reach(start, measured))
@@ -140,7 +151,7 @@ class JointTargets(Targets):
         a false reading or a robot that was pushed: a stop is no way to go there."""
         values = self._target if measured is None else measured
         if self.observation and self._target is not None and measured is not None:
-            ahead = np.abs(self._target - measured)
+            ahead = np.abs(self._turns.way(measured, self._target))
             values = self._target if np.any(ahead > self._max_lead_rad + _ROUNDING) else measured
         return None if values is None else Target("positions", values)
 
@@ -278,7 +289,12 @@ def _box(config: ActionConfig, count: int, step_s: float) -> Array:
 
 
 def make_targets(
-    config: ActionConfig, period_s: float, joint_count: int, low: Array, high: Array
+    config: ActionConfig,
+    period_s: float,
+    joint_count: int,
+    low: Array,
+    high: Array,
+    turns: Turns | None = None,
 ) -> Targets:
     """The way from actions to targets that a contract asks for."""
     command = config.command
@@ -286,7 +302,7 @@ def make_targets(
         return ToolPoses(config, period_s) if command.type == POSE else ToolTwists(config, period_s)
     if sends_velocities(config):
         return JointVelocities(config, period_s, joint_count)
-    return JointTargets(config, period_s, low, high)
+    return JointTargets(config, period_s, low, high, turns)
 
 
 def sends_velocities(config: ActionConfig) -> bool:

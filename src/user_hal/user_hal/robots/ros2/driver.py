@@ -29,6 +29,7 @@ from user_hal.robots.ros2.contract import (
     robot_spec,
 )
 from user_hal.robots.ros2.homing import Homing
+from user_hal.robots.ros2.joints import Turns
 from user_hal.robots.ros2.messages import JOINT_STATE, JOINT_TRAJECTORY, NUMBERS, TWIST
 from user_hal.robots.ros2.observations import Observer
 from user_hal.topic_io import TopicIo, attach_topics, topics_read
@@ -61,7 +62,10 @@ class Ros2Robot(Robot):
                 (config.action.target_high, np.inf),
             )
         )
-        self._targets = make_targets(config.action, config.period_s, count, self._low, self._high)
+        turns = Turns(config.joints, config.continuous)
+        self._targets = make_targets(
+            config.action, config.period_s, count, self._low, self._high, turns
+        )
         self._rng = np.random.default_rng()
         self._lock = threading.RLock()  # a command and a stop do not interleave
         self._stops = 0
@@ -310,6 +314,7 @@ class Ros2Robot(Robot):
             velocities,
             config.joints,
             config.action.max_lead_rad if config.home.joints else config.action.max_lead_m,
+            Turns(config.joints, config.continuous),
         )
         try:
             homing.go(self._rng)

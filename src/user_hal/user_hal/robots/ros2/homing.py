@@ -11,6 +11,7 @@ from user_core.errors import DeviceTimeout
 from user_core.specs import Array
 from user_hal.robots.ros2.commands import Quantity, Target, moved, shortened, unit_pose, way
 from user_hal.robots.ros2.contract import HomeConfig
+from user_hal.robots.ros2.joints import Turns
 
 #: Share of the remaining way that a velocity command goes in a second.
 _GAIN_PER_S = 2.0
@@ -29,6 +30,7 @@ class Homing:
         velocities: Whether targets are velocities.
         names: Of the joints, for errors.
         max_lead: How far targets run ahead of the robot: rad for joints, m for the tool.
+        turns: Which joints are continuous: they go the short way round.
     """
 
     def __init__(
@@ -39,7 +41,9 @@ class Homing:
         velocities: bool,
         names: tuple[str, ...],
         max_lead: float,
+        turns: Turns | None = None,
     ) -> None:
+        self._turns = turns or Turns()
         self._config, self._send, self._measure = config, send, measure
         self._velocities, self._names, self._max_lead = velocities, names, max_lead
         self._by_joints = bool(config.joints)
@@ -67,13 +71,15 @@ class Homing:
             else:
                 if self._lead(measured, setpoint) < self._max_lead:  # else wait for the robot
                     setpoint = self._step(setpoint, goal)
+                if self._by_joints:
+                    setpoint = self._turns.near(setpoint, measured)
                 self._send_position(setpoint)
             due_s += self._period_s
             time.sleep(max(0.0, due_s - time.monotonic()))
         if self._velocities:
             self._send_velocity(np.zeros_like(remaining))
         else:
-            self._send_position(goal)
+            self._send_position(self._turns.near(goal, measured) if self._by_joints else goal)
 
     def _goal(self, rng: np.random.Generator) -> Array:
         noise = self._config.noise
@@ -90,7 +96,7 @@ class Homing:
         return float(np.max(np.abs(ahead if self._by_joints else ahead[:3])))
 
     def _way(self, start: Array, goal: Array) -> Array:
-        return goal - start if self._by_joints else way(start, goal)
+        return self._turns.way(start, goal) if self._by_joints else way(start, goal)
 
     def _limited(self, change: Array, period_s: float) -> Array:
         """The change, shortened to what the speeds allow in one period; its direction is kept."""
