@@ -26,6 +26,7 @@ from user_hal.robots.ros2.messages import (
     NUMBERS,
     PARALLEL_GRIPPER_ACTION,
     POSE,
+    POSE_RPY_SIZE,
     TOOL_TYPES,
     TWIST,
     LayoutChoice,
@@ -35,6 +36,9 @@ from user_hal.robots.ros2.messages import (
 from user_hal.topic_io import Reliability
 
 Bound = float | tuple[float, ...] | None
+
+#: Layouts that are a pose in the observation.
+POSES = ("pose", "pose_rpy")
 
 
 class SourceConfig(Config):
@@ -48,7 +52,7 @@ class SourceConfig(Config):
     layout: LayoutChoice = setting(
         "auto",
         doc="What is found there. auto: by the observation's name (tcp_pose: pose, tcp_velocity: "
-        "twist, wrench: wrench), else a vector.",
+        "twist, wrench: wrench), else a vector. pose_rpy: six numbers, x y z roll pitch yaw.",
     )
     names: tuple[str, ...] = setting(
         (),
@@ -57,6 +61,11 @@ class SourceConfig(Config):
     )
     names_field: str = setting("name", doc="Where the names stand in the message.")
     indices: tuple[int, ...] = setting((), doc="Elements to take, by position.", ge=0)
+    length: Literal["m", "mm"] = setting("m", doc="pose_rpy: unit of x, y, z in the message.")
+    angle: Literal["rad", "deg"] = setting(
+        "rad",
+        doc="pose_rpy: unit of roll, pitch, yaw (about the fixed axes x, y, z, in this order).",
+    )
     size: int | None = setting(
         None, doc="Number of elements of a vector that is taken whole.", ge=1, le=4096
     )
@@ -361,6 +370,15 @@ class Ros2Config(Config):
         """Refuse contracts whose parts do not fit each other."""
         check_contract(self)
 
+    def scaling(self, name: str) -> tuple[Array, Array]:
+        """Scale and offset of a source's numbers, each (1,) or one per number."""
+        source = self.observation[name]
+        if self.layout(name) != "pose_rpy":
+            return np.atleast_1d(source.scale), np.atleast_1d(source.offset)
+        length = 0.001 if source.length == "mm" else 1.0
+        angle = np.pi / 180 if source.angle == "deg" else 1.0
+        return np.repeat([length, angle], 3), np.zeros(1)
+
     def layout(self, name: str) -> LayoutName:
         """What stands at a source's field."""
         source = self.observation[name]
@@ -445,7 +463,32 @@ def _check_source(config: Ros2Config, name: str) -> None:
     source, where = config.observation[name], f"observation.{name}"
     layout, count = config.layout(name), element_count(config, name)
     is_vector = layout in ("vector", "scalar")
-    if not is_vector and (source.names or source.indices or source.size is not None):
+    standard = LAYOUTS[layout_named(name)].size
+    if standard is not None and count != standard:
+        raise ConfigError(
+            where,
+            got=f"{count} numbers",
+            expected=f"{standard}: {' '.join(LAYOUTS[layout_named(name)].names)}",
+            hint="Six numbers with angles are layout: pose_rpy" if name == "tcp_pose" else "",
+        )
+    if layout == "pose_rpy":
+        if source.names or source.size not in (None, POSE_RPY_SIZE):
+            raise ConfigError(where, got="names or size of a pose_rpy", expected="none, or size 6")
+        if len(source.indices) not in (0, POSE_RPY_SIZE):
+            raise ConfigError(
+                f"{where}.indices", got=f"{len(source.indices)} numbers", expected=POSE_RPY_SIZE
+            )
+    elif (source.length, source.angle) != ("m", "rad"):
+        raise ConfigError(
+            f"{where}.length and angle",
+            got=f"{source.length}, {source.angle} of a {layout}",
+            expected="layout: pose_rpy beside them",
+        )
+    if (
+        not is_vector
+        and layout != "pose_rpy"
+        and (source.names or source.indices or source.size is not None)
+    ):
         raise ConfigError(where, got=f"names, indices or size of a {layout}", expected="none")
     for key, numbers, usual in (("scale", source.scale, 1.0), ("offset", source.offset, 0.0)):
         values = np.atleast_1d(numbers)
@@ -630,7 +673,7 @@ def _require_joint_position(config: Ros2Config) -> None:
 
 
 def _require_tcp_pose(config: Ros2Config, why: str) -> None:
-    if "tcp_pose" not in config.observation or config.layout("tcp_pose") != "pose":
+    if "tcp_pose" not in config.observation or config.layout("tcp_pose") not in POSES:
         raise ConfigError(
             "observation", got=sorted(config.observation), expected=f"tcp_pose, because {why}"
         )

@@ -12,6 +12,7 @@ import numpy as np
 
 from user_core.errors import ConfigError, DeviceFault
 from user_core.specs import ActionKind, Array
+from user_hal.robots.ros2.frames import from_rpy
 
 JOINT_STATE = "sensor_msgs/msg/JointState"
 JOINT_TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
@@ -40,9 +41,11 @@ FITTING: dict[ActionKind, tuple[str, ...]] = {
 }
 
 
-LayoutName = Literal["vector", "scalar", "vector3", "quaternion", "pose", "twist", "wrench"]
+LayoutName = Literal[
+    "vector", "scalar", "vector3", "quaternion", "pose", "pose_rpy", "twist", "wrench"
+]
 LayoutChoice = Literal[
-    "auto", "vector", "scalar", "vector3", "quaternion", "pose", "twist", "wrench"
+    "auto", "vector", "scalar", "vector3", "quaternion", "pose", "pose_rpy", "twist", "wrench"
 ]
 
 
@@ -93,6 +96,15 @@ class Layout:
         return numbers
 
 
+#: Numbers of a ``pose_rpy`` in a message: x y z, then roll, pitch, yaw.
+POSE_RPY_SIZE = 6
+
+
+def pose_of_rpy(values: Array) -> Array:
+    """x y z (m) and roll, pitch, yaw about fixed axes (rad) as x y z qx qy qz qw."""
+    return np.concatenate([values[:3], from_rpy(*values[3:].tolist())])
+
+
 _XYZ = ("x", "y", "z")
 _XYZW = ("x", "y", "z", "w")
 
@@ -113,6 +125,9 @@ LAYOUTS: dict[LayoutName, Layout] = {
         ("x", "y", "z", "qx", "qy", "qz", "qw"),
         "m",
         slice(3, 7),
+    ),
+    "pose_rpy": Layout(
+        names=("x", "y", "z", "qx", "qy", "qz", "qw"), unit="m", rotation=slice(3, 7)
     ),
     "twist": Layout(
         _under(("linear", _XYZ), ("angular", _XYZ)), ("vx", "vy", "vz", "wx", "wy", "wz"), "m/s"
@@ -218,7 +233,7 @@ class Extractor:
         names: Elements to take, by name, in this order; empty: by position.
         names_field: Way to the names.
         indices: Elements to take, by position; empty: all.
-        scale: Factor, (1,) or (size,).
+        scale: Factor, (1,) or (size,); of a ``pose_rpy`` (1,) or (6,), before it becomes a pose.
         offset: Added afterwards, (1,) or (size,).
     """
 
@@ -234,6 +249,9 @@ class Extractor:
         offset: Sequence[float] = (0.0,),
     ) -> None:
         self._field, self._layout, self._size = field, layout, size
+        self._by_angles = layout is LAYOUTS["pose_rpy"]
+        if self._by_angles:
+            self._size = POSE_RPY_SIZE
         self._names, self._names_field = tuple(names), names_field
         self._indices = np.asarray(indices, np.intp) if len(indices) else None
         self._scale, self._offset = np.asarray(scale, float), np.asarray(offset, float)
@@ -270,7 +288,7 @@ class Extractor:
             raise DeviceFault(
                 f"field {self._field.text!r}: {label}", got=scaled[bad], expected="finite numbers"
             )
-        return scaled
+        return pose_of_rpy(scaled) if self._by_angles else scaled
 
     def _take(self, values: Array, rows: Array) -> Array:
         if rows.size and rows.max() >= values.size:

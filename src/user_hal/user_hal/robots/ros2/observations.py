@@ -184,8 +184,7 @@ class Source:
             self._names,
             self._names_field,
             self.config.indices,
-            np.atleast_1d(self.config.scale).tolist(),
-            np.atleast_1d(self.config.offset).tolist(),
+            *(numbers.tolist() for numbers in contract.scaling(name)),
         )
         by_joints = self._names == contract.joints and bool(self._names)
         turns = Turns(self._names, contract.continuous) if by_joints else Turns()
