@@ -54,6 +54,12 @@ class RosSubscription:
         """Publishers that the graph knows."""
         return int(self._node.count_publishers(self.topic))
 
+    @property
+    def publisher_nodes(self) -> Sequence[str]:
+        """Full names of the nodes of these publishers."""
+        infos = self._node.get_publishers_info_by_topic(self.topic)
+        return sorted(f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in infos)
+
     def close(self) -> None:
         """End the subscription."""
         if not self._closed:
@@ -111,6 +117,8 @@ class RosGoals:
 
     def __init__(self, node: Node, cls: type[Any], action: str) -> None:
         self._node, self._cls, self.topic = node, cls, action
+        self.accepted: bool | None = None  # the newest goal; None: not answered yet
+        self._newest: Any = None
         self._client: Any = ActionClient(
             node, cls, action, callback_group=MutuallyExclusiveCallbackGroup()
         )
@@ -122,7 +130,9 @@ class RosGoals:
     def publish(self, message: Any) -> None:
         """Send a goal. Raises TransportError after close, or when ROS has shut down."""
         try:
-            self._client.send_goal_async(message).add_done_callback(self._answered)
+            self.accepted = None
+            self._newest = future = self._client.send_goal_async(message)
+            future.add_done_callback(self._answered)
         except Exception as error:
             raise TransportError(f"cannot send a goal to {self.topic!r}", got=error) from error
 
@@ -139,7 +149,11 @@ class RosGoals:
 
     def _answered(self, future: Any) -> None:
         handle = future.result()
-        if handle is not None and not handle.accepted:
+        if handle is None:
+            return
+        if future is self._newest:
+            self.accepted = bool(handle.accepted)
+        if not handle.accepted:
             self._node.get_logger().warning(
                 f"{self.topic}: the server rejected a goal", throttle_duration_sec=1.0
             )

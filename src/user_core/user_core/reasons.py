@@ -129,6 +129,14 @@ ACCELERATION = _code("acceleration", "A command asked for too high an accelerati
 JOINT_LIMITS = _code("joint_limits", "A joint would leave its range, or is outside of it.")
 WORKSPACE = _code("workspace", "The tool would leave its box, or is outside of it.")
 
+GRIPPER_REJECTED = _code("gripper_rejected", "The gripper's action server rejects the goals.")
+NOT_FOLLOWED = _code("not_followed", "The robot does not move although it is told to.")
+
+# What is suspicious about a robot, although it works.
+SEVERAL_PUBLISHERS = _code(
+    "several_publishers", "More than one node publishes the joints that the robot is read from."
+)
+
 # Why a person's device does not drive.
 DEVICE_SILENT = _code("device_silent", "No message of the person's device comes.")
 DEVICE_MISFITS = _code("device_misfits", "The device has not the axes or buttons asked for.")

@@ -31,6 +31,10 @@ class TopicSubscription(Protocol):
     def publishers(self) -> int:
         """How many publishers are matched now; 0 tells a silent topic from a missing one."""
 
+    @property
+    def publisher_nodes(self) -> Sequence[str]:
+        """Full names of the nodes that publish the topic, one for each publisher."""
+
 
 class TopicPublisher(Protocol):
     """A publisher of one topic."""
@@ -51,6 +55,14 @@ class TopicPublisher(Protocol):
 
     def close(self) -> None:
         """End it. Idempotent."""
+
+
+class GoalPublisher(TopicPublisher, Protocol):
+    """Sends goals of an action."""
+
+    @property
+    def accepted(self) -> bool | None:
+        """Whether the server took the newest goal; None while it has not answered."""
 
 
 class TopicIo(Protocol):
@@ -103,10 +115,10 @@ class TopicIo(Protocol):
             TransportError: No such interface is installed, or the name is not a topic name.
         """
 
-    def goals(self, action: str, type_name: str) -> TopicPublisher:
+    def goals(self, action: str, type_name: str) -> GoalPublisher:
         """Goals of a ROS action, as if they were a topic: the newest goal replaces the ones
         before, ``subscribers`` is 1 while a server is there, and results are not waited for.
-        A goal that the server rejects is logged.
+        A goal that the server rejects is logged, and ``accepted`` says so.
 
         Raises:
             TransportError: No such interface is installed.

@@ -215,7 +215,7 @@ ACTIONS: dict[str, type[Any]] = {
 }
 
 
-Callback = Callable[[Any], None]
+Callback = Callable[[Any], Any]
 
 
 class LocalTopics:
@@ -274,7 +274,7 @@ class LocalTopics:
         return publisher
 
     def serve(self, action: str, type_name: str, callback: Callback) -> LocalSubscription:
-        """Take the goals of an action."""
+        """Take the goals of an action; a callback that returns False rejects its goal."""
         subscription = LocalSubscription(self, action, type_name, callback)
         self._subscriptions.append(subscription)
         return subscription
@@ -338,6 +338,11 @@ class LocalSubscription:
         """How many publish what it would hear."""
         return len(self.io.publishers_of(self.topic, self.type_name))
 
+    @property
+    def publisher_nodes(self) -> Sequence[str]:
+        """One name for each publisher."""
+        return [f"/local_{count}" for count in range(1, self.publishers + 1)]
+
     def close(self) -> None:
         """End it."""
         self.io.remove(self)
@@ -352,6 +357,7 @@ class LocalPublisher:
     type_name: str
     cls: type[Any]
     closed: bool = False
+    accepted: bool | None = None
 
     @property
     def subscribers(self) -> int:
@@ -363,11 +369,14 @@ class LocalPublisher:
         return self.cls()
 
     def publish(self, message: Any) -> None:
-        """Call every subscription's callback."""
+        """Call every subscription's callback. A server that returns False rejects a goal."""
         if self.closed:
             raise TransportError(f"cannot publish on {self.topic!r}", got="closed")
+        accepted = True
         for subscription in self.io.subscriptions_of(self.topic, self.type_name):
-            subscription.callback(message)
+            accepted = subscription.callback(message) is not False and accepted
+        if self.type_name in ACTIONS:
+            self.accepted = accepted
 
     def close(self) -> None:
         """End it."""

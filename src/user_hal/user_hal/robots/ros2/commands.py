@@ -6,6 +6,7 @@ The targets are pure: no topics, no clock. The senders turn a target into messag
 from __future__ import annotations
 
 import math
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from user_core.errors import ConfigError, DeviceTimeout, SpecError
+from user_core.reasons import GRIPPER_REJECTED, NO_REASON, Reason
 from user_core.specs import ActionKind, Array
 from user_hal.robots.ros2.contract import ActionConfig, CommandConfig, GripperConfig
 from user_hal.robots.ros2.frames import Frames, Transform, plain
@@ -385,6 +387,8 @@ class TargetSender:
             self._way = (frames or Frames()).between(base_frame, self._frame)
             if self._way is None:
                 raise ConfigError("frame of a command", got=self._frame, expected=base_frame)
+        self._scale: Array
+        self._offset: Array
         self._scale, self._offset = scaling or (np.ones(1), np.zeros(1))
         self._scaled = bool((self._scale != 1).any() or self._offset.any())
         self._low = np.asarray(-np.inf if config.low is None else config.low, float)
@@ -450,6 +454,10 @@ class TargetSender:
         self.publisher.close()
 
 
+#: After so long, a goal that was rejected is sent again.
+_RETRY_S = 0.5
+
+
 class GripperSender:
     """Opens and closes a gripper by its own topic or action.
 
@@ -460,7 +468,9 @@ class GripperSender:
 
     def __init__(self, io: TopicIo, config: GripperConfig) -> None:
         self._io, self.config = io, config
-        self._sent = math.nan
+        self._sent = math.nan  # asked for
+        self._holds = math.nan  # accepted
+        self._retry_s = math.inf  # when a goal that was rejected is sent again, monotonic
         self.publisher: TopicPublisher = (
             io.goals(config.topic, config.type)
             if config.type in (GRIPPER_ACTION, PARALLEL_GRIPPER_ACTION)
@@ -471,10 +481,38 @@ class GripperSender:
         """Ask for an opening, 0 closed to 1 open; returns the opening that now holds.
 
         A change smaller than ``min_change`` is not sent, so that a controller that plans anew
-        for each command is not kept busy.
+        for each command is not kept busy. A goal that an action server rejects changes nothing
+        (0 is returned where nothing was accepted yet), and is sent again after a while.
         """
-        if abs(opening - self._sent) < self.config.min_change:
-            return self._sent
+        due = self._rejected() and time.monotonic() >= self._retry_s
+        if due or not abs(opening - self._sent) < self.config.min_change:
+            self._publish(opening)
+            self._sent, self._retry_s = opening, time.monotonic() + _RETRY_S
+        accepted = self._accepted()
+        if accepted or (accepted is None and math.isnan(self._holds)):
+            self._holds = self._sent
+        return 0.0 if math.isnan(self._holds) else self._holds
+
+    def trouble(self) -> Reason:
+        """Why the gripper does not do what it was told; false if it does."""
+        if not self._rejected():
+            return NO_REASON
+        return Reason(
+            GRIPPER_REJECTED,
+            f"action {self.publisher.topic!r} ({self.config.type}) rejects opening "
+            f"{self._sent:g}: the gripper may not be homed, or cannot open that wide",
+        )
+
+    def _rejected(self) -> bool:
+        return self._accepted() is False
+
+    def _accepted(self) -> bool | None:
+        """Of the newest goal; what goes to a topic is taken as accepted."""
+        accepted: bool | None = getattr(self.publisher, "accepted", None)
+        is_action = self.config.type in (GRIPPER_ACTION, PARALLEL_GRIPPER_ACTION)
+        return accepted if is_action else True
+
+    def _publish(self, opening: float) -> None:
         config = self.config
         value = config.closed + opening * (config.opened - config.closed)
         message = self.publisher.new()
@@ -496,8 +534,6 @@ class GripperSender:
             message.command.position = value
             message.command.max_effort = config.max_effort
         self.publisher.publish(message)
-        self._sent = opening
-        return opening
 
     def _fill_joint_state(self, message: Any, value: float) -> None:
         joints = self.config.joints
@@ -508,6 +544,7 @@ class GripperSender:
     def forget(self) -> None:
         """Send the next opening whatever it is."""
         self._sent = math.nan
+        self._retry_s = math.inf
 
     def close(self) -> None:
         """End the publisher."""

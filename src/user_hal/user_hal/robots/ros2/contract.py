@@ -528,7 +528,8 @@ def carries_velocities(action: ActionConfig, command: CommandConfig) -> bool:
 
 def command_scaling(config: Ros2Config, command: CommandConfig) -> tuple[Array, Array]:
     """Scale and offset from our units to the robot's own, each (1,) or (n,)."""
-    scale, offset = np.ones(1), np.zeros(1)
+    scale: Array = np.ones(1)
+    offset: Array = np.zeros(1)
     if command.type in JOINT_TYPES and "joint_position" in config.observation:
         source = config.observation["joint_position"]
         scale = 1.0 / np.atleast_1d(source.scale)
