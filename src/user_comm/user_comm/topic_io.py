@@ -58,7 +58,12 @@ class RosSubscription:
     def publisher_nodes(self) -> Sequence[str]:
         """Full names of the nodes of these publishers."""
         infos = self._node.get_publishers_info_by_topic(self.topic)
-        return sorted(f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in infos)
+        return sorted(
+            "a node whose name has not come yet"
+            if "UNKNOWN" in info.node_name
+            else f"{info.node_namespace.rstrip('/')}/{info.node_name}"
+            for info in infos
+        )
 
     def close(self) -> None:
         """End the subscription."""

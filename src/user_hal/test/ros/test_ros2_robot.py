@@ -15,6 +15,7 @@ from user_comm.topic_io import RosTopicIo, open_topic_io
 from user_core.config import from_mapping, load_yaml
 from user_core.conformance import check_robot
 from user_core.errors import DeviceTimeout
+from user_core.reasons import SEVERAL_PUBLISHERS
 from user_core.specs import check_arrays
 from user_hal.cameras.ros_topic import RosTopicCamera, RosTopicCameraConfig
 from user_hal.robots.ros2.commands import way
@@ -283,3 +284,18 @@ def test_topics_that_are_not_there_are_told_with_those_that_are(
     ) as e:
         connected(io, params)
     assert "['/force_torque_sensor_broadcaster/wrench']" in str(e.value)
+
+
+def test_several_publishers_of_the_joints_are_named(sim: SimProcess, io: RosTopicIo) -> None:
+    """automaticaddison/yahboom_rosmaster#4, frankarobotics/franka_ros#230."""
+    robot = connected(io, contract())
+    assert robot.warnings() == []
+    with open_topic_io("second_driver", namespace="/cell") as other:
+        publisher = other.publisher("/joint_states", "sensor_msgs/msg/JointState")
+        # the graph knows a publisher a little sooner than the name of its node
+        wait_until(lambda: any("/cell/second_driver" in w.text for w in robot.warnings()))
+        (warning,) = robot.warnings()
+        assert warning.code == SEVERAL_PUBLISHERS
+        assert "/sim_ros_robot" in warning.text
+        publisher.close()
+    robot.close()

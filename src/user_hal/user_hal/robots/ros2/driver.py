@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import numpy as np
 
 from user_core.errors import DeviceError, DeviceFault, DeviceNotConnected, SuiteError
 from user_core.interfaces import Discovered, Robot
+from user_core.reasons import SEVERAL_PUBLISHERS, Reason
 from user_core.specs import Array, RobotSpec
 from user_core.types import AppliedAction, Observation
 from user_hal.cameras.with_cameras import FrameAligner, build_cameras
@@ -34,6 +36,7 @@ from user_hal.robots.ros2.messages import JOINT_STATE, JOINT_TRAJECTORY, NUMBERS
 from user_hal.robots.ros2.observations import Observer
 from user_hal.topic_io import TopicIo, attach_topics, topics_read
 
+_log = logging.getLogger(__name__)
 _TRIGGER = "std_srvs/srv/Trigger"
 
 
@@ -113,9 +116,26 @@ class Ros2Robot(Robot):
             self._observer.open(self._io)
             self._aligner.connect()
             self._wait_for_controllers(self._io)
+            for warning in self.warnings():
+                _log.warning("%s: %s", warning.code, warning.text)
         except BaseException:
             self.close()
             raise
+
+    def warnings(self) -> list[Reason]:
+        """What is suspicious about the topics, although they can be read."""
+        source = self._observer.sources.get("joint_position")
+        subscription = None if source is None else source.subscription
+        nodes = [] if subscription is None else subscription.publisher_nodes
+        if subscription is None or len(nodes) < 2:
+            return []
+        return [
+            Reason(
+                SEVERAL_PUBLISHERS,
+                f"{len(nodes)} publishers of {subscription.topic}, which the joints are read from: "
+                f"{', '.join(nodes)}; if two of them publish the same joints, end one",
+            )
+        ]
 
     def read(self) -> Observation:
         """The newest moment for which every topic has spoken.
