@@ -151,3 +151,12 @@ def test_home_is_reached_the_short_way_round() -> None:
     Homing(config, go, joint.copy, False, ("a",), 0.3, turns).go(np.random.default_rng(0))
     assert joint[0] == pytest.approx(-3.0)
     assert all(abs(position) > 2.9 for position in sent), "not by way of zero"
+
+
+def test_what_is_commanded_is_not_read() -> None:
+    action = {
+        **CONTRACT["action"],
+        "command": {"topic": "joint_states", "type": "sensor_msgs/msg/JointState"},
+    }
+    with pytest.raises(ConfigError, match=r"action\.command\.topic.*joint_position reads"):
+        from_mapping(Ros2Config, {**CONTRACT, "action": action})

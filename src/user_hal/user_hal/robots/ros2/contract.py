@@ -424,6 +424,7 @@ def check_contract(config: Ros2Config) -> None:
         )
     _check_action(config)
     _check_home(config)
+    _check_echo(config)
     _check_frames(config)
     _check_units(config)
 
@@ -620,6 +621,22 @@ def _check_frames(config: Ros2Config) -> None:
                 got=command.frame,
                 expected=f"{base}, the frame of the action (base_frame)",
                 hint=hint,
+            )
+
+
+def _check_echo(config: Ros2Config) -> None:
+    """What this node commands is not what it reads: a robot that has died would seem to follow."""
+    read = {source.topic.lstrip("/"): name for name, source in config.observation.items()}
+    for where, command in (
+        ("action.command", config.action.command),
+        ("action.gripper", config.action.gripper),
+        ("home.command", config.home.command),
+    ):
+        if command is not None and command.topic.lstrip("/") in read:
+            raise ConfigError(
+                f"{where}.topic",
+                got=f"{command.topic!r}, which observation.{read[command.topic.lstrip('/')]} reads",
+                expected="another topic than those that the robot is read from",
             )
 
 
