@@ -12,7 +12,7 @@ import numpy as np
 
 from user_core.errors import DeviceError, DeviceFault, DeviceNotConnected, SuiteError
 from user_core.interfaces import Discovered, Robot
-from user_core.reasons import SEVERAL_PUBLISHERS, Reason
+from user_core.reasons import NO_REASON, NOT_FOLLOWED, SEVERAL_PUBLISHERS, Reason
 from user_core.specs import Array, RobotSpec
 from user_core.types import AppliedAction, Observation
 from user_hal.cameras.with_cameras import FrameAligner, build_cameras
@@ -30,13 +30,22 @@ from user_hal.robots.ros2.contract import (
     command_scaling,
     robot_spec,
 )
+from user_hal.robots.ros2.following import COMMANDS, FollowWatch
 from user_hal.robots.ros2.homing import Homing
 from user_hal.robots.ros2.joints import Turns
-from user_hal.robots.ros2.messages import JOINT_STATE, JOINT_TRAJECTORY, NUMBERS, TWIST
+from user_hal.robots.ros2.messages import (
+    JOINT_KINDS,
+    JOINT_STATE,
+    JOINT_TRAJECTORY,
+    NUMBERS,
+    TWIST,
+)
 from user_hal.robots.ros2.observations import Observer
 from user_hal.topic_io import TopicIo, attach_topics, topics_read
 
 _log = logging.getLogger(__name__)
+_follow_log = logging.getLogger(__name__)
+
 _TRIGGER = "std_srvs/srv/Trigger"
 
 
@@ -68,6 +77,12 @@ class Ros2Robot(Robot):
         turns = Turns(config.joints, config.continuous)
         self._targets = make_targets(
             config.action, config.period_s, count, self._low, self._high, turns
+        )
+        self._follows_joints = config.action.kind in JOINT_KINDS
+        self._follow = (
+            FollowWatch(0.02, turning=[name in config.continuous for name in config.joints])  # rad
+            if self._follows_joints
+            else FollowWatch(0.005)  # m
         )
         self._rng = np.random.default_rng()
         self._lock = threading.RLock()  # a command and a stop do not interleave
@@ -172,6 +187,7 @@ class Ros2Robot(Robot):
                 step_s = self._config.period_s if per_period else 1.0
                 executed = accepted.values[:size] * step_s
             sender.send(target)
+            self._watch(accepted)
             if self._gripper is not None:
                 executed = np.append(executed, self._gripper.send(float(bounded[-1])))
             self._held = None
@@ -182,6 +198,39 @@ class Ros2Robot(Robot):
             changed = not np.allclose(sent, action, rtol=0, atol=1e-6)
             self._applied = AppliedAction(sent, self._commands, 0, changed, time.time_ns())
         return sent
+
+    def trouble(self) -> Reason:
+        """Why what was commanded is not what happens; false if nothing is known against it."""
+        if self._follow.failed:
+            unit = "rad" if self._follows_joints else "m"
+            command = self._config.action.command
+            return Reason(
+                NOT_FOLLOWED,
+                f"the robot does not follow {command.topic!r} ({command.type}): it was told to "
+                f"move {self._follow.commanded:.3f} {unit}, and moved {self._follow.gone:.3f} {unit} "
+                f"in {COMMANDS} commands; is the controller active, in the right mode, and in "
+                "the contract's units?",
+            )
+        return self._gripper.trouble() if self._gripper is not None else NO_REASON
+
+    def _watch(self, target: Target) -> None:
+        """Remember what was sent and where the robot is; log when it does not follow."""
+        name = "joint_position" if self._follows_joints else "tcp_pose"
+        if name not in self._observer.sources:
+            return
+        try:
+            measured = self._observer.measured(name)
+        except DeviceError:
+            return  # reading tells it
+        velocities = target.quantity in ("velocities", "twist")
+        told = target.values * self._config.period_s if velocities else target.values
+        failed = self._follow.failed
+        if self._follows_joints:
+            self._follow.note(measured, told, velocities=velocities)
+        else:
+            self._follow.note(measured[:3], told[:3], velocities=velocities)
+        if self._follow.failed and not failed:
+            _follow_log.warning("%s", self.trouble().text)
 
     def stop(self) -> None:
         """Hold where the robot is (or zero velocity); a way home ends. Any thread may call it.
@@ -285,6 +334,7 @@ class Ros2Robot(Robot):
         if self._sender is None:
             return
         if self._held is None:
+            self._follow.forget()
             self._held = self._targets.hold(self._hold_measured())
             self._targets.forget()
         if self._held is not None:

@@ -1,0 +1,76 @@
+"""Whether a robot moves when it is told to: a controller may listen, and do nothing. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+
+from user_core.specs import Array
+
+#: Commands that are looked at together.
+COMMANDS = 15
+#: Share of the way at least; what measurements tremble by is far less of the smallest way.
+_SHARE = 0.1
+
+
+class FollowWatch:
+    """Compares the way that was commanded with the way that was gone, over some commands.
+
+    Args:
+        smallest: Ways that are shorter are not judged, in the unit of the numbers.
+        commands: How many commands are looked at together.
+        turning: Which elements are continuous joints: their ways are the short ones.
+    """
+
+    def __init__(
+        self, smallest: float, commands: int = COMMANDS, turning: Sequence[bool] = ()
+    ) -> None:
+        self._turning = np.array(turning, bool) if any(turning) else None
+        self._smallest = smallest
+        self._steps: deque[tuple[Array, Array]] = deque(maxlen=commands + 1)
+        self._velocities = False
+        self.commanded = self.gone = 0.0  # of the last judgement that failed
+        self.failed = False
+
+    def note(self, measured: Array, told: Array, *, velocities: bool) -> None:
+        """Take a command.
+
+        Args:
+            measured: Where the robot was, (n,).
+            told: The target, (n,); or the way in one period, for ``velocities``.
+            velocities: Which of the two.
+        """
+        self._velocities = velocities
+        self._steps.append((np.array(measured), np.array(told)))
+        if len(self._steps) == self._steps.maxlen:
+            self._judge()
+
+    def forget(self) -> None:
+        """Begin anew: the robot was stopped, or moved by others."""
+        self._steps.clear()
+        self.failed = False
+
+    def _judge(self) -> None:
+        start, end = self._steps[0][0], self._steps[-1][0]
+        if self._velocities:
+            way = np.sum([told for _, told in list(self._steps)[:-1]], axis=0)
+        else:
+            way = self._way(start, self._steps[0][1])
+            length2 = float(way @ way)
+            if any(float(self._way(start, told) @ way) < 0.5 * length2 for _, told in self._steps):
+                return  # the target has turned back meanwhile
+        length = float(np.linalg.norm(way))
+        if length < self._smallest:
+            return
+        gone = float(self._way(start, end) @ way) / length
+        self.failed = gone < _SHARE * length
+        self.commanded, self.gone = length, gone
+
+    def _way(self, start: Array, end: Array) -> Array:
+        way: Array = end - start
+        if self._turning is not None:
+            short = (way + np.pi) % (2 * np.pi) - np.pi
+            way = np.where(self._turning, short, way)
+        return way
