@@ -62,7 +62,8 @@ class GateAndDriver(RuleBasedStateMachine):
             lambda message: self.sent.append(np.array(message.data)),
         )
         self.joints = self.io.publisher("/joint_states", "sensor_msgs/msg/JointState")
-        self.true, self.reading = np.array([0.5, -1.2, 1.4]), np.zeros(3)
+        self.true: Array = np.array([0.5, -1.2, 1.4])
+        self.reading: Array = np.zeros(3)
         self.robot = Ros2Robot(from_mapping(Ros2Config, {**CONTRACT, **self.extra}))
         self.gate = SafetyGate(from_mapping(SafetyConfig, SAFETY), self.robot.spec)
         self.robot.attach(self.io)
@@ -77,7 +78,8 @@ class GateAndDriver(RuleBasedStateMachine):
         self.io.subscribe = subscribe_and_speak  # type: ignore[method-assign]
         self.robot.connect()
         self.io.subscribe = subscribe  # type: ignore[method-assign]
-        self.now_ns, self.target = 0, None
+        self.now_ns = 0
+        self.target: Array | None = None
         self.look()
 
     def teardown(self) -> None:
