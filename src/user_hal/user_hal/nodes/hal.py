@@ -16,7 +16,7 @@ from rclpy.node import Node
 
 from user_comm import topics
 from user_comm.converters import RobotDescription, lease_to_message, observation_to_message
-from user_comm.diagnostics import Item
+from user_comm.diagnostics import Item, Level
 from user_comm.endpoints import TopicPublisher
 from user_comm.lifecycle import LifecycleNode
 from user_comm.logs import Throttle, bridge_logging
@@ -24,6 +24,7 @@ from user_comm.run import run
 from user_comm.subscriptions import TopicReader
 from user_comm.topic_io import RosTopicIo
 from user_core.errors import LeaseError, SuiteError
+from user_core.reasons import NO_REASON
 from user_core.runtime.scheduling import hurry_middleware, make_process_prompt
 from user_core.types import ActionChunk, Lease, Observation
 from user_hal.node_configs import HalConfig
@@ -72,6 +73,7 @@ class HalNode(LifecycleNode):
         config = self._robot_file = self.config.expand(self._parameter_overrides)
         self._display = config.display
         robot = build_robot(config)
+        self._robot_trouble = getattr(robot, "trouble", lambda: NO_REASON)
         topic_io = RosTopicIo(self)
         stack.callback(topic_io.close)
         attach_topics(robot, topic_io)
@@ -150,6 +152,14 @@ class HalNode(LifecycleNode):
 
             self.diagnostics.watch(name, source)
             stack.callback(self.diagnostics.unwatch, name)
+
+        def robot_item() -> Item:
+            trouble = self._robot_trouble()
+            level = Level.WARN if trouble else Level.OK
+            return Item("robot", level, trouble.text or "does what it is told, as far as is known")
+
+        self.diagnostics.watch("robot", robot_item)
+        stack.callback(self.diagnostics.unwatch, "robot")
 
     # --- what comes in ------------------------------------------------------------------
 
