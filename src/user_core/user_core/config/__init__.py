@@ -8,7 +8,7 @@ with its path, what was got and what is allowed. From the same declarations come
 
 from __future__ import annotations
 
-from user_core.config.documents import Document, load_document, load_yaml
+from user_core.config.documents import Document, load_document, load_yaml, parse_parameters
 from user_core.config.model import (
     MISSING,
     Config,
@@ -33,6 +33,7 @@ __all__ = [
     "json_schema",
     "load_document",
     "load_yaml",
+    "parse_parameters",
     "setting",
     "setting_of",
     "to_mapping",

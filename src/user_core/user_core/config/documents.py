@@ -1,8 +1,8 @@
-"""YAML documents, and the line at which each key stands."""
+"""YAML documents with the line at which each key stands, and parameters of command lines."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,3 +112,27 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def parse_parameters(words: Sequence[str]) -> dict[str, Any]:
+    """``name:=value`` and ``outer.inner:=value``, as on command lines, as a nested mapping.
+
+    Values are YAML. Raises ConfigError for another spelling, for what is not YAML, and where a
+    name is both a value and a mapping.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        path, separator, text = word.partition(":=")
+        if not separator or not path:
+            raise ConfigError("parameter", got=repr(word), expected="name:=value")
+        *outer, last = path.split(".")
+        inner = found
+        for key in outer:
+            inner = inner.setdefault(key, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(path, got=f"{key}:={inner!r} as well", expected="one of both")
+        try:
+            inner[last] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(path, got=text, expected=f"a value of YAML ({error})") from error
+    return found

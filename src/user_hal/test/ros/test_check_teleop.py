@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from user_comm.topic_io import open_topic_io
-from user_hal.cli.check_teleop import main, parameters
+from user_core.config import parse_parameters
+from user_hal.cli.check_teleop import main
 
 
 @pytest.fixture(scope="module")
@@ -72,4 +73,4 @@ def test_a_wrong_spelling_is_refused() -> None:
     assert check("joy", "topik:=/pad/joy")[0] == 2
     assert check("no_such_device")[0] == 2
     assert check("joy", "buttons:=1", "buttons.open:=1")[0] == 2
-    assert parameters(["a.b:=1", "a.c:=[x, 2]"]) == {"a": {"b": 1, "c": ["x", 2]}}
+    assert parse_parameters(["a.b:=1", "a.c:=[x, 2]"]) == {"a": {"b": 1, "c": ["x", 2]}}

@@ -8,16 +8,15 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
 
 import numpy as np
-import yaml
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from user_core.config import parse_parameters
 from user_core.errors import ConfigError, SuiteError
 from user_core.interfaces import Teleop, TeleopCommand
 from user_core.plugins import PluginChoice
@@ -64,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(args: argparse.Namespace, ros_args: Sequence[str], console: Console) -> int:
-    choice = PluginChoice(plugin=args.name, params=parameters(args.params))
+    choice = PluginChoice(plugin=args.name, params=parse_parameters(args.params))
     teleop: Teleop = choice.build("teleops")
     specs = [_spec_of(args.robot)] if args.robot else [arm(ActionKind.EE_DELTA), _joint_arm(teleop)]
     seconds = args.seconds or (math.inf if console.is_terminal else _WITHOUT_TERMINAL_S)
@@ -84,29 +83,6 @@ def _check(args: argparse.Namespace, ros_args: Sequence[str], console: Console) 
         except KeyboardInterrupt:
             console.print()
         return _conclude(watch, console)
-
-
-def parameters(arguments: Sequence[str]) -> dict[str, Any]:
-    """``name:=value`` and ``outer.inner:=value`` as a mapping; values are YAML.
-
-    Raises ConfigError for another spelling.
-    """
-    found: dict[str, Any] = {}
-    for argument in arguments:
-        path, separator, text = argument.partition(":=")
-        if not separator or not path:
-            raise ConfigError("parameter", got=argument, expected="name:=value")
-        *outer, last = path.split(".")
-        inner = found
-        for key in outer:
-            inner = inner.setdefault(key, {})
-            if not isinstance(inner, dict):
-                raise ConfigError(path, got=f"{key}:={inner!r} as well", expected="one of both")
-        try:
-            inner[last] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(path, got=text, expected=f"a value of YAML ({error})") from error
-    return found
 
 
 def arm(kind: ActionKind, joints: Sequence[str] = ()) -> RobotSpec:

@@ -9,14 +9,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.markup import escape
 
 from user_core import plugins
+from user_core.config import parse_parameters
 from user_core.conformance import Report, check_algorithm, check_policy
 from user_core.conformance.report import Skip, expect
-from user_core.errors import ConfigError, SuiteError
+from user_core.errors import SuiteError
 from user_core.interfaces import Algorithm, Policy
 from user_core.specs import RobotSpec
 
@@ -87,7 +87,7 @@ def _run(check: Any, arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _check_policy(arguments: argparse.Namespace) -> Report:
-    params = _params(arguments.params)
+    params = parse_parameters(arguments.params)
     robot, trainer = params.pop("robot", {}), params.pop("algorithm", {})
     spec = _spec(arguments.robot, robot)
 
@@ -118,7 +118,7 @@ def _check_policy(arguments: argparse.Namespace) -> Report:
 
 
 def _check_algorithm(arguments: argparse.Namespace) -> Report:
-    params = _params(arguments.params)
+    params = parse_parameters(arguments.params)
     chosen, robot = params.pop("policy", {}), params.pop("robot", {})
     spec = _spec(arguments.robot, robot)
 
@@ -140,18 +140,3 @@ def _spec(robot: str, params: Mapping[str, Any]) -> RobotSpec:
         return spec
     finally:
         made.close()
-
-
-def _params(words: Sequence[str]) -> dict[str, Any]:
-    """Parameters, nested at their dots, from ``name:=value`` with YAML values."""
-    found: dict[str, Any] = {}
-    for word in words:
-        name, given, text = word.partition(":=")
-        if not given or not name:
-            raise ConfigError("parameter", got=repr(word), expected="name:=value")
-        *path, leaf = name.split(".")
-        inner = found
-        for part in path:
-            inner = inner.setdefault(part, {})
-        inner[leaf] = yaml.safe_load(text)
-    return found
