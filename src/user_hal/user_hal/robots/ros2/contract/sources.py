@@ -1,0 +1,131 @@
+"""Where the arrays of an observation come from, and when readings belong together."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from user_core.config import Config, setting
+from user_core.errors import ConfigError
+from user_hal.robots.ros2.messages import LayoutChoice
+from user_hal.topic_io import Reliability
+
+Bound = float | tuple[float, ...] | None
+
+
+#: Layouts that are a pose in the observation.
+POSES = ("pose", "pose_rpy")
+
+
+class SourceConfig(Config):
+    """Where one array of the observation comes from."""
+
+    topic: str = setting(doc="Topic, for instance /joint_states.", min_length=1)
+    type: str = setting(doc="Its message type, for instance sensor_msgs/msg/JointState.")
+    field: str = setting(
+        doc="Path to the numbers in the message: names and [indices], for instance pose.position."
+    )
+    layout: LayoutChoice = setting(
+        "auto",
+        doc="What is found there. auto: by the observation's name (tcp_pose: pose, tcp_velocity: "
+        "twist, wrench: wrench), else a vector. pose_rpy: six numbers, x y z roll pitch yaw.",
+    )
+    names: tuple[str, ...] = setting(
+        (),
+        doc="Elements to take, by their names in the message, in this order. Empty for a "
+        "JointState: the robot's joints.",
+    )
+    names_field: str = setting("name", doc="Where the names stand in the message.")
+    indices: tuple[int, ...] = setting((), doc="Elements to take, by position.", ge=0)
+    length: Literal["m", "mm"] = setting("m", doc="pose_rpy: unit of x, y, z in the message.")
+    angle: Literal["rad", "deg"] = setting(
+        "rad",
+        doc="pose_rpy: unit of roll, pitch, yaw (about the fixed axes x, y, z, in this order).",
+    )
+    size: int | None = setting(
+        None, doc="Number of elements of a vector that is taken whole.", ge=1, le=4096
+    )
+    scale: float | tuple[float, ...] = setting(
+        1.0, doc="Factor to the observation's unit: one, or one per element; not 0."
+    )
+    offset: float | tuple[float, ...] = setting(
+        0.0, doc="Added after scaling: one, or one per element."
+    )
+    unit: str = setting("", doc="SI unit of the observation.")
+    frame: str = setting(
+        "",
+        doc="Frame of the messages; of poses and twists base_frame, if empty. A message that says "
+        "another frame is refused, unless transforms knows the way. tcp_pose and tcp_velocity are "
+        "taken to base_frame where transforms knows the way.",
+    )
+    low: Bound = setting(None, doc="Smallest value, for the spec.")
+    high: Bound = setting(None, doc="Largest value, for the spec.")
+    dtype: Literal["float32", "float64"] = setting("float32", doc="Type in the observation.")
+    resample: Literal["linear", "nearest", "latest"] = setting(
+        "linear",
+        doc="How the value at the common moment is found: between its neighbours (rotations on "
+        "the great circle), the nearest, or simply the latest, which then does not take part "
+        "in finding the common moment (slow topics).",
+    )
+    stamp: Literal["auto", "header", "arrival"] = setting(
+        "auto", doc="When it was measured: as the header says (auto: if it says), or as it came."
+    )
+    max_age_s: float | None = setting(
+        None, doc="Largest age, instead of the timing's.", unit="s", gt=0
+    )
+    reliability: Reliability = setting("best_effort", doc="How delivery is asked for.")
+
+    def validate(self) -> None:
+        """Refuse two ways of choosing elements at once."""
+        chosen = [bool(self.names), bool(self.indices), self.size is not None]
+        if sum(chosen) > 1:
+            raise ConfigError(
+                f"elements of {self.topic} {self.field}",
+                got="more than one of names, indices, size",
+                expected="at most one",
+            )
+
+
+class TimingConfig(Config):
+    """When readings belong together."""
+
+    max_age_s: float = setting(0.2, doc="Age at which a topic counts as silent.", unit="s", gt=0)
+    max_skew_s: float = setting(
+        0.05, doc="Largest time from the common moment to a real message.", unit="s", gt=0
+    )
+    max_ahead_s: float = setting(
+        0.05,
+        doc="How far stamps may be ahead of this machine's clock before the clocks count as not "
+        "synchronised.",
+        unit="s",
+        ge=0,
+    )
+    history: int = setting(256, doc="Messages remembered of each topic.", ge=2, le=65536)
+    jump_margin: float = setting(
+        2.0, doc="Factor on joint_velocity_limits above which a reading is a jump.", ge=1
+    )
+    settled_readings: int = setting(
+        5, doc="Readings in a row that must fit each other after a jump.", ge=1
+    )
+    connect_timeout_s: float = setting(
+        5.0, doc="How long connecting waits for topics.", unit="s", gt=0
+    )
+
+
+class TransformConfig(Config):
+    """Where a frame is that is fixed to another."""
+
+    parent: str = setting(doc="The other frame.", min_length=1)
+    xyz: tuple[float, ...] = setting((0.0, 0.0, 0.0), doc="Its origin there.", unit="m")
+    rpy: tuple[float, ...] = setting(
+        (0.0, 0.0, 0.0),
+        doc="Roll, pitch, yaw about the other's fixed axes, as in URDF.",
+        unit="rad",
+    )
+
+    def validate(self) -> None:
+        """Refuse other counts than three."""
+        for key, values in (("xyz", self.xyz), ("rpy", self.rpy)):
+            if len(values) != 3 or not np.isfinite(values).all():
+                raise ConfigError(f"{key} of a transform", got=values, expected="3 finite numbers")
