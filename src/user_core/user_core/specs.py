@@ -20,6 +20,12 @@ name                   unit     content
 ``depth_<camera>``     m        height x width x 1, distance along the optical axis
 =====================  =======  ==========================================================
 
+A robot whose actions move several things, each in its own way, has *action groups* (two arms,
+an arm and a base). A quantity of one group is named ``<group>.joint_position``,
+``<group>.tcp_pose`` and so on; where ``joint_position`` is there without a group, it holds the
+joints of all groups, in the order of the groups. :mod:`user_core.action_groups` shows one group
+as if it were a robot of its own.
+
 Units and axes follow REP-103, frames REP-105; quaternions are x y z w as in ROS messages.
 """
 
@@ -65,8 +71,53 @@ class ActionKind(str, Enum):
     """Tool velocity: vx vy vz (m/s), wx wy wz (rad/s), base frame."""
     EE_POSE = "ee_pose"
     """Absolute tool pose: x y z (m), qx qy qz qw, base frame."""
+    BASE_TWIST = "base_twist"
+    """Velocity of a planar base in its own frame: vx (m/s), vy unless it cannot go sideways, wz
+    (rad/s)."""
     GENERIC = "generic"
     """Anything else, for instance a Gymnasium environment's action."""
+    MIXED = "mixed"
+    """Action groups of several kinds: each group has its own."""
+
+
+@dataclass(frozen=True)
+class ActionGroup:
+    """Consecutive elements of an action that move one thing: an arm, a lift, a base.
+
+    Attributes:
+        name: Name of the group; observations of it are named ``<name>.joint_position`` and so on.
+        kind: What its numbers mean; not ``mixed``.
+        size: Number of its elements, grippers included.
+    """
+
+    name: str
+    kind: ActionKind
+    size: int
+
+    def __post_init__(self) -> None:
+        if not self.name or "." in self.name:
+            raise SpecError("name of an action group", got=self.name, expected="a name, no dots")
+        if self.kind is ActionKind.MIXED or self.size < 1:
+            raise SpecError(
+                f"action group {self.name!r}",
+                got=f"{self.kind.value}, {self.size} elements",
+                expected="one kind, and at least one element",
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON or YAML."""
+        return {"name": self.name, "kind": self.kind.value, "size": self.size}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ActionGroup:
+        """Build a group from plain data that may come from anybody."""
+        return cls(str(data["name"]), ActionKind(data["kind"]), int(data["size"]))
+
+
+def common_kind(groups: Sequence[ActionGroup]) -> ActionKind:
+    """The kind that all groups have, or ``mixed``."""
+    kinds = {group.kind for group in groups}
+    return kinds.pop() if len(kinds) == 1 else ActionKind.MIXED
 
 
 #: Up to so many numbers, plain Python is quicker than numpy.
@@ -268,6 +319,9 @@ class RobotSpec:
         task_reward: Whether the robot itself reports reward and success of its task.
         grippers: Elements of an action that are the opening of a gripper, low closed and high
             open. A name says nothing of the kind: a joint may be called ``gripper``.
+        action_groups: What the parts of an action move, in the order of its elements. Empty for
+            the usual robot, whose whole action is of one kind. With groups ``action_kind`` is
+            their common kind, or ``mixed``.
     """
 
     robot: str
@@ -278,6 +332,7 @@ class RobotSpec:
     lockstep: bool = False
     task_reward: bool = False
     grippers: tuple[int, ...] = ()
+    action_groups: tuple[ActionGroup, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.observation:
@@ -303,6 +358,29 @@ class RobotSpec:
                 got=self.grippers,
                 expected=f"elements of the action, 0 to {self.action.size - 1}, each once",
             )
+        self._check_groups()
+
+    def _check_groups(self) -> None:
+        groups, where = self.action_groups, f"action groups of {self.robot!r}"
+        if not groups:
+            if self.action_kind is ActionKind.MIXED:
+                raise SpecError(where, got="none", expected="groups, as the kind is 'mixed'")
+            return
+        names = [group.name for group in groups]
+        if len(set(names)) < len(names):
+            raise SpecError(where, got=names, expected="each name once")
+        if sum(group.size for group in groups) != self.action.size:
+            raise SpecError(
+                where,
+                got=f"{[group.size for group in groups]} elements",
+                expected=f"{self.action.size} together, as the action has",
+            )
+        if self.action_kind is not common_kind(groups):
+            raise SpecError(
+                f"action_kind of {self.robot!r}",
+                got=self.action_kind.value,
+                expected=f"{common_kind(groups).value!r}, what its groups have in common",
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON or YAML."""
@@ -317,6 +395,8 @@ class RobotSpec:
         }
         if self.grippers:  # specs without one stay as they were written before
             data["grippers"] = list(self.grippers)
+        if self.action_groups:
+            data["action_groups"] = [group.to_dict() for group in self.action_groups]
         return data
 
     @classmethod
@@ -335,6 +415,9 @@ class RobotSpec:
                 lockstep=bool(data.get("lockstep", False)),
                 task_reward=bool(data.get("task_reward", False)),
                 grippers=tuple(int(i) for i in data.get("grippers", ())),
+                action_groups=tuple(
+                    ActionGroup.from_dict(g) for g in data.get("action_groups", ())
+                ),
             )
         except SpecError:
             raise

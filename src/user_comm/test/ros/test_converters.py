@@ -39,7 +39,7 @@ from user_comm.topics import interface_class
 from user_core.codecs import Limits
 from user_core.errors import CodecError, SpecError, SuiteError
 from user_core.interfaces import TeleopCommand
-from user_core.specs import DTYPES, ActionKind, ArraySpec, RobotSpec
+from user_core.specs import DTYPES, ActionGroup, ActionKind, ArraySpec, RobotSpec
 from user_core.types import (
     ActedBy,
     ActionChunk,
@@ -277,6 +277,21 @@ def test_grippers_of_a_robot_survive_and_rubbish_about_them_is_refused() -> None
     for rubbish in ([7], [0, 0], list(range(5000))):
         message = robot_description_to_message(RobotDescription(SPEC))
         message.grippers = rubbish
+        with pytest.raises((CodecError, SpecError)):
+            robot_description_from_message(message)
+
+
+def test_action_groups_survive_and_rubbish_about_them_is_refused() -> None:
+    delta, base = ActionKind.JOINT_DELTA, ActionKind.BASE_TWIST
+    groups = (ActionGroup("arm", delta, 1), ActionGroup("base", base, 2))
+    spec = replace(SPEC, action_kind=ActionKind.MIXED, action_groups=groups)
+    description = RobotDescription(spec)
+    back = journey("user_msgs/msg/RobotSpec", description)
+    assert back.spec.action_groups == groups and back.spec_hash == description.spec_hash
+    assert back.spec.action_kind is ActionKind.MIXED
+    for field, rubbish in (("kind", "telepathy"), ("kind", "mixed"), ("size", 7), ("name", "")):
+        message = robot_description_to_message(description)
+        setattr(message.action_groups[0], field, rubbish)
         with pytest.raises((CodecError, SpecError)):
             robot_description_from_message(message)
 

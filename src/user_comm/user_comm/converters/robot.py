@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from user_msgs.msg import ActionChunk as ActionChunkMessage
+from user_msgs.msg import ActionGroup as ActionGroupMessage
 from user_msgs.msg import ArraySpec as ArraySpecMessage
 from user_msgs.msg import Intervention as InterventionMessage
 from user_msgs.msg import Lease as LeaseMessage
@@ -33,7 +34,14 @@ from user_comm.converters.fields import (
 from user_core.codecs import DEFAULT_LIMITS, DTYPE_CODES, Limits
 from user_core.errors import CodecError, SpecError
 from user_core.interfaces import TeleopCommand
-from user_core.specs import MAX_DIMENSIONS, ActionKind, ArraySpec, RobotSpec, digest
+from user_core.specs import (
+    MAX_DIMENSIONS,
+    ActionGroup,
+    ActionKind,
+    ArraySpec,
+    RobotSpec,
+    digest,
+)
 from user_core.types import (
     ActedBy,
     ActionChunk,
@@ -171,6 +179,7 @@ def robot_description_to_message(description: RobotDescription) -> Any:
     message.observation = [array_spec_to_message(k, v) for k, v in spec.observation.items()]
     message.action = array_spec_to_message("action", spec.action)
     message.action_kind = spec.action_kind.value
+    message.action_groups = [_group_to_message(group) for group in spec.action_groups]
     message.grippers = list(spec.grippers)
     message.period_s = float(spec.period_s)
     message.lockstep = bool(spec.lockstep)
@@ -209,25 +218,18 @@ def robot_description_from_message(
             expected=f"at most {ACTION_LIMITS.tensor_bytes}",
         )
     checks.at_most(message.grippers, max(action.size, 1), "robot spec.grippers")
-    try:
-        kind = ActionKind(message.action_kind)
-    except ValueError:
-        kinds = [member.value for member in ActionKind]
-        raise CodecError(
-            "robot spec.action_kind",
-            got=repr(message.action_kind)[:80],
-            expected=kinds,
-        ) from None
+    checks.at_most(message.action_groups, max(action.size, 1), "robot spec.action_groups")
     description = RobotDescription(
         spec=RobotSpec(
             robot=checks.name(message.robot, "robot spec.robot"),
             observation=observation,
             action=action,
-            action_kind=kind,
+            action_kind=_kind(message.action_kind, "robot spec.action_kind"),
             period_s=checks.number(message.period_s, "robot spec.period_s", 0.0),
             lockstep=message.lockstep,
             task_reward=message.task_reward,
             grippers=tuple(int(i) for i in message.grippers),
+            action_groups=tuple(_group_from_message(group) for group in message.action_groups),
         ),
         task=checks.name(message.task, "robot spec.task", empty=True),
         base_frame=checks.name(message.header.frame_id, "robot spec.frame_id", empty=True),
@@ -240,6 +242,24 @@ def robot_description_from_message(
             expected=f"{description.spec_hash}, the hash of its content",
         )
     return description
+
+
+def _kind(text: str, where: str) -> ActionKind:
+    try:
+        return ActionKind(text)
+    except ValueError:
+        kinds = [member.value for member in ActionKind]
+        raise CodecError(where, got=repr(text)[:80], expected=kinds) from None
+
+
+def _group_to_message(group: ActionGroup) -> Any:
+    return ActionGroupMessage(name=group.name, kind=group.kind.value, size=group.size)
+
+
+def _group_from_message(message: Any) -> ActionGroup:
+    where = "robot spec.action_groups"
+    name = checks.name(message.name, f"{where}: name")
+    return ActionGroup(name, _kind(message.kind, f"{where}: kind"), int(message.size))
 
 
 def _wire_form(spec: ArraySpec) -> dict[str, Any]:

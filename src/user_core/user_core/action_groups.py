@@ -1,0 +1,178 @@
+"""One action group of a robot, shown as if it were a robot of its own.
+
+What knows one kind of action (the safety gate, a hand device, a scripted expert) drives a robot
+of several groups through one view per group::
+
+    for view in group_views(robot.spec):
+        own = view.arrays(observation.arrays)  # "joint_position", not "left.joint_position"
+        action[view.part] = decide(view.spec, own)
+
+A robot without groups has one view: the robot itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from user_core.errors import SpecError
+from user_core.specs import ActionGroup, ActionKind, Array, Arrays, ArraySpec, RobotSpec
+
+JOINT_KINDS = (ActionKind.JOINT_POSITION, ActionKind.JOINT_DELTA, ActionKind.JOINT_VELOCITY)
+TOOL_KINDS = (ActionKind.EE_DELTA, ActionKind.EE_TWIST, ActionKind.EE_POSE)
+
+#: Standard arrays with one number per joint.
+_PER_JOINT = ("joint_position", "joint_velocity", "joint_effort")
+#: Standard arrays of one tool.
+_OF_A_TOOL = ("tcp_pose", "tcp_velocity", "wrench", "gripper")
+
+
+@dataclass(frozen=True)
+class GroupView:
+    """One action group, as if it were a robot of its own.
+
+    Attributes:
+        name: Of the group; empty for a robot without groups.
+        spec: What the group shows and takes. Its own observations have their standard names
+            (``joint_position``); those of other groups are left out, those of no group (cameras)
+            are there.
+        part: Its elements of an action.
+        sources: Which array of the robot each array of the group comes from, and which of its
+            rows; None: all.
+    """
+
+    name: str
+    spec: RobotSpec
+    part: slice
+    sources: dict[str, tuple[str, Array | None]]
+
+    def arrays(self, arrays: Arrays) -> Arrays:
+        """The group's share of an observation; what is not in ``arrays`` is left out."""
+        if not self.name:
+            return arrays
+        found: dict[str, Array] = {}
+        for name, (source, rows) in self.sources.items():
+            if source in arrays:
+                array = arrays[source]
+                found[name] = array if rows is None else array[rows]
+        return found
+
+
+def group_views(spec: RobotSpec) -> tuple[GroupView, ...]:
+    """The groups of a robot, in the order of the elements of an action; at least one."""
+    if not spec.action_groups:
+        whole = {name: (name, None) for name in spec.observation}
+        return (GroupView("", spec, slice(0, spec.action.size), dict(whole)),)
+    views, start = [], 0
+    for group in spec.action_groups:
+        views.append(_view(spec, group, start))
+        start += group.size
+    return tuple(views)
+
+
+def group_view(spec: RobotSpec, name: str) -> GroupView:
+    """One group by its name.
+
+    Raises:
+        SpecError: There is none of this name.
+    """
+    for view in group_views(spec):
+        if view.name == name:
+            return view
+    raise SpecError(
+        f"action group of {spec.robot!r}",
+        got=name,
+        expected=f"one of {[group.name for group in spec.action_groups]}",
+    )
+
+
+def _view(spec: RobotSpec, group: ActionGroup, start: int) -> GroupView:
+    part = slice(start, start + group.size)
+    sources = _sources(spec, group, part)
+    observation = {
+        name: _rows_of(spec.observation[source], rows) for name, (source, rows) in sources.items()
+    }
+    own = replace(
+        spec,
+        robot=f"{spec.robot}.{group.name}",
+        observation=observation or dict(spec.observation),
+        action=_part_of(spec.action, part),
+        action_kind=group.kind,
+        grippers=tuple(i - start for i in spec.grippers if part.start <= i < part.stop),
+        action_groups=(),
+    )
+    return GroupView(group.name, own, part, sources)
+
+
+def _sources(
+    spec: RobotSpec, group: ActionGroup, part: slice
+) -> dict[str, tuple[str, Array | None]]:
+    groups = {each.name for each in spec.action_groups}
+    found: dict[str, tuple[str, Array | None]] = {}
+    for name in spec.observation:
+        prefix, dot, rest = name.partition(".")
+        if dot and prefix in groups:
+            if prefix == group.name:
+                found[rest] = (name, None)
+        elif name in _PER_JOINT:
+            rows = _joint_rows(spec, name, group, part)
+            if rows is not None:
+                found.setdefault(name, (name, rows))
+        elif name not in _OF_A_TOOL or _only_arm(spec, group):
+            found.setdefault(name, (name, None))
+    own = {name: source for name, source in found.items() if source[0] != name}
+    return {**found, **own}  # what is the group's own goes before what all groups share
+
+
+def _only_arm(spec: RobotSpec, group: ActionGroup) -> bool:
+    """Whether what is measured at the tool can only be this group's."""
+    tools = [each for each in spec.action_groups if each.kind in TOOL_KINDS]
+    arms = tools or [each for each in spec.action_groups if each.kind in JOINT_KINDS]
+    return arms == [group]
+
+
+def _joint_rows(spec: RobotSpec, name: str, group: ActionGroup, part: slice) -> Array | None:
+    """Rows of an array with all joints that are the group's; None where nobody can tell."""
+    measured = spec.observation[name]
+    row_of = {joint: row for row, joint in enumerate(measured.names)}
+    known = [row_of[joint] for joint in spec.action.names[part] if joint in row_of]
+    if known:
+        return np.asarray(known, np.intp)
+    if any(
+        each.kind in TOOL_KINDS or each.kind is ActionKind.GENERIC for each in spec.action_groups
+    ):
+        return None  # how many joints these have is not said
+    start = 0
+    first = 0
+    for each in spec.action_groups:
+        grippers = sum(first <= i < first + each.size for i in spec.grippers)
+        count = each.size - grippers if each.kind in JOINT_KINDS else 0
+        if each.name == group.name:
+            fits = count and len(measured.shape) == 1 and start + count <= measured.size
+            return np.arange(start, start + count) if fits else None
+        start, first = start + count, first + each.size
+    return None
+
+
+def _rows_of(spec: ArraySpec, rows: Array | None) -> ArraySpec:
+    if rows is None:
+        return spec
+    chosen = [int(row) for row in rows]
+    return replace(
+        spec,
+        shape=(len(chosen),),
+        low=_chosen(spec.low, chosen),
+        high=_chosen(spec.high, chosen),
+        names=tuple(spec.names[i] for i in chosen) if spec.names else (),
+    )
+
+
+def _part_of(spec: ArraySpec, part: slice) -> ArraySpec:
+    return _rows_of(spec, np.arange(part.start, part.stop))
+
+
+def _chosen(bound: Any, rows: Sequence[int]) -> Any:
+    return tuple(bound[i] for i in rows) if isinstance(bound, tuple) else bound
