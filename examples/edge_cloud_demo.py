@@ -112,7 +112,7 @@ def main() -> int:
             ["user", "up", "edge", f"name:={ROBOT}", f"router:={far.connect}",
              f"credentials:={credentials}", "algorithm:=rlpd_cpu", f"robot:={robot}",
              f"robot_params:={yaml.safe_dump(driver, default_flow_style=True).strip()}",
-             "evaluate_every:=3", "--minutes", str(arguments.minutes), "--until-success", "0.9",
+             "evaluate_every:=3", "start:=at_once", "--minutes", str(arguments.minutes), "--until-success", "0.9",
              "--run", "edge", *common],
             folder / "edge.txt",
         )  # fmt: skip

@@ -170,7 +170,7 @@ def test_a_robot_on_topics_is_driven(
     robot = start_process(words)
     endpoint = f"policy_endpoint:=tcp/127.0.0.1:{free_port()}"
     system = launch("real_robot.launch.py", "robot:=sim_ros_robot", "algorithm:=rlpd_light",
-                    "task:=try", endpoint)  # fmt: skip
+                    "task:=try", "start:=at_once", endpoint)  # fmt: skip
     system.are_active("robot0/hal", "robot0/actor", "robot0/teleop", "replay", "learner")
     system.works("stored_s")
     system.comes_back("hal", "acted_s")
@@ -186,7 +186,7 @@ def test_edge_and_cloud_meet_over_mtls_and_the_router_comes_back(
     learner, robot = network.add("learner", "learner"), network.add("robot", "robot0")
     algorithm = "algorithm:=rlpd_cpu"
     edge = launch("edge.launch.py", f"router:={endpoint}", f"credentials:={robot.folder}",
-                  "task:=reach", "robot_params:={speed: 2.0}", algorithm)  # fmt: skip
+                  "start:=at_once", "task:=reach", "robot_params:={speed: 2.0}", algorithm)  # fmt: skip
     cloud = launch("cloud.launch.py", f"network:={network.folder}", f"router:={endpoint}",
                    f"credentials:={learner.folder}", algorithm, host=1)  # fmt: skip
     edge.are_active("robot0/hal", "robot0/actor", "robot0/bridge", "robot0/lifecycle_manager")
@@ -213,7 +213,7 @@ def test_the_policy_of_a_robot_acts_elsewhere(
     cloud = launch("cloud.launch.py", f"network:={network.folder}", *above, host=1)
     inference = launch("inference.launch.py", *above, host=1)
     edge = launch("edge.launch.py", f"router:={endpoint}", f"credentials:={robot.folder}",
-                  "remote_inference:=true", "task:=reach", "algorithm:=rlpd_light",
+                  "remote_inference:=true", "start:=at_once", "task:=reach", "algorithm:=rlpd_light",
                   "robot_params:={speed: 2.0, real_time: true}")  # fmt: skip
     inference.are_active("robot0/inference")
     edge.are_active("robot0/hal", "robot0/actor", "robot0/bridge")

@@ -282,6 +282,11 @@ RELEASE_LEASE = Service(
     "~/release_lease", "user_msgs/srv/ReleaseLease", "hal", "actor",
     "Give a lease back; a robot comes to a safe stop.",
 )  # fmt: skip
+GO = Service(
+    "~/go", "std_srvs/srv/Trigger", "actor", "people",
+    "Let the robot move, where it waits for a person's word (`loop.start: operator`); refused while "
+    "it is not ready.",
+)  # fmt: skip
 PAUSE = Service(
     "~/pause", "std_srvs/srv/Trigger", "lifecycle_manager", "people",
     "Deactivate all managed nodes, the last one first.",
@@ -297,7 +302,7 @@ SHUT_DOWN = Service(
 
 SERVICES: tuple[Service, ...] = (
     RESET, EMERGENCY_STOP, RESET_EMERGENCY_STOP, ACQUIRE_LEASE, RENEW_LEASE, RELEASE_LEASE,
-    PAUSE, RESUME, SHUT_DOWN,
+    GO, PAUSE, RESUME, SHUT_DOWN,
 )  # fmt: skip
 
 

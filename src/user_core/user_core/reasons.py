@@ -57,6 +57,7 @@ STOPPING = _code("stopping", "The process is about to end.")
 REQUESTED = _code("requested", "A person or a program asked for it.")
 
 # Why an actor cannot begin, or go on with, an episode.
+WAITS_FOR_GO = _code("waits_for_go", "Nothing moves until a person has said go.")
 NO_LEASE = _code("no_lease", "The actor holds no lease of the robot.")
 SPEC_DIFFERS = _code("spec_differs", "The robot is not of the kind that the actor is set up for.")
 SAFETY_STOP = _code("safety_stop", "The robot's safety gate has stopped it for the time being.")

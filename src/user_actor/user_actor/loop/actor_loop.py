@@ -10,6 +10,7 @@ from user_actor.loop.config import ActorLoopConfig
 from user_actor.loop.episode import EpisodeLoop
 from user_actor.loop.policy import PolicyHolder
 from user_actor.loop.recording import Feedback
+from user_actor.loop.start import StartSignal
 from user_actor.loop.stats import LoopState, LoopStatus
 from user_core.errors import SuiteError
 from user_core.reasons import NO_REASON, REQUESTED, STEPS_IRREGULAR, STOPPING, Reason
@@ -84,6 +85,7 @@ class ActorLoop:
         stats: What it counts, for people.
         pacer: The grid of deadlines.
         backlog: Is told how far the learner is behind, where a robot in lockstep heeds it.
+        start: Whether a person has said go, where one must.
     """
 
     def __init__(self, episodes: EpisodeLoop) -> None:
@@ -91,6 +93,8 @@ class ActorLoop:
         self.pacer, self.backlog = episodes.timing.pacer, episodes.timing.backlog
         self._config, self._clock = episodes.config, episodes.clock
         self._schedule = EpisodeSchedule(episodes.config)
+        config = episodes.config
+        self.start = StartSignal(config.start == "operator", config.go_lapses_s)
         self._sleeping = threading.Condition()
         self._stopping = self._paused = NO_REASON
         self._last_failure = ""
@@ -156,7 +160,9 @@ class ActorLoop:
         if reason:
             self.stats.set(LoopState.PAUSED, reason)
             return self._sleep(_LOOK_S)
-        reason = episodes.robot.unready() or episodes.actions.why_waiting()
+        unready = episodes.robot.unready()
+        self.start.robot_is(unready, self._clock.monotonic_ns())
+        reason = unready or episodes.actions.why_waiting() or self.start.why_waiting()
         if reason:
             self.stats.set(LoopState.WAITING, reason)
             return self._sleep(_LOOK_S)

@@ -71,6 +71,15 @@ class ActorLoopConfig(Config):
         doc="online: the policy acts, a person may take over; demonstration: only the person "
         "acts; evaluation: only the policy acts, deterministically.",
     )
+    start: Literal["at_once", "operator"] = setting(
+        "at_once",
+        doc="When the robot begins to move: as soon as everything is ready, or once a person has "
+        "said go (service ~/go, `user go`); after an emergency stop, a restart of the actor, or "
+        "an absence of the robot of more than go_lapses_s, go must be said again.",
+    )
+    go_lapses_s: float = setting(
+        60.0, doc="Absence of the robot after which a person must say go again.", unit="s", gt=0
+    )
     max_episodes: int = setting(0, doc="End after this many episodes; 0: never.", ge=0)
     period_s: float = setting(
         0.0,

@@ -10,7 +10,7 @@ import time
 from contextlib import ExitStack
 from typing import Any
 
-from user_msgs.msg import ActorStatus
+from user_msgs.msg import ActorStatus, SafetyStatus
 
 from user_actor.config import ActorConfig
 from user_actor.loop import ActorLoop, EpisodeLoop, PolicyHolder
@@ -34,7 +34,7 @@ from user_comm.lifecycle import LifecycleNode
 from user_comm.logs import bridge_logging
 from user_comm.run import run
 from user_comm.subscriptions import TopicReader
-from user_core.errors import DeviceTimeout, TransportError
+from user_core.errors import DeviceError, DeviceTimeout, TransportError
 from user_core.reasons import NO_REASON, NODE_WAITS, POLICY_PULL, Reason
 from user_core.runtime.scheduling import hurry_middleware, make_process_prompt, urgent_thread
 from user_core.specs import RobotSpec
@@ -192,6 +192,8 @@ class ActorNode(LifecycleNode):
                 on_result=lambda result: self._tell(result, description),
             )  # fmt: skip
             loop = ActorLoop(episodes)
+            service = f"{self.get_fully_qualified_name()}/go"
+            loop.start.how = f"`user go`, or ros2 service call {service} std_srvs/srv/Trigger"
             inference = policy if isinstance(policy, InferenceLink) else None
             self._inference, self._robot, self._teleop, self._loop = inference, robot, teleop, loop
             stack.callback(self._forget_loop)
@@ -249,6 +251,7 @@ class ActorNode(LifecycleNode):
             self.listen(topics.REMOTE_ACTION, self._on_remote_action)
         if config.loop.max_backlog_steps:
             self.listen(topics.LEARNER_BACKLOG, self._on_backlog, always=True)
+        self.serve(topics.GO, self._on_go, always=True)
         self._reset = self.client(topics.RESET, config.hal)
         self._lease = LeaseKeeper(
             config.lease,
@@ -267,8 +270,18 @@ class ActorNode(LifecycleNode):
 
     def _on_safety(self, status: Any) -> None:
         self._safety = status
+        if status.state == SafetyStatus.EMERGENCY and self._loop is not None:
+            self._loop.start.withdraw("there was an emergency stop")
         if self._robot is not None:
             self._robot.on_safety(status)
+
+    def _on_go(self, request: Any, response: Any) -> None:
+        if self._loop is None:
+            raise DeviceError("go", got="the robot was not heard of yet" if self.is_active else
+                              "an actor that is not active", expected="a robot that is ready",
+                              hint="Say it again then")  # fmt: skip
+        response.message, response.success = self._loop.start.go(), True
+        self.get_logger().info(f"a person says go: {response.message}")
 
     def _on_intervention(self, intervention: Intervention) -> None:
         if self._teleop is not None:

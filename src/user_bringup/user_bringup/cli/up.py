@@ -36,6 +36,8 @@ _EVALUATIONS = 20
 def main(argv: Sequence[str]) -> int:
     """Run until Ctrl-C, ``--minutes``, ``--steps`` or ``--until-success``; then write the report.
 
+    In a terminal, `g` and Enter say go to robots that wait for a person's word.
+
     Exit code 0, or 1 when a process was given up.
     """
     arguments = _parser().parse_intermixed_args(argv)
@@ -117,6 +119,9 @@ class _Up:
             if not self.arguments.no_table and self.console.is_terminal:
                 live = stack.enter_context(Live(console=self.console, screen=False))
             next_line_s = time.monotonic()
+            if live is not None and sys.stdin.isatty():
+                loop.add_reader(sys.stdin, self._typed, domains)
+                stack.callback(loop.remove_reader, sys.stdin)
             while not task.done():
                 await asyncio.wait({task}, timeout=_REFRESH_S)
                 with monitor.lock:
@@ -149,6 +154,22 @@ class _Up:
             self.stopping = f"stopping: {reason}"
             self.console.print(self.stopping)
             self.supervisor.request_stop()
+
+    def _typed(self, domains: list[int]) -> None:
+        """A line was typed: ``g`` says go to the robots that wait for it."""
+        line = sys.stdin.readline()
+        if not line:  # the terminal is gone
+            asyncio.get_running_loop().remove_reader(sys.stdin)
+        elif line.strip().lower() in ("g", "go"):
+            self._going = asyncio.create_task(asyncio.to_thread(self._say_go, domains))
+
+    def _say_go(self, domains: list[int]) -> None:
+        from user_bringup.nodes.go_caller import GoCaller
+
+        for domain in domains:
+            with GoCaller(domain) as caller:
+                for actor in caller.actors(2.0):
+                    self.console.print(f"{actor}: {caller.say_go(actor).text}")
 
     def _tell_change(self, child: Child) -> None:
         worth_saying = child.state in (ChildState.WAITING, ChildState.GIVEN_UP)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
+from user_core.reasons import WAITS_FOR_GO
+
 ONLINE, DEMONSTRATION, EVALUATION = 0, 1, 2
 SUCCESS = 1
 STALE_AFTER_S = 5.0
@@ -131,6 +133,10 @@ class SystemState:
     def warnings(self) -> list[str]:
         """What a person should look at, each with the name of who says so."""
         found = [f"{name} is silent" for name in self.silent()]
+        for name, latest in self.actors.items():
+            if latest.message.code == WAITS_FOR_GO:  # the one thing that a person must do
+                text = f"{name.strip('/')}: {latest.message.detail}"
+                found.insert(0, with_code(text, WAITS_FOR_GO))
         for group in (self.actors, self.replays, self.learners):
             for name, latest in group.items():
                 message, who = latest.message, name.strip("/")
