@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -145,21 +145,31 @@ _STANDARD_UNITS = {
 }
 
 
+def quantity_named(observation: str) -> str:
+    """The standard name in an observation's: ``tcp_pose`` of ``left.tcp_pose``."""
+    return observation.rpartition(".")[2]
+
+
 def layout_named(observation: str) -> LayoutName:
     """The layout of an observation that has a standard name; a vector otherwise."""
-    return _STANDARD.get(observation, "vector")
+    return _STANDARD.get(quantity_named(observation), "vector")
 
 
 def unit_named(observation: str, layout: LayoutName) -> str:
     """The unit of an observation that has a standard name, or its layout's."""
-    return _STANDARD_UNITS.get(observation, LAYOUTS[layout].unit)
+    return _STANDARD_UNITS.get(quantity_named(observation), LAYOUTS[layout].unit)
 
 
-_STEP = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)((?:\[\d+\])*)")
+_STEP = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)((?:\[(?:\d+|\*)\])*)")
+_SEQUENCE = re.compile(r"(?:sequence<)?([A-Za-z0-9_/]+)(?:, \d+>|>|\[\d+\])")
+
+#: Finds the class of a message type.
+MessageClass = Callable[[str], type[Any]]
 
 
 class FieldPath:
-    """A way through a message, for instance ``pose.pose`` or ``transforms[0].transform``.
+    """A way through a message, for instance ``pose.pose``, ``arms[1].joints[0].position``, or
+    ``motor_state[*].q``: the ``q`` of every element, in order.
 
     Raises:
         ConfigError: The text is not such a way.
@@ -167,38 +177,76 @@ class FieldPath:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self._steps: list[str | int] = []
+        self._steps: list[str | int] = []  # ALL for every element
         for part in text.split("."):
             match = _STEP.fullmatch(part)
             if match is None:
                 raise ConfigError(
                     "path of a field",
                     got=repr(text),
-                    expected="names and [indices], joined by dots",
+                    expected="names, [indices] and [*], joined by dots",
                 )
             self._steps.append(match[1])
-            self._steps += [int(index) for index in re.findall(r"\d+", match[2])]
+            self._steps += [
+                _ALL if index == "*" else int(index) for index in re.findall(r"\d+|\*", match[2])
+            ]
 
     def get(self, message: Any) -> Any:
-        """What stands there. Raises AttributeError or IndexError where there is nothing."""
-        for step in self._steps:
-            message = message[step] if isinstance(step, int) else getattr(message, step)
-        return message
+        """What stands there; a list if there is a ``[*]``. Raises AttributeError or IndexError
+        where there is nothing."""
+        return _follow(message, self._steps, 0)
 
-    def check(self, message_class: type[Any], type_name: str) -> None:
+    def check(
+        self, message_class: type[Any], type_name: str, find: MessageClass | None = None
+    ) -> None:
         """Raise ConfigError, listing what there is, unless messages of this type can have it.
 
-        Sequences are empty in a new message, so what comes after an index is not checked.
+        Args:
+            message_class: The class of the messages.
+            type_name: Its name, for the error.
+            find: Finds the classes of what sequences hold, which are empty in a new message.
+                Without it, what comes after an index is not checked.
         """
-        message = message_class()
-        way = type_name
+        message, way, element = message_class(), type_name, ""
         for step in self._steps:
             if isinstance(step, int):
-                return
+                match = _SEQUENCE.fullmatch(element)
+                if match is None and not hasattr(message, "__getitem__"):
+                    raise ConfigError(
+                        f"field {self.text!r}", got=f"{way} is no list", expected="no [...] there"
+                    )
+                if len(message) > max(step, 0):  # of a fixed length
+                    message = message[max(step, 0)]
+                elif match is not None and "/" in match[1] and find is not None:
+                    package, _, name = match[1].rpartition("/")
+                    message = find(f"{package.split('/')[0]}/msg/{name}")()
+                elif match is not None and "/" not in match[1]:
+                    message = 0.0
+                else:
+                    return
+                way, element = f"{way}[{'*' if step == _ALL else step}]", ""
+                continue
             if not hasattr(message, step):
                 raise no_such_field(self.text, step, message, way)
+            describe = getattr(message, "get_fields_and_field_types", None)
+            element = "" if describe is None else describe().get(step, "")
             message = getattr(message, step)
             way = f"{way}.{step}"
+
+
+_ALL = -1  # as a step: every element
+
+
+def _follow(message: Any, steps: Sequence[str | int], start: int) -> Any:
+    for index in range(start, len(steps)):
+        step = steps[index]
+        if isinstance(step, str):
+            message = getattr(message, step)
+        elif step == _ALL:
+            return [_follow(element, steps, index + 1) for element in message]
+        else:
+            message = message[step]
+    return message
 
 
 def fields_of(message: Any) -> list[str]:
@@ -235,6 +283,7 @@ class Extractor:
         indices: Elements to take, by position; empty: all.
         scale: Factor, (1,) or (size,); of a ``pose_rpy`` (1,) or (6,), before it becomes a pose.
         offset: Added afterwards, (1,) or (size,).
+        replace: Numbers instead of ``inf``, ``-inf`` and ``nan``, in the unit of the message.
     """
 
     def __init__(
@@ -247,6 +296,7 @@ class Extractor:
         indices: Sequence[int] = (),
         scale: Sequence[float] = (1.0,),
         offset: Sequence[float] = (0.0,),
+        replace: Mapping[str, float] | None = None,
     ) -> None:
         self._field, self._layout, self._size = field, layout, size
         self._by_angles = layout is LAYOUTS["pose_rpy"]
@@ -255,53 +305,21 @@ class Extractor:
         self._names, self._names_field = tuple(names), names_field
         self._indices = np.asarray(indices, np.intp) if len(indices) else None
         self._scale, self._offset = np.asarray(scale, float), np.asarray(offset, float)
+        self._replace = dict(replace or {})
         self._known_names: tuple[str, ...] | None = None
         self._rows: Array = np.zeros(0, np.intp)
+        self._present: tuple[int, ...] = tuple(range(self._size))
+        self._all = self._present
 
-    def __call__(self, message: Any) -> Array | None:
-        """The numbers, (size,) float64; None when the message is about other elements.
+    def present(self, message: Any) -> tuple[int, ...]:
+        """Which of the elements a message has, as positions in the array; all of them unless
+        they are taken by name.
 
         Raises:
-            DeviceFault: The message has not got what was promised, or numbers that are not finite.
+            DeviceFault: The message has no names where they were promised.
         """
-        try:
-            values = np.atleast_1d(self._layout.read(self._field.get(message)))
-        except (AttributeError, IndexError, TypeError, ValueError) as error:
-            raise DeviceFault(f"field {self._field.text!r}", got=f"{error}") from error
-        if values.ndim != 1:
-            values = values.ravel()
-        if self._names:
-            rows = self._rows_of_names(message)
-            if rows is None:
-                return None
-            values = self._take(values, rows)
-        elif self._indices is not None:
-            values = self._take(values, self._indices)
-        if values.size != self._size:
-            raise DeviceFault(
-                f"field {self._field.text!r}", got=f"{values.size} numbers", expected=self._size
-            )
-        scaled: Array = values * self._scale + self._offset
-        if not np.isfinite(scaled).all():
-            bad = int(np.flatnonzero(~np.isfinite(scaled))[0])
-            label = self._names[bad] if self._names else f"element {bad}"
-            raise DeviceFault(
-                f"field {self._field.text!r}: {label}", got=scaled[bad], expected="finite numbers"
-            )
-        return pose_of_rpy(scaled) if self._by_angles else scaled
-
-    def _take(self, values: Array, rows: Array) -> Array:
-        if rows.size and rows.max() >= values.size:
-            raise DeviceFault(
-                f"field {self._field.text!r}",
-                got=f"{values.size} numbers",
-                expected=f"at least {rows.max() + 1}",
-                hint="The publisher leaves it empty" if values.size == 0 else "",
-            )
-        taken: Array = values[rows]
-        return taken
-
-    def _rows_of_names(self, message: Any) -> Array | None:
+        if not self._names:
+            return self._all
         assert self._names_field is not None  # noqa: S101 - given together with names
         try:
             names = tuple(self._names_field.get(message))
@@ -309,8 +327,73 @@ class Extractor:
             raise DeviceFault(f"field {self._names_field.text!r}", got=f"{error}") from error
         if names != self._known_names:  # the same list in nearly every message
             row_of = {name: row for row, name in enumerate(names)}
-            if any(name not in row_of for name in self._names):
-                return None
-            self._rows = np.array([row_of[name] for name in self._names], np.intp)
+            self._present = tuple(i for i, name in enumerate(self._names) if name in row_of)
+            self._rows = np.array([row_of[self._names[i]] for i in self._present], np.intp)
             self._known_names = names
-        return self._rows
+        return self._present
+
+    def __call__(self, message: Any) -> Array | None:
+        """The numbers, (size,) float64; None when the message lacks some of the elements.
+
+        Raises:
+            DeviceFault: The message has not got what was promised, or numbers that are not finite.
+        """
+        present = self.present(message)
+        return self.take(message) if len(present) == len(self._all) else None
+
+    def take(self, message: Any) -> Array:
+        """The numbers of the elements that are :meth:`present`, float64; raises likewise."""
+        present = self.present(message)
+        try:
+            values = np.atleast_1d(self._layout.read(self._field.get(message)))
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
+            raise DeviceFault(f"field {self._field.text!r}", got=f"{error}") from error
+        if values.ndim != 1:
+            values = values.ravel()
+        if self._names:
+            values = self._pick(values, self._rows)
+        elif self._indices is not None:
+            values = self._pick(values, self._indices)
+        if values.size != len(present):
+            raise DeviceFault(
+                f"field {self._field.text!r}",
+                got=f"{values.size} numbers",
+                expected=self._size,
+                hint="The publisher leaves it empty" if values.size == 0 else "",
+            )
+        if self._replace:
+            values = self._replaced(values)
+        partial = len(present) != len(self._all)
+        scale, offset = (
+            numbers[list(present)] if partial and numbers.size > 1 else numbers
+            for numbers in (self._scale, self._offset)
+        )
+        scaled: Array = values * scale + offset
+        if not np.isfinite(scaled).all():
+            bad = int(np.flatnonzero(~np.isfinite(scaled))[0])
+            label = self._names[present[bad]] if self._names else f"element {bad}"
+            number = str(float(scaled[bad]))
+            raise DeviceFault(
+                f"field {self._field.text!r}: {label}",
+                got=scaled[bad],
+                expected="finite numbers",
+                hint=f"If it means something (REP-117: out of range), write not_finite: {{{number}: NUMBER}}",
+            )
+        return pose_of_rpy(scaled) if self._by_angles else scaled
+
+    def _pick(self, values: Array, rows: Array) -> Array:
+        if rows.size and rows.max() >= values.size:
+            raise DeviceFault(
+                f"field {self._field.text!r}",
+                got=f"{values.size} numbers",
+                expected=f"at least {rows.max() + 1}",
+                hint="The publisher leaves it empty" if values.size == 0 else "",
+            )
+        picked: Array = values[rows]
+        return picked
+
+    def _replaced(self, values: Array) -> Array:
+        result: Array = np.array(values)
+        for what, number in self._replace.items():
+            result[np.isnan(values) if what == "nan" else values == float(what)] = number
+        return result

@@ -5,6 +5,7 @@ One YAML file brings a robot in; every key is one of these fields. Ready ones ar
 anything is connected, and the robot's spec follows from it.
 
 - :mod:`~user_hal.robots.ros2.contract.sources`: keys of ``observation`` and ``timing``;
+- :mod:`~user_hal.robots.ros2.contract.parts`: which numbers become which elements;
 - :mod:`~user_hal.robots.ros2.contract.actions`: keys of ``action``, ``home`` and ``stop``;
 - :mod:`~user_hal.robots.ros2.contract.keys`: all keys, and what follows from them together;
 - :mod:`~user_hal.robots.ros2.contract.source_checks`,
@@ -14,7 +15,6 @@ anything is connected, and the robot's spec follows from it.
 
 from __future__ import annotations
 
-from user_core.errors import ConfigError
 from user_hal.robots.ros2.contract.action_checks import (
     check_action,
     check_echo,
@@ -33,7 +33,12 @@ from user_hal.robots.ros2.contract.actions import (
     carries_velocities,
 )
 from user_hal.robots.ros2.contract.keys import Contract
-from user_hal.robots.ros2.contract.source_checks import check_joints, check_source, element_count
+from user_hal.robots.ros2.contract.source_checks import (
+    check_joints,
+    check_moments,
+    check_source,
+    element_count,
+)
 from user_hal.robots.ros2.contract.sources import SourceConfig, TimingConfig, TransformConfig
 from user_hal.robots.ros2.contract.spec import GRIPPER, robot_spec
 
@@ -70,12 +75,7 @@ def check_contract(config: Contract) -> None:
     check_joints(config)
     for name in config.observation:
         check_source(config, name)
-    if all(source.resample == "latest" for source in config.observation.values()):
-        raise ConfigError(
-            "resample of the observation",
-            got="latest everywhere",
-            expected="linear or nearest for at least one topic, whose stamps the others follow",
-        )
+    check_moments(config)
     check_action(config)
     check_home(config)
     check_echo(config)

@@ -42,9 +42,8 @@ def command_scaling(config: Contract, command: CommandConfig) -> tuple[Array, Ar
     scale: Array = np.ones(1)
     offset: Array = np.zeros(1)
     if command.type in JOINT_TYPES and "joint_position" in config.observation:
-        source = config.observation["joint_position"]
-        scale = 1.0 / np.atleast_1d(source.scale)
-        offset = -np.atleast_1d(source.offset)  # of the joint positions, before scaling
+        observed, offset = config.scaling("joint_position")
+        scale, offset = 1.0 / observed, -offset  # of the joint positions, before scaling
     if command.scale is not None:
         scale = np.atleast_1d(command.scale)
     offset = offset * scale if command.offset is None else np.atleast_1d(command.offset)
@@ -89,12 +88,14 @@ def _check_units_of(config: Contract, where: str, command: CommandConfig) -> Non
     check_bounds(where, command.low, command.high, count)
     if command.type != JOINT_TRAJECTORY or command.scale is not None:
         return
-    source = config.observation.get("joint_position")
-    if source is not None and not np.all(np.atleast_1d(source.scale) == 1.0):
-        inverse = np.round(1.0 / np.atleast_1d(source.scale), 6).tolist()
+    if "joint_position" not in config.observation:
+        return
+    observed, _ = config.scaling("joint_position")
+    if not np.all(observed == 1.0):
+        inverse = np.round(1.0 / observed, 6).tolist()
         raise ConfigError(
             f"{where}.scale",
-            got=f"none, beside observation.joint_position.scale {source.scale}",
+            got=f"none, beside observation.joint_position.scale {observed.tolist()}",
             expected="the factor from rad to the controller's unit",
             hint=f"Write scale: {inverse} if the controller takes what joint_position reports, "
             "scale: 1.0 if it takes rad",
@@ -104,7 +105,7 @@ def _check_units_of(config: Contract, where: str, command: CommandConfig) -> Non
 def check_frames(config: Contract) -> None:
     """What is commanded and what it builds on are in frames whose relation is known."""
     base, frames = config.base_frame, config.frames()
-    hint = f"Say where it is: transforms: {{FRAME: {{parent: {base}, xyz: [x, y, z], rpy: [r, p, y]}}}}"
+    hint = f"Say where it is: transforms: {{FRAME: {{parent: {base}, xyz: [x, y, z], rpy: [r, p, y]}}}}, or use_tf: true"
     drives_tool = config.action.kind not in JOINT_KINDS or bool(config.home.pose)
     for name in ("tcp_pose", "tcp_velocity"):
         if not drives_tool or name not in config.observation:
@@ -126,7 +127,7 @@ def check_frames(config: Contract) -> None:
             raise ConfigError(
                 f"{where}.frame", got=command.frame, expected=f"none for {command.type}"
             )
-        if frames.between(base, command.frame) is None:
+        if not config.use_tf and frames.between(base, command.frame) is None:
             raise ConfigError(
                 f"{where}.frame",
                 got=command.frame,
@@ -137,7 +138,11 @@ def check_frames(config: Contract) -> None:
 
 def check_echo(config: Contract) -> None:
     """What this node commands is not what it reads: a robot that has died would seem to follow."""
-    read = {source.topic.lstrip("/"): name for name, source in config.observation.items()}
+    read = {
+        part.config.topic.lstrip("/"): name
+        for name in config.observation
+        for part in config.plan(name).parts
+    }
     for where, command in (
         ("action.command", config.action.command),
         ("action.gripper", config.action.gripper),

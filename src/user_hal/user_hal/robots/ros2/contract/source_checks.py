@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from user_core.errors import ConfigError
 from user_hal.robots.ros2.contract.keys import Contract
 from user_hal.robots.ros2.contract.sources import POSES, Bound
-from user_hal.robots.ros2.messages import JOINT_KINDS, LAYOUTS, POSE_RPY_SIZE, layout_named
+from user_hal.robots.ros2.messages import JOINT_KINDS, LAYOUTS, layout_named
 
 
 def check_joints(config: Contract) -> None:
@@ -29,9 +31,7 @@ def check_joints(config: Contract) -> None:
 
 def check_source(config: Contract, name: str) -> None:
     """One entry of the observation says what is taken, and how much."""
-    source, where = config.observation[name], f"observation.{name}"
-    layout, count = config.layout(name), element_count(config, name)
-    is_vector = layout in ("vector", "scalar")
+    where, count = f"observation.{name}", element_count(config, name)
     standard = LAYOUTS[layout_named(name)].size
     if standard is not None and count != standard:
         raise ConfigError(
@@ -40,51 +40,31 @@ def check_source(config: Contract, name: str) -> None:
             expected=f"{standard}: {' '.join(LAYOUTS[layout_named(name)].names)}",
             hint="Six numbers with angles are layout: pose_rpy" if name == "tcp_pose" else "",
         )
-    if layout == "pose_rpy":
-        if source.names or source.size not in (None, POSE_RPY_SIZE):
-            raise ConfigError(where, got="names or size of a pose_rpy", expected="none, or size 6")
-        if len(source.indices) not in (0, POSE_RPY_SIZE):
+    for part in config.plan(name).parts:
+        if "TFMessage" in part.config.type and re.search(r"transforms\[\d+\]", part.config.field):
             raise ConfigError(
-                f"{where}.indices", got=f"{len(source.indices)} numbers", expected=POSE_RPY_SIZE
+                f"{where}.field",
+                got=f"{part.config.field}: the order of transforms in a message changes",
+                expected="a frame by its name",
+                hint="Write tf: FRAME instead of type and field; its pose is looked up",
             )
-    elif (source.length, source.angle) != ("m", "rad"):
+    check_bounds(where, config.observation[name].low, config.observation[name].high, count)
+
+
+def check_moments(config: Contract) -> None:
+    """There is something whose stamps the others can follow."""
+    parts = [part for name in config.observation for part in config.plan(name).parts]
+    if all(part.config.resample == "latest" or part.config.latched for part in parts):
         raise ConfigError(
-            f"{where}.length and angle",
-            got=f"{source.length}, {source.angle} of a {layout}",
-            expected="layout: pose_rpy beside them",
+            "resample of the observation",
+            got="latest everywhere",
+            expected="linear or nearest for at least one topic, whose stamps the others follow",
         )
-    if (
-        not is_vector
-        and layout != "pose_rpy"
-        and (source.names or source.indices or source.size is not None)
-    ):
-        raise ConfigError(where, got=f"names, indices or size of a {layout}", expected="none")
-    for key, numbers, usual in (("scale", source.scale, 1.0), ("offset", source.offset, 0.0)):
-        values = np.atleast_1d(numbers)
-        if len(values) not in (1, count):
-            raise ConfigError(
-                f"{where}.{key}", got=f"{len(values)} numbers", expected=f"1 or {count}"
-            )
-        if not is_vector and list(values) != [usual]:
-            raise ConfigError(f"{where}.{key}", got=numbers, expected=f"none for a {layout}")
-        if not np.isfinite(values).all() or (key == "scale" and not values.all()):
-            raise ConfigError(f"{where}.{key}", got=numbers, expected="finite, and no scale of 0")
-    check_bounds(where, source.low, source.high, count)
 
 
 def element_count(config: Contract, name: str) -> int:
     """Number of elements of an observation; ConfigError where the contract leaves it open."""
-    source = config.observation[name]
-    size = LAYOUTS[config.layout(name)].size
-    if size is None:
-        size = len(config.elements(name)) or len(source.indices) or source.size
-    if size is None:
-        raise ConfigError(
-            f"observation.{name}",
-            got=f"a vector of unknown size at {source.field!r}",
-            expected="names, indices, size, or a layout",
-        )
-    return size
+    return config.plan(name).size
 
 
 def require_joint_position(config: Contract) -> None:

@@ -18,13 +18,20 @@ Bound = float | tuple[float, ...] | None
 POSES = ("pose", "pose_rpy")
 
 
-class SourceConfig(Config):
-    """Where one array of the observation comes from."""
+class PartConfig(Config):
+    """Where numbers of the observation come from."""
 
-    topic: str = setting(doc="Topic, for instance /joint_states.", min_length=1)
-    type: str = setting(doc="Its message type, for instance sensor_msgs/msg/JointState.")
+    topic: str = setting("", doc="Topic, for instance /joint_states.")
+    type: str = setting("", doc="Its message type, for instance sensor_msgs/msg/JointState.")
     field: str = setting(
-        doc="Path to the numbers in the message: names and [indices], for instance pose.position."
+        "",
+        doc="Path to the numbers in the message: names, [indices] and [*], for instance "
+        "pose.position, arms[1].q, or motor_state[*].q for the q of every element.",
+    )
+    tf: str = setting(
+        "",
+        doc="Instead of a field: a frame whose pose in frame (or base_frame) is looked up on /tf "
+        "and /tf_static, through as many frames as lie between. topic: another name of /tf.",
     )
     layout: LayoutChoice = setting(
         "auto",
@@ -52,16 +59,25 @@ class SourceConfig(Config):
     offset: float | tuple[float, ...] = setting(
         0.0, doc="Added after scaling: one, or one per element."
     )
-    unit: str = setting("", doc="SI unit of the observation.")
+    not_finite: dict[Literal["inf", "-inf", "nan"], float] = setting(
+        factory=dict,
+        doc="Numbers, in the message's unit, to take instead of inf, -inf and nan, where those "
+        "mean something (REP-117: nothing within range). Without it they are a fault.",
+    )
     frame: str = setting(
         "",
         doc="Frame of the messages; of poses and twists base_frame, if empty. A message that says "
-        "another frame is refused, unless transforms knows the way. tcp_pose and tcp_velocity are "
-        "taken to base_frame where transforms knows the way.",
+        "another frame is refused, unless transforms (or use_tf) knows the way; one that says "
+        "none is taken only where this key says it. tcp_pose and tcp_velocity are "
+        "taken to base_frame where the way is known.",
     )
-    low: Bound = setting(None, doc="Smallest value, for the spec.")
-    high: Bound = setting(None, doc="Largest value, for the spec.")
-    dtype: Literal["float32", "float64"] = setting("float32", doc="Type in the observation.")
+    taken_at: Literal["auto", "origin", "tool"] = setting(
+        "auto",
+        doc="Twists and wrenches that are taken to another frame: origin: the velocity is that of "
+        "the body at the frame's origin, the torque is about it, so that another origin changes "
+        "them (lever arm). tool: both belong to the tool's own point, and only the axes turn. "
+        "auto: tool for twists, origin for wrenches.",
+    )
     resample: Literal["linear", "nearest", "latest"] = setting(
         "linear",
         doc="How the value at the common moment is found: between its neighbours (rotations on "
@@ -74,6 +90,11 @@ class SourceConfig(Config):
     max_age_s: float | None = setting(
         None, doc="Largest age, instead of the timing's.", unit="s", gt=0
     )
+    latched: bool = setting(
+        False,
+        doc="Published once, or on change, and kept for those who come later (transient local): "
+        "the latest counts, however old it is.",
+    )
     reliability: Reliability = setting("best_effort", doc="How delivery is asked for.")
 
     def validate(self) -> None:
@@ -85,6 +106,76 @@ class SourceConfig(Config):
                 got="more than one of names, indices, size",
                 expected="at most one",
             )
+        for what, number in self.not_finite.items():
+            if not np.isfinite(number):
+                raise ConfigError(f"not_finite {what}", got=number, expected="a finite number")
+        if self.latched and self.max_age_s is not None:
+            raise ConfigError(
+                f"max_age_s of {self.topic}", got=self.max_age_s, expected="none beside latched"
+            )
+        if self.tf and (self.field or self.names or self.indices or self.size is not None):
+            raise ConfigError(
+                f"tf: {self.tf}", got="field, names, indices or size", expected="none beside tf"
+            )
+
+
+class ElementsConfig(PartConfig):
+    """A part of an array."""
+
+    elements: tuple[str, ...] = setting(
+        (),
+        doc="Names in the array of what this part gives, in its order, where they are not names: "
+        "without names in the message, or with others. Parts without either fill what the "
+        "others leave, in order.",
+    )
+
+
+class SourceConfig(PartConfig):
+    """Where one array of the observation comes from."""
+
+    parts: tuple[ElementsConfig, ...] = setting(
+        (),
+        doc="For an array that comes from several topics or fields: each with the keys that "
+        "differ; the others are taken from here. Merged by names (the robot's joints), or else "
+        "one behind the other. Each part has its own age.",
+    )
+    unit: str = setting("", doc="SI unit of the observation.")
+    low: Bound = setting(None, doc="Smallest value, for the spec.")
+    high: Bound = setting(None, doc="Largest value, for the spec.")
+    dtype: Literal["float32", "float64"] = setting("float32", doc="Type in the observation.")
+
+    def validate(self) -> None:
+        """Refuse what says nothing, or two things."""
+        super().validate()
+        if self.parts and (self.names or self.indices or self.size is not None or self.tf):
+            raise ConfigError(
+                "keys beside parts", got="names, indices, size or tf", expected="those of each part"
+            )
+        for part in self.merged():
+            missing = [k for k in ("topic", "type", "field") if not getattr(part, k)]
+            if missing and not part.tf:
+                raise ConfigError(
+                    f"{', '.join(missing)} of {part.topic or part.type or 'a source'}",
+                    got="nothing",
+                    expected="topic, type and field, or tf",
+                )
+
+    def merged(self) -> tuple[PartConfig, ...]:
+        """The parts, each with the keys of the whole that it does not say itself."""
+        if not self.parts:
+            return (self,)
+        usual = ElementsConfig()
+        inherited = {
+            key: getattr(self, key)
+            for key in PartConfig.model_fields
+            if getattr(self, key) != getattr(usual, key)
+        }
+        return tuple(
+            part.replace(
+                **{k: v for k, v in inherited.items() if getattr(part, k) == getattr(usual, k)}
+            )
+            for part in self.parts
+        )
 
 
 class TimingConfig(Config):
