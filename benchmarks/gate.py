@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from user_core.config import from_mapping
-from user_core.specs import ActionKind, Array, ArraySpec, RobotSpec
+from user_core.specs import ActionGroup, ActionKind, Array, ArraySpec, RobotSpec
 from user_hal.safety import SafetyConfig, SafetyGate
 
 PERIOD_NS = 100_000_000
@@ -41,16 +41,37 @@ JOINTS = {
 
 
 def robots() -> dict[str, tuple[RobotSpec, dict[str, Any]]]:
-    """A tool action and a joint action of seven joints, each with all limits that it may have."""
+    """A tool action, a joint action of seven joints, and both at once as the groups of two arms;
+    each with all limits that it may have."""
     delta = ArraySpec(
         (7,), low=(-0.05,) * 3 + (-0.2,) * 3 + (0.0,), high=(0.05,) * 3 + (0.2,) * 3 + (1.0,)
     )
     target = ArraySpec((8,), low=(-2.8,) * 7 + (0.0,), high=(2.8,) * 7 + (1.0,))
     kinds = ((ActionKind.EE_DELTA, delta, TOOL), (ActionKind.JOINT_POSITION, target, JOINTS))
-    return {
+    found: dict[str, tuple[RobotSpec, dict[str, Any]]] = {
         kind.value: (RobotSpec("arm", OBSERVATION, action, kind, 0.1), config)
         for kind, action, config in kinds
     }
+    found["two groups"] = two_groups(delta, target)
+    return found
+
+
+def two_groups(left: ArraySpec, right: ArraySpec) -> tuple[RobotSpec, dict[str, Any]]:
+    """An arm whose tool is moved beside an arm whose joints are."""
+    both = ArraySpec(
+        (15,),
+        low=(*left.low_array.tolist(), *right.low_array.tolist()),
+        high=(*left.high_array.tolist(), *right.high_array.tolist()),
+    )
+    observation = {
+        f"{side}.{name}": spec for side in ("left", "right") for name, spec in OBSERVATION.items()
+    }
+    groups = (
+        ActionGroup("left", ActionKind.EE_DELTA, 7),
+        ActionGroup("right", ActionKind.JOINT_POSITION, 8),
+    )
+    spec = RobotSpec("arms", observation, both, ActionKind.MIXED, 0.1, action_groups=groups)
+    return spec, {"groups": {"left": TOOL, "right": JOINTS}}
 
 
 def measure(name: str, spec: RobotSpec, config: dict[str, Any], share: float, count: int) -> None:
@@ -60,6 +81,8 @@ def measure(name: str, spec: RobotSpec, config: dict[str, Any], share: float, co
         "tcp_pose": np.array([0.45, 0, 0.3, 0, 0, 0, 1], np.float32),
         "wrench": np.zeros(6, np.float32),
     }
+    if spec.action_groups:
+        reading = {f"{g.name}.{k}": v for g in spec.action_groups for k, v in reading.items()}
     rng = np.random.default_rng(0)
     actions = [
         (spec.action.sample(rng) * np.float32(share)).astype(np.float32) for _ in range(count)

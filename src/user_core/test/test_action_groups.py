@@ -51,7 +51,7 @@ def test_a_group_is_a_robot_of_its_own() -> None:
     assert (left.part, right.part) == (slice(0, 3), slice(3, 6))
     assert right.spec.grippers == (2,) and right.spec.action.names == ("r1", "r2", "r_grip")
     assert right.spec.action.high == (0.3, 0.4, 1.0) and right.spec.action.low == -0.1
-    assert list(right.spec.observation) == ["joint_position", "image_front", "tcp_pose"]
+    assert list(right.spec.observation) == ["joint_position", "tcp_pose", "image_front"]
     assert right.spec.observation["joint_position"].low == (-3, -4)
     arrays = {
         "joint_position": np.arange(4.0),

@@ -28,6 +28,8 @@ TOOL_KINDS = (ActionKind.EE_DELTA, ActionKind.EE_TWIST, ActionKind.EE_POSE)
 _PER_JOINT = ("joint_position", "joint_velocity", "joint_effort")
 #: Standard arrays of one tool.
 _OF_A_TOOL = ("tcp_pose", "tcp_velocity", "wrench", "gripper")
+#: A spec has an observation, although nothing may be measured of a group (a base, for instance).
+_NOTHING_SEEN = {"nothing": ArraySpec((0,))}
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class GroupView:
     spec: RobotSpec
     part: slice
     sources: dict[str, tuple[str, Array | None]]
+
+    def source(self, name: str) -> tuple[str, Array]:
+        """Which array of the robot an array of the group is in, and in which of its rows."""
+        source, rows = self.sources[name]
+        return source, np.arange(self.spec.observation[name].shape[0]) if rows is None else rows
 
     def arrays(self, arrays: Arrays) -> Arrays:
         """The group's share of an observation; what is not in ``arrays`` is left out."""
@@ -98,7 +105,7 @@ def _view(spec: RobotSpec, group: ActionGroup, start: int) -> GroupView:
     own = replace(
         spec,
         robot=f"{spec.robot}.{group.name}",
-        observation=observation or dict(spec.observation),
+        observation=observation or dict(_NOTHING_SEEN),
         action=_part_of(spec.action, part),
         action_kind=group.kind,
         grippers=tuple(i - start for i in spec.grippers if part.start <= i < part.stop),

@@ -45,7 +45,7 @@ def test_torque_stops_too_and_goes_on_below_sixty_percent() -> None:
 def test_force_needs_a_robot_that_feels() -> None:
     spec = RobotSpec("numb", {"x": ArraySpec((1,))}, ArraySpec((1,)))
     with pytest.raises(ConfigError, match="wrench"):
-        ForceStop.for_robot(ForceConfig(stop_n=1.0), spec)
+        ForceStop.all_for(SafetyConfig(force=ForceConfig(stop_n=1.0)), spec)
 
 
 def test_the_watchdog_watches_from_the_first_command_to_the_stop() -> None:

@@ -119,8 +119,7 @@ class CommandPath:
         self._watchdog = CommandWatchdog(config.watchdog_s)
         self._age = ObservationAge(config.max_observation_age_s)
         self._watchers: list[ForceStop | BoundaryStop] = list(BoundaryStop.all_for(config, spec))
-        if config.force.given:
-            self._watchers.append(ForceStop.for_robot(config.force, spec))
+        self._watchers += ForceStop.all_for(config, spec)
         timed: list[StopCondition] = [] if spec.lockstep else [self._age, self._watchdog]
         self.supervisor = SafetySupervisor(self._emergency, [*faults, *self._watchers, *timed])
         self._last: tuple[int, int] | None = None  # lease token and sequence of the last chunk

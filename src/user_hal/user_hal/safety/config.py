@@ -90,6 +90,11 @@ class BoundsConfig(Config):
         ge=0,
     )
 
+    @property
+    def given(self) -> bool:
+        """Whether anything is tightened."""
+        return bool(self.low or self.high)
+
 
 class WorkspaceConfig(Config):
     """An axis-aligned box in the base frame; without numbers there is none."""
@@ -175,6 +180,38 @@ class ForceConfig(Config):
         return self.stop_n is not None or self.stop_n_m is not None
 
 
+class GroupLimits(Config):
+    """Limits of one action group. What is given here goes before what is given for all groups."""
+
+    bounds: BoundsConfig = setting(
+        factory=BoundsConfig, doc="Bounds of each element of the group's actions."
+    )
+    step: MotionLimits = setting(
+        factory=MotionLimits, doc="How far one command may move, m and rad."
+    )
+    velocity: MotionLimits = setting(
+        factory=MotionLimits, doc="How fast commands may move, m/s and rad/s."
+    )
+    acceleration: MotionLimits = setting(
+        factory=MotionLimits, doc="How quickly the velocity may change, m/s^2 and rad/s^2."
+    )
+    workspace: WorkspaceConfig = setting(
+        factory=WorkspaceConfig, doc="Box that the group's tool stays in, in its base frame."
+    )
+    joint_limits: JointLimitsConfig = setting(
+        factory=JointLimitsConfig, doc="Ranges that the group's joints stay in."
+    )
+    force: ForceConfig = setting(
+        factory=ForceConfig, doc="Force and torque at the group's tool that stop the robot."
+    )
+    action_scale: tuple[float, ...] = setting(
+        (), doc="As for the whole robot, for the elements of the group.", gt=0
+    )
+    target_lead_s: float | None = setting(
+        None, doc="As for the whole robot; by default that.", unit="s", gt=0
+    )
+
+
 class SafetyConfig(Config):
     """What may reach a robot, and what stops it. What is not given is not limited."""
 
@@ -225,4 +262,9 @@ class SafetyConfig(Config):
         "is taken to be blocked, so that pushing against something does not use up its box.",
         unit="s",
         gt=0,
+    )
+    groups: dict[str, GroupLimits] = setting(
+        factory=dict,
+        doc="Limits of single action groups, by the group's name, for a robot that has groups. "
+        "What is not given there is as above; a list above has the elements of all groups.",
     )

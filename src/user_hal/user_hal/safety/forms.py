@@ -50,7 +50,7 @@ class Form(ABC):
         motion, layout = self.motion, self.layout
         if layout.joints.stop and "joint_position" in arrays:
             motion.position[:] = arrays["joint_position"][layout.joint_rows].tolist()
-        elif layout.linear.stop and "tcp_pose" in arrays:
+        elif layout.tool and "tcp_pose" in arrays:
             motion.position[:] = arrays["tcp_pose"][layout.linear].tolist()
         if self.resting:
             motion.target[:] = motion.position
@@ -112,7 +112,8 @@ class ChangeForm(Form):
 
 
 class RateForm(ChangeForm):
-    """``ee_twist`` and ``joint_velocity``: the displacement is what one period brings."""
+    """``ee_twist``, ``joint_velocity`` and ``base_twist``: the displacement is what one period
+    brings."""
 
     def __init__(
         self,

@@ -7,11 +7,11 @@ from functools import cached_property
 
 import numpy as np
 
+from user_core.action_groups import JOINT_KINDS, TOOL_KINDS
+from user_core.errors import ConfigError
 from user_core.specs import ActionKind, Array, RobotSpec
 
-_JOINT_KINDS = (ActionKind.JOINT_POSITION, ActionKind.JOINT_DELTA, ActionKind.JOINT_VELOCITY)
 _ROTATIONS = ("rx", "ry", "rz", "wx", "wy", "wz")
-_TOOL_KINDS = (ActionKind.EE_DELTA, ActionKind.EE_TWIST, ActionKind.EE_POSE)
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,9 @@ class MotionLayout:
         kind: What the action means.
         action_size: Number of elements of an action, A.
         size: Number of elements of a displacement, D.
-        linear: The translation of the tool, m; empty for a joint action.
-        angular: The rotation vector of the tool, rad; empty where there is none.
+        linear: The translation of tool or base, m; empty for a joint action.
+        angular: The rotation vector of the tool, or the turn of the base, rad; empty where there
+            is none.
         joints: The joints, rad; empty for a tool action.
         joint_rows: Row of each of those joints in the observation ``joint_position``.
         names: A name for each element of a displacement, for messages.
@@ -51,7 +52,22 @@ class MotionLayout:
     @cached_property
     def rate(self) -> bool:
         """Whether an action is a velocity, which goes on until the next command."""
-        return self.kind in (ActionKind.JOINT_VELOCITY, ActionKind.EE_TWIST)
+        return self.kind in (
+            ActionKind.JOINT_VELOCITY,
+            ActionKind.EE_TWIST,
+            ActionKind.BASE_TWIST,
+        )
+
+    @cached_property
+    def tool(self) -> bool:
+        """Whether an action moves the tool."""
+        return self.kind in TOOL_KINDS
+
+    @cached_property
+    def placed(self) -> int:
+        """How many elements of a displacement start from a measured position, P. A base goes
+        from where it is, which nobody measures."""
+        return self.linear.stop if self.tool else self.joints.stop
 
     @cached_property
     def moving(self) -> slice:
@@ -69,21 +85,40 @@ class MotionLayout:
         turns about the vertical only). What follows is extra, a gripper for instance.
         A joint action starts with the joints, in the order of ``joint_position``, or where
         both specs name their elements, in the order of the names.
+        The action of a base is its velocity ahead, to the left unless it cannot go there, and
+        its turning.
         """
         size = spec.action.size
         linear = angular = joints = slice(0, 0)
         rows: Array = np.zeros(0, np.intp)
-        if spec.action_kind in _TOOL_KINDS:
+        if spec.action_kind in TOOL_KINDS:
             pose = spec.action_kind is ActionKind.EE_POSE
             size -= 1 if pose and size >= 7 else 0
             linear = slice(0, min(3, size))
             angular = slice(linear.stop, linear.stop + _turning(spec, size))
-        elif spec.action_kind in _JOINT_KINDS:
+        elif spec.action_kind in JOINT_KINDS:
             rows = _joint_rows(spec)
             joints = slice(0, len(rows))
+        elif spec.action_kind is ActionKind.BASE_TWIST:
+            linear, angular = _base(spec)
         names = spec.action.names if len(spec.action.names) == size else ()
         names = names or tuple(f"element {i}" for i in range(size))
         return cls(spec.action_kind, spec.action.size, size, linear, angular, joints, rows, names)
+
+
+def _base(spec: RobotSpec) -> tuple[slice, slice]:
+    """What of a base's action goes, and what turns."""
+    size = spec.action.size
+    names = spec.action.names or (("vx", "wz") if size == 2 else ("vx", "vy", "wz"))
+    turning = 1 < size <= 3 and names[size - 1].rpartition("_")[2] != "vy"
+    if not 1 <= size <= 3 or (size == 3 and not turning):
+        raise ConfigError(
+            f"action of {spec.robot!r}",
+            got=f"{size} elements {list(spec.action.names)} of kind 'base_twist'",
+            expected="vx, wz; or vx, vy, wz",
+        )
+    going = size - 1 if turning else size
+    return slice(0, going), slice(going, size)
 
 
 def _turning(spec: RobotSpec, size: int) -> int:
@@ -129,12 +164,12 @@ class Motion:
     """
 
     def __init__(self, layout: MotionLayout, period_s: float) -> None:
-        size, moving = layout.size, max(layout.linear.stop, layout.joints.stop)
+        size, placed = layout.size, layout.placed
         self.layout = layout
         self.displacement = [0.0] * size
         self.asked = [0.0] * size
         self.previous = [0.0] * size
-        self.position = [0.0] * moving
-        self.target = [0.0] * moving
+        self.position = [0.0] * placed
+        self.target = [0.0] * placed
         self.period_s = period_s
         self.elapsed_s = period_s

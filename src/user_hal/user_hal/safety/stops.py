@@ -8,12 +8,13 @@ and says whether commands may pass.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import Protocol
 
 import numpy as np
 
+from user_core.action_groups import GroupView, group_views
 from user_core.errors import ConfigError
 from user_core.reasons import (
     EMERGENCY_STOP,
@@ -28,6 +29,7 @@ from user_core.reasons import (
 )
 from user_core.specs import Array, Arrays, RobotSpec
 from user_hal.safety.config import ForceConfig, SafetyConfig
+from user_hal.safety.groups import config_of_groups
 from user_hal.safety.motion import MotionLayout
 from user_hal.safety.rules import Refused, joint_range
 
@@ -142,8 +144,8 @@ class ForceStop:
 
     code = FORCE
 
-    def __init__(self, config: ForceConfig) -> None:
-        none = math.inf
+    def __init__(self, config: ForceConfig, array: str = "wrench") -> None:
+        self._array, none = array, math.inf
         self._stop_at = (config.stop_n or none, config.stop_n_m or none)
         self._resume_at = (
             config.resume_n or self._stop_at[0] * _RESUME_SHARE,
@@ -152,21 +154,34 @@ class ForceStop:
         self._stop: Reason = NO_REASON
 
     @classmethod
-    def for_robot(cls, config: ForceConfig, spec: RobotSpec) -> ForceStop:
-        """Watch a robot. Raises ConfigError when it shows no ``wrench``."""
-        wrench = spec.observation.get("wrench")
+    def all_for(cls, config: SafetyConfig, spec: RobotSpec) -> list[ForceStop]:
+        """Watch the tools of a robot.
+
+        Raises:
+            ConfigError: It shows no ``wrench``, although forces are to be limited.
+        """
+        views = group_views(spec)
+        return [
+            cls._of_group(own.force, view)
+            for own, view in zip(config_of_groups(config, views), views)
+            if own.force.given
+        ]
+
+    @classmethod
+    def _of_group(cls, config: ForceConfig, view: GroupView) -> ForceStop:
+        wrench = view.spec.observation.get("wrench")
         if wrench is None or wrench.shape != (6,):
             raise ConfigError(
-                "force",
-                got=f"an observation of {list(spec.observation)}",
+                f"groups.{view.name}.force" if view.name else "force",
+                got=f"an observation of {list(view.spec.observation)}",
                 expected="a robot that shows 'wrench', 6 values",
                 hint="Remove force from the safety configuration, or use a driver that reads it.",
             )
-        return cls(config)
+        return cls(config, view.source("wrench")[0])
 
     def observe(self, arrays: Arrays) -> None:
         """Look at a new reading."""
-        fx, fy, fz, tx, ty, tz = arrays["wrench"].tolist()
+        fx, fy, fz, tx, ty, tz = arrays[self._array].tolist()
         felt = math.hypot(fx, fy, fz), math.hypot(tx, ty, tz)
         at = self._stop_at if not self._stop else self._resume_at
         over = any(value >= limit for value, limit in zip(felt, at))
@@ -203,21 +218,35 @@ class BoundaryStop:
     @classmethod
     def all_for(cls, config: SafetyConfig, spec: RobotSpec) -> list[BoundaryStop]:
         """The stops that a configuration asks for and the gate's rules do not cover."""
-        layout = MotionLayout.of(spec)
+        views = group_views(spec)
         stops: list[BoundaryStop] = []
-        box, joints = config.workspace, config.joint_limits
-        if box.given and layout.linear.stop < 3 and "tcp_pose" in spec.observation:
-            names: tuple[str, ...] = ("tool x", "tool y", "tool z")
-            low, high = np.asarray(box.low) - box.tolerance, np.asarray(box.high) + box.tolerance
-            stops.append(cls(WORKSPACE, "tcp_pose", np.arange(3), low, high, names))
-        if joints.given and not layout.joints.stop and "joint_position" in spec.observation:
-            measured = spec.observation["joint_position"]
-            rows = np.arange(measured.size)
-            low, high = joint_range(joints, measured, rows)
-            low, high = low - joints.tolerance, high + joints.tolerance
-            names = measured.names or tuple(f"joint {i + 1}" for i in rows)
-            stops.append(cls(JOINT_LIMITS, "joint_position", rows, low, high, names))
+        for own, view in zip(config_of_groups(config, views), views):
+            stops += cls._of_group(own, view)
         return stops
+
+    @classmethod
+    def _of_group(cls, config: SafetyConfig, view: GroupView) -> Iterator[BoundaryStop]:
+        layout, observation = MotionLayout.of(view.spec), view.spec.observation
+        prefix = f"{view.name}: " if view.name else ""
+        box, joints = config.workspace, config.joint_limits
+        if (
+            box.given
+            and not (layout.tool and layout.linear.stop == 3)
+            and "tcp_pose" in observation
+        ):
+            array, rows = view.source("tcp_pose")
+            names = [f"{prefix}tool {axis}" for axis in "xyz"]
+            low, high = np.asarray(box.low) - box.tolerance, np.asarray(box.high) + box.tolerance
+            yield cls(WORKSPACE, array, rows[:3], low, high, names)
+        if joints.given and not layout.joints.stop and "joint_position" in observation:
+            measured = observation["joint_position"]
+            array, rows = view.source("joint_position")
+            low, high = joint_range(joints, measured, np.arange(measured.size))
+            low, high = low - joints.tolerance, high + joints.tolerance
+            names = [prefix + name for name in measured.names] or [
+                f"{prefix}joint {i + 1}" for i in range(measured.size)
+            ]
+            yield cls(JOINT_LIMITS, array, rows, low, high, names)
 
     def observe(self, arrays: Arrays) -> None:
         """Look at a new reading."""

@@ -1,0 +1,168 @@
+"""The gate of one action group: its bounds and limits, in the order in which they apply."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from user_core.action_groups import GroupView
+from user_core.errors import ConfigError
+from user_core.reasons import NO_OBSERVATION, QUATERNION
+from user_core.specs import Arrays, RobotSpec
+from user_hal.safety.config import SafetyConfig
+from user_hal.safety.forms import action_scale, form_for
+from user_hal.safety.motion import Motion, MotionLayout
+from user_hal.safety.rules import (
+    AccelerationRule,
+    BoundsRule,
+    JointLimitsRule,
+    PositionRule,
+    Refused,
+    Rule,
+    StepRule,
+    VelocityRule,
+    WorkspaceRule,
+)
+
+#: After this many periods without a command the robot has come to rest by itself.
+_REST_PERIODS = 2.5
+
+
+class GroupGate:
+    """Judges one group's share of each command.
+
+    A command is judged in two steps, so that it passes for all groups or for none: :meth:`limit`
+    for every group, then, when no group has refused, :meth:`sent` for every group.
+
+    Args:
+        config: What holds for this group, see :func:`user_hal.safety.groups.config_of_groups`.
+        view: The group.
+
+    Attributes:
+        name: Of the group; empty for a robot without groups.
+        part: Its elements of an action.
+
+    Raises:
+        ConfigError: The configuration does not fit the group.
+    """
+
+    def __init__(self, config: SafetyConfig, view: GroupView) -> None:
+        self.name, self.part, self._view = view.name, view.part, view
+        self.spec = spec = view.spec
+        self.layout = layout = MotionLayout.of(spec)
+        self._motion = motion = Motion(layout, spec.period_s)
+        self._bounds = BoundsRule(config.bounds, spec.action, layout)
+        lead = self._lead(config)
+        self._form = form_for(spec, layout, motion, config.action_scale, lead)
+        self._rules = _rules(config, spec, layout)
+        self._moves = np.dtype(spec.action.dtype).kind == "f"
+        self._needs_position = layout.absolute and layout.placed > 0
+        self._needs_position |= any(isinstance(rule, PositionRule) for rule in self._rules)
+        self._seen = False
+        self._last_ns: int | None = None
+
+    def observe(self, arrays: Arrays) -> None:
+        """Take over a new reading of the robot."""
+        self._form.observe(self._view.arrays(arrays) if self.name else arrays)
+        self._seen = True
+
+    def limit(self, values: list[float], now_ns: int) -> list[str]:
+        """Reduce the group's elements in place, (A,), to what may be sent.
+
+        Args:
+            values: What was asked for.
+            now_ns: Time of a monotonic clock, nanoseconds.
+
+        Returns:
+            Codes of what changed it.
+
+        Raises:
+            Refused: Nothing near to what was asked may be sent.
+        """
+        self._pass_time(now_ns)
+        reasons = [BoundsRule.code] if self._bounds.limit(values) else []
+        if not self._moves:
+            return reasons
+        if self._needs_position and not self._seen:
+            raise Refused(NO_OBSERVATION, "no reading of the robot to judge a command against")
+        motion, form = self._motion, self._form
+        if form.start(values):
+            reasons.append(QUATERNION)
+        motion.asked[:] = motion.displacement
+        limited = [rule.code for rule in self._rules if rule.limit(motion)]
+        if limited:
+            form.finish(values)
+            self._bounds.confine(values, form.rest)
+            form.start(values)  # what is left of it, after rounding and confinement
+            reasons += limited
+        return reasons
+
+    def sent(self, values: list[float]) -> None:
+        """These elements, (A,), are being sent."""
+        if not self._moves:
+            return
+        motion = self._motion
+        for rule in self._rules:
+            rule.sent(motion)
+        self._form.sent(values)
+        motion.previous[:] = motion.displacement
+
+    def hold(self) -> None:
+        """The robot was stopped: the next command starts from rest, where the robot is."""
+        self._last_ns = None
+        self._rest()
+        self._form.hold()
+        for rule in self._rules:
+            rule.hold()
+
+    def _pass_time(self, now_ns: int) -> None:
+        motion, period_s = self._motion, self.spec.period_s
+        if self.spec.lockstep or self._last_ns is None:
+            motion.elapsed_s = period_s
+        else:
+            motion.elapsed_s = min(max((now_ns - self._last_ns) * 1e-9, 0.0), 10 * period_s)
+            if motion.elapsed_s > _REST_PERIODS * period_s and not self.layout.rate:
+                self._rest()
+        self._last_ns = now_ns
+
+    def _rest(self) -> None:
+        self._motion.previous[:] = [0.0] * self.layout.size
+
+    def _lead(self, config: SafetyConfig) -> list[float]:
+        """How far a target may be ahead of the robot, (P,)."""
+        scale = action_scale(config.action_scale, self.layout)
+        periods, bounds = config.target_lead_s / self.spec.period_s, self._bounds
+        most = [max(abs(low), abs(high)) for low, high in zip(bounds.low, bounds.high)]
+        lead = [periods * one * unit for one, unit in zip(most, scale)]
+        return lead[: self.layout.placed]
+
+
+def _rules(config: SafetyConfig, spec: RobotSpec, layout: MotionLayout) -> list[Rule]:
+    """The rules that the configuration asks for, in the order in which they apply."""
+    rules: list[Rule] = []
+    if np.dtype(spec.action.dtype).kind != "f":
+        return rules  # a discrete action moves nothing by a distance
+    if config.acceleration.given:
+        rules.append(AccelerationRule(config.acceleration, layout))
+    if config.velocity.given:
+        rules.append(VelocityRule(config.velocity, layout, spec.period_s))
+    if config.step.given:
+        rules.append(StepRule(config.step, layout))
+    if config.joint_limits.given:
+        _need(spec, "joint_limits", "joint_position")
+        if layout.joints.stop:
+            rules.append(JointLimitsRule(config.joint_limits, layout, spec, config.watchdog_s))
+    if config.workspace.given:
+        _need(spec, "workspace", "tcp_pose")
+        if layout.tool:
+            rules.append(WorkspaceRule(config.workspace, layout, config.watchdog_s))
+    return rules
+
+
+def _need(spec: RobotSpec, what: str, name: str) -> None:
+    if name not in spec.observation:
+        raise ConfigError(
+            what,
+            got=f"an observation of {list(spec.observation)}",
+            expected=f"a robot that shows {name!r}",
+            hint=f"Remove {what} from the safety configuration, or use a driver that reads it.",
+        )
