@@ -24,6 +24,7 @@ def actor(**changes):
         "success_rate": 0.75, "last_return": 0.5, "policy_version": 7, "policy_age_s": 3.2,
         "rate_hz": 9.98, "lateness_p99_ms": 1.25, "outbox_bytes": 2_500_000, "outbox_fill": 0.01,
         "warning_codes": [],
+        "code": "", "detail": "",
         "warnings": [],
     }  # fmt: skip
     return SimpleNamespace(**{**values, **changes})

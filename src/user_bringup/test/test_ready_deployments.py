@@ -47,6 +47,52 @@ def test_every_algorithm_fits_a_deployment(algorithm):
     assert load_yaml(FOLDER / "algorithms" / f"{algorithm}.yaml")["training"]["batch_size"] > 0
 
 
+@pytest.mark.parametrize("name", ["sim_single", "real_robot"])
+def test_names_may_be_under_another_namespace_and_then_all_of_them_are(name):
+    composition, faults = check(
+        find_deployment(name), "name:=arm", "namespace:=/lab1", "autostart:=false"
+    )
+    assert not faults
+    processes = {process.name: process for process in composition.deployment.processes}
+    names = {process.node_name for process in processes.values()}
+    assert {"/lab1/arm/hal", "/lab1/arm/actor", "/lab1/replay", "/lab1/learner"} < names
+    assert all(name.startswith("/lab1/") for name in names)
+    for process in processes.values():
+        for target in process.remappings.values():
+            assert target.startswith("/lab1/") or target == "joy", (process.name, target)
+    assert processes["learner"].remappings["robot_spec"] == "/lab1/arm/robot_spec"
+    assert processes["lifecycle_manager"].parameters["bring_up"] is False
+
+
+def test_a_namespace_without_a_slash_is_refused():
+    (fault, *_) = faults_of("sim_single", "namespace:=lab1")
+    assert "namespace" in fault and "lab1" in fault and "/robot0" in fault
+
+
+def test_the_joystick_may_have_another_topic():
+    composition, faults = check(find_deployment("real_robot"), "joy_topic:=/joy")
+    assert not faults
+    assert composition.deployment.process("teleop").remappings == {"joy": "/joy"}
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "waits"),
+    [
+        ("real_robot", [], True),
+        ("edge", [], True),
+        ("real_robot", ["mode:=evaluate"], True),
+        ("real_robot", ["start:=at_once"], False),
+        ("sim_single", [], False),
+        ("gymnasium", [], False),
+    ],
+)
+def test_who_waits_for_a_person_to_say_go(name, words, waits):
+    composition, faults = check(find_deployment(name), *words)
+    assert not faults
+    loop = composition.deployment.process("actor").parameters["loop"]
+    assert loop["start"] == ("operator" if waits else "at_once")
+
+
 @pytest.mark.parametrize("mode", ["collect", "demonstrate", "evaluate"])
 def test_every_mode_of_a_real_robot_is_right(mode):
     composition, faults = check(find_deployment("real_robot"), f"mode:={mode}")

@@ -209,6 +209,27 @@ def test_one_that_never_says_anything_is_killed_later():
     assert world.log == ["kill hal", "configure hal", "activate hal"]
 
 
+def test_nothing_is_brought_up_unasked_where_so_configured_also_by_a_second_manager(tmp_path):
+    def memory():
+        return Memory(tmp_path / "memory.json", Mode.PAUSED)
+
+    world = World(spec("hal", order=1), spec("actor", order=2), memory=memory())
+    world.run(3)
+    assert world.log == []
+    assert "~/resume" in world.reason("actor").text
+    world.memory = memory()
+    world.new_manager()
+    world.run(3)
+    assert world.log == []
+    world.manager.resume()
+    world.run(3)
+    assert [line.split()[0] for line in world.log] == ["configure", "activate"] * 2
+    world.memory = memory()
+    world.new_manager()
+    world.run(1)
+    assert world.manager.mode is Mode.RUN, "once asked, always asked"
+
+
 def test_pause_and_resume_and_a_manager_that_dies_meanwhile(tmp_path):
     world = World(
         spec("hal", order=1), spec("actor", order=2, depends_on=("hal",)),

@@ -27,6 +27,8 @@ from user_hal.robot_file import RobotFile, find_robot_file
 
 #: Parameters that name a file or folder which must be there, unless they are empty.
 _MUST_EXIST: tuple[Key, ...] = (("demonstrations",), ("zenoh", "credentials"))
+#: Topics that drivers of hand devices listen to, unless their parameters name others.
+_OF_DEVICES = {"joy", "twist", "leader/joint_states"}
 _FOLDERS_OF_A_ROUTER = ("--network", "--credentials")
 
 
@@ -60,7 +62,7 @@ def _check_remappings(process: ProcessSpec, composition: Composition, faults: Fa
     if not process.ros or node_config_or_none(process.executable) is None:
         return
     names = [topic.name for topic in TOPICS] + [service.name for service in SERVICES]
-    known = {name.removeprefix("~/") for name in names}
+    known = {name.removeprefix("~/") for name in names} | _OF_DEVICES
     for name in process.remappings:
         if name.removeprefix("~/") not in known and not name.startswith(("/", "__")):
             origin = composition.origin(process.name, ("remappings", name))

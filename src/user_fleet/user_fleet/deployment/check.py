@@ -139,6 +139,7 @@ def check_references(composition: Composition, faults: Faults) -> None:
     }
     if not robots:
         return
+    robots |= {robot.rpartition("/")[2] for robot in robots}  # by name, and by namespace
     for process in composition.deployment.processes:
         for key, robot in _robots_named(process):
             if robot not in robots:

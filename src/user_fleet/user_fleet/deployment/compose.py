@@ -177,11 +177,11 @@ class _Composer(Resolver):
         self.values = dict((self._mapping(self.top, "values") or _EMPTY).value)
         self._choose(self.declared)
         self._find_members()
-        self._declare_those_of_fragments()
         for member in self._members():
             for role, layers in member.processes.items():
                 self.parts.append(Part(role, member, list(layers)))
         self._add_managers()
+        self._declare_those_of_fragments()
         self._take_processes()
         self._name_parts()
         paths = self._split_overrides()

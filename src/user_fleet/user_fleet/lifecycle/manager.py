@@ -69,6 +69,9 @@ class LifecycleManagerConfig(Config):
     deployment: Path = setting(
         doc="File with the deployment as it runs: deployment.yaml of a run's folder."
     )
+    bring_up: bool = setting(
+        True, doc="Bring the nodes up from the start; false: once the service ~/resume is called."
+    )
     times: LifecycleConfig = setting(
         factory=LifecycleConfig, doc="Times after which the manager acts."
     )
@@ -79,6 +82,7 @@ class LifecycleManagerConfig(Config):
 
 
 _GET_STATE = "get_state"
+_NOT_YET = "not brought up yet, as configured; the service ~/resume of lifecycle_manager does it"
 #: A heartbeat that comes so long after a transition was asked for says that it was not heard.
 _UNHEARD_S = 1.0
 
@@ -391,7 +395,7 @@ class LifecycleManager:
         elif node.state == UNKNOWN and not node.over:
             reason, serious = Reason(NODE_SILENT, node.detail or "not heard of yet"), node.was_up
         elif self.mode is not Mode.RUN:
-            reason = Reason(NODE_PAUSED, self.mode.value)
+            reason = Reason(NODE_PAUSED, self.mode.value if self._memory.is_told else _NOT_YET)
         elif node.state != "active":
             missing = self._missing(node)
             code = NODE_WAITS if missing else NODE_FAILED if node.detail else NODE_STARTING

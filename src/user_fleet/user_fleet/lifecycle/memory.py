@@ -25,16 +25,22 @@ class Memory:
 
     Args:
         file: The file; None to keep nothing.
+        first: The mode before anybody has wanted one.
+
+    Attributes:
+        is_told: Whether somebody has wanted a mode.
     """
 
-    def __init__(self, file: Path | None = None) -> None:
+    def __init__(self, file: Path | None = None, first: Mode = Mode.RUN) -> None:
         self._file = file
-        self.mode, self.held = Mode.RUN, frozenset[str]()
+        self.mode, self.held = first, frozenset[str]()
+        self.is_told = first is Mode.RUN
         if file is None or not file.exists():
             return
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
             self.mode, self.held = Mode(data["mode"]), frozenset(data["held"])
+            self.is_told = True
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(
                 f"memory of the lifecycle manager {file}", got=str(error),
@@ -45,7 +51,7 @@ class Memory:
         """Remember, durably. Raises OSError."""
         if (mode, held) == (self.mode, self.held):
             return
-        self.mode, self.held = mode, held
+        self.mode, self.held, self.is_told = mode, held, True
         if self._file is None:
             return
         self._file.parent.mkdir(parents=True, exist_ok=True)

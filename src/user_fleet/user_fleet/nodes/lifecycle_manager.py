@@ -68,7 +68,10 @@ class LifecycleManagerNode(LifecycleNode):
         if not mine:
             raise ConfigError("deployment", got="no process for this host", expected="some")
         folder = Path(config.deployment).parent
-        memory = Memory(Path(config.memory_file or folder / "lifecycle.json"))
+        memory = Memory(
+            Path(config.memory_file or folder / "lifecycle.json"),
+            Mode.RUN if config.bring_up else Mode.PAUSED,
+        )
         words = {str(folder / "config" / f"{p.name}.yaml"): p.name for p in mine}
 
         def find(names: Any) -> dict[str, int]:
