@@ -179,6 +179,31 @@ def decode_bytes(
     return deserialize_message(data, message_type) if decode is None else decode(fields)
 
 
+def let_go(node: Node, destroy: Callable[[], object]) -> None:
+    """Destroy an endpoint of a node in the thread of the executor that spins the node, soon.
+
+    Publishers and subscriptions have event handlers, and action clients are waited for as a whole;
+    rclpy's executor collects all of them, and raises InvalidHandle, which ends its spinning, where
+    one is destroyed by another thread before it waits. Between two rounds nothing can be pulled
+    from under it. A node that nobody spins is served at once.
+
+    Args:
+        node: Whose endpoint it is.
+        destroy: Destroys it; not called any more once the executor has ended, since the node's
+            end takes all its endpoints with it.
+    """
+
+    def quietly() -> None:
+        with suppress(_rclpy.InvalidHandle):  # the node went first
+            destroy()
+
+    executor = node.executor
+    if executor is None:
+        quietly()
+    else:
+        executor.create_task(quietly)
+
+
 class BesideExecutor(CallbackGroup):
     """A callback group that no executor ever finds ready: a :class:`TopicReader` takes instead."""
 
@@ -284,7 +309,7 @@ class TopicReader:
         with self._lock:
             self._wanted = tuple(s for s in self._wanted if s.subscription is not subscription)
             self._changed = True
-        self._node.destroy_subscription(subscription)
+        let_go(self._node, lambda: self._node.destroy_subscription(subscription))
         self._bell.trigger()
 
     def listen(self, topic: Topic, callback: Callable[[Any], None]) -> CheckedSubscription:

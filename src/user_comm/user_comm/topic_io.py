@@ -7,12 +7,15 @@ only, and this is the one place where their topics meet rclpy.
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import rclpy
+from action_msgs.msg import GoalStatus
 from rclpy.action.client import ActionClient
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.duration import Duration
@@ -21,12 +24,14 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 
-from user_comm.subscriptions import TopicReader
+from user_comm.subscriptions import TopicReader, let_go
 from user_comm.topics import interface_class
 from user_core.errors import DeviceTimeout, TransportError
 
 #: How long the end of a publisher waits for its last messages to be received, seconds.
 _LAST_WORDS_S = 0.5
+#: Deadlines from here on are what the graph says where there is none.
+_NO_DEADLINE_NS = 10**17
 
 
 class RosSubscription:
@@ -114,7 +119,15 @@ class RosPublisher:
             publisher.wait_for_all_acked(Duration(seconds=_LAST_WORDS_S))
         except Exception as error:  # ROS has shut down: nobody can receive any more
             self._node.get_logger().debug(f"{self.topic}: {error}")
-        self._node.destroy_publisher(publisher)
+        let_go(self._node, lambda: self._node.destroy_publisher(publisher))
+
+
+class _ActionClient(ActionClient):
+    """Whole before the executor sees it: rclpy's makes its lock after it has joined the node."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._lock = threading.Lock()
+        super().__init__(*args, **options)
 
 
 class RosGoals:
@@ -123,8 +136,12 @@ class RosGoals:
     def __init__(self, node: Node, cls: type[Any], action: str) -> None:
         self._node, self._cls, self.topic = node, cls, action
         self.accepted: bool | None = None  # the newest goal; None: not answered yet
+        self.rejected = False
+        self.failure: Any = None
         self._newest: Any = None
-        self._client: Any = ActionClient(
+        self._running: Any = None  # handle of the goal that was accepted last
+        self._holding: Any = None  # a goal whose rejection cancels the one before
+        self._client: Any = _ActionClient(
             node, cls, action, callback_group=MutuallyExclusiveCallbackGroup()
         )
 
@@ -134,12 +151,11 @@ class RosGoals:
 
     def publish(self, message: Any) -> None:
         """Send a goal. Raises TransportError after close, or when ROS has shut down."""
-        try:
-            self.accepted = None
-            self._newest = future = self._client.send_goal_async(message)
-            future.add_done_callback(self._answered)
-        except Exception as error:
-            raise TransportError(f"cannot send a goal to {self.topic!r}", got=error) from error
+        self._send(message, holds=False)
+
+    def publish_or_cancel(self, message: Any) -> None:
+        """Send a goal; should it be rejected, cancel the one before."""
+        self._send(message, holds=True)
 
     @property
     def subscribers(self) -> int:
@@ -150,21 +166,75 @@ class RosGoals:
         """End the client."""
         client, self._client = self._client, None
         if client is not None:
-            client.destroy()
+            let_go(self._node, client.destroy)
+
+    def _send(self, message: Any, *, holds: bool) -> None:
+        try:
+            self.accepted = None
+            self._newest = future = self._client.send_goal_async(message)
+            if holds:
+                self._holding = future
+            future.add_done_callback(self._answered)
+        except Exception as error:
+            raise TransportError(f"cannot send a goal to {self.topic!r}", got=error) from error
 
     def _answered(self, future: Any) -> None:
         handle = future.result()
-        if handle is None:
+        if handle is None or self._client is None:
             return
         if future is self._newest:
             self.accepted = bool(handle.accepted)
-        if not handle.accepted:
-            self._node.get_logger().warning(
-                f"{self.topic}: the server rejected a goal", throttle_duration_sec=1.0
+        self.rejected = not handle.accepted
+        if handle.accepted:
+            self._running = handle
+            handle.get_result_async().add_done_callback(
+                lambda done, own=future: self._ended(own, done.result())
             )
+            return
+        self._node.get_logger().warning(
+            f"{self.topic}: the server rejected a goal", throttle_duration_sec=1.0
+        )
+        if future is self._holding and self._running is not None:
+            self._running.cancel_goal_async()
+
+    def _ended(self, future: Any, response: Any) -> None:
+        if response is None:
+            return
+        if response.status == GoalStatus.STATUS_ABORTED and future is self._newest:
+            self.failure = response.result
+            self._node.get_logger().warning(
+                f"{self.topic}: the server aborted a goal", throttle_duration_sec=1.0
+            )
+        elif response.status in (GoalStatus.STATUS_SUCCEEDED, GoalStatus.STATUS_CANCELED):
+            self.failure = None
 
 
 Reliability = Literal["best_effort", "reliable", "match"]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A publisher or subscription that the graph knows; see ``user_hal.topic_io.Endpoint``."""
+
+    node: str
+    type_name: str
+    reliability: str
+    durability: str
+    deadline_s: float
+    liveliness: str
+
+
+def _endpoint(info: Any) -> Endpoint:
+    profile = info.qos_profile
+    deadline_ns = profile.deadline.nanoseconds
+    return Endpoint(
+        f"{info.node_namespace.rstrip('/')}/{info.node_name}",
+        info.topic_type,
+        profile.reliability.name.lower(),
+        profile.durability.name.lower(),
+        deadline_ns * 1e-9 if deadline_ns < _NO_DEADLINE_NS else 0.0,
+        profile.liveliness.name.lower(),
+    )
 
 
 class RosTopicIo:
@@ -243,13 +313,11 @@ class RosTopicIo:
         except Exception as error:
             raise TransportError(f"cannot be a client of {action!r}", got=error) from error
 
-    def call(
-        self, service: str, type_name: str, request: Mapping[str, Any], *, timeout_s: float
-    ) -> Any:
+    def call(self, service: str, type_name: str, request: Any, *, timeout_s: float) -> Any:
         """Call a service and wait for its answer, at most ``timeout_s`` in all."""
         cls = _interface(type_name, "srv")
-        message = cls.Request()
-        for field, value in request.items():
+        message = request if isinstance(request, cls.Request) else cls.Request()
+        for field, value in request.items() if isinstance(request, Mapping) else ():
             try:
                 setattr(message, field, value)
             except (AttributeError, AssertionError, TypeError) as error:
@@ -272,15 +340,72 @@ class RosTopicIo:
                 raise DeviceTimeout(f"service {service!r}", got=f"no answer within {timeout_s} s")
             return future.result()
         finally:
-            self._node.destroy_client(client)
+            let_go(self._node, lambda: self._node.destroy_client(client))
+
+    def act(self, action: str, type_name: str, goal: Any, *, timeout_s: float) -> tuple[str, Any]:
+        """Carry out a goal and wait for its end, at most ``timeout_s`` in all."""
+        deadline_s = time.monotonic() + timeout_s
+        client: Any = ActionClient(
+            self._node,
+            _interface(type_name, "action"),
+            action,
+            callback_group=ReentrantCallbackGroup(),
+        )
+        try:
+            if not client.wait_for_server(timeout_sec=timeout_s):
+                raise DeviceTimeout(
+                    f"action {action!r}",
+                    got=f"no server within {timeout_s} s",
+                    expected=f"a server of {type_name}",
+                )
+            handle = _awaited(client.send_goal_async(goal), deadline_s)
+            if handle is None:
+                raise DeviceTimeout(f"action {action!r}", got=f"no answer within {timeout_s} s")
+            if not handle.accepted:
+                return "rejected", None
+            ended = _awaited(handle.get_result_async(), deadline_s)
+            if ended is None:
+                handle.cancel_goal_async()
+                raise DeviceTimeout(f"action {action!r}", got=f"not done within {timeout_s} s")
+            return _STATUSES.get(ended.status, f"status {ended.status}"), ended.result
+        finally:
+            let_go(self._node, client.destroy)
 
     def message_class(self, type_name: str) -> type[Any]:
         """The class of a message type."""
         return _interface(type_name, "msg")
 
+    def request_class(self, type_name: str) -> type[Any]:
+        """The class of requests of a service, or of goals of an action."""
+        if type_name.split("/")[1:2] == ["action"]:
+            goal: type[Any] = _interface(type_name, "action").Goal
+            return goal
+        request: type[Any] = _interface(type_name, "srv").Request
+        return request
+
     def topics(self) -> dict[str, Sequence[str]]:
         """Names of the topics that are in the graph now, each with its type names."""
         return dict(self._node.get_topic_names_and_types())
+
+    def service_types(self) -> dict[str, Sequence[str]]:
+        """Names of the services that others offer now, each with its type names."""
+        node = self._node
+        own = {name for name, _ in node.get_service_names_and_types_by_node(
+            node.get_name(), node.get_namespace())}  # fmt: skip
+        return {name: t for name, t in node.get_service_names_and_types() if name not in own}
+
+    def endpoints(self, topic: str) -> tuple[Sequence[Endpoint], Sequence[Endpoint]]:
+        """Publishers and subscriptions of a topic, without those of our node."""
+        name = self._node.resolve_topic_name(topic)
+        own = self._node.get_fully_qualified_name()
+        publishers, subscriptions = (
+            [found for found in map(_endpoint, infos) if found.node != own]
+            for infos in (
+                self._node.get_publishers_info_by_topic(name),
+                self._node.get_subscriptions_info_by_topic(name),
+            )
+        )
+        return publishers, subscriptions
 
     def now_ns(self) -> int:
         """The node's clock, nanoseconds."""
@@ -358,6 +483,20 @@ def _profile(depth: int, reliable: bool, latched: bool) -> QoSProfile:
         reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
         durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
     )
+
+
+_STATUSES = {
+    GoalStatus.STATUS_SUCCEEDED: "succeeded",
+    GoalStatus.STATUS_ABORTED: "aborted",
+    GoalStatus.STATUS_CANCELED: "canceled",
+}
+
+
+def _awaited(future: Any, deadline_s: float) -> Any:
+    """What a future gives, from another thread than the one that spins; None if it is too late."""
+    done = threading.Event()
+    future.add_done_callback(lambda _: done.set())
+    return future.result() if done.wait(max(0.0, deadline_s - time.monotonic())) else None
 
 
 def _full_name(name: str, kind: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
@@ -209,3 +210,43 @@ def test_publishing_after_shutdown_is_an_error_not_a_crash() -> None:
         message = publisher.new()
     with pytest.raises(TransportError, match="late"):
         publisher.publish(message)
+
+
+def test_endpoints_come_and_go_beside_the_executor_that_spins_the_node(
+    other: RosTopicIo,
+) -> None:
+    """A driver that reconnects does it in its own thread; rclpy's executor must not stumble."""
+    node = Node("reconnecting", context=other._node.context, start_parameter_services=False)
+    executor = SingleThreadedExecutor(context=other._node.context)
+    executor.add_node(node)
+    node.create_timer(0.001, lambda: None)  # so that it is often between collecting and waiting
+    errors: list[Exception] = []
+    done = threading.Event()
+
+    def spin() -> None:
+        while not done.is_set():
+            try:
+                executor.spin_once(timeout_sec=0.05)
+            except Exception as error:
+                errors.append(error)
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    try:
+        io = RosTopicIo(node)
+        before = len(list(node.waitables))
+        for _ in range(150):
+            publisher = io.publisher("come_and_go", "std_msgs/msg/Float64")
+            subscription = io.subscribe("come_and_go", "std_msgs/msg/Float64", lambda _: None)
+            goals = io.goals("come_and_go", "test_msgs/action/Fibonacci")
+            for endpoint in (publisher, subscription, goals):
+                endpoint.close()
+        wait_until(lambda: len(list(node.waitables)) == before)
+        assert not list(node.subscriptions)
+        io.close()
+    finally:
+        done.set()
+        thread.join()
+        executor.shutdown()
+        node.destroy_node()
+    assert not errors
