@@ -33,6 +33,7 @@ setup(
         ],
         "user.teleops": [
             "expert = user_hal.teleops.expert:ExpertTeleop",
+            "groups = user_hal.teleops.groups:GroupsTeleop",
             "joy = user_hal.teleops.topics:JoyTeleop",
             "keyboard = user_hal.teleops.keyboard:KeyboardTeleop",
             "leader = user_hal.teleops.leader:LeaderTeleop",

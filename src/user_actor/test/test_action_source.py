@@ -7,7 +7,7 @@ from user_actor.loop.action_source import RandomActions
 from user_actor.loop.config import ArbiterConfig, ExplorationConfig
 from user_actor.loop.interventions import InterventionArbiter
 from user_actor.loop.ports import NOBODY, HumanInput
-from user_core.specs import ActionKind, ArraySpec, RobotSpec
+from user_core.specs import ActionGroup, ActionKind, ArraySpec, RobotSpec
 from user_core.types import ActedBy, EpisodeSource, Label, Outcome
 from user_testing.worlds.actor_loop import MS, build, drives, ends_at
 
@@ -61,6 +61,20 @@ def test_absolute_actions_are_held_by_repeating_them():
     arbiter = InterventionArbiter(ArbiterConfig(), POSE)
     arbiter.decide(human(0.5, -0.5, 2.0), 0)
     assert arbiter.decide(NOBODY, MS).action.tolist() == [0.5, -0.5, 2.0]
+
+
+def test_each_group_of_a_robot_is_held_as_its_kind_asks():
+    groups = (
+        ActionGroup("arm", ActionKind.JOINT_POSITION, 2),
+        ActionGroup("base", ActionKind.BASE_TWIST, 2),
+    )
+    spec = RobotSpec(
+        "rover", {"x": ArraySpec((1,))}, ArraySpec((4,), low=-1, high=1), ActionKind.MIXED,
+        action_groups=groups,
+    )  # fmt: skip
+    arbiter = InterventionArbiter(ArbiterConfig(), spec)
+    held = arbiter.hold_still(np.array([0.3, -0.4, 0.5, 0.5], np.float32))
+    np.testing.assert_allclose(held, [0.3, -0.4, 0, 0])
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,20 @@ def test_what_is_measured_at_the_tool_is_the_arms_and_not_the_bases() -> None:
     assert "joint_position" not in arm.sources, "nobody says which joints are the arm's"
 
 
+def test_elements_of_a_tool_are_called_alike_in_all_groups() -> None:
+    spec = RobotSpec(
+        "arms",
+        {"x": ArraySpec((1,)), "gripper": ArraySpec((2,))},
+        ArraySpec((4,), names=("l_dx", "l_gripper", "r.dx", "r.gripper")),
+        E,
+        grippers=(1, 3),
+        action_groups=(ActionGroup("l", E, 2), ActionGroup("r", E, 2)),
+    )
+    left, right = group_views(spec)
+    assert left.spec.action.names == right.spec.action.names == ("dx", "gripper")
+    assert right.arrays({"gripper": np.array([0.25, 0.75])})["gripper"].tolist() == [0.75]
+
+
 def test_a_robot_without_groups_is_its_own_view() -> None:
     spec = RobotSpec("r", {"a": ArraySpec((2,))}, ArraySpec((1,)))
     (view,) = group_views(spec)

@@ -27,7 +27,7 @@ TOOL_KINDS = (ActionKind.EE_DELTA, ActionKind.EE_TWIST, ActionKind.EE_POSE)
 #: Standard arrays with one number per joint.
 _PER_JOINT = ("joint_position", "joint_velocity", "joint_effort")
 #: Standard arrays of one tool.
-_OF_A_TOOL = ("tcp_pose", "tcp_velocity", "wrench", "gripper")
+_OF_A_TOOL = ("tcp_pose", "tcp_velocity", "wrench")
 #: A spec has an observation, although nothing may be measured of a group (a base, for instance).
 _NOTHING_SEEN = {"nothing": ArraySpec((0,))}
 
@@ -106,7 +106,7 @@ def _view(spec: RobotSpec, group: ActionGroup, start: int) -> GroupView:
         spec,
         robot=f"{spec.robot}.{group.name}",
         observation=observation or dict(_NOTHING_SEEN),
-        action=_part_of(spec.action, part),
+        action=_own_action(spec.action, group, part),
         action_kind=group.kind,
         grippers=tuple(i - start for i in spec.grippers if part.start <= i < part.stop),
         action_groups=(),
@@ -119,6 +119,7 @@ def _sources(
 ) -> dict[str, tuple[str, Array | None]]:
     groups = {each.name for each in spec.action_groups}
     found: dict[str, tuple[str, Array | None]] = {}
+    # What is the group's own goes before what all groups share.
     for name in spec.observation:
         prefix, dot, rest = name.partition(".")
         if dot and prefix in groups:
@@ -128,10 +129,13 @@ def _sources(
             rows = _joint_rows(spec, name, group, part)
             if rows is not None:
                 found.setdefault(name, (name, rows))
+        elif name == "gripper":
+            own = [place for place, i in enumerate(spec.grippers) if part.start <= i < part.stop]
+            if own and spec.observation[name].shape == (len(spec.grippers),):
+                found.setdefault(name, (name, np.asarray(own, np.intp)))
         elif name not in _OF_A_TOOL or _only_arm(spec, group):
             found.setdefault(name, (name, None))
-    own = {name: source for name, source in found.items() if source[0] != name}
-    return {**found, **own}  # what is the group's own goes before what all groups share
+    return found
 
 
 def _only_arm(spec: RobotSpec, group: ActionGroup) -> bool:
@@ -177,8 +181,16 @@ def _rows_of(spec: ArraySpec, rows: Array | None) -> ArraySpec:
     )
 
 
-def _part_of(spec: ArraySpec, part: slice) -> ArraySpec:
-    return _rows_of(spec, np.arange(part.start, part.stop))
+def _own_action(spec: ArraySpec, group: ActionGroup, part: slice) -> ArraySpec:
+    """The group's elements; ``left_dx`` or ``left.dx`` of a tool or base is called ``dx`` there,
+    whereas joints keep their names."""
+    own = _rows_of(spec, np.arange(part.start, part.stop))
+    if group.kind in JOINT_KINDS:
+        return own
+    ends = (f"{group.name}.", f"{group.name}_")
+    return replace(
+        own, names=tuple(n.removeprefix(ends[0]).removeprefix(ends[1]) for n in own.names)
+    )
 
 
 def _chosen(bound: Any, rows: Sequence[int]) -> Any:

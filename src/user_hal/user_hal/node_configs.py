@@ -37,7 +37,8 @@ class TeleopChoice(PluginChoice):
 
     plugin: str = setting(
         "",
-        doc="Teleop plugin: joy, twist, keyboard, spacemouse, leader, expert; or package.module:Class.",
+        doc="Teleop plugin: joy, twist, keyboard, spacemouse, leader, groups, expert; or "
+        "package.module:Class.",
     )
 
 

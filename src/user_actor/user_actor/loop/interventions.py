@@ -8,7 +8,8 @@ import numpy as np
 
 from user_actor.loop.config import ArbiterConfig
 from user_actor.loop.ports import HumanInput
-from user_core.specs import ActionKind, Array, ArraySpec, RobotSpec
+from user_core.action_groups import group_views
+from user_core.specs import ActionKind, Array, RobotSpec
 from user_core.types import ActedBy
 
 _RATES = (
@@ -16,6 +17,7 @@ _RATES = (
     ActionKind.JOINT_VELOCITY,
     ActionKind.EE_DELTA,
     ActionKind.EE_TWIST,
+    ActionKind.BASE_TWIST,
 )
 
 
@@ -106,7 +108,8 @@ class InterventionArbiter:
 
 def _stopped_by_zero(spec: RobotSpec) -> Array:
     """Which elements of an action mean "stand still" when they are zero, (A,) bool."""
-    action: ArraySpec = spec.action
-    rates = np.full(action.shape, spec.action_kind in _RATES)
+    rates = np.zeros(spec.action.shape, bool)
+    for view in group_views(spec):
+        rates[view.part] = view.spec.action_kind in _RATES
     rates[list(spec.grippers)] = False
     return rates

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from user_core.action_groups import group_views
 from user_core.conformance.report import Report, Skip, expect
 from user_core.errors import DeviceError, SpecError
 from user_core.interfaces import Camera, Robot, Teleop
@@ -30,8 +31,10 @@ def check_robot(
     motion: float = 0.1,
     seed: int = 0,
     progress: Progress = lambda promise: None,
+    moving: bool = True,
+    now_ns: Callable[[], int] = time.time_ns,
 ) -> Report:
-    """Try a driver that is not connected yet. **The robot moves.**
+    """Try a driver that is not connected yet. **The robot moves**, unless ``moving`` is false.
 
     Args:
         robot: The driver.
@@ -41,19 +44,28 @@ def check_robot(
             this at most.
         seed: Seed of the motion and of the resets.
         progress: Called with each promise before it is tried.
+        moving: Whether it is reset, driven and stopped; else these promises are left out.
+        now_ns: The clock of its stamps, nanoseconds.
 
     Returns:
         The report; the robot is closed.
     """
-    return _RobotCheck(robot, steps, motion, seed, progress).run()
+    return _RobotCheck(robot, steps, motion, seed, progress, moving, now_ns).run()
 
 
 class _RobotCheck:
     def __init__(
-        self, robot: Robot, steps: int, motion: float, seed: int, progress: Progress
+        self,
+        robot: Robot,
+        steps: int,
+        motion: float,
+        seed: int,
+        progress: Progress,
+        moving: bool,
+        now_ns: Callable[[], int],
     ) -> None:
         self.robot, self.steps, self.motion, self.seed = robot, steps, motion, seed
-        self.progress = progress
+        self.progress, self.moving, self.now_ns = progress, moving, now_ns
         self.rng = np.random.default_rng(seed)
         self.report = Report(f"robot driver {type(robot).__module__}.{type(robot).__qualname__}")
         self.last: Observation | None = None
@@ -61,10 +73,13 @@ class _RobotCheck:
 
     def run(self) -> Report:
         try:
+            moves = (self.reset, self.drive, self.stop, self.seeds)
             for check in (
                 self.spec, self.before_connect, self.connect, self.reset, self.read,
                 self.refuse_wrong_actions, self.drive, self.stop, self.seeds, self.feedback,
             ):  # fmt: skip
+                if not self.moving and check in moves:
+                    continue
                 check()
                 if check == self.connect and self.report.checks[-1].passed is False:
                     break  # nothing that follows could tell more
@@ -129,7 +144,7 @@ class _RobotCheck:
                 self.robot.spec.lockstep or after.stamp_ns > before.stamp_ns,
                 "two periods later the stamp is still the same: an old reading as if it were new",
             )
-            seen.append(f"age {(time.time_ns() - after.stamp_ns) / 1e6:.1f} ms")
+            seen.append(f"age {(self.now_ns() - after.stamp_ns) / 1e6:.1f} ms")
 
     def refuse_wrong_actions(self) -> None:
         action = self.robot.spec.action
@@ -223,18 +238,21 @@ class _RobotCheck:
             return bounds.sample(self.rng)
         low, high = bounds.low_array.astype(float), bounds.high_array.astype(float)
         middle, half = (low + high) / 2, (high - low) / 2
-        here = self._measured_target()
-        if here is not None:  # the middle of all positions may be far away
-            middle[: len(here)], half = here, np.minimum(half, _ABSOLUTE_STEP)
+        for elements, here in self._measured_targets():
+            # the middle of all positions may be far away
+            middle[elements], half[elements] = here, np.minimum(half[elements], _ABSOLUTE_STEP)
         action = middle + half * self.motion * self.rng.uniform(-1, 1, bounds.shape)
         return np.asarray(np.clip(action, low, high), bounds.dtype)
 
-    def _measured_target(self) -> Array | None:
-        """Where an absolute action would leave the robot; None for other kinds of action."""
-        name = _ABSOLUTE.get(self.robot.spec.action_kind, "")
-        if self.start is None or name not in self.start.arrays:
-            return None
-        return self.start.arrays[name][: self.robot.spec.action.size]
+    def _measured_targets(self) -> Iterator[tuple[slice, Array]]:
+        """Where absolute actions would leave the robot, and which elements these are."""
+        spec = self.robot.spec
+        for view in group_views(spec) if self.start is not None else ():
+            name = _ABSOLUTE.get(view.spec.action_kind, "")
+            arrays = view.arrays(self.start.arrays)
+            if name in arrays:
+                here = arrays[name][: view.spec.action.size]
+                yield slice(view.part.start, view.part.start + len(here)), here
 
     def _check_observation(self, observation: Observation) -> None:
         check_arrays(observation.arrays, self.robot.spec.observation)
@@ -247,7 +265,7 @@ class _RobotCheck:
                     or observation.sequence == self.last.sequence,
                     f"{name} shares memory with the observation before: it will be overwritten",
                 )
-        age_s = (time.time_ns() - observation.stamp_ns) / 1e9
+        age_s = (self.now_ns() - observation.stamp_ns) / 1e9
         expect(-0.1 < age_s < 60, f"stamp is {age_s:.1f} s old: expected ns since the epoch")
 
 

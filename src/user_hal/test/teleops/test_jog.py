@@ -26,6 +26,23 @@ def test_axes_move_what_their_names_say() -> None:
     np.testing.assert_allclose(twist, [0, 0, 0, 0, 0.5, 0])
 
 
+def test_changes_of_the_rotation_are_named_as_contracts_name_them() -> None:
+    names = ("dx", "dy", "dz", "drx", "dry", "drz")
+    spec = RobotSpec("arm", {"x": ArraySpec((1,))}, ArraySpec((6,), low=-1.0, high=1.0, names=names),
+                     ActionKind.EE_DELTA)  # fmt: skip
+    axes = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    np.testing.assert_allclose(Jog(CONFIG, spec).action(axes, None, {}), axes)
+
+
+@pytest.mark.parametrize("names", [(), ("vx", "wz"), ("vx", "vy", "wz")])
+def test_a_base_is_turned_by_the_axis_that_turns(names) -> None:
+    size = len(names) or 2
+    action = ArraySpec((size,), low=-1.0, high=1.0, names=names)
+    jog = Jog(CONFIG, RobotSpec("base", {"x": ArraySpec((1,))}, action, ActionKind.BASE_TWIST))
+    expected = [0.5, 0.25] if size == 2 else [0.5, -1.0, 0.25]
+    np.testing.assert_allclose(jog.action([0.5, -1.0, 0, 0, 0, 0.25], None, {}), expected)
+
+
 def test_the_gripper_stays_as_it_is_unless_it_is_told() -> None:
     jog = Jog(CONFIG, robot())
     assert jog.action([], None, seen(gripper=0.3).arrays)[-1] == pytest.approx(0.3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -22,23 +21,25 @@ from user_core.interfaces import Teleop, TeleopCommand
 from user_core.plugins import PluginChoice
 from user_core.specs import ActionKind, Array, ArraySpec, RobotSpec
 from user_core.types import Observation
+from user_hal.cli.ros_arguments import ROS_ARGS_HELP, split_ros_arguments
 from user_hal.robot_file import build_robot, find_robot_file, load_robot_file
+from user_hal.teleops.groups import GroupsTeleop
 from user_hal.teleops.hand_device import HandTeleop
 from user_hal.topic_io import UsesTopics
 
 OK, TROUBLE, WRONG_USE = 0, 1, 2
 _PERIOD_S = 0.05
 _WITHOUT_TERMINAL_S = 10.0
-_ROS_ARGS = "--ros-args"
 
 
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
     """Run the command; returns 0 when the device was well at the end, 1 when something is wrong
     with it, 2 when it could not be opened."""
     console = console or Console()
-    args = _parser().parse_args(_without_ros_args(argv))
+    words, ros_arguments = split_ros_arguments(argv)
+    args = _parser().parse_args(words)
     try:
-        return _check(args, _ros_args(argv), console)
+        return _check(args, ros_arguments, console)
     except SuiteError as error:
         console.print(f"[bold red]{error.code}[/]: {escape(str(error))}", soft_wrap=True)
         return WRONG_USE
@@ -49,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="user check teleop",
         description="Open a person's device and show what each of its axes and buttons does. No "
         "robot moves. Ctrl-C ends it.",
-        epilog="ROS arguments follow --ros-args, for instance -r joy:=/pad/joy.",
+        epilog=ROS_ARGS_HELP,
     )
     parser.add_argument("name", help="teleop plugin: joy, twist, spacemouse, keyboard, leader ...")
     parser.add_argument(
@@ -152,7 +153,8 @@ class _Watch:
     @property
     def inputs(self) -> Sequence[tuple[str, float, str]]:
         """Axes and buttons of the device itself: name, value, what it does."""
-        return self.teleop.inputs() if isinstance(self.teleop, HandTeleop) else ()
+        known = isinstance(self.teleop, (HandTeleop, GroupsTeleop))
+        return self.teleop.inputs() if known else ()
 
     @property
     def actions(self) -> list[tuple[str, float]]:
@@ -174,8 +176,9 @@ class _Watch:
 
 def _resting(spec: RobotSpec) -> dict[str, Array]:
     arrays = {name: item.zeros() for name, item in spec.observation.items()}
-    if "tcp_pose" in arrays:
-        arrays["tcp_pose"] = np.array([0, 0, 0, 0, 0, 0, 1], spec.observation["tcp_pose"].dtype)
+    for name in arrays:
+        if name.rpartition(".")[2] == "tcp_pose":
+            arrays[name] = np.array([0, 0, 0, 0, 0, 0, 1], spec.observation[name].dtype)
     return arrays
 
 
@@ -231,17 +234,3 @@ def _conclude(watch: _Watch, console: Console) -> int:
     seen = ", ".join(sorted(watch.said)) or "nobody drove or judged"
     console.print(f"[bold green]ok[/]   the device is heard; seen: {escape(seen)}")
     return OK
-
-
-def _without_ros_args(argv: Sequence[str] | None) -> list[str]:
-    given = _argv(argv)
-    return given[: given.index(_ROS_ARGS)] if _ROS_ARGS in given else given
-
-
-def _ros_args(argv: Sequence[str] | None) -> list[str]:
-    given = _argv(argv)
-    return given[given.index(_ROS_ARGS) :] if _ROS_ARGS in given else []
-
-
-def _argv(argv: Sequence[str] | None) -> list[str]:
-    return list(sys.argv[1:] if argv is None else argv)

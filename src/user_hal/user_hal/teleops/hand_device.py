@@ -101,7 +101,7 @@ _TOOL_KINDS = (ActionKind.EE_DELTA, ActionKind.EE_TWIST, ActionKind.EE_POSE)
 _AXIS_OF_NAME = {
     prefix + axis: i
     for i, axis in enumerate(AXES)
-    for prefix in (("", "d", "v") if i < 3 else ("",))
+    for prefix in (("", "d", "v") if i < 3 else ("", "d"))
 } | {"wx": 3, "wy": 4, "wz": 5}
 #: How far a target may run ahead of the robot, in steps at full deflection.
 _LEAD_STEPS = 5
@@ -130,8 +130,8 @@ class JogConfig(Config):
 class Jog:
     """Makes actions of one robot from six axes, -1 to 1 each, and a gripper opening.
 
-    Actions that move the tool follow the axes x y z and rx ry rz in the base frame. Actions
-    that move joints, and generic ones, take the axes in the order of their elements; what has
+    Actions that move the tool follow the axes x y z and rx ry rz in the base frame, those of a
+    planar base x, y and rz. Actions that move joints, and generic ones, take the axes in the order of their elements; what has
     no axis stands still. Where actions are targets, they are counted from the target before
     while the person drives, so that nothing sags, and from where the robot is when he begins.
 
@@ -195,7 +195,10 @@ class Jog:
 
     def _axes(self) -> list[int | None]:
         """Which axis moves each element of the action."""
-        names, tool = self._spec.action.names, self._spec.action_kind in _TOOL_KINDS
+        names, kind = self._spec.action.names, self._spec.action_kind
+        tool = kind in (*_TOOL_KINDS, ActionKind.BASE_TWIST)
+        if kind is ActionKind.BASE_TWIST and not names:
+            names = ("vx", "wz") if self._spec.action.size == 2 else ("vx", "vy", "wz")
         axis_of: list[int | None] = [None] * self._spec.action.size
         for place, element in enumerate(self._moved):
             axis = place if place < len(AXES) else None
