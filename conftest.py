@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from user_testing.domains import claim_domain
-from user_testing.processes import close_all, kill_group, logs_of_running
+from user_testing.processes import begin_test, close_all, kill_group, logs_of_test
 
 _ROOT = Path(__file__).parent
 _HAS_ROS = find_spec("rclpy") is not None
@@ -100,11 +100,15 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         threading._register_atexit(end_in_spite_of_threads)  # type: ignore[attr-defined]
 
 
+def pytest_runtest_setup() -> None:
+    begin_test()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.failed:
-        report.sections += [(f"end of the log of {name}", log) for name, log in logs_of_running()]
+        report.sections += [(f"end of the log of {name}", log) for name, log in logs_of_test()]
     return report
 
 

@@ -17,6 +17,7 @@ import yaml
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 _alive: list[Process] = []
+_closed: list[Process] = []  # in this test
 
 
 class Process:
@@ -91,6 +92,7 @@ class Process:
         self.kill()
         if self in _alive:
             _alive.remove(self)
+            _closed.append(self)
 
     def __enter__(self) -> Process:
         return self.start()
@@ -151,9 +153,14 @@ def kill_group(process: subprocess.Popen[Any]) -> None:
             stream.close()
 
 
-def logs_of_running(characters: int = 3000) -> list[tuple[str, str]]:
-    """Name and end of the output of each process that has not been closed."""
-    return [(process.name, process.log[-characters:]) for process in _alive]
+def logs_of_test(characters: int = 3000) -> list[tuple[str, str]]:
+    """Name and end of the output of each process that runs, or was closed since the test began."""
+    return [(process.name, process.log[-characters:]) for process in (*_closed, *_alive)]
+
+
+def begin_test() -> None:
+    """What was closed before is no concern of the test that begins."""
+    _closed.clear()
 
 
 def close_all() -> None:
