@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from user_core import plugins
 from user_hal.cli import check, robots
 from user_hal.robot_file import find_robot_file
+from user_testing.worlds.small_arm import SmallArm
 
 
 class Terminal:
@@ -121,19 +123,46 @@ def test_a_file_that_is_not_there_lists_the_ready_ones(
     assert find_robot_file("ur_ros2_control").name == "ur_ros2_control.yaml"
 
 
+ARM = "robot: {plugin: 'user_testing.worlds.small_arm:SmallArm', params: {%s}}\n"
+
+
 def test_a_real_robot_does_not_move_unasked(
     tmp_path: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(Path(__file__).parents[2] / "user_bringup")
+    commands: list[object] = []
+    monkeypatch.setattr(SmallArm, "command", lambda self, action: commands.append(action))
+    config = [write(tmp_path, ARM % ""), "--seconds", "0.2"]
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
-    assert check.main(["generic_ros2_control"], terminal.console) == 2
-    assert "there is no terminal to ask at: add --yes" in terminal.text
-    assert "takes joint_delta: joint1, joint2" in terminal.text
-    for answer, status in (("n", 2), ("", 2)):
+    assert check.main(config, terminal.console) == 1  # it takes wrong commands
+    assert "not moved: there is no terminal to ask at" in terminal.text
+    assert "takes joint_delta: j1, j2" in terminal.text
+    for answer in ("n", ""):
         monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
         monkeypatch.setattr(terminal.console, "input", lambda _, answer=answer: answer)
-        assert check.main(["generic_ros2_control"], terminal.console) == status
-    assert "Nothing was tried" in terminal.text
+        check.main(config, terminal.console)
+    assert terminal.text.count("not moved: nobody agreed") == 2
+    check.main([*config, "--no-motion", "--yes"], terminal.console)
+    assert "not moved (--no-motion)" in terminal.text
+    assert "reset returns" not in terminal.text
+    assert len(commands) == 4 * 4, "only the wrong commands, which a driver has to refuse"
+
+
+def test_readings_that_fail_and_motion_are_told(tmp_path: Path, terminal: Terminal) -> None:
+    config = write(tmp_path, ARM % "follows: [1.0, 0.0], fails_every: 20")
+    status = check.main([config, "--yes", "--seconds", "1", "--steps", "2"], terminal.console)
+    assert status == 1
+    assert "FAIL 5 % of" in terminal.text or "FAIL 4" in terminal.text, terminal.text
+    assert "small arm: got a loose wire" in terminal.text
+
+
+def test_a_dead_joint_is_told_and_as_json_too(tmp_path: Path, terminal: Terminal) -> None:
+    config = write(tmp_path, ARM % "follows: [1.0, 0.0]")
+    words = [config, "--yes", "--seconds", "0.2", "--steps", "2", "--json"]
+    assert check.main(words, terminal.console) == 1
+    data = json.loads(terminal.text)
+    assert data["passed"] is False and data["counts"]["fail"] == 1
+    motion = next(s for s in data["sections"] if s["title"] == "Moves when told")
+    assert [row["verdict"] for row in motion["table"]] == ["moved", "did not move"]
 
 
 def test_robots_lists_drivers_finds_and_failures(

@@ -64,6 +64,61 @@ class GoalPublisher(TopicPublisher, Protocol):
     def accepted(self) -> bool | None:
         """Whether the server took the newest goal; None while it has not answered."""
 
+    @property
+    def rejected(self) -> bool:
+        """Whether the newest goal that was answered was rejected."""
+
+    @property
+    def failure(self) -> Any:
+        """The result of the goal that was aborted last; None since one has ended otherwise. Goals
+        that others replaced do not count."""
+
+    def publish_or_cancel(self, message: Any) -> None:
+        """Send a goal that holds the robot; should it be rejected, cancel the goal before it."""
+
+
+class Endpoint(Protocol):
+    """A publisher or subscription that the graph knows, of whichever node.
+
+    Attributes:
+        node: Full name of its node.
+        type_name: What it carries, ``package/msg/Name``.
+        reliability: ``reliable``, ``best_effort``, or ``unknown``.
+        durability: ``transient_local``, ``volatile``, or ``unknown``.
+        deadline_s: Longest time between two messages that is offered or asked for; 0: none.
+        liveliness: ``automatic``, ``manual_by_topic``, or ``unknown``.
+    """
+
+    @property
+    def node(self) -> str: ...  # noqa: D102
+    @property
+    def type_name(self) -> str: ...  # noqa: D102
+    @property
+    def reliability(self) -> str: ...  # noqa: D102
+    @property
+    def durability(self) -> str: ...  # noqa: D102
+    @property
+    def deadline_s(self) -> float: ...  # noqa: D102
+    @property
+    def liveliness(self) -> str: ...  # noqa: D102
+
+
+def incompatible(publisher: Endpoint, subscription: Endpoint) -> str:
+    """The quality of service because of which a subscription hears nothing of a publisher, by the
+    name of the policy; empty if they fit."""
+    if publisher.type_name != subscription.type_name:
+        return f"type: {publisher.type_name} offered, {subscription.type_name} asked for"
+    if (publisher.reliability, subscription.reliability) == ("best_effort", "reliable"):
+        return "reliability: best_effort offered, reliable asked for"
+    if (publisher.durability, subscription.durability) == ("volatile", "transient_local"):
+        return "durability: volatile offered, transient_local asked for"
+    offered, asked = publisher.deadline_s, subscription.deadline_s
+    if asked and (not offered or offered > asked):
+        return f"deadline: {f'{offered:g} s' if offered else 'none'} offered, {asked:g} s asked for"
+    if (publisher.liveliness, subscription.liveliness) == ("automatic", "manual_by_topic"):
+        return "liveliness: automatic offered, manual_by_topic asked for"
+    return ""
+
 
 class TopicIo(Protocol):
     """Subscribe, publish, call: the part of ROS 2 that a driver may see.
@@ -124,21 +179,54 @@ class TopicIo(Protocol):
             TransportError: No such interface is installed.
         """
 
-    def call(
-        self, service: str, type_name: str, request: Mapping[str, Any], *, timeout_s: float
-    ) -> Any:
+    def call(self, service: str, type_name: str, request: Any, *, timeout_s: float) -> Any:
         """Call a service and wait for its answer; not to be used in a callback.
+
+        Args:
+            service: Its name.
+            type_name: Its interface.
+            request: Values of fields of the request; or a request, of :meth:`request_class`.
+            timeout_s: Longest time to wait.
 
         Raises:
             DeviceTimeout: The service is not there, or did not answer, within ``timeout_s``.
             TransportError: No such interface is installed, or it has no such field.
         """
 
+    def act(self, action: str, type_name: str, goal: Any, *, timeout_s: float) -> tuple[str, Any]:
+        """Carry out a goal and wait for its end; not to be used in a callback.
+
+        Args:
+            action: Name of the action.
+            type_name: Its interface.
+            goal: A goal, of :meth:`request_class`.
+            timeout_s: Longest time to wait; a goal that is not done by then is cancelled.
+
+        Returns:
+            How it ended (``succeeded``, ``aborted``, ``canceled``, ``rejected``), and its result
+            (None if it was rejected).
+
+        Raises:
+            DeviceTimeout: There is no server, or the goal did not end, within ``timeout_s``.
+            TransportError: No such interface is installed.
+        """
+
+    def request_class(self, type_name: str) -> type[Any]:
+        """The class of the requests of a service type, or of the goals of an action type. Raises
+        TransportError when it is not installed."""
+
     def message_class(self, type_name: str) -> type[Any]:
         """The class of a message type. Raises TransportError when it is not installed."""
 
     def topics(self) -> Mapping[str, Sequence[str]]:
         """Names of the topics that are in the graph now, each with its type names."""
+
+    def service_types(self) -> Mapping[str, Sequence[str]]:
+        """Names of the services that others offer now, each with its type names; an action NAME
+        is there as ``NAME/_action/send_goal``, of type ``package/action/Name_SendGoal``."""
+
+    def endpoints(self, topic: str) -> tuple[Sequence[Endpoint], Sequence[Endpoint]]:
+        """Publishers and subscriptions of a topic, without those of this object's own node."""
 
     def now_ns(self) -> int:
         """Time of the clock that message headers are stamped with, nanoseconds."""

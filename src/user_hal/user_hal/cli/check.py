@@ -1,32 +1,55 @@
-"""``user check robot CONFIG``: does a configured robot keep the promises of its interface?"""
+"""``user check robot CONFIG``: is a configured robot there, and does it do what it is told?"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
+from user_core.config import from_mapping, to_mapping
 from user_core.conformance import Report, check_robot
 from user_core.errors import ConfigError, SuiteError
 from user_core.interfaces import Robot
-from user_hal.robot_file import build_robot, find_robot_file, load_robot_file
-from user_hal.topic_io import UsesTopics
+from user_core.plugins import load
+from user_hal.checking.findings import Level, Section, counts
+from user_hal.checking.graph import look_at_graph
+from user_hal.checking.motion import MotionCheck, MotionReport
+from user_hal.checking.muted import MutedTopics
+from user_hal.checking.readings import Readings, watch_readings
+from user_hal.checking.streams import StreamWatch, TopicUse, streams_of, topic_uses
+from user_hal.checking.tables import motion_section, readings_section, streams_section
+from user_hal.cli.ros_arguments import ROS_ARGS_HELP, split_ros_arguments
+from user_hal.local import LocalHal
+from user_hal.robot_file import RobotFile, build_robot, find_robot_file, load_robot_file
+from user_hal.safety.emergency_stop import state_folder
+from user_hal.topic_io import TopicIo, attach_topics, topics_read, wants_topics
 
 OK, BROKEN, WRONG_USE = 0, 1, 2
-_MARKS = {True: "[green]ok[/]  ", False: "[bold red]FAIL[/]", None: "[yellow]skip[/]"}
+_MARKS = {
+    Level.OK: "[green]ok[/]  ",
+    Level.WARN: "[yellow]WARN[/]",
+    Level.FAIL: "[bold red]FAIL[/]",
+    Level.SKIP: "[yellow]skip[/]",
+}
+_LEVELS = {True: Level.OK, False: Level.FAIL, None: Level.SKIP}
 
 
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
-    """Run the command; returns 0 when all promises are kept, 1 when one is broken, 2 when the
-    robot could not be tried."""
+    """Run the command; returns 0 when nothing is wrong, 1 when something is, 2 when the robot
+    could not be tried."""
+    words, ros_arguments = split_ros_arguments(argv)
+    args = _parser().parse_args(words)
     console = console or Console()
-    args = _parser().parse_args(argv)
     try:
-        return _check(args, console)
+        return _Check(args, ros_arguments, console).run()
     except SuiteError as error:
         console.print(f"[bold red]{error.code}[/]: {escape(str(error))}", soft_wrap=True)
         return WRONG_USE
@@ -35,47 +58,240 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
 def _parser() -> argparse.ArgumentParser:
     robot = argparse.ArgumentParser(
         prog="user check robot",
-        description="Connect to a robot and try every promise of its interface. THE ROBOT MOVES: "
-        "it is reset, and driven by small random actions.",
+        description="Connect to a robot, read it for some seconds, and say what is wrong: readings "
+        "that fail, topics that are late or do not fit, controllers that are inactive. Then THE "
+        "ROBOT MOVES, if you agree: each joint or direction a little there and back, measured; it "
+        "is reset; and it is driven by small random actions.",
+        epilog=ROS_ARGS_HELP,
     )
     robot.add_argument("config", help="configuration file, or the name of a ready one")
-    robot.add_argument("--steps", type=int, default=20, help="control periods (default: 20)")
+    robot.add_argument(
+        "--seconds", type=float, default=5.0, help="how long it is read (default: 5)"
+    )
+    robot.add_argument("--no-motion", action="store_true", help="read only: nothing is commanded")
+    robot.add_argument("--yes", action="store_true", help="do not ask before the robot moves")
+    robot.add_argument(
+        "--amount",
+        type=float,
+        default=1.0,
+        help="factor on the known motion of 0.05 rad, or 10 mm and 0.05 rad (default: 1)",
+    )
+    robot.add_argument("--steps", type=int, default=20, help="random actions (default: 20)")
     robot.add_argument(
         "--motion",
         type=float,
         default=0.1,
-        help="share of the action bounds to move within, 0 to 1 (default: 0.1)",
+        help="share of the action bounds that random actions stay within, 0 to 1 (default: 0.1)",
     )
     robot.add_argument("--seed", type=int, default=0, help="of motion and resets (default: 0)")
-    robot.add_argument("--yes", action="store_true", help="do not ask before the robot moves")
+    robot.add_argument("--json", action="store_true", help="the findings as JSON, for programs")
     return robot
 
 
-def _check(args: argparse.Namespace, console: Console) -> int:
-    if args.steps < 1 or not 0 <= args.motion <= 1:
-        raise ConfigError("--steps and --motion", got=f"{args.steps}, {args.motion}")
-    path = find_robot_file(args.config)
-    robot = build_robot(load_robot_file(path))
-    console.print(f"[bold]{escape(str(path))}[/]")
-    _describe(robot, console)
-    if not (args.yes or robot.spec.lockstep or _agreed(console)):
-        console.print("Nothing was tried.")
-        return WRONG_USE
-    with ExitStack() as stack:
-        if isinstance(robot, UsesTopics):
-            from user_comm.topic_io import open_topic_io  # needs ROS; other robots do not
+class _Check:
+    def __init__(
+        self, args: argparse.Namespace, ros_arguments: Sequence[str], console: Console
+    ) -> None:
+        if args.steps < 1 or not 0 <= args.motion <= 1:
+            raise ConfigError("--steps and --motion", got=f"{args.steps}, {args.motion}")
+        if args.seconds <= 0 or args.amount <= 0:
+            raise ConfigError("--seconds and --amount", got=f"{args.seconds}, {args.amount}")
+        self.args, self.ros_arguments = args, ros_arguments
+        self.out = console
+        self.console = Console(stderr=True, quiet=True) if args.json else console
+        self.sections: list[Section] = []
+        self.topics: MutedTopics | None = None
 
-            robot.attach(stack.enter_context(open_topic_io("user_check")))
-        with console.status("") as status:
+    def run(self) -> int:
+        path = find_robot_file(self.args.config)
+        file = load_robot_file(path)
+        robot = build_robot(file)
+        self.console.print(f"[bold]{escape(str(path))}[/]")
+        _describe(robot, self.console)
+        with ExitStack() as stack:
+            if wants_topics(robot):
+                from user_comm.topic_io import open_topic_io  # needs ROS; other robots do not
+
+                io: TopicIo = stack.enter_context(
+                    open_topic_io("user_check", args=self.ros_arguments)
+                )
+                self.topics = MutedTopics(io)
+                attach_topics(robot, self.topics)
+            if self._read(robot, file):
+                if not self._may_move(robot):
+                    self._promises(robot, moving=False)
+                elif self._move(robot, file):
+                    self._promises(robot, moving=True)
+        return self._conclude(path)
+
+    # --- the parts ---
+
+    def _read(self, robot: Robot, file: RobotFile) -> bool:
+        """Connect and read it; whether that went well enough to go on."""
+        if robot.spec.lockstep:  # its time stands still meanwhile
+            self.sections.append(Section("Readings"))
+            return True
+        uses = _uses(robot, file)
+        limit_s = _skew_limit(file)
+        with ExitStack() as stack:
+            watch = None
+            if self.topics is not None:
+                streams = streams_of(uses)
+                watch = stack.enter_context(StreamWatch(self.topics, streams))
+            stack.callback(robot.close)
+            section = Section("Readings")
+            try:
+                with self.console.status("connecting"):
+                    robot.connect()
+            except SuiteError as error:
+                section.add(Level.FAIL, "connect reaches the robot", str(error))
+                self._show(section)
+                self._look(uses)
+                return False
+            section.add(Level.OK, "connect reaches the robot")
+            with self.console.status("") as status:
+                readings = watch_readings(
+                    robot,
+                    self.args.seconds,
+                    self._now_ns,
+                    lambda share: status.update(f"reading, {share:.0%}"),
+                )
+        self._report_readings(section, readings, watch, limit_s)
+        self._look(uses)
+        return True
+
+    def _report_readings(
+        self, section: Section, readings: Readings, watch: StreamWatch | None, limit_s: float
+    ) -> None:
+        streams = () if watch is None else watch.streams
+        readings_section(section, readings, streams, limit_s)
+        if streams:
+            simulated = self.topics is not None and bool(self.topics.endpoints("/clock")[0])
+            self._show(streams_section(streams, simulated_clock=simulated))
+        self._show(section)
+
+    def _look(self, uses: Sequence[TopicUse]) -> None:
+        if self.topics is not None:
+            self._show(look_at_graph(self.topics, uses))
+
+    def _may_move(self, robot: Robot) -> bool:
+        section = Section("Moves when told")
+        if self.args.no_motion:
+            section.add(Level.SKIP, "the robot was not moved (--no-motion)")
+        elif self.args.yes or robot.spec.lockstep:
+            return True
+        elif not sys.stdin.isatty():
+            section.add(
+                Level.SKIP,
+                "the robot was not moved: there is no terminal to ask at",
+                hint="Add --yes when everybody is clear of it",
+            )
+        else:
+            answer = self.out.input(
+                "[bold]The robot will move.[/] Is everybody clear of it? \\[y/N] "
+            )
+            if answer.strip().lower() in ("y", "yes"):
+                return True
+            section.add(Level.SKIP, "the robot was not moved: nobody agreed")
+        self._show(section)
+        return False
+
+    def _move(self, robot: Robot, file: RobotFile) -> bool:
+        """The known motion; whether more motion is wise."""
+        if self.topics is not None:
+            self.topics.muted = False
+        latch = None if robot.spec.lockstep else state_folder("", "robot")
+        hal = LocalHal.of(file, robot, holder="check", latch_dir=latch)
+        try:
+            with hal, self.console.status("") as status:
+                if robot.spec.lockstep:
+                    hal.reset(self.args.seed).result()
+                check = MotionCheck(hal, file.safety, self.args.amount)
+                report = check.run(lambda name: status.update(f"moving {escape(name)}"))
+        except SuiteError as error:
+            report = MotionReport(trouble=str(error))
+        section = motion_section(report)
+        self._show(section)
+        return not report.trouble
+
+    def _promises(self, robot: Robot, *, moving: bool) -> None:
+        with self.console.status("") as status:
             report = check_robot(
                 robot,
-                steps=args.steps,
-                motion=args.motion,
-                seed=args.seed,
+                steps=self.args.steps,
+                motion=self.args.motion,
+                seed=self.args.seed,
                 progress=lambda promise: status.update(promise),
+                moving=moving,
+                now_ns=self._now_ns,
             )
-    _show(report, console)
-    return OK if report.passed else BROKEN
+        self._show(_section_of(report))
+
+    # --- showing ---
+
+    @property
+    def _now_ns(self) -> Callable[[], int]:
+        return time.time_ns if self.topics is None else self.topics.now_ns
+
+    def _show(self, section: Section) -> None:
+        self.sections.append(section)
+        console = self.console
+        if not section.findings and not section.rows:
+            return
+        console.print(f"\n[bold]{escape(section.title)}[/]")
+        if section.rows:
+            table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+            for number, column in enumerate(section.columns):
+                table.add_column(column, justify="left" if number < 2 else "right", overflow="fold")
+            for row in section.rows:
+                table.add_row(*(escape(cell) for cell in row))
+            console.print(table)
+        for finding in section.findings:
+            good = finding.level is Level.OK
+            detail = f"  [dim]{escape(finding.detail)}[/]" if finding.detail and good else ""
+            text = escape(finding.text)
+            console.print(f"  {_MARKS[finding.level]} {text}{detail}", highlight=False, soft_wrap=True)  # fmt: skip
+            for more in (finding.detail if not good else "", finding.hint):
+                if more:
+                    console.print(f"         {escape(more)}", highlight=False, soft_wrap=True)
+
+    def _conclude(self, path: Path) -> int:
+        found = counts(self.sections)
+        failed = any(section.failed for section in self.sections)
+        if self.args.json:
+            data = {
+                "config": str(path),
+                "passed": not failed,
+                "counts": found,
+                "sections": [s.to_dict() for s in self.sections if s.findings or s.rows],
+            }
+            self.out.print_json(json.dumps(data))
+            return BROKEN if failed else OK
+        colour = "red" if failed else "green"
+        self.console.print(
+            f"\n[bold {colour}]{found['ok']} kept, {found['fail']} broken, "
+            f"{found['skip']} skipped[/]"
+            + (f"[yellow], {found['warn']} warnings[/]" if found["warn"] else "")
+        )
+        return BROKEN if failed else OK
+
+
+def _uses(robot: Robot, file: RobotFile) -> list[TopicUse]:
+    """The topics of a robot's file, and those that the driver reads beside them."""
+    config = from_mapping(load("robots", file.robot.plugin).Config, file.robot.params)
+    uses = list(topic_uses(to_mapping(config)))
+    uses += topic_uses(to_mapping(file.cameras), "cameras")
+    known = {use.topic for use in uses}
+    uses += [
+        TopicUse("", topic, "", True, {}) for topic in topics_read(robot) if topic not in known
+    ]
+    return uses
+
+
+def _skew_limit(file: RobotFile) -> float:
+    config = from_mapping(load("robots", file.robot.plugin).Config, file.robot.params)
+    timing = to_mapping(config).get("timing")
+    return float(timing.get("max_skew_s", 0.0)) if isinstance(timing, dict) else 0.0
 
 
 def _describe(robot: Robot, console: Console) -> None:
@@ -90,25 +306,11 @@ def _describe(robot: Robot, console: Console) -> None:
     console.print(escape(f"  takes {spec.action_kind.value}: {names}; {pace}"), highlight=False)
 
 
-def _agreed(console: Console) -> bool:
-    if not sys.stdin.isatty():
-        console.print("The robot would move, and there is no terminal to ask at: add --yes.")
-        return False
-    answer = console.input("[bold]The robot will move.[/] Is everybody clear of it? \\[y/N] ")
-    return answer.strip().lower() in ("y", "yes")
-
-
-def _show(report: Report, console: Console) -> None:
+def _section_of(report: Report) -> Section:
+    section = Section("Promises of the interface")
     for check in report.checks:
-        detail = f"  [dim]{escape(check.detail)}[/]" if check.detail and check.passed else ""
-        console.print(f"  {_MARKS[check.passed]} {escape(check.promise)}{detail}", highlight=False)
-        if check.detail and not check.passed:
-            console.print(f"         {escape(check.detail)}", highlight=False, soft_wrap=True)
-    broken = sum(check.passed is False for check in report.checks)
-    skipped = sum(check.passed is None for check in report.checks)
-    kept = len(report.checks) - broken - skipped
-    colour = "red" if broken else "green"
-    console.print(f"[bold {colour}]{kept} kept, {broken} broken, {skipped} skipped[/]")
+        section.add(_LEVELS[check.passed], check.promise, check.detail)
+    return section
 
 
 if __name__ == "__main__":

@@ -194,8 +194,54 @@ class ParallelGripperCommandGoal:
     command: JointState = field(default_factory=JointState)
 
 
+@dataclass
+class JointJog:
+    """control_msgs/msg/JointJog."""
+
+    header: Header = field(default_factory=Header)
+    joint_names: list[str] = field(default_factory=list)
+    displacements: list[float] = field(default_factory=list)
+    velocities: list[float] = field(default_factory=list)
+    duration: float = 0.0
+
+
+@dataclass
+class FollowJointTrajectoryGoal:
+    """Goal of control_msgs/action/FollowJointTrajectory."""
+
+    trajectory: JointTrajectory = field(default_factory=JointTrajectory)
+
+
+@dataclass
+class Bool:
+    """std_msgs/msg/Bool."""
+
+    data: bool = False
+
+
+@dataclass
+class Int32:
+    """std_msgs/msg/Int32."""
+
+    data: int = 0
+
+
+@dataclass
+class Empty:
+    """Request of std_srvs/srv/Trigger and Empty."""
+
+
+@dataclass
+class SetBoolRequest:
+    """Request of std_srvs/srv/SetBool."""
+
+    data: bool = False
+
+
 #: Interface name to class; the nested ones are found through their parents.
 MESSAGES: dict[str, type[Any]] = {
+    "control_msgs/msg/JointJog": JointJog,
+    "geometry_msgs/msg/Pose": Pose,
     "geometry_msgs/msg/PoseStamped": PoseStamped,
     "geometry_msgs/msg/Twist": Twist,
     "geometry_msgs/msg/TwistStamped": TwistStamped,
@@ -204,12 +250,20 @@ MESSAGES: dict[str, type[Any]] = {
     "sensor_msgs/msg/Image": Image,
     "sensor_msgs/msg/JointState": JointState,
     "sensor_msgs/msg/Joy": Joy,
+    "std_msgs/msg/Bool": Bool,
     "std_msgs/msg/Float64": Float64,
+    "std_msgs/msg/Int32": Int32,
     "std_msgs/msg/Float64MultiArray": Float64MultiArray,
     "trajectory_msgs/msg/JointTrajectory": JointTrajectory,
     "trajectory_msgs/msg/JointTrajectoryPoint": JointTrajectoryPoint,
 }
+SERVICES: dict[str, type[Any]] = {
+    "std_srvs/srv/Empty": Empty,
+    "std_srvs/srv/SetBool": SetBoolRequest,
+    "std_srvs/srv/Trigger": Empty,
+}
 ACTIONS: dict[str, type[Any]] = {
+    "control_msgs/action/FollowJointTrajectory": FollowJointTrajectoryGoal,
     "control_msgs/action/GripperCommand": GripperCommandGoal,
     "control_msgs/action/ParallelGripperCommand": ParallelGripperCommandGoal,
 }
@@ -225,14 +279,15 @@ class LocalTopics:
         now_ns: Clock of :meth:`now_ns`.
 
     Attributes:
-        services: Name to a function from the request's fields to the answer.
+        services: Name to a function from a request to the answer; for an action, from a goal to
+            how it ended (``succeeded``) and its result.
     """
 
     def __init__(self, now_ns: Callable[[], int] = time.time_ns) -> None:
         self._now_ns = now_ns
         self._subscriptions: list[LocalSubscription] = []
         self._publishers: list[LocalPublisher] = []
-        self.services: dict[str, Callable[[Mapping[str, Any]], Any]] = {}
+        self.services: dict[str, Callable[[Any], Any]] = {}
 
     def subscribe(
         self,
@@ -279,13 +334,25 @@ class LocalTopics:
         self._subscriptions.append(subscription)
         return subscription
 
-    def call(
-        self, service: str, type_name: str, request: Mapping[str, Any], *, timeout_s: float
-    ) -> Any:
+    def call(self, service: str, type_name: str, request: Any, *, timeout_s: float) -> Any:
         """Call a function of :attr:`services`."""
         if service not in self.services:
             raise DeviceTimeout(f"service {service!r}", got=f"no server within {timeout_s} s")
         return self.services[service](request)
+
+    def act(self, action: str, type_name: str, goal: Any, *, timeout_s: float) -> tuple[str, Any]:
+        """Call a function of :attr:`services` with a goal; it gives how it ended, and its result."""
+        if action not in self.services:
+            raise DeviceTimeout(f"action {action!r}", got=f"no server within {timeout_s} s")
+        ended: tuple[str, Any] = self.services[action](goal)
+        return ended
+
+    def request_class(self, type_name: str) -> type[Any]:
+        """One of :data:`user_hal.fakes.local_topics.ACTIONS` or ``SERVICES``."""
+        known = ACTIONS if type_name.split("/")[1:2] == ["action"] else SERVICES
+        if type_name not in known:
+            raise TransportError(f"interface {type_name!r}", expected=f"one of {sorted(known)}")
+        return known[type_name]
 
     def message_class(self, type_name: str) -> type[Any]:
         """One of :data:`user_hal.fakes.local_topics.MESSAGES`."""
@@ -305,6 +372,23 @@ class LocalTopics:
                 found.setdefault(end.topic, set()).add(end.type_name)
         return {topic: sorted(types) for topic, types in found.items()}
 
+    def service_types(self) -> dict[str, Sequence[str]]:
+        """The functions of :attr:`services` have no types; actions are there with theirs."""
+        found: dict[str, Sequence[str]] = dict.fromkeys(self.services, ())
+        for end in self._subscriptions:
+            if end.type_name in ACTIONS:
+                found[f"{end.topic}/_action/send_goal"] = (f"{end.type_name}_SendGoal",)
+        return found
+
+    def endpoints(self, topic: str) -> tuple[Sequence[LocalEndpoint], Sequence[LocalEndpoint]]:
+        """Everything that publishes and hears a topic."""
+        publishers = [end for end in self._publishers if end.topic == topic]
+        subscriptions = [end for end in self._subscriptions if end.topic == topic]
+        return (
+            [LocalEndpoint(f"/local_{n}", end.type_name) for n, end in enumerate(publishers, 1)],
+            [LocalEndpoint(f"/local_{n}", end.type_name) for n, end in enumerate(subscriptions, 1)],
+        )
+
     def now_ns(self) -> int:
         """The clock."""
         return self._now_ns()
@@ -322,6 +406,18 @@ class LocalTopics:
         for ends in (self._subscriptions, self._publishers):
             if end in ends:
                 ends.remove(end)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class LocalEndpoint:
+    """A publisher or subscription, as the graph shows it."""
+
+    node: str
+    type_name: str
+    reliability: str = "reliable"
+    durability: str = "volatile"
+    deadline_s: float = 0.0
+    liveliness: str = "automatic"
 
 
 @dataclass(eq=False)
@@ -358,6 +454,8 @@ class LocalPublisher:
     cls: type[Any]
     closed: bool = False
     accepted: bool | None = None
+    rejected: bool = False
+    failure: Any = None
 
     @property
     def subscribers(self) -> int:
@@ -376,7 +474,11 @@ class LocalPublisher:
         for subscription in self.io.subscriptions_of(self.topic, self.type_name):
             accepted = subscription.callback(message) is not False and accepted
         if self.type_name in ACTIONS:
-            self.accepted = accepted
+            self.accepted, self.rejected = accepted, not accepted
+
+    def publish_or_cancel(self, message: Any) -> None:
+        """Send a goal; nothing that could be cancelled goes on here."""
+        self.publish(message)
 
     def close(self) -> None:
         """End it."""

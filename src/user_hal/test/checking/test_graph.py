@@ -1,0 +1,166 @@
+"""What the graph tells: quality of service, controllers, others who command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from user_core.errors import SafetyError
+from user_hal.checking.findings import Level, Section
+from user_hal.checking.graph import (
+    LIST_CONTROLLERS,
+    Ours,
+    controller_behind,
+    list_controllers,
+    look_at_graph,
+)
+from user_hal.checking.muted import MutedTopics
+from user_hal.checking.streams import TopicUse
+from user_hal.fakes.local_topics import LocalTopics
+from user_hal.topic_io import incompatible
+
+JOINTS = "sensor_msgs/msg/JointState"
+COMMAND = "std_msgs/msg/Float64MultiArray"
+
+
+class Graph(LocalTopics):
+    """Local topics whose ends have chosen qualities, beside a controller_manager."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends: dict[str, tuple[list[Ours], list[Ours]]] = {}
+        self.controllers: list[Any] = []
+        self.services["/controller_manager/list_controllers"] = lambda _: SimpleNamespace(
+            controller=self.controllers
+        )
+
+    def endpoints(self, topic: str) -> Any:
+        return self.ends.get(topic, ([], []))
+
+    def service_types(self) -> dict[str, Sequence[str]]:
+        return {**super().service_types(), "/controller_manager/list_controllers": [LIST_CONTROLLERS]}  # fmt: skip
+
+
+def controller(name: str, state: str, *joints: str) -> Any:
+    return SimpleNamespace(
+        name=name,
+        state=state,
+        type="some/Controller",
+        claimed_interfaces=[f"{joint}/position" for joint in joints],
+        required_command_interfaces=[f"{joint}/position" for joint in joints],
+    )
+
+
+READ = TopicUse("observation.joint_position", "/joint_states", JOINTS, True, {})
+RELIABLE = TopicUse("observation.x", "/joint_states", JOINTS, True, {"reliability": "reliable"})
+TOLD = TopicUse("action.command", "/fwd/commands", COMMAND, False, {})
+
+
+def found(graph: Graph, *uses: TopicUse) -> Section:
+    return look_at_graph(MutedTopics(graph), uses)
+
+
+def test_everything_fits() -> None:
+    graph = Graph()
+    graph.ends = {"/joint_states": ([Ours(JOINTS)], []), "/fwd/commands": ([], [Ours(COMMAND)])}
+    section = found(graph, READ, TOLD)
+    assert not section.failed and section.findings[0].level is Level.OK
+
+
+@pytest.mark.parametrize(
+    ("use", "publisher", "text"),
+    [
+        (RELIABLE, Ours(JOINTS, "best_effort", node="/driver"),
+         "/driver publishes it, and does not fit: reliability: best_effort offered, reliable"),
+        (TopicUse("observation.x", "/joint_states", JOINTS, True, {"latched": True}),
+         Ours(JOINTS, node="/driver"), "durability: volatile offered, transient_local asked for"),
+        (READ, Ours("sensor_msgs/msg/Joy", node="/pad"), "type: sensor_msgs/msg/Joy offered"),
+    ],
+)  # fmt: skip
+def test_incompatible_publishers_are_named_with_the_policy(
+    use: TopicUse, publisher: Ours, text: str
+) -> None:
+    graph = Graph()
+    graph.ends = {"/joint_states": ([publisher], [])}
+    section = found(graph, use)
+    assert section.failed and any(text in finding.text for finding in section.findings)
+
+
+def test_incompatible_listeners_are_named_with_the_policy() -> None:
+    graph = Graph()
+    listener = Ours(COMMAND, durability="transient_local", node="/controller")
+    graph.ends = {"/fwd/commands": ([], [listener])}
+    section = found(graph, TOLD)
+    assert "/controller hears it, and does not fit: durability" in section.findings[0].text
+    assert incompatible(Ours("a"), Ours("a", deadline_s=0.1)).startswith("deadline: none offered")
+    assert incompatible(Ours("a", deadline_s=0.05), Ours("a", deadline_s=0.1)) == ""
+    assert "liveliness" in incompatible(Ours("a"), Ours("a", liveliness="manual_by_topic"))
+
+
+def test_who_is_missing_and_who_is_too_many() -> None:
+    graph = Graph()
+    graph.ends = {
+        "/joint_states": ([Ours(JOINTS, node="/a"), Ours(JOINTS, node="/b")], []),
+        "/fwd/commands": ([Ours(COMMAND, node="/moveit")], []),
+    }
+    texts = [finding.text for finding in found(graph, READ, TOLD).findings]
+    assert texts == [
+        "/joint_states has 2 publishers: /a, /b",
+        "/fwd/commands: nobody listens to commands (std_msgs/msg/Float64MultiArray)",
+        "/fwd/commands is commanded by others, too: /moveit",
+    ]
+    assert found(Graph(), READ).failed
+
+
+def test_inactive_controllers_are_named_with_the_way_to_activate_them() -> None:
+    graph = Graph()
+    graph.ends = {"/fwd/commands": ([], [Ours(COMMAND)])}
+    graph.controllers = [
+        controller("fwd", "inactive", "j1", "j2"),
+        controller("jtc", "active", "j1", "j2"),
+        controller("other", "active", "k1"),
+    ]
+    finding = next(f for f in found(graph, TOLD).findings if f.level is Level.FAIL)
+    assert finding.text == "controller fwd (/fwd/commands) is inactive; jtc has its joints"
+    assert finding.hint == "ros2 control switch_controllers --activate fwd --deactivate jtc"
+    graph.controllers[0].state = "active"
+    assert not found(graph, TOLD).failed
+    known, trouble = list_controllers(graph)
+    assert not trouble and controller_behind("/ns/jtc/joint_trajectory", known) is known[1]
+    assert known[1].joints == ("j1", "j2") and controller_behind("/jtc", known) is None
+
+
+def test_action_servers_are_looked_for() -> None:
+    use = TopicUse("action.gripper", "/hand", "control_msgs/action/GripperCommand", False, {})
+    graph = Graph()
+    assert "no action server" in found(graph, use).findings[0].text
+    graph.serve("/hand", "control_msgs/action/ParallelGripperCommand", print)
+    assert "its server is of type control_msgs/action/Par" in found(graph, use).findings[0].text
+    other = TopicUse("x", "/hand", "control_msgs/action/ParallelGripperCommand", False, {})
+    assert not found(graph, other).failed
+
+
+def test_nothing_gets_out_while_it_is_muted() -> None:
+    io, heard = LocalTopics(), []
+    io.subscribe("/cmd", COMMAND, heard.append)
+    io.serve("/hand", "control_msgs/action/GripperCommand", heard.append)
+    io.services["/trigger"] = lambda request: heard.append(request)
+    muted = MutedTopics(io)
+    publisher = muted.publisher("/cmd", COMMAND)
+    goals = muted.goals("/hand", "control_msgs/action/GripperCommand")
+    assert publisher.subscribers == 1 and goals.accepted is None
+    publisher.publish(publisher.new())
+    goals.publish(goals.new())
+    with pytest.raises(SafetyError, match="while nothing is to be moved"):
+        muted.call("/trigger", "std_srvs/srv/Trigger", {}, timeout_s=0.1)
+    assert not heard
+    muted.muted = False
+    publisher.publish(publisher.new())
+    goals.publish(goals.new())
+    muted.call("/trigger", "std_srvs/srv/Trigger", {}, timeout_s=0.1)
+    assert len(heard) == 3 and goals.accepted
+    for end in (publisher, goals):
+        end.close()

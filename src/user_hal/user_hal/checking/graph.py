@@ -1,0 +1,210 @@
+"""What the ROS graph says about the topics of a robot: who is there, what fits, who is active."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from user_core.errors import SuiteError
+from user_hal.checking.findings import Level, Section
+from user_hal.checking.streams import TopicUse
+from user_hal.topic_io import Endpoint, TopicIo, incompatible
+
+LIST_CONTROLLERS = "controller_manager_msgs/srv/ListControllers"
+SERVO_COMMAND_TYPE = "moveit_msgs/srv/ServoCommandType"
+_TIMEOUT_S = 3.0
+
+
+@dataclass(frozen=True)
+class Controller:
+    """A controller of ros2_control.
+
+    Attributes:
+        name: Its name.
+        state: ``active``, ``inactive``, ``unconfigured``.
+        kind: Its plugin, for instance joint_trajectory_controller/JointTrajectoryController.
+        manager: Full name of its controller_manager.
+        joints: Joints whose interfaces it claims (or would claim).
+    """
+
+    name: str
+    state: str
+    kind: str
+    manager: str
+    joints: tuple[str, ...] = ()
+
+    @property
+    def active(self) -> bool:
+        """Whether it does what it is told."""
+        return self.state == "active"
+
+
+@dataclass(frozen=True)
+class Ours:
+    """What this program offers or asks for; see :class:`user_hal.topic_io.Endpoint`."""
+
+    type_name: str
+    reliability: str = "reliable"
+    durability: str = "volatile"
+    node: str = "user"
+    deadline_s: float = 0.0
+    liveliness: str = "automatic"
+
+
+def list_controllers(io: TopicIo) -> tuple[list[Controller], str]:
+    """The controllers of every controller_manager in the graph, and why some are not known."""
+    found: list[Controller] = []
+    trouble = ""
+    for service, types in sorted(io.service_types().items()):
+        if LIST_CONTROLLERS not in types:
+            continue
+        manager = service.rpartition("/")[0]
+        try:
+            answer = io.call(service, LIST_CONTROLLERS, {}, timeout_s=_TIMEOUT_S)
+        except SuiteError as error:
+            trouble = f"{service} cannot be asked: {error}"
+            continue
+        found += [_controller(item, manager) for item in answer.controller]
+    return found, trouble
+
+
+def _controller(item: Any, manager: str) -> Controller:
+    interfaces = [*getattr(item, "required_command_interfaces", ())]
+    interfaces += [*getattr(item, "claimed_interfaces", ())]
+    joints = dict.fromkeys(str(name).rpartition("/")[0] for name in interfaces)
+    return Controller(item.name, item.state, item.type, manager, tuple(joints))
+
+
+def controller_behind(topic: str, controllers: Sequence[Controller]) -> Controller | None:
+    """The controller that a topic belongs to: ``.../NAME/what``."""
+    parts = topic.strip("/").split("/")
+    return next((item for item in controllers if item.name in parts[:-1]), None)
+
+
+def look_at_graph(io: TopicIo, uses: Sequence[TopicUse]) -> Section:
+    """Who publishes what is read, who hears what is commanded, and whether that fits."""
+    section = Section("Who is there")
+    for topic in dict.fromkeys(use.topic for use in uses if use.read):
+        _look_at_read(io, next(u for u in uses if u.topic == topic and u.read), section)
+    written = [use for use in uses if not use.read]
+    controllers, trouble = list_controllers(io)
+    if trouble:
+        section.add(Level.WARN, "the state of the controllers is not known", trouble)
+    for topic in dict.fromkeys(use.topic for use in written):
+        use = next(u for u in written if u.topic == topic)
+        if "/action/" in use.type_name:
+            _look_at_action(io, use, section)
+        elif "/srv/" not in use.type_name:
+            _look_at_written(io, use, section)
+        _look_at_controller(topic, controllers, section)
+    if written and "geometry_msgs" in " ".join(use.type_name for use in written):
+        _look_at_servo(io, section)
+    if not section.findings:
+        section.add(Level.OK, "publishers, subscribers and quality of service fit")
+    return section
+
+
+def _look_at_read(io: TopicIo, use: TopicUse, section: Section) -> None:
+    publishers, _ = io.endpoints(use.topic)
+    if not publishers:
+        section.add(Level.FAIL, f"{use.topic}: nobody publishes it ({use.name})")
+        return
+    asked = use.options.get("reliability", "best_effort")
+    wanted = use.type_name or publishers[0].type_name
+    ours = Ours(
+        wanted,
+        "reliable" if asked == "reliable" else "best_effort",
+        "transient_local" if use.options.get("latched") else "volatile",
+    )
+    unfit = [(item, incompatible(item, ours)) for item in publishers]
+    _report_unfit(use.topic, "publishes", unfit, section, _read_cure(use))
+    nodes = sorted({item.node for item in publishers})
+    if len(publishers) > 1:
+        section.add(
+            Level.WARN,
+            f"{use.topic} has {len(publishers)} publishers: {', '.join(nodes)}",
+            hint="If two of them publish the same joints, end one",
+        )
+
+
+def _read_cure(use: TopicUse) -> str:
+    if use.options.get("reliability") == "reliable":
+        return f"Write {use.path}.reliability: best_effort, which is heard from everybody"
+    return f"Correct {use.path}" if use.path else ""
+
+
+def _look_at_written(io: TopicIo, use: TopicUse, section: Section) -> None:
+    publishers, subscriptions = io.endpoints(use.topic)
+    required = use.options.get("require_subscriber", True)
+    if not subscriptions:
+        level = Level.FAIL if required else Level.WARN
+        section.add(
+            level,
+            f"{use.topic}: nobody listens to commands ({use.type_name})",
+            hint="Start or activate the controller: ros2 control list_controllers",
+        )
+    else:
+        ours = Ours(use.type_name)
+        unfit = [(item, incompatible(ours, item)) for item in subscriptions]
+        _report_unfit(use.topic, "hears", unfit, section, f"Correct {use.path}")
+    if publishers:
+        nodes = ", ".join(sorted({item.node for item in publishers}))
+        section.add(
+            Level.WARN,
+            f"{use.topic} is commanded by others, too: {nodes}",
+            hint="End them while USER drives",
+        )
+
+
+def _report_unfit(
+    topic: str,
+    does: str,
+    unfit: Sequence[tuple[Endpoint, str]],
+    section: Section,
+    cure: str,
+) -> None:
+    wrong = [(item.node, why) for item, why in unfit if why]
+    for node, why in wrong:
+        level = Level.FAIL if len(wrong) == len(unfit) else Level.WARN
+        section.add(level, f"{topic}: {node} {does} it, and does not fit: {why}", hint=cure)
+
+
+def _look_at_action(io: TopicIo, use: TopicUse, section: Section) -> None:
+    types = io.service_types().get(f"{use.topic}/_action/send_goal", ())
+    if not types:
+        section.add(Level.FAIL, f"{use.topic}: no action server ({use.type_name})")
+    elif f"{use.type_name}_SendGoal" not in types:
+        serves = types[0].removesuffix("_SendGoal")
+        section.add(Level.FAIL, f"{use.topic}: its server is of type {serves}, not {use.type_name}")
+
+
+def _look_at_controller(topic: str, controllers: Sequence[Controller], section: Section) -> None:
+    controller = controller_behind(topic, controllers)
+    if controller is None:
+        return
+    if controller.active:
+        section.add(Level.OK, f"controller {controller.name} is active")
+        return
+    others = [
+        item.name
+        for item in controllers
+        if item.active and set(item.joints) & set(controller.joints)
+    ]
+    instead = f" --deactivate {' '.join(others)}" if others else ""
+    section.add(
+        Level.FAIL,
+        f"controller {controller.name} ({topic}) is {controller.state}"
+        + (f"; {', '.join(others)} has its joints" if others else ""),
+        hint=f"ros2 control switch_controllers --activate {controller.name}{instead}",
+    )
+
+
+def _look_at_servo(io: TopicIo, section: Section) -> None:
+    for service, types in io.service_types().items():
+        if SERVO_COMMAND_TYPE in types:
+            section.add(
+                Level.OK,
+                f"MoveIt Servo is there ({service})",
+                "it ignores commands until its command type is set: 0 joints, 1 twist, 2 pose",
+            )
