@@ -16,7 +16,7 @@ from user_core.config import Config, setting
 from user_core.errors import DeviceFault, DeviceNotConnected, DeviceTimeout, PluginError
 from user_core.interfaces import Frame
 from user_core.specs import Array, ArraySpec
-from user_hal.cameras.clocks import ClockFault, clock_fault
+from user_hal.clock_faults import ClockFault, clock_fault
 
 
 class Region(Config):

@@ -300,10 +300,13 @@ class LocalTopics:
         latched: bool = False,
         raw: bool = False,
     ) -> LocalSubscription:
-        """Call ``callback`` with every message; qualities of service mean nothing here."""
+        """Call ``callback`` with every message; of qualities of service, durability counts."""
         self.message_class(type_name)
-        subscription = LocalSubscription(self, topic, _full(type_name), callback)
+        subscription = LocalSubscription(self, topic, _full(type_name), callback, latched)
         self._subscriptions.append(subscription)
+        for publisher in self.publishers_of(topic, subscription.type_name):
+            if latched and publisher.kept is not None:
+                callback(publisher.kept)
         return subscription
 
     def publisher(
@@ -316,7 +319,9 @@ class LocalTopics:
         latched: bool = False,
     ) -> LocalPublisher:
         """A publisher of one topic."""
-        publisher = LocalPublisher(self, topic, _full(type_name), self.message_class(type_name))
+        publisher = LocalPublisher(
+            self, topic, _full(type_name), self.message_class(type_name), latched=latched
+        )
         self._publishers.append(publisher)
         return publisher
 
@@ -385,8 +390,8 @@ class LocalTopics:
         publishers = [end for end in self._publishers if end.topic == topic]
         subscriptions = [end for end in self._subscriptions if end.topic == topic]
         return (
-            [LocalEndpoint(f"/local_{n}", end.type_name) for n, end in enumerate(publishers, 1)],
-            [LocalEndpoint(f"/local_{n}", end.type_name) for n, end in enumerate(subscriptions, 1)],
+            [_endpoint(number, end) for number, end in enumerate(publishers, 1)],
+            [_endpoint(number, end) for number, end in enumerate(subscriptions, 1)],
         )
 
     def now_ns(self) -> int:
@@ -400,6 +405,11 @@ class LocalTopics:
     def subscriptions_of(self, topic: str, type_name: str) -> list[LocalSubscription]:
         """Those that would hear a publisher."""
         return [s for s in self._subscriptions if (s.topic, s.type_name) == (topic, type_name)]
+
+    def hearing(self, publisher: LocalPublisher) -> list[LocalSubscription]:
+        """Those that hear a publisher: who asks for kept messages hears no other."""
+        ends = self.subscriptions_of(publisher.topic, publisher.type_name)
+        return [end for end in ends if publisher.latched or not end.latched]
 
     def remove(self, end: LocalSubscription | LocalPublisher) -> None:
         """Forget a closed end."""
@@ -428,11 +438,13 @@ class LocalSubscription:
     topic: str
     type_name: str
     callback: Callback
+    latched: bool = False
 
     @property
     def publishers(self) -> int:
         """How many publish what it would hear."""
-        return len(self.io.publishers_of(self.topic, self.type_name))
+        publishers = self.io.publishers_of(self.topic, self.type_name)
+        return sum(publisher.latched or not self.latched for publisher in publishers)
 
     @property
     def publisher_nodes(self) -> Sequence[str]:
@@ -454,13 +466,15 @@ class LocalPublisher:
     cls: type[Any]
     closed: bool = False
     accepted: bool | None = None
+    latched: bool = False
+    kept: Any = None  # the last message, for those who come later
     rejected: bool = False
     failure: Any = None
 
     @property
     def subscribers(self) -> int:
         """How many hear it."""
-        return len(self.io.subscriptions_of(self.topic, self.type_name))
+        return len(self.io.hearing(self))
 
     def new(self) -> Any:
         """A new message with default values."""
@@ -471,7 +485,9 @@ class LocalPublisher:
         if self.closed:
             raise TransportError(f"cannot publish on {self.topic!r}", got="closed")
         accepted = True
-        for subscription in self.io.subscriptions_of(self.topic, self.type_name):
+        if self.latched:
+            self.kept = message
+        for subscription in self.io.hearing(self):
             accepted = subscription.callback(message) is not False and accepted
         if self.type_name in ACTIONS:
             self.accepted, self.rejected = accepted, not accepted
@@ -484,6 +500,11 @@ class LocalPublisher:
         """End it."""
         self.closed = True
         self.io.remove(self)
+
+
+def _endpoint(number: int, end: LocalPublisher | LocalSubscription) -> LocalEndpoint:
+    durability = "transient_local" if end.latched else "volatile"
+    return LocalEndpoint(f"/local_{number}", end.type_name, durability=durability)
 
 
 def _full(type_name: str) -> str:
