@@ -1,0 +1,596 @@
+"""A robot on topics behind the HAL's loop, in virtual time, with faults on demand.
+
+Everything but time and robot is the product: driver ``ros2``, driver guard, gate, command path,
+leases, control loop, and ``LocalHal`` where that is asked for. The stand-in of the robot goes where
+it is told at a limited speed, publishes what it measures, and hands everything that arrives to
+:class:`~user_testing.invariant.checks.Invariant`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from user_core.config import from_mapping
+from user_core.errors import DeviceFault, DeviceNotConnected, SuiteError
+from user_core.reasons import NO_REASON, STOP_FAILED, Reason
+from user_core.specs import Array
+from user_core.types import ActionChunk, Observation
+from user_hal.fakes import LocalTopics
+from user_hal.fakes.local_topics import (
+    Header,
+    JointState,
+    LocalPublisher,
+    Pose,
+    PoseStamped,
+    Quaternion,
+    Time,
+    Vector3,
+)
+from user_hal.local import LocalHal
+from user_hal.robots.ros2.contract import Ros2Config
+from user_hal.robots.ros2.driver import Ros2Robot
+from user_hal.runtime.control_loop import HalLoop, LoopConfig
+from user_hal.runtime.driver_guard import Stopper
+from user_hal.runtime.leases import LeaseConfig
+from user_hal.safety import Refused, SafetyConfig
+from user_hal.safety.rotation import from_vector, multiply
+from user_testing.invariant.checks import Invariant, Violation, Work, joint_way, pose_way
+from user_testing.invariant.robots import (
+    CLOSED_M,
+    CONTINUOUS,
+    JOINT_STATE,
+    JOINTS,
+    NUMBERS,
+    OPEN_M,
+    PERIOD_S,
+    POSE,
+    START_JOINTS,
+    START_POSE,
+    TRAJECTORY,
+    TWIST,
+    WATCHDOG_S,
+    CampaignRobot,
+)
+from user_testing.virtual_time import VirtualTime
+
+PUBLISH_S, LOOK_S = 0.05, 0.02
+#: The fastest that the stand-in moves by itself towards its target.
+JOINT_SPEED, TOOL_SPEED, TURN_SPEED = 1.2, 0.35, 1.5
+#: Readings older than this are not taken by the driver (its max_age_s).
+_TAKEN_S = 0.45
+#: A velocity may go on for the watchdog's time, one look of the sentinel, a call that takes too
+#: long and stops that fail a few times.
+_VELOCITY_S = WATCHDOG_S + LOOK_S + 0.6
+#: Whose modules live in the world's time.
+PACKAGES = ("user_hal", "user_core.runtime")
+
+
+@dataclass
+class ReadingFault:
+    """What is wrong with the next readings.
+
+    Attributes:
+        kind: Which fault.
+        count: How many readings it lasts.
+        values: Of a jump: what is read instead.
+        amount_s: Of stamps: how far they are off.
+    """
+
+    kind: str
+    count: int = 1
+    values: Sequence[float] = ()
+    amount_s: float = 0.0
+
+
+class StepStopper(Stopper):
+    """Stops at once, or when it is pumped, as a thread of its own would a little later."""
+
+    delayed = False
+
+    def start(self) -> None:
+        self._closed = False
+
+    def request(self) -> None:
+        self._asked += 1
+        if not self.delayed:
+            self.pump()
+
+    def pump(self) -> None:
+        """Do what was asked for."""
+        if not self.pending:
+            return
+        asked = self._asked
+        try:
+            self._stop()
+        except Violation:
+            raise
+        except Exception as error:
+            self._failure = Reason(STOP_FAILED, str(error))
+        else:
+            self._done, self._failure = min(asked, self._asked), NO_REASON
+
+    def wait(self, timeout_s: float = 0.0) -> bool:
+        for _ in range(5):
+            self.pump()
+        return not self.pending
+
+
+class WatchedRobot(Ros2Robot):
+    """The driver, with faults at its calls, that says which of them is running."""
+
+    def __init__(self, config: Ros2Config, world: World) -> None:
+        super().__init__(config)
+        self._world = world
+
+    def connect(self) -> None:
+        with self._world.at_work("connect"):
+            super().connect()
+
+    def read(self) -> Observation:
+        self._world.fail("read")
+        return super().read()
+
+    def command(self, action: Array) -> Array:
+        with self._world.at_work("command"):
+            executed: Array | None = None
+            try:
+                executed = super().command(action)
+                late = self._world.fail("command", after=True)
+            finally:
+                self._world.commanded(executed)
+            return action if late else executed
+
+    def stop(self) -> None:
+        with self._world.at_work("stop"):
+            super().stop()
+
+    def reset(self, seed: int | None = None) -> Observation:
+        with self._world.at_work("reset"):
+            return super().reset(seed)
+
+    def close(self) -> None:
+        with self._world.at_work("close"):
+            super().close()
+
+
+class SteppedHal(LocalHal):
+    """``LocalHal`` around a loop that is stepped by the world, as its thread would."""
+
+    def __init__(self, loop: HalLoop, robot: Ros2Robot, safety: SafetyConfig) -> None:
+        super().__init__(robot, safety)
+        self._loop = loop
+        self._supervisor = loop.path.supervisor
+        self.take_lease()
+
+    def take_lease(self) -> None:
+        """What ``open`` does, without threads."""
+        self._token = self._loop.leases.acquire(self._holder, 60.0).token
+
+
+class StandIn:
+    """An arm that follows targets at a limited speed, and a gripper, on topics in this process.
+
+    Args:
+        robot: Which of the campaign's.
+        world: Takes what arrives.
+        io: Topics.
+    """
+
+    def __init__(self, robot: CampaignRobot, world: World, io: LocalTopics) -> None:
+        self._robot, self._world, self._io = robot, world, io
+        self.here = list(START_POSE if robot.pose else START_JOINTS)
+        self.blocked = False
+        self.gripper_accepts = True
+        self.opening: float | None = None  # the last goal that was accepted
+        self._told: list[float] | None = None
+        type_name = robot.contract["action"]["command"]["type"]
+        take = {
+            NUMBERS: self._numbers, TRAJECTORY: self._trajectory, JOINT_STATE: self._joint_state,
+            POSE: self._pose, TWIST: self._twist,
+        }[type_name]  # fmt: skip
+        io.subscribe("/command", type_name, lambda message: self._take(take(message)))
+        if robot.gripper:
+            io.serve("/gripper", "control_msgs/action/GripperCommand", self._goal)
+        topic, kind = ("/tool", POSE) if robot.pose else ("/joint_states", JOINT_STATE)
+        self._publisher: LocalPublisher = io.publisher(topic, kind)
+        self._older: Any = None
+
+    def let_go(self) -> None:
+        """Its controller forgets its target, until it gets another one."""
+        self._told = None
+
+    def advance(self, duration_s: float) -> None:
+        """Move for a while."""
+        told, here = self._told, self.here
+        if told is None or self.blocked:
+            return
+        if not self._robot.pose:
+            if self._robot.rate:
+                way = [value * duration_s for value in told]
+            else:
+                most = JOINT_SPEED * duration_s
+                way = [min(max(w, -most), most) for w in joint_way(here, told)]
+            here[:] = [_wrapped(h + w) if c else h + w for h, w, c in zip(here, way, CONTINUOUS)]
+            return
+        if self._robot.rate:
+            way = [value * duration_s for value in told]
+        else:
+            way = pose_way(here, told)
+            for part, speed in ((slice(0, 3), TOOL_SPEED), (slice(3, 6), TURN_SPEED)):
+                length = math.hypot(*way[part])
+                share = min(1.0, speed * duration_s / length) if length else 0.0
+                way[part] = [w * share for w in way[part]]
+        here[:] = _moved(here, way)
+
+    def publish(self, fault: ReadingFault | None) -> None:
+        """Publish a reading, with what is wrong with it."""
+        values, stamp_ns, frame = list(self.here), self._io.now_ns(), "base"
+        kind = fault.kind if fault else ""
+        names = list(JOINTS)
+        taken = True
+        if kind == "gap":
+            return
+        if kind == "repeat" and self._older is not None:
+            self._publisher.publish(self._older)
+            return
+        if fault is not None and fault.values:
+            values = list(fault.values)
+        if kind == "zeros":
+            values = [0.0] * 6 + [1.0] if self._robot.pose else [0.0] * 3
+        elif kind == "swap":
+            values[:3] = values[2::-1]
+        elif kind == "not_finite":
+            values[fault.count % 3] = math.nan if fault.count % 2 else math.inf  # type: ignore[union-attr]
+            taken = False
+        elif kind == "frame":
+            values[:3], frame = [-values[0], -values[1], values[2]], "tool0"
+            taken = not self._robot.pose
+        elif kind == "names":
+            names = ["x", "y", "z"]
+            taken = self._robot.pose
+        elif kind == "stamp":
+            stamp_ns += round(fault.amount_s * 1e9)  # type: ignore[union-attr]
+        elif kind == "short" and not self._robot.pose:
+            names, values, taken = names[:2], values[:2], False
+        elif kind == "quaternion" and self._robot.pose:
+            values[3:7], taken = [0.0] * 4, False
+        header = Header(Time(*divmod(max(stamp_ns, 0), 10**9)), frame)
+        message: Any
+        if self._robot.pose:
+            x, y, z, *q = values
+            message = PoseStamped(header, Pose(Vector3(x, y, z), Quaternion(*q)))
+        else:
+            message = JointState(header, names, values)
+        if taken:
+            self._world.published(values)
+        self._older = message
+        self._publisher.publish(message)
+
+    def _take(self, values: list[float]) -> None:
+        self._told = values
+        self._world.arrived(values)
+
+    def _numbers(self, message: Any) -> list[float]:
+        return list(message.data)
+
+    def _trajectory(self, message: Any) -> list[float]:
+        if list(message.joint_names) != list(JOINTS) or len(message.points) != 1:
+            self._world.violated(f"a trajectory of {message.joint_names}")
+        return list(message.points[0].positions)
+
+    def _joint_state(self, message: Any) -> list[float]:
+        if list(message.name) != list(JOINTS):
+            self._world.violated(f"a command for {message.name}")
+        return list(message.velocity or message.position)
+
+    def _pose(self, message: Any) -> list[float]:
+        self._in_base(message)
+        p, q = message.pose.position, message.pose.orientation
+        return [p.x, p.y, p.z, q.x, q.y, q.z, q.w]
+
+    def _twist(self, message: Any) -> list[float]:
+        self._in_base(message)
+        v, w = message.twist.linear, message.twist.angular
+        return [v.x, v.y, v.z, w.x, w.y, w.z]
+
+    def _in_base(self, message: Any) -> None:
+        if message.header.frame_id != "base":
+            self._world.violated(f"a command in frame {message.header.frame_id!r}")
+
+    def _goal(self, message: Any) -> bool:
+        opening = (message.command.position - CLOSED_M) / (OPEN_M - CLOSED_M)
+        if not -1e-6 <= opening <= 1 + 1e-6:
+            self._world.violated(f"the gripper was sent to {opening}")
+        if self.gripper_accepts:
+            self.opening = opening
+        return self.gripper_accepts
+
+
+class World:
+    """One robot, its stand-in, the loop that runs it, and the clock.
+
+    Args:
+        robot: Which.
+        time: The clock, which stands for ``time`` in the product's modules.
+        local: Whether commands go through ``LocalHal``, else to the loop with a lease, as from
+            the node.
+
+    Raises:
+        Violation: From any method, as soon as the invariant does not hold.
+    """
+
+    def __init__(self, robot: CampaignRobot, time: VirtualTime, *, local: bool = False) -> None:
+        self.robot, self.time = robot, time
+        time.now_ns, time.wall_offset_ns = 1_000_000_000, 1_700_000_000_000_000_000
+        time.let_pass = self.run
+        self.check = Invariant(robot)
+        self.io = LocalTopics(time.time_ns)
+        self.violation: Violation | None = None
+        self._works: list[Work] = []
+        self._readings: deque[tuple[float, list[float]]] = deque(maxlen=24)
+        self._observed: Sequence[float] = ()
+        self._contract = from_mapping(Ros2Config, robot.contract)
+        self._safety = from_mapping(SafetyConfig, robot.safety)
+        self.arm = StandIn(robot, self, self.io)
+        self.reading_faults: deque[ReadingFault] = deque()
+        self.driver_faults: dict[str, list[str]] = {}
+        self.schedule: list[tuple[float, Callable[[], None]]] = []
+        self._publish_ns = self._look_ns = time.now_ns
+        self._loop_ns = time.now_ns
+        self._stepping = False
+        self._local = local
+        self._applied: Array | None = None
+        self.sequence = 0
+        self.token = 0
+        self.commands = 0
+        self.direction: Array = np.ones(len(robot.bounds))  # of the commands before
+        self._build()
+
+    def _build(self) -> None:
+        self.driver = WatchedRobot(self._contract, self)
+        self.driver.attach(self.io)
+        self.loop = HalLoop(
+            self.driver,
+            from_mapping(LoopConfig, {"rate_hz": 20.0, "blend_rows": self.robot.blend_rows}),
+            self._safety,
+            LeaseConfig(required=True, max_duration_s=2.0),
+            on_observation=self._seen,
+            clock=self.time,
+            make_stopper=StepStopper,
+        )
+        self.stopper: StepStopper = self.loop._stopper  # type: ignore[assignment]
+        self.stopper.start()
+        self.hal = SteppedHal(self.loop, self.driver, self._safety) if self._local else None
+        if self.hal is None:
+            self.acquire()
+        self.run(0.25)
+
+    # --- what the stand-in and the driver tell ---
+
+    def arrived(self, values: list[float]) -> None:
+        """A target arrived at the robot."""
+        with self.noted():
+            self.check.arrived(self._works[-1], values, self.time.monotonic())
+
+    def violated(self, text: str) -> None:
+        """Something that may not happen has."""
+        with self.noted():
+            raise Violation(text)
+
+    @contextlib.contextmanager
+    def noted(self) -> Iterator[None]:
+        """The product survives whatever a driver raises: what is violated must be remembered."""
+        try:
+            yield
+        except Violation as violation:
+            self.violation = self.violation or violation
+            raise
+
+    def published(self, values: list[float]) -> None:
+        """The robot published a reading that the driver may take."""
+        self._readings.append((self.time.monotonic(), values))
+
+    def commanded(self, executed: Array | None) -> None:
+        """The driver came back from a command."""
+        now_s = self.time.monotonic()
+        readings = [values for at_s, values in self._readings if now_s - at_s <= _TAKEN_S]
+        count = len(self.robot.bounds)
+        values = None if executed is None else executed[:count].tolist()
+        readings = readings or [list(self.arm.here)]
+        with self.noted():
+            self.check.commanded(values, now_s, readings, self._observed or readings[-1])
+        self.commands += 1
+        if executed is None:
+            return
+        self._applied = executed
+        holds = self.arm.opening or 0.0
+        if self.robot.gripper and abs(float(executed[-1]) - holds) > 1e-4:
+            self.violated(f"the gripper holds {holds}, reported is {executed[-1]}")
+
+    @contextlib.contextmanager
+    def at_work(self, work: Work) -> Iterator[None]:
+        """The loop calls a method of the driver."""
+        self._works.append(work)
+        try:
+            self.check.begins(work)
+            self.fail(work)
+            yield
+        finally:
+            self._works.pop()
+
+    def fail(self, work: str, *, after: bool = False) -> bool:
+        """Show a fault at a call of the driver, if there is one; tell whether it answers wrongly."""
+        faults = self.driver_faults.get(work)
+        if not faults or ("after" in faults[0]) is not after:
+            return False
+        fault = faults.pop(0)
+        if fault == "slow":
+            self.run(0.3)
+        elif fault == "lost":
+            raise DeviceNotConnected("robot", got="a connection that was lost")
+        elif fault == "wrong after":
+            return False
+        elif "odd" in fault:
+            raise ValueError("a mistake in the driver")
+        else:
+            raise DeviceFault("robot", got="a fault that was asked for")
+        return False
+
+    def _seen(self, observation: Observation) -> None:
+        name = "tcp_pose" if self.robot.pose else "joint_position"
+        self._observed = observation.arrays[name].tolist()
+        applied = observation.applied
+        if applied is not None and (
+            self._applied is None or not np.array_equal(applied.action, self._applied)
+        ):
+            self.violated(f"observed as applied {applied.action}, accepted was {self._applied}")
+        if self.hal is not None:
+            self.hal.observations.put(observation)
+
+    # --- time ---
+
+    def run(self, duration_s: float) -> None:
+        """Let time pass: robot, sentinel, stops, the loop unless it is in a call, and events."""
+        time = self.time
+        end_ns = time.now_ns + max(0, round(duration_s * 1e9))
+        while True:
+            due_ns = min(self._publish_ns, self._look_ns, end_ns)
+            if not self._stepping:
+                due_ns = min(due_ns, max(self._loop_ns, time.now_ns))
+            if due_ns > time.now_ns:
+                self.arm.advance((due_ns - time.now_ns) * 1e-9)
+                time.now_ns = due_ns
+            now_ns = time.now_ns
+            if now_ns >= self._publish_ns:
+                self._publish_ns = now_ns + int(PUBLISH_S * 1e9)
+                self._publish()
+            if now_ns >= self._look_ns:
+                self._look_ns = now_ns + int(LOOK_S * 1e9)
+                self._look()
+            if not self._stepping and now_ns >= self._loop_ns:
+                self._step()
+            if self.violation is not None and not self._stepping:
+                raise self.violation
+            if time.now_ns >= end_ns and (self._stepping or self._loop_ns > time.now_ns):
+                return
+
+    def _publish(self) -> None:
+        fault = self.reading_faults[0] if self.reading_faults else None
+        if fault is not None:
+            fault.count -= 1
+            if fault.count <= 0:
+                self.reading_faults.popleft()
+        self.arm.publish(fault)
+
+    def _look(self) -> None:
+        now_s = self.time.monotonic()
+        if self.schedule and self.schedule[0][0] <= now_s:
+            self.schedule.pop(0)[1]()
+        self.stopper.pump()
+        self.loop.look()
+        self.check.in_effect(now_s, _VELOCITY_S)
+
+    def _step(self) -> None:
+        self._stepping = True
+        try:
+            self._loop_ns = max(self.loop.step(), self.time.now_ns + 1_000_000)
+        finally:
+            self._stepping = False
+
+    # --- what people and programs do ---
+
+    def send(self, rows: Array, **options: Any) -> str:
+        """Send a chunk; returns the code of a refusal, or nothing."""
+        options.setdefault("period_ns", int(PERIOD_S * 1e9))
+        options.setdefault("sequence", self.sequence + 1)
+        self.sequence = max(self.sequence, options["sequence"])
+        token = options.pop("token", self.token)
+        try:
+            chunk = ActionChunk(rows, lease_token=token, **options)
+            if self.hal is not None:
+                self.hal.send(chunk)
+            else:
+                self.loop.submit(chunk)
+        except Refused as refusal:
+            return refusal.code
+        except SuiteError as error:
+            return error.code
+        if self._loop_ns > self.time.now_ns and not self._stepping:
+            self._loop_ns = self.time.now_ns
+        return ""
+
+    def acquire(self, holder: str = "actor", duration_s: float = 1.0) -> None:
+        """Take the lease, also from others."""
+        self.token = self.loop.leases.acquire(holder, duration_s, preempt=True).token
+        self.sequence = 0
+
+    def regain(self) -> None:
+        """Do what an actor does when it may not drive: take the lease again."""
+        if self.hal is not None:
+            with contextlib.suppress(SuiteError):
+                self.hal.unready()
+        elif self.loop.leases.current[0] is None:
+            self.acquire()
+
+    def reset(self) -> None:
+        """Have the robot reset, and wait until it is, or cannot."""
+        try:
+            done = self.hal.reset(1) if self.hal else self.loop.reset(1, self.token)
+        except SuiteError:
+            return
+        self._loop_ns = self.time.now_ns
+        for _ in range(100):
+            if done.done():
+                done.exception()
+                return
+            self.run(PERIOD_S)
+
+    def press(self) -> None:
+        """Press the emergency stop."""
+        self.loop.press_emergency("the campaign")
+        self.check.forbidden = "the emergency stop is pressed"
+
+    def release(self) -> None:
+        """Release it."""
+        self.loop.reset_emergency()
+        self.check.forbidden = ""
+
+    def pushed(self, by: Sequence[float]) -> None:
+        """Somebody moves the robot by hand."""
+        for i, distance in enumerate(by):
+            self.arm.here[i] += distance
+        self.arm.let_go()
+        self.check.by_hand = True
+
+    def restart(self) -> None:
+        """The process of the HAL ends, and another one starts."""
+        self.loop.close()
+        self.stopper.wait()
+        latched = bool(self.check.forbidden)
+        self.check.restarted()
+        self._applied, self._loop_ns = None, self.time.now_ns
+        self._build()
+        if latched:
+            self.press()
+
+    def close(self) -> None:
+        """End it."""
+        self.loop.close()
+
+
+def _wrapped(angle: float) -> float:
+    return (angle + math.pi) % (2 * math.pi) - math.pi
+
+
+def _moved(pose: Sequence[float], way: Sequence[float]) -> list[float]:
+    x, y, z, w = pose[3:7]
+    turned = multiply(from_vector((way[3], way[4], way[5])), (x, y, z, w))
+    length = math.hypot(*turned)
+    return [*(p + d for p, d in zip(pose[:3], way[:3])), *(q / length for q in turned)]
