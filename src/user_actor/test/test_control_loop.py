@@ -162,6 +162,7 @@ def test_a_person_ends_the_episode(label, config, outcome, terminated):
     last = setup.steps()[-1]
     assert (last.terminated, last.truncated) == (terminated, not terminated)
     assert seen == [Label.NONE, Label.NONE, label]  # the reward hears of it, on that step
+    assert result.reason_code == ("person_ended" if label is Label.ABORT else "")
 
 
 def test_what_a_person_said_before_the_episode_is_not_about_it():

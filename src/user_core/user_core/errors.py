@@ -80,6 +80,12 @@ class DeviceNotConnected(DeviceError):
     code = "device_not_connected"
 
 
+class DeviceInUse(DeviceError):
+    """Another process on this host drives the device."""
+
+    code = "device_in_use"
+
+
 class DeviceTimeout(DeviceError):
     """The device did not answer, or its data stopped coming, within its time limit."""
 

@@ -65,6 +65,7 @@ EMERGENCY_STOP = _code("emergency_stop", "The emergency stop is latched until it
 NO_OBSERVATIONS = _code("no_observations", "The robot shows no observations.")
 ROBOT_WAS_RESET = _code("robot_was_reset", "The robot was reset or restarted within an episode.")
 PERSON_TOOK_OVER = _code("person_took_over", "A person took over an evaluation.")
+PERSON_ENDED = _code("person_ended", "A person ended the episode without a verdict.")
 PERSON_SAID = _code("person_said", "A person judged the episode while nothing was done.")
 NO_TELEOP = _code("no_teleop", "Demonstrations need a teleoperator, and there is none.")
 NO_POLICY = _code("no_policy", "No policy is configured.")
@@ -131,6 +132,10 @@ JOINT_LIMITS = _code("joint_limits", "A joint would leave its range, or is outsi
 WORKSPACE = _code("workspace", "The tool would leave its box, or is outside of it.")
 
 GRIPPER_REJECTED = _code("gripper_rejected", "The gripper's action server rejects the goals.")
+COMMAND_REJECTED = _code(
+    "command_rejected", "The server of the action that moves the robot rejects or aborts goals."
+)
+ROBOT_STOP = _code("robot_stop", "A topic says that the robot must stand still (stop_when).")
 NOT_FOLLOWED = _code("not_followed", "The robot does not move although it is told to.")
 
 # What is suspicious about a robot, although it works.

@@ -9,7 +9,7 @@ from enum import Enum
 from user_actor.loop.config import ActorLoopConfig
 from user_actor.loop.ports import EpisodeSink
 from user_core.interfaces import RewardOutcome
-from user_core.reasons import Reason
+from user_core.reasons import PERSON_ENDED, Reason
 from user_core.specs import Array, Arrays
 from user_core.types import (
     ActedBy,
@@ -51,10 +51,9 @@ class Ending:
         return not self.terminated
 
 
-def aborted(reason: Reason | str) -> Ending:
+def aborted(reason: Reason) -> Ending:
     """The end of an episode that was not judged."""
-    code = reason.code if isinstance(reason, Reason) else ""
-    return Ending(Outcome.ABORTED, False, str(reason), code)
+    return Ending(Outcome.ABORTED, False, reason.text, reason.code)
 
 
 class EndRules:
@@ -89,7 +88,7 @@ class EndRules:
                 Outcome.FAILURE, config.failure_terminates, "a person called it a failure"
             )
         if task.label is Label.ABORT:
-            return aborted("a person ended it")
+            return aborted(Reason(PERSON_ENDED, "a person ended it"))
         if verdict.terminated:
             if verdict.success:
                 return Ending(Outcome.SUCCESS, True, "the task is solved")

@@ -54,3 +54,9 @@ def sync_directory(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def state_home() -> Path:
+    """Where state outlives a process: ``$ROS_HOME/user``, or ``~/.ros/user``."""
+    home = os.environ.get("ROS_HOME", "")
+    return (Path(home) if home else Path.home() / ".ros") / "user"

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
+import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
-from user_core.errors import StoreError
+from user_core.errors import DeviceInUse, StoreError
+from user_core.runtime.files import state_home
+
+_log = logging.getLogger(__name__)
 
 
 class FileLock:
@@ -33,8 +39,11 @@ class FileLock:
         except BlockingIOError as error:
             owner = os.read(self._descriptor, 32).decode(errors="replace").strip()
             os.close(self._descriptor)
+            self._descriptor = -1
             if owner == str(os.getpid()):
                 owner = f"{owner}, this one"
+            elif line := _command_line(owner):
+                owner = f"{owner} ({line})"
             raise StoreError(
                 f"{what or path.parent} is in use",
                 got=f"a lock held by process {owner or 'unknown'}",
@@ -51,3 +60,60 @@ class FileLock:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+class DeviceLock:
+    """Keeps a second process of this host, and user, from driving the same device.
+
+    A driver takes it when it connects and lets go when it closes. The kernel lets go when the
+    process dies. What is locked are names that are alike in every process that could drive the
+    device: a serial port, an address, the topic that its commands go to.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[FileLock] = []
+
+    def acquire(self, names: Iterable[str], what: str) -> None:
+        """Lock all names, instead of those that are held; or none.
+
+        Args:
+            names: What is driven.
+            what: The device, for the error.
+
+        Raises:
+            DeviceInUse: Another process, or another driver in this one, holds one of the names;
+                the error says which.
+        """
+        self.release()
+        folder = state_home() / "locks"
+        for name in sorted(set(names)):
+            path = folder / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.lock"
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._held.append(FileLock(path, name))
+            except StoreError as error:
+                self.release()
+                raise DeviceInUse(
+                    f"{what}: {name}",
+                    got=error.got,
+                    expected="one process that drives it",
+                    hint="End that process, or drive the robot through it",
+                ) from error
+            except OSError as error:  # a device is of more use without a lock than not at all
+                _log.warning("%s: %s is not locked: %s", what, name, error)
+
+    def release(self) -> None:
+        """Let go of all names. Idempotent."""
+        for lock in self._held:
+            lock.release()
+        self._held = []
+
+
+def _command_line(process: str) -> str:
+    """What a process runs, as far as this host tells; shortened."""
+    try:
+        text = Path("/proc", str(int(process)), "cmdline").read_bytes()
+    except (OSError, ValueError):
+        return ""
+    line = " ".join(text.replace(b"\0", b" ").decode(errors="replace").split())
+    return line if len(line) <= 160 else f"{line[:157]}..."

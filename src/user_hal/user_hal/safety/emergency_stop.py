@@ -7,17 +7,14 @@ import time
 from pathlib import Path
 
 from user_core.errors import SafetyError
-from user_core.runtime.files import sync_directory
+from user_core.runtime.files import state_home, sync_directory
 
 NAME = "emergency_stop"
 
 
 def state_folder(configured: str, resource: str) -> Path:
     """Where a robot's state is kept: as configured, or ``$ROS_HOME/user/<resource>``."""
-    if configured:
-        return Path(configured).expanduser()
-    home = os.environ.get("ROS_HOME", "")
-    return (Path(home) if home else Path.home() / ".ros") / "user" / resource
+    return Path(configured).expanduser() if configured else state_home() / resource
 
 
 class LatchFile:
