@@ -91,18 +91,17 @@ def clock_fault(
             "this node's clock is real",
             f"Set use_sim_time: true for this node as well, or {of.by_arrival}",
         )
+    if since_boot and not simulated:
+        return ClockFault(
+            f"its stamps count from when the machine or the {of.device} was switched on "
+            f"({stamp_ns / 1e9:.1f} s), not from 1970; or they are of simulated time (use_sim_time)",
+            f"{of.since_boot}, or {of.by_arrival}",
+        )
     if same_stamps >= 1:
         return ClockFault(
             f"{of.messages} go on coming, but their stamps stand still: the last {same_stamps + 1} "
             f"have the same, {-ahead_s:.3f} s ago",
             f"Repair the stamps of the {of.device}'s driver, or {of.by_arrival}",
-        )
-    if since_boot and not simulated:
-        return ClockFault(
-            f"its stamps count from when the machine or the {of.device} was switched on "
-            f"({stamp_ns / 1e9:.1f} s), not from 1970",
-            f"{of.since_boot}, or {of.by_arrival}; stamps of a simulation need use_sim_time: true "
-            "for this node as well",
         )
     if simulated and not since_boot:
         return ClockFault(

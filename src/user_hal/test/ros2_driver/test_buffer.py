@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from user_core.specs import Array
-from user_hal.robots.ros2.observations import CLOCK_STEP_NS, Sample, StampedBuffer, slerp
+from user_hal.robots.ros2.buffer import CLOCK_STEP_NS, Sample, StampedBuffer, slerp
 
 MS = 1_000_000
 

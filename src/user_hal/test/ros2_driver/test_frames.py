@@ -151,10 +151,10 @@ def test_a_wrench_whose_frame_is_not_stated_is_taken_as_it_comes(io: LocalTopics
     source = Source("wrench", config.replace(observation={**config.observation, "wrench": tool}))
     source.prepare(io)
     zero = SimpleNamespace(x=0.0, y=0.0, z=0.0)
-    source.receive(
+    source.parts[0].receive(
         SimpleNamespace(
             header=SimpleNamespace(frame_id="tool0", stamp=SimpleNamespace(sec=1, nanosec=0)),
             wrench=SimpleNamespace(force=zero, torque=zero),
         )
     )
-    assert source.buffer.newest() is not None
+    assert source.newest(1_000_000_000)

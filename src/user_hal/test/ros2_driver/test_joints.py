@@ -16,7 +16,8 @@ from user_hal.robots.ros2.commands import Target, make_targets
 from user_hal.robots.ros2.contract import HomeConfig, Ros2Config
 from user_hal.robots.ros2.homing import Homing
 from user_hal.robots.ros2.joints import JumpCheck, Turns
-from user_hal.robots.ros2.observations import Observer, Sample, StampedBuffer
+from user_hal.robots.ros2.buffer import Sample, StampedBuffer
+from user_hal.robots.ros2.observations import Observer
 
 STEP_NS = 20_000_000
 CONTRACT: dict[str, Any] = {
@@ -50,7 +51,7 @@ def observer(**changes: Any) -> tuple[Observer, Any]:
         nonlocal count
         count += 1
         stamp = Time(*divmod(start_ns + count * STEP_NS, 10**9))
-        source.receive(JointState(Header(stamp), ["a", "b", "c"], list(positions)))
+        source.parts[0].receive(JointState(Header(stamp), ["a", "b", "c"], list(positions)))
 
     return reader, feed
 

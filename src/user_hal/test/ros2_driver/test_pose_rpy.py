@@ -34,8 +34,8 @@ def contract(**entry: Any) -> Ros2Config:
 def seen(config: Ros2Config, data: list[float]) -> np.ndarray:
     source, io = Source("tcp_pose", config), LocalTopics()
     source.prepare(io)
-    source.receive(SimpleNamespace(data=data))
-    return source.newest(io.now_ns()).values
+    source.parts[0].receive(SimpleNamespace(data=data))
+    return source.newest(io.now_ns())[0][2].values
 
 
 def test_millimetres_and_degrees_become_a_pose() -> None:

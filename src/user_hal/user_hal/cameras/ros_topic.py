@@ -13,7 +13,7 @@ from user_core.errors import ConfigError, DeviceFault, DeviceNotConnected, Devic
 from user_core.interfaces import Camera, Discovered, Frame
 from user_core.specs import Array, ArraySpec
 from user_hal.cameras import decoding
-from user_hal.cameras.clocks import ClockFault
+from user_hal.clock_faults import ClockFault
 from user_hal.cameras.images import FrameRing, ImageConfig, fit, own
 from user_hal.cameras.video import VIDEO_TYPES, VideoDecoder
 from user_hal.topic_io import Reliability, TopicIo, TopicSubscription

@@ -16,7 +16,7 @@ from user_core.interfaces import Camera, Frame, Robot
 from user_core.plugins import PluginChoice
 from user_core.specs import Array, ArraySpec, RobotSpec
 from user_core.types import Observation
-from user_hal.cameras.clocks import ClockFault
+from user_hal.clock_faults import ClockFault
 from user_hal.cameras.images import RemembersFrames
 from user_hal.topic_io import TopicIo, attach_topics
 

@@ -109,7 +109,11 @@ class Ros2Robot(Robot):
     @property
     def topics_read(self) -> tuple[str, ...]:
         """The topics of the observation, and of cameras."""
-        own = tuple(source.topic for source in self._config.observation.values())
+        own = tuple(
+            part.config.topic or ("/tf" if part.config.tf else "")
+            for source in self._observer.sources.values()
+            for part in source.parts
+        )
         return own + tuple(t for camera in self._cameras.values() for t in topics_read(camera))
 
     def connect(self) -> None:
@@ -140,17 +144,23 @@ class Ros2Robot(Robot):
     def warnings(self) -> list[Reason]:
         """What is suspicious about the topics, although they can be read."""
         source = self._observer.sources.get("joint_position")
-        subscription = None if source is None else source.subscription
-        nodes = [] if subscription is None else subscription.publisher_nodes
-        if subscription is None or len(nodes) < 2:
-            return []
-        return [
-            Reason(
-                SEVERAL_PUBLISHERS,
-                f"{len(nodes)} publishers of {subscription.topic}, which the joints are read from: "
-                f"{', '.join(nodes)}; if two of them publish the same joints, end one",
-            )
-        ]
+        found = []
+        for subscription in [] if source is None else source.subscriptions:
+            nodes = subscription.publisher_nodes
+            if len(nodes) > 1:
+                found.append(
+                    Reason(
+                        SEVERAL_PUBLISHERS,
+                        f"{len(nodes)} publishers of {subscription.topic}, which the joints are "
+                        f"read from: {', '.join(nodes)}; if two of them publish the same joints, "
+                        "end one",
+                    )
+                )
+        return found
+
+    def notes(self) -> list[str]:
+        """What is worth knowing about how the robot is read, although nothing is wrong."""
+        return self._observer.notes()
 
     def read(self) -> Observation:
         """The newest moment for which every topic has spoken.
@@ -408,12 +418,7 @@ class Ros2Robot(Robot):
         """An observation all of whose sources have spoken since a moment (monotonic)."""
         deadline_s = time.monotonic() + self._config.timing.connect_timeout_s
         while time.monotonic() < deadline_s:
-            samples = (
-                source.buffer.newest()
-                for source in self._observer.sources.values()
-                if source.config.resample != "latest"
-            )
-            if all(sample is not None and sample.arrival_ns > arrival_ns for sample in samples):
+            if all(s.heard_since(arrival_ns) for s in self._observer.sources.values()):
                 break
             time.sleep(0.002)
         return self.read()

@@ -1,6 +1,7 @@
 """Frames as relations: which frame is where in another, and numbers taken from one to the other.
 
-Pure: no topics, no clock. Frames are fixed to each other; what moves (a tool) is no such frame.
+Pure: no topics, no clock. :class:`Frames` are fixed to each other; those that move are known to
+:class:`~user_hal.robots.ros2.tf_tree.TfTree`.
 """
 
 from __future__ import annotations
@@ -54,11 +55,18 @@ class Transform:
             return not self.shift.any()
         return layout in ("pose", "pose_rpy", "quaternion", "twist", "wrench")
 
-    def apply(self, layout: str, values: Array) -> Array:
+    def apply(self, layout: str, values: Array, taken_at: str = "auto") -> Array:
         """Numbers of a layout in the other frame, (n,).
 
-        A twist is that of the tool's point, so only its axes turn. The torque of a wrench is
-        about the origin of its frame, and is taken to the other origin.
+        Args:
+            layout: What they are.
+            values: Themselves.
+            taken_at: Which point a twist or wrench belongs to. ``origin``: the velocity is that
+                of the body at the origin of the frame, the torque is about it, and another origin
+                changes them: v' = R v + p x w', t' = R t + p x f' for an origin at p. ``tool``:
+                both belong to the tool's own point, and only the axes turn. ``auto``: ``tool`` for
+                twists, as controllers and broadcasters of tool velocities mean it, ``origin`` for
+                wrenches, as geometry_msgs/Wrench and tf2 mean it.
         """
         result = np.array(values, dtype=np.float64)
         if layout in ("pose", "pose_rpy"):
@@ -69,8 +77,10 @@ class Transform:
         else:
             for start in range(0, len(values), 3):
                 result[start : start + 3] = self.rotated(values[start : start + 3])
-            if layout == "wrench":
+            if layout == "wrench" and taken_at != "tool":
                 result[3:] += np.cross(self.shift, result[:3])
+            elif layout == "twist" and taken_at == "origin":
+                result[:3] += np.cross(self.shift, result[3:])
         return result
 
     def _turned(self, values: Array) -> Quaternion:
@@ -87,6 +97,19 @@ def from_rpy(roll: float, pitch: float, yaw: float) -> Quaternion:
     y = (0.0, math.sin(pitch / 2), 0.0, math.cos(pitch / 2))
     z = (0.0, 0.0, math.sin(yaw / 2), math.cos(yaw / 2))
     return rotation.multiply(z, rotation.multiply(y, x))
+
+
+def to_rpy(quaternion: Array) -> Array:
+    """Roll, pitch, yaw (rad) of x y z w; the inverse of :func:`from_rpy`, pitch within a quarter
+    turn."""
+    x, y, z, w = (float(value) for value in quaternion)
+    sine = max(-1.0, min(1.0, 2.0 * (w * y - z * x)))
+    if abs(sine) > 1.0 - 1e-9:  # roll and yaw turn about one axis: all of it is yaw
+        return np.array([0.0, math.copysign(math.pi / 2, sine), -2.0 * sine * math.atan2(x, w)])
+    pitch = math.asin(sine)
+    roll = math.atan2(2.0 * (w * x + y * z), 1.0 - 2.0 * (x * x + y * y))
+    yaw = math.atan2(2.0 * (w * z + x * y), 1.0 - 2.0 * (y * y + z * z))
+    return np.array([roll, pitch, yaw])
 
 
 def plain(frame: str) -> str:
@@ -127,6 +150,10 @@ class Frames:
             if name in downs:
                 return up.then(downs[name].inverse())
         return None
+
+    def fixed(self) -> dict[str, tuple[str, Transform]]:
+        """Each frame with its parent, and where it is there."""
+        return dict(self._parents)
 
     def _ancestors(self, name: str) -> dict[str, Transform]:
         """Each ancestor, itself first, and where the frame is in it."""

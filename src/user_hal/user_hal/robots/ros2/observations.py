@@ -1,385 +1,228 @@
 """Observations from topics: one source for each array, all taken together at one moment.
 
-Each :class:`Source` keeps the messages of its topic by their stamps in a :class:`StampedBuffer`;
-the :class:`Observer` finds the newest moment for which all of them have spoken, and resamples.
+The numbers of a :class:`Source` come from one or several parts, each of which keeps its messages
+by their stamps; the :class:`Observer` finds the newest moment for which all of them have spoken,
+and resamples.
 """
 
 from __future__ import annotations
 
-import difflib
-import threading
 import time
-from bisect import bisect_left
-from collections import deque
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from user_core.errors import DeviceError, DeviceFault, DeviceTimeout, ImplausibleReading
+from user_core.errors import DeviceError, DeviceTimeout
 from user_core.specs import Array, ArraySpec
-from user_hal.robots.ros2.contract import Ros2Config, element_count
-from user_hal.robots.ros2.frames import Transform, plain
+from user_hal.robots.ros2.buffer import Sample
+from user_hal.robots.ros2.contract import Ros2Config
 from user_hal.robots.ros2.joints import JumpCheck, Turns
-from user_hal.robots.ros2.messages import LAYOUTS, Extractor, FieldPath, unit_named
+from user_hal.robots.ros2.messages import LAYOUTS, layout_named, unit_named
+from user_hal.robots.ros2.tf_tree import TfListener
+from user_hal.robots.ros2.topic_parts import Stream, TfPart, TopicPart
 from user_hal.topic_io import Reliability, TopicIo, TopicSubscription
 
-Resample = Literal["linear", "nearest", "latest"]
+#: How often connecting looks whether a silent topic wants to be subscribed to otherwise.
+_SETTLE_S = 0.1
 
-#: Stamps that jump back by more than this come from a clock that was set, or a new publisher.
-CLOCK_STEP_NS = 1_000_000_000
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Numbers of one message.
-
-    Attributes:
-        stamp_ns: When they were measured.
-        values: (n,) float64; not to be written to.
-        arrival_ns: When they came, monotonic.
-    """
-
-    stamp_ns: int
-    values: Array
-    arrival_ns: int = 0
-
-
-class StampedBuffer:
-    """A ring of samples in the order of their stamps. One thread puts, any may ask.
-
-    Args:
-        capacity: How many samples are remembered.
-        rotation: Which elements are a unit quaternion x y z w: those are interpolated on the
-            great circle, and their sign is kept continuous from sample to sample.
-        turns: Which elements are continuous joints, interpolated the short way round.
-    """
-
-    def __init__(
-        self, capacity: int, rotation: slice | None = None, turns: Turns | None = None
-    ) -> None:
-        self._turns = turns or Turns()
-        self._samples: deque[Sample] = deque(maxlen=capacity)
-        self._rotation = rotation
-        self._lock = threading.Lock()
-        self.dropped = 0  # came later than a newer one
-
-    def put(self, sample: Sample) -> None:
-        """Take a sample. One that is older than the newest is dropped and counted; one that is
-        older by more than a second starts the buffer anew."""
-        with self._lock:
-            newest = self._samples[-1] if self._samples else None
-            if newest is not None and sample.stamp_ns < newest.stamp_ns:
-                if newest.stamp_ns - sample.stamp_ns <= CLOCK_STEP_NS:
-                    self.dropped += 1
-                    return
-                self._samples.clear()
-            elif newest is not None:
-                if self._rotation is not None:
-                    _keep_sign(sample.values[self._rotation], newest.values[self._rotation])
-                if sample.stamp_ns == newest.stamp_ns:
-                    self._samples.pop()
-            self._samples.append(sample)
-
-    def clear(self) -> None:
-        """Forget everything."""
-        with self._lock:
-            self._samples.clear()
-
-    def newest(self) -> Sample | None:
-        """The newest sample, if any."""
-        with self._lock:
-            return self._samples[-1] if self._samples else None
-
-    def at(self, stamp_ns: int, how: Resample) -> tuple[Array, int] | None:
-        """The values at a moment, and how far the nearest real sample is from it.
-
-        Args:
-            stamp_ns: The moment.
-            how: ``linear`` interpolates between the neighbours, and outside of what is
-                remembered takes the nearest; ``nearest``; ``latest`` ignores the moment.
-
-        Returns:
-            The values, (n,) float64, and the distance in nanoseconds; None while empty.
-        """
-        with self._lock:
-            samples = list(self._samples)
-        if not samples:
-            return None
-        if how == "latest":
-            return samples[-1].values, abs(samples[-1].stamp_ns - stamp_ns)
-        after = bisect_left(samples, stamp_ns, key=lambda sample: sample.stamp_ns)
-        near = samples[max(after - 1, 0) : after + 1]
-        nearest = min(near, key=lambda sample: abs(sample.stamp_ns - stamp_ns))
-        skew_ns = abs(nearest.stamp_ns - stamp_ns)
-        if how == "nearest" or len(near) < 2 or skew_ns == 0:
-            return nearest.values, skew_ns
-        before, behind = near
-        share = (stamp_ns - before.stamp_ns) / (behind.stamp_ns - before.stamp_ns)
-        return self._between(before.values, behind.values, share), skew_ns
-
-    def _between(self, a: Array, b: Array, share: float) -> Array:
-        change = self._turns.way(a, b)
-        values: Array = a + change * share if share < 0.5 else b - change * (1 - share)
-        if self._rotation is not None:
-            values[self._rotation] = slerp(a[self._rotation], b[self._rotation], share)
-        return values
-
-
-def slerp(a: Array, b: Array, share: float) -> Array:
-    """The rotation between two unit quaternions, the short way round, at constant speed.
-
-    K. Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985.
-
-    Args:
-        a: x y z w at ``share`` 0.
-        b: x y z w at ``share`` 1.
-        share: 0 to 1.
-    """
-    cosine = float(a @ b)
-    if cosine < 0:
-        b, cosine = -b, -cosine
-    if cosine > 0.9995:  # the sine below would lose its digits
-        mixed: Array = a + (b - a) * share
-        return mixed / float(np.linalg.norm(mixed))
-    angle = np.arccos(cosine)
-    result: Array = (np.sin((1 - share) * angle) * a + np.sin(share * angle) * b) / np.sin(angle)
-    return result
-
-
-def _keep_sign(quaternion: Array, reference: Array) -> None:
-    """q and -q are the same rotation; take the one that is nearer to ``reference``."""
-    if float(quaternion @ reference) < 0:
-        quaternion *= -1
-
-
-#: No clock that was ever set is before 2001.
-_FIRST_REAL_NS = 1_000_000_000_000_000_000
+#: What one subscription is for: topic, type, reliability, whether kept messages are asked for.
+_Request = tuple[str, str, Reliability, bool]
 
 
 class Source:
-    """Collects one array of the observation from its topic.
+    """Collects one array of the observation.
 
     Args:
         name: Of the observation.
         contract: Says where it comes from.
+        listeners: Of /tf, by topic; made as they are needed.
     """
 
-    def __init__(self, name: str, contract: Ros2Config) -> None:
+    def __init__(
+        self, name: str, contract: Ros2Config, listeners: dict[str, TfListener] | None = None
+    ) -> None:
         self.name, self.config = name, contract.observation[name]
-        self._timing = contract.timing
-        self._layout = contract.layout(name)
-        self._frames = contract.frames()
-        self._message_frame = contract.message_frame(name)
-        self._observed_frame = contract.observed_frame(name)
-        self._ways: dict[str, Transform | None] = {}  # from frames of messages; None: stay there
-        layout = LAYOUTS[self._layout]
-        self._names = contract.elements(name)
-        self._field = FieldPath(self.config.field)
-        self._names_field = FieldPath(self.config.names_field) if self._names else None
-        self._extract = Extractor(
-            self._field,
-            layout,
-            element_count(contract, name),
-            self._names,
-            self._names_field,
-            self.config.indices,
-            *(numbers.tolist() for numbers in contract.scaling(name)),
-        )
-        by_joints = self._names == contract.joints and bool(self._names)
-        turns = Turns(self._names, contract.continuous) if by_joints else Turns()
-        self.buffer = StampedBuffer(
-            contract.timing.history,
-            layout.rotation,
-            turns if name == "joint_position" else None,
-        )
-        self._jumps = _jump_check(contract, turns) if name == "joint_position" else None
-        self._io: TopicIo | None = None
-        self.subscription: TopicSubscription | None = None  # may be shared with others
-        self._fault: DeviceFault | None = None
-        self._other_names: set[str] = set()  # elements that messages about others have
-        self._messages = 0
+        self._contract, self._timing = contract, contract.timing
+        plan = contract.plan(name)
+        self.size, self._names = plan.size, plan.names
+        self._is_position = name.rpartition(".")[2] == "joint_position"
+        self._known = plan.names == contract.joints_of(name) and bool(plan.names)
+        listeners = {} if listeners is None else listeners
+        frames, history = contract.frames(), contract.timing.history
+        observed_frame = contract.observed_frame(name)
+
+        def listener(topic: str) -> TfListener:
+            if topic not in listeners:
+                listeners[topic] = TfListener(topic, frames.fixed(), history)
+            return listeners[topic]
+
+        self.parts: list[TopicPart | TfPart] = []
+        for part in plan.parts:
+            what, frame = f"observation {name!r}", contract.frame_of(part, name)
+            max_age_s = part.config.max_age_s or self._timing.max_age_s
+            if part.config.tf:
+                tf = listener(part.config.topic or "/tf")
+                self.parts.append(TfPart(what, part, observed_frame or frame, tf, max_age_s))
+                continue
+            self.parts.append(
+                TopicPart(
+                    what,
+                    part,
+                    frame,
+                    observed_frame or frame,
+                    frames,
+                    listener("/tf") if contract.use_tf else None,
+                    self._turns_of,
+                    self._jump_check_of,
+                    history,
+                    max_age_s,
+                )
+            )
 
     @property
-    def max_age_s(self) -> float:
-        """Age at which the topic counts as silent."""
-        return self.config.max_age_s or self._timing.max_age_s
+    def subscriptions(self) -> list[TopicSubscription]:
+        """Those that it reads, each once."""
+        found: list[TopicSubscription] = []
+        for part in self.parts:
+            if part.subscription is not None and part.subscription not in found:
+                found.append(part.subscription)
+        return found
 
     def prepare(self, io: TopicIo) -> None:
-        """Forget everything; check that the topic's messages can have what is asked for.
+        """Forget everything; check that the topics' messages can have what is asked for.
 
         Raises:
-            ConfigError: The message type has no such field.
-            TransportError: The message type is not installed.
+            ConfigError: A message type has no such field.
+            TransportError: A message type is not installed.
         """
-        message_class = io.message_class(self.config.type)
-        self._field.check(message_class, self.config.type)
-        if self._names_field is not None:
-            self._names_field.check(message_class, self.config.type)
-        self.buffer.clear()
-        self._fault, self._messages, self._io, self.subscription = None, 0, io, None
-        self._other_names.clear()
-        if self._jumps is not None:
-            self._jumps.forget()
+        for part in self.parts:
+            part.prepare(io)
 
-    def newest(self, now_ns: int) -> Sample:
-        """The newest sample, which is neither old nor from the future.
+    def newest(self, now_ns: int) -> list[tuple[Stream, list[int], Sample]]:
+        """The newest samples, which are neither old nor from the future.
 
         Args:
             now_ns: The clock of the stamps.
 
+        Returns:
+            Streams that together give all elements; which of its elements are taken from each;
+            its newest sample.
+
         Raises:
-            DeviceFault: The newest message had not got what was promised, or its stamp is ahead
+            DeviceFault: A newest message had not got what was promised, or its stamp is ahead
                 of this machine's clock.
             DeviceTimeout: Nothing (new) comes; names the topic.
         """
-        if self._fault is not None:
-            raise self._fault
-        sample = self.buffer.newest()
-        if sample is None:
-            raise DeviceTimeout(self._what, got="no message yet")
-        stamp_age_s = (now_ns - sample.stamp_ns) / 1e9
-        if stamp_age_s < -self._timing.max_ahead_s:
-            raise DeviceFault(
-                self._what,
-                got=f"stamps {-stamp_age_s:.3f} s ahead of this machine's clock",
-                expected=f"at most {self._timing.max_ahead_s:g} s",
-                hint="Synchronise the clocks (chrony, PTP), or set stamp: arrival",
-            )
-        age_s = max(stamp_age_s, (time.monotonic_ns() - sample.arrival_ns) / 1e9)
-        if age_s > self.max_age_s:
-            publishers = self.subscription.publishers if self.subscription is not None else 0
-            raise DeviceTimeout(
-                self._what,
-                got=f"a newest message {age_s:.3f} s old, {publishers} publishers",
-                expected=f"at most {self.max_age_s:g} s",
-                hint=_hint(sample, publishers),
-            )
-        return sample
+        found = []
+        for stream, columns in self._cover():
+            if stream.fault is not None:
+                raise stream.fault
+            sample = stream.newest()
+            if sample is None:
+                raise DeviceTimeout(stream.part.label, got="no message yet")
+            late = stream.part.late(stream, sample, now_ns, self._timing.max_ahead_s)
+            if late is not None:
+                raise late
+            found.append((stream, columns, sample))
+        return found
 
-    def silence(self, waited_s: float) -> DeviceError:
-        """Why there is nothing in the buffer: the error to raise, with what there is instead."""
-        if self._fault is not None:
-            return self._fault
-        within = f" within {waited_s:g} s" if waited_s else ""
-        if self.subscription is None or self._io is None:
-            return DeviceTimeout(self._what, got="not subscribed")
-        if self._messages:
-            return self._missing_elements()
-        topic, wanted = self.subscription.topic, self.config.type
-        graph = self._io.topics()
-        foreign = [name for name in graph.get(topic, ()) if name != wanted]
-        if foreign and not self.subscription.publishers:
-            got = f"it carries {foreign[0]}"
-        elif self.subscription.publishers:
-            got = f"it is published, but no message came{within}"
-        else:
-            got = f"nobody publishes it{within}"
-        others = sorted(other for other, types in graph.items() if wanted in types)
-        others = [other for other in others if other != topic]
-        near = difflib.get_close_matches(topic, others or list(graph), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near and near[0] != topic else ""
-        return DeviceTimeout(
-            self._what, got=got, expected=f"{wanted}; topics of this type: {others}{hint}"
-        )
+    def merged(self, values: Sequence[tuple[list[int], Array]]) -> Array:
+        """One array of what several streams give, (n,) float64."""
+        if len(values) == 1 and len(values[0][0]) == self.size:
+            return values[0][1]
+        result: Array = np.empty(self.size)
+        for columns, numbers in values:
+            result[columns] = numbers
+        return result
 
-    @property
-    def _what(self) -> str:
-        return f"topic {self.config.topic!r} (observation {self.name!r})"
+    def silence(self, waited_s: float) -> DeviceError | None:
+        """Why there is nothing of some elements, with what there is instead; None if there is."""
+        if not self._missing():
+            empty = [stream for stream, _ in self._cover() if stream.newest() is None]
+            if not empty:
+                return None
+            return empty[0].fault or empty[0].part.silence(waited_s)
+        return self._blamed().silence(waited_s)
 
-    def receive(self, message: Any) -> None:
-        """Take one message of the topic."""
-        self._messages += 1
-        try:
-            values = self._extract(message)
-            if values is None:
-                self._remember_names(message)
-                return
-            way = self._way(message)
-            if way is not None:
-                values = way.apply(self._layout, values)
-            stamp_ns, arrival_ns = self._stamp_ns(message), time.monotonic_ns()
-            if self._jumps is not None:
-                self._jumps.check(values, stamp_ns, arrival_ns)
-        except DeviceFault as error:
-            if isinstance(error, ImplausibleReading):
-                self.buffer.clear()  # nothing is interpolated across a jump
-            self._fault = type(error)(
-                f"{self._what}: {error.what}",
-                got=error.got,
-                expected=error.expected,
-                hint=error.hint,
-            )
-            return
-        self.buffer.put(Sample(stamp_ns, values, arrival_ns))
-        self._fault = None
+    def heard_since(self, arrival_ns: int) -> bool:
+        """Whether everything that has a say in the common moment has come after a moment
+        (monotonic)."""
+        if self._missing():
+            return False
+        samples = (s.newest() for s, _ in self._cover() if s.part.resample != "latest")
+        return all(sample is not None and sample.arrival_ns > arrival_ns for sample in samples)
 
-    def _stamp_ns(self, message: Any) -> int:
-        header = getattr(message, "header", None)
-        if self.config.stamp != "arrival" and header is not None:
-            stamp_ns = int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
-            if stamp_ns or self.config.stamp == "header":
-                return stamp_ns
-        assert self._io is not None  # noqa: S101 - prepare() came before
-        return self._io.now_ns()
+    def notes(self) -> list[str]:
+        """What is worth knowing about how it is read."""
+        return [note for part in self.parts for note in part.notes()]
 
-    def _way(self, message: Any) -> Transform | None:
-        """From the frame of a message to that of the observation; None: they are the same."""
-        header = getattr(message, "header", None)
-        frame = plain(header.frame_id) if header is not None else ""
-        if frame not in self._ways:
-            self._ways[frame] = self._find_way(frame)
-        return self._ways[frame]
+    def _streams(self) -> list[Stream]:
+        return [stream for part in self.parts for stream in list(part.streams.values())]
 
-    def _find_way(self, frame: str) -> Transform | None:
-        expected, observed = plain(self._message_frame), plain(self._observed_frame)
-        frame = frame or expected
-        if not expected or frame == observed:
+    def _missing(self) -> bool:
+        columns = {column for stream in self._streams() for column in stream.columns}
+        return len(columns) < self.size
+
+    def _cover(self) -> list[tuple[Stream, list[int]]]:
+        """Streams that together give all elements, and the elements to take from each, as
+        positions in the array: those that go on first, of these the largest.
+
+        Raises:
+            DeviceError: Nothing has brought some of the elements.
+        """
+        streams = self._streams()
+        if len(streams) == 1 and len(streams[0].columns) == self.size:
+            return [(streams[0], list(streams[0].columns))]
+        if self._missing():
+            raise self._blamed().silence(0.0)
+        streams.sort(key=lambda stream: (not _goes_on(stream), -len(stream.columns)))
+        covered: set[int] = set()
+        used = []
+        for stream in streams:
+            new = [column for column in stream.columns if column not in covered]
+            if new:
+                used.append((stream, new))
+                covered.update(new)
+        return used
+
+    def _blamed(self) -> TopicPart | TfPart:
+        """The part to explain why elements are missing: one that never spoke, or the first."""
+        found = {column for stream in self._streams() for column in stream.columns}
+        for part in self.parts:
+            if isinstance(part, TopicPart) and not part.messages:
+                return part
+        for part in self.parts:
+            if not set(part.columns) <= found:
+                return part
+        return self.parts[0]
+
+    def _turns_of(self, columns: Sequence[int]) -> Turns:
+        if not (self._is_position and self._known):
+            return Turns()
+        return Turns([self._names[column] for column in columns], self._contract.continuous)
+
+    def _jump_check_of(self, columns: Sequence[int]) -> JumpCheck | None:
+        limits = self._contract.joint_velocity_limits
+        if limits is None or not (self._is_position and self._known):
             return None
-        way = self._frames.between(frame, observed)
-        if way is None or not way.can(self._layout):
-            raise DeviceFault(
-                "header.frame_id",
-                got=repr(frame),
-                expected=expected,
-                hint=f"Correct the entry's frame, or say in transforms where {frame!r} is",
-            )
-        return way
-
-    def _remember_names(self, message: Any) -> None:
-        if self._names_field is not None:
-            self._other_names.update(list(self._names_field.get(message))[:256])
-
-    def _missing_elements(self) -> DeviceFault:
-        known = sorted(self._other_names)
-        missing = [name for name in self._names if name not in self._other_names]
-        near = difflib.get_close_matches(missing[0], known, n=1) if missing else []
-        return DeviceFault(
-            self._what,
-            got=f"{self._messages} messages, none with {missing or list(self._names)} "
-            f"in {self.config.names_field!r}",
-            expected=f"names that are there: {known}"
-            + (f"; did you mean {near[0]!r}?" if near else ""),
+        joints = self._contract.joint_names
+        every = np.broadcast_to(np.asarray(limits, float), (len(joints),))
+        names = [self._names[column] for column in columns]
+        return JumpCheck(
+            names,
+            every[[joints.index(name) for name in names]],
+            self._turns_of(columns),
+            self._timing.jump_margin,
+            self._timing.settled_readings,
         )
 
 
-def _jump_check(contract: Ros2Config, turns: Turns) -> JumpCheck | None:
-    limits = contract.joint_velocity_limits
-    if limits is None or contract.elements("joint_position") != contract.joints:
-        return None
-    return JumpCheck(
-        contract.joints,
-        np.broadcast_to(np.asarray(limits, float), (len(contract.joints),)),
-        turns,
-        contract.timing.jump_margin,
-        contract.timing.settled_readings,
-    )
-
-
-def _hint(sample: Sample, publishers: int) -> str:
-    if sample.stamp_ns < _FIRST_REAL_NS:
-        return "It is stamped with simulated time (use_sim_time): set stamp: arrival"
-    return "" if publishers else "Start the node that publishes it"
+def _goes_on(stream: Stream) -> bool:
+    sample = stream.newest()
+    if sample is None:
+        return stream.fault is not None
+    return (time.monotonic_ns() - sample.arrival_ns) / 1e9 <= stream.part.max_age_s
 
 
 class Observer:
@@ -390,9 +233,17 @@ class Observer:
 
     def __init__(self, contract: Ros2Config) -> None:
         self._contract = contract
-        self.sources = {name: Source(name, contract) for name in contract.observation}
+        self.listeners: dict[str, TfListener] = {}
+        if contract.use_tf:
+            self.listeners["/tf"] = TfListener(
+                "/tf", contract.frames().fixed(), contract.timing.history
+            )
+        self.sources = {
+            name: Source(name, contract, self.listeners) for name in contract.observation
+        }
         self.specs = {name: _spec(contract, name) for name in contract.observation}
-        self._subscriptions: list[TopicSubscription] = []
+        self._subscriptions: dict[_Request, TopicSubscription] = {}
+        self._kept: dict[_Request, bool] = {}  # whether kept messages are asked for now
         self._io: TopicIo | None = None
 
     def open(self, io: TopicIo) -> None:
@@ -402,13 +253,10 @@ class Observer:
             ConfigError, TransportError: The contract names a field or type that is not there.
             DeviceError: A topic stays silent, lacks elements, or does not fit in time.
         """
-        self._io = io
         timeout_s = self._contract.timing.connect_timeout_s
         deadline_s = time.monotonic() + timeout_s
-        for source in self.sources.values():
-            source.prepare(io)
-        for topic, sources in self._by_topic().items():
-            self._subscriptions.append(_subscribe(io, *topic, sources))
+        self.subscribe(io)
+        look_s = time.monotonic() + _SETTLE_S
         while True:
             try:
                 self.read()
@@ -416,13 +264,28 @@ class Observer:
             except DeviceError as error:
                 if time.monotonic() > deadline_s:
                     raise self._cause(error, timeout_s) from error
+            if time.monotonic() > look_s:
+                self._settle(io)
+                look_s = time.monotonic() + _SETTLE_S
             time.sleep(0.005)
+
+    def subscribe(self, io: TopicIo) -> None:
+        """Subscribe to everything, without waiting for anything; raises like :meth:`open`."""
+        self._io = io
+        for source in self.sources.values():
+            source.prepare(io)
+        for listener in self.listeners.values():
+            listener.open(io)
+        for request, parts in self._requests().items():
+            self._subscribe(io, request, parts, kept=request[3])
 
     def close(self) -> None:
         """Unsubscribe from everything."""
-        subscriptions, self._subscriptions = self._subscriptions, []
-        for subscription in subscriptions:
+        subscriptions, self._subscriptions = self._subscriptions, {}
+        for subscription in subscriptions.values():
             subscription.close()
+        for listener in self.listeners.values():
+            listener.close()
 
     def read(self) -> tuple[dict[str, Array], int]:
         """The arrays of the observation, and their common moment, nanoseconds.
@@ -436,68 +299,127 @@ class Observer:
         newest = {name: source.newest(now_ns) for name, source in self.sources.items()}
         moment_ns = min(
             sample.stamp_ns
-            for name, sample in newest.items()
-            if self.sources[name].config.resample != "latest"
+            for found in newest.values()
+            for stream, _, sample in found
+            if stream.part.resample != "latest"
         )
-        return {name: self._at(name, moment_ns) for name in self.sources}, moment_ns
+        return {name: self._at(name, newest[name], moment_ns) for name in self.sources}, moment_ns
 
     def measured(self, name: str) -> Array:
         """The newest numbers of one source, (n,) float64; raises like :meth:`read`."""
-        assert self._io is not None  # noqa: S101 - open() came before
-        return self.sources[name].newest(self._io.now_ns()).values
+        if self._io is None:  # connecting failed before the first topic was subscribed to
+            raise DeviceNotConnected(f"observation {name!r}", got="no topics yet")
+        source = self.sources[name]
+        return source.merged(
+            [
+                (columns, _picked(stream, columns, sample.values))
+                for stream, columns, sample in source.newest(self._io.now_ns())
+            ]
+        )
 
-    def _by_topic(self) -> dict[tuple[str, str, Reliability], list[Source]]:
-        """Sources of the same topic share a subscription: every message is received once."""
-        groups: dict[tuple[str, str, Reliability], list[Source]] = {}
+    def notes(self) -> list[str]:
+        """What is worth knowing about how the topics are read."""
+        return [note for source in self.sources.values() for note in source.notes()]
+
+    def _requests(self) -> dict[_Request, list[TopicPart]]:
+        """Parts of the same topic share a subscription: every message is received once."""
+        groups: dict[_Request, list[TopicPart]] = {}
         for source in self.sources.values():
-            config = source.config
-            groups.setdefault((config.topic, config.type, config.reliability), []).append(source)
+            for part in source.parts:
+                if isinstance(part, TopicPart):
+                    config = part.config
+                    reliability: Reliability = "reliable" if config.latched else config.reliability
+                    key = (config.topic, config.type, reliability, config.latched)
+                    groups.setdefault(key, []).append(part)
         return groups
+
+    def _subscribe(
+        self, io: TopicIo, request: _Request, parts: list[TopicPart], *, kept: bool
+    ) -> None:
+        topic, type_name, reliability, _ = request
+
+        def receive(message: Any) -> None:
+            for part in parts:
+                part.receive(message)
+
+        old = self._subscriptions.pop(request, None)
+        if old is not None:
+            old.close()
+        self._kept[request] = kept
+        self._subscriptions[request] = subscription = io.subscribe(
+            topic,
+            type_name,
+            receive,
+            depth=32,
+            reliability="reliable" if kept else reliability,
+            latched=kept,
+        )
+        for part in parts:
+            part.subscription = subscription
+
+    def _settle(self, io: TopicIo) -> None:
+        """Subscribe anew to silent topics whose publishers keep messages, or do not, other than
+        was assumed."""
+        for request, parts in self._requests().items():
+            if any(part.messages for part in parts):
+                continue
+            offered = {
+                end.durability for end in io.endpoints(request[0])[0] if end.type_name == request[1]
+            }
+            kept = self._kept[request]
+            if kept and offered == {"volatile"}:
+                self._subscribe(io, request, parts, kept=False)
+            elif not kept and offered == {"transient_local"}:
+                self._subscribe(io, request, parts, kept=True)
 
     def _cause(self, error: DeviceError, waited_s: float) -> DeviceError:
         """A topic that never came explains more than what followed from it."""
         for source in self.sources.values():
-            if source.buffer.newest() is None:
-                return source.silence(waited_s)
+            silence = source.silence(waited_s)
+            if silence is not None:
+                return silence
         return error
 
-    def _at(self, name: str, moment_ns: int) -> Array:
-        source = self.sources[name]
-        found = source.buffer.at(moment_ns, source.config.resample)
-        if found is None:  # a clock that was set has just emptied it
-            raise source.silence(0.0)
-        values, skew_ns = found
-        limit_s = self._contract.timing.max_skew_s
-        if source.config.resample != "latest" and skew_ns > limit_s * 1e9:
-            raise DeviceTimeout(
-                f"topic {source.config.topic!r} (observation {name!r})",
-                got=f"no message nearer than {skew_ns / 1e9:.3f} s to the other topics",
-                expected=f"at most {limit_s:g} s",
-                hint="Raise timing.max_skew_s, or set resample: latest for slow topics",
-            )
-        array: Array = values.astype(source.config.dtype)
+    def _at(
+        self, name: str, newest: list[tuple[Stream, list[int], Sample]], moment_ns: int
+    ) -> Array:
+        source, limit_s = self.sources[name], self._contract.timing.max_skew_s
+        values = []
+        for stream, columns, _ in newest:
+            part = stream.part
+            found = stream.at(moment_ns, part.resample)
+            if found is None:  # a clock that was set has just emptied it
+                raise part.silence(0.0)
+            numbers, skew_ns = found
+            if part.resample != "latest" and skew_ns > limit_s * 1e9:
+                raise DeviceTimeout(
+                    part.label_of(stream),
+                    got=f"no message nearer than {skew_ns / 1e9:.3f} s to the other topics",
+                    expected=f"at most {limit_s:g} s",
+                    hint="Raise timing.max_skew_s, or set resample: latest for slow topics",
+                )
+            values.append((columns, _picked(stream, columns, numbers)))
+        array: Array = source.merged(values).astype(source.config.dtype)
         array.flags.writeable = False
         return array
 
 
-def _subscribe(
-    io: TopicIo, topic: str, type_name: str, reliability: Reliability, sources: list[Source]
-) -> TopicSubscription:
-    def receive(message: Any) -> None:
-        for source in sources:
-            source.receive(message)
-
-    subscription = io.subscribe(topic, type_name, receive, depth=32, reliability=reliability)
-    for source in sources:
-        source.subscription = subscription
-    return subscription
+def _picked(stream: Stream, columns: list[int], values: Array) -> Array:
+    """Those elements of a stream that are wanted."""
+    if len(columns) == len(stream.columns):
+        return values
+    return values[[stream.columns.index(column) for column in columns]]
 
 
 def _spec(contract: Ros2Config, name: str) -> ArraySpec:
-    source, layout = contract.observation[name], contract.layout(name)
-    names = contract.elements(name) or (LAYOUTS[layout].names if layout != "scalar" else ())
+    source, plan = contract.observation[name], contract.plan(name)
+    layout = plan.layout
+    standard = layout_named(name)
+    if plan.layout == "vector" and LAYOUTS[standard].size == plan.size and source.parts:
+        layout = standard
+    names = plan.names or (LAYOUTS[layout].names if layout != "scalar" else ())
     return ArraySpec(
-        (element_count(contract, name),),
+        (plan.size,),
         source.dtype,
         source.low,
         source.high,

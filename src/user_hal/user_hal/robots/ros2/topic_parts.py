@@ -1,0 +1,520 @@
+"""What one topic gives to an array of the observation: numbers, their frame, stamps and faults.
+
+A :class:`TopicPart` reads the messages of a topic. Elements that come in the same messages are a
+:class:`Stream`: joint states in halves, on one topic or two, are two of them. A :class:`TfPart`
+looks a pose up instead.
+"""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from user_core.errors import DeviceError, DeviceFault, DeviceTimeout, ImplausibleReading
+from user_core.specs import Array
+from user_hal.clock_faults import ROBOT, clock_fault
+from user_hal.robots.ros2.buffer import Resample, Sample, StampedBuffer
+from user_hal.robots.ros2.contract.parts import Part
+from user_hal.robots.ros2.frames import Frames, Transform, plain
+from user_hal.robots.ros2.joints import JumpCheck, Turns
+from user_hal.robots.ros2.messages import LAYOUTS, Extractor, FieldPath
+from user_hal.robots.ros2.tf_tree import MovingWay, TfListener, pose_of
+from user_hal.topic_io import TopicIo, TopicSubscription
+
+#: Sets of names in the messages of one topic that are told apart; more are a topic of others.
+_MOST_STREAMS = 32
+#: Messages in a row with the same stamp that are a clock which stands still.
+_FROZEN = 5
+
+#: Makes the watch over jumps for some elements of an array; None where there is none.
+JumpChecks = Callable[[Sequence[int]], JumpCheck | None]
+
+
+class Stream(Protocol):
+    """Elements of an array that come together."""
+
+    @property
+    def part(self) -> TopicPart | TfPart:
+        """What they come from."""
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        """Where they stand in the array."""
+
+    @property
+    def fault(self) -> DeviceError | None:
+        """What was wrong with the newest message."""
+
+    def newest(self) -> Sample | None:
+        """The newest sample, if any."""
+
+    def at(self, stamp_ns: int, how: Resample) -> tuple[Array, int] | None:
+        """Values at a moment, and how far the nearest real sample is from it."""
+
+
+class TopicStream:
+    """Elements that come in the same messages of a topic."""
+
+    def __init__(
+        self,
+        part: TopicPart,
+        columns: tuple[int, ...],
+        buffer: StampedBuffer,
+        jumps: JumpCheck | None,
+    ) -> None:
+        self.part, self.columns, self.buffer, self.jumps = part, columns, buffer, jumps
+        self.fault: DeviceError | None = None
+        self.same_stamps = 0  # messages before the newest that had its stamp
+        self._last_stamp_ns = -1
+
+    def take(self, sample: Sample) -> None:
+        """Remember a sample."""
+        same = sample.stamp_ns == self._last_stamp_ns
+        self.same_stamps = self.same_stamps + 1 if same else 0
+        self._last_stamp_ns = sample.stamp_ns
+        self.buffer.put(sample)
+        self.fault = None
+
+    def newest(self) -> Sample | None:
+        """The newest sample, if any."""
+        return self.buffer.newest()
+
+    def at(self, stamp_ns: int, how: Resample) -> tuple[Array, int] | None:
+        """Values at a moment, and how far the nearest real sample is from it."""
+        return self.buffer.at(stamp_ns, how)
+
+
+class TopicPart:
+    """Collects what one topic gives to an array.
+
+    Args:
+        what: The array, for errors, for instance ``observation 'joint_position'``.
+        part: What is taken, and where it goes.
+        frame: Frame of the messages; empty: whatever they say.
+        observed_frame: Frame of the array.
+        frames: Frames that are fixed to each other.
+        tf: Knows frames that move; None: they are not looked up.
+        turns: Makes the continuous joints among some elements.
+        jumps: Makes the watch over jumps.
+        history: Messages remembered.
+        max_age_s: Age at which the topic counts as silent.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        part: Part,
+        frame: str,
+        observed_frame: str,
+        frames: Frames,
+        tf: TfListener | None,
+        turns: Callable[[Sequence[int]], Turns],
+        jumps: JumpChecks,
+        history: int,
+        max_age_s: float,
+    ) -> None:
+        self.config, self.names, self._part = part.config, part.names, part
+        self.columns = part.columns
+        self.streams: dict[tuple[int, ...], TopicStream] = {}  # by positions in the part
+        self.subscription: TopicSubscription | None = None  # may be shared with others
+        self.messages = 0
+        self.max_age_s = float("inf") if part.config.latched else max_age_s
+        self.label = f"topic {self.config.topic!r} ({what})"
+        self.frame_note = ""
+        self._frame, self._observed_frame = plain(frame), plain(observed_frame)
+        self._frames, self._tf = frames, tf
+        self._ways: dict[str, Transform | MovingWay | None] = {}  # by frames of messages
+        self._turns, self._jumps, self._history = turns, jumps, history
+        self._field = FieldPath(self.config.field)
+        self._names_field = FieldPath(self.config.names_field) if part.names else None
+        self._extract = self._extractor()
+        self._io: TopicIo | None = None
+        self._fault: DeviceError | None = None  # of a message that cannot even be told apart
+        self._other_names: set[str] = set()  # elements that messages about others have
+        self._simulated = False
+
+    def _extractor(self) -> Extractor:
+        part = self._part
+        return Extractor(
+            self._field,
+            LAYOUTS[part.layout],
+            len(part.columns),
+            part.names,
+            self._names_field,
+            part.config.indices,
+            part.scale.tolist(),
+            part.offset.tolist(),
+            part.config.not_finite,
+        )
+
+    @property
+    def resample(self) -> Resample:
+        """How the values at a moment are found."""
+        return "latest" if self.config.latched else self.config.resample
+
+    @property
+    def fault(self) -> DeviceError | None:
+        """What was wrong with the newest message, where it belongs to no stream."""
+        return self._fault
+
+    def prepare(self, io: TopicIo) -> None:
+        """Forget everything; check that the topic's messages can have what is asked for.
+
+        Raises:
+            ConfigError: The message type has no such field.
+            TransportError: The message type is not installed.
+        """
+        message_class = io.message_class(self.config.type)
+        self._field.check(message_class, self.config.type, io.message_class)
+        if self._names_field is not None:
+            self._names_field.check(message_class, self.config.type, io.message_class)
+        self.streams.clear()
+        self._fault, self.messages, self._io, self.subscription = None, 0, io, None
+        self._other_names.clear()
+        self._ways.clear()
+        self.frame_note = ""
+        self._extract = self._extractor()
+
+    def receive(self, message: Any) -> None:
+        """Take one message of the topic."""
+        self.messages += 1
+        try:
+            present = self._extract.present(message)
+        except DeviceFault as error:
+            self._fault = self._named(error)
+            return
+        if len(present) < len(self.names):
+            self._remember_names(message)
+        if not present:
+            return
+        stream = self.streams.get(present) or self._new_stream(present)
+        if stream is None:
+            return
+        self._fault = None
+        try:
+            stamp_ns, arrival_ns = self._stamp_ns(message), time.monotonic_ns()
+            values = self._extract.take(message)
+            way = self._way(message)
+            if isinstance(way, MovingWay):
+                way = way.at(stamp_ns)
+            if way is not None:
+                values = way.apply(self._part.layout, values, self.config.taken_at)
+            if stream.jumps is not None:
+                stream.jumps.check(values, stamp_ns, arrival_ns)
+        except DeviceError as error:
+            if isinstance(error, ImplausibleReading):
+                stream.buffer.clear()  # nothing is interpolated across a jump
+            stream.fault = self._named(error)
+            return
+        stream.take(Sample(stamp_ns, values, arrival_ns))
+
+    def silence(self, waited_s: float) -> DeviceError:
+        """Why elements are missing: the error to raise, with what there is instead."""
+        if self._fault is not None:
+            return self._fault
+        within = f" within {waited_s:g} s" if waited_s else ""
+        if self.subscription is None or self._io is None:
+            return DeviceTimeout(self.label, got="not subscribed")
+        if self.messages:
+            return self._missing_elements()
+        topic, wanted = self.subscription.topic, self.config.type
+        graph = self._io.topics()
+        foreign = [name for name in graph.get(topic, ()) if name != wanted]
+        if foreign and not self.subscription.publishers:
+            got = f"it carries {foreign[0]}"
+        elif self.subscription.publishers:
+            got = f"it is published, but no message came{within}"
+        else:
+            got = f"nobody publishes it{within}"
+        others = sorted(other for other, types in graph.items() if wanted in types)
+        others = [other for other in others if other != topic]
+        near = difflib.get_close_matches(topic, others or list(graph), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near and near[0] != topic else ""
+        return DeviceTimeout(
+            self.label, got=got, expected=f"{wanted}; topics of this type: {others}{hint}"
+        )
+
+    def late(
+        self, stream: Stream, sample: Sample, now_ns: int, max_ahead_s: float
+    ) -> DeviceError | None:
+        """Why a sample is too old, or from the future; None where it is neither.
+
+        Args:
+            stream: What it is of.
+            sample: The newest.
+            now_ns: The clock of the stamps.
+            max_ahead_s: How far stamps may be ahead of it.
+        """
+        stamp_age_s = (now_ns - sample.stamp_ns) / 1e9
+        silent_ns = time.monotonic_ns() - sample.arrival_ns
+        if self.config.latched:
+            return None
+        if stamp_age_s < -max_ahead_s:
+            fault = self._clock_fault(stream, sample, now_ns - silent_ns)
+            return DeviceFault(
+                self.label,
+                got=f"stamps {-stamp_age_s:.3f} s ahead of this machine's clock"
+                + (
+                    f": {fault.text}" if "simulated" in fault.text or "stands" in fault.text else ""
+                ),
+                expected=f"at most {max_ahead_s:g} s",
+                hint=fault.cure or "Synchronise the clocks (chrony, PTP), or set stamp: arrival",
+            )
+        if silent_ns / 1e9 > self.max_age_s:
+            publishers = self.subscription.publishers if self.subscription is not None else 0
+            return DeviceTimeout(
+                self.label_of(stream),
+                got=f"a newest message {silent_ns / 1e9:.3f} s old, {publishers} publishers",
+                expected=f"at most {self.max_age_s:g} s",
+                hint=self._silent_hint(publishers),
+            )
+        if stamp_age_s > self.max_age_s:
+            fault = self._clock_fault(stream, sample, now_ns - silent_ns)
+            return DeviceTimeout(
+                self.label_of(stream),
+                got=f"stamps {stamp_age_s:.3f} s old: {fault.text}",
+                expected=f"at most {self.max_age_s:g} s",
+                hint=fault.cure,
+            )
+        return None
+
+    def label_of(self, stream: Stream) -> str:
+        """The topic, and which elements where it has several streams."""
+        if len(stream.columns) == len(self._part.columns) or not self.names:
+            return self.label
+        names = [self.names[self._part.columns.index(column)] for column in stream.columns]
+        return f"{self.label[:-1]}: {', '.join(names)})"
+
+    def notes(self) -> list[str]:
+        """What is worth knowing about how the topic is read."""
+        notes = [self.frame_note] if self.frame_note else []
+        if self.config.latched:
+            notes.append(f"{self.label} is latched: the latest message counts, however old")
+        if len(self.streams) > 1:
+            notes.append(f"{self.label} brings its elements in {len(self.streams)} messages")
+        return notes
+
+    def _clock_fault(self, stream: Stream, sample: Sample, arrival_ns: int) -> Any:
+        if not self._simulated and self._io is not None:
+            self._simulated = "/clock" in self._io.topics()
+        same = getattr(stream, "same_stamps", 0)
+        return clock_fault(
+            sample.stamp_ns,
+            arrival_ns,
+            same if same >= _FROZEN else 0,
+            ROBOT,
+            self._simulated,
+            tolerance_ns=0,
+        )
+
+    def _silent_hint(self, publishers: int) -> str:
+        if not publishers:
+            return "Start the node that publishes it"
+        if self._io is None:
+            return ""
+        kept = {end.durability for end in self._io.endpoints(self.config.topic)[0]}
+        if kept == {"transient_local"}:
+            return "It is published once and kept (transient local): write latched: true"
+        return ""
+
+    def _new_stream(self, present: tuple[int, ...]) -> TopicStream | None:
+        if len(self.streams) >= _MOST_STREAMS:
+            return None
+        whole = not self.names or len(present) == len(self.names)
+        columns = self._part.columns if whole else tuple(self._part.columns[i] for i in present)
+        buffer = StampedBuffer(
+            self._history, LAYOUTS[self._part.layout].rotation, self._turns(columns)
+        )
+        stream = self.streams[present] = TopicStream(self, columns, buffer, self._jumps(columns))
+        return stream
+
+    def _named(self, error: DeviceError) -> DeviceError:
+        return type(error)(
+            f"{self.label}: {error.what}",
+            got=error.got,
+            expected=error.expected,
+            hint=error.hint,
+        )
+
+    def _stamp_ns(self, message: Any) -> int:
+        header = getattr(message, "header", None)
+        if self.config.stamp != "arrival" and header is not None:
+            stamp_ns = int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
+            if stamp_ns or self.config.stamp == "header":
+                return stamp_ns
+        assert self._io is not None  # noqa: S101 - prepare() came before
+        return self._io.now_ns()
+
+    def _way(self, message: Any) -> Transform | MovingWay | None:
+        """From the frame of a message to that of the observation; None: they are the same."""
+        header = getattr(message, "header", None)
+        frame = plain(header.frame_id) if header is not None else self._frame
+        if frame not in self._ways:
+            self._ways[frame] = self._find_way(frame)
+        return self._ways[frame]
+
+    def _find_way(self, frame: str) -> Transform | MovingWay | None:
+        expected, observed = self._frame, self._observed_frame
+        if not expected:
+            return None
+        if not frame:
+            if not self.config.frame:
+                raise DeviceFault(
+                    "header.frame_id",
+                    got="an empty name",
+                    expected=f"{expected}, or the contract says the frame",
+                    hint=f"Write frame: {expected} beside the topic, if that is the frame of its "
+                    "messages",
+                )
+            self.frame_note = f"{self.label}: header.frame_id is empty; taken as {expected!r}, as the contract says"
+            frame = expected
+        if frame == observed:
+            return None
+        way = self._frames.between(frame, observed)
+        if way is not None and way.can(self._part.layout):
+            return way
+        if way is None and self._tf is not None and self._part.layout not in ("vector", "scalar"):
+            return MovingWay(self._tf, observed, frame, self.max_age_s)
+        raise DeviceFault(
+            "header.frame_id",
+            got=repr(frame),
+            expected=expected,
+            hint=f"Correct the entry's frame, or say in transforms where {frame!r} is",
+        )
+
+    def _remember_names(self, message: Any) -> None:
+        if self._names_field is not None:
+            self._other_names.update(list(self._names_field.get(message))[:256])
+
+    def _missing_elements(self) -> DeviceFault:
+        known = sorted(self._other_names)
+        missing = [name for name in self.names if name not in self._other_names]
+        near = difflib.get_close_matches(missing[0], known, n=1) if missing else []
+        count = len(self.names)
+        return DeviceFault(
+            self.label,
+            got=f"{self.messages} messages, none with {missing or list(self.names)} "
+            f"in {self.config.names_field!r}",
+            expected=f"names that are there: {known}"
+            + (f"; did you mean {near[0]!r}?" if near else ""),
+            hint=""
+            if known
+            else f"Messages without names are taken by position: size: {count}, or indices",
+        )
+
+
+class TfPart:
+    """Looks the pose of a frame up on /tf.
+
+    Args:
+        what: The array, for errors.
+        part: Which frame, and where its pose goes.
+        target: Frame to see it in.
+        listener: Knows the frames.
+        max_age_s: Oldest that the messages of a frame on the way may be.
+    """
+
+    def __init__(
+        self, what: str, part: Part, target: str, listener: TfListener, max_age_s: float
+    ) -> None:
+        self.config, self.names = part.config, ()
+        self.part, self.columns = self, part.columns
+        self.max_age_s, self.fault = max_age_s, None
+        self.label = f"frame {part.config.tf!r} in {target!r} on {listener.topic} ({what})"
+        self.streams = {(): self}
+        self.subscription: TopicSubscription | None = None
+        self._target, self._source, self._listener = target, part.config.tf, listener
+        self._io: TopicIo | None = None
+        self._error: DeviceError | None = None
+        self._sign: Array | None = None
+
+    @property
+    def resample(self) -> Resample:
+        """How the values at a moment are found."""
+        return self.config.resample
+
+    def prepare(self, io: TopicIo) -> None:
+        """Forget everything."""
+        self._io, self._error, self._sign = io, None, None
+
+    def newest(self) -> Sample | None:
+        """The newest pose; its stamp is that of the frame on the way that was sent longest ago."""
+        assert self._io is not None  # noqa: S101 - prepare() came before
+        tree = self._listener.tree
+        try:
+            newest = tree.newest(self._target, self._source)
+            found = tree.lookup(self._target, self._source, newest[0] if newest else None)
+        except DeviceFault as error:
+            self._error = DeviceFault(
+                f"{self.label}: {error.what}",
+                got=error.got,
+                expected=error.expected,
+                hint=error.hint,
+            )
+            return None
+        stamp_ns, arrival_ns = newest or (self._io.now_ns(), time.monotonic_ns())
+        return Sample(stamp_ns, self._steady(pose_of(found.transform)), arrival_ns)
+
+    def at(self, stamp_ns: int, how: Resample) -> tuple[Array, int] | None:
+        """The pose at a moment, and how far the nearest message of a frame on the way is."""
+        try:
+            tree = self._listener.tree
+            found = tree.lookup(self._target, self._source, None if how == "latest" else stamp_ns)
+        except DeviceFault:
+            return None
+        return self._steady(pose_of(found.transform)), found.skew_ns
+
+    def silence(self, waited_s: float) -> DeviceError:
+        """Why there is no pose."""
+        if not self._listener.messages:
+            within = f" within {waited_s:g} s" if waited_s else ""
+            return DeviceTimeout(
+                self.label,
+                got=f"no message on {self._listener.topic} or {self._listener.topic}_static{within}",
+                hint="Start what publishes the frames (robot_state_publisher)",
+            )
+        return self._error or DeviceTimeout(self.label, got="no transform yet")
+
+    def late(
+        self, stream: Stream, sample: Sample, now_ns: int, max_ahead_s: float
+    ) -> DeviceError | None:
+        """Why a pose is too old, or from the future; None where it is neither."""
+        stamp_age_s = (now_ns - sample.stamp_ns) / 1e9
+        silent_ns = time.monotonic_ns() - sample.arrival_ns
+        if stamp_age_s < -max_ahead_s or (stamp_age_s > self.max_age_s >= silent_ns / 1e9):
+            simulated = self._io is not None and "/clock" in self._io.topics()
+            fault = clock_fault(
+                sample.stamp_ns, now_ns - silent_ns, 0, ROBOT, simulated, tolerance_ns=0
+            )
+            return DeviceFault(
+                self.label,
+                got=f"stamps {stamp_age_s:.3f} s old: {fault.text}",
+                expected=f"-{max_ahead_s:g} to {self.max_age_s:g} s",
+                hint=fault.cure.replace("set stamp: arrival", "repair the stamps of its publisher"),
+            )
+        if silent_ns / 1e9 > self.max_age_s:
+            return DeviceTimeout(
+                self.label,
+                got=f"a newest message {silent_ns / 1e9:.3f} s old",
+                expected=f"at most {self.max_age_s:g} s",
+            )
+        return None
+
+    def label_of(self, stream: Stream) -> str:
+        """The frame."""
+        return self.label
+
+    def notes(self) -> list[str]:
+        """Nothing."""
+        return []
+
+    def _steady(self, pose: Array) -> Array:
+        """q and -q are the same rotation: stay with the sign of before."""
+        if self._sign is not None and float(pose[3:] @ self._sign) < 0:
+            pose[3:] *= -1
+        self._sign = np.array(pose[3:])
+        return pose
