@@ -26,6 +26,7 @@ from launch_ros.actions import Node
 from launch import LaunchContext, LaunchDescription
 from user_bringup.running import PreparedRun, find_deployment, prepare_run
 from user_bringup.running.explain import yaml_text
+from user_bringup.rviz import ShownRobot, robots_of, rviz_view
 from user_fleet.deployment import (
     Argument,
     ProcessSpec,
@@ -161,9 +162,7 @@ def robot_state_publisher(prepared: PreparedRun, context: LaunchContext) -> list
     """robot_state_publisher for each arm whose URDF is known (launch argument ``urdf``, or the
     simulated arms' own)."""
     actions: list[Any] = []
-    for process in prepared.deployment.processes:
-        if process.executable != "hal_node":
-            continue
+    for process in robots_of(prepared.deployment):
         file = _urdf_of(process.parameters, LaunchConfiguration("urdf").perform(context))
         if file is None:
             continue
@@ -174,7 +173,14 @@ def robot_state_publisher(prepared: PreparedRun, context: LaunchContext) -> list
                 package="robot_state_publisher",
                 executable="robot_state_publisher",
                 namespace=process.namespace,
-                parameters=[{"robot_description": file.read_text(encoding="utf-8")}],
+                parameters=[
+                    {
+                        "robot_description": file.read_text(encoding="utf-8"),
+                        "frame_prefix": process.parameters.get("display", {}).get(
+                            "frame_prefix", ""
+                        ),
+                    }
+                ],
             )
         )
     return actions
@@ -186,8 +192,18 @@ def rviz(prepared: PreparedRun, context: LaunchContext) -> list[Any]:
         return []
     if not installed("rviz2"):
         return [LogInfo(msg="rviz2 is not installed: going on without it")]
-    view = Path(get_package_share_directory("user_bringup")) / "config" / "rviz" / "user.rviz"
-    return [Node(package="rviz2", executable="rviz2", arguments=["-d", str(view)])]
+    template = Path(get_package_share_directory("user_bringup")) / "config" / "rviz" / "user.rviz"
+    urdf = LaunchConfiguration("urdf").perform(context)
+    robots = [
+        ShownRobot.of(
+            process,
+            f"{process.namespace}/robot_description" if _urdf_of(process.parameters, urdf) else "",
+        )
+        for process in robots_of(prepared.deployment)
+    ]
+    file = prepared.folder / "config" / "user.rviz"
+    file.write_text(yaml_text(rviz_view(template, robots)), encoding="utf-8")
+    return [Node(package="rviz2", executable="rviz2", arguments=["-d", str(file)])]
 
 
 def _urdf_of(parameters: Any, chosen: str) -> Path | None:

@@ -23,7 +23,7 @@ from user_hal.cameras.images import ImageConfig, fit
 from user_hal.cameras.ros_topic import RosTopicCamera, RosTopicCameraConfig
 from user_hal.cameras.with_cameras import FrameAligner, RobotWithCameras
 from user_hal.fakes import LocalTopics
-from user_hal.fakes.local_topics import CompressedImage, Header, Image, Time
+from user_hal.fakes.local_topics import CameraInfo, CompressedImage, Header, Image, Time
 
 
 def image(height: int = 6, width: int = 5) -> Any:
@@ -224,6 +224,26 @@ def test_latency_and_arrival_stamps() -> None:
     camera.connect()
     assert camera.read().stamp_ns == 10**18 - 30_000_000
     camera.close()
+
+
+def test_the_calibration_beside_the_image_is_handed_on_for_the_image_as_it_is_here(
+    streaming: RosCameraDriver,
+) -> None:
+    camera = make(streaming.io, width=10, height=12)
+    whole = RobotWithCameras(FakeRobot(FakeRobotConfig()), {"wrist": camera}, 0.1)
+    assert whole.calibrations() == {}
+    camera.connect()
+    info = streaming.io.publisher("/cam/camera_info", "sensor_msgs/msg/CameraInfo")
+    info.publish(CameraInfo(height=6, width=5))
+    assert camera.calibration() is None, "a camera that is not calibrated says so by zeros"
+    k = [4.0, 0.0, 2.0, 0.0, 4.0, 2.5, 0.0, 0.0, 1.0]
+    info.publish(CameraInfo(Header(), 6, 5, "plumb_bob", [0.0] * 5, k))
+    found = whole.calibrations()["image_wrist"]
+    assert (found.width, found.height) == (10, 12)
+    np.testing.assert_allclose(found.k, [[8, 0, 4.5], [0, 8, 5.5], [0, 0, 1]])
+    camera.close()
+    assert "/cam/camera_info" in camera.topics_read
+    assert make(streaming.io, info_topic="none").topics_read == ("/cam/image_raw",)
 
 
 class Scripted(Camera):

@@ -21,8 +21,20 @@ from user_hal.safety import SafetyConfig
 class DisplayConfig(Config):
     """Frames (REP-105), and what is drawn."""
 
-    base_frame: str = setting("base", doc="Base frame of the robot.", min_length=1)
-    tool_frame: str = setting("tcp", doc="Frame of the tool centre point.", min_length=1)
+    base_frame: str = setting("", doc="Base frame of the robot; empty: as its driver says.")
+    tool_frame: str = setting(
+        "", doc="Frame of a wrench of which the driver does not say it; empty: the base frame."
+    )
+    frame_prefix: str = setting(
+        "",
+        doc="Put before the frames of what is published for people and other nodes, as frame_prefix "
+        "of robot_state_publisher: two arms of a kind in one tree, for instance robot0/.",
+    )
+    gripper_joints: dict[str, tuple[float, float]] = setting(
+        factory=dict,
+        doc="Joints of the gripper in the URDF, with their positions closed and open: they are "
+        "published among joint_states, so that rviz can draw the fingers; none: as the driver says.",
+    )
     marker_rate_hz: float = setting(
         10.0, doc="Highest rate of markers, while they have a subscriber.", unit="Hz", gt=0
     )
@@ -32,6 +44,27 @@ class DisplayConfig(Config):
         "drawn as a sphere where the robot has it.",
     )
     goal_radius_m: float = setting(0.02, doc="Radius of that sphere.", unit="m", gt=0)
+
+    def of(self, robot: Robot) -> DisplayConfig:
+        """With what the robot itself says where nothing else is configured."""
+        base = self.base_frame or base_frame_of(robot)
+        joints = self.gripper_joints or dict(getattr(robot, "gripper_joints", {}))
+        return self.replace(
+            base_frame=base, tool_frame=self.tool_frame or base, gripper_joints=joints
+        )
+
+
+def base_frame_of(robot: Robot) -> str:
+    """The base frame of a robot: its driver's ``base_frame``, or the frame of its tool's pose, of
+    its action, or of the first of its arrays that has one and is no image; ``base`` where it says
+    nothing."""
+    if said := str(getattr(robot, "base_frame", "")):
+        return said
+    spec = robot.spec
+    arrays = {name: item for name, item in spec.observation.items() if len(item.shape) < 3}
+    first = [arrays[name].frame for name in ("tcp_pose", "tcp_velocity") if name in arrays]
+    frames = [*first, spec.action.frame, *(item.frame for item in arrays.values())]
+    return next((frame for frame in frames if frame), "base")
 
 
 class RobotFile(Config):

@@ -17,6 +17,7 @@ from user_hal.sim.kinematics import (
     rotation_vector,
     tool_down,
 )
+from user_hal.sim.mjcf import optical_frame
 from user_hal.sim.scene import scene_xml
 from user_hal.sim.urdf import arm_urdf
 from user_testing.urdf_reader import Urdf
@@ -156,3 +157,21 @@ def test_wrong_questions_name_what_is_there() -> None:
         arm_named("kuka")
     with pytest.raises(SpecError, match="panda_joint1"):
         Kinematics(PANDA).tcp_pose(np.zeros(6))
+
+
+@arms
+def test_cameras_are_at_the_same_place_in_mjcf_and_urdf(arm) -> None:
+    urdf = Urdf(arm_urdf(arm))
+    model = mujoco.MjModel.from_xml_string(scene_xml(arm.name, "reach"))
+    data = mujoco.MjData(model)
+    for joints in random_joints(arm, 3):
+        positions = dict(zip(arm.joint_names, joints, strict=True))
+        for name, value in positions.items():
+            data.qpos[model.joint(name).qposadr[0]] = value
+        mujoco.mj_forward(model, data)
+        for camera in ("front", "wrist"):
+            number = model.camera(camera).id
+            pose = urdf.pose(optical_frame(camera), positions)
+            np.testing.assert_allclose(pose[:3, 3], data.cam_xpos[number], atol=1e-6)
+            seen = data.cam_xmat[number].reshape(3, 3) * [1, -1, -1]  # MuJoCo looks along -z
+            np.testing.assert_allclose(pose[:3, :3], seen, atol=1e-6)

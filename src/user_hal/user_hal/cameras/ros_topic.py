@@ -13,12 +13,14 @@ from user_core.errors import ConfigError, DeviceFault, DeviceNotConnected, Devic
 from user_core.interfaces import Camera, Discovered, Frame
 from user_core.specs import Array, ArraySpec
 from user_hal.cameras import decoding
-from user_hal.clock_faults import ClockFault
+from user_hal.cameras.calibration import Calibration, info_topic
 from user_hal.cameras.images import FrameRing, ImageConfig, fit, own
 from user_hal.cameras.video import VIDEO_TYPES, VideoDecoder
+from user_hal.clock_faults import ClockFault
 from user_hal.topic_io import Reliability, TopicIo, TopicSubscription
 
 RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+INFO = "sensor_msgs/msg/CameraInfo"
 #: How long a topic of the expected type may be awaited before one of another type is taken.
 _LOOK_S = 0.1
 
@@ -47,6 +49,11 @@ class RosTopicCameraConfig(ImageConfig):
     """Which topic, and how it is read."""
 
     topic: str = setting("", doc="Image topic, for instance /wrist/color/image_raw.", min_length=1)
+    info_topic: str = setting(
+        "",
+        doc="Topic of its sensor_msgs/CameraInfo, which is handed on for the image as it is here; "
+        "empty: camera_info beside the image; none: there is none.",
+    )
     kind: Literal["colour", "depth"] = setting(
         "colour",
         doc="colour: (height, width, 3) uint8, RGB, as image_<name>. depth: (height, width, 1), "
@@ -108,6 +115,8 @@ class RosTopicCamera(Camera):
         self._video: VideoDecoder | None = None
         self._io: TopicIo | None = None
         self._subscription: TopicSubscription | None = None
+        self._info: list[TopicSubscription] = []
+        self._calibration: Calibration | None = None
         self._ring = FrameRing(
             config.topic, self._develop, config.max_age_s, config.history, self._now_ns
         )
@@ -118,8 +127,17 @@ class RosTopicCamera(Camera):
 
     @property
     def topics_read(self) -> tuple[str, ...]:
-        """The image topic."""
-        return (self._config.topic,)
+        """The image topic, and that of its calibration."""
+        return (self._config.topic, *self._info_topics)
+
+    @property
+    def _info_topics(self) -> tuple[str, ...]:
+        topic = self._config.info_topic or info_topic(self._config.topic)
+        return () if topic == "none" else (topic,)
+
+    def calibration(self) -> Calibration | None:
+        """Of the images that it gives; None while none was heard."""
+        return self._calibration
 
     @property
     def spec(self) -> ArraySpec:
@@ -164,6 +182,10 @@ class RosTopicCamera(Camera):
             self._subscribe(self._io, (known or self._config.types)[0])
             if not self._wait_for_good(self._io):
                 raise self._ring.fault or self._silence(self._type)
+            self._info = [
+                self._io.subscribe(topic, INFO, self._take_info, reliability="best_effort")
+                for topic in self._info_topics
+            ]
         except BaseException:
             self.close()
             raise
@@ -179,8 +201,9 @@ class RosTopicCamera(Camera):
     def close(self) -> None:
         """Unsubscribe."""
         subscription, self._subscription = self._subscription, None
-        if subscription is not None:
-            subscription.close()
+        for one in ([subscription] if subscription is not None else []) + self._info:
+            one.close()
+        self._info = []
         self._ring.close()
 
     @classmethod
@@ -220,6 +243,13 @@ class RosTopicCamera(Camera):
             if others:
                 self._subscribe(io, others[0])
         return False
+
+    def _take_info(self, message: Any) -> None:
+        try:
+            found = Calibration.of(message)
+        except ValueError:  # matrices of another size
+            return
+        self._calibration = None if found is None else found.fitted(self._config)
 
     def _receive(self, message: Any) -> None:
         stamp_ns = self._now_ns()

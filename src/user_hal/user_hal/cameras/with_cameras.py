@@ -16,8 +16,9 @@ from user_core.interfaces import Camera, Frame, Robot
 from user_core.plugins import PluginChoice
 from user_core.specs import Array, ArraySpec, RobotSpec
 from user_core.types import Observation
-from user_hal.clock_faults import ClockFault
+from user_hal.cameras.calibration import Calibrated, Calibration
 from user_hal.cameras.images import RemembersFrames
+from user_hal.clock_faults import ClockFault
 from user_hal.topic_io import TopicIo, attach_topics
 
 IMAGE, DEPTH = "image_", "depth_"
@@ -198,9 +199,29 @@ class RobotWithCameras(Robot):
         return self._spec
 
     @property
+    def base_frame(self) -> str:
+        """The robot's, where it says one."""
+        return str(getattr(self._robot, "base_frame", ""))
+
+    @property
+    def gripper_joints(self) -> Mapping[str, tuple[float, float]]:
+        """The robot's: positions closed and open of the joints of its gripper."""
+        found: Mapping[str, tuple[float, float]] = getattr(self._robot, "gripper_joints", {})
+        return found
+
+    @property
     def devices(self) -> Sequence[Robot | Camera]:
         """The robot and its cameras."""
         return (self._robot, *self._cameras.values())
+
+    def calibrations(self) -> dict[str, Calibration]:
+        """Of the images whose camera is calibrated, by the name of the observation."""
+        own = self._robot.calibrations() if hasattr(self._robot, "calibrations") else {}
+        return own | {
+            observation_name(name, camera.spec): found
+            for name, camera in self._cameras.items()
+            if isinstance(camera, Calibrated) and (found := camera.calibration()) is not None
+        }
 
     def attach(self, io: TopicIo) -> None:
         """Hand topics to the robot and to every camera that wants them."""

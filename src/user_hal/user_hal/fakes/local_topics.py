@@ -164,6 +164,20 @@ class Image:
 
 
 @dataclass
+class CameraInfo:
+    """sensor_msgs/msg/CameraInfo."""
+
+    header: Header = field(default_factory=Header)
+    height: int = 0
+    width: int = 0
+    distortion_model: str = ""
+    d: list[float] = field(default_factory=list)
+    k: list[float] = field(default_factory=lambda: [0.0] * 9)
+    r: list[float] = field(default_factory=lambda: [0.0] * 9)
+    p: list[float] = field(default_factory=lambda: [0.0] * 12)
+
+
+@dataclass
 class CompressedImage:
     """sensor_msgs/msg/CompressedImage."""
 
@@ -246,6 +260,7 @@ MESSAGES: dict[str, type[Any]] = {
     "geometry_msgs/msg/Twist": Twist,
     "geometry_msgs/msg/TwistStamped": TwistStamped,
     "geometry_msgs/msg/WrenchStamped": WrenchStamped,
+    "sensor_msgs/msg/CameraInfo": CameraInfo,
     "sensor_msgs/msg/CompressedImage": CompressedImage,
     "sensor_msgs/msg/Image": Image,
     "sensor_msgs/msg/JointState": JointState,

@@ -71,8 +71,8 @@ class HalNode(LifecycleNode):
         stack.callback(bridge_logging(self.get_logger(), "user_hal"))
         refuse_old_spelling(self._parameter_overrides, "robot")
         config = self._robot_file = self.config.expand(self._parameter_overrides)
-        self._display = config.display
         robot = build_robot(config)
+        self._display = config.display.of(robot)
         self._robot_trouble = getattr(robot, "trouble", lambda: NO_REASON)
         topic_io = RosTopicIo(self)
         stack.callback(topic_io.close)
@@ -96,10 +96,11 @@ class HalNode(LifecycleNode):
         self._markers = self.advertise(topics.MARKERS)
         self._standard = StandardTopics(
             robot.spec,
-            config.display,
+            self._display,
             self._advertise_unread,
             self._show_markers,
             lambda: self._markers.wanted,
+            getattr(robot, "calibrations", dict),
         )
         self._listen_for_actions(stack)
         self._serve()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import array
 import logging
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from geometry_msgs.msg import Point, PoseStamped, Quaternion, TwistStamped, Vector3, WrenchStamped
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import ColorRGBA
@@ -18,15 +20,16 @@ from user_comm import topics
 from user_comm.converters import set_stamp
 from user_comm.endpoints import TopicPublisher
 from user_comm.topics import Topic
-from user_core.specs import Array, Arrays, RobotSpec
+from user_core.specs import Array, Arrays, ArraySpec, RobotSpec
 from user_core.types import ActedBy, ActionChunk, Observation
+from user_hal.cameras.calibration import Calibration
 from user_hal.robot_file import DisplayConfig
 from user_hal.runtime.control_loop import HalStatus
 from user_hal.safety.config import WorkspaceConfig
 from user_hal.safety.stops import SafetyState
 
 _log = logging.getLogger(__name__)
-_IMAGE = "image_"
+_KINDS = ("image", "depth")
 #: How often it is asked whether anybody listens.
 _LOOK_PERIOD_S = 0.2
 #: Makes a publisher; None where the topic must not be published.
@@ -47,6 +50,7 @@ class StandardTopics:
         advertise: Makes a publisher, or none for a topic that the robot is read from.
         extra: Called with every observation that is worked on, for further topics.
         extra_wanted: Whether anybody listens to those.
+        calibrations: What is known now of how cameras project, by the name of the observation.
     """
 
     def __init__(
@@ -56,7 +60,9 @@ class StandardTopics:
         advertise: Advertise,
         extra: Callable[[Observation], None] = lambda observation: None,
         extra_wanted: Callable[[], bool] = lambda: False,
+        calibrations: Callable[[], Mapping[str, Calibration]] = dict,
     ) -> None:
+        self._calibrations = calibrations
         self._spec, self._display = spec, display
         self._extra, self._extra_wanted = extra, extra_wanted
         self._look_s, self._wanted = 0.0, False
@@ -105,9 +111,10 @@ class StandardTopics:
             if name in self._spec.observation:
                 self._add(advertise(topic), maker)
         for name, item in self._spec.observation.items():
-            if name.startswith(_IMAGE) and len(item.shape) == 3 and item.dtype == "uint8":
-                camera = name.removeprefix(_IMAGE)
-                image, info = self._camera(name, item.frame, item.shape)
+            kind, _, camera = name.partition("_")
+            if kind in _KINDS and camera and len(item.shape) == 3:
+                make = self._image if kind == "image" else self._depth
+                image, info = make(name, item), self._info(name, item)
                 self._add(advertise(topics.CAMERA_IMAGE.at(camera=camera)), image)
                 self._add(advertise(topics.CAMERA_INFO.at(camera=camera)), info)
 
@@ -146,19 +153,33 @@ class StandardTopics:
             message.velocity = _doubles(arrays["joint_velocity"])
         if "joint_effort" in arrays:
             message.effort = _doubles(arrays["joint_effort"])
+        self._add_fingers(message, arrays)
         return message
+
+    def _add_fingers(self, message: JointState, arrays: Arrays) -> None:
+        """The gripper's joints, where they are known; whole arrays only, as the message asks for."""
+        known = self._display.gripper_joints
+        opening = float(arrays["gripper"].reshape(-1)[0]) if "gripper" in arrays else 0.0
+        for name, (closed, opened) in known.items():
+            if name in message.name:
+                continue
+            message.name.append(name)
+            message.position.append(closed + opening * (opened - closed))
+            for more in (message.velocity, message.effort):
+                if more:
+                    more.append(0.0)
 
     def _pose(self, observation: Observation) -> PoseStamped:
         x, y, z, qx, qy, qz, qw = observation.arrays["tcp_pose"].tolist()
         message = PoseStamped()
-        self._stamp(message, observation)
+        self._stamp(message, observation, self._spec.observation["tcp_pose"].frame)
         message.pose.position = Point(x=x, y=y, z=z)
         message.pose.orientation = Quaternion(x=qx, y=qy, z=qz, w=qw)
         return message
 
     def _twist(self, observation: Observation) -> TwistStamped:
         message = TwistStamped()
-        self._stamp(message, observation)
+        self._stamp(message, observation, self._spec.observation["tcp_velocity"].frame)
         message.twist.linear, message.twist.angular = _vectors(observation.arrays["tcp_velocity"])
         return message
 
@@ -175,26 +196,50 @@ class StandardTopics:
         message.position = _doubles(observation.arrays["gripper"].reshape(-1)[:1])
         return message
 
-    def _camera(self, name: str, frame: str, shape: tuple[int, ...]) -> tuple[Maker, Maker]:
-        height, width, channels = shape
+    def _image(self, name: str, spec: ArraySpec) -> Maker:
+        height, width, channels = spec.shape
 
         def image(observation: Observation) -> Image:
             message = Image(height=height, width=width, step=width * channels)
-            self._stamp(message, observation, frame)
+            self._stamp(message, observation, spec.frame)
             message.encoding = "rgb8" if channels == 3 else "mono8"
             message.data = array.array("B", observation.arrays[name].tobytes())
             return message
 
-        def info(observation: Observation) -> CameraInfo:
-            message = CameraInfo(height=height, width=width)  # K of zeros: not calibrated
-            self._stamp(message, observation, frame)
+        return image
+
+    def _depth(self, name: str, spec: ArraySpec) -> Maker:
+        """Metres as 32FC1, NaN where nothing was measured (REP-118)."""
+        height, width, _ = spec.shape
+        step_m = float(spec.unit.split()[0]) if spec.dtype == "uint16" and " " in spec.unit else 1.0
+
+        def image(observation: Observation) -> Image:
+            metres = observation.arrays[name].astype("float32") * np.float32(step_m)
+            metres[metres <= 0] = np.nan
+            message = Image(height=height, width=width, step=width * 4, encoding="32FC1")
+            self._stamp(message, observation, spec.frame)
+            message.is_bigendian = int(sys.byteorder == "big")
+            message.data = array.array("B", metres.tobytes())
             return message
 
-        return image, info
+        return image
+
+    def _info(self, name: str, spec: ArraySpec) -> Maker:
+        height, width, _ = spec.shape
+
+        def info(observation: Observation) -> CameraInfo:
+            message = CameraInfo(height=height, width=width)  # K of zeros: not calibrated
+            calibration = self._calibrations().get(name)
+            if calibration is not None:
+                calibration.fill(message)
+            self._stamp(message, observation, spec.frame)
+            return message
+
+        return info
 
     def _stamp(self, message: Any, observation: Observation, frame: str = "") -> None:
         set_stamp(message.header.stamp, observation.stamp_ns)
-        message.header.frame_id = frame or self._display.base_frame
+        message.header.frame_id = self._display.frame_prefix + (frame or self._display.base_frame)
 
 
 def _doubles(values: Array) -> array.array[float]:
@@ -240,7 +285,7 @@ def markers(
         marker.pose.position = Point(x=x, y=y, z=z)
         found.append(marker)
     for marker in found:
-        marker.header.frame_id = display.base_frame
+        marker.header.frame_id = display.frame_prefix + display.base_frame
         set_stamp(marker.header.stamp, observation.stamp_ns)
     return MarkerArray(markers=found)
 

@@ -14,8 +14,10 @@ from user_core.errors import ConfigError, DeviceFault, DeviceNotConnected, Devic
 from user_core.interfaces import Discovered, Robot
 from user_core.specs import Array, RobotSpec
 from user_core.types import AppliedAction, Observation
+from user_hal.cameras.calibration import Calibration
 from user_hal.sim.arms import ARMS
 from user_hal.sim.control import control_named
+from user_hal.sim.mjcf import FRONT, wrist_view
 from user_hal.sim.periodic import PeriodicThread
 from user_hal.sim.rendering import SceneImages, Snapshot
 from user_hal.sim.scene import Scene, observation_arrays, observation_specs
@@ -134,6 +136,22 @@ class MujocoRobot(Robot):
             task_reward=True,
             grippers=(action.size - 1,) if self.scene.has_gripper else (),
         )
+
+    @property
+    def gripper_joints(self) -> dict[str, tuple[float, float]]:
+        """Positions of its fingers, closed and open, metres, by the names that the URDF has."""
+        gripper = self.scene.arm.gripper
+        opened = gripper.stroke_m if self.scene.has_gripper else 0.0  # or else it holds something
+        return dict.fromkeys(gripper.finger_names, (0.0, opened))
+
+    def calibrations(self) -> dict[str, Calibration]:
+        """Of its images, by the name of the observation."""
+        views = {"front": FRONT, "wrist": wrist_view(self.scene.arm.gripper)}
+        width, height = self.config.image_width, self.config.image_height
+        return {
+            f"image_{camera}": Calibration.ideal(width, height, views[camera].fovy_deg)
+            for camera in self.config.cameras
+        }
 
     def _steps_in_a_tick(self) -> int:
         wanted = round(TICK_S * self.config.speed / self.scene.timestep_s)

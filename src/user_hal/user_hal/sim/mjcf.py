@@ -20,13 +20,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 from xml.etree import ElementTree as ET
 
 import numpy as np
 
 from user_core.specs import Array
-from user_hal.sim.description import Arm, Joint, Link, Shape
+from user_hal.sim.description import Arm, Gripper, Joint, Link, Shape
 from user_hal.sim.kinematics import dh_transform, quaternion_xyzw, z_transform
 
 PALETTE: dict[str, tuple[float, float, float, float]] = {
@@ -67,13 +68,55 @@ def pose_attributes(pose: Array) -> dict[str, str]:
     return {"pos": numbers(pose[:3, 3]), "quat": numbers((w, x, y, z))}
 
 
-def look_at(eye_m: Sequence[float], target_m: Sequence[float], up: Sequence[float]) -> str:
-    """``xyaxes`` of a camera at ``eye_m`` that looks at ``target_m``."""
-    backwards = np.subtract(eye_m, target_m)
-    right = np.cross(up, backwards)
-    right /= np.linalg.norm(right)
-    above = np.cross(backwards, right)
-    return numbers([*right, *(above / np.linalg.norm(above))])
+@dataclass(frozen=True)
+class View:
+    """Where a camera is, and what it sees.
+
+    Attributes:
+        eye_m: Where it is, in the frame of the body that it is fixed to.
+        target_m: What it looks at.
+        up: What is up in its image.
+        fovy_deg: Vertical field of view.
+    """
+
+    eye_m: tuple[float, float, float]
+    target_m: tuple[float, float, float]
+    up: tuple[float, float, float]
+    fovy_deg: float
+
+    def element(self, parent: ET.Element, name: str) -> None:
+        """Add the camera to a body."""
+        pose = self.optical_pose()
+        ET.SubElement(
+            parent, "camera", name=name, pos=numbers(self.eye_m),
+            xyaxes=numbers([*pose[:3, 0], *-pose[:3, 1]]), fovy=numbers([self.fovy_deg]),
+        )  # fmt: skip
+
+    def optical_pose(self) -> Array:
+        """Pose (4, 4) of its optical frame (REP-103: z forward, x right, y down) in the body's."""
+        forward = np.subtract(self.target_m, self.eye_m)
+        forward = forward / np.linalg.norm(forward)
+        right = np.cross(forward, self.up)
+        right /= np.linalg.norm(right)
+        pose = np.eye(4)
+        pose[:3, :3] = np.stack([right, np.cross(forward, right), forward], axis=1)
+        pose[:3, 3] = self.eye_m
+        return pose
+
+
+FRONT = View((1.08, -0.12, 0.50), (0.40, 0.0, 0.155), (0, 0, 1), 42.0)
+OVERVIEW = View((1.32, -1.02, 0.86), (0.27, 0.0, 0.27), (0, 0, 1), 37.0)
+
+
+def wrist_view(gripper: Gripper) -> View:
+    """The camera on the hand, which looks at what the fingers hold."""
+    eye = (0.085, 0.0, gripper.tcp_z_m - 0.105)
+    return View(eye, (0.0, 0.0, gripper.tcp_z_m + 0.03), (1, 0, 0), 62.0)
+
+
+def optical_frame(camera: str) -> str:
+    """Name of the frame of a camera's images."""
+    return f"camera_{camera}_optical_frame"
 
 
 def add_shape(parent: ET.Element, shape: Shape, **attributes: str) -> ET.Element:
@@ -142,18 +185,8 @@ def add_surroundings(world: ET.Element) -> None:
         for y in (-0.40, 0.40):
             leg = {"type": "box", "pos": f"{x} {y} -0.41", "size": "0.03 0.03 0.33"}
             ET.SubElement(world, "geom", leg | SEEN, material="table_edge")
-    for name, eye, target, fovy in (
-        ("front", (1.08, -0.12, 0.50), (0.40, 0.0, 0.155), "42"),
-        ("overview", (1.32, -1.02, 0.86), (0.27, 0.0, 0.27), "37"),
-    ):
-        ET.SubElement(
-            world,
-            "camera",
-            name=name,
-            pos=numbers(eye),
-            xyaxes=look_at(eye, target, (0, 0, 1)),
-            fovy=fovy,
-        )
+    FRONT.element(world, "front")
+    OVERVIEW.element(world, "overview")
 
 
 Drive = Literal["joints", "tool"]
@@ -285,16 +318,9 @@ def _add_gripper(root: ET.Element, arm: Arm, movable: bool) -> None:
     _add_inertial(hand, gripper.hand)
     for shape in gripper.hand.shapes:
         add_shape(hand, shape)
-    eye_z_m = gripper.tcp_z_m - 0.105
-    eye, target = (0.085, 0.0, eye_z_m), (0.0, 0.0, gripper.tcp_z_m + 0.03)
-    ET.SubElement(
-        hand,
-        "camera",
-        name="wrist",
-        pos=numbers(eye),
-        xyaxes=look_at(eye, target, (1, 0, 0)),
-        fovy="62",
-    )
+    view = wrist_view(gripper)
+    view.element(hand, "wrist")
+    eye_z_m = view.eye_m[2]
     for x_m, size in ((0.075, "0.011 0.030 0.011"), (0.05, "0.02 0.02 0.006")):
         housing = {"type": "box", "pos": numbers((x_m, 0, eye_z_m - 0.023)), "size": size}
         ET.SubElement(hand, "geom", housing | SEEN, material="black")

@@ -13,7 +13,7 @@ from user_core.errors import DeviceFault, SpecError
 from user_core.specs import Array, ArraySpec
 from user_hal.sim.arms import arm_named
 from user_hal.sim.kinematics import Kinematics, solve_inverse, tool_down
-from user_hal.sim.mjcf import TOOL_AXES, Drive, scene_mjcf
+from user_hal.sim.mjcf import TOOL_AXES, Drive, optical_frame, scene_mjcf
 from user_hal.sim.tasks import Task, task_named
 
 #: Range of the simulated wrist force sensor, N and N m; readings saturate there.
@@ -405,9 +405,7 @@ def observation_specs(
         specs["gripper"] = ArraySpec((1,), low=0.0, high=1.0, names=("gripper",))
     specs.update(scene.task.feature_specs(base))
     for camera in cameras:
-        specs[f"image_{camera}"] = ArraySpec(
-            (*image_hw, 3), "uint8", frame=f"camera_{camera}_optical_frame"
-        )
+        specs[f"image_{camera}"] = ArraySpec((*image_hw, 3), "uint8", frame=optical_frame(camera))
     return specs
 
 

@@ -17,14 +17,15 @@ from user_core.specs import Array
 from user_hal.sim.arms import ARMS
 from user_hal.sim.description import Arm, Joint, Link, Shape
 from user_hal.sim.kinematics import dh_transform, z_transform
-from user_hal.sim.mjcf import PALETTE, numbers
+from user_hal.sim.mjcf import FRONT, PALETTE, numbers, optical_frame, wrist_view
 
 
 def arm_urdf(arm: Arm) -> str:
     """The URDF document of an arm with its gripper; the root link is the base frame.
 
     Frames: the links of the arm, the flange, the hand, two fingers (prismatic joints, the
-    second mimics the first) and the tool frame.
+    second mimics the first), the tool frame, and the optical frames of the cameras ``front`` and
+    ``wrist``.
     """
     root = ET.Element("robot", name=arm.name)
     comment = " Made by python -m user_hal.sim.urdf; sources in user_hal/sim/arms. "
@@ -42,6 +43,12 @@ def arm_urdf(arm: Arm) -> str:
         _add_limits(element, joint)
         parent, before = link.name, np.eye(4)
     _add_gripper(root, arm, parent)
+    hand = arm.gripper.hand.name
+    views = (("front", arm.base.name, FRONT), ("wrist", hand, wrist_view(arm.gripper)))
+    for camera, parent, view in views:
+        frame = optical_frame(camera)
+        ET.SubElement(root, "link", name=frame)
+        _add_joint(root, f"{frame}_joint", "fixed", parent, frame, view.optical_pose())
     ET.indent(root)
     return '<?xml version="1.0"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
