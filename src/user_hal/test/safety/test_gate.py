@@ -80,6 +80,39 @@ def test_commands_in_rhythm_with_jitter_lose_nothing() -> None:
         assert not gate.judge(full, i * PERIOD_NS + jitter_ns).changed
 
 
+def test_stops_in_between_win_no_speed() -> None:
+    gate = make_gate(ActionKind.EE_DELTA, velocity={"linear": 0.1})
+    way = 0.0
+    for i in range(51):
+        way += float(gate.judge(command(0.01, 0, 0, 0, 0, 0, 0), i * PERIOD_NS // 2).action[0])
+        gate.hold()
+    assert way == pytest.approx(0.1 * (2.5 + 0.15), rel=1e-3)
+
+
+def test_one_command_moves_no_further_than_the_velocity_does_in_a_period() -> None:
+    gate = make_gate(ActionKind.EE_DELTA, velocity={"linear": 0.1})
+    for i in range(4):  # what was not used up is for commands that come early, not for leaps
+        verdict = gate.judge(command(0.05, 0, 0, 0, 0, 0, 0), 4 * i * PERIOD_NS)
+        assert float(verdict.action[0]) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("kind", [ActionKind.EE_DELTA, ActionKind.JOINT_POSITION])
+def test_the_next_command_is_judged_against_what_was_carried_out(kind: ActionKind) -> None:
+    gate = make_gate(kind, acceleration={"each": [1.0]}, step={"each": [0.05]})
+    absolute = kind is ActionKind.JOINT_POSITION
+
+    def ask(time_ns: int) -> float:
+        asked = command(1.0 if absolute else 0.05, *[0.0] * (7 if absolute else 6))
+        verdict = gate.judge(asked, time_ns)
+        assert verdict.action is not None
+        return float(verdict.action[0])
+
+    sent = [ask(i * PERIOD_NS) for i in range(6)][-1]  # at full speed
+    held = sent - 0.05 if absolute else 0.0  # the driver could not move it any further
+    gate.executed(command(held, *[0.0] * (7 if absolute else 6)))
+    assert ask(6 * PERIOD_NS) - held == pytest.approx(0.01, abs=1e-6)  # and it starts from rest
+
+
 def test_velocity_changes_no_faster_than_the_acceleration_allows() -> None:
     gate = make_gate(ActionKind.EE_DELTA, acceleration={"linear": 1.0})  # 0.01 m per period^2
     full, still = command(0.05, 0, 0, 0, 0, 0, 0), command(*STILL)

@@ -166,6 +166,12 @@ class CommandPath:
             self.supervisor.sent()
             return Order(verdict.action, row, verdict.changed)
 
+    def executed(self, order: Order, action: Array) -> None:
+        """The driver carried an order out, as this action, (A,)."""
+        if not np.array_equal(action, order.action):
+            with self.lock:
+                self.gate.executed(action)
+
     def observed(self, observation: Observation) -> None:
         """Take over a new reading, which must fit the spec."""
         with self.lock:

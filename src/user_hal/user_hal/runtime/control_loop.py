@@ -367,6 +367,7 @@ class HalLoop:
         row = order.row
         try:
             executed = self._guard.command(order.action)
+            self.path.executed(order, executed)
             if self.path.supervisor.state is not SafetyState.ACTIVE:
                 self._stopper.request()  # a stop came between the gate and the driver
             self.acting = row.chunk

@@ -30,6 +30,7 @@ class Form(ABC):
         self.layout, self.motion = layout, motion
         self.rest = [0.0] * layout.action_size
         self.resting = True
+        self._start = list(motion.target)  # target before the last command
 
     @abstractmethod
     def start(self, values: list[float]) -> bool:
@@ -57,7 +58,14 @@ class Form(ABC):
 
     def sent(self, values: list[float]) -> None:
         """The action, (A,), is being sent."""
+        self._start[:] = self.motion.target
         self.resting = False
+
+    def executed(self, values: list[float]) -> None:
+        """What was sent last was carried out as this action, (A,); refill ``displacement``."""
+        self.motion.target[:] = self._start
+        self.start(values)
+        self.sent(values)
 
     def hold(self) -> None:
         """The robot was stopped and holds where it is."""
@@ -133,6 +141,9 @@ class RateForm(ChangeForm):
     def sent(self, values: list[float]) -> None:
         self.resting = False
 
+    def executed(self, values: list[float]) -> None:
+        self.start(values)
+
 
 def action_scale(scale: Sequence[float], layout: MotionLayout) -> list[float]:
     """One factor per element of a change or rate, (A,).
@@ -183,6 +194,7 @@ class PoseTargetForm(Form):
         self._turns = layout.angular.stop > layout.angular.start
         self._target_q: Quaternion = (0.0, 0.0, 0.0, 1.0)
         self._position_q: Quaternion = (0.0, 0.0, 0.0, 1.0)
+        self._start_q = self._target_q
 
     def observe(self, arrays: Arrays) -> None:
         super().observe(arrays)
@@ -220,9 +232,14 @@ class PoseTargetForm(Form):
 
     def sent(self, values: list[float]) -> None:
         super().sent(values)
+        self._start_q = self._target_q
         self.motion.target[:] = values[: self.layout.linear.stop]
         if self._turns:
             self._target_q, _ = _unit(values[3:7])
+
+    def executed(self, values: list[float]) -> None:
+        self._target_q = self._start_q
+        super().executed(values)
 
     def hold(self) -> None:
         super().hold()
@@ -258,6 +275,9 @@ class PlainForm(Form):
 
     def sent(self, values: list[float]) -> None:
         super().sent(values)
+        self._before[:] = values
+
+    def executed(self, values: list[float]) -> None:
         self._before[:] = values
 
 

@@ -122,6 +122,13 @@ class SafetyGate:
         allowed = np.array(values, self._dtype)
         return Verdict(allowed, tuple(reasons), f"limited by {', '.join(reasons)}")
 
+    def executed(self, action: Array) -> None:
+        """What was sent last was really carried out as this action, (A,): the next command is
+        judged against that, not against what was asked for."""
+        values: list[float] = action.tolist()
+        for group in self.groups:
+            group.executed(values[group.part])
+
     def hold(self) -> None:
         """The robot was stopped: the next command starts from rest, where the robot is."""
         for group in self.groups:

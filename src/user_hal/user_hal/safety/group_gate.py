@@ -106,9 +106,14 @@ class GroupGate:
         self._form.sent(values)
         motion.previous[:] = motion.displacement
 
+    def executed(self, values: list[float]) -> None:
+        """What was sent last was carried out as these elements, (A,): the driver shortened it."""
+        if self._moves and not self._form.resting:
+            self._form.executed(values)
+            self._motion.previous[:] = self._motion.displacement
+
     def hold(self) -> None:
         """The robot was stopped: the next command starts from rest, where the robot is."""
-        self._last_ns = None
         self._rest()
         self._form.hold()
         for rule in self._rules:

@@ -238,8 +238,10 @@ class VelocityRule(Rule):
     """Limits displacement over time: each element, then the lengths of the vectors.
 
     Displacement is earned with time and spent by commands (a token bucket), so that commands
-    that come too often move no faster, while one that comes a little late loses nothing. An
-    action that is itself a velocity goes on by itself and is limited directly.
+    that come too often move no faster, while one that comes a little late loses nothing. One
+    command alone moves no further than the velocity does in a period. A stop fills nothing up:
+    stops in between win no speed. An action that is itself a velocity goes on by itself and is
+    limited directly.
     """
 
     code = VELOCITY
@@ -249,18 +251,17 @@ class VelocityRule(Rule):
         self._vectors = config.vectors(layout, "velocity")
         self._spends = not layout.rate
         self._burst_s = period_s * (_BURST_PERIODS if self._spends else 1.0)
-        self.hold()
-
-    def hold(self) -> None:
-        """A robot at rest has its full allowance."""
+        self._period_s = period_s
         self._earned = [limit * self._burst_s for limit in self._each]
         self._earned_lengths = [limit * self._burst_s for _, limit in self._vectors]
 
     def limit(self, motion: Motion) -> bool:
         self._earn(motion.elapsed_s)
-        limited = clip(motion.displacement, self._earned)
-        for (part, _), longest in zip(self._vectors, self._earned_lengths):
-            limited |= shorten(motion.displacement, part, longest)
+        period_s = self._period_s
+        most = [min(earned, limit * period_s) for earned, limit in zip(self._earned, self._each)]
+        limited = clip(motion.displacement, most)
+        for (part, limit), earned in zip(self._vectors, self._earned_lengths):
+            limited |= shorten(motion.displacement, part, min(earned, limit * period_s))
         return limited
 
     def sent(self, motion: Motion) -> None:
