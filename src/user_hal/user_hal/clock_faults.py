@@ -79,7 +79,7 @@ def clock_fault(
     """
     ahead_s = (stamp_ns - arrival_ns) / 1e9
     since_boot, simulated = stamp_ns < _LONGEST_UPTIME_NS, arrival_ns < _LONGEST_UPTIME_NS
-    if arrival_ns == 0 and stamp_ns:
+    if arrival_ns <= 0 < stamp_ns:
         return ClockFault(
             "this node's clock stands at 0: it follows simulated time (use_sim_time), and nobody "
             "publishes /clock",
