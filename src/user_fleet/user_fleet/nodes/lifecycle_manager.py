@@ -31,6 +31,7 @@ from user_fleet.lifecycle import (
     LifecycleManager,
     LifecycleManagerConfig,
     Memory,
+    Mode,
     Order,
 )
 from user_fleet.lifecycle.manager import NodeReport
