@@ -69,6 +69,13 @@ def test_a_namespace_without_a_slash_is_refused():
     assert "namespace" in fault and "lab1" in fault and "/robot0" in fault
 
 
+def test_simulated_time_reaches_the_nodes_that_meet_the_robot():
+    composition, faults = check(find_deployment("real_robot"), "use_sim_time:=true")
+    assert not faults
+    for name in ("hal", "teleop"):
+        assert composition.deployment.process(name).parameters["use_sim_time"] is True
+
+
 def test_the_joystick_may_have_another_topic():
     composition, faults = check(find_deployment("real_robot"), "joy_topic:=/joy")
     assert not faults

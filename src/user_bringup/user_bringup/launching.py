@@ -175,6 +175,7 @@ def robot_state_publisher(prepared: PreparedRun, context: LaunchContext) -> list
                 namespace=process.namespace,
                 parameters=[
                     {
+                        "use_sim_time": process.parameters.get("use_sim_time", False),
                         "robot_description": file.read_text(encoding="utf-8"),
                         "frame_prefix": process.parameters.get("display", {}).get(
                             "frame_prefix", ""
@@ -203,7 +204,10 @@ def rviz(prepared: PreparedRun, context: LaunchContext) -> list[Any]:
     ]
     file = prepared.folder / "config" / "user.rviz"
     file.write_text(yaml_text(rviz_view(template, robots)), encoding="utf-8")
-    return [Node(package="rviz2", executable="rviz2", arguments=["-d", str(file)])]
+    simulated = any(p.parameters.get("use_sim_time") for p in robots_of(prepared.deployment))
+    parameters = [{"use_sim_time": simulated}]
+    view = ["-d", str(file)]
+    return [Node(package="rviz2", executable="rviz2", arguments=view, parameters=parameters)]
 
 
 def _urdf_of(parameters: Any, chosen: str) -> Path | None:

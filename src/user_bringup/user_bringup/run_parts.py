@@ -16,6 +16,7 @@ from user_core.interfaces import Policy, Reward
 from user_core.plugins import PluginChoice
 from user_core.specs import RobotSpec
 from user_fleet.deployment import Deployment, ProcessSpec, load_record
+from user_fleet.deployment.check import OF_EVERY_NODE
 from user_hal.node_configs import HalConfig
 from user_hal.robot_file import RobotFile
 from user_learner.training.publishing import POLICY_FILE
@@ -48,7 +49,8 @@ class RunParts:
             changes: Values that win over the record, as in a robot file.
         """
         given = dict(self._process("user_hal", "hal_node").parameters)
-        given.pop("autostart", None)
+        for name in OF_EVERY_NODE:
+            given.pop(name, None)
         file = from_mapping(HalConfig, given, "hal").expand(given)
         if file.robot.plugin == "mujoco":
             params = {**file.robot.params, "real_time": False}

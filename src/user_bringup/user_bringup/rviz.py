@@ -10,6 +10,7 @@ from typing import Any
 
 from user_core.config import load_yaml
 from user_fleet.deployment import Deployment, ProcessSpec
+from user_fleet.deployment.check import OF_EVERY_NODE
 from user_hal.node_configs import HalConfig
 from user_hal.robot_file import build_robot
 
@@ -44,7 +45,8 @@ class ShownRobot:
         Raises:
             SuiteError: The driver cannot be made, or its parameters are wrong.
         """
-        config = HalConfig(**process.parameters).expand(process.parameters)
+        parameters = {k: v for k, v in process.parameters.items() if k not in OF_EVERY_NODE}
+        config = HalConfig(**parameters).expand(parameters)
         robot = build_robot(config)
         try:
             spec, display = robot.spec, config.display.of(robot)

@@ -11,6 +11,7 @@ from user_bringup.running.find import config_folder
 from user_bringup.rviz import ShownRobot, robots_of, rviz_view, topics_of
 from user_core.types import Observation
 from user_fleet.deployment import Faults, parse_overrides
+from user_fleet.deployment.check import OF_EVERY_NODE
 from user_hal.node_configs import HalConfig
 from user_hal.nodes.standard_topics import StandardTopics, markers
 from user_hal.robot_file import build_robot
@@ -35,7 +36,8 @@ class Published:
     """The standard topics of a robot, and what it says on each."""
 
     def __init__(self, process):
-        config = HalConfig(**process.parameters).expand(process.parameters)
+        parameters = {k: v for k, v in process.parameters.items() if k not in OF_EVERY_NODE}
+        config = HalConfig(**parameters).expand(parameters)
         self.robot = build_robot(config)
         spec, self.display = self.robot.spec, config.display.of(self.robot)
         self.names, self.messages = [], {}

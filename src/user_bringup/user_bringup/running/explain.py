@@ -14,7 +14,7 @@ from user_core.config import Config, from_mapping, to_mapping
 from user_core.config.model import Key, path_of
 from user_core.errors import ConfigError
 from user_fleet.deployment import Composition, ProcessSpec, start_order
-from user_fleet.deployment.check import node_config
+from user_fleet.deployment.check import OF_EVERY_NODE, node_config
 from user_fleet.deployment.tree import Node, Origin, leaves, plain, read_tree
 from user_hal.node_configs import HalConfig
 from user_hal.robot_file import find_robot_file
@@ -89,7 +89,7 @@ def _config(process: ProcessSpec) -> Config | None:
         cls = node_config(process.executable) if process.ros else None
         if cls is None:
             return None
-        own = {key: value for key, value in process.parameters.items() if key != "autostart"}
+        own = {key: value for key, value in process.parameters.items() if key not in OF_EVERY_NODE}
         return from_mapping(cls, own)
     except ConfigError:  # is told by the check
         return None

@@ -28,7 +28,7 @@ from user_fleet.deployment.tree import Node, plain
 
 GROUP = "user.nodes"
 #: Parameters that every managed node has, besides those of its configuration.
-_OF_EVERY_NODE = ("autostart", "use_sim_time")
+OF_EVERY_NODE = ("autostart", "use_sim_time")
 
 
 @cache
@@ -71,7 +71,7 @@ def check_parameters(composition: Composition, faults: Faults) -> dict[str, Conf
             continue
         whole = composition.trees[process.name]
         tree = whole.get("parameters") or Node({}, whole.origin)
-        below = Node({process.name: tree.without(*_OF_EVERY_NODE)}, tree.origin)
+        below = Node({process.name: tree.without(*OF_EVERY_NODE)}, tree.origin)
         try:
             cls = node_config(process.executable) if process.ros else None
             if cls is None:

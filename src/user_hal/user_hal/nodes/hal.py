@@ -6,6 +6,7 @@ lead through the lease and the safety gate; see :mod:`user_hal.runtime.control_l
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from user_core.reasons import NO_REASON
 from user_core.runtime.scheduling import hurry_middleware, make_process_prompt
 from user_core.types import ActionChunk, Lease, Observation
 from user_hal.node_configs import HalConfig
+from user_hal.nodes.ros_time import InRealTime, RosTime
 from user_hal.nodes.safety_status import (
     lease_item,
     loop_item,
@@ -44,7 +46,7 @@ from user_hal.robot_file import (
 from user_hal.runtime.control_loop import HalLoop, HalStatus
 from user_hal.safety import Refused
 from user_hal.safety.emergency_stop import LatchFile, state_folder
-from user_hal.topic_io import attach_topics, topics_read
+from user_hal.topic_io import attach_topics, topics_read, wants_topics
 
 _STATUS_PERIOD_S = 1.0
 #: What a reset may take beyond the driver's own limit before the caller is told.
@@ -73,6 +75,10 @@ class HalNode(LifecycleNode):
         config = self._robot_file = self.config.expand(self._parameter_overrides)
         robot = build_robot(config)
         self._display = config.display.of(robot)
+        ros_time = self._ros_time = RosTime(self)
+        stack.callback(ros_time.close)
+        if ros_time.is_simulated and wants_topics(robot):
+            robot = InRealTime(robot, ros_time)
         self._robot_trouble = getattr(robot, "trouble", lambda: NO_REASON)
         topic_io = RosTopicIo(self)
         stack.callback(topic_io.close)
@@ -101,6 +107,7 @@ class HalNode(LifecycleNode):
             self._show_markers,
             lambda: self._markers.wanted,
             getattr(robot, "calibrations", dict),
+            ros_time.ros_ns,
         )
         self._listen_for_actions(stack)
         self._serve()
@@ -228,7 +235,10 @@ class HalNode(LifecycleNode):
             self._marker_due_s = now_s + 1.0 / self._display.marker_rate_hz
             box = self._robot_file.safety.workspace
             status, acting = self._loop.status(), self._loop.acting
-            self._markers.publish(markers(observation, status, acting, self._display, box))
+            stamped = dataclasses.replace(
+                observation, stamp_ns=self._ros_time.ros_ns(observation.stamp_ns)
+            )
+            self._markers.publish(markers(stamped, status, acting, self._display, box))
 
     def _show_status(self, status: HalStatus) -> None:
         self._status.publish(safety_status_to_message(status, self._display.base_frame))

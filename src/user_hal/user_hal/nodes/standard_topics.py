@@ -51,6 +51,7 @@ class StandardTopics:
         extra: Called with every observation that is worked on, for further topics.
         extra_wanted: Whether anybody listens to those.
         calibrations: What is known now of how cameras project, by the name of the observation.
+        ros_ns: What the ROS clock shows at a time since the epoch: what other nodes expect.
     """
 
     def __init__(
@@ -61,8 +62,9 @@ class StandardTopics:
         extra: Callable[[Observation], None] = lambda observation: None,
         extra_wanted: Callable[[], bool] = lambda: False,
         calibrations: Callable[[], Mapping[str, Calibration]] = dict,
+        ros_ns: Callable[[int], int] = lambda wall_ns: wall_ns,
     ) -> None:
-        self._calibrations = calibrations
+        self._calibrations, self._ros_ns = calibrations, ros_ns
         self._spec, self._display = spec, display
         self._extra, self._extra_wanted = extra, extra_wanted
         self._look_s, self._wanted = 0.0, False
@@ -238,7 +240,7 @@ class StandardTopics:
         return info
 
     def _stamp(self, message: Any, observation: Observation, frame: str = "") -> None:
-        set_stamp(message.header.stamp, observation.stamp_ns)
+        set_stamp(message.header.stamp, self._ros_ns(observation.stamp_ns))
         message.header.frame_id = self._display.frame_prefix + (frame or self._display.base_frame)
 
 
