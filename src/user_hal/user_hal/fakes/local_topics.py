@@ -241,6 +241,13 @@ class Int32:
 
 
 @dataclass
+class String:
+    """std_msgs/msg/String."""
+
+    data: str = ""
+
+
+@dataclass
 class Empty:
     """Request of std_srvs/srv/Trigger and Empty."""
 
@@ -268,6 +275,7 @@ MESSAGES: dict[str, type[Any]] = {
     "std_msgs/msg/Bool": Bool,
     "std_msgs/msg/Float64": Float64,
     "std_msgs/msg/Int32": Int32,
+    "std_msgs/msg/String": String,
     "std_msgs/msg/Float64MultiArray": Float64MultiArray,
     "trajectory_msgs/msg/JointTrajectory": JointTrajectory,
     "trajectory_msgs/msg/JointTrajectoryPoint": JointTrajectoryPoint,
