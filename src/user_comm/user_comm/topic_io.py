@@ -17,7 +17,7 @@ from typing import Any, Literal
 import rclpy
 from action_msgs.msg import GoalStatus
 from rclpy.action.client import ActionClient
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -30,6 +30,8 @@ from user_core.errors import DeviceTimeout, TransportError
 
 #: How long the end of a publisher waits for its last messages to be received, seconds.
 _LAST_WORDS_S = 0.5
+#: How long a goal that is not done in time is given to be cancelled, seconds.
+_CANCEL_S = 1.0
 #: Deadlines from here on are what the graph says where there is none.
 _NO_DEADLINE_NS = 10**17
 
@@ -241,8 +243,9 @@ class RosTopicIo:
     """Subscriptions, publishers, actions and services of one node, for drivers.
 
     Messages are taken by a thread of this object (:class:`~user_comm.subscriptions.TopicReader`),
-    not by the node's executor; those of one topic stay in order. The answers of services and actions come
-    through the executor: the node must be spun by another thread than the one in :meth:`call`.
+    not by the node's executor; those of one topic stay in order. What is called and waited for
+    (:meth:`call`, :meth:`act`) has a node of its own, spun by the thread that waits; the answers to
+    :meth:`goals` come through the node's executor.
 
     Args:
         node: Creates everything; relative names are resolved in its namespace.
@@ -326,50 +329,40 @@ class RosTopicIo:
                     got=f"{value!r} ({error})",
                     expected=f"the fields of {type_name}",
                 ) from error
-        client: Any = self._node.create_client(
-            cls, service, callback_group=ReentrantCallbackGroup()
-        )
-        try:
+        deadline_s = time.monotonic() + timeout_s
+        with self._own_executor() as (node, wait):
+            client: Any = node.create_client(cls, service)
             if not client.wait_for_service(timeout_sec=timeout_s):
                 raise self._no_server(service, type_name, timeout_s)
-            done = threading.Event()
             future = client.call_async(message)
-            future.add_done_callback(lambda _: done.set())
-            if not done.wait(timeout_s):
-                client.remove_pending_request(future)
+            if not wait(future, deadline_s):
                 raise DeviceTimeout(f"service {service!r}", got=f"no answer within {timeout_s} s")
             return future.result()
-        finally:
-            let_go(self._node, lambda: self._node.destroy_client(client))
 
     def act(self, action: str, type_name: str, goal: Any, *, timeout_s: float) -> tuple[str, Any]:
         """Carry out a goal and wait for its end, at most ``timeout_s`` in all."""
         deadline_s = time.monotonic() + timeout_s
-        client: Any = ActionClient(
-            self._node,
-            _interface(type_name, "action"),
-            action,
-            callback_group=ReentrantCallbackGroup(),
-        )
-        try:
+        cls = _interface(type_name, "action")
+        with self._own_executor() as (node, wait):
+            client: Any = ActionClient(node, cls, action)
             if not client.wait_for_server(timeout_sec=timeout_s):
                 raise DeviceTimeout(
                     f"action {action!r}",
                     got=f"no server within {timeout_s} s",
                     expected=f"a server of {type_name}",
                 )
-            handle = _awaited(client.send_goal_async(goal), deadline_s)
-            if handle is None:
+            sent = client.send_goal_async(goal)
+            if not wait(sent, deadline_s):
                 raise DeviceTimeout(f"action {action!r}", got=f"no answer within {timeout_s} s")
+            handle = sent.result()
             if not handle.accepted:
                 return "rejected", None
-            ended = _awaited(handle.get_result_async(), deadline_s)
-            if ended is None:
-                handle.cancel_goal_async()
+            ended = handle.get_result_async()
+            if not wait(ended, deadline_s):
+                wait(handle.cancel_goal_async(), time.monotonic() + _CANCEL_S)
                 raise DeviceTimeout(f"action {action!r}", got=f"not done within {timeout_s} s")
-            return _STATUSES.get(ended.status, f"status {ended.status}"), ended.result
-        finally:
-            let_go(self._node, client.destroy)
+            status = ended.result().status
+            return _STATUSES.get(status, f"status {status}"), ended.result().result
 
     def message_class(self, type_name: str) -> type[Any]:
         """The class of a message type."""
@@ -410,6 +403,32 @@ class RosTopicIo:
     def now_ns(self) -> int:
         """The node's clock, nanoseconds."""
         return int(self._node.get_clock().now().nanoseconds)
+
+    @contextmanager
+    def _own_executor(self) -> Iterator[tuple[Node, Callable[[Any, float], bool]]]:
+        """A node for one call, and a function that waits for a future of it until a moment
+        (monotonic). Its executor runs in this thread: whoever spins our node may wait for us."""
+        node = Node(
+            f"{self._node.get_name()}_calls",
+            namespace=self._node.get_namespace(),
+            context=self._node.context,
+            start_parameter_services=False,
+            enable_rosout=False,
+        )
+        executor = SingleThreadedExecutor(context=self._node.context)
+        executor.add_node(node)
+
+        def wait(future: Any, until_s: float) -> bool:
+            while not future.done() and (left_s := until_s - time.monotonic()) > 0:
+                executor.spin_once(timeout_sec=min(left_s, 0.1))
+            return bool(future.done())
+
+        try:
+            yield node, wait
+        finally:
+            executor.remove_node(node)
+            executor.shutdown(timeout_sec=1.0)
+            node.destroy_node()
 
     def _failed(self, topic: str, error: Exception) -> None:
         self.callback_errors[topic] += 1
@@ -490,13 +509,6 @@ _STATUSES = {
     GoalStatus.STATUS_ABORTED: "aborted",
     GoalStatus.STATUS_CANCELED: "canceled",
 }
-
-
-def _awaited(future: Any, deadline_s: float) -> Any:
-    """What a future gives, from another thread than the one that spins; None if it is too late."""
-    done = threading.Event()
-    future.add_done_callback(lambda _: done.set())
-    return future.result() if done.wait(max(0.0, deadline_s - time.monotonic())) else None
 
 
 def _full_name(name: str, kind: str) -> str:

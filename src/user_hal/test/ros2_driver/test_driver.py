@@ -494,7 +494,7 @@ def test_topics_that_do_not_fit_in_time_are_told() -> None:
     io = LocalTopics(lambda: now[0])
     arm = TopicArm(io)
     robot = make(io, timing__max_skew_s=0.01, timing__connect_timeout_s=0.05)
-    robot._open_senders(io)
+    robot._drives[0].open(io)
     subscribe(robot, io)
     arm.silent = {"/tcp_pose_broadcaster/pose"}
     for age_ms in (50, 30, 0):
@@ -514,7 +514,7 @@ def test_linear_resampling_to_the_common_moment() -> None:
     io = LocalTopics(lambda: now[0])
     arm = TopicArm(io)
     robot = make(io)
-    robot._open_senders(io)
+    robot._drives[0].open(io)
     subscribe(robot, io)
     arm.silent = {"/tcp_pose_broadcaster/pose"}
     for age_ms, joint in ((20, 1.0), (10, 2.0), (0, 3.0)):

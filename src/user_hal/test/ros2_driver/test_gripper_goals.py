@@ -8,9 +8,9 @@ import pytest
 
 from user_core.config import from_mapping
 from user_hal.fakes import LocalTopics
-from user_hal.robots.ros2 import commands
-from user_hal.robots.ros2.commands import GripperSender
+from user_hal.robots.ros2 import grippers
 from user_hal.robots.ros2.contract import GripperConfig
+from user_hal.robots.ros2.grippers import GripperSender
 
 ACTION = "control_msgs/action/GripperCommand"
 
@@ -29,7 +29,7 @@ class Server:
 
 def test_a_rejected_goal_is_not_applied_and_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(commands.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(grippers.time, "monotonic", lambda: now[0])
     io = LocalTopics()
     server = Server(io)
     config = {"topic": "/gripper", "type": ACTION, "closed": 0.0, "opened": 0.08}

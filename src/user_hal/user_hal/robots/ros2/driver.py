@@ -6,92 +6,64 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from user_core.errors import DeviceError, DeviceFault, DeviceNotConnected, SuiteError
+from user_core.errors import ConfigError, DeviceError, DeviceFault, DeviceNotConnected, SuiteError
 from user_core.interfaces import Discovered, Robot
-from user_core.reasons import NO_REASON, NOT_FOLLOWED, SEVERAL_PUBLISHERS, Reason
+from user_core.reasons import NO_REASON, SEVERAL_PUBLISHERS, Reason
 from user_core.specs import Array, RobotSpec
 from user_core.types import AppliedAction, Observation
-from user_hal.cameras.with_cameras import FrameAligner, build_cameras
-from user_hal.robots.ros2.commands import (
-    GripperSender,
-    Target,
-    TargetSender,
-    make_targets,
-    require_listener,
-    sends_velocities,
-)
-from user_hal.robots.ros2.contract import (
-    Ros2Config,
-    TriggerConfig,
-    command_scaling,
-    robot_spec,
-)
-from user_hal.robots.ros2.following import COMMANDS, FollowWatch
-from user_hal.robots.ros2.homing import Homing
-from user_hal.robots.ros2.joints import Turns
-from user_hal.robots.ros2.messages import (
-    JOINT_KINDS,
-    JOINT_STATE,
-    JOINT_TRAJECTORY,
-    NUMBERS,
-    TWIST,
-)
+from user_hal.cameras.calibration import Calibrated, Calibration
+from user_hal.cameras.with_cameras import FrameAligner, build_cameras, observation_name
+from user_hal.robots.ros2.calls import Call, Performed, prepare
+from user_hal.robots.ros2.contract import Ros2Config, UrdfConfig, groups_of, robot_spec
+from user_hal.robots.ros2.description import described, hear_urdf, read_urdf
+from user_hal.robots.ros2.drives import Drive
+from user_hal.robots.ros2.messages import JOINT_STATE, JOINT_TRAJECTORY, NUMBERS, TWIST
 from user_hal.robots.ros2.observations import Observer
+from user_hal.robots.ros2.stop_conditions import FREE, StopConditions, StopDemand
 from user_hal.topic_io import TopicIo, attach_topics, topics_read
 
 _log = logging.getLogger(__name__)
-_follow_log = logging.getLogger(__name__)
-
-_TRIGGER = "std_srvs/srv/Trigger"
+#: Keys of the contract that hold calls, beside those of the ways home.
+_CALLS = ("before", "after", "recover")
 
 
 class Ros2Robot(Robot):
     """Any robot that lives on ROS 2 topics. Needs :meth:`attach` before :meth:`connect`.
 
     Observations are taken at the common moment of all topics and stamped with it; images are
-    the nearest to it. ``command`` sends one message and returns the action as it is really
-    carried out, within bounds and limits. The last element of an action is the gripper's
-    opening, 0 closed to 1 open, where the contract has a gripper.
+    the nearest to it. ``command`` sends one message for each group and returns the action as it
+    is really carried out, within bounds and limits. The last element of an action (of a group's
+    part) is the gripper's opening, 0 closed to 1 open, where the contract has a gripper.
     """
 
     Config = Ros2Config
 
     def __init__(self, config: Ros2Config) -> None:
+        self._said = config  # without what a URDF adds
+        self._notes: list[str] = []
+        if config.urdf is not None and config.urdf.file:
+            config, self._notes = described(config, read_urdf(config.urdf.file))
         self._config = config
         self._observer = Observer(config)
         self._cameras = build_cameras(config.cameras)
         self._aligner = FrameAligner(self._cameras, config.cameras.max_skew_s)
         self._spec = robot_spec(config, {**self._observer.specs, **self._aligner.specs})
-        count = len(config.joints)
-        self._low, self._high = (
-            np.broadcast_to(np.asarray(default if bound is None else bound, float), (count,))
-            for bound, default in (
-                (config.action.target_low, -np.inf),
-                (config.action.target_high, np.inf),
-            )
-        )
-        turns = Turns(config.joints, config.continuous)
-        self._targets = make_targets(
-            config.action, config.period_s, count, self._low, self._high, turns
-        )
-        self._follows_joints = config.action.kind in JOINT_KINDS
-        self._follow = (
-            FollowWatch(0.02, turning=[name in config.continuous for name in config.joints])  # rad
-            if self._follows_joints
-            else FollowWatch(0.005)  # m
-        )
+        self._drives = self._make_drives()
+        sizes = [group.size for group in self._spec.action_groups] or [self._spec.action.size]
+        ends = np.cumsum(sizes).tolist()
+        self._parts = [slice(end - size, end) for end, size in zip(ends, sizes)]
+        self._stop_conditions = StopConditions(config.stop_when)
+        self._calls: dict[str, list[Call]] = {}
+        self._performed: Performed | None = None
+        self._has_stopped = False  # a stop condition has held since the last reset
         self._rng = np.random.default_rng()
         self._lock = threading.RLock()  # a command and a stop do not interleave
         self._stops = 0
         self._io: TopicIo | None = None
-        self._sender: TargetSender | None = None
-        self._home_sender: TargetSender | None = None
-        self._gripper: GripperSender | None = None
-        self._held: Target | None = None  # what holds the robot since the last stop
         self._sequence = self._commands = self._episode = 0
         self._applied: AppliedAction | None = None
 
@@ -99,6 +71,21 @@ class Ros2Robot(Robot):
     def spec(self) -> RobotSpec:
         """What the contract says."""
         return self._spec
+
+    @property
+    def base_frame(self) -> str:
+        """The contract's."""
+        return self._config.base_frame
+
+    def calibrations(self) -> dict[str, Calibration]:
+        """Of the images whose camera is calibrated, by the name of the observation."""
+        found = {name: camera.calibration() for name, camera in self._cameras.items()
+                 if isinstance(camera, Calibrated)}  # fmt: skip
+        return {
+            observation_name(name, self._cameras[name].spec): calibration
+            for name, calibration in found.items()
+            if calibration is not None
+        }
 
     def attach(self, io: TopicIo) -> None:
         """Take the topics to live on."""
@@ -110,31 +97,47 @@ class Ros2Robot(Robot):
     def topics_read(self) -> tuple[str, ...]:
         """The topics of the observation, and of cameras."""
         own = tuple(
-            part.config.topic or ("/tf" if part.config.tf else "")
+            part.config.topic
             for source in self._observer.sources.values()
             for part in source.parts
+            if not part.config.tf
         )
+        own += tuple(self._observer.listeners)
         return own + tuple(t for camera in self._cameras.values() for t in topics_read(camera))
 
     def connect(self) -> None:
-        """Subscribe, and wait until every topic and controller is there.
+        """Subscribe, wait until every topic is there, make the calls that come before motion, and
+        wait for the controllers.
 
         Raises:
-            ConfigError: The contract names a field that its message type has not got.
-            TransportError: A message type is not installed.
+            ConfigError: The contract names a field that a type has not got.
+            TransportError: A type is not installed.
             DeviceError: A topic, joint, controller or camera is not there, or readings do not fit
-                in time; each names what is missing and lists what there is.
+                in time; each names what is missing and lists what there is. A call was answered
+                with no; says how.
         """
-        if self._io is None:
+        io = self._io
+        if io is None:
             raise DeviceNotConnected(
                 f"robot {self._config.robot!r}", got="no topics", hint="Call attach(io) first"
             )
         self.close()
+        config = self._said
+        timeout_s = config.timing.connect_timeout_s
         try:
-            self._open_senders(self._io)
-            self._observer.open(self._io)
+            if config.urdf is not None and not config.urdf.file:
+                self._take_description(io, config.urdf)
+            self._calls = self._prepared(io)
+            for drive in self._drives:
+                drive.open(io)
+            self._stop_conditions.open(io)
+            self._observer.open(io)
             self._aligner.connect()
-            self._wait_for_controllers(self._io)
+            self._stop_conditions.wait(time.monotonic() + timeout_s, timeout_s)
+            self._performed = Performed(io)
+            self._performed.perform(self._calls["before"])
+            for drive in self._drives:
+                drive.wait_for_controllers(io, timeout_s)
             for warning in self.warnings():
                 _log.warning("%s: %s", warning.code, warning.text)
         except BaseException:
@@ -143,9 +146,10 @@ class Ros2Robot(Robot):
 
     def warnings(self) -> list[Reason]:
         """What is suspicious about the topics, although they can be read."""
-        source = self._observer.sources.get("joint_position")
+        names = {d.group.source("joint_position") for d in self._drives if d.group.joints}
+        sources = [self._observer.sources[name] for name in sorted(names - {None})]
         found = []
-        for subscription in [] if source is None else source.subscriptions:
+        for subscription in (s for source in sources for s in source.subscriptions):
             nodes = subscription.publisher_nodes
             if len(nodes) > 1:
                 found.append(
@@ -160,7 +164,7 @@ class Ros2Robot(Robot):
 
     def notes(self) -> list[str]:
         """What is worth knowing about how the robot is read, although nothing is wrong."""
-        return self._observer.notes()
+        return [*self._notes, *self._observer.notes()]
 
     def read(self) -> Observation:
         """The newest moment for which every topic has spoken.
@@ -182,65 +186,50 @@ class Ros2Robot(Robot):
             SpecError: Wrong shape or type, or not finite.
             DeviceError: What a change starts from is not measured any more, or nothing can be sent.
         """
-        sender = self._connected()
+        self._connected()
         spec = self._spec.action
         spec.check(action, f"action of {self._config.robot!r}")
         bounded = np.clip(action, spec.low_array, spec.high_array).astype(np.float64)
-        size = spec.size - (self._gripper is not None)
-        needed = self._targets.observation
         with self._lock:
-            measured = self._observer.measured(needed) if needed else None
-            target, executed = self._targets.next(bounded[:size], measured)
-            accepted = sender.accepted(target)
-            if accepted is not target:  # the robot's own range of velocities
-                per_period = self._spec.action.unit in ("rad", "m")
-                step_s = self._config.period_s if per_period else 1.0
-                executed = accepted.values[:size] * step_s
-            sender.send(target)
-            self._watch(accepted)
-            if self._gripper is not None:
-                executed = np.append(executed, self._gripper.send(float(bounded[-1])))
-            self._held = None
+            self._require_free()
+            # Everything is known before anything is sent: no group moves on alone.
+            measured = [drive.measure() for drive in self._drives]
+            plans = [
+                drive.plan(bounded[part], here)
+                for drive, part, here in zip(self._drives, self._parts, measured)
+            ]
+            sent: Array = np.empty(spec.size, spec.dtype)
+            for drive, part, plan in zip(self._drives, self._parts, plans):
+                own = drive.carry_out(plan)
+                if drive.is_bounded_by_rounding:
+                    own = own.astype(spec.dtype)
+                    own = np.clip(own, spec.low_array[part], spec.high_array[part])
+                sent[part] = own
             self._commands += 1
-            sent: Array = executed.astype(spec.dtype)
-            if needed:  # a change back from its target: rounding must not leave the bounds
-                sent = np.clip(sent, spec.low_array, spec.high_array)
             changed = not np.allclose(sent, action, rtol=0, atol=1e-6)
             self._applied = AppliedAction(sent, self._commands, 0, changed, time.time_ns())
         return sent
 
     def trouble(self) -> Reason:
         """Why what was commanded is not what happens; false if nothing is known against it."""
-        if self._follow.failed:
-            unit = "rad" if self._follows_joints else "m"
-            command = self._config.action.command
-            return Reason(
-                NOT_FOLLOWED,
-                f"the robot does not follow {command.topic!r} ({command.type}): it was told to "
-                f"move {self._follow.commanded:.3f} {unit}, and moved {self._follow.gone:.3f} {unit} "
-                f"in {COMMANDS} commands; is the controller active, in the right mode, and in "
-                "the contract's units?",
-            )
-        return self._gripper.trouble() if self._gripper is not None else NO_REASON
+        demand = self.stop_demand()
+        if demand.reason:
+            return demand.reason
+        return next((trouble for drive in self._drives if (trouble := drive.trouble())), NO_REASON)
 
-    def _watch(self, target: Target) -> None:
-        """Remember what was sent and where the robot is; log when it does not follow."""
-        name = "joint_position" if self._follows_joints else "tcp_pose"
-        if name not in self._observer.sources:
-            return
-        try:
-            measured = self._observer.measured(name)
-        except DeviceError:
-            return  # reading tells it
-        velocities = target.quantity in ("velocities", "twist")
-        told = target.values * self._config.period_s if velocities else target.values
-        failed = self._follow.failed
-        if self._follows_joints:
-            self._follow.note(measured, told, velocities=velocities)
-        else:
-            self._follow.note(measured[:3], told[:3], velocities=velocities)
-        if self._follow.failed and not failed:
-            _follow_log.warning("%s", self.trouble().text)
+    def stop_demand(self) -> StopDemand:
+        """Whether a topic says that the robot must stand still (``stop_when``), and whether only
+        a person may let it move again. Any thread may ask."""
+        if not self._is_open:
+            return FREE
+        demand = self._stop_conditions.check()
+        if demand.reason:
+            self._has_stopped = True
+        return demand
+
+    def acknowledge_stop(self) -> None:
+        """A latched demand has been seen to; it is made again if its condition still holds."""
+        self._stop_conditions.acknowledge()
 
     def stop(self) -> None:
         """Hold where the robot is (or zero velocity); a way home ends. Any thread may call it.
@@ -253,7 +242,8 @@ class Ros2Robot(Robot):
             self._hold()
 
     def reset(self, seed: int | None = None) -> Observation:
-        """Stop, call the services, go home, open the gripper; returns what is seen then.
+        """Stop, make the calls, go home, open the grippers; returns what is seen then. Groups go
+        home one after the other, in the order of the contract.
 
         Args:
             seed: Of the noise on the home position.
@@ -270,6 +260,8 @@ class Ros2Robot(Robot):
             stops = self._stops
             self._hold()
         try:
+            for drive in self._drives:
+                drive.take_over()
             self._begin(stops)
         except BaseException:
             self.stop()
@@ -282,14 +274,12 @@ class Ros2Robot(Robot):
         """Stop as far as that is possible, and end all subscriptions and publishers."""
         with contextlib.suppress(SuiteError):  # ROS has shut down: nothing more can be sent
             self.stop()
+        self._take_back()
         with self._lock:
-            senders = (self._sender, self._home_sender, self._gripper)
-            self._sender = self._home_sender = self._gripper = None
-            self._held, self._applied = None, None
-            self._targets.forget()
-        for sender in senders:
-            if sender is not None:
-                sender.close()
+            self._applied = None
+            for drive in self._drives:
+                drive.close()
+        self._stop_conditions.close()
         self._observer.close()
         self._aligner.close()
 
@@ -308,111 +298,125 @@ class Ros2Robot(Robot):
             if JOINT_STATE in types
         ]
 
-    def _connected(self) -> TargetSender:
-        if self._sender is None:
+    @property
+    def _is_open(self) -> bool:
+        return self._drives[0].is_open
+
+    def _connected(self) -> TopicIo:
+        if self._io is None or not self._is_open:
             raise DeviceNotConnected(
                 f"robot {self._config.robot!r}", got="no connection", hint="Call connect() first"
             )
-        return self._sender
+        return self._io
 
-    def _open_senders(self, io: TopicIo) -> None:
+    def _make_drives(self) -> tuple[Drive, ...]:
         config = self._config
-        make = (config.joints, config.base_frame, config.period_s, config.frames())
-        self._sender = TargetSender(
-            io, config.action.command, *make, command_scaling(config, config.action.command)
-        )
-        if config.home.command is not None:
-            self._home_sender = TargetSender(
-                io, config.home.command, *make, command_scaling(config, config.home.command)
-            )
-        if config.action.gripper is not None:
-            self._gripper = GripperSender(io, config.action.gripper)
+        return tuple(Drive(group, self._observer, config.period_s) for group in groups_of(config))
 
-    def _wait_for_controllers(self, io: TopicIo) -> None:
-        timeout_s = self._config.timing.connect_timeout_s
-        deadline_s = time.monotonic() + timeout_s
-        for sender in (self._sender, self._home_sender, self._gripper):
-            if sender is None or not sender.config.require_subscriber:
-                continue
-            while not sender.publisher.subscribers and time.monotonic() < deadline_s:
-                time.sleep(0.005)
-            require_listener(io, sender.publisher, sender.config.type, timeout_s)
+    def _take_description(self, io: TopicIo, urdf: UrdfConfig) -> None:
+        """Hear the robot's URDF, and start anew with what it says of the joints."""
+        timeout_s = self._said.timing.connect_timeout_s
+        config, notes = described(self._said, hear_urdf(io, urdf.topic, timeout_s))
+        observer = Observer(config)
+        if robot_spec(config, {**observer.specs, **self._aligner.specs}) != self._spec:
+            raise ConfigError(
+                "prismatic",
+                got=list(self._said.prismatic),
+                expected=f"{list(config.prismatic)}, as the robot description says",
+                hint="The spec must be right before the robot is heard: write it in the contract, "
+                "or give urdf.file",
+            )
+        with self._lock:
+            self._config, self._notes, self._observer = config, notes, observer
+            self._drives = self._make_drives()
+
+    def _prepared(self, io: TopicIo) -> dict[str, list[Call]]:
+        """All calls, checked against their types, by their keys."""
+        config = self._config
+        calls = {key: prepare(io, getattr(config, key), key) for key in _CALLS}
+        homes = {"": config.home, **{d.group.where: d.group.home for d in self._drives}}
+        for where, home in homes.items():
+            for key in ("before", "after"):
+                path = f"{where}home.{key}"
+                calls[path] = prepare(io, getattr(home, key), path)
+        return calls
+
+    def _require_free(self) -> None:
+        """Raise DeviceFault while a topic says that the robot must stand still."""
+        demand = self.stop_demand()
+        if demand.reason:
+            raise DeviceFault(
+                f"motion of {self._config.robot!r}",
+                got=demand.reason.text,
+                expected="no stop_when that holds",
+                hint="Only a person may release it" if demand.latched else "",
+            )
 
     def _hold(self) -> None:
-        """Send what stops the robot; the same again, as long as nothing else was commanded. A
-        robot that was never commanded and cannot be seen is left alone. The lock is held."""
-        if self._sender is None:
-            return
-        if self._held is None:
-            self._follow.forget()
-            self._held = self._targets.hold(self._hold_measured())
-            self._targets.forget()
-        if self._held is not None:
-            self._sender.send(self._held, self._config.stop.time_s)
+        """Stop all groups, also when one cannot be stopped. The lock is held."""
+        failed: SuiteError | None = None
+        for drive in self._drives:
+            try:
+                drive.hold()
+            except SuiteError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
-    def _hold_measured(self) -> Array | None:
-        name = self._targets.hold_observation
-        if not name or self._config.stop.hold == "target":
-            return None
-        try:
-            return self._observer.measured(name)
-        except DeviceError:
-            return None  # blind: the last target is the best that is known
+    def _take_back(self) -> None:
+        """Undo what was called before motion, and make the calls that come after it."""
+        performed, self._performed = self._performed, None
+        if performed is None:
+            return
+        for step in (performed.undo, lambda: performed.perform(self._calls["after"])):
+            try:
+                step()
+            except SuiteError as error:  # ROS may have shut down; the rest is closed all the same
+                _log.warning("robot %r is closed, but: %s", self._config.robot, error)
 
     def _begin(self, stops: int) -> None:
-        home = self._config.home
-        for trigger in home.before:
-            self._trigger(trigger)
-        if self._gripper is not None and home.gripper is not None:
-            self._gripper.forget()
-            self._gripper.send(home.gripper)
-        if home.joints or home.pose:
-            self._go_home(stops)
-        for trigger in home.after:
-            self._trigger(trigger)
+        """Recover, call, go home. Ends with an error as soon as the count of stops is another."""
+        io = self._connected()
+        if self._has_stopped or any(drive.trouble() for drive in self._drives):
+            Performed(io).perform(self._calls["recover"])
+            self._await_freedom()
+        self._require_free()
+        self._has_stopped = False
+        performed = Performed(io)
+        try:
+            performed.perform(self._calls["home.before"])
+            for drive in self._drives:
+                self._go_home(drive, stops)
+            performed.perform(self._calls["home.after"])
+        finally:
+            performed.undo()
 
-    def _go_home(self, stops: int) -> None:
-        """Move to the start; ends with an error as soon as the count of stops is another."""
-        config = self._config
-        sender = self._home_sender or self._connected()
-        name = "joint_position" if config.home.joints else "tcp_pose"
-        velocities = sender.config.type == TWIST or sender.config.quantity == "velocity"
-        if sender is self._sender and config.home.joints:
-            velocities = sends_velocities(config.action)
-
-        def send(target: Target, duration_s: float) -> None:
+    def _go_home(self, drive: Drive, stops: int) -> None:
+        def guarded(send: Callable[[], None]) -> None:
             with self._lock:
                 if self._stops != stops:
                     raise DeviceError("way home", got="the robot was stopped")
-                self._held = None
-                sender.send(target, duration_s)
+                self._require_free()
+                send()
 
-        homing = Homing(
-            config.home,
-            send,
-            lambda: self._observer.measured(name),
-            velocities,
-            config.joints,
-            config.action.max_lead_rad if config.home.joints else config.action.max_lead_m,
-            Turns(config.joints, config.continuous),
-        )
+        where, performed = drive.group.where, Performed(self._connected())
         try:
-            homing.go(self._rng)
+            if where:  # without groups these are the robot's own
+                performed.perform(self._calls[f"{where}home.before"])
+            drive.open_gripper()
+            drive.go_home(self._rng, guarded)
+            if where:
+                performed.perform(self._calls[f"{where}home.after"])
         finally:
-            if velocities:  # however it ended: a velocity goes on until the next one
-                sender.send(
-                    Target("velocities", np.zeros(len(config.joints)))
-                    if config.home.joints
-                    else Target("twist", np.zeros(6))
-                )
+            performed.undo()
 
-    def _trigger(self, trigger: TriggerConfig) -> None:
-        assert self._io is not None  # noqa: S101 - connected
-        answer = self._io.call(trigger.service, _TRIGGER, {}, timeout_s=trigger.timeout_s)
-        if not answer.success:
-            raise DeviceFault(
-                f"service {trigger.service!r}", got=f"no: {answer.message}", expected="success"
-            )
+    def _await_freedom(self) -> None:
+        """Wait until what stopped the robot has ended, after it was cleared."""
+        deadline_s = time.monotonic() + self._config.timing.connect_timeout_s
+        while self._calls["recover"] and time.monotonic() < deadline_s:
+            if not self.stop_demand().reason:
+                return
+            time.sleep(0.01)
 
     def _read_after(self, arrival_ns: int) -> Observation:
         """An observation all of whose sources have spoken since a moment (monotonic)."""

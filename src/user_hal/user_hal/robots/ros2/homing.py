@@ -9,8 +9,9 @@ import numpy as np
 
 from user_core.errors import DeviceTimeout
 from user_core.specs import Array
-from user_hal.robots.ros2.commands import Quantity, Target, moved, shortened, unit_pose, way
+from user_hal.robots.ros2.commands import Target, moved, shortened, unit_pose, way
 from user_hal.robots.ros2.contract import HomeConfig
+from user_hal.robots.ros2.contract.actions import Quantity
 from user_hal.robots.ros2.joints import Turns
 
 #: Share of the remaining way that a velocity command goes in a second.
@@ -29,8 +30,11 @@ class Homing:
         measure: Gives the measured joints (n,) or tool pose (7,).
         velocities: Whether targets are velocities.
         names: Of the joints, for errors.
-        max_lead: How far targets run ahead of the robot: rad for joints, m for the tool.
+        max_lead: How far targets run ahead of the robot: of joints, or m for the tool.
         turns: Which joints are continuous: they go the short way round.
+        speed: Of joints, (n,) rad/s (m/s of prismatic ones); None: as the configuration says.
+        tolerance: At which joints are there, (n,) rad or m; None: likewise.
+        units: Of the joints, for errors; empty: rad.
     """
 
     def __init__(
@@ -40,13 +44,21 @@ class Homing:
         measure: Callable[[], Array],
         velocities: bool,
         names: tuple[str, ...],
-        max_lead: float,
+        max_lead: float | Array,
         turns: Turns | None = None,
+        speed: Array | None = None,
+        tolerance: Array | None = None,
+        units: tuple[str, ...] = (),
     ) -> None:
+        self._units = units
         self._turns = turns or Turns()
         self._config, self._send, self._measure = config, send, measure
         self._velocities, self._names, self._max_lead = velocities, names, max_lead
         self._by_joints = bool(config.joints)
+        self._speed = np.asarray(config.speed_rad_s if speed is None else speed, float)
+        self._tolerance = np.asarray(
+            config.tolerance_rad if tolerance is None else tolerance, float
+        )
         self._period_s = 1.0 / config.rate_hz
 
     def go(self, rng: np.random.Generator) -> None:
@@ -62,24 +74,24 @@ class Homing:
         while True:
             measured = self._measure()
             remaining = self._way(measured, goal)
-            if self._is_there(remaining):
+            if self._is_there(remaining) and self._sends_little(setpoint, goal):
                 break
             if time.monotonic() - start_s > self._config.timeout_s:
                 raise self._too_late(remaining)
             if self._velocities:
                 self._send_velocity(remaining)
             else:
-                if self._lead(measured, setpoint) < self._max_lead:  # else wait for the robot
+                if self._leads_little(measured, setpoint):  # else wait for the robot
                     setpoint = self._step(setpoint, goal)
                 if self._by_joints:
-                    setpoint = self._turns.near(setpoint, measured)
+                    setpoint = self._turns.near(setpoint, measured, self._max_lead)
                 self._send_position(setpoint)
             due_s += self._period_s
             time.sleep(max(0.0, due_s - time.monotonic()))
         if self._velocities:
             self._send_velocity(np.zeros_like(remaining))
         else:
-            self._send_position(self._turns.near(goal, measured) if self._by_joints else goal)
+            self._send_position(self._turns.near(goal, setpoint) if self._by_joints else goal)
 
     def _goal(self, rng: np.random.Generator) -> Array:
         noise = self._config.noise
@@ -91,9 +103,13 @@ class Homing:
         goal[:3] += rng.uniform(-noise, noise, 3)
         return goal
 
-    def _lead(self, measured: Array, setpoint: Array) -> float:
+    def _sends_little(self, setpoint: Array, goal: Array) -> bool:
+        """Whether the last target is no leap, whatever was measured just now."""
+        return self._velocities or self._is_there(self._way(setpoint, goal))
+
+    def _leads_little(self, measured: Array, setpoint: Array) -> bool:
         ahead = self._way(measured, setpoint)
-        return float(np.max(np.abs(ahead if self._by_joints else ahead[:3])))
+        return bool(np.all(np.abs(ahead if self._by_joints else ahead[:3]) < self._max_lead))
 
     def _way(self, start: Array, goal: Array) -> Array:
         return self._turns.way(start, goal) if self._by_joints else way(start, goal)
@@ -102,12 +118,11 @@ class Homing:
         """The change, shortened to what the speeds allow in one period; its direction is kept."""
         config = self._config
         if self._by_joints:
-            fastest = float(np.max(np.abs(change), initial=0.0))
-            limit = config.speed_rad_s * period_s
-            return change if fastest <= limit else change * (limit / fastest)
+            over = float(np.max(np.abs(change) / (self._speed * period_s), initial=0.0))
+            return change if over <= 1.0 else change / over
         limited = np.array(change)
         limited[:3] = shortened(change[:3], config.speed_m_s * period_s)
-        limited[3:] = shortened(change[3:], config.speed_rad_s * period_s)
+        limited[3:] = shortened(change[3:], float(np.min(self._speed)) * period_s)
         return limited
 
     def _step(self, setpoint: Array, goal: Array) -> Array:
@@ -126,24 +141,26 @@ class Homing:
     def _is_there(self, remaining: Array) -> bool:
         config = self._config
         if self._by_joints:
-            return bool(np.all(np.abs(remaining) <= config.tolerance_rad))
+            return bool(np.all(np.abs(remaining) <= self._tolerance))
         return bool(
             np.linalg.norm(remaining[:3]) <= config.tolerance_m
-            and np.linalg.norm(remaining[3:]) <= config.tolerance_rad
+            and np.linalg.norm(remaining[3:]) <= float(np.min(self._tolerance))
         )
 
     def _too_late(self, remaining: Array) -> DeviceTimeout:
         config = self._config
         if self._by_joints:
-            worst = int(np.argmax(np.abs(remaining)))
-            got = f"{self._names[worst]} is {remaining[worst]:+.3f} rad off"
-            expected = f"within {config.tolerance_rad:g} rad"
+            tolerance = np.broadcast_to(self._tolerance, remaining.shape)
+            worst = int(np.argmax(np.abs(remaining) / tolerance))
+            unit = self._units[worst] if self._units else "rad"
+            got = f"{self._names[worst]} is {remaining[worst]:+.3f} {unit} off"
+            expected = f"within {tolerance[worst]:g} {unit}"
         else:
             got = (
                 f"tool is {np.linalg.norm(remaining[:3]):.4f} m and "
                 f"{np.linalg.norm(remaining[3:]):.3f} rad off"
             )
-            expected = f"within {config.tolerance_m:g} m and {config.tolerance_rad:g} rad"
+            expected = f"within {config.tolerance_m:g} m and {float(np.min(self._tolerance)):g} rad"
         return DeviceTimeout(
             f"home is not reached within {config.timeout_s:g} s",
             got=got,

@@ -23,6 +23,7 @@ class Turns:
     """
 
     def __init__(self, joints: Sequence[str] = (), continuous: Sequence[str] = ()) -> None:
+        self.joints = tuple(joints)
         self._which = np.array([name in continuous for name in joints], dtype=bool)
         self._any = bool(self._which.any())
 
@@ -34,9 +35,14 @@ class Turns:
             change[self._which] -= turns * _TURN
         return change
 
-    def near(self, values: Array, reference: Array) -> Array:
-        """The same position, by whole turns as near to another as it can be."""
-        return reference + self.way(reference, values) if self._any else values
+    def near(self, values: Array, reference: Array, within: Array | float = np.inf) -> Array:
+        """The same position, by whole turns as near to another as it can be. Joints that are
+        farther than ``within`` from it the short way stay: what is not there turns nothing round.
+        """
+        if not self._any:
+            return values
+        way = self.way(reference, values)
+        return np.where(np.abs(way) <= within, reference + way, values)
 
 
 class JumpCheck:

@@ -16,29 +16,52 @@ from user_hal.robots.ros2.frames import from_rpy
 
 JOINT_STATE = "sensor_msgs/msg/JointState"
 JOINT_TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
+#: An action: each goal replaces the one before.
+FOLLOW_TRAJECTORY = "control_msgs/action/FollowJointTrajectory"
+#: Of MoveIt Servo.
+JOINT_JOG = "control_msgs/msg/JointJog"
 NUMBERS = "std_msgs/msg/Float64MultiArray"
 NUMBER = "std_msgs/msg/Float64"
+BOOL = "std_msgs/msg/Bool"
 TWIST = "geometry_msgs/msg/TwistStamped"
+PLAIN_TWIST = "geometry_msgs/msg/Twist"
 POSE = "geometry_msgs/msg/PoseStamped"
+PLAIN_POSE = "geometry_msgs/msg/Pose"
 #: Up to Kilted, and of many grippers' own drivers.
 GRIPPER_ACTION = "control_msgs/action/GripperCommand"
 #: Of ros2_controllers' parallel_gripper_controller.
 PARALLEL_GRIPPER_ACTION = "control_msgs/action/ParallelGripperCommand"
 
-JOINT_TYPES = (JOINT_TRAJECTORY, NUMBERS, JOINT_STATE)
-TOOL_TYPES = (TWIST, POSE)
+JOINT_TYPES = (JOINT_TRAJECTORY, NUMBERS, JOINT_STATE, FOLLOW_TRAJECTORY, JOINT_JOG)
+TOOL_TYPES = (TWIST, POSE, PLAIN_TWIST, PLAIN_POSE)
 
 JOINT_KINDS = (ActionKind.JOINT_POSITION, ActionKind.JOINT_DELTA, ActionKind.JOINT_VELOCITY)
 
 TOOL_KINDS = (ActionKind.EE_DELTA, ActionKind.EE_TWIST, ActionKind.EE_POSE)
 
-#: Which command types can carry out which action.
+#: Which command types can carry out which action. Any other type can, by a mapping of fields.
 FITTING: dict[ActionKind, tuple[str, ...]] = {
-    **dict.fromkeys(JOINT_KINDS, JOINT_TYPES),
+    ActionKind.JOINT_POSITION: (JOINT_TRAJECTORY, NUMBERS, JOINT_STATE, FOLLOW_TRAJECTORY),
+    ActionKind.JOINT_DELTA: JOINT_TYPES,
+    ActionKind.JOINT_VELOCITY: JOINT_TYPES,
     ActionKind.EE_DELTA: TOOL_TYPES,
     ActionKind.EE_TWIST: TOOL_TYPES,
-    ActionKind.EE_POSE: (POSE,),
+    ActionKind.EE_POSE: (POSE, PLAIN_POSE),
+    ActionKind.BASE_TWIST: (TWIST, PLAIN_TWIST),
+    ActionKind.GENERIC: (NUMBERS, JOINT_STATE),
 }
+#: Message types that the driver fills by itself.
+BUILT_IN = (*JOINT_TYPES, *TOOL_TYPES)
+
+
+def is_action(type_name: str) -> bool:
+    """Whether a type is that of an action."""
+    return type_name.split("/")[1:2] == ["action"]
+
+
+def is_service(type_name: str) -> bool:
+    """Whether a type is that of a service."""
+    return type_name.split("/")[1:2] == ["srv"]
 
 
 LayoutName = Literal[
@@ -169,7 +192,8 @@ MessageClass = Callable[[str], type[Any]]
 
 class FieldPath:
     """A way through a message, for instance ``pose.pose``, ``arms[1].joints[0].position``, or
-    ``motor_state[*].q``: the ``q`` of every element, in order.
+    ``motor_state[*].q``: the ``q`` of every element, in order. Several ways, with commas between
+    them, give a list: ``x, y, z, rx, ry, rz``.
 
     Raises:
         ConfigError: The text is not such a way.
@@ -178,6 +202,10 @@ class FieldPath:
     def __init__(self, text: str) -> None:
         self.text = text
         self._steps: list[str | int] = []  # ALL for every element
+        several = text.split(",") if "," in text else []
+        self._several = [FieldPath(way.strip()) for way in several]
+        if several:
+            return
         for part in text.split("."):
             match = _STEP.fullmatch(part)
             if match is None:
@@ -194,6 +222,8 @@ class FieldPath:
     def get(self, message: Any) -> Any:
         """What stands there; a list if there is a ``[*]``. Raises AttributeError or IndexError
         where there is nothing."""
+        if self._several:
+            return [way.get(message) for way in self._several]
         return _follow(message, self._steps, 0)
 
     def check(
@@ -207,6 +237,8 @@ class FieldPath:
             find: Finds the classes of what sequences hold, which are empty in a new message.
                 Without it, what comes after an index is not checked.
         """
+        for path in self._several:
+            path.check(message_class, type_name, find)
         message, way, element = message_class(), type_name, ""
         for step in self._steps:
             if isinstance(step, int):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from user_core.errors import DeviceError, DeviceTimeout
+from user_core.errors import DeviceError, DeviceNotConnected, DeviceTimeout
 from user_core.specs import Array, ArraySpec
 from user_hal.robots.ros2.buffer import Sample
 from user_hal.robots.ros2.contract import Ros2Config

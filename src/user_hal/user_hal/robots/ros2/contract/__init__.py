@@ -6,7 +6,9 @@ anything is connected, and the robot's spec follows from it.
 
 - :mod:`~user_hal.robots.ros2.contract.sources`: keys of ``observation`` and ``timing``;
 - :mod:`~user_hal.robots.ros2.contract.parts`: which numbers become which elements;
-- :mod:`~user_hal.robots.ros2.contract.actions`: keys of ``action``, ``home`` and ``stop``;
+- :mod:`~user_hal.robots.ros2.contract.actions`, :mod:`~user_hal.robots.ros2.contract.grippers`:
+  keys of ``action``, ``home``, ``stop`` and ``groups``;
+- :mod:`~user_hal.robots.ros2.contract.groups`: one group as if it were a robot of its own;
 - :mod:`~user_hal.robots.ros2.contract.keys`: all keys, and what follows from them together;
 - :mod:`~user_hal.robots.ros2.contract.source_checks`,
   :mod:`~user_hal.robots.ros2.contract.action_checks`: whether they fit each other;
@@ -16,22 +18,20 @@ anything is connected, and the robot's spec follows from it.
 from __future__ import annotations
 
 from user_hal.robots.ros2.contract.action_checks import (
-    check_action,
-    check_echo,
-    check_frames,
-    check_home,
-    check_units,
-    command_scaling,
+    check_group,
+    check_has_joints,
+    check_topics,
 )
 from user_hal.robots.ros2.contract.actions import (
     ActionConfig,
     CommandConfig,
-    GripperConfig,
+    GroupConfig,
     HomeConfig,
     StopConfig,
-    TriggerConfig,
     carries_velocities,
 )
+from user_hal.robots.ros2.contract.grippers import GripperConfig
+from user_hal.robots.ros2.contract.groups import Group, groups_of
 from user_hal.robots.ros2.contract.keys import Contract
 from user_hal.robots.ros2.contract.source_checks import (
     check_joints,
@@ -39,7 +39,12 @@ from user_hal.robots.ros2.contract.source_checks import (
     check_source,
     element_count,
 )
-from user_hal.robots.ros2.contract.sources import SourceConfig, TimingConfig, TransformConfig
+from user_hal.robots.ros2.contract.sources import (
+    SourceConfig,
+    TimingConfig,
+    TransformConfig,
+    UrdfConfig,
+)
 from user_hal.robots.ros2.contract.spec import GRIPPER, robot_spec
 
 __all__ = [
@@ -47,17 +52,19 @@ __all__ = [
     "ActionConfig",
     "CommandConfig",
     "GripperConfig",
+    "Group",
+    "GroupConfig",
     "HomeConfig",
     "Ros2Config",
     "SourceConfig",
     "StopConfig",
     "TimingConfig",
     "TransformConfig",
-    "TriggerConfig",
+    "UrdfConfig",
     "carries_velocities",
     "check_contract",
-    "command_scaling",
     "element_count",
+    "groups_of",
     "robot_spec",
 ]
 
@@ -72,12 +79,13 @@ class Ros2Config(Contract):
 
 def check_contract(config: Contract) -> None:
     """Raise ConfigError for the first thing that does not fit."""
+    groups = groups_of(config)
     check_joints(config)
+    for group in groups:
+        check_has_joints(group)
     for name in config.observation:
         check_source(config, name)
     check_moments(config)
-    check_action(config)
-    check_home(config)
-    check_echo(config)
-    check_frames(config)
-    check_units(config)
+    for group in groups:
+        check_group(group)
+    check_topics(config, groups)

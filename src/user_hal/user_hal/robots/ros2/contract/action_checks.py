@@ -1,77 +1,118 @@
-"""Whether action, commands, frames and the way home of a contract fit each other."""
+"""Whether action, commands, frames and the way home of each group fit what is observed."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from user_core.errors import ConfigError
-from user_core.specs import Array
-from user_hal.robots.ros2.contract.actions import CommandConfig, carries_velocities
+from user_core.specs import ActionKind
+from user_hal.robots.ros2.contract.actions import CommandConfig, command_quantity
+from user_hal.robots.ros2.contract.groups import Group
 from user_hal.robots.ros2.contract.keys import Contract
-from user_hal.robots.ros2.contract.source_checks import (
-    check_bounds,
-    require_joint_position,
-    require_tcp_pose,
-)
+from user_hal.robots.ros2.contract.source_checks import check_bounds
+from user_hal.robots.ros2.contract.sources import POSES
 from user_hal.robots.ros2.frames import plain
 from user_hal.robots.ros2.messages import (
-    JOINT_KINDS,
+    BUILT_IN,
+    FOLLOW_TRAJECTORY,
     JOINT_TRAJECTORY,
     JOINT_TYPES,
-    POSE,
     TOOL_TYPES,
 )
 
+_TRAJECTORIES = (JOINT_TRAJECTORY, FOLLOW_TRAJECTORY)
 
-def check_action(config: Contract) -> None:
+
+def check_group(group: Group) -> None:
+    """Raise ConfigError for the first thing of a group that does not fit."""
+    if group.name and (not group.name.isidentifier()):
+        raise ConfigError("groups", got=repr(group.name), expected="names of letters, digits and _")
+    check_action(group)
+    check_home(group)
+    check_frames(group)
+    for where, command in group.commands():
+        check_units(group, where, command)
+
+
+def check_has_joints(group: Group) -> None:
+    """Who moves joints says which."""
+    if group.moves_joints and not group.joints:
+        kind = group.action.kind.value
+        raise ConfigError(f"{group.where}joints", got="none", expected=f"names, for {kind} actions")
+
+
+def check_action(group: Group) -> None:
     """The action fits what is observed, and its bounds its size."""
-    action = config.action
-    if action.kind in JOINT_KINDS:
-        require_joint_position(config)
-        count = len(config.joints)
-        check_bounds("action.target", action.target_low, action.target_high, count)
+    action, where = group.action, f"{group.where}action"
+    if group.moves_joints:
+        if action.kind is not ActionKind.GENERIC:
+            _require_joint_position(group)
+        count = len(group.joints)
+        check_bounds(f"{where}.target", action.target_low, action.target_high, count)
+        _check_count(f"{where}.max_lead_rad", action.max_lead_rad, count)
+    elif action.kind is ActionKind.BASE_TWIST:
+        count = 3 if action.sideways else 2
+        if action.gripper is not None:
+            raise ConfigError(f"{where}.gripper", got="a gripper of a base", expected="none")
     else:
-        count = 7 if action.kind.value == "ee_pose" else (6 if action.rotation else 3)
-        if action.command.type == POSE:
-            require_tcp_pose(config, "poses are commanded")
-    check_bounds("action", action.low, action.high, count)
+        count = 7 if action.kind is ActionKind.EE_POSE else (6 if action.rotation else 3)
+        if command_quantity(action, action.command) == "pose":
+            _require_tcp_pose(group, "poses are commanded")
+    check_bounds(where, action.low, action.high, count)
+    if action.kind is ActionKind.GENERIC:
+        if group.stop.effort is None:
+            raise ConfigError(
+                f"{group.where}stop.effort",
+                got="nothing, for efforts",
+                expected="what a stop sends",
+                hint="0.0 is right for an arm that carries its own weight, and lets another fall",
+            )
+        check_bounds(f"{group.where}stop.effort", group.stop.effort, None, count)
+    _check_gripper(group, where)
 
 
-def command_scaling(config: Contract, command: CommandConfig) -> tuple[Array, Array]:
-    """Scale and offset from our units to the robot's own, each (1,) or (n,)."""
-    scale: Array = np.ones(1)
-    offset: Array = np.zeros(1)
-    if command.type in JOINT_TYPES and "joint_position" in config.observation:
-        observed, offset = config.scaling("joint_position")
-        scale, offset = 1.0 / observed, -offset  # of the joint positions, before scaling
-    if command.scale is not None:
-        scale = np.atleast_1d(command.scale)
-    offset = offset * scale if command.offset is None else np.atleast_1d(command.offset)
-    return scale, np.zeros(1) if carries_velocities(config.action, command) else offset
+def _check_gripper(group: Group, where: str) -> None:
+    gripper = group.action.gripper
+    if gripper is None or not gripper.in_command:
+        return
+    command = group.action.command
+    if command_quantity(group.action, command) != "positions" and not command.fields:
+        raise ConfigError(
+            f"{where}.gripper.in_command",
+            got=f"a {command.type} of {command_quantity(group.action, command)}",
+            expected="positions, or fields that say where the fingers stand",
+        )
+    if command.type in BUILT_IN and not command.fields and command.type in JOINT_TYPES:
+        names = command.type != "std_msgs/msg/Float64MultiArray"
+        if names and len(gripper.joints) != gripper.fingers:
+            raise ConfigError(
+                f"{where}.gripper.joints", got=list(gripper.joints),
+                expected=f"{gripper.fingers} names, as the message names joints",
+            )  # fmt: skip
+    if group.source("gripper") is None:
+        raise ConfigError(
+            "observation",
+            got=sorted(group.contract.observation),
+            expected=f"{group.label('gripper')}: the opening, as a stop must leave it as it is",
+            hint="Take it from the joint states, scaled to 0 closed, 1 open",
+        )
 
 
-def check_units(config: Contract) -> None:
-    """Scales, offsets and ranges of commands fit their messages."""
-    for where, command in (
-        ("action.command", config.action.command),
-        ("home.command", config.home.command),
-    ):
-        if command is not None:
-            _check_units_of(config, where, command)
-
-
-def _check_units_of(config: Contract, where: str, command: CommandConfig) -> None:
-    velocities = carries_velocities(config.action, command)
-    count = len(config.joints) if command.type in JOINT_TYPES else 6
+def check_units(group: Group, where: str, command: CommandConfig) -> None:
+    """Scales, offsets and ranges of a command fit its message."""
+    quantity = command_quantity(group.action, command)
+    velocities = group.velocities(command)
+    by_joints = quantity in ("positions", "velocities", "efforts")
+    count = len(group.joints) if by_joints else 6
     for key in ("scale", "offset", "low", "high"):
         value = getattr(command, key)
         if value is None:
             continue
-        if command.type == POSE:
+        if quantity == "pose" and (command.quantity != "pose_rpy" or key != "scale"):
             raise ConfigError(f"{where}.{key}", got=value, expected="none: poses are in m")
-        if key == "offset" and velocities:
-            raise ConfigError(f"{where}.offset", got=value, expected="none for velocities")
-        if key in ("low", "high") and not velocities:
+        if key == "offset" and quantity != "positions":
+            raise ConfigError(f"{where}.offset", got=value, expected=f"none for {quantity}")
+        if key in ("low", "high") and not velocities and quantity != "efforts":
             raise ConfigError(
                 f"{where}.{key}",
                 got=value,
@@ -86,48 +127,48 @@ def _check_units_of(config: Contract, where: str, command: CommandConfig) -> Non
         if not np.isfinite(numbers).all() or (key == "scale" and not numbers.all()):
             raise ConfigError(f"{where}.{key}", got=value, expected="finite, and no scale of 0")
     check_bounds(where, command.low, command.high, count)
-    if command.type != JOINT_TRAJECTORY or command.scale is not None:
+    if command.type not in _TRAJECTORIES or command.scale is not None:
         return
-    if "joint_position" not in config.observation:
+    name = group.source("joint_position")
+    if name is None:
         return
-    observed, _ = config.scaling("joint_position")
-    if not np.all(observed == 1.0):
-        inverse = np.round(1.0 / observed, 6).tolist()
+    scale = group.contract.scaling(name)[0]
+    if not np.all(scale == 1.0):
+        inverse = np.round(1.0 / scale, 6).tolist()
         raise ConfigError(
             f"{where}.scale",
-            got=f"none, beside observation.joint_position.scale {observed.tolist()}",
+            got=f"none, beside observation.{name}.scale {scale.tolist()}",
             expected="the factor from rad to the controller's unit",
-            hint=f"Write scale: {inverse} if the controller takes what joint_position reports, "
+            hint=f"Write scale: {inverse} if the controller takes what {name} reports, "
             "scale: 1.0 if it takes rad",
         )
 
 
-def check_frames(config: Contract) -> None:
+def check_frames(group: Group) -> None:
     """What is commanded and what it builds on are in frames whose relation is known."""
-    base, frames = config.base_frame, config.frames()
+    base, contract = group.base_frame, group.contract
     hint = f"Say where it is: transforms: {{FRAME: {{parent: {base}, xyz: [x, y, z], rpy: [r, p, y]}}}}, or use_tf: true"
-    drives_tool = config.action.kind not in JOINT_KINDS or bool(config.home.pose)
-    for name in ("tcp_pose", "tcp_velocity"):
-        if not drives_tool or name not in config.observation:
+    is_base = group.action.kind is ActionKind.BASE_TWIST
+    drives_tool = (not group.moves_joints and not is_base) or bool(group.home.pose)
+    for quantity in ("tcp_pose", "tcp_velocity"):
+        name = group.source(quantity)
+        if not drives_tool or name is None:
             continue
-        if plain(config.observed_frame(name)) != plain(base):
+        if plain(contract.observed_frame(name)) != plain(base):
             raise ConfigError(
                 f"observation.{name}.frame",
-                got=config.message_frame(name),
+                got=contract.message_frame(name),
                 expected=f"{base}, the frame of what is commanded (base_frame)",
                 hint=hint,
             )
-    for where, command in (
-        ("action.command", config.action.command),
-        ("home.command", config.home.command),
-    ):
-        if command is None or not command.frame:
+    for where, command in group.commands():
+        if not command.frame:
             continue
-        if command.type not in TOOL_TYPES:
+        if command_quantity(group.action, command) not in ("pose", "twist"):
             raise ConfigError(
                 f"{where}.frame", got=command.frame, expected=f"none for {command.type}"
             )
-        if not config.use_tf and frames.between(base, command.frame) is None:
+        if not contract.use_tf and contract.frames().between(base, command.frame) is None:
             raise ConfigError(
                 f"{where}.frame",
                 got=command.frame,
@@ -136,59 +177,99 @@ def check_frames(config: Contract) -> None:
             )
 
 
-def check_echo(config: Contract) -> None:
-    """What this node commands is not what it reads: a robot that has died would seem to follow."""
+def check_topics(contract: Contract, groups: tuple[Group, ...]) -> None:
+    """What this node commands is not what it reads (a robot that has died would seem to follow),
+    and no two groups command the same topic."""
     read = {
         part.config.topic.lstrip("/"): name
-        for name in config.observation
-        for part in config.plan(name).parts
+        for name in contract.observation
+        for part in contract.plan(name).parts
+        if part.config.topic
     }
-    for where, command in (
-        ("action.command", config.action.command),
-        ("action.gripper", config.action.gripper),
-        ("home.command", config.home.command),
-    ):
-        if command is not None and command.topic.lstrip("/") in read:
-            raise ConfigError(
-                f"{where}.topic",
-                got=f"{command.topic!r}, which observation.{read[command.topic.lstrip('/')]} reads",
-                expected="another topic than those that the robot is read from",
-            )
+    taken: dict[str, str] = {}
+    for group in groups:
+        commands = [(where, command.topic) for where, command in group.commands()]
+        gripper = group.action.gripper
+        if gripper is not None and gripper.topic:
+            commands.append((f"{group.where}action.gripper", gripper.topic))
+        for where, topic in commands:
+            if topic.lstrip("/") in read:
+                raise ConfigError(
+                    f"{where}.topic",
+                    got=f"{topic!r}, which observation.{read[topic.lstrip('/')]} reads",
+                    expected="another topic than those that the robot is read from",
+                )
+            other = taken.setdefault(topic.lstrip("/"), group.name)
+            if other != group.name:
+                raise ConfigError(
+                    f"{where}.topic", got=f"{topic!r}, which group {other!r} commands, too",
+                    expected="a topic for each group, or one group with the joints of both",
+                )  # fmt: skip
 
 
-def check_home(config: Contract) -> None:
+def check_home(group: Group) -> None:
     """The way home can be gone and seen."""
-    home = config.home
+    home, where = group.home, f"{group.where}home"
     if home.joints and home.pose:
-        raise ConfigError("home", got="joints and pose", expected="one of them")
-    command = home.command or config.action.command
+        raise ConfigError(where, got="joints and pose", expected="one of them")
+    command = home.command or group.action.command
     if home.joints:
-        if len(home.joints) != len(config.joints):
-            raise ConfigError(
-                "home.joints", got=f"{len(home.joints)} numbers", expected=len(config.joints)
-            )
-        require_joint_position(config)
-        _require_type("home.joints", command, joint=True)
+        count = len(group.joints)
+        if len(home.joints) != count:
+            raise ConfigError(f"{where}.joints", got=f"{len(home.joints)} numbers", expected=count)
+        for key in ("speed_rad_s", "tolerance_rad"):
+            _check_count(f"{where}.{key}", getattr(home, key), count)
+        _require_joint_position(group)
+        _require_quantity(group, f"{where}.joints", command, ("positions", "velocities"))
     if home.pose:
         norm = float(np.linalg.norm(home.pose[3:]))
         if len(home.pose) != 7 or abs(norm - 1) > 1e-2:
             raise ConfigError(
-                "home.pose",
+                f"{where}.pose",
                 got=f"{len(home.pose)} numbers, quaternion of length {norm:.3f}",
                 expected="x y z and a unit quaternion qx qy qz qw",
             )
-        require_tcp_pose(config, "home is a pose")
-        _require_type("home.pose", command, joint=False)
-    if home.gripper is not None and config.action.gripper is None:
-        raise ConfigError("home.gripper", got=home.gripper, expected="action.gripper as well")
+        _require_tcp_pose(group, "home is a pose")
+        _require_quantity(group, f"{where}.pose", command, ("pose", "twist"))
+    if home.gripper is not None and group.action.gripper is None:
+        raise ConfigError(
+            f"{where}.gripper", got=home.gripper, expected=f"{group.where}action.gripper as well"
+        )
 
 
-def _require_type(what: str, command: CommandConfig, *, joint: bool) -> None:
-    fitting = JOINT_TYPES if joint else TOOL_TYPES
-    if command.type not in fitting:
+def _require_quantity(
+    group: Group, what: str, command: CommandConfig, fitting: tuple[str, ...]
+) -> None:
+    if command_quantity(group.action, command) not in fitting:
+        types = JOINT_TYPES if "positions" in fitting else TOOL_TYPES
         raise ConfigError(
             what,
             got=f"a command of type {command.type}",
-            expected=f"one of {list(fitting)}",
-            hint="Give home.command a topic that can go there",
+            expected=f"one of {list(types)}, or fields with a quantity that fits",
+            hint=f"Give {group.where}home.command a topic that can go there",
         )
+
+
+def _require_joint_position(group: Group) -> None:
+    if group.source("joint_position") is None:
+        raise ConfigError(
+            "observation",
+            got=sorted(group.contract.observation),
+            expected=f"{group.label('joint_position')} among them",
+        )
+    group.rows("joint_position")
+
+
+def _require_tcp_pose(group: Group, why: str) -> None:
+    name = group.source("tcp_pose")
+    if name is None or group.contract.layout(name) not in POSES:
+        raise ConfigError(
+            "observation",
+            got=sorted(group.contract.observation),
+            expected=f"{group.label('tcp_pose')}, because {why}",
+        )
+
+
+def _check_count(where: str, value: float | tuple[float, ...], count: int) -> None:
+    if isinstance(value, tuple) and len(value) != count:
+        raise ConfigError(where, got=f"{len(value)} numbers", expected=f"1 or {count}")

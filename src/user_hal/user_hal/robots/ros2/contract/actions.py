@@ -2,37 +2,87 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from user_core.config import Config, setting
 from user_core.errors import ConfigError
 from user_core.specs import ActionKind
+from user_hal.robots.ros2.calls import CallConfig
+from user_hal.robots.ros2.contract.grippers import GripperConfig
 from user_hal.robots.ros2.contract.sources import Bound
 from user_hal.robots.ros2.messages import (
+    BUILT_IN,
     FITTING,
+    FOLLOW_TRAJECTORY,
+    JOINT_JOG,
+    JOINT_KINDS,
     JOINT_STATE,
     JOINT_TRAJECTORY,
     NUMBERS,
-    PARALLEL_GRIPPER_ACTION,
+    PLAIN_TWIST,
+    TOOL_KINDS,
     TWIST,
+    is_service,
 )
+
+Numbers = float | tuple[float, ...]
+
+#: What the numbers of a command are.
+Quantity = Literal["positions", "velocities", "efforts", "pose", "twist"]
+
+_QUANTITIES: dict[str, Quantity] = {
+    "position": "positions",
+    "velocity": "velocities",
+    "effort": "efforts",
+    "pose": "pose",
+    "pose_rpy": "pose",
+    "twist": "twist",
+}
+_ONLY: dict[str, Quantity] = {
+    JOINT_TRAJECTORY: "positions",
+    FOLLOW_TRAJECTORY: "positions",
+    JOINT_JOG: "velocities",
+    TWIST: "twist",
+    PLAIN_TWIST: "twist",
+}
+_OF_KIND: dict[ActionKind, tuple[Quantity, ...]] = {
+    ActionKind.JOINT_POSITION: ("positions",),
+    ActionKind.JOINT_DELTA: ("positions", "velocities"),
+    ActionKind.JOINT_VELOCITY: ("velocities", "positions"),
+    ActionKind.EE_DELTA: ("pose", "twist"),
+    ActionKind.EE_TWIST: ("twist", "pose"),
+    ActionKind.EE_POSE: ("pose",),
+    ActionKind.BASE_TWIST: ("twist",),
+    ActionKind.GENERIC: ("efforts",),
+}
 
 
 class CommandConfig(Config):
-    """The topic that moves the robot."""
+    """The topic or action that moves the robot."""
 
-    topic: str = setting(doc="Topic that a controller listens to.", min_length=1)
-    type: Literal[
-        "trajectory_msgs/msg/JointTrajectory",
-        "std_msgs/msg/Float64MultiArray",
-        "geometry_msgs/msg/TwistStamped",
-        "geometry_msgs/msg/PoseStamped",
-        "sensor_msgs/msg/JointState",
-    ] = setting(doc="Its message type.")
-    quantity: Literal["auto", "position", "velocity"] = setting(
-        "auto",
-        doc="What the numbers for joints are; auto: velocity for joint_velocity actions through "
-        "Float64MultiArray and JointState, else position.",
+    topic: str = setting(
+        doc="Topic that a controller listens to, or name of the action.", min_length=1
+    )
+    type: str = setting(
+        doc="Its type: trajectory_msgs/msg/JointTrajectory, std_msgs/msg/Float64MultiArray, "
+        "sensor_msgs/msg/JointState, control_msgs/msg/JointJog, "
+        "control_msgs/action/FollowJointTrajectory, geometry_msgs/msg/Pose, PoseStamped, Twist, "
+        "TwistStamped; or any other message or action type, with fields.",
+    )
+    fields: dict[str, Any] = setting(
+        factory=dict,
+        doc="What stands in which field, for other types: {name: arm, cmd: values}. Words in fields "
+        "that are no texts: values, values[0] (the numbers, in the robot's units), joints (their "
+        "names), fingers (a gripper in the message), duration (time_from_start_s).",
+    )
+    quantity: Literal["auto", "position", "velocity", "effort", "pose", "pose_rpy", "twist"] = (
+        setting(
+            "auto",
+            doc="What the numbers are. auto: velocity for joint_velocity actions through "
+            "Float64MultiArray, JointState and other types, and through JointJog; effort for "
+            "generic actions; else position, pose or twist, as the type or the action is. "
+            "pose_rpy: six numbers, x y z roll pitch yaw, for other types.",
+        )
     )
     frame: str = setting(
         "",
@@ -41,7 +91,8 @@ class CommandConfig(Config):
     )
     time_from_start_s: float | None = setting(
         None,
-        doc="JointTrajectory: when the point is to be reached; empty: one control period.",
+        doc="JointTrajectory: when the point is to be reached; empty: one control period, of an "
+        "action two, as a goal is first accepted.",
         unit="s",
         gt=0,
     )
@@ -65,70 +116,54 @@ class CommandConfig(Config):
         True, doc="Connecting fails while nobody listens to the topic."
     )
 
-
-class GripperConfig(Config):
-    """The last element of an action opens (1) and closes (0) a gripper by its own topic."""
-
-    topic: str = setting(doc="Topic, or name of the action.", min_length=1)
-    type: Literal[
-        "std_msgs/msg/Float64",
-        "std_msgs/msg/Float64MultiArray",
-        "trajectory_msgs/msg/JointTrajectory",
-        "sensor_msgs/msg/JointState",
-        "control_msgs/action/GripperCommand",
-        "control_msgs/action/ParallelGripperCommand",
-    ] = setting(doc="Its type.")
-    closed: float = setting(doc="The gripper's own number when it is closed, in its own unit.")
-    opened: float = setting(doc="The gripper's own number when it is open.")
-    joints: tuple[str, ...] = setting(
-        (),
-        doc="Joints of the gripper, for JointTrajectory, JointState and ParallelGripperCommand.",
-    )
-    max_effort: float = setting(0.0, doc="Effort for types that have one.", unit="N", ge=0)
-    min_change: float = setting(
-        0.01, doc="Smaller changes of the opening are not sent.", ge=0, le=1
-    )
-    time_from_start_s: float = setting(
-        0.5, doc="JointTrajectory: duration of a movement.", unit="s", gt=0
-    )
-    require_subscriber: bool = setting(
-        True, doc="Connecting fails while nobody listens to the topic."
-    )
-
     def validate(self) -> None:
-        """Refuse what cannot be sent."""
-        if self.opened == self.closed:
-            raise ConfigError("opened of the gripper", got=self.opened, expected="not closed's")
-        by_name = (JOINT_TRAJECTORY, JOINT_STATE, PARALLEL_GRIPPER_ACTION)
-        if self.type in by_name and not self.joints:
+        """Refuse a type that the driver cannot fill."""
+        if is_service(self.type):
             raise ConfigError(
-                "joints of the gripper", got="none", expected=f"names for {self.type}"
+                "type of the command", got=self.type, expected="a message or action type",
+                hint="A service blocks; commands come in every period",
+            )  # fmt: skip
+        if self.type not in BUILT_IN and not self.fields:
+            raise ConfigError(
+                "type of the command",
+                got=self.type,
+                expected=f"one of {list(BUILT_IN)}, or fields beside it",
+                hint="Say what stands where, for instance fields: {data: values}",
             )
 
 
 class ActionConfig(Config):
     """What an action means, and how far it goes."""
 
-    kind: ActionKind = setting(doc="What the numbers mean.")
+    kind: ActionKind = setting(
+        doc="What the numbers mean. generic: efforts of the joints, see stop.effort."
+    )
     command: CommandConfig = setting(doc="The topic that carries it out.")
     low: Bound = setting(doc="Smallest action: one number, or one per element without gripper.")
     high: Bound = setting(doc="Largest action, likewise.")
     rotation: bool = setting(
         True, doc="Tool actions: whether they also turn the tool, or only shift it."
     )
+    sideways: bool = setting(
+        False, doc="base_twist: whether the base also goes sideways: vx, vy, wz instead of vx, wz."
+    )
     base: Literal["target", "measured"] = setting(
         "target",
         doc="What a change starts from: the last target (exact sums, no sagging), or the measured "
         "position.",
     )
-    max_lead_rad: float = setting(
+    max_lead_rad: Numbers = setting(
         0.3,
-        doc="Farthest that a target runs ahead of measured joints or rotation.",
+        doc="Farthest that a target runs ahead of measured joints or rotation: one number, or one "
+        "per joint, each in the joint's unit.",
         unit="rad",
         gt=0,
     )
     max_lead_m: float = setting(
-        0.1, doc="Farthest that a target runs ahead of the measured tool.", unit="m", gt=0
+        0.1,
+        doc="Farthest that a target runs ahead of the measured tool, or of prismatic joints.",
+        unit="m",
+        gt=0,
     )
     target_low: Bound = setting(None, doc="Lowest joint target that changes may add up to.")
     target_high: Bound = setting(None, doc="Highest joint target.")
@@ -138,7 +173,7 @@ class ActionConfig(Config):
         """Refuse pairs of action and message that do not go together."""
         kind, command = self.kind, self.command
         fitting = FITTING.get(kind, ())
-        if command.type not in fitting:
+        if not fitting or (command.type in BUILT_IN and command.type not in fitting):
             raise ConfigError(
                 f"command type for {kind.value} actions",
                 got=command.type,
@@ -146,23 +181,31 @@ class ActionConfig(Config):
                 if fitting
                 else f"a kind in {[k.value for k in FITTING]}",
             )
-        if kind is ActionKind.JOINT_POSITION and command.quantity == "velocity":
-            raise ConfigError("quantity of the command", got="velocity", expected="position")
         if command.type == JOINT_TRAJECTORY and command.quantity == "velocity":
             raise ConfigError(
                 "quantity of a JointTrajectory",
                 got="velocity",
                 expected="position: trajectory controllers refuse a last point that moves",
             )
+        quantity = command_quantity(self, command)
+        if quantity not in _OF_KIND[kind]:
+            expected = [k for k, q in _QUANTITIES.items() if q in _OF_KIND[kind]]
+            raise ConfigError(
+                "quantity of the command",
+                got=command.quantity,
+                expected=f"{' or '.join(expected)}, for {kind.value} actions",
+            )
+        only = _ONLY.get(command.type, quantity)
+        if quantity != only:
+            raise ConfigError(
+                f"quantity of a {command.type}", got=command.quantity, expected=f"{only}, or auto"
+            )
+        if command.quantity == "pose_rpy" and command.type in BUILT_IN:
+            raise ConfigError(
+                f"quantity of a {command.type}", got="pose_rpy", expected="pose, or another type"
+            )
         if self.low is None or self.high is None:
             raise ConfigError("low and high of the action", got="no limit", expected="numbers")
-
-
-class TriggerConfig(Config):
-    """A std_srvs/srv/Trigger service to call."""
-
-    service: str = setting(doc="Name of the service.", min_length=1)
-    timeout_s: float = setting(5.0, doc="How long to wait for its answer.", unit="s", gt=0)
 
 
 class HomeConfig(Config):
@@ -180,31 +223,76 @@ class HomeConfig(Config):
     noise: float = setting(
         0.0, doc="Half width of uniform noise on each joint (rad) or on x, y, z (m).", ge=0
     )
-    speed_rad_s: float = setting(0.3, doc="Speed of joints and rotation.", unit="rad/s", gt=0)
-    speed_m_s: float = setting(0.1, doc="Speed of the tool.", unit="m/s", gt=0)
-    tolerance_rad: float = setting(0.02, doc="Distance at which home is reached.", unit="rad", gt=0)
-    tolerance_m: float = setting(0.005, doc="Distance at which home is reached.", unit="m", gt=0)
+    speed_rad_s: Numbers = setting(
+        0.3,
+        doc="Speed of joints and rotation: one number, or one per joint, each in the joint's unit.",
+        unit="rad/s",
+        gt=0,
+    )
+    speed_m_s: float = setting(
+        0.1, doc="Speed of the tool, and of prismatic joints.", unit="m/s", gt=0
+    )
+    tolerance_rad: Numbers = setting(
+        0.02,
+        doc="Distance at which home is reached: one number, or one per joint, likewise.",
+        unit="rad",
+        gt=0,
+    )
+    tolerance_m: float = setting(
+        0.005, doc="Distance at which home is reached, of tool or prismatic joints.", unit="m", gt=0
+    )
     rate_hz: float = setting(50.0, doc="Rate of targets on the way.", unit="Hz", gt=0, le=1000)
     timeout_s: float = setting(30.0, doc="Time after which homing has failed.", unit="s", gt=0)
     gripper: float | None = setting(None, doc="Opening at the start, 0 to 1.", ge=0, le=1)
-    before: tuple[TriggerConfig, ...] = setting((), doc="Services to call first, in order.")
-    after: tuple[TriggerConfig, ...] = setting((), doc="Services to call last, in order.")
+    before: tuple[CallConfig, ...] = setting(
+        (), doc="Services and actions to call first, in order."
+    )
+    after: tuple[CallConfig, ...] = setting((), doc="Services and actions to call last, in order.")
 
 
 class StopConfig(Config):
-    """What a safe stop is, for robots that take positions (velocities become zero)."""
+    """What a safe stop is, for robots that take positions or efforts (velocities become zero)."""
 
     hold: Literal["measured", "target"] = setting(
         "measured", doc="Hold where the robot is, or where it was sent last."
     )
     time_s: float = setting(0.2, doc="JointTrajectory: time to come to rest.", unit="s", gt=0)
+    effort: Bound = setting(
+        None,
+        doc="Efforts: what a stop sends, one number or one per joint. Must be said: zero is right "
+        "for an arm that carries its own weight (gravity compensation), and lets another one fall.",
+        unit="N m",
+    )
+
+
+class GroupConfig(Config):
+    """One part of a robot that is commanded by itself: an arm, a lift, a base. The keys mean what
+    they mean at the top of a contract; its observations are named GROUP.joint_position and so on,
+    or are its share of a joint_position for all groups."""
+
+    joints: tuple[str, ...] = setting((), doc="Its joints, in the order of all joint vectors.")
+    action: ActionConfig = setting(doc="What its part of an action does.")
+    home: HomeConfig = setting(factory=HomeConfig, doc="Where an episode starts.")
+    stop: StopConfig | None = setting(None, doc="What a safe stop does; empty: as the contract's.")
+    base_frame: str = setting(
+        "", doc="Frame of its tool poses and twists; empty: the contract's base_frame."
+    )
+
+
+def command_quantity(action: ActionConfig, command: CommandConfig) -> Quantity:
+    """What a command's numbers are. Of a topic for the way home ``auto`` is a place."""
+    if command.quantity != "auto":
+        return _QUANTITIES[command.quantity]
+    if command.type in _ONLY:
+        return _ONLY[command.type]
+    own = command is action.command
+    if command.type in (NUMBERS, JOINT_STATE) or action.kind in (*JOINT_KINDS, ActionKind.GENERIC):
+        if not own:
+            return "positions"
+        return _OF_KIND[action.kind][0] if action.kind not in TOOL_KINDS else "positions"
+    return _OF_KIND[action.kind][0] if own and command.type not in BUILT_IN else "pose"
 
 
 def carries_velocities(action: ActionConfig, command: CommandConfig) -> bool:
-    """Whether a command's numbers are velocities. ``auto``: of the action's own topic only."""
-    if command.type == TWIST:
-        return True
-    if command.quantity != "auto":
-        return command.quantity == "velocity"
-    own = command is action.command and action.kind is ActionKind.JOINT_VELOCITY
-    return own and command.type in (NUMBERS, JOINT_STATE)
+    """Whether a command's numbers are velocities."""
+    return command_quantity(action, command) in ("velocities", "twist")

@@ -8,25 +8,27 @@ import numpy as np
 
 from user_core.errors import ConfigError
 from user_hal.robots.ros2.contract.keys import Contract
-from user_hal.robots.ros2.contract.sources import POSES, Bound
-from user_hal.robots.ros2.messages import JOINT_KINDS, LAYOUTS, layout_named
+from user_hal.robots.ros2.contract.sources import Bound
+from user_hal.robots.ros2.messages import LAYOUTS, layout_named
 
 
 def check_joints(config: Contract) -> None:
     """Joints are named once; what is said about some of them is about known ones."""
-    if len(set(config.joints)) != len(config.joints):
-        raise ConfigError("joints", got=list(config.joints), expected="each name once")
-    unknown = sorted(set(config.continuous) - set(config.joints))
-    if unknown:
-        raise ConfigError("continuous", got=unknown, expected=f"some of {list(config.joints)}")
+    joints = config.joint_names
+    if len(set(joints)) != len(joints):
+        raise ConfigError("joints", got=list(joints), expected="each name once")
+    for key in ("continuous", "prismatic"):
+        unknown = sorted(set(getattr(config, key)) - set(joints))
+        if unknown:
+            raise ConfigError(key, got=unknown, expected=f"some of {list(joints)}")
+    both = sorted(set(config.continuous) & set(config.prismatic))
+    if both:
+        raise ConfigError("continuous", got=f"{both}, also prismatic", expected="one of the two")
     limits = config.joint_velocity_limits
     if limits is not None:
-        check_bounds("joint_velocity_limits", None, limits, len(config.joints))
+        check_bounds("joint_velocity_limits", None, limits, len(joints))
         if np.min(limits) <= 0:
             raise ConfigError("joint_velocity_limits", got=limits, expected="numbers above zero")
-    kind = config.action.kind
-    if kind in JOINT_KINDS and not config.joints:
-        raise ConfigError("joints", got="none", expected=f"names, for {kind.value} actions")
 
 
 def check_source(config: Contract, name: str) -> None:
@@ -65,28 +67,6 @@ def check_moments(config: Contract) -> None:
 def element_count(config: Contract, name: str) -> int:
     """Number of elements of an observation; ConfigError where the contract leaves it open."""
     return config.plan(name).size
-
-
-def require_joint_position(config: Contract) -> None:
-    """Joints are observed in the order in which they are commanded."""
-    if "joint_position" not in config.observation:
-        raise ConfigError(
-            "observation", got=sorted(config.observation), expected="joint_position among them"
-        )
-    if config.elements("joint_position") != config.joints:
-        raise ConfigError(
-            "observation.joint_position.names",
-            got=list(config.elements("joint_position")),
-            expected=f"the robot's joints {list(config.joints)}",
-        )
-
-
-def require_tcp_pose(config: Contract, why: str) -> None:
-    """The pose of the tool is observed."""
-    if "tcp_pose" not in config.observation or config.layout("tcp_pose") not in POSES:
-        raise ConfigError(
-            "observation", got=sorted(config.observation), expected=f"tcp_pose, because {why}"
-        )
 
 
 def check_bounds(where: str, low: Bound, high: Bound, count: int) -> None:

@@ -26,7 +26,8 @@ class PartConfig(Config):
     field: str = setting(
         "",
         doc="Path to the numbers in the message: names, [indices] and [*], for instance "
-        "pose.position, arms[1].q, or motor_state[*].q for the q of every element.",
+        "pose.position, arms[1].q, or motor_state[*].q for the q of every element. Several, with "
+        "commas between them, give a vector: x, y, z, rx, ry, rz.",
     )
     tf: str = setting(
         "",
@@ -220,3 +221,15 @@ class TransformConfig(Config):
         for key, values in (("xyz", self.xyz), ("rpy", self.rpy)):
             if len(values) != 3 or not np.isfinite(values).all():
                 raise ConfigError(f"{key} of a transform", got=values, expected="3 finite numbers")
+
+
+class UrdfConfig(Config):
+    """Where the robot's URDF is, for what the contract does not say of its joints."""
+
+    file: str = setting("", doc="A URDF file, or package://PACKAGE/FILE.")
+    topic: str = setting(
+        "/robot_description",
+        doc="Topic of robot_state_publisher; heard when the robot is connected, unless there is a "
+        "file.",
+        min_length=1,
+    )

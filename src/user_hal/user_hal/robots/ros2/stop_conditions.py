@@ -1,0 +1,219 @@
+"""What stops the robot because a topic says so: a protective stop, a safety mode, a door."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from user_core.config import Config, setting
+from user_core.errors import ConfigError, DeviceTimeout
+from user_core.reasons import NO_REASON, ROBOT_STOP, Reason
+from user_hal.robots.ros2.messages import FieldPath
+from user_hal.topic_io import TopicIo, TopicSubscription
+
+Plain = bool | int | float | str
+
+
+class StopWhenConfig(Config):
+    """A condition on a topic under which the robot must stand still."""
+
+    topic: str = setting(doc="Topic, for instance /io_and_status_controller/safety_mode.",
+                         min_length=1)  # fmt: skip
+    type: str = setting(doc="Its message type.")
+    field: str = setting(doc="Path to the value in the message, for instance mode.")
+    equals: Plain | tuple[Plain, ...] | None = setting(
+        None, doc="Stop while the field has this value, or one of these."
+    )
+    not_equals: Plain | tuple[Plain, ...] | None = setting(
+        None, doc="Stop while the field has another value than this, or than all of these."
+    )
+    above: float | None = setting(None, doc="Stop while the field is larger.")
+    below: float | None = setting(None, doc="Stop while the field is smaller.")
+    latched: bool = setting(
+        False,
+        doc="The stop is an emergency stop of the HAL: it stays until a person resets it (service "
+        "reset_emergency_stop) and the condition has ended. Else the robot may move again "
+        "as soon as the condition ends and commands come.",
+    )
+    reason: str = setting("", doc="What it means, for people: protective stop.")
+    required: bool = setting(
+        True, doc="Connecting fails while no message has come: what is not known is not safe."
+    )
+    max_age_s: float | None = setting(
+        None,
+        doc="Stop, too, if the topic is silent for longer. Empty: it may be said once and hold.",
+        unit="s",
+        gt=0,
+    )
+
+    def validate(self) -> None:
+        """Refuse none, or several, of the comparisons."""
+        given = [k for k in _COMPARISONS if getattr(self, k) is not None]
+        if len(given) != 1 and set(given) != {"above", "below"}:
+            raise ConfigError(
+                f"stop_when of {self.topic}", got=given or "no comparison",
+                expected=f"one of {list(_COMPARISONS)}",
+            )  # fmt: skip
+        FieldPath(self.field)
+
+
+_COMPARISONS = ("equals", "not_equals", "above", "below")
+
+
+class StopDemand(NamedTuple):
+    """Why a robot must stand still.
+
+    Attributes:
+        reason: False if it may move.
+        latched: Whether only a person may let it move again.
+    """
+
+    reason: Reason
+    latched: bool
+
+
+FREE = StopDemand(NO_REASON, latched=False)
+
+
+class StopCondition:
+    """One condition; what its topic said last.
+
+    Args:
+        config: The condition.
+    """
+
+    def __init__(self, config: StopWhenConfig) -> None:
+        self.config = config
+        self._path = FieldPath(config.field)
+        self._value: Any = None
+        self._heard_s: float | None = None
+        self._tripped = ""  # a latched condition has held since the last acknowledgement
+
+    @property
+    def heard(self) -> bool:
+        """Whether a message has come."""
+        return self._heard_s is not None
+
+    def forget(self) -> None:
+        """Nothing has come yet."""
+        self._value, self._heard_s, self._tripped = None, None, ""
+
+    def receive(self, message: Any) -> None:
+        """Take a message of the topic."""
+        try:
+            self._value = self._path.get(message)
+        except (AttributeError, IndexError):
+            self._value = None  # a list that is too short: unknown, see _holds()
+        self._heard_s = time.monotonic()
+        if self.config.latched and self._holds():
+            self._tripped = self._text()
+
+    def check(self) -> str:
+        """Why the robot must stand still; empty if it need not. A latched condition that has come
+        and gone is told until :meth:`acknowledge`."""
+        config = self.config
+        if self._heard_s is None:
+            return f"nothing was heard of {config.topic!r} yet" if config.required else ""
+        age_s = time.monotonic() - self._heard_s
+        if config.max_age_s is not None and age_s > config.max_age_s:
+            return f"{config.topic!r} is silent for {age_s:.2f} s, allowed {config.max_age_s:g} s"
+        return self._text() if self._holds() else self._tripped
+
+    def acknowledge(self) -> None:
+        """A latched condition is seen to; if it still holds, it is told again."""
+        self._tripped = ""
+
+    def _holds(self) -> bool:
+        config, value = self.config, self._value
+        if value is None:
+            return True  # the field is not there: what is not known is not safe
+        if config.equals is not None:
+            return value in _several(config.equals)
+        if config.not_equals is not None:
+            return value not in _several(config.not_equals)
+        if value != value:  # NaN
+            return True
+        return (config.above is not None and value > config.above) or (
+            config.below is not None and value < config.below
+        )
+
+    def _text(self) -> str:
+        config = self.config
+        key = next(k for k in _COMPARISONS if getattr(config, k) is not None)
+        said = f"{config.topic!r} says {config.field} = {self._value!r}"
+        rule = f"stop when {key.replace('_', ' ')} {getattr(config, key)!r}"
+        return f"{config.reason or 'stop condition'}: {said} ({rule})"
+
+
+class StopConditions:
+    """All conditions of a robot. Messages come from threads of the topics.
+
+    Args:
+        configs: The conditions; the first that holds is told.
+    """
+
+    def __init__(self, configs: Sequence[StopWhenConfig]) -> None:
+        self._conditions = [StopCondition(config) for config in configs]
+        self._subscriptions: list[TopicSubscription] = []
+
+    def open(self, io: TopicIo) -> None:
+        """Subscribe. Publishers that keep their last message for those that come later are heard
+        so, the others as well; a message that comes twice does no harm.
+
+        Raises:
+            ConfigError, TransportError: A type is not installed, or has no such field.
+        """
+        for condition in self._conditions:
+            config = condition.config
+            FieldPath(config.field).check(io.message_class(config.type), config.type)
+        for condition in self._conditions:
+            config = condition.config
+            condition.forget()
+            for latched in (True, False):
+                self._subscriptions.append(
+                    io.subscribe(
+                        config.topic,
+                        config.type,
+                        condition.receive,
+                        depth=8,
+                        reliability="reliable" if latched else "best_effort",
+                        latched=latched,
+                    )
+                )
+
+    def wait(self, deadline_s: float, waited_s: float) -> None:
+        """Wait until all topics have spoken that must; raises DeviceTimeout."""
+        for condition in self._conditions:
+            while condition.config.required and not condition.heard:
+                if time.monotonic() > deadline_s:
+                    raise DeviceTimeout(
+                        f"topic {condition.config.topic!r} (stop_when)",
+                        got=f"no message within {waited_s:g} s",
+                        expected=condition.config.type,
+                        hint="Start what publishes it, or write required: false",
+                    )
+                time.sleep(0.005)
+
+    def check(self) -> StopDemand:
+        """The first demand that holds, a latched one before others."""
+        found = [(text, c.config.latched) for c in self._conditions if (text := c.check())]
+        if not found:
+            return FREE
+        text, latched = next((item for item in found if item[1]), found[0])
+        return StopDemand(Reason(ROBOT_STOP, text), latched)
+
+    def acknowledge(self) -> None:
+        """What was latched is seen to."""
+        for condition in self._conditions:
+            condition.acknowledge()
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        subscriptions, self._subscriptions = self._subscriptions, []
+        for subscription in subscriptions:
+            subscription.close()
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
