@@ -258,6 +258,41 @@ class DriverGuard:
         return executed
 
 
+class DemandedStop:
+    """What a driver itself hears that forbids motion: a stop condition.
+
+    A driver that hears such things (``ros2`` of its contract's ``stop_when``) has two methods:
+    ``stop_demand()`` gives a ``reason``, false if the robot may move, and whether it is
+    ``latched``: then only a person may let it move again, by a reset of the emergency stop; and
+    ``acknowledge_stop()``, upon which it forgets what was latched and has ended. Both may be
+    called by any thread, and return at once.
+
+    Args:
+        robot: The driver.
+    """
+
+    def __init__(self, robot: Robot) -> None:
+        self._demand = getattr(robot, "stop_demand", None)
+        self._acknowledge = getattr(robot, "acknowledge_stop", None)
+
+    def check(self, now_ns: int) -> Reason:
+        """Why the robot must stand still; false if it may move."""
+        return NO_REASON if self._demand is None else self._demand().reason
+
+    @property
+    def latched(self) -> Reason:
+        """Why only a person may let the robot move again; false if nothing asks for that."""
+        if self._demand is None:
+            return NO_REASON
+        demand = self._demand()
+        return demand.reason if demand.latched else NO_REASON
+
+    def acknowledge(self) -> None:
+        """A person has seen to it."""
+        if self._acknowledge is not None:
+            self._acknowledge()
+
+
 #: Pause before a stop that raised is tried again, seconds.
 _RETRY_S = 0.05
 
