@@ -122,7 +122,10 @@ SHAPE = _code("shape", "A command has another shape than the robot's action.")
 DTYPE = _code("dtype", "A command has another type than the robot's action.")
 NOT_FINITE = _code("not_finite", "A command holds NaN or infinity.")
 NO_OBSERVATION = _code("no_observation", "A command came before the first reading of the robot.")
-UNSETTLED = _code("unsettled", "Readings jumped just before a command that would start from them.")
+UNSETTLED = _code(
+    "unsettled",
+    "A command would start from readings that jumped, or are of before the last command.",
+)
 QUATERNION = _code("quaternion", "The quaternion of a command has not length one.")
 OUT_OF_BOUNDS = _code("out_of_bounds", "A command is far out of its bounds, and was refused.")
 BOUNDS = _code("bounds", "A command was a little out of its bounds, and was clipped.")
@@ -137,6 +140,9 @@ COMMAND_REJECTED = _code(
     "command_rejected", "The server of the action that moves the robot rejects or aborts goals."
 )
 ROBOT_STOP = _code("robot_stop", "A topic says that the robot must stand still (stop_when).")
+INCOMPATIBLE_QOS = _code(
+    "incompatible_qos", "A node is not heard, because its quality of service does not fit."
+)
 NOT_FOLLOWED = _code("not_followed", "The robot does not move although it is told to.")
 
 # What is suspicious about a robot, although it works.

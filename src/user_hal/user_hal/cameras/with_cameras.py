@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 from user_core.config import Config, setting
 from user_core.errors import ConfigError, DeviceError, DeviceTimeout
 from user_core.interfaces import Camera, Frame, Robot
+from user_core.mobility import Mobility, mobility_of
 from user_core.plugins import PluginChoice
 from user_core.specs import Array, ArraySpec, RobotSpec
 from user_core.types import Observation
@@ -208,6 +209,11 @@ class RobotWithCameras(Robot):
         """The robot's: positions closed and open of the joints of its gripper."""
         found: Mapping[str, tuple[float, float]] = getattr(self._robot, "gripper_joints", {})
         return found
+
+    @property
+    def mobility(self) -> Mobility:
+        """What the robot knows of how it can move."""
+        return mobility_of(self._robot)
 
     @property
     def devices(self) -> Sequence[Robot | Camera]:

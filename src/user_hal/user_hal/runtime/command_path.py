@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from user_core.errors import ConfigError, LeaseError
+from user_core.mobility import Mobility
 from user_core.reasons import (
     BUSY,
     CHUNK_TOO_LONG,
@@ -83,6 +84,7 @@ class CommandPath:
         faults: Stop conditions that come from outside, for instance from the driver.
         stopper: Stops the robot when it has to be stopped.
         blend_rows: See :class:`ChunkPlayer`.
+        mobility: What is known of how the robot can move.
 
     Attributes:
         gate: The gate; its counters count refused chunks, too.
@@ -103,6 +105,7 @@ class CommandPath:
         faults: Sequence[StopCondition] = (),
         stopper: StopsRobot,
         blend_rows: int = 0,
+        mobility: Mobility | None = None,
     ) -> None:
         if not spec.lockstep and config.watchdog_s <= spec.period_s:
             raise ConfigError(
@@ -112,7 +115,7 @@ class CommandPath:
             )
         self.lock = threading.RLock()
         self.spec, self.config, self.leases = spec, config, leases
-        self.gate = SafetyGate(config, spec)
+        self.gate = SafetyGate(config, spec, mobility)
         self.player = ChunkPlayer(blend_rows)
         self._clock, self._stopper = clock, stopper
         self._emergency = EmergencyStop()
@@ -175,7 +178,7 @@ class CommandPath:
     def observed(self, observation: Observation) -> None:
         """Take over a new reading, which must fit the spec."""
         with self.lock:
-            self.gate.observe(observation.arrays)
+            self.gate.observe(observation.arrays, observation.stamp_ns)
             for watcher in self._watchers:
                 watcher.observe(observation.arrays)
             age_ns = self._clock.wall_ns() - observation.stamp_ns
@@ -212,6 +215,8 @@ class CommandPath:
         """Let commands in again; ``fresh`` after a reset, by which an earlier cause is settled."""
         with self.lock:
             self._busy = ""
+            if fresh:
+                self.gate.trust()
             self.check()
             if fresh and not self.supervisor.present:
                 self.supervisor.idle()

@@ -13,12 +13,19 @@ from typing import NamedTuple, Protocol
 from user_core.config import Config, setting
 from user_core.errors import DeviceTimeout, SafetyError, SuiteError
 from user_core.interfaces import Robot
+from user_core.mobility import mobility_of
 from user_core.reasons import Reason
 from user_core.runtime.clock import Clock
 from user_core.runtime.pacing import LatenessReport, Pacer
 from user_core.types import ActionChunk, AppliedAction, Lease, Observation
 from user_hal.runtime.command_path import CommandPath, Order
-from user_hal.runtime.driver_guard import DriverGuard, DriverLimits, Sentinel, Stopper
+from user_hal.runtime.driver_guard import (
+    DemandedStop,
+    DriverGuard,
+    DriverLimits,
+    Sentinel,
+    Stopper,
+)
 from user_hal.runtime.leases import LeaseBook, LeaseConfig
 from user_hal.safety import SafetyConfig
 from user_hal.safety.emergency_stop import LatchFile
@@ -148,15 +155,17 @@ class HalLoop:
         limit_s = config.driver.call_limit_s(robot.spec, safety.watchdog_s)
         self._stopper = make_stopper(lambda: self._guard.stop_robot())
         self._guard = DriverGuard(robot, config.driver, limit_s, self._stopper.request, self._clock)
+        self._demanded = DemandedStop(robot)
         self.leases = LeaseBook(resource, lease, self._clock, self._lease_changed)
         self.path = CommandPath(
             robot.spec,
             safety,
             self.leases,
             self._clock,
-            faults=[self._guard],
+            faults=[self._guard, self._demanded],
             stopper=self._stopper,
             blend_rows=config.blend_rows,
+            mobility=mobility_of(robot),
         )
         period_s = 1.0 / config.rate_hz if config.rate_hz else robot.spec.period_s
         self.deadlines = Pacer(
@@ -245,6 +254,7 @@ class HalLoop:
         """
         if self._latch is not None:
             self._latch.release()
+        self._demanded.acknowledge()
         self.path.reset_emergency()
 
     @property
@@ -305,6 +315,8 @@ class HalLoop:
     def look(self) -> None:
         """One look of the sentinel."""
         self.path.check()
+        if (demand := self._demanded.latched) and not self.path.emergency_pressed:
+            self.press_emergency(f"the robot ({demand.text})")
         emergency = self.path.supervisor.state is SafetyState.EMERGENCY
         if self._guard.running and (emergency or self._guard.overran):
             self._stopper.request()  # a call is moving the robot on, for instance a reset

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from user_core.config import Config, setting
 from user_core.errors import ConfigError
 from user_hal.safety.motion import MotionLayout
@@ -34,6 +36,14 @@ class MotionLimits(Config):
     def given(self) -> bool:
         """Whether anything is limited at all."""
         return bool(self.each) or self.linear is not None or self.angular is not None
+
+    def slower_than(self, fastest: Sequence[float], layout: MotionLayout) -> MotionLimits:
+        """These velocity limits, and none above the fastest that the joints can move."""
+        if not any(speed < UNLIMITED for speed in fastest):
+            return self
+        own = self.elements(layout, "velocity") or [UNLIMITED] * layout.size
+        own[: len(fastest)] = [min(pair) for pair in zip(own, fastest)]
+        return self.replace(each=tuple(own))
 
     def elements(self, layout: MotionLayout, where: str) -> list[float]:
         """One limit per element of a displacement, (D,); empty where none is given.
@@ -180,6 +190,29 @@ class ForceConfig(Config):
         return self.stop_n is not None or self.stop_n_m is not None
 
 
+class ReadingsConfig(Config):
+    """Which readings are believed when a robot starts to move from where they say it is.
+
+    The first command after a stop starts from the measured position (targets, and changes of
+    position). While readings jump further than a robot at rest can be pushed, that command is
+    refused.
+    """
+
+    joint_speed_rad_s: float = setting(
+        3.0,
+        doc="The fastest that a joint can be pushed, where its driver knows no limit of its own.",
+        unit="rad/s",
+        gt=0,
+    )
+    tool_speed_m_s: float = setting(
+        1.5, doc="The fastest that the tool can be pushed.", unit="m/s", gt=0
+    )
+    tool_turn_rad_s: float = setting(
+        6.0, doc="The fastest that the tool can be turned.", unit="rad/s", gt=0
+    )
+    settled: int = setting(3, doc="Readings in a row that must fit each other after a jump.", ge=1)
+
+
 class GroupLimits(Config):
     """Limits of one action group. What is given here goes before what is given for all groups."""
 
@@ -247,6 +280,9 @@ class SafetyConfig(Config):
     )
     force: ForceConfig = setting(
         factory=ForceConfig, doc="Force and torque at the tool that stop it."
+    )
+    readings: ReadingsConfig = setting(
+        factory=ReadingsConfig, doc="Readings that a robot at rest may start from."
     )
     action_scale: tuple[float, ...] = setting(
         (),

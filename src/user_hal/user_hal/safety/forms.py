@@ -15,7 +15,8 @@ from user_core.reasons import QUATERNION
 from user_core.specs import ActionKind, Arrays, RobotSpec
 from user_hal.safety.motion import Motion, MotionLayout
 from user_hal.safety.rotation import Quaternion, conjugate, from_vector, multiply, to_vector
-from user_hal.safety.rules import Refused
+from user_hal.safety.rules import BoundsRule, Refused
+from user_hal.safety.settling import TURN, short_way
 
 
 class Form(ABC):
@@ -46,15 +47,30 @@ class Form(ABC):
     def finish(self, values: list[float]) -> None:
         """Write the action that does ``motion.displacement`` into ``values``, (A,)."""
 
-    def observe(self, arrays: Arrays) -> None:
+    def measure(self, arrays: Arrays) -> None:
         """Take over the measured position."""
         motion, layout = self.motion, self.layout
         if layout.joints.stop and "joint_position" in arrays:
             motion.position[:] = arrays["joint_position"][layout.joint_rows].tolist()
         elif layout.tool and "tcp_pose" in arrays:
             motion.position[:] = arrays["tcp_pose"][layout.linear].tolist()
-        if self.resting:
-            motion.target[:] = motion.position
+
+    def turned(self, arrays: Arrays) -> Quaternion | None:
+        """The measured orientation of the tool, where actions move it and it is measured."""
+        if not self.layout.tool or "tcp_pose" not in arrays or arrays["tcp_pose"].size < 7:
+            return None
+        x, y, z, w = arrays["tcp_pose"][3:7].tolist()
+        return (x, y, z, w)
+
+    def observe(self, arrays: Arrays, *, believed: bool) -> None:
+        """Draw conclusions from a reading that was measured.
+
+        Args:
+            arrays: It.
+            believed: Whether the robot can be where it says.
+        """
+        if self.resting and believed:
+            self.motion.target[:] = self.motion.position
 
     def sent(self, values: list[float]) -> None:
         """The action, (A,), is being sent."""
@@ -107,15 +123,17 @@ class ChangeForm(Form):
         motion.target[:] = [t + d for t, d in zip(motion.target, motion.displacement)]
         self._leash()
 
-    def observe(self, arrays: Arrays) -> None:
-        super().observe(arrays)
-        if not self.resting:
+    def observe(self, arrays: Arrays, *, believed: bool) -> None:
+        super().observe(arrays, believed=believed)
+        if believed and not self.resting:
             self._leash()
 
     def _leash(self) -> None:
         """A robot that is blocked does not run up an ever farther target."""
-        target = self.motion.target
+        target, turning = self.motion.target, self.motion.turning
         for i, (here, lead) in enumerate(zip(self.motion.position, self._lead)):
+            if turning[i]:
+                here = target[i] + short_way(here - target[i])
             target[i] = min(max(target[i], here - lead), here + lead)
 
 
@@ -134,8 +152,8 @@ class RateForm(ChangeForm):
         moving = [value * motion.period_s for value in self._scale[: self._moving]]
         self._scale[: self._moving] = moving
 
-    def observe(self, arrays: Arrays) -> None:
-        super().observe(arrays)
+    def observe(self, arrays: Arrays, *, believed: bool) -> None:
+        super().observe(arrays, believed=believed)
         self.motion.target[:] = self.motion.position
 
     def sent(self, values: list[float]) -> None:
@@ -162,20 +180,41 @@ def action_scale(scale: Sequence[float], layout: MotionLayout) -> list[float]:
 
 
 class JointTargetForm(Form):
-    """``joint_position``: the displacement is the way from the target before to the new one."""
+    """``joint_position``: the displacement is the way from the target before to the new one.
+
+    Joints that turn without an end go the short way round. Their targets in an action stay
+    within the bounds of the action, and the driver goes to them the short way.
+    """
+
+    def __init__(self, layout: MotionLayout, motion: Motion, bounds: BoundsRule) -> None:
+        super().__init__(layout, motion)
+        self._turning = [i for i, turns in enumerate(motion.turning) if turns]
+        self._low, self._high = bounds.low, bounds.high
 
     def start(self, values: list[float]) -> bool:
-        target, count = self.motion.target, self.layout.joints.stop
+        motion, count = self.motion, self.layout.joints.stop
+        target, step = motion.target, motion.displacement
         self.rest[:] = [*target, *values[count:]]
-        self.motion.displacement[:] = [
+        step[:] = [
             *(value - now for value, now in zip(values, target)),
             *values[count:],
         ]
+        for i in self._turning:
+            step[i] = short_way(step[i])
+            self.rest[i] = values[i] - step[i]  # the target, by whole turns near what is asked
         return False
 
     def finish(self, values: list[float]) -> None:
         target, step = self.motion.target, self.motion.displacement
+        asked = [values[i] for i in self._turning]
         values[:] = [*(now + by for now, by in zip(target, step)), *step[len(target) :]]
+        for i, near in zip(self._turning, asked):
+            values[i] = near + short_way(values[i] - near)
+            low, high = self._low[i], self._high[i]
+            for other in (values[i] - TURN, values[i] + TURN):
+                if not low <= values[i] <= high and low <= other <= high:
+                    values[i] = other
+                    break
 
     def sent(self, values: list[float]) -> None:
         super().sent(values)
@@ -196,11 +235,11 @@ class PoseTargetForm(Form):
         self._position_q: Quaternion = (0.0, 0.0, 0.0, 1.0)
         self._start_q = self._target_q
 
-    def observe(self, arrays: Arrays) -> None:
-        super().observe(arrays)
+    def observe(self, arrays: Arrays, *, believed: bool) -> None:
+        super().observe(arrays, believed=believed)
         if self._turns:
             self._position_q, _ = _unit(arrays["tcp_pose"][3:7].tolist())
-            if self.resting:
+            if self.resting and believed:
                 self._target_q = self._position_q
 
     def start(self, values: list[float]) -> bool:
@@ -287,12 +326,14 @@ def form_for(
     motion: Motion,
     scale: Sequence[float],
     lead: Sequence[float],
+    bounds: BoundsRule,
 ) -> Form:
     """The form for a robot's kind of action.
 
     Args:
         scale: What one unit of each element of a change or rate moves; empty: SI units.
         lead: How far the target may be ahead of the measured position, (P,).
+        bounds: Of an action.
 
     Raises:
         ConfigError: The robot shows nothing that its targets could be judged against.
@@ -305,7 +346,7 @@ def form_for(
         )
     if layout.kind is ActionKind.JOINT_POSITION:
         _need(spec, "joint_position")
-        return JointTargetForm(layout, motion)
+        return JointTargetForm(layout, motion, bounds)
     if layout.kind is ActionKind.EE_POSE:
         _need(spec, "tcp_pose")
         return PoseTargetForm(layout, motion)

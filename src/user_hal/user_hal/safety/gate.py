@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from user_core.action_groups import group_views
+from user_core.mobility import Mobility
 from user_core.specs import Array, Arrays, RobotSpec
 from user_hal.safety.config import SafetyConfig
 from user_hal.safety.group_gate import GroupGate
@@ -80,6 +81,15 @@ class SafetyGate:
     What comes out is finite, within the bounds and the limits, whatever comes in (see
     ``test/safety/test_gate_properties.py``). Not safe to use from several threads at once.
 
+    While readings jump further than the robot can have gone, no command that starts from where
+    it is measured to be is let in (see :mod:`user_hal.safety.settling`).
+
+    Args:
+        config: Limits.
+        spec: What the robot shows and takes.
+        mobility: What is known of how it can move: its own velocity limits hold as well, and
+            joints that turn without an end go the short way round.
+
     Attributes:
         groups: The gates of the groups; one, for a robot without groups.
 
@@ -87,21 +97,35 @@ class SafetyGate:
         ConfigError: The configuration does not fit the robot's spec.
     """
 
-    def __init__(self, config: SafetyConfig, spec: RobotSpec) -> None:
+    def __init__(
+        self, config: SafetyConfig, spec: RobotSpec, mobility: Mobility | None = None
+    ) -> None:
         self.spec, self.config = spec, config
         self.counters = GateCounters()
         self._format = FormatRule(spec.action)
         views = group_views(spec)
         self.groups = [
-            GroupGate(own, view) for own, view in zip(config_of_groups(config, views), views)
+            GroupGate(own, view, mobility or Mobility())
+            for own, view in zip(config_of_groups(config, views), views)
         ]
         self._only = self.groups[0] if not self.groups[0].name else None
         self._dtype = np.dtype(spec.action.dtype)
 
-    def observe(self, arrays: Arrays) -> None:
-        """Take over a new reading of the robot, which must fit its spec."""
+    def observe(self, arrays: Arrays, stamp_ns: int | None = None) -> None:
+        """Take over a new reading of the robot, which must fit its spec.
+
+        Args:
+            arrays: It.
+            stamp_ns: When it was taken, by which readings are found that cannot be true; None:
+                it is believed as it is.
+        """
         for group in self.groups:
-            group.observe(arrays)
+            group.observe(arrays, stamp_ns)
+
+    def trust(self) -> None:
+        """The robot is where the next reading says, however it got there: it was reset."""
+        for group in self.groups:
+            group.trust()
 
     def judge(self, action: Array, now_ns: int) -> Verdict:
         """Decide about a command that is due now; it counts as sent when it passes.

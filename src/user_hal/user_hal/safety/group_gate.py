@@ -6,9 +6,10 @@ import numpy as np
 
 from user_core.action_groups import GroupView
 from user_core.errors import ConfigError
-from user_core.reasons import NO_OBSERVATION, QUATERNION
+from user_core.mobility import Mobility
+from user_core.reasons import NO_OBSERVATION, QUATERNION, UNSETTLED
 from user_core.specs import Arrays, RobotSpec
-from user_hal.safety.config import SafetyConfig
+from user_hal.safety.config import UNLIMITED, ReadingsConfig, SafetyConfig
 from user_hal.safety.forms import action_scale, form_for
 from user_hal.safety.motion import Motion, MotionLayout
 from user_hal.safety.rules import (
@@ -22,9 +23,12 @@ from user_hal.safety.rules import (
     VelocityRule,
     WorkspaceRule,
 )
+from user_hal.safety.settling import Settling
 
 #: After this many periods without a command the robot has come to rest by itself.
 _REST_PERIODS = 2.5
+#: Readings may show a joint this much faster than the fastest that it can move.
+_MARGIN = 2.0
 
 
 class GroupGate:
@@ -36,6 +40,7 @@ class GroupGate:
     Args:
         config: What holds for this group, see :func:`user_hal.safety.groups.config_of_groups`.
         view: The group.
+        mobility: What is known of how the robot can move.
 
     Attributes:
         name: Of the group; empty for a robot without groups.
@@ -45,25 +50,45 @@ class GroupGate:
         ConfigError: The configuration does not fit the group.
     """
 
-    def __init__(self, config: SafetyConfig, view: GroupView) -> None:
+    def __init__(self, config: SafetyConfig, view: GroupView, mobility: Mobility) -> None:
         self.name, self.part, self._view = view.name, view.part, view
         self.spec = spec = view.spec
         self.layout = layout = MotionLayout.of(spec)
-        self._motion = motion = Motion(layout, spec.period_s)
+        fastest, turning = _joints_of(view, layout, mobility)
+        self._motion = motion = Motion(layout, spec.period_s, turning)
         self._bounds = BoundsRule(config.bounds, spec.action, layout)
         lead = self._lead(config)
-        self._form = form_for(spec, layout, motion, config.action_scale, lead)
-        self._rules = _rules(config, spec, layout)
+        self._form = form_for(spec, layout, motion, config.action_scale, lead, self._bounds)
+        self._rules = _rules(config, spec, layout, fastest, turning)
+        self._settling = _settling(config.readings, layout, fastest, turning)
         self._moves = np.dtype(spec.action.dtype).kind == "f"
         self._needs_position = layout.absolute and layout.placed > 0
         self._needs_position |= any(isinstance(rule, PositionRule) for rule in self._rules)
+        self._judges = bool(layout.placed) and not layout.rate and not spec.lockstep
         self._seen = False
+        self._stamped = False  # readings come with the time at which they were taken
+        self._unread = False  # nothing was read since the last command
         self._last_ns: int | None = None
 
-    def observe(self, arrays: Arrays) -> None:
-        """Take over a new reading of the robot."""
-        self._form.observe(self._view.arrays(arrays) if self.name else arrays)
+    def observe(self, arrays: Arrays, stamp_ns: int | None = None) -> None:
+        """Take over a new reading of the robot.
+
+        Args:
+            arrays: It.
+            stamp_ns: When it was taken; None: it is believed as it is.
+        """
+        form, own = self._form, self._view.arrays(arrays) if self.name else arrays
+        form.measure(own)
+        if stamp_ns is not None and self._judges:
+            self._stamped, self._unread = True, False
+            self._settling.look(self._motion.position, form.turned(own), stamp_ns)
+        form.observe(own, believed=not self._settling.doubt)
         self._seen = True
+
+    def trust(self) -> None:
+        """The robot is where the next reading says, however it got there: it was reset."""
+        self._settling.forget()
+        self._unread = False
 
     def limit(self, values: list[float], now_ns: int) -> list[str]:
         """Reduce the group's elements in place, (A,), to what may be sent.
@@ -89,6 +114,8 @@ class GroupGate:
             reasons.append(QUATERNION)
         motion.asked[:] = motion.displacement
         limited = [rule.code for rule in self._rules if rule.limit(motion)]
+        if form.resting and (self._unread or self._settling.doubt):
+            raise Refused(UNSETTLED, self._settling.doubt or "no reading since the last command")
         if limited:
             form.finish(values)
             self._bounds.confine(values, form.rest)
@@ -100,7 +127,7 @@ class GroupGate:
         """These elements, (A,), are being sent."""
         if not self._moves:
             return
-        motion = self._motion
+        motion, self._unread = self._motion, self._stamped
         for rule in self._rules:
             rule.sent(motion)
         self._form.sent(values)
@@ -141,21 +168,51 @@ class GroupGate:
         return lead[: self.layout.placed]
 
 
-def _rules(config: SafetyConfig, spec: RobotSpec, layout: MotionLayout) -> list[Rule]:
+def _joints_of(
+    view: GroupView, layout: MotionLayout, mobility: Mobility
+) -> tuple[list[float], list[bool]]:
+    """The fastest that the joints which are moved can move, and which of them turn endlessly."""
+    if not layout.joints.stop or "joint_position" not in view.spec.observation:
+        return [], [False] * layout.placed
+    array, rows = view.source("joint_position")
+    rows = rows[layout.joint_rows]
+    return mobility.fastest_of(array, rows), mobility.continuous_of(array, rows)
+
+
+def _settling(
+    config: ReadingsConfig, layout: MotionLayout, fastest: list[float], turning: list[bool]
+) -> Settling:
+    pushed = config.tool_speed_m_s if layout.tool else config.joint_speed_rad_s
+    speeds = [pushed] * layout.placed
+    for i, known in enumerate(fastest):
+        speeds[i] = _MARGIN * known if known < UNLIMITED else pushed
+    names = ("tool x", "tool y", "tool z") if layout.tool else layout.names
+    return Settling(names, speeds, turning, config.tool_turn_rad_s, config.settled)
+
+
+def _rules(
+    config: SafetyConfig,
+    spec: RobotSpec,
+    layout: MotionLayout,
+    fastest: list[float],
+    turning: list[bool],
+) -> list[Rule]:
     """The rules that the configuration asks for, in the order in which they apply."""
     rules: list[Rule] = []
     if np.dtype(spec.action.dtype).kind != "f":
         return rules  # a discrete action moves nothing by a distance
     if config.acceleration.given:
         rules.append(AccelerationRule(config.acceleration, layout))
-    if config.velocity.given:
-        rules.append(VelocityRule(config.velocity, layout, spec.period_s))
+    velocity = config.velocity.slower_than(fastest, layout)
+    if velocity.given:
+        rules.append(VelocityRule(velocity, layout, spec.period_s))
     if config.step.given:
         rules.append(StepRule(config.step, layout))
     if config.joint_limits.given:
         _need(spec, "joint_limits", "joint_position")
         if layout.joints.stop:
-            rules.append(JointLimitsRule(config.joint_limits, layout, spec, config.watchdog_s))
+            limits, horizon_s = config.joint_limits, config.watchdog_s
+            rules.append(JointLimitsRule(limits, layout, spec, horizon_s, turning))
     if config.workspace.given:
         _need(spec, "workspace", "tcp_pose")
         if layout.tool:

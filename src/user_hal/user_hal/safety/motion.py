@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -159,11 +160,12 @@ class Motion:
         position: Measured position that the displacement starts from: the tool's x y z, or
             the joints, (P,). The first P elements of a displacement move it.
         target: Where the commands so far lead, (P,); equals ``position`` after a hold.
+        turning: Which of these positions are joints that turn without an end, (P,).
         period_s: Control period of the robot.
         elapsed_s: Time since the command before, at most a few periods.
     """
 
-    def __init__(self, layout: MotionLayout, period_s: float) -> None:
+    def __init__(self, layout: MotionLayout, period_s: float, turning: Sequence[bool] = ()) -> None:
         size, placed = layout.size, layout.placed
         self.layout = layout
         self.displacement = [0.0] * size
@@ -171,5 +173,6 @@ class Motion:
         self.previous = [0.0] * size
         self.position = [0.0] * placed
         self.target = [0.0] * placed
+        self.turning = tuple(turning) or (False,) * placed
         self.period_s = period_s
         self.elapsed_s = period_s

@@ -27,7 +27,13 @@ from user_core.reasons import (
     WORKSPACE,
 )
 from user_core.specs import Array, ArraySpec, RobotSpec
-from user_hal.safety.config import BoundsConfig, JointLimitsConfig, MotionLimits, WorkspaceConfig
+from user_hal.safety.config import (
+    UNLIMITED,
+    BoundsConfig,
+    JointLimitsConfig,
+    MotionLimits,
+    WorkspaceConfig,
+)
 from user_hal.safety.motion import Motion, MotionLayout
 
 
@@ -374,15 +380,28 @@ class PositionRule(Rule):
 
 
 class JointLimitsRule(PositionRule):
-    """Keeps the joints in their ranges, for actions that move joints."""
+    """Keeps the joints in their ranges, for actions that move joints.
+
+    Joints that turn without an end have none, unless the configuration gives them one.
+    """
 
     code = JOINT_LIMITS
 
     def __init__(
-        self, config: JointLimitsConfig, layout: MotionLayout, spec: RobotSpec, horizon_s: float
+        self,
+        config: JointLimitsConfig,
+        layout: MotionLayout,
+        spec: RobotSpec,
+        horizon_s: float,
+        turning: Sequence[bool] = (),
     ) -> None:
         rows = layout.joint_rows
         low, high = joint_range(config, spec.observation["joint_position"], rows)
+        free = np.array(turning, bool) if turning else np.zeros(len(rows), bool)
+        if not config.low:
+            low[free] = -UNLIMITED
+        if not config.high:
+            high[free] = UNLIMITED
         names = layout.names[: len(rows)]
         super().__init__(low.tolist(), high.tolist(), names, horizon_s, config.tolerance)
 
