@@ -9,6 +9,7 @@ Messages are duck-typed: whatever has the fields of the named interface.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 #: How a subscription asks for delivery. ``best_effort`` is heard from every publisher, which is
@@ -118,6 +119,36 @@ def incompatible(publisher: Endpoint, subscription: Endpoint) -> str:
     if (publisher.liveliness, subscription.liveliness) == ("automatic", "manual_by_topic"):
         return "liveliness: automatic offered, manual_by_topic asked for"
     return ""
+
+
+@dataclass(frozen=True)
+class Ours:
+    """What this program offers or asks for; see :class:`Endpoint`."""
+
+    type_name: str
+    reliability: str = "reliable"
+    durability: str = "volatile"
+    node: str = "user"
+    deadline_s: float = 0.0
+    liveliness: str = "automatic"
+
+
+def misfits(io: TopicIo, topic: str, ours: Ours, *, publishes: bool) -> list[str]:
+    """Nodes at the other end of a topic that this program does not get through to, each with the
+    policy of the quality of service that is in the way.
+
+    Args:
+        io: Knows the graph.
+        topic: Its name.
+        ours: What this program offers (or asks for).
+        publishes: Whether it publishes; else it subscribes.
+    """
+    publishers, subscriptions = io.endpoints(topic)
+    pairs = [
+        (end.node, incompatible(ours, end) if publishes else incompatible(end, ours))
+        for end in (subscriptions if publishes else publishers)
+    ]
+    return [f"{node}: {why}" for node, why in pairs if why]
 
 
 class TopicIo(Protocol):

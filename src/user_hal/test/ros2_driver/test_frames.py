@@ -90,6 +90,7 @@ def test_a_known_transform_is_applied(
     assert robot.spec.observation["tcp_pose"].frame == "base_link"
     seen = robot.read().arrays["tcp_pose"]
     np.testing.assert_allclose(seen[:3], [-0.4, -0.1, 0.3], atol=1e-6)
+    robot.command(np.zeros(6, np.float32))  # a robot that was never commanded is left alone
     robot.stop()
     message = arm.received["/servo/pose"][-1]
     assert message.header.frame_id == "base_link"

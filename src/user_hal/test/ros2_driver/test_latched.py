@@ -1,8 +1,9 @@
-"""Topics that are published once and kept: heard by who comes later, and of any age."""
+"""Topics that are published once and kept, and qualities of service that do not fit."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from user_hal.fakes import LocalTopics
 from user_hal.fakes.local_topics import Bool, Float64MultiArray
 from user_hal.robots.ros2.contract import Ros2Config
 from user_hal.robots.ros2.observations import Observer
+from user_hal.robots.ros2.senders import require_listener
 
 NUMBERS, BOOL = "std_msgs/msg/Float64MultiArray", "std_msgs/msg/Bool"
 
@@ -80,3 +82,56 @@ def test_latched_beside_an_age_or_alone_is_refused() -> None:
         whole.replace(observation={
             "joint_position": whole.observation["joint_position"].replace(latched=True)
         })  # fmt: skip
+
+
+@dataclass(frozen=True)
+class End:
+    """An endpoint of another node."""
+
+    node: str
+    type_name: str = NUMBERS
+    reliability: str = "reliable"
+    durability: str = "volatile"
+    deadline_s: float = 0.0
+    liveliness: str = "automatic"
+
+
+class Graph(LocalTopics):
+    """A graph with ends of other nodes that DDS does not connect to ours."""
+
+    def __init__(self, publishers: list[End], subscriptions: list[End]) -> None:
+        super().__init__()
+        self.ends = publishers, subscriptions
+
+    def endpoints(self, topic: str) -> tuple[list[End], list[End]]:  # type: ignore[override]
+        return ([], self.ends[1]) if topic == "/c" else (self.ends[0], [])
+
+
+def test_a_policy_that_does_not_fit_is_named() -> None:
+    config = contract()
+    position = config.observation["joint_position"].replace(reliability="reliable")
+    config = config.replace(observation={"joint_position": position})
+    io = Graph([End("/driver", reliability="best_effort")], [])
+    observer = Observer(config)
+    with pytest.raises(
+        DeviceTimeout,
+        match="nothing comes from /driver: reliability: best_effort offered, reliable asked for",
+    ):
+        observer.open(io)
+    assert observer.misfits()[0].startswith("/q: /driver: reliability")
+    observer.close()
+
+
+@pytest.mark.parametrize(
+    ("end", "text"),
+    [
+        (End("/controller", deadline_s=0.1), "deadline: none offered, 0.1 s asked for"),
+        (End("/controller", durability="transient_local"), "durability: volatile offered"),
+    ],
+)
+def test_a_controller_that_does_not_hear_is_told_by_policy(end: End, text: str) -> None:
+    io = Graph([], [end])
+    with pytest.raises(
+        DeviceTimeout, match=f"command topic '/c'.*not heard by /controller: {text}"
+    ):
+        require_listener(io, io.publisher("/c", NUMBERS), NUMBERS, 0.1)

@@ -12,7 +12,7 @@ import numpy as np
 
 from user_core.errors import ConfigError, DeviceError, DeviceFault, DeviceNotConnected, SuiteError
 from user_core.interfaces import Discovered, Robot
-from user_core.reasons import NO_REASON, SEVERAL_PUBLISHERS, Reason
+from user_core.reasons import INCOMPATIBLE_QOS, NO_REASON, SEVERAL_PUBLISHERS, Reason
 from user_core.specs import Array, RobotSpec
 from user_core.types import AppliedAction, Observation
 from user_hal.cameras.calibration import Calibrated, Calibration
@@ -160,6 +160,7 @@ class Ros2Robot(Robot):
                         "end one",
                     )
                 )
+        found += [Reason(INCOMPATIBLE_QOS, text) for text in self._observer.misfits()]
         return found
 
     def notes(self) -> list[str]:

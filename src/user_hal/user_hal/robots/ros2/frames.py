@@ -17,6 +17,9 @@ from user_core.specs import Array
 from user_hal.safety import rotation
 from user_hal.safety.rotation import Quaternion
 
+#: Layouts that can be taken from any frame to any other.
+FRAMED = ("pose", "pose_rpy", "quaternion", "twist", "wrench")
+
 
 @dataclass(frozen=True)
 class Transform:
@@ -53,7 +56,7 @@ class Transform:
         direction, which differ as soon as the origins do."""
         if layout == "vector3":
             return not self.shift.any()
-        return layout in ("pose", "pose_rpy", "quaternion", "twist", "wrench")
+        return layout in FRAMED
 
     def apply(self, layout: str, values: Array, taken_at: str = "auto") -> Array:
         """Numbers of a layout in the other frame, (n,).

@@ -19,7 +19,7 @@ from user_hal.robots.ros2.buffer import Sample
 from user_hal.robots.ros2.contract import Ros2Config
 from user_hal.robots.ros2.joints import JumpCheck, Turns
 from user_hal.robots.ros2.messages import LAYOUTS, layout_named, unit_named
-from user_hal.robots.ros2.tf_tree import TfListener
+from user_hal.robots.ros2.tf_tree import FrameWays, TfListener
 from user_hal.robots.ros2.topic_parts import Stream, TfPart, TopicPart
 from user_hal.topic_io import Reliability, TopicIo, TopicSubscription
 
@@ -71,8 +71,7 @@ class Source:
                     part,
                     frame,
                     observed_frame or frame,
-                    frames,
-                    listener("/tf") if contract.use_tf else None,
+                    FrameWays(frames, listener("/tf") if contract.use_tf else None, max_age_s),
                     self._turns_of,
                     self._jump_check_of,
                     history,
@@ -238,6 +237,9 @@ class Observer:
             self.listeners["/tf"] = TfListener(
                 "/tf", contract.frames().fixed(), contract.timing.history
             )
+        self.ways = FrameWays(
+            contract.frames(), self.listeners.get("/tf"), contract.timing.max_age_s
+        )
         self.sources = {
             name: Source(name, contract, self.listeners) for name in contract.observation
         }
@@ -317,6 +319,18 @@ class Observer:
             ]
         )
 
+    def misfits(self) -> list[str]:
+        """Publishers that are not heard, each with its topic and the policy that is in the way."""
+        parts = [part for source in self.sources.values() for part in source.parts]
+        return list(
+            dict.fromkeys(
+                f"{part.config.topic}: {text}"
+                for part in parts
+                if isinstance(part, TopicPart)
+                for text in part.misfits()
+            )
+        )
+
     def notes(self) -> list[str]:
         """What is worth knowing about how the topics are read."""
         return [note for source in self.sources.values() for note in source.notes()]
@@ -355,7 +369,7 @@ class Observer:
             latched=kept,
         )
         for part in parts:
-            part.subscription = subscription
+            part.subscription, part.is_kept = subscription, kept
 
     def _settle(self, io: TopicIo) -> None:
         """Subscribe anew to silent topics whose publishers keep messages, or do not, other than

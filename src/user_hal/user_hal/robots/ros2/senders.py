@@ -30,7 +30,7 @@ from user_hal.robots.ros2.messages import (
     is_action,
 )
 from user_hal.robots.ros2.tf_tree import MovingWay, TfListener
-from user_hal.topic_io import TopicIo, TopicPublisher
+from user_hal.topic_io import Ours, TopicIo, TopicPublisher, misfits
 
 _POINT = "trajectory_msgs/msg/JointTrajectoryPoint"
 #: A goal is accepted before it begins.
@@ -244,6 +244,15 @@ def require_listener(
             got=f"nobody listens to it: no server within {waited_s:g} s",
             expected=f"a server of {type_name}",
             hint="Start what serves it, activate its controller, or correct the contract",
+        )
+    unfit = misfits(io, publisher.topic, Ours(type_name), publishes=True)
+    unfit = [text for text in unfit if ": type: " not in text]
+    if unfit:
+        raise DeviceTimeout(
+            f"command topic {publisher.topic!r}",
+            got=f"not heard by {'; '.join(unfit)}",
+            expected="a listener that takes reliable, volatile messages",
+            hint="Change the quality of service that it asks for",
         )
     graph = io.topics()
     others = sorted(

@@ -17,7 +17,7 @@ import numpy as np
 from user_core.errors import DeviceFault, DeviceTimeout
 from user_core.specs import Array
 from user_hal.robots.ros2.buffer import Sample, StampedBuffer
-from user_hal.robots.ros2.frames import Transform, plain
+from user_hal.robots.ros2.frames import Frames, Transform, plain
 from user_hal.topic_io import TopicIo, TopicSubscription
 
 TF_MESSAGE = "tf2_msgs/msg/TFMessage"
@@ -324,6 +324,34 @@ class MovingWay:
                     expected=f"at most {self._max_age_s:g} s",
                 )
         return tree.lookup(self._target, self._source, stamp_ns).transform
+
+
+class FrameWays:
+    """Ways between frames: fixed where the contract knows them, else through /tf, if that is
+    listened to.
+
+    Args:
+        fixed: What the contract knows.
+        listener: Knows what moves; None: nothing is looked up.
+        max_age_s: Oldest that the messages of a frame on the way may be.
+    """
+
+    def __init__(
+        self, fixed: Frames, listener: TfListener | None = None, max_age_s: float = 0.5
+    ) -> None:
+        self._fixed, self._listener, self._max_age_s = fixed, listener, max_age_s
+
+    def between(self, source: str, target: str) -> Transform | MovingWay | None:
+        """Where ``source`` is in ``target``; None where that cannot be known."""
+        known = self._fixed.between(source, target)
+        if known is not None or self._listener is None:
+            return known
+        return MovingWay(self._listener, target, source, self._max_age_s)
+
+
+def now(way: Transform | MovingWay | None) -> Transform | None:
+    """A way as it is now. Raises DeviceError where it is not known (any more)."""
+    return way.at() if isinstance(way, MovingWay) else way
 
 
 def pose_of(transform: Transform) -> Array:

@@ -19,11 +19,11 @@ from user_core.specs import Array
 from user_hal.clock_faults import ROBOT, clock_fault
 from user_hal.robots.ros2.buffer import Resample, Sample, StampedBuffer
 from user_hal.robots.ros2.contract.parts import Part
-from user_hal.robots.ros2.frames import Frames, Transform, plain
+from user_hal.robots.ros2.frames import FRAMED, Transform, plain
 from user_hal.robots.ros2.joints import JumpCheck, Turns
 from user_hal.robots.ros2.messages import LAYOUTS, Extractor, FieldPath
-from user_hal.robots.ros2.tf_tree import MovingWay, TfListener, pose_of
-from user_hal.topic_io import TopicIo, TopicSubscription
+from user_hal.robots.ros2.tf_tree import FrameWays, MovingWay, TfListener, pose_of
+from user_hal.topic_io import Ours, TopicIo, TopicSubscription, misfits
 
 #: Sets of names in the messages of one topic that are told apart; more are a topic of others.
 _MOST_STREAMS = 32
@@ -96,8 +96,7 @@ class TopicPart:
         part: What is taken, and where it goes.
         frame: Frame of the messages; empty: whatever they say.
         observed_frame: Frame of the array.
-        frames: Frames that are fixed to each other.
-        tf: Knows frames that move; None: they are not looked up.
+        ways: Between frames.
         turns: Makes the continuous joints among some elements.
         jumps: Makes the watch over jumps.
         history: Messages remembered.
@@ -110,8 +109,7 @@ class TopicPart:
         part: Part,
         frame: str,
         observed_frame: str,
-        frames: Frames,
-        tf: TfListener | None,
+        ways: FrameWays,
         turns: Callable[[Sequence[int]], Turns],
         jumps: JumpChecks,
         history: int,
@@ -121,12 +119,13 @@ class TopicPart:
         self.columns = part.columns
         self.streams: dict[tuple[int, ...], TopicStream] = {}  # by positions in the part
         self.subscription: TopicSubscription | None = None  # may be shared with others
+        self.is_kept = part.config.latched  # whether kept messages are asked for now
         self.messages = 0
         self.max_age_s = float("inf") if part.config.latched else max_age_s
         self.label = f"topic {self.config.topic!r} ({what})"
         self.frame_note = ""
         self._frame, self._observed_frame = plain(frame), plain(observed_frame)
-        self._frames, self._tf = frames, tf
+        self._between = ways
         self._ways: dict[str, Transform | MovingWay | None] = {}  # by frames of messages
         self._turns, self._jumps, self._history = turns, jumps, history
         self._field = FieldPath(self.config.field)
@@ -226,6 +225,8 @@ class TopicPart:
         foreign = [name for name in graph.get(topic, ()) if name != wanted]
         if foreign and not self.subscription.publishers:
             got = f"it carries {foreign[0]}"
+        elif self.misfits():
+            got = f"nothing comes from {'; '.join(self.misfits())}"
         elif self.subscription.publishers:
             got = f"it is published, but no message came{within}"
         else:
@@ -288,6 +289,20 @@ class TopicPart:
             return self.label
         names = [self.names[self._part.columns.index(column)] for column in stream.columns]
         return f"{self.label[:-1]}: {', '.join(names)})"
+
+    def misfits(self) -> list[str]:
+        """Publishers of the topic that are not heard, with the policy that is in the way."""
+        if self._io is None:
+            return []
+        kept = self.is_kept
+        reliable = kept or self.config.reliability == "reliable"
+        asked = Ours(
+            self.config.type,
+            "reliable" if reliable else "best_effort",
+            "transient_local" if kept else "volatile",
+        )
+        found = misfits(self._io, self.config.topic, asked, publishes=False)
+        return [text for text in found if ": type: " not in text]
 
     def notes(self) -> list[str]:
         """What is worth knowing about how the topic is read."""
@@ -374,11 +389,11 @@ class TopicPart:
             frame = expected
         if frame == observed:
             return None
-        way = self._frames.between(frame, observed)
-        if way is not None and way.can(self._part.layout):
+        way = self._between.between(frame, observed)
+        layout = self._part.layout
+        fits = way.can(layout) if isinstance(way, Transform) else layout in FRAMED
+        if way is not None and fits:
             return way
-        if way is None and self._tf is not None and self._part.layout not in ("vector", "scalar"):
-            return MovingWay(self._tf, observed, frame, self.max_age_s)
         raise DeviceFault(
             "header.frame_id",
             got=repr(frame),
