@@ -27,6 +27,7 @@ from launch import LaunchContext, LaunchDescription
 from user_bringup.running import PreparedRun, find_deployment, prepare_run
 from user_bringup.running.explain import yaml_text
 from user_bringup.rviz import ShownRobot, robots_of, rviz_view
+from user_core.config import path_of_file
 from user_fleet.deployment import (
     Argument,
     ProcessSpec,
@@ -212,7 +213,7 @@ def rviz(prepared: PreparedRun, context: LaunchContext) -> list[Any]:
 
 def _urdf_of(parameters: Any, chosen: str) -> Path | None:
     if chosen:
-        return Path(chosen)
+        return path_of_file(chosen)
     choice = parameters.get("robot", {})
     arm = choice.get("params", {}).get("robot") if choice.get("plugin") == "mujoco" else None
     if arm is None:

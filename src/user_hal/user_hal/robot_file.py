@@ -8,7 +8,15 @@ from typing import Any
 
 from pydantic import model_validator
 
-from user_core.config import Config, from_mapping, load_yaml, setting
+from user_core.config import (
+    Config,
+    find_shared,
+    from_mapping,
+    load_yaml,
+    path_of_file,
+    setting,
+    shared_folders,
+)
 from user_core.errors import ConfigError, SuiteError
 from user_core.interfaces import Robot
 from user_core.plugins import PluginChoice
@@ -97,23 +105,29 @@ class RobotFile(Config):
 
 
 def find_robot_file(name: str | Path) -> Path:
-    """The file that was meant: a path, or the name of a ready configuration.
+    """The file that was meant: a path, ``package://PACKAGE/FILE``, or the name of a ready configuration
+    of any installed package (``PACKAGE/NAME``, where several have it).
 
     Raises:
         ConfigError: There is no such file; lists the ready ones.
     """
-    path = Path(name)
+    path = path_of_file(name)
     if path.is_file():
         return path
-    ready = {file.stem: file for folder in _ready_folders() for file in folder.glob("*.yaml")}
-    found = ready.get(str(name).removesuffix(".yaml"))
+    found = find_shared("robots", str(name), _beside())
     if found is None:
         raise ConfigError(
             f"robot configuration {str(name)!r}",
             got="no such file",
-            expected=f"a path, or one of the ready ones: {sorted(ready)}",
+            expected=f"a path, or one of the ready ones: {sorted(ready_robot_files())}",
         )
     return found
+
+
+def ready_robot_files() -> dict[str, Path]:
+    """The ready configurations, by their names."""
+    folders = [*shared_folders("robots").values(), *_beside()]
+    return {file.stem: file for folder in folders for file in folder.glob("*.yaml")}
 
 
 def load_robot_file(path: str | Path) -> RobotFile:
@@ -165,13 +179,6 @@ def build_robot(file: RobotFile) -> Robot:
         raise
 
 
-def _ready_folders() -> list[Path]:
-    """Where ready configurations may be: beside the user, and in the installed package."""
-    folders = [Path("config") / "robots"]
-    try:
-        from ament_index_python.packages import get_package_share_directory
-
-        folders.append(Path(get_package_share_directory("user_bringup")) / "config" / "robots")
-    except (ImportError, LookupError):
-        pass  # not installed as a ROS package: paths still work
-    return [folder for folder in folders if folder.is_dir()]
+def _beside() -> list[Path]:
+    """Where ready configurations may be without any installed package."""
+    return [folder for folder in (Path("config") / "robots",) if folder.is_dir()]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from user_bringup.running.find import find_executable
 from user_comm.topics import SERVICES, TOPICS
-from user_core.config import Config, from_mapping, load_document
+from user_core.config import Config, from_mapping, load_document, path_of_file, shared_names
 from user_core.config.model import Key
 from user_core.errors import ConfigError
 from user_fleet.deployment import Composition, Faults, ProcessSpec
@@ -85,7 +85,7 @@ def _check_robot_file(
     try:
         file = find_robot_file(config.robot_file)
     except ConfigError as error:
-        known = sorted(f.stem for f in _ready_robot_files())
+        known = shared_names("robots")
         faults.unknown(origin, f"{process.name}.robot_file", config.robot_file, known, error.hint)
         return
     try:
@@ -111,12 +111,6 @@ def _check_robot_file(
         faults.take(error, mine, f"{process.name}: ")
 
 
-def _ready_robot_files() -> Iterator[Path]:
-    from user_bringup.running.find import config_folder
-
-    yield from (config_folder() / "robots").glob("*.yaml")
-
-
 def _dotted(parameters: Mapping[str, object], above: str = "") -> Iterator[str]:
     """Names of parameters as ROS has them."""
     for key, value in parameters.items():
@@ -137,7 +131,7 @@ def _check_files(
         value: object = process.parameters
         for part in key:
             value = value.get(part) if isinstance(value, Mapping) else None
-        if isinstance(value, str) and value and not Path(value).exists():
+        if isinstance(value, str) and value and not path_of_file(value).exists():
             path = ".".join(map(str, (process.name, *key)))
             _missing(composition, process, ("parameters", *key), path, value, faults)
     if process.executable != "router":

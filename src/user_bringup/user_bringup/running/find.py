@@ -12,6 +12,7 @@ from ament_index_python.packages import (
     get_package_share_directory,
 )
 
+from user_core.config import find_shared, path_of_file, shared_names
 from user_core.errors import ConfigError
 from user_fleet.deployment import Deployment
 
@@ -22,26 +23,27 @@ def config_folder() -> Path:
 
 
 def find_deployment(name: str) -> Path:
-    """A deployment by its name, or by the path of its file.
+    """A deployment by its name, in any installed package (``PACKAGE/NAME``, where several have it),
+    or by the path of its file or ``package://PACKAGE/FILE``.
 
     Raises:
         ConfigError: There is no such deployment; lists those that are installed.
     """
-    path = Path(name)
+    path = path_of_file(name)
     if path.suffix in (".yaml", ".yml"):
         if path.is_file():
             return path.resolve()
         raise ConfigError("deployment", got=name, expected="a file that exists")
-    folder = config_folder() / "deployments"
-    known = sorted(file.stem for file in folder.glob("*.yaml"))
-    if name not in known:
+    found = find_shared("deployments", name)
+    if found is None:
+        known = shared_names("deployments")
         close = difflib.get_close_matches(name, known, n=1)
         raise ConfigError(
             f"no deployment {name!r}",
             expected=f"one of {known}, or the path of a .yaml file"
             + (f"; did you mean {close[0]!r}?" if close else ""),
         )
-    return folder / f"{name}.yaml"
+    return found
 
 
 def find_executable(package: str, executable: str) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 
 from user_bringup.running.check import check_deployment
 from user_bringup.running.find import config_folder, find_executable
+from user_core.config import shared_folders
 from user_core.errors import ConfigError
 from user_fleet.deployment import (
     CommandLine,
@@ -73,11 +74,15 @@ def read_deployment(
         ConfigError: The file itself cannot be read.
     """
     variables = {"run_dir": str(folder), "run": folder.name, "deployment": file.stem}
-    composition = compose(
-        file, overrides, variables, [config_folder() / "fragments"], faults=faults
-    )
+    composition = compose(file, overrides, variables, fragment_folders(), faults=faults)
     check_deployment(composition, faults, files)
     return composition
+
+
+def fragment_folders() -> list[Path]:
+    """Where fragments of all installed packages are, our own first."""
+    mine = config_folder() / "fragments"
+    return [mine, *(f for f in shared_folders("fragments").values() if f != mine)]
 
 
 def prepare_run(

@@ -20,6 +20,12 @@ from user_core.config.model import (
     to_mapping,
 )
 from user_core.config.setting import Setting, setting, setting_of
+from user_core.config.shared_files import (
+    find_shared,
+    path_of_file,
+    shared_folders,
+    shared_names,
+)
 
 __all__ = [
     "MISSING",
@@ -29,12 +35,16 @@ __all__ = [
     "Document",
     "Setting",
     "config_fields",
+    "find_shared",
     "from_mapping",
     "json_schema",
     "load_document",
     "load_yaml",
     "parse_parameters",
+    "path_of_file",
     "setting",
     "setting_of",
+    "shared_folders",
+    "shared_names",
     "to_mapping",
 ]

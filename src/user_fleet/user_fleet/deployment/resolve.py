@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from user_core.config import find_shared, path_of_file, shared_names
 from user_core.errors import ConfigError
 from user_fleet.deployment.faults import Faults
 from user_fleet.deployment.members import Member, Part
@@ -95,26 +96,13 @@ class Resolver:
     def _included(self, what: Node) -> Node | None:
         """The content of a file: ``include: FILE``, ``{file: FILE, only: [KEY]}``, or
         ``{FOLDER: NAME}`` for one that is ready in ``config/FOLDER``, or somewhere else."""
-        beside = Path(what.origin.place.rpartition(":")[0]).parent
-        if not isinstance(what.value, dict):
-            file = self._beside(beside, str(what.value))
-        elif (name := what.get("file")) is not None:
-            file = self._beside(beside, str(name.value))
-        else:
-            folder, name = next((k, v) for k, v in what.value.items() if k != "only")
-            text = str(name.value)
-            ready = beside.parent / folder
-            file = Path(text) if text.endswith((".yaml", ".yml")) else ready / f"{text}.yaml"
-            if not file.is_file():
-                known = [f.stem for f in ready.glob("*.yaml")]
-                self.faults.unknown(
-                    name.origin, folder, text, known, "Or give the path of a .yaml file"
-                )
-                return None
         try:
-            content = read_tree(file)
+            file = self._file_meant(what)
+            content = None if file is None else read_tree(file)
         except ConfigError as error:
             self.faults.take(error, None, f"{what.origin}: ")
+            return None
+        if content is None:
             return None
         only = what.get("only")
         if only is not None:
@@ -123,8 +111,35 @@ class Resolver:
             )
         return content
 
+    def _file_meant(self, what: Node) -> Path | None:
+        """The file of an ``include``; None, and a fault, where there is none of this name."""
+        beside = Path(what.origin.place.rpartition(":")[0]).parent
+        if not isinstance(what.value, dict):
+            return self._beside(beside, str(what.value))
+        if (name := what.get("file")) is not None:
+            return self._beside(beside, str(name.value))
+        folder, name = next((k, v) for k, v in what.value.items() if k != "only")
+        text, own = str(name.value), self.file.absolute().parent
+        if text.endswith((".yaml", ".yml")):
+            file = path_of_file(text)
+            file = file if file.is_file() else own / file
+        else:
+            file = find_shared(folder, text, [own.parent / folder, beside.parent / folder])
+        if file is not None and file.is_file():
+            return file
+        known = {f.stem for f in (beside.parent / folder).glob("*.yaml")} | set(
+            shared_names(folder)
+        )
+        self.faults.unknown(
+            name.origin, folder, text, sorted(known), "Or give the path of a .yaml file"
+        )
+        return None
+
     def _beside(self, folder: Path, name: str) -> Path:
-        """A file beside the one that names it, or else beside the deployment."""
+        """A file beside the one that names it, or else beside the deployment; ``package://PACKAGE/FILE`` is
+        in an installed package. Raises ConfigError when that is not installed."""
+        if name.startswith(("package://", "~")):
+            return path_of_file(name)
         file = folder / name
         return file if file.exists() else self.file.parent / name
 
