@@ -116,6 +116,10 @@ class WorkspaceConfig(Config):
         (), doc="Largest x, y and z of the tool; empty: no box.", unit="m", max_length=3
     )
 
+    frame: str = setting(
+        "",
+        doc="Frame that the box is in; empty: that of tcp_pose. Another one than that is refused.",
+    )
     tolerance: float = setting(
         0.02,
         doc="How far the tool may overshoot a wall before commands that lead further out are "

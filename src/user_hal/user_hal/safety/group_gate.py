@@ -9,7 +9,7 @@ from user_core.errors import ConfigError
 from user_core.mobility import Mobility
 from user_core.reasons import NO_OBSERVATION, QUATERNION, UNSETTLED
 from user_core.specs import Arrays, RobotSpec
-from user_hal.safety.config import UNLIMITED, ReadingsConfig, SafetyConfig
+from user_hal.safety.config import UNLIMITED, ReadingsConfig, SafetyConfig, WorkspaceConfig
 from user_hal.safety.forms import action_scale, form_for
 from user_hal.safety.motion import Motion, MotionLayout
 from user_hal.safety.rules import (
@@ -215,9 +215,25 @@ def _rules(
             rules.append(JointLimitsRule(limits, layout, spec, horizon_s, turning))
     if config.workspace.given:
         _need(spec, "workspace", "tcp_pose")
+        _check_box(config.workspace, spec, layout)
         if layout.tool:
             rules.append(WorkspaceRule(config.workspace, layout, config.watchdog_s))
     return rules
+
+
+def _check_box(box: WorkspaceConfig, spec: RobotSpec, layout: MotionLayout) -> None:
+    """The box, the pose that it bounds and the motion that it stops are in one frame."""
+    seen = spec.observation["tcp_pose"].frame
+    commanded = spec.action.frame if layout.tool else ""
+    for what, frame in (("workspace.frame", box.frame), ("frame of the action", commanded)):
+        if frame and seen and frame.lstrip("/") != seen.lstrip("/"):
+            raise ConfigError(
+                what,
+                got=frame,
+                expected=f"{seen}, the frame of tcp_pose, which the workspace bounds",
+                hint="Give the box in that frame, or observe tcp_pose in the other "
+                "(base_frame and transforms of the contract)",
+            )
 
 
 def _need(spec: RobotSpec, what: str, name: str) -> None:
