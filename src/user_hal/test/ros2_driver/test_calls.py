@@ -1,0 +1,143 @@
+"""Calls before and after motion: of any type, judged by their answer, and taken back."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from user_core.config import from_mapping
+from user_core.errors import ConfigError, DeviceFault, DeviceTimeout, TransportError
+from user_hal.fakes import LocalTopics
+from user_hal.robots.ros2.calls import CallConfig, Performed, perform, prepare
+
+SET_BOOL = "std_srvs/srv/SetBool"
+FOLLOW = "control_msgs/action/FollowJointTrajectory"
+
+
+def config(**keys: Any) -> CallConfig:
+    return from_mapping(CallConfig, keys)
+
+
+class Services:
+    """Services that remember their requests."""
+
+    def __init__(self, **answers: Any) -> None:
+        self.io, self.calls = LocalTopics(), [("", None)] * 0
+        for name, answer in answers.items():
+            self.io.services[f"/{name}"] = self._serve(name, answer)
+
+    def _serve(self, name: str, answer: Any) -> Any:
+        def serve(request: Any) -> Any:
+            self.calls.append((name, getattr(request, "data", None)))
+            return answer
+
+        return serve
+
+    def perform(self, *configs: CallConfig) -> Performed:
+        performed = Performed(self.io)
+        performed.perform(prepare(self.io, configs, "before"))
+        return performed
+
+
+def answer(**fields: Any) -> SimpleNamespace:
+    return SimpleNamespace(**fields)
+
+
+def test_calls_are_made_in_order_and_taken_back_in_the_opposite_one() -> None:
+    world = Services(power=answer(success=True), mode=answer(success=True), off=answer())
+    performed = world.perform(
+        config(service="/power", type=SET_BOOL, request={"data": True},
+               undo={"request": {"data": False}}),
+        config(service="/mode", type=SET_BOOL, undo={"service": "/off"}),
+    )  # fmt: skip
+    performed.undo()
+    performed.undo()  # once
+    assert world.calls == [("power", True), ("mode", False), ("off", None), ("power", False)]
+
+
+def test_what_was_not_done_is_not_taken_back_and_the_answer_is_told() -> None:
+    world = Services(power=answer(success=True), mode=answer(success=False, message="no power"))
+    performed = Performed(world.io)
+    calls = prepare(
+        world.io,
+        [
+            config(service="/power", type=SET_BOOL, request={"data": True},
+                   undo={"request": {"data": False}}),
+            config(service="/mode", type=SET_BOOL, undo={"request": {"data": True}}),
+        ],
+        "before",
+    )  # fmt: skip
+    with pytest.raises(DeviceFault, match="service '/mode': got no: no power, expected success"):
+        performed.perform(calls)
+    performed.undo()
+    assert world.calls == [("power", True), ("mode", False), ("power", False)]
+
+
+def test_everything_is_taken_back_although_something_fails() -> None:
+    world = Services(a=answer(ok=True), b=answer(success=True), no=answer(ok=False, error="stuck"))
+    performed = world.perform(
+        config(service="/a", undo={"service": "/a"}), config(service="/b", undo={"service": "/no"})
+    )
+    with pytest.raises(DeviceFault, match="'/no': got no: stuck, expected ok"):
+        performed.undo()
+    assert [name for name, _ in world.calls] == ["a", "b", "no", "a"]
+
+
+def test_an_answer_is_judged_by_the_fields_that_the_contract_names() -> None:
+    world = Services(enable=answer(ret=-1, message="error 22", state=answer(mode=7)))
+    wanted = config(service="/enable", success={"ret": 0})
+    with pytest.raises(
+        DeviceFault, match=r"got ret = -1 \(ret=-1, message='error 22'\), expected 0"
+    ):
+        world.perform(wanted)
+    world.perform(config(service="/enable", success={"ret": -1, "state.mode": 7}))
+    world.perform(config(service="/enable", success={}))
+    with pytest.raises(DeviceFault, match="an answer without 'code'"):
+        world.perform(config(service="/enable", success={"code": 0}))
+
+
+def test_an_answer_that_says_nothing_is_a_yes() -> None:
+    Services(stop=answer()).perform(config(service="/stop", type="std_srvs/srv/Empty"))
+
+
+def test_goals_are_waited_for_and_their_end_is_judged() -> None:
+    io = LocalTopics()
+    ends = [("succeeded", answer(error_code=0)), ("aborted", answer(error_code=-4)),
+            ("rejected", None)]  # fmt: skip
+    io.services["/recover"] = lambda goal: ends.pop(0)
+    (call,) = prepare(io, [config(action="/recover", type=FOLLOW)], "recover")
+    assert perform(io, call).error_code == 0
+    with pytest.raises(DeviceFault, match="action '/recover': got aborted: error_code=-4"):
+        perform(io, call)
+    with pytest.raises(DeviceFault, match="action '/recover': got rejected"):
+        perform(io, call)
+
+
+def test_nobody_there_is_told() -> None:
+    with pytest.raises(DeviceTimeout, match="/nobody"):
+        Services().perform(config(service="/nobody"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "error", "message"),
+    [
+        ({}, ConfigError, "expected one of the two"),
+        ({"service": "/a", "action": "/b"}, ConfigError, "expected one of the two"),
+        ({"action": "/a"}, ConfigError, "type of the action"),
+        ({"service": "/a", "type": FOLLOW}, ConfigError, "expected package/srv/Name"),
+        ({"service": "/a", "type": "x_msgs/srv/Odd"}, TransportError, "x_msgs/srv/Odd"),
+        ({"service": "/a", "type": SET_BOOL, "request": {"date": True}}, ConfigError,
+         r"before\[0\].request.date: .*did you mean 'data'"),
+        ({"service": "/a", "type": SET_BOOL, "request": {"data": 1}}, ConfigError,
+         r"before\[0\].request.data: got 1, expected bool"),
+        ({"service": "/a", "undo": {"type": "x_msgs/srv/Odd", "service": "/b"}}, TransportError,
+         "x_msgs/srv/Odd"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_called_is_refused_before_anything_is(
+    keys: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        prepare(LocalTopics(), [config(**keys)], "before")
