@@ -126,3 +126,15 @@ def test_it_records_messages_with_their_stamps() -> None:
     publisher.publish(JointState())
     assert one.count == 2 and one.stamped
     assert one.stamps_ns == [1_799_999_999_000_000_005, NOW_NS]
+
+
+def test_images_have_a_skew_of_their_own() -> None:
+    states, images = stream("/a", 0.01, 0.0, 200), stream("/image", 0.1, 0.003, 20)
+    images.leads, images.camera = False, True
+    skew = skew_of([states, images], 0.05, cameras=True)
+    assert skew is not None and skew.topic == "/image"
+    assert skew.largest_s == pytest.approx(0.1, abs=0.011), "just before the next one comes"
+    assert skew.share == pytest.approx(0.5, abs=0.1)
+    assert skew_of([states], 0.05, cameras=True) is None
+    alone = skew_of([states, images], 0.05)
+    assert alone is not None and alone.largest_s == 0.0

@@ -9,7 +9,7 @@ from typing import Any
 from user_core.errors import SuiteError
 from user_hal.checking.findings import Level, Section
 from user_hal.checking.streams import TopicUse
-from user_hal.topic_io import Endpoint, TopicIo, incompatible
+from user_hal.topic_io import Endpoint, Ours, TopicIo, incompatible
 
 LIST_CONTROLLERS = "controller_manager_msgs/srv/ListControllers"
 SERVO_COMMAND_TYPE = "moveit_msgs/srv/ServoCommandType"
@@ -38,18 +38,6 @@ class Controller:
     def active(self) -> bool:
         """Whether it does what it is told."""
         return self.state == "active"
-
-
-@dataclass(frozen=True)
-class Ours:
-    """What this program offers or asks for; see :class:`user_hal.topic_io.Endpoint`."""
-
-    type_name: str
-    reliability: str = "reliable"
-    durability: str = "volatile"
-    node: str = "user"
-    deadline_s: float = 0.0
-    liveliness: str = "automatic"
 
 
 def list_controllers(io: TopicIo) -> tuple[list[Controller], str]:
@@ -107,15 +95,18 @@ def look_at_graph(io: TopicIo, uses: Sequence[TopicUse]) -> Section:
 
 def _look_at_read(io: TopicIo, use: TopicUse, section: Section) -> None:
     publishers, _ = io.endpoints(use.topic)
+    if not publishers and not use.path:
+        return  # the driver can do without it
     if not publishers:
         section.add(Level.FAIL, f"{use.topic}: nobody publishes it ({use.name})")
         return
-    asked = use.options.get("reliability", "best_effort")
+    latched = bool(use.options.get("latched"))
+    asked = use.options.get("reliability", "reliable" if latched else "best_effort")
     wanted = use.type_name or publishers[0].type_name
     ours = Ours(
         wanted,
         "reliable" if asked == "reliable" else "best_effort",
-        "transient_local" if use.options.get("latched") else "volatile",
+        "transient_local" if latched else "volatile",
     )
     unfit = [(item, incompatible(item, ours)) for item in publishers]
     _report_unfit(use.topic, "publishes", unfit, section, _read_cure(use))

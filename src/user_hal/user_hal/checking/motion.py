@@ -118,7 +118,7 @@ class MotionReport:
 def elements_of(hal: LocalHal, scale: float = 1.0) -> Iterator[tuple[Element | None, Moved]]:
     """What can be tried, and what cannot, with the reason."""
     for view in group_views(hal.spec):
-        spec, before = view.spec, f"{view.name}." if view.name else ""
+        spec = view.spec
         names = spec.action.names or tuple(f"element {i}" for i in range(spec.action.size))
         arms = [i for i in range(spec.action.size) if i not in spec.grippers]
         tool = spec.action_kind in TOOL_KINDS
@@ -132,7 +132,7 @@ def elements_of(hal: LocalHal, scale: float = 1.0) -> Iterator[tuple[Element | N
         for index, label in enumerate(labels):
             turns = tool and index >= 3
             unit = "rad" if turns or not tool else "m"
-            nothing = Moved(before + label, unit)
+            nothing = Moved(_named(view, label), unit)
             if not known or not fits:
                 nothing.detail = (
                     f"nothing in the observation measures it: no {source} of its size"
@@ -144,13 +144,19 @@ def elements_of(hal: LocalHal, scale: float = 1.0) -> Iterator[tuple[Element | N
             amount = scale * ((TOOL_RAD if turns else TOOL_M) if tool else JOINT)
             yield Element(nothing.name, view, index, -1, unit, amount), nothing
         for count, index in enumerate(spec.grippers):
-            nothing = Moved(before + names[index], "")
+            nothing = Moved(_named(view, names[index]), "")
             opening = spec.observation.get("gripper")
             if opening is None or opening.size != len(spec.grippers):
                 nothing.detail = "nothing in the observation measures it: no gripper"
                 yield None, nothing
             else:
                 yield Element(nothing.name, view, index, count, "", GRIPPER), nothing
+
+
+def _named(view: GroupView, element: str) -> str:
+    """Name of an element for people, with that of its group unless it says that already."""
+    said = not view.name or element.startswith((f"{view.name}_", f"{view.name}."))
+    return element if said else f"{view.name}.{element}"
 
 
 class MotionCheck:

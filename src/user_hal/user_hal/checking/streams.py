@@ -21,9 +21,10 @@ from user_hal.topic_io import TopicIo, TopicSubscription
 
 #: So many messages in a row with the same stamp: it stands still.
 _FROZEN = 5
-#: Keys of a contract below which topics are read, and those below which they are written to.
+#: Keys of a contract below which topics are read, and those below which they are written to; the
+#: outermost counts: an observation may be called gripper.
 _READ = ("observation", "cameras", "devices", "stop_when")
-_WRITTEN = ("command", "gripper", "action", "home")
+_WRITTEN = ("action", "command", "home")
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,14 @@ def topic_uses(data: Any, path: str = "") -> Iterator[TopicUse]:
     if isinstance(data, Mapping):
         topic = data.get("topic")
         if isinstance(topic, str) and topic:
-            known = [part for part in path.split(".") if part in (*_READ, *_WRITTEN)]
-            read = not known or known[-1] in _READ
+            keys = [part.partition("[")[0] for part in path.split(".")]
+            known = [key for key in keys if key in (*_READ, *_WRITTEN)]
+            read = not known or known[0] in _READ
             yield TopicUse(path, topic, str(data.get("type") or ""), read, data)
         for key, value in data.items():
+            if key == "parts":  # of an array: what a part does not say, its array does
+                common = {k: v for k, v in data.items() if k not in ("parts", "topic")}
+                value = [{**common, **part} for part in value]
             yield from topic_uses(value, f"{path}.{key}" if path else str(key))
     elif isinstance(data, (list, tuple)):
         for index, value in enumerate(data):
@@ -192,14 +197,24 @@ class Skew:
     share: float
 
 
-def skew_of(streams: Sequence[Stream], limit_s: float) -> Skew | None:
+def skew_of(streams: Sequence[Stream], limit_s: float, *, cameras: bool = False) -> Skew | None:
     """The skew of an observation, had it been read at any moment of these records.
 
     As the driver does it: the common moment is the newest for which all have spoken, and each
     has a skew of the distance from there to the nearest message that has come.
+
+    Args:
+        streams: The records.
+        limit_s: The largest skew that is allowed.
+        cameras: Whether the skew of images is looked at, or that of what makes the moment.
     """
     leading = [stream for stream in streams if stream.leads and stream.count]
-    if not leading:
+    judged = [True] * len(leading)
+    if cameras:
+        images = [stream for stream in streams if stream.camera and stream.count]
+        judged = [False] * len(leading) + [True] * len(images)
+        leading = leading + images
+    if not any(judged) or not any(stream.leads for stream in leading):
         return None
     events = sorted(
         (arrival_ns, index)
@@ -209,7 +224,8 @@ def skew_of(streams: Sequence[Stream], limit_s: float) -> Skew | None:
     # before its second message, nobody knows what was before a topic's first
     begin_ns = max(stream.arrivals_ns[:2][-1] for stream in leading)
     known: list[list[int]] = [[] for _ in leading]
-    largest_ns, worst, exceeded_ns, last_ns, last_skew_ns = 0, leading[0].topic, 0, 0, 0
+    worst = leading[judged.index(True)].topic
+    largest_ns, exceeded_ns, last_ns, last_skew_ns = 0, 0, 0, 0
     first_ns = 0
     for arrival_ns, index in events:
         stream, mine = leading[index], known[index]
@@ -220,8 +236,10 @@ def skew_of(streams: Sequence[Stream], limit_s: float) -> Skew | None:
             exceeded_ns += arrival_ns - last_ns
         first_ns = first_ns or arrival_ns
         last_ns, last_skew_ns = arrival_ns, 0
-        moment_ns = min(stamps[-1] for stamps in known)
-        for other, stamps in zip(leading, known):
+        moment_ns = min(stamps[-1] for s, stamps in zip(leading, known) if s.leads)
+        for other, stamps, counts in zip(leading, known, judged):
+            if not counts:
+                continue
             skew_ns = _nearest_ns(stamps, moment_ns)
             if skew_ns > largest_ns:
                 largest_ns, worst = skew_ns, other.topic
@@ -278,6 +296,7 @@ class StreamWatch:
                 stream.type_name,
                 lambda message: self._take(stream, message, headed),
                 depth=64,
+                reliability="reliable" if stream.latched else "best_effort",
                 latched=stream.latched,
                 raw=True,
             )

@@ -20,11 +20,22 @@ _HINTS = {
 
 
 def readings_section(
-    section: Section, readings: Readings, streams: Sequence[Stream], limit_s: float
+    section: Section,
+    readings: Readings,
+    streams: Sequence[Stream],
+    limit_s: float,
+    cameras_limit_s: float,
 ) -> None:
-    """Say how many readings failed, why, and what would help."""
+    """Say how many readings failed, why, and what would help.
+
+    Args:
+        section: Where it is said.
+        readings: The driver's.
+        streams: The topics meanwhile.
+        limit_s: Their largest skew that is configured; 0: none.
+        cameras_limit_s: That of images.
+    """
     percent = f"{100 * readings.failed_share:.2g} % of {readings.count} readings failed"
-    skew = skew_of(streams, limit_s) if limit_s else None
     if readings.failed_share > TOO_MANY:
         section.add(Level.FAIL, percent)
     elif readings.failed:
@@ -41,21 +52,28 @@ def readings_section(
             Level.OK,
             f"age of the observations: {middle * 1e3:.0f} ms, at most {oldest * 1e3:.0f} ms",
         )
-    if skew is not None and len([s for s in streams if s.leads and s.count]) > 1:
-        _report_skew(section, skew, limit_s, readings)
+    if limit_s and sum(stream.leads and bool(stream.count) for stream in streams) > 1:
+        _report_skew(section, skew_of(streams, limit_s), limit_s, readings, "timing.max_skew_s")
+    images = skew_of(streams, cameras_limit_s, cameras=True)
+    _report_skew(section, images, cameras_limit_s, readings, "cameras.max_skew_s")
 
 
-def _report_skew(section: Section, skew: Skew, limit_s: float, readings: Readings) -> None:
+def _report_skew(
+    section: Section, skew: Skew | None, limit_s: float, readings: Readings, key: str
+) -> None:
+    if skew is None:
+        return
     enough = rounded_up(skew.largest_s)
-    seen = f"topics are up to {skew.largest_s * 1e3:.0f} ms apart ({skew.topic})"
-    if skew.largest_s <= limit_s and not readings.too_far_apart:
-        section.add(Level.OK, f"{seen}; max_skew_s is {limit_s:g}")
+    what = "images are" if key.startswith("cameras") else "topics are"
+    seen = f"{what} up to {skew.largest_s * 1e3:.0f} ms apart ({skew.topic})"
+    if skew.largest_s <= limit_s:
+        section.add(Level.OK, f"{seen}; {key} is {limit_s:g}")
         return
     section.add(
-        Level.FAIL if readings.too_far_apart and readings.failed_share > TOO_MANY else Level.WARN,
-        f"{seen}, further than max_skew_s ({limit_s:g}) in {100 * skew.share:.2g} % of the time",
-        hint=f"timing.max_skew_s: {enough:g} is the smallest that would have done; or let "
-        f"{skew.topic} be sent more often, or with resample: latest",
+        Level.FAIL if readings.failed_share > TOO_MANY else Level.WARN,
+        f"{seen}, further than {key} ({limit_s:g}) in {100 * skew.share:.2g} % of the time",
+        hint=f"{key}: {enough:g} is the smallest that would have done; or let {skew.topic} be "
+        "sent more often" + ("" if key.startswith("cameras") else ", or with resample: latest"),
     )
 
 
@@ -70,6 +88,8 @@ def streams_section(streams: Sequence[Stream], *, simulated_clock: bool = False)
         "Topics", columns=("observation", "topic", "Hz", "age ms", "at most", "longest gap ms")
     )
     for stream in streams:
+        if not stream.names and not stream.count:
+            continue  # the driver can do without it
         ages = sorted(stream.ages_s)
         middle, oldest = (ages[len(ages) // 2], ages[-1]) if ages else (0.0, 0.0)
         stamped = stream.stamped and not stream.by_arrival

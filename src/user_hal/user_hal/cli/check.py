@@ -132,12 +132,9 @@ class _Check:
             self.sections.append(Section("Readings"))
             return True
         uses = _uses(robot, file)
-        limit_s = _skew_limit(file)
+        limits_s = _skew_limits(file)
         with ExitStack() as stack:
             watch = None
-            if self.topics is not None:
-                streams = streams_of(uses)
-                watch = stack.enter_context(StreamWatch(self.topics, streams))
             stack.callback(robot.close)
             section = Section("Readings")
             try:
@@ -149,6 +146,8 @@ class _Check:
                 self._look(uses)
                 return False
             section.add(Level.OK, "connect reaches the robot")
+            if self.topics is not None:
+                watch = stack.enter_context(StreamWatch(self.topics, streams_of(uses)))
             with self.console.status("") as status:
                 readings = watch_readings(
                     robot,
@@ -156,15 +155,19 @@ class _Check:
                     self._now_ns,
                     lambda share: status.update(f"reading, {share:.0%}"),
                 )
-        self._report_readings(section, readings, watch, limit_s)
+        self._report_readings(section, readings, watch, limits_s)
         self._look(uses)
         return True
 
     def _report_readings(
-        self, section: Section, readings: Readings, watch: StreamWatch | None, limit_s: float
+        self,
+        section: Section,
+        readings: Readings,
+        watch: StreamWatch | None,
+        limits_s: tuple[float, float],
     ) -> None:
         streams = () if watch is None else watch.streams
-        readings_section(section, readings, streams, limit_s)
+        readings_section(section, readings, streams, *limits_s)
         if streams:
             simulated = self.topics is not None and bool(self.topics.endpoints("/clock")[0])
             self._show(streams_section(streams, simulated_clock=simulated))
@@ -278,8 +281,7 @@ class _Check:
 
 def _uses(robot: Robot, file: RobotFile) -> list[TopicUse]:
     """The topics of a robot's file, and those that the driver reads beside them."""
-    config = from_mapping(load("robots", file.robot.plugin).Config, file.robot.params)
-    uses = list(topic_uses(to_mapping(config)))
+    uses = list(topic_uses(file.robot.params))
     uses += topic_uses(to_mapping(file.cameras), "cameras")
     known = {use.topic for use in uses}
     uses += [
@@ -288,10 +290,15 @@ def _uses(robot: Robot, file: RobotFile) -> list[TopicUse]:
     return uses
 
 
-def _skew_limit(file: RobotFile) -> float:
-    config = from_mapping(load("robots", file.robot.plugin).Config, file.robot.params)
-    timing = to_mapping(config).get("timing")
-    return float(timing.get("max_skew_s", 0.0)) if isinstance(timing, dict) else 0.0
+def _skew_limits(file: RobotFile) -> tuple[float, float]:
+    """Largest skew of topics, and of images; 0 where the driver has none."""
+    config = to_mapping(from_mapping(load("robots", file.robot.plugin).Config, file.robot.params))
+    timing, cameras = config.get("timing"), config.get("cameras")
+    found = [
+        float(part.get("max_skew_s", 0.0)) if isinstance(part, dict) else 0.0
+        for part in (timing, cameras)
+    ]
+    return found[0], file.cameras.max_skew_s if file.cameras.devices else found[1]
 
 
 def _describe(robot: Robot, console: Console) -> None:

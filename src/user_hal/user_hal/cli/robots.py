@@ -1,4 +1,4 @@
-"""``user robots``: the drivers that are installed, and the devices that they find."""
+"""``user robots``: what is installed, what is found, and a first contract for what is there."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -17,18 +18,28 @@ from rich.table import Table
 from user_core.errors import SuiteError
 from user_core.interfaces import Discovered
 from user_core.plugins import available, load
+from user_hal.cli import propose
+from user_hal.cli.ros_arguments import ROS_ARGS_HELP, split_ros_arguments
+from user_hal.robot_file import load_robot_file, ready_robot_files
 from user_hal.topic_io import TopicIo
 
 _SHOWN = 6
 
 
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
-    """Run the command; returns 0, also when a driver cannot be imported: that is its answer."""
+    """Run the command; returns 0, also when a driver cannot be imported: that is its answer.
+    ``propose`` returns 1 when the contract does not fit together yet, 2 when there is none."""
     console = console or Console()
-    args = _parser().parse_args(argv)
+    words, ros_arguments = split_ros_arguments(argv)
+    args = _parser().parse_args(words)
+    if args.command == "list":
+        console.print(_ready())
+        return 0
     kinds = ("robots", "cameras", "teleops") if args.all else ("robots",)
     with ExitStack() as stack:
-        io = None if args.no_ros else _topics(stack, args.wait, console)
+        io = None if args.no_ros else _topics(stack, args.wait, console, ros_arguments)
+        if args.command == "propose":
+            return _propose(args, io, console)
         for kind in kinds:
             console.print(_table(kind, io))
     return 0
@@ -36,7 +47,9 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="user robots", description="List the installed drivers and the devices they find."
+        prog="user robots",
+        description="List the installed drivers and the devices they find.",
+        epilog=ROS_ARGS_HELP,
     )
     parser.add_argument("--all", action="store_true", help="cameras and teleops, too")
     parser.add_argument("--no-ros", action="store_true", help="do not look at the ROS graph")
@@ -46,7 +59,59 @@ def _parser() -> argparse.ArgumentParser:
         default=1.0,
         help="seconds without anything new after which the ROS graph counts as known (default: 1)",
     )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands.add_parser(
+        "list",
+        help="the ready configurations",
+        description="List the robots that configurations are ready for.",
+    )
+    propose.add_arguments(
+        commands.add_parser(
+            "propose",
+            help="write a first contract for the robot that is running",
+            description="Write a first contract for driver ros2 from a running ROS graph and its "
+            "URDF: joints, limits, controllers, grippers, cameras, frames. What cannot be seen is "
+            "asked at a terminal, and marked TODO where nobody answers. Nothing is moved.",
+        )
+    )
     return parser
+
+
+def _propose(args: argparse.Namespace, io: TopicIo | None, console: Console) -> int:
+    if io is None:
+        console.print("There is no ROS here, or --no-ros was given: nothing to look at.")
+        return 2
+    try:
+        return propose.propose(args, io, console)
+    except SuiteError as error:
+        console.print(f"[bold red]{error.code}[/]: {escape(str(error))}", soft_wrap=True)
+        return 2
+
+
+def _ready() -> Table:
+    table = Table(title="Ready configurations", title_justify="left", show_lines=False)
+    table.add_column("name", style="bold", no_wrap=True)
+    table.add_column("driver", no_wrap=True)
+    table.add_column("for")
+    for name, file in sorted(ready_robot_files().items()):
+        try:
+            driver = load_robot_file(file).robot.plugin
+        except SuiteError as error:
+            driver = f"[red]{escape(error.code)}[/]"
+        table.add_row(name, driver, escape(_first_comment(file)))
+    return table
+
+
+def _first_comment(file: Path) -> str:
+    """The first paragraph of the comment at the top of a file."""
+    lines = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        text = line.lstrip("# ").strip()
+        if not line.startswith("#") or (lines and not text):
+            break
+        if text and not text.startswith("yaml-language-server"):
+            lines.append(text)
+    return " ".join(lines)
 
 
 def _table(kind: str, io: TopicIo | None) -> Table:
@@ -87,13 +152,15 @@ def _discover(cls: Any, io: TopicIo | None) -> list[Discovered]:
     return found
 
 
-def _topics(stack: ExitStack, wait_s: float, console: Console) -> TopicIo | None:
+def _topics(
+    stack: ExitStack, wait_s: float, console: Console, ros_arguments: Sequence[str]
+) -> TopicIo | None:
     try:
         from user_comm.topic_io import open_topic_io  # needs ROS; most drivers do not
     except ImportError as error:
         console.print(f"[yellow]ROS topics are not searched:[/] {escape(str(error))}")
         return None
-    io: TopicIo = stack.enter_context(open_topic_io("user_robots"))
+    io: TopicIo = stack.enter_context(open_topic_io("user_robots", args=ros_arguments))
     _settle(io, wait_s)
     return io
 

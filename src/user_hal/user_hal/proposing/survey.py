@@ -1,0 +1,251 @@
+"""What is there: topics with who is at their ends, controllers with their joints, and a first
+message of what a contract could read."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from user_core.errors import SuiteError
+from user_hal.checking.graph import Controller, list_controllers
+from user_hal.checking.streams import Stream, StreamWatch
+from user_hal.topic_io import TopicIo, TopicSubscription
+
+JOINT_STATE = "sensor_msgs/msg/JointState"
+POSE = "geometry_msgs/msg/PoseStamped"
+WRENCH = "geometry_msgs/msg/WrenchStamped"
+IMAGE = "sensor_msgs/msg/Image"
+COMPRESSED = "sensor_msgs/msg/CompressedImage"
+STRING = "std_msgs/msg/String"
+ODOMETRY = "nav_msgs/msg/Odometry"
+ROBOT_SPEC = "user_msgs/msg/RobotSpec"
+GET_PARAMETERS = "rcl_interfaces/srv/GetParameters"
+_READ = (JOINT_STATE, POSE, WRENCH, IMAGE, ODOMETRY)
+_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic or action.
+
+    Attributes:
+        name: Its full name.
+        type_name: Its type; of an action ``package/action/Name``.
+        published: Whether somebody publishes it.
+        heard: Whether somebody subscribes to it, or serves the action.
+    """
+
+    name: str
+    type_name: str
+    published: bool = False
+    heard: bool = False
+
+
+@dataclass
+class JointSample:
+    """What the messages of a JointState topic have in common.
+
+    Attributes:
+        names: Joints, in the order of the messages; of several messages one behind the other.
+        position: Where they are.
+        velocity: Whether velocities come for all.
+        effort: Whether efforts come for all.
+    """
+
+    names: list[str] = field(default_factory=list)
+    position: dict[str, float] = field(default_factory=dict)
+    velocity: bool = False
+    effort: bool = False
+
+    def take(self, message: Any) -> None:
+        """Add a message."""
+        names = [str(name) for name in message.name]
+        self.names += [name for name in names if name not in self.names]
+        self.position.update(zip(names, (float(value) for value in message.position)))
+        self.velocity = len(message.velocity) == len(names) > 0
+        self.effort = len(message.effort) == len(names) > 0
+
+
+@dataclass
+class Survey:
+    """Everything that was found.
+
+    Attributes:
+        topics: Topics and actions, in order of their names.
+        joints: By JointState topic.
+        frames: ``header.frame_id`` by topic, of poses, wrenches, images and odometry.
+        images: encoding, width, height by Image topic.
+        controllers: Of ros2_control.
+        joints_of: Joints by name of a controller's node, as far as it told.
+        description: The robot description (URDF); empty: none came.
+        streams: How the topics came over time.
+        notes: What could not be found out.
+    """
+
+    topics: list[Topic] = field(default_factory=list)
+    joints: dict[str, JointSample] = field(default_factory=dict)
+    frames: dict[str, str] = field(default_factory=dict)
+    images: dict[str, tuple[str, int, int]] = field(default_factory=dict)
+    controllers: list[Controller] = field(default_factory=list)
+    joints_of: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    description: str = ""
+    streams: list[Stream] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def of_type(self, *types: str, published: bool = False, heard: bool = False) -> list[Topic]:
+        """Topics of these types, at least with these ends."""
+        return [
+            topic
+            for topic in self.topics
+            if topic.type_name in types
+            and (topic.published or not published)
+            and (topic.heard or not heard)
+        ]
+
+    def controller(self, topic: str) -> Controller | None:
+        """The controller of a topic or action, as far as controller_manager tells."""
+        node = controller_node(topic)
+        name = node.rpartition("/")[2]
+        return next((item for item in self.controllers if item.name == name), None)
+
+
+def controller_node(topic: str) -> str:
+    """Full name of the node of the controller that a topic belongs to: all but the last part."""
+    return topic.rpartition("/")[0] or topic
+
+
+def survey(io: TopicIo, seconds: float, description: str = "") -> Survey:
+    """Look at the graph, and listen for some seconds.
+
+    Args:
+        io: Topics, whose graph is known already.
+        seconds: How long messages are waited for.
+        description: The URDF; empty: take that of a topic ``robot_description``.
+    """
+    found = Survey(description=description)
+    found.topics = [*_topics(io), *_actions(io)]
+    found.controllers, trouble = list_controllers(io)
+    if trouble:
+        found.notes.append(trouble)
+    _listen(io, found, seconds)
+    _ask_controllers(io, found)
+    return found
+
+
+def _topics(io: TopicIo) -> Iterable[Topic]:
+    graph = sorted(io.topics().items())
+    ours = {  # a HAL that runs already shows the robot on topics of its own
+        end.node for name, types in graph if ROBOT_SPEC in types for end in io.endpoints(name)[0]
+    }
+    for name, types in graph:
+        publishers, subscriptions = (
+            [end for end in ends if end.node not in ours] for ends in io.endpoints(name)
+        )
+        for type_name in types:
+            yield Topic(
+                name,
+                type_name,
+                any(end.type_name == type_name for end in publishers),
+                any(end.type_name == type_name for end in subscriptions),
+            )
+
+
+def _actions(io: TopicIo) -> Iterable[Topic]:
+    for service, types in sorted(io.service_types().items()):
+        name, tail, _ = service.partition("/_action/send_goal")
+        if tail:
+            yield from (Topic(name, t.removesuffix("_SendGoal"), heard=True) for t in types)
+
+
+def _listen(io: TopicIo, found: Survey, seconds: float) -> None:
+    lock = threading.Lock()
+    subscriptions: list[TopicSubscription] = []
+    waiting: set[str] = set()
+    end_s = time.monotonic() + seconds
+
+    def listen(topic: Topic, latched: bool = False) -> None:
+        def take(message: Any) -> None:
+            with lock:
+                _take(found, topic, message)
+                waiting.discard(topic.name)
+
+        try:
+            subscriptions.append(
+                io.subscribe(
+                    topic.name,
+                    topic.type_name,
+                    take,
+                    depth=4,
+                    reliability="reliable" if latched else "best_effort",  # old ones need it
+                    latched=latched,
+                )
+            )
+            waiting.add(topic.name)
+        except SuiteError as error:
+            found.notes.append(f"{topic.name}: {error}")
+
+    descriptions = [
+        topic
+        for topic in found.of_type(STRING, published=True)
+        if topic.name.rpartition("/")[2] == "robot_description"
+    ]
+    if not found.description:
+        for topic in descriptions[:1]:
+            listen(topic, latched=True)
+    read = found.of_type(*_READ, published=True)
+    found.streams = [
+        Stream(
+            (),
+            topic.name,
+            topic.type_name,
+            leads=topic.type_name != IMAGE,
+            camera=topic.type_name == IMAGE,
+        )
+        for topic in read
+        if topic.type_name != ODOMETRY
+    ]
+    with StreamWatch(io, found.streams):
+        for topic in read:
+            listen(topic)
+        while time.monotonic() < end_s:
+            time.sleep(0.02)
+        while waiting and time.monotonic() < end_s + seconds:  # the slow ones
+            time.sleep(0.02)
+    for subscription in subscriptions:
+        subscription.close()
+
+
+def _take(found: Survey, topic: Topic, message: Any) -> None:
+    if topic.type_name == STRING:
+        found.description = found.description or str(message.data)
+    elif topic.type_name == JOINT_STATE:
+        found.joints.setdefault(topic.name, JointSample()).take(message)
+    else:
+        found.frames[topic.name] = str(message.header.frame_id)
+        if topic.type_name == IMAGE:
+            found.images[topic.name] = (message.encoding, message.width, message.height)
+
+
+def _ask_controllers(io: TopicIo, found: Survey) -> None:
+    """Which joints do controllers have that controller_manager did not tell?"""
+    services: Mapping[str, Sequence[str]] = io.service_types()
+    nodes = dict.fromkeys(controller_node(topic.name) for topic in found.topics if topic.heard)
+    for node in nodes:
+        known = found.controller(f"{node}/x")
+        if known is not None and known.joints:
+            found.joints_of[node] = known.joints
+            continue
+        service = f"{node}/get_parameters"
+        if GET_PARAMETERS not in services.get(service, ()):
+            continue
+        try:
+            answer = io.call(service, GET_PARAMETERS, {"names": ["joints"]}, timeout_s=_TIMEOUT_S)
+        except SuiteError as error:
+            found.notes.append(f"{node}: {error}")
+            continue
+        joints = [name for value in answer.values for name in value.string_array_value]
+        if joints:
+            found.joints_of[node] = tuple(joints)
