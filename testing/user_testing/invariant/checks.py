@@ -24,6 +24,10 @@ _ROUNDING = 2e-5
 _BURST = 1.5
 #: After this time without a command a robot has come to rest.
 _REST_S = 2.5 * PERIOD_S
+#: Readings are this late at most, while a robot moves.
+_LATE_S = 0.3
+#: A target that is not led to, but given, may be this far ahead of the robot.
+_FOLLOWS_S = 0.6
 
 
 class Violation(AssertionError):
@@ -70,21 +74,34 @@ class Invariant:
         self._holds = True
         self._reset_messages = 0
         self._command: list[float] | None = None
-        self.forbidden = self._forbidden = ""
+        self.forbidden = ""
+        self._here: Values = ()
         self.by_hand = False
 
     def begins(self, work: Work) -> None:
         """The loop calls a method of the driver."""
         if work == "reset":
             self._reset_messages = 0
-        self._command, self._forbidden = None, self.forbidden
+        if work == "command":
+            self._command = None
 
-    def arrived(self, work: Work, values: Values, now_s: float) -> None:
-        """A target arrived at the robot, in SI units, while this work was done."""
+    def arrived(
+        self, work: Work, values: Values, now_s: float, here: Values, forbidden: str = ""
+    ) -> None:
+        """A target arrived at the robot, in SI units.
+
+        Args:
+            work: What was being done.
+            values: The target.
+            now_s: When.
+            here: Where the robot really is.
+            forbidden: Why this work might move nothing when it began; empty: it might.
+        """
+        self._here = here
         if not all(math.isfinite(value) for value in values):
             raise Violation(f"{work} sent {list(values)}")
-        if self._forbidden and work in ("command", "reset") and self._moves(values):
-            raise Violation(f"{work} moved the robot although {self._forbidden}")
+        if forbidden and work in ("command", "reset") and self._moves(values):
+            raise Violation(f"{work} moved the robot although {forbidden}")
         if work == "command":
             if self._command is not None:
                 raise Violation("one command sent two targets")
@@ -163,12 +180,20 @@ class Invariant:
         self._before = list(values)
 
     def _hold(self, work: Work, values: Values) -> None:
-        if self.told is None:
-            raise Violation(f"{work} moved a robot that was told nothing, to {list(values)}")
-        for limits in self.robot.limits:
+        robot = self.robot
+        for limits in robot.limits:
+            off = self._length(limits, self._here, values)
+            if self.told is None or self.by_hand:  # nobody has sent it anywhere else
+                if off > limits.lead + limits.velocity * _LATE_S:
+                    raise Violation(f"{limits.name}: {work} sent the robot {off:.4f} away")
+                continue
             length = self._length(limits, self.told, values)
             # What holds is not moved; the way home has no lead of the target's.
             allowed = 0.0 if self._holds and not self._reset_messages else limits.lead
+            if robot.absolute and allowed:
+                if off <= limits.lead:
+                    continue  # it stops where it is, however far it was sent
+                allowed += limits.velocity * _FOLLOWS_S
             if length > allowed + _ROUNDING:
                 raise Violation(
                     f"{limits.name}: {work} moved the target by {length:.4f}, allowed {allowed}"
@@ -242,6 +267,8 @@ class Invariant:
 
         def off(reading: Values) -> float:
             way = self._way(reading, values)
+            if self.robot.measured:
+                way = [min(max(w, -b), b) for w, b in zip(way, self.robot.bounds)]
             return sum(abs(w - e * step_s) for w, e in zip(way, executed))
 
         return min(readings, key=off)

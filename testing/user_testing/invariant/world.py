@@ -142,10 +142,10 @@ class WatchedRobot(Ros2Robot):
             executed: Array | None = None
             try:
                 executed = super().command(action)
-                late = self._world.fail("command", after=True)
             finally:
                 self._world.commanded(executed)
-            return action if late else executed
+            self._world.fail("command", after=True)
+            return executed
 
     def stop(self) -> None:
         with self._world.at_work("stop"):
@@ -333,7 +333,8 @@ class World:
         self.check = Invariant(robot)
         self.io = LocalTopics(time.time_ns)
         self.violation: Violation | None = None
-        self._works: list[Work] = []
+        self._failed = False  # whether the last command had a fault
+        self._works: list[tuple[Work, str]] = []
         self._readings: deque[tuple[float, list[float]]] = deque(maxlen=24)
         self._observed: Sequence[float] = ()
         self._contract = from_mapping(Ros2Config, robot.contract)
@@ -346,7 +347,7 @@ class World:
         self._loop_ns = time.now_ns
         self._stepping = False
         self._local = local
-        self._applied: Array | None = None
+        self._applied: tuple[Array | None, Array | None] = (None, None)  # the newest last
         self.sequence = 0
         self.token = 0
         self.commands = 0
@@ -377,7 +378,8 @@ class World:
     def arrived(self, values: list[float]) -> None:
         """A target arrived at the robot."""
         with self.noted():
-            self.check.arrived(self._works[-1], values, self.time.monotonic())
+            work, forbidden = self._works[-1]
+            self.check.arrived(work, values, self.time.monotonic(), self.arm.here, forbidden)
 
     def violated(self, text: str) -> None:
         """Something that may not happen has."""
@@ -409,7 +411,7 @@ class World:
         self.commands += 1
         if executed is None:
             return
-        self._applied = executed
+        self._applied = (self._applied[-1], executed)
         holds = self.arm.opening or 0.0
         if self.robot.gripper and abs(float(executed[-1]) - holds) > 1e-4:
             self.violated(f"the gripper holds {holds}, reported is {executed[-1]}")
@@ -417,38 +419,42 @@ class World:
     @contextlib.contextmanager
     def at_work(self, work: Work) -> Iterator[None]:
         """The loop calls a method of the driver."""
-        self._works.append(work)
+        self._works.append((work, self.check.forbidden))
         try:
+            if work == "connect":
+                self.arm.opening = None  # a new sender knows nothing of it
             self.check.begins(work)
             self.fail(work)
             yield
         finally:
             self._works.pop()
 
-    def fail(self, work: str, *, after: bool = False) -> bool:
-        """Show a fault at a call of the driver, if there is one; tell whether it answers wrongly."""
+    def fail(self, work: str, *, after: bool = False) -> None:
+        """Show a fault at a call of the driver, if there is one."""
+        if work == "command" and not after:
+            self._failed = False
         faults = self.driver_faults.get(work)
         if not faults or ("after" in faults[0]) is not after:
-            return False
+            return
         fault = faults.pop(0)
+        self._failed = self._failed or work == "command"
         if fault == "slow":
             self.run(0.3)
         elif fault == "lost":
             raise DeviceNotConnected("robot", got="a connection that was lost")
-        elif fault == "wrong after":
-            return False
         elif "odd" in fault:
             raise ValueError("a mistake in the driver")
         else:
             raise DeviceFault("robot", got="a fault that was asked for")
-        return False
 
     def _seen(self, observation: Observation) -> None:
         name = "tcp_pose" if self.robot.pose else "joint_position"
         self._observed = observation.arrays[name].tolist()
         applied = observation.applied
-        if applied is not None and (
-            self._applied is None or not np.array_equal(applied.action, self._applied)
+        # Of a command that failed or overran nobody knows; the robot was stopped then.
+        accepted = self._applied if self._failed else self._applied[-1:]
+        if applied is not None and not any(
+            value is not None and np.array_equal(applied.action, value) for value in accepted
         ):
             self.violated(f"observed as applied {applied.action}, accepted was {self._applied}")
         if self.hal is not None:
@@ -575,7 +581,7 @@ class World:
         self.stopper.wait()
         latched = bool(self.check.forbidden)
         self.check.restarted()
-        self._applied, self._loop_ns = None, self.time.now_ns
+        self._applied, self._loop_ns = (None, None), self.time.now_ns
         self._build()
         if latched:
             self.press()

@@ -38,7 +38,9 @@ class State:
         names: Their names in the message, where they are others, or more.
         frame: ``header.frame_id``.
         velocity: Whether a JointState carries velocities.
+        velocities: Of how many joints, if not of all.
         every: Published at every n-th tick.
+        turned: A pose in a frame that is turned by 180 degrees about z.
         latched: Published once, to whoever comes.
         fields: Fixed fields of any other message, by name.
     """
@@ -49,7 +51,9 @@ class State:
     names: tuple[str, ...] = ()
     frame: str = ""
     velocity: bool = True
+    velocities: int | None = None
     every: int = 1
+    turned: bool = False
     latched: bool = False
     fields: Mapping[str, Any] = field(default_factory=dict)
 
@@ -66,6 +70,8 @@ class Command:
         needs: What must have been switched on first; empty: nothing.
         busy_s: An action's server that takes this long for each goal, one after another.
         frame: Frame that a twist must be in; empty: any.
+        hold_s: How long a twist holds.
+        factor: From a message's number to the joint's.
     """
 
     topic: str
@@ -75,6 +81,8 @@ class Command:
     needs: str = ""
     busy_s: float = 0.0
     frame: str = ""
+    hold_s: float = 0.25
+    factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -158,8 +166,8 @@ class RosDriver:
         self._publishers = [(state, self._publisher(state)) for state in driver.states]
         for command in driver.commands:
             self._obey(command)
-        for service in driver.services:
-            self._answer(service)
+        for name in dict.fromkeys(service.name for service in driver.services):
+            self._answer([service for service in driver.services if service.name == name])
         self._last_s = time.monotonic()
         self._node.create_timer(1.0 / driver.rate_hz, self._tick)
         self._stopping = threading.Event()
@@ -251,17 +259,22 @@ class RosDriver:
         message.name = list(state.names or state.joints)
         message.position = [self.position[joint] for joint in state.joints]
         if state.velocity:
-            message.velocity = [self._moved[joint] for joint in state.joints]
+            message.velocity = [self._moved[joint] for joint in state.joints[: state.velocities]]
 
     def fill_pose(self, state: State, message: Any) -> None:
         """A PoseStamped of the tool, which turns about z only."""
-        pose = message.pose
-        pose.position.x, pose.position.y, pose.position.z = (
-            0.4 + self.tool[0], self.tool[1], 0.3 + self.tool[2],
+        pose, sign = message.pose, -1.0 if state.turned else 1.0
+        pose.position.x, pose.position.y = sign * (0.4 + self.tool[0]), sign * self.tool[1]
+        pose.position.z = 0.3 + self.tool[2]
+        half = (self.tool[5] + (math.pi if state.turned else 0.0)) / 2
+        pose.orientation.z, pose.orientation.w = math.sin(half), math.cos(half)
+
+    def fill_tool_vector(self, state: State, message: Any) -> None:
+        """A ToolVectorActual: mm and degrees."""
+        message.x, message.y, message.z = (
+            1000 * (0.4 + self.tool[0]), 1000 * self.tool[1], 1000 * (0.3 + self.tool[2]),
         )  # fmt: skip
-        pose.orientation.z, pose.orientation.w = (
-            math.sin(self.tool[5] / 2), math.cos(self.tool[5] / 2),
-        )  # fmt: skip
+        message.rz = math.degrees(self.tool[5])
 
     def fill_odometry(self, state: State, message: Any) -> None:
         """An Odometry of the base."""
@@ -355,10 +368,10 @@ class RosDriver:
     def take_single(self, command: Command, message: Any) -> None:
         """An interbotix_xs_msgs/JointSingleCommand."""
         if message.name == command.name:
-            self._go(command.joints, [message.cmd], command.joints)
+            self._go(command.joints, [message.cmd * command.factor], command.joints)
 
     def take_twist(self, command: Command, message: Any) -> None:
-        """A Twist or TwistStamped, which holds for a quarter of a second."""
+        """A Twist or TwistStamped, which holds for a while."""
         twist = message
         if hasattr(message, "header"):
             twist = message.twist
@@ -368,7 +381,7 @@ class RosDriver:
         self._speeds[command.topic] = (
             linear.x, linear.y, linear.z, angular.x, angular.y, angular.z,
         )  # fmt: skip
-        self._speeds_until_s[command.topic] = time.monotonic() + 0.25
+        self._speeds_until_s[command.topic] = time.monotonic() + command.hold_s
 
     def take_opening(self, command: Command, message: Any) -> None:
         """A GripperCommand, a ParallelGripperCommand, or a franka_msgs Move or Grasp."""
@@ -382,17 +395,22 @@ class RosDriver:
 
     # -- what it answers ----------------------------------------------------------------------
 
-    def _answer(self, service: Service) -> None:
+    def _answer(self, services: list[Service]) -> None:
+        """One server; each of its effects has a description of its own."""
+        first = services[0]
+
         def call(request: Any, response: Any) -> Any:
-            self.received.setdefault(service.name, []).append(request)
-            if all(_plain(getattr(request, name)) == value for name, value in service.when.items()):
-                for name in service.sets:
-                    (self.on.discard if name.startswith("-") else self.on.add)(name.lstrip("-"))
-            for name, value in service.answer.items():
+            self.received.setdefault(first.name, []).append(request)
+            for service in services:
+                wanted = service.when.items()
+                if all(_plain(getattr(request, name)) == value for name, value in wanted):
+                    self.on |= {name for name in service.sets if name[0] != "-"}
+                    self.on -= {name[1:] for name in service.sets if name[0] == "-"}
+            for name, value in first.answer.items():
                 setattr(response, name, value)
             return response
 
-        self._node.create_service(interface_class(service.type), service.name, call)
+        self._node.create_service(interface_class(first.type), first.name, call)
 
 
 def _plain(value: Any) -> Any:
@@ -403,6 +421,7 @@ _FILL: dict[str, Callable[[RosDriver, State, Any], None]] = {
     "sensor_msgs/msg/JointState": RosDriver.fill_joints,
     "geometry_msgs/msg/PoseStamped": RosDriver.fill_pose,
     "nav_msgs/msg/Odometry": RosDriver.fill_odometry,
+    "dobot_msgs_v4/msg/ToolVectorActual": RosDriver.fill_tool_vector,
 }
 _TAKE: dict[str, Callable[[RosDriver, Command, Any], None]] = {
     "trajectory_msgs/msg/JointTrajectory": RosDriver.take_trajectory,

@@ -97,3 +97,20 @@ def test_a_field_that_is_not_there_lists_those_that_are(path: str, message: str)
 def test_a_path_that_is_none(path: str) -> None:
     with pytest.raises(ConfigError, match="path of a field"):
         FieldPath(path)
+
+
+def test_several_ways_give_a_vector() -> None:
+    extract = take("position.x, position.z, orientation.w", 3)
+    pose = m.Pose(m.Vector3(1.0, 2.0, 3.0), m.Quaternion(0.0, 0.0, 0.6, 0.8))
+    values = extract(pose)
+    assert values is not None
+    np.testing.assert_array_equal(values, [1.0, 3.0, 0.8])
+    with pytest.raises(ConfigError, match="no 'rx'"):
+        FieldPath("position.x, rx").check(m.Pose, "geometry_msgs/msg/Pose")
+
+
+def test_of_a_name_that_comes_twice_the_first_is_meant() -> None:
+    extract = take("position", 2, names=("elbow", "shoulder"))
+    values = extract(joints(["shoulder", "elbow", "shoulder", "elbow"], position=[1.0, 2.0]))
+    assert values is not None
+    np.testing.assert_array_equal(values, [2.0, 1.0])

@@ -358,7 +358,9 @@ class Extractor:
         except (AttributeError, IndexError, TypeError) as error:
             raise DeviceFault(f"field {self._names_field.text!r}", got=f"{error}") from error
         if names != self._known_names:  # the same list in nearly every message
-            row_of = {name: row for row, name in enumerate(names)}
+            row_of: dict[str, int] = {}  # of names that come twice, the first
+            for row, name in enumerate(names):
+                row_of.setdefault(name, row)
             self._present = tuple(i for i, name in enumerate(self._names) if name in row_of)
             self._rows = np.array([row_of[self._names[i]] for i in self._present], np.intp)
             self._known_names = names
