@@ -1,6 +1,7 @@
 """The ready deployments and algorithms, checked whole as before a start; and what is refused."""
 
 import re
+import socket
 import subprocess
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import yaml
 
 pytest.importorskip("rclpy")
 
-from user_bringup.running import explain, find_deployment, prepare_run, read_deployment
+from user_bringup.running import explain, find_deployment, prepare, prepare_run, read_deployment
 from user_bringup.running.find import config_folder
+from user_bringup.running.prepare import _is_free as is_free
 from user_core.config import load_yaml
 from user_core.errors import ConfigError
 from user_fleet.deployment import Faults, load_record, parse_overrides
@@ -67,6 +69,27 @@ def test_names_may_be_under_another_namespace_and_then_all_of_them_are(name):
 def test_a_namespace_without_a_slash_is_refused():
     (fault, *_) = faults_of("sim_single", "namespace:=lab1")
     assert "namespace" in fault and "lab1" in fault and "/robot0" in fault
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_a_second_system_on_a_machine_gets_another_port(tmp_path, monkeypatch, host):
+    with socket.socket() as other:
+        other.bind((host, 0))
+        other.listen()
+        held = other.getsockname()[1]
+        monkeypatch.setattr(prepare, "_is_free", lambda port: port != 7457 and is_free(port))
+        assert not is_free(held)
+        run = prepare_run(find_deployment("sim_single"), {}, tmp_path, "moved")
+        (note,) = run.notes
+        (learner,) = run.deployment.process("learner").parameters["zenoh"]["listen"]
+        assert run.deployment.process("actor").parameters["zenoh"]["connect"] == [learner]
+        assert learner in note and is_free(int(learner.rpartition(":")[2]))
+        chosen = {"policy_endpoint": f"tcp/127.0.0.1:{held}"}
+        run = prepare_run(find_deployment("sim_single"), chosen, tmp_path, "chosen")
+        assert not run.notes, "its node names who holds it"
+        only = ("replay", "learner", "lifecycle_manager")
+        run = prepare_run(find_deployment("sim_single"), {}, tmp_path, "part", only)
+        assert not run.notes, "the others would not find it"
 
 
 def test_simulated_time_reaches_the_nodes_that_meet_the_robot():

@@ -74,6 +74,7 @@ def describe(
         runs, run = (LaunchConfiguration(name).perform(context) for name in ("runs", "run"))
         prepared = prepare_run(file, overrides, Path(runs), run, only)
         actions: list[Any] = [LogInfo(msg=f"run folder: {prepared.folder}")]
+        actions += [LogInfo(msg=note) for note in prepared.notes]
         for name, value in prepared.deployment.environment.items():
             actions.append(SetEnvironmentVariable(name, value))
         for process in start_order(prepared.deployment.processes):

@@ -48,6 +48,8 @@ def main(argv: Sequence[str]) -> int:
         return _explain(file, overrides, arguments.runs / (arguments.run or "RUN"))
     run = prepare_run(file, overrides, arguments.runs, arguments.run)
     console.print(f"run folder: {run.folder}")
+    for note in run.notes:
+        console.print(note)
     good = asyncio.run(_Up(run, arguments, console).run())
     if run.history.exists():
         from user_bringup.report import write_report  # matplotlib takes a second to import

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from user_fleet.deployment import (
     write_record,
 )
 
+_LOCAL = re.compile(r"(tcp/127\.0\.0\.1:)(\d+)")
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -36,12 +38,14 @@ class PreparedRun:
         folder: ``runs/<id>``: configuration, logs, store, checkpoints, history, report.
         commands: How each process is started, by its name.
         parameter_files: The ROS parameter file of each process, by its name.
+        notes: What a person should know who starts it.
     """
 
     deployment: Deployment
     folder: Path
     commands: Mapping[str, CommandLine]
     parameter_files: Mapping[str, Path]
+    notes: tuple[str, ...] = ()
 
     @property
     def log_dir(self) -> Path:
@@ -112,6 +116,11 @@ def prepare_run(
     faults = Faults()
     deployment = read_deployment(file, overrides, folder, faults).deployment
     faults.check()
+    moved = {} if only else moved_ports(deployment, overrides)
+    if moved:
+        overrides = {**overrides, **moved}
+        deployment = read_deployment(file, overrides, folder, faults).deployment
+        faults.check()
     if only:
         deployment = deployment.part(only)
     config = folder / "config"
@@ -130,4 +139,39 @@ def prepare_run(
             find_executable(process.package, process.executable),
             parameter_files.get(process.name),
         )
-    return PreparedRun(deployment, folder, commands, parameter_files)
+    notes = [
+        f"{name}:={endpoint}, for the usual port is in use on this machine"
+        for name, endpoint in moved.items()
+    ]
+    return PreparedRun(deployment, folder, commands, parameter_files, tuple(notes))
+
+
+def moved_ports(deployment: Deployment, overrides: Mapping[str, Any]) -> dict[str, str]:
+    """Other endpoints for those of this machine alone whose usual port is in use, by argument.
+
+    Both ends of such an endpoint belong to the deployment, so that another port is as good. What was
+    chosen on the command line stays, and is an error of the node where it is in use.
+    """
+    moved: dict[str, str] = {}
+    for name, argument in deployment.arguments.items():
+        endpoint = str(argument.default)
+        found = _LOCAL.fullmatch(endpoint)
+        if found and name not in overrides and not _is_free(int(found[2])):
+            moved[name] = f"{found[1]}{_free_port()}"
+    return moved
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what has ended counts not
+        try:
+            one.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
