@@ -20,7 +20,7 @@ from user_core.interfaces import Camera, Frame
 from user_core.specs import ArraySpec, check_arrays
 from user_hal.cameras import decoding
 from user_hal.cameras.images import ImageConfig, fit
-from user_hal.cameras.ros_topic import RosTopicCamera, RosTopicCameraConfig
+from user_hal.cameras.ros_topic import RAW, RosTopicCamera, RosTopicCameraConfig
 from user_hal.cameras.with_cameras import FrameAligner, RobotWithCameras
 from user_hal.fakes import LocalTopics
 from user_hal.fakes.local_topics import CameraInfo, CompressedImage, Header, Image, Time
@@ -214,6 +214,21 @@ def test_missing_and_misnamed_topics_are_told_apart() -> None:
     with pytest.raises(ConfigError, match="topic"):
         make(io, topic="")
     assert [item.name for item in RosTopicCamera.discover_on(io)] == ["/front/image_raw"]
+
+
+@pytest.mark.parametrize(("frame", "told"), [("wrist_optical", False), ("camera_optical", True)])
+def test_images_in_another_frame_than_configured_are_told(frame: str, told: bool) -> None:
+    io = LocalTopics()
+    camera = make(io, frame=frame)
+    message = raw(image())
+    message.header.frame_id = "/wrist_optical"
+    threading.Timer(0.02, io.publisher("/cam/image_raw", RAW).publish, (message,)).start()
+    camera.connect()
+    notes = camera.notes()
+    assert bool(notes) == told
+    if told:
+        assert "frame_id is 'wrist_optical', the configuration says 'camera_optical'" in notes[0]
+    camera.close()
 
 
 def test_latency_and_arrival_stamps() -> None:

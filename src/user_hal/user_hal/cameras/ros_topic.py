@@ -113,6 +113,7 @@ class RosTopicCamera(Camera):
         self._config = config
         self._type = config.types[0]
         self._video: VideoDecoder | None = None
+        self._frame_id = ""  # of the newest message
         self._io: TopicIo | None = None
         self._subscription: TopicSubscription | None = None
         self._info: list[TopicSubscription] = []
@@ -251,8 +252,20 @@ class RosTopicCamera(Camera):
             return
         self._calibration = None if found is None else found.fitted(self._config)
 
+    def notes(self) -> list[str]:
+        """What is worth knowing about its images: the frame that they say, if it is another than
+        the configured one."""
+        said = self._frame_id.lstrip("/")
+        if not said or said == self._config.frame.lstrip("/"):
+            return []
+        return [
+            f"camera {self._config.topic!r}: header.frame_id is {said!r}, the configuration says "
+            f"{self._config.frame!r}: write frame: {said}, if the images are right"
+        ]
+
     def _receive(self, message: Any) -> None:
         stamp_ns = self._now_ns()
+        self._frame_id = str(getattr(getattr(message, "header", message), "frame_id", ""))
         header = message.header.stamp if hasattr(message, "header") else message.timestamp
         if self._config.stamp == "header" and (header.sec or header.nanosec):
             stamp_ns = header.sec * 1_000_000_000 + header.nanosec
