@@ -295,3 +295,12 @@ def topics_read(device: object) -> tuple[str, ...]:
     return own + tuple(
         topic for inner in getattr(device, "devices", ()) for topic in topics_read(inner)
     )
+
+
+def topics_commanded(device: object) -> tuple[str, ...]:
+    """Names, as they are configured, of the topics by which a device and those within it are
+    commanded; what else the same process publishes must have other names, or it would be obeyed."""
+    own = tuple(getattr(device, "topics_commanded", ()))
+    return own + tuple(
+        topic for inner in getattr(device, "devices", ()) for topic in topics_commanded(inner)
+    )

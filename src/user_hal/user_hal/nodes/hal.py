@@ -29,7 +29,7 @@ from user_core.reasons import NO_REASON
 from user_core.runtime.scheduling import hurry_middleware, make_process_prompt
 from user_core.types import ActionChunk, Lease, Observation
 from user_hal.node_configs import HalConfig
-from user_hal.nodes.ros_time import InRealTime, RosTime
+from user_hal.nodes.ros_time import RosTime
 from user_hal.nodes.safety_status import (
     lease_item,
     loop_item,
@@ -43,10 +43,11 @@ from user_hal.robot_file import (
     load_robot_file,
     refuse_old_spelling,
 )
+from user_hal.robots.in_real_time import InRealTime
 from user_hal.runtime.control_loop import HalLoop, HalStatus
 from user_hal.safety import Refused
 from user_hal.safety.emergency_stop import LatchFile, state_folder
-from user_hal.topic_io import attach_topics, topics_read, wants_topics
+from user_hal.topic_io import attach_topics, topics_commanded, topics_read, wants_topics
 
 _STATUS_PERIOD_S = 1.0
 #: What a reset may take beyond the driver's own limit before the caller is told.
@@ -83,7 +84,9 @@ class HalNode(LifecycleNode):
         topic_io = RosTopicIo(self)
         stack.callback(topic_io.close)
         attach_topics(robot, topic_io)
-        self._read = {self.resolve_topic_name(topic) for topic in topics_read(robot)}
+        self._taken = {self.resolve_topic_name(topic): "read from" for topic in topics_read(robot)}
+        for topic in topics_commanded(robot):
+            self._taken[self.resolve_topic_name(topic)] = "commanded by"
         self._loop = HalLoop(
             robot,
             config.loop,
@@ -126,12 +129,13 @@ class HalNode(LifecycleNode):
         self._loop.start()
 
     def _advertise_unread(self, topic: topics.Topic) -> TopicPublisher | None:
-        """A standard topic, unless the robot itself is read from it: this node would hear itself,
-        and a robot that has died would seem to live."""
+        """A standard topic, unless the robot itself is read from it or commanded by it: this node
+        would hear itself, and a robot that has died would seem to live; or what was measured would
+        be obeyed."""
         name = self.resolve_topic_name(topic.name)
-        if name not in self._read:
+        if name not in self._taken:
             return self.advertise(topic)
-        self.get_logger().info(f"{name} is not published: the robot is read from it")
+        self.get_logger().info(f"{name} is not published: the robot is {self._taken[name]} it")
         return None
 
     def _listen_for_actions(self, stack: ExitStack) -> None:
