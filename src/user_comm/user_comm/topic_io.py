@@ -263,6 +263,11 @@ class RosTopicIo:
         )
         self.callback_errors: Counter[str] = Counter()
 
+    @property
+    def graph(self) -> str:
+        """Which ROS graph this is, for what must be told apart on one host."""
+        return f"ROS domain {self._node.context.get_domain_id()}"
+
     def close(self) -> None:
         """End all subscriptions."""
         self._reader.close()

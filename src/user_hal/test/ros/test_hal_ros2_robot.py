@@ -13,6 +13,10 @@ import yaml
 
 from user_comm.topic_io import open_topic_io
 from user_core.config import load_yaml
+from user_core.errors import DeviceInUse
+from user_hal.local import LocalHal
+from user_hal.robot_file import build_robot, load_robot_file
+from user_hal.topic_io import attach_topics
 from user_testing.waiting import wait_until
 from user_testing.worlds.hal_node import Client, HalProcess
 from user_testing.worlds.sim_ros_robot import SimProcess
@@ -107,6 +111,23 @@ def test_it_is_driven_stopped_when_a_topic_goes_silent_and_goes_on_by_itself(
         assert hal.interrupt() == 0
 
 
+def test_a_second_process_is_told_who_drives_the_robot_and_drives_it_once_that_has_ended(
+    client: Client, tmp_path: Path
+) -> None:
+    file = robot_file(tmp_path)
+    with SimProcess(tmp_path, SIM), open_topic_io("second") as io:
+        with hal_of(tmp_path, file) as first:
+            client.wait_for(lambda: client.observations, 40.0)
+            robot = build_robot(load_robot_file(file))
+            attach_topics(robot, io)
+            second = LocalHal.of(load_robot_file(file), robot)
+            with pytest.raises(DeviceInUse, match=rf"process {first.pid} \(.*hal"):
+                second.open()
+            assert first.interrupt() == 0
+        with second:
+            assert second.observations.newest is not None
+
+
 def test_a_robot_that_comes_later_or_dies_is_waited_for(client: Client, tmp_path: Path) -> None:
     with hal_of(tmp_path, robot_file(tmp_path)):
         client.wait_for(
@@ -160,14 +181,16 @@ def test_a_robot_that_has_died_is_not_kept_alive_by_what_the_hal_publishes(
 ) -> None:
     """The hal's own joint_states has the name of the topic that it reads, as without a namespace."""
     observation = load_yaml(READY)["robot"]["params"]["observation"]
-    own = {"joint_states": "/r0/joint_states"}
+    own = {"joint_states": "/r0/joint_states", "gripper_controller/commands": "/r0/gripper"}
+    action = load_yaml(READY)["robot"]["params"]["action"]
+    action["gripper"]["topic"] = own["gripper_controller/commands"]
     for source in observation.values():
         source["stamp"] = "arrival"
         if source["topic"] == "/joint_states":
             source["topic"] = own["joint_states"]
     heard: list[Any] = []
     with (
-        hal_of(tmp_path, robot_file(tmp_path, observation=observation)) as hal,
+        hal_of(tmp_path, robot_file(tmp_path, observation=observation, action=action)) as hal,
         open_topic_io("listener") as io,
     ):
         io.subscribe(own["joint_states"], "sensor_msgs/msg/JointState", heard.append)
@@ -175,6 +198,8 @@ def test_a_robot_that_has_died_is_not_kept_alive_by_what_the_hal_publishes(
             client.wait_for(lambda: client.observations, 40.0)
             infos = client.node.get_publishers_info_by_topic(own["joint_states"])
             assert [info.node_name for info in infos] == ["sim_ros_robot"]
+            commands = client.node.get_publishers_info_by_topic("/r0/gripper")
+            assert [info.node_name for info in commands] == ["hal"]  # the driver's, nothing else
         client.wait_for(lambda: named(client, "joint_states"), 10.0)
         time.sleep(0.3)
         seen, count = len(client.observations), len(heard)

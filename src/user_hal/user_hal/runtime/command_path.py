@@ -169,6 +169,11 @@ class CommandPath:
             self.supervisor.sent()
             return Order(verdict.action, row, verdict.changed)
 
+    def know(self, mobility: Mobility) -> None:
+        """Take over what the driver knows of how the robot can move, when it has connected."""
+        with self.lock:
+            self.gate.know(mobility)
+
     def executed(self, order: Order, action: Array) -> None:
         """The driver carried an order out, as this action, (A,)."""
         if not np.array_equal(action, order.action):

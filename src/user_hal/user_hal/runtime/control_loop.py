@@ -149,7 +149,7 @@ class HalLoop:
         make_stopper: Callable[[Callable[[], None]], Stopper] = Stopper,
         latch: LatchFile | None = None,
     ) -> None:
-        self.spec, self.config = robot.spec, config
+        self.spec, self.config, self._robot = robot.spec, config, robot
         self._clock = clock or Clock()
         self._on_observation, self._on_status = on_observation, on_status
         limit_s = config.driver.call_limit_s(robot.spec, safety.watchdog_s)
@@ -342,6 +342,7 @@ class HalLoop:
             observation = self._guard.recover()
             if observation is None:
                 return
+            self.path.know(mobility_of(self._robot))
             self._begin_with(observation, fresh=self._applied is None)
         if self._resets:
             if self._stopper.pending:

@@ -103,13 +103,16 @@ class SafetyGate:
         self.spec, self.config = spec, config
         self.counters = GateCounters()
         self._format = FormatRule(spec.action)
-        views = group_views(spec)
-        self.groups = [
-            GroupGate(own, view, mobility or Mobility())
-            for own, view in zip(config_of_groups(config, views), views)
-        ]
-        self._only = self.groups[0] if not self.groups[0].name else None
         self._dtype = np.dtype(spec.action.dtype)
+        self._mobility = mobility or Mobility()
+        self.groups = self._make_groups()
+
+    def know(self, mobility: Mobility) -> None:
+        """Take over what the driver knows now, of a robot at rest: it may have heard the robot's
+        description when it connected."""
+        if mobility != self._mobility:
+            self._mobility = mobility
+            self.groups = self._make_groups()
 
     def observe(self, arrays: Arrays, stamp_ns: int | None = None) -> None:
         """Take over a new reading of the robot, which must fit its spec.
@@ -158,12 +161,19 @@ class SafetyGate:
         for group in self.groups:
             group.hold()
 
+    def _make_groups(self) -> list[GroupGate]:
+        views = group_views(self.spec)
+        return [
+            GroupGate(own, view, self._mobility)
+            for own, view in zip(config_of_groups(self.config, views), views)
+        ]
+
     def _limit(self, action: Array, now_ns: int) -> tuple[list[float], list[str]]:
         """What may be sent, (A,), and the codes of what changed it."""
         values = self._format.read(action)
-        if self._only is not None:
-            reasons = self._only.limit(values, now_ns)
-            self._only.sent(values)
+        if not self.groups[0].name:  # a robot without groups
+            reasons = self.groups[0].limit(values, now_ns)
+            self.groups[0].sent(values)
             return values, reasons
         reasons = []
         shares = [values[group.part] for group in self.groups]

@@ -12,7 +12,9 @@ import numpy as np
 
 from user_core.errors import ConfigError, DeviceError, DeviceFault, DeviceNotConnected, SuiteError
 from user_core.interfaces import Discovered, Robot
+from user_core.mobility import Mobility
 from user_core.reasons import INCOMPATIBLE_QOS, NO_REASON, SEVERAL_PUBLISHERS, Reason
+from user_core.runtime.locks import DeviceLock
 from user_core.specs import Array, RobotSpec
 from user_core.types import AppliedAction, Observation
 from user_hal.cameras.calibration import Calibrated, Calibration
@@ -23,6 +25,7 @@ from user_hal.robots.ros2.description import described, hear_urdf, read_urdf
 from user_hal.robots.ros2.drives import Drive
 from user_hal.robots.ros2.messages import JOINT_STATE, JOINT_TRAJECTORY, NUMBERS, TWIST
 from user_hal.robots.ros2.observations import Observer
+from user_hal.robots.ros2.plausibility import mobility_of_contract
 from user_hal.robots.ros2.stop_conditions import FREE, StopConditions, StopDemand
 from user_hal.topic_io import TopicIo, attach_topics, topics_read
 
@@ -63,6 +66,7 @@ class Ros2Robot(Robot):
         self._rng = np.random.default_rng()
         self._lock = threading.RLock()  # a command and a stop do not interleave
         self._stops = 0
+        self._one_process = DeviceLock()
         self._io: TopicIo | None = None
         self._sequence = self._commands = self._episode = 0
         self._applied: AppliedAction | None = None
@@ -76,6 +80,11 @@ class Ros2Robot(Robot):
     def base_frame(self) -> str:
         """The contract's."""
         return self._config.base_frame
+
+    @property
+    def mobility(self) -> Mobility:
+        """What contract and URDF say of how the joints can move."""
+        return mobility_of_contract(self._config)
 
     def calibrations(self) -> dict[str, Calibration]:
         """Of the images whose camera is calibrated, by the name of the observation."""
@@ -105,6 +114,14 @@ class Ros2Robot(Robot):
         own += tuple(self._observer.listeners)
         return own + tuple(t for camera in self._cameras.values() for t in topics_read(camera))
 
+    @property
+    def topics_commanded(self) -> tuple[str, ...]:
+        """The topics of commands, of all ways home, and of grippers."""
+        groups = groups_of(self._config)
+        own = [command.topic for group in groups for _, command in group.commands()]
+        grippers = [group.action.gripper for group in groups if group.action.gripper is not None]
+        return (*own, *(gripper.topic for gripper in grippers if gripper.topic))
+
     def connect(self) -> None:
         """Subscribe, wait until every topic is there, make the calls that come before motion, and
         wait for the controllers.
@@ -115,6 +132,7 @@ class Ros2Robot(Robot):
             DeviceError: A topic, joint, controller or camera is not there, or readings do not fit
                 in time; each names what is missing and lists what there is. A call was answered
                 with no; says how.
+            DeviceInUse: Another process on this host drives the robot; says which.
         """
         io = self._io
         if io is None:
@@ -130,6 +148,7 @@ class Ros2Robot(Robot):
             self._calls = self._prepared(io)
             for drive in self._drives:
                 drive.open(io)
+            self._claim(io)
             self._stop_conditions.open(io)
             self._observer.open(io)
             self._aligner.connect()
@@ -140,6 +159,8 @@ class Ros2Robot(Robot):
                 drive.wait_for_controllers(io, timeout_s)
             for warning in self.warnings():
                 _log.warning("%s: %s", warning.code, warning.text)
+            for note in self.notes():
+                _log.info("%s", note)
         except BaseException:
             self.close()
             raise
@@ -165,7 +186,10 @@ class Ros2Robot(Robot):
 
     def notes(self) -> list[str]:
         """What is worth knowing about how the robot is read, although nothing is wrong."""
-        return [*self._notes, *self._observer.notes()]
+        of_cameras = [
+            note for camera in self._cameras.values() for note in getattr(camera, "notes", list)()
+        ]
+        return [*self._notes, *self._observer.notes(), *of_cameras]
 
     def read(self) -> Observation:
         """The newest moment for which every topic has spoken.
@@ -283,6 +307,7 @@ class Ros2Robot(Robot):
         self._stop_conditions.close()
         self._observer.close()
         self._aligner.close()
+        self._one_process.release()
 
     @classmethod
     def discover_on(cls, io: TopicIo) -> Sequence[Discovered]:
@@ -309,6 +334,15 @@ class Ros2Robot(Robot):
                 f"robot {self._config.robot!r}", got="no connection", hint="Call connect() first"
             )
         return self._io
+
+    def _claim(self, io: TopicIo) -> None:
+        """Keep other processes of this host from sending to the same topics. Raises DeviceInUse.
+
+        Topics that do not leave this process need no lock.
+        """
+        where = getattr(io, "graph", "")
+        names = [f"{where}, {topic}" for drive in self._drives for topic in drive.topics_written]
+        self._one_process.acquire(names if where else (), f"robot {self._config.robot!r}")
 
     def _make_drives(self) -> tuple[Drive, ...]:
         config = self._config
@@ -378,7 +412,7 @@ class Ros2Robot(Robot):
     def _begin(self, stops: int) -> None:
         """Recover, call, go home. Ends with an error as soon as the count of stops is another."""
         io = self._connected()
-        if self._has_stopped or any(drive.trouble() for drive in self._drives):
+        if self.stop_demand().reason or self._has_stopped or any(d.trouble() for d in self._drives):
             Performed(io).perform(self._calls["recover"])
             self._await_freedom()
         self._require_free()

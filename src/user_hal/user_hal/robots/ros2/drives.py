@@ -89,6 +89,7 @@ class Drive:
             action, period_s, count, low, high, self._turns, self._lead, group.stop.effort
         )
         self._held: Target | None = None  # what holds it since the last stop
+        self._seen: Array | None = None  # where it was when it was connected to
         self._planned_s: float | None = None  # when the last command was planned, monotonic
         self._follow, self._weights = self._make_watch()
 
@@ -124,6 +125,12 @@ class Drive:
         for sender in senders:
             if sender is not None:
                 sender.close()
+
+    @property
+    def topics_written(self) -> list[str]:
+        """Full names of the topics (and actions) by which it moves the group."""
+        senders = (self._sender, self._home_sender)
+        return [sender.publisher.topic for sender in senders if sender is not None]
 
     @property
     def is_open(self) -> bool:
@@ -183,18 +190,25 @@ class Drive:
 
     def hold(self) -> None:
         """Send what stops the group; the same again, as long as nothing else was commanded and it
-        stands there. What was never commanded is left alone."""
+        stands there. What was never commanded is left alone where it cannot be seen, or is not
+        seen where it was when it was connected to."""
         if self._sender is None:
             return
         measured = self._hold_measured()
+        if (
+            self._seen is not None
+            and not self._targets.knows
+            and (measured is None or not self._targets.close_to(self._seen, measured))
+        ):
+            return
+        if measured is not None and self._targets.rests and not self._targets.stands(measured):
+            return  # others have moved it since: it does not leap back
         if self._held is None:
             if self._follow is not None:
                 self._follow.forget()
             self._held = self._targets.hold(measured)
             if self._held is not None:
                 self._targets.told(self._held)
-        elif measured is not None and not self._targets.stands(measured):
-            return  # others have moved it: it does not leap back
         if self._held is not None:
             self._sender.send(
                 self._held, self.group.stop.time_s, self._fingers_at_rest(), holds=True
@@ -222,8 +236,8 @@ class Drive:
     # --- the way home -----------------------------------------------------------------------
 
     def take_over(self) -> None:
-        """Before a way home: believe where the group is, also if others have moved it, as soon as
-        it is measured there for a while.
+        """Before a way home: believe where the group is, also if others have moved it since it was
+        told to stand, as soon as it is measured there for a while.
 
         Raises:
             ImplausibleReading: Measurements disagree.
@@ -233,7 +247,7 @@ class Drive:
         if not quantity or self.group.source(quantity) is None:
             return
         here = self._measured(quantity)
-        if self._targets.knows and self._targets.stands(here):
+        if self._targets.stands(here):
             return
         for _ in range(_SETTLING):
             time.sleep(_SETTLING_S)
@@ -246,6 +260,7 @@ class Drive:
                     hint="Look for a second publisher of the topic",
                 )
         self._targets.start_anywhere()
+        self._held, self._seen = None, here
 
     def open_gripper(self) -> None:
         """Bring the gripper to where it starts."""

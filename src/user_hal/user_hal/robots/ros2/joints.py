@@ -89,16 +89,15 @@ class JumpCheck:
         if last is None:
             return
         passed_s = max(stamp_ns - last[1], arrival_ns - last[2], 0) * 1e-9 + _JITTER_S
-        change = np.abs(self._turns.way(last[0], values))
-        over = change - self._limits * passed_s
+        over = self._ways(last[0], values) - self._limits * passed_s
         worst = int(np.argmax(over))
         if over[worst] > 0:
             self._awaited = self._settled
+            what, jump, unit = self._describe(worst, last[0], values)
             self._jump = ImplausibleReading(
-                f"joint {self._joints[worst]!r}",
-                got=f"a jump from {last[0][worst]:.3f} to {values[worst]:.3f} rad "
-                f"within {passed_s:.3f} s",
-                expected=f"at most {self._limits[worst] * passed_s:.3f} rad",
+                what,
+                got=f"a jump from {jump} within {passed_s:.3f} s",
+                expected=f"at most {self._limits[worst] * passed_s:.3f} {unit}",
                 hint="Look for a second publisher of the topic, and for a driver that sends zeros "
                 f"while it starts; {self._settled} readings in a row that fit end this",
             )
@@ -110,3 +109,12 @@ class JumpCheck:
     def forget(self) -> None:
         """The next reading is the first."""
         self._last, self._awaited, self._jump = None, 0, None
+
+    def _ways(self, before: Array, now: Array) -> Array:
+        """How far it went since the reading before; one number for each limit."""
+        return np.abs(self._turns.way(before, now))
+
+    def _describe(self, which: int, before: Array, now: Array) -> tuple[str, str, str]:
+        """What jumped, from where to where, and the unit."""
+        jump = f"{before[which]:.3f} to {now[which]:.3f} rad"
+        return f"joint {self._joints[which]!r}", jump, "rad"

@@ -17,8 +17,9 @@ from user_core.errors import DeviceError, DeviceNotConnected, DeviceTimeout
 from user_core.specs import Array, ArraySpec
 from user_hal.robots.ros2.buffer import Sample
 from user_hal.robots.ros2.contract import Ros2Config
-from user_hal.robots.ros2.joints import JumpCheck, Turns
+from user_hal.robots.ros2.joints import Turns
 from user_hal.robots.ros2.messages import LAYOUTS, layout_named, unit_named
+from user_hal.robots.ros2.plausibility import ReadingCheck, check_for
 from user_hal.robots.ros2.tf_tree import FrameWays, TfListener
 from user_hal.robots.ros2.topic_parts import Stream, TfPart, TopicPart
 from user_hal.topic_io import Reliability, TopicIo, TopicSubscription
@@ -201,20 +202,11 @@ class Source:
             return Turns()
         return Turns([self._names[column] for column in columns], self._contract.continuous)
 
-    def _jump_check_of(self, columns: Sequence[int]) -> JumpCheck | None:
-        limits = self._contract.joint_velocity_limits
-        if limits is None or not (self._is_position and self._known):
+    def _jump_check_of(self, columns: Sequence[int]) -> ReadingCheck | None:
+        names = [self._names[column] for column in columns] if self._known else []
+        if not self._known and len(columns) < self.size:
             return None
-        joints = self._contract.joint_names
-        every = np.broadcast_to(np.asarray(limits, float), (len(joints),))
-        names = [self._names[column] for column in columns]
-        return JumpCheck(
-            names,
-            every[[joints.index(name) for name in names]],
-            self._turns_of(columns),
-            self._timing.jump_margin,
-            self._timing.settled_readings,
-        )
+        return check_for(self._contract, self.name, names, self._turns_of(columns))
 
 
 def _goes_on(stream: Stream) -> bool:

@@ -20,8 +20,9 @@ from user_hal.clock_faults import ROBOT, clock_fault
 from user_hal.robots.ros2.buffer import Resample, Sample, StampedBuffer
 from user_hal.robots.ros2.contract.parts import Part
 from user_hal.robots.ros2.frames import FRAMED, Transform, plain
-from user_hal.robots.ros2.joints import JumpCheck, Turns
+from user_hal.robots.ros2.joints import Turns
 from user_hal.robots.ros2.messages import LAYOUTS, Extractor, FieldPath
+from user_hal.robots.ros2.plausibility import ReadingCheck
 from user_hal.robots.ros2.tf_tree import FrameWays, MovingWay, TfListener, pose_of
 from user_hal.topic_io import Ours, TopicIo, TopicSubscription, misfits
 
@@ -31,7 +32,7 @@ _MOST_STREAMS = 32
 _FROZEN = 5
 
 #: Makes the watch over jumps for some elements of an array; None where there is none.
-JumpChecks = Callable[[Sequence[int]], JumpCheck | None]
+JumpChecks = Callable[[Sequence[int]], ReadingCheck | None]
 
 
 class Stream(Protocol):
@@ -64,7 +65,7 @@ class TopicStream:
         part: TopicPart,
         columns: tuple[int, ...],
         buffer: StampedBuffer,
-        jumps: JumpCheck | None,
+        jumps: ReadingCheck | None,
     ) -> None:
         self.part, self.columns, self.buffer, self.jumps = part, columns, buffer, jumps
         self.fault: DeviceError | None = None
@@ -368,6 +369,8 @@ class TopicPart:
         """From the frame of a message to that of the observation; None: they are the same."""
         header = getattr(message, "header", None)
         frame = plain(header.frame_id) if header is not None else self._frame
+        if self._part.layout == "twist" and hasattr(message, "child_frame_id"):
+            frame = plain(message.child_frame_id)  # nav_msgs/Odometry: its twist is the body's
         if frame not in self._ways:
             self._ways[frame] = self._find_way(frame)
         return self._ways[frame]

@@ -56,6 +56,13 @@ class Contract(Config):
         "one per joint. A reading that jumps further is a fault; empty: not looked for.",
         unit="rad/s",
     )
+    tool_velocity_limits: tuple[float, ...] = setting(
+        (),
+        doc="Fastest that the tool can move and turn: m/s, rad/s. A pose that jumps further is a "
+        "fault; empty: not looked for.",
+        gt=0,
+        max_length=2,
+    )
     base_frame: str = setting("base_link", doc="Frame of tool poses and twists.")
     transforms: dict[str, TransformConfig] = setting(
         factory=dict, doc="Frames that are fixed to others, by name."

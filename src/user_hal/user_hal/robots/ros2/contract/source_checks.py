@@ -24,6 +24,10 @@ def check_joints(config: Contract) -> None:
     both = sorted(set(config.continuous) & set(config.prismatic))
     if both:
         raise ConfigError("continuous", got=f"{both}, also prismatic", expected="one of the two")
+    if len(config.tool_velocity_limits) == 1:
+        raise ConfigError(
+            "tool_velocity_limits", got=config.tool_velocity_limits, expected="m/s and rad/s"
+        )
     limits = config.joint_velocity_limits
     if limits is not None:
         check_bounds("joint_velocity_limits", None, limits, len(joints))

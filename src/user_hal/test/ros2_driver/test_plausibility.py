@@ -1,0 +1,123 @@
+"""Readings of velocities and of the tool that cannot be true, and what a gate is told of joints."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from user_core.config import from_mapping
+from user_core.errors import ConfigError, ImplausibleReading
+from user_core.mobility import Mobility
+from user_hal.fakes import LocalTopics
+from user_hal.fakes.local_topics import Header, JointState, Time
+from user_hal.robots.ros2.contract import Ros2Config
+from user_hal.robots.ros2.driver import Ros2Robot
+from user_hal.robots.ros2.joints import Turns
+from user_hal.robots.ros2.observations import Observer
+from user_hal.robots.ros2.plausibility import PoseJumpCheck, check_for, mobility_of_contract
+
+STEP_NS = 20_000_000
+JOINT_STATE = {"topic": "/joint_states", "type": "sensor_msgs/msg/JointState"}
+COMMAND = {"topic": "/c", "type": "trajectory_msgs/msg/JointTrajectory"}
+ACTION = {"kind": "joint_delta", "low": -0.05, "high": 0.05, "command": COMMAND}
+CONTRACT: dict[str, Any] = {
+    "robot": "toy",
+    "joints": ["a", "b"],
+    "joint_velocity_limits": [3.0, 0.5],
+    "observation": {
+        "joint_position": {**JOINT_STATE, "field": "position"},
+        "joint_velocity": {**JOINT_STATE, "field": "velocity"},
+    },
+    "action": ACTION,
+    "timing": {"max_ahead_s": 5.0, "max_age_s": 5.0},
+}
+
+
+def contract(**changes: Any) -> Ros2Config:
+    return from_mapping(Ros2Config, {**CONTRACT, **changes})
+
+
+def test_a_velocity_that_no_joint_has_is_a_fault_that_names_topic_and_joint() -> None:
+    reader = Observer(contract())
+    io = LocalTopics()
+    source = reader.sources["joint_velocity"]
+    source.prepare(io)
+    reader._io = io
+
+    def feed(*velocities: float) -> None:
+        stamp = Time(*divmod(io.now_ns(), 10**9))
+        message = JointState(Header(stamp), ["a", "b"], [0.0, 0.0], list(velocities))
+        source.parts[0].receive(message)
+
+    feed(2.9, 0.45)
+    np.testing.assert_allclose(reader.measured("joint_velocity"), [2.9, 0.45])
+    feed(2.9, 57.0)  # degrees per second, for instance
+    with pytest.raises(ImplausibleReading, match=r"/joint_states.*velocity of joint 'b'"):
+        reader.measured("joint_velocity")
+    feed(2.9, 0.45)
+    np.testing.assert_allclose(reader.measured("joint_velocity"), [2.9, 0.45])
+
+
+def pose(x: float = 0.4, angle: float = 0.0) -> np.ndarray:
+    return np.array([x, 0, 0.3, 0, 0, math.sin(angle / 2), math.cos(angle / 2)])
+
+
+@pytest.mark.parametrize(
+    ("jump", "said"),
+    [(pose(0.0), "0.410.* to .*at most 0.080 m"), (pose(angle=2.0), "at most 0.240 rad")],
+)
+def test_a_tool_that_jumps_or_spins_is_a_fault_until_readings_fit(jump, said) -> None:
+    check = PoseJumpCheck(np.array([1.0, 3.0]), 2.0, 2)
+    check.check(pose(), 0, 0)
+    check.check(pose(0.41, 0.05), STEP_NS, STEP_NS)
+    with pytest.raises(ImplausibleReading, match=said):
+        check.check(jump, 2 * STEP_NS, 2 * STEP_NS)
+    with pytest.raises(ImplausibleReading):
+        check.check(jump, 3 * STEP_NS, 3 * STEP_NS)
+    check.check(jump, 4 * STEP_NS, 4 * STEP_NS)
+
+
+def test_the_tool_is_watched_where_the_contract_says_how_fast_it_is() -> None:
+    tool = {"topic": "/pose", "type": "geometry_msgs/msg/PoseStamped", "field": "pose"}
+    observation = {**CONTRACT["observation"], "tcp_pose": tool}
+    without = contract(observation=observation)
+    assert check_for(without, "tcp_pose", (), Turns()) is None
+    with_limits = contract(observation=observation, tool_velocity_limits=[1.0, 3.0])
+    assert isinstance(check_for(with_limits, "tcp_pose", (), Turns()), PoseJumpCheck)
+    with pytest.raises(ConfigError, match="m/s and rad/s"):
+        contract(observation=observation, tool_velocity_limits=[1.0])
+
+
+def test_the_gate_hears_how_fast_the_joints_are_and_which_turn_endlessly() -> None:
+    robot = Ros2Robot(contract(continuous=["b"]))
+    assert robot.mobility == Mobility({"joint_position": (3.0, 0.5)}, {"joint_position": (1,)})
+    assert mobility_of_contract(contract(joint_velocity_limits=None)) == Mobility()
+
+
+def test_joints_of_groups_are_found_in_the_arrays_that_show_them() -> None:
+    command = {"topic": "/l", "type": COMMAND["type"]}
+    groups = {
+        "left": {"joints": ["l1", "l2"], "action": {**ACTION, "command": command}},
+        "right": {"joints": ["r1"], "action": ACTION},
+    }
+    both = {key: value for key, value in CONTRACT.items() if key not in ("joints", "action")}
+    known = mobility_of_contract(
+        from_mapping(
+            Ros2Config,
+            {
+                **both,
+                "groups": groups,
+                "joint_velocity_limits": [1.0, 2.0, 3.0],
+                "continuous": ["l2", "r1"],
+                "observation": {
+                    "left.joint_position": {**JOINT_STATE, "field": "position"},
+                    "right.joint_position": {**JOINT_STATE, "field": "position"},
+                },
+            },
+        )
+    )
+    assert known.fastest == {"left.joint_position": (1.0, 2.0), "right.joint_position": (3.0,)}
+    assert known.continuous == {"left.joint_position": (1,), "right.joint_position": (0,)}
