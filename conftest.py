@@ -29,16 +29,17 @@ TIERS = ("unit", "ros", "system")
 
 def tier_of(path: Path) -> str:
     """The tier of a test file."""
-    if path.is_relative_to(_ROOT / "tests"):
+    folders = path.relative_to(_ROOT).parts[:-1]
+    if folders[:1] == ("tests",) or "system" in folders:
         return "system"
-    return "ros" if "ros" in path.relative_to(_ROOT).parts[:-1] else "unit"
+    return "ros" if "ros" in folders else "unit"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--tier", choices=TIERS, help="run the tests of one tier only")
     parser.addoption(
         "--rerun-system", type=int, default=0, metavar="N",
-        help="run a system test that fails up to N times more; the summary names it",
+        help="run a test of tests/ that fails up to N times more; the summary names it",
     )  # fmt: skip
 
 
@@ -79,9 +80,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         tier = tier_of(item.path)
         item.add_marker(tier)
-        if tier != "unit":  # one at a time: real processes, in real time; unit tests run beside
+        whole = item.path.is_relative_to(_ROOT / "tests")
+        if whole or tier == "ros":  # one at a time, in real time; the others run beside
             item.add_marker(pytest.mark.xdist_group("processes"))
-        if tier == "system" and reruns:
+        if whole and reruns:
             item.add_marker(pytest.mark.flaky(reruns=reruns))
         if item.get_closest_marker("root") and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root"))

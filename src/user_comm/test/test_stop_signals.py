@@ -35,3 +35,49 @@ def test_a_second_signal_does_not_kill_who_ends_in_order(kind, code):
             process.stdin.flush()
         assert process.wait(10) == code
     assert said == ["ready", "SIGINT", "left"]
+
+
+HANGS = """
+import ctypes, sys, threading, time
+from user_comm.stop_signals import StopSignals
+
+ending = threading.Event()
+with StopSignals(lambda name: ending.set(), 0.5, final=True):
+    print("ready", flush=True)
+    ending.wait()
+print("left", flush=True)
+libc = ctypes.CDLL(None)
+if sys.argv[1] == "thread":
+    threading.Thread(target=time.sleep, args=(60,)).start()
+elif sys.argv[1] == "library":
+    libc.on_exit(libc.pause, None)  # after the interpreter has gone
+elif sys.argv[1] == "call":
+    libc.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("what", ["thread", "library", "call"])
+def test_a_process_that_hangs_after_its_orderly_end_is_ended(what):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HANGS, what],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with process:
+        try:
+            assert process.stdout.readline().strip() == "ready"
+            process.send_signal(signal.SIGINT)
+            assert process.stdout.readline().strip() == "left"
+            assert process.wait(20) == -signal.SIGALRM
+            if what != "library":
+                assert "Current thread" in process.stderr.read() or what == "thread"
+        finally:
+            process.kill()
+
+
+def test_a_process_that_ends_in_time_is_let_alone():
+    with subprocess.Popen(
+        [sys.executable, "-c", HANGS, "nothing"], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline().strip() == "ready"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0

@@ -19,7 +19,7 @@ from user_learner.algorithms.bc import BC
 from user_learner.algorithms.rlpd import RLPD
 from user_learner.algorithms.sac import SAC
 
-PAGE = Path(__file__).parents[3] / "docs/how_to/add_a_policy.md"
+PAGE = Path(__file__).parents[4] / "docs/how_to/add_a_policy.md"
 SPEC = FakeRobot(FakeRobotConfig()).spec
 FAST = {"critic_hidden": (64, 64), "actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3}
 

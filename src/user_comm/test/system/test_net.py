@@ -286,7 +286,7 @@ def test_an_address_in_use_names_its_holder(host: str) -> None:
 def test_our_port_is_not_the_middlewares() -> None:
     """The router of rmw_zenoh listens on 7447, also where robots and learners run."""
     assert PORT != 7447
-    config = Path(__file__).parents[2] / "user_bringup/config"
+    config = Path(__file__).parents[3] / "user_bringup/config"
     files = [*config.glob("fragments/*.yaml"), *config.glob("deployments/*.yaml")]
     ports = {
         (file.name, int(port))
