@@ -159,3 +159,15 @@ def test_a_wrench_whose_frame_is_not_stated_is_taken_as_it_comes(io: LocalTopics
         )
     )
     assert source.newest(1_000_000_000)
+
+
+def test_an_empty_frame_is_taken_only_where_the_contract_says_the_frame(
+    io: LocalTopics, arm: TopicArm
+) -> None:
+    arm.frame_id = ""
+    with pytest.raises(DeviceFault, match=r"frame_id: got an empty name.*Write frame: base_link"):
+        connected(io, contract())
+    robot = connected(io, contract(frame="base_link"))
+    assert any("frame_id is empty; taken as 'base_link'" in note for note in robot.notes())
+    np.testing.assert_allclose(robot.read().arrays["tcp_pose"][:3], [0.4, 0.1, 0.3], atol=1e-6)
+    robot.close()

@@ -12,9 +12,11 @@ import pytest
 from user_core.config import from_mapping
 from user_core.errors import ConfigError
 from user_hal.fakes import LocalTopics
+from user_hal.fakes.local_topics import JointState
 from user_hal.fakes.topic_arm import JOINTS, TopicArm
-from user_hal.robots.ros2.contract import Ros2Config
+from user_hal.robots.ros2.contract import Group, Ros2Config, groups_of
 from user_hal.robots.ros2.driver import Ros2Robot
+from user_hal.robots.ros2.observations import Observer
 
 DEGREE = math.pi / 180
 NUMBERS = {"topic": "/positions/commands", "type": "std_msgs/msg/Float64MultiArray"}
@@ -130,3 +132,62 @@ def test_a_unitless_servo_moves_as_far_as_is_recorded(io: LocalTopics, arm: Topi
     applied = robot.read().applied
     assert applied is not None and applied.changed
     robot.close()
+
+
+def group_of(kind: str, command: dict[str, Any], **arrays: dict[str, Any]) -> Group:
+    """The only group of an arm that reports degrees; further arrays with their own scale."""
+    mapping = contract(kind, command, scale=DEGREE, offset=[0.0, 0.1, 0.2])
+    state = {"topic": "/joint_states", "type": "sensor_msgs/msg/JointState"}
+    for name, entry in arrays.items():
+        field = {"joint_velocity": "velocity", "joint_effort": "effort"}[name]
+        mapping["observation"][name] = {**state, "field": field, **entry}
+    if kind == "generic":
+        mapping["stop"] = {"effort": 0.0}
+    return groups_of(from_mapping(Ros2Config, mapping))[0]
+
+
+@pytest.mark.parametrize(
+    ("velocity", "factor"),
+    [({}, 1 / DEGREE), ({"joint_velocity": {}}, 1 / DEGREE),
+     ({"joint_velocity": {"scale": 0.5}}, 2.0)],
+)  # fmt: skip
+def test_velocities_are_commanded_in_the_unit_in_which_they_are_reported(
+    velocity: dict[str, Any], factor: float
+) -> None:
+    group = group_of("joint_velocity", VELOCITIES, **velocity)
+    scale, offset = group.scaling(group.action.command)
+    np.testing.assert_allclose(np.broadcast_to(scale, 3), factor)
+    np.testing.assert_array_equal(offset, 0.0)
+
+
+def test_efforts_are_commanded_in_the_unit_in_which_they_are_reported() -> None:
+    """Motor currents in mA: each joint has its own torque per current."""
+    command = {"topic": "/effort/commands", "type": NUMBERS["type"], "quantity": "effort"}
+    reversed_names = {"names": list(JOINTS)[::-1], "scale": [0.001, 0.002, 0.004]}
+    group = group_of("generic", command, joint_effort=reversed_names)
+    scale, offset = group.scaling(group.action.command)
+    np.testing.assert_allclose(scale, [250.0, 500.0, 1000.0])
+    np.testing.assert_array_equal(offset, 0.0)
+
+
+def test_velocities_and_efforts_are_seen_scaled(io: LocalTopics) -> None:
+    mapping = contract("joint_delta", {**NUMBERS, "require_subscriber": False})
+    state = {"topic": "/joint_states", "type": "sensor_msgs/msg/JointState"}
+    mapping["observation"] |= {
+        "joint_velocity": {**state, "field": "velocity", "scale": DEGREE, "offset": 0.0},
+        "joint_effort": {
+            **state,
+            "field": "effort",
+            "scale": [1.0, -2.0, 3.0],
+            "offset": [0, 0, 1],
+        },
+    }
+    observer = Observer(from_mapping(Ros2Config, mapping))
+    observer.subscribe(io)
+    message = JointState(
+        name=list(JOINTS), position=[0.0] * 3, velocity=[90.0] * 3, effort=[1.0, 2.0, 3.0]
+    )
+    io.publisher("/joint_states", "sensor_msgs/msg/JointState").publish(message)
+    arrays, _ = observer.read()
+    np.testing.assert_allclose(arrays["joint_velocity"], math.pi / 2, rtol=1e-6)
+    np.testing.assert_allclose(arrays["joint_effort"], [1.0, -4.0, 10.0], rtol=1e-6)

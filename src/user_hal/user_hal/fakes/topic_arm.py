@@ -44,6 +44,7 @@ class TopicArm:
         received: Messages by topic, the newest last.
         silent: Topics that are not published.
         blocked: Whether nothing moves whatever is commanded.
+        frame_id: What its poses say.
     """
 
     def __init__(self, io: LocalTopics, period_s: float = 0.002) -> None:
@@ -54,6 +55,7 @@ class TopicArm:
         self.received: dict[str, list[Any]] = {}
         self.silent: set[str] = set()
         self.blocked = False
+        self.frame_id = "base"
         self.velocity = [0.0, 0.0, 0.0]
         self._joint_velocity: Array = np.zeros(3)
         self._twist: Array = np.zeros(6)
@@ -102,7 +104,7 @@ class TopicArm:
         if "/tcp_pose_broadcaster/pose" not in self.silent:
             x, y, z, qx, qy, qz, qw = self.pose.tolist()
             pose = Pose(Vector3(x, y, z), Quaternion(qx, qy, qz, qw))
-            self._pose_publisher.publish(PoseStamped(Header(stamp, "base"), pose))
+            self._pose_publisher.publish(PoseStamped(Header(stamp, self.frame_id), pose))
 
     def _run(self) -> None:
         last_s = time.monotonic()

@@ -99,7 +99,8 @@ class CommandConfig(Config):
     scale: Bound = setting(
         None,
         doc="Factor from rad, rad/s, m/s to the robot's own number: one, or one per element. "
-        "Empty: for joints the inverse of joint_position's (a JointTrajectory beside a scaled "
+        "Empty: for joints the inverse of joint_position's (of velocities that of joint_velocity, "
+        "where that has one; of efforts that of joint_effort; a JointTrajectory beside a scaled "
         "joint_position must say it), else 1.",
     )
     offset: Bound = setting(

@@ -20,6 +20,13 @@ from user_hal.robots.ros2.contract.keys import Contract
 from user_hal.robots.ros2.contract.parts import JOINT_ARRAYS
 from user_hal.robots.ros2.messages import JOINT_KINDS, TOOL_KINDS
 
+#: Arrays whose units a command's numbers have, unless it says its own; the first that is there.
+_MEASURED_AS = {
+    "positions": ("joint_position",),
+    "velocities": ("joint_velocity", "joint_position"),
+    "efforts": ("joint_effort",),
+}
+
 
 @dataclass(frozen=True)
 class Group:
@@ -101,11 +108,18 @@ class Group:
         scale: Array = np.ones(1)
         offset: Array = np.zeros(1)
         quantity = command_quantity(self.action, command)
-        if quantity in ("positions", "velocities") and (name := self.source("joint_position")):
+        for array in _MEASURED_AS.get(quantity, ()):
+            name = self.source(array)
+            names = self.contract.elements(name) if name is not None else ()
+            if name is None or not set(self.joints) <= set(names):
+                continue
             factors, zeros = self.contract.scaling(name)
-            rows = self.rows("joint_position")
+            if array == "joint_velocity" and np.all(factors == 1):
+                continue  # not said: as the positions
+            rows = np.array([names.index(joint) for joint in self.joints], np.intp)
             scale = 1.0 / _chosen(factors, rows)
             offset = -_chosen(zeros, rows)  # of the joint positions, before scaling
+            break
         if command.scale is not None:
             scale = np.atleast_1d(command.scale)
         offset = offset * scale if command.offset is None else np.atleast_1d(command.offset)
