@@ -1,0 +1,310 @@
+"""Topics that stop the robot: a protective stop, a safety mode, a door."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from user_core.config import from_mapping
+from user_core.errors import ConfigError, DeviceFault, DeviceTimeout, SafetyError
+from user_hal.fakes import LocalTopics
+from user_hal.fakes.local_topics import Bool, Float64, Int32
+from user_hal.fakes.topic_arm import TopicArm
+from user_hal.robots.ros2.contract import Ros2Config
+from user_hal.robots.ros2.driver import Ros2Robot
+from user_hal.robots.ros2.stop_conditions import FREE, StopConditions, StopWhenConfig
+from user_hal.safety.stops import SafetyState
+from user_testing.waiting import wait_until
+from user_testing.worlds.hal import LiveHal
+
+BOOL, INT, FLOAT = "std_msgs/msg/Bool", "std_msgs/msg/Int32", "std_msgs/msg/Float64"
+DOOR = {"topic": "/door", "type": BOOL, "field": "data", "equals": True, "reason": "door open"}
+
+
+class World:
+    """Conditions on topics."""
+
+    def __init__(self, *conditions: dict[str, Any]) -> None:
+        self.io = LocalTopics()
+        self.conditions = StopConditions(
+            [from_mapping(StopWhenConfig, {"field": "data", **c}) for c in conditions]
+        )
+        self.conditions.open(self.io)
+
+    def say(self, topic: str, type_name: str, message: Any) -> str:
+        self.io.publisher(topic, type_name).publish(message)
+        return self.conditions.check().reason.text
+
+
+@pytest.mark.parametrize(
+    ("rule", "stops", "moves"),
+    [
+        ({"equals": 3}, [3], [0, 2, 4]),
+        ({"equals": [3, 8]}, [3, 8], [0, 4]),
+        ({"not_equals": 1}, [0, 2], [1]),
+        ({"not_equals": [1, 2]}, [0, 3], [1, 2]),
+        ({"above": 5}, [6], [5, -9]),
+        ({"below": 5}, [4], [5, 9]),
+        ({"above": 5, "below": 1}, [6, 0], [1, 5]),
+    ],
+)
+def test_the_comparisons(rule: dict[str, Any], stops: list[int], moves: list[int]) -> None:
+    world = World({"topic": "/mode", "type": INT, **rule})
+    for value in [*moves, *stops, *moves]:
+        assert bool(world.say("/mode", INT, Int32(value))) is (value in stops), value
+
+
+def test_it_says_what_was_said_where() -> None:
+    world = World(DOOR)
+    assert world.conditions.check().reason.code == "robot_stop"
+    assert world.conditions.check().reason.text == "nothing was heard of '/door' yet"
+    text = world.say("/door", BOOL, Bool(True))
+    assert text == "door open: '/door' says data = True (stop when equals True)"
+    assert world.say("/door", BOOL, Bool(False)) == ""
+    assert world.conditions.check() == FREE
+
+
+def test_what_is_no_number_stops() -> None:
+    world = World({"topic": "/force", "type": FLOAT, "above": 5.0})
+    assert world.say("/force", FLOAT, Float64(1.0)) == ""
+    assert world.say("/force", FLOAT, Float64(float("nan")))
+
+
+def test_silence_stops_if_it_is_to() -> None:
+    world = World({**DOOR, "max_age_s": 0.05})
+    assert world.say("/door", BOOL, Bool(False)) == ""
+    wait_until(lambda: "is silent for" in world.conditions.check().reason.text)
+    assert world.say("/door", BOOL, Bool(False)) == ""
+
+
+def test_a_latched_condition_is_remembered_until_somebody_has_seen_to_it() -> None:
+    world = World({**DOOR, "latched": True})
+    world.say("/door", BOOL, Bool(True))
+    assert world.say("/door", BOOL, Bool(False)).startswith("door open")
+    assert world.conditions.check().latched
+    world.conditions.acknowledge()
+    assert world.conditions.check() == FREE
+    world.say("/door", BOOL, Bool(True))
+    world.conditions.acknowledge()
+    assert world.conditions.check().latched  # it still holds
+
+
+def test_a_latched_one_is_told_before_others() -> None:
+    world = World({**DOOR, "topic": "/gate"}, {**DOOR, "latched": True})
+    world.say("/gate", BOOL, Bool(True))
+    world.say("/door", BOOL, Bool(True))
+    assert world.conditions.check().latched
+    assert "/door" in world.conditions.check().reason.text
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"equals": None}, "no comparison|expected one of"),
+        ({"not_equals": 1}, r"\['equals', 'not_equals'\]"),
+        ({"field": "a b"}, "path of a field"),
+    ],
+)
+def test_conditions_that_cannot_be_are_refused(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        from_mapping(StopWhenConfig, {**DOOR, **keys})
+
+
+def test_a_field_that_is_not_there_is_refused_when_it_connects() -> None:
+    with pytest.raises(ConfigError, match="field 'value'.*no 'value'"):
+        World({**DOOR, "field": "value"})
+
+
+# --- in the driver, and behind the HAL --------------------------------------------------------
+
+
+def contract(**changes: Any) -> dict[str, Any]:
+    return {
+        "robot": "toy",
+        "joints": ["shoulder", "elbow", "wrist"],
+        "period_s": 0.02,
+        "timing": {"connect_timeout_s": 1.0, "max_age_s": 0.5},
+        "observation": {
+            "joint_position": {
+                "topic": "/joint_states", "type": "sensor_msgs/msg/JointState", "field": "position",
+            },
+        },
+        "action": {
+            "kind": "joint_delta", "low": -0.05, "high": 0.05,
+            "command": {"topic": "/positions/commands", "type": "std_msgs/msg/Float64MultiArray"},
+        },
+        "home": {"joints": [0.1, 0.0, 0.0], "speed_rad_s": 3.0, "rate_hz": 100},
+        **changes,
+    }  # fmt: skip
+
+
+class Cell:
+    """An arm behind a door."""
+
+    def __init__(self) -> None:
+        self.io = LocalTopics()
+        self._publisher = self.io.publisher("/door", BOOL)
+        self._open = False
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def door(self, is_open: bool) -> None:
+        self._open = is_open
+        self._publisher.publish(Bool(is_open))
+
+    def _run(self) -> None:  # a driver that repeats what it says
+        while not self._end.wait(0.01):
+            self._publisher.publish(Bool(self._open))
+
+    def __enter__(self) -> Cell:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def robot(self, **changes: Any) -> Ros2Robot:
+        robot = Ros2Robot(from_mapping(Ros2Config, contract(**changes)))
+        robot.attach(self.io)
+        return robot
+
+
+@pytest.fixture
+def cell() -> Iterator[Cell]:
+    with Cell() as cell, TopicArm(cell.io):
+        yield cell
+
+
+def act(*values: float) -> Any:
+    return np.array(values, np.float32)
+
+
+def test_the_driver_moves_nothing_while_it_holds(cell: Cell) -> None:
+    robot = cell.robot(stop_when=[DOOR])
+    robot.connect()
+    robot.command(act(0.01, 0, 0))
+    cell.door(True)
+    with pytest.raises(DeviceFault, match="motion of 'toy': got door open"):
+        robot.command(act(0.01, 0, 0))
+    with pytest.raises(DeviceFault, match="door open"):
+        robot.reset()
+    assert robot.trouble().code == "robot_stop"
+    cell.door(False)
+    robot.command(act(0.01, 0, 0))
+    robot.close()
+
+
+def test_it_ends_a_way_home(cell: Cell) -> None:
+    robot = cell.robot(stop_when=[DOOR], home={"joints": [3.0, 0, 0], "speed_rad_s": 0.5})
+    robot.connect()
+    threading.Timer(0.1, lambda: cell.door(True)).start()
+    with pytest.raises(DeviceFault, match="door open"):
+        robot.reset()
+    assert robot.read().arrays["joint_position"][0] < 1.0
+    robot.close()
+
+
+def test_a_topic_that_was_never_heard_keeps_it_from_connecting(cell: Cell) -> None:
+    robot = cell.robot(stop_when=[{**DOOR, "topic": "/nobody"}],
+                       timing={"connect_timeout_s": 0.1})  # fmt: skip
+    with pytest.raises(DeviceTimeout, match=r"topic '/nobody' \(stop_when\): got no message"):
+        robot.connect()
+    robot = cell.robot(stop_when=[{**DOOR, "topic": "/nobody", "required": False}])
+    robot.connect()
+    robot.command(act(0.01, 0, 0))
+    robot.close()
+
+
+def test_a_reset_recovers_what_had_stopped(cell: Cell) -> None:
+    calls: list[str] = []
+
+    def clear(_: Any) -> Any:
+        calls.append("clear")
+        cell.door(False)
+        return SimpleNamespace(success=True)
+
+    cell.io.services["/clear"] = clear
+    robot = cell.robot(stop_when=[DOOR], recover=[{"service": "/clear"}])
+    robot.connect()
+    robot.reset()
+    assert calls == []  # nothing was wrong
+    cell.door(True)
+    robot.reset()
+    assert calls == ["clear"]
+    robot.reset()
+    assert calls == ["clear"]
+    robot.close()
+
+
+def test_calls_surround_a_connection_and_a_way_home(cell: Cell) -> None:
+    calls: list[str] = []
+
+    def serve(name: str) -> None:
+        cell.io.services[f"/{name}"] = lambda request: (
+            calls.append(name) or SimpleNamespace(success=True)
+        )
+
+    for name in ("on", "off", "bye", "mode", "unmode", "zero"):
+        serve(name)
+    robot = cell.robot(
+        before=[{"service": "/on", "undo": {"service": "/off"}}],
+        after=[{"service": "/bye"}],
+        home={"joints": [0.1, 0, 0], "speed_rad_s": 3.0,
+              "before": [{"service": "/mode", "undo": {"service": "/unmode"}}],
+              "after": [{"service": "/zero"}]},
+    )  # fmt: skip
+    robot.connect()
+    robot.reset()
+    robot.close()
+    robot.close()
+    assert calls == ["on", "mode", "zero", "unmode", "off", "bye"]
+    calls.clear()
+    cell.io.services["/on"] = lambda _: SimpleNamespace(success=False, message="e-stop pressed")
+    with pytest.raises(DeviceFault, match="'/on': got no: e-stop pressed"):
+        robot.connect()
+    assert calls == ["bye"]
+
+
+def test_the_hal_stops_says_why_and_goes_on_when_it_ends(cell: Cell) -> None:
+    with LiveHal.running(cell.robot(stop_when=[DOOR])) as hal:
+        cell.door(True)
+        hal.wait_for(lambda: hal.stopped_for("robot_stop"))
+        status = hal.loop.status()
+        assert "door open" in status.cause.text and status.present
+        cell.door(False)
+        hal.wait_for(hal.active)
+
+
+def test_a_reset_behind_the_hal_recovers(cell: Cell) -> None:
+    def clear(_: Any) -> Any:
+        cell.door(False)
+        return SimpleNamespace(success=True)
+
+    cell.io.services["/clear"] = clear
+    robot = cell.robot(stop_when=[DOOR], recover=[{"service": "/clear"}])
+    with LiveHal.running(robot) as hal:
+        cell.door(True)
+        hal.wait_for(lambda: hal.stopped_for("robot_stop"))
+        hal.loop.reset(None).result(10.0)
+        hal.wait_for(hal.active)
+
+
+def test_a_latched_one_needs_a_person(cell: Cell) -> None:
+    with LiveHal.running(cell.robot(stop_when=[{**DOOR, "latched": True}])) as hal:
+        cell.door(True)
+        hal.wait_for(lambda: hal.loop.status().state is SafetyState.EMERGENCY)
+        assert "door open" in hal.loop.status().cause.text
+        hal.loop.reset_emergency()  # while it holds
+        hal.wait_for(lambda: hal.loop.path.emergency_pressed)
+        cell.door(False)
+        with pytest.raises(SafetyError, match="latched emergency stop"):
+            hal.loop.reset(None).result(10.0)
+        assert hal.loop.status().state is SafetyState.EMERGENCY
+        hal.loop.reset_emergency()
+        hal.wait_for(hal.active)
