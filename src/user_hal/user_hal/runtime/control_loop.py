@@ -201,6 +201,7 @@ class HalLoop:
                 hint="Wait until it returns, or restart the process.",
             )
         self._ending, self._applied, self._last = False, None, None
+        self._guard.begin()
         self._stopper.start()
         self._sentinel = Sentinel(self.look, SENTINEL_PERIOD_S)
         self._sentinel.start()

@@ -136,6 +136,10 @@ class DriverGuard:
         """When the next attempt to bring it back is due."""
         return self._retry_ns
 
+    def begin(self) -> None:
+        """A new run begins: what failed in the one before is no reason to wait."""
+        self._retry_ns, self.failure = 0, None
+
     def connect(self) -> None:
         """Open the connection; raises what the driver raises, SuiteError in any case."""
         self._attempted = True
