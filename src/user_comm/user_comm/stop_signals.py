@@ -35,7 +35,9 @@ class StopSignals:
     Args:
         on_stop: Called from a thread.
         timeout_s: How long the context may take to be left then.
-        final: The process ends after the context: once stopped, it ignores both signals for good.
+        final: The process ends after the context: once stopped, it ignores both signals for good. If
+            it does not end in the same time after the context either (a thread, a library that is being
+            unloaded), SIGALRM prints the stacks, if it still can, and ends it.
     """
 
     def __init__(
@@ -74,6 +76,8 @@ class StopSignals:
         for number, handler in self._old.items():
             ignored = self._final and self._stopped
             signal.signal(number, signal.SIG_IGN if ignored else handler)
+        if self._final and self._stopped:
+            _end_in(self._timeout_s)
         signal.set_wakeup_fd(self._old_fd)
         with contextlib.suppress(OSError):
             self._writer.shutdown(socket.SHUT_RDWR)
@@ -93,6 +97,14 @@ class StopSignals:
             print(f"no orderly end within {self._timeout_s:g} s; ending", file=sys.stderr)
             faulthandler.dump_traceback()
             os._exit(1)
+
+
+def _end_in(timeout_s: float) -> None:
+    """Let the kernel end this process, unless it has ended: nothing in it need work any more."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    with contextlib.suppress(RuntimeError, ValueError, OSError):  # no stderr
+        faulthandler.register(signal.SIGALRM, all_threads=True, chain=True)
+    signal.setitimer(signal.ITIMER_REAL, timeout_s)
 
 
 def _noted(number: int, frame: Any) -> None:

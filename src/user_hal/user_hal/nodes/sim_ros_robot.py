@@ -19,6 +19,7 @@ runs: so it can fail like a real one.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
@@ -79,6 +80,7 @@ class SimRosRobot(Node):
         self._listen()
         self._period_s = 1.0 / self._get("rate_hz")
         self._threads = [PeriodicThread(self._period_s, self._tick, "physics")]
+        self._renderer: Renderer | None = None
         cameras = tuple(self._get("cameras"))
         if cameras:
             self._open_cameras(cameras)
@@ -89,6 +91,8 @@ class SimRosRobot(Node):
         """End the threads first: they publish."""
         for thread in self._threads:
             thread.stop()
+        if self._renderer is not None:
+            self._renderer.close()
         super().destroy_node()
 
     def _declare(self) -> None:
@@ -268,6 +272,7 @@ class SimRosRobot(Node):
         with self._lock:
             snapshot = Snapshot.of(self._scene.data)
         stamp = self.get_clock().now().to_msg()
+        assert self._renderer is not None  # noqa: S101 - it is there before this thread
         images = self._renderer.render(snapshot, self._cameras)
         silent = {name.strip("/") for name in self._get("silent")}
         for name, image_hwc in zip(self._cameras, images, strict=True):
@@ -305,10 +310,15 @@ def _fill(vector: Any, values: Array) -> None:
         setattr(vector, name, value)
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Run the node until SIGINT or SIGTERM."""
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM; exit code 2 where it cannot begin."""
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    node = SimRosRobot()
+    try:
+        node = SimRosRobot()
+    except SuiteError as error:
+        print(f"sim_ros_robot: {error}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return 2
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     done: Future[None] = Future(executor=executor)
@@ -317,7 +327,8 @@ def main(args: Sequence[str] | None = None) -> None:
     executor.shutdown()
     node.destroy_node()
     rclpy.try_shutdown()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

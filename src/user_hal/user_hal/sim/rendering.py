@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import copy
 import importlib
 import os
@@ -14,8 +16,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import mujoco
 import numpy as np
@@ -77,7 +81,9 @@ class Renderer:
         """Free the GL context. Idempotent."""
         try:
             self._thread.submit(self._free).result()
-        except RuntimeError:  # the thread has been shut down already
+        except RuntimeError:  # the thread has been shut down already, perhaps with the interpreter
+            with contextlib.suppress(Exception):  # each backend fails in its own way
+                self._context.free()
             return
         self._thread.shutdown()
 
@@ -89,7 +95,7 @@ class Renderer:
         quality.numslices, quality.numstacks = (40, 20) if fine else (12, 4)
         quality.numquads = 4 if fine else 1
         self._context = _make_context(self._width, self._height)
-        self._context.make_current()
+        _close_at_exit(self)
         self._mjr = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._mjr)
         self._scene = mujoco.MjvScene(self._model, maxgeom=500)
@@ -131,14 +137,34 @@ class Renderer:
         self._context.free()
 
 
+_open_renderers: WeakSet[Renderer] = WeakSet()
+
+
+@cache
+def _register() -> None:
+    @atexit.register
+    def close_all() -> None:
+        for renderer in list(_open_renderers):
+            renderer.close()
+
+
+def _close_at_exit(renderer: Renderer) -> None:
+    """Free its context while OpenGL is still there: mujoco ends that when the interpreter ends, and a
+    context that is freed later complains."""
+    _open_renderers.add(renderer)
+    _register()  # after mujoco has registered its own, so that ours comes first
+
+
 def _make_context(width: int, height: int) -> Any:
-    """A GL context by ``MUJOCO_GL``, or by the first of EGL and OSMesa that works here."""
+    """A current GL context by ``MUJOCO_GL``, or by the first of EGL and OSMesa that works here."""
     chosen = os.environ.get("MUJOCO_GL", "").lower()
     backends = [chosen] if chosen in ("egl", "osmesa", "glfw") else ["egl", "osmesa"]
     failures = []
     for backend in backends:
         try:
-            return importlib.import_module(f"mujoco.{backend}").GLContext(width, height)
+            context = importlib.import_module(f"mujoco.{backend}").GLContext(width, height)
+            context.make_current()
+            return context
         except Exception as error:  # each backend fails in its own way
             failures.append(f"{backend}: {error}")
     raise DeviceError(
