@@ -7,7 +7,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,8 @@ class StandardTopics:
     ) -> None:
         self._calibrations, self._ros_ns = calibrations, ros_ns
         self._spec, self._display = spec, display
+        joints = [n for n in spec.observation if n.rpartition(".")[2] == "joint_position"]
+        self._joint_arrays = ["joint_position"] if "joint_position" in joints else joints
         self._extra, self._extra_wanted = extra, extra_wanted
         self._look_s, self._wanted = 0.0, False
         self._outlets: list[tuple[TopicPublisher, Maker]] = []
@@ -103,12 +105,13 @@ class StandardTopics:
 
     def _advertise_all(self, advertise: Advertise) -> None:
         makers: dict[str, tuple[Topic, Maker]] = {
-            "joint_position": (topics.JOINT_STATES, self._joints),
             "tcp_pose": (topics.TCP_POSE, self._pose),
             "tcp_velocity": (topics.TCP_TWIST, self._twist),
             "wrench": (topics.WRENCH, self._wrench),
             "gripper": (topics.GRIPPER, self._gripper),
         }
+        if self._joint_arrays:
+            self._add(advertise(topics.JOINT_STATES), self._joints)
         for name, (topic, maker) in makers.items():
             if name in self._spec.observation:
                 self._add(advertise(topic), maker)
@@ -146,17 +149,23 @@ class StandardTopics:
         self._extra(observation)
 
     def _joints(self, observation: Observation) -> JointState:
-        arrays, spec = observation.arrays, self._spec.observation["joint_position"]
-        message = JointState()
+        """All joints, also where each group of the robot shows its own."""
+        arrays, message = observation.arrays, JointState()
         self._stamp(message, observation)
-        message.name = list(spec.names) or [f"joint_{i + 1}" for i in range(spec.size)]
-        message.position = _doubles(arrays["joint_position"])
-        if "joint_velocity" in arrays:
-            message.velocity = _doubles(arrays["joint_velocity"])
-        if "joint_effort" in arrays:
-            message.effort = _doubles(arrays["joint_effort"])
+        names = self._joint_arrays
+        message.name = [joint for name in names for joint in self._joint_names(name)]
+        for quantity in ("position", "velocity", "effort"):
+            found = [name.removesuffix("position") + quantity for name in names]
+            if all(name in arrays for name in found):
+                values = np.concatenate([arrays[name] for name in found])
+                setattr(message, quantity, _doubles(values))
         self._add_fingers(message, arrays)
         return message
+
+    def _joint_names(self, array_name: str) -> Sequence[str]:
+        spec, group = self._spec.observation[array_name], array_name.rpartition(".")[0]
+        prefix = f"{group}_" if group else ""
+        return spec.names or [f"{prefix}joint_{i + 1}" for i in range(spec.size)]
 
     def _add_fingers(self, message: JointState, arrays: Arrays) -> None:
         """The gripper's joints, where they are known; whole arrays only, as the message asks for."""

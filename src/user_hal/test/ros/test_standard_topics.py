@@ -1,0 +1,61 @@
+"""What a HAL publishes for people's nodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from user_core.specs import ActionGroup, ActionKind, ArraySpec, RobotSpec
+from user_core.types import Observation
+from user_hal.nodes.standard_topics import StandardTopics
+from user_hal.robot_file import DisplayConfig
+
+LEFT, RIGHT = "left.joint_position", "right.joint_position"
+
+
+def published(observation: dict[str, ArraySpec]) -> dict[str, Any]:
+    """The messages of a robot of two groups that shows these arrays; their values count up."""
+    groups = tuple(ActionGroup(name, ActionKind.JOINT_DELTA, 2) for name in ("left", "right"))
+    spec = RobotSpec(
+        "two", observation, ArraySpec((4,)), ActionKind.JOINT_DELTA, action_groups=groups
+    )
+    messages: dict[str, Any] = {}
+
+    def advertise(topic: Any) -> Any:
+        class Publisher:
+            wanted = True
+
+            def publish(self, message: Any) -> None:
+                messages[topic.name] = message
+
+        return Publisher()
+
+    standard = StandardTopics(spec, DisplayConfig(), advertise)
+    values = iter(range(100))
+    arrays = {
+        name: np.array([next(values) for _ in range(item.size)], np.float32)
+        for name, item in observation.items()
+    }
+    standard._publish(Observation(arrays, 1, 1, 1))
+    return messages
+
+
+def test_joints_of_all_groups_are_in_one_message() -> None:
+    message = published(
+        {
+            LEFT: ArraySpec((2,), names=("l1", "l2")),
+            RIGHT: ArraySpec((2,)),
+            "left.joint_velocity": ArraySpec((2,)),
+            "right.joint_velocity": ArraySpec((2,)),
+            "left.joint_effort": ArraySpec((2,)),
+        }
+    )["joint_states"]
+    assert message.name == ["l1", "l2", "right_joint_1", "right_joint_2"]
+    assert list(message.position) == [0, 1, 2, 3] and list(message.velocity) == [4, 5, 6, 7]
+    assert not message.effort  # only some joints have one
+
+
+def test_joints_that_all_groups_share_are_published_once() -> None:
+    message = published({"joint_position": ArraySpec((4,)), LEFT: ArraySpec((2,))})["joint_states"]
+    assert len(message.name) == 4
