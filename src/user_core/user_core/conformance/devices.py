@@ -246,8 +246,9 @@ class _RobotCheck:
 
     def _measured_targets(self) -> Iterator[tuple[slice, Array]]:
         """Where absolute actions would leave the robot, and which elements these are."""
-        spec = self.robot.spec
-        for view in group_views(spec) if self.start is not None else ():
+        if self.start is None:
+            return
+        for view in group_views(self.robot.spec):
             name = _ABSOLUTE.get(view.spec.action_kind, "")
             arrays = view.arrays(self.start.arrays)
             if name in arrays:

@@ -153,8 +153,8 @@ class _Watch:
     @property
     def inputs(self) -> Sequence[tuple[str, float, str]]:
         """Axes and buttons of the device itself: name, value, what it does."""
-        known = isinstance(self.teleop, (HandTeleop, GroupsTeleop))
-        return self.teleop.inputs() if known else ()
+        teleop = self.teleop
+        return teleop.inputs() if isinstance(teleop, (HandTeleop, GroupsTeleop)) else ()
 
     @property
     def actions(self) -> list[tuple[str, float]]:
