@@ -26,6 +26,8 @@ from rclpy.task import Future
 from user_comm.topics import interface_class
 from user_testing.interfaces import provide
 
+_REACH_M = 0.5  # by which a joint carries the tool in a rad
+
 
 @dataclass(frozen=True)
 class State:
@@ -116,6 +118,8 @@ class Driver:
         services: What it answers.
         rate_hz: Of its ticks.
         on: What is switched on from the beginning.
+        tool_joints: Joints that carry the tool along x, y and z, half a metre in a rad, and turn
+            it about z: no arm's kinematics, but one that leads home. Empty: no tool.
     """
 
     joints: Mapping[str, float]
@@ -125,6 +129,7 @@ class Driver:
     speed: Mapping[str, float] | float = 2.0
     rate_hz: float = 50.0
     on: tuple[str, ...] = ()
+    tool_joints: tuple[str, ...] = ()
 
 
 class RosDriver:
@@ -137,7 +142,6 @@ class RosDriver:
     Attributes:
         position: Where the joints are.
         target: Where they are going.
-        tool: Way of the tool from its start (vx vy vz wx wy wz, summed up), m and rad.
         base: Place of a mobile base: x, y (m), heading (rad).
         on: What is switched on.
         received: Messages, goals and requests by topic, the newest last.
@@ -148,7 +152,6 @@ class RosDriver:
         self.driver = driver
         self.position = dict(driver.joints)
         self.target = dict(driver.joints)
-        self.tool = [0.0] * 6
         self.base = [0.0, 0.0, 0.0]
         self.on = set(driver.on)
         self.received: dict[str, list[Any]] = {}
@@ -220,9 +223,21 @@ class RosDriver:
         speed = self.driver.speed
         return speed if isinstance(speed, float) else speed.get(joint, 2.0)
 
+    @property
+    def tool(self) -> tuple[float, float, float, float]:
+        """Way of the tool from where it was at first: x, y, z (m), and about z (rad)."""
+        start = self.driver.joints
+        ways = [self.position[joint] - start[joint] for joint in self.driver.tool_joints]
+        x, y, z, turn = ways or [0.0] * 4
+        return x * _REACH_M, y * _REACH_M, z * _REACH_M, turn
+
     def _drive(self, twist: Sequence[float], elapsed_s: float) -> None:
-        """A tool moves by all six numbers, a base by the first and the last."""
-        self.tool = [way + speed * elapsed_s for way, speed in zip(self.tool, twist, strict=True)]
+        """A tool takes its joints along; a base moves by the first two numbers and the last."""
+        ways = (*(speed / _REACH_M for speed in twist[:3]), twist[5])
+        for joint, speed in zip(self.driver.tool_joints, ways, strict=False):
+            self.position[joint] += speed * elapsed_s
+            self.target[joint] = self.position[joint]
+            self._moved[joint] = speed
         x, y, heading = self.base
         ahead, left = twist[0] * elapsed_s, twist[1] * elapsed_s
         self.base = [
@@ -262,19 +277,17 @@ class RosDriver:
             message.velocity = [self._moved[joint] for joint in state.joints[: state.velocities]]
 
     def fill_pose(self, state: State, message: Any) -> None:
-        """A PoseStamped of the tool, which turns about z only."""
-        pose, sign = message.pose, -1.0 if state.turned else 1.0
-        pose.position.x, pose.position.y = sign * (0.4 + self.tool[0]), sign * self.tool[1]
-        pose.position.z = 0.3 + self.tool[2]
-        half = (self.tool[5] + (math.pi if state.turned else 0.0)) / 2
+        """A PoseStamped of the tool."""
+        pose, sign, (x, y, z, turn) = message.pose, -1.0 if state.turned else 1.0, self.tool
+        pose.position.x, pose.position.y, pose.position.z = sign * (0.4 + x), sign * y, 0.3 + z
+        half = (turn + (math.pi if state.turned else 0.0)) / 2
         pose.orientation.z, pose.orientation.w = math.sin(half), math.cos(half)
 
     def fill_tool_vector(self, state: State, message: Any) -> None:
         """A ToolVectorActual: mm and degrees."""
-        message.x, message.y, message.z = (
-            1000 * (0.4 + self.tool[0]), 1000 * self.tool[1], 1000 * (0.3 + self.tool[2]),
-        )  # fmt: skip
-        message.rz = math.degrees(self.tool[5])
+        x, y, z, turn = self.tool
+        message.x, message.y, message.z = 1000 * (0.4 + x), 1000 * y, 1000 * (0.3 + z)
+        message.rz = math.degrees(turn)
 
     def fill_odometry(self, state: State, message: Any) -> None:
         """An Odometry of the base."""
