@@ -171,6 +171,8 @@ def test_each_group_is_driven_in_its_own_way(world: World) -> None:
     assert world.received["grip"][-1].data == pytest.approx(0.08)
     twist = world.received["base"][-1]
     assert (twist.linear.x, twist.linear.y, twist.angular.z) == (pytest.approx(0.2), 0.0, -0.5)
+    arrived = pytest.approx(start["l1"] + 0.05)
+    wait_until(lambda: robot.read().arrays["joint_position"][0] == arrived, "l1 where it was sent")
     robot.stop()
     assert world.received["right"][-1] == [0.0] * 3
     twist = world.received["base"][-1]
