@@ -7,18 +7,29 @@ store and learner.
 from launch.actions import DeclareLaunchArgument
 
 from launch import LaunchDescription
-from user_bringup.launching import describe, robot_state_publisher, rviz
+from user_bringup.launching import (
+    AGGREGATOR,
+    HAND_DRIVER,
+    RVIZ,
+    describe,
+    diagnostic_aggregator,
+    hand_driver,
+    robot_state_publisher,
+    rviz,
+)
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The deployment `real_robot`, with rviz and robot_state_publisher where installed."""
+    """The deployment `real_robot`, with rviz, robot_state_publisher and what else is asked for, where installed."""
     return describe(
         "real_robot",
         arguments=(
-            DeclareLaunchArgument("rviz", default_value="false", description="Also start rviz2."),
+            RVIZ,
+            AGGREGATOR,
+            HAND_DRIVER,
             DeclareLaunchArgument(
                 "urdf", default_value="", description="URDF of the robot, if any."
             ),
         ),
-        extras=(robot_state_publisher, rviz),
+        extras=(robot_state_publisher, rviz, diagnostic_aggregator, hand_driver),
     )

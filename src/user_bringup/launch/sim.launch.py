@@ -6,18 +6,26 @@ ros2 launch user_bringup sim.launch.py robot:=ur5e task:=reach rviz:=true
 from launch.actions import DeclareLaunchArgument
 
 from launch import LaunchDescription
-from user_bringup.launching import describe, robot_state_publisher, rviz
+from user_bringup.launching import (
+    AGGREGATOR,
+    RVIZ,
+    describe,
+    diagnostic_aggregator,
+    robot_state_publisher,
+    rviz,
+)
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The deployment `sim_single`, with rviz and robot_state_publisher where installed."""
+    """The deployment `sim_single`, with rviz, robot_state_publisher and what else is asked for, where installed."""
     return describe(
         "sim_single",
         arguments=(
-            DeclareLaunchArgument("rviz", default_value="false", description="Also start rviz2."),
+            RVIZ,
+            AGGREGATOR,
             DeclareLaunchArgument(
                 "urdf", default_value="", description="URDF; empty: the arm's own."
             ),
         ),
-        extras=(robot_state_publisher, rviz),
+        extras=(robot_state_publisher, rviz, diagnostic_aggregator),
     )

@@ -24,6 +24,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription
+from user_bringup.diagnostics_view import aggregator_parameters
 from user_bringup.running import PreparedRun, find_deployment, prepare_run
 from user_bringup.running.explain import yaml_text
 from user_bringup.rviz import ShownRobot, robots_of, rviz_view
@@ -191,7 +192,7 @@ def robot_state_publisher(prepared: PreparedRun, context: LaunchContext) -> list
 
 def rviz(prepared: PreparedRun, context: LaunchContext) -> list[Any]:
     """rviz2, when the launch argument ``rviz`` is true."""
-    if LaunchConfiguration("rviz").perform(context).lower() not in ("true", "1", "yes"):
+    if not _is_true("rviz", context):
         return []
     if not installed("rviz2"):
         return [LogInfo(msg="rviz2 is not installed: going on without it")]
@@ -210,6 +211,56 @@ def rviz(prepared: PreparedRun, context: LaunchContext) -> list[Any]:
     parameters = [{"use_sim_time": simulated}]
     view = ["-d", str(file)]
     return [Node(package="rviz2", executable="rviz2", arguments=view, parameters=parameters)]
+
+
+def diagnostic_aggregator(prepared: PreparedRun, context: LaunchContext) -> list[Any]:
+    """aggregator_node with the deployment's groups, when the launch argument ``aggregator`` is true."""
+    if not _is_true("aggregator", context):
+        return []
+    if not installed("diagnostic_aggregator"):
+        return [LogInfo(msg="diagnostic_aggregator is not installed: going on without it")]
+    file = prepared.folder / "config" / "diagnostic_aggregator.yaml"
+    file.write_text(yaml_text(aggregator_parameters(prepared.deployment)), encoding="utf-8")
+    return [
+        Node(package="diagnostic_aggregator", executable="aggregator_node", parameters=[str(file)])
+    ]
+
+
+def hand_driver(prepared: PreparedRun, context: LaunchContext) -> list[Any]:
+    """The driver of a hand device for each robot with a teleop, by the launch argument ``hand_driver``."""
+    wanted = LaunchConfiguration("hand_driver").perform(context)
+    if wanted == "none":
+        return []
+    package = "spacenav" if wanted == "spacenav_node" else "joy"
+    if not installed(package):
+        return [LogInfo(msg=f"{package} is not installed: start a driver of the device yourself")]
+    remappings = [("spacenav/twist", "twist"), ("spacenav/joy", "joy")]
+    return [
+        Node(
+            package=package,
+            executable=wanted,
+            namespace=process.namespace,
+            remappings=[*remappings, *process.remappings.items()],
+        )
+        for process in prepared.deployment.processes
+        if process.executable == "teleop_node"
+    ]
+
+
+HAND_DRIVER = DeclareLaunchArgument(
+    "hand_driver",
+    default_value="none",
+    choices=["none", "joy_node", "game_controller_node", "spacenav_node"],
+    description="Also start the driver of the hand device.",
+)
+AGGREGATOR = DeclareLaunchArgument(
+    "aggregator", default_value="false", description="Also start diagnostic_aggregator."
+)
+RVIZ = DeclareLaunchArgument("rviz", default_value="false", description="Also start rviz2.")
+
+
+def _is_true(name: str, context: LaunchContext) -> bool:
+    return LaunchConfiguration(name).perform(context).lower() in ("true", "1", "yes")
 
 
 def _urdf_of(parameters: Any, chosen: str) -> Path | None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from user_actor.loop.ports import LocalTeleop
 from user_core.config import from_mapping, to_mapping
-from user_core.errors import ConfigError, DeviceError, SafetyError
+from user_core.errors import ConfigError, DeviceError, SafetyError, StopAsked
 from user_core.interfaces import Robot, Teleop
 from user_core.reasons import EMERGENCY_STOP
 from user_fleet.deployment import parse_overrides
@@ -63,7 +63,7 @@ class LocalRobot:
                     got=reason.text,
                     hint="When it is safe to move, run this with --reset-emergency-stop.",
                 )
-            if time.monotonic() > deadline_s:
+            if time.monotonic() > deadline_s or self.hal.lost:
                 raise DeviceError("robot", got=f"{reason.code}: {reason.text}")
             time.sleep(_LOOK_S)
 
@@ -179,7 +179,7 @@ def _signals(hal: LocalHal) -> Iterator[None]:
         threading.Thread(target=hal.press_emergency, args=("Ctrl-\\ at a terminal",)).start()
 
     def end(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+        raise StopAsked(128 + number)
 
     handlers = {signal.SIGQUIT: press, signal.SIGTERM: end, signal.SIGHUP: end}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}

@@ -20,7 +20,9 @@ A node author writes two methods that may raise, and registers what must be undo
 
 What rclpy leaves open is settled here. An exception of a transition is logged with its
 traceback (a wrong value, or the same again, without) and becomes a diagnostic. An error of our
-tree fails the transition (the node stays where it was, ready for another attempt); any other
+tree fails the transition (the node stays where it was, ready for another attempt, but not for
+ever where it fails in the same way each time: then the process ends, see
+:class:`~user_core.reasons.EqualFailures`); any other
 exception, and every error while things are undone, is a bug: the node goes through error
 processing to *unconfigured*. Whatever happened, everything that was registered is undone, in
 reverse order. Callbacks of :meth:`LifecycleNode.listen` and :meth:`LifecycleNode.every` run
@@ -30,6 +32,8 @@ log and on ``/diagnostics``, not in the executor.
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -52,7 +56,9 @@ from user_comm.endpoints import CallbackGuard, Endpoints
 from user_comm.parameters import ConfigParameters
 from user_comm.topics import profile
 from user_core.config import Config
-from user_core.errors import ConfigError, SuiteError
+from user_core.errors import ConfigError, SuiteError, is_of_a_person
+from user_core.reasons import Reason
+from user_core.runtime import last_words
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
 FAILURE = TransitionCallbackReturn.FAILURE
@@ -67,6 +73,8 @@ _FIRST_RETRY_S = 1.0
 _LAST_RETRY_S = 10.0
 #: After being active for so long, a failure counts as the first one.
 _STABLE_S = 30.0
+#: How long an end in good order may take before the process is ended anyway.
+_END_TIMEOUT_S = 8.0
 #: Transitions by which somebody else takes a node over that started by itself.
 _GIVES_UP = (
     Transition.TRANSITION_DEACTIVATE,
@@ -91,6 +99,7 @@ class LifecycleNode(Endpoints, RclpyLifecycleNode):
     Attributes:
         diagnostics: What the node has to say about its health.
         autostart: Brings the node up without a manager, if its parameter ``autostart`` is true.
+        ended_by: Why :meth:`end` ends this process; None while nothing does.
         when_finalized: Called when the node has reached its last state; set by ``run``.
     """
 
@@ -111,6 +120,7 @@ class LifecycleNode(Endpoints, RclpyLifecycleNode):
         self._parameters_of_config = ConfigParameters(
             self, self.Config, self._config_changed, known=("autostart",)
         )
+        self.ended_by: last_words.LastWords | None = None
         self.autostart = Autostart(self)
         self.diagnostics.watch("lifecycle", self._lifecycle_item)
         self._heartbeat = DiagnosticsPublisher(self, self.diagnostics)
@@ -153,6 +163,38 @@ class LifecycleNode(Endpoints, RclpyLifecycleNode):
         """
         self._pending_error = error
         self.run_soon(self._process_failure)
+
+    def is_hardware(self, what: str) -> None:
+        """Say in diagnostics which hardware this node stands for, for instance ``ur5e (robot0)``."""
+        self._heartbeat.hardware_id = what
+
+    def end(self, reason: Reason, *, final: bool = True) -> None:
+        """End this process because of ``reason``, in good order where that is possible.
+
+        The supervisor of the process is told (:mod:`user_core.runtime.last_words`). From any
+        thread; also where the executor's thread hangs.
+
+        Args:
+            reason: Why.
+            final: It would fail again in the same way, and need not be started again.
+        """
+        if self.ended_by is not None:
+            return
+        self.ended_by = last_words.LastWords(reason.code, reason.text, final)
+        self.get_logger().fatal(f"ending: {reason.text} [{reason.code}]")
+        last_words.say(reason, final=final)
+        self.autostart.give_up()
+        timer = threading.Timer(_END_TIMEOUT_S, os._exit, (self.exit_code,))
+        timer.daemon = True
+        timer.start()
+        self.run_soon(self._end)
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of the process: 0 unless :meth:`end` was called."""
+        if self.ended_by is None:
+            return 0
+        return last_words.FINAL_EXIT_CODE if self.ended_by.final else 1
 
     def run_soon(self, function: Callable[[], None]) -> None:
         """Run a function in the executor's thread. From any thread."""
@@ -246,7 +288,9 @@ class LifecycleNode(Endpoints, RclpyLifecycleNode):
     def _attempt(self, what: str, action: Callable[[], None]) -> TransitionCallbackReturn:
         try:
             action()
-        except Exception as error:  # whatever a subclass raises
+        except BaseException as error:  # whatever a subclass or a plugin raises
+            if is_of_a_person(error):
+                raise
             self._log_failure(what, error)
             return FAILURE if isinstance(error, SuiteError) else ERROR
         self._guard.resolve_transition()
@@ -261,7 +305,9 @@ class LifecycleNode(Endpoints, RclpyLifecycleNode):
         for stack in stacks:
             try:
                 stack.close()  # runs every callback, also after one has raised
-            except Exception as error:
+            except BaseException as error:
+                if is_of_a_person(error):
+                    raise
                 self._log_failure(what, error)
                 failed = True
         self._activated = ExitStack()
@@ -272,6 +318,14 @@ class LifecycleNode(Endpoints, RclpyLifecycleNode):
 
     def _log_failure(self, what: str, error: BaseException) -> None:
         self._guard.transition_failed(what, error)
+        if given_up := self._guard.equal.given_up:
+            self.end(given_up)
+
+    def _end(self) -> None:
+        if self.state != "finalized":
+            self.request("shutdown")
+        else:
+            self.when_finalized()
 
     def _failure(self) -> TransitionCallbackReturn | None:
         """ERROR, if this transition was only begun because the node has failed."""
@@ -314,7 +368,12 @@ class LifecycleNode(Endpoints, RclpyLifecycleNode):
             "lifecycle",
             level,
             label if error is None else f"{label}; {error}",
-            {"state": label, "since_s": f"{time.monotonic() - self._since_s:.1f}"},
+            {
+                "state": label,
+                "since_s": f"{time.monotonic() - self._since_s:.1f}",
+                "code": self._guard.failure.code,
+                "cause": self._guard.failure.text,
+            },
         )
 
 
@@ -417,11 +476,13 @@ class DiagnosticsPublisher:
     Args:
         node: Publishes.
         diagnostics: What is published.
-        hardware_id: Which piece of hardware, for ``DiagnosticStatus.hardware_id``.
+        hardware_id: Which piece of hardware, for ``DiagnosticStatus.hardware_id``; empty: the node's
+            namespace, which is the robot's name, or the host.
     """
 
     def __init__(self, node: Node, diagnostics: Diagnostics, hardware_id: str = "") -> None:
-        self._node, self._diagnostics, self.hardware_id = node, diagnostics, hardware_id
+        self._node, self._diagnostics = node, diagnostics
+        self.hardware_id = hardware_id or node.get_namespace().strip("/") or socket.gethostname()
         self._name = node.get_fully_qualified_name().lstrip("/")
         self._publisher = node.create_publisher(
             DiagnosticArray,

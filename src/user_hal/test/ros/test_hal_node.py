@@ -261,3 +261,9 @@ def test_deactivation_stops_the_robot_and_activation_takes_it_up_again(hal, clie
     assert len(hal.reached("command")) == sent and len(client.observations) <= seen + 1
     change(Transition.TRANSITION_ACTIVATE)
     client.wait_active()
+
+
+def test_diagnostics_say_of_which_robot_they_are(hal, client) -> None:
+    client.wait_for(lambda: client.diagnostics)
+    said = {status.hardware_id for status in client.diagnostics.values()}
+    assert said == {f"mock ({NAMESPACE.strip('/')})"}

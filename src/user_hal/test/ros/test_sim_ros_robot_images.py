@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
 
 from user_testing.rendering import needs_gl
@@ -40,7 +41,9 @@ def test_a_machine_that_cannot_draw_is_told_so_in_one_line(
 @needs_gl
 def test_it_ends_without_a_complaint_of_its_images(client: Client, tmp_path: Path) -> None:
     images: list[Image] = []
-    client.node.create_subscription(Image, "/wrist_camera/image_raw", images.append, 1)
+    client.node.create_subscription(
+        Image, "/wrist_camera/image_raw", images.append, qos_profile_sensor_data
+    )
     with SimProcess(tmp_path, CAMERAS) as robot:
         wait_until(lambda: images, "an image", 40.0, seen=lambda: robot.log[-2000:])
         assert robot.interrupt() == 0

@@ -25,7 +25,7 @@ from user_comm.run import run
 from user_comm.subscriptions import TopicReader
 from user_comm.topic_io import RosTopicIo
 from user_core.errors import LeaseError, SuiteError
-from user_core.reasons import NO_REASON
+from user_core.reasons import HANGS, LOOP_DIED, NO_REASON, Reason
 from user_core.runtime.scheduling import hurry_middleware, make_process_prompt
 from user_core.types import ActionChunk, Lease, Observation
 from user_hal.node_configs import HalConfig
@@ -80,6 +80,7 @@ class HalNode(LifecycleNode):
         stack.callback(ros_time.close)
         if ros_time.is_simulated and wants_topics(robot):
             robot = InRealTime(robot, ros_time)
+        self.is_hardware(f"{robot.spec.robot} ({self._resource_name()})")
         self._robot_trouble = getattr(robot, "trouble", lambda: NO_REASON)
         topic_io = RosTopicIo(self)
         stack.callback(topic_io.close)
@@ -96,6 +97,7 @@ class HalNode(LifecycleNode):
             on_observation=self._show,
             on_status=self._show_status,
             latch=LatchFile(state_folder(self.config.state_dir, self._resource_name())),
+            on_lost=self._lost,
         )
         self._say = Throttle()
         self._marker_due_s = 0.0
@@ -127,6 +129,10 @@ class HalNode(LifecycleNode):
         stack.callback(self._standard.close)
         stack.callback(self._loop.close)  # first: it stops the robot
         self._loop.start()
+
+    def _lost(self, reason: Reason) -> None:
+        """In the sentinel's thread: the robot was told to stop, and nothing drives it any more."""
+        self.end(reason, final=reason.code not in (HANGS, LOOP_DIED))
 
     def _advertise_unread(self, topic: topics.Topic) -> TopicPublisher | None:
         """A standard topic, unless the robot itself is read from it or commanded by it: this node
