@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -224,6 +224,7 @@ class _Source:
     subscription: Any
     callback: Callable[[Any], object]
     depth: int
+    on_writer: Callable[[bytes], object] | None = None
 
 
 class TopicReader:
@@ -277,6 +278,7 @@ class TopicReader:
         callback: Callable[[Any], object],
         *,
         raw: bool = True,
+        on_writer: Callable[[bytes], object] | None = None,
     ) -> Any:
         """Read a topic from now on; ``callback`` gets the messages in the thread that reads.
 
@@ -286,6 +288,8 @@ class TopicReader:
             profile: Quality of service; at most ``depth`` messages are taken at one look.
             callback: Gets each message. In the reader's own thread it must not raise.
             raw: Hand over serialised bytes instead of messages.
+            on_writer: Gets the number (GID) of the publisher of each message, before the message;
+                empty where the middleware does not tell.
 
         Returns:
             The subscription of rclpy, for :meth:`unsubscribe`.
@@ -294,7 +298,8 @@ class TopicReader:
             message_type, topic, callback, profile, raw=raw, callback_group=BesideExecutor()
         )
         with self._lock:
-            self._wanted = (*self._wanted, _Source(subscription, callback, profile.depth))
+            source = _Source(subscription, callback, profile.depth, on_writer)
+            self._wanted = (*self._wanted, source)
             self._changed = True
             if self._thread_name is not None and self._thread is None:
                 self._thread = threading.Thread(
@@ -424,6 +429,13 @@ class TopicReader:
             return alive
 
 
+def writer_of(info: Mapping[str, Any]) -> bytes:
+    """The number (GID) of the publisher of a message, as the graph has it; empty where the
+    middleware does not tell."""
+    gid = info.get("publisher_gid")
+    return bytes(gid["data"]) if isinstance(gid, Mapping) and "data" in gid else b""
+
+
 def _take(source: _Source) -> bool:
     """Hand over what has arrived on one topic, at most as much as is kept; whether any had."""
     subscription, found = source.subscription, False
@@ -432,5 +444,7 @@ def _take(source: _Source) -> bool:
         if taken is None:
             break
         found = True
+        if source.on_writer is not None:
+            source.on_writer(writer_of(taken[1]))
         source.callback(taken[0])
     return found

@@ -54,7 +54,10 @@ class RosSubscription:
         self._reader = reader
         self.topic = node.resolve_topic_name(topic)
         self._closed = False
-        self._subscription = reader.subscribe(cls, topic, profile, self._receive, raw=raw)
+        self.writer = b""  # number of the publisher of the newest message
+        self._subscription = reader.subscribe(
+            cls, topic, profile, self._receive, raw=raw, on_writer=self._note_writer
+        )
 
     @property
     def publishers(self) -> int:
@@ -65,18 +68,21 @@ class RosSubscription:
     def publisher_nodes(self) -> Sequence[str]:
         """Full names of the nodes of these publishers."""
         infos = self._node.get_publishers_info_by_topic(self.topic)
-        return sorted(
-            "a node whose name has not come yet"
-            if "UNKNOWN" in info.node_name
-            else f"{info.node_namespace.rstrip('/')}/{info.node_name}"
-            for info in infos
-        )
+        return sorted(_node_name(info) for info in infos)
+
+    def writers(self) -> Mapping[bytes, str]:
+        """Numbers of the publishers that the graph knows now, each with its node's name."""
+        infos = self._node.get_publishers_info_by_topic(self.topic)
+        return {bytes(info.endpoint_gid): _node_name(info) for info in infos}
 
     def close(self) -> None:
         """End the subscription."""
         if not self._closed:
             self._closed = True
             self._reader.unsubscribe(self._subscription)
+
+    def _note_writer(self, writer: bytes) -> None:
+        self.writer = writer
 
     def _receive(self, message: Any) -> None:
         if self._closed:
@@ -85,6 +91,12 @@ class RosSubscription:
             self._callback(message)
         except Exception as error:  # one bad message must not end all others
             self._on_error(self.topic, error)
+
+
+def _node_name(info: Any) -> str:
+    if "UNKNOWN" in info.node_name:
+        return "a node whose name has not come yet"
+    return f"{info.node_namespace.rstrip('/')}/{info.node_name}"
 
 
 class RosPublisher:

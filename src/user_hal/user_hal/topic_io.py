@@ -36,6 +36,10 @@ class TopicSubscription(Protocol):
     def publisher_nodes(self) -> Sequence[str]:
         """Full names of the nodes that publish the topic, one for each publisher."""
 
+    # Where the middleware tells publishers apart there are also ``writer``, the number of the
+    # publisher of the message that is being handed over, and ``writers()``, the numbers of those
+    # that the graph knows, each with the name of its node.
+
 
 class TopicPublisher(Protocol):
     """A publisher of one topic."""

@@ -297,5 +297,20 @@ def test_several_publishers_of_the_joints_are_named(sim: SimProcess, io: RosTopi
         (warning,) = robot.warnings()
         assert warning.code == SEVERAL_PUBLISHERS
         assert "/sim_ros_robot" in warning.text
+        message = publisher.new()
+        message.name, message.position = ["a_finger_of_somebody"], [0.0]
+
+        def speak_until(condition: Any) -> None:
+            def spoken() -> bool:
+                publisher.publish(message)
+                return bool(condition())
+
+            wait_until(spoken)
+
+        speak_until(lambda: robot.warnings() == [])  # it has joints of its own
+        message.header.stamp.sec, message.name = 1, ["elbow_joint"]
+        speak_until(lambda: any("the same joints" in w.text for w in robot.warnings()))
+        (warning,) = robot.warnings()
+        assert "/cell/second_driver and /sim_ros_robot" in warning.text
         publisher.close()
     robot.close()

@@ -13,7 +13,7 @@ import numpy as np
 from user_core.errors import ConfigError, DeviceError, DeviceFault, DeviceNotConnected, SuiteError
 from user_core.interfaces import Discovered, Robot
 from user_core.mobility import Mobility
-from user_core.reasons import INCOMPATIBLE_QOS, NO_REASON, SEVERAL_PUBLISHERS, Reason
+from user_core.reasons import INCOMPATIBLE_QOS, NO_REASON, Reason
 from user_core.runtime.locks import DeviceLock
 from user_core.specs import Array, RobotSpec
 from user_core.types import AppliedAction, Observation
@@ -27,6 +27,7 @@ from user_hal.robots.ros2.messages import JOINT_STATE, JOINT_TRAJECTORY, NUMBERS
 from user_hal.robots.ros2.observations import Observer
 from user_hal.robots.ros2.plausibility import mobility_of_contract
 from user_hal.robots.ros2.stop_conditions import FREE, StopConditions, StopDemand
+from user_hal.robots.ros2.topic_parts import TopicPart
 from user_hal.topic_io import TopicIo, attach_topics, topics_read
 
 _log = logging.getLogger(__name__)
@@ -168,19 +169,18 @@ class Ros2Robot(Robot):
     def warnings(self) -> list[Reason]:
         """What is suspicious about the topics, although they can be read."""
         names = {d.group.source("joint_position") for d in self._drives if d.group.joints}
-        sources = [self._observer.sources[name] for name in sorted(names - {None})]
-        found = []
-        for subscription in (s for source in sources for s in source.subscriptions):
-            nodes = subscription.publisher_nodes
-            if len(nodes) > 1:
-                found.append(
-                    Reason(
-                        SEVERAL_PUBLISHERS,
-                        f"{len(nodes)} publishers of {subscription.topic}, which the joints are "
-                        f"read from: {', '.join(nodes)}; if two of them publish the same joints, "
-                        "end one",
-                    )
-                )
+        parts = {
+            part.subscription.topic: part
+            for name in names
+            if name is not None
+            for part in self._observer.sources[name].parts
+            if isinstance(part, TopicPart) and part.subscription is not None
+        }
+        found = [
+            suspicion
+            for _, part in sorted(parts.items())
+            if part.subscription and (suspicion := part.writers.suspicion(part.subscription))
+        ]
         found += [Reason(INCOMPATIBLE_QOS, text) for text in self._observer.misfits()]
         return found
 

@@ -24,6 +24,7 @@ from user_hal.robots.ros2.joints import Turns
 from user_hal.robots.ros2.messages import LAYOUTS, Extractor, FieldPath
 from user_hal.robots.ros2.plausibility import ReadingCheck
 from user_hal.robots.ros2.tf_tree import FrameWays, MovingWay, TfListener, pose_of
+from user_hal.robots.ros2.writers import Writers
 from user_hal.topic_io import Ours, TopicIo, TopicSubscription, misfits
 
 #: Sets of names in the messages of one topic that are told apart; more are a topic of others.
@@ -124,7 +125,8 @@ class TopicPart:
         self.messages = 0
         self.max_age_s = float("inf") if part.config.latched else max_age_s
         self.label = f"topic {self.config.topic!r} ({what})"
-        self.frame_note = ""
+        self.writers = Writers(self.label)
+        self.frame_note = self._said_frame = ""
         self._frame, self._observed_frame = plain(frame), plain(observed_frame)
         self._between = ways
         self._ways: dict[str, Transform | MovingWay | None] = {}  # by frames of messages
@@ -148,7 +150,7 @@ class TopicPart:
             part.config.indices,
             part.scale.tolist(),
             part.offset.tolist(),
-            part.config.not_finite,
+            {str(what): number for what, number in part.config.not_finite.items()},
         )
 
     @property
@@ -173,10 +175,11 @@ class TopicPart:
         if self._names_field is not None:
             self._names_field.check(message_class, self.config.type, io.message_class)
         self.streams.clear()
+        self.writers = Writers(self.label)
         self._fault, self.messages, self._io, self.subscription = None, 0, io, None
         self._other_names.clear()
         self._ways.clear()
-        self.frame_note = ""
+        self.frame_note = self._said_frame = ""
         self._extract = self._extractor()
 
     def receive(self, message: Any) -> None:
@@ -189,6 +192,8 @@ class TopicPart:
             return
         if len(present) < len(self.names):
             self._remember_names(message)
+        writer = getattr(self.subscription, "writer", b"")
+        self.writers.note(writer, present, self.subscription)
         if not present:
             return
         stream = self.streams.get(present) or self._new_stream(present)
@@ -378,6 +383,8 @@ class TopicPart:
     def _find_way(self, frame: str) -> Transform | MovingWay | None:
         expected, observed = self._frame, self._observed_frame
         if not expected:
+            if frame and self._part.layout in FRAMED:
+                self._note_frame(frame)
             return None
         if not frame:
             if not self.config.frame:
@@ -402,6 +409,21 @@ class TopicPart:
             got=repr(frame),
             expected=expected,
             hint=f"Correct the entry's frame, or say in transforms where {frame!r} is",
+        )
+
+    def _note_frame(self, frame: str) -> None:
+        """Of numbers whose frame the contract leaves open: they stay in one."""
+        if self._said_frame not in ("", frame):
+            raise DeviceFault(
+                "header.frame_id",
+                got=f"{frame!r}, after {self._said_frame!r}",
+                expected="one frame",
+                hint="End one of the publishers, or write frame: FRAME and where the other is",
+            )
+        self._said_frame = frame
+        self.frame_note = (
+            f"{self.label}: header.frame_id is {frame!r}, and the contract says no frame: "
+            f"write frame: {frame}"
         )
 
     def _remember_names(self, message: Any) -> None:
