@@ -81,7 +81,7 @@ robot:
       joint_position: {topic: /joint_states, type: sensor_msgs/msg/JointState, field: position}
     action:
       kind: joint_velocity
-      low: 0.1
+      low: -0.3
       high: 0.3
       command: {topic: /forward_velocity_controller/commands, type: std_msgs/msg/Float64MultiArray}
     timing: {connect_timeout_s: 20.0}
@@ -106,7 +106,7 @@ def test_ctrl_c_stops_the_robot(
         start = position()
         process = start_process(
             [sys.executable, "-m", "user_hal.cli.check", str(config), "--yes",
-             "--steps", "10000"],
+             "--seconds", "1", "--amount", "20"],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         wait_until(lambda: abs(position() - start) > 0.05, 40.0)

@@ -38,6 +38,8 @@ def readings_section(
     percent = f"{100 * readings.failed_share:.2g} % of {readings.count} readings failed"
     if readings.failed_share > TOO_MANY:
         section.add(Level.FAIL, percent)
+    elif not readings.count:
+        pass
     elif readings.failed:
         section.add(Level.WARN, percent)
     else:
@@ -70,7 +72,7 @@ def _report_skew(
         section.add(Level.OK, f"{seen}; {key} is {limit_s:g}")
         return
     section.add(
-        Level.FAIL if readings.failed_share > TOO_MANY else Level.WARN,
+        Level.WARN if readings.count and readings.failed_share <= TOO_MANY else Level.FAIL,
         f"{seen}, further than {key} ({limit_s:g}) in {100 * skew.share:.2g} % of the time",
         hint=f"{key}: {enough:g} is the smallest that would have done; or let {skew.topic} be "
         "sent more often" + ("" if key.startswith("cameras") else ", or with resample: latest"),

@@ -29,10 +29,15 @@ from user_hal.checking.tables import motion_section, readings_section, streams_s
 from user_hal.cli.ros_arguments import ROS_ARGS_HELP, split_ros_arguments
 from user_hal.local import LocalHal
 from user_hal.robot_file import RobotFile, build_robot, find_robot_file, load_robot_file
+from user_hal.robots.in_real_time import InRealTime
 from user_hal.safety.emergency_stop import state_folder
 from user_hal.topic_io import TopicIo, attach_topics, topics_read, wants_topics
 
 OK, BROKEN, WRONG_USE = 0, 1, 2
+#: How long topics are looked at when the robot cannot be connected.
+_LISTEN_S = 3.0
+#: A clock that differs by more than this is another one: simulated time.
+_OTHER_CLOCK_NS = 1_000_000_000
 _MARKS = {
     Level.OK: "[green]ok[/]  ",
     Level.WARN: "[yellow]WARN[/]",
@@ -142,7 +147,7 @@ class _Check:
                     robot.connect()
             except SuiteError as error:
                 section.add(Level.FAIL, "connect reaches the robot", str(error))
-                self._show(section)
+                self._listen(section, uses, limits_s)
                 self._look(uses)
                 return False
             section.add(Level.OK, "connect reaches the robot")
@@ -158,6 +163,16 @@ class _Check:
         self._report_readings(section, readings, watch, limits_s)
         self._look(uses)
         return True
+
+    def _listen(
+        self, section: Section, uses: Sequence[TopicUse], limits_s: tuple[float, float]
+    ) -> None:
+        """What comes on the topics of a robot that cannot be connected."""
+        watch = None
+        if self.topics is not None:
+            with StreamWatch(self.topics, streams_of(uses)) as watch:
+                time.sleep(min(self.args.seconds, _LISTEN_S))
+        self._report_readings(section, Readings(), watch, limits_s)
 
     def _report_readings(
         self,
@@ -203,9 +218,11 @@ class _Check:
         """The known motion; whether more motion is wise."""
         if self.topics is not None:
             self.topics.muted = False
+        if self.topics is not None and abs(time.time_ns() - self.topics.now_ns()) > _OTHER_CLOCK_NS:
+            robot = InRealTime(robot, _OtherTime(self.topics))
         latch = None if robot.spec.lockstep else state_folder("", "robot")
-        hal = LocalHal.of(file, robot, holder="check", latch_dir=latch)
         try:
+            hal = LocalHal.of(file, robot, holder="check", latch_dir=latch)
             with hal, self.console.status("") as status:
                 if robot.spec.lockstep:
                     hal.reset(self.args.seed).result()
@@ -277,6 +294,16 @@ class _Check:
             + (f"[yellow], {found['warn']} warnings[/]" if found["warn"] else "")
         )
         return BROKEN if failed else OK
+
+
+class _OtherTime:
+    """The clock of topics (simulated time) beside the machine's."""
+
+    def __init__(self, topics: TopicIo) -> None:
+        self._topics = topics
+
+    def wall_ns(self, ros_ns: int) -> int:
+        return time.time_ns() - (self._topics.now_ns() - ros_ns)
 
 
 def _uses(robot: Robot, file: RobotFile) -> list[TopicUse]:

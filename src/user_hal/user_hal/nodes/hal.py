@@ -82,6 +82,7 @@ class HalNode(LifecycleNode):
             robot = InRealTime(robot, ros_time)
         self.is_hardware(f"{robot.spec.robot} ({self._resource_name()})")
         self._robot_trouble = getattr(robot, "trouble", lambda: NO_REASON)
+        self._robot_warnings = getattr(robot, "warnings", tuple)
         topic_io = RosTopicIo(self)
         stack.callback(topic_io.close)
         attach_topics(robot, topic_io)
@@ -172,7 +173,7 @@ class HalNode(LifecycleNode):
             stack.callback(self.diagnostics.unwatch, name)
 
         def robot_item() -> Item:
-            trouble = self._robot_trouble()
+            trouble = self._robot_trouble() or next(iter(self._robot_warnings()), NO_REASON)
             level = Level.WARN if trouble else Level.OK
             return Item("robot", level, trouble.text or "does what it is told, as far as is known")
 

@@ -9,17 +9,11 @@ grows old when it stands still, and is new again when it goes on.
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from typing import Any
 
 from rclpy.clock import JumpThreshold
 from rclpy.duration import Duration
 from rclpy.node import Node
-
-from user_core.interfaces import Robot
-from user_core.specs import Array, RobotSpec
-from user_core.types import Observation
 
 
 class RosTime:
@@ -59,51 +53,3 @@ class RosTime:
 
     def _take(self) -> None:
         self._ahead_ns = time.time_ns() - int(self._clock.now().nanoseconds)
-
-
-class InRealTime(Robot):
-    """A robot whose stamps are of the ROS clock, as one whose stamps are of the machine's.
-
-    Everything else is the robot's, also what the interface does not know of.
-    """
-
-    def __init__(self, robot: Robot, ros_time: RosTime) -> None:
-        self._robot, self._ros_time = robot, ros_time
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "_robot":  # while it is being made
-            raise AttributeError(name)
-        return getattr(self._robot, name)
-
-    @property
-    def spec(self) -> RobotSpec:
-        """The robot's."""
-        return self._robot.spec
-
-    def connect(self) -> None:
-        """Connect the robot."""
-        self._robot.connect()
-
-    def read(self) -> Observation:
-        """The robot's observation, stamped by the clock of the machine."""
-        return self._stamped(self._robot.read())
-
-    def command(self, action: Array) -> Array:
-        """Command the robot."""
-        return self._robot.command(action)
-
-    def stop(self) -> None:
-        """Stop the robot."""
-        self._robot.stop()
-
-    def reset(self, seed: int | None = None) -> Observation:
-        """Reset the robot."""
-        return self._stamped(self._robot.reset(seed))
-
-    def close(self) -> None:
-        """Close the robot."""
-        self._robot.close()
-
-    def _stamped(self, observation: Observation) -> Observation:
-        stamp_ns = self._ros_time.wall_ns(observation.stamp_ns)
-        return dataclasses.replace(observation, stamp_ns=stamp_ns)
