@@ -17,7 +17,7 @@ from user_hal.fakes.topic_arm import TopicArm
 from user_hal.robots.ros2.contract import Ros2Config
 from user_hal.robots.ros2.driver import Ros2Robot
 from user_hal.robots.ros2.frames import Frames
-from user_hal.robots.ros2.observations import Source
+from user_hal.robots.ros2.observations import Observer, Source
 
 POSE = "geometry_msgs/msg/PoseStamped"
 TWIST = "geometry_msgs/msg/TwistStamped"
@@ -171,3 +171,21 @@ def test_an_empty_frame_is_taken_only_where_the_contract_says_the_frame(
     assert any("frame_id is empty; taken as 'base_link'" in note for note in robot.notes())
     np.testing.assert_allclose(robot.read().arrays["tcp_pose"][:3], [0.4, 0.1, 0.3], atol=1e-6)
     robot.close()
+
+
+def test_a_frame_that_the_contract_leaves_open_is_noted_and_stays(io: LocalTopics) -> None:
+    wrench = {"topic": "/w", "type": "geometry_msgs/msg/WrenchStamped", "field": "wrench"}
+    config = contract()
+    entry = from_mapping(type(config.observation["tcp_pose"]), wrench)
+    observer = Observer(config.replace(observation={**config.observation, "wrench": entry}))
+    observer.subscribe(io)
+    publisher = io.publisher("/w", "geometry_msgs/msg/WrenchStamped")
+    for frame in ("tool0", "tool0", "base"):
+        message = publisher.new()
+        message.header.frame_id = frame
+        publisher.publish(message)
+        if frame == "tool0":
+            observer.measured("wrench")
+            assert "write frame: tool0" in " ".join(observer.notes())
+    with pytest.raises(DeviceFault, match="frame_id: got 'base', after 'tool0', expected one"):
+        observer.measured("wrench")

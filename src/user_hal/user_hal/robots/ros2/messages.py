@@ -373,11 +373,15 @@ class Extractor:
             DeviceFault: The message has not got what was promised, or numbers that are not finite.
         """
         present = self.present(message)
-        return self.take(message) if len(present) == len(self._all) else None
+        return self.take(message, present) if len(present) == len(self._all) else None
 
-    def take(self, message: Any) -> Array:
-        """The numbers of the elements that are :meth:`present`, float64; raises likewise."""
-        present = self.present(message)
+    def take(self, message: Any, present: tuple[int, ...]) -> Array:
+        """The numbers of those elements that a message has, float64; raises likewise.
+
+        Args:
+            message: The message.
+            present: What :meth:`present` says of it, asked last.
+        """
         try:
             values = np.atleast_1d(self._layout.read(self._field.get(message)))
         except (AttributeError, IndexError, TypeError, ValueError) as error:

@@ -158,7 +158,10 @@ class Source:
         return [note for part in self.parts for note in part.notes()]
 
     def _streams(self) -> list[Stream]:
-        return [stream for part in self.parts for stream in list(part.streams.values())]
+        found: list[Stream] = []
+        for part in self.parts:
+            found += list(part.streams.values())  # the subscription's thread may add to it
+        return found
 
     def _missing(self) -> bool:
         columns = {column for stream in self._streams() for column in stream.columns}

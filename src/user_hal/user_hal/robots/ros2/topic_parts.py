@@ -202,7 +202,7 @@ class TopicPart:
         self._fault = None
         try:
             stamp_ns, arrival_ns = self._stamp_ns(message), time.monotonic_ns()
-            values = self._extract.take(message)
+            values = self._extract.take(message, present)
             way = self._way(message)
             if isinstance(way, MovingWay):
                 way = way.at(stamp_ns)
