@@ -52,7 +52,7 @@ class Arm:
 
     def __init__(self) -> None:
         provide()
-        self.position = np.zeros(2)
+        self.position: Any = np.zeros(2)
         self.goals: list[Any] = []
         self.calls: list[Any] = []
         self.takes, self.aborts = True, False

@@ -127,7 +127,7 @@ def test_any_type_by_a_mapping_of_its_fields(io: LocalTopics, arm: TopicArm) -> 
 
 def test_poses_of_six_numbers(io: LocalTopics, arm: TopicArm) -> None:
     received = listen(io, "/servo_p", NUMBERS)
-    command = {"topic": "/servo_p", "type": NUMBERS, "fields": {"data": "values"},
+    command: dict[str, Any] = {"topic": "/servo_p", "type": NUMBERS, "fields": {"data": "values"},
                "quantity": "pose_rpy", "scale": [1000, 1000, 1000, 57.29578, 57.29578, 57.29578]}  # fmt: skip
     with pytest.raises(ConfigError, match="command type for ee_delta"):  # numbers of joints
         from_mapping(Ros2Config, contract("ee_delta", command))

@@ -12,7 +12,7 @@ from user_core.config import from_mapping, load_yaml, to_mapping
 from user_core.errors import ConfigError
 from user_core.specs import ActionKind
 from user_hal.robot_file import build_robot, load_robot_file
-from user_hal.robots.ros2.contract import Ros2Config
+from user_hal.robots.ros2.contract import Group, Ros2Config, groups_of
 from user_hal.robots.ros2.driver import Ros2Robot
 
 READY = Path(__file__).parents[3] / "user_bringup" / "config" / "robots"
@@ -61,14 +61,17 @@ def test_the_ready_files_are_whole_robots(path: Path) -> None:
     if file.robot.plugin == "ros2":
         contract = from_mapping(Ros2Config, load_yaml(path)["robot"]["params"])
         assert from_mapping(Ros2Config, to_mapping(contract)) == contract
-        assert contract.home.joints, "a ready contract knows the way home"
-        for joint, (low, high) in enumerate(_limits(contract)):
-            assert low <= contract.home.joints[joint] <= high
+        for group in groups_of(contract):
+            if not group.joints:
+                continue  # a base
+            assert group.home.joints, "a ready contract knows the way home"
+            for joint, (low, high) in enumerate(_limits(group)):
+                assert low <= group.home.joints[joint] <= high
 
 
-def _limits(contract: Ros2Config) -> list[tuple[float, float]]:
-    count = len(contract.joints)
-    low, high = contract.action.target_low, contract.action.target_high
+def _limits(group: Group) -> list[tuple[float, float]]:
+    count = len(group.joints)
+    low, high = group.action.target_low, group.action.target_high
     if low is None or high is None:
         return [(-10.0, 10.0)] * count
     lows = low if isinstance(low, tuple) else (low,) * count
@@ -163,7 +166,7 @@ def test_defaults_that_are_worked_out() -> None:
     contract = from_mapping(Ros2Config, changed({}))
     assert contract.elements("joint_position") == ("a", "b")
     assert contract.layout("tcp_pose") == "pose" and contract.layout("joint_position") == "vector"
-    assert contract.action.kind is ActionKind.JOINT_DELTA
+    assert groups_of(contract)[0].action.kind is ActionKind.JOINT_DELTA
 
 
 def test_only_the_gripper_of_the_contract_is_a_gripper() -> None:

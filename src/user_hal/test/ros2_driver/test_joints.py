@@ -12,11 +12,11 @@ from user_core.config import from_mapping
 from user_core.errors import ConfigError, ImplausibleReading
 from user_hal.fakes import LocalTopics
 from user_hal.fakes.local_topics import Header, JointState, Time
+from user_hal.robots.ros2.buffer import Sample, StampedBuffer
 from user_hal.robots.ros2.commands import Target, make_targets
-from user_hal.robots.ros2.contract import HomeConfig, Ros2Config
+from user_hal.robots.ros2.contract import HomeConfig, Ros2Config, groups_of
 from user_hal.robots.ros2.homing import Homing
 from user_hal.robots.ros2.joints import JumpCheck, Turns
-from user_hal.robots.ros2.buffer import Sample, StampedBuffer
 from user_hal.robots.ros2.observations import Observer
 
 STEP_NS = 20_000_000
@@ -129,7 +129,7 @@ def test_changes_go_over_the_seam_and_are_recorded_as_they_were() -> None:
     """Kinovarobotics/ros2_kortex#32: the target was 0.2 rad ahead, the recorded action -6.08."""
     config = from_mapping(Ros2Config, {**CONTRACT, "continuous": ["a"]})
     free, turns = np.full(3, np.inf), Turns(config.joints, config.continuous)
-    targets = make_targets(config.action, 0.02, 3, -free, free, turns)
+    targets = make_targets(groups_of(config)[0].action, 0.02, 3, -free, free, turns)
     change = np.array([0.02, 0.0, 0.0])
     for measured in (3.11, 3.13, -3.13, -3.11):
         target, executed = targets.next(change, np.array([measured, 0.0, 0.0]))

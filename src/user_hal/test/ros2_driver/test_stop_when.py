@@ -246,9 +246,11 @@ def test_calls_surround_a_connection_and_a_way_home(cell: Cell) -> None:
     calls: list[str] = []
 
     def serve(name: str) -> None:
-        cell.io.services[f"/{name}"] = lambda request: (
-            calls.append(name) or SimpleNamespace(success=True)
-        )
+        def call(_: Any) -> Any:
+            calls.append(name)
+            return SimpleNamespace(success=True)
+
+        cell.io.services[f"/{name}"] = call
 
     for name in ("on", "off", "bye", "mode", "unmode", "zero"):
         serve(name)

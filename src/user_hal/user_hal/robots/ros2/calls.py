@@ -112,11 +112,14 @@ def prepared(io: TopicIo, config: CallConfig, where: str) -> Call:
     undo = None
     if config.undo is not None:
         other = config.undo
-        names = {"service": other.service, "action": other.action, "type": other.type}
-        if not (other.service or other.action):
-            names = {"service": config.service, "action": config.action, "type": config.type}
+        same = not (other.service or other.action)  # only the request is another
         whole = CallConfig(
-            **names, request=other.request, success=other.success, timeout_s=other.timeout_s
+            service=config.service if same else other.service,
+            action=config.action if same else other.action,
+            type=config.type if same else other.type,
+            request=other.request,
+            success=other.success,
+            timeout_s=other.timeout_s,
         )
         undo = prepared(io, whole, f"{where}.undo")
     type_name = config.type or TRIGGER

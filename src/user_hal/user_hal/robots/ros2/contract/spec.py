@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from user_core.specs import ActionGroup, ActionKind, ArraySpec, RobotSpec, common_kind
@@ -60,12 +62,16 @@ def _joined(specs: list[ArraySpec]) -> ArraySpec:
     return ArraySpec(
         (sum(spec.size for spec in specs),),
         "float32",
-        tuple(np.concatenate([np.atleast_1d(spec.low) for spec in specs]).tolist()),
-        tuple(np.concatenate([np.atleast_1d(spec.high) for spec in specs]).tolist()),
+        tuple(value for spec in specs for value in _tuple(spec.low)),
+        tuple(value for spec in specs for value in _tuple(spec.high)),
         unit=units.pop() if len(units) == 1 else "",
         frame=frames.pop() if len(frames) == 1 else "",
         names=tuple(name for spec in specs for name in spec.names),
     )
+
+
+def _tuple(bound: Any) -> tuple[float, ...]:
+    return bound if isinstance(bound, tuple) else (bound,)
 
 
 def _action_spec(group: Group) -> ArraySpec:
