@@ -147,6 +147,57 @@ def test_a_simulated_arm_learns_and_what_is_killed_comes_back(
     system.ends()
 
 
+FAILING = """
+name: failing
+processes:
+  - {name: steady, package: user_hal, executable: steady, ros: false, lifecycle: false}
+  - name: broken
+    package: user_hal
+    executable: broken
+    ros: false
+    lifecycle: false
+    required: true
+    restart: {initial_backoff_s: 0.2, factor: 3.0, max_failures: 3}
+"""
+
+LAUNCH_OF_IT = """
+from user_bringup.launching import describe
+
+def generate_launch_description():
+    return describe({file!r})
+"""
+
+
+def test_restart_policies_hold_and_the_end_of_a_required_process_ends_the_launch(
+    tmp_path: Path, ros_domain: int
+) -> None:
+    package = tmp_path / "prefix" / "lib" / "lab"
+    package.mkdir(parents=True)
+    index = tmp_path / "prefix/share/ament_index/resource_index/packages/lab"
+    index.parent.mkdir(parents=True)
+    index.touch()
+    for name, line in (("steady", "exec sleep 600"), ("broken", "exit 3")):
+        file = package / name
+        file.write_text(f"#!/bin/sh\n{line}\n")
+        file.chmod(0o755)
+    deployment = tmp_path / "failing.yaml"
+    deployment.write_text(FAILING.replace("user_hal", "lab"))
+    launch_file = tmp_path / "failing.launch.py"
+    launch_file.write_text(LAUNCH_OF_IT.format(file=str(deployment)))
+    prefixes = f"{tmp_path / 'prefix'}{os.pathsep}{os.environ['AMENT_PREFIX_PATH']}"
+    ended = subprocess.run(
+        ["ros2", "launch", str(launch_file), f"runs:={tmp_path}", "run:=run"],
+        capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path,
+        env={**os.environ, "AMENT_PREFIX_PATH": prefixes, "ROS_DOMAIN_ID": str(ros_domain)},
+    )  # fmt: skip
+    said = ended.stdout + ended.stderr
+    assert "broken: exit code 3; restart in 0.2 s" in said, said
+    assert "broken: exit code 3; restart in 0.6 s" in said, said
+    assert "broken: given up, it failed too often (exit code 3)" in said, said
+    assert "was required: shutting down" in said, said
+    assert not find_processes([str(package / "steady")]), "the others end with it"
+
+
 def test_nobody_is_left_over_when_launch_itself_is_killed(launch: Callable[..., Launched]) -> None:
     if shutil.which("setpriv") is None:
         pytest.skip("setpriv (util-linux) is not installed")

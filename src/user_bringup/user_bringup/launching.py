@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,12 @@ from launch.actions import (
     ExecuteProcess,
     LogInfo,
     OpaqueFunction,
+    RegisterEventHandler,
     SetEnvironmentVariable,
+    Shutdown,
+    TimerAction,
 )
+from launch.event_handlers import OnProcessExit, OnProcessStart
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
@@ -36,6 +41,7 @@ from user_fleet.deployment import (
     parse_overrides,
     start_order,
 )
+from user_fleet.supervisor.restarts import Restarts
 
 Extra = Callable[[PreparedRun, LaunchContext], list[Any]]
 
@@ -79,7 +85,7 @@ def describe(
         for name, value in prepared.deployment.environment.items():
             actions.append(SetEnvironmentVariable(name, value))
         for process in start_order(prepared.deployment.processes):
-            actions.append(_action(process, prepared))
+            actions += _Kept(process, prepared).start()
         for extra in extras:
             actions += extra(prepared, context)
         return actions
@@ -127,12 +133,55 @@ def _declare(name: str, argument: Argument) -> DeclareLaunchArgument:
     )
 
 
+class _Kept:
+    """A process that is started again by its restart policy: launch itself knows one constant delay.
+
+    Args:
+        process: The process.
+        prepared: The run.
+    """
+
+    def __init__(self, process: ProcessSpec, prepared: PreparedRun) -> None:
+        self._process, self._prepared = process, prepared
+        self._restarts = Restarts(process.restart)
+
+    def start(self) -> list[Any]:
+        """The actions that start it, and see to what happens when it ends."""
+        action = _action(self._process, self._prepared)
+        started_s = time.monotonic()
+
+        def began(event: Any, context: LaunchContext) -> None:
+            nonlocal started_s
+            started_s = time.monotonic()
+
+        def ended(event: Any, context: LaunchContext) -> list[Any]:
+            return [] if context.is_shutdown else self._after(event.returncode, started_s)
+
+        return [
+            RegisterEventHandler(OnProcessStart(target_action=action, on_start=began)),
+            RegisterEventHandler(OnProcessExit(target_action=action, on_exit=ended)),
+            action,
+        ]
+
+    def _after(self, exit_code: int, started_s: float) -> list[Any]:
+        process, now_s = self._process, time.monotonic()
+        wait_s = self._restarts.ended(now_s, now_s - started_s, exit_code)
+        if wait_s is not None:
+            text = f"{process.name}: exit code {exit_code}; restart in {wait_s:.1f} s"
+            again = TimerAction(period=wait_s, actions=self.start(), cancel_on_shutdown=True)
+            return [LogInfo(msg=text), again]
+        gave_up = exit_code != 0 and process.restart.when != "never"
+        said = "given up, it failed too often" if gave_up else "ended, and is not started again"
+        actions: list[Any] = [LogInfo(msg=f"{process.name}: {said} (exit code {exit_code})")]
+        if process.required:
+            actions.append(Shutdown(reason=f"{process.name} is required, and {said}"))
+        return actions
+
+
 def _action(process: ProcessSpec, prepared: PreparedRun) -> ExecuteProcess:
     common: dict[str, Any] = {
         "additional_env": dict(process.environment),
         "output": "screen",
-        "respawn": process.restart.when != "never",
-        "respawn_delay": process.restart.initial_backoff_s,
         "sigterm_timeout": str(process.stop_timeout_s),
         "prefix": _prefix(process),
     }

@@ -533,3 +533,14 @@ def test_what_is_no_python_script_of_its_own_interpreter_has_no_standby(tmp_path
     program.write_text(first + "\n")
     assert standby_words((str(program),), tmp_path / "modules") is None
     assert standby_words(("/nowhere",), tmp_path / "modules") is None
+
+
+def test_the_end_of_a_required_process_ends_everything(tmp_path):
+    fails = python("import sys; sys.exit(3)")
+    limited = FAST.replace(max_failures=2)
+    supervisor = Supervisor(
+        [spec("a"), spec("b", required=True, restart=limited)], {"a": SLEEP, "b": fails}, tmp_path
+    )
+    assert asyncio.run(asyncio.wait_for(supervisor.run(), 20)) is False
+    assert supervisor.children["b"].state is ChildState.GIVEN_UP
+    assert supervisor.children["a"].state is ChildState.ENDED

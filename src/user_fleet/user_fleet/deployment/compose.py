@@ -55,7 +55,14 @@ _FRAGMENT_KEYS = ("description", "extends", "arguments", "values", "processes")
 #: Keys of a robot or a host that are no values for its fragments.
 _MEMBER_KEYS = ("roles", "host", "domain")
 #: What of a process can be set by a path, besides its parameters.
-_PROCESS_KEYS = ("environment", "niceness", "remappings", "restart", "stop_timeout_s")
+_PROCESS_KEYS = (
+    "environment",
+    "niceness",
+    "remappings",
+    "required",
+    "restart",
+    "stop_timeout_s",
+)
 _COMMAND_LINE = "command line"
 _MANAGER, _HOST_MANAGER = "lifecycle_manager", "host_lifecycle_manager"
 _DEEPEST = 20

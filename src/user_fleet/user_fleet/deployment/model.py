@@ -32,7 +32,16 @@ class RestartPolicy(Config):
     max_failures: int = setting(
         0, doc="Failures within window_s after which it is given up; 0: never given up.", ge=0
     )
-    window_s: float = setting(300.0, doc="Window for max_failures.", unit="s", gt=0)
+    window_s: float = setting(
+        300.0, doc="Window for max_failures and equal_failures.", unit="s", gt=0
+    )
+    equal_failures: int = setting(
+        5,
+        doc="Equal failures in a row, of a kind that does not pass by itself, after which it is "
+        "given up and, where nothing can stand in for it, the run ends; 0: never. To be killed "
+        "from outside is none.",
+        ge=0,
+    )
     standby_after_s: float = setting(
         5.0,
         doc="Time after a start at which a second process is made ready, which has imported "
@@ -67,6 +76,10 @@ class ProcessSpec(Config):
         doc="Processes that must be up first; when one of them was restarted, this one is reactivated.",
     )
     restart: RestartPolicy = setting(RestartPolicy(), doc="What happens when it ends.")
+    required: bool = setting(
+        False,
+        doc="Its end for good (it failed too often, or is not to be started again) ends everything.",
+    )
     stop_timeout_s: float = setting(
         10.0, doc="Time for an orderly end before it is killed.", unit="s", gt=0
     )

@@ -15,6 +15,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from user_core.errors import codes_that_may_pass
+from user_core.reasons import NO_REASON, PROCESS_ENDED, EqualFailures, Reason
+from user_core.runtime import last_words
 from user_fleet.deployment.model import ProcessSpec, start_order
 from user_fleet.deployment.render import CommandLine
 from user_fleet.supervisor.orphan_reaper import OrphanReaper
@@ -31,19 +34,30 @@ class LogFile:
 
     def __init__(self, path: Path, max_bytes: int = 16 * 2**20, keep: int = 4) -> None:
         self.path, self.max_bytes, self.keep = path, max_bytes, keep
-        self.lost_bytes = 0
+        self.lost_bytes, self._tail = 0, b""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = self._open()
         self._size = os.fstat(self._descriptor).st_size
 
     def write(self, data: bytes) -> None:
         """Append ``data``, after a rotation where it is due."""
+        self._tail = (self._tail + data)[-_TAIL_BYTES:]
         try:
             if self._size and self._size + len(data) > self.max_bytes:
                 self._rotate()
             self._size += os.write(self._descriptor, data)
         except OSError:
             self.lost_bytes += len(data)
+
+    def last_line(self) -> str:
+        """The last line that says something; empty where there is none since the last start."""
+        lines = self._tail.decode(errors="replace").splitlines()
+        for line in reversed(lines):
+            if line.startswith("--- "):  # ours: a start
+                return ""
+            if line.strip():
+                return line.strip()[:_LINE_LENGTH]
+        return ""
 
     def close(self) -> None:
         """Close the file."""
@@ -66,6 +80,10 @@ class LogFile:
         return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
 
 
+#: What is kept of a process's output, to find its last line; and the most that is shown of it.
+_TAIL_BYTES, _LINE_LENGTH = 4096, 300
+#: Signals by which a process is ended from outside: no fault of its own.
+_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
 #: How far a standby gives way to the processes that work.
 _STANDBY_NICENESS = 19
@@ -100,6 +118,14 @@ class _Started:
 class Child:
     """Starts a process, keeps its output, starts it again as its policy says.
 
+    Why it ended is what it said itself (:mod:`user_core.runtime.last_words`), else the last line
+    of its output. What would end in the same way again, or has done so several times, is given
+    up.
+
+    Attributes:
+        cause: Why it ended last; false while it has not, or did so in good order.
+        hopeless: Whether it was given up because it would fail in the same way again.
+
     The process gets its own process group, so that what it starts dies with it. It asks the
     kernel for SIGTERM when the supervisor dies, however that happens, so that none is orphaned;
     the orphan reaper ends what that does not reach.
@@ -120,6 +146,8 @@ class Child:
         self.restarts = 0
         self.last_exit: int | None = None
         self.detail = ""
+        self.cause = NO_REASON
+        self.hopeless = False
         self.started_s = 0.0
         self._on_change = on_change
         self._log_path = log_dir / f"{spec.name}.log"
@@ -127,6 +155,8 @@ class Child:
         self._standby: _Started | None = None
         self._stop = asyncio.Event()
         self._restarts = Restarts(spec.restart)
+        self._last_words = log_dir / f"{spec.name}.ending"
+        self._equal = EqualFailures(spec.restart.equal_failures, spec.restart.window_s)
 
     async def run(self) -> None:
         """Run until stopped, ended for good, or given up."""
@@ -136,6 +166,9 @@ class Child:
                 exit_code = await self._run_once(log)
                 if self._stop.is_set() or exit_code is None:
                     break
+                if self.hopeless:
+                    self._change(ChildState.GIVEN_UP)
+                    return
                 now_s = time.monotonic()
                 wait_s = self._restarts.ended(now_s, now_s - self.started_s, exit_code)
                 if wait_s is None:
@@ -174,6 +207,7 @@ class Child:
 
     async def _run_once(self, log: LogFile) -> int | None:
         log.write(f"--- {time.strftime('%F %T')} {' '.join(self.command.words)}\n".encode())
+        self._last_words.unlink(missing_ok=True)
         started = await self._wake_standby(log)
         try:
             started = started or await self._start(self.command.words, log, self.spec.niceness)
@@ -197,9 +231,42 @@ class Child:
         await asyncio.wait({started.copy}, timeout=1.0)
         started.copy.cancel()
         self.last_exit = exit_code
-        self.detail = describe_exit(exit_code)
+        self._judge(exit_code, log)
         log.write(f"--- {time.strftime('%F %T')} {self.detail}\n".encode())
         return exit_code
+
+    def _judge(self, exit_code: int, log: LogFile) -> None:
+        """Why it ended, and whether it would end so again."""
+        words = last_words.take(self._last_words)
+        self.detail = describe_exit(exit_code)
+        if words is not None and words.reason:
+            self.cause = words.reason
+            self.detail += f": {words.text} [{words.code}]"
+        elif words is not None and not exit_code:
+            self.cause = NO_REASON  # an end in good order
+            return
+        else:
+            text = self.detail
+            if exit_code > 0 and (line := log.last_line()):
+                self.detail = text = f"{text}: {line}"
+            elif exit_code == 0 and self._owes_last_words:
+                self.detail = text = f"{text}, by itself and without a word"
+            self.cause = Reason(PROCESS_ENDED, text)
+        if self._stop.is_set() or self.spec.restart.when == "never":
+            return
+        fault = exit_code != 0 or self._owes_last_words
+        if not fault or self.cause.code in codes_that_may_pass() or -exit_code in _FROM_OUTSIDE:
+            self._equal.clear()
+        elif self._equal.add(self.cause):
+            self.cause, self.hopeless = self._equal.given_up, True
+            self.detail = f"{self.cause.text} [{self.cause.code}]"
+        if words is not None and words.final:
+            self.hopeless = True
+
+    @property
+    def _owes_last_words(self) -> bool:
+        """Whether it is a node of ours, which says so when it ends in good order."""
+        return self.spec.ros and self.spec.lifecycle and self.spec.package.startswith("user_")
 
     async def _start(
         self,
@@ -237,7 +304,7 @@ class Child:
         )
 
     def _environment(self) -> dict[str, str]:
-        ours = {"PYTHONUNBUFFERED": "1"}
+        ours = {"PYTHONUNBUFFERED": "1", last_words.VARIABLE: str(self._last_words)}
         if self.spec.restart.has_standby:
             ours[MODULES_VARIABLE] = str(self._modules)
         return {**os.environ, **ours, **self.command.environment}
@@ -386,6 +453,10 @@ class Supervisor:
         log_dir: Where the output of each goes, ``<name>.log``.
         on_change: Called whenever a child changes its state.
 
+    Attributes:
+        children: By name.
+        ended_by: The process whose hopeless failure ended the run; None if none did.
+
     Use as ``await supervisor.run()`` in a task; ``supervisor.request_stop()`` ends it.
     """
 
@@ -396,19 +467,39 @@ class Supervisor:
         log_dir: Path,
         on_change: Callable[[Child], None] = lambda child: None,
     ) -> None:
+        def changed(child: Child) -> None:
+            on_change(child)
+            self._end_where_hopeless(child)
+            if child.spec.required and child.state in (ChildState.ENDED, ChildState.GIVEN_UP):
+                self.request_stop()
+
         self._reaper = OrphanReaper(max((p.stop_timeout_s for p in processes), default=10.0))
         self.children = {
-            spec.name: Child(spec, commands[spec.name], log_dir, on_change, self._reaper)
+            spec.name: Child(spec, commands[spec.name], log_dir, changed, self._reaper)
             for spec in start_order(processes)
         }
         self._stop = asyncio.Event()
+        self.ended_by: Child | None = None
+
+    def _end_where_hopeless(self, child: Child) -> None:
+        """A process that was given up ends the run, unless another of its kind still works: of
+        two robots the other goes on."""
+        if not child.hopeless or child.state is not ChildState.GIVEN_UP or self._stop.is_set():
+            return
+        over = (ChildState.GIVEN_UP, ChildState.ENDED)
+        kind = (child.spec.package, child.spec.executable)
+        alive = (c for c in self.children.values() if c.state not in over)
+        if not any((c.spec.package, c.spec.executable) == kind for c in alive):
+            self.ended_by = child
+            self.request_stop()
 
     def request_stop(self) -> None:
         """Ask :meth:`run` to stop everything and return."""
         self._stop.set()
 
     async def run(self) -> bool:
-        """Run until asked to stop, or until every process has ended for good.
+        """Run until asked to stop, until every process has ended for good, or until one was given
+        up that nothing can stand in for (:attr:`ended_by`).
 
         Returns:
             Whether no process was given up.
