@@ -10,6 +10,7 @@ import pytest
 
 from user_core.config import from_mapping
 from user_core.errors import ConfigError, DeviceTimeout
+from user_hal.checking.streams import topic_uses
 from user_hal.fakes import LocalTopics
 from user_hal.fakes.local_topics import JointState, String
 from user_hal.robot_description import parse_urdf
@@ -184,3 +185,8 @@ def test_a_prismatic_joint_that_is_heard_too_late_for_the_spec_is_told() -> None
     io.publisher("/robot_description", "std_msgs/msg/String", latched=True).publish(String(URDF))
     with pytest.raises(ConfigError, match=r"prismatic: got \[\], expected \['lift'\]"):
         robot.connect()
+
+
+def test_the_check_knows_that_the_description_is_published_once() -> None:
+    use = next(topic_uses({"urdf": {"topic": "/robot_description"}}))
+    assert use.read and use.type_name == "std_msgs/msg/String" and use.options["latched"]

@@ -63,6 +63,8 @@ def topic_uses(data: Any, path: str = "") -> Iterator[TopicUse]:
             keys = [part.partition("[")[0] for part in path.split(".")]
             known = [key for key in keys if key in (*_READ, *_WRITTEN)]
             read = not known or known[0] in _READ
+            if keys[-1] == "urdf":  # published once, and kept
+                data = {"type": "std_msgs/msg/String", "latched": True, **data}
             yield TopicUse(path, topic, str(data.get("type") or ""), read, data)
         for key, value in data.items():
             if key == "parts":  # of an array: what a part does not say, its array does

@@ -160,6 +160,9 @@ class _Check:
                     self._now_ns,
                     lambda share: status.update(f"reading, {share:.0%}"),
                 )
+            notes: Sequence[str] = getattr(robot, "notes", list)()
+            for note in notes:  # which topics are kept, which frames are taken to be which
+                section.add(Level.OK, note)
         self._report_readings(section, readings, watch, limits_s)
         self._look(uses)
         return True
