@@ -32,8 +32,10 @@ format: setup ## Put the code into shape
 	@$(RUN) ruff format --quiet .
 
 .PHONY: schemas
-schemas: setup ## Make the JSON Schemas that are shipped for editors anew, after a change of a Config
+schemas: setup ## Make the JSON Schemas that are shipped for editors, and the reference of contracts, anew, after a change of a Config
 	@tools/run user schemas src/user_bringup/schemas --ours
+	@text=$$(tools/run python -m user_hal.robots.ros2.contract.reference) && \
+		printf '%s\n' "$$text" > docs/reference/contract.md
 
 .PHONY: demo
 demo: setup ## Watch a simulated arm learn to insert a peg (ARGS="--robot ur5e --seed 1" chooses)
