@@ -1,12 +1,22 @@
 """Driver ``ros2``: any robot that already lives on ROS 2 topics, by a contract in YAML.
 
 - :mod:`~user_hal.robots.ros2.contract`: what a contract may say;
+- :mod:`~user_hal.robots.ros2.driver`: the robot; :mod:`~user_hal.robots.ros2.drives`: one group of it.
+
+What comes in:
+
 - :mod:`~user_hal.robots.ros2.messages`: numbers out of messages;
-- :mod:`~user_hal.robots.ros2.observations`: what came, by its stamp, and resampling;
-- :mod:`~user_hal.robots.ros2.observations`: one topic: subscription, numbers, buffer;
+- :mod:`~user_hal.robots.ros2.topic_parts`, :mod:`~user_hal.robots.ros2.buffer`: one topic, by its stamps;
 - :mod:`~user_hal.robots.ros2.observations`: all topics, taken together;
-- :mod:`~user_hal.robots.ros2.commands`: from an action to the next target of joints or tool;
-- :mod:`~user_hal.robots.ros2.commands`: from a target to a message;
+- :mod:`~user_hal.robots.ros2.frames`, :mod:`~user_hal.robots.ros2.tf_tree`: where frames are;
+- :mod:`~user_hal.robots.ros2.stop_conditions`: topics that stop the robot.
+
+What goes out:
+
+- :mod:`~user_hal.robots.ros2.commands`: from an action to the next target of joints, tool or base;
+- :mod:`~user_hal.robots.ros2.senders`, :mod:`~user_hal.robots.ros2.grippers`: from a target to a message;
+- :mod:`~user_hal.robots.ros2.filling`: fields of any type, by a mapping;
+- :mod:`~user_hal.robots.ros2.calls`: services and actions before and after motion;
 - :mod:`~user_hal.robots.ros2.homing`: the way back to the start;
-- :mod:`~user_hal.robots.ros2.driver`: the robot.
+- :mod:`~user_hal.robots.ros2.following`: whether motion follows.
 """
