@@ -124,7 +124,7 @@ def _base(spec: RobotSpec) -> tuple[slice, slice]:
 
 def _turning(spec: RobotSpec, size: int) -> int:
     """How many elements after the translation turn the tool."""
-    if size >= 6:
+    if size - len(spec.grippers) >= 6:
         return 3
     count = 0
     for name in spec.action.names[3:]:
@@ -138,12 +138,12 @@ def _joint_rows(spec: RobotSpec) -> Array:
     """Rows of ``joint_position`` that the first elements of a joint action move."""
     measured = spec.observation.get("joint_position")
     if measured is None:
-        return np.arange(spec.action.size)
+        return np.arange(spec.action.size - len(spec.grippers))
     row_of = {name: row for row, name in enumerate(measured.names)}
     rows = [row_of[name] for name in spec.action.names if name in row_of]
     if rows and rows == [row_of.get(name) for name in spec.action.names[: len(rows)]]:
         return np.asarray(rows, np.intp)
-    return np.arange(min(spec.action.size, measured.size))
+    return np.arange(min(spec.action.size - len(spec.grippers), measured.size))
 
 
 class Motion:
