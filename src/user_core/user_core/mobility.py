@@ -22,10 +22,14 @@ class Mobility:
             move, rad/s (m/s where it is prismatic); infinity: unknown.
         continuous: By the name of such an array: which of its elements are joints that turn
             without an end, so that positions a whole turn apart are the same.
+        goes_on: Names of the action groups (empty: of the only one) whose changes are carried out
+            as velocities: the robot goes on with the last until it is stopped, and is not at rest
+            when commands are late.
     """
 
     fastest: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     continuous: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    goes_on: tuple[str, ...] = ()
 
     def fastest_of(self, array: str, rows: Array) -> list[float]:
         """The fastest that some elements can move, per second; infinity where unknown."""

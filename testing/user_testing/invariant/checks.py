@@ -66,7 +66,8 @@ class Invariant:
         self._way = pose_way if robot.pose else joint_way
         size = 6 if robot.pose else len(JOINTS)
         self._rest = [0.0] * size
-        self._before = self._rest  # change or velocity of the command before
+        #: Change or velocity of the command before; None: not known.
+        self._before: list[float] | None = self._rest
         self._spent = [0.0] * len(robot.limits)  # of what each velocity limit allows
         self._spent_s = 0.0
         self.told: list[float] | None = None
@@ -74,6 +75,7 @@ class Invariant:
         self._holds = True
         self._reset_messages = 0
         self._command: list[float] | None = None
+        self._interrupted = False  # whether a stop came into the command's call
         self.forbidden = ""
         self._here: Values = ()
         self.by_hand = False
@@ -84,6 +86,12 @@ class Invariant:
             self._reset_messages = 0
         if work == "command":
             self._command = None
+            self._interrupted = False
+
+    def ended(self, work: Work) -> None:
+        """A method of the driver has returned, and not failed."""
+        if work == "reset":
+            self._reset_messages = 0  # it is at home, and stands
 
     def arrived(
         self, work: Work, values: Values, now_s: float, here: Values, forbidden: str = ""
@@ -115,7 +123,7 @@ class Invariant:
         else:
             self._hold(work, values)
         self.told, self._told_s = list(values), now_s
-        self._holds, self._before = True, self._rest
+        self._holds, self._before, self._interrupted = True, self._rest, True
 
     def commanded(
         self, executed: Values | None, now_s: float, readings: Sequence[Values], observed: Values
@@ -143,7 +151,7 @@ class Invariant:
             self._velocity(values, executed, now_s)
         else:
             self._target(values, executed, now_s, self._taken(values, executed, readings), observed)
-        self.told, self._told_s, self._holds = values, now_s, False
+        self.told, self._told_s, self._holds, self.by_hand = values, now_s, False, False
 
     def restarted(self) -> None:
         """A new driver was started, which knows nothing of what the one before has told."""
@@ -169,6 +177,8 @@ class Invariant:
 
     def _velocity(self, values: Values, executed: Values | None, now_s: float) -> None:
         elapsed_s = PERIOD_S if self._holds else min(now_s - self._told_s, PERIOD_S)
+        if self._interrupted:
+            self._before = None
         for limits in self.robot.limits:
             speed = math.hypot(*values[limits.part])
             if speed > limits.velocity + 1e-4:
@@ -226,14 +236,19 @@ class Invariant:
     ) -> None:
         robot = self.robot
         moving = self.told is not None and not self._holds
-        start: Values = observed if robot.absolute else reading
+        start: Values = observed if robot.absolute and self.told is None else reading
         if moving and self.told is not None:
             start = self.told
         elif self.told is not None:
             self._near_what_holds(values)
-        if not moving or now_s - self._told_s > _REST_S:
+        if not moving or (now_s - self._told_s > _REST_S and not robot.summed):
             self._before = self._rest
+        if self._interrupted:  # it was judged before the stop; another stop follows
+            self._before = None
         change = self._way(start, values)
+        in_period = change  # what a whole period would bring
+        if robot.summed and executed is not None:
+            in_period = [value * PERIOD_S for value in executed]
         elapsed_s = min(now_s - self._told_s, PERIOD_S) if moving else PERIOD_S
         passed_s, self._spent_s = now_s - self._spent_s, now_s
         for i, limits in enumerate(robot.limits):
@@ -243,25 +258,32 @@ class Invariant:
                 velocity = 2 * step / PERIOD_S
             elif robot.summed:
                 step = velocity * PERIOD_S
+            elif robot.absolute and not moving:
+                step = limits.lead  # the gate may have judged it against another reading
             length = math.hypot(*change[limits.part])
             if length > step + _ROUNDING:
                 raise Violation(f"{limits.name}: a step of {length:.5f}, allowed {step}")
-            self._spent[i] = max(0.0, self._spent[i] - velocity * passed_s) + length
+            spent = min(length, limits.step) if robot.absolute and not moving else length
+            self._spent[i] = max(0.0, self._spent[i] - velocity * passed_s) + spent
             if self._spent[i] > velocity * PERIOD_S * _BURST + 5 * _ROUNDING:
                 raise Violation(
                     f"{limits.name}: faster than {velocity} per second, by a step of {length:.5f}"
                 )
-            if not robot.measured:
+            if not robot.measured and (moving or not robot.absolute):
                 allowed = limits.acceleration * PERIOD_S * elapsed_s
-                self._speeds_up(limits, change, allowed, 4 * _ROUNDING)
-        self._before = change
+                self._speeds_up(limits, in_period, allowed, 4 * _ROUNDING)
+        # What the gate has judged the first target against, nobody knows here.
+        self._before = in_period if moving or not robot.absolute else None
         self._within_range(values, start)
         if executed is not None:
             self._truth(values, change, executed, reading)
 
     def _taken(self, values: Values, executed: Values | None, readings: Sequence[Values]) -> Values:
         """The reading that a change may have started from."""
-        if executed is None or self.robot.absolute or len(readings) == 1:
+        if self.robot.absolute:
+            known = [*readings, self.told] if self.told is not None else readings
+            return min(known, key=lambda here: sum(abs(w) for w in self._way(here, values)))
+        if executed is None or len(readings) == 1:
             return readings[-1]
         step_s = PERIOD_S if self.robot.summed else 1.0
 
@@ -269,7 +291,8 @@ class Invariant:
             way = self._way(reading, values)
             if self.robot.measured:
                 way = [min(max(w, -b), b) for w, b in zip(way, self.robot.bounds)]
-            return sum(abs(w - e * step_s) for w, e in zip(way, executed))
+            share = self._share(way, executed) if self.robot.summed else 1.0
+            return sum(abs(w - e * step_s * share) for w, e in zip(way, executed))
 
         return min(readings, key=off)
 
@@ -279,6 +302,8 @@ class Invariant:
         for i, limits in enumerate(self.robot.limits):
             step = self.robot.bounds[i] if self.robot.measured else limits.step
             allowed = limits.lead + max(step, limits.velocity * PERIOD_S)
+            if self.robot.absolute:
+                allowed = 2 * limits.lead
             length = self._length(limits, self.told, values)
             if length > allowed + _ROUNDING:
                 raise Violation(
@@ -287,16 +312,21 @@ class Invariant:
                 )
 
     def _speeds_up(self, limits: Limits, change: Values, allowed: float, rounding: float) -> None:
-        """Braking may be as hard as limits of position, lead and stops want it."""
-        before, now = self._before[limits.part], change[limits.part]
-        more = math.hypot(*(b - a for a, b in zip(before, now)))
-        if more <= allowed + rounding:
+        """Braking may be as hard as limits of position, lead and stops want it: only elements that
+        speed up or turn round count."""
+        if self._before is None:
             return
-        against = sum(a * b for a, b in zip(before, now)) < -(rounding**2)
-        if against or math.hypot(*now) > math.hypot(*before) + rounding:
+        changes = [
+            now - before
+            for before, now in zip(self._before[limits.part], change[limits.part])
+            if abs(now) > abs(before) + rounding or now * before < -(rounding**2)
+        ]
+        more = math.hypot(*changes)
+        if more > allowed + rounding:
             raise Violation(
-                f"{limits.name}: from {list(before)} to {list(now)} within a period, a change of "
-                f"{more:.5f}, allowed {allowed:.5f}"
+                f"{limits.name}: from {list(self._before[limits.part])} to "
+                f"{list(change[limits.part])} within a period, a change of {more:.5f}, allowed "
+                f"{allowed:.5f}"
             )
 
     def _within_range(self, values: Values, start: Values) -> None:
@@ -313,15 +343,21 @@ class Invariant:
             self._same("sent", values, executed)
         elif robot.measured:
             way = self._way(reading, values)
-            way = [min(max(w, -b), b) for w, b in zip(way, robot.bounds)]
-            self._same("sent", way, executed)
+            if max(map(abs, way)) < 3.0:  # else the short way round may be the other one
+                way = [min(max(w, -b), b) for w, b in zip(way, robot.bounds)]
+                self._same("sent", way, executed)
         elif robot.summed:  # the velocity, for the time since the command before
-            most = max(range(len(change)), key=lambda i: abs(executed[i]))
-            full = executed[most] * PERIOD_S
-            share = min(max(change[most] / full, 0.0), 1.0) if full else 0.0
+            share = self._share(change, executed)
             self._same("sent", change, [value * PERIOD_S * share for value in executed])
         else:
             self._same("sent", change, executed)
+
+    @staticmethod
+    def _share(change: Values, executed: Values) -> float:
+        """The share of a period that a velocity was in effect for."""
+        most = max(range(len(change)), key=lambda i: abs(executed[i]))
+        full = executed[most] * PERIOD_S
+        return min(max(change[most] / full, 0.0), 1.0) if full else 0.0
 
     def _same(self, what: str, values: Values, executed: Values) -> None:
         if any(abs(a - b) > 4 * _ROUNDING for a, b in zip(values, executed)):

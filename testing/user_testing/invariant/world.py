@@ -347,7 +347,8 @@ class World:
         self._loop_ns = time.now_ns
         self._stepping = False
         self._local = local
-        self._applied: tuple[Array | None, Array | None] = (None, None)  # the newest last
+        #: What was accepted last, and what was of unknown fate (True) since.
+        self._applied: list[tuple[Array, bool]] = []
         self.sequence = 0
         self.token = 0
         self.commands = 0
@@ -411,7 +412,7 @@ class World:
         self.commands += 1
         if executed is None:
             return
-        self._applied = (self._applied[-1], executed)
+        self._applied.append((executed, self._failed))
         holds = self.arm.opening or 0.0
         if self.robot.gripper and abs(float(executed[-1]) - holds) > 1e-4:
             self.violated(f"the gripper holds {holds}, reported is {executed[-1]}")
@@ -426,6 +427,7 @@ class World:
             self.check.begins(work)
             self.fail(work)
             yield
+            self.check.ended(work)
         finally:
             self._works.pop()
 
@@ -437,7 +439,10 @@ class World:
         if not faults or ("after" in faults[0]) is not after:
             return
         fault = faults.pop(0)
-        self._failed = self._failed or work == "command"
+        if work == "command":
+            self._failed = True
+            if after and self._applied:
+                self._applied[-1] = (self._applied[-1][0], True)
         if fault == "slow":
             self.run(0.3)
         elif fault == "lost":
@@ -451,12 +456,12 @@ class World:
         name = "tcp_pose" if self.robot.pose else "joint_position"
         self._observed = observation.arrays[name].tolist()
         applied = observation.applied
+        good = max((i for i, (_, failed) in enumerate(self._applied) if not failed), default=0)
+        del self._applied[:good]
         # Of a command that failed or overran nobody knows; the robot was stopped then.
-        accepted = self._applied if self._failed else self._applied[-1:]
-        if applied is not None and not any(
-            value is not None and np.array_equal(applied.action, value) for value in accepted
-        ):
-            self.violated(f"observed as applied {applied.action}, accepted was {self._applied}")
+        accepted = [value for value, _ in self._applied]
+        if applied is not None and not any(np.array_equal(applied.action, v) for v in accepted):
+            self.violated(f"observed as applied {applied.action}, accepted was {accepted}")
         if self.hal is not None:
             self.hal.observations.put(observation)
 
@@ -576,12 +581,13 @@ class World:
         self.check.by_hand = True
 
     def restart(self) -> None:
-        """The process of the HAL ends, and another one starts."""
+        """The process of the HAL ends, and another one starts, which believes what it sees first."""
+        self.reading_faults.clear()
         self.loop.close()
         self.stopper.wait()
         latched = bool(self.check.forbidden)
         self.check.restarted()
-        self._applied, self._loop_ns = (None, None), self.time.now_ns
+        self._applied, self._loop_ns = [], self.time.now_ns
         self._build()
         if latched:
             self.press()

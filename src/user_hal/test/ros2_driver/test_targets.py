@@ -13,10 +13,11 @@ from hypothesis.extra.numpy import arrays
 from transforms3d.quaternions import axangle2quat, qmult
 
 from user_core.config import from_mapping
-from user_core.errors import SpecError
+from user_core.errors import ImplausibleReading, SpecError
 from user_core.specs import Array
 from user_hal.robots.ros2.commands import Targets, make_targets, moved, way
 from user_hal.robots.ros2.contract import ActionConfig
+from user_hal.robots.ros2.joints import Turns
 
 JTC, NUMBERS = "trajectory_msgs/msg/JointTrajectory", "std_msgs/msg/Float64MultiArray"
 TWIST, POSE = "geometry_msgs/msg/TwistStamped", "geometry_msgs/msg/PoseStamped"
@@ -40,10 +41,40 @@ def xyzw(axis: Array, angle: float) -> Array:
 
 
 def test_joint_positions_pass_within_their_limits() -> None:
-    target, executed = make("joint_position", JTC).next(np.array([0.5, 1.5]), None)
+    targets = make("joint_position", JTC)
+    target, executed = targets.next(np.array([0.5, 1.5]), np.array([0.4, 0.9]))
     assert target.quantity == "positions"
     np.testing.assert_array_equal(target.values, [0.5, 1.0])
     np.testing.assert_array_equal(executed, [0.5, 1.0])
+
+
+def test_the_first_joint_position_after_a_stop_is_within_the_lead_and_says_so() -> None:
+    targets = make("joint_position", JTC, max_lead_rad=0.2)
+    here, far = np.zeros(2), np.array([0.9, -0.05])
+    targets.next(here, here)
+    held = targets.hold(here)
+    assert held is not None
+    targets.told(held)  # the gate was shown a false reading, and let what is far away pass
+    target, executed = targets.next(far, here)
+    np.testing.assert_allclose(target.values, [0.2, -0.05])
+    np.testing.assert_allclose(executed, target.values, atol=1e-12)
+
+
+def test_an_absolute_robot_stops_where_it_is_on_its_way_and_nowhere_else() -> None:
+    targets = make("joint_position", JTC, max_lead_rad=0.2)
+    targets.next(np.array([0.9, 0.0]), np.zeros(2))
+    for measured, held in (
+        ([0.4, 0.0], [0.4, 0.0]),
+        ([0.4, 0.5], [0.9, 0.0]),  # nobody has sent it there
+        ([-0.9, 0.0], [0.9, 0.0]),
+    ):
+        stop = targets.hold(np.array(measured))
+        assert stop is not None
+        np.testing.assert_array_equal(stop.values, held)
+    targets.next(np.array([0.9, 0.0]), np.array([0.9, 0.0]))  # it has arrived
+    stop = targets.hold(np.zeros(2))
+    assert stop is not None
+    np.testing.assert_array_equal(stop.values, [0.9, 0.0])
 
 
 def test_changes_add_up_on_the_target_so_that_a_sagging_arm_does_not_drift() -> None:
@@ -55,8 +86,49 @@ def test_changes_add_up_on_the_target_so_that_a_sagging_arm_does_not_drift() -> 
         np.testing.assert_allclose(target.values, [0.05 * count - 0.01, -0.01], atol=1e-12)
         np.testing.assert_allclose(executed, [0.05, 0.0])
     targets.forget()
-    target, _ = targets.next(np.zeros(2), np.array([0.3, 0.3]))
-    np.testing.assert_allclose(target.values, [0.3, 0.3])
+    target, _ = targets.next(np.zeros(2), np.array([0.2, 0.2]))
+    np.testing.assert_allclose(target.values, [0.2, 0.2])
+
+
+@pytest.mark.parametrize("kind", ["joint_delta", "joint_position"])
+def test_the_first_target_after_a_stop_is_near_what_holds_the_robot(kind: str) -> None:
+    targets = make(kind, NUMBERS, max_lead_rad=0.2)
+    here = np.array([0.5, 0.5])
+    targets.next(np.zeros(2) if kind == "joint_delta" else here, here)
+    held = targets.hold(here)
+    assert held is not None
+    targets.told(held)
+    with pytest.raises(ImplausibleReading, match=r"joint '1'.*0\.000.*0\.500"):
+        targets.next(np.zeros(2), np.zeros(2))
+    targets.start_anywhere()  # a reset says that it may have been moved
+    target, _ = targets.next(np.zeros(2), np.zeros(2))
+    np.testing.assert_array_equal(target.values, np.zeros(2))
+
+
+@pytest.mark.parametrize(("kind", "size"), [("joint_velocity", 2), ("ee_twist", 6)])
+def test_velocities_that_are_summed_up_go_on_for_the_time_that_passes(kind: str, size: int) -> None:
+    targets = make(kind, JTC if size == 2 else POSE, max_lead_rad=3, max_lead_m=3)
+    here = np.zeros(2) if size == 2 else START
+    start, target, action = here[0], here, np.full(size, 0.5)
+    for _ in range(20):  # commands at twice the rate, half a period apart
+        sent, executed = targets.next(action, target, 0.05)
+        target = sent.values
+        np.testing.assert_allclose(executed, action, atol=1e-9)
+    assert target[0] - start == pytest.approx(0.5 * (20 * 0.05 + 0.1))  # and half a burst
+
+
+def test_a_false_reading_turns_no_continuous_joint_round() -> None:
+    command = {"topic": "/c", "type": NUMBERS}
+    config = from_mapping(
+        ActionConfig, {"kind": "joint_delta", "low": -1, "high": 1, "command": command}
+    )
+    limits = np.full(1, 9.0)
+    targets = make_targets(config, 0.1, 1, -limits, limits, Turns(["a"], ["a"]))
+    target, _ = targets.next(np.zeros(1), np.array([0.5]))
+    target, _ = targets.next(np.zeros(1), np.array([5.0]))
+    assert target.values[0] == pytest.approx(0.5)
+    target, _ = targets.next(np.zeros(1), np.array([0.5 + 2 * np.pi]))  # an encoder that wraps
+    assert target.values[0] == pytest.approx(0.5 + 2 * np.pi)
 
 
 def test_changes_on_the_measured_position() -> None:
@@ -140,11 +212,12 @@ def test_a_blocked_tool_is_never_led_far(actions: list[Array]) -> None:
 def test_absolute_poses_are_normalised_and_a_missing_rotation_refused() -> None:
     targets = make("ee_pose", POSE)
     action = np.array([0.4, 0.0, 0.3, *(2 * xyzw(np.array([0, 1, 0]), math.pi / 3))])
-    target, executed = targets.next(action, None)
+    here = np.array([0.4, 0.0, 0.3, *xyzw(np.array([0, 1, 0]), math.pi / 3 - 0.1)])
+    target, executed = targets.next(action, here)
     np.testing.assert_allclose(target.values[3:], xyzw(np.array([0, 1, 0]), math.pi / 3))
     np.testing.assert_allclose(executed, target.values)
     with pytest.raises(SpecError, match="quaternion of a pose"):
-        targets.next(np.zeros(7), None)
+        targets.next(np.zeros(7), here)
 
 
 def test_holding() -> None:

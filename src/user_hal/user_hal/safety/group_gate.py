@@ -12,6 +12,7 @@ from user_core.specs import Arrays, RobotSpec
 from user_hal.safety.config import UNLIMITED, ReadingsConfig, SafetyConfig, WorkspaceConfig
 from user_hal.safety.forms import action_scale, form_for
 from user_hal.safety.motion import Motion, MotionLayout
+from user_hal.safety.ordering import element_order, reordered_config, reordered_spec
 from user_hal.safety.rules import (
     AccelerationRule,
     BoundsRule,
@@ -52,7 +53,11 @@ class GroupGate:
 
     def __init__(self, config: SafetyConfig, view: GroupView, mobility: Mobility) -> None:
         self.name, self.part, self._view = view.name, view.part, view
-        self.spec = spec = view.spec
+        spec, self._order = view.spec, element_order(view.spec)
+        if self._order:
+            config = reordered_config(config, spec, self._order)
+            spec = reordered_spec(spec, self._order)
+        self.spec = spec
         self.layout = layout = MotionLayout.of(spec)
         fastest, turning = _joints_of(view, layout, mobility)
         self._motion = motion = Motion(layout, spec.period_s, turning)
@@ -65,6 +70,7 @@ class GroupGate:
         self._needs_position = layout.absolute and layout.placed > 0
         self._needs_position |= any(isinstance(rule, PositionRule) for rule in self._rules)
         self._judges = bool(layout.placed) and not layout.rate and not spec.lockstep
+        self._goes_on = layout.rate or self.name in mobility.goes_on
         self._seen = False
         self._stamped = False  # readings come with the time at which they were taken
         self._unread = False  # nothing was read since the last command
@@ -103,6 +109,15 @@ class GroupGate:
         Raises:
             Refused: Nothing near to what was asked may be sent.
         """
+        if not self._order:
+            return self._limit(values, now_ns)
+        own = [values[i] for i in self._order]
+        reasons = self._limit(own, now_ns)
+        for i, value in zip(self._order, own):
+            values[i] = value
+        return reasons
+
+    def _limit(self, values: list[float], now_ns: int) -> list[str]:
         self._pass_time(now_ns)
         reasons = [BoundsRule.code] if self._bounds.limit(values) else []
         if not self._moves:
@@ -130,13 +145,13 @@ class GroupGate:
         motion, self._unread = self._motion, self._stamped
         for rule in self._rules:
             rule.sent(motion)
-        self._form.sent(values)
+        self._form.sent([values[i] for i in self._order] if self._order else values)
         motion.previous[:] = motion.displacement
 
     def executed(self, values: list[float]) -> None:
         """What was sent last was carried out as these elements, (A,): the driver shortened it."""
         if self._moves and not self._form.resting:
-            self._form.executed(values)
+            self._form.executed([values[i] for i in self._order] if self._order else values)
             self._motion.previous[:] = self._motion.displacement
 
     def hold(self) -> None:
@@ -152,7 +167,7 @@ class GroupGate:
             motion.elapsed_s = period_s
         else:
             motion.elapsed_s = min(max((now_ns - self._last_ns) * 1e-9, 0.0), 10 * period_s)
-            if motion.elapsed_s > _REST_PERIODS * period_s and not self.layout.rate:
+            if motion.elapsed_s > _REST_PERIODS * period_s and not self._goes_on:
                 self._rest()
         self._last_ns = now_ns
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -56,6 +57,10 @@ class Targets(ABC):
     _last: Array | None = None
     #: Whether sums go on from there.
     _moving = False
+    #: Whether the robot was told to stand there, and nothing else since.
+    rests = False
+    #: How far the moving robot may be from its target.
+    _room: Array = np.zeros(1)
 
     @abstractmethod
     def next(
@@ -86,10 +91,16 @@ class Targets(ABC):
         """Start sums from the measured position again."""
         self._moving = False
 
-    def told(self, target: Target) -> None:
-        """The robot was told this by others than :meth:`next`: to hold, or on its way home."""
+    def told(self, target: Target, *, stands: bool = True) -> None:
+        """The robot was told this by others than :meth:`next`: to stand there, or to go there on
+        its way home."""
         same = target.quantity == self.quantity
         self._last, self._moving = (target.values if same else None), False
+        self.rests = same and stands
+
+    def arrived(self) -> None:
+        """The robot is where it was told to be, and stands."""
+        self.rests = self._last is not None
 
     @property
     def knows(self) -> bool:
@@ -106,7 +117,11 @@ class Targets(ABC):
 
     def start_anywhere(self) -> None:
         """The robot may have been moved by others: what is measured next is believed."""
-        self._last, self._moving = None, False
+        self._last, self._moving, self.rests = None, False, False
+
+    def _went(self, target: Array, room: Array) -> None:
+        """It is being told this target, and may be so far from it."""
+        self._last, self._moving, self.rests, self._room = target, True, False, room
 
 
 class _Progress:
@@ -164,6 +179,7 @@ class JointTargets(Targets):
         self._step_s = period_s if config.kind is ActionKind.JOINT_VELOCITY else 1.0
         self._box = _box(config, len(low), self._step_s)
         self._progress = _Progress(period_s)
+        self._room: Array = self._lead  # how far the moving robot may be from its target
         self._names = self._turns.joints or tuple(f"{i + 1}" for i in range(len(low)))
         self.observation = "joint_position"
 
@@ -180,11 +196,9 @@ class JointTargets(Targets):
             raise self._elsewhere(measured)
         start = measured if self._base == "measured" or last is None else last
         if self._kind is ActionKind.JOINT_POSITION:
-            goal = np.clip(action, self._low, self._high)
-            asked = self._turns.way(start, goal)
-        else:
-            share = self._progress.share(elapsed_s) if self._step_s != 1.0 else 1.0
-            asked = action * (self._step_s * share)
+            return self._absolute(action, measured, last)
+        share = self._progress.share(elapsed_s) if self._step_s != 1.0 else 1.0
+        asked = action * (self._step_s * share)
         wished = np.clip(start + asked, *self._reach(start, measured))
         if self._base == "measured" and last is not None:
             # A reading that jumps must not take the target along.
@@ -194,12 +208,25 @@ class JointTargets(Targets):
             # What the lead and the limits leave of the change: never more, never backwards.
             executed = np.clip(wished - start, np.minimum(asked, 0), np.maximum(asked, 0))
             target = start + executed
-        self._last, self._moving = target, True
-        if self._kind is ActionKind.JOINT_POSITION:
-            return Target("positions", target), goal - (asked - executed)
+        self._went(target, self._lead)
         if self._step_s != 1.0:
             executed = executed / (self._step_s * share) if share else action
         return Target("positions", target), executed
+
+    def _absolute(self, action: Array, measured: Array, last: Array | None) -> tuple[Target, Array]:
+        """The action, within the limits. The first after a stop is within the lead: what it was
+        judged against may have been a false reading."""
+        goal = np.clip(action, self._low, self._high)
+        start = measured if last is None else last
+        change = self._turns.way(start, goal)
+        executed = np.clip(change, -self._lead, self._lead) if self.rests else change
+        target = start + executed
+        from_here = np.abs(self._turns.way(measured, target)) + self._lead
+        if last is not None:  # it is no further away than it was, wherever it is measured now
+            room = self._room + np.abs(executed)
+            from_here = np.minimum(room, from_here) if self.stands(measured) else room
+        self._went(target, from_here)
+        return Target("positions", target), goal - (change - executed)
 
     def _reach(self, start: Array, measured: Array) -> tuple[Array, Array]:
         """The lowest and highest targets: near the measured joints, within their limits. A limit
@@ -211,6 +238,12 @@ class JointTargets(Targets):
     def close_to(self, here: Array, there: Array) -> bool:
         return bool(np.all(np.abs(self._turns.way(here, there)) <= self._lead + _ROUNDING))
 
+    def stands(self, measured: Array) -> bool:
+        if self._last is None:
+            return True
+        room = self._room if self._moving else self._lead
+        return bool(np.all(np.abs(self._turns.way(measured, self._last)) <= room + _ROUNDING))
+
     def _elsewhere(self, measured: Array) -> ImplausibleReading:
         assert self._last is not None  # noqa: S101 - else it may be anywhere
         ahead = np.abs(self._turns.way(measured, self._last)) - self._lead
@@ -221,13 +254,11 @@ class JointTargets(Targets):
 
     def hold(self, measured: Array | None) -> Target | None:
         """Where the joints are; the last target where they seem to be out of its reach, which is
-        a false reading or a robot that was pushed: a stop is no way to go there. A robot that was
-        told nothing is left alone."""
-        if self._last is None:
-            return None
-        if measured is None or not self.stands(measured):
+        a false reading or a robot that was pushed: a stop is no way to go there. What holds the
+        robot already is not moved."""
+        if measured is None or self.rests or not self.stands(measured):
             measured = self._last
-        return Target("positions", measured)
+        return None if measured is None else Target("positions", measured)
 
 
 def _not_where_it_stands(what: str, measured: str, held: str) -> ImplausibleReading:
@@ -340,6 +371,8 @@ class ToolPoses(Targets):
         self._kind, self._base = config.kind, config.base
         self._max_lead_m = config.max_lead_m
         self._max_lead_rad = float(np.min(config.max_lead_rad))
+        self._lead: Array = np.array([self._max_lead_m, self._max_lead_rad])
+        self._room: Array = self._lead  # how far the moving robot may be from its target
         self._step_s = period_s if config.kind is ActionKind.EE_TWIST else 1.0
         self._box = np.zeros((2, 6))
         if config.kind is not ActionKind.EE_POSE:
@@ -358,50 +391,69 @@ class ToolPoses(Targets):
             raise self._elsewhere(measured)
         last = self._last if self._moving else None
         start = measured if self._base == "measured" or last is None else last
-        share = 1.0
         if self._kind is ActionKind.EE_POSE:
-            change = way(start, unit_pose(action))
-        else:
-            share = self._progress.share(elapsed_s) if self._step_s != 1.0 else 1.0
-            change = np.zeros(6)
-            change[: len(action)] = action * (self._step_s * share)
-        lead, before = way(measured, moved(start, change)), way(measured, start)
-        for part, longest in ((_SHIFT, self._max_lead_m), (_TURN, self._max_lead_rad)):
-            # Beyond the lead already: no further away, but not pulled back either.
-            farthest = max(longest, float(np.linalg.norm(before[part])))
-            lead[part] = shortened(lead[part], farthest)
-        wished = moved(measured, lead)
+            return self._absolute(action, measured, start)
+        share = self._progress.share(elapsed_s) if self._step_s != 1.0 else 1.0
+        change = np.zeros(6)
+        change[: len(action)] = action * (self._step_s * share)
         if self._base == "measured" and last is not None:
+            lead = way(measured, moved(start, change))
+            for part, longest in ((_SHIFT, self._max_lead_m), (_TURN, self._max_lead_rad)):
+                lead[part] = shortened(lead[part], longest)
             # A reading that jumps must not take the target along.
-            target = moved(last, self._within(way(last, wished)))
+            target = moved(last, self._within(way(last, moved(measured, lead))))
             executed = self._within(way(measured, target))
         else:
-            executed = way(start, wished)
-            for part in (_SHIFT, _TURN):
-                executed[part] = shortened(executed[part], float(np.linalg.norm(change[part])))
-            if self._kind is not ActionKind.EE_POSE:
-                executed = self._within(executed)
+            executed = self._within(self._led(start, change, measured))
             target = moved(start, executed)
-        self._last, self._moving = target, True
-        if self._kind is ActionKind.EE_POSE:
-            same_sign = float(target[3:] @ action[3:7]) >= 0
-            return Target("pose", target), target if same_sign else target * _OTHER_SIGN
+        self._went(target, self._lead)
         if share != 1.0:
             executed = executed / share if share else np.array(change)
         return Target("pose", target), executed[: len(action)] / self._step_s
 
+    def _absolute(self, action: Array, measured: Array, start: Array) -> tuple[Target, Array]:
+        """The action. The first after a stop is within the lead: what it was judged against may
+        have been a false reading."""
+        change = way(start, unit_pose(action))
+        target = unit_pose(action)
+        if self.rests and np.any(_lengths(change) > self._lead):
+            for part, longest in zip((_SHIFT, _TURN), self._lead):
+                change[part] = shortened(change[part], longest)
+            target = moved(start, change)
+        from_here = _lengths(way(measured, target)) + self._lead
+        if self._moving:  # it is no further away than it was, wherever it is measured now
+            room = self._room + _lengths(change)
+            from_here = np.minimum(room, from_here) if self.stands(measured) else room
+        self._went(target, from_here)
+        same_sign = float(target[3:] @ action[3:7]) >= 0
+        return Target("pose", target), target if same_sign else target * _OTHER_SIGN
+
     def close_to(self, here: Array, there: Array) -> bool:
-        ahead = way(here, there)
-        return bool(
-            np.linalg.norm(ahead[_SHIFT]) <= self._max_lead_m + _ROUNDING
-            and np.linalg.norm(ahead[_TURN]) <= self._max_lead_rad + _ROUNDING
-        )
+        return bool(np.all(_lengths(way(here, there)) <= self._lead + _ROUNDING))
+
+    def stands(self, measured: Array) -> bool:
+        if self._last is None:
+            return True
+        room = self._room if self._moving else self._lead
+        return bool(np.all(_lengths(way(measured, self._last)) <= room + _ROUNDING))
 
     def _elsewhere(self, measured: Array) -> ImplausibleReading:
         assert self._last is not None  # noqa: S101 - else it may be anywhere
         return _not_where_it_stands(
             "tool", f"{np.round(measured, 3).tolist()}", f"{np.round(self._last, 3).tolist()}"
         )
+
+    def _led(self, start: Array, change: Array, measured: Array) -> Array:
+        """The change, shortened in its direction so that it ends within the lead. Beyond the
+        lead already: no further away, but not pulled back either."""
+        led = change.copy()
+        before = way(measured, start)
+        ahead = way(measured, moved(start, change))
+        for part, longest in ((_SHIFT, self._max_lead_m), (_TURN, self._max_lead_rad)):
+            farthest = max(longest, float(np.linalg.norm(before[part])))
+            if float(np.linalg.norm(ahead[part])) > farthest:
+                led[part] *= _share_within(before[part], change[part], farthest)
+        return led
 
     def _within(self, change: Array) -> Array:
         """The change, shortened in its direction until it is within the bounds of an action."""
@@ -417,13 +469,25 @@ class ToolPoses(Targets):
         return result
 
     def hold(self, measured: Array | None) -> Target | None:
-        """Where the tool is; the last target where it seems to be out of its reach. A robot that
-        was told nothing is left alone."""
-        if self._last is None:
-            return None
-        if measured is None or not self.stands(measured):
+        """Where the tool is; the last target where it seems to be out of its reach, or rests."""
+        if measured is None or self.rests or not self.stands(measured):
             measured = self._last
-        return Target("pose", measured)
+        return None if measured is None else Target("pose", measured)
+
+
+def _share_within(before: Array, change: Array, farthest: float) -> float:
+    """The largest share of a change, 0 to 1, after which a vector is not longer than this."""
+    square, along = float(change @ change), float(before @ change)
+    room = farthest**2 - float(before @ before)
+    if square == 0.0 or room < 0.0:
+        return 0.0
+    share = (math.sqrt(along**2 + square * room) - along) / square
+    return min(max(share, 0.0), 1.0)
+
+
+def _lengths(change: Array) -> Array:
+    """Lengths of the shift (m) and of the turn (rad) of a change, (2,)."""
+    return np.array([np.linalg.norm(change[_SHIFT]), np.linalg.norm(change[_TURN])])
 
 
 def _box(config: ActionConfig, count: int, step_s: float) -> Array:

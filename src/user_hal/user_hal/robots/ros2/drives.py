@@ -201,8 +201,12 @@ class Drive:
             and (measured is None or not self._targets.close_to(self._seen, measured))
         ):
             return
-        if measured is not None and self._targets.rests and not self._targets.stands(measured):
-            return  # others have moved it since: it does not leap back
+        if (
+            self._targets.rests
+            and self.group.stop.hold == "measured"
+            and (measured is None or not self._targets.stands(measured))
+        ):
+            return  # others may have moved it since: it does not leap back
         if self._held is None:
             if self._follow is not None:
                 self._follow.forget()
@@ -293,7 +297,7 @@ class Drive:
                     )
                 self._held = None
                 sender.send(target, duration_s, self._fingers_at_rest())
-                self._targets.told(target)
+                self._targets.told(target, stands=False)
 
             guarded(now)
 
@@ -313,6 +317,7 @@ class Drive:
         )
         try:
             homing.go(rng)
+            self._targets.arrived()
         finally:
             if velocities:  # however it ended: a velocity goes on until the next one
                 rest = np.zeros(len(group.joints) if home.joints else 6)

@@ -12,7 +12,9 @@ import numpy as np
 
 from user_core.errors import ImplausibleReading
 from user_core.mobility import Mobility
-from user_core.specs import Array
+from user_core.specs import ActionKind, Array
+from user_hal.robots.ros2.contract.actions import command_quantity
+from user_hal.robots.ros2.contract.groups import groups_of
 from user_hal.robots.ros2.contract.keys import Contract
 from user_hal.robots.ros2.joints import JumpCheck, Turns
 from user_hal.safety import rotation
@@ -117,7 +119,13 @@ def mobility_of_contract(contract: Contract) -> Mobility:
             fastest[name] = tuple(speeds.tolist())
         if endless := [i for i, joint in enumerate(elements) if joint in contract.continuous]:
             continuous[name] = tuple(endless)
-    return Mobility(fastest, continuous)
+    goes_on = tuple(
+        group.name
+        for group in groups_of(contract)
+        if group.action.kind in (ActionKind.JOINT_DELTA, ActionKind.EE_DELTA)
+        and command_quantity(group.action, group.action.command) in ("velocities", "twist")
+    )
+    return Mobility(fastest, continuous, goes_on)
 
 
 def _fastest(contract: Contract, joints: Sequence[str]) -> Array | None:
