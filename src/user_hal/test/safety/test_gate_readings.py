@@ -189,6 +189,27 @@ def test_a_reading_that_wraps_is_no_jump_and_pulls_no_target() -> None:
     assert arm.told(0.02, 0.0).action is not None
 
 
+@pytest.mark.parametrize("share", [0.25, 0.75])
+def test_between_two_plans_an_endless_joint_goes_the_short_way_too(share) -> None:
+    gate = Read(joints(), ENDLESS).gate
+    old, new = np.array([3.1, 0.0], np.float32), np.array([-3.1, 1.0], np.float32)
+    between = gate.between(old, new, share)
+    assert between.dtype == np.float32 and abs(between[0]) <= 3.15 and between[1] == share
+    way = math.remainder(float(between[0]) - 3.1, math.tau)
+    np.testing.assert_allclose(way, share * (math.tau - 6.2), atol=1e-5)
+
+
+def test_between_two_poses_the_tool_turns_the_short_way() -> None:
+    spec = RobotSpec("toy", {"tcp_pose": ArraySpec((7,))}, ArraySpec((8,), low=-2, high=2),
+                     ActionKind.EE_POSE, 0.1, grippers=(0,))  # fmt: skip
+    gate = Read(spec).gate
+    old = np.array([0.0, *pose(0.4, 0.2)], np.float32)
+    new = np.array([1.0, *pose(0.5, 0.4)], np.float32)
+    new[4:] *= -1  # the same orientation
+    between = gate.between(old, new, 0.5)
+    np.testing.assert_allclose(between, [0.5, *pose(0.45, 0.3)], atol=1e-6)
+
+
 def test_a_range_that_is_asked_for_holds_for_an_endless_joint_too() -> None:
     limits = {"low": [-1.0, -1.0], "high": [1.0, 1.0]}
     arm = Read(joints(ActionKind.JOINT_DELTA), ENDLESS, joint_limits=limits)

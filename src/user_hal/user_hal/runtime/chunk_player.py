@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,6 +10,14 @@ import numpy as np
 
 from user_core.specs import Array
 from user_core.types import ActionChunk
+
+#: An action between an old and a new one, given the share of the new.
+Between = Callable[[Array, Array, float], Array]
+
+
+def _linear(old: Array, new: Array, share: float) -> Array:
+    between: Array = (1 - share) * old + share * new
+    return between
 
 
 class Row(NamedTuple):
@@ -73,13 +82,15 @@ class ChunkPlayer:
             chunks of a policy that plans several steps ahead (Zhao et al., "Learning
             fine-grained bimanual manipulation with low-cost hardware", 2023, ensemble over all
             chunks; here it is two).
+        between: An action between an old and a new one, given the share of the new.
 
     Attributes:
         skipped: How many rows were skipped because their time had passed.
     """
 
-    def __init__(self, blend_rows: int = 0) -> None:
+    def __init__(self, blend_rows: int = 0, between: Between | None = None) -> None:
         self._blend_rows = blend_rows
+        self._between = between or _linear
         self._current: _Playing | None = None
         self._next: _Playing | None = None
         self.skipped = 0
@@ -151,5 +162,5 @@ class ChunkPlayer:
             if not 0 <= old < len(before.actions_ta):
                 break
             share = (i + 1) / (self._blend_rows + 1)
-            blended[i] = (1 - share) * before.actions_ta[old] + share * rows[i]
+            blended[i] = self._between(before.actions_ta[old], rows[i], share)
         return blended

@@ -116,7 +116,7 @@ class CommandPath:
         self.lock = threading.RLock()
         self.spec, self.config, self.leases = spec, config, leases
         self.gate = SafetyGate(config, spec, mobility)
-        self.player = ChunkPlayer(blend_rows)
+        self.player = ChunkPlayer(blend_rows, self.gate.between)
         self._clock, self._stopper = clock, stopper
         self._emergency = EmergencyStop()
         self._watchdog = CommandWatchdog(config.watchdog_s)

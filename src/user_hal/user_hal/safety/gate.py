@@ -156,6 +156,12 @@ class SafetyGate:
         for group in self.groups:
             group.executed(values[group.part])
 
+    def between(self, old: Array, new: Array, share: float) -> Array:
+        """An action between two, (A,), for fading over from one plan to another: each group's by
+        its kind. ``share`` is how much of the new one it has, 0 to 1."""
+        mixed = [g.between(old[g.part], new[g.part], share) for g in self.groups]
+        return np.concatenate(mixed).astype(new.dtype)
+
     def hold(self) -> None:
         """The robot was stopped: the next command starts from rest, where the robot is."""
         for group in self.groups:

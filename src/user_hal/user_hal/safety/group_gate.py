@@ -8,7 +8,7 @@ from user_core.action_groups import GroupView
 from user_core.errors import ConfigError
 from user_core.mobility import Mobility
 from user_core.reasons import NO_OBSERVATION, QUATERNION, UNSETTLED
-from user_core.specs import Arrays, RobotSpec
+from user_core.specs import ActionKind, Array, Arrays, RobotSpec
 from user_hal.safety.config import UNLIMITED, ReadingsConfig, SafetyConfig, WorkspaceConfig
 from user_hal.safety.forms import action_scale, form_for
 from user_hal.safety.motion import Motion, MotionLayout
@@ -24,7 +24,7 @@ from user_hal.safety.rules import (
     VelocityRule,
     WorkspaceRule,
 )
-from user_hal.safety.settling import Settling
+from user_hal.safety.settling import Settling, short_way
 
 #: After this many periods without a command the robot has come to rest by itself.
 _REST_PERIODS = 2.5
@@ -153,6 +153,35 @@ class GroupGate:
         if self._moves and not self._form.resting:
             self._form.executed([values[i] for i in self._order] if self._order else values)
             self._motion.previous[:] = self._motion.displacement
+
+    def between(self, old: Array, new: Array, share: float) -> Array:
+        """An action between two of the group, (A,): endless joints the short way round, and
+        orientations by the nearer of their two quaternions.
+
+        Args:
+            old: The one.
+            new: The other.
+            share: How much of the other, 0 to 1.
+        """
+        mixed: Array = (1 - share) * old + share * new
+        place = self._order or range(len(old))
+        if self.layout.kind is ActionKind.JOINT_POSITION:
+            for i, turning in enumerate(self._motion.turning):
+                if turning:
+                    element = place[i]
+                    way = short_way(float(new[element] - old[element]))
+                    mixed[element] = (
+                        old[element] + share * way
+                        if share < 0.5
+                        else new[element] - (1 - share) * way
+                    )
+        elif self.layout.kind is ActionKind.EE_POSE and self.layout.angular.stop:
+            turned = [place[i] for i in range(3, 7)]
+            near = new[turned] if float(old[turned] @ new[turned]) >= 0 else -new[turned]
+            mixed[turned] = (1 - share) * old[turned] + share * near
+            length = float(np.linalg.norm(mixed[turned]))
+            mixed[turned] = mixed[turned] / length if length > 0 else new[turned]
+        return mixed
 
     def hold(self) -> None:
         """The robot was stopped: the next command starts from rest, where the robot is."""
