@@ -57,6 +57,25 @@ def test_calls_are_made_in_order_and_taken_back_in_the_opposite_one() -> None:
     assert world.calls == [("power", True), ("mode", False), ("off", None), ("power", False)]
 
 
+def test_undoing_spends_no_more_than_its_time_on_servers_that_are_not_there() -> None:
+    world = Services(a=answer(success=True))
+    given: list[float] = []
+    call = world.io.call
+
+    def slow(service: str, type_name: str, request: Any, *, timeout_s: float) -> Any:
+        if service == "/gone":
+            given.append(timeout_s)
+            raise DeviceTimeout("service '/gone'")
+        return call(service, type_name, request, timeout_s=timeout_s)
+
+    world.io.call = slow  # type: ignore[method-assign]
+    gone = {"service": "/a", "undo": {"service": "/gone", "timeout_s": 60.0}}
+    performed = world.perform(config(**gone), config(**gone))
+    with pytest.raises(DeviceTimeout):
+        performed.undo(1.0)
+    assert len(given) == 2 and max(given) <= 1.0
+
+
 def test_what_was_not_done_is_not_taken_back_and_the_answer_is_told() -> None:
     world = Services(power=answer(success=True), mode=answer(success=False, message="no power"))
     performed = Performed(world.io)

@@ -125,6 +125,28 @@ def test_any_type_by_a_mapping_of_its_fields(io: LocalTopics, arm: TopicArm) -> 
     robot.close()
 
 
+def test_a_trajectory_that_begins_where_the_robot_is(io: LocalTopics, arm: TopicArm) -> None:
+    """Yaskawa-Global/motoros2#334: the first point is the state, and points have velocities."""
+    received = listen(io, "/queue", "trajectory_msgs/msg/JointTrajectory")
+    fields = {
+        "joint_names": "joints",
+        "points": [
+            {"positions": "measured", "velocities": "zeros"},
+            {"positions": "values", "velocities": "zeros", "time_from_start": "duration"},
+        ],
+    }
+    command = {"topic": "/queue", "type": "trajectory_msgs/msg/JointTrajectory", "fields": fields}
+    robot = connected(io, contract("joint_delta", command))
+    arm.joints = np.array([0.3, 0.2, 0.1])
+    wait_until(lambda: robot.read().arrays["joint_position"][0] == pytest.approx(0.3))
+    robot.command(act(0.1, 0.0, 0.0))
+    first, last = received[-1].points
+    assert first.positions == pytest.approx([0.3, 0.2, 0.1]) and first.velocities == [0.0] * 3
+    assert last.positions == pytest.approx([0.4, 0.2, 0.1])
+    assert (first.time_from_start.nanosec, last.time_from_start.nanosec) == (0, 50_000_000)
+    robot.close()
+
+
 def test_poses_of_six_numbers(io: LocalTopics, arm: TopicArm) -> None:
     received = listen(io, "/servo_p", NUMBERS)
     command: dict[str, Any] = {"topic": "/servo_p", "type": NUMBERS, "fields": {"data": "values"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -36,6 +36,7 @@ class GroupCommand:
     labels: list[str] = field(default_factory=list)
     pose: Pose = field(default_factory=Pose)
     duration: float = 0.0
+    POSITION: ClassVar[int] = 3
 
 
 def template(fields: dict[str, Any], cls: type[Any] = GroupCommand) -> Template:
@@ -58,6 +59,12 @@ def test_words_numbers_and_texts_stand_where_they_are_said_to_stand() -> None:
 
 def test_a_text_field_takes_texts_and_no_words() -> None:
     assert filled({"name": "values"}).name == "values"
+
+
+def test_constants_of_the_type_stand_by_their_names() -> None:
+    assert filled({"mode": "POSITION"}).mode == 3
+    with pytest.raises(ConfigError, match="got 'VELOCITY', expected int, or one of the words"):
+        filled({"mode": "VELOCITY"})
 
 
 def test_lists_of_messages_and_durations() -> None:

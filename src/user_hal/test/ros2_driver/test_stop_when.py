@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from user_core.config import from_mapping
 from user_core.errors import ConfigError, DeviceFault, DeviceTimeout, SafetyError
-from user_hal.fakes import LocalTopics
+from user_hal.fakes import LocalTopics, local_topics
 from user_hal.fakes.local_topics import Bool, Float64, Int32
 from user_hal.fakes.topic_arm import TopicArm
 from user_hal.robots.ros2.contract import Ros2Config
@@ -67,6 +68,36 @@ def test_it_says_what_was_said_where() -> None:
     assert text == "door open: '/door' says data = True (stop when equals True)"
     assert world.say("/door", BOOL, Bool(False)) == ""
     assert world.conditions.check() == FREE
+
+
+@dataclass
+class Mode:
+    """Like ur_dashboard_msgs/msg/SafetyMode, and the fields of many joints."""
+
+    data: int = 0
+    level: bytes = b"\0"
+    joints: list[SimpleNamespace] = field(default_factory=list)
+    NORMAL: ClassVar[int] = 1
+    REDUCED: ClassVar[int] = 2
+
+
+MODE = "ur_dashboard_msgs/msg/SafetyMode"
+
+
+def test_constants_bytes_and_lists_of_elements(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(local_topics.MESSAGES, MODE, Mode)
+    mode = {"topic": "/mode", "type": MODE}
+    world = World({**mode, "not_equals": ["NORMAL", "REDUCED"]})
+    assert [bool(world.say("/mode", MODE, Mode(n))) for n in (1, 2, 3)] == [False, False, True]
+    world = World({**mode, "field": "level", "above": 1})
+    assert [bool(world.say("/mode", MODE, Mode(level=b))) for b in (b"\1", b"\2")] == [False, True]
+    world = World({**mode, "field": "joints[*].error", "not_equals": 0})
+
+    def errors(*codes: int) -> bool:
+        joints = [SimpleNamespace(error=code) for code in codes]
+        return bool(world.say("/mode", MODE, Mode(joints=joints)))
+
+    assert (errors(0, 0), errors(0, 7, 0), errors()) == (False, True, True)
 
 
 def test_what_is_no_number_stops() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from user_core.config import Config, setting
@@ -18,6 +20,8 @@ _log = logging.getLogger(__name__)
 TRIGGER = "std_srvs/srv/Trigger"
 #: Fields of answers that say whether a call succeeded, where the contract does not say it.
 _VERDICTS = ("success", "ok")
+#: Time for a call that is left when others have used theirs up.
+_SHORTEST_S = 0.2
 #: Fields that a complaint is taken from.
 _TEXTS = ("message", "error_string", "error", "status_message")
 
@@ -165,12 +169,19 @@ class Performed:
             if call.undo is not None:
                 self._undo.append(call.undo)
 
-    def undo(self) -> None:
-        """Take back what was done. All is tried; raises the first error, after it is logged."""
+    def undo(self, within_s: float = math.inf) -> None:
+        """Take back what was done. All is tried; raises the first error, after it is logged.
+
+        Args:
+            within_s: No more time than this is spent on servers that do not answer.
+        """
         first: SuiteError | None = None
+        deadline_s = time.monotonic() + within_s
         while self._undo:
+            call = self._undo.pop()
+            left_s = max(_SHORTEST_S, deadline_s - time.monotonic())
             try:
-                perform(self._io, self._undo.pop())
+                perform(self._io, replace(call, timeout_s=min(call.timeout_s, left_s)))
             except SuiteError as error:
                 _log.warning("undoing: %s", error)
                 first = first or error

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -33,6 +34,8 @@ from user_hal.topic_io import TopicIo, attach_topics, topics_read
 _log = logging.getLogger(__name__)
 #: Keys of the contract that hold calls, beside those of the ways home.
 _CALLS = ("before", "after", "recover")
+#: Time for undoing what does not answer, before a close that others wait for.
+_UNDO_S = 3.0
 
 
 class Ros2Robot(Robot):
@@ -403,7 +406,8 @@ class Ros2Robot(Robot):
         performed, self._performed = self._performed, None
         if performed is None:
             return
-        for step in (performed.undo, lambda: performed.perform(self._calls["after"])):
+        undo = partial(performed.undo, _UNDO_S)
+        for step in (undo, lambda: performed.perform(self._calls["after"])):
             try:
                 step()
             except SuiteError as error:  # ROS may have shut down; the rest is closed all the same

@@ -21,6 +21,7 @@ from user_hal.robots.ros2.following import COMMANDS, FollowWatch
 from user_hal.robots.ros2.grippers import GripperSender
 from user_hal.robots.ros2.homing import Homing
 from user_hal.robots.ros2.joints import Turns
+from user_hal.robots.ros2.messages import is_action
 from user_hal.robots.ros2.senders import TargetSender, require_listener
 from user_hal.robots.ros2.tf_tree import TfListener
 from user_hal.topic_io import TopicIo
@@ -29,6 +30,8 @@ _log = logging.getLogger(__name__)
 
 #: The smallest way that is judged: rad of joints, m of a tool or of prismatic joints.
 _SMALLEST_RAD, _SMALLEST_M = 0.02, 0.005
+#: Goals of actions on the way home come no faster: each is accepted before it begins.
+_GOAL_RATE_HZ = 10.0
 #: Kinds whose actions are changes within a period.
 _CHANGES = (ActionKind.JOINT_DELTA, ActionKind.EE_DELTA)
 #: A group that is not where it was told to stand must be measured so often, at this distance, at
@@ -272,6 +275,9 @@ class Drive:
         if self.gripper is not None and opening is not None:
             self.gripper.forget()
             self.gripper.send(opening)
+            home = self.group.home
+            if self._fingers(opening) is not None and not (home.joints or home.pose):
+                self.hold()  # no way home brings the message that it is in
 
     def go_home(
         self, rng: np.random.Generator, guarded: Callable[[Callable[[], None]], None]
@@ -303,8 +309,11 @@ class Drive:
 
         quantity = "joint_position" if home.joints else "tcp_pose"
         prismatic = set(group.contract.prismatic)
+        rate_hz = (
+            min(home.rate_hz, _GOAL_RATE_HZ) if is_action(sender.config.type) else home.rate_hz
+        )
         homing = Homing(
-            home,
+            home.replace(rate_hz=rate_hz),
             send,
             lambda: self._measured(quantity),
             velocities,
@@ -348,6 +357,7 @@ class Drive:
             fingers,
             f"{group.where}{where}",
             None if tf is None else (tf, group.contract.timing.max_age_s),
+            lambda: self._measured("joint_position"),
         )
 
     def _measured(self, quantity: str) -> Array:

@@ -8,7 +8,8 @@ in a field that takes no text stands for what is known at the moment of sending:
     fields: {joint_names: joints, points: [{positions: values, time_from_start: duration}]}
 
 All of it is checked against the type before anything is sent: fields that are not there, words
-that nobody knows, numbers where a text belongs, lists of another length. A header is stamped.
+that nobody knows, numbers where a text belongs, lists of another length. A header is stamped. The
+constants of a type stand by their names: ``{command_type: TWIST}``.
 """
 
 from __future__ import annotations
@@ -81,6 +82,9 @@ class Template:
         words: The words that will be there, with samples of what they stand for.
         where: Path of the mapping in the contract, for errors.
 
+    Attributes:
+        used: The words that stand in the mapping.
+
     Raises:
         ConfigError: The mapping does not fit the type; names the field.
     """
@@ -96,6 +100,7 @@ class Template:
     ) -> None:
         self._io, self._words, self._where = io, words, where
         self._type_name = type_name
+        self.used: set[str] = set()
         self._fill = self._message(cls, type_name, _tree(fields, where), "", top=True)
         try:
             self._fill(cls(), words)
@@ -146,6 +151,8 @@ class Template:
         if kind.base == "message":
             return self._messages(kind, cls, field, value, path)
         if isinstance(value, str) and not (kind.base == "string" and kind.count is None):
+            if value not in self._words and (known := constant(cls, value)) is not None:
+                return known
             return self._word(kind, value, path)
         if kind.count is None:
             if isinstance(value, (list, Mapping)):
@@ -190,6 +197,7 @@ class Template:
     def _word(self, kind: FieldType, text: str, path: str, inner: type[Any] | None = None) -> Any:
         match = re.fullmatch(r"(\w+)(?:\[(\d+)\])?", text)
         name = match[1] if match else text
+        self.used.add(name)
         if match is None or name not in self._words:
             near = difflib.get_close_matches(name, list(self._words), n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -323,6 +331,12 @@ def _put(at: Any, steps: Sequence[str | int], value: Any, where: str) -> None:
         elif step not in at:
             at[step] = empty
         at = at[step]  # type: ignore[index]
+
+
+def constant(cls: type[Any], name: str) -> int | None:
+    """A constant of a message type, by its name; None: it has none of this name."""
+    value = getattr(cls, name, None) if name.isidentifier() and name.isupper() else None
+    return value if isinstance(value, int) else None
 
 
 def constants(io: MessageClasses, cls: type[Any], type_name: str, fields: Mapping[str, Any],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,7 @@ class TargetSender:
         fingers: Names of the joints of a gripper in the message, or empty texts: one per number.
         where: Path of the keys in the contract, for errors.
         tf: Knows frames that move, and how old (s) what it knows may be.
+        measure: Gives the measured joints, for mappings with the word ``measured``.
 
     Raises:
         TransportError: The message type is not installed.
@@ -73,7 +74,9 @@ class TargetSender:
         fingers: Sequence[str] = (),
         where: str = "action.command",
         tf: tuple[TfListener, float] | None = None,
+        measure: Callable[[], Array] | None = None,
     ) -> None:
+        self._measure = measure
         self._io, self.config, self._quantity = io, config, quantity
         self._joints = [*joints, *fingers]
         self._fingers = len(fingers)
@@ -180,9 +183,19 @@ class TargetSender:
             "arm": numbers,
             "fingers": last,
             "joints": self._joints,
+            "zeros": [0.0] * (len(numbers) + len(last)),
+            "measured": self._measured_words(len(numbers)),
             "duration": Duration(duration_s),
             "frame": self._frame,
         }
+
+    def _measured_words(self, count: int) -> list[float]:
+        """The measured joints as the robot has them, for messages that begin there."""
+        template = self._template
+        if template is None or "measured" not in template.used or self._measure is None:
+            return [0.0] * count
+        values: Array = self._measure() * self._scale + self._offset
+        return values.tolist()
 
     def _way_now(self, values: Array) -> Transform | None:
         """The way to the frame of the messages; none is needed for no motion."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from user_core.config import Config, setting
 from user_core.errors import ConfigError, DeviceTimeout
 from user_core.reasons import NO_REASON, ROBOT_STOP, Reason
+from user_hal.robots.ros2.filling import constant
 from user_hal.robots.ros2.messages import FieldPath
 from user_hal.topic_io import TopicIo, TopicSubscription
 
@@ -23,7 +24,9 @@ class StopWhenConfig(Config):
     type: str = setting(doc="Its message type.")
     field: str = setting(doc="Path to the value in the message, for instance mode.")
     equals: Plain | tuple[Plain, ...] | None = setting(
-        None, doc="Stop while the field has this value, or one of these."
+        None,
+        doc="Stop while the field has this value, or one of these; constants of the message type "
+        "by their names, too. Of several fields ([*]) one is enough.",
     )
     not_equals: Plain | tuple[Plain, ...] | None = setting(
         None, doc="Stop while the field has another value than this, or than all of these."
@@ -86,6 +89,7 @@ class StopCondition:
     def __init__(self, config: StopWhenConfig) -> None:
         self.config = config
         self._path = FieldPath(config.field)
+        self._wanted = _several(config.equals if config.equals is not None else config.not_equals)
         self._value: Any = None
         self._heard_s: float | None = None
         self._tripped = ""  # a latched condition has held since the last acknowledgement
@@ -95,14 +99,29 @@ class StopCondition:
         """Whether a message has come."""
         return self._heard_s is not None
 
-    def forget(self) -> None:
-        """Nothing has come yet."""
+    def prepare(self, cls: type[Any]) -> None:
+        """Nothing has come yet. Names of constants of the message type become their values.
+
+        Raises:
+            ConfigError: The type has no such field.
+        """
+        self._path.check(cls, self.config.type)
+        holder: Any = cls()  # of the field, whose constants count
+        for name in self.config.field.split(".")[:-1]:
+            holder = getattr(holder, name, None)
+        self._wanted = tuple(
+            known
+            if isinstance(one, str) and (known := constant(type(holder), one)) is not None
+            else one
+            for one in self._wanted
+        )
+        self._value, self._heard_s, self._tripped = None, None, ""
         self._value, self._heard_s, self._tripped = None, None, ""
 
     def receive(self, message: Any) -> None:
         """Take a message of the topic."""
         try:
-            self._value = self._path.get(message)
+            self._value = _plain(self._path.get(message))
         except (AttributeError, IndexError):
             self._value = None  # a list that is too short: unknown, see _holds()
         self._heard_s = time.monotonic()
@@ -125,13 +144,19 @@ class StopCondition:
         self._tripped = ""
 
     def _holds(self) -> bool:
-        config, value = self.config, self._value
+        value = self._value
+        if isinstance(value, list):  # of several elements, by [*]
+            return not value or any(self._is_met(each) for each in value)
+        return self._is_met(value)
+
+    def _is_met(self, value: Any) -> bool:
+        config = self.config
         if value is None:
             return True  # the field is not there: what is not known is not safe
         if config.equals is not None:
-            return value in _several(config.equals)
+            return value in self._wanted
         if config.not_equals is not None:
-            return value not in _several(config.not_equals)
+            return value not in self._wanted
         if value != value:  # NaN
             return True
         return (config.above is not None and value > config.above) or (
@@ -165,11 +190,9 @@ class StopConditions:
             ConfigError, TransportError: A type is not installed, or has no such field.
         """
         for condition in self._conditions:
-            config = condition.config
-            FieldPath(config.field).check(io.message_class(config.type), config.type)
+            condition.prepare(io.message_class(condition.config.type))
         for condition in self._conditions:
             config = condition.config
-            condition.forget()
             for latched in (True, False):
                 self._subscriptions.append(
                     io.subscribe(
@@ -213,6 +236,15 @@ class StopConditions:
         subscriptions, self._subscriptions = self._subscriptions, []
         for subscription in subscriptions:
             subscription.close()
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of ROS as those of Python: a byte is a number, an array a list."""
+    if isinstance(value, bytes):
+        return value[0] if len(value) == 1 else list(value)
+    if isinstance(value, (str, bool, int, float)) or not hasattr(value, "__iter__"):
+        return value
+    return [_plain(one) for one in value]
 
 
 def _several(value: Any) -> tuple[Any, ...]:

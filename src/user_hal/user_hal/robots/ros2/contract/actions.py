@@ -73,7 +73,8 @@ class CommandConfig(Config):
         factory=dict,
         doc="What stands in which field, for other types: {name: arm, cmd: values}. Words in fields "
         "that are no texts: values, values[0] (the numbers, in the robot's units), joints (their "
-        "names), fingers (a gripper in the message), duration (time_from_start_s).",
+        "names), fingers (a gripper in the message), duration (time_from_start_s), measured (the "
+        "joints as they are), zeros. Constants of the type stand by their names.",
     )
     quantity: Literal["auto", "position", "velocity", "effort", "pose", "pose_rpy", "twist"] = (
         setting(
