@@ -18,7 +18,7 @@ from user_hal.checking.graph import (
     look_at_graph,
 )
 from user_hal.checking.muted import MutedTopics
-from user_hal.checking.streams import TopicUse
+from user_hal.checking.streams import TopicUse, call_uses
 from user_hal.fakes.local_topics import LocalTopics
 from user_hal.topic_io import incompatible
 
@@ -141,6 +141,24 @@ def test_action_servers_are_looked_for() -> None:
     assert "its server is of type control_msgs/action/Par" in found(graph, use).findings[0].text
     other = TopicUse("x", "/hand", "control_msgs/action/ParallelGripperCommand", False, {})
     assert not found(graph, other).failed
+
+
+def test_calls_that_nobody_answers_are_named() -> None:
+    graph = Graph()
+    data = {
+        "home": {"before": [{"service": "/zero"}]},
+        "before": [{"service": "/controller_manager/list_controllers", "type": "x/srv/Other"}],
+        "action": {"kind": "joint_delta", "gripper": {"topic": "/hand", "type": "a/srv/Move"}},
+        "recover": [{"action": "/hand", "type": "control_msgs/action/GripperCommand"}],
+    }
+    graph.serve("/hand", "control_msgs/action/GripperCommand", print)
+    section = look_at_graph(MutedTopics(graph), [], list(call_uses(data)))
+    assert [finding.text for finding in section.findings] == [
+        "/zero: nobody answers it (home.before[0], std_srvs/srv/Trigger)",
+        f"/controller_manager/list_controllers is of type {LIST_CONTROLLERS}, not x/srv/Other "
+        "(before[0])",
+        "/hand: nobody answers it (action.gripper, a/srv/Move)",
+    ]
 
 
 def test_nothing_gets_out_while_it_is_muted() -> None:

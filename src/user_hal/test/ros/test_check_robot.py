@@ -293,3 +293,25 @@ def other(io: TopicIo, topic: str) -> Iterator[Callable[[], None]]:
         yield publisher.close
     finally:
         publisher.close()
+
+
+def test_nothing_is_called_while_nothing_may_move(tmp_path: Path) -> None:
+    """A contract switches its controller when it connects: not before somebody agreed."""
+    path = tmp_path / "ur.yaml"
+    with RosDriver(like_ur("active")) as driver, open_topic_io("proposing") as io:
+        wait_until(lambda: "/robotiq_gripper_controller/gripper_cmd/_action/send_goal" in io.service_types())  # fmt: skip
+        draft = draft_of(survey(io, 2.0), lambda question: question.default)
+        path.write_text(yaml.safe_dump(draft.data, sort_keys=False))
+        call = {"service": "/controller_manager/list_controllers",
+                "type": "controller_manager_msgs/srv/ListControllers"}  # fmt: skip
+        config = str(patient(path, cameras={"devices": {}}, before=[call]))
+        driver.received.clear()
+        status, report = run(config, "--no-motion", "--seconds", "1")
+        assert status == 0, report
+        assert "the calls of before were not made" in report
+        assert "controller forward_position_controller is active" in report
+        heard = set(driver.received) - {"/controller_manager/list_controllers"}
+        assert not heard, "no command, not even a stop"
+        config = str(patient(path, before=[{"service": "/nobody"}]))
+        status, report = run(config, "--no-motion", "--seconds", "1")
+        assert status == 1 and "/nobody: nobody answers it (before[0]" in report

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from user_core.errors import SuiteError
 from user_hal.checking.findings import Level, Section
-from user_hal.checking.streams import TopicUse
+from user_hal.checking.streams import CallUse, TopicUse
 from user_hal.topic_io import Endpoint, Ours, TopicIo, incompatible
 
 LIST_CONTROLLERS = "controller_manager_msgs/srv/ListControllers"
@@ -70,8 +70,9 @@ def controller_behind(topic: str, controllers: Sequence[Controller]) -> Controll
     return next((item for item in controllers if item.name in parts[:-1]), None)
 
 
-def look_at_graph(io: TopicIo, uses: Sequence[TopicUse]) -> Section:
-    """Who publishes what is read, who hears what is commanded, and whether that fits."""
+def look_at_graph(io: TopicIo, uses: Sequence[TopicUse], calls: Sequence[CallUse] = ()) -> Section:
+    """Who publishes what is read, who hears what is commanded, who answers what is called, and
+    whether that fits."""
     section = Section("Who is there")
     for topic in dict.fromkeys(use.topic for use in uses if use.read):
         _look_at_read(io, next(u for u in uses if u.topic == topic and u.read), section)
@@ -86,6 +87,9 @@ def look_at_graph(io: TopicIo, uses: Sequence[TopicUse]) -> Section:
         elif "/srv/" not in use.type_name:
             _look_at_written(io, use, section)
         _look_at_controller(topic, controllers, section)
+    services = io.service_types()
+    for call in dict.fromkeys(calls):
+        _look_at_call(services, call, section)
     if written and "geometry_msgs" in " ".join(use.type_name for use in written):
         _look_at_servo(io, section)
     if not section.findings:
@@ -168,6 +172,23 @@ def _look_at_action(io: TopicIo, use: TopicUse, section: Section) -> None:
     elif f"{use.type_name}_SendGoal" not in types:
         serves = types[0].removesuffix("_SendGoal")
         section.add(Level.FAIL, f"{use.topic}: its server is of type {serves}, not {use.type_name}")
+
+
+def _look_at_call(services: Mapping[str, Sequence[str]], call: CallUse, section: Section) -> None:
+    if "/action/" in call.type_name:
+        types = [
+            name.removesuffix("_SendGoal")
+            for name in services.get(f"{call.name}/_action/send_goal", ())
+        ]
+    else:
+        types = list(services.get(call.name, ()))
+    if not types:
+        others = sorted(name for name, found in services.items() if call.type_name in found)
+        instead = f"Servers of this type: {', '.join(others)}" if others else ""
+        text = f"{call.name}: nobody answers it ({call.path}, {call.type_name})"
+        section.add(Level.FAIL, text, hint=instead)
+    elif call.type_name not in types:
+        section.add(Level.FAIL, f"{call.name} is of type {types[0]}, not {call.type_name} ({call.path})")  # fmt: skip
 
 
 def _look_at_controller(topic: str, controllers: Sequence[Controller], section: Section) -> None:

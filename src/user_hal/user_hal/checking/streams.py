@@ -19,6 +19,7 @@ from user_core.errors import SuiteError
 from user_hal.clock_faults import CAMERA, ROBOT, clock_fault
 from user_hal.topic_io import TopicIo, TopicSubscription
 
+_TRIGGER = "std_srvs/srv/Trigger"
 #: So many messages in a row with the same stamp: it stands still.
 _FROZEN = 5
 #: Keys of a contract below which topics are read, and those below which they are written to; the
@@ -74,6 +75,39 @@ def topic_uses(data: Any, path: str = "") -> Iterator[TopicUse]:
     elif isinstance(data, (list, tuple)):
         for index, value in enumerate(data):
             yield from topic_uses(value, f"{path}[{index}]")
+
+
+@dataclass(frozen=True)
+class CallUse:
+    """A service or action that a configuration calls.
+
+    Attributes:
+        path: Where it stands.
+        name: Its name there.
+        type_name: Its type.
+    """
+
+    path: str
+    name: str
+    type_name: str
+
+
+def call_uses(data: Any, path: str = "") -> Iterator[CallUse]:
+    """Every call that plain data of a configuration names, wherever it stands."""
+    if isinstance(data, Mapping):
+        for key in ("service", "action"):
+            name = data.get(key)
+            if isinstance(name, str) and name:
+                yield CallUse(path, name, str(data.get("type") or _TRIGGER))
+        if "/srv/" in str(data.get("type")) and isinstance(data.get("topic"), str):
+            yield CallUse(path, data["topic"], data["type"])  # a gripper by service
+        for key, value in data.items():
+            if key == "undo" and isinstance(value, Mapping):  # what it leaves out is the other's
+                value = {"type": data.get("type"), **value}
+            yield from call_uses(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(data, (list, tuple)):
+        for index, value in enumerate(data):
+            yield from call_uses(value, f"{path}[{index}]")
 
 
 @dataclass

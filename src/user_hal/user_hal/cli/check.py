@@ -24,7 +24,7 @@ from user_hal.checking.graph import look_at_graph
 from user_hal.checking.motion import MotionCheck, MotionReport
 from user_hal.checking.muted import MutedTopics
 from user_hal.checking.readings import Readings, watch_readings
-from user_hal.checking.streams import StreamWatch, TopicUse, streams_of, topic_uses
+from user_hal.checking.streams import StreamWatch, TopicUse, call_uses, streams_of, topic_uses
 from user_hal.checking.tables import motion_section, readings_section, streams_section
 from user_hal.cli.ros_arguments import ROS_ARGS_HELP, split_ros_arguments
 from user_hal.local import LocalHal
@@ -34,6 +34,8 @@ from user_hal.safety.emergency_stop import state_folder
 from user_hal.topic_io import TopicIo, attach_topics, topics_read, wants_topics
 
 OK, BROKEN, WRONG_USE = 0, 1, 2
+#: Keys of a contract whose services are called when a robot is connected or closed.
+_CALLS = {"before", "after"}
 #: How long topics are looked at when the robot cannot be connected.
 _LISTEN_S = 3.0
 #: A clock that differs by more than this is another one: simulated time.
@@ -110,7 +112,7 @@ class _Check:
     def run(self) -> int:
         path = find_robot_file(self.args.config)
         file = load_robot_file(path)
-        robot = build_robot(file)
+        robot, reader = build_robot(file), build_robot(_without_calls(file))
         self.console.print(f"[bold]{escape(str(path))}[/]")
         _describe(robot, self.console)
         with ExitStack() as stack:
@@ -122,11 +124,12 @@ class _Check:
                 )
                 self.topics = MutedTopics(io)
                 attach_topics(robot, self.topics)
-            if self._read(robot, file):
-                if not self._may_move(robot):
-                    self._promises(robot, moving=False)
-                elif self._move(robot, file):
+                attach_topics(reader, self.topics)
+            if self._read(reader, file):
+                if self._may_move(robot) and self._move(robot, file):
                     self._promises(robot, moving=True)
+                else:
+                    self._promises(reader, moving=False)
         return self._conclude(path)
 
     # --- the parts ---
@@ -148,9 +151,11 @@ class _Check:
             except SuiteError as error:
                 section.add(Level.FAIL, "connect reaches the robot", str(error))
                 self._listen(section, uses, limits_s)
-                self._look(uses)
+                self._look(uses, file)
                 return False
             section.add(Level.OK, "connect reaches the robot")
+            if skipped := sorted(_CALLS & file.robot.params.keys()):
+                section.add(Level.SKIP, f"the calls of {' and '.join(skipped)} were not made")
             if self.topics is not None:
                 watch = stack.enter_context(StreamWatch(self.topics, streams_of(uses)))
             with self.console.status("") as status:
@@ -164,7 +169,7 @@ class _Check:
             for note in notes:  # which topics are kept, which frames are taken to be which
                 section.add(Level.OK, note)
         self._report_readings(section, readings, watch, limits_s)
-        self._look(uses)
+        self._look(uses, file)
         return True
 
     def _listen(
@@ -191,9 +196,10 @@ class _Check:
             self._show(streams_section(streams, simulated_clock=simulated))
         self._show(section)
 
-    def _look(self, uses: Sequence[TopicUse]) -> None:
+    def _look(self, uses: Sequence[TopicUse], file: RobotFile) -> None:
         if self.topics is not None:
-            self._show(look_at_graph(self.topics, uses))
+            calls = [use for use in call_uses(file.robot.params) if use.name.startswith("/")]
+            self._show(look_at_graph(self.topics, uses, calls))
 
     def _may_move(self, robot: Robot) -> bool:
         section = Section("Moves when told")
@@ -218,7 +224,7 @@ class _Check:
         return False
 
     def _move(self, robot: Robot, file: RobotFile) -> bool:
-        """The known motion; whether more motion is wise."""
+        """The known motion; whether all went as told: else a way home could go anywhere."""
         if self.topics is not None:
             self.topics.muted = False
         if self.topics is not None and abs(time.time_ns() - self.topics.now_ns()) > _OTHER_CLOCK_NS:
@@ -235,9 +241,11 @@ class _Check:
             report = MotionReport(trouble=str(error))
         section = motion_section(report)
         self._show(section)
-        return not report.trouble
+        return not section.failed
 
     def _promises(self, robot: Robot, *, moving: bool) -> None:
+        if self.topics is not None:
+            self.topics.muted = not moving
         with self.console.status("") as status:
             report = check_robot(
                 robot,
@@ -297,6 +305,12 @@ class _Check:
             + (f"[yellow], {found['warn']} warnings[/]" if found["warn"] else "")
         )
         return BROKEN if failed else OK
+
+
+def _without_calls(file: RobotFile) -> RobotFile:
+    """The robot to read: what it calls when it is connected may make it move."""
+    params = {key: value for key, value in file.robot.params.items() if key not in _CALLS}
+    return file.replace(robot=file.robot.replace(params=params))
 
 
 class _OtherTime:
