@@ -62,6 +62,7 @@ class Ros2Robot(Robot):
         self._drives = self._make_drives()
         sizes = [group.size for group in self._spec.action_groups] or [self._spec.action.size]
         ends = np.cumsum(sizes).tolist()
+        self._bounds = (self._spec.action.low_array, self._spec.action.high_array)
         self._parts = [slice(end - size, end) for end, size in zip(ends, sizes)]
         self._stop_conditions = StopConditions(config.stop_when)
         self._calls: dict[str, list[Call]] = {}
@@ -217,7 +218,8 @@ class Ros2Robot(Robot):
         self._connected()
         spec = self._spec.action
         spec.check(action, f"action of {self._config.robot!r}")
-        bounded = np.clip(action, spec.low_array, spec.high_array).astype(np.float64)
+        low, high = self._bounds
+        bounded = np.clip(action, low, high).astype(np.float64)
         with self._lock:
             self._require_free()
             # Everything is known before anything is sent: no group moves on alone.
@@ -231,10 +233,10 @@ class Ros2Robot(Robot):
                 own = drive.carry_out(plan)
                 if drive.is_bounded_by_rounding:
                     own = own.astype(spec.dtype)
-                    own = np.clip(own, spec.low_array[part], spec.high_array[part])
+                    own = np.clip(own, low[part], high[part])
                 sent[part] = own
             self._commands += 1
-            changed = not np.allclose(sent, action, rtol=0, atol=1e-6)
+            changed = bool(np.abs(sent - action).max(initial=0.0) > 1e-6)
             self._applied = AppliedAction(sent, self._commands, 0, changed, time.time_ns())
         return sent
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 
@@ -58,14 +59,17 @@ class FollowWatch:
             way = np.sum([told for _, told in list(self._steps)[:-1]], axis=0)
         else:
             way = self._way(start, self._steps[0][1])
-            length2 = float(way @ way)
-            if any(float(self._way(start, told) @ way) < 0.5 * length2 for _, told in self._steps):
-                return  # the target has turned back meanwhile
-        length = float(np.linalg.norm(way))
+        length2 = float(way @ way)
+        length = math.sqrt(length2)
         if length < self._smallest:
             return
         gone = float(self._way(start, end) @ way) / length
-        self.failed = gone < _SHARE * length
+        failed = gone < _SHARE * length
+        if failed and not self._velocities:  # unless the target has turned back meanwhile
+            ways = (float(self._way(start, told) @ way) for _, told in self._steps)
+            if any(each < 0.5 * length2 for each in ways):
+                return
+        self.failed = failed
         self.commanded, self.gone = length, gone
 
     def _way(self, start: Array, end: Array) -> Array:

@@ -96,7 +96,7 @@ class TargetSender:
         self._low = np.asarray(-np.inf if config.low is None else config.low, float)
         self._high = np.asarray(np.inf if config.high is None else config.high, float)
         self._bounded = config.low is not None or config.high is not None
-        goals = is_action(config.type)
+        goals = self._sends_goals = is_action(config.type)
         self._duration_s = config.time_from_start_s or period_s * (_GOAL_PERIODS if goals else 1)
         self.publisher: TopicPublisher = (
             io.goals(config.topic, config.type)
@@ -141,7 +141,7 @@ class TargetSender:
             if self._fingers and fingers is not None:
                 values = np.concatenate([values, fingers])
             self._fill(message, target, values, seconds)
-        if holds and is_action(self.config.type):
+        if holds and self._sends_goals:
             self.publisher.publish_or_cancel(message)  # type: ignore[attr-defined]
         else:
             self.publisher.publish(message)
@@ -149,11 +149,11 @@ class TargetSender:
     @property
     def rejected(self) -> bool:
         """Whether an action server rejected the newest goal that it answered."""
-        return is_action(self.config.type) and bool(getattr(self.publisher, "rejected", False))
+        return self._sends_goals and bool(getattr(self.publisher, "rejected", False))
 
     def trouble(self) -> Reason:
         """Why an action server does not do what it was told; false if it does."""
-        if not is_action(self.config.type):
+        if not self._sends_goals:
             return NO_REASON
         what = f"action {self.publisher.topic!r} ({self.config.type})"
         if self.rejected:
