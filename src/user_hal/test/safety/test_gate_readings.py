@@ -75,6 +75,16 @@ def test_a_robot_that_was_pushed_somewhere_else_is_believed_once_its_readings_fi
     assert arm.told(0.01, 0.0).action is not None
 
 
+def test_a_robot_that_is_outside_of_its_actions_comes_back_by_one_step_or_not_at_all() -> None:
+    arm = Read(joints(), step={"each": [STEP]})
+    arm.reads(3.19, 0.0)
+    np.testing.assert_allclose(arm.told(3.0, 0.0).action, [3.14, 0.0], atol=ROUNDING)
+    arm = Read(joints(), step={"each": [STEP]})
+    arm.reads(3.5, 0.0)
+    verdict = arm.told(3.0, 0.0)
+    assert verdict.reasons == ("out_of_bounds",) and "a is at 3.5" in verdict.detail
+
+
 def test_two_writers_that_disagree_are_never_believed() -> None:
     arm = Read(joints())
     for _ in range(20):

@@ -7,7 +7,7 @@ import numpy as np
 from user_core.action_groups import GroupView
 from user_core.errors import ConfigError
 from user_core.mobility import Mobility
-from user_core.reasons import NO_OBSERVATION, QUATERNION, UNSETTLED
+from user_core.reasons import NO_OBSERVATION, OUT_OF_BOUNDS, QUATERNION, UNSETTLED
 from user_core.specs import ActionKind, Array, Arrays, RobotSpec
 from user_hal.safety.config import UNLIMITED, ReadingsConfig, SafetyConfig, WorkspaceConfig
 from user_hal.safety.forms import action_scale, form_for
@@ -135,6 +135,7 @@ class GroupGate:
             form.finish(values)
             self._bounds.confine(values, form.rest)
             form.start(values)  # what is left of it, after rounding and confinement
+            self._require_bounds(values)
             reasons += limited
         return reasons
 
@@ -189,6 +190,19 @@ class GroupGate:
         self._form.hold()
         for rule in self._rules:
             rule.hold()
+
+    def _require_bounds(self, values: list[float]) -> None:
+        """Refuse a target that is out of bounds because the robot is: limits let it come back in
+        steps only, and the first of them is no action that the robot takes."""
+        bounds = self._bounds
+        for i in range(self.layout.placed if self.layout.absolute else 0):
+            if not bounds.low[i] <= values[i] <= bounds.high[i]:
+                raise Refused(
+                    OUT_OF_BOUNDS,
+                    f"{self.layout.names[i]} is at {self._form.rest[i]:.4f}, further outside of the "
+                    f"actions {bounds.low[i]:g} to {bounds.high[i]:g} than one step leads back; "
+                    "reset the robot or lead it back by hand",
+                )
 
     def _pass_time(self, now_ns: int) -> None:
         motion, period_s = self._motion, self.spec.period_s
