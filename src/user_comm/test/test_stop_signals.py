@@ -81,3 +81,48 @@ def test_a_process_that_ends_in_time_is_let_alone():
         assert process.stdout.readline().strip() == "ready"
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
+
+
+SDK = """
+import ctypes, signal, sys, threading
+from user_comm.stop_signals import StopSignals
+
+class Sdk:
+    def handle(self, number, frame):
+        sys.exit(5)
+
+def asked(name):
+    print(name, flush=True)
+    ending.set()
+
+ending = threading.Event()
+with StopSignals(asked, final=True) as signals:
+    if sys.argv[1] == "python":
+        signal.signal(signal.SIGTERM, Sdk().handle)
+    elif sys.argv[1] == "ignores":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    elif sys.argv[1] == "descriptor":
+        signal.set_wakeup_fd(-1)
+    elif sys.argv[1] == "library":
+        ctypes.CDLL(None).signal(15, ctypes.c_void_p(1))  # SIG_IGN, in C: Python does not know
+    print(signals.reassert() or "nothing", flush=True)
+    print(signals.reassert() or "nothing", flush=True)
+    while not ending.wait(0.05):
+        pass
+print("left", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("who", "word"),
+    [("nobody", "nothing"), ("python", "Sdk.handle"), ("ignores", "SIG_IGN"),
+     ("descriptor", "a library"), ("library", "nothing")],
+)  # fmt: skip
+def test_handlers_of_a_library_are_replaced_by_ours(who, word):
+    process = subprocess.Popen([sys.executable, "-c", SDK, who], stdout=subprocess.PIPE, text=True)
+    with process:
+        assert word in process.stdout.readline()
+        assert process.stdout.readline() == "nothing\n"
+        process.send_signal(signal.SIGTERM)
+        assert [process.stdout.readline().strip() for _ in range(2)] == ["SIGTERM", "left"]
+        assert process.wait(10) == 0

@@ -30,7 +30,14 @@ from user_comm.diagnostics import Diagnostics, code_of
 from user_comm.logs import Throttle
 from user_comm.subscriptions import CheckedSubscription
 from user_comm.topics import Service, Topic, interface_class, profile
-from user_core.errors import ConfigError, SuiteError, TransportError
+from user_core.errors import (
+    ConfigError,
+    SuiteError,
+    TransportError,
+    is_of_a_person,
+    may_pass,
+)
+from user_core.reasons import NO_REASON, EqualFailures, Reason
 
 
 class CallbackGuard:
@@ -43,6 +50,8 @@ class CallbackGuard:
     Attributes:
         transition_error: What the last transition failed by, for people; None after one that
             went well.
+        failure: The same as a reason; false after a transition that went well.
+        equal: Failures of transitions that were equal, and cannot pass by themselves.
     """
 
     def __init__(self, logger: Any, diagnostics: Diagnostics) -> None:
@@ -50,6 +59,8 @@ class CallbackGuard:
         self._say = Throttle()
         self._transition_code: str | None = None
         self.transition_error: str | None = None
+        self.failure = NO_REASON
+        self.equal = EqualFailures()
 
     def wrap(self, callback: Callable[..., Any], what: str) -> Callable[..., Any]:
         """The callback, with everything it raises logged (throttled) and reported."""
@@ -57,7 +68,9 @@ class CallbackGuard:
         def guarded(*arguments: Any) -> Any:
             try:
                 return callback(*arguments)
-            except Exception as error:  # whatever a node's code raises
+            except BaseException as error:  # whatever a node's code or a plugin raises
+                if is_of_a_person(error):
+                    raise
                 self.report(what, error)
                 return None
 
@@ -74,6 +87,11 @@ class CallbackGuard:
         before = self.transition_error
         self.transition_error = f"cannot {what}: {error}" if str(error) else f"cannot {what}"
         self._transition_code = code_of(error)
+        self.failure = Reason(code_of(error), self.transition_error)
+        if may_pass(error):
+            self.equal.clear()
+        else:
+            self.equal.add(self.failure)
         # Where in the code helps nobody with a wrong value, nor at every further attempt.
         known = isinstance(error, ConfigError) or self.transition_error == before
         self._logger.error(f"cannot {what}: {_label(error) if known else _trace(error)}")
@@ -84,6 +102,7 @@ class CallbackGuard:
         if self._transition_code is not None:
             self._diagnostics.resolve(self._transition_code)
         self._transition_code = self.transition_error = None
+        self.failure = NO_REASON
 
 
 def _label(error: BaseException) -> str:
@@ -256,7 +275,7 @@ class ServiceServer:
             self._handler(request, response)
         except SuiteError as error:  # an answer, not a fault of this node
             fill_error(response, code_of(error), str(error))
-        except Exception as error:
+        except BaseException as error:  # SystemExit of a plugin, too
             self._guard.report(f"service {self.name}", error)
             fill_error(response, code_of(error), f"{type(error).__name__}: {error}")
         return response

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 import threading
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
 from rclpy.executors import Executor, MultiThreadedExecutor, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
@@ -20,12 +23,16 @@ from rclpy.task import Future
 from user_comm.lifecycle import LifecycleNode
 from user_comm.stop_signals import StopSignals
 from user_core.errors import SuiteError
+from user_core.reasons import Reason
+from user_core.runtime import last_words
 from user_core.runtime.files import write_atomically
 
 #: Set by the supervisor (:mod:`user_fleet.supervisor.standby`) where it wants to know.
 _VARIABLE = "USER_MODULES_FILE"
 #: When most has been imported, and when also what comes with the first data.
 _AFTER_S: tuple[float, ...] = (4.0, 20.0)
+#: How often it is seen to it that signals end the process in good order.
+_SIGNALS_PERIOD_S = 0.5
 #: The node by which a process that stands by is known; see :func:`stand_by`.
 _standby: Node | None = None
 
@@ -52,10 +59,12 @@ def run(
         options: For the node's constructor.
 
     Returns:
-        Exit code: 0 after an orderly end, 1 after an uncaught exception, 2 where
-        the node could not be built.
+        Exit code: 0 after an orderly end, 1 after an uncaught exception or where the node ended
+        itself, 2 where it could not be built, 3 where it ended itself because it would fail
+        again in the same way.
     """
     note_imported_modules()
+    faulthandler.enable()  # a crash in C says where
     if _standby is None:
         _init(args)
     try:
@@ -63,12 +72,19 @@ def run(
             node = node_class(name, **options)
         except SuiteError as error:
             print(f"{name}: {error}", file=sys.stderr)
+            last_words.say(Reason.of(error), final=not error.may_pass)
             return 2
+        except BaseException as error:
+            last_words.say(Reason.of(error))
+            raise
         finally:
             _stand_by_no_more()
         executor = make_executor(threads)
         try:
-            return _spin(node, executor)
+            code = _spin(node, executor)
+            if not code:
+                last_words.say()  # else it was said
+            return code
         finally:
             executor.shutdown(timeout_sec=1.0)
             node.destroy_node()
@@ -135,15 +151,27 @@ def _spin(node: LifecycleNode, executor: Executor) -> int:
         executor.create_task(stop)
 
     executor.add_node(node)
-    with StopSignals(on_signal, final=True):
+    with StopSignals(on_signal, final=True) as signals:
+        clock = Clock(clock_type=ClockType.STEADY_TIME)
+        node.create_timer(_SIGNALS_PERIOD_S, lambda: _reassert(signals, node), clock=clock)
         executor.create_task(node.autostart.strive)
         try:
             executor.spin_until_future_complete(done)
-        except Exception:  # from a callback that was registered past our helpers
+        except BaseException as error:  # from a callback that was registered past our helpers
             node.get_logger().fatal(f"uncaught exception, ending:\n{traceback.format_exc()}")
+            last_words.say(Reason.of(error))
             stop()
-            return 1
-    return 0
+            return node.exit_code or 1
+    return node.exit_code
+
+
+def _reassert(signals: StopSignals, node: LifecycleNode) -> None:
+    """A library of a plugin may have put its own handlers in place of ours."""
+    if replaced := signals.reassert():
+        node.get_logger().warning(
+            f"{replaced} replaced the handlers of SIGINT and SIGTERM: ours were put back, so that "
+            "the process ends in good order"
+        )
 
 
 def note_imported_modules(after_s: Sequence[float] = _AFTER_S) -> None:

@@ -64,6 +64,27 @@ class StopSignals:
         self._thread.start()
         return self
 
+    def reassert(self) -> str:
+        """Put our handlers back where somebody has replaced them, for instance the library of a
+        device; also such that C code has set, of which Python does not know.
+
+        In the main thread; elsewhere it does nothing.
+
+        Returns:
+            What had replaced them, for people; empty if nothing that Python knows of.
+        """
+        if not self._old or threading.current_thread() is not threading.main_thread():
+            return ""
+        found = ""
+        for number in _SIGNALS:
+            handler = signal.signal(number, _noted)
+            if handler is not _noted:
+                found = _name_of(handler)
+        descriptor = self._writer.fileno()
+        if signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False) != descriptor:
+            found = found or "a library"
+        return found
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -105,6 +126,12 @@ def _end_in(timeout_s: float) -> None:
     with contextlib.suppress(RuntimeError, ValueError, OSError):  # no stderr
         faulthandler.register(signal.SIGALRM, all_threads=True, chain=True)
     signal.setitimer(signal.ITIMER_REAL, timeout_s)
+
+
+def _name_of(handler: Any) -> str:
+    module = getattr(handler, "__module__", "")
+    name = getattr(handler, "__qualname__", repr(handler))
+    return f"{module}.{name}" if module else name
 
 
 def _noted(number: int, frame: Any) -> None:

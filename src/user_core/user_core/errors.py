@@ -7,11 +7,15 @@ act on the kind of an error without reading its text.
 
 from __future__ import annotations
 
+import threading
 from typing import ClassVar
 
 
 class SuiteError(Exception):
     """Base of all errors that USER raises on purpose.
+
+    ``may_pass`` says whether the same attempt may go well later, because something outside
+    changes (a cable, a disk, a peer). What cannot pass is not tried for ever.
 
     Args:
         what: What failed, named precisely (which key, which joint, which file).
@@ -21,6 +25,7 @@ class SuiteError(Exception):
     """
 
     code: ClassVar[str] = "error"
+    may_pass: ClassVar[bool] = False
 
     def __init__(
         self, what: str, *, got: object = None, expected: object = None, hint: str = ""
@@ -72,6 +77,7 @@ class DeviceError(SuiteError):
     """A robot, camera or teleoperation device failed."""
 
     code = "device"
+    may_pass = True
 
 
 class DeviceNotConnected(DeviceError):
@@ -98,6 +104,13 @@ class DeviceFault(DeviceError):
     code = "device_fault"
 
 
+class PluginFault(DeviceFault):
+    """Code of a plugin did what no device does: raised SystemExit, a TypeError, and their like."""
+
+    code = "plugin_fault"
+    may_pass = False
+
+
 class ImplausibleReading(DeviceFault):
     """A reading that the device cannot have measured: no joint moves so far in the time."""
 
@@ -108,30 +121,35 @@ class SafetyError(SuiteError):
     """The safety gate refused a command; the robot is held or stopped."""
 
     code = "safety"
+    may_pass = True
 
 
 class LeaseError(SuiteError):
     """A command or request came from somebody who does not hold the newest lease."""
 
     code = "lease"
+    may_pass = True
 
 
 class StoreError(SuiteError):
     """The outbox or the replay store cannot do what was asked."""
 
     code = "store"
+    may_pass = True
 
 
 class SchemaMismatch(StoreError):
     """Data of another schema was refused; the message spells out the difference."""
 
     code = "schema_mismatch"
+    may_pass = False
 
 
 class StoreCorrupt(StoreError):
     """Stored bytes do not match their checksum or index; they were set aside."""
 
     code = "store_corrupt"
+    may_pass = False
 
 
 class StoreFull(StoreError):
@@ -150,3 +168,36 @@ class TransportError(SuiteError):
     """A link, session or topic could not be used."""
 
     code = "transport"
+    may_pass = True
+
+
+class StopAsked(SystemExit):
+    """A signal asks this process to end: raised by our signal handlers, in the main thread."""
+
+
+def is_of_a_person(error: BaseException) -> bool:
+    """Whether an exception is the wish of a person (Ctrl-C, SIGTERM) that this process ends.
+
+    All others that are no ``Exception``, for instance SystemExit in a plugin, are faults of the
+    code that raised them.
+    """
+    if isinstance(error, StopAsked):
+        return True
+    is_main = threading.current_thread() is threading.main_thread()
+    return isinstance(error, KeyboardInterrupt) and is_main
+
+
+def codes_that_may_pass() -> frozenset[str]:
+    """Codes of the errors of our tree that may go well later."""
+    found, waiting = set(), [SuiteError]
+    while waiting:
+        kind = waiting.pop()
+        waiting += kind.__subclasses__()
+        if kind.may_pass:
+            found.add(kind.code)
+    return frozenset(found)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether what failed by this error may go well later without anybody mending anything."""
+    return error.may_pass if isinstance(error, SuiteError) else isinstance(error, OSError)

@@ -8,6 +8,9 @@ becomes a reason keeps its own code (:mod:`user_core.errors`).
 
 from __future__ import annotations
 
+import re
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from user_core.errors import SuiteError
@@ -35,7 +38,7 @@ class Reason:
         return self.text
 
     @classmethod
-    def of(cls, error: Exception) -> Reason:
+    def of(cls, error: BaseException) -> Reason:
         """The reason that an error gives."""
         if isinstance(error, SuiteError):
             return cls(error.code, str(error))
@@ -53,6 +56,9 @@ def _code(code: str, meaning: str) -> str:
 
 # Of any process.
 INTERNAL = _code("internal", "An error that nobody expected; the log has its trace.")
+PROCESS_ENDED = _code("process_ended", "A process ended that was to go on.")
+HANGS = _code("hangs", "A call of a plugin has not returned for long; the process ends.")
+LOOP_DIED = _code("loop_died", "The thread that runs a robot or a training has ended.")
 STOPPING = _code("stopping", "The process is about to end.")
 REQUESTED = _code("requested", "A person or a program asked for it.")
 
@@ -166,3 +172,54 @@ NODE_GIVEN_UP = _code("node_given_up", "The node failed too often, and is left a
 NODE_STARTING = _code("node_starting", "The node is being configured or activated.")
 NODE_PAUSED = _code("node_paused", "The deployment is paused, or is being shut down.")
 NODE_HELD = _code("node_held", "A person has taken the node in hand; it is left alone.")
+
+
+_NUMBERS = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|0x[0-9a-fA-F]+")
+
+
+def same_kind(one: Reason, other: Reason) -> bool:
+    """Whether two reasons are equal but for the numbers in their texts."""
+    return one.code == other.code and _NUMBERS.sub("#", one.text) == _NUMBERS.sub("#", other.text)
+
+
+class EqualFailures:
+    """Counts failures that are equal, and says when it is enough.
+
+    What fails in the same way again and again (a wrong value, a diverged loss) will do so for
+    ever: to go on trying hides the cause.
+
+    Args:
+        limit: Equal failures in a row that are enough; 0: never.
+        window_s: Time within which they must come.
+        clock_s: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        limit: int = 5,
+        window_s: float = 600.0,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.limit, self._window_s, self._clock_s = limit, window_s, clock_s
+        self._last = NO_REASON
+        self._times_s: list[float] = []
+
+    def clear(self) -> None:
+        """It works, or failed in a way that may pass."""
+        self._last, self._times_s = NO_REASON, []
+
+    def add(self, reason: Reason) -> bool:
+        """One more; returns whether it is enough."""
+        now_s = self._clock_s()
+        if not same_kind(reason, self._last):
+            self._times_s = []
+        self._last = reason
+        self._times_s = [t for t in self._times_s if t > now_s - self._window_s] + [now_s]
+        return bool(self.given_up)
+
+    @property
+    def given_up(self) -> Reason:
+        """The reason that came too often, with the number in its text; false before."""
+        if not 0 < self.limit <= len(self._times_s):
+            return NO_REASON
+        return Reason(self._last.code, f"{self._last.text} ({len(self._times_s)} times the same)")

@@ -326,3 +326,20 @@ def test_a_damaged_memory_is_named(tmp_path):
     (tmp_path / "memory.json").write_text(json.dumps({"mode": "dance", "held": []}))
     with pytest.raises(StoreError, match="dance"):
         Memory(tmp_path / "memory.json")
+
+
+def test_the_cause_of_a_failed_transition_travels_to_whoever_waits():
+    world = World(spec("replay"), spec("learner", depends_on=("replay",)))
+    world.nodes["replay"].fails = ("configure",)
+    world.run(0.5)
+    cause = Reason("schema_mismatch", "cannot configure: store: got 7 actions, expected 6")
+    world.manager.complained("replay", cause)
+    replay, learner = world.manager.report(world.now_s)
+    assert replay.reason.code == "node_failed"
+    assert "got 7 actions, expected 6 [schema_mismatch]" in replay.reason.text
+    assert "its log" not in replay.reason.text
+    assert learner.reason.code == "node_waits"
+    assert "waits for replay (cannot configure: store: got 7 actions" in learner.reason.text
+    world.nodes["replay"].fails = ()
+    world.run(20.0)
+    assert not any(report.reason for report in world.manager.report(world.now_s))

@@ -206,6 +206,11 @@ class LocalHal:
             return Reason(EMERGENCY_STOP, cause.text)
         return Reason(SAFETY_STOP, f"safety stop: {cause.code}: {cause.text}")
 
+    @property
+    def lost(self) -> Reason:
+        """Why the robot can be driven no more by this object; false while it can."""
+        return self._loop.lost
+
     def unready(self) -> Reason:
         """Why no episode can begin now; false if one can. Tries to bring a driver back."""
         if self._steps_itself and self._loop.fault:

@@ -544,3 +544,79 @@ def test_the_end_of_a_required_process_ends_everything(tmp_path):
     assert asyncio.run(asyncio.wait_for(supervisor.run(), 20)) is False
     assert supervisor.children["b"].state is ChildState.GIVEN_UP
     assert supervisor.children["a"].state is ChildState.ENDED
+
+
+OURS = {"package": "user_test"}
+
+
+def said(code, text, final):
+    """A program that leaves last words and ends."""
+    return python(
+        f"""
+        import json, os
+        words = {{"code": {code!r}, "text": {text!r}, "final": {final}}}
+        open(os.environ["USER_LAST_WORDS"], "w").write(json.dumps(words))
+        raise SystemExit(3)
+        """
+    )
+
+
+def test_a_process_that_would_fail_again_is_not_started_again_and_ends_the_run(tmp_path):
+    supervisor = Supervisor(
+        [spec("a"), spec("b", executable="f")],
+        {"a": SLEEP, "b": said("config", "no key 'utd'", True)},
+        tmp_path,
+    )
+    assert asyncio.run(asyncio.wait_for(supervisor.run(), 20)) is False
+    b = supervisor.children["b"]
+    assert b.state is ChildState.GIVEN_UP and b.restarts == 0 and supervisor.ended_by is b
+    assert b.cause.code == "config" and "no key 'utd' [config]" in b.detail
+    assert supervisor.children["a"].state is ChildState.ENDED
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_word", "cause"),
+    [
+        ("raise ValueError('wrong shape')", "exit code 1", "ValueError: wrong shape"),
+        ("import os; os._exit(7)", "exit code 7", "exit code 7"),
+        ("import os; os._exit(0)", "exit code 0", "by itself and without a word"),
+        ("import os; os.abort()", "SIGABRT", "SIGABRT"),
+    ],
+)
+def test_equal_failures_are_given_up_with_their_cause(tmp_path, code, exit_word, cause):
+    supervisor = Supervisor([spec("a", **OURS)], {"a": python(code)}, tmp_path)
+    assert asyncio.run(asyncio.wait_for(supervisor.run(), 30)) is False
+    a = supervisor.children["a"]
+    assert a.state is ChildState.GIVEN_UP and a.restarts == 4 and a.cause.code == "process_ended"
+    assert exit_word in a.detail and cause in a.detail and "5 times the same" in a.detail
+
+
+def test_what_may_pass_and_what_comes_from_outside_is_tried_for_ever(tmp_path):
+    waits = said("transport", "port 7457 is in use", False)
+    killed = python("import os; os.kill(os.getpid(), 9)")
+    supervisor = Supervisor(
+        [spec("a", **OURS), spec("b", **OURS)], {"a": waits, "b": killed}, tmp_path
+    )
+    a, b = supervisor.children.values()
+
+    async def story(task):
+        await wait_until_async(lambda: a.restarts > 6 and b.restarts > 6, "both restarted often")
+        assert not task.done() and "7457" in a.cause.text
+
+    run(supervisor, story)
+    assert supervisor.ended_by is None
+
+
+def test_of_two_of_a_kind_the_other_goes_on(tmp_path):
+    supervisor = Supervisor(
+        [spec("a", **OURS), spec("b", **OURS)],
+        {"a": SLEEP, "b": said("config", "wrong", True)},
+        tmp_path,
+    )
+    a, b = supervisor.children.values()
+
+    async def story(task):
+        await wait_until_async(lambda: b.state is ChildState.GIVEN_UP, "b given up")
+        assert not task.done() and a.state is ChildState.RUNNING
+
+    run(supervisor, story)

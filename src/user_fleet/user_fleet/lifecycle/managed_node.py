@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from user_core.reasons import NO_REASON
 from user_fleet.deployment.model import ProcessSpec
 from user_fleet.supervisor.restarts import Restarts
 
 UNKNOWN = "unknown"
+#: In the detail of a failed transition whose cause is not known yet.
+_SEE_LOG = "its log and /diagnostics say why"
 PRIMARY = ("unconfigured", "inactive", "active", "finalized")
 
 
@@ -41,6 +44,7 @@ class ManagedNode:
         doubted: Whether its state must be asked for before anything else.
         asked: The last transition that it was asked for.
         detail: What was last wrong, for people.
+        cause: By what its last transition failed, as it says itself; false if it did not.
         pid: Its process; 0 if none is known.
     """
 
@@ -57,6 +61,7 @@ class ManagedNode:
         self.doubted, self.asked = False, ""
         self.failures = 0
         self.detail = ""
+        self.cause = NO_REASON
         self.pid, self.pid_since_s = 0, now_s
         self._restarts = Restarts(spec.restart)
 
@@ -78,6 +83,15 @@ class ManagedNode:
             self.given_up = True
         elif wait:
             self.retry_s = now_s + (wait_s or 0.0)
+
+    @property
+    def why(self) -> str:
+        """What was last wrong, with the cause that the node itself gave."""
+        if not self.cause:
+            return self.detail
+        cause = f"{self.cause.text} [{self.cause.code}]"
+        known = not self.detail or _SEE_LOG in self.detail
+        return cause if known else f"{self.detail}; {cause}"
 
     def silent_s(self, now_s: float) -> float:
         """For how long it has said nothing."""

@@ -185,6 +185,10 @@ class LifecycleManager:
         elif state != node.state:
             node.doubted = True
 
+    def complained(self, name: str, cause: Reason) -> None:
+        """A node has said by what its last transition failed; false: it did not fail."""
+        self.nodes[name].cause = cause
+
     def told(self, name: str, state: str, now_s: float) -> None:
         """A node has answered ``get_state``."""
         node = self.nodes[name]
@@ -217,6 +221,7 @@ class LifecycleManager:
         if success:
             node.doubted = False
             self._enter(node, GOALS[call.what], now_s)
+            node.cause = NO_REASON
             if call.what == "activate":
                 node.detail = ""
         else:
@@ -384,23 +389,29 @@ class LifecycleManager:
             orders.append(Kill(node.name, node.pid, reason))
             node.pid, node.pid_since_s = 0, now_s
 
+    def _with_cause(self, name: str) -> str:
+        """A node that another waits for, and why it is not there."""
+        node = self.nodes[name]
+        return f"{name} ({node.why})" if node.why else name
+
     def _report(self, node: ManagedNode, now_s: float) -> NodeReport:
         reason, serious = NO_REASON, False
         if node.given_up:
             policy = node.spec.restart
             text = f"given up after {policy.max_failures} failures in {policy.window_s:g} s"
-            reason, serious = Reason(NODE_GIVEN_UP, f"{text}: {node.detail}"), True
+            reason, serious = Reason(NODE_GIVEN_UP, f"{text}: {node.why}"), True
         elif node.held:
             reason = Reason(NODE_HELD, node.detail or "taken in hand by its life-cycle service")
         elif node.state == UNKNOWN and not node.over:
-            reason, serious = Reason(NODE_SILENT, node.detail or "not heard of yet"), node.was_up
+            reason, serious = Reason(NODE_SILENT, node.why or "not heard of yet"), node.was_up
         elif self.mode is not Mode.RUN:
             reason = Reason(NODE_PAUSED, self.mode.value if self._memory.is_told else _NOT_YET)
         elif node.state != "active":
             missing = self._missing(node)
             code = NODE_WAITS if missing else NODE_FAILED if node.detail else NODE_STARTING
-            text = f"waits for {', '.join(missing)}" if missing else "is being brought up"
-            reason = Reason(code, f"{text}; {node.detail}" if node.detail else text)
+            waited_for = ", ".join(self._with_cause(name) for name in missing)
+            text = f"waits for {waited_for}" if missing else "is being brought up"
+            reason = Reason(code, f"{text}; {node.why}" if node.why else text)
         return NodeReport(
             node.name, node.spec.node_name, node.state, reason, serious, node.failures,
             node.pid, now_s - node.since_s,

@@ -23,6 +23,7 @@ from user_comm.diagnostics import Level
 from user_comm.lifecycle import LifecycleNode
 from user_comm.run import run
 from user_core.errors import ConfigError
+from user_core.reasons import Reason
 from user_fleet.deployment import load_record
 from user_fleet.lifecycle import (
     AskState,
@@ -115,9 +116,11 @@ class LifecycleManagerNode(LifecycleNode):
             node, _, item = status.name.partition(": ")
             if item != "lifecycle" or node not in self._by_node:
                 continue
-            for entry in status.values:
-                if entry.key == "state":
-                    self._manager.heartbeat(self._by_node[node], entry.value, time.monotonic())
+            values = {entry.key: entry.value for entry in status.values}
+            name = self._by_node[node]
+            self._manager.complained(name, Reason(values.get("code", ""), values.get("cause", "")))
+            if "state" in values:
+                self._manager.heartbeat(name, values["state"], time.monotonic())
 
     def _on_pause(self, request: Any, response: Any) -> None:
         self._manager.pause()

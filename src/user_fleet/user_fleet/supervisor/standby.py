@@ -60,7 +60,9 @@ def _stand_by(name: str, modules: Path, words: list[str]) -> None:
     _call_itself(name)
     with suppress(OSError):
         for module in modules.read_text(encoding="utf-8").split():
-            with suppress(Exception):  # a module that cannot be imported here: then later
+            with suppress(
+                Exception, SystemExit
+            ):  # a module that cannot be imported here: then later
                 importlib.import_module(module)
     if "user_comm.run" in sys.modules:  # a node: others get to know this process already
         try:

@@ -21,6 +21,7 @@ from user_msgs.msg import SafetyStatus
 
 from user_comm import topics
 from user_comm.converters import robot_description_from_message
+from user_core.runtime import last_words
 from user_core.types import ActedBy
 from user_testing.worlds.hal_node import NAMESPACE, PERIOD_NS, WATCHDOG_S, Client, HalProcess
 
@@ -267,3 +268,25 @@ def test_diagnostics_say_of_which_robot_they_are(hal, client) -> None:
     client.wait_for(lambda: client.diagnostics)
     said = {status.hardware_id for status in client.diagnostics.values()}
     assert said == {f"mock ({NAMESPACE.strip('/')})"}
+
+
+def test_a_driver_that_calls_sys_exit_stops_the_robot_and_is_given_up_by_name(
+    client, tmp_path, monkeypatch
+) -> None:
+    words = tmp_path / "hal.ending"
+    monkeypatch.setenv(last_words.VARIABLE, str(words))
+    with HalProcess(tmp_path) as hal:
+        client.wait_for(lambda: hal.reached("read") or client.observations)
+        client.drive(moves())
+        client.wait_for(lambda: hal.reached("command"))
+        failed_ns = time.monotonic_ns()
+        hal.fail(command="exit")
+        client.wait_for(lambda: stops_after(hal, failed_ns))
+        client.wait_stopped("plugin_fault")
+        assert "SystemExit" in client.status.detail
+        client.wait_for(lambda: hal.process.poll() is not None, 60.0)
+        client.stop_driving()
+        assert hal.process.poll() == last_words.FINAL_EXIT_CODE
+    said = last_words.take(words)
+    assert said is not None and said.final and said.code == "plugin_fault"
+    assert "command() of the driver raised SystemExit" in said.text

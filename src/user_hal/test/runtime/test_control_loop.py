@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
+import sys
+import threading
+import time
 
 import numpy as np
 import pytest
 
 from user_core.errors import LeaseError, SafetyError, SuiteError
+from user_core.reasons import Reason
 from user_core.types import ActionChunk
-from user_hal.safety import Refused
+from user_hal.robots.mock import MockConfig, MockRobot
+from user_hal.runtime.control_loop import HalLoop, LoopConfig, is_running
+from user_hal.runtime.leases import LeaseConfig
+from user_hal.safety import Refused, SafetyConfig
 from user_hal.safety.stops import SafetyState
+from user_testing.waiting import wait_until
 from user_testing.worlds.hal import EPOCH_NS, MS, World
 
 
@@ -367,3 +375,66 @@ def test_a_robot_in_lockstep_gives_one_observation_per_command_and_no_watchdog()
     again = world.seen[before + 10 :]
     assert 9 <= len(again) <= 11  # shown again for who missed it
     assert {o.sequence for o in again} == {world.seen[before + 9].sequence}
+
+
+def live_loop(lost, robot=None):
+    """A loop in threads of its own."""
+    robot = robot or MockRobot(MockConfig(rate_hz=100.0))
+    return robot, HalLoop(
+        robot, LoopConfig(), SafetyConfig(watchdog_s=0.3), LeaseConfig(required=False),
+        on_lost=lost.append,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("who", ["observation", "waiter"])
+def test_a_sys_exit_beside_the_driver_does_not_end_the_loop(who) -> None:
+    lost, seen = [], []
+    _, loop = live_loop(lost)
+
+    def leave(*arguments: object) -> None:
+        seen.append(1)
+        if len(seen) == 2:
+            raise SystemExit(0)
+        time.sleep(0.005)
+
+    if who == "observation":
+        loop._on_observation = leave
+    else:
+        loop.waiter.wait = leave  # type: ignore[method-assign]
+    loop.start()
+    try:
+        wait_until(lambda: len(seen) > 10)
+        assert not lost and not loop.lost
+    finally:
+        loop.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_loop_whose_thread_has_died_stops_the_robot_and_says_so() -> None:
+    lost: list[Reason] = []
+    robot, loop = live_loop(lost)
+
+    def leave() -> int:
+        raise SystemExit(0)
+
+    loop.start()
+    try:
+        wait_until(lambda: loop.status().passed == 0 and not loop.fault)
+        loop._safe_step = leave  # past all our helpers
+        wait_until(lambda: lost)
+        assert lost[0].code == "loop_died" and loop.lost
+        wait_until(lambda: any(what == "stop" for what, _, _ in robot.log.entries))
+        assert loop.status().cause.code == "loop_died"
+    finally:
+        loop.close()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks the kernel")
+def test_a_thread_that_c_code_has_ended_is_not_running() -> None:
+    go = threading.Event()
+    thread = threading.Thread(target=go.wait, daemon=True)
+    thread.start()
+    assert is_running(thread)
+    go.set()
+    thread.join()
+    assert not is_running(thread)

@@ -137,3 +137,87 @@ def test_a_driver_whose_close_fails_is_connected_all_the_same() -> None:
     bench.robot.faults.read = ""
     bench.attempts_until_back()
     assert bench.guard.healthy and bench.connects == 2
+
+
+class Hardware(RuntimeError):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (SystemExit(3), "plugin_fault"),
+        (SystemExit(0), "plugin_fault"),
+        (GeneratorExit(), "plugin_fault"),
+        (TypeError("unsupported"), "plugin_fault"),
+        (Hardware("bus"), "device_fault"),
+        (ConnectionError("cable"), "device_fault"),
+    ],
+)
+@pytest.mark.parametrize("call", ["read", "command", "reset", "connect"])
+def test_whatever_a_driver_raises_is_a_fault_also_sys_exit(call, error, code) -> None:
+    bench = Bench()
+    if call != "connect":
+        bench.guard.recover()
+
+    def broken(*arguments: object) -> None:
+        raise error
+
+    setattr(bench.robot, call, broken)
+    arguments = {"command": [bench.robot.spec.action.zeros()], "reset": [None]}.get(call, [])
+    with pytest.raises(DeviceFault, match=f"{call}.. of the driver raised {type(error).__name__}"):
+        getattr(bench.guard, call)(*arguments)
+    assert bench.guard.check(0).code == code
+
+
+def test_ctrl_c_in_the_main_thread_is_a_persons_and_no_fault() -> None:
+    bench = Bench()
+    bench.guard.recover()
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    bench.robot.read = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        bench.guard.read()
+    assert bench.guard.healthy
+
+
+def fails(bench: Bench, error: BaseException, times: int) -> None:
+    def broken() -> None:
+        raise error
+
+    bench.robot.read = broken  # type: ignore[method-assign]
+    for _ in range(times):
+        bench.time.now_ns = max(bench.guard.retry_ns, bench.time.now_ns)
+        bench.guard.recover()
+
+
+def test_a_mistake_that_repeats_is_given_up_and_a_cable_never() -> None:
+    bench = Bench()
+    bench.guard.recover()
+    fails(bench, ConnectionError("cable"), 50)
+    assert not bench.guard.given_up
+    fails(bench, TypeError("no such joint 3"), 7)
+    assert not bench.guard.given_up
+    fails(bench, TypeError("no such joint 4"), 1)
+    assert (
+        bench.guard.given_up.code == "plugin_fault" and "no such joint" in bench.guard.given_up.text
+    )
+
+
+def test_a_call_that_never_returns_is_given_up() -> None:
+    bench = Bench()
+    bench.guard.recover()
+    seen = []
+
+    def hangs() -> None:
+        for wait_ms in (1000, 35_000):
+            bench.time.now_ns += wait_ms * MS
+            seen.append(bench.guard.given_up)
+        raise OSError("at last")
+
+    bench.robot.read = hangs  # type: ignore[method-assign]
+    with pytest.raises(DeviceFault):
+        bench.guard.read()
+    assert not seen[0] and seen[1].code == "hangs" and "read()" in seen[1].text

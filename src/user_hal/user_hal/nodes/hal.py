@@ -46,6 +46,7 @@ from user_hal.robot_file import (
 from user_hal.robots.in_real_time import InRealTime
 from user_hal.runtime.control_loop import HalLoop, HalStatus
 from user_hal.safety import Refused
+from user_hal.safety.config import WorkspaceConfig
 from user_hal.safety.emergency_stop import LatchFile, state_folder
 from user_hal.topic_io import attach_topics, topics_commanded, topics_read, wants_topics
 
@@ -249,7 +250,15 @@ class HalNode(LifecycleNode):
             stamped = dataclasses.replace(
                 observation, stamp_ns=self._ros_time.ros_ns(observation.stamp_ns)
             )
-            self._markers.publish(markers(stamped, status, acting, self._display, box))
+            boxes = self._boxes_of_groups()
+            self._markers.publish(markers(stamped, status, acting, self._display, box, boxes))
+
+    def _boxes_of_groups(self) -> dict[str, tuple[WorkspaceConfig, str]]:
+        shown, boxes = self._loop.spec.observation, {}
+        for name, limits in self._robot_file.safety.groups.items():
+            pose = shown.get(f"{name}.tcp_pose") or shown.get("tcp_pose")
+            boxes[name] = (limits.workspace, pose.frame if pose is not None else "")
+        return boxes
 
     def _show_status(self, status: HalStatus) -> None:
         self._status.publish(safety_status_to_message(status, self._display.base_frame))

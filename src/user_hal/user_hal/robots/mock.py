@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ _HOME_M = (0.4, 0.0, 0.3)
 _JOINTS = tuple(f"joint_{i}" for i in range(1, 7))
 _HANG_S = 3600.0
 
-Fault = Literal["", "raise", "block", "hang", "nan", "refuse"]
+Fault = Literal["", "raise", "block", "hang", "nan", "refuse", "exit", "die"]
 
 
 class MockConfig(Config):
@@ -50,7 +51,8 @@ class MockFaults:
     """What goes wrong, call by call, and what the robot feels.
 
     ``raise``: the call raises DeviceFault; ``block``: it takes ``block_s``; ``hang``: it never
-    returns; ``nan``: it returns NaN; ``refuse`` (connect): raises DeviceNotConnected.
+    returns; ``nan``: it returns NaN; ``refuse`` (connect): raises DeviceNotConnected; ``exit``: it
+    calls ``sys.exit``; ``die``: it ends the process at once, with exit code 0.
     """
 
     connect: Fault = ""
@@ -210,6 +212,10 @@ class MockRobot(Robot):
             raise DeviceFault(f"mock robot: {what}", got="a fault that was asked for")
         if fault == "refuse":
             raise DeviceNotConnected(f"mock robot: {what}", got="a refusal that was asked for")
+        if fault == "exit":
+            sys.exit(f"mock robot: {what}: an exit that was asked for")
+        if fault == "die":
+            os._exit(0)
         if fault in ("block", "hang"):
             time.sleep(self.faults.block_s if fault == "block" else _HANG_S)
         return fault

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -11,10 +12,10 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from user_core.config import Config, setting
-from user_core.errors import DeviceTimeout, SafetyError, SuiteError
+from user_core.errors import DeviceTimeout, SafetyError, SuiteError, is_of_a_person
 from user_core.interfaces import Robot
 from user_core.mobility import mobility_of
-from user_core.reasons import Reason
+from user_core.reasons import LOOP_DIED, NO_REASON, Reason
 from user_core.runtime.clock import Clock
 from user_core.runtime.pacing import LatenessReport, Pacer
 from user_core.types import ActionChunk, AppliedAction, Lease, Observation
@@ -123,6 +124,9 @@ class HalLoop:
         make_stopper: Makes what stops the robot.
         latch: Keeps the emergency stop latched while no process runs; None: it ends with this
             one.
+        on_lost: Called once, in the sentinel's thread, when the loop can drive no more: its
+            thread has died, or the driver hangs or fails in the same way for ever. The robot
+            has been told to stop by then.
 
     Attributes:
         path: The way of a command.
@@ -148,7 +152,9 @@ class HalLoop:
         clock: Clock | None = None,
         make_stopper: Callable[[Callable[[], None]], Stopper] = Stopper,
         latch: LatchFile | None = None,
+        on_lost: Callable[[Reason], None] = lambda reason: None,
     ) -> None:
+        self._on_lost, self._lost = on_lost, NO_REASON
         self.spec, self.config, self._robot = robot.spec, config, robot
         self._clock = clock or Clock()
         self._on_observation, self._on_status = on_observation, on_status
@@ -201,6 +207,7 @@ class HalLoop:
                 hint="Wait until it returns, or restart the process.",
             )
         self._ending, self._applied, self._last = False, None, None
+        self._lost = NO_REASON
         self._guard.begin()
         self._stopper.start()
         self._sentinel = Sentinel(self.look, SENTINEL_PERIOD_S)
@@ -268,6 +275,16 @@ class HalLoop:
         """What the driver raised last; None while nothing failed since the last good reading."""
         return self._guard.failure
 
+    @property
+    def lost(self) -> Reason:
+        """Why the loop can drive no more; false while it can."""
+        thread = self._thread
+        if self._ending or self._sentinel is None:
+            return NO_REASON
+        if thread is not None and not is_running(thread):
+            return Reason(LOOP_DIED, "the thread of the control loop has ended")
+        return self._guard.given_up
+
     def wait_for_stop(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
         """Wait until the stops that were asked for are done; tell whether they are."""
         return self._stopper.wait(timeout_s)
@@ -316,6 +333,8 @@ class HalLoop:
     def look(self) -> None:
         """One look of the sentinel."""
         self.path.check()
+        if (lost := self.lost) and not self._lost:
+            self._lose(lost)
         if (demand := self._demanded.latched) and not self.path.emergency_pressed:
             self.press_emergency(f"the robot ({demand.text})")
         emergency = self.path.supervisor.state is SafetyState.EMERGENCY
@@ -328,6 +347,13 @@ class HalLoop:
         if shown != self._shown:
             self._shown = shown
             self._on_status(self.status())
+
+    def _lose(self, lost: Reason) -> None:
+        self._lost = lost
+        _log.error("the control loop is given up: %s", lost.text)
+        self.path.halt(lost)
+        self._stopper.request()
+        self._on_lost(lost)
 
     def step(self) -> int:
         """Do what is due now; return when to come back, on the monotonic clock."""
@@ -359,7 +385,7 @@ class HalLoop:
         """A step; a mistake in our own code stops the robot, and does not end the loop."""
         try:
             return self.step()
-        except Exception as error:
+        except BaseException as error:  # SystemExit of a plugin, too
             _log.exception("a cycle of the control loop failed")
             self.path.halt(Reason.of(error))
             return self._clock.monotonic_ns() + _AFTER_ERROR_NS
@@ -434,7 +460,9 @@ class HalLoop:
     def _publish(self, observation: Observation) -> None:
         try:
             self._on_observation(observation)
-        except Exception:  # showing must not end the loop
+        except BaseException as error:  # showing must not end the loop
+            if is_of_a_person(error):
+                raise
             _log.exception("an observation could not be shown")
 
     def _do_reset(self) -> None:
@@ -473,13 +501,27 @@ class HalLoop:
 
     def _run(self) -> None:
         while not self._ending:
-            self.waiter.wait(self._safe_step())
+            until_ns = self._safe_step()
+            try:
+                self.waiter.wait(until_ns)
+            except BaseException as error:  # of what is called while it waits
+                _log.exception("the control loop could not wait for commands")
+                self.path.halt(Reason.of(error))
+                time.sleep(_AFTER_ERROR_NS * 1e-9)
         self._end()
 
     def _end(self) -> None:
         self._stopper.wait(self.CLOSE_TIMEOUT_S)  # a stop that fell into a call is repeated
         self._guard.close()
         self._refuse_resets()
+
+
+def is_running(thread: threading.Thread) -> bool:
+    """Whether a thread is there still, also for the kernel: code in C can end its own thread
+    (``pthread_exit``), and Python does not hear of it."""
+    if not thread.is_alive() or not os.path.isdir("/proc/self/task"):
+        return thread.is_alive()
+    return os.path.exists(f"/proc/self/task/{thread.native_id}")
 
 
 class ResetRequest(NamedTuple):

@@ -13,9 +13,17 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 from user_core.config import Config, setting
-from user_core.errors import DeviceFault, DeviceNotConnected, DeviceTimeout, SpecError, SuiteError
+from user_core.errors import (
+    DeviceFault,
+    DeviceNotConnected,
+    DeviceTimeout,
+    PluginFault,
+    SpecError,
+    SuiteError,
+    is_of_a_person,
+)
 from user_core.interfaces import Robot
-from user_core.reasons import NO_REASON, STOP_FAILED, Reason
+from user_core.reasons import HANGS, NO_REASON, STOP_FAILED, EqualFailures, Reason
 from user_core.runtime.backoff import Backoff, BackoffConfig
 from user_core.runtime.clock import Clock
 from user_core.specs import Array, RobotSpec, check_arrays
@@ -26,6 +34,13 @@ T = TypeVar("T")
 
 #: A lockstep robot simulates in its commands, and may take long.
 _LOCKSTEP_LIMIT_S = 10.0
+#: Failures after having worked for so long are not counted together with those before.
+_HEALTHY_S = 10.0
+#: What no cable and no device brings about: the driver itself is wrong.
+_MISTAKES = (
+    TypeError, AttributeError, NameError, ImportError, AssertionError, NotImplementedError,
+    SyntaxError,
+)  # fmt: skip
 #: Readings that are tried before the connection is made anew.
 _PROBES = 3
 
@@ -45,6 +60,18 @@ class DriverLimits(Config):
     backoff: BackoffConfig = setting(
         factory=BackoffConfig, doc="Waiting times between attempts after a failure."
     )
+    hang_s: float = setting(
+        30.0,
+        doc="A call that is late by so long ends the process, so that another takes over; 0: never.",
+        unit="s",
+        ge=0,
+    )
+    equal_failures: int = setting(
+        8,
+        doc="Equal failures in a row, of a kind that does not pass by itself, after which the "
+        "driver is given up and the process ends; 0: never.",
+        ge=0,
+    )
 
     def call_limit_s(self, spec: RobotSpec, watchdog_s: float) -> float:
         """Longest time of a read or command."""
@@ -55,6 +82,16 @@ class _Call(NamedTuple):
     what: str
     began_ns: int
     limit_s: float
+
+
+def said_by(error: BaseException) -> str:
+    """An error of somebody else's code in words; ``sys.exit()`` says what it is."""
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return f"{text} (it called sys.exit)" if isinstance(error, SystemExit) else text
+
+
+def _is_mistake(error: BaseException) -> bool:
+    return isinstance(error, _MISTAKES) or not isinstance(error, Exception)
 
 
 class DriverGuard:
@@ -99,6 +136,20 @@ class DriverGuard:
         self._overran = self._stopped_during_call = False
         self._connected = self._attempted = False
         self.failure: SuiteError | None = None
+        self._equal = EqualFailures(limits.equal_failures)
+
+    @property
+    def given_up(self) -> Reason:
+        """Why it is no use to go on with this driver; false while it may be."""
+        call, limit_s = self._running, self._limits.hang_s
+        if call is not None and limit_s:
+            late_s = (self._clock.monotonic_ns() - call.began_ns) * 1e-9 - call.limit_s
+            if late_s > limit_s:
+                return Reason(
+                    HANGS,
+                    f"{call.what}() of the driver has not returned for {late_s + call.limit_s:.0f} s",
+                )
+        return self._equal.given_up
 
     def check(self, now_ns: int) -> Reason:
         """The fault that forbids motion, false if none does; finds calls that take too long."""
@@ -139,6 +190,7 @@ class DriverGuard:
     def begin(self) -> None:
         """A new run begins: what failed in the one before is no reason to wait."""
         self._retry_ns, self.failure = 0, None
+        self._equal.clear()
 
     def connect(self) -> None:
         """Open the connection; raises what the driver raises, SuiteError in any case."""
@@ -213,8 +265,11 @@ class DriverGuard:
             result = function(*args)
         except SuiteError as error:
             raise self._failed(what, error) from error
-        except Exception as error:  # a driver may raise anything
-            fault = DeviceFault(f"{what}() of the driver raised {type(error).__name__}: {error}")
+        except BaseException as error:  # a driver may raise anything, SystemExit too
+            if is_of_a_person(error):
+                raise
+            kind = PluginFault if _is_mistake(error) else DeviceFault
+            fault = kind(f"{what}() of the driver raised {said_by(error)}")
             raise self._failed(what, fault) from error
         finally:
             with self._lock:
@@ -235,6 +290,11 @@ class DriverGuard:
         self._fault, self.failure = Reason(error.code, detail), error
         now_ns, recovered_ns = self._clock.monotonic_ns(), self._recovered_ns
         worked_s = 0.0 if recovered_ns is None else (now_ns - recovered_ns) * 1e-9
+        heals = error.may_pass and not (self.spec.lockstep and isinstance(error, DeviceFault))
+        if heals or worked_s > _HEALTHY_S:  # a simulation does not heal by itself
+            self._equal.clear()
+        if not heals:
+            self._equal.add(self._fault)
         self._retry_ns = now_ns + int(self._backoff.failed(worked_s) * 1e9)
         self._recovered_ns = None
         return error
@@ -365,8 +425,8 @@ class Stopper:
                 asked = self._asked
             try:
                 self._stop()
-            except Exception as error:  # whatever the driver raises: try again
-                self._report(f"{type(error).__name__}: {error}")
+            except BaseException as error:  # whatever the driver raises: try again
+                self._report(said_by(error))
                 with self._changed:
                     if self._closed:
                         return
@@ -410,7 +470,7 @@ class Sentinel:
         while not self._end.wait(self._period_s):
             try:
                 self._look()
-            except Exception as error:  # nothing may end the watch
+            except BaseException as error:  # nothing may end the watch
                 if repr(error) != self._trouble:
                     _log.exception("sentinel: a look failed; it goes on")
                 self._trouble = repr(error)
