@@ -98,6 +98,7 @@ def at_rest(robot: Ros2Robot, config: Ros2Config) -> dict[str, float]:
 
 @pytest.mark.parametrize("name", sorted(DRIVERS))
 def test_a_robot_of_a_ready_contract_goes_home_moves_stops_and_grips(name: str) -> None:
+    """And it keeps every promise of a robot, as `user check robot` tries them."""
     with connected(name) as (robot, config, _):
         robot.reset(seed=0)
         spec = robot.spec
@@ -144,13 +145,9 @@ def test_a_robot_of_a_ready_contract_goes_home_moves_stops_and_grips(name: str) 
         for label, value in at_rest(robot, config).items():
             assert value == pytest.approx(stopped[label], abs=1e-3), label
 
-
-def test_a_ready_contract_keeps_every_promise_of_a_robot() -> None:
-    with RosDriver(DRIVERS["kinova_gen3"], "robot_driver"), open_topic_io("hal") as io:
-        robot = Ros2Robot(contract("kinova_gen3"))
-        robot.attach(io)
-        report = check_robot(robot, steps=5)
-    assert report.passed, report
+        robot.close()
+        report = check_robot(robot, steps=3)
+        assert report.passed, report
 
 
 def test_a_ur_under_servo_is_given_back_to_its_trajectory_controller() -> None:
