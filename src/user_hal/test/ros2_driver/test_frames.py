@@ -189,3 +189,27 @@ def test_a_frame_that_the_contract_leaves_open_is_noted_and_stays(io: LocalTopic
             assert "write frame: tool0" in " ".join(observer.notes())
     with pytest.raises(DeviceFault, match="frame_id: got 'base', after 'tool0', expected one"):
         observer.measured("wrench")
+
+
+def test_a_twist_of_bare_numbers_has_a_frame_as_well(io: LocalTopics) -> None:
+    numbers = "std_msgs/msg/Float64MultiArray"
+    entry = {
+        "topic": "/v", "type": numbers, "field": "data", "layout": "vector", "size": 6,
+        "frame": "base",
+    }  # fmt: skip
+    config = contract(transforms=TURNED)
+    config = config.replace(
+        observation={
+            **config.observation,
+            "tcp_velocity": from_mapping(type(config.observation["tcp_pose"]), entry),
+        }
+    )
+    observer = Observer(config)
+    observer.subscribe(io)
+    message = io.publisher("/v", numbers).new()
+    message.data = [1.0, 2.0, 3.0, 0.1, 0.2, 0.3]
+    io.publisher("/v", numbers).publish(message)
+    np.testing.assert_allclose(
+        observer.measured("tcp_velocity"), [-1.0, -2.0, 3.0, -0.1, -0.2, 0.3], atol=1e-9
+    )
+    assert observer.specs["tcp_velocity"].frame == "base_link"

@@ -18,7 +18,7 @@ from user_hal.safety import rotation
 from user_hal.safety.rotation import Quaternion
 
 #: Layouts that can be taken from any frame to any other.
-FRAMED = ("pose", "pose_rpy", "quaternion", "twist", "wrench")
+FRAMED = ("pose", "quaternion", "twist", "wrench")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Transform:
                 wrenches, as geometry_msgs/Wrench and tf2 mean it.
         """
         result = np.array(values, dtype=np.float64)
-        if layout in ("pose", "pose_rpy"):
+        if layout == "pose":
             result[:3] = self.shift + self.rotated(values[:3])
             result[3:] = self._turned(values[3:])
         elif layout == "quaternion":

@@ -13,6 +13,8 @@ import numpy as np
 from user_core.errors import ConfigError, DeviceFault
 from user_core.specs import ActionKind, Array
 from user_hal.robots.ros2.frames import from_rpy
+from user_hal.safety import rotation
+from user_hal.sim.kinematics import quaternion_xyzw
 
 JOINT_STATE = "sensor_msgs/msg/JointState"
 JOINT_TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
@@ -65,10 +67,35 @@ def is_service(type_name: str) -> bool:
 
 
 LayoutName = Literal[
-    "vector", "scalar", "vector3", "quaternion", "pose", "pose_rpy", "twist", "wrench"
+    "vector",
+    "scalar",
+    "vector3",
+    "quaternion",
+    "pose",
+    "pose_rpy",
+    "pose_rotvec",
+    "pose_xyzw",
+    "pose_wxyz",
+    "pose_columns",
+    "pose_rows",
+    "twist",
+    "wrench",
 ]
 LayoutChoice = Literal[
-    "auto", "vector", "scalar", "vector3", "quaternion", "pose", "pose_rpy", "twist", "wrench"
+    "auto",
+    "vector",
+    "scalar",
+    "vector3",
+    "quaternion",
+    "pose",
+    "pose_rpy",
+    "pose_rotvec",
+    "pose_xyzw",
+    "pose_wxyz",
+    "pose_columns",
+    "pose_rows",
+    "twist",
+    "wrench",
 ]
 
 
@@ -119,13 +146,57 @@ class Layout:
         return numbers
 
 
-#: Numbers of a ``pose_rpy`` in a message: x y z, then roll, pitch, yaw.
-POSE_RPY_SIZE = 6
+#: Poses that are bare numbers in a message, and how many: x y z and roll pitch yaw; and a
+#: rotation vector; and a quaternion, in either order; a matrix (4, 4), column by column or row by
+#: row.
+NUMBER_POSES: dict[LayoutName, int] = {
+    "pose_rpy": 6,
+    "pose_rotvec": 6,
+    "pose_xyzw": 7,
+    "pose_wxyz": 7,
+    "pose_columns": 16,
+    "pose_rows": 16,
+}
+#: Those whose rotation is angles, which may be degrees.
+ANGLE_POSES = ("pose_rpy", "pose_rotvec")
+#: How far the rotation of a matrix may be from one.
+_SKEWED = 1e-2
 
 
-def pose_of_rpy(values: Array) -> Array:
-    """x y z (m) and roll, pitch, yaw about fixed axes (rad) as x y z qx qy qz qw."""
-    return np.concatenate([values[:3], from_rpy(*values[3:].tolist())])
+def pose_of_numbers(layout: LayoutName, values: Array) -> Array:
+    """Bare numbers (m, rad) as x y z qx qy qz qw.
+
+    Raises:
+        DeviceFault: They are no pose.
+    """
+    if layout in ANGLE_POSES:
+        as_turn = from_rpy if layout == "pose_rpy" else _from_rotation_vector
+        return np.concatenate([values[:3], as_turn(*values[3:].tolist())])
+    if layout in ("pose_xyzw", "pose_wxyz"):
+        turn = values[3:] if layout == "pose_xyzw" else np.roll(values[3:], -1)
+        norm = float(np.linalg.norm(turn))
+        if not 0.9 < norm < 1.1:
+            raise DeviceFault(
+                "length of a quaternion", got=f"{norm:g} of {turn.tolist()}", expected=1
+            )
+        return np.concatenate([values[:3], turn / norm])
+    matrix = values.reshape(4, 4) if layout == "pose_rows" else values.reshape(4, 4).T
+    if np.abs(matrix[3] - [0.0, 0.0, 0.0, 1.0]).max() > _SKEWED:
+        other = "pose_columns" if layout == "pose_rows" else "pose_rows"
+        raise DeviceFault(
+            f"last row of a {layout}",
+            got=matrix[3].tolist(),
+            expected=[0, 0, 0, 1],
+            hint=f"Write layout: {other}, if the matrix stands the other way",
+        )
+    axes = matrix[:3, :3]
+    if np.abs(axes @ axes.T - np.eye(3)).max() > _SKEWED or np.linalg.det(axes) < 0:
+        raise DeviceFault(f"rotation of a {layout}", got=axes.tolist(), expected="a rotation")
+    return np.concatenate([matrix[:3, 3], quaternion_xyzw(axes)])
+
+
+def _from_rotation_vector(x: float, y: float, z: float) -> rotation.Quaternion:
+    return rotation.from_vector((x, y, z))
 
 
 _XYZ = ("x", "y", "z")
@@ -149,8 +220,9 @@ LAYOUTS: dict[LayoutName, Layout] = {
         "m",
         slice(3, 7),
     ),
-    "pose_rpy": Layout(
-        names=("x", "y", "z", "qx", "qy", "qz", "qw"), unit="m", rotation=slice(3, 7)
+    **dict.fromkeys(
+        NUMBER_POSES,
+        Layout(names=("x", "y", "z", "qx", "qy", "qz", "qw"), unit="m", rotation=slice(3, 7)),
     ),
     "twist": Layout(
         _under(("linear", _XYZ), ("angular", _XYZ)), ("vx", "vy", "vz", "wx", "wy", "wz"), "m/s"
@@ -310,10 +382,11 @@ class Extractor:
         field: Way to the numbers.
         layout: What stands there.
         size: Number of elements that must come out.
+        kind: Name of the layout, for poses that are bare numbers.
         names: Elements to take, by name, in this order; empty: by position.
         names_field: Way to the names.
         indices: Elements to take, by position; empty: all.
-        scale: Factor, (1,) or (size,); of a ``pose_rpy`` (1,) or (6,), before it becomes a pose.
+        scale: Factor, (1,) or (size,); of bare numbers one for each, before they become a pose.
         offset: Added afterwards, (1,) or (size,).
         replace: Numbers instead of ``inf``, ``-inf`` and ``nan``, in the unit of the message.
     """
@@ -329,11 +402,12 @@ class Extractor:
         scale: Sequence[float] = (1.0,),
         offset: Sequence[float] = (0.0,),
         replace: Mapping[str, float] | None = None,
+        kind: LayoutName = "vector",
     ) -> None:
         self._field, self._layout, self._size = field, layout, size
-        self._by_angles = layout is LAYOUTS["pose_rpy"]
-        if self._by_angles:
-            self._size = POSE_RPY_SIZE
+        self._pose = kind if kind in NUMBER_POSES else None
+        if self._pose is not None:
+            self._size = NUMBER_POSES[self._pose]
         self._names, self._names_field = tuple(names), names_field
         self._indices = np.asarray(indices, np.intp) if len(indices) else None
         self._scale, self._offset = np.asarray(scale, float), np.asarray(offset, float)
@@ -417,7 +491,7 @@ class Extractor:
                 expected="finite numbers",
                 hint=f"If it means something (REP-117: out of range), write not_finite: {{{number}: NUMBER}}",
             )
-        return pose_of_rpy(scaled) if self._by_angles else scaled
+        return scaled if self._pose is None else pose_of_numbers(self._pose, scaled)
 
     def _pick(self, values: Array, rows: Array) -> Array:
         if rows.size and rows.max() >= values.size:

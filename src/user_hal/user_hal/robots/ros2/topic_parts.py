@@ -151,6 +151,7 @@ class TopicPart:
             part.scale.tolist(),
             part.offset.tolist(),
             {str(what): number for what, number in part.config.not_finite.items()},
+            part.layout,
         )
 
     @property
@@ -207,7 +208,7 @@ class TopicPart:
             if isinstance(way, MovingWay):
                 way = way.at(stamp_ns)
             if way is not None:
-                values = way.apply(self._part.layout, values, self.config.taken_at)
+                values = way.apply(self._part.meaning, values, self.config.taken_at)
             if stream.jumps is not None:
                 stream.jumps.check(values, stamp_ns, arrival_ns)
         except DeviceError as error:
@@ -383,7 +384,7 @@ class TopicPart:
     def _find_way(self, frame: str) -> Transform | MovingWay | None:
         expected, observed = self._frame, self._observed_frame
         if not expected:
-            if frame and self._part.layout in FRAMED:
+            if frame and self._part.meaning in FRAMED:
                 self._note_frame(frame)
             return None
         if not frame:
@@ -400,7 +401,7 @@ class TopicPart:
         if frame == observed:
             return None
         way = self._between.between(frame, observed)
-        layout = self._part.layout
+        layout = self._part.meaning
         fits = way.can(layout) if isinstance(way, Transform) else layout in FRAMED
         if way is not None and fits:
             return way

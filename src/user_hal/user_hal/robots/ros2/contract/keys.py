@@ -141,8 +141,8 @@ class Contract(Config):
 
     def frame_of(self, part: Part, name: str = "") -> str:
         """Frame of the messages of a part of an array; empty: whatever they say."""
-        in_base = ("pose", "pose_rpy", "twist")
-        return part.config.frame or (self.base_frame_of(name) if part.layout in in_base else "")
+        in_base = ("pose", "twist")
+        return part.config.frame or (self.base_frame_of(name) if part.meaning in in_base else "")
 
     def message_frame(self, name: str) -> str:
         """Frame of the messages that an array comes from; empty: whatever they say."""

@@ -12,9 +12,10 @@ from user_core.errors import ConfigError
 from user_core.specs import Array
 from user_hal.robots.ros2.contract.sources import ElementsConfig, PartConfig, SourceConfig
 from user_hal.robots.ros2.messages import (
+    ANGLE_POSES,
     JOINT_STATE,
     LAYOUTS,
-    POSE_RPY_SIZE,
+    NUMBER_POSES,
     LayoutName,
     layout_named,
 )
@@ -30,6 +31,7 @@ class Part:
     Attributes:
         config: The keys of the contract, with those that it has from the whole array.
         layout: How the numbers lie in the message.
+        meaning: What they are, for frames: ``pose``, ``twist``, ``wrench``, ...
         columns: Where its elements stand in the array.
         names: Their names in the message, in the same order; empty: taken by position.
         scale: Factor, (1,) or one per number of the message.
@@ -42,6 +44,7 @@ class Part:
     names: tuple[str, ...]
     scale: Array
     offset: Array
+    meaning: LayoutName
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class ArrayPlan:
             return self.parts[0].scale, self.parts[0].offset
         scale, offset = np.ones(self.size), np.zeros(self.size)
         for part in self.parts:
-            if part.layout == "pose_rpy":
+            if part.layout in NUMBER_POSES:
                 continue
             columns = list(part.columns)
             scale[columns], offset[columns] = part.scale, part.offset
@@ -108,7 +111,8 @@ def plan_array(name: str, source: SourceConfig, joints: Sequence[str]) -> ArrayP
             got=f"a vector of unknown size at {source.field!r}",
             expected="names, indices, size, or a layout",
         )
-    part = _part(where, source, layout, tuple(range(size)), by_name)
+    standard = layout_named(name)
+    part = _part(where, source, layout, tuple(range(size)), by_name, standard)
     return ArrayPlan(layout, names, size, (part,))
 
 
@@ -221,7 +225,7 @@ def _count(where: str, part: ElementsConfig) -> int:
         )
         if count
     }
-    if _layout(part, "vector") == "pose_rpy":  # six numbers become seven
+    if _layout(part, "vector") in NUMBER_POSES:  # whatever they are, they become seven
         said = {"layout": 7, **({"elements": len(part.elements)} if part.elements else {})}
     if len(set(said.values())) > 1:
         raise ConfigError(where, got=f"different numbers of elements: {said}", expected="the same")
@@ -240,6 +244,7 @@ def _part(
     layout: LayoutName,
     columns: tuple[int, ...],
     by_name: tuple[str, ...],
+    standard: LayoutName = "vector",
 ) -> Part:
     _check_choice(where, part, layout)
     count, is_vector = len(columns), layout in ("vector", "scalar")
@@ -254,27 +259,48 @@ def _part(
         if not np.isfinite(values).all() or (key == "scale" and not values.all()):
             raise ConfigError(f"{where}.{key}", got=numbers, expected="finite, and no scale of 0")
     scale, offset = np.atleast_1d(part.scale), np.atleast_1d(part.offset)
-    if layout == "pose_rpy":
-        length = 0.001 if part.length == "mm" else 1.0
-        angle = np.pi / 180 if part.angle == "deg" else 1.0
-        scale, offset = np.repeat([length, angle], 3), np.zeros(1)
-    return Part(part, layout, columns, by_name, scale, offset)
+    if layout in NUMBER_POSES:
+        scale, offset = _pose_scale(part, layout), np.zeros(1)
+    return Part(part, layout, columns, by_name, scale, offset, _meaning(layout, standard, count))
+
+
+def _meaning(layout: LayoutName, standard: LayoutName, count: int) -> LayoutName:
+    if layout in NUMBER_POSES:
+        return "pose"
+    is_bare = layout == "vector" and standard != "vector" and LAYOUTS[standard].size == count
+    return standard if is_bare else layout  # a twist or wrench of bare numbers
+
+
+def _pose_scale(part: PartConfig, layout: LayoutName) -> Array:
+    """Factors to m and rad, one for each number of a message."""
+    scale: Array = np.ones(NUMBER_POSES[layout])
+    shift = {"pose_columns": slice(12, 15), "pose_rows": slice(3, 12, 4)}.get(layout, slice(0, 3))
+    if part.length == "mm":
+        scale[shift] = 0.001
+    if part.angle == "deg":
+        scale[3:6] = np.pi / 180
+    return scale
 
 
 def _check_choice(where: str, part: PartConfig, layout: LayoutName) -> None:
-    if layout == "pose_rpy":
-        if part.names or part.size not in (None, POSE_RPY_SIZE):
-            raise ConfigError(where, got="names or size of a pose_rpy", expected="none, or size 6")
-        if len(part.indices) not in (0, POSE_RPY_SIZE):
+    if part.angle != "rad" and layout in NUMBER_POSES and layout not in ANGLE_POSES:
+        raise ConfigError(f"{where}.angle", got=f"that of a {layout}", expected="no angle there")
+    if layout in NUMBER_POSES:
+        count = NUMBER_POSES[layout]
+        if part.names or part.size not in (None, count):
             raise ConfigError(
-                f"{where}.indices", got=f"{len(part.indices)} numbers", expected=POSE_RPY_SIZE
+                where, got=f"names or size of a {layout}", expected=f"none, or size {count}"
+            )
+        if len(part.indices) not in (0, count):
+            raise ConfigError(
+                f"{where}.indices", got=f"{len(part.indices)} numbers", expected=count
             )
         return
     if (part.length, part.angle) != ("m", "rad"):
         raise ConfigError(
             f"{where}.length and angle",
             got=f"{part.length}, {part.angle} of a {layout}",
-            expected="layout: pose_rpy beside them",
+            expected="layout: pose_rpy (or another of bare numbers) beside them",
         )
     if layout not in ("vector", "scalar") and not _is_bare(part):
         raise ConfigError(where, got=f"names, indices or size of a {layout}", expected="none")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 
 from user_core.errors import ConfigError
@@ -44,10 +42,13 @@ def check_source(config: Contract, name: str) -> None:
             where,
             got=f"{count} numbers",
             expected=f"{standard}: {' '.join(LAYOUTS[layout_named(name)].names)}",
-            hint="Six numbers with angles are layout: pose_rpy" if name == "tcp_pose" else "",
+            hint="Six numbers with angles are layout: pose_rpy or pose_rotvec, 16 a matrix: "
+            "pose_columns or pose_rows"
+            if name == "tcp_pose"
+            else "",
         )
     for part in config.plan(name).parts:
-        if "TFMessage" in part.config.type and re.search(r"transforms\[\d+\]", part.config.field):
+        if "TFMessage" in part.config.type and not part.config.tf:
             raise ConfigError(
                 f"{where}.field",
                 got=f"{part.config.field}: the order of transforms in a message changes",

@@ -8,14 +8,14 @@ import numpy as np
 
 from user_core.config import Config, setting
 from user_core.errors import ConfigError
-from user_hal.robots.ros2.messages import LayoutChoice
+from user_hal.robots.ros2.messages import NUMBER_POSES, LayoutChoice
 from user_hal.topic_io import Reliability
 
 Bound = float | tuple[float, ...] | None
 
 
 #: Layouts that are a pose in the observation.
-POSES = ("pose", "pose_rpy")
+POSES = ("pose", *NUMBER_POSES)
 
 
 class PartConfig(Config):
@@ -37,7 +37,10 @@ class PartConfig(Config):
     layout: LayoutChoice = setting(
         "auto",
         doc="What is found there. auto: by the observation's name (tcp_pose: pose, tcp_velocity: "
-        "twist, wrench: wrench), else a vector. pose_rpy: six numbers, x y z roll pitch yaw.",
+        "twist, wrench: wrench), else a vector. Poses of bare numbers: "
+        "pose_rpy, x y z roll pitch yaw (about the fixed axes x, y, z, in this order); "
+        "pose_rotvec, x y z and a rotation vector, as UR's; pose_xyzw and pose_wxyz, x y z and a "
+        "quaternion; pose_columns and pose_rows, a matrix of 16 numbers (libfranka: columns).",
     )
     names: tuple[str, ...] = setting(
         (),
@@ -46,10 +49,12 @@ class PartConfig(Config):
     )
     names_field: str = setting("name", doc="Where the names stand in the message.")
     indices: tuple[int, ...] = setting((), doc="Elements to take, by position.", ge=0)
-    length: Literal["m", "mm"] = setting("m", doc="pose_rpy: unit of x, y, z in the message.")
+    length: Literal["m", "mm"] = setting(
+        "m", doc="Poses of bare numbers: unit of x, y, z in the message."
+    )
     angle: Literal["rad", "deg"] = setting(
         "rad",
-        doc="pose_rpy: unit of roll, pitch, yaw (about the fixed axes x, y, z, in this order).",
+        doc="pose_rpy and pose_rotvec: unit of the angles in the message.",
     )
     size: int | None = setting(
         None, doc="Number of elements of a vector that is taken whole.", ge=1, le=4096
