@@ -8,8 +8,11 @@ import numpy as np
 
 from user_core.specs import ActionGroup, ActionKind, ArraySpec, RobotSpec
 from user_core.types import Observation
-from user_hal.nodes.standard_topics import StandardTopics
+from user_hal.nodes.standard_topics import StandardTopics, markers
 from user_hal.robot_file import DisplayConfig
+from user_hal.runtime.control_loop import HalStatus
+from user_hal.safety.config import WorkspaceConfig
+from user_hal.safety.stops import SafetyState
 
 LEFT, RIGHT = "left.joint_position", "right.joint_position"
 
@@ -54,6 +57,18 @@ def test_joints_of_all_groups_are_in_one_message() -> None:
     assert message.name == ["l1", "l2", "right_joint_1", "right_joint_2"]
     assert list(message.position) == [0, 1, 2, 3] and list(message.velocity) == [4, 5, 6, 7]
     assert not message.effort  # only some joints have one
+
+
+def test_the_boxes_of_groups_are_drawn_each_in_its_frame() -> None:
+    status = HalStatus.__new__(HalStatus)
+    object.__setattr__(status, "state", SafetyState.IDLE)
+    box = WorkspaceConfig(low=(0, 0, 0), high=(1, 1, 1))
+    drawn = markers(
+        Observation({}, 1, 1, 1), status, None, DisplayConfig(base_frame="torso"),
+        WorkspaceConfig(), {"left": (box, "left_base"), "right": (box, "")},
+    ).markers  # fmt: skip
+    frames = {marker.ns: marker.header.frame_id for marker in drawn}
+    assert frames["workspace_left"] == "left_base" and frames["workspace_right"] == "torso"
 
 
 def test_joints_that_all_groups_share_are_published_once() -> None:

@@ -284,11 +284,17 @@ def markers(
     acting: ActionChunk | None,
     display: DisplayConfig,
     box: WorkspaceConfig,
+    of_groups: Mapping[str, tuple[WorkspaceConfig, str]] | None = None,
 ) -> MarkerArray:
-    """All markers of this moment, in the base frame."""
+    """All markers of this moment, in the base frame; ``of_groups`` are the boxes of action groups,
+    each with its frame."""
     found = [_who(observation.arrays, status, acting)]
     if box.given:
         found.append(_box(box))
+    for name, (own, frame) in (of_groups or {}).items():
+        if own.given:
+            found.append(_box(own, f"workspace_{name}"))
+            found[-1].header.frame_id = frame
     goal = observation.arrays.get(display.goal)
     if goal is not None and goal.ndim == 1 and len(goal) >= 3:
         marker = _marker("goal", Marker.SPHERE, _GREEN, 2 * display.goal_radius_m)
@@ -296,7 +302,8 @@ def markers(
         marker.pose.position = Point(x=x, y=y, z=z)
         found.append(marker)
     for marker in found:
-        marker.header.frame_id = display.frame_prefix + display.base_frame
+        frame = marker.header.frame_id or display.base_frame
+        marker.header.frame_id = display.frame_prefix + frame
         set_stamp(marker.header.stamp, observation.stamp_ns)
     return MarkerArray(markers=found)
 
@@ -321,8 +328,8 @@ def _who(arrays: Arrays, status: HalStatus, acting: ActionChunk | None) -> Marke
     return marker
 
 
-def _box(box: WorkspaceConfig) -> Marker:
-    marker = _marker("workspace", Marker.LINE_LIST, _BLUE, _LINE_M)
+def _box(box: WorkspaceConfig, name: str = "workspace") -> Marker:
+    marker = _marker(name, Marker.LINE_LIST, _BLUE, _LINE_M)
     corners = [
         Point(
             **{axis: (box.low, box.high)[side][i] for i, (axis, side) in enumerate(zip("xyz", c))}
