@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from std_srvs.srv import Trigger
 
 from user_comm.topic_io import open_topic_io
 from user_core.config import load_yaml
@@ -207,3 +208,45 @@ def test_a_robot_that_has_died_is_not_kept_alive_by_what_the_hal_publishes(
         assert len(client.observations) == seen, "observations of a robot that is dead"
         assert len(heard) == count
         assert hal.interrupt() == 0
+
+
+def test_a_door_stops_it_and_a_latched_one_needs_a_person(client: Client, tmp_path: Path) -> None:
+    kind = "std_msgs/msg/Bool"
+    doors = [
+        {"topic": f"/{name}", "type": kind, "field": "data", "equals": True, "latched": latched,
+         "reason": f"{name} is open"}
+        for name, latched in (("door", False), ("gate", True))
+    ]  # fmt: skip
+    with (
+        SimProcess(tmp_path, SIM),
+        open_topic_io("cell") as io,
+        hal_of(tmp_path, robot_file(tmp_path, stop_when=doors)),
+    ):
+        publishers = {
+            name: io.publisher(f"/{name}", kind, latched=True) for name in ("door", "gate")
+        }
+
+        def say(name: str, is_open: bool) -> None:
+            message = publishers[name].new()
+            message.data = is_open
+            publishers[name].publish(message)
+
+        say("door", False)
+        say("gate", False)
+        client.wait_for(lambda: client.observations, 40.0)
+        client.drive(push(0.0), period_ns=int(PERIOD_S * 1e9))
+        client.wait_active()
+        say("door", True)
+        client.wait_for(lambda: client.status.cause == "robot_stop")
+        assert "door is open" in client.status.detail
+        client.wait_for(lambda: named(client, "door is open"))
+        say("door", False)
+        client.wait_active()
+
+        say("gate", True)
+        client.wait_for(lambda: client.status.cause == "emergency_stop")
+        assert "gate is open" in client.status.detail
+        say("gate", False)
+        assert client.call("reset_emergency_stop", Trigger).success
+        client.wait_active()
+        client.stop_driving()

@@ -113,6 +113,14 @@ def test_silence_stops_if_it_is_to() -> None:
     assert world.say("/door", BOOL, Bool(False)) == ""
 
 
+def test_silence_is_not_latched() -> None:
+    world = World({**DOOR, "latched": True, "max_age_s": 0.05})
+    assert world.conditions.check().reason and not world.conditions.check().latched
+    world.say("/door", BOOL, Bool(False))
+    wait_until(lambda: "is silent for" in world.conditions.check().reason.text)
+    assert not world.conditions.check().latched
+
+
 def test_a_latched_condition_is_remembered_until_somebody_has_seen_to_it() -> None:
     world = World({**DOOR, "latched": True})
     world.say("/door", BOOL, Bool(True))

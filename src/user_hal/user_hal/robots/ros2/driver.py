@@ -67,6 +67,7 @@ class Ros2Robot(Robot):
         self._stop_conditions = StopConditions(config.stop_when)
         self._calls: dict[str, list[Call]] = {}
         self._performed: Performed | None = None
+        self._ready = False  # connected, to the end
         self._has_stopped = False  # a stop condition has held since the last reset
         self._rng = np.random.default_rng()
         self._lock = threading.RLock()  # a command and a stop do not interleave
@@ -162,6 +163,7 @@ class Ros2Robot(Robot):
             self._performed.perform(self._calls["before"])
             for drive in self._drives:
                 drive.wait_for_controllers(io, timeout_s)
+            self._ready = True
             for warning in self.warnings():
                 _log.warning("%s: %s", warning.code, warning.text)
             for note in self.notes():
@@ -250,8 +252,8 @@ class Ros2Robot(Robot):
     def stop_demand(self) -> StopDemand:
         """Whether a topic says that the robot must stand still (``stop_when``), and whether only
         a person may let it move again. Any thread may ask."""
-        if not self._is_open:
-            return FREE
+        if not self._ready:
+            return FREE  # connecting waits for what must be heard first
         demand = self._stop_conditions.check()
         if demand.reason:
             self._has_stopped = True
@@ -304,6 +306,7 @@ class Ros2Robot(Robot):
         """Stop as far as that is possible, and end all subscriptions and publishers."""
         with contextlib.suppress(SuiteError):  # ROS has shut down: nothing more can be sent
             self.stop()
+        self._ready = False
         self._take_back()
         with self._lock:
             self._applied = None

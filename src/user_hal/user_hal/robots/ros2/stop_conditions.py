@@ -128,16 +128,21 @@ class StopCondition:
         if self.config.latched and self._holds():
             self._tripped = self._text()
 
-    def check(self) -> str:
-        """Why the robot must stand still; empty if it need not. A latched condition that has come
-        and gone is told until :meth:`acknowledge`."""
+    def check(self) -> StopDemand:
+        """Why the robot must stand still. A latched condition that has come and gone is told until
+        :meth:`acknowledge`; silence is never latched."""
+        text, latched = self._found()
+        return StopDemand(Reason(ROBOT_STOP, text), latched) if text else FREE
+
+    def _found(self) -> tuple[str, bool]:
         config = self.config
         if self._heard_s is None:
-            return f"nothing was heard of {config.topic!r} yet" if config.required else ""
+            return (f"nothing was heard of {config.topic!r} yet" if config.required else ""), False
         age_s = time.monotonic() - self._heard_s
         if config.max_age_s is not None and age_s > config.max_age_s:
-            return f"{config.topic!r} is silent for {age_s:.2f} s, allowed {config.max_age_s:g} s"
-        return self._text() if self._holds() else self._tripped
+            silent = f"{config.topic!r} is silent for {age_s:.2f} s"
+            return f"{silent}, allowed {config.max_age_s:g} s", False
+        return (self._text() if self._holds() else self._tripped), config.latched
 
     def acknowledge(self) -> None:
         """A latched condition is seen to; if it still holds, it is told again."""
@@ -220,11 +225,8 @@ class StopConditions:
 
     def check(self) -> StopDemand:
         """The first demand that holds, a latched one before others."""
-        found = [(text, c.config.latched) for c in self._conditions if (text := c.check())]
-        if not found:
-            return FREE
-        text, latched = next((item for item in found if item[1]), found[0])
-        return StopDemand(Reason(ROBOT_STOP, text), latched)
+        found = [demand for c in self._conditions if (demand := c.check()).reason]
+        return next((demand for demand in found if demand.latched), found[0] if found else FREE)
 
     def acknowledge(self) -> None:
         """What was latched is seen to."""
