@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from user_core.errors import ConfigError
-from user_core.specs import ActionKind, ArraySpec, RobotSpec
+from user_core.specs import ActionGroup, ActionKind, ArraySpec, RobotSpec, common_kind
 from user_hal.teleops.hand_device import Jog, JogConfig
 from user_testing.worlds.teleop import ACTIONS, robot, seen
 
@@ -41,6 +41,21 @@ def test_a_base_is_turned_by_the_axis_that_turns(names) -> None:
     jog = Jog(CONFIG, RobotSpec("base", {"x": ArraySpec((1,))}, action, ActionKind.BASE_TWIST))
     expected = [0.5, 0.25] if size == 2 else [0.5, -1.0, 0.25]
     np.testing.assert_allclose(jog.action([0.5, -1.0, 0, 0, 0, 0.25], None, {}), expected)
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        (ActionKind.JOINT_POSITION, ActionKind.BASE_TWIST),
+        (ActionKind.EE_DELTA, ActionKind.EE_DELTA),
+    ],
+)
+def test_one_device_for_several_groups_is_refused_with_what_to_do(kinds) -> None:
+    groups = tuple(ActionGroup(name, kind, 3) for name, kind in zip("ab", kinds))
+    spec = RobotSpec("two", {"joint_position": ArraySpec((3,))}, ArraySpec((6,), low=-1, high=1),
+                     common_kind(groups), action_groups=groups)  # fmt: skip
+    with pytest.raises(ConfigError, match="plugin groups"):
+        Jog(CONFIG, spec)
 
 
 def test_the_gripper_stays_as_it_is_unless_it_is_told() -> None:

@@ -17,6 +17,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from user_core.action_groups import JOINT_KINDS, TOOL_KINDS
 from user_core.config import Config, setting
 from user_core.errors import ConfigError, DeviceNotConnected
 from user_core.interfaces import Teleop, TeleopCommand
@@ -97,7 +98,6 @@ class Engagement:
 #: Where the six axes of a device stand: translation, then rotation.
 AXES = ("x", "y", "z", "rx", "ry", "rz")
 _GRIPPER = "gripper"
-_TOOL_KINDS = (ActionKind.EE_DELTA, ActionKind.EE_TWIST, ActionKind.EE_POSE)
 _AXIS_OF_NAME = {
     prefix + axis: i
     for i, axis in enumerate(AXES)
@@ -136,10 +136,20 @@ class Jog:
     while the person drives, so that nothing sags, and from where the robot is when he begins.
 
     Raises:
-        ConfigError: The robot shows nothing that its targets could start from.
+        ConfigError: The robot shows nothing that its targets could start from, or six axes
+            cannot mean all of its groups.
     """
 
     def __init__(self, config: JogConfig, spec: RobotSpec) -> None:
+        if spec.action_kind is ActionKind.MIXED or (
+            len(spec.action_groups) > 1 and spec.action_kind not in JOINT_KINDS
+        ):
+            raise ConfigError(
+                f"teleoperation of {spec.robot!r}",
+                got=f"one device for the groups {[group.name for group in spec.action_groups]}",
+                expected="a device for each group that shall be driven",
+                hint="Take teleop plugin groups: {devices: {<group>: {plugin: ..., params: ...}}}",
+            )
         self._config, self._spec = config, spec
         self._low = spec.action.low_array.astype(np.float64)
         self._high = spec.action.high_array.astype(np.float64)
@@ -196,7 +206,7 @@ class Jog:
     def _axes(self) -> list[int | None]:
         """Which axis moves each element of the action."""
         names, kind = self._spec.action.names, self._spec.action_kind
-        tool = kind in (*_TOOL_KINDS, ActionKind.BASE_TWIST)
+        tool = kind in (*TOOL_KINDS, ActionKind.BASE_TWIST)
         if kind is ActionKind.BASE_TWIST and not names:
             names = ("vx", "wz") if self._spec.action.size == 2 else ("vx", "vy", "wz")
         axis_of: list[int | None] = [None] * self._spec.action.size
