@@ -192,7 +192,13 @@ def test_a_base_of_another_size_is_refused(size) -> None:
 
 
 JOINT_KINDS = (ActionKind.JOINT_POSITION, ActionKind.JOINT_DELTA, ActionKind.JOINT_VELOCITY)
-OTHER_KINDS = (ActionKind.EE_DELTA, ActionKind.EE_TWIST, ActionKind.BASE_TWIST, ActionKind.GENERIC)
+OTHER_KINDS = (
+    ActionKind.EE_DELTA,
+    ActionKind.EE_TWIST,
+    ActionKind.EE_POSE,
+    ActionKind.BASE_TWIST,
+    ActionKind.GENERIC,
+)
 pushes = st.lists(st.floats(-1.0, 1.0, width=32), min_size=6, max_size=6)
 
 
@@ -227,7 +233,8 @@ def test_two_groups_of_different_kinds_each_stay_in_their_limits(
         name: gate(robot((name, kind, size)), groups={name: limits[name]})
         for name, kind, size in groups
     }
-    at, now, before = np.zeros(3), 0, {"arm": np.zeros(3), "other": np.zeros(3)}
+    here = np.array([0.4, 0.0, 0.3]) if other is ActionKind.EE_POSE else np.zeros(3)
+    at, now, before = np.zeros(3), 0, {"arm": np.zeros(3), "other": here}
     for gap_ns, push, stop in course:
         now += gap_ns
         values = dict(zip(("arm", "other") if first else ("other", "arm"), (push[:3], push[3:])))
@@ -242,7 +249,11 @@ def test_two_groups_of_different_kinds_each_stay_in_their_limits(
             assert (np.abs(out) <= 1.0).all() and np.isfinite(out).all()
             kind = group.spec.action_kind
             rate = kind in (ActionKind.JOINT_VELOCITY, ActionKind.EE_TWIST, ActionKind.BASE_TWIST)
-            absolute = kind in (ActionKind.JOINT_POSITION, ActionKind.GENERIC)
+            absolute = kind in (
+                ActionKind.JOINT_POSITION,
+                ActionKind.EE_POSE,
+                ActionKind.GENERIC,
+            )
             step = out * PERIOD_S if rate else out - before[group.name] if absolute else out
             if kind is not ActionKind.GENERIC or before[group.name].any():
                 longest = limits[group.name]["step"]["each"][0]
@@ -261,4 +272,4 @@ def test_two_groups_of_different_kinds_each_stay_in_their_limits(
             for one in alone.values():
                 one.hold()
             before["arm"] = at.astype(np.float32).astype(float)
-            before["other"] = np.zeros(3)
+            before["other"] = here
