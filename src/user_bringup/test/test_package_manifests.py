@@ -124,3 +124,21 @@ def test_who_made_it_and_where(folder: Path) -> None:
     head = ["name", "version", "description", "maintainer", "license", "url", "author"]
     assert tags[: len(head)] == head, "in this order, by package_format3.xsd"
     assert (manifest.findtext("url") or "").startswith("https://")
+
+
+@pytest.mark.parametrize("folder", PACKAGES, ids=lambda folder: folder.name)
+def test_a_changelog_by_rep_132(folder: Path) -> None:
+    bar, title, below, blank, *rest = (folder / "CHANGELOG.rst").read_text().splitlines()
+    assert title == f"Changelog for package {folder.name}"
+    assert bar == below == "^" * len(title) and not blank
+    heads = [line for line, under in zip(rest, rest[1:], strict=False) if set(under) == {"-"}]
+    version = ElementTree.parse(folder / "package.xml").getroot().findtext("version")
+    assert heads and all(
+        re.match(rf"Forthcoming|{version}|\d+\.\d+\.\d+ \(", head) for head in heads
+    )
+
+
+@pytest.mark.parametrize("folder", PYTHON, ids=lambda folder: folder.name)
+def test_each_package_can_be_tested_alone(folder: Path) -> None:
+    text = (folder / "test" / "conftest.py").read_text()
+    assert "user_core.conformance.lone_tests" in text

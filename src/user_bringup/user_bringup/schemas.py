@@ -192,7 +192,8 @@ def _processes(definitions: Schema, ours_only: bool) -> Schema:
         parameters = _plain_schema(config)
         _add_plugins(parameters, ours_only)
         parameters = _as_layer(parameters)
-        parameters["properties"] |= {**_OF_EVERY_NODE, "include": _INCLUDE}
+        of_every_node = {name: _variable_or(schema) for name, schema in _OF_EVERY_NODE.items()}
+        parameters["properties"] |= {**of_every_node, "include": _INCLUDE}
         inner = parameters.pop("$defs", {})
         definitions |= {f"{name}.{key}": value for key, value in inner.items()}
         definitions[name] = _renamed(parameters, name, inner)
