@@ -39,6 +39,11 @@ class Controller:
         """Whether it does what it is told."""
         return self.state == "active"
 
+    @property
+    def node(self) -> str:
+        """Full name of its node: beside its controller_manager."""
+        return f"{self.manager.rpartition('/')[0]}/{self.name}"
+
 
 def list_controllers(io: TopicIo) -> tuple[list[Controller], str]:
     """The controllers of every controller_manager in the graph, and why some are not known."""
@@ -65,9 +70,11 @@ def _controller(item: Any, manager: str) -> Controller:
 
 
 def controller_behind(topic: str, controllers: Sequence[Controller]) -> Controller | None:
-    """The controller that a topic belongs to: ``.../NAME/what``."""
-    parts = topic.strip("/").split("/")
-    return next((item for item in controllers if item.name in parts[:-1]), None)
+    """The controller that a topic or action belongs to: ``/NAMESPACE/NAME/what``."""
+    node = topic.rpartition("/")[0]
+    exact = [item for item in controllers if item.node == node]
+    named = [item for item in controllers if item.name == node.rpartition("/")[2]]
+    return exact[0] if exact else named[0] if len(named) == 1 else None
 
 
 def look_at_graph(io: TopicIo, uses: Sequence[TopicUse], calls: Sequence[CallUse] = ()) -> Section:

@@ -9,17 +9,43 @@ from typing import Any
 
 from user_core.errors import ConfigError
 from user_core.specs import ActionKind
+from user_hal.checking.graph import SERVO_COMMAND_TYPE
 from user_hal.checking.streams import rounded_up, skew_of
-from user_hal.proposing.grouping import Grouping, Hand, Part, Way, group, words
-from user_hal.proposing.survey import COMPRESSED, IMAGE, JOINT_STATE, ODOMETRY, POSE, WRENCH, Survey
+from user_hal.proposing.grouping import (
+    Grouping,
+    Hand,
+    Part,
+    Way,
+    group,
+    moving_joints,
+    words,
+)
+from user_hal.proposing.survey import (
+    COMPRESSED,
+    IMAGE,
+    JOINT_STATE,
+    ODOMETRY,
+    POSE,
+    WRENCH,
+    Survey,
+    controller_node,
+)
+from user_hal.proposing.writing import to_yaml
 from user_hal.robot_description import Urdf, parse_urdf
-from user_hal.robots.ros2.messages import JOINT_TRAJECTORY, NUMBERS, PARALLEL_GRIPPER_ACTION
+from user_hal.robots.ros2.messages import (
+    JOINT_JOG,
+    JOINT_TRAJECTORY,
+    NUMBERS,
+    PARALLEL_GRIPPER_ACTION,
+    TWIST,
+)
 
 PERIOD_S = 0.1
 _STEP_RAD, _STEP_M, _TURN_RAD, _SLIDE_M = 0.05, 0.01, 0.05, 0.01
 _VELOCITY_RAD_S = 0.3
 _IMAGE_WIDTH = 128
 _PARAMS = "robot.params"
+SWITCH_CONTROLLER = "controller_manager_msgs/srv/SwitchController"
 
 
 @dataclass(frozen=True)
@@ -77,6 +103,7 @@ class _Drafter:
         self.found, self._ask = found, ask
         self.result = Draft()
         self.urdf: Urdf | None = None
+        self._commanding: set[str] = set()  # topics that are chosen for a part
         if found.description:
             try:
                 self.urdf = parse_urdf(found.description)
@@ -85,7 +112,7 @@ class _Drafter:
         self.grouping: Grouping = group(found, self.urdf)
 
     def draft(self, robot: str) -> Draft:
-        found, parts = self.found, self.grouping.parts
+        found = self.found
         if not found.joints:
             raise ConfigError(
                 "joint states",
@@ -93,7 +120,7 @@ class _Drafter:
                 expected="a robot that publishes its joints",
                 hint=f"Topics of this type: {[t.name for t in found.of_type(JOINT_STATE)]}",
             )
-        parts = [part for part in parts if self._commanded(part)]
+        parts = self._commanded()
         if not parts:
             raise ConfigError(
                 "commands",
@@ -119,7 +146,8 @@ class _Drafter:
                 content = self._part(part, way, path, params["observation"], f"{part.name}.")
                 own = {"joints": list(part.joints)} if part.joints else {}
                 params["groups"][part.name] = {**own, **content}
-        params |= self._cameras() | self._timing()
+        params |= self._before(ways) | self._cameras() | self._timing()
+        self._about_doubles()
         self.result.data = {
             "robot": {"plugin": "ros2", "params": params},
             "safety": {"watchdog_s": round(3.5 * PERIOD_S, 3), "max_observation_age_s": 0.5},
@@ -146,16 +174,30 @@ class _Drafter:
 
     # --- joints and frames ---
 
-    def _commanded(self, part: Part) -> bool:
-        """Whether a part can be commanded at all; ways that nobody knows the owner of may be its."""
+    def _commanded(self) -> list[Part]:
+        """The parts that can be commanded at all. Ways that nobody knows the owner of may be those
+        of any part without one; where there are too few of them, these are one part."""
         loose = [way for way in self.grouping.loose_ways if not way.joints]
-        part.ways += loose
-        return bool(part.ways)
+        parts = [part for part in self.grouping.parts if part.ways]
+        waiting = [part for part in self.grouping.parts if not part.ways]
+        if len(waiting) > len(loose):
+            joints = tuple(joint for part in waiting for joint in part.joints)
+            hands = [hand for part in waiting for hand in part.hands]
+            waiting = [Part(waiting[0].name if parts else "arm", joints, [], hands)]
+        for part in waiting if loose else []:
+            part.ways = list(loose)
+            parts.append(part)
+        if waiting and loose:
+            self.grouping.loose_ways = [way for way in self.grouping.loose_ways if way.joints]
+        order = {id(part): number for number, part in enumerate(self.grouping.parts)}
+        self.grouping.parts = sorted(parts, key=lambda part: order.get(id(part), 0))
+        return self.grouping.parts
 
     def _about_joints(self, joints: Sequence[str]) -> dict[str, Any]:
         if self.urdf is None:
-            self.ask(f"{_PARAMS}.joint_velocity_limits", "Fastest that each joint can move, rad/s (there is no robot description).", None)  # fmt: skip
-            return {}
+            text = "Fastest that each joint can move, rad/s? (There is no robot description.)"
+            speed = self.ask(f"{_PARAMS}.joint_velocity_limits", text, None)
+            return {"joint_velocity_limits": speed} if isinstance(speed, (int, float, list)) else {}
         known = [self.urdf.joints[name] for name in joints if name in self.urdf.joints]
         found: dict[str, Any] = {}
         for kind in ("prismatic", "continuous"):
@@ -269,13 +311,15 @@ class _Drafter:
 
     def _choose(self, part: Part, path: str) -> Way:
         """Which way a part is commanded; its joints are in the order that this needs."""
-        way = part.ways[0]
+        free = [way for way in part.ways if way.topic not in self._commanding] or part.ways
+        way = free[0]
         if len(part.ways) > 1:
             topics = [item.topic for item in part.ways]
             whole = len(self.grouping.parts) == 1
             text = f"Which topic commands {'the robot' if whole else part.name}?"
             chosen = self.ask(f"{path}.action", text, way.topic, topics)
             way = next(item for item in part.ways if item.topic == chosen)
+        self._commanding.add(way.topic)
         if way.type_name == NUMBERS and way.joints:
             part.joints = way.joints  # numbers without names: the controller's order
         elif way.type_name == NUMBERS:
@@ -286,7 +330,7 @@ class _Drafter:
         self, part: Part, way: Way, path: str, observation: dict[str, Any], prefix: str
     ) -> dict[str, Any]:
         if way.active is False:
-            self._comment(f"{path}.action", f"TODO: its controller is inactive: ros2 control switch_controllers --activate {_controller(way)}")  # fmt: skip
+            self._about_inactive(way, f"{path}.action")
         action: dict[str, Any] = {"kind": way.kind.value}
         action |= self._bounds(part, way, f"{path}.action")
         action["command"] = self._command(way)
@@ -435,7 +479,73 @@ class _Drafter:
             self._comment(f"{_PARAMS}.timing", "as the topics came just now")
         return {"timing": timing} if timing else {}
 
+    def _about_inactive(self, way: Way, path: str) -> None:
+        """Say how to activate a controller, by hand or by the contract."""
+        controller = self.found.controller(way.topic)
+        if controller is None:
+            return
+        others = [
+            item.name
+            for item in self.found.controllers
+            if item.active
+            and item.manager == controller.manager
+            and set(item.joints) & set(controller.joints)
+        ]
+        instead = f" --deactivate {' '.join(others)}" if others else ""
+        self._comment(path, "TODO: its controller is inactive: ros2 control switch_controllers "
+                      f"--activate {controller.name}{instead}. Or let the contract do it, beside period_s:")  # fmt: skip
+        request = {
+            "activate_controllers": [controller.name],
+            "deactivate_controllers": others,
+            "strictness": 2,
+        }
+        back = {
+            "activate_controllers": others,
+            "deactivate_controllers": [controller.name],
+            "strictness": 2,
+        }
+        call = {
+            "service": f"{controller.manager}/switch_controller",
+            "type": SWITCH_CONTROLLER,
+            "request": request,
+            "undo": {"request": back},
+        }
+        for line in to_yaml({"before": [call]}, {}).splitlines():
+            self._comment(path, f"  {line}")
+
+    def _before(self, ways: Sequence[Way]) -> dict[str, Any]:
+        """MoveIt Servo ignores commands until it is told of which type they are."""
+        calls = []
+        for way in ways:
+            service = f"{controller_node(way.topic)}/switch_command_type"
+            kind = {JOINT_JOG: 0, TWIST: 1, POSE: 2}.get(way.type_name)
+            if kind is not None and SERVO_COMMAND_TYPE in self.found.services.get(service, ()):
+                request = {"command_type": kind}
+                calls.append({"service": service, "type": SERVO_COMMAND_TYPE, "request": request})
+        return {"before": calls} if calls else {}
+
+    def _about_doubles(self) -> None:
+        """The same joints on several topics, in different places: robots with the same names."""
+        samples = list(self.found.joints.items())
+        for number, (topic, sample) in enumerate(samples):
+            for other, theirs in samples[number + 1 :]:
+                both = [name for name in sample.names if name in theirs.position]
+                apart = [
+                    abs(sample.position.get(name, 0.0) - theirs.position[name]) for name in both
+                ]
+                if both and max(apart) > 0.1:
+                    self._comment(
+                        f"{_PARAMS}.observation",
+                        f"TODO: {topic} and {other} both have {both[0]!r}, in different places: "
+                        "two robots? A contract needs a name of its own for each joint",
+                    )
+
     def _leftovers(self) -> None:
+        used = {joint for part in self.grouping.parts for joint in part.joints}
+        used |= {joint for part in self.grouping.parts for hand in part.hands for joint in hand.joints}  # fmt: skip
+        left = [name for name in moving_joints(self.found, self.urdf) if name not in used]
+        if left:
+            self._comment(f"{_PARAMS}.unused", f"Joints that are seen, and commanded by nobody that is known: {', '.join(left)}")  # fmt: skip
         loose = [f"{way.topic} ({way.type_name})" for way in self.grouping.loose_ways]
         loose += [
             f"{hand.topic} ({hand.type_name}), a gripper" for hand in self.grouping.loose_hands
@@ -458,10 +568,6 @@ def _joint_source(topics: Sequence[str], field_name: str) -> dict[str, Any]:
 def _shared(values: Sequence[Any]) -> Any:
     """One number where all are the same."""
     return values[0] if len(set(values)) == 1 else list(values)
-
-
-def _controller(way: Way) -> str:
-    return way.topic.rpartition("/")[0].rpartition("/")[2]
 
 
 def _camera_name(topic: str, depth: bool, taken: Mapping[str, Any]) -> str:

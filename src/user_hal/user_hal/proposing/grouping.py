@@ -150,8 +150,11 @@ def moving_joints(found: Survey, urdf: Urdf | None) -> list[str]:
 
 def words(name: str) -> list[str]:
     """The words of a name: ``/left_arm/Joint1`` has left, arm, joint."""
-    spaced = re.sub(r"([a-z])([A-Z])", r"\1_\2", name)
-    return [word for word in re.split(r"[^a-z]+", spaced.lower()) if word]
+    return [word for word in re.split(r"[^a-z]+", _spaced(name).lower()) if word]
+
+
+def _spaced(name: str) -> str:
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name)
 
 
 def _ways(found: Survey) -> list[Way]:
@@ -258,12 +261,17 @@ def _without_hands(joints: Sequence[str], urdf: Urdf | None, hands: Sequence[Han
 
 
 def _by_prefix(joints: Sequence[str]) -> list[Part]:
-    """One arm, or several that the beginning of their joints' names tells apart."""
-    families: dict[str, list[str]] = {}
-    for name in joints:
-        families.setdefault(re.split(r"[_\d/]", name, maxsplit=1)[0], []).append(name)
-    if len(families) > 1 and all(len(family) >= _FEWEST for family in families.values()):
-        return [Part("", tuple(family)) for family in families.values()]
+    """One arm, or several that a word of their joints' names tells apart: the first word in which
+    there are several families of some joints (``left_...`` and ``right_...``)."""
+    parts = {name: re.split(r"[_/.\-]", _spaced(name).lower()) for name in joints}
+    for place in range(3):
+        families: dict[str, list[str]] = {}
+        for name, said in parts.items():
+            if place < len(said) - 1:  # the last word tells joints apart
+                families.setdefault(said[place], []).append(name)
+        arms = [family for family in families.values() if len(family) >= _FEWEST]
+        if len(arms) > 1:
+            return [Part("", tuple(family)) for family in arms]
     return [Part("", tuple(joints))] if joints else []
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from user_core.errors import SuiteError
-from user_hal.checking.graph import Controller, list_controllers
+from user_hal.checking.graph import Controller, controller_behind, list_controllers
 from user_hal.checking.streams import Stream, StreamWatch
 from user_hal.topic_io import TopicIo, TopicSubscription
 
@@ -82,6 +82,7 @@ class Survey:
         joints_of: Joints by name of a controller's node, as far as it told.
         description: The robot description (URDF); empty: none came.
         streams: How the topics came over time.
+        services: Types by name of a service.
         notes: What could not be found out.
     """
 
@@ -93,6 +94,7 @@ class Survey:
     joints_of: dict[str, tuple[str, ...]] = field(default_factory=dict)
     description: str = ""
     streams: list[Stream] = field(default_factory=list)
+    services: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def of_type(self, *types: str, published: bool = False, heard: bool = False) -> list[Topic]:
@@ -107,9 +109,7 @@ class Survey:
 
     def controller(self, topic: str) -> Controller | None:
         """The controller of a topic or action, as far as controller_manager tells."""
-        node = controller_node(topic)
-        name = node.rpartition("/")[2]
-        return next((item for item in self.controllers if item.name == name), None)
+        return controller_behind(topic, self.controllers)
 
 
 def controller_node(topic: str) -> str:
@@ -131,6 +131,9 @@ def survey(io: TopicIo, seconds: float, description: str = "") -> Survey:
     if trouble:
         found.notes.append(trouble)
     _listen(io, found, seconds)
+    found.services = io.service_types()
+    if not found.description:
+        _ask_state_publisher(io, found)
     _ask_controllers(io, found)
     return found
 
@@ -231,21 +234,37 @@ def _take(found: Survey, topic: Topic, message: Any) -> None:
 
 def _ask_controllers(io: TopicIo, found: Survey) -> None:
     """Which joints do controllers have that controller_manager did not tell?"""
-    services: Mapping[str, Sequence[str]] = io.service_types()
     nodes = dict.fromkeys(controller_node(topic.name) for topic in found.topics if topic.heard)
     for node in nodes:
         known = found.controller(f"{node}/x")
         if known is not None and known.joints:
             found.joints_of[node] = known.joints
             continue
-        service = f"{node}/get_parameters"
-        if GET_PARAMETERS not in services.get(service, ()):
+        answer = _parameter(io, found, node, "joints")
+        if answer is None:
             continue
-        try:
-            answer = io.call(service, GET_PARAMETERS, {"names": ["joints"]}, timeout_s=_TIMEOUT_S)
-        except SuiteError as error:
-            found.notes.append(f"{node}: {error}")
-            continue
-        joints = [name for value in answer.values for name in value.string_array_value]
+        joints = list(answer.string_array_value)
         if joints:
             found.joints_of[node] = tuple(joints)
+
+
+def _ask_state_publisher(io: TopicIo, found: Survey) -> None:
+    """Older ones have the robot description as a parameter only."""
+    for service in found.services:
+        node, _, tail = service.rpartition("/")
+        if tail == "get_parameters" and node.endswith("robot_state_publisher"):
+            answer = _parameter(io, found, node, "robot_description")
+            found.description = "" if answer is None else str(answer.string_value)
+
+
+def _parameter(io: TopicIo, found: Survey, node: str, name: str) -> Any:
+    """A parameter of a node (rcl_interfaces/msg/ParameterValue); None where it does not tell."""
+    service = f"{node}/get_parameters"
+    if GET_PARAMETERS not in found.services.get(service, ()):
+        return None
+    try:
+        answer = io.call(service, GET_PARAMETERS, {"names": [name]}, timeout_s=_TIMEOUT_S)
+    except SuiteError as error:
+        found.notes.append(f"{node}: {error}")
+        return None
+    return answer.values[0] if answer.values else None

@@ -1,0 +1,308 @@
+"""Contracts that are proposed for many kinds of robots, from what a survey would find."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+import yaml
+
+from user_core.config import from_mapping
+from user_core.errors import ConfigError
+from user_hal.checking.graph import Controller
+from user_hal.proposing.draft import Draft, Question, draft_of
+from user_hal.proposing.survey import JointSample, Survey, Topic
+from user_hal.proposing.writing import to_yaml
+from user_hal.robot_file import RobotFile, build_robot
+from user_testing.worlds.proposed_robots import LEFT, RIGHT, TWO_URDF, joint, urdf
+
+JOINT_STATE = "sensor_msgs/msg/JointState"
+TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
+FOLLOW = "control_msgs/action/FollowJointTrajectory"
+NUMBERS = "std_msgs/msg/Float64MultiArray"
+TWIST = "geometry_msgs/msg/TwistStamped"
+GRIPPER = "control_msgs/action/GripperCommand"
+
+
+def sample(names: Sequence[str], at: float = 0.1) -> JointSample:
+    return JointSample(list(names), dict.fromkeys(names, at), velocity=True)
+
+
+def told(*topics: tuple[str, str]) -> list[Topic]:
+    return [Topic(name, kind, heard=True) for name, kind in topics]
+
+
+def proposed(
+    joints: Mapping[str, Sequence[str]], topics: Sequence[Topic], answers: Any = None, **more: Any
+) -> tuple[dict[str, Any], Draft]:
+    """The parameters; the whole file is checked."""
+    states = [Topic(name, JOINT_STATE, published=True) for name in joints]
+    found = Survey(topics=[*states, *topics], **more)
+    found.joints = {topic: sample(names) for topic, names in joints.items()}
+    draft = draft_of(found, answers or (lambda question: None))
+    data = yaml.safe_load(to_yaml(draft.data, draft.comments))
+    assert data == yaml.safe_load(yaml.safe_dump(draft.data))
+    build_robot(from_mapping(RobotFile, data)).close()
+    params: dict[str, Any] = data["robot"]["params"]
+    return params, draft
+
+
+def text_of(draft: Draft) -> str:
+    return to_yaml(draft.data, draft.comments)
+
+
+ARM = ("pan", "lift", "elbow")
+
+
+def test_one_arm_without_anything_known() -> None:
+    params, draft = proposed({"/joint_states": ARM}, told(("/arm/commands", NUMBERS)))
+    assert params["joints"] == list(ARM) and params["action"]["kind"] == "joint_delta"
+    assert "groups" not in params and "base_frame" not in params
+    assert "these joints, in this order?" in text_of(draft)
+
+
+def test_numbers_without_names_are_in_the_order_of_the_controller() -> None:
+    manager = Controller("fwd", "active", "x", "/controller_manager", ("elbow", "pan", "lift"))
+    params, _ = proposed(
+        {"/joint_states": ARM},
+        told(("/fwd/commands", NUMBERS)),
+        controllers=[manager],
+        joints_of={"/fwd": manager.joints},
+    )
+    assert params["joints"] == ["elbow", "pan", "lift"]
+
+
+def test_controllers_of_the_same_name_under_two_managers() -> None:
+    arms = {"left": LEFT, "right": RIGHT}
+    controllers = [
+        Controller("jtc", "active" if name == "left" else "inactive", "x",
+                   f"/{name}/controller_manager", joints)
+        for name, joints in arms.items()
+    ]  # fmt: skip
+    params, draft = proposed(
+        {"/joint_states": [*RIGHT, *LEFT]},
+        told(*((f"/{name}/jtc/joint_trajectory", TRAJECTORY) for name in arms)),
+        controllers=controllers,
+        joints_of={f"/{name}/jtc": joints for name, joints in arms.items()},
+    )
+    for name, joints in arms.items():
+        assert params["groups"][name]["joints"] == list(joints)
+        assert f"/{name}/jtc" in params["groups"][name]["action"]["command"]["topic"]
+    text = text_of(draft)
+    assert text.count("its controller is inactive") == 1
+    assert "service: /right/controller_manager/switch_controller" in text
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("left_joint_{}", "right_joint_{}"),
+        ("openarm_left_joint{}", "openarm_right_joint{}"),
+        ("arm1_joint{}", "arm2_joint{}"),
+        ("LeftShoulder{}", "RightShoulder{}"),
+    ],
+)
+def test_arms_are_told_apart_by_a_word_of_their_joints(left: str, right: str) -> None:
+    joints = [name.format(n) for name in (left, right) for n in range(1, 6)]
+    params, _ = proposed({"/joint_states": joints}, told(("/a/commands", NUMBERS), ("/b/commands", NUMBERS)))  # fmt: skip
+    groups = list(params["groups"].values())
+    assert [group["joints"] for group in groups] == [joints[:5], joints[5:]]
+    assert [group["action"]["command"]["topic"][:2] for group in groups] == ["/a", "/b"]
+    params, _ = proposed({"/joint_states": joints}, told(("/all/commands", NUMBERS)))
+    assert params["joints"] == joints, "one topic for both is one robot"
+
+
+def test_one_arm_with_words_in_its_joints_stays_one() -> None:
+    ur = ("shoulder_pan_joint", "shoulder_lift_joint", "elbow_joint", "wrist_1_joint",
+          "wrist_2_joint", "wrist_3_joint")  # fmt: skip
+    for joints in (ur, [f"joint{n}" for n in range(1, 8)], [f"fr3_joint{n}" for n in range(1, 8)]):
+        params, _ = proposed({"/joint_states": joints}, told(("/x/joint_trajectory", TRAJECTORY)))
+        assert params["joints"] == list(joints)
+
+
+def test_a_joint_of_the_arm_may_be_called_gripper() -> None:
+    """SO-101: the arm's own controller moves it, so it is a joint."""
+    joints = ("pan", "lift", "elbow", "gripper")
+    params, _ = proposed(
+        {"/joint_states": joints},
+        told(("/arm_controller/joint_trajectory", TRAJECTORY)),
+        joints_of={"/arm_controller": joints},
+    )
+    assert params["joints"] == list(joints) and "gripper" not in params["action"]
+
+
+def test_grippers_of_a_trajectory_controller_and_of_both_actions() -> None:
+    joints = (*ARM, "left_finger", "right_finger")
+    params, _ = proposed(
+        {"/joint_states": joints},
+        told(
+            ("/arm_controller/joint_trajectory", TRAJECTORY),
+            ("/gripper_controller/joint_trajectory", TRAJECTORY),
+        ),
+        joints_of={"/arm_controller": ARM, "/gripper_controller": joints[3:]},
+    )
+    assert params["joints"] == list(ARM)
+    assert params["action"]["gripper"]["joints"] == ["left_finger", "right_finger"]
+    assert params["observation"]["gripper"]["names"] == ["left_finger"]
+    parallel = "control_msgs/action/ParallelGripperCommand"
+    params, _ = proposed(
+        {"/joint_states": joints[:4]},
+        told(
+            ("/arm_controller/joint_trajectory", TRAJECTORY),
+            ("/hand/gripper_cmd", parallel),
+            ("/hand/gripper_cmd", GRIPPER),
+        ),
+        joints_of={"/arm_controller": ARM},
+    )
+    assert params["action"]["gripper"]["type"] == parallel
+    assert params["action"]["gripper"]["joints"] == ["left_finger"]
+
+
+def test_limits_kinds_and_mimics_come_from_the_urdf() -> None:
+    description = urdf(
+        "arm",
+        "world",
+        [
+            joint("lift", "world", "a", "prismatic", "0.0 0.5 0.2"),
+            joint("pan", "a", "b", "continuous", "0 0 2.0"),
+            joint("elbow", "b", "c", "revolute", "-1.5 1.5 1.0"),
+            joint("finger", "c", "d", "prismatic", "0.0 0.04 0.1"),
+            joint("finger2", "c", "e", "prismatic", "0.0 0.04 0.1", "finger"),
+        ],
+    )
+    params, draft = proposed(
+        {"/joint_states": ["finger2", "finger", "pan", "elbow", "lift"]},
+        told(("/arm_controller/joint_trajectory", TRAJECTORY), ("/hand/gripper_cmd", GRIPPER)),
+        joints_of={"/arm_controller": ("pan", "elbow", "lift")},
+        description=description,
+    )
+    assert params["joints"] == ["lift", "pan", "elbow"]
+    assert (params["prismatic"], params["continuous"]) == (["lift"], ["pan"])
+    assert params["joint_velocity_limits"] == [0.2, 2.0, 1.0]
+    assert params["action"]["high"] == [0.006, 0.05, 0.03], "30 % of what they can do"
+    assert "target_low" not in params["action"] and "No limits of the joints" in text_of(draft)
+    assert params["observation"]["gripper"]["names"] == ["finger"]
+    assert (params["action"]["gripper"]["closed"], params["action"]["gripper"]["opened"]) == (0.0, 0.04)  # fmt: skip
+    assert "tcp_pose: {tf: c}" in text_of(draft)
+
+
+def test_grippers_belong_to_the_arm_that_they_hang_on() -> None:
+    """Names say nothing here; the URDF does."""
+    params, _ = proposed(
+        {"/joint_states": [*LEFT, *RIGHT, "left_finger", "right_finger"]},
+        told(
+            ("/a/joint_trajectory", TRAJECTORY), ("/b/joint_trajectory", TRAJECTORY),
+            ("/grip_one/gripper_cmd", GRIPPER), ("/grip_two/gripper_cmd", GRIPPER),
+        ),
+        joints_of={"/a": LEFT, "/b": RIGHT, "/grip_one": ("right_finger",),
+                   "/grip_two": ("left_finger",)},
+        description=TWO_URDF,
+    )  # fmt: skip
+    assert params["groups"]["left"]["action"]["gripper"]["topic"] == "/grip_two/gripper_cmd"
+    assert params["groups"]["right"]["action"]["gripper"]["topic"] == "/grip_one/gripper_cmd"
+
+
+def test_a_base_and_an_arm() -> None:
+    odometry = Topic("/odom", "nav_msgs/msg/Odometry", published=True)
+    params, _ = proposed(
+        {"/joint_states": [*ARM, "wheel_left", "wheel_right"]},
+        [*told(("/arm_controller/joint_trajectory", TRAJECTORY), ("/cmd_vel", TWIST)), odometry],
+        joints_of={"/arm_controller": ARM},
+        frames={"/odom": "odom"},
+    )
+    assert list(params["groups"]) == ["arm", "base"]
+    assert params["groups"]["base"]["action"]["kind"] == "base_twist"
+    assert params["observation"]["base.velocity"]["topic"] == "/odom"
+    assert "joints" not in params["groups"]["base"]
+
+
+def test_a_servo_is_told_its_command_type() -> None:
+    servo = "moveit_msgs/srv/ServoCommandType"
+    params, _ = proposed(
+        {"/joint_states": ARM},
+        told(("/servo_node/delta_twist_cmds", TWIST)),
+        services={"/servo_node/switch_command_type": [servo]},
+    )
+    assert params["action"]["kind"] == "ee_delta"
+    assert params["before"] == [
+        {"service": "/servo_node/switch_command_type", "type": servo, "request": {"command_type": 1}}
+    ]  # fmt: skip
+
+
+def test_an_action_is_taken_where_there_is_no_topic() -> None:
+    both = told(("/jtc/follow_joint_trajectory", FOLLOW), ("/jtc/joint_trajectory", TRAJECTORY))
+    params, draft = proposed({"/joint_states": ARM}, both)
+    assert params["action"]["command"]["type"] == TRAJECTORY and "Which topic" not in text_of(draft)
+    params, _ = proposed({"/joint_states": ARM}, both[:1])
+    assert params["action"]["command"]["topic"] == "/jtc/follow_joint_trajectory"
+
+
+def test_answers_are_taken_and_leave_no_todo() -> None:
+    asked: list[Question] = []
+
+    def answer(question: Question) -> Any:
+        asked.append(question)
+        if question.choices:
+            return "/velocity_controller/commands"
+        limits = ("low", "joint_velocity_limits")
+        return 0.2 if question.path.endswith(limits) else question.default
+
+    params, draft = proposed(
+        {"/joint_states": ARM},
+        told(("/arm/joint_trajectory", TRAJECTORY), ("/velocity_controller/commands", NUMBERS)),
+        answer,
+        joints_of={"/arm": ARM, "/velocity_controller": ARM},
+    )
+    assert params["action"]["kind"] == "joint_velocity"
+    assert (params["action"]["low"], params["action"]["high"]) == (-0.2, 0.2)
+    assert "TODO" not in text_of(draft) and not draft.open
+    assert asked[0].choices == ("/arm/joint_trajectory", "/velocity_controller/commands")
+
+
+def test_cameras_and_tool_poses() -> None:
+    images = {
+        "/wrist/color/image_raw": ("rgb8", 640, 480),
+        "/wrist/aligned_depth/image_raw": ("16UC1", 640, 480),
+        "/camera/camera/color/image_raw": ("bgr8", 64, 36),
+    }
+    topics = [Topic(name, "sensor_msgs/msg/Image", published=True) for name in images]
+    topics.append(Topic("/side/image_raw/compressed", "sensor_msgs/msg/CompressedImage", True))
+    poses = [Topic(f"/{n}/pose", "geometry_msgs/msg/PoseStamped", published=True) for n in "ab"]
+    params, draft = proposed(
+        {"/joint_states": ARM},
+        [*told(("/x/joint_trajectory", TRAJECTORY)), *topics, *poses],
+        images=images,
+        frames={"/a/pose": "base", "/b/pose": "base", "/wrist/color/image_raw": "wrist_optical"},
+    )
+    devices = params["cameras"]["devices"]
+    assert sorted(devices) == ["camera", "side", "wrist", "wrist_depth"]
+    assert devices["wrist"]["params"] == {
+        "topic": "/wrist/color/image_raw", "width": 128, "height": 96, "frame": "wrist_optical",
+    }  # fmt: skip
+    assert devices["wrist_depth"]["params"]["kind"] == "depth"
+    assert (devices["camera"]["params"]["width"], devices["camera"]["params"]["height"]) == (64, 36)
+    assert (
+        params["observation"]["tcp_pose"]["topic"] == "/a/pose" and params["base_frame"] == "base"
+    )
+    assert "Which topic is the tcp_pose of the tool? Others: /b/pose" in text_of(draft)
+
+
+def test_two_robots_with_the_same_names_are_noticed() -> None:
+    states = {"/left/joint_states": sample(ARM, 0.1), "/right/joint_states": sample(ARM, 0.9)}
+    found = Survey(topics=told(("/left/joint_trajectory", TRAJECTORY)), joints=states)
+    assert "both have 'pan', in different places" in text_of(draft_of(found))
+
+
+def test_what_is_missing_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="no message of type sensor_msgs/msg/JointState"):
+        draft_of(Survey(topics=told(("/x/joint_trajectory", TRAJECTORY))))
+    with pytest.raises(ConfigError, match="nobody listens to a topic"):
+        draft_of(Survey(joints={"/joint_states": sample(ARM)}))
+
+
+def test_yaml_with_comments() -> None:
+    text = to_yaml(
+        {"a": {"b": 1, "c": [1, 2]}, "d": "x: y"}, {"a.b": ["one"], "e": ["end"]}, "head"
+    )
+    assert text == "# head\na:\n  # one\n  b: 1\n  c: [1, 2]\nd: 'x: y'\n# end\n"
