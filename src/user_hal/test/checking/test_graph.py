@@ -162,7 +162,8 @@ def test_calls_that_nobody_answers_are_named() -> None:
 
 
 def test_nothing_gets_out_while_it_is_muted() -> None:
-    io, heard = LocalTopics(), []
+    io = LocalTopics()
+    heard: list[Any] = []
     io.subscribe("/cmd", COMMAND, heard.append)
     io.serve("/hand", "control_msgs/action/GripperCommand", heard.append)
     io.services["/trigger"] = lambda request: heard.append(request)

@@ -104,7 +104,7 @@ def _ready() -> Table:
 
 def _first_comment(file: Path) -> str:
     """The first paragraph of the comment at the top of a file."""
-    lines = []
+    lines: list[str] = []
     for line in file.read_text(encoding="utf-8").splitlines():
         text = line.lstrip("# ").strip()
         if not line.startswith("#") or (lines and not text):
