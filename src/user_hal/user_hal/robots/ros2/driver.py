@@ -428,7 +428,7 @@ class Ros2Robot(Robot):
         self._has_stopped = False
         performed = Performed(io)
         try:
-            performed.perform(self._calls["home.before"])
+            self._call_before(performed, "home.before", self._drives)
             for drive in self._drives:
                 self._go_home(drive, stops)
             performed.perform(self._calls["home.after"])
@@ -446,7 +446,7 @@ class Ros2Robot(Robot):
         where, performed = drive.group.where, Performed(self._connected())
         try:
             if where:  # without groups these are the robot's own
-                performed.perform(self._calls[f"{where}home.before"])
+                self._call_before(performed, f"{where}home.before", (drive,))
             drive.open_gripper()
             drive.go_home(self._rng, guarded)
             if where:
@@ -462,11 +462,25 @@ class Ros2Robot(Robot):
                 return
             time.sleep(0.01)
 
+    def _call_before(self, performed: Performed, key: str, drives: Sequence[Drive]) -> None:
+        """Make the calls before a way home. They may move the robot (a simulation that begins
+        anew): where it is afterwards is believed, as soon as it stands there."""
+        calls = self._calls[key]
+        performed.perform(calls)
+        if calls:
+            self._await_news(time.monotonic_ns())
+            for drive in drives:
+                drive.take_over()
+
     def _read_after(self, arrival_ns: int) -> Observation:
         """An observation all of whose sources have spoken since a moment (monotonic)."""
+        self._await_news(arrival_ns)
+        return self.read()
+
+    def _await_news(self, arrival_ns: int) -> None:
+        """Wait until all sources have spoken since a moment (monotonic), or should have."""
         deadline_s = time.monotonic() + self._config.timing.connect_timeout_s
         while time.monotonic() < deadline_s:
             if all(s.heard_since(arrival_ns) for s in self._observer.sources.values()):
                 break
             time.sleep(0.002)
-        return self.read()
