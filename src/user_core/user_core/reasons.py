@@ -107,6 +107,12 @@ UPDATE_RATIO = _code("update_ratio", "The learner waits for robots, to keep its 
 ALL_UPDATES = _code("all_updates", "Training has made all the updates that it was to make.")
 LEARNER_SLOW = _code("learner_slow", "The learner cannot keep its update ratio; updates are lost.")
 CHECKPOINT_REFUSED = _code("checkpoint_refused", "A checkpoint cannot be used, and was set aside.")
+TRAINING_DIVERGED = _code(
+    "training_diverged", "An update gave numbers that are not finite; training went back or ended."
+)
+TEMPERATURE_BOUND = _code(
+    "temperature_bound", "The temperature of the entropy is at its bound and would run away."
+)
 CHECKPOINT_WRITE = _code("checkpoint_write", "A checkpoint could not be written.")
 POLICY_PUBLISH = _code("policy_publish", "A policy version could not be published.")
 ROWS_SET_ASIDE = _code("rows_set_aside", "Damaged rows of a replay store are passed over.")

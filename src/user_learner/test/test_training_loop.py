@@ -6,13 +6,13 @@ import time
 import numpy as np
 import pytest
 
-from user_core.errors import StoreError
+from user_core.errors import ConfigError, StoreError
 from user_core.fakes import MemoryReplay, PolicyMailbox
 from user_core.interfaces import Algorithm
 from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
 from user_core.reasons import ALL_UPDATES, LEARNER_SLOW, NO_DATA
 from user_core.specs import ArraySpec, RobotSpec
-from user_core.types import Batch
+from user_core.types import Batch, PolicyVersion
 from user_learner.algorithms.rlpd import RLPD, RLPDConfig
 from user_learner.training import LearnerState, TrainingConfig, TrainingLoop, UtdConfig
 from user_learner.training.loop import GO, STOP, WAIT, TrainingDiverged
@@ -81,6 +81,7 @@ def rlpd():
 
 def make(directory, algorithm=None, source=None, sink=None, steps=lambda: 0, **settings):
     on_metrics = settings.pop("on_metrics", None)
+    published, start_over = settings.pop("published", None), settings.pop("start_over", False)
     identity = settings.pop("identity", {"a": 1})
     settings = {"batch_size": 8, "utd": FREE, "publish_period_s": 0.0, **settings}
     return TrainingLoop(
@@ -92,6 +93,8 @@ def make(directory, algorithm=None, source=None, sink=None, steps=lambda: 0, **s
         directory=directory,
         identity=identity,
         on_metrics=on_metrics,
+        published=published,
+        start_over=start_over,
     )
 
 
@@ -327,12 +330,120 @@ def test_a_checkpoint_that_the_algorithm_refuses_is_set_aside(tmp_path):
     assert "set aside" in loop.progress().warnings[0].text
 
 
-def test_a_foreign_checkpoint_is_not_resumed(tmp_path):
+def test_a_run_of_another_configuration_is_refused_until_somebody_says_start_over(tmp_path):
     make(tmp_path, max_updates=10).run()
-    loop = make(tmp_path, identity={"a": 2})
+    before = sorted(tmp_path.rglob("*"))
+    for _ in range(2):  # also the second time
+        loop = make(tmp_path, identity={"a": 2})
+        with pytest.raises(ConfigError, match="another configuration.*start_over"):
+            loop.restore()
+        loop.abandon()
+        assert sorted(tmp_path.rglob("*")) == before
+    loop = make(tmp_path, identity={"a": 2}, start_over=True)
     assert loop.restore() is None
     assert "another configuration" in loop.progress().warnings[0].text
     assert loop.progress().update == 0
+    assert len(list((tmp_path / "checkpoints" / "refused").glob("*.safetensors"))) > 0
+
+
+def test_a_run_none_of_whose_checkpoints_can_be_loaded_is_refused_and_left_as_it_is(tmp_path):
+    class Other(Counting):
+        def load_state(self, state):
+            if "count" in state:
+                raise KeyError("weights")
+
+    make(tmp_path, max_updates=10).run()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match="KeyError: 'weights'"):
+        make(tmp_path, Other()).restore()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_policy_with_less_training_is_not_published_over_one_with_more(tmp_path):
+    more = PolicyVersion(7, {"count": np.array([40.0])}, "", 40, 400, 1)
+    box = PolicyMailbox()
+    loop = make(tmp_path, sink=box, max_updates=60, publish_every_updates=7, published=more)
+    seen, publish = [], box.publish
+    box.publish = lambda version: (seen.append(version), publish(version))
+    loop.run()
+    assert seen[0].update == 40 and seen[0].arrays["count"] == 40
+    updates = [version.update for version in seen]
+    assert updates == sorted(updates) and updates[-1] == 60
+    assert all(version.update >= 40 for version in seen[1:])
+
+
+class Diverges(Counting):
+    """Diverges when it gets to an update, for the first so many times."""
+
+    def __init__(self, at, times):
+        super().__init__()
+        self.at, self.times = at, times
+
+    def update(self, batch):
+        metrics = super().update(batch)
+        if self.count == self.at and self.times:
+            self.times -= 1
+            return {"loss": np.inf}
+        return metrics
+
+
+def test_a_training_that_diverges_goes_back_to_a_good_checkpoint_and_says_so(tmp_path):
+    make(tmp_path, max_updates=10).run()
+    box = PolicyMailbox()
+    loop = make(tmp_path, Diverges(15, 2), sink=box, max_updates=30, checkpoint_period_s=1000.0)
+    loop.restore()
+    loop.run()
+    assert box.newest(after=0).update == 30
+    (warning,) = loop.progress().warnings
+    assert warning.code == "training_diverged" and "went back to update 10" in warning.text
+
+
+def test_a_training_that_diverges_again_and_again_is_given_up(tmp_path):
+    make(tmp_path, max_updates=10).run()
+    algorithm = Diverges(15, 100)
+    loop = make(tmp_path, algorithm, checkpoint_period_s=1000.0)
+    loop.restore()
+    with pytest.raises(TrainingDiverged, match="update 15"):
+        loop.run()
+    assert algorithm.times == 96
+
+
+def test_a_batch_that_makes_training_diverge_is_named(tmp_path):
+    class Rewards(FixedData):
+        def sample(self, batch_size):
+            batch = super().sample(batch_size)
+            batch.reward[0] = 1e25
+            return batch
+
+    with pytest.raises(TrainingDiverged, match="holds a reward of 1e"):
+        make(tmp_path, Diverges(3, 100), source=Rewards()).run()
+
+
+def test_a_state_that_is_not_finite_is_no_checkpoint(tmp_path):
+    class Spoilt(Counting):
+        def state(self):
+            return {"count": self.count, "weights": np.array([1.0, np.nan])}
+
+    loop = make(tmp_path, Spoilt(), max_updates=5)
+    loop.run()
+    assert any("not finite" in warning.text for warning in loop.progress().warnings)
+    assert not list((tmp_path / "checkpoints").glob("*.safetensors"))
+
+
+def test_the_temperature_is_bounded_and_that_is_said():
+    policy = TanhGaussianPolicy(TanhGaussianConfig(hidden=(16,), log_std_max=-5.0), SPEC)
+    config = RLPDConfig(
+        critics=2, target_critics=2, critic_hidden=(16,), critic_updates=1,
+        temperature_learning_rate=0.3, max_temperature=20.0,
+    )  # fmt: skip
+    algorithm, data = RLPD(config, SPEC, policy), FixedData()
+    assert not algorithm.warnings()
+    for _ in range(40):
+        metrics = algorithm.update(data.sample(8))
+        assert np.isfinite(list(metrics.values())).all()
+        assert metrics["temperature"] <= 20.001
+    (warning,) = algorithm.warnings()
+    assert warning.code == "temperature_bound" and "20" in warning.text
 
 
 def test_step_by_step_without_threads_of_its_own(tmp_path):

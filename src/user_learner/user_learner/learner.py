@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from user_core.config import Config, from_mapping, setting
+from user_core.errors import ConfigError
 from user_core.interfaces import PolicySink
 from user_core.plugins import PluginChoice, load
 from user_core.policies import policy_config_hash
@@ -33,6 +34,11 @@ class LearnerConfig(Config):
     policy: PluginChoice = setting(PluginChoice(plugin="tanh_gaussian"), doc="The policy.")
     sampler: SamplerConfig = setting(factory=SamplerConfig, doc="How batches are drawn.")
     training: TrainingConfig = setting(factory=TrainingConfig, doc="The training loop.")
+    start_over: bool = setting(
+        False,
+        doc="Begin anew in a run whose checkpoints or policy are of another configuration, and set "
+        "those aside; without this word such a run is refused.",
+    )
     tensorboard: bool = setting(True, doc="Write training curves for TensorBoard.")
 
 
@@ -64,7 +70,8 @@ def open_learner(
 
     Raises:
         StoreError: The store is not there.
-        ConfigError, PluginError: The configuration is wrong.
+        ConfigError, PluginError: The configuration is wrong, or the run was trained with
+            another one, and ``start_over`` was not said.
     """
     with ExitStack() as stack:
         policy = config.policy.build("policies", spec, path="policy")
@@ -83,13 +90,17 @@ def open_learner(
             for listener in listeners:
                 listener(progress)
 
+        policy_file = PolicyFile(config.directory, sink)
+        config_hash = config_hash_of(config, spec)
+        published = policy_file.kept()
+        is_foreign = published is not None and published.config_hash != config_hash
         loop = TrainingLoop(
             # The replay source prepares batches ahead by itself, in memory that it uses again:
             # to hold a batch back while the next is drawn would spoil it.
             config.training.replace(prefetch=0),
             algorithm,
             source,
-            PolicyFile(config.directory, sink),
+            policy_file,
             environment_steps=lambda: source.collected(EpisodeSource.ONLINE),
             directory=config.directory,
             identity=identity_of(
@@ -99,8 +110,25 @@ def open_learner(
                 _typed("policies", config.policy),
                 spec,
             ),
-            config_hash=config_hash_of(config, spec),
+            config_hash=config_hash,
             on_metrics=tell,
+            published=None if is_foreign else published,
+            start_over=config.start_over,
         )
-        loop.restore()
+        try:
+            resumed = loop.restore()
+            begins_anew = resumed is None and (is_foreign or bool(loop.checkpoints.refused))
+            if begins_anew and published is not None and published.update:
+                if not config.start_over:
+                    raise ConfigError(
+                        f"policy in {policy_file.path}",
+                        got=f"one of {published.update} updates, of another policy or robot",
+                        expected="one of this configuration",
+                        hint="Configure it as it was, take another run, or say start_over: true",
+                    )
+                policy_file.set_aside()
+                loop.forget_published()
+        except BaseException:
+            loop.abandon()
+            raise
         yield loop

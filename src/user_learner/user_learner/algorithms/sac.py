@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -13,6 +14,7 @@ from torch import Tensor
 from user_core.config import Config, setting
 from user_core.errors import ConfigError, PluginError, StoreError
 from user_core.interfaces import Algorithm, DistributionNetwork, Policy
+from user_core.reasons import TEMPERATURE_BOUND, Reason
 from user_core.specs import Array, RobotSpec
 from user_core.types import Batch
 from user_learner.algorithms.batches import (
@@ -34,6 +36,9 @@ from user_learner.algorithms.torch_tools import (
     make_generator,
     restore_generator,
 )
+
+#: Less is none: its logarithm must stay a number.
+_MIN_TEMPERATURE = 1e-8
 
 
 class SACConfig(Config):
@@ -66,6 +71,13 @@ class SACConfig(Config):
         read_only=False,
     )
     initial_temperature: float = setting(1.0, doc="Weight of the entropy at the start.", gt=0)
+    max_temperature: float = setting(
+        1000.0,
+        doc="Largest temperature: where the entropy that is aimed at cannot be reached, it would "
+        "grow without end. A warning says when it is there.",
+        gt=0,
+        read_only=False,
+    )
     target_entropy_per_action: float = setting(
         -1.0, doc="Entropy aimed at, per element of the action.", read_only=False
     )
@@ -232,6 +244,23 @@ class SAC(Algorithm):
         }
         self._target_entropy = config.target_entropy_per_action * spec.action.size
         self._updates = 0
+        largest = max(config.max_temperature, config.initial_temperature)
+        self._log_temperature_bounds = (math.log(_MIN_TEMPERATURE), math.log(largest))
+        self._temperature, self._largest_temperature = config.initial_temperature, largest
+
+    def warnings(self) -> list[Reason]:
+        """What a person should know of the training."""
+        learns = self.config.temperature_learning_rate > 0
+        if not learns or self._temperature < 0.99 * self._largest_temperature:
+            return []
+        return [
+            Reason(
+                TEMPERATURE_BOUND,
+                f"the temperature is at its bound, {self._temperature:.3g}: the entropy that is "
+                "aimed at is not reached (log_std_max, target_entropy_per_action, the size of "
+                "rewards)",
+            )
+        ]
 
     def update(self, batch: Batch) -> Mapping[str, float]:
         networks = self.networks
@@ -247,7 +276,9 @@ class SAC(Algorithm):
             self._updates += 1
         metrics |= self._update_actor(features.detach(), temperature)
         values = torch.stack(list(metrics.values())).tolist()  # one copy from the device
-        return dict(zip(metrics, values, strict=True))
+        found = dict(zip(metrics, values, strict=True))
+        self._temperature = found["temperature"]
+        return found
 
     def policy_arrays(self) -> dict[str, Array]:
         return self.networks.policy.arrays()
@@ -344,6 +375,7 @@ class SAC(Algorithm):
             # d/d(log t) of t x (entropy - target): the temperature rises while entropy lacks.
             networks.log_temperature.grad.copy_(temperature * (entropy - self._target_entropy))
             self._optimizers["temperature"].step()
+            networks.log_temperature.flat.clamp_(*self._log_temperature_bounds)
         return {
             "actor_loss": loss.detach(),
             "entropy": entropy,

@@ -20,17 +20,19 @@ from user_comm.lifecycle import LifecycleNode
 from user_comm.net.sessions import open_session
 from user_comm.policy_blobs.server import PolicyServer, ServerProbe
 from user_comm.run import run
-from user_core.errors import TransportError
+from user_core.errors import ConfigError, PluginError, SpecError, TransportError
 from user_core.reasons import NO_REASON, NO_ROBOT_SPEC, NO_STORE, Reason
 from user_core.runtime.files import write_atomically
 from user_core.specs import RobotSpec
 from user_learner.learner import open_learner
 from user_learner.node_configs import LearnerNodeConfig
 from user_learner.replay.index import INDEX_NAME
-from user_learner.training.loop import TrainingLoop
+from user_learner.training.loop import TrainingDiverged, TrainingLoop
 from user_learner.training.progress import LearnerState, Progress
 
 _LOOK_PERIOD_S = 0.2
+#: What comes again for certain.
+_HOPELESS = (ConfigError, SpecError, PluginError, TrainingDiverged)
 
 
 class LearnerNode(LifecycleNode):
@@ -39,7 +41,8 @@ class LearnerNode(LifecycleNode):
     What it learns for comes from ``robot_spec``, and is kept in the run's folder, so that a
     learner that is restarted goes on also while no robot is there. It waits for the store's
     first data. Whatever the training thread raises ends its being active; started by itself
-    it tries again, from the newest checkpoint.
+    it tries again, from the newest checkpoint. A configuration that cannot be trained, and a
+    training that diverges again and again, end the process with the reason.
     """
 
     Config = LearnerNodeConfig
@@ -99,9 +102,13 @@ class LearnerNode(LifecycleNode):
                 )
                 if not stop.is_set():  # who stopped it before did not know the loop
                     loop.run()
-        except Exception as error:  # of an algorithm, a plugin, the disk
+        except BaseException as error:  # of an algorithm, a plugin, the disk; SystemExit, too
             self.get_logger().error(f"training ended: {error}")
-            if not stop.is_set():
+            if stop.is_set():
+                return
+            if isinstance(error, _HOPELESS):
+                self.end(Reason.of(error))
+            else:
                 self.fail(error)
 
     def _stop_training(self, thread: threading.Thread, stop: threading.Event) -> None:

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,8 +127,20 @@ class CheckpointStore:
             leftover.unlink()
 
     def write(self, checkpoint: Checkpoint) -> Path:
-        """Write durably, then drop the oldest. Raises OSError when the disk does not take it."""
+        """Write durably, then drop the oldest.
+
+        Raises:
+            OSError: The disk does not take it.
+            StoreError: It holds numbers that are not finite: nobody could go on from it.
+        """
         arrays, rest = flatten(checkpoint.state)
+        for name, array in arrays.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise StoreError(
+                    f"checkpoint of update {checkpoint.info.update}: {name}",
+                    got="numbers that are not finite", expected="finite numbers",
+                    hint="The training diverged; earlier checkpoints are kept",
+                )  # fmt: skip
         text = json.dumps(
             {"info": asdict(checkpoint.info), "identity": self._identity, "state": rest}
         )
@@ -145,12 +157,58 @@ class CheckpointStore:
         Those that are not are moved to ``refused/`` with the reason beside them, logged, and
         listed in :attr:`refused`.
         """
+        return self.restore(lambda state: None, start_over=True)
+
+    def restore(
+        self, load: Callable[[Mapping[str, Any]], None], *, start_over: bool = False
+    ) -> Checkpoint | None:
+        """Load the newest checkpoint that is whole, belongs here and can be loaded.
+
+        Those before it that are not are moved to ``refused/`` with the reason beside them,
+        logged, and listed in :attr:`refused`.
+
+        Args:
+            load: Takes a state; what it raises refuses the checkpoint.
+            start_over: Where there are checkpoints and none can be used, set them all aside.
+
+        Returns:
+            The one that was loaded; None where there is none.
+
+        Raises:
+            ConfigError: There are checkpoints, and none can be used. All stay where they are.
+        """
+        bad: list[tuple[Path, str]] = []
+        found: Checkpoint | None = None
         for path in self._paths():
             try:
-                return self.read(path)
+                found = self.read(path)
+                load(found.state)
+                break
             except (SuiteError, OSError) as error:
-                self._refuse(path, str(error))
-        return None
+                found = None
+                bad.append((path, str(error)))
+            except (KeyError, TypeError) as error:  # whole, but not what it should be
+                found = None
+                bad.append((path, f"{type(error).__name__}: {error}"))
+        if bad and found is None and not start_over:
+            raise ConfigError(
+                f"{len(bad)} checkpoints in {self.directory}",
+                got=f"none that this learner can go on from: {bad[0][1]}",
+                expected="one of this configuration",
+                hint="Configure it as it was, take another run or store, or say start_over: true "
+                "to begin anew in this run, which sets them aside",
+            )
+        for path, reason in bad:
+            self._refuse(path, reason)
+        return found
+
+    def go_back(self, reason: str, times: int) -> Checkpoint | None:
+        """The checkpoint to go back to from a training that has diverged for the n-th time: the
+        newest, then the one before, and so on; those after it are set aside with the reason."""
+        paths = self._paths()
+        for path in paths[: min(times, len(paths)) - 1]:
+            self._refuse(path, f"training diverged after it: {reason}")
+        return self.newest()
 
     def read(self, path: Path) -> Checkpoint:
         """Read and verify one file.
@@ -180,10 +238,6 @@ class CheckpointStore:
                 hint="Configure it as it was, or go on without this checkpoint",
             )
         return Checkpoint(info, unflatten(arrays, content["state"]))
-
-    def refuse(self, checkpoint: Checkpoint, reason: str) -> None:
-        """Set one aside that was whole, but could not be used."""
-        self._refuse(self.directory / checkpoint.name, reason)
 
     def _paths(self) -> list[Path]:
         """All checkpoints, the newest first."""

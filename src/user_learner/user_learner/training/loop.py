@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -26,10 +27,12 @@ from user_core.reasons import (
     NO_REASON,
     POLICY_PUBLISH,
     REQUESTED,
+    TRAINING_DIVERGED,
     UPDATE_RATIO,
     Reason,
 )
 from user_core.specs import RobotSpec
+from user_core.types import Batch, PolicyVersion
 from user_learner.training.background import LatestWorker
 from user_learner.training.batch_feed import BatchFeed, Drawn
 from user_learner.training.checkpoint import Checkpoint, CheckpointInfo, CheckpointStore
@@ -44,12 +47,18 @@ STOP, WAIT, GO = 0, 1, 2
 _IDLE_S = 0.005
 _DATA_TIMEOUT_S = 0.1
 _FLUSH_S = 10.0
+#: Returns to a checkpoint after which a training that diverges again is given up, and the updates
+#: beyond the place where it diverged after which that is forgotten.
+_RETURNS, _RECOVERED_UPDATES = 3, 1000
+#: A reward larger than this, or a return of such, has no square in float32.
+_LARGEST_REWARD = 1e15
+_log = logging.getLogger(__name__)
 
 
 class TrainingDiverged(SuiteError):
     """An update gave numbers that are not finite; the newest checkpoint is from before."""
 
-    code = "training_diverged"
+    code = TRAINING_DIVERGED
 
 
 class TrainingLoop:
@@ -70,6 +79,9 @@ class TrainingLoop:
         config_hash: What the weights are made for, see
             :func:`~user_core.policies.policy_config_hash`.
         on_metrics: Called by the training thread every ``metrics_period_s``; must return soon.
+        published: The policy version that this run has published last, of the same weights;
+            as long as training is behind it, no other is published.
+        start_over: Whether a run whose checkpoints cannot be used may begin anew.
 
     Attributes:
         first_update_s: Seconds from when enough steps were there to the end of the first
@@ -88,7 +100,12 @@ class TrainingLoop:
         identity: Mapping[str, Any],
         config_hash: str = "",
         on_metrics: Callable[[Progress], None] | None = None,
+        published: PolicyVersion | None = None,
+        start_over: bool = False,
     ) -> None:
+        self._start_over, self._before = start_over, published
+        self._floor = 0 if published is None else published.update
+        self._diverged, self._diverged_at, self._returns = NO_REASON, 0, 0
         self.config, self.algorithm, self.source = config, algorithm, source
         self.limiter = UtdLimiter(config.utd)
         self.checkpoints = CheckpointStore(
@@ -115,17 +132,20 @@ class TrainingLoop:
         self.first_update_s: float | None = None
 
     def restore(self) -> CheckpointInfo | None:
-        """Go on from the newest checkpoint that is whole and belongs here, if there is one."""
+        """Go on from the newest checkpoint that is whole and belongs here, if there is one.
+
+        Raises:
+            ConfigError: There are checkpoints, none can be used, and nobody said ``start_over``.
+        """
         fresh = self.algorithm.state()
-        while (found := self.checkpoints.newest()) is not None:
-            try:
-                self._load(found.state)
-                break
-            except (SuiteError, KeyError, TypeError) as error:  # whole, but not what it should be
-                self.checkpoints.refuse(found, f"{type(error).__name__}: {error}")
-                self.algorithm.load_state(fresh)
+        found = self.checkpoints.restore(self._load, start_over=self._start_over)
         if found is None:
+            if self.checkpoints.refused:  # one of them may have been loaded in part
+                self.algorithm.load_state(fresh)
             return None
+        return self._resumed(found)
+
+    def _resumed(self, found: Checkpoint) -> CheckpointInfo:
         self._update, self._steps = found.info.update, found.info.environment_steps
         self._counter.raise_to(found.info.policy_version)
         self._checkpoint_update = self._update
@@ -142,9 +162,13 @@ class TrainingLoop:
         configure_torch(self.config.threads)
         self._begun_s, completed = time.monotonic(), False
         try:
-            self._publish()  # robots need something to act on
+            self._publish_first()  # robots need something to act on
             while True:
-                decision = self.step()
+                try:
+                    decision = self.step()
+                except TrainingDiverged as error:
+                    self._go_back(error)
+                    continue
                 if decision == STOP:
                     break
                 if decision == WAIT:
@@ -175,14 +199,44 @@ class TrainingLoop:
         bad = [name for name, value in metrics.items() if not math.isfinite(value)]
         if bad:
             raise TrainingDiverged(
-                f"update {self._update}", got=f"{', '.join(bad)} not finite",
-                expected="finite metrics", hint="Smaller learning rates, or max_grad_norm",
+                f"update {self._update}", got=f"{', '.join(bad)} not finite{_suspicious(drawn.batch)}",
+                expected="finite metrics",
+                hint="Smaller learning rates, or max_grad_norm; `user replay show` shows the data",
             )  # fmt: skip
         self._means.add(metrics)
         self._rate.add(self.algorithm.updates_per_call)
         if _is_first():
             self._hand_out()
         return GO
+
+    def _go_back(self, error: TrainingDiverged) -> None:
+        """Go on from the newest checkpoint, then from older ones; raises where that is no use."""
+        if self._update > self._diverged_at + _RECOVERED_UPDATES:
+            self._returns = 0
+        self._diverged_at = max(self._update, self._diverged_at)
+        self._returns += 1
+        self._keeper.flush(_FLUSH_S)
+        found = None
+        if _is_alone() and self._returns <= _RETURNS:
+            found = self.checkpoints.go_back(str(error), self._returns)
+        if found is None:
+            raise error
+        self._load(found.state)
+        self._resumed(found)
+        text = f"went back to update {found.info.update}, for training diverged: {error}"
+        self._diverged = Reason(TRAINING_DIVERGED, text)
+        _log.error("%s", text)
+        self._drawn = None
+        self._floor = 0  # what was published after it may have been spoilt already
+        self._publish()
+
+    def forget_published(self) -> None:
+        """Publish what is trained now, whatever was published before: somebody said so."""
+        self._before, self._floor = None, 0
+
+    def abandon(self) -> None:
+        """End without having run; :meth:`run` does that by itself."""
+        self._wind_down(False)
 
     def pause(self) -> None:
         """Make no updates until :meth:`proceed`."""
@@ -272,9 +326,22 @@ class TrainingLoop:
         if due and now_s - since_s >= period_s and not self._keeper.busy:
             self._take_checkpoint()
 
-    def _publish(self) -> None:
+    def _publish_first(self) -> None:
+        """What robots act on until training has got further: never less than they had."""
+        before = self._before
+        if before is None or before.update <= self._update or not self._floor:
+            self._publish()
+            return
         self._published = (self._update, time.monotonic())
         if _is_first():
+            _log.info("the policy of update %d is served until training has passed it", self._floor)
+            self._publisher.offer(
+                Weights(dict(before.arrays), before.update, before.environment_steps)
+            )
+
+    def _publish(self) -> None:
+        self._published = (self._update, time.monotonic())
+        if _is_first() and self._update >= self._floor:
             arrays = self.algorithm.policy_arrays()
             self._publisher.offer(Weights(arrays, self._update, self._steps))
 
@@ -334,6 +401,9 @@ class TrainingLoop:
             Reason(CHECKPOINT_REFUSED, f"checkpoint set aside: {reason}")
             for reason in self.checkpoints.refused
         ]
+        if self._diverged and self._update <= self._diverged_at + _RECOVERED_UPDATES:
+            found.append(self._diverged)
+        found += getattr(self.algorithm, "warnings", list)()
         if (error := self._publisher.error) is not None:
             found.append(Reason(POLICY_PUBLISH, f"policy version not published: {error}"))
         if (error := self._keeper.error) is not None:
@@ -349,6 +419,18 @@ class TrainingLoop:
         return found
 
 
+def _suspicious(batch: Batch) -> str:
+    """What of a batch may have made an update diverge, for people; empty where all looks well."""
+    largest = float(np.abs(batch.reward).max()) if len(batch) else 0.0
+    if not largest <= _LARGEST_REWARD:
+        return f"; the batch holds a reward of {largest:.3g}"
+    for arrays in (batch.observation, batch.next_observation, {"action": batch.action}):
+        for name, array in arrays.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                return f"; the batch holds {name} that is not finite"
+    return ""
+
+
 def _agreed(decision: int) -> int:
     """The most hesitant decision of all processes that train together; one's own when alone."""
     group = _process_group()
@@ -359,6 +441,12 @@ def _is_first() -> bool:
     """Whether this process is the one that publishes and keeps checkpoints."""
     group = _process_group()
     return group is None or bool(group.rank() == 0)
+
+
+def _is_alone() -> bool:
+    """Whether no other process trains together with this one."""
+    group = _process_group()
+    return group is None or not group.together()
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from user_core.codecs.policy_blob import to_bfloat16
-from user_core.codecs.weights import encode_version
-from user_core.errors import PolicyError, StoreError
+from user_core.codecs.weights import encode_version, read_version
+from user_core.errors import PolicyError, StoreError, SuiteError
 from user_core.interfaces import PolicySink
 from user_core.runtime.files import write_atomically
 from user_core.specs import Array
@@ -157,6 +158,18 @@ class PolicyFile:
     def __init__(self, directory: Path, sink: PolicySink) -> None:
         self.path, self._sink = Path(directory) / POLICY_FILE, sink
         self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def kept(self) -> PolicyVersion | None:
+        """The version in the file; None where there is none, or none that can be read."""
+        try:
+            return read_version(self.path)
+        except (SuiteError, OSError):
+            return None
+
+    def set_aside(self) -> None:
+        """Keep the version in the file under a name of its own."""
+        if (version := self.kept()) is not None:
+            os.replace(self.path, self.path.with_name(f"policy.v{version.number}.safetensors"))
 
     def publish(self, version: PolicyVersion) -> None:
         """Write the file, then pass the version on."""
