@@ -70,6 +70,23 @@ def test_noise_at_rest_is_not_told() -> None:
         assert not watch.failed
 
 
+def test_an_arm_that_stands_and_sags_is_not_told() -> None:
+    rng, watch = np.random.default_rng(2), FollowWatch(0.02)
+    target = np.array([0.5, 0.2, 0.0])
+    for step in range(300):
+        target[0] += 0.01 * (100 <= step < 130)  # it moves on, and sags there as well
+        measured = target - [0.0, 0.05, 0.02] + rng.normal(0, 0.001, 3)
+        watch.note(measured, target, velocities=False)
+        assert not watch.failed
+
+
+def test_one_far_target_that_nobody_goes_to_is_told() -> None:
+    watch = FollowWatch(0.02)
+    for _ in range(COMMANDS + 1):
+        watch.note(np.zeros(3), np.array([1.0, 0.0, 0.0]), velocities=False)
+    assert watch.failed and watch.commanded == 1.0
+
+
 def test_a_lagging_robot_that_is_sent_to_and_fro_is_not_told() -> None:
     rng, watch, position = np.random.default_rng(1), FollowWatch(0.02), np.zeros(3)
     for step in range(2000):

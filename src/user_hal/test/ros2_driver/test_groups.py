@@ -16,7 +16,15 @@ from user_core.conformance import check_robot
 from user_core.errors import ConfigError, DeviceError, DeviceTimeout
 from user_core.specs import ActionGroup, ActionKind
 from user_hal.fakes import LocalTopics
-from user_hal.fakes.local_topics import Header, JointState, Time
+from user_hal.fakes.local_topics import (
+    Header,
+    JointState,
+    Pose,
+    PoseStamped,
+    Quaternion,
+    Time,
+    Vector3,
+)
 from user_hal.robots.ros2.contract import Ros2Config
 from user_hal.robots.ros2.driver import Ros2Robot
 from user_hal.robots.ros2.following import COMMANDS
@@ -84,6 +92,8 @@ class World:
         self.received: dict[str, list[Any]] = {}
         self.stuck: set[str] = set()
         self.silent: set[str] = set()
+        self.place, self.heading = np.zeros(2), 0.0
+        self._base_publisher = self.io.publisher("/base_pose", "geometry_msgs/msg/PoseStamped")
         self._publisher = self.io.publisher("/joint_states", "sensor_msgs/msg/JointState")
         take = self.io.subscribe
         take("/left/commands", "std_msgs/msg/Float64MultiArray", self._left)
@@ -130,10 +140,18 @@ class World:
             now_s = time.monotonic()
             for joint, speed in list(self.speed.items()):
                 self.position[joint] += speed * (now_s - last_s)
+            if "base" not in self.stuck and self.received.get("base"):
+                twist = self.received["base"][-1]
+                ahead = np.array([np.cos(self.heading), np.sin(self.heading)])
+                self.place = self.place + ahead * twist.linear.x * (now_s - last_s)
+                self.heading += twist.angular.z * (now_s - last_s)
             last_s = now_s
             seen = {k: v for k, v in self.position.items() if k not in self.silent}
             stamp = Time(*divmod(self.io.now_ns(), 10**9))
             self._publisher.publish(JointState(Header(stamp), list(seen), list(seen.values())))
+            turn = Quaternion(0.0, 0.0, np.sin(self.heading / 2), np.cos(self.heading / 2))
+            pose = Pose(Vector3(*self.place.tolist(), 0.0), turn)
+            self._base_publisher.publish(PoseStamped(Header(stamp, "odom"), pose))
 
 
 @pytest.fixture
@@ -241,6 +259,27 @@ def test_the_group_that_does_not_follow_is_named(world: World) -> None:
     trouble = robot.trouble()
     assert trouble.code == "not_followed"
     assert trouble.text.startswith("group 'left': does not follow '/left/commands'")
+    robot.close()
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+def test_a_base_that_does_not_follow_is_told_where_its_place_is_seen(
+    world: World, stuck: bool
+) -> None:
+    mapping = merged(ARM, BASE, period_s=0.01)
+    mapping["observation"]["base.pose"] = {
+        "topic": "/base_pose", "type": "geometry_msgs/msg/PoseStamped", "field": "pose",
+        "layout": "pose", "frame": "odom",
+    }  # fmt: skip
+    world.stuck = {"base"} if stuck else set()
+    world.heading = 2.0
+    robot = world.robot(mapping)
+    for _ in range(COMMANDS + 20):
+        robot.command(action(0.0, 0.0, 0.5, 0.3))
+        time.sleep(0.01)
+    assert robot.trouble().code == ("not_followed" if stuck else "")
+    if stuck:
+        assert robot.trouble().text.startswith("group 'base': does not follow '/cmd_vel'")
     robot.close()
 
 

@@ -17,11 +17,13 @@ from user_hal.robots.ros2.commands import Target, make_targets
 from user_hal.robots.ros2.contract import CommandConfig
 from user_hal.robots.ros2.contract.actions import command_quantity
 from user_hal.robots.ros2.contract.groups import Group
+from user_hal.robots.ros2.contract.sources import POSES
 from user_hal.robots.ros2.following import COMMANDS, FollowWatch
+from user_hal.robots.ros2.frames import to_rpy
 from user_hal.robots.ros2.grippers import GripperSender
 from user_hal.robots.ros2.homing import Homing
 from user_hal.robots.ros2.joints import Turns
-from user_hal.robots.ros2.messages import is_action
+from user_hal.robots.ros2.messages import TOOL_KINDS, is_action
 from user_hal.robots.ros2.senders import TargetSender, require_listener
 from user_hal.robots.ros2.tf_tree import TfListener
 from user_hal.topic_io import TopicIo
@@ -228,7 +230,8 @@ class Drive:
             return Reason(rejected.code, of_group + rejected.text)
         if self._follow is not None and self._follow.failed:
             command, unit = self.group.action.command, self._unit
-            weight = _SMALLEST_RAD / _SMALLEST_M if unit == "m" and self.group.moves_joints else 1.0
+            is_tool = not self.group.moves_joints and self.group.action.kind in TOOL_KINDS
+            weight = _SMALLEST_RAD / _SMALLEST_M if unit == "m" and not is_tool else 1.0
             told, gone = self._follow.commanded / weight, self._follow.gone / weight
             return Reason(
                 NOT_FOLLOWED,
@@ -417,8 +420,15 @@ class Drive:
         prismatic joints count more, as a small way in m is a long one in rad."""
         group = self.group
         self._unit = "m"
-        if group.action.kind is ActionKind.BASE_TWIST or group.action.kind is ActionKind.GENERIC:
+        if group.action.kind is ActionKind.GENERIC:
             return None, 1.0
+        if group.action.kind is ActionKind.BASE_TWIST:
+            pose = group.source("pose")
+            if pose is None or group.contract.layout(pose) not in POSES:
+                return None, 1.0
+            turning = (False, False, True)
+            shifts = _SMALLEST_RAD / _SMALLEST_M
+            return FollowWatch(_SMALLEST_RAD, turning=turning), np.array([shifts, shifts, 1.0])
         quantity = "joint_position" if group.moves_joints else "tcp_pose"
         if group.source(quantity) is None:
             return None, 1.0
@@ -435,14 +445,24 @@ class Drive:
         """Remember what was sent and where the group is; log when it does not follow."""
         if self._follow is None:
             return
+        is_base = self.group.action.kind is ActionKind.BASE_TWIST
         try:
-            measured = self._measured("joint_position" if self.group.moves_joints else "tcp_pose")
+            measured = self._measured(
+                "joint_position" if self.group.moves_joints else "pose" if is_base else "tcp_pose"
+            )
         except DeviceError:
             return  # reading tells it
         velocities = target.quantity in ("velocities", "twist")
         told = target.values * self._period_s if velocities else target.values
         failed = self._follow.failed
-        if self.group.moves_joints:
+        if is_base:
+            heading = float(to_rpy(measured[3:])[2])
+            cosine, sine = np.cos(heading), np.sin(heading)
+            here = np.array([measured[0], measured[1], heading])
+            way = np.array([cosine * told[0] - sine * told[1], sine * told[0] + cosine * told[1],
+                            told[5]])  # fmt: skip
+            self._follow.note(here * self._weights, way * self._weights, velocities=True)
+        elif self.group.moves_joints:
             self._follow.note(measured * self._weights, told * self._weights, velocities=velocities)
         else:
             self._follow.note(measured[:3], told[:3], velocities=velocities)

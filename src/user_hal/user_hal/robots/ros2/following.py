@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Sequence
 
@@ -14,6 +13,10 @@ from user_core.specs import Array
 COMMANDS = 15
 #: Share of the way at least; what measurements tremble by is far less of the smallest way.
 _SHARE = 0.1
+#: An arm may stand so many of the smallest ways beside its target, by its weight.
+_SAG = 5.0
+#: A target that leaves its way by more than this share of it has turned back.
+_TURNED = 0.3
 
 
 class FollowWatch:
@@ -55,22 +58,30 @@ class FollowWatch:
 
     def _judge(self) -> None:
         start, end = self._steps[0][0], self._steps[-1][0]
-        if self._velocities:
-            way = np.sum([told for _, told in list(self._steps)[:-1]], axis=0)
-        else:
-            way = self._way(start, self._steps[0][1])
-        length2 = float(way @ way)
-        length = math.sqrt(length2)
-        if length < self._smallest:
+        way = self._commanded(start)
+        length = 0.0 if way is None else float(np.linalg.norm(way))
+        if way is None or length < self._smallest:
             return
         gone = float(self._way(start, end) @ way) / length
-        failed = gone < _SHARE * length
-        if failed and not self._velocities:  # unless the target has turned back meanwhile
-            ways = (float(self._way(start, told) @ way) for _, told in self._steps)
-            if any(each < 0.5 * length2 for each in ways):
-                return
-        self.failed = failed
+        self.failed = gone < _SHARE * length
         self.commanded, self.gone = length, gone
+
+    def _commanded(self, start: Array) -> Array | None:
+        """The way that was commanded; None where there is nothing to judge."""
+        told = [told for _, told in self._steps]
+        if self._velocities:
+            total: Array = np.sum(told[:-1], axis=0)
+            return total
+        way = self._way(told[0], told[-1])
+        length2 = float(way @ way)
+        if length2 >= self._smallest**2:  # the target moved: so must the robot, wherever it hangs
+            for each in told:
+                share = float(self._way(told[0], each) @ way) / length2
+                if not -_TURNED < share < 1 + _TURNED:
+                    return None  # the target has turned back meanwhile
+            return way
+        way = self._way(start, told[0])
+        return way if float(way @ way) >= (_SAG * self._smallest) ** 2 else None
 
     def _way(self, start: Array, end: Array) -> Array:
         way: Array = end - start
