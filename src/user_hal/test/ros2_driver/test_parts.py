@@ -276,6 +276,7 @@ def test_nested_fields_are_checked_before_any_message(path: str, message: str) -
          "different numbers of elements"),
         ([{"topic": "/l", "names": ["l1", "l2"], "scale": [1.0, 2.0, 3.0]}, {"topic": "/r"}],
          r"parts\[0\].scale: got 3 numbers, expected 1 or 2"),
+        ([{"topic": "/l", "names": ["l1", "l1"]}, {"topic": "/r"}], r"'l1', which parts\[0\] gives"),
         ([{"names": ["l1", "l2"]}, {"topic": "/r"}], "topic of sensor_msgs/msg/JointState"),
     ],
 )  # fmt: skip
@@ -308,3 +309,12 @@ def test_infinities_that_mean_something_are_replaced() -> None:
 def test_a_replacement_is_a_number_for_something_that_is_none(bad: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="not_finite"):
         contract(whole(not_finite=bad))
+
+
+@pytest.mark.parametrize(
+    ("entry", "key"),
+    [({"names": ["l1", "l1", "r1", "r2"]}, "names"), ({"indices": [0, 1, 1, 2]}, "indices")],
+)
+def test_an_element_that_is_taken_twice_is_refused(entry: dict[str, Any], key: str) -> None:
+    with pytest.raises(ConfigError, match=f"joint_position.{key}: got .*expected each once"):
+        contract(whole(**entry))

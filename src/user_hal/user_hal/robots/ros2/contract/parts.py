@@ -247,6 +247,9 @@ def _part(
     standard: LayoutName = "vector",
 ) -> Part:
     _check_choice(where, part, layout)
+    for key, labels in (("names", by_name), ("indices", part.indices)):
+        if len(set(labels)) < len(labels):
+            raise ConfigError(f"{where}.{key}", got=list(labels), expected="each once")
     count, is_vector = len(columns), layout in ("vector", "scalar")
     for key, numbers, usual in (("scale", part.scale, 1.0), ("offset", part.offset, 0.0)):
         values = np.atleast_1d(numbers)
