@@ -217,7 +217,7 @@ def test_groups_go_home_one_after_the_other(world: World) -> None:
 
 
 def test_what_one_group_lacks_keeps_all_of_them_from_moving(world: World) -> None:
-    mapping = merged(ARM, SECOND_ARM, timing__max_age_s=0.1)
+    mapping = merged(ARM, SECOND_ARM, timing__max_age_s=0.5)
     mapping["observation"] = {
         f"{group}.joint_position": {"topic": "/joint_states", "type": "sensor_msgs/msg/JointState",
                                     "field": "position"}
