@@ -69,8 +69,20 @@ def contract(**action: Any) -> dict[str, Any]:
     return params
 
 
+_made: list[Ros2Robot] = []
+
+
+@pytest.fixture(autouse=True)
+def _let_go() -> Iterator[None]:
+    """A test that fails does not keep the robot from the next one."""
+    yield
+    while _made:
+        _made.pop().close()
+
+
 def connected(io: RosTopicIo, params: dict[str, Any]) -> Ros2Robot:
     robot = Ros2Robot(from_mapping(Ros2Config, params))
+    _made.append(robot)
     robot.attach(io)
     robot.connect()
     return robot
