@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -34,7 +35,13 @@ KEY_OF = {
 #: No key: these come from requirements/base.txt into the virtual environment (README.md).
 WITHOUT_KEY = {"zenoh": "eclipse-zenoh", "safetensors": "safetensors", "zstandard": "zstandard"}
 #: Optional: who misses one is told what to install; who has a camera that sends video has its messages.
-OPTIONAL = {"pyspacemouse", "Box2D", "ffmpeg_image_transport_msgs", "foxglove_msgs"}
+OPTIONAL = {
+    "pyspacemouse",
+    "Box2D",
+    "ur_dashboard_msgs",
+    "ffmpeg_image_transport_msgs",
+    "foxglove_msgs",
+}
 #: Of the repository; nobody installs them.
 OF_THE_REPOSITORY = {"user_testing", "generated_reference"}
 _INTERFACE = re.compile(r"\b([a-z][a-z0-9_]*)/(?:msg|srv|action)/[A-Z]\w+")
@@ -131,7 +138,7 @@ def test_a_changelog_by_rep_132(folder: Path) -> None:
     bar, title, below, blank, *rest = (folder / "CHANGELOG.rst").read_text().splitlines()
     assert title == f"Changelog for package {folder.name}"
     assert bar == below == "^" * len(title) and not blank
-    heads = [line for line, under in zip(rest, rest[1:], strict=False) if set(under) == {"-"}]
+    heads = [line for line, under in pairwise(rest) if set(under) == {"-"}]
     version = ElementTree.parse(folder / "package.xml").getroot().findtext("version")
     assert heads and all(
         re.match(rf"Forthcoming|{version}|\d+\.\d+\.\d+ \(", head) for head in heads
