@@ -426,7 +426,7 @@ class Drive:
             pose = group.source("pose")
             if pose is None or group.contract.layout(pose) not in POSES:
                 return None, 1.0
-            turning = (False, False, True)
+            turning = [False, False, True]
             shifts = _SMALLEST_RAD / _SMALLEST_M
             return FollowWatch(_SMALLEST_RAD, turning=turning), np.array([shifts, shifts, 1.0])
         quantity = "joint_position" if group.moves_joints else "tcp_pose"
