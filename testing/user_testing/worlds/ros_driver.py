@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import rclpy
 from rclpy.action.server import ActionServer, GoalResponse
 from rclpy.executors import SingleThreadedExecutor
@@ -24,9 +25,12 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
 from user_comm.topics import interface_class
+from user_core.specs import Array
+from user_hal.safety.rotation import from_vector
 from user_testing.interfaces import provide
 
-_REACH_M = 0.5  # by which a joint carries the tool in a rad
+#: By how much six joints carry the tool in a rad: m, and rad.
+_TOOL_PER_RAD = np.array([0.5, 0.5, 0.5, 1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -118,8 +122,8 @@ class Driver:
         services: What it answers.
         rate_hz: Of its ticks.
         on: What is switched on from the beginning.
-        tool_joints: Joints that carry the tool along x, y and z, half a metre in a rad, and turn
-            it about z: no arm's kinematics, but one that leads home. Empty: no tool.
+        tool_joints: Six joints that carry the tool along x, y and z, half a metre in a rad, and
+            turn it about x, y and z: no arm's kinematics, but one that leads home. Empty: no tool.
     """
 
     joints: Mapping[str, float]
@@ -166,6 +170,7 @@ class RosDriver:
         self._node = Node(name, context=self._context, start_parameter_services=False)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
+        self._by_topic: dict[str, Any] = {}
         self._publishers = [(state, self._publisher(state)) for state in driver.states]
         for command in driver.commands:
             self._obey(command)
@@ -224,17 +229,16 @@ class RosDriver:
         return speed if isinstance(speed, float) else speed.get(joint, 2.0)
 
     @property
-    def tool(self) -> tuple[float, float, float, float]:
-        """Way of the tool from where it was at first: x, y, z (m), and about z (rad)."""
+    def tool(self) -> Array:
+        """Way of the tool from where it was at first: x, y, z (m), and a rotation vector (rad)."""
         start = self.driver.joints
         ways = [self.position[joint] - start[joint] for joint in self.driver.tool_joints]
-        x, y, z, turn = ways or [0.0] * 4
-        return x * _REACH_M, y * _REACH_M, z * _REACH_M, turn
+        return np.array(ways or [0.0] * 6) * _TOOL_PER_RAD
 
     def _drive(self, twist: Sequence[float], elapsed_s: float) -> None:
         """A tool takes its joints along; a base moves by the first two numbers and the last."""
-        ways = (*(speed / _REACH_M for speed in twist[:3]), twist[5])
-        for joint, speed in zip(self.driver.tool_joints, ways, strict=False):
+        speeds = (np.array(twist) / _TOOL_PER_RAD).tolist()
+        for joint, speed in zip(self.driver.tool_joints, speeds, strict=False):
             self.position[joint] += speed * elapsed_s
             self.target[joint] = self.position[joint]
             self._moved[joint] = speed
@@ -251,7 +255,10 @@ class RosDriver:
     def _publisher(self, state: State) -> Any:
         cls = interface_class(state.type)
         if not state.latched:
-            return self._node.create_publisher(cls, state.topic, qos_profile_sensor_data)
+            if state.topic not in self._by_topic:  # messages of two kinds may share a publisher
+                publisher = self._node.create_publisher(cls, state.topic, qos_profile_sensor_data)
+                self._by_topic[state.topic] = publisher
+            return self._by_topic[state.topic]
         profile = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         publisher = self._node.create_publisher(cls, state.topic, profile)
         publisher.publish(self._message(state))
@@ -278,16 +285,20 @@ class RosDriver:
 
     def fill_pose(self, state: State, message: Any) -> None:
         """A PoseStamped of the tool."""
-        pose, sign, (x, y, z, turn) = message.pose, -1.0 if state.turned else 1.0, self.tool
-        pose.position.x, pose.position.y, pose.position.z = sign * (0.4 + x), sign * y, 0.3 + z
-        half = (turn + (math.pi if state.turned else 0.0)) / 2
-        pose.orientation.z, pose.orientation.w = math.sin(half), math.cos(half)
+        pose, tool = message.pose, self.tool
+        sign = -1.0 if state.turned else 1.0
+        position, rotation = pose.position, pose.orientation
+        position.x, position.y, position.z = sign * (0.4 + tool[0]), sign * tool[1], 0.3 + tool[2]
+        x, y, z, w = from_vector(tuple(tool[3:].tolist()))
+        # Turned by 180 degrees about z: the quaternion (0, 0, 1, 0) in front.
+        x, y, z, w = (-y, x, w, -z) if state.turned else (x, y, z, w)
+        rotation.x, rotation.y, rotation.z, rotation.w = x, y, z, w
 
     def fill_tool_vector(self, state: State, message: Any) -> None:
-        """A ToolVectorActual: mm and degrees."""
-        x, y, z, turn = self.tool
-        message.x, message.y, message.z = 1000 * (0.4 + x), 1000 * y, 1000 * (0.3 + z)
-        message.rz = math.degrees(turn)
+        """A ToolVectorActual: mm and degrees; of the rotation that about z."""
+        x, y, z = (1000 * self.tool[:3]).tolist()
+        message.x, message.y, message.z = 400 + x, y, 300 + z
+        message.rz = math.degrees(self.tool[5])
 
     def fill_odometry(self, state: State, message: Any) -> None:
         """An Odometry of the base."""

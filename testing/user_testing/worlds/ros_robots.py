@@ -142,7 +142,7 @@ DRIVERS: dict[str, Driver] = {
         (*_UR_STATES, _UR_RUNNING),
         (Command("/scaled_joint_trajectory_controller/joint_trajectory", _TRAJECTORY, _UR),),
         (_UR_ZERO,),
-        tool_joints=_UR[:4],
+        tool_joints=_UR,
     ),
     "ur_servo": Driver(
         _UR_START,
@@ -162,7 +162,7 @@ DRIVERS: dict[str, Driver] = {
                     {"activate_controllers": ["scaled_joint_trajectory_controller"]}, ("trajectories", "-velocities")),
         ),
         on=("trajectories",),
-        tool_joints=_UR[:4],
+        tool_joints=_UR,
     ),
     "franka_fr3": _FR3_DRIVER,
     "kinova_gen3": Driver(
@@ -239,7 +239,7 @@ DRIVERS: dict[str, Driver] = {
                     {"enable_request": True}, ("enabled",)),
         ),
         speed={"gripper": 0.2},
-        tool_joints=_PIPER[:4],
+        tool_joints=_PIPER,
     ),
     "tiago": Driver(
         _at(
