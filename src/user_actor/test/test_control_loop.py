@@ -1,5 +1,6 @@
 """The loop in real time: deadlines, fresh observations, what is recorded, how episodes end."""
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from user_actor.loop.ports import NOBODY, HumanInput
 from user_actor.loop.recording import Feedback
 from user_actor.loop.stats import LoopState
-from user_core.errors import DeviceError, DeviceFault, PolicyError
+from user_core.errors import DeviceError, DeviceFault, PolicyError, SpecError
 from user_core.interfaces import RewardOutcome
 from user_core.reasons import OUTBOX_FULL, Reason
 from user_core.types import (
@@ -94,15 +95,15 @@ def test_a_step_waits_for_an_observation_that_it_has_not_seen():
 @pytest.mark.parametrize(
     ("task", "config", "outcome", "reason"),
     [
-        (TaskFeedback(1.0, truncated=True), {}, Outcome.TIMEOUT, "the robot's own limit"),
+        (TaskFeedback(1.0, truncated=True), {}, Outcome.UNKNOWN, "the robot's own limit"),
         (
             TaskFeedback(1.0, terminated=True, success=True),
             {},
-            Outcome.TIMEOUT,
+            Outcome.UNKNOWN,
             "the robot's task is over, the reward saw no end",
         ),
-        (TaskFeedback(1.0), {"max_episode_steps": 1}, Outcome.TIMEOUT, "1 steps"),
-        (TaskFeedback(1.0), {"max_episode_s": 0.02}, Outcome.TIMEOUT, "0.0 s"),
+        (TaskFeedback(1.0), {"max_episode_steps": 1}, Outcome.UNKNOWN, "1 steps"),
+        (TaskFeedback(1.0), {"max_episode_s": 0.02}, Outcome.UNKNOWN, "0.0 s"),
     ],
 )
 def test_limits_truncate_and_keep_the_final_observation(task, config, outcome, reason):
@@ -169,7 +170,7 @@ def test_what_a_person_said_before_the_episode_is_not_about_it():
     setup = build({"max_episode_steps": 5})
     setup.person.script = lambda step: HumanInput(label=Label.SUCCESS) if step == 0 else NOBODY
     (result,) = setup.run()
-    assert (result.outcome, result.length) == (Outcome.TIMEOUT, 5)
+    assert (result.outcome, result.length) == (Outcome.UNKNOWN, 5)
 
 
 def test_a_robot_that_was_lost_leaves_whole_steps_and_a_final_observation():
@@ -196,7 +197,7 @@ def test_a_safety_stop_ends_the_episode_and_the_loop_waits_until_it_is_over():
     first, second = setup.run()
     assert (first.outcome, first.length, first.reason) == (Outcome.ABORTED, 5, "emergency stop")
     assert setup.steps()[-1].truncated
-    assert (second.outcome, second.length) == (Outcome.TIMEOUT, 8)
+    assert (second.outcome, second.length) == (Outcome.UNKNOWN, 8)
     assert second.start_ns - first.end_ns >= 400 * MS
 
 
@@ -427,7 +428,7 @@ def test_status_tells_how_it_goes():
     setup.run()
     status = setup.loop.status()
     assert (status.steps, status.episodes, status.last_return) == (100, 2, 50.0)
-    assert status.success_rate == 0.0
+    assert math.isnan(status.success_rate)  # nobody judged them
     assert status.rate_hz == pytest.approx(50, rel=0.1)
     assert status.state is LoopState.WAITING
 
@@ -439,3 +440,40 @@ def test_the_steps_are_those_of_the_sink_from_the_first_version_on():
     (result,) = setup.run()
     assert [step.policy_version for step in setup.steps()] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert (result.first_version, result.last_version) == (0, 2)
+
+
+@pytest.mark.parametrize("success", [True, False, None])
+@pytest.mark.parametrize("terminated", [True, False])
+def test_no_verdict_is_unknown_and_not_a_failure(success, terminated):
+    setup = build({"max_episode_steps": 3})
+    setup.reward.ends = lambda *given: RewardOutcome(1.0, terminated, success)
+    (result,) = setup.run()
+    bad = Outcome.FAILURE if terminated else Outcome.TIMEOUT
+    assert result.outcome is {True: Outcome.SUCCESS, False: bad, None: Outcome.UNKNOWN}[success]
+    assert result.outcome.success is success
+    rate = setup.loop.status().success_rate
+    assert math.isnan(rate) if success is None else rate == float(success)
+
+
+def test_a_failure_that_repeats_ends_the_loop_with_its_reason_and_one_that_may_pass_does_not():
+    setup = build({"max_episodes": 1, "retry_s": 0.0, "equal_failures": 4})
+    failures = []
+
+    def broken(*given):
+        failures.append(1)
+        if len(failures) > 20:
+            return RewardOutcome(1.0, True, True)
+        raise OSError("disk") if len(failures) <= 10 else SystemExit(3)
+
+    setup.reward.ends = broken
+    with pytest.raises(SystemExit):
+        setup.run()
+    assert len(failures) == 14
+    assert "SystemExit: 3" in setup.loop.given_up.text and "4 times" in setup.loop.given_up.text
+
+
+def test_a_reward_that_nothing_can_learn_from_names_episode_and_step():
+    setup = build({"max_episodes": 1, "retry_s": 0.0, "equal_failures": 2})
+    setup.reward.ends = lambda *given: RewardOutcome(1e25)
+    with pytest.raises(SpecError, match="at step 1 of episode 1: got 1e.25"):
+        setup.run()

@@ -184,6 +184,10 @@ class EpisodeSource(IntEnum):
     """Deterministic, without exploration or intervention; kept apart from training data."""
 
 
+#: Rewards larger than this cannot be learned from: their sums have no square in float32.
+LARGEST_REWARD = 1e15
+
+
 class Outcome(IntEnum):
     """How an episode ended. Stored: never renumber."""
 
@@ -194,6 +198,15 @@ class Outcome(IntEnum):
     TIMEOUT = 3
     ABORTED = 4
     """Ended by a person, a safety stop or a lost robot."""
+    UNKNOWN = 5
+    """Ended by the task or a limit, and nobody can tell whether it was solved."""
+
+    @property
+    def success(self) -> bool | None:
+        """Whether the task was solved; None where nobody can tell, or the episode does not count."""
+        if self in (Outcome.UNKNOWN, Outcome.UNFINISHED, Outcome.ABORTED):
+            return None
+        return self is Outcome.SUCCESS
 
 
 @dataclass(frozen=True, order=True)

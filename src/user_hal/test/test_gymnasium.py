@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import gymnasium
@@ -164,7 +165,7 @@ def test_nested_spaces_get_dotted_names_and_actions_their_shape() -> None:
         ("nan", "observation 'arm.position'.*not finite"),
         ("missing", "camera"),
         ("raise", "ZeroDivisionError: the environment broke"),
-        ("reward", "reward of environment 'UserNested-v0': got inf"),
+        ("reward", "reward of environment 'UserNested-v0' at episode 0, step 1: got inf"),
     ],
 )
 def test_an_environment_that_misbehaves_is_a_fault_with_its_name(bad: str, message: str) -> None:
@@ -278,3 +279,77 @@ def test_discover_lists_what_can_be_made_here() -> None:
     found = {item.name: item for item in GymnasiumRobot.discover()}
     assert found["Pendulum-v1"].params == {"env_id": "Pendulum-v1"}
     assert "Pendulum-v0" not in found
+
+
+class Odd(gymnasium.Env):
+    """Gives what no environment should, in one field of its second step."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, field: str, value: object) -> None:
+        self.field, self.value, self.steps = field, value, 0
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        made = {
+            "observation": np.zeros(2, np.float32), "reward": 0.0, "terminated": False,
+            "truncated": False, "info": {},
+        }  # fmt: skip
+        if self.steps == 2:
+            made[self.field] = self.value
+        return tuple(made.values())
+
+
+gymnasium.register("UserOdd-v0", Odd, disable_env_checker=True)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("reward", None, "got None"),
+        ("reward", 1e25, "got 1e+25"),
+        ("reward", math.nan, "got nan"),
+        ("reward", np.zeros(2), "got array"),
+        ("reward", "much", "got 'much'"),
+        ("terminated", np.array([True, False]), "expected true or false"),
+        ("truncated", None, "got None"),
+        ("info", None, "expected a mapping"),
+        ("info", {"success": np.array([1, 0])}, "info['success']"),
+        ("info", {"is_success": "maybe" * 100}, ""),
+        ("observation", np.full(2, np.nan, np.float32), "not finite"),
+        ("observation", None, "observation"),
+        ("observation", {"a": 1}, "observation"),
+    ],
+)
+def test_whatever_an_environment_gives_the_fault_names_it_the_field_and_the_step(
+    field: str, value: object, words: str
+) -> None:
+    robot = make(env_id="UserOdd-v0", kwargs={"field": field, "value": value})
+    robot.connect()
+    robot.reset(1)
+    robot.command(np.zeros(1, np.float32))
+    if not words:
+        robot.command(np.zeros(1, np.float32))
+        return
+    with pytest.raises(DeviceFault) as caught:
+        robot.command(np.zeros(1, np.float32))
+    said = str(caught.value)
+    assert "UserOdd-v0" in said and field in said and "episode 1, step 2" in said and words in said
+
+
+@pytest.mark.parametrize(
+    ("info", "success"),
+    [({}, None), ({"success": None}, None), ({"is_success": np.array([1.0])}, True),
+     ({"success": np.float32(0.0)}, False)],
+)  # fmt: skip
+def test_no_verdict_is_no_failure(info: dict, success: object) -> None:
+    robot = make(env_id="UserOdd-v0", kwargs={"field": "info", "value": info})
+    robot.connect()
+    for _ in range(2):
+        robot.command(np.zeros(1, np.float32))
+    assert robot.read().task.success is success

@@ -12,8 +12,15 @@ from user_actor.loop.policy import PolicyHolder
 from user_actor.loop.recording import Feedback
 from user_actor.loop.start import StartSignal
 from user_actor.loop.stats import LoopState, LoopStatus
-from user_core.errors import SuiteError
-from user_core.reasons import NO_REASON, REQUESTED, STEPS_IRREGULAR, STOPPING, Reason
+from user_core.errors import SuiteError, is_of_a_person, may_pass
+from user_core.reasons import (
+    NO_REASON,
+    REQUESTED,
+    STEPS_IRREGULAR,
+    STOPPING,
+    EqualFailures,
+    Reason,
+)
 from user_core.types import EpisodeSource, Outcome
 
 _LOOK_S = 0.05
@@ -98,9 +105,19 @@ class ActorLoop:
         self._sleeping = threading.Condition()
         self._stopping = self._paused = NO_REASON
         self._last_failure = ""
+        self._equal = EqualFailures(config.equal_failures)
+
+    @property
+    def given_up(self) -> Reason:
+        """The failure that came so often that :meth:`run` has raised it; false before."""
+        return self._equal.given_up
 
     def run(self) -> None:
-        """Collect until :meth:`stop`, or until ``max_episodes`` have been recorded."""
+        """Collect until :meth:`stop`, or until ``max_episodes`` have been recorded.
+
+        Raises:
+            BaseException: What episodes failed by, equally and too often.
+        """
         self.episodes.robot.observations.resume()
         while not self._stopping:
             if self.is_done:
@@ -108,8 +125,12 @@ class ActorLoop:
                 return
             try:
                 self._turn()
-            except Exception as error:  # a bug must not leave a robot without an actor
+            except BaseException as error:  # a bug must not leave a robot without an actor
+                if is_of_a_person(error):
+                    raise
                 self._failed(error)
+                if self._equal.given_up:
+                    raise
         self.stats.set(LoopState.WAITING, self._stopping)
 
     @property
@@ -173,15 +194,20 @@ class ActorLoop:
         if result.outcome is not Outcome.ABORTED:
             self._schedule.finished(plan)
         self._last_failure = ""
+        self._equal.clear()
         return None
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: BaseException) -> None:
         """Say it (once, while it is the same), and try again after a while."""
         reason = Reason.of(error)
         if reason.text != self._last_failure:
             trace = not isinstance(error, SuiteError)
             _log.error("an episode failed: %s", reason.text, exc_info=trace)
         self._last_failure = reason.text
+        if may_pass(error):
+            self._equal.clear()
+        else:
+            self._equal.add(reason)
         self.stats.set(LoopState.WAITING, reason)
         self._sleep(self._config.retry_s)
 

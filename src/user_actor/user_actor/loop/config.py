@@ -117,6 +117,12 @@ class ActorLoopConfig(Config):
     retry_s: float = setting(
         1.0, doc="Pause after a reset or an episode that failed.", unit="s", ge=0
     )
+    equal_failures: int = setting(
+        6,
+        doc="Episodes in a row that failed equally, in a way that does not pass by itself, after "
+        "which the process ends with the reason; 0: never.",
+        ge=0,
+    )
     seed: int = setting(
         -1, doc="Seed of the first reset, one more for each; -1: none is given.", ge=-1
     )

@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
-
 from user_actor.loop.action_source import ActionSource
 from user_actor.loop.config import ActorLoopConfig
 from user_actor.loop.policy import FixedPolicy, PolicyHolder
@@ -34,9 +32,16 @@ from user_core.reasons import (
 )
 from user_core.runtime.clock import Clock
 from user_core.specs import Array
-from user_core.types import EpisodeResult, EpisodeSource, Label, Observation, Task, TaskFeedback
+from user_core.types import (
+    LARGEST_REWARD,
+    EpisodeResult,
+    EpisodeSource,
+    Label,
+    Observation,
+    Task,
+    TaskFeedback,
+)
 
-_LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 _SOURCES = {
     "online": EpisodeSource.ONLINE,
     "demonstration": EpisodeSource.DEMONSTRATION,
@@ -208,11 +213,13 @@ class EpisodeLoop:
         self, before: Observation, action: Array, after: Observation, task: TaskFeedback
     ) -> RewardOutcome:
         outcome = self._reward(before.arrays, action, after.arrays, task)
-        if not abs(outcome.reward) <= _LARGEST_FLOAT32:
+        if not abs(outcome.reward) <= LARGEST_REWARD:
             raise SpecError(
-                f"reward of {type(self._reward).__name__}",
+                f"reward of {type(self._reward).__name__} at step {self.recorder.steps + 1} of "
+                f"episode {self.stats.episodes + 1}",
                 got=outcome.reward,
-                expected="a finite number",
+                expected=f"a finite number, at most {LARGEST_REWARD:g} in size",
+                hint="Values of larger ones have no square in float32; scale the reward",
             )
         return outcome
 

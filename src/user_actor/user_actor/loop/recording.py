@@ -90,10 +90,14 @@ class EndRules:
         if task.label is Label.ABORT:
             return aborted(Reason(PERSON_ENDED, "a person ended it"))
         if verdict.terminated:
+            if verdict.success is None:
+                return Ending(Outcome.UNKNOWN, True, "the task is over")
             if verdict.success:
                 return Ending(Outcome.SUCCESS, True, "the task is solved")
             return Ending(Outcome.FAILURE, True, "the task has failed")
         outcome = Outcome.SUCCESS if verdict.success else Outcome.TIMEOUT
+        if verdict.success is None:
+            outcome = Outcome.UNKNOWN
         if task.truncated:
             return Ending(outcome, False, "the robot's own limit")
         if task.terminated:

@@ -34,7 +34,8 @@ class LoopStatus:
         reason: Why.
         steps: Steps of this process.
         episodes: Episodes of this process that had a step.
-        success_rate: Over the last 20 that were no evaluations; NaN before the first.
+        success_rate: Over the last 20 that were no evaluations and of which it is known; NaN before
+            the first.
         last_return: Return of the last episode; NaN before the first.
         rate_hz: Steps a second over the last seconds.
         lateness_p99_ms: 99th percentile of the lateness of the deadlines, milliseconds.
@@ -92,8 +93,11 @@ class LoopStats:
         """An episode is over."""
         self.episodes += 1
         self.last_return = result.episode_return
-        if result.source is not EpisodeSource.EVALUATION:
-            self._successes.append(result.outcome is Outcome.SUCCESS)
+        success = result.outcome.success
+        if result.outcome is Outcome.ABORTED:
+            success = False  # while collecting, that is what came of it
+        if result.source is not EpisodeSource.EVALUATION and success is not None:
+            self._successes.append(success)
 
     @property
     def success_rate(self) -> float:

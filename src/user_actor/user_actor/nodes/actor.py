@@ -119,6 +119,7 @@ class ActorNode(LifecycleNode):
         self._robot: RosRobot | None = None
         self._teleop: RosTeleop | None = None
         self._loop: ActorLoop | None = None
+        self._given_up = NO_REASON
         self._feed: PolicyFeed | None = None
         self._inference: InferenceLink | None = None
         self._announced: PolicyAnnouncement | None = None
@@ -164,9 +165,13 @@ class ActorNode(LifecycleNode):
                     stop.wait(_LOOK_S)
                 else:
                     self._act_with(description, stop)
-        except Exception as error:  # of a plugin, a configuration, the disk
+        except BaseException as error:  # of a plugin, a configuration, the disk; SystemExit, too
             self.get_logger().error(f"acting ended: {error}")
-            if not stop.is_set():
+            if stop.is_set():
+                return
+            if self._given_up:
+                self.end(self._given_up)
+            else:
                 self.fail(error)
 
     def _act_with(self, description: RobotDescription, stop: threading.Event) -> None:
@@ -198,8 +203,11 @@ class ActorNode(LifecycleNode):
             self._inference, self._robot, self._teleop, self._loop = inference, robot, teleop, loop
             stack.callback(self._forget_loop)
             if not stop.is_set() and description is self._description:
-                with urgent_thread():
-                    loop.run()
+                try:
+                    with urgent_thread():
+                        loop.run()
+                finally:
+                    self._given_up = loop.given_up
                 while loop.is_done and not stop.is_set():  # all episodes are recorded
                     stop.wait(_LOOK_S)
 

@@ -10,6 +10,7 @@ array, ``image`` for images (uint8, height x width x 1, 3 or 4) and ``state`` fo
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -30,7 +31,7 @@ from user_core.errors import (
 from user_core.interfaces import Discovered, Robot
 from user_core.plugins import import_object
 from user_core.specs import DTYPES, ActionKind, Array, ArraySpec, RobotSpec
-from user_core.types import AppliedAction, Observation, TaskFeedback
+from user_core.types import LARGEST_REWARD, AppliedAction, Observation, TaskFeedback
 
 _LEAVES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
@@ -260,7 +261,7 @@ class GymnasiumRobot(Robot):
             lockstep=True,
             task_reward=True,
         )
-        self._sequence = self._commands = self._episode = 0
+        self._sequence = self._commands = self._episode = self._steps = 0
         self._applied: AppliedAction | None = None
         self._observation: Observation | None = None
 
@@ -305,14 +306,14 @@ class GymnasiumRobot(Robot):
             )
         except Exception as error:  # an environment may fail in any way
             raise self._fault("step", error) from error
-        feedback = TaskFeedback(float(reward), bool(terminated), bool(truncated), _success(info))
-        if not np.isfinite(feedback.reward):
-            raise DeviceFault(
-                f"reward of environment {self._config.env_id!r}",
-                got=feedback.reward,
-                expected="a finite number",
-            )
         self._commands += 1
+        self._steps += 1
+        feedback = TaskFeedback(
+            self._number("reward", reward),
+            self._flag("terminated", terminated),
+            self._flag("truncated", truncated),
+            self._success(info),
+        )
         changed = not np.array_equal(executed, action)
         self._applied = AppliedAction(executed, self._commands, 0, changed, time.time_ns())
         self._observation = self._observe(value, feedback)
@@ -348,9 +349,44 @@ class GymnasiumRobot(Robot):
             if _installed(_module(spec))
         ]
 
+    def _number(self, field: str, value: Any) -> float:
+        """A number of the step; raises DeviceFault with the place where it came."""
+        try:
+            number = float(np.asarray(value, np.float64).item())
+        except (TypeError, ValueError):
+            number = math.nan
+        if not abs(number) <= LARGEST_REWARD:
+            raise DeviceFault(
+                self._where(field), got=_short(value),
+                expected=f"a finite number, at most {LARGEST_REWARD:g} in size",
+                hint="gymnasium.wrappers.TransformReward can scale it",
+            )  # fmt: skip
+        return number
+
+    def _flag(self, field: str, value: Any) -> bool:
+        """A truth value of the step; raises DeviceFault."""
+        try:
+            if value is not None:
+                return bool(np.asarray(value).item())
+        except (TypeError, ValueError):
+            pass
+        raise DeviceFault(self._where(field), got=_short(value), expected="true or false")
+
+    def _success(self, info: Any) -> bool | None:
+        if not isinstance(info, Mapping):
+            raise DeviceFault(self._where("info"), got=_short(info), expected="a mapping")
+        for key in ("is_success", "success"):
+            if info.get(key) is not None:
+                return self._flag(f"info[{key!r}]", info[key])
+        return None
+
+    def _where(self, field: str) -> str:
+        place = f"episode {self._episode}, step {self._steps}"
+        return f"{field} of environment {self._config.env_id!r} at {place}"
+
     def _begin(self, seed: int | None) -> Observation:
         assert self._env is not None  # noqa: S101 - callers made sure
-        self._applied = None
+        self._applied, self._steps = None, 0
         try:
             value, _ = self._env.reset(seed=seed)
         except Exception as error:
@@ -362,7 +398,10 @@ class GymnasiumRobot(Robot):
         try:
             arrays = flatten(self._space, value, self._state_specs)
         except SpecError as error:
-            raise self._fault("observation", error) from error
+            raise DeviceFault(self._where("observation"), got=str(error)) from error
+        except Exception as error:  # what cannot become an array
+            got = f"{type(error).__name__}: {error}"
+            raise DeviceFault(self._where("observation"), got=got) from error
         if self._config.render_image:
             image = self._image()
             self._spec.observation[_RENDER].check(image, _RENDER)
@@ -442,11 +481,10 @@ def _make(config: GymnasiumConfig) -> gymnasium.Env[Any, Any]:
     return env
 
 
-def _success(info: dict[str, Any]) -> bool | None:
-    for key in ("is_success", "success"):
-        if key in info:
-            return bool(info[key])
-    return None
+def _short(value: Any) -> str:
+    """A value as it came, with its type, at most a line of it."""
+    text = " ".join(repr(value).split())
+    return f"{text[:80]} ({type(value).__name__})"
 
 
 def _module(spec: Any) -> str:

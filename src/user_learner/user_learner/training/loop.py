@@ -32,7 +32,7 @@ from user_core.reasons import (
     Reason,
 )
 from user_core.specs import RobotSpec
-from user_core.types import Batch, PolicyVersion
+from user_core.types import LARGEST_REWARD, Batch, PolicyVersion
 from user_learner.training.background import LatestWorker
 from user_learner.training.batch_feed import BatchFeed, Drawn
 from user_learner.training.checkpoint import Checkpoint, CheckpointInfo, CheckpointStore
@@ -50,8 +50,6 @@ _FLUSH_S = 10.0
 #: Returns to a checkpoint after which a training that diverges again is given up, and the updates
 #: beyond the place where it diverged after which that is forgotten.
 _RETURNS, _RECOVERED_UPDATES = 3, 1000
-#: A reward larger than this, or a return of such, has no square in float32.
-_LARGEST_REWARD = 1e15
 _log = logging.getLogger(__name__)
 
 
@@ -422,7 +420,7 @@ class TrainingLoop:
 def _suspicious(batch: Batch) -> str:
     """What of a batch may have made an update diverge, for people; empty where all looks well."""
     largest = float(np.abs(batch.reward).max()) if len(batch) else 0.0
-    if not largest <= _LARGEST_REWARD:
+    if not largest <= LARGEST_REWARD:
         return f"; the batch holds a reward of {largest:.3g}"
     for arrays in (batch.observation, batch.next_observation, {"action": batch.action}):
         for name, array in arrays.items():
