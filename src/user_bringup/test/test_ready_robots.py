@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from user_core.config import from_mapping, load_yaml
+from user_hal.checking.motion import elements_of
+from user_hal.local import LocalHal
 from user_hal.robot_file import build_robot, load_robot_file
 from user_hal.robots.ros2.contract import Ros2Config
 from user_hal.robots.ros2.driver import Ros2Robot
@@ -46,3 +48,15 @@ def test_an_entry_of_a_gripper_fits_a_contract(path: Path) -> None:
         params[key] = {**params.get(key, {}), **value} if isinstance(value, dict) else value
     robot = Ros2Robot(from_mapping(Ros2Config, params))
     assert robot.spec.grippers == (6,)
+
+
+def test_a_lift_is_tried_by_a_centimetre_and_a_joint_by_radians() -> None:
+    file = load_robot_file(CONFIG / "robots" / "tiago.yaml")
+    hal = LocalHal(build_robot(file), file.safety)
+    amounts = {
+        element.name: (element.amount, element.unit)
+        for element, _ in elements_of(hal)
+        if element is not None
+    }
+    assert amounts["torso_lift_joint"] == (0.01, "m")
+    assert amounts["arm_1_joint"] == (0.05, "rad")

@@ -25,11 +25,13 @@ class Mobility:
         goes_on: Names of the action groups (empty: of the only one) whose changes are carried out
             as velocities: the robot goes on with the last until it is stopped, and is not at rest
             when commands are late.
+        prismatic: Names of joints that shift instead of turning: their numbers are m, not rad.
     """
 
     fastest: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     continuous: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     goes_on: tuple[str, ...] = ()
+    prismatic: tuple[str, ...] = ()
 
     def fastest_of(self, array: str, rows: Array) -> list[float]:
         """The fastest that some elements can move, per second; infinity where unknown."""

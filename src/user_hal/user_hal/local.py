@@ -15,6 +15,7 @@ from pathlib import Path
 
 from user_core.errors import DeviceTimeout, LeaseError, SafetyError, SuiteError
 from user_core.interfaces import Robot
+from user_core.mobility import Mobility, mobility_of
 from user_core.reasons import (
     BUSY,
     EMERGENCY_STOP,
@@ -93,6 +94,7 @@ class LocalHal:
             on_observation=self.observations.put,
             latch=None if latch_dir is None else LatchFile(latch_dir),
         )
+        self._robot = robot
         self._spec, self._holder, self._token = robot.spec, holder, 0
         self._steps_itself = robot.spec.lockstep
         self._supervisor = self._loop.path.supervisor
@@ -127,6 +129,11 @@ class LocalHal:
     def spec(self) -> RobotSpec:
         """What the robot shows and takes."""
         return self._spec
+
+    @property
+    def mobility(self) -> Mobility:
+        """What the robot's driver knows of how it can move."""
+        return mobility_of(self._robot)
 
     def open(self) -> None:
         """Connect to the robot, take the lease, and begin to show observations.

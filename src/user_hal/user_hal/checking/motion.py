@@ -21,7 +21,7 @@ from user_hal.local import LocalHal
 from user_hal.safety import SafetyConfig
 from user_hal.safety.rotation import conjugate, from_vector, multiply, to_vector
 
-#: How far it goes: joints (rad, or m of a lift), the tool (m and rad), a gripper (its opening).
+#: How far it goes: joints (rad), the tool or a lift (m), the tool (rad), a gripper (its opening).
 JOINT, TOOL_M, TOOL_RAD, GRIPPER = 0.05, 0.01, 0.05, 0.2
 #: Share of what was told that counts as followed, as done by nothing, and as the wrong way.
 _FOLLOWED = (0.6, 1.4)
@@ -117,6 +117,7 @@ class MotionReport:
 
 def elements_of(hal: LocalHal, scale: float = 1.0) -> Iterator[tuple[Element | None, Moved]]:
     """What can be tried, and what cannot, with the reason."""
+    shifting = hal.mobility.prismatic
     for view in group_views(hal.spec):
         spec = view.spec
         names = spec.action.names or tuple(f"element {i}" for i in range(spec.action.size))
@@ -131,7 +132,8 @@ def elements_of(hal: LocalHal, scale: float = 1.0) -> Iterator[tuple[Element | N
         fits = measured is not None and (measured.size == 7 if tool else measured.size == len(arms))
         for index, label in enumerate(labels):
             turns = tool and index >= 3
-            unit = "rad" if turns or not tool else "m"
+            shifts = label in shifting or (tool and not turns)
+            unit = "m" if shifts else "rad"
             nothing = Moved(_named(view, label), unit)
             if not known or not fits:
                 nothing.detail = (
@@ -141,7 +143,7 @@ def elements_of(hal: LocalHal, scale: float = 1.0) -> Iterator[tuple[Element | N
                 )
                 yield None, nothing
                 continue
-            amount = scale * ((TOOL_RAD if turns else TOOL_M) if tool else JOINT)
+            amount = scale * (TOOL_M if shifts else TOOL_RAD if tool else JOINT)
             yield Element(nothing.name, view, index, -1, unit, amount), nothing
         for count, index in enumerate(spec.grippers):
             nothing = Moved(_named(view, names[index]), "")

@@ -125,7 +125,7 @@ def mobility_of_contract(contract: Contract) -> Mobility:
         if group.action.kind in (ActionKind.JOINT_DELTA, ActionKind.EE_DELTA)
         and command_quantity(group.action, group.action.command) in ("velocities", "twist")
     )
-    return Mobility(fastest, continuous, goes_on)
+    return Mobility(fastest, continuous, goes_on, contract.prismatic)
 
 
 def _fastest(contract: Contract, joints: Sequence[str]) -> Array | None:
