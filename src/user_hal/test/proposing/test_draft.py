@@ -113,6 +113,49 @@ def test_arms_are_told_apart_by_a_word_of_their_joints(left: str, right: str) ->
     assert params["joints"] == joints, "one topic for both is one robot"
 
 
+def test_parts_are_told_apart_by_the_names_of_controllers_that_tell_nothing() -> None:
+    joints = ["torso_lift_joint", *(f"arm_{n}_joint" for n in range(1, 8))]
+    fingers = ["gripper_left_finger_joint", "gripper_right_finger_joint"]
+    params, draft = proposed(
+        {"/joint_states": [*joints, *fingers]},
+        told(*((f"/{name}_controller/joint_trajectory", TRAJECTORY)
+               for name in ("torso", "arm", "gripper"))),
+    )  # fmt: skip
+    assert {name: group["joints"] for name, group in params["groups"].items()} == {
+        "torso_lift": joints[:1], "arm": joints[1:],
+    }  # fmt: skip
+    assert "Are these the joints of /arm_controller/joint_trajectory?" in text_of(draft)
+    assert "Which part has the gripper /gripper_controller/joint_trajectory?" in text_of(draft)
+    assert params["groups"]["arm"]["action"]["gripper"]["joints"] == fingers
+
+
+def test_arms_with_the_same_joints_in_namespaces_of_their_own() -> None:
+    states = {f"/robot_{side}/joint_states": ARM for side in ("left", "right")}
+    params, _ = proposed(
+        states,
+        told(*((f"/robot_{side}/jtc/joint_trajectory", TRAJECTORY) for side in ("left", "right"))),
+        joints_of={f"/robot_{side}/jtc": ARM for side in ("left", "right")},
+    )
+    for side in ("left", "right"):
+        group = params["groups"][side]
+        assert group["joints"] == [f"{side}_{name}" for name in ARM]
+        assert group["action"]["command"]["fields"]["joint_names"] == list(ARM)
+    parts = params["observation"]["joint_position"]["parts"]
+    assert parts[1] == {
+        "topic": "/robot_right/joint_states", "names": list(ARM),
+        "elements": [f"right_{name}" for name in ARM],
+    }  # fmt: skip
+
+
+def test_types_that_nobody_knows_are_proposed_by_their_fields() -> None:
+    kind = "lab_msgs/msg/Command"
+    params, draft = proposed(
+        {"/joint_states": ARM}, told(("/go", kind)), fields={kind: {"goal": "values"}}
+    )
+    assert params["action"]["command"]["fields"] == {"goal": "values"}
+    assert f"What stands in the fields of {kind}?" in text_of(draft)
+
+
 def test_one_arm_with_words_in_its_joints_stays_one() -> None:
     ur = ("shoulder_pan_joint", "shoulder_lift_joint", "elbow_joint", "wrist_1_joint",
           "wrist_2_joint", "wrist_3_joint")  # fmt: skip

@@ -16,10 +16,12 @@ from user_hal.proposing.grouping import (
     Hand,
     Part,
     Way,
+    give_hand,
     group,
     moving_joints,
     words,
 )
+from user_hal.proposing.namesakes import told_apart
 from user_hal.proposing.survey import (
     COMPRESSED,
     IMAGE,
@@ -33,6 +35,7 @@ from user_hal.proposing.survey import (
 from user_hal.proposing.writing import to_yaml
 from user_hal.robot_description import Urdf, parse_urdf
 from user_hal.robots.ros2.messages import (
+    FOLLOW_TRAJECTORY,
     JOINT_JOG,
     JOINT_TRAJECTORY,
     NUMBERS,
@@ -100,7 +103,8 @@ def draft_of(found: Survey, ask: Ask = lambda question: None, robot: str = "") -
 
 class _Drafter:
     def __init__(self, found: Survey, ask: Ask) -> None:
-        self.found, self._ask = found, ask
+        self.found, self.names = told_apart(found)
+        found, self._ask = self.found, ask
         self.result = Draft()
         self.urdf: Urdf | None = None
         self._commanding: set[str] = set()  # topics that are chosen for a part
@@ -127,6 +131,7 @@ class _Drafter:
                 got="nobody listens to a topic that could move these joints",
                 expected="a controller: joint trajectory, forward commands, servo",
             )
+        self._ask_for_hands(parts)
         single = len(parts) == 1 and not parts[0].base
         ways = [self._choose(p, _PARAMS if single else f"{_PARAMS}.groups.{p.name}") for p in parts]
         params: dict[str, Any] = {"robot": robot or (self.urdf.name if self.urdf else "my_robot")}
@@ -193,6 +198,24 @@ class _Drafter:
         self.grouping.parts = sorted(parts, key=lambda part: order.get(id(part), 0))
         return self.grouping.parts
 
+    def _ask_for_hands(self, parts: Sequence[Part]) -> None:
+        """Whose grippers are those that nobody can tell?"""
+        arms = [part for part in parts if not part.base]
+        for hand in list(self.grouping.loose_hands):
+            free = [part for part in arms if not part.hands]
+            if not free:
+                return
+            likely = max(free, key=lambda part: len(part.joints))
+            text = f"Which part has the gripper {hand.topic}?"
+            names = [part.name for part in free]
+            answer = self.ask(f"{_PARAMS}.groups", text, likely.name, [*names, "none"])
+            self.grouping.loose_hands.remove(hand)
+            used = {joint for part in parts for joint in part.joints}
+            left = [name for name in moving_joints(self.found, self.urdf) if name not in used]
+            for part in free:
+                if part.name == answer:
+                    give_hand(part, hand, parts, left, self.urdf, self.found)
+
     def _about_joints(self, joints: Sequence[str]) -> dict[str, Any]:
         if self.urdf is None:
             text = "Fastest that each joint can move, rad/s? (There is no robot description.)"
@@ -236,9 +259,9 @@ class _Drafter:
     def _observation(self, parts: Sequence[Part], single: bool) -> dict[str, Any]:
         joints = [joint for part in parts for joint in part.joints]
         topics = self._joint_topics(joints)
-        found: dict[str, Any] = {"joint_position": _joint_source(topics, "position")}
+        found: dict[str, Any] = {"joint_position": self._joint_source(topics, "position", joints)}
         if topics and all(self.found.joints[topic].velocity for topic in topics):
-            found["joint_velocity"] = _joint_source(topics, "velocity")
+            found["joint_velocity"] = self._joint_source(topics, "velocity", joints)
         arms = [part for part in parts if not part.base]
         for type_name, name, field_name in ((POSE, "tcp_pose", "pose"), (WRENCH, "wrench", "wrench")):  # fmt: skip
             self._tool_sources(found, arms, single, type_name, name, field_name)
@@ -256,6 +279,21 @@ class _Drafter:
                 text += f" {prefix}tcp_pose: {{tf: {self._tool_link(arm)}}}"
             self._comment(f"{_PARAMS}.observation", text)
         return found
+
+    def _joint_source(
+        self, topics: Sequence[str], field_name: str, joints: Sequence[str]
+    ) -> dict[str, Any]:
+        common = {"type": JOINT_STATE, "field": field_name}
+        if len(topics) == 1 and not self.names.differ(joints):
+            return {"topic": topics[0], **common}
+        parts = []
+        for topic in topics:
+            own = [name for name in joints if name in self.found.joints[topic].names]
+            part: dict[str, Any] = {"topic": topic}
+            if self.names.differ(own):
+                part |= {"names": self.names.in_messages(own), "elements": own}
+            parts.append(part)
+        return {**common, "parts": parts}
 
     def _joint_topics(self, joints: Sequence[str]) -> list[str]:
         """The topics that have all joints: one if there is one, else as few as will do."""
@@ -323,7 +361,12 @@ class _Drafter:
         if way.type_name == NUMBERS and way.joints:
             part.joints = way.joints  # numbers without names: the controller's order
         elif way.type_name == NUMBERS:
-            self._comment(f"{path}.joints", f"TODO: Are the numbers of {way.topic} these joints, in this order?")  # fmt: skip
+            self._comment(
+                f"{path}.joints",
+                f"TODO: Are the numbers of {way.topic} these joints, in this order?",
+            )
+        elif not way.joints and len(self.grouping.parts) > 1 and part.joints:
+            self._comment(f"{path}.joints", f"TODO: Are these the joints of {way.topic}?")
         return way
 
     def _part(
@@ -333,7 +376,7 @@ class _Drafter:
             self._about_inactive(way, f"{path}.action")
         action: dict[str, Any] = {"kind": way.kind.value}
         action |= self._bounds(part, way, f"{path}.action")
-        action["command"] = self._command(way)
+        action["command"] = self._command(way, part, f"{path}.action.command")
         for hand in part.hands[:1]:
             gripper = self._gripper(hand, f"{path}.action.gripper", observation, prefix)
             if gripper:
@@ -384,12 +427,19 @@ class _Drafter:
             return usual
         return min(usual, round(0.3 * joint.velocity * PERIOD_S, 4))
 
-    def _command(self, way: Way) -> dict[str, Any]:
+    def _command(self, way: Way, part: Part, path: str) -> dict[str, Any]:
         command: dict[str, Any] = {"topic": way.topic, "type": way.type_name}
         if way.quantity:
             command["quantity"] = way.quantity
-        if way.type_name == JOINT_TRAJECTORY:
+        if way.type_name in (JOINT_TRAJECTORY, FOLLOW_TRAJECTORY):
             command["time_from_start_s"] = round(1.5 * PERIOD_S, 3)
+        fields: dict[str, Any] = dict(way.fields)
+        if self.names.differ(part.joints):
+            fields = fields or _with_names(way.type_name, self.names.in_messages(part.joints))
+        if fields:
+            command["fields"] = fields
+            if way.fields:
+                self._comment(path, f"TODO: What stands in the fields of {way.type_name}?")
         return command
 
     def _home(self, part: Part, way: Way, path: str) -> dict[str, Any]:
@@ -420,13 +470,15 @@ class _Drafter:
             self._comment(path, "TODO: whose joints are the gripper's? Add joints: [NAME]")
             return {}
         if named:
-            gripper["joints"] = list(hand.joints)
+            gripper["joints"] = self.names.in_messages(hand.joints)
+        if hand.fields:
+            gripper["fields"] = dict(hand.fields)
         topic = next((t for t, s in self.found.joints.items() if hand.joints and hand.joints[0] in s.names), "")  # fmt: skip
         if topic:
             scale = 1.0 / (opened - closed)
             observation[f"{prefix}gripper"] = {
                 "topic": topic, "type": JOINT_STATE, "field": "position",
-                "names": [hand.joints[0]], "scale": round(scale, 6),
+                "names": self.names.in_messages(hand.joints[:1]), "scale": round(scale, 6),
                 "offset": round(-closed * scale, 6) + 0.0, "low": 0.0, "high": 1.0,
             }  # fmt: skip
             self._comment(f"{_PARAMS}.observation.{prefix}gripper", "0 closed to 1 open, from the gripper's closed and opened")  # fmt: skip
@@ -558,11 +610,15 @@ class _Drafter:
             self._comment(f"{_PARAMS}.unused", f"Not known: {note}")
 
 
-def _joint_source(topics: Sequence[str], field_name: str) -> dict[str, Any]:
-    common = {"type": JOINT_STATE, "field": field_name}
-    if len(topics) == 1:
-        return {"topic": topics[0], **common}
-    return {**common, "parts": [{"topic": topic} for topic in topics]}
+def _with_names(type_name: str, names: list[str]) -> dict[str, Any]:
+    """Fields of a command to joints that are called otherwise in the contract."""
+    points = [{"positions": "values", "time_from_start": "duration"}]
+    trajectory = {"joint_names": names, "points": points}
+    if type_name == JOINT_TRAJECTORY:
+        return trajectory
+    if type_name == FOLLOW_TRAJECTORY:
+        return {"trajectory": trajectory}
+    return {"name": names, "position": "values"} if type_name == JOINT_STATE else {}
 
 
 def _shared(values: Sequence[Any]) -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from user_core.specs import ActionKind
 from user_hal.proposing.survey import JOINT_STATE, ODOMETRY, POSE, Survey, Topic, controller_node
@@ -28,6 +29,15 @@ _COMMON = {
     "follow", "jog", "pose", "target", "motion", "cmds", "states", "state", "gripper",
 }  # fmt: skip
 _HANDS = {"gripper", "hand", "finger", "fingers", "knuckle", "jaw", "robotiq"}
+#: Types of makers that move an arm, or a gripper, with what stands in their fields.
+_WAYS_BY_FIELDS: dict[str, Mapping[str, Any]] = {
+    "interbotix_xs_msgs/msg/JointGroupCommand": {"name": "arm", "cmd": "values"},
+}
+_HANDS_BY_FIELDS: dict[str, Mapping[str, Any]] = {
+    "interbotix_xs_msgs/msg/JointSingleCommand": {"name": "gripper", "cmd": "value"},
+}
+#: Ranks below this are commands to joints.
+_JOINT_RANKS = 5
 #: Fewest joints of an arm that is told from another by the beginning of their names.
 _FEWEST = 3
 
@@ -44,6 +54,7 @@ class Way:
         joints: Joints of its controller, in its order; empty: not known.
         active: Whether its controller is active; None: not known.
         rank: The smaller, the better.
+        fields: What stands in which field, for types that the driver does not know.
     """
 
     topic: str
@@ -53,6 +64,7 @@ class Way:
     joints: tuple[str, ...] = ()
     active: bool | None = None
     rank: int = 0
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def order(self) -> tuple[int, int, str]:
@@ -68,11 +80,13 @@ class Hand:
         topic: Action or topic.
         type_name: Its type.
         joints: Its joints; empty: not known.
+        fields: What stands in which field, for types that the driver does not know.
     """
 
     topic: str
     type_name: str
     joints: tuple[str, ...] = ()
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -118,6 +132,10 @@ def group(found: Survey, urdf: Urdf | None) -> Grouping:
         Hand(t.name, t.type_name, found.joints_of.get(controller_node(t.name), ()))
         for t in _best_of_each(found.of_type(*GRIPPER_TYPES, heard=True))
     ]
+    hands += [
+        Hand(t.name, t.type_name, fields=_HANDS_BY_FIELDS[t.type_name])
+        for t in found.of_type(*_HANDS_BY_FIELDS, heard=True)
+    ]
     ways = _ways(found)
     odometry = next((t.name for t in found.of_type(ODOMETRY, published=True)), "")
     base_ways = [way for way in ways if way.kind is ActionKind.BASE_TWIST]
@@ -131,7 +149,7 @@ def group(found: Survey, urdf: Urdf | None) -> Grouping:
     arms = _arms(ways, [name for name in moving if name not in in_hands], urdf, hands)
     result = Grouping(arms, odometry=odometry)
     _give_ways(result, [way for way in ways if not any(way in arm.ways for arm in arms)])
-    _give_hands(result, hands, [name for name in moving if name not in _all(arms)], urdf)
+    _give_hands(result, hands, [name for name in moving if name not in _all(arms)], urdf, found)
     for arm in arms:
         arm.ways.sort(key=lambda way: way.order)
     if base_ways:
@@ -166,9 +184,14 @@ def _ways(found: Survey) -> list[Way]:
         joints = found.joints_of.get(controller_node(topic.name), ())
         active = None if controller is None else controller.active
         made = _way(topic, controller.kind if controller else "", bool(found.of_type(ODOMETRY)))
+        if made is None and (topic.type_name in _WAYS_BY_FIELDS or topic.type_name in found.fields):
+            made = ActionKind.JOINT_DELTA, "", 8
         if made is not None:
             kind, quantity, rank = made
-            ways.append(Way(topic.name, topic.type_name, kind, quantity, joints, active, rank))
+            fields = _WAYS_BY_FIELDS.get(topic.type_name) or found.fields.get(topic.type_name, {})
+            ways.append(
+                Way(topic.name, topic.type_name, kind, quantity, joints, active, rank, fields)
+            )
     topics = {way.topic for way in ways}
     return [  # the action of a controller whose topic is there as well is no other way
         way
@@ -234,9 +257,11 @@ def _arms(
         if not set(way.joints) & _all(arms):
             arms.append(Part("", _in_order(way.joints, joints)))
     if not arms:
+        arms = _by_topic(ways, _without_hands(joints, urdf, hands))
+    if not arms:
         arms = _by_prefix(_without_hands(joints, urdf, hands))
     for arm in arms:
-        arm.ways = [way for way in known if set(way.joints) == set(arm.joints)]
+        arm.ways += [way for way in known if set(way.joints) == set(arm.joints)]
     _name(arms)
     return arms
 
@@ -257,6 +282,26 @@ def _without_hands(joints: Sequence[str], urdf: Urdf | None, hands: Sequence[Han
         for name in joints
         if not set(words(name)) & _HANDS
         or (urdf is not None and not urdf.hangs_on(name, [j for j in joints if j != name]))
+    ]
+
+
+def _by_topic(ways: Sequence[Way], joints: Sequence[str]) -> list[Part]:
+    """Parts of several controllers that tell no joints, where words of their names are those of
+    joints: ``/arm_controller`` has ``arm_1_joint``, ``/torso_controller`` ``torso_lift_joint``."""
+    nodes = {controller_node(way.topic) for way in ways if way.rank < _JOINT_RANKS}
+    found: dict[str, tuple[str, ...]] = {}
+    for node in sorted(nodes):
+        said = set(words(node.rpartition("/")[2])) - (_COMMON - {"arm"})
+        own = tuple(name for name in joints if said and said <= set(words(name)))
+        if own:
+            found[node] = own
+    taken = [joint for own in found.values() for joint in own]
+    if len(found) < 2 or len(taken) > len(set(taken)):
+        return []
+    order = sorted(found, key=lambda node: joints.index(found[node][0]))
+    return [
+        Part("", found[node], [w for w in ways if controller_node(w.topic) == node])
+        for node in order
     ]
 
 
@@ -301,8 +346,21 @@ def _give_ways(result: Grouping, ways: Sequence[Way]) -> None:
             owner.ways.append(way)
 
 
+def _joints_beside(topic: str, found: Survey) -> set[str]:
+    """Joints that are published in the namespace of a gripper, and of nothing else."""
+    space = controller_node(topic)
+    beside = [
+        sample for name, sample in found.joints.items() if name.rpartition("/")[0] == space != ""
+    ]
+    return {joint for sample in beside if len(sample.names) <= _FEWEST for joint in sample.names}
+
+
 def _give_hands(
-    result: Grouping, hands: Sequence[Hand], left: Sequence[str], urdf: Urdf | None
+    result: Grouping,
+    hands: Sequence[Hand],
+    left: Sequence[str],
+    urdf: Urdf | None,
+    found: Survey,
 ) -> None:
     for hand in hands:
         owner = _owner(hand.topic, hand.joints, result.parts)
@@ -311,12 +369,30 @@ def _give_hands(
             owner = hanging[0] if len(hanging) == 1 else owner
         if owner is None:
             result.loose_hands.append(hand)
-            continue
-        if not hand.joints:
-            own = [n for n in left if urdf is None or urdf.hangs_on(n, owner.joints)]
-            named = [n for n in own if _owner(n, (), result.parts) is owner] or own
-            hand.joints = tuple(named[:1]) if len(named) == 1 else ()
-        owner.hands.append(hand)
+        else:
+            give_hand(owner, hand, result.parts, left, urdf, found)
+
+
+def give_hand(
+    owner: Part,
+    hand: Hand,
+    parts: Sequence[Part],
+    left: Sequence[str],
+    urdf: Urdf | None,
+    found: Survey,
+) -> None:
+    """Give a part its gripper, with joints that are left over where it tells none."""
+    if not hand.joints:
+        near = [n for n in left if n in _joints_beside(hand.topic, found)]
+        hand.joints = tuple(near[:1])
+    if not hand.joints:
+        own = [n for n in left if urdf is None or urdf.hangs_on(n, owner.joints)]
+        named = [n for n in own if _owner(n, (), parts) is owner] or own
+        called = [name for name in named if set(words(name)) & _HANDS] or named
+        # a trajectory controller wants all of its joints, an action moves by the first
+        every = hand.type_name == JOINT_TRAJECTORY
+        hand.joints = tuple(called if every else called[:1])
+    owner.hands.append(hand)
 
 
 def _owner(topic: str, joints: Sequence[str], parts: Sequence[Part]) -> Part | None:

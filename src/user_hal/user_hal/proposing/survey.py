@@ -3,6 +3,7 @@ message of what a contract could read."""
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +26,13 @@ ROBOT_SPEC = "user_msgs/msg/RobotSpec"
 GET_PARAMETERS = "rcl_interfaces/srv/GetParameters"
 _READ = (JOINT_STATE, POSE, WRENCH, IMAGE, ODOMETRY)
 _TIMEOUT_S = 2.0
+#: Packages whose types the driver knows, or that carry no commands of robots.
+_PLAIN = {
+    "std_msgs", "sensor_msgs", "geometry_msgs", "nav_msgs", "trajectory_msgs", "rcl_interfaces",
+    "diagnostic_msgs", "visualization_msgs", "tf2_msgs", "rosgraph_msgs", "lifecycle_msgs",
+    "control_msgs", "user_msgs", "statistics_msgs", "bond",
+}  # fmt: skip
+_NUMBERS = re.compile(r"(sequence<)?(double|float)(, \d+)?(>|\[\d+\])$")
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,8 @@ class Survey:
         description: The robot description (URDF); empty: none came.
         streams: How the topics came over time.
         services: Types by name of a service.
+        fields: By type of a topic that somebody listens to, where its numbers would stand: types
+            that the driver does not know, with one list of numbers.
         notes: What could not be found out.
     """
 
@@ -95,6 +105,7 @@ class Survey:
     description: str = ""
     streams: list[Stream] = field(default_factory=list)
     services: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    fields: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def of_type(self, *types: str, published: bool = False, heard: bool = False) -> list[Topic]:
@@ -127,6 +138,7 @@ def survey(io: TopicIo, seconds: float, description: str = "") -> Survey:
     """
     found = Survey(description=description)
     found.topics = [*_topics(io), *_actions(io)]
+    found.fields = _fields(io, found)
     found.controllers, trouble = list_controllers(io)
     if trouble:
         found.notes.append(trouble)
@@ -136,6 +148,30 @@ def survey(io: TopicIo, seconds: float, description: str = "") -> Survey:
         _ask_state_publisher(io, found)
     _ask_controllers(io, found)
     return found
+
+
+def _fields(io: TopicIo, found: Survey) -> dict[str, dict[str, Any]]:
+    """Mappings of fields of command-like types that nobody told the driver about."""
+    known: dict[str, dict[str, Any]] = {}
+    for topic in found.topics:
+        package = topic.type_name.partition("/")[0]
+        if (
+            topic.published
+            or not topic.heard
+            or "/msg/" not in topic.type_name
+            or package in _PLAIN
+        ):
+            continue
+        try:
+            cls = io.message_class(topic.type_name)
+        except SuiteError:
+            found.notes.append(f"{topic.name}: {topic.type_name} is not installed here")
+            continue
+        fields = getattr(cls, "get_fields_and_field_types", dict)()
+        numbers = [name for name, kind in fields.items() if _NUMBERS.match(kind)]
+        if len(numbers) == 1:
+            known[topic.type_name] = {numbers[0]: "values"}
+    return known
 
 
 def _topics(io: TopicIo) -> Iterable[Topic]:
