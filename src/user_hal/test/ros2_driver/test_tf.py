@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -16,9 +17,11 @@ from user_core.errors import ConfigError, DeviceFault, DeviceTimeout
 from user_hal.fakes import LocalTopics
 from user_hal.fakes.local_topics import MESSAGES, Header, Quaternion, Time, TwistStamped, Vector3
 from user_hal.robots.ros2.contract import Ros2Config
+from user_hal.robots.ros2.driver import Ros2Robot
 from user_hal.robots.ros2.frames import Frames
 from user_hal.robots.ros2.observations import Observer
 from user_hal.robots.ros2.tf_tree import TF_MESSAGE, TfTree
+from user_testing.waiting import wait_until
 
 START_NS = 10**18
 HALF_TURN = (0.0, 0.0, 1.0, 0.0)
@@ -264,3 +267,53 @@ def test_a_wrench_and_a_twist_at_another_origin() -> None:
     np.testing.assert_allclose(
         way.apply("wrench", wrench, "tool")[3:], way.rotated(wrench[3:])
     )  # about the tool's own point: only the axes turn
+
+
+def test_commands_follow_a_moving_frame_and_a_stop_goes_out_without_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pose = "geometry_msgs/msg/PoseStamped"
+    command = {"topic": "/target", "type": pose, "frame": "cart", "require_subscriber": False}
+    world = World(
+        monkeypatch,
+        use_tf=True,
+        timing={"max_age_s": 0.1, "connect_timeout_s": 0.2},
+        observation={"tcp_pose": {"topic": "/pose", "type": pose, "field": "pose"}},
+        action={"kind": "ee_delta", "low": -0.1, "high": 0.1, "command": command},
+    )
+    robot = Ros2Robot(world.observer._contract)
+    robot.attach(world.io)
+    seen: list[Any] = []
+    world.io.subscribe("/target", pose, seen.append)
+    publisher = world.io.publisher("/pose", pose)
+
+    def show(x: float, *, cart: bool = True) -> None:
+        message = publisher.new()
+        message.header.frame_id = "base_link"
+        message.pose.position.x = x
+        publisher.publish(message)
+        if cart:
+            world.moving.publish(TFMessage([transform("cart", "base_link", (0.0, x, 0.0))]))
+
+    threading.Timer(0.02, show, (0.5,)).start()
+    robot.connect()
+    show(0.5)
+    robot.command(np.array([0.05, 0, 0, 0, 0, 0], np.float32))
+    assert seen[-1].header.frame_id == "cart"
+    place = seen[-1].pose.position
+    np.testing.assert_allclose([place.x, place.y], [0.55, 0.5], atol=1e-6)
+
+    def refused() -> str:
+        show(0.55, cart=False)
+        try:
+            robot.command(np.zeros(6, np.float32))
+        except DeviceTimeout as error:
+            return str(error)
+        return ""
+
+    text = wait_until(refused, "a command that is refused")
+    assert "way from frame 'base_link' to 'cart' (/tf): got nothing new for" in text
+    robot.stop()
+    place = seen[-1].pose.position
+    np.testing.assert_allclose([place.x, place.y], [0.55, 0.5], atol=1e-6)
+    robot.close()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from user_core.errors import ConfigError, DeviceTimeout
+from user_core.errors import ConfigError, DeviceError, DeviceTimeout
 from user_core.reasons import COMMAND_REJECTED, NO_REASON, Reason
 from user_core.specs import Array
 from user_hal.robots.ros2.calls import described
@@ -83,6 +83,7 @@ class TargetSender:
         self._frame = config.frame or base_frame
         self._way: Transform | None = None
         self._moving: MovingWay | None = None
+        self._last_way: Transform | None = None
         if plain(self._frame) != plain(base_frame):
             self._way = (frames or Frames()).between(base_frame, self._frame)
             if self._way is None and tf is not None:
@@ -132,7 +133,7 @@ class TargetSender:
                 goal that it has is cancelled.
         """
         message = self.publisher.new()
-        values = self._to_robot(target)
+        values = self._to_robot(target, holds=holds)
         seconds = duration_s or self._duration_s
         if self._template is not None:
             own = fingers if fingers is not None else np.zeros(self._fingers)
@@ -197,16 +198,22 @@ class TargetSender:
         values: Array = self._measure() * self._scale + self._offset
         return values.tolist()
 
-    def _way_now(self, values: Array) -> Transform | None:
+    def _way_now(self, values: Array, *, holds: bool = False) -> Transform | None:
         """The way to the frame of the messages; none is needed for no motion."""
         if self._moving is None or not values.any():
             return self._way
-        return self._moving.at()
+        try:
+            self._last_way = self._moving.at()
+        except DeviceError:
+            if not holds or self._last_way is None:
+                raise
+        return self._last_way  # to hold, the way that was known last is better than nothing
 
-    def _to_robot(self, target: Target) -> Array:
+    def _to_robot(self, target: Target, *, holds: bool = False) -> Array:
         """The numbers of a target in the robot's own frame, units and range."""
         values = target.values
-        if target.quantity in ("pose", "twist") and (way := self._way_now(values)) is not None:
+        by_frame = target.quantity in ("pose", "twist")
+        if by_frame and (way := self._way_now(values, holds=holds)) is not None:
             values = way.apply(target.quantity, values)
         if target.quantity == "pose" and self.config.quantity == "pose_rpy":
             values = np.concatenate([values[:3], to_rpy(values[3:])])
