@@ -6,7 +6,8 @@
 What comes in:
 
 - :mod:`~user_hal.robots.ros2.messages`: numbers out of messages;
-- :mod:`~user_hal.robots.ros2.topic_parts`, :mod:`~user_hal.robots.ros2.buffer`: one topic, by its stamps;
+- :mod:`~user_hal.robots.ros2.topic_parts`, :mod:`~user_hal.robots.ros2.tf_part`,
+  :mod:`~user_hal.robots.ros2.buffer`: one topic, or /tf, by its stamps;
 - :mod:`~user_hal.robots.ros2.observations`: all topics, taken together;
 - :mod:`~user_hal.robots.ros2.frames`, :mod:`~user_hal.robots.ros2.tf_tree`: where frames are;
 - :mod:`~user_hal.robots.ros2.stop_conditions`: topics that stop the robot.

@@ -20,8 +20,10 @@ from user_hal.robots.ros2.contract import Ros2Config
 from user_hal.robots.ros2.joints import Turns
 from user_hal.robots.ros2.messages import LAYOUTS, layout_named, unit_named
 from user_hal.robots.ros2.plausibility import ReadingCheck, check_for
+from user_hal.robots.ros2.streams import SourcePart, Stream
+from user_hal.robots.ros2.tf_part import TfPart
 from user_hal.robots.ros2.tf_tree import FrameWays, TfListener
-from user_hal.robots.ros2.topic_parts import Stream, TfPart, TopicPart
+from user_hal.robots.ros2.topic_parts import TopicPart
 from user_hal.topic_io import Reliability, TopicIo, TopicSubscription
 
 #: How often connecting looks whether a silent topic wants to be subscribed to otherwise.
@@ -58,7 +60,7 @@ class Source:
                 listeners[topic] = TfListener(topic, frames.fixed(), history)
             return listeners[topic]
 
-        self.parts: list[TopicPart | TfPart] = []
+        self.parts: list[SourcePart] = []
         for part in plan.parts:
             what, frame = f"observation {name!r}", contract.frame_of(part, name)
             max_age_s = part.config.max_age_s or self._timing.max_age_s
@@ -189,7 +191,7 @@ class Source:
                 covered.update(new)
         return used
 
-    def _blamed(self) -> TopicPart | TfPart:
+    def _blamed(self) -> SourcePart:
         """The part to explain why elements are missing: one that never spoke, or the first."""
         found = {column for stream in self._streams() for column in stream.columns}
         for part in self.parts:
