@@ -6,16 +6,27 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
-from sensor_msgs.msg import Joy
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import JointState, Joy
+from user_msgs.msg import Intervention as InterventionMessage
+from user_msgs.msg import Observation as ObservationMessage
+from user_msgs.msg import RobotSpec as RobotSpecMessage
 
 from user_comm import topics
-from user_comm.converters import Intervention, intervention_from_message
-from user_comm.converters.robot import label_of
-from user_core.types import Label
+from user_comm.converters import Intervention, RobotDescription, intervention_from_message
+from user_comm.converters.robot import (
+    label_of,
+    observation_to_message,
+    robot_description_to_message,
+)
+from user_core.specs import ActionGroup, ActionKind, ArraySpec, RobotSpec
+from user_core.types import Label, Observation
 from user_testing.worlds.hal_node import NAMESPACE, Client, HalProcess
 
 DEADMAN, OPEN, SUCCESS = 5, 2, 3
@@ -144,3 +155,56 @@ def test_a_device_that_nobody_hears_is_not_called_connected(wishes, client) -> N
         process.wait()
         if publisher is not None:
             client.node.destroy_publisher(publisher)
+
+
+def test_each_group_of_a_robot_is_driven_by_a_device_of_its_own(client) -> None:
+    """An arm follows its leader while the base stands; the spec with its groups came on a topic."""
+    groups = (
+        ActionGroup("arm", ActionKind.JOINT_POSITION, 2),
+        ActionGroup("base", ActionKind.BASE_TWIST, 2),
+    )
+    spec = RobotSpec(
+        "rover",
+        {"arm.joint_position": ArraySpec((2,), names=("a", "b"))},
+        ArraySpec((4,), low=-2.0, high=2.0, names=("a", "b", "base.vx", "base.wz")),
+        ActionKind.MIXED,
+        action_groups=groups,
+    )
+    wishes: list[Intervention] = []
+    node = client.node
+    node.create_subscription(
+        InterventionMessage, "/r1/intervention",
+        lambda m: wishes.append(intervention_from_message(m)), 10,
+    )  # fmt: skip
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    specs = node.create_publisher(RobotSpecMessage, "/r1/robot_spec", latched)
+    specs.publish(robot_description_to_message(RobotDescription(spec)))
+    seen = node.create_publisher(ObservationMessage, "/r1/observation", 10)
+    lead = node.create_publisher(JointState, "/lead", 10)
+    pedal = node.create_publisher(Joy, "/pedal", 10)
+    command = [sys.executable, "-m", "user_hal.nodes.teleop", "--ros-args", "-r", "__ns:=/r1"]
+    command += ["-p", "autostart:=true", "-p", "teleop.plugin:=groups"]
+    device = "teleop.params.devices.arm"
+    for name, value in (
+        ("plugin", "leader"), ("params.topic", "/lead"), ("params.buttons_topic", "/pedal"),
+        ("params.buttons.deadman", "0"),
+    ):  # fmt: skip
+        command += ["-p", f"{device}.{name}:={value}"]
+    process = subprocess.Popen(command, env=dict(os.environ))
+    arrays = {"arm.joint_position": np.array([0.1, 0.2], np.float32)}
+    sequence = iter(range(1, 10_000))
+
+    def follows() -> bool:
+        lead.publish(JointState(name=["a", "b"], position=[0.15, 0.2]))
+        pedal.publish(Joy(buttons=[1]))
+        now_ns = time.time_ns()
+        seen.publish(observation_to_message(Observation(arrays, now_ns, next(sequence), 1)))
+        return any(wish.command.engaged for wish in wishes)
+
+    try:
+        client.wait_for(follows, 40.0)
+        driven = next(wish.command for wish in wishes if wish.command.engaged)
+        np.testing.assert_allclose(driven.action, [0.15, 0.2, 0, 0], atol=1e-6)
+    finally:
+        process.kill()
+        process.wait()
