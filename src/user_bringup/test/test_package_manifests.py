@@ -41,6 +41,7 @@ OPTIONAL = {
     "ur_dashboard_msgs",
     "ffmpeg_image_transport_msgs",
     "foxglove_msgs",
+    "interbotix_xs_msgs",  # a proposed contract knows how its messages are filled
 }
 #: Of the repository; nobody installs them.
 OF_THE_REPOSITORY = {"user_testing", "generated_reference"}
