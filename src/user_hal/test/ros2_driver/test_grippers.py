@@ -290,3 +290,65 @@ def test_velocities_leave_no_room_for_a_gripper() -> None:
                           "quantity": "velocity"})  # fmt: skip
     with pytest.raises(ConfigError, match="in_command: .*of velocities, expected positions"):
         from_mapping(Ros2Config, mapping)
+
+
+# --- several grippers beside one controller ------------------------------------------------------
+
+
+def two_hands(grippers: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    command = {"topic": "/all", "type": "std_msgs/msg/Float64MultiArray", "fields": fields}
+    mapping = in_message(command)
+    del mapping["action"]["gripper"]
+    mapping["action"]["grippers"] = grippers
+    mapping["observation"]["gripper"]["names"] = ["finger", "shoulder"]
+    mapping["observation"]["gripper"]["scale"] = 1.0
+    return mapping
+
+
+def test_one_message_for_two_arms_and_their_grippers(io: LocalTopics, arm: TopicArm) -> None:
+    received = listen(io, "/all", "std_msgs/msg/Float64MultiArray")
+    hand = {"in_command": True, "closed": 0.0, "opened": 10.0}
+    data = ["values[0]", "fingers[0]", "values[1]", "values[2]", "fingers[1]"]
+    mapping = two_hands({"left": hand, "right": {**hand, "opened": -10.0}}, {"data": data})
+    mapping["home"] = {"gripper": [0.5, 0.0]}
+    arm.gripper_m, arm.joints = 0.3, np.array([0.1, 0.2, 0.4])
+    robot = connected(io, mapping)
+    assert robot.spec.action.names[-2:] == ("left_gripper", "right_gripper")
+    assert robot.spec.grippers == (3, 4)
+    wait_until(lambda: robot.read().arrays["joint_position"][2] == pytest.approx(0.4))
+    robot.reset()
+    assert received[-1].data == pytest.approx([0.1, 5.0, 0.2, 0.4, 0.0])  # opened at the start
+    sent = robot.command(np.array([0.1, 0, 0, 1.0, 0.25], np.float32))
+    np.testing.assert_allclose(sent, [0.1, 0, 0, 1.0, 0.25], atol=1e-6)
+    assert received[-1].data == pytest.approx([0.2, 10.0, 0.2, 0.4, -2.5])
+    robot.stop()
+    assert received[-1].data[1] == 10.0 and received[-1].data[4] == -2.5
+    robot.close()
+
+
+def test_two_grippers_with_topics_of_their_own(io: LocalTopics, arm: TopicArm) -> None:
+    listen(io, "/all", "std_msgs/msg/Float64MultiArray")
+    hands = {side: listen(io, f"/{side}", "std_msgs/msg/Float64") for side in ("left", "right")}
+    grippers = {
+        side: {"topic": f"/{side}", "type": "std_msgs/msg/Float64", "closed": 0, "opened": 1}
+        for side in hands
+    }
+    robot = connected(io, two_hands(grippers, {"data": "values"}))
+    robot.command(np.array([0.0, 0, 0, 1.0, 0.25], np.float32))
+    assert [hand[-1].data for hand in hands.values()] == [1.0, 0.25]
+    robot.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gripper": {"in_command": True}}, "grippers: got given beside gripper"),
+        ({"grippers": {"left": {"in_command": True}, "right": {"in_command": True},
+                       "third": {"in_command": True}}}, "gripper: the opening.*3 numbers"),
+    ],
+)  # fmt: skip
+def test_several_grippers_that_cannot_be(changes: dict[str, Any], message: str) -> None:
+    mapping = two_hands({"left": {"in_command": True}}, {"data": "values"})
+    mapping["action"] |= changes
+    with pytest.raises(ConfigError, match=message):
+        from_mapping(Ros2Config, mapping)

@@ -125,7 +125,7 @@ class Ros2Robot(Robot):
         """The topics of commands, of all ways home, and of grippers."""
         groups = groups_of(self._config)
         own = [command.topic for group in groups for _, command in group.commands()]
-        grippers = [group.action.gripper for group in groups if group.action.gripper is not None]
+        grippers = [g for group in groups for g in group.action.all_grippers.values()]
         return (*own, *(gripper.topic for gripper in grippers if gripper.topic))
 
     def connect(self) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from user_core.errors import DeviceError, ImplausibleReading
-from user_core.reasons import NOT_FOLLOWED, Reason
+from user_core.reasons import NO_REASON, NOT_FOLLOWED, Reason
 from user_core.specs import ActionKind, Array
 from user_hal.robots.ros2.commands import Target, make_targets
 from user_hal.robots.ros2.contract import CommandConfig
@@ -59,12 +59,12 @@ class Plan:
     Attributes:
         target: Where it is to go.
         executed: The action as it will be carried out, without the gripper.
-        opening: Of the gripper; None without one.
+        openings: Of the grippers, in their order.
     """
 
     target: Target
     executed: Array
-    opening: float | None
+    openings: tuple[float, ...] = ()
 
 
 class Drive:
@@ -79,8 +79,7 @@ class Drive:
     def __init__(self, group: Group, readings: Readings, period_s: float) -> None:
         self.group, self._readings, self._period_s = group, readings, period_s
         action, contract, count = group.action, group.contract, len(group.joints)
-        self.gripper: GripperSender | None = None
-        self.size = 0  # of its part of an action without gripper, from the spec
+        self.grippers: tuple[GripperSender, ...] = ()
         self._sender: TargetSender | None = None
         self._home_sender: TargetSender | None = None
         self._rows = {q: group.rows(q) for q in ("joint_position",) if group.joints}
@@ -94,7 +93,7 @@ class Drive:
             action, period_s, count, low, high, self._turns, self._lead, group.stop.effort
         )
         self._held: Target | None = None  # what holds it since the last stop
-        self._seen: Array | None = None  # where it was when it was connected to
+        self._seen: Array | None = None  # where it was when it was first connected to
         self._planned_s: float | None = None  # when the last command was planned, monotonic
         self._follow, self._weights = self._make_watch()
 
@@ -106,11 +105,14 @@ class Drive:
         self._sender = self._make_sender(io, group.action.command, "action.command")
         if group.home.command is not None:
             self._home_sender = self._make_sender(io, group.home.command, "home.command")
-        if group.action.gripper is not None:
-            self.gripper = GripperSender(io, group.action.gripper, f"{group.where}action.gripper")
+        grippers = group.action.all_grippers.items()
+        self.grippers = tuple(
+            GripperSender(io, gripper, f"{group.where}action.{name}") for name, gripper in grippers
+        )
 
     def wait_for_controllers(self, io: TopicIo, timeout_s: float) -> None:
-        """Wait until somebody listens; raises DeviceTimeout, with what there is instead."""
+        """Wait until somebody listens; raises DeviceTimeout, with what there is instead. Readings
+        have come."""
         deadline_s = time.monotonic() + timeout_s
         for sender in (self._sender, self._home_sender):
             if sender is None or not sender.config.require_subscriber:
@@ -118,13 +120,16 @@ class Drive:
             while not sender.publisher.subscribers and time.monotonic() < deadline_s:
                 time.sleep(0.005)
             require_listener(io, sender.publisher, sender.config.type, timeout_s)
-        if self.gripper is not None:
-            self.gripper.require(timeout_s)
+        for gripper in self.grippers:
+            gripper.require(timeout_s)
+        if self._seen is None:
+            self._seen = self._hold_measured()
 
     def close(self) -> None:
         """End what sends."""
-        senders = (self._sender, self._home_sender, self.gripper)
-        self._sender = self._home_sender = self.gripper = None
+        senders = (self._sender, self._home_sender, *self.grippers)
+        self._sender = self._home_sender = None
+        self.grippers = ()
         self._held = None
         self._targets.forget()
         for sender in senders:
@@ -157,8 +162,8 @@ class Drive:
             measured: What :meth:`measure` gave.
         """
         sender = self._connected()
-        opening = float(action[-1]) if self.gripper is not None else None
-        size = len(action) - (opening is not None)
+        size = len(action) - len(self.grippers)
+        openings = tuple(action[size:].tolist())
         now_s = time.monotonic()
         elapsed_s = None if self._planned_s is None else now_s - self._planned_s
         self._planned_s = now_s
@@ -167,14 +172,14 @@ class Drive:
         if accepted is not target:  # the robot's own range of velocities
             step_s = self._period_s if self.group.action.kind in _CHANGES else 1.0
             executed = self._of_target(accepted.values, size) * step_s
-        return Plan(target, executed, opening)
+        return Plan(target, executed, openings)
 
     def carry_out(self, plan: Plan) -> Array:
         """Send a planned target; returns the action as it is really carried out, (a,)."""
         sender = self._connected()
         executed, fingers = plan.executed, None
-        if self.gripper is not None and plan.opening is not None:
-            held = self.gripper.send(plan.opening)
+        if self.grippers:
+            held = [g.send(opening) for g, opening in zip(self.grippers, plan.openings)]
             fingers = self._fingers(held)
             executed = np.append(executed, held)
         sender.send(plan.target, None, fingers)
@@ -196,7 +201,7 @@ class Drive:
     def hold(self) -> None:
         """Send what stops the group; the same again, as long as nothing else was commanded and it
         stands there. What was never commanded is left alone where it cannot be seen, or is not
-        seen where it was when it was connected to."""
+        seen where it was when it was first connected to."""
         if self._sender is None:
             return
         measured = self._hold_measured()
@@ -240,8 +245,10 @@ class Drive:
                 f"in {COMMANDS} commands; is the controller active, in the right mode, and in "
                 "the contract's units?",
             )
-        gripper = Reason() if self.gripper is None else self.gripper.trouble()
-        return Reason(gripper.code, of_group + gripper.text) if gripper else gripper
+        for gripper in self.grippers:
+            if trouble := gripper.trouble():
+                return Reason(trouble.code, of_group + trouble.text)
+        return NO_REASON
 
     # --- the way home -----------------------------------------------------------------------
 
@@ -273,14 +280,16 @@ class Drive:
         self._held, self._seen = None, here
 
     def open_gripper(self) -> None:
-        """Bring the gripper to where it starts."""
-        opening = self.group.home.gripper
-        if self.gripper is not None and opening is not None:
-            self.gripper.forget()
-            self.gripper.send(opening)
-            home = self.group.home
-            if self._fingers(opening) is not None and not (home.joints or home.pose):
-                self.hold()  # no way home brings the message that it is in
+        """Bring the grippers to where they start."""
+        home = self.group.home
+        if home.gripper is None or not self.grippers:
+            return
+        openings = np.broadcast_to(np.asarray(home.gripper, float), (len(self.grippers),)).tolist()
+        for gripper, opening in zip(self.grippers, openings):
+            gripper.forget()
+            gripper.send(opening)
+        if self._fingers(openings) is not None and not (home.joints or home.pose):
+            self.hold()  # no way home brings the message that they are in
 
     def go_home(
         self, rng: np.random.Generator, guarded: Callable[[Callable[[], None]], None]
@@ -344,10 +353,13 @@ class Drive:
 
     def _make_sender(self, io: TopicIo, command: CommandConfig, where: str) -> TargetSender:
         group = self.group
-        gripper, tf = group.action.gripper, self._readings.listeners.get("/tf")
-        fingers: tuple[str, ...] = ()
-        if gripper is not None and gripper.in_command:
-            fingers = gripper.joints or ("",) * gripper.fingers
+        tf = self._readings.listeners.get("/tf")
+        fingers = [
+            name
+            for gripper in group.action.all_grippers.values()
+            if gripper.in_command
+            for name in gripper.joints or ("",) * gripper.fingers
+        ]
         return TargetSender(
             io,
             command,
@@ -380,21 +392,27 @@ class Drive:
         except DeviceError:
             return None  # blind: the last target is the best that is known
 
-    def _fingers(self, opening: float) -> Array | None:
-        gripper = self.group.action.gripper
-        if self.gripper is None or gripper is None or not gripper.in_command:
-            return None
-        return self.gripper.fingers(opening)
+    def _fingers(self, openings: Sequence[float]) -> Array | None:
+        """The numbers of the grippers that are in the arm's message; None: none is."""
+        inside = [
+            gripper.fingers(opening)
+            for gripper, opening in zip(self.grippers, openings)
+            if gripper.config.in_command
+        ]
+        return np.concatenate(inside) if inside else None
 
     def _fingers_at_rest(self) -> Array | None:
-        """A gripper in the arm's message stays as it was told last, or as it is."""
-        gripper = self.group.action.gripper
-        if self.gripper is None or gripper is None or not gripper.in_command:
+        """Grippers in the arm's message stay as they were told last, or as they are."""
+        if not any(gripper.config.in_command for gripper in self.grippers):
             return None
-        opening = self.gripper.opening
-        if np.isnan(opening):
-            opening = float(np.clip(self._measured("gripper")[0], 0.0, 1.0))
-        return self.gripper.fingers(opening)
+        openings = [gripper.opening for gripper in self.grippers]
+        if np.isnan(openings).any():
+            measured = np.clip(self._measured("gripper"), 0.0, 1.0)
+            openings = [
+                float(measured[i]) if np.isnan(opening) else opening
+                for i, opening in enumerate(openings)
+            ]
+        return self._fingers(openings)
 
     def _of_target(self, values: Array, size: int) -> Array:
         if self.group.action.kind is ActionKind.BASE_TWIST:

@@ -45,10 +45,9 @@ from user_hal.robots.ros2.contract.sources import (
     TransformConfig,
     UrdfConfig,
 )
-from user_hal.robots.ros2.contract.spec import GRIPPER, robot_spec
+from user_hal.robots.ros2.contract.spec import robot_spec
 
 __all__ = [
-    "GRIPPER",
     "ActionConfig",
     "CommandConfig",
     "GripperConfig",

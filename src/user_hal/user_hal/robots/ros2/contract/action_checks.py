@@ -13,10 +13,10 @@ from user_hal.robots.ros2.contract.source_checks import check_bounds
 from user_hal.robots.ros2.contract.sources import POSES
 from user_hal.robots.ros2.frames import plain
 from user_hal.robots.ros2.messages import (
-    BUILT_IN,
     FOLLOW_TRAJECTORY,
     JOINT_TRAJECTORY,
     JOINT_TYPES,
+    NUMBERS,
     TOOL_TYPES,
 )
 
@@ -52,7 +52,7 @@ def check_action(group: Group) -> None:
         _check_count(f"{where}.max_lead_rad", action.max_lead_rad, count)
     elif action.kind is ActionKind.BASE_TWIST:
         count = 3 if action.sideways else 2
-        if action.gripper is not None:
+        if action.all_grippers:
             raise ConfigError(f"{where}.gripper", got="a gripper of a base", expected="none")
     else:
         count = 7 if action.kind is ActionKind.EE_POSE else (6 if action.rotation else 3)
@@ -72,8 +72,9 @@ def check_action(group: Group) -> None:
 
 
 def _check_gripper(group: Group, where: str) -> None:
-    gripper = group.action.gripper
-    if gripper is None or not gripper.in_command:
+    grippers = group.action.all_grippers
+    inside = [gripper for gripper in grippers.values() if gripper.in_command]
+    if not inside:
         return
     command = group.action.command
     if command_quantity(group.action, command) != "positions" and not command.fields:
@@ -82,18 +83,20 @@ def _check_gripper(group: Group, where: str) -> None:
             got=f"a {command.type} of {command_quantity(group.action, command)}",
             expected="positions, or fields that say where the fingers stand",
         )
-    if command.type in BUILT_IN and not command.fields and command.type in JOINT_TYPES:
-        names = command.type != "std_msgs/msg/Float64MultiArray"
-        if names and len(gripper.joints) != gripper.fingers:
-            raise ConfigError(
-                f"{where}.gripper.joints", got=list(gripper.joints),
-                expected=f"{gripper.fingers} names, as the message names joints",
-            )  # fmt: skip
-    if group.source("gripper") is None:
+    if command.type in JOINT_TYPES and command.type != NUMBERS and not command.fields:
+        for gripper in inside:
+            if len(gripper.joints) != gripper.fingers:
+                raise ConfigError(
+                    f"{where}.gripper.joints", got=list(gripper.joints),
+                    expected=f"{gripper.fingers} names, as the message names joints",
+                )  # fmt: skip
+    name = group.source("gripper")
+    if name is None or group.contract.plan(name).size < len(grippers):
         raise ConfigError(
             "observation",
             got=sorted(group.contract.observation),
-            expected=f"{group.label('gripper')}: the opening, as a stop must leave it as it is",
+            expected=f"{group.label('gripper')}: the opening, as a stop must leave it as it is"
+            + (f"; {len(grippers)} numbers" if len(grippers) > 1 else ""),
             hint="Take it from the joint states, scaled to 0 closed, 1 open",
         )
 
@@ -189,9 +192,8 @@ def check_topics(contract: Contract, groups: tuple[Group, ...]) -> None:
     taken: dict[str, str] = {}
     for group in groups:
         commands = [(where, command.topic) for where, command in group.commands()]
-        gripper = group.action.gripper
-        if gripper is not None and gripper.topic:
-            commands.append((f"{group.where}action.gripper", gripper.topic))
+        grippers = group.action.all_grippers.items()
+        commands += [(f"{group.where}action.{n}", g.topic) for n, g in grippers if g.topic]
         for where, topic in commands:
             if topic.lstrip("/") in read:
                 raise ConfigError(
@@ -231,10 +233,13 @@ def check_home(group: Group) -> None:
             )
         _require_tcp_pose(group, "home is a pose")
         _require_quantity(group, f"{where}.pose", command, ("pose", "twist"))
-    if home.gripper is not None and group.action.gripper is None:
+    grippers = len(group.action.all_grippers)
+    if home.gripper is not None and not grippers:
         raise ConfigError(
             f"{where}.gripper", got=home.gripper, expected=f"{group.where}action.gripper as well"
         )
+    if home.gripper is not None:
+        _check_count(f"{where}.gripper", home.gripper, grippers)
 
 
 def _require_quantity(

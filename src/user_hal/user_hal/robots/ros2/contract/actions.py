@@ -170,9 +170,23 @@ class ActionConfig(Config):
     target_low: Bound = setting(None, doc="Lowest joint target that changes may add up to.")
     target_high: Bound = setting(None, doc="Highest joint target.")
     gripper: GripperConfig | None = setting(None, doc="Gripper, as the last element of an action.")
+    grippers: dict[str, GripperConfig] = setting(
+        factory=dict,
+        doc="Several grippers by name, as the last elements of an action, where one controller takes "
+        "the joints of several arms.",
+    )
+
+    @property
+    def all_grippers(self) -> dict[str, GripperConfig]:
+        """Each gripper by the name of its element."""
+        if self.gripper is not None:
+            return {"gripper": self.gripper}
+        return {f"{name}_gripper": gripper for name, gripper in self.grippers.items()}
 
     def validate(self) -> None:
         """Refuse pairs of action and message that do not go together."""
+        if self.gripper is not None and self.grippers:
+            raise ConfigError("grippers", got="given beside gripper", expected="one of the two")
         kind, command = self.kind, self.command
         fitting = FITTING.get(kind, ())
         if not fitting or (command.type in BUILT_IN and command.type not in fitting):
@@ -245,7 +259,9 @@ class HomeConfig(Config):
     )
     rate_hz: float = setting(50.0, doc="Rate of targets on the way.", unit="Hz", gt=0, le=1000)
     timeout_s: float = setting(30.0, doc="Time after which homing has failed.", unit="s", gt=0)
-    gripper: float | None = setting(None, doc="Opening at the start, 0 to 1.", ge=0, le=1)
+    gripper: Bound = setting(
+        None, doc="Opening at the start, 0 to 1; one number, or one per gripper.", ge=0, le=1
+    )
     before: tuple[CallConfig, ...] = setting(
         (), doc="Services and actions to call first, in order."
     )

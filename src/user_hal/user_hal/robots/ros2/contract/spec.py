@@ -10,9 +10,6 @@ from user_core.specs import ActionGroup, ActionKind, ArraySpec, RobotSpec, commo
 from user_hal.robots.ros2.contract.groups import Group, groups_of
 from user_hal.robots.ros2.contract.keys import Contract
 
-GRIPPER = "gripper"
-
-
 _UNITS = {
     ActionKind.JOINT_POSITION: "rad",
     ActionKind.JOINT_DELTA: "rad",
@@ -40,11 +37,11 @@ def robot_spec(config: Contract, observation: dict[str, ArraySpec]) -> RobotSpec
         for group, spec in zip(groups, specs)
         if group.name
     )
-    grippers, end = [], 0
+    grippers: list[int] = []
+    end = 0
     for group, spec in zip(groups, specs):
         end += spec.size
-        if group.action.gripper is not None:
-            grippers.append(end - 1)
+        grippers += range(end - len(group.action.all_grippers), end)
     return RobotSpec(
         robot=config.robot,
         observation=observation,
@@ -81,8 +78,8 @@ def _action_spec(group: Group) -> ArraySpec:
         np.broadcast_to(np.asarray(bound, float), (len(names),)).tolist()
         for bound in (action.low, action.high)
     )
-    if action.gripper is not None:
-        names, low, high = (*names, group.label(GRIPPER)), [*low, 0.0], [*high, 1.0]
+    for name in action.all_grippers:
+        names, low, high = (*names, group.label(name)), [*low, 0.0], [*high, 1.0]
     unit = _UNITS[kind]
     if group.moves_joints and set(group.joints) <= set(group.contract.prismatic):
         unit = _SHIFTS[unit]
