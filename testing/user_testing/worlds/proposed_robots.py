@@ -201,3 +201,25 @@ def two_halves() -> Driver:
             Command("/right/commands", _NUMBERS, RIGHT),
         ),
     )
+
+
+def namesakes() -> Driver:
+    """Two arms of the same kind, each in a namespace of its own, with the same names of joints."""
+    joints = ("joint1", "joint2", "joint3")
+    sides = ("left", "right")
+    inside = {side: tuple(f"{side}_{name}" for name in joints) for side in sides}
+    return Driver(
+        {name: 0.2 for names in inside.values() for name in names},
+        tuple(
+            State(f"/robot_{side}/joint_states", _JOINT_STATE, inside[side], names=joints)
+            for side in sides
+        ),
+        tuple(
+            Command(
+                f"/robot_{side}/arm_controller/joint_trajectory", _TRAJECTORY, inside[side],
+                called=joints,
+            )
+            for side in sides
+        ),
+        tuple(_joints_parameter(f"/robot_{side}/arm_controller", joints) for side in sides),
+    )  # fmt: skip

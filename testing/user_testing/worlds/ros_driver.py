@@ -78,6 +78,7 @@ class Command:
         frame: Frame that a twist must be in; empty: any.
         hold_s: How long a twist holds.
         factor: From a message's number to the joint's.
+        called: What a JointTrajectory calls its joints, where that is something else.
     """
 
     topic: str
@@ -89,6 +90,7 @@ class Command:
     frame: str = ""
     hold_s: float = 0.25
     factor: float = 1.0
+    called: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,7 @@ class RosDriver:
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._by_topic: dict[str, Any] = {}
+        self._servers: list[Any] = []
         self._publishers = [(state, self._publisher(state)) for state in driver.states]
         for command in driver.commands:
             self._obey(command)
@@ -190,6 +193,8 @@ class RosDriver:
         self._executor.wake()
         self._thread.join(timeout=10.0)
         self._executor.shutdown()
+        for server in self._servers:  # else they stay in the graph
+            server.destroy()
         self._node.destroy_node()
         rclpy.shutdown(context=self._context)
 
@@ -314,13 +319,14 @@ class RosDriver:
     def _obey(self, command: Command) -> None:
         take = _TAKE[command.type]
         if "/action/" in command.type:
-            ActionServer(
+            server = ActionServer(
                 self._node,
                 interface_class(command.type),
                 command.topic,
                 execute_callback=self._executing(command, take),
                 goal_callback=lambda goal: self._may_accept(command, goal),
             )
+            self._servers.append(server)
             return
 
         def receive(message: Any) -> None:
@@ -370,8 +376,10 @@ class RosDriver:
     def take_trajectory(self, command: Command, message: Any) -> None:
         """A JointTrajectory; of a FollowJointTrajectory its ``trajectory``."""
         trajectory = getattr(message, "trajectory", message)
-        if set(trajectory.joint_names) == set(command.joints) and trajectory.points:
-            self._go(trajectory.joint_names, trajectory.points[-1].positions, command.joints)
+        own = dict(zip(command.called or command.joints, command.joints, strict=True))
+        if set(trajectory.joint_names) == set(own) and trajectory.points:
+            names = [own[name] for name in trajectory.joint_names]
+            self._go(names, trajectory.points[-1].positions, command.joints)
 
     def take_numbers(self, command: Command, message: Any) -> None:
         """A Float64MultiArray in the controller's order."""

@@ -23,6 +23,7 @@ from user_testing.worlds.proposed_robots import (
     RIGHT,
     UR_JOINTS,
     like_ur,
+    namesakes,
     two_arms,
     two_halves,
 )
@@ -156,6 +157,15 @@ def test_two_arms_in_halves_are_told_apart_by_their_names(tmp_path: Path) -> Non
         assert "joints, in this order?" in path.read_text()
         status, report = run(str(patient(path)), "--no-motion", "--seconds", "1")
         assert status == 0, report
+
+
+def test_two_arms_with_the_same_names_of_joints_are_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "namesakes.yaml"
+    with proposed(namesakes(), path) as params:
+        assert params["groups"]["right"]["joints"] == [f"right_joint{n}" for n in (1, 2, 3)]
+        status, report = run(str(patient(path)), "--yes", "--seconds", "1", "--steps", "3")
+        assert status == 0, report
+        assert "6 of 6 moved as told, there and back" in report
 
 
 # --- readings, qualities of service, clocks, names ---
