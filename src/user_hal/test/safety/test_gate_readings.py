@@ -146,6 +146,16 @@ def test_a_known_velocity_limit_makes_smaller_jumps_visible_and_slows_targets() 
     assert arm.told(0.52, 1.4).action is None
 
 
+def test_a_lift_is_not_pushed_as_fast_as_a_joint_is_turned() -> None:
+    arm = Read(joints(), Mobility(prismatic=("a",)))
+    arm.reads(0.5, 1.4)
+    arm.reads(0.5, 1.5)
+    assert arm.told(0.5, 1.5).action is not None
+    arm.gate.hold()
+    arm.reads(0.6, 1.5)  # m, within 20 ms
+    assert arm.told(0.6, 1.5).reasons == ("unsettled",)
+
+
 def test_the_slower_of_known_and_configured_limits_holds() -> None:
     known = Mobility(fastest={"joint_position": (0.1, 1.0)})
     arm = Read(joints(ActionKind.JOINT_VELOCITY), known, velocity={"each": [0.5]})

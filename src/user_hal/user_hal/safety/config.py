@@ -209,7 +209,7 @@ class ReadingsConfig(Config):
         gt=0,
     )
     tool_speed_m_s: float = setting(
-        1.5, doc="The fastest that the tool can be pushed.", unit="m/s", gt=0
+        1.5, doc="The fastest that the tool, or a lift, can be pushed.", unit="m/s", gt=0
     )
     tool_turn_rad_s: float = setting(
         6.0, doc="The fastest that the tool can be turned.", unit="rad/s", gt=0

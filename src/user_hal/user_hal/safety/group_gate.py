@@ -59,13 +59,13 @@ class GroupGate:
             spec = reordered_spec(spec, self._order)
         self.spec = spec
         self.layout = layout = MotionLayout.of(spec)
-        fastest, turning = _joints_of(view, layout, mobility)
+        fastest, turning, shifting = _joints_of(view, layout, mobility)
         self._motion = motion = Motion(layout, spec.period_s, turning)
         self._bounds = BoundsRule(config.bounds, spec.action, layout)
         lead = self._lead(config)
         self._form = form_for(spec, layout, motion, config.action_scale, lead, self._bounds)
         self._rules = _rules(config, spec, layout, fastest, turning)
-        self._settling = _settling(config.readings, layout, fastest, turning)
+        self._settling = _settling(config.readings, layout, fastest, turning, shifting)
         self._moves = np.dtype(spec.action.dtype).kind == "f"
         self._needs_position = layout.absolute and layout.placed > 0
         self._needs_position |= any(isinstance(rule, PositionRule) for rule in self._rules)
@@ -228,22 +228,30 @@ class GroupGate:
 
 def _joints_of(
     view: GroupView, layout: MotionLayout, mobility: Mobility
-) -> tuple[list[float], list[bool]]:
-    """The fastest that the joints which are moved can move, and which of them turn endlessly."""
+) -> tuple[list[float], list[bool], list[bool]]:
+    """Of the joints that are moved: the fastest that each can move, whether it turns endlessly,
+    and whether it shifts."""
     if not layout.joints.stop or "joint_position" not in view.spec.observation:
-        return [], [False] * layout.placed
+        return [], [False] * layout.placed, []
     array, rows = view.source("joint_position")
+    names = view.spec.observation["joint_position"].names
+    shifting = [bool(names) and names[row] in mobility.prismatic for row in layout.joint_rows]
     rows = rows[layout.joint_rows]
-    return mobility.fastest_of(array, rows), mobility.continuous_of(array, rows)
+    return mobility.fastest_of(array, rows), mobility.continuous_of(array, rows), shifting
 
 
 def _settling(
-    config: ReadingsConfig, layout: MotionLayout, fastest: list[float], turning: list[bool]
+    config: ReadingsConfig,
+    layout: MotionLayout,
+    fastest: list[float],
+    turning: list[bool],
+    shifting: list[bool],
 ) -> Settling:
     pushed = config.tool_speed_m_s if layout.tool else config.joint_speed_rad_s
     speeds = [pushed] * layout.placed
     for i, known in enumerate(fastest):
-        speeds[i] = _MARGIN * known if known < UNLIMITED else pushed
+        pushed_here = config.tool_speed_m_s if shifting[i] else pushed
+        speeds[i] = _MARGIN * known if known < UNLIMITED else pushed_here
     names = ("tool x", "tool y", "tool z") if layout.tool else layout.names
     return Settling(names, speeds, turning, config.tool_turn_rad_s, config.settled)
 
