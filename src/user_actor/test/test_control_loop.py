@@ -6,6 +6,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from user_actor.loop.actor_loop import EpisodeSchedule
+from user_actor.loop.config import ActorLoopConfig, EvaluationConfig
 from user_actor.loop.ports import NOBODY, HumanInput
 from user_actor.loop.recording import Feedback
 from user_actor.loop.stats import LoopState
@@ -477,3 +479,46 @@ def test_a_reward_that_nothing_can_learn_from_names_episode_and_step():
     setup.reward.ends = lambda *given: RewardOutcome(1e25)
     with pytest.raises(SpecError, match="at step 1 of episode 1: got 1e.25"):
         setup.run()
+
+
+def test_a_person_may_judge_an_attempt_after_it_has_ended_by_itself():
+    setup = build({"max_episodes": 1, "max_episode_steps": 3, "verdict_s": 5.0})
+    said = []
+
+    def script(step):
+        said.append(step)
+        return HumanInput(label=Label.SUCCESS) if len(said) == 20 else NOBODY
+
+    setup.person.script = script
+    judged = []
+    setup.reward.ends = lambda step: judged.append(step)
+    (result,) = setup.run()
+    assert (result.outcome, result.length) == (Outcome.SUCCESS, 3)
+    assert setup.steps()[-1].terminated
+    assert len(judged) == 4, "the last step is judged anew, with what the person said"
+
+
+def test_who_does_not_judge_in_time_leaves_it_unknown():
+    setup = build({"max_episodes": 1, "max_episode_steps": 3, "verdict_s": 1.0})
+    (result,) = setup.run()
+    assert (result.outcome, result.length) == (Outcome.UNKNOWN, 3)
+
+
+def test_a_round_of_evaluations_is_about_one_version():
+    schedule = EpisodeSchedule(ActorLoopConfig(evaluation=EvaluationConfig(every=2, episodes=3)))
+    kept = []
+    for _ in range(10):
+        plan = schedule.next(True)
+        kept.append((plan.source.name, plan.keep_version))
+        schedule.finished(plan)
+    online, first, later = ("ONLINE", False), ("EVALUATION", False), ("EVALUATION", True)
+    assert kept == [online, online, first, later, later] * 2
+    schedule = EpisodeSchedule(
+        ActorLoopConfig(mode="evaluation", evaluation=EvaluationConfig(episodes=2))
+    )
+    kept = []
+    for _ in range(4):
+        plan = schedule.next(True)
+        kept.append(plan.keep_version)
+        schedule.finished(plan)
+    assert kept == [False, True, False, True]

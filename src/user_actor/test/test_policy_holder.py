@@ -65,6 +65,17 @@ def test_the_two_policies_take_turns(holder):
     assert holder.swaps == 5
 
 
+def test_a_version_that_is_held_goes_on_acting_until_it_is_let_go(holder):
+    holder.mailbox.publish(version(1, 0.1))
+    assert holder.load_newest() and holder.current().number == 1
+    holder.held = True
+    holder.mailbox.publish(version(2, 0.2))
+    assert holder.load_newest()
+    assert holder.current().number == 1 and not holder.load_newest()
+    holder.held = False
+    assert holder.current().number == 2
+
+
 def test_while_an_offer_waits_nothing_is_touched(holder):
     holder.mailbox.publish(version(1, 0.1))
     assert holder.load_newest()

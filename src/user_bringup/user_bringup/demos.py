@@ -24,6 +24,8 @@ from user_core.types import (
 from user_learner.replay import StoreConfig, StoreWriter
 
 PRODUCER = "demos"
+#: A person may judge an attempt for so long after it ended without a verdict.
+_VERDICT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def record_demonstrations(
         DeviceError: The robot failed and did not come back.
     """
     schema = TrajectorySchema.of(robot.hal.spec)
-    incarnation, kept, steps, failures = time.time_ns(), 0, 0, 0
+    incarnation, kept, steps, failures, unknown = time.time_ns(), 0, 0, 0, 0
     sink = MemorySink(PRODUCER)
     loop = EpisodeLoop(
         robot.hal, None, reward, sink, _demonstration(config or ActorLoopConfig(), robot),
@@ -87,11 +89,17 @@ def record_demonstrations(
                 on_episode(result)
             if result is None or result.outcome is not Outcome.SUCCESS:
                 failures += 1
+                unknown += result is not None and result.outcome is Outcome.UNKNOWN
                 sink.rows.clear()
                 if failures >= kept + 10:
                     raise SuiteError(
-                        f"demonstrations of {task!r}", got=f"{failures} failures, {kept} successes",
-                        expected="mostly successes", hint="Look at it with `user sim --expert`",
+                        f"demonstrations of {task!r}",
+                        got=f"{failures} failures, {kept} successes"
+                        + (f"; nobody judged {unknown} attempts" if unknown else ""),
+                        expected="mostly successes",
+                        hint="Press the key of success, or choose a --reward that can tell"
+                        if unknown
+                        else "Look at it with `user sim --expert`",
                     )  # fmt: skip
                 continue
             rows = schema.rows(sink.rows.pop(result.key))
@@ -110,4 +118,5 @@ def record_demonstrations(
 def _demonstration(config: ActorLoopConfig, robot: LocalRobot) -> ActorLoopConfig:
     """A person needs real time, also before a robot whose time passes by commands."""
     period_s = config.period_s or (0.0 if robot.scripted else robot.hal.spec.period_s)
-    return config.replace(mode="demonstration", period_s=period_s)
+    verdict_s = config.verdict_s or (0.0 if robot.scripted else _VERDICT_S)
+    return config.replace(mode="demonstration", period_s=period_s, verdict_s=verdict_s)

@@ -20,13 +20,11 @@ runs it, from the actor node to ``user evaluate`` (``user_actor/loop/episode.py`
         before, observation = observation, after
         task = self._listen(after)  # a person may judge, or want to drive
         action, acted_by = self.recorder.executed(after.applied)  # what the motors got
-        outcome = self._judge(before, action, after, task)
+        outcome, ending = self._judge(before, action, after, task)
         self.recorder.complete(action, acted_by, outcome)
         self.stats.step(self.clock.monotonic_ns())
         self._on_step(after)
-        ending = self.rules.after_step(
-            outcome, task, self.recorder.steps, self.timing.elapsed_s
-        ) or self._interruption(source)
+        ending = ending or self._interruption(source)
 
 The other one learns. Here are both in one process (``examples/single_process.py``)::
 

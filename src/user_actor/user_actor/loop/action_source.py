@@ -15,7 +15,7 @@ from user_actor.loop.ports import NOBODY, RobotPort, TeleopPort
 from user_actor.loop.recording import Decision
 from user_actor.loop.remote import InferencePort, RemotePolicy
 from user_actor.loop.stats import LoopStats
-from user_core.errors import PolicyError
+from user_core.errors import PolicyError, is_of_a_person
 from user_core.reasons import NO_POLICY, NO_POLICY_VERSION, NO_REASON, NO_TELEOP, Reason
 from user_core.runtime.clock import Clock
 from user_core.runtime.pacing import Pacer
@@ -191,14 +191,22 @@ class ActionSource:
         """Answers of a policy elsewhere that were over when they came."""
         return self._remote.plans.stale if self._remote is not None else 0
 
-    def begin(self, source: EpisodeSource, task: Task) -> None:
-        """A new episode begins; policies are told the task."""
+    def begin(self, source: EpisodeSource, task: Task, keep_version: bool = False) -> None:
+        """A new episode begins; policies are told the task.
+
+        An evaluation acts with one version throughout, and with ``keep_version`` with that of
+        the evaluation before, so that its episodes are about one policy.
+        """
         self._source, self._plan, self._last_sent = source, None, None
         self._sequence = max(self._sequence, self._clock.wall_ns() // 1000)
         self.arbiter.reset()
         self._random.reset()
+        if isinstance(self.policies, PolicyHolder):
+            self.policies.held = keep_version
         if self.policies is not None:
             self.policies.begin(task)
+        if isinstance(self.policies, PolicyHolder):
+            self.policies.held = source is EpisodeSource.EVALUATION
         if self._remote is not None:
             self._remote.begin()
 
@@ -297,7 +305,9 @@ class ActionSource:
             action_ta = ready.policy.act(observation.arrays, deterministic=deterministic)
         except PolicyError:
             raise
-        except Exception as error:  # a plugin may fail in any way
+        except BaseException as error:  # a plugin may fail in any way, SystemExit too
+            if is_of_a_person(error):
+                raise
             raise PolicyError(
                 f"policy {type(ready.policy).__name__}", got=f"{type(error).__name__}: {error}"
             ) from error

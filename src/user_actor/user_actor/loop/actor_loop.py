@@ -34,10 +34,13 @@ class EpisodePlan:
     Attributes:
         source: Why it is recorded.
         seed: Seed of the reset; None: none is given.
+        keep_version: Whether it belongs to a round of evaluations that has begun, and is about
+            the same policy version.
     """
 
     source: EpisodeSource
     seed: int | None
+    keep_version: bool = False
 
 
 class EpisodeSchedule:
@@ -54,13 +57,17 @@ class EpisodeSchedule:
         config, evaluation = self._config, self._config.evaluation
         if config.mode == "evaluation":
             return EpisodePlan(
-                EpisodeSource.EVALUATION, self._seed(evaluation.seed, self._finished)
+                EpisodeSource.EVALUATION,
+                self._seed(evaluation.seed, self._finished),
+                self._finished % evaluation.episodes > 0,
             )
         if not self._evaluating and evaluation.every and self._finished >= evaluation.every:
             self._evaluating, self._finished = evaluation.episodes, 0
         if self._evaluating and may_evaluate:
             done = evaluation.episodes - self._evaluating
-            return EpisodePlan(EpisodeSource.EVALUATION, self._seed(evaluation.seed, done))
+            return EpisodePlan(
+                EpisodeSource.EVALUATION, self._seed(evaluation.seed, done), done > 0
+            )
         source = EpisodeSource.ONLINE
         if config.mode == "demonstration":
             source = EpisodeSource.DEMONSTRATION
@@ -188,7 +195,7 @@ class ActorLoop:
             self.stats.set(LoopState.WAITING, reason)
             return self._sleep(_LOOK_S)
         plan = self._schedule.next(episodes.actions.has_version)
-        result = episodes.run(plan.source, plan.seed)
+        result = episodes.run(plan.source, plan.seed, plan.keep_version)
         if result is None:
             return self._sleep(_LOOK_S)
         if result.outcome is not Outcome.ABORTED:

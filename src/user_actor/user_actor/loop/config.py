@@ -117,6 +117,13 @@ class ActorLoopConfig(Config):
     retry_s: float = setting(
         1.0, doc="Pause after a reset or an episode that failed.", unit="s", ge=0
     )
+    verdict_s: float = setting(
+        0.0,
+        doc="An episode that ended without a verdict waits so long for a person's key of success or "
+        "failure; 0: not at all.",
+        unit="s",
+        ge=0,
+    )
     equal_failures: int = setting(
         6,
         doc="Episodes in a row that failed equally, in a way that does not pass by itself, after "

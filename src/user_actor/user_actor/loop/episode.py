@@ -38,6 +38,7 @@ from user_core.types import (
     EpisodeSource,
     Label,
     Observation,
+    Outcome,
     Task,
     TaskFeedback,
 )
@@ -120,13 +121,18 @@ class EpisodeLoop:
         self.recorder = EpisodeRecorder(sink)
 
     def run(
-        self, source: EpisodeSource | None = None, seed: int | None = None
+        self,
+        source: EpisodeSource | None = None,
+        seed: int | None = None,
+        keep_version: bool = False,
     ) -> EpisodeResult | None:
         """Bring the robot to a start, act until the episode ends, and record it.
 
         Args:
             source: Why the episode is recorded; None: what the configured mode says.
             seed: Of the start, where the robot has a say in it; None: none is given.
+            keep_version: Act with the version of the evaluation before. An evaluation acts with
+                one version throughout in any case.
 
         Returns:
             What came of it; None if it had no step, or was told to stop before it began.
@@ -142,7 +148,7 @@ class EpisodeLoop:
             return None
         self.stats.set(LoopState.RUNNING, f"{source.name.lower()} episode")
         self.recorder.begin(source)
-        self.actions.begin(source, self.task)
+        self.actions.begin(source, self.task, keep_version)
         self.actions.listen(first)  # what a person said before is not about this episode
         self._label = Label.NONE
         self.timing.begin(first)
@@ -189,13 +195,11 @@ class EpisodeLoop:
                 before, observation = observation, after
                 task = self._listen(after)  # a person may judge, or want to drive
                 action, acted_by = self.recorder.executed(after.applied)  # what the motors got
-                outcome = self._judge(before, action, after, task)
+                outcome, ending = self._judge(before, action, after, task)
                 self.recorder.complete(action, acted_by, outcome)
                 self.stats.step(self.clock.monotonic_ns())
                 self._on_step(after)
-                ending = self.rules.after_step(
-                    outcome, task, self.recorder.steps, self.timing.elapsed_s
-                ) or self._interruption(source)
+                ending = ending or self._interruption(source)
         except SuiteError as error:
             self._finish(observation, aborted(Reason.of(error)))
             raise
@@ -209,7 +213,35 @@ class EpisodeLoop:
         self.timing.excuse(self.clock.monotonic_ns() - begin_ns)  # a person's time is not ours
         return replace(after.task, label=label) if label is not Label.NONE else after.task
 
+    def _await_verdict(self) -> Label:
+        """What a person says of an episode that ended without a verdict, if he says it in time."""
+        end_ns = self.clock.monotonic_ns() + int(self.config.verdict_s * 1e9)
+        while not self._stopping and self.clock.monotonic_ns() < end_ns:
+            self.stats.set(LoopState.RUNNING, "waits for a person's verdict: success or failure")
+            newest = self.robot.observations.newest
+            label = Label.NONE if newest is None else self.actions.listen(newest)
+            if label is not Label.NONE:
+                return label
+            self.timing.pass_period()
+        return Label.NONE
+
     def _judge(
+        self, before: Observation, action: Array, after: Observation, task: TaskFeedback
+    ) -> tuple[RewardOutcome, Ending | None]:
+        """What the reward says of a step, and whether the episode ends there; a person may have
+        the last word where nobody else can tell."""
+        outcome = self._rewarded(before, action, after, task)
+        steps, elapsed_s = self.recorder.steps + 1, self.timing.elapsed_s
+        ending = self.rules.after_step(outcome, task, steps, elapsed_s)
+        if ending is not None and ending.outcome is Outcome.UNKNOWN:
+            label = self._await_verdict()
+            if label is not Label.NONE:
+                task = replace(task, label=label)
+                outcome = self._rewarded(before, action, after, task)
+                ending = self.rules.after_step(outcome, task, steps, elapsed_s)
+        return outcome, ending
+
+    def _rewarded(
         self, before: Observation, action: Array, after: Observation, task: TaskFeedback
     ) -> RewardOutcome:
         outcome = self._reward(before.arrays, action, after.arrays, task)

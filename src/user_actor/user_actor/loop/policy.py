@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from user_core.errors import PolicyError, SuiteError
+from user_core.errors import PolicyError, SuiteError, is_of_a_person
 from user_core.interfaces import Policy, PolicySource
 from user_core.reasons import NO_REASON, Reason
 from user_core.specs import Array, Arrays, RobotSpec
@@ -78,6 +78,7 @@ class PolicyHolder:
         clock_ns: Time since the epoch, nanoseconds.
 
     Attributes:
+        held: Whether the version that acts goes on acting though another is ready.
         swaps: Versions that were taken.
         refused: Versions that were refused.
         refusal: Why the last one was; false once a later one was taken.
@@ -99,6 +100,7 @@ class PolicyHolder:
         self._spare = make()
         self._offer: ReadyPolicy | None = None
         self._seen = 0
+        self.held = False
         self.swaps = self.refused = 0
         self.refusal = NO_REASON
 
@@ -110,7 +112,7 @@ class PolicyHolder:
     def current(self) -> ReadyPolicy:
         """The policy to act with, the newest one that is ready. For the control loop."""
         offer = self._offer
-        if offer is not None:
+        if offer is not None and not self.held:
             self._spare, self._current = self._current.policy, offer
             self._offer = None  # last: from now on the spare one may be loaded
             self.swaps += 1
@@ -152,7 +154,9 @@ class PolicyHolder:
             self._check(version)
             self._spare.load(version.arrays)
             self._try_out(self._spare)
-        except Exception as error:  # of the version, or of the policy's own code
+        except BaseException as error:  # of the version, or of the policy's own code
+            if is_of_a_person(error):
+                raise
             self._refuse(version, error)
             return False
         self.refusal = NO_REASON
@@ -175,7 +179,7 @@ class PolicyHolder:
         check_plan(action_ta, self._spec)
         policy.reset(self._task)
 
-    def _refuse(self, version: PolicyVersion, error: Exception) -> None:
+    def _refuse(self, version: PolicyVersion, error: BaseException) -> None:
         self.refused += 1
         why = Reason.of(error)
         self.refusal = Reason(why.code, f"policy version {version.number} was refused: {why.text}")

@@ -137,6 +137,10 @@ class LocalTeleop:
         self._teleop, self._clock_ns = teleop, clock_ns
         self._label = Label.NONE
 
+    def trouble(self) -> Reason:
+        """Why the device could not drive now, whatever the person does with it."""
+        return self._teleop.trouble()
+
     def read(self, observation: Observation) -> HumanInput:
         command = self._teleop.read(observation)
         label = Label.NONE

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from user_core.config import from_mapping
 from user_core.plugins import PluginChoice
@@ -30,12 +31,12 @@ def main(argv: Sequence[str]) -> int:
 
     given = settings(arguments.settings, "hal", "teleop", "actor")
     file = robot_file_with(load_robot_file(find_robot_file(arguments.robot)), given["hal"])
-    device = {"plugin": arguments.teleop}
-    if arguments.teleop == "expert":
-        device["params"] = {"noise": arguments.noise}
-    choice = from_mapping(TeleopConfig, overlaid({"teleop": device}, given["teleop"]), "teleop")
     robot = build_robot(file)
     judge = {"plugin": arguments.reward or ("task" if robot.spec.task_reward else "operator")}
+    device: dict[str, Any] = {"plugin": arguments.teleop}
+    if arguments.teleop == "expert":  # it says what a person would say
+        device["params"] = {"noise": arguments.noise, "label": judge["plugin"] == "operator"}
+    choice = from_mapping(TeleopConfig, overlaid({"teleop": device}, given["teleop"]), "teleop")
     actor = overlaid({"reward": judge, "loop": {}}, given["actor"])
     reward = from_mapping(PluginChoice, actor.pop("reward"), "actor.reward").build("rewards")
     config = from_mapping(ActorLoopConfig, actor.pop("loop"), "actor.loop")
@@ -52,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
             )
         )
         display = stack.enter_context(
-            EpisodeDisplay("demonstrations", arguments.episodes, opened.hal)
+            EpisodeDisplay("demonstrations", arguments.episodes, opened.hal, opened.device_trouble)
         )
 
         def show(result: EpisodeResult) -> None:
