@@ -19,7 +19,7 @@ from user_actor.loop.ports import LocalTeleop
 from user_core.config import from_mapping, to_mapping
 from user_core.errors import ConfigError, DeviceError, SafetyError, StopAsked
 from user_core.interfaces import Robot, Teleop
-from user_core.reasons import EMERGENCY_STOP
+from user_core.reasons import EMERGENCY_STOP, NO_REASON, Reason
 from user_fleet.deployment import parse_overrides
 from user_hal.local import LocalHal
 from user_hal.robot_file import RobotFile, build_robot
@@ -47,6 +47,10 @@ class LocalRobot:
     driver: Robot
     teleop: LocalTeleop | None
     scripted: bool = False
+
+    def device_trouble(self) -> Reason:
+        """Why the person's device could not drive now; false where all is well, or there is none."""
+        return NO_REASON if self.teleop is None or self.scripted else self.teleop.trouble()
 
     def await_ready(self) -> None:
         """Wait until an episode can begin.

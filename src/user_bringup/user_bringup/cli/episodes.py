@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from user_core.reasons import NO_REASON, Reason
 from user_core.types import EpisodeResult, Outcome
 from user_hal.local import LocalHal
 
 _REFRESH_S = 0.2
+#: What is wrong with a device for shorter is not told.
+_TROUBLE_S = 1.0
 
 
 class EpisodeDisplay:
@@ -21,10 +26,20 @@ class EpisodeDisplay:
         title: What the episodes are for.
         total: How many are wanted.
         hal: The robot's.
+        device: Says why the person's device could not drive now; it is told when it changes.
     """
 
-    def __init__(self, title: str, total: int, hal: LocalHal) -> None:
-        self._title, self._hal = title, hal
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        hal: LocalHal,
+        device: Callable[[], Reason] = lambda: NO_REASON,
+    ) -> None:
+        self._title, self._hal, self._device = title, hal, device
+        self._told = NO_REASON
+        self._ended = threading.Event()
+        self._watch = threading.Thread(target=self._look, name="device watch", daemon=True)
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
         )
@@ -34,6 +49,7 @@ class EpisodeDisplay:
 
     def __enter__(self) -> EpisodeDisplay:
         self._progress.start()
+        self._watch.start()
         return self
 
     def __exit__(
@@ -42,6 +58,8 @@ class EpisodeDisplay:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._ended.set()
+        self._watch.join(1.0)
         self._show()
         self._progress.stop()
 
@@ -62,6 +80,19 @@ class EpisodeDisplay:
         if now_s >= self._due_s:
             self._due_s = now_s + _REFRESH_S
             self._show()
+
+    def _look(self) -> None:
+        """Tell what is wrong with the device, also while no step is made because of it; once, when it
+        has been so for a moment."""
+        seen, since_s = NO_REASON, time.monotonic()
+        while not self._ended.wait(_REFRESH_S):
+            now, now_s = self._device(), time.monotonic()
+            if now.code != seen.code:
+                seen, since_s = now, now_s
+            if now.code != self._told.code and now_s - since_s >= _TROUBLE_S:
+                said = f"[yellow]device:[/] {escape(now.text)}" if now else "device: works"
+                self._progress.console.print(said, highlight=False)
+                self._told = now
 
     def _show(self) -> None:
         status = self._hal.status()

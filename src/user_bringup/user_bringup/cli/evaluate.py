@@ -44,7 +44,9 @@ def main(argv: Sequence[str]) -> int:
         if isinstance(driver, MujocoRobot) and not arguments.no_film:
             film = Film(driver)
             stack.callback(film.close)
-        display = stack.enter_context(EpisodeDisplay("evaluation", arguments.episodes, robot.hal))
+        display = stack.enter_context(
+            EpisodeDisplay("evaluation", arguments.episodes, robot.hal, robot.device_trouble)
+        )
         result = evaluate(
             robot, policy, parts.reward(), episodes=arguments.episodes, policy_version=version,
             task=file.task, config=config, film=film, on_episode=display.ended,

@@ -155,3 +155,40 @@ def test_it_keeps_the_promises_of_a_teleop() -> None:
     teleop = LeaderTeleop(LeaderConfig())
     teleop.attach(LocalTopics())
     check_teleop(teleop, robot(ActionKind.JOINT_DELTA), seen()).require()
+
+
+CONTINUOUS = {**PEDAL, "continuous": ("j1",)}
+
+
+def test_a_joint_without_an_end_is_led_the_short_way() -> None:
+    leader = Leader(**CONTINUOUS, max_lead=0.3)
+    leader.pedal(True)
+    turn = 2 * np.pi
+    command = leader.stands(0.1 + turn, 0.1, 0.1, 0.1, 0.1, 0.1)
+    assert command.engaged, "it stands as the robot does, a turn further"
+    np.testing.assert_allclose(command.action[:6], 0.1, atol=1e-5)
+    command = leader.stands(0.2 - turn, 0.1, 0.1, 0.1, 0.1, 0.1)
+    assert command.action[0] == pytest.approx(0.2, abs=1e-5)
+    command = leader.stands(2.5, 0.1, 0.1, 0.1, 0.1, 0.1)
+    assert command.action[0] == pytest.approx(0.4, abs=1e-5), "no further ahead than max_lead"
+    other = Leader(**PEDAL)
+    other.pedal(True)
+    assert not other.stands(0.1 + turn, 0.1, 0.1, 0.1, 0.1, 0.1).engaged
+
+
+def test_a_joint_without_an_end_goes_on_across_the_end_of_its_numbers() -> None:
+    leader = Leader(ActionKind.JOINT_DELTA, **CONTINUOUS)
+    leader.pedal(True)
+    leader.stands(*[3.1] * 6, joints=3.1)
+    positions = [3.1]
+    for step in range(1, 12):
+        angle = (3.1 + 0.02 * step + np.pi) % (2 * np.pi) - np.pi
+        command = leader.stands(angle, *[3.1] * 5, joints=3.1)
+        assert abs(command.action[0]) < 0.1, "never a turn back"
+        positions.append(positions[-1] + command.action[0])
+    assert positions[-1] > positions[0] + 0.1
+
+
+def test_a_joint_that_there_is_not_cannot_turn_without_an_end() -> None:
+    with pytest.raises(ConfigError, match="continuous.*j9"):
+        Leader(**PEDAL, continuous=("j9",))

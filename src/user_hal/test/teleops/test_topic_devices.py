@@ -184,3 +184,56 @@ def test_a_mouse_that_is_mounted_turned_moves_the_robot_where_it_is_pushed() -> 
     flipped.connect(robot())
     flipped.take(push)
     assert flipped.read(seen()).action[0] == pytest.approx(-0.5)
+
+
+@pytest.mark.parametrize(
+    ("layout", "axes", "deadman", "success", "abort"),
+    [
+        ("xbox", [0, 1, 0, 0, 0, 0, 0, 0], 5, 3, 6),
+        ("playstation", [0, 1, 1, 0, 0, 1, 0, 0], 5, 2, 8),
+        ("game_controller", [0, 1, 0, 0, 0, 0], 10, 3, 4),
+    ],
+)
+def test_pads_of_each_kind_work_as_they_are(
+    layout: str, axes: list[float], deadman: int, success: int, abort: int
+) -> None:
+    pad = Pad(layout=layout)
+    rest = [0.0 if number == 1 else value for number, value in enumerate(axes)]
+    pad.says(rest, buttons=21)
+    command = pad.says(axes, deadman, buttons=21)
+    assert command.engaged and command.action[0] > 0
+    assert not any((command.success, command.failure, command.abort))
+    assert pad.says(axes, deadman, success, buttons=21).success
+    assert pad.says(axes, deadman, abort, buttons=21).abort
+    assert not pad.teleop.trouble()
+
+
+def test_what_is_given_wins_over_the_layout() -> None:
+    config = JoyConfig(layout="playstation", axes=(1, 0, 5)).laid_out()
+    assert config.axes == (1, 0, 5) and config.rest[2] == 1.0 and config.buttons.abort == 8
+
+
+def test_a_publisher_that_does_not_fit_is_named_with_the_policy() -> None:
+    class Unfit(LocalTopics):
+        def endpoints(self, topic: str) -> Any:
+            return [SimpleNamespace(
+                node="/pad/joy", type_name="sensor_msgs/msg/Joy", reliability="reliable",
+                durability="volatile", deadline_s=0.0, liveliness="unknown"
+            )], []  # fmt: skip
+
+    teleop = JoyTeleop(JoyConfig())
+    teleop.attach(Unfit())
+    teleop.connect(robot())
+    assert "nobody publishes" in teleop.trouble().text
+
+    class Other(Unfit):
+        def endpoints(self, topic: str) -> Any:
+            publishers, subscriptions = super().endpoints(topic)
+            publishers[0].type_name = "sensor_msgs/msg/JoyFeedback"
+            return publishers, subscriptions
+
+    teleop = JoyTeleop(JoyConfig())
+    teleop.attach(Other())
+    teleop.connect(robot())
+    text = teleop.trouble().text
+    assert "/pad/joy" in text and "quality of service" in text

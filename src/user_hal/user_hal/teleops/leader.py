@@ -48,6 +48,11 @@ class LeaderConfig(HandConfig):
     offset: tuple[float, ...] = setting(
         (0.0,), doc="What is added then, in the robot's unit: one, or one per joint.", min_length=1
     )
+    continuous: tuple[str, ...] = setting(
+        (),
+        doc="Joints of the robot that turn without an end, by its names (of the action, or of "
+        "joint_position): leader and robot may be on different turns, and the short way counts.",
+    )
     gripper_joint: str = setting("", doc="Joint that moves the gripper; empty: none.")
     gripper_closed: float = setting(0.0, doc="Its own number when the gripper shall be closed.")
     gripper_opened: float = setting(1.0, doc="Its own number when it shall be open.")
@@ -103,6 +108,7 @@ class LeaderTeleop(TopicTeleop):
         self._spec: RobotSpec | None = None
         self._names: tuple[str, ...] = ()
         self._elements: list[int] = []
+        self._turning: Array = np.zeros(0, bool)
         self._scale: Array = np.zeros(0)
         self._offset: Array = np.zeros(0)
         self._joints: Array | None = None
@@ -128,6 +134,7 @@ class LeaderTeleop(TopicTeleop):
                              ("offset", config.offset)):  # fmt: skip
             if len(values) not in ((count, 0) if name == "joints" else (count, 1)):
                 raise ConfigError(name, got=f"{len(values)} values", expected=f"{count}")
+        self._turning = self._find_turning(spec, own)
         self._scale = np.broadcast_to(np.asarray(config.scale, np.float64), count)
         self._offset = np.broadcast_to(np.asarray(config.offset, np.float64), count)
         self._spec = spec
@@ -174,7 +181,8 @@ class LeaderTeleop(TopicTeleop):
         action = self._resting(observation.arrays).astype(np.float64)
         low = spec.action.low_array.astype(np.float64)
         high = spec.action.high_array.astype(np.float64)
-        target = np.clip(joints, measured - self.config.max_lead, measured + self.config.max_lead)
+        lead = np.clip(self._way(joints - measured), -self.config.max_lead, self.config.max_lead)
+        target = measured + lead
         action[self._elements] = self._towards(target, measured, low, high)
         return TeleopCommand(
             engaged=True,
@@ -218,7 +226,8 @@ class LeaderTeleop(TopicTeleop):
             self._joints, self._joints_s = joints, now_s
         fastest = 0.0
         if before is not None and now_s > before_s:
-            fastest = float(np.abs(joints - before).max(initial=0.0)) / (now_s - before_s)
+            moved = np.abs(self._way(joints - before))
+            fastest = float(moved.max(initial=0.0)) / (now_s - before_s)
         self.moved([min(fastest / self.config.full_speed, 1.0)], self._buttons.held)
 
     def _grip(self, by_name: Mapping[str, float]) -> None:
@@ -242,7 +251,7 @@ class LeaderTeleop(TopicTeleop):
         if not wanted or joints is None:
             self._following, self._sent = False, None
         elif not self._following:
-            off = np.abs(joints - measured)
+            off = np.abs(self._way(joints - measured))
             worst = int(off.argmax())
             self._following = bool(off[worst] <= self.config.align)
             if not self._following:
@@ -257,15 +266,30 @@ class LeaderTeleop(TopicTeleop):
     def _towards(self, target: Array, measured: Array, low: Array, high: Array) -> Array:
         assert self._spec is not None
         kind, elements = self._spec.action_kind, self._elements
-        if kind is ActionKind.JOINT_POSITION:
-            return target
+        if kind is ActionKind.JOINT_POSITION:  # on a turn within the bounds of the action
+            outside = (target < low[elements]) | (target > high[elements])
+            return np.where(outside & self._turning, _turned(target), target)
         if kind is ActionKind.JOINT_VELOCITY:
             velocity: Array = (target - measured) / (_CATCH_UP * self._spec.period_s)
             return velocity
-        sent = measured if self._sent is None else self._sent + _FORGET * (measured - self._sent)
-        step: Array = np.clip(target - sent, low[elements], high[elements])
+        sent = measured
+        if self._sent is not None:
+            sent = self._sent + _FORGET * self._way(measured - self._sent)
+        step: Array = np.clip(self._way(target - sent), low[elements], high[elements])
         self._sent = sent + step
         return step
+
+    def _find_turning(self, spec: RobotSpec, own: Sequence[str]) -> Array:
+        """Which of the joints turn without an end. Raises ConfigError where there is no such joint."""
+        names = own or spec.observation["joint_position"].names
+        if unknown := [name for name in self.config.continuous if name not in names]:
+            raise ConfigError("continuous", got=unknown, expected=f"joints of {list(names)}")
+        turning = [name in self.config.continuous for name in names][: len(self._elements)]
+        return np.asarray(turning or [False] * len(self._elements))
+
+    def _way(self, difference: Array) -> Array:
+        """A difference of joint positions; of joints that turn without an end the short way."""
+        return np.where(self._turning, _turned(difference), difference)
 
     def _resting(self, arrays: Arrays) -> Array:
         """The action that moves no joint; the grippers go where the person wants them."""
@@ -283,6 +307,11 @@ class LeaderTeleop(TopicTeleop):
             text = f"{self._subscriptions[0].topic}: no {', '.join(self._absent)} in its messages"
             return Reason(DEVICE_MISFITS, text)
         return super().trouble()
+
+
+def _turned(angle: Array) -> Array:
+    """Within half a turn."""
+    return (angle + np.pi) % (2 * np.pi) - np.pi
 
 
 def _still(command: TeleopCommand, action: Array) -> TeleopCommand:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from user_core.config import Config, setting
@@ -21,7 +22,7 @@ from user_hal.teleops.hand_device import (
     HandConfig,
     HandTeleop,
 )
-from user_hal.topic_io import TopicIo, TopicSubscription
+from user_hal.topic_io import Ours, TopicIo, TopicSubscription, misfits
 
 _log = logging.getLogger(__name__)
 JOY = "sensor_msgs/msg/Joy"
@@ -116,12 +117,46 @@ def _why_unheard(io: TopicIo, subscription: TopicSubscription, type_name: str) -
     if others:
         return f"{topic} carries {', '.join(others)}, not {type_name}"
     if not subscription.publishers:
+        if unfit := misfits(io, topic, Ours(type_name, "best_effort"), publishes=False):
+            return f"quality of service of {topic} does not fit: {'; '.join(unfit)}"
         return f"nobody publishes {topic} ({type_name})"
     return f"{topic} is published, but no message came yet"
 
 
 #: Common gamepads under Linux: right shoulder; west, south; north, east; back.
 _GAMEPAD = ButtonsConfig(deadman=5, open=2, close=0, success=3, failure=1, abort=6)
+
+
+@dataclass(frozen=True)
+class PadLayout:
+    """How a kind of pad counts its axes and buttons, under its driver.
+
+    Attributes:
+        axes: For x, y, z, rx, ry, rz.
+        rest: Value at rest of each axis.
+        buttons: Right shoulder; west, south; north, east; back.
+    """
+
+    axes: tuple[int, ...]
+    rest: tuple[float, ...]
+    buttons: ButtonsConfig
+
+
+#: xpad and hid-playstation under joy_node, which counts as the kernel does; game_controller_node counts
+#: all pads alike (README of the ROS package joy).
+PAD_LAYOUTS = {
+    "xbox": PadLayout((1, 0, 4, NONE, NONE, 3), (), _GAMEPAD),
+    "playstation": PadLayout(
+        (1, 0, 4, NONE, NONE, 3),
+        (0.0, 0.0, 1.0, 0.0, 0.0, 1.0),
+        ButtonsConfig(deadman=5, open=3, close=0, success=2, failure=1, abort=8),
+    ),
+    "game_controller": PadLayout(
+        (1, 0, 3, NONE, NONE, 2),
+        (),
+        ButtonsConfig(deadman=10, open=2, close=0, success=3, failure=1, abort=4),
+    ),
+}
 #: What an axis must move by to have left its first value.
 _MOVED = 0.01
 
@@ -130,6 +165,11 @@ class JoyConfig(HandConfig):
     """Which axis and button does what."""
 
     topic: str = setting("joy", doc="Topic of sensor_msgs/Joy.", min_length=1)
+    layout: Literal["xbox", "playstation", "game_controller"] = setting(
+        "xbox",
+        doc="How the pad counts, where axes, rest and buttons are not given: an Xbox or a "
+        "PlayStation pad under joy_node, or any pad under game_controller_node.",
+    )
     axes: tuple[int, ...] = setting(
         (1, 0, 4, NONE, NONE, 3),
         doc="Number of the axis for x, y, z, rx, ry, rz; -1: there is none.",
@@ -178,6 +218,12 @@ class JoyConfig(HandConfig):
                     f"full of axis {number}", got=full, expected=f"not the value at rest, {rest}"
                 )
 
+    def laid_out(self) -> JoyConfig:
+        """With axes, values at rest and buttons of its layout, where these were not given."""
+        layout, given = PAD_LAYOUTS[self.layout], self.model_fields_set
+        values = {"axes": layout.axes, "rest": layout.rest, "buttons": layout.buttons}
+        return self.replace(**{name: v for name, v in values.items() if name not in given})
+
     def range_of(self, number: int) -> tuple[float, float]:
         """Value at rest and at full deflection of an axis of the device."""
         rest = self.rest[number] if number < len(self.rest) else 0.0
@@ -196,6 +242,7 @@ class JoyTeleop(TopicTeleop):
     Config: ClassVar[type[Config]] = JoyConfig
 
     def __init__(self, config: JoyConfig, **options: Any) -> None:
+        config = config.laid_out()
         super().__init__(config, **options)
         self.config = config
         self._buttons = Buttons(config.buttons, self, config.axis_buttons)
