@@ -13,9 +13,9 @@ from user_core.config import from_mapping
 from user_core.errors import ConfigError, DeviceTimeout
 from user_hal.fakes import LocalTopics
 from user_hal.fakes.local_topics import Bool, Float64MultiArray
-from user_hal.robots.ros2.contract import Ros2Config
+from user_hal.robots.ros2.contract import Ros2Config, groups_of
 from user_hal.robots.ros2.observations import Observer
-from user_hal.robots.ros2.senders import require_listener
+from user_hal.robots.ros2.senders import require_listener, unheard_commands
 
 NUMBERS, BOOL = "std_msgs/msg/Float64MultiArray", "std_msgs/msg/Bool"
 
@@ -135,3 +135,9 @@ def test_a_controller_that_does_not_hear_is_told_by_policy(end: End, text: str) 
         DeviceTimeout, match=f"command topic '/c'.*not heard by /controller: {text}"
     ):
         require_listener(io, io.publisher("/c", NUMBERS), NUMBERS, 0.1)
+    command = groups_of(contract())[0].action.command
+    unheard = unheard_commands(io, [command])
+    assert len(unheard) == 1
+    assert unheard[0].startswith(f"commands on /c are not heard by /controller: {text}")
+    io.ends[1].append(End("/robot"))  # somebody hears: the other one is a bystander
+    assert unheard_commands(io, [command]) == []

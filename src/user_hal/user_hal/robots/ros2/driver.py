@@ -27,6 +27,7 @@ from user_hal.robots.ros2.drives import Drive
 from user_hal.robots.ros2.messages import JOINT_STATE, JOINT_TRAJECTORY, NUMBERS, TWIST
 from user_hal.robots.ros2.observations import Observer
 from user_hal.robots.ros2.plausibility import mobility_of_contract
+from user_hal.robots.ros2.senders import unheard_commands
 from user_hal.robots.ros2.stop_conditions import FREE, StopConditions, StopDemand
 from user_hal.robots.ros2.topic_parts import TopicPart
 from user_hal.topic_io import TopicIo, attach_topics, topics_read
@@ -187,8 +188,11 @@ class Ros2Robot(Robot):
             for _, part in sorted(parts.items())
             if part.subscription and (suspicion := part.writers.suspicion(part.subscription))
         ]
-        found += [Reason(INCOMPATIBLE_QOS, text) for text in self._observer.misfits()]
-        return found
+        unheard = self._observer.misfits()
+        if self._io is not None:
+            commands = [c for drive in self._drives for _, c in drive.group.commands()]
+            unheard += unheard_commands(self._io, commands)
+        return found + [Reason(INCOMPATIBLE_QOS, text) for text in unheard]
 
     def notes(self) -> list[str]:
         """What is worth knowing about how the robot is read, although nothing is wrong."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -250,6 +250,18 @@ class TargetSender:
             elif kind == POSE:
                 message.header.frame_id = self._frame
                 _fill_pose(message.pose, values)
+
+
+def unheard_commands(io: TopicIo, commands: Iterable[CommandConfig]) -> list[str]:
+    """Topics of commands of which everybody who listens asks for another quality of service."""
+    found = []
+    for topic, type_name in {command.topic: command.type for command in commands}.items():
+        if is_action(type_name):
+            continue
+        unfit = misfits(io, topic, Ours(type_name), publishes=True)
+        if unfit and len(unfit) == len(io.endpoints(topic)[1]):
+            found.append(f"commands on {topic} are not heard by {'; '.join(unfit)}")
+    return found
 
 
 def require_listener(
