@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
 from typing import Any
 
 from user_core.reasons import SEVERAL_PUBLISHERS, Reason
@@ -28,10 +27,11 @@ class Writers:
     def __init__(self, label: str) -> None:
         self._label = label
         self._heard: dict[bytes, tuple[frozenset[int], float]] = {}
-        self._last = b""
+        self._last: tuple[bytes, tuple[int, ...]] = (b"", ())
+        self._last_s = 0.0
         self.rivals: frozenset[bytes] = frozenset()
 
-    def note(self, writer: bytes, columns: Iterable[int], names: Any = None) -> None:
+    def note(self, writer: bytes, columns: tuple[int, ...], names: Any = None) -> None:
         """A message came.
 
         Args:
@@ -41,11 +41,17 @@ class Writers:
         """
         if not writer:
             return
-        now_s, known = time.monotonic(), self._heard.get(writer)
+        now_s, before = time.monotonic(), self._last
+        if (writer, columns) == before:  # as nearly always
+            self._last_s = now_s
+            return
+        if before[0] in self._heard:
+            self._heard[before[0]] = (self._heard[before[0]][0], self._last_s)
+        known = self._heard.get(writer)
         elements = frozenset(columns) | (known[0] if known else frozenset())
         self._heard[writer] = (elements, now_s)
-        came_back = known is not None and writer != self._last and now_s - known[1] < _GONE_S
-        self._last = writer
+        came_back = known is not None and writer != before[0] and now_s - known[1] < _GONE_S
+        self._last, self._last_s = (writer, columns), now_s
         if not came_back:  # a publisher that took the place of another does not come back
             return
         found = {
