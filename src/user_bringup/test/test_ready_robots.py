@@ -40,6 +40,13 @@ def test_a_contract_says_where_it_is_from_and_what_joints_can_do(path: Path) -> 
     assert "joint_velocity_limits" in data["params"]
 
 
+def test_an_arm_is_thirty_lines() -> None:
+    """Of the file that one fills in for a second arm, however many comments stand between them."""
+    text = (CONFIG / "robots" / "generic_ros2_control.yaml").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.strip() and line.strip()[0] != "#"]
+    assert len(lines) <= 30
+
+
 @pytest.mark.parametrize("path", sorted((CONFIG / "grippers").glob("*.yaml")), ids=lambda p: p.stem)
 def test_an_entry_of_a_gripper_fits_a_contract(path: Path) -> None:
     file = load_yaml(CONFIG / "robots" / "ur_ros2_control.yaml")

@@ -144,6 +144,11 @@ DRIVERS: dict[str, Driver] = {
         (_UR_ZERO,),
         tool_joints=_UR,
     ),
+    "generic_ros2_control": Driver(
+        {**dict.fromkeys(_PIPER, 0.1), "another_joint": 0.0},
+        (State("/joint_states", _JOINT_STATE, (*_PIPER, "another_joint")),),
+        (Command("/joint_trajectory_controller/joint_trajectory", _TRAJECTORY, _PIPER),),
+    ),
     "ur_servo": Driver(
         _UR_START,
         (*_UR_STATES, _UR_RUNNING),
