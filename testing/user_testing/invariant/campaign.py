@@ -1,7 +1,7 @@
 """The campaign of the invariant: random sequences of commands and faults, world after world.
 
 Every world follows from the seed and its number alone, so that a violation is seen again by
-``--seed S --world N``. See ``benchmarks/safety_campaign.py``.
+``--seed S --world N --steps K``. See ``benchmarks/safety_campaign.py``.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import contextlib
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from user_testing.invariant.checks import Violation
 from user_testing.invariant.faults import FAULTS, wish
-from user_testing.invariant.robots import PERIOD_S, ROBOTS
+from user_testing.invariant.robots import PERIOD_S, ROBOTS, CampaignRobot
 from user_testing.invariant.world import PACKAGES, World
 from user_testing.virtual_time import VirtualTime
 
@@ -61,7 +61,7 @@ class Tally:
     Attributes:
         steps: Steps that were made.
         worlds: Worlds that were begun.
-        commands: Commands that the driver was given.
+        commands: Commands that reached the driver.
         faults: Faults injected, by name.
         violated_after: Violations, by the newest fault before each.
         robots: Steps by robot.
@@ -91,11 +91,18 @@ def virtual_time() -> Iterator[VirtualTime]:
 
 
 def run_world(
-    seed: int, number: int, steps: int, time: VirtualTime, tally: Tally, *, verbose: bool = False
+    seed: int,
+    number: int,
+    steps: int,
+    time: VirtualTime,
+    tally: Tally,
+    *,
+    robots: Sequence[CampaignRobot] = ROBOTS,
+    verbose: bool = False,
 ) -> Found | None:
     """Run one world for at most so many steps; returns the violation that ended it, if any."""
     rng = random.Random(f"{seed}/{number}")
-    robot, local = ROBOTS[number % len(ROBOTS)], rng.random() < 0.5
+    robot, local = robots[number % len(robots)], rng.random() < 0.5
     names, weights = list(FAULTS), [weight for _, weight in FAULTS.values()]
     recent: list[str] = []
     step = 0
@@ -138,23 +145,28 @@ def run(
     first_world: int = 0,
     every: int = 1,
     stop_at: int = 20,
+    robots: Sequence[CampaignRobot] = ROBOTS,
+    steps_a_world: int = WORLD_STEPS,
     on_progress: Callable[[Tally], None] = lambda tally: None,
 ) -> Tally:
     """Run a campaign.
 
     Args:
         seed: Of all random numbers.
-        steps: How many steps at least.
+        steps: How many steps.
         first_world: Number of the first world.
         every: Distance to the next one: several processes share a campaign.
         stop_at: After so many violations it ends.
+        robots: Whose turn it is, world by world.
+        steps_a_world: How long a world lasts.
         on_progress: Called after each world.
     """
     tally = Tally()
     number = first_world
     with virtual_time() as time:
         while tally.steps < steps and len(tally.found) < stop_at:
-            run_world(seed, number, min(WORLD_STEPS, steps - tally.steps), time, tally)
+            left = min(steps_a_world, steps - tally.steps)
+            run_world(seed, number, left, time, tally, robots=robots)
             number += every
             on_progress(tally)
     return tally

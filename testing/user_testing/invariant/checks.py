@@ -56,7 +56,7 @@ class Invariant:
 
     Attributes:
         told: What the robot was told last; None while it was told nothing.
-        forbidden: Why nothing may move now; empty while commands and resets may.
+        forbidden: Why nothing that begins now may move the robot; empty while it may.
         by_hand: Whether the robot was moved by others since it was told to hold: a reset may
             take it over where it is, a command may not.
     """
@@ -77,6 +77,8 @@ class Invariant:
         self._command: list[float] | None = None
         self._interrupted = False  # whether a stop came into the command's call
         self.forbidden = ""
+        self._half_turn = False
+        self._starts: list[Values] = []  # where an absolute target may have started from
         self._here: Values = ()
         self.by_hand = False
 
@@ -147,6 +149,10 @@ class Invariant:
             for value, bound in zip(executed, self.robot.bounds):
                 if not abs(value) <= bound * (1 + 1e-6):
                     raise Violation(f"{value} is reported as applied, beyond the bound {bound}")
+        # Half a turn away, the short way round may be either.
+        self._half_turn = not self.robot.pose and any(
+            abs(self._way(reading, values)[2]) > 2.9 for reading in readings
+        )
         if self.robot.rate:
             self._velocity(values, executed, now_s)
         else:
@@ -197,6 +203,10 @@ class Invariant:
                 if off > limits.lead + limits.velocity * _LATE_S:
                     raise Violation(f"{limits.name}: {work} sent the robot {off:.4f} away")
                 continue
+            if not robot.absolute and off > 2 * limits.lead + limits.velocity * _LATE_S:
+                raise Violation(
+                    f"{limits.name}: {work} leaves the robot {off:.4f} from where it is to hold"
+                )
             length = self._length(limits, self.told, values)
             # What holds is not moved; the way home has no lead of the target's.
             allowed = 0.0 if self._holds and not self._reset_messages else limits.lead
@@ -263,7 +273,10 @@ class Invariant:
             length = math.hypot(*change[limits.part])
             if length > step + _ROUNDING:
                 raise Violation(f"{limits.name}: a step of {length:.5f}, allowed {step}")
-            spent = min(length, limits.step) if robot.absolute and not moving else length
+            spent = length
+            if robot.absolute and not moving:  # at least so far, whatever it was judged against
+                ways = [self._length(limits, here, values) for here in [*self._starts, start]]
+                spent = min(*ways, limits.step)
             self._spent[i] = max(0.0, self._spent[i] - velocity * passed_s) + spent
             if self._spent[i] > velocity * PERIOD_S * _BURST + 5 * _ROUNDING:
                 raise Violation(
@@ -281,8 +294,12 @@ class Invariant:
     def _taken(self, values: Values, executed: Values | None, readings: Sequence[Values]) -> Values:
         """The reading that a change may have started from."""
         if self.robot.absolute:
-            known = [*readings, self.told] if self.told is not None else readings
-            return min(known, key=lambda here: sum(abs(w) for w in self._way(here, values)))
+            self._starts = [*readings, self.told] if self.told is not None else list(readings)
+
+            def far(here: Values) -> float:
+                return max(self._length(x, here, values) / x.lead for x in self.robot.limits)
+
+            return min(self._starts, key=far)
         if executed is None or len(readings) == 1:
             return readings[-1]
         step_s = PERIOD_S if self.robot.summed else 1.0
@@ -340,12 +357,16 @@ class Invariant:
     ) -> None:
         robot = self.robot
         if robot.absolute:
+            if robot.pose and sum(a * b for a, b in zip(values[3:], executed[3:7])) < 0:
+                executed = [*executed[:3], *(-q for q in executed[3:7])]  # the same rotation
+            # A robot outside of the bounds of its actions comes back in steps.
+            values = [min(max(value, -b), b) for value, b in zip(values, robot.bounds)]
             self._same("sent", values, executed)
         elif robot.measured:
             way = self._way(reading, values)
-            if max(map(abs, way)) < 3.0:  # else the short way round may be the other one
-                way = [min(max(w, -b), b) for w, b in zip(way, robot.bounds)]
-                self._same("sent", way, executed)
+            way = [min(max(w, -b), b) for w, b in zip(way, robot.bounds)]
+            count = 2 if self._half_turn else 3
+            self._same("sent", way[:count], executed[:count])
         elif robot.summed:  # the velocity, for the time since the command before
             share = self._share(change, executed)
             self._same("sent", change, [value * PERIOD_S * share for value in executed])

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from user_core.errors import SuiteError
 from user_core.specs import Array
 from user_testing.invariant.robots import PERIOD_S
 from user_testing.invariant.world import ReadingFault, World
@@ -176,18 +175,13 @@ def _reset_with_trouble(world: World, rng: random.Random) -> None:
 
 def _lease_lost(world: World, rng: random.Random) -> None:
     world.run(rng.choice((0.0, 1.2)))
-    try:
-        world.loop.leases.acquire("somebody else", 0.2, preempt=True)
-    except SuiteError:
-        return
+    world.lose_lease(0.2)
     if rng.random() < 0.5:
         world.run(0.25)
 
 
 def _lease_given_back(world: World, rng: random.Random) -> None:
-    lease, _ = world.loop.leases.current
-    if lease is not None:
-        world.loop.leases.release(lease.token)
+    world.give_lease_back()
 
 
 def _clock_step(world: World, rng: random.Random) -> None:
@@ -201,6 +195,23 @@ def _blocked(world: World, rng: random.Random) -> None:
         world.arm.blocked = False
 
     _later(world, rng.uniform(0.2, 2.0), free)
+
+
+def _pushes(world: World, rng: random.Random) -> None:
+    """It is led on in one direction although something is in its way; then nobody commands."""
+    bounds = np.array(world.robot.bounds)
+    row = bounds * [rng.choice((-1.0, 1.0)) for _ in bounds]
+    if world.robot.absolute:
+        row = wish(world, rng)[: len(bounds)]
+    if world.robot.gripper:
+        row = np.append(row, 0.0)
+    world.arm.blocked = True
+    for _ in range(rng.randint(3, 20)):
+        world.regain()
+        world.send(row.astype(np.float32)[None])
+        world.run(PERIOD_S)
+    world.run(0.6)
+    world.arm.blocked = False
 
 
 def _held_up(world: World, rng: random.Random) -> None:
@@ -227,9 +238,10 @@ def _pushed(world: World, rng: random.Random) -> None:
     if world.robot.rate:
         return
     world.run(PERIOD_S + 0.4)  # the watchdog stops it
+    world.reading_faults.clear()  # it is seen where it is before anybody commands it
     world.pushed([rng.uniform(-0.5, 0.5) for _ in range(3)])
+    world.run(0.4)
     if rng.random() < 0.7:
-        world.run(0.4)
         world.reset()
 
 
@@ -273,6 +285,7 @@ FAULTS: dict[str, tuple[Fault, int]] = {
     "connect fails": (_driver("connect", "fault", "slow"), 2),
     "stops come late": (_late_stops, 3),
     "robot blocked": (_blocked, 4),
+    "robot pushes against something": (_pushes, 2),
     "process held up": (_held_up, 3),
     "gripper rejects or accepts": (_gripper_rejects, 4),
     "reset": (_reset, 2),

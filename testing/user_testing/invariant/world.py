@@ -68,6 +68,8 @@ _TAKEN_S = 0.45
 #: A velocity may go on for the watchdog's time, one look of the sentinel, a call that takes too
 #: long and stops that fail a few times.
 _VELOCITY_S = WATCHDOG_S + LOOK_S + 0.6
+_LOOP = {"rate_hz": 20.0, "driver": {"backoff": {"longest_s": 0.2}}}
+_PRESSED, _LEASED = "the emergency stop is pressed", "somebody else holds the lease"
 #: Whose modules live in the world's time.
 PACKAGES = ("user_hal", "user_core.runtime")
 
@@ -351,6 +353,7 @@ class World:
         self._applied: list[tuple[Array, bool]] = []
         self.sequence = 0
         self.token = 0
+        self._leased_until_s = 0.0  # until then somebody else holds the lease
         self.commands = 0
         self.direction: Array = np.ones(len(robot.bounds))  # of the commands before
         self._build()
@@ -360,7 +363,7 @@ class World:
         self.driver.attach(self.io)
         self.loop = HalLoop(
             self.driver,
-            from_mapping(LoopConfig, {"rate_hz": 20.0, "blend_rows": self.robot.blend_rows}),
+            from_mapping(LoopConfig, {**_LOOP, "blend_rows": self.robot.blend_rows}),
             self._safety,
             LeaseConfig(required=True, max_duration_s=2.0),
             on_observation=self._seen,
@@ -420,7 +423,8 @@ class World:
     @contextlib.contextmanager
     def at_work(self, work: Work) -> Iterator[None]:
         """The loop calls a method of the driver."""
-        self._works.append((work, self.check.forbidden))
+        leased = "" if self.time.monotonic() >= self._leased_until_s else _LEASED
+        self._works.append((work, self.check.forbidden or leased))
         try:
             if work == "connect":
                 self.arm.opening = None  # a new sender knows nothing of it
@@ -541,6 +545,7 @@ class World:
         """Take the lease, also from others."""
         self.token = self.loop.leases.acquire(holder, duration_s, preempt=True).token
         self.sequence = 0
+        self._leased_until_s = 0.0
 
     def regain(self) -> None:
         """Do what an actor does when it may not drive: take the lease again."""
@@ -549,6 +554,18 @@ class World:
                 self.hal.unready()
         elif self.loop.leases.current[0] is None:
             self.acquire()
+
+    def give_lease_back(self) -> None:
+        """Whoever holds the lease gives it back."""
+        lease, _ = self.loop.leases.current
+        if lease is not None:
+            self.loop.leases.release(lease.token)
+            self._leased_until_s = 0.0
+
+    def lose_lease(self, duration_s: float) -> None:
+        """Somebody else takes the lease over."""
+        self.loop.leases.acquire("somebody else", duration_s, preempt=True)
+        self._leased_until_s = self.time.monotonic() + duration_s - 1e-6
 
     def reset(self) -> None:
         """Have the robot reset, and wait until it is, or cannot."""
@@ -566,7 +583,7 @@ class World:
     def press(self) -> None:
         """Press the emergency stop."""
         self.loop.press_emergency("the campaign")
-        self.check.forbidden = "the emergency stop is pressed"
+        self.check.forbidden = _PRESSED
 
     def release(self) -> None:
         """Release it."""

@@ -202,8 +202,8 @@ class JointTargets(Targets):
         wished = np.clip(start + asked, *self._reach(start, measured))
         if self._base == "measured" and last is not None:
             # A reading that jumps must not take the target along.
-            target = last + np.clip(wished - last, *self._box)
-            executed = np.clip(target - measured, *self._box)
+            target = last + np.clip(self._turns.way(last, wished), *self._box)
+            executed = np.clip(self._turns.way(measured, target), *self._box)
         else:
             # What the lead and the limits leave of the change: never more, never backwards.
             executed = np.clip(wished - start, np.minimum(asked, 0), np.maximum(asked, 0))
