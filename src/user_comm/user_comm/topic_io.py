@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import rclpy
 from action_msgs.msg import GoalStatus
+from action_msgs.srv import CancelGoal
 from rclpy.action.client import ActionClient
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.duration import Duration
@@ -30,6 +31,10 @@ from user_core.errors import DeviceTimeout, TransportError
 
 #: How long the end of a publisher waits for its last messages to be received, seconds.
 _LAST_WORDS_S = 0.5
+#: A goal that holds the robot is answered within this time, or those before it are cancelled.
+_UNANSWERED_S = 0.5
+#: A server that is seen may not yet see who asks; its answer would be lost.
+_MATCH_S = 0.1
 #: How long a goal that is not done in time is given to be cancelled, seconds.
 _CANCEL_S = 1.0
 #: Deadlines from here on are what the graph says where there is none.
@@ -153,8 +158,12 @@ class RosGoals:
         self.rejected = False
         self.failure: Any = None
         self._newest: Any = None
-        self._running: Any = None  # handle of the goal that was accepted last
-        self._holding: Any = None  # a goal whose rejection cancels the one before
+        self._holding: Any = None  # a goal whose rejection cancels those before
+        self._canceller: Any = node.create_client(
+            CancelGoal,
+            f"{action}/_action/cancel_goal",
+            callback_group=MutuallyExclusiveCallbackGroup(),
+        )
         self._client: Any = _ActionClient(
             node, cls, action, callback_group=MutuallyExclusiveCallbackGroup()
         )
@@ -168,8 +177,11 @@ class RosGoals:
         self._send(message, holds=False)
 
     def publish_or_cancel(self, message: Any) -> None:
-        """Send a goal; should it be rejected, cancel the one before."""
+        """Send a goal; should it be rejected, or not be answered in time, cancel those before."""
         self._send(message, holds=True)
+        timer = threading.Timer(_UNANSWERED_S, self._not_answered, (self._newest,))
+        timer.daemon = True
+        timer.start()
 
     @property
     def subscribers(self) -> int:
@@ -181,6 +193,8 @@ class RosGoals:
         client, self._client = self._client, None
         if client is not None:
             let_go(self._node, client.destroy)
+            canceller = self._canceller
+            let_go(self._node, lambda: self._node.destroy_client(canceller))
 
     def _send(self, message: Any, *, holds: bool) -> None:
         try:
@@ -200,7 +214,6 @@ class RosGoals:
             self.accepted = bool(handle.accepted)
         self.rejected = not handle.accepted
         if handle.accepted:
-            self._running = handle
             handle.get_result_async().add_done_callback(
                 lambda done, own=future: self._ended(own, done.result())
             )
@@ -208,8 +221,17 @@ class RosGoals:
         self._node.get_logger().warning(
             f"{self.topic}: the server rejected a goal", throttle_duration_sec=1.0
         )
-        if future is self._holding and self._running is not None:
-            self._running.cancel_goal_async()
+        if future is self._holding:
+            self._cancel_all()
+
+    def _not_answered(self, future: Any) -> None:
+        if future is self._newest and not future.done():
+            self._cancel_all()
+
+    def _cancel_all(self) -> None:
+        """Nothing of the action may go on; a request without a goal means all of them."""
+        if self._client is not None:
+            self._canceller.call_async(CancelGoal.Request())
 
     def _ended(self, future: Any, response: Any) -> None:
         if response is None:
@@ -351,6 +373,7 @@ class RosTopicIo:
             client: Any = node.create_client(cls, service)
             if not client.wait_for_service(timeout_sec=timeout_s):
                 raise self._no_server(service, type_name, timeout_s)
+            time.sleep(_MATCH_S)
             future = client.call_async(message)
             if not wait(future, deadline_s):
                 raise DeviceTimeout(f"service {service!r}", got=f"no answer within {timeout_s} s")
@@ -368,6 +391,7 @@ class RosTopicIo:
                     got=f"no server within {timeout_s} s",
                     expected=f"a server of {type_name}",
                 )
+            time.sleep(_MATCH_S)
             sent = client.send_goal_async(goal)
             if not wait(sent, deadline_s):
                 raise DeviceTimeout(f"action {action!r}", got=f"no answer within {timeout_s} s")

@@ -20,14 +20,19 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.serialization import serialize_message
 from rclpy.signals import SignalHandlerOptions
 
 from user_comm.topic_io import RosTopicIo, open_topic_io
 from user_comm.topics import interface_class
 from user_core.config import from_mapping
 from user_core.errors import DeviceFault, DeviceTimeout, TransportError
-from user_hal.robots.ros2.contract import Ros2Config
+from user_hal.robots.ros2.commands import Target
+from user_hal.robots.ros2.contract import CommandConfig, GripperConfig, Ros2Config
 from user_hal.robots.ros2.driver import Ros2Robot
+from user_hal.robots.ros2.grippers import GripperSender
+from user_hal.robots.ros2.messages import FieldPath
+from user_hal.robots.ros2.senders import TargetSender
 from user_testing.interfaces import provide
 from user_testing.waiting import wait_until
 
@@ -196,7 +201,8 @@ def test_goals_replace_each_other_and_a_stop_holds(arm: Arm) -> None:
         assert not robot.trouble()  # goals that others replaced are no failures
         robot.command(act(0.05, 0.0))
         robot.stop()
-        held = arm.goals[-1].points[0].positions
+        wait_until(lambda: arm.goals[-1].points[0].time_from_start.nanosec == 200_000_000)
+        held = arm.goals[-1].points[0].positions  # of the stop, in stop.time_s
         wait_until(lambda: np.abs(arm.position - held).max() < 1e-3)
         assert abs(arm.position[0] - start[0] - told[0]) <= 0.05 + 1e-3
 
@@ -299,3 +305,98 @@ def test_what_was_said_once_before_anybody_listened_stops_the_robot(arm: Arm) ->
     with connected(config) as robot:  # nobody says it again
         with pytest.raises(DeviceFault, match="'/door' says data = True"):
             robot.command(act(0.01, 0.0))
+
+
+# --- messages as ROS takes them --------------------------------------------------------------------
+
+TARGETS = [
+    ("trajectory_msgs/msg/JointTrajectory", "positions", "points[0].positions"),
+    (FOLLOW, "positions", "trajectory.points[0].positions"),
+    (NUMBERS, "velocities", "data"),
+    ("sensor_msgs/msg/JointState", "positions", "position"),
+    ("sensor_msgs/msg/JointState", "velocities", "velocity"),
+    ("sensor_msgs/msg/JointState", "efforts", "effort"),
+    ("control_msgs/msg/JointJog", "velocities", "velocities"),
+    ("geometry_msgs/msg/Twist", "twist", "linear.y"),
+    ("geometry_msgs/msg/TwistStamped", "twist", "twist.linear.y"),
+    ("geometry_msgs/msg/Pose", "pose", "position.y"),
+    ("geometry_msgs/msg/PoseStamped", "pose", "pose.position.y"),
+]
+
+
+@pytest.mark.parametrize(("type_name", "quantity", "path"), TARGETS)
+def test_targets_fill_the_messages_of_ros(type_name: str, quantity: Any, path: str) -> None:
+    provide()
+    values = np.array([0.1, 0.2, 0.3, 0.0, 0.0, 0.0, 1.0])
+    size = {"pose": 7, "twist": 6}.get(quantity, 2)
+    sent: list[Any] = []
+    with open_topic_io("sender") as io:
+        config = from_mapping(CommandConfig, {"topic": "/target", "type": type_name})
+        sender = TargetSender(io, config, quantity, JOINTS, "base_link", 0.1)
+        sender.publisher.publish = sent.append  # type: ignore[method-assign]
+        sender.send(Target(quantity, values[:size]))
+        sender.close()
+    found = FieldPath(path).get(sent[0])
+    assert np.atleast_1d(found).tolist() == ([0.2] if size > 2 else [0.1, 0.2])
+    assert serialize_message(sent[0])
+
+
+GRIPPERS: list[tuple[dict[str, Any], str, list[Any]]] = [
+    ({"type": "std_msgs/msg/Float64", "opened": 0.08}, "data", [0.04]),
+    ({"type": NUMBERS, "closed": [0.0, 0.0], "opened": [0.1, -0.1]}, "data", [0.05, -0.05]),
+    ({"type": "std_msgs/msg/Bool"}, "data", [True]),
+    ({"type": "trajectory_msgs/msg/JointTrajectory", "joints": ["g"]}, "points[0].positions", [0.5]),
+    ({"type": "sensor_msgs/msg/JointState", "joints": ["g"], "max_effort": 5.0}, "effort", [5.0]),
+    ({"type": "control_msgs/action/GripperCommand"}, "command.position", [0.5]),
+    ({"type": "control_msgs/action/ParallelGripperCommand", "joints": ["g"]}, "command.position",
+     [0.5]),
+    ({"type": "franka_msgs/action/Grasp", "opened": 0.08,
+      "fields": {"width": "value", "epsilon": {"inner": 0.01, "outer": 0.01}, "speed": 0.1}},
+     "width", [0.04]),
+    ({"type": "std_msgs/msg/UInt8", "opened": 255, "fields": {"data": "value"}}, "data", [128]),
+    ({"type": "std_srvs/srv/SetBool", "fields": {"data": "open"}}, "data", [True]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("keys", "path", "wanted"), GRIPPERS)
+def test_grippers_fill_the_messages_of_ros(
+    keys: dict[str, Any], path: str, wanted: list[Any]
+) -> None:
+    provide()
+    sent: list[Any] = []
+    with open_topic_io("sender") as io:
+        gripper = GripperSender(io, from_mapping(GripperConfig, {"topic": "/grip", **keys}))
+        gripper.port.send = sent.append  # type: ignore[method-assign]
+        gripper.send(0.5)
+        gripper.close()
+    assert np.atleast_1d(FieldPath(path).get(sent[0])).tolist() == pytest.approx(wanted)
+    assert serialize_message(sent[0])
+
+
+def test_a_gripper_behind_a_service(arm: Arm) -> None:
+    seen: list[bool] = []
+
+    def serve(request: Any, response: Any) -> Any:
+        seen.append(request.data)
+        response.success = len(seen) != 2
+        response.message = "stuck"
+        return response
+
+    kind = "std_srvs/srv/SetBool"
+    service = arm.node.create_service(interface_class(kind), "/vacuum", serve)
+    keys = {"topic": "/vacuum", "type": kind, "fields": {"data": "open"}, "threshold": 0.5,
+            "timeout_s": 20.0}  # fmt: skip
+    try:
+        with open_topic_io("sender") as io:
+            gripper = GripperSender(io, from_mapping(GripperConfig, keys))
+            gripper.send(1.0)
+            wait_until(lambda: seen == [True] and gripper.port.accepted)
+            gripper.send(0.0)
+            wait_until(lambda: gripper.port.accepted is False)
+            assert gripper.send(0.0) == 1.0  # it is still open
+            assert "no: stuck" in gripper.trouble().text
+            wait_until(lambda: gripper.send(0.0) == 0.0)  # tried again
+            assert seen == [True, False, False]
+            gripper.close()
+    finally:
+        arm.node.destroy_service(service)
