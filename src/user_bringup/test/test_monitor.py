@@ -3,10 +3,13 @@ import json
 import math
 from types import SimpleNamespace
 
+import pytest
 from rich.console import Console
 
+from user_bringup.cli.up import one_line, why_it_never_ran, why_without_success
 from user_bringup.monitor import History, SystemState, render
 from user_bringup.monitor.history import read_history
+from user_bringup.monitor.shares import Share
 from user_bringup.monitor.state import EVALUATION, ONLINE
 from user_bringup.monitor.table import bar, duration, number, percent, size
 
@@ -51,10 +54,10 @@ def gate(**changes):
     return SimpleNamespace(**{"state": 1, "detail": "", "lease_holder": "actor0", **changes})
 
 
-def episode(outcome=1, source=ONLINE, robot="panda", start_ns=0):
+def episode(outcome=1, source=ONLINE, robot="panda", start_ns=0, first_version=1, last_version=2):
     return SimpleNamespace(
         robot=robot, task="reach", source=source, outcome=outcome, length=30, episode_return=1.0,
-        interventions=2, first_version=1, last_version=2, start_ns=start_ns, end_ns=start_ns + 1,
+        interventions=2, first_version=first_version, last_version=last_version, start_ns=start_ns, end_ns=start_ns + 1,
         reason_code="", reason="solved",
     )  # fmt: skip
 
@@ -135,6 +138,79 @@ def test_the_history_can_be_read_again_also_after_a_crash(tmp_path):
     assert lines[1]["metrics"] == {"critic_loss": 0.1}
     assert lines[1]["stored_steps"] == 2000
     assert json.loads(json.dumps(lines))
+
+
+def test_evaluations_are_counted_by_policy_version_and_what_nobody_can_judge_does_not_count():
+    state = SystemState()
+    for index, (version, outcome) in enumerate(
+        [(3, 2), (3, 2), (9, 1), (9, 1), (9, 3), (9, 5), (9, 4)]
+    ):
+        one = episode(
+            outcome=outcome, source=EVALUATION, start_ns=index, first_version=version,
+            last_version=version,
+        )  # fmt: skip
+        state.take("EpisodeResult", "/e", one)
+    version, share = state.evaluations.newest
+    assert (version, share.successes, share.count, state.evaluations.unknown) == (9, 2, 3, 2)
+    assert "67% of 3 (21 to 94%) of v9" in text_of(state)
+    assert "evaluation 67% of 3 (21 to 94%) of v9" in one_line(state)
+    both, versions = state.evaluations.last(4)
+    assert (both.successes, both.count, versions) == (2, 5, [3, 9])
+    assert state.evaluations.last(3)[1] == [9]
+
+
+def test_no_verdict_is_a_dash_and_no_failure():
+    state = SystemState()
+    for index in range(5):
+        for source in (ONLINE, EVALUATION):
+            one = episode(outcome=5, source=source, start_ns=10 * index + source)
+            state.take("EpisodeResult", "/e", one)
+    assert math.isnan(state.rate_of(ONLINE)[0])
+    assert "evaluation ░░░░░░░░░░░░ - 5 episodes that nobody can judge" in text_of(state)
+    assert "success -, evaluation -" in one_line(state)
+    assert not state.evaluations.shares
+
+
+@pytest.mark.parametrize(
+    ("successes", "count", "low", "high"),
+    [(0, 10, 0.0, 0.278), (10, 10, 0.722, 1.0), (15, 20, 0.531, 0.888), (1, 1, 0.207, 1.0)],
+)
+def test_the_interval_is_that_of_wilson(successes, count, low, high):
+    assert Share(successes, count).interval == pytest.approx((low, high), abs=0.001)
+    assert str(Share()) == "-" and Share().interval == (0.0, 1.0)
+
+
+def test_a_run_in_which_nothing_was_collected_says_why():
+    def deployment(*executables):
+        return SimpleNamespace(
+            processes=[SimpleNamespace(executable=e, parameters={}) for e in executables]
+        )
+
+    acting, state = deployment("hal_node", "actor_node"), SystemState()
+    assert why_it_never_ran(deployment("learner_node"), state) == ""
+    assert why_it_never_ran(acting, state) == "no actor was heard of"
+    state.take(
+        "ActorStatus",
+        "/a",
+        actor(steps=0, code="node_waits", detail="the robot's spec", warnings=[]),
+    )
+    assert "the robot's spec" in why_it_never_ran(acting, state)
+    state.take("ActorStatus", "/a", actor(steps=0, code="waits_for_go", detail="say go"))
+    assert why_it_never_ran(acting, state) == ""
+    state.take("ActorStatus", "/a", actor(steps=1))
+    assert why_it_never_ran(acting, state) == ""
+
+
+def test_that_success_is_never_judged_is_known_before():
+    def deployment(**loop):
+        one = SimpleNamespace(executable="actor_node", parameters={"loop": loop})
+        return SimpleNamespace(processes=[one])
+
+    assert "nothing acts" in why_without_success(SimpleNamespace(processes=[]))
+    assert "evaluate_every" in why_without_success(deployment())
+    assert "evaluate_every" in why_without_success(deployment(evaluation={"every": 0}))
+    assert why_without_success(deployment(evaluation={"every": 3})) == ""
+    assert why_without_success(deployment(mode="evaluation")) == ""
 
 
 def test_numbers_for_people():

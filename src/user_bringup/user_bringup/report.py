@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from user_bringup.monitor.history import read_history
+from user_bringup.monitor.shares import Evaluations, success_of
 from user_bringup.monitor.state import EVALUATION, ONLINE
 from user_bringup.monitor.table import number, percent, size
 from user_core.errors import SuiteError
+from user_core.types import Outcome
 
 Line = Mapping[str, Any]
-SUCCESS = 1
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class RunSeries:
 
     def __init__(self, lines: Sequence[Line]) -> None:
         self.states = [line for line in lines if line["kind"] == "state"]
+        self.ends = [line for line in lines if line["kind"] == "ended"]
         self.episodes = [line for line in lines if line["kind"] == "episode"]
         self._start_s = min((line["t"] for line in lines), default=0.0)
         known = [s for s in self.states if "environment_steps" in s]
@@ -72,14 +74,20 @@ class RunSeries:
 
     def success(self, source: int, window: int = 20) -> Curve:
         """Share of successes over the last ``window`` episodes of a source."""
-        return self._running(source, lambda e: float(e["outcome"] == SUCCESS), window)
+        judged = [e for e in self.episodes if success_of(e["outcome"], e["source"]) is not None]
+        return self._running(
+            source, lambda e: float(e["outcome"] == Outcome.SUCCESS), window, judged
+        )
 
     def returns(self, source: int, window: int = 20) -> Curve:
         """Mean return over the last ``window`` episodes of a source."""
         return self._running(source, lambda e: float(e["episode_return"]), window)
 
-    def _running(self, source: int, value: Any, window: int) -> Curve:
-        rows = [e for e in self.episodes if e["source"] == source]
+    def _running(
+        self, source: int, value: Any, window: int, episodes: Sequence[Line] | None = None
+    ) -> Curve:
+        among = self.episodes if episodes is None else episodes
+        rows = [e for e in among if e["source"] == source]
         values = [value(e) for e in rows]
         means = [float(np.mean(values[max(0, i + 1 - window) : i + 1])) for i in range(len(rows))]
         return self._curve([e["t"] for e in rows], means)
@@ -216,7 +224,7 @@ def write_report(run_dir: Path) -> Path:
         )
     series = RunSeries(read_history(file))
     plots = draw_plots(series, run_dir / "plots")
-    parts = [f"# Run {run_dir.name}", _summary_of(series), _evaluation_of(run_dir)]
+    parts = [f"# Run {run_dir.name}", _end_of(series), _summary_of(series), _evaluation_of(run_dir)]
     if (run_dir / "policy.gif").exists():
         parts.append("## The final policy\n\n![the final policy at work](policy.gif)")
     for title, plot in plots.items():
@@ -231,11 +239,21 @@ def write_report(run_dir: Path) -> Path:
 
 
 def _summary_of(series: RunSeries) -> str:
-    online, evaluation = series.success(ONLINE), series.success(EVALUATION)
+    online = series.success(ONLINE)
+    collected = sum(e["source"] == ONLINE for e in series.episodes)
+    evaluated = sum(e["source"] == EVALUATION for e in series.episodes)
+    evaluations = Evaluations.of(series.episodes)
+    version, newest = evaluations.newest
+    last, versions = evaluations.last(20)
     rows = [
         ("duration", f"{_last(series.state('actor_rate_hz').minutes):.1f} min"),
-        ("episodes while collecting", f"{len(online)}, success of the last 20 {_share(online)}"),
-        ("evaluation episodes", f"{len(evaluation)}, success of the last 20 {_share(evaluation)}"),
+        ("episodes while collecting", f"{collected}, success of the last 20 {_share(online)}"),
+        ("evaluation episodes", f"{evaluated}, {evaluations.unknown} that nobody could judge"),
+        (f"success of policy version {version or '-'}, evaluated last", str(newest)),
+        (
+            "success of the versions before it, as few as have 20 episodes",
+            f"{last}, versions {versions[0]} to {versions[-1]}" if versions else "-",
+        ),
         ("environment steps", f"{_last(series.state('environment_steps').values):.0f}"),
         ("gradient updates", f"{_last(series.state('update').values):.0f}"),
         ("updates per step", number(_last(series.state("utd_ratio").values), 2)),
@@ -243,6 +261,15 @@ def _summary_of(series: RunSeries) -> str:
         ("store", size(_last(series.state("store_bytes").values))),
     ]
     return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
+
+
+def _end_of(series: RunSeries) -> str:
+    """What went wrong, if it did not end well."""
+    if not series.ends:
+        return ""
+    end = series.ends[-1]
+    causes = [f"- `{name}`: {cause}" for name, cause in end["causes"].items()]
+    return "\n".join([f"**It did not end well**: {end['why']}", "", *causes])
 
 
 def _evaluation_of(run_dir: Path) -> str:

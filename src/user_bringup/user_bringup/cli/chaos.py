@@ -140,13 +140,15 @@ def run_trial(
 def learned(folder: Path, share: float) -> Check:
     """Whether it was trained throughout, and the policy succeeds as often as is required."""
     from user_bringup.monitor.history import read_history
-    from user_bringup.monitor.state import EVALUATION, ONLINE, SUCCESS
+    from user_bringup.monitor.shares import success_of
+    from user_bringup.monitor.state import EVALUATION, ONLINE
 
     lines = read_history(folder / "history.jsonl") if (folder / "history.jsonl").exists() else []
     updates = [line["update"] for line in lines if line["kind"] == "state" and "update" in line]
     episodes = [line for line in lines if line["kind"] == "episode"]
     kind = EVALUATION if any(e["source"] == EVALUATION for e in episodes) else ONLINE
-    last = [e["outcome"] == SUCCESS for e in episodes if e["source"] == kind][-20:]
+    judged = [success_of(e["outcome"], kind) for e in episodes if e["source"] == kind]
+    last = [success for success in judged if success is not None][-20:]
     rate = sum(last) / len(last) if last else 0.0
     detail = (
         f"{max(updates, default=0)} updates; {rate:.0%} of the last {len(last)} "

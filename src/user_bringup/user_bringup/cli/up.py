@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.live import Live
 
 from user_bringup.monitor import History, render
-from user_bringup.monitor.state import EVALUATION, ONLINE, SystemState
+from user_bringup.monitor.state import ONLINE, SystemState
 from user_bringup.running import (
     PreparedRun,
     explain,
@@ -25,7 +25,9 @@ from user_bringup.running import (
     read_deployment,
     ros_domains,
 )
-from user_fleet.deployment import Faults, parse_overrides
+from user_bringup.running.fit import check_fit
+from user_core.reasons import WAITS_FOR_GO
+from user_fleet.deployment import Deployment, Faults, parse_overrides
 from user_fleet.deployment.check import node_config
 from user_fleet.supervisor import Child, ChildState, Supervisor
 
@@ -38,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
 
     In a terminal, `g` and Enter say go to robots that wait for a person's word.
 
-    Exit code 0, or 1 when a process was given up.
+    Exit code 0; 1 when a process was given up, or nothing was collected at all. The reason is said.
     """
     arguments = _parser().parse_intermixed_args(argv)
     console = Console()
@@ -46,10 +48,19 @@ def main(argv: Sequence[str]) -> int:
     file = find_deployment(arguments.deployment)
     if arguments.explain:
         return _explain(file, overrides, arguments.runs / (arguments.run or "RUN"))
-    run = prepare_run(file, overrides, arguments.runs, arguments.run)
+    run = prepare_run(
+        file,
+        overrides,
+        arguments.runs,
+        arguments.run,
+        asks_success=bool(arguments.until_success),
+    )
     console.print(f"run folder: {run.folder}")
-    for note in run.notes:
-        console.print(note)
+    notes = list(run.notes)
+    if arguments.until_success and (why := why_without_success(run.deployment)):
+        notes.append(f"--until-success can never be reached: {why}")
+    for note in notes:
+        console.print(note, highlight=False)
     good = asyncio.run(_Up(run, arguments, console).run())
     if run.history.exists():
         from user_bringup.report import write_report  # matplotlib takes a second to import
@@ -78,6 +89,12 @@ def check(argv: Sequence[str]) -> int:
     for fault in faults.found:
         print(fault)
     processes = composition.deployment.processes
+    if not faults.found and not arguments.elsewhere:
+        before = len(faults.found)
+        for note in check_fit(composition, faults, asks_success=True):
+            print(note)
+        for fault in faults.found[before:]:
+            print(fault)
     unchecked = [p.name for p in processes if p.ros and node_config(p.executable) is None]
     if unchecked:
         print(f"parameters not checked, because no Config is registered: {', '.join(unchecked)}")
@@ -104,6 +121,7 @@ class _Up:
             run.deployment.processes, run.commands, run.log_dir, self._tell_change
         )
         self.stopping = ""
+        self._said_unknown = False
 
     async def run(self) -> bool:
         """Run everything; whether no process was given up."""
@@ -138,7 +156,31 @@ class _Up:
                         next_line_s += 1.0 if live is not None else 5.0
                         if live is None:
                             print(one_line(state), flush=True)
-            return task.result()
+            with monitor.lock:
+                never_ran = why_it_never_ran(self.prepared.deployment, monitor.state)
+            return self._tell_end(task.result(), never_ran)
+
+    def _tell_end(self, good: bool, never_ran: str) -> bool:
+        """Say what went wrong, where something did; whether the run was good."""
+        for child in self.supervisor.children.values():
+            if child.state is ChildState.GIVEN_UP:
+                log = self.prepared.log_dir / f"{child.spec.name}.log"
+                self.console.print(
+                    f"{child.spec.name} was given up: {child.detail}\n  {log}", highlight=False
+                )
+        if good and never_ran:
+            self.console.print(f"nothing was collected: {never_ran}", highlight=False)
+        if not good or never_ran:
+            self.history.ended(self.stopping or "by itself", self._causes(never_ran))
+        return good and not never_ran
+
+    def _causes(self, never_ran: str) -> dict[str, str]:
+        causes = {
+            name: child.detail
+            for name, child in self.supervisor.children.items()
+            if child.state is ChildState.GIVEN_UP
+        }
+        return {**causes, "run": f"nothing was collected: {never_ran}"} if never_ran else causes
 
     def _stop_when_done(self, state: SystemState) -> None:
         minutes, share = self.arguments.minutes, self.arguments.until_success
@@ -147,9 +189,18 @@ class _Up:
         wanted = self.arguments.steps
         if wanted and any(m.message.environment_steps >= wanted for m in state.learners.values()):
             self._stop(f"{wanted} steps were learned from")
-        rate, count = state.rate_of(EVALUATION)
-        if share and count >= _EVALUATIONS and rate >= share:
-            self._stop(f"{rate:.0%} of the last {count} evaluation episodes succeeded")
+        found, versions = state.evaluations.last(_EVALUATIONS)
+        if share and found.count >= _EVALUATIONS and found.rate >= share:
+            self._stop(f"evaluation {found} of {_named(versions)}")
+        if (child := self.supervisor.ended_by) is not None:
+            self._stop(f"{child.spec.name} was given up: {child.detail}")
+        unjudged = state.evaluations.unknown
+        if share and unjudged >= _EVALUATIONS and not found.count and not self._said_unknown:
+            self._said_unknown = True
+            self.console.print(
+                f"none of {unjudged} evaluation episodes could be judged: --until-success will not "
+                "be reached"
+            )
 
     def _stop(self, reason: str) -> None:
         if not self.stopping:
@@ -186,13 +237,44 @@ class _Up:
         }
 
 
+def why_without_success(deployment: Deployment) -> str:
+    """Why no share of evaluations can ever be reached; empty where it may be."""
+    actors = [p for p in deployment.processes if p.executable == "actor_node"]
+    if not actors:
+        return "nothing acts in this deployment"
+    for actor in actors:
+        loop = actor.parameters.get("loop") or {}
+        every = (loop.get("evaluation") or {}).get("every", 0)
+        if every or loop.get("mode") == "evaluation":
+            return ""
+    return "no actor evaluates (evaluate_every:=10, or loop.evaluation.every of the actor)"
+
+
+def why_it_never_ran(deployment: Deployment, state: SystemState) -> str:
+    """What kept a run from making a single step; empty where it made one, or was not to."""
+    actors = [p for p in deployment.processes if p.executable == "actor_node"]
+    if not actors or any(latest.message.steps for latest in state.actors.values()):
+        return ""
+    waits = [latest.message.code == WAITS_FOR_GO for latest in state.actors.values()]
+    if (waits and all(waits)) or state.episodes:
+        return ""
+    said = [f"{name.strip('/')}: {latest.message.detail}" for name, latest in state.actors.items()]
+    return "; ".join((state.warnings() + said)[:3]) or "no actor was heard of"
+
+
+def _named(versions: Sequence[int]) -> str:
+    """Policy versions, for people."""
+    if len(versions) == 1:
+        return f"policy version {versions[0]}"
+    return f"policy versions {versions[0]} to {versions[-1]}"
+
+
 def one_line(state: SystemState) -> str:
     """The state for a log, where no table can be drawn."""
     from user_bringup.monitor.table import number, percent
 
     learner = next((latest.message for latest in state.learners.values()), None)
     steps = sum(latest.message.steps for latest in state.actors.values())
-    rate, count = state.rate_of(EVALUATION)
     text = f"{state.elapsed_s:6.0f} s  {steps:6} steps"
     if learner is not None:
         text += f"  {learner.update:6} updates at {learner.updates_per_s:5.1f}/s"
@@ -200,7 +282,9 @@ def one_line(state: SystemState) -> str:
     returns = [e.mean_return for (_, kind), e in state.episodes.items() if kind == ONLINE]
     if returns:
         text += f"  return {number(sum(returns) / len(returns), 2)}"
-    text += f"  success {percent(state.rate_of(ONLINE)[0])}, evaluation {percent(rate)} of {count}"
+    version, evaluation = state.evaluations.newest
+    text += f"  success {percent(state.rate_of(ONLINE)[0])}, evaluation {evaluation}"
+    text += f" of v{version}" if version else ""
     warnings = state.warnings()
     return text + (f"  ! {warnings[0]}" if warnings else "")
 
@@ -224,7 +308,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--until-success", type=float, default=0.0, metavar="SHARE",
-        help=f"stop when this share of the last {_EVALUATIONS} evaluation episodes succeeded",
+        help=f"stop when this share of {_EVALUATIONS} evaluation episodes succeeded, those of the "
+        "newest policy versions",
     )  # fmt: skip
     parser.add_argument("--no-table", action="store_true", help="print lines instead of a table")
     return parser

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,10 @@ class History:
         if replay is not None:
             numbers.update(stored_steps=replay.steps, store_bytes=replay.disk_bytes)
         self._write("state", numbers)
+
+    def ended(self, why: str, causes: Mapping[str, str]) -> None:
+        """Write that the run did not end well: why it ended, and what went wrong with what."""
+        self._write("ended", {"why": why, "causes": dict(causes)})
 
     def close(self) -> None:
         """Close the file."""

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
+from user_bringup.monitor.shares import Evaluations, success_of
 from user_core.reasons import WAITS_FOR_GO
 
 ONLINE, DEMONSTRATION, EVALUATION = 0, 1, 2
-SUCCESS = 1
 STALE_AFTER_S = 5.0
 """A node that publishes its status once a second and was silent for this long is not well."""
 
@@ -34,21 +34,22 @@ class Latest:
 
 @dataclass
 class Episodes:
-    """The last episodes of one robot, of one source."""
+    """The last episodes of one robot, of one source; of ``successes`` those that were judged."""
 
     successes: deque[bool] = field(default_factory=lambda: deque(maxlen=20))
     returns: deque[float] = field(default_factory=lambda: deque(maxlen=20))
     count: int = 0
 
-    def add(self, success: bool, episode_return: float) -> None:
-        """Count one more."""
-        self.successes.append(success)
+    def add(self, success: bool | None, episode_return: float) -> None:
+        """Count one more; ``success`` is None where nobody can tell."""
+        if success is not None:
+            self.successes.append(success)
         self.returns.append(episode_return)
         self.count += 1
 
     @property
     def success_rate(self) -> float:
-        """Over the last 20; NaN before the first."""
+        """Over the last 20 that were judged; NaN before the first."""
         return sum(self.successes) / len(self.successes) if self.successes else math.nan
 
     @property
@@ -73,6 +74,7 @@ class SystemState:
         self.gates: dict[str, Latest] = {}
         self.episodes: dict[tuple[str, int], Episodes] = {}
         self._known: deque[Any] = deque(maxlen=_REMEMBERED)
+        self.evaluations = Evaluations()
         self.interventions = 0
         self.processes: dict[str, str] = {}
         self.managed: dict[str, Latest] = {}
@@ -108,12 +110,16 @@ class SystemState:
                 return False
             self._known.append(name)
             episodes = self.episodes.setdefault((message.robot, message.source), Episodes())
-            episodes.add(message.outcome == SUCCESS, message.episode_return)
+            success = success_of(message.outcome, message.source)
+            episodes.add(success, message.episode_return)
+            if message.source == EVALUATION:
+                self.evaluations.add(message.last_version, success)
             self.interventions += message.interventions
         return True
 
     def rate_of(self, source: int) -> tuple[float, int]:
-        """Success rate over the last episodes of a source, over all robots, and their number."""
+        """Success rate over the last judged episodes of a source, over all robots, and their
+        number."""
         successes = [
             s for (_, kind), e in self.episodes.items() if kind == source for s in e.successes
         ]

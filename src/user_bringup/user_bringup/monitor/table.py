@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from user_bringup.monitor.state import EVALUATION, ONLINE, SystemState, level_of
+from user_bringup.monitor.state import ONLINE, SystemState, level_of
 
 ACTOR_STATES = ("waiting", "resetting", "running", "paused")
 LEARNER_STATES = ("waiting", "training", "limited", "paused", "finished")
@@ -34,14 +34,18 @@ def render(state: SystemState, title: str = "") -> RenderableType:
 
 def _summary(state: SystemState) -> RenderableType:
     online, online_count = state.rate_of(ONLINE)
-    evaluation, evaluation_count = state.rate_of(EVALUATION)
+    version, evaluation = state.evaluations.newest
     minutes, seconds = divmod(int(state.elapsed_s), 60)
     text = Text(f"{minutes}:{seconds:02}   ")
     text.append(f"success, last {online_count} episodes ")
     text.append(bar(online), "green")
-    text.append(f" {percent(online)}   evaluation, last {evaluation_count} ")
-    text.append(bar(evaluation), "magenta")
-    text.append(f" {percent(evaluation)}")
+    text.append(f" {percent(online)}   evaluation ")
+    text.append(bar(evaluation.rate), "magenta")
+    text.append(f" {evaluation}")
+    if version:
+        text.append(f" of v{version}")
+    elif state.evaluations.unknown:
+        text.append(f" {state.evaluations.unknown} episodes that nobody can judge")
     return text
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from user_bringup.running.check import check_deployment
 from user_bringup.running.find import config_folder, find_executable
+from user_bringup.running.fit import check_fit
 from user_core.config import shared_folders
 from user_core.errors import ConfigError
 from user_fleet.deployment import (
@@ -95,6 +96,8 @@ def prepare_run(
     runs: Path,
     run: str = "",
     only: Collection[str] = (),
+    *,
+    asks_success: bool = False,
 ) -> PreparedRun:
     """Read a deployment, check it whole, and write the folder of its run.
 
@@ -104,6 +107,7 @@ def prepare_run(
         runs: Folder of all runs.
         run: Name of this run; an existing one is continued. Empty: name and time.
         only: Names of the processes to take; all if empty.
+        asks_success: Whether somebody waits for successes: say so where none is told.
 
     Raises:
         ConfigError: Anything wrong with the deployment; nothing has been written or started then.
@@ -114,13 +118,16 @@ def prepare_run(
         raise ConfigError("name of a run", got=repr(name), expected="letters, digits, _ . -")
     folder = (runs / name).resolve()
     faults = Faults()
-    deployment = read_deployment(file, overrides, folder, faults).deployment
+    composition = read_deployment(file, overrides, folder, faults)
+    deployment = composition.deployment
     faults.check()
     moved = {} if only else moved_ports(deployment, overrides)
     if moved:
         overrides = {**overrides, **moved}
         deployment = read_deployment(file, overrides, folder, faults).deployment
         faults.check()
+    fits = check_fit(composition, faults, asks_success=asks_success)
+    faults.check()
     if only:
         deployment = deployment.part(only)
     config = folder / "config"
@@ -143,7 +150,7 @@ def prepare_run(
         f"{name}:={endpoint}, for the usual port is in use on this machine"
         for name, endpoint in moved.items()
     ]
-    return PreparedRun(deployment, folder, commands, parameter_files, tuple(notes))
+    return PreparedRun(deployment, folder, commands, parameter_files, (*notes, *fits))
 
 
 def moved_ports(deployment: Deployment, overrides: Mapping[str, Any]) -> dict[str, str]:

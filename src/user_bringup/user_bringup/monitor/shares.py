@@ -1,0 +1,120 @@
+"""Shares of successes: with their confidence interval, and of evaluations by policy version."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from user_core.types import EpisodeSource, Outcome
+
+#: Quantile of the normal distribution for an interval of 95 %.
+_Z = 1.959964
+#: Versions of which evaluations are remembered.
+_VERSIONS = 1000
+
+
+@dataclass(frozen=True)
+class Share:
+    """Successes among episodes of which it is known; others do not count.
+
+    Attributes:
+        successes: How many succeeded.
+        count: How many were judged.
+    """
+
+    successes: int = 0
+    count: int = 0
+
+    @property
+    def rate(self) -> float:
+        """The share; NaN where none was judged."""
+        return self.successes / self.count if self.count else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's interval of 95 % (Wilson 1927), which holds for few episodes, too, and for
+        shares of 0 and 1; (0, 1) where none was judged."""
+        n = self.count
+        if not n:
+            return 0.0, 1.0
+        middle = (self.rate + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+        half = _Z / (1 + _Z**2 / n) * math.sqrt(self.rate * (1 - self.rate) / n + (_Z / n) ** 2 / 4)
+        return max(0.0, middle - half), min(1.0, middle + half)
+
+    def plus(self, success: bool) -> Share:
+        """With one more episode."""
+        return Share(self.successes + success, self.count + 1)
+
+    def __str__(self) -> str:
+        """``80% of 20 (58 to 92%)``; a dash where none was judged."""
+        if not self.count:
+            return "-"
+        low, high = self.interval
+        return f"{self.rate:.0%} of {self.count} ({100 * low:.0f} to {high:.0%})"
+
+
+def success_of(outcome: int, source: int) -> bool | None:
+    """Whether an episode succeeded; None where it does not count.
+
+    One that was aborted counts as no success while data are collected, for that is what came of
+    it. In an evaluation it says nothing about the policy.
+    """
+    if outcome == Outcome.ABORTED and source != EpisodeSource.EVALUATION:
+        return False
+    try:
+        return Outcome(outcome).success
+    except ValueError:  # of a newer version of this program
+        return None
+
+
+class Evaluations:
+    """Evaluation episodes by the policy version that acted in them.
+
+    Those in which the version changed (with a policy on another host) count for the last one.
+    """
+
+    def __init__(self) -> None:
+        self.shares: OrderedDict[int, Share] = OrderedDict()
+        self.unknown = 0
+        self._newest = 0
+
+    def add(self, version: int, success: bool | None) -> None:
+        """One more episode."""
+        if success is None:
+            self.unknown += 1
+            return
+        self.shares[version] = self.shares.get(version, Share()).plus(success)
+        self.shares.move_to_end(version)
+        self._newest = version
+        while len(self.shares) > _VERSIONS:
+            self.shares.popitem(last=False)
+
+    @property
+    def newest(self) -> tuple[int, Share]:
+        """The version that was evaluated last, and how it did; (0, none) before."""
+        return self._newest, self.shares.get(self._newest, Share())
+
+    def last(self, count: int) -> tuple[Share, list[int]]:
+        """The versions that were evaluated last, as few as have ``count`` episodes, and their
+        share together."""
+        successes = judged = 0
+        versions: list[int] = []
+        for version, share in reversed(self.shares.items()):
+            if judged >= count:
+                break
+            successes, judged = successes + share.successes, judged + share.count
+            versions.insert(0, version)
+        return Share(successes, judged), versions
+
+    @classmethod
+    def of(cls, episodes: Iterable[Mapping[str, Any]]) -> Evaluations:
+        """From the lines of a history."""
+        found = cls()
+        for episode in episodes:
+            if episode["source"] == EpisodeSource.EVALUATION:
+                success = success_of(episode["outcome"], episode["source"])
+                found.add(int(episode.get("last_version", 0)), success)
+        return found

@@ -1,0 +1,243 @@
+"""Whether robot, policy, algorithm and reward of a deployment fit each other, before it starts.
+
+Each of them may be right by itself: a policy that looks at images, and a robot that has none. So they
+are made, as their processes will make them, in a process of their own: what a plugin does there
+(raises, calls ``sys.exit``, crashes, hangs) is told, and harms nobody. Nothing is connected.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from user_core.config import from_mapping
+from user_core.errors import SuiteError, may_pass
+from user_core.interfaces import Robot
+from user_core.specs import RobotSpec
+from user_fleet.deployment import Composition, Faults, ProcessSpec
+from user_fleet.deployment.check import OF_EVERY_NODE
+from user_fleet.deployment.known_good import KnownGood, key_of_choice
+from user_hal.robot_file import find_robot_file
+
+_TIMEOUT_S = 120.0
+#: Environments are asked for a verdict for so many steps, or so long, of chance.
+_PROBE_STEPS, _PROBE_S = 1000, 3.0
+_KINDS = ("hal_node", "actor_node", "learner_node")
+
+
+@dataclass
+class Fit:
+    """What was found.
+
+    Attributes:
+        faults: What keeps processes from their work, as name of the process and text.
+        notes: What a person should know.
+    """
+
+    faults: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def check_fit(composition: Composition, faults: Faults, *, asks_success: bool = False) -> list[str]:
+    """Add to ``faults`` what does not fit.
+
+    Args:
+        composition: A deployment whose parameters are right, for this machine.
+        faults: Gets what is wrong.
+        asks_success: Also try whether a simulation tells success at all.
+
+    Returns:
+        Notes for a person.
+    """
+    processes = [p for p in composition.deployment.processes if p.executable in _KINDS]
+    request = [
+        {"name": p.name, "kind": p.executable, "namespace": p.namespace, "parameters": _plain(p)}
+        for p in processes
+    ]
+    if len({entry["kind"] for entry in request}) < 2:
+        return []  # nothing to compare
+    known, sign = KnownGood(), _sign(request, asks_success)
+    if known.has(sign):
+        return []
+    fit = _ask({"processes": request, "asks_success": asks_success})
+    for name, text in fit.faults:
+        faults.add(composition.origin(name, ("parameters",)), text)
+    if not fit.faults and not fit.notes:
+        known.add(sign)
+    return fit.notes
+
+
+def _sign(request: list[dict[str, Any]], asks_success: bool) -> str:
+    """A key for what was asked; empty where a plugin's source is not known."""
+    parts = [json.dumps([request, asks_success], sort_keys=True, default=str)]
+    for entry in request:
+        for kind, key in (
+            ("robots", "robot"), ("algorithms", "algorithm"), ("policies", "policy"),
+            ("rewards", "reward"),
+        ):  # fmt: skip
+            choice = entry["parameters"].get(key)
+            if isinstance(choice, Mapping) and choice.get("plugin"):
+                parts.append(key_of_choice(kind, str(choice["plugin"]), {}))
+        if entry["kind"] == "hal_node" and (file := entry["parameters"].get("robot_file")):
+            try:
+                parts.append(find_robot_file(str(file)).read_text(encoding="utf-8"))
+            except (SuiteError, OSError):
+                return ""
+    if not all(parts):
+        return ""
+    return key_of_choice("algorithms", "sac", {"fit": parts})
+
+
+def _plain(process: ProcessSpec) -> dict[str, Any]:
+    return {k: v for k, v in process.parameters.items() if k not in OF_EVERY_NODE}
+
+
+def _ask(request: Mapping[str, Any]) -> Fit:
+    """Have it found out by another process."""
+    command = [sys.executable, "-m", "user_bringup.running.fit"]
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(request, default=str), capture_output=True, text=True,
+            timeout=_TIMEOUT_S, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return Fit(notes=[f"what fits what was not found out within {_TIMEOUT_S:g} s"])
+    for line in reversed(done.stdout.splitlines()):
+        with contextlib.suppress(ValueError):
+            answer = json.loads(line)
+            if isinstance(answer, dict) and "faults" in answer:
+                return Fit([(name, text) for name, text in answer["faults"]], answer["notes"])
+    last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no word")
+    at = done.stdout.rpartition("at: ")[2].partition("\n")[0]
+    robot = next(p["name"] for p in request["processes"])
+    text = (
+        f"{at or 'a plugin'} ended the process that makes it (exit code {done.returncode}): {last}"
+    )
+    return Fit([(at.partition(" ")[0] or robot, text)])
+
+
+# --- in the other process ---
+
+
+def find_out(request: Mapping[str, Any]) -> Fit:
+    """Make what the processes will make, and see whether it fits."""
+    fit, by_kind = Fit(), {kind: [] for kind in _KINDS}  # type: dict[str, list[dict[str, Any]]]
+    for entry in request["processes"]:
+        by_kind[entry["kind"]].append(entry)
+    specs: dict[str, tuple[str, RobotSpec]] = {}
+    for entry in by_kind["hal_node"]:
+        robot = _made(fit, entry, "its robot", lambda entry=entry: _robot(entry["parameters"]))
+        if robot is not None:
+            specs[entry["namespace"]] = (entry["name"], robot.spec)
+            if request["asks_success"] and robot.spec.lockstep:
+                _probe(fit, entry, robot)
+            with contextlib.suppress(Exception):
+                robot.close()
+    for entry in by_kind["learner_node"]:
+        for hal, spec in _distinct(specs.values()):
+            what = f"policy and algorithm for {spec.robot!r} ({hal})"
+            _made(fit, entry, what, lambda e=entry, s=spec: _algorithm(e["parameters"], s))
+    for entry in by_kind["actor_node"]:
+        hal, spec = specs.get(entry["namespace"]) or next(iter(specs.values()), ("", None))
+        if spec is not None:
+            what = f"policy and reward for {spec.robot!r} ({hal})"
+            _made(fit, entry, what, lambda e=entry, s=spec: _acting(e["parameters"], s))
+    return fit
+
+
+def _made(fit: Fit, entry: Mapping[str, Any], what: str, make: Any) -> Any:
+    """What was made; None where that failed, which is told."""
+    name = entry["name"]
+    print(f"at: {name} {what}", flush=True)
+    try:
+        return make()
+    except BaseException as error:  # SystemExit of a plugin, too
+        text = str(error) if isinstance(error, SuiteError) else f"{type(error).__name__}: {error}"
+        choice = entry["parameters"].get("robot") or {}
+        if may_pass(error) and choice.get("plugin") != "gymnasium":
+            fit.notes.append(f"{name}: {what} could not be tried: {text}")
+        else:
+            fit.faults.append((name, f"{name}: {what}: {text}"))
+        return None
+
+
+def _distinct(specs: Iterable[tuple[str, RobotSpec]]) -> list[tuple[str, RobotSpec]]:
+    found: list[tuple[str, RobotSpec]] = []
+    for hal, spec in specs:
+        if all(spec != other for _, other in found):
+            found.append((hal, spec))
+    return found
+
+
+def _robot(parameters: Mapping[str, Any]) -> Robot:
+    from user_hal.node_configs import HalConfig
+    from user_hal.robot_file import build_robot
+
+    return build_robot(from_mapping(HalConfig, parameters, "hal").expand(parameters))
+
+
+def _algorithm(parameters: Mapping[str, Any], spec: RobotSpec) -> object:
+    from user_learner.node_configs import LearnerNodeConfig
+
+    config = from_mapping(LearnerNodeConfig, parameters, "learner")
+    policy = config.policy.build("policies", spec, path="policy")
+    return config.algorithm.build("algorithms", spec, policy, path="algorithm")
+
+
+def _acting(parameters: Mapping[str, Any], spec: RobotSpec) -> object:
+    import numpy as np
+
+    from user_actor.config import ActorConfig
+    from user_actor.loop.policy import check_plan
+
+    config = from_mapping(ActorConfig, parameters, "actor")
+    config.reward.build("rewards", path="reward")
+    if config.loop.mode == "demonstration":
+        return None
+    policy = config.policy.build("policies", spec, path="policy")
+    rng = np.random.default_rng(0)
+    seen = {name: array.sample(rng) for name, array in spec.observation.items()}
+    check_plan(policy.act(seen, deterministic=True), spec)
+    return policy
+
+
+def _probe(fit: Fit, entry: Mapping[str, Any], robot: Robot) -> None:
+    """Whether a simulation says of an episode of chance whether it succeeded."""
+    import numpy as np
+
+    rng, end_s = np.random.default_rng(0), time.monotonic() + _PROBE_S
+    try:
+        robot.connect()
+        task = robot.reset(0).task
+        for _ in range(_PROBE_STEPS):
+            if task.success is not None:
+                return
+            if task.terminated or task.truncated or time.monotonic() > end_s:
+                break
+            robot.command(robot.spec.action.sample(rng))
+            task = robot.read().task
+    except BaseException as error:  # whatever it is: that is not what was asked
+        fit.notes.append(f"{entry['name']}: an episode of chance failed: {error}")
+        return
+    if task.success is None and (task.terminated or task.truncated):
+        fit.notes.append(
+            f"{robot.spec.robot!r} does not say whether an episode succeeded (info has no "
+            "is_success or success): success is shown as -, and --until-success can never be reached"
+        )
+
+
+def main() -> int:
+    """Answer the request on standard input, in one line of JSON."""
+    fit = find_out(json.loads(sys.stdin.read()))
+    print(json.dumps(asdict(fit)), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
