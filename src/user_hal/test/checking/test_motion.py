@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from user_core.errors import DeviceTimeout
 from user_core.specs import ActionKind
+from user_core.types import Observation
 from user_hal.checking.motion import MotionCheck, MotionReport, Moved
 from user_hal.checking.tables import motion_section
 from user_hal.local import LocalHal
@@ -91,6 +93,24 @@ def test_a_gate_that_stops_the_robot_ends_it() -> None:
     )
     report, _ = run(safety)
     assert report.trouble and "joint" in report.trouble
+
+
+def test_a_robot_that_was_stopped_once_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reading that fails stops the robot; it goes on with the next one."""
+    robot = SmallArm(SmallArmConfig())
+    real, fails = robot.read, [False]
+
+    def read() -> Observation:
+        if fails.pop() if fails else False:
+            raise DeviceTimeout("small arm", got="a late message")
+        return real()
+
+    monkeypatch.setattr(robot, "read", read)
+    with LocalHal(robot, SafetyConfig()) as hal:
+        check = MotionCheck(hal, SafetyConfig(), seconds=0.16)
+        report = check.run(lambda name: fails.append(name == "j2"))
+    assert verdicts(report) == ["moved", "moved"], report
+    assert "stopped once" in report.moved[1].detail
 
 
 def test_what_is_not_measured_is_said() -> None:

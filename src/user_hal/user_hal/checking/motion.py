@@ -6,6 +6,7 @@ further than the robot's file allows.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from user_core.action_groups import JOINT_KINDS, TOOL_KINDS, GroupView, group_views
-from user_core.errors import SuiteError
+from user_core.errors import DeviceTimeout, SuiteError
+from user_core.reasons import STALE_OBSERVATION, WATCHDOG
 from user_core.specs import ActionKind, Array
 from user_core.types import ActedBy, ActionChunk, Observation
 from user_hal.local import LocalHal
@@ -30,6 +32,15 @@ _ABSOLUTE = (ActionKind.JOINT_POSITION, ActionKind.EE_POSE)
 _VELOCITIES = (ActionKind.JOINT_VELOCITY, ActionKind.EE_TWIST)
 _MOST_STEPS = 60
 _SETTLE_S = 2.0
+_LOOK_S = 0.02
+
+
+#: Stops after which the same may be tried again: nothing was touched, something came late.
+_PASSING = (DeviceTimeout.code, STALE_OBSERVATION, WATCHDOG)
+
+
+class _Interrupted(SuiteError):
+    """The robot was stopped for one of :data:`_PASSING`."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +150,8 @@ def elements_of(hal: LocalHal, scale: float = 1.0) -> Iterator[tuple[Element | N
                 nothing.detail = (
                     f"nothing in the observation measures it: no {source} of its size"
                     if known
+                    else "nothing in the observation measures where the base is"
+                    if spec.action_kind is ActionKind.BASE_TWIST
                     else f"how far {spec.action_kind.value} actions move is not known"
                 )
                 yield None, nothing
@@ -191,7 +204,7 @@ class MotionCheck:
                 continue
             progress(element.name)
             try:
-                self._try(element, result)
+                self._try_twice(element, result)
             except SuiteError as error:
                 result.verdict, result.detail = "stopped", str(error)
             if result.verdict == "stopped":
@@ -199,6 +212,30 @@ class MotionCheck:
         return report
 
     # --- one element ---
+
+    def _try_twice(self, element: Element, result: Moved) -> None:
+        """Try it; once more where the robot was stopped meanwhile, by a reading that came late for
+        instance, and goes on."""
+        try:
+            self._try(element, result)
+        except _Interrupted:
+            if not self._goes_on():
+                raise
+            self._try(element, result)
+            result.detail = result.detail or "the robot was stopped once meanwhile"
+
+    def _goes_on(self) -> bool:
+        """Wait until commands pass again, holding it where it is; whether they do."""
+        end_s = time.monotonic() + _SETTLE_S
+        while time.monotonic() < end_s:
+            if not self._hal.unready():
+                self._hold = self._targets(self._newest())
+                with contextlib.suppress(SuiteError):
+                    self._hal.send(self._chunk(self._resting()))
+            time.sleep(max(self._period_s, _LOOK_S))
+            if not self._hal.trouble():
+                return True
+        return False
 
     def _try(self, element: Element, result: Moved) -> None:
         start_observation = self._newest()
@@ -379,16 +416,8 @@ class MotionCheck:
 
     def _send(self, action: Array) -> Array | None:
         """Have one action carried out, and wait for its period; what was really applied."""
-        self._sequence += 1
         begin_s = time.monotonic()
-        self._hal.send(
-            ActionChunk(
-                action[None],
-                int(self._period_s * 1e9),
-                sequence=self._sequence,
-                acted_by=ActedBy.SCRIPT,
-            )
-        )
+        self._hal.send(self._chunk(action))
         self._refuse_trouble()
         if not self._hal.spec.lockstep:
             time.sleep(max(0.0, begin_s + self._period_s - time.monotonic()))
@@ -401,6 +430,15 @@ class MotionCheck:
             if time.monotonic() > deadline_s or self._hal.spec.lockstep:
                 return None
             time.sleep(0.002)
+
+    def _chunk(self, action: Array) -> ActionChunk:
+        self._sequence += 1
+        return ActionChunk(
+            action[None],
+            int(self._period_s * 1e9),
+            sequence=self._sequence,
+            acted_by=ActedBy.SCRIPT,
+        )
 
     def _settled(self, element: Element, start: Array) -> Array:
         """Hold until it has come to rest; where it is then."""
@@ -432,7 +470,8 @@ class MotionCheck:
     def _refuse_trouble(self) -> None:
         trouble = self._hal.trouble()
         if trouble:
-            raise SuiteError(f"the robot was stopped: {trouble}")
+            passing = self._hal.status().cause.code in _PASSING
+            raise (_Interrupted if passing else SuiteError)(f"the robot was stopped: {trouble}")
 
 
 def _judge(element: Element, result: Moved, way: Array) -> None:
