@@ -221,6 +221,18 @@ def test_a_stop_that_the_server_rejects_cancels_what_goes_on(arm: Arm) -> None:
         assert robot.trouble().code == "command_rejected"
 
 
+def test_goals_lead_home(arm: Arm) -> None:
+    home = {"joints": (arm.position + np.array((0.3, -0.1))).tolist(), "speed_rad_s": 0.8}
+    with connected(
+        contract("joint_delta", {"topic": "/follow", "type": FOLLOW}, home=home)
+    ) as robot:
+        count = len(arm.goals)
+        seen = robot.reset().arrays["joint_position"]
+        np.testing.assert_allclose(seen, home["joints"], atol=0.021)
+        assert len(arm.goals) - count < 40  # a goal is no stream
+        assert not robot.trouble()
+
+
 def test_what_a_server_aborts_is_told_in_its_words(arm: Arm) -> None:
     config = contract("joint_delta", {"topic": "/follow", "type": FOLLOW})
     with connected(config) as robot:

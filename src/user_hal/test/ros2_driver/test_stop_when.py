@@ -226,6 +226,7 @@ def act(*values: float) -> Any:
 
 def test_the_driver_moves_nothing_while_it_holds(cell: Cell) -> None:
     robot = cell.robot(stop_when=[DOOR])
+    assert "/door" in robot.topics_read  # nothing of ours may go there
     robot.connect()
     robot.command(act(0.01, 0, 0))
     cell.door(True)

@@ -111,7 +111,7 @@ class Ros2Robot(Robot):
 
     @property
     def topics_read(self) -> tuple[str, ...]:
-        """The topics of the observation, and of cameras."""
+        """The topics of the observation, of what stops the robot, and of cameras."""
         own = tuple(
             part.config.topic
             for source in self._observer.sources.values()
@@ -119,6 +119,7 @@ class Ros2Robot(Robot):
             if not part.config.tf
         )
         own += tuple(self._observer.listeners)
+        own += tuple(condition.topic for condition in self._config.stop_when)
         return own + tuple(t for camera in self._cameras.values() for t in topics_read(camera))
 
     @property
