@@ -37,7 +37,8 @@ def test_every_key_has_an_example_that_is_accepted(
 ) -> None:
     example = reference.example_of(config, field)
     if example is MISSING:
-        assert isinstance(field.default, Config), "add one to EXAMPLES in contract/reference.py"
+        shown_below = any(reference._inner(field.type))
+        assert shown_below, "add one to EXAMPLES in contract/reference.py"
         return
     if "..." in str(example):  # leaves out what another key shows
         return

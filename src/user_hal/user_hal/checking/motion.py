@@ -51,9 +51,10 @@ class Element:
         name: For people.
         view: Its group.
         index: Among the elements that move the group (0 to 5 of a pose: x y z and rotation).
-        gripper: Which gripper of the group it is; -1: none.
+        gripper: Which element of its array a gripper is; -1: it is none.
         unit: Of the motion.
         amount: How far to go, in this unit.
+        source: Array of the observation that shows a gripper.
     """
 
     name: str
@@ -62,12 +63,13 @@ class Element:
     gripper: int
     unit: str
     amount: float
+    source: str = "gripper"
 
     def measure(self, observation: Observation) -> Array:
         """Where all elements of its kind are: joints (n,), tool (7,), gripper (n,)."""
         arrays = self.view.arrays(observation.arrays)
         if self.gripper >= 0:
-            return np.asarray(arrays["gripper"], float)
+            return np.asarray(arrays[self.source], float)
         name = "joint_position" if self.view.spec.action_kind in JOINT_KINDS else "tcp_pose"
         return np.asarray(arrays[name], float)
 
@@ -160,12 +162,23 @@ def elements_of(hal: LocalHal, scale: float = 1.0) -> Iterator[tuple[Element | N
             yield Element(nothing.name, view, index, -1, unit, amount), nothing
         for count, index in enumerate(spec.grippers):
             nothing = Moved(_named(view, names[index]), "")
-            opening = spec.observation.get("gripper")
-            if opening is None or opening.size != len(spec.grippers):
+            source, row = _gripper_source(view, names[index], count)
+            if not source:
                 nothing.detail = "nothing in the observation measures it: no gripper"
                 yield None, nothing
             else:
-                yield Element(nothing.name, view, index, count, "", GRIPPER), nothing
+                yield Element(nothing.name, view, index, row, "", GRIPPER, source), nothing
+
+
+def _gripper_source(view: GroupView, name: str, count: int) -> tuple[str, int]:
+    """Array, and element of it, that shows a gripper; an empty name where none does."""
+    observation, total = view.spec.observation, len(view.spec.grippers)
+    own = (name, f"{name.removesuffix('_gripper')}.gripper", f"gripper_{name}")
+    for source in own if total > 1 else ("gripper", *own):
+        if source in observation and observation[source].size == 1:
+            return source, 0
+    both = observation.get("gripper")
+    return ("gripper", count) if both is not None and both.size == total else ("", 0)
 
 
 def _named(view: GroupView, element: str) -> str:
@@ -339,10 +352,10 @@ class MotionCheck:
             if spec.action_kind in _ABSOLUTE:
                 name = "joint_position" if spec.action_kind in JOINT_KINDS else "tcp_pose"
                 target[arms] = arrays[name]
-            if "gripper" in arrays and arrays["gripper"].size == len(spec.grippers):
-                target[list(spec.grippers)] = arrays["gripper"]
-            else:
-                target[list(spec.grippers)] = 1.0
+            names = spec.action.names or [""] * spec.action.size
+            for count, index in enumerate(spec.grippers):
+                source, row = _gripper_source(view, names[index], count)
+                target[index] = float(arrays[source][row]) if source else 1.0
             found[view.name] = target
         return found
 

@@ -109,6 +109,8 @@ EXAMPLES: dict[str, Any] = {
     "max_lead_rad": 0.1,
     "gripper": {"topic": "/gripper/gripper_cmd", "type": "control_msgs/action/GripperCommand",
                 "closed": 0.8, "opened": 0.0},
+    "grippers": {"left": {"topic": "/left_hand/command", "type": "std_msgs/msg/Float64",
+                 "closed": 0.0, "opened": 0.04}},
     "HomeConfig.gripper": 1.0,
     "GripperConfig.topic": "/robotiq_gripper_controller/gripper_cmd",
     "GripperConfig.type": "control_msgs/action/GripperCommand",
