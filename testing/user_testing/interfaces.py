@@ -119,7 +119,7 @@ def _compile(packages: list[Path], folder: Path) -> None:
     for command in (
         ["cmake", "-S", str(source), "-B", str(folder), f"-DPython3_EXECUTABLE={sys.executable}",
          "-DCMAKE_BUILD_TYPE=", "-DCMAKE_C_FLAGS=-O0 -w", "-DCMAKE_CXX_FLAGS=-O0 -w"],
-        ["cmake", "--build", str(folder), "--parallel", "2", "--target", *targets],
+        ["cmake", "--build", str(folder), "--parallel", str(os.cpu_count() or 2), "--target", *targets],
     ):  # fmt: skip
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
