@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from user_core.errors import DeviceTimeout
 from user_core.specs import ActionKind
 from user_core.types import Observation
-from user_hal.checking.motion import MotionCheck, MotionReport, Moved
+from user_hal.checking.motion import MotionCheck, MotionReport, Moved, grippers_that_open
 from user_hal.checking.tables import motion_section
 from user_hal.local import LocalHal
 from user_hal.safety import SafetyConfig
@@ -111,6 +112,13 @@ def test_a_robot_that_was_stopped_once_is_tried_again(monkeypatch: pytest.Monkey
         report = check.run(lambda name: fails.append(name == "j2"))
     assert verdicts(report) == ["moved", "moved"], report
     assert "stopped once" in report.moved[1].detail
+
+
+def test_a_gripper_that_nothing_measures_is_announced() -> None:
+    spec = SmallArm(SmallArmConfig(gripper=True)).spec
+    assert grippers_that_open(spec) == []
+    joints = {"joint_position": spec.observation["joint_position"]}
+    assert grippers_that_open(replace(spec, observation=joints)) == ["hand"]
 
 
 def test_what_is_not_measured_is_said() -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from user_core.action_groups import JOINT_KINDS, TOOL_KINDS, GroupView, group_views
 from user_core.errors import DeviceTimeout, SuiteError
 from user_core.reasons import STALE_OBSERVATION, WATCHDOG
-from user_core.specs import ActionKind, Array
+from user_core.specs import ActionKind, Array, RobotSpec
 from user_core.types import ActedBy, ActionChunk, Observation
 from user_hal.local import LocalHal
 from user_hal.safety import SafetyConfig
@@ -168,6 +168,19 @@ def elements_of(hal: LocalHal, scale: float = 1.0) -> Iterator[tuple[Element | N
                 yield None, nothing
             else:
                 yield Element(nothing.name, view, index, row, "", GRIPPER, source), nothing
+
+
+def grippers_that_open(spec: RobotSpec) -> list[str]:
+    """Grippers whose opening nothing measures: they cannot be held as they are, and open when the
+    robot is commanded for the first time."""
+    return [
+        _named(view, (view.spec.action.names or ["gripper"] * view.spec.action.size)[index])
+        for view in group_views(spec)
+        for count, index in enumerate(view.spec.grippers)
+        if not _gripper_source(
+            view, (view.spec.action.names or [""] * view.spec.action.size)[index], count
+        )[0]
+    ]
 
 
 def _gripper_source(view: GroupView, name: str, count: int) -> tuple[str, int]:

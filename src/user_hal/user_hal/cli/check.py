@@ -21,7 +21,7 @@ from user_core.interfaces import Robot
 from user_core.plugins import load
 from user_hal.checking.findings import Level, Section, counts
 from user_hal.checking.graph import look_at_graph
-from user_hal.checking.motion import MotionCheck, MotionReport
+from user_hal.checking.motion import MotionCheck, MotionReport, grippers_that_open
 from user_hal.checking.muted import MutedTopics
 from user_hal.checking.readings import Readings, watch_readings
 from user_hal.checking.streams import StreamWatch, TopicUse, call_uses, streams_of, topic_uses
@@ -214,6 +214,8 @@ class _Check:
                 hint="Add --yes when everybody is clear of it",
             )
         else:
+            if opening := grippers_that_open(robot.spec):
+                self.out.print(f"{', '.join(opening)} will open: nothing measures how far it is.")
             answer = self.out.input(
                 "[bold]The robot will move.[/] Is everybody clear of it? \\[y/N] "
             )

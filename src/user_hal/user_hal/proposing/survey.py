@@ -167,7 +167,7 @@ def _fields(io: TopicIo, found: Survey) -> dict[str, dict[str, Any]]:
         except SuiteError:
             found.notes.append(f"{topic.name}: {topic.type_name} is not installed here")
             continue
-        fields = getattr(cls, "get_fields_and_field_types", dict)()
+        fields: Mapping[str, str] = getattr(cls, "get_fields_and_field_types", dict)()
         numbers = [name for name, kind in fields.items() if _NUMBERS.match(kind)]
         if len(numbers) == 1:
             known[topic.type_name] = {numbers[0]: "values"}
