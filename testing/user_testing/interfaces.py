@@ -13,6 +13,7 @@ import ctypes
 import fcntl
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -126,3 +127,8 @@ def _compile(packages: list[Path], folder: Path) -> None:
             raise RuntimeError(
                 f"{' '.join(command)}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
             )
+
+
+if __name__ == "__main__":  # for a shell: eval "$(python -m user_testing.interfaces)"
+    for variable, value in provide().items():
+        print(f"export {variable}={shlex.quote(value)}")
