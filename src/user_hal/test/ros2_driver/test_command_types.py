@@ -10,7 +10,7 @@ import pytest
 
 from user_core.config import from_mapping
 from user_core.errors import ConfigError, DeviceTimeout, TransportError
-from user_hal.fakes import LocalTopics
+from user_hal.fakes import LocalTopics, local_topics
 from user_hal.fakes.topic_arm import TopicArm
 from user_hal.robots.ros2.contract import Ros2Config
 from user_hal.robots.ros2.driver import Ros2Robot
@@ -123,6 +123,30 @@ def test_any_type_by_a_mapping_of_its_fields(io: LocalTopics, arm: TopicArm) -> 
     np.testing.assert_allclose(received[-1].effort, [1.0, 0.0, -1.0], rtol=1e-6)
     robot.stop()
     robot.close()
+
+
+@pytest.mark.parametrize(
+    ("type_name", "fields"),
+    [("std_msgs/msg/Float64", {}), ("geometry_msgs/msg/Wrench", {"force.x": "value"})],
+)
+def test_a_topic_for_each_joint(
+    io: LocalTopics, arm: TopicArm, monkeypatch: pytest.MonkeyPatch, type_name: str,
+    fields: dict[str, Any],
+) -> None:  # fmt: skip
+    monkeypatch.setitem(local_topics.MESSAGES, "geometry_msgs/msg/Wrench", local_topics.Wrench)
+    topic = "/model/{joint}/cmd_pos"
+    received = {joint: listen(io, f"/model/{joint}/cmd_pos", type_name) for joint in JOINTS}
+    command = {"topic": topic, "type": type_name, "fields": fields, "scale": [1.0, -2.0, 1.0]}
+    robot = connected(io, contract("joint_delta", command))
+    assert robot.topics_commanded == tuple(f"/model/{joint}/cmd_pos" for joint in JOINTS)
+    robot.command(act(0.1, 0.05, 0.0))
+    sent = [m[-1].force.x if fields else m[-1].data for m in received.values()]
+    np.testing.assert_allclose(sent, [0.1, -0.1, 0.0], atol=1e-7)
+    robot.stop()
+    robot.close()
+    command["topic"] = "/nobody/{joint}"
+    with pytest.raises(DeviceTimeout, match="command topic '/nobody/shoulder'"):
+        connected(io, contract("joint_delta", command))
 
 
 def test_a_trajectory_that_begins_where_the_robot_is(io: LocalTopics, arm: TopicArm) -> None:
@@ -252,6 +276,9 @@ def test_a_mapping_is_checked_against_the_type_when_it_connects(
         ("ee_delta", {"type": "geometry_msgs/msg/Pose", "scale": 1000.0}, "poses are in m"),
         ("ee_pose", {"type": "geometry_msgs/msg/PoseStamped", "quantity": "pose_rpy"}, "pose_rpy"),
         ("base_twist", {"type": NUMBERS}, "command type for base_twist"),
+        ("joint_delta", {"topic": "/{joint}", "type": NUMBERS}, "a topic per joint"),
+        ("ee_twist", {"topic": "/{joint}", "type": "std_msgs/msg/Float64", "quantity": "twist"},
+         "got /{joint}, expected one topic, for ee_twist"),
     ],
 )  # fmt: skip
 def test_commands_that_cannot_be_are_refused_at_build(

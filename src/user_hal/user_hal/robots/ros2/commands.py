@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,6 +38,15 @@ class Target:
 
     quantity: Quantity
     values: Array
+
+
+class TargetsState(NamedTuple):
+    """See the attributes of :class:`Targets`."""
+
+    last: Array | None
+    moving: bool
+    rests: bool
+    room: Array
 
 
 class Targets(ABC):
@@ -118,6 +128,14 @@ class Targets(ABC):
     def start_anywhere(self) -> None:
         """The robot may have been moved by others: what is measured next is believed."""
         self._last, self._moving, self.rests = None, False, False
+
+    def state(self) -> TargetsState:
+        """What :meth:`next` goes on from, to be restored where its target is not sent."""
+        return TargetsState(self._last, self._moving, self.rests, self._room)
+
+    def restore(self, state: TargetsState) -> None:
+        """Go on from there."""
+        self._last, self._moving, self.rests, self._room = state
 
     def _went(self, target: Array, room: Array) -> None:
         """It is being told this target, and may be so far from it."""

@@ -126,7 +126,7 @@ class Ros2Robot(Robot):
     def topics_commanded(self) -> tuple[str, ...]:
         """The topics of commands, of all ways home, and of grippers."""
         groups = groups_of(self._config)
-        own = [command.topic for group in groups for _, command in group.commands()]
+        own = [topic for group in groups for _, topic, _ in group.topics()]
         grippers = [g for group in groups for g in group.action.all_grippers.values()]
         return (*own, *(gripper.topic for gripper in grippers if gripper.topic))
 
@@ -191,7 +191,7 @@ class Ros2Robot(Robot):
         ]
         unheard = self._observer.misfits()
         if self._io is not None:
-            commands = [c for drive in self._drives for _, c in drive.group.commands()]
+            commands = [c[1:] for drive in self._drives for c in drive.group.topics()]
             unheard += unheard_commands(self._io, commands)
         return found + [Reason(INCOMPATIBLE_QOS, text) for text in unheard]
 
@@ -231,10 +231,14 @@ class Ros2Robot(Robot):
             self._require_free()
             # Everything is known before anything is sent: no group moves on alone.
             measured = [drive.measure() for drive in self._drives]
-            plans = [
-                drive.plan(bounded[part], here)
-                for drive, part, here in zip(self._drives, self._parts, measured)
-            ]
+            plans = []
+            try:
+                for drive, part, here in zip(self._drives, self._parts, measured):
+                    plans.append(drive.plan(bounded[part], here))
+            except BaseException:
+                for drive, _ in zip(self._drives, plans):
+                    drive.unplan()
+                raise
             sent: Array = np.empty(spec.size, spec.dtype)
             for drive, part, plan in zip(self._drives, self._parts, plans):
                 own = drive.carry_out(plan)

@@ -94,6 +94,7 @@ class Drive:
         )
         self._held: Target | None = None  # what holds it since the last stop
         self._seen: Array | None = None  # where it was when it was first connected to
+        self._before_plan = self._targets.state()
         self._planned_s: float | None = None  # when the last command was planned, monotonic
         self._follow, self._weights = self._make_watch()
 
@@ -164,6 +165,7 @@ class Drive:
         sender = self._connected()
         size = len(action) - len(self.grippers)
         openings = tuple(action[size:].tolist())
+        self._before_plan = self._targets.state()
         now_s = time.monotonic()
         elapsed_s = None if self._planned_s is None else now_s - self._planned_s
         self._planned_s = now_s
@@ -173,6 +175,10 @@ class Drive:
             step_s = self._period_s if self.group.action.kind in _CHANGES else 1.0
             executed = self._of_target(accepted.values, size) * step_s
         return Plan(target, executed, openings)
+
+    def unplan(self) -> None:
+        """What was planned last is not sent: another group could not plan."""
+        self._targets.restore(self._before_plan)
 
     def carry_out(self, plan: Plan) -> Array:
         """Send a planned target; returns the action as it is really carried out, (a,)."""

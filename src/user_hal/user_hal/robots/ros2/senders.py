@@ -102,17 +102,19 @@ class TargetSender:
         self.publisher: TopicPublisher = (
             io.goals(config.topic, config.type)
             if goals
+            else _OfEachJoint(io, config.topics(joints), config.type)
+            if config.per_joint
             else io.publisher(config.topic, config.type)
         )
         self._template: Template | None = None
-        if config.fields or config.type not in BUILT_IN:
+        if config.mapping or config.type not in BUILT_IN:
             cls = type(self.publisher.new())
             size = {"pose": 6 if config.quantity == "pose_rpy" else 7, "twist": 6}.get(
                 quantity, len(joints)
             )
             sample = self._words(np.zeros(size), np.zeros(self._fingers), self._duration_s)
             self._template = Template(
-                io, cls, config.type, config.fields, sample, f"{where}.fields"
+                io, cls, config.type, config.mapping, sample, f"{where}.fields"
             )
 
     def send(
@@ -132,9 +134,12 @@ class TargetSender:
             holds: The target holds the robot where it is. Should an action server reject it, the
                 goal that it has is cancelled.
         """
-        message = self.publisher.new()
         values = self._to_robot(target, holds=holds)
         seconds = duration_s or self._duration_s
+        if isinstance(self.publisher, _OfEachJoint):
+            self._send_each(self.publisher, values, seconds)
+            return
+        message = self.publisher.new()
         if self._template is not None:
             own = fingers if fingers is not None else np.zeros(self._fingers)
             self._template.fill(message, self._words(values, own, seconds))
@@ -177,10 +182,17 @@ class TargetSender:
         """End the publisher."""
         self.publisher.close()
 
+    def _send_each(self, publisher: _OfEachJoint, values: Array, seconds: float) -> None:
+        assert self._template is not None  # noqa: S101 - made for each type with a topic per joint
+        words = self._words(values, np.zeros(0), seconds)
+        for one, value in zip(publisher.publishers, words["values"]):
+            one.publish(self._template.fill(one.new(), {**words, "value": value}))
+
     def _words(self, values: Array, fingers: Array, duration_s: float) -> dict[str, Any]:
         numbers, last = values.tolist(), fingers.tolist()
         return {
             "values": [*numbers, *last],
+            "value": numbers[0],
             "arm": numbers,
             "fingers": last,
             "joints": self._joints,
@@ -252,10 +264,46 @@ class TargetSender:
                 _fill_pose(message.pose, values)
 
 
-def unheard_commands(io: TopicIo, commands: Iterable[CommandConfig]) -> list[str]:
-    """Topics of commands of which everybody who listens asks for another quality of service."""
+class _OfEachJoint:
+    """A topic for each joint, seen as one publisher.
+
+    Attributes:
+        publishers: In the order of the joints.
+    """
+
+    def __init__(self, io: TopicIo, topics: Sequence[str], type_name: str) -> None:
+        self.publishers = [io.publisher(topic, type_name) for topic in topics]
+
+    @property
+    def topic(self) -> str:
+        """That to which the fewest listen."""
+        return min(self.publishers, key=lambda publisher: publisher.subscribers).topic
+
+    @property
+    def subscribers(self) -> int:
+        """How many listen to each of them."""
+        return min(publisher.subscribers for publisher in self.publishers)
+
+    def new(self) -> Any:
+        """A new message of one joint."""
+        return self.publishers[0].new()
+
+    def publish(self, message: Any) -> None:
+        """Send the same to all joints."""
+        for publisher in self.publishers:
+            publisher.publish(message)
+
+    def close(self) -> None:
+        """End them."""
+        for publisher in self.publishers:
+            publisher.close()
+
+
+def unheard_commands(io: TopicIo, commands: Iterable[tuple[str, str]]) -> list[str]:
+    """Topics of commands (each with its type) of which everybody who listens asks for another
+    quality of service."""
     found = []
-    for topic, type_name in {command.topic: command.type for command in commands}.items():
+    for topic, type_name in dict(commands).items():
         if is_action(type_name):
             continue
         unfit = misfits(io, topic, Ours(type_name), publishes=True)

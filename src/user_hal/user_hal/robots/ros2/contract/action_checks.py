@@ -77,6 +77,10 @@ def _check_gripper(group: Group, where: str) -> None:
     if not inside:
         return
     command = group.action.command
+    if command.per_joint:
+        raise ConfigError(
+            f"{where}.gripper.in_command", got="a topic for each joint", expected="its own topic"
+        )
     if command_quantity(group.action, command) != "positions" and not command.fields:
         raise ConfigError(
             f"{where}.gripper.in_command",
@@ -191,7 +195,7 @@ def check_topics(contract: Contract, groups: tuple[Group, ...]) -> None:
     }
     taken: dict[str, str] = {}
     for group in groups:
-        commands = [(where, command.topic) for where, command in group.commands()]
+        commands = [(where, topic) for where, topic, _ in group.topics()]
         grippers = group.action.all_grippers.items()
         commands += [(f"{group.where}action.{n}", g.topic) for n, g in grippers if g.topic]
         for where, topic in commands:

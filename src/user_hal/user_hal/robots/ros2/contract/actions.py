@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from user_core.config import Config, setting
@@ -18,10 +19,12 @@ from user_hal.robots.ros2.messages import (
     JOINT_KINDS,
     JOINT_STATE,
     JOINT_TRAJECTORY,
+    NUMBER,
     NUMBERS,
     PLAIN_TWIST,
     TOOL_KINDS,
     TWIST,
+    is_action,
     is_service,
 )
 
@@ -61,7 +64,9 @@ class CommandConfig(Config):
     """The topic or action that moves the robot."""
 
     topic: str = setting(
-        doc="Topic that a controller listens to, or name of the action.", min_length=1
+        doc="Topic that a controller listens to, or name of the action. With {joint} in it a topic "
+        "for each joint, by its name.",
+        min_length=1,
     )
     type: str = setting(
         doc="Its type: trajectory_msgs/msg/JointTrajectory, std_msgs/msg/Float64MultiArray, "
@@ -73,7 +78,7 @@ class CommandConfig(Config):
         factory=dict,
         doc="What stands in which field, for other types: {name: arm, cmd: values}. Words in fields "
         "that are no texts: values, values[0] (the numbers, in the robot's units), joints (their "
-        "names), fingers (a gripper in the message), duration (time_from_start_s), measured (the "
+        "names), fingers (a gripper in the message), value (of one joint, on its own topic), duration (time_from_start_s), measured (the "
         "joints as they are), zeros. Constants of the type stand by their names.",
     )
     quantity: Literal["auto", "position", "velocity", "effort", "pose", "pose_rpy", "twist"] = (
@@ -118,14 +123,38 @@ class CommandConfig(Config):
         True, doc="Connecting fails while nobody listens to the topic."
     )
 
+    @property
+    def per_joint(self) -> bool:
+        """Whether each joint has a topic of its own."""
+        return "{joint}" in self.topic
+
+    @property
+    def mapping(self) -> dict[str, Any]:
+        """What stands in which field; empty for types that the driver fills by itself."""
+        plain = self.per_joint and self.type == NUMBER
+        return {"data": "value"} if plain and not self.fields else self.fields
+
+    def topics(self, joints: Sequence[str]) -> list[str]:
+        """Its topic, or those of the joints."""
+        if not self.per_joint:
+            return [self.topic]
+        return [self.topic.replace("{joint}", joint) for joint in joints]
+
     def validate(self) -> None:
         """Refuse a type that the driver cannot fill."""
+        if self.per_joint and (self.type in BUILT_IN or is_action(self.type)):
+            raise ConfigError(
+                "type of a command with a topic per joint",
+                got=self.type,
+                expected=f"{NUMBER}, or another message type with fields, for instance "
+                "{data: value}",
+            )
         if is_service(self.type):
             raise ConfigError(
                 "type of the command", got=self.type, expected="a message or action type",
                 hint="A service blocks; commands come in every period",
             )  # fmt: skip
-        if self.type not in BUILT_IN and not self.fields:
+        if self.type not in BUILT_IN and not self.mapping:
             raise ConfigError(
                 "type of the command",
                 got=self.type,
@@ -219,6 +248,10 @@ class ActionConfig(Config):
         if command.quantity == "pose_rpy" and command.type in BUILT_IN:
             raise ConfigError(
                 f"quantity of a {command.type}", got="pose_rpy", expected="pose, or another type"
+            )
+        if command.per_joint and kind not in (*JOINT_KINDS, ActionKind.GENERIC):
+            raise ConfigError(
+                "topic of the command", got=command.topic, expected=f"one topic, for {kind.value}"
             )
         if self.low is None or self.high is None:
             raise ConfigError("low and high of the action", got="no limit", expected="numbers")

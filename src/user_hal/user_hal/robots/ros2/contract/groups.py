@@ -134,6 +134,14 @@ class Group:
         both = (("action.command", self.action.command), ("home.command", self.home.command))
         return [(self.where + where, command) for where, command in both if command is not None]
 
+    def topics(self) -> list[tuple[str, str, str]]:
+        """The topics that it is moved by: path in the contract, topic, type."""
+        return [
+            (where, topic, command.type)
+            for where, command in self.commands()
+            for topic in command.topics(self.joints)
+        ]
+
     def _only_tool(self) -> bool:
         """Whether what is measured at the tool can only be this group's."""
         groups = self.contract.groups.values()
