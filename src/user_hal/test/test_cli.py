@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from user_core import plugins
-from user_hal.cli import check, robots
+from user_hal.cli import check, propose, robots
+from user_hal.proposing.draft import Question
 from user_hal.robot_file import find_robot_file
 from user_testing.worlds.small_arm import SmallArm
 
@@ -193,3 +194,25 @@ def test_robots_lists_drivers_finds_and_failures(
         "Install the Python module 'no_such_module'", "Cameras", "ros_topic",
     ):  # fmt: skip
         assert text in terminal.text, text
+
+
+def test_robots_list_shows_the_ready_ones(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2] / "user_bringup")
+    assert robots.main(["list"], terminal.console) == 0
+    assert "ur_ros2_control" in terminal.text and "panda_sim" in terminal.text
+    assert "Universal_Robots_ROS2_Driver" in terminal.text
+
+
+def test_a_person_answers_what_is_asked(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter(["", "2", "/other", "[0.0, 0.04]", "7"])
+    monkeypatch.setattr(terminal.console, "input", lambda _: next(answers))
+    ask = propose._asker(terminal.console)
+    choice = Question("action", "Which topic?", "/a", ("/a", "/b"))
+    assert [ask(choice) for _ in range(3)] == [None, "/b", None]
+    numbers = Question("gripper", "Which numbers?", [0.0, 1.0])
+    assert [ask(numbers) for _ in range(2)] == [[0.0, 0.04], 7]
+    assert "none of these" in terminal.text and "2  /b" in terminal.text

@@ -161,6 +161,22 @@ def test_calls_that_nobody_answers_are_named() -> None:
     ]
 
 
+def test_a_servo_that_is_not_told_its_command_type_is_named() -> None:
+    class Servo(Graph):
+        def service_types(self) -> dict[str, Sequence[str]]:
+            return {"/servo_node/switch_command_type": ["moveit_msgs/srv/ServoCommandType"]}
+
+    graph, twist = Servo(), "geometry_msgs/msg/TwistStamped"
+    topic = "/servo_node/delta_twist_cmds"
+    graph.ends = {topic: ([], [Ours(twist)])}
+    use = TopicUse("action.command", topic, twist, False, {})
+    finding = look_at_graph(MutedTopics(graph), [use]).findings[0]
+    assert finding.level is Level.WARN and "until /servo_node/switch_command_type" in finding.text
+    before = [{"service": "/servo_node/switch_command_type", "type": "moveit_msgs/srv/ServoCommandType"}]  # fmt: skip
+    section = look_at_graph(MutedTopics(graph), [use], list(call_uses({"before": before})))
+    assert [finding.level for finding in section.findings] == [Level.OK]
+
+
 def test_nothing_gets_out_while_it_is_muted() -> None:
     io = LocalTopics()
     heard: list[Any] = []

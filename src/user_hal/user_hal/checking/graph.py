@@ -97,8 +97,8 @@ def look_at_graph(io: TopicIo, uses: Sequence[TopicUse], calls: Sequence[CallUse
     services = io.service_types()
     for call in dict.fromkeys(calls):
         _look_at_call(services, call, section)
-    if written and "geometry_msgs" in " ".join(use.type_name for use in written):
-        _look_at_servo(io, section)
+    for topic in dict.fromkeys(use.topic for use in written):
+        _look_at_servo(services, topic, calls, section)
     if not section.findings:
         section.add(Level.OK, "publishers, subscribers and quality of service fit")
     return section
@@ -219,11 +219,22 @@ def _look_at_controller(topic: str, controllers: Sequence[Controller], section: 
     )
 
 
-def _look_at_servo(io: TopicIo, section: Section) -> None:
-    for service, types in io.service_types().items():
-        if SERVO_COMMAND_TYPE in types:
-            section.add(
-                Level.OK,
-                f"MoveIt Servo is there ({service})",
-                "it ignores commands until its command type is set: 0 joints, 1 twist, 2 pose",
-            )
+def _look_at_servo(
+    services: Mapping[str, Sequence[str]],
+    topic: str,
+    calls: Sequence[CallUse],
+    section: Section,
+) -> None:
+    """MoveIt Servo ignores commands until it is told of which type they are."""
+    service = f"{topic.rpartition('/')[0]}/switch_command_type"
+    if SERVO_COMMAND_TYPE not in services.get(service, ()):
+        return
+    if any(call.name == service for call in calls):
+        section.add(Level.OK, f"MoveIt Servo is told its command type by {service}")
+        return
+    section.add(
+        Level.WARN,
+        f"MoveIt Servo, which listens to {topic}, ignores commands until {service} is called",
+        "command_type is 0 for joints, 1 for twists, 2 for poses",
+        f"before: [{{service: {service}, type: {SERVO_COMMAND_TYPE}, request: {{command_type: 1}}}}]",
+    )
