@@ -56,7 +56,6 @@ class Invariant:
 
     Attributes:
         told: What the robot was told last; None while it was told nothing.
-        forbidden: Why nothing that begins now may move the robot; empty while it may.
         by_hand: Whether the robot was moved by others since it was told to hold: a reset may
             take it over where it is, a command may not.
     """
@@ -76,7 +75,6 @@ class Invariant:
         self._reset_messages = 0
         self._command: list[float] | None = None
         self._interrupted = False  # whether a stop came into the command's call
-        self.forbidden = ""
         self._half_turn = False
         self._starts: list[Values] = []  # where an absolute target may have started from
         self._here: Values = ()
@@ -150,7 +148,7 @@ class Invariant:
                 if not abs(value) <= bound * (1 + 1e-6):
                     raise Violation(f"{value} is reported as applied, beyond the bound {bound}")
         # Half a turn away, the short way round may be either.
-        self._half_turn = not self.robot.pose and any(
+        self._half_turn = not (self.robot.pose or self.robot.base) and any(
             abs(self._way(reading, values)[2]) > 2.9 for reading in readings
         )
         if self.robot.rate:

@@ -17,36 +17,47 @@ Fault = Callable[[World, random.Random], None]
 
 def wish(world: World, rng: random.Random) -> Array:
     """An action as a policy might want it: mostly sensible, at full speed now and then, (A,)."""
-    robot = world.robot
-    bounds = np.array(robot.bounds)
+    return np.concatenate([_wish(world, i, rng) for i in range(len(world.arms))])
+
+
+def _wish(world: World, which: int, rng: random.Random) -> Array:
+    arm = world.arms[which]
+    robot, bounds = arm.robot, np.array(arm.robot.bounds)
     if robot.absolute:
         far = rng.choice((0.01, 0.03, 0.03, 0.1, 1.0))
-        here = np.array(world.arm.here)
+        here = np.array(arm.here)
         action = here + np.array([rng.uniform(-far, far) for _ in bounds])
         if robot.pose:
             action[3:7] = here[3:7] + [rng.gauss(0, min(far, 0.3)) for _ in range(4)]
         action = np.clip(action, -bounds, bounds)
     else:
         share = rng.choice((0.0, 0.1, 0.1, 0.3, 1.0, 1.0))
-        if rng.random() < 0.5:  # on into the direction of before, as a person pushes
-            action = world.direction * bounds * share
-        else:
-            world.direction = np.array([rng.uniform(-1, 1) for _ in bounds])
-            action = world.direction * bounds * share
+        if rng.random() < 0.5:  # else on into the direction of before, as a person pushes
+            world.directions[which] = np.array([rng.uniform(-1, 1) for _ in bounds])
+        action = world.directions[which] * bounds * share
     if robot.gripper:
         action = np.append(action, rng.choice((0.0, 1.0, rng.random())))
     return action.astype(np.float32)
 
 
+def _bounds(world: World) -> list[float]:
+    """The largest action, with the grippers open."""
+    return [b for arm in world.arms for b in (*arm.robot.bounds, *[1.0] * arm.robot.gripper)]
+
+
 def _reading(kind: str, most: int = 4) -> Fault:
     def inject(world: World, rng: random.Random) -> None:
         values: tuple[float, ...] = ()
+        which = rng.randrange(2)
         if kind == "jump":
+            here = world.arms[which % len(world.arms)].here
             far = rng.choice((0.1, 0.19, 0.25, 1.0, 4.0))
-            values = tuple(value + rng.uniform(-far, far) for value in world.arm.here[:3])
-            values += tuple(world.arm.here[3:])
+            values = tuple(value + rng.uniform(-far, far) for value in here[:3])
+            values += tuple(here[3:])
         amount_s = rng.choice((-3.0, -0.5, -0.12, -0.03, 0.03, 0.2, 5.0)) if kind == "stamp" else 0
-        world.reading_faults.append(ReadingFault(kind, rng.randint(1, most), values, amount_s))
+        world.reading_faults.append(
+            ReadingFault(kind, rng.randint(1, most), values, amount_s, which)
+        )
 
     return inject
 
@@ -86,10 +97,8 @@ def _far_out(world: World, rng: random.Random, chunk: dict[str, Any]) -> None:
 
 
 def _a_little_out(world: World, rng: random.Random, chunk: dict[str, Any]) -> None:
-    bounds = list(world.robot.bounds) + [1.0] * world.robot.gripper
-    chunk["rows"] = np.array([[b * rng.choice((-1.05, 0.0, 1.05)) for b in bounds]], np.float32)
-    if world.robot.gripper:
-        chunk["rows"][0, -1] = rng.choice((-0.05, 1.05))
+    rows = [[b * rng.choice((-1.05, 0.0, 1.05)) for b in _bounds(world)]]
+    chunk["rows"] = np.array(rows, np.float32)
 
 
 def _stale(world: World, rng: random.Random, chunk: dict[str, Any]) -> None:
@@ -124,9 +133,8 @@ def _hurry(world: World, rng: random.Random) -> None:
 def _refused_in_between(world: World, rng: random.Random) -> None:
     """Commands in turns with such that stop the robot: stops must not win it speed."""
     for _ in range(rng.randint(2, 6)):
-        bounds = list(world.robot.bounds) + [1.0] * world.robot.gripper
-        row = np.array(bounds, np.float32)
-        if world.robot.absolute:
+        row = np.array(_bounds(world), np.float32)
+        if any(arm.robot.absolute for arm in world.arms):
             row = wish(world, rng)
         world.send(row[None])
         world.run(rng.choice((0.02, 0.05, 0.06)))
@@ -164,7 +172,7 @@ def _reset_with_trouble(world: World, rng: random.Random) -> None:
         fault = ReadingFault(kind, rng.randint(1, 4))
         if kind in ("jump", "home"):
             fault.kind = "jump"
-            home = world.robot.contract["home"]
+            home = world.arms[0].robot.contract["home"]
             goal = home.get("pose") or home.get("joints")
             fault.values = goal if kind == "home" else [v + rng.uniform(-1, 1) for v in goal[:3]]
             fault.values = [*fault.values, *goal[len(fault.values) :]]
@@ -189,35 +197,35 @@ def _clock_step(world: World, rng: random.Random) -> None:
 
 
 def _blocked(world: World, rng: random.Random) -> None:
-    world.arm.blocked = True
+    arm = rng.choice(world.arms)
+    arm.blocked = True
 
     def free() -> None:
-        world.arm.blocked = False
+        arm.blocked = False
 
     _later(world, rng.uniform(0.2, 2.0), free)
 
 
 def _pushes(world: World, rng: random.Random) -> None:
     """It is led on in one direction although something is in its way; then nobody commands."""
-    bounds = np.array(world.robot.bounds)
-    row = bounds * [rng.choice((-1.0, 1.0)) for _ in bounds]
-    if world.robot.absolute:
-        row = wish(world, rng)[: len(bounds)]
-    if world.robot.gripper:
-        row = np.append(row, 0.0)
-    world.arm.blocked = True
+    row = np.array([b * rng.choice((-1.0, 1.0)) for b in _bounds(world)])
+    if any(arm.robot.absolute for arm in world.arms):
+        row = wish(world, rng)
+    arm = rng.choice(world.arms)
+    arm.blocked = True
     for _ in range(rng.randint(3, 20)):
         world.regain()
         world.send(row.astype(np.float32)[None])
         world.run(PERIOD_S)
     world.run(0.6)
-    world.arm.blocked = False
+    arm.blocked = False
 
 
 def _held_up(world: World, rng: random.Random) -> None:
     """The whole process stood still; the robot moved on."""
     duration_s = rng.uniform(0.05, 0.6)
-    world.arm.advance(duration_s)
+    for arm in world.arms:
+        arm.advance(duration_s)
     world.time.move(duration_s)
 
 
@@ -226,7 +234,8 @@ def _nobody_commands(world: World, rng: random.Random) -> None:
 
 
 def _gripper_rejects(world: World, rng: random.Random) -> None:
-    world.arm.gripper_accepts = rng.random() < 0.5
+    for arm in world.arms:
+        arm.gripper_accepts = rng.random() < 0.5
 
 
 def _late_stops(world: World, rng: random.Random) -> None:
@@ -235,8 +244,6 @@ def _late_stops(world: World, rng: random.Random) -> None:
 
 def _pushed(world: World, rng: random.Random) -> None:
     """Somebody moves the robot while it is stopped and its controller is off."""
-    if world.robot.rate:
-        return
     world.run(PERIOD_S + 0.4)  # the watchdog stops it
     world.reading_faults.clear()  # it is seen where it is before anybody commands it
     world.pushed([rng.uniform(-0.5, 0.5) for _ in range(3)])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import copy
+from dataclasses import dataclass, replace
 from typing import Any
 
 JOINTS = ("a", "b", "c")
@@ -24,6 +25,12 @@ TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 TWIST = "geometry_msgs/msg/TwistStamped"
 POSE = "geometry_msgs/msg/PoseStamped"
 JOINT_STATE = "sensor_msgs/msg/JointState"
+BASE = "geometry_msgs/msg/Twist"
+
+
+def joints_of(group: str) -> tuple[str, ...]:
+    """The names of the joints of a group; of a robot without groups, if it is empty."""
+    return tuple(f"{group}_{name}" for name in JOINTS) if group else JOINTS
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,10 @@ class CampaignRobot:
         bounds: Greatest number of each element of an action, without gripper.
         gripper: Whether there is one.
         blend_rows: Of the chunk player.
+        target_low: Limits of the driver on targets, lowest.
+        target_high: Likewise, highest.
+        base: Whether it drives on a floor: velocities ahead, to the left, and of turning.
+        groups: Robots that one action moves, by name.
     """
 
     name: str
@@ -82,8 +93,15 @@ class CampaignRobot:
     bounds: tuple[float, ...] = ()
     gripper: bool = False
     blend_rows: int = 0
-    target_low: tuple[float, ...] = field(default=())
-    target_high: tuple[float, ...] = field(default=())
+    target_low: tuple[float, ...] = ()
+    target_high: tuple[float, ...] = ()
+    base: bool = False
+    groups: tuple[tuple[str, CampaignRobot], ...] = ()
+
+    @property
+    def parts(self) -> tuple[tuple[str, CampaignRobot], ...]:
+        """Its groups by name, or the whole robot under an empty name."""
+        return self.groups or (("", self),)
 
 
 JOINT_STEP, JOINT_VELOCITY, JOINT_ACCELERATION = 0.06, 0.8, 4.0
@@ -213,6 +231,64 @@ def _tool(kind: str, command_type: str, bounds: tuple[float, ...], **options: An
     )  # fmt: skip
 
 
+def _base() -> CampaignRobot:
+    linear, angular = TOOL["linear"], TOOL["angular"]
+    action = {
+        "kind": "base_twist", "sideways": True, "low": [-0.5, -0.5, -2.0], "high": [0.5, 0.5, 2.0],
+        "command": {"topic": "/command", "type": BASE},
+    }  # fmt: skip
+    contract: dict[str, Any] = {"observation": {}, "action": action}
+    safety = {
+        "velocity": {"linear": linear[1], "angular": angular[1]},
+        "acceleration": {"linear": linear[2], "angular": angular[2]},
+    }
+    shift, turn = _tool_limits(rate=True)
+    limits = (replace(shift, part=slice(0, 2)), replace(turn, part=slice(2, 3)))
+    return CampaignRobot(
+        "base_twist by Twist",
+        contract,
+        safety,
+        limits,
+        rate=True,
+        base=True,
+        bounds=(0.5, 0.5, 2.0),
+    )
+
+
+def _grouped(**parts: CampaignRobot) -> CampaignRobot:
+    """One robot of several: their topics and joints are called by the group."""
+    observation: dict[str, Any] = {}
+    groups: dict[str, Any] = {}
+    limits: dict[str, Any] = {}
+    named: list[tuple[str, CampaignRobot]] = []
+    for name, part in parts.items():
+        own = copy.deepcopy(part.contract)
+        for array, source in own["observation"].items():
+            source["topic"] = f"/{name}{source['topic']}"
+            observation[f"{name}.{array}"] = source
+        action = own["action"]
+        action["command"]["topic"] = f"/{name}/command"
+        if "gripper" in action:
+            action["gripper"]["topic"] = f"/{name}/gripper"
+        group: dict[str, Any] = {"action": action}
+        if not part.pose and not part.base:
+            group["joints"] = list(joints_of(name))
+        if "home" in own:
+            group["home"] = own["home"]
+        groups[name] = group
+        limits[name] = {key: value for key, value in part.safety.items() if key != "watchdog_s"}
+        named.append((name, replace(part, contract=own)))
+    contract = {
+        "robot": "toys", "base_frame": "base", "period_s": PERIOD_S, "observation": observation,
+        "continuous": [joints_of(n)[2] for n, p in parts.items() if not p.pose and not p.base],
+        "groups": groups, "timing": {"connect_timeout_s": 0.5},
+    }  # fmt: skip
+    name = " and ".join(f"{name}: {part.name}" for name, part in parts.items())
+    return CampaignRobot(
+        name, contract, {"watchdog_s": WATCHDOG_S, "groups": limits}, (), groups=tuple(named)
+    )
+
+
 _DELTA = (0.1, 0.1, 0.1)
 _TOOL_DELTA = (0.05, 0.05, 0.05, 0.2, 0.2, 0.2)
 _TOOL_TWIST = (0.5, 0.5, 0.5, 2.0, 2.0, 2.0)
@@ -231,4 +307,9 @@ ROBOTS: tuple[CampaignRobot, ...] = (
     _tool("ee_pose", POSE, (1.0,) * 7),
     _tool("ee_twist", TWIST, _TOOL_TWIST),
     _tool("ee_twist", POSE, _TOOL_TWIST),
+    _grouped(
+        left=_joints("joint_delta", NUMBERS, _DELTA, gripper=True),
+        right=_joints("joint_position", TRAJECTORY, (3.0, 3.0, 3.2), gripper=True),
+    ),
+    _grouped(arm=_joints("joint_delta", TRAJECTORY, _DELTA), base=_base()),
 )

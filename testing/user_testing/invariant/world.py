@@ -43,10 +43,10 @@ from user_hal.safety import Refused, SafetyConfig
 from user_hal.safety.rotation import from_vector, multiply
 from user_testing.invariant.checks import Invariant, Violation, Work, joint_way, pose_way
 from user_testing.invariant.robots import (
+    BASE,
     CLOSED_M,
     CONTINUOUS,
     JOINT_STATE,
-    JOINTS,
     NUMBERS,
     OPEN_M,
     PERIOD_S,
@@ -57,6 +57,7 @@ from user_testing.invariant.robots import (
     TWIST,
     WATCHDOG_S,
     CampaignRobot,
+    joints_of,
 )
 from user_testing.virtual_time import VirtualTime
 
@@ -83,12 +84,14 @@ class ReadingFault:
         count: How many readings it lasts.
         values: Of a jump: what is read instead.
         amount_s: Of stamps: how far they are off.
+        which: The arm that publishes them, counted round.
     """
 
     kind: str
     count: int = 1
     values: Sequence[float] = ()
     amount_s: float = 0.0
+    which: int = 0
 
 
 class StepStopper(Stopper):
@@ -180,13 +183,27 @@ class StandIn:
     """An arm that follows targets at a limited speed, and a gripper, on topics in this process.
 
     Args:
-        robot: Which of the campaign's.
+        robot: Which of the campaign's, or one group of it.
+        group: Name of the group; empty for a robot without groups.
         world: Takes what arrives.
         io: Topics.
+
+    Attributes:
+        check: What it was told is compared here.
+        here: Where it really is.
+        observed: Where the gate was shown it last.
     """
 
-    def __init__(self, robot: CampaignRobot, world: World, io: LocalTopics) -> None:
-        self._robot, self._world, self._io = robot, world, io
+    def __init__(self, robot: CampaignRobot, group: str, world: World, io: LocalTopics) -> None:
+        self.robot = self._robot = robot
+        self._world, self._io = world, io
+        self.check = Invariant(robot)
+        self.joints = joints_of(group)
+        self.array = (f"{group}." if group else "") + (
+            "tcp_pose" if robot.pose else "joint_position"
+        )
+        self._readings: deque[tuple[float, list[float]]] = deque(maxlen=24)
+        self.observed: Sequence[float] = ()
         self.here = list(START_POSE if robot.pose else START_JOINTS)
         self.blocked = False
         self.gripper_accepts = True
@@ -195,14 +212,22 @@ class StandIn:
         type_name = robot.contract["action"]["command"]["type"]
         take = {
             NUMBERS: self._numbers, TRAJECTORY: self._trajectory, JOINT_STATE: self._joint_state,
-            POSE: self._pose, TWIST: self._twist,
+            POSE: self._pose, TWIST: self._twist, BASE: self._base,
         }[type_name]  # fmt: skip
-        io.subscribe("/command", type_name, lambda message: self._take(take(message)))
+        command = robot.contract["action"]["command"]["topic"]
+        io.subscribe(command, type_name, lambda message: self._take(take(message)))
         if robot.gripper:
-            io.serve("/gripper", "control_msgs/action/GripperCommand", self._goal)
-        topic, kind = ("/tool", POSE) if robot.pose else ("/joint_states", JOINT_STATE)
-        self._publisher: LocalPublisher = io.publisher(topic, kind)
+            topic = robot.contract["action"]["gripper"]["topic"]
+            io.serve(topic, "control_msgs/action/GripperCommand", self._goal)
+        self._publisher: LocalPublisher | None = None
+        for source in robot.contract["observation"].values():
+            self._publisher = io.publisher(source["topic"], source["type"])
         self._older: Any = None
+
+    def readings(self, now_s: float) -> list[list[float]]:
+        """What was published and may be taken still, the newest last."""
+        fresh = [values for at_s, values in self._readings if now_s - at_s <= _TAKEN_S]
+        return fresh or [list(self.here)]
 
     def let_go(self) -> None:
         """Its controller forgets its target, until it gets another one."""
@@ -233,9 +258,11 @@ class StandIn:
 
     def publish(self, fault: ReadingFault | None) -> None:
         """Publish a reading, with what is wrong with it."""
+        if self._publisher is None:
+            return  # a base, which nobody measures
         values, stamp_ns, frame = list(self.here), self._io.now_ns(), "base"
         kind = fault.kind if fault else ""
-        names = list(JOINTS)
+        names = list(self.joints)
         taken = True
         if kind == "gap":
             return
@@ -271,24 +298,29 @@ class StandIn:
         else:
             message = JointState(header, names, values)
         if taken:
-            self._world.published(values)
+            self._readings.append((self._world.time.monotonic(), values))
         self._older = message
         self._publisher.publish(message)
 
     def _take(self, values: list[float]) -> None:
         self._told = values
-        self._world.arrived(values)
+        self._world.arrived(self, values)
+
+    def _base(self, message: Any) -> list[float]:
+        if message.linear.z or message.angular.x or message.angular.y:
+            self._world.violated(f"a base was told {message}")
+        return [message.linear.x, message.linear.y, message.angular.z]
 
     def _numbers(self, message: Any) -> list[float]:
         return list(message.data)
 
     def _trajectory(self, message: Any) -> list[float]:
-        if list(message.joint_names) != list(JOINTS) or len(message.points) != 1:
+        if list(message.joint_names) != list(self.joints) or len(message.points) != 1:
             self._world.violated(f"a trajectory of {message.joint_names}")
         return list(message.points[0].positions)
 
     def _joint_state(self, message: Any) -> list[float]:
-        if list(message.name) != list(JOINTS):
+        if list(message.name) != list(self.joints):
             self._world.violated(f"a command for {message.name}")
         return list(message.velocity or message.position)
 
@@ -332,16 +364,14 @@ class World:
         self.robot, self.time = robot, time
         time.now_ns, time.wall_offset_ns = 1_000_000_000, 1_700_000_000_000_000_000
         time.let_pass = self.run
-        self.check = Invariant(robot)
+        self.forbidden = ""  # why nothing that begins now may move the robot
         self.io = LocalTopics(time.time_ns)
         self.violation: Violation | None = None
         self._failed = False  # whether the last command had a fault
         self._works: list[tuple[Work, str]] = []
-        self._readings: deque[tuple[float, list[float]]] = deque(maxlen=24)
-        self._observed: Sequence[float] = ()
         self._contract = from_mapping(Ros2Config, robot.contract)
         self._safety = from_mapping(SafetyConfig, robot.safety)
-        self.arm = StandIn(robot, self, self.io)
+        self.arms = [StandIn(part, group, self, self.io) for group, part in robot.parts]
         self.reading_faults: deque[ReadingFault] = deque()
         self.driver_faults: dict[str, list[str]] = {}
         self.schedule: list[tuple[float, Callable[[], None]]] = []
@@ -355,7 +385,8 @@ class World:
         self.token = 0
         self._leased_until_s = 0.0  # until then somebody else holds the lease
         self.commands = 0
-        self.direction: Array = np.ones(len(robot.bounds))  # of the commands before
+        #: Direction of the commands before, by arm.
+        self.directions = [np.ones(len(arm.robot.bounds)) for arm in self.arms]
         self._build()
 
     def _build(self) -> None:
@@ -379,11 +410,11 @@ class World:
 
     # --- what the stand-in and the driver tell ---
 
-    def arrived(self, values: list[float]) -> None:
+    def arrived(self, arm: StandIn, values: list[float]) -> None:
         """A target arrived at the robot."""
         with self.noted():
             work, forbidden = self._works[-1]
-            self.check.arrived(work, values, self.time.monotonic(), self.arm.here, forbidden)
+            arm.check.arrived(work, values, self.time.monotonic(), arm.here, forbidden)
 
     def violated(self, text: str) -> None:
         """Something that may not happen has."""
@@ -399,39 +430,39 @@ class World:
             self.violation = self.violation or violation
             raise
 
-    def published(self, values: list[float]) -> None:
-        """The robot published a reading that the driver may take."""
-        self._readings.append((self.time.monotonic(), values))
-
     def commanded(self, executed: Array | None) -> None:
         """The driver came back from a command."""
-        now_s = self.time.monotonic()
-        readings = [values for at_s, values in self._readings if now_s - at_s <= _TAKEN_S]
-        count = len(self.robot.bounds)
-        values = None if executed is None else executed[:count].tolist()
-        readings = readings or [list(self.arm.here)]
-        with self.noted():
-            self.check.commanded(values, now_s, readings, self._observed or readings[-1])
+        now_s, at = self.time.monotonic(), 0
         self.commands += 1
-        if executed is None:
-            return
-        self._applied.append((executed, self._failed))
-        holds = self.arm.opening or 0.0
-        if self.robot.gripper and abs(float(executed[-1]) - holds) > 1e-4:
-            self.violated(f"the gripper holds {holds}, reported is {executed[-1]}")
+        if executed is not None:
+            self._applied.append((executed, self._failed))
+        for arm in self.arms:
+            end = at + len(arm.robot.bounds)
+            part = None if executed is None else executed[at:end].tolist()
+            readings = arm.readings(now_s)
+            with self.noted():
+                arm.check.commanded(part, now_s, readings, arm.observed or readings[-1])
+            at = end + arm.robot.gripper
+            if executed is None or not arm.robot.gripper:
+                continue
+            holds, told = arm.opening or 0.0, float(executed[end])
+            if abs(told - holds) > 1e-4:
+                self.violated(f"the gripper holds {holds}, reported is {told}")
 
     @contextlib.contextmanager
     def at_work(self, work: Work) -> Iterator[None]:
         """The loop calls a method of the driver."""
         leased = "" if self.time.monotonic() >= self._leased_until_s else _LEASED
-        self._works.append((work, self.check.forbidden or leased))
+        self._works.append((work, self.forbidden or leased))
         try:
-            if work == "connect":
-                self.arm.opening = None  # a new sender knows nothing of it
-            self.check.begins(work)
+            for arm in self.arms:
+                if work == "connect":
+                    arm.opening = None  # a new sender knows nothing of it
+                arm.check.begins(work)
             self.fail(work)
             yield
-            self.check.ended(work)
+            for arm in self.arms:
+                arm.check.ended(work)
         finally:
             self._works.pop()
 
@@ -457,8 +488,9 @@ class World:
             raise DeviceFault("robot", got="a fault that was asked for")
 
     def _seen(self, observation: Observation) -> None:
-        name = "tcp_pose" if self.robot.pose else "joint_position"
-        self._observed = observation.arrays[name].tolist()
+        for arm in self.arms:
+            if arm.array in observation.arrays:
+                arm.observed = observation.arrays[arm.array].tolist()
         applied = observation.applied
         good = max((i for i, (_, failed) in enumerate(self._applied) if not failed), default=0)
         del self._applied[:good]
@@ -480,7 +512,8 @@ class World:
             if not self._stepping:
                 due_ns = min(due_ns, max(self._loop_ns, time.now_ns))
             if due_ns > time.now_ns:
-                self.arm.advance((due_ns - time.now_ns) * 1e-9)
+                for arm in self.arms:
+                    arm.advance((due_ns - time.now_ns) * 1e-9)
                 time.now_ns = due_ns
             now_ns = time.now_ns
             if now_ns >= self._publish_ns:
@@ -502,7 +535,9 @@ class World:
             fault.count -= 1
             if fault.count <= 0:
                 self.reading_faults.popleft()
-        self.arm.publish(fault)
+        for i, arm in enumerate(self.arms):
+            hit = fault is not None and fault.which % len(self.arms) == i
+            arm.publish(fault if hit else None)
 
     def _look(self) -> None:
         now_s = self.time.monotonic()
@@ -510,7 +545,8 @@ class World:
             self.schedule.pop(0)[1]()
         self.stopper.pump()
         self.loop.look()
-        self.check.in_effect(now_s, _VELOCITY_S)
+        for arm in self.arms:
+            arm.check.in_effect(now_s, _VELOCITY_S)
 
     def _step(self) -> None:
         self._stepping = True
@@ -583,27 +619,31 @@ class World:
     def press(self) -> None:
         """Press the emergency stop."""
         self.loop.press_emergency("the campaign")
-        self.check.forbidden = _PRESSED
+        self.forbidden = _PRESSED
 
     def release(self) -> None:
         """Release it."""
         self.loop.reset_emergency()
-        self.check.forbidden = ""
+        self.forbidden = ""
 
     def pushed(self, by: Sequence[float]) -> None:
         """Somebody moves the robot by hand."""
-        for i, distance in enumerate(by):
-            self.arm.here[i] += distance
-        self.arm.let_go()
-        self.check.by_hand = True
+        for arm in self.arms:
+            if arm.robot.rate:
+                continue
+            for i, distance in enumerate(by):
+                arm.here[i] += distance
+            arm.let_go()
+            arm.check.by_hand = True
 
     def restart(self) -> None:
         """The process of the HAL ends, and another one starts, which believes what it sees first."""
         self.reading_faults.clear()
         self.loop.close()
         self.stopper.wait()
-        latched = bool(self.check.forbidden)
-        self.check.restarted()
+        latched = bool(self.forbidden)
+        for arm in self.arms:
+            arm.check.restarted()
         self._applied, self._loop_ns = [], self.time.now_ns
         self._build()
         if latched:

@@ -97,6 +97,9 @@ MUTATIONS: dict[str, tuple[type, str, Callable[..., Any], list[CampaignRobot]]] 
         EmergencyStop, "check", no_reason, robots_named("joint_delta")[:2]
     ),
     "the watchdog sleeps": (CommandWatchdog, "check", no_reason, robots_named("TwistStamped")),
+    "what one group could not plan moves the other": (
+        Drive, "unplan", nothing, robots_named("left:")
+    ),
     "grippers are reported as told": (
         GripperSender, "send", reported_as_asked, robots_named("joint_delta by F")[:1]
     ),
