@@ -135,9 +135,9 @@ def test_a_controller_that_does_not_hear_is_told_by_policy(end: End, text: str) 
         DeviceTimeout, match=f"command topic '/c'.*not heard by /controller: {text}"
     ):
         require_listener(io, io.publisher("/c", NUMBERS), NUMBERS, 0.1)
-    command = groups_of(contract())[0].action.command
-    unheard = unheard_commands(io, [command])
+    commands = [(topic, kind) for _, topic, kind in groups_of(contract())[0].topics()]
+    unheard = unheard_commands(io, commands)
     assert len(unheard) == 1
     assert unheard[0].startswith(f"commands on /c are not heard by /controller: {text}")
     io.ends[1].append(End("/robot"))  # somebody hears: the other one is a bystander
-    assert unheard_commands(io, [command]) == []
+    assert unheard_commands(io, commands) == []
