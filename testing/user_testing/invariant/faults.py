@@ -233,6 +233,16 @@ def _nobody_commands(world: World, rng: random.Random) -> None:
     world.run(rng.choice((0.3, 0.6, 1.3)))
 
 
+def _dies(world: World, rng: random.Random) -> None:
+    """The robot says nothing any more, and its commander goes on."""
+    which = rng.randrange(2)
+    world.reading_faults.append(ReadingFault("gap", rng.randint(20, 40), (), 0.0, which))
+    for _ in range(20):
+        world.regain()
+        world.send(np.array([wish(world, rng)]))
+        world.run(PERIOD_S)
+
+
 def _gripper_rejects(world: World, rng: random.Random) -> None:
     for arm in world.arms:
         arm.gripper_accepts = rng.random() < 0.5
@@ -263,6 +273,7 @@ FAULTS: dict[str, tuple[Fault, int]] = {
     "joints swapped": (_reading("swap"), 8),
     "reading repeated": (_reading("repeat", 8), 5),
     "readings missing": (_reading("gap", 12), 6),
+    "robot dies for a while": (_dies, 1),
     "reading not finite": (_reading("not_finite"), 5),
     "reading in another frame": (_reading("frame"), 5),
     "reading of other joints": (_reading("names"), 3),

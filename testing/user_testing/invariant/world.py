@@ -66,6 +66,9 @@ PUBLISH_S, LOOK_S = 0.05, 0.02
 JOINT_SPEED, TOOL_SPEED, TURN_SPEED = 1.2, 0.35, 1.5
 #: Readings older than this are not taken by the driver (its max_age_s).
 _TAKEN_S = 0.45
+#: A robot is not commanded when it has been silent for the longest age of a reading, and a call
+#: that takes too long.
+_SILENT_S = 0.5 + 0.4
 #: A velocity may go on for the watchdog's time, one look of the sentinel, a call that takes too
 #: long and stops that fail a few times.
 _VELOCITY_S = WATCHDOG_S + LOOK_S + 0.6
@@ -219,10 +222,19 @@ class StandIn:
         if robot.gripper:
             topic = robot.contract["action"]["gripper"]["topic"]
             io.serve(topic, "control_msgs/action/GripperCommand", self._goal)
+        self.topic = ""  # that it is read from
         self._publisher: LocalPublisher | None = None
         for source in robot.contract["observation"].values():
-            self._publisher = io.publisher(source["topic"], source["type"])
+            self.topic = source["topic"]
+            self._publisher = io.publisher(self.topic, source["type"])
         self._older: Any = None
+        self.spoke_s = world.time.monotonic()  # when it published last, whatever it was
+
+    def echo(self) -> None:
+        """Publish what was observed where the robot publishes, as a node's standard topics do."""
+        if self._publisher is not None and self.observed:
+            stamp = Header(Time(*divmod(self._io.now_ns(), 10**9)), "base")
+            self._publisher.publish(self._message(stamp, list(self.joints), self.observed))
 
     def readings(self, now_s: float) -> list[list[float]]:
         """What was published and may be taken still, the newest last."""
@@ -266,6 +278,7 @@ class StandIn:
         taken = True
         if kind == "gap":
             return
+        self.spoke_s = self._world.time.monotonic()
         if kind == "repeat" and self._older is not None:
             self._publisher.publish(self._older)
             return
@@ -291,16 +304,17 @@ class StandIn:
         elif kind == "quaternion" and self._robot.pose:
             values[3:7], taken = [0.0] * 4, False
         header = Header(Time(*divmod(max(stamp_ns, 0), 10**9)), frame)
-        message: Any
-        if self._robot.pose:
-            x, y, z, *q = values
-            message = PoseStamped(header, Pose(Vector3(x, y, z), Quaternion(*q)))
-        else:
-            message = JointState(header, names, values)
+        message = self._message(header, names, values)
         if taken:
             self._readings.append((self._world.time.monotonic(), values))
         self._older = message
         self._publisher.publish(message)
+
+    def _message(self, header: Header, names: list[str], values: Sequence[float]) -> Any:
+        if not self._robot.pose:
+            return JointState(header, names, list(values))
+        x, y, z, *q = values
+        return PoseStamped(header, Pose(Vector3(x, y, z), Quaternion(*q)))
 
     def _take(self, values: list[float]) -> None:
         self._told = values
@@ -378,6 +392,7 @@ class World:
         self._publish_ns = self._look_ns = time.now_ns
         self._loop_ns = time.now_ns
         self._stepping = False
+        self._echoing: list[StandIn] = []
         self._local = local
         #: What was accepted last, and what was of unknown fate (True) since.
         self._applied: list[tuple[Array, bool]] = []
@@ -403,6 +418,9 @@ class World:
         )
         self.stopper: StepStopper = self.loop._stopper  # type: ignore[assignment]
         self.stopper.start()
+        # The node publishes standard topics where its robot is not read from them.
+        read = self.driver.topics_read
+        self._echoing = [arm for arm in self.arms if arm.topic and arm.topic not in read]
         self.hal = SteppedHal(self.loop, self.driver, self._safety) if self._local else None
         if self.hal is None:
             self.acquire()
@@ -440,6 +458,9 @@ class World:
             end = at + len(arm.robot.bounds)
             part = None if executed is None else executed[at:end].tolist()
             readings = arm.readings(now_s)
+            silent_s = now_s - arm.spoke_s
+            if part is not None and arm.topic and silent_s > _SILENT_S:
+                self.violated(f"a robot is commanded that has said nothing for {silent_s:.2f} s")
             with self.noted():
                 arm.check.commanded(part, now_s, readings, arm.observed or readings[-1])
             at = end + arm.robot.gripper
@@ -491,6 +512,8 @@ class World:
         for arm in self.arms:
             if arm.array in observation.arrays:
                 arm.observed = observation.arrays[arm.array].tolist()
+            if arm in self._echoing:
+                arm.echo()
         applied = observation.applied
         good = max((i for i, (_, failed) in enumerate(self._applied) if not failed), default=0)
         del self._applied[:good]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 
 from user_core.reasons import NO_REASON
 from user_hal.robots.ros2.commands import JointTargets, _Progress
+from user_hal.robots.ros2.driver import Ros2Robot
 from user_hal.robots.ros2.drives import Drive
 from user_hal.robots.ros2.grippers import GripperSender
 from user_hal.runtime.command_path import CommandPath
@@ -70,11 +70,15 @@ def without_lead(self: JointTargets, start: Any, measured: Any) -> Any:
     return np.minimum(self._low, start), np.maximum(self._high, start)
 
 
+def no_topics(self: Ros2Robot) -> tuple[str, ...]:
+    return ()
+
+
 def always(*_: Any, **__: Any) -> bool:
     return True
 
 
-MUTATIONS: dict[str, tuple[type, str, Callable[..., Any], list[CampaignRobot]]] = {
+MUTATIONS: dict[str, tuple[type, str, Any, list[CampaignRobot]]] = {
     "velocities are not limited": (VelocityRule, "limit", never, robots_named("joint_velocity")),
     "steps are not limited": (StepRule, "limit", never, robots_named("joint_delta")[:2]),
     "accelerations are not limited": (AccelerationRule, "limit", never, robots_named("ee_delta")),
@@ -97,6 +101,9 @@ MUTATIONS: dict[str, tuple[type, str, Callable[..., Any], list[CampaignRobot]]] 
         EmergencyStop, "check", no_reason, robots_named("joint_delta")[:2]
     ),
     "the watchdog sleeps": (CommandWatchdog, "check", no_reason, robots_named("TwistStamped")),
+    "the node hears itself": (
+        Ros2Robot, "topics_read", property(no_topics), robots_named("joint_delta by F")[:1]
+    ),
     "what one group could not plan moves the other": (
         Drive, "unplan", nothing, robots_named("left:")
     ),
