@@ -213,6 +213,16 @@ def test_that_success_is_never_judged_is_known_before():
     assert why_without_success(deployment(mode="evaluation")) == ""
 
 
+def test_what_was_said_long_ago_is_no_warning():
+    clock = Clock()
+    state = full_state(clock)
+    state.take("SafetyStatus", "/robot0/s", gate(state=2, detail="no command", cause="watchdog"))
+    assert any("no command" in warning for warning in state.warnings())
+    clock.now_s += 6
+    assert state.warnings() == ["actor0 is silent", "/replay_status is silent",
+                                "/learner_status is silent"]  # fmt: skip
+
+
 def test_numbers_for_people():
     assert bar(0.5, 4) == "██░░"
     assert bar(math.nan, 4) == "░░░░"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,8 +23,10 @@ from user_core.types import (
     TrajectorySchema,
 )
 from user_learner.replay import StoreConfig, StoreWriter
+from user_learner.replay.meaning import is_new, join_meaning
 
 PRODUCER = "demos"
+_log = logging.getLogger(__name__)
 #: A person may judge an attempt for so long after it ended without a verdict.
 _VERDICT_S = 30.0
 
@@ -81,7 +84,11 @@ def record_demonstrations(
         robot.hal, None, reward, sink, _demonstration(config or ActorLoopConfig(), robot),
         teleop=robot.teleop, task=Task(task), on_step=lambda seen: on_step(),
     )  # fmt: skip
+    spec = robot.hal.spec
+    before = None if is_new(store) else schema
     with StoreWriter(store, schema, StoreConfig()) as writer:
+        for note in join_meaning(store, before, spec, f"{robot_name}, that is to record"):
+            _log.warning("%s", note)
         while kept < episodes:
             robot.await_ready()
             result = loop.run(seed=seed + kept + failures)

@@ -12,7 +12,7 @@ from user_core.errors import (
     is_of_a_person,
     may_pass,
 )
-from user_core.reasons import EqualFailures, Reason
+from user_core.reasons import EqualFailures, Lately, Reason
 from user_core.runtime import last_words
 
 
@@ -75,3 +75,15 @@ def test_last_words_are_taken_once(tmp_path, monkeypatch):
     assert words is not None and not words.reason and not words.final
     file.write_text("[1]")
     assert last_words.take(file) is None
+
+
+def test_a_warning_of_what_is_over_disappears():
+    now_s = [0.0]
+    lately = Lately(10.0, lambda: now_s[0])
+    assert not lately.grew("a", 0)
+    assert lately.grew("a", 3) and not lately.grew("b", 0)
+    now_s[0] = 9.0
+    assert lately.grew("a", 3)
+    now_s[0] = 11.0
+    assert not lately.grew("a", 3)
+    assert lately.grew("a", 4)

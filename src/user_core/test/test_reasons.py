@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from user_core import reasons
 from user_core.errors import StoreFull
@@ -26,3 +27,12 @@ def test_every_constant_is_listed_with_its_meaning():
     for name, code in constants.items():
         assert code == name.lower() and re.fullmatch(r"[a-z_]+", code)
         assert CODES[code].endswith(".")
+
+
+def test_the_reference_of_codes_is_the_one_that_is_written():
+    from user_core.error_reference import reference
+
+    page = Path(__file__).parents[3] / "docs/reference/errors.md"
+    assert page.read_text(encoding="utf-8") == reference(), (
+        "python -m user_core.error_reference > docs/reference/errors.md"
+    )

@@ -8,6 +8,7 @@ becomes a reason keeps its own code (:mod:`user_core.errors`).
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable
@@ -115,6 +116,14 @@ TEMPERATURE_BOUND = _code(
 )
 CHECKPOINT_WRITE = _code("checkpoint_write", "A checkpoint could not be written.")
 POLICY_PUBLISH = _code("policy_publish", "A policy version could not be published.")
+MEANING_UNKNOWN = _code("meaning_unknown", "Nobody knows what the numbers of a store mean.")
+MEANING_ACCEPTED = _code(
+    "meaning_accepted", "A store means other things than the robot; a person has accepted that."
+)
+ACTIONS_OUTSIDE = _code(
+    "actions_outside", "Many actions in the data lie outside the robot's bounds."
+)
+INPUT_CUT = _code("input_cut", "Many values of an input of the policy lie far outside its range.")
 ROWS_SET_ASIDE = _code("rows_set_aside", "Damaged rows of a replay store are passed over.")
 
 # Why the HAL of a robot stopped it, or refused or changed a command.
@@ -229,3 +238,27 @@ class EqualFailures:
         if not 0 < self.limit <= len(self._times_s):
             return NO_REASON
         return Reason(self._last.code, f"{self._last.text} ({len(self._times_s)} times the same)")
+
+
+class Lately:
+    """Tells whether counts have grown lately, so that a warning of what is over disappears.
+
+    Args:
+        window_s: For how long a growth is news.
+        clock_s: Monotonic seconds.
+    """
+
+    def __init__(
+        self, window_s: float = 60.0, clock_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._window_s, self._clock_s = window_s, clock_s
+        self._seen: dict[str, tuple[float, float]] = {}
+
+    def grew(self, name: str, count: float) -> bool:
+        """Whether a count has grown within the window; the first look counts what is there."""
+        now_s = self._clock_s()
+        before, since_s = self._seen.get(name, (0.0, -math.inf))
+        if count != before:
+            since_s = now_s if count > before else since_s
+            self._seen[name] = (count, since_s)
+        return now_s - since_s < self._window_s

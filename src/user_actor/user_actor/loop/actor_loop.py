@@ -19,6 +19,7 @@ from user_core.reasons import (
     STEPS_IRREGULAR,
     STOPPING,
     EqualFailures,
+    Lately,
     Reason,
 )
 from user_core.types import EpisodeSource, Outcome
@@ -111,7 +112,8 @@ class ActorLoop:
         self.start = StartSignal(config.start == "operator", config.go_lapses_s)
         self._sleeping = threading.Condition()
         self._stopping = self._paused = NO_REASON
-        self._last_failure = ""
+        self._last_failure = self._last_aborted = ""
+        self._lately = Lately()
         self._equal = EqualFailures(config.equal_failures)
 
     @property
@@ -200,6 +202,9 @@ class ActorLoop:
             return self._sleep(_LOOK_S)
         if result.outcome is not Outcome.ABORTED:
             self._schedule.finished(plan)
+        else:
+            code = f" [{result.reason_code}]" if result.reason_code else ""
+            self._last_aborted = f"; the last episode was aborted: {result.reason}{code}"
         self._last_failure = ""
         self._equal.clear()
         return None
@@ -238,9 +243,11 @@ class ActorLoop:
         }
         for kind in (Feedback.LATE, Feedback.FOREIGN, Feedback.MISSING):
             counts[f"steps had {kind.value} feedback"] = recorder.feedback[kind]
-        said = [
-            Reason(STEPS_IRREGULAR, f"{number} {text}") for text, number in counts.items() if number
-        ]
+        said = []
+        for text, number in counts.items():
+            if self._lately.grew(text, number):
+                cause = self._last_aborted if text.endswith("never answered") else ""
+                said.append(Reason(STEPS_IRREGULAR, f"{number} {text}{cause}"))
         if isinstance(actions.policies, PolicyHolder) and actions.policies.refusal:
             said.append(actions.policies.refusal)
         return said

@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     if arguments.until_success and (why := why_without_success(run.deployment)):
         notes.append(f"--until-success can never be reached: {why}")
     for note in notes:
-        console.print(note, highlight=False)
+        console.print(note, highlight=False, soft_wrap=True, markup=False)
     good = asyncio.run(_Up(run, arguments, console).run())
     if run.history.exists():
         from user_bringup.report import write_report  # matplotlib takes a second to import
@@ -166,10 +166,15 @@ class _Up:
             if child.state is ChildState.GIVEN_UP:
                 log = self.prepared.log_dir / f"{child.spec.name}.log"
                 self.console.print(
-                    f"{child.spec.name} was given up: {child.detail}\n  {log}", highlight=False
+                    f"{child.spec.name} was given up: {child.detail}\n  {log}",
+                    highlight=False,
+                    soft_wrap=True,
+                    markup=False,
                 )
         if good and never_ran:
-            self.console.print(f"nothing was collected: {never_ran}", highlight=False)
+            self.console.print(
+                f"nothing was collected: {never_ran}", highlight=False, soft_wrap=True, markup=False
+            )
         if not good or never_ran:
             self.history.ended(self.stopping or "by itself", self._causes(never_ran))
         return good and not never_ran
@@ -205,7 +210,7 @@ class _Up:
     def _stop(self, reason: str) -> None:
         if not self.stopping:
             self.stopping = f"stopping: {reason}"
-            self.console.print(self.stopping)
+            self.console.print(self.stopping, highlight=False, soft_wrap=True, markup=False)
             self.supervisor.request_stop()
 
     def _typed(self, domains: list[int]) -> None:
@@ -227,7 +232,8 @@ class _Up:
     def _tell_change(self, child: Child) -> None:
         worth_saying = child.state in (ChildState.WAITING, ChildState.GIVEN_UP)
         if worth_saying and child.detail and not self.stopping:
-            self.console.print(f"{child.spec.name}: {child.state.value}, {child.detail}")
+            text = f"{child.spec.name}: {child.state.value}, {child.detail}"
+            self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def _process_words(self) -> dict[str, str]:
         fine = (ChildState.RUNNING, ChildState.STOPPING, ChildState.ENDED)

@@ -136,6 +136,10 @@ class SystemState:
             if now_s - latest.received_s > STALE_AFTER_S
         ]
 
+    def _is_old(self, latest: Latest) -> bool:
+        """Whether so long nothing has come that it may not be so any more."""
+        return self._clock_s() - latest.received_s > STALE_AFTER_S
+
     def warnings(self) -> list[str]:
         """What a person should look at, each with the name of who says so."""
         found = [f"{name} is silent" for name in self.silent()]
@@ -145,18 +149,22 @@ class SystemState:
                 found.insert(0, with_code(text, WAITS_FOR_GO))
         for group in (self.actors, self.replays, self.learners):
             for name, latest in group.items():
+                if self._is_old(latest):
+                    continue  # what it said last may be over
                 message, who = latest.message, name.strip("/")
                 codes = zip_longest(message.warnings, message.warning_codes, fillvalue="")
                 found += [with_code(f"{who}: {text}", code) for text, code in codes if text]
         for name, latest in self.gates.items():
             message, who = latest.message, name.strip("/")
-            if message.state >= 2:
+            if message.state >= 2 and not self._is_old(latest):
                 found.append(with_code(f"{who}: robot stopped, {message.detail}", message.cause))
         found += [f"{name}: {detail}" for name, detail in self.processes.items() if detail]
         return found + [
             with_code(f"{name}: {latest.message.message}", _value(latest.message, "reason"))
             for name, latest in self.managed.items()
-            if level_of(latest.message) and not self.processes.get(name)
+            if level_of(latest.message)
+            and not self.processes.get(name)
+            and not self._is_old(latest)
         ]
 
 

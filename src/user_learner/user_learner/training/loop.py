@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +29,7 @@ from user_core.reasons import (
     REQUESTED,
     TRAINING_DIVERGED,
     UPDATE_RATIO,
+    Lately,
     Reason,
 )
 from user_core.specs import RobotSpec
@@ -50,6 +51,8 @@ _FLUSH_S = 10.0
 #: Returns to a checkpoint after which a training that diverges again is given up, and the updates
 #: beyond the place where it diverged after which that is forgotten.
 _RETURNS, _RECOVERED_UPDATES = 3, 1000
+#: For how long what has happened is news.
+_NEWS_S = 300.0
 _log = logging.getLogger(__name__)
 
 
@@ -80,6 +83,7 @@ class TrainingLoop:
         published: The policy version that this run has published last, of the same weights;
             as long as training is behind it, no other is published.
         start_over: Whether a run whose checkpoints cannot be used may begin anew.
+        warnings: What was to be said before the training began, and stays.
 
     Attributes:
         first_update_s: Seconds from when enough steps were there to the end of the first
@@ -100,9 +104,12 @@ class TrainingLoop:
         on_metrics: Callable[[Progress], None] | None = None,
         published: PolicyVersion | None = None,
         start_over: bool = False,
+        warnings: Sequence[Reason] = (),
     ) -> None:
         self._start_over, self._before = start_over, published
+        self._lasting_warnings = warnings
         self._floor = 0 if published is None else published.update
+        self._lately = Lately(_NEWS_S)
         self._diverged, self._diverged_at, self._returns = NO_REASON, 0, 0
         self.config, self.algorithm, self.source = config, algorithm, source
         self.limiter = UtdLimiter(config.utd)
@@ -395,10 +402,12 @@ class TrainingLoop:
         return NO_REASON
 
     def _warnings(self) -> list[Reason]:
-        found = [
-            Reason(CHECKPOINT_REFUSED, f"checkpoint set aside: {reason}")
-            for reason in self.checkpoints.refused
-        ]
+        found = list(self._lasting_warnings)
+        if self._lately.grew("refused", len(self.checkpoints.refused)):
+            found += [
+                Reason(CHECKPOINT_REFUSED, f"checkpoint set aside: {reason}")
+                for reason in self.checkpoints.refused
+            ]
         if self._diverged and self._update <= self._diverged_at + _RECOVERED_UPDATES:
             found.append(self._diverged)
         found += getattr(self.algorithm, "warnings", list)()
@@ -408,7 +417,7 @@ class TrainingLoop:
             found.append(Reason(CHECKPOINT_WRITE, f"checkpoint not written: {error}"))
         if self._state is LearnerState.WAITING and self._batches.reason:
             found.append(Reason(NO_DATA, f"no data: {self._batches.reason}"))
-        if self.limiter.forgiven:
+        if self._lately.grew("forgiven", self.limiter.forgiven):
             text = (
                 f"learner slower than robots: {self.limiter.ratio(self._update):.3g} updates a "
                 f"step instead of {self.limiter.target:g}"

@@ -1,0 +1,53 @@
+"""A run that cannot work ends by itself, with a status other than 0 and the cause in words."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from user_testing.ports import free_endpoint
+
+pytestmark = pytest.mark.timeout(400)
+
+
+def up(tmp_path: Path, start_process, env: str, *more: str) -> subprocess.Popen[str]:
+    words = [
+        "user", "up", "gymnasium", f"env:={env}", "random_steps:=100000",
+        f"policy_endpoint:={free_endpoint()}", "--runs", str(tmp_path), "--run", "r", "--no-table",
+        *more,
+    ]  # fmt: skip
+    return start_process(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=dict(os.environ)
+    )
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("Exit", "raised SystemExit: the vendor's SDK has had enough"),
+        ("Huge", "reward of environment 'OddHuge-v0' at episode"),
+        ("Die", "by itself and without a word"),
+    ],
+)
+def test_a_simulation_that_fails_in_the_same_way_for_ever_ends_the_run(
+    tmp_path, start_process, ros_domain, what, words
+):
+    process = up(tmp_path, start_process, f"user_testing.odd_environments:Odd{what}-v0")
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 1, said
+    assert "hal was given up" in said and words in said and "times the same" in said
+    report = (tmp_path / "r" / "report.md").read_text()
+    assert "It did not end well" in report and words in report
+
+
+def test_a_policy_that_does_not_fit_starts_nothing(tmp_path, start_process, ros_domain):
+    began_s = time.monotonic()
+    process = up(tmp_path, start_process, "Pendulum-v1", "algorithm:=rlpd_images")
+    said, _ = process.communicate(timeout=200)
+    assert process.returncode not in (0, None), said
+    assert "image_front" in said and "Pendulum-v1" in said
+    assert not (tmp_path / "r").exists(), f"{time.monotonic() - began_s:.0f} s"
