@@ -87,6 +87,8 @@ class Invariant:
         if work == "command":
             self._command = None
             self._interrupted = False
+        if work == "connect":  # also where the stop before could not be sent
+            self._holds, self._before = True, self._rest
 
     def ended(self, work: Work) -> None:
         """A method of the driver has returned, and not failed."""
