@@ -18,6 +18,7 @@ from user_core.rewards import TaskReward
 from user_core.types import EpisodeSource, Outcome
 from user_hal.robot_file import RobotFile
 from user_learner.replay import StoreReader
+from user_learner.replay.meaning import read_meaning
 
 REWARD = TaskReward(Config())
 FAKE = {"robot": {"plugin": "fake", "params": {"episode_steps": 30}}}
@@ -154,6 +155,16 @@ def test_a_store_of_another_robot_is_refused(tmp_path):
         record_demonstrations(robot, REWARD, tmp_path, 1, robot_name="fake", task="x")
     images = {"robot": {"plugin": "fake", "params": {"image_size": 8}}}
     with opened(person(), **images) as robot, pytest.raises(SchemaMismatch, match="image_front"):
+        record_demonstrations(robot, REWARD, tmp_path, 1, robot_name="fake", task="x")
+
+
+def test_a_store_that_means_something_else_is_refused(tmp_path):
+    slow = {"robot": {"plugin": "fake", "params": {"period_s": 0.2}}}
+    with opened(person()) as robot:
+        record_demonstrations(robot, REWARD, tmp_path, 1, robot_name="fake", task="x")
+        assert read_meaning(tmp_path).spec == robot.hal.spec
+        record_demonstrations(robot, REWARD, tmp_path, 1, robot_name="fake", task="x")
+    with opened(person(), **slow) as robot, pytest.raises(SchemaMismatch, match="period 5 Hz"):
         record_demonstrations(robot, REWARD, tmp_path, 1, robot_name="fake", task="x")
 
 

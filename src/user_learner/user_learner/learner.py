@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from user_core.config import Config, from_mapping, setting
 from user_core.errors import ConfigError
 from user_core.interfaces import PolicySink
+from user_core.meaning import MEANINGS, check_accepted
 from user_core.plugins import PluginChoice, load
 from user_core.policies import policy_config_hash
+from user_core.reasons import MEANING_ACCEPTED, MEANING_UNKNOWN, Reason
 from user_core.specs import RobotSpec
 from user_core.types import EpisodeSource
+from user_learner.replay.meaning import require_meaning, write_meaning
+from user_learner.replay.reader import StoreReader
 from user_learner.sampling.config import History, SamplerConfig
 from user_learner.sampling.source import ReplaySource
 from user_learner.training.config import TrainingConfig
 from user_learner.training.loop import TrainingLoop, identity_of
 from user_learner.training.progress import Progress, TensorBoardWriter
 from user_learner.training.publishing import PolicyFile
+
+
+class DataConfig(Config):
+    """What data are learned from."""
+
+    accept_differences: tuple[str, ...] = setting(
+        (),
+        doc="Differences in meaning between stores and robot that are none, by name: "
+        f"{', '.join(MEANINGS)}.",
+    )
+
+    def validate(self) -> None:
+        check_accepted(self.accept_differences)
 
 
 class LearnerConfig(Config):
@@ -30,6 +47,7 @@ class LearnerConfig(Config):
     demonstrations: str = setting(
         "", doc="Store whose episodes are all taken as demonstrations; empty for none."
     )
+    data: DataConfig = setting(factory=DataConfig, doc="What data are learned from.")
     algorithm: PluginChoice = setting(PluginChoice(plugin="rlpd"), doc="The algorithm.")
     policy: PluginChoice = setting(PluginChoice(plugin="tanh_gaussian"), doc="The policy.")
     sampler: SamplerConfig = setting(factory=SamplerConfig, doc="How batches are drawn.")
@@ -53,6 +71,36 @@ def _typed(kind: str, choice: PluginChoice) -> Config:
     return from_mapping(cls, choice.params)
 
 
+def check_meaning(
+    config: LearnerConfig, spec: RobotSpec, history: Sequence[History]
+) -> list[Reason]:
+    """Compare what all stores mean with the robot; the live one is told what its rows mean.
+
+    Returns:
+        What a person should know.
+
+    Raises:
+        SchemaMismatch: One means other things, which are not accepted.
+    """
+    accepted, found = config.data.accept_differences, list[Reason]()
+    for number, store in enumerate([config.store, *(Path(older.path) for older in history)]):
+        with closing(StoreReader(store)) as reader:
+            schema, rows = reader.schema, int(reader.tables.segments[:, 2].sum())
+        meaning, differences = require_meaning(
+            store, schema, spec, accepted, "data.accept_differences: "
+        )
+        found += [
+            Reason(MEANING_ACCEPTED, f"{store}: {d.key} {d.got}, not {d.expected}, is accepted")
+            for d in differences
+        ]
+        if number == 0 and meaning.known_from != "the store" and (meaning.spec or not rows):
+            with suppress(OSError):  # a disk that is full, or only read: said elsewhere
+                write_meaning(store, meaning.spec or spec)
+        elif meaning.spec is None and rows:
+            found.append(Reason(MEANING_UNKNOWN, f"{store}: meaning {meaning.known_from}"))
+    return found
+
+
 @contextmanager
 def open_learner(
     config: LearnerConfig,
@@ -70,6 +118,7 @@ def open_learner(
 
     Raises:
         StoreError: The store is not there.
+        SchemaMismatch: A store means other things than the robot's spec.
         ConfigError, PluginError: The configuration is wrong, or the run was trained with
             another one, and ``start_over`` was not said.
     """
@@ -79,6 +128,7 @@ def open_learner(
         history = list(config.history)
         if config.demonstrations:
             history.append(History(path=config.demonstrations, source=EpisodeSource.DEMONSTRATION))
+        meaning_warnings = check_meaning(config, spec, history)
         source = stack.enter_context(ReplaySource(config.store, config.sampler, history))
         listeners = [on_progress]
         if config.tensorboard:
@@ -114,6 +164,7 @@ def open_learner(
             on_metrics=tell,
             published=None if is_foreign else published,
             start_over=config.start_over,
+            warnings=meaning_warnings,
         )
         try:
             resumed = loop.restore()

@@ -45,7 +45,7 @@ from numpy.lib import format as npy_format
 from user_core.codecs.tensor import DEFAULT_LIMITS, Limits, TensorRecord, decode, encode
 from user_core.errors import CodecError, SpecError
 from user_core.runtime.files import replace_durably
-from user_core.specs import Array, ArraySpec
+from user_core.specs import Array, ArraySpec, RobotSpec
 from user_core.types import (
     ChunkId,
     EpisodeKey,
@@ -308,17 +308,25 @@ class EpisodeFileWriter:
         path: The file; replaced when it is there.
         schema: Schema of all its episodes.
         compress: Whether to deflate; images hardly shrink, and it is slow.
+        meaning: What the numbers mean; None when that is not known.
     """
 
-    def __init__(self, path: str | Path, schema: TrajectorySchema, compress: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        schema: TrajectorySchema,
+        compress: bool = False,
+        meaning: RobotSpec | None = None,
+    ) -> None:
         self._path, self._schema = Path(path), schema
         self._partial = self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
         self._method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
         self._archive = zipfile.ZipFile(self._partial, "w")
         self._count = 0
-        self._write_json(
-            _DATASET, {"format": FORMAT, "version": VERSION, "schema": schema.to_dict()}
-        )
+        head = {"format": FORMAT, "version": VERSION, "schema": schema.to_dict()}
+        if meaning is not None:  # readers of before pass over it
+            head["meaning"] = meaning.to_dict()
+        self._write_json(_DATASET, head)
 
     def __enter__(self) -> EpisodeFileWriter:
         return self
@@ -392,6 +400,9 @@ class EpisodeFileReader:
                     expected=f"{FORMAT!r}, version {VERSION}",
                 )
             self.schema = TrajectorySchema.from_dict(head["schema"])
+            meaning = head.get("meaning")
+            #: What the numbers mean; None where the file does not say.
+            self.meaning = None if meaning is None else RobotSpec.from_dict(meaning)
         except (KeyError, AttributeError, TypeError, SpecError) as error:
             self._archive.close()
             raise self._damaged(_DATASET, error) from error

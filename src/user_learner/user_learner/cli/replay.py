@@ -16,12 +16,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from user_core.errors import SuiteError
+from user_core.meaning import MEANINGS, describe_meaning, outside_bounds
 from user_core.types import EpisodeSource, Outcome
 from user_learner.replay.maintenance import Report, verify
+from user_learner.replay.meaning import read_meaning
 from user_learner.replay.reader import EpisodeInfo, StoreReader
 from user_learner.replay.transfer import export_episodes, import_episodes, merge
 from user_learner.replay.writer import StoreWriter
 
+#: Rows that are looked through at once.
+_ROWS_AT_ONCE = 1024
+#: Share of actions outside the bounds that a person should look at.
+_MANY_OUTSIDE = 0.01
 _SOURCES = {source.name.lower(): source for source in EpisodeSource}
 
 
@@ -61,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     join.add_argument("stores", nargs="+", help="stores to take from; they are only read")
     join.add_argument("--into", required=True, help="store to write; made when it is not there")
+    _add_accept(join)
     join.set_defaults(run=_merge)
 
     export = commands.add_parser("export", help="write episodes to a portable file")
@@ -76,8 +83,21 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("files", nargs="+", help="episode files")
     load.add_argument("--into", required=True, help="store to write; made when it is not there")
     load.add_argument("--as", dest="source", choices=_SOURCES, help="count them as this source")
+    _add_accept(load)
     load.set_defaults(run=_import)
     return parser
+
+
+def _add_accept(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--accept", default="", metavar="NAMES",
+        help="take data that mean something else as if they did not: names of differences, "
+        f"separated by commas ({', '.join(MEANINGS)})",
+    )  # fmt: skip
+
+
+def _accepted(options: argparse.Namespace) -> list[str]:
+    return [name.strip() for name in options.accept.strip("[]").split(",") if name.strip()]
 
 
 def _info(options: argparse.Namespace, console: Console) -> int:
@@ -115,14 +135,17 @@ def _verify_once(store: str, console: Console) -> Report:
 def _merge(options: argparse.Namespace, console: Console) -> int:
     table = Table("store", "chunks taken", "rows", "already there", "left out")
     skipped: list[str] = []
+    notes: list[str] = []
     with StoreWriter(options.into) as target:
         for store in options.stores:
             with _progress(console, f"merging {store}") as update:
-                report = merge(store, target, update)
+                report = merge(store, target, update, _accepted(options))
             numbers = (report.chunks, report.rows, report.duplicates, len(report.skipped))
             table.add_row(store, *(f"{n:,}" for n in numbers))
             skipped += report.skipped
+            notes += report.notes
     console.print(table)
+    _list(console, "meaning", notes, "yellow")
     _list(console, "left out", skipped, "yellow")
     return 1 if skipped else 0
 
@@ -140,14 +163,17 @@ def _import(options: argparse.Namespace, console: Console) -> int:
     source = _SOURCES[options.source] if options.source else None
     table = Table("file", "episodes taken", "rows", "already there", "left out")
     skipped: list[str] = []
+    notes: list[str] = []
     with StoreWriter(options.into) as target:
         for file in options.files:
             with _progress(console, f"importing {file}") as update:
-                report = import_episodes(file, target, source, update)
+                report = import_episodes(file, target, source, update, _accepted(options))
             numbers = (report.episodes, report.rows, report.duplicates, len(report.skipped))
             table.add_row(file, *(f"{n:,}" for n in numbers))
             skipped += report.skipped
+            notes += report.notes
     console.print(table)
+    _list(console, "meaning", notes, "yellow")
     _list(console, "left out", skipped, "yellow")
     return 1 if skipped else 0
 
@@ -180,6 +206,7 @@ def show(store: str | Path, last_episodes: int, console: Console) -> None:
         _show_sources(reader, episodes, console)
         _show_producers(reader, console)
         _show_columns(reader, console)
+        _show_meaning(reader, console)
         if last_episodes:
             _show_episodes(episodes[-last_episodes:], console)
         for damage in reader.tables.damages:
@@ -243,6 +270,34 @@ def _show_columns(reader: StoreReader, console: Console) -> None:
     for name, spec in reader.schema.columns.items():
         kind = f"{spec.dtype}{list(spec.shape)}"
         table.add_row(name, kind, f"{spec.nbytes:,}", spec.unit, spec.frame)
+    console.print(table)
+
+
+def _show_meaning(reader: StoreReader, console: Console) -> None:
+    """What the numbers mean, and how many actions lie outside the bounds that this gives."""
+    if reader.schema is None:
+        return
+    meaning = read_meaning(reader.path, reader.schema)
+    spec = meaning.spec
+    if spec is None:
+        console.print(f"[yellow]meaning {escape(meaning.known_from)}[/]", soft_wrap=True)
+        return
+    table = Table(show_header=False, title=f"meaning, as {escape(meaning.known_from)} says")
+    for name, value in describe_meaning(spec):
+        table.add_row(name, escape(value))
+    steps = outside = 0
+    for segment, _, rows in reader.tables.segments.tolist():
+        if any(damage.segment == segment for damage in reader.tables.damages):
+            continue
+        for start in range(0, rows, _ROWS_AT_ONCE):
+            read = reader.read(segment, start, min(_ROWS_AT_ONCE, rows - start))
+            action = read["action"][~read["final"]]
+            steps += len(action)
+            outside += int(outside_bounds(action, spec.action).sum())
+    share = outside / steps if steps else 0.0
+    colour = "yellow" if share > _MANY_OUTSIDE else "default"
+    text = f"[{colour}]{outside:,} of {steps:,} steps ({100 * share:.2g} %)[/]"
+    table.add_row("actions outside the bounds", text)
     console.print(table)
 
 

@@ -20,7 +20,13 @@ from user_comm.lifecycle import LifecycleNode
 from user_comm.net.sessions import open_session
 from user_comm.policy_blobs.server import PolicyServer, ServerProbe
 from user_comm.run import run
-from user_core.errors import ConfigError, PluginError, SpecError, TransportError
+from user_core.errors import (
+    ConfigError,
+    PluginError,
+    SchemaMismatch,
+    SpecError,
+    TransportError,
+)
 from user_core.reasons import NO_REASON, NO_ROBOT_SPEC, NO_STORE, Reason
 from user_core.runtime.files import write_atomically
 from user_core.specs import RobotSpec
@@ -32,7 +38,7 @@ from user_learner.training.progress import LearnerState, Progress
 
 _LOOK_PERIOD_S = 0.2
 #: What comes again for certain.
-_HOPELESS = (ConfigError, SpecError, PluginError, TrainingDiverged)
+_HOPELESS = (ConfigError, SpecError, PluginError, SchemaMismatch, TrainingDiverged)
 
 
 class LearnerNode(LifecycleNode):

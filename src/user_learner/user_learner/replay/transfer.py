@@ -15,6 +15,7 @@ from user_core.types import ChunkId, EpisodeKey, EpisodeSource, TrajectoryChunk
 from user_learner.replay.index import WHOLE_SEGMENT
 from user_learner.replay.ingest import ChunkStatus
 from user_learner.replay.layout import LogEntry, require_same_schema
+from user_learner.replay.meaning import join_meaning, read_meaning
 from user_learner.replay.reader import EpisodeInfo, StoreReader
 from user_learner.replay.writer import StoreWriter
 
@@ -30,12 +31,14 @@ class TransferReport:
         rows: Rows in them.
         duplicates: Episodes that were there before.
         skipped: Episodes that were left out, and why.
+        notes: What is to be known of their meaning.
     """
 
     episodes: int = 0
     rows: int = 0
     duplicates: int = 0
     skipped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def export_episodes(
@@ -57,7 +60,9 @@ def export_episodes(
     report = TransferReport()
     try:
         chosen = [episode for episode in reader.episodes() if episode.source in sources]
-        with EpisodeFileWriter(file, reader.layout.schema, compress) as target:
+        schema = reader.layout.schema
+        meaning = read_meaning(store, schema).spec
+        with EpisodeFileWriter(file, schema, compress, meaning) as target:
             for done, episode in enumerate(chosen):
                 if progress:
                     progress(done, len(chosen))
@@ -78,6 +83,7 @@ def import_episodes(
     target: StoreWriter,
     source: EpisodeSource | None = None,
     progress: Progress | None = None,
+    accepted: Collection[str] = (),
 ) -> TransferReport:
     """Take the episodes of a file into a store, each at most once.
 
@@ -86,9 +92,11 @@ def import_episodes(
         target: Where to.
         source: What they count as from now on; None keeps what they are.
         progress: Called with episodes done and episodes in all.
+        accepted: Differences of meaning that are none, see :mod:`user_core.meaning`.
 
     Raises:
-        SchemaMismatch: The file has other specs; spells out the difference. Nothing was taken.
+        SchemaMismatch: The file has other specs, or means other things; spells out the
+            difference. Nothing was taken.
         CodecError: The file is damaged; what came before the damage was taken.
         StoreFull: As :meth:`StoreWriter.append`.
     """
@@ -96,6 +104,9 @@ def import_episodes(
     with EpisodeFileReader(file) as episodes:
         if target.schema is not None:
             require_same_schema(target.schema, episodes.schema, str(file))
+        report.notes += join_meaning(
+            target.path, target.schema, episodes.meaning, str(file), accepted, "--accept "
+        )
         try:
             for done, episode in enumerate(episodes):
                 if progress:
@@ -181,15 +192,22 @@ class MergeReport:
         rows: Rows in them.
         duplicates: Chunks and imported episodes that were here before.
         skipped: What was not taken over, and why.
+        notes: What is to be known of their meaning.
     """
 
     chunks: int = 0
     rows: int = 0
     duplicates: int = 0
     skipped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
-def merge(source: str | Path, target: StoreWriter, progress: Progress | None = None) -> MergeReport:
+def merge(
+    source: str | Path,
+    target: StoreWriter,
+    progress: Progress | None = None,
+    accepted: Collection[str] = (),
+) -> MergeReport:
     """Take over everything that ``source`` holds and ``target`` does not.
 
     Chunks keep their identity: one that both stores received is recognised by its number, and
@@ -197,7 +215,8 @@ def merge(source: str | Path, target: StoreWriter, progress: Progress | None = N
     again. Rows that are set aside in ``source`` are not taken over.
 
     Raises:
-        SchemaMismatch: The stores have not the same schema; spells out the difference.
+        SchemaMismatch: The stores have not the same schema, or mean other things that are not
+            among those ``accepted`` (:mod:`user_core.meaning`); spells out the difference.
         StoreError, StoreFull: As :meth:`StoreWriter.append`.
     """
     reader = StoreReader(source)
@@ -206,7 +225,11 @@ def merge(source: str | Path, target: StoreWriter, progress: Progress | None = N
             return MergeReport()
         if target.schema is not None:
             require_same_schema(target.schema, reader.schema, str(source))
-        return _merge(reader, target, progress or (lambda done, total: None))
+        spec = read_meaning(source, reader.schema).spec
+        notes = join_meaning(target.path, target.schema, spec, str(source), accepted, "--accept ")
+        report = _merge(reader, target, progress or (lambda done, total: None))
+        report.notes += notes
+        return report
     finally:
         reader.close()
 
