@@ -10,7 +10,8 @@ import numpy as np
 
 from user_core.specs import Array
 from user_testing.invariant.robots import PERIOD_S
-from user_testing.invariant.world import ReadingFault, World
+from user_testing.invariant.stand_in import ReadingFault
+from user_testing.invariant.world import World
 
 Fault = Callable[[World, random.Random], None]
 

@@ -9,10 +9,8 @@ it is told at a limited speed, publishes what it measures, and hands everything 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,16 +21,6 @@ from user_core.reasons import NO_REASON, STOP_FAILED, Reason
 from user_core.specs import Array
 from user_core.types import ActionChunk, Observation
 from user_hal.fakes import LocalTopics
-from user_hal.fakes.local_topics import (
-    Header,
-    JointState,
-    LocalPublisher,
-    Pose,
-    PoseStamped,
-    Quaternion,
-    Time,
-    Vector3,
-)
 from user_hal.local import LocalHal
 from user_hal.robots.ros2.contract import Ros2Config
 from user_hal.robots.ros2.driver import Ros2Robot
@@ -40,32 +28,12 @@ from user_hal.runtime.control_loop import HalLoop, LoopConfig
 from user_hal.runtime.driver_guard import Stopper
 from user_hal.runtime.leases import LeaseConfig
 from user_hal.safety import Refused, SafetyConfig
-from user_hal.safety.rotation import from_vector, multiply
-from user_testing.invariant.checks import Invariant, Violation, Work, joint_way, pose_way
-from user_testing.invariant.robots import (
-    BASE,
-    CLOSED_M,
-    CONTINUOUS,
-    JOINT_STATE,
-    NUMBERS,
-    OPEN_M,
-    PERIOD_S,
-    POSE,
-    START_JOINTS,
-    START_POSE,
-    TRAJECTORY,
-    TWIST,
-    WATCHDOG_S,
-    CampaignRobot,
-    joints_of,
-)
+from user_testing.invariant.checks import Violation, Work
+from user_testing.invariant.robots import PERIOD_S, WATCHDOG_S, CampaignRobot
+from user_testing.invariant.stand_in import ReadingFault, StandIn
 from user_testing.virtual_time import VirtualTime
 
 PUBLISH_S, LOOK_S = 0.05, 0.02
-#: The fastest that the stand-in moves by itself towards its target.
-JOINT_SPEED, TOOL_SPEED, TURN_SPEED = 1.2, 0.35, 1.5
-#: Readings older than this are not taken by the driver (its max_age_s).
-_TAKEN_S = 0.45
 #: A robot is not commanded when it has been silent for the longest age of a reading, and a call
 #: that takes too long.
 _SILENT_S = 0.5 + 0.4
@@ -76,25 +44,6 @@ _LOOP = {"rate_hz": 20.0, "driver": {"backoff": {"longest_s": 0.2}}}
 _PRESSED, _LEASED = "the emergency stop is pressed", "somebody else holds the lease"
 #: Whose modules live in the world's time.
 PACKAGES = ("user_hal", "user_core.runtime")
-
-
-@dataclass
-class ReadingFault:
-    """What is wrong with the next readings.
-
-    Attributes:
-        kind: Which fault.
-        count: How many readings it lasts.
-        values: Of a jump: what is read instead.
-        amount_s: Of stamps: how far they are off.
-        which: The arm that publishes them, counted round.
-    """
-
-    kind: str
-    count: int = 1
-    values: Sequence[float] = ()
-    amount_s: float = 0.0
-    which: int = 0
 
 
 class StepStopper(Stopper):
@@ -182,185 +131,6 @@ class SteppedHal(LocalHal):
         self._token = self._loop.leases.acquire(self._holder, 60.0).token
 
 
-class StandIn:
-    """An arm that follows targets at a limited speed, and a gripper, on topics in this process.
-
-    Args:
-        robot: Which of the campaign's, or one group of it.
-        group: Name of the group; empty for a robot without groups.
-        world: Takes what arrives.
-        io: Topics.
-
-    Attributes:
-        check: What it was told is compared here.
-        here: Where it really is.
-        observed: Where the gate was shown it last.
-    """
-
-    def __init__(self, robot: CampaignRobot, group: str, world: World, io: LocalTopics) -> None:
-        self.robot = self._robot = robot
-        self._world, self._io = world, io
-        self.check = Invariant(robot)
-        self.joints = joints_of(group)
-        self.array = (f"{group}." if group else "") + (
-            "tcp_pose" if robot.pose else "joint_position"
-        )
-        self._readings: deque[tuple[float, list[float]]] = deque(maxlen=24)
-        self.observed: Sequence[float] = ()
-        self.here = list(START_POSE if robot.pose else START_JOINTS)
-        self.blocked = False
-        self.gripper_accepts = True
-        self.opening: float | None = None  # the last goal that was accepted
-        self._told: list[float] | None = None
-        type_name = robot.contract["action"]["command"]["type"]
-        take = {
-            NUMBERS: self._numbers, TRAJECTORY: self._trajectory, JOINT_STATE: self._joint_state,
-            POSE: self._pose, TWIST: self._twist, BASE: self._base,
-        }[type_name]  # fmt: skip
-        command = robot.contract["action"]["command"]["topic"]
-        io.subscribe(command, type_name, lambda message: self._take(take(message)))
-        if robot.gripper:
-            topic = robot.contract["action"]["gripper"]["topic"]
-            io.serve(topic, "control_msgs/action/GripperCommand", self._goal)
-        self.topic = ""  # that it is read from
-        self._publisher: LocalPublisher | None = None
-        for source in robot.contract["observation"].values():
-            self.topic = source["topic"]
-            self._publisher = io.publisher(self.topic, source["type"])
-        self._older: Any = None
-        self.spoke_s = world.time.monotonic()  # when it published last, whatever it was
-
-    def echo(self) -> None:
-        """Publish what was observed where the robot publishes, as a node's standard topics do."""
-        if self._publisher is not None and self.observed:
-            stamp = Header(Time(*divmod(self._io.now_ns(), 10**9)), "base")
-            self._publisher.publish(self._message(stamp, list(self.joints), self.observed))
-
-    def readings(self, now_s: float) -> list[list[float]]:
-        """What was published and may be taken still, the newest last."""
-        fresh = [values for at_s, values in self._readings if now_s - at_s <= _TAKEN_S]
-        return fresh or [list(self.here)]
-
-    def let_go(self) -> None:
-        """Its controller forgets its target, until it gets another one."""
-        self._told = None
-
-    def advance(self, duration_s: float) -> None:
-        """Move for a while."""
-        told, here = self._told, self.here
-        if told is None or self.blocked:
-            return
-        if not self._robot.pose:
-            if self._robot.rate:
-                way = [value * duration_s for value in told]
-            else:
-                most = JOINT_SPEED * duration_s
-                way = [min(max(w, -most), most) for w in joint_way(here, told)]
-            here[:] = [_wrapped(h + w) if c else h + w for h, w, c in zip(here, way, CONTINUOUS)]
-            return
-        if self._robot.rate:
-            way = [value * duration_s for value in told]
-        else:
-            way = pose_way(here, told)
-            for part, speed in ((slice(0, 3), TOOL_SPEED), (slice(3, 6), TURN_SPEED)):
-                length = math.hypot(*way[part])
-                share = min(1.0, speed * duration_s / length) if length else 0.0
-                way[part] = [w * share for w in way[part]]
-        here[:] = _moved(here, way)
-
-    def publish(self, fault: ReadingFault | None) -> None:
-        """Publish a reading, with what is wrong with it."""
-        if self._publisher is None:
-            return  # a base, which nobody measures
-        values, stamp_ns, frame = list(self.here), self._io.now_ns(), "base"
-        kind = fault.kind if fault else ""
-        names = list(self.joints)
-        taken = True
-        if kind == "gap":
-            return
-        self.spoke_s = self._world.time.monotonic()
-        if kind == "repeat" and self._older is not None:
-            self._publisher.publish(self._older)
-            return
-        if fault is not None and fault.values:
-            values = list(fault.values)
-        if kind == "zeros":
-            values = [0.0] * 6 + [1.0] if self._robot.pose else [0.0] * 3
-        elif kind == "swap":
-            values[:3] = values[2::-1]
-        elif kind == "not_finite":
-            values[fault.count % 3] = math.nan if fault.count % 2 else math.inf  # type: ignore[union-attr]
-            taken = False
-        elif kind == "frame":
-            values[:3], frame = [-values[0], -values[1], values[2]], "tool0"
-            taken = not self._robot.pose
-        elif kind == "names":
-            names = ["x", "y", "z"]
-            taken = self._robot.pose
-        elif kind == "stamp":
-            stamp_ns += round(fault.amount_s * 1e9)  # type: ignore[union-attr]
-        elif kind == "short" and not self._robot.pose:
-            names, values, taken = names[:2], values[:2], False
-        elif kind == "quaternion" and self._robot.pose:
-            values[3:7], taken = [0.0] * 4, False
-        header = Header(Time(*divmod(max(stamp_ns, 0), 10**9)), frame)
-        message = self._message(header, names, values)
-        if taken:
-            self._readings.append((self._world.time.monotonic(), values))
-        self._older = message
-        self._publisher.publish(message)
-
-    def _message(self, header: Header, names: list[str], values: Sequence[float]) -> Any:
-        if not self._robot.pose:
-            return JointState(header, names, list(values))
-        x, y, z, *q = values
-        return PoseStamped(header, Pose(Vector3(x, y, z), Quaternion(*q)))
-
-    def _take(self, values: list[float]) -> None:
-        self._told = values
-        self._world.arrived(self, values)
-
-    def _base(self, message: Any) -> list[float]:
-        if message.linear.z or message.angular.x or message.angular.y:
-            self._world.violated(f"a base was told {message}")
-        return [message.linear.x, message.linear.y, message.angular.z]
-
-    def _numbers(self, message: Any) -> list[float]:
-        return list(message.data)
-
-    def _trajectory(self, message: Any) -> list[float]:
-        if list(message.joint_names) != list(self.joints) or len(message.points) != 1:
-            self._world.violated(f"a trajectory of {message.joint_names}")
-        return list(message.points[0].positions)
-
-    def _joint_state(self, message: Any) -> list[float]:
-        if list(message.name) != list(self.joints):
-            self._world.violated(f"a command for {message.name}")
-        return list(message.velocity or message.position)
-
-    def _pose(self, message: Any) -> list[float]:
-        self._in_base(message)
-        p, q = message.pose.position, message.pose.orientation
-        return [p.x, p.y, p.z, q.x, q.y, q.z, q.w]
-
-    def _twist(self, message: Any) -> list[float]:
-        self._in_base(message)
-        v, w = message.twist.linear, message.twist.angular
-        return [v.x, v.y, v.z, w.x, w.y, w.z]
-
-    def _in_base(self, message: Any) -> None:
-        if message.header.frame_id != "base":
-            self._world.violated(f"a command in frame {message.header.frame_id!r}")
-
-    def _goal(self, message: Any) -> bool:
-        opening = (message.command.position - CLOSED_M) / (OPEN_M - CLOSED_M)
-        if not -1e-6 <= opening <= 1 + 1e-6:
-            self._world.violated(f"the gripper was sent to {opening}")
-        if self.gripper_accepts:
-            self.opening = opening
-        return self.gripper_accepts
-
-
 class World:
     """One robot, its stand-in, the loop that runs it, and the clock.
 
@@ -401,7 +171,7 @@ class World:
         self._leased_until_s = 0.0  # until then somebody else holds the lease
         self.commands = 0
         #: Direction of the commands before, by arm.
-        self.directions = [np.ones(len(arm.robot.bounds)) for arm in self.arms]
+        self.directions: list[Array] = [np.ones(len(arm.robot.bounds)) for arm in self.arms]
         self._build()
 
     def _build(self) -> None:
@@ -675,14 +445,3 @@ class World:
     def close(self) -> None:
         """End it."""
         self.loop.close()
-
-
-def _wrapped(angle: float) -> float:
-    return (angle + math.pi) % (2 * math.pi) - math.pi
-
-
-def _moved(pose: Sequence[float], way: Sequence[float]) -> list[float]:
-    x, y, z, w = pose[3:7]
-    turned = multiply(from_vector((way[3], way[4], way[5])), (x, y, z, w))
-    length = math.hypot(*turned)
-    return [*(p + d for p, d in zip(pose[:3], way[:3])), *(q / length for q in turned)]
