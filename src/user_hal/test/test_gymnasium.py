@@ -233,7 +233,7 @@ def test_a_mujoco_environment() -> None:
             r"wrappers\[0\]",
         ),
         ({"env_id": "UserText-v0"}, SpecError, r"space of 'words': got Text"),
-        ({"env_id": "Pendulum-v1", "seed": 1}, ConfigError, "unknown key 'seed'"),
+        ({"env_id": "Pendulum-v1", "sed": 1}, ConfigError, "unknown key 'sed'"),
         ({}, ConfigError, "missing key 'env_id'"),
         ({"env_id": "Pendulum-v1", "period_s": 0}, ConfigError, "period_s"),
     ],
