@@ -16,7 +16,7 @@ from user_comm import topics
 from user_comm.lifecycle import LifecycleNode
 from user_comm.run import run
 from user_core.config import Config, setting
-from user_core.errors import DeviceError, SafetyError
+from user_core.errors import ConfigError, DeviceError, SafetyError
 from user_core.types import ActionChunk
 
 
@@ -31,6 +31,7 @@ class WorldConfig(Config):
     gate: GateConfig = setting(factory=GateConfig, doc="Safety gate.")
     params: dict[str, Any] = setting(factory=dict, doc="Parameters of the driver.")
     failures: int = setting(0, doc="How often configuring fails.", ge=0)
+    failure: Literal["device", "config", "exit"] = setting("device", doc="By what it fails.")
     failures_file: str = setting("", doc="Where the failures are counted.")
     end: Literal["", "raise", "hang"] = setting("", doc="How to end badly.")
 
@@ -44,6 +45,10 @@ class World(LifecycleNode):
 
     def configure(self, stack: ExitStack) -> None:
         if self.failures_file_says_fail():
+            if self.config.failure == "exit":
+                sys.exit(0)
+            if self.config.failure == "config":
+                raise ConfigError("key 'speeed'", got="unknown", expected="speed")
             raise DeviceError("arm", got="no power", hint="Switch it on")
         say("configure", {"speed": self.config.speed, "params": self.config.params})
         stack.callback(say, "undo configure")

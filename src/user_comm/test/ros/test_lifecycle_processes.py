@@ -30,6 +30,7 @@ from user_msgs.srv import ResetRobot
 from user_comm.converters import action_chunk_to_message
 from user_comm.endpoints import ServiceClient
 from user_core.errors import TransportError
+from user_core.runtime import last_words
 from user_core.types import ActionChunk
 from user_testing.waiting import wait_until
 
@@ -285,6 +286,39 @@ def test_a_node_that_cannot_start_says_why_and_tries_again(
     wait_until(lambda: of(statuses, it, "lifecycle")[-1].message == "active")
     assert it.end() == 0
     assert any("Traceback" in line for line in it.log)
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "text"),
+    [
+        ("config", "config", "cannot configure: key 'speeed'"),
+        ("exit", "exception", "cannot configure"),
+    ],
+)
+def test_a_node_that_fails_in_the_same_way_for_ever_ends_with_its_reason(
+    world: Callable[..., World],
+    statuses: list[DiagnosticStatus],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: str,
+    code: str,
+    text: str,
+) -> None:
+    monkeypatch.setenv(last_words.VARIABLE, str(tmp_path / "ending"))
+    it = world(
+        autostart=True, failures=1000, failures_file=str(tmp_path / "failures"), failure=failure
+    )
+
+    def told() -> dict[str, str]:
+        said = of(statuses, it, "lifecycle")
+        return {entry.key: entry.value for entry in said[-1].values} if said else {}
+
+    wait_until(lambda: told().get("code") == code and text in told()["cause"])
+    wait_until(lambda: it.process.poll() is not None, timeout_s=90.0)
+    assert it.process.poll() == last_words.FINAL_EXIT_CODE
+    assert it.said.count("attempt") == 5
+    words = last_words.take(tmp_path / "ending")
+    assert words is not None and words.final and (words.code, text in words.text) == (code, True)
 
 
 def test_a_node_that_failed_while_active_comes_back(
