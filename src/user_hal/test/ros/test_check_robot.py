@@ -57,19 +57,31 @@ def patient(path: Path, **more: Any) -> Path:
 @contextmanager
 def proposed(driver: Driver, path: Path) -> Iterator[dict[str, Any]]:
     """The parameters of what is proposed for a robot, which runs meanwhile."""
-    last = driver.commands[-1].topic
     with RosDriver(driver), open_topic_io("waiting") as io:
-
-        def there() -> bool:
-            services = io.service_types()
-            return last in io.topics() or f"{last}/_action/send_goal" in services
-
-        wait_until(there)
+        wait_for(driver, io)
         console = Console(record=True, width=200, force_terminal=False)
         words = ["--wait", "2", "propose", "--seconds", "3", "-o", str(path), "--no-questions"]
         assert robots.main(words, console) == 0, console.export_text()
         assert "TODO" in console.export_text()
         yield load_yaml(path)["robot"]["params"]
+
+
+def wait_for(driver: Driver, io: TopicIo) -> None:
+    """Until everything of a robot is in the graph."""
+    servers = [
+        f"{command.topic}/_action/send_goal" if "/action/" in command.type else ""
+        for command in driver.commands
+    ] + [service.name for service in driver.services]
+
+    def there() -> bool:
+        services = io.service_types()
+        return (
+            all(name in services for name in servers if name)
+            and all(io.endpoints(state.topic)[0] for state in driver.states)
+            and all(io.endpoints(c.topic)[1] for c in driver.commands if "/msg/" in c.type)
+        )
+
+    wait_until(there)
 
 
 def test_an_arm_like_a_ur_is_proposed_right_but_for_what_is_asked(tmp_path: Path) -> None:
@@ -114,8 +126,8 @@ def test_an_inactive_controller_is_named_and_nothing_moves(tmp_path: Path) -> No
         choices = question.choices
         return "/forward_position_controller/commands" if choices else question.default
 
-    with RosDriver(like_ur()), open_topic_io("proposing") as io:
-        wait_until(lambda: "/robotiq_gripper_controller/gripper_cmd/_action/send_goal" in io.service_types())  # fmt: skip
+    with RosDriver(like_ur()) as robot, open_topic_io("proposing") as io:
+        wait_for(robot.driver, io)
         draft = draft_of(survey(io, 2.0), answer)
         assert not draft.open, "everything was answered"
         assert "# TODO" not in str(draft.comments) or "inactive" in str(draft.comments)
@@ -215,21 +227,24 @@ def publishing(
             publisher.publish(message)
 
         def play() -> None:
-            tick = 0
+            # what is late is late, but none is left out: stamps are as they should be
+            first_ns = (io.now_ns() - begin_ns) // 100_000_000 * 100_000_000 + 100_000_000
+            counts = [0, 0]
             while not end.wait(0.005):
                 now_ns = io.now_ns() - begin_ns
                 if clock is not None:
                     message = clock.new()
                     message.clock.sec, message.clock.nanosec = divmod(now_ns, 10**9)
                     clock.publish(message)
-                if now_ns // 10_000_000 == tick:
-                    continue
-                tick = now_ns // 10_000_000
-                if tick % 10 == 0:
-                    send(joints, ["a", "b"], list(position), tick * 10_000_000)
-                odd = round(apart_s * 100) if (tick // 10) % 8 == 0 else 1
-                if tick % 10 == odd:
-                    send(others, ["x"], [0.5], tick * 10_000_000)
+                later_s = apart_s if counts[1] % 8 == 0 else 0.01
+                due = [first_ns + count * 100_000_000 for count in counts]
+                due[1] += int(later_s * 1e9)
+                if now_ns >= due[0]:
+                    send(joints, ["a", "b"], list(position), due[0])
+                    counts[0] += 1
+                if now_ns >= due[1]:
+                    send(others, ["x"], [0.5], due[1])
+                    counts[1] += 1
 
         thread = threading.Thread(target=play, daemon=True)
         thread.start()
@@ -309,7 +324,7 @@ def test_nothing_is_called_while_nothing_may_move(tmp_path: Path) -> None:
     """A contract switches its controller when it connects: not before somebody agreed."""
     path = tmp_path / "ur.yaml"
     with RosDriver(like_ur("active")) as driver, open_topic_io("proposing") as io:
-        wait_until(lambda: "/robotiq_gripper_controller/gripper_cmd/_action/send_goal" in io.service_types())  # fmt: skip
+        wait_for(driver.driver, io)
         draft = draft_of(survey(io, 2.0), lambda question: question.default)
         path.write_text(yaml.safe_dump(draft.data, sort_keys=False))
         call = {"service": "/controller_manager/list_controllers",

@@ -167,12 +167,16 @@ def _topics(
 
 def _settle(io: TopicIo, quiet_s: float) -> None:
     """Wait until nothing new has been discovered for a while: discovery itself has no end."""
-    known, since_s = io.topics(), time.monotonic()
+    known, since_s = _names(io), time.monotonic()
     while time.monotonic() - since_s < quiet_s:
         time.sleep(0.05)
-        topics = io.topics()
-        if topics.keys() != known.keys():
-            known, since_s = topics, time.monotonic()
+        names = _names(io)
+        if names != known:
+            known, since_s = names, time.monotonic()
+
+
+def _names(io: TopicIo) -> set[str]:
+    return {*io.topics(), *io.service_types()}
 
 
 if __name__ == "__main__":
