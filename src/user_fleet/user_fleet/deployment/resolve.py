@@ -121,8 +121,8 @@ class Resolver:
         folder, name = next((k, v) for k, v in what.value.items() if k != "only")
         text, own = str(name.value), self.file.absolute().parent
         if text.endswith((".yaml", ".yml")):
-            file = path_of_file(text)
-            file = file if file.is_file() else own / file
+            given = path_of_file(text)
+            file: Path | None = given if given.is_file() else own / given
         else:
             file = find_shared(folder, text, [own.parent / folder, beside.parent / folder])
         if file is not None and file.is_file():

@@ -53,8 +53,8 @@ class Calibration:
         k = np.array(message.k, float).reshape(3, 3)
         if not k[0, 0] or not message.width or not message.height:
             return None
-        r = np.array(message.r, float).reshape(3, 3)
-        p = np.array(message.p, float).reshape(3, 4)
+        r: Array = np.array(message.r, float).reshape(3, 3)
+        p: Array = np.array(message.p, float).reshape(3, 4)
         if not p.any():  # a driver that fills in K only
             p = np.hstack([k, np.zeros((3, 1))])
         return cls(

@@ -220,9 +220,10 @@ class JoyConfig(HandConfig):
 
     def laid_out(self) -> JoyConfig:
         """With axes, values at rest and buttons of its layout, where these were not given."""
-        layout, given = PAD_LAYOUTS[self.layout], self.model_fields_set
-        values = {"axes": layout.axes, "rest": layout.rest, "buttons": layout.buttons}
-        return self.replace(**{name: v for name, v in values.items() if name not in given})
+        layout, usual = PAD_LAYOUTS[self.layout], PAD_LAYOUTS["xbox"]
+        names = ("axes", "rest", "buttons")
+        left = [name for name in names if getattr(self, name) == getattr(usual, name)]
+        return self.replace(**{name: getattr(layout, name) for name in left})
 
     def range_of(self, number: int) -> tuple[float, float]:
         """Value at rest and at full deflection of an axis of the device."""
