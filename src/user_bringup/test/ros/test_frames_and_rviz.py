@@ -1,6 +1,7 @@
 """What rviz is told to show is published, and every frame hangs in the tree of the shipped URDF."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -9,12 +10,13 @@ import pytest
 from user_bringup.running import find_deployment, read_deployment
 from user_bringup.running.find import config_folder
 from user_bringup.rviz import ShownRobot, robots_of, rviz_view, topics_of
+from user_core.specs import ActionKind, ArraySpec, RobotSpec
 from user_core.types import Observation
 from user_fleet.deployment import Faults, parse_overrides
 from user_fleet.deployment.check import OF_EVERY_NODE
 from user_hal.node_configs import HalConfig
 from user_hal.nodes.standard_topics import StandardTopics, markers
-from user_hal.robot_file import build_robot
+from user_hal.robot_file import DisplayConfig, build_robot
 from user_hal.runtime.control_loop import HalLoop
 from user_hal.sim import urdf
 
@@ -163,3 +165,50 @@ def test_two_arms_of_a_kind_have_frames_of_their_own():
 def test_a_robot_on_topics_has_the_base_frame_of_its_contract():
     for robot, base in (("franka_fr3", "fr3_link0"), ("sim_ros_robot", "base_link")):
         assert ShownRobot.of(hal_of("real_robot", f"robot:={robot}")).base_frame == base
+
+
+def published_of(arrays, **specs):
+    """What is said of a robot with these arrays, by topic."""
+    spec = RobotSpec(
+        robot="lab", observation=specs, action=ArraySpec((1,), "float32", -1.0, 1.0),
+        action_kind=ActionKind.JOINT_DELTA, period_s=0.1,
+    )  # fmt: skip
+    said = {}
+
+    def advertise(topic):
+        return SimpleNamespace(wanted=True, publish=lambda m: said.__setitem__(topic.name, m))
+
+    topics = StandardTopics(spec, DisplayConfig(base_frame="base"), advertise)
+    topics._publish(Observation(arrays, 5_000_000_000, 1, 1))
+    return said
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint16"])
+def test_depth_is_shown_in_metres_with_holes_as_nan(dtype):
+    unit, values = ("m", [[0.0, 1.25]]) if dtype == "float32" else ("0.001 m", [[0, 1250]])
+    depth = np.array(values, dtype)[..., None]
+    said = published_of(
+        {"depth_wrist": depth}, depth_wrist=ArraySpec((1, 2, 1), dtype, unit=unit, frame="cam")
+    )
+    image = said["camera/wrist/image_raw"]
+    assert (image.encoding, image.height, image.width, image.step) == ("32FC1", 1, 2, 8)
+    metres = np.frombuffer(image.data, np.float32)
+    assert np.isnan(metres[0]) and metres[1] == pytest.approx(1.25)
+    assert image.header.frame_id == said["camera/wrist/camera_info"].header.frame_id == "cam"
+
+
+def test_the_arms_of_a_robot_have_topics_of_their_own_and_their_joints_are_told_together():
+    joints = {
+        f"{side}.joint_position": ArraySpec((2,), "float64", names=(f"{side}_1", f"{side}_2"))
+        for side in ("left", "right")
+    }
+    pose = {
+        f"{side}.tcp_pose": ArraySpec((7,), "float64", frame=f"{side}_base")
+        for side in ("left", "right")
+    }
+    arrays = {name: np.arange(2.0) for name in joints}
+    arrays |= {name: np.array([1.0, 2, 3, 0, 0, 0, 1]) for name in pose}
+    said = published_of(arrays, **joints, **pose)
+    assert said["joint_states"].name == ["left_1", "left_2", "right_1", "right_2"]
+    assert said["left/tcp_pose"].header.frame_id == "left_base"
+    assert said["right/tcp_pose"].pose.position.z == 3.0

@@ -8,6 +8,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -104,7 +106,7 @@ class StandardTopics:
             self._changed.notify()
 
     def _advertise_all(self, advertise: Advertise) -> None:
-        makers: dict[str, tuple[Topic, Maker]] = {
+        makers: dict[str, tuple[Topic, Callable[[str, Observation], Any]]] = {
             "tcp_pose": (topics.TCP_POSE, self._pose),
             "tcp_velocity": (topics.TCP_TWIST, self._twist),
             "wrench": (topics.WRENCH, self._wrench),
@@ -112,9 +114,13 @@ class StandardTopics:
         }
         if self._joint_arrays:
             self._add(advertise(topics.JOINT_STATES), self._joints)
-        for name, (topic, maker) in makers.items():
-            if name in self._spec.observation:
-                self._add(advertise(topic), maker)
+        for name in self._spec.observation:
+            group, _, kind = name.rpartition(".")
+            if kind in makers:
+                topic, make_of = makers[kind]
+                if group:  # of a robot with several: left/tcp_pose
+                    topic = replace(topic, name=f"{group}/{topic.name}")
+                self._add(advertise(topic), partial(make_of, name))
         for name, item in self._spec.observation.items():
             kind, _, camera = name.partition("_")
             if kind in _KINDS and camera and len(item.shape) == 3:
@@ -180,31 +186,31 @@ class StandardTopics:
                 if more:
                     more.append(0.0)
 
-    def _pose(self, observation: Observation) -> PoseStamped:
-        x, y, z, qx, qy, qz, qw = observation.arrays["tcp_pose"].tolist()
+    def _pose(self, name: str, observation: Observation) -> PoseStamped:
+        x, y, z, qx, qy, qz, qw = observation.arrays[name].tolist()
         message = PoseStamped()
-        self._stamp(message, observation, self._spec.observation["tcp_pose"].frame)
+        self._stamp(message, observation, self._spec.observation[name].frame)
         message.pose.position = Point(x=x, y=y, z=z)
         message.pose.orientation = Quaternion(x=qx, y=qy, z=qz, w=qw)
         return message
 
-    def _twist(self, observation: Observation) -> TwistStamped:
+    def _twist(self, name: str, observation: Observation) -> TwistStamped:
         message = TwistStamped()
-        self._stamp(message, observation, self._spec.observation["tcp_velocity"].frame)
-        message.twist.linear, message.twist.angular = _vectors(observation.arrays["tcp_velocity"])
+        self._stamp(message, observation, self._spec.observation[name].frame)
+        message.twist.linear, message.twist.angular = _vectors(observation.arrays[name])
         return message
 
-    def _wrench(self, observation: Observation) -> WrenchStamped:
+    def _wrench(self, name: str, observation: Observation) -> WrenchStamped:
         message = WrenchStamped()
-        frame = self._spec.observation["wrench"].frame or self._display.tool_frame
+        frame = self._spec.observation[name].frame or self._display.tool_frame
         self._stamp(message, observation, frame)
-        message.wrench.force, message.wrench.torque = _vectors(observation.arrays["wrench"])
+        message.wrench.force, message.wrench.torque = _vectors(observation.arrays[name])
         return message
 
-    def _gripper(self, observation: Observation) -> JointState:
-        message = JointState(name=["gripper"])
+    def _gripper(self, name: str, observation: Observation) -> JointState:
+        message = JointState(name=[name.replace(".", "_")])
         self._stamp(message, observation)
-        message.position = _doubles(observation.arrays["gripper"].reshape(-1)[:1])
+        message.position = _doubles(observation.arrays[name].reshape(-1)[:1])
         return message
 
     def _image(self, name: str, spec: ArraySpec) -> Maker:
