@@ -49,7 +49,18 @@ def test_a_policy_that_looks_at_images_does_not_fit_a_robot_without() -> None:
 
 def test_discrete_actions_without_an_algorithm_are_refused() -> None:
     found = find_out(request("CartPole-v1"))
-    assert any(name == "learner" and "int64" in text for name, text in found.faults)
+    said = [text for name, text in found.faults if name == "learner"]
+    assert said and "discrete actions (int64" in said[0] and "discrete:=argmax" in said[0]
+    as_floats = {"env_id": "CartPole-v1", "discrete": "argmax"}
+    assert find_out(request("", plugin="gymnasium", params=as_floats)).faults == []
+
+
+def test_what_a_driver_warns_of_is_told() -> None:
+    many = {"env_id": "CartPole-v1", "discrete": "argmax", "ignore": [], "render_image": False}
+    stacked = {"target": "FrameStackObservation", "kwargs": {"stack_size": 300}}
+    params = {**many, "wrappers": [stacked]}
+    (note,) = find_out(request("", plugin="gymnasium", params=params)).notes
+    assert "CartPole-v1" in note and "1200 numbers" in note
 
 
 def test_a_misspelt_environment_is_one_fault_with_its_name() -> None:

@@ -24,6 +24,7 @@ PICTURES = {
     "image_front": ArraySpec((20, 24, 3), "uint8"),
     "image_wrist": ArraySpec((16, 16, 3), "uint8"),
 }
+GREY = {"image": ArraySpec((20, 24, 1), "uint8"), "stack": ArraySpec((16, 16, 12), "uint8")}
 ACTION = ArraySpec((3,), low=(-1.0, -0.1, 0.0), high=(1.0, 0.1, 1.0))
 
 
@@ -61,7 +62,7 @@ def torch_means(policy, rows):
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
-@pytest.mark.parametrize("observation", [STATE, STATE | PICTURES, PICTURES])
+@pytest.mark.parametrize("observation", [STATE, STATE | PICTURES, PICTURES, GREY])
 def test_actor_and_learner_compute_the_same(observation, layer_norm):
     policy = make(observation, layer_norm=layer_norm, image_channels=(4, 8), image_embedding=7)
     policy.load(trained(policy))
@@ -72,6 +73,13 @@ def test_actor_and_learner_compute_the_same(observation, layer_norm):
         expected = policy.layout.action_middle + policy.layout.action_half * mean
         np.testing.assert_allclose(action, expected, rtol=2e-5, atol=2e-6)
     assert np.abs(np.diff(means, axis=0)).max() > 0.05  # it does look at the observation
+
+
+def test_grey_and_stacked_images_are_images_and_small_tables_are_numbers():
+    few = {"cells": ArraySpec((4, 5, 2), "uint8"), "floats": ArraySpec((20, 24, 1))}
+    features = make({**GREY, **few}, image_channels=(4,)).layout.features
+    assert features.image_names == ("image", "stack")
+    assert features.state_names == ("cells", "floats")
 
 
 def test_samples_have_the_distribution_that_the_learner_thinks_they_have():

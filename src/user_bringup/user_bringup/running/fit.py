@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -127,12 +128,14 @@ def _ask(request: Mapping[str, Any]) -> Fit:
 
 def find_out(request: Mapping[str, Any]) -> Fit:
     """Make what the processes will make, and see whether it fits."""
-    fit, by_kind = Fit(), {kind: [] for kind in _KINDS}  # type: dict[str, list[dict[str, Any]]]
+    fit = Fit()
+    by_kind: dict[str, list[dict[str, Any]]] = {kind: [] for kind in _KINDS}
     for entry in request["processes"]:
         by_kind[entry["kind"]].append(entry)
     specs: dict[str, tuple[str, RobotSpec]] = {}
     for entry in by_kind["hal_node"]:
-        robot = _made(fit, entry, "its robot", lambda entry=entry: _robot(entry["parameters"]))
+        with _warnings(fit, entry["name"]):
+            robot = _made(fit, entry, "its robot", lambda entry=entry: _robot(entry["parameters"]))
         if robot is not None:
             specs[entry["namespace"]] = (entry["name"], robot.spec)
             if request["asks_success"] and robot.spec.lockstep:
@@ -144,11 +147,30 @@ def find_out(request: Mapping[str, Any]) -> Fit:
             what = f"policy and algorithm for {spec.robot!r} ({hal})"
             _made(fit, entry, what, lambda e=entry, s=spec: _algorithm(e["parameters"], s))
     for entry in by_kind["actor_node"]:
-        hal, spec = specs.get(entry["namespace"]) or next(iter(specs.values()), ("", None))
-        if spec is not None:
+        found = specs.get(entry["namespace"]) or next(iter(specs.values()), None)
+        if found is not None:
+            hal, spec = found
             what = f"policy and reward for {spec.robot!r} ({hal})"
             _made(fit, entry, what, lambda e=entry, s=spec: _acting(e["parameters"], s))
     return fit
+
+
+@contextlib.contextmanager
+def _warnings(fit: Fit, name: str) -> Iterator[None]:
+    """What a driver warns of while it is made is told, once each."""
+
+    class _Notes(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            note = f"{name}: {record.getMessage()}"
+            if note not in fit.notes:
+                fit.notes.append(note)
+
+    handler, logger = _Notes(logging.WARNING), logging.getLogger("user_hal")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _made(fit: Fit, entry: Mapping[str, Any], what: str, make: Any) -> Any:
@@ -228,7 +250,8 @@ def _probe(fit: Fit, entry: Mapping[str, Any], robot: Robot) -> None:
     if task.success is None and (task.terminated or task.truncated):
         fit.notes.append(
             f"{robot.spec.robot!r} does not say whether an episode succeeded (info has no "
-            "is_success or success): success is shown as -, and --until-success can never be reached"
+            "is_success or success): success is shown as -, and --until-success can never be reached. "
+            "Settings of a Gymnasium environment say it: success_key, success_reward, success_return"
         )
 
 

@@ -11,11 +11,17 @@ from user_core.specs import Array, Arrays, ArraySpec, RobotSpec
 
 #: A bound beyond this says "no bound" (Gymnasium writes 3.4e38), and would scale all to nothing.
 _LARGEST_BOUND = 1e6
+#: More in the third dimension are hardly channels.
+_MOST_CHANNELS = 64
 
 
 def is_image(spec: ArraySpec) -> bool:
-    """Whether an array is an image: uint8, height x width x 3."""
-    return spec.dtype == "uint8" and len(spec.shape) == 3 and spec.shape[2] == 3
+    """Whether an array is an image: uint8, height x width x 3, or another number of channels (grey,
+    stacked images) where it is large enough to be one."""
+    if spec.dtype != "uint8" or len(spec.shape) != 3:
+        return False
+    height, width, channels = spec.shape
+    return channels == 3 or (min(height, width) >= 16 and 1 <= channels <= _MOST_CHANNELS)
 
 
 class FeatureLayout:
@@ -65,6 +71,15 @@ class FeatureLayout:
         self.offset = np.concatenate([empty, *(offset for offset, _ in pairs)])
         self.scale = np.concatenate([empty, *(scale for _, scale in pairs)])
 
+    def names(self) -> list[str]:
+        """What each number of the vector is, for people, (O,)."""
+        found: list[str] = []
+        for name in self.state_names:
+            spec = self.specs[name]
+            elements = spec.names or tuple(str(i) for i in range(spec.size))
+            found += [name if spec.size == 1 else f"{name}[{element}]" for element in elements]
+        return found
+
     def vector(self, observation: Arrays) -> Array:
         """The numbers of one observation, not normalised: (O,) float32."""
         if not self.state_names:
@@ -106,12 +121,21 @@ class ActionScale:
 
     def __init__(self, spec: RobotSpec) -> None:
         self.spec = action = spec.action
-        if not action.dtype.startswith("float") or action.low is None or action.high is None:
+        if not action.dtype.startswith("float"):
+            raise SpecError(
+                f"action of {spec.robot!r}",
+                got=f"discrete actions ({action.dtype}, {action.low} to {action.high})",
+                expected="floats with finite bounds: this policy knows no choices",
+                hint="Choose a policy and an algorithm that do. A Gymnasium environment can offer its "
+                "choices as floats, of which the largest is taken: discrete:=argmax",
+            )
+        if action.low is None or action.high is None:
             raise SpecError(
                 f"action of {spec.robot!r}",
                 got=f"{action.dtype}, low {action.low}, high {action.high}",
                 expected="floats with finite bounds",
-                hint="Give the robot's action bounds, or choose another policy",
+                hint="Give the robot's action bounds (of a Gymnasium environment: "
+                'bounds:="[-1, 1]"), or choose another policy',
             )
         self._low, self._high = action.low_array, action.high_array
         low, high = self._low.astype(np.float64), self._high.astype(np.float64)
