@@ -11,7 +11,7 @@ from rich.console import Console
 
 from user_core import plugins
 from user_hal.cli import check, propose, robots
-from user_hal.proposing.draft import Question
+from user_hal.proposing.questions import Question
 from user_hal.robot_file import find_robot_file
 from user_testing.worlds.small_arm import SmallArm
 

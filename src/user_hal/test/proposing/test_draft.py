@@ -11,7 +11,8 @@ import yaml
 from user_core.config import from_mapping
 from user_core.errors import ConfigError
 from user_hal.checking.graph import Controller
-from user_hal.proposing.draft import Draft, Question, draft_of
+from user_hal.proposing.draft import draft_of
+from user_hal.proposing.questions import Draft, Question
 from user_hal.proposing.survey import JointSample, Survey, Topic
 from user_hal.proposing.writing import to_yaml
 from user_hal.robot_file import RobotFile, build_robot

@@ -14,7 +14,8 @@ from rich.console import Console
 from user_comm.topic_io import open_topic_io
 from user_core.config import load_yaml
 from user_hal.cli import check, robots
-from user_hal.proposing.draft import Question, draft_of
+from user_hal.proposing.draft import draft_of
+from user_hal.proposing.questions import Question
 from user_hal.proposing.survey import survey
 from user_hal.topic_io import TopicIo
 from user_testing.waiting import wait_until

@@ -13,7 +13,8 @@ from rich.markup import escape
 
 from user_core.config import from_mapping
 from user_core.errors import ConfigError, SuiteError
-from user_hal.proposing.draft import Draft, Question, draft_of
+from user_hal.proposing.draft import draft_of
+from user_hal.proposing.questions import Draft, Question
 from user_hal.proposing.survey import Survey, survey
 from user_hal.proposing.writing import to_yaml
 from user_hal.robot_file import RobotFile, build_robot
