@@ -29,7 +29,7 @@ def up(tmp_path: Path, start_process, env: str, *more: str) -> subprocess.Popen[
     ("what", "words"),
     [
         ("Exit", "raised SystemExit: the vendor's SDK has had enough"),
-        ("Huge", "reward of environment 'OddHuge-v0' at episode"),
+        ("Huge", "OddHuge-v0' at episode"),
         ("Die", "by itself and without a word"),
     ],
 )
