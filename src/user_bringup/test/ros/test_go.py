@@ -1,12 +1,17 @@
 """A robot that waits for a person's word: `user go` over real services, and what takes the word back."""
 
+import asyncio
+import io
+import os
+import sys
 from contextlib import ExitStack
 
 import pytest
+from rich.console import Console
 from std_srvs.srv import Trigger
 from user_msgs.msg import ActorStatus
 
-from user_bringup.cli import go
+from user_bringup.cli import go, up
 from user_bringup.nodes.go_caller import chosen
 from user_core.reasons import EMERGENCY_STOP, WAITS_FOR_GO
 from user_testing.ports import free_endpoint
@@ -72,3 +77,24 @@ def test_a_word_means_a_robot_or_an_actor():
     assert chosen(actors, ["robot1"]) == ["/lab/robot1/actor"]
     assert chosen(actors, ["/robot0/actor", "lab"]) == ["/robot0/actor", "/lab/robot1/actor"]
     assert chosen(actors, []) == actors
+
+
+def test_a_typed_g_says_go_in_the_running_view(probe, monkeypatch):
+    probe.until(lambda: waits(probe), "it waits for a person")
+    said = io.StringIO()
+    view = object.__new__(up._Up)  # all that it needs of a run is where to print
+    view.console = Console(file=said)
+    domain = int(os.environ["ROS_DOMAIN_ID"])
+
+    async def type_line(line):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(line))
+        view._going = None
+        view._typed([domain])
+        if view._going is not None:
+            await view._going
+
+    asyncio.run(type_line("status\n"))
+    assert said.getvalue() == "" and waits(probe)
+    asyncio.run(type_line("g\n"))
+    assert "/r0/actor: the robot moves now" in said.getvalue()
+    probe.until(lambda: probe.actor.steps > 5, "steps")
