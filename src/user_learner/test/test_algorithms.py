@@ -10,6 +10,7 @@ from user_core.errors import ConfigError, PluginError, PolicyError, SpecError, S
 from user_core.fakes import LinearGaussianConfig, LinearGaussianPolicy
 from user_core.policies.action_chunks import ActionChunksConfig, ActionChunksPolicy
 from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
+from user_core.reasons import ACTIONS_OUTSIDE
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch
 from user_learner.algorithms.batches import Minibatcher
@@ -234,7 +235,7 @@ def test_the_encoder_learns_with_the_critics_only():
 
 
 @pytest.mark.parametrize(("cls", "settings"), CASES, ids=["sac", "rlpd", "bc"])
-def test_the_scale_comes_from_the_first_data_and_then_stays(cls, settings):
+def test_the_scale_comes_from_the_first_data_and_then_follows_where_they_grow(cls, settings):
     spec = RobotSpec(
         "r",
         {"free": ArraySpec((2,)), "still": ArraySpec((1,), low=0.0, high=10.0)},
@@ -254,9 +255,61 @@ def test_the_scale_comes_from_the_first_data_and_then_stays(cls, settings):
     arrays = algorithm.policy_arrays()
     np.testing.assert_allclose(arrays["input.offset"], [0.5, 0.5, 4.0], atol=0.005)
     np.testing.assert_allclose(arrays["input.scale"], [50, 50, 1 / (0.05 * 5)], rtol=0.1)
-    update(-3.0)
+    for _ in range(3):
+        update(0.5)
     np.testing.assert_array_equal(arrays["input.scale"], algorithm.policy_arrays()["input.scale"])
-    np.testing.assert_array_equal(arrays["input.offset"], algorithm.policy_arrays()["input.offset"])
+    for _ in range(3):
+        update(-3.0)
+    later = algorithm.policy_arrays()
+    np.testing.assert_array_equal(arrays["input.offset"], later["input.offset"])
+    assert (later["input.scale"][:2] < 2).all()  # 1 / 3.5, as far as it has come
+    assert later["input.scale"][2] == arrays["input.scale"][2]
+
+
+@pytest.mark.parametrize(("cls", "settings"), CASES[:2], ids=["sac", "rlpd"])
+def test_values_and_actions_stay_where_the_scale_follows(cls, settings):
+    rates = ("actor_learning_rate", "critic_learning_rate", "temperature_learning_rate")
+    still = {**settings, **dict.fromkeys(rates, 1e-30), "target_rate": 1e-30}
+    algorithm = make(cls, still, normalization="data", normalization_calls=3)
+    for seed in range(4):
+        algorithm.update(batch_of(STATE, 60, seed))
+    networks, wide = algorithm.networks, batch_of(STATE, 60, 9)
+    probe = networks.policy.inputs(wide.observation)
+
+    def outputs():
+        with torch.no_grad():
+            features = networks.policy.encode(probe)
+            action = networks.policy.distribution(features).mode
+            return [
+                action,
+                *(
+                    networks.values(p.frozen, features, action)
+                    for p in (networks.critics, networks.target)
+                ),
+            ]
+
+    before, scale = outputs(), algorithm.policy_arrays()["input.scale"]
+    far = {name: (3 * array).astype(array.dtype) for name, array in wide.observation.items()}
+    for _ in range(20):
+        algorithm.update(Batch(far, wide.action, wide.reward, wide.discount, far))
+    assert (algorithm.policy_arrays()["input.scale"] < 0.8 * scale).any()
+    for one, other in zip(outputs(), before, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("cls", "settings"), CASES, ids=["sac", "rlpd", "bc"])
+def test_actions_outside_the_bounds_are_counted_and_said(cls, settings):
+    """Demonstrations of a robot with other actions: half of a batch was clamped in silence."""
+    algorithm, batch = make(cls, settings), batch_of(STATE, 120)
+    algorithm.update(batch)
+    assert algorithm.warnings() == []
+    action = batch.action.copy()
+    action[::2] = 117.0
+    outside = Batch(batch.observation, action, batch.reward, batch.discount, batch.next_observation)
+    for _ in range(8):
+        algorithm.update(outside)
+    [warning] = algorithm.warnings()
+    assert warning.code == ACTIONS_OUTSIDE and "25 %" in warning.text
 
 
 def chunks_for(spec, rows=4, **settings):

@@ -18,10 +18,10 @@ import numpy as np
 
 from user_core.interfaces import Policy
 from user_core.policies.tanh_gaussian_layout import (
-    INPUT_LIMIT,
     NORM_EPSILON,
     TanhGaussianConfig,
     TanhGaussianLayout,
+    soft_limit,
 )
 from user_core.specs import Array, Arrays, RobotSpec
 
@@ -91,7 +91,7 @@ class TanhGaussianPolicy(Policy):
 
         def forward(observation: Arrays) -> Array:
             x = (vector(observation) - offset) * scale
-            np.minimum(np.maximum(x, -INPUT_LIMIT, out=x), INPUT_LIMIT, out=x)
+            x = soft_limit(x)
             for weight, bias, units in layers:
                 np.dot(x, weight, out=units)
                 if layer_norm:

@@ -12,9 +12,24 @@ from user_core.errors import ConfigError, PolicyError
 from user_core.policies.features import ActionScale, FeatureLayout
 from user_core.specs import Array, Arrays, RobotSpec
 
-#: Normalised inputs are cut here: one odd reading must not decide alone.
+#: Normalised inputs beyond this grow as their logarithm only: one odd reading must not decide
+#: alone, but no two readings may look the same.
 INPUT_LIMIT = 10.0
 NORM_EPSILON = 1e-5
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def soft_limit(normalised: Array) -> Array:
+    """Inputs as they are up to :data:`INPUT_LIMIT`, beyond it by ``log(1 + excess)`` more.
+
+    Strictly increasing, so that nothing is lost, whatever the range turns out to be.
+    """
+    size = np.abs(normalised)
+    if not size.size or size.max() <= INPUT_LIMIT:
+        return normalised
+    beyond = np.log1p(np.clip(size - INPUT_LIMIT, 0, _LARGEST))
+    limited: Array = np.copysign(np.minimum(size, INPUT_LIMIT) + beyond, normalised)
+    return limited
 
 
 class TanhGaussianConfig(Config):
@@ -34,11 +49,13 @@ class TanhGaussianConfig(Config):
     )
     normalization: Literal["bounds", "data"] = setting(
         "bounds",
-        doc="Numbers are scaled by their bounds in the spec, or by the spread of the first data: "
+        doc="Numbers are scaled by their bounds in the spec, or by the spread of the data: "
         "for precision work, where an arm moves by centimetres within bounds of metres.",
     )
     normalization_calls: int = setting(
-        20, doc="Calls of the learner's update that settle the scale from data.", ge=1
+        20,
+        doc="Calls of the learner's update that settle the scale from data; then it follows slowly.",
+        ge=1,
     )
     image_channels: tuple[int, ...] = setting(
         (32, 32, 64, 64), doc="Channels of the convolutions (3x3, stride 2).", ge=1, min_length=1

@@ -20,6 +20,16 @@ _MARGIN = 1e-3
 #: Least spread, as a share of half the bounds: what hardly moved at first must not be blown up.
 _LEAST_SHARE = 0.05
 _LEAST_UNBOUNDED = 0.01
+#: After the first calls the statistics go on with a step of calls ** -_CLOSING.
+_CLOSING = 0.7
+#: The scale follows when the spread of the data has become larger than by what they are scaled.
+_GROWTH = 1.25
+#: Rows of a batch that are looked at then, about.
+_LOOK_ROWS = 256
+#: A normalised input that moves by less does not move.
+_STILL = 1e-3
+#: Calls between two looks for inputs that are far out, the share of a look, and what is many.
+_FAR_EVERY, _FAR_STEP, FAR_SHARE = 8, 0.05, 0.01
 
 
 class TanhGaussianNetwork(nn.Module):
@@ -28,8 +38,10 @@ class TanhGaussianNetwork(nn.Module):
     Its parameters have the names of the policy's arrays; ``input.offset`` and ``input.scale``
     are buffers. With the policy's ``normalization: bounds`` these stay what the specs say. With
     ``data`` they become mean and one over the standard deviation of the rows of the first
-    calls of :meth:`observe`, and are then left alone: a network whose inputs keep moving must
-    learn everything again.
+    calls of :meth:`observe`. After that the statistics go on, with a step that slowly closes, and
+    the scale of an input follows where its spread has grown: an input that hardly moved at first
+    must not stay invisible, or fill the network, for ever. :meth:`keep_outputs` then changes the
+    weights so that the outputs are what they were. The offset stays.
 
     Args:
         layout: Names, shapes and settings.
@@ -53,6 +65,7 @@ class TanhGaussianNetwork(nn.Module):
         bounded = features.scale != 1.0
         least = np.where(bounded, _LEAST_SHARE / features.scale, _LEAST_UNBOUNDED)
         self._least = torch.from_numpy(least.astype(np.float32))
+        self._observed, self._far = 0, torch.zeros(features.state_size)
         self._collect()
 
     def inputs(self, observation: Arrays) -> dict[str, Tensor]:
@@ -71,10 +84,16 @@ class TanhGaussianNetwork(nn.Module):
         return found
 
     def observe(self, *inputs: Mapping[str, Tensor]) -> None:
-        """Settle offset and scale, while they are not."""
-        if not self._settling or int(self.calls_left) == 0:
+        """Settle offset and scale, while they are not; then let the scale follow the data."""
+        if self._observed % _FAR_EVERY == 0:
+            self._count_far(inputs)
+        self._observed += 1
+        if not self._settling:
             return
         self.calls_left -= 1
+        if int(self.calls_left) < 0:
+            self._follow(torch.cat([_some_rows(one["state"]) for one in inputs]).double())
+            return
         for one in inputs:
             exact = one["state"].double()
             self.sums += torch.stack(
@@ -85,6 +104,72 @@ class TanhGaussianNetwork(nn.Module):
         self._offset.copy_(mean)
         self._scale.copy_(1 / torch.maximum(spread, self._least.to(spread.device)))
 
+    def statistics(self) -> tuple[Tensor, Tensor] | None:
+        """Scale and sums before :meth:`observe`, for :meth:`keep_outputs`; None while they settle."""
+        if not self._settling or int(self.calls_left) > 0:
+            return None
+        return self._scale.clone(), self.sums.clone()
+
+    @torch.no_grad()
+    def keep_outputs(self, before: tuple[Tensor, Tensor]) -> Tensor | None:
+        """Change the first layer so that another scale gives the outputs of before.
+
+        Args:
+            before: What :meth:`statistics` gave.
+
+        Returns:
+            What rows of the first layer were multiplied by, (O,), for other networks that have
+            the same features; None when nothing changed. 1 for inputs that had never moved:
+            weights that no data have shaped yet are no reason to keep anything.
+        """
+        scale, sums = before
+        if torch.equal(scale, self._scale):
+            return None
+        factors = torch.where(self._constant(sums), 1.0, scale / self._scale)
+        self._tensors["layer0.weight"].data[: len(factors)].mul_(factors[:, None])
+        return factors
+
+    def far_inputs(self) -> list[tuple[str, float]]:
+        """Inputs of which many values lie beyond the limit lately, with the share of these."""
+        names = self.layout.features.names()
+        shares = zip(names, self._far.tolist(), strict=True)
+        return [(name, share) for name, share in shares if share > FAR_SHARE]
+
+    def _follow(self, state: Tensor) -> None:
+        """One step of the statistics; the scale of inputs whose spread has grown falls."""
+        calls = self.layout.config.normalization_calls - int(self.calls_left)
+        step = calls**-_CLOSING
+        still, deviation = self._constant(self.sums), state - self._offset
+        moments = torch.stack([torch.ones_like(state[0]), state.mean(0), state.square().mean(0)])
+        self.sums.copy_((1 - step) * self.sums / self.sums[0] + step * moments)
+        moved = deviation.abs() * self._scale > _STILL
+        # the first that an input ever moves is the best guess of how far it will
+        first = ((deviation.square() * moved).sum(0) / moved.sum(0).clamp_min(1)).sqrt()
+        spread = torch.where(still & moved.any(0), first, self._spread(self.sums)).float()
+        scale = 1 / torch.maximum(spread, self._least.to(spread.device))
+        self._scale.copy_(torch.where(scale * _GROWTH < self._scale, scale, self._scale))
+
+    def _spread(self, sums: Tensor) -> Tensor:
+        """Root of the mean square of what lies between inputs and their offset, (O,)."""
+        _, mean, square = sums / sums[0].clamp_min(1e-300)
+        offset = self._offset.double()
+        return (square - 2 * offset * mean + offset.square()).clamp_min(0).sqrt()
+
+    def _constant(self, sums: Tensor) -> Tensor:
+        """Which inputs have never moved, (O,) bool."""
+        resolution = 1e-2 * self._least.to(sums.device) + 1e-6 * self._offset.abs()
+        return self._spread(sums) < resolution
+
+    @torch.no_grad()
+    def _count_far(self, inputs: tuple[Mapping[str, Tensor], ...]) -> None:
+        if self._settling and int(self.calls_left) > 0:
+            return
+        far = torch.zeros_like(self._offset)
+        for one in inputs:
+            state = (_some_rows(one["state"]) - self._offset) * self._scale
+            far += (state.abs() > INPUT_LIMIT).float().mean(0) / len(inputs)
+        self._far = self._far.to(far.device).lerp(far, _FAR_STEP)
+
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Normalised numbers, and an embedding of each image, (B, F).
 
@@ -93,7 +178,7 @@ class TanhGaussianNetwork(nn.Module):
         on a CPU.
         """
         state = (inputs["state"] - self._offset) * self._scale
-        state = state.clamp(-INPUT_LIMIT, INPUT_LIMIT)
+        state = _soft_limit(state)
         names = self.layout.features.image_names
         if not names:
             return state
@@ -185,6 +270,21 @@ def _log_densities(raw: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:
     normal = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
     slope = 2 * (math.log(2) - raw - F.softplus(-2 * raw))
     return normal - slope
+
+
+def _soft_limit(state: Tensor) -> Tensor:
+    """:func:`~user_core.policies.tanh_gaussian_layout.soft_limit` in torch."""
+    size = state.abs()
+    # on a GPU to ask would take longer than to do it
+    if not size.is_cuda and (not size.numel() or size.max() <= INPUT_LIMIT):
+        return state
+    beyond = (size - INPUT_LIMIT).clamp(0, torch.finfo(state.dtype).max).log1p()
+    return torch.copysign(size.clamp_max(INPUT_LIMIT) + beyond, state)
+
+
+def _some_rows(state: Tensor) -> Tensor:
+    """About :data:`_LOOK_ROWS` rows, from everywhere in a batch."""
+    return state[:: max(1, len(state) // _LOOK_ROWS)]
 
 
 def _encode(tensors: Mapping[str, Tensor], prefix: str, image_bhwc: Tensor) -> Tensor:

@@ -14,12 +14,16 @@ from torch import Tensor
 from user_core.errors import PluginError, SpecError, StoreError
 from user_core.interfaces import Policy, PolicyNetwork
 from user_core.policies.features import ActionScale
+from user_core.reasons import ACTIONS_OUTSIDE, INPUT_CUT, Reason
 from user_core.specs import Array, RobotSpec
 from user_core.types import Batch
 from user_learner.algorithms.distributed import share_
 from user_learner.algorithms.torch_tools import random_shift
 
 Inputs = dict[str, Tensor]
+#: Cuts between two looks at actions outside the bounds, how many looks are averaged, how far
+#: outside counts, in half ranges, and which share is worth a warning.
+_LOOK_EVERY, _LOOKS, _SLACK, _MANY = 8, 20, 2e-3, 0.01
 
 
 # --------------------------------------------------------------------------------------------------
@@ -135,6 +139,10 @@ class Minibatcher:
         half = np.where(scale.half > 0, scale.half, 1)
         self._action_middle = torch.from_numpy(np.tile(scale.middle, rows)).to(device)
         self._action_scale = torch.from_numpy(np.tile(1 / half, rows)).to(device)
+        self._cuts, self._outside = 0, torch.zeros((), device=device)
+        #: What the rows of the network's first layer were multiplied by in the newest cut, (O,),
+        #: so that its outputs stayed while the scale of inputs changed; None: nothing changed.
+        self.factors: Tensor | None = None
 
     def cut(self, batch: Batch, count: int) -> list[Minibatch]:
         """Cut into ``count`` minibatches of equal size.
@@ -165,11 +173,14 @@ class Minibatcher:
             )  # fmt: skip
         inputs = self._inputs(batch.observation)
         next_inputs = self._inputs(batch.next_observation) if self._next else {}
-        self.network.observe(*([inputs, next_inputs] if self._next else [inputs]))
-        for _, buffer in self.network.named_buffers():
-            share_(buffer)  # processes that train together settle on the first one's
+        self._observe([inputs, next_inputs] if self._next else [inputs])
         action = self._tensor(batch.action).reshape(rows, -1)
-        action = ((action - self._action_middle) * self._action_scale).clamp_(-1, 1)
+        action = (action - self._action_middle) * self._action_scale
+        if self._cuts % _LOOK_EVERY == 0:
+            outside = (action.abs() > 1 + _SLACK).any(1).float().mean()
+            self._outside.lerp_(outside, 1 / (1 + min(self._cuts // _LOOK_EVERY, _LOOKS)))
+        self._cuts += 1
+        action = action.clamp_(-1, 1)
         reward, discount = self._tensor(batch.reward), self._tensor(batch.discount)
         if planned > 1:
             reward, discount = reward[:, 0], discount[:, 0]
@@ -191,6 +202,38 @@ class Minibatcher:
             )
             for i in range(count)
         ]
+
+    def warnings(self) -> list[Reason]:
+        """What a person should know of the data: actions that were cut, inputs far out."""
+        found = []
+        share = float(self._outside)
+        if share > _MANY:
+            found.append(
+                Reason(
+                    ACTIONS_OUTSIDE,
+                    f"{100 * share:.2g} % of the drawn actions lie outside the robot's bounds, and "
+                    "are cut there: `user replay info` shows what each store means",
+                )
+            )
+        for name, share in getattr(self.network, "far_inputs", list)():
+            found.append(
+                Reason(
+                    INPUT_CUT,
+                    f"input {name}: {100 * share:.2g} % of its values lie more than ten times its "
+                    "usual range away, and reach the policy by their logarithm",
+                )
+            )
+        return found
+
+    def _observe(self, inputs: list[Inputs]) -> None:
+        """Let the network take notice, and keep its outputs where that changes its scale."""
+        network: Any = self.network
+        follows = hasattr(network, "keep_outputs")
+        before = network.statistics() if follows else None
+        network.observe(*inputs)
+        for _, buffer in network.named_buffers():
+            share_(buffer)  # processes that train together settle on the first one's
+        self.factors = network.keep_outputs(before) if before is not None else None
 
     def _inputs(self, observation: Mapping[str, Array]) -> Inputs:
         return {

@@ -16,6 +16,7 @@ from user_core.interfaces import (
     Policy,
     PolicyNetwork,
 )
+from user_core.reasons import Reason
 from user_core.specs import Array, RobotSpec
 from user_core.types import Batch
 from user_learner.algorithms.batches import (
@@ -91,6 +92,8 @@ class BC(Algorithm):
 
     def update(self, batch: Batch) -> Mapping[str, float]:
         (minibatch,) = self._minibatcher.cut(batch, 1)
+        if self._minibatcher.factors is not None:
+            self._optimizer.rescale("layer0.weight", self._minibatcher.factors)
         inputs = shifted(minibatch.inputs, self.config.image_shift, self.generator)
         action, weight = minibatch.action, minibatch.weight
         if self._own_loss:
@@ -109,6 +112,10 @@ class BC(Algorithm):
         self._updates += 1
         values = torch.stack([value.detach() for value in metrics.values()]).tolist()
         return dict(zip(metrics, values, strict=True))
+
+    def warnings(self) -> list[Reason]:
+        """What a person should know of the data."""
+        return self._minibatcher.warnings()
 
     def policy_arrays(self) -> dict[str, Array]:
         arrays: dict[str, Array] = self.network.arrays()

@@ -250,21 +250,25 @@ class SAC(Algorithm):
 
     def warnings(self) -> list[Reason]:
         """What a person should know of the training."""
+        found = self._minibatcher.warnings()
         learns = self.config.temperature_learning_rate > 0
         if not learns or self._temperature < 0.99 * self._largest_temperature:
-            return []
+            return found
         return [
+            *found,
             Reason(
                 TEMPERATURE_BOUND,
                 f"the temperature is at its bound, {self._temperature:.3g}: the entropy that is "
                 "aimed at is not reached (log_std_max, target_entropy_per_action, the size of "
                 "rewards)",
-            )
+            ),
         ]
 
     def update(self, batch: Batch) -> Mapping[str, float]:
         networks = self.networks
         minibatches = self._minibatcher.cut(batch, self.updates_per_call)
+        if self._minibatcher.factors is not None:
+            self._keep_values(self._minibatcher.factors)
         temperature = networks.log_temperature.flat.exp()
         all_ahead = self._look_ahead_at_once(minibatches)
         for minibatch, ahead in zip(minibatches, all_ahead, strict=True):
@@ -279,6 +283,16 @@ class SAC(Algorithm):
         found = dict(zip(metrics, values, strict=True))
         self._temperature = found["temperature"]
         return found
+
+    @torch.no_grad()
+    def _keep_values(self, factors: Tensor) -> None:
+        """The critics see the policy's features: where these are scaled otherwise, the first layer
+        of all is changed so that values stay, as the policy has done with its own."""
+        networks, weight = self.networks, "layer0.weight"
+        for critics in (networks.critics, networks.target):
+            critics.frozen[weight][:, : len(factors)] *= factors[:, None]
+        for name in ("actor", "critics"):
+            self._optimizers[name].rescale(weight, factors)
 
     def policy_arrays(self) -> dict[str, Array]:
         return self.networks.policy.arrays()

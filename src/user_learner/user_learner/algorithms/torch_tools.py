@@ -211,9 +211,9 @@ class FlatParameters:
         self.flat = self.flat.to(device)
         self.grad = torch.zeros_like(self.flat)
         self.shapes = {name: tuple(part.shape) for name, part in zip(values, parts, strict=True)}
-        self.frozen = self._split(self.flat)
-        self.named = self._split(self.flat)
-        for name, gradient in self._split(self.grad).items():
+        self.frozen = self.split(self.flat)
+        self.named = self.split(self.flat)
+        for name, gradient in self.split(self.grad).items():
             if isinstance(parameter := values[name], torch.nn.Parameter):
                 parameter.data = self.named[name]
                 self.named[name] = parameter
@@ -231,7 +231,7 @@ class FlatParameters:
 
     def arrays(self) -> dict[str, Array]:
         """A copy of all values, by name."""
-        return {name: part.numpy() for name, part in self._split(self.flat.cpu().clone()).items()}
+        return {name: part.numpy() for name, part in self.split(self.flat.cpu().clone()).items()}
 
     def load(self, arrays: Mapping[str, Array], where: str) -> None:
         """Take over values; raises StoreError, and changes nothing, unless all fit."""
@@ -241,7 +241,8 @@ class FlatParameters:
         values = [np.asarray(arrays[name], np.float32).ravel() for name in self.shapes]
         self.flat.copy_(torch.from_numpy(np.concatenate(values)))
 
-    def _split(self, flat: Tensor) -> dict[str, Tensor]:
+    def split(self, flat: Tensor) -> dict[str, Tensor]:
+        """Views of a tensor that is laid out as :attr:`flat`, by name."""
         parts, start = {}, 0
         for name, shape in self.shapes.items():
             size = int(np.prod(shape))
@@ -295,6 +296,17 @@ class FlatAdam:
             amsgrad=False, maximize=False,
         )  # fmt: skip
         self._stepped = True
+
+    def rescale(self, name: str, factors: Tensor) -> None:
+        """Rows of a weight were multiplied, and their gradients are that much smaller from now on.
+
+        Args:
+            name: Of the weight, (..., rows, units).
+            factors: Of its first rows.
+        """
+        for moment, power in (("exp_avg", 1), ("exp_avg_sq", 2)):
+            part = self._parameters.split(self._moments[moment])[name]
+            part[..., : len(factors), :] /= factors[:, None] ** power
 
     def state(self) -> dict[str, Array]:
         """Step count and both moments; a copy. Empty before the first step."""
