@@ -123,6 +123,24 @@ def test_who_waits_for_a_person_to_say_go(name, words, waits):
     assert loop["start"] == ("operator" if waits else "at_once")
 
 
+def test_what_an_environment_is_told_are_arguments():
+    words = [
+        "kwargs:={g: 5.0}", "wrappers:=[{target: TimeAwareObservation}]", "max_episode_steps:=7",
+        "bounds:=[-1, 1]", "success_return:=-200", "success_key:=a.b", "seed:=3", "ignore:=[x]",
+        "images:={image: {resize: [84, 84]}}", "discrete:=argmax", "render_image:=true",
+    ]  # fmt: skip
+    composition, faults = check(find_deployment("gymnasium"), *words)
+    assert not faults
+    told = composition.deployment.process("hal").parameters["robot"]["params"]
+    assert told["kwargs"] == {"g": 5.0} and told["images"] == {"image": {"resize": [84, 84]}}
+    assert told["wrappers"] == [{"target": "TimeAwareObservation"}] and told["bounds"] == [-1, 1]
+    assert (told["max_episode_steps"], told["success_return"], told["seed"]) == (7, -200, 3)
+    assert (told["discrete"], told["render_image"], told["ignore"]) == ("argmax", True, ["x"])
+    _, faults = check(find_deployment("gymnasium"), "max_episode_steps:=0", "bounds:=1")
+    assert any("max_episode_steps" in fault for fault in faults)
+    assert any("bounds" in fault for fault in faults)
+
+
 @pytest.mark.parametrize("mode", ["collect", "demonstrate", "evaluate"])
 def test_every_mode_of_a_real_robot_is_right(mode):
     composition, faults = check(find_deployment("real_robot"), f"mode:={mode}")
