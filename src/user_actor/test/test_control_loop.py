@@ -11,7 +11,7 @@ from user_actor.loop.config import ActorLoopConfig, EvaluationConfig
 from user_actor.loop.ports import NOBODY, HumanInput
 from user_actor.loop.recording import Feedback
 from user_actor.loop.stats import LoopState
-from user_core.errors import DeviceError, DeviceFault, PolicyError, SpecError
+from user_core.errors import DeviceError, DeviceFault, PluginError, PolicyError, SpecError
 from user_core.interfaces import RewardOutcome
 from user_core.reasons import OUTBOX_FULL, Reason
 from user_core.types import (
@@ -468,7 +468,7 @@ def test_a_failure_that_repeats_ends_the_loop_with_its_reason_and_one_that_may_p
         raise OSError("disk") if len(failures) <= 10 else SystemExit(3)
 
     setup.reward.ends = broken
-    with pytest.raises(SystemExit):
+    with pytest.raises(PluginError, match="SystemExit: 3"):
         setup.run()
     assert len(failures) == 14
     assert "SystemExit: 3" in setup.loop.given_up.text and "4 times" in setup.loop.given_up.text

@@ -20,7 +20,7 @@ from user_actor.loop.recording import Ending, EndRules, EpisodeRecorder, aborted
 from user_actor.loop.remote import InferencePort
 from user_actor.loop.stats import LoopState, LoopStats
 from user_actor.loop.timing import StepTiming
-from user_core.errors import ConfigError, SpecError, SuiteError
+from user_core.errors import ConfigError, PluginError, SpecError, SuiteError, is_of_a_person
 from user_core.interfaces import Policy, Reward, RewardOutcome
 from user_core.reasons import (
     INTERNAL,
@@ -158,7 +158,11 @@ class EpisodeLoop:
             text = f"{type(error).__name__}: {error}"
             code = error.code if isinstance(error, SuiteError) else INTERNAL
             self.recorder.abandon(Reason(code, text))
-            raise
+            if isinstance(error, Exception) or is_of_a_person(error):
+                raise
+            raise PluginError(
+                "a plugin within an episode", got=text, expected="no end of the process"
+            ) from error
 
     def stop(self, reason: Reason = _STOPPED) -> None:
         """End the episode at the next step, and begin no other until :meth:`resume`. Any thread."""
