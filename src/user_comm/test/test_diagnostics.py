@@ -100,3 +100,13 @@ def test_the_throttle_remembers_only_so_many_keys() -> None:
     for i in range(1000):
         assert say(i, "new") == "new"
     assert len(say._last) <= 4
+
+
+def test_a_source_that_calls_sys_exit_is_an_item_that_says_so():
+    def leave():
+        raise SystemExit(0)
+
+    diagnostics = Diagnostics()
+    diagnostics.watch("robot", leave)
+    (item,) = diagnostics.items()
+    assert (item.name, item.level) == ("robot", Level.ERROR) and "SystemExit" in item.message

@@ -109,7 +109,7 @@ class Diagnostics:
         for name, source in sources:
             try:
                 items.append(source())
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # of a plugin
                 items.append(Item(name, Level.ERROR, f"{type(error).__name__}: {error}"))
         return items
 

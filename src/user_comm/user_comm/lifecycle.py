@@ -100,6 +100,7 @@ class LifecycleNode(Endpoints, RclpyLifecycleNode):
         diagnostics: What the node has to say about its health.
         autostart: Brings the node up without a manager, if its parameter ``autostart`` is true.
         ended_by: Why :meth:`end` ends this process; None while nothing does.
+        owns_process: Whether its end is that of the process; set by ``run``.
         when_finalized: Called when the node has reached its last state; set by ``run``.
     """
 
@@ -121,6 +122,7 @@ class LifecycleNode(Endpoints, RclpyLifecycleNode):
             self, self.Config, self._config_changed, known=("autostart",)
         )
         self.ended_by: last_words.LastWords | None = None
+        self.owns_process = False
         self.autostart = Autostart(self)
         self.diagnostics.watch("lifecycle", self._lifecycle_item)
         self._heartbeat = DiagnosticsPublisher(self, self.diagnostics)
@@ -184,9 +186,10 @@ class LifecycleNode(Endpoints, RclpyLifecycleNode):
         self.get_logger().fatal(f"ending: {reason.text} [{reason.code}]")
         last_words.say(reason, final=final)
         self.autostart.give_up()
-        timer = threading.Timer(_END_TIMEOUT_S, os._exit, (self.exit_code,))
-        timer.daemon = True
-        timer.start()
+        if self.owns_process:
+            timer = threading.Timer(_END_TIMEOUT_S, os._exit, (self.exit_code,))
+            timer.daemon = True
+            timer.start()
         self.run_soon(self._end)
 
     @property

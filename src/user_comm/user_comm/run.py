@@ -139,6 +139,7 @@ def make_executor(threads: int = 1) -> Executor:
 def _spin(node: LifecycleNode, executor: Executor) -> int:
     done: Future[None] = Future(executor=executor)
     node.when_finalized = lambda: done.set_result(None)
+    node.owns_process = True
 
     def stop() -> None:
         node.autostart.give_up()

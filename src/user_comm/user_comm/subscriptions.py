@@ -411,7 +411,7 @@ class TopicReader:
         for source in sources:
             try:
                 found |= _take(source)
-            except Exception as error:  # of the middleware: one topic must not end all others
+            except (Exception, SystemExit) as error:  # one topic must not end all others
                 self._on_error(source.subscription.topic_name, error)
         return found
 

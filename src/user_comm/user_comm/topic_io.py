@@ -94,7 +94,7 @@ class RosSubscription:
             return
         try:
             self._callback(message)
-        except Exception as error:  # one bad message must not end all others
+        except (Exception, SystemExit) as error:  # one bad message must not end all others
             self._on_error(self.topic, error)
 
 

@@ -123,7 +123,7 @@ class InferenceServer:
             rows_ta = ready.policy.act(arrays, deterministic=deterministic)
         except PolicyError:
             raise
-        except Exception as error:  # a plugin may fail in any way
+        except (Exception, SystemExit) as error:  # a plugin may fail in any way
             raise PolicyError(
                 f"policy {type(ready.policy).__name__}", got=f"{type(error).__name__}: {error}"
             ) from error

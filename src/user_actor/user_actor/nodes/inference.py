@@ -65,7 +65,7 @@ class InferenceNode(LifecycleNode):
                     stop.wait(_LOOK_S)
                 else:
                     self._serve(description, stop)
-        except Exception as error:  # of a plugin, a configuration
+        except BaseException as error:  # of a plugin, a configuration; SystemExit, too
             self.get_logger().error(f"inference ended: {error}")
             if not stop.is_set():
                 self.fail(error)
