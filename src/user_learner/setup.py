@@ -24,7 +24,10 @@ setup(
             "algorithm = user_learner.cli.check:algorithm",
             "policy = user_learner.cli.check:policy",
         ],
-        "user.commands": ["replay = user_learner.cli.replay:main"],
+        "user.commands": [
+            "replay = user_learner.cli.replay:main",
+            "run = user_learner.cli.inputs:main",
+        ],
         "user.nodes": [
             "learner_node = user_learner.node_configs:LearnerNodeConfig",
             "replay_node = user_learner.node_configs:ReplayConfig",
