@@ -7,6 +7,8 @@ import subprocess
 import sys
 from typing import Any
 
+import gymnasium
+import numpy as np
 import pytest
 
 from user_bringup.running import fit
@@ -53,6 +55,27 @@ def test_discrete_actions_without_an_algorithm_are_refused() -> None:
     assert said and "discrete actions (int64" in said[0] and "discrete:=argmax" in said[0]
     as_floats = {"env_id": "CartPole-v1", "discrete": "argmax"}
     assert find_out(request("", plugin="gymnasium", params=as_floats)).faults == []
+
+
+class Wrong(gymnasium.Env[Any, Any]):
+    """Shows an image of floats where its space says bytes."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (20, 20, 3), np.uint8)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        return np.zeros((20, 20, 3), np.uint8), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return np.full((20, 20, 3), 0.5), 0.0, False, False, {}
+
+
+gymnasium.register("UserWrong-v0", Wrong, disable_env_checker=True)
+
+
+def test_an_environment_that_cannot_make_a_step_is_refused() -> None:
+    ((name, text),) = find_out(request("UserWrong-v0", IMAGES | {"params": {"hidden": [8]}})).faults
+    assert name == "hal" and "UserWrong-v0" in text and "'image'" in text and "0.5" in text
 
 
 def test_what_a_driver_warns_of_is_told() -> None:

@@ -409,6 +409,18 @@ def test_versions_that_do_not_fit_are_named(monkeypatch: pytest.MonkeyPatch) -> 
     assert "torch" not in said and "gymnasium>=1" not in said
 
 
+def test_an_error_without_words_says_its_line() -> None:
+    def silent() -> Any:
+        raise AssertionError  # as an assert without a text
+
+    gymnasium.register("UserSilent-v0", silent, disable_env_checker=True)
+    with pytest.raises(
+        ConfigError,
+        match=r"UserSilent-v0.*AssertionError: raise AssertionError.*line \d+, in silent",
+    ):
+        robot(env_id="UserSilent-v0")
+
+
 def test_each_refusal_names_the_environment() -> None:
     for params in (
         {"images": {"front": {}}}, {"ignore": ["x"]}, {"bounds": [1, 0]},

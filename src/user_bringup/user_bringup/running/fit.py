@@ -138,6 +138,8 @@ def find_out(request: Mapping[str, Any]) -> Fit:
             robot = _made(fit, entry, "its robot", lambda entry=entry: _robot(entry["parameters"]))
         if robot is not None:
             specs[entry["namespace"]] = (entry["name"], robot.spec)
+            if not _starts(fit, entry, robot):
+                continue
             if request["asks_success"] and robot.spec.lockstep:
                 _probe(fit, entry, robot)
             with contextlib.suppress(Exception):
@@ -227,6 +229,26 @@ def _acting(parameters: Mapping[str, Any], spec: RobotSpec) -> object:
     seen = {name: array.sample(rng) for name, array in spec.observation.items()}
     check_plan(policy.act(seen, deterministic=True), spec)
     return policy
+
+
+def _starts(fit: Fit, entry: Mapping[str, Any], robot: Robot) -> bool:
+    """Whether an environment begins, takes an action and shows what its spaces say. It moves
+    nothing that is real; other robots are not tried."""
+    import numpy as np
+
+    if (entry["parameters"].get("robot") or {}).get("plugin") != "gymnasium":
+        return True
+    name, what = entry["name"], "first step of its environment"
+    print(f"at: {name} {what}", flush=True)
+    try:
+        robot.connect()
+        robot.reset(0)
+        robot.command(robot.spec.action.sample(np.random.default_rng(0)))
+    except BaseException as error:  # SystemExit, too
+        text = str(error) if isinstance(error, SuiteError) else f"{type(error).__name__}: {error}"
+        fit.faults.append((name, f"{name}: {what}: {text}"))
+        return False
+    return True
 
 
 def _probe(fit: Fit, entry: Mapping[str, Any], robot: Robot) -> None:

@@ -21,7 +21,7 @@ from user_core.specs import ActionKind, Array, ArraySpec, RobotSpec
 from user_core.types import LARGEST_REWARD, AppliedAction, Observation, TaskFeedback
 from user_hal.robots.gymnasium.actions import Actions
 from user_hal.robots.gymnasium.config import GymnasiumConfig, PictureConfig
-from user_hal.robots.gymnasium.making import conflicts_of, installed, make, module_of
+from user_hal.robots.gymnasium.making import conflicts_of, installed, make, module_of, said
 from user_hal.robots.gymnasium.observations import RENDER, Observations
 from user_hal.robots.gymnasium.pictures import Picture
 
@@ -263,7 +263,7 @@ class GymnasiumRobot(Robot):
         if isinstance(error, gymnasium.error.DependencyNotInstalled):
             hint = f"Install the extra it names{'. ' * bool(conflicts)}{conflicts}"
             return DeviceError(text, got=str(error), hint=hint)
-        return DeviceFault(text, got=f"{type(error).__name__}: {error}", hint=conflicts)
+        return DeviceFault(text, got=said(error), hint=conflicts)
 
 
 def _found(info: Mapping[str, Any], key: str) -> Any:

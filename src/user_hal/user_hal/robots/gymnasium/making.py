@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -44,7 +47,7 @@ def make(config: GymnasiumConfig) -> gymnasium.Env[Any, Any]:
         known = "`python -m gymnasium.envs.registration` lists those that are registered"
         raise ConfigError(
             f"environment {config.env_id!r} cannot be made",
-            got=f"{type(error).__name__}: {error}",
+            got=said(error),
             expected="a registered environment and keyword arguments that it takes",
             hint=_together(_taken(config.env_id) or known, conflicts_of(config.env_id)),
         ) from error
@@ -60,7 +63,7 @@ def make(config: GymnasiumConfig) -> gymnasium.Env[Any, Any]:
             env.close()
             raise ConfigError(
                 where,
-                got=f"{wrapper.kwargs}: {type(error).__name__}: {error}",
+                got=f"{wrapper.kwargs}: {said(error)}",
                 expected=f"this environment ({env.observation_space}, {env.action_space}) and the "
                 f"arguments that it takes: {_signature(kind)}",
             ) from error
@@ -83,7 +86,7 @@ def conflicts_of(env_id: str) -> str:
                 need = Requirement(line)
                 if need.marker is not None and not need.marker.evaluate({"extra": ""}):
                     continue
-                there = metadata.version(need.name)
+                there = _version(need.name)
             except metadata.PackageNotFoundError:
                 found.append(f"{package} {metadata.version(package)} needs {line}: not installed")
                 continue
@@ -94,7 +97,27 @@ def conflicts_of(env_id: str) -> str:
                     f"{package} {metadata.version(package)} needs {need.name}{need.specifier}, "
                     f"and {need.name} {there} is installed"
                 )
-    return f"Versions do not fit: {'; '.join(found)}" if found else ""
+    return f"What is installed does not fit: {'; '.join(found)}" if found else ""
+
+
+def said(error: Exception) -> str:
+    """Kind and text of an error; where it has none (an assertion), the line that raised it."""
+    text = str(error).strip()
+    frames = traceback.extract_tb(error.__traceback__)
+    if not text and frames:
+        last = frames[-1]
+        place = "/".join(Path(last.filename).parts[-2:])
+        text = f"{last.line} ({place}, line {last.lineno}, in {last.name})"
+    return f"{type(error).__name__}: {text}"
+
+
+def _version(name: str) -> str:
+    """Version of a package, or of one that stands in for it (opencv-python-headless, pygame-ce)."""
+    twin = name.removesuffix("-ce") if name.endswith("-ce") else f"{name}-ce"
+    for other in (name, f"{name}-headless", twin):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version(other)
+    raise metadata.PackageNotFoundError(name)
 
 
 def _packages_of(env_id: str) -> list[str]:
