@@ -9,7 +9,7 @@ from user_bringup.running.find import config_folder
 from user_comm.parameters import ConfigParameters
 from user_core.config import from_mapping
 from user_fleet.deployment import Faults, parse_overrides
-from user_fleet.deployment.check import node_config
+from user_fleet.deployment.check import OF_EVERY_NODE, node_config
 from user_fleet.deployment.render import write_parameters
 
 FOLDER = config_folder()
@@ -34,9 +34,11 @@ def test_parameters_travel_through_a_file_and_ros_unchanged(name, tmp_path):
         node = Node("any", context=context, start_parameter_services=False, enable_rosout=False)
         try:
             parameters = ConfigParameters(node, cls, known=("autostart",))
-            wanted = {k: v for k, v in process.parameters.items() if k != "autostart"}
+            wanted = {k: v for k, v in process.parameters.items() if k not in OF_EVERY_NODE}
             assert parameters.read() == from_mapping(cls, wanted), process.name
             assert not parameters.unknown
+            simulated = process.parameters.get("use_sim_time", False)
+            assert node.get_parameter("use_sim_time").value is simulated
         finally:
             node.destroy_node()
             rclpy.shutdown(context=context)
