@@ -75,7 +75,8 @@ def test_an_evaluation_counts_and_is_written(tmp_path):
     with opened() as robot:
         result = evaluate(robot, Straight(), REWARD, episodes=5, policy_version=3)
     assert result.successes == 5
-    assert result.aborted == 0
+    assert (result.aborted, result.unknown) == (0, 0)
+    assert str(result.share) == "100% of 5 (57 to 100%)"
     assert result.gate["passed"] == round(result.mean_length * 5)
     result.write(tmp_path / "evaluation.json")
     assert json.loads((tmp_path / "evaluation.json").read_text())["policy_version"] == 3

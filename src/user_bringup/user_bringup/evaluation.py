@@ -10,6 +10,7 @@ from pathlib import Path
 from user_actor.loop import ActorLoopConfig, EpisodeLoop, FixedPolicy
 from user_actor.loop.ports import MemorySink
 from user_bringup.local_robot import LocalRobot
+from user_bringup.monitor.shares import Share
 from user_core.interfaces import Policy, Reward
 from user_core.specs import Array
 from user_core.types import EpisodeResult, Outcome, Task
@@ -28,6 +29,7 @@ class Evaluation:
         mean_length: Mean number of steps.
         policy_version: Version that acted.
         aborted: How many were not judged: the robot was stopped, or a person took over.
+        unknown: How many nobody could judge: robot and reward do not say.
         gate: What the safety gate did: commands ``passed``, ``limited``, ``refused``, and by
             each code.
     """
@@ -38,7 +40,13 @@ class Evaluation:
     mean_length: float
     policy_version: int
     aborted: int = 0
+    unknown: int = 0
     gate: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def share(self) -> Share:
+        """Successes among the episodes that were judged."""
+        return Share(self.successes, self.episodes - self.aborted - self.unknown)
 
     def write(self, file: Path) -> None:
         """Write as JSON, where the report looks for it."""
@@ -112,6 +120,7 @@ def evaluate(
         sum(result.length for result in results) / episodes,
         policy_version,
         aborted,
+        sum(result.outcome is Outcome.UNKNOWN for result in results),
         {
             "passed": status.passed, "limited": status.limited, "refused": status.refused,
             **status.reasons,

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from user_bringup.monitor.history import read_history
-from user_bringup.monitor.shares import Evaluations, success_of
+from user_bringup.monitor.shares import Evaluations, Share, success_of
 from user_bringup.monitor.state import EVALUATION, ONLINE
 from user_bringup.monitor.table import number, percent, size
 from user_core.errors import SuiteError
@@ -251,7 +251,7 @@ def _summary_of(series: RunSeries) -> str:
         ("evaluation episodes", f"{evaluated}, {evaluations.unknown} that nobody could judge"),
         (f"success of policy version {version or '-'}, evaluated last", str(newest)),
         (
-            "success of the versions before it, as few as have 20 episodes",
+            "success of the newest policy versions that have 20 episodes together",
             f"{last}, versions {versions[0]} to {versions[-1]}" if versions else "-",
         ),
         ("environment steps", f"{_last(series.state('environment_steps').values):.0f}"),
@@ -277,8 +277,9 @@ def _evaluation_of(run_dir: Path) -> str:
     if not file.exists():
         return ""
     result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    judged = result["episodes"] - result.get("aborted", 0) - result.get("unknown", 0)
     return (
-        f"**Final evaluation:** {result['successes']} of {result['episodes']} episodes succeed, "
+        f"**Final evaluation:** success {Share(result['successes'], judged)}; {result['successes']} of {result['episodes']} episodes succeed, "
         f"mean return {result['mean_return']:.2f}, policy version {result['policy_version']}."
     )
 

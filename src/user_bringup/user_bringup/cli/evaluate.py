@@ -60,6 +60,8 @@ def main(argv: Sequence[str]) -> int:
         f"{result.successes} of {result.episodes} episodes succeed with policy version {version}, "
         f"mean return {result.mean_return:.2f}, mean length {result.mean_length:.1f} steps"
         + (f"; {result.aborted} were aborted" if result.aborted else "")
+        + (f"; nobody could judge {result.unknown}" if result.unknown else "")
+        + f"; success {result.share}"
     )
     print(gate)
     if result.successes < arguments.require:
