@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from user_core.errors import ConfigError, SchemaMismatch
-from user_core.specs import ArraySpec, RobotSpec
+from user_core.specs import Array, ArraySpec, RobotSpec
 
 #: What is compared, by the names under which a difference can be accepted.
 MEANINGS: dict[str, str] = {
@@ -112,7 +112,7 @@ def require_same_meaning(
             f"meaning of {what}",
             got=_words(refused, "got"),
             expected=_words(refused, "expected"),
-            hint="Convert the data (rates by resampling, targets to changes, units), or say that "
+            hint="Convert the data (`user replay convert`), or say that "
             f"the numbers are right as they are: {how or 'accept_differences: '}[{keys}]",
         )
     return found
@@ -143,13 +143,12 @@ def describe_meaning(spec: RobotSpec) -> list[tuple[str, str]]:
     return lines
 
 
-def outside_bounds(action: np.ndarray, spec: ArraySpec) -> np.ndarray:
+def outside_bounds(action: Array, spec: ArraySpec) -> Array:
     """Which rows of actions (n, A) have an element outside the bounds, (n,) bool."""
     low, high = (bound.astype(np.float64) for bound in (spec.low_array, spec.high_array))
     slack = 1e-3 * np.where(np.isfinite(high - low), np.abs(high - low), 0.0)
     outside = (action < low - slack) | (action > high + slack)
-    rows: np.ndarray = outside.reshape(len(action), -1).any(axis=1)
-    return rows
+    return np.asarray(outside.reshape(len(action), -1).any(axis=1))
 
 
 def _words(differences: list[MeaningDifference], side: str) -> str:

@@ -153,7 +153,8 @@ class TanhGaussianNetwork(nn.Module):
         """Root of the mean square of what lies between inputs and their offset, (O,)."""
         _, mean, square = sums / sums[0].clamp_min(1e-300)
         offset = self._offset.double()
-        return (square - 2 * offset * mean + offset.square()).clamp_min(0).sqrt()
+        spread: Tensor = (square - 2 * offset * mean + offset.square()).clamp_min(0).sqrt()
+        return spread
 
     def _constant(self, sums: Tensor) -> Tensor:
         """Which inputs have never moved, (O,) bool."""

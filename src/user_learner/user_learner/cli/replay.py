@@ -1,4 +1,4 @@
-"""``user replay``: look at, verify, merge, export and import replay stores."""
+"""``user replay``: look at, verify, merge, export, import and convert replay stores."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from rich.table import Table
 from user_core.errors import SuiteError
 from user_core.meaning import MEANINGS, describe_meaning, outside_bounds
 from user_core.types import EpisodeSource, Outcome
+from user_learner.replay.conversion import convert
 from user_learner.replay.maintenance import Report, verify
-from user_learner.replay.meaning import read_meaning
+from user_learner.replay.meaning import find_meaning, read_meaning
 from user_learner.replay.reader import EpisodeInfo, StoreReader
 from user_learner.replay.transfer import export_episodes, import_episodes, merge
 from user_learner.replay.writer import StoreWriter
@@ -85,6 +86,23 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("--as", dest="source", choices=_SOURCES, help="count them as this source")
     _add_accept(load)
     load.set_defaults(run=_import)
+
+    turn = commands.add_parser(
+        "convert",
+        help="copy a store as data of another meaning: lower rate, units, order and subsets of "
+        "names, joint targets to changes and back",
+    )
+    turn.add_argument("store", help="store to take from; it is only read")
+    turn.add_argument("--into", required=True, help="store to write; made when it is not there")
+    turn.add_argument(
+        "--like", required=True, metavar="WHAT",
+        help="what it is to mean: a store, the folder of a run, or its robot_spec.json",
+    )  # fmt: skip
+    turn.add_argument(
+        "--from", dest="data", default="", metavar="SPEC",
+        help="what it means, where the store does not say: likewise",
+    )  # fmt: skip
+    turn.set_defaults(run=_convert)
     return parser
 
 
@@ -155,6 +173,20 @@ def _export(options: argparse.Namespace, console: Console) -> int:
     with _progress(console, "exporting episodes") as update:
         report = export_episodes(options.store, options.file, sources, options.compress, update)
     console.print(f"{report.episodes:,} episodes, {report.rows:,} rows written to {options.file}")
+    _list(console, "left out", report.skipped, "yellow")
+    return 1 if report.skipped else 0
+
+
+def _convert(options: argparse.Namespace, console: Console) -> int:
+    data = find_meaning(options.data) if options.data else None
+    wanted = find_meaning(options.like)
+    with StoreWriter(options.into) as target:
+        report = convert(options.store, target, wanted, data)
+    _list(console, "meaning", report.notes, "yellow")
+    console.print(
+        f"{report.episodes:,} episodes, {report.rows:,} rows written to {options.into}; "
+        f"{report.duplicates:,} were there"
+    )
     _list(console, "left out", report.skipped, "yellow")
     return 1 if report.skipped else 0
 

@@ -70,7 +70,8 @@ def report_inputs(store: str | Path, policy: Arrays | None = None) -> list[Input
             if name.startswith(OBSERVATION) and not is_image(spec)
         )
         size = sum(schema.columns[name].size for name in observed)
-        offset = scale = None
+        offset: Array | None = None
+        scale: Array | None = None
         if policy is not None and len(policy.get("input.offset", ())) == size:
             offset, scale = policy["input.offset"], policy["input.scale"]
         tallies, start = [], 0
@@ -79,8 +80,9 @@ def report_inputs(store: str | Path, policy: Arrays | None = None) -> list[Input
             if known is not None:
                 spec = known.action if name == "action" else known.observation.get(short, spec)
             part = slice(start, start + spec.size)
-            normalised = name != "action" and offset is not None and scale is not None
-            pair = (offset[part], scale[part]) if normalised else None
+            pair = None
+            if name != "action" and offset is not None and scale is not None:
+                pair = (offset[part], scale[part])
             tallies.append((name, _Tally(short, spec, pair)))
             start += spec.size
         for rows in _rows(reader):
@@ -116,7 +118,7 @@ class _Tally:
 
     def add(self, array: Array) -> None:
         """Take rows, (n, ...)."""
-        values = np.asarray(array).reshape(len(array), -1).astype(np.float64)
+        values: Array = np.asarray(array).reshape(len(array), -1).astype(np.float64)
         finite = np.isfinite(values)
         self._rows += len(values)
         self._finite += finite.sum(0)

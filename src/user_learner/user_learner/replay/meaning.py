@@ -79,6 +79,37 @@ def read_meaning(store: str | Path, schema: TrajectorySchema | None = None) -> M
         ) from error  # fmt: skip
 
 
+def find_meaning(place: str | Path) -> RobotSpec:
+    """The meaning of a store, of a run (``runs/<id>``), or a spec in a JSON file.
+
+    Raises:
+        StoreError: It is none of these, or its meaning is unknown.
+    """
+    place = Path(place)
+    try:
+        if place.is_file():
+            data = json.loads(place.read_text(encoding="utf-8"))
+            return RobotSpec.from_dict(data.get("spec", data))
+        for store in (place, place / "replay"):
+            if (store / INDEX_NAME).exists():
+                with closing(StoreReader(store)) as reader:
+                    spec = read_meaning(store, reader.schema).spec
+                if spec is not None:
+                    return spec
+        kept = place / "learner" / SPEC_NAME
+        if kept.exists():
+            return RobotSpec.from_dict(json.loads(kept.read_text(encoding="utf-8")))
+    except (OSError, ValueError, AttributeError) as error:
+        raise StoreError(
+            f"meaning of {place}", got=str(error), expected="a robot's spec"
+        ) from error
+    raise StoreError(
+        f"meaning of {place}",
+        got="unknown",
+        expected="a store that says it, a run, or a spec in JSON",
+    )
+
+
 def write_meaning(store: str | Path, spec: RobotSpec) -> None:
     """Keep what a store's rows mean. Raises OSError."""
     data = {"version": MEANING_VERSION, "spec": spec.to_dict()}

@@ -66,11 +66,11 @@ def export_episodes(
             for done, episode in enumerate(chosen):
                 if progress:
                     progress(done, len(chosen))
-                reason = _incomplete(reader, episode)
+                reason = incomplete(reader, episode)
                 if reason:
                     report.skipped.append(f"episode {episode.key}: {reason}")
                     continue
-                target.add(_recorded(reader, episode))
+                target.add(recorded(reader, episode))
                 report.episodes += 1
                 report.rows += sum(extent[3] for extent in episode.extents)
     finally:
@@ -111,15 +111,16 @@ def import_episodes(
             for done, episode in enumerate(episodes):
                 if progress:
                     progress(done, len(episodes))
-                _import(target, _relabelled(episode, source), episodes.schema.hash, report)
+                take(target, _relabelled(episode, source), episodes.schema.hash, report)
         finally:
             target.commit()
     return report
 
 
-def _import(
+def take(
     target: StoreWriter, episode: RecordedEpisode, schema_hash: str, report: TransferReport
 ) -> None:
+    """Take an episode into a store, unless it is there, and count it."""
     chunk = TrajectoryChunk(
         id=ChunkId(episode.key.producer, 0, 1),
         episode=episode.key,
@@ -150,7 +151,8 @@ def _relabelled(episode: RecordedEpisode, source: EpisodeSource | None) -> Recor
     return replace(episode, source=source, result=result)
 
 
-def _recorded(reader: StoreReader, episode: EpisodeInfo) -> RecordedEpisode:
+def recorded(reader: StoreReader, episode: EpisodeInfo) -> RecordedEpisode:
+    """An episode of a store with all its rows."""
     return RecordedEpisode(
         key=episode.key,
         source=episode.source,
@@ -162,7 +164,7 @@ def _recorded(reader: StoreReader, episode: EpisodeInfo) -> RecordedEpisode:
     )
 
 
-def _incomplete(reader: StoreReader, episode: EpisodeInfo) -> str:
+def incomplete(reader: StoreReader, episode: EpisodeInfo) -> str:
     """Why an episode cannot be exported; empty when it can."""
     expected = episode.extents[0][0] if episode.extents else 0
     block_rows = reader.meta.block_rows

@@ -1,0 +1,217 @@
+"""Data of one meaning as data of another: rates, units, order of names, targets and changes.
+
+What can be said exactly is converted; everything else is refused. Actions are not cut to the
+bounds that are wanted: how many lie outside is counted where the result is looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from user_core.errors import SpecError, StoreError
+from user_core.meaning import meaning_differences
+from user_core.specs import ActionKind, Array, Arrays, ArraySpec, RobotSpec
+from user_core.types import OBSERVATION, TrajectorySchema
+from user_learner.replay.meaning import join_meaning, read_meaning
+from user_learner.replay.reader import StoreReader
+from user_learner.replay.transfer import TransferReport, incomplete, recorded, take
+from user_learner.replay.writer import StoreWriter
+
+#: Numbers in a unit, times this, are numbers in SI.
+_TO_SI = {
+    "rad": ("angle", 1.0), "deg": ("angle", np.pi / 180), "m": ("length", 1.0),
+    "cm": ("length", 1e-2), "mm": ("length", 1e-3), "rad/s": ("turning", 1.0),
+    "deg/s": ("turning", np.pi / 180), "m/s": ("speed", 1.0), "mm/s": ("speed", 1e-3),
+}  # fmt: skip
+_JOINTS = "joint_position"
+_ACTIONS = ("action", "proposed_action")
+#: Of several steps in one: absolute targets are those of the last, changes add up, velocities
+#: are averaged.
+_LAST = (ActionKind.JOINT_POSITION, ActionKind.EE_POSE)
+_SUM = (ActionKind.JOINT_DELTA,)
+_MEAN = (ActionKind.JOINT_VELOCITY, ActionKind.EE_TWIST, ActionKind.BASE_TWIST)
+_TOLERANCE = 0.02
+
+
+class Conversion:
+    """Turns the columns of an episode into what another spec means.
+
+    Args:
+        data: What they mean.
+        wanted: What they are to mean.
+
+    Raises:
+        SpecError: There is no exact way from one to the other.
+    """
+
+    def __init__(self, data: RobotSpec, wanted: RobotSpec) -> None:
+        self._data, self._wanted = data, wanted
+        self.schema = TrajectorySchema.of(wanted)
+        missing = sorted(set(wanted.observation) - set(data.observation))
+        if missing:
+            raise _impossible("observations", f"no {missing}", sorted(wanted.observation))
+        self._observations = {
+            name: _element_wise(data.observation[name], spec, f"observation {name!r}")
+            for name, spec in wanted.observation.items()
+        }
+        self._action = _element_wise(data.action, wanted.action, "action", wanted.grippers)
+        kinds = (data.action_kind, wanted.action_kind)
+        joints = {ActionKind.JOINT_POSITION, ActionKind.JOINT_DELTA}
+        if kinds[0] is not kinds[1] and (set(kinds) != joints or wanted.action_groups):
+            raise _impossible("action kind", kinds[0].value, kinds[1].value)
+        self._kinds = kinds
+        ratio = wanted.period_s / data.period_s
+        self._every = round(ratio)
+        if self._every < 1 or abs(ratio / self._every - 1) > _TOLERANCE:
+            raise _impossible("period", f"{data.period_s:.4g} s", f"{wanted.period_s:.4g} s")
+        if self._every > 1 and kinds[1] not in _LAST + _SUM + _MEAN:
+            raise _impossible(f"period of actions of kind {kinds[1].value}", ratio, "the same")
+        moved = [i for i in range(wanted.action.size) if i not in wanted.grippers]
+        self._moved = np.array(moved, np.int64)
+        after = replace(wanted, action_kind=data.action_kind, period_s=data.period_s)
+        fixed = ("frames", "action_groups")
+        left = [d for d in meaning_differences(data, after) if d.key in fixed]
+        if left:
+            raise _impossible(left[0].key, left[0].got, left[0].expected)
+
+    def apply(self, columns: Arrays) -> dict[str, Array]:
+        """The columns of a whole episode. Raises SpecError where it does not say enough."""
+        found = {n: columns[n] for n in self.schema.columns if n in columns}
+        for name, convert in self._observations.items():
+            found[OBSERVATION + name] = convert(columns[OBSERVATION + name])
+        steps = ~columns["final"]
+        for name in _ACTIONS:
+            action = self._action(columns[name]).astype(np.float64)
+            if self._kinds[0] is not self._kinds[1]:
+                action = self._other_kind(action, found, steps)
+            found[name] = action * steps[:, None]
+        if self._every > 1:
+            found = self._resampled(found)
+        return {n: np.asarray(found[n], spec.dtype) for n, spec in self.schema.columns.items()}
+
+    def _other_kind(self, action: Array, columns: Arrays, steps: Array) -> Array:
+        joints = columns.get(OBSERVATION + _JOINTS)
+        if joints is None or joints.shape[1] < len(self._moved) or not len(joints):
+            raise SpecError(
+                "targets to changes, or back", got="no joint_position of all joints",
+                expected="an observation that says where an episode began",
+            )  # fmt: skip
+        moved = action[:, self._moved]
+        begin = joints[0, : len(self._moved)].astype(np.float64)
+        action = action.copy()
+        if self._kinds[1] is ActionKind.JOINT_DELTA:
+            action[:, self._moved] = np.diff(moved, axis=0, prepend=begin[None])
+        else:
+            action[:, self._moved] = begin + np.cumsum(moved * steps[:, None], axis=0)
+        return action
+
+    def _resampled(self, columns: Arrays) -> dict[str, Array]:
+        """One row for every so many steps, and the final observation."""
+        steps = np.flatnonzero(~columns["final"])
+        starts = np.arange(0, len(steps), self._every)
+        first = steps[starts]
+        last = steps[np.minimum(starts + self._every, len(steps)) - 1]
+        counts = last - first + 1
+        keep = np.concatenate([first, np.flatnonzero(columns["final"])])
+        found = {name: array[keep].copy() for name, array in columns.items()}
+        if not len(first):
+            return found
+        rows, kind = slice(0, len(first)), self._kinds[1]
+        for name in _ACTIONS:
+            action = columns[name]
+            ends = action[last]
+            whole = np.add.reduceat(action[steps], starts)
+            if kind in _SUM:
+                ends[:, self._moved] = whole[:, self._moved]
+            elif kind in _MEAN:
+                ends[:, self._moved] = (whole / counts[:, None])[:, self._moved]
+            found[name][rows] = ends
+        found["reward"][rows] = np.add.reduceat(columns["reward"][steps], starts)
+        for name in ("terminated", "truncated"):
+            found[name][rows] = columns[name][last]
+        return found
+
+
+def convert(
+    source: str | Path, target: StoreWriter, wanted: RobotSpec, data: RobotSpec | None = None
+) -> TransferReport:
+    """Take the episodes of a store into another one, converted to what is wanted.
+
+    Args:
+        source: The store; only read.
+        target: Where to; new, or of the meaning that is wanted.
+        wanted: What the numbers are to mean.
+        data: What they mean; None for what the store says.
+
+    Raises:
+        StoreError: There is no store, or nobody knows what it means.
+        SpecError: There is no exact way from one meaning to the other.
+        SchemaMismatch: ``target`` has data of another meaning.
+    """
+    report = TransferReport()
+    with closing(StoreReader(source)) as reader:
+        known = data or read_meaning(source, reader.layout.schema).spec
+        if known is None:
+            raise StoreError(
+                f"conversion of {source}", got="a store of which nobody knows what it means",
+                expected="a known meaning", hint="Give a spec with --from SPEC.json",
+            )  # fmt: skip
+        conversion = Conversion(known, wanted)
+        report.notes += join_meaning(target.path, target.schema, wanted, f"{source}, converted")
+        for episode in reader.episodes():
+            reason = incomplete(reader, episode)
+            if reason:
+                report.skipped.append(f"episode {episode.key}: {reason}")
+                continue
+            one = recorded(reader, episode)
+            columns = conversion.apply(one.columns)
+            result = one.result
+            if result is not None:
+                length = len(columns["final"]) - int(columns["final"].sum())
+                result = replace(result, length=length)
+            one = replace(one, columns=columns, result=result, first_row=0)
+            take(target, one, conversion.schema.hash, report)
+        target.commit()
+    return report
+
+
+def _element_wise(
+    data: ArraySpec, wanted: ArraySpec, what: str, without_unit: tuple[int, ...] = ()
+) -> Callable[[Array], Array]:
+    """Rows of one array in the order and unit of another; grippers have no unit."""
+    order: Array | None = None
+    if data.names and wanted.names and data.names != wanted.names:
+        unknown = [name for name in wanted.names if name not in data.names]
+        if unknown:
+            raise _impossible(f"names of {what}", list(data.names), list(wanted.names))
+        order = np.array([data.names.index(name) for name in wanted.names])
+    elif data.shape != wanted.shape:
+        raise _impossible(f"shape of {what}", data.shape, f"{wanted.shape}, or names for both")
+    factor = 1.0
+    if data.unit and wanted.unit and data.unit != wanted.unit:
+        mine, yours = _TO_SI.get(data.unit), _TO_SI.get(wanted.unit)
+        if mine is None or yours is None or mine[0] != yours[0]:
+            raise _impossible(f"unit of {what}", data.unit, wanted.unit)
+        factor = mine[1] / yours[1]
+
+    def apply(array: Array) -> Array:
+        taken = array if order is None else array[:, order]
+        if factor == 1.0:
+            return taken
+        scaled: Array = taken.astype(np.float64) * factor
+        scaled[..., list(without_unit)] = taken[..., list(without_unit)]
+        return scaled
+
+    return apply
+
+
+def _impossible(what: str, got: object, expected: object) -> SpecError:
+    return SpecError(
+        f"conversion of data: {what}", got=got, expected=expected,
+        hint="This cannot be converted exactly; record anew, or convert it by hand",
+    )  # fmt: skip
