@@ -26,12 +26,15 @@ class Mobility:
             as velocities: the robot goes on with the last until it is stopped, and is not at rest
             when commands are late.
         prismatic: Names of joints that shift instead of turning: their numbers are m, not rad.
+        summed: Names of the action groups whose velocities the driver sums up to targets: the first
+            after a stop starts from where the robot is measured to be.
     """
 
     fastest: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     continuous: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     goes_on: tuple[str, ...] = ()
     prismatic: tuple[str, ...] = ()
+    summed: tuple[str, ...] = ()
 
     def fastest_of(self, array: str, rows: Array) -> list[float]:
         """The fastest that some elements can move, per second; infinity where unknown."""

@@ -13,9 +13,9 @@ from hypothesis.extra.numpy import arrays
 from transforms3d.quaternions import axangle2quat, qmult
 
 from user_core.config import from_mapping
-from user_core.errors import ImplausibleReading, SpecError
+from user_core.errors import DeviceFault, ImplausibleReading, SpecError
 from user_core.specs import Array
-from user_hal.robots.ros2.commands import Targets, make_targets, moved, way
+from user_hal.robots.ros2.commands import Target, Targets, make_targets, moved, way
 from user_hal.robots.ros2.contract import ActionConfig
 from user_hal.robots.ros2.joints import Turns
 
@@ -115,6 +115,24 @@ def test_velocities_that_are_summed_up_go_on_for_the_time_that_passes(kind: str,
         target = sent.values
         np.testing.assert_allclose(executed, action, atol=1e-9)
     assert target[0] - start == pytest.approx(0.5 * (20 * 0.05 + 0.1))  # and half a burst
+
+
+def test_what_is_left_of_an_absolute_target_is_an_action_of_the_spec() -> None:
+    command = {"topic": "/c", "type": NUMBERS}
+    action = {"kind": "joint_position", "low": -3.2, "high": 3.2, "command": command}
+    config = from_mapping(ActionConfig, {**action, "max_lead_rad": 0.2})
+    limits = np.full(1, 9.0)
+    targets = make_targets(config, 0.1, 1, -limits, limits, Turns(["a"], ["a"]))
+    here = np.array([1.0])
+    targets.told(targets.next(here, here)[0])
+    target, executed = targets.next(np.array([-3.1]), here)  # the short way is up, over a half turn
+    np.testing.assert_allclose(target.values, [1.2])
+    np.testing.assert_allclose(executed, [1.2])
+    tool = make("ee_pose", POSE, low=-1, high=1, max_lead_m=0.05)
+    outside = np.array([1.3, 0.0, 0.3, 1.0, 0.0, 0.0, 0.0])
+    tool.told(Target("pose", outside))
+    with pytest.raises(DeviceFault, match="outside of the bounds"):
+        tool.next(START, outside)
 
 
 def test_a_false_reading_turns_no_continuous_joint_round() -> None:

@@ -75,6 +75,20 @@ def test_a_robot_that_was_told_nothing_is_not_sent_to_a_false_reading(world: Wor
     assert arm.here == here
 
 
+def test_velocities_that_are_summed_up_start_from_no_false_reading() -> None:
+    (robot,) = [r for r in ROBOTS if r.name == "joint_velocity by JointTrajectory"]
+    with virtual_time() as time:
+        world = World(robot, time)
+        (arm,) = world.arms
+        here = list(arm.here)
+        world.reading_faults.append(ReadingFault("zeros", 1))
+        world.run(0.05)
+        world.send(np.zeros((1, 3), np.float32))
+        world.run(0.04)
+        assert world.loop.status().cause.code == "unsettled" and arm.here == here
+        world.close()
+
+
 def test_a_false_reading_near_home_does_not_end_the_way_there_with_a_leap(world: World) -> None:
     (arm,) = world.arms
     step(world)

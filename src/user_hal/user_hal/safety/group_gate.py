@@ -69,7 +69,8 @@ class GroupGate:
         self._moves = np.dtype(spec.action.dtype).kind == "f"
         self._needs_position = layout.absolute and layout.placed > 0
         self._needs_position |= any(isinstance(rule, PositionRule) for rule in self._rules)
-        self._judges = bool(layout.placed) and not layout.rate and not spec.lockstep
+        starts = not layout.rate or self.name in mobility.summed  # from where it is measured
+        self._judges = bool(layout.placed) and starts and not spec.lockstep
         self._goes_on = layout.rate or self.name in mobility.goes_on
         self._seen = False
         self._stamped = False  # readings come with the time at which they were taken

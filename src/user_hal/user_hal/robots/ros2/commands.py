@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from user_core.errors import ImplausibleReading, SpecError
+from user_core.errors import DeviceFault, ImplausibleReading, SpecError
 from user_core.specs import ActionKind, Array
 from user_hal.robots.ros2.contract import ActionConfig
 from user_hal.robots.ros2.contract.actions import Quantity, command_quantity
@@ -244,7 +244,17 @@ class JointTargets(Targets):
             room = self._room + np.abs(executed)
             from_here = np.minimum(room, from_here) if self.stands(measured) else room
         self._went(target, from_here)
-        return Target("positions", target), goal - (change - executed)
+        return Target("positions", target), self._as_action(goal - (change - executed))
+
+    def _as_action(self, target: Array) -> Array:
+        """A target, of continuous joints by whole turns within the bounds of the action."""
+        low, high = self._box
+        for turn in (2 * math.pi, -2 * math.pi):
+            turned = self._turns.turned(target, turn)
+            outside = (target < low) | (target > high)
+            target = np.where(outside & (turned >= low) & (turned <= high), turned, target)
+        _require_within(target, low, high)
+        return target
 
     def _reach(self, start: Array, measured: Array) -> tuple[Array, Array]:
         """The lowest and highest targets: near the measured joints, within their limits. A limit
@@ -277,6 +287,17 @@ class JointTargets(Targets):
         if measured is None or self.rests or not self.stands(measured):
             measured = self._last
         return None if measured is None else Target("positions", measured)
+
+
+def _require_within(target: Array, low: Array, high: Array) -> None:
+    """A robot outside of the bounds of its actions cannot be told so: a step back is no action."""
+    if np.any(target < low - _ROUNDING) or np.any(target > high + _ROUNDING):
+        raise DeviceFault(
+            "absolute target",
+            got=f"a robot outside of the bounds of its actions, next {np.round(target, 3).tolist()}",
+            expected=f"{low.tolist()} to {high.tolist()}",
+            hint="Bring it back by a reset or by hand, or widen the bounds",
+        )
 
 
 def _not_where_it_stands(what: str, measured: str, held: str) -> ImplausibleReading:
@@ -393,6 +414,8 @@ class ToolPoses(Targets):
         self._room: Array = self._lead  # how far the moving robot may be from its target
         self._step_s = period_s if config.kind is ActionKind.EE_TWIST else 1.0
         self._box = np.zeros((2, 6))
+        absolute = config.kind is ActionKind.EE_POSE
+        self._bounds = _box(config, 7, 1.0) if absolute else np.zeros((2, 7))
         if config.kind is not ActionKind.EE_POSE:
             size = 6 if config.rotation else 3
             self._box[:, :size] = _box(config, size, self._step_s)
@@ -438,6 +461,7 @@ class ToolPoses(Targets):
             for part, longest in zip((_SHIFT, _TURN), self._lead):
                 change[part] = shortened(change[part], longest)
             target = moved(start, change)
+            _require_within(target, *self._bounds)
         from_here = _lengths(way(measured, target)) + self._lead
         if self._moving:  # it is no further away than it was, wherever it is measured now
             room = self._room + _lengths(change)

@@ -35,6 +35,10 @@ class Turns:
             change[self._which] -= turns * _TURN
         return change
 
+    def turned(self, values: Array, angle: float) -> Array:
+        """The positions, of continuous joints turned on by an angle."""
+        return np.where(self._which, values + angle, values) if self._any else values
+
     def near(self, values: Array, reference: Array, within: Array | float = np.inf) -> Array:
         """The same position, by whole turns as near to another as it can be. Joints that are
         farther than ``within`` from it the short way stay: what is not there turns nothing round.

@@ -125,7 +125,13 @@ def mobility_of_contract(contract: Contract) -> Mobility:
         if group.action.kind in (ActionKind.JOINT_DELTA, ActionKind.EE_DELTA)
         and command_quantity(group.action, group.action.command) in ("velocities", "twist")
     )
-    return Mobility(fastest, continuous, goes_on, contract.prismatic)
+    summed = tuple(
+        group.name
+        for group in groups_of(contract)
+        if group.action.kind in (ActionKind.JOINT_VELOCITY, ActionKind.EE_TWIST)
+        and command_quantity(group.action, group.action.command) in ("positions", "pose")
+    )
+    return Mobility(fastest, continuous, goes_on, contract.prismatic, summed)
 
 
 def _fastest(contract: Contract, joints: Sequence[str]) -> Array | None:
