@@ -409,8 +409,12 @@ class EpisodeFileReader:
         except CodecError:
             self._archive.close()
             raise
-        names = (name.split("/") for name in self._archive.namelist())
+        names = [name.split("/") for name in self._archive.namelist()]
         self._folders = sorted({n[0] for n in names if len(n) == 2 and n[1] == _EPISODE})
+        headless = sorted({n[0] for n in names if len(n) > 1} - set(self._folders))
+        if headless:  # a damaged name in the archive's directory must not hide an episode
+            self._archive.close()
+            raise self._damaged(headless[0], KeyError(_EPISODE))
 
     def __enter__(self) -> EpisodeFileReader:
         return self
