@@ -157,6 +157,14 @@ def test_a_setting_says_what_is_an_image_and_what_is_none() -> None:
         robot(cells, images={"image": {"layout": "nhwc"}})
 
 
+def test_floats_in_a_space_of_bytes_are_an_image_where_the_range_is_told() -> None:
+    given = {"shows": spaces.Box(0, 255, COLOUR.shape, np.uint8), "values": [FLOATS]}
+    with pytest.raises(DeviceFault, match=r"'image'.*images.image.range"):
+        shown(given)
+    arrays = shown(given, images={"image": {"range": [0, 1]}})
+    np.testing.assert_array_equal(arrays["image"], COLOUR)
+
+
 def test_images_are_cropped_scaled_made_grey_and_stacked() -> None:
     first, second = np.zeros((40, 60, 3), np.uint8), np.zeros((40, 60, 3), np.uint8)
     first[:, 10:50], second[:, 10:50] = (200, 0, 0), (0, 200, 0)

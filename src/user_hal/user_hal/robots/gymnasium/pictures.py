@@ -101,7 +101,7 @@ class Picture:
             )
         self._range = self._black_and_white()
         self._past: deque[Array] = deque(maxlen=config.stack)
-        shown = self._one(np.full(space.shape, self._range[0], space.dtype))
+        shown = self._one(np.full(space.shape, self._range[0]))
         shape = (*shown.shape[:2], shown.shape[2] * config.stack)
         low, high = 0.0, 255.0
         if space.dtype == np.uint8 and shape == space.shape:
@@ -144,7 +144,7 @@ class Picture:
             return array
         where = f"observation {self._name!r}"
         hint = f"images.{self._name}.range says what is black and white"
-        if np.issubdtype(self._space.dtype, np.integer):
+        if np.issubdtype(self._space.dtype, np.integer) and self._config.range is None:
             with np.errstate(invalid="ignore"):
                 cast = array.astype(self._space.dtype)
             if not np.array_equal(cast, array):
