@@ -257,7 +257,7 @@ class TopicReader:
         thread: str | None = None,
         *,
         period_s: float = 0.0,
-        on_error: Callable[[str, Exception], object] = lambda topic, error: None,
+        on_error: Callable[[str, BaseException], object] = lambda topic, error: None,
     ) -> None:
         self._node, self._period_s, self._on_error = node, period_s, on_error
         self._thread_name = thread

@@ -53,7 +53,7 @@ class RosSubscription:
         callback: Callable[[Any], None],
         profile: QoSProfile,
         raw: bool,
-        on_error: Callable[[str, Exception], None],
+        on_error: Callable[[str, BaseException], None],
     ) -> None:
         self._node, self._callback, self._on_error = node, callback, on_error
         self._reader = reader
@@ -471,7 +471,7 @@ class RosTopicIo:
             executor.shutdown(timeout_sec=1.0)
             node.destroy_node()
 
-    def _failed(self, topic: str, error: Exception) -> None:
+    def _failed(self, topic: str, error: BaseException) -> None:
         self.callback_errors[topic] += 1
         self._node.get_logger().error(
             f"callback of {topic}: {type(error).__name__}: {error}", throttle_duration_sec=1.0

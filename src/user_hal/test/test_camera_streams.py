@@ -15,10 +15,10 @@ from user_core.config import from_mapping
 from user_core.conformance import check_camera
 from user_core.errors import ConfigError, DeviceFault, DeviceTimeout, PluginError
 from user_core.specs import check_arrays
-from user_hal.clock_faults import clock_fault
 from user_hal.cameras.ros_topic import RosTopicCamera, RosTopicCameraConfig
 from user_hal.cameras.video import VideoDecoder
 from user_hal.cameras.with_cameras import FrameAligner
+from user_hal.clock_faults import clock_fault
 from user_hal.fakes import LocalTopics, local_topics
 from user_hal.fakes.local_topics import CompressedImage, Header, Image, Time
 

@@ -7,7 +7,7 @@ attribute names, defaults and nesting as the classes that rosidl makes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
