@@ -24,6 +24,8 @@ _LEAST_UNBOUNDED = 0.01
 _CLOSING = 0.7
 #: The scale follows when the spread of the data has become larger than by what they are scaled.
 _GROWTH = 1.25
+#: Spread of an input that moves for the first time, as a share of how far it moves.
+_FIRST_SHARE = 1 / 3
 #: Rows of a batch that are looked at then, about.
 _LOOK_ROWS = 256
 #: A normalised input that moves by less does not move.
@@ -143,8 +145,10 @@ class TanhGaussianNetwork(nn.Module):
         moments = torch.stack([torch.ones_like(state[0]), state.mean(0), state.square().mean(0)])
         self.sums.copy_((1 - step) * self.sums / self.sums[0] + step * moments)
         moved = deviation.abs() * self._scale > _STILL
-        # the first that an input ever moves is the best guess of how far it will
+        # The first that an input ever moves is the best guess of how far it will; most of the time
+        # it does not move, so that its spread is less.
         first = ((deviation.square() * moved).sum(0) / moved.sum(0).clamp_min(1)).sqrt()
+        first = _FIRST_SHARE * first
         spread = torch.where(still & moved.any(0), first, self._spread(self.sums)).float()
         scale = 1 / torch.maximum(spread, self._least.to(spread.device))
         self._scale.copy_(torch.where(scale * _GROWTH < self._scale, scale, self._scale))
