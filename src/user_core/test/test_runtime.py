@@ -88,7 +88,7 @@ def test_a_lock_has_one_holder_and_dies_with_him(tmp_path):
     hold += f"; lock = FileLock(Path({str(file)!r})); print('held', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None and other.stdout.readline() == b"held\n"
-        with pytest.raises(StoreError, match=f"store x is in use.* process {other.pid},") as caught:
+        with pytest.raises(StoreError, match=f"store x is in use.* process {other.pid} ") as caught:
             FileLock(file, "store x", "Look elsewhere")
         assert caught.value.hint == "Look elsewhere"
         other.kill()

@@ -482,7 +482,9 @@ def test_simulated_time_is_recognised(io: LocalTopics) -> None:
     thread = threading.Thread(target=run)
     thread.start()
     try:
-        with pytest.raises(DeviceTimeout, match=r"simulated time .use_sim_time..*set stamp: arrival"):
+        with pytest.raises(
+            DeviceTimeout, match=r"simulated time .use_sim_time..*set stamp: arrival"
+        ):
             connected(io)
     finally:
         stop.set()
