@@ -27,12 +27,12 @@ from user_comm.topic_io import RosTopicIo, open_topic_io
 from user_comm.topics import interface_class
 from user_core.config import from_mapping
 from user_core.errors import DeviceFault, DeviceTimeout, TransportError
-from user_hal.robots.ros2.commands import Target
+from user_hal.robots.ros2.commanding.grippers import GripperSender
+from user_hal.robots.ros2.commanding.senders import TargetSender
+from user_hal.robots.ros2.commanding.targets import Target
 from user_hal.robots.ros2.contract import CommandConfig, GripperConfig, Ros2Config
 from user_hal.robots.ros2.driver import Ros2Robot
-from user_hal.robots.ros2.grippers import GripperSender
 from user_hal.robots.ros2.messages import FieldPath
-from user_hal.robots.ros2.senders import TargetSender
 from user_testing.interfaces import provide
 from user_testing.waiting import wait_until
 

@@ -18,7 +18,7 @@ from user_core.errors import DeviceTimeout
 from user_core.reasons import SEVERAL_PUBLISHERS
 from user_core.specs import check_arrays
 from user_hal.cameras.ros_topic import RosTopicCamera, RosTopicCameraConfig
-from user_hal.robots.ros2.commands import way
+from user_hal.robots.ros2.commanding.targets import way
 from user_hal.robots.ros2.contract import Ros2Config
 from user_hal.robots.ros2.driver import Ros2Robot
 from user_testing.waiting import wait_until

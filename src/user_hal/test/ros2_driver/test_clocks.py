@@ -11,7 +11,7 @@ from user_core.errors import DeviceError, DeviceFault, DeviceTimeout
 from user_hal.fakes import LocalTopics
 from user_hal.fakes.local_topics import MESSAGES, Float64, Header, JointState, Time
 from user_hal.robots.ros2.contract import Ros2Config
-from user_hal.robots.ros2.observations import Observer
+from user_hal.robots.ros2.reading.observations import Observer
 
 STATE = "sensor_msgs/msg/JointState"
 SECOND_NS = 10**9

@@ -11,9 +11,9 @@ import pytest
 from user_core.config import from_mapping
 from user_hal.fakes import LocalTopics
 from user_hal.fakes.topic_arm import JOINTS, TopicArm
+from user_hal.robots.ros2.commanding.following import COMMANDS, FollowWatch
 from user_hal.robots.ros2.contract import Ros2Config
 from user_hal.robots.ros2.driver import Ros2Robot
-from user_hal.robots.ros2.following import COMMANDS, FollowWatch
 
 POSITIONS = ("joint_delta", "/positions/commands", "std_msgs/msg/Float64MultiArray")
 VELOCITIES = ("joint_velocity", "/velocities/commands", "std_msgs/msg/Float64MultiArray")

@@ -17,7 +17,7 @@ from user_hal.fakes.topic_arm import TopicArm
 from user_hal.robots.ros2.contract import Ros2Config
 from user_hal.robots.ros2.driver import Ros2Robot
 from user_hal.robots.ros2.frames import Frames
-from user_hal.robots.ros2.observations import Observer, Source
+from user_hal.robots.ros2.reading.observations import Observer, Source
 
 POSE = "geometry_msgs/msg/PoseStamped"
 TWIST = "geometry_msgs/msg/TwistStamped"

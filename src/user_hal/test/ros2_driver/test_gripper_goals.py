@@ -8,9 +8,9 @@ import pytest
 
 from user_core.config import from_mapping
 from user_hal.fakes import LocalTopics
-from user_hal.robots.ros2 import grippers
+from user_hal.robots.ros2.commanding import grippers
+from user_hal.robots.ros2.commanding.grippers import GripperSender
 from user_hal.robots.ros2.contract import GripperConfig
-from user_hal.robots.ros2.grippers import GripperSender
 
 ACTION = "control_msgs/action/GripperCommand"
 

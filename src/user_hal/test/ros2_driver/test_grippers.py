@@ -15,10 +15,10 @@ from user_core.config import from_mapping
 from user_core.errors import ConfigError
 from user_hal.fakes import LocalTopics, local_topics
 from user_hal.fakes.topic_arm import TopicArm
-from user_hal.robots.ros2 import grippers
+from user_hal.robots.ros2.commanding import grippers
+from user_hal.robots.ros2.commanding.grippers import GripperSender
 from user_hal.robots.ros2.contract import GripperConfig, Ros2Config
 from user_hal.robots.ros2.driver import Ros2Robot
-from user_hal.robots.ros2.grippers import GripperSender
 from user_testing.waiting import wait_until
 
 SERVICE = "xarm_msgs/srv/GripperMove"

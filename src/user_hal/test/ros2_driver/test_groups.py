@@ -25,9 +25,9 @@ from user_hal.fakes.local_topics import (
     Time,
     Vector3,
 )
+from user_hal.robots.ros2.commanding.following import COMMANDS
 from user_hal.robots.ros2.contract import Ros2Config
 from user_hal.robots.ros2.driver import Ros2Robot
-from user_hal.robots.ros2.following import COMMANDS
 from user_testing.waiting import wait_until
 
 #: One arm; the second one, of another kind, below.
@@ -317,7 +317,7 @@ def test_a_joint_in_metres_has_its_own_lead_speed_and_tolerance(world: World) ->
 
 
 def test_the_lead_of_a_joint_in_metres_is_in_metres() -> None:
-    from user_hal.robots.ros2.commands import make_targets
+    from user_hal.robots.ros2.commanding.targets import make_targets
     from user_hal.robots.ros2.contract import groups_of
 
     config = from_mapping(Ros2Config, LIFT)

@@ -13,11 +13,11 @@ from user_core.errors import ConfigError, ImplausibleReading
 from user_hal.fakes import LocalTopics
 from user_hal.fakes.local_topics import Header, JointState, Time
 from user_hal.robots.ros2.buffer import Sample, StampedBuffer
-from user_hal.robots.ros2.commands import Target, make_targets
+from user_hal.robots.ros2.commanding.homing import Homing
+from user_hal.robots.ros2.commanding.targets import Target, make_targets
 from user_hal.robots.ros2.contract import HomeConfig, Ros2Config, groups_of
-from user_hal.robots.ros2.homing import Homing
 from user_hal.robots.ros2.joints import JumpCheck, Turns
-from user_hal.robots.ros2.observations import Observer
+from user_hal.robots.ros2.reading.observations import Observer
 
 STEP_NS = 20_000_000
 CONTRACT: dict[str, Any] = {

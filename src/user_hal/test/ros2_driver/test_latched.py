@@ -13,9 +13,9 @@ from user_core.config import from_mapping
 from user_core.errors import ConfigError, DeviceTimeout
 from user_hal.fakes import LocalTopics
 from user_hal.fakes.local_topics import Bool, Float64MultiArray
+from user_hal.robots.ros2.commanding.senders import require_listener, unheard_commands
 from user_hal.robots.ros2.contract import Ros2Config, groups_of
-from user_hal.robots.ros2.observations import Observer
-from user_hal.robots.ros2.senders import require_listener, unheard_commands
+from user_hal.robots.ros2.reading.observations import Observer
 
 NUMBERS, BOOL = "std_msgs/msg/Float64MultiArray", "std_msgs/msg/Bool"
 

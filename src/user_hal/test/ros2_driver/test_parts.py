@@ -21,7 +21,7 @@ from user_hal.fakes.local_topics import (
 )
 from user_hal.robots.ros2.contract import Ros2Config
 from user_hal.robots.ros2.messages import FieldPath
-from user_hal.robots.ros2.observations import Observer
+from user_hal.robots.ros2.reading.observations import Observer
 
 STATE, NUMBERS, NUMBER = (
     "sensor_msgs/msg/JointState",

@@ -16,8 +16,8 @@ from user_hal.fakes.local_topics import Header, JointState, Time
 from user_hal.robots.ros2.contract import Ros2Config
 from user_hal.robots.ros2.driver import Ros2Robot
 from user_hal.robots.ros2.joints import Turns
-from user_hal.robots.ros2.observations import Observer
-from user_hal.robots.ros2.plausibility import PoseJumpCheck, check_for, mobility_of_contract
+from user_hal.robots.ros2.reading.observations import Observer
+from user_hal.robots.ros2.reading.plausibility import PoseJumpCheck, check_for, mobility_of_contract
 
 STEP_NS = 20_000_000
 JOINT_STATE = {"topic": "/joint_states", "type": "sensor_msgs/msg/JointState"}

@@ -12,7 +12,7 @@ from user_core.config import from_mapping
 from user_core.errors import ConfigError, DeviceFault
 from user_hal.fakes import LocalTopics
 from user_hal.robots.ros2.contract import Ros2Config
-from user_hal.robots.ros2.observations import Source
+from user_hal.robots.ros2.reading.observations import Source
 
 NUMBERS = "std_msgs/msg/Float64MultiArray"
 PLAIN: dict[str, Any] = {}

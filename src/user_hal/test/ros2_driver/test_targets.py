@@ -15,7 +15,7 @@ from transforms3d.quaternions import axangle2quat, qmult
 from user_core.config import from_mapping
 from user_core.errors import DeviceFault, ImplausibleReading, SpecError
 from user_core.specs import Array
-from user_hal.robots.ros2.commands import Target, Targets, make_targets, moved, way
+from user_hal.robots.ros2.commanding.targets import Target, Targets, make_targets, moved, way
 from user_hal.robots.ros2.contract import ActionConfig
 from user_hal.robots.ros2.joints import Turns
 

@@ -19,7 +19,7 @@ from user_hal.fakes.local_topics import MESSAGES, Header, Quaternion, Time, Twis
 from user_hal.robots.ros2.contract import Ros2Config
 from user_hal.robots.ros2.driver import Ros2Robot
 from user_hal.robots.ros2.frames import Frames
-from user_hal.robots.ros2.observations import Observer
+from user_hal.robots.ros2.reading.observations import Observer
 from user_hal.robots.ros2.tf_tree import TF_MESSAGE, TfTree
 from user_testing.waiting import wait_until
 

@@ -16,7 +16,7 @@ from user_hal.fakes.local_topics import JointState
 from user_hal.fakes.topic_arm import JOINTS, TopicArm
 from user_hal.robots.ros2.contract import Group, Ros2Config, groups_of
 from user_hal.robots.ros2.driver import Ros2Robot
-from user_hal.robots.ros2.observations import Observer
+from user_hal.robots.ros2.reading.observations import Observer
 
 DEGREE = math.pi / 180
 NUMBERS = {"topic": "/positions/commands", "type": "std_msgs/msg/Float64MultiArray"}

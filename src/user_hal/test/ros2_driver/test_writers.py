@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from user_core.reasons import SEVERAL_PUBLISHERS
-from user_hal.robots.ros2 import writers
-from user_hal.robots.ros2.writers import Writers
+from user_hal.robots.ros2.reading import writers
+from user_hal.robots.ros2.reading.writers import Writers
 
 A, B = b"A", b"B"
 

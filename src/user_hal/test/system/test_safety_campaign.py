@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from user_core.reasons import NO_REASON
-from user_hal.robots.ros2.commands import JointTargets, _Progress
+from user_hal.robots.ros2.commanding.drives import Drive
+from user_hal.robots.ros2.commanding.grippers import GripperSender
+from user_hal.robots.ros2.commanding.targets import JointTargets, _Progress
 from user_hal.robots.ros2.driver import Ros2Robot
-from user_hal.robots.ros2.drives import Drive
-from user_hal.robots.ros2.grippers import GripperSender
 from user_hal.runtime.command_path import CommandPath
 from user_hal.runtime.leases import LeaseBook
 from user_hal.safety.group_gate import GroupGate

@@ -21,15 +21,15 @@ from user_core.types import AppliedAction, Observation
 from user_hal.cameras.calibration import Calibrated, Calibration
 from user_hal.cameras.with_cameras import FrameAligner, build_cameras, observation_name
 from user_hal.robots.ros2.calls import Call, Performed, prepare
+from user_hal.robots.ros2.commanding.drives import Drive
+from user_hal.robots.ros2.commanding.senders import unheard_commands
 from user_hal.robots.ros2.contract import Ros2Config, UrdfConfig, groups_of, robot_spec
 from user_hal.robots.ros2.description import described, hear_urdf, read_urdf
-from user_hal.robots.ros2.drives import Drive
 from user_hal.robots.ros2.messages import JOINT_STATE, JOINT_TRAJECTORY, NUMBERS, TWIST
-from user_hal.robots.ros2.observations import Observer
-from user_hal.robots.ros2.plausibility import mobility_of_contract
-from user_hal.robots.ros2.senders import unheard_commands
+from user_hal.robots.ros2.reading.observations import Observer
+from user_hal.robots.ros2.reading.plausibility import mobility_of_contract
+from user_hal.robots.ros2.reading.topic_parts import TopicPart
 from user_hal.robots.ros2.stop_conditions import FREE, StopConditions, StopDemand
-from user_hal.robots.ros2.topic_parts import TopicPart
 from user_hal.topic_io import TopicIo, attach_topics, topics_read
 
 _log = logging.getLogger(__name__)

@@ -19,11 +19,11 @@ from user_hal.robots.ros2.buffer import Sample
 from user_hal.robots.ros2.contract import Ros2Config
 from user_hal.robots.ros2.joints import Turns
 from user_hal.robots.ros2.messages import LAYOUTS, layout_named, unit_named
-from user_hal.robots.ros2.plausibility import ReadingCheck, check_for
-from user_hal.robots.ros2.streams import SourcePart, Stream
-from user_hal.robots.ros2.tf_part import TfPart
+from user_hal.robots.ros2.reading.plausibility import ReadingCheck, check_for
+from user_hal.robots.ros2.reading.streams import SourcePart, Stream
+from user_hal.robots.ros2.reading.tf_part import TfPart
+from user_hal.robots.ros2.reading.topic_parts import TopicPart
 from user_hal.robots.ros2.tf_tree import FrameWays, TfListener
-from user_hal.robots.ros2.topic_parts import TopicPart
 from user_hal.topic_io import Reliability, TopicIo, TopicSubscription
 
 #: How often connecting looks whether a silent topic wants to be subscribed to otherwise.

@@ -1,7 +1,7 @@
 """What an array of the observation is put together from: parts of it, and streams of these.
 
-A part is what one topic gives, or /tf (:mod:`~user_hal.robots.ros2.topic_parts`,
-:mod:`~user_hal.robots.ros2.tf_part`). Elements that come together are a stream.
+A part is what one topic gives, or /tf (:mod:`~user_hal.robots.ros2.reading.topic_parts`,
+:mod:`~user_hal.robots.ros2.reading.tf_part`). Elements that come together are a stream.
 """
 
 from __future__ import annotations

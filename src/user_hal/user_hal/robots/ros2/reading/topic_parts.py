@@ -19,10 +19,10 @@ from user_hal.robots.ros2.contract.parts import Part
 from user_hal.robots.ros2.frames import FRAMED, Transform, plain
 from user_hal.robots.ros2.joints import Turns
 from user_hal.robots.ros2.messages import LAYOUTS, Extractor, FieldPath
-from user_hal.robots.ros2.plausibility import ReadingCheck
-from user_hal.robots.ros2.streams import Stream
+from user_hal.robots.ros2.reading.plausibility import ReadingCheck
+from user_hal.robots.ros2.reading.streams import Stream
+from user_hal.robots.ros2.reading.writers import Writers
 from user_hal.robots.ros2.tf_tree import FrameWays, MovingWay
-from user_hal.robots.ros2.writers import Writers
 from user_hal.topic_io import Ours, TopicIo, TopicSubscription, misfits
 
 #: Sets of names in the messages of one topic that are told apart; more are a topic of others.

@@ -11,7 +11,7 @@ from user_core.specs import Array
 from user_hal.clock_faults import ROBOT, clock_fault
 from user_hal.robots.ros2.buffer import Resample, Sample
 from user_hal.robots.ros2.contract.parts import Part
-from user_hal.robots.ros2.streams import Stream
+from user_hal.robots.ros2.reading.streams import Stream
 from user_hal.robots.ros2.tf_tree import TfListener, pose_of
 from user_hal.topic_io import TopicIo, TopicSubscription
 

@@ -14,6 +14,7 @@ from user_core.errors import SuiteError
 from user_core.reasons import GRIPPER_REJECTED, NO_REASON, Reason
 from user_core.specs import Array
 from user_hal.robots.ros2.calls import Call, CallConfig, perform, prepared
+from user_hal.robots.ros2.commanding.senders import fill_trajectory, require_listener, stamp
 from user_hal.robots.ros2.contract.grippers import GripperConfig
 from user_hal.robots.ros2.filling import Duration, Template
 from user_hal.robots.ros2.messages import (
@@ -27,7 +28,6 @@ from user_hal.robots.ros2.messages import (
     is_action,
     is_service,
 )
-from user_hal.robots.ros2.senders import fill_trajectory, require_listener, stamp
 from user_hal.topic_io import TopicIo, TopicPublisher
 
 #: After so long, a goal that was rejected is sent again.

@@ -11,7 +11,7 @@ from user_core.errors import ConfigError, DeviceError, DeviceTimeout
 from user_core.reasons import COMMAND_REJECTED, NO_REASON, Reason
 from user_core.specs import Array
 from user_hal.robots.ros2.calls import described
-from user_hal.robots.ros2.commands import Target
+from user_hal.robots.ros2.commanding.targets import Target
 from user_hal.robots.ros2.contract import CommandConfig
 from user_hal.robots.ros2.contract.actions import Quantity
 from user_hal.robots.ros2.filling import Duration, Template

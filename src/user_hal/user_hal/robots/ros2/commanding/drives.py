@@ -13,18 +13,18 @@ import numpy as np
 from user_core.errors import DeviceError, ImplausibleReading
 from user_core.reasons import NO_REASON, NOT_FOLLOWED, Reason
 from user_core.specs import ActionKind, Array
-from user_hal.robots.ros2.commands import Target, make_targets
+from user_hal.robots.ros2.commanding.following import COMMANDS, FollowWatch
+from user_hal.robots.ros2.commanding.grippers import GripperSender
+from user_hal.robots.ros2.commanding.homing import Homing
+from user_hal.robots.ros2.commanding.senders import TargetSender, require_listener
+from user_hal.robots.ros2.commanding.targets import Target, make_targets
 from user_hal.robots.ros2.contract import CommandConfig
 from user_hal.robots.ros2.contract.actions import command_quantity
 from user_hal.robots.ros2.contract.groups import Group
 from user_hal.robots.ros2.contract.sources import POSES
-from user_hal.robots.ros2.following import COMMANDS, FollowWatch
 from user_hal.robots.ros2.frames import to_rpy
-from user_hal.robots.ros2.grippers import GripperSender
-from user_hal.robots.ros2.homing import Homing
 from user_hal.robots.ros2.joints import Turns
 from user_hal.robots.ros2.messages import TOOL_KINDS, is_action
-from user_hal.robots.ros2.senders import TargetSender, require_listener
 from user_hal.robots.ros2.tf_tree import TfListener
 from user_hal.topic_io import TopicIo
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from user_core.errors import DeviceTimeout
 from user_core.specs import Array
-from user_hal.robots.ros2.commands import Target, moved, shortened, unit_pose, way
+from user_hal.robots.ros2.commanding.targets import Target, moved, shortened, unit_pose, way
 from user_hal.robots.ros2.contract import HomeConfig
 from user_hal.robots.ros2.contract.actions import Quantity
 from user_hal.robots.ros2.joints import Turns

@@ -1,0 +1,1 @@
+"""From messages to observations: sources, their parts, and what no robot can have sent."""
