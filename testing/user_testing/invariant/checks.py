@@ -87,13 +87,13 @@ class Invariant:
         if work == "command":
             self._command = None
             self._interrupted = False
-        if work == "connect":  # also where the stop before could not be sent
-            self._holds, self._before = True, self._rest
 
     def ended(self, work: Work) -> None:
         """A method of the driver has returned, and not failed."""
         if work == "reset":
             self._reset_messages = 0  # it is at home, and stands
+        if work == "connect":  # also where the stop before could not be sent
+            self._holds, self._before = True, self._rest
 
     def arrived(
         self, work: Work, values: Values, now_s: float, here: Values, forbidden: str = ""

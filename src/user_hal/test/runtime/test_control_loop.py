@@ -272,7 +272,7 @@ def test_outside_its_box_a_robot_may_only_come_back() -> None:
     world.command(-0.01)
     world.run(10)
     assert world.commands == [] and world.cause == "unsettled"  # how did it get there so fast?
-    world.run(100)
+    world.run(200)
     world.command(-0.01)
     world.run(60)
     assert world.commands == [-0.01]

@@ -214,7 +214,7 @@ class ReadingsConfig(Config):
     tool_turn_rad_s: float = setting(
         6.0, doc="The fastest that the tool can be turned.", unit="rad/s", gt=0
     )
-    settled: int = setting(3, doc="Readings in a row that must fit each other after a jump.", ge=1)
+    settled: int = setting(5, doc="Readings in a row that must fit each other after a jump.", ge=1)
 
 
 class GroupLimits(Config):

@@ -93,6 +93,7 @@ class Drive:
             action, period_s, count, low, high, self._turns, self._lead, group.stop.effort
         )
         self._held: Target | None = None  # what holds it since the last stop
+        self._moved = False  # whether it was seen elsewhere since it was told to stand
         self._seen: Array | None = None  # where it was when it was first connected to
         self._before_plan = self._targets.state()
         self._planned_s: float | None = None  # when the last command was planned, monotonic
@@ -190,7 +191,7 @@ class Drive:
             executed = np.append(executed, held)
         sender.send(plan.target, None, fingers)
         self._watch(sender.accepted(plan.target))
-        self._held = None
+        self._held, self._moved = None, False
         if sender.rejected:  # nothing of it happens
             self._targets.forget()
             size = len(plan.executed)
@@ -217,12 +218,12 @@ class Drive:
             and (measured is None or not self._targets.close_to(self._seen, measured))
         ):
             return
-        if (
-            self._targets.rests
-            and self.group.stop.hold == "measured"
-            and (measured is None or not self._targets.stands(measured))
-        ):
-            return  # others may have moved it since: it does not leap back
+        if self._targets.rests and self.group.stop.hold == "measured":
+            # Others may have moved it since: it does not leap back, also where a single false
+            # reading has it where it was. It was told to stand, so nothing is missing.
+            self._moved |= measured is not None and not self._targets.stands(measured)
+            if measured is None or self._moved:
+                return
         if self._held is None:
             if self._follow is not None:
                 self._follow.forget()
@@ -270,7 +271,7 @@ class Drive:
         if not quantity or self.group.source(quantity) is None:
             return
         here = self._measured(quantity)
-        if self._targets.stands(here):
+        if self._targets.stands(here) and not self._moved:
             return
         for _ in range(_SETTLING):
             time.sleep(_SETTLING_S)
@@ -283,7 +284,7 @@ class Drive:
                     hint="Look for a second publisher of the topic",
                 )
         self._targets.start_anywhere()
-        self._held, self._seen = None, here
+        self._held, self._seen, self._moved = None, here, False
 
     def open_gripper(self) -> None:
         """Bring the grippers to where they start."""
@@ -319,7 +320,7 @@ class Drive:
                     raise ImplausibleReading(
                         "way home", got="a measurement that jumped", expected="a steady way"
                     )
-                self._held = None
+                self._held, self._moved = None, False
                 sender.send(target, duration_s, self._fingers_at_rest())
                 self._targets.told(target, stands=False)
 
