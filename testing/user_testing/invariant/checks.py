@@ -26,6 +26,9 @@ _BURST = 1.5
 _REST_S = 2.5 * PERIOD_S
 #: Readings are this late at most, while a robot moves.
 _LATE_S = 0.3
+#: A stop says again where the robot was told to stand, while readings have it there. So old may
+#: they be (the driver's max_age_s, and a call that lasts).
+_SEEN_S = 0.45
 #: A target that is not led to, but given, may be this far ahead of the robot.
 _FOLLOWS_S = 0.6
 
@@ -78,7 +81,9 @@ class Invariant:
         self._half_turn = False
         self._starts: list[Values] = []  # where an absolute target may have started from
         self._here: Values = ()
+        self._now_s = 0.0
         self.by_hand = False
+        self.by_hand_s = -math.inf  # when it was
 
     def begins(self, work: Work) -> None:
         """The loop calls a method of the driver."""
@@ -107,7 +112,7 @@ class Invariant:
             here: Where the robot really is.
             forbidden: Why this work might move nothing when it began; empty: it might.
         """
-        self._here = here
+        self._here, self._now_s = here, now_s
         if not all(math.isfinite(value) for value in values):
             raise Violation(f"{work} sent {list(values)}")
         if forbidden and work in ("command", "reset") and self._moves(values):
@@ -200,6 +205,9 @@ class Invariant:
         for limits in robot.limits:
             off = self._length(limits, self._here, values)
             if self.told is None or self.by_hand:  # nobody has sent it anywhere else
+                again = self.told is not None and self._length(limits, self.told, values) == 0.0
+                if again and self._now_s - self.by_hand_s < _SEEN_S:
+                    continue
                 if off > limits.lead + limits.velocity * _LATE_S:
                     raise Violation(f"{limits.name}: {work} sent the robot {off:.4f} away")
                 continue

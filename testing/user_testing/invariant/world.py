@@ -427,7 +427,7 @@ class World:
             for i, distance in enumerate(by):
                 arm.here[i] += distance
             arm.let_go()
-            arm.check.by_hand = True
+            arm.check.by_hand, arm.check.by_hand_s = True, self.time.monotonic()
 
     def restart(self) -> None:
         """The process of the HAL ends, and another one starts, which believes what it sees first."""
