@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from std_srvs.srv import Trigger
+from user_msgs.msg import SafetyStatus
 
 from user_comm.topic_io import open_topic_io
 from user_core.config import load_yaml
@@ -247,6 +248,10 @@ def test_a_door_stops_it_and_a_latched_one_needs_a_person(client: Client, tmp_pa
         client.wait_for(lambda: client.status.cause == "emergency_stop")
         assert "gate is open" in client.status.detail
         say("gate", False)
-        assert client.call("reset_emergency_stop", Trigger).success
-        client.wait_active()
+
+        def let_go() -> bool:  # while the hal has not heard of the gate, it stops again
+            assert client.call("reset_emergency_stop", Trigger).success
+            return bool(client.status.state == SafetyStatus.ACTIVE)
+
+        client.wait_for(let_go)
         client.stop_driving()
