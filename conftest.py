@@ -39,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--tier", choices=TIERS, help="run the tests of one tier only")
     parser.addoption(
         "--rerun-system", type=int, default=0, metavar="N",
-        help="run a test of tests/ that fails up to N times more; the summary names it",
+        help="run a test of the graph (in tests/ or ros/) that fails up to N times more; the summary names it",
     )  # fmt: skip
 
 
@@ -83,7 +83,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         whole = item.path.is_relative_to(_ROOT / "tests")
         if whole or tier == "ros":  # one at a time, in real time; the others run beside
             item.add_marker(pytest.mark.xdist_group("processes"))
-        if whole and reruns:
+        if (whole or tier == "ros") and reruns:
             item.add_marker(pytest.mark.flaky(reruns=reruns))
         if item.get_closest_marker("root") and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root"))

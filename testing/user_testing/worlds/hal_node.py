@@ -67,7 +67,9 @@ class HalProcess(NodeProcess):
         """What reached the robot so far."""
         if not self.log_file.exists():
             return []
-        lines = self.log_file.read_text(encoding="utf-8").splitlines()
+        lines = self.log_file.read_text(encoding="utf-8").splitlines(keepends=True)
+        if lines and not lines[-1].endswith("\n"):
+            lines.pop()  # it is being written
         return [entry for entry in map(json.loads, lines) if not what or entry["what"] == what]
 
 

@@ -115,7 +115,7 @@ def test_simulated_time_is_followed_at_any_speed_when_it_stands_still_and_when_i
         simulation.now_s = 10.0
         time.sleep(0.5)
         wait_until(fresh, "observations after the clock was set back", 20.0, seen=seen)
-        assert client.reset().success
+        client.wait_for(lambda: client.reset().success)  # a reading may come late on a busy machine
         wait_until(simulated, "joint states in simulated time", 10.0, seen=seen)
         count = len(client.observations)
         wait_until(lambda: len(client.observations) > count + 20, "they keep coming", 10.0)
