@@ -189,6 +189,9 @@ def test_nothing_gets_out_while_it_is_muted() -> None:
     assert publisher.subscribers == 1 and goals.accepted is None
     publisher.publish(publisher.new())
     goals.publish(goals.new())
+    goals.publish_or_cancel(goals.new())
+    with pytest.raises(SafetyError, match="while nothing is to be moved"):
+        muted.act("/trigger", "control_msgs/action/GripperCommand", None, timeout_s=0.1)
     with pytest.raises(SafetyError, match="while nothing is to be moved"):
         muted.call("/trigger", "std_srvs/srv/Trigger", {}, timeout_s=0.1)
     assert not heard

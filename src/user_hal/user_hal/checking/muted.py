@@ -20,7 +20,8 @@ class MutedTopics:
     """A :class:`~user_hal.topic_io.TopicIo` around another one.
 
     A driver may connect, read and close with it, as often as it likes, and its robot is not
-    commanded: not even to hold where it is.
+    commanded: not even to hold where it is. Everything that sends is written out here, so that what a
+    ``TopicIo`` learns later is missing, and not let through.
 
     Args:
         io: The topics.
@@ -68,9 +69,7 @@ class MutedTopics:
         """Goals that are not sent while muted."""
         return _MutedGoals(self._io.goals(action, type_name), self)
 
-    def call(
-        self, service: str, type_name: str, request: Mapping[str, Any], *, timeout_s: float
-    ) -> Any:
+    def call(self, service: str, type_name: str, request: Any, *, timeout_s: float) -> Any:
         """Call a service; while muted only those that list what there is.
 
         Raises:
@@ -79,6 +78,16 @@ class MutedTopics:
         if self.muted and not type_name.rpartition("/")[2].startswith(("List", "Get")):
             raise SafetyError(f"service {service!r}", got="a call while nothing is to be moved")
         return self._io.call(service, type_name, request, timeout_s=timeout_s)
+
+    def act(self, action: str, type_name: str, goal: Any, *, timeout_s: float) -> tuple[str, Any]:
+        """Carry out a goal. Raises SafetyError while muted."""
+        if self.muted:
+            raise SafetyError(f"action {action!r}", got="a goal while nothing is to be moved")
+        return self._io.act(action, type_name, goal, timeout_s=timeout_s)
+
+    def request_class(self, type_name: str) -> type[Any]:
+        """As of the topics."""
+        return self._io.request_class(type_name)
 
     def message_class(self, type_name: str) -> type[Any]:
         """As of the topics."""
@@ -99,9 +108,6 @@ class MutedTopics:
     def now_ns(self) -> int:
         """As of the topics."""
         return self._io.now_ns()
-
-    def __getattr__(self, name: str) -> Any:  # what TopicIo has beside this
-        return getattr(self._io, name)
 
 
 class _MutedPublisher:
@@ -126,11 +132,22 @@ class _MutedPublisher:
     def close(self) -> None:
         self._inner.close()
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
 
 class _MutedGoals(_MutedPublisher):
+    _inner: GoalPublisher
+
+    def publish_or_cancel(self, message: Any) -> None:
+        if not self._topics.muted:
+            self._inner.publish_or_cancel(message)
+
     @property
     def accepted(self) -> bool | None:
-        return getattr(self._inner, "accepted", None)
+        return self._inner.accepted
+
+    @property
+    def rejected(self) -> bool:
+        return self._inner.rejected
+
+    @property
+    def failure(self) -> Any:
+        return self._inner.failure
