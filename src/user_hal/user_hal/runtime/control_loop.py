@@ -97,6 +97,8 @@ _REPORTED_CYCLES = 1000
 SENTINEL_PERIOD_S = 0.02
 #: How long the loop waits for a stop to be done before it looks again.
 _STOP_POLL_NS = 1_000_000
+#: Whether the kernel says which threads of a process there are.
+_KERNEL_TELLS = os.path.isdir("/proc/self/task")
 _AFTER_ERROR_NS = 100_000_000
 
 
@@ -519,7 +521,7 @@ class HalLoop:
 def is_running(thread: threading.Thread) -> bool:
     """Whether a thread is there still, also for the kernel: code in C can end its own thread
     (``pthread_exit``), and Python does not hear of it."""
-    if not thread.is_alive() or not os.path.isdir("/proc/self/task"):
+    if not thread.is_alive() or not _KERNEL_TELLS:
         return thread.is_alive()
     return os.path.exists(f"/proc/self/task/{thread.native_id}")
 

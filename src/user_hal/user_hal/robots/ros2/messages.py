@@ -81,22 +81,7 @@ LayoutName = Literal[
     "twist",
     "wrench",
 ]
-LayoutChoice = Literal[
-    "auto",
-    "vector",
-    "scalar",
-    "vector3",
-    "quaternion",
-    "pose",
-    "pose_rpy",
-    "pose_rotvec",
-    "pose_xyzw",
-    "pose_wxyz",
-    "pose_columns",
-    "pose_rows",
-    "twist",
-    "wrench",
-]
+LayoutChoice = Literal["auto", LayoutName]
 
 
 @dataclass(frozen=True)
