@@ -157,7 +157,13 @@ processes:
     ros: false
     lifecycle: false
     required: true
-    restart: {initial_backoff_s: 0.2, factor: 3.0, max_failures: 3}
+    restart: {initial_backoff_s: 0.2, factor: 3.0, max_failures: 3, equal_failures: 0}
+  - {name: hopeless, package: user_hal, executable: hopeless, ros: false, lifecycle: false}
+"""
+
+LAST_WORDS = """
+echo '{"code": "config", "text": "no such robot", "final": true}' > $USER_LAST_WORDS
+exit 3
 """
 
 LAUNCH_OF_IT = """
@@ -176,7 +182,8 @@ def test_restart_policies_hold_and_the_end_of_a_required_process_ends_the_launch
     index = tmp_path / "prefix/share/ament_index/resource_index/packages/lab"
     index.parent.mkdir(parents=True)
     index.touch()
-    for name, line in (("steady", "exec sleep 600"), ("broken", "exit 3")):
+    lines = {"steady": "exec sleep 600", "broken": "exit 3", "hopeless": LAST_WORDS}
+    for name, line in lines.items():
         file = package / name
         file.write_text(f"#!/bin/sh\n{line}\n")
         file.chmod(0o755)
@@ -191,9 +198,12 @@ def test_restart_policies_hold_and_the_end_of_a_required_process_ends_the_launch
         env={**os.environ, "AMENT_PREFIX_PATH": prefixes, "ROS_DOMAIN_ID": str(ros_domain)},
     )  # fmt: skip
     said = ended.stdout + ended.stderr
-    assert "broken: exit code 3; restart in 0.2 s" in said, said
-    assert "broken: exit code 3; restart in 0.6 s" in said, said
-    assert "broken: given up, it failed too often (exit code 3)" in said, said
+    assert "broken: ended with exit code 3; restart in 0.2 s" in said, said
+    assert "broken: ended with exit code 3; restart in 0.6 s" in said, said
+    assert "broken: given up, it failed too often (ended with exit code 3)" in said, said
+    hopeless = "hopeless: given up, it would fail in the same way again (ended with exit code 3: "
+    assert f"{hopeless}no such robot [config])" in said, said
+    assert "hopeless: ended with exit code 3" not in said, said  # it was started once
     assert "was required: shutting down" in said, said
     assert not find_processes([str(package / "steady")]), "the others end with it"
 

@@ -34,6 +34,7 @@ from user_bringup.running import PreparedRun, find_deployment, prepare_run
 from user_bringup.running.explain import yaml_text
 from user_bringup.rviz import ShownRobot, robots_of, rviz_view
 from user_core.config import path_of_file
+from user_core.runtime.last_words import VARIABLE as LAST_WORDS
 from user_fleet.deployment import (
     Argument,
     ProcessSpec,
@@ -41,6 +42,7 @@ from user_fleet.deployment import (
     parse_overrides,
     start_order,
 )
+from user_fleet.supervisor.endings import Endings
 from user_fleet.supervisor.restarts import Restarts
 
 Extra = Callable[[PreparedRun, LaunchContext], list[Any]]
@@ -144,11 +146,14 @@ class _Kept:
     def __init__(self, process: ProcessSpec, prepared: PreparedRun) -> None:
         self._process, self._prepared = process, prepared
         self._restarts = Restarts(process.restart)
+        self._last_words = prepared.log_dir / f"{process.name}.ending"
+        self._endings = Endings(process, self._last_words)
 
     def start(self) -> list[Any]:
         """The actions that start it, and see to what happens when it ends."""
-        action = _action(self._process, self._prepared)
+        action = _action(self._process, self._prepared, self._last_words)
         started_s = time.monotonic()
+        self._endings.begin()
 
         def began(event: Any, context: LaunchContext) -> None:
             nonlocal started_s
@@ -164,23 +169,27 @@ class _Kept:
         ]
 
     def _after(self, exit_code: int, started_s: float) -> list[Any]:
-        process, now_s = self._process, time.monotonic()
+        process, now_s, endings = self._process, time.monotonic(), self._endings
+        endings.judge(exit_code)
         wait_s = self._restarts.ended(now_s, now_s - started_s, exit_code)
-        if wait_s is not None:
-            text = f"{process.name}: exit code {exit_code}; restart in {wait_s:.1f} s"
+        if wait_s is not None and not endings.hopeless:
+            text = f"{process.name}: {endings.detail}; restart in {wait_s:.1f} s"
             again = TimerAction(period=wait_s, actions=self.start(), cancel_on_shutdown=True)
             return [LogInfo(msg=text), again]
-        gave_up = exit_code != 0 and process.restart.when != "never"
-        said = "given up, it failed too often" if gave_up else "ended, and is not started again"
-        actions: list[Any] = [LogInfo(msg=f"{process.name}: {said} (exit code {exit_code})")]
+        gave_up = endings.hopeless or (exit_code != 0 and process.restart.when != "never")
+        failed = (
+            "it would fail in the same way again" if endings.hopeless else "it failed too often"
+        )
+        said = f"given up, {failed}" if gave_up else "ended, and is not started again"
+        actions: list[Any] = [LogInfo(msg=f"{process.name}: {said} ({endings.detail})")]
         if process.required:
             actions.append(Shutdown(reason=f"{process.name} is required, and {said}"))
         return actions
 
 
-def _action(process: ProcessSpec, prepared: PreparedRun) -> ExecuteProcess:
+def _action(process: ProcessSpec, prepared: PreparedRun, last_words: Path) -> ExecuteProcess:
     common: dict[str, Any] = {
-        "additional_env": dict(process.environment),
+        "additional_env": {LAST_WORDS: str(last_words), **process.environment},
         "output": "screen",
         "sigterm_timeout": str(process.stop_timeout_s),
         "prefix": _prefix(process),

@@ -15,11 +15,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from user_core.errors import codes_that_may_pass
-from user_core.reasons import NO_REASON, PROCESS_ENDED, EqualFailures, Reason
+from user_core.reasons import NO_REASON
 from user_core.runtime import last_words
 from user_fleet.deployment.model import ProcessSpec, start_order
 from user_fleet.deployment.render import CommandLine
+from user_fleet.supervisor.endings import Endings
 from user_fleet.supervisor.orphan_reaper import OrphanReaper
 from user_fleet.supervisor.restarts import Restarts
 from user_fleet.supervisor.standby import GO, MODULES_VARIABLE, standby_words
@@ -82,8 +82,6 @@ class LogFile:
 
 #: What is kept of a process's output, to find its last line; and the most that is shown of it.
 _TAIL_BYTES, _LINE_LENGTH = 4096, 300
-#: Signals by which a process is ended from outside: no fault of its own.
-_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
 #: How far a standby gives way to the processes that work.
 _STANDBY_NICENESS = 19
@@ -156,7 +154,7 @@ class Child:
         self._stop = asyncio.Event()
         self._restarts = Restarts(spec.restart)
         self._last_words = log_dir / f"{spec.name}.ending"
-        self._equal = EqualFailures(spec.restart.equal_failures, spec.restart.window_s)
+        self._endings = Endings(spec, self._last_words)
 
     async def run(self) -> None:
         """Run until stopped, ended for good, or given up."""
@@ -207,7 +205,7 @@ class Child:
 
     async def _run_once(self, log: LogFile) -> int | None:
         log.write(f"--- {time.strftime('%F %T')} {' '.join(self.command.words)}\n".encode())
-        self._last_words.unlink(missing_ok=True)
+        self._endings.begin()
         started = await self._wake_standby(log)
         try:
             started = started or await self._start(self.command.words, log, self.spec.niceness)
@@ -237,36 +235,10 @@ class Child:
 
     def _judge(self, exit_code: int, log: LogFile) -> None:
         """Why it ended, and whether it would end so again."""
-        words = last_words.take(self._last_words)
-        self.detail = describe_exit(exit_code)
-        if words is not None and words.reason:
-            self.cause = words.reason
-            self.detail += f": {words.text} [{words.code}]"
-        elif words is not None and not exit_code:
-            self.cause = NO_REASON  # an end in good order
-            return
-        else:
-            text = self.detail
-            if exit_code > 0 and (line := log.last_line()):
-                self.detail = text = f"{text}: {line}"
-            elif exit_code == 0 and self._owes_last_words:
-                self.detail = text = f"{text}, by itself and without a word"
-            self.cause = Reason(PROCESS_ENDED, text)
-        if self._stop.is_set() or self.spec.restart.when == "never":
-            return
-        fault = exit_code != 0 or self._owes_last_words
-        if not fault or self.cause.code in codes_that_may_pass() or -exit_code in _FROM_OUTSIDE:
-            self._equal.clear()
-        elif self._equal.add(self.cause):
-            self.cause, self.hopeless = self._equal.given_up, True
-            self.detail = f"{self.cause.text} [{self.cause.code}]"
-        if words is not None and words.final:
-            self.hopeless = True
-
-    @property
-    def _owes_last_words(self) -> bool:
-        """Whether it is a node of ours, which says so when it ends in good order."""
-        return self.spec.ros and self.spec.lifecycle and self.spec.package.startswith("user_")
+        endings = self._endings
+        endings.judge(exit_code, log.last_line(), wanted=self._stop.is_set())
+        self.cause, self.detail = endings.cause, endings.detail
+        self.hopeless = endings.hopeless
 
     async def _start(
         self,
@@ -372,16 +344,6 @@ class Child:
         if detail is not None:
             self.detail = detail
         self._on_change(self)
-
-
-def describe_exit(exit_code: int) -> str:
-    """An exit code in words."""
-    if exit_code >= 0:
-        return f"ended with exit code {exit_code}"
-    try:
-        return f"killed by {signal.Signals(-exit_code).name}"
-    except ValueError:
-        return f"killed by signal {-exit_code}"
 
 
 async def _copy(descriptor: int, log: LogFile) -> None:
