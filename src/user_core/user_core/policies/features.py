@@ -138,12 +138,13 @@ class ActionScale:
                 'bounds:="[-1, 1]"), or choose another policy',
             )
         self._low, self._high = action.low_array, action.high_array
+        self._dtype = np.dtype(action.dtype)
         low, high = self._low.astype(np.float64), self._high.astype(np.float64)
         self.middle: Array = ((low + high) / 2).astype(np.float32)
         self.half: Array = ((high - low) / 2).astype(np.float32)
 
     def to_robot(self, unit: Array) -> Array:
         """Actions (..., A) of the spec's type and within its bounds, from -1 to 1."""
-        action = (self.middle + self.half * unit).astype(self.spec.dtype, copy=False)
+        action = (self.middle + self.half * unit).astype(self._dtype, copy=False)
         bounded: Array = np.minimum(np.maximum(action, self._low), self._high)
         return bounded

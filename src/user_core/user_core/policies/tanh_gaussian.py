@@ -90,8 +90,7 @@ class TanhGaussianPolicy(Policy):
         layer_norm = self.config.layer_norm
 
         def forward(observation: Arrays) -> Array:
-            x = (vector(observation) - offset) * scale
-            x = soft_limit(x)
+            x = soft_limit((vector(observation) - offset) * scale)
             for weight, bias, units in layers:
                 np.dot(x, weight, out=units)
                 if layer_norm:

@@ -24,8 +24,10 @@ def soft_limit(normalised: Array) -> Array:
 
     Strictly increasing, so that nothing is lost, whatever the range turns out to be.
     """
+    if np.vdot(normalised, normalised) < INPUT_LIMIT**2:  # a quarter of the time of looking at each
+        return normalised
     size = np.abs(normalised)
-    if not size.size or size.max() <= INPUT_LIMIT:
+    if size.max() <= INPUT_LIMIT:
         return normalised
     beyond = np.log1p(np.clip(size - INPUT_LIMIT, 0, _LARGEST))
     limited: Array = np.copysign(np.minimum(size, INPUT_LIMIT) + beyond, normalised)

@@ -10,9 +10,11 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import numpy as np
+
 from user_core.errors import ConfigError
 from user_core.reasons import QUATERNION
-from user_core.specs import ActionKind, Arrays, RobotSpec
+from user_core.specs import ActionKind, Array, Arrays, RobotSpec
 from user_hal.safety.motion import Motion, MotionLayout
 from user_hal.safety.rotation import Quaternion, conjugate, from_vector, multiply, to_vector
 from user_hal.safety.rules import BoundsRule, Refused
@@ -32,6 +34,7 @@ class Form(ABC):
         self.rest = [0.0] * layout.action_size
         self.resting = True
         self._start = list(motion.target)  # target before the last command
+        self._rows = _in_one_piece(layout.joint_rows)
 
     @abstractmethod
     def start(self, values: list[float]) -> bool:
@@ -51,7 +54,7 @@ class Form(ABC):
         """Take over the measured position."""
         motion, layout = self.motion, self.layout
         if layout.joints.stop and "joint_position" in arrays:
-            motion.position[:] = arrays["joint_position"][layout.joint_rows].tolist()
+            motion.position[:] = arrays["joint_position"][self._rows].tolist()
         elif layout.tool and "tcp_pose" in arrays:
             motion.position[:] = arrays["tcp_pose"][layout.linear].tolist()
 
@@ -89,6 +92,13 @@ class Form(ABC):
         self.motion.target[:] = self.motion.position
 
 
+def _in_one_piece(rows: Array) -> Array | slice:
+    """Rows as a slice where they follow each other: that is read without a copy."""
+    first = int(rows[0]) if rows.size else 0
+    follow = np.array_equal(rows, np.arange(first, first + rows.size))
+    return slice(first, first + rows.size) if follow else rows
+
+
 class ChangeForm(Form):
     """``ee_delta`` and ``joint_delta``: the displacement is the action, times the scale.
 
@@ -108,6 +118,7 @@ class ChangeForm(Form):
         self._moving = layout.moving.stop
         self._scale = action_scale(scale, layout)
         self._lead = lead
+        self._turns = any(motion.turning)
 
     def start(self, values: list[float]) -> bool:
         self.motion.displacement[:] = [v * scale for v, scale in zip(values, self._scale)]
@@ -130,11 +141,15 @@ class ChangeForm(Form):
 
     def _leash(self) -> None:
         """A robot that is blocked does not run up an ever farther target."""
-        target, turning = self.motion.target, self.motion.turning
-        for i, (here, lead) in enumerate(zip(self.motion.position, self._lead)):
-            if turning[i]:
-                here = target[i] + short_way(here - target[i])
-            target[i] = min(max(target[i], here - lead), here + lead)
+        motion, turns = self.motion, self._turns
+        target = motion.target
+        for i, (now, here, lead) in enumerate(zip(target, motion.position, self._lead)):
+            if turns and motion.turning[i]:
+                here = now + short_way(here - now)
+            if here - lead > now:
+                target[i] = min(here - lead, here + lead)
+            elif here + lead < now:
+                target[i] = here + lead
 
 
 class RateForm(ChangeForm):
@@ -194,11 +209,9 @@ class JointTargetForm(Form):
     def start(self, values: list[float]) -> bool:
         motion, count = self.motion, self.layout.joints.stop
         target, step = motion.target, motion.displacement
-        self.rest[:] = [*target, *values[count:]]
-        step[:] = [
-            *(value - now for value, now in zip(values, target)),
-            *values[count:],
-        ]
+        others = values[count:]
+        self.rest[:] = target + others
+        step[:] = [value - now for value, now in zip(values, target)] + others
         for i in self._turning:
             step[i] = short_way(step[i])
             self.rest[i] = values[i] - step[i]  # the target, by whole turns near what is asked
@@ -207,7 +220,7 @@ class JointTargetForm(Form):
     def finish(self, values: list[float]) -> None:
         target, step = self.motion.target, self.motion.displacement
         asked = [values[i] for i in self._turning]
-        values[:] = [*(now + by for now, by in zip(target, step)), *step[len(target) :]]
+        values[:] = [now + by for now, by in zip(target, step)] + step[len(target) :]
         for i, near in zip(self._turning, asked):
             values[i] = near + short_way(values[i] - near)
             low, high = self._low[i], self._high[i]

@@ -68,7 +68,8 @@ class Verdict:
 class SafetyGate:
     """Judges commands, one after the other, in a fixed order.
 
-    1. format: shape, dtype, NaN and infinity are refused;
+    1. format: shape, dtype, NaN and infinity are refused, and a categorical element that is none of
+       its choices; the rules below leave these elements alone;
     2. bounds of each element: clipped, or refused when far out;
     3. acceleration, velocity, step size: the displacement that the command asks for is
        shortened;
@@ -177,9 +178,10 @@ class SafetyGate:
     def _limit(self, action: Array, now_ns: int) -> tuple[list[float], list[str]]:
         """What may be sent, (A,), and the codes of what changed it."""
         values = self._format.read(action)
-        if not self.groups[0].name:  # a robot without groups
-            reasons = self.groups[0].limit(values, now_ns)
-            self.groups[0].sent(values)
+        only = self.groups[0]
+        if not only.name:  # a robot without groups
+            reasons = only.limit(values, now_ns)
+            only.sent(values)
             return values, reasons
         reasons = []
         shares = [values[group.part] for group in self.groups]

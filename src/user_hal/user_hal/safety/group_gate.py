@@ -65,8 +65,11 @@ class GroupGate:
         lead = self._lead(config)
         self._form = form_for(spec, layout, motion, config.action_scale, lead, self._bounds)
         self._rules = _rules(config, spec, layout, fastest, turning)
+        self._remembering = [rule for rule in self._rules if type(rule).sent is not Rule.sent]
         self._settling = _settling(config.readings, layout, fastest, turning, shifting)
+        self._chosen = list(view.spec.action.categorical)
         self._moves = np.dtype(spec.action.dtype).kind == "f"
+        self._moves &= len(self._chosen) < view.spec.action.size
         self._needs_position = layout.absolute and layout.placed > 0
         self._needs_position |= any(isinstance(rule, PositionRule) for rule in self._rules)
         starts = not layout.rate or self.name in mobility.summed  # from where it is measured
@@ -129,14 +132,18 @@ class GroupGate:
         if form.start(values):
             reasons.append(QUATERNION)
         motion.asked[:] = motion.displacement
-        limited = [rule.code for rule in self._rules if rule.limit(motion)]
+        limited = []
+        for rule in self._rules:
+            if rule.limit(motion):
+                limited.append(rule.code)
         if form.resting and (self._unread or self._settling.doubt):
             raise Refused(UNSETTLED, self._settling.doubt or "no reading since the last command")
         if limited:
             form.finish(values)
             self._bounds.confine(values, form.rest)
             form.start(values)  # what is left of it, after rounding and confinement
-            self._require_bounds(values)
+            if self.layout.absolute:
+                self._require_bounds(values)
             reasons += limited
         return reasons
 
@@ -145,7 +152,7 @@ class GroupGate:
         if not self._moves:
             return
         motion, self._unread = self._motion, self._stamped
-        for rule in self._rules:
+        for rule in self._remembering:
             rule.sent(motion)
         self._form.sent([values[i] for i in self._order] if self._order else values)
         motion.previous[:] = motion.displacement
@@ -157,8 +164,8 @@ class GroupGate:
             self._motion.previous[:] = self._motion.displacement
 
     def between(self, old: Array, new: Array, share: float) -> Array:
-        """An action between two of the group, (A,): endless joints the short way round, and
-        orientations by the nearer of their two quaternions.
+        """An action between two of the group, (A,): endless joints the short way round,
+        orientations by the nearer of their two quaternions, choices as in the nearer action.
 
         Args:
             old: The one.
@@ -183,6 +190,8 @@ class GroupGate:
             mixed[turned] = (1 - share) * old[turned] + share * near
             length = float(np.linalg.norm(mixed[turned]))
             mixed[turned] = mixed[turned] / length if length > 0 else new[turned]
+        if self._chosen:  # nothing lies between two choices
+            mixed[self._chosen] = (old if share < 0.5 else new)[self._chosen]
         return mixed
 
     def hold(self) -> None:
@@ -196,7 +205,7 @@ class GroupGate:
         """Refuse a target that is out of bounds because the robot is: limits let it come back in
         steps only, and the first of them is no action that the robot takes."""
         bounds = self._bounds
-        for i in range(self.layout.placed if self.layout.absolute else 0):
+        for i in range(self.layout.placed):
             if not bounds.low[i] <= values[i] <= bounds.high[i]:
                 raise Refused(
                     OUT_OF_BOUNDS,

@@ -19,6 +19,7 @@ from user_core.reasons import (
     BOUNDS,
     DTYPE,
     JOINT_LIMITS,
+    NO_CHOICE,
     NOT_FINITE,
     OUT_OF_BOUNDS,
     SHAPE,
@@ -75,9 +76,11 @@ class Rule(ABC):
 
 
 class FormatRule:
-    """Refuses what is no array of the action's shape and dtype, or holds NaN or infinity."""
+    """Refuses what is no array of the action's shape and dtype, or holds NaN or infinity, or a
+    categorical element that is none of its choices: there is no near one to clip it to."""
 
     def __init__(self, spec: ArraySpec) -> None:
+        self._spec, self._chooses = spec, bool(spec.categorical)
         self._shape, self._dtype = spec.shape, np.dtype(spec.dtype)
         self._names = spec.names
 
@@ -85,7 +88,7 @@ class FormatRule:
         """The elements of a command, as plain floats.
 
         Raises:
-            Refused: ``shape``, ``dtype`` or ``not_finite``.
+            Refused: ``shape``, ``dtype``, ``not_finite`` or ``no_choice``.
         """
         if not isinstance(action, np.ndarray) or action.shape != self._shape:
             got = getattr(action, "shape", type(action).__name__)
@@ -95,7 +98,16 @@ class FormatRule:
         values: list[float] = action.tolist()
         if not math.isfinite(sum(values)):  # a sum of finite numbers may overflow: look closer
             self._find(values)
+        if self._chooses:
+            self._require_choices(values)
         return values
+
+    def _require_choices(self, values: list[float]) -> None:
+        wrong = self._spec.wrong_choice(values)
+        if wrong is not None:
+            name = self._names[wrong] if self._names else f"element {wrong}"
+            low, high = int(self._spec.low_array[wrong]), int(self._spec.high_array[wrong])
+            raise Refused(NO_CHOICE, f"{name} = {values[wrong]:g}, one of {low} to {high}")
 
     def _find(self, values: list[float]) -> None:
         bad = [i for i, value in enumerate(values) if not math.isfinite(value)]
@@ -146,8 +158,7 @@ class BoundsRule:
             Refused: ``out_of_bounds``, where it is far out or an integer.
         """
         limited = False
-        for i, value in enumerate(values):
-            low, high = self.low[i], self.high[i]
+        for i, (value, low, high) in enumerate(zip(values, self.low, self.high)):
             if low <= value <= high:
                 continue
             if not low - self._slack[i] <= value <= high + self._slack[i]:
@@ -165,11 +176,11 @@ class BoundsRule:
         ``rest`` (A,) is the action that would move nothing. A robot that is outside its bounds
         can only come back in steps, and each of them is between where it is and the bounds.
         """
-        for i, value in enumerate(values):
-            if value < self.low[i]:
-                values[i] = max(value, min(self.low[i], rest[i]))
-            elif value > self.high[i]:
-                values[i] = min(value, max(self.high[i], rest[i]))
+        for i, (value, low, high) in enumerate(zip(values, self.low, self.high)):
+            if value < low:
+                values[i] = max(value, min(low, rest[i]))
+            elif value > high:
+                values[i] = min(value, max(high, rest[i]))
 
 
 def _slack(share: float, low: float, high: float) -> float:
@@ -199,11 +210,11 @@ def _tighten(spec: ArraySpec, bound: tuple[float, ...], *, lowest: bool) -> Arra
 def clip(values: list[float], limits: Sequence[float]) -> bool:
     """Clip each of the first values in place to plus or minus its limit; tell whether any was."""
     clipped = False
-    for i, limit in enumerate(limits):
-        if values[i] > limit:
+    for i, (value, limit) in enumerate(zip(values, limits)):
+        if value > limit:
             values[i] = limit
             clipped = True
-        elif values[i] < -limit:
+        elif value < -limit:
             values[i] = -limit
             clipped = True
     return clipped
@@ -215,8 +226,7 @@ def shorten(values: list[float], part: slice, longest: float) -> bool:
     if length <= longest:
         return False
     scale = longest / length
-    for i in range(part.start, part.stop):
-        values[i] *= scale
+    values[part] = [value * scale for value in values[part]]
     return True
 
 
@@ -258,35 +268,40 @@ class VelocityRule(Rule):
         self._spends = not layout.rate
         self._burst_s = period_s * (_BURST_PERIODS if self._spends else 1.0)
         self._period_s = period_s
-        self._earned = [limit * self._burst_s for limit in self._each]
+        self._full = [limit * self._burst_s for limit in self._each]
+        self._earned = list(self._full)
         self._earned_lengths = [limit * self._burst_s for _, limit in self._vectors]
 
     def limit(self, motion: Motion) -> bool:
-        self._earn(motion.elapsed_s)
-        period_s = self._period_s
-        most = [min(earned, limit * period_s) for earned, limit in zip(self._earned, self._each)]
-        limited = clip(motion.displacement, most)
-        for (part, limit), earned in zip(self._vectors, self._earned_lengths):
-            limited |= shorten(motion.displacement, part, min(earned, limit * period_s))
+        step, earned, elapsed_s = motion.displacement, self._earned, motion.elapsed_s
+        period_s, limited = self._period_s, False
+        for i, (limit, full) in enumerate(zip(self._each, self._full)):
+            most = earned[i] + limit * elapsed_s
+            earned[i] = most = full if full < most else most
+            if limit * period_s < most:
+                most = limit * period_s
+            if step[i] > most:
+                step[i], limited = most, True
+            elif step[i] < -most:
+                step[i], limited = -most, True
+        lengths = self._earned_lengths
+        for i, (part, limit) in enumerate(self._vectors):
+            most, full = lengths[i] + limit * elapsed_s, limit * self._burst_s
+            lengths[i] = most = full if full < most else most
+            if shorten(step, part, limit * period_s if limit * period_s < most else most):
+                limited = True
         return limited
 
     def sent(self, motion: Motion) -> None:
         """Spend what the command moves."""
         if not self._spends:
             return
-        earned, step = self._earned, motion.displacement
-        for i in range(len(earned)):
-            earned[i] = max(earned[i] - abs(step[i]), 0.0)
+        step = motion.displacement
+        left = [earned - abs(by) for earned, by in zip(self._earned, step)]
+        self._earned = [0.0 if one < 0.0 else one for one in left]
         for i, (part, _) in enumerate(self._vectors):
-            left = self._earned_lengths[i] - math.hypot(*step[part])
-            self._earned_lengths[i] = max(left, 0.0)
-
-    def _earn(self, elapsed_s: float) -> None:
-        for i, limit in enumerate(self._each):
-            self._earned[i] = min(self._earned[i] + limit * elapsed_s, limit * self._burst_s)
-        for i, (_, limit) in enumerate(self._vectors):
-            earned = self._earned_lengths[i] + limit * elapsed_s
-            self._earned_lengths[i] = min(earned, limit * self._burst_s)
+            rest = self._earned_lengths[i] - math.hypot(*step[part])
+            self._earned_lengths[i] = 0.0 if rest < 0.0 else rest
 
 
 class AccelerationRule(Rule):
@@ -306,10 +321,16 @@ class AccelerationRule(Rule):
     def limit(self, motion: Motion) -> bool:
         step, previous = motion.displacement, motion.previous
         scale = motion.period_s * min(motion.elapsed_s, motion.period_s)
-        change = [new - old for new, old in zip(step, previous)]
-        limited = clip(change, [limit * scale for limit in self._each])
+        change, limited = [new - old for new, old in zip(step, previous)], False
+        for i, (by, limit) in enumerate(zip(change, self._each)):
+            most = limit * scale
+            if by > most:
+                change[i], limited = most, True
+            elif by < -most:
+                change[i], limited = -most, True
         for part, longest in self._vectors:
-            limited |= shorten(change, part, longest * scale)
+            if shorten(change, part, longest * scale):
+                limited = True
         if limited:
             step[:] = [old + by for old, by in zip(previous, change)]
         return limited
@@ -341,30 +362,32 @@ class PositionRule(Rule):
         tolerance: float,
     ) -> None:
         self.low, self.high = list(low), list(high)
-        self._tolerance = tolerance
+        far = [(low - tolerance, high + tolerance) for low, high in zip(low, high)]
+        self._ranges = [(*near, *beyond) for near, beyond in zip(zip(low, high), far)]
         self._names = names
         self._horizon_s = horizon_s
 
     def limit(self, motion: Motion) -> bool:
-        layout, step = motion.layout, motion.displacement
+        layout, step, limited = motion.layout, motion.displacement, False
+        absolute = layout.absolute
         share = motion.period_s / self._horizon_s if layout.rate else 1.0
-        limited = False
-        for i, low in enumerate(self.low):
-            high, here, target = self.high[i], motion.position[i], motion.target[i]
-            if here > high + self._tolerance or here < low - self._tolerance:
+        places = zip(self._ranges, motion.position, motion.target)
+        for i, ((low, high, lowest, highest), here, target) in enumerate(places):
+            if here > highest or here < lowest:
                 self._refuse_outward(motion, i)
-            if layout.absolute:
+            if absolute:
                 up, down = high - target, low - target
             else:
-                up, down = (high - max(here, target)) * share, (low - min(here, target)) * share
+                up = (high - (target if target > here else here)) * share
+                down = (low - (target if target < here else here)) * share
             if step[i] > up:
                 most = max(up, 0.0)
-                limited |= step[i] > most
-                step[i] = min(step[i], most)
+                if step[i] > most:
+                    step[i], limited = most, True
             if step[i] < down:
                 most = min(down, 0.0)
-                limited |= step[i] < most
-                step[i] = max(step[i], most)
+                if step[i] < most:
+                    step[i], limited = most, True
         return limited
 
     def _refuse_outward(self, motion: Motion, i: int) -> None:
