@@ -558,7 +558,7 @@ def test_linear_resampling_to_the_common_moment() -> None:
             {"observation__effort": {"topic": "/joint_states", "field": "effort",
                                      "type": "sensor_msgs/msg/JointState"}},
             DeviceFault,
-            "'effort': got 0 numbers.*The publisher leaves it empty",
+            "'effort': got .* with names and no numbers.*The publisher leaves it empty",
         ),
         (
             {"observation__gripper__type": "sensor_msgs/msg/JointStates"},

@@ -41,10 +41,12 @@ def test_messages_about_other_joints_are_none_of_our_business() -> None:
     assert extract(joints([], position=[])) is None
 
 
-def test_an_empty_velocity_is_told() -> None:
+def test_a_message_that_leaves_its_numbers_empty_says_nothing() -> None:
     extract = take("velocity", 1, names=("elbow",))
-    with pytest.raises(DeviceFault, match=r"'velocity': got 0 numbers.*leaves it empty"):
-        extract(joints(["elbow"], position=[1.0]))
+    assert extract(joints(["elbow"], position=[1.0])) is None
+    assert extract.left_empty
+    extract(joints(["elbow"], velocity=[1.0]))
+    assert not extract.left_empty
 
 
 def test_scale_offset_and_indices() -> None:
@@ -111,6 +113,21 @@ def test_several_ways_give_a_vector() -> None:
 
 def test_of_a_name_that_comes_twice_the_first_is_meant() -> None:
     extract = take("position", 2, names=("elbow", "shoulder"))
-    values = extract(joints(["shoulder", "elbow", "shoulder", "elbow"], position=[1.0, 2.0]))
-    assert values is not None
-    np.testing.assert_array_equal(values, [2.0, 1.0])
+    names = ["shoulder", "elbow", "shoulder", "elbow"]
+    for position in ([1.0, 2.0], [1.0, 2.0, 1.0, 2.0]):
+        values = extract(joints(names, position=position))
+        assert values is not None
+        np.testing.assert_array_equal(values, [2.0, 1.0])
+    with pytest.raises(DeviceFault, match="'elbow' twice, with 2 and 3, expected each name once"):
+        extract(joints(names, position=[1.0, 2.0, 1.0, 3.0]))
+
+
+def test_more_numbers_than_names_belong_to_nobody() -> None:
+    extract = take("position", 2, names=("elbow", "shoulder"))
+    with pytest.raises(DeviceFault, match="3 numbers for 2 names.*indices"):
+        extract(joints(["shoulder", "elbow"], position=[9.0, 1.0, 2.0]))
+
+
+def test_a_number_that_float32_cannot_hold_is_told() -> None:
+    with pytest.raises(DeviceFault, match=r"element 0: got 1e\+300, expected finite numbers"):
+        take("data", 1)(m.Float64MultiArray(data=[1e300]))

@@ -121,3 +121,52 @@ def test_joints_of_groups_are_found_in_the_arrays_that_show_them() -> None:
     )
     assert known.fastest == {"left.joint_position": (1.0, 2.0), "right.joint_position": (3.0,)}
     assert known.continuous == {"left.joint_position": (1,), "right.joint_position": (0,)}
+
+
+def feed(reader: Observer, io: LocalTopics, *messages: JointState) -> None:
+    source = reader.sources["joint_position"]
+    source.prepare(io)
+    reader._io = io
+    for message in messages:
+        message.header = Header(Time(*divmod(io.now_ns(), 10**9)))
+        source.parts[0].receive(message)
+
+
+@pytest.mark.parametrize(
+    ("position", "said"),
+    [
+        ([45.0, 0.1], r"joint 'a': got 45 rad.* -3 to 3 rad.*degrees, write scale: 0.0174533"),
+        ([0.5, 120.0], r"joint 'b': got 120 m.* 0 to 0.4 m.*millimetres, write scale: 0.001"),
+    ],
+)
+def test_a_reading_in_another_unit_is_told_by_the_limits(position: list[float], said: str) -> None:
+    reader = Observer(
+        contract(
+            action={**ACTION, "target_low": [-3.0, 0.0], "target_high": [3.0, 0.4]},
+            prismatic=["b"],
+        )
+    )
+    io = LocalTopics()
+    feed(reader, io, JointState(name=["a", "b"], position=[3.1, -0.01]))  # a little beyond
+    np.testing.assert_allclose(reader.measured("joint_position"), [3.1, -0.01])
+    feed(reader, io, JointState(name=["a", "b"], position=position))
+    with pytest.raises(ImplausibleReading, match=said):
+        reader.measured("joint_position")
+
+
+def test_where_no_limits_are_known_every_position_can_be() -> None:
+    for changes in (
+        {},
+        {"continuous": ["a", "b"]},
+        {"action": {**ACTION, "target_low": -1e5, "target_high": 1e5}},
+    ):
+        reader, io = Observer(contract(**changes)), LocalTopics()
+        feed(reader, io, JointState(name=["a", "b"], position=[45.0, 120.0]))
+        np.testing.assert_allclose(reader.measured("joint_position"), [45.0, 120.0])
+
+
+def test_messages_without_numbers_do_not_stand_in_the_way_of_those_with_them() -> None:
+    reader, io = Observer(contract()), LocalTopics()  # a broadcaster of efforts on the same topic
+    full = JointState(name=["a", "b"], position=[0.1, 0.2])
+    feed(reader, io, full, JointState(name=["a", "b"], effort=[1.0, 2.0]))
+    np.testing.assert_allclose(reader.measured("joint_position"), [0.1, 0.2])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from user_core.config import from_mapping
-from user_core.errors import ConfigError, DeviceFault, DeviceTimeout
+from user_core.errors import ConfigError, DeviceFault, DeviceTimeout, ImplausibleReading
 from user_hal.fakes import LocalTopics
 from user_hal.fakes.local_topics import MESSAGES, Header, Quaternion, Time, TwistStamped, Vector3
 from user_hal.robots.ros2.contract import Ros2Config
@@ -317,3 +317,24 @@ def test_commands_follow_a_moving_frame_and_a_stop_goes_out_without_it(
     place = seen[-1].pose.position
     np.testing.assert_allclose([place.x, place.y], [0.55, 0.5], atol=1e-6)
     robot.close()
+
+
+def test_a_tool_that_jumps_on_tf_is_a_fault_until_readings_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(monkeypatch, tool_velocity_limits=[1.0, 3.0])
+    world.observer.subscribe(world.io)
+
+    def tool_at(x: float) -> np.ndarray:
+        world.now_ns += 20_000_000
+        world.moving.publish(
+            TFMessage([transform("base_link", "tool0", (x, 0.0, 0.3), stamp_ns=world.now_ns)])
+        )
+        return world.read()
+
+    np.testing.assert_allclose(tool_at(0.40)[0], 0.40)
+    np.testing.assert_allclose(tool_at(0.41)[0], 0.41, rtol=1e-6)
+    for _ in range(5):
+        with pytest.raises(ImplausibleReading, match="frame 'tool0' .*the tool: got a jump from"):
+            tool_at(0.0)
+    np.testing.assert_allclose(tool_at(0.0)[0], 0.0)

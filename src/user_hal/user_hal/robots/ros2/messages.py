@@ -360,6 +360,10 @@ def no_such_field(path: str, step: str, message: Any, where: str) -> ConfigError
     )
 
 
+#: Numbers beyond this are none in an observation of float32.
+_LARGEST = float(np.finfo(np.float32).max)
+
+
 class Extractor:
     """Takes one array of the observation out of messages of one type.
 
@@ -399,12 +403,15 @@ class Extractor:
         self._replace = dict(replace or {})
         self._known_names: tuple[str, ...] | None = None
         self._rows: Array = np.zeros(0, np.intp)
+        self._twice: list[tuple[int, int]] = []  # rows with the same name
+        self.left_empty = False  # the newest message had names, and nothing beside them
         self._present: tuple[int, ...] = tuple(range(self._size))
         self._all = self._present
 
     def present(self, message: Any) -> tuple[int, ...]:
         """Which of the elements a message has, as positions in the array; all of them unless
-        they are taken by name.
+        they are taken by name. A message with names whose numbers are left empty says nothing of
+        them (sensor_msgs/JointState: a broadcaster of efforts beside that of positions).
 
         Raises:
             DeviceFault: The message has no names where they were promised.
@@ -417,13 +424,22 @@ class Extractor:
         except (AttributeError, IndexError, TypeError) as error:
             raise DeviceFault(f"field {self._names_field.text!r}", got=f"{error}") from error
         if names != self._known_names:  # the same list in nearly every message
-            row_of: dict[str, int] = {}  # of names that come twice, the first
+            row_of: dict[str, int] = {}
+            self._twice = []
             for row, name in enumerate(names):
-                row_of.setdefault(name, row)
+                if row_of.setdefault(name, row) != row and name in self._names:
+                    self._twice.append((row_of[name], row))
             self._present = tuple(i for i, name in enumerate(self._names) if name in row_of)
             self._rows = np.array([row_of[self._names[i]] for i in self._present], np.intp)
             self._known_names = names
-        return self._present
+        self.left_empty = bool(names) and self._is_empty(message)
+        return () if self.left_empty else self._present
+
+    def _is_empty(self, message: Any) -> bool:
+        try:
+            return len(self._field.get(message)) == 0
+        except (AttributeError, IndexError, TypeError):
+            return False  # take() says what is wrong
 
     def __call__(self, message: Any) -> Array | None:
         """The numbers, (size,) float64; None when the message lacks some of the elements.
@@ -448,6 +464,7 @@ class Extractor:
         if values.ndim != 1:
             values = values.ravel()
         if self._names:
+            self._check_names(values)
             values = self._pick(values, self._rows)
         elif self._indices is not None:
             values = self._pick(values, self._indices)
@@ -466,17 +483,39 @@ class Extractor:
             for numbers in (self._scale, self._offset)
         )
         scaled: Array = values * scale + offset
-        if not np.isfinite(scaled).all():
-            bad = int(np.flatnonzero(~np.isfinite(scaled))[0])
+        if not (np.abs(scaled) <= _LARGEST).all():  # NaN is not, either
+            bad = int(np.flatnonzero(~(np.abs(scaled) <= _LARGEST))[0])
             label = self._names[present[bad]] if self._names else f"element {bad}"
             number = str(float(scaled[bad]))
             raise DeviceFault(
                 f"field {self._field.text!r}: {label}",
                 got=scaled[bad],
                 expected="finite numbers",
-                hint=f"If it means something (REP-117: out of range), write not_finite: {{{number}: NUMBER}}",
+                hint=""
+                if np.isfinite(scaled[bad])
+                else f"If it means something (REP-117: out of range), write not_finite: {{{number}: NUMBER}}",
             )
         return scaled if self._pose is None else pose_of_numbers(self._pose, scaled)
+
+    def _check_names(self, values: Array) -> None:
+        """Raise DeviceFault where it is not known which number is whose. Fewer numbers than names
+        belong to the first names, as drivers have it (AgileX Piper, Dobot)."""
+        names = self._known_names or ()
+        if values.size > len(names):
+            raise DeviceFault(
+                f"field {self._field.text!r}",
+                got=f"{values.size} numbers for {len(names)} names",
+                expected="one for each name",
+                hint="Which is whose is not known: repair the publisher, or take them by position "
+                "(indices)",
+            )
+        for first, second in self._twice:
+            if second < values.size and values[first] != values[second]:
+                raise DeviceFault(
+                    f"field {self._field.text!r}",
+                    got=f"{names[first]!r} twice, with {values[first]:g} and {values[second]:g}",
+                    expected="each name once",
+                )
 
     def _pick(self, values: Array, rows: Array) -> Array:
         if rows.size and rows.max() >= values.size:

@@ -66,7 +66,8 @@ class Source:
             max_age_s = part.config.max_age_s or self._timing.max_age_s
             if part.config.tf:
                 tf = listener(part.config.topic or "/tf")
-                self.parts.append(TfPart(what, part, observed_frame or frame, tf, max_age_s))
+                jumps = check_for(contract, name, (), Turns())
+                self.parts.append(TfPart(what, part, observed_frame or frame, tf, max_age_s, jumps))
                 continue
             self.parts.append(
                 TopicPart(

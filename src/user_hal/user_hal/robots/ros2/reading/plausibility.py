@@ -21,6 +21,10 @@ from user_hal.safety import rotation
 
 #: A velocity is measured worse than a position: it may be this much above what is allowed.
 _VELOCITY_MARGIN = 1.5
+#: A joint may be measured this share of its range beyond its limits; farther is another unit.
+_BEYOND = 0.5
+#: Bounds from here on are none.
+_NO_LIMIT = 1e4
 
 
 class ReadingCheck(Protocol):
@@ -28,6 +32,9 @@ class ReadingCheck(Protocol):
 
     def check(self, values: Array, stamp_ns: int, arrival_ns: int) -> None:
         """Judge the next reading; raises ImplausibleReading."""
+
+    def forget(self) -> None:
+        """The next reading is the first."""
 
 
 class SpeedCheck:
@@ -53,6 +60,61 @@ class SpeedCheck:
                 expected=f"at most {self._limits[worst]:.3f} rad/s",
                 hint="Look at the units of the topic, and at joint_velocity_limits",
             )
+
+    def forget(self) -> None:
+        """There is nothing to forget."""
+
+
+class RangeCheck:
+    """Finds joint positions that lie so far beyond the joint's limits that they must be of another
+    unit, degrees or millimetres for instance.
+
+    Args:
+        joints: Their names.
+        low: Lower limits, (n,) rad or m; -inf: none is known.
+        high: Upper limits, likewise.
+        prismatic: Those that shift.
+        then: What else is looked for.
+    """
+
+    def __init__(
+        self,
+        joints: Sequence[str],
+        low: Array,
+        high: Array,
+        prismatic: Sequence[str],
+        then: ReadingCheck | None,
+    ) -> None:
+        self._joints, self._limits, self._then = list(joints), (low, high), then
+        self._prismatic = prismatic
+        known = np.isfinite(high - low)
+        beyond = _BEYOND * np.where(known, high - low, 0.0)
+        self._least = np.where(known, low - beyond, -np.inf)
+        self._most = np.where(known, high + beyond, np.inf)
+
+    def check(self, values: Array, stamp_ns: int, arrival_ns: int) -> None:
+        """Judge the next reading, (n,) rad or m; raises ImplausibleReading."""
+        wrong = (values < self._least) | (values > self._most)
+        if wrong.any():
+            worst = int(np.argmax(wrong))
+            name, (low, high) = self._joints[worst], self._limits
+            shifts = name in self._prismatic
+            unit, other, scale = (
+                ("m", "millimetres", "0.001") if shifts else ("rad", "degrees", "0.0174533")
+            )
+            raise ImplausibleReading(
+                f"joint {name!r}",
+                got=f"{values[worst]:g} {unit}, far beyond its limits",
+                expected=f"{low[worst]:g} to {high[worst]:g} {unit}",
+                hint=f"If the topic has {other}, write scale: {scale}; else correct the limits",
+            )
+        if self._then is not None:
+            self._then.check(values, stamp_ns, arrival_ns)
+
+    def forget(self) -> None:
+        """The next reading is the first."""
+        if self._then is not None:
+            self._then.forget()
 
 
 class PoseJumpCheck(JumpCheck):
@@ -95,12 +157,18 @@ def check_for(
     if quantity == "tcp_pose" and contract.tool_velocity_limits:
         limits = np.array(contract.tool_velocity_limits)
         return PoseJumpCheck(limits, timing.jump_margin, timing.settled_readings)
-    fastest = _fastest(contract, elements) if elements else None
-    if fastest is None or quantity not in ("joint_position", "joint_velocity"):
+    if not elements or quantity not in ("joint_position", "joint_velocity"):
         return None
+    fastest, margin = _fastest(contract, elements), timing.jump_margin
     if quantity == "joint_velocity":
-        return SpeedCheck(elements, fastest, timing.jump_margin * _VELOCITY_MARGIN)
-    return JumpCheck(elements, fastest, turns, timing.jump_margin, timing.settled_readings)
+        return None if fastest is None else SpeedCheck(elements, fastest, margin * _VELOCITY_MARGIN)
+    jumps: ReadingCheck | None = None
+    if fastest is not None:
+        jumps = JumpCheck(elements, fastest, turns, margin, timing.settled_readings)
+    low, high = _limits(contract, elements)
+    if not np.isfinite(high - low).any():
+        return jumps
+    return RangeCheck(elements, low, high, contract.prismatic, jumps)
 
 
 def mobility_of_contract(contract: Contract) -> Mobility:
@@ -141,3 +209,25 @@ def _fastest(contract: Contract, joints: Sequence[str]) -> Array | None:
         return None
     known = np.broadcast_to(np.asarray(limits, float), (len(every),))
     return known[[every.index(joint) for joint in joints]]
+
+
+def _limits(contract: Contract, joints: Sequence[str]) -> tuple[Array, Array]:
+    """Lower and upper limits of some joints, (n,) each; infinite where nobody says."""
+    known: dict[str, tuple[float, float]] = {}
+    for group in groups_of(contract):
+        action, count = group.action, len(group.joints)
+        low, high = action.target_low, action.target_high
+        if low is None and high is None and action.kind is ActionKind.JOINT_POSITION:
+            low, high = action.low, action.high
+        if low is None or high is None or not count:
+            continue
+        try:
+            lows, highs = (np.broadcast_to(np.asarray(b, float), (count,)) for b in (low, high))
+        except ValueError:  # the contract's own checks tell it
+            continue
+        for name, *limits in zip(group.joints, lows.tolist(), highs.tolist()):
+            if max(map(abs, limits)) < _NO_LIMIT and name not in contract.continuous:
+                known[name] = (limits[0], limits[1])
+    nowhere = (-np.inf, np.inf)
+    both = np.array([known.get(joint, nowhere) for joint in joints]).reshape(-1, 2)
+    return both[:, 0], both[:, 1]

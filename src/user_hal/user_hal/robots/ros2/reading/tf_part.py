@@ -6,11 +6,12 @@ import time
 
 import numpy as np
 
-from user_core.errors import DeviceError, DeviceFault, DeviceTimeout
+from user_core.errors import DeviceError, DeviceFault, DeviceTimeout, ImplausibleReading
 from user_core.specs import Array
 from user_hal.clock_faults import ROBOT, clock_fault
 from user_hal.robots.ros2.buffer import Resample, Sample
 from user_hal.robots.ros2.contract.parts import Part
+from user_hal.robots.ros2.reading.plausibility import ReadingCheck
 from user_hal.robots.ros2.reading.streams import Stream
 from user_hal.robots.ros2.tf_tree import TfListener, pose_of
 from user_hal.topic_io import TopicIo, TopicSubscription
@@ -25,14 +26,21 @@ class TfPart:
         target: Frame to see it in.
         listener: Knows the frames.
         max_age_s: Oldest that the messages of a frame on the way may be.
+        jumps: Watches over jumps; None: nobody does.
     """
 
     def __init__(
-        self, what: str, part: Part, target: str, listener: TfListener, max_age_s: float
+        self,
+        what: str,
+        part: Part,
+        target: str,
+        listener: TfListener,
+        max_age_s: float,
+        jumps: ReadingCheck | None = None,
     ) -> None:
         self.config, self.names = part.config, ()
         self.part, self.columns = self, part.columns
-        self.max_age_s, self.fault = max_age_s, None
+        self.max_age_s, self._jumps = max_age_s, jumps
         self.label = f"frame {part.config.tf!r} in {target!r} on {listener.topic} ({what})"
         self.streams = {(): self}
         self.subscription: TopicSubscription | None = None
@@ -40,6 +48,15 @@ class TfPart:
         self._io: TopicIo | None = None
         self._error: DeviceError | None = None
         self._sign: Array | None = None
+        self._jump: DeviceError | None = None
+        self._judged: tuple[int, int] = (0, 0)  # stamp and arrival of the pose judged last
+
+    @property
+    def fault(self) -> DeviceError | None:
+        """Why the newest pose cannot be true; None where nothing is known against it."""
+        if self._jumps is not None and self._io is not None:
+            self.newest()
+        return self._jump
 
     @property
     def resample(self) -> Resample:
@@ -48,7 +65,10 @@ class TfPart:
 
     def prepare(self, io: TopicIo) -> None:
         """Forget everything."""
-        self._io, self._error, self._sign = io, None, None
+        self._io, self._error, self._sign, self._jump = io, None, None, None
+        self._judged = (0, 0)
+        if self._jumps is not None:
+            self._jumps.forget()
 
     def newest(self) -> Sample | None:
         """The newest pose; its stamp is that of the frame on the way that was sent longest ago."""
@@ -58,15 +78,29 @@ class TfPart:
             newest = tree.newest(self._target, self._source)
             found = tree.lookup(self._target, self._source, newest[0] if newest else None)
         except DeviceFault as error:
-            self._error = DeviceFault(
-                f"{self.label}: {error.what}",
-                got=error.got,
-                expected=error.expected,
-                hint=error.hint,
-            )
+            self._error = self._named(error)
             return None
         stamp_ns, arrival_ns = newest or (self._io.now_ns(), time.monotonic_ns())
-        return Sample(stamp_ns, self._steady(pose_of(found.transform)), arrival_ns)
+        pose = self._steady(pose_of(found.transform))
+        if newest is not None and newest != self._judged:
+            self._judged = newest
+            self._judge(pose, stamp_ns, arrival_ns)
+        return Sample(stamp_ns, pose, arrival_ns)
+
+    def _judge(self, pose: Array, stamp_ns: int, arrival_ns: int) -> None:
+        """Every pose that is looked at is compared with the one before it."""
+        if self._jumps is None:
+            return
+        try:
+            self._jumps.check(pose, stamp_ns, arrival_ns)
+            self._jump = None
+        except ImplausibleReading as error:
+            self._jump = self._named(error)
+
+    def _named(self, error: DeviceError) -> DeviceError:
+        return type(error)(
+            f"{self.label}: {error.what}", got=error.got, expected=error.expected, hint=error.hint
+        )
 
     def at(self, stamp_ns: int, how: Resample) -> tuple[Array, int] | None:
         """The pose at a moment, and how far the nearest message of a frame on the way is."""

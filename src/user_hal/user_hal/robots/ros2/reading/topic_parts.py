@@ -167,7 +167,7 @@ class TopicPart:
         except DeviceFault as error:
             self._fault = self._named(error)
             return
-        if len(present) < len(self.names):
+        if len(present) < len(self.names) and not self._extract.left_empty:
             self._remember_names(message)
         writer = getattr(self.subscription, "writer", b"")
         self.writers.note(writer, present, self.subscription)
@@ -412,6 +412,13 @@ class TopicPart:
     def _missing_elements(self) -> DeviceFault:
         known = sorted(self._other_names)
         missing = [name for name in self.names if name not in self._other_names]
+        if self._extract.left_empty and not known:
+            return DeviceFault(
+                f"{self.label}: field {self.config.field!r}",
+                got=f"{self.messages} messages, the newest with names and no numbers",
+                expected=f"numbers of {list(self.names)}",
+                hint="The publisher leaves it empty: choose another field or topic",
+            )
         near = difflib.get_close_matches(missing[0], known, n=1) if missing else []
         count = len(self.names)
         return DeviceFault(
@@ -420,7 +427,15 @@ class TopicPart:
             f"in {self.config.names_field!r}",
             expected=f"names that are there: {known}"
             + (f"; did you mean {near[0]!r}?" if near else ""),
-            hint=""
+            hint=_prefixed(self.names, known)
             if known
             else f"Messages without names are taken by position: size: {count}, or indices",
         )
+
+
+def _prefixed(names: Sequence[str], known: Sequence[str]) -> str:
+    """The names that are there, where each is one of ours behind a prefix; empty if not so."""
+    found = [[there for there in known if there.endswith(name)] for name in names]
+    if not all(len(there) == 1 for there in found):
+        return ""
+    return f"Behind a prefix they are there: names: [{', '.join(there[0] for there in found)}]"
