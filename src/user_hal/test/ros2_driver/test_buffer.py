@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from user_core.specs import Array
@@ -23,6 +23,7 @@ def angle_between(a: Array, b: Array) -> float:
     return 2 * math.acos(min(1.0, abs(float(a @ b))))
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 10**9), min_size=2, max_size=40, unique=True),
     st.integers(-(10**8), 11 * 10**8),

@@ -23,6 +23,7 @@ from user_hal.cameras.with_cameras import FrameAligner, build_cameras, observati
 from user_hal.robots.ros2.calls import Call, Performed, prepare
 from user_hal.robots.ros2.commanding.drives import Drive
 from user_hal.robots.ros2.commanding.senders import unheard_commands
+from user_hal.robots.ros2.commanding.targets import within
 from user_hal.robots.ros2.contract import Ros2Config, UrdfConfig, groups_of, robot_spec
 from user_hal.robots.ros2.description import described, hear_urdf, read_urdf
 from user_hal.robots.ros2.messages import JOINT_STATE, JOINT_TRAJECTORY, NUMBERS, TWIST
@@ -64,6 +65,7 @@ class Ros2Robot(Robot):
         sizes = [group.size for group in self._spec.action_groups] or [self._spec.action.size]
         ends = np.cumsum(sizes).tolist()
         self._bounds = (self._spec.action.low_array, self._spec.action.high_array)
+        self._action_dtype = np.dtype(self._spec.action.dtype)
         self._parts = [slice(end - size, end) for end, size in zip(ends, sizes)]
         self._stop_conditions = StopConditions(config.stop_when)
         self._calls: dict[str, list[Call]] = {}
@@ -226,7 +228,7 @@ class Ros2Robot(Robot):
         spec = self._spec.action
         spec.check(action, f"action of {self._config.robot!r}")
         low, high = self._bounds
-        bounded = np.clip(action, low, high).astype(np.float64)
+        bounded = within(action, low, high).astype(np.float64)
         with self._lock:
             self._require_free()
             # Everything is known before anything is sent: no group moves on alone.
@@ -239,15 +241,15 @@ class Ros2Robot(Robot):
                 for drive, _ in zip(self._drives, plans):
                     drive.unplan()
                 raise
-            sent: Array = np.empty(spec.size, spec.dtype)
+            sent: Array = np.empty(action.shape, self._action_dtype)
             for drive, part, plan in zip(self._drives, self._parts, plans):
                 own = drive.carry_out(plan)
                 if drive.is_bounded_by_rounding:
-                    own = own.astype(spec.dtype)
-                    own = np.clip(own, low[part], high[part])
+                    own = own.astype(self._action_dtype)
+                    own = within(own, low[part], high[part])
                 sent[part] = own
             self._commands += 1
-            changed = bool(np.abs(sent - action).max(initial=0.0) > 1e-6)
+            changed = bool((np.abs(sent - action) > 1e-6).any())
             self._applied = AppliedAction(sent, self._commands, 0, changed, time.time_ns())
         return sent
 

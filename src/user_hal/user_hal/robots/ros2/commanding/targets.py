@@ -217,14 +217,14 @@ class JointTargets(Targets):
             return self._absolute(action, measured, last)
         share = self._progress.share(elapsed_s) if self._step_s != 1.0 else 1.0
         asked = action * (self._step_s * share)
-        wished = np.clip(start + asked, *self._reach(start, measured))
+        wished = within(start + asked, *self._reach(start, measured))
         if self._base == "measured" and last is not None:
             # A reading that jumps must not take the target along.
-            target = last + np.clip(self._turns.way(last, wished), *self._box)
-            executed = np.clip(self._turns.way(measured, target), *self._box)
+            target = last + within(self._turns.way(last, wished), *self._box)
+            executed = within(self._turns.way(measured, target), *self._box)
         else:
             # What the lead and the limits leave of the change: never more, never backwards.
-            executed = np.clip(wished - start, np.minimum(asked, 0), np.maximum(asked, 0))
+            executed = within(wished - start, np.minimum(asked, 0), np.maximum(asked, 0))
             target = start + executed
         self._went(target, self._lead)
         if self._step_s != 1.0:
@@ -234,10 +234,10 @@ class JointTargets(Targets):
     def _absolute(self, action: Array, measured: Array, last: Array | None) -> tuple[Target, Array]:
         """The action, within the limits. The first after a stop is within the lead: what it was
         judged against may have been a false reading."""
-        goal = np.clip(action, self._low, self._high)
+        goal = within(action, self._low, self._high)
         start = measured if last is None else last
         change = self._turns.way(start, goal)
-        executed = np.clip(change, -self._lead, self._lead) if self.rests else change
+        executed = within(change, -self._lead, self._lead) if self.rests else change
         target = start + executed
         from_here = np.abs(self._turns.way(measured, target)) + self._lead
         if last is not None:  # it is no further away than it was, wherever it is measured now
@@ -287,6 +287,13 @@ class JointTargets(Targets):
         if measured is None or self.rests or not self.stands(measured):
             measured = self._last
         return None if measured is None else Target("positions", measured)
+
+
+def within(values: Array, low: Array, high: Array) -> Array:
+    """The values, not below ``low`` and not above ``high``, as :func:`numpy.clip` has them in
+    three times the time."""
+    clipped: Array = np.minimum(np.maximum(values, low), high)
+    return clipped
 
 
 def _require_within(target: Array, low: Array, high: Array) -> None:
