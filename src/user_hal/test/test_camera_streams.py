@@ -209,6 +209,39 @@ def test_a_depth_topic_is_refused_as_colour_with_the_cure(source: Source) -> Non
         make(source.io).connect()
 
 
+def test_depth_that_is_measured_and_never_in_range_is_told(source: Source) -> None:
+    camera = make(source.io, kind="depth", depth={"unit_m": 1.0})  # steps are millimetres
+    source.after_subscription(lambda: source.publish(depth=True))
+    camera.connect()
+    notes = " ".join(camera.notes())
+    assert "measures nothing from 0 to 10 m, and 1000 m in the median" in notes
+    camera.close()
+
+
+@pytest.mark.parametrize("crop", ["none", {"left": 0, "top": 0, "width": 2, "height": 2}])
+def test_a_camera_that_comes_back_with_another_size(source: Source, crop: Any) -> None:
+    camera = make(source.io, crop=crop)
+    source.after_subscription(source.publish)
+    camera.connect()
+    assert camera.notes() == camera.notes() and "at first" not in " ".join(camera.notes())
+
+    def publish(height: int, width: int) -> None:
+        data = bytes(height * width * 3)
+        source.raw.publish(Image(Header(), height, width, "rgb8", 0, 3 * width, data))
+
+    publish(4, 4)
+    if crop == "none":
+        assert camera.read().image_hwc.shape == (2, 2, 3)
+        assert "gives images of 4x4; they were 2x2 at first" in " ".join(camera.notes())
+    else:  # the rectangle would show something else
+        before = camera.read()  # the image that was good is still young enough
+        assert before.image_hwc[0, 0, 0] == 1 and camera.dropped == 1
+        publish(4, 4)
+        publish(2, 2)
+        assert camera.read().image_hwc[0, 0, 0] == 0
+    camera.close()
+
+
 @pytest.mark.parametrize("topic", ["/cam/compressed", "/cam/image"])
 def test_what_a_topic_carries_is_what_its_publisher_says(topic: str) -> None:
     """Not what its name ends with."""

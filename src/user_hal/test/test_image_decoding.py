@@ -39,6 +39,15 @@ def png16(values: Any) -> bytes:
     return bytes(imageio.imwrite("<bytes>", values, extension=".png"))
 
 
+@pytest.mark.parametrize("encoding", ["RGB8", "rgb8 ", "Rgb8"])
+def test_an_encoding_is_known_in_whatever_letters(encoding: str) -> None:
+    data = np.arange(6, dtype=np.uint8).reshape(1, 2, 3)
+    decoded = decoding.from_raw(message(data, encoding, 1, 2, 6), "/c")
+    np.testing.assert_array_equal(decoded, data)
+    with pytest.raises(DeviceFault, match="depth"):
+        decoding.from_raw(message(DEPTH_MM, "16uc1", 2, 3, 6), "/c")
+
+
 @pytest.mark.parametrize("encoding", ["16UC1", "mono16", "32FC1", "64FC1", "16SC1"])
 def test_depth_is_refused_as_colour(encoding: str) -> None:
     data = DEPTH_MM.astype({"32": "f4", "64": "f8"}.get(encoding[:2], "u2"))
@@ -64,6 +73,9 @@ def test_raw_depth_in_millimetres_and_metres_with_holes() -> None:
         metres = decoding.depth_from_raw(message(data, "32FC1", 2, 3, 12, big), "/d")
         holes = [[np.nan, 0.3, np.nan], [np.nan] * 3]
         np.testing.assert_allclose(metres[:, :, 0], holes, rtol=1e-6)
+    thousands = message(np.array([[300, 1500, 0]], "<f4"), "32FC1", 1, 3, 12)
+    metres = decoding.depth_from_raw(thousands, "/d", float_unit_m=0.001)
+    np.testing.assert_allclose(metres[:, :, 0], [[0.3, 1.5, np.nan]], rtol=1e-6)
     quarter = decoding.depth_from_raw(message(DEPTH_MM, "16UC1", 2, 3, 6), "/d", 0.00025)
     np.testing.assert_allclose(quarter, DEPTH_M / 4, rtol=1e-6)
 
@@ -75,6 +87,7 @@ def test_raw_depth_in_millimetres_and_metres_with_holes() -> None:
         ("16UC1; compressedDepth png", 12),
         ("16UC1; png compressed ", 0),
         ("mono16; png", 0),
+        ("16UC1; compressedDepth png", 0),  # a publisher that leaves the header out
     ],
 )
 def test_compressed_depth(form: str, header: int) -> None:

@@ -61,6 +61,22 @@ _BAYER = {
 #: Depth by REP-118: 16 bits are millimetres unless configured, floats are metres.
 _DEPTH = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4", "64FC1": "f8"}
 _NOT_COLOUR = {*_DEPTH, "16SC1", "32SC1", "8SC1"}
+#: Every encoding that is known here, by its lower-case letters: some drivers write RGB8.
+_BY_LETTERS = {
+    known.lower(): known
+    for known in (
+        *PLAIN,
+        *_PACKED_YUV,
+        *_PLANAR_YUV,
+        *_NOT_COLOUR,
+        *(f"{bayer}{bits}" for bayer in _BAYER for bits in (8, 16)),
+    )
+}
+
+
+def _spelled(encoding: str) -> str:
+    """An encoding as ``image_encodings.hpp`` writes it, or as it is where it is none of those."""
+    return _BY_LETTERS.get(encoding.strip().lower(), encoding)
 
 
 def from_raw(message: Any, name: str, *, grey16: bool = False) -> Array:
@@ -76,14 +92,14 @@ def from_raw(message: Any, name: str, *, grey16: bool = False) -> Array:
     Raises:
         DeviceFault: The encoding is not an image's, or sizes contradict each other.
     """
-    encoding = message.encoding
+    encoding = _spelled(message.encoding)
     if encoding in _NOT_COLOUR and not (encoding == "mono16" and grey16):
         raise _depth_as_colour(name, repr(encoding))
     if encoding in _PACKED_YUV:
         pixels = _rows(message, name, "u1", 2, even_width=True)
         return _opencv(name, pixels, _PACKED_YUV[encoding])
     if encoding in _PLANAR_YUV:
-        return _from_planes(message, name)
+        return _from_planes(message, encoding, name)
     if encoding[:-2] in _BAYER and encoding.endswith("16"):
         mosaic = (_rows(message, name, "u2", 1)[:, :, 0] >> 8).astype(np.uint8)
         return _opencv(name, mosaic, _BAYER[encoding[:-2]])
@@ -127,7 +143,9 @@ def from_compressed(message: Any, name: str, *, grey16: bool = False) -> Array:
     return pixels[:, :, [2, 1, 0]]
 
 
-def depth_from_raw(message: Any, name: str, unit_m: float = 0.001) -> Array:
+def depth_from_raw(
+    message: Any, name: str, unit_m: float = 0.001, float_unit_m: float = 1.0
+) -> Array:
     """A depth image as (height, width, 1) float32, metres; NaN where nothing was measured.
 
     Args:
@@ -135,14 +153,15 @@ def depth_from_raw(message: Any, name: str, unit_m: float = 0.001) -> Array:
             or 32FC1 or 64FC1 in metres, NaN or infinite for a hole (REP-118).
         name: Of the topic, for errors.
         unit_m: Metres of one step of an integer.
+        float_unit_m: Metres of a floating point number's 1.
 
     Raises:
         DeviceFault: It is no depth image, or sizes contradict each other.
     """
-    kind = _DEPTH.get(message.encoding)
+    kind = _DEPTH.get(_spelled(message.encoding))
     if kind is None:
         raise _colour_as_depth(name, repr(message.encoding))
-    return _metres(_rows(message, name, kind, 1), unit_m)
+    return _metres(_rows(message, name, kind, 1), unit_m if kind == "u2" else float_unit_m)
 
 
 def depth_from_compressed(message: Any, name: str, unit_m: float = 0.001) -> Array:
@@ -171,7 +190,10 @@ def depth_from_compressed(message: Any, name: str, unit_m: float = 0.001) -> Arr
             expected="an image behind a header of 12 bytes",
         )
     _, quantum_a, quantum_b = _DEPTH_HEADER.unpack_from(data)
-    if "rvl" in form:
+    is_bare = bytes(data[: len(_PNG)]) == _PNG and not message.format.strip().startswith("32FC1")
+    if is_bare:  # of publishers that leave the header out
+        pixels = _imdecode(data, message.format, name)
+    elif "rvl" in form:
         pixels = _from_rvl(data[_DEPTH_HEADER.size :], name)
     else:
         pixels = _imdecode(data[_DEPTH_HEADER.size :], message.format, name)
@@ -188,9 +210,11 @@ def depth_from_compressed(message: Any, name: str, unit_m: float = 0.001) -> Arr
     with np.errstate(divide="ignore", invalid="ignore"):
         metres = np.float32(quantum_a) / (pixels.astype(np.float32) - np.float32(quantum_b))
     metres[pixels == 0] = np.nan
-    return _metres(metres[:, :, None], unit_m)
+    return _metres(metres[:, :, None], 1.0)
 
 
+#: How a PNG begins.
+_PNG = b"\x89PNG\r\n\x1a\n"
 #: compressed_depth_image_transport's ConfigHeader: kind, and two numbers of the quantisation.
 _DEPTH_HEADER = struct.Struct("<iff")
 
@@ -245,11 +269,10 @@ def _from_rvl(data: Any, name: str) -> Array:
 
 
 def _metres(values: Array, unit_m: float) -> Array:
-    if values.dtype.kind == "u":
-        metres = values.astype(np.float32) * np.float32(unit_m)
-    else:
-        with np.errstate(over="ignore"):
-            metres = values.astype(np.float32)
+    with np.errstate(over="ignore"):
+        metres = values.astype(np.float32)
+        if unit_m != 1.0:
+            metres *= np.float32(unit_m)
     metres[~(np.isfinite(metres) & (metres > 0))] = np.nan
     return metres
 
@@ -292,20 +315,20 @@ def _lines(message: Any, name: str, count: int, row_nbytes: int) -> Array:
     return whole
 
 
-def _from_planes(message: Any, name: str) -> Array:
+def _from_planes(message: Any, encoding: str, name: str) -> Array:
     height, width = int(message.height), int(message.width)
-    code, rows_of_colour = _PLANAR_YUV[message.encoding]
+    code, rows_of_colour = _PLANAR_YUV[encoding]
     if height % 2 or width % 2:
         raise DeviceFault(
             f"image on {name!r}", got=f"{width}x{height} {message.encoding}", expected="even sizes"
         )
-    if message.step and int(message.step) > width and message.encoding != "nv24":
+    if message.step and int(message.step) > width and encoding != "nv24":
         # Some publishers give the bytes of a pixel, 1.5, times the width as the step.
         total = np.frombuffer(message.data, np.uint8).size
         if 2 * int(message.step) == 3 * width and 2 * total == 3 * width * height:
             message = _WithStep(message, width)
     lines = _lines(message, name, height + rows_of_colour * height // 2, width)
-    if message.encoding == "nv24":
+    if encoding == "nv24":
         colours = lines[height:].reshape(height, width, 2)[::2, ::2].reshape(height // 2, width)
         lines = np.concatenate([lines[:height], colours])
     return _opencv(name, lines, code)

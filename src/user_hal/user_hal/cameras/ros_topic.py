@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -14,13 +15,14 @@ from user_core.interfaces import Camera, Discovered, Frame
 from user_core.specs import Array, ArraySpec
 from user_hal.cameras import decoding
 from user_hal.cameras.calibration import Calibration, info_topic
-from user_hal.cameras.images import FrameRing, ImageConfig, fit, own
+from user_hal.cameras.images import FrameRing, ImageConfig, Region, fit, own
 from user_hal.cameras.video import VIDEO_TYPES, VideoDecoder
 from user_hal.clock_faults import ClockFault
 from user_hal.topic_io import Reliability, TopicIo, TopicSubscription
 
 RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 INFO = "sensor_msgs/msg/CameraInfo"
+_log = logging.getLogger(__name__)
 #: How long a topic of the expected type may be awaited before one of another type is taken.
 _LOOK_S = 0.1
 
@@ -30,6 +32,13 @@ class DepthConfig(Config):
 
     unit_m: float = setting(
         0.001, doc="One step of an image of integers (REP-118: a millimetre).", unit="m", gt=0
+    )
+    float_unit_m: float = setting(
+        1.0,
+        doc="What 1 is in an image of floating point numbers, raw (REP-118: a metre; 0.001 for a "
+        "publisher of millimetres).",
+        unit="m",
+        gt=0,
     )
     near_m: float = setting(0.0, doc="Nearer is a hole.", unit="m", ge=0)
     far_m: float = setting(10.0, doc="Farther is a hole.", unit="m", gt=0)
@@ -114,6 +123,8 @@ class RosTopicCamera(Camera):
         self._type = config.types[0]
         self._video: VideoDecoder | None = None
         self._frame_id = ""  # of the newest message
+        self._size = (0, 0)  # of the images as they come: width, height
+        self._size_note = self._depth_note = ""
         self._io: TopicIo | None = None
         self._subscription: TopicSubscription | None = None
         self._info: list[TopicSubscription] = []
@@ -176,6 +187,7 @@ class RosTopicCamera(Camera):
             )
         self.close()
         self._ring.open()
+        self._size, self._size_note, self._depth_note = (0, 0), "", ""
         try:
             # Within one DDS participant a topic has one type: what is known already is not tried.
             carried = self._io.topics().get(self._config.topic, ())
@@ -254,13 +266,15 @@ class RosTopicCamera(Camera):
 
     def notes(self) -> list[str]:
         """What is worth knowing about its images: the frame that they say, if it is another than
-        the configured one."""
+        the configured one; another size than at first; depth that is never in range."""
+        notes = [note for note in (self._size_note, self._depth_note) if note]
         said = self._frame_id.lstrip("/")
         if not said or said == self._config.frame.lstrip("/"):
-            return []
+            return notes
         return [
+            *notes,
             f"camera {self._config.topic!r}: header.frame_id is {said!r}, the configuration says "
-            f"{self._config.frame!r}: write frame: {said}, if the images are right"
+            f"{self._config.frame!r}: write frame: {said}, if the images are right",
         ]
 
     def _receive(self, message: Any) -> None:
@@ -284,20 +298,52 @@ class RosTopicCamera(Camera):
     def _develop(self, message: Any) -> Array:
         config, topic = self._config, self._config.topic
         if config.kind == "depth":
-            read = (
-                decoding.depth_from_compressed
+            unit_m = config.depth.unit_m
+            metres = (
+                decoding.depth_from_compressed(message, topic, unit_m)
                 if self._type == COMPRESSED
-                else decoding.depth_from_raw
+                else decoding.depth_from_raw(message, topic, unit_m, config.depth.float_unit_m)
             )
-            return self._depth(read(message, topic, config.depth.unit_m))
+            self._check_size(metres)
+            return self._depth(metres)
         if isinstance(message, np.ndarray):  # of a video stream
-            return own(fit(message, config, topic))
-        decode = decoding.from_compressed if self._type == COMPRESSED else decoding.from_raw
-        return own(fit(decode(message, topic, grey16=config.grey16), config, topic))
+            image_hwc = message
+        else:
+            decode = decoding.from_compressed if self._type == COMPRESSED else decoding.from_raw
+            image_hwc = decode(message, topic, grey16=config.grey16)
+        self._check_size(image_hwc)
+        return own(fit(image_hwc, config, topic))
+
+    def _check_size(self, image_hwc: Array) -> None:
+        """Take note of an image of another size than the first: its camera was started anew with
+        other settings. A rectangle to be cropped would show something else there.
+
+        Raises:
+            DeviceFault: The size has changed, and a rectangle is cropped.
+        """
+        size = (image_hwc.shape[1], image_hwc.shape[0])
+        first = self._size
+        if first == (0, 0):
+            self._size = first = size
+        if size == first:
+            return
+        name, now, before = self._config.topic, "{}x{}".format(*size), "{}x{}".format(*first)
+        if isinstance(self._config.crop, Region):
+            raise DeviceFault(
+                f"camera {name!r}: size of its images, of which a rectangle is cropped",
+                got=now,
+                expected=before,
+                hint="Start the camera with its former settings, or correct the rectangle and "
+                "connect anew",
+            )
+        if not self._size_note:
+            self._size_note = f"camera {name!r} gives images of {now}; they were {before} at first"
+            _log.warning("%s", self._size_note)
 
     def _depth(self, metres: Array) -> Array:
         """As the spec says, from metres with NaN in holes."""
         depth = self._config.depth
+        self._check_range(metres)
         metres = np.array(fit(metres, self._config, self._config.topic, nearest=True), order="C")
         with np.errstate(invalid="ignore"):
             is_hole = ~((metres >= depth.near_m) & (metres <= depth.far_m))
@@ -306,6 +352,22 @@ class RosTopicCamera(Camera):
             metres = np.rint(metres / np.float32(depth.step_m)).astype(np.uint16)
         metres.flags.writeable = False
         return metres
+
+    def _check_range(self, metres: Array) -> None:
+        """Take note of an image that is measured, and nowhere within range: its unit is another."""
+        depth, measured = self._config.depth, ~np.isnan(metres)
+        with np.errstate(invalid="ignore"):
+            within = ((metres >= depth.near_m) & (metres <= depth.far_m)).any()
+        if within or not measured.any():
+            self._depth_note = ""
+        elif not self._depth_note:
+            middle = float(np.median(metres[measured]))
+            self._depth_note = (
+                f"camera {self._config.topic!r} measures nothing from {depth.near_m:g} to "
+                f"{depth.far_m:g} m, and {middle:g} m in the median: look at near_m, far_m, and at the "
+                "unit (unit_m, float_unit_m)"
+            )
+            _log.warning("%s", self._depth_note)
 
     def _now_ns(self) -> int:
         return time.time_ns() if self._io is None else self._io.now_ns()
