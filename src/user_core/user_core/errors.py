@@ -187,6 +187,23 @@ def is_of_a_person(error: BaseException) -> bool:
     return isinstance(error, KeyboardInterrupt) and is_main
 
 
+def in_words(error: BaseException, limit: int = 2000) -> str:
+    """Kind and text of whatever somebody else's code raised, of at most about ``limit`` letters.
+
+    Such an error may have no text, megabytes of it, letters that no message can carry, or raise another
+    error while it is asked for its text.
+    """
+    kind = type(error).__name__
+    try:
+        text = str(error).strip()
+    except BaseException as another:  # whatever it raises: it says nothing
+        text = f"an error whose text cannot be had: its __str__ raised {type(another).__name__}"
+    if len(text) > limit:
+        text = f"{text[: limit * 3 // 4]} ... {text[-limit // 4 :]}"
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return f"{kind}: {text}" if text else kind
+
+
 def codes_that_may_pass() -> frozenset[str]:
     """Codes of the errors of our tree that may go well later."""
     found, waiting = set(), [SuiteError]

@@ -15,7 +15,7 @@ from user_actor.loop.ports import NOBODY, RobotPort, TeleopPort
 from user_actor.loop.recording import Decision
 from user_actor.loop.remote import InferencePort, RemotePolicy
 from user_actor.loop.stats import LoopStats
-from user_core.errors import PolicyError, is_of_a_person
+from user_core.errors import PolicyError, in_words, is_of_a_person
 from user_core.reasons import NO_POLICY, NO_POLICY_VERSION, NO_REASON, NO_TELEOP, Reason
 from user_core.runtime.clock import Clock
 from user_core.runtime.pacing import Pacer
@@ -57,6 +57,10 @@ class RandomActions:
         share = np.array([(1 + math.erf(z / math.sqrt(2))) / 2 for z in self._state])
         low, high = self._spec.low_array, self._spec.high_array
         action = low + share * (high - low)
+        if self._spec.categorical:  # evenly, too: each choice has as large a share
+            chosen = list(self._spec.categorical)
+            counts = np.asarray(self._spec.counts)
+            action[chosen] = low[chosen] + np.minimum(share[chosen] * counts, counts - 1) // 1
         smooth: Array = np.clip(action, low, high).astype(self._spec.dtype)
         return smooth
 
@@ -309,7 +313,7 @@ class ActionSource:
             if is_of_a_person(error):
                 raise
             raise PolicyError(
-                f"policy {type(ready.policy).__name__}", got=f"{type(error).__name__}: {error}"
+                f"policy {type(ready.policy).__name__}", got=in_words(error)
             ) from error
         self.inference_ns = self._clock.monotonic_ns() - begin_ns
         self._stats.inference.add(self.inference_ns)

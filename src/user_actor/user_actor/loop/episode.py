@@ -20,7 +20,14 @@ from user_actor.loop.recording import Ending, EndRules, EpisodeRecorder, aborted
 from user_actor.loop.remote import InferencePort
 from user_actor.loop.stats import LoopState, LoopStats
 from user_actor.loop.timing import StepTiming
-from user_core.errors import ConfigError, PluginError, SpecError, SuiteError, is_of_a_person
+from user_core.errors import (
+    ConfigError,
+    PluginError,
+    SpecError,
+    SuiteError,
+    in_words,
+    is_of_a_person,
+)
 from user_core.interfaces import Policy, Reward, RewardOutcome
 from user_core.reasons import (
     INTERNAL,
@@ -155,7 +162,7 @@ class EpisodeLoop:
         try:
             return self._act(source, first)
         except BaseException as error:
-            text = f"{type(error).__name__}: {error}"
+            text = in_words(error)
             code = error.code if isinstance(error, SuiteError) else INTERNAL
             self.recorder.abandon(Reason(code, text))
             if isinstance(error, Exception) or is_of_a_person(error):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from user_actor.loop.policy import PolicyHolder, check_plan
 from user_core.codecs.images import decode_observation
-from user_core.errors import PolicyError, SuiteError
+from user_core.errors import PolicyError, SuiteError, in_words
 from user_core.runtime.clock import Clock
 from user_core.runtime.histogram import LatencyHistogram
 from user_core.specs import RobotSpec
@@ -88,7 +88,7 @@ class InferenceServer:
             except SuiteError as error:
                 self._refuse(str(error))
             except Exception as error:  # of the middleware
-                self._refuse(f"{type(error).__name__}: {error}")
+                self._refuse(in_words(error))
 
     def stop(self) -> None:
         """End :meth:`run`, once the policy has returned. From any thread."""
@@ -125,7 +125,7 @@ class InferenceServer:
             raise
         except (Exception, SystemExit) as error:  # a plugin may fail in any way
             raise PolicyError(
-                f"policy {type(ready.policy).__name__}", got=f"{type(error).__name__}: {error}"
+                f"policy {type(ready.policy).__name__}", got=in_words(error)
             ) from error
         self.inference.add(self._clock.monotonic_ns() - begin_ns)
         check_plan(rows_ta, self._spec)

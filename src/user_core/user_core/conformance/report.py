@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from user_core.errors import PluginError
+from user_core.errors import PluginError, in_words
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Report:
         except Broken as broken:
             self.checks.append(Check(text, False, str(broken)))
         except Exception as error:
-            self.checks.append(Check(text, False, f"{type(error).__name__}: {error}"))
+            self.checks.append(Check(text, False, in_words(error)))
         else:
             self.checks.append(Check(text, True, "; ".join(details)))
 

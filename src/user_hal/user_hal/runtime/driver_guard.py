@@ -20,6 +20,7 @@ from user_core.errors import (
     PluginFault,
     SpecError,
     SuiteError,
+    in_words,
     is_of_a_person,
 )
 from user_core.interfaces import Robot
@@ -86,7 +87,7 @@ class _Call(NamedTuple):
 
 def said_by(error: BaseException) -> str:
     """An error of somebody else's code in words; ``sys.exit()`` says what it is."""
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    text = in_words(error)
     return f"{text} (it called sys.exit)" if isinstance(error, SystemExit) else text
 
 
