@@ -43,6 +43,7 @@ setup(
             "demo = user_bringup.cli.demo:main",
             "demos = user_bringup.cli.demos:main",
             "evaluate = user_bringup.cli.evaluate:main",
+            "fleet = user_bringup.cli.fleet:main",
             "go = user_bringup.cli.go:main",
             "outbox = user_bringup.cli.outbox:main",
             "report = user_bringup.cli.show:report",

@@ -33,7 +33,12 @@ KEY_OF = {
     "typing_extensions": "python3-typing-extensions",
 }
 #: No key: these come from requirements/base.txt into the virtual environment (README.md).
-WITHOUT_KEY = {"zenoh": "eclipse-zenoh", "safetensors": "safetensors", "zstandard": "zstandard"}
+WITHOUT_KEY = {
+    "zenoh": "eclipse-zenoh",
+    "safetensors": "safetensors",
+    "zstandard": "zstandard",
+    "pynvml": "nvidia-ml-py",
+}
 #: Optional: who misses one is told what to install; who has a camera that sends video has its messages.
 OPTIONAL = {
     "pyspacemouse",

@@ -58,6 +58,7 @@ class FakeRobot(Robot):
     """
 
     Config = FakeRobotConfig
+    simulated = True
 
     def __init__(self, config: FakeRobotConfig, clock_ns: Callable[[], int] = time.time_ns) -> None:
         self.config = config

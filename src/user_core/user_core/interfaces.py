@@ -92,6 +92,8 @@ class Robot(ABC):
     """
 
     Config: ClassVar[type[Config]] = Config
+    #: Nothing real moves: a fleet offers it as ``simulated``.
+    simulated: ClassVar[bool] = False
 
     @property
     @abstractmethod

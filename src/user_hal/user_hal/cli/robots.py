@@ -161,11 +161,11 @@ def _topics(
         console.print(f"[yellow]ROS topics are not searched:[/] {escape(str(error))}")
         return None
     io: TopicIo = stack.enter_context(open_topic_io("user_robots", args=ros_arguments))
-    _settle(io, wait_s)
+    settle(io, wait_s)
     return io
 
 
-def _settle(io: TopicIo, quiet_s: float) -> None:
+def settle(io: TopicIo, quiet_s: float) -> None:
     """Wait until nothing new has been discovered for a while: discovery itself has no end."""
     known, since_s = _names(io), time.monotonic()
     while time.monotonic() - since_s < quiet_s:

@@ -95,6 +95,7 @@ class MockRobot(Robot):
     """
 
     Config: ClassVar[type[Config]] = MockConfig
+    simulated: ClassVar[bool] = True
 
     def __init__(self, config: MockConfig, clock_ns: Callable[[], int] = time.time_ns) -> None:
         self.config = config

@@ -104,6 +104,7 @@ class MujocoRobot(Robot):
     """
 
     Config: ClassVar[type[Config]] = MujocoConfig
+    simulated: ClassVar[bool] = True
 
     def __init__(self, config: MujocoConfig) -> None:
         self.config = config

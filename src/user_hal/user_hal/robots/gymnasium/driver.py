@@ -53,6 +53,7 @@ class GymnasiumRobot(Robot):
             self._observations = Observations(self._env.observation_space, config)
             self._actions = Actions(self._env.action_space, config)
             observation = dict(self._observations.specs)
+    simulated = True
             if config.render_image:
                 observation[RENDER] = self._render_spec()
         except SuiteError as error:
