@@ -25,6 +25,10 @@ PICTURES = {
     "image_wrist": ArraySpec((16, 16, 3), "uint8"),
 }
 GREY = {"image": ArraySpec((20, 24, 1), "uint8"), "stack": ArraySpec((16, 16, 12), "uint8")}
+DEPTH = {
+    "depth_front": ArraySpec((20, 24, 1), "float32", 0.0, 4.0, "m"),
+    "depth_wrist": ArraySpec((16, 16, 1), "uint16", 0.0, 2000.0, "0.001 m"),
+}
 ACTION = ArraySpec((3,), low=(-1.0, -0.1, 0.0), high=(1.0, 0.1, 1.0))
 
 
@@ -62,7 +66,7 @@ def torch_means(policy, rows):
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
-@pytest.mark.parametrize("observation", [STATE, STATE | PICTURES, PICTURES, GREY])
+@pytest.mark.parametrize("observation", [STATE, STATE | PICTURES, PICTURES, GREY, STATE | DEPTH])
 def test_actor_and_learner_compute_the_same(observation, layer_norm):
     policy = make(observation, layer_norm=layer_norm, image_channels=(4, 8), image_embedding=7)
     policy.load(trained(policy))
@@ -80,6 +84,41 @@ def test_grey_and_stacked_images_are_images_and_small_tables_are_numbers():
     features = make({**GREY, **few}, image_channels=(4,)).layout.features
     assert features.image_names == ("image", "stack")
     assert features.state_names == ("cells", "floats")
+
+
+def test_depth_goes_through_the_encoder_in_metres_with_its_holes() -> None:
+    policy = make(DEPTH | STATE)
+    features = policy.layout.features
+    assert features.image_names == ("depth_front", "depth_wrist")
+    assert features.depths == {"depth_front": (1.0, 4.0), "depth_wrist": (0.001, 2.0)}
+    assert policy.layout.shapes["encoder.depth_front.conv0.weight"][1] == 2
+    network = policy.network()
+    row = observations(policy.spec, 1)[0]
+    row["depth_front"] = np.full((20, 24, 1), 3.0, np.float32)
+    row["depth_front"][:4, 0, 0] = 0.0, np.nan, np.inf, 4.5  # holes
+    row["depth_wrist"] = np.full((16, 16, 1), 500, np.uint16)
+    inputs = network.inputs({name: array[None] for name, array in row.items()})
+    assert inputs["depth_wrist"].dtype == torch.float32
+    torch.testing.assert_close(inputs["depth_wrist"], torch.full((1, 16, 16, 1), 0.5))
+    seen = network._channels("depth_front", inputs["depth_front"])[0]
+    torch.testing.assert_close(seen[:, 5, 5], torch.tensor([0.5, 1.0]))
+    torch.testing.assert_close(seen[:, :4, 0], torch.tensor([[0.0] * 4, [-1.0] * 4]))
+    assert np.isfinite(policy.act(row, deterministic=True)).all()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ArraySpec((20, 24, 1), "float32", 0.0, 4.0),  # of no unit
+        ArraySpec((20, 24, 1), "float32", unit="m"),  # of no range
+        ArraySpec((8, 8, 1), "float32", 0.0, 4.0, "m"),  # a table of heights
+        ArraySpec((20, 24, 1), "float64", 0.0, 4.0, "m"),
+        ArraySpec((20, 24, 1), "uint16", 0.0, 9.0, "some m"),
+        ArraySpec((20, 24), "float32", 0.0, 4.0, "m"),
+    ],
+)
+def test_what_is_no_depth_stays_numbers(spec: ArraySpec) -> None:
+    assert make({"table": spec}).layout.features.image_names == ()
 
 
 def test_samples_have_the_distribution_that_the_learner_thinks_they_have():

@@ -220,6 +220,23 @@ def test_cloning_finds_the_function_behind_the_actions(loss):
     assert np.mean(errors) < 0.15  # an untrained policy is at 0.6
 
 
+def test_depth_is_learned_from_as_an_image():
+    depth = {
+        "x": ArraySpec((3,)),
+        "depth_near": ArraySpec((16, 20, 1), "float32", 0.0, 2.0, "m"),
+        "depth_far": ArraySpec((16, 16, 1), "uint16", 0.0, 4000.0, "0.001 m"),
+    }
+    spec = RobotSpec("r", depth, ACTION)
+    algorithm = make(RLPD, {**SMALL, "critics": 4, "critic_updates": 3, "image_shift": 2}, spec)
+    before = algorithm.policy_arrays()
+    metrics = algorithm.update(batch_of(spec, 12))
+    assert all(np.isfinite(value).all() for value in metrics.values())
+    after = algorithm.policy_arrays()
+    for name in ("encoder.depth_near.conv0.weight", "encoder.depth_far.conv0.weight"):
+        assert before[name].shape == (4, 2, 3, 3)
+        assert not np.allclose(before[name], after[name], atol=1e-6)
+
+
 def test_the_encoder_learns_with_the_critics_only():
     algorithm = make(SAC, {**SMALL, "critic_learning_rate": 1e-12}, PICTURES)
     before = algorithm.policy_arrays()

@@ -11,17 +11,41 @@ from user_core.specs import Array, Arrays, ArraySpec, RobotSpec
 
 #: A bound beyond this says "no bound" (Gymnasium writes 3.4e38), and would scale all to nothing.
 _LARGEST_BOUND = 1e6
+#: What is smaller is no image, unless it has three colours.
+_LEAST_SIZE = 16
 #: More in the third dimension are hardly channels.
 _MOST_CHANNELS = 64
 
 
 def is_image(spec: ArraySpec) -> bool:
-    """Whether an array is an image: uint8, height x width x 3, or another number of channels (grey,
-    stacked images) where it is large enough to be one."""
-    if spec.dtype != "uint8" or len(spec.shape) != 3:
+    """Whether an array goes through an encoder of images: uint8, height x width x 3, or another number
+    of channels (grey, stacked images) where it is large enough to be one; or depth."""
+    if len(spec.shape) != 3:
         return False
     height, width, channels = spec.shape
-    return channels == 3 or (min(height, width) >= 16 and 1 <= channels <= _MOST_CHANNELS)
+    is_large = min(height, width) >= _LEAST_SIZE
+    if spec.dtype != "uint8":
+        return is_large and channels == 1 and depth_range(spec) is not None
+    return channels == 3 or (is_large and 1 <= channels <= _MOST_CHANNELS)
+
+
+def depth_range(spec: ArraySpec) -> tuple[float, float] | None:
+    """Metres of 1 in a depth image, and the farthest that it shows, m; None where an array is none.
+
+    A depth image is (height, width, 1): float32 in m, or uint16 in steps that its unit says
+    (``0.001 m``); from 0, which is a hole, to its upper bound.
+    """
+    number, _, unit = spec.unit.rpartition(" ")
+    if unit != "m" or len(spec.shape) != 3 or spec.shape[2] != 1:
+        return None
+    if spec.dtype not in ("float32", "uint16") or (spec.dtype == "float32" and number):
+        return None
+    try:
+        step_m = float(number or 1.0)
+    except ValueError:
+        return None
+    far_m = float(spec.high_array.max()) * step_m
+    return (step_m, far_m) if 0 < far_m <= _LARGEST_BOUND else None
 
 
 class FeatureLayout:
@@ -42,7 +66,8 @@ class FeatureLayout:
 
     Attributes:
         state_names: Arrays in the vector, sorted.
-        image_names: Images, sorted.
+        image_names: Images, sorted; depth is one.
+        depths: Metres of 1, and the farthest, m, of each of these that is depth.
         state_size: Length O of the vector.
         offset: (O,) float32.
         scale: (O,) float32.
@@ -60,6 +85,8 @@ class FeatureLayout:
         self.specs = {name: spec.observation[name] for name in chosen}
         self.image_names = tuple(n for n in chosen if is_image(self.specs[n]))
         self.state_names = tuple(n for n in chosen if n not in self.image_names)
+        ranges = {name: depth_range(self.specs[name]) for name in self.image_names}
+        self.depths = {name: one for name, one in ranges.items() if one is not None}
         self.state_size = sum(self.specs[n].size for n in self.state_names)
         if not self.image_names and not self.state_size:
             raise SpecError(

@@ -16,6 +16,8 @@ from user_core.specs import Array, Arrays, RobotSpec
 #: alone, but no two readings may look the same.
 INPUT_LIMIT = 10.0
 NORM_EPSILON = 1e-5
+#: Of depth the network sees how far it is, and where it was measured.
+DEPTH_CHANNELS = 2
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -164,5 +166,6 @@ class TanhGaussianLayout:
             height, width, channels = (height + 1) // 2, (width + 1) // 2, out
         size = self.config.image_embedding
         shapes[f"encoder.{image}.embed.weight"] = (height * width * channels, size)
+        channels = DEPTH_CHANNELS if image in self.features.depths else channels
         shapes[f"encoder.{image}.embed.bias"] = (size,)
         return shapes

@@ -17,6 +17,8 @@ from user_core.specs import Array, Arrays
 
 #: Actions at the very bounds are moved inwards by this: there tanh has no inverse.
 _MARGIN = 1e-3
+#: Steps of uint16 are rounded: the farthest may come out a little farther.
+_FAR_ROUNDING = 1 + 1e-5
 #: Least spread, as a share of half the bounds: what hardly moved at first must not be blown up.
 _LEAST_SHARE = 0.05
 _LEAST_UNBOUNDED = 0.01
@@ -71,7 +73,7 @@ class TanhGaussianNetwork(nn.Module):
         self._collect()
 
     def inputs(self, observation: Arrays) -> dict[str, Tensor]:
-        """``state``, (B, O) float32, and images under their names."""
+        """``state``, (B, O) float32, and images under their names; depth as float32 in m."""
         features = self.layout.features
         rows = len(observation[next(iter(features.specs))])
         found = {"state": torch.from_numpy(features.vectors(observation, rows))}
@@ -82,11 +84,18 @@ class TanhGaussianNetwork(nn.Module):
                     f"images {name!r} of a batch", got=tuple(image.shape),
                     expected=(rows, *features.specs[name].shape),
                 )  # fmt: skip
-            found[name] = image
+            found[name] = self._in_metres(name, image)
         return found
 
     def observe(self, *inputs: Mapping[str, Tensor]) -> None:
         """Settle offset and scale, while they are not; then let the scale follow the data."""
+    def _in_metres(self, name: str, image: Tensor) -> Tensor:
+        """Depth in m; other images as they are."""
+        depth = self.layout.features.depths.get(name)
+        if depth is None or image.dtype == torch.float32:
+            return image
+        return image.float() * depth[0]
+
         if self._observed % _FAR_EVERY == 0:
             self._count_far(inputs)
         self._observed += 1
@@ -187,8 +196,24 @@ class TanhGaussianNetwork(nn.Module):
         names = self.layout.features.image_names
         if not names:
             return state
-        images = [_encode(self._tensors, f"encoder.{name}", inputs[name]) for name in names]
+        images = [
+            _encode(self._tensors, f"encoder.{n}", self._channels(n, inputs[n])) for n in names
+        ]
         return torch.cat([state, *images], 1)
+
+    def _channels(self, name: str, image_bhwc: Tensor) -> Tensor:
+        """An image as its encoder sees it, (B, C, H, W) float32 from -1 to 1.
+
+        Of depth: its range from 0 to the farthest, and 0 in holes; and 1 where it was measured, -1 in holes.
+        A hole is what is not above 0, not finite, or beyond the range.
+        """
+        depth = self.layout.features.depths.get(name)
+        if depth is None:  # channels last: no copy
+            return image_bhwc.permute(0, 3, 1, 2).float().mul_(1 / 127.5).sub_(1)
+        far_m, metres = depth[1], image_bhwc.permute(0, 3, 1, 2)
+        measured = (metres > 0) & (metres <= far_m * _FAR_ROUNDING)
+        scaled = torch.where(measured, metres * (2 / far_m) - 1, torch.zeros_like(metres))
+        return torch.cat([scaled, measured.to(scaled.dtype) * 2 - 1], 1)
 
     def distribution(self, features: Tensor) -> TanhGaussian:
         """Of the actions, from features (B, F)."""
@@ -208,7 +233,7 @@ class TanhGaussianNetwork(nn.Module):
             features = self.layout.features
             inputs = {"state": torch.from_numpy(features.vector(observation))[None]}
             for name in features.image_names:
-                inputs[name] = torch.tensor(observation[name])[None]
+                inputs[name] = self._in_metres(name, torch.tensor(observation[name]))[None]
             head: Array = self._head(self.encode(inputs))[0].numpy()
             return head
 
@@ -292,8 +317,8 @@ def _some_rows(state: Tensor) -> Tensor:
     return state[:: max(1, len(state) // _LOOK_ROWS)]
 
 
-def _encode(tensors: Mapping[str, Tensor], prefix: str, image_bhwc: Tensor) -> Tensor:
-    x = image_bhwc.permute(0, 3, 1, 2).float().mul_(1 / 127.5).sub_(1)  # channels last: no copy
+def _encode(tensors: Mapping[str, Tensor], prefix: str, x: Tensor) -> Tensor:
+    """The embedding, (B, Z), of images (B, C, H, W)."""
     i = 0
     while (weight := tensors.get(f"{prefix}.conv{i}.weight")) is not None:
         x = torch.relu(F.conv2d(x, weight, tensors[f"{prefix}.conv{i}.bias"], 2, padding=1))

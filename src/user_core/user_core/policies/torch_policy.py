@@ -49,7 +49,7 @@ class Network(nn.Module):
                     f"observations {name!r} of a batch", got=tuple(tensor.shape),
                     expected=("B", *spec.shape),
                 )  # fmt: skip
-            found[name] = tensor if is_image(spec) else tensor.float()
+            found[name] = tensor if is_image(spec) and spec.dtype == "uint8" else tensor.float()
         return found
 
     def observe(self, *inputs: Mapping[str, Tensor]) -> None:

@@ -158,9 +158,11 @@ class RosTopicCamera(Camera):
         if config.kind == "colour":
             return config.spec
         shape, depth = (config.height, config.width, 1), config.depth
-        if depth.dtype == "uint16":
-            return ArraySpec(shape, "uint16", unit=f"{depth.step_m:g} m", frame=config.frame)
         high = max(depth.far_m, depth.hole_m)
+        if depth.dtype == "uint16":
+            most = float(round(high / depth.step_m))
+            unit = f"{depth.step_m:g} m"
+            return ArraySpec(shape, "uint16", low=0.0, high=most, unit=unit, frame=config.frame)
         return ArraySpec(shape, "float32", low=0.0, high=high, unit="m", frame=config.frame)
 
     @property

@@ -254,7 +254,7 @@ def shifted(inputs: Inputs, pad: int, generator: torch.Generator) -> Inputs:
 
 
 def _is_image(tensor: Tensor) -> bool:
-    return tensor.dtype == torch.uint8 and tensor.dim() == 4
+    return tensor.dim() == 4  # depth, too
 
 
 def _cut(inputs: Inputs, count: int) -> list[Inputs]:
