@@ -28,7 +28,12 @@ setup(
             "linear_gaussian = user_core.fakes:LinearGaussianPolicy",
             "tanh_gaussian = user_core.policies.tanh_gaussian:TanhGaussianPolicy",
         ],
+        "user.goal_rewards": [
+            "goal_distance = user_core.goals:GoalDistance",
+            "goal_function = user_core.goals:GoalFunction",
+        ],
         "user.rewards": [
+            "goal = user_core.goals:GoalRewardOfStep",
             "operator = user_core.rewards:OperatorReward",
             "pose_threshold = user_core.rewards:PoseThresholdReward",
             "task = user_core.rewards:TaskReward",

@@ -27,6 +27,9 @@ setup(
             "mujoco = user_hal.robots.mujoco:MujocoRobot",
             "ros2 = user_hal.robots.ros2.driver:Ros2Robot",
         ],
+        "user.goal_rewards": [
+            "gymnasium = user_hal.robots.gymnasium.goals:EnvironmentGoalReward",
+        ],
         "user.cameras": [
             "opencv = user_hal.cameras.opencv:OpenCvCamera",
             "ros_topic = user_hal.cameras.ros_topic:RosTopicCamera",

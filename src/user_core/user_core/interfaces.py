@@ -287,7 +287,8 @@ class PolicyNetwork(Protocol):
     (BC). An algorithm trains any policy whose network has what it needs.
 
     Actions are scaled by the algorithm: in a network they are in -1 to 1, which are the bounds
-    of the robot's spec, and one row of a batch holds all T actions, (B, T x A).
+    of the robot's spec (a categorical element is the number of its choice, counted from 0), and one
+    row of a batch holds all T actions, (B, T x A).
     :class:`user_core.policies.torch_policy.Network` has all of this but the forward pass.
 
     Attributes:
@@ -322,7 +323,10 @@ class PolicyNetwork(Protocol):
 
 
 class ActionDistribution(Protocol):
-    """Distributions of actions, one for each row of a batch, in -1 to 1."""
+    """Distributions of actions, one for each row of a batch, in -1 to 1.
+
+    Of a robot with categorical elements it is a :class:`ChoiceDistribution`.
+    """
 
     @property
     def mode(self) -> Tensor:
@@ -342,6 +346,21 @@ class ActionDistribution(Protocol):
         """
 
 
+class ChoiceDistribution(ActionDistribution, Protocol):
+    """Distributions of actions of a robot that has categorical elements.
+
+    In actions such an element is the number of its choice, counted from 0; the others are in -1 to 1.
+    Given what is seen, the elements are independent: :meth:`log_prob` is the sum over them.
+    """
+
+    @property
+    def choice_log_probs(self) -> Sequence[Tensor]:
+        """Log-probabilities of the choices of each categorical element in turn, (B, n) each."""
+
+    def sample_continuous(self, generator: Generator) -> tuple[Tensor, Tensor]:
+        """As :meth:`sample`, of the elements that are no choices: (B, C), and (B,). C may be 0."""
+
+
 class DistributionNetwork(PolicyNetwork, Protocol):
     """A network that gives distributions of actions: what SAC and RLPD need, and BC can use."""
 
@@ -353,7 +372,8 @@ class DistributionNetwork(PolicyNetwork, Protocol):
         """
 
     def distribution(self, features: Tensor) -> ActionDistribution:
-        """What it would do, given features (B, F)."""
+        """What it would do, given features (B, F); a :class:`ChoiceDistribution` for a robot with
+        categorical elements."""
 
 
 class LossNetwork(PolicyNetwork, Protocol):
@@ -401,6 +421,32 @@ class Reward(ABC):
         self, observation: Arrays, action: Array, next_observation: Arrays, task: TaskFeedback
     ) -> RewardOutcome:
         """Judge what ``action`` brought; ``task`` is what the robot says about its task."""
+
+
+@dataclass(frozen=True)
+class GoalOutcome:
+    """What states are worth for goals; arrays (B,).
+
+    Attributes:
+        reward: Rewards of the steps that led there, float32.
+        terminated: Whether the task ended there, bool.
+        reached: Whether the goal is reached, bool; None where the reward cannot tell.
+    """
+
+    reward: Array
+    terminated: Array
+    reached: Array | None = None
+
+
+class GoalReward(ABC):
+    """Judges what was achieved by any goal: for hindsight relabelling, at the learner. Pure, and
+    called from several threads."""
+
+    Config: ClassVar[type[Config]] = Config
+
+    @abstractmethod
+    def __call__(self, achieved: Array, desired: Array) -> GoalOutcome:
+        """Judge ``achieved`` goals by ``desired`` ones, (B, G) each."""
 
 
 class Algorithm(ABC):

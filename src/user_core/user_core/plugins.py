@@ -15,8 +15,8 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from user_core.config import Config, from_mapping, setting
-from user_core.errors import PluginError
-from user_core.interfaces import Algorithm, Camera, Policy, Reward, Robot, Teleop
+from user_core.errors import PluginError, in_words
+from user_core.interfaces import Algorithm, Camera, GoalReward, Policy, Reward, Robot, Teleop
 
 #: Kind of plugin, to the class that every plugin of this kind extends.
 KINDS: Mapping[str, type] = {
@@ -25,6 +25,7 @@ KINDS: Mapping[str, type] = {
     "teleops": Teleop,
     "policies": Policy,
     "rewards": Reward,
+    "goal_rewards": GoalReward,
     "algorithms": Algorithm,
 }
 
@@ -35,6 +36,7 @@ FIELD_KINDS: Mapping[str, str] = {
     "policy": "policies",
     "algorithm": "algorithms",
     "reward": "rewards",
+    "goal_reward": "goal_rewards",
     "devices": "cameras",
 }
 
@@ -87,7 +89,7 @@ def load(kind: str, name: str) -> type[Any]:
         missing = getattr(error, "name", None) if isinstance(error, ImportError) else None
         raise PluginError(
             f"plugin {name!r} ({point.value}) cannot be imported",
-            got=f"{type(error).__name__}: {error}",
+            got=in_words(error),
             hint=f"Install the Python module {missing!r}" if missing else "",
         ) from error
     if not (isinstance(found, type) and issubclass(found, KINDS[kind])):

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from user_core.errors import SuiteError
+from user_core.errors import SuiteError, in_words
 
 #: Every code of this module, to one line that says what it means.
 CODES: dict[str, str] = {}
@@ -43,7 +43,7 @@ class Reason:
         """The reason that an error gives."""
         if isinstance(error, SuiteError):
             return cls(error.code, str(error))
-        return cls(INTERNAL, f"{type(error).__name__}: {error}")
+        return cls(INTERNAL, in_words(error))
 
 
 #: No reason: all is well.
@@ -124,6 +124,9 @@ ACTIONS_OUTSIDE = _code(
     "actions_outside", "Many actions in the data lie outside the robot's bounds."
 )
 INPUT_CUT = _code("input_cut", "Many values of an input of the policy lie far outside its range.")
+HINDSIGHT_REWARD = _code(
+    "hindsight_reward", "The goal reward of hindsight relabelling is not the one of the store."
+)
 ROWS_SET_ASIDE = _code("rows_set_aside", "Damaged rows of a replay store are passed over.")
 
 # Why the HAL of a robot stopped it, or refused or changed a command.
@@ -149,6 +152,9 @@ UNSETTLED = _code(
 )
 QUATERNION = _code("quaternion", "The quaternion of a command has not length one.")
 OUT_OF_BOUNDS = _code("out_of_bounds", "A command is far out of its bounds, and was refused.")
+NO_CHOICE = _code(
+    "no_choice", "A categorical element of a command is none of its choices; it was refused."
+)
 BOUNDS = _code("bounds", "A command was a little out of its bounds, and was clipped.")
 STEP = _code("step", "A command asked for too long a step.")
 VELOCITY = _code("velocity", "A command asked for too high a velocity.")

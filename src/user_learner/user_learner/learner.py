@@ -18,6 +18,7 @@ from user_core.types import EpisodeSource
 from user_learner.replay.meaning import require_meaning, write_meaning
 from user_learner.replay.reader import StoreReader
 from user_learner.sampling.config import History, SamplerConfig
+from user_learner.sampling.hindsight import check_hindsight
 from user_learner.sampling.source import ReplaySource
 from user_learner.training.config import TrainingConfig
 from user_learner.training.loop import TrainingLoop, identity_of
@@ -123,6 +124,7 @@ def open_learner(
             another one, and ``start_over`` was not said.
     """
     with ExitStack() as stack:
+        check_hindsight(config.sampler.hindsight, spec.observation)
         policy = config.policy.build("policies", spec, path="policy")
         algorithm = config.algorithm.build("algorithms", spec, policy, path="algorithm")
         history = list(config.history)

@@ -8,28 +8,33 @@ are made, as their processes will make them, in a process of their own: what a p
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from user_core.config import from_mapping
-from user_core.errors import SuiteError, may_pass
+from user_bringup.running.apart import answer, ask, doing
+from user_core.config import from_mapping, load_document, path_of_file
+from user_core.errors import ConfigError, SuiteError, in_words, may_pass
 from user_core.interfaces import Robot
 from user_core.specs import RobotSpec
 from user_fleet.deployment import Composition, Faults, ProcessSpec
 from user_fleet.deployment.check import OF_EVERY_NODE
-from user_fleet.deployment.known_good import KnownGood, key_of_choice
+from user_fleet.deployment.known_good import KnownGood, key_of, source_of
 from user_hal.robot_file import find_robot_file
 
 _TIMEOUT_S = 120.0
+_COMMAND = [sys.executable, "-m", "user_bringup.running.fit"]
+_FIRST_STEP = "first step of its environment"
 #: Environments are asked for a verdict for so many steps, or so long, of chance.
 _PROBE_STEPS, _PROBE_S = 1000, 3.0
 _KINDS = ("hal_node", "actor_node", "learner_node")
+#: Where their parameters choose plugins that are made here, and of which kind these are.
+_PLUGINS = {"robot": "robots", "algorithm": "algorithms", "policy": "policies", "reward": "rewards"}
+#: Parameters that are not looked at here, and that name the folders and endpoints of one run.
+_OF_A_RUN = {"directory", "store", "demonstrations", "outbox", "state_dir", "display", "zenoh"}
 
 
 @dataclass
@@ -75,24 +80,35 @@ def check_fit(composition: Composition, faults: Faults, *, asks_success: bool = 
 
 
 def _sign(request: list[dict[str, Any]], asks_success: bool) -> str:
-    """A key for what was asked; empty where a plugin's source is not known."""
-    parts = [json.dumps([request, asks_success], sort_keys=True, default=str)]
+    """A key for what was asked; empty where the source of something that will be made is not known."""
+    asked, sources = [], []
     for entry in request:
-        for kind, key in (
-            ("robots", "robot"), ("algorithms", "algorithm"), ("policies", "policy"),
-            ("rewards", "reward"),
-        ):  # fmt: skip
-            choice = entry["parameters"].get(key)
-            if isinstance(choice, Mapping) and choice.get("plugin"):
-                parts.append(key_of_choice(kind, str(choice["plugin"]), {}))
-        if entry["kind"] == "hal_node" and (file := entry["parameters"].get("robot_file")):
+        parameters = {k: v for k, v in entry["parameters"].items() if k not in _OF_A_RUN}
+        if entry["kind"] == "hal_node" and (name := parameters.get("robot_file")):
             try:
-                parts.append(find_robot_file(str(file)).read_text(encoding="utf-8"))
-            except (SuiteError, OSError):
+                parameters = {**load_document(find_robot_file(str(name))).data, **parameters}
+            except SuiteError:
                 return ""
-    if not all(parts):
-        return ""
-    return key_of_choice("algorithms", "sac", {"fit": parts})
+        asked.append([entry["name"], entry["kind"], entry["namespace"], parameters])
+        for key, kind in _PLUGINS.items():
+            choice = parameters.get(key)
+            if isinstance(choice, Mapping) and (plugin := choice.get("plugin")):
+                # An environment is registered by a module that is not known here.
+                known = kind != "robots" or plugin != "gymnasium"
+                sources.append(source_of(kind, str(plugin)) if known else "")
+    return key_of("fit", asked, asks_success, sources, _files(asked)) if all(sources) else ""
+
+
+def _files(value: Any) -> list[tuple[str, int, int]]:
+    """Size and time of the files that parameters name, for instance models and weights."""
+    if isinstance(value, Mapping):
+        return _files(list(value.values()))
+    if isinstance(value, list):
+        return [file for part in value for file in _files(part)]
+    with contextlib.suppress(OSError, ValueError, ConfigError):
+        if isinstance(value, str) and "/" in value and (file := path_of_file(value)).exists():
+            return [(value, (stat := file.stat()).st_size, stat.st_mtime_ns)]
+    return []
 
 
 def _plain(process: ProcessSpec) -> dict[str, Any]:
@@ -101,26 +117,23 @@ def _plain(process: ProcessSpec) -> dict[str, Any]:
 
 def _ask(request: Mapping[str, Any]) -> Fit:
     """Have it found out by another process."""
-    command = [sys.executable, "-m", "user_bringup.running.fit"]
-    try:
-        done = subprocess.run(
-            command, input=json.dumps(request, default=str), capture_output=True, text=True,
-            timeout=_TIMEOUT_S, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return Fit(notes=[f"what fits what was not found out within {_TIMEOUT_S:g} s"])
-    for line in reversed(done.stdout.splitlines()):
-        with contextlib.suppress(ValueError):
-            answer = json.loads(line)
-            if isinstance(answer, dict) and "faults" in answer:
-                return Fit([(name, text) for name, text in answer["faults"]], answer["notes"])
-    last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no word")
-    at = done.stdout.rpartition("at: ")[2].partition("\n")[0]
+    reply = ask(_COMMAND, request, _TIMEOUT_S, _say_slow)
+    if reply.value is not None:
+        return Fit([(name, text) for name, text in reply.value["faults"]], reply.value["notes"])
     robot = next(p["name"] for p in request["processes"])
-    text = (
-        f"{at or 'a plugin'} ended the process that makes it (exit code {done.returncode}): {last}"
+    name, at = reply.at.partition(" ")[0] or robot, reply.at or "a plugin"
+    if reply.status is not None:
+        how = f"ended the process that makes it (exit code {reply.status}): {reply.last_words}"
+        return Fit([(name, f"{at} {how}")])
+    where = f": {reply.last_words}" if reply.last_words else ""
+    text = f"{at} has not ended within {_TIMEOUT_S:g} s{where}"
+    return (
+        Fit([(name, text)]) if _FIRST_STEP in at else Fit(notes=[f"{text}. It was not waited for"])
     )
-    return Fit([(at.partition(" ")[0] or robot, text)])
+
+
+def _say_slow(at: str, for_s: float) -> None:
+    print(f"{at or 'imports'}: not ended yet, {for_s:.0f} s", file=sys.stderr, flush=True)
 
 
 # --- in the other process ---
@@ -136,14 +149,14 @@ def find_out(request: Mapping[str, Any]) -> Fit:
     for entry in by_kind["hal_node"]:
         with _warnings(fit, entry["name"]):
             robot = _made(fit, entry, "its robot", lambda entry=entry: _robot(entry["parameters"]))
-        if robot is not None:
-            specs[entry["namespace"]] = (entry["name"], robot.spec)
-            if not _starts(fit, entry, robot):
-                continue
-            if request["asks_success"] and robot.spec.lockstep:
-                _probe(fit, entry, robot)
-            with contextlib.suppress(Exception):
-                robot.close()
+            if robot is not None:
+                specs[entry["namespace"]] = (entry["name"], robot.spec)
+                if not _starts(fit, entry, robot):
+                    continue
+                if request["asks_success"] and robot.spec.lockstep:
+                    _probe(fit, entry, robot)
+                with contextlib.suppress(Exception):
+                    robot.close()
     for entry in by_kind["learner_node"]:
         for hal, spec in _distinct(specs.values()):
             what = f"policy and algorithm for {spec.robot!r} ({hal})"
@@ -178,11 +191,11 @@ def _warnings(fit: Fit, name: str) -> Iterator[None]:
 def _made(fit: Fit, entry: Mapping[str, Any], what: str, make: Any) -> Any:
     """What was made; None where that failed, which is told."""
     name = entry["name"]
-    print(f"at: {name} {what}", flush=True)
+    doing(f"{name} {what}")
     try:
         return make()
     except BaseException as error:  # SystemExit of a plugin, too
-        text = str(error) if isinstance(error, SuiteError) else f"{type(error).__name__}: {error}"
+        text = str(error) if isinstance(error, SuiteError) else in_words(error)
         choice = entry["parameters"].get("robot") or {}
         if may_pass(error) and choice.get("plugin") != "gymnasium":
             fit.notes.append(f"{name}: {what} could not be tried: {text}")
@@ -208,8 +221,11 @@ def _robot(parameters: Mapping[str, Any]) -> Robot:
 
 def _algorithm(parameters: Mapping[str, Any], spec: RobotSpec) -> object:
     from user_learner.node_configs import LearnerNodeConfig
+    from user_learner.sampling.hindsight import Hindsight
 
     config = from_mapping(LearnerNodeConfig, parameters, "learner")
+    if config.sampler.hindsight.enabled:
+        Hindsight(config.sampler.hindsight, spec.observation)
     policy = config.policy.build("policies", spec, path="policy")
     return config.algorithm.build("algorithms", spec, policy, path="algorithm")
 
@@ -238,14 +254,14 @@ def _starts(fit: Fit, entry: Mapping[str, Any], robot: Robot) -> bool:
 
     if (entry["parameters"].get("robot") or {}).get("plugin") != "gymnasium":
         return True
-    name, what = entry["name"], "first step of its environment"
-    print(f"at: {name} {what}", flush=True)
+    name, what = entry["name"], _FIRST_STEP
+    doing(f"{name} {what}")
     try:
         robot.connect()
         robot.reset(0)
         robot.command(robot.spec.action.sample(np.random.default_rng(0)))
     except BaseException as error:  # SystemExit, too
-        text = str(error) if isinstance(error, SuiteError) else f"{type(error).__name__}: {error}"
+        text = str(error) if isinstance(error, SuiteError) else in_words(error)
         fit.faults.append((name, f"{name}: {what}: {text}"))
         return False
     return True
@@ -278,10 +294,8 @@ def _probe(fit: Fit, entry: Mapping[str, Any], robot: Robot) -> None:
 
 
 def main() -> int:
-    """Answer the request on standard input, in one line of JSON."""
-    fit = find_out(json.loads(sys.stdin.read()))
-    print(json.dumps(asdict(fit)), flush=True)
-    return 0
+    """Answer the question of :func:`_ask`."""
+    return answer(lambda request: asdict(find_out(request)))
 
 
 if __name__ == "__main__":

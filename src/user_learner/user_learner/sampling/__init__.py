@@ -4,7 +4,20 @@
 learner. The stores themselves are in :mod:`user_learner.replay`.
 """
 
-from user_learner.sampling.config import HALF_DEMONSTRATIONS, History, SamplerConfig, Stratum
+from user_learner.sampling.config import (
+    HALF_DEMONSTRATIONS,
+    HindsightConfig,
+    History,
+    SamplerConfig,
+    Stratum,
+)
 from user_learner.sampling.source import ReplaySource
 
-__all__ = ["HALF_DEMONSTRATIONS", "History", "ReplaySource", "SamplerConfig", "Stratum"]
+__all__ = [
+    "HALF_DEMONSTRATIONS",
+    "HindsightConfig",
+    "History",
+    "ReplaySource",
+    "SamplerConfig",
+    "Stratum",
+]

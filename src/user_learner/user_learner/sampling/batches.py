@@ -19,6 +19,7 @@ from user_core.specs import Array
 from user_core.types import OBSERVATION, Batch
 from user_learner.replay.layout import RECORDS, RowLayout
 from user_learner.sampling.config import SamplerConfig
+from user_learner.sampling.hindsight import Hindsight
 from user_learner.sampling.pool import Drawn, aligned_bytes
 
 
@@ -82,13 +83,20 @@ class BatchBuffers:
         layout: Where the columns lie.
         batch_size: B.
         config: What a batch consists of, and whether it is arrays or tensors.
+        hindsight: Gives steps other goals; None: no step.
 
     Raises:
         ConfigError: Tensors are asked for, and torch or page-locked memory is not there.
     """
 
-    def __init__(self, layout: RowLayout, batch_size: int, config: SamplerConfig) -> None:
-        self._config, self._size = config, batch_size
+    def __init__(
+        self,
+        layout: RowLayout,
+        batch_size: int,
+        config: SamplerConfig,
+        hindsight: Hindsight | None = None,
+    ) -> None:
+        self._config, self._size, self._hindsight = config, batch_size, hindsight
         self._allocate = _allocator(config.output)
         self._rows = np.arange(batch_size)
         self.nbytes = 0
@@ -113,13 +121,20 @@ class BatchBuffers:
         self._plain = self._plain_arrays(layout)
         self._batch = self._assemble()
 
-    def gather(self, arrays: list[Array], drawn: Drawn, row_id: Array) -> Batch:
+    def gather(
+        self,
+        arrays: list[Array],
+        drawn: Drawn,
+        row_id: Array,
+        goals: tuple[Array, Array] | None = None,
+    ) -> Batch:
         """Gather drawn rows from a pool's arrays, and return them as a batch.
 
         Args:
             arrays: The pool's arrays, (rows, stride) uint8 each.
             drawn: Which rows.
             row_id: What to call them in ``extras["row"]``, (B,).
+            goals: Which steps get another goal, (B,) bool, and it, (M, G).
         """
         steps = drawn.after
         window = drawn.rows[self._rows[:, None], self._within(steps)]
@@ -133,10 +148,12 @@ class BatchBuffers:
             np.take(arrays[index], where[which], axis=0, out=raw, mode="clip")
         rows = drawn.rows.reshape(-1)
         np.take(arrays[self._records_at], rows, axis=0, out=self._raw, mode="clip")
-        self._fill(drawn, steps, row_id)
+        self._fill(drawn, steps, row_id, goals)
         return self._batch
 
-    def _fill(self, drawn: Drawn, steps: Array, row_id: Array) -> None:
+    def _fill(
+        self, drawn: Drawn, steps: Array, row_id: Array, goals: tuple[Array, Array] | None
+    ) -> None:
         """Split the gathered records into columns."""
         records = self._raw.view(self._records.dtype).reshape(self._size, -1)
         last = records[self._rows, steps] if records.shape[1] > 2 else records[:, -1]
@@ -146,8 +163,15 @@ class BatchBuffers:
                 self._last[name][...] = last[name]
         plain, gamma = self._plain, self._config.gamma
         rewards, ends = records["reward"][:, :-1], records["terminated"][:, :-1]
+        counted = steps
+        if self._hindsight is not None and goals is not None:
+            which, goal = goals
+            rewards, ends, counted = self._hindsight.rewards(records, which, goal, steps)
+            self._hindsight.relabel(self._first, records[:, 0], which, goal)
+            self._hindsight.relabel(self._last, last, which, goal)
+            plain["relabelled"][...] = which
         combine = window_returns if self._config.window else n_step_returns
-        plain["reward"][...], plain["discount"][...] = combine(rewards, ends, steps, gamma)
+        plain["reward"][...], plain["discount"][...] = combine(rewards, ends, counted, gamma)
         if "action" in (self._records.dtype.names or ()):
             if self._config.window:
                 plain["action"][...] = records["action"][self._rows[:, None], self._within(steps)]
@@ -174,6 +198,8 @@ class BatchBuffers:
             "row": self._array((self._size,), "int64"),
             "policy_version": self._array((self._size,), "int64"),
         }
+        if self._hindsight is not None:
+            arrays["relabelled"] = self._array((self._size,), "bool")
         if window and self._config.pad_windows:
             arrays["mask"] = self._array(lead, "bool")
         if "action" in layout.small:

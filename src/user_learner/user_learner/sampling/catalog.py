@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ class SegmentTable:
 
 @dataclass(frozen=True)
 class RunTable:
-    """Committed rows, by run; arrays (R,) int64.
+    """Committed rows, by run; arrays (R,) int64. The runs of an episode lie one behind the other.
 
     Attributes:
         address: Address of the first row.
@@ -70,6 +71,33 @@ class RunTable:
     next: Array = field(default_factory=_ints)
     source: Array = field(default_factory=_ints)
     order: Array = field(default_factory=_ints)
+
+    @cached_property
+    def _by_address(self) -> tuple[Array, Array]:
+        order = np.argsort(self.address)
+        return order, self.address[order]
+
+    @cached_property
+    def _ends(self) -> Array:
+        return np.cumsum(self.rows)
+
+    def locate(self, address: Array) -> tuple[Array, Array]:
+        """Run and row within it of each address, (B,); run -1 where there is none."""
+        order, starts = self._by_address
+        if not len(order):
+            return np.full(len(address), -1), np.zeros(len(address), np.int64)
+        at = np.searchsorted(starts, address, side="right") - 1
+        run = order[at]
+        offset = address - self.address[run]
+        return np.where((at >= 0) & (offset < self.rows[run]), run, -1), offset
+
+    def ahead(self, run: Array, offset: Array) -> Array:
+        """Addresses of rows that lie ``offset`` behind the first row of runs, (B,), in the same
+        episode, however many runs further on."""
+        row = self._ends[run] - self.rows[run] + offset
+        current = np.searchsorted(self._ends, row, side="right")
+        address: Array = self.address[current] + row - (self._ends[current] - self.rows[current])
+        return address
 
     def follow(self, run: Array, offset: Array, horizon: int) -> tuple[Array, Array]:
         """Addresses of rows and of those that follow them in their episodes.

@@ -6,6 +6,7 @@ from typing import Literal
 
 from user_core.config import Config, setting
 from user_core.errors import ConfigError
+from user_core.plugins import PluginChoice
 from user_core.types import ActedBy, EpisodeSource
 
 
@@ -38,6 +39,36 @@ HALF_DEMONSTRATIONS = (
 )
 
 
+class HindsightConfig(Config):
+    """Steps drawn with a goal that their episode reached later (Andrychowicz et al. 2017)."""
+
+    strategy: Literal["none", "future"] = setting(
+        "none",
+        doc="future: of each k + 1 drawn steps, k get a goal that was achieved later in their episode.",
+    )
+    k: int = setting(4, doc="Steps with another goal for each that keeps its own.", ge=1, le=1000)
+    achieved: str = setting("achieved_goal", doc="Observation that shows what was reached.")
+    achieved_elements: tuple[int, ...] = setting(
+        (),
+        doc="Elements of it that are the goal, for instance [0, 1, 2] of tcp_pose; empty: all.",
+        ge=0,
+    )
+    desired: str = setting("desired_goal", doc="Observation that shows the goal.")
+    differences: tuple[str, ...] = setting(
+        (),
+        doc="Observations that show desired minus achieved, for instance tool_to_goal: they are "
+        "computed anew. Others that depend on the goal must be ignored by the policy.",
+    )
+    goal_reward: PluginChoice = setting(
+        PluginChoice(plugin="goal_distance"), doc="What a state is worth for a goal."
+    )
+
+    @property
+    def enabled(self) -> bool:
+        """Whether any goal is replaced."""
+        return self.strategy != "none"
+
+
 class SamplerConfig(Config):
     """How batches are drawn from replay stores."""
 
@@ -54,6 +85,9 @@ class SamplerConfig(Config):
     pad_windows: bool = setting(
         False,
         doc="Also draw windows that the end of their episode cuts short; extras['mask'] tells.",
+    )
+    hindsight: HindsightConfig = setting(
+        factory=HindsightConfig, doc="Goals that were reached later, for goal environments."
     )
     memory_bytes: int = setting(
         0,

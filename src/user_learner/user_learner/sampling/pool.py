@@ -19,7 +19,7 @@ import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,15 +254,24 @@ class Pool(Protocol):
 
 
 class MappedPool:
-    """All rows of all stores, mapped: for stores that fit into the memory budget."""
+    """All rows of all stores, mapped: for stores that fit into the memory budget.
 
-    def __init__(self, layout: RowLayout, horizon: int) -> None:
+    Args:
+        layout: Where the columns lie.
+        horizon: Rows that are wanted after a drawn one.
+        files: Column files to map; None: all of the layout.
+    """
+
+    def __init__(
+        self, layout: RowLayout, horizon: int, files: Sequence[ColumnFile] | None = None
+    ) -> None:
         self.pins = Pins()
         self._horizon = horizon
         self._snapshot = Snapshot()
         self._populations: list[Population] = []
         self._mapped: dict[tuple[str, int], int] = {}
-        self._regions = [Region(file, _RESERVED_ROWS) for file in layout.files]
+        files = layout.files if files is None else files
+        self._regions = [Region(file, _RESERVED_ROWS) for file in files]
         self.arrays: list[Array] = [region.array for region in self._regions]
 
     def draw(self, stratum: int, count: int, rng: np.random.Generator) -> Drawn:

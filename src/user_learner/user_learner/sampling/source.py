@@ -13,14 +13,17 @@ import numpy as np
 import psutil
 
 from user_core.errors import StoreError, SuiteError
+from user_core.reasons import ROWS_SET_ASIDE, Reason
 from user_core.runtime.closing import Closing
 from user_core.specs import Array
-from user_core.types import Batch, EpisodeSource, TrajectorySchema
+from user_core.types import OBSERVATION, Batch, EpisodeSource, TrajectorySchema
+from user_learner.replay.layout import RECORDS
 from user_learner.sampling.batches import BatchBuffers, batch_nbytes
 from user_learner.sampling.catalog import History, Snapshot, open_catalog
 from user_learner.sampling.config import SamplerConfig, Stratum
 from user_learner.sampling.draws import Population, population, split_batch
 from user_learner.sampling.gathering import BatchGatherer
+from user_learner.sampling.hindsight import Hindsight, Relabelled
 from user_learner.sampling.pool import Drawn, MappedPool, Pool
 from user_learner.sampling.sample_cache import SampleCache
 
@@ -31,13 +34,19 @@ _LOOK_PERIOD_S = 0.02
 
 @dataclass(frozen=True)
 class _Plan:
-    """Which rows a batch will have, and the random state before they were drawn."""
+    """Which rows a batch will have, which of them get another goal, and the random state before
+    they were drawn. ``pins`` are to be let go when they are gathered."""
 
     drawn: Drawn
     row_id: Array
     pool: Pool
-    ticket: int
+    pins: tuple[tuple[Pool, int], ...]
     random: Mapping[str, Any]
+    relabelled: Relabelled | None = None
+
+    def unpin(self) -> None:
+        for pool, ticket in self.pins:
+            pool.pins.unpin(ticket)
 
 
 class ReplaySource(Closing):
@@ -51,8 +60,10 @@ class ReplaySource(Closing):
 
     ``extras`` of a batch: ``demonstration`` (B,) bool; ``row`` (B,) int64, the place of the
     step: store (0 is the live one) << 48, plus segment times rows of a segment plus row;
-    ``policy_version`` (B,) int64; for padded windows ``mask`` (B, T) bool. The strata lie one
-    behind the other in the order of the configuration.
+    ``policy_version`` (B,) int64; for padded windows ``mask`` (B, T) bool; with hindsight
+    ``relabelled`` (B,) bool, which steps have another goal than they had
+    (:mod:`user_learner.sampling.hindsight`). The strata lie one behind the other in the order of
+    the configuration.
 
     The memory of a batch is used again after ``keep`` more have been drawn.
 
@@ -80,6 +91,8 @@ class ReplaySource(Closing):
         self._catalog = open_catalog(store, history, with_actors)
         self._random = np.random.default_rng([config.seed, 0, rank])
         self._pool: Pool | None = None
+        self._hindsight: Hindsight | None = None
+        self._goal_pool: MappedPool | None = None
         self._pool_state: Mapping[str, Any] = {}
         self._populations: list[Population] = []
         self._warnings: dict[str, None] = {}
@@ -119,7 +132,12 @@ class ReplaySource(Closing):
 
     @property
     def warnings(self) -> list[str]:
-        """What a person should look at: rows that were set aside, reads that failed."""
+        """What a person should look at: rows that were set aside, reads that failed, rewards of
+        hindsight that are not those of the store."""
+        return [reason.text for reason in self.reasons()]
+
+    def reasons(self) -> list[Reason]:
+        """The same with codes."""
         with self._lock:
             damages = [
                 f"{store.reader.path}: segment {d.segment}"
@@ -130,7 +148,9 @@ class ReplaySource(Closing):
             ]
             pool = self._pool
             reads = pool.warnings if isinstance(pool, SampleCache) else []
-            return [*damages, *reads, *self._warnings]
+            aside = [Reason(ROWS_SET_ASIDE, text) for text in [*damages, *reads, *self._warnings]]
+            hindsight = self._hindsight.warnings() if self._hindsight is not None else []
+            return [*aside, *hindsight]
 
     def collected(self, *sources: EpisodeSource) -> int:
         """Steps of these sources (all by default) that ever came to the live store, also those
@@ -205,6 +225,9 @@ class ReplaySource(Closing):
             if self._pool is not None:
                 self._pool.close()
                 self._pool = None
+            if self._goal_pool is not None:
+                self._goal_pool.close()
+                self._goal_pool = None
         self._catalog.close()
 
     def _plan(self, batch_size: int) -> _Plan:
@@ -214,7 +237,9 @@ class ReplaySource(Closing):
             if pool is None or batch_size > self._batch_size:
                 pool = self._pool_for(batch_size)
             pool.wait_for_disk()
-            ticket, random = pool.pins.pin(), _random_state(self._random)
+            pools = [pool] if self._goal_pool is None else [pool, self._goal_pool]
+            random = _random_state(self._random)
+            pins = tuple((each, each.pins.pin()) for each in pools)
             try:
                 shares = [stratum.share for stratum in self.config.strata]
                 counts = split_batch(batch_size, shares, available, self._random)
@@ -225,19 +250,37 @@ class ReplaySource(Closing):
                         if count
                     ]
                 )
-                return _Plan(drawn, self._row_id(drawn.address), pool, ticket, random)
+                relabelled = None
+                if self._hindsight is not None:
+                    runs = self._snapshot.runs
+                    relabelled = self._hindsight.plan(drawn.address, runs, self._random)
+                return _Plan(drawn, self._row_id(drawn.address), pool, pins, random, relabelled)
             except BaseException:
-                pool.pins.unpin(ticket)
+                for each, ticket in pins:
+                    each.pins.unpin(ticket)
                 raise
 
     def _gather(self, plan: _Plan, buffers: BatchBuffers) -> Batch:
         try:
-            return buffers.gather(plan.pool.arrays, plan.drawn, plan.row_id)
+            goals = None
+            if plan.relabelled is not None and self._hindsight is not None:
+                rows = self._goal_records(plan.relabelled.address)
+                goals = plan.relabelled.which, self._hindsight.goals(rows)
+            return buffers.gather(plan.pool.arrays, plan.drawn, plan.row_id, goals)
         finally:
-            plan.pool.pins.unpin(plan.ticket)
+            plan.unpin()
+
+    def _goal_records(self, address: Array) -> Array:
+        """Records at these addresses, (M,), from the mapped files: rows that a goal is taken from
+        need not be in the sample cache."""
+        assert self._goal_pool is not None  # noqa: S101 - made with the hindsight
+        raw = self._goal_pool.arrays[0].take(address, axis=0, mode="clip")
+        file = next(file for file in self._catalog.layout.files if file.name == RECORDS)
+        records: Array = raw.view(file.dtype).reshape(-1)
+        return records
 
     def _make_buffers(self, batch_size: int) -> BatchBuffers:
-        return BatchBuffers(self._catalog.layout, batch_size, self.config)
+        return BatchBuffers(self._catalog.layout, batch_size, self.config, self._hindsight)
 
     def _worth_a_thread(self, batch_size: int) -> bool:
         nbytes = batch_nbytes(self._catalog.layout, batch_size, self.config)
@@ -259,9 +302,26 @@ class ReplaySource(Closing):
         with self._lock:
             self._snapshot, self._populations = snapshot, populations
             self._all_steps = all_steps
+            self._renew_goals()
             if self._pool is not None:
                 self._pool_for(self._batch_size)
                 self._pool.renew(snapshot, populations)
+
+    def _renew_goals(self) -> None:
+        """What hindsight needs: the records of all rows, mapped."""
+        if not self.config.hindsight.enabled or self._catalog.schema is None:
+            return
+        layout = self._catalog.layout
+        if self._goal_pool is None:
+            observation = {
+                name[len(OBSERVATION) :]: spec
+                for name, spec in layout.schema.columns.items()
+                if name.startswith(OBSERVATION)
+            }
+            self._hindsight = Hindsight(self.config.hindsight, observation)
+            records = [file for file in layout.files if file.name == RECORDS]
+            self._goal_pool = MappedPool(layout, 0, records)
+        self._goal_pool.renew(self._snapshot, [])
 
     def _pool_for(self, batch_size: int) -> Pool:
         """The pool that suits the size of the stores and of the batches."""

@@ -72,7 +72,8 @@ class TrainingLoop:
     Args:
         config: Parameters.
         algorithm: Gets the batches.
-        source: Gives them. Where it has ``state`` and ``load_state``, checkpoints hold them.
+        source: Gives them. Where it has ``state`` and ``load_state``, checkpoints hold them; what
+            its ``reasons`` give are warnings.
         sink: Takes policy versions.
         environment_steps: How many steps have been collected online so far, in this run.
         directory: Of the run, for checkpoints and the counter of policy versions.
@@ -411,6 +412,7 @@ class TrainingLoop:
         if self._diverged and self._update <= self._diverged_at + _RECOVERED_UPDATES:
             found.append(self._diverged)
         found += getattr(self.algorithm, "warnings", list)()
+        found += getattr(self.source, "reasons", list)()
         if (error := self._publisher.error) is not None:
             found.append(Reason(POLICY_PUBLISH, f"policy version not published: {error}"))
         if (error := self._keeper.error) is not None:
