@@ -159,6 +159,7 @@ class TanhGaussianLayout:
 
     def _encoder_shapes(self, image: str) -> dict[str, tuple[int, ...]]:
         height, width, channels = self.features.specs[image].shape
+        channels = DEPTH_CHANNELS if image in self.features.depths else channels
         shapes: dict[str, tuple[int, ...]] = {}
         for i, out in enumerate(self.config.image_channels):
             shapes[f"encoder.{image}.conv{i}.weight"] = (out, channels, 3, 3)
@@ -166,6 +167,5 @@ class TanhGaussianLayout:
             height, width, channels = (height + 1) // 2, (width + 1) // 2, out
         size = self.config.image_embedding
         shapes[f"encoder.{image}.embed.weight"] = (height * width * channels, size)
-        channels = DEPTH_CHANNELS if image in self.features.depths else channels
         shapes[f"encoder.{image}.embed.bias"] = (size,)
         return shapes

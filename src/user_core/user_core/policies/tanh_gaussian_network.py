@@ -15,10 +15,10 @@ from user_core.errors import SpecError
 from user_core.policies.tanh_gaussian_layout import INPUT_LIMIT, NORM_EPSILON, TanhGaussianLayout
 from user_core.specs import Array, Arrays
 
-#: Actions at the very bounds are moved inwards by this: there tanh has no inverse.
-_MARGIN = 1e-3
 #: Steps of uint16 are rounded: the farthest may come out a little farther.
 _FAR_ROUNDING = 1 + 1e-5
+#: Actions at the very bounds are moved inwards by this: there tanh has no inverse.
+_MARGIN = 1e-3
 #: Least spread, as a share of half the bounds: what hardly moved at first must not be blown up.
 _LEAST_SHARE = 0.05
 _LEAST_UNBOUNDED = 0.01
@@ -87,8 +87,6 @@ class TanhGaussianNetwork(nn.Module):
             found[name] = self._in_metres(name, image)
         return found
 
-    def observe(self, *inputs: Mapping[str, Tensor]) -> None:
-        """Settle offset and scale, while they are not; then let the scale follow the data."""
     def _in_metres(self, name: str, image: Tensor) -> Tensor:
         """Depth in m; other images as they are."""
         depth = self.layout.features.depths.get(name)
@@ -96,6 +94,8 @@ class TanhGaussianNetwork(nn.Module):
             return image
         return image.float() * depth[0]
 
+    def observe(self, *inputs: Mapping[str, Tensor]) -> None:
+        """Settle offset and scale, while they are not; then let the scale follow the data."""
         if self._observed % _FAR_EVERY == 0:
             self._count_far(inputs)
         self._observed += 1
