@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 
-from user_bringup.running import fit
+from user_bringup.running import find_deployment, fit, prepare_run
 from user_bringup.running.fit import find_out
 
 POLICY = {"plugin": "tanh_gaussian", "params": {"hidden": [8]}}
@@ -49,12 +49,32 @@ def test_a_policy_that_looks_at_images_does_not_fit_a_robot_without() -> None:
         assert "Pendulum-v1" in text and "image_front" in text and "state" in text
 
 
-def test_discrete_actions_without_an_algorithm_are_refused() -> None:
-    found = find_out(request("CartPole-v1"))
+def test_choices_fit_the_shipped_policy_and_algorithm_natively_and_as_floats() -> None:
+    for discrete in ("choices", "argmax"):
+        params = {"env_id": "CartPole-v1", "discrete": discrete}
+        assert find_out(request("", plugin="gymnasium", params=params)).faults == []
+
+
+class Counting(gymnasium.Env[Any, Any]):
+    """Takes a number of many: no choice that a categorical policy could make."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(0, 100_000, (1,), np.int32)
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return np.zeros(2, np.float32), 0.0, False, False, {}
+
+
+gymnasium.register("UserCounting-v0", Counting, disable_env_checker=True)
+
+
+def test_what_has_no_algorithm_is_refused_before_anything_starts() -> None:
+    found = find_out(request("UserCounting-v0"))
     said = [text for name, text in found.faults if name == "learner"]
-    assert said and "discrete actions (int64" in said[0] and "discrete:=argmax" in said[0]
-    as_floats = {"env_id": "CartPole-v1", "discrete": "argmax"}
-    assert find_out(request("", plugin="gymnasium", params=as_floats)).faults == []
+    assert said and "integers that are no choices (int32" in said[0] and "argmax" in said[0]
 
 
 class Wrong(gymnasium.Env[Any, Any]):
@@ -102,27 +122,65 @@ def test_a_simulation_that_never_says_success_is_told_to_who_asks() -> None:
         ("raise SystemExit(0)", "SystemExit: 0"),
         ("import os; os._exit(0)", "ended the process that makes it (exit code 0)"),
         ("import os; os.abort()", "ended the process that makes it (exit code -6)"),
+        ("import ctypes; ctypes.string_at(0)", "(exit code -11)"),
         ("raise TypeError('no such arm')", "TypeError: no such arm"),
     ],
 )
 def test_whatever_a_driver_does_while_it_is_made_is_told(
     code: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program = (
-        "from user_hal.robots import mock\n"
-        "from user_bringup.running import fit\n"
-        "import sys\n"
-        f"def broken(self, *given): exec({code!r})\n"
-        "mock.MockRobot.__init__ = broken\n"
-        "sys.exit(fit.main())\n"
-    )
-    run = subprocess.run
-
-    def instead(command: list[str], **options: Any) -> Any:
-        assert command[1:] == ["-m", "user_bringup.running.fit"]
-        return run([sys.executable, "-c", program], **options)
-
-    monkeypatch.setattr(fit.subprocess, "run", instead)
-    found = fit._ask(json.loads(json.dumps(request("", plugin="mock", params={}))))
+    found = asked_with_a_robot_that(code, monkeypatch)
     ((name, text),) = found.faults
     assert name == "hal" and words in text
+
+
+def asked_with_a_robot_that(
+    code: str, monkeypatch: pytest.MonkeyPatch, env: str = "", timeout_s: float = 60.0
+) -> fit.Fit:
+    """What is found where a robot does this while it is made, or an environment in its first step."""
+    target = "environment.step" if env else "mock.MockRobot.__init__"
+    program = (
+        "from user_bringup.running import fit\n"
+        "from user_hal.robots import mock\n"
+        "import sys, gymnasium.envs.classic_control.pendulum as pendulum\n"
+        "environment = pendulum.PendulumEnv\n"
+        f"was = {target}\n"
+        f"def broken(self, *given):\n    exec({code!r})\n    return was(self, *given)\n"
+        f"{target} = broken\n"
+        "sys.exit(fit.main())\n"
+    )
+    monkeypatch.setattr(fit, "_COMMAND", [sys.executable, "-c", program])
+    monkeypatch.setattr(fit, "_TIMEOUT_S", timeout_s)
+    given = request(env) if env else request("", plugin="mock", params={})
+    return fit._ask(json.loads(json.dumps(given)))
+
+
+def test_what_fits_is_not_made_again_in_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(fit, "_ask", lambda request: asked.append(request) or fit.Fit())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def times_asked(name: str, run: str, **words: Any) -> int:
+        before = len(asked)
+        prepare_run(find_deployment(name), words, tmp_path, run)
+        return len(asked) - before
+
+    assert [times_asked("sim_single", run) for run in ("one", "two")] == [1, 0]
+    assert times_asked("sim_single", "three", algorithm="sac") == 1
+    # Nobody knows here which module registers an environment, and whether it is as it was.
+    assert [times_asked("gymnasium", run) for run in ("four", "five")] == [1, 1]
+
+
+def test_another_file_of_weights_is_another_question(tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    policy = {"plugin": "tanh_gaussian", "params": {"of": [{"weights": str(weights)}]}}
+    asked = request("", policy, plugin="mock", params={})["processes"]
+    signs = [fit._sign(asked, False)]
+    for content in (b"", b"1", b"12"):
+        weights.write_bytes(content)
+        signs.append(fit._sign(asked, False))
+    assert "" not in signs and len(set(signs)) == 4
+    weights.unlink()
+    assert fit._sign(asked, False) == signs[0] != fit._sign(asked, True)

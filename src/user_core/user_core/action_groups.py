@@ -110,6 +110,11 @@ def _view(spec: RobotSpec, group: ActionGroup, start: int) -> GroupView:
         action_kind=group.kind,
         grippers=tuple(i - start for i in spec.grippers if part.start <= i < part.stop),
         action_groups=(),
+        hold_choices=tuple(
+            choice
+            for i, choice in zip(spec.action.categorical, spec.hold_choices)
+            if part.start <= i < part.stop
+        ),
     )
     return GroupView(group.name, own, part, sources)
 
@@ -178,6 +183,7 @@ def _rows_of(spec: ArraySpec, rows: Array | None) -> ArraySpec:
         low=_chosen(spec.low, chosen),
         high=_chosen(spec.high, chosen),
         names=tuple(spec.names[i] for i in chosen) if spec.names else (),
+        categorical=tuple(new for new, i in enumerate(chosen) if i in spec.categorical),
     )
 
 

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from user_core.errors import ConfigError, SchemaMismatch
-from user_core.specs import Array, ArraySpec, RobotSpec
+from user_core.specs import ActionKind, Array, ArraySpec, RobotSpec
 
 #: What is compared, by the names under which a difference can be accepted.
 MEANINGS: dict[str, str] = {
     "action_kind": "what the numbers of an action do (joint_delta, ee_twist, ...)",
+    "choices": "which elements of an action are choices, and of how many",
     "action_groups": "which elements of an action move which part",
     "period": "the control period",
     "bounds": "smallest and largest action",
@@ -56,8 +57,11 @@ def meaning_differences(data: RobotSpec, wanted: RobotSpec) -> list[MeaningDiffe
     def note(key: str, got: str, expected: str) -> None:
         found.append(MeaningDifference(key, got, expected))
 
-    if data.action_kind is not wanted.action_kind:
+    unsaid = _choices_unsaid(data) or _choices_unsaid(wanted)
+    if data.action_kind is not wanted.action_kind and not unsaid:
         note("action_kind", data.action_kind.value, wanted.action_kind.value)
+    if _choices(data.action) != _choices(wanted.action) and not unsaid:
+        note("choices", _choices(data.action), _choices(wanted.action))
     groups = [[(g.kind.value, g.size) for g in spec.action_groups] for spec in (data, wanted)]
     if all(groups) and groups[0] != groups[1]:
         note("action_groups", _groups(data), _groups(wanted))
@@ -132,6 +136,8 @@ def describe_meaning(spec: RobotSpec) -> list[tuple[str, str]]:
         ("control period", _rate(spec)),
         ("action bounds", _bounds(spec.action)),
     ]
+    if spec.action.categorical:
+        lines.append(("choices", _choices(spec.action)))
     if spec.action_groups:
         lines.append(("action groups", _groups(spec)))
     for name, value in (
@@ -153,6 +159,17 @@ def outside_bounds(action: Array, spec: ArraySpec) -> Array:
 
 def _words(differences: list[MeaningDifference], side: str) -> str:
     return "; ".join(f"{d.key.replace('_', ' ')} {getattr(d, side)}" for d in differences)
+
+
+def _choices_unsaid(spec: RobotSpec) -> bool:
+    """Whether a spec may be one of integers from before specs said which of them are choices."""
+    integers = not spec.action.dtype.startswith("float")
+    return integers and not spec.action.categorical and spec.action_kind is ActionKind.GENERIC
+
+
+def _choices(spec: ArraySpec) -> str:
+    pairs = zip(spec.categorical, spec.counts, strict=True)
+    return ", ".join(f"element {i}: {n} choices" for i, n in pairs) or "no choices"
 
 
 def _rate(spec: RobotSpec) -> str:

@@ -54,6 +54,8 @@ DTYPES: tuple[str, ...] = (
     "float16", "float32", "float64",
 )  # fmt: skip
 MAX_DIMENSIONS = 8
+#: Choices of one categorical element: more is rather a number than a choice.
+MOST_CHOICES = 1024
 
 
 class ActionKind(str, Enum):
@@ -74,6 +76,8 @@ class ActionKind(str, Enum):
     BASE_TWIST = "base_twist"
     """Velocity of a planar base in its own frame: vx (m/s), vy unless it cannot go sideways, wz
     (rad/s)."""
+    DISCRETE = "discrete"
+    """Choices: every element is categorical (:attr:`ArraySpec.categorical`)."""
     GENERIC = "generic"
     """Anything else, for instance a Gymnasium environment's action."""
     MIXED = "mixed"
@@ -136,6 +140,8 @@ class ArraySpec:
         unit: SI unit symbol (REP-103), empty when dimensionless.
         frame: REP-105 frame that the numbers are expressed in, empty where none applies.
         names: Names of the elements of a vector, for instance joint names.
+        categorical: Elements of a vector that are choices: whole numbers from their ``low`` to their
+            ``high``, between which there is no order and nothing in between.
     """
 
     shape: tuple[int, ...]
@@ -145,6 +151,7 @@ class ArraySpec:
     unit: str = ""
     frame: str = ""
     names: tuple[str, ...] = ()
+    categorical: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -174,6 +181,60 @@ class ArraySpec:
                 got=f"{len(self.names)} names",
                 expected=f"one per element of shape {self.shape}",
             )
+        if self.categorical:
+            self._check_categorical()
+
+    def _check_categorical(self) -> None:
+        chosen = self.categorical
+        if len(self.shape) != 1 or list(chosen) != sorted(set(chosen) & set(range(self.size))):
+            raise SpecError(
+                f"categorical elements of an array spec with shape {self.shape}",
+                got=chosen,
+                expected="elements of a vector, in their order, each once",
+            )
+        sides = [
+            np.broadcast_to(np.asarray(b), self.shape)
+            for b in (self.low, self.high)
+            if b is not None
+        ]
+        for element in chosen:
+            bounds = [float(side[element]) for side in sides]
+            if len(bounds) < 2 or any(
+                not b.is_integer() or abs(b) > MOST_CHOICES * 1e3 for b in bounds
+            ):
+                raise SpecError(
+                    f"bounds of the categorical element {element}",
+                    got=bounds or None,
+                    expected="whole numbers, its first and its last choice",
+                )
+            if bounds[1] - bounds[0] >= MOST_CHOICES:
+                raise SpecError(
+                    f"choices of the categorical element {element}",
+                    got=int(bounds[1] - bounds[0]) + 1,
+                    expected=f"at most {MOST_CHOICES}",
+                )
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many choices each categorical element has, in their order."""
+        if not self.categorical:
+            return ()
+        counts = (self.high_array - self.low_array)[list(self.categorical)]
+        return tuple(int(n) + 1 for n in counts)
+
+    def wrong_choice(self, values: Sequence[float]) -> int | None:
+        """The first categorical element of a vector that is none of its choices; None: all are."""
+        for element, low, high in self._choices:
+            value = values[element]
+            if not low <= value <= high or value != int(value):
+                return element
+        return None
+
+    @cached_property
+    def _choices(self) -> tuple[tuple[int, int, int], ...]:
+        """Categorical elements, each with its first and its last choice."""
+        low, high = self.low_array, self.high_array
+        return tuple((i, int(low[i]), int(high[i])) for i in self.categorical)
 
     @property
     def size(self) -> int:
@@ -200,8 +261,12 @@ class ArraySpec:
         return np.zeros(self.shape, dtype=self.dtype)
 
     def sample(self, rng: np.random.Generator) -> Array:
-        """A random array within the bounds (standard normal where a float has none)."""
-        return np.asarray(self._draw(rng), self.dtype)
+        """A random array within the bounds (standard normal where a float has none); choices
+        uniformly."""
+        drawn = np.asarray(self._draw(rng), self.dtype)
+        for element, low, high in self._choices if self.categorical else ():
+            drawn[element] = rng.integers(low, high, endpoint=True)
+        return drawn
 
     def fits(self, array: Array) -> bool:
         """Whether ``array`` has this shape and dtype, and is finite; :meth:`check` says why not."""
@@ -210,6 +275,7 @@ class ArraySpec:
             and array.dtype == self._dtype
             and array.shape == self.shape
             and (self._dtype.kind != "f" or _all_finite(array))
+            and (not self.categorical or self.wrong_choice(array.tolist()) is None)
         )
 
     @cached_property
@@ -234,6 +300,13 @@ class ArraySpec:
                 got=array.ravel()[bad[0]],
                 expected="finite numbers",
             )
+        if self.categorical and (wrong := self.wrong_choice(array.tolist())) is not None:
+            low, high = int(self.low_array[wrong]), int(self.high_array[wrong])
+            raise SpecError(
+                f"{name}: {self.names[wrong] if self.names else f'element {wrong}'}",
+                got=array[wrong],
+                expected=f"one of its choices, {low} to {high}",
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON or YAML; :meth:`from_dict` is its inverse."""
@@ -249,12 +322,14 @@ class ArraySpec:
             data["frame"] = self.frame
         if self.names:
             data["names"] = list(self.names)
+        if self.categorical:  # specs without one stay as they were written before
+            data["categorical"] = list(self.categorical)
         return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "array spec") -> ArraySpec:
         """Build a spec from plain data that may come from anybody."""
-        known = ("shape", "dtype", "low", "high", "unit", "frame", "names")
+        known = ("shape", "dtype", "low", "high", "unit", "frame", "names", "categorical")
         unknown = sorted(set(data) - set(known))
         if unknown or "shape" not in data:
             raise SpecError(
@@ -273,6 +348,7 @@ class ArraySpec:
                 unit=str(data.get("unit", "")),
                 frame=str(data.get("frame", "")),
                 names=tuple(str(n) for n in data.get("names", ())),
+                categorical=tuple(int(i) for i in data.get("categorical", ())),
             )
         except (TypeError, ValueError, OverflowError) as error:
             raise SpecError(where, got=dict(data), expected=f"valid values ({error})") from error
@@ -322,6 +398,9 @@ class RobotSpec:
         action_groups: What the parts of an action move, in the order of its elements. Empty for
             the usual robot, whose whole action is of one kind. With groups ``action_kind`` is
             their common kind, or ``mixed``.
+        hold_choices: The choice of each categorical element of an action that changes nothing (of a
+            gripper that is closed, held or opened: hold), in the order of
+            ``action.categorical``. Empty where none is known, as of most environments.
     """
 
     robot: str
@@ -333,6 +412,7 @@ class RobotSpec:
     task_reward: bool = False
     grippers: tuple[int, ...] = ()
     action_groups: tuple[ActionGroup, ...] = ()
+    hold_choices: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.observation:
@@ -343,7 +423,7 @@ class RobotSpec:
             raise SpecError(
                 f"action of {self.robot!r}",
                 got=f"shape {self.action.shape}",
-                expected="a vector (a discrete action is an int64 vector of one element)",
+                expected="a vector (a discrete action is a vector of one categorical element)",
             )
         if not (math.isfinite(self.period_s) and self.period_s > 0):
             raise SpecError(
@@ -359,6 +439,32 @@ class RobotSpec:
                 expected=f"elements of the action, 0 to {self.action.size - 1}, each once",
             )
         self._check_groups()
+        self._check_choices()
+
+    def _check_choices(self) -> None:
+        action, start = self.action, 0
+        parts = [(group.kind, group.size) for group in self.action_groups]
+        for kind, size in parts or [(self.action_kind, action.size)]:
+            elements = set(range(start, start + size))
+            if kind is ActionKind.DISCRETE and not elements <= set(action.categorical):
+                raise SpecError(
+                    f"action of {self.robot!r}, of kind 'discrete'",
+                    got=f"categorical elements {list(action.categorical)}",
+                    expected=f"all of {sorted(elements)}",
+                )
+            start += size
+        if not self.hold_choices:
+            return
+        held = action.zeros()
+        if len(self.hold_choices) == len(action.categorical):
+            held[list(action.categorical)] = self.hold_choices
+            if action.wrong_choice(held.tolist()) is None:
+                return
+        raise SpecError(
+            f"hold_choices of {self.robot!r}",
+            got=self.hold_choices,
+            expected=f"a choice of each of the categorical elements {list(action.categorical)}",
+        )
 
     def _check_groups(self) -> None:
         groups, where = self.action_groups, f"action groups of {self.robot!r}"
@@ -397,6 +503,8 @@ class RobotSpec:
             data["grippers"] = list(self.grippers)
         if self.action_groups:
             data["action_groups"] = [group.to_dict() for group in self.action_groups]
+        if self.hold_choices:
+            data["hold_choices"] = list(self.hold_choices)
         return data
 
     @classmethod
@@ -418,6 +526,7 @@ class RobotSpec:
                 action_groups=tuple(
                     ActionGroup.from_dict(g) for g in data.get("action_groups", ())
                 ),
+                hold_choices=tuple(int(i) for i in data.get("hold_choices", ())),
             )
         except SpecError:
             raise

@@ -12,6 +12,7 @@ from gymnasium import spaces
 
 from user_core.config import from_mapping
 from user_core.errors import ConfigError, DeviceFault, PluginError, SpecError, SuiteError
+from user_core.specs import ActionKind
 from user_hal.robots.gymnasium import GymnasiumConfig, GymnasiumRobot, making
 from user_hal.robots.gymnasium.pictures import layout_of
 
@@ -246,6 +247,8 @@ def test_actions_that_are_no_floats_have_an_honest_spec(
     made = robot({"takes": takes})
     spec = made.spec.action
     assert (spec.dtype, spec.low, spec.high) == (dtype, low, high)
+    assert spec.categorical == tuple(range(len(action)))
+    assert made.spec.action_kind is ActionKind.DISCRETE
     made.connect()
     made.command(np.array(action, dtype))
     assert takes.contains(made._env.unwrapped.actions[0])  # type: ignore[union-attr]
@@ -281,11 +284,36 @@ def test_argmax_offers_choices_as_floats(
     assert (sent if isinstance(sent, dict) else np.asarray(sent).tolist()) == right
 
 
-def test_floats_beside_choices_are_refused_with_what_can_be_done() -> None:
-    with pytest.raises(
-        SpecError, match=r"UserGiven-v0.*'gripper': 'Discrete\(2\)'.*discrete: argmax"
-    ):
-        robot({"takes": HYBRID})
+def test_choices_beside_floats_are_floats_of_which_the_spec_says_that_they_are_choices() -> None:
+    made = robot({"takes": HYBRID})
+    spec = made.spec.action
+    assert (spec.dtype, spec.categorical, spec.counts) == ("float32", (2,), (2,))
+    assert made.spec.action_kind is ActionKind.GENERIC
+    made.connect()
+    executed = made.command(np.array([0.5, 9.0, 1.0], np.float32))  # floats are clipped as ever
+    assert executed.tolist() == [0.5, 1.0, 1.0]
+    sent = made._env.unwrapped.actions[0]  # type: ignore[union-attr]
+    assert HYBRID.contains(sent) and sent["gripper"] == 1
+    for wrong in (0.5, 2.0, -1.0):
+        with pytest.raises(SpecError, match=r"'UserGiven-v0': gripper.*its choices, 0 to 1"):
+            made.command(np.array([0.5, 0.5, wrong], np.float32))
+
+
+def test_integers_that_are_numbers_are_no_choices() -> None:
+    many = spaces.Box(0, 256, (1,), np.int32)
+    assert robot({"takes": many}).spec.action.categorical == ()
+    assert robot({"takes": spaces.Box(0, 255, (1,), np.int32)}).spec.action.counts == (256,)
+    with pytest.raises(SpecError, match=r"UserGiven-v0.*'steps'.*256 integers.*discrete: argmax"):
+        robot({"takes": spaces.Dict({"arm": BOX, "steps": many})})
+    endless = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    hybrid = spaces.Dict({"arm": endless, "gripper": spaces.Discrete(3)})
+    with pytest.raises(SpecError, match=r"UserGiven-v0.*no bounds.*bounds:="):
+        robot({"takes": hybrid})
+    bounded = robot({"takes": hybrid}, bounds=[-0.5, 0.5]).spec.action
+    assert (bounded.low, bounded.high) == ((-0.5, 0.0), (0.5, 2.0))
+
+
+def test_words_are_refused_with_what_can_be_done() -> None:
     with pytest.raises(SpecError, match=r"action 'word' of 'UserGiven-v0'.*Text.*wrapper"):
         robot({"takes": spaces.Dict({"word": spaces.Text(3)})})
 

@@ -58,7 +58,7 @@ class InterventionArbiter:
 
     def __init__(self, config: ArbiterConfig, spec: RobotSpec) -> None:
         self._config, self._spec = config, spec.action
-        self._stops = _stopped_by_zero(spec)
+        self._stops, self._still = _stopping(spec)
         self.stale = self.misfits = 0
         self.reset()
 
@@ -89,7 +89,7 @@ class InterventionArbiter:
 
     def hold_still(self, last: Array) -> Array:
         """The action after ``last`` that asks for no motion, (A,)."""
-        return np.where(self._stops, np.zeros_like(last), last)
+        return np.where(self._stops, self._still, last).astype(last.dtype)
 
     def _wanted(self, human: HumanInput) -> Array | None:
         """The person's action, if it counts; within the bounds."""
@@ -100,16 +100,22 @@ class InterventionArbiter:
             self.stale += 1
             return None
         spec = self._spec
-        if action.shape != spec.shape or not np.isfinite(action).all():
+        fits = action.shape == spec.shape and np.isfinite(action).all()
+        if not fits or spec.wrong_choice(action.tolist()) is not None:
             self.misfits += 1
             return None
         return np.clip(action, spec.low_array, spec.high_array).astype(spec.dtype)
 
 
-def _stopped_by_zero(spec: RobotSpec) -> Array:
-    """Which elements of an action mean "stand still" when they are zero, (A,) bool."""
+def _stopping(spec: RobotSpec) -> tuple[Array, Array]:
+    """Which elements of an action mean "stand still" at some value, (A,) bool, and which value that
+    is, (A,): 0 of a velocity or a change, and of a choice the one that changes nothing."""
     rates = np.zeros(spec.action.shape, bool)
     for view in group_views(spec):
         rates[view.part] = view.spec.action_kind in _RATES
     rates[list(spec.grippers)] = False
-    return rates
+    chosen, still = list(spec.action.categorical), np.zeros(spec.action.shape)
+    rates[chosen] = bool(spec.hold_choices)
+    if spec.hold_choices:
+        still[chosen] = spec.hold_choices
+    return rates, still

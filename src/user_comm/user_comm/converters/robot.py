@@ -140,6 +140,7 @@ def array_spec_to_message(name: str, spec: ArraySpec) -> Any:
     message.unit = spec.unit
     message.frame = spec.frame
     message.names = list(spec.names)
+    message.categorical = list(spec.categorical)
     return message
 
 
@@ -155,6 +156,7 @@ def array_spec_from_message(message: Any, where: str = "array spec") -> tuple[st
         ("low", MAX_ELEMENTS),
         ("high", MAX_ELEMENTS),
         ("names", MAX_ELEMENTS),
+        ("categorical", MAX_ELEMENTS),
     ):
         checks.at_most(getattr(message, field), limit, f"{where}: {field}")
     return name, ArraySpec(
@@ -165,6 +167,7 @@ def array_spec_from_message(message: Any, where: str = "array spec") -> tuple[st
         unit=checks.name(message.unit, f"{where}: unit", empty=True),
         frame=checks.name(message.frame, f"{where}: frame", empty=True),
         names=tuple(checks.name(n, f"{where}: names", empty=True) for n in message.names),
+        categorical=tuple(int(i) for i in message.categorical),
     )
 
 
@@ -181,6 +184,7 @@ def robot_description_to_message(description: RobotDescription) -> Any:
     message.action_kind = spec.action_kind.value
     message.action_groups = [_group_to_message(group) for group in spec.action_groups]
     message.grippers = list(spec.grippers)
+    message.hold_choices = list(spec.hold_choices)
     message.period_s = float(spec.period_s)
     message.lockstep = bool(spec.lockstep)
     message.task_reward = bool(spec.task_reward)
@@ -218,6 +222,7 @@ def robot_description_from_message(
             expected=f"at most {ACTION_LIMITS.tensor_bytes}",
         )
     checks.at_most(message.grippers, max(action.size, 1), "robot spec.grippers")
+    checks.at_most(message.hold_choices, max(action.size, 1), "robot spec.hold_choices")
     checks.at_most(message.action_groups, max(action.size, 1), "robot spec.action_groups")
     description = RobotDescription(
         spec=RobotSpec(
@@ -230,6 +235,7 @@ def robot_description_from_message(
             task_reward=message.task_reward,
             grippers=tuple(int(i) for i in message.grippers),
             action_groups=tuple(_group_from_message(group) for group in message.action_groups),
+            hold_choices=tuple(int(i) for i in message.hold_choices),
         ),
         task=checks.name(message.task, "robot spec.task", empty=True),
         base_frame=checks.name(message.header.frame_id, "robot spec.frame_id", empty=True),

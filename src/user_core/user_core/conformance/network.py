@@ -52,7 +52,9 @@ def check_network(policy: Policy, spec: RobotSpec, report: Report, *, seed: int 
         _check_distribution(policy, network, spec, samples, batch, report)
     if hasattr(network, "loss"):
         with report.promise("loss is a scalar with a gradient, the same from the same noise"):
-            action = torch.rand(_BATCH, network.rows * spec.action.size) * 2 - 1
+            scale = ActionScale(spec, choices=True)
+            units = (scale.unit(spec.action.sample(rng)) for _ in range(_BATCH * network.rows))
+            action = torch.from_numpy(np.stack(list(units))).reshape(_BATCH, -1)
             losses = [
                 network.loss(network.inputs(batch), action, None, torch.Generator())
                 for _ in range(2)
@@ -71,7 +73,12 @@ def _check_distribution(
     batch: dict[str, Array],
     report: Report,
 ) -> None:
-    size = network.rows * spec.action.size
+    size, scale = network.rows * spec.action.size, ActionScale(spec, choices=True)
+    low, high = (
+        torch.from_numpy(np.tile(side, network.rows)) for side in (scale.unit_low, scale.unit_high)
+    )
+    moves = np.isin(np.arange(spec.action.size), scale.continuous)
+    moved = torch.from_numpy(np.tile(moves, network.rows))
     with report.promise("what encode trains lies in the submodule encoder") as seen:
         features = network.encode(network.inputs(batch))
         expect(features.dim() == 2 and len(features) == _BATCH, f"shape {tuple(features.shape)}")
@@ -85,21 +92,38 @@ def _check_distribution(
         expect(not outside, f"{outside} would not be trained by SAC")
         seen.append(f"F={features.shape[1]}")
     features = network.encode(network.inputs(batch)).detach()
-    with report.promise("samples and modes are (B, T x A), within -1 to 1; densities (B,), finite"):
+    with report.promise(
+        "samples and modes are (B, T x A), within -1 to 1 or choices; densities (B,), finite"
+    ):
         found = network.distribution(features)
         action, log_prob = found.sample(torch.Generator().manual_seed(0))
         for name, tensor in (("sample", action), ("mode", found.mode)):
             expect(tuple(tensor.shape) == (_BATCH, size), f"{name} is {tuple(tensor.shape)}")
-            expect(bool((tensor.abs() <= 1).all()), f"{name} is beyond 1")
+            expect(
+                bool(((tensor >= low) & (tensor <= high)).all()),
+                f"{name} is beyond 1, or no choice",
+            )
+            expect(bool((tensor[:, ~moved] % 1 == 0).all()), f"{name} has parts of a choice")
         expect(tuple(log_prob.shape) == (_BATCH,), f"log_prob is {tuple(log_prob.shape)}")
         expect(bool(torch.isfinite(log_prob).all()), "log_prob is not finite")
         again = network.distribution(features).sample(torch.Generator().manual_seed(0))[0]
         expect(bool(torch.equal(action, again)), "noise does not come from the generator alone")
+    if scale.categorical:
+        with report.promise("choice_log_probs and sample_continuous are what it samples from"):
+            found = network.distribution(features)
+            shapes = [tuple(one.shape) for one in found.choice_log_probs]
+            wanted = [(_BATCH, count) for count in scale.counts * network.rows]
+            expect(shapes == wanted, f"choice_log_probs are {shapes}, expected {wanted}")
+            sums = [one.exp().sum(1) for one in found.choice_log_probs]
+            ones = torch.ones(_BATCH)
+            expect(all(torch.allclose(s, ones, atol=1e-4) for s in sums), "they are not normalised")
+            continuous, density = found.sample_continuous(torch.Generator().manual_seed(0))
+            count = int(moved.sum())
+            expect(tuple(continuous.shape) == (_BATCH, count), f"{tuple(continuous.shape)}")
+            expect(tuple(density.shape) == (_BATCH,), f"log_prob is {tuple(density.shape)}")
     with report.promise("gradients reach the parameters through samples and densities"):
-        for tensor in (
-            action.sum(),
-            network.distribution(features).log_prob(action.detach()).sum(),
-        ):
+        tensors = [network.distribution(features).log_prob(action.detach()).sum()]
+        for tensor in [action.sum(), *tensors] if moved.any() else tensors:
             network.zero_grad(set_to_none=True)
             tensor.backward()
             expect(any(p.grad is not None for p in network.parameters()), "no gradient")
@@ -107,18 +131,18 @@ def _check_distribution(
         "log_prob agrees with sample, is finite at the bounds, and can be weighted"
     ):
         found = network.distribution(features)
-        inside = (action.detach().abs() < 0.99).all(1)
+        inside = (action.detach()[:, moved].abs() < 0.99).all(1)
         again = found.log_prob(action.detach())
         close = torch.isclose(again, log_prob.detach(), rtol=1e-2, atol=1e-2) | ~inside
         expect(bool(close.all()), f"differs by {(again - log_prob).abs()[inside].max():.3g}")
-        ends = found.log_prob(torch.ones(_BATCH, size))
-        expect(bool(torch.isfinite(ends).all()), "not finite at 1")
+        ends = found.log_prob(high.expand(_BATCH, size))
+        expect(bool(torch.isfinite(ends).all()), "not finite at the bounds")
         none = found.log_prob(action.detach(), torch.zeros(_BATCH, size))
         expect(bool((none == 0).all()), "elements of weight 0 count")
     with report.promise(
         "the actor's deterministic action is the mode, in the robot's units"
     ) as seen:
-        scale, worst = ActionScale(spec), 0.0
+        worst = 0.0
         modes = network.distribution(features).mode.detach().numpy()
         for one, mode in zip(samples, modes, strict=True):
             acted = policy.act(one, deterministic=True)

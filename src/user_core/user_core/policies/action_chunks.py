@@ -13,7 +13,7 @@ from typing import Any
 from user_core.config import setting
 from user_core.policies.tanh_gaussian import TanhGaussianPolicy
 from user_core.policies.tanh_gaussian_layout import TanhGaussianConfig
-from user_core.specs import Array, Arrays, ArraySpec, RobotSpec
+from user_core.specs import ActionKind, Array, Arrays, ArraySpec, RobotSpec
 
 
 class ActionChunksConfig(TanhGaussianConfig):
@@ -47,7 +47,12 @@ def _joined(spec: RobotSpec, rows: int) -> RobotSpec:
     def repeated(bound: Any) -> Any:
         return bound * rows if isinstance(bound, tuple) else bound
 
+    chosen = [row * action.size + i for row in range(rows) for i in action.categorical]
     joined = ArraySpec(
-        (rows * action.size,), action.dtype, repeated(action.low), repeated(action.high)
-    )
-    return replace(spec, action=joined)
+        (rows * action.size,), action.dtype, repeated(action.low), repeated(action.high),
+        categorical=tuple(chosen),
+    )  # fmt: skip
+    return replace(
+        spec, action=joined, grippers=(), action_groups=(), action_kind=ActionKind.GENERIC,
+        hold_choices=(),
+    )  # fmt: skip

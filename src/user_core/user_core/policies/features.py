@@ -133,28 +133,48 @@ def _normalisation(spec: ArraySpec) -> tuple[Array, Array]:
 
 
 class ActionScale:
-    """Actions between -1 and 1, as networks give them, and between the bounds of the spec.
+    """Actions as networks give them, and as the spec has them.
+
+    Between -1 and 1 are the bounds of the spec. A categorical element is the number of its choice,
+    counted from 0, on both sides.
 
     Args:
         spec: The robot's.
+        choices: Whether who asks knows categorical elements.
 
     Raises:
-        SpecError: The action has no finite bounds, or is not made of floats.
+        SpecError: The action has no finite bounds, or is neither made of floats nor categorical, or
+            has categorical elements that ``choices`` does not allow.
 
     Attributes:
-        middle: (A,) float32.
-        half: Half the range, (A,) float32.
+        middle: (A,) float32; of a categorical element its first choice.
+        half: Half the range, (A,) float32; of a categorical element 1.
+        continuous: Elements that are none of choices.
+        categorical: Elements that are choices.
+        counts: How many choices each of these has.
+        unit_low: Least that a network may give, (A,) float32: -1, and 0 for choices.
+        unit_high: Most, (A,) float32: 1, and the number of the last choice.
     """
 
-    def __init__(self, spec: RobotSpec) -> None:
+    def __init__(self, spec: RobotSpec, choices: bool = False) -> None:
         self.spec = action = spec.action
-        if not action.dtype.startswith("float"):
+        self.categorical, self.counts = list(action.categorical), action.counts
+        self.continuous = [i for i in range(action.size) if i not in action.categorical]
+        if self.categorical and not choices:
             raise SpecError(
                 f"action of {spec.robot!r}",
-                got=f"discrete actions ({action.dtype}, {action.low} to {action.high})",
+                got=f"choices: {len(self.categorical)} of {action.size} elements are categorical",
                 expected="floats with finite bounds: this policy knows no choices",
-                hint="Choose a policy and an algorithm that do. A Gymnasium environment can offer its "
-                "choices as floats, of which the largest is taken: discrete:=argmax",
+                hint="The policy tanh_gaussian does. A Gymnasium environment can offer its choices as "
+                "floats, of which the largest is taken: discrete:=argmax",
+            )
+        if self.continuous and not action.dtype.startswith("float"):
+            raise SpecError(
+                f"action of {spec.robot!r}",
+                got=f"integers that are no choices ({action.dtype}, {action.low} to {action.high})",
+                expected="floats with finite bounds, or categorical elements",
+                hint="A Gymnasium environment can offer them as floats, which are rounded: "
+                "discrete:=argmax",
             )
         if action.low is None or action.high is None:
             raise SpecError(
@@ -169,9 +189,20 @@ class ActionScale:
         low, high = self._low.astype(np.float64), self._high.astype(np.float64)
         self.middle: Array = ((low + high) / 2).astype(np.float32)
         self.half: Array = ((high - low) / 2).astype(np.float32)
+        self.middle[self.categorical] = low[self.categorical]
+        self.half[self.categorical] = 1
+        self.unit_low: Array = np.full(action.size, -1.0, np.float32)
+        self.unit_high: Array = np.ones(action.size, np.float32)
+        self.unit_low[self.categorical] = 0
+        self.unit_high[self.categorical] = [count - 1 for count in self.counts]
+
+    def unit(self, action: Array) -> Array:
+        """Actions (..., A) as a network has them, from the robot's, float32."""
+        half = np.where(self.half > 0, self.half, 1)
+        return ((action - self.middle) / half).astype(np.float32)
 
     def to_robot(self, unit: Array) -> Array:
-        """Actions (..., A) of the spec's type and within its bounds, from -1 to 1."""
+        """Actions (..., A) of the spec's type and within its bounds, as a network gives them."""
         action = (self.middle + self.half * unit).astype(self._dtype, copy=False)
         bounded: Array = np.minimum(np.maximum(action, self._low), self._high)
         return bounded

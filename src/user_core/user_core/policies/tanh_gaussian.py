@@ -2,7 +2,10 @@
 
 A multi-layer perceptron gives mean and standard deviation of a normal distribution, tanh
 squashes its sample into the action bounds (Haarnoja et al., "Soft Actor-Critic Algorithms and
-Applications", 2018, appendix C). Images go through a small convolutional encoder first.
+Applications", 2018, appendix C). Elements of an action that are choices have a categorical
+distribution each, independent of each other and of the rest, given what is seen: for a robot whose
+action is nothing but choices this is a plain categorical policy. Images go through a small
+convolutional encoder first.
 
 The learner trains the same arrays with torch (:mod:`user_core.policies.tanh_gaussian_network`).
 Here, without images, everything is numpy: importing torch would cost a restarted actor
@@ -43,6 +46,7 @@ class TanhGaussianPolicy(Policy):
         self.layout = TanhGaussianLayout(config, spec)
         self._rng = np.random.default_rng(config.seed)
         self.load(self.layout.initial(np.random.default_rng(config.seed)))
+        self._ends = np.cumsum(self.layout.head).tolist()
 
     #: Actions that are planned at once, T.
     rows = 1
@@ -59,8 +63,11 @@ class TanhGaussianPolicy(Policy):
         return TanhGaussianNetwork(self.layout, self.arrays(), self.rows)
 
     def act(self, observation: Arrays, *, deterministic: bool = False) -> Array:
-        """One action, shape (1, A): a sample, or the squashed mean when ``deterministic``."""
+        """One action, shape (1, A): a sample, or when ``deterministic`` the squashed mean and the
+        likeliest choices."""
         head = self._forward(observation)
+        if self.layout.scale.counts:
+            return self._choose(head, deterministic)
         size = head.size // 2
         raw = head[:size]
         if not deterministic:
@@ -68,6 +75,26 @@ class TanhGaussianPolicy(Policy):
             log_std = np.minimum(np.maximum(head[size:], low), high)
             raw = raw + np.exp(log_std) * self._rng.standard_normal(size, dtype=np.float32)
         return self.layout.scale.to_robot(np.tanh(raw))[None]
+
+    def _choose(self, head: Array, deterministic: bool) -> Array:
+        """An action with categorical elements, (1, A)."""
+        scale, ends = self.layout.scale, self._ends
+        unit = np.empty(self.layout.action.size, np.float32)
+        size = ends[0]
+        raw = head[:size]
+        if size and not deterministic:
+            low, high = self.config.log_std_min, self.config.log_std_max
+            log_std = np.minimum(np.maximum(head[size : 2 * size], low), high)
+            raw = raw + np.exp(log_std) * self._rng.standard_normal(size, dtype=np.float32)
+        unit[scale.continuous] = np.tanh(raw)
+        logits = head[2 * size :]
+        if not deterministic:  # the largest of logits with Gumbel noise is a sample
+            logits = logits + self._rng.gumbel(size=logits.size)
+        start = 0
+        for element, count in zip(scale.categorical, scale.counts):
+            unit[element] = logits[start : start + count].argmax()
+            start += count
+        return scale.to_robot(unit)[None]
 
     def arrays(self) -> dict[str, Array]:
         return {name: array.copy() for name, array in self._arrays.items()}
@@ -79,7 +106,7 @@ class TanhGaussianPolicy(Policy):
         self._arrays, self._forward = taken, forward
 
     def _numpy(self, arrays: dict[str, Array]) -> _Forward:
-        """The forward pass in numpy, on buffers of its own: (2 A,) from an observation."""
+        """The forward pass in numpy, on buffers of its own: the head from an observation."""
         vector = self.layout.features.vector
         offset, scale = arrays["input.offset"], arrays["input.scale"]
         layers = [
@@ -104,7 +131,7 @@ class TanhGaussianPolicy(Policy):
         return forward
 
     def _torch(self, arrays: dict[str, Array]) -> _Forward:
-        """The forward pass with torch, where there are images: (2 A,) from an observation."""
+        """The forward pass with torch, where there are images: the head from an observation."""
         from user_core.policies.tanh_gaussian_network import TanhGaussianNetwork
 
         return TanhGaussianNetwork(self.layout, arrays).head_of_one

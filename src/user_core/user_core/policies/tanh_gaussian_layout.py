@@ -80,7 +80,9 @@ class TanhGaussianLayout:
     ==========================================  ==============================================
     ``input.offset``, ``input.scale``           (O,); the network sees (x - offset) * scale
     ``layer<i>.weight``, ``layer<i>.bias``      (inputs, units), (units,); hidden layers
-    ``head.weight``, ``head.bias``              (units, 2 A): mean, then log of the std
+    ``head.weight``, ``head.bias``              (units, 2 C + N): mean, then log of the std of the C
+                                                elements that are no choices; then the logits of
+                                                the choices of the others, N of them in all
     ``encoder.<image>.conv<i>.weight``, ...     (out, in, 3, 3), (out,)
     ``encoder.<image>.embed.weight``, ...       (pixels x channels, Z), (Z,)
     ==========================================  ==============================================
@@ -90,13 +92,18 @@ class TanhGaussianLayout:
         spec: The robot's.
 
     Raises:
-        SpecError: The action has no finite bounds, or is not made of floats.
+        SpecError: The action has no finite bounds, or integers that are no choices.
+
+    Attributes:
+        head: Sizes of the parts of the head: mean, log of the std, logits of each categorical element.
     """
 
     def __init__(self, config: TanhGaussianConfig, spec: RobotSpec) -> None:
         action = spec.action
         self.config, self.action = config, action
-        self.scale = ActionScale(spec)
+        self.scale = ActionScale(spec, choices=True)
+        moved = len(self.scale.continuous)
+        self.head: tuple[int, ...] = (moved, moved, *self.scale.counts)
         self.features = FeatureLayout(spec, config.observations, config.ignored_observations)
         self.action_middle, self.action_half = self.scale.middle, self.scale.half
         inputs = self.features.state_size + config.image_embedding * len(self.features.image_names)
@@ -109,8 +116,8 @@ class TanhGaussianLayout:
         for i, (rows, columns) in enumerate(pairwise(sizes)):
             self.shapes[f"layer{i}.weight"] = (rows, columns)
             self.shapes[f"layer{i}.bias"] = (columns,)
-        self.shapes["head.weight"] = (sizes[-1], 2 * action.size)
-        self.shapes["head.bias"] = (2 * action.size,)
+        self.shapes["head.weight"] = (sizes[-1], sum(self.head))
+        self.shapes["head.bias"] = (sum(self.head),)
         for name in self.features.image_names:
             self.shapes.update(self._encoder_shapes(name))
 

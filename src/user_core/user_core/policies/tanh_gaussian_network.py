@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from user_core.errors import SpecError
+from user_core.interfaces import ActionDistribution
+from user_core.policies.choices import MixedActions
 from user_core.policies.tanh_gaussian_layout import INPUT_LIMIT, NORM_EPSILON, TanhGaussianLayout
 from user_core.specs import Array, Arrays
 
@@ -215,11 +217,16 @@ class TanhGaussianNetwork(nn.Module):
         scaled = torch.where(measured, metres * (2 / far_m) - 1, torch.zeros_like(metres))
         return torch.cat([scaled, measured.to(scaled.dtype) * 2 - 1], 1)
 
-    def distribution(self, features: Tensor) -> TanhGaussian:
+    def distribution(self, features: Tensor) -> ActionDistribution:
         """Of the actions, from features (B, F)."""
-        config = self.layout.config
-        mean, log_std = self._head(features).chunk(2, dim=1)
-        return TanhGaussian(mean, log_std.clamp(config.log_std_min, config.log_std_max))
+        config, scale = self.layout.config, self.layout.scale
+        if not scale.counts:
+            mean, log_std = self._head(features).chunk(2, dim=1)
+            return TanhGaussian(mean, log_std.clamp(config.log_std_min, config.log_std_max))
+        mean, log_std, *logits = self._head(features).split(self.layout.head, dim=1)
+        log_std = log_std.clamp(config.log_std_min, config.log_std_max)
+        continuous = TanhGaussian(mean, log_std) if scale.continuous else None
+        return MixedActions(scale, logits, continuous)
 
     def arrays(self) -> dict[str, Array]:
         """By the names of the layout; a copy."""
@@ -228,7 +235,8 @@ class TanhGaussianNetwork(nn.Module):
         }
 
     def head_of_one(self, observation: Arrays) -> Array:
-        """Mean and logarithm of the standard deviation, (2 A,), from one observation."""
+        """The output of the head (mean, log of the standard deviation, logits), from one
+        observation."""
         with torch.inference_mode():
             features = self.layout.features
             inputs = {"state": torch.from_numpy(features.vector(observation))[None]}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -69,7 +70,9 @@ class TorchPolicyConfig(Config):
 class TorchPolicy(Policy):
     """Acts with its torch network, one observation at a time, on the CPU.
 
-    :meth:`network` gives a copy of the network, for an algorithm to train.
+    One that knows categorical elements says so by :attr:`knows_choices`: its network then gives a
+    :class:`~user_core.interfaces.ChoiceDistribution` for a robot that has some
+    (:class:`user_core.policies.choices.MixedActions` is one). :meth:`network` gives a copy of the network, for an algorithm to train.
 
     Args:
         config: Parameters.
@@ -78,9 +81,12 @@ class TorchPolicy(Policy):
 
     Config = TorchPolicyConfig
 
+    #: Whether it can choose; if not, robots with categorical elements are refused.
+    knows_choices: ClassVar[bool] = False
+
     def __init__(self, config: TorchPolicyConfig, spec: RobotSpec) -> None:
         self.config, self.spec = config, spec
-        self._scale = ActionScale(spec)
+        self._scale = ActionScale(spec, choices=self.knows_choices)
         self._generator = torch.Generator().manual_seed(config.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)

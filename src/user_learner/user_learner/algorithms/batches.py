@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from user_core.errors import PluginError, SpecError, StoreError
-from user_core.interfaces import Policy, PolicyNetwork
+from user_core.interfaces import DistributionNetwork, Policy, PolicyNetwork
 from user_core.policies.features import ActionScale
 from user_core.reasons import ACTIONS_OUTSIDE, INPUT_CUT, Reason
 from user_core.specs import Array, RobotSpec
@@ -57,6 +57,28 @@ def network_of(policy: Policy, needs: type, algorithm: str, device: torch.device
     return network.to(device)
 
 
+def require_choices(
+    network: DistributionNetwork, spec: RobotSpec, algorithm: str, device: torch.device
+) -> None:
+    """Raise PluginError unless the network gives distributions of the choices that a robot has."""
+    if not spec.action.categorical:
+        return
+    seen = {name: array.zeros()[None] for name, array in spec.observation.items()}
+    with torch.no_grad():
+        inputs = {name: tensor.to(device) for name, tensor in network.inputs(seen).items()}
+        found = network.distribution(network.encode(inputs))
+    lacking = [
+        name for name in ("choice_log_probs", "sample_continuous") if not hasattr(found, name)
+    ]
+    if lacking:
+        raise PluginError(
+            f"policy of {algorithm} for {spec.robot!r}, whose actions have choices",
+            got=f"{type(found).__name__}, which has no {', '.join(lacking)}",
+            expected="a distribution as user_core.interfaces.ChoiceDistribution describes it",
+            hint="The policy tanh_gaussian has it; see docs/how_to/add_a_policy.md",
+        )
+
+
 def members(protocol: type) -> list[str]:
     """Names that an object must have to fulfil a protocol."""
     names = {
@@ -97,7 +119,7 @@ class Minibatch:
 
     Attributes:
         inputs: Of the policy's network, (B, ...) each.
-        action: (B, T x A), scaled to -1 to 1.
+        action: (B, T x A), scaled to -1 to 1; choices as their numbers from 0.
         reward: (B,); of the first step of a window.
         discount: (B,), of the value of the next observation; 0 behind a terminal step.
         next_inputs: As ``inputs``; empty where they were not asked for.
@@ -131,7 +153,7 @@ class Minibatcher:
         next_observations: bool = True,
     ) -> None:
         self.network, self.device, self._next = network, device, next_observations
-        scale, rows = ActionScale(spec), network.rows
+        scale, rows = ActionScale(spec, choices=True), network.rows
         self._action_size = spec.action.size
         self._action_shape: tuple[int, ...] = (self._action_size,)
         if rows > 1:
@@ -139,6 +161,10 @@ class Minibatcher:
         half = np.where(scale.half > 0, scale.half, 1)
         self._action_middle = torch.from_numpy(np.tile(scale.middle, rows)).to(device)
         self._action_scale = torch.from_numpy(np.tile(1 / half, rows)).to(device)
+        self._limits: tuple[Tensor, Tensor] | None = None  # of actions that are not -1 to 1
+        if scale.categorical:
+            low, high = (np.tile(side, rows) for side in (scale.unit_low, scale.unit_high))
+            self._limits = torch.from_numpy(low).to(device), torch.from_numpy(high).to(device)
         self._cuts, self._outside = 0, torch.zeros((), device=device)
         #: What the rows of the network's first layer were multiplied by in the newest cut, (O,),
         #: so that its outputs stayed while the scale of inputs changed; None: nothing changed.
@@ -177,10 +203,10 @@ class Minibatcher:
         action = self._tensor(batch.action).reshape(rows, -1)
         action = (action - self._action_middle) * self._action_scale
         if self._cuts % _LOOK_EVERY == 0:
-            outside = (action.abs() > 1 + _SLACK).any(1).float().mean()
+            outside = self._is_outside(action).any(1).float().mean()
             self._outside.lerp_(outside, 1 / (1 + min(self._cuts // _LOOK_EVERY, _LOOKS)))
         self._cuts += 1
-        action = action.clamp_(-1, 1)
+        action = action.clamp_(*(self._limits or (-1, 1)))
         reward, discount = self._tensor(batch.reward), self._tensor(batch.discount)
         if planned > 1:
             reward, discount = reward[:, 0], discount[:, 0]
@@ -202,6 +228,13 @@ class Minibatcher:
             )
             for i in range(count)
         ]
+
+    def _is_outside(self, action: Tensor) -> Tensor:
+        """Which elements of actions (B, T x A) are out of bounds."""
+        if self._limits is None:
+            return action.abs() > 1 + _SLACK
+        low, high = self._limits
+        return (action < low - _SLACK) | (action > high + _SLACK)
 
     def warnings(self) -> list[Reason]:
         """What a person should know of the data: actions that were cut, inputs far out."""

@@ -24,6 +24,7 @@ from user_learner.algorithms.batches import (
     buffers_state,
     load_buffers,
     network_of,
+    require_choices,
     shifted,
 )
 from user_learner.algorithms.distributed import share_
@@ -42,7 +43,7 @@ class BCConfig(Config):
     loss: Literal["likelihood", "squared_error"] = setting(
         "likelihood",
         doc="Negative log-likelihood of the action, which also teaches the spread, or the "
-        "squared error of the squashed mean.",
+        "squared error of the squashed mean. Of choices it is the cross entropy in both.",
     )
     learning_rate: float = setting(3e-4, doc="Learning rate of Adam.", gt=0, read_only=False)
     max_grad_norm: float = setting(
@@ -83,6 +84,13 @@ class BC(Algorithm):
         self._own_loss = hasattr(network, "loss")
         needs = LossNetwork if self._own_loss else DistributionNetwork
         self.network: Any = network_of(policy, needs, "BC", device)
+        rows, size = self.network.rows, spec.action.size
+        chosen = [row * size + i for row in range(rows) for i in spec.action.categorical]
+        self._chosen = torch.zeros(rows * size, device=device)  # 1 where an element is a choice
+        self._chosen[chosen] = 1
+        self._chooses = bool(chosen) and not self._own_loss
+        if self._chooses:
+            require_choices(self.network, spec, "BC", device)
         self.parameters = FlatParameters(dict(self.network.named_parameters()), device)
         share_(self.parameters.flat)
         self.generator = make_generator(config.seed, device)
@@ -102,10 +110,18 @@ class BC(Algorithm):
         else:
             distribution = self.network.distribution(self.network.encode(inputs))
             errors = (distribution.mode - action).square()
+            if self._chooses:
+                errors = errors * (1 - self._chosen)
             error = (errors if weight is None else errors * weight).mean()
             likelihood = distribution.log_prob(action, weight).mean()
             loss = -likelihood if self.config.loss == "likelihood" else error
             metrics = {"log_likelihood": likelihood, "squared_error": error}
+            if self._chooses:
+                share = self._chosen.expand_as(action) if weight is None else self._chosen * weight
+                right = (distribution.mode == action.round()).float() * share
+                metrics["choices_right"] = right.sum() / share.sum().clamp_min(1)
+                if self.config.loss == "squared_error":
+                    loss = error - distribution.log_prob(action, share).mean()
         self.parameters.zero_grad()
         loss.backward()
         self._optimizer.step()

@@ -1,4 +1,9 @@
-"""Soft Actor-Critic (Haarnoja et al. 2018)."""
+"""Soft Actor-Critic (Haarnoja et al. 2018), for actions that are numbers, choices, or both.
+
+With choices the critics give a value for each of them (:mod:`user_learner.algorithms.choice_values`), and
+what the equations average over actions is averaged exactly (Christodoulou 2019). Choices have a temperature
+of their own, since their entropy and that of continuous elements have nothing in common.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +29,10 @@ from user_learner.algorithms.batches import (
     buffers_state,
     load_buffers,
     network_of,
+    require_choices,
     shifted,
 )
+from user_learner.algorithms.choice_values import ChoiceValues, entropy, share_at
 from user_learner.algorithms.distributed import share_
 from user_learner.algorithms.torch_tools import (
     FlatAdam,
@@ -80,6 +87,31 @@ class SACConfig(Config):
     )
     target_entropy_per_action: float = setting(
         -1.0, doc="Entropy aimed at, per element of the action.", read_only=False
+    )
+    choice_entropy: float = setting(
+        0.5,
+        doc="Entropy aimed at for choices, as a share of that of choosing evenly. Christodoulou 2019 has "
+        "0.98, which is nearly chance.",
+        ge=0,
+        le=1,
+        read_only=False,
+    )
+    choice_entropy_end: float | None = setting(
+        None,
+        doc="The share at the end of choice_entropy_updates, which it goes to evenly (Xu et al., Target "
+        "Entropy Annealing for Discrete Soft Actor-Critic, 2021).",
+        ge=0,
+        le=1,
+        read_only=False,
+    )
+    choice_entropy_updates: int = setting(
+        0, doc="Critic updates within which it does.", ge=0, read_only=False
+    )
+    target_reduction: Literal["min", "mean"] = setting(
+        "min",
+        doc="What the drawn target critics become: their minimum, or their mean, where the minimum "
+        "underestimates (of choices: Zhou et al., Revisiting Discrete Soft Actor-Critic, 2022).",
+        read_only=False,
     )
     entropy_in_target: bool = setting(
         True, doc="Whether the critics' targets count future entropy as reward.", read_only=False
@@ -146,18 +178,24 @@ class ActorCriticNetworks:
         for name, parameter in policy.named_parameters():
             (encoder if name.startswith("encoder.") else actor)[name] = parameter
         self.encodes = bool(encoder)
+        elements, counts = spec.action.categorical, spec.action.counts
+        moved = spec.action.size - len(elements)
+        self.choices = ChoiceValues(elements, counts) if counts else None
         critics = ensemble_arrays(
             config.critics,
-            _feature_size(policy, spec, device) + spec.action.size,
+            _feature_size(policy, spec, device) + moved,
             config.critic_hidden,
             np.random.default_rng(config.seed),
+            self.choices.size if self.choices else 1,
         )
         self.actor = FlatParameters(actor, device)
         self.critics = FlatParameters({**critics, **encoder}, device)
         self.target = FlatParameters(critics, device)
-        self.log_temperature = FlatParameters(
-            {"log_temperature": np.log([config.initial_temperature])}, device
-        )
+        first = np.log([config.initial_temperature])
+        temperatures = {"log_temperature": first} if moved else {}
+        if self.choices:
+            temperatures["log_choice_temperature"] = first
+        self.log_temperature = FlatParameters(temperatures, device)
         for tensor in (self.actor.flat, self.critics.flat, self.target.flat):
             share_(tensor)
 
@@ -176,14 +214,16 @@ class ActorCriticNetworks:
         action: Tensor,
         members: Tensor | None = None,
     ) -> Tensor:
-        """Values of all critics, or of some, (E, B)."""
-        return evaluate(
+        """Values of all critics, or of some, (E, B); of each of N choices, (E, B, N), where there
+        are any. ``action`` has the elements that are none."""
+        values = evaluate(
             parameters,
             torch.cat([features, action], 1),
             self.config.layer_norm,
             members,
             self.dtype,
         )
+        return values if self.choices is None else values.reshape(*values.shape[:2], -1)
 
 
 def _feature_size(policy: DistributionNetwork, spec: RobotSpec, device: torch.device) -> int:
@@ -199,12 +239,35 @@ def _feature_size(policy: DistributionNetwork, spec: RobotSpec, device: torch.de
 
 
 @dataclass(frozen=True)
-class _Ahead:
-    """The next observation's features (B, F), an action there (B, A), its log-probability (B,)."""
+class _Drawn:
+    """What the policy does somewhere.
 
-    features: Tensor
+    Attributes:
+        action: A sample of the elements that are no choices, (B, C).
+        log_prob: Its log-probability density, (B,).
+        choices: Log-probabilities of the choices of each categorical element, (B, n) each.
+    """
+
     action: Tensor
     log_prob: Tensor
+    choices: tuple[Tensor, ...]
+
+    def entropies(self) -> Tensor:
+        """Of the continuous elements, by the sample, and of the choices: those there are, (1 or 2, B)."""
+        if not self.choices:
+            return -self.log_prob[None]
+        of_choices = entropy(self.choices)
+        if not self.action.shape[1]:
+            return of_choices[None]
+        return torch.stack([-self.log_prob, of_choices])
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """The next observation's features (B, F), and what the policy does there."""
+
+    features: Tensor
+    drawn: _Drawn
 
 
 class SAC(Algorithm):
@@ -212,7 +275,7 @@ class SAC(Algorithm):
 
     Haarnoja et al., "Soft Actor-Critic Algorithms and Applications", 2018. One call makes
     ``critic_updates`` updates of the critics, each on its own minibatch, then one of actor and
-    temperature on the last.
+    temperatures on the last. For choices it is discrete SAC, see the module.
 
     Args:
         config: Parameters.
@@ -233,8 +296,11 @@ class SAC(Algorithm):
                 f"policy of {name}", got=f"one that plans {network.rows} actions at once",
                 expected="one action at a time", hint="Behaviour cloning (bc) trains such policies",
             )  # fmt: skip
+        require_choices(network, spec, name, self.device)
         self._minibatcher = Minibatcher(network, spec, self.device)
         self.networks = ActorCriticNetworks(config, network, spec, self.device)
+        self._continuous = [i for i in range(spec.action.size) if i not in spec.action.categorical]
+        self._most_choice_entropy = sum(math.log(n) for n in spec.action.counts)
         self.generator = make_generator(config.seed, self.device)
         networks, norm = self.networks, config.max_grad_norm
         self._optimizers = {
@@ -242,7 +308,6 @@ class SAC(Algorithm):
             "critics": FlatAdam(networks.critics, config.critic_learning_rate, norm),
             "temperature": FlatAdam(networks.log_temperature, config.temperature_learning_rate),
         }
-        self._target_entropy = config.target_entropy_per_action * spec.action.size
         self._updates = 0
         largest = max(config.max_temperature, config.initial_temperature)
         self._log_temperature_bounds = (math.log(_MIN_TEMPERATURE), math.log(largest))
@@ -335,25 +400,52 @@ class SAC(Algorithm):
             for name in minibatches[0].next_inputs
         }
         whole = self._look_ahead(inputs)
-        parts = (whole.features.split(rows), whole.action.split(rows), whole.log_prob.split(rows))
-        return [_Ahead(*part) for part in zip(*parts, strict=True)]
+        drawn = whole.drawn
+        parts = zip(
+            *(
+                t.split(rows)
+                for t in (whole.features, drawn.action, drawn.log_prob, *drawn.choices)
+            ),
+            strict=True,
+        )
+        return [
+            _Ahead(features, _Drawn(action, log_prob, tuple(choices)))
+            for features, action, log_prob, *choices in parts
+        ]
 
     @torch.no_grad()
     def _look_ahead(self, next_inputs: Inputs) -> _Ahead:
         features = self.networks.features(next_inputs, self.generator)
-        return _Ahead(features, *self.networks.policy.distribution(features).sample(self.generator))
+        return _Ahead(features, self._act(features))
+
+    def _act(self, features: Tensor) -> _Drawn:
+        """What the policy does, given features (B, F)."""
+        distribution: Any = self.networks.policy.distribution(features)
+        if self.networks.choices is None:
+            return _Drawn(*distribution.sample(self.generator), ())
+        action, log_prob = distribution.sample_continuous(self.generator)
+        return _Drawn(action, log_prob, tuple(distribution.choice_log_probs))
+
+    def _expected(self, values: Tensor, drawn: _Drawn) -> Tensor:
+        """Values (..., B) of what the policy does, over all of its choices."""
+        choices = self.networks.choices
+        return values if choices is None else choices.expected(values, drawn.choices)
 
     @torch.no_grad()
     def _target(self, minibatch: Minibatch, ahead: _Ahead, temperature: Tensor) -> Tensor:
-        """r + discount x (min over some target critics - temperature x log pi), (B,)."""
+        """r + discount x (min over some target critics - temperature x log pi), (B,). With choices
+        the minimum is that of each, and its mean over choices is taken."""
         networks, config, members = self.networks, self.config, None
         if config.target_critics < config.critics:
             order = torch.randperm(config.critics, generator=self.generator, device=self.device)
             members = order[: config.target_critics]
-        values = networks.values(networks.target.frozen, ahead.features, ahead.action, members)
-        value = values.amin(0)
+        values = networks.values(
+            networks.target.frozen, ahead.features, ahead.drawn.action, members
+        )
+        least = values.amin(0) if config.target_reduction == "min" else values.mean(0)
+        value = self._expected(least, ahead.drawn)
         if config.entropy_in_target:
-            value = value - temperature * ahead.log_prob
+            value = value + temperature @ ahead.drawn.entropies()
         target = torch.addcmul(minibatch.reward, minibatch.discount, value)
         if config.value_min is not None or config.value_max is not None:
             target = target.clamp(config.value_min, config.value_max)
@@ -363,7 +455,12 @@ class SAC(Algorithm):
         self, features: Tensor, action: Tensor, target: Tensor
     ) -> dict[str, Tensor]:
         networks = self.networks
-        values = networks.values(networks.critics.named, features, action)
+        if networks.choices is None:
+            values = networks.values(networks.critics.named, features, action)
+        else:
+            continuous = action[:, self._continuous]
+            every = networks.values(networks.critics.named, features, continuous)
+            values = networks.choices.taken(every, action)
         error = values - target
         loss = error.square().mean(1).sum()
         networks.critics.zero_grad()
@@ -378,24 +475,44 @@ class SAC(Algorithm):
 
     def _update_actor(self, features: Tensor, temperature: Tensor) -> dict[str, Tensor]:
         networks = self.networks
-        action, log_prob = networks.policy.distribution(features).sample(self.generator)
-        value = self._value_of(networks.values(networks.critics.frozen, features, action))
-        loss = (temperature * log_prob - value).mean()
+        drawn = self._act(features)
+        values = networks.values(networks.critics.frozen, features, drawn.action)
+        value = self._expected(self._value_of(values), drawn)
+        entropies = drawn.entropies()
+        loss = -(temperature @ entropies + value).mean()
         networks.actor.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizers["actor"].step()
-        entropy = -log_prob.detach().mean()
+        entropy_now = entropies.detach().mean(1)
         if self.config.temperature_learning_rate > 0:
             # d/d(log t) of t x (entropy - target): the temperature rises while entropy lacks.
-            networks.log_temperature.grad.copy_(temperature * (entropy - self._target_entropy))
+            networks.log_temperature.grad.copy_(
+                temperature * (entropy_now - self._target_entropies(entropy_now))
+            )
             self._optimizers["temperature"].step()
             networks.log_temperature.flat.clamp_(*self._log_temperature_bounds)
-        return {
+        metrics = {
             "actor_loss": loss.detach(),
-            "entropy": entropy,
+            "entropy": entropy_now[0],
             "temperature": temperature[0],
         }
+        if len(temperature) > 1:
+            metrics |= {"choice_entropy": entropy_now[1], "choice_temperature": temperature[1]}
+        return metrics
+
+    def _target_entropies(self, like: Tensor) -> Tensor:
+        """Entropies that are aimed at, of continuous elements and of choices, as there are any."""
+        config, aimed = self.config, []
+        if self._continuous:
+            aimed.append(config.target_entropy_per_action * len(self._continuous))
+        if self.networks.choices is not None:
+            share = share_at(
+                self._updates, config.choice_entropy, config.choice_entropy_end,
+                config.choice_entropy_updates,
+            )  # fmt: skip
+            aimed.append(share * self._most_choice_entropy)
+        return like.new_tensor(aimed)
 
     def _value_of(self, values: Tensor) -> Tensor:
-        """What the actor climbs, (B,), from the values of all critics, (E, B)."""
+        """What the actor climbs, (B, ...), from the values of all critics, (E, B, ...)."""
         return values.amin(0)

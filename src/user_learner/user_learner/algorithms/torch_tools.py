@@ -47,14 +47,18 @@ _EPSILON = 1e-5
 
 
 def ensemble_arrays(
-    members: int, inputs: int, hidden: tuple[int, ...], rng: np.random.Generator
+    members: int,
+    inputs: int,
+    hidden: tuple[int, ...],
+    rng: np.random.Generator,
+    outputs: int = 1,
 ) -> dict[str, Array]:
     """First values: ``layer<i>.weight`` (E, in, out), ``layer<i>.bias`` (E, 1, out).
 
-    Glorot-uniform weights, drawn for each member; the last layer has one output.
+    Glorot-uniform weights, drawn for each member; the last layer has ``outputs`` outputs.
     """
     arrays: dict[str, Array] = {}
-    sizes = (inputs, *hidden, 1)
+    sizes = (inputs, *hidden, outputs)
     for i, (rows, columns) in enumerate(pairwise(sizes)):
         limit = np.sqrt(6 / (rows + columns))
         weight = rng.uniform(-limit, limit, (members, rows, columns))
@@ -70,7 +74,8 @@ def evaluate(
     members: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Outputs of the members, (E, B), for an input that all share, (B, I).
+    """Outputs of the members, (E, B), for an input that all share, (B, I); (E, B, N) where each
+    has N > 1 outputs.
 
     A hidden layer is linear, then with ``layer_norm`` normalised, plus bias, ReLU. The gain
     that layer normalisation usually has is left out: the weights of the next layer can be it,
@@ -116,14 +121,16 @@ class _Ensemble(torch.autograd.Function):
                 saved.append(x)
         ctx.layer_norm = layer_norm
         ctx.save_for_backward(*layers, *saved)
-        return torch.baddbmm(layers[-1], x, layers[-2]).squeeze(-1)
+        return torch.baddbmm(layers[-1], x, layers[-2]).squeeze(-1)  # of one output only
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         count = len(ctx.needs_input_grad) - 2
         layers, saved = ctx.saved_tensors[:count], list(ctx.saved_tensors[count:])
         wanted, step = ctx.needs_input_grad[2:], 4 if ctx.layer_norm else 1
-        grad = gradients[0].unsqueeze(-1)  # (E, B, 1), of the output of layer i
+        grad = gradients[0]  # (E, B, N), of the output of layer i
+        if grad.dim() == 2:
+            grad = grad.unsqueeze(-1)
         result: list[Tensor | None] = [None] * count
         for i in range(count - 2, -1, -2):
             before = saved[step * (i // 2)]  # input of this layer

@@ -91,10 +91,10 @@ class GymnasiumConfig(Config):
         doc="Smallest and largest action, each one number or one for each element, for an "
         "environment that has no bounds; where it has, the narrower ones hold.",
     )
-    discrete: Literal["refuse", "argmax"] = setting(
-        "refuse",
-        doc="argmax: offer discrete actions as a vector of floats from -1 to 1, one for each choice, of "
-        "which the largest is taken, so that algorithms for continuous actions can try.",
+    discrete: Literal["choices", "argmax"] = setting(
+        "choices",
+        doc="Discrete actions as the choices that they are; or argmax: as floats from -1 to 1, one for each "
+        "choice, of which the largest is taken, for policies and algorithms that know no choices.",
     )
     success_key: str = setting(
         "",
