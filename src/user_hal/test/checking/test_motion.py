@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from user_core.errors import DeviceTimeout
-from user_core.specs import ActionKind
+from user_core.specs import ActionKind, ArraySpec
 from user_core.types import Observation
 from user_hal.checking.motion import MotionCheck, MotionReport, Moved, grippers_that_open
 from user_hal.checking.tables import motion_section
@@ -119,6 +119,52 @@ def test_a_gripper_that_nothing_measures_is_announced() -> None:
     assert grippers_that_open(spec) == []
     joints = {"joint_position": spec.observation["joint_position"]}
     assert grippers_that_open(replace(spec, observation=joints)) == ["hand"]
+
+
+class Base(SmallArm):
+    """A base that is driven by (vx, wz), and has an odometry."""
+
+    def __init__(self, follows: tuple[float, ...] = (1.0, 1.0)) -> None:
+        super().__init__(SmallArmConfig(follows=follows))
+        names = ("x", "y", "z", "qx", "qy", "qz", "qw")
+        self._spec = replace(
+            self._spec,
+            observation={"pose": ArraySpec((7,), "float64", unit="m", frame="odom", names=names)},
+            action=ArraySpec((2,), "float32", (-0.1, -0.4), (0.3, 0.4), names=("vx", "wz")),
+            action_kind=ActionKind.BASE_TWIST,
+        )
+        self.place = np.array([3.0, 1.0, 2.0])  # x, y, heading: it does not start at zero
+
+    def read(self) -> Observation:
+        x, y, heading = self.place
+        pose = [x, y, 0.0, 0.0, 0.0, math.sin(heading / 2), math.cos(heading / 2)]
+        return replace(super().read(), arrays={"pose": np.array(pose)})
+
+    def command(self, action: np.ndarray) -> np.ndarray:
+        speed, turning = np.asarray(action, float) * self.config.follows * self.config.period_s
+        heading = self.place[2]
+        self.place += [speed * math.cos(heading), speed * math.sin(heading), turning]
+        return super().command(action)
+
+
+def check_base(robot: Base) -> MotionReport:
+    safety = SafetyConfig.model_validate({"velocity": {"linear": 0.2, "angular": 0.3}})
+    with LocalHal(robot, safety) as hal:
+        return MotionCheck(hal, safety, seconds=0.16).run()
+
+
+def test_a_base_goes_forward_and_turns_a_little_by_its_own_axes() -> None:
+    robot = Base()
+    report = check_base(robot)
+    assert verdicts(report) == ["moved", "moved"], report
+    assert [(moved.name, moved.unit) for moved in report.moved] == [("vx", "m"), ("wz", "rad")]
+    assert report.moved[0].went == pytest.approx(0.05, abs=0.01)
+    assert report.moved[1].went == pytest.approx(0.1, abs=0.02)
+    np.testing.assert_allclose(robot.place, [3.0, 1.0, 2.0], atol=0.01)
+
+
+def test_a_base_that_goes_backwards_or_stands_is_told() -> None:
+    assert verdicts(check_base(Base((-1.0, 0.0)))) == ["wrong way", "did not move"]
 
 
 def test_what_is_not_measured_is_said() -> None:

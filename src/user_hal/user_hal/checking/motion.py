@@ -23,13 +23,18 @@ from user_hal.local import LocalHal
 from user_hal.safety import SafetyConfig
 from user_hal.safety.rotation import conjugate, from_vector, multiply, to_vector
 
-#: How far it goes: joints (rad), the tool or a lift (m), the tool (rad), a gripper (its opening).
+#: How far it goes: joints (rad), the tool or a lift (m), the tool (rad), a gripper (its opening), a
+#: base (m and rad; odometry is coarse).
 JOINT, TOOL_M, TOOL_RAD, GRIPPER = 0.05, 0.01, 0.05, 0.2
+BASE_M, BASE_RAD = 0.05, 0.1
 #: Share of what was told that counts as followed, as done by nothing, and as the wrong way.
 _FOLLOWED = (0.6, 1.4)
 _NOTHING = 0.2
 _ABSOLUTE = (ActionKind.JOINT_POSITION, ActionKind.EE_POSE)
-_VELOCITIES = (ActionKind.JOINT_VELOCITY, ActionKind.EE_TWIST)
+_VELOCITIES = (ActionKind.JOINT_VELOCITY, ActionKind.EE_TWIST, ActionKind.BASE_TWIST)
+#: Elements of a base's action, and which of x y z rx ry rz they move.
+_BASE_AXES = {"vx": 0, "vy": 1, "wz": 5}
+_SIX = ("x", "y", "z", "rx", "ry", "rz")
 _MOST_STEPS = 60
 _SETTLE_S = 2.0
 _LOOK_S = 0.02
@@ -54,7 +59,8 @@ class Element:
         gripper: Which element of its array a gripper is; -1: it is none.
         unit: Of the motion.
         amount: How far to go, in this unit.
-        source: Array of the observation that shows a gripper.
+        source: Array of the observation that shows a gripper, or where a base is.
+        axis: Of x y z rx ry rz, where a base goes; -1: it is none.
     """
 
     name: str
@@ -64,26 +70,40 @@ class Element:
     unit: str
     amount: float
     source: str = "gripper"
+    axis: int = -1
 
     def measure(self, observation: Observation) -> Array:
         """Where all elements of its kind are: joints (n,), tool (7,), gripper (n,)."""
         arrays = self.view.arrays(observation.arrays)
-        if self.gripper >= 0:
+        if self.gripper >= 0 or self.axis >= 0:
             return np.asarray(arrays[self.source], float)
         name = "joint_position" if self.view.spec.action_kind in JOINT_KINDS else "tcp_pose"
         return np.asarray(arrays[name], float)
 
     def way(self, start: Array, end: Array) -> Array:
-        """From one measurement to another, (n,): of the tool translation and rotation vector."""
+        """From one measurement to another, (n,): of the tool translation and rotation vector, of a
+        base the same as seen from where it started."""
         if self.gripper >= 0 or self.view.spec.action_kind in JOINT_KINDS:
             return np.asarray(end - start)
-        turn = multiply(_quaternion(end), conjugate(_quaternion(start)))
-        return np.concatenate([end[:3] - start[:3], to_vector(turn)])
+        back = conjugate(_quaternion(start))
+        shift, turn = end[:3] - start[:3], multiply(_quaternion(end), back)
+        if self.axis >= 0:
+            x, y, z = (float(number) for number in shift)
+            shift = np.array(multiply(multiply(back, (x, y, z, 0.0)), conjugate(back))[:3])
+        return np.concatenate([shift, to_vector(turn)])
 
     @property
     def row(self) -> int:
         """Which element of that way is its own."""
+        if self.axis >= 0:
+            return self.axis
         return self.gripper if self.gripper >= 0 else self.index
+
+    @property
+    def turns(self) -> bool:
+        """Whether it turns the tool or the base."""
+        kind = self.view.spec.action_kind
+        return self.axis >= 3 or (kind in TOOL_KINDS and self.index >= 3)
 
 
 @dataclass
@@ -137,6 +157,9 @@ def elements_of(hal: LocalHal, scale: float = 1.0) -> Iterator[tuple[Element | N
         arms = [i for i in range(spec.action.size) if i not in spec.grippers]
         tool = spec.action_kind in TOOL_KINDS
         labels = [names[i] for i in arms]
+        if spec.action_kind is ActionKind.BASE_TWIST:
+            yield from _elements_of_base(view, labels, scale)
+            continue
         if spec.action_kind is ActionKind.EE_POSE:
             labels = ["x", "y", "z", "rx", "ry", "rz"]
         source = "tcp_pose" if tool else "joint_position"
@@ -152,8 +175,6 @@ def elements_of(hal: LocalHal, scale: float = 1.0) -> Iterator[tuple[Element | N
                 nothing.detail = (
                     f"nothing in the observation measures it: no {source} of its size"
                     if known
-                    else "nothing in the observation measures where the base is"
-                    if spec.action_kind is ActionKind.BASE_TWIST
                     else f"how far {spec.action_kind.value} actions move is not known"
                 )
                 yield None, nothing
@@ -168,6 +189,33 @@ def elements_of(hal: LocalHal, scale: float = 1.0) -> Iterator[tuple[Element | N
                 yield None, nothing
             else:
                 yield Element(nothing.name, view, index, row, "", GRIPPER, source), nothing
+
+
+def _elements_of_base(
+    view: GroupView, labels: Sequence[str], scale: float
+) -> Iterator[tuple[Element | None, Moved]]:
+    source = next(
+        (
+            name
+            for name, seen in view.spec.observation.items()
+            if seen.size == 7 and seen.names[:4] == ("x", "y", "z", "qx") and name != "tcp_pose"
+        ),
+        "",
+    )
+    for index, label in enumerate(labels):
+        axis = _BASE_AXES.get(label.rpartition(".")[2].rpartition("_")[2], -1)
+        unit = "rad" if axis >= 3 else "m"
+        nothing = Moved(_named(view, label), unit)
+        if not source or axis < 0:
+            nothing.detail = (
+                "nothing in the observation measures where the base is: of its odometry "
+                f"{view.name or 'base'}.pose: {{topic: ODOMETRY, type: nav_msgs/msg/Odometry, field: "
+                "pose.pose, layout: pose, frame: odom}"
+            )
+            yield None, nothing
+            continue
+        amount = scale * (BASE_RAD if axis >= 3 else BASE_M)
+        yield Element(nothing.name, view, index, -1, unit, amount, source, axis), nothing
 
 
 def grippers_that_open(spec: RobotSpec) -> list[str]:
@@ -313,18 +361,25 @@ class MotionCheck:
             high = float(spec.action.high_array[element.index])
             per_period = period_s if spec.action_kind in _VELOCITIES else 1.0
             limits.append(min(-low, high) * per_period * self._unit(element))
-        for motion, factor in ((safety.step, 1.0), (safety.velocity, period_s)):
+        own = safety.groups.get(element.view.name)
+        motions = [(safety.step, 1.0, place), (safety.velocity, period_s, place)]
+        if own is not None:
+            motions += [(own.step, 1.0, element.index), (own.velocity, period_s, element.index)]
+        for motion, factor, index in motions:
             if motion.each:
-                limit = motion.each[place if len(motion.each) > place else 0]
+                limit = motion.each[index if len(motion.each) > index else 0]
                 limits.append(0.8 * limit * factor)
-            vector = motion.angular if element.index >= 3 else motion.linear
-            if vector is not None and spec.action_kind in TOOL_KINDS:
+            vector = motion.angular if element.turns else motion.linear
+            if vector is not None and (spec.action_kind in TOOL_KINDS or element.axis >= 0):
                 limits.append(0.8 * vector * factor)
-        if safety.acceleration.each:
-            each = safety.acceleration.each
-            limit = each[place if len(each) > place else 0]
-            # the fastest step of a motion over T with the amount A is 2 A / T for T = sqrt(2 pi A / a)
-            limits.append(0.8 * period_s * math.sqrt(2 * element.amount * limit / math.pi))
+        quickest = [(safety.acceleration.each, place)]
+        if own is not None:
+            quickest.append((own.acceleration.each, element.index))
+        for each, index in quickest:
+            if each:
+                limit = each[index if len(each) > index else 0]
+                # the fastest step of a motion over T with the amount A is 2 A / T for T = sqrt(2 pi A / a)
+                limits.append(0.8 * period_s * math.sqrt(2 * element.amount * limit / math.pi))
         return min(limits)
 
     def _unit(self, element: Element) -> float:
@@ -347,7 +402,7 @@ class MotionCheck:
             place = element.view.part.start + element.index
             if len(limits.low) > place and len(limits.high) > place:
                 low, high = limits.low[place], limits.high[place]
-        elif element.index < 3 and box.given:
+        elif element.axis < 0 and element.index < 3 and box.given:
             low, high = box.low[element.index], box.high[element.index]
         else:
             return 1.0
@@ -512,7 +567,7 @@ def _judge(element: Element, result: Moved, way: Array) -> None:
         others = np.abs(np.delete(way, element.row)) if element.gripper < 0 else np.zeros(0)
         if others.size and float(others.max()) > 0.5 * abs(told):
             other = int(np.argmax(np.where(np.arange(len(way)) == element.row, 0.0, np.abs(way))))
-            names = element.view.spec.action.names
+            names = _SIX if element.axis >= 0 else element.view.spec.action.names
             name = names[other] if other < len(names) else f"element {other}"
             result.detail = f"{name} moved instead, by {way[other]:+.4f}: look at the order"
     elif share < 0:

@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         "--amount",
         type=float,
         default=1.0,
-        help="factor on the known motion of 0.05 rad, or 10 mm and 0.05 rad (default: 1)",
+        help="factor on the known motion of 0.05 rad, or 10 mm and 0.05 rad, of a base 50 mm and 0.1 rad (default: 1)",
     )
     robot.add_argument("--steps", type=int, default=20, help="random actions (default: 20)")
     robot.add_argument(

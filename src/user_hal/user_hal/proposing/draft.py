@@ -204,6 +204,10 @@ class _Drafter:
         for part in parts:
             if part.base and self.grouping.odometry:
                 topic = self.grouping.odometry
+                found[f"{part.name}.pose"] = {
+                    "topic": topic, "type": ODOMETRY, "field": "pose.pose", "layout": "pose",
+                    "frame": self.found.frames.get(topic, "odom"),
+                }  # fmt: skip
                 found[f"{part.name}.velocity"] = {
                     "topic": topic, "type": ODOMETRY, "field": "twist.twist", "layout": "twist",
                     "frame": self.found.frames.get(topic, "odom"),
