@@ -154,6 +154,8 @@ class _RobotCheck:
         }
         if action.dtype.startswith("float"):
             wrong["NaN"] = np.full(action.size, math.nan, action.dtype)
+        elif action.high is not None:
+            wrong["choice"] = (action.high_array + 1).astype(action.dtype)
         for kind, bad in wrong.items():
             with self._promise(f"a command of wrong {kind} raises SpecError"):
                 try:

@@ -16,7 +16,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from user_core.errors import ConfigError, DeviceError, PluginError, SuiteError
+from user_core.errors import ConfigError, DeviceError, PluginError, SuiteError, in_words
 from user_core.plugins import import_object
 from user_hal.robots.gymnasium.config import GymnasiumConfig
 
@@ -40,7 +40,7 @@ def make(config: GymnasiumConfig) -> gymnasium.Env[Any, Any]:
     except gymnasium.error.DependencyNotInstalled as error:
         raise DeviceError(
             f"environment {config.env_id!r} needs what is not installed",
-            got=str(error),
+            got=said(error),
             hint=_together("Install the extra it names", conflicts_of(config.env_id)),
         ) from error
     except Exception as error:  # an environment may fail in any way
@@ -53,23 +53,35 @@ def make(config: GymnasiumConfig) -> gymnasium.Env[Any, Any]:
         ) from error
     for index, wrapper in enumerate(config.wrappers):
         where = f"wrappers[{index}] {wrapper.target!r} of environment {config.env_id!r}"
+        kind: Any = None
         try:
             kind = _wrapper(wrapper.target)
             env = _called(partial(kind, env), wrapper.kwargs)
         except SuiteError:
-            env.close()
+            close(env)
             raise
         except Exception as error:
-            env.close()
+            close(env)
+            if kind is None:
+                raise PluginError(
+                    where, got=said(error), expected="a wrapper that can be had"
+                ) from error
+            spaces = [getattr(env, name, "?") for name in ("observation_space", "action_space")]
             raise ConfigError(
                 where,
                 got=f"{wrapper.kwargs}: {said(error)}",
-                expected=f"this environment ({env.observation_space}, {env.action_space}) and the "
+                expected=f"this environment ({spaces[0]}, {spaces[1]}) and the "
                 f"arguments that it takes: {_signature(kind)}",
             ) from error
         if not isinstance(env, gymnasium.Env):
             raise ConfigError(where, got=type(env).__name__, expected="a gymnasium.Env")
     return env
+
+
+def close(env: gymnasium.Env[Any, Any]) -> None:
+    """Close an environment that is refused anyway: an error in that does not hide the other."""
+    with contextlib.suppress(Exception):
+        env.close()
 
 
 def conflicts_of(env_id: str) -> str:
@@ -102,13 +114,13 @@ def conflicts_of(env_id: str) -> str:
 
 def said(error: Exception) -> str:
     """Kind and text of an error; where it has none (an assertion), the line that raised it."""
-    text = str(error).strip()
+    text = in_words(error)
     frames = traceback.extract_tb(error.__traceback__)
-    if not text and frames:
+    if text == type(error).__name__ and frames:
         last = frames[-1]
         place = "/".join(Path(last.filename).parts[-2:])
-        text = f"{last.line} ({place}, line {last.lineno}, in {last.name})"
-    return f"{type(error).__name__}: {text}"
+        return f"{text}: {last.line} ({place}, line {last.lineno}, in {last.name})"
+    return text
 
 
 def _version(name: str) -> str:

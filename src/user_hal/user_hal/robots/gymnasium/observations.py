@@ -47,6 +47,7 @@ class Observations:
         self._pictures: dict[str, Picture] = {}
         self._single = self._single_name()
         self._counts: set[str] = set()
+        self._empty: set[str] = set()
         self.specs: dict[str, ArraySpec] = {}
         self.notes: list[str] = []
         leaves = list(self._leaves(space))
@@ -82,7 +83,7 @@ class Observations:
         """
         arrays: dict[str, Array] = {}
         for name, element in self._values(self._space, value):
-            if name in self._ignored:
+            if name in self._ignored or name in self._empty:
                 continue
             picture = self._pictures.get(name)
             arrays[name] = picture.show(element) if picture else self._numbers(name, element)
@@ -118,7 +119,12 @@ class Observations:
             self._pictures[name] = picture = Picture(name, leaf, config or PictureConfig())
             self.specs[name] = picture.spec
             return
-        self.specs[name] = spec = leaf_spec(leaf, self._config.float_dtype, name)
+        spec = leaf_spec(leaf, self._config.float_dtype, name)
+        if not spec.size:
+            self._empty.add(name)
+            self.notes.append(f"observation {name!r} has no numbers ({leaf}): left out")
+            return
+        self.specs[name] = spec
         if not isinstance(leaf, spaces.Box):
             self._counts.add(name)
         if spec.size > _MANY_NUMBERS:
@@ -191,6 +197,8 @@ def exact(value: Any, dtype: str, where: str) -> Array:
         array = np.asarray(value)
     except ValueError as error:
         raise SpecError(where, got=str(error), expected=f"an array of {dtype}") from error
+    if np.ma.is_masked(value):
+        raise SpecError(where, got="a masked array, some of it hidden", expected="all values")
     if array.dtype.kind not in "biuf":
         raise SpecError(
             where, got=f"{type(value).__name__} ({array.dtype})", expected=f"an array of {dtype}"
