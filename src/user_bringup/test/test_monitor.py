@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from user_bringup.cli.up import main as up_main
 from user_bringup.cli.up import one_line, why_it_never_ran, why_without_success
 from user_bringup.monitor import History, SystemState, render
 from user_bringup.monitor.history import read_history
@@ -159,6 +160,23 @@ def test_evaluations_are_counted_by_policy_version_and_what_nobody_can_judge_doe
     assert state.evaluations.last(3)[1] == [9]
 
 
+def test_versions_with_one_evaluation_each_are_counted_together():
+    state = SystemState()
+    for index in range(30):  # the last 20 episodes: 12 successes of 20
+        one = episode(
+            outcome=1 if index % 5 < 3 else 2, source=EVALUATION, start_ns=index,
+            first_version=index + 1, last_version=index + 1,
+        )  # fmt: skip
+        state.take("EpisodeResult", "/e", one)
+    assert state.evaluations.newest[1].count == 1
+    assert "60% of 20 (39 to 78%) of v11 to v30" in text_of(state)
+    assert "evaluation 60% of 20 (39 to 78%) of v11 to v30" in one_line(state)
+    for index in range(30, 33):  # a round of three of one version tells about it alone
+        one = episode(outcome=2, source=EVALUATION, start_ns=index, last_version=31)
+        state.take("EpisodeResult", "/e", one)
+    assert "0% of 3 (0 to 56%) of v31" in text_of(state)
+
+
 def test_no_verdict_is_a_dash_and_no_failure():
     state = SystemState()
     for index in range(5):
@@ -211,6 +229,12 @@ def test_that_success_is_never_judged_is_known_before():
     assert "evaluate_every" in why_without_success(deployment(evaluation={"every": 0}))
     assert why_without_success(deployment(evaluation={"every": 3})) == ""
     assert why_without_success(deployment(mode="evaluation")) == ""
+
+
+def test_a_share_that_cannot_be_is_refused_at_once(capsys):
+    with pytest.raises(SystemExit):
+        up_main(["gymnasium", "--until-success", "80"])
+    assert "80 can never be reached" in capsys.readouterr().err
 
 
 def test_what_was_said_long_ago_is_no_warning():

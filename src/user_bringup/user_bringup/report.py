@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from user_bringup.monitor.history import read_history
-from user_bringup.monitor.shares import Evaluations, Share, success_of
+from user_bringup.monitor.shares import Evaluations, Share, named, success_of
 from user_bringup.monitor.state import EVALUATION, ONLINE
 from user_bringup.monitor.table import number, percent, size
 from user_core.errors import SuiteError
@@ -244,15 +244,15 @@ def _summary_of(series: RunSeries) -> str:
     evaluated = sum(e["source"] == EVALUATION for e in series.episodes)
     evaluations = Evaluations.of(series.episodes)
     version, newest = evaluations.newest
-    last, versions = evaluations.last(20)
+    share, versions = evaluations.shown
     rows = [
         ("duration", f"{_last(series.state('actor_rate_hz').minutes):.1f} min"),
         ("episodes while collecting", f"{collected}, success of the last 20 {_share(online)}"),
         ("evaluation episodes", f"{evaluated}, {evaluations.unknown} that nobody could judge"),
         (f"success of policy version {version or '-'}, evaluated last", str(newest)),
         (
-            "success of the newest policy versions that have 20 episodes together",
-            f"{last}, versions {versions[0]} to {versions[-1]}" if versions else "-",
+            "success of the newest policy versions, as many as tell",
+            f"{share} of {named(versions)}" if versions else "-",
         ),
         ("environment steps", f"{_last(series.state('environment_steps').values):.0f}"),
         ("gradient updates", f"{_last(series.state('update').values):.0f}"),

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.live import Live
 
 from user_bringup.monitor import History, render
+from user_bringup.monitor.shares import named
 from user_bringup.monitor.state import ONLINE, SystemState
 from user_bringup.running import (
     PreparedRun,
@@ -196,7 +197,7 @@ class _Up:
             self._stop(f"{wanted} steps were learned from")
         found, versions = state.evaluations.last(_EVALUATIONS)
         if share and found.count >= _EVALUATIONS and found.rate >= share:
-            self._stop(f"evaluation {found} of {_named(versions)}")
+            self._stop(f"evaluation {found} of policy {named(versions)}")
         if (child := self.supervisor.ended_by) is not None:
             self._stop(f"{child.spec.name} was given up: {child.detail}")
         unjudged = state.evaluations.unknown
@@ -268,13 +269,6 @@ def why_it_never_ran(deployment: Deployment, state: SystemState) -> str:
     return "; ".join((state.warnings() + said)[:3]) or "no actor was heard of"
 
 
-def _named(versions: Sequence[int]) -> str:
-    """Policy versions, for people."""
-    if len(versions) == 1:
-        return f"policy version {versions[0]}"
-    return f"policy versions {versions[0]} to {versions[-1]}"
-
-
 def one_line(state: SystemState) -> str:
     """The state for a log, where no table can be drawn."""
     from user_bringup.monitor.table import number, percent
@@ -288,11 +282,21 @@ def one_line(state: SystemState) -> str:
     returns = [e.mean_return for (_, kind), e in state.episodes.items() if kind == ONLINE]
     if returns:
         text += f"  return {number(sum(returns) / len(returns), 2)}"
-    version, evaluation = state.evaluations.newest
+    evaluation, versions = state.evaluations.shown
     text += f"  success {percent(state.rate_of(ONLINE)[0])}, evaluation {evaluation}"
-    text += f" of v{version}" if version else ""
+    text += f" of {named(versions)}" if versions else ""
     warnings = state.warnings()
     return text + (f"  ! {warnings[0]}" if warnings else "")
+
+
+def _share(text: str) -> float:
+    """A share of episodes; one above 1, a number of percent, would never be reached."""
+    share = float(text)
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(
+            f"{text} can never be reached: a share from 0 to 1, for instance 0.8 for 80 %"
+        )
+    return share
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -313,7 +317,7 @@ def _parser() -> argparse.ArgumentParser:
         "--steps", type=int, default=0, help="stop after this many environment steps"
     )
     parser.add_argument(
-        "--until-success", type=float, default=0.0, metavar="SHARE",
+        "--until-success", type=_share, default=0.0, metavar="SHARE",
         help=f"stop when this share of {_EVALUATIONS} evaluation episodes succeeded, those of the "
         "newest policy versions",
     )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ from user_core.types import EpisodeSource, Outcome
 
 #: Quantile of the normal distribution for an interval of 95 %.
 _Z = 1.959964
+#: Episodes of a version that say something about it alone, and of several versions together.
+_OF_ITS_OWN, _TOGETHER = 3, 20
 #: Versions of which evaluations are remembered.
 _VERSIONS = 1000
 
@@ -70,6 +72,13 @@ def success_of(outcome: int, source: int) -> bool | None:
         return None
 
 
+def named(versions: Sequence[int]) -> str:
+    """Policy versions for people: ``v7``, or ``v3 to v7``; empty for none."""
+    if not versions:
+        return ""
+    return f"v{versions[0]}" + (f" to v{versions[-1]}" if len(versions) > 1 else "")
+
+
 class Evaluations:
     """Evaluation episodes by the policy version that acted in them.
 
@@ -108,6 +117,19 @@ class Evaluations:
             successes, judged = successes + share.successes, judged + share.count
             versions.insert(0, version)
         return Share(successes, judged), versions
+
+    @property
+    def shown(self) -> tuple[Share, list[int]]:
+        """What tells how good the policy is now, and the versions that it is about.
+
+        The newest version alone, where it has some episodes of its own. With one episode a round
+        every version has one, which says nothing: then the newest versions together, as few as have
+        20 episodes. The list is empty before the first that was judged.
+        """
+        version, share = self.newest
+        if share.count >= _OF_ITS_OWN:
+            return share, [version]
+        return self.last(_TOGETHER)
 
     @classmethod
     def of(cls, episodes: Iterable[Mapping[str, Any]]) -> Evaluations:

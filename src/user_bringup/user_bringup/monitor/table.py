@@ -10,6 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from user_bringup.monitor.shares import named
 from user_bringup.monitor.state import ONLINE, SystemState, level_of
 
 ACTOR_STATES = ("waiting", "resetting", "running", "paused")
@@ -34,7 +35,7 @@ def render(state: SystemState, title: str = "") -> RenderableType:
 
 def _summary(state: SystemState) -> RenderableType:
     online, online_count = state.rate_of(ONLINE)
-    version, evaluation = state.evaluations.newest
+    evaluation, versions = state.evaluations.shown
     minutes, seconds = divmod(int(state.elapsed_s), 60)
     text = Text(f"{minutes}:{seconds:02}   ")
     text.append(f"success, last {online_count} episodes ")
@@ -42,8 +43,8 @@ def _summary(state: SystemState) -> RenderableType:
     text.append(f" {percent(online)}   evaluation ")
     text.append(bar(evaluation.rate), "magenta")
     text.append(f" {evaluation}")
-    if version:
-        text.append(f" of v{version}")
+    if versions:
+        text.append(f" of {named(versions)}")
     elif state.evaluations.unknown:
         text.append(f" {state.evaluations.unknown} episodes that nobody can judge")
     return text
