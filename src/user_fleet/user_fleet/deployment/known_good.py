@@ -58,21 +58,34 @@ def key_of_choice(kind: str, name: str, params: Mapping[str, Any]) -> str:
 
     Seeds are left out: which number it is makes nothing right or wrong.
     """
+    source = source_of(kind, name)
+    return key_of(kind, _without_seeds(params), source) if source else ""
+
+
+def source_of(kind: str, name: str) -> str:
+    """The source of a plugin, as a text that changes with it; empty where that cannot be told."""
     try:
         point = plugins.available(kind).get(name)
         spec = find_spec(point.module) if point is not None else None
         if point is None or spec is None or spec.origin is None:
             return ""
         folders = [Path(spec.origin).parent, Path(str(plugins.__file__)).parent]
-        sources = [
+        files = [
             (str(file), (stat := file.stat()).st_mtime_ns, stat.st_size)
             for folder in folders
             for file in sorted(folder.rglob("*.py"))
         ]
-        said = json.dumps([kind, point.value, _without_seeds(params), sources], sort_keys=True)
-    except (SuiteError, ImportError, OSError, TypeError, ValueError):
+    except (SuiteError, ImportError, OSError, ValueError):
         return ""
-    return hashlib.sha256(said.encode()).hexdigest()
+    return json.dumps([point.value, files])
+
+
+def key_of(*said: object) -> str:
+    """A key for whatever was checked; empty where it is nothing that JSON can hold."""
+    try:
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    except (TypeError, ValueError):
+        return ""
 
 
 def _without_seeds(params: Mapping[str, Any]) -> dict[str, Any]:
