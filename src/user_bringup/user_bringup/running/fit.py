@@ -96,7 +96,11 @@ def _sign(request: list[dict[str, Any]], asks_success: bool) -> str:
                 # An environment is registered by a module that is not known here.
                 known = kind != "robots" or plugin != "gymnasium"
                 sources.append(source_of(kind, str(plugin)) if known else "")
-    return key_of("fit", asked, asks_success, sources, _files(asked)) if all(sources) else ""
+    return (
+        key_of("fit", asked, asks_success, sources, _files([__file__, asked]))
+        if all(sources)
+        else ""
+    )
 
 
 def _files(value: Any) -> list[tuple[str, int, int]]:
