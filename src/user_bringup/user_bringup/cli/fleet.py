@@ -12,13 +12,23 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from user_core.config import from_mapping, load_yaml, to_mapping
+from user_core.config import (
+    find_shared,
+    from_mapping,
+    load_yaml,
+    path_of_file,
+    shared_names,
+    to_mapping,
+)
+from user_core.errors import ConfigError
 from user_core.reasons import Reason
 from user_fleet.resources.inventory import Graph, HostConfig, Inventory, as_table
 from user_fleet.resources.model import HostReport, Problem, Resource
 
 #: Most of the simulated robots of one driver that a table shows.
 _SHOWN = 4
+#: Most lines of why something is not chosen.
+_REASONS_SHOWN = 20
 
 
 def main(argv: Sequence[str], console: Console | None = None) -> int:
@@ -26,6 +36,7 @@ def main(argv: Sequence[str], console: Console | None = None) -> int:
     parser = argparse.ArgumentParser(prog="user fleet", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_discover(commands)
+    _add_plan(commands)
     arguments = parser.parse_args(argv)
     run: Callable[[argparse.Namespace, Console], int] = arguments.run
     return run(arguments, console or Console())
@@ -78,6 +89,104 @@ def _discover(arguments: argparse.Namespace, console: Console) -> int:
     else:
         _print(report, console, arguments.all)
     return 1 if report.problems else 0
+
+
+def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = (
+        "Match the roles of an experiment with what hosts have, and explain: what would be chosen, and "
+        "for everything else why not. Nothing is taken or started."
+    )
+    parser = commands.add_parser("plan", help="what an experiment would be given", description=text)
+    parser.add_argument("experiment", help="file of the experiment, or the name of a ready one")
+    parser.add_argument(
+        "--report", type=Path, action="append", metavar="FILE",
+        help="report of a host, from `user fleet discover --json` there (repeatable); without "
+        "any: this host, without its ROS graph",
+    )  # fmt: skip
+    parser.add_argument("--all", action="store_true", help="why not, of every resource")
+    parser.add_argument("--json", action="store_true", help="the plan as JSON")
+    parser.set_defaults(run=_plan)
+
+
+def _plan(arguments: argparse.Namespace, console: Console) -> int:
+    """Print a plan; 1 when the experiment cannot have what it asks for now."""
+    from user_fleet.scheduling.experiment import load_experiment
+    from user_fleet.scheduling.plan import Situation, plan
+    from user_hal.robot_file import find_robot_file
+
+    experiment = load_experiment(_find_experiment(arguments.experiment))
+    if arguments.report:
+        reports = [read_report(file) for file in arguments.report]
+    else:
+        reports = [Inventory(HostConfig(), find_robot_file).report()]
+    resources = [item for report in reports for item in report.resources]
+    found = plan(experiment, Situation(unique(resources)))
+    why_not = sorted(found.why_not(), key=lambda row: row[2].count("; "))  # the nearest first
+    if arguments.json:
+        data = {
+            "experiment": experiment.name,
+            "verdict": found.verdict,
+            "home": found.home,
+            "roles": found.roles,
+            "waits_for": {item: to_plain(why) for item, why in found.waits_for.items()},
+            "obstacle": found.obstacle,
+            "nearest": found.nearest,
+            "why_not": [{"id": i, "role": role, "text": text} for i, role, text in why_not],
+        }
+        print(json.dumps(data, indent=2))
+        return 0 if found.verdict == "now" else 1
+    for line in found.in_words():
+        console.print(escape(line), soft_wrap=True)
+    shown = why_not if arguments.all else why_not[:_REASONS_SHOWN]
+    if shown:
+        table = Table(title="Why not the others", title_justify="left")
+        for column in ("resource", "for", "why not"):
+            table.add_column(column, overflow="fold")
+        for row in shown:
+            table.add_row(*map(escape, row))
+        console.print(table)
+    if len(shown) < len(why_not):
+        console.print(f"[dim]and {len(why_not) - len(shown)} more: --all[/]")
+    return 0 if found.verdict == "now" else 1
+
+
+def _find_experiment(name: str) -> Path:
+    """The file of an experiment: a path, or a name among those of all installed packages."""
+    path = path_of_file(name)
+    if path.is_file():
+        return path
+    found = find_shared("experiments", name)
+    if found is None:
+        raise ConfigError(
+            f"experiment {name!r}", got="no such file",
+            expected=f"a path, or one of the ready ones: {shared_names('experiments')}",
+        )  # fmt: skip
+    return found
+
+
+def read_report(file: Path) -> HostReport:
+    """The report of a host from a file. Raises CodecError or ConfigError."""
+    try:
+        return HostReport.from_json(file.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"report {str(file)!r}", got=error.strerror, expected="a file") from error
+
+
+def unique(resources: Sequence[Resource]) -> list[Resource]:
+    """Each resource once. Raises ConfigError where two hosts have the same name."""
+    by_id = {item.id: item for item in resources}
+    if len(by_id) != len(resources):
+        ids = [item.id for item in resources]
+        twice = next(item for item in ids if ids.count(item) > 1)
+        raise ConfigError(
+            "reports", got=f"{twice!r} in two", expected="each host once, by a name of its own"
+        )
+    return list(by_id.values())
+
+
+def to_plain(reason: Reason) -> Mapping[str, str]:
+    """A reason as plain data."""
+    return {"code": reason.code, "text": reason.text}
 
 
 def _graph(stack: ExitStack, wait_s: float) -> tuple[Graph | None, Reason]:

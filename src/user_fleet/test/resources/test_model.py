@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from user_core.errors import CodecError, ConfigError
@@ -32,8 +32,8 @@ def _said(**changes) -> bytes:
 
 def test_a_report_comes_back_as_it_was():
     spec = FakeRobot(FakeRobotConfig(image_size=8)).spec
-    robot = _resource(tags=("cell-a",), amounts={"memory_bytes": 1e9}).with_spec(spec)
-    broken = _resource("other").unwell("faulty", Reason(DEVICE, "no bus"))
+    robot = _resource(site="hall", tags=("cell-a",), amounts={"memory_bytes": 1e9}).with_spec(spec)
+    broken = _resource("other", site="hall").unwell("faulty", Reason(DEVICE, "no bus"))
     report = HostReport(host="h1", site="hall", life="x", sequence=3, resources=(robot, broken))
     again = HostReport.from_json(report.to_json())
     assert again == report
@@ -55,6 +55,7 @@ def test_a_report_comes_back_as_it_was():
         (b'{"host": "h1", "wall_ns": ' + b"9" * 5000 + b"}", "report"),
         (_said(host="h/2"), "host"),
         (_said(host="h2"), "those of host 'h2' only"),
+        (_said(site="elsewhere"), "another site"),
         (_said(nonsense=1), "nonsense"),
         (_said(sequence=-1), "sequence"),
         (_said(resources=[{"id": "h1/robot/a", "kind": "gpu"}]), "HOST/gpu/NAME"),
@@ -90,6 +91,7 @@ def test_no_bytes_do_more_than_be_refused(data):
         HostReport.from_json(data)
 
 
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.recursive(st.none() | st.integers() | st.text() | st.floats(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))  # fmt: skip
 def test_no_document_does_more_than_be_refused(data):
     with pytest.raises(CodecError):

@@ -149,6 +149,11 @@ class HostReport(Config):
             raise ConfigError(
                 "resources", got=f"{foreign[0]!r}", expected=f"those of host {self.host!r} only"
             )
+        elsewhere = [item.id for item in self.resources if item.site != self.site]
+        if elsewhere:
+            raise ConfigError(
+                "resources", got=f"{elsewhere[0]!r} at another site", expected=f"{self.site!r}"
+            )
         ids = Counter(item.id for item in self.resources)
         if twice := [name for name, count in ids.items() if count > 1]:
             raise ConfigError("resources", got=f"{twice[0]!r} twice", expected="each id once")
