@@ -224,6 +224,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=20, help="of one evaluation")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--without", action="store_true", help="also without hindsight")
+    parser.add_argument("--only-without", action="store_true", help="without hindsight alone")
     parser.add_argument(
         "--environment-reward", action="store_true", help="compute_reward instead of a distance"
     )
@@ -235,11 +236,8 @@ def main() -> None:
     if arguments.plot:
         plot(arguments.plot, arguments.png)
         return
-    jobs = [
-        (seed, h)
-        for h in ((True, False) if arguments.without else (True,))
-        for seed in arguments.seeds
-    ]
+    ways = [False] if arguments.only_without else [True, False] if arguments.without else [True]
+    jobs = [(seed, hindsight) for hindsight in ways for seed in arguments.seeds]
     if arguments.processes == 1:
         for seed, hindsight in jobs:
             one_run(arguments, seed, hindsight)

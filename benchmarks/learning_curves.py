@@ -51,7 +51,7 @@ from user_learner.training.config import TrainingConfig
 from user_learner.training.loop import GO, configure_torch
 
 CONFIGS = Path(__file__).parents[1] / "src/user_bringup/config/algorithms"
-_EVALUATION_SEED = 1_000_000
+EVALUATION_SEED = 1_000_000
 
 
 class AlgorithmFile(Config):
@@ -149,7 +149,7 @@ def evaluate(robot: LocalHal, policy: Policy, episodes: int, reward: Reward) -> 
     """Deterministic episodes from starts of their own."""
     loop = EpisodeLoop(robot, policy, reward, MemorySink("evaluation"))
     results = []
-    for start in range(_EVALUATION_SEED, _EVALUATION_SEED + episodes):
+    for start in range(EVALUATION_SEED, EVALUATION_SEED + episodes):
         result = loop.run(EpisodeSource.EVALUATION, start)
         if result is None:
             raise SuiteError("evaluation", got=f"an episode without a step: {loop.stats.reason}")
@@ -370,7 +370,7 @@ def read_config(arguments: argparse.Namespace) -> AlgorithmFile:
     return from_mapping(AlgorithmFile, data)
 
 
-def main() -> None:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", help="file, or name of one in config/algorithms")
     parser.add_argument("--robot", default="gymnasium", help="robot plugin")
@@ -387,7 +387,11 @@ def main() -> None:
     parser.add_argument("--real-time", action="store_true")
     parser.add_argument("--speed", type=float, default=1.0, help="with --real-time")
     parser.add_argument("--out", type=Path, help="file to append the lines to")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    arguments = make_parser().parse_args()
     config = read_config(arguments)
     with tempfile.TemporaryDirectory() as directory:
         Experiment(arguments, config, Path(directory)).run()
