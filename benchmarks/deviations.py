@@ -111,8 +111,8 @@ def apply(variant: str) -> list[str]:
     elif variant == "affine_layer_norm":
         arrays = sac.ensemble_arrays
 
-        def with_gains(members: int, inputs: int, hidden: Any, rng: Any) -> dict[str, Any]:
-            found = arrays(members, inputs, hidden, rng)
+        def with_gains(members: int, inputs: int, hidden: Any, *rest: Any) -> dict[str, Any]:
+            found = arrays(members, inputs, hidden, *rest)
             for i, units in enumerate(hidden):
                 found[f"layer{i}.gain"] = np.ones((members, 1, units), np.float32)
                 found[f"layer{i}.shift"] = np.zeros((members, 1, units), np.float32)
