@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -96,6 +96,17 @@ class RosSubscription:
             self._callback(message)
         except (Exception, SystemExit) as error:  # one bad message must not end all others
             self._on_error(self.topic, error)
+
+
+def _without(own: str, count: int, found: Iterable[Endpoint]) -> list[Endpoint]:
+    """Endpoints but for so many of the node of a name."""
+    others = []
+    for end in found:
+        if end.node == own and count > 0:
+            count -= 1
+        else:
+            others.append(end)
+    return others
 
 
 def _node_name(info: Any) -> str:
@@ -264,7 +275,7 @@ def _endpoint(info: Any) -> Endpoint:
     profile = info.qos_profile
     deadline_ns = profile.deadline.nanoseconds
     return Endpoint(
-        f"{info.node_namespace.rstrip('/')}/{info.node_name}",
+        _node_name(info),
         info.topic_type,
         profile.reliability.name.lower(),
         profile.durability.name.lower(),
@@ -429,14 +440,15 @@ class RosTopicIo:
         return {name: t for name, t in node.get_service_names_and_types() if name not in own}
 
     def endpoints(self, topic: str) -> tuple[Sequence[Endpoint], Sequence[Endpoint]]:
-        """Publishers and subscriptions of a topic, without those of our node."""
-        name = self._node.resolve_topic_name(topic)
-        own = self._node.get_fully_qualified_name()
+        """Publishers and subscriptions of a topic, without those of our node. Another node of
+        the same name, on another host for instance, is there as any other."""
+        node = self._node
+        name, own = node.resolve_topic_name(topic), node.get_fully_qualified_name()
         publishers, subscriptions = (
-            [found for found in map(_endpoint, infos) if found.node != own]
-            for infos in (
-                self._node.get_publishers_info_by_topic(name),
-                self._node.get_subscriptions_info_by_topic(name),
+            _without(own, sum(end.topic_name == name for end in ends), map(_endpoint, infos))
+            for ends, infos in (
+                (list(node.publishers), node.get_publishers_info_by_topic(name)),
+                (list(node.subscriptions), node.get_subscriptions_info_by_topic(name)),
             )
         )
         return publishers, subscriptions

@@ -176,6 +176,9 @@ NOT_FOLLOWED = _code("not_followed", "The robot does not move although it is tol
 SEVERAL_PUBLISHERS = _code(
     "several_publishers", "More than one node publishes the joints that the robot is read from."
 )
+OTHER_COMMANDERS = _code(
+    "other_commanders", "Another node publishes on a topic that the robot is commanded by."
+)
 
 # Why a person's device does not drive.
 DEVICE_SILENT = _code("device_silent", "No message of the person's device comes.")

@@ -94,6 +94,24 @@ def test_messages_come_in_order_past_an_executor_that_nobody_spins(other: RosTop
     node.destroy_node()
 
 
+def test_a_node_of_the_same_name_is_another(io: RosTopicIo) -> None:
+    """The same deployment on two hosts: both drive one robot, and each says who else does."""
+    name, space = io._node.get_name(), io._node.get_namespace()
+    mine = io.publisher("commands", "std_msgs/msg/Float64")
+    heard = io.subscribe("commands", "std_msgs/msg/Float64", lambda message: None)
+    wait_until(lambda: mine.subscribers == 1)
+    assert io.endpoints("commands") == ([], [])
+    with open_topic_io(name, namespace=space) as twin:
+        theirs = twin.publisher("commands", "std_msgs/msg/Float64")
+        own = io._node.get_fully_qualified_name()
+        wait_until(lambda: [end.node for end in io.endpoints("commands")[0]] == [own])
+        assert not io.endpoints("commands")[1]
+        theirs.close()
+        wait_until(lambda: not io.endpoints("commands")[0])
+    heard.close()
+    mine.close()
+
+
 def test_a_callback_that_raises_is_counted_and_the_next_message_arrives(
     io: RosTopicIo, other: RosTopicIo
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,8 +10,12 @@ import pytest
 
 from user_core.config import from_mapping
 from user_core.errors import ConfigError, DeviceFault, DeviceTimeout, TransportError
+from user_core.reasons import NO_REASON, Reason
 from user_hal.fakes import LocalTopics
+from user_hal.fakes.local_topics import JointState
 from user_hal.robots.ros2.calls import CallConfig, Performed, perform, prepare
+from user_hal.robots.ros2.contract import Ros2Config
+from user_hal.robots.ros2.driver import Ros2Robot
 
 SET_BOOL = "std_srvs/srv/SetBool"
 FOLLOW = "control_msgs/action/FollowJointTrajectory"
@@ -55,6 +60,78 @@ def test_calls_are_made_in_order_and_taken_back_in_the_opposite_one() -> None:
     performed.undo()
     performed.undo()  # once
     assert world.calls == [("power", True), ("mode", False), ("off", None), ("power", False)]
+
+
+def test_groups_have_calls_of_their_own() -> None:
+    """Of all first; what a group's own fault asks for is not done to the others."""
+    names = (
+        "all_on",
+        "left_on",
+        "left_off",
+        "right_on",
+        "all_off",
+        "clear",
+        "clear_left",
+        "clear_right",
+    )
+    services = Services(**{name: answer(success=True) for name in names})
+
+    def group(side: str, **calls: Any) -> dict[str, Any]:
+        command = {"topic": f"/{side}", "type": "std_msgs/msg/Float64MultiArray"}
+        action = {"kind": "joint_delta", "low": -0.1, "high": 0.1, "command": command}
+        return {
+            "joints": [side],
+            "action": action,
+            "recover": [{"service": f"/clear_{side}"}],
+            **calls,
+        }
+
+    state = {"topic": "/joint_states", "type": "sensor_msgs/msg/JointState", "field": "position"}
+    contract = {
+        "robot": "two", "observation": {"joint_position": state}, "timing": {"connect_timeout_s": 0.5},
+        "before": [{"service": "/all_on"}], "after": [{"service": "/all_off"}],
+        "recover": [{"service": "/clear"}],
+        "groups": {
+            "left": group("left", before=[{"service": "/left_on"}], after=[{"service": "/left_off"}]),
+            "right": group("right", before=[{"service": "/right_on"}]),
+        },
+    }  # fmt: skip
+    robot = Ros2Robot(from_mapping(Ros2Config, contract))
+    robot.attach(services.io)
+    troubles: dict[str, Reason] = {}
+    publisher = services.io.publisher("/joint_states", "sensor_msgs/msg/JointState")
+    for side in ("left", "right"):
+        services.io.subscribe(f"/{side}", "std_msgs/msg/Float64MultiArray", lambda _: None)
+    ending = threading.Event()
+
+    def publish() -> None:
+        while not ending.wait(0.005):
+            publisher.publish(JointState(name=["left", "right"], position=[0.0, 0.0]))
+
+    thread = threading.Thread(target=publish, daemon=True)
+    thread.start()
+    try:
+        robot.connect()
+        assert [name for name, _ in services.calls] == ["all_on", "left_on", "right_on"]
+        for drive in robot._drives:
+            drive.trouble = lambda name=drive.group.name: troubles.get(name, NO_REASON)
+        services.calls.clear()
+        robot.reset()
+        assert services.calls == []
+        troubles["right"] = Reason("not_followed", "it does not follow")
+        robot.reset()
+        assert [name for name, _ in services.calls] == ["clear", "clear_right"]
+        robot._has_stopped = True
+        services.calls.clear()
+        robot.reset()
+        assert [name for name, _ in services.calls] == ["clear", "clear_left", "clear_right"]
+        services.calls.clear()
+        robot.close()
+        assert [name for name, _ in services.calls] == ["left_off", "all_off"]
+    finally:
+        robot.close()
+        ending.set()
+        thread.join()
 
 
 def test_undoing_spends_no_more_than_its_time_on_servers_that_are_not_there() -> None:

@@ -71,6 +71,85 @@ def test_it_says_what_was_said_where() -> None:
 
 
 @dataclass
+class Answer:
+    """Of a service that tells a safety mode."""
+
+    mode: int = 0
+    NORMAL: ClassVar[int] = 1
+
+
+ASKED = {
+    "service": "/safety_mode",
+    "type": "std_srvs/srv/Trigger",
+    "field": "mode",
+    "every_s": 0.02,
+}
+
+
+def test_a_service_is_asked_again_and_again() -> None:
+    world = World()
+    said = [Answer(1)]
+
+    def serve(request: Any) -> Any:
+        return said[0] if said else raised()
+
+    def raised() -> Any:
+        raise DeviceTimeout("service '/safety_mode'", got="no answer")
+
+    config = from_mapping(StopWhenConfig, {**ASKED, "not_equals": "NORMAL", "max_age_s": 0.1})
+    conditions = StopConditions([config])
+    conditions.open(world.io)
+    try:
+        with pytest.raises(
+            DeviceTimeout, match=r"service '/safety_mode' \(stop_when\): got no answer"
+        ):
+            conditions.wait(0.0, 0.1)
+        assert "nothing was heard of '/safety_mode' yet" in conditions.check().reason.text
+        world.io.services["/safety_mode"] = serve
+        wait_until(lambda: conditions.check() == FREE)
+        conditions.wait(0.0, 0.1)
+        said[0] = Answer(3)
+        wait_until(lambda: "'/safety_mode' says mode = 3" in conditions.check().reason.text)
+        said[0] = Answer(1)
+        wait_until(lambda: conditions.check() == FREE)
+        said.clear()
+        wait_until(lambda: "silent for" in conditions.check().reason.text)
+        assert "no answer" in conditions.check().reason.text
+    finally:
+        conditions.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"topic": "/mode"}, "one of the two"),
+        ({"service": ""}, "one of the two"),
+        ({"type": "std_msgs/msg/Bool"}, "package/srv/Name"),
+        (
+            {"service": "", "topic": "/mode", "type": "std_msgs/msg/Bool", "request": {"a": 1}},
+            "none",
+        ),
+    ],
+)
+def test_a_service_that_cannot_be_asked_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        from_mapping(StopWhenConfig, {**ASKED, "equals": 1, **change})
+
+
+def test_an_answer_without_the_field_stops_and_says_which_there_are() -> None:
+    world = World()
+    world.io.services["/safety_mode"] = lambda request: Answer(1)
+    conditions = StopConditions(
+        [from_mapping(StopWhenConfig, {**ASKED, "field": "md", "equals": 3})]
+    )
+    conditions.open(world.io)
+    try:
+        wait_until(lambda: "did you mean 'mode'" in conditions.check().reason.text)
+    finally:
+        conditions.close()
+
+
+@dataclass
 class Mode:
     """Like ur_dashboard_msgs/msg/SafetyMode, and the fields of many joints."""
 

@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 
 from user_core.reasons import SEVERAL_PUBLISHERS
+from user_hal.fakes import LocalTopics
+from user_hal.robots.ros2.commanding.senders import other_commanders
 from user_hal.robots.ros2.reading import writers
 from user_hal.robots.ros2.reading.writers import Writers
+from user_hal.topic_io import Ours
 
 A, B = b"A", b"B"
 
@@ -78,3 +81,19 @@ def test_without_numbers_the_nodes_are_named() -> None:
 @pytest.mark.parametrize("nodes", [{}, {"A": "/arm"}])
 def test_one_publisher_is_no_suspicion(nodes) -> None:
     assert not heard((A, (0,))).suspicion(Subscription(**nodes))  # type: ignore[arg-type]
+
+
+def test_who_else_commands_a_topic_is_named() -> None:
+    number = "std_msgs/msg/Float64MultiArray"
+    follow = "control_msgs/action/FollowJointTrajectory"
+
+    class Graph(LocalTopics):
+        graph = "domain 7"
+
+        def endpoints(self, topic: str) -> Any:
+            ends = [Ours(number, node="/joystick"), Ours("std_msgs/msg/Bool", node="/other")]
+            return (ends if topic == "/arm" else []), []
+
+    said = other_commanders(Graph(), [("/arm", number), ("/lift", number), ("/a", follow)])
+    assert said == ["/arm is commanded by others, too: /joystick; end them while USER drives"]
+    assert other_commanders(LocalTopics(), [("/arm", number)]) == []

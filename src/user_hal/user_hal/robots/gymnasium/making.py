@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -42,6 +43,13 @@ def make(config: GymnasiumConfig) -> gymnasium.Env[Any, Any]:
             f"environment {config.env_id!r} needs what is not installed",
             got=said(error),
             hint=_together("Install the extra it names", conflicts_of(config.env_id)),
+        ) from error
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"environment {config.env_id!r} cannot be made",
+            got=said(error),
+            expected="the module that registers it, and what this needs",
+            hint=_together(_to_install(error), conflicts_of(config.env_id)),
         ) from error
     except Exception as error:  # an environment may fail in any way
         known = "`python -m gymnasium.envs.registration` lists those that are registered"
@@ -164,6 +172,15 @@ def installed(module: str) -> bool:
 
 def _together(*texts: str) -> str:
     return ". ".join(text for text in texts if text)
+
+
+def _to_install(error: ModuleNotFoundError) -> str:
+    """How a missing module comes here, for people."""
+    name = (error.name or "").partition(".")[0] or "the module"
+    return (
+        f"Install the package that brings {name} (often of the same name) for this Python: "
+        f"{sys.executable} -m pip install {name}. Or put its folder on PYTHONPATH"
+    )
 
 
 def _taken(env_id: str) -> str:

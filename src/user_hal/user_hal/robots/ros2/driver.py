@@ -14,7 +14,7 @@ import numpy as np
 from user_core.errors import ConfigError, DeviceError, DeviceFault, DeviceNotConnected, SuiteError
 from user_core.interfaces import Discovered, Robot
 from user_core.mobility import Mobility
-from user_core.reasons import INCOMPATIBLE_QOS, NO_REASON, Reason
+from user_core.reasons import INCOMPATIBLE_QOS, NO_REASON, OTHER_COMMANDERS, Reason
 from user_core.runtime.locks import DeviceLock
 from user_core.specs import Array, RobotSpec
 from user_core.types import AppliedAction, Observation
@@ -22,7 +22,7 @@ from user_hal.cameras.calibration import Calibrated, Calibration
 from user_hal.cameras.with_cameras import FrameAligner, build_cameras, observation_name
 from user_hal.robots.ros2.calls import Call, Performed, prepare
 from user_hal.robots.ros2.commanding.drives import Drive
-from user_hal.robots.ros2.commanding.senders import unheard_commands
+from user_hal.robots.ros2.commanding.senders import other_commanders, unheard_commands
 from user_hal.robots.ros2.commanding.targets import within
 from user_hal.robots.ros2.contract import Ros2Config, UrdfConfig, groups_of, robot_spec
 from user_hal.robots.ros2.description import described, hear_urdf, read_urdf
@@ -121,7 +121,7 @@ class Ros2Robot(Robot):
             if not part.config.tf
         )
         own += tuple(self._observer.listeners)
-        own += tuple(condition.topic for condition in self._config.stop_when)
+        own += tuple(c.topic for c in self._config.stop_when if c.topic)
         return own + tuple(t for camera in self._cameras.values() for t in topics_read(camera))
 
     @property
@@ -164,7 +164,8 @@ class Ros2Robot(Robot):
             self._aligner.connect()
             self._stop_conditions.wait(time.monotonic() + timeout_s, timeout_s)
             self._performed = Performed(io)
-            self._performed.perform(self._calls["before"])
+            for key in self._keys("before"):
+                self._performed.perform(self._calls[key])
             for drive in self._drives:
                 drive.wait_for_controllers(io, timeout_s)
             self._ready = True
@@ -191,10 +192,12 @@ class Ros2Robot(Robot):
             for _, part in sorted(parts.items())
             if part.subscription and (suspicion := part.writers.suspicion(part.subscription))
         ]
-        unheard = self._observer.misfits()
+        unheard, others = self._observer.misfits(), []
         if self._io is not None:
             commands = [c[1:] for drive in self._drives for c in drive.group.topics()]
             unheard += unheard_commands(self._io, commands)
+            others = other_commanders(self._io, commands)
+        found += [Reason(OTHER_COMMANDERS, text) for text in others]
         return found + [Reason(INCOMPATIBLE_QOS, text) for text in unheard]
 
     def notes(self) -> list[str]:
@@ -388,12 +391,20 @@ class Ros2Robot(Robot):
         """All calls, checked against their types, by their keys."""
         config = self._config
         calls = {key: prepare(io, getattr(config, key), key) for key in _CALLS}
+        for name, group in config.groups.items():
+            for key in _CALLS:
+                path = f"groups.{name}.{key}"
+                calls[path] = prepare(io, getattr(group, key), path)
         homes = {"": config.home, **{d.group.where: d.group.home for d in self._drives}}
         for where, home in homes.items():
             for key in ("before", "after"):
                 path = f"{where}home.{key}"
                 calls[path] = prepare(io, getattr(home, key), path)
         return calls
+
+    def _keys(self, key: str) -> list[str]:
+        """Paths of the calls of the whole robot, and of its groups."""
+        return [key, *(f"groups.{name}.{key}" for name in self._config.groups)]
 
     def _require_free(self) -> None:
         """Raise DeviceFault while a topic says that the robot must stand still."""
@@ -422,8 +433,10 @@ class Ros2Robot(Robot):
         performed, self._performed = self._performed, None
         if performed is None:
             return
-        undo = partial(performed.undo, _UNDO_S)
-        for step in (undo, lambda: performed.perform(self._calls["after"])):
+        steps = [partial(performed.undo, _UNDO_S)]
+        for key in reversed(self._keys("after")):
+            steps.append(partial(performed.perform, self._calls[key]))
+        for step in steps:
             try:
                 step()
             except SuiteError as error:  # ROS may have shut down; the rest is closed all the same
@@ -432,9 +445,14 @@ class Ros2Robot(Robot):
     def _begin(self, stops: int) -> None:
         """Recover, call, go home. Ends with an error as soon as the count of stops is another."""
         io = self._connected()
-        if self.stop_demand().reason or self._has_stopped or any(d.trouble() for d in self._drives):
-            Performed(io).perform(self._calls["recover"])
-            self._await_freedom()
+        stopped = bool(self.stop_demand().reason) or self._has_stopped
+        troubled = [d for d in self._drives if stopped or d.trouble()]
+        if troubled:
+            keys = ["recover", *(f"{d.group.where}recover" for d in troubled if d.group.where)]
+            for key in keys:
+                Performed(io).perform(self._calls[key])
+            if any(self._calls[key] for key in keys):
+                self._await_freedom()
         self._require_free()
         self._has_stopped = False
         performed = Performed(io)
@@ -468,7 +486,7 @@ class Ros2Robot(Robot):
     def _await_freedom(self) -> None:
         """Wait until what stopped the robot has ended, after it was cleared."""
         deadline_s = time.monotonic() + self._config.timing.connect_timeout_s
-        while self._calls["recover"] and time.monotonic() < deadline_s:
+        while time.monotonic() < deadline_s:
             if not self.stop_demand().reason:
                 return
             time.sleep(0.01)

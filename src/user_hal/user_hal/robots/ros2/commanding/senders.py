@@ -312,6 +312,23 @@ def unheard_commands(io: TopicIo, commands: Iterable[tuple[str, str]]) -> list[s
     return found
 
 
+def other_commanders(io: TopicIo, commands: Iterable[tuple[str, str]]) -> list[str]:
+    """Topics of commands (each with its type) on which others publish as well, on whichever host.
+    Who sends goals to an action the graph does not tell."""
+    found: list[str] = []
+    if not getattr(io, "graph", ""):
+        return found  # the topics do not leave this process
+    for topic, type_name in dict(commands).items():
+        if is_action(type_name):
+            continue
+        nodes = sorted({end.node for end in io.endpoints(topic)[0] if end.type_name == type_name})
+        if nodes:
+            found.append(
+                f"{topic} is commanded by others, too: {', '.join(nodes)}; end them while USER drives"
+            )
+    return found
+
+
 def require_listener(
     io: TopicIo, publisher: TopicPublisher, type_name: str, waited_s: float
 ) -> None:

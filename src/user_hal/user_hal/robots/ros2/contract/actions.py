@@ -328,6 +328,19 @@ class GroupConfig(Config):
     base_frame: str = setting(
         "", doc="Frame of its tool poses and twists; empty: the contract's base_frame."
     )
+    before: tuple[CallConfig, ...] = setting(
+        (),
+        doc="Services and actions to call for this group when the robot is connected, after those of "
+        "the whole robot.",
+    )
+    after: tuple[CallConfig, ...] = setting(
+        (), doc="Services and actions to call for it when the robot is closed, before those of all."
+    )
+    recover: tuple[CallConfig, ...] = setting(
+        (),
+        doc="Services and actions to call first in a reset, if this group has not followed, or a "
+        "stop_when has held.",
+    )
 
 
 def command_quantity(action: ActionConfig, command: CommandConfig) -> Quantity:

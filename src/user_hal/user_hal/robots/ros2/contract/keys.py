@@ -83,7 +83,7 @@ class Contract(Config):
     home: HomeConfig = setting(factory=HomeConfig, doc="Where an episode starts.")
     stop: StopConfig = setting(factory=StopConfig, doc="What a safe stop does.")
     stop_when: tuple[StopWhenConfig, ...] = setting(
-        (), doc="Topics that stop the robot: a protective stop, a safety mode, a door."
+        (), doc="Topics and services that stop the robot: a protective stop, a safety mode, a door."
     )
     before: tuple[CallConfig, ...] = setting(
         (),

@@ -152,6 +152,8 @@ EXAMPLES: dict[str, Any] = {
     "StopWhenConfig.topic": "/io_and_status_controller/safety_mode",
     "StopWhenConfig.type": "ur_dashboard_msgs/msg/SafetyMode",
     "StopWhenConfig.field": "mode",
+    "StopWhenConfig.service": "/dashboard_client/get_safety_mode",
+    "StopWhenConfig.request": {"data": True},
     "equals": True,
     "not_equals": [1, 2],
     "above": 60.0,
