@@ -96,6 +96,16 @@ def group_view(spec: RobotSpec, name: str) -> GroupView:
     )
 
 
+def measured_opening(spec: RobotSpec, place: int, arrays: Arrays) -> float:
+    """How far the gripper at a place of ``spec.grippers`` is open, 0 to 1; 1 where nothing tells."""
+    names = spec.action.names
+    own = names[spec.grippers[place]] if names else "gripper"
+    if own != "gripper" and own in arrays and arrays[own].size == 1:
+        return float(arrays[own].flat[0])
+    seen = arrays.get("gripper")
+    return float(seen.flat[place]) if seen is not None and place < seen.size else 1.0
+
+
 def _view(spec: RobotSpec, group: ActionGroup, start: int) -> GroupView:
     part = slice(start, start + group.size)
     sources = _sources(spec, group, part)

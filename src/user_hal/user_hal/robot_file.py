@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import model_validator
 
@@ -21,6 +21,7 @@ from user_core.errors import ConfigError, SuiteError
 from user_core.interfaces import Robot
 from user_core.plugins import PluginChoice
 from user_hal.cameras.with_cameras import CamerasConfig, RobotWithCameras, build_cameras
+from user_hal.robots.gripper_choices import RobotWithGripperChoices
 from user_hal.runtime.control_loop import LoopConfig
 from user_hal.runtime.leases import LeaseConfig
 from user_hal.safety import SafetyConfig
@@ -81,6 +82,11 @@ class RobotFile(Config):
     robot: PluginChoice = setting(
         doc="The driver: {plugin: ros2, params: {...}}; another plugin's name, or "
         "package.module:Class."
+    )
+    grippers: Literal["openings", "choices"] = setting(
+        "openings",
+        doc="How an action moves the robot's grippers: openings, as the driver says; or choices: each is "
+        "closed (0), held (1) or opened (2), which is easier to learn.",
     )
     cameras: CamerasConfig = setting(
         factory=CamerasConfig, doc="Cameras that the driver does not know of."
@@ -160,7 +166,7 @@ def refuse_old_spelling(names: Iterable[str], choice: str) -> None:
 
 
 def build_robot(file: RobotFile) -> Robot:
-    """Make the driver, with the cameras around it where there are any.
+    """Make the driver, with choices for its grippers and cameras around it where that is wanted.
 
     Whether it wants topics is told by :func:`user_hal.topic_io.attach_topics`.
 
@@ -169,10 +175,12 @@ def build_robot(file: RobotFile) -> Robot:
         ConfigError: A parameter is unknown, missing or out of range.
     """
     robot: Robot = file.robot.build("robots", path="robot")
-    if not file.cameras.devices:
-        return robot
-    cameras = build_cameras(file.cameras)
     try:
+        if file.grippers == "choices":
+            robot = RobotWithGripperChoices(robot)
+        if not file.cameras.devices:
+            return robot
+        cameras = build_cameras(file.cameras)
         return RobotWithCameras(robot, cameras, file.cameras.max_skew_s)
     except SuiteError:
         robot.close()

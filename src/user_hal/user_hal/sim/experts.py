@@ -235,6 +235,9 @@ class ScriptedExpert:
             size = len(action) - ("gripper" in self._names)
             spread = self._noise * (self._high[:size] - self._low[:size]) / 2
             action[:size] += spread * self._random.standard_normal(size)
+        for element in self._spec.action.categorical:  # a gripper: the choice next to its opening
+            low, high = self._low[element], self._high[element]
+            action[element] = round(low + float(action[element]) * (high - low))
         clipped: Array = np.clip(action, self._low, self._high).astype(np.float32)
         return clipped
 

@@ -17,13 +17,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from user_core.action_groups import JOINT_KINDS, TOOL_KINDS
+from user_core.action_groups import JOINT_KINDS, TOOL_KINDS, measured_opening
 from user_core.config import Config, setting
 from user_core.errors import ConfigError, DeviceNotConnected
 from user_core.interfaces import Teleop, TeleopCommand
 from user_core.specs import ActionKind, Array, Arrays, RobotSpec
 from user_core.types import Observation
 from user_hal.safety.rotation import from_vector, multiply
+from user_hal.teleops.choice_axes import ChoiceAxes
 
 
 class EngagementConfig(Config):
@@ -97,7 +98,6 @@ class Engagement:
 
 #: Where the six axes of a device stand: translation, then rotation.
 AXES = ("x", "y", "z", "rx", "ry", "rz")
-_GRIPPER = "gripper"
 _AXIS_OF_NAME = {
     prefix + axis: i
     for i, axis in enumerate(AXES)
@@ -130,7 +130,7 @@ class JogConfig(Config):
 class Jog:
     """Makes actions of one robot from six axes, -1 to 1 each, and a gripper opening.
 
-    Actions that move the tool follow the axes x y z and rx ry rz in the base frame, those of a
+    Choices are made as :mod:`user_hal.teleops.choice_axes` says. Actions that move the tool follow the axes x y z and rx ry rz in the base frame, those of a
     planar base x, y and rz. Actions that move joints, and generic ones, take the axes in the order of their elements; what has
     no axis stands still. Where actions are targets, they are counted from the target before
     while the person drives, so that nothing sags, and from where the robot is when he begins.
@@ -155,6 +155,7 @@ class Jog:
         self._high = spec.action.high_array.astype(np.float64)
         self._moved = [i for i in range(spec.action.size) if i not in spec.grippers]
         self._axis_of = self._axes()
+        self._choices = ChoiceAxes(spec, self._axis_of) if spec.action.categorical else None
         start = {ActionKind.EE_POSE: "tcp_pose", ActionKind.JOINT_POSITION: "joint_position"}
         self._start = start.get(spec.action_kind, "")
         self._target: Array | None = None
@@ -187,6 +188,8 @@ class Jog:
             values = self._share_of_bounds(shaped)
         for place, element in enumerate(self._spec.grippers):
             values[element] = self._opening(place, opening, arrays)
+        if self._choices is not None:
+            self._choices.fill(values, shaped, opening)
         clipped: Array = np.clip(values, self._low, self._high).astype(self._spec.action.dtype)
         return clipped
 
@@ -266,17 +269,8 @@ class Jog:
         element = self._spec.grippers[place]
         low, high = self._low[element], self._high[element]
         if opening is None:
-            opening = self._measured_opening(place, arrays)
+            opening = measured_opening(self._spec, place, arrays)
         return float(low + opening * (high - low))
-
-    def _measured_opening(self, place: int, arrays: Arrays) -> float:
-        """How far the gripper at a place of ``spec.grippers`` is open; 1 where nothing tells."""
-        names = self._spec.action.names
-        own = names[self._spec.grippers[place]] if names else _GRIPPER
-        if own != _GRIPPER and own in arrays and arrays[own].size == 1:
-            return float(arrays[own].flat[0])
-        seen = arrays.get(_GRIPPER)
-        return float(seen.flat[place]) if seen is not None and place < seen.size else 1.0
 
 
 class HandConfig(Config):

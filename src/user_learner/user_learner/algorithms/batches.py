@@ -304,4 +304,5 @@ def _cut(inputs: Inputs, count: int) -> list[Inputs]:
 def _strided(tensor: Tensor, count: int) -> Tensor:
     if count == 1:
         return tensor[None]
-    return tensor.view(-1, count, *tensor.shape[1:]).transpose(0, 1).contiguous()
+    rows = len(tensor) // count
+    return tensor.view(rows, count, *tensor.shape[1:]).transpose(0, 1).contiguous()
