@@ -9,7 +9,12 @@ the robot's from the command line. In a test::
 """
 
 from user_core.conformance.devices import check_camera, check_robot, check_teleop
-from user_core.conformance.learning import check_algorithm, check_policy, check_reward
+from user_core.conformance.learning import (
+    check_algorithm,
+    check_goal_reward,
+    check_policy,
+    check_reward,
+)
 from user_core.conformance.report import Check, Report
 
 __all__ = [
@@ -17,6 +22,7 @@ __all__ = [
     "Report",
     "check_algorithm",
     "check_camera",
+    "check_goal_reward",
     "check_policy",
     "check_reward",
     "check_robot",

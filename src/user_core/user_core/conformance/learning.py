@@ -8,7 +8,7 @@ import numpy as np
 
 from user_core.conformance.report import Broken, Report, Skip, expect
 from user_core.errors import PolicyError
-from user_core.interfaces import Algorithm, Policy, Reward
+from user_core.interfaces import Algorithm, GoalReward, Policy, Reward
 from user_core.specs import Array, RobotSpec
 from user_core.types import Batch, Task, TaskFeedback
 
@@ -165,4 +165,33 @@ def check_reward(reward: Reward, spec: RobotSpec, *, seed: int = 0) -> Report:
         copies = {k: v.copy() for k, v in before.items()}
         reward(before, action, after, task)
         expect(all(np.array_equal(before[k], copies[k]) for k in copies), "it wrote to them")
+    return report
+
+
+def check_goal_reward(reward: GoalReward, size: int, *, seed: int = 0) -> Report:
+    """Try a goal reward on random goals of so many numbers."""
+    report = Report(f"goal reward {type(reward).__module__}.{type(reward).__qualname__}")
+    rng, rows = np.random.default_rng(seed), 20
+    achieved, desired = rng.standard_normal((2, rows, size)).astype(np.float32)
+    desired[: rows // 2] = achieved[: rows // 2]
+    with report.promise("rewards (B,) are finite; terminated and reached are flags") as seen:
+        outcome = reward(achieved, desired)
+        expect(outcome.reward.shape == (rows,), f"rewards of shape {outcome.reward.shape}")
+        expect(bool(np.isfinite(outcome.reward).all()), f"{outcome.reward}")
+        flags = [outcome.terminated, *([] if outcome.reached is None else [outcome.reached])]
+        expect(all(f.shape == (rows,) and f.dtype == bool for f in flags), f"{flags}")
+        seen.append(f"{outcome.reward.min():.3g} to {outcome.reward.max():.3g}")
+    with report.promise("each pair is judged by itself: alone, and in any order"):
+        whole = reward(achieved, desired).reward
+        order = rng.permutation(rows)
+        expect(np.allclose(reward(achieved[order], desired[order]).reward, whole[order]), "order")
+        single = [reward(achieved[i : i + 1], desired[i : i + 1]).reward[0] for i in range(rows)]
+        expect(np.allclose(single, whole), "alone, a pair gets another reward")
+        none = reward(achieved[:0], desired[:0]).reward
+        expect(none.shape == (0,), f"no pairs give shape {none.shape}")
+    with report.promise("it leaves its arguments alone"):
+        copies = achieved.copy(), desired.copy()
+        reward(achieved, desired)
+        same = np.array_equal(achieved, copies[0]) and np.array_equal(desired, copies[1])
+        expect(same, "it wrote to them")
     return report
