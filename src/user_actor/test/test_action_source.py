@@ -333,3 +333,16 @@ def test_a_demonstration_without_a_teleoperator_waits():
     seen = []
     loop.run()
     assert "teleoperator" in seen[0].reason.text
+
+
+def test_a_limit_of_steps_that_changes_holds_from_the_next_episode_on():
+    setup = build({"max_episodes": 3, "max_episode_steps": 4})
+    seen = []
+
+    def step(observation):
+        seen.append(observation)
+        if len(seen) == 2:  # in the first episode
+            setup.loop.episodes.limit_episodes(7, 0.0)
+
+    setup.loop.episodes._on_step = step
+    assert [result.length for result in setup.run()] == [4, 7, 7]

@@ -119,7 +119,7 @@ class LifecycleNode(Endpoints, RclpyLifecycleNode):
         self._config: Any = None
         self._guard = CallbackGuard(self.get_logger(), self.diagnostics)
         self._parameters_of_config = ConfigParameters(
-            self, self.Config, self._config_changed, known=("autostart",)
+            self, self.Config, self._config_changed, ("autostart",), self._accept_change
         )
         self.ended_by: last_words.LastWords | None = None
         self.owns_process = False
@@ -136,6 +136,10 @@ class LifecycleNode(Endpoints, RclpyLifecycleNode):
 
     def activate(self, stack: ExitStack) -> None:
         """Start to act. What is put on ``stack`` is undone when the node is deactivated."""
+
+    def accept(self, old: Any, new: Any) -> None:
+        """Raise SuiteError where a node that is configured cannot take changed parameters; whoever
+        sets them is told its text, and they stay as they are."""
 
     def reconfigure(self, old: Any, new: Any) -> None:
         """React to changed parameters of a configured node; :attr:`config` is the new one."""
@@ -346,6 +350,10 @@ class LifecycleNode(Endpoints, RclpyLifecycleNode):
                 self.request(way)
             else:
                 self._failure()
+
+    def _accept_change(self, old: Any, new: Any) -> None:
+        if self.state not in ("unconfigured", "finalized"):
+            self.accept(old, new)
 
     def _config_changed(self, old: Any, new: Any) -> None:
         self._config = new

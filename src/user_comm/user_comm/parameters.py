@@ -66,6 +66,7 @@ class ConfigParameters(Generic[C]):
         on_change: Called with the old and the new configuration after a running node's
             parameters were changed. What it raises is the caller's affair.
         known: Parameters of the node that belong to others, for the search for typing errors.
+        accept: Called likewise before a change; what it raises refuses the change, with its text.
     """
 
     def __init__(
@@ -74,8 +75,10 @@ class ConfigParameters(Generic[C]):
         cls: type[C],
         on_change: Callable[[C, C], None] | None = None,
         known: Sequence[str] = (),
+        accept: Callable[[C, C], None] | None = None,
     ) -> None:
         self._node, self._cls, self._on_change = node, cls, on_change
+        self._accept = accept
         # rclpy has no public way to see overrides before a parameter is declared with a type.
         overrides = {
             name: _plain(parameter.value) for name, parameter in node._parameter_overrides.items()
@@ -174,6 +177,8 @@ class ConfigParameters(Generic[C]):
                     raise ConfigError(field.name, got="no value", expected=field.kind)
                 values[field.name] = _fitting(field, unmarked(parameter.value, field.name))
             self._candidate = assemble(self._cls, values, self._fields.values())
+            if self._accept is not None and self._config is not None:
+                self._accept(self._config, self._candidate)
         except SuiteError as error:
             self._candidate = None
             return SetParametersResult(successful=False, reason=str(error))

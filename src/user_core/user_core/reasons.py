@@ -136,6 +136,9 @@ WATCHDOG = _code("watchdog", "No command came in time.")
 STALE_OBSERVATION = _code("stale_observation", "The robot's newest observation is too old.")
 FORCE = _code("force", "A force or torque is above its limit.")
 LEASE = _code("lease", "A lease ended, or a command came without the newest one.")
+LIMITS_TIGHTENED = _code(
+    "limits_tightened", "The limits were tightened while the robot was driven."
+)
 STOPPED = _code("stopped", "A command came while the cause of a safe stop holds.")
 BUSY = _code("busy", "A command came while the robot is reset, or is shut down.")
 SEQUENCE = _code("sequence", "A chunk came that is not newer than the one before.")

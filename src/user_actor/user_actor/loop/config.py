@@ -94,10 +94,19 @@ class ActorLoopConfig(Config):
         ge=0,
     )
     max_episode_steps: int = setting(
-        0, doc="Steps after which an episode is truncated; 0: never.", ge=0
+        0,
+        doc="Steps after which an episode is truncated; 0: never. Changed while it runs: from the next "
+        "episode on.",
+        ge=0,
+        read_only=False,
     )
     max_episode_s: float = setting(
-        0.0, doc="Time after which an episode is truncated; 0: never.", unit="s", ge=0
+        0.0,
+        doc="Time after which an episode is truncated; 0: never. Changed while it runs: from the next "
+        "episode on.",
+        unit="s",
+        ge=0,
+        read_only=False,
     )
     replan_every: int = setting(
         0, doc="Rows of a policy's action chunk that are executed; 0: all of them.", ge=0

@@ -124,7 +124,7 @@ class EpisodeLoop:
             self.config, robot, policies, teleop, self.timing.pacer, self.clock, self.stats,
             lambda: self._steps_before + self.stats.steps,
         )  # fmt: skip
-        self.rules = EndRules(self.config)
+        self.rules, self._next_rules = EndRules(self.config), EndRules(self.config)
         self.recorder = EpisodeRecorder(sink)
 
     def run(
@@ -154,6 +154,7 @@ class EpisodeLoop:
         if first is None:
             return None
         self.stats.set(LoopState.RUNNING, f"{source.name.lower()} episode")
+        self.rules = self._next_rules
         self.recorder.begin(source)
         self.actions.begin(source, self.task, keep_version)
         self.actions.listen(first)  # what a person said before is not about this episode
@@ -170,6 +171,11 @@ class EpisodeLoop:
             raise PluginError(
                 "a plugin within an episode", got=text, expected="no end of the process"
             ) from error
+
+    def limit_episodes(self, max_episode_steps: int, max_episode_s: float) -> None:
+        """Other limits from the next episode on; 0: none. Any thread."""
+        changed = {"max_episode_steps": max_episode_steps, "max_episode_s": max_episode_s}
+        self._next_rules = EndRules(self.config.replace(**changed))
 
     def stop(self, reason: Reason = _STOPPED) -> None:
         """End the episode at the next step, and begin no other until :meth:`resume`. Any thread."""

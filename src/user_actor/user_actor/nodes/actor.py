@@ -155,6 +155,12 @@ class ActorNode(LifecycleNode):
         stack.callback(_join, thread)
         stack.callback(self._stop_acting, "the actor is deactivated")
 
+    def reconfigure(self, old: ActorConfig, new: ActorConfig) -> None:
+        """Limits of episodes hold from the next one on."""
+        loop = getattr(self, "_loop", None)
+        if loop is not None:
+            loop.episodes.limit_episodes(new.loop.max_episode_steps, new.loop.max_episode_s)
+
     # --- acting, in a thread of its own -------------------------------------------------
 
     def _act(self, stop: threading.Event) -> None:

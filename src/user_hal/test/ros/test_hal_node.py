@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ import pytest
 from geometry_msgs.msg import PoseStamped
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.msg import Parameter as RosParameter
+from rcl_interfaces.msg import ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 from user_msgs.msg import SafetyStatus
@@ -68,6 +72,14 @@ def stops_after(hal: HalProcess, moment_ns: int) -> list[int]:
 def refused(client: Client, code: str) -> int:
     status = client.status
     return dict(zip(status.reasons, status.counts)).get(code, 0)
+
+
+def set_limit(client: Client, name: str, value: float) -> Any:
+    """As ``ros2 param set`` does; returns the result."""
+    number = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=value)
+    parameter = RosParameter(name=name, value=number)
+    answer = client.call("set_parameters", SetParameters, parameters=[parameter])
+    return answer.results[0]
 
 
 def test_it_says_what_the_robot_is_to_whoever_comes_late(hal, client) -> None:
@@ -290,3 +302,21 @@ def test_a_driver_that_calls_sys_exit_stops_the_robot_and_is_given_up_by_name(
     said = last_words.take(words)
     assert said is not None and said.final and said.code == "plugin_fault"
     assert "command() of the driver raised SystemExit" in said.text
+
+
+def test_limits_are_tightened_by_a_parameter_and_never_loosened(
+    client: Client, tmp_path: Path
+) -> None:
+    client.observations.clear()
+    with HalProcess(tmp_path):
+        client.wait_for(lambda: client.observations, 30.0)
+        result = set_limit(client, "safety.watchdog_s", WATCHDOG_S * 2)
+        assert not result.successful and "watchdog_s from" in result.reason
+        assert set_limit(client, "safety.watchdog_s", WATCHDOG_S * 0.9).successful
+        result = set_limit(client, "safety.watchdog_s", WATCHDOG_S)
+        assert not result.successful, "what was tightened stays so"
+        result = set_limit(client, "safety.step.linear", 0.001)
+        assert result.successful, result.reason
+        client.drive(moves(0.004))
+        client.wait_for(lambda: client.status.limited)
+        client.stop_driving()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import Any
 
@@ -24,6 +25,7 @@ from user_comm.logs import Throttle, bridge_logging
 from user_comm.run import run
 from user_comm.subscriptions import TopicReader
 from user_comm.topic_io import RosTopicIo
+from user_core.config import to_mapping
 from user_core.errors import LeaseError, SuiteError
 from user_core.reasons import HANGS, LOOP_DIED, NO_REASON, Reason
 from user_core.runtime.scheduling import hurry_middleware, make_process_prompt
@@ -38,6 +40,7 @@ from user_hal.nodes.safety_status import (
 )
 from user_hal.nodes.standard_topics import StandardTopics, markers
 from user_hal.robot_file import (
+    RobotFile,
     build_robot,
     find_robot_file,
     load_robot_file,
@@ -62,6 +65,7 @@ class HalNode(LifecycleNode):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         """Refuse a robot file that is not there or wrong at once: no further attempt finds it."""
+        self._changed: set[str] = set()  # names of parameters that were set while it ran
         super().__init__(*arguments, **options)
         if name := self.get_parameter("robot_file").value:
             try:
@@ -74,7 +78,7 @@ class HalNode(LifecycleNode):
         """Make the driver and everything around it; nothing is connected yet."""
         stack.callback(bridge_logging(self.get_logger(), "user_hal"))
         refuse_old_spelling(self._parameter_overrides, "robot")
-        config = self._robot_file = self.config.expand(self._parameter_overrides)
+        config = self._robot_file = self._expanded(self.config, self._changed)
         robot = build_robot(config)
         self._display = config.display.of(robot)
         ros_time = self._ros_time = RosTime(self)
@@ -131,6 +135,24 @@ class HalNode(LifecycleNode):
         stack.callback(self._standard.close)
         stack.callback(self._loop.close)  # first: it stops the robot
         self._loop.start()
+
+    def accept(self, old: HalConfig, new: HalConfig) -> None:
+        """Limits of a robot that is connected may be tightened, and not loosened."""
+        self._loop.require_tighter(self._expanded(new, self._changed | _changes(old, new)).safety)
+
+    def reconfigure(self, old: HalConfig, new: HalConfig) -> None:
+        """Take over tighter limits."""
+        self._changed |= _changes(old, new)
+        if self.state == "unconfigured":
+            return  # configuring takes them
+        self._robot_file = self._expanded(new, self._changed)
+        self._loop.tighten(self._robot_file.safety)
+        self._show_status(self._loop.status())
+        self.get_logger().warning("the safety limits were tightened, by a parameter")
+
+    def _expanded(self, config: HalConfig, changed: set[str]) -> RobotFile:
+        """The robot file, overruled by parameters that were given at the start or since."""
+        return config.expand([*self._parameter_overrides, *changed])
 
     def _lost(self, reason: Reason) -> None:
         """In the sentinel's thread: the robot was told to stop, and nothing drives it any more."""
@@ -288,6 +310,20 @@ class HalNode(LifecycleNode):
 
     def _resource_name(self) -> str:
         return self.config.resource or self.get_namespace().strip("/") or self.get_name()
+
+
+def _changes(old: HalConfig, new: HalConfig) -> set[str]:
+    """Dotted names of the parameters that differ."""
+
+    def of(before: Mapping[str, Any], after: Mapping[str, Any], path: str) -> Iterator[str]:
+        for key, value in after.items():
+            other = before.get(key)
+            if isinstance(value, Mapping) and isinstance(other, Mapping):
+                yield from of(other, value, f"{path}{key}.")
+            elif value != other:
+                yield f"{path}{key}"
+
+    return set(of(to_mapping(old), to_mapping(new), ""))
 
 
 class ActionWaiter:

@@ -17,6 +17,7 @@ from user_core.reasons import (
     DTYPE,
     FUTURE,
     LEASE,
+    LIMITS_TIGHTENED,
     NOT_FINITE,
     SEQUENCE,
     SHAPE,
@@ -39,6 +40,7 @@ from user_hal.safety.stops import (
     SafetySupervisor,
     StopCondition,
 )
+from user_hal.safety.tightening import require_tighter
 
 #: Commands to the driver keep this distance, in control periods, however fast chunks come.
 _CLOSEST_PERIODS = 0.5
@@ -118,13 +120,9 @@ class CommandPath:
         self.gate = SafetyGate(config, spec, mobility)
         self.player = ChunkPlayer(blend_rows, self.gate.between)
         self._clock, self._stopper = clock, stopper
-        self._emergency = EmergencyStop()
-        self._watchdog = CommandWatchdog(config.watchdog_s)
-        self._age = ObservationAge(config.max_observation_age_s)
-        self._watchers: list[ForceStop | BoundaryStop] = list(BoundaryStop.all_for(config, spec))
-        self._watchers += ForceStop.all_for(config, spec)
-        timed: list[StopCondition] = [] if spec.lockstep else [self._age, self._watchdog]
-        self.supervisor = SafetySupervisor(self._emergency, [*faults, *self._watchers, *timed])
+        self._emergency, self._faults = EmergencyStop(), list(faults)
+        self.supervisor = SafetySupervisor(self._emergency, self._make_conditions(config))
+        self._newest: Observation | None = None
         self._last: tuple[int, int] | None = None  # lease token and sequence of the last chunk
         self._sent_ns = 0
         self._busy = ""
@@ -174,6 +172,43 @@ class CommandPath:
         with self.lock:
             self.gate.know(mobility)
 
+    def require_tighter(self, config: SafetyConfig) -> None:
+        """Raise ConfigError unless other limits fit the robot and are as tight as these."""
+        require_tighter(self.config, config, self.spec)
+        if not self.spec.lockstep and config.watchdog_s <= self.spec.period_s:
+            raise ConfigError(
+                "safety.watchdog_s", got=config.watchdog_s,
+                expected=f"more than the control period, {self.spec.period_s} s",
+            )  # fmt: skip
+        SafetyGate(config, self.spec, self.gate.mobility)
+
+    def tighten(self, config: SafetyConfig) -> None:
+        """Take over tighter limits. A robot that is driven is stopped for it, and goes on with the
+        next command.
+
+        Raises:
+            ConfigError: They do not fit, or are not as tight as those of now.
+        """
+        with self.lock:
+            self.require_tighter(config)
+            if self.supervisor.state is SafetyState.ACTIVE:
+                self.halt(Reason(LIMITS_TIGHTENED, "the limits were tightened"))
+            self.config = config
+            self.gate.replace(config)
+            self.supervisor.replace(self._make_conditions(config))
+            if self._newest is not None:
+                self.observed(self._newest)
+
+    def _make_conditions(self, config: SafetyConfig) -> list[StopCondition]:
+        """What stops the robot beside the emergency stop, the most telling first."""
+        spec = self.spec
+        self._watchdog = CommandWatchdog(config.watchdog_s)
+        self._age = ObservationAge(config.max_observation_age_s)
+        self._watchers: list[ForceStop | BoundaryStop] = list(BoundaryStop.all_for(config, spec))
+        self._watchers += ForceStop.all_for(config, spec)
+        timed: list[StopCondition] = [] if spec.lockstep else [self._age, self._watchdog]
+        return [*self._faults, *self._watchers, *timed]
+
     def executed(self, order: Order, action: Array) -> None:
         """The driver carried an order out, as this action, (A,)."""
         if not np.array_equal(action, order.action):
@@ -183,6 +218,7 @@ class CommandPath:
     def observed(self, observation: Observation) -> None:
         """Take over a new reading, which must fit the spec."""
         with self.lock:
+            self._newest = observation
             self.gate.observe(observation.arrays, observation.stamp_ns)
             for watcher in self._watchers:
                 watcher.observe(observation.arrays)

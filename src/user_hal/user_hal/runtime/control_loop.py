@@ -267,6 +267,18 @@ class HalLoop:
         self._demanded.acknowledge()
         self.path.reset_emergency()
 
+    def require_tighter(self, safety: SafetyConfig) -> None:
+        """Raise ConfigError unless :meth:`tighten` would take these limits."""
+        self.path.require_tighter(safety)
+
+    def tighten(self, safety: SafetyConfig) -> None:
+        """Take over tighter limits; a robot that is driven is stopped for it, and goes on.
+
+        Raises:
+            ConfigError: They do not fit, or are not as tight as those of now.
+        """
+        self.path.tighten(safety)
+
     @property
     def fault(self) -> Reason:
         """What is wrong with the driver; false when it can be commanded."""

@@ -24,12 +24,21 @@ class MotionLimits(Config):
         doc="Limit of each element of the motion: one number for all that move tool or joints, "
         "or one per element (.inf: none).",
         gt=0,
+        read_only=False,
     )
     linear: float | None = setting(
-        None, doc="Limit of the length of the tool's translation vector.", unit="m", gt=0
+        None,
+        doc="Limit of the length of the tool's translation vector.",
+        unit="m",
+        gt=0,
+        read_only=False,
     )
     angular: float | None = setting(
-        None, doc="Limit of the length of the tool's rotation vector.", unit="rad", gt=0
+        None,
+        doc="Limit of the length of the tool's rotation vector.",
+        unit="rad",
+        gt=0,
+        read_only=False,
     )
 
     @property
@@ -91,8 +100,12 @@ class MotionLimits(Config):
 class BoundsConfig(Config):
     """Bounds of an action, in the units of the robot's action spec; they only ever tighten."""
 
-    low: tuple[float, ...] = setting((), doc="Smallest values: one number, or one per element.")
-    high: tuple[float, ...] = setting((), doc="Largest values: one number, or one per element.")
+    low: tuple[float, ...] = setting(
+        (), doc="Smallest values: one number, or one per element.", read_only=False
+    )
+    high: tuple[float, ...] = setting(
+        (), doc="Largest values: one number, or one per element.", read_only=False
+    )
     refuse_beyond: float = setting(
         0.1,
         doc="A command that exceeds a bound by more than this share of the range is refused (it "
@@ -110,10 +123,18 @@ class WorkspaceConfig(Config):
     """An axis-aligned box in the base frame; without numbers there is none."""
 
     low: tuple[float, ...] = setting(
-        (), doc="Smallest x, y and z of the tool; empty: no box.", unit="m", max_length=3
+        (),
+        doc="Smallest x, y and z of the tool; empty: no box.",
+        unit="m",
+        max_length=3,
+        read_only=False,
     )
     high: tuple[float, ...] = setting(
-        (), doc="Largest x, y and z of the tool; empty: no box.", unit="m", max_length=3
+        (),
+        doc="Largest x, y and z of the tool; empty: no box.",
+        unit="m",
+        max_length=3,
+        read_only=False,
     )
 
     frame: str = setting(
@@ -149,10 +170,14 @@ class JointLimitsConfig(Config):
     There are no limits while nothing at all is given.
     """
 
-    low: tuple[float, ...] = setting((), doc="Smallest position of each joint.", unit="rad")
-    high: tuple[float, ...] = setting((), doc="Largest position of each joint.", unit="rad")
+    low: tuple[float, ...] = setting(
+        (), doc="Smallest position of each joint.", unit="rad", read_only=False
+    )
+    high: tuple[float, ...] = setting(
+        (), doc="Largest position of each joint.", unit="rad", read_only=False
+    )
     margin: float | None = setting(
-        None, doc="Distance that is kept from both ends.", unit="rad", ge=0
+        None, doc="Distance that is kept from both ends.", unit="rad", ge=0, read_only=False
     )
 
     tolerance: float = setting(
@@ -172,13 +197,25 @@ class JointLimitsConfig(Config):
 class ForceConfig(Config):
     """Above ``stop`` the robot stops; below ``resume`` it may go on. Not given: not limited."""
 
-    stop_n: float | None = setting(None, doc="Force at which it stops.", unit="N", gt=0)
-    resume_n: float | None = setting(
-        None, doc="Force below which it may go on; by default 60 % of stop_n.", unit="N", gt=0
+    stop_n: float | None = setting(
+        None, doc="Force at which it stops.", unit="N", gt=0, read_only=False
     )
-    stop_n_m: float | None = setting(None, doc="Torque at which it stops.", unit="N m", gt=0)
+    resume_n: float | None = setting(
+        None,
+        doc="Force below which it may go on; by default 60 % of stop_n.",
+        unit="N",
+        gt=0,
+        read_only=False,
+    )
+    stop_n_m: float | None = setting(
+        None, doc="Torque at which it stops.", unit="N m", gt=0, read_only=False
+    )
     resume_n_m: float | None = setting(
-        None, doc="Torque below which it may go on; by default 60 %.", unit="N m", gt=0
+        None,
+        doc="Torque below which it may go on; by default 60 %.",
+        unit="N m",
+        gt=0,
+        read_only=False,
     )
 
     def validate(self) -> None:
@@ -257,12 +294,17 @@ class SafetyConfig(Config):
         doc="A robot that gets no command for this long stops; longer than its control period.",
         unit="s",
         gt=0,
+        read_only=False,
     )
     max_observation_age_s: float = setting(
-        0.5, doc="A robot whose newest reading is older stops.", unit="s", gt=0
+        0.5, doc="A robot whose newest reading is older stops.", unit="s", gt=0, read_only=False
     )
     max_chunk_s: float = setting(
-        2.0, doc="Longest time that one chunk may drive the robot by itself.", unit="s", gt=0
+        2.0,
+        doc="Longest time that one chunk may drive the robot by itself.",
+        unit="s",
+        gt=0,
+        read_only=False,
     )
     bounds: BoundsConfig = setting(
         factory=BoundsConfig, doc="Bounds of each element of an action, inside the robot's own."

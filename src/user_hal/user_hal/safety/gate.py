@@ -108,12 +108,22 @@ class SafetyGate:
         self._mobility = mobility or Mobility()
         self.groups = self._make_groups()
 
+    @property
+    def mobility(self) -> Mobility:
+        """What is known of how the robot can move."""
+        return self._mobility
+
     def know(self, mobility: Mobility) -> None:
         """Take over what the driver knows now, of a robot at rest: it may have heard the robot's
         description when it connected."""
         if mobility != self._mobility:
             self._mobility = mobility
             self.groups = self._make_groups()
+
+    def replace(self, config: SafetyConfig) -> None:
+        """Other limits, of a robot that was stopped; the next command starts from rest."""
+        self.config = config
+        self.groups = self._make_groups()
 
     def observe(self, arrays: Arrays, stamp_ns: int | None = None) -> None:
         """Take over a new reading of the robot, which must fit its spec.

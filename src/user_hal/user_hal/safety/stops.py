@@ -301,6 +301,10 @@ class SafetySupervisor:
         self._emergency = emergency
         self._conditions = (emergency, *conditions)
 
+    def replace(self, conditions: Sequence[StopCondition]) -> None:
+        """Watch others from now on, beside the emergency stop."""
+        self._conditions = (self._emergency, *conditions)
+
     def check(self, now_ns: int) -> bool:
         """Look at all conditions; tell whether the robot has to be stopped now."""
         for condition in self._conditions:
