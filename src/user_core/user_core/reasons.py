@@ -191,6 +191,24 @@ NOT_ALIGNED = _code("not_aligned", "The leader arm does not stand as the robot d
 # Why a host does not reach the others.
 LINK_DOWN = _code("link_down", "The router of the network cannot be reached, or does not answer.")
 
+# Why a resource of the fleet cannot be had, or was taken away; why an experiment waits.
+GPU_DIVIDED = _code("gpu_divided", "A GPU is divided by MIG, and is left to whoever has done so.")
+GPU_IN_USE = _code("gpu_in_use", "Most of the memory of a GPU is used by others.")
+TOPICS_MISSING = _code("topics_missing", "The ROS graph lacks what the contract of a robot names.")
+RESOURCE_HELD = _code("resource_held", "Another experiment holds it, or it is kept for one.")
+RESOURCE_FAILED = _code("resource_failed", "A resource of an experiment has failed or is gone.")
+HOST_UNREACHABLE = _code("host_unreachable", "Nothing has been heard of a host for some time.")
+HOST_GONE = _code("host_gone", "The agent of a host has ended.")
+DRAINED = _code("drained", "A person keeps a resource free, for instance for maintenance.")
+QUARANTINED = _code("quarantined", "A resource failed too often; a person releases it.")
+RESERVED = _code("reserved", "A resource is reserved for others at this time.")
+PREEMPTED = _code("preempted", "An experiment gives its resources to one of higher priority.")
+GRANT_ENDED = _code("grant_ended", "What a resource was granted for is over.")
+WAITS_FOR_RESOURCES = _code("waits_for_resources", "What an experiment needs is not free yet.")
+NEVER_FITS = _code("never_fits", "Nothing that is known fits, even if all of it were free.")
+AFTER_OTHERS = _code("after_others", "An experiment begins after others have ended.")
+WAITS_IN_A_CYCLE = _code("waits_in_a_cycle", "Experiments wait for each other.")
+
 # Why a node of a deployment is not as it should be.
 NODE_WAITS = _code("node_waits", "The node waits for one that it depends on.")
 NODE_SILENT = _code("node_silent", "The node was not heard of yet, or not for a while.")

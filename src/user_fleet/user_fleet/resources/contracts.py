@@ -15,7 +15,7 @@ from typing import Any
 
 from user_core.config import load_yaml
 from user_core.errors import SuiteError
-from user_core.reasons import DEVICE, Reason
+from user_core.reasons import TOPICS_MISSING, Reason
 from user_fleet.resources.model import Problem
 
 #: A topic of as many contracts as this says nothing about which robot it is (joint_states).
@@ -69,7 +69,9 @@ class Offer:
         if not self.missing:
             return Reason()
         more = f" and {len(self.missing) - _SHOWN} more" if len(self.missing) > _SHOWN else ""
-        return Reason(DEVICE, f"missing in the graph: {', '.join(self.missing[:_SHOWN])}{more}")
+        return Reason(
+            TOPICS_MISSING, f"missing in the graph: {', '.join(self.missing[:_SHOWN])}{more}"
+        )
 
 
 def read_contracts(files: Mapping[str, Path]) -> tuple[list[Contract], list[Problem]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from user_core.reasons import DEVICE, Reason
+from user_core.reasons import DEVICE, GPU_DIVIDED, GPU_IN_USE, Reason
 from user_fleet.resources.model import Problem, Resource, clean_name
 
 #: A GPU counts as used by others when less than this share of its memory is free.
@@ -120,12 +120,12 @@ def _gpu(nvml: Any, number: int, host: str, site: str) -> Resource:
         source="nvidia-ml-py",
     )
     if _is_divided(nvml, device):
-        return found.unwell("incomplete", Reason("gpu_divided", "divided by MIG; left alone"))
+        return found.unwell("incomplete", Reason(GPU_DIVIDED, "divided by MIG; left alone"))
     if memory.total and memory.free < _FREE_SHARE * memory.total:
         users = list(_users(nvml, device))
         text = f"{memory.free / 2**30:.1f} of {memory.total / 2**30:.1f} GiB are free"
         who = f"; used by process {', '.join(map(str, users))}" if users else ""
-        return found.unwell("busy", Reason("gpu_in_use", text + who))
+        return found.unwell("busy", Reason(GPU_IN_USE, text + who))
     return found
 
 
