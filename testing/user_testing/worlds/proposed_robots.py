@@ -6,6 +6,7 @@ description and what ros2_control tells about its controllers.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,8 +23,8 @@ UR_JOINTS = (
     "shoulder_pan_joint", "shoulder_lift_joint", "elbow_joint",
     "wrist_1_joint", "wrist_2_joint", "wrist_3_joint",
 )  # fmt: skip
-LEFT = tuple(f"left_joint_{number}" for number in range(1, 7))
-RIGHT = tuple(f"right_joint_{number}" for number in range(1, 7))
+LEFT = tuple(f"left_joint_{number}" for number in range(1, 4))
+RIGHT = tuple(f"right_joint_{number}" for number in range(1, 4))
 
 
 def joint(name: str, parent: str, child: str, kind: str = "revolute", limit: str = "", mimic: str = "") -> str:  # fmt: skip
@@ -120,7 +121,7 @@ def _image(topic: str, encoding: str, bytes_a_pixel: int, frame: str) -> State:
     width, height = 64, 48
     fields: Mapping[str, Any] = {
         "encoding": encoding, "width": width, "height": height, "step": width * bytes_a_pixel,
-        "data": [100] * (width * height * bytes_a_pixel),
+        "data": array("B", [100]) * (width * height * bytes_a_pixel),
     }  # fmt: skip
     return State(topic, "sensor_msgs/msg/Image", frame=frame, every=5, fields=fields)
 

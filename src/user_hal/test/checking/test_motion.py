@@ -111,7 +111,9 @@ def test_a_robot_that_was_stopped_once_is_tried_again(monkeypatch: pytest.Monkey
         check = MotionCheck(hal, SafetyConfig(), seconds=0.16)
         report = check.run(lambda name: fails.append(name == "j2"))
     assert verdicts(report) == ["moved", "moved"], report
-    assert "stopped once" in report.moved[1].detail
+    assert [moved.interrupted for moved in report.moved] == [False, True]
+    texts = [finding.text for finding in motion_section(report).findings]
+    assert texts[-1] == f"stopped meanwhile, and tried again: {report.moved[1].name}"
 
 
 def test_a_gripper_that_nothing_measures_is_announced() -> None:

@@ -31,8 +31,8 @@ from user_testing.worlds.proposed_robots import (
 from user_testing.worlds.ros_driver import Driver, RosDriver
 
 JOINT_STATE = "sensor_msgs/msg/JointState"
-#: For a machine with other work.
-PATIENT = {"connect_timeout_s": 20.0, "max_age_s": 1.0, "max_skew_s": 0.5}
+#: For a machine with other work: what is late for seconds does not stop the robot.
+PATIENT = {"connect_timeout_s": 20.0, "max_age_s": 3.0, "max_skew_s": 0.5}
 
 
 def run(*words: str) -> tuple[int, str]:
@@ -49,8 +49,8 @@ def patient(path: Path, **more: Any) -> Path:
     if "cameras" in params:
         params["cameras"]["max_skew_s"] = 1.0
     params.update(more)
-    data["safety"]["max_observation_age_s"] = 1.0
-    data["safety"]["watchdog_s"] = 1.0
+    data["safety"]["max_observation_age_s"] = 3.0
+    data["safety"]["watchdog_s"] = 3.0
     path.write_text(yaml.safe_dump(data, sort_keys=False))
     return path
 
@@ -61,7 +61,7 @@ def proposed(driver: Driver, path: Path) -> Iterator[dict[str, Any]]:
     with RosDriver(driver), open_topic_io("waiting") as io:
         wait_for(driver, io)
         console = Console(record=True, width=200, force_terminal=False)
-        words = ["--wait", "2", "propose", "--seconds", "3", "-o", str(path), "--no-questions"]
+        words = ["propose", "--seconds", "1.5", "-o", str(path), "--no-questions"]
         assert robots.main(words, console) == 0, console.export_text()
         assert "TODO" in console.export_text()
         yield load_yaml(path)["robot"]["params"]
@@ -129,7 +129,7 @@ def test_an_inactive_controller_is_named_and_nothing_moves(tmp_path: Path) -> No
 
     with RosDriver(like_ur()) as robot, open_topic_io("proposing") as io:
         wait_for(robot.driver, io)
-        draft = draft_of(survey(io, 2.0), answer)
+        draft = draft_of(survey(io, 1.0), answer)
         assert not draft.open, "everything was answered"
         assert "# TODO" not in str(draft.comments) or "inactive" in str(draft.comments)
         path.write_text(yaml.safe_dump(draft.data, sort_keys=False))
@@ -156,7 +156,7 @@ def test_two_arms_are_two_groups_with_a_gripper_each(tmp_path: Path) -> None:
             assert params["observation"][f"{name}.gripper"]["names"] == [f"{name}_finger"]
         status, report = run(str(patient(path)), "--yes", "--seconds", "1", "--steps", "3")
         assert status == 0, report
-        assert "14 of 14 moved as told, there and back" in report
+        assert "8 of 8 moved as told, there and back" in report
 
 
 def test_two_arms_in_halves_are_told_apart_by_their_names(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ robot:
       low: -0.05
       high: 0.05
       command: {topic: commands, type: std_msgs/msg/Float64MultiArray}
-    timing: {connect_timeout_s: 20.0, max_age_s: 1.0, max_skew_s: %s}
+    timing: {connect_timeout_s: 20.0, max_age_s: 3.0, max_skew_s: %s}
 safety: {watchdog_s: 2.0, max_observation_age_s: 2.0}
 """
 
@@ -291,6 +291,10 @@ def test_it_moves_a_robot_in_simulated_time(tmp_path: Path) -> None:
         status, report = run(config, "--yes", "--seconds", "1", "--steps", "3", *words)
         assert status == 0, report
         assert "2 of 2 moved as told, there and back" in report
+        path = Path(config)
+        path.write_text(
+            path.read_text().replace("connect_timeout_s: 20.0", "connect_timeout_s: 3.0")
+        )
         status, report = run(config, "--no-motion", "--seconds", "1")
         assert status == 1 and "use_sim_time" in report, report
 
@@ -326,7 +330,7 @@ def test_nothing_is_called_while_nothing_may_move(tmp_path: Path) -> None:
     path = tmp_path / "ur.yaml"
     with RosDriver(like_ur("active")) as driver, open_topic_io("proposing") as io:
         wait_for(driver.driver, io)
-        draft = draft_of(survey(io, 2.0), lambda question: question.default)
+        draft = draft_of(survey(io, 1.0), lambda question: question.default)
         path.write_text(yaml.safe_dump(draft.data, sort_keys=False))
         call = {"service": "/controller_manager/list_controllers",
                 "type": "controller_manager_msgs/srv/ListControllers"}  # fmt: skip

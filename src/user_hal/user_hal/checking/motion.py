@@ -97,13 +97,20 @@ class Element:
         """Which element of that way is its own."""
         if self.axis >= 0:
             return self.axis
-        return self.gripper if self.gripper >= 0 else self.index
+        names, index = self.view.spec.action.names, self.index
+        if self.gripper < 0 and index >= 3 and self.view.spec.action_kind in TOOL_KINDS and names:
+            return _TURNS.get(names[index], index)  # a tool may turn about one axis only
+        return self.gripper if self.gripper >= 0 else index
 
     @property
     def turns(self) -> bool:
         """Whether it turns the tool or the base."""
         kind = self.view.spec.action_kind
         return self.axis >= 3 or (kind in TOOL_KINDS and self.index >= 3)
+
+
+#: Row of a way that an element of a tool's action turns, by its name.
+_TURNS = {"rx": 3, "ry": 4, "rz": 5, "wx": 3, "wy": 4, "wz": 5}
 
 
 @dataclass
@@ -119,6 +126,8 @@ class Moved:
         verdict: ``moved``, ``did not move``, ``wrong way``, ``other scale``, ``not tried``,
             ``stopped``.
         detail: Why, or by how much.
+        interrupted: Whether the robot was stopped meanwhile for something that passes, and this is
+            the second try.
     """
 
     name: str
@@ -128,6 +137,7 @@ class Moved:
     back: float = 0.0
     verdict: str = "not tried"
     detail: str = ""
+    interrupted: bool = False
 
     @property
     def good(self) -> bool | None:
@@ -184,7 +194,10 @@ def elements_of(hal: LocalHal, scale: float = 1.0) -> Iterator[tuple[Element | N
         for count, index in enumerate(spec.grippers):
             nothing = Moved(_named(view, names[index]), "")
             source, row = _gripper_source(view, names[index], count)
-            if not source:
+            if index in spec.action.categorical:
+                nothing.detail = "a choice, which goes no distance: it is held meanwhile"
+                yield None, nothing
+            elif not source:
                 nothing.detail = "nothing in the observation measures it: no gripper"
                 yield None, nothing
             else:
@@ -229,6 +242,14 @@ def grippers_that_open(spec: RobotSpec) -> list[str]:
             view, (view.spec.action.names or [""] * view.spec.action.size)[index], count
         )[0]
     ]
+
+
+def _allowed(action: Array, spec: RobotSpec) -> Array:
+    """An action of the robot near to this one; choices hold."""
+    clipped = np.clip(action, spec.action.low_array, spec.action.high_array)
+    chosen = list(spec.action.categorical)
+    clipped[chosen] = spec.hold_choices or spec.action.low_array[chosen]
+    return np.asarray(clipped, spec.action.dtype)
 
 
 def _gripper_source(view: GroupView, name: str, count: int) -> tuple[str, int]:
@@ -295,8 +316,8 @@ class MotionCheck:
         except _Interrupted:
             if not self._goes_on():
                 raise
+            result.interrupted = True
             self._try(element, result)
-            result.detail = result.detail or "the robot was stopped once meanwhile"
 
     def _goes_on(self) -> bool:
         """Wait until commands pass again, holding it where it is; whether they do."""
@@ -463,8 +484,7 @@ class MotionCheck:
                 if element.gripper >= 0 or view.spec.action_kind in _ABSOLUTE:
                     self._hold[view.name] = np.array(own)
             action[view.part] = own
-        clipped = np.clip(action, spec.action.low_array, spec.action.high_array)
-        return np.asarray(clipped, spec.action.dtype)
+        return _allowed(action, spec)
 
     def _move(self, element: Element, own: Array, start: Array, step: float, done: float) -> None:
         kind = element.view.spec.action_kind
@@ -540,8 +560,7 @@ class MotionCheck:
         action = np.zeros(spec.action.size)
         for view in group_views(spec):
             action[view.part] = self._hold[view.name]
-        clipped = np.clip(action, spec.action.low_array, spec.action.high_array)
-        return np.asarray(clipped, spec.action.dtype)
+        return _allowed(action, spec)
 
     def _newest(self) -> Observation:
         observation = self._hal.observations.newest

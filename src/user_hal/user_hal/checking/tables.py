@@ -142,6 +142,9 @@ def motion_section(report: MotionReport) -> Section:
     for moved in good:
         if moved.detail:
             section.add(Level.WARN, f"{moved.name}: {moved.detail}")
+    if again := [moved.name for moved in report.moved if moved.interrupted]:
+        why = "a reading or a command came late, for instance"
+        section.add(Level.WARN, f"stopped meanwhile, and tried again: {', '.join(again)}", why)
     if report.trouble and not any(moved.verdict == "stopped" for moved in report.moved):
         section.add(Level.FAIL, "the robot could not be moved", report.trouble)
     return section
