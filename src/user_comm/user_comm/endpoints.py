@@ -7,33 +7,30 @@ the topic table.
 
 from __future__ import annotations
 
-import threading
-import time
 import traceback
 from collections.abc import Callable
+from concurrent import futures
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-from rclpy.client import Client
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.lifecycle import LifecycleNode as RclpyLifecycleNode
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
-from rclpy.task import Future
 
 from user_comm.cdr import CdrLimits
 from user_comm.converters import CONVERTERS
 from user_comm.diagnostics import Diagnostics, code_of
 from user_comm.logs import Throttle
-from user_comm.subscriptions import CheckedSubscription
+from user_comm.services import LoopService, ServiceClient, ServiceHandler, ServiceServer
+from user_comm.subscriptions import CheckedSubscription, TopicReader
 from user_comm.topics import Service, Topic, interface_class, profile
 from user_core.errors import (
     ConfigError,
     SuiteError,
-    TransportError,
     is_of_a_person,
     may_pass,
 )
@@ -170,136 +167,6 @@ class TopicPublisher:
         self._node.destroy_publisher(self.publisher)
 
 
-#: How soon a call notices that it is given up, or that a service has appeared.
-_LOOK_S = 0.02
-
-
-class ServiceClient:
-    """Calls one service; see :meth:`user_comm.endpoints.Endpoints.client`."""
-
-    def __init__(self, node: Node, name: str, service_type: type[Any]) -> None:
-        self._node = node
-        self.client: Client[Any, Any] = node.create_client(
-            service_type, name, callback_group=MutuallyExclusiveCallbackGroup()
-        )
-        self.name = self.client.srv_name
-        self.request_type: type[Any] = service_type.Request
-
-    def call(self, request: Any, timeout_s: float, given_up: threading.Event | None = None) -> Any:
-        """Call, and wait for the answer. Not from the executor's own thread: it would wait for
-        itself.
-
-        Args:
-            request: A ``request_type``.
-            timeout_s: Longest wait for the service to appear, and again for its answer.
-            given_up: The call is given up once this is set, so that a node can end without
-                waiting for a peer that is gone.
-
-        Raises:
-            TransportError: The service is not offered, there was no answer in time, or the call
-                was given up.
-        """
-        given_up = given_up or threading.Event()
-        end_s = time.monotonic() + timeout_s
-        while not self.client.service_is_ready():
-            if time.monotonic() >= end_s:
-                raise TransportError(
-                    f"service {self.name}",
-                    got=f"nobody offers it within {timeout_s:g} s",
-                    hint="Is the node that offers it running, and configured?",
-                )
-            if given_up.wait(_LOOK_S):
-                raise TransportError(f"service {self.name}", got="the call was given up")
-        answered = threading.Event()
-        future = self.client.call_async(request)
-        future.add_done_callback(lambda _: answered.set())
-        end_s = time.monotonic() + timeout_s
-        while not answered.wait(_LOOK_S):
-            late = time.monotonic() >= end_s
-            if late or given_up.is_set():
-                self.client.remove_pending_request(future)
-                got = f"no answer within {timeout_s:g} s" if late else "the call was given up"
-                raise TransportError(f"service {self.name}", got=got)
-        return future.result()
-
-    def tell(self, request: Any) -> None:
-        """Send a request without waiting for its answer; does nothing if the service is not there."""
-        if self.client.service_is_ready():
-            self.client.remove_pending_request(self.client.call_async(request))
-
-    def destroy(self) -> None:
-        """Call it no longer."""
-        self._node.destroy_client(self.client)
-
-
-ServiceHandler = Callable[[Any, Any], Any]
-
-#: Error code of an answer from a node that is not active.
-NOT_ACTIVE = "not_active"
-
-
-class ServiceServer:
-    """One service of a node; see :meth:`user_comm.endpoints.Endpoints.serve`."""
-
-    def __init__(
-        self,
-        node: Node,
-        name: str,
-        service_type: type[Any],
-        handler: ServiceHandler,
-        guard: CallbackGuard,
-        may_answer: Callable[[], bool],
-        *,
-        in_thread: bool,
-    ) -> None:
-        self._node, self._handler, self._guard = node, handler, guard
-        self._may_answer = may_answer
-        self.service = node.create_service(
-            service_type,
-            name,
-            self._answer_in_thread if in_thread else self._answer,
-            # A group of its own: the group of a call that waits lets nothing else through.
-            callback_group=MutuallyExclusiveCallbackGroup() if in_thread else None,
-        )
-        self.name = self.service.srv_name
-
-    def destroy(self) -> None:
-        """Offer it no longer. A handler that is at work in its thread is not waited for."""
-        self._node.destroy_service(self.service)
-
-    def _answer(self, request: Any, response: Any) -> Any:
-        if not self._may_answer():
-            fill_error(response, NOT_ACTIVE, f"{self._node.get_name()} is not active")
-            return response
-        try:
-            self._handler(request, response)
-        except SuiteError as error:  # an answer, not a fault of this node
-            fill_error(response, code_of(error), str(error))
-        except BaseException as error:  # SystemExit of a plugin, too
-            self._guard.report(f"service {self.name}", error)
-            fill_error(response, code_of(error), f"{type(error).__name__}: {error}")
-        return response
-
-    async def _answer_in_thread(self, request: Any, response: Any) -> Any:
-        done: Future[Any] = Future(executor=self._node.executor)
-
-        def work() -> None:
-            self._answer(request, response)
-            done.set_result(None)
-
-        # A daemon: a handler that hangs must not keep the process from ending.
-        threading.Thread(target=work, name=f"service {self.name}", daemon=True).start()
-        await done
-        return response
-
-
-def fill_error(response: Any, code: str, message: str) -> None:
-    """Say no, in the fields that our services and ``std_srvs/Trigger`` have for it."""
-    for name, value in (("success", False), ("error_code", code), ("message", message)):
-        if hasattr(response, name):
-            setattr(response, name, value)
-
-
 class Endpoint(Protocol):
     """Anything that can be given up."""
 
@@ -425,10 +292,34 @@ class Endpoints(RclpyLifecycleNode):
             )
         )
 
-    def client(self, service: Service, name: str) -> ServiceClient:
-        """Call a service of the table, offered by the node ``name`` (relative or absolute)."""
+    def serve_by_loop(
+        self,
+        service: Service,
+        begin: Callable[[Any], futures.Future[Any]],
+        finish: Callable[[Any, Any], None],
+        reader: TopicReader,
+        timeout_s: float,
+    ) -> LoopService:
+        """Offer a service of the table that a control loop answers, see :class:`LoopService`."""
+        return self._keep(
+            LoopService(
+                self, service.name, interface_class(service.type), begin, finish, self._guard,
+                lambda: self._is_active, reader=reader, timeout_s=timeout_s,
+            )
+        )  # fmt: skip
+
+    def client(
+        self, service: Service, name: str, reader: TopicReader | None = None
+    ) -> ServiceClient:
+        """Call a service of the table, offered by the node ``name`` (relative or absolute).
+
+        Args:
+            service: The service.
+            name: Of the node.
+            reader: Takes the answers in the thread that waits with it, instead of the executor.
+        """
         full_name = service.name.replace("~", name, 1)
-        return self._keep(ServiceClient(self, full_name, interface_class(service.type)))
+        return self._keep(ServiceClient(self, full_name, interface_class(service.type), reader))
 
     def _gated(self, callback: Callable[..., None], what: str, always: bool) -> Callable[..., None]:
         guarded = self._guard.wrap(callback, what)

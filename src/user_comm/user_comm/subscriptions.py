@@ -15,12 +15,14 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from rclpy.callback_groups import CallbackGroup
+from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup
+from rclpy.client import Client
 from rclpy.guard_condition import GuardCondition
 from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
+from rclpy.service import Service as RosService
 
 from user_comm.cdr import CdrLimits, read_cdr
 from user_comm.converters import converter_of
@@ -33,6 +35,8 @@ from user_core.errors import SuiteError
 MALFORMED = "malformed"
 #: After so long the reader's own thread looks whether its node is still there.
 _LONGEST_WAIT_NS = 100_000_000
+#: A thread that has not waited with its reader for so long does something else.
+_ABSENT_NS = 1_000_000_000
 
 
 class Refusals:
@@ -217,6 +221,22 @@ class BesideExecutor(CallbackGroup):
         return
 
 
+class WhileUnread(MutuallyExclusiveCallbackGroup):
+    """A callback group for what a thread reads that waits with a :class:`TopicReader`: an executor
+    takes it only while that thread does not, be it stuck, or not there.
+
+    Args:
+        reader: The reader of that thread.
+    """
+
+    def __init__(self, reader: TopicReader) -> None:
+        super().__init__()
+        self._reader = reader
+
+    def can_execute(self, entity: Any) -> bool:
+        return not self._reader.is_read and super().can_execute(entity)
+
+
 @dataclass(eq=False)
 class _Source:
     """A subscription that is read, and who gets its messages."""
@@ -225,6 +245,20 @@ class _Source:
     callback: Callable[[Any], object]
     depth: int
     on_writer: Callable[[bytes], object] | None = None
+
+
+@dataclass(eq=False)
+class _Calls:
+    """A service or a client, whose requests or answers are read.
+
+    Attributes:
+        endpoint: It.
+        handler: Gets each request of a service with its header; None for a client, whose pending
+            futures get the answers.
+    """
+
+    endpoint: RosService[Any, Any] | Client[Any, Any]
+    handler: Callable[[Any, Any], object] | None = None
 
 
 class TopicReader:
@@ -240,6 +274,9 @@ class TopicReader:
     - **By a thread of the reader's own** (with ``thread``), which runs as long as there is
       anything to read. With ``period_s`` it lets messages come together for so long, and takes
       them all at one look: a driver wants the newest every few milliseconds, no more.
+
+    The caller's thread may also take the answers of a client and the requests of a service: then a
+    call between two control loops needs no other thread on either side (:meth:`read_calls`).
 
     The wait set is used as rclpy's own ``wait_for_message`` does; there is no public way.
 
@@ -267,6 +304,9 @@ class TopicReader:
         self._changed = True
         self._held = ExitStack()  # handles that must live while the wait set knows them
         self._sources: tuple[_Source, ...] = ()
+        self._wanted_calls: tuple[_Calls, ...] = ()
+        self._calls: tuple[_Calls, ...] = ()
+        self._waits, self._waited_ns = False, 0
         self._wait_set: Any = None
         self._bell = GuardCondition(None, None, context=node.context)
 
@@ -317,6 +357,35 @@ class TopicReader:
         let_go(self._node, lambda: self._node.destroy_subscription(subscription))
         self._bell.trigger()
 
+    def read_calls(
+        self,
+        endpoint: RosService[Any, Any] | Client[Any, Any],
+        handler: Callable[[Any, Any], object] | None = None,
+    ) -> None:
+        """Take a client's answers, or a service's requests, from now on, in the caller's thread.
+
+        Args:
+            endpoint: The client, in a group :class:`BesideExecutor`; or the service, in a group
+                :class:`WhileUnread`, or it would go unanswered while nobody reads.
+            handler: Of a service: gets each request, and the header to answer it with.
+        """
+        with self._lock:
+            self._wanted_calls = (*self._wanted_calls, _Calls(endpoint, handler))
+            self._changed = True
+        self._bell.trigger()
+
+    def forget_calls(self, endpoint: RosService[Any, Any] | Client[Any, Any]) -> None:
+        """Take them no longer."""
+        with self._lock:
+            self._wanted_calls = tuple(c for c in self._wanted_calls if c.endpoint is not endpoint)
+            self._changed = True
+        self._bell.trigger()
+
+    @property
+    def is_read(self) -> bool:
+        """Whether a thread waits with this reader now, or did a moment ago."""
+        return self._waits or time.monotonic_ns() - self._waited_ns < _ABSENT_NS
+
     def listen(self, topic: Topic, callback: Callable[[Any], None]) -> CheckedSubscription:
         """Read a topic of the table whose messages stand for core values, checked."""
         return CheckedSubscription(
@@ -337,14 +406,24 @@ class TopicReader:
         wait_set.clear_entities()
         for source in self._sources:
             wait_set.add_subscription(source.subscription.handle)
+        for calls in self._calls:
+            add = wait_set.add_client if calls.handler is None else wait_set.add_service
+            add(calls.endpoint.handle)
         wait_set.add_guard_condition(self._bell.handle)
-        wait_set.wait(max(0, duration_ns))
+        self._waits = True
+        try:
+            wait_set.wait(max(0, duration_ns))
+        finally:
+            self._waited_ns = time.monotonic_ns()
+            self._waits = False
 
     def take(self) -> bool:
         """Hand over what has arrived, oldest first, and return at once; whether there was any."""
         if self._changed:
             self._rebuild()
         found = [_take(source) for source in self._sources]
+        for calls in self._calls:
+            _take_calls(calls)
         return any(found)
 
     def wake(self) -> None:
@@ -365,18 +444,24 @@ class TopicReader:
         """A wait set of the subscriptions that are wanted now."""
         with self._lock:
             self._changed = False
-            wanted = self._wanted
-        held, kept = ExitStack(), []
+            wanted, wanted_calls = self._wanted, self._wanted_calls
+        held, kept, kept_calls = ExitStack(), [], []
         for source in wanted:
             with suppress(Exception):  # InvalidHandle: it was destroyed with its node
                 held.enter_context(source.subscription.handle)
                 kept.append(source)
+        for calls in wanted_calls:
+            with suppress(Exception):
+                held.enter_context(calls.endpoint.handle)
+                kept_calls.append(calls)
         self._held.close()
-        self._held, self._sources = held, tuple(kept)
+        self._held, self._sources, self._calls = held, tuple(kept), tuple(kept_calls)
+        services = sum(calls.handler is not None for calls in kept_calls)
+        clients = len(kept_calls) - services
         context = self._node.context.handle
         assert context is not None
         with context:
-            self._wait_set = _rclpy.WaitSet(len(kept), 1, 0, 0, 0, 0, context)
+            self._wait_set = _rclpy.WaitSet(len(kept), 1, 0, clients, services, 0, context)
 
     # --- the reader's own thread --------------------------------------------------------
 
@@ -448,3 +533,19 @@ def _take(source: _Source) -> bool:
             source.on_writer(writer_of(taken[1]))
         source.callback(taken[0])
     return found
+
+
+def _take_calls(calls: _Calls) -> None:
+    """Hand over the requests of a service, or the answers to a client."""
+    endpoint: Any = calls.endpoint
+    while calls.handler is not None:
+        request, header = endpoint.handle.service_take_request(endpoint.srv_type.Request)
+        if header is None:
+            return
+        calls.handler(request, header)
+    while True:
+        header, response = endpoint.handle.take_response(endpoint.srv_type.Response)
+        if header is None:
+            return
+        with suppress(KeyError):  # nobody waits for it any more
+            endpoint.get_pending_request(header.request_id.sequence_number).set_result(response)

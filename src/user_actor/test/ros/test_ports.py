@@ -20,8 +20,8 @@ from user_actor.nodes.policy_feed import policy_seeds
 from user_actor.nodes.ports import RosRobot, RosTeleop
 from user_actor.outbox import OutboxStatus
 from user_comm.converters import Intervention, observation_to_message, set_stamp
-from user_comm.endpoints import ServiceClient
 from user_comm.parameter_values import parameter_fields
+from user_comm.services import ServiceClient
 from user_core.config import from_mapping
 from user_core.errors import CodecError, DeviceError, TransportError
 from user_core.interfaces import TeleopCommand
@@ -51,6 +51,19 @@ class Server:
         response = self.response()
         self.answer(request, response)
         return response
+
+    def begin(self, request, timeout_s):
+        try:
+            response, error = self.call(request, timeout_s), None
+        except Exception as failure:
+            response, error = None, failure
+
+        def look():
+            if error is not None:
+                raise error
+            return response
+
+        return SimpleNamespace(look=look, give_up=lambda: None)
 
     def tell(self, request):
         self.call(request, 0)

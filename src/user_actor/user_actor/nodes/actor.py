@@ -133,9 +133,9 @@ class ActorNode(LifecycleNode):
         self._results = self.advertise(topics.EPISODE_RESULT)
         self._status = self.advertise(topics.ACTOR_STATUS, always=True)
         self._remote = self.advertise(topics.REMOTE_OBSERVATION)
-        self._connect()
         self._reader = TopicReader(self)
         stack.callback(self._reader.close)
+        self._connect()
         self._observations = self._reader.listen(topics.OBSERVATION, lambda observation: None)
         self.diagnostics.watch("observations", self._observations.counts.item)
         stack.callback(self.diagnostics.unwatch, "observations")
@@ -266,7 +266,7 @@ class ActorNode(LifecycleNode):
         if config.loop.max_backlog_steps:
             self.listen(topics.LEARNER_BACKLOG, self._on_backlog, always=True)
         self.serve(topics.GO, self._on_go, always=True)
-        self._reset = self.client(topics.RESET, config.hal)
+        self._reset = self.client(topics.RESET, config.hal, self._reader)
         self._lease = LeaseKeeper(
             config.lease,
             self._name,

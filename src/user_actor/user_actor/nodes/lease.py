@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from user_actor.config import LeaseConfig
-from user_comm.endpoints import ServiceClient
+from user_comm.services import ServiceClient
 from user_core.errors import LeaseError, SuiteError, TransportError
 
 #: For a hal that is just being discovered.

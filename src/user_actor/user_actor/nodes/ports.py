@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -18,7 +19,8 @@ from user_actor.loop.remote import InferenceLink, RemoteConfig
 from user_actor.nodes.lease import LeaseKeeper
 from user_comm.converters import Intervention, observation_from_message, stamp_ns
 from user_comm.diagnostics import Flow, FlowFigures, Item, Level
-from user_comm.endpoints import ServiceClient, TopicPublisher
+from user_comm.endpoints import TopicPublisher
+from user_comm.services import PendingCall, ServiceClient
 from user_comm.subscriptions import CheckedSubscription, TopicReader
 from user_core.codecs.images import encode_observation
 from user_core.errors import DeviceError, SpecError, TransportError
@@ -35,6 +37,8 @@ from user_core.runtime.observation_box import ObservationBox
 from user_core.specs import RobotSpec, check_arrays
 from user_core.types import NO_TASK, ActionChunk, Label, Observation
 
+#: A call of a service is looked at so often, also when nothing comes.
+_LOOK_S = 0.02
 _ANSWER_S = 0.1
 _AWAY_S = 1.0
 _LABELS = (("abort", Label.ABORT), ("failure", Label.FAILURE), ("success", Label.SUCCESS))
@@ -68,8 +72,7 @@ class RosRobot:
         self._reset_timeout_s = reset_timeout_s
         self._first_ns = self._reset_ns = 0
         self._misfit = ""
-        self._pending: Future[Observation] | None = None
-        self._closed = threading.Event()
+        self._pending: Reset | None = None
         self._safety: Any = None
         self.observations = observations
 
@@ -97,30 +100,25 @@ class RosRobot:
         if not self._actions.publish(replace(chunk, lease_token=self._lease.token)):
             raise TransportError("action", got="the node is not active")
 
-    def reset(self, seed: int | None) -> Future[Observation]:
-        future: Future[Observation] = Future()
-        self._pending = future
-
-        def call() -> None:
-            try:
-                first = self._reset(seed)
-            except Exception as error:  # also of what came: it is the caller's to judge
-                _settle(future, error)
-            else:
-                _settle(future, first)
-
-        # a daemon, so that nothing has to wait for a robot that does not answer
-        threading.Thread(target=call, name="reset", daemon=True).start()
-        return future
+    def reset(self, seed: int | None) -> Reset:
+        self.close()
+        request = self._client.request_type(
+            seed=-1 if seed is None else seed, lease_token=self._lease.token
+        )
+        self._pending = Reset(
+            self._client.begin(request, self._reset_timeout_s), self.observations, self._first
+        )
+        return self._pending
 
     def on_lease_lost(self) -> None:
         """A hal that was restarted, or obeys another, will not answer what it was asked."""
         if self._pending is not None:
-            _settle(self._pending, DeviceError("reset of the robot", got="a lease that was lost"))
+            self._pending.settle(DeviceError("reset of the robot", got="a lease that was lost"))
 
     def close(self) -> None:
         """The answer to a reset is not wanted any more."""
-        self._closed.set()
+        if self._pending is not None:
+            self._pending.give_up()
 
     def trouble(self) -> Reason:
         status = self._safety
@@ -151,11 +149,8 @@ class RosRobot:
             return Reason(NO_OBSERVATIONS, "the robot shows no observations")
         return NO_REASON
 
-    def _reset(self, seed: int | None) -> Observation:
-        request = self._client.request_type(
-            seed=-1 if seed is None else seed, lease_token=self._lease.token
-        )
-        answer = self._client.call(request, self._reset_timeout_s, self._closed)
+    def _first(self, answer: Any) -> Observation:
+        """The first observation of an episode, from the answer to a reset."""
         if not answer.success:
             raise DeviceError(f"reset of the robot ({answer.error_code})", got=answer.message)
         first = observation_from_message(answer.observation, specs=self._spec.observation)
@@ -166,13 +161,56 @@ class RosRobot:
         return first
 
 
-def _settle(future: Future[Observation], outcome: Observation | Exception) -> None:
-    """Give a future its outcome, unless it has one."""
-    with contextlib.suppress(InvalidStateError):
-        if isinstance(outcome, Exception):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)
+class Reset(Future[Observation]):
+    """A reset that is under way.
+
+    Who waits for its result takes the answer from the middleware himself, together with the
+    observations that arrive meanwhile: no other thread has to be scheduled on the way.
+
+    Args:
+        call: The call of the service.
+        observations: What arrives with the answer.
+        understand: Makes an observation of the answer, or raises SuiteError.
+    """
+
+    def __init__(
+        self,
+        call: PendingCall,
+        observations: ObservationBox,
+        understand: Callable[[Any], Observation],
+    ) -> None:
+        super().__init__()
+        self._call, self._observations, self._understand = call, observations, understand
+
+    def result(self, timeout: float | None = None) -> Observation:
+        """The first observation; raises what it failed by, or concurrent.futures.TimeoutError."""
+        end_s = time.monotonic() + (float("inf") if timeout is None else timeout)
+        while not self.done():
+            try:
+                answer = self._call.look()
+                if answer is not None:
+                    self.settle(self._understand(answer))
+            except Exception as error:  # also of what came: it is the caller's to judge
+                self.settle(error)
+            if not self.done():
+                left_s = min(end_s - time.monotonic(), _LOOK_S)
+                if left_s <= 0:
+                    raise FutureTimeout
+                self._observations.wait_once(time.monotonic_ns() + int(left_s * 1e9))
+        return super().result()
+
+    def settle(self, outcome: Observation | Exception) -> None:
+        """Give it its outcome, unless it has one. Any thread."""
+        with contextlib.suppress(InvalidStateError):
+            if isinstance(outcome, Exception):
+                self.set_exception(outcome)
+            else:
+                self.set_result(outcome)
+
+    def give_up(self) -> None:
+        """The answer is not wanted any more."""
+        self._call.give_up()
+        self.settle(TransportError("reset of the robot", got="it was given up"))
 
 
 # --- The person ---
@@ -350,6 +388,10 @@ class WaitedObservations(ObservationBox):
     def interrupt(self) -> None:
         super().interrupt()
         self._reader.wake()
+
+    def wait_once(self, deadline_ns: int) -> None:
+        self._reader.wait(deadline_ns - self._clock.monotonic_ns())
+        self._reader.take()
 
     def wait_for(
         self, wanted: Callable[[Observation], bool], deadline_ns: int

@@ -28,7 +28,7 @@ from user_msgs.msg import ActionChunk as ActionChunkMessage
 from user_msgs.srv import ResetRobot
 
 from user_comm.converters import action_chunk_to_message
-from user_comm.endpoints import ServiceClient
+from user_comm.services import ServiceClient
 from user_core.errors import TransportError
 from user_core.runtime import last_words
 from user_core.types import ActionChunk

@@ -58,6 +58,13 @@ class ObservationBox:
         """Let time pass until then, monotonic nanoseconds, or until interrupted."""
         self.wait_for(lambda _: False, deadline_ns)
 
+    def wait_once(self, deadline_ns: int) -> None:
+        """Wait until something comes, at most until then; may return before."""
+        with self._changed:
+            left_s = (deadline_ns - self._clock.monotonic_ns()) * 1e-9
+            if left_s > 0 and not self._interrupted:
+                self._clock.wait(self._changed, left_s)
+
     def wait_for(
         self, wanted: Callable[[Observation], bool], deadline_ns: int
     ) -> Observation | None:

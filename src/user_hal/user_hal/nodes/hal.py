@@ -120,8 +120,8 @@ class HalNode(LifecycleNode):
             getattr(robot, "calibrations", dict),
             ros_time.ros_ns,
         )
-        self._listen_for_actions(stack)
-        self._serve()
+        waiter = self._listen_for_actions(stack)
+        self._serve(waiter.reader)
         self._watch(stack)
         self._publish_spec()
         self._show_status(self._loop.status())
@@ -168,7 +168,7 @@ class HalNode(LifecycleNode):
         self.get_logger().info(f"{name} is not published: the robot is {self._taken[name]} it")
         return None
 
-    def _listen_for_actions(self, stack: ExitStack) -> None:
+    def _listen_for_actions(self, stack: ExitStack) -> ActionWaiter:
         """The loop's thread takes actions from the middleware itself, without an executor."""
         waiter = ActionWaiter(self, self._on_action)
         stack.callback(waiter.destroy)
@@ -176,9 +176,11 @@ class HalNode(LifecycleNode):
         self.diagnostics.watch(f"topic {counts.name}", counts.item)
         stack.callback(self.diagnostics.unwatch, f"topic {counts.name}")
         self._loop.waiter = waiter
+        return waiter
 
-    def _serve(self) -> None:
-        self.serve(topics.RESET, self._on_reset, in_thread=True)
+    def _serve(self, reader: TopicReader) -> None:
+        timeout_s = self._loop.config.driver.reset_s + _RESET_GRACE_S
+        self.serve_by_loop(topics.RESET, self._begin_reset, self._was_reset, reader, timeout_s)
         self.serve(topics.EMERGENCY_STOP, self._on_emergency_stop, always=True)
         self.serve(topics.RESET_EMERGENCY_STOP, self._on_reset_emergency_stop, always=True)
         self.serve(topics.ACQUIRE_LEASE, self._on_acquire_lease)
@@ -212,10 +214,11 @@ class HalNode(LifecycleNode):
             if text := self._say(refusal.code, f"refused a command: {refusal}"):
                 self.get_logger().warning(text)
 
-    def _on_reset(self, request: Any, response: Any) -> None:
+    def _begin_reset(self, request: Any) -> Future[Observation]:
         seed = None if request.seed < 0 else int(request.seed)
-        done = self._loop.reset(seed, request.lease_token)
-        observation = done.result(self._loop.config.driver.reset_s + _RESET_GRACE_S)
+        return self._loop.reset(seed, request.lease_token)
+
+    def _was_reset(self, observation: Observation, response: Any) -> None:
         response.observation = observation_to_message(observation, self._display.base_frame)
         response.success = True
 
@@ -334,24 +337,25 @@ class ActionWaiter:
         callback: Gets every action chunk, in the thread that waits.
 
     Attributes:
+        reader: Reads them; may read services, too.
         subscription: Checked: what cannot be decoded is counted and never seen.
     """
 
     def __init__(self, node: Node, callback: Callable[[ActionChunk], None]) -> None:
         self._callback = callback
-        self._reader = TopicReader(node)
-        self.subscription = self._reader.listen(topics.ACTION, callback)
-        self.wake, self.destroy = self._reader.wake, self._reader.close
+        self.reader = TopicReader(node)
+        self.subscription = self.reader.listen(topics.ACTION, callback)
+        self.wake, self.destroy = self.reader.wake, self.reader.close
 
     def wait(self, until_ns: int) -> None:
         """Wait until a time of the monotonic clock; hand over actions that come."""
-        self._reader.wait(until_ns - time.monotonic_ns())
-        self._reader.take()
+        self.reader.wait(until_ns - time.monotonic_ns())
+        self.reader.take()
 
     def discard(self) -> None:
         """Throw away actions that arrived while the loop was not waiting for them."""
         self.subscription.callback = lambda chunk: None
-        self._reader.take()
+        self.reader.take()
         self.subscription.callback = self._callback
 
 
