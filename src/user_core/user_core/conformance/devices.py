@@ -100,12 +100,16 @@ class _RobotCheck:
             seen.append(f"{len(spec.observation)} arrays, action {spec.action.shape[0]}")
         with self._promise("actions have bounds"):
             bounds = self.robot.spec.action
-            if not bounds.dtype.startswith("float"):
-                raise Skip("discrete action")
+            if not bounds.dtype.startswith("float") and not bounds.categorical:
+                raise Skip("integers")
             expect(
                 bounds.low is not None and bounds.high is not None,
                 "low or high of the action spec is missing: exploration and safety need both",
             )
+        spec = self.robot.spec
+        if spec.action.categorical and not spec.lockstep:
+            with self._promise("it says which choices change nothing"):
+                expect(bool(spec.hold_choices), "hold_choices are missing: who waits needs them")
 
     def before_connect(self) -> None:
         with self._promise("read and command before connect raise DeviceError"):
@@ -244,7 +248,10 @@ class _RobotCheck:
             # the middle of all positions may be far away
             middle[elements], half[elements] = here, np.minimum(half[elements], _ABSOLUTE_STEP)
         action = middle + half * self.motion * self.rng.uniform(-1, 1, bounds.shape)
-        return np.asarray(np.clip(action, low, high), bounds.dtype)
+        action = np.clip(action, low, high)
+        chosen, held = list(bounds.categorical), self.robot.spec.hold_choices
+        action[chosen] = held or bounds.sample(self.rng)[chosen]
+        return np.asarray(action, bounds.dtype)
 
     def _measured_targets(self) -> Iterator[tuple[slice, Array]]:
         """Where absolute actions would leave the robot, and which elements these are."""

@@ -354,7 +354,12 @@ def _describe(robot: Robot, console: Console) -> None:
         frame = f" in {item.frame}" if item.frame else ""
         text = f"  sees  {name}: {item.dtype} {shape} {item.unit}{frame}"
         console.print(escape(text.rstrip()), highlight=False)
-    names = ", ".join(spec.action.names) or f"{spec.action.size} elements"
+    counts = dict(zip(spec.action.categorical, spec.action.counts))
+    labels = spec.action.names or [f"element {i}" for i in range(spec.action.size)]
+    said = [
+        f"{label} ({counts[i]} choices)" if i in counts else label for i, label in enumerate(labels)
+    ]
+    names = ", ".join(said) if spec.action.names or counts else f"{spec.action.size} elements"
     pace = "lockstep" if spec.lockstep else f"every {spec.period_s:g} s"
     console.print(escape(f"  takes {spec.action_kind.value}: {names}; {pace}"), highlight=False)
 

@@ -43,6 +43,7 @@ class RobotWithGripperChoices(Robot):
         low, high = self._driver.action.low_array, self._driver.action.high_array
         self._range = [(float(low[i]), float(high[i])) for i in self._driver.grippers]
         self._held: list[float] | None = None
+        self._executed: Array | None = None
         self._seen: Arrays = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -88,6 +89,7 @@ class RobotWithGripperChoices(Robot):
         self._held = held
         grippers = list(self._driver.grippers)
         executed[grippers] = action[grippers]
+        self._executed = executed
         return executed
 
     def stop(self) -> None:
@@ -97,7 +99,7 @@ class RobotWithGripperChoices(Robot):
 
     def reset(self, seed: int | None = None) -> Observation:
         """Reset the robot."""
-        self._held = None
+        self._held = self._executed = None
         return self._shown(self._robot.reset(seed))
 
     def close(self) -> None:
@@ -105,10 +107,14 @@ class RobotWithGripperChoices(Robot):
         self._robot.close()
 
     def _shown(self, observation: Observation) -> Observation:
-        """Without what the driver says of its last action, which has no choices: whoever commands knows
-        what :meth:`command` returned."""
-        self._seen = observation.arrays
-        return dataclasses.replace(observation, applied=None)
+        """An observation in which the action that the driver tells has choices."""
+        self._seen, applied = observation.arrays, observation.applied
+        if applied is None:
+            return observation
+        if self._executed is None:
+            return dataclasses.replace(observation, applied=None)
+        applied = dataclasses.replace(applied, action=self._executed)
+        return dataclasses.replace(observation, applied=applied)
 
     def _measured(self) -> list[float]:
         """Openings as they are, in the driver's numbers."""
