@@ -63,8 +63,6 @@ def write_pages(root: Path) -> None:
         **_plugin_pages(),
         "messages.md": _messages(root),
         "commands.md": _commands(),
-        "errors.md": _errors(),
-        "reasons.md": _reasons(),
         "deployments.md": _deployments(root),
         **_api_pages(),
     }
@@ -300,40 +298,6 @@ def _meaning(action: argparse.Action) -> str:
     ):
         text += f" (default: `{default}`)"
     return text.strip()
-
-
-# --- errors and reasons ---
-
-
-def _errors() -> str:
-    module = importlib.import_module("user_core.errors")
-    text = ["# Error codes", "",
-            "Every error that USER raises on purpose is one of these. Its code is stable: it is the key "
-            "of a counter of refusals, the name of a diagnostic, and the `error_code` in the answer of a "
-            "service.", "", "| code | exception | extends | meaning |", "| --- | --- | --- | --- |"]  # fmt: skip
-    for name, error in vars(module).items():
-        if (
-            isinstance(error, type)
-            and issubclass(error, Exception)
-            and error.__module__ == module.__name__
-        ):
-            bases = ", ".join(f"`{base.__name__}`" for base in error.__bases__)
-            text.append(f"| `{error.code}` | `{name}` | {bases} | {first_sentence(error)} |")
-    return "\n".join([*text, ""])
-
-
-def _reasons() -> str:
-    module = importlib.import_module("user_core.reasons")
-    text = [
-        "# Reason codes",
-        "",
-        markdown_of(module.__doc__),
-        "",
-        "| code | meaning |",
-        "| --- | --- |",
-    ]
-    text += [f"| `{code}` | {plain_text(meaning)} |" for code, meaning in module.CODES.items()]
-    return "\n".join([*text, ""])
 
 
 # --- deployments ---

@@ -146,8 +146,6 @@ def test_the_reference_can_be_made_and_names_what_is_installed(tmp_path: Path) -
     assert all(f"## user {name}\n" in commands for name in parsers())
     for point in entry_points(group="user.nodes"):
         assert (pages / f"parameters/{point.name}.md").read_text().count("\n| `") > 1
-    assert "`no_lease`" in (pages / "reasons.md").read_text()
-    assert "`schema_mismatch`" in (pages / "errors.md").read_text()
     assert "### TrajectoryChunk" in (pages / "messages.md").read_text()
     assert (
         "| `max_step_m` | number | `0.1` | m | > 0 |" in (pages / "plugins/robots.md").read_text()

@@ -36,3 +36,5 @@ def test_the_reference_of_codes_is_the_one_that_is_written():
     assert page.read_text(encoding="utf-8") == reference(), (
         "python -m user_core.error_reference > docs/reference/errors.md"
     )
+    assert "| `schema_mismatch` | `SchemaMismatch` | no |" in reference()
+    assert "| `no_lease` |" in reference()

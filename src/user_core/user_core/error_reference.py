@@ -32,10 +32,11 @@ def errors() -> list[type[SuiteError]]:
 
 def reference() -> str:
     """The page, in Markdown."""
-    lines = [_HEAD, "## Errors", "", "| code | may pass | meaning |", "|---|---|---|"]
+    lines = [_HEAD, "## Errors", "", "| code | exception | may pass | meaning |", "|---|---|---|---|"]
     for kind in errors():
         meaning = " ".join((kind.__doc__ or "").split("\n\n")[0].split()).replace("``", "`")
-        lines.append(f"| `{kind.code}` | {'yes' if kind.may_pass else 'no'} | {meaning} |")
+        passes = "yes" if kind.may_pass else "no"
+        lines.append(f"| `{kind.code}` | `{kind.__name__}` | {passes} | {meaning} |")
     lines += ["", "## Reasons", "", "| code | meaning |", "|---|---|"]
     lines += [f"| `{code}` | {meaning} |" for code, meaning in CODES.items()]
     return "\n".join(lines) + "\n"

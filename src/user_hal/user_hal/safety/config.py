@@ -254,58 +254,9 @@ class ReadingsConfig(Config):
     settled: int = setting(5, doc="Readings in a row that must fit each other after a jump.", ge=1)
 
 
-class GroupLimits(Config):
-    """Limits of one action group. What is given here goes before what is given for all groups."""
+class Limits(Config):
+    """What is limited of a whole robot, and of one of its action groups."""
 
-    bounds: BoundsConfig = setting(
-        factory=BoundsConfig, doc="Bounds of each element of the group's actions."
-    )
-    step: MotionLimits = setting(
-        factory=MotionLimits, doc="How far one command may move, m and rad."
-    )
-    velocity: MotionLimits = setting(
-        factory=MotionLimits, doc="How fast commands may move, m/s and rad/s."
-    )
-    acceleration: MotionLimits = setting(
-        factory=MotionLimits, doc="How quickly the velocity may change, m/s^2 and rad/s^2."
-    )
-    workspace: WorkspaceConfig = setting(
-        factory=WorkspaceConfig, doc="Box that the group's tool stays in, in its base frame."
-    )
-    joint_limits: JointLimitsConfig = setting(
-        factory=JointLimitsConfig, doc="Ranges that the group's joints stay in."
-    )
-    force: ForceConfig = setting(
-        factory=ForceConfig, doc="Force and torque at the group's tool that stop the robot."
-    )
-    action_scale: tuple[float, ...] = setting(
-        (), doc="As for the whole robot, for the elements of the group.", gt=0
-    )
-    target_lead_s: float | None = setting(
-        None, doc="As for the whole robot; by default that.", unit="s", gt=0
-    )
-
-
-class SafetyConfig(Config):
-    """What may reach a robot, and what stops it. What is not given is not limited."""
-
-    watchdog_s: float = setting(
-        0.5,
-        doc="A robot that gets no command for this long stops; longer than its control period.",
-        unit="s",
-        gt=0,
-        read_only=False,
-    )
-    max_observation_age_s: float = setting(
-        0.5, doc="A robot whose newest reading is older stops.", unit="s", gt=0, read_only=False
-    )
-    max_chunk_s: float = setting(
-        2.0,
-        doc="Longest time that one chunk may drive the robot by itself.",
-        unit="s",
-        gt=0,
-        read_only=False,
-    )
     bounds: BoundsConfig = setting(
         factory=BoundsConfig, doc="Bounds of each element of an action, inside the robot's own."
     )
@@ -327,15 +278,45 @@ class SafetyConfig(Config):
     force: ForceConfig = setting(
         factory=ForceConfig, doc="Force and torque at the tool that stop it."
     )
-    readings: ReadingsConfig = setting(
-        factory=ReadingsConfig, doc="Readings that a robot at rest may start from."
-    )
     action_scale: tuple[float, ...] = setting(
         (),
         doc="What one unit of each element of a change or velocity action moves, in m or rad (per "
         "s): one number for all that move tool or joints, or one per element. Empty: the "
         "actions are in SI units already.",
         gt=0,
+    )
+
+
+class GroupLimits(Limits):
+    """Limits of one action group. What is given here goes before what is given for all groups."""
+
+    target_lead_s: float | None = setting(
+        None, doc="As for the whole robot; by default that.", unit="s", gt=0
+    )
+
+
+class SafetyConfig(Limits):
+    """What may reach a robot, and what stops it. What is not given is not limited."""
+
+    watchdog_s: float = setting(
+        0.5,
+        doc="A robot that gets no command for this long stops; longer than its control period.",
+        unit="s",
+        gt=0,
+        read_only=False,
+    )
+    max_observation_age_s: float = setting(
+        0.5, doc="A robot whose newest reading is older stops.", unit="s", gt=0, read_only=False
+    )
+    max_chunk_s: float = setting(
+        2.0,
+        doc="Longest time that one chunk may drive the robot by itself.",
+        unit="s",
+        gt=0,
+        read_only=False,
+    )
+    readings: ReadingsConfig = setting(
+        factory=ReadingsConfig, doc="Readings that a robot at rest may start from."
     )
     target_lead_s: float = setting(
         0.1,
