@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -51,3 +52,27 @@ def test_a_policy_that_does_not_fit_starts_nothing(tmp_path, start_process, ros_
     assert process.returncode not in (0, None), said
     assert "image_front" in said and "Pendulum-v1" in said
     assert not (tmp_path / "r").exists(), f"{time.monotonic() - began_s:.0f} s"
+
+
+_CTRL_C_AT_ONCE = """
+import os, signal, sys
+from user_bringup.cli import up
+run = up._Up.run
+async def interrupted(self):
+    os.kill(os.getpid(), signal.SIGINT)
+    return await run(self)
+up._Up.run = interrupted
+sys.exit(up.main(sys.argv[1:]))
+"""
+
+
+def test_ctrl_c_before_anything_was_started_ends_it(tmp_path, start_process, ros_domain):
+    words = [
+        sys.executable, "-c", _CTRL_C_AT_ONCE, "gymnasium", "env:=Pendulum-v1", "--no-table",
+        f"policy_endpoint:={free_endpoint()}", "--runs", str(tmp_path),
+    ]  # fmt: skip
+    process = start_process(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=dict(os.environ)
+    )
+    said, _ = process.communicate(timeout=120)
+    assert "stopping: asked to stop" in said and process.returncode == 1, said

@@ -62,7 +62,13 @@ def main(argv: Sequence[str]) -> int:
         notes.append(f"--until-success can never be reached: {why}")
     for note in notes:
         console.print(note, highlight=False, soft_wrap=True, markup=False)
-    good = asyncio.run(_Up(run, arguments, console).run())
+    running = _Up(run, arguments, console)
+    # Ours, so that asyncio installs none: its own cancels what is just being started, which may never end.
+    before = signal.signal(signal.SIGINT, lambda number, frame: running.ask_to_stop())
+    try:
+        good = asyncio.run(running.run())
+    finally:
+        signal.signal(signal.SIGINT, before)
     if run.history.exists():
         from user_bringup.report import write_report  # matplotlib takes a second to import
 
@@ -126,11 +132,11 @@ class _Up:
 
     async def run(self) -> bool:
         """Run everything; whether no process was given up."""
-        from user_bringup.nodes.monitor import Monitor
-
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop, "asked to stop")
+            loop.add_signal_handler(number, self.ask_to_stop)
+        from user_bringup.nodes.monitor import Monitor  # takes a while, and may be interrupted
+
         with ExitStack() as stack:
             stack.callback(self.history.close)
             domains = ros_domains(self.prepared.deployment)
@@ -207,6 +213,10 @@ class _Up:
                 f"none of {unjudged} evaluation episodes could be judged: --until-success will not "
                 "be reached"
             )
+
+    def ask_to_stop(self) -> None:
+        """A person, or a system, has had enough: also before anything was started."""
+        self._stop("asked to stop")
 
     def _stop(self, reason: str) -> None:
         if not self.stopping:
