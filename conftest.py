@@ -35,6 +35,17 @@ def tier_of(path: Path) -> str:
     return "ros" if "ros" in folders else "unit"
 
 
+def group_of(path: Path) -> str:
+    """The tests that run one at a time with this one, in real time; the others run beside. Empty: none.
+
+    Systems of several processes take turns, and so do the nodes of one package. The largest groups
+    begin first, so that all workers end at about the same time.
+    """
+    if path.is_relative_to(_ROOT / "tests"):
+        return "system"
+    return f"ros {path.relative_to(_ROOT).parts[1]}" if tier_of(path) == "ros" else ""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--tier", choices=TIERS, help="run the tests of one tier only")
     parser.addoption(
@@ -80,10 +91,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         tier = tier_of(item.path)
         item.add_marker(tier)
-        whole = item.path.is_relative_to(_ROOT / "tests")
-        if whole or tier == "ros":  # one at a time, in real time; the others run beside
-            item.add_marker(pytest.mark.xdist_group("processes"))
-        if (whole or tier == "ros") and reruns:
+        group = group_of(item.path)
+        if group:
+            item.add_marker(pytest.mark.xdist_group(group))
+        if group and reruns:
             item.add_marker(pytest.mark.flaky(reruns=reruns))
         if item.get_closest_marker("root") and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root"))
