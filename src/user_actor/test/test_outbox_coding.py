@@ -63,7 +63,8 @@ def test_what_cannot_be_is_refused(config):
 
 
 def test_chunks_go_out_with_their_coding_and_stay_plain_on_the_disk(tmp_path):
-    spec = RobotSpec("eye", {"rgb": ArraySpec((40, 40, 3), "uint8")}, ArraySpec((1,)), 0.1)
+    rgb = ArraySpec((40, 40, 3), "uint8")
+    spec = RobotSpec("eye", {"rgb": rgb}, ArraySpec((1,)), period_s=0.1)
     store = MemoryStore()
     config = config_for(tmp_path, image_coding="lossless")
     with_image = {"rgb": np.full((40, 40, 3), 7, np.uint8)}

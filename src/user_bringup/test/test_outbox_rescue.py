@@ -4,11 +4,12 @@ import signal
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
 from user_actor.outbox import Outbox, OutboxConfig
-from user_actor.outbox.inspect import find_outboxes, inspect
+from user_actor.outbox.inspect import find_outboxes, inspect, keep_meaning, read_meanings
 from user_bringup.cli import outbox as command
 from user_bringup.rescue import drain
 from user_core.errors import StoreCorrupt, StoreError
@@ -112,3 +113,31 @@ def test_what_is_no_outbox_is_refused(tmp_path):
     (tmp_path / "outbox.sqlite").write_bytes(b"no database" * 1000)
     with pytest.raises(StoreCorrupt):
         inspect(tmp_path)
+
+
+def test_a_rescue_compares_what_the_numbers_mean(away, tmp_path, capsys):
+    store = tmp_path / "store"
+    config = OutboxConfig(directory=tmp_path / "o", min_free_bytes=0)
+    with closing(Outbox(config, "first", replace(SPEC, period_s=SPEC.period_s / 3))) as outbox:
+        episode(outbox, 0, 3)
+    assert drain(tmp_path / "o/first", store).after.pending == 0
+    refused = drain(away, store)
+    assert refused.chunks == 0
+    assert "period" in refused.refused[0]
+    assert "Hz" in refused.refused[0]
+    accepting = ["drain", str(away), "--into", str(store), "--accept", "period"]
+    assert command.main(accepting) == 1, "what was set aside stays there"
+    reader = StoreReader(store)
+    assert sum(reader.meta.steps.values()) == 3
+    reader.close()
+
+
+def test_an_outbox_of_two_robots_is_compared_with_both_and_one_of_none_says_so(away, tmp_path):
+    known = read_meanings(away)
+    assert known == (SPEC,)
+    keep_meaning(away, replace(SPEC, period_s=1.0), alone=False)
+    assert [spec.period_s for spec in read_meanings(away)] == [SPEC.period_s, 1.0]
+    keep_meaning(away, SPEC, alone=True)
+    assert read_meanings(away) == (SPEC,)
+    (away / "robot_spec.json").unlink()
+    assert "not compared" in drain(away, tmp_path / "store").notes[0]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from user_actor.outbox import Outbox, OutboxConfig
-from user_actor.outbox.inspect import OutboxReport, inspect
+from user_actor.outbox.inspect import OutboxReport, inspect, read_meanings
 from user_core.errors import SuiteError
 from user_core.types import TrajectoryAck, TrajectoryChunk
-from user_learner.replay import StoreWriter
+from user_learner.replay import StoreConfig, StoreWriter
 from user_learner.replay.ingest import ChunkStatus
 
 _LOOK_S = 0.1
@@ -27,12 +27,14 @@ class Drained:
         known: Chunks that it had already.
         refused: Reasons for which it refused the others; they stay in the outbox, set aside.
         after: The outbox afterwards.
+        notes: What a person should know of what the numbers mean.
     """
 
     chunks: int
     known: int
     refused: tuple[str, ...]
     after: OutboxReport
+    notes: tuple[str, ...] = ()
 
 
 def drain(
@@ -40,6 +42,7 @@ def drain(
     store: Path,
     patience_s: float = 30.0,
     on_chunk: Callable[[TrajectoryChunk], None] = lambda chunk: None,
+    accept: Collection[str] = (),
 ) -> Drained:
     """Bring all that an outbox holds into a store, each chunk once.
 
@@ -53,6 +56,8 @@ def drain(
         patience_s: Longest time without any progress. An outbox that belongs to another store
             goes over to this one only after ``rebind_after_s`` (see the outbox's README).
         on_chunk: Called for each chunk that is handed over.
+        accept: Differences in meaning between outbox and store that are none, by name; chunks
+            with others are refused.
 
     Raises:
         StoreError: Outbox or store are in use, or the store takes nothing any more.
@@ -60,7 +65,12 @@ def drain(
     before = inspect(folder)
     handed: queue.Queue[TrajectoryChunk] = queue.Queue()
     chunks, known, refused = 0, 0, dict[str, None]()
-    with StoreWriter(store) as writer:
+    meanings, notes = read_meanings(folder), list[str]()
+    if not meanings:
+        notes.append(f"nobody knows what the numbers of {folder} mean: they are not compared")
+    config = StoreConfig(accept_differences=tuple(accept))
+    with StoreWriter(store, config=config) as writer:
+        writer.expect(before.producer, *meanings)
         outbox = Outbox(OutboxConfig(directory=folder.parent), before.producer)
         try:
             # An answer that the actor never got: what the store has need not be sent again.
@@ -94,4 +104,5 @@ def drain(
                     )  # fmt: skip
         finally:
             outbox.close()
-    return Drained(chunks, known, tuple(refused), inspect(folder))
+        notes += writer.meaning_notes()
+    return Drained(chunks, known, tuple(refused), inspect(folder), tuple(notes))

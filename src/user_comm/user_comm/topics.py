@@ -150,7 +150,7 @@ REMOTE_ACTION = Topic(
     "that it answers, so that no clocks are compared. Only the newest counts.",
 )  # fmt: skip
 ROBOT_SPEC = Topic(
-    "robot_spec", "user_msgs/msg/RobotSpec", "hal", "actor, teleop, learner, inference",
+    "robot_spec", "user_msgs/msg/RobotSpec", "hal", "actor, teleop, learner, inference, replay",
     LATCHED,
     "What the robot shows and takes; policies are built from it. Said once, kept for those "
     "who come later.",

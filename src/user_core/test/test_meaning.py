@@ -35,6 +35,24 @@ OTHERS = {
 }
 
 
+def test_bounds_of_an_observation_tell_its_unit_where_nobody_says_it():
+    def shows(bound, **more):
+        joints = ArraySpec((2,), low=-bound, high=bound, **more)
+        return spec(observation={"joint_position": joints})
+
+    [found] = meaning_differences(shows(180.0), shows(3.14))
+    assert found.key == "observation_bounds" and "-180 to 180" in found.got
+    for one, other in (
+        (shows(2.9), shows(3.14)),  # a limit that was set anew
+        (shows(180.0, unit="rad"), shows(3.14, unit="rad")),
+        (shows(3.4e38), shows(3.14)),
+        (spec(observation={"joint_position": ArraySpec((2,))}), shows(3.14)),
+    ):
+        assert meaning_differences(one, other) == []
+    by_unit = meaning_differences(shows(180.0, unit="deg"), shows(3.14, unit="rad"))
+    assert [one.key for one in by_unit] == ["units"]
+
+
 @pytest.mark.parametrize("key", OTHERS)
 def test_each_difference_has_its_name_and_can_be_accepted_by_it(key):
     assert [one.key for one in meaning_differences(OTHERS[key], ARM)] == [key]

@@ -25,6 +25,7 @@ MEANINGS: dict[str, str] = {
     "action_groups": "which elements of an action move which part",
     "period": "the control period",
     "bounds": "smallest and largest action",
+    "observation_bounds": "bounds of observations of which nobody says the unit: they tell it",
     "grippers": "which elements of an action are grippers",
     "units": "units of actions and observations",
     "frames": "frames of actions and observations",
@@ -33,6 +34,11 @@ MEANINGS: dict[str, str] = {
 #: Periods that differ by less are one: a rate of 30 Hz is written 0.033 or 0.0333.
 _SAME_PERIOD = 0.02
 _SAME_BOUND = 1e-4
+#: Bounds of an observation that differ by this factor are those of another unit: metres and
+#: decimetres differ by 10, radians and degrees by 57. Limits of a joint are not set anew by so much.
+_OTHER_UNIT = 8.0
+#: A larger bound says that there is none.
+_NO_BOUND = 1e6
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,11 @@ def meaning_differences(data: RobotSpec, wanted: RobotSpec) -> list[MeaningDiffe
         note("bounds", _bounds(data.action), _bounds(wanted.action))
     if data.grippers and wanted.grippers and data.grippers != wanted.grippers:
         note("grippers", str(list(data.grippers)), str(list(wanted.grippers)))
+    for name, one in data.observation.items():
+        other = wanted.observation.get(name)
+        if other is not None and not _same_range(one, other):
+            where = f"observation.{name}"
+            note("observation_bounds", f"{where} {_bounds(one)}", f"{where} {_bounds(other)}")
     pairs = [("action", data.action, wanted.action)]
     pairs += [
         (f"observation.{name}", spec, wanted.observation[name])
@@ -187,6 +198,25 @@ def _bounds(spec: ArraySpec) -> str:
     if len(set(low.tolist())) == 1 and len(set(high.tolist())) == 1:
         return f"{low[0]:.4g} to {high[0]:.4g}"
     return f"{[float(f'{v:.4g}') for v in low]} to {[float(f'{v:.4g}') for v in high]}"
+
+
+def _same_range(one: ArraySpec, other: ArraySpec) -> bool:
+    """Whether the bounds of an observation, where both have some, may be those of one quantity.
+    Where units or names are known these decide; a limit that was set anew changes no meaning."""
+    if (one.unit and other.unit) or not (_is_bounded(one) and _is_bounded(other)):
+        return True
+    if one.shape != other.shape:
+        return True  # that is another matter
+    wide, narrow = (np.maximum(np.abs(s.low_array), np.abs(s.high_array)) for s in (one, other))
+    wide, narrow = (np.asarray(w, np.float64).ravel() for w in (wide, narrow))
+    ratio = np.maximum(wide, narrow) / np.maximum(np.minimum(wide, narrow), 1e-12)
+    return not bool((ratio >= _OTHER_UNIT).any())
+
+
+def _is_bounded(spec: ArraySpec) -> bool:
+    if spec.low is None or spec.high is None:
+        return False
+    return bool((np.abs([spec.low_array, spec.high_array]) < _NO_BOUND).all())
 
 
 def _same_bounds(one: ArraySpec, other: ArraySpec) -> bool:

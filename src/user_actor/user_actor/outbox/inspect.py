@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import sqlite3
 import time
 from contextlib import closing
@@ -9,7 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from user_actor.outbox.storage import FILE, LAYOUT_VERSION
-from user_core.errors import StoreCorrupt, StoreError
+from user_core.errors import StoreCorrupt, StoreError, SuiteError
+from user_core.runtime.files import write_atomically
+from user_core.specs import RobotSpec
+
+#: Beside the file of an outbox: the specs of the robots that its chunks come from.
+MEANING_FILE = "robot_spec.json"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -97,3 +105,35 @@ def inspect(folder: Path) -> OutboxReport:
         oldest_age_s=max(0.0, (time.time_ns() - oldest_ns) * 1e-9) if oldest_ns else 0.0,
         aside=tuple(SetAside(*row) for row in aside),
     )
+
+
+def keep_meaning(folder: Path, spec: RobotSpec, *, alone: bool) -> None:
+    """Keep what the numbers of an outbox mean, for whoever rescues it.
+
+    Args:
+        folder: Of the outbox.
+        spec: Of the robot that records from now on.
+        alone: Nothing of another robot is left in the outbox.
+    """
+    path = folder / MEANING_FILE
+    known = [] if alone else list(read_meanings(folder))
+    if spec in known:
+        return
+    data = {"version": 1, "specs": [one.to_dict() for one in (*known, spec)]}
+    try:
+        write_atomically(path, json.dumps(data), durable=False)
+    except OSError as error:  # a full disk: what is recorded matters more
+        _log.warning("%s: not kept: %s", path, error)
+
+
+def read_meanings(folder: Path) -> tuple[RobotSpec, ...]:
+    """The specs of the robots that an outbox holds chunks of; none where nobody knows."""
+    path = folder / MEANING_FILE
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return tuple(RobotSpec.from_dict(one) for one in data["specs"])
+    except FileNotFoundError:
+        return ()
+    except (OSError, SuiteError, KeyError, TypeError, ValueError) as error:
+        _log.warning("%s cannot be read: %s", path, error)
+        return ()

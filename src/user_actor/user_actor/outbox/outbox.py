@@ -13,6 +13,7 @@ from user_actor.outbox.acks import AckFilter, AckHandler
 from user_actor.outbox.chunks import EpisodeProgress
 from user_actor.outbox.config import MIB, OutboxConfig
 from user_actor.outbox.delivery import CodingChooser, DeliveryThread, SendQueue
+from user_actor.outbox.inspect import keep_meaning
 from user_actor.outbox.storage import RESERVE, DiskReserve, Entry, close_left_open, open_database
 from user_actor.outbox.writer import (
     DamagedChunk,
@@ -211,7 +212,7 @@ class Outbox:
         self._appended_rows = self._episodes = 0
         self._key: EpisodeKey | None = None
         self._final = self._closed = False
-        folder = config.directory / producer
+        self._folder = folder = config.directory / producer
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(
             folder / "lock", hint="End that process, or give this actor a name of its own"
@@ -245,6 +246,7 @@ class Outbox:
             raise StoreError("change of the robot", got=f"{self._key} open", expected="its end")
         schema = TrajectorySchema.of(spec)
         self._spec, self._row_nbytes = spec, schema.row_nbytes
+        keep_meaning(self._folder, spec, alone=not self._database.pending)
         rows = max(1, (self.config.chunk_bytes - _CHUNK_OVERHEAD_BYTES) // schema.row_nbytes)
         self._writer.items.put(Recording(schema, robot, task, rows))
 

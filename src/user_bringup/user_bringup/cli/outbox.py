@@ -21,7 +21,9 @@ def main(argv: Sequence[str]) -> int:
 
     left = 0
     for folder in folders:
-        drained = drain(folder, arguments.into)
+        drained = drain(folder, arguments.into, accept=arguments.accept)
+        for note in drained.notes:
+            print(f"  {note}")
         print(
             f"{drained.after.producer}: {drained.chunks} chunks delivered, "
             f"{drained.known} were there already"
@@ -57,5 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--into", type=Path, required=True, metavar="STORE",
         help="replay store, which no other process writes; made when it is not there",
+    )  # fmt: skip
+    out.add_argument(
+        "--accept", nargs="+", default=[], metavar="NAME",
+        help="differences in meaning between outbox and store that are none: bounds, period, ...",
     )  # fmt: skip
     return parser

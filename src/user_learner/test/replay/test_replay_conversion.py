@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from user_core.errors import SchemaMismatch, SpecError, StoreError
-from user_core.specs import ActionKind, ArraySpec, RobotSpec
+from user_core.specs import ActionGroup, ActionKind, ArraySpec, RobotSpec
 from user_core.types import (
     ChunkId,
     EpisodeKey,
@@ -154,3 +154,69 @@ def test_the_command_takes_a_run_a_store_or_a_spec(tmp_path):
     assert main([*words, "--like", str(tmp_path / "new"), *data], console) == 0
     with pytest.raises(StoreError), StoreWriter(tmp_path / "x") as target:
         convert(source, target, WANTED)
+
+
+def two_arms(names, kinds, period_s=0.1):
+    """Groups of two joints and a gripper each, and a base that is driven."""
+    groups = [ActionGroup(name, kind, 3) for name, kind in zip(names, kinds, strict=True)]
+    groups.append(ActionGroup("base", ActionKind.BASE_TWIST, 2))
+    size = sum(group.size for group in groups)
+    observation = {f"{name}.joint_position": ArraySpec((2,), unit="rad") for name in names}
+    return RobotSpec(
+        "arms", observation, ArraySpec((size,), low=-1.0, high=1.0), ActionKind.MIXED,
+        period_s=period_s, grippers=tuple(3 * i + 2 for i in range(len(names))),
+        action_groups=tuple(groups),
+    )  # fmt: skip
+
+
+TARGETS, DELTAS = ActionKind.JOINT_POSITION, ActionKind.JOINT_DELTA
+
+
+def two_arms_episode(spec, steps=4):
+    schema = TrajectorySchema.of(spec)
+    columns = {n: np.zeros((steps + 1, *c.shape), c.dtype) for n, c in schema.columns.items()}
+    k = np.arange(1, steps + 1)
+    columns["observation.left.joint_position"][:] = [1.0, 2.0]
+    columns["observation.right.joint_position"][:] = [5.0, 6.0]
+    left = np.stack([1 + 0.1 * k, 2 + 0.2 * k, k], 1)  # targets and a gripper
+    right = np.stack([0 * k + 0.01, 0 * k + 0.02, -k], 1)  # changes and a gripper
+    base = np.stack([k, 2 * k], 1)  # velocities
+    columns["action"][:steps] = np.concatenate([left, right, base], 1)
+    columns["proposed_action"][:] = columns["action"]
+    columns["final"][steps] = True
+    return columns
+
+
+def test_each_group_is_converted_by_its_own_kind_and_found_by_its_name():
+    data = two_arms(("left", "right"), (TARGETS, DELTAS))
+    wanted = two_arms(("right", "left"), (TARGETS, DELTAS), period_s=0.2)
+    found = Conversion(data, wanted).apply(two_arms_episode(data))["action"]
+    right = [[5.02, 6.04, -2], [5.04, 6.08, -4]]  # where changes have led, from its own joints
+    left = [[0.2, 0.4, 2], [0.2, 0.4, 4]]  # changes from target to target, two steps each
+    base = [[1.5, 3], [3.5, 7]]  # velocities on the mean
+    np.testing.assert_allclose(found[:2], np.concatenate([right, left, base], 1), rtol=1e-5)
+    np.testing.assert_allclose(found[2], 0)
+
+
+def test_groups_may_be_left_out():
+    data = two_arms(("left", "right"), (TARGETS, DELTAS))
+    one = replace(
+        data, action=ArraySpec((3,)), action_groups=data.action_groups[1:2], grippers=(2,),
+        action_kind=DELTAS,
+    )  # fmt: skip
+    found = Conversion(data, one).apply(two_arms_episode(data))["action"]
+    np.testing.assert_allclose(found[:4, :2], [[0.01, 0.02]] * 4, rtol=1e-5)
+    np.testing.assert_allclose(found[:4, 2], [-1, -2, -3, -4])
+
+
+def test_groups_that_are_not_there_or_do_other_things_are_refused():
+    data = two_arms(("left", "right"), (TARGETS, DELTAS))
+    for names, kinds, words in (
+        (("left", "middle"), (TARGETS, DELTAS), "action groups|observations"),
+        (("left", "right"), (TARGETS, ActionKind.JOINT_VELOCITY), "action kind of element 3"),
+    ):
+        wanted = two_arms(names, kinds)
+        if "middle" in names:
+            wanted = replace(wanted, observation={"left.joint_position": ArraySpec((2,))})
+        with pytest.raises(SpecError, match=words):
+            Conversion(data, wanted)

@@ -160,3 +160,32 @@ def test_the_hash_of_a_schema_is_what_it_was(tmp_path):
     assert SCHEMA.hash == "5e507d974ed4f9fb27851767e8f08ac303d8b3590887871e1fc39c64972ba044"
     with StoreWriter(store(tmp_path / "arm", ARM), config=QUICK) as writer:
         assert writer.schema is not None and writer.schema.hash == SCHEMA.hash
+
+
+def test_a_second_robot_of_another_meaning_is_refused_while_it_sends(tmp_path):
+    first, second = Actor(1), Actor(2)
+    with StoreWriter(tmp_path / "store", config=QUICK) as writer:
+        writer.expect("actor1", ARM)
+        writer.expect("actor2", DEGREES)
+        assert writer.append(first.chunks(Plan(3))[0]).status == "staged"
+        chunk = second.chunks(Plan(3))[0]
+        refused = writer.append(chunk)
+        assert refused.status == "refused"
+        assert refused.ack.error_code == "schema_mismatch"
+        assert "joint_position" in refused.ack.error and "30 Hz" in refused.ack.error
+        writer.append(second.empty(chunk))  # as an outbox does instead of a refused one
+        writer.expect("actor2", ARM)  # the robot was configured anew
+        assert writer.append(second.chunks(Plan(3))[0]).status == "staged"
+        assert writer.append(Actor(3).chunks(Plan(3))[0]).status == "staged", "nobody knows"
+    assert read_meaning(tmp_path / "store").spec == ARM
+    accepting = QUICK.replace(accept_differences=tuple(ALL))
+    with StoreWriter(tmp_path / "store", config=accepting) as writer:
+        writer.expect("robot7.*", DEGREES)
+        other = Actor(4)
+        chunk = other.chunks(Plan(3))[0]
+        chunk = replace(
+            chunk, id=replace(chunk.id, producer="robot7.actor"),
+            episode=replace(chunk.episode, producer="robot7.actor"), result=None,
+        )  # fmt: skip
+        assert writer.append(chunk).status == "staged"
+        assert any("robot7.actor" in note and "accepted" in note for note in writer.meaning_notes())

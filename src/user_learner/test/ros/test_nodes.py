@@ -30,6 +30,7 @@ from user_core.types import (
     TrajectorySchema,
 )
 from user_learner.replay import StoreReader
+from user_learner.replay.meaning import write_meaning
 from user_testing.ports import free_endpoint
 from user_testing.waiting import wait_until
 
@@ -195,6 +196,35 @@ def test_a_chunk_of_another_schema_is_refused_with_the_difference(peer, start_no
     assert refusal.error_code == "schema_mismatch"
     assert "observation.more" in refusal.error
     assert refusal.sequence == 1
+
+
+def test_a_robot_whose_numbers_mean_something_else_is_refused_in_words(peer, start_node, tmp_path):
+    store = tmp_path / "store"
+    start_node("replay", path=str(store), autostart=True, **{"store.min_free_bytes": 0})
+    send_until_acknowledged(peer, [chunk(1)])
+    write_meaning(store, SPEC)
+    said = peer.node.create_publisher(
+        interface_class(topics.ROBOT_SPEC.type),
+        "/arm7/robot_spec",
+        profile(topics.ROBOT_SPEC.quality),
+    )
+    other = replace(SPEC, period_s=SPEC.period_s / 3)
+    said.publish(CONVERTERS[topics.ROBOT_SPEC.type].encode(RobotDescription(other)))
+    wait_until(lambda: said.get_subscription_count(), "the replay node to hear of the robot", 30)
+    foreign = chunk(1)
+    name = "arm7.actor"
+    deadline_s, number = time.monotonic() + 30, 0
+    while not any(ack.producer == name and ack.error for ack in peer.acks):
+        assert time.monotonic() < deadline_s, "no refusal"
+        number += 1  # what came before its spec was heard was taken
+        peer.publish(
+            topics.TRAJECTORY,
+            replace(foreign, id=ChunkId(name, 7, number), episode=EpisodeKey(name, 7, number)),
+        )
+        time.sleep(0.2)
+    refusal = next(ack for ack in peer.acks if ack.producer == name and ack.error)
+    assert refusal.error_code == "schema_mismatch"
+    assert "period" in refusal.error
 
 
 def test_a_learner_trains_publishes_and_resumes_after_a_kill(peer, start_node, tmp_path):

@@ -6,12 +6,13 @@ import shutil
 import sys
 import threading
 from contextlib import ExitStack, closing
+from functools import partial
 
 import numpy as np
 from user_msgs.msg import ReplayStatus
 
 from user_comm import topics
-from user_comm.converters import set_stamp
+from user_comm.converters import RobotDescription, set_stamp
 from user_comm.diagnostics import Level
 from user_comm.lifecycle import LifecycleNode
 from user_comm.run import run
@@ -25,6 +26,8 @@ from user_learner.replay.writer import StoreWriter
 from user_learner.training.progress import Rate
 
 _GREETING_PERIOD_S = 0.2
+#: Time between two looks for robots that have come.
+_LOOK_PERIOD_S = 1.0
 _RETRY_S = 0.5
 """After a full or failing disk; the producers send again what was not acknowledged."""
 
@@ -51,6 +54,9 @@ class ReplayNode(LifecycleNode):
         self._status = self.advertise(topics.REPLAY_STATUS, always=True)
         self.listen(topics.TRAJECTORY, self._take)
         self.every(config.status_period_s, self._publish_status, always=True)
+        self._robots: set[str] = set()
+        self._look_for_robots()
+        self.every(_LOOK_PERIOD_S, self._look_for_robots, always=True)
         self._counts = dict.fromkeys(ChunkStatus, 0)
         self._rate = Rate()
         self._trouble = NO_REASON
@@ -65,6 +71,21 @@ class ReplayNode(LifecycleNode):
         self._greeted = 0
         self.every(_GREETING_PERIOD_S, self._greet)
         self.every(self.config.retention_period_s, self._retain)
+
+    def _look_for_robots(self) -> None:
+        """Listen to the spec of every robot in the graph: what it sends must mean what the
+        store's rows mean."""
+        for name, types in self.get_topic_names_and_types():
+            if topics.ROBOT_SPEC.type in types and name not in self._robots:
+                self._robots.add(name)
+                self.listen(
+                    topics.ROBOT_SPEC, partial(self._take_spec, name), name=name, always=True
+                )
+
+    def _take_spec(self, topic: str, description: RobotDescription) -> None:
+        """Actors are called by their namespace, which is that of their robot, and their node."""
+        *namespace, _ = topic.strip("/").split("/")
+        self._writer.expect(".".join([*namespace, "*"]), description.spec)
 
     def _greet(self) -> None:
         """Who was cut off in the middle of a transfer learns how far it got, once it listens:
@@ -85,6 +106,8 @@ class ReplayNode(LifecycleNode):
         except StoreError as error:
             self._say_trouble(error)
             return
+        for note in self._writer.meaning_notes():
+            self.get_logger().warning(note)
         self._counts[result.status] += 1
         if result.status is ChunkStatus.STAGED:
             self._rate.add(len(chunk))

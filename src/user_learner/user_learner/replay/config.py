@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from user_core.config import Config, setting
+from user_core.meaning import MEANINGS, check_accepted
 
 
 class RetentionConfig(Config):
@@ -45,6 +46,11 @@ class StoreConfig(Config):
     max_chunk_bytes: int = setting(
         16 * 2**20, doc="Largest chunk that is accepted.", unit="B", ge=1
     )
+    accept_differences: tuple[str, ...] = setting(
+        (),
+        doc="Differences in meaning between the store and a robot that sends to it that are none, by "
+        f"name: {', '.join(MEANINGS)}.",
+    )
     max_chunk_rows: int = setting(8192, doc="Most rows of a chunk that is accepted.", ge=1)
     reorder_bytes: int = setting(
         32 * 2**20,
@@ -64,3 +70,7 @@ class StoreConfig(Config):
     retention: RetentionConfig = setting(
         factory=RetentionConfig, doc="How much is kept; by default everything."
     )
+
+    def validate(self) -> None:
+        """Differences have names."""
+        check_accepted(self.accept_differences)

@@ -1,6 +1,7 @@
 """Data of one meaning as data of another: rates, units, order of names, targets and changes.
 
-What can be said exactly is converted; everything else is refused. Actions are not cut to the
+What can be said exactly is converted, each element of an action by its own kind; everything else is
+refused. Groups of an action are found by their names, in any order, and may be left out. Actions are not cut to the
 bounds that are wanted: how many lie outside is counted where the result is looked at.
 """
 
@@ -31,8 +32,8 @@ _TO_SI = {
 _JOINTS = "joint_position"
 _ACTIONS = ("action", "proposed_action")
 #: Of several steps in one: absolute targets are those of the last, changes add up, velocities
-#: are averaged.
-_LAST = (ActionKind.JOINT_POSITION, ActionKind.EE_POSE)
+#: are averaged; None is a gripper.
+_LAST = (ActionKind.JOINT_POSITION, ActionKind.EE_POSE, None)
 _SUM = (ActionKind.JOINT_DELTA,)
 _MEAN = (ActionKind.JOINT_VELOCITY, ActionKind.EE_TWIST, ActionKind.BASE_TWIST)
 _TOLERANCE = 0.02
@@ -59,23 +60,30 @@ class Conversion:
             name: _element_wise(data.observation[name], spec, f"observation {name!r}")
             for name, spec in wanted.observation.items()
         }
-        self._action = _element_wise(data.action, wanted.action, "action", wanted.grippers)
-        kinds = (data.action_kind, wanted.action_kind)
+        order = _group_order(data, wanted)
+        self._action = _element_wise(data.action, wanted.action, "action", wanted.grippers, order)
+        if order is None and data.action.names and wanted.action.names:
+            order = np.array([data.action.names.index(name) for name in wanted.action.names])
+        if order is None and data.action.shape == wanted.action.shape:
+            order = np.arange(wanted.action.size)
+        mine, self._kinds = _kinds_of(data), _kinds_of(wanted)
+        if order is not None:
+            mine = [mine[i] for i in order]
         joints = {ActionKind.JOINT_POSITION, ActionKind.JOINT_DELTA}
-        if kinds[0] is not kinds[1] and (set(kinds) != joints or wanted.action_groups):
-            raise _impossible("action kind", kinds[0].value, kinds[1].value)
-        self._kinds = kinds
+        self._turned = [i for i in range(wanted.action.size) if mine[i] is not self._kinds[i]]
+        for i in self._turned:
+            if {mine[i], self._kinds[i]} != joints:
+                expected = getattr(self._kinds[i], "value", "a gripper")
+                got = getattr(mine[i], "value", "a gripper")
+                raise _impossible(f"action kind of element {i}", got, expected)
         ratio = wanted.period_s / data.period_s
         self._every = round(ratio)
         if self._every < 1 or abs(ratio / self._every - 1) > _TOLERANCE:
             raise _impossible("period", f"{data.period_s:.4g} s", f"{wanted.period_s:.4g} s")
-        if self._every > 1 and kinds[1] not in _LAST + _SUM + _MEAN:
-            raise _impossible(f"period of actions of kind {kinds[1].value}", ratio, "the same")
-        moved = [i for i in range(wanted.action.size) if i not in wanted.grippers]
-        self._moved = np.array(moved, np.int64)
-        after = replace(wanted, action_kind=data.action_kind, period_s=data.period_s)
-        fixed = ("frames", "action_groups")
-        left = [d for d in meaning_differences(data, after) if d.key in fixed]
+        for kind in self._kinds if self._every > 1 else ():
+            if kind not in _LAST + _SUM + _MEAN:
+                raise _impossible(f"period of actions of kind {kind.value}", ratio, "the same")
+        left = [d for d in meaning_differences(data, wanted) if d.key == "frames"]
         if left:
             raise _impossible(left[0].key, left[0].got, left[0].expected)
 
@@ -87,7 +95,7 @@ class Conversion:
         steps = ~columns["final"]
         for name in _ACTIONS:
             action = self._action(columns[name]).astype(np.float64)
-            if self._kinds[0] is not self._kinds[1]:
+            if self._turned:
                 action = self._other_kind(action, found, steps)
             found[name] = action * steps[:, None]
         if self._every > 1:
@@ -95,19 +103,21 @@ class Conversion:
         return {n: np.asarray(found[n], spec.dtype) for n, spec in self.schema.columns.items()}
 
     def _other_kind(self, action: Array, columns: Arrays, steps: Array) -> Array:
-        joints = columns.get(OBSERVATION + _JOINTS)
-        if joints is None or joints.shape[1] < len(self._moved) or not len(joints):
-            raise SpecError(
-                "targets to changes, or back", got="no joint_position of all joints",
-                expected="an observation that says where an episode began",
-            )  # fmt: skip
-        moved = action[:, self._moved]
-        begin = joints[0, : len(self._moved)].astype(np.float64)
-        action = action.copy()
-        if self._kinds[1] is ActionKind.JOINT_DELTA:
-            action[:, self._moved] = np.diff(moved, axis=0, prepend=begin[None])
-        else:
-            action[:, self._moved] = begin + np.cumsum(moved * steps[:, None], axis=0)
+        """Joint targets as changes, or back, where the wanted kind is the other one."""
+        action, places = action.copy(), _joints_of(self._wanted)
+        for i in self._turned:
+            name, place = places[i]
+            joints = columns.get(OBSERVATION + name)
+            if joints is None or joints.ndim != 2 or joints.shape[1] <= place or not len(joints):
+                raise SpecError(
+                    "targets to changes, or back", got=f"no {name} of element {i} of the action",
+                    expected="an observation that says where an episode began",
+                )  # fmt: skip
+            begin, moved = float(joints[0, place]), action[:, i]
+            if self._kinds[i] is ActionKind.JOINT_DELTA:
+                action[:, i] = np.diff(moved, prepend=begin)
+            else:
+                action[:, i] = begin + np.cumsum(moved * steps)
         return action
 
     def _resampled(self, columns: Arrays) -> dict[str, Array]:
@@ -121,15 +131,15 @@ class Conversion:
         found = {name: array[keep].copy() for name, array in columns.items()}
         if not len(first):
             return found
-        rows, kind = slice(0, len(first)), self._kinds[1]
+        rows = slice(0, len(first))
+        summed = [i for i, kind in enumerate(self._kinds) if kind in _SUM]
+        averaged = [i for i, kind in enumerate(self._kinds) if kind in _MEAN]
         for name in _ACTIONS:
             action = columns[name]
             ends = action[last]
             whole = np.add.reduceat(action[steps], starts)
-            if kind in _SUM:
-                ends[:, self._moved] = whole[:, self._moved]
-            elif kind in _MEAN:
-                ends[:, self._moved] = (whole / counts[:, None])[:, self._moved]
+            ends[:, summed] = whole[:, summed]
+            ends[:, averaged] = (whole / counts[:, None])[:, averaged]
             found[name][rows] = ends
         found["reward"][rows] = np.add.reduceat(columns["reward"][steps], starts)
         for name in ("terminated", "truncated"):
@@ -180,12 +190,63 @@ def convert(
     return report
 
 
+def _kinds_of(spec: RobotSpec) -> list[ActionKind | None]:
+    """What each element of an action does; None for a gripper, which opens or closes."""
+    kinds: list[ActionKind | None] = [spec.action_kind] * spec.action.size
+    if spec.action_groups:
+        kinds = [group.kind for group in spec.action_groups for _ in range(group.size)]
+    for gripper in spec.grippers:
+        kinds[gripper] = None
+    return kinds
+
+
+def _joints_of(spec: RobotSpec) -> list[tuple[str, int]]:
+    """Where the joint of each element of an action is shown: an observation, and a place in it."""
+    places: list[tuple[str, int]] = []
+    groups = [(f"{group.name}.{_JOINTS}", group.size) for group in spec.action_groups]
+    for name, size in groups or [(_JOINTS, spec.action.size)]:
+        place = 0
+        for _ in range(size):
+            places.append((name, place))
+            place += len(places) - 1 not in spec.grippers
+    return places
+
+
+def _group_order(data: RobotSpec, wanted: RobotSpec) -> Array | None:
+    """Elements of the data's actions in the order of the wanted groups, found by the names of the
+    groups; None where names of elements decide, or there are no groups on both sides."""
+    if not (data.action_groups and wanted.action_groups):
+        return None
+    if data.action.names and wanted.action.names:
+        return None
+    begin, starts = 0, dict[str, tuple[int, int]]()
+    for group in data.action_groups:
+        starts[group.name] = (begin, group.size)
+        begin += group.size
+    found: list[int] = []
+    for group in wanted.action_groups:
+        start, size = starts.get(group.name, (0, -1))
+        if size != group.size:
+            raise _impossible("action groups", _words(data), _words(wanted))
+        found += range(start, start + size)
+    return np.array(found)
+
+
+def _words(spec: RobotSpec) -> str:
+    return ", ".join(f"{g.name}: {g.size} x {g.kind.value}" for g in spec.action_groups)
+
+
 def _element_wise(
-    data: ArraySpec, wanted: ArraySpec, what: str, without_unit: tuple[int, ...] = ()
+    data: ArraySpec,
+    wanted: ArraySpec,
+    what: str,
+    without_unit: tuple[int, ...] = (),
+    order: Array | None = None,
 ) -> Callable[[Array], Array]:
     """Rows of one array in the order and unit of another; grippers have no unit."""
-    order: Array | None = None
-    if data.names and wanted.names and data.names != wanted.names:
+    if order is not None:
+        pass
+    elif data.names and wanted.names and data.names != wanted.names:
         unknown = [name for name in wanted.names if name not in data.names]
         if unknown:
             raise _impossible(f"names of {what}", list(data.names), list(wanted.names))

@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from user_core.errors import StoreError, SuiteError
+from user_core.errors import SchemaMismatch, StoreError, SuiteError
 from user_core.meaning import MeaningDifference, require_same_meaning
 from user_core.runtime.files import write_atomically
 from user_core.specs import RobotSpec
@@ -173,6 +173,68 @@ def join_meaning(
         return [f"meaning of {target} is unknown: {what} comes beside it without a comparison"]
     found = require_same_meaning(spec, there.spec, what, accepted, how)
     return [f"{what}: {one.key} {one.got}, not {one.expected}, was accepted" for one in found]
+
+
+class ProducerMeanings:
+    """What the chunks of each producer mean, compared with the store that they come to.
+
+    Args:
+        store: Its directory.
+        accepted: Differences that a person has accepted, by name.
+    """
+
+    def __init__(self, store: Path, accepted: Collection[str] = ()) -> None:
+        self._store, self._accepted = store, accepted
+        self._specs: dict[str, tuple[RobotSpec, ...]] = {}
+        self._judged: dict[str, SchemaMismatch | None] = {}
+        #: What could not be compared or kept, for people.
+        self.notes: list[str] = []
+
+    def expect(self, producer: str, *specs: RobotSpec) -> None:
+        """Say what a producer's numbers mean: one spec, or several of which each may be it.
+        ``robot0.*`` are all producers of the namespace ``robot0``."""
+        if self._specs.get(producer) != specs:
+            self._specs[producer] = specs
+            self._judged.clear()
+
+    def require(self, producer: str, schema: TrajectorySchema, is_empty: bool) -> None:
+        """Raise SchemaMismatch where what a producer sends means something else.
+
+        Args:
+            producer: Who sends; one of whom nothing is known is not refused.
+            schema: Of the store's rows; specs of other shapes are not looked at.
+            is_empty: The store has no rows: it takes over the meaning.
+        """
+        if producer not in self._judged:
+            self._judged[producer] = self._judge(producer, schema, is_empty)
+        if (error := self._judged[producer]) is not None:
+            raise error
+
+    def _judge(
+        self, producer: str, schema: TrajectorySchema, is_empty: bool
+    ) -> SchemaMismatch | None:
+        *namespace, _ = producer.split(".")
+        every = ".".join([*namespace, "*"])
+        for spec in self._specs.get(producer, self._specs.get(every, ())):
+            if TrajectorySchema.of(spec).hash != schema.hash:
+                continue
+            how = "store.accept_differences: "
+            try:
+                there = read_meaning(self._store, schema)
+                if is_empty and there.known_from != "the store":
+                    write_meaning(self._store, spec)
+                    continue
+                told = None if there.spec is None else schema
+                self.notes += (
+                    join_meaning(self._store, told, spec, producer, self._accepted, how)
+                    if told is not None
+                    else [f"meaning of {self._store} is unknown: {producer} sends to it uncompared"]
+                )
+            except SchemaMismatch as error:
+                return error
+            except (StoreError, OSError) as error:  # a damaged file must not stop what comes
+                self.notes.append(f"{producer} sends to {self._store} uncompared: {error}")
+        return None
 
 
 def _of_run(store: Path, schema: TrajectorySchema | None) -> Meaning:

@@ -25,6 +25,7 @@ from types import TracebackType
 
 from user_core.errors import SpecError, StoreCorrupt, StoreError, StoreFull, SuiteError
 from user_core.runtime.locks import FileLock
+from user_core.specs import RobotSpec
 from user_core.types import TrajectoryAck, TrajectoryChunk, TrajectorySchema
 from user_learner.replay.config import RetentionConfig, StoreConfig
 from user_learner.replay.index import (
@@ -49,6 +50,7 @@ from user_learner.replay.ingest import (
 )
 from user_learner.replay.layout import RowLayout, require_same_schema, schema_from_chunk
 from user_learner.replay.maintenance import Retired, retire
+from user_learner.replay.meaning import ProducerMeanings
 from user_learner.replay.pending_index import PendingIndex
 from user_learner.replay.recovery import open_or_repair
 from user_learner.replay.segments import OpenSegments
@@ -85,6 +87,7 @@ class StoreWriter:
         self._reorder = ReorderBuffer(self.config.reorder_bytes)
         self._staged_bytes, self._staged_since_s, self._schema_hash = 0, 0.0, ""
         self._arrivals = ArrivalTimes()
+        self._meanings = ProducerMeanings(self.path, self.config.accept_differences)
         self._advanced: dict[tuple[str, int], None] = {}  # since the last call of commit
         self._stager: Stager | None = None
         self._open_segments: OpenSegments | None = None
@@ -148,6 +151,18 @@ class StoreWriter:
         """The acknowledgement of every producer, for one that has just come (back)."""
         with self._mutex:
             return [self._ack(*producer) for producer in self._pending.producers()]
+
+    def expect(self, producer: str, *specs: RobotSpec) -> None:
+        """Say what the chunks of a producer mean (several: any of these). Where that is not what
+        the store's rows mean, they are refused; an empty store takes over the meaning."""
+        with self._mutex:
+            self._meanings.expect(producer, *specs)
+
+    def meaning_notes(self) -> list[str]:
+        """What was accepted or could not be compared since the last call, for people."""
+        with self._mutex:
+            notes, self._meanings.notes = self._meanings.notes, []
+            return notes
 
     def append(self, chunk: TrajectoryChunk) -> AppendResult:
         """Take a chunk. It is durable once an acknowledgement from :meth:`commit` covers it.
@@ -251,6 +266,9 @@ class StoreWriter:
             if 0 < sequence < expected:
                 return AppendResult(ChunkStatus.DUPLICATE, self._ack(producer, incarnation))
             self._check(chunk, self.config.max_chunk_rows, self.config.max_chunk_bytes)
+            if len(chunk):  # without rows it means nothing: it may stand for one that was refused
+                is_empty = not self._pending.producers()
+                self._meanings.require(producer, stager.layout.schema, is_empty)
             if in_order and sequence > expected:
                 self._reorder.hold(chunk)
                 return AppendResult(ChunkStatus.EARLY, self._ack(producer, incarnation))
