@@ -332,10 +332,17 @@ def test_a_standby_has_imported_everything_and_takes_over(tmp_path):
         wchan = Path(f"/proc/{waiting.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
         return waiting.process.pid if comm == STANDBY_NAME and wchan == "S" else 0
 
+    async def told(count):
+        log = tmp_path / "a.log"
+        await wait_until_async(
+            lambda: log.is_file() and log.read_text().count("\nheavy ") == count, f"{count} words"
+        )
+
     async def story(task):
         seen = []
-        for _ in range(3):
+        for count in range(3):
             await wait_until_async(standby, "a standby waits")
+            await told(count + 1)
             waiting, working = standby(), child.pid
             assert find_processes([str(tmp_path / "mine")]) == {str(tmp_path / "mine"): working}
             os.kill(working, signal.SIGKILL)
@@ -345,10 +352,12 @@ def test_a_standby_has_imported_everything_and_takes_over(tmp_path):
             )
             seen.append(waiting)
         await wait_until_async(standby, "a standby waits")
+        await told(4)
         os.kill(standby(), signal.SIGKILL)  # it may die like everybody else
         os.kill(child.pid, signal.SIGKILL)
         await wait_until_async(lambda: child.restarts == 4 and child.pid, "restarted without one")
         await wait_until_async(standby, "a standby waits again")
+        await told(5)
         return [*seen, standby(), child.pid]
 
     pids = run(supervisor, story)
