@@ -75,6 +75,11 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["ROS_HOME"] = tempfile.mkdtemp(prefix="user_tests_")
     config.add_cleanup(lambda: shutil.rmtree(os.environ["ROS_HOME"], ignore_errors=True))
     config.add_cleanup(close_all)
+    # Tests kill processes, and each one leaves megabytes of shared memory behind.
+    if find_spec("user_fleet") is not None:
+        from user_fleet.supervisor.abandoned_memory import remove_abandoned_memory
+
+        config.add_cleanup(remove_abandoned_memory)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -19,6 +19,7 @@ from user_core.reasons import NO_REASON
 from user_core.runtime import last_words
 from user_fleet.deployment.model import ProcessSpec, start_order
 from user_fleet.deployment.render import CommandLine
+from user_fleet.supervisor.abandoned_memory import remove_abandoned_memory
 from user_fleet.supervisor.endings import Endings
 from user_fleet.supervisor.orphan_reaper import OrphanReaper
 from user_fleet.supervisor.restarts import Restarts
@@ -228,6 +229,8 @@ class Child:
         started.niceness.cancel()
         await asyncio.wait({started.copy}, timeout=1.0)
         started.copy.cancel()
+        if exit_code < 0:  # it had no time to give back its shared memory
+            await asyncio.to_thread(remove_abandoned_memory)
         self.last_exit = exit_code
         self._judge(exit_code, log)
         log.write(f"--- {time.strftime('%F %T')} {self.detail}\n".encode())
@@ -466,6 +469,7 @@ class Supervisor:
         Returns:
             Whether no process was given up.
         """
+        await asyncio.to_thread(remove_abandoned_memory)  # of what was killed in earlier runs
         tasks = {name: asyncio.create_task(child.run()) for name, child in self.children.items()}
         stopped = asyncio.create_task(self._stop.wait())
         everything: asyncio.Future[list[None]] = asyncio.gather(*tasks.values())
