@@ -220,3 +220,28 @@ def test_groups_that_are_not_there_or_do_other_things_are_refused():
             wanted = replace(wanted, observation={"left.joint_position": ArraySpec((2,))})
         with pytest.raises(SpecError, match=words):
             Conversion(data, wanted)
+
+
+def test_a_gripper_that_was_closed_or_open_becomes_a_choice():
+    open_or_closed = replace(
+        DEGREES,
+        action=replace(DEGREES.action, low=(-180.0, -180.0, 0.0), high=(180.0, 180.0, 1.0)),
+    )
+    chooses = replace(
+        open_or_closed,
+        action=replace(
+            open_or_closed.action, high=(180.0, 180.0, 2.0), categorical=(2,),
+            names=("shoulder", "elbow", "gripper"),
+        ),
+        hold_choices=(1,),
+    )  # fmt: skip
+    columns = episode(open_or_closed)
+    columns["action"][:STEPS, 2] = columns["proposed_action"][:STEPS, 2] = [1, 1, 0, 0, 0, 1, 1]
+    found = Conversion(open_or_closed, chooses).apply(columns)
+    assert found["action"][:, 2].tolist() == [2, 2, 0, 0, 0, 2, 2, 0]
+    assert found["action"][:2, 0].tolist() == [22.0, 24.0]  # the others in their own order
+    columns["action"][3, 2] = 0.5
+    with pytest.raises(SpecError, match="openings of a gripper to choices"):
+        Conversion(open_or_closed, chooses).apply(columns)
+    with pytest.raises(SpecError, match="choices, by element"):
+        Conversion(chooses, open_or_closed)

@@ -61,11 +61,13 @@ class Conversion:
             for name, spec in wanted.observation.items()
         }
         order = _group_order(data, wanted)
-        self._action = _element_wise(data.action, wanted.action, "action", wanted.grippers, order)
+        as_they_are = (*wanted.grippers, *wanted.action.categorical)
+        self._action = _element_wise(data.action, wanted.action, "action", as_they_are, order)
         if order is None and data.action.names and wanted.action.names:
             order = np.array([data.action.names.index(name) for name in wanted.action.names])
         if order is None and data.action.shape == wanted.action.shape:
             order = np.arange(wanted.action.size)
+        self._chosen = _openings_to_choices(data, wanted, order)
         mine, self._kinds = _kinds_of(data), _kinds_of(wanted)
         if order is not None:
             mine = [mine[i] for i in order]
@@ -97,6 +99,8 @@ class Conversion:
             action = self._action(columns[name]).astype(np.float64)
             if self._turned:
                 action = self._other_kind(action, found, steps)
+            for element, opening, choice in self._chosen:
+                action[:, element] = _chosen(action[:, element], steps, opening, choice)
             found[name] = action * steps[:, None]
         if self._every > 1:
             found = self._resampled(found)
@@ -269,6 +273,51 @@ def _element_wise(
         return scaled
 
     return apply
+
+
+_Range = tuple[float, float]
+
+
+def _openings_to_choices(
+    data: RobotSpec, wanted: RobotSpec, order: Array | None
+) -> list[tuple[int, _Range, _Range]]:
+    """Grippers whose openings become choices: the element, its range as an opening, and the choices
+    that close and open it.
+
+    Raises:
+        SpecError: Other choices differ.
+    """
+    order = np.arange(data.action.size) if order is None else order
+    counts = dict(zip(data.action.categorical, data.action.counts, strict=True))
+    mine = {new: counts[old] for new, old in enumerate(order.tolist()) if old in counts}
+    theirs = dict(zip(wanted.action.categorical, wanted.action.counts, strict=True))
+    low, high = data.action.low_array, data.action.high_array
+    first, last = wanted.action.low_array, wanted.action.high_array
+    found = []
+    for i in sorted(theirs.keys() - mine.keys()):
+        if i in wanted.grippers and int(order[i]) in data.grippers and data.action.low is not None:
+            opening = (float(low[order[i]]), float(high[order[i]]))
+            found.append((i, opening, (float(first[i]), float(last[i]))))
+            mine[i] = theirs[i]
+    if mine != theirs:
+        raise _impossible("choices, by element", mine, theirs)
+    return found
+
+
+def _chosen(values: Array, steps: Array, opening: _Range, choice: _Range) -> Array:
+    """Choices that close and open, of openings (n,) in rows that are steps.
+
+    Raises:
+        SpecError: A gripper was told to open by a part.
+    """
+    low, high = opening
+    share = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    between = float(np.abs(share - np.rint(share))[steps].max(initial=0.0))
+    if between > _TOLERANCE:
+        raise _impossible(
+            "openings of a gripper to choices", "openings between", "closed and open ones"
+        )
+    return np.where(np.rint(share) > 0, choice[1], choice[0])
 
 
 def _impossible(what: str, got: object, expected: object) -> SpecError:
