@@ -75,7 +75,7 @@ FAILURES = (
     Failure("An observation is not a number, in the third step of every episode",
             (f"env:={_ODD}OddNan-v0",), ("OddNan-v0", "step 3", "not finite")),
     Failure("The simulation crashes its process", (f"env:={_ODD}OddCrash-v0",),
-            ("hal", "signal 11")),
+            ("hal", "SIGSEGV")),
     Failure("A run is resumed with another network",
             ("env:=Pendulum-v1", "learner.algorithm.params.critic_hidden:=[32]"),
             ("critic_hidden",), 1, ("env:=Pendulum-v1", "random_steps:=100",

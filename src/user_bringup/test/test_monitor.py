@@ -219,6 +219,20 @@ def test_a_run_in_which_nothing_was_collected_says_why():
     assert why_it_never_ran(acting, state) == ""
 
 
+def test_a_run_of_which_the_store_refused_everything_has_not_run_well():
+    deployment = SimpleNamespace(processes=[SimpleNamespace(executable="actor_node")])
+    state = full_state()
+    refused = actor(
+        warnings=["store refused chunk 1: other shapes"], warning_codes=["store_refused"]
+    )
+    state.take("ActorStatus", "/a", refused)
+    assert why_it_never_ran(deployment, state) == ""  # it has 2000 steps of before
+    next(iter(state.replays.values())).message.steps = 0
+    assert "other shapes" in why_it_never_ran(deployment, state)
+    state.take("ActorStatus", "/a", actor())
+    assert why_it_never_ran(deployment, state) == ""
+
+
 def test_that_success_is_never_judged_is_known_before():
     def deployment(**loop):
         one = SimpleNamespace(executable="actor_node", parameters={"loop": loop})

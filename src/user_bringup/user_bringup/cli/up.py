@@ -27,7 +27,7 @@ from user_bringup.running import (
     ros_domains,
 )
 from user_bringup.running.fit import check_fit
-from user_core.reasons import WAITS_FOR_GO
+from user_core.reasons import STORE_REFUSED, WAITS_FOR_GO
 from user_fleet.deployment import Deployment, Faults, parse_overrides
 from user_fleet.deployment.check import node_config
 from user_fleet.supervisor import Child, ChildState, Supervisor
@@ -268,15 +268,30 @@ def why_without_success(deployment: Deployment) -> str:
 
 
 def why_it_never_ran(deployment: Deployment, state: SystemState) -> str:
-    """What kept a run from making a single step; empty where it made one, or was not to."""
+    """What kept a run from making a single step that was stored; empty where it made one, or was
+    not to."""
     actors = [p for p in deployment.processes if p.executable == "actor_node"]
-    if not actors or any(latest.message.steps for latest in state.actors.values()):
+    if not actors:
         return ""
+    if any(latest.message.steps for latest in state.actors.values()):
+        return _why_nothing_was_stored(state)
     waits = [latest.message.code == WAITS_FOR_GO for latest in state.actors.values()]
     if (waits and all(waits)) or state.episodes:
         return ""
     said = [f"{name.strip('/')}: {latest.message.detail}" for name, latest in state.actors.items()]
     return "; ".join((state.warnings() + said)[:3]) or "no actor was heard of"
+
+
+def _why_nothing_was_stored(state: SystemState) -> str:
+    """Why a store has nothing of the steps that were made: it refuses all. Empty where it has some."""
+    if not state.replays or any(latest.message.steps for latest in state.replays.values()):
+        return ""
+    return "; ".join(
+        f"{name.strip('/')}: {text}"
+        for name, latest in state.actors.items()
+        for text, code in zip(latest.message.warnings, latest.message.warning_codes, strict=False)
+        if code == STORE_REFUSED
+    )
 
 
 def one_line(state: SystemState) -> str:

@@ -49,7 +49,7 @@ def ask(
     question: Mapping[str, Any],
     timeout_s: float,
     on_slow: Callable[[str, float], None] = lambda at, for_s: None,
-    slow_s: float = 8.0,
+    slow_s: float = 5.0,
 ) -> Reply:
     """Start ``command``, which calls :func:`answer`, and wait for what it says.
 

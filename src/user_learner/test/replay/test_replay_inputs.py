@@ -58,8 +58,9 @@ def run(tmp_path):
 def test_every_number_has_its_range_and_shares(run):
     policy = {"input.offset": np.float32([0, 0, 0]), "input.scale": np.float32([1, 1, 100])}
     found = {one.name: one for one in report_inputs(run / "replay", policy)}
-    assert list(found) == ["joint[shoulder]", "joint[elbow]", "sensor", "action"]
-    shoulder, elbow, sensor, action = found.values()
+    assert list(found) == ["joint[shoulder]", "joint[elbow]", "sensor", "action", "reward"]
+    shoulder, elbow, sensor, action, reward = found.values()
+    assert reward.constant and reward.rows == ROWS - 1 and reward.far is None
     assert (shoulder.low, shoulder.high) == (-2, 1) and not shoulder.constant
     assert shoulder.outside == pytest.approx(1 / 3, abs=0.01) and shoulder.far == 0
     assert elbow.constant and elbow.outside == 0

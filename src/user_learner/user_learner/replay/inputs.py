@@ -17,11 +17,13 @@ from user_learner.replay.meaning import read_meaning
 from user_learner.replay.reader import StoreReader
 
 _ROWS_AT_ONCE = 1024
+#: What the last row of an episode does not have. A reward that never changes teaches nothing.
+_OF_STEPS = ("action", "reward")
 
 
 @dataclass(frozen=True)
 class InputReport:
-    """One element of an observation or action, over all rows of a store.
+    """One element of an observation or action, or the reward, over all rows of a store.
 
     Attributes:
         name: For people: ``tcp_pose[2]``, ``action[elbow]``.
@@ -75,20 +77,20 @@ def report_inputs(store: str | Path, policy: Arrays | None = None) -> list[Input
         if policy is not None and len(policy.get("input.offset", ())) == size:
             offset, scale = policy["input.offset"], policy["input.scale"]
         tallies, start = [], 0
-        for name in [*observed, "action"]:
+        for name in [*observed, *_OF_STEPS]:
             short, spec = name.removeprefix(OBSERVATION), schema.columns[name]
             if known is not None:
                 spec = known.action if name == "action" else known.observation.get(short, spec)
             part = slice(start, start + spec.size)
             pair = None
-            if name != "action" and offset is not None and scale is not None:
+            if name not in _OF_STEPS and offset is not None and scale is not None:
                 pair = (offset[part], scale[part])
             tallies.append((name, _Tally(short, spec, pair)))
             start += spec.size
         for rows in _rows(reader):
             steps = ~rows["final"]
             for name, tally in tallies:
-                tally.add(rows[name][steps] if name == "action" else rows[name])
+                tally.add(rows[name][steps] if name in _OF_STEPS else rows[name])
         return [one for _, tally in tallies for one in tally.reports()]
 
 
