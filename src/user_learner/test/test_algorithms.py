@@ -237,6 +237,17 @@ def test_depth_is_learned_from_as_an_image():
         assert not np.allclose(before[name], after[name], atol=1e-6)
 
 
+@pytest.mark.parametrize("critics", [2, 10])
+def test_the_cut_of_gradients_means_the_same_for_any_number_of_critics(critics):
+    """Their losses are summed; the norm is that of the mean, as the references have it."""
+    limit = 0.01
+    algorithm = make(SAC, {**SMALL, "critics": critics, "max_grad_norm": limit})
+    algorithm.update(batch_of(STATE, 16, reward=np.full(16, 100, np.float32)))
+    for name, count in (("critics", critics), ("actor", 1)):
+        first_moment = algorithm.state()["optimizers"][name]["exp_avg"]
+        assert np.linalg.norm(first_moment) == pytest.approx(0.1 * limit * count, rel=0.01)
+
+
 def test_the_encoder_learns_with_the_critics_only():
     algorithm = make(SAC, {**SMALL, "critic_learning_rate": 1e-12}, PICTURES)
     before = algorithm.policy_arrays()

@@ -127,7 +127,11 @@ class SACConfig(Config):
         None, doc="Largest return that is possible; targets are cut there.", read_only=False
     )
     max_grad_norm: float = setting(
-        0.0, doc="Norm that gradients are cut to; 0: never.", ge=0, read_only=False
+        0.0,
+        doc="Norm that gradients are cut to; 0: never. That of the critics is that of their mean loss, "
+        "so that it means the same for any number of them.",
+        ge=0,
+        read_only=False,
     )
     image_shift: int = setting(
         4, doc="Largest random shift of images while learning.", unit="px", ge=0, read_only=False
@@ -305,7 +309,10 @@ class SAC(Algorithm):
         networks, norm = self.networks, config.max_grad_norm
         self._optimizers = {
             "actor": FlatAdam(networks.actor, config.actor_learning_rate, norm),
-            "critics": FlatAdam(networks.critics, config.critic_learning_rate, norm),
+            # Their losses are summed, which Adam's step does not feel, and are cut as their mean.
+            "critics": FlatAdam(
+                networks.critics, config.critic_learning_rate, norm * config.critics
+            ),
             "temperature": FlatAdam(networks.log_temperature, config.temperature_learning_rate),
         }
         self._updates = 0
