@@ -21,7 +21,6 @@ becomes the value itself, with its type.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +32,9 @@ from user_core.config import from_mapping
 from user_core.config.model import Key
 from user_core.errors import ConfigError
 from user_fleet.deployment.faults import Faults
-from user_fleet.deployment.members import Member, Part, name_with_owner
+from user_fleet.deployment.fragments import EMPTY, MemberReader, as_declaration, is_declaration
+from user_fleet.deployment.members import Part, name_with_owner
 from user_fleet.deployment.model import Argument, Deployment, ProcessSpec
-from user_fleet.deployment.resolve import Resolver
 from user_fleet.deployment.tree import (
     Node,
     Origin,
@@ -43,7 +42,6 @@ from user_fleet.deployment.tree import (
     place_of,
     plain,
     put,
-    read_tree,
     tree_of,
 )
 
@@ -51,7 +49,6 @@ _KEYS = (
     "name", "description", "arguments", "environment", "values", "roles", "hosts", "robots",
     "processes",
 )  # fmt: skip
-_FRAGMENT_KEYS = ("description", "extends", "arguments", "values", "processes")
 #: Keys of a robot or a host that are no values for its fragments.
 _MEMBER_KEYS = ("roles", "host", "domain")
 #: What of a process can be set by a path, besides its parameters.
@@ -65,10 +62,6 @@ _PROCESS_KEYS = (
 )
 _COMMAND_LINE = "command line"
 _MANAGER, _HOST_MANAGER = "lifecycle_manager", "host_lifecycle_manager"
-_DEEPEST = 20
-_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
-_EMPTY = Node({}, Origin(""))
-_NO_ROLES = Node([], Origin(""))
 
 
 @dataclass(frozen=True)
@@ -158,7 +151,7 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-class _Composer(Resolver):
+class _Composer(MemberReader):
     def __init__(
         self,
         file: Path,
@@ -167,11 +160,8 @@ class _Composer(Resolver):
         fragments: Sequence[Path],
         faults: Faults,
     ) -> None:
-        super().__init__(file, variables, faults)
+        super().__init__(file, variables, fragments, faults)
         self.overrides = overrides
-        here = file.absolute().parent
-        self.folders = [here / "fragments", here.parent / "fragments", *fragments]
-        self.top = read_tree(file)
         self.declared: dict[str, Node] = {}
 
     # --- the way through -----------------------------------------------------------------
@@ -180,11 +170,11 @@ class _Composer(Resolver):
         for key, node in self.top.value.items():
             if key not in _KEYS:
                 self.faults.unknown(node.origin, f"unknown key {key!r}", key, _KEYS)
-        self.declared = dict((self._mapping(self.top, "arguments") or _EMPTY).value)
-        self.values = dict((self._mapping(self.top, "values") or _EMPTY).value)
+        self.declared = dict((self.mapping(self.top, "arguments") or EMPTY).value)
+        self.values = dict((self.mapping(self.top, "values") or EMPTY).value)
         self._choose(self.declared)
-        self._find_members()
-        for member in self._members():
+        self.find_members()
+        for member in self.members():
             for role, layers in member.processes.items():
                 self.parts.append(Part(role, member, list(layers)))
         self._add_managers()
@@ -193,7 +183,7 @@ class _Composer(Resolver):
         self._name_parts()
         paths = self._split_overrides()
         trees = {part.name: self._finish(part, paths.get(part.name, [])) for part in self.parts}
-        environment = self.resolved(self.top.get("environment") or _EMPTY)
+        environment = self.resolved(self.top.get("environment") or EMPTY)
         self._refuse_unknown()
         return self._checked(trees, environment)
 
@@ -220,19 +210,6 @@ class _Composer(Resolver):
         incomplete = frozenset(self.incomplete)
         return Composition(deployment, trees, values, self.file, incomplete)
 
-    def _members(self) -> list[Member]:
-        return [*self.hosts.values(), *self.robots.values()]
-
-    def _mapping(self, tree: Node, key: str) -> Node | None:
-        """A mapping under this key; None, and a fault, where it is something else."""
-        node = tree.get(key)
-        if node is None or node.value is None:
-            return None
-        if not isinstance(node.value, dict):
-            self.faults.add(node.origin, key, repr(plain(node)), "a mapping")
-            return None
-        return node
-
     # --- arguments -------------------------------------------------------------------------
 
     def _choose(self, declared: Mapping[str, Node]) -> None:
@@ -241,7 +218,7 @@ class _Composer(Resolver):
             argument = self._argument(name, tree)
             if argument is None:
                 continue
-            default = tree.get("default") if _is_declaration(tree) else tree
+            default = tree.get("default") if is_declaration(tree) else tree
             origin = Origin(f"default at {(default or tree).origin.place}")
             value = argument.default
             if name in self.overrides:
@@ -254,7 +231,7 @@ class _Composer(Resolver):
             self.chosen[name] = tree_of(value, origin)
 
     def _argument(self, name: str, tree: Node) -> Argument | None:
-        data = plain(tree) if _is_declaration(tree) else {"default": plain(tree)}
+        data = plain(tree) if is_declaration(tree) else {"default": plain(tree)}
         try:
             return from_mapping(Argument, data)
         except ConfigError as error:
@@ -263,11 +240,11 @@ class _Composer(Resolver):
 
     def _declare_those_of_fragments(self) -> None:
         declared: dict[str, Node] = {}
-        for member in self._members():  # what a robot's fragments say wins over a host's
+        for member in self.members():  # what a robot's fragments say wins over a host's
             for name, tree in member.arguments.items():
-                declared[name] = overlay(declared.get(name), _as_declaration(tree))
+                declared[name] = overlay(declared.get(name), as_declaration(tree))
         for name, tree in self.declared.items():
-            declared[name] = overlay(declared.get(name), _as_declaration(tree))
+            declared[name] = overlay(declared.get(name), as_declaration(tree))
         self.own = set(self.declared)
         self.asked |= self.own
         self.declared = {name: declared[name] for name in (*self.declared, *declared)}
@@ -281,105 +258,6 @@ class _Composer(Resolver):
                 found[name] = argument
         return found
 
-    # --- robots, hosts and their fragments ---------------------------------------------------
-
-    def _find_members(self) -> None:
-        hosts, robots = self._mapping(self.top, "hosts"), self._mapping(self.top, "robots")
-        roles = self.top.get("roles")
-        if hosts is not None and roles is not None:
-            self.faults.add(roles.origin, "roles", "beside hosts", "the roles of each host with it")
-        if hosts is None and (roles is not None or robots is not None):
-            tree = Node({"roles": roles or _NO_ROLES}, self.top.origin)
-            self.hosts[""] = Member("", "", False, tree)
-        for name, tree in self._named(hosts):
-            self._add(name, name, False, tree)
-        for name, tree in self._named(robots):
-            self._add(name, self._host_named(name, tree), True, tree)
-        for member in self._members():
-            roles = member.tree.get("roles") or _NO_ROLES
-            for role in roles.value if isinstance(roles.value, list) else [roles]:
-                self._apply(member, self.resolved(role))
-
-    def _named(self, mapping: Node | None) -> list[tuple[str, Node]]:
-        """Its entries, with what their names stand for; a text or list stands for the roles."""
-        found = []
-        for key, tree in (mapping or _EMPTY).value.items():
-            name = str(plain(self.resolved(Node(key, tree.origin))))
-            if tree.value is None:
-                tree = Node({}, tree.origin)
-            if not isinstance(tree.value, dict):
-                tree = Node({"roles": tree}, tree.origin)
-            found.append((name, tree))
-        return found
-
-    def _host_named(self, robot: str, tree: Node) -> str:
-        """The host that a robot says it is on, or the only one."""
-        names, what = list(self.hosts), f"robots.{robot}.host"
-        host = tree.get("host")
-        if host is None:
-            if len(names) > 1:
-                self.faults.add(tree.origin, what, "none", f"one of {sorted(names)}")
-            return names[0]
-        name = str(plain(self.resolved(host)))
-        if name not in names:
-            self.faults.unknown(host.origin, what, name, names)
-        return name
-
-    def _add(self, name: str, host: str, is_robot: bool, tree: Node) -> None:
-        kind = "robot" if is_robot else "host"
-        for other, members in (("robot", self.robots), ("host", self.hosts)):
-            if name in members:
-                got, expected = f"a {other} of this name already", "a name of its own"
-                self.faults.add(tree.origin, f"{kind}s.{name}", got, expected)
-                return
-        if not _NAME.fullmatch(name):
-            self.faults.add(tree.origin, f"name of a {kind}", repr(name), "letters, digits, _")
-        members = self.robots if is_robot else self.hosts
-        members[name] = Member(name, host, is_robot, tree)
-
-    def _apply(self, member: Member, role: Node, depth: int = 0) -> None:
-        """Lay a fragment, and what it extends, over what a member has."""
-        fragment = self._fragment(role)
-        if fragment is None or depth > _DEEPEST:
-            self.whole = False
-            if fragment is not None:
-                self.faults.add(
-                    role.origin, "extends", "fragments that extend each other", "an end"
-                )
-            return
-        for key, node in fragment.value.items():
-            if key not in _FRAGMENT_KEYS:
-                self.faults.unknown(node.origin, f"unknown key {key!r}", key, _FRAGMENT_KEYS)
-        base = fragment.get("extends")
-        if base is not None:
-            for below in base.value if isinstance(base.value, list) else [base]:
-                self._apply(member, below, depth + 1)
-        member.values.update((self._mapping(fragment, "values") or _EMPTY).value)
-        for name, tree in (self._mapping(fragment, "arguments") or _EMPTY).value.items():
-            before = member.arguments.get(name)
-            member.arguments[name] = overlay(
-                _as_declaration(before) if before else None, _as_declaration(tree)
-            )
-        for name, tree in (self._mapping(fragment, "processes") or _EMPTY).value.items():
-            member.processes.setdefault(name, []).append(tree)
-
-    def _fragment(self, role: Node) -> Node | None:
-        name = str(role.value)
-        for folder in self.folders:
-            file = folder / f"{name}.yaml"
-            if file.is_file():
-                try:
-                    return read_tree(file)
-                except ConfigError as error:
-                    self.faults.take(error)
-                    return None
-        known = {
-            f.stem for folder in self.folders if folder.is_dir() for f in folder.glob("*.yaml")
-        }
-        where = ", ".join(dict.fromkeys(str(f) for f in self.folders if f.is_dir())) or "fragments/"
-        self.faults.unknown(role.origin, "fragment", name, known, f"Looked in {where}")
-        return None
-
     # --- processes -----------------------------------------------------------------------------
 
     def _add_managers(self) -> None:
@@ -389,7 +267,7 @@ class _Composer(Resolver):
             if any(part.is_managed for part in mine):
                 role = _HOST_MANAGER if len(self.hosts) > 1 else _MANAGER
                 before = set(host.processes)
-                self._apply(host, Node(role, host.tree.origin))
+                self.apply(host, Node(role, host.tree.origin))
                 for name in host.processes.keys() - before:
                     self.parts.append(Part(name, host, list(host.processes[name])))
 
@@ -401,7 +279,7 @@ class _Composer(Resolver):
         elif given is not None and isinstance(given.value, list):
             self._take_list(given)
             return
-        for path, tree in (self._mapping(self.top, "processes") or _EMPTY).value.items():
+        for path, tree in (self.mapping(self.top, "processes") or EMPTY).value.items():
             parts = self._matching(path.split("."))
             if not parts and tree.get("package") and tree.get("executable"):
                 host = str(plain(tree["host"])) if tree.get("host") else ""
@@ -509,14 +387,14 @@ class _Composer(Resolver):
                     "A parameter of a process is set by its path, as learner.training.batch_size",
                 )  # fmt: skip
         everything = set(self.used)
-        for member in self._members():
+        for member in self.members():
             everything |= member.values.keys() | member.arguments.keys()
         for key, node in self.values.items():
             if key not in everything:
                 self.faults.unknown(node.origin, "values", key, everything)
-        for member in self._members():
+        for member in self.members():
             allowed = {*_MEMBER_KEYS, *self.used}
-            for other in (m for m in self._members() if m.host == member.host):
+            for other in (m for m in self.members() if m.host == member.host):
                 allowed |= other.values.keys() | other.arguments.keys()
             if not member.is_robot:
                 allowed.discard("host")
@@ -573,12 +451,3 @@ class _Composer(Resolver):
                 )
             return node
         return Node(other.name, node.origin)
-
-
-def _is_declaration(tree: Node) -> bool:
-    """Whether an argument is described, instead of being just its default."""
-    return isinstance(tree.value, dict) and bool(tree.value.keys() & {"default", "doc", "choices"})
-
-
-def _as_declaration(tree: Node) -> Node:
-    return tree if _is_declaration(tree) else Node({"default": tree}, tree.origin)
