@@ -46,7 +46,8 @@ class Job:
     settings: tuple[str, ...] = ()
 
 
-_SAC = ("ours", "inputs_as_they_are", "mean_loss", "log_std_min_20")
+_SHORT = ("ours", "inputs_as_they_are", "log_std_min_20")
+_SAC = (*_SHORT, "mean_loss")
 _LONG = ("--steps", "12000", "--every", "4000", "--episodes", "10")
 _CHEETAH = ("--param", "env_id=HalfCheetah-v5", *_LONG)
 _HOPPER = ("--param", "env_id=Hopper-v5", *_LONG)
@@ -57,10 +58,10 @@ _PEG = (
 )  # fmt: skip
 _NORM = ("algorithm.params.layer_norm=true",)
 TASKS = {
-    "HalfCheetah": Job("sac_small.yaml", _CHEETAH, _SAC),
+    "HalfCheetah": Job("sac_small.yaml", _CHEETAH, _SHORT),
     "Pendulum": Job("sac_small.yaml", _PENDULUM, _SAC),
-    "Hopper": Job("sac_small.yaml", _HOPPER, _SAC),
-    "peg": Job("rlpd_cpu.yaml", _PEG, (*_SAC, "affine_layer_norm")),
+    "Hopper": Job("sac_small.yaml", _HOPPER, _SHORT),
+    "peg": Job("rlpd_cpu.yaml", _PEG, (*_SHORT, "affine_layer_norm")),
     "HalfCheetah, layer norm": Job(
         "sac_small.yaml", _CHEETAH, ("ours", "affine_layer_norm"), _NORM
     ),
