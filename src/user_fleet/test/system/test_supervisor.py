@@ -600,6 +600,23 @@ def test_equal_failures_are_given_up_with_their_cause(tmp_path, code, exit_word,
     assert exit_word in a.detail and cause in a.detail and "5 times the same" in a.detail
 
 
+def test_a_crash_in_c_is_told_with_the_line_of_python(tmp_path):
+    code = """
+        import ctypes, faulthandler, threading, time
+        faulthandler.enable()
+        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+        def step():
+            ctypes.string_at(0)
+        step()
+    """
+    one = spec("a", restart=RestartPolicy(initial_backoff_s=0.01, equal_failures=2))
+    supervisor = Supervisor([one], {"a": python(code)}, tmp_path)
+    assert asyncio.run(supervisor.run()) is False
+    detail = supervisor.children["a"].detail
+    assert "killed by SIGSEGV: in string_at, ctypes/__init__.py line" in detail, detail
+    assert "(2 times the same)" in detail
+
+
 def test_what_may_pass_and_what_comes_from_outside_is_tried_for_ever(tmp_path):
     waits = said("transport", "port 7457 is in use", False)
     killed = python("import os; os.kill(os.getpid(), 9)")

@@ -42,7 +42,7 @@ class Endings:
 
         Args:
             exit_code: Negative after a signal.
-            last_line: Of its output, where that is known.
+            last_line: Of its output, where that is known; where a signal ended it, where it was.
             wanted: Whether it was asked to end.
         """
         words = last_words.take(self._file)
@@ -55,7 +55,7 @@ class Endings:
             return
         else:
             text = self.detail
-            if exit_code > 0 and last_line:
+            if exit_code and last_line:
                 self.detail = text = f"{text}: {last_line}"
             elif exit_code == 0 and self._owes_last_words:
                 self.detail = text = f"{text}, by itself and without a word"

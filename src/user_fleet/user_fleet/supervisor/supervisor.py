@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import sys
 import time
@@ -60,6 +61,16 @@ class LogFile:
                 return line.strip()[:_LINE_LENGTH]
         return ""
 
+    def crashed_at(self) -> str:
+        """The line of Python at which the process crashed in C, as ``faulthandler`` tells it; else
+        empty."""
+        text = self._tail.decode(errors="replace")
+        found = _CRASH.search(text[text.rfind("\n--- ") + 1 :])
+        if found is None:
+            return ""
+        file, line, function = found.groups()
+        return f"in {function}, {'/'.join(Path(file).parts[-2:])} line {line}"
+
     def close(self) -> None:
         """Close the file."""
         os.close(self._descriptor)
@@ -82,7 +93,12 @@ class LogFile:
 
 
 #: What is kept of a process's output, to find its last line; and the most that is shown of it.
-_TAIL_BYTES, _LINE_LENGTH = 4096, 300
+_TAIL_BYTES, _LINE_LENGTH = 32768, 300
+#: What ``faulthandler`` writes: the innermost frame of the thread that crashed.
+_CRASH = re.compile(
+    r'Fatal Python error: .*?^Current thread [^\n]*\n  File "([^"\n]+)", line (\d+) in (\S+)',
+    re.DOTALL | re.MULTILINE,
+)
 _PR_SET_PDEATHSIG = 1
 #: How far a standby gives way to the processes that work.
 _STANDBY_NICENESS = 19
@@ -239,7 +255,8 @@ class Child:
     def _judge(self, exit_code: int, log: LogFile) -> None:
         """Why it ended, and whether it would end so again."""
         endings = self._endings
-        endings.judge(exit_code, log.last_line(), wanted=self._stop.is_set())
+        last = log.last_line() if exit_code > 0 else log.crashed_at()
+        endings.judge(exit_code, last, wanted=self._stop.is_set())
         self.cause, self.detail = endings.cause, endings.detail
         self.hopeless = endings.hopeless
 
