@@ -237,3 +237,54 @@ def test_a_publisher_that_does_not_fit_is_named_with_the_policy() -> None:
     teleop.connect(robot())
     text = teleop.trouble().text
     assert "/pad/joy" in text and "quality of service" in text
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_not_finite_let_go_and_are_told(bad: float) -> None:
+    pad = Pad()
+    pad.says([0.0] * 6, 5)
+    assert pad.says([0, 1, 0, 0, 0, 0], 5).engaged
+    odd = pad.says([0, bad, 0, 0, 0, 0], 5)
+    assert not odd.engaged and np.isfinite(odd.action).all() and not odd.action[:4].any()
+    assert pad.teleop.trouble().code == DEVICE_MISFITS
+    assert pad.says([0, 1, 0, 0, 0, 0], 5).engaged
+
+    mouse = Mouse()
+    assert mouse.says(1.0).engaged
+    assert not mouse.says(bad).action[:4].any()
+    assert "not finite" in mouse.teleop.trouble().text
+
+
+class Mouse:
+    """A twist of LocalTopics, and the teleop that listens to it."""
+
+    def __init__(self, **options: Any) -> None:
+        self.io = LocalTopics()
+        self.teleop = TwistTeleop(TwistConfig(jog=NO_BAND, **options), clock_s=Seconds())
+        self.teleop.attach(self.io)
+        self.teleop.connect(robot())
+        self.publisher = self.io.publisher("twist", "geometry_msgs/msg/TwistStamped")
+
+    def says(self, x: float, turn: float = 0.0) -> Any:
+        message = self.publisher.new()
+        message.twist.linear.x, message.twist.angular.z = x, turn
+        self.publisher.publish(message)
+        return self.teleop.read(seen())
+
+
+def test_a_device_in_other_units_is_told() -> None:
+    """Raw counts of a SpaceMouse (to 350), raw axes of a joystick (to 32767)."""
+    mouse = Mouse()
+    mouse.says(0.9)
+    assert not mouse.teleop.trouble()
+    mouse.says(350.0)
+    assert "a touch is full speed" in mouse.teleop.trouble().text
+    mouse = Mouse(full_linear_m_s=350.0)
+    mouse.says(350.0)
+    assert not mouse.teleop.trouble()
+
+    pad = Pad()
+    pad.says([0.0] * 6, 5)
+    assert not pad.teleop.trouble()
+    pad.says([0, 20000.0, 0, 0, 0, 0], 5)
+    assert "beyond -1 to 1 (axis 1: 20000)" in pad.teleop.trouble().text

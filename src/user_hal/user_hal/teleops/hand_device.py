@@ -7,6 +7,7 @@ what.
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 import time
@@ -357,6 +358,7 @@ class HandTeleop(Teleop):
         self._opening: float | None = None
         self._labels: set[str] = set()
         self._jog: Jog | None = None
+        self._is_finite = True  # what the device said last
         turned = any(config.mounted_rpy_rad)
         self._mount = _matrix(config.mounted_rpy_rad) if turned else None
 
@@ -371,7 +373,10 @@ class HandTeleop(Teleop):
 
     def moved(self, axes: Sequence[float], held: bool | None = None) -> None:
         """The device says where its axes stand, by its own directions, and whether the switch
-        is held."""
+        is held. What is not finite is no deflection of anything: the person lets go."""
+        self._is_finite = all(map(math.isfinite, axes))
+        if not self._is_finite:
+            axes, held = [0.0] * len(axes), None if held is None else False
         signed = [sign * axis for sign, axis in zip(self._hand_config.signs, axes)]
         if self._mount is not None:
             both = np.array([*signed, *([0.0] * (6 - len(signed)))]).reshape(2, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,6 +69,9 @@ class TopicTeleop(HandTeleop):
         if not self._counts(age_s):
             return Reason(DEVICE_SILENT, self._why_silent(subscription, age_s))
         self._warned = False
+        if not self._is_finite:
+            text = f"{subscription.topic} sends numbers that are not finite: nobody drives"
+            return Reason(DEVICE_MISFITS, text)
         return self._misfits()
 
     def read(self, observation: Observation) -> TeleopCommand:
@@ -157,6 +161,10 @@ PAD_LAYOUTS = {
         ButtonsConfig(deadman=10, open=2, close=0, success=3, failure=1, abort=4),
     ),
 }
+#: No axis of a driver that keeps to -1 to 1 goes further.
+_BEYOND = 1.1
+#: A twist of so many times the full deflection is in another unit.
+_FAR = 3.0
 #: What an axis must move by to have left its first value.
 _MOVED = 0.01
 
@@ -251,16 +259,21 @@ class JoyTeleop(TopicTeleop):
         self._first: list[float] = []
         self._live: set[int] = set()
         self._gripper_at: float | None = None
+        self._beyond: dict[int, float] = {}  # axes that went further than any can
 
     def subscribe(self, io: TopicIo) -> list[TopicSubscription]:
         """Listen to the device."""
         self._first, self._live, self._gripper_at = [], set(), None
+        self._beyond.clear()
         self._type = JOY
         return [io.subscribe(self.config.topic, JOY, self.take)]
 
     def take(self, message: Any) -> None:
         """Take one message."""
         self._raw = message.axes
+        for number, value in enumerate(self._raw):
+            if _BEYOND < abs(value) < math.inf:
+                self._beyond[number] = value
         self._wake()
         self._buttons.take(message.buttons, self.deflection)
         axes, minus = self.config.axes, self.config.minus_axes
@@ -288,7 +301,7 @@ class JoyTeleop(TopicTeleop):
         """How far an axis of the device is deflected, -1 to 1; 0 where it does not count."""
         if number not in self._live or number >= len(self._raw):
             return 0.0
-        return self._share(number)
+        return self._share(number) if math.isfinite(self._raw[number]) else math.nan
 
     def _share(self, number: int) -> float:
         rest, full = self.config.range_of(number)
@@ -329,7 +342,14 @@ class JoyTeleop(TopicTeleop):
         ]
         numbers = {config.gripper_axis, *self._buttons.axes}
         missing += [f"axis {axis} of {count}" for axis in sorted(numbers) if axis >= count]
-        return _missing(self.config.topic, [*self._buttons.missing, *missing])
+        found = _missing(self.config.topic, [*self._buttons.missing, *missing])
+        if found or not self._beyond or config.full:
+            return found
+        far = ", ".join(f"axis {number}: {value:g}" for number, value in self._beyond.items())
+        return Reason(
+            DEVICE_MISFITS,
+            f"{config.topic} goes beyond -1 to 1 ({far}): say what full deflection is, by full",
+        )
 
 
 def _missing(topic: str, missing: Sequence[str]) -> Reason:
@@ -380,12 +400,13 @@ class TwistTeleop(TopicTeleop):
         self._buttons = Buttons(config.buttons, self)
         self._looked_s = 0.0
         self._switching = False
+        self._most = [0.0, 0.0]  # farthest that it has said, linear and angular
 
     def subscribe(self, io: TopicIo) -> list[TopicSubscription]:
         """Listen to the device, and to its buttons."""
         config = self.config
         self._looked_s = self._clock_s()
-        self._type, self._switching = self._guess(io), False
+        self._type, self._switching, self._most = self._guess(io), False, [0.0, 0.0]
         subscriptions = [io.subscribe(config.topic, self._type, self.take)]
         if config.buttons_topic:
             subscriptions.append(io.subscribe(config.buttons_topic, JOY, self.take_buttons))
@@ -401,12 +422,15 @@ class TwistTeleop(TopicTeleop):
         """Take one twist, stamped or not."""
         twist = getattr(message, "twist", message)
         full = self.config.full_linear_m_s, self.config.full_angular_rad_s
+        sizes = [max(abs(v.x), abs(v.y), abs(v.z)) for v in (twist.linear, twist.angular)]
+        self._most = [max(pair) for pair in zip(self._most, sizes)]
         axes = [
             getattr(vector, axis) / most
             for vector, most in zip((twist.linear, twist.angular), full)
             for axis in "xyz"
         ]
-        self.moved([max(min(axis, 1.0), -1.0) for axis in axes], self._buttons.held)
+        clipped = [max(min(a, 1.0), -1.0) if math.isfinite(a) else math.nan for a in axes]
+        self.moved(clipped, self._buttons.held)
 
     def take_buttons(self, message: Any) -> None:
         """Take the buttons."""
@@ -417,7 +441,18 @@ class TwistTeleop(TopicTeleop):
         return [*super().inputs(), *self._buttons.inputs()]
 
     def _misfits(self) -> Reason:
-        return self._buttons_misfit(self._buttons, self.config.buttons_topic)
+        found = self._buttons_misfit(self._buttons, self.config.buttons_topic)
+        config, (linear, angular) = self.config, self._most
+        if found or not (
+            linear > _FAR * config.full_linear_m_s or angular > _FAR * config.full_angular_rad_s
+        ):
+            return found
+        return Reason(
+            DEVICE_MISFITS,
+            f"{config.topic} goes up to {linear:g} and {angular:g}, full deflection is "
+            f"{config.full_linear_m_s:g} and {config.full_angular_rad_s:g}: a touch is full speed. "
+            "Correct full_linear_m_s and full_angular_rad_s",
+        )
 
     def _look(self) -> None:
         """While nothing is heard: listen to the other type, where the topic carries it.
