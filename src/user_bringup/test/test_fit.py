@@ -55,6 +55,15 @@ def test_choices_fit_the_shipped_policy_and_algorithm_natively_and_as_floats() -
         assert find_out(request("", plugin="gymnasium", params=params)).faults == []
 
 
+def test_hindsight_needs_a_robot_that_shows_a_goal() -> None:
+    asked = request("Pendulum-v1")
+    learner = asked["processes"][2]["parameters"]
+    learner["sampler"] = {"hindsight": {"strategy": "future"}}
+    [(name, text)] = find_out(asked).faults
+    assert name == "learner"
+    assert "'achieved_goal', which is no observation" in text and "['state']" in text
+
+
 class Counting(gymnasium.Env[Any, Any]):
     """Takes a number of many: no choice that a categorical policy could make."""
 
