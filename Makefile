@@ -15,7 +15,7 @@ setup: ## Make the environment ready: Debian packages, Python requirements, buil
 
 .PHONY: test
 test: setup ## Run all tests (TIER=unit, ros or system: those only; ARGS="-k name" chooses)
-	@$(RUN) python -m pytest --numprocesses 2 --dist loadgroup $(if $(TIER),--tier $(TIER)) \
+	@$(RUN) python -m pytest --numprocesses 2 $(if $(TIER),--tier $(TIER)) \
 		$(if $(RERUNS),--rerun-system $(RERUNS)) $(ARGS)
 
 .PHONY: lint

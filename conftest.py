@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,14 +37,14 @@ def tier_of(path: Path) -> str:
 
 
 def group_of(path: Path) -> str:
-    """The tests that run one at a time with this one, in real time; the others run beside. Empty: none.
+    """The tests that run one at a time with those of a file, in the same worker.
 
-    Systems of several processes take turns, and so do the nodes of one package. The largest groups
-    begin first, so that all workers end at about the same time.
+    Whole systems take turns, for they measure real time; so do the nodes of one package. The other
+    tests of a file share its fixtures.
     """
     if path.is_relative_to(_ROOT / "tests"):
         return "system"
-    return f"ros {path.relative_to(_ROOT).parts[1]}" if tier_of(path) == "ros" else ""
+    return f"ros {path.relative_to(_ROOT).parts[1]}" if tier_of(path) == "ros" else str(path)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -91,19 +92,31 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if (wanted and tier != wanted) or (tier != "unit" and not _HAS_ROS) else None
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     reruns = config.getoption("--rerun-system")
     for item in items:
         tier = tier_of(item.path)
         item.add_marker(tier)
-        group = group_of(item.path)
-        if group:
-            item.add_marker(pytest.mark.xdist_group(group))
-        if group and reruns:
+        if (tier == "ros" or group_of(item.path) == "system") and reruns:
             item.add_marker(pytest.mark.flaky(reruns=reruns))
         if item.get_closest_marker("root") and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root"))
+    if hasattr(config, "workerinput"):  # the long groups begin first, so that workers end together
+        items.sort(
+            key=lambda item: (group_of(item.path) != "system", -TIERS.index(tier_of(item.path)))
+        )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling
+
+    class GroupScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(_ROOT / nodeid.partition("::")[0])
+
+    config.option.loadscopereorder = False  # the order is that of the workers' items
+    return GroupScheduling(config, log)
 
 
 @pytest.hookimpl(trylast=True)
