@@ -275,6 +275,33 @@ class UsesTopics(Protocol):
         """Take the topics to live on. Called once, before ``connect``."""
 
 
+GET_STATE = "lifecycle_msgs/srv/GetState"
+
+
+def lifecycle_nodes(io: TopicIo) -> list[str]:
+    """Full names of the managed nodes in the graph, which publish only while they are active."""
+    services = io.service_types().items()
+    return sorted(name.rpartition("/")[0] for name, types in services if GET_STATE in types)
+
+
+def managed_hint(io: TopicIo, publishers: Sequence[str]) -> str:
+    """What to look at where a topic is silent, in case its node is not active; empty where no
+    managed node is there.
+
+    Args:
+        io: Knows the graph.
+        publishers: Full names of the nodes that publish the topic.
+    """
+    managed = lifecycle_nodes(io)
+    if publishers:
+        managed = [node for node in managed if node in publishers]
+    if not managed:
+        return ""
+    shown = ", ".join(managed[:4]) + (" ..." if len(managed) > 4 else "")
+    which = "is a managed node" if len(managed) == 1 else "are managed nodes"
+    return f"{shown} {which}, silent unless active: ros2 lifecycle get {managed[0]}"
+
+
 def wants_topics(device: object) -> bool:
     """Whether a device needs topics. One that holds others, such as a robot with cameras, has an
     attribute ``devices``, and needs them if one of those does."""

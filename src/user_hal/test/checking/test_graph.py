@@ -19,8 +19,10 @@ from user_hal.checking.graph import (
 )
 from user_hal.checking.muted import MutedTopics
 from user_hal.checking.streams import TopicUse, call_uses
+from user_hal.cli.check import _without_calls
 from user_hal.fakes.local_topics import LocalTopics
-from user_hal.topic_io import incompatible
+from user_hal.robot_file import RobotFile
+from user_hal.topic_io import GET_STATE, incompatible
 
 JOINTS = "sensor_msgs/msg/JointState"
 COMMAND = "std_msgs/msg/Float64MultiArray"
@@ -202,3 +204,48 @@ def test_nothing_gets_out_while_it_is_muted() -> None:
     assert len(heard) == 3 and goals.accepted
     for end in (publisher, goals):
         end.close()
+
+
+def test_a_managed_node_that_is_not_active_is_told_with_what_it_keeps_silent() -> None:
+    graph = Graph()
+    states = {"/camera": "inactive", "/arm": "unconfigured", "/other": "active"}
+    for node, label in states.items():
+        state = SimpleNamespace(current_state=SimpleNamespace(label=label))
+        graph.services[f"{node}/get_state"] = lambda _, state=state: state
+    real = graph.service_types
+    graph.service_types = lambda: {
+        **real(), **{f"{node}/get_state": [GET_STATE] for node in states}
+    }  # fmt: skip
+    image = TopicUse("cameras.devices.wrist", "/image", "sensor_msgs/msg/Image", True, {})
+    graph.ends = {
+        "/image": ([Ours("sensor_msgs/msg/Image", node="/camera")], []),
+        "/joint_states": ([Ours(JOINTS, node="/other")], []),
+    }
+    section = found(graph, READ, image)  # /arm is somebody else's
+    [finding] = [f for f in section.findings if "silent" in f.text]
+    assert finding.level is Level.FAIL and finding.text.startswith(
+        "/camera is inactive, and publishes /image"
+    )
+    assert finding.hint == "ros2 lifecycle set /camera activate"
+    graph.ends["/joint_states"] = ([], [])  # nobody publishes it: perhaps because of /arm
+    texts = {f.text.partition(":")[0]: f.hint for f in found(graph, READ, image).findings}
+    assert texts["/arm is unconfigured"] == "ros2 lifecycle set /arm configure, then activate"
+
+
+def test_services_that_stop_when_asks_are_asked_while_nothing_is_sent() -> None:
+    topics = LocalTopics()
+    topics.services["/mode"] = topics.services["/enable"] = lambda request: "answer"
+    muted = MutedTopics(topics, questions=["/mode"])
+    assert muted.call("/mode", "dobot_msgs_v4/srv/RobotMode", {}, timeout_s=1.0) == "answer"
+    with pytest.raises(SafetyError):
+        muted.call("/enable", "dobot_msgs_v4/srv/EnableRobot", {}, timeout_s=1.0)
+
+
+def test_a_robot_that_is_only_read_makes_no_calls_of_any_group() -> None:
+    call = {"service": "/enable"}
+    groups = {"left": {"joints": ["l"], "before": [call], "recover": [call], "after": [call]}}
+    params = {"robot": "two", "before": [call], "groups": groups}
+    file = RobotFile.model_validate({"robot": {"plugin": "ros2", "params": params}})
+    left = [use.path for use in call_uses(_without_calls(file).robot.params)]
+    assert left == ["groups.left.recover[0]"]  # for a reset, which reading is not
+    assert len(list(call_uses(file.robot.params))) == 4

@@ -29,6 +29,7 @@ from user_hal.fakes.local_topics import Float64, Header, JointState, Time
 from user_hal.fakes.topic_arm import JOINTS, TopicArm
 from user_hal.robots.ros2.contract import Ros2Config
 from user_hal.robots.ros2.driver import Ros2Robot
+from user_hal.topic_io import GET_STATE
 from user_testing.waiting import wait_until
 
 TRAJECTORY = {"topic": "/trajectory", "type": "trajectory_msgs/msg/JointTrajectory"}
@@ -676,3 +677,11 @@ def test_partial_joint_states_from_two_publishers(io: LocalTopics) -> None:
 def test_discover_tells_what_could_be_a_robot(io: LocalTopics, arm: TopicArm) -> None:
     found = {item.name: item.detail for item in Ros2Robot.discover_on(io)}
     assert "/trajectory" in found["/joint_states"]
+
+
+def test_a_managed_node_behind_a_silent_topic_is_named(io: LocalTopics, arm: TopicArm) -> None:
+    arm.silent.add("/joint_states")
+    real = io.service_types
+    io.service_types = lambda: {**real(), "/local_1/get_state": [GET_STATE]}  # type: ignore[method-assign]
+    with pytest.raises(DeviceTimeout, match="/local_1 is a managed node, silent unless active"):
+        connected(io)

@@ -18,7 +18,7 @@ from user_hal.cameras.calibration import Calibration, info_topic
 from user_hal.cameras.images import FrameRing, ImageConfig, Region, fit, own
 from user_hal.cameras.video import VIDEO_TYPES, VideoDecoder
 from user_hal.clock_faults import ClockFault
-from user_hal.topic_io import Reliability, TopicIo, TopicSubscription
+from user_hal.topic_io import Reliability, TopicIo, TopicSubscription, managed_hint
 
 RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 INFO = "sensor_msgs/msg/CameraInfo"
@@ -386,7 +386,15 @@ class RosTopicCamera(Camera):
         else:
             got = f"published, but no image came within {wait_s:g} s"
         return DeviceTimeout(
-            f"camera {own_name!r}", got=got, expected=f"{type_name}; image topics: {others}"
+            f"camera {own_name!r}",
+            got=got,
+            expected=f"{type_name}; image topics: {others}",
+            hint=""
+            if types
+            else managed_hint(
+                self._io,
+                self._subscription.publisher_nodes if self._subscription.publishers else (),
+            ),
         )
 
 

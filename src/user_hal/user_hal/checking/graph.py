@@ -9,7 +9,14 @@ from typing import Any
 from user_core.errors import SuiteError
 from user_hal.checking.findings import Level, Section
 from user_hal.checking.streams import CallUse, TopicUse
-from user_hal.topic_io import Endpoint, Ours, TopicIo, incompatible
+from user_hal.topic_io import (
+    GET_STATE,
+    Endpoint,
+    Ours,
+    TopicIo,
+    incompatible,
+    lifecycle_nodes,
+)
 
 LIST_CONTROLLERS = "controller_manager_msgs/srv/ListControllers"
 SERVO_COMMAND_TYPE = "moveit_msgs/srv/ServoCommandType"
@@ -83,6 +90,7 @@ def look_at_graph(io: TopicIo, uses: Sequence[TopicUse], calls: Sequence[CallUse
     section = Section("Who is there")
     for topic in dict.fromkeys(use.topic for use in uses if use.read):
         _look_at_read(io, next(u for u in uses if u.topic == topic and u.read), section)
+    _look_at_managed(io, [use.topic for use in uses if use.read], section)
     written = [use for use in uses if not use.read]
     controllers, trouble = list_controllers(io)
     if trouble:
@@ -127,6 +135,30 @@ def _look_at_read(io: TopicIo, use: TopicUse, section: Section) -> None:
             Level.WARN,
             f"{use.topic} has {len(publishers)} publishers: {', '.join(nodes)}",
             hint="If two of them publish the same joints, end one",
+        )
+
+
+def _look_at_managed(io: TopicIo, topics: Sequence[str], section: Section) -> None:
+    """Managed nodes that are not active, where they publish what is read, or nobody does."""
+    publishers = {topic: {end.node for end in io.endpoints(topic)[0]} for topic in topics}
+    unheard = any(not nodes for nodes in publishers.values())
+    for node in lifecycle_nodes(io):
+        read = [topic for topic, nodes in publishers.items() if node in nodes]
+        if not read and not unheard:
+            continue
+        try:
+            answer = io.call(f"{node}/get_state", GET_STATE, {}, timeout_s=_TIMEOUT_S)
+        except SuiteError:
+            continue  # it is busy, or gone
+        state = str(answer.current_state.label)
+        if state == "active":
+            continue
+        steps = "configure, then activate" if state == "unconfigured" else "activate"
+        what = f", and publishes {', '.join(read)}" if read else ""
+        section.add(
+            Level.FAIL if read else Level.WARN,
+            f"{node} is {state}{what}: it is silent until it is active",
+            hint=f"ros2 lifecycle set {node} {steps}",
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from user_core.errors import SafetyError
@@ -25,13 +25,14 @@ class MutedTopics:
 
     Args:
         io: The topics.
+        questions: Services that only tell something, whatever their types are called.
 
     Attributes:
         muted: Whether nothing is sent; may be changed at any time.
     """
 
-    def __init__(self, io: TopicIo, *, muted: bool = True) -> None:
-        self._io = io
+    def __init__(self, io: TopicIo, *, muted: bool = True, questions: Collection[str] = ()) -> None:
+        self._io, self._questions = io, frozenset(questions)
         self.muted = muted
 
     def subscribe(
@@ -70,12 +71,13 @@ class MutedTopics:
         return _MutedGoals(self._io.goals(action, type_name), self)
 
     def call(self, service: str, type_name: str, request: Any, *, timeout_s: float) -> Any:
-        """Call a service; while muted only those that list what there is.
+        """Call a service; while muted only those that tell what there is.
 
         Raises:
             SafetyError: It is muted.
         """
-        if self.muted and not type_name.rpartition("/")[2].startswith(("List", "Get")):
+        tells = type_name.rpartition("/")[2].startswith(("List", "Get"))
+        if self.muted and not tells and service not in self._questions:
             raise SafetyError(f"service {service!r}", got="a call while nothing is to be moved")
         return self._io.call(service, type_name, request, timeout_s=timeout_s)
 

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -122,7 +122,8 @@ class _Check:
                 io: TopicIo = stack.enter_context(
                     open_topic_io("user_check", args=self.ros_arguments)
                 )
-                self.topics = MutedTopics(io)
+                asked = [u.name for u in call_uses(file.robot.params) if "stop_when" in u.path]
+                self.topics = MutedTopics(io, questions=asked)
                 attach_topics(robot, self.topics)
                 attach_topics(reader, self.topics)
             if self._read(reader, file):
@@ -312,6 +313,14 @@ class _Check:
 def _without_calls(file: RobotFile) -> RobotFile:
     """The robot to read: what it calls when it is connected may make it move."""
     params = {key: value for key, value in file.robot.params.items() if key not in _CALLS}
+    groups = params.get("groups")
+    if isinstance(groups, Mapping):
+        params["groups"] = {
+            name: {k: v for k, v in group.items() if k not in _CALLS}
+            if isinstance(group, Mapping)
+            else group
+            for name, group in groups.items()
+        }
     return file.replace(robot=file.robot.replace(params=params))
 
 

@@ -23,7 +23,7 @@ from user_hal.robots.ros2.reading.plausibility import ReadingCheck
 from user_hal.robots.ros2.reading.streams import Stream
 from user_hal.robots.ros2.reading.writers import Writers
 from user_hal.robots.ros2.tf_tree import FrameWays, MovingWay
-from user_hal.topic_io import Ours, TopicIo, TopicSubscription, misfits
+from user_hal.topic_io import Ours, TopicIo, TopicSubscription, managed_hint, misfits
 
 #: Sets of names in the messages of one topic that are told apart; more are a topic of others.
 _MOST_STREAMS = 32
@@ -219,7 +219,14 @@ class TopicPart:
         near = difflib.get_close_matches(topic, others or list(graph), n=1)
         hint = f"; did you mean {near[0]!r}?" if near and near[0] != topic else ""
         return DeviceTimeout(
-            self.label, got=got, expected=f"{wanted}; topics of this type: {others}{hint}"
+            self.label,
+            got=got,
+            expected=f"{wanted}; topics of this type: {others}{hint}",
+            hint=""
+            if foreign
+            else managed_hint(
+                self._io, self.subscription.publisher_nodes if self.subscription.publishers else ()
+            ),
         )
 
     def late(
