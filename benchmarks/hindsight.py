@@ -8,6 +8,7 @@ of an evaluation episode (20 deterministic ones, starts of their own).
     python benchmarks/hindsight.py --environment gymnasium_robotics:FetchReach-v4 --steps 20000
     python benchmarks/hindsight.py --environment gymnasium_robotics:FetchPush-v4 --steps 100000 \\
         --seeds 0 1 2 --without --out push.jsonl
+    python benchmarks/hindsight.py --sampling
     python benchmarks/hindsight.py --plot push.jsonl --png docs/pictures/hindsight.png
 
 The environments are those of ``pip install gymnasium-robotics`` (it needs mujoco < 3.9).
@@ -33,8 +34,10 @@ from user_actor.loop.config import ExplorationConfig
 from user_actor.loop.ports import MemorySink
 from user_core import plugins
 from user_core.config import from_mapping, load_yaml
+from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import (
     ChunkId,
+    EpisodeKey,
     EpisodeResult,
     EpisodeSource,
     FinalObservation,
@@ -45,7 +48,7 @@ from user_core.types import (
 )
 from user_hal.local import LocalHal
 from user_learner.replay import StoreConfig, StoreWriter
-from user_learner.sampling import ReplaySource
+from user_learner.sampling import HindsightConfig, ReplaySource, SamplerConfig
 from user_learner.training.loop import configure_torch
 
 _EVALUATION_SEED = 1_000_000
@@ -181,6 +184,53 @@ def one_run(arguments: argparse.Namespace, seed: int, hindsight: bool) -> list[d
     return lines
 
 
+def sampling(batch_size: int = 256, rows: int = 20_000, episode: int = 50) -> None:
+    """What hindsight costs per batch: processor time with and without it, in turns."""
+    names = {"observation": 25, "achieved_goal": 3, "desired_goal": 3}
+    spec = RobotSpec(
+        "bench", {name: ArraySpec((size,)) for name, size in names.items()}, ArraySpec((4,))
+    )
+    schema, rng = TrajectorySchema.of(spec), np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        with StoreWriter(
+            folder, schema, StoreConfig(durability="kernel", min_free_bytes=0)
+        ) as writer:
+            for number in range(rows // episode):
+                columns = {
+                    name: np.zeros((episode + 1, *column.shape), column.dtype)
+                    for name, column in schema.columns.items()
+                }
+                for name in names:
+                    array = columns[f"observation.{name}"]
+                    array[:] = rng.standard_normal(array.shape)
+                columns["final"][-1] = columns["truncated"][-2] = True
+                key = EpisodeKey("bench", 1, number)
+                chunk = TrajectoryChunk(
+                    ChunkId("bench", 1, number + 1),
+                    key,
+                    EpisodeSource.ONLINE,
+                    0,
+                    columns,
+                    schema.hash,
+                )
+                writer.append(chunk)
+        plain = SamplerConfig(prefetch=0, refresh_period_s=0)
+        hindsight = plain.replace(hindsight=HindsightConfig(strategy="future"))
+        times: dict[bool, list[float]] = {True: [], False: []}
+        with ReplaySource(folder, plain) as without, ReplaySource(folder, hindsight) as with_it:
+            for _ in range(200):
+                for which, source in ((False, without), (True, with_it)):
+                    begin_s = time.process_time()
+                    for _ in range(10):
+                        source.sample(batch_size)
+                    times[which].append((time.process_time() - begin_s) / 10)
+    medians = {which: 1e3 * float(np.median(values)) for which, values in times.items()}
+    print(
+        f"a batch of {batch_size}: {medians[False]:.3f} ms without, {medians[True]:.3f} ms with hindsight, "
+        f"{medians[True] / medians[False]:.2f} times"
+    )
+
+
 def plot(file: Path, png: Path) -> None:
     """Success over steps: mean over seeds, and each seed."""
     import matplotlib
@@ -230,9 +280,15 @@ def main() -> None:
     )
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--out", type=Path, help="file to append the lines to")
+    parser.add_argument(
+        "--sampling", action="store_true", help="show what a batch costs, nothing else"
+    )
     parser.add_argument("--plot", type=Path, help="draw such a file, and do nothing else")
     parser.add_argument("--png", type=Path, default=Path("hindsight.png"))
     arguments = parser.parse_args()
+    if arguments.sampling:
+        sampling()
+        return
     if arguments.plot:
         plot(arguments.plot, arguments.png)
         return

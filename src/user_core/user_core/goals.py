@@ -199,8 +199,8 @@ class GoalRewardOfStep(Reward):
                     "observation for the reward goal", got=f"no {name!r}",
                     expected=f"one of {sorted(next_observation)}",
                 )  # fmt: skip
-        achieved = np.asarray(next_observation[config.achieved]).reshape(1, -1)
-        desired = np.asarray(next_observation[config.desired]).reshape(1, -1)
+        achieved: Array = np.asarray(next_observation[config.achieved]).reshape(1, -1)
+        desired: Array = np.asarray(next_observation[config.desired]).reshape(1, -1)
         if config.achieved_elements:
             achieved = achieved[:, list(config.achieved_elements)]
         if achieved.shape != desired.shape:

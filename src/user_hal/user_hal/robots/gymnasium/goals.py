@@ -57,12 +57,10 @@ class EnvironmentGoalReward(GoalReward):
         env = make(GymnasiumConfig(env_id=config.env_id, kwargs=config.kwargs))
         self._env: Any = env.unwrapped
         space = env.observation_space
-        goals = (
-            [space.spaces.get(n) for n in (ACHIEVED, DESIRED)]
-            if isinstance(space, spaces.Dict)
-            else []
-        )
-        if not callable(getattr(self._env, "compute_reward", None)) or not all(goals):
+        goals: list[Any] = []
+        if isinstance(space, spaces.Dict):
+            goals = [space.spaces.get(name) for name in (ACHIEVED, DESIRED)]
+        if not callable(getattr(self._env, "compute_reward", None)) or not all(goals) or not goals:
             env.close()
             raise ConfigError(
                 f"environment {config.env_id!r}",
@@ -78,16 +76,19 @@ class EnvironmentGoalReward(GoalReward):
         self._ends_at_once = self._ends and self._judges_many(self._terminated, achieved, desired)
 
     def __call__(self, achieved: Array, desired: Array) -> GoalOutcome:
-        pairs = [a.reshape(len(a), *self._shape) for a in (achieved, desired)]
-        what = f"compute_reward of {self.config.env_id!r}"
-        reward = rewards_of(self._reward, *pairs, what, one_by_one=not self._reward_at_once)
-        terminated = np.zeros(len(reward), bool)
+        achieved, desired = (a.reshape(len(a), *self._shape) for a in (achieved, desired))
+        env_id, level = self.config.env_id, self.config.reached_reward
+        reward = rewards_of(
+            self._reward, achieved, desired, f"compute_reward of {env_id!r}",
+            one_by_one=not self._reward_at_once,
+        )  # fmt: skip
+        ends: Array = np.zeros(len(reward), np.float32)
         if self._ends:
-            what = f"compute_terminated of {self.config.env_id!r}"
-            one_by_one = not self._ends_at_once
-            terminated = rewards_of(self._terminated, *pairs, what, one_by_one=one_by_one) > 0
-        level = self.config.reached_reward
-        return GoalOutcome(reward, terminated, None if level is None else reward >= level)
+            ends = rewards_of(
+                self._terminated, achieved, desired, f"compute_terminated of {env_id!r}",
+                one_by_one=not self._ends_at_once,
+            )  # fmt: skip
+        return GoalOutcome(reward, ends > 0, None if level is None else reward >= level)
 
     def _reward(self, achieved: Array, desired: Array) -> Any:
         return self._env.compute_reward(achieved, desired, {})
