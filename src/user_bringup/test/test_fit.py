@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from user_bringup.running import find_deployment, fit, prepare_run
+from user_bringup.running.apart import Reply
 from user_bringup.running.fit import find_out
+from user_learner.training.checkpoint import Checkpoint, CheckpointInfo, CheckpointStore
 
 POLICY = {"plugin": "tanh_gaussian", "params": {"hidden": [8]}}
 IMAGES = {"plugin": "tanh_gaussian", "params": {"hidden": [8], "observations": ["image_front"]}}
@@ -162,6 +164,42 @@ def asked_with_a_robot_that(
     monkeypatch.setattr(fit, "_TIMEOUT_S", timeout_s)
     given = request(env) if env else request("", plugin="mock", params={})
     return fit._ask(json.loads(json.dumps(given)))
+
+
+def test_a_robot_that_is_never_made_is_refused_with_the_line_at_which_it_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reply = Reply(None, "hal its robot", None, 'File "sdk.py", line 7 in connect')
+    monkeypatch.setattr(fit, "ask", lambda *given: reply)
+    ((name, text),) = fit._ask(request("", plugin="mock", params={})).faults
+    assert name == "hal" and "has not ended within 120 s" in text and "in connect" in text
+    learner = Reply(None, "learner policy and algorithm for 'r' (hal)", None, "")
+    monkeypatch.setattr(fit, "ask", lambda *given: learner)
+    found = fit._ask(request("", plugin="mock", params={}))
+    assert not found.faults and "not waited for" in found.notes[0]
+
+
+def test_a_run_is_not_continued_with_another_network(tmp_path: Path) -> None:
+    def asked(critic_hidden: list[int], **more: Any) -> list[tuple[str, str]]:
+        given = request("Pendulum-v1")
+        learner = given["processes"][2]["parameters"]
+        algorithm = {"plugin": "sac", "params": {"critic_hidden": critic_hidden}}
+        learner |= {"directory": str(tmp_path), "algorithm": algorithm, **more}
+        assert not more or fit._sign(given["processes"], False) == ""
+        return find_out(given).faults
+
+    assert asked([8]) == []
+    identity = {
+        "algorithm": "sac", "algorithm_config": {"critic_hidden": [16]}, "policy": "tanh_gaussian",
+        "policy_config": {}, "spec": {},
+    }  # fmt: skip
+    (tmp_path / "checkpoints").mkdir()
+    CheckpointStore(tmp_path / "checkpoints", identity).write(
+        Checkpoint(CheckpointInfo(7, 7, 1, 0), {"a": np.zeros(1, np.float32)})
+    )
+    ((name, text),) = asked([8], start_over=False)
+    assert name == "learner" and "critic_hidden" in text and "start_over" in text
+    assert asked([8], start_over=True) == []
 
 
 def test_what_fits_is_not_made_again_in_the_next_run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from user_core.config import Config, from_mapping, setting
 from user_core.errors import ConfigError
@@ -20,6 +21,7 @@ from user_learner.replay.reader import StoreReader
 from user_learner.sampling.config import History, SamplerConfig
 from user_learner.sampling.hindsight import check_hindsight
 from user_learner.sampling.source import ReplaySource
+from user_learner.training.checkpoint import CHECKPOINTS, CheckpointStore
 from user_learner.training.config import TrainingConfig
 from user_learner.training.loop import TrainingLoop, identity_of
 from user_learner.training.progress import Progress, TensorBoardWriter
@@ -102,6 +104,29 @@ def check_meaning(
     return found
 
 
+def require_resumable(config: LearnerConfig, spec: RobotSpec) -> None:
+    """Whether the run is a new one, or was trained with this algorithm and policy. It reads the
+    checkpoints; what the robot shows is compared when they are loaded.
+
+    Raises:
+        ConfigError: It was trained with other ones, and nobody said ``start_over``.
+    """
+    folder = config.directory / CHECKPOINTS
+    if folder.is_dir() and not config.start_over:
+        parts = ("algorithm", "algorithm_config", "policy", "policy_config")
+        CheckpointStore(folder, _identity(config, spec)).require_usable(parts)
+
+
+def _identity(config: LearnerConfig, spec: RobotSpec) -> dict[str, Any]:
+    return identity_of(
+        config.algorithm.plugin,
+        _typed("algorithms", config.algorithm),
+        config.policy.plugin,
+        _typed("policies", config.policy),
+        spec,
+    )
+
+
 @contextmanager
 def open_learner(
     config: LearnerConfig,
@@ -155,13 +180,7 @@ def open_learner(
             policy_file,
             environment_steps=lambda: source.collected(EpisodeSource.ONLINE),
             directory=config.directory,
-            identity=identity_of(
-                config.algorithm.plugin,
-                _typed("algorithms", config.algorithm),
-                config.policy.plugin,
-                _typed("policies", config.policy),
-                spec,
-            ),
+            identity=_identity(config, spec),
             config_hash=config_hash,
             on_metrics=tell,
             published=None if is_foreign else published,

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from user_bringup.running.apart import answer, ask, doing
@@ -27,7 +28,7 @@ from user_hal.robot_file import find_robot_file
 
 _TIMEOUT_S = 120.0
 _COMMAND = [sys.executable, "-m", "user_bringup.running.fit"]
-_FIRST_STEP = "first step of its environment"
+_ITS_ROBOT, _FIRST_STEP = "its robot", "first step of its environment"
 #: Environments are asked for a verdict for so many steps, or so long, of chance.
 _PROBE_STEPS, _PROBE_S = 1000, 3.0
 _KINDS = ("hal_node", "actor_node", "learner_node")
@@ -83,6 +84,9 @@ def _sign(request: list[dict[str, Any]], asks_success: bool) -> str:
     """A key for what was asked; empty where the source of something that will be made is not known."""
     asked, sources = [], []
     for entry in request:
+        folder = entry["parameters"].get("directory")
+        if entry["kind"] == "learner_node" and (Path(str(folder)) / "checkpoints").is_dir():
+            return ""  # a run that is continued: what it was trained with is looked at each time
         parameters = {k: v for k, v in entry["parameters"].items() if k not in _OF_A_RUN}
         if entry["kind"] == "hal_node" and (name := parameters.get("robot_file")):
             try:
@@ -131,9 +135,9 @@ def _ask(request: Mapping[str, Any]) -> Fit:
         return Fit([(name, f"{at} {how}")])
     where = f": {reply.last_words}" if reply.last_words else ""
     text = f"{at} has not ended within {_TIMEOUT_S:g} s{where}"
-    return (
-        Fit([(name, text)]) if _FIRST_STEP in at else Fit(notes=[f"{text}. It was not waited for"])
-    )
+    if at.endswith((_ITS_ROBOT, _FIRST_STEP)):  # its node would hang, too, and has less time
+        return Fit([(name, text)])
+    return Fit(notes=[f"{text}. It was not waited for"])
 
 
 def _say_slow(at: str, for_s: float) -> None:
@@ -152,7 +156,7 @@ def find_out(request: Mapping[str, Any]) -> Fit:
     specs: dict[str, tuple[str, RobotSpec]] = {}
     for entry in by_kind["hal_node"]:
         with _warnings(fit, entry["name"]):
-            robot = _made(fit, entry, "its robot", lambda entry=entry: _robot(entry["parameters"]))
+            robot = _made(fit, entry, _ITS_ROBOT, lambda entry=entry: _robot(entry["parameters"]))
             if robot is not None:
                 specs[entry["namespace"]] = (entry["name"], robot.spec)
                 if not _starts(fit, entry, robot):
@@ -224,6 +228,7 @@ def _robot(parameters: Mapping[str, Any]) -> Robot:
 
 
 def _algorithm(parameters: Mapping[str, Any], spec: RobotSpec) -> object:
+    from user_learner.learner import require_resumable
     from user_learner.node_configs import LearnerNodeConfig
     from user_learner.sampling.hindsight import Hindsight
 
@@ -231,7 +236,9 @@ def _algorithm(parameters: Mapping[str, Any], spec: RobotSpec) -> object:
     if config.sampler.hindsight.enabled:
         Hindsight(config.sampler.hindsight, spec.observation)
     policy = config.policy.build("policies", spec, path="policy")
-    return config.algorithm.build("algorithms", spec, policy, path="algorithm")
+    algorithm = config.algorithm.build("algorithms", spec, policy, path="algorithm")
+    require_resumable(config, spec)
+    return algorithm
 
 
 def _acting(parameters: Mapping[str, Any], spec: RobotSpec) -> object:

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,8 @@ def _flatten(value: Any, path: str, arrays: dict[str, Array]) -> Any:
 
 
 FORMAT = "user.checkpoint.1"
+#: Where they are, in the folder of a learner.
+CHECKPOINTS = "checkpoints"
 _NAME = re.compile(r"checkpoint-(\d{12})\.safetensors")
 _log = logging.getLogger(__name__)
 
@@ -191,16 +193,49 @@ class CheckpointStore:
                 found = None
                 bad.append((path, f"{type(error).__name__}: {error}"))
         if bad and found is None and not start_over:
-            raise ConfigError(
-                f"{len(bad)} checkpoints in {self.directory}",
-                got=f"none that this learner can go on from: {bad[0][1]}",
-                expected="one of this configuration",
-                hint="Configure it as it was, take another run or store, or say start_over: true "
-                "to begin anew in this run, which sets them aside",
-            )
+            raise self._unusable([reason for _, reason in bad])
         for path, reason in bad:
             self._refuse(path, reason)
         return found
+
+    def require_usable(self, parts: Sequence[str]) -> None:
+        """Find out whether there is a checkpoint to go on from, or none at all.
+
+        Args:
+            parts: Keys of the identity that are compared.
+
+        Raises:
+            ConfigError: There are checkpoints, and all belong to another configuration.
+        """
+        bad = []
+        for path in self._paths():
+            try:
+                there = json.loads(read_arrays(path)[1]["content"])["identity"]
+            except (SuiteError, OSError, KeyError, TypeError, ValueError):
+                continue  # a damaged one is no matter of configuration
+            mine, its = ({key: i.get(key) for key in parts} for i in (self._identity, there))
+            if mine == its:
+                return
+            bad.append(self._foreign(path, mine, its))
+        if bad:
+            raise self._unusable([str(error) for error in bad])
+
+    def _foreign(self, path: Path, mine: Mapping[str, Any], its: Mapping[str, Any]) -> ConfigError:
+        return ConfigError(
+            f"checkpoint {path.name} belongs to another configuration",
+            got="; ".join(difference(mine, its)),
+            expected="the first of each pair, which is configured now",
+            hint="Configure it as it was, or go on without this checkpoint",
+        )
+
+    def _unusable(self, reasons: Sequence[str]) -> ConfigError:
+        return ConfigError(
+            f"{len(reasons)} checkpoints in {self.directory}",
+            got=f"none that this learner can go on from: {reasons[0]}",
+            expected="one of this configuration",
+            hint="Configure it as it was, take another run or store, or say start_over: true "
+            "to begin anew in this run, which sets them aside",
+        )
 
     def go_back(self, reason: str, times: int) -> Checkpoint | None:
         """The checkpoint to go back to from a training that has diverged for the n-th time: the
@@ -231,12 +266,7 @@ class CheckpointStore:
         except (CodecError, KeyError, TypeError, ValueError) as error:
             raise StoreCorrupt(f"checkpoint {path.name} is damaged", got=str(error)) from error
         if content["identity"] != self._identity:
-            raise ConfigError(
-                f"checkpoint {path.name} belongs to another configuration",
-                got="; ".join(difference(self._identity, content["identity"])),
-                expected="the first of each pair, which is configured now",
-                hint="Configure it as it was, or go on without this checkpoint",
-            )
+            raise self._foreign(path, self._identity, content["identity"])
         return Checkpoint(info, unflatten(arrays, content["state"]))
 
     def _paths(self) -> list[Path]:

@@ -36,7 +36,12 @@ from user_core.specs import RobotSpec
 from user_core.types import LARGEST_REWARD, Batch, PolicyVersion
 from user_learner.training.background import LatestWorker
 from user_learner.training.batch_feed import BatchFeed, Drawn
-from user_learner.training.checkpoint import Checkpoint, CheckpointInfo, CheckpointStore
+from user_learner.training.checkpoint import (
+    CHECKPOINTS,
+    Checkpoint,
+    CheckpointInfo,
+    CheckpointStore,
+)
 from user_learner.training.config import TrainingConfig
 from user_learner.training.progress import LearnerState, Means, Progress, Rate
 from user_learner.training.publishing import PolicyPublisher, VersionCounter, Weights
@@ -115,7 +120,7 @@ class TrainingLoop:
         self.config, self.algorithm, self.source = config, algorithm, source
         self.limiter = UtdLimiter(config.utd)
         self.checkpoints = CheckpointStore(
-            directory / "checkpoints", identity, config.checkpoints_kept
+            directory / CHECKPOINTS, identity, config.checkpoints_kept
         )
         self._environment_steps, self._on_metrics = environment_steps, on_metrics
         self._counter = VersionCounter(directory / "policy_version")
