@@ -7,12 +7,14 @@ import torch
 from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
 from user_core.policies.tanh_gaussian_layout import INPUT_LIMIT, soft_limit
 from user_core.specs import ArraySpec, RobotSpec
+from user_testing.tensors import assert_close
 
 SPEC = RobotSpec(
     "r",
     {"angle": ArraySpec((2,), low=-1.0, high=1.0), "sensor": ArraySpec((1,))},
     ArraySpec((1,), low=-1.0, high=1.0),
 )
+
 SENSOR = 2  # angle, angle, sensor
 
 
@@ -76,7 +78,7 @@ def test_outputs_stay_where_the_scale_follows_an_input_in_use():
         before = network.distribution(network.encode(probe)).mode
         changed += observe(network, rows_of([-2.0, 2.0], rng)) is not None
         after = network.distribution(network.encode(probe)).mode
-        torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4)
+        assert_close(after, before, rtol=1e-3, atol=1e-4)
     fallen = network.arrays()["input.scale"]
     assert changed > 2 and fallen[SENSOR] < 0.3 * scale[SENSOR]
     np.testing.assert_array_equal(fallen[:2], scale[:2])  # what did not grow stays

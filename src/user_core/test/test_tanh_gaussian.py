@@ -13,6 +13,7 @@ from user_core.policies import policy_config_hash
 from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
 from user_core.policies.tanh_gaussian_network import TanhGaussian
 from user_core.specs import ArraySpec, RobotSpec
+from user_testing.tensors import assert_close
 
 STATE = {
     "joint_position": ArraySpec((3,), low=(-2.0, 0.0, -1.0), high=(2.0, 1.0, 1.0)),
@@ -99,10 +100,10 @@ def test_depth_goes_through_the_encoder_in_metres_with_its_holes() -> None:
     row["depth_wrist"] = np.full((16, 16, 1), 500, np.uint16)
     inputs = network.inputs({name: array[None] for name, array in row.items()})
     assert inputs["depth_wrist"].dtype == torch.float32
-    torch.testing.assert_close(inputs["depth_wrist"], torch.full((1, 16, 16, 1), 0.5))
+    assert_close(inputs["depth_wrist"], torch.full((1, 16, 16, 1), 0.5))
     seen = network._channels("depth_front", inputs["depth_front"])[0]
-    torch.testing.assert_close(seen[:, 5, 5], torch.tensor([0.5, 1.0]))
-    torch.testing.assert_close(seen[:, :4, 0], torch.tensor([[0.0] * 4, [-1.0] * 4]))
+    assert_close(seen[:, 5, 5], torch.tensor([0.5, 1.0]))
+    assert_close(seen[:, :4, 0], torch.tensor([[0.0] * 4, [-1.0] * 4]))
     assert np.isfinite(policy.act(row, deterministic=True)).all()
 
 

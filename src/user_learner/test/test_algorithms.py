@@ -18,12 +18,14 @@ from user_learner.algorithms.bc import BC
 from user_learner.algorithms.rlpd import RLPD
 from user_learner.algorithms.sac import SAC
 from user_learner.algorithms.torch_tools import random_shift
+from user_testing.tensors import assert_close
 
 ACTION = ArraySpec((2,), low=(-1.0, 0.0), high=(1.0, 4.0))
 STATE = RobotSpec("r", {"x": ArraySpec((3,), low=-2.0, high=2.0)}, ACTION)
 PICTURES = RobotSpec(
     "r", {"x": ArraySpec((3,)), "image_front": ArraySpec((16, 16, 3), "uint8")}, ACTION
 )
+
 SMALL = {"critic_hidden": [32, 32]}
 CASES = [(SAC, SMALL), (RLPD, {**SMALL, "critics": 4, "critic_updates": 3}), (BC, {})]
 
@@ -322,7 +324,7 @@ def test_values_and_actions_stay_where_the_scale_follows(cls, settings):
         algorithm.update(Batch(far, wide.action, wide.reward, wide.discount, far))
     assert (algorithm.policy_arrays()["input.scale"] < 0.8 * scale).any()
     for one, other in zip(outputs(), before, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+        assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(("cls", "settings"), CASES, ids=["sac", "rlpd", "bc"])

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from user_learner.algorithms.torch_tools import ensemble_arrays, evaluate
+from user_testing.tensors import assert_close
 
 MEMBERS, INPUTS, HIDDEN, ROWS = 3, 5, (7, 6), 11
 
@@ -43,11 +44,11 @@ def test_values_and_all_gradients_are_those_of_single_modules(layer_norm):
     leaves = [x, *weights.values()]
     ours = evaluate(weights, x, layer_norm)
     theirs = one_by_one(weights, x, layer_norm)
-    torch.testing.assert_close(ours, theirs)
+    assert_close(ours, theirs)
     mine = torch.autograd.grad((ours - target).square().sum(), leaves)
     reference = torch.autograd.grad((theirs - target).square().sum(), leaves)
     for gradient, expected in zip(mine, reference, strict=True):
-        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4)
+        assert_close(gradient, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
@@ -56,21 +57,21 @@ def test_only_the_input_gradient_is_made_when_only_that_is_asked(layer_norm):
     weights = parameters()
     evaluate(weights, x, layer_norm).mean(0).sum().backward()
     expected = torch.autograd.grad(one_by_one(weights, x, layer_norm).mean(0).sum(), x)[0]
-    torch.testing.assert_close(x.grad, expected, rtol=1e-4, atol=1e-5)
+    assert_close(x.grad, expected, rtol=1e-4, atol=1e-5)
     assert all(weight.grad is None for weight in weights.values())
 
 
 def test_members_are_chosen_by_index():
     x, weights = torch.randn(ROWS, INPUTS), parameters()
     some = evaluate(weights, x, True, torch.tensor([2, 0]))
-    torch.testing.assert_close(some, evaluate(weights, x, True)[[2, 0]])
+    assert_close(some, evaluate(weights, x, True)[[2, 0]])
 
 
 def test_half_precision_comes_close_and_returns_full():
     x, weights = torch.randn(ROWS, INPUTS), parameters()
     half = evaluate(weights, x, True, dtype=torch.bfloat16)
     assert half.dtype == torch.float32
-    torch.testing.assert_close(half, evaluate(weights, x, True), rtol=0.1, atol=0.1)
+    assert_close(half, evaluate(weights, x, True), rtol=0.1, atol=0.1)
 
 
 def test_members_start_apart():
