@@ -200,7 +200,7 @@ def test_a_chunk_of_another_schema_is_refused_with_the_difference(peer, start_no
 
 def test_a_robot_whose_numbers_mean_something_else_is_refused_in_words(peer, start_node, tmp_path):
     store = tmp_path / "store"
-    start_node("replay", path=str(store), autostart=True, **{"store.min_free_bytes": 0})
+    process = start_node("replay", path=str(store), autostart=True, **{"store.min_free_bytes": 0})
     send_until_acknowledged(peer, [chunk(1)])
     write_meaning(store, SPEC)
     said = peer.node.create_publisher(
@@ -225,6 +225,8 @@ def test_a_robot_whose_numbers_mean_something_else_is_refused_in_words(peer, sta
     refusal = next(ack for ack in peer.acks if ack.producer == name and ack.error)
     assert refusal.error_code == "schema_mismatch"
     assert "period" in refusal.error
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
 
 
 def test_a_learner_trains_publishes_and_resumes_after_a_kill(peer, start_node, tmp_path):

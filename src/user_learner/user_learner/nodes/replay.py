@@ -12,10 +12,12 @@ import numpy as np
 from user_msgs.msg import ReplayStatus
 
 from user_comm import topics
-from user_comm.converters import RobotDescription, set_stamp
+from user_comm.converters import CONVERTERS, RobotDescription, set_stamp
 from user_comm.diagnostics import Level
 from user_comm.lifecycle import LifecycleNode
 from user_comm.run import run
+from user_comm.subscriptions import CheckedSubscription
+from user_comm.topics import interface_class, profile
 from user_core.errors import StoreError
 from user_core.reasons import NO_REASON, ROWS_SET_ASIDE, Reason
 from user_core.types import TrajectoryAck, TrajectoryChunk
@@ -55,6 +57,7 @@ class ReplayNode(LifecycleNode):
         self.listen(topics.TRAJECTORY, self._take)
         self.every(config.status_period_s, self._publish_status, always=True)
         self._robots: set[str] = set()
+        self._heard = stack.enter_context(ExitStack())
         self._look_for_robots()
         self.every(_LOOK_PERIOD_S, self._look_for_robots, always=True)
         self._counts = dict.fromkeys(ChunkStatus, 0)
@@ -75,12 +78,15 @@ class ReplayNode(LifecycleNode):
     def _look_for_robots(self) -> None:
         """Listen to the spec of every robot in the graph: what it sends must mean what the
         store's rows mean."""
+        topic = topics.ROBOT_SPEC
         for name, types in self.get_topic_names_and_types():
-            if topics.ROBOT_SPEC.type in types and name not in self._robots:
+            if topic.type in types and name not in self._robots:
                 self._robots.add(name)
-                self.listen(
-                    topics.ROBOT_SPEC, partial(self._take_spec, name), name=name, always=True
-                )
+                subscription = CheckedSubscription(
+                    self, name, interface_class(topic.type), CONVERTERS[topic.type].decode,
+                    partial(self._take_spec, name), profile(topic.quality),
+                )  # fmt: skip
+                self._heard.callback(subscription.destroy)
 
     def _take_spec(self, topic: str, description: RobotDescription) -> None:
         """Actors are called by their namespace, which is that of their robot, and their node."""
