@@ -17,6 +17,8 @@ import torch
 from gymnasium import spaces
 
 from user_core.config import from_mapping
+from user_core.conformance import check_robot
+from user_core.conformance.report import Check
 from user_core.errors import ConfigError, DeviceFault, PluginError, SpecError
 from user_hal.robots.gymnasium import GymnasiumConfig, GymnasiumRobot
 
@@ -242,3 +244,19 @@ def test_the_largest_float_is_no_bound() -> None:
     half = spaces.Box(np.array([-1.0, 0.0]), np.array([1.0, np.inf]), dtype=np.float32)
     assert robot({"takes": half}).spec.action.low is None
     assert robot({"takes": half}, bounds=[-1, 2]).spec.action.high == (1.0, 2.0)
+
+
+def test_the_check_of_a_robot_says_what_an_episode_of_chance_looks_like() -> None:
+    def last(given: dict[str, Any]) -> Check:
+        report = check_robot(robot(given), steps=2)
+        (found,) = (check for check in report.checks if "episode of chance" in check.promise)
+        return found
+
+    value = np.zeros(2, np.float32)
+    frozen = last({"value": value})
+    assert frozen.passed is False and "nothing can be learned from it" in frozen.detail
+    pair = spaces.Dict({"state": STATE, "dead": spaces.Box(1.0, 1.0, (1,))})
+    half = last({"shows": pair, "reward": -1.0, "info": {"success": False}})
+    assert half.passed and "every reward was -1" in half.detail
+    assert "never changed: dead" in half.detail and half.detail.endswith("no success")
+    assert "nobody knows whether it succeeded" in last({}).detail

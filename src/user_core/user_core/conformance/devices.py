@@ -20,6 +20,8 @@ Progress = Callable[[str], None]
 
 #: Actions that are targets, and the observation of the same quantity.
 _ABSOLUTE = {ActionKind.JOINT_POSITION: "joint_position", ActionKind.EE_POSE: "tcp_pose"}
+#: An episode of chance ends after so many steps or seconds; fewer say nothing.
+_EPISODE_STEPS, _EPISODE_S, _ENOUGH_STEPS = 200, 2.0, 20
 #: With ``motion`` 1, absolute targets keep within this of the start, rad or m.
 _ABSOLUTE_STEP = 0.1
 
@@ -73,10 +75,11 @@ class _RobotCheck:
 
     def run(self) -> Report:
         try:
-            moves = (self.reset, self.drive, self.stop, self.seeds)
+            moves = (self.reset, self.drive, self.stop, self.seeds, self.learnable)
             for check in (
                 self.spec, self.before_connect, self.connect, self.reset, self.read,
-                self.refuse_wrong_actions, self.drive, self.stop, self.seeds, self.feedback,
+                self.refuse_wrong_actions, self.drive, self.stop, self.seeds, self.learnable,
+                self.feedback,
             ):  # fmt: skip
                 if not self.moving and check in moves:
                     continue
@@ -217,6 +220,44 @@ class _RobotCheck:
                     f"{name} differs after two resets with seed {self.seed}",
                 )
             seen.append(f"seed {self.seed}")
+
+    def learnable(self) -> None:
+        """Whether there is something to learn from: a simulation makes an episode of chance."""
+        spec = self.robot.spec
+        if not spec.lockstep or not spec.task_reward:
+            return
+        with self._promise("in an episode of chance, what it shows changes") as seen:
+            first = self.last = self.robot.reset(seed=self.seed)
+            rewards, moved, end_s = list[float](), set[str](), time.monotonic() + _EPISODE_S
+            task = first.task
+            while len(rewards) < _EPISODE_STEPS and time.monotonic() < end_s:
+                self.robot.command(spec.action.sample(self.rng))
+                self.last = self.robot.read()
+                task = self.last.task
+                rewards.append(task.reward)
+                moved |= {
+                    name
+                    for name, array in self.last.arrays.items()
+                    if not np.array_equal(array, first.arrays[name])
+                }
+                if task.terminated or task.truncated:
+                    break
+            end = "terminated" if task.terminated else "truncated" if task.truncated else "goes on"
+            seen.append(f"{len(rewards)} steps, {end}, return {sum(rewards):.3g}")
+            if len(set(rewards)) == 1 and len(rewards) > 1:
+                seen.append(f"every reward was {rewards[0]:.3g}")
+            if still := sorted(set(first.arrays) - moved):
+                seen.append(f"never changed: {', '.join(still)}")
+            verdict = {
+                True: "success",
+                False: "no success",
+                None: "nobody knows whether it succeeded",
+            }
+            seen.append(verdict[task.success])
+            expect(
+                bool(moved) or len(rewards) < _ENOUGH_STEPS,
+                f"no observation changed in {len(rewards)} steps: nothing can be learned from it",
+            )
 
     def feedback(self) -> None:
         with self._promise("the task feedback is as the spec says"):

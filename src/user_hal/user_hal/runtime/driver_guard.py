@@ -161,10 +161,11 @@ class DriverGuard:
                     self._overran = True
                     _log.error("driver: %s has not returned for %g s", call.what, call.limit_s)
             age_s = (now_ns - call.began_ns) * 1e-9
+            setting = f"{call.what if call.what in ('connect', 'reset') else 'call'}_s"
             return Reason(
                 DeviceTimeout.code,
                 f"{call.what}() of the driver has not returned for {age_s:.2f} s, allowed "
-                f"{call.limit_s:g} s",
+                f"{call.limit_s:g} s (loop.driver.{setting})",
             )
         return self._fault
 
