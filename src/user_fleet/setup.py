@@ -20,7 +20,15 @@ setup(
     extras_require={"test": ["pytest"]},
     zip_safe=False,
     entry_points={
-        "console_scripts": ["lifecycle_manager = user_fleet.nodes.lifecycle_manager:main"],
-        "user.nodes": ["lifecycle_manager = user_fleet.lifecycle:LifecycleManagerConfig"],
+        "console_scripts": [
+            "lifecycle_manager = user_fleet.nodes.lifecycle_manager:main",
+            "resource_agent = user_fleet.nodes.resource_agent:main",
+            "scheduler = user_fleet.nodes.scheduler:main",
+        ],
+        "user.nodes": [
+            "lifecycle_manager = user_fleet.lifecycle:LifecycleManagerConfig",
+            "resource_agent = user_fleet.node_configs:ResourceAgentConfig",
+            "scheduler = user_fleet.node_configs:SchedulerNodeConfig",
+        ],
     },
 )

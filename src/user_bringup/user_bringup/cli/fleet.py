@@ -12,12 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from user_bringup.cli.fleet_state import add_commands, find_experiment, open_store, view_of
 from user_core.config import (
-    find_shared,
     from_mapping,
     load_yaml,
-    path_of_file,
-    shared_names,
     to_mapping,
 )
 from user_core.errors import ConfigError
@@ -37,6 +35,7 @@ def main(argv: Sequence[str], console: Console | None = None) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_discover(commands)
     _add_plan(commands)
+    add_commands(commands)
     arguments = parser.parse_args(argv)
     run: Callable[[argparse.Namespace, Console], int] = arguments.run
     return run(arguments, console or Console())
@@ -103,6 +102,10 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="report of a host, from `user fleet discover --json` there (repeatable); without "
         "any: this host, without its ROS graph",
     )  # fmt: skip
+    parser.add_argument(
+        "--fleet", action="store_true", help="with the hosts of the scheduler, as things stand"
+    )
+    parser.add_argument("--state", default="", metavar="FILE", help="file of the scheduler")
     parser.add_argument("--all", action="store_true", help="why not, of every resource")
     parser.add_argument("--json", action="store_true", help="the plan as JSON")
     parser.set_defaults(run=_plan)
@@ -112,15 +115,15 @@ def _plan(arguments: argparse.Namespace, console: Console) -> int:
     """Print a plan; 1 when the experiment cannot have what it asks for now."""
     from user_fleet.scheduling.experiment import load_experiment
     from user_fleet.scheduling.plan import Situation, plan
-    from user_hal.robot_file import find_robot_file
+    from user_fleet.scheduling.scheduler import Scheduler
 
-    experiment = load_experiment(_find_experiment(arguments.experiment))
-    if arguments.report:
-        reports = [read_report(file) for file in arguments.report]
+    experiment = load_experiment(find_experiment(arguments.experiment))
+    if arguments.fleet or arguments.state:
+        store = open_store(arguments)
+        situation = Scheduler(store).situation(view_of(store), experiment)
     else:
-        reports = [Inventory(HostConfig(), find_robot_file).report()]
-    resources = [item for report in reports for item in report.resources]
-    found = plan(experiment, Situation(unique(resources)))
+        situation = Situation(_of_reports(arguments.report))
+    found = plan(experiment, situation)
     why_not = sorted(found.why_not(), key=lambda row: row[2].count("; "))  # the nearest first
     if arguments.json:
         data = {
@@ -150,18 +153,15 @@ def _plan(arguments: argparse.Namespace, console: Console) -> int:
     return 0 if found.verdict == "now" else 1
 
 
-def _find_experiment(name: str) -> Path:
-    """The file of an experiment: a path, or a name among those of all installed packages."""
-    path = path_of_file(name)
-    if path.is_file():
-        return path
-    found = find_shared("experiments", name)
-    if found is None:
-        raise ConfigError(
-            f"experiment {name!r}", got="no such file",
-            expected=f"a path, or one of the ready ones: {shared_names('experiments')}",
-        )  # fmt: skip
-    return found
+def _of_reports(files: Sequence[Path] | None) -> list[Resource]:
+    """The resources of hosts whose reports are in files; of this host, where there is none."""
+    from user_hal.robot_file import find_robot_file
+
+    if files:
+        reports = [read_report(file) for file in files]
+    else:
+        reports = [Inventory(HostConfig(), find_robot_file).report()]
+    return unique([item for report in reports for item in report.resources])
 
 
 def read_report(file: Path) -> HostReport:

@@ -259,13 +259,10 @@ class Scheduler:
 
     def _situation_key(self, view: FleetView) -> object:
         """What the next plans depend on; the same key, the same plans."""
-        store = self.store
         return (
             tuple((item.id, item.health, item.site) for item in view.resources),
             tuple(sorted(view.away)),
-            tuple((e.number, e.state, e.experiment.name) for e in store.entries()),
-            tuple((g.fencing, g.yields) for g in store.grants()),
-            tuple(sorted(store.held_back())),
+            self.store.fingerprint(),
             tuple(sorted(self._reserved(view))),
         )
 

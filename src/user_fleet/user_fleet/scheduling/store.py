@@ -31,6 +31,7 @@ State = Literal["queued", "running", "ending", "done", "cancelled"]
 _APPLICATION = 0x55534652  # "USFR"
 _VERSION = 1
 _BUSY_S = 5.0
+_KEPT_ANSWERS = 100
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 INSERT INTO meta VALUES ('epoch', 0), ('fencing', 0), ('alive_ns', 0);
@@ -50,6 +51,11 @@ CREATE TABLE held_back (
 CREATE TABLE failures (resource TEXT NOT NULL, at_ns INTEGER NOT NULL, text TEXT NOT NULL);
 CREATE INDEX failures_of ON failures (resource, at_ns);
 CREATE TABLE reservations (name TEXT PRIMARY KEY, spec TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE hosts (
+    name TEXT PRIMARY KEY, state TEXT NOT NULL, text TEXT NOT NULL, seen_ns INTEGER NOT NULL,
+    report BLOB) WITHOUT ROWID;
+CREATE TABLE requests (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, asked_ns INTEGER NOT NULL, request TEXT NOT NULL, answer TEXT);
 CREATE TABLE warm (experiment TEXT, host TEXT, PRIMARY KEY (experiment, host)) WITHOUT ROWID;
 """
 
@@ -104,6 +110,25 @@ class Entry:
     home: str
 
 
+@dataclass(frozen=True)
+class KnownHost:
+    """What the store knows of a host.
+
+    Attributes:
+        name: Its name.
+        state: ``here``, or the code of what is wrong.
+        text: What is wrong, for people.
+        seen_ns: When that began, since the epoch.
+        report: Its last report as JSON, if there was one.
+    """
+
+    name: str
+    state: str
+    text: str
+    seen_ns: int
+    report: bytes | None
+
+
 class FleetStore:
     """The file.
 
@@ -121,7 +146,9 @@ class FleetStore:
         self._epoch: int | None = None
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
+            self._db = sqlite3.connect(
+                path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+            )
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")  # a grant that was told is never forgotten
             self._create()
@@ -331,7 +358,69 @@ class FleetStore:
         rows = self._db.execute("SELECT spec FROM reservations ORDER BY name")
         return [from_mapping(Reservation, json.loads(row[0])) for row in rows]
 
+    # --- hosts ---
+
+    def note_host(self, name: str, state: str, text: str, report: bytes | None) -> None:
+        """Remember what is known of a host, for people and for the next scheduler."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO hosts VALUES (?, ?, ?, ?, ?)",
+            (name, state, text, self._clock.wall_ns(), report),
+        )
+
+    def hosts(self) -> list[KnownHost]:
+        """What is known of the hosts."""
+        rows = self._db.execute(
+            "SELECT name, state, text, seen_ns, report FROM hosts ORDER BY name"
+        )
+        return [KnownHost(*row) for row in rows]
+
+    def forget_host(self, name: str) -> None:
+        """Forget a host."""
+        self._db.execute("DELETE FROM hosts WHERE name = ?", (name,))
+
+    # --- what people ask for, on the scheduler's host ---
+
+    def ask(self, request: dict[str, Any]) -> int:
+        """Leave a request for whichever scheduler works; returns its number. From any process."""
+        with self._begin():
+            done = self._db.execute(
+                "INSERT INTO requests (asked_ns, request) VALUES (?, ?)",
+                (self._clock.wall_ns(), json.dumps(request)),
+            )
+        return int(done.lastrowid or 0)
+
+    def requests(self) -> list[tuple[int, dict[str, Any]]]:
+        """Requests that nobody has answered yet, the oldest first."""
+        rows = self._db.execute("SELECT id, request FROM requests WHERE answer IS NULL ORDER BY id")
+        return [(number, json.loads(request)) for number, request in rows]
+
+    def answer(self, number: int, answer: dict[str, Any]) -> None:
+        """Answer a request; old answers are forgotten."""
+        self._db.execute(
+            "UPDATE requests SET answer = ? WHERE id = ?", (json.dumps(answer), number)
+        )
+        self._db.execute(
+            "DELETE FROM requests WHERE answer IS NOT NULL AND id < ?", (number - _KEPT_ANSWERS,)
+        )
+
+    def answer_of(self, number: int) -> dict[str, Any] | None:
+        """The answer to a request; None while there is none."""
+        row = self._db.execute("SELECT answer FROM requests WHERE id = ?", (number,)).fetchone()
+        return None if row is None or row[0] is None else dict(json.loads(row[0]))
+
     # --- inside ---
+
+    def fingerprint(self) -> object:
+        """Changes whenever an experiment, a grant, or what is held back does."""
+        return tuple(
+            tuple(self._db.execute(question))
+            for question in (
+                "SELECT number, state FROM experiments WHERE state NOT IN ('done', 'cancelled')",
+                "SELECT max(number), count(*) FROM experiments",
+                "SELECT fencing, yields FROM grants WHERE ended_ns IS NULL",
+                "SELECT resource, kind FROM held_back",
+            )
+        )
 
     def _entries(self, where: str, values: tuple[Any, ...]) -> list[Entry]:
         rows = self._db.execute(

@@ -1,0 +1,144 @@
+"""`user fleet`: what it shows, and what it leaves for the scheduler to do."""
+
+import json
+import threading
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from user_bringup.cli import fleet, fleet_state
+from user_core.errors import CodecError, ConfigError, StoreError
+from user_fleet.presence.desk import Desk
+from user_fleet.presence.hosts import Hosts
+from user_fleet.presence.messages import Heartbeat
+from user_fleet.resources.model import HostReport, Resource
+from user_fleet.scheduling.scheduler import Scheduler
+from user_fleet.scheduling.store import FleetStore
+
+ROBOTS = (
+    Resource(id="h1/robot/left", kind="robot", site="hall", joints=7, tags=("cell-a",)),
+    Resource(id="h1/robot/right", kind="robot", site="hall", joints=6),
+)
+REPORT = HostReport(host="h1", site="hall", life="life-one", sequence=1, resources=ROBOTS)
+EXPERIMENT = "name: one\nroles: {robots: {kind: robot, tags: [cell-a]}}\n"
+
+
+class Lab:
+    """A scheduler's file with one host, and a terminal."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.file = folder, folder / "fleet.sqlite"
+        self.store = FleetStore(self.file)
+        self.store.take_over()
+        self.hosts = Hosts()
+        beat = Heartbeat(host="h1", life="life-one", sequence=1, wall_ns=1)
+        self.hosts.heartbeat("h1", beat.to_json())
+        self.hosts.reported("h1", REPORT.to_json())
+        with self.store.transaction():
+            self.store.note_host("h1", "here", "", REPORT.to_json())
+        self.scheduler = Scheduler(self.store)
+        self.closing = threading.Event()
+        self.thread = threading.Thread(target=self._work)
+        (folder / "one.yaml").write_text(EXPERIMENT)
+
+    def _work(self) -> None:
+        desk = Desk(self.scheduler, self.hosts)
+        while not self.closing.wait(0.01):
+            if desk.work():
+                self.scheduler.step(fleet_state.view_of(self.store))
+
+    def run(self, *words: str) -> tuple[int, str]:
+        out = StringIO()
+        command = [*words, "--state", str(self.file)]
+        code = fleet.main(command, Console(file=out, width=200))
+        return code, out.getvalue()
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    made = Lab(tmp_path)
+    made.thread.start()
+    yield made
+    made.closing.set()
+    made.thread.join()
+    made.store.close()
+
+
+def test_submit_status_drain_release_and_finish(lab: Lab) -> None:
+    assert lab.run("submit", str(lab.folder / "one.yaml"))[0] == 0
+    _, text = lab.run("status")
+    assert "running" in text and "h1/robot/left" in text
+    _, text = lab.run("ls")
+    assert "one (robots)" in text and "here" in text
+    assert lab.run("drain", "h1/robot/left", "--why", "new gripper")[0] == 0
+    _, text = lab.run("ls")
+    assert "asked back" in text and "drained: new gripper" in text
+    assert lab.run("release", "h1/robot/left")[0] == 0
+    assert lab.run("finish", "one")[0] == 0
+    code, text = lab.run("cancel", "nobody")
+    assert code == 1 and "nobody" in text
+    _, text = lab.run("timeline")
+    assert "h1/robot/left |" in text and "A  one" in text
+
+
+def test_reservations_come_from_files(lab: Lab) -> None:
+    file = lab.folder / "night.yaml"
+    file.write_text("name: night\ntags: [cell-a]\nbegin: '20:00'\nend: '06:00'\n")
+    assert lab.run("reserve", str(file))[0] == 0
+    assert "night: #cell-a 20:00 to 06:00, for nobody" in lab.run("status")[1]
+    assert lab.run("unreserve", "night")[0] == 0
+
+
+def test_json_is_for_programs(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.run("submit", str(lab.folder / "one.yaml"))
+    capsys.readouterr()
+    lab.run("status", "--json")
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["name"], row["state"], list(row["has"])) == ("one", "running", ["h1/robot/left"])
+    lab.run("ls", "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert [item["use"] for item in found["resources"]] == ["one (robots)", ""]
+    lab.run("timeline", "--json")
+    (grant,) = json.loads(capsys.readouterr().out)
+    assert (grant["fencing"], grant["ended_ns"]) == (row["has"]["h1/robot/left"], None)
+
+
+def test_a_plan_with_the_fleet_says_who_holds_what(lab: Lab) -> None:
+    code, text = lab.run("plan", str(lab.folder / "one.yaml"))
+    assert code == 0 and "one: now, at hall" in text
+    (lab.folder / "two.yaml").write_text(EXPERIMENT.replace("one", "two"))
+    lab.run("submit", str(lab.folder / "two.yaml"))
+    code, text = lab.run("plan", str(lab.folder / "one.yaml"))
+    assert code == 1 and "held by two" in text
+
+
+def test_a_plan_with_reports_needs_no_scheduler(tmp_path: Path) -> None:
+    (tmp_path / "h1.json").write_bytes(REPORT.to_json())
+    (tmp_path / "one.yaml").write_text(EXPERIMENT)
+    report, out = str(tmp_path / "h1.json"), StringIO()
+    words = ["plan", str(tmp_path / "one.yaml"), "--report", report]
+    assert fleet.main(words, Console(file=out, width=200)) == 0
+    assert "h1/robot/left" in out.getvalue() and "no tag cell-a" in out.getvalue()
+    with pytest.raises(ConfigError, match="each host once"):
+        fleet.main([*words, "--report", report])
+    (tmp_path / "h1.json").write_text("[]")
+    with pytest.raises(CodecError):
+        fleet.main(words)
+    with pytest.raises(ConfigError, match="two_arms"):
+        fleet.main(["plan", "nothing"])
+
+
+def test_without_a_scheduler_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="file of a scheduler"):
+        fleet.main(["ls", "--state", str(tmp_path / "none.sqlite")])
+    file = tmp_path / "fleet.sqlite"
+    FleetStore(file).close()
+    out = StringIO()
+    fleet.main(["ls", "--state", str(file)], Console(file=out, width=200))
+    assert "No scheduler has worked" in out.getvalue()
+    monkeypatch.setattr(fleet_state, "_PATIENCE_S", 0.0)
+    with pytest.raises(StoreError, match="when a scheduler is started"):
+        fleet.main(["cancel", "one", "--state", str(file)])

@@ -1,0 +1,319 @@
+"""The commands of `user fleet` that look into the file of the scheduler, or leave a request there."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from user_core.config import (
+    find_shared,
+    from_mapping,
+    load_yaml,
+    path_of_file,
+    shared_names,
+    to_mapping,
+)
+from user_core.errors import CodecError, ConfigError, StoreError
+from user_core.reasons import Reason
+from user_fleet.node_configs import fleet_file
+from user_fleet.resources.inventory import amounts_in_words
+from user_fleet.resources.model import HostReport, Resource
+from user_fleet.scheduling.reservation import Reservation
+from user_fleet.scheduling.scheduler import FleetView
+from user_fleet.scheduling.store import FleetStore, Grant
+
+Commands = Any  # argparse keeps its class of sub-commands to itself
+#: How long a scheduler may take to answer a request.
+_PATIENCE_S = 15.0
+_WIDTH = 60
+_QUIET_S = 10.0
+
+
+def add_commands(commands: Commands) -> None:
+    """Add them to a parser."""
+
+    def add(name: str, run: Callable[..., int], text: str, *arguments: str) -> Any:
+        parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        for argument in arguments:
+            parser.add_argument(argument)
+        parser.add_argument(
+            "--state", default="", metavar="FILE",
+            help="file of the scheduler (default: that of this user's own)",
+        )  # fmt: skip
+        parser.add_argument("--json", action="store_true", help="the answer as JSON")
+        parser.set_defaults(run=run)
+        return parser
+
+    add("ls", _ls, "hosts and resources, and who has what").add_argument(
+        "--all", action="store_true", help="simulated robots of drivers, too"
+    )
+    add("status", _status, "experiments: what they have, and what they wait for")
+    timeline = add("timeline", _timeline, "who had which resource when")
+    timeline.add_argument("--hours", type=float, default=24.0, help="how far back (default: 24)")
+    add("submit", _submit, "queue an experiment", "experiment")
+    cancel = add("cancel", _cancel, "end an experiment at the end of its episodes", "name")
+    cancel.add_argument("--now", action="store_true", help="do not wait for anybody")
+    add("finish", _finish, "say that an experiment is done", "name")
+    drain = add("drain", _drain, "give a resource, or all of a host, to nobody", "resource")
+    drain.add_argument("--why", default="for maintenance", help="for people")
+    add("release", _release, "give again what was drained or quarantined", "resource")
+    add("reserve", _reserve, "keep resources for somebody at certain times", "file")
+    add("unreserve", _unreserve, "end a reservation", "name")
+    add("forget", _forget, "forget a host that is away for good", "host")
+
+
+def open_store(arguments: argparse.Namespace) -> FleetStore:
+    """The file of the scheduler. Raises ConfigError where there is none."""
+    file = fleet_file(arguments.state)
+    if not file.is_file():
+        raise ConfigError(
+            "state of the fleet", got=f"no file {str(file)!r}", expected="the file of a scheduler",
+            hint="Run this on the host of the scheduler; start one with `python -m "
+            "user_fleet.nodes.scheduler`, or name its file with --state",
+        )  # fmt: skip
+    return FleetStore(file)
+
+
+def find_experiment(name: str) -> Path:
+    """The file of an experiment: a path, or a name among those of all installed packages."""
+    path = path_of_file(name)
+    if path.is_file():
+        return path
+    found = find_shared("experiments", name)
+    if found is None:
+        raise ConfigError(
+            f"experiment {name!r}", got="no such file",
+            expected=f"a path, or one of the ready ones: {shared_names('experiments')}",
+        )  # fmt: skip
+    return found
+
+
+def view_of(store: FleetStore) -> FleetView:
+    """What the store knows of the hosts."""
+    resources: list[Resource] = []
+    away: dict[str, Reason] = {}
+    for known in store.hosts():
+        if known.report is not None:
+            try:
+                resources += HostReport.from_json(known.report).resources
+            except CodecError as error:
+                away[known.name] = Reason.of(error)
+        if known.state not in ("here", "two_agents"):
+            away[known.name] = Reason(known.state, known.text)
+    return FleetView(resources, away)
+
+
+def _ls(arguments: argparse.Namespace, console: Console) -> int:
+    store = open_store(arguments)
+    view, held_back = view_of(store), store.held_back()
+    holders: dict[str, list[Grant]] = {}
+    for grant in store.grants():
+        holders.setdefault(grant.resource, []).append(grant)
+
+    def use(item: Resource) -> str:
+        words = [f"{g.experiment} ({g.role})" + (", asked back" if g.yields else "") for g in holders.get(item.id, ())]  # fmt: skip
+        words += [held_back[item.id].text] if item.id in held_back else []
+        return "; ".join(words)
+
+    def health(item: Resource) -> str:
+        why = view.away.get(item.host) or item.because()
+        return f"{why.code}: {why.text}" if why else "ready"
+
+    if arguments.json:
+        hosts = [
+            {"name": k.name, "state": k.state, "text": k.text, "since_ns": k.seen_ns}
+            for k in store.hosts()
+        ]
+        rows = [
+            {**to_mapping(item), "use": use(item), "now": health(item)} for item in view.resources
+        ]
+        print(json.dumps({"hosts": hosts, "resources": rows}, indent=2))
+        return 0
+    _say_who_works(store, console)
+    table = Table("host", "state", "since", title="Hosts", title_justify="left")
+    for known in store.hosts():
+        colour = "green" if known.state == "here" else "red"
+        text = known.state if known.state == "here" else f"{known.state}: {known.text}"
+        table.add_row(escape(known.name), f"[{colour}]{escape(text)}[/]", _moment(known.seen_ns))
+    console.print(table)
+    table = Table(title="Resources", title_justify="left")
+    for column in ("resource", "has", "now", "used by"):
+        table.add_column(column, overflow="fold")
+    hidden = 0
+    for item in view.resources:
+        found_by_driver = item.source.startswith("driver ") and "simulated" in item.tags
+        if found_by_driver and not arguments.all and not use(item):
+            hidden += 1
+            continue
+        table.add_row(*map(escape, (item.id, amounts_in_words(item), health(item), use(item))))
+    console.print(table)
+    if hidden:
+        console.print(f"[dim]and {hidden} simulated robots of drivers that nobody uses: --all[/]")
+    return 0
+
+
+def _status(arguments: argparse.Namespace, console: Console) -> int:
+    store = open_store(arguments)
+    grants = store.grants()
+    rows: list[dict[str, Any]] = []
+    for entry in store.entries():
+        name = entry.experiment.name
+        rows.append(
+            {
+                "name": name,
+                "state": entry.state,
+                "priority": entry.experiment.priority,
+                "code": entry.reason.code,
+                "text": entry.reason.text,
+                "has": {g.resource: g.fencing for g in grants if g.experiment == name},
+            }
+        )
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    _say_who_works(store, console)
+    table = Table(title="Experiments", title_justify="left")
+    for column in ("experiment", "state", "priority", "has", "why"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        has = ", ".join(row["has"])
+        words = (row["name"], row["state"], str(row["priority"]), has, row["text"])
+        table.add_row(*map(escape, words))
+    console.print(table)
+    for one in store.reservations():
+        who = ", ".join(one.experiments) or "nobody"
+        what = ", ".join((*(f"#{tag}" for tag in one.tags), *one.sites, *one.resources))
+        console.print(f"reservation {one.name}: {what} {one.begin} to {one.end}, for {who}")
+    return 0
+
+
+def _timeline(arguments: argparse.Namespace, console: Console) -> int:
+    store = open_store(arguments)
+    now_ns = time.time_ns()
+    since_ns = now_ns - int(arguments.hours * 3600e9)
+    grants = [g for g in store.grants(ended=True) if (g.ended_ns or now_ns) >= since_ns]
+    if arguments.json:
+        rows = [
+            {
+                "fencing": g.fencing, "resource": g.resource, "experiment": g.experiment,
+                "role": g.role, "begun_ns": g.begun_ns, "ended_ns": g.ended_ns,
+                "code": g.ending.code, "text": g.ending.text,
+            }
+            for g in grants
+        ]  # fmt: skip
+        print(json.dumps(rows, indent=2))
+        return 0
+    if not grants:
+        console.print("Nobody had anything in this time.")
+        return 0
+    begin_ns = max(since_ns, min(g.begun_ns for g in grants))
+    names = list(dict.fromkeys(g.experiment for g in grants))
+    letters = {name: chr(ord("A") + number % 26) for number, name in enumerate(names)}
+    console.print(f"{_moment(begin_ns)} to {_moment(now_ns)}")
+    width = max(len(g.resource) for g in grants)
+    for resource in sorted({g.resource for g in grants}):
+        line = picture([g for g in grants if g.resource == resource], letters, begin_ns, now_ns)
+        console.print(escape(f"{resource:<{width}} |{line}|"), soft_wrap=True, highlight=False)
+    for name, letter in letters.items():
+        console.print(escape(f"{letter}  {name}"))
+    return 0
+
+
+def picture(grants: Sequence[Grant], letters: dict[str, str], begin_ns: int, end_ns: int) -> str:
+    """One line of a timeline: a letter where an experiment had it, a dot where nobody had."""
+    cells = ["."] * _WIDTH
+    span_ns = max(1, end_ns - begin_ns)
+    for grant in grants:
+        first = int((max(grant.begun_ns, begin_ns) - begin_ns) * _WIDTH / span_ns)
+        last = int(((grant.ended_ns or end_ns) - begin_ns) * _WIDTH / span_ns)
+        for cell in range(min(first, _WIDTH - 1), min(max(last, first + 1), _WIDTH)):
+            cells[cell] = letters[grant.experiment]
+    return "".join(cells)
+
+
+def _submit(arguments: argparse.Namespace, console: Console) -> int:
+    from user_fleet.scheduling.experiment import load_experiment
+
+    experiment = load_experiment(find_experiment(arguments.experiment))
+    code = _ask(arguments, console, do="submit", experiment=to_mapping(experiment))
+    if code == 0 and not arguments.json:
+        console.print(f"{escape(experiment.name)} is queued; see `user fleet status`")
+    return code
+
+
+def _cancel(arguments: argparse.Namespace, console: Console) -> int:
+    return _ask(arguments, console, do="cancel", name=arguments.name, at_once=arguments.now)
+
+
+def _finish(arguments: argparse.Namespace, console: Console) -> int:
+    return _ask(arguments, console, do="finish", name=arguments.name)
+
+
+def _drain(arguments: argparse.Namespace, console: Console) -> int:
+    return _ask(arguments, console, do="drain", resource=arguments.resource, text=arguments.why)
+
+
+def _release(arguments: argparse.Namespace, console: Console) -> int:
+    return _ask(arguments, console, do="release", resource=arguments.resource)
+
+
+def _reserve(arguments: argparse.Namespace, console: Console) -> int:
+    try:
+        reservation = from_mapping(Reservation, load_yaml(Path(arguments.file)))
+    except yaml.YAMLError as error:
+        raise ConfigError(arguments.file, got=str(error)) from error
+    return _ask(arguments, console, do="reserve", reservation=to_mapping(reservation))
+
+
+def _unreserve(arguments: argparse.Namespace, console: Console) -> int:
+    return _ask(arguments, console, do="unreserve", name=arguments.name)
+
+
+def _forget(arguments: argparse.Namespace, console: Console) -> int:
+    return _ask(arguments, console, do="forget", host=arguments.host)
+
+
+def _ask(arguments: argparse.Namespace, console: Console, **request: Any) -> int:
+    """Leave a request and wait for its answer; 1 when it was refused. Raises StoreError when nobody answers."""
+    store = open_store(arguments)
+    number = store.ask(request)
+    until_s = time.monotonic() + _PATIENCE_S
+    while (answer := store.answer_of(number)) is None:
+        if time.monotonic() > until_s:
+            raise StoreError(
+                f"request {number}, to {request['do']}", got=f"no answer within {_PATIENCE_S:g} s",
+                expected="a scheduler that works on this file",
+                hint="It stays in the file, and is carried out when a scheduler is started",
+            )  # fmt: skip
+        time.sleep(0.05)
+    if arguments.json:
+        print(json.dumps(answer))
+    elif not answer["ok"]:
+        console.print(f"[red]{escape(answer['text'])}[/] [{answer['code']}]")
+    return 0 if answer["ok"] else 1
+
+
+def _say_who_works(store: FleetStore, console: Console) -> None:
+    silent_s = store.silent_s()
+    if silent_s > _QUIET_S:
+        console.print(f"[yellow]No scheduler has worked on this file since {_ago(silent_s)}.[/]")
+
+
+def _ago(seconds: float) -> str:
+    return (
+        "ever" if seconds > 1e8 else f"{datetime.timedelta(seconds=round(seconds))} (h:mm:ss) ago"
+    )
+
+
+def _moment(wall_ns: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(wall_ns * 1e-9))

@@ -1,0 +1,244 @@
+"""A scheduler and its hosts as processes, over real Zenoh sessions: death, cuts, restarts, forgers."""
+
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from user_comm.net.network import Members, Network
+from user_core.config import to_mapping
+from user_core.reasons import NO_REASON, Reason
+from user_fleet.scheduling.experiment import Experiment
+from user_fleet.scheduling.store import FleetStore
+from user_testing.link_emulator import LinkQuality
+from user_testing.link_proxy import LinkProxy
+from user_testing.ports import free_port
+from user_testing.processes import Process
+from user_testing.waiting import wait_until
+
+
+class World:
+    """A router, a scheduler, hosts, and somebody who reads the scheduler's file."""
+
+    def __init__(self, folder: Path, network: Network | None = None) -> None:
+        self.folder, self.network = folder, network
+        self.port = free_port()
+        self.endpoint = f"tcp/127.0.0.1:{self.port}"
+        self.file = folder / "fleet.sqlite"
+        words = ["--listen", self.endpoint]
+        if network is not None:
+            self.endpoint = network.members.endpoints[0]
+            words = ["--network", str(network.folder)]
+        self.processes: list[Process] = []
+        self.router = self.start("router", ["-m", "user_comm.nodes.router", *words])
+        wait_until(lambda: "listening" in self.router.log, seen=lambda: self.router.log)
+        self.scheduler = self.start_scheduler("scheduler")
+        self.works(self.scheduler)
+        self.store = FleetStore(self.file)
+
+    def start(self, name: str, words: list[str]) -> Process:
+        process = Process([sys.executable, *words], self.folder / f"{name}.log").start()
+        self.processes.append(process)
+        return process
+
+    def start_scheduler(self, name: str, *words: str) -> Process:
+        who = self._credentials("learner", "scheduler")
+        program = ["-m", "user_testing.programs.fleet_scheduler", str(self.file), self.endpoint]
+        return self.start(name, [*program, *who, *words])
+
+    def agent(self, host: str, *words: str, endpoint: str = "", name: str = "") -> Process:
+        who = self._credentials("robot", name or host)
+        program = ["-m", "user_testing.programs.fleet_agent", endpoint or self.endpoint, host]
+        state = ["--state", str(self.folder / "state")]
+        return self.start(name or f"agent_{host}", [*program, *who, *state, *words])
+
+    def _credentials(self, role: Any, name: str) -> list[str]:
+        if self.network is None:
+            return []
+        return ["--credentials", str(self.network.credentials(role, name).folder)]
+
+    def works(self, scheduler: Process) -> None:
+        wait_until(lambda: "works" in scheduler.log.split(), seen=lambda: scheduler.log)
+
+    def state(self, host: str) -> str:
+        return next((known.state for known in self.store.hosts() if known.name == host), "")
+
+    def is_there(self, *hosts: str) -> None:
+        def all_are() -> bool:
+            here = {k.name for k in self.store.hosts() if k.state == "here" and k.report}
+            return here >= set(hosts)
+
+        wait_until(all_are, f"{hosts} are there", seen=self.store.hosts)
+
+    def why(self, experiment: str) -> Reason:
+        """Why an experiment waits, once it does."""
+
+        def reason() -> Reason:
+            entry = self.store.find(experiment)
+            return entry.reason if entry is not None else NO_REASON
+
+        found: Reason = wait_until(reason, f"why {experiment} waits")
+        return found
+
+    def becomes(self, host: str, state: str) -> None:
+        wait_until(
+            lambda: self.state(host) == state, f"{host} is {state}", seen=lambda: self.state(host)
+        )
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        number = self.store.ask(request)
+        answer: dict[str, Any] = wait_until(
+            lambda: self.store.answer_of(number), f"an answer to {request}"
+        )
+        return answer
+
+    def submit(self, name: str, count: int) -> None:
+        roles = {"robots": {"kind": "robot", "count": count}}
+        experiment = to_mapping(Experiment(name=name, roles=roles))
+        assert self.ask(do="submit", experiment=experiment)["ok"]
+
+    def grants(self, experiment: str) -> dict[str, int]:
+        return {g.resource: g.fencing for g in self.store.grants() if g.experiment == experiment}
+
+    def close(self) -> None:
+        self.store.close()
+        for process in self.processes:
+            process.close()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.close()
+
+
+def told(agent: Process, *numbers: int) -> bool:
+    """Whether an agent was told of exactly these grants last."""
+    lines = [line.split() for line in agent.log.splitlines() if line.startswith("told")]
+    return bool(lines) and {int(w.partition(":")[0]) for w in lines[-1][2:]} == set(numbers)
+
+
+def test_hosts_die_are_cut_off_and_come_back(world: World) -> None:
+    with LinkProxy(free_port(), world.port, LinkQuality()) as link:
+        agents = {host: world.agent(host) for host in ("h1", "h2")}
+        behind = f"tcp/127.0.0.1:{link._listen_port}"
+        agents["h3"] = world.agent("h3", endpoint=behind)
+        world.is_there("h1", "h2", "h3")
+        world.submit("one", 3)
+        wait_until(lambda: len(world.grants("one")) == 3)
+        numbers = world.grants("one")
+        for host, agent in agents.items():
+            wait_until(lambda a=agent, h=host: told(a, numbers[f"{h}/robot/arm"]))
+
+        link.cut()
+        wait_until(lambda: world.state("h3") in ("host_unreachable", "host_gone"))
+        agents["h1"].kill()
+        wait_until(lambda: world.state("h1") in ("host_gone", "host_unreachable"))
+        assert world.state("h2") == "here"
+        world.submit("two", 1)
+        assert world.why("two").code == "waits_for_resources"
+        assert world.grants("two") == {}  # what is away is not free
+        assert world.grants("one") == numbers
+
+        link.restore()
+        agents["h1"].start()
+        world.is_there("h1", "h2", "h3")
+        assert world.grants("one") == numbers
+        # Nobody was told of anything else meanwhile: h3 goes on as if nothing had been.
+        lines = [line for line in agents["h3"].log.splitlines() if line.startswith("told h3 ")]
+        assert len(lines) == 1
+        wait_until(lambda: told(agents["h1"], numbers["h1/robot/arm"]))
+
+        assert world.ask(do="finish", name="one")["ok"]
+        wait_until(lambda: len(world.grants("two")) == 1)
+        assert min(world.grants("two").values()) > max(numbers.values())
+
+
+def test_a_scheduler_that_is_killed_loses_no_grant_and_one_that_hangs_is_fenced(
+    world: World,
+) -> None:
+    agent = world.agent("h1")
+    world.is_there("h1")
+    world.submit("one", 1)
+    (number,) = wait_until(lambda: list(world.grants("one").values()))
+    wait_until(lambda: told(agent, number))
+
+    world.scheduler.kill()
+    waiting = world.store.ask({"do": "submit", "experiment": {"name": "two", "roles": {"robots": {"kind": "robot"}}}})  # fmt: skip
+    second = world.start_scheduler("second")
+    world.works(second)
+    wait_until(lambda: world.store.answer_of(waiting))  # asked while nobody worked
+    world.is_there("h1")
+    assert list(world.grants("one").values()) == [number]
+
+    third = world.start_scheduler("third")
+    wait_until(lambda: "stands by" in third.log)
+    second.signal(signal.SIGSTOP)
+    world.works(third)
+    assert world.ask(do="finish", name="one")["ok"]
+    (newer,) = wait_until(lambda: list(world.grants("two").values()))
+    wait_until(lambda: told(agent, newer))
+    second.signal(signal.SIGCONT)
+    wait_until(lambda: second.log.count("stands by") >= 1, seen=lambda: second.log)
+    assert "has taken over" in second.log
+    assert world.grants("two") == {"h1/robot/arm": newer}
+    assert told(agent, newer)
+    lines = [line for line in agent.log.splitlines() if line.startswith("told h1 ")]
+    assert [line.split()[2] for line in lines if len(line.split()) > 2] == [
+        f"{number}:h1/robot/arm:one",
+        f"{newer}:h1/robot/arm:two",
+    ]
+
+
+def test_two_of_one_name_a_clock_that_is_off_and_forgers_hurt_nobody(world: World) -> None:
+    first = world.agent("h1")
+    world.is_there("h1")
+    twin = world.agent("h1", name="twin")
+    world.agent("h2", "--clock-offset", "3600")
+    world.agent("h4", "--as", "h1", name="forger")
+    world.becomes("h1", "two_agents")
+    world.becomes("h2", "clock_off")
+    text = {known.name: known.text for known in world.store.hosts()}
+    assert "two agents call themselves h1" in text["h1"]
+    assert "3600 s ahead" in text["h2"]
+    wait_until(lambda: "refused h1 a heartbeat that names 'h4'" in world.scheduler.log)
+    wait_until(lambda: "refused h1 another agent of this name" in world.scheduler.log)
+    world.submit("one", 1)
+    wait_until(lambda: world.grants("one"))
+    assert set(world.grants("one")) == {"h1/robot/arm"}  # the first of the two goes on
+    wait_until(lambda: told(first, 1))
+    twin.interrupt()
+    assert "told" not in twin.log.split()  # it obeys nobody: what it was told was for the first
+    assert "another agent of this name" in twin.log
+    world.submit("two", 2)
+    wait_until(lambda: "3600 s ahead" in world.why("two").text, seen=lambda: world.why("two"))
+
+
+def test_access_control_keeps_a_host_from_speaking_for_another(tmp_path: Path) -> None:
+    endpoint = f"tls/127.0.0.1:{free_port()}"
+    network = Network.create(tmp_path / "net", Members(endpoints=(endpoint,)))
+    network.add("learner", "scheduler")
+    for host in ("h1", "h2"):
+        network.add("robot", host)
+    world = World(tmp_path, network)
+    try:
+        world.agent("h1")
+        world.is_there("h1")
+        # With the certificate of h1, under the keys of h2: neither heard nor believed.
+        who = ["--credentials", str(network.credentials("robot", "h1").folder)]
+        program = ["-m", "user_testing.programs.fleet_agent", endpoint, "h2"]
+        forger = world.start("forger", [*program, *who])
+        wait_until(lambda: "there" in forger.log.split())
+        wait_until(
+            lambda: "h1" in world.router.log and "h2/fleet/heartbeat" in world.router.log,
+            seen=lambda: world.router.log,
+        )
+        assert world.state("h2") == ""
+        world.agent("h2")
+        world.is_there("h1", "h2")
+    finally:
+        world.close()

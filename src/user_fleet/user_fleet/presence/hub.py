@@ -1,0 +1,174 @@
+"""The scheduler's side of the network: hears hosts, fetches their reports, tells them what they are to do."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from typing import Any
+
+from user_core.errors import SuiteError
+from user_core.runtime.clock import Clock
+from user_fleet.presence.hosts import Hosts
+from user_fleet.presence.messages import (
+    MAX_MESSAGE_BYTES,
+    Assignment,
+    Granted,
+    alive_key,
+    assignment_key,
+    heartbeat_key,
+    report_key,
+)
+from user_fleet.resources.model import MAX_REPORT_BYTES
+from user_fleet.scheduling.scheduler import Scheduler
+from user_fleet.scheduling.store import Grant
+
+_log = logging.getLogger(__name__)
+_FETCH_S = 2.0
+_REPEAT_S = 2.0
+_ALIVE_S = 1.0
+
+
+#: What a host was told: its agent's life, and the grants.
+_News = tuple[str, tuple[Granted, ...]]
+
+
+class Hub:
+    """Connects a scheduler with the hosts of a network.
+
+    Args:
+        session: An open Zenoh session; it stays open.
+        scheduler: Decides; it has taken its store over.
+        hosts: Knows who is there.
+        epoch: Token of the scheduler.
+        name: Name below which it writes.
+        clock: Tells the time.
+    """
+
+    def __init__(
+        self, session: Any, scheduler: Scheduler, hosts: Hosts, epoch: int,
+        *, name: str = "scheduler", clock: Clock | None = None,
+    ) -> None:  # fmt: skip
+        self.scheduler, self.hosts, self.epoch, self.name = scheduler, hosts, epoch, name
+        self._session, self._clock = session, clock or Clock()
+        self._closing = threading.Event()
+        self._told: dict[str, tuple[int, _News | None, float]] = {}
+        self._sequence = 0
+        self._declared: list[Any] = []
+        self._fetcher = threading.Thread(target=self._fetch, name="reports", daemon=True)
+        self._alive_s = 0.0
+
+    def start(self) -> None:
+        """Hear hosts from now on."""
+        session = self._session
+        self._declared = [
+            session.declare_subscriber(heartbeat_key("*"), self._heard),
+            session.liveliness().declare_subscriber(alive_key("*", "*"), self._token, history=True),
+        ]
+        self._fetcher.start()
+
+    def close(self) -> None:
+        """Hear nobody any more. Idempotent."""
+        self._closing.set()
+        for declared in reversed(self._declared):
+            with contextlib.suppress(Exception):  # of a session that is closed already
+                declared.undeclare()
+        self._declared = []
+        if self._fetcher.is_alive():
+            self._fetcher.join(timeout=5.0)
+
+    def step(self) -> None:
+        """Take in what hosts have said, decide, and tell them. A few times a second.
+
+        Raises:
+            LeaseError: Another scheduler has taken over.
+        """
+        now_s = self._clock.monotonic_ns() * 1e-9
+        if now_s - self._alive_s >= _ALIVE_S:
+            self.scheduler.store.say_alive()
+            self._alive_s = now_s
+        for state in self.hosts.states():
+            if state.epoch != self.epoch or state.sequence == state.told:
+                continue  # it obeys another, or has said nothing new
+            state.told = state.sequence
+            if not (state.given_back or state.failed):
+                continue
+            mine = {g.fencing for g in self._granted(state.host)}
+            back = [number for number in state.given_back if number in mine]
+            if back:
+                self.scheduler.given_back(back)
+            for failure in state.failed:
+                if failure.fencing in mine:
+                    self.scheduler.failed(failure.fencing, failure.text)
+        self.scheduler.step(self.hosts.view())
+        self._tell(now_s)
+
+    def _granted(self, host: str) -> list[Grant]:
+        start = f"{host}/"
+        return [g for g in self.scheduler.store.grants() if g.resource.startswith(start)]
+
+    def _tell(self, now_s: float) -> None:
+        lives = {state.host: state.life for state in self.hosts.states() if state.life}
+        by_host: dict[str, list[Granted]] = {host: [] for host in lives}
+        for grant in self.scheduler.store.grants():
+            host = grant.resource.partition("/")[0]
+            if host in by_host:
+                by_host[host].append(
+                    Granted(
+                        fencing=grant.fencing, resource=grant.resource,
+                        experiment=grant.experiment, role=grant.role, yields=grant.yields,
+                    )
+                )  # fmt: skip
+        for host, grants in by_host.items():
+            news = (lives[host], tuple(grants))
+            sequence, said, at_s = self._told.get(host, (0, None, -1e9))
+            if news != said:
+                self._sequence += 1
+                sequence = self._sequence
+            elif now_s - at_s < _REPEAT_S:  # again and again, since nobody tells what is lost
+                continue
+            self._told[host] = (sequence, news, now_s)
+            told = Assignment(
+                host=host, life=news[0], epoch=self.epoch, sequence=sequence, grants=news[1]
+            )
+            try:
+                self._session.put(assignment_key(self.name, host), told.to_json())
+            except Exception as error:  # of the session; it is said again
+                _log.warning("telling %s: %s", host, error)
+
+    def _heard(self, sample: Any) -> None:
+        host = str(sample.key_expr).partition("/")[0]
+        payload = sample.payload
+        if len(payload) > MAX_MESSAGE_BYTES:  # it is not even copied
+            self.hosts.refused[host, "a heartbeat that is too large"] += 1
+            return
+        self.hosts.heartbeat(host, payload.to_bytes())
+
+    def _token(self, sample: Any) -> None:
+        host, _, life = (str(sample.key_expr)).partition("/fleet/alive/")
+        if str(sample.kind).lower().endswith("delete"):
+            self.hosts.token_gone(host, life)
+
+    def _fetch(self) -> None:
+        while not self._closing.wait(0.2):
+            for host in self.hosts.without_report():
+                if self._closing.is_set():
+                    return
+                try:
+                    self._fetch_one(host)
+                except SuiteError as error:
+                    _log.warning("report of %s: %s", host, error)
+                except Exception as error:  # of the session
+                    _log.warning("report of %s: %s", host, error)
+                    time.sleep(0.1)
+
+    def _fetch_one(self, host: str) -> None:
+        for reply in self._session.get(report_key(host), timeout=_FETCH_S):
+            if reply.ok is None or str(reply.ok.key_expr) != report_key(host):
+                continue
+            payload = reply.ok.payload
+            if len(payload) > MAX_REPORT_BYTES:
+                self.hosts.refused[host, "a report that is too large"] += 1
+            else:
+                self.hosts.reported(host, payload.to_bytes())

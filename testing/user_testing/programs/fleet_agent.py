@@ -1,0 +1,98 @@
+"""Program: the agents of one or more hosts, each with a robot and cores that are made up.
+
+    fleet_agent ENDPOINT HOST... [--credentials DIR] [--as HOST] [--clock-offset SECONDS] [--state DIR]
+
+Prints a line for each change of what it is told, and at the end what it refused. ``--as`` speaks under the key
+of another host than it names: a forger.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from user_comm.net.sessions import ZenohConfig, open_session
+from user_core.runtime.clock import Clock
+from user_fleet.presence import agent as agents
+from user_fleet.presence.agent import Agent, Bookings
+from user_fleet.presence.messages import Granted, heartbeat_key
+from user_fleet.resources.model import HostReport, Resource
+
+
+class OffClock(Clock):
+    """A clock of which the wall is off."""
+
+    def __init__(self, offset_s: float) -> None:
+        self._offset_ns = int(offset_s * 1e9)
+
+    def wall_ns(self) -> int:
+        return super().wall_ns() + self._offset_ns
+
+
+class Told(Bookings):
+    """Prints what it is told, where that is new."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__()
+        self._host = host
+
+    def apply(self, grants: Sequence[Granted]) -> None:
+        if tuple(grants) != self.grants:
+            words = [f"{grant.fencing}:{grant.resource}:{grant.experiment}" for grant in grants]
+            print("told", self._host, *words, flush=True)
+        super().apply(grants)
+
+
+def report_of(host: str, life: str) -> HostReport:
+    resources = (
+        Resource(id=f"{host}/robot/arm", kind="robot", site="hall", joints=7, tags=("cell-a",)),
+        Resource(id=f"{host}/cpu/cpu", kind="cpu", site="hall", amounts={"cores": 8}),
+        Resource(id=f"{host}/host/{host}", kind="host", site="hall"),
+    )
+    return HostReport(host=host, site="hall", life=life, sequence=1, resources=resources)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("endpoint")
+    parser.add_argument("hosts", nargs="+")
+    parser.add_argument("--credentials", default="")
+    parser.add_argument("--as", dest="speaks_as", default="")
+    parser.add_argument("--clock-offset", type=float, default=0.0)
+    parser.add_argument("--state", type=Path)
+    arguments = parser.parse_args()
+    ending = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ending.set())
+    if arguments.speaks_as:
+        agents.heartbeat_key = lambda host: heartbeat_key(arguments.speaks_as)  # type: ignore[assignment]
+    config = ZenohConfig(
+        connect=(arguments.endpoint,), credentials=arguments.credentials, shared_memory=False
+    )
+    with open_session(config, ending) as session:
+        made = []
+        for host in arguments.hosts:
+            life = f"{host}-life-{psutil.Process().pid}"
+            state = arguments.state / f"{host}.json" if arguments.state else None
+            agent = Agent(
+                session, lambda host=host, life=life: report_of(host, life), host=host, life=life,
+                runner=Told(host), clock=OffClock(arguments.clock_offset), state_file=state,
+            )  # fmt: skip
+            agent.start()
+            made.append(agent)
+        print("there", flush=True)
+        ending.wait()
+        for agent in made:
+            agent.close()
+            for why, count in agent.refused.items():
+                print("refused", agent.host, count, why, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
