@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from user_bringup.monitor.history import read_history
+from user_bringup.monitor.shares import success_of
 from user_testing.domains import claim_domain
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -281,14 +282,16 @@ def _reached(run: Path) -> dict[str, Any]:
     states = [line for line in lines if line["kind"] == "state"]
     episodes = [line for line in lines if line["kind"] == "episode"]
     online = [e for e in episodes if e["source"] == 0]
-    judged = [e["outcome"] for e in online if e["outcome"] in (1, 2)]
+    judged = [
+        success_of(e["outcome"], e["source"]) for e in online if e["reason_code"] != "stopping"
+    ]
     return {
         "steps": max((s.get("environment_steps", 0) for s in states), default=0),
         "updates": max((s.get("update", 0) for s in states), default=0),
         "episodes": len(online),
         "evaluations": len(episodes) - len(online),
         "returns": _ends([e["episode_return"] for e in online]),
-        "success": _ends([float(outcome == 1) for outcome in judged]),
+        "success": _ends([float(success) for success in judged if success is not None]),
     }
 
 
