@@ -52,6 +52,16 @@ def test_a_plugin_whose_import_fails_is_named_with_the_cure(tmp_path, monkeypatc
     sys.modules.pop("needy", None)
 
 
+def test_one_that_is_installed_meanwhile_is_found(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert "late" not in plugins.available("robots")
+    info = tmp_path / "late-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: late\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[user.robots]\nlate = user_core.fakes:FakeRobot\n")
+    assert plugins.load("robots", "late") is FakeRobot
+
+
 def test_functions_are_found_by_path():
     assert plugins.import_object("os.path:join")("a", "b") == "a/b"
     for wrong in ("os.path:nothing", "os.path", "nowhere:x", ""):

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
+import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -56,6 +59,23 @@ def available(kind: str) -> dict[str, EntryPoint]:
     """Names and entry points of the installed plugins of a kind; imports none of them."""
     if kind not in KINDS:
         raise PluginError("kind of plugin", got=repr(kind), expected=f"one of {list(KINDS)}")
+    return dict(_installed(kind, _folders()))
+
+
+def _folders() -> tuple[tuple[str, int], ...]:
+    """Where packages are found, and when something was last installed there."""
+    times = []
+    for folder in sys.path:
+        try:
+            times.append((folder, os.stat(folder or ".").st_mtime_ns))
+        except OSError:
+            times.append((folder, 0))
+    return tuple(times)
+
+
+@lru_cache(maxsize=len(KINDS))
+def _installed(kind: str, folders: tuple[tuple[str, int], ...]) -> dict[str, EntryPoint]:
+    """To find them, the metadata of some hundred packages are read."""
     return {point.name: point for point in entry_points(group=f"user.{kind}")}
 
 
