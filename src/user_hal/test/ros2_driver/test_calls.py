@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -60,6 +61,23 @@ def test_calls_are_made_in_order_and_taken_back_in_the_opposite_one() -> None:
     performed.undo()
     performed.undo()  # once
     assert world.calls == [("power", True), ("mode", False), ("off", None), ("power", False)]
+
+
+@dataclass
+class LoadMap:
+    """Like the answer of nav_msgs/srv/LoadMap."""
+
+    result: int = 0
+    RESULT_SUCCESS: ClassVar[int] = 0
+    RESULT_MAP_DOES_NOT_EXIST: ClassVar[int] = 1
+
+
+def test_an_answer_is_judged_by_the_names_of_constants() -> None:
+    world = Services(good=LoadMap(), bad=LoadMap(1))
+    success = {"result": "RESULT_SUCCESS"}
+    world.perform(config(service="/good", success=success))
+    with pytest.raises(DeviceFault, match="result = 1"):
+        world.perform(config(service="/bad", success=success))
 
 
 def test_groups_have_calls_of_their_own() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from user_core.config import from_mapping
-from user_core.errors import ConfigError, ImplausibleReading
+from user_core.errors import ConfigError, DeviceTimeout, ImplausibleReading
 from user_core.mobility import Mobility
 from user_hal.fakes import LocalTopics
 from user_hal.fakes.local_topics import Header, JointState, Time
@@ -18,6 +18,7 @@ from user_hal.robots.ros2.driver import Ros2Robot
 from user_hal.robots.ros2.joints import Turns
 from user_hal.robots.ros2.reading.observations import Observer
 from user_hal.robots.ros2.reading.plausibility import PoseJumpCheck, check_for, mobility_of_contract
+from user_testing.waiting import wait_until
 
 STEP_NS = 20_000_000
 JOINT_STATE = {"topic": "/joint_states", "type": "sensor_msgs/msg/JointState"}
@@ -170,3 +171,35 @@ def test_messages_without_numbers_do_not_stand_in_the_way_of_those_with_them() -
     full = JointState(name=["a", "b"], position=[0.1, 0.2])
     feed(reader, io, full, JointState(name=["a", "b"], effort=[1.0, 2.0]))
     np.testing.assert_allclose(reader.measured("joint_position"), [0.1, 0.2])
+
+
+def test_a_jump_of_a_whole_turn_is_told_from_others() -> None:
+    reader, io = Observer(contract()), LocalTopics()
+    for end, said in ((-3.13, r"whole turn.*continuous: \[a\]"), (0.0, "second publisher")):
+        feed(
+            reader, io,
+            JointState(name=["a", "b"], position=[3.14, 0.0]),
+            JointState(name=["a", "b"], position=[end, 0.0]),
+        )  # fmt: skip
+        with pytest.raises(ImplausibleReading, match=said):
+            reader.measured("joint_position")
+
+
+def test_a_joint_that_is_left_out_from_some_moment_on_is_named() -> None:
+    """The node of a gripper has died, while that of the arm goes on."""
+    now = [10**18]
+    io = LocalTopics(lambda: now[0])
+    reader = Observer(contract(timing={"max_age_s": 0.05}))
+    feed(reader, io, JointState(name=["a", "b"], position=[0.1, 0.2]))
+    part = reader.sources["joint_position"].parts[0]
+
+    def without_b() -> bool:
+        now[0] += 20_000_000
+        part.receive(JointState(Header(Time(*divmod(now[0], 10**9))), ["a"], [0.1]))
+        try:
+            reader.measured("joint_position")
+        except DeviceTimeout as error:
+            return "newer ones come without b" in str(error)
+        return False
+
+    wait_until(without_b, period_s=0.02)

@@ -11,7 +11,7 @@ from typing import Any
 
 from user_core.config import Config, setting
 from user_core.errors import ConfigError, DeviceFault, SuiteError
-from user_hal.robots.ros2.filling import constants, field_types
+from user_hal.robots.ros2.filling import constant, constants, field_types
 from user_hal.robots.ros2.messages import FieldPath
 from user_hal.topic_io import TopicIo
 
@@ -41,7 +41,7 @@ class UndoConfig(Config):
     success: dict[str, Any] | None = setting(
         None,
         doc="Fields of the answer or result, each with the value that it must have, for instance "
-        "{ret: 0}. Empty: a field success or ok, if there is one, must be true; {}: any answer.",
+        "{ret: 0}; constants of the type by their names, too. Empty: a field success or ok, if there is one, must be true; {}: any answer.",
     )
     timeout_s: float = setting(5.0, doc="Longest time until it is done.", unit="s", gt=0)
 
@@ -203,6 +203,17 @@ def described(message: Any) -> str:
     return ", ".join(shown) or "no plain fields"
 
 
+def _known(answer: Any, path: str, wanted: Any) -> Any:
+    """A value that an answer must have; a constant of its type may stand there by its name."""
+    if not isinstance(wanted, str):
+        return wanted
+    holder = answer
+    for name in path.split(".")[:-1]:
+        holder = getattr(holder, name, None)
+    number = constant(type(holder), wanted)
+    return wanted if number is None else number
+
+
 def _judge(what: str, answer: Any, success: dict[str, Any] | None) -> None:
     if success is None:
         verdict = next((name for name in _VERDICTS if hasattr(answer, name)), None)
@@ -218,7 +229,7 @@ def _judge(what: str, answer: Any, success: dict[str, Any] | None) -> None:
             raise DeviceFault(
                 what, got=f"an answer without {path!r} ({described(answer)})", expected=path
             ) from error
-        if value != wanted:
+        if value != _known(answer, path, wanted):
             raise DeviceFault(
                 what, got=f"{path} = {value!r} ({described(answer)})", expected=f"{wanted!r}"
             )

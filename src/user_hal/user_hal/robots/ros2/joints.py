@@ -12,6 +12,8 @@ from user_core.specs import Array
 #: Messages may come, or be stamped, this much closer to each other than they were measured.
 _JITTER_S = 0.02
 _TURN = 2 * np.pi
+#: A jump of a whole turn, to so much of a turn, is a joint whose readings wrap.
+_NEAR_TURN = 0.02
 
 
 class Turns:
@@ -102,8 +104,8 @@ class JumpCheck:
                 what,
                 got=f"a jump from {jump} within {passed_s:.3f} s",
                 expected=f"at most {self._limits[worst] * passed_s:.3f} {unit}",
-                hint="Look for a second publisher of the topic, and for a driver that sends zeros "
-                f"while it starts; {self._settled} readings in a row that fit end this",
+                hint=self._hint(worst, last[0], values)
+                + f"; {self._settled} readings in a row that fit end this",
             )
         elif self._awaited:
             self._awaited -= 1
@@ -117,6 +119,14 @@ class JumpCheck:
     def _ways(self, before: Array, now: Array) -> Array:
         """How far it went since the reading before; one number for each limit."""
         return np.abs(self._turns.way(before, now))
+
+    def _hint(self, which: int, before: Array, now: Array) -> str:
+        """What may be behind a jump."""
+        turns = (now[which] - before[which]) / _TURN if which < len(self._joints) else 0.0
+        if abs(turns) > 0.9 and abs(turns - round(turns)) < _NEAR_TURN:
+            name = self._joints[which]
+            return f"That is a whole turn: if it turns without an end, write continuous: [{name}]"
+        return "Look for a second publisher of the topic, and for a driver that sends zeros while it starts"
 
     def _describe(self, which: int, before: Array, now: Array) -> tuple[str, str, str]:
         """What jumped, from where to where, and the unit."""

@@ -261,7 +261,8 @@ class TopicPart:
             publishers = self.subscription.publishers if self.subscription is not None else 0
             return DeviceTimeout(
                 self.label_of(stream),
-                got=f"a newest message {max(silent_s, stamp_age_s):.3f} s old, {publishers} publishers",
+                got=f"a newest message {max(silent_s, stamp_age_s):.3f} s old, {publishers} publishers"
+                + self._left_out(stream),
                 expected=f"at most {self.max_age_s:g} s",
                 hint=self._silent_hint(publishers),
             )
@@ -274,6 +275,20 @@ class TopicPart:
                 hint=fault.cure,
             )
         return None
+
+    def _left_out(self, stream: Stream) -> str:
+        """Which elements of a stream newer messages of the topic have not; empty where none came."""
+        now_ns = time.monotonic_ns()
+        there: set[int] = set()
+        for other in self.streams.values():
+            newest = None if other is stream else other.newest()
+            if newest is not None and (now_ns - newest.arrival_ns) / 1e9 <= self.max_age_s:
+                there.update(other.columns)
+        missing = [column for column in stream.columns if column not in there]
+        if not there or not missing or not self.names:
+            return ""
+        names = [self.names[self._part.columns.index(column)] for column in missing]
+        return f"; newer ones come without {', '.join(names)}"
 
     def label_of(self, stream: Stream) -> str:
         """The topic, and which elements where it has several streams."""
