@@ -192,6 +192,27 @@ def test_goals_come_from_the_whole_episode_where_the_store_does_not_fit_into_mem
     assert seen > 150
 
 
+@pytest.mark.parametrize("output", ["numpy", "torch"])
+def test_batches_prepared_ahead_are_right_too_while_the_store_grows(tmp_path, output):
+    path, schema = tmp_path / "store", TrajectorySchema.of(SPEC)
+    config = config_of().replace(prefetch=3, prefetch_above_bytes=0, workers=2, output=output)
+    actor = GoalActor(1, schema=schema, chunk_rows=7)
+    with StoreWriter(path, config=QUICK) as writer:
+        fill(writer, actor, [Plan(20)])
+        with ReplaySource(path, config) as source:
+            for _ in range(30):
+                batch = source.sample(64)
+                which = np.asarray(batch.extras["relabelled"])
+                goal = np.asarray(batch.observation["desired_goal"])[which]
+                place = np.asarray(batch.observation["place"])[which]
+                assert (goal[:, :2] == place[:, :2]).all()
+                assert (goal[:, 2] > place[:, 2]).all()
+                wanted = np.where(goal[:, 2] == place[:, 2] + 1, 0, -1)
+                np.testing.assert_array_equal(np.asarray(batch.reward)[which], wanted)
+                fill(writer, actor, [Plan(5)])
+                source.refresh()
+
+
 def test_the_mixture_of_sources_is_kept(tmp_path):
     plans = [Plan(20), Plan(5, source=EpisodeSource.DEMONSTRATION)]
     store_of(tmp_path / "store", plans)
