@@ -14,11 +14,8 @@ system made per step.
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import socket
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -40,6 +37,7 @@ from user_fleet.deployment import Deployment, load_deployment
 from user_hal.local import LocalHal
 from user_hal.robot_file import RobotFile
 from user_learner.training.loop import configure_torch
+from user_testing.systems import started, words_of_run
 
 EPISODE_STEPS = 50
 SPEED = 2.0  # the arms are commanded at 10 Hz of simulated time
@@ -79,14 +77,10 @@ class Bench:
         file = self.folder / "bench.yaml"
         data = to_mapping(self.deployment.replace(processes=chosen))
         file.write_text(yaml.safe_dump(data, sort_keys=False))
-        words = ["user", "up", str(file), "--runs", str(self.folder), "--run", "r", "--no-table"]
+        command = words_of_run(file, runs=self.folder)
         with (self.folder / "output.log").open("ab") as log, Monitor() as monitor:
-            process = subprocess.Popen(words, stdout=log, stderr=log, env=dict(os.environ))
-            try:
+            with started(command, stdout=log, stderr=log):
                 yield lambda seconds: _rates(monitor, names, seconds)
-            finally:
-                process.send_signal(signal.SIGINT)
-                process.wait(60)
 
 
 def _for_the_bench(process: Any) -> Any:

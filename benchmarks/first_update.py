@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import signal
 import subprocess
 import tempfile
 import time
 from pathlib import Path
+
+from user_testing.systems import started, words_of_run
 
 _LINES = {
     "active": r"\[(\d+\.\d+)\].*state: active",
@@ -47,10 +48,9 @@ def one_run(
     deployment: str, overrides: list[str], folder: str, timeout_s: float
 ) -> dict[str, list[float]]:
     """The numbers in the lines of the learner's log that say how far it is."""
-    command = ["user", "up", deployment, *overrides, "--runs", folder]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    command = words_of_run(deployment, *overrides, runs=folder)
     deadline_s = time.monotonic() + timeout_s
-    try:
+    with started(command, stdout=subprocess.DEVNULL) as process:
         while time.monotonic() < deadline_s and process.poll() is None:
             text = "".join(log.read_text() for log in Path(folder).glob("*/logs/*learner.log"))
             found = {name: re.search(pattern, text) for name, pattern in _LINES.items()}
@@ -58,9 +58,6 @@ def one_run(
                 return {n: [float(g) for g in m.groups()] for n, m in found.items() if m}
             time.sleep(0.1)
         raise SystemExit(f"no first update within {timeout_s:g} s:\n{text}")
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait()
 
 
 if __name__ == "__main__":

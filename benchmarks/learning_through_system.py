@@ -18,10 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -39,6 +36,8 @@ from user_core.errors import SuiteError
 from user_core.types import PolicyVersion
 from user_hal.local import LocalHal
 from user_learner.training.publishing import POLICY_FILE
+from user_testing.ports import free_endpoint
+from user_testing.systems import started, words_of_run
 
 _HERE = Path(__file__).parent
 _ALGORITHMS = _HERE.parent / "src/user_bringup/config/algorithms"
@@ -64,22 +63,17 @@ def versions_of(file: Path, process: subprocess.Popen[bytes]) -> Iterator[Policy
 
 def through_system(arguments: argparse.Namespace, seed: int, folder: Path) -> list[dict[str, Any]]:
     """Run the system; judge its versions afterwards."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        endpoint = f"tcp/127.0.0.1:{probe.getsockname()[1]}"
-    words = [
-        "user", "up", "gymnasium", f"env:={arguments.env}", f"seed:={seed}", "evaluate_every:=0",
-        f"algorithm:={arguments.algorithm}", f"policy_endpoint:={endpoint}",
-        "--runs", str(folder), "--run", "r", "--no-table",
-    ]  # fmt: skip
+    command = words_of_run(
+        "gymnasium", f"env:={arguments.env}", f"seed:={seed}", "evaluate_every:=0",
+        f"algorithm:={arguments.algorithm}", f"policy_endpoint:={free_endpoint()}", runs=folder,
+    )  # fmt: skip
     grid = list(range(arguments.every, arguments.steps + 1, arguments.every))
     start_ns, done = 0, folder / "start_ns"
     if done.exists():
         return judge(arguments, seed, folder, grid)
     shutil.rmtree(folder / "r", ignore_errors=True)
     with (folder / "output.log").open("wb") as log:
-        process = subprocess.Popen(words, stdout=log, stderr=log, env=dict(os.environ))
-        try:
+        with started(command, stdout=log, stderr=log) as process:
             for version in versions_of(folder / "r/learner" / POLICY_FILE, process):
                 start_ns = start_ns or version.created_ns
                 for steps in grid:
@@ -87,9 +81,6 @@ def through_system(arguments: argparse.Namespace, seed: int, folder: Path) -> li
                         (folder / f"{steps}.safetensors").write_bytes(encode_version(version))
                 if version.environment_steps >= arguments.steps:
                     break
-        finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(60)
     done.write_text(str(start_ns))
     return judge(arguments, seed, folder, grid)
 
@@ -102,7 +93,9 @@ def judge(
     robot = LocalHal(plugins.build("robots", "gymnasium", {"env_id": arguments.env}))
     robot.open()
     reward = plugins.build("rewards", "task")
-    choice = load_yaml(_ALGORITHMS / f"{arguments.algorithm}.yaml")["policy"]
+    name = arguments.algorithm  # of a file of config/algorithms, or the path of one
+    file = name if name.endswith(".yaml") else f"{name}.yaml"
+    choice = load_yaml(_ALGORITHMS / file)["policy"]
     policy = plugins.build("policies", choice["plugin"], choice.get("params", {}), robot.spec)
     lines = []
     for steps in grid:

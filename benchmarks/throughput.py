@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -30,6 +29,8 @@ from threading import Barrier
 import numpy as np
 import yaml
 from peer_lerobot import ENVIRONMENT
+
+from user_testing.systems import started, words_of_run
 
 PROCESSES = ("hal", "actor", "replay", "learner", "lifecycle_manager")
 ARGUMENTS = (
@@ -107,23 +108,14 @@ def system(checkout: Path, folder: Path, number: int) -> Iterator[subprocess.Pop
         "ROS_DOMAIN_ID": str(10 + (os.getpid() + number) % 90),
     }  # fmt: skip
     endpoint = f"policy_endpoint:=tcp/127.0.0.1:{17000 + (os.getpid() + number) % 900}"
-    words = ["user", "up", *deployment_of(checkout, folder), endpoint]
-    words += ["--runs", "runs", "--run", "r", "--no-table"]
+    words = words_of_run(*deployment_of(checkout, folder), endpoint, runs="runs")
     command = f"export PYTHONPATH={folder}:$PYTHONPATH; exec {' '.join(words)}"
     with (folder / "log").open("wb") as log:
-        child = subprocess.Popen(
+        with started(
             [str(checkout / "tools/run"), "bash", "-c", command], cwd=folder, env=environment,
-            stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-        try:
+            stdout=log, stderr=log, stdin=subprocess.DEVNULL, patience_s=40.0,
+        ) as child:  # fmt: skip
             yield child
-        finally:
-            with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
-                child.send_signal(signal.SIGINT)
-                child.wait(40)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
 
 
 def step_times(folder: Path) -> np.ndarray:
