@@ -52,6 +52,29 @@ def test_a_plugin_whose_import_fails_is_named_with_the_cure(tmp_path, monkeypatc
     sys.modules.pop("needy", None)
 
 
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("import sys; sys.exit(0)", "SystemExit: 0"),
+        ("raise KeyError", "KeyError"),
+        (
+            "class Mute(Exception):\n    def __str__(self): raise OSError\nraise Mute",
+            "Mute: an error",
+        ),
+    ],
+)
+def test_whatever_a_plugin_does_while_it_is_imported_is_an_error_with_its_name(
+    code, words, tmp_path, monkeypatch
+):
+    (tmp_path / "rude.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(PluginError, match=rf"'rude:Reward' .* cannot be imported: got {words}"):
+        plugins.load("rewards", "rude:Reward")
+    with pytest.raises(PluginError, match=f"cannot import 'rude:Wrapper': got {words}"):
+        plugins.import_object("rude:Wrapper")
+    sys.modules.pop("rude", None)
+
+
 def test_one_that_is_installed_meanwhile_is_found(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     assert "late" not in plugins.available("robots")

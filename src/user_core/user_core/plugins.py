@@ -18,7 +18,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from user_core.config import Config, from_mapping, setting
-from user_core.errors import PluginError, in_words
+from user_core.errors import PluginError, in_words, is_of_a_person
 from user_core.interfaces import Algorithm, Camera, GoalReward, Policy, Reward, Robot, Teleop
 
 #: Kind of plugin, to the class that every plugin of this kind extends.
@@ -105,7 +105,9 @@ def load(kind: str, name: str) -> type[Any]:
         )
     try:
         found = point.load()
-    except Exception as error:  # a plugin may fail to import in any way
+    except BaseException as error:  # a plugin may fail to import in any way, sys.exit() included
+        if is_of_a_person(error):
+            raise
         missing = getattr(error, "name", None) if isinstance(error, ImportError) else None
         raise PluginError(
             f"plugin {name!r} ({point.value}) cannot be imported",
@@ -143,7 +145,9 @@ def import_object(target: str) -> Any:
     module, _, attribute = target.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except BaseException as error:  # of whatever the module does
+        if is_of_a_person(error):
+            raise
         raise PluginError(
-            f"cannot import {target!r}", got=str(error), expected="package.module:name"
+            f"cannot import {target!r}", got=in_words(error), expected="package.module:name"
         ) from error

@@ -18,7 +18,7 @@ from typing import Any
 from user_core import plugins
 from user_core.config import Config, from_mapping
 from user_core.config.model import Key, path_of
-from user_core.errors import ConfigError, SuiteError, in_words
+from user_core.errors import ConfigError, SuiteError, in_words, is_of_a_person
 from user_core.plugins import FIELD_KINDS, PluginChoice
 from user_fleet.deployment.compose import Composition
 from user_fleet.deployment.faults import Faults
@@ -47,7 +47,9 @@ def node_config(executable: str) -> type[Config] | None:
         return None
     try:
         found = point.load()
-    except Exception as error:  # of whatever its module imports
+    except BaseException as error:  # of whatever its module imports
+        if is_of_a_person(error):
+            raise
         raise ConfigError(
             f"configuration of {executable} ({point.value})", got=in_words(error),
             expected="one that can be imported",
