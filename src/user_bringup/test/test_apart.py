@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import importlib
 import os
 import subprocess
 import sys
@@ -99,3 +101,23 @@ def test_nothing_of_it_is_left_where_a_person_stops_waiting(
         asked("time.sleep(600)", on_slow=interrupt, slow_s=0.1)
     with pytest.raises(ProcessLookupError):
         os.killpg(made[0].pid, 0)
+
+
+def test_what_takes_long_is_told_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(builtins, "said_by_the_watch", said, raising=False)
+    (tmp_path / "slow_sdk.py").write_text(
+        "import time\nend = time.monotonic() + 20\n"
+        "while not any('slow_sdk' in s for s in said_by_the_watch) and time.monotonic() < end:\n"
+        "    time.sleep(0.01)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with apart.told_while_slow("reading", said.append, 0.05):
+        importlib.import_module("slow_sdk")
+    assert any(s.startswith("reading: not ended yet") and "slow_sdk.py line" in s for s in said)
+    told = len(said)
+    with apart.told_while_slow("quick", said.append, 60.0):
+        pass
+    assert len(said) == told

@@ -15,8 +15,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,33 @@ def doing(what: str) -> None:
     """Say what is done next, for whoever waits; nothing where nobody does."""
     if _folder is not None:
         (_folder / _AT).write_text(what, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def told_while_slow(what: str, say: Callable[[str], None], slow_s: float = 5.0) -> Iterator[None]:
+    """Say every ``slow_s`` seconds that the block has not ended, and at which line it is: a plugin may
+    hang while it is imported. To be entered by the main thread, or what that does is told instead."""
+    ended, began_s = threading.Event(), time.monotonic()
+    thread = threading.main_thread().ident
+
+    def watch() -> None:
+        while not ended.wait(slow_s):
+            frame = sys._current_frames().get(thread or 0)
+            while frame is not None and "importlib" in frame.f_code.co_filename:
+                frame = frame.f_back
+            place = ""
+            if frame is not None:
+                code = frame.f_code
+                place = f" ({'/'.join(Path(code.co_filename).parts[-2:])} line {frame.f_lineno})"
+            say(f"{what}: not ended yet, {time.monotonic() - began_s:.0f} s{place}")
+
+    watcher = threading.Thread(target=watch, name="told while slow", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def _text(file: Path) -> str:

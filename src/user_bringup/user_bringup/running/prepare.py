@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import socket
+import sys
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from user_bringup.running.apart import told_while_slow
 from user_bringup.running.check import check_deployment
 from user_bringup.running.find import config_folder, find_executable
 from user_bringup.running.fit import check_fit
@@ -118,7 +120,8 @@ def prepare_run(
         raise ConfigError("name of a run", got=repr(name), expected="letters, digits, _ . -")
     folder = (runs / name).resolve()
     faults = Faults()
-    composition = read_deployment(file, overrides, folder, faults)
+    with told_while_slow("reading the deployment and its plugins", _say):
+        composition = read_deployment(file, overrides, folder, faults)
     deployment = composition.deployment
     faults.check()
     moved = {} if only else moved_ports(deployment, overrides)
@@ -151,6 +154,10 @@ def prepare_run(
         for name, endpoint in moved.items()
     ]
     return PreparedRun(deployment, folder, commands, parameter_files, (*notes, *fits))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def moved_ports(deployment: Deployment, overrides: Mapping[str, Any]) -> dict[str, str]:
