@@ -260,6 +260,13 @@ def test_an_explanation_says_where_every_value_comes_from():
     assert "panda_sim.yaml:" in robot_file
 
 
+def test_what_is_wrong_can_be_explained_too():
+    """Lists of mappings among the defaults, as where the algorithm is not found."""
+    composition, faults = check(find_deployment("gymnasium"), "algorithm:=nosuch")
+    assert any("sac_small" in str(fault) for fault in faults)
+    assert "learner.sampler.strata:=" in explain(composition)
+
+
 def test_records_of_earlier_releases_are_read(tmp_path):
     file = tmp_path / "deployment.yaml"
     file.write_text(

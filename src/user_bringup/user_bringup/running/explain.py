@@ -15,7 +15,7 @@ from user_core.config.model import Key, path_of
 from user_core.errors import ConfigError
 from user_fleet.deployment import Composition, ProcessSpec, start_order
 from user_fleet.deployment.check import OF_EVERY_NODE, node_config
-from user_fleet.deployment.tree import Node, Origin, leaves, plain, read_tree
+from user_fleet.deployment.tree import Node, Origin, leaves, plain, read_tree, tree_of
 from user_hal.node_configs import HalConfig
 from user_hal.robot_file import find_robot_file
 
@@ -72,7 +72,7 @@ def _parameters(process: ProcessSpec, tree: Node) -> Iterator[tuple[Key, Node]]:
     if isinstance(config, HalConfig) and config.robot_file:
         sources.append(read_tree(find_robot_file(config.robot_file)))
     if config is not None:
-        sources.append(_node(to_mapping(config)))
+        sources.append(tree_of(to_mapping(config), _DEFAULT))
     for source in sources:
         fresh = [(key, node) for key, node in leaves(source) if key and not _covered(key, seen)]
         yield from fresh
@@ -93,12 +93,6 @@ def _config(process: ProcessSpec) -> Config | None:
         return from_mapping(cls, own)
     except ConfigError:  # is told by the check
         return None
-
-
-def _node(value: Any) -> Node:
-    if isinstance(value, dict):
-        return Node({key: _node(below) for key, below in value.items()}, _DEFAULT)
-    return Node(value, _DEFAULT)
 
 
 def yaml_text(value: Any) -> str:
