@@ -23,7 +23,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -35,6 +34,8 @@ from typing import Any
 from user_bringup.monitor.history import read_history
 from user_bringup.monitor.shares import success_of
 from user_testing.domains import claim_domain
+from user_testing.ports import free_endpoint
+from user_testing.systems import started, words_of_run
 
 _ROOT = Path(__file__).resolve().parent.parent
 #: What is installed anyway and binds the packages of a group: others of it would not fit our binaries.
@@ -218,17 +219,15 @@ def learn(case: Case, folder: Path | None, runs: Path, seconds: float) -> dict[s
     """Run it through the whole system, and tell what came of it."""
     run = re.sub(r"[^A-Za-z0-9]+", "_", case.name).strip("_")
     shutil.rmtree(runs / run, ignore_errors=True)
-    words = [
-        "user", "up", "gymnasium", *case.words(), f"policy_endpoint:=tcp/127.0.0.1:{_free_port()}",
-        "--runs", str(runs), "--run", run, "--no-table",
-    ]  # fmt: skip
+    command = words_of_run(
+        "gymnasium", *case.words(), f"policy_endpoint:={free_endpoint()}", runs=runs, run=run
+    )
     said: list[str] = []
     began_s, first_s = time.monotonic(), math.inf
-    process = subprocess.Popen(
-        words, env=environment(folder, case.group), stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-    try:
+    with started(
+        command, env=environment(folder, case.group), stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
+    ) as process:  # fmt: skip
         assert process.stdout is not None
         os.set_blocking(process.stdout.fileno(), False)
         while process.poll() is None:
@@ -242,9 +241,6 @@ def learn(case: Case, folder: Path | None, runs: Path, seconds: float) -> dict[s
                 process.wait(timeout=120)
             time.sleep(0.2)
         said += [line.rstrip() for line in process.stdout]
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
     return {
         "status": process.returncode,
         "start_s": round(first_s - began_s, 1) if math.isfinite(first_s) else None,
@@ -253,12 +249,6 @@ def learn(case: Case, folder: Path | None, runs: Path, seconds: float) -> dict[s
         "warnings": _warnings(said),
         "last_words": [line for line in said[-5:] if not _STEPS.match(line)],
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def _warnings(said: Sequence[str]) -> list[str]:
@@ -342,7 +332,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
         kept = f"{told['kept']} of {told['kept'] + len(told['broken'])}"
         shows = ", ".join(f"`{k}` {v}" for k, v in told["observation"].items())
         inputs = [str(ran.get(key, "-")) for key in ("inputs", "constant", "far")]
-        words = [*told["broken"], *ran.get("warnings", [])]
+        words = [*told["broken"], *(w for w in ran.get("warnings", []) if not _of_a_start(w))]
         if ran.get("reward_constant"):
             words.append("the reward never changed")
         if ran.get("status"):
@@ -354,6 +344,11 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
         )  # fmt: skip
         lines.append("| " + " | ".join(str(cell) for cell in row) + " |")
     return "\n".join(lines)
+
+
+def _of_a_start(warning: str) -> bool:
+    """Whether it says that a process is not there yet, or no more."""
+    return warning.endswith(("[node_starting]", "[node_silent]", "is silent"))
 
 
 def _pair(ends: Sequence[float] | None, form: str) -> str:
@@ -368,6 +363,7 @@ def _short(text: str) -> str:
 def main() -> int:
     """Run what is not known yet, and print the table."""
     arguments = _parser().parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     if arguments.check:
         print(json.dumps(check(json.loads(arguments.check))), flush=True)
         return 0

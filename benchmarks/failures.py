@@ -23,12 +23,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from user_testing.domains import claim_domain
 from user_testing.ports import free_endpoint
+from user_testing.systems import words_of_run
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PAGE = _ROOT / "docs/how_to/when_something_fails.md"
@@ -87,10 +89,8 @@ class Running:
     """A command whose lines are noted with the time at which they came."""
 
     def __init__(self, words: Sequence[str], run: Path, domain: int) -> None:
-        command = [
-            "user", "up", "gymnasium", *words, f"policy_endpoint:={free_endpoint()}", "--no-table",
-            "--runs", str(run.parent), "--run", run.name,
-        ]  # fmt: skip
+        endpoint = f"policy_endpoint:={free_endpoint()}"
+        command = words_of_run("gymnasium", *words, endpoint, runs=run.parent, run=run.name)
         self.lines: list[tuple[float, str]] = []
         self.began_s = time.time()
         self.process = subprocess.Popen(
@@ -123,7 +123,7 @@ class Running:
         return self.process.returncode
 
 
-def show(failure: Failure, folder: Path, limit_s: float) -> dict[str, object]:
+def show(failure: Failure, folder: Path, limit_s: float) -> dict[str, Any]:
     """Let it fail, and tell what a person sees."""
     run = folder / "r"
     shutil.rmtree(run, ignore_errors=True)
@@ -162,9 +162,9 @@ def _quoted(word: str) -> str:
     return f"'{word}'" if re.search(r"[\[\]{} ]", word) else word
 
 
-def _wait(done: object, limit_s: float) -> None:
+def _wait(done: Callable[[], bool], limit_s: float) -> None:
     end_s = time.monotonic() + limit_s
-    while time.monotonic() < end_s and not done():  # type: ignore[operator]
+    while time.monotonic() < end_s and not done():
         time.sleep(0.1)
 
 
@@ -184,13 +184,11 @@ def _happened_s(run: Path) -> float | None:
 # --- the page ---
 
 
-def transcript(results: Sequence[dict[str, object]], folder: str) -> str:
+def transcript(results: Sequence[dict[str, Any]]) -> str:
     """Markdown: each command, and the lines that tell the cause."""
     parts = []
     for number, one in enumerate(results, 1):
-        lines = one["lines"]
-        assert isinstance(lines, list)
-        shown = [_line(line, folder) for line in _telling(lines)]
+        shown = one["lines"]
         end = "" if one["status"] is None else f" It ends with status {one['status']}."
         parts.append(
             f"### {number}. {one['title']}\n\n```\n{one['command']}\n```\n\n"
@@ -225,22 +223,32 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", type=int, nargs="*", default=[], help="numbers, from 1")
     parser.add_argument("--limit", type=float, default=150.0, help="seconds for each to end")
+    parser.add_argument(
+        "--results", type=Path, default=Path("build/failures.json"), help="what is known of each"
+    )
     parser.add_argument("--page", action="store_true", help=f"write {_PAGE.relative_to(_ROOT)}")
     arguments = parser.parse_args()
-    results = []
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+    known: dict[str, dict[str, Any]] = {}
+    if arguments.results.exists():
+        known = json.loads(arguments.results.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory(prefix="failures-") as folder:
         for number, failure in enumerate(FAILURES, 1):
             if arguments.only and number not in arguments.only:
                 continue
             result = show(failure, Path(folder), arguments.limit)
-            results.append(result)
+            result["lines"] = [_line(line, folder) for line in _telling(result["lines"])]
+            known[str(number)] = result
             print(
                 f"{number:2} {'ok  ' if result['as wanted'] else 'FAIL'} {result['seconds']} s after "
                 f"{result['counted from']}, status {result['status']}: {failure.title}", flush=True,
             )  # fmt: skip
             if not result["as wanted"]:
-                print("\n".join(map(str, result["lines"])))  # type: ignore[call-overload]
-        text = transcript(results, folder)
+                print("\n".join(result["lines"]))
+            arguments.results.parent.mkdir(parents=True, exist_ok=True)
+            arguments.results.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    results = [known[key] for key in sorted(known, key=int)]
+    text = transcript(results)
     if arguments.page:
         before, _, rest = _PAGE.read_text(encoding="utf-8").partition(_BEGIN)
         after = rest.partition(_END)[2]
