@@ -260,3 +260,15 @@ def test_the_check_of_a_robot_says_what_an_episode_of_chance_looks_like() -> Non
     assert half.passed and "every reward was -1" in half.detail
     assert "never changed: dead" in half.detail and half.detail.endswith("no success")
     assert "nobody knows whether it succeeded" in last({}).detail
+
+
+def test_a_large_image_is_told_with_what_makes_it_smaller(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    camera = {"shows": spaces.Dict({"top": spaces.Box(0, 255, (480, 640, 3), np.uint8)})}
+    robot(camera)
+    (note,) = caplog.messages
+    assert "'top' has 480 x 640 x 3 bytes" in note and "{top: {resize: [84, 84]}}" in note
+    caplog.clear()
+    robot(camera, images={"top": {"resize": [84, 84]}})
+    assert not caplog.messages

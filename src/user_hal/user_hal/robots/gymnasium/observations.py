@@ -22,6 +22,8 @@ LEAVES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 RENDER = "image_render"
 #: More numbers than this in one array are hardly a state that a network of numbers learns from.
 _MANY_NUMBERS = 1000
+#: Bytes of an image that makes everything slow: more than 256 x 256 in colours.
+_LARGE_IMAGE = 200_000
 
 
 class Observations:
@@ -118,6 +120,13 @@ class Observations:
                 raise ConfigError(f"images.{name}", got=str(leaf), expected="a Box")
             self._pictures[name] = picture = Picture(name, leaf, config or PictureConfig())
             self.specs[name] = picture.spec
+            if picture.spec.size > _LARGE_IMAGE:
+                height, width, channels = picture.spec.shape
+                self.notes.append(
+                    f"image {name!r} has {height} x {width} x {channels} bytes, which every step stores "
+                    f"and every update computes with. images: {{{name}: {{resize: [84, 84]}}}} makes it "
+                    "smaller"
+                )
             return
         spec = leaf_spec(leaf, self._config.float_dtype, name)
         if not spec.size:
