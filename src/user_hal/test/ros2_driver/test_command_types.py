@@ -286,3 +286,11 @@ def test_commands_that_cannot_be_are_refused_at_build(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         from_mapping(Ros2Config, contract(kind, {"topic": "/c", **command}))
+
+
+def test_fields_that_say_the_same_whatever_the_action_are_refused(
+    io: LocalTopics, arm: TopicArm
+) -> None:
+    command = {"topic": "/c", "type": STATE, "fields": {"name": "joints", "position": [0, 0, 0]}}
+    with pytest.raises(ConfigError, match="the same message whatever the action"):
+        connected(io, contract("joint_delta", command))

@@ -352,3 +352,10 @@ def test_several_grippers_that_cannot_be(changes: dict[str, Any], message: str) 
     mapping["action"] |= changes
     with pytest.raises(ConfigError, match=message):
         from_mapping(Ros2Config, mapping)
+
+
+def test_fields_that_say_the_same_whatever_the_opening_are_refused(io: LocalTopics) -> None:
+    """A text stays as it is: the gripper was told to open for ever, and that was recorded."""
+    string = {"topic": "/g", "type": "std_msgs/msg/String", "closed": 0.0, "opened": 1.0}
+    with pytest.raises(ConfigError, match="the same message whatever the opening.*two calls"):
+        sender(io, **string, fields={"data": "open"})

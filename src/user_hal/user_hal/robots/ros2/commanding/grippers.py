@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from user_core.errors import SuiteError
+from user_core.errors import ConfigError, SuiteError
 from user_core.reasons import GRIPPER_REJECTED, NO_REASON, Reason
 from user_core.specs import Array
 from user_hal.robots.ros2.calls import Call, CallConfig, perform, prepared
@@ -30,6 +30,8 @@ from user_hal.robots.ros2.messages import (
 )
 from user_hal.topic_io import TopicIo, TopicPublisher
 
+#: Words of which one must stand in the fields of a gripper's message.
+_OPENINGS = ("value", "values", "opening", "open")
 #: After so long, a goal that was rejected is sent again.
 _RETRY_S = 0.5
 
@@ -151,9 +153,16 @@ class GripperSender:
         return port
 
     def _mapped(self, cls: type[Any], where: str) -> Template:
-        return Template(
-            self._io, cls, self.config.type, self.config.fields, self._words(1.0), f"{where}.fields"
-        )
+        config, where = self.config, f"{where}.fields"
+        template = Template(self._io, cls, config.type, config.fields, self._words(1.0), where)
+        if not template.used & set(_OPENINGS):
+            raise ConfigError(
+                where,
+                got="the same message whatever the opening",
+                expected=f"one of the words {list(_OPENINGS)} in a field that is no text",
+                hint="A gripper that is told by words is opened and closed by two calls: open, close",
+            )
+        return template
 
     def _words(self, opening: float) -> dict[str, Any]:
         values, at = self.fingers(opening).tolist(), self.config.switch_at

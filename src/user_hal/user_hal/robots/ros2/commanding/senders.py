@@ -116,6 +116,12 @@ class TargetSender:
             self._template = Template(
                 io, cls, config.type, config.mapping, sample, f"{where}.fields"
             )
+            if not self._template.used & {"values", "value", "arm"}:
+                raise ConfigError(
+                    f"{where}.fields",
+                    got="the same message whatever the action",
+                    expected="the word values (or value, of one joint) in a field that is no text",
+                )
 
     def send(
         self,
