@@ -281,6 +281,21 @@ def test_grippers_of_a_robot_survive_and_rubbish_about_them_is_refused() -> None
             robot_description_from_message(message)
 
 
+def test_choices_of_a_robot_survive_and_rubbish_about_them_is_refused() -> None:
+    action = replace(SPEC.action, low=(-1.0, 0.0, 2.0), high=(1.0, 2.0, 3.0), categorical=(1, 2))
+    description = RobotDescription(replace(SPEC, action=action, hold_choices=(1, 2)))
+    back = journey("user_msgs/msg/RobotSpec", description)
+    assert back.spec.action.categorical == (1, 2) and back.spec.hold_choices == (1, 2)
+    assert back.spec_hash == description.spec_hash
+    for categorical, held in (
+        ([7], []), ([2, 1], []), ([0, 1], []), ([1], [5]), ([1], [1, 1]), (list(range(5000)), []),
+    ):  # fmt: skip
+        message = robot_description_to_message(RobotDescription(replace(SPEC, action=action)))
+        message.action.categorical, message.hold_choices = categorical, held
+        with pytest.raises((CodecError, SpecError)):
+            robot_description_from_message(message)
+
+
 def test_action_groups_survive_and_rubbish_about_them_is_refused() -> None:
     delta, base = ActionKind.JOINT_DELTA, ActionKind.BASE_TWIST
     groups = (ActionGroup("arm", delta, 1), ActionGroup("base", base, 2))
