@@ -202,7 +202,7 @@ def process(words: list[str], folder: Path, name: str) -> Iterator[subprocess.Po
 
 def times(file: Path) -> np.ndarray:
     """The times that ``peer_environment.Times`` wrote."""
-    if not file.exists():
+    if not file.exists() or not file.stat().st_size:  # it is made, and then gets its size
         return np.empty(0)
     rows = np.memmap(file, np.float64, "r")
     return np.array(rows[1 : int(rows[0]) + 1])
