@@ -188,7 +188,7 @@ def transcript(results: Sequence[dict[str, Any]]) -> str:
     """Markdown: each command, and the lines that tell the cause."""
     parts = []
     for number, one in enumerate(results, 1):
-        shown = one["lines"]
+        shown = [f"  {line}" for line in one["lines"]]
         end = "" if one["status"] is None else f" It ends with status {one['status']}."
         parts.append(
             f"### {number}. {one['title']}\n\n```\n{one['command']}\n```\n\n"
