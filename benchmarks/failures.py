@@ -213,7 +213,12 @@ def _telling(lines: Sequence[str]) -> list[str]:
 
 
 def _line(line: str, folder: str) -> str:
-    line = line.replace(folder, "runs").replace(str(_ROOT), ".").replace(str(Path.home()), "~")
+    line = (
+        line.replace(folder, "runs")
+        .replace(sys.prefix, ".venv")
+        .replace(str(_ROOT), ".")
+        .replace(str(Path.home()), "~")
+    )
     line = re.sub(r"\S*/share/user_bringup/config/", "config/", line)
     return line if len(line) <= 3 * _WIDTH else line[: 3 * _WIDTH - 4] + " ..."
 

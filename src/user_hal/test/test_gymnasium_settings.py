@@ -445,6 +445,11 @@ def test_versions_that_do_not_fit_are_named(monkeypatch: pytest.MonkeyPatch) -> 
     assert "torch" not in said and "gymnasium>=1" not in said
 
 
+def test_a_module_that_is_missing_is_told_with_how_to_get_it() -> None:
+    with pytest.raises(ConfigError, match=r"'no_arm:Arm-v0'.*-m pip install no_arm\b.*PYTHONPATH"):
+        robot(env_id="no_arm:Arm-v0")
+
+
 def test_an_error_without_words_says_its_line() -> None:
     def silent() -> Any:
         raise AssertionError  # as an assert without a text

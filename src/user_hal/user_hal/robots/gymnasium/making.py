@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -176,7 +177,8 @@ def _together(*texts: str) -> str:
 
 def _to_install(error: ModuleNotFoundError) -> str:
     """How a missing module comes here, for people."""
-    name = (error.name or "").partition(".")[0] or "the module"
+    named = re.search(r"No module named '([\w.]+)'", str(error))
+    name = (error.name or (named[1] if named else "")).partition(".")[0] or "the module"
     return (
         f"Install the package that brings {name} (often of the same name) for this Python: "
         f"{sys.executable} -m pip install {name}. Or put its folder on PYTHONPATH"
