@@ -176,6 +176,19 @@ def test_a_joint_of_the_arm_may_be_called_gripper() -> None:
     assert params["joints"] == list(joints) and "gripper" not in params["action"]
 
 
+def test_a_joint_beside_numbered_ones_is_the_grippers_whatever_it_is_called() -> None:
+    """xArm: joint1 to joint7, and drive_joint, which six finger joints mimic."""
+    numbered = [f"joint{n}" for n in range(1, 8)]
+    joints = [*numbered, "drive_joint", "left_finger_joint"]
+    topics = told(("/arm_controller/joint_trajectory", TRAJECTORY), ("/grip/action", GRIPPER))
+    params, _ = proposed({"/joint_states": joints}, topics)
+    assert params["joints"] == numbered
+    without, _ = proposed({"/joint_states": joints[:-1]}, topics[:1])  # no gripper: whose is it?
+    assert without["joints"] == joints[:-1]
+    mixed, _ = proposed({"/joint_states": ["pan", "lift", "elbow1", "elbow2"]}, topics)
+    assert mixed["joints"] == ["pan", "lift", "elbow1", "elbow2"]
+
+
 def test_grippers_of_a_trajectory_controller_and_of_both_actions() -> None:
     joints = (*ARM, "left_finger", "right_finger")
     params, _ = proposed(

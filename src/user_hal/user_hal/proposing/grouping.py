@@ -259,7 +259,8 @@ def _arms(
     if not arms:
         arms = _by_topic(ways, _without_hands(joints, urdf, hands))
     if not arms:
-        arms = _by_prefix(_without_hands(joints, urdf, hands))
+        own = _without_hands(joints, urdf, hands)
+        arms = _by_prefix(_numbered(own) if hands and urdf is None else own)
     for arm in arms:
         arm.ways += [way for way in known if set(way.joints) == set(arm.joints)]
     _name(arms)
@@ -277,12 +278,29 @@ def _without_hands(joints: Sequence[str], urdf: Urdf | None, hands: Sequence[Han
     """Nobody told whose joints are whose: those called like fingers are a gripper's."""
     if not hands:
         return list(joints)
-    return [
+    left = [
         name
         for name in joints
         if not set(words(name)) & _HANDS
         or (urdf is not None and not urdf.hangs_on(name, [j for j in joints if j != name]))
     ]
+    return left
+
+
+#: So many numbered joints are an arm's, and one that is called otherwise is not.
+_FEWEST_NUMBERED = 4
+
+
+def _numbered(joints: list[str]) -> list[str]:
+    """Without one joint that is called otherwise than all others, which are numbered: joint1 to
+    joint7, and the drive_joint of the gripper."""
+    families: dict[str, list[str]] = {}
+    for name in joints:
+        families.setdefault(re.sub(r"\d+", "#", name), []).append(name)
+    if len(families) != 2:
+        return joints
+    few, many = sorted(families.values(), key=len)
+    return many if len(few) == 1 and len(many) >= _FEWEST_NUMBERED else joints
 
 
 def _by_topic(ways: Sequence[Way], joints: Sequence[str]) -> list[Part]:
