@@ -199,7 +199,8 @@ class ActionScale:
     def unit(self, action: Array) -> Array:
         """Actions (..., A) as a network has them, from the robot's, float32."""
         half = np.where(self.half > 0, self.half, 1)
-        return ((action - self.middle) / half).astype(np.float32)
+        found: Array = ((action - self.middle) / half).astype(np.float32)
+        return found
 
     def to_robot(self, unit: Array) -> Array:
         """Actions (..., A) of the spec's type and within its bounds, as a network gives them."""
