@@ -140,6 +140,13 @@ def test_a_threshold_that_was_set_wins_over_keys_that_nobody_chose() -> None:
     assert stepped({"info": {"goal_achieved": True}}).read().task.success is True
 
 
+@pytest.mark.parametrize("name", ["success_reward", "success_return"])
+def test_a_threshold_that_nothing_can_reach_is_refused(name: str) -> None:
+    for value in (math.nan, math.inf):
+        with pytest.raises(ConfigError, match=f"{name}: got .* expected a finite number"):
+            robot({}, **{name: value})
+
+
 def test_keys_that_may_mean_success_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     info = {"metrics": {"success_now": np.bool_(True)}, "steps": 3, "reached_goal": False}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from user_core.config import Config, setting
@@ -122,7 +123,11 @@ class GymnasiumConfig(Config):
     )
 
     def validate(self) -> None:
-        """One way to judge by reward."""
+        """One way to judge by reward, by a number that can be reached."""
+        for name in ("success_reward", "success_return"):
+            threshold = getattr(self, name)
+            if threshold is not None and not math.isfinite(threshold):
+                raise ConfigError(name, got=threshold, expected="a finite number")
         if self.success_reward is not None and self.success_return is not None:
             raise ConfigError(
                 "success_return", got="beside success_reward", expected="one of the two"
