@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from user_core.errors import ConfigError, DeviceFault
 from user_hal.fakes import local_topics as m
-from user_hal.robots.ros2.messages import LAYOUTS, Extractor, FieldPath
+from user_hal.robots.ros2.messages import LAYOUTS, Extractor, FieldPath, NotSelected
 
 
 def joints(names: list[str], **fields: Any) -> m.JointState:
@@ -95,10 +96,31 @@ def test_a_field_that_is_not_there_lists_those_that_are(path: str, message: str)
         FieldPath(path).check(m.JointState, "sensor_msgs/msg/JointState")
 
 
-@pytest.mark.parametrize("path", ["", "a..b", "a[b]", "a b", "[0]", "a[0]b"])
+@pytest.mark.parametrize("path", ["", "a..b", "a[b]", "a b", "[0]", "a[0]b", "a[b=]", "a[=b]"])
 def test_a_path_that_is_none(path: str) -> None:
     with pytest.raises(ConfigError, match="path of a field"):
         FieldPath(path)
+
+
+def test_an_element_by_its_name() -> None:
+    """diagnostic_msgs/DiagnosticArray: who it is about says each status itself."""
+
+    def status(name: str, level: int) -> Any:
+        return SimpleNamespace(name=name, level=level)
+
+    path = FieldPath("status[name=ur: Robot mode, 1.2].level")
+    message = SimpleNamespace(status=[status("other", 2), status("ur: Robot mode, 1.2", 1)])
+    assert path.get(message) == 1 and path.selects
+    message.status.pop()
+    with pytest.raises(NotSelected, match="no element with name = 'ur: Robot mode, 1.2'"):
+        path.get(message)
+    extract = Extractor(FieldPath("status[name=x].level"), LAYOUTS["scalar"], 1)
+    assert extract(message) is None
+    message.status.append(status("x", 3))
+    np.testing.assert_array_equal(extract(message), [3.0])
+    both = FieldPath("status[name=a,b].level, status[0].level")
+    message.status.append(status("a,b", 7))
+    assert both.get(message) == [7, 2] and both.selects and not FieldPath("a[0].b").selects
 
 
 def test_several_ways_give_a_vector() -> None:

@@ -71,6 +71,34 @@ def test_it_says_what_was_said_where() -> None:
 
 
 @dataclass
+class Diagnostics:
+    """Like diagnostic_msgs/msg/DiagnosticArray."""
+
+    status: list[Any] = field(default_factory=list)
+
+
+def test_a_status_by_its_name_among_messages_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = "diagnostic_msgs/msg/DiagnosticArray"
+    monkeypatch.setitem(local_topics.MESSAGES, kind, Diagnostics)
+    world = World(
+        {"topic": "/diagnostics", "type": kind, "field": "status[name=arm].level", "above": 1}
+    )
+
+    def say(**levels: int) -> str:
+        status = [
+            SimpleNamespace(name=name, level=bytes([level])) for name, level in levels.items()
+        ]
+        return world.say("/diagnostics", kind, Diagnostics(status))
+
+    assert "nothing was heard" in say(camera=2)
+    assert say(camera=2, arm=0) == ""
+    assert say(camera=2) == "", "it is about others"
+    assert "status[name=arm].level = 2" in say(arm=2)
+    assert "status[name=arm].level = 2" in say(camera=0)
+    assert say(arm=1) == ""
+
+
+@dataclass
 class Answer:
     """Of a service that tells a safety mode."""
 

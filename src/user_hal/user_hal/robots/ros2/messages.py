@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -240,17 +240,57 @@ def unit_named(observation: str, layout: LayoutName) -> str:
     return _STANDARD_UNITS.get(quantity_named(observation), LAYOUTS[layout].unit)
 
 
-_STEP = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)((?:\[(?:\d+|\*)\])*)")
+_STEP = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)((?:\[(?:\d+|\*|[A-Za-z_][A-Za-z0-9_]*=[^\[\]]+)\])*)")
+_INDEX = re.compile(r"\[([^\]]*)\]")
 _SEQUENCE = re.compile(r"(?:sequence<)?([A-Za-z0-9_/]+)(?:, \d+>|>|\[\d+\])")
 
 #: Finds the class of a message type.
 MessageClass = Callable[[str], type[Any]]
 
 
+class Select(NamedTuple):
+    """The element of a list of which a field has some value.
+
+    Attributes:
+        field: Its name.
+        value: The value, as text.
+    """
+
+    field: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.field}={self.value}"
+
+    def of(self, elements: Any) -> Any:
+        """The element; raises NotSelected where there is none."""
+        for element in elements:
+            if str(getattr(element, self.field)) == self.value:
+                return element
+        raise NotSelected(f"no element with {self.field} = {self.value!r}")
+
+
+class NotSelected(IndexError):
+    """A message has no such element: it is about others."""
+
+
+def _parts(text: str, separator: str) -> list[str]:
+    """A text cut at separators that stand in no brackets."""
+    found, depth = [""], 0
+    for letter in text:
+        depth += (letter == "[") - (letter == "]")
+        if letter == separator and depth == 0:
+            found.append("")
+        else:
+            found[-1] += letter
+    return found
+
+
 class FieldPath:
     """A way through a message, for instance ``pose.pose``, ``arms[1].joints[0].position``, or
-    ``motor_state[*].q``: the ``q`` of every element, in order. Several ways, with commas between
-    them, give a list: ``x, y, z, rx, ry, rz``.
+    ``motor_state[*].q``: the ``q`` of every element, in order; ``status[name=arm].level``: of the
+    element with that name, where messages without it are about others. Several ways, with commas
+    between them, give a list: ``x, y, z, rx, ry, rz``.
 
     Raises:
         ConfigError: The text is not such a way.
@@ -258,23 +298,27 @@ class FieldPath:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self._steps: list[str | int] = []  # ALL for every element
-        several = text.split(",") if "," in text else []
+        self._steps: list[str | int | Select] = []  # ALL for every element
+        several = ways if len(ways := _parts(text, ",")) > 1 else []
         self._several = [FieldPath(way.strip()) for way in several]
         if several:
             return
-        for part in text.split("."):
+        for part in _parts(text, "."):
             match = _STEP.fullmatch(part)
             if match is None:
                 raise ConfigError(
                     "path of a field",
                     got=repr(text),
-                    expected="names, [indices] and [*], joined by dots",
+                    expected="names, [indices], [*] and [field=value], joined by dots",
                 )
             self._steps.append(match[1])
-            self._steps += [
-                _ALL if index == "*" else int(index) for index in re.findall(r"\d+|\*", match[2])
-            ]
+            self._steps += [_step(index) for index in _INDEX.findall(match[2])]
+
+    @property
+    def selects(self) -> bool:
+        """Whether it goes to an element that some messages may lack."""
+        own = any(isinstance(step, Select) for step in self._steps)
+        return own or any(way.selects for way in self._several)
 
     def get(self, message: Any) -> Any:
         """What stands there; a list if there is a ``[*]``. Raises AttributeError or IndexError
@@ -298,14 +342,15 @@ class FieldPath:
             path.check(message_class, type_name, find)
         message, way, element = message_class(), type_name, ""
         for step in self._steps:
-            if isinstance(step, int):
+            if not isinstance(step, str):
                 match = _SEQUENCE.fullmatch(element)
                 if match is None and not hasattr(message, "__getitem__"):
                     raise ConfigError(
                         f"field {self.text!r}", got=f"{way} is no list", expected="no [...] there"
                     )
-                if len(message) > max(step, 0):  # of a fixed length
-                    message = message[max(step, 0)]
+                at = max(step, 0) if isinstance(step, int) else 0
+                if len(message) > at:  # of a fixed length
+                    message = message[at]
                 elif match is not None and "/" in match[1] and find is not None:
                     package, _, name = match[1].rpartition("/")
                     message = find(f"{package.split('/')[0]}/msg/{name}")()
@@ -313,6 +358,8 @@ class FieldPath:
                     message = 0.0
                 else:
                     return
+                if isinstance(step, Select) and not hasattr(message, step.field):
+                    raise no_such_field(self.text, step.field, message, way)
                 way, element = f"{way}[{'*' if step == _ALL else step}]", ""
                 continue
             if not hasattr(message, step):
@@ -326,13 +373,23 @@ class FieldPath:
 _ALL = -1  # as a step: every element
 
 
-def _follow(message: Any, steps: Sequence[str | int], start: int) -> Any:
+def _step(index: str) -> int | Select:
+    """What stands in brackets."""
+    field, equals, value = index.partition("=")
+    if equals:
+        return Select(field, value.strip())
+    return _ALL if index == "*" else int(index)
+
+
+def _follow(message: Any, steps: Sequence[str | int | Select], start: int) -> Any:
     for index in range(start, len(steps)):
         step = steps[index]
         if isinstance(step, str):
             message = getattr(message, step)
         elif step == _ALL:
             return [_follow(element, steps, index + 1) for element in message]
+        elif isinstance(step, Select):
+            message = step.of(message)
         else:
             message = message[step]
     return message
@@ -416,6 +473,8 @@ class Extractor:
         Raises:
             DeviceFault: The message has no names where they were promised.
         """
+        if self._field.selects and self._lacks(message):
+            return ()
         if not self._names:
             return self._all
         assert self._names_field is not None  # noqa: S101 - given together with names
@@ -434,6 +493,16 @@ class Extractor:
             self._known_names = names
         self.left_empty = bool(names) and self._is_empty(message)
         return () if self.left_empty else self._present
+
+    def _lacks(self, message: Any) -> bool:
+        """Whether the message has not got the element that is selected."""
+        try:
+            self._field.get(message)
+        except NotSelected:
+            return True
+        except (AttributeError, IndexError, TypeError):
+            return False  # take() says what is wrong
+        return False
 
     def _is_empty(self, message: Any) -> bool:
         try:

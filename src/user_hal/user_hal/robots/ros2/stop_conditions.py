@@ -11,7 +11,7 @@ from user_core.config import Config, setting
 from user_core.errors import ConfigError, DeviceTimeout, SuiteError
 from user_core.reasons import NO_REASON, ROBOT_STOP, Reason
 from user_hal.robots.ros2.filling import constant, constants
-from user_hal.robots.ros2.messages import FieldPath, is_service
+from user_hal.robots.ros2.messages import FieldPath, NotSelected, is_service
 from user_hal.topic_io import TopicIo, TopicSubscription
 
 Plain = bool | int | float | str
@@ -158,6 +158,8 @@ class StopCondition:
         """Take a message of the topic, or an answer."""
         try:
             self._value = _plain(self._path.get(message))
+        except NotSelected:
+            return  # it is about others
         except (AttributeError, IndexError):
             self._value = None  # a list that is too short: unknown, see _holds()
         self._heard_s = time.monotonic()

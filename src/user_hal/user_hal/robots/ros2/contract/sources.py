@@ -26,7 +26,8 @@ class PartConfig(Config):
     field: str = setting(
         "",
         doc="Path to the numbers in the message: names, [indices] and [*], for instance "
-        "pose.position, arms[1].q, or motor_state[*].q for the q of every element. Several, with "
+        "pose.position, arms[1].q, motor_state[*].q for the q of every element, or "
+        "status[name=arm].level for the element with that name. Several, with "
         "commas between them, give a vector: x, y, z, rx, ry, rz.",
     )
     tf: str = setting(

@@ -432,6 +432,12 @@ class TopicPart:
             self._other_names.update(list(self._names_field.get(message))[:256])
 
     def _missing_elements(self) -> DeviceFault:
+        if self._field.selects:
+            return DeviceFault(
+                self.label,
+                got=f"{self.messages} messages, none with the element of {self.config.field!r}",
+                expected="one that has it",
+            )
         known = sorted(self._other_names)
         missing = [name for name in self.names if name not in self._other_names]
         if self._extract.left_empty and not known:
