@@ -24,6 +24,7 @@ import itertools
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -39,6 +40,9 @@ OURS = ("system", "synchronous")
 _TARGET = 0.95
 #: Share of the evaluations, the last ones, whose mean is the final return.
 _FINAL = 0.2
+
+#: Time within which a whole system ends.
+_END_S = 90
 
 Line = dict[str, Any]
 
@@ -104,7 +108,7 @@ def run_all(arguments: argparse.Namespace, jobs: Sequence[Job]) -> None:
         for process in running:
             process.terminate()
         for process in running:
-            process.wait(30)
+            process.wait(_END_S)
 
 
 def named(arguments: argparse.Namespace, job: Job) -> str:
@@ -125,6 +129,7 @@ def start(arguments: argparse.Namespace, job: Job, slot: int) -> subprocess.Pope
 
 def run_one(arguments: argparse.Namespace) -> None:
     """The work of such a process."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what it has started ends with it
     data = json.loads(arguments.job)
     job = Job(**{**data, "hidden": tuple(data["hidden"]), "changes": tuple(data["changes"])})
     begin_s = time.monotonic()
