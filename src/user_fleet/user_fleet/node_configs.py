@@ -35,6 +35,13 @@ class ResourceAgentConfig(Config):
     ask_drivers_s: float = setting(
         300.0, doc="Time between two questions to drivers and robot files.", unit="s", gt=0
     )
+    start_experiments: bool = setting(
+        False,
+        doc="Start the deployments of experiments, as the scheduler says; else grants are bookings.",
+    )
+    stop_s: float = setting(
+        60.0, doc="Time that a deployment has to end before it is killed.", unit="s", gt=0
+    )
     look_at_graph: bool = setting(True, doc="Look for robots in the ROS graph.")
     state_dir: str = setting(
         "",

@@ -2,6 +2,8 @@
 
     fleet_agent ENDPOINT HOST... [--credentials DIR] [--as HOST] [--clock-offset SECONDS] [--state DIR]
 
+With ``--start`` it runs what grants are for, ``set.command`` of a role's ``run``, by a shell, with the variable FENCING.
+
 Prints a line for each change of what it is told, and at the end what it refused. ``--as`` speaks under the key
 of another host than it names: a forger.
 """
@@ -14,13 +16,15 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from user_comm.net.sessions import ZenohConfig, open_session
 from user_core.runtime.clock import Clock
 from user_fleet.presence import agent as agents
-from user_fleet.presence.agent import Agent, Bookings
+from user_fleet.presence.agent import Agent, Bookings, Runner
+from user_fleet.presence.launcher import Launcher
 from user_fleet.presence.messages import Granted, heartbeat_key
 from user_fleet.resources.model import HostReport, Resource
 
@@ -35,18 +39,25 @@ class OffClock(Clock):
         return super().wall_ns() + self._offset_ns
 
 
-class Told(Bookings):
-    """Prints what it is told, where that is new."""
+class Told:
+    """Prints what it is told, where that is new, and passes it on."""
 
-    def __init__(self, host: str) -> None:
-        super().__init__()
-        self._host = host
+    def __init__(self, host: str, runner: Runner) -> None:
+        self._host, self._runner = host, runner
+        self._grants: tuple[Granted, ...] = ()
+        self.given_back, self.done, self.failed = runner.given_back, runner.done, runner.failed
 
     def apply(self, grants: Sequence[Granted]) -> None:
-        if tuple(grants) != self.grants:
+        if tuple(grants) != self._grants:
             words = [f"{grant.fencing}:{grant.resource}:{grant.experiment}" for grant in grants]
             print("told", self._host, *words, flush=True)
-        super().apply(grants)
+        self._grants = tuple(grants)
+        self._runner.apply(grants)
+
+
+def shell(one: Granted, others: Sequence[Granted]) -> tuple[list[str], dict[str, str]]:
+    assert one.run is not None
+    return ["sh", "-c", one.run.set["command"]], {"FENCING": str(one.fencing)}
 
 
 def report_of(host: str, life: str) -> HostReport:
@@ -66,6 +77,7 @@ def main() -> None:
     parser.add_argument("--as", dest="speaks_as", default="")
     parser.add_argument("--clock-offset", type=float, default=0.0)
     parser.add_argument("--state", type=Path)
+    parser.add_argument("--start", action="store_true")
     arguments = parser.parse_args()
     ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -76,13 +88,18 @@ def main() -> None:
         connect=(arguments.endpoint,), credentials=arguments.credentials, shared_memory=False
     )
     with open_session(config, ending) as session:
-        made = []
+        made: list[Agent] = []
+        launchers: list[Launcher] = []
         for host in arguments.hosts:
             life = f"{host}-life-{psutil.Process().pid}"
             state = arguments.state / f"{host}.json" if arguments.state else None
+            runner: Any = Bookings()
+            if arguments.start:
+                runner = Launcher(shell, arguments.state / f"uses_{host}", stop_s=5.0)
+                launchers.append(runner)
             agent = Agent(
                 session, lambda host=host, life=life: report_of(host, life), host=host, life=life,
-                runner=Told(host), clock=OffClock(arguments.clock_offset), state_file=state,
+                runner=Told(host, runner), clock=OffClock(arguments.clock_offset), state_file=state,
             )  # fmt: skip
             agent.start()
             made.append(agent)
@@ -92,6 +109,8 @@ def main() -> None:
             agent.close()
             for why, count in agent.refused.items():
                 print("refused", agent.host, count, why, flush=True)
+        for launcher in launchers:
+            launcher.close()
 
 
 if __name__ == "__main__":

@@ -186,27 +186,57 @@ def test_without_a_fitting_one_the_rest_goes_on_and_says_what_it_waits_for(fleet
 
 def test_what_keeps_failing_is_given_to_nobody_until_a_person_releases_it(fleet: Fleet) -> None:
     fleet.view = FleetView([LAB[0]])
-    fleet.submit(wants("one"))
-    for _ in range(3):
+    for name in ("one", "two", "three"):
+        fleet.submit(wants(name))
         (grant,) = fleet.store.grants()
         fleet.scheduler.failed(grant.fencing, "arm does not answer")
+        fleet.scheduler.finished(name)
         fleet.step()
-    assert fleet.has("one") == set()
-    assert "quarantined: 3 failures" in fleet.why("one").text
+    fleet.submit(wants("four"))
+    assert fleet.has("four") == set()
+    assert "quarantined: 3 failures" in fleet.why("four").text
     assert fleet.scheduler.release(LAB[0].id)
     fleet.step()
-    assert fleet.has("one") == {"a1"}
+    assert fleet.has("four") == {"a1"}
+
+
+def test_a_device_that_comes_and_goes_is_quarantined(fleet: Fleet) -> None:
+    fleet.submit(wants("one", 4))
+    for _ in range(3):
+        fleet.set(LAB[0].unwell("absent", BROKEN))
+        fleet.set()
+        fleet.clock.move(1.0)
+    assert fleet.has("one") == {"a2", "b1", "c1"}
+    assert "quarantined: 3 failures" in fleet.why("one").text
 
 
 def test_failures_of_long_ago_do_not_count(fleet: Fleet) -> None:
-    fleet.view = FleetView([LAB[0]])
+    fleet.submit(wants("one", 4))
+    for _ in range(5):
+        fleet.set(LAB[0].unwell("absent", BROKEN))
+        fleet.set()
+        fleet.clock.move(3601.0)
+    assert fleet.has("one") == {"a1", "a2", "b1", "c1"}
+
+
+def test_an_experiment_that_fails_everywhere_is_ended_and_costs_nobody_a_robot(
+    fleet: Fleet,
+) -> None:
     fleet.submit(wants("one"))
+    tried = []
     for _ in range(5):
         (grant,) = fleet.store.grants()
-        fleet.scheduler.failed(grant.fencing, "arm does not answer")
-        fleet.clock.move(3601.0)
+        tried.append(grant.resource)
+        fleet.scheduler.failed(grant.fencing, "no such file")
         fleet.step()
-    assert fleet.has("one") == {"a1"}
+    assert set(tried[:4]) == {item.id for item in LAB}  # what has failed is not tried first
+    assert (fleet.state("one"), fleet.why("one").code) == ("cancelled", "experiment_failed")
+    assert "5 failures" in fleet.why("one").text and "no such file" in fleet.why("one").text
+    assert fleet.store.held_back() == {}
+    fleet.submit(wants("one"))  # mended, and submitted again
+    (grant,) = fleet.store.grants()
+    fleet.scheduler.failed(grant.fencing, "no such file")
+    assert fleet.step().state("one") == "running"
 
 
 def test_draining_waits_for_the_episode_and_replaces(fleet: Fleet) -> None:

@@ -194,6 +194,56 @@ def test_a_scheduler_that_is_killed_loses_no_grant_and_one_that_hangs_is_fenced(
     ]
 
 
+#: Writes who drives a robot, and until when, into a file of the robot: like the log of its HAL.
+DRIVES = (
+    "echo begin $FENCING >> {folder}/driven;"
+    "trap 'echo end $FENCING >> {folder}/driven; exit 0' INT TERM;"
+    "while true; do test -e {folder}/finish && {{ echo end $FENCING >> {folder}/driven; exit 0; }}; sleep 0.05; done"
+)
+
+
+def test_experiments_are_started_preempted_and_end_and_a_robot_has_one_driver(
+    world: World,
+) -> None:
+    agent = world.agent("h1", "--start")
+    world.is_there("h1")
+    driven = world.folder / "driven"
+    command = DRIVES.format(folder=world.folder)
+
+    def submit(name: str, priority: int, script: str = command) -> None:
+        run = {"deployment": "script", "set": {"command": script}}
+        roles = {"robots": {"kind": "robot", "run": run}}
+        experiment = to_mapping(Experiment(name=name, priority=priority, roles=roles))
+        assert world.ask(do="submit", experiment=experiment)["ok"]
+
+    def lines() -> list[str]:
+        return driven.read_text().splitlines() if driven.exists() else []
+
+    submit("low", 0)
+    wait_until(lambda: len(lines()) == 1)
+    submit("high", 5)
+    wait_until(lambda: len(lines()) == 3, seen=lines)
+    agent.kill()  # what it has started ends with it
+    wait_until(lambda: len(lines()) == 4, seen=lines)
+    agent.start()
+    wait_until(lambda: len(lines()) == 5, seen=lines)  # the same grant again
+    world.scheduler.kill()
+    world.scheduler.start()
+    submit("broken", 9, "echo no bus; exit 3")  # fails wherever it is started, and is given up
+    wait_until(lambda: (e := world.store.find("broken")) and e.state == "cancelled")
+    assert "no bus" in world.why("broken").text
+    assert world.store.held_back() == {}  # it was not the robot's fault
+    wait_until(lambda: lines()[-1].startswith("begin"), seen=lines)
+    (world.folder / "finish").touch()
+    for name in ("high", "low"):
+        wait_until(lambda n=name: (e := world.store.find(n)) and e.state == "done")
+    numbers = [int(line.split()[1]) for line in lines()]
+    kinds = [line.split()[0] for line in lines()]
+    assert kinds == ["begin", "end"] * (len(kinds) // 2)  # never two at once
+    assert numbers == sorted(numbers)  # never an older one after a newer one
+    agent.interrupt()
+
+
 def test_two_of_one_name_a_clock_that_is_off_and_forgers_hurt_nobody(world: World) -> None:
     first = world.agent("h1")
     world.is_there("h1")

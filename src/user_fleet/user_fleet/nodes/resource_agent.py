@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from user_comm.topic_io import RosTopicIo
 from user_core.config import find_shared, from_mapping, load_yaml, path_of_file, shared_folders
 from user_core.errors import ConfigError
 from user_fleet.node_configs import HostConfig, ResourceAgentConfig, fleet_folder
-from user_fleet.presence.agent import Agent
+from user_fleet.presence.agent import Agent, Bookings, Runner
+from user_fleet.presence.launcher import Launcher, user_up
+from user_fleet.presence.messages import Granted
 from user_fleet.resources.contracts import read_contracts
 from user_fleet.resources.inventory import Graph, Inventory
 from user_fleet.resources.model import HostReport
@@ -64,18 +67,35 @@ class ResourceAgent(LifecycleNode):
             if not self._closing.is_set():
                 self.fail(error)
             return
-        with session:
+        with session, ExitStack() as stack:
             host = self._inventory.config.name
+            folder = fleet_folder(config.state_dir)
+            runner: Runner = Bookings()
+            if config.start_experiments:
+                runner = Launcher(self._command, folder / "uses", config.stop_s)
+                stack.callback(runner.close)
             self._agent = Agent(
                 session, self._look, host=host, life=self._inventory.life,
                 scheduler=config.scheduler, heartbeat_s=config.heartbeat_s, look_s=config.look_s,
-                state_file=fleet_folder(config.state_dir) / f"agent_{host}.json",
+                runner=runner,
+                state_file=folder / f"agent_{host}.json",
             )  # fmt: skip
             try:
                 self._agent.start()
                 self._closing.wait()
             finally:
                 self._agent.close()
+
+    def _command(
+        self, grant: Granted, others: Sequence[Granted]
+    ) -> tuple[Sequence[str], Mapping[str, str]]:
+        """What is started for a grant."""
+        runs = Path(self._inventory.config.folder).expanduser() / "runs"
+        about = {"site": self._inventory.config.site}
+        robot = self._inventory.config.robots.get(grant.resource.rpartition("/")[2])
+        if robot is not None:
+            about["robot_file"] = robot.file
+        return user_up(grant, others, runs, about)
 
     def _leave(self, thread: threading.Thread) -> None:
         self._closing.set()

@@ -39,6 +39,9 @@ class Runner(Protocol):
     def given_back(self) -> Iterable[int]:
         """Of those in force, the numbers of those whose use has ended."""
 
+    def done(self) -> Iterable[int]:
+        """Of those in force, the numbers of those whose use is over, by itself and well."""
+
     def failed(self) -> Iterable[tuple[int, str]]:
         """Of those in force, the numbers of those whose use has failed, and how."""
 
@@ -59,6 +62,10 @@ class Bookings:
     def given_back(self) -> Iterable[int]:
         """All that are asked back."""
         return [grant.fencing for grant in self.grants if grant.yields]
+
+    def done(self) -> Iterable[int]:
+        """None: people say so, with `user fleet finish`."""
+        return ()
 
     def failed(self) -> Iterable[tuple[int, str]]:
         """None."""
@@ -186,6 +193,7 @@ class Agent:
 
     def _heartbeat(self) -> Heartbeat:
         given_back = tuple(self.runner.given_back())[:256]
+        done = tuple(self.runner.done())[:256]
         failed = tuple(Failure(fencing=n, text=t[:500]) for n, t in self.runner.failed())[:256]
         with self._lock:
             self._sequence += 1
@@ -193,7 +201,7 @@ class Agent:
                 host=self.host, life=self.life, sequence=self._sequence,
                 wall_ns=self._clock.wall_ns(), report=self._report_number,
                 epoch=self._obeys.epoch, assignment=self._assignment,
-                given_back=given_back, failed=failed,
+                given_back=given_back, done=done, failed=failed,
             )  # fmt: skip
 
     def _look_again(self) -> None:

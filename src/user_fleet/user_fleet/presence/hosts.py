@@ -77,6 +77,7 @@ class HostState:
     epoch: int = 0
     assignment: int = 0
     given_back: tuple[int, ...] = ()
+    done: tuple[int, ...] = ()
     failed: tuple[Failure, ...] = ()
     told: int = field(default=0, repr=False)
 
@@ -137,6 +138,7 @@ class Hosts:
                     return
                 state.life, state.sequence, state.told = said.life, 0, 0
                 state.epoch = state.assignment = 0
+                state.done = ()
             if said.sequence <= state.sequence:
                 self._count(host, "an old heartbeat again")
                 return
@@ -144,7 +146,7 @@ class Hosts:
             state.clock_offset_s = (said.wall_ns - self._clock.wall_ns()) * 1e-9
             state.wanted_report = said.report
             state.epoch, state.assignment = said.epoch, said.assignment
-            state.given_back, state.failed = said.given_back, said.failed
+            state.given_back, state.done, state.failed = said.given_back, said.done, said.failed
 
     def token_gone(self, host: str, life: str) -> None:
         """The token of an agent is gone: a hint."""

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from user_core.errors import SuiteError
@@ -21,13 +22,27 @@ from user_fleet.presence.messages import (
     report_key,
 )
 from user_fleet.resources.model import MAX_REPORT_BYTES
+from user_fleet.scheduling.experiment import Run
 from user_fleet.scheduling.scheduler import Scheduler
-from user_fleet.scheduling.store import Grant
+from user_fleet.scheduling.store import Entry, Grant
 
 _log = logging.getLogger(__name__)
 _FETCH_S = 2.0
 _REPEAT_S = 2.0
 _ALIVE_S = 1.0
+
+
+def runs_of(entry: Entry, grants: Sequence[Grant]) -> dict[int, Run]:
+    """What is started for which grants of an experiment: for GPUs of one process, with the first."""
+    found: dict[int, Run] = {}
+    seen: set[str] = set()
+    for grant in sorted(grants, key=lambda g: g.fencing):
+        role = entry.experiment.roles[grant.role]
+        option = role.first_of[entry.options.get(grant.role, 0)]
+        if role.run is not None and not (option.on_one_host and grant.role in seen):
+            found[grant.fencing] = role.run
+        seen.add(grant.role)
+    return found
 
 
 #: What a host was told: its agent's life, and the grants.
@@ -101,8 +116,21 @@ class Hub:
             for failure in state.failed:
                 if failure.fencing in mine:
                     self.scheduler.failed(failure.fencing, failure.text)
+        self._end_what_is_done()
         self.scheduler.step(self.hosts.view())
         self._tell(now_s)
+
+    def _end_what_is_done(self) -> None:
+        """An experiment is done when all that was started for it has ended well."""
+        done = {n for state in self.hosts.states() if state.epoch == self.epoch for n in state.done}
+        if not done:
+            return
+        store = self.scheduler.store
+        for entry in store.entries("running"):
+            mine = [g for g in store.grants() if g.experiment == entry.experiment.name]
+            started = runs_of(entry, mine).keys()
+            if started and started <= done:
+                self.scheduler.finished(entry.experiment.name)
 
     def _granted(self, host: str) -> list[Grant]:
         start = f"{host}/"
@@ -111,13 +139,19 @@ class Hub:
     def _tell(self, now_s: float) -> None:
         lives = {state.host: state.life for state in self.hosts.states() if state.life}
         by_host: dict[str, list[Granted]] = {host: [] for host in lives}
-        for grant in self.scheduler.store.grants():
+        grants_now = self.scheduler.store.grants()
+        runs: dict[int, Run] = {}
+        for entry in self.scheduler.store.entries("running", "ending"):
+            name = entry.experiment.name
+            runs.update(runs_of(entry, [g for g in grants_now if g.experiment == name]))
+        for grant in grants_now:
             host = grant.resource.partition("/")[0]
             if host in by_host:
                 by_host[host].append(
                     Granted(
                         fencing=grant.fencing, resource=grant.resource,
                         experiment=grant.experiment, role=grant.role, yields=grant.yields,
+                        run=runs.get(grant.fencing),
                     )
                 )  # fmt: skip
         for host, grants in by_host.items():

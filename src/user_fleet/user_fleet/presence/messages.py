@@ -19,6 +19,7 @@ from typing import TypeVar
 from user_core.config import Config, from_mapping, setting, to_mapping
 from user_core.errors import CodecError, ConfigError
 from user_fleet.resources.model import parse_json, to_json
+from user_fleet.scheduling.experiment import Run
 
 MAX_MESSAGE_BYTES = 2**16
 _MOST = 256
@@ -84,6 +85,9 @@ class Heartbeat(Message):
         (), doc="Grants whose use has ended; said until they are gone from the assignment.",
         max_length=_MOST,
     )  # fmt: skip
+    done: tuple[int, ...] = setting(
+        (), doc="Grants whose use is over, by itself and well; said as long.", max_length=_MOST
+    )
     failed: tuple[Failure, ...] = setting(
         (), doc="Grants whose use has failed; said as long.", max_length=_MOST
     )
@@ -97,6 +101,7 @@ class Granted(Config):
     experiment: str = setting(doc="Who has it.", min_length=1, max_length=64)
     role: str = setting(doc="For which role.", min_length=1, max_length=64)
     yields: bool = setting(False, doc="To be given back at the end of the episode.")
+    run: Run | None = setting(None, doc="What to start for it.")
 
 
 class Assignment(Message):

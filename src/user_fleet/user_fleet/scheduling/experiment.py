@@ -3,7 +3,6 @@
 ::
 
     name: peg_insertion
-    deployment: two_robots            # what its hosts run
     priority: 10
     roles:
       robots: {kind: robot, count: 2, joints: [6, 7], cameras: [wrist], tags: [cell-a]}
@@ -30,6 +29,7 @@ from user_core.errors import ConfigError
 from user_fleet.resources.model import Kind, Resource
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+_ARGUMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 _MAX_ROLES = 16
 
 
@@ -108,12 +108,37 @@ class Requirement(Config):
         return ", ".join(words) + (", on one host" if self.on_one_host else "")
 
 
+class Run(Config):
+    """What the agent of a host starts for each resource that is granted for a role.
+
+    In values, ``${resource}``, ``${host}``, ``${site}``, ``${experiment}``, ``${role}``, ``${robot_file}`` and ``${fencing}`` are
+    replaced.
+    """
+
+    deployment: str = setting(
+        doc="Deployment for the host, by the name that it has there.", min_length=1, max_length=64
+    )
+    set: dict[str, Any] = setting(
+        factory=dict, doc="Its arguments, and parameters by path, as name:=value for `user up`."
+    )
+    minutes: float = setting(0.0, doc="It is over after so long; 0: never.", unit="min", ge=0)
+    steps: int = setting(0, doc="It is over after so many steps in the store; 0: never.", ge=0)
+
+    def validate(self) -> None:
+        if not _NAME.fullmatch(self.deployment):
+            raise ConfigError("deployment", got=repr(self.deployment), expected="a name, no path")
+        for name in self.set:
+            if not _ARGUMENT.fullmatch(name):
+                raise ConfigError("set", got=repr(name), expected="names as in `user up`")
+
+
 class Role(Config):
     """What one role of an experiment is given. A requirement alone may be written in its place."""
 
     first_of: tuple[Requirement, ...] = setting(
         doc="Requirements, 1 to 8; the first that can be met counts."
     )
+    run: Run | None = setting(None, doc="What is started for each resource; null: nothing.")
     share: bool = setting(
         False, doc="It may be given what other experiments use, where their roles share as well."
     )
@@ -126,8 +151,9 @@ class Role(Config):
     @classmethod
     def _one_requirement(cls, data: Any) -> Any:
         if isinstance(data, Mapping) and "first_of" not in data:
-            one = {name: value for name, value in data.items() if name != "share"}
-            return {"first_of": [one], **{n: v for n, v in data.items() if n == "share"}}
+            own = {name: value for name, value in data.items() if name in ("share", "run")}
+            one = {name: value for name, value in data.items() if name not in own}
+            return {"first_of": [one], **own}
         return data
 
 
@@ -149,7 +175,6 @@ class Experiment(Config):
     """What somebody wants to be run."""
 
     name: str = setting(doc="Its name, unique in the fleet.", min_length=1, max_length=64)
-    deployment: str = setting("", doc="Deployment that its hosts run.", max_length=256)
     priority: int = setting(
         0, doc="Higher ones first; they may end the episodes of lower ones.", ge=-1000, le=1000
     )

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from user_core.config import Config, setting
 from user_core.errors import ConfigError, StoreError
 from user_core.reasons import (
     AFTER_OTHERS,
     DRAINED,
+    EXPERIMENT_FAILED,
     GRANT_ENDED,
     NEVER_FITS,
     NO_REASON,
@@ -39,6 +40,8 @@ from user_fleet.scheduling.waiting import waiting_cycles
 
 #: What it costs a plan that somebody must give something back.
 _YIELD_COST = 5000
+#: What it costs a plan that a resource has failed of late.
+_FAILED_COST = 100
 #: Of how many it is tried whether they need not yield.
 _MOST_SPARED = 8
 
@@ -54,6 +57,9 @@ class SchedulerConfig(Config):
         3,
         doc="Failures after which a resource is given to nobody until a person releases it.",
         ge=1,
+    )
+    max_restarts: int = setting(
+        5, doc="Failures of what an experiment runs, wherever, after which it is ended.", ge=1
     )
     failure_window_s: float = setting(
         3600.0, doc="Failures longer ago do not count.", unit="s", gt=0
@@ -102,6 +108,7 @@ class Scheduler:
         """
         with self.store.transaction():
             self.store.add(experiment)
+            self.store.forget_failures(f"of {experiment.name}")
             waits = {
                 entry.experiment.name: entry.experiment.after
                 for entry in self.store.entries("queued", "running", "ending")
@@ -162,8 +169,9 @@ class Scheduler:
         """What a grant was for has failed on its host: the resource is replaced, and the failure counted."""
         with self.store.transaction():
             for grant in self.store.end_grants(Reason(RESOURCE_FAILED, text), fencing=fencing):
-                self._count_failure(grant.resource, text)
+                self._count_failure(grant.resource, grant.experiment, text)
                 self._move_on(grant.experiment)
+                self._give_up(grant.experiment, text)
 
     # --- what follows ---
 
@@ -212,12 +220,22 @@ class Scheduler:
         else:
             self.store.set_state(name, "queued", entry.reason)
 
-    def _count_failure(self, resource: str, text: str) -> None:
+    def _count_failure(self, resource: str, source: str, text: str) -> None:
+        """Note a failure. An experiment counts once: what fails again and again may be its own fault."""
         config = self.config
-        count = self.store.note_failure(resource, text, config.failure_window_s)
+        count = self.store.note_failure(resource, source, text, config.failure_window_s)
         if count >= config.max_failures:
             within = f"{count} failures within {config.failure_window_s:g} s"
             self.store.hold_back(resource, QUARANTINED, f"{within}, the last one: {text}")
+
+    def _give_up(self, name: str, text: str) -> None:
+        """End an experiment that fails wherever it is started: the fault is its own."""
+        entry, config = self.store.find(name), self.config
+        count = self.store.note_failure(f"of {name}", "", text, config.failure_window_s)
+        if entry is not None and entry.state == "running" and count >= config.max_restarts:
+            within = f"{count} failures within {config.failure_window_s:g} s"
+            why = Reason(EXPERIMENT_FAILED, f"{within}, the last one: {text}")
+            self._end(name, why, "cancelled")
 
     def _take_from_the_failed(self, view: FleetView) -> None:
         health = {item.id: item for item in view.resources}
@@ -229,7 +247,7 @@ class Scheduler:
                 continue
             else:
                 why = Reason(RESOURCE_FAILED, item.reason)
-                self._count_failure(grant.resource, item.reason)
+                self._count_failure(grant.resource, "", item.reason)
             self.store.end_grants(why, fencing=grant.fencing)
             self._move_on(grant.experiment)
 
@@ -356,7 +374,10 @@ class Scheduler:
             else:
                 wanted = role
             part = experiment.replace(roles={role_name: wanted}, after=())
-            found = plan(part, self._situation(view, part, kept, home=entry.home))
+            mine = {g.resource for g in self.store.grants() if g.experiment == name}
+            others = [item for item in view.resources if item.id not in mine]
+            rest = replace(view, resources=others)
+            found = plan(part, self._situation(rest, part, kept, home=entry.home))
             if found.verdict == "now":
                 self._grant(name, found)
                 if not have:
@@ -412,7 +433,9 @@ class Scheduler:
                 blocked[name] = Reason(RESERVED, text)
         blocked.update({name: why for name, why in kept.items() if name not in blocked})
         blocked.update(self.store.held_back())
-        costs = dict(yielding)
+        costs = {n: _FAILED_COST * count for n, count in self.store.failures().items()}
+        for name, cost in yielding.items():
+            costs[name] = costs.get(name, 0) + cost
         if home and (weight := experiment.preferences.data_at_site):
             for item in view.resources:
                 if (item.site or item.host) != home:

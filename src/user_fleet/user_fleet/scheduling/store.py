@@ -48,7 +48,8 @@ CREATE INDEX in_force ON grants (experiment) WHERE ended_ns IS NULL;
 CREATE TABLE held_back (
     resource TEXT NOT NULL, kind TEXT NOT NULL, since_ns INTEGER NOT NULL, text TEXT NOT NULL,
     PRIMARY KEY (resource, kind)) WITHOUT ROWID;
-CREATE TABLE failures (resource TEXT NOT NULL, at_ns INTEGER NOT NULL, text TEXT NOT NULL);
+CREATE TABLE failures (
+    resource TEXT NOT NULL, at_ns INTEGER NOT NULL, source TEXT NOT NULL, text TEXT NOT NULL);
 CREATE INDEX failures_of ON failures (resource, at_ns);
 CREATE TABLE reservations (name TEXT PRIMARY KEY, spec TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE hosts (
@@ -330,16 +331,34 @@ class FleetStore:
         rows = self._db.execute("SELECT resource, kind, text FROM held_back ORDER BY kind DESC")
         return {resource: Reason(kind, f"{kind}: {text}") for resource, kind, text in rows}
 
-    def note_failure(self, resource: str, text: str, window_s: float) -> int:
-        """Note that a resource failed; returns how often within the window, this time included."""
+    def note_failure(self, what: str, source: str, text: str, window_s: float) -> int:
+        """Note that something failed; returns by how many sources it is said within the window.
+
+        Args:
+            what: A resource, or something else that has a name.
+            source: Who says so; empty: this time counts by itself.
+            text: How it failed.
+            window_s: What was before is forgotten.
+        """
         now_ns = self._clock.wall_ns()
         since_ns = now_ns - int(window_s * 1e9)
+        self._db.execute("DELETE FROM failures WHERE resource = ? AND at_ns < ?", (what, since_ns))
         self._db.execute(
-            "DELETE FROM failures WHERE resource = ? AND at_ns < ?", (resource, since_ns)
+            "INSERT INTO failures VALUES (?, ?, ?, ?)",
+            (what, now_ns, source or f"at {now_ns} {self.newest_fencing()}", text),
         )
-        self._db.execute("INSERT INTO failures VALUES (?, ?, ?)", (resource, now_ns, text))
-        row = self._db.execute("SELECT count(*) FROM failures WHERE resource = ?", (resource,))
-        return int(row.fetchone()[0])
+        return self.failures().get(what, 0)
+
+    def failures(self) -> dict[str, int]:
+        """By how many sources a failure is known, of everything that has failed."""
+        rows = self._db.execute(
+            "SELECT resource, count(DISTINCT source) FROM failures GROUP BY resource"
+        )
+        return dict(rows.fetchall())
+
+    def forget_failures(self, what: str) -> None:
+        """Begin to count anew."""
+        self._db.execute("DELETE FROM failures WHERE resource = ?", (what,))
 
     def reserve(self, reservation: Reservation) -> None:
         """Note a reservation; one of the same name is replaced."""

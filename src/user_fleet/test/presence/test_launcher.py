@@ -1,0 +1,129 @@
+"""What is started for grants, with real processes: one at a time for each resource, and all of it ends."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from user_core.errors import ConfigError
+from user_fleet.presence import launcher
+from user_fleet.presence.launcher import Launcher, user_up
+from user_fleet.presence.messages import Granted
+from user_fleet.processes import is_alive
+from user_fleet.scheduling.experiment import Run
+from user_testing.waiting import wait_until
+
+
+def grant(number: int, script: str | None, resource: str = "h/robot/r", **changes) -> Granted:
+    run = None if script is None else Run(deployment="script", set={"text": script})
+    whole = {"experiment": "e", "role": "robots", "run": run, **changes}
+    return Granted(fencing=number, resource=resource, **whole)
+
+
+def shell(one: Granted, others: Sequence[Granted]) -> tuple[list[str], dict[str, str]]:
+    assert one.run is not None
+    return ["sh", "-c", one.run.set["text"]], {"FENCING": str(one.fencing)}
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Launcher]:
+    made = Launcher(shell, tmp_path / "uses", stop_s=0.5)
+    yield made
+    made.close()
+
+
+def pid_in(file: Path) -> int:
+    return int(wait_until(lambda: file.exists() and file.read_text().strip()))
+
+
+def test_it_runs_while_the_grant_holds_and_ends_with_all_that_it_started(
+    host: Launcher, tmp_path: Path
+) -> None:
+    script = f"sleep 600 & echo $! > {tmp_path}/child; echo $$ > {tmp_path}/main; wait"
+    host.apply([grant(1, script)])
+    pids = [pid_in(tmp_path / name) for name in ("child", "main")]
+    assert all(map(is_alive, pids))
+    host.apply([])
+    wait_until(lambda: not any(map(is_alive, pids)))
+    assert not [*host.done(), *host.failed(), *host.given_back()]
+
+
+def test_what_is_asked_back_is_given_back_once_nothing_runs(host: Launcher, tmp_path: Path) -> None:
+    deaf = f"trap '' INT; echo $$ > {tmp_path}/main; while true; do sleep 0.05; done"
+    host.apply([grant(1, deaf)])
+    pid = pid_in(tmp_path / "main")
+    host.apply([grant(1, deaf, yields=True)])
+    wait_until(lambda: list(host.given_back()) == [1])
+    assert not is_alive(pid)  # killed when its time was over, and only then given back
+    host.apply([])
+    assert not list(host.given_back())
+
+
+def test_how_it_ends_by_itself_is_said(host: Launcher) -> None:
+    host.apply([grant(1, "exit 0"), grant(2, "echo no bus >&2; exit 3", "h/robot/s")])
+    wait_until(lambda: list(host.done()) == [1] and list(host.failed()))
+    assert list(host.failed()) == [(2, "ended with code 3: no bus")]
+    host.apply([])
+    assert not [*host.done(), *host.failed()]
+
+
+def test_two_of_one_resource_never_run_at_once(host: Launcher, tmp_path: Path) -> None:
+    overlap = (
+        f"test -e {tmp_path}/busy && echo $FENCING >> {tmp_path}/overlaps; touch {tmp_path}/busy;"
+        f"trap 'sleep 0.2; rm {tmp_path}/busy; exit 0' INT; echo $FENCING >> {tmp_path}/began;"
+        "while true; do sleep 0.02; done"
+    )
+    for number in range(1, 4):
+        host.apply([grant(number, overlap)])
+        wait_until(lambda n=number: str(n) in (tmp_path / "began").read_text().split() if (tmp_path / "began").exists() else False)  # fmt: skip
+    assert not (tmp_path / "overlaps").exists()
+
+
+def test_a_second_gpu_of_a_process_is_given_back_with_it(host: Launcher, tmp_path: Path) -> None:
+    script = f"echo $$ > {tmp_path}/main; exec sleep 600"
+    both = [grant(1, script, "h/gpu/a"), grant(2, None, "h/gpu/b")]
+    host.apply(both)
+    pid = pid_in(tmp_path / "main")
+    host.apply([both[0], both[1].replace(yields=True)])
+    wait_until(lambda: 2 in host.given_back())
+    assert not is_alive(pid)
+
+
+def test_what_has_ended_well_is_not_started_again_by_the_next_agent(tmp_path: Path) -> None:
+    script = f"echo x >> {tmp_path}/starts"
+    for _ in range(2):
+        host = Launcher(shell, tmp_path / "uses")
+        host.apply([grant(1, script)])
+        wait_until(lambda h=host: list(h.done()) == [1])
+        host.close()
+    assert (tmp_path / "starts").read_text() == "x\n"
+
+
+def test_what_cannot_be_started_is_a_failure(tmp_path: Path) -> None:
+    host = Launcher(lambda one, others: (["/no/such/program"], {}), tmp_path)
+    host.apply([grant(1, "")])
+    wait_until(lambda: list(host.failed()))
+    assert "cannot be started" in dict(host.failed())[1]
+    host.close()
+
+
+def test_user_up_is_told_what_it_is_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(launcher.shutil, "which", lambda name: f"/bin/{name}")
+    run = Run(
+        deployment="edge",
+        set={"name": "${resource}", "robot": "${robot_file}", "actor.loop.random_steps": 5},
+    )
+    one = Granted(fencing=7, resource="lab/robot/left", experiment="e", role="robots", run=run)
+    words, variables = user_up(one, [one], tmp_path, {"robot_file": "panda_sim"})
+    assert words[:3] == ["/bin/user", "up", "edge"]
+    assert words[3:6] == ['name:="left"', 'robot:="panda_sim"', "actor.loop.random_steps:=5"]
+    assert words[-1] == "e.robots.left" and not variables
+    with pytest.raises(ConfigError, match="robot_file"):
+        user_up(one, [one], tmp_path, {})
+    gpus = [
+        one.replace(resource=f"lab/gpu/GPU-{i}", role="learner", run=Run(deployment="cloud"))
+        for i in range(2)
+    ]
+    words, variables = user_up(gpus[0], [one, *gpus], tmp_path, {})
+    assert variables == {"CUDA_VISIBLE_DEVICES": "GPU-0,GPU-1"}
+    assert words[-1] == "e.learner"
