@@ -91,7 +91,7 @@ def test_no_bytes_do_more_than_be_refused(data):
         HostReport.from_json(data)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.recursive(st.none() | st.integers() | st.text() | st.floats(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))  # fmt: skip
 def test_no_document_does_more_than_be_refused(data):
     with pytest.raises(CodecError):

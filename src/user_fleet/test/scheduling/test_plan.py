@@ -118,7 +118,7 @@ def _experiments(draw) -> Experiment:
     return Experiment(name="e", roles=roles, preferences=preferences)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(_experiments(), _situations())
 def test_a_plan_is_valid_exact_and_found_whenever_there_is_one(experiment, situation):
     found = plan(experiment, situation)

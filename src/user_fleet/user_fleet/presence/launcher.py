@@ -1,7 +1,7 @@
 """Starts on a host what its grants are for, one process each, and ends it when the grant does.
 
 Of one resource no two processes run at the same time: the next one waits until the one before has ended, with all that it had
-started. Whatever ends by itself is said: well (exit code 0), or failed with its last line.
+started, also where an agent that was killed had started it. Whatever ends by itself is said: well (exit code 0), or failed with its last line.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from user_core.errors import ConfigError
+from user_core.runtime.files import write_atomically
 from user_fleet.presence.messages import Granted
 from user_fleet.processes import session_members
 
@@ -69,6 +70,7 @@ class Launcher:
         self._given_back: set[int] = set()
         self._done: set[int] = set()
         self._failed: dict[int, str] = {}
+        self._left_since_s: dict[int, float] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
         # Processes are started by one thread that lives as long as they do: the kernel tells them
@@ -144,7 +146,8 @@ class Launcher:
                         self._given_back.add(number)
             elif grant.run is not None and grant.resource not in busy:
                 busy.add(grant.resource)
-                self._start(grant, list(wanted.values()))
+                if not self._left_by_another(grant.resource):
+                    self._start(grant, list(wanted.values()))
 
     def _start(self, grant: Granted, others: Sequence[Granted]) -> None:
         log = self._folder / f"{grant.experiment}.{grant.role}.{grant.fencing}.log"
@@ -166,7 +169,30 @@ class Launcher:
                 self._failed[grant.fencing] = f"cannot be started: {error}"[:500]
             return
         self._uses[grant.fencing] = _Use(grant, process, log)
+        # For the next agent of this host, should this one end and what it started not yet.
+        write_atomically(self._note(grant.resource), f"{process.pid} {_began(process.pid)}")
         _log.info("%s for %s: process %d", grant.resource, grant.experiment, process.pid)
+
+    def _left_by_another(self, resource: str) -> bool:
+        """Whether what an earlier agent has started for a resource is still there; then it is ended."""
+        try:
+            pid, began = map(int, self._note(resource).read_text(encoding="utf-8").split())
+        except (OSError, ValueError):
+            return False
+        members = session_members([pid])
+        if not members or _began(pid) not in (began, 0):
+            return False
+        now_s = time.monotonic()
+        since_s = self._left_since_s.setdefault(pid, now_s)
+        number = signal.SIGKILL if now_s - since_s > self._stop_s else signal.SIGTERM
+        if number is signal.SIGKILL or since_s == now_s:
+            for member in members if number is signal.SIGKILL else [pid]:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(member, number)
+        return True
+
+    def _note(self, resource: str) -> Path:
+        return self._folder / f"{resource.replace('/', '.')}.pid"
 
     def _ask_to_end(self, use: _Use) -> None:
         now_s = time.monotonic()
@@ -269,6 +295,15 @@ def _die_with(parent: int) -> None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
             os._exit(1)
+
+
+def _began(pid: int) -> int:
+    """When a process was started, in the kernel's clock; 0 when it is gone."""
+    try:
+        text = Path("/proc", str(pid), "stat").read_text(errors="replace")
+        return int(text.rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _last_line(log: Path) -> str:

@@ -79,6 +79,30 @@ def test_two_of_one_resource_never_run_at_once(host: Launcher, tmp_path: Path) -
     assert not (tmp_path / "overlaps").exists()
 
 
+def test_what_a_killed_agent_left_is_ended_before_anything_is_started(
+    host: Launcher, tmp_path: Path
+) -> None:
+    slow = (
+        f"trap 'sleep 0.3; echo end >> {tmp_path}/lines; exit 0' TERM; echo begin >> {tmp_path}/lines;"
+        "while true; do sleep 0.02; done"
+    )
+
+    def lines() -> list[str]:
+        file = tmp_path / "lines"
+        return file.read_text().split() if file.exists() else []
+
+    host.apply([grant(1, slow)])
+    wait_until(lambda: lines() == ["begin"])
+    following = Launcher(shell, tmp_path / "uses", stop_s=30.0)  # the next agent of this host
+    try:
+        following.apply([grant(2, slow)])
+        wait_until(lambda: len(lines()) == 3)
+        assert lines() == ["begin", "end", "begin"]
+    finally:
+        following._stop_s = 0.2
+        following.close()
+
+
 def test_a_second_gpu_of_a_process_is_given_back_with_it(host: Launcher, tmp_path: Path) -> None:
     script = f"echo $$ > {tmp_path}/main; exec sleep 600"
     both = [grant(1, script, "h/gpu/a"), grant(2, None, "h/gpu/b")]
