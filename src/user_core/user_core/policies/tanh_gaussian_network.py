@@ -223,7 +223,7 @@ class TanhGaussianNetwork(nn.Module):
         if not scale.counts:
             mean, log_std = self._head(features).chunk(2, dim=1)
             return TanhGaussian(mean, log_std.clamp(config.log_std_min, config.log_std_max))
-        mean, log_std, *logits = self._head(features).split(self.layout.head, dim=1)
+        mean, log_std, *logits = self._head(features).split_with_sizes(self.layout.head, 1)
         log_std = log_std.clamp(config.log_std_min, config.log_std_max)
         continuous = TanhGaussian(mean, log_std) if scale.continuous else None
         return MixedActions(scale, logits, continuous)

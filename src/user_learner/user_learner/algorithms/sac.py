@@ -429,7 +429,8 @@ class SAC(Algorithm):
         """What the policy does, given features (B, F)."""
         distribution: Any = self.networks.policy.distribution(features)
         if self.networks.choices is None:
-            return _Drawn(*distribution.sample(self.generator), ())
+            action, log_prob = distribution.sample(self.generator)
+            return _Drawn(action, log_prob, ())
         action, log_prob = distribution.sample_continuous(self.generator)
         return _Drawn(action, log_prob, tuple(distribution.choice_log_probs))
 
