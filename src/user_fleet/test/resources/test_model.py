@@ -117,6 +117,15 @@ def test_any_text_becomes_a_part_of_an_id(text):
     assert _resource(name).name == name
 
 
+def test_names_of_any_length_make_a_resource():
+    spec = _spec({"x" * 300: 3}, 2, ActionKind.GENERIC)
+    spec = RobotSpec("r", {"y" * 300: ArraySpec((8, 8, 3), "uint8")}, spec.action)
+    host = "h" * 128
+    item = Resource(id=f"{host}/robot/{clean_name('n' * 500)}", kind="robot").with_spec(spec)
+    assert len(uniquely_named([item, item])[1].id) <= 288
+    assert item.cameras == ("y" * 64,)
+
+
 def test_equal_ids_are_numbered():
     made = uniquely_named([_resource("a"), _resource("a"), _resource("a_2"), _resource("a")])
     assert [item.name for item in made] == ["a", "a_2", "a_2_2", "a_3"]

@@ -97,7 +97,7 @@ class Granted(Config):
     """A grant, as the host is told."""
 
     fencing: int = setting(doc="Its number.", ge=1)
-    resource: str = setting(doc="Id of the resource.", min_length=5, max_length=256)
+    resource: str = setting(doc="Id of the resource.", min_length=5, max_length=288)
     experiment: str = setting(doc="Who has it.", min_length=1, max_length=64)
     role: str = setting(doc="For which role.", min_length=1, max_length=64)
     yields: bool = setting(False, doc="To be given back at the end of the episode.")

@@ -40,7 +40,7 @@ class Resource(Config):
     when it is plugged in elsewhere on the same host, as far as the device can be told from others.
     """
 
-    id: str = setting(doc="HOST/KIND/NAME.", min_length=5, max_length=256)
+    id: str = setting(doc="HOST/KIND/NAME.", min_length=5, max_length=288)
     kind: Kind = setting(doc="What sort of thing it is.")
     model: str = setting("", doc="Make or type, for people and for requirements.", max_length=256)
     serial: str = setting("", doc="Serial number, where the device tells it.", max_length=128)
@@ -104,7 +104,7 @@ class Resource(Config):
 
     def with_spec(self, spec: RobotSpec) -> Resource:
         """The same with what the spec of a robot says."""
-        images = tuple(name for name, item in spec.observation.items() if len(item.shape) == 3)
+        images = tuple(name[:64] for name, item in spec.observation.items() if len(item.shape) == 3)
         return self.replace(
             joints=joints_of(spec),
             action_kind=str(spec.action_kind.value),
@@ -218,7 +218,8 @@ def uniquely_named(resources: Iterable[Resource]) -> list[Resource]:
     for item in resources:
         new, number = item.id, 2
         while new in used:
-            new, number = f"{item.id[:240]}_{number}", number + 1
+            new = f"{item.host}/{item.kind}/{item.name[:120]}_{number}"
+            number += 1
         used.add(new)
         found.append(item if new == item.id else item.replace(id=new))
     return found

@@ -225,7 +225,7 @@ def _read_lines(answer: Answer, lines: list[bytes]) -> None:
             elif "found" in said:
                 answer.found = [(str(n), dict(p), str(d)) for n, p, d in said["found"]]
                 answer.simulated = bool(said.get("simulated"))
-                answer.cameras = tuple(map(str, said.get("cameras", ())))
+                answer.cameras = tuple(str(name)[:64] for name in said.get("cameras", ()))[:32]
             elif "spec" in said:
                 answer.specs[int(said["spec"][0])] = RobotSpec.from_dict(said["spec"][1])
             elif "refused" in said:
