@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -44,6 +45,36 @@ def test_a_robot_that_keeps_its_promises(tmp_path: Path, terminal: Terminal) -> 
     assert "sees  state: float32 3" in terminal.text
     assert "ok   connect reaches the robot" in terminal.text
     assert "0 broken" in terminal.text
+
+
+def test_choices_are_told_and_held_and_numbers_that_nothing_can_take_are_named(
+    tmp_path: Path, terminal: Terminal
+) -> None:
+    config = write(tmp_path, "robot: {plugin: gymnasium, params: {env_id: CartPole-v1}}\n")
+    assert check.main([config, "--steps", "5"], terminal.console) == 0
+    assert "takes discrete: element 0 (2 choices)" in terminal.text
+    assert "no policy of this suite" not in terminal.text
+    (tmp_path / "counting.py").write_text(
+        "import gymnasium, numpy as np\n"
+        "class Counting(gymnasium.Env):\n"
+        "    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)\n"
+        "    action_space = gymnasium.spaces.Box(0, 100_000, (1,), np.int32)\n"
+        "    def reset(self, *, seed=None, options=None):\n"
+        "        return np.zeros(2, np.float32), {}\n"
+        "    def step(self, action):\n"
+        "        return np.zeros(2, np.float32), 0.0, False, False, {}\n"
+        "gymnasium.register('UserChecked-v0', Counting)\n"
+    )
+    sys.path.insert(0, str(tmp_path))
+    try:
+        config = write(
+            tmp_path, "robot: {plugin: gymnasium, params: {env_id: 'counting:UserChecked-v0'}}\n"
+        )
+        check.main([config, "--steps", "5"], terminal.console)
+    finally:
+        sys.path.remove(str(tmp_path))
+    assert "no policy of this suite can take these actions" in terminal.text
+    assert "integers that are no choices (int32" in terminal.text.replace("\n", " ")
 
 
 def test_cameras_of_the_file_are_part_of_the_robot(tmp_path: Path, terminal: Terminal) -> None:

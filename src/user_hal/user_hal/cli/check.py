@@ -16,9 +16,10 @@ from rich.table import Table
 
 from user_core.config import from_mapping, to_mapping
 from user_core.conformance import Report, check_robot
-from user_core.errors import ConfigError, SuiteError
+from user_core.errors import ConfigError, SpecError, SuiteError
 from user_core.interfaces import Robot
 from user_core.plugins import load
+from user_core.policies.features import ActionScale
 from user_hal.checking.findings import Level, Section, counts
 from user_hal.checking.graph import look_at_graph
 from user_hal.checking.motion import MotionCheck, MotionReport, grippers_that_open
@@ -371,6 +372,11 @@ def _describe(robot: Robot, console: Console) -> None:
     names = ", ".join(said) if spec.action.names or counts else f"{spec.action.size} elements"
     pace = "lockstep" if spec.lockstep else f"every {spec.period_s:g} s"
     console.print(escape(f"  takes {spec.action_kind.value}: {names}; {pace}"), highlight=False)
+    try:
+        ActionScale(spec, choices=True)
+    except SpecError as error:
+        text = f"  no policy of this suite can take these actions: {error}"
+        console.print(escape(text), highlight=False)
 
 
 def _section_of(report: Report) -> Section:
