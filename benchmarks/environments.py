@@ -38,6 +38,8 @@ from user_testing.ports import free_endpoint
 from user_testing.systems import started, words_of_run
 
 _ROOT = Path(__file__).resolve().parent.parent
+_PAGE = _ROOT / "docs/measurements/environments.md"
+_BEGIN, _END = "<!-- table: begin -->", "<!-- table: end -->"
 #: What is installed anyway and binds the packages of a group: others of it would not fit our binaries.
 _SHARED = ("numpy", "gymnasium", "opencv-python-headless")
 #: Seconds until the first step: processes start, and import torch.
@@ -217,7 +219,7 @@ _STEPS = re.compile(r"^ *[\d.]+ s +(\d+) steps")
 
 def learn(case: Case, folder: Path | None, runs: Path, seconds: float) -> dict[str, Any]:
     """Run it through the whole system, and tell what came of it."""
-    run = re.sub(r"[^A-Za-z0-9]+", "_", case.name).strip("_")
+    run = _folder_of(case)
     shutil.rmtree(runs / run, ignore_errors=True)
     command = words_of_run(
         "gymnasium", *case.words(), f"policy_endpoint:={free_endpoint()}", runs=runs, run=run
@@ -267,7 +269,7 @@ def _warnings(said: Sequence[str]) -> list[str]:
 def _reached(run: Path) -> dict[str, Any]:
     file = run / "history.jsonl"
     if not file.exists():
-        return {"steps": 0}
+        return {}
     lines = read_history(file)
     states = [line for line in lines if line["kind"] == "state"]
     episodes = [line for line in lines if line["kind"] == "episode"]
@@ -390,9 +392,21 @@ def main() -> int:
             row |= {"load": os.getloadavg()[0], "seconds": arguments.seconds}
             file.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
         if file.exists():
-            results.append(json.loads(file.read_text(encoding="utf-8")))
+            row = json.loads(file.read_text(encoding="utf-8"))
+            if "run" in row:
+                row["run"] |= _reached(out / "runs" / _folder_of(case))
+            results.append(row)
     print(table(results))
+    if arguments.page:
+        before, _, rest = _PAGE.read_text(encoding="utf-8").partition(_BEGIN)
+        after = rest.partition(_END)[2]
+        text = f"{before}{_BEGIN}\n\n{table(results)}\n\n{_END}{after}"
+        _PAGE.write_text(text, encoding="utf-8")
     return 0
+
+
+def _folder_of(case: Case) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "_", case.name).strip("_")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -407,6 +421,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--only", nargs="*", default=[], help="rows with one of these words")
     parser.add_argument("--table", action="store_true", help="only print what is known")
+    parser.add_argument(
+        "--page", action="store_true", help=f"write the table into {_PAGE.relative_to(_ROOT)}"
+    )
     parser.add_argument("--check", default="", help=argparse.SUPPRESS)
     return parser
 
