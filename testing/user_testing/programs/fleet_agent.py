@@ -57,7 +57,10 @@ class Told:
 
 def shell(one: Granted, others: Sequence[Granted]) -> tuple[list[str], dict[str, str]]:
     assert one.run is not None
-    return ["sh", "-c", one.run.set["command"]], {"FENCING": str(one.fencing)}
+    return ["sh", "-c", one.run.set["command"]], {
+        "FENCING": str(one.fencing),
+        "HOST": one.resource.partition("/")[0],
+    }
 
 
 def report_of(host: str, life: str) -> HostReport:

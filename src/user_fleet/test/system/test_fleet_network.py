@@ -1,128 +1,29 @@
 """A scheduler and its hosts as processes, over real Zenoh sessions: death, cuts, restarts, forgers."""
 
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from user_comm.net.network import Members, Network
 from user_core.config import to_mapping
-from user_core.reasons import NO_REASON, Reason
 from user_fleet.scheduling.experiment import Experiment
-from user_fleet.scheduling.store import FleetStore
 from user_testing.link_emulator import LinkQuality
 from user_testing.link_proxy import LinkProxy
 from user_testing.ports import free_port
-from user_testing.processes import Process
 from user_testing.waiting import wait_until
-
-
-class World:
-    """A router, a scheduler, hosts, and somebody who reads the scheduler's file."""
-
-    def __init__(self, folder: Path, network: Network | None = None) -> None:
-        self.folder, self.network = folder, network
-        self.port = free_port()
-        self.endpoint = f"tcp/127.0.0.1:{self.port}"
-        self.file = folder / "fleet.sqlite"
-        words = ["--listen", self.endpoint]
-        if network is not None:
-            self.endpoint = network.members.endpoints[0]
-            words = ["--network", str(network.folder)]
-        self.processes: list[Process] = []
-        self.router = self.start("router", ["-m", "user_comm.nodes.router", *words])
-        wait_until(lambda: "listening" in self.router.log, seen=lambda: self.router.log)
-        self.scheduler = self.start_scheduler("scheduler")
-        self.works(self.scheduler)
-        self.store = FleetStore(self.file)
-
-    def start(self, name: str, words: list[str]) -> Process:
-        process = Process([sys.executable, *words], self.folder / f"{name}.log").start()
-        self.processes.append(process)
-        return process
-
-    def start_scheduler(self, name: str, *words: str) -> Process:
-        who = self._credentials("learner", "scheduler")
-        program = ["-m", "user_testing.programs.fleet_scheduler", str(self.file), self.endpoint]
-        return self.start(name, [*program, *who, *words])
-
-    def agent(self, host: str, *words: str, endpoint: str = "", name: str = "") -> Process:
-        who = self._credentials("robot", name or host)
-        program = ["-m", "user_testing.programs.fleet_agent", endpoint or self.endpoint, host]
-        state = ["--state", str(self.folder / "state")]
-        return self.start(name or f"agent_{host}", [*program, *who, *state, *words])
-
-    def _credentials(self, role: Any, name: str) -> list[str]:
-        if self.network is None:
-            return []
-        return ["--credentials", str(self.network.credentials(role, name).folder)]
-
-    def works(self, scheduler: Process) -> None:
-        wait_until(lambda: "works" in scheduler.log.split(), seen=lambda: scheduler.log)
-
-    def state(self, host: str) -> str:
-        return next((known.state for known in self.store.hosts() if known.name == host), "")
-
-    def is_there(self, *hosts: str) -> None:
-        def all_are() -> bool:
-            here = {k.name for k in self.store.hosts() if k.state == "here" and k.report}
-            return here >= set(hosts)
-
-        wait_until(all_are, f"{hosts} are there", seen=self.store.hosts)
-
-    def why(self, experiment: str) -> Reason:
-        """Why an experiment waits, once it does."""
-
-        def reason() -> Reason:
-            entry = self.store.find(experiment)
-            return entry.reason if entry is not None else NO_REASON
-
-        found: Reason = wait_until(reason, f"why {experiment} waits")
-        return found
-
-    def becomes(self, host: str, state: str) -> None:
-        wait_until(
-            lambda: self.state(host) == state, f"{host} is {state}", seen=lambda: self.state(host)
-        )
-
-    def ask(self, **request: Any) -> dict[str, Any]:
-        number = self.store.ask(request)
-        answer: dict[str, Any] = wait_until(
-            lambda: self.store.answer_of(number), f"an answer to {request}"
-        )
-        return answer
-
-    def submit(self, name: str, count: int) -> None:
-        roles = {"robots": {"kind": "robot", "count": count}}
-        experiment = to_mapping(Experiment(name=name, roles=roles))
-        assert self.ask(do="submit", experiment=experiment)["ok"]
-
-    def grants(self, experiment: str) -> dict[str, int]:
-        return {g.resource: g.fencing for g in self.store.grants() if g.experiment == experiment}
-
-    def close(self) -> None:
-        self.store.close()
-        for process in self.processes:
-            process.close()
+from user_testing.worlds.fleet import FleetWorld, told
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
+def world(tmp_path: Path) -> Iterator[FleetWorld]:
+    made = FleetWorld(tmp_path)
     yield made
     made.close()
 
 
-def told(agent: Process, *numbers: int) -> bool:
-    """Whether an agent was told of exactly these grants last."""
-    lines = [line.split() for line in agent.log.splitlines() if line.startswith("told")]
-    return bool(lines) and {int(w.partition(":")[0]) for w in lines[-1][2:]} == set(numbers)
-
-
-def test_hosts_die_are_cut_off_and_come_back(world: World) -> None:
+def test_hosts_die_are_cut_off_and_come_back(world: FleetWorld) -> None:
     with LinkProxy(free_port(), world.port, LinkQuality()) as link:
         agents = {host: world.agent(host) for host in ("h1", "h2")}
         behind = f"tcp/127.0.0.1:{link._listen_port}"
@@ -159,7 +60,7 @@ def test_hosts_die_are_cut_off_and_come_back(world: World) -> None:
 
 
 def test_a_scheduler_that_is_killed_loses_no_grant_and_one_that_hangs_is_fenced(
-    world: World,
+    world: FleetWorld,
 ) -> None:
     agent = world.agent("h1")
     world.is_there("h1")
@@ -203,7 +104,7 @@ DRIVES = (
 
 
 def test_experiments_are_started_preempted_and_end_and_a_robot_has_one_driver(
-    world: World,
+    world: FleetWorld,
 ) -> None:
     agent = world.agent("h1", "--start")
     world.is_there("h1")
@@ -244,7 +145,7 @@ def test_experiments_are_started_preempted_and_end_and_a_robot_has_one_driver(
     agent.interrupt()
 
 
-def test_two_of_one_name_a_clock_that_is_off_and_forgers_hurt_nobody(world: World) -> None:
+def test_two_of_one_name_a_clock_that_is_off_and_forgers_hurt_nobody(world: FleetWorld) -> None:
     first = world.agent("h1")
     world.is_there("h1")
     twin = world.agent("h1", name="twin")
@@ -274,7 +175,7 @@ def test_access_control_keeps_a_host_from_speaking_for_another(tmp_path: Path) -
     network.add("learner", "scheduler")
     for host in ("h1", "h2"):
         network.add("robot", host)
-    world = World(tmp_path, network)
+    world = FleetWorld(tmp_path, network)
     try:
         world.agent("h1")
         world.is_there("h1")
