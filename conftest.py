@@ -107,6 +107,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         )
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    worker = getattr(session.config, "workerinput", {}).get("workerid", "gw0")
+    needed = "user_testing.interfaces" in sys.modules and not session.config.option.collectonly
+    if worker == "gw0" and needed and any(tier_of(item.path) != "unit" for item in session.items):
+        # Messages of robots' drivers are compiled once: while other tests run, and not in the time
+        # of the first test that needs them, which waits.
+        command = [sys.executable, "-m", "user_testing.interfaces"]
+        quiet = subprocess.DEVNULL
+        compiling = subprocess.Popen(command, stdout=quiet, stderr=quiet, start_new_session=True)
+        session.config.add_cleanup(lambda: kill_group(compiling))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from xdist.scheduler import LoadScopeScheduling

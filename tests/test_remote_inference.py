@@ -18,8 +18,10 @@ from user_testing.worlds.remote_parts import is_raw
 
 pytest.importorskip("cv2", reason="lossy images need OpenCV")
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(900)
 PERIOD_S = 0.05
+#: On a busy machine answers come late, and the robot is long on its way.
+PATIENCE_S = 200.0
 LINK = LinkQuality(rate_mbit_s=20, delay_ms=40)
 
 
@@ -52,7 +54,8 @@ def test_it_reaches_its_goals_stops_when_answers_stop_and_all_is_stored_once_as_
     world = make()
     driver = DriverLog(tmp_path / "driver.jsonl")
     world.start()
-    world.until(lambda: world.episodes(Outcome.SUCCESS) >= 2, "it reaches goals over the link")
+    arrives = lambda: world.episodes(Outcome.SUCCESS) >= 2  # noqa: E731
+    world.until(arrives, "it reaches goals over the link", PATIENCE_S)
 
     link, inference = world.link, world.inference
     check_stop(*stop_answers(world, driver, link.cut, link.restore))
@@ -96,7 +99,7 @@ def test_the_same_over_a_link_that_loses_packets_and_falls_silent(
 
 def goes_on(world: RemoteWorld) -> None:
     successes = world.episodes(Outcome.SUCCESS)
-    world.until(lambda: world.episodes(Outcome.SUCCESS) > successes + 1, "it goes on")
+    world.until(lambda: world.episodes(Outcome.SUCCESS) > successes + 1, "it goes on", PATIENCE_S)
 
 
 def check_store(store: Path, committed: int) -> None:
