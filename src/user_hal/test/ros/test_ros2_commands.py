@@ -32,7 +32,7 @@ from user_hal.robots.ros2.commanding.senders import TargetSender
 from user_hal.robots.ros2.commanding.targets import Target
 from user_hal.robots.ros2.contract import CommandConfig, GripperConfig, Ros2Config
 from user_hal.robots.ros2.driver import Ros2Robot
-from user_hal.robots.ros2.messages import FieldPath
+from user_hal.robots.ros2.field_paths import FieldPath
 from user_testing.interfaces import provide
 from user_testing.waiting import wait_until
 

@@ -11,7 +11,8 @@ import pytest
 
 from user_core.errors import ConfigError, DeviceFault
 from user_hal.fakes import local_topics as m
-from user_hal.robots.ros2.messages import LAYOUTS, Extractor, FieldPath, NotSelected
+from user_hal.robots.ros2.field_paths import FieldPath, NotSelected
+from user_hal.robots.ros2.messages import LAYOUTS, Extractor
 
 
 def joints(names: list[str], **fields: Any) -> m.JointState:

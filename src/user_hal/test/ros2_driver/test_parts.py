@@ -20,7 +20,7 @@ from user_hal.fakes.local_topics import (
     Time,
 )
 from user_hal.robots.ros2.contract import Ros2Config
-from user_hal.robots.ros2.messages import FieldPath
+from user_hal.robots.ros2.field_paths import FieldPath
 from user_hal.robots.ros2.reading.observations import Observer
 
 STATE, NUMBERS, NUMBER = (

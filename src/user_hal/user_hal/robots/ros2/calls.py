@@ -11,8 +11,8 @@ from typing import Any
 
 from user_core.config import Config, setting
 from user_core.errors import ConfigError, DeviceFault, SuiteError
+from user_hal.robots.ros2.field_paths import FieldPath
 from user_hal.robots.ros2.filling import constant, constants, field_types
-from user_hal.robots.ros2.messages import FieldPath
 from user_hal.topic_io import TopicIo
 
 _log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from user_core.errors import ConfigError
-from user_hal.robots.ros2.messages import no_such_field
+from user_hal.robots.ros2.field_paths import no_such_field
 
 #: What words stand for: numbers, lists, texts, or a :class:`Duration`.
 Words = Mapping[str, Any]

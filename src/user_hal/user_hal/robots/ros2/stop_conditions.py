@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 from user_core.config import Config, setting
 from user_core.errors import ConfigError, DeviceTimeout, SuiteError
 from user_core.reasons import NO_REASON, ROBOT_STOP, Reason
+from user_hal.robots.ros2.field_paths import FieldPath, NotSelected
 from user_hal.robots.ros2.filling import constant, constants
-from user_hal.robots.ros2.messages import FieldPath, NotSelected, is_service
+from user_hal.robots.ros2.messages import is_service
 from user_hal.topic_io import TopicIo, TopicSubscription
 
 Plain = bool | int | float | str

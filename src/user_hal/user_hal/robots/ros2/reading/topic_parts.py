@@ -16,9 +16,10 @@ from user_core.specs import Array
 from user_hal.clock_faults import ROBOT, clock_fault
 from user_hal.robots.ros2.buffer import Resample, Sample, StampedBuffer
 from user_hal.robots.ros2.contract.parts import Part
+from user_hal.robots.ros2.field_paths import FieldPath
 from user_hal.robots.ros2.frames import FRAMED, Transform, plain
 from user_hal.robots.ros2.joints import Turns
-from user_hal.robots.ros2.messages import LAYOUTS, Extractor, FieldPath
+from user_hal.robots.ros2.messages import LAYOUTS, Extractor
 from user_hal.robots.ros2.reading.plausibility import ReadingCheck
 from user_hal.robots.ros2.reading.streams import Stream
 from user_hal.robots.ros2.reading.writers import Writers
