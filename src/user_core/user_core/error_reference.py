@@ -32,7 +32,13 @@ def errors() -> list[type[SuiteError]]:
 
 def reference() -> str:
     """The page, in Markdown."""
-    lines = [_HEAD, "## Errors", "", "| code | exception | may pass | meaning |", "|---|---|---|---|"]
+    lines = [
+        _HEAD,
+        "## Errors",
+        "",
+        "| code | exception | may pass | meaning |",
+        "|---|---|---|---|",
+    ]
     for kind in errors():
         meaning = " ".join((kind.__doc__ or "").split("\n\n")[0].split()).replace("``", "`")
         passes = "yes" if kind.may_pass else "no"
