@@ -322,14 +322,14 @@ def _inputs(run: Path, folder: Path | None, group: str) -> dict[str, Any]:
 def table(results: Sequence[Mapping[str, Any]]) -> str:
     """Markdown."""
     head = (
-        "environment", "shows", "takes", "promises", "steps", "episodes", "updates",
+        "environment", "shows", "takes", "promises", "s", "steps", "episodes", "updates",
         "return, first and last", "success", "inputs: all, constant, far out", "said",
     )  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for one in results:
         told, ran = one["check"], one.get("run", {})
         if "refused" in told:
-            lines.append(f"| {one['name']} | " + "- | " * 9 + f"{_short(told['refused'])} |")
+            lines.append(f"| {one['name']} | " + "- | " * 10 + f"{_short(told['refused'])} |")
             continue
         kept = f"{told['kept']} of {told['kept'] + len(told['broken'])}"
         shows = ", ".join(f"`{k}` {v}" for k, v in told["observation"].items())
@@ -340,7 +340,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
         if ran.get("status"):
             words += [f"status {ran['status']}", *ran["last_words"][-2:]]
         row = (
-            one["name"], shows, told["action"], kept, ran.get("steps", 0), ran.get("episodes", 0),
+            one["name"], shows, told["action"], kept, f"{one['seconds']:g}", ran.get("steps", 0), ran.get("episodes", 0),
             ran.get("updates", 0), _pair(ran.get("returns"), "g"), _pair(ran.get("success"), ".0%"),
             ", ".join(inputs), _short("; ".join(words)),
         )  # fmt: skip
