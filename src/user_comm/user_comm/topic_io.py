@@ -433,11 +433,13 @@ class RosTopicIo:
         return dict(self._node.get_topic_names_and_types())
 
     def service_types(self) -> dict[str, Sequence[str]]:
-        """Names of the services that others offer now, each with its type names."""
+        """Names of the services that others offer now, each with its type names. The graph also
+        names those that are only asked, by a client whose server is not there."""
         node = self._node
         own = {name for name, _ in node.get_service_names_and_types_by_node(
             node.get_name(), node.get_namespace())}  # fmt: skip
-        return {name: t for name, t in node.get_service_names_and_types() if name not in own}
+        known = node.get_service_names_and_types()
+        return {name: t for name, t in known if name not in own and node.count_services(name)}
 
     def endpoints(self, topic: str) -> tuple[Sequence[Endpoint], Sequence[Endpoint]]:
         """Publishers and subscriptions of a topic, without those of our node. Another node of
