@@ -118,7 +118,7 @@ def open_robot(
         person = None
         if teleop is not None:
             stack.callback(teleop.close)
-            teleop.connect(robot.spec)
+            teleop.connect(hal.spec)
             person = LocalTeleop(teleop)
         yield LocalRobot(hal, robot, person, bool(getattr(teleop, "scripted", False)))
 

@@ -13,6 +13,7 @@ import time
 from concurrent.futures import Future
 from pathlib import Path
 
+from user_core.embodiment import EmbodimentConfig, OwnSpace, space_of
 from user_core.errors import DeviceTimeout, LeaseError, SafetyError, SuiteError
 from user_core.interfaces import Robot
 from user_core.mobility import Mobility, mobility_of
@@ -63,6 +64,7 @@ class LocalHal:
             :func:`~user_hal.safety.emergency_stop.state_folder`; None: it is latched in this
             process only.
         box: Where observations arrive; None: a new one.
+        embodiment: In which space it is shown and driven.
 
     Attributes:
         observations: Where observations arrive, each with the action in effect (``applied``).
@@ -82,20 +84,26 @@ class LocalHal:
         holder: str = "local",
         latch_dir: Path | None = None,
         box: ObservationBox | None = None,
+        embodiment: EmbodimentConfig | None = None,
     ) -> None:
         self.observations = ObservationBox() if box is None else box
+        safety = safety or SafetyConfig()
+        space = self._space = space_of(
+            embodiment or EmbodimentConfig(), robot.spec, safety.action_scale
+        )
         self._lease_config = (lease or LeaseConfig()).replace(required=True)
         self._loop = HalLoop(
             robot,
             loop or LoopConfig(),
-            safety or SafetyConfig(),
+            safety,
             self._lease_config,
             resource=resource,
-            on_observation=self.observations.put,
+            on_observation=lambda seen: self.observations.put(space.shown(seen)),
             latch=None if latch_dir is None else LatchFile(latch_dir),
+            space=space,
         )
         self._robot = robot
-        self._spec, self._holder, self._token = robot.spec, holder, 0
+        self._spec, self._holder, self._token = space.spec, holder, 0
         self._steps_itself = robot.spec.lockstep
         self._supervisor = self._loop.path.supervisor
 
@@ -123,6 +131,7 @@ class LocalHal:
             resource=resource,
             holder=holder,
             latch_dir=latch_dir,
+            embodiment=file.embodiment,
         )
 
     @property
@@ -199,7 +208,20 @@ class LocalHal:
         while self._steps_itself and not done.done():
             self._loop.wait_for_stop()
             self._loop.do_what_is_due()
-        return done
+        return done if isinstance(self._space, OwnSpace) else self._in_space(done)
+
+    def _in_space(self, done: Future[Observation]) -> Future[Observation]:
+        """The same future, of an observation in the common space."""
+        shown: Future[Observation] = Future()
+
+        def finish(of_driver: Future[Observation]) -> None:
+            if (error := of_driver.exception()) is not None:
+                shown.set_exception(error)
+            else:
+                shown.set_result(self._space.shown(of_driver.result()))
+
+        done.add_done_callback(finish)
+        return shown
 
     def trouble(self) -> Reason:
         """Why the robot must not be driven on within an episode; false if it may."""

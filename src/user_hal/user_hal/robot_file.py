@@ -17,9 +17,11 @@ from user_core.config import (
     setting,
     shared_folders,
 )
+from user_core.embodiment import EmbodimentConfig, space_of
 from user_core.errors import ConfigError, SuiteError
 from user_core.interfaces import Robot
 from user_core.plugins import PluginChoice
+from user_core.specs import RobotSpec
 from user_hal.cameras.with_cameras import CamerasConfig, RobotWithCameras, build_cameras
 from user_hal.robots.gripper_choices import RobotWithGripperChoices
 from user_hal.runtime.control_loop import LoopConfig
@@ -87,6 +89,10 @@ class RobotFile(Config):
         "openings",
         doc="How an action moves the robot's grippers: openings, as the driver says; or choices: each is "
         "closed (0), held (1) or opened (2), which is easier to learn.",
+    )
+    embodiment: EmbodimentConfig = setting(
+        factory=EmbodimentConfig,
+        doc="In which space it is shown and driven: its own, or one that robots with other joints share.",
     )
     cameras: CamerasConfig = setting(
         factory=CamerasConfig, doc="Cameras that the driver does not know of."
@@ -185,6 +191,15 @@ def build_robot(file: RobotFile) -> Robot:
     except SuiteError:
         robot.close()
         raise
+
+
+def spec_of(file: RobotFile, robot: Robot) -> RobotSpec:
+    """What a robot shows and takes in the space that its file asks for.
+
+    Raises:
+        ConfigError: It cannot be shown or driven so.
+    """
+    return space_of(file.embodiment, robot.spec, file.safety.action_scale).spec
 
 
 def _beside() -> list[Path]:

@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> int:
     from user_bringup.local_robot import gate_summary, open_robot, settings
     from user_bringup.run_parts import RunParts
     from user_core.plugins import build
-    from user_hal.robot_file import build_robot
+    from user_hal.robot_file import build_robot, spec_of
     from user_hal.robots.mujoco import MujocoRobot
 
     parts = RunParts.load(arguments.run)
@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     file = parts.robot_file(given["hal"])
     config = parts.limits(given["actor"].get("loop"))
     driver = build_robot(file)
-    policy, version = parts.policy(driver.spec, arguments.policy)
+    policy, version = parts.policy(spec_of(file, driver), arguments.policy)
     teleop = build("teleops", arguments.teleop) if arguments.teleop else None
     with ExitStack() as stack:
         robot = stack.enter_context(

@@ -156,9 +156,10 @@ def find_out(request: Mapping[str, Any]) -> Fit:
     specs: dict[str, tuple[str, RobotSpec]] = {}
     for entry in by_kind["hal_node"]:
         with _warnings(fit, entry["name"]):
-            robot = _made(fit, entry, _ITS_ROBOT, lambda entry=entry: _robot(entry["parameters"]))
-            if robot is not None:
-                specs[entry["namespace"]] = (entry["name"], robot.spec)
+            made = _made(fit, entry, _ITS_ROBOT, lambda entry=entry: _robot(entry["parameters"]))
+            if made is not None:
+                robot, spec = made
+                specs[entry["namespace"]] = (entry["name"], spec)
                 if not _starts(fit, entry, robot):
                     continue
                 if request["asks_success"] and robot.spec.lockstep:
@@ -220,11 +221,14 @@ def _distinct(specs: Iterable[tuple[str, RobotSpec]]) -> list[tuple[str, RobotSp
     return found
 
 
-def _robot(parameters: Mapping[str, Any]) -> Robot:
+def _robot(parameters: Mapping[str, Any]) -> tuple[Robot, RobotSpec]:
+    """A robot, and its spec for those who drive it."""
     from user_hal.node_configs import HalConfig
-    from user_hal.robot_file import build_robot
+    from user_hal.robot_file import build_robot, spec_of
 
-    return build_robot(from_mapping(HalConfig, parameters, "hal").expand(parameters))
+    file = from_mapping(HalConfig, parameters, "hal").expand(parameters)
+    robot = build_robot(file)
+    return robot, spec_of(file, robot)
 
 
 def _algorithm(parameters: Mapping[str, Any], spec: RobotSpec) -> object:

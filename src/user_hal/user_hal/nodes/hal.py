@@ -26,6 +26,7 @@ from user_comm.run import run
 from user_comm.subscriptions import TopicReader
 from user_comm.topic_io import RosTopicIo
 from user_core.config import to_mapping
+from user_core.embodiment import space_of
 from user_core.errors import LeaseError, SuiteError
 from user_core.reasons import HANGS, LOOP_DIED, NO_REASON, Reason
 from user_core.runtime.scheduling import hurry_middleware, make_process_prompt
@@ -104,6 +105,7 @@ class HalNode(LifecycleNode):
             on_status=self._show_status,
             latch=LatchFile(state_folder(self.config.state_dir, self._resource_name())),
             on_lost=self._lost,
+            space=space_of(config.embodiment, robot.spec, config.safety.action_scale),
         )
         self._say = Throttle()
         self._marker_due_s = 0.0
@@ -219,7 +221,8 @@ class HalNode(LifecycleNode):
         return self._loop.reset(seed, request.lease_token)
 
     def _was_reset(self, observation: Observation, response: Any) -> None:
-        response.observation = observation_to_message(observation, self._display.base_frame)
+        shown = self._loop.space.shown(observation)
+        response.observation = observation_to_message(shown, self._display.base_frame)
         response.success = True
 
     def _on_emergency_stop(self, request: Any, response: Any) -> None:
@@ -263,7 +266,8 @@ class HalNode(LifecycleNode):
 
     def _show(self, observation: Observation) -> None:
         """In the loop's thread: what the actor waits for first, the rest in another thread."""
-        self._observations.publish(observation, frame_id=self._display.base_frame)
+        shown = self._loop.space.shown(observation)
+        self._observations.publish(shown, frame_id=self._display.base_frame)
         self._standard.show(observation)
 
     def _show_markers(self, observation: Observation) -> None:
@@ -293,7 +297,7 @@ class HalNode(LifecycleNode):
     def _publish_spec(self) -> None:
         self._spec.publish(
             RobotDescription(
-                spec=self._loop.spec,
+                spec=self._loop.space.spec,
                 task=self._robot_file.task,
                 base_frame=self._display.base_frame,
                 stamp_ns=time.time_ns(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, NoReturn, Protocol
 
 import numpy as np
 
@@ -139,6 +139,12 @@ class CommandPath:
             except Refused as refusal:
                 self.gate.counters.refuse(refusal.code)
                 raise
+
+    def refuse(self, code: str, text: str) -> NoReturn:
+        """Count and refuse a chunk that was found wrong before it came here. Raises Refused."""
+        with self.lock:
+            self.gate.counters.refuse(code)
+        raise Refused(code, text)
 
     @property
     def due_ns(self) -> int | None:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from user_core.config import Config, setting
-from user_core.errors import DeviceTimeout, SafetyError, SuiteError, is_of_a_person
+from user_core.embodiment import OwnSpace, Space
+from user_core.errors import DeviceTimeout, SafetyError, SpecError, SuiteError, is_of_a_person
 from user_core.interfaces import Robot
 from user_core.mobility import mobility_of
-from user_core.reasons import LOOP_DIED, NO_REASON, Reason
+from user_core.reasons import LOOP_DIED, NO_REASON, SHAPE, Reason
 from user_core.runtime.clock import Clock
 from user_core.runtime.pacing import LatenessReport, Pacer
 from user_core.types import ActionChunk, AppliedAction, Lease, Observation
@@ -129,6 +130,8 @@ class HalLoop:
         on_lost: Called once, in the sentinel's thread, when the loop can drive no more: its
             thread has died, or the driver hangs or fails in the same way for ever. The robot
             has been told to stop by then.
+        space: In which commands come; None: the driver's own. Observations are given on as the
+            driver shows them, for whoever shows them to translate.
 
     Attributes:
         path: The way of a command.
@@ -155,8 +158,10 @@ class HalLoop:
         make_stopper: Callable[[Callable[[], None]], Stopper] = Stopper,
         latch: LatchFile | None = None,
         on_lost: Callable[[Reason], None] = lambda reason: None,
+        space: Space | None = None,
     ) -> None:
         self._on_lost, self._lost = on_lost, NO_REASON
+        self.space: Space = OwnSpace(robot.spec) if space is None else space
         self.spec, self.config, self._robot = robot.spec, config, robot
         self._clock = clock or Clock()
         self._on_observation, self._on_status = on_observation, on_status
@@ -225,6 +230,10 @@ class HalLoop:
         Raises:
             user_hal.safety.rules.Refused: It is not let in; the reason is counted.
         """
+        try:
+            chunk = self.space.commanded(chunk)
+        except SpecError as error:
+            self.path.refuse(SHAPE, str(error))
         self.path.submit(chunk, token)
         if self._thread is not None and threading.current_thread() is not self._thread:
             self.waiter.wake()

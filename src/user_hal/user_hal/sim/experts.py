@@ -242,12 +242,9 @@ class ScriptedExpert:
         return clipped
 
     def _cartesian(self, wish: Wish) -> Array:
-        values = [*wish.move_m]
-        if "rz" in self._names:
-            values.append(wish.turn_rad)
-        if "gripper" in self._names:
-            values.append(wish.gripper)
-        return np.array(values)
+        by_name = dict(zip(("dx", "dy", "dz"), wish.move_m.tolist()))
+        by_name |= {"rz": wish.turn_rad, "gripper": wish.gripper}
+        return np.array([by_name.get(name, 0.0) for name in self._names])
 
     def _joints(self, wish: Wish, arrays: Arrays) -> Array:
         assert self._kinematics is not None
