@@ -94,7 +94,7 @@ def apply(variant: str) -> list[str]:
 
         features.FeatureLayout.__init__ = as_they_are  # type: ignore[method-assign]
         tanh_gaussian.soft_limit = lambda x: x
-        tanh_gaussian_network._soft_limit = lambda x: x
+        tanh_gaussian_network.soft_limit_batch = lambda x: x
         return ["policy.params.normalization=bounds"]
     if variant == "log_std_min_20":
         return ["policy.params.log_std_min=-20.0"]

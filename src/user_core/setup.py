@@ -24,7 +24,10 @@ setup(
         "user.cameras": ["fake = user_core.fakes:FakeCamera"],
         "user.teleops": ["fake = user_core.fakes:FakeTeleop"],
         "user.policies": [
+            "act = user_core.policies.generative.act:ActPolicy",
             "action_chunks = user_core.policies.action_chunks:ActionChunksPolicy",
+            "diffusion = user_core.policies.generative.policy:DiffusionPolicy",
+            "flow = user_core.policies.generative.policy:FlowPolicy",
             "linear_gaussian = user_core.fakes:LinearGaussianPolicy",
             "tanh_gaussian = user_core.policies.tanh_gaussian:TanhGaussianPolicy",
         ],

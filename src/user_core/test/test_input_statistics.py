@@ -124,10 +124,12 @@ def test_an_input_without_bounds_is_never_cut_and_a_far_one_is_named(normalizati
 
 
 def test_the_soft_limit_is_one_function_in_numpy_and_torch_and_always_increases():
-    from user_core.policies.tanh_gaussian_network import _soft_limit
+    from user_core.policies.tanh_gaussian_network import soft_limit_batch
 
     values = np.float32([-1e30, -500, -11, -10, -3, 0, 3, 10, 10.5, 11, 500, 1e30, np.inf])
     limited = soft_limit(values)
-    np.testing.assert_allclose(limited, _soft_limit(torch.from_numpy(values)).numpy(), rtol=1e-6)
+    np.testing.assert_allclose(
+        limited, soft_limit_batch(torch.from_numpy(values)).numpy(), rtol=1e-6
+    )
     assert (np.diff(limited[:-1]) > 0).all() and np.isfinite(limited).all()
     np.testing.assert_array_equal(limited[3:8], values[3:8])

@@ -280,6 +280,23 @@ class Policy(ABC):
         )  # fmt: skip
 
 
+class ContinuingPolicy(Protocol):
+    """A policy that can go on from a plan that is being carried out: for real-time chunking."""
+
+    def continue_plan(
+        self, observation: Arrays, plan: Array, frozen: int, *, deterministic: bool = False
+    ) -> Array:
+        """Actions for the next T periods, (T, A), that begin as ``plan`` does.
+
+        Args:
+            observation: What is seen now.
+            plan: Rows of the plan before that are left from now on, (P, A).
+            frozen: How many of these will be carried out in any case, before a new plan can take
+                over; the answer repeats them.
+            deterministic: Whether to act without noise.
+        """
+
+
 class PolicyNetwork(Protocol):
     """What every algorithm may ask of a policy that it trains: a ``torch.nn.Module`` with these.
 
@@ -377,7 +394,11 @@ class DistributionNetwork(PolicyNetwork, Protocol):
 
 
 class LossNetwork(PolicyNetwork, Protocol):
-    """A network that knows its own loss for imitation (diffusion, a variational one): for BC."""
+    """A network that knows its own loss for imitation (diffusion, a variational one): for BC.
+
+    It may have ``observe_actions(action, weight)``, called with the arguments of :meth:`loss` before each
+    update, for instance to settle the scale of actions in buffers of the module.
+    """
 
     def loss(
         self,

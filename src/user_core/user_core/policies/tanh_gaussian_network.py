@@ -194,7 +194,7 @@ class TanhGaussianNetwork(nn.Module):
         on a CPU.
         """
         state = (inputs["state"] - self._offset) * self._scale
-        state = _soft_limit(state)
+        state = soft_limit_batch(state)
         names = self.layout.features.image_names
         if not names:
             return state
@@ -310,7 +310,7 @@ def _log_densities(raw: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:
     return normal - slope
 
 
-def _soft_limit(state: Tensor) -> Tensor:
+def soft_limit_batch(state: Tensor) -> Tensor:
     """:func:`~user_core.policies.tanh_gaussian_layout.soft_limit` in torch."""
     size = state.abs()
     # on a GPU to ask would take longer than to do it

@@ -105,6 +105,8 @@ class BC(Algorithm):
         inputs = shifted(minibatch.inputs, self.config.image_shift, self.generator)
         action, weight = minibatch.action, minibatch.weight
         if self._own_loss:
+            if hasattr(self.network, "observe_actions"):
+                self.network.observe_actions(action, weight)
             loss = self.network.loss(inputs, action, weight, self.generator)
             metrics = {"loss": loss}
         else:

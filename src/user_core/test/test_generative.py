@@ -1,0 +1,202 @@
+"""Policies that generate chunks: their promises, numpy beside torch, modes that are kept, plans that go on."""
+
+import numpy as np
+import pytest
+import torch
+from torch.optim.adam import adam
+
+from user_core.conformance import check_policy
+from user_core.errors import ConfigError, PolicyError, SpecError
+from user_core.plugins import build
+from user_core.policies.generative.coding import ChunkCode, soft_mask
+from user_core.policies.generative.network import model_of
+from user_core.specs import ArraySpec, RobotSpec
+
+ACTION = ArraySpec((2,), low=(-1.0, 0.0), high=(1.0, 4.0))
+NUMBERS = RobotSpec("r", {"x": ArraySpec((3,), low=-2.0, high=2.0)}, ACTION)
+EYES = RobotSpec(
+    "r",
+    {
+        "x": ArraySpec((3,), low=-2.0, high=2.0),
+        "image_front": ArraySpec((16, 16, 3), "uint8"),
+        "image_wrist": ArraySpec((16, 24, 3), "uint8"),
+        "depth": ArraySpec((16, 16, 1), "uint16", low=0, high=3000, unit="0.001 m"),
+    },
+    ACTION,
+)
+CHOICES = RobotSpec(
+    "r", NUMBERS.observation,
+    ArraySpec((3,), low=(-1.0, 0.0, 0.0), high=(1.0, 2.0, 4.0), categorical=(1,)),
+)  # fmt: skip
+SMALL = {"rows": 4, "embedding": 16, "layers": 1, "heads": 2, "image_channels": [8, 8]}
+
+
+def make(name, spec=NUMBERS, **params):
+    return build("policies", name, SMALL | params, spec)
+
+
+@pytest.mark.parametrize("spec", [NUMBERS, EYES, CHOICES], ids=["numbers", "eyes", "choices"])
+@pytest.mark.parametrize("name", ["flow", "diffusion", "act"])
+def test_each_keeps_the_promises_of_a_policy(name, spec):
+    check_policy(make(name, spec), spec).require()
+
+
+@pytest.mark.parametrize("name", ["flow", "diffusion"])
+def test_a_transformer_sees_numbers_too(name):
+    policy = make(name, backbone="transformer", prefix_rows=2)
+    check_policy(policy, NUMBERS).require()
+    assert not policy.acts_without_torch
+
+
+def stirred(policy):
+    rng = np.random.default_rng(1)
+    arrays = {
+        k: a + 0.3 * rng.standard_normal(a.shape).astype(np.float32)
+        if k.startswith("denoiser") else np.abs(a) + 0.2
+        for k, a in policy.arrays().items()
+    }  # fmt: skip
+    policy.load(arrays)
+    return policy
+
+
+@pytest.mark.parametrize("name", ["flow", "diffusion"])
+@pytest.mark.parametrize("prefix", [0, 2])
+def test_the_light_form_does_what_the_network_does(name, prefix):
+    policy = stirred(make(name, hidden=[24, 24, 16], prefix_rows=prefix))
+    seen = {"x": np.array([0.3, -0.7, 1.1], np.float32)}
+    noise = policy.noise()
+    network = policy.network()
+    inputs = network.inputs({"x": seen["x"][None]})
+    there = network.generate(inputs, torch.from_numpy(noise)[None]).detach().numpy()
+    there = policy.code.scale.to_robot(there.reshape(policy.rows, -1))
+    np.testing.assert_allclose(policy.act_from(seen, noise), there, atol=1e-4)
+
+
+def test_the_gradient_written_by_hand_is_that_of_autograd():
+    policy = stirred(make("flow", hidden=[24, 24, 16]))
+    network = policy.network()
+    inputs = network.inputs({"x": np.array([[0.3, -0.7, 1.1]], np.float32)})
+    x = policy.noise()
+    policy.act_from({"x": np.array([0.3, -0.7, 1.1], np.float32)}, x)
+    mine = policy._perceptron.with_gradient(x, 0.4, lambda said: said * 2 + 1)
+    theirs = model_of(network, inputs).with_gradient(
+        torch.from_numpy(x)[None], 0.4, lambda said: said * 2 + 1
+    )
+    for one, other in zip(mine, theirs, strict=True):
+        np.testing.assert_allclose(one, other[0].numpy(), rtol=1e-3, atol=1e-5)
+
+
+def train(policy, spec, draw, updates, rate=5e-3, size=128):
+    network, generator = policy.network(), torch.Generator().manual_seed(0)
+    parameters = list(network.parameters())
+    moments = [[torch.zeros_like(p) for p in parameters] for _ in range(2)]
+    steps = [torch.zeros(()) for _ in parameters]
+    rng = np.random.default_rng(0)
+    for _ in range(updates):
+        x, unit = draw(rng, size)
+        inputs = network.inputs({"x": x})
+        action = torch.from_numpy(unit.reshape(size, -1))
+        network.observe(inputs)
+        network.observe_actions(action, None)
+        loss = network.loss(inputs, action, None, generator)
+        gradients = torch.autograd.grad(loss, parameters)
+        with torch.no_grad():  # the function: to make the class imports half of torch
+            adam(
+                parameters, list(gradients), *moments, [], steps, amsgrad=False, beta1=0.9,
+                beta2=0.999, lr=rate, weight_decay=0.0, eps=1e-8, maximize=False,
+            )  # fmt: skip
+    policy.load(network.arrays())
+    return policy
+
+
+def two_ways(rng, size):
+    """All rows of a chunk go left, or all go right."""
+    x = rng.uniform(-1, 1, (size, 3)).astype(np.float32)
+    side = rng.choice([-0.5, 0.5], (size, 1, 1))
+    return x, (side + np.zeros((1, 4, 2))).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["flow", "diffusion"])
+def test_two_ways_are_kept_apart_and_chunks_are_of_one_of_them(name):
+    policy = train(make(name, hidden=[64, 64]), NUMBERS, two_ways, 400)
+    seen = {"x": np.zeros(3, np.float32)}
+    first = np.stack([policy.act(seen)[:, 0] for _ in range(60)])  # (60, T)
+    assert 12 <= (first[:, 0] > 0).sum() <= 48  # both are taken
+    assert (np.abs(first) > 0.3).mean() > 0.85  # and hardly ever the middle
+    assert (np.sign(first) == np.sign(first[:, :1])).mean() > 0.95
+    still = [policy.act(seen, deterministic=True) for _ in range(2)]
+    np.testing.assert_array_equal(*still)
+
+
+@pytest.mark.parametrize(("name", "prefix"), [("flow", 0), ("flow", 2), ("diffusion", 0)])
+def test_a_plan_that_goes_on_keeps_its_side(name, prefix):
+    policy = train(make(name, hidden=[64, 64], prefix_rows=prefix), NUMBERS, two_ways, 400)
+    seen = {"x": np.zeros(3, np.float32)}
+    for side in (-0.5, 0.5):
+        plan = np.full((3, 2), side, np.float32)
+        plan[:, 1] = 2 + 2 * side
+        made = np.stack([policy.continue_plan(seen, plan, 2) for _ in range(30)])
+        np.testing.assert_array_equal(made[:, :2], np.broadcast_to(plan[:2], made[:, :2].shape))
+        assert (np.sign(made[:, 2:, 0]) == np.sign(side)).mean() > 0.8
+
+
+def test_small_actions_are_learned_in_their_own_scale():
+    def small(rng, size):
+        x = rng.uniform(-1, 1, (size, 3)).astype(np.float32)
+        return x, (0.01 * x[:, :2])[:, None].repeat(4, 1)
+
+    for how in ("data", "quantiles"):
+        policy = make("flow", hidden=[64, 64], action_normalization=how, normalization=how)
+        policy = train(policy, NUMBERS, small, 200)
+        acted = policy.act({"x": np.array([0.8, -0.8, 0.0], np.float32)}).mean(0)
+        assert acted[0] == pytest.approx(0.008, abs=0.003)
+        assert acted[1] == pytest.approx(2 - 0.016, abs=0.006)
+
+
+def test_choices_come_out_as_they_were_shown():
+    def shown(rng, size):
+        x = rng.uniform(-1, 1, (size, 3)).astype(np.float32)
+        unit = np.zeros((size, 4, 3), np.float32)
+        unit[..., 1] = np.where(x[:, :1] > 0, 2, 1)
+        return x, unit
+
+    policy = train(make("flow", CHOICES, hidden=[64, 64]), CHOICES, shown, 200)
+    for x, wanted in ((0.7, 2), (-0.7, 1)):
+        acted = policy.act({"x": np.array([x, 0, 0], np.float32)})
+        assert (acted[:, 1] == wanted).all()
+
+
+def test_codes_go_there_and_back():
+    code = ChunkCode(CHOICES, 5)
+    unit = np.array([[0.3, 2, -0.5], [-1, 0, 1]], np.float32)
+    np.testing.assert_array_equal(code.decode(code.encode(unit)), unit)
+    batch = torch.from_numpy(np.tile(unit[:1], (5, 1)).reshape(1, -1))
+    assert code.encode_batch(batch).shape == (1, 5, code.size)
+    assert torch.equal(code.decode_batch(code.encode_batch(batch)), batch)
+    weight = torch.zeros(1, 15)
+    weight[0, 1] = 1.0
+    assert code.weights(weight)[0, 0].tolist() == [0, 0, 1, 1, 1]
+
+
+def test_the_mask_falls_from_what_is_frozen_to_what_is_open():
+    mask = soft_mask(8, 6, 2)
+    assert mask[:2].tolist() == [1, 1] and mask[6:].tolist() == [0, 0]
+    assert (np.diff(mask[1:7]) < 0).all()
+    # equation 5 for i = 2, s = 2: c = (8 - 2 - 2) / (8 - 2 - 2 + 1)
+    assert mask[2] == pytest.approx(0.8 * (np.exp(0.8) - 1) / (np.e - 1))
+
+
+def test_what_cannot_be_is_refused_in_words():
+    with pytest.raises(ConfigError, match="ignored_observations"):
+        make("flow", EYES, backbone="mlp")
+    with pytest.raises(ConfigError, match="fewer than rows"):
+        make("flow", prefix_rows=4)
+    with pytest.raises(ConfigError, match="multiple of heads"):
+        make("act", embedding=17)
+    with pytest.raises(SpecError, match="finite bounds"):
+        make("flow", RobotSpec("r", NUMBERS.observation, ArraySpec((2,))))
+    policy = make("flow")
+    arrays = policy.arrays()
+    arrays["denoiser.head.bias"][0] = np.nan
+    with pytest.raises(PolicyError, match="not finite"):
+        policy.load(arrays)

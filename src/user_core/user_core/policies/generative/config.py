@@ -1,0 +1,84 @@
+"""Settings of policies that generate action chunks."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from user_core.config import Config, setting
+from user_core.errors import ConfigError
+
+Normalization = Literal["bounds", "data", "quantiles"]
+
+
+class ChunkConfig(Config):
+    """What all of them have: the chunk, what is seen, and in which scale."""
+
+    rows: int = setting(16, doc="Actions that are planned at once, T.", ge=1, le=256)
+    observations: tuple[str, ...] = setting(
+        (), doc="Observation arrays to use; empty for all that the robot has."
+    )
+    ignored_observations: tuple[str, ...] = setting(
+        (), doc="Observation arrays to leave out, where the robot has them."
+    )
+    normalization: Normalization = setting(
+        "data",
+        doc="Scale of the numbers seen: their bounds in the spec, mean and spread of the data, or the middle "
+        "and half the range between two quantiles of the data.",
+    )
+    action_normalization: Normalization = setting(
+        "data",
+        doc="Scale of each element of actions, likewise. Small motions within wide bounds would drown in the "
+        "noise that chunks are made from.",
+    )
+    quantile: float = setting(
+        0.01, doc="The lower quantile; the upper one is 1 minus this.", gt=0, lt=0.5
+    )
+    normalization_calls: int = setting(
+        20, doc="Calls of the learner's update that settle scales from data; then they stay.", ge=1
+    )
+    embedding: int = setting(128, doc="Width of the transformer.", ge=8, le=4096)
+    layers: int = setting(3, doc="Layers of the transformer.", ge=1, le=32)
+    heads: int = setting(4, doc="Heads of its attention.", ge=1, le=64)
+    image_channels: tuple[int, ...] = setting(
+        (32, 64, 128, 128),
+        doc="Channels of the convolutions (3x3, stride 2); each place of the last is a token.",
+        ge=1,
+        min_length=1,
+    )
+    seed: int = setting(0, doc="Seed of first weights and of the noise of actions.", ge=0)
+
+    def validate(self) -> None:
+        if self.embedding % self.heads:
+            raise ConfigError(
+                "embedding", got=self.embedding, expected=f"a multiple of heads, {self.heads}"
+            )
+
+
+class GenerativeConfig(ChunkConfig):
+    """Chunks that are made from noise in a few steps."""
+
+    backbone: Literal["auto", "mlp", "transformer"] = setting(
+        "auto",
+        doc="A multi-layer perceptron, which sees numbers only and acts without torch, or a transformer with "
+        "cross-attention to the numbers and each place of each image; auto: by whether there are images.",
+    )
+    hidden: tuple[int, ...] = setting(
+        (256, 256, 256), doc="Units of the perceptron's layers.", ge=1, le=8192, min_length=1
+    )
+    steps: int = setting(8, doc="Steps from noise to a chunk.", ge=1, le=100)
+    prefix_rows: int = setting(
+        0,
+        doc="Trained to go on from up to so many rows that are given (training-time real-time chunking, Black "
+        "et al. 2025); 0: given rows guide the sampling of a network that knows nothing of them.",
+        ge=0,
+    )
+    guidance: float = setting(
+        5.0, doc="Largest weight of that guidance (Black et al. 2025, beta).", ge=0
+    )
+
+    def validate(self) -> None:
+        super().validate()
+        if self.prefix_rows >= self.rows and self.prefix_rows:
+            raise ConfigError(
+                "prefix_rows", got=self.prefix_rows, expected=f"fewer than rows, {self.rows}"
+            )

@@ -1,0 +1,135 @@
+"""The perceptron of generating policies: names and shapes of its arrays, and its passes in numpy.
+
+It sees the numbers of an observation, the time, which rows are given, and the noisy chunk; hidden layers are
+residual where their widths allow. Without torch an actor starts within a fraction of a second, and eight passes
+of three layers of 256 units take less than a millisecond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+
+from user_core.specs import Array, Arrays
+
+#: Sines and cosines that tell the time.
+TIME_SIZE = 32
+_FREQUENCIES = np.exp(np.linspace(0, np.log(200.0), TIME_SIZE // 2)).astype(np.float32)
+
+
+def time_features(t: float) -> Array:
+    """Sines and cosines of a time from 0 to 1, (TIME_SIZE,) float32."""
+    angles = np.float32(t) * _FREQUENCIES
+    return np.concatenate([np.sin(angles), np.cos(angles)])
+
+
+def frequencies() -> Array:
+    """Of :func:`time_features`, (TIME_SIZE / 2,)."""
+    return _FREQUENCIES.copy()
+
+
+class PerceptronLayout:
+    """Names, shapes and first values.
+
+    Args:
+        state: Numbers of an observation, O.
+        rows: T.
+        size: Numbers of a row, D.
+        told: Whether it is told which rows are given.
+        hidden: Units of its layers.
+    """
+
+    def __init__(
+        self, state: int, rows: int, size: int, told: bool, hidden: tuple[int, ...]
+    ) -> None:
+        self.state, self.rows, self.size, self.told = state, rows, size, told
+        self.masked = rows if told else 0
+        self.hidden = hidden
+        widths = (state + TIME_SIZE + self.masked + rows * size, *hidden)
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        for i, (inputs, units) in enumerate(pairwise(widths)):
+            self.shapes[f"layer{i}.weight"] = (inputs, units)
+            self.shapes[f"layer{i}.bias"] = (units,)
+        self.shapes["head.weight"] = (widths[-1], rows * size)
+        self.shapes["head.bias"] = (rows * size,)
+
+    def initial(self, rng: np.random.Generator) -> dict[str, Array]:
+        """Glorot-uniform weights; a head of zeros: what is generated at first is its noise."""
+        arrays = {}
+        for name, shape in self.shapes.items():
+            value = np.zeros(shape)
+            if len(shape) == 2 and not name.startswith("head"):
+                limit = np.sqrt(6 / sum(shape))
+                value = rng.uniform(-limit, limit, shape)
+            arrays[name] = value.astype(np.float32)
+        return arrays
+
+
+class NumpyPerceptron:
+    """The network for one observation: an :class:`~user_core.policies.generative.objectives.Model`.
+
+    Args:
+        layout: Of its arrays.
+        arrays: By the names of the layout.
+    """
+
+    def __init__(self, layout: PerceptronLayout, arrays: Arrays) -> None:
+        self._layout = layout
+        count = len(layout.hidden)
+        self._layers = [
+            (arrays[f"layer{i}.weight"], arrays[f"layer{i}.bias"]) for i in range(count)
+        ]
+        self._head = arrays["head.weight"], arrays["head.bias"]
+        first, _ = self._layers[0]
+        ends = np.cumsum([layout.state, TIME_SIZE, layout.masked])
+        self._of_state, self._of_time, self._of_mask, self._of_chunk = np.split(first, ends)
+        self._seen = self._layers[0][1]
+
+    def see(self, state: Array) -> None:
+        """The observation, normalised, (O,)."""
+        self._seen = state @ self._of_state + self._layers[0][1]
+
+    def __call__(self, x: Array, t: float, mask: Array | None) -> Array:
+        return self._forward(x, t, mask)[0]
+
+    def with_gradient(
+        self, x: Array, t: float, cotangent: Callable[[Array], Array]
+    ) -> tuple[Array, Array, Array]:
+        said, before = self._forward(x, t, None)
+        wanted = cotangent(said)
+        grad = wanted.ravel() @ self._head[0].T
+        for i in range(len(self._layers) - 1, 0, -1):
+            weight = self._layers[i][0]
+            through = (grad * _silu_slope(before[i])) @ weight.T
+            grad = grad + through if weight.shape[0] == weight.shape[1] else through
+        grad = (grad * _silu_slope(before[0])) @ self._of_chunk.T
+        return said, wanted, grad.reshape(x.shape)
+
+    def _forward(self, x: Array, t: float, mask: Array | None) -> tuple[Array, list[Array]]:
+        z = self._seen + time_features(t) @ self._of_time + x.ravel() @ self._of_chunk
+        if mask is not None:
+            z = z + mask @ self._of_mask
+        before, h = [z], _silu(z)
+        for weight, bias in self._layers[1:]:
+            z = h @ weight + bias
+            before.append(z)
+            h = h + _silu(z) if weight.shape[0] == weight.shape[1] else _silu(z)
+        return (h @ self._head[0] + self._head[1]).reshape(x.shape), before
+
+
+def _sigmoid(z: Array) -> Array:
+    share: Array = 0.5 * (1 + np.tanh(0.5 * z))
+    return share
+
+
+def _silu(z: Array) -> Array:
+    found: Array = z * _sigmoid(z)
+    return found
+
+
+def _silu_slope(z: Array) -> Array:
+    share = _sigmoid(z)
+    slope: Array = share * (1 + z * (1 - share))
+    return slope

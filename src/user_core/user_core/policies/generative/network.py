@@ -1,0 +1,252 @@
+"""What algorithms train of policies that generate chunks: scales from data, and the loss. Imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from user_core.errors import SpecError
+from user_core.policies.features import FeatureLayout
+from user_core.policies.generative.backbones import Perceptron, Transformer
+from user_core.policies.generative.coding import ChunkCode
+from user_core.policies.generative.config import ChunkConfig, GenerativeConfig
+from user_core.policies.generative.mlp import PerceptronLayout
+from user_core.policies.generative.objectives import Objective
+from user_core.policies.tanh_gaussian_network import soft_limit_batch
+from user_core.specs import Array, Arrays
+
+#: Least half width of what data show, as a share of half the bounds, and where there are none.
+_LEAST_SHARE, _LEAST_UNBOUNDED = 0.02, 0.01
+#: Actions within half a thousandth of their range do not move.
+_LEAST_ACTION = 1e-3
+#: Of state that is looked at for quantiles, rows at most.
+_LOOK_ROWS = 4096
+
+
+class ChunkNetwork(nn.Module):
+    """Inputs, scales and arrays of a :class:`~user_core.interfaces.LossNetwork` over chunks.
+
+    Scales settle within the first ``normalization_calls`` calls of :meth:`observe` and
+    :meth:`observe_actions`, and then stay: weights that were learned go on meaning what they did.
+
+    Args:
+        config: Of the policy.
+        features: What it sees.
+        code: Of its chunks.
+    """
+
+    input_offset: Tensor
+    input_scale: Tensor
+    action_offset: Tensor
+    action_scale: Tensor
+    statistics_inputs: Tensor
+    statistics_actions: Tensor
+    statistics_calls: Tensor
+
+    def __init__(self, config: ChunkConfig, features: FeatureLayout, code: ChunkCode) -> None:
+        super().__init__()
+        self.config, self.features, self.code, self.rows = config, features, code, config.rows
+        size = code.size
+        self.register_buffer("input_offset", torch.from_numpy(features.offset.copy()))
+        self.register_buffer("input_scale", torch.from_numpy(features.scale.copy()))
+        self.register_buffer("action_offset", torch.zeros(size))
+        self.register_buffer("action_scale", torch.ones(size))
+        self.register_buffer("statistics_inputs", torch.zeros((2, features.state_size)).double())
+        self.register_buffer("statistics_actions", torch.zeros((2, size)).double())
+        self.register_buffer("statistics_calls", torch.zeros(2, dtype=torch.int64))
+        bounded = features.scale != 1.0
+        least = np.where(bounded, _LEAST_SHARE / features.scale, _LEAST_UNBOUNDED)
+        self._least = torch.from_numpy(least.astype(np.float32))
+
+    def inputs(self, observation: Arrays) -> dict[str, Tensor]:
+        """``state``, (B, O) float32, and images under their names; depth as float32 in m."""
+        features = self.features
+        rows = len(observation[next(iter(features.specs))])
+        found = {"state": torch.from_numpy(features.vectors(observation, rows))}
+        for name in features.image_names:
+            image = torch.as_tensor(observation[name])
+            if image.shape != (rows, *features.specs[name].shape):
+                raise SpecError(
+                    f"images {name!r} of a batch", got=tuple(image.shape),
+                    expected=(rows, *features.specs[name].shape),
+                )  # fmt: skip
+            depth = features.depths.get(name)
+            if depth is not None and image.dtype != torch.float32:
+                image = image.float() * depth[0]
+            found[name] = image
+        return found
+
+    def observe(self, *inputs: Mapping[str, Tensor]) -> None:
+        """Settle the scale of what is seen."""
+        state = torch.cat([one["state"] for one in inputs])
+        self._settle(
+            0, self.config.normalization, state, self.statistics_inputs, self._least,
+            self.input_offset, self.input_scale,
+        )  # fmt: skip
+
+    def observe_actions(self, action: Tensor, weight: Tensor | None) -> None:
+        """Settle the scale of actions (B, T x A), of which ``weight`` says which are there."""
+        moved = self.code.moved
+        rows = self.code.encode_batch(action)[..., :moved].flatten(0, 1)
+        if weight is not None:
+            rows = rows[self.code.weights(weight).flatten(0, 1)[:, :moved].sum(1) > 0]
+        if not moved or not len(rows):
+            return
+        least = torch.full_like(rows[0], _LEAST_ACTION)
+        self._settle(
+            1, self.config.action_normalization, rows, self.statistics_actions[:, :moved], least,
+            self.action_offset[:moved], self.action_scale[:moved],
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def _settle(
+        self, which: int, how: str, rows: Tensor, sums: Tensor, least: Tensor,
+        offset: Tensor, scale: Tensor,
+    ) -> None:  # fmt: skip
+        calls = int(self.statistics_calls[which])
+        if how == "bounds" or calls >= self.config.normalization_calls:
+            return
+        self.statistics_calls[which] += 1
+        exact = rows.double()
+        if how == "data":
+            found = torch.stack([exact.mean(0), exact.square().mean(0)])
+        else:
+            some = exact[torch.linspace(0, len(exact) - 1, min(len(exact), _LOOK_ROWS)).long()]
+            shares = exact.new_tensor([self.config.quantile, 1 - self.config.quantile])
+            found = torch.quantile(some, shares, dim=0)
+        sums.lerp_(found, 1 / (calls + 1))
+        if how == "data":
+            middle, half = sums[0], (sums[1] - sums[0].square()).clamp_min(0).sqrt()
+        else:
+            middle, half = sums.mean(0), (sums[1] - sums[0]) / 2
+        offset.copy_(middle)
+        scale.copy_(1 / torch.maximum(half.float(), least.to(half.device)))
+
+    def arrays(self) -> dict[str, Array]:
+        """What an actor needs, by the names that torch gives; a copy."""
+        return {
+            name: tensor.detach().cpu().numpy().copy()
+            for name, tensor in self.state_dict().items()
+            if not name.startswith("statistics_")
+        }
+
+    def normalised(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The numbers, (B, O)."""
+        return soft_limit_batch((inputs["state"] - self.input_offset) * self.input_scale)
+
+    def scaled(self, action: Tensor) -> Tensor:
+        """Actions (B, T x A) as codes in the scale of the data, (B, T, D)."""
+        return (self.code.encode_batch(action) - self.action_offset) * self.action_scale
+
+    def unscaled(self, code: Tensor) -> Tensor:
+        """The way back."""
+        return self.code.decode_batch(code / self.action_scale + self.action_offset)
+
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """Of codes in the scale of the data, (D,) each."""
+        ends = self.action_offset.new_tensor([[-1.0], [1.0]])
+        low, high = (ends - self.action_offset) * self.action_scale
+        return low, high
+
+
+def mean_of(errors: Tensor, weight: Tensor | None) -> Tensor:
+    """The mean of errors (B, T, D) where they count."""
+    if weight is None:
+        return errors.mean()
+    return (errors * weight).sum() / weight.sum().clamp_min(1e-6)
+
+
+class GenerativeNetwork(ChunkNetwork):
+    """Flow matching or diffusion over chunks.
+
+    Args:
+        config: Of the policy.
+        features: What it sees.
+        code: Of its chunks.
+        objective: How noise becomes a chunk.
+        perceptron: Layout of the perceptron; None for a transformer.
+    """
+
+    def __init__(
+        self, config: GenerativeConfig, features: FeatureLayout, code: ChunkCode,
+        objective: Objective, perceptron: PerceptronLayout | None, arrays: Arrays | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(config, features, code)
+        self.generation, self.objective = config, objective
+        self.denoiser: nn.Module
+        if perceptron is not None:
+            self.denoiser = Perceptron(perceptron)
+        else:
+            self.denoiser = Transformer(
+                features, config.rows, code.size, config.embedding, config.layers, config.heads,
+                config.image_channels,
+            )  # fmt: skip
+        if arrays is not None:
+            state = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+            self.load_state_dict(state, strict=False)
+
+    def loss(
+        self, inputs: Mapping[str, Tensor], action: Tensor, weight: Tensor | None,
+        generator: torch.Generator,
+    ) -> Tensor:  # fmt: skip
+        """The mean squared error of what it says of noisy chunks."""
+        chunk = self.scaled(action)
+        count, rows, device = len(chunk), self.rows, chunk.device
+        noise = torch.randn(chunk.shape, generator=generator, device=device)
+        t = torch.rand((count, 1, 1), generator=generator, device=device)
+        noisy, target = self.objective.noisy(chunk, noise, t)
+        counts, mask, most = None, None, self.generation.prefix_rows
+        if weight is not None:
+            counts = self.code.weights(weight)
+        if most:
+            given = torch.randint(0, most + 1, (count, 1), generator=generator, device=device)
+            mask = (torch.arange(rows, device=device) < given).to(chunk.dtype)
+            noisy = torch.where(mask[:, :, None] > 0, chunk, noisy)
+            open_rows = (1 - mask)[:, :, None].expand_as(chunk)
+            counts = open_rows if counts is None else counts * open_rows
+        said = self.denoiser(self.context(inputs), noisy, t[:, 0, 0], mask)
+        return mean_of((said - target).square(), counts)
+
+    def context(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """What the denoiser sees of observations; once for all steps."""
+        seen: Tensor = self.denoiser.see(self.normalised(inputs), inputs)  # type: ignore[operator]
+        return seen
+
+    def generate(self, inputs: Mapping[str, Tensor], noise: Tensor) -> Tensor:
+        """Chunks (B, T x A) in network units from noise (B, T, D); with gradients of both."""
+        model = _Batch(self, self.context(inputs))
+        code = self.objective.sample(model, noise, self.generation.steps, self.bounds())
+        return self.unscaled(code)
+
+
+class _Batch:
+    """The network with what it sees: a :class:`~user_core.policies.generative.objectives.Model`."""
+
+    def __init__(self, network: GenerativeNetwork, context: Tensor) -> None:
+        self._denoiser, self._context = network.denoiser, context
+
+    def __call__(self, x: Tensor, t: float, mask: Tensor | None) -> Tensor:
+        times = x.new_full((len(x),), t)
+        rows = None if mask is None else mask.expand(len(x), -1)
+        said: Tensor = self._denoiser(self._context, x, times, rows)
+        return said
+
+    def with_gradient(
+        self, x: Tensor, t: float, cotangent: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor, Any]:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            said = self(x, t, None)
+        wanted = cotangent(said.detach()).detach()
+        (product,) = torch.autograd.grad(said, x, wanted)
+        return said.detach(), wanted, product
+
+
+def model_of(network: GenerativeNetwork, inputs: Mapping[str, Tensor]) -> _Batch:
+    """The network with what it sees."""
+    with torch.no_grad():
+        return _Batch(network, network.context(inputs))

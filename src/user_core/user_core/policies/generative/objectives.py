@@ -1,0 +1,136 @@
+"""How a chunk is made from noise, and what a network is trained to say for it.
+
+Time t goes from 0, pure noise, to 1, the chunk. All is written for numpy arrays and torch tensors alike.
+
+* Flow matching (Lipman et al. 2022; for chunks: Black et al., "pi0", 2024): x_t = (1 - t) noise + t chunk, and the
+  network says the velocity, chunk - noise; sampling follows it in Euler steps.
+* Diffusion (Chi et al., "Diffusion Policy", 2023) with a cosine schedule (Nichol and Dhariwal 2021): x_t = a chunk +
+  s noise with a = sin(pi t / 2), s = cos(pi t / 2). The network says a noise - s chunk ("v" of Salimans and Ho 2022),
+  from which both follow at every t; sampling is DDIM (Song et al. 2020), without noise of its own.
+
+Rows of a plan that goes on may be given. A network that was trained for it is told which rows these are, and
+sees them as they are. For any other the sampling is guided: of a flow by the gradient of the distance
+between its estimate of the chunk and the given rows (Black et al., "Real-Time Execution of Action Chunking
+Flow Policies", 2025), of a diffusion by moving that estimate towards them, as in-painting does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+class Model(Protocol):
+    """A network for one observation, or for a batch of them."""
+
+    def __call__(self, x: Any, t: float, mask: Any) -> Any:
+        """What it says of chunks ``x``, (..., T, D); ``mask`` (T,) or None: rows that are given."""
+
+    def with_gradient(
+        self, x: Any, t: float, cotangent: Callable[[Any], Any]
+    ) -> tuple[Any, Any, Any]:
+        """What it says, a cotangent made from this, and the product of that with its Jacobian."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """Rows of the plan before, for a chunk in codes.
+
+    Attributes:
+        code: The rows, (T, D), of any value where the weight is 0.
+        weight: How much each is to be held to, (T, 1); 1: it will be carried out.
+        frozen: Which will be carried out, (T, 1) of 0 and 1.
+        told: Whether the network knows of given rows.
+        strength: Largest weight of guidance.
+    """
+
+    code: Any
+    weight: Any
+    frozen: Any
+    told: bool
+    strength: float
+
+
+class Objective(Protocol):
+    """How noise becomes a chunk."""
+
+    def noisy(self, chunk: Any, noise: Any, t: Any) -> tuple[Any, Any]:
+        """Chunks as they are at times t, and what a network should say of them."""
+
+    def sample(
+        self, model: Model, x: Any, steps: int, bounds: tuple[Any, Any], given: Given | None = None
+    ) -> Any:
+        """A chunk from noise ``x``; ``bounds`` (D,) of codes."""
+
+
+class Flow:
+    """Conditional flow matching with straight paths."""
+
+    def noisy(self, chunk: Any, noise: Any, t: Any) -> tuple[Any, Any]:
+        return (1 - t) * noise + t * chunk, chunk - noise
+
+    def sample(
+        self, model: Model, x: Any, steps: int, bounds: tuple[Any, Any], given: Given | None = None
+    ) -> Any:
+        for k in range(steps):
+            t = k / steps
+            if given is None:
+                velocity = model(x, t, None)
+            elif given.told:
+                x = _replaced(x, given)
+                velocity = model(x, t, given.frozen[:, 0])
+            else:
+                velocity = self._guided(model, x, t, given)
+            x = x + velocity / steps
+        if given is not None and given.told:
+            x = _replaced(x, given)
+        return x
+
+    def _guided(self, model: Model, x: Any, t: float, given: Given) -> Any:
+        """Equations 2 to 4 of the paper."""
+
+        def off(velocity: Any) -> Any:
+            return (given.code - (x + (1 - t) * velocity)) * given.weight
+
+        velocity, error, product = model.with_gradient(x, t, off)
+        left = 1 - t
+        spread = left**2 / (t**2 + left**2)
+        weight = min(given.strength, left / (t * spread)) if t > 0 else given.strength
+        return velocity + weight * (error + left * product)
+
+
+class Diffusion:
+    """DDIM over a cosine schedule."""
+
+    def noisy(self, chunk: Any, noise: Any, t: Any) -> tuple[Any, Any]:
+        a, s = (t * (math.pi / 2)).sin(), (t * (math.pi / 2)).cos()
+        return a * chunk + s * noise, a * noise - s * chunk
+
+    def sample(
+        self, model: Model, x: Any, steps: int, bounds: tuple[Any, Any], given: Given | None = None
+    ) -> Any:
+        chunk = x
+        for k in range(steps):
+            a, s = _schedule(k / steps)
+            told = given is not None and given.told
+            if told and given is not None:
+                x = _replaced(x, given)
+            said = model(x, k / steps, given.frozen[:, 0] if told and given is not None else None)
+            chunk = (a * x - s * said).clip(*bounds)
+            if given is not None:
+                weight = given.frozen if told else given.weight
+                chunk = weight * given.code + (1 - weight) * chunk
+            noise = (x - a * chunk) / s
+            a, s = _schedule((k + 1) / steps)
+            x = a * chunk + s * noise
+        return chunk
+
+
+def _schedule(t: float) -> tuple[float, float]:
+    return math.sin(t * math.pi / 2), math.cos(t * math.pi / 2)
+
+
+def _replaced(x: Any, given: Given) -> Any:
+    return given.frozen * given.code + (1 - given.frozen) * x

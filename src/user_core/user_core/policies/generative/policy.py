@@ -1,0 +1,244 @@
+"""Policies that generate chunks, as the actor uses them."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from user_core.errors import ConfigError, PolicyError
+from user_core.interfaces import Policy
+from user_core.policies.features import FeatureLayout
+from user_core.policies.generative.coding import ChunkCode, soft_mask
+from user_core.policies.generative.config import ChunkConfig, GenerativeConfig
+from user_core.policies.generative.mlp import NumpyPerceptron, PerceptronLayout
+from user_core.policies.generative.objectives import Diffusion, Flow, Given, Objective
+from user_core.policies.tanh_gaussian_layout import soft_limit
+from user_core.specs import Array, Arrays, RobotSpec
+
+if TYPE_CHECKING:  # imported when it is asked for, with torch
+    from user_core.policies.generative.network import ChunkNetwork, GenerativeNetwork
+
+#: Noise of deterministic actions: always the same. None at all is where several ways meet, which is none.
+_STILL = 0
+
+
+class ChunkPolicy(Policy):
+    """Arrays and their checks.
+
+    Args:
+        config: Parameters.
+        spec: The robot's; elements of its actions may be choices.
+    """
+
+    Config = ChunkConfig
+
+    def __init__(self, config: ChunkConfig, spec: RobotSpec) -> None:
+        self.config, self.spec, self.rows = config, spec, config.rows
+        self.features = FeatureLayout(spec, config.observations, config.ignored_observations)
+        self.code = ChunkCode(spec, config.rows)
+        self._rng = np.random.default_rng(config.seed)
+        self._take(self._first())
+
+    def _first(self) -> dict[str, Array]:
+        """First arrays."""
+        import torch
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            return self._fresh().arrays()
+
+    def _fresh(self) -> ChunkNetwork:
+        """The network with first weights."""
+        raise NotImplementedError
+
+    def _take(self, arrays: dict[str, Array]) -> None:
+        """Take over arrays that were checked."""
+        network = self._fresh()
+        _fill(network, arrays)
+        self._arrays, self._network = arrays, network
+
+    def network(self) -> Any:
+        return copy.deepcopy(self._network)
+
+    def arrays(self) -> dict[str, Array]:
+        return {name: array.copy() for name, array in self._arrays.items()}
+
+    def load(self, arrays: Arrays) -> None:
+        mine, name = self._arrays, type(self).__name__
+        for subject, given, wanted in (
+            ("arrays", sorted(arrays), sorted(mine)),
+            ("shapes", _shapes(arrays), _shapes(mine)),
+        ):
+            if given != wanted:
+                raise PolicyError(f"{subject} of {name}", got=given, expected=wanted)
+        for key, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise PolicyError(
+                    f"array {key!r} of {name}", got="numbers that are not finite",
+                    expected="finite numbers", hint="The training that made it has diverged",
+                )  # fmt: skip
+        self._take({key: np.array(arrays[key], np.float32, order="C") for key in mine})
+
+    def _to_robot(self, code: Array) -> Array:
+        """Codes (T, D) in the scale of the data as actions (T, A)."""
+        unit = self.code.decode(code / self._arrays["action_scale"] + self._arrays["action_offset"])
+        return self.code.scale.to_robot(unit)
+
+
+class GenerativePolicy(ChunkPolicy):
+    """Chunks from noise: a sample each time, or always from the same noise when deterministic."""
+
+    Config = GenerativeConfig
+    objective: ClassVar[Objective]
+
+    def __init__(self, config: GenerativeConfig, spec: RobotSpec) -> None:
+        self.generation = config
+        super().__init__(config, spec)
+
+    @property
+    def acts_without_torch(self) -> bool:
+        """Where its network is a perceptron."""
+        return self._layout is not None
+
+    @property
+    def _layout(self) -> PerceptronLayout | None:
+        config = self.generation
+        images = bool(self.features.image_names)
+        if config.backbone == "mlp" and images:
+            raise ConfigError(
+                f"backbone of {type(self).__name__}", got="mlp, and images to look at",
+                expected="transformer, or auto",
+                hint=f"Or leave them out: ignored_observations {list(self.features.image_names)}",
+            )  # fmt: skip
+        if config.backbone == "transformer" or images:
+            return None
+        return PerceptronLayout(
+            self.features.state_size, config.rows, self.code.size, config.prefix_rows > 0,
+            config.hidden,
+        )  # fmt: skip
+
+    def _first(self) -> dict[str, Array]:
+        layout = self._layout
+        if layout is None:
+            return super()._first()
+        size = self.code.size
+        first = layout.initial(np.random.default_rng(self.config.seed))
+        return {
+            "input_offset": self.features.offset.copy(),
+            "input_scale": self.features.scale.copy(),
+            "action_offset": np.zeros(size, np.float32),
+            "action_scale": np.ones(size, np.float32),
+            **{f"denoiser.{name}": array for name, array in first.items()},
+        }
+
+    def _fresh(self) -> GenerativeNetwork:
+        from user_core.policies.generative.network import GenerativeNetwork
+
+        return GenerativeNetwork(
+            self.generation, self.features, self.code, self.objective, self._layout
+        )
+
+    def _take(self, arrays: dict[str, Array]) -> None:
+        layout = self._layout
+        if layout is None:
+            super()._take(arrays)
+            return
+        start = len("denoiser.")
+        mine = {name[start:]: a for name, a in arrays.items() if name.startswith("denoiser.")}
+        self._perceptron = NumpyPerceptron(layout, mine)
+        self._arrays = arrays
+
+    def network(self) -> Any:
+        if self._layout is None:
+            return super().network()
+        network = self._fresh()
+        _fill(network, self._arrays)
+        return network
+
+    def act(self, observation: Arrays, *, deterministic: bool = False) -> Array:
+        """The next T actions, (T, A)."""
+        return self._generate(observation, self.noise(deterministic), None)
+
+    def continue_plan(
+        self, observation: Arrays, plan: Array, frozen: int, *, deterministic: bool = False
+    ) -> Array:
+        """Actions for the next T periods that go on from a plan, see
+        :class:`~user_core.interfaces.ContinuingPolicy`."""
+        config, arrays = self.generation, self._arrays
+        plan, frozen = plan[: self.rows], min(frozen, len(plan), self.rows)
+        if not len(plan):
+            return self.act(observation, deterministic=deterministic)
+        rows = np.concatenate([plan, np.repeat(plan[-1:], self.rows - len(plan), 0)])
+        unit = self.code.scale.unit(rows)
+        code = (self.code.encode(unit) - arrays["action_offset"]) * arrays["action_scale"]
+        told = 0 < config.prefix_rows >= frozen
+        weight = soft_mask(self.rows, len(plan), frozen)
+        held = (np.arange(self.rows) < frozen).astype(np.float32)
+        given = Given(code, weight[:, None], held[:, None], told, config.guidance)
+        made = self._generate(observation, self.noise(deterministic), given)
+        made[:frozen] = plan[:frozen]  # they are carried out, whatever was generated
+        return made
+
+    def noise(self, deterministic: bool = False) -> Array:
+        """Noise of a chunk, (T, D) float32."""
+        rng = np.random.default_rng(_STILL) if deterministic else self._rng
+        return rng.standard_normal((self.rows, self.code.size), dtype=np.float32)
+
+    def act_from(self, observation: Arrays, noise: Array) -> Array:
+        """The next T actions, (T, A), from noise (T, D): what steers it may choose the noise."""
+        return self._generate(observation, noise, None)
+
+    def _generate(self, observation: Arrays, noise: Array, given: Given | None) -> Array:
+        if self._layout is None:
+            return self._with_torch(observation, noise, given)
+        arrays = self._arrays
+        state = (self.features.vector(observation) - arrays["input_offset"]) * arrays["input_scale"]
+        self._perceptron.see(soft_limit(state))
+        offset, scale = arrays["action_offset"], arrays["action_scale"]
+        bounds = (-1 - offset) * scale, (1 - offset) * scale
+        code = self.objective.sample(self._perceptron, noise, self.generation.steps, bounds, given)
+        return self._to_robot(code)
+
+    def _with_torch(self, observation: Arrays, noise: Array, given: Given | None) -> Array:
+        import torch
+
+        from user_core.policies.generative.network import model_of
+
+        network: Any = self._network
+        with torch.no_grad():
+            inputs = network.inputs({n: np.array(a)[None] for n, a in observation.items()})
+            model = model_of(network, inputs)
+            if given is not None:
+                code, weight, frozen = (
+                    torch.from_numpy(a) for a in (given.code, given.weight, given.frozen)
+                )
+                given = Given(code, weight, frozen, given.told, given.strength)
+            made = self.objective.sample(
+                model, torch.from_numpy(noise)[None], self.generation.steps, network.bounds(), given
+            )
+        return self._to_robot(made[0].numpy())
+
+
+class FlowPolicy(GenerativePolicy):
+    """Conditional flow matching over chunks (Lipman et al. 2022; Black et al., "pi0", 2024)."""
+
+    objective = Flow()
+
+
+class DiffusionPolicy(GenerativePolicy):
+    """Diffusion over chunks, sampled by DDIM (Chi et al., "Diffusion Policy", 2023)."""
+
+    objective = Diffusion()
+
+
+def _fill(network: Any, arrays: Arrays) -> None:
+    import torch
+
+    state = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+    network.load_state_dict(state, strict=False)
+
+
+def _shapes(arrays: Arrays) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(np.shape(arrays[name])) for name in sorted(arrays)}
