@@ -69,6 +69,7 @@ class Actor:
     chunk_rows: int = 4
     sequence: int = 0
     episode: int = 0
+    robot: str = "arm"
 
     @property
     def name(self) -> str:
@@ -129,7 +130,7 @@ class Actor:
                     {name: column[start:stop] for name, column in columns.items()},
                     self.schema.hash,
                     result if stop == plan.rows else None,
-                    "arm",
+                    self.robot,
                     "reach",
                 )
             )

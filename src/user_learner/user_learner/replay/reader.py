@@ -40,12 +40,15 @@ class Tables:
         extents: :data:`EXTENT_COLUMNS`, (E, 7) int64, ascending by id.
         actors: Segment, start, rows, acted_by, commit; (A, 5) int64. Empty unless asked for.
         damages: What is set aside.
+        robots: Episode and number of its robot among :attr:`StoreReader.robots`; (N, 2) int64, ascending. Empty
+            unless asked for.
     """
 
     segments: Array = field(default_factory=lambda: np.empty((0, 3), np.int64))
     extents: Array = field(default_factory=lambda: np.empty((0, 7), np.int64))
     actors: Array = field(default_factory=lambda: np.empty((0, 5), np.int64))
     damages: tuple[Damage, ...] = ()
+    robots: Array = field(default_factory=lambda: np.empty((0, 2), np.int64))
 
 
 @dataclass(frozen=True)
@@ -80,16 +83,24 @@ class StoreReader:
     Args:
         path: Directory of the store.
         with_actors: Also keep who acted in which rows.
+        with_robots: Also keep which robot each episode is of.
+
+    Attributes:
+        robots: Names of the robots, or of the producers of episodes that name none, in the order in which they
+            came. Empty unless asked for.
 
     Raises:
         StoreError: There is no store, or one of another format.
         StoreCorrupt: Its index is damaged.
     """
 
-    def __init__(self, path: str | Path, with_actors: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, with_actors: bool = False, with_robots: bool = False
+    ) -> None:
         self.path = Path(path)
         self.tables = Tables()
-        self._with_actors = with_actors
+        self._with_actors, self._with_robots = with_actors, with_robots
+        self.robots: list[str] = []
         self._sizes_checked: set[int] = set()
         self._short: list[Damage] = []
         self._identity, self._version = 0, -1
@@ -231,7 +242,24 @@ class StoreReader:
             )
             actors = _merge_actors(old.actors, fresh_actors)
         found = (*damages(db), *self._short)
-        return Tables(segments, _merge_by_id(old.extents, fresh), actors, found)
+        robots = self._load_robots(old.robots) if self._with_robots else old.robots
+        return Tables(segments, _merge_by_id(old.extents, fresh), actors, found, robots)
+
+    def _load_robots(self, old: Array) -> Array:
+        """Robots of the episodes that came since, beside those that are known."""
+        since = int(old[-1, 0]) if len(old) else -1
+        fresh = self._db.execute(
+            "SELECT id, CASE robot WHEN '' THEN producer ELSE robot END FROM episodes"
+            " WHERE id > ? ORDER BY id",
+            (since,),
+        ).fetchall()
+        if not fresh:
+            return old
+        for _, name in fresh:
+            if name not in self.robots:
+                self.robots.append(name)
+        number = {name: n for n, name in enumerate(self.robots)}
+        return np.concatenate([old, np.array([(i, number[name]) for i, name in fresh], np.int64)])
 
     def _check_new_segments(self) -> None:
         """A segment whose files are missing or cut short is passed over: mapping it would kill."""

@@ -6,6 +6,7 @@ learner. The stores themselves are in :mod:`user_learner.replay`.
 
 from user_learner.sampling.config import (
     HALF_DEMONSTRATIONS,
+    BalanceConfig,
     HindsightConfig,
     History,
     SamplerConfig,
@@ -15,6 +16,7 @@ from user_learner.sampling.source import ReplaySource
 
 __all__ = [
     "HALF_DEMONSTRATIONS",
+    "BalanceConfig",
     "HindsightConfig",
     "History",
     "ReplaySource",

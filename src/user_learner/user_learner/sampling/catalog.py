@@ -63,6 +63,7 @@ class RunTable:
         next: The run that they begin with, -1 without one.
         source: Source of the episode.
         order: Arrival: rows of a run with a higher number came later.
+        robot: Number of the robot among those of the snapshot; -1 where nobody asked for robots.
     """
 
     address: Array = field(default_factory=_ints)
@@ -71,6 +72,7 @@ class RunTable:
     next: Array = field(default_factory=_ints)
     source: Array = field(default_factory=_ints)
     order: Array = field(default_factory=_ints)
+    robot: Array = field(default_factory=_ints)
 
     @cached_property
     def _by_address(self) -> tuple[Array, Array]:
@@ -135,12 +137,14 @@ class Snapshot:
         runs: Which rows there are, and which follow which.
         actors: Address, rows and acted_by of ranges within runs, (A, 3) int64.
         nbytes: Bytes of all rows.
+        robots: Names of the robots that they are from, where that was asked for.
     """
 
     segments: SegmentTable = field(default_factory=SegmentTable)
     runs: RunTable = field(default_factory=RunTable)
     actors: Array = field(default_factory=lambda: np.empty((0, 3), np.int64))
     nbytes: int = 0
+    robots: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,7 @@ class Catalog:
         self._bases: dict[tuple[int, int, int], tuple[int, int]] = {}
         self._free: dict[int, list[int]] = {}
         self._leaving: list[tuple[int, int]] = []
+        self._robots: dict[str, int] = {}
         self._end = 0
         self._rebuild()
 
@@ -205,12 +210,18 @@ class Catalog:
             parts.append((part, _actors(store.reader.tables, bases)))
             part["next"][part["next"] >= 0] += offset
             part["order"] -= index * 2**40  # history came before what is live
+            part["robot"] = self._numbered(part["robot"], store.reader.robots)
             offset += len(part["rows"])
         runs = RunTable(**{k: np.concatenate([p[k] for p, _ in parts]) for k in parts[0][0]})
         actors = np.concatenate([a for _, a in parts])
         self._layout = self._layout or RowLayout(schema)
         nbytes = int(runs.rows.sum()) * self._layout.row_nbytes
-        self.snapshot = Snapshot(segments, runs, actors, nbytes)
+        self.snapshot = Snapshot(segments, runs, actors, nbytes, tuple(self._robots))
+
+    def _numbered(self, robot: Array, names: Sequence[str]) -> Array:
+        """Numbers of a store's robots among those of all stores, by name."""
+        numbers = [self._robots.setdefault(name, len(self._robots)) for name in names]
+        return np.append(np.array(numbers, np.int64), -1)[robot]  # -1 stays -1
 
     def _place_segments(self) -> SegmentTable:
         """Addresses of all segments; those of segments that are gone are used again."""
@@ -272,7 +283,17 @@ def _runs(
         "next": following[: len(rows)],
         "source": sources[segment],
         "order": order,
+        "robot": _robots(tables, episode),
     }
+
+
+def _robots(tables: Tables, episode: Array) -> Array:
+    """Number of the robot of each extent, -1 where it is not known."""
+    if not len(tables.robots):
+        return np.full(len(episode), -1, np.int64)
+    known, robot = tables.robots.T
+    at = np.minimum(np.searchsorted(known, episode), len(known) - 1)
+    return np.where(known[at] == episode, robot[at], -1)
 
 
 def _without_damages(tables: Tables, block_rows: int) -> Array:
@@ -301,7 +322,10 @@ def _actors(tables: Tables, bases: Array) -> Array:
 
 
 def open_catalog(
-    live: str | Path, history: Sequence[History] = (), with_actors: bool = False
+    live: str | Path,
+    history: Sequence[History] = (),
+    with_actors: bool = False,
+    with_robots: bool = False,
 ) -> Catalog:
     """Open a live store and its history.
 
@@ -309,6 +333,7 @@ def open_catalog(
         live: Directory of the store that may grow.
         history: Older stores.
         with_actors: Also keep who acted in which rows.
+        with_robots: Also keep which robot they are from.
 
     Raises:
         StoreError: One of them is not there.
@@ -316,9 +341,10 @@ def open_catalog(
     """
     opened: list[Attached] = []
     try:
-        opened.append(Attached(StoreReader(live, with_actors)))
+        opened.append(Attached(StoreReader(live, with_actors, with_robots)))
         for older in history:
-            opened.append(Attached(StoreReader(older.path, with_actors), older.source))
+            reader = StoreReader(older.path, with_actors, with_robots)
+            opened.append(Attached(reader, older.source))
         return Catalog(opened)
     except BaseException:
         for store in opened:

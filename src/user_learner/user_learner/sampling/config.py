@@ -69,6 +69,29 @@ class HindsightConfig(Config):
         return self.strategy != "none"
 
 
+class BalanceConfig(Config):
+    """How the steps of several robots share a stratum."""
+
+    by: Literal["steps", "robots"] = setting(
+        "steps",
+        doc="steps: every step is drawn equally often, so that a robot counts by what it has collected. robots: "
+        "each robot has its share of each stratum, however fast it collects.",
+    )
+    strength: float = setting(
+        1.0,
+        doc="1: all robots have equal shares; 0: shares in proportion to their steps; between: in proportion to "
+        "their steps to the power of 1 - strength.",
+        ge=0,
+        le=1,
+    )
+    most: float = setting(
+        10.0,
+        doc="No step is drawn more than so many times as often as it would be by `steps`: the first few of a robot "
+        "that has just joined must not fill its share.",
+        ge=1,
+    )
+
+
 class SamplerConfig(Config):
     """How batches are drawn from replay stores."""
 
@@ -76,6 +99,9 @@ class SamplerConfig(Config):
         (Stratum(),),
         doc="Parts of a batch; the part of one that has nothing goes to the others.",
         min_length=1,
+    )
+    balance: BalanceConfig = setting(
+        factory=BalanceConfig, doc="How robots that collect for one learner share each stratum."
     )
     n_step: int = setting(1, doc="Rewards summed up per transition at most.", ge=1, le=1024)
     gamma: float = setting(0.99, doc="Discount per step.", ge=0, le=1)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from user_core.specs import Array
 from user_learner.sampling.catalog import Snapshot
-from user_learner.sampling.config import Stratum
+from user_learner.sampling.config import BalanceConfig, SamplerConfig, Stratum
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,22 @@ class Population:
         run: Index of the run of each piece, (P,) int64.
         offset: First row of the piece within its run, (P,).
         count: Steps of the piece, (P,), at least 1.
+        share: Their part of a batch, in proportion to the shares of the others.
+        stratum: Number of the stratum that they are of.
+        robot: The robot that they are from, where robots are told apart.
     """
 
     run: Array
     offset: Array
     count: Array
+    share: float = 1.0
+    stratum: int = 0
+    robot: str = ""
+
+    @property
+    def name(self) -> str:
+        """Tells it from others, also after a restart."""
+        return f"{self.stratum} {self.robot}" if self.robot else str(self.stratum)
 
     @cached_property
     def ends(self) -> Array:
@@ -58,6 +69,85 @@ def population(snapshot: Snapshot, stratum: Stratum, required: int) -> Populatio
     if stratum.newest_steps and len(found) > stratum.newest_steps:
         found = _newest(snapshot, found, stratum.newest_steps)
     return found
+
+
+class Populations:
+    """The populations of all strata, of each robot apart where the draws are balanced over robots.
+
+    The place of one in the list stays the same as long as this lives; one that lost all of its steps is empty.
+
+    Args:
+        config: What is drawn.
+    """
+
+    def __init__(self, config: SamplerConfig) -> None:
+        self._config = config
+        self._places: dict[tuple[int, str], int] = {}
+
+    def of(self, snapshot: Snapshot) -> list[Population]:
+        """What can be drawn in a state of the stores."""
+        config, parts = self._config, list[Population]()
+        for number, stratum in enumerate(config.strata):
+            whole = population(snapshot, stratum, config.required)
+            whole = replace(whole, share=stratum.share, stratum=number)
+            if config.balance.by == "steps":
+                parts.append(whole)
+            else:
+                parts += _by_robot(snapshot, whole, config.balance)
+        for part in parts:
+            self._places.setdefault((part.stratum, part.robot), len(self._places))
+        none = np.empty(0, np.int64)
+        found = [
+            Population(none, none, none, 0.0, stratum, robot) for stratum, robot in self._places
+        ]
+        for part in parts:
+            found[self._places[part.stratum, part.robot]] = part
+        return found
+
+
+def _by_robot(snapshot: Snapshot, whole: Population, balance: BalanceConfig) -> list[Population]:
+    """A population, divided by robots, with the share of each."""
+    robot = snapshot.runs.robot[whole.run]
+    numbers = np.unique(robot)
+    which = [robot == number for number in numbers]
+    shares = robot_shares([int(whole.count[here].sum()) for here in which], balance)
+    return [
+        replace(
+            whole,
+            run=whole.run[here],
+            offset=whole.offset[here],
+            count=whole.count[here],
+            share=whole.share * share,
+            robot=snapshot.robots[number] if number >= 0 else "",
+        )
+        for number, here, share in zip(numbers.tolist(), which, shares, strict=True)
+    ]
+
+
+def robot_shares(steps: Sequence[int], balance: BalanceConfig) -> list[float]:
+    """The share of each robot, of together 1.
+
+    In proportion to its steps to the power of 1 - ``strength``, and at most ``most`` times what its steps
+    would get alone; what that takes from a robot goes to the others.
+
+    Args:
+        steps: Of each robot.
+        balance: How they are balanced.
+    """
+    count = np.asarray(steps, float)
+    if not count.sum():
+        return [0.0] * len(count)
+    most = balance.most * count / count.sum()
+    weight = np.where(count > 0, np.power(np.maximum(count, 1), 1 - balance.strength), 0.0)
+    shares, free, left = np.zeros(len(count)), count > 0, 1.0
+    while free.any():
+        wanted = np.where(free, left * weight / weight[free].sum(), 0.0)
+        over = free & (wanted > most)
+        if not over.any():
+            return [float(share) for share in shares + wanted]
+        shares[over] = most[over]
+        left, free = 1.0 - float(shares.sum()), free & ~over
+    return [float(share) for share in shares]
 
 
 def _newest(snapshot: Snapshot, found: Population, steps: int) -> Population:

@@ -236,6 +236,9 @@ class Pool(Protocol):
     def draw(self, stratum: int, count: int, rng: np.random.Generator) -> Drawn:
         """Draw steps of a stratum uniformly, with replacement."""
 
+    def has(self, stratum: int) -> bool:
+        """Whether anything of a stratum that is not empty can be drawn now."""
+
     def wait_for_disk(self) -> None:
         """Wait, for a limited time, until drawing is allowed; never with a gather pinned, because
         memory is given back only when pinned gathers are done."""
@@ -281,6 +284,10 @@ class MappedPool:
         addresses, after = runs.follow(run, offset, self._horizon)
         demonstration = runs.source[run] == int(EpisodeSource.DEMONSTRATION)
         return Drawn(addresses, after, addresses[:, 0], demonstration)
+
+    def has(self, stratum: int) -> bool:
+        """See :class:`Pool`: always."""
+        return True
 
     def wait_for_disk(self) -> None:
         """See :class:`Pool`: the kernel reads what is missing."""

@@ -143,7 +143,8 @@ class SampleCache:
         self._shared_rows = rows - max(2 * unit, rows // 32)  # the rest is for units on the way
         self.arrays: list[Array] = self._memory.arrays
         self._snapshot = Snapshot()
-        self._sets = [CachedUnits(self._horizon) for _ in config.strata]
+        self._sets: list[CachedUnits] = []
+        self._names: list[str] = []
         self._turn = 0
         self._retired: list[tuple[int, Array]] = []
         self._unreadable: set[int] = set()
@@ -165,6 +166,11 @@ class SampleCache:
             self._wake.notify()
             return drawn
 
+    def has(self, stratum: int) -> bool:
+        """See :class:`Pool`: not before the first unit of a robot that has just joined was loaded."""
+        with self._lock:
+            return stratum < len(self._sets) and len(self._sets[stratum]) > 0
+
     def wait_for_disk(self) -> None:
         """See :class:`Pool`: until rows drawn too often have been exchanged for others."""
         limit = self._config.max_draws_per_load
@@ -181,10 +187,13 @@ class SampleCache:
         tables = [UnitTable.of(p, snapshot.runs, block_rows) for p in populations]
         with self._lock:
             self._snapshot = snapshot
+            while len(self._sets) < len(populations):  # a robot has joined
+                self._sets.append(CachedUnits(self._horizon))
+            self._names = [population.name for population in populations]
             self._unreadable.clear()
             for units, table in zip(self._sets, tables, strict=True):
                 self._leave(units.renew(table))
-            self._share_out(tables)
+            self._share_out(tables, [population.share for population in populations])
             starting = [r for r in self._sets if len(r.deficits.table) and not len(r)]
         if starting or self._thread is None:
             while self._exchange():
@@ -198,9 +207,9 @@ class SampleCache:
         state = {}
         with self._lock:
             segments, block_rows = self._snapshot.segments, self._layout.block_rows()
-            for number, units in enumerate(self._sets):
+            for name, units in zip(self._names, self._sets, strict=True):
                 segment, row = segments.locate(units.deficits.table.key * block_rows)
-                state[str(number)] = {
+                state[name] = {
                     "store": segments.store[segment],
                     "segment": segments.number[segment],
                     "row": row,
@@ -218,8 +227,8 @@ class SampleCache:
                     table.store.tolist(), table.number.tolist(), table.base.tolist(), strict=True
                 )
             }
-            for number, units in enumerate(self._sets):
-                saved, deficits = state.get(str(number)), units.deficits
+            for name, units in zip(self._names, self._sets, strict=True):
+                saved, deficits = state.get(name), units.deficits
                 if saved is None:
                     continue
                 where = zip(saved["store"], saved["segment"], saved["row"], strict=True)
@@ -320,11 +329,10 @@ class SampleCache:
         while self._retired and self.pins.passed(self._retired[0][0]):
             self._memory.give(self._retired.pop(0)[1])
 
-    def _share_out(self, tables: list[UnitTable]) -> None:
+    def _share_out(self, tables: list[UnitTable], parts: list[float]) -> None:
         """Give every stratum rows in proportion to its share, but not more than it needs."""
         needs = [int(t.steps.sum()) + len(t.run) * self._horizon for t in tables]
-        shares = [stratum.share if need else 0.0 for stratum, need in
-                  zip(self._config.strata, needs, strict=True)]  # fmt: skip
+        shares = [share if need else 0.0 for share, need in zip(parts, needs, strict=True)]
         left = self._shared_rows
         for number in sorted(range(len(needs)), key=lambda n: needs[n] / max(shares[n], 1e-9)):
             total = sum(shares)

@@ -21,7 +21,7 @@ from user_learner.replay.layout import RECORDS
 from user_learner.sampling.batches import BatchBuffers, batch_nbytes
 from user_learner.sampling.catalog import History, Snapshot, open_catalog
 from user_learner.sampling.config import SamplerConfig, Stratum
-from user_learner.sampling.draws import Population, population, split_batch
+from user_learner.sampling.draws import Population, Populations, population, split_batch
 from user_learner.sampling.gathering import BatchGatherer
 from user_learner.sampling.hindsight import Hindsight, Relabelled
 from user_learner.sampling.pool import Drawn, MappedPool, Pool
@@ -52,7 +52,8 @@ class _Plan:
 class ReplaySource(Closing):
     """A :class:`~user_core.interfaces.TransitionSource` over a replay store and its history.
 
-    Draws are uniform with replacement within each stratum of the configuration. While
+    Draws are uniform with replacement within each stratum of the configuration, or within the part of
+    each robot in it, where robots are balanced. While
     everything fits into the memory budget rows are gathered from the mapped files; a larger
     store is sampled from a cache that is renewed in the background, so that over time
     every step is still drawn equally often. New rows come into play within
@@ -88,7 +89,9 @@ class ReplaySource(Closing):
         self.config = config = config or SamplerConfig()
         self._budget_bytes = config.memory_bytes or psutil.virtual_memory().available // 2
         with_actors = any(stratum.acted_by for stratum in config.strata)
-        self._catalog = open_catalog(store, history, with_actors)
+        with_robots = config.balance.by == "robots"
+        self._catalog = open_catalog(store, history, with_actors, with_robots)
+        self._divide = Populations(config)
         self._random = np.random.default_rng([config.seed, 0, rank])
         self._pool: Pool | None = None
         self._hindsight: Hindsight | None = None
@@ -232,22 +235,24 @@ class ReplaySource(Closing):
 
     def _plan(self, batch_size: int) -> _Plan:
         with self._lock:
-            available = [len(p) for p in self._populations]
             pool = self._pool
             if pool is None or batch_size > self._batch_size:
                 pool = self._pool_for(batch_size)
+            available = [len(p) * pool.has(n) for n, p in enumerate(self._populations)]
             pool.wait_for_disk()
             pools = [pool] if self._goal_pool is None else [pool, self._goal_pool]
             random = _random_state(self._random)
             pins = tuple((each, each.pins.pin()) for each in pools)
             try:
-                shares = [stratum.share for stratum in self.config.strata]
+                parts = self._populations
+                shares = [part.share for part in parts]
                 counts = split_batch(batch_size, shares, available, self._random)
+                by_stratum = sorted(range(len(parts)), key=lambda n: parts[n].stratum)
                 drawn = Drawn.join(
                     [
-                        pool.draw(stratum, count, self._random)
-                        for stratum, count in enumerate(counts)
-                        if count
+                        pool.draw(number, counts[number], self._random)
+                        for number in by_stratum
+                        if counts[number]
                     ]
                 )
                 relabelled = None
@@ -296,7 +301,7 @@ class ReplaySource(Closing):
     def _take(self, snapshot: Snapshot) -> None:
         """Go over to a later state of the stores."""
         config = self.config
-        populations = [population(snapshot, s, config.required) for s in config.strata]
+        populations = self._divide.of(snapshot)
         every = tuple({source for s in config.strata for source in s.sources})
         all_steps = len(population(snapshot, Stratum(sources=every), config.required))
         with self._lock:
