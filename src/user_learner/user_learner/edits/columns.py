@@ -1,0 +1,277 @@
+"""Columns of rewards beside the data: what another reward says of stored steps, with its provenance.
+
+A column is a folder ``rewards/NAME`` beside the log of edits::
+
+    column.json    which reward judged, with which parameters, who wanted it and why
+    values.bin     records of 8 bytes, one a judged step: reward float32, terminated uint8,
+                   success int8 (-1: not told), two bytes of nothing
+    pieces.log     which steps those are: a checksum and JSON a line,
+                   {"episode": [producer, incarnation, number], "first_step", "steps", "offset"}
+
+Values are durable before the line that makes them count. It is named by episodes, not by places in
+segments: so it stays true when an index is built anew. A column is used when the log of edits says
+so (:meth:`Edit.rewards`); steps that are not in it keep their recorded rewards.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from user_core.errors import SpecError, StoreCorrupt, StoreError, StoreFull
+from user_core.runtime.closing import Closing
+from user_core.runtime.files import sync_directory, write_atomically
+from user_core.runtime.locks import FileLock
+from user_core.specs import Array
+from user_core.types import EpisodeKey
+
+FOLDER = "rewards"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+VALUE = np.dtype(
+    {
+        "names": ["reward", "terminated", "success"],
+        "formats": ["<f4", "u1", "i1"],
+        "offsets": [0, 4, 5],
+        "itemsize": 8,
+    }
+)
+#: ``success`` of a step of which the reward cannot tell it.
+NOT_TOLD = -1
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the values of a column come from.
+
+    Attributes:
+        name: Of the column.
+        plugin: The reward that judged.
+        params: Its parameters.
+        author: Who wanted it.
+        reason: Why.
+        created_ns: When it was begun.
+        store: Identity of the store.
+        files: Files that the parameters name, by the hash of their content.
+    """
+
+    name: str
+    plugin: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    author: str = ""
+    reason: str = ""
+    created_ns: int = 0
+    store: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive judged steps of an episode, and where their values begin."""
+
+    first_step: int
+    steps: int
+    offset: int
+
+
+def columns_of(place: Path) -> list[str]:
+    """Names of the columns beside a log in this folder."""
+    folder = place / FOLDER
+    if not folder.is_dir():
+        return []
+    return sorted(p.name for p in folder.iterdir() if (p / "column.json").is_file())
+
+
+def column_path(place: Path, name: str) -> Path:
+    """Folder of a column. Raises SpecError for what is no name."""
+    if not _NAME.fullmatch(name):
+        raise SpecError(
+            "name of a column of rewards", got=repr(name[:80]),
+            expected="1 to 64 letters, digits, -, _ and .",
+        )  # fmt: skip
+    return place / FOLDER / name
+
+
+class RewardColumn:
+    """Reads a column, also while it is being written.
+
+    Raises StoreError when there is none of this name.
+    """
+
+    def __init__(self, place: Path, name: str) -> None:
+        self.path = column_path(place, name)
+        try:
+            data = json.loads((self.path / "column.json").read_text())
+            self.provenance = Provenance(**data)
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"no column of rewards {name!r} beside {place}",
+                expected=f"one of {columns_of(place)}",
+                hint="user reward relabel makes one",
+            ) from error
+        except (ValueError, TypeError, OSError) as error:
+            raise StoreCorrupt(f"{self.path / 'column.json'}", got=repr(error)) from error
+        #: By episode, ascending by first step.
+        self.pieces: dict[EpisodeKey, list[Piece]] = {}
+        #: Values of all pieces, (N,) of :data:`VALUE`.
+        self.values: Array = np.empty(0, VALUE)
+        self.warnings: list[str] = []
+        self._read = 0
+        self.refresh()
+
+    def refresh(self) -> bool:
+        """Look for more values; return whether there are any."""
+        path = self.path / "pieces.log"
+        try:
+            if path.stat().st_size == self._read:
+                return False
+            with open(path, "rb") as stream:
+                stream.seek(self._read)
+                data = stream.read()
+        except FileNotFoundError:
+            return False
+        end = data.rfind(b"\n") + 1
+        self._read += end
+        if not end:
+            return False
+        there = (self.path / "values.bin").stat().st_size // VALUE.itemsize
+        for line in data[:end].split(b"\n")[:-1]:
+            try:
+                if line[:8] != b"%08x" % zlib.crc32(line[9:]):
+                    raise ValueError("the checksum does not fit")
+                item = json.loads(line[9:])
+                producer, incarnation, number = item["episode"]
+                piece = Piece(int(item["first_step"]), int(item["steps"]), int(item["offset"]))
+                if not 0 <= piece.offset <= piece.offset + piece.steps <= there:
+                    raise ValueError(f"values to {piece.offset + piece.steps} of {there}")
+            except (ValueError, TypeError, KeyError) as error:
+                if line:
+                    self.warnings.append(f"{path}: a line is passed over: {error}")
+                continue
+            key = EpisodeKey(str(producer), int(incarnation), int(number))
+            self.pieces.setdefault(key, []).append(piece)
+        if there:
+            self.values = np.memmap(self.path / "values.bin", VALUE, "r", shape=(there,))
+        return True
+
+    def of(self, key: EpisodeKey, first_step: int, steps: int) -> tuple[Array, Array]:
+        """Values of steps of an episode, (steps,) of :data:`VALUE`, and which there are, bool."""
+        values, known = np.zeros(steps, VALUE), np.zeros(steps, bool)
+        for piece in self.pieces.get(key, ()):
+            low = max(first_step, piece.first_step)
+            high = min(first_step + steps, piece.first_step + piece.steps)
+            if low < high:
+                at = piece.offset + low - piece.first_step
+                values[low - first_step : high - first_step] = self.values[at : at + high - low]
+                known[low - first_step : high - first_step] = True
+        return values, known
+
+    def judged(self, key: EpisodeKey) -> int:
+        """Up to which step an episode is judged, not included."""
+        return max((p.first_step + p.steps for p in self.pieces.get(key, ())), default=0)
+
+
+class ColumnWriter(Closing):
+    """Adds to a column; makes it when it is not there. One process at a time.
+
+    Raises:
+        SpecError: The name is none, or the column is of another reward.
+        StoreError: Somebody else is writing it, or the disk cannot be written.
+    """
+
+    def __init__(self, place: Path, provenance: Provenance) -> None:
+        self.path = column_path(place, provenance.name)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.path / "lock", f"column of rewards {provenance.name!r}")
+        except OSError as error:
+            raise self._error(error) from error
+        try:
+            about = self.path / "column.json"
+            if not about.exists():
+                write_atomically(about, json.dumps(asdict(provenance), indent=1, sort_keys=True))
+                sync_directory(self.path.parent)
+            self.column = RewardColumn(place, provenance.name)
+            there = self.column.provenance
+            same = (there.plugin, dict(there.params), dict(there.files)) == (
+                provenance.plugin, dict(provenance.params), dict(provenance.files)
+            )  # fmt: skip
+            if not same:
+                raise SpecError(
+                    f"column of rewards {provenance.name!r}",
+                    got=f"values of {there.plugin} with {dict(there.params)}",
+                    expected=f"{provenance.plugin} with {dict(provenance.params)}",
+                    hint="Give the new one another name (--column)",
+                )
+            pieces = [p for found in self.column.pieces.values() for p in found]
+            self._end = max((p.offset + p.steps for p in pieces), default=0)
+            self._values = os.open(self.path / "values.bin", os.O_RDWR | os.O_CREAT, 0o644)
+            os.ftruncate(self._values, self._end * VALUE.itemsize)  # what never came to count
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+            self._pieces = os.open(self.path / "pieces.log", flags, 0o644)
+            size = os.fstat(self._pieces).st_size
+            if size and os.pread(self._pieces, 1, size - 1) != b"\n":
+                os.write(self._pieces, b"\n")
+            self._lines: list[bytes] = []
+        except BaseException as error:
+            self._lock.release()
+            if isinstance(error, OSError):
+                raise self._error(error) from error
+            raise
+
+    def add(self, key: EpisodeKey, first_step: int, values: Array) -> None:
+        """Add values (N,) of :data:`VALUE`; they count from the next :meth:`commit` on."""
+        data = np.ascontiguousarray(values, VALUE)
+        try:
+            offset, view = self._end * VALUE.itemsize, memoryview(data.view(np.uint8))
+            while view:
+                written = os.pwrite(self._values, view, offset)
+                offset, view = offset + written, view[written:]
+        except OSError as error:
+            raise self._error(error) from error
+        item = {
+            "episode": [key.producer, key.incarnation, key.number],
+            "first_step": first_step,
+            "steps": len(data),
+            "offset": self._end,
+        }
+        text = json.dumps(item, separators=(",", ":")).encode()
+        self._lines.append(b"%08x %s\n" % (zlib.crc32(text), text))
+        self._end += len(data)
+
+    def commit(self) -> None:
+        """Make what was added durable, and let it count."""
+        if not self._lines:
+            return
+        try:
+            os.fsync(self._values)
+            view = memoryview(b"".join(self._lines))
+            while view:
+                view = view[os.write(self._pieces, view) :]
+            os.fsync(self._pieces)
+        except OSError as error:
+            raise self._error(error) from error
+        self._lines = []
+        self.column.refresh()
+
+    def close(self) -> None:
+        """Commit nothing, let go. Idempotent."""
+        for handle in (self._values, self._pieces):
+            if handle >= 0:
+                os.close(handle)
+        self._values = self._pieces = -1
+        self._lock.release()
+
+    def _error(self, error: OSError) -> StoreError:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        return (StoreFull if full else StoreError)(
+            f"column of rewards {self.path} cannot be written", got=error.strerror
+        )
