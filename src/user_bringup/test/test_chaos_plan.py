@@ -13,9 +13,19 @@ import numpy as np
 import pytest
 
 from user_bringup.chaos.evidence import Evidence, checksum, producers_behind, works_since
-from user_bringup.chaos.faults import LINK, Fault, Link, PlanSize, inflict, make_plan, relieve
+from user_bringup.chaos.faults import (
+    LINK,
+    PAIR_S,
+    Fault,
+    Link,
+    PlanSize,
+    inflict,
+    make_plan,
+    relieve,
+)
 from user_bringup.chaos.figures import draw_recovery, recovery_table
 from user_bringup.chaos.trial import Blow
+from user_bringup.cli.chaos import pairs_of
 from user_fleet.deployment import ProcessSpec
 from user_fleet.processes import find_processes, is_alive, session_members, state_of
 
@@ -244,3 +254,47 @@ def test_recoveries_are_tabled_and_drawn(tmp_path):
     assert "| hal_node | suspend | 1 | 1 | 0.5 s |" in table
     draw_recovery(blows, {"hal": "hal_node"}, tmp_path / "recovery.png")
     assert (tmp_path / "recovery.png").stat().st_size > 1000
+
+
+def test_pairs_fall_within_two_seconds_and_the_first_right_after_the_start():
+    partners = [("hal", "actor"), ("learner", "manager")]
+    size = PlanSize(seconds=120.0, kills=4, pairs=6)
+    plan = make_plan(5, VICTIMS, (), size, (), partners)
+    alone = make_plan(5, VICTIMS, (), PlanSize(seconds=120.0, kills=4))
+    pairs = [fault for fault in plan if fault not in alone]
+    assert [fault.at_s for fault in plan] == sorted(fault.at_s for fault in plan)
+    assert len(pairs) == 12
+    assert {f.victim for f in pairs if f.at_s < 3.1} >= {"hal", "actor"}
+    for first, second in partners:
+        times = [sorted(f.at_s for f in pairs if f.victim == name) for name in (first, second)]
+        assert len(times[0]) == 3
+        assert all(abs(a - b) <= PAIR_S for a, b in zip(*times, strict=True))
+    assert plan == make_plan(5, VICTIMS, (), size, (), partners)
+
+
+def test_partners_are_hal_and_actor_of_one_robot_and_nodes_with_their_manager():
+    def node(name, executable, namespace="", host="", **more):
+        return ProcessSpec(
+            name=name,
+            package="user_x",
+            executable=executable,
+            namespace=namespace,
+            host=host,
+            **more,
+        )
+
+    processes = [
+        node("hal0", "hal_node", "/robot0", "site0"),
+        node("actor0", "actor_node", "/robot0", "site0"),
+        node("hal1", "hal_node", "/robot1", "site1"),
+        node("actor1", "actor_node", "/robot1", "site1"),
+        node("learner", "learner_node", "", "hall"),
+        node("router", "router", "", "hall", ros=False, lifecycle=False),
+        node("manager0", "lifecycle_manager", "", "site0", lifecycle=False),
+        node("manager", "lifecycle_manager", "", "hall", lifecycle=False),
+    ]
+    names = [process.name for process in processes]
+    found = pairs_of(processes, names)
+    assert found[:2] == [("hal0", "actor0"), ("hal1", "actor1")]
+    assert set(found[2:]) == {("hal0", "manager0"), ("actor0", "manager0"), ("learner", "manager")}
+    assert pairs_of(processes, ["hal0", "learner"]) == []

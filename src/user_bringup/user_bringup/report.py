@@ -260,6 +260,9 @@ def _summary_of(series: RunSeries) -> str:
         ("policy versions", f"{_last(series.state('policy_version').values):.0f}"),
         ("store", size(_last(series.state("store_bytes").values))),
     ]
+    if len(standbys := series.state("standbys").values):
+        memory = size(_last(series.state("standby_bytes").values))
+        rows.append(("standbys, and their memory", f"{_last(standbys):.0f}, {memory}"))
     return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
 
 

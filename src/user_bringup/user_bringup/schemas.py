@@ -22,7 +22,7 @@ from user_core import plugins
 from user_core.config import Config, json_schema
 from user_core.plugins import FIELD_KINDS, PluginChoice
 from user_fleet.deployment.check import GROUP, node_config
-from user_fleet.deployment.model import Argument, ProcessSpec
+from user_fleet.deployment.model import Argument, Deployment, ProcessSpec
 from user_hal.robot_file import RobotFile
 from user_learner.node_configs import LearnerNodeConfig
 
@@ -132,6 +132,9 @@ def _deployment(ours_only: bool) -> Schema:
             "environment": {
                 "type": "object",
                 "description": "Environment variables of all processes.",
+            },
+            "standby": {
+                **_plain_schema(Deployment)["properties"]["standby"],
             },
             "roles": {**roles, "description": "Roles of the only host; or `hosts`."},
             "hosts": {**members, "description": "Hosts by name, each with its roles."},

@@ -58,7 +58,7 @@ from user_comm.topics import profile
 from user_core.config import Config
 from user_core.errors import ConfigError, SuiteError, is_of_a_person
 from user_core.reasons import Reason
-from user_core.runtime import last_words
+from user_core.runtime import came_up, last_words
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
 FAILURE = TransitionCallbackReturn.FAILURE
@@ -230,6 +230,8 @@ class LifecycleNode(Endpoints, RclpyLifecycleNode):
         """Tell the world, after a transition has ended one way or the other."""
         self._heartbeat.publish()
         self.get_logger().info(f"state: {self.state}")
+        if self._is_active and self.owns_process:
+            came_up.say()
         if self.state == "finalized":
             self.when_finalized()
 

@@ -261,3 +261,29 @@ def test_a_value_may_name_the_one_further_out_but_not_itself(folder):
     assert actor.parameters["link"]["connect"] == ["tcp/127.0.0.1:10"]
     looped = HOSTS.replace("endpoint: tcp/there:2", 'endpoint: "${a}", a: "${endpoint}"')
     load(folder, looped)  # a, endpoint, then the argument
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "have"),
+    [
+        ("", {}, {"hal", "actor", "learner", "lifecycle_manager"}),
+        ("standby: true\n", {}, {"hal", "actor", "learner", "lifecycle_manager"}),
+        ("standby: false\n", {}, set()),
+        ("standby: [hal, actor]\n", {}, {"hal", "actor"}),
+        ("standby: [robot0]\n", {}, {"hal", "actor"}),
+        ("standby: [hal]\n", {"standby": ["learner"]}, {"learner"}),
+        ("", {"standby": False}, set()),
+    ],
+)
+def test_a_deployment_chooses_which_processes_have_a_standby(folder, text, overrides, have):
+    deployment = load(folder, ONE + text, **overrides)
+    assert {p.name for p in deployment.processes if p.restart.has_standby} == have
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [("[haal]", ("haal", "hal")), ("maybe", ("standby", "maybe")), ("3", ("3",))],
+)
+def test_a_standby_for_nobody_is_refused(folder, value, words):
+    text = refused(folder, f"{ONE}standby: {value}\n")
+    assert all(word in text for word in words)

@@ -73,3 +73,33 @@ def session_members(sessions: Iterable[int]) -> list[int]:
         if fields[0] not in "ZX" and int(fields[3]) in wanted:
             found.append(int(entry.name))
     return found
+
+
+def started_ticks(pid: int) -> int:
+    """When a process was started, in the kernel's clock; 0 when it is gone. With its number, it names it for ever."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(errors="replace")
+        return int(text.rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def find_standbys() -> dict[int, int]:
+    """Processes of this machine that stand by, with what each has of memory for itself alone, bytes.
+
+    What it shares with the process that it stands by for (code of libraries) is not counted.
+    """
+    found: dict[int, int] = {}
+    for entry in _PROC.iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError, ValueError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if _stands_by(entry, words):
+                    found[int(entry.name)] = own_memory(int(entry.name))
+    return found
+
+
+def own_memory(pid: int) -> int:
+    """Memory that a process shares with no other, bytes. Raises OSError."""
+    lines = (_PROC / str(pid) / "smaps_rollup").read_text(encoding="ascii").splitlines()
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))

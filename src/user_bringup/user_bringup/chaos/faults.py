@@ -156,6 +156,8 @@ class PlanSize:
         longest_s: Longest time of any of these.
         apart_s: Shortest time from one fault to the next; with 0 some fall into the recovery
             from the one before.
+        pairs: How often two that need each other are killed within :data:`PAIR_S`; the first time
+            right after the start, when no standby is there yet.
     """
 
     seconds: float
@@ -166,6 +168,11 @@ class PlanSize:
     memories: int = 0
     longest_s: float = 6.0
     apart_s: float = 0.0
+    pairs: int = 0
+
+
+#: Two faults of a pair fall within this time.
+PAIR_S = 2.0
 
 
 def make_plan(
@@ -174,6 +181,7 @@ def make_plan(
     writers: Sequence[str],
     size: PlanSize,
     hungry: Sequence[str] = (),
+    partners: Sequence[tuple[str, str]] = (),
 ) -> list[Fault]:
     """A plan: the same for the same arguments, everywhere.
 
@@ -185,6 +193,7 @@ def make_plan(
         writers: Whose disk may be full.
         size: How much.
         hungry: Who may get no more memory.
+        partners: Who may be killed together, in the order in which they are.
     """
     dice = random.Random(seed)
     kinds: list[FaultKind] = ["kill"] * size.kills
@@ -206,7 +215,22 @@ def make_plan(
             deck += dice.sample(pool, len(pool))
         lasts_s = 0.0 if kind == "kill" else dice.uniform(1.0, size.longest_s)
         plan.append(Fault(round(at_s, 3), kind, deck.pop(), round(lasts_s, 3)))
-    return plan
+    plan += _pairs(random.Random(seed + 1), partners, size)
+    return sorted(plan, key=lambda fault: fault.at_s)
+
+
+def _pairs(dice: random.Random, partners: Sequence[tuple[str, str]], size: PlanSize) -> list[Fault]:
+    """Kills of two at a time: in turn through the partners, the first pair of them at the start."""
+    pairs: list[Fault] = []
+    times = sorted(dice.uniform(0.0, size.seconds) for _ in range(size.pairs if partners else 0))
+    for number, time_s in enumerate(times):
+        at_s = dice.uniform(0.0, 1.0) if number == 0 else time_s
+        victims = list(partners[number % len(partners)])
+        dice.shuffle(victims)
+        later_s = at_s + dice.uniform(0.0, PAIR_S)
+        pairs.append(Fault(round(at_s, 3), "kill", victims[0]))
+        pairs.append(Fault(round(later_s, 3), "kill", victims[1]))
+    return pairs
 
 
 def inflict(kind: FaultKind, pid: int) -> None:

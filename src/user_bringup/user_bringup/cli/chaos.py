@@ -18,7 +18,7 @@ from user_bringup.chaos.trial import Trial
 from user_bringup.chaos.verdict import Check, judge
 from user_bringup.running import find_deployment, read_deployment, ros_domains
 from user_core.errors import ConfigError, SuiteError
-from user_fleet.deployment import Deployment, Faults, parse_overrides
+from user_fleet.deployment import Deployment, Faults, ProcessSpec, parse_overrides
 
 _WRITERS = ("actor_node", "replay_node", "learner_node")
 _HUNGRY = ("learner_node",)
@@ -73,6 +73,7 @@ def _size(arguments: argparse.Namespace, has_link: bool) -> PlanSize:
         memories=arguments.memories,
         longest_s=arguments.longest,
         apart_s=arguments.apart,
+        pairs=arguments.pairs,
     )
 
 
@@ -115,7 +116,8 @@ def run_trial(
             assert trial.deployment is not None
             only = getattr(arguments, "only", [])
             victims, writers, hungry = _cast(trial.deployment, only)
-            plan = make_plan(arguments.seed, victims, writers, size, hungry)
+            partners = pairs_of(trial.deployment.processes, victims)
+            plan = make_plan(arguments.seed, victims, writers, size, hungry, partners)
             trial.follow(plan, size.seconds)
         except SuiteError as error:
             failure = str(error)
@@ -179,6 +181,28 @@ def _cast(deployment: Deployment, only: Sequence[str]) -> tuple[list[str], list[
     return victims, writers, [p.name for p in chosen if only or p.executable in _HUNGRY]
 
 
+def pairs_of(processes: Sequence[ProcessSpec], victims: Sequence[str]) -> list[tuple[str, str]]:
+    """Those whose faults are worst together: a robot's hal and its actor, a node and the lifecycle
+    manager that would bring it up again. Robots first."""
+    chosen = [process for process in processes if process.name in victims]
+    found: list[tuple[str, str]] = []
+    for hal in (p for p in chosen if p.executable == "hal_node"):
+        found += [
+            (hal.name, other.name)
+            for other in chosen
+            if other.executable == "actor_node" and other.namespace == hal.namespace
+        ]
+    managers = [p for p in chosen if p.executable == "lifecycle_manager"]
+    found += [
+        (process.name, manager.name)
+        for manager in managers
+        for process in chosen
+        if process.lifecycle and process.ros and process not in managers
+        if process.host == manager.host
+    ]
+    return found
+
+
 def _all_back(trial: Trial) -> bool:
     return all(blow.works_s is not None or blow.overtaken for blow in trial.blows)
 
@@ -201,7 +225,7 @@ def _report(
         f"`user chaos {arguments.deployment} {' '.join(arguments.arguments)} --minutes "
         f"{arguments.minutes:g} --kills {size.kills} --suspends {size.suspends} --disks "
         f"{size.disks} --networks {size.networks} --memories {size.memories} --longest "
-        f"{size.longest_s:g} --apart {size.apart_s:g} --seed {arguments.seed}`: "
+        f"{size.longest_s:g} --apart {size.apart_s:g} --pairs {size.pairs} --seed {arguments.seed}`: "
         + ("every promise was kept." if good else "**a promise was broken.**")
     )
     rows = [f"| {'yes' if c.good else '**NO**'} | {c.name} | {c.detail} |" for c in checks]
@@ -256,6 +280,11 @@ def _chaos_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--apart", type=float, default=0.0, help="least time between two faults, seconds"
     )
+    parser.add_argument(
+        "--pairs", type=int, default=0,
+        help="how often two are killed within 2 s that need each other: hal and actor of a robot, a "
+        "node and its lifecycle manager; the first of them right after the start (default: 0)",
+    )  # fmt: skip
     parser.add_argument(
         "--only",
         nargs="+",

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 
 from user_bringup.monitor import render
+from user_fleet.processes import find_standbys
 
 
 def status(argv: Sequence[str]) -> int:
@@ -32,11 +33,14 @@ def status(argv: Sequence[str]) -> int:
         if arguments.watch:
             with Live(console=console) as live:
                 while True:
+                    standbys = find_standbys()
                     with monitor.lock:
+                        monitor.state.standbys = standbys
                         live.update(render(monitor.state, "user status"))
                     time.sleep(0.5)
         time.sleep(arguments.wait)
         with monitor.lock:
+            monitor.state.standbys = find_standbys()
             console.print(render(monitor.state, "user status"))
             heard = monitor.state.actors or monitor.state.replays or monitor.state.learners
     return 0 if heard else 1

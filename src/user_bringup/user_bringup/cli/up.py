@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,11 @@ from user_bringup.running.fit import check_fit
 from user_core.reasons import STORE_REFUSED, WAITS_FOR_GO
 from user_fleet.deployment import Deployment, Faults, parse_overrides
 from user_fleet.deployment.check import node_config
+from user_fleet.processes import own_memory
 from user_fleet.supervisor import Child, ChildState, Supervisor
 
 _REFRESH_S = 0.5
+_STANDBYS_S = 5.0
 _EVALUATIONS = 20
 
 
@@ -129,6 +131,8 @@ class _Up:
         )
         self.stopping = ""
         self._said_unknown = False
+        self._seen_standbys: dict[int, int] = {}
+        self._next_standbys_s = 0.0
 
     async def run(self) -> bool:
         """Run everything; whether no process was given up."""
@@ -154,6 +158,7 @@ class _Up:
                 with monitor.lock:
                     state = monitor.state
                     state.processes = self._process_words()
+                    state.standbys = self._standbys()
                     if live is not None:
                         live.update(render(state, f"{self.prepared.deployment.name}  "
                                            f"{self.prepared.folder.name}  {self.stopping}"))  # fmt: skip
@@ -166,6 +171,18 @@ class _Up:
             with monitor.lock:
                 never_ran = why_it_never_ran(self.prepared.deployment, monitor.state)
             return self._tell_end(task.result(), never_ran)
+
+    def _standbys(self) -> dict[int, int]:
+        """Those of this run, with their memory; looked at now and then."""
+        now_s = time.monotonic()
+        if now_s > self._next_standbys_s:
+            self._next_standbys_s = now_s + _STANDBYS_S
+            self._seen_standbys = {}
+            for child in self.supervisor.children.values():
+                with suppress(OSError):  # it has just ended
+                    if pid := child.standby_pid:
+                        self._seen_standbys[pid] = own_memory(pid)
+        return self._seen_standbys
 
     def _tell_end(self, good: bool, never_ran: str) -> bool:
         """Say what went wrong, where something did; whether the run was good."""

@@ -56,6 +56,8 @@ class History:
             )
         if replay is not None:
             numbers.update(stored_steps=replay.steps, store_bytes=replay.disk_bytes)
+        if state.standbys:
+            numbers.update(standbys=len(state.standbys), standby_bytes=sum(state.standbys.values()))
         self._write("state", numbers)
 
     def ended(self, why: str, causes: Mapping[str, str]) -> None:

@@ -77,6 +77,7 @@ class SystemState:
         self.evaluations = Evaluations()
         self.interventions = 0
         self.processes: dict[str, str] = {}
+        self.standbys: dict[int, int] = {}  # own memory of each by its process, bytes
         self.managed: dict[str, Latest] = {}
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -25,6 +26,8 @@ def render(state: SystemState, title: str = "") -> RenderableType:
     parts: list[RenderableType] = [_summary(state), _robots(state), _learning(state)]
     if state.processes:
         parts.append(_processes(state))
+    if state.standbys:
+        parts.append(Text(standby_line(state.standbys)))
     if state.managed:
         parts.append(_managed(state))
     warnings = state.warnings()
@@ -109,6 +112,11 @@ def _processes(state: SystemState) -> Text:
     for name, detail in state.processes.items():
         text.append(f" {name} ", "green" if not detail else "bold red")
     return text
+
+
+def standby_line(standbys: Mapping[int, int]) -> str:
+    """How many processes stand by, and the memory that they take for themselves."""
+    return f"standbys    {len(standbys)}, {size(sum(standbys.values()))} of memory"
 
 
 def _managed(state: SystemState) -> Text:

@@ -16,8 +16,8 @@ import pytest
 from user_fleet.deployment import CommandLine, ProcessSpec, RestartPolicy
 from user_fleet.processes import STANDBY_NAME, find_processes
 from user_fleet.supervisor import ChildState, Restarts, Supervisor
+from user_fleet.supervisor.log_file import LogFile
 from user_fleet.supervisor.standby import standby_words
-from user_fleet.supervisor.supervisor import LogFile
 from user_testing.waiting import wait_until_async
 
 FAST = RestartPolicy(initial_backoff_s=0.02, max_backoff_s=0.1)
@@ -646,3 +646,84 @@ def test_of_two_of_a_kind_the_other_goes_on(tmp_path):
         assert not task.done() and a.state is ChildState.RUNNING
 
     run(supervisor, story)
+
+
+def several_that_say_when_they_are_up(folder, names):
+    """A supervisor of nodes that are up once a file allows it, and whose standbys import for long."""
+    for number in range(8):
+        (folder / f"heavy{number}.py").write_text(
+            "import os, time\n"
+            "journal = open('journal', 'a', buffering=1)\n"
+            "journal.write(f'begin {os.getpid()}\\n')\n"
+            "time.sleep(0.15)\n"
+            "journal.write(f'end {os.getpid()}\\n')\n"
+        )
+    script = folder / "program"
+    script.write_text(
+        textwrap.dedent(
+            f"""\
+            #!{sys.executable}
+            import os, sys, time
+            os.chdir({str(folder)!r})
+            from pathlib import Path
+            modules = " ".join(["os", *(f"heavy{{i}}" for i in range(8))])
+            Path(os.environ["USER_MODULES_FILE"]).write_text(modules)
+            if __name__ == "__main__":
+                while not Path("may_" + sys.argv[1]).exists():
+                    time.sleep(0.02)
+                Path(os.environ["USER_CAME_UP_FILE"]).touch()
+                time.sleep(60)
+            """
+        )
+    )
+    script.chmod(0o755)
+    restart = RestartPolicy(initial_backoff_s=0.02, standby_after_s=0.01)
+    specs = [spec(name, package="user_x", restart=restart) for name in names]
+    commands = {
+        name: CommandLine((str(script), name), {"PYTHONPATH": str(folder)}) for name in names
+    }
+    return Supervisor(specs, commands, folder / "logs")
+
+
+def test_standbys_come_one_by_one_and_wait_while_anything_is_brought_up(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    supervisor = several_that_say_when_they_are_up(tmp_path, "abc")
+    a, b, c = supervisor.children.values()
+    journal = tmp_path / "journal"
+
+    def imported():
+        lines = journal.read_text().split("\n") if journal.exists() else []
+        return [
+            (word, int(pid)) for word, _, pid in (line.partition(" ") for line in lines if line)
+        ]
+
+    async def story(task):
+        for name in "ab":
+            (tmp_path / f"may_{name}").touch()
+        await wait_until_async(lambda: a.has_come_up and b.has_come_up and c.pid, "two are up")
+        await asyncio.sleep(0.5)
+        assert not (a.standby_pid or b.standby_pid or c.standby_pid)
+        (tmp_path / "may_c").touch()
+        await wait_until_async(lambda: ("end", a.standby_pid) in imported(), "the first imports")
+        assert not (b.standby_pid or c.standby_pid)
+        (tmp_path / "may_c").unlink()
+        os.kill(c.pid, signal.SIGKILL)
+        await wait_until_async(lambda: c.restarts == 1 and c.pid, "another is restarted")
+        await asyncio.sleep(0.4)  # the import that had begun ends
+        done = len(imported())
+        assert done < 16
+        await asyncio.sleep(0.4)
+        assert len(imported()) == done
+        assert imported()[-1][0] == "end"
+        (tmp_path / "may_c").touch()
+        everything = 3 * 2 * 8
+        await wait_until_async(lambda: len(imported()) == everything, "all have one")
+        waiting = [a.standby_pid, b.standby_pid, c.standby_pid]
+        os.kill(a.pid, signal.SIGKILL)
+        await wait_until_async(lambda: a.pid == waiting[0], "it takes over")
+        return waiting
+
+    waiting = run(supervisor, story)
+    order = [pid for _, pid in imported()]
+    assert order[:48] == [pid for pid in waiting for _ in range(16)]  # never two at once
+    assert not any(alive(pid) for pid in waiting)

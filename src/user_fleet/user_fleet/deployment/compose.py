@@ -47,7 +47,7 @@ from user_fleet.deployment.tree import (
 
 _KEYS = (
     "name", "description", "arguments", "environment", "values", "roles", "hosts", "robots",
-    "processes",
+    "processes", "standby",
 )  # fmt: skip
 #: Keys of a robot or a host that are no values for its fragments.
 _MEMBER_KEYS = ("roles", "host", "domain")
@@ -62,6 +62,7 @@ _PROCESS_KEYS = (
 )
 _COMMAND_LINE = "command line"
 _MANAGER, _HOST_MANAGER = "lifecycle_manager", "host_lifecycle_manager"
+_CONSOLE = "console"
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,7 @@ class _Composer(MemberReader):
             for role, layers in member.processes.items():
                 self.parts.append(Part(role, member, list(layers)))
         self._add_managers()
+        self._add_console()
         self._declare_those_of_fragments()
         self._take_processes()
         self._name_parts()
@@ -197,7 +199,11 @@ class _Composer(MemberReader):
                 self.faults.take(error, Node({name: tree}, tree.origin))
         arguments = self._used_arguments()
         texts = {key: plain(self.top[key]) for key in ("name", "description") if self.top.get(key)}
+        standby = self._standby()
+        specs = self._with_standbys(specs, standby)
         data = {**texts, "environment": plain(environment), "arguments": arguments}
+        if standby is not None:
+            data["standby"] = plain(standby)
         complete = not self.faults.found
         try:
             deployment = from_mapping(Deployment, {**data, "processes": specs})
@@ -209,6 +215,31 @@ class _Composer(MemberReader):
         values = {name: plain(node) for name, node in self.chosen.items() if name in arguments}
         incomplete = frozenset(self.incomplete)
         return Composition(deployment, trees, values, self.file, incomplete)
+
+    def _standby(self) -> Node | None:
+        """Who is to have a standby, as the file or the command line says."""
+        if "standby" in self.overrides and "standby" not in self.declared:
+            return tree_of(self.overrides["standby"], Origin(_COMMAND_LINE))
+        node = self.top.get("standby")
+        return None if node is None else self.resolved(node)
+
+    def _with_standbys(self, specs: list[ProcessSpec], chosen: Node | None) -> list[ProcessSpec]:
+        """The processes, those that are not chosen without a standby."""
+        value = True if chosen is None else plain(chosen)
+        listed = list(value) if isinstance(value, list) else []
+        if chosen is None or not (value is False or isinstance(value, list)):
+            return specs  # or it is refused with the deployment
+        words = {str(word) for word in listed}
+        known = set().union(*(spec.words for spec in specs))
+        for word in sorted(words - known):
+            if self.whole:
+                self.faults.unknown(chosen.origin, "standby", word, known)
+        return [
+            spec
+            if words & spec.words
+            else spec.replace(restart=spec.restart.replace(standby_after_s=0.0))
+            for spec in specs
+        ]
 
     # --- arguments -------------------------------------------------------------------------
 
@@ -270,6 +301,24 @@ class _Composer(MemberReader):
                 self.apply(host, Node(role, host.tree.origin))
                 for name in host.processes.keys() - before:
                     self.parts.append(Part(name, host, list(host.processes[name])))
+
+    def _add_console(self) -> None:
+        """The operator's page, where it is asked for: beside the learner, or on the first host."""
+        if not any(part.is_managed for part in self.parts):
+            return
+        self.asked.add(_CONSOLE)
+        declared = self.declared.get(_CONSOLE)
+        default = None if declared is None else plain(declared.get("default") or declared)
+        if not self.overrides.get(_CONSOLE, default):
+            return
+        hosts = list(self.hosts.values())
+        host = next((h for h in hosts if "learner" in h.processes), hosts[0])
+        domains = [d for h in hosts if (d := h.tree.get("domain")) is not None]
+        host.values["console_domains"] = Node([self.resolved(d) for d in domains], host.tree.origin)
+        before = set(host.processes)
+        self.apply(host, Node(_CONSOLE, host.tree.origin))
+        for name in host.processes.keys() - before:
+            self.parts.append(Part(name, host, list(host.processes[name])))
 
     def _take_processes(self) -> None:
         """What the file itself says of processes."""
@@ -381,7 +430,7 @@ class _Composer(MemberReader):
             return  # what is missing might have asked for them
         known = self.asked & self.declared.keys()
         for name in self.overrides:
-            if "." not in name and name not in known:
+            if "." not in name and name not in known and name != "standby":
                 self.faults.unknown(
                     Origin(_COMMAND_LINE), f"unknown argument of {self.file.name}", name, known,
                     "A parameter of a process is set by its path, as learner.training.batch_size",

@@ -95,6 +95,11 @@ class ProcessSpec(Config):
             raise ConfigError("namespace", got=repr(self.namespace), expected="such as /robot0")
 
     @property
+    def words(self) -> set[str]:
+        """By what it can be chosen: its name, its role, its robot."""
+        return {self.name, self.role, self.robot} - {""}
+
+    @property
     def node_name(self) -> str:
         """Fully qualified name of its node."""
         return f"{self.namespace}/{self.name}"
@@ -116,6 +121,12 @@ class Deployment(Config):
     description: str = setting("", doc="What it is for, one line.")
     arguments: dict[str, Argument] = setting(factory=dict, doc="What can be chosen at the start.")
     environment: dict[str, str] = setting(factory=dict, doc="Environment of all processes.")
+    standby: bool | tuple[str, ...] = setting(
+        True,
+        doc="For which processes `user up` keeps a second one ready that takes over (restart.standby_after_s): "
+        "all, none, or those of these names, roles or robots, as [hal, actor]. Each takes memory: "
+        "40 MB, or 200 MB with torch.",
+    )
 
     def validate(self) -> None:
         names = [process.name for process in self.processes]

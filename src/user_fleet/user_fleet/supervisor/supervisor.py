@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import ctypes
 import os
-import re
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,94 +17,38 @@ from pathlib import Path
 from typing import Any
 
 from user_core.reasons import NO_REASON
-from user_core.runtime import last_words
+from user_core.runtime import came_up, last_words
 from user_fleet.deployment.model import ProcessSpec, start_order
 from user_fleet.deployment.render import CommandLine
 from user_fleet.supervisor.abandoned_memory import remove_abandoned_memory
 from user_fleet.supervisor.endings import Endings
+from user_fleet.supervisor.log_file import LogFile
+from user_fleet.supervisor.niceness import (
+    STANDBY_NICENESS,
+    URGENT_NICENESS,
+    set_session_niceness,
+    set_threads_niceness,
+)
 from user_fleet.supervisor.orphan_reaper import OrphanReaper
 from user_fleet.supervisor.restarts import Restarts
-from user_fleet.supervisor.standby import GO, MODULES_VARIABLE, standby_words
-
-
-class LogFile:
-    """Append bytes; when the file would pass ``max_bytes`` it becomes ``<name>.1``, and so on.
-
-    A full disk must not end the process that is logged: what cannot be written is counted in
-    ``lost_bytes``, and the next write tries again.
-    """
-
-    def __init__(self, path: Path, max_bytes: int = 16 * 2**20, keep: int = 4) -> None:
-        self.path, self.max_bytes, self.keep = path, max_bytes, keep
-        self.lost_bytes, self._tail = 0, b""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = self._open()
-        self._size = os.fstat(self._descriptor).st_size
-
-    def write(self, data: bytes) -> None:
-        """Append ``data``, after a rotation where it is due."""
-        self._tail = (self._tail + data)[-_TAIL_BYTES:]
-        try:
-            if self._size and self._size + len(data) > self.max_bytes:
-                self._rotate()
-            self._size += os.write(self._descriptor, data)
-        except OSError:
-            self.lost_bytes += len(data)
-
-    def last_line(self) -> str:
-        """The last line that says something; empty where there is none since the last start."""
-        lines = self._tail.decode(errors="replace").splitlines()
-        for line in reversed(lines):
-            if line.startswith("--- "):  # ours: a start
-                return ""
-            if line.strip():
-                return line.strip()[:_LINE_LENGTH]
-        return ""
-
-    def crashed_at(self) -> str:
-        """The line of Python at which the process crashed in C, as ``faulthandler`` tells it; else
-        empty."""
-        text = self._tail.decode(errors="replace")
-        found = _CRASH.search(text[text.rfind("\n--- ") + 1 :])
-        if found is None:
-            return ""
-        file, line, function = found.groups()
-        return f"in {function}, {'/'.join(Path(file).parts[-2:])} line {line}"
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._descriptor)
-
-    def _rotate(self) -> None:
-        for number in range(self.keep - 1, 0, -1):
-            older = self._numbered(number)
-            if older.exists():
-                older.rename(self._numbered(number + 1))
-        self.path.rename(self._numbered(1))
-        fresh = self._open()
-        os.close(self._descriptor)
-        self._descriptor, self._size = fresh, 0
-
-    def _numbered(self, number: int) -> Path:
-        return self.path.with_name(f"{self.path.name}.{number}")
-
-    def _open(self) -> int:
-        return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-
-
-#: What is kept of a process's output, to find its last line; and the most that is shown of it.
-_TAIL_BYTES, _LINE_LENGTH = 32768, 300
-#: What ``faulthandler`` writes: the innermost frame of the thread that crashed.
-_CRASH = re.compile(
-    r'Fatal Python error: .*?^Current thread [^\n]*\n  File "([^"\n]+)", line (\d+) in (\S+)',
-    re.DOTALL | re.MULTILINE,
+from user_fleet.supervisor.standby import (
+    GO,
+    GO_ON,
+    MODULES_VARIABLE,
+    READY,
+    WAIT,
+    standby_words,
 )
+from user_fleet.supervisor.standby_queue import StandbyQueue
+
 _PR_SET_PDEATHSIG = 1
-#: How far a standby gives way to the processes that work.
-_STANDBY_NICENESS = 19
-#: The kernel takes a new niceness of a session ten times a second, from all users together.
-_NICENESS_RETRY_S = 0.11
-_NICENESS_PATIENCE_S = 2.0
+#: A node of ours says when it works; any other process counts as up after this time.
+_UP_S = 5.0
+#: A restarted process goes before others until this time after it came up: what it does at first
+#: (a learner reads its store) belongs to its return.
+_URGENT_S = 10.0
+#: How often the supervisor looks who has come up, and whose standby may be made ready.
+_TEND_S = 0.1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
@@ -128,6 +72,23 @@ class _Started:
     process: asyncio.subprocess.Process
     copy: asyncio.Task[None]
     niceness: asyncio.Task[bool]
+    ours: socket.socket | None = None
+    """Of a standby: our end of its standard input."""
+    hears: asyncio.Task[None] | None = None
+    """Of a standby: waits for its word that it is ready."""
+
+    def tell(self, order: bytes) -> None:
+        """Say something to a standby."""
+        if self.ours is not None:
+            with contextlib.suppress(OSError):  # it has ended
+                self.ours.send(order)
+
+    def let_go(self) -> None:
+        """It stands by no more: nothing is to be said any more."""
+        if self.hears is not None:
+            self.hears.cancel()
+        if self.ours is not None:
+            self.ours.close()
 
 
 class Child:
@@ -153,9 +114,12 @@ class Child:
         log_dir: Path,
         on_change: Callable[[Child], None] = lambda child: None,
         reaper: OrphanReaper | None = None,
+        standbys: StandbyQueue | None = None,
     ) -> None:
         self.spec, self.command = spec, command
         self._reaper = reaper
+        self._queue = standbys or StandbyQueue()
+        self._queue.add(spec.name, self._standby_after_s, rank=0 if spec.robot else 1)
         self.state = ChildState.WAITING
         self.pid = 0
         self.restarts = 0
@@ -167,7 +131,9 @@ class Child:
         self._on_change = on_change
         self._log_path = log_dir / f"{spec.name}.log"
         self._modules = log_dir / f"{spec.name}.modules"
+        self._up = log_dir / f"{spec.name}.up"
         self._standby: _Started | None = None
+        self._paused = False
         self._stop = asyncio.Event()
         self._restarts = Restarts(spec.restart)
         self._last_words = log_dir / f"{spec.name}.ending"
@@ -175,7 +141,7 @@ class Child:
 
     async def run(self) -> None:
         """Run until stopped, ended for good, or given up."""
-        log = LogFile(self._log_path)
+        log = self._log = LogFile(self._log_path)
         try:
             while not self._stop.is_set():
                 exit_code = await self._run_once(log)
@@ -198,6 +164,7 @@ class Child:
                 self._change(ChildState.ENDED)
         finally:
             self._signal(signal.SIGKILL)
+            self._queue.over(self.spec.name)
             await self._dismiss_standby()
             log.close()
 
@@ -223,9 +190,11 @@ class Child:
     async def _run_once(self, log: LogFile) -> int | None:
         log.write(f"--- {time.strftime('%F %T')} {' '.join(self.command.words)}\n".encode())
         self._endings.begin()
+        self._up.unlink(missing_ok=True)
+        self._queue.began(self.spec.name, time.monotonic())
         started = await self._wake_standby(log)
         try:
-            started = started or await self._start(self.command.words, log, self.spec.niceness)
+            started = started or await self._start(self.command.words, log, self._first_niceness)
         except OSError as error:
             self._change(
                 ChildState.GIVEN_UP, f"cannot start {self.command.words[0]}: {error.strerror}"
@@ -233,11 +202,12 @@ class Child:
             return None
         self.pid, self.started_s = started.process.pid, time.monotonic()
         self._change(ChildState.RUNNING, f"pid {self.pid}")
-        prepare = asyncio.create_task(self._prepare_standby(log))
+        settle = asyncio.create_task(self._settle())
         try:
             exit_code = await started.process.wait()
         finally:
-            prepare.cancel()
+            settle.cancel()
+            self._queue.began(self.spec.name, time.monotonic())  # what is next is to start it again
             self._signal(signal.SIGKILL)  # what it left behind in its group
             if self._reaper is not None:
                 self._reaper.end(self.pid)
@@ -266,6 +236,7 @@ class Child:
         log: LogFile,
         session_niceness: int,
         stdin: int = asyncio.subprocess.DEVNULL,
+        ours: socket.socket | None = None,
     ) -> _Started:
         """Start a process in a session of its own; raises OSError."""
         supervisor = os.getpid()
@@ -280,7 +251,7 @@ class Child:
                 stderr=write_end,
                 env=self._environment(),
                 start_new_session=True,
-                preexec_fn=lambda: _prepare(supervisor, self.spec.niceness),
+                preexec_fn=lambda: _prepare(supervisor, 0 if self._says_so else self.spec.niceness),
             )
         except OSError:
             os.close(output)
@@ -293,27 +264,113 @@ class Child:
             process,
             asyncio.create_task(_copy(output, log)),
             asyncio.create_task(set_session_niceness(process.pid, session_niceness)),
+            ours,
         )
 
     def _environment(self) -> dict[str, str]:
-        ours = {"PYTHONUNBUFFERED": "1", last_words.VARIABLE: str(self._last_words)}
+        ours = {
+            "PYTHONUNBUFFERED": "1",
+            last_words.VARIABLE: str(self._last_words),
+            came_up.VARIABLE: str(self._up),
+        }
         if self.spec.restart.has_standby:
             ours[MODULES_VARIABLE] = str(self._modules)
         return {**os.environ, **ours, **self.command.environment}
 
-    async def _prepare_standby(self, log: LogFile) -> None:
-        """Have another process ready, once this one has come up and says what it imported."""
-        restart = self.spec.restart
-        words = standby_words(self.command.words, self._modules)
-        if not restart.has_standby or words is None or self._standby is not None:
+    # --- coming up -----------------------------------------------------------------------
+
+    @property
+    def _says_so(self) -> bool:
+        """Whether it says when it has come up: a node of ours."""
+        return self.spec.ros and self.spec.lifecycle and self.spec.package.startswith("user_")
+
+    @property
+    def _first_niceness(self) -> int:
+        """How far it gives way until it has come up: not at all, and others do when it comes back."""
+        if not self._says_so:
+            return self.spec.niceness
+        return URGENT_NICENESS if self.restarts else 0
+
+    @property
+    def has_come_up(self) -> bool:
+        """Whether it works, as far as that can be known."""
+        if not self.pid:
+            return False
+        lived_s = time.monotonic() - self.started_s
+        if self._says_so:
+            return self._up.exists()
+        return lived_s >= min(_UP_S, self._standby_after_s or _UP_S)
+
+    async def _settle(self) -> None:
+        """Once it has come up, it gives way as it is meant to."""
+        if not self._says_so:
             return
-        await asyncio.sleep(restart.standby_after_s)
-        while not self._modules.exists():
-            await asyncio.sleep(1.0)
-        with contextlib.suppress(OSError):  # without one everything else works
-            self._standby = await self._start(
-                words, log, _STANDBY_NICENESS, asyncio.subprocess.PIPE
-            )
+        while not self._up.exists():
+            await asyncio.sleep(_TEND_S)
+        await asyncio.sleep(_URGENT_S if self.restarts else 0.0)
+        await set_session_niceness(self.pid, self.spec.niceness)
+        if self.spec.niceness:
+            set_threads_niceness(self.pid, self.spec.niceness)
+
+    # --- its standby ---------------------------------------------------------------------
+
+    @property
+    def _standby_after_s(self) -> float:
+        restart = self.spec.restart
+        return restart.standby_after_s if restart.has_standby else 0.0
+
+    @property
+    def standby_pid(self) -> int:
+        """The process that stands by; 0 where there is none."""
+        return self._standby.process.pid if self._standby is not None else 0
+
+    def can_stand_by(self) -> bool:
+        """Whether a standby can be started: the process runs, and has said what it imported."""
+        running = self.state is ChildState.RUNNING and self._standby is None
+        return running and self._modules.exists()
+
+    async def prepare_standby(self) -> None:
+        """Have another process ready, once this one has come up and said what it imported."""
+        words = standby_words(self.command.words, self._modules)
+        if words is None:  # no Python program
+            self._queue.died(self.spec.name)
+            return
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        try:
+            standby = await self._start(words, self._log, STANDBY_NICENESS, theirs.fileno(), ours)
+        except OSError:  # without one everything else works
+            ours.close()
+            self._queue.died(self.spec.name)
+            return
+        finally:
+            theirs.close()
+        self._paused = False
+        if self.state is not ChildState.RUNNING or self._stop.is_set():  # meanwhile
+            await self._dismiss(standby)
+            return
+        self._standby = standby
+        standby.hears = asyncio.create_task(self._hear(standby))
+
+    def hold_standby(self, back: bool) -> None:
+        """Let a standby that is being made ready wait, or go on."""
+        if self._standby is not None and back is not self._paused:
+            self._paused = back
+            self._standby.tell(WAIT if back else GO_ON)
+
+    async def _hear(self, standby: _Started) -> None:
+        """Until it is ready, or has ended."""
+        assert standby.ours is not None
+        loop, text = asyncio.get_running_loop(), b""
+        with contextlib.suppress(OSError):
+            while data := await loop.sock_recv(standby.ours, 64):
+                text += data
+                if READY in text:
+                    self._queue.ready(self.spec.name)
+        if self._standby is standby:
+            self._standby = None
+            self._queue.died(self.spec.name)
+            await self._bury(standby)
 
     async def _wake_standby(self, log: LogFile) -> _Started | None:
         """The standby, which takes over and no longer gives way to others; None where there is
@@ -326,18 +383,18 @@ class Child:
         standby, self._standby = self._standby, None
         if standby is None:
             return None
+        self._queue.taken(self.spec.name)
         standby.niceness.cancel()
         await asyncio.wait({standby.niceness})
         if has_ended(standby.process):
             await self._dismiss(standby)
             return None
-        if not await set_session_niceness(standby.process.pid, self.spec.niceness):
+        if not await set_session_niceness(standby.process.pid, self._first_niceness):
             log.write(b"--- the standby cannot get the niceness of its process: a fresh one\n")
             await self._dismiss(standby)
             return None
-        assert standby.process.stdin is not None
-        standby.process.stdin.write(GO)
-        standby.process.stdin.close()
+        standby.tell(GO)
+        standby.let_go()
         return standby
 
     async def _dismiss_standby(self) -> None:
@@ -346,12 +403,20 @@ class Child:
             await self._dismiss(standby)
 
     async def _dismiss(self, standby: _Started) -> None:
-        standby.niceness.cancel()
+        self._queue.taken(self.spec.name)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(standby.process.pid, signal.SIGKILL)
+        standby.let_go()
+        await self._bury(standby)
+
+    async def _bury(self, standby: _Started) -> None:
+        """It has ended."""
+        standby.niceness.cancel()
         await standby.process.wait()
         if self._reaper is not None:
             self._reaper.end(standby.process.pid)
+        if standby.ours is not None:
+            standby.ours.close()
         standby.copy.cancel()
 
     def _signal(self, number: int) -> None:
@@ -386,34 +451,6 @@ def has_ended(process: asyncio.subprocess.Process) -> bool:
         return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:
         return True
-
-
-async def set_session_niceness(pid: int, niceness: int) -> bool:
-    """Set the niceness of a process's session, where the kernel shares out the processor between
-    sessions first; ``nice`` says nothing between processes of different sessions there.
-
-    Only what changes is written: everybody may raise and lower it down to 0, but the kernel
-    takes few changes a second, so that it is tried again for two seconds.
-
-    Returns:
-        Whether it is so now, or of no importance because this kernel has no such groups.
-    """
-    file = Path(f"/proc/{pid}/autogroup")
-    give_up_s = time.monotonic() + _NICENESS_PATIENCE_S
-    while True:
-        try:
-            if int(file.read_text(encoding="ascii").split()[-1]) == niceness:
-                return True
-            file.write_text(str(niceness), encoding="ascii")
-            return True
-        except FileNotFoundError:  # no such groups, or the process has ended
-            return True
-        except BlockingIOError:
-            if time.monotonic() > give_up_s:
-                return False
-        except (OSError, ValueError, IndexError):
-            return False
-        await asyncio.sleep(_NICENESS_RETRY_S)
 
 
 def _prepare(supervisor: int, niceness: int) -> None:
@@ -456,8 +493,11 @@ class Supervisor:
                 self.request_stop()
 
         self._reaper = OrphanReaper(max((p.stop_timeout_s for p in processes), default=10.0))
+        self._standbys = StandbyQueue()
         self.children = {
-            spec.name: Child(spec, commands[spec.name], log_dir, changed, self._reaper)
+            spec.name: Child(
+                spec, commands[spec.name], log_dir, changed, self._reaper, self._standbys
+            )
             for spec in start_order(processes)
         }
         self._stop = asyncio.Event()
@@ -488,6 +528,7 @@ class Supervisor:
         """
         await asyncio.to_thread(remove_abandoned_memory)  # of what was killed in earlier runs
         tasks = {name: asyncio.create_task(child.run()) for name, child in self.children.items()}
+        tends = asyncio.create_task(self._tend_standbys())
         stopped = asyncio.create_task(self._stop.wait())
         everything: asyncio.Future[list[None]] = asyncio.gather(*tasks.values())
         ends: set[asyncio.Future[Any]] = {stopped, everything}
@@ -495,10 +536,31 @@ class Supervisor:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopped.cancel()
+            tends.cancel()
+            await asyncio.wait({tends})
             await self._shut_down()
             await asyncio.gather(*tasks.values(), return_exceptions=True)
             self._reaper.close()
         return all(child.state is not ChildState.GIVEN_UP for child in self.children.values())
+
+    async def _tend_standbys(self) -> None:
+        """Have standbys made ready, one after the other, while nothing is being brought up."""
+        queue = self._standbys
+
+        def possible(name: str) -> bool:
+            return self.children[name].can_stand_by()
+
+        while True:
+            now_s = time.monotonic()
+            for name in queue.coming_up(now_s):
+                if self.children[name].has_come_up:
+                    queue.came_up(name)
+            if queue.preparing:
+                back = bool(queue.coming_up(now_s))
+                self.children[queue.preparing].hold_standby(back)
+            elif name := queue.next(now_s, possible):
+                await self.children[name].prepare_standby()
+            await asyncio.sleep(_TEND_S)
 
     async def _shut_down(self) -> None:
         """Reverse order: a process ends before those on which it depends."""
