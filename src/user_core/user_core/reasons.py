@@ -73,6 +73,9 @@ NO_OBSERVATIONS = _code("no_observations", "The robot shows no observations.")
 ROBOT_WAS_RESET = _code("robot_was_reset", "The robot was reset or restarted within an episode.")
 PERSON_TOOK_OVER = _code("person_took_over", "A person took over an evaluation.")
 PERSON_ENDED = _code("person_ended", "A person ended the episode without a verdict.")
+ASKED_BACK = _code(
+    "asked_back", "The robot was asked back: its actor ends the episode, and begins none."
+)
 PERSON_SAID = _code("person_said", "A person judged the episode while nothing was done.")
 NO_TELEOP = _code("no_teleop", "Demonstrations need a teleoperator, and there is none.")
 NO_POLICY = _code("no_policy", "No policy is configured.")
@@ -128,6 +131,20 @@ HINDSIGHT_REWARD = _code(
     "hindsight_reward", "The goal reward of hindsight relabelling is not the one of the store."
 )
 ROWS_SET_ASIDE = _code("rows_set_aside", "Damaged rows of a replay store are passed over.")
+EDITS_UNREADABLE = _code(
+    "edits_unreadable", "Some edits of a replay store cannot be read; the others are honoured."
+)
+
+# What looks wrong with the data of one robot of several.
+BELOW_PEERS = _code(
+    "below_peers", "Far fewer episodes of a robot succeed than of its peers in the same time."
+)
+REWARDS_CONSTANT = _code(
+    "rewards_constant", "All rewards of a robot are one number, and should not be."
+)
+ACTIONS_CLIPPED = _code(
+    "actions_clipped", "Nearly all actions of the policy are changed on their way to a robot."
+)
 
 # Why the HAL of a robot stopped it, or refused or changed a command.
 DEVICE = _code("device", "The driver of the robot failed.")
@@ -136,6 +153,7 @@ WATCHDOG = _code("watchdog", "No command came in time.")
 STALE_OBSERVATION = _code("stale_observation", "The robot's newest observation is too old.")
 FORCE = _code("force", "A force or torque is above its limit.")
 LEASE = _code("lease", "A lease ended, or a command came without the newest one.")
+OLD_GRANT = _code("old_grant", "The scheduler has granted the robot to somebody else since.")
 LIMITS_TIGHTENED = _code(
     "limits_tightened", "The limits were tightened while the robot was driven."
 )
@@ -203,6 +221,9 @@ TWO_AGENTS = _code("two_agents", "Two agents call themselves by one host's name.
 CLOCK_OFF = _code("clock_off", "The clock of a host differs much from the scheduler's.")
 STANDS_BY = _code("stands_by", "Another scheduler works on the same file.")
 EXPERIMENT_FAILED = _code("experiment_failed", "What an experiment runs failed too often.")
+JOB_WAITS = _code("job_waits", "An engine has not begun a job yet.")
+JOB_FAILED = _code("job_failed", "A job of an engine has ended otherwise than well.")
+JOB_GONE = _code("job_gone", "An engine knows nothing of a job that it was given.")
 DRAINED = _code("drained", "A person keeps a resource free, for instance for maintenance.")
 QUARANTINED = _code("quarantined", "A resource failed too often; a person releases it.")
 RESERVED = _code("reserved", "A resource is reserved for others at this time.")

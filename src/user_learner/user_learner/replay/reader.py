@@ -126,6 +126,18 @@ class StoreReader:
             raise StoreError(f"replay store {self.path} is empty", expected="a first chunk")
         return self._layout
 
+    @property
+    def identity(self) -> int:
+        """Changes when the index is built anew: then episodes may have other numbers."""
+        return self._identity
+
+    def episode_numbers(self, since: int = 0) -> dict[EpisodeKey, int]:
+        """Numbers of episodes, as in :attr:`Tables.extents`; of those with a number above ``since``."""
+        rows = self._db.execute(
+            "SELECT producer, incarnation, number, id FROM episodes WHERE id > ?", (since,)
+        )
+        return {EpisodeKey(*row[:3]): row[3] for row in rows}
+
     def refresh(self, force: bool = False) -> bool:
         """Look for new commits; return whether there were any."""
         if self._index_identity() != self._identity:  # it was rebuilt

@@ -127,6 +127,7 @@ class BatchBuffers:
         drawn: Drawn,
         row_id: Array,
         goals: tuple[Array, Array] | None = None,
+        labels: tuple[Array, Array, Array] | None = None,
     ) -> Batch:
         """Gather drawn rows from a pool's arrays, and return them as a batch.
 
@@ -135,6 +136,8 @@ class BatchBuffers:
             drawn: Which rows.
             row_id: What to call them in ``extras["row"]``, (B,).
             goals: Which steps get another goal, (B,) bool, and it, (M, G).
+            labels: Which of the steps and those after them have another reward than the recorded one,
+                (B, H) bool, it, and whether the task ended there.
         """
         steps = drawn.after
         window = drawn.rows[self._rows[:, None], self._within(steps)]
@@ -148,11 +151,24 @@ class BatchBuffers:
             np.take(arrays[index], where[which], axis=0, out=raw, mode="clip")
         rows = drawn.rows.reshape(-1)
         np.take(arrays[self._records_at], rows, axis=0, out=self._raw, mode="clip")
-        self._fill(drawn, steps, row_id, goals)
+        if labels is not None:
+            self._relabel(*labels)
+        self._fill(drawn, steps, row_id, goals, labels is not None)
         return self._batch
 
+    def _relabel(self, known: Array, reward: Array, ended: Array) -> None:
+        """Put rewards that edits gave in the place of those that were gathered."""
+        records = self._raw.view(self._records.dtype).reshape(self._size, -1)
+        rewards, ends = records["reward"][:, :-1], records["terminated"][:, :-1]
+        rewards[known], ends[known] = reward[known], ended[known]
+
     def _fill(
-        self, drawn: Drawn, steps: Array, row_id: Array, goals: tuple[Array, Array] | None
+        self,
+        drawn: Drawn,
+        steps: Array,
+        row_id: Array,
+        goals: tuple[Array, Array] | None,
+        relabelled: bool,
     ) -> None:
         """Split the gathered records into columns."""
         records = self._raw.view(self._records.dtype).reshape(self._size, -1)
@@ -164,6 +180,9 @@ class BatchBuffers:
         plain, gamma = self._plain, self._config.gamma
         rewards, ends = records["reward"][:, :-1], records["terminated"][:, :-1]
         counted = steps
+        if relabelled:  # then the task may have ended before the episode did
+            first = np.where(ends.any(1), ends.argmax(1) + 1, ends.shape[1])
+            counted = np.minimum(steps, first)
         if self._hindsight is not None and goals is not None:
             which, goal = goals
             rewards, ends, counted = self._hindsight.rewards(records, which, goal, steps)

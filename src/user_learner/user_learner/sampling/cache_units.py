@@ -22,6 +22,9 @@ from user_learner.sampling.catalog import RunTable
 from user_learner.sampling.draws import Population
 from user_learner.sampling.pool import Drawn
 
+#: Odd numbers of 62 bits, which spread what is multiplied by them; products wrap around.
+_PRIMES = (0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9, 0x14D049BB133111EB)
+
 
 def _ints() -> Array:
     return np.empty(0, np.int64)
@@ -38,6 +41,7 @@ class UnitTable:
         run: Run of each piece, (P,).
         offset: First row of the piece within its run, (P,).
         count: Steps of the piece, (P,).
+        mark: Differs, but for chance, where a unit has other steps or other rows after them, (U,).
     """
 
     key: Array = field(default_factory=_ints)
@@ -46,10 +50,13 @@ class UnitTable:
     run: Array = field(default_factory=_ints)
     offset: Array = field(default_factory=_ints)
     count: Array = field(default_factory=_ints)
+    mark: Array = field(default_factory=_ints)
 
     @classmethod
-    def of(cls, population: Population, runs: RunTable, block_rows: int) -> UnitTable:
-        """Cut a population at the boundaries of blocks."""
+    def of(
+        cls, population: Population, runs: RunTable, block_rows: int, horizon: int = 1
+    ) -> UnitTable:
+        """Cut a population at the boundaries of blocks. ``horizon``: rows wanted after a step."""
         start = runs.address[population.run] + population.offset
         low = start // block_rows
         parts = (start + population.count - 1) // block_rows - low + 1
@@ -62,7 +69,11 @@ class UnitTable:
         run, begin, count = population.run[piece][order], begin[order], (end - begin)[order]
         keys, first = np.unique(key[order], return_index=True)
         steps = np.add.reduceat(count, first) if len(first) else count
-        return cls(keys, steps, np.append(first, len(count)), run, begin - runs.address[run], count)
+        offset = begin - runs.address[run]
+        following = np.minimum(runs.rows[run] - offset - count + runs.after[run], horizon)
+        marks = (begin * _PRIMES[0]) ^ (count * _PRIMES[1]) ^ (following * _PRIMES[2])
+        mark = np.add.reduceat(marks, first) if len(first) else marks
+        return cls(keys, steps, np.append(first, len(count)), run, offset, count, mark)
 
     def __len__(self) -> int:
         return len(self.key)
@@ -83,11 +94,13 @@ class UnitRows:
         addresses: Rows to load, each piece followed by what its last step needs, (M,).
         position: Where each step is among them, (N,) int32; what follows it, follows there.
         after: How many rows follow it there, at most the horizon, (N,) int32.
+        mark: Of the unit, see :class:`UnitTable`.
     """
 
     addresses: Array
     position: Array
     after: Array
+    mark: int = 0
 
     @classmethod
     def of(cls, table: UnitTable, unit: int, runs: RunTable, horizon: int) -> UnitRows:
@@ -101,7 +114,8 @@ class UnitRows:
         within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
         after = np.minimum(np.repeat(rows, count) - within - 1, horizon)
         position = np.repeat(starts, count) + within
-        return cls(addresses[wanted], position.astype(np.int32), after.astype(np.int32))
+        mark = int(table.mark[unit])
+        return cls(addresses[wanted], position.astype(np.int32), after.astype(np.int32), mark)
 
 
 class DrawDeficits:
@@ -148,12 +162,14 @@ class _CachedUnit:
         rows: Rows of the cache that it takes.
         steps: Steps of it that can be drawn.
         loaded_at: Draws per step of the whole set when it was loaded.
+        mark: Of its steps, see :class:`UnitTable`.
     """
 
     line: int
     rows: Array
     steps: int
     loaded_at: float
+    mark: int
 
 
 class _GrowingTable:
@@ -247,10 +263,29 @@ class CachedUnits:
         self._position.write(line, unit.position)
         self._after.write(line, unit.after)
         self._demonstration.write(line, np.array([demonstration]))
-        self._units[key] = _CachedUnit(line, rows, len(unit.position), self._turn)
+        self._units[key] = _CachedUnit(line, rows, len(unit.position), self._turn, unit.mark)
         self.used += len(rows)
         self._index_units()
         return old
+
+    def narrow(self, key: int, unit: UnitRows) -> Array | None:
+        """Draw from a unit in memory as ``unit`` says, without reading it again, where all rows that
+        this needs are there: edits only take steps away. Return the rows that are not needed any
+        more; None where some are missing, and nothing was changed."""
+        held, demonstration = self._units[key], self._demonstration.array[self._units[key].line, 0]
+        there = self._address.array[held.line, : len(held.rows)]
+        order = np.argsort(there, kind="stable")
+        at = np.minimum(np.searchsorted(there[order], unit.addresses), len(there) - 1)
+        which = order[at]
+        fits = np.array_equal(there[which], unit.addresses)
+        if not fits or len(np.unique(which)) < len(which):  # a row in two places has one owner
+            return None
+        left = np.delete(held.rows, which)
+        loaded_at = held.loaded_at
+        self.publish(key, unit, held.rows[which], bool(demonstration))
+        self._units[key].loaded_at = loaded_at
+        self._index_units()
+        return left
 
     def drop(self, key: int) -> Array:
         """Draw no more from a unit; return the rows that it took."""
@@ -262,7 +297,7 @@ class CachedUnits:
 
     def changed(self) -> int | None:
         """A unit in memory that has other steps in the stores by now, if there is one."""
-        stale = np.flatnonzero(self._steps != self.deficits.table.steps[self._index])
+        stale = np.flatnonzero(self._marks != self.deficits.table.mark[self._index])
         return int(self.deficits.table.key[self._index[stale[0]]]) if len(stale) else None
 
     def most_needed(self, rng: np.random.Generator, without: set[int]) -> int | None:
@@ -293,6 +328,7 @@ class CachedUnits:
         units = list(self._units.values())
         self._line = np.array([unit.line for unit in units], np.int64)
         self._steps = np.array([unit.steps for unit in units], np.int64)
+        self._marks = np.array([unit.mark for unit in units], np.int64)
         self._sizes = np.array([len(unit.rows) for unit in units], np.int64)
         self._loaded_at = np.array([unit.loaded_at for unit in units])
         self._ends = np.cumsum(self._steps)

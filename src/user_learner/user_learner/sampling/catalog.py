@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from user_core.errors import StoreError
+from user_core.reasons import EDITS_UNREADABLE, Reason
 from user_core.specs import Array
 from user_core.types import EpisodeSource, TrajectorySchema
+from user_learner.edits.applied import Labels, StoreEdits
 from user_learner.replay.index import WHOLE_SEGMENT
 from user_learner.replay.layout import RowLayout, require_same_schema
 from user_learner.replay.reader import StoreReader, Tables
@@ -138,6 +140,7 @@ class Snapshot:
         actors: Address, rows and acted_by of ranges within runs, (A, 3) int64.
         nbytes: Bytes of all rows.
         robots: Names of the robots that they are from, where that was asked for.
+        labels: Rewards that are not the recorded ones.
     """
 
     segments: SegmentTable = field(default_factory=SegmentTable)
@@ -145,14 +148,16 @@ class Snapshot:
     actors: Array = field(default_factory=lambda: np.empty((0, 3), np.int64))
     nbytes: int = 0
     robots: tuple[str, ...] = ()
+    labels: Labels = field(default_factory=Labels)
 
 
 @dataclass(frozen=True)
 class Attached:
-    """A store, and the source that its episodes count as; None keeps their own."""
+    """A store, the source that its episodes count as (None keeps their own), and its edits."""
 
     reader: StoreReader
     source: EpisodeSource | None = None
+    edits: StoreEdits | None = None
 
 
 class Catalog:
@@ -183,11 +188,18 @@ class Catalog:
         return self._layout
 
     def refresh(self) -> bool:
-        """Look for new commits; return whether there is a new :attr:`snapshot`."""
+        """Look for new commits and edits; return whether there is a new :attr:`snapshot`."""
         changed = [store.reader.refresh() for store in self.stores]
+        changed += [store.edits.refresh() for store in self.stores if store.edits is not None]
         if any(changed):
             self._rebuild()
         return any(changed)
+
+    def edits_warnings(self) -> list[Reason]:
+        """What is wrong with the edits of the stores, for people."""
+        edits = [store.edits for store in self.stores if store.edits is not None]
+        texts = [text for e in edits for text in (*e.log.warnings, e.trouble) if text]
+        return [Reason(EDITS_UNREADABLE, text) for text in texts]
 
     def close(self) -> None:
         """Close the stores. Idempotent."""
@@ -202,11 +214,15 @@ class Catalog:
             if store.reader.schema is not None:
                 require_same_schema(schema, store.reader.schema, str(store.reader.path))
         segments = self._place_segments()
-        parts, offset = [], 0
+        parts, labels, offset = [], [], 0
         for index, store in enumerate(self.stores):
             highest = int(store.reader.tables.segments[:, 0].max(initial=0))
             bases = _bases_of(segments, index, highest)
-            part = _runs(store.reader.tables, bases, store.source, store.reader.meta.block_rows)
+            extents = _without_damages(store.reader.tables, store.reader.meta.block_rows)
+            if store.edits is not None:
+                extents = store.edits.apply(extents)
+                labels.append(store.edits.labels(extents, bases))
+            part = _runs(store.reader.tables, extents, bases, store.source)
             parts.append((part, _actors(store.reader.tables, bases)))
             part["next"][part["next"] >= 0] += offset
             part["order"] -= index * 2**40  # history came before what is live
@@ -216,7 +232,9 @@ class Catalog:
         actors = np.concatenate([a for _, a in parts])
         self._layout = self._layout or RowLayout(schema)
         nbytes = int(runs.rows.sum()) * self._layout.row_nbytes
-        self.snapshot = Snapshot(segments, runs, actors, nbytes, tuple(self._robots))
+        self.snapshot = Snapshot(
+            segments, runs, actors, nbytes, tuple(self._robots), Labels.join(labels)
+        )
 
     def _numbered(self, robot: Array, names: Sequence[str]) -> Array:
         """Numbers of a store's robots among those of all stores, by name."""
@@ -262,9 +280,9 @@ def _bases_of(segments: SegmentTable, store: int, numbers: int) -> Array:
 
 
 def _runs(
-    tables: Tables, bases: Array, source: EpisodeSource | None, block_rows: int
+    tables: Tables, extents: Array, bases: Array, source: EpisodeSource | None
 ) -> dict[str, Array]:
-    extents = _without_damages(tables, block_rows)
+    """Runs of the rows that damages and edits left."""
     extents = extents[np.lexsort((extents[:, 2], extents[:, 1]))]
     identity, episode, first_row, segment, start, rows, commit = extents.T
     joined = (episode[1:] == episode[:-1]) & (first_row[1:] == first_row[:-1] + rows[:-1])
@@ -341,12 +359,22 @@ def open_catalog(
     """
     opened: list[Attached] = []
     try:
-        opened.append(Attached(StoreReader(live, with_actors, with_robots)))
+        opened.append(_attached(StoreReader(live, with_actors, with_robots)))
         for older in history:
             reader = StoreReader(older.path, with_actors, with_robots)
-            opened.append(Attached(reader, older.source))
+            opened.append(_attached(reader, older.source, older.edits))
         return Catalog(opened)
     except BaseException:
         for store in opened:
             store.reader.close()
+        raise
+
+
+def _attached(
+    reader: StoreReader, source: EpisodeSource | None = None, edits: str = ""
+) -> Attached:
+    try:
+        return Attached(reader, source, StoreEdits(reader, edits))
+    except BaseException:
+        reader.close()
         raise

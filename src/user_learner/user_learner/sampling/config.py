@@ -193,3 +193,7 @@ class History(Config):
     source: EpisodeSource | None = setting(
         None, doc="Treat all its episodes as of this source; empty to keep what they are."
     )
+    edits: str = setting(
+        "",
+        doc="File of the edits to honour, where the store cannot be written; empty: the store's own.",
+    )

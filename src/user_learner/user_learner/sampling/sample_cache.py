@@ -184,7 +184,7 @@ class SampleCache:
     def renew(self, snapshot: Snapshot, populations: list[Population]) -> None:
         """See :class:`Pool`. The first time it fills the memory, as fast as the disk can."""
         block_rows = self._layout.block_rows()
-        tables = [UnitTable.of(p, snapshot.runs, block_rows) for p in populations]
+        tables = [UnitTable.of(p, snapshot.runs, block_rows, self._horizon) for p in populations]
         with self._lock:
             self._snapshot = snapshot
             while len(self._sets) < len(populations):  # a robot has joined
@@ -268,6 +268,8 @@ class SampleCache:
     def _exchange(self) -> bool:
         """Load one unit, drop those that make room for it; False when there is none to load."""
         with self._lock:
+            if self._narrow():
+                return True
             chosen = self._choose()
             if chosen is None:
                 return False
@@ -291,6 +293,21 @@ class SampleCache:
             self._leave([units.drop(other) for other in leaving if other in units])
             self._exchanged.notify_all()
         return True
+
+    def _narrow(self) -> bool:
+        """Stop drawing what edits took out of a unit in memory; False when there is none such."""
+        for units in self._sets:
+            key = units.changed()
+            if key is None:
+                continue
+            table = units.deficits.table
+            index = int(table.index(np.array([key]))[0])
+            unit = UnitRows.of(table, index, self._snapshot.runs, self._horizon)
+            left = units.narrow(key, unit)
+            if left is not None:
+                self._leave([left])
+                return True
+        return False
 
     def _choose(self) -> tuple[CachedUnits, int, UnitRows, list[int]] | None:
         """What to load next, and what leaves for it; the strata take turns."""

@@ -35,7 +35,9 @@ _LOOK_PERIOD_S = 0.02
 @dataclass(frozen=True)
 class _Plan:
     """Which rows a batch will have, which of them get another goal, and the random state before
-    they were drawn. ``pins`` are to be let go when they are gathered."""
+    they were drawn. ``pins`` are to be let go when they are gathered. ``labels``: which of the drawn
+    steps and those after them have another reward than the recorded one, (B, H) bool, it, and
+    whether the task ended there."""
 
     drawn: Drawn
     row_id: Array
@@ -43,6 +45,7 @@ class _Plan:
     pins: tuple[tuple[Pool, int], ...]
     random: Mapping[str, Any]
     relabelled: Relabelled | None = None
+    labels: tuple[Array, Array, Array] | None = None
 
     def unpin(self) -> None:
         for pool, ticket in self.pins:
@@ -153,7 +156,7 @@ class ReplaySource(Closing):
             reads = pool.warnings if isinstance(pool, SampleCache) else []
             aside = [Reason(ROWS_SET_ASIDE, text) for text in [*damages, *reads, *self._warnings]]
             hindsight = self._hindsight.warnings() if self._hindsight is not None else []
-            return [*aside, *hindsight]
+            return [*aside, *self._catalog.edits_warnings(), *hindsight]
 
     def collected(self, *sources: EpisodeSource) -> int:
         """Steps of these sources (all by default) that ever came to the live store, also those
@@ -259,7 +262,8 @@ class ReplaySource(Closing):
                 if self._hindsight is not None:
                     runs = self._snapshot.runs
                     relabelled = self._hindsight.plan(drawn.address, runs, self._random)
-                return _Plan(drawn, self._row_id(drawn.address), pool, pins, random, relabelled)
+                row_id, labels = self._row_id(drawn.address), self._labels(drawn.address)
+                return _Plan(drawn, row_id, pool, pins, random, relabelled, labels)
             except BaseException:
                 for each, ticket in pins:
                     each.pins.unpin(ticket)
@@ -271,7 +275,7 @@ class ReplaySource(Closing):
             if plan.relabelled is not None and self._hindsight is not None:
                 rows = self._goal_records(plan.relabelled.address)
                 goals = plan.relabelled.which, self._hindsight.goals(rows)
-            return buffers.gather(plan.pool.arrays, plan.drawn, plan.row_id, goals)
+            return buffers.gather(plan.pool.arrays, plan.drawn, plan.row_id, goals, plan.labels)
         finally:
             plan.unpin()
 
@@ -290,6 +294,16 @@ class ReplaySource(Closing):
     def _worth_a_thread(self, batch_size: int) -> bool:
         nbytes = batch_nbytes(self._catalog.layout, batch_size, self.config)
         return nbytes >= self.config.prefetch_above_bytes
+
+    def _labels(self, address: Array) -> tuple[Array, Array, Array] | None:
+        """Rewards of these steps and those after them, where edits say that they are others."""
+        labels, runs = self._snapshot.labels, self._snapshot.runs
+        if not labels:
+            return None
+        run, offset = runs.locate(address)
+        addresses = runs.follow(run, offset, self.config.horizon)[0][:, :-1]
+        addresses[run < 0] = -1  # an edit took it away meanwhile
+        return labels.of(addresses)
 
     def _row_id(self, address: Array) -> Array:
         table = self._snapshot.segments
