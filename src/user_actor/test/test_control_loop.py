@@ -13,7 +13,7 @@ from user_actor.loop.recording import Feedback
 from user_actor.loop.stats import LoopState
 from user_core.errors import DeviceError, DeviceFault, PluginError, PolicyError, SpecError
 from user_core.interfaces import RewardOutcome
-from user_core.reasons import OUTBOX_FULL, Reason
+from user_core.reasons import ASKED_BACK, OUTBOX_FULL, Reason
 from user_core.types import (
     ActedBy,
     AppliedAction,
@@ -522,3 +522,46 @@ def test_a_round_of_evaluations_is_about_one_version():
         kept.append(plan.keep_version)
         schedule.finished(plan)
     assert kept == [False, True, False, True]
+
+
+# --- The robot is asked back ---
+
+
+def test_a_robot_that_is_asked_back_ends_its_episode_and_begins_no_other():
+    setup = build({"max_episodes": 0, "max_episode_steps": 9})
+    setup.at_step(4, lambda: setup.loop.finish(60.0))
+    (result,) = setup.run()
+    assert (result.length, result.reason) == (9, "9 steps")  # as if nothing had been
+    assert setup.loop.is_finished and setup.loop.status().reason.code == ASKED_BACK
+
+
+def test_an_episode_that_takes_too_long_then_is_cut_and_its_last_value_counts():
+    setup = build({"max_episodes": 0, "max_episode_steps": 0})
+    setup.at_step(4, lambda: setup.loop.finish(1.0))
+    (result,) = setup.run()
+    assert (result.outcome, result.reason_code) == (Outcome.UNKNOWN, ASKED_BACK)
+    last = setup.steps()[-1]
+    assert (last.truncated, last.terminated) == (True, False)
+    period_s = setup.arm.spec.period_s
+    assert result.length == pytest.approx(4 + 1.0 / period_s, abs=2)
+    assert setup.final()
+
+
+def test_an_evaluation_that_is_cut_does_not_count():
+    setup = build({"mode": "evaluation", "max_episodes": 0, "max_episode_steps": 0})
+    setup.publish(1)
+    setup.at_step(4, lambda: setup.loop.finish(0.0))
+    (result,) = setup.run()
+    assert (result.outcome, result.reason_code) == (Outcome.ABORTED, ASKED_BACK)
+
+
+def test_what_is_asked_back_before_an_episode_began_begins_none():
+    setup = build({"max_episodes": 0})
+    setup.world.after(1 * MS, lambda: setup.loop.finish(60.0))
+    setup.arm.reset_ns = 50 * MS
+    assert setup.run() == []
+    setup = build({"max_episodes": 0})
+    setup.sink.why_paused = lambda: Reason(OUTBOX_FULL, "outbox full")
+    setup.world.after(300 * MS, lambda: setup.loop.finish(60.0))
+    assert setup.run() == []
+    assert setup.loop.is_finished

@@ -287,6 +287,11 @@ GO = Service(
     "Let the robot move, where it waits for a person's word (`loop.start: operator`); refused while "
     "it is not ready.",
 )  # fmt: skip
+FINISH = Service(
+    "~/finish", "user_msgs/srv/FinishEpisode", "actor", "user up",
+    "Let the episode come to its end, and begin no other: the robot is wanted elsewhere. Asked again, says how "
+    "far it is.",
+)  # fmt: skip
 PAUSE = Service(
     "~/pause", "std_srvs/srv/Trigger", "lifecycle_manager", "people",
     "Deactivate all managed nodes, the last one first.",
@@ -302,7 +307,7 @@ SHUT_DOWN = Service(
 
 SERVICES: tuple[Service, ...] = (
     RESET, EMERGENCY_STOP, RESET_EMERGENCY_STOP, ACQUIRE_LEASE, RENEW_LEASE, RELEASE_LEASE,
-    GO, PAUSE, RESUME, SHUT_DOWN,
+    GO, FINISH, PAUSE, RESUME, SHUT_DOWN,
 )  # fmt: skip
 
 

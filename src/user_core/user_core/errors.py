@@ -131,6 +131,12 @@ class LeaseError(SuiteError):
     may_pass = True
 
 
+class OldGrant(LeaseError):
+    """A command or request came under a grant of the fleet's scheduler that is over."""
+
+    code = "old_grant"
+
+
 class StoreError(SuiteError):
     """The outbox or the replay store cannot do what was asked."""
 
@@ -168,6 +174,19 @@ class TransportError(SuiteError):
     """A link, session or topic could not be used."""
 
     code = "transport"
+    may_pass = True
+
+
+class EngineError(SuiteError):
+    """An engine that runs jobs refuses one, or what it needs is not here."""
+
+    code = "engine"
+
+
+class EngineSilent(EngineError):
+    """An engine that runs jobs cannot be reached."""
+
+    code = "engine_silent"
     may_pass = True
 
 

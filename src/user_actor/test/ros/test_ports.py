@@ -163,7 +163,7 @@ def test_a_robot_that_is_not_there_is_not_ready(robot):
     robot.on_observation(observation())
     assert not robot.unready()
     assert not robot.trouble()
-    robot.lease.token, robot.lease.problem = 0, "somebody else has it"
+    robot.lease.token, robot.lease.problem = 0, Reason("no_lease", "somebody else has it")
     assert "somebody else" in robot.unready().text
     assert "somebody else" in robot.trouble().text
 
@@ -278,13 +278,15 @@ def test_a_lockstep_step_waits_for_the_answer_to_its_observation_but_not_for_eve
 # --- the lease
 
 
-def keeper(acquire, renew=None, release=None, duration_s=0.3):
+def keeper(acquire, renew=None, release=None, duration_s=0.3, grant=0):
     servers = (
         Server(AcquireLease, acquire),
         Server(RenewLease, renew or raises(TransportError("renew"))),
         Server(ReleaseLease, release or (lambda request, response: None)),
     )
-    keeper = LeaseKeeper(LeaseConfig(duration_s=duration_s, retry_s=0.02), "me", *servers)
+    keeper = LeaseKeeper(
+        LeaseConfig(duration_s=duration_s, retry_s=0.02), "me", *servers, grant=grant
+    )
     keeper.acquirer, keeper.renewer, keeper.releaser = servers
     return keeper
 
@@ -321,10 +323,21 @@ def test_a_lease_is_acquired_renewed_and_given_back():
 def test_a_lease_that_others_have_is_asked_for_again():
     lease = keeper(refuse, prolong)
     lease.start()
-    wait_until(lambda: "leased to another" in lease.problem, "it says why")
+    wait_until(lambda: "leased to another" in lease.problem.text, "it says why")
     lease.acquirer.answer = grant(9)
     wait_until(lambda: lease.token == 9, "it gets it")
-    assert lease.problem == ""
+    assert not lease.problem
+    lease.stop()
+
+
+def test_an_actor_whose_grant_is_over_says_so():
+    def over(request, response):
+        response.error_code, response.message = "old_grant", f"grant {request.grant} is over"
+
+    lease = keeper(over, prolong, grant=7)
+    lease.start()
+    wait_until(lambda: lease.problem.code == "old_grant", "it knows")
+    assert "grant 7 is over" in lease.problem.text
     lease.stop()
 
 

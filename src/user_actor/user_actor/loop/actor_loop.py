@@ -14,6 +14,7 @@ from user_actor.loop.start import StartSignal
 from user_actor.loop.stats import LoopState, LoopStatus
 from user_core.errors import SuiteError, is_of_a_person, may_pass
 from user_core.reasons import (
+    ASKED_BACK,
     NO_REASON,
     REQUESTED,
     STEPS_IRREGULAR,
@@ -111,7 +112,8 @@ class ActorLoop:
         config = episodes.config
         self.start = StartSignal(config.start == "operator", config.go_lapses_s)
         self._sleeping = threading.Condition()
-        self._stopping = self._paused = NO_REASON
+        self._stopping = self._paused = self._finishing = NO_REASON
+        self._ended = False
         self._last_failure = self._last_aborted = ""
         self._lately = Lately()
         self._equal = EqualFailures(config.equal_failures)
@@ -127,8 +129,14 @@ class ActorLoop:
         Raises:
             BaseException: What episodes failed by, equally and too often.
         """
+        try:
+            self._run()
+        finally:
+            self._ended = True
+
+    def _run(self) -> None:
         self.episodes.robot.observations.resume()
-        while not self._stopping:
+        while not self._stopping and not self._finishing:
             if self.is_done:
                 self.stats.set(LoopState.WAITING, "all episodes are recorded")
                 return
@@ -140,12 +148,28 @@ class ActorLoop:
                 self._failed(error)
                 if self._equal.given_up:
                     raise
-        self.stats.set(LoopState.WAITING, self._stopping)
+        self.stats.set(LoopState.WAITING, self._stopping or self._finishing)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether :meth:`run` has returned: no episode runs, and none will begin."""
+        return self._ended
 
     @property
     def is_done(self) -> bool:
         """Whether ``max_episodes`` have been recorded."""
         return 0 < self._config.max_episodes <= self.stats.episodes
+
+    def finish(self, limit_s: float) -> None:
+        """End :meth:`run` when the episode has come to its end, or is cut. From any thread.
+
+        Args:
+            limit_s: How long the episode may go on.
+        """
+        with self._sleeping:
+            self._finishing = Reason(ASKED_BACK, "the robot was asked back; no episode is begun")
+            self._sleeping.notify_all()
+        self.episodes.finish(limit_s)
 
     def stop(self, text: str = "the actor is stopped") -> None:
         """End the episode at the next step, and :meth:`run` with it. From any thread."""
@@ -226,7 +250,10 @@ class ActorLoop:
     def _sleep(self, duration_s: float) -> None:
         end_ns = self._clock.monotonic_ns() + int(duration_s * 1e9)
         with self._sleeping:
-            while not self._stopping and (left_ns := end_ns - self._clock.monotonic_ns()) > 0:
+            while (
+                not (self._stopping or self._finishing)
+                and (left_ns := end_ns - self._clock.monotonic_ns()) > 0
+            ):
                 self._clock.wait(self._sleeping, left_ns * 1e-9)
 
     def _warnings(self) -> list[Reason]:

@@ -30,6 +30,7 @@ from user_core.errors import (
 )
 from user_core.interfaces import Policy, Reward, RewardOutcome
 from user_core.reasons import (
+    ASKED_BACK,
     INTERNAL,
     NO_REASON,
     PERSON_SAID,
@@ -124,6 +125,7 @@ class EpisodeLoop:
             self.config, robot, policies, teleop, self.timing.pacer, self.clock, self.stats,
             lambda: self._steps_before + self.stats.steps,
         )  # fmt: skip
+        self._cut_ns: int | None = None
         self.rules, self._next_rules = EndRules(self.config), EndRules(self.config)
         self.recorder = EpisodeRecorder(sink)
 
@@ -151,7 +153,7 @@ class EpisodeLoop:
         source = source or _SOURCES[self.config.mode]
         self.stats.set(LoopState.RESETTING, f"{source.name.lower()} episode")
         first = self.timing.reset(seed)
-        if first is None:
+        if first is None or self._cut_ns is not None:  # asked back meanwhile: none is begun
             return None
         self.stats.set(LoopState.RUNNING, f"{source.name.lower()} episode")
         self.rules = self._next_rules
@@ -183,6 +185,16 @@ class EpisodeLoop:
         self.robot.observations.interrupt()
 
     def resume(self) -> None:
+    def finish(self, limit_s: float) -> None:
+        """Let the episode that runs come to its end, and begin no other. Any thread.
+
+        Args:
+            limit_s: How long it may go on; then it is cut as truncated, and an evaluation aborted.
+                Asked again, the earlier time counts.
+        """
+        cut_ns = self.clock.monotonic_ns() + int(limit_s * 1e9)
+        self._cut_ns = cut_ns if self._cut_ns is None else min(self._cut_ns, cut_ns)
+
         """Let episodes begin again. Any thread."""
         self._stopping = NO_REASON
         self.robot.observations.resume()
@@ -201,7 +213,7 @@ class EpisodeLoop:
                 decision = self.actions.decide(observation)  # policy, person, chance; and send
                 self.timing.acted(self.actions.inference_ns)
                 if decision is None:  # a person has not begun, or a remote policy not answered
-                    ending = self._pass_time(observation)
+                    ending = self._pass_time(observation) or self._cut(source)
                     observation = self.robot.observations.newest or observation
                     continue
                 self.recorder.decided(decision)
@@ -277,7 +289,16 @@ class EpisodeLoop:
         if source is EpisodeSource.EVALUATION and self.actions.taken_over:
             return aborted(Reason(PERSON_TOOK_OVER, "a person took over an evaluation"))
         reason = self._stopping or self.robot.trouble() or self.sink.why_paused()
-        return aborted(reason) if reason else None
+        return aborted(reason) if reason else self._cut(source)
+
+    def _cut(self, source: EpisodeSource) -> Ending | None:
+        """The end of an episode whose robot was asked back, once its time is over."""
+        if self._cut_ns is None or self.clock.monotonic_ns() < self._cut_ns:
+            return None
+        why = Reason(ASKED_BACK, "the robot was asked back, and the time to finish is over")
+        if source is EpisodeSource.EVALUATION or not self.recorder.steps:
+            return aborted(why)
+        return Ending(Outcome.UNKNOWN, False, why.text, why.code)
 
     def _pass_time(self, observation: Observation) -> Ending | None:
         """Nothing to do, until a person begins or a remote policy answers: wait one period."""

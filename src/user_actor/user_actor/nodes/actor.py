@@ -34,8 +34,9 @@ from user_comm.lifecycle import LifecycleNode
 from user_comm.logs import bridge_logging
 from user_comm.run import run
 from user_comm.subscriptions import TopicReader
-from user_core.errors import DeviceError, DeviceTimeout, TransportError
-from user_core.reasons import NO_REASON, NODE_WAITS, POLICY_PULL, Reason
+from user_core.errors import ConfigError, DeviceError, DeviceTimeout, TransportError
+from user_core.reasons import ASKED_BACK, NO_REASON, NODE_WAITS, POLICY_PULL, Reason
+from user_core.runtime.grants import grant_of_environment
 from user_core.runtime.scheduling import hurry_middleware, make_process_prompt, urgent_thread
 from user_core.specs import RobotSpec
 from user_core.types import ActionChunk, EpisodeResult, Task, TrajectoryAck, TrajectoryChunk
@@ -120,6 +121,7 @@ class ActorNode(LifecycleNode):
         self._teleop: RosTeleop | None = None
         self._loop: ActorLoop | None = None
         self._given_up = NO_REASON
+        self._finish_s: float | None = None  # it was asked to finish; by the monotonic clock
         self._feed: PolicyFeed | None = None
         self._inference: InferenceLink | None = None
         self._announced: PolicyAnnouncement | None = None
@@ -150,6 +152,7 @@ class ActorNode(LifecycleNode):
         self._lease.start()
         stack.callback(self._lease.stop)
         self._stop = threading.Event()
+        self._finish_s = None
         thread = threading.Thread(target=self._act, args=(self._stop,), name="actor", daemon=True)
         thread.start()
         stack.callback(_join, thread)
@@ -167,7 +170,7 @@ class ActorNode(LifecycleNode):
         try:
             while not stop.is_set():
                 description = self._description
-                if description is None:
+                if description is None or self._finish_s is not None:
                     stop.wait(_LOOK_S)
                 else:
                     self._act_with(description, stop)
@@ -208,13 +211,16 @@ class ActorNode(LifecycleNode):
             inference = policy if isinstance(policy, InferenceLink) else None
             self._inference, self._robot, self._teleop, self._loop = inference, robot, teleop, loop
             stack.callback(self._forget_loop)
+            if self._finish_s is not None:  # asked meanwhile
+                loop.finish(max(0.0, self._finish_s - time.monotonic()))
             if not stop.is_set() and description is self._description:
                 try:
                     with urgent_thread():
                         loop.run()
                 finally:
                     self._given_up = loop.given_up
-                while loop.is_done and not stop.is_set():  # all episodes are recorded
+                # All episodes are recorded, or the robot was asked back.
+                while (loop.is_done or self._finish_s is not None) and not stop.is_set():
                     stop.wait(_LOOK_S)
 
     def _policy(self, spec: RobotSpec, stack: ExitStack) -> PolicyHolder | InferenceLink | None:
@@ -266,6 +272,7 @@ class ActorNode(LifecycleNode):
         if config.loop.max_backlog_steps:
             self.listen(topics.LEARNER_BACKLOG, self._on_backlog, always=True)
         self.serve(topics.GO, self._on_go, always=True)
+        self.serve(topics.FINISH, self._on_finish, always=True)
         self._reset = self.client(topics.RESET, config.hal, self._reader)
         self._lease = LeaseKeeper(
             config.lease,
@@ -273,6 +280,7 @@ class ActorNode(LifecycleNode):
             self.client(topics.ACQUIRE_LEASE, config.hal),
             self.client(topics.RENEW_LEASE, config.hal),
             self.client(topics.RELEASE_LEASE, config.hal),
+            grant_of_environment(),
         )
 
     def _on_spec(self, description: RobotDescription) -> None:
@@ -296,6 +304,23 @@ class ActorNode(LifecycleNode):
                               hint="Say it again then")  # fmt: skip
         response.message, response.success = self._loop.start.go(), True
         self.get_logger().info(f"a person says go: {response.message}")
+
+    def _on_finish(self, request: Any, response: Any) -> None:
+        limit_s = float(request.limit_s)
+        if not 0.0 <= limit_s < float("inf"):
+            raise ConfigError("limit_s", got=limit_s, expected="seconds, 0 or more")
+        if self._finish_s is None:
+            self.get_logger().info(f"the robot is asked back: the episode has {limit_s:g} s to end")
+            self._finish_s = time.monotonic() + limit_s
+        loop = self._loop
+        if loop is not None:
+            loop.finish(limit_s)
+        response.finished = loop is None or loop.is_finished
+        response.outbox_chunks = self._outbox.status().pending_chunks
+        response.message = (
+            "no episode runs" if response.finished else "the episode goes on to its end"
+        )
+        response.success = True
 
     def _on_intervention(self, intervention: Intervention) -> None:
         if self._teleop is not None:
@@ -335,6 +360,8 @@ class ActorNode(LifecycleNode):
         loop, feed, inference = self._loop, self._feed, self._inference
         status = None if loop is None else loop.status()
         waiting_for = Reason(NODE_WAITS, "the robot's spec" if self.is_active else "activation")
+        if self._finish_s is not None:
+            waiting_for = Reason(ASKED_BACK, "the robot was asked back; no episode is begun")
         message = actor_status_to_message(status, self._outbox.status(), waiting_for)
         message.actor = self._name
         if self._description is not None:

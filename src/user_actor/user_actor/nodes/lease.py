@@ -6,10 +6,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from user_actor.config import LeaseConfig
 from user_comm.services import ServiceClient
-from user_core.errors import LeaseError, SuiteError, TransportError
+from user_core.errors import LeaseError, OldGrant, SuiteError, TransportError
+from user_core.reasons import NO_LEASE, NO_REASON, Reason
 
 #: For a hal that is just being discovered.
 _PATIENCE_S = 3.0
@@ -27,10 +29,11 @@ class LeaseKeeper:
         acquire: Client of ``acquire_lease``.
         renew: Client of ``renew_lease``.
         release: Client of ``release_lease``.
+        grant: Number of the scheduler's grant under which the robot is asked for; 0: there is none.
 
     Attributes:
         token: Fencing number of the lease; 0 without one.
-        problem: Why there is none.
+        problem: Why there is none; false with one.
         on_lost: Called in the keeper's thread when it was lost.
     """
 
@@ -41,14 +44,15 @@ class LeaseKeeper:
         acquire: ServiceClient,
         renew: ServiceClient,
         release: ServiceClient,
+        grant: int = 0,
     ) -> None:
-        self._wish, self._holder = wish, holder
+        self._wish, self._holder, self._grant = wish, holder, grant
         self._acquire, self._renew, self._release = acquire, renew, release
         self._ending = threading.Event()
         self._until_s = 0.0
         self._duration_s = wish.duration_s
         self.token = 0
-        self.problem = "not asked for yet"
+        self.problem = Reason(NO_LEASE, "no lease of the robot: not asked for yet")
         self.on_lost: Callable[[], None] = lambda: None
         self._thread: threading.Thread | None = None
 
@@ -91,15 +95,16 @@ class LeaseKeeper:
 
     def _do_acquire(self) -> None:
         request = self._acquire.request_type(
-            holder=self._holder, duration_s=self._wish.duration_s, preempt=self._wish.preempt
-        )
+            holder=self._holder, duration_s=self._wish.duration_s, preempt=self._wish.preempt,
+            grant=self._grant,
+        )  # fmt: skip
         asked_s = time.monotonic()
         answer = self._acquire.call(request, _PATIENCE_S, self._ending)
         if not answer.success:
-            raise LeaseError(answer.message or "the lease was refused")
+            raise _refusal(answer, "the lease was refused")
         self._duration_s = answer.lease.duration_s
         self._until_s = asked_s + self._duration_s
-        self.token, self.problem = int(answer.lease.token), ""
+        self.token, self.problem = int(answer.lease.token), NO_REASON
         _log.info("the robot is leased with token %d", self.token)
 
     def _do_renew(self) -> None:
@@ -112,17 +117,25 @@ class LeaseKeeper:
                 raise
             return  # it may still be answered in time
         if not answer.success:
-            raise LeaseError(answer.message or "the lease was lost")
+            raise _refusal(answer, "the lease was lost")
         self._until_s = asked_s + self._duration_s
 
     def _lost(self, error: SuiteError) -> None:
-        if self.token or str(error) != self.problem:
-            _log.warning("no lease of the robot: %s", error)
-        had, self.token, self.problem = self.token, 0, str(error)
+        code = error.code if isinstance(error, OldGrant) else NO_LEASE
+        problem = Reason(code, f"no lease of the robot: {error}")
+        if self.token or problem != self.problem:
+            _log.warning("%s", problem)
+        had, self.token, self.problem = self.token, 0, problem
         if had:
             self.on_lost()
 
     def _give_back(self) -> None:
         request = self._release.request_type(token=self.token)
-        self.token, self.problem = 0, "given back"
+        self.token, self.problem = 0, Reason(NO_LEASE, "no lease of the robot: given back")
         self._release.tell(request)
+
+
+def _refusal(answer: Any, text: str) -> LeaseError:
+    """What a hal says that it refuses: for now, or for ever."""
+    kind = OldGrant if answer.error_code == OldGrant.code else LeaseError
+    return kind(answer.message or text)

@@ -14,6 +14,7 @@ from typing import Any
 
 from user_msgs.msg import SafetyStatus
 
+from user_actor.loop.chunks import GoingOn
 from user_actor.loop.ports import NOBODY, HumanInput
 from user_actor.loop.remote import InferenceLink, RemoteConfig
 from user_actor.nodes.lease import LeaseKeeper
@@ -22,7 +23,7 @@ from user_comm.diagnostics import Flow, FlowFigures, Item, Level
 from user_comm.endpoints import TopicPublisher
 from user_comm.services import PendingCall, ServiceClient
 from user_comm.subscriptions import CheckedSubscription, TopicReader
-from user_core.codecs.images import encode_observation
+from user_core.codecs.images import encode_observation, encode_plan
 from user_core.errors import DeviceError, SpecError, TransportError
 from user_core.reasons import (
     EMERGENCY_STOP,
@@ -123,7 +124,7 @@ class RosRobot:
     def trouble(self) -> Reason:
         status = self._safety
         if not self._lease.token:
-            return Reason(NO_LEASE, f"no lease of the robot: {self._lease.problem}")
+            return self._lease.problem or Reason(NO_LEASE, "no lease of the robot")
         if self._misfit:
             return Reason(SPEC_DIFFERS, self._misfit)
         if status is None or status.state < SafetyStatus.STOPPED:
@@ -139,7 +140,7 @@ class RosRobot:
         status, box = self._safety, self.observations
         _ = box.newest  # what has arrived meanwhile
         if not self._lease.token:
-            return Reason(NO_LEASE, f"no lease of the robot: {self._lease.problem}")
+            return self._lease.problem or Reason(NO_LEASE, "no lease of the robot")
         if status is not None and status.state == SafetyStatus.EMERGENCY:
             return Reason(EMERGENCY_STOP, f"emergency stop: {status.detail or status.cause}")
         if self._misfit:
@@ -329,12 +330,16 @@ class RemoteInference:
             },
         )
 
-    def _send(self, observation: Observation, deterministic: bool) -> int:
+    def _send(
+        self, observation: Observation, deterministic: bool, going_on: GoingOn | None = None
+    ) -> int:
         if not self._observations.wanted:
             raise TransportError(
                 f"topic {self._observations.topic}", got="no inference node or bridge listens"
             )
         arrays = encode_observation(observation.arrays, self._coding, deterministic=deterministic)
+        if going_on is not None:
+            arrays |= encode_plan(*going_on)
         # what the robot says about its task is judged here, not there
         coded = replace(observation, arrays=arrays, task=NO_TASK, applied=None)
         if not self._observations.publish(coded):

@@ -27,8 +27,9 @@ from user_comm.subscriptions import TopicReader
 from user_comm.topic_io import RosTopicIo
 from user_core.config import to_mapping
 from user_core.embodiment import space_of
-from user_core.errors import LeaseError, SuiteError
+from user_core.errors import LeaseError, OldGrant, SuiteError
 from user_core.reasons import HANGS, LOOP_DIED, NO_REASON, Reason
+from user_core.runtime.grants import grant_of_environment
 from user_core.runtime.scheduling import hurry_middleware, make_process_prompt
 from user_core.types import ActionChunk, Lease, Observation
 from user_hal.node_configs import HalConfig
@@ -49,12 +50,15 @@ from user_hal.robot_file import (
 )
 from user_hal.robots.in_real_time import InRealTime
 from user_hal.runtime.control_loop import HalLoop, HalStatus
+from user_hal.runtime.grants import GrantOrder
+from user_hal.runtime.obeyed import ObeyedLog
 from user_hal.safety import Refused
 from user_hal.safety.config import WorkspaceConfig
 from user_hal.safety.emergency_stop import LatchFile, state_folder
 from user_hal.topic_io import attach_topics, topics_commanded, topics_read, wants_topics
 
 _STATUS_PERIOD_S = 1.0
+_LOG_PERIOD_S = 0.2
 #: What a reset may take beyond the driver's own limit before the caller is told.
 _RESET_GRACE_S = 5.0
 
@@ -95,6 +99,10 @@ class HalNode(LifecycleNode):
         self._taken = {self.resolve_topic_name(topic): "read from" for topic in topics_read(robot)}
         for topic in topics_commanded(robot):
             self._taken[self.resolve_topic_name(topic)] = "commanded by"
+        folder = state_folder(self.config.state_dir, self._resource_name())
+        grants = GrantOrder(folder, grant_of_environment(), self._resource_name())
+        self._obeyed = ObeyedLog(folder)
+        stack.callback(self._obeyed.write, True)
         self._loop = HalLoop(
             robot,
             config.loop,
@@ -103,10 +111,14 @@ class HalNode(LifecycleNode):
             resource=self._resource_name(),
             on_observation=self._show,
             on_status=self._show_status,
-            latch=LatchFile(state_folder(self.config.state_dir, self._resource_name())),
+            latch=LatchFile(folder),
             on_lost=self._lost,
+            grants=grants,
+            obeyed=self._obeyed,
             space=space_of(config.embodiment, robot.spec, config.safety.action_scale),
         )
+        if grants.own:
+            self.get_logger().info(f"started under grant {grants.own} of the fleet's scheduler")
         self._say = Throttle()
         self._marker_due_s = 0.0
         self._spec = self.advertise(topics.ROBOT_SPEC, always=True)
@@ -127,7 +139,8 @@ class HalNode(LifecycleNode):
         self._watch(stack)
         self._publish_spec()
         self._show_status(self._loop.status())
-        self.every(_STATUS_PERIOD_S, lambda: self._show_status(self._loop.status()), always=True)
+        self.every(_STATUS_PERIOD_S, self._look_around, always=True)
+        self.every(_LOG_PERIOD_S, self._obeyed.write, always=True)
 
     def activate(self, stack: ExitStack) -> None:
         """Connect, in the loop's thread, and let commands in. A robot that is not there yet is
@@ -151,6 +164,12 @@ class HalNode(LifecycleNode):
         self._loop.tighten(self._robot_file.safety)
         self._show_status(self._loop.status())
         self.get_logger().warning("the safety limits were tightened, by a parameter")
+
+    def _look_around(self) -> None:
+        """Once a second: say how it is, and heed grants that another process has seen."""
+        self._show_status(self._loop.status())
+        if over := self._loop.leases.look():
+            self.end(over)
 
     def _expanded(self, config: HalConfig, changed: set[str]) -> RobotFile:
         """The robot file, overruled by parameters that were given at the start or since."""
@@ -239,11 +258,17 @@ class HalNode(LifecycleNode):
         self._require_resource(request.resource)
         leases = self._loop.leases
         try:
-            lease = leases.acquire(request.holder, request.duration_s, request.preempt)
-        except LeaseError:
+            lease = leases.acquire(
+                request.holder, request.duration_s, request.preempt, int(request.grant)
+            )
+        except LeaseError as error:
             self._fill_lease(response)
+            old = isinstance(error, OldGrant)
+            if old and (text := self._say(error.code, f"refused a lease: {error}")):
+                self.get_logger().warning(text)
             raise
-        self.get_logger().info(f"leased to {lease.holder!r} with token {lease.token}")
+        under = f", under grant {request.grant}" if request.grant else ""
+        self.get_logger().info(f"leased to {lease.holder!r} with token {lease.token}{under}")
         self._fill_lease(response, lease)
         response.success = True
 

@@ -169,6 +169,8 @@ class CommandPath:
                 self.halt(Reason(verdict.reasons[0], verdict.detail))
                 return None
             self._sent_ns = now_ns
+            if self._last is not None:
+                self.leases.obeyed(self._last[0])
             self._watchdog.sent(now_ns)
             self.supervisor.sent()
             return Order(verdict.action, row, verdict.changed)

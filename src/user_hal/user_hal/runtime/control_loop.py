@@ -28,7 +28,9 @@ from user_hal.runtime.driver_guard import (
     Sentinel,
     Stopper,
 )
+from user_hal.runtime.grants import GrantOrder
 from user_hal.runtime.leases import LeaseBook, LeaseConfig
+from user_hal.runtime.obeyed import ObeyedLog
 from user_hal.safety import SafetyConfig
 from user_hal.safety.emergency_stop import LatchFile
 from user_hal.safety.stops import SafetyState
@@ -132,6 +134,8 @@ class HalLoop:
             has been told to stop by then.
         space: In which commands come; None: the driver's own. Observations are given on as the
             driver shows them, for whoever shows them to translate.
+        grants: Which grants of a fleet's scheduler are obeyed; None: what this process sees.
+        obeyed: Where it is noted who commanded the robot; None: in memory.
 
     Attributes:
         path: The way of a command.
@@ -159,6 +163,8 @@ class HalLoop:
         latch: LatchFile | None = None,
         on_lost: Callable[[Reason], None] = lambda reason: None,
         space: Space | None = None,
+        grants: GrantOrder | None = None,
+        obeyed: ObeyedLog | None = None,
     ) -> None:
         self._on_lost, self._lost = on_lost, NO_REASON
         self.space: Space = OwnSpace(robot.spec) if space is None else space
@@ -169,7 +175,7 @@ class HalLoop:
         self._stopper = make_stopper(lambda: self._guard.stop_robot())
         self._guard = DriverGuard(robot, config.driver, limit_s, self._stopper.request, self._clock)
         self._demanded = DemandedStop(robot)
-        self.leases = LeaseBook(resource, lease, self._clock, self._lease_changed)
+        self.leases = LeaseBook(resource, lease, self._clock, self._lease_changed, grants, obeyed)
         self.path = CommandPath(
             robot.spec,
             safety,
@@ -251,6 +257,7 @@ class HalLoop:
         with self.path.lock:
             self._require_no_emergency()
             self.path.close("the robot is being reset")
+        self.leases.obeyed(token)
         done = self._resets.add(seed)
         self.waiter.wake()
         return done
