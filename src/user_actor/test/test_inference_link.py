@@ -7,10 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from user_actor.loop.chunks import GoingOn
 from user_actor.loop.inference_server import InferenceServer
 from user_actor.loop.policy import PolicyHolder
 from user_actor.loop.remote import InferenceLink, RemoteConfig
-from user_core.codecs.images import DETERMINISTIC, decode_observation, encode_observation
+from user_core.codecs.images import (
+    DETERMINISTIC,
+    decode_observation,
+    encode_observation,
+    encode_plan,
+)
 from user_core.config import Config
 from user_core.errors import CodecError, SpecError, TransportError
 from user_core.fakes import PolicyMailbox
@@ -50,6 +56,11 @@ class Echo(Policy):
             (float(observation["x"][0]), deterministic, int(observation["image"].sum()))
         )
         return np.full((3, 2), np.nan if self.bad else observation["x"][0], np.float32)
+
+    def continue_plan(self, observation, plan, frozen, *, deterministic=False):
+        rows = self.act(observation, deterministic=deterministic)
+        rows[:frozen] = plan[:frozen]
+        return rows
 
     def arrays(self):
         return {}
@@ -112,7 +123,7 @@ class Wire:
         self.link = InferenceLink(RemoteConfig(enabled=True, **config), SPEC, self.send)
         self.link.start()
 
-    def send(self, seen, deterministic):
+    def send(self, seen, deterministic, going_on):
         if self.fails is not None:
             raise self.fails
         self.sent.append(seen.sequence)
@@ -270,10 +281,12 @@ class Pair:
         self.server.stop()
         self.thread.join(5.0)
 
-    def there(self, seen, deterministic):
+    def there(self, seen, deterministic, going_on):
         coded = encode_observation(
             seen.arrays, self.link.config.coding, deterministic=deterministic
         )
+        if going_on is not None:
+            coded |= encode_plan(*going_on)
         self.server.offer(replace(seen, arrays=coded))
         return 1
 
@@ -338,3 +351,11 @@ def test_nothing_is_answered_before_the_first_version_where_that_is_wanted():
         pair.link.ask(observation(2), 2)
         answer = pair.link.wait(time.monotonic_ns() + 10 * 10**9)
         assert answer.version == 9
+
+
+def test_a_plan_that_is_carried_out_goes_there_and_the_answer_goes_on_from_it():
+    with Pair() as pair:
+        plan = np.array([[7, 7], [8, 8]], np.float32)
+        pair.link.ask(observation(1), 1, going_on=GoingOn(plan, 1))
+        answer = pair.link.wait(time.monotonic_ns() + int(5e9))
+        assert answer.rows_ta[:, 0].tolist() == [7, 1, 1]

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from user_actor.loop.chunks import DelayedPlans, Ensemble, GoingOn
 from user_actor.loop.config import ActorLoopConfig, ExplorationConfig
 from user_actor.loop.interventions import InterventionArbiter, Takeover
-from user_actor.loop.policy import FixedPolicy, PolicyHolder, ReadyPolicy, check_plan
+from user_actor.loop.policy import FixedPolicy, PolicyHolder, ReadyPolicy, check_plan, planned
 from user_actor.loop.ports import NOBODY, RobotPort, TeleopPort
 from user_actor.loop.recording import Decision
 from user_actor.loop.remote import InferencePort, RemotePolicy
 from user_actor.loop.stats import LoopStats
-from user_core.errors import PolicyError, in_words, is_of_a_person
+from user_actor.loop.threaded import ThreadedPolicy
 from user_core.reasons import NO_POLICY, NO_POLICY_VERSION, NO_REASON, NO_TELEOP, Reason
 from user_core.runtime.clock import Clock
 from user_core.runtime.pacing import Pacer
@@ -149,10 +150,26 @@ class ActionSource:
         self._stats, self._total_steps = stats, total_steps
         self.policies: FixedPolicy | PolicyHolder | None = None
         self._remote: RemotePolicy | None = None
+        chunks, action = config.chunks, robot.spec.action
+        self._threaded: ThreadedPolicy | None = None
+        port: InferencePort | None = None
         if isinstance(policy, FixedPolicy | PolicyHolder):
             self.policies = policy
-        elif policy is not None:
-            self._remote = RemotePolicy(policy, pacer, clock, self._send_rows)
+            if chunks.inference == "thread":
+                self._threaded = port = ThreadedPolicy(policy, robot.spec, clock)
+        else:
+            port = policy
+        if port is not None:
+            self._remote = RemotePolicy(port, pacer, clock, self._send_rows, chunks, action)
+        self._delayed: DelayedPlans | None = None
+        if chunks.execution != "sequential" or chunks.delay_steps:
+            averaged = chunks.execution == "ensemble"
+            self._delayed = DelayedPlans(
+                chunks.delay_steps,
+                config.replan_every or int(averaged),
+                chunks.execution == "real_time",
+                Ensemble(action, chunks.ensemble_decay) if averaged else None,
+            )
         self._random = RandomActions(config.exploration, robot.spec.action, total_steps())
         self.arbiter = InterventionArbiter(config.arbiter, robot.spec)
         self._sequence = clock.wall_ns() // 1000
@@ -169,7 +186,7 @@ class ActionSource:
             if self._teleop is None:
                 return Reason(NO_TELEOP, "demonstrations need a teleoperator")
             return NO_REASON
-        if self._remote is not None:
+        if self._remote is not None and self.policies is None:
             return self._remote.why_waiting(self._robot.observations.newest)
         if self.policies is None:
             return Reason(NO_POLICY, "there is no policy")
@@ -182,7 +199,7 @@ class ActionSource:
     @property
     def has_version(self) -> bool:
         """Whether there is a policy that is worth an evaluation."""
-        if self._remote is not None:
+        if self._remote is not None and self.policies is None:
             return self._remote.version > 0
         return self.policies is not None and not self.policies.waits
 
@@ -207,8 +224,12 @@ class ActionSource:
         self._random.reset()
         if isinstance(self.policies, PolicyHolder):
             self.policies.held = keep_version
-        if self.policies is not None:
+        if self._threaded is not None:
+            self._threaded.begin_episode(task)
+        elif self.policies is not None:
             self.policies.begin(task)
+        if self._delayed is not None:
+            self._delayed.clear()
         if isinstance(self.policies, PolicyHolder):
             self.policies.held = source is EpisodeSource.EVALUATION
         if self._remote is not None:
@@ -242,7 +263,7 @@ class ActionSource:
         else:
             proposal = self._propose(observation)
         if takeover is not None:
-            self._plan = None  # its rows are overruled: plan anew afterwards
+            self._forget_plan()  # its rows are overruled: plan anew afterwards
             return self._send(observation, proposal, takeover.action, takeover.acted_by)
         return self._send(observation, proposal, proposal.action, proposal.acted_by)
 
@@ -265,19 +286,29 @@ class ActionSource:
         ready = policies.current()
         evaluating = self._source is EpisodeSource.EVALUATION
         if not evaluating and self._is_random():
-            self._plan = None
+            self._forget_plan()
             return _Proposal(self._random.sample(), ActedBy.RANDOM, 0)
+        if self._delayed is not None:
+            action, made, _ = self._delayed.next(
+                lambda going_on: self._act(ready, observation, going_on, evaluating)
+            )
+            return _Proposal(action, ActedBy.POLICY, made.version)
         if self._plan is None or self._plan.due(self._config.replan_every):
             self._plan = self._make_plan(ready, observation, evaluating)
         plan = self._plan
         action, row = plan.take()
         return _Proposal(action, ActedBy.POLICY, plan.version, row, plan.sequence if row else 0)
 
+    def _forget_plan(self) -> None:
+        self._plan = None
+        if self._delayed is not None:
+            self._delayed.clear()
+
     def _propose_remotely(
         self, remote: RemotePolicy, observation: Observation, takeover: Takeover | None
     ) -> _Proposal | None:
         evaluating = self._source is EpisodeSource.EVALUATION
-        random = not evaluating and self._total_steps() < self._config.exploration.random_steps
+        random = not evaluating and self._is_random()
         if random or takeover is not None:
             wanted = remote.overruled(observation)
             if random:
@@ -304,21 +335,22 @@ class ActionSource:
     def _make_plan(
         self, ready: ReadyPolicy, observation: Observation, deterministic: bool
     ) -> ChunkInProgress:
+        return ChunkInProgress(*self._act(ready, observation, None, deterministic))
+
+    def _act(
+        self,
+        ready: ReadyPolicy,
+        observation: Observation,
+        going_on: GoingOn | None,
+        deterministic: bool,
+    ) -> tuple[Array, int]:
+        """What the policy plans, and its version."""
         begin_ns = self._clock.monotonic_ns()
-        try:
-            action_ta = ready.policy.act(observation.arrays, deterministic=deterministic)
-        except PolicyError:
-            raise
-        except BaseException as error:  # a plugin may fail in any way, SystemExit too
-            if is_of_a_person(error):
-                raise
-            raise PolicyError(
-                f"policy {type(ready.policy).__name__}", got=in_words(error)
-            ) from error
+        action_ta = planned(ready.policy, observation.arrays, going_on, deterministic)
         self.inference_ns = self._clock.monotonic_ns() - begin_ns
         self._stats.inference.add(self.inference_ns)
         check_plan(action_ta, self._robot.spec)
-        return ChunkInProgress(action_ta, ready.number)
+        return action_ta, ready.number
 
     def _send(
         self, observation: Observation, proposal: _Proposal, action: Array, acted_by: ActedBy

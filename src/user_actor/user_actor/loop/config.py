@@ -50,6 +50,34 @@ class ExplorationConfig(Config):
     )
 
 
+class ChunksConfig(Config):
+    """How chunks of several actions are carried out."""
+
+    execution: Literal["sequential", "ensemble", "real_time"] = setting(
+        "sequential",
+        doc="sequential: replan_every rows of a chunk, then the next; ensemble: each action is a weighted mean "
+        "of what all chunks planned for its step (Zhao et al. 2023); real_time: the next chunk is made "
+        "meanwhile, and goes on from the rows that will be over by then (Black et al. 2025).",
+    )
+    inference: Literal["inline", "thread"] = setting(
+        "inline",
+        doc="inline: the control loop waits for the policy; thread: it does not, and a chunk takes over once "
+        "it is there. Not for a robot whose time passes by commands.",
+    )
+    delay_steps: int = setting(
+        0,
+        doc="inline: steps from asking a policy to its chunk taking over, so that a simulation can show what a "
+        "slow one costs; thread, and a policy elsewhere: the delay that is expected of the first chunk.",
+        ge=0,
+        le=256,
+    )
+    ensemble_decay: float = setting(
+        0.01,
+        doc="Of weights in an ensemble: exp(-decay) from one chunk to the next, newer one.",
+        ge=0,
+    )
+
+
 class EvaluationConfig(Config):
     """Deterministic episodes that show how good the policy is."""
 
@@ -110,6 +138,9 @@ class ActorLoopConfig(Config):
     )
     replan_every: int = setting(
         0, doc="Rows of a policy's action chunk that are executed; 0: all of them.", ge=0
+    )
+    chunks: ChunksConfig = setting(
+        factory=ChunksConfig, doc="How a policy's action chunks are carried out."
     )
     failure_terminates: bool = setting(
         True, doc="A label `failure` means that no value lies beyond, rather than a mere cut."

@@ -113,19 +113,25 @@ class EpisodeLoop:
                 "remote inference", got=f"{robot.spec.robot!r}, whose time passes by commands",
                 expected="a robot in real time", hint="A simulation has real_time for that",
             )  # fmt: skip
+        if robot.spec.lockstep and config is not None and config.chunks.inference == "thread":
+            raise ConfigError(
+                "loop.chunks.inference", got=f"thread, and {robot.spec.robot!r} in lockstep",
+                expected="inline: its time passes by commands, so no policy is too slow for it",
+                hint="chunks.delay_steps shows what a slow one would cost",
+            )  # fmt: skip
         self.config, self.robot, self.sink = config or ActorLoopConfig(), robot, sink
         self.clock, self.stats = clock or Clock(), LoopStats()
         self._reward, self._on_step, self._on_result = reward, on_step, on_result
         self.task = task
         self._steps_before = sink.total_steps
         self._stopping = NO_REASON
+        self._cut_ns: int | None = None
         self._label = Label.NONE
         self.timing = StepTiming(self.config, robot, self.clock, self.stats, self.why_stopping)
         self.actions = ActionSource(
             self.config, robot, policies, teleop, self.timing.pacer, self.clock, self.stats,
             lambda: self._steps_before + self.stats.steps,
         )  # fmt: skip
-        self._cut_ns: int | None = None
         self.rules, self._next_rules = EndRules(self.config), EndRules(self.config)
         self.recorder = EpisodeRecorder(sink)
 
@@ -179,12 +185,6 @@ class EpisodeLoop:
         changed = {"max_episode_steps": max_episode_steps, "max_episode_s": max_episode_s}
         self._next_rules = EndRules(self.config.replace(**changed))
 
-    def stop(self, reason: Reason = _STOPPED) -> None:
-        """End the episode at the next step, and begin no other until :meth:`resume`. Any thread."""
-        self._stopping = reason
-        self.robot.observations.interrupt()
-
-    def resume(self) -> None:
     def finish(self, limit_s: float) -> None:
         """Let the episode that runs come to its end, and begin no other. Any thread.
 
@@ -195,6 +195,12 @@ class EpisodeLoop:
         cut_ns = self.clock.monotonic_ns() + int(limit_s * 1e9)
         self._cut_ns = cut_ns if self._cut_ns is None else min(self._cut_ns, cut_ns)
 
+    def stop(self, reason: Reason = _STOPPED) -> None:
+        """End the episode at the next step, and begin no other until :meth:`resume`. Any thread."""
+        self._stopping = reason
+        self.robot.observations.interrupt()
+
+    def resume(self) -> None:
         """Let episodes begin again. Any thread."""
         self._stopping = NO_REASON
         self.robot.observations.resume()

@@ -7,9 +7,10 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from user_actor.loop.policy import PolicyHolder, check_plan
-from user_core.codecs.images import decode_observation
-from user_core.errors import PolicyError, SuiteError, in_words
+from user_actor.loop.chunks import GoingOn
+from user_actor.loop.policy import PolicyHolder, check_plan, planned
+from user_core.codecs.images import decode_observation, decode_plan
+from user_core.errors import SuiteError, in_words
 from user_core.runtime.clock import Clock
 from user_core.runtime.histogram import LatencyHistogram
 from user_core.specs import RobotSpec
@@ -119,14 +120,9 @@ class InferenceServer:
             self._episode = observation.episode
             ready.policy.reset(self._task)
         begin_ns = self._clock.monotonic_ns()
-        try:
-            rows_ta = ready.policy.act(arrays, deterministic=deterministic)
-        except PolicyError:
-            raise
-        except (Exception, SystemExit) as error:  # a plugin may fail in any way
-            raise PolicyError(
-                f"policy {type(ready.policy).__name__}", got=in_words(error)
-            ) from error
+        plan = decode_plan(observation.arrays, self._spec.action)
+        going_on = None if plan is None else GoingOn(*plan)
+        rows_ta = planned(ready.policy, arrays, going_on, deterministic)
         self.inference.add(self._clock.monotonic_ns() - begin_ns)
         check_plan(rows_ta, self._spec)
         return ActionChunk(

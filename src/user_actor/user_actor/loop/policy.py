@@ -6,10 +6,12 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from user_core.errors import PolicyError, SuiteError, is_of_a_person
+from user_actor.loop.chunks import GoingOn
+from user_core.errors import PolicyError, SuiteError, in_words, is_of_a_person
 from user_core.interfaces import Policy, PolicySource
 from user_core.reasons import NO_REASON, Reason
 from user_core.specs import Array, Arrays, RobotSpec
@@ -184,6 +186,35 @@ class PolicyHolder:
         why = Reason.of(error)
         self.refusal = Reason(why.code, f"policy version {version.number} was refused: {why.text}")
         _log.error("%s", self.refusal, exc_info=not isinstance(error, SuiteError))
+
+
+def planned(policy: Policy, arrays: Arrays, going_on: GoingOn | None, deterministic: bool) -> Array:
+    """What a policy plans, (T, A), given a plan that is carried out meanwhile, or None.
+
+    Raises:
+        PolicyError: It raised something, or cannot go on from a plan.
+    """
+    act: Any = policy
+    try:
+        if going_on is None:
+            rows_ta: Array = act.act(arrays, deterministic=deterministic)
+        else:
+            if not hasattr(policy, "continue_plan"):
+                raise PolicyError(
+                    f"policy {type(policy).__name__} in real-time chunking", got="no continue_plan",
+                    expected="a policy that can go on from a plan, for instance flow",
+                    hint="Or set loop.chunks.execution to sequential or ensemble",
+                )  # fmt: skip
+            rows_ta = act.continue_plan(
+                arrays, going_on.plan_ta, going_on.frozen, deterministic=deterministic
+            )
+    except PolicyError:
+        raise
+    except BaseException as error:  # a plugin may fail in any way, SystemExit too
+        if is_of_a_person(error):
+            raise
+        raise PolicyError(f"policy {type(policy).__name__}", got=in_words(error)) from error
+    return rows_ta
 
 
 def check_plan(action_ta: Array, spec: RobotSpec) -> None:

@@ -15,13 +15,14 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from user_actor.loop.config import RemoteConfig
+from user_actor.loop.chunks import Delays, Ensemble, GoingOn, Plan
+from user_actor.loop.config import ChunksConfig, RemoteConfig
 from user_actor.loop.policy import check_plan
 from user_core.errors import PolicyError, SuiteError
 from user_core.reasons import INFERENCE_REFUSED, INFERENCE_SILENT, NO_REASON, Reason
 from user_core.runtime.clock import Clock
 from user_core.runtime.pacing import Pacer
-from user_core.specs import Array, RobotSpec
+from user_core.specs import Array, ArraySpec, RobotSpec
 from user_core.types import ActionChunk, Observation
 
 _log = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ _REMEMBERED = 512
 _MOST_ASKED = 64
 #: A step waits for an answer until so many periods before the next one.
 _MARGIN_PERIODS = 0.1
+#: A plan that goes on is asked for again after so many steps more than twice the usual delay.
+_PATIENCE = 5
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,18 @@ class RemotePlans:
             return None
         return Planned(rows_ta[row], row, sequence, version)
 
+    def rest(self, step: int) -> Array | None:
+        """What is going to be carried out from this step on, (P, A); None: nothing."""
+        if self.row(step) is None or self._current is None:
+            return None
+        rows_ta, first_step, _ = self._current.handover
+        if self._next is None:
+            return rows_ta[step - first_step :]
+        later = self._next.handover
+        return np.concatenate(
+            [rows_ta[step - first_step : later.first_step - first_step], later.rows_ta]
+        )
+
     def handover(self, answer: Answer, step: int) -> Handover | None:
         """What to send of an answer that has come in this step; None: all of it is over."""
         first_step = step if self.row(step) is None else step + 1
@@ -157,11 +172,13 @@ class Request:
         observation: What was seen.
         deterministic: Whether to act without noise.
         step: The step in which it was asked about; negative: only to hear whether anybody answers.
+        going_on: The plan that is carried out meanwhile, for the answer to go on from; None: any.
     """
 
     observation: Observation
     deterministic: bool
     step: int
+    going_on: GoingOn | None = None
 
 
 class InferenceLink:
@@ -174,8 +191,9 @@ class InferenceLink:
     Args:
         config: How much may be under way, and for how long.
         spec: The robot.
-        send: Codes and sends an observation, and says how many bytes that were; called in the
-            sender's thread; raises an error of our tree.
+        send: Codes and sends an observation, whether to act without noise and the plan to go on from
+            (or None), and says how many bytes that were; called in the sender's thread; raises an
+            error of our tree.
         clock: Tells the time.
 
     Attributes:
@@ -194,7 +212,7 @@ class InferenceLink:
         self,
         config: RemoteConfig,
         spec: RobotSpec,
-        send: Callable[[Observation, bool], int],
+        send: Callable[[Observation, bool, GoingOn | None], int],
         clock: Clock | None = None,
     ) -> None:
         self.config, self._spec, self._send = config, spec, send
@@ -233,11 +251,14 @@ class InferenceLink:
             self._asked.clear()
             self._under_way.clear()
 
-    def ask(self, observation: Observation, step: int, *, deterministic: bool = False) -> None:
+    def ask(
+        self, observation: Observation, step: int, *, deterministic: bool = False,
+        going_on: GoingOn | None = None,
+    ) -> None:  # fmt: skip
         """Have this observation answered, instead of one that was not sent yet."""
         with self._changed:
             self.superseded += self._waiting is not None
-            self._waiting = Request(observation, deterministic, step)
+            self._waiting = Request(observation, deterministic, step, going_on)
             self._changed.notify_all()
 
     def take(self) -> Answer | None:
@@ -328,7 +349,9 @@ class InferenceLink:
     def _run(self) -> None:
         while (request := self._next()) is not None:
             try:
-                sent_bytes = self._send(request.observation, request.deterministic)
+                sent_bytes = self._send(
+                    request.observation, request.deterministic, request.going_on
+                )
             except SuiteError as error:
                 with self._changed:
                     self._forget(request.observation.stamp_ns)
@@ -378,7 +401,10 @@ class InferencePort(Protocol):
     def begin(self) -> None:
         """What was asked until now is over."""
 
-    def ask(self, observation: Observation, step: int, *, deterministic: bool = False) -> None:
+    def ask(
+        self, observation: Observation, step: int, *, deterministic: bool = False,
+        going_on: GoingOn | None = None,
+    ) -> None:  # fmt: skip
         """Have this observation answered; returns at once."""
 
     def take(self) -> Answer | None:
@@ -406,15 +432,25 @@ class RemotePolicy:
         pacer: The grid of steps.
         clock: Tells the time.
         send: Sends ``(rows_ta, version, start_ns)`` to the robot.
+        chunks: How chunks are carried out.
+        action: The robot's.
 
     Attributes:
         waited_ns: How long the last step waited for an answer.
         plans: What is played.
+        delays: How late answers take over.
     """
 
-    def __init__(self, port: InferencePort, pacer: Pacer, clock: Clock, send: SendRows) -> None:
+    def __init__(
+        self, port: InferencePort, pacer: Pacer, clock: Clock, send: SendRows,
+        chunks: ChunksConfig, action: ArraySpec,
+    ) -> None:  # fmt: skip
         self._port, self._pacer, self._clock, self._send = port, pacer, clock, send
-        self.plans = RemotePlans()
+        self.plans, self.delays = RemotePlans(), Delays(chunks.delay_steps)
+        self._goes_on = chunks.execution == "real_time"
+        averaged = chunks.execution == "ensemble"
+        self._ensemble = Ensemble(action, chunks.ensemble_decay) if averaged else None
+        self._asked_step: int | None = None
         self.waited_ns = 0
 
     @property
@@ -436,6 +472,7 @@ class RemotePolicy:
     def begin(self) -> None:
         """A new episode."""
         self.plans.reset()
+        self._forget_plans()
         self._port.begin()
 
     def propose(self, observation: Observation, *, deterministic: bool) -> Planned | None:
@@ -444,7 +481,7 @@ class RemotePolicy:
         It waits for an answer, up to the end of the step, only where nothing is planned for this.
         """
         step, end_ns = self._pacer.step, self._pacer.due_ns
-        self._port.ask(observation, step, deterministic=deterministic)
+        self._ask(observation, step, deterministic)
         self._hand_over(self._port.take(), step)
         planned = self.plans.row(step)
         begin_ns = self._clock.monotonic_ns()
@@ -460,16 +497,45 @@ class RemotePolicy:
         step = self._pacer.step
         self._port.ask(observation, step)
         self.plans.interrupt(step)
+        self._forget_plans()
         self.waited_ns = 0
         answer = self._port.take()
         if answer is None or step - answer.step >= len(answer.rows_ta):
             return None
         return answer.rows_ta[step - answer.step], answer.version
 
+    def _forget_plans(self) -> None:
+        self._asked_step = None
+        if self._ensemble is not None:
+            self._ensemble.clear()
+
+    def _ask(self, observation: Observation, step: int, deterministic: bool) -> None:
+        """Have this observation answered. Plans that go on are asked for one after the other: the
+        next one must know what the one before has made of the steps to come."""
+        if not self._goes_on:
+            self._port.ask(observation, step, deterministic=deterministic)
+            return
+        frozen, asked = self.delays.expected, self._asked_step
+        if asked is not None and step - asked <= 2 * frozen + _PATIENCE:
+            return
+        self._asked_step = step
+        rest = self.plans.rest(step)
+        going_on = None if rest is None else GoingOn(rest, min(frozen, len(rest)))
+        self._port.ask(observation, step, deterministic=deterministic, going_on=going_on)
+
     def _hand_over(self, answer: Answer | None, step: int) -> None:
         handover = None if answer is None else self.plans.handover(answer, step)
-        if handover is None:
+        if answer is not None:
+            self._asked_step = None
+        if handover is None or answer is None:
             return
+        self.delays.add(handover.first_step - answer.step)
+        if self._ensemble is not None:
+            start = handover.first_step + len(handover.rows_ta) - len(answer.rows_ta)
+            self._ensemble.add(Plan(answer.rows_ta, start, answer.version))
+            self._ensemble.row(step)  # forgets plans that are over
+            end = start + len(answer.rows_ta)
+            handover = handover._replace(rows_ta=self._ensemble.rows(handover.first_step, end))
         rows_ta, first_step, version = handover
         if first_step == step and len(rows_ta) == 1:
             start_ns = 0

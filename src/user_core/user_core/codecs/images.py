@@ -12,7 +12,8 @@ say, and those are checked against the limits, and against the images' own heade
 
 In an observation for a policy elsewhere (:func:`encode_observation`) arrays keep their names. An
 image (H, W) or (H, W, C), uint8, travels as ``name@coding``, in one of these codings. The array
-``@deterministic`` says that the policy should act without noise.
+``@deterministic`` says that the policy should act without noise. ``@plan`` (P, A) and ``@frozen`` are a plan that
+is being carried out, for the answer to go on from.
 """
 
 from __future__ import annotations
@@ -262,6 +263,8 @@ def image_size(data: bytes) -> tuple[int, int] | None:
 
 
 DETERMINISTIC = "@deterministic"
+PLAN, FROZEN = "@plan", "@frozen"
+_MOST_PLANNED = 4096
 _OBSERVATION = "observation for a policy elsewhere"
 
 
@@ -298,7 +301,7 @@ def decode_observation(
     arrays: dict[str, Array] = {}
     for came, array in coded.items():
         name, coding = split_coded_name(came)
-        if came == DETERMINISTIC:
+        if came in (DETERMINISTIC, PLAN, FROZEN):
             continue
         spec = specs.get(name)
         if coding and spec is not None:
@@ -308,3 +311,31 @@ def decode_observation(
         arrays[name] = array
     check_arrays(arrays, specs, _OBSERVATION)
     return arrays, bool(flag)
+
+
+def encode_plan(plan_ta: Array, frozen: int) -> dict[str, Array]:
+    """A plan that is being carried out, (P, A), and how many of its rows are sure to be, beside what
+    :func:`encode_observation` gives."""
+    return {PLAN: np.ascontiguousarray(plan_ta), FROZEN: np.array(frozen, np.int64)}
+
+
+def decode_plan(coded: Arrays, action: ArraySpec) -> tuple[Array, int] | None:
+    """What :func:`encode_plan` gave; None where nothing is carried out.
+
+    Raises CodecError where it is no plan for actions of this spec.
+    """
+    plan, frozen = coded.get(PLAN), coded.get(FROZEN)
+    if plan is None and frozen is None:
+        return None
+    if (
+        plan is None or plan.dtype != action.dtype or plan.ndim != 2
+        or plan.shape[1:] != action.shape or not 0 < len(plan) <= _MOST_PLANNED
+        or not np.isfinite(plan).all()
+    ):  # fmt: skip
+        got = None if plan is None else f"{plan.dtype}{list(plan.shape)}"
+        raise CodecError(
+            f"{_WHERE}: {PLAN}", got=got, expected=f"finite {action.dtype}[P, {action.size}]"
+        )
+    if frozen is None or frozen.ndim or frozen.dtype != np.int64 or not 0 <= frozen <= len(plan):
+        raise CodecError(f"{_WHERE}: {FROZEN}", got=frozen, expected=f"0 to {len(plan)}")
+    return plan, int(frozen)

@@ -1,0 +1,331 @@
+"""Chunks that are averaged, that come late, and that go on from the one before."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from user_actor.loop.chunks import DelayedPlans, Delays, Ensemble, GoingOn, Plan
+from user_actor.loop.policy import FixedPolicy, planned
+from user_actor.loop.remote import Answer, RemotePlans
+from user_actor.loop.threaded import ThreadedPolicy
+from user_core.codecs.images import decode_plan, encode_plan
+from user_core.config import Config
+from user_core.errors import CodecError, ConfigError, PolicyError
+from user_core.interfaces import Policy
+from user_core.runtime.clock import Clock
+from user_core.specs import ArraySpec, RobotSpec
+from user_core.types import Observation, Task
+from user_testing.waiting import wait_until
+from user_testing.worlds.actor_loop import MS, Ramp, build
+
+ACTION = ArraySpec((1,), low=-100.0, high=100.0)
+SPEC = RobotSpec("r", {"x": ArraySpec((1,))}, ACTION)
+
+
+def rows(*values):
+    return np.array(values, np.float32)[:, None]
+
+
+# --- means over plans
+
+
+def test_an_ensemble_is_the_weighted_mean_of_what_plans_say_of_a_step():
+    ensemble = Ensemble(ACTION, np.log(2.0))
+    ensemble.add(Plan(rows(0, 4, 8), 0, 1))
+    ensemble.add(Plan(rows(10, 14), 1, 1))
+    assert float(ensemble.row(0)[0]) == 0
+    assert float(ensemble.row(1)[0]) == pytest.approx((4 + 10 / 2) / 1.5)
+    assert float(ensemble.row(2)[0]) == pytest.approx((8 + 14 / 2) / 1.5)
+    np.testing.assert_allclose(ensemble.rows(2, 5), rows((8 + 14 / 2) / 1.5))
+    assert ensemble.row(3) is None
+    assert ensemble.row(3) is None
+
+
+def test_choices_of_an_ensemble_are_voted_on():
+    action = ArraySpec((2,), low=(-1.0, 0.0), high=(1.0, 3.0), categorical=(1,))
+    ensemble = Ensemble(action, 0.1)
+    for i, (value, choice) in enumerate([(0.0, 3), (0.5, 1), (1.0, 3)]):
+        ensemble.add(Plan(np.tile(np.float32([[value, choice]]), (4, 1)), i, 1))
+    mean = ensemble.row(2)
+    assert mean[1] == 3 and 0.4 < mean[0] < 0.5
+
+
+# --- plans that come late
+
+
+class Maker:
+    """Plans of T rows; row i of the plan asked for in step s is 100 s + i, or goes on."""
+
+    def __init__(self, rows=8):
+        self.rows, self.step, self.asked = rows, 0, []
+
+    def __call__(self, going_on):
+        self.asked.append((self.step, going_on))
+        made = rows(*(100 * self.step + i for i in range(self.rows)))
+        if going_on is not None:
+            made[: going_on.frozen] = going_on.plan_ta[: going_on.frozen]
+        return made, 7
+
+    def play(self, plans, steps):
+        taken = []
+        for _ in range(steps):
+            taken.append(float(plans.next(self)[0][0]))
+            self.step += 1
+        return taken
+
+
+def test_without_a_delay_it_is_usual_chunking():
+    maker = Maker(4)
+    assert maker.play(DelayedPlans(0, 0, False), 6) == [0, 1, 2, 3, 400, 401]
+    maker = Maker(4)
+    assert maker.play(DelayedPlans(0, 2, False), 5) == [0, 1, 200, 201, 400]
+
+
+def test_a_late_plan_takes_over_where_it_is_then_and_the_one_before_plays_on():
+    maker = Maker(6)
+    taken = maker.play(DelayedPlans(2, 0, False), 10)
+    assert taken == [0, 1, 2, 3, 4, 5, 402, 403, 404, 405]
+    assert [(step, going_on) for step, going_on in maker.asked] == [(0, None), (4, None), (8, None)]
+
+
+def test_a_plan_that_goes_on_is_told_what_is_carried_out_meanwhile():
+    maker = Maker(8)
+    taken = maker.play(DelayedPlans(2, 3, True), 12)
+    (_, none), (step, going_on), *_ = maker.asked
+    assert none is None and (step, going_on.frozen) == (3, 2)
+    assert going_on.plan_ta.ravel().tolist() == [3, 4, 5, 6, 7]
+    assert taken[:6] == [0, 1, 2, 3, 4, 302]
+    assert [step for step, _ in maker.asked] == [0, 3, 6, 9]
+    assert maker.asked[2][1].plan_ta.ravel().tolist()[:2] == [303, 304]
+
+
+def test_a_late_ensemble_means_what_has_come_and_a_new_episode_forgets_all():
+    plans = DelayedPlans(1, 1, False, Ensemble(ACTION, 0.0))
+    maker = Maker(4)
+    taken = maker.play(plans, 4)
+    assert taken[:2] == [0, 1]  # the plan of step 1 comes in step 2
+    assert taken[2] == pytest.approx((2 + 101) / 2)
+    assert taken[3] == pytest.approx((3 + 102 + 201) / 3)
+    plans.clear()
+    maker.step = 0
+    assert maker.play(plans, 1) == [0]
+
+
+def test_delays_are_expected_to_be_like_the_longest_of_late():
+    delays = Delays(4)
+    assert delays.expected == 4
+    for steps in [2] * 9 + [3]:
+        delays.add(steps)
+    assert delays.expected == 3
+
+
+# --- in the loop
+
+
+class Counting(Ramp):
+    """Counts on from a plan that it goes on from."""
+
+    def continue_plan(self, observation, plan, frozen, *, deterministic=False):
+        self.calls.append((frozen, deterministic, self.world.now_ns))
+        self.frozen = [*getattr(self, "frozen", []), (frozen, len(plan))]
+        made = np.repeat(plan[:1], self.rows, 0)
+        made[:, 1] += self.scale * np.arange(self.rows, dtype=np.float32)
+        return made
+
+
+class Bridge:
+    """InferencePort in virtual time, over a link with a round trip."""
+
+    def __init__(self, world, policy, round_trip_ns):
+        self.world, self.policy, self.round_trip_ns = world, policy, round_trip_ns
+        self.version, self._newest, self.asked = 1, None, []
+
+    def begin(self):
+        self._newest = None
+
+    def ask(self, observation, step, *, deterministic=False, going_on=None):
+        self.asked.append((step, None if going_on is None else going_on.frozen))
+
+        def arrive():
+            if going_on is None:
+                made = self.policy.act(observation.arrays)
+            else:
+                made = self.policy.continue_plan(observation.arrays, *going_on)
+            self._newest = Answer(made, step, 1)
+
+        self.world.after(self.round_trip_ns, arrive)
+
+    def take(self):
+        answer, self._newest = self._newest, None
+        return answer
+
+    def wait(self, until_ns):
+        while self._newest is None and self.world.now_ns < until_ns:
+            self.world.wait(None, (until_ns - self.world.now_ns) * 1e-9)
+        return self.take()
+
+    def why_silent(self):
+        from user_core.reasons import NO_REASON
+
+        return NO_REASON
+
+    def probe(self, observation):
+        pass
+
+
+def bridged(round_trip_ms, steps, **chunks):
+    made = []
+
+    def make(world, spec, holder):
+        made.append(Bridge(world, Counting(world, 12), round_trip_ms * MS))
+        return made[0]
+
+    setup = build({"max_episode_steps": steps, "chunks": chunks}, 12, inference=make)
+    setup.run()
+    return setup, made[0]
+
+
+def test_over_a_link_each_plan_goes_on_from_what_is_carried_out_meanwhile():
+    setup, port = bridged(50, 40, execution="real_time", delay_steps=3)
+    executed = np.array([step.action[1] for step in setup.steps()])
+    np.testing.assert_allclose(np.diff(executed), 0.001, atol=1e-6)  # no seam
+    going_on = [frozen for _, frozen in port.asked if frozen is not None]
+    assert len(going_on) >= 5 and set(going_on) <= {3, 4}
+    assert setup.loop.episodes.recorder.feedback["exact"] == 40
+
+
+def test_over_a_link_plans_are_averaged():
+    setup, _ = bridged(50, 30, execution="ensemble")
+    assert setup.loop.episodes.recorder.feedback["exact"] == 30
+    gaps = np.diff([step.stamp_ns for step in setup.steps()])
+    assert (gaps == 20 * MS).all()
+
+
+@pytest.mark.parametrize("execution", ["ensemble", "real_time"])
+def test_late_plans_in_the_loop_are_recorded_with_what_was_done(execution):
+    config = {"max_episode_steps": 30, "chunks": {"execution": execution, "delay_steps": 3}}
+    setup = build(config, 8)
+    setup.policies[0].continue_plan = lambda observation, plan, frozen, *, deterministic=False: (
+        setup.policies[0].act(observation)
+    )
+    setup.run()
+    assert len(setup.steps()) == 30
+    assert setup.loop.episodes.recorder.feedback["exact"] == 30
+
+
+def test_a_policy_that_cannot_go_on_is_refused_in_words():
+    going_on = GoingOn(np.zeros((3, 2), np.float32), 1)
+    with pytest.raises(PolicyError, match=r"continue_plan.*sequential or ensemble"):
+        planned(Ramp(None), {}, going_on, False)
+
+
+# --- a policy beside the loop
+
+
+class Slow(Policy):
+    """Waits where a test wants it to."""
+
+    Config = Config
+
+    def __init__(self):
+        self.go, self.tasks, self.calls = threading.Event(), [], 0
+        self.go.set()
+        self.fails = False
+
+    def act(self, observation, *, deterministic=False):
+        assert self.go.wait(10)
+        self.calls += 1
+        if self.fails:
+            raise ValueError("it fell over")
+        return np.full((3, 1), observation["x"][0], np.float32)
+
+    def continue_plan(self, observation, plan, frozen, *, deterministic=False):
+        return plan[:frozen]
+
+    def arrays(self):
+        return {}
+
+    def load(self, arrays):
+        pass
+
+    def reset(self, task):
+        self.tasks.append(task)
+
+
+@pytest.fixture
+def threaded():
+    policy = Slow()
+    port = ThreadedPolicy(FixedPolicy(policy, 5), SPEC, Clock())
+    yield policy, port
+    policy.go.set()
+    port.close()
+
+
+def seen(number):
+    return Observation({"x": np.array([number], np.float32)}, number, number)
+
+
+def test_a_policy_beside_the_loop_answers_the_newest_and_is_never_waited_for(threaded):
+    policy, port = threaded
+    policy.go.clear()
+    for number in range(4):
+        port.ask(seen(number), number)
+        assert port.take() is None
+    policy.go.set()
+    wait_until(lambda: port._running is None, "it is idle")
+    assert policy.calls <= 2  # one that it may have begun with, and the newest
+    last = port.take()
+    assert (last.step, last.version, float(last.rows_ta[0, 0])) == (3, 5, 3.0)
+    port.ask(seen(9), 9, going_on=GoingOn(rows(1, 2, 3), 2))
+    answer = port.wait(Clock().monotonic_ns() + int(5e9))
+    assert answer.rows_ta.ravel().tolist() == [1, 2]
+
+
+def test_what_it_raises_is_raised_in_the_loop_and_an_old_answer_is_not_given(threaded):
+    policy, port = threaded
+    policy.fails = True
+    port.ask(seen(1), 1)
+    with pytest.raises(PolicyError, match="it fell over"):
+        port.wait(Clock().monotonic_ns() + int(5e9))
+    policy.fails = False
+    policy.go.clear()
+    port.ask(seen(2), 2)
+    port.begin()
+    policy.go.set()
+    port.begin_episode(Task("t"))
+    assert policy.tasks == [Task("t")] and port.take() is None
+
+
+def test_a_robot_whose_time_passes_by_commands_wants_no_thread():
+    with pytest.raises(ConfigError, match="inline"):
+        build({"chunks": {"inference": "thread"}}, 3, lockstep=True)
+
+
+# --- a plan on the wire, and what is left of one
+
+
+def test_a_plan_travels_and_what_is_none_is_refused():
+    coded = encode_plan(rows(1, 2, 3), 2)
+    plan, frozen = decode_plan(coded, ACTION)
+    assert (plan.ravel().tolist(), frozen) == ([1, 2, 3], 2)
+    assert decode_plan({}, ACTION) is None
+    for wrong in (
+        encode_plan(rows(1, 2), 3),
+        encode_plan(rows(1, np.nan), 1),
+        encode_plan(np.zeros((2, 2), np.float32), 1),
+        {"@frozen": np.array(1)},
+        {"@plan": rows(1)},
+    ):
+        with pytest.raises(CodecError, match="@plan|@frozen"):
+            decode_plan(wrong, ACTION)
+
+
+def test_the_rest_of_what_is_played_counts_what_takes_over_soon():
+    plans = RemotePlans()
+    assert plans.rest(0) is None
+    plans.sent(plans.handover(Answer(rows(*range(6)), 0, 1), 0), 1, 0)
+    assert plans.rest(2).ravel().tolist() == [2, 3, 4, 5]
+    plans.sent(plans.handover(Answer(rows(10, 11, 12, 13, 14, 15), 1, 1), 2), 2, 2)
+    assert plans.rest(2).ravel().tolist() == [2, 12, 13, 14, 15]
+    assert plans.rest(3).ravel().tolist() == [12, 13, 14, 15]
