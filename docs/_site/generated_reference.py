@@ -38,6 +38,7 @@ KINDS = {
     "rewards": "Rewards",
     "goal_rewards": "Goal rewards",
     "algorithms": "Algorithms",
+    "engines": "Engines of jobs",
 }
 
 #: Modules whose public classes and functions have a page: those that a plugin's author, or who
@@ -46,7 +47,7 @@ PUBLIC_MODULES = {
     "user_core": [
         "user_core.interfaces", "user_core.specs", "user_core.types", "user_core.config",
         "user_core.plugins", "user_core.errors", "user_core.reasons", "user_core.conformance",
-        "user_core.policies", "user_core.rewards", "user_core.goals", "user_core.codecs",
+        "user_core.jobs", "user_core.policies", "user_core.rewards", "user_core.goals", "user_core.codecs",
     ],
     "user_comm": ["user_comm.topics", "user_comm.lifecycle", "user_comm.converters"],
     "user_hal": ["user_hal.robot_file", "user_hal.runtime", "user_hal.topic_io"],

@@ -25,6 +25,13 @@ setup(
             "resource_agent = user_fleet.nodes.resource_agent:main",
             "scheduler = user_fleet.nodes.scheduler:main",
         ],
+        "user.engines": [
+            "local = user_fleet.engines.local:LocalEngine",
+            "torchrun = user_fleet.engines.local:TorchrunEngine",
+            "slurm = user_fleet.engines.slurm:SlurmEngine",
+            "ray = user_fleet.engines.ray:RayEngine",
+            "kubernetes = user_fleet.engines.kubernetes:KubernetesEngine",
+        ],
         "user.nodes": [
             "lifecycle_manager = user_fleet.lifecycle:LifecycleManagerConfig",
             "resource_agent = user_fleet.node_configs:ResourceAgentConfig",

@@ -8,11 +8,12 @@ Every kind has an entry-point group, and ours register in it just as a user's wo
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -20,6 +21,8 @@ from typing import Any
 from user_core.config import Config, from_mapping, setting
 from user_core.errors import PluginError, in_words, is_of_a_person
 from user_core.interfaces import Algorithm, Camera, GoalReward, Policy, Reward, Robot, Teleop
+from user_core.jobs import Engine
+from user_core.runtime.foreign_code import exits_are_errors, told_if_ended
 
 #: Kind of plugin, to the class that every plugin of this kind extends.
 KINDS: Mapping[str, type] = {
@@ -30,6 +33,7 @@ KINDS: Mapping[str, type] = {
     "rewards": Reward,
     "goal_rewards": GoalReward,
     "algorithms": Algorithm,
+    "engines": Engine,
 }
 
 #: Name of a field that holds a :class:`PluginChoice`, or several by name, to the kind of plugin.
@@ -42,6 +46,12 @@ FIELD_KINDS: Mapping[str, str] = {
     "goal_reward": "goal_rewards",
     "devices": "cameras",
 }
+
+
+#: Packages whose modules end no process.
+_OURS = ("user_core", "user_hal", "user_actor", "user_learner", "user_fleet", "user_comm")
+#: Kinds of plugins that run code of devices and simulations, ours too.
+_OF_DEVICES = ("robots", "cameras", "teleops")
 
 
 class PluginChoice(Config):
@@ -104,7 +114,8 @@ def load(kind: str, name: str) -> type[Any]:
             hint="Install the package that registers it, or write package.module:Class",
         )
     try:
-        found = point.load()
+        with _watched(point, "imported", _is_ours(point)):
+            found = point.load()
     except BaseException as error:  # a plugin may fail to import in any way, sys.exit() included
         if is_of_a_person(error):
             raise
@@ -135,16 +146,46 @@ def build(
         args: What this kind is built from besides: for a policy the robot spec, for an
             algorithm the robot spec and the policy, for the others nothing.
         path: Where the parameters stand in a larger document, for error messages.
+
+    Raises:
+        PluginError: As :func:`load`; or it wanted to end this process while it was made.
+        ConfigError: The parameters are wrong.
     """
     cls = load(kind, name)
-    return cls(from_mapping(cls.Config, params, path), *args)
+    config = from_mapping(cls.Config, params, path)
+    point = available(kind).get(name) or EntryPoint(name, name, f"user.{kind}")
+    # What a device's library or a simulation does, our drivers run.
+    ours = _is_ours(point) and kind not in _OF_DEVICES
+    try:
+        with _watched(point, "made", ours):
+            return cls(config, *args)
+    except SystemExit as error:
+        raise PluginError(
+            f"plugin {name!r} ({point.value}) cannot be made", got=in_words(error)
+        ) from error
+
+
+@contextlib.contextmanager
+def _watched(point: EntryPoint, what: str, ours: bool) -> Iterator[None]:
+    """While a plugin's code runs, it can end this process neither by ``os._exit`` nor without a word."""
+    if ours:
+        yield
+        return
+    text = f"this process ended while plugin {point.name!r} ({point.value}) was being {what}"
+    with told_if_ended(text), exits_are_errors():
+        yield
+
+
+def _is_ours(point: EntryPoint) -> bool:
+    return point.value.partition(":")[0].partition(".")[0] in _OURS
 
 
 def import_object(target: str) -> Any:
     """Import ``package.module:name``, as used in configurations for functions."""
     module, _, attribute = target.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        with exits_are_errors():
+            return getattr(importlib.import_module(module), attribute)
     except BaseException as error:  # of whatever the module does
         if is_of_a_person(error):
             raise

@@ -46,6 +46,7 @@ class Told:
         self._host, self._runner = host, runner
         self._grants: tuple[Granted, ...] = ()
         self.given_back, self.done, self.failed = runner.given_back, runner.done, runner.failed
+        self.log = runner.log
 
     def apply(self, grants: Sequence[Granted]) -> None:
         if tuple(grants) != self._grants:

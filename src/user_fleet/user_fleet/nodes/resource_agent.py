@@ -23,6 +23,7 @@ from user_fleet.presence.launcher import Launcher, user_up
 from user_fleet.presence.messages import Granted
 from user_fleet.resources.contracts import read_contracts
 from user_fleet.resources.inventory import Graph, Inventory
+from user_fleet.resources.machine import address_toward
 from user_fleet.resources.model import HostReport
 
 
@@ -43,7 +44,8 @@ class ResourceAgent(LifecycleNode):
             for file in folder.glob("*.yaml")
         }
         contracts, _ = read_contracts(files)
-        self._inventory = Inventory(host, find_robot_file, contracts)
+        endpoint = next(iter(config.zenoh.connect), "")
+        self._inventory = Inventory(host, find_robot_file, contracts, endpoint=endpoint)
         self._io = RosTopicIo(self) if config.look_at_graph else None
         if self._io is not None:
             stack.callback(self._io.close)
@@ -90,12 +92,15 @@ class ResourceAgent(LifecycleNode):
         self, grant: Granted, others: Sequence[Granted]
     ) -> tuple[Sequence[str], Mapping[str, str]]:
         """What is started for a grant."""
-        runs = Path(self._inventory.config.folder).expanduser() / "runs"
-        about = {"site": self._inventory.config.site}
-        robot = self._inventory.config.robots.get(grant.resource.rpartition("/")[2])
+        host = self._inventory.config
+        runs = Path(host.folder).expanduser() / "runs"
+        address = host.address or address_toward(self._inventory.endpoint)
+        about = {**host.values, "site": host.site, "address": address}
+        robot = host.robots.get(grant.resource.rpartition("/")[2])
         if robot is not None:
-            about["robot_file"] = robot.file
-        return user_up(grant, others, runs, about)
+            about |= {**robot.values, "robot_file": robot.file}
+        jobs = fleet_folder(self.config.state_dir) / "uses"
+        return user_up(grant, others, runs, about, jobs)
 
     def _leave(self, thread: threading.Thread) -> None:
         self._closing.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import threading
 import time
 from collections import Counter
@@ -16,13 +17,16 @@ from user_core.errors import CodecError
 from user_core.runtime.clock import Clock
 from user_core.runtime.files import write_atomically
 from user_fleet.presence.messages import (
+    LOG_PART_BYTES,
     Assignment,
     Failure,
     Granted,
     Heartbeat,
+    LogPart,
     alive_key,
     assignment_key,
     heartbeat_key,
+    log_key,
     report_key,
 )
 from user_fleet.resources.model import HostReport
@@ -44,6 +48,9 @@ class Runner(Protocol):
 
     def failed(self) -> Iterable[tuple[int, str]]:
         """Of those in force, the numbers of those whose use has failed, and how."""
+
+    def log(self, fencing: int) -> Path | None:
+        """The file with what was printed for a grant, also one of before; None: there is none."""
 
 
 class Bookings:
@@ -70,6 +77,10 @@ class Bookings:
     def failed(self) -> Iterable[tuple[int, str]]:
         """None."""
         return ()
+
+    def log(self, fencing: int) -> Path | None:
+        """None."""
+        return None
 
 
 class Obedience:
@@ -153,6 +164,7 @@ class Agent:
         session = self._session
         self._declared = [
             session.declare_queryable(report_key(self.host), self._answer),
+            session.declare_queryable(log_key(self.host), self._answer_log),
             session.declare_subscriber(assignment_key(self._scheduler, self.host), self._told),
             session.liveliness().declare_token(alive_key(self.host, self.life)),
         ]
@@ -211,12 +223,12 @@ class Agent:
                 report = self._look()
                 # What changes all the time is no news: free memory, load.
                 news = tuple((r.id, r.health, r.reason, r.tags, r.spec) for r in report.resources)
-                if (news, report.problems) != said:
+                if (news, report.problems, report.address) != said:
                     data = report.to_json()
                     with self._lock:
                         self.newest, self._data = report, data
                         self._report_number = report.sequence
-                    said = (news, report.problems)
+                    said = (news, report.problems, report.address)
             except Exception:  # a host that cannot be looked at is still there
                 _log.exception("inventory of %s", self.host)
             self._closing.wait(self._look_s)
@@ -227,6 +239,37 @@ class Agent:
         with query:
             if data:
                 query.reply(report_key(self.host), data)
+
+    def _answer_log(self, query: Any) -> None:
+        with query:
+            try:
+                asked = {str(key): str(value) for key, value in query.parameters.items()}
+                fencing, offset = int(asked["fencing"]), int(asked.get("offset", 0))
+                part = self._log_part(fencing, offset)
+            except (KeyError, ValueError, OSError) as error:
+                query.reply_err(f"{type(error).__name__}: {error}".encode())
+                return
+            if part is None:
+                query.reply_err(f"{self.host} has started nothing for grant {fencing}".encode())
+            else:
+                query.reply(log_key(self.host), part.to_json())
+
+    def _log_part(self, fencing: int, offset: int) -> LogPart | None:
+        file = self.runner.log(fencing)
+        if file is None:
+            return None
+        with file.open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            begin = max(0, size + offset) if offset < 0 else min(offset, size)
+            stream.seek(begin)
+            data = stream.read(LOG_PART_BYTES)
+        cut = data
+        if begin + len(data) < size and b"\n" in data:  # whole lines, as long as there is more
+            cut = data[: data.rindex(b"\n") + 1]
+        return LogPart(
+            fencing=fencing, offset=begin, size=size, end=begin + len(cut),
+            text=cut.decode(errors="replace"),
+        )  # fmt: skip
 
     def _told(self, sample: Any) -> None:
         try:

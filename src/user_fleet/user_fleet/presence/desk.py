@@ -6,6 +6,8 @@ request is answered in the same transaction order in which it was left, also by 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from user_core.config import from_mapping
@@ -15,6 +17,9 @@ from user_fleet.scheduling.experiment import Experiment
 from user_fleet.scheduling.reservation import Reservation
 from user_fleet.scheduling.scheduler import Scheduler
 
+#: How many hosts are asked at a time for what they have printed.
+_ASKERS = 8
+
 
 class Desk:
     """Answers requests.
@@ -22,10 +27,23 @@ class Desk:
     Args:
         scheduler: Works on the store.
         hosts: Who is there.
+        log_part: Asks a host for a part of what was printed for a grant; None: nobody can be asked.
     """
 
-    def __init__(self, scheduler: Scheduler, hosts: Hosts) -> None:
-        self._scheduler, self._hosts = scheduler, hosts
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        hosts: Hosts,
+        log_part: Callable[[str, int, int], dict[str, Any]] | None = None,
+    ) -> None:
+        self._scheduler, self._hosts, self._log_part = scheduler, hosts, log_part
+        # Hosts may take a while to answer, and others are not to wait for that.
+        self._askers = ThreadPoolExecutor(_ASKERS, thread_name_prefix="logs")
+        self._asked: dict[int, Future[dict[str, Any]]] = {}
+
+    def close(self) -> None:
+        """Answer nobody any more."""
+        self._askers.shutdown(wait=False, cancel_futures=True)
 
     def work(self) -> int:
         """Answer what was asked meanwhile; returns how much that was."""
@@ -33,16 +51,36 @@ class Desk:
         asked = store.requests()
         for number, request in asked:
             try:
-                answer: dict[str, Any] = {"ok": True, **self._do(request)}
+                part = self._of_host(number, request)
+                if part is None:
+                    continue  # the host has not answered yet
+                answer: dict[str, Any] = {"ok": True, **(part or self._do(request))}
             except LeaseError:  # another scheduler answers it
                 raise
             except SuiteError as error:
                 answer = {"ok": False, "code": error.code, "text": str(error)}
-            except (KeyError, TypeError) as error:
+            except (KeyError, TypeError, ValueError) as error:
                 answer = {"ok": False, "code": CodecError.code, "text": f"request: {error!r}"}
             with store.transaction():
                 store.answer(number, answer)
         return len(asked)
+
+    def _of_host(self, number: int, request: dict[str, Any]) -> dict[str, Any] | None:
+        """What a host answers; None while it has not, and nothing where no host is asked."""
+        if request.get("do") != "log":
+            return {}
+        if number not in self._asked:
+            if self._log_part is None:
+                raise CodecError("request 'log'", got="a scheduler without a network")
+            host, fencing, offset = (
+                str(request["host"]),
+                int(request["fencing"]),
+                int(request["offset"]),
+            )
+            self._asked[number] = self._askers.submit(self._log_part, host, fencing, offset)
+        if not self._asked[number].done():
+            return None
+        return self._asked.pop(number).result()
 
     def _do(self, request: dict[str, Any]) -> dict[str, Any]:
         scheduler, store = self._scheduler, self._scheduler.store

@@ -9,18 +9,22 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from user_core.errors import SuiteError
+from user_core.config import to_mapping
+from user_core.errors import CodecError, SuiteError, TransportError
 from user_core.runtime.clock import Clock
 from user_fleet.presence.hosts import Hosts
 from user_fleet.presence.messages import (
     MAX_MESSAGE_BYTES,
     Assignment,
     Granted,
+    LogPart,
     alive_key,
     assignment_key,
     heartbeat_key,
+    log_key,
     report_key,
 )
+from user_fleet.presence.peers import Place, peers_of
 from user_fleet.resources.model import MAX_REPORT_BYTES
 from user_fleet.scheduling.experiment import Run
 from user_fleet.scheduling.scheduler import Scheduler
@@ -128,7 +132,9 @@ class Hub:
         store = self.scheduler.store
         for entry in store.entries("running"):
             mine = [g for g in store.grants() if g.experiment == entry.experiment.name]
-            started = runs_of(entry, mine).keys()
+            last = entry.experiment.done_with
+            started = {g.fencing for g in mine if not last or g.role in last}
+            started &= runs_of(entry, mine).keys()
             if started and started <= done:
                 self.scheduler.finished(entry.experiment.name)
 
@@ -141,9 +147,16 @@ class Hub:
         by_host: dict[str, list[Granted]] = {host: [] for host in lives}
         grants_now = self.scheduler.store.grants()
         runs: dict[int, Run] = {}
+        peers: dict[int, dict[str, str]] = {}
+        reports = {s.host: s.report for s in self.hosts.states() if s.report is not None}
+        places = {host: Place(report.address, report.site) for host, report in reports.items()}
         for entry in self.scheduler.store.entries("running", "ending"):
             name = entry.experiment.name
-            runs.update(runs_of(entry, [g for g in grants_now if g.experiment == name]))
+            mine = [g for g in grants_now if g.experiment == name]
+            started = runs_of(entry, mine)
+            runs.update(started)
+            for number, run in started.items():
+                peers[number] = peers_of(run, mine, started, places)
         for grant in grants_now:
             host = grant.resource.partition("/")[0]
             if host in by_host:
@@ -151,7 +164,7 @@ class Hub:
                     Granted(
                         fencing=grant.fencing, resource=grant.resource,
                         experiment=grant.experiment, role=grant.role, yields=grant.yields,
-                        run=runs.get(grant.fencing),
+                        run=runs.get(grant.fencing), peers=peers.get(grant.fencing, {}),
                     )
                 )  # fmt: skip
         for host, grants in by_host.items():
@@ -170,6 +183,25 @@ class Hub:
                 self._session.put(assignment_key(self.name, host), told.to_json())
             except Exception as error:  # of the session; it is said again
                 _log.warning("telling %s: %s", host, error)
+
+    def log_part(self, host: str, fencing: int, offset: int) -> dict[str, Any]:
+        """A part of what a host has printed for a grant; from any thread. An offset below 0 counts from the end.
+
+        Raises:
+            TransportError: The host does not answer.
+            CodecError: It has none, or answers nonsense.
+        """
+        asked = f"{log_key(host)}?fencing={fencing};offset={offset}"
+        for reply in self._session.get(asked, timeout=_FETCH_S):
+            if reply.ok is None:
+                text = reply.err.payload.to_bytes().decode(errors="replace") if reply.err else ""
+                raise CodecError(f"log of grant {fencing} of {host}", got=text[:300])
+            if str(reply.ok.key_expr) == log_key(host):
+                return to_mapping(LogPart.from_json(reply.ok.payload.to_bytes()))
+        raise TransportError(
+            f"log of grant {fencing}", got=f"no answer of {host} within {_FETCH_S:g} s",
+            hint="Its agent has ended, or the host is out of reach; the file is in its folder fleet/uses",
+        )  # fmt: skip
 
     def _heard(self, sample: Any) -> None:
         host = str(sample.key_expr).partition("/")[0]

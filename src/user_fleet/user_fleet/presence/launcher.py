@@ -2,6 +2,8 @@
 
 Of one resource no two processes run at the same time: the next one waits until the one before has ended, with all that it had
 started, also where an agent that was killed had started it. Whatever ends by itself is said: well (exit code 0), or failed with its last line.
+
+What an engine runs (:mod:`user_fleet.engines`) has a process here, too, which carries the job: its end is that of the job.
 """
 
 from __future__ import annotations
@@ -23,14 +25,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from user_core import plugins
 from user_core.errors import ConfigError
+from user_core.jobs import Job
 from user_core.runtime.files import write_atomically
+from user_core.runtime.grants import GRANT_VARIABLE
+from user_fleet.engines.carry import write_job
+from user_fleet.engines.local import LocalEngine
 from user_fleet.presence.messages import Granted
-from user_fleet.processes import session_members
+from user_fleet.presence.peers import port_of, where_it_is
+from user_fleet.processes import session_members, started_ticks
+from user_fleet.scheduling.experiment import REFERENCE
 
 _log = logging.getLogger(__name__)
 _LOOK_S = 0.1
 _TAIL = 300
+_TIDY_S = 2.0
+_TIDY_AGAIN_S = 15.0
+#: Of `user up`: how long an episode may go on once SIGUSR1 has asked it to finish.
+FINISH_OPTION = "--finish-s"
+#: Ends the names of files that say what an engine runs for a grant.
+JOB_SUFFIX = ".job"
+#: Variables by which ROS nodes find each other; an engine need not hand on those of the agent.
+_OF_ROS = (
+    "ROS_DOMAIN_ID",
+    "ROS_LOCALHOST_ONLY",
+    "ROS_AUTOMATIC_DISCOVERY_RANGE",
+    "RMW_IMPLEMENTATION",
+)
+_CARRY = [sys.executable, "-m", "user_fleet.engines.carry"]
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
@@ -46,6 +69,12 @@ class _Use:
     """When it was asked to end, by our monotonic clock."""
     yields: bool = False
     """It was asked to end because the grant is asked back."""
+    finish_s: float | None = None
+    """How long it may go on when it is asked to finish by SIGUSR1; None: it does not know that."""
+    interrupted: bool = False
+    """It was asked to end by SIGINT."""
+    again: bool = False
+    """It was asked to end to be started again, since another role of its experiment has moved."""
 
 
 class Launcher:
@@ -55,7 +84,7 @@ class Launcher:
         command: The command line for a grant, and environment variables beside our own; it is given all
             grants in force, and may raise, which is a failure of the grant.
         folder: Where the output of each goes.
-        stop_s: Time that a process has to end before it is killed.
+        stop_s: Time that a process has to end before it is killed; what lets an episode finish has that beside.
     """
 
     def __init__(
@@ -71,6 +100,8 @@ class Launcher:
         self._done: set[int] = set()
         self._failed: dict[int, str] = {}
         self._left_since_s: dict[int, float] = {}
+        self._tidying: dict[Path, tuple[subprocess.Popen[bytes], float]] = {}
+        self._tidied_s = -_TIDY_S
         self._lock = threading.Lock()
         self._closing = threading.Event()
         # Processes are started by one thread that lives as long as they do: the kernel tells them
@@ -102,6 +133,10 @@ class Launcher:
         with self._lock:
             return sorted(self._failed.items())
 
+    def log(self, fencing: int) -> Path | None:
+        """The file with what was printed for a grant, also one of before; None: there is none."""
+        return next(iter(self._folder.glob(f"*.{int(fencing)}.log")), None)
+
     def close(self) -> None:
         """End all processes. Idempotent."""
         self._closing.set()
@@ -118,6 +153,9 @@ class Launcher:
         while self._uses:
             self._reconcile()
             time.sleep(_LOOK_S)
+        for process, _ in self._tidying.values():
+            process.kill()  # the next agent goes on with that
+            process.wait()
 
     def _reconcile(self) -> None:
         with self._lock:
@@ -130,7 +168,11 @@ class Launcher:
             elif grant is None or grant.yields:
                 use.yields = grant is not None
                 self._ask_to_end(use)
-        busy = {use.grant.resource for use in self._uses.values()}
+            elif use.again or _has_moved(use.grant, grant):
+                use.again = True
+                self._ask_to_end(use)
+        self._cancel_what_is_left(wanted.keys() - settled)
+        busy = {_bound_to(use.grant) for use in self._uses.values()}
         together = {(use.grant.experiment, use.grant.role): use for use in self._uses.values()}
         for number, grant in sorted(wanted.items()):
             if number in settled or number in self._uses:
@@ -141,12 +183,12 @@ class Launcher:
                 if first is not None:
                     first.yields = True
                     self._ask_to_end(first)
-                elif grant.resource not in busy:
+                elif _bound_to(grant) not in busy:
                     with self._lock:
                         self._given_back.add(number)
-            elif grant.run is not None and grant.resource not in busy:
-                busy.add(grant.resource)
-                if not self._left_by_another(grant.resource):
+            elif grant.run is not None and _bound_to(grant) not in busy and _knows_peers(grant):
+                busy.add(_bound_to(grant))
+                if not self._left_by_another(_bound_to(grant)):
                     self._start(grant, list(wanted.values()))
 
     def _start(self, grant: Granted, others: Sequence[Granted]) -> None:
@@ -168,9 +210,13 @@ class Launcher:
             with self._lock:
                 self._failed[grant.fencing] = f"cannot be started: {error}"[:500]
             return
-        self._uses[grant.fencing] = _Use(grant, process, log)
+        use = self._uses[grant.fencing] = _Use(grant, process, log)
+        if FINISH_OPTION in words:
+            use.finish_s = float(words[list(words).index(FINISH_OPTION) + 1])
         # For the next agent of this host, should this one end and what it started not yet.
-        write_atomically(self._note(grant.resource), f"{process.pid} {_began(process.pid)}")
+        write_atomically(
+            self._note(_bound_to(grant)), f"{process.pid} {started_ticks(process.pid)}"
+        )
         _log.info("%s for %s: process %d", grant.resource, grant.experiment, process.pid)
 
     def _left_by_another(self, resource: str) -> bool:
@@ -180,7 +226,7 @@ class Launcher:
         except (OSError, ValueError):
             return False
         members = session_members([pid])
-        if not members or _began(pid) not in (began, 0):
+        if not members or started_ticks(pid) not in (began, 0):
             return False
         now_s = time.monotonic()
         since_s = self._left_since_s.setdefault(pid, now_s)
@@ -194,14 +240,47 @@ class Launcher:
     def _note(self, resource: str) -> Path:
         return self._folder / f"{resource.replace('/', '.')}.pid"
 
+    def _cancel_what_is_left(self, alive: Iterable[int]) -> None:
+        """Jobs that no process carries any more, of grants that are over, are cancelled, however long their engine is away."""
+        now_s = time.monotonic()
+        for file, (process, _) in list(self._tidying.items()):
+            if process.poll() is not None and not file.exists():
+                del self._tidying[file]
+        if now_s - self._tidied_s < _TIDY_S:
+            return
+        self._tidied_s = now_s
+        going_on = {str(number) for number in {*alive, *self._uses}}
+        for file in self._folder.glob(f"*{JOB_SUFFIX}"):
+            if file.name[: -len(JOB_SUFFIX)].rpartition(".")[2] in going_on:
+                continue
+            before = self._tidying.get(file)
+            if before is not None and (
+                before[0].poll() is None or now_s - before[1] < _TIDY_AGAIN_S
+            ):
+                continue
+            with file.with_suffix(".log").open("ab") as output:
+                process = subprocess.Popen(
+                    [*_CARRY, "--cancel", str(file)], stdin=subprocess.DEVNULL, stdout=output,
+                    stderr=subprocess.STDOUT, start_new_session=True,
+                )  # fmt: skip
+            self._tidying[file] = (process, now_s)
+
     def _ask_to_end(self, use: _Use) -> None:
         now_s = time.monotonic()
-        if use.asked_s is None:
-            use.asked_s = now_s
-            with contextlib.suppress(ProcessLookupError):
-                use.process.send_signal(signal.SIGINT)
-        elif now_s - use.asked_s > self._stop_s:
+        finishes = use.yields and use.finish_s is not None and not use.interrupted
+        if use.asked_s is None and finishes:  # at the end of its episode
+            self._signal(use, signal.SIGUSR1)
+        elif not use.interrupted and not finishes:
+            use.interrupted = True
+            self._signal(use, signal.SIGINT)
+        limit_s = self._stop_s + ((use.finish_s or 0.0) if finishes else 0.0)
+        if use.asked_s is not None and now_s - use.asked_s > limit_s:
             self._kill(use)
+
+    def _signal(self, use: _Use, number: signal.Signals) -> None:
+        use.asked_s = time.monotonic()
+        with contextlib.suppress(ProcessLookupError):
+            use.process.send_signal(number)
 
     def _left(self, use: _Use) -> bool:
         """Whether something that it had started is still there; then it is ended."""
@@ -221,7 +300,7 @@ class Launcher:
         if code == 0 and use.asked_s is None:
             use.log.with_suffix(".done").touch()
         with self._lock:
-            if number not in self._wanted:
+            if number not in self._wanted or (use.again and not use.yields):
                 return
             if use.yields:
                 self._given_back.add(number)
@@ -232,7 +311,11 @@ class Launcher:
 
 
 def user_up(
-    grant: Granted, others: Sequence[Granted], runs: Path, about: Mapping[str, str]
+    grant: Granted,
+    others: Sequence[Granted],
+    runs: Path,
+    about: Mapping[str, str],
+    jobs: Path | None = None,
 ) -> tuple[list[str], dict[str, str]]:
     """``user up`` for a grant: its run is continued where there is one of before.
 
@@ -241,35 +324,71 @@ def user_up(
         others: All grants of the host; GPUs of the same role are made visible.
         runs: Folder of runs.
         about: More names for ``${name}``, for instance of the resource: ``robot_file``.
+        jobs: Folder for what an engine is to run; None: nothing but processes of this host is.
 
     Raises:
         ConfigError: ``user`` is not on the path, or a value names something unknown.
     """
     if grant.run is None:
         raise ConfigError("grant", got="nothing to run")
-    program = shutil.which("user")
+    wanted = grant.run
+    host, kind, name = grant.resource.split("/")
+    names = {
+        **about, **grant.peers, "host": host, "resource": name, "experiment": grant.experiment,
+        "role": grant.role, "fencing": str(grant.fencing), "port": str(port_of(grant.fencing)),
+    }  # fmt: skip
+    options = _filled(wanted.options, names, "options")
+    program = str(options.get("program") or "") or shutil.which("user")
     if program is None:
         raise ConfigError(
             "the command `user`", got="not on the path", hint="Source install/setup.bash"
         )
-    host, kind, name = grant.resource.split("/")
-    names = {
-        **about, "host": host, "resource": name, "experiment": grant.experiment,
-        "role": grant.role, "fencing": str(grant.fencing),
-    }  # fmt: skip
-    words = [f"{key}:={json.dumps(_filled(v, names, key))}" for key, v in grant.run.set.items()]
+    words = [f"{key}:={json.dumps(_filled(v, names, key))}" for key, v in wanted.set.items()]
     run = f"{grant.experiment}.{grant.role}" + (f".{name}" if kind == "robot" else "")
-    command = [program, "up", grant.run.deployment, *words, "--no-table"]
-    command += ["--runs", str(runs), "--run", run]
-    command += ["--minutes", str(grant.run.minutes)] if grant.run.minutes else []
-    command += ["--steps", str(grant.run.steps)] if grant.run.steps else []
+    command = [program, "up", wanted.deployment, *words, "--no-table"]
+    command += ["--runs", str(options.get("runs") or runs), "--run", run]
+    command += ["--minutes", str(wanted.minutes)] if wanted.minutes else []
+    command += ["--steps", str(wanted.steps)] if wanted.steps else []
     gpus = [
         other.resource.rpartition("/")[2]
         for other in others
         if (other.experiment, other.role) == (grant.experiment, grant.role)
         and other.resource.split("/")[1] == "gpu"
     ]
-    return command, {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
+    if wanted.engine == "local":
+        local = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
+        if kind == "robot":  # its HAL obeys this grant, and no older one
+            local[GRANT_VARIABLE] = str(grant.fencing)
+            command += [FINISH_OPTION, str(wanted.finish_s)]
+        return command, local
+    if jobs is None:
+        raise ConfigError("engine", got=wanted.engine, expected="local, on this host")
+    variables = {name: os.environ[name] for name in _OF_ROS if name in os.environ}
+    if gpus and issubclass(plugins.load("engines", wanted.engine), LocalEngine):
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+    job = Job(run, command, jobs / run, variables, {"gpus": len(gpus)})
+    file = jobs / f"{grant.experiment}.{grant.role}.{grant.fencing}{JOB_SUFFIX}"
+    write_job(file, wanted.engine, options, job)
+    return [*_CARRY, str(file)], {}
+
+
+def _bound_to(grant: Granted) -> str:
+    """What no two processes may use at once: the resource, and of what runs elsewhere only its role."""
+    if grant.run is None or grant.run.engine == "local":
+        return grant.resource
+    return f"{grant.resource}.{grant.experiment}.{grant.role}"
+
+
+def _knows_peers(grant: Granted) -> bool:
+    """Whether all that a run asks of other roles is known."""
+    asked = grant.run.references() if grant.run is not None else ()
+    return all(f"{role}.{what}" in grant.peers for role, what in asked)
+
+
+def _has_moved(before: Granted, now: Granted) -> bool:
+    """Whether a role to which something was connected is elsewhere now."""
+    old, new = where_it_is(before.peers), where_it_is(now.peers)
+    return any(old.get(key) != value for key, value in new.items())
 
 
 def _filled(value: Any, names: Mapping[str, str], where: str) -> Any:
@@ -277,11 +396,15 @@ def _filled(value: Any, names: Mapping[str, str], where: str) -> Any:
     if isinstance(value, str):
 
         def one(match: re.Match[str]) -> str:
-            if match[1] not in names:
-                raise ConfigError(where, got=f"${{{match[1]}}}", expected=f"one of {sorted(names)}")
-            return names[match[1]]
+            name = f"{match[1]}.{match[2]}" if match[2] else match[1]
+            if name not in names:
+                raise ConfigError(
+                    where, got=f"${{{name}}}", expected=f"one of {sorted(names)}",
+                    hint=f"The host's own file may say it: values: {{{name}: ...}}",
+                )  # fmt: skip
+            return names[name]
 
-        return re.sub(r"\$\{(\w+)\}", one, value)
+        return REFERENCE.sub(one, value)
     if isinstance(value, list):
         return [_filled(item, names, where) for item in value]
     if isinstance(value, dict):
@@ -295,15 +418,6 @@ def _die_with(parent: int) -> None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
             os._exit(1)
-
-
-def _began(pid: int) -> int:
-    """When a process was started, in the kernel's clock; 0 when it is gone."""
-    try:
-        text = Path("/proc", str(pid), "stat").read_text(errors="replace")
-        return int(text.rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return 0
 
 
 def _last_line(log: Path) -> str:

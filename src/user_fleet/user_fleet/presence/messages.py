@@ -8,13 +8,14 @@ reads it.
 ``HOST/fleet/alive/LIFE``                 liveliness token: the agent is there, in this life (a hint)
 ``HOST/fleet/heartbeat``                  :class:`Heartbeat`, twice a second
 ``HOST/fleet/report``                     asked for: the :class:`~user_fleet.resources.model.HostReport`
+``HOST/fleet/log``                        asked for: a :class:`LogPart` of what was started for a grant
 ``SCHEDULER/fleet/assignments/HOST``      :class:`Assignment`, when it changes and every two seconds
 ========================================  ==========================================================
 """
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from user_core.config import Config, from_mapping, setting, to_mapping
 from user_core.errors import CodecError, ConfigError
@@ -22,6 +23,8 @@ from user_fleet.resources.model import parse_json, to_json
 from user_fleet.scheduling.experiment import Run
 
 MAX_MESSAGE_BYTES = 2**16
+#: Most of a log in one part; as JSON it may take six times as much.
+LOG_PART_BYTES = 2**15
 _MOST = 256
 M = TypeVar("M", bound="Message")
 
@@ -41,6 +44,11 @@ def report_key(host: str) -> str:
     return f"{host}/fleet/report"
 
 
+def log_key(host: str) -> str:
+    """Key under which the output of what was started for a grant is asked for."""
+    return f"{host}/fleet/log"
+
+
 def assignment_key(scheduler: str, host: str) -> str:
     """Key of what a scheduler tells a host."""
     return f"{scheduler}/fleet/assignments/{host}"
@@ -48,6 +56,8 @@ def assignment_key(scheduler: str, host: str) -> str:
 
 class Message(Config):
     """What travels as JSON."""
+
+    most_bytes: ClassVar[int] = MAX_MESSAGE_BYTES
 
     def to_json(self) -> bytes:
         """As it travels."""
@@ -57,7 +67,7 @@ class Message(Config):
     def from_json(cls: type[M], data: bytes) -> M:
         """Read one that came from elsewhere. Raises CodecError."""
         what = cls.__name__.lower()
-        found = parse_json(data, MAX_MESSAGE_BYTES, what)
+        found = parse_json(data, cls.most_bytes, what)
         try:
             return from_mapping(cls, found)
         except ConfigError as error:
@@ -102,6 +112,9 @@ class Granted(Config):
     role: str = setting(doc="For which role.", min_length=1, max_length=64)
     yields: bool = setting(False, doc="To be given back at the end of the episode.")
     run: Run | None = setting(None, doc="What to start for it.")
+    peers: dict[str, str] = setting(
+        factory=dict, doc="Of what the run asks of other roles, what is known: learner.address."
+    )
 
 
 class Assignment(Message):
@@ -114,3 +127,15 @@ class Assignment(Message):
     epoch: int = setting(doc="Token of the scheduler; an older one is not obeyed.", ge=1)
     sequence: int = setting(doc="Counts the changes that this scheduler made.", ge=1)
     grants: tuple[Granted, ...] = setting((), doc="Grants in force.", max_length=_MOST)
+
+
+class LogPart(Message):
+    """A part of what was printed by what was started for a grant."""
+
+    most_bytes: ClassVar[int] = 8 * LOG_PART_BYTES
+
+    fencing: int = setting(doc="Number of the grant.", ge=1)
+    offset: int = setting(0, doc="Where the part begins.", unit="B", ge=0)
+    size: int = setting(0, doc="How much there is in all.", unit="B", ge=0)
+    end: int = setting(0, doc="Where the part ends.", unit="B", ge=0)
+    text: str = setting("", doc="The part.")

@@ -109,11 +109,14 @@ class WorkingScheduler:
         hosts.expect({*names, *(known.name for known in self.store.hosts())}, reports)
         self._session = self._open_session()
         self._hub = Hub(self._session, scheduler, hosts, epoch, name=self._name, clock=self._clock)
-        self._desk, self.hosts, self._noted = Desk(scheduler, hosts), hosts, {}
+        self._desk = Desk(scheduler, hosts, self._hub.log_part)
+        self.hosts, self._noted = hosts, {}
         self._hub.start()
         _log.info("works, with token %d", epoch)
 
     def _end(self) -> None:
+        if self._desk is not None:
+            self._desk.close()
         if self._hub is not None:
             self._hub.close()
         if self._session is not None:

@@ -39,6 +39,9 @@ class HostRobot(Config):
 
     file: str = setting(doc="Robot file: a path, or the name of a ready one.", min_length=1)
     tags: tuple[str, ...] = setting((), doc="Words that requirements may ask for.")
+    values: dict[str, str] = setting(
+        factory=dict, doc="For ${name} in what experiments run on it, before those of the host."
+    )
 
 
 class HostConfig(Config):
@@ -46,7 +49,15 @@ class HostConfig(Config):
 
     host: str = setting("", doc="Its name, unique in the fleet; empty: the machine's.")
     site: str = setting("", doc="Place: hosts of one site share a fast network.")
+    address: str = setting(
+        "", doc="Where other hosts reach it; empty: its address in the network of the scheduler.",
+        max_length=253,
+    )  # fmt: skip
     tags: tuple[str, ...] = setting((), doc="Words that all its resources carry.")
+    values: dict[str, str] = setting(
+        factory=dict,
+        doc="For ${name} in what experiments run here: {credentials: /etc/user/net/learners/learner}.",
+    )
     robots: dict[str, HostRobot] = setting(
         factory=dict, doc="Robots that files describe, by the names that they are to have."
     )
@@ -79,6 +90,7 @@ class Inventory:
         find_file: Finds a robot file by what a configuration calls it; raises SuiteError.
         contracts: Contracts to look for in ROS graphs.
         root: Where ``dev`` and ``sys`` are.
+        endpoint: Where the network is reached; tells which of the host's addresses others see.
     """
 
     def __init__(
@@ -87,7 +99,9 @@ class Inventory:
         find_file: Callable[[str], Path] = Path,
         contracts: Sequence[Contract] = (),
         root: Path = Path("/"),
+        endpoint: str = "",
     ) -> None:
+        self.endpoint = endpoint
         self.config, self._find_file = config, find_file
         self._contracts, self._root = list(contracts), root
         self.life = uuid.uuid4().hex
@@ -131,6 +145,7 @@ class Inventory:
             host=name,
             site=site,
             life=self.life,
+            address=self.config.address or machine.address_toward(self.endpoint),
             version=_version(),
             wall_ns=time.time_ns(),
             sequence=self._sequence,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import platform
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -152,3 +154,24 @@ def _cpu_model() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def address_toward(endpoint: str = "") -> str:
+    """The address of this host that others see who are reached through an endpoint, ``tls/HOST:PORT``.
+
+    For an endpoint on this host, and without one, that of its default route. Nothing is sent.
+    """
+    host = endpoint.partition("/")[2].rpartition(":")[0].strip("[]")
+    for target in filter(
+        None, (host, "192.0.2.1", "2001:db8::1")
+    ):  # the last two are for documentation only
+        for family in (socket.AF_INET, socket.AF_INET6):
+            try:
+                with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                    probe.connect((target, 9))
+                    found = str(probe.getsockname()[0])
+            except (OSError, UnicodeError):
+                continue
+            if not ipaddress.ip_address(found.partition("%")[0]).is_loopback:
+                return found
+    return "127.0.0.1"

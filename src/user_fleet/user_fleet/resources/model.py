@@ -135,6 +135,9 @@ class HostReport(Config):
     life: str = setting(
         "", doc="Identity of this life of the agent; another one after each start.", max_length=64
     )
+    address: str = setting(
+        "", doc="Where other hosts reach it; empty: nobody knows.", max_length=253
+    )
     version: str = setting("", doc="Version of the software of the host.", max_length=64)
     wall_ns: int = setting(0, doc="Clock of the host when this was said.", unit="ns", ge=0)
     sequence: int = setting(0, doc="Counts the reports of this life.", ge=0)

@@ -18,19 +18,31 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import model_validator
 
+from user_core import plugins
 from user_core.config import Config, ConfigErrors, from_mapping, load_document, setting
 from user_core.errors import ConfigError
 from user_fleet.resources.model import Kind, Resource
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _ARGUMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
+_ENGINE = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*(:[A-Za-z_][A-Za-z0-9_]*)?")
 _MAX_ROLES = 16
+#: In values of a run: ``${name}``, and ``${ROLE.name}`` of another role.
+REFERENCE = re.compile(r"\$\{([A-Za-z][\w-]*)(?:\.(\w+))?\}")
+#: What may be asked of another role, to what it is.
+OF_A_ROLE = {
+    "address": "address of the host that runs it",
+    "port": "port that is its own on that host",
+    "host": "name of that host",
+    "site": "place of that host",
+    "name": "name of the first resource that it was granted",
+}
 
 
 class Requirement(Config):
@@ -111,8 +123,9 @@ class Requirement(Config):
 class Run(Config):
     """What the agent of a host starts for each resource that is granted for a role.
 
-    In values, ``${resource}``, ``${host}``, ``${site}``, ``${experiment}``, ``${role}``, ``${robot_file}`` and ``${fencing}`` are
-    replaced.
+    In values, ``${resource}``, ``${host}``, ``${address}``, ``${port}``, ``${site}``, ``${experiment}``, ``${role}``, ``${robot_file}``,
+    ``${fencing}`` and the host's own ``values`` are replaced, and ``${ROLE.address}``, ``${ROLE.port}`` and their like by those of what
+    was granted for another role.
     """
 
     deployment: str = setting(
@@ -123,13 +136,38 @@ class Run(Config):
     )
     minutes: float = setting(0.0, doc="It is over after so long; 0: never.", unit="min", ge=0)
     steps: int = setting(0, doc="It is over after so many steps in the store; 0: never.", ge=0)
+    finish_s: float = setting(
+        60.0, doc="When a robot is asked back: how long its episode may go on; then it is cut as truncated.",
+        unit="s", ge=0, le=3600,
+    )  # fmt: skip
+    engine: str = setting(
+        "local", doc="What runs it: local (the agent, as its own process), torchrun, slurm, ray, kubernetes, or an "
+        "engine of an installed package.", min_length=1, max_length=128,
+    )  # fmt: skip
+    options: dict[str, Any] = setting(factory=dict, doc="Options of the engine.")
 
     def validate(self) -> None:
         if not _NAME.fullmatch(self.deployment):
             raise ConfigError("deployment", got=repr(self.deployment), expected="a name, no path")
+        if not _ENGINE.fullmatch(self.engine):
+            raise ConfigError("engine", got=repr(self.engine), expected="a name: slurm, ray, ...")
+        if self.options and self.engine == "local":
+            raise ConfigError(
+                "options", got=f"{sorted(self.options)} of engine local", expected="none",
+                hint="Say which engine they are for: engine: slurm",
+            )  # fmt: skip
         for name in self.set:
             if not _ARGUMENT.fullmatch(name):
                 raise ConfigError("set", got=repr(name), expected="names as in `user up`")
+
+    def references(self) -> frozenset[tuple[str, str]]:
+        """Other roles of which something is asked, and what: ``("learner", "address")``."""
+        return frozenset(
+            (match[1], match[2])
+            for text in _texts([self.set, self.options])
+            for match in REFERENCE.finditer(text)
+            if match[2]
+        )
 
 
 class Role(Config):
@@ -186,6 +224,10 @@ class Experiment(Config):
         (), doc="Experiments that must have ended before.", max_length=64
     )
     roles: dict[str, Role] = setting(doc="Its roles by name.", min_length=1)
+    done_with: tuple[str, ...] = setting(
+        (), doc="Roles with whose end the experiment is done; none named: all that run something.",
+        max_length=16,
+    )  # fmt: skip
     preferences: Preferences = setting(factory=Preferences, doc="What is better.")
 
     @model_validator(mode="before")
@@ -219,8 +261,33 @@ class Experiment(Config):
                     "deadline", got=f"{self.deadline!r} ({error})", expected="2026-12-01T06:00"
                 )
             )
+        faults += self._faults_of_roles()
         if faults:
             raise ConfigErrors.of(faults)
+
+    def _faults_of_roles(self) -> list[ConfigError]:
+        faults = []
+        running = [name for name, role in self.roles.items() if role.run is not None]
+        for name in self.done_with:
+            if name not in running:
+                faults.append(
+                    ConfigError("done_with", got=repr(name), expected=f"roles that run something: {running}")
+                )  # fmt: skip
+        for name, role in self.roles.items():
+            for other, what in sorted(role.run.references() if role.run is not None else ()):
+                if other in self.roles and what in OF_A_ROLE:
+                    continue
+                known = (
+                    f"one of {sorted(OF_A_ROLE)}"
+                    if other in self.roles
+                    else f"a role: {sorted(self.roles)}"
+                )
+                error = ConfigError(
+                    f"roles.{name}.run", got=f"${{{other}.{what}}}", expected=known
+                )  # fmt: skip
+                error.key = ("roles", name, "run")
+                faults.append(error)
+        return faults
 
     def deadline_s(self) -> float | None:
         """The deadline in seconds since the epoch; None without one."""
@@ -234,16 +301,40 @@ def load_experiment(file: str | Path) -> Experiment:
 
     Raises:
         ConfigError: It cannot be read, or something in it is wrong; told with the line.
+        PluginError: A role names an engine that is not installed here.
     """
     document = load_document(file)
     data = {"name": Path(file).stem.replace(" ", "_"), **document.data}
     try:
-        return from_mapping(Experiment, data)
+        experiment = from_mapping(Experiment, data)
+        check_engines(experiment)
+        return experiment
     except ConfigError as error:
         for one in error.errors if isinstance(error, ConfigErrors) else (error,):
             if one.key[2:4] == ("first_of", 0) and one.key[:3] not in document.lines:
                 one.key = one.key[:2] + one.key[4:]  # a requirement alone was written
         raise document.located(error) from None
+
+
+def check_engines(experiment: Experiment) -> None:
+    """Hold the options of each role's engine against what that engine takes, as far as it is installed here.
+
+    Raises:
+        PluginError: There is no such engine here.
+        ConfigError: An option is unknown or wrong.
+    """
+    for name, role in experiment.roles.items():
+        if role.run is not None:
+            engine = plugins.load("engines", role.run.engine)
+            from_mapping(engine.Config, role.run.options, f"roles.{name}.run.options")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in plain data."""
+    if isinstance(value, str):
+        yield value
+    for inner in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():  # fmt: skip
+        yield from _texts(inner)
 
 
 def _any(words: tuple[Any, ...]) -> str:
