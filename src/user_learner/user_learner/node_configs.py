@@ -12,6 +12,7 @@ from user_comm.net.sessions import LOCAL_ENDPOINT, ZenohConfig
 from user_core.config import Config, setting
 from user_learner.learner import LearnerConfig
 from user_learner.replay.config import StoreConfig
+from user_learner.robot_watch import RobotWatchConfig
 
 
 class LearnerNodeConfig(LearnerConfig):
@@ -37,6 +38,9 @@ class ReplayConfig(Config):
     path: Path = setting(doc="Directory of the store; made when it is not there.")
     store: StoreConfig = setting(
         factory=StoreConfig, doc="How the store is written, and how much it keeps."
+    )
+    robots: RobotWatchConfig = setting(
+        factory=RobotWatchConfig, doc="When the data of one robot look wrong beside the others'."
     )
     status_period_s: float = setting(1.0, doc="Time between two status messages.", unit="s", gt=0)
     retention_period_s: float = setting(

@@ -13,7 +13,7 @@ from user_msgs.msg import ReplayStatus
 
 from user_comm import topics
 from user_comm.converters import CONVERTERS, RobotDescription, set_stamp
-from user_comm.diagnostics import Level
+from user_comm.diagnostics import Item, Level
 from user_comm.lifecycle import LifecycleNode
 from user_comm.run import run
 from user_comm.subscriptions import CheckedSubscription
@@ -25,6 +25,7 @@ from user_learner.node_configs import ReplayConfig
 from user_learner.replay.ingest import ChunkStatus, CodingLog
 from user_learner.replay.reader import StoreReader
 from user_learner.replay.writer import StoreWriter
+from user_learner.robot_watch import RobotWatch
 from user_learner.training.progress import Rate
 
 _GREETING_PERIOD_S = 0.2
@@ -63,6 +64,9 @@ class ReplayNode(LifecycleNode):
         self._counts = dict.fromkeys(ChunkStatus, 0)
         self._rate = Rate()
         self._trouble = NO_REASON
+        self._watch, self._told = RobotWatch(config.robots), frozenset[str]()
+        self.diagnostics.watch("robots", self._robots_item)
+        stack.callback(self.diagnostics.unwatch, "robots")
         self._stop = threading.Event()
 
     def activate(self, stack: ExitStack) -> None:
@@ -117,6 +121,8 @@ class ReplayNode(LifecycleNode):
         self._counts[result.status] += 1
         if result.status is ChunkStatus.STAGED:
             self._rate.add(len(chunk))
+            if (schema := self._writer.schema) is not None:
+                self._watch.take(chunk, schema)
             return
         if result.status is ChunkStatus.REFUSED:
             self.get_logger().error(f"chunk {chunk.id} refused: {result.ack.error}")
@@ -178,9 +184,27 @@ class ReplayNode(LifecycleNode):
             Reason(ROWS_SET_ASIDE, f"segment {damage.segment} set aside: {damage.reason}")
             for damage in tables.damages
         ]
+        warnings += self._watch.reasons()
+        self._tell_flags()
         message.warning_codes = [warning.code for warning in warnings]
         message.warnings = [warning.text for warning in warnings]
         self._status.publish(message)
+
+    def _robots_item(self) -> Item:
+        """Whether the data of a robot look wrong."""
+        flags = self._watch.flags()
+        text = "; ".join(flag.text for found in flags.values() for flag in found)
+        values = {name: ", ".join(flag.code for flag in found) for name, found in flags.items()}
+        return Item("robots", Level.WARN if flags else Level.OK, text or "alike", values)
+
+    def _tell_flags(self) -> None:
+        """In the log, once each."""
+        flags = {
+            f"{flag.code} {name}": flag for name, f in self._watch.flags().items() for flag in f
+        }
+        for key in flags.keys() - self._told:
+            self.get_logger().warning(f"data look wrong: {flags[key].text}")
+        self._told = frozenset(flags)
 
 
 def main() -> None:
