@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -41,6 +42,8 @@ _EVALUATIONS = 20
 def main(argv: Sequence[str]) -> int:
     """Run until Ctrl-C, ``--minutes``, ``--steps`` or ``--until-success``; then write the report.
 
+    SIGUSR1 asks the actors to finish (``--finish-s``): the run ends when their episodes have.
+
     In a terminal, `g` and Enter say go to robots that wait for a person's word.
 
     Exit code 0; 1 when a process was given up, or nothing was collected at all. The reason is said.
@@ -67,10 +70,12 @@ def main(argv: Sequence[str]) -> int:
     running = _Up(run, arguments, console)
     # Ours, so that asyncio installs none: its own cancels what is just being started, which may never end.
     before = signal.signal(signal.SIGINT, lambda number, frame: running.ask_to_stop())
+    signal.signal(signal.SIGUSR1, lambda number, frame: running.ask_to_finish())
     try:
         good = asyncio.run(running.run())
     finally:
         signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # it ends already
     if run.history.exists():
         from user_bringup.report import write_report  # matplotlib takes a second to import
 
@@ -130,6 +135,9 @@ class _Up:
             run.deployment.processes, run.commands, run.log_dir, self._tell_change
         )
         self.stopping = ""
+        self._finish_asked = False
+        self._ending = threading.Event()  # nobody waits for the end of an episode any more
+        self._finishing: asyncio.Task[None] | None = None
         self._said_unknown = False
         self._seen_standbys: dict[int, int] = {}
         self._next_standbys_s = 0.0
@@ -163,6 +171,7 @@ class _Up:
                         live.update(render(state, f"{self.prepared.deployment.name}  "
                                            f"{self.prepared.folder.name}  {self.stopping}"))  # fmt: skip
                     self._stop_when_done(state)
+                    self._finish_when_asked(domains)
                     if time.monotonic() >= next_line_s:
                         self.history.state(state)
                         next_line_s += 1.0 if live is not None else 5.0
@@ -235,7 +244,39 @@ class _Up:
         """A person, or a system, has had enough: also before anything was started."""
         self._stop("asked to stop")
 
+    def ask_to_finish(self) -> None:
+        """The robots are wanted elsewhere: end when their episodes have come to an end."""
+        self._finish_asked = True
+
+    def _finish_when_asked(self, domains: list[int]) -> None:
+        if self._finish_asked and self._finishing is None and not self.stopping:
+            self.console.print("asked to finish: the episodes come to their end", highlight=False)
+            self._finishing = asyncio.create_task(self._finish(domains))
+
+    async def _finish(self, domains: list[int]) -> None:
+        try:
+            said = await asyncio.to_thread(self._finish_actors, domains)
+        except Exception as error:  # of the graph; the run ends all the same
+            said = f"the actors could not be asked to finish: {error}"
+        self._stop(f"asked to finish; {said}")
+
+    def _finish_actors(self, domains: list[int]) -> str:
+        from user_bringup.nodes.go_caller import GoCaller
+        from user_bringup.running.finishing import finish_actors
+
+        processes = self.prepared.deployment.processes
+        actors = {p.node_name: p.name for p in processes if p.executable == "actor_node"}
+        over = (ChildState.ENDED, ChildState.GIVEN_UP)
+
+        def is_alive(actor: str) -> bool:
+            return self.supervisor.children[actors[actor]].state not in over
+
+        with ExitStack() as stack:
+            callers = [stack.enter_context(GoCaller(domain)) for domain in domains]
+            return finish_actors(callers, actors, self.arguments.finish_s, self._ending, is_alive)
+
     def _stop(self, reason: str) -> None:
+        self._ending.set()
         if not self.stopping:
             self.stopping = f"stopping: {reason}"
             self.console.print(self.stopping, highlight=False, soft_wrap=True, markup=False)
@@ -358,6 +399,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--steps", type=int, default=0, help="stop after this many environment steps"
     )
+    parser.add_argument(
+        "--finish-s", type=float, default=60.0, metavar="SECONDS",
+        help="once SIGUSR1 has asked it to finish: how long an episode may go on; then it is cut",
+    )  # fmt: skip
     parser.add_argument(
         "--until-success", type=_share, default=0.0, metavar="SHARE",
         help=f"stop when this share of {_EVALUATIONS} evaluation episodes succeeded, those of the "

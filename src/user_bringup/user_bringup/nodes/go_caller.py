@@ -1,4 +1,4 @@
-"""Says go to actors that wait for a person's word, by their service ``~/go``."""
+"""Speaks to actors by their services: says go (``~/go``), or asks them to finish (``~/finish``)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from std_srvs.srv import Trigger
+from user_msgs.srv import FinishEpisode
 
 _KIND = "std_srvs/srv/Trigger"
 _LOOK_S = 0.1
@@ -72,7 +73,7 @@ class GoCaller:
         for _ in range(_ATTEMPTS):
             client = self._node.create_client(Trigger, f"{actor}/go")
             try:
-                answer = self._call(client)
+                answer = self._call(client, Trigger.Request())
             finally:
                 self._node.destroy_client(client)
             if answer is not None:
@@ -86,11 +87,21 @@ class GoCaller:
             if name.endswith("/go") and _KIND in kinds
         }
 
-    def _call(self, client: Any) -> Any:
+    def finish(self, actor: str, limit_s: float) -> Any:
+        """Ask one to finish within ``limit_s``; the answer of ``FinishEpisode``, None when it does not answer."""
+        client = self._node.create_client(FinishEpisode, f"{actor}/finish")
+        try:
+            return self._call(client, FinishEpisode.Request(limit_s=limit_s))
+        finally:
+            self._node.destroy_client(client)
+
+    def _call(self, client: Any, request: Any) -> Any:
         end_s = time.monotonic() + _ANSWER_S
         while not client.service_is_ready() and time.monotonic() < end_s:
             self._executor.spin_once(_LOOK_S)
-        future = client.call_async(Trigger.Request())
+        if not client.service_is_ready():
+            return None
+        future = client.call_async(request)
         self._executor.spin_until_future_complete(future, _ANSWER_S)
         return future.result() if future.done() else None
 

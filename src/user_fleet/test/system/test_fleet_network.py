@@ -161,7 +161,7 @@ def test_two_of_one_name_a_clock_that_is_off_and_forgers_hurt_nobody(world: Flee
     world.submit("one", 1)
     wait_until(lambda: world.grants("one"))
     assert set(world.grants("one")) == {"h1/robot/arm"}  # the first of the two goes on
-    wait_until(lambda: told(first, 1))
+    wait_until(lambda: told(first, *world.grants("one").values()))
     twin.interrupt()
     assert "told" not in twin.log.split()  # it obeys nobody: what it was told was for the first
     assert "another agent of this name" in twin.log

@@ -59,6 +59,35 @@ def test_what_is_asked_back_is_given_back_once_nothing_runs(host: Launcher, tmp_
     assert not list(host.given_back())
 
 
+def test_what_can_finish_is_asked_to_and_killed_only_when_its_time_is_over(tmp_path: Path) -> None:
+    """An episode has its own time, beside that which the end takes."""
+    script = (
+        "trap 'echo usr1 >> {0}/said; (sleep 0.8; touch {0}/over) & wait; exit 0' USR1; trap 'exit 7' INT;"
+        "echo $$ > {0}/main; while true; do sleep 0.05; done"
+    ).format(tmp_path)
+
+    def finishes(one: Granted, others: Sequence[Granted]) -> tuple[list[str], dict[str, str]]:
+        return ["sh", "-c", script, "sh", "--finish-s", "30"], {}
+
+    host = Launcher(finishes, tmp_path / "uses", stop_s=0.2)
+    try:
+        host.apply([grant(1, script)])
+        pid_in(tmp_path / "main")
+        host.apply([grant(1, script, yields=True)])
+        wait_until(lambda: list(host.given_back()) == [1])
+        assert (tmp_path / "over").exists()
+        assert (tmp_path / "said").read_text() == "usr1\n"
+
+        (tmp_path / "main").unlink()
+        host.apply([grant(2, script)])
+        pid_in(tmp_path / "main")
+        host.apply([])  # taken away: at once
+        wait_until(lambda: not host._uses)
+        assert (tmp_path / "said").read_text() == "usr1\n"
+    finally:
+        host.close()
+
+
 def test_how_it_ends_by_itself_is_said(host: Launcher) -> None:
     host.apply([grant(1, "exit 0"), grant(2, "echo no bus >&2; exit 3", "h/robot/s")])
     wait_until(lambda: list(host.done()) == [1] and list(host.failed()))
@@ -141,7 +170,8 @@ def test_user_up_is_told_what_it_is_for(monkeypatch: pytest.MonkeyPatch, tmp_pat
     words, variables = user_up(one, [one], tmp_path, {"robot_file": "panda_sim"})
     assert words[:3] == ["/bin/user", "up", "edge"]
     assert words[3:6] == ['name:="left"', 'robot:="panda_sim"', "actor.loop.random_steps:=5"]
-    assert words[-1] == "e.robots.left" and not variables
+    assert words[-3:] == ["e.robots.left", "--finish-s", "60.0"]
+    assert variables["USER_FLEET_GRANT"] == "7"
     with pytest.raises(ConfigError, match="robot_file"):
         user_up(one, [one], tmp_path, {})
     gpus = [

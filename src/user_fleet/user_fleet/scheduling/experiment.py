@@ -140,6 +140,9 @@ class Run(Config):
         60.0, doc="When a robot is asked back: how long its episode may go on; then it is cut as truncated.",
         unit="s", ge=0, le=3600,
     )  # fmt: skip
+    own_domain: bool = setting(
+        False, doc="In a ROS domain of its own, where several things run on one host that are to meet over the network only.",
+    )  # fmt: skip
     engine: str = setting(
         "local", doc="What runs it: local (the agent, as its own process), torchrun, slurm, ray, kubernetes, or an "
         "engine of an installed package.", min_length=1, max_length=128,

@@ -2,7 +2,8 @@
 
 Every change is one transaction, so that the file is whole after any crash, and makes sense: SQLite itself refuses a
 second exclusive grant of a resource. Fencing numbers only grow, also over crashes and over schedulers: whoever
-holds a grant with a smaller number than another of the same resource has lost it.
+holds a grant with a smaller number than another of the same resource has lost it. They begin with the wall clock, in seconds, so that
+hosts and robots, which remember the newest that they have seen, believe a new file, too.
 
 Of several schedulers only the newest may write. Each takes the store over when it begins to work, with a token that is larger than all
 before; a transaction of one with an older token is refused. So a scheduler that was suspended or cut off and comes back changes nothing.
@@ -164,8 +165,7 @@ class FleetStore:
     def take_over(self) -> int:
         """Become the one scheduler that may write; returns the token by which it is known."""
         with self._begin():
-            self._db.execute("UPDATE meta SET value = value + 1 WHERE key = 'epoch'")
-            self._epoch = self._meta("epoch")
+            self._epoch = self._next("epoch")
             self._set("alive_ns", self._clock.wall_ns())
         return self._epoch
 
@@ -256,8 +256,7 @@ class FleetStore:
             ).fetchone()
         if exclusive is not None:
             raise LeaseError(f"{resource} is held by {exclusive[0]!r}")
-        self._db.execute("UPDATE meta SET value = value + 1 WHERE key = 'fencing'")
-        fencing, now_ns = self._meta("fencing"), self._clock.wall_ns()
+        fencing, now_ns = self._next("fencing"), self._clock.wall_ns()
         self._db.execute(
             "INSERT INTO grants (fencing, resource, experiment, role, share, begun_ns) "
             "VALUES (?, ?, ?, ?, ?, ?)",
@@ -500,6 +499,13 @@ class FleetStore:
     def _meta(self, key: str) -> int:
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return int(row[0])
+
+    def _next(self, key: str) -> int:
+        """The next number: larger than all before, also where this file was lost or an old copy of it was put back,
+        since it begins with the seconds of the wall clock."""
+        value = max(self._meta(key) + 1, self._clock.wall_ns() // 10**9)
+        self._set(key, value)
+        return value
 
     def _set(self, key: str, value: int) -> None:
         self._db.execute("UPDATE meta SET value = ? WHERE key = ?", (value, key))
