@@ -36,6 +36,7 @@ setup(
             "goal_function = user_core.goals:GoalFunction",
         ],
         "user.rewards": [
+            "composite = user_core.rewards:CompositeReward",
             "goal = user_core.goals:GoalRewardOfStep",
             "operator = user_core.rewards:OperatorReward",
             "pose_threshold = user_core.rewards:PoseThresholdReward",

@@ -432,10 +432,13 @@ class RewardOutcome:
 
 
 class Reward(ABC):
-    """Judges a step. Pure: the same arguments give the same verdict, so that it can run in
-    the actor and can relabel stored data."""
+    """Judges the steps of an episode one after another. Pure: the same steps give the same verdicts,
+    so that it can run in the actor and can relabel stored data."""
 
     Config: ClassVar[type[Config]] = Config
+
+    def reset(self) -> None:
+        """An episode begins: forget what was remembered of the last one. Most remember nothing."""
 
     @abstractmethod
     def __call__(

@@ -169,6 +169,7 @@ class EpisodeLoop:
         self._label = Label.NONE
         self.timing.begin(first)
         try:
+            self._reward.reset()
             return self._act(source, first)
         except BaseException as error:
             text = in_words(error)

@@ -1,4 +1,4 @@
-"""Rewards that actor and learner share."""
+"""Rewards of single steps: what the robot, the distance to a pose, or a person says."""
 
 from __future__ import annotations
 
@@ -169,6 +169,10 @@ class OperatorReward(Reward):
         self._base: Reward | None = None
         if config.base is not None:
             self._base = config.base.build("rewards", path="base")
+
+    def reset(self) -> None:
+        if self._base is not None:
+            self._base.reset()
 
     def __call__(
         self, observation: Arrays, action: Array, next_observation: Arrays, task: TaskFeedback

@@ -1,0 +1,216 @@
+"""``user episodes`` and ``user reward`` as a person and a program use them."""
+
+import io
+import json
+import time
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from user_core.interfaces import Reward, RewardOutcome
+from user_core.types import EpisodeKey, EpisodeResult, EpisodeSource, Outcome
+from user_learner.cli import episodes, reward
+from user_learner.edits import Edit, EditedEpisodes, EditLog
+from user_learner.edits.columns import RewardColumn
+from user_learner.edits.listing import EpisodeFilter, list_all, select
+from user_learner.replay import StoreWriter
+from user_learner.replay.index import connect
+from user_learner.replay.layout import result_to_dict
+from user_learner.sampling import ReplaySource
+from user_testing.worlds.replay import QUICK, STILL, Actor, Plan, fill
+
+
+@pytest.fixture
+def store(tmp_path):
+    plans = [Plan(6, terminated=True), Plan(30), Plan(4, humans=frozenset({1})), Plan(5)]
+    with StoreWriter(tmp_path, config=QUICK) as writer:
+        fill(writer, Actor(), plans)
+    return tmp_path
+
+
+def user(command, *words):
+    text = io.StringIO()
+    status = command.main([str(w) for w in words], Console(file=text, width=200))
+    return status, text.getvalue()
+
+
+def listed(store, capsys, *words):
+    capsys.readouterr()
+    user(episodes, "ls", store, "--json", *words)
+    return [item["number"] for item in json.loads(capsys.readouterr().out)]
+
+
+def test_episodes_are_listed_and_filtered(store, capsys):
+    assert listed(store, capsys) == [0, 1, 2, 3]
+    assert listed(store, capsys, "--failed") == [1, 2, 3]
+    assert listed(store, capsys, "--succeeded") == [0]
+    assert listed(store, capsys, "--long", 20) == [1]
+    assert listed(store, capsys, "--intervened") == [2]
+    assert listed(store, capsys, "--robot", "arm", "--last", 2) == [2, 3]
+    assert listed(store, capsys, "--robot", "other") == []
+    assert listed(store, capsys, "--source", "demonstration") == []
+    # the executed action differs from the proposed one in all steps of these episodes
+    assert listed(store, capsys, "--gate-limited") == [0, 1, 2, 3]
+    status, text = user(episodes, "ls", store)
+    assert status == 0
+    assert "4 episodes, 45 steps" in text
+
+
+def test_edits_from_the_shell_are_seen_and_taken_back(store, capsys):
+    assert user(episodes, "exclude", store, "1", "3", "--reason", "the cup fell")[0] == 0
+    assert user(episodes, "tag", store, "0-2", "--add", "blue")[0] == 0
+    assert user(episodes, "relabel", store, "2", "--as", "success")[0] == 0
+    assert user(episodes, "trim", store, "0", "--start", 1, "--stop", 4)[0] == 0
+    assert user(episodes, "note", store, "0", "--text", "look at the [gripper]")[0] == 0
+    assert listed(store, capsys) == [0, 2]
+    assert listed(store, capsys, "--excluded") == [1, 3]
+    assert listed(store, capsys, "--tag", "blue", "--all") == [0, 1, 2]
+    assert listed(store, capsys, "--succeeded") == [0, 2]
+    with ReplaySource(store, STILL) as source:
+        assert len(source) == 3 + 4
+    _, text = user(episodes, "show", store, "0")
+    assert "[gripper]" in text and "cut" in text
+    _, text = user(episodes, "log", store)
+    assert "the cup fell" in text
+    status, text = user(episodes, "undo", store, "1")
+    assert (status, "edit 6: undo" in text) == (0, True)
+    assert listed(store, capsys) == [0, 1, 2, 3]
+    user(episodes, "undo", store)  # the last one that counts: the note
+    _, text = user(episodes, "show", store, "0")
+    assert "gripper" not in text.split("edits")[0]
+    user(episodes, "exclude", store, "--failed", "--reason", "all at once")
+    assert listed(store, capsys) == [0, 2]
+
+
+def test_what_cannot_be_done_is_said(store):
+    for words, expected in (
+        (("exclude", store), "numbers, ranges, keys, or filters"),
+        (("exclude", store, "9"), "0 to 3"),
+        (("exclude", store, "1", "--failed"), "one of the two"),
+        (("trim", store, "0", "--stop", "40"), "within 0 to 6"),
+        (("tag", store, "0"), "tags"),
+        (("undo", store, "7"), "entry to undo"),
+        (("ls", store / "nowhere"), "no replay store"),
+    ):
+        status, text = user(episodes, *words)
+        assert status == 2
+        assert expected in text.replace("\n", " ")
+    assert user(episodes, "undo", store)[0] == 1
+
+
+class PlaceReward(Reward):
+    """Judges by the row that comes after, and remembers how many steps it saw."""
+
+    def __init__(self, config):
+        self.seen = -1
+
+    def reset(self):
+        self.seen = 0
+
+    def __call__(self, observation, action, next_observation, task):
+        assert self.seen == int(observation["place"][2])
+        self.seen += 1
+        row = int(next_observation["place"][2])
+        return RewardOutcome(10.0 * row, row == 3, row == 3)
+
+
+def test_stored_data_is_judged_anew_into_a_column(store, capsys, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "edits_place_reward", sys.modules[__name__])
+    plugin = "edits_place_reward:PlaceReward"
+    status, text = user(reward, "relabel", store, "--reward", plugin, "--reason", "a better one")
+    assert (status, "45 steps of 4 episodes" in text) == (0, True)
+    column = RewardColumn(store, "PlaceReward")
+    assert (column.provenance.plugin, column.provenance.reason) == (plugin, "a better one")
+    with ReplaySource(store, STILL) as source:
+        batch = source.sample(64)
+        rows = batch.observation["place"][:, 2]
+        np.testing.assert_array_equal(batch.reward, 10.0 * (rows + 1))
+        np.testing.assert_array_equal(batch.discount == 0, rows == 2)
+    with EditedEpisodes(store) as view:
+        one = next(view.episodes())
+        assert view.read(one)["reward"].tolist() == [10, 20, 30, 40, 50, 60, 0]
+    # what came since is judged when it is asked again
+    with StoreWriter(store, config=QUICK) as writer:
+        fill(writer, Actor(2), [Plan(3)])
+    status, text = user(reward, "relabel", store, "--reward", plugin)
+    assert "3 steps of 1 episodes judged, 4 episodes" in text
+    capsys.readouterr()
+    user(reward, "columns", store, "--json")
+    (about,) = json.loads(capsys.readouterr().out)
+    assert (about["used"], about["steps"], about["episodes"]) == (True, 48, 5)
+    # other parameters are another column
+    status, text = user(reward, "relabel", store, "--reward", "task", "--column", "PlaceReward")
+    assert (status, "another name" in text.replace("\n", " ")) == (2, True)
+    user(reward, "use", store)
+    with ReplaySource(store, STILL) as source:
+        assert source.sample(8).reward.max() < 3
+    assert user(reward, "use", store, "nothing")[0] == 2
+
+
+class Failing(PlaceReward):
+    """Fails in one episode, by something that is no error of ours."""
+
+    def __call__(self, observation, action, next_observation, task):
+        if observation["place"][1] == 1:
+            raise KeyError("what")
+        return RewardOutcome(float("nan") if observation["place"][1] == 2 else 1.0)
+
+
+def test_a_reward_that_fails_leaves_out_that_episode(store, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "edits_failing_reward", sys.modules[__name__])
+    status, text = user(reward, "relabel", store, "--reward", "edits_failing_reward:Failing")
+    assert status == 1
+    assert "11 steps of 2 episodes" in text
+    assert "KeyError" in text and "finite" in text
+
+
+def many(path, count):
+    """A store of which the index says that it has so many episodes."""
+    with StoreWriter(path, config=QUICK) as writer:
+        fill(writer, Actor(), [Plan(6)])
+    db = connect(path, writable=True)
+    rows = []
+    for n in range(1, count):
+        result = EpisodeResult(
+            EpisodeKey("actor1", 1, n), EpisodeSource.ONLINE,
+            Outcome.SUCCESS if n % 3 else Outcome.FAILURE, 50, float(n), n % 7 == 0,
+        )  # fmt: skip
+        rows.append(
+            ("actor1", 1, n, 0, "arm", "reach", 51, 0, 1, json.dumps(result_to_dict(result)), 1)
+        )
+    db.execute("BEGIN")
+    db.executemany(
+        "INSERT INTO episodes (producer, incarnation, number, source, robot, task, rows, gaps, ended,"
+        " result, commit_id) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+        rows,
+    )
+    db.execute("COMMIT")
+    db.close()
+
+
+def test_twenty_thousand_episodes_are_listed_and_filtered_fast(tmp_path):
+    many(tmp_path, 20_000)
+    log = EditLog(tmp_path)
+    log.append(Edit.exclude([EpisodeKey("actor1", 1, n) for n in range(0, 20_000, 10)]))
+    log.append(Edit.tag([EpisodeKey("actor1", 1, n) for n in range(0, 20_000, 3)], ["x"]))
+
+    def best(work):
+        times = []
+        for _ in range(3):
+            began = time.process_time()
+            result = work()
+            times.append(time.process_time() - began)
+        return min(times), result
+
+    with EditedEpisodes(tmp_path) as view:
+        took, all_ = best(lambda: list_all(view))
+        assert len(all_) == 20_000
+        assert took < 1.0
+        took, found = best(lambda: select(all_, EpisodeFilter(failed=True, tags=("x",))))
+        assert len(found) == len([n for n in range(1, 20_000) if n % 3 == 0 and n % 10])
+        assert took < 0.5

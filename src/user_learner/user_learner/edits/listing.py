@@ -1,0 +1,157 @@
+"""Lists of episodes with filters: for the shell and the console."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from user_core.errors import SpecError
+from user_core.types import EpisodeKey, EpisodeSource, Outcome
+from user_learner.edits.view import EditedEpisode, EditedEpisodes
+
+#: Share of the policy's actions that the gate changed, from which an episode is gate-limited.
+GATE_LIMITED = 0.01
+
+
+@dataclass(frozen=True)
+class EpisodeFilter:
+    """Which episodes are shown; those that fulfil all that is asked for.
+
+    Attributes:
+        failed: Not solved.
+        succeeded: Solved.
+        intervened: A person or script overruled the policy in some step.
+        gate_limited: The safety gate changed actions of the policy.
+        anomalous: Something about it should be looked at, see :mod:`user_learner.quality`.
+        excluded: None: without those that edits exclude; True: only those; False: likewise all.
+        min_steps: At least so many steps.
+        max_steps: At most so many; 0: any.
+        tags: All of these.
+        robot: Name of the robot.
+        task: Name of the task.
+        sources: Of these sources; none: all.
+        last: Only so many, the newest; 0: all.
+    """
+
+    failed: bool = False
+    succeeded: bool = False
+    intervened: bool = False
+    gate_limited: bool = False
+    anomalous: bool = False
+    excluded: bool | None = None
+    min_steps: int = 0
+    max_steps: int = 0
+    tags: tuple[str, ...] = ()
+    robot: str = ""
+    task: str = ""
+    sources: tuple[EpisodeSource, ...] = ()
+    last: int = 0
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether rows have to be measured for it."""
+        return self.gate_limited or self.anomalous
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An episode in a list, with its number: its place in the order in which episodes came, which never
+    changes in a store."""
+
+    number: int
+    episode: EditedEpisode
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        episode, result, edits = self.episode, self.episode.info.result, self.episode.edits
+        return {
+            "number": self.number,
+            "episode": str(episode.key),
+            "source": episode.source.name.lower(),
+            "robot": episode.info.robot,
+            "task": episode.info.task,
+            "outcome": episode.outcome.name.lower(),
+            "recorded_outcome": result.outcome.name.lower() if result else "unfinished",
+            "steps": episode.steps,
+            "return": result.episode_return if result else None,
+            "interventions": result.interventions if result else 0,
+            "start_ns": result.start_ns if result else 0,
+            "excluded": edits.excluded,
+            "cut": [edits.start, edits.stop] if edits.cut else None,
+            "tags": list(edits.tags),
+            "notes": [
+                {"text": n.text, "author": n.author, "time_ns": n.time_ns} for n in edits.notes
+            ],
+        }
+
+
+def list_all(view: EditedEpisodes) -> list[Listed]:
+    """All episodes of a store, those that edits exclude too."""
+    return [Listed(n, episode) for n, episode in enumerate(view.episodes(excluded=True))]
+
+
+def select(
+    listed: Sequence[Listed],
+    wanted: EpisodeFilter,
+    gate_changed: Mapping[EpisodeKey, float] | None = None,
+    anomalous: Collection[EpisodeKey] = (),
+) -> list[Listed]:
+    """Those that a filter lets through.
+
+    Args:
+        listed: From :func:`list_all`.
+        wanted: The filter.
+        gate_changed: Share of actions that the gate changed, by episode, where measured.
+        anomalous: Episodes that should be looked at.
+    """
+    gate, found = gate_changed or {}, []
+    for item in listed:
+        one, edits, result = item.episode, item.episode.edits, item.episode.info.result
+        if wanted.excluded is None and edits.excluded:
+            continue
+        if wanted.excluded and not edits.excluded:
+            continue
+        if wanted.failed and one.outcome not in (Outcome.FAILURE, Outcome.TIMEOUT):
+            continue
+        if wanted.succeeded and one.outcome is not Outcome.SUCCESS:
+            continue
+        if wanted.intervened and not (result is not None and result.interventions):
+            continue
+        if one.steps < wanted.min_steps or 0 < wanted.max_steps < one.steps:
+            continue
+        if wanted.tags and not set(wanted.tags) <= set(edits.tags):
+            continue
+        if wanted.robot and one.info.robot != wanted.robot:
+            continue
+        if wanted.task and one.info.task != wanted.task:
+            continue
+        if wanted.sources and one.source not in wanted.sources:
+            continue
+        if wanted.gate_limited and gate.get(one.key, 0.0) < GATE_LIMITED:
+            continue
+        if wanted.anomalous and one.key not in anomalous:
+            continue
+        found.append(item)
+    return found[-wanted.last :] if wanted.last else found
+
+
+def named(listed: Sequence[Listed], words: Sequence[str]) -> list[Listed]:
+    """Episodes by number (``17``), range (``3-7``) or key (``arm/1730/4``). Raises SpecError."""
+    by_key = {str(item.episode.key): item for item in listed}
+    found: dict[int, Listed] = {}
+    for word in words:
+        if (item := by_key.get(word)) is not None:
+            found[item.number] = item
+            continue
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
+        numbers = range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
+        if not numbers or numbers[-1] >= len(listed):
+            raise SpecError(
+                "episode", got=repr(word),
+                expected=f"a number or range of 0 to {len(listed) - 1}, or a key as `ls` shows it",
+                hint="user episodes ls STORE",
+            )  # fmt: skip
+        found.update((number, listed[number]) for number in numbers)
+    return list(found.values())

@@ -1,0 +1,74 @@
+"""``user data check STORE``: what of stored episodes a person should look at."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+
+from user_learner.edits.listing import list_all
+from user_learner.edits.view import EditedEpisodes
+from user_learner.quality.findings import KINDS
+from user_learner.quality.report import examine, write_json, write_page
+from user_learner.quality.statistics import StatisticsCache
+
+
+def add_check(commands: Any) -> None:
+    """Add the command to those of ``user data``."""
+    check = commands.add_parser(
+        "check",
+        help="what should be looked at: gaps, cameras, jumps, labels, copies; changes nothing",
+    )
+    check.add_argument("store", help="directory of the store; it may be in use")
+    check.add_argument(
+        "--edits", default="", metavar="FILE", help="where the edits are, if not in it"
+    )
+    check.add_argument(
+        "--out", default="", metavar="FOLDER", help="write a page with pictures, and report.json"
+    )
+    check.add_argument("--all", action="store_true", help="also episodes that edits exclude")
+    check.add_argument("--json", action="store_true", help="for programs")
+    check.set_defaults(run=run_check)
+
+
+def run_check(options: argparse.Namespace, console: Console) -> int:
+    """Check a store; return 0 when there is nothing to look at, else 1."""
+    with EditedEpisodes(options.store, options.edits) as view:
+        listed = [i for i in list_all(view) if options.all or not i.episode.edits.excluded]
+        cache = StatisticsCache(view.reader.path)
+        with Progress(console=console, transient=True) as bar:
+            task = bar.add_task("measuring episodes", total=None)
+            skipped = cache.update(
+                view.reader, [item.episode.info for item in listed],
+                lambda done, total: bar.update(task, completed=done, total=total),
+            )  # fmt: skip
+        report = examine(listed, cache.found, options.store, skipped)
+        if options.out:
+            page = write_page(report, view.reader, listed, Path(options.out))
+            write_json(report, Path(options.out) / "report.json")
+    if options.json:
+        print(json.dumps({"episodes": report.episodes, "counts": dict(report.counts),
+                          "findings": [{"kind": f.kind, "number": report.numbers.get(f.episode),
+                                        "episode": str(f.episode), "text": f.text, "step": f.step}
+                                       for f in report.findings]}))  # fmt: skip
+        return 1 if report.findings else 0
+    table = Table("finding", "episodes", "which (the largest first)", "for instance", "means")
+    for kind, meaning in KINDS.items():
+        found = report.of_kind(kind)
+        if found:
+            numbers = " ".join(str(report.numbers.get(f.episode, "?")) for f in found[:8])
+            more = " ..." if len(found) > 8 else ""
+            table.add_row(kind, f"{len(found):,}", numbers + more, escape(found[0].text), meaning)
+    console.print(table if report.findings else "nothing was found")
+    for line in skipped[:20]:
+        console.print(f"[yellow]left out:[/] {escape(line)}", soft_wrap=True)
+    console.print(f"{report.episodes:,} episodes looked at; nothing was changed", soft_wrap=True)
+    if options.out:
+        console.print(f"pictures: {page}", soft_wrap=True)
+    return 1 if report.findings else 0
