@@ -25,8 +25,17 @@ setup(
             "policy = user_learner.cli.check:policy",
         ],
         "user.commands": [
+            "data = user_learner.cli.data:main",
+            "episodes = user_learner.cli.episodes:main",
             "replay = user_learner.cli.replay:main",
+            "reward = user_learner.cli.reward:main",
             "run = user_learner.cli.inputs:main",
+        ],
+        "user.data_formats": [
+            "hdf5 = user_learner.data.hdf5:FORMAT",
+            "lerobot = user_learner.data.lerobot.reader:FORMAT",
+            "minari = user_learner.data.minari:FORMAT",
+            "npz = user_learner.data.npz:FORMAT",
         ],
         "user.nodes": [
             "learner_node = user_learner.node_configs:LearnerNodeConfig",

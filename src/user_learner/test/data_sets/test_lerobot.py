@@ -1,0 +1,200 @@
+"""Export to LeRobotDataset v3 and back: numbers bit by bit, images without loss or with one that is told."""
+
+import json
+import shutil
+from contextlib import closing
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from user_core.errors import CodecError
+from user_core.specs import ActionKind, ArraySpec, RobotSpec
+from user_core.types import EpisodeSource, Outcome, TrajectorySchema
+from user_learner.data.exporting import Choice, export_lerobot
+from user_learner.data.importing import import_data
+from user_learner.data.source import open_source
+from user_learner.replay import StoreReader, StoreWriter
+from user_learner.replay.meaning import write_meaning
+from user_testing.worlds.replay import QUICK, Actor, Plan, fill, joined, same_columns
+
+pytest.importorskip("pyarrow")
+pytest.importorskip("av")
+
+SPEC = RobotSpec(
+    "arm",
+    {
+        "place": ArraySpec((3,), "int32"),
+        "image_wrist": ArraySpec((40, 41, 3), "uint8"),
+        "joint_position": ArraySpec((2,), unit="rad", names=("shoulder", "elbow")),
+        "opening": ArraySpec(()),
+        "precise": ArraySpec((2, 2), "float64"),
+        "depth": ArraySpec((32, 34), "uint8"),
+    },
+    ArraySpec((2,), low=-1.0, high=500.0, unit="rad", names=("shoulder", "elbow")),
+    ActionKind.JOINT_POSITION,
+    period_s=0.1,
+)
+SCHEMA = TrajectorySchema.of(SPEC)
+
+
+class Robot(Actor):
+    def columns(self, episode, plan):
+        rng = np.random.default_rng(episode + 100 * self.number)
+        rows = plan.rows
+        added = {
+            "observation.joint_position": rng.normal(size=(rows, 2)).astype(np.float32),
+            "observation.opening": rng.normal(size=rows).astype(np.float32),
+            "observation.precise": rng.normal(size=(rows, 2, 2)),
+            "observation.depth": rng.integers(0, 256, (rows, 32, 34), np.uint8),
+        }
+        schema, self.schema = self.schema, _fixed(self.schema, added)
+        columns = super().columns(episode, plan)
+        self.schema = schema
+        columns = {**columns, **added}
+        images = columns["observation.image_wrist"] = columns["observation.image_wrist"].copy()
+        images[:, ::3] = rng.integers(0, 256, images[:, ::3].shape, np.uint8)
+        return {name: columns[name] for name in schema.columns}
+
+
+def _fixed(schema, added):
+    return TrajectorySchema({n: s for n, s in schema.columns.items() if n not in added})
+
+
+PLANS = [
+    Plan(7, EpisodeSource.DEMONSTRATION, terminated=True, humans=frozenset({2, 3})),
+    Plan(5, final=False),
+    Plan(9),
+    Plan(4, EpisodeSource.EVALUATION, terminated=True),
+]
+
+
+def store(path, plans=PLANS, number=1):
+    with StoreWriter(path, config=QUICK) as writer:
+        chunks = fill(writer, Robot(number, schema=SCHEMA), plans)
+    write_meaning(path, SPEC)
+    return chunks
+
+
+def take(source, path, **more):
+    with StoreWriter(path, config=QUICK) as writer:
+        return import_data(source, writer, **more)
+
+
+def held(path):
+    with closing(StoreReader(path)) as reader:
+        return {e.key: (e, reader.read_episode(e)) for e in reader.episodes()}
+
+
+@pytest.mark.parametrize("coding", ["lossless", "png"])
+def test_a_store_comes_back_from_v3_bit_by_bit(tmp_path, coding):
+    chunks = store(tmp_path / "store")
+    exported = export_lerobot(tmp_path / "store", tmp_path / "v3", coding=coding, file_steps=10)
+    assert exported.episodes == 4 and exported.psnr_db == float("inf")
+    report = take(tmp_path / "v3", tmp_path / "back")
+    assert (report.episodes, report.skipped) == (4, [])
+    before, after, wanted = held(tmp_path / "store"), held(tmp_path / "back"), joined(chunks)
+    assert after.keys() == wanted.keys()
+    for key, (episode, columns) in after.items():
+        assert same_columns(columns, wanted[key]), key
+        assert episode.result == before[key][0].result
+        assert (episode.robot, episode.task, episode.source) == (
+            "arm", "reach", before[key][0].source
+        )  # fmt: skip
+    again = take(tmp_path / "v3", tmp_path / "back")
+    assert (again.episodes, again.duplicates, again.unread) == (0, 4, 4)
+    assert take(tmp_path / "v3", tmp_path / "store").duplicates == 4
+
+
+def test_a_lossy_export_says_its_loss_and_keeps_every_number(tmp_path):
+    chunks = store(tmp_path / "store")
+    report = export_lerobot(tmp_path / "store", tmp_path / "v3", coding="h264")
+    assert 10 < report.psnr_db < 60
+    said = json.loads((tmp_path / "v3/user/meaning.json").read_text())
+    assert said["psnr_db"] == pytest.approx(report.psnr_db, abs=0.01)
+    taken = take(tmp_path / "v3", tmp_path / "back")
+    assert any("dB PSNR" in note for note in taken.notes)
+    for key, (_, columns) in held(tmp_path / "back").items():
+        wanted = joined(chunks)[key]
+        images = [n for n in columns if n in ("observation.image_wrist", "observation.depth")]
+        rest = {n: c for n, c in columns.items() if n not in images}
+        assert same_columns(rest, {n: c for n, c in wanted.items() if n not in images})
+
+
+def test_what_is_chosen_is_exported(tmp_path):
+    store(tmp_path / "store")
+    choice = Choice(sources=[EpisodeSource.ONLINE, EpisodeSource.EVALUATION],
+                    outcomes=[Outcome.SUCCESS])  # fmt: skip
+    assert export_lerobot(tmp_path / "store", tmp_path / "v3", choice, "png").episodes == 1
+    with open_source(tmp_path / "v3") as source:
+        assert [ref.steps for ref in source.episodes()] == [4]
+
+
+def test_another_export_is_not_mixed_in(tmp_path):
+    store(tmp_path / "store")
+    export_lerobot(tmp_path / "store", tmp_path / "v3", coding="png")
+    with pytest.raises(CodecError, match="another export"):
+        export_lerobot(tmp_path / "store", tmp_path / "v3", coding="h264")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/thesis.tex").write_text("mine")
+    with pytest.raises(CodecError, match="other files"):
+        export_lerobot(tmp_path / "store", tmp_path / "other")
+    assert (tmp_path / "other/thesis.tex").read_text() == "mine"
+
+
+def test_an_export_that_was_stopped_continues_with_whole_files(tmp_path):
+    store(tmp_path / "store")
+
+    def stop(done, total):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_lerobot(tmp_path / "store", tmp_path / "v3", file_steps=10, progress=stop)
+    with pytest.raises(CodecError, match="not finished"):
+        take(tmp_path / "v3", tmp_path / "early")
+    report = export_lerobot(tmp_path / "store", tmp_path / "v3", file_steps=10)
+    assert (report.duplicates, report.episodes) == (2, 2)
+    assert take(tmp_path / "v3", tmp_path / "back").episodes == 4
+    assert held(tmp_path / "back").keys() == held(tmp_path / "store").keys()
+
+
+def test_data_of_another_robot_are_refused_with_the_difference_in_words(tmp_path):
+    from user_core.errors import SchemaMismatch
+
+    store(tmp_path / "store")
+    export_lerobot(tmp_path / "store", tmp_path / "v3", coding="png")
+    store(tmp_path / "other", number=2)
+    write_meaning(tmp_path / "other", replace(SPEC, action_kind=ActionKind.JOINT_DELTA))
+    with pytest.raises(SchemaMismatch, match="joint_position.*expected.*joint_delta"):
+        take(tmp_path / "v3", tmp_path / "other")
+    assert len(held(tmp_path / "other")) == 4
+
+
+def test_damaged_files_are_named_and_the_rest_is_taken(tmp_path):
+    store(tmp_path / "store")
+    export_lerobot(tmp_path / "store", tmp_path / "v3", coding="h264", file_steps=10)
+    video = tmp_path / "v3/videos/observation.images.depth/chunk-000/file-001.mp4"
+    whole = video.read_bytes()
+    video.write_bytes(whole[: len(whole) // 2])
+    report = take(tmp_path / "v3", tmp_path / "back")
+    assert report.episodes == 2 and len(report.skipped) == 2
+    assert all("file-001.mp4" in line for line in report.skipped)
+    video.write_bytes(whole)
+    assert take(tmp_path / "v3", tmp_path / "back").episodes == 2
+    data = tmp_path / "v3/data/chunk-000/file-000.parquet"
+    data.write_bytes(data.read_bytes()[:-100])
+    report = take(tmp_path / "v3", tmp_path / "third")
+    assert report.episodes == 2 and "cut short" in report.skipped[0]
+
+
+def test_a_path_that_leaves_the_directory_is_not_followed(tmp_path):
+    store(tmp_path / "store")
+    export_lerobot(tmp_path / "store", tmp_path / "v3", coding="png")
+    shutil.copytree(tmp_path / "v3/data", tmp_path / "data")
+    info = json.loads((tmp_path / "v3/meta/info.json").read_text())
+    for path in ("../" + info["data_path"], str(tmp_path / info["data_path"])):
+        info["data_path"] = path
+        (tmp_path / "v3/meta/info.json").write_text(json.dumps(info))
+        report = take(tmp_path / "v3", tmp_path / "back")
+        assert report.episodes == 0 and "below its directory" in report.skipped[0]

@@ -1,0 +1,276 @@
+"""``user data``: import, export, inspect and verify data sets of other formats."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from user_core.errors import SuiteError
+from user_core.meaning import MEANINGS
+from user_core.types import EpisodeSource, Outcome
+from user_learner.data.exporting import Choice, export_lerobot
+from user_learner.data.extras import library
+from user_learner.data.importing import import_data
+from user_learner.data.lerobot.video import CODINGS
+from user_learner.data.lerobot.writer import FILE_STEPS
+from user_learner.data.mapping import load_mapping, propose, to_yaml
+from user_learner.data.source import Description, formats, open_source, told
+from user_learner.quality.command import add_check
+from user_learner.replay.writer import StoreWriter
+
+_SOURCES = {source.name.lower(): source for source in EpisodeSource}
+_OUTCOMES = {outcome.name.lower(): outcome for outcome in Outcome}
+
+
+def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
+    """Run the command; return the exit status: 0, 1 when something was left out or found, 2 when it could not be done."""
+    options = parser().parse_args(arguments)
+    console = console or Console(highlight=False)
+    try:
+        status: int = options.run(options, console)
+    except (SuiteError, OSError) as error:
+        code = error.code if isinstance(error, SuiteError) else "disk"
+        console.print(f"[bold red]{code}[/]: {escape(str(error))}", soft_wrap=True)
+        return 2
+    return status
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    whole = argparse.ArgumentParser(prog="user data", description=__doc__)
+    commands = whole.add_subparsers(metavar="COMMAND", required=True)
+
+    look = commands.add_parser("inspect", help="what a data set holds, and a mapping for it")
+    look.add_argument("data", help="a file or directory")
+    _add_format(look)
+    look.add_argument("--write", metavar="FILE", help="write the proposed mapping to a file")
+    look.set_defaults(run=_inspect)
+
+    load = commands.add_parser("import", help="take episodes of data sets into a store, each once")
+    load.add_argument("data", nargs="+", help="files or directories")
+    load.add_argument("--into", required=True, help="store to write; made when it is not there")
+    load.add_argument("--map", dest="mapping", metavar="FILE", help="what the arrays are, in YAML")
+    load.add_argument("--as", dest="source", choices=_SOURCES, help="count them as this source")
+    load.add_argument(
+        "--accept", default="", metavar="NAMES",
+        help="take data that mean something else as if they did not: names of differences, "
+        f"separated by commas ({', '.join(MEANINGS)})",
+    )  # fmt: skip
+    _add_format(load)
+    load.set_defaults(run=_import)
+
+    give = commands.add_parser("export", help="write episodes of a store as a data set")
+    give.add_argument("store", help="directory of the store")
+    give.add_argument("data", help="directory to write; an export that was stopped continues")
+    give.add_argument("--format", default="lerobot-v3", choices=["lerobot-v3"])
+    give.add_argument("--source", action="append", choices=_SOURCES, help="only this source")
+    give.add_argument("--outcome", action="append", choices=_OUTCOMES, help="only this outcome")
+    give.add_argument("--robot", action="append", help="only of this robot")
+    give.add_argument("--task", action="append", help="only of this task")
+    give.add_argument("--least-return", type=float, help="only with at least this return")
+    give.add_argument(
+        "--images", default="h264", choices=CODINGS,
+        help="how images are kept: h264 and av1 lose a little, lossless (H.264) and png nothing",
+    )  # fmt: skip
+    give.add_argument("--file-steps", type=int, default=FILE_STEPS, help="steps of one file")
+    give.set_defaults(run=_export)
+
+    check = commands.add_parser("verify", help="read all of a data set and say what is damaged")
+    check.add_argument("data", nargs="+", help="files or directories")
+    _add_format(check)
+    check.set_defaults(run=_verify)
+
+    push = commands.add_parser("push", help="upload a data set to a hub (Hugging Face)")
+    push.add_argument("data", help="directory of a LeRobotDataset")
+    push.add_argument("repository", help="OWNER/NAME")
+    push.add_argument("--private", action="store_true", help="make it private")
+    push.set_defaults(run=_push)
+    add_check(commands)
+    return whole
+
+
+def _add_format(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--format", default="", help=f"its format ({', '.join(formats())}); found out otherwise"
+    )
+
+
+def _inspect(options: argparse.Namespace, console: Console) -> int:
+    with open_source(options.data, options.format) as source:
+        description = source.describe()
+    _describe(description, options.data, console)
+    if description.as_it_was is not None:
+        console.print("exported from a store: it is imported as it was, without a mapping")
+    text = to_yaml(propose(description), description)
+    if options.write:
+        Path(options.write).write_text(text, encoding="utf-8")
+        console.print(f"mapping written to {options.write}")
+    else:
+        console.print("\nproposed mapping (--write FILE keeps it):\n")
+        console.print(escape(text))
+    return 0
+
+
+def _describe(description: Description, title: str, console: Console) -> None:
+    table = Table(show_header=False, title=escape(title))
+    table.add_row("format", description.format)
+    table.add_row("robot", escape(description.robot) or "unknown")
+    rate = f"{1 / description.period_s:.6g} Hz" if description.period_s else "unknown"
+    table.add_row("rate", rate)
+    table.add_row("episodes", f"{description.episodes:,}")
+    table.add_row("steps", f"{description.steps:,}" if description.steps >= 0 else "unknown")
+    table.add_row("tasks", escape("; ".join(description.tasks[:20])) or "unknown")
+    console.print(table)
+    roles = {name: role for role, name in description.roles.items()}
+    table = Table("field", "type", "unit", "elements", "role", "")
+    for name, field in description.fields.items():
+        role = roles.get(name, "image" if field.is_image else "")
+        if not role and field.is_observation:
+            role = "observation"
+        table.add_row(
+            escape(name), escape(f"{field.dtype}{list(field.shape)}"), field.unit or "unknown",
+            escape(", ".join(field.names[:12])), role, escape(field.note),
+        )  # fmt: skip
+    console.print(table)
+    _list(console, "note", description.notes, "yellow")
+
+
+def _import(options: argparse.Namespace, console: Console) -> int:
+    mapping = load_mapping(options.mapping) if options.mapping else None
+    source = _SOURCES[options.source] if options.source else None
+    accepted = [name.strip() for name in options.accept.strip("[]").split(",") if name.strip()]
+    table = Table("data", "episodes taken", "rows", "already there", "left out")
+    skipped: list[str] = []
+    notes: list[str] = []
+    failed = False
+    before = Path(options.into).exists()
+    try:
+        with StoreWriter(options.into) as target:
+            for path in options.data:
+                try:
+                    with _progress(console, f"importing {path}") as update:
+                        report = import_data(
+                            path, target, mapping, format_name=options.format, source=source,
+                            progress=update, accepted=accepted,
+                        )  # fmt: skip
+                except SuiteError as error:
+                    if error.may_pass or error.code == "store_full":
+                        raise
+                    failed = True
+                    console.print(
+                        f"[bold red]{error.code}[/]: {escape(str(error))}", soft_wrap=True
+                    )
+                    continue
+                numbers = (report.episodes, report.rows, report.duplicates, len(report.skipped))
+                table.add_row(escape(path), *(f"{n:,}" for n in numbers))
+                skipped += [f"{path}: {line}" for line in report.skipped]
+                notes += report.notes
+                if report.mapping is not None and mapping is None:
+                    kind = report.mapping.action.kind.value
+                    notes.append(
+                        f"{path} was taken by the proposed mapping, its action as {kind}: "
+                        "`user data inspect` shows it, --map takes yours"
+                    )
+            is_empty = target.schema is None
+    finally:
+        console.print(table)
+        _list(console, "note", notes, "yellow")
+        _list(console, "left out", skipped, "yellow")
+    if is_empty and not before:
+        _remove_empty(Path(options.into))
+    return 2 if failed else (1 if skipped else 0)
+
+
+def _remove_empty(store: Path) -> None:
+    """Remove a store that was made for data of which nothing could be taken."""
+    for path in sorted(store.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    store.rmdir()
+
+
+def _export(options: argparse.Namespace, console: Console) -> int:
+    choice = Choice(
+        sources=[_SOURCES[name] for name in options.source or ()],
+        outcomes=[_OUTCOMES[name] for name in options.outcome or ()],
+        robots=options.robot or (), tasks=options.task or (), least_return=options.least_return,
+    )  # fmt: skip
+    with _progress(console, "exporting episodes") as update:
+        report = export_lerobot(
+            options.store, options.data, choice, options.images, update, options.file_steps
+        )
+    console.print(
+        f"{report.episodes:,} episodes, {report.rows:,} rows written to {options.data}; "
+        f"{report.duplicates:,} were there"
+    )
+    if report.psnr_db != float("inf"):
+        console.print(f"images: {report.psnr_db:.1f} dB PSNR (--images lossless keeps all)")
+    _list(console, "note", report.notes, "yellow")
+    _list(console, "left out", report.skipped, "yellow")
+    return 1 if report.skipped else 0
+
+
+def _verify(options: argparse.Namespace, console: Console) -> int:
+    damaged: list[str] = []
+    table = Table("data", "format", "episodes", "steps", "damaged")
+    for path in options.data:
+        with open_source(path, options.format) as source, _progress(console, "reading") as update:
+            refs = source.episodes()
+            steps = bad = 0
+            for done, ref in enumerate(refs):
+                update(done, len(refs))
+                try:
+                    steps += source.read(ref).steps
+                except SuiteError as error:
+                    bad += 1
+                    damaged.append(f"{path}: episode {ref.number}: {told(error)}")
+            name = source.describe().format
+            table.add_row(escape(path), name, f"{len(refs):,}", f"{steps:,}", f"{bad:,}")
+    console.print(table)
+    _list(console, "damaged", damaged, "red")
+    return 1 if damaged else 0
+
+
+def _push(options: argparse.Namespace, console: Console) -> int:
+    with open_source(options.data, "lerobot") as source:
+        description = source.describe()
+    hub = library("huggingface_hub", "upload to a hub")
+    api = hub.HfApi()
+    try:
+        api.create_repo(
+            options.repository, repo_type="dataset", private=options.private, exist_ok=True
+        )
+        api.upload_folder(
+            repo_id=options.repository, repo_type="dataset", folder_path=options.data,
+            commit_message=f"{description.episodes} episodes",
+        )  # fmt: skip
+        api.create_tag(options.repository, tag="v3.0", repo_type="dataset", exist_ok=True)
+    except Exception as error:  # of the hub's client, of many kinds
+        raise SuiteError(
+            f"upload of {options.data} to {options.repository}", got=told(error),
+            expected="a hub that takes it", hint="`hf auth login` says who you are",
+        ) from error  # fmt: skip
+    console.print(f"{description.episodes:,} episodes are at {options.repository}")
+    return 0
+
+
+@contextmanager
+def _progress(console: Console, what: str) -> Iterator[Any]:
+    columns = (TextColumn(escape(what)), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _list(console: Console, what: str, lines: Sequence[str], colour: str) -> None:
+    for line in lines[:50]:
+        console.print(f"[{colour}]{what}:[/] {escape(line)}", soft_wrap=True)
+    if len(lines) > 50:
+        console.print(f"[{colour}]... and {len(lines) - 50} more[/]")

@@ -1,0 +1,273 @@
+"""HDF5: robomimic's files, and any other with a group for each episode.
+
+robomimic: ``data/demo_0`` with ``actions``, ``rewards``, ``dones``, ``obs/NAME`` and
+``next_obs/NAME`` (https://robomimic.github.io/docs/datasets/overview.html). In other files an
+episode is each group that holds a data set named like an action; its other data sets are fields,
+named by their path below it. Attributes are read as text and numbers, never unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from user_core.errors import CodecError
+from user_core.specs import Array
+from user_learner.data.extras import library
+from user_learner.data.source import (
+    Description,
+    EpisodeRef,
+    Field,
+    SourceEpisode,
+    array_parts,
+    identity_of,
+    is_picture,
+    place_of,
+    plain_array,
+)
+
+ACTIONS = ("actions", "action")
+_ROLES = {
+    "reward": ("rewards", "reward"), "success": ("success", "successes", "is_success"),
+    "terminated": ("terminations", "terminated", "terminals"), "done": ("dones", "done"),
+    "truncated": ("truncations", "truncated", "timeouts"), "time": ("timestamps", "time", "stamp_ns"),
+}  # fmt: skip
+_OBSERVED = ("obs", "observations", "observation")
+_MAGIC = b"\x89HDF\r\n\x1a\n"
+_MOST_GROUPS = 1_000_000
+
+
+class Hdf5Format:
+    """HDF5 files of robomimic, and others with a group for each episode."""
+
+    name = "hdf5"
+    title = "an HDF5 file of robomimic, or one with a group for each episode"
+
+    def recognises(self, path: Path) -> bool:
+        """Whether a file begins as HDF5 does."""
+        try:
+            with open(path, "rb") as stream:
+                return stream.read(8) == _MAGIC
+        except OSError:
+            return False
+
+    def open(self, path: Path, options: Mapping[str, Any]) -> Hdf5Source:
+        """Open a file."""
+        return Hdf5Source(path, float(options.get("period_s") or 0.0))
+
+
+FORMAT = Hdf5Format()
+
+
+class Hdf5Source:
+    """An HDF5 file that is open for reading.
+
+    Args:
+        path: The file; not trusted.
+        period_s: Time between steps where the file does not say; 0 for unknown.
+
+    Raises:
+        CodecError: It is no HDF5 file, damaged, or without an episode.
+    """
+
+    def __init__(self, path: Path, period_s: float = 0.0) -> None:
+        self._h5py = library("h5py", "HDF5")
+        self.path, self._period_s = path, period_s
+        try:
+            self._file = self._h5py.File(path, "r")
+        except OSError as error:
+            raise CodecError(
+                f"{path}", got=" ".join(str(error).split()), expected="a whole HDF5 file"
+            ) from error
+        self._groups = self._find()
+        if not self._groups:
+            self._file.close()
+            raise CodecError(
+                f"{path}", got="no group with a data set named action or actions",
+                expected="one for each episode",
+            )  # fmt: skip
+
+    def describe(self) -> Description:
+        """What it says of itself, by its first episode that can be read."""
+        group = self._file[self._groups[0]]
+        fields = {}
+        for name, data in self._members(group).items():
+            if name.startswith("next_") or data.dtype.kind not in "biuf" or not data.shape:
+                continue
+            shape, dtype = tuple(map(int, data.shape[1:])), data.dtype.newbyteorder("=").name
+            dtype = {"float16": "float32"}.get(dtype, dtype)
+            observed = name.split("/")[0] in _OBSERVED
+            picture = is_picture(shape, dtype)
+            fields[name] = Field(shape, dtype, is_image=picture, is_observation=observed)
+        roles = roles_of(fields)
+        fields = observations_of(fields, roles)
+        robot, period_s, notes = self._environment()
+        steps = sum(ref.steps for ref in self.episodes())
+        return Description(
+            "hdf5", fields, self._period_s or period_s, robot, len(self._groups), steps,
+            roles=roles, notes=tuple(notes),
+        )  # fmt: skip
+
+    def episodes(self) -> Sequence[EpisodeRef]:
+        """Its episodes."""
+        refs = []
+        for number, name in enumerate(self._groups):
+            data = self._action(self._file[name])
+            refs.append(EpisodeRef(number, int(data.shape[0]), place_of(self.path, name)))
+        return refs
+
+    def read(
+        self,
+        ref: EpisodeRef,
+        wanted: Collection[str] | None = None,
+        sizes: Mapping[str, tuple[int, int]] | None = None,
+    ) -> SourceEpisode:
+        """Read an episode; raises CodecError where it is damaged."""
+        name = self._groups[ref.number]
+        what = f"{name} of {self.path}"
+        try:
+            group = self._file[name]
+            steps = int(self._action(group).shape[0])
+            members = self._members(group)
+            fields: dict[str, Array] = {}
+            for key, data in members.items():
+                if data.dtype.kind not in "biuf":
+                    if wanted is not None and key in wanted:
+                        plain_array(np.empty(0, object), f"{key} of {what}")
+                    continue
+                if key.startswith("next_") or not data.shape:
+                    continue
+                fields[key] = plain_array(data[()], f"{key} of {what}")
+            for key in [key for key in fields if key.split("/")[0] in _OBSERVED]:
+                after = members.get(f"next_{key}")
+                if after is not None and len(fields[key]) == steps == len(after):
+                    last = plain_array(after[-1:], f"next_{key} of {what}")
+                    fields[key] = np.concatenate([fields[key], last])
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            if isinstance(error, CodecError):
+                raise
+            raise CodecError(
+                what, got=" ".join(str(error).split()), expected="a whole episode"
+            ) from error
+        return SourceEpisode(
+            fields, steps, identity_of(array_parts(fields)), stamps_ns=stamps_of(fields, what)
+        )
+
+    def close(self) -> None:
+        """Close it. Idempotent."""
+        self._file.close()
+
+    def _find(self) -> list[str]:
+        found: list[str] = []
+
+        def visit(name: str, item: Any) -> None:
+            if not isinstance(item, self._h5py.Group) or len(found) >= _MOST_GROUPS:
+                return
+            if any(isinstance(item.get(a), self._h5py.Dataset) for a in ACTIONS):
+                found.append(name)
+
+        try:
+            visit("/", self._file["/"])
+            self._file.visititems(visit)
+        except (OSError, RuntimeError, KeyError) as error:
+            raise CodecError(
+                f"{self.path}", got=str(error), expected="a whole HDF5 file"
+            ) from error
+        return sorted(found, key=natural)
+
+    def _action(self, group: Any) -> Any:
+        return next(group[name] for name in ACTIONS if name in group)
+
+    def _members(self, group: Any) -> dict[str, Any]:
+        """Data sets below a group by path; links to other files are not followed."""
+        found: dict[str, Any] = {}
+
+        def walk(at: Any, prefix: str, depth: int) -> None:
+            for name in at:
+                if isinstance(at.get(name, getlink=True), self._h5py.ExternalLink):
+                    continue
+                item = at.get(name)
+                if isinstance(item, self._h5py.Dataset):
+                    if item.external or item.is_virtual:
+                        raise CodecError(
+                            f"{prefix}{name} of {self.path}", got="data in another file",
+                            expected="data in this one",
+                        )  # fmt: skip
+                    found[prefix + name] = item
+                elif isinstance(item, self._h5py.Group) and depth < 8:
+                    walk(item, f"{prefix}{name}/", depth + 1)
+
+        walk(group, "", 0)
+        return found
+
+    def _environment(self) -> tuple[str, float | None, list[str]]:
+        """Name and period of robomimic's environment; what an attribute holds is never executed."""
+        notes: list[str] = []
+        data = self._file.get("data")
+        try:
+            text = data.attrs.get("env_args") if data is not None else None
+        except (OSError, TypeError, ValueError) as error:
+            return "", None, [f"attribute env_args cannot be read: {error}"]
+        if isinstance(text, bytes):
+            text = text.decode(errors="replace")
+        if not isinstance(text, str):
+            return "", None, notes
+        try:
+            said = json.loads(text)
+            rate = said.get("env_kwargs", {}).get("control_freq")
+            robots = said.get("env_kwargs", {}).get("robots")
+            robot = robots[0] if isinstance(robots, list) and robots else robots
+            return (
+                str(robot or said.get("env_name") or ""),
+                1 / float(rate) if rate else None,
+                notes,
+            )
+        except (ValueError, AttributeError, TypeError, ZeroDivisionError):
+            return "", None, ["attribute env_args is not JSON: passed over"]
+
+
+def roles_of(fields: Mapping[str, Field]) -> dict[str, str]:
+    """Which fields are action, reward and so on, by their usual names."""
+    roles = {}
+    for role, names in {"action": ACTIONS, **_ROLES}.items():
+        found = next((name for name in names if name in fields), None)
+        if found is not None:
+            roles[role] = found
+    return roles
+
+
+def observations_of(fields: Mapping[str, Field], roles: Mapping[str, str]) -> dict[str, Field]:
+    """Fields, of which those are observations that are said to be; where none is, all without a role."""
+    from dataclasses import replace
+
+    if any(field.is_observation for field in fields.values()):
+        return dict(fields)
+    taken = set(roles.values())
+    return {n: replace(f, is_observation=n not in taken) for n, f in fields.items()}
+
+
+def stamps_of(fields: Mapping[str, Array], what: str) -> Array | None:
+    """Times of the steps, ns, where there is a field of them. Raises CodecError where they go back."""
+    name = next((name for name in _ROLES["time"] if name in fields), None)
+    if name is None:
+        return None
+    times = fields[name].reshape(len(fields[name]), -1)[:, 0]
+    if len(times) > 1 and bool((np.diff(times) <= 0).any()):
+        at = int(np.argmax(np.diff(times) <= 0)) + 1
+        raise CodecError(
+            f"{name} of {what}", got=f"time that runs backwards at step {at}",
+            expected="each step after the one before",
+        )  # fmt: skip
+    if times.dtype.kind in "iu":
+        return times.astype(np.int64)
+    return np.rint(times.astype(np.float64) * 1e9).astype(np.int64)
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Order of names in which demo_10 comes after demo_9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

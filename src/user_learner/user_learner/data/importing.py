@@ -1,0 +1,215 @@
+"""Import: episodes of data sets into a store, each once, continued where it was stopped.
+
+An episode is known by what it holds, wherever it lies. Beside that a log in the store,
+``imports.log``, says which episodes of which files are here, so that an import that is continued
+does not decode them again. It is written after the commit; where it is lost, they are read again and
+recognised.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from user_core.codecs.trajectory import RecordedEpisode
+from user_core.errors import StoreFull, SuiteError
+from user_core.specs import RobotSpec, digest
+from user_core.types import EpisodeSource, TrajectorySchema
+from user_learner.data.mapping import DataMapping, Mapped, propose
+from user_learner.data.source import Description, EpisodeRef, Source, open_source, told
+from user_learner.replay.layout import require_same_schema
+from user_learner.replay.meaning import join_meaning
+from user_learner.replay.transfer import TransferReport, take
+from user_learner.replay.writer import StoreWriter
+
+LOG = "imports.log"
+Progress = Callable[[int, int], None]
+#: Episodes are committed after so many, or with the bytes that the store commits by itself.
+COMMIT_EPISODES = 64
+
+
+@dataclass
+class ImportReport(TransferReport):
+    """What an import did.
+
+    Attributes:
+        mapping: How the data was taken; None where a store had exported it.
+        unread: Episodes that the log knew, so that they were not read again.
+    """
+
+    mapping: DataMapping | None = None
+    unread: int = 0
+
+
+def import_data(
+    path: str | Path,
+    target: StoreWriter,
+    mapping: DataMapping | None = None,
+    *,
+    format_name: str = "",
+    source: EpisodeSource | None = None,
+    progress: Progress | None = None,
+    accepted: Collection[str] = (),
+) -> ImportReport:
+    """Take the episodes of a data set into a store, each at most once.
+
+    Args:
+        path: The data set; not trusted.
+        target: Where to.
+        mapping: What its arrays are; None takes what a store had exported as it was, and others by
+            :func:`~user_learner.data.mapping.propose`.
+        format_name: Its format; empty to find out.
+        source: What the episodes count as; None for what data or mapping say.
+        progress: Called with episodes done and in all.
+        accepted: Differences of meaning that are none, see :mod:`user_core.meaning`.
+
+    Raises:
+        SchemaMismatch: The data has other shapes, or means other things, than the store. Nothing
+            was taken.
+        StoreFull: The disk is full; what was committed stays, and the import continues later.
+        SuiteError: The data set as a whole cannot be read.
+    """
+    report = ImportReport()
+    options = mapping.options if mapping else {}
+    with open_source(path, format_name or (mapping.format if mapping else ""), options) as data:
+        description = data.describe()
+        taking = _Taking(description, mapping)
+        report.mapping = taking.mapping
+        if target.schema is not None:
+            require_same_schema(target.schema, taking.schema, str(path))
+        report.notes += join_meaning(
+            target.path, target.schema, taking.spec, str(path), accepted, "--accept "
+        )
+        report.notes += description.notes
+        _take_all(data, taking, target, source, report, progress or (lambda done, total: None))
+    return report
+
+
+class _Taking:
+    """How the episodes of a data set become those of a store."""
+
+    def __init__(self, description: Description, mapping: DataMapping | None) -> None:
+        self._mapped: Mapped | None = None
+        self.mapping = mapping
+        self.as_it_was = mapping is None and description.as_it_was is not None
+        if self.as_it_was and description.as_it_was is not None:
+            self.schema: TrajectorySchema = description.as_it_was
+            self.spec: RobotSpec | None = description.spec
+            return
+        self.mapping = mapping or propose(description)
+        self._mapped = Mapped(self.mapping, description)
+        self.schema, self.spec = self._mapped.schema, self._mapped.spec
+
+    def read(self, data: Source, ref: EpisodeRef) -> RecordedEpisode:
+        if self._mapped is None:
+            found = data.read(ref).recorded
+            if found is None:
+                raise AssertionError("an export of a store has its episodes as they were")
+            return found
+        episode = data.read(ref, self._mapped.wanted, self._mapped.sizes)
+        return self._mapped.episode(episode)
+
+
+def _take_all(
+    data: Source,
+    taking: _Taking,
+    target: StoreWriter,
+    source: EpisodeSource | None,
+    report: ImportReport,
+    progress: Progress,
+) -> None:
+    log = ImportLog(target.path, target.store)
+    refs = list(data.episodes())
+    waiting: list[str] = []
+    with ThreadPoolExecutor(1, thread_name_prefix="import") as reading:
+        try:
+            for done, (ref, future) in enumerate(_ahead(reading, data, taking, refs, log)):
+                progress(done, len(refs))
+                if future is None:
+                    report.duplicates += 1
+                    report.unread += 1
+                    continue
+                try:
+                    episode = future.result()
+                except (SuiteError, MemoryError) as error:
+                    report.skipped.append(f"episode {ref.number}: {told(error)}")
+                    continue
+                if source is not None:
+                    result = episode.result and replace(episode.result, source=source)
+                    episode = replace(episode, source=source, result=result)
+                before = len(report.skipped)
+                take(target, episode, taking.schema.hash, report)
+                if len(report.skipped) == before:
+                    waiting.append(ref.place)
+                if len(waiting) >= COMMIT_EPISODES:
+                    target.commit()
+                    log.add(waiting)
+                    waiting = []
+            progress(len(refs), len(refs))
+        finally:
+            reading.shutdown(cancel_futures=True)
+            if target.schema is not None:
+                try:
+                    target.commit()
+                    log.add(waiting)
+                except StoreFull:
+                    pass  # the error that is on its way says it
+
+
+def _ahead(
+    reading: ThreadPoolExecutor,
+    data: Source,
+    taking: _Taking,
+    refs: list[EpisodeRef],
+    log: ImportLog,
+) -> Iterator[tuple[EpisodeRef, Future[RecordedEpisode] | None]]:
+    """Episodes, the next of which is decoded while one is written."""
+    pending: list[tuple[EpisodeRef, Future[RecordedEpisode] | None]] = []
+    for ref in refs:
+        known = bool(ref.place) and ref.place in log
+        pending.append((ref, None if known else reading.submit(taking.read, data, ref)))
+        if len(pending) > 1:
+            yield pending.pop(0)
+    yield from pending
+
+
+class ImportLog:
+    """Which episodes of which files a store has taken. A line that is not whole is passed over.
+
+    Args:
+        store: Its directory.
+        identity: Of the store: the log of another one is not believed.
+    """
+
+    def __init__(self, store: Path, identity: str) -> None:
+        self._path, self._identity = store / LOG, identity
+        self._known: set[str] = set()
+        try:
+            content = self._path.read_bytes()
+        except FileNotFoundError:
+            return
+        for line in content.splitlines():
+            if len(line) > 9 and line[:8] == b"%08x" % zlib.crc32(line[9:]):
+                said = json.loads(line[9:])
+                if said.get("store") == identity:
+                    self._known.update(said["places"])
+
+    def __contains__(self, place: str) -> bool:
+        return digest(place)[:24] in self._known
+
+    def add(self, places: list[str]) -> None:
+        """Say that these are in the store, which has committed them."""
+        marks = [digest(place)[:24] for place in places if place]
+        if not marks:
+            return
+        text = json.dumps({"store": self._identity, "places": marks}).encode()
+        with open(self._path, "ab") as stream:  # a line that was cut short ends here
+            stream.write(b"\n%08x %s\n" % (zlib.crc32(text), text))
+            stream.flush()
+            os.fsync(stream.fileno())
+        self._known.update(marks)

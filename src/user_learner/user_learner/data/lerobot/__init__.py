@@ -1,0 +1,1 @@
+"""LeRobotDatasets: read in versions 2.0 to 3, written in version 3."""

@@ -1,0 +1,431 @@
+"""What the arrays of a data set are to a robot: written in YAML, proposed from what the data say.
+
+Where data and robot use other units, rates, orders or kinds of actions, the mapping says both sides
+and :class:`~user_learner.replay.conversion.Conversion` goes from one to the other, exactly or not at
+all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+
+from user_core.codecs.trajectory import RecordedEpisode
+from user_core.config import Config, from_mapping, setting
+from user_core.errors import CodecError, ConfigError, SpecError
+from user_core.specs import ActionKind, Array, ArraySpec, RobotSpec
+from user_core.types import (
+    OBSERVATION,
+    ActedBy,
+    EpisodeKey,
+    EpisodeResult,
+    EpisodeSource,
+    Outcome,
+    RewardSource,
+    TrajectorySchema,
+)
+from user_learner.data.source import Description, Field, SourceEpisode
+from user_learner.replay.conversion import Conversion
+
+#: Producer of episodes that came from elsewhere: their numbers are digests of what they hold.
+PRODUCER = "imported"
+_IMAGES = "observation.images."
+
+
+class ArrayMapping(Config):
+    """An array of the robot, from fields of the data."""
+
+    fields: tuple[str, ...] = setting(
+        doc="Fields of the data, joined in this order where there are several.", min_length=1
+    )
+    select: tuple[int | str, ...] = setting(
+        (), doc="Elements to take, by place or name, in this order; empty for all."
+    )
+    names: tuple[str, ...] = setting((), doc="Names of the elements, where the data has none.")
+    unit: str = setting("", doc="Unit of the data, for instance deg.")
+    to_unit: str = setting("", doc="Unit that is wanted; empty for that of the data.")
+    dtype: str = setting("", doc="Type of the numbers; empty for that of the data.")
+    low: float | tuple[float, ...] | None = setting(None, doc="Smallest value there may be.")
+    high: float | tuple[float, ...] | None = setting(None, doc="Largest value there may be.")
+    crop: tuple[int, ...] = setting((), doc="Part of an image: top, left, height, width.")
+    size: tuple[int, ...] = setting((), doc="Height and width that an image is brought to.", gt=0)
+
+    def validate(self) -> None:
+        """Sizes have two numbers, crops four."""
+        if len(self.size) not in (0, 2) or len(self.crop) not in (0, 4):
+            raise ConfigError(
+                "image", got=f"size {self.size}, crop {self.crop}",
+                expected="size [height, width], crop [top, left, height, width]",
+            )  # fmt: skip
+
+
+class ActionMapping(ArrayMapping):
+    """The action, from fields of the data."""
+
+    kind: ActionKind = setting(ActionKind.GENERIC, doc="What its numbers do.")
+    to_kind: ActionKind | None = setting(
+        None, doc="What they shall do: joint targets can become changes, and back."
+    )
+    grippers: tuple[int, ...] = setting((), doc="Elements that are openings of grippers.")
+
+
+class RewardMapping(Config):
+    """The reward, where the data has a field of it or has none."""
+
+    field: str = setting("", doc="Field of the data; empty where there is none.")
+    each_step: float = setting(0.0, doc="Without a field: reward of each step.")
+    at_success: float = setting(1.0, doc="Without a field: what the last step gets on success.")
+
+
+class DataMapping(Config):
+    """A mapping: what of a data set becomes what of a robot."""
+
+    format: str = setting("", doc="Format of the data; empty to find out.")
+    options: dict[str, Any] = setting(factory=dict, doc="What only this format understands.")
+    robot: str = setting(doc="Name of the kind of robot.", min_length=1)
+    period_s: float = setting(doc="Time between two steps of the data.", unit="s", gt=0)
+    to_period_s: float | None = setting(
+        None, doc="Period that is wanted: a whole multiple.", unit="s", gt=0
+    )
+    task: str = setting("", doc="Name of the task; empty for what the data say.")
+    source: Literal["demonstration", "online", "evaluation"] = setting(
+        "demonstration", doc="What the episodes count as."
+    )
+    observation: dict[str, ArrayMapping] = setting(doc="Arrays of an observation by name.")
+    action: ActionMapping = setting(doc="The action.")
+    reward: RewardMapping = setting(factory=RewardMapping, doc="The reward.")
+    success: str = setting(
+        "unknown", doc="always, never, unknown, or a field: true in its last row is success."
+    )
+    terminated: str = setting(
+        "success", doc="Field that ends an episode for good; success: where it succeeded; never."
+    )
+    final_observation: Literal["auto", "last", "repeat"] = setting(
+        "auto",
+        doc="Where the data has none. last: the last observation, whose step is left out. repeat: the "
+        "last observation again. auto: repeat after a step that terminated, where nobody looks at it, "
+        "else last.",
+    )
+
+
+def load_mapping(path: str | Path) -> DataMapping:
+    """Read a mapping from YAML. Raises ConfigError."""
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"mapping {path}", got=str(error), expected="YAML") from error
+    return from_mapping(DataMapping, data or {}, str(path))
+
+
+def propose(description: Description) -> DataMapping:
+    """A mapping that takes all that a data set has, as it is.
+
+    What the numbers of the action do is not guessed: their kind is ``generic`` until a person says.
+
+    Raises:
+        CodecError: There is no action.
+    """
+    roles = description.roles
+    if "action" not in roles:
+        raise CodecError(
+            f"data of format {description.format}", got=f"fields {sorted(description.fields)}",
+            expected="one that is the action", hint="Write a mapping that says which it is",
+        )  # fmt: skip
+    taken = set(roles.values())
+    observation: dict[str, ArrayMapping] = {}
+    for name, field in description.fields.items():
+        if name in taken or not (field.is_observation or field.is_image):
+            continue
+        if not field.is_image and np.dtype(field.dtype).kind not in "biuf":
+            continue
+        observation[_short(name, field)] = ArrayMapping(fields=(name,), unit=field.unit)
+    action = description.fields[roles["action"]]
+    success = roles.get("success", "unknown")
+    return DataMapping(
+        format=description.format,
+        robot=description.robot or "unknown",
+        period_s=description.period_s or 0.1,
+        observation=observation,
+        action=ActionMapping(fields=(roles["action"],), unit=action.unit),
+        reward=RewardMapping(field=roles.get("reward", "")),
+        success=success,
+        terminated=roles.get("terminated", "success"),
+    )
+
+
+def to_yaml(mapping: DataMapping, description: Description | None = None) -> str:
+    """A mapping as YAML, with what the data say as comments."""
+    data = _plain(mapping.model_dump(mode="json", exclude_defaults=True))
+    lines = []
+    if description is not None:
+        for name, field in description.fields.items():
+            said = [f"{field.dtype}{list(field.shape)}", field.unit, field.note]
+            lines.append(f"# {name}: " + ", ".join(s for s in said if s))
+    text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    return "\n".join([*lines, text])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def _short(name: str, field: Field) -> str:
+    if name.startswith(_IMAGES):
+        return "image_" + name[len(_IMAGES) :].replace(".", "_")
+    return name.removeprefix("observation.").removeprefix("obs/").replace("/", "_")
+
+
+class Mapped:
+    """A mapping, applied to the episodes of one data set.
+
+    Raises:
+        ConfigError: It names fields that the data has not, or elements.
+        SpecError: What it wants cannot be had from the data exactly.
+    """
+
+    def __init__(self, mapping: DataMapping, description: Description) -> None:
+        self.mapping, self._fields = mapping, description.fields
+        used = {name for one in self._arrays.values() for name in one.fields}
+        used |= {n for n in (mapping.reward.field, mapping.success, mapping.terminated) if n}
+        unknown = sorted(used - set(self._fields) - {"always", "never", "unknown", "success"})
+        if unknown:
+            raise ConfigError(
+                "fields of a mapping", got=unknown, expected=f"some of {sorted(self._fields)}"
+            )
+        self.wanted = frozenset(used)
+        #: Images that are resized while they are decoded.
+        self.sizes = {
+            one.fields[0]: (one.size[0], one.size[1])
+            for one in self._arrays.values()
+            if one.size and not one.crop and len(one.fields) == 1
+            and sum(one.fields[0] in other.fields for other in self._arrays.values()) == 1
+        }  # fmt: skip
+        specs = {name: self._spec(name, one) for name, one in self._arrays.items()}
+        action, one = specs.pop("action"), mapping.action
+        grippers = tuple(i for i in one.grippers)
+        self.data = RobotSpec(
+            mapping.robot, {n[len(OBSERVATION) :]: s for n, s in specs.items()}, action,
+            one.kind, mapping.period_s, grippers=grippers,
+        )  # fmt: skip
+        wanted = replace(
+            self.data,
+            observation={
+                name: _in_unit(spec, mapping.observation[name].to_unit)
+                for name, spec in self.data.observation.items()
+            },
+            action=_in_unit(action, one.to_unit),
+            action_kind=one.to_kind or one.kind,
+            period_s=mapping.to_period_s or mapping.period_s,
+        )
+        self.spec = wanted
+        self.schema = TrajectorySchema.of(wanted)
+        self._conversion = Conversion(self.data, wanted) if wanted != self.data else None
+        self._taken = TrajectorySchema.of(self.data)
+
+    @property
+    def _arrays(self) -> dict[str, ArrayMapping]:
+        found = {OBSERVATION + name: one for name, one in self.mapping.observation.items()}
+        return {**found, "action": self.mapping.action}
+
+    def episode(self, source: SourceEpisode) -> RecordedEpisode:
+        """An episode as the robot would have recorded it.
+
+        Raises:
+            SpecError, CodecError: It cannot be; says why.
+        """
+        mapping, steps = self.mapping, source.steps
+        success = self._success(source)
+        terminated = self._ended(source, success)
+        given = all(
+            len(source.fields[name]) > steps
+            for one in mapping.observation.values() for name in one.fields
+        )  # fmt: skip
+        how = mapping.final_observation
+        if how == "auto":
+            how = "repeat" if terminated else "last"
+        if not given and how == "last":
+            steps -= 1
+        if steps < 1:
+            raise SpecError("episode", got=f"{source.steps} steps", expected="one and what follows")
+        row = np.arange(steps + 1)
+        seen = row if given or how == "last" else np.minimum(row, steps - 1)
+        columns: dict[str, Array] = {}
+        for name, one in self._arrays.items():
+            rows = self._rows(name, one, source.fields, seen if name != "action" else row[:-1])
+            if name == "action":
+                rows = np.concatenate([rows, np.zeros_like(rows[:1])])
+            columns[name] = rows
+        columns["proposed_action"] = columns["action"]
+        reward = np.zeros(steps + 1, np.float32)
+        if mapping.reward.field:
+            values = source.fields[mapping.reward.field]
+            reward[:-1] = values.reshape(len(values), -1)[:steps, 0]
+        else:
+            reward[:-1] = mapping.reward.each_step
+            reward[steps - 1] += mapping.reward.at_success if success else 0.0
+        step = row < steps
+        stamps = _stamps(source, steps, mapping.period_s)
+        columns |= {
+            "reward": reward,
+            "terminated": (row == steps - 1) & terminated,
+            "truncated": (row == steps - 1) & (not terminated),
+            "final": ~step,
+            "acted_by": step * int(ActedBy.HUMAN),
+            "reward_source": step * int(
+                RewardSource.ROBOT if mapping.reward.field else RewardSource.RELABELLED
+            ),
+            "policy_version": np.zeros(steps + 1),
+            "stamp_ns": stamps,
+            "action_stamp_ns": stamps * step,
+        }  # fmt: skip
+        columns = {n: np.asarray(columns[n], s.dtype) for n, s in self._taken.columns.items()}
+        if self._conversion is not None:
+            columns = self._conversion.apply(columns)
+        key = key_of(source.identity)
+        kind = EpisodeSource[mapping.source.upper()]
+        outcome = Outcome.UNKNOWN if success is None else (
+            Outcome.SUCCESS if success else Outcome.FAILURE
+        )  # fmt: skip
+        steps = int((~columns["final"]).sum())
+        result = EpisodeResult(
+            key, kind, outcome, steps, float(columns["reward"].astype(np.float64).sum()),
+            interventions=0, start_ns=int(stamps[0]), end_ns=int(stamps[-1]),
+            reason="imported",
+        )  # fmt: skip
+        task = mapping.task or source.task
+        return RecordedEpisode(key, kind, columns, result, mapping.robot, task[:256])
+
+    def _success(self, source: SourceEpisode) -> bool | None:
+        said = self.mapping.success
+        if said in ("always", "never"):
+            return said == "always"
+        if said == "unknown":
+            return source.success
+        values = source.fields[said]
+        return bool(values.reshape(len(values), -1)[:, 0].any())
+
+    def _ended(self, source: SourceEpisode, success: bool | None) -> bool:
+        said = self.mapping.terminated
+        if said in ("success", "never"):
+            return said == "success" and bool(success)
+        values = source.fields[said]
+        return bool(values.reshape(len(values), -1)[source.steps - 1, 0])
+
+    def _rows(
+        self, name: str, one: ArrayMapping, fields: Mapping[str, Array], rows: Array
+    ) -> Array:
+        parts = []
+        for field in one.fields:
+            array = fields.get(field)
+            if array is None:
+                raise SpecError(f"field {field!r}", got="nothing", expected="it in every episode")
+            if len(array) <= int(rows.max(initial=0)):
+                raise SpecError(
+                    f"field {field!r}", got=f"{len(array)} rows", expected=f"{int(rows.max()) + 1}"
+                )
+            parts.append(array[rows])
+        found = parts[0]
+        if len(parts) > 1:
+            found = np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+        if self._is_image(one):
+            return _image_rows(found, one)
+        if one.select:
+            found = found.reshape(len(found), -1)[:, self._places(one)]
+        if name == "action" and found.ndim == 1:
+            found = found[:, None]
+        return found
+
+    def _is_image(self, one: ArrayMapping) -> bool:
+        return len(one.fields) == 1 and self._fields[one.fields[0]].is_image
+
+    def _names(self, one: ArrayMapping) -> list[str]:
+        names: list[str] = []
+        for field in one.fields:
+            info = self._fields[field]
+            size = int(np.prod(info.shape, dtype=int))
+            names += info.names if len(info.names) == size else [""] * size
+        return names
+
+    def _places(self, one: ArrayMapping) -> list[int]:
+        names, places = self._names(one), []
+        for wanted in one.select:
+            if isinstance(wanted, str) and wanted in names:
+                places.append(names.index(wanted))
+            elif isinstance(wanted, int) and 0 <= wanted < len(names):
+                places.append(wanted)
+            else:
+                raise ConfigError(
+                    f"select of {list(one.fields)}", got=wanted,
+                    expected=f"0 to {len(names) - 1}, or one of {[n for n in names if n]}",
+                )  # fmt: skip
+        return places
+
+    def _spec(self, name: str, one: ArrayMapping) -> ArraySpec:
+        info = self._fields[one.fields[0]]
+        dtype = one.dtype or info.dtype
+        if self._is_image(one):
+            shape = info.shape
+            if one.crop:
+                shape = (*one.crop[2:], *shape[2:])
+            if one.size:
+                shape = (*one.size, *shape[2:])
+            return ArraySpec(tuple(shape), "uint8")
+        places = self._places(one) if one.select else []
+        if len(one.fields) == 1 and not places and (name != "action" or info.shape):
+            shape = tuple(info.shape)
+        else:
+            shape = (len(places) or len(self._names(one)),)
+        names = self._names(one)
+        names = [names[i] for i in places] if places else names
+        names = list(one.names) or (names if all(names) and len(set(names)) == len(names) else [])
+        if len(shape) != 1:
+            names = []
+        return ArraySpec(shape, dtype, one.low, one.high, one.unit, names=tuple(names))
+
+
+def key_of(identity: str) -> EpisodeKey:
+    """The key of an episode that came from elsewhere: its digest, in two numbers."""
+    number = int(identity[:32], 16)
+    return EpisodeKey(PRODUCER, number >> 65, number & (2**63 - 1))
+
+
+def _in_unit(spec: ArraySpec, unit: str) -> ArraySpec:
+    if not unit or unit == spec.unit:
+        return spec
+    if spec.low is not None or spec.high is not None:
+        raise ConfigError(
+            "bounds of an array whose unit is converted", got=f"{spec.low} to {spec.high}",
+            expected="none: they would be of either unit",
+        )  # fmt: skip
+    return replace(spec, unit=unit)
+
+
+def _stamps(source: SourceEpisode, steps: int, period_s: float) -> Array:
+    period = round(period_s * 1e9)
+    if source.stamps_ns is None:
+        return np.arange(steps + 1, dtype=np.int64) * period
+    stamps = source.stamps_ns[: steps + 1].astype(np.int64)
+    if len(stamps) == steps:
+        stamps = np.append(stamps, stamps[-1] + period)
+    return np.maximum(stamps - min(0, int(stamps[0])), 0)
+
+
+def _image_rows(images: Array, one: ArrayMapping) -> Array:
+    if one.crop:
+        top, left, height, width = one.crop
+        images = images[:, top : top + height, left : left + width]
+        if images.shape[1:3] != (height, width):
+            raise SpecError("crop of an image", got=one.crop, expected="a part of the image")
+    if one.size and images.shape[1:3] != tuple(one.size):
+        import cv2
+
+        size = (one.size[1], one.size[0])
+        images = np.stack([cv2.resize(i, size, interpolation=cv2.INTER_AREA) for i in images])
+    return images
