@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import faulthandler
 import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from user_core.errors import SuiteError
+from user_core.runtime.foreign_code import ExitCalled, exits_are_errors, told_if_ended
 
 GROUP = "user.commands"
+#: Commands in whose own process drivers, policies and algorithms of other people work.
+_OF_PLUGINS = ("check", "demos", "evaluate")
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -19,8 +24,18 @@ def main(words: Sequence[str] | None = None) -> int:
         Its exit code; 1 after an error, 2 for a wrong command line, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if words is None else words)
+    with contextlib.suppress(Exception):  # standard error may be no file
+        if not faulthandler.is_enabled():
+            faulthandler.enable()  # a crash in C is told with its line of Python
+    told: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if words and words[0] in _OF_PLUGINS:
+        told = told_if_ended(f"user {' '.join(words[:2])}: this process was ended from within")
     try:
-        return dispatch(GROUP, "user", words)
+        with told, exits_are_errors():
+            return dispatch(GROUP, "user", words)
+    except ExitCalled as error:
+        print(f"user {words[0]}: a plugin wanted to end this process: {error}", file=sys.stderr)
+        return 1
     except SuiteError as error:
         print(f"user {words[0]}: {error}", file=sys.stderr)
         return 1
