@@ -17,6 +17,7 @@ from user_fleet.deployment import CommandLine, ProcessSpec, RestartPolicy
 from user_fleet.processes import STANDBY_NAME, find_processes
 from user_fleet.supervisor import ChildState, Restarts, Supervisor
 from user_fleet.supervisor.log_file import LogFile
+from user_fleet.supervisor.niceness import STANDBY_NICENESS
 from user_fleet.supervisor.standby import standby_words
 from user_testing.waiting import wait_until_async
 
@@ -427,7 +428,9 @@ def test_a_standby_that_takes_over_while_it_imports_gives_way_no_longer(tmp_path
         waiting = child._standby.process.pid
         own = min(19, os.getpriority(os.PRIO_PROCESS, 0) + 3)
         if session_niceness(waiting) is not None:
-            await wait_until_async(lambda: session_niceness(waiting) == 19, "it gives way")
+            await wait_until_async(
+                lambda: session_niceness(waiting) == STANDBY_NICENESS, "it gives way"
+            )
         os.kill(child.pid, signal.SIGKILL)
         await wait_until_async(lambda: child.pid == waiting, "it takes over")
         assert session_niceness(waiting) in (3, None)  # at once, not when it has imported
@@ -461,7 +464,7 @@ def test_a_standby_that_must_give_way_for_ever_is_replaced_by_a_fresh_process(
         await wait_until_async(lambda: child.pid not in (0, before), "it is started again")
         assert child.pid != waiting
         assert not alive(waiting)
-        assert session_niceness(child.pid) != 19
+        assert session_niceness(child.pid) != STANDBY_NICENESS
 
     run(supervisor, story)
     assert "a fresh one" in (tmp_path / "a.log").read_text()
@@ -727,3 +730,47 @@ def test_standbys_come_one_by_one_and_wait_while_anything_is_brought_up(tmp_path
     order = [pid for _, pid in imported()]
     assert order[:48] == [pid for pid in waiting for _ in range(16)]  # never two at once
     assert not any(alive(pid) for pid in waiting)
+
+
+@pytest.mark.parametrize("how", ["cancel", "request_stop", "cancel twice"])
+@pytest.mark.parametrize("at", ["before", "after"])
+def test_what_is_being_created_when_all_is_to_end_ends_too(tmp_path, monkeypatch, how, at):
+    """Creating a process takes a while, and whoever ends the supervisor may come in between."""
+    create, pids = asyncio.create_subprocess_exec, []
+
+    async def main():
+        creating, go_on = asyncio.Event(), asyncio.Event()
+
+        async def slow(*words, **options):
+            if at == "before":
+                creating.set()
+                await go_on.wait()
+            process = await create(*words, **options)
+            pids.append(process.pid)
+            creating.set()
+            try:
+                await go_on.wait()
+            except asyncio.CancelledError:
+                process.kill()  # as asyncio does with one that it has not handed over
+                await process.wait()
+                raise
+            return process
+
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", slow)
+        supervisor = Supervisor([spec("a"), spec("b")], {"a": SLEEP, "b": SLEEP}, tmp_path)
+        task = asyncio.create_task(supervisor.run())
+        await asyncio.wait_for(creating.wait(), 20)
+        if how == "request_stop":
+            supervisor.request_stop()
+        else:
+            task.cancel()
+        await asyncio.sleep(0.05)
+        if how == "cancel twice":
+            task.cancel()
+        else:
+            go_on.set()
+        done, _ = await asyncio.wait({task}, timeout=20)
+        assert done and task.cancelled() == (how != "request_stop")
+
+    asyncio.run(main())
+    assert not [pid for pid in pids if alive(pid)]

@@ -134,6 +134,7 @@ class Child:
         self._up = log_dir / f"{spec.name}.up"
         self._standby: _Started | None = None
         self._paused = False
+        self._starts = False
         self._stop = asyncio.Event()
         self._restarts = Restarts(spec.restart)
         self._last_words = log_dir / f"{spec.name}.ending"
@@ -175,6 +176,8 @@ class Child:
     async def stop(self) -> None:
         """Ask for an orderly end; kill what is left of the group when its time is over."""
         self._stop.set()
+        while self._starts:  # it is just being created, and can be asked to end after that
+            await asyncio.sleep(0.02)
         if self.state is ChildState.RUNNING:
             self._change(ChildState.STOPPING)
             self._signal(signal.SIGINT)
@@ -192,16 +195,19 @@ class Child:
         self._endings.begin()
         self._up.unlink(missing_ok=True)
         self._queue.began(self.spec.name, time.monotonic())
-        started = await self._wake_standby(log)
+        self._starts = True
         try:
+            started = await self._wake_standby(log)
             started = started or await self._start(self.command.words, log, self._first_niceness)
+            self.pid, self.started_s = started.process.pid, time.monotonic()
+            self._change(ChildState.RUNNING, f"pid {self.pid}")
         except OSError as error:
             self._change(
                 ChildState.GIVEN_UP, f"cannot start {self.command.words[0]}: {error.strerror}"
             )
             return None
-        self.pid, self.started_s = started.process.pid, time.monotonic()
-        self._change(ChildState.RUNNING, f"pid {self.pid}")
+        finally:
+            self._starts = False
         settle = asyncio.create_task(self._settle())
         try:
             exit_code = await started.process.wait()
@@ -253,7 +259,7 @@ class Child:
                 start_new_session=True,
                 preexec_fn=lambda: _prepare(supervisor, 0 if self._says_so else self.spec.niceness),
             )
-        except OSError:
+        except BaseException:  # cancelled, too: asyncio ends what it has begun to start
             os.close(output)
             raise
         finally:
@@ -537,10 +543,16 @@ class Supervisor:
         finally:
             stopped.cancel()
             tends.cancel()
-            await asyncio.wait({tends})
-            await self._shut_down()
-            await asyncio.gather(*tasks.values(), return_exceptions=True)
-            self._reaper.close()
+            try:
+                await asyncio.wait({tends})
+                await self._shut_down()
+            except asyncio.CancelledError:  # asked twice: there is no time for an orderly end
+                for task in tasks.values():
+                    task.cancel()
+                raise
+            finally:
+                await asyncio.gather(*tasks.values(), return_exceptions=True)
+                self._reaper.close()
         return all(child.state is not ChildState.GIVEN_UP for child in self.children.values())
 
     async def _tend_standbys(self) -> None:
