@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent
 SHIPPED = PACKAGE / "schemas"
 FILES = {
     "robots": "robot", "deployments": "deployment", "fragments": "fragment",
-    "algorithms": "algorithm",
+    "algorithms": "algorithm", "experiments": "experiment",
 }  # fmt: skip
 YAML = [file for folder in FILES for file in sorted((PACKAGE / "config" / folder).glob("*.yaml"))]
 
@@ -53,6 +53,19 @@ def test_the_shipped_files_follow_the_schema_that_they_name(file):
     kind = FILES[file.parent.name]
     assert (file.parent / line).resolve() == SHIPPED / f"{kind}.schema.json"
     assert faults(kind, yaml.safe_load(file.read_text(encoding="utf-8"))) == {}
+
+
+def test_an_experiment_is_marked_where_it_is_wrong():
+    file = PACKAGE / "config/experiments/two_arms.yaml"
+    whole = yaml.safe_load(file.read_text(encoding="utf-8"))
+    run = whole["roles"]["learner"]["run"]
+    run |= {"engine": "slurm", "options": {"partition": "gpu", "minutes": 60}}
+    assert faults("experiment", whole) == {}
+    run["options"]["minuts"] = 5
+    assert "minuts" in str(faults("experiment", whole))
+    run["options"] = {}
+    whole["roles"]["robots"]["joint"] = [7]
+    assert "joint" in str(faults("experiment", whole))
 
 
 def test_what_is_wrong_is_marked_where_it_stands():

@@ -23,6 +23,7 @@ from user_core.config import Config, json_schema
 from user_core.plugins import FIELD_KINDS, PluginChoice
 from user_fleet.deployment.check import GROUP, node_config
 from user_fleet.deployment.model import Argument, Deployment, ProcessSpec
+from user_fleet.scheduling.experiment import Experiment
 from user_hal.robot_file import RobotFile
 from user_learner.node_configs import LearnerNodeConfig
 
@@ -66,6 +67,7 @@ def make_schemas(ours_only: bool = False) -> dict[str, Schema]:
         "algorithm.schema.json": _algorithm(ours_only),
         DEPLOYMENT: _deployment(ours_only),
         "fragment.schema.json": _fragment(),
+        "experiment.schema.json": _experiment(ours_only),
     }
     for name in _nodes(ours_only):
         config = node_config(name)
@@ -100,6 +102,36 @@ def _whole(config: type[Config], title: str, ours_only: bool) -> Schema:
     return schema
 
 
+def _experiment(ours_only: bool) -> Schema:
+    """Of an experiment, in which a role may be a requirement alone, and an engine has its own options."""
+    schema = _whole(Experiment, "An experiment: roles by what they require", ours_only)
+    schema["required"] = ["roles"]  # its name is that of the file
+    definitions = schema["$defs"]
+    role, requirement = definitions["Role"], definitions["Requirement"]
+    beside = {name: role["properties"][name] for name in ("run", "share")}
+    alone = {**requirement, "properties": {**requirement["properties"], **beside}}
+    definitions["Role"] = {"anyOf": [role, alone], "description": role.get("description", "")}
+    run = definitions["Run"]
+    rules = []
+    for name in sorted(plugins.available("engines")):
+        if ours_only and not _is_ours(plugins.available("engines")[name]):
+            continue
+        options = _plain_schema(plugins.load("engines", name).Config)
+        if name == "local":
+            options = {"type": "object", "maxProperties": 0}
+        inner = options.pop("$defs", {})
+        definitions |= {f"engines.{name}.{key}": value for key, value in inner.items()}
+        definitions[f"engines.{name}"] = _renamed(options, f"engines.{name}", inner)
+        rules.append(
+            {
+                "if": {"properties": {"engine": {"const": name}}, "required": ["engine"]},
+                "then": {"properties": {"options": {"$ref": f"#/$defs/engines.{name}"}}},
+            }
+        )
+    definitions["Run"] = {**run, "allOf": rules}
+    return schema
+
+
 def _algorithm(ours_only: bool) -> Schema:
     schema = _whole(LearnerNodeConfig, "How a learner learns", ours_only)
     return _as_layer(schema)
@@ -114,6 +146,9 @@ def _deployment(ours_only: bool) -> Schema:
         "properties": {
             "roles": {**roles, "description": "Fragments that say what runs; one, or a list."},
             "host": {**_TEXT, "description": "Of a robot: the host that it is on."},
+            "count": {
+                "description": "Of a robot: so many of them, NAME0, NAME1 and so on, each with its ${number}."
+            },
             "domain": {"description": "Of a host: its ROS domain, where it has one of its own."},
         },
         "description": "Other keys are values for the fragments.",

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from user_bringup.cli.fleet_logs import show_logs
+from user_bringup.cli.fleet_timeline import show_timeline
 from user_core.config import (
     find_shared,
     from_mapping,
@@ -28,6 +30,7 @@ from user_core.reasons import Reason
 from user_fleet.node_configs import fleet_file
 from user_fleet.resources.inventory import amounts_in_words
 from user_fleet.resources.model import HostReport, Resource
+from user_fleet.scheduling.experiment import Role
 from user_fleet.scheduling.reservation import Reservation
 from user_fleet.scheduling.scheduler import FleetView
 from user_fleet.scheduling.store import FleetStore, Grant
@@ -35,7 +38,6 @@ from user_fleet.scheduling.store import FleetStore, Grant
 Commands = Any  # argparse keeps its class of sub-commands to itself
 #: How long a scheduler may take to answer a request.
 _PATIENCE_S = 15.0
-_WIDTH = 60
 _QUIET_S = 10.0
 
 
@@ -60,6 +62,15 @@ def add_commands(commands: Commands) -> None:
     add("status", _status, "experiments: what they have, and what they wait for")
     timeline = add("timeline", _timeline, "who had which resource when")
     timeline.add_argument("--hours", type=float, default=24.0, help="how far back (default: 24)")
+    timeline.add_argument(
+        "--picture", type=Path, metavar="FILE", help="draw it into a file: .png, .svg or .pdf"
+    )
+    logs = add("logs", _logs, "what an experiment's processes have printed", "name")
+    logs.add_argument("role", nargs="?", default="", help="of this role only")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until Ctrl-C, or its end")
+    logs.add_argument(
+        "-n", "--lines", type=int, default=200, help="of each process at first (default: 200)"
+    )
     add("submit", _submit, "queue an experiment", "experiment")
     cancel = add("cancel", _cancel, "end an experiment at the end of its episodes", "name")
     cancel.add_argument("--now", action="store_true", help="do not wait for anybody")
@@ -172,10 +183,18 @@ def _status(arguments: argparse.Namespace, console: Console) -> int:
             {
                 "name": name,
                 "state": entry.state,
+                "goes_to": entry.goes_to,
                 "priority": entry.experiment.priority,
+                "deadline": entry.experiment.deadline,
+                "after": list(entry.experiment.after),
+                "home": entry.home,
                 "code": entry.reason.code,
                 "text": entry.reason.text,
                 "has": {g.resource: g.fencing for g in grants if g.experiment == name},
+                "roles": {
+                    role: _role(spec, [g for g in grants if (g.experiment, g.role) == (name, role)])
+                    for role, spec in entry.experiment.roles.items()
+                },
             }
         )
     if arguments.json:
@@ -197,48 +216,26 @@ def _status(arguments: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _timeline(arguments: argparse.Namespace, console: Console) -> int:
-    store = open_store(arguments)
-    now_ns = time.time_ns()
-    since_ns = now_ns - int(arguments.hours * 3600e9)
-    grants = [g for g in store.grants(ended=True) if (g.ended_ns or now_ns) >= since_ns]
-    if arguments.json:
-        rows = [
+def _role(role: Role, grants: Sequence[Grant]) -> dict[str, Any]:
+    """What a role has, as plain data."""
+    return {
+        "engine": role.run.engine if role.run is not None else "",
+        "grants": [
             {
-                "fencing": g.fencing, "resource": g.resource, "experiment": g.experiment,
-                "role": g.role, "begun_ns": g.begun_ns, "ended_ns": g.ended_ns,
-                "code": g.ending.code, "text": g.ending.text,
+                "resource": g.resource, "fencing": g.fencing, "begun_ns": g.begun_ns,
+                "asked_back": g.yields, "shared": g.share,
             }
             for g in grants
-        ]  # fmt: skip
-        print(json.dumps(rows, indent=2))
-        return 0
-    if not grants:
-        console.print("Nobody had anything in this time.")
-        return 0
-    begin_ns = max(since_ns, min(g.begun_ns for g in grants))
-    names = list(dict.fromkeys(g.experiment for g in grants))
-    letters = {name: chr(ord("A") + number % 26) for number, name in enumerate(names)}
-    console.print(f"{_moment(begin_ns)} to {_moment(now_ns)}")
-    width = max(len(g.resource) for g in grants)
-    for resource in sorted({g.resource for g in grants}):
-        line = picture([g for g in grants if g.resource == resource], letters, begin_ns, now_ns)
-        console.print(escape(f"{resource:<{width}} |{line}|"), soft_wrap=True, highlight=False)
-    for name, letter in letters.items():
-        console.print(escape(f"{letter}  {name}"))
-    return 0
+        ],
+    }  # fmt: skip
 
 
-def picture(grants: Sequence[Grant], letters: dict[str, str], begin_ns: int, end_ns: int) -> str:
-    """One line of a timeline: a letter where an experiment had it, a dot where nobody had."""
-    cells = ["."] * _WIDTH
-    span_ns = max(1, end_ns - begin_ns)
-    for grant in grants:
-        first = int((max(grant.begun_ns, begin_ns) - begin_ns) * _WIDTH / span_ns)
-        last = int(((grant.ended_ns or end_ns) - begin_ns) * _WIDTH / span_ns)
-        for cell in range(min(first, _WIDTH - 1), min(max(last, first + 1), _WIDTH)):
-            cells[cell] = letters[grant.experiment]
-    return "".join(cells)
+def _timeline(arguments: argparse.Namespace, console: Console) -> int:
+    return show_timeline(arguments, console, open_store(arguments))
+
+
+def _logs(arguments: argparse.Namespace, console: Console) -> int:
+    return show_logs(arguments, console, open_store(arguments))
 
 
 def _submit(arguments: argparse.Namespace, console: Console) -> int:

@@ -243,10 +243,10 @@ class Agent:
     def _answer_log(self, query: Any) -> None:
         with query:
             try:
-                asked = {str(key): str(value) for key, value in query.parameters.items()}
+                asked = dict(query.parameters)
                 fencing, offset = int(asked["fencing"]), int(asked.get("offset", 0))
                 part = self._log_part(fencing, offset)
-            except (KeyError, ValueError, OSError) as error:
+            except Exception as error:  # who asks is told, whatever it is
                 query.reply_err(f"{type(error).__name__}: {error}".encode())
                 return
             if part is None:

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -33,7 +34,7 @@ from user_core.runtime.grants import GRANT_VARIABLE
 from user_fleet.engines.carry import write_job
 from user_fleet.engines.local import LocalEngine
 from user_fleet.presence.messages import Granted
-from user_fleet.presence.peers import port_of, where_it_is
+from user_fleet.presence.peers import domain_of, port_of, where_it_is
 from user_fleet.processes import session_members, started_ticks
 from user_fleet.scheduling.experiment import REFERENCE
 
@@ -202,6 +203,9 @@ class Launcher:
             self._folder.mkdir(parents=True, exist_ok=True)
             parent = os.getpid()
             with log.open("ab") as output:
+                where = [f"{name}={value}" for name, value in sorted(variables.items())]
+                output.write(f"$ {shlex.join([*where, *words])}\n".encode())
+                output.flush()
                 process = subprocess.Popen(
                     list(words), env={**os.environ, **variables}, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
                     start_new_session=True, preexec_fn=lambda: _die_with(parent),
@@ -355,15 +359,18 @@ def user_up(
         if (other.experiment, other.role) == (grant.experiment, grant.role)
         and other.resource.split("/")[1] == "gpu"
     ]
+    own: dict[str, str] = {}
+    if wanted.own_domain:
+        own["ROS_DOMAIN_ID"] = domain_of(grant.fencing, os.environ.get("ROS_DOMAIN_ID", "0"))
     if wanted.engine == "local":
-        local = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
+        local = own | ({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {})
         if kind == "robot":  # its HAL obeys this grant, and no older one
             local[GRANT_VARIABLE] = str(grant.fencing)
             command += [FINISH_OPTION, str(wanted.finish_s)]
         return command, local
     if jobs is None:
         raise ConfigError("engine", got=wanted.engine, expected="local, on this host")
-    variables = {name: os.environ[name] for name in _OF_ROS if name in os.environ}
+    variables = {name: os.environ[name] for name in _OF_ROS if name in os.environ} | own
     if gpus and issubclass(plugins.load("engines", wanted.engine), LocalEngine):
         variables["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     job = Job(run, command, jobs / run, variables, {"gpus": len(gpus)})

@@ -10,6 +10,7 @@ from user_fleet.scheduling.store import Grant
 
 _FIRST_PORT = 20000
 _PORTS = 10000
+_DOMAINS = 100
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,12 @@ class Place:
 def port_of(fencing: int) -> int:
     """A port for what is started for a grant: below those that systems give away, and of another grant only after 10,000 more."""
     return _FIRST_PORT + fencing % _PORTS
+
+
+def domain_of(fencing: int, of_agent: str) -> str:
+    """A ROS domain for what is started for a grant, of those that every system has; never that of the agent."""
+    found = str(1 + fencing % _DOMAINS)
+    return found if found != of_agent else str(_DOMAINS + 1)
 
 
 def peers_of(
