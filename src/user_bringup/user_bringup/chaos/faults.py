@@ -182,6 +182,7 @@ def make_plan(
     size: PlanSize,
     hungry: Sequence[str] = (),
     partners: Sequence[tuple[str, str]] = (),
+    links: Sequence[str] = (LINK,),
 ) -> list[Fault]:
     """A plan: the same for the same arguments, everywhere.
 
@@ -194,6 +195,7 @@ def make_plan(
         size: How much.
         hungry: Who may get no more memory.
         partners: Who may be killed together, in the order in which they are.
+        links: What may be cut.
     """
     dice = random.Random(seed)
     kinds: list[FaultKind] = ["kill"] * size.kills
@@ -205,7 +207,7 @@ def make_plan(
     free_s = max(0.0, size.seconds - size.apart_s * (len(kinds) - 1))
     times = sorted(dice.uniform(0, free_s) for _ in kinds)
     times = [time_s + i * size.apart_s for i, time_s in enumerate(times)]
-    pools = {"disk": writers, "network": [LINK], "memory": hungry}
+    pools = {"disk": writers, "network": links, "memory": hungry}
     decks: dict[str, list[str]] = {}
     plan = []
     for at_s, kind in zip(times, kinds, strict=True):

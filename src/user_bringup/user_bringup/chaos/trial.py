@@ -164,6 +164,16 @@ class Trial:
         Raises:
             SuiteError: It ended, or does not work in time.
         """
+        begun_s = self._begin()
+        assert self.deployment is not None
+        self._wait_for_all(begun_s, begun_s)
+
+    def _begin(self) -> float:
+        """Start `user up`, and read what runs; returns when it was started, monotonic seconds."""
+        with contextlib.suppress(
+            OSError
+        ):  # where we may: who carries and records must not be late itself
+            Path("/proc/self/autogroup").write_text("-10", encoding="ascii")
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         output = (self.folder.parent / f"{self.folder.name}.out").open("ab")
         with output:
@@ -178,12 +188,18 @@ class Trial:
         time.sleep(0.2)
         self.deployment = load_record(file)
         specs = self.deployment.processes
-        self._files = {_word_of(spec, specs, self.folder): spec.name for spec in specs}
+        self._files = {word_of(spec, specs, self.folder): spec.name for spec in specs}
+        return begun_s
+
+    def _wait_for_all(self, begun_s: float, since_s: float) -> None:
+        """Until every process works that is known; from then on the time of the plan runs."""
+        assert self.deployment is not None
+        specs = self.deployment.processes
         waiting = {spec.name for spec in specs}
         while waiting:
             self._must_go_on(begun_s, f"{', '.join(sorted(waiting))} work")
             self._look()
-            waiting = {s.name for s in specs if self._works_since(s, begun_s) is None}
+            waiting = {s.name for s in specs if self._works_since(s, since_s) is None}
         self._zero_s = time.monotonic()
         self.tell(f"everything works after {self._zero_s - begun_s:.1f} s")
 
@@ -282,12 +298,18 @@ class Trial:
         self._tell_hit(blow, f" (process {pid})")
         return True
 
+    def _links_of(self, victim: str) -> Sequence[Link]:
+        """What is cut with it."""
+        return [] if self._link is None else [self._link]
+
     def _cut(self, blow: Blow) -> bool:
-        if self._link is None:
+        links = self._links_of(blow.fault.victim)
+        if not links:
             blow.note = "there is no link that could be cut"
-        if self._link is None or self._link.is_cut:
+        if not links or any(link.is_cut for link in links):
             return False
-        self._link.cut()
+        for link in links:
+            link.cut()
         blow.hit_s = self._now_s()
         self._tell_hit(blow)
         return True
@@ -303,8 +325,9 @@ class Trial:
         if blow.over_s is None:
             if now_s < blow.hit_s + blow.fault.duration_s:
                 return False
-            if self._link is not None and blow.fault.kind == "network":
-                self._link.restore()
+            if blow.fault.kind == "network":
+                for link in self._links_of(blow.fault.victim):
+                    link.restore()
             else:
                 relieve(blow.fault.kind, blow.pid)
             blow.over_s = self._now_s()
@@ -346,7 +369,7 @@ class Trial:
         time.sleep(_LOOK_S)
 
 
-def _word_of(spec: ProcessSpec, all_specs: Sequence[ProcessSpec], folder: Path) -> str:
+def word_of(spec: ProcessSpec, all_specs: Sequence[ProcessSpec], folder: Path) -> str:
     """The word of its command line that a process has for itself."""
     if spec.ros:
         return str(folder / "config" / f"{spec.name}.yaml")

@@ -32,6 +32,8 @@ def chaos(argv: Sequence[str]) -> int:
     Exit code 0 when every promise was kept.
     """
     arguments = _chaos_parser().parse_intermixed_args(argv)
+    if arguments.fleet:
+        return _chaos_fleet(arguments)
     has_link = ROBOT_ROUTER in _load(arguments, Path()).arguments  # or what is wrong with it
     if arguments.networks and not has_link:
         raise ConfigError(
@@ -42,6 +44,29 @@ def chaos(argv: Sequence[str]) -> int:
     size = _size(arguments, has_link)
     run = arguments.run or f"chaos-{arguments.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
     trial, checks = run_trial(arguments, run, size, resource_period_s=10.0)
+    return _write(trial, checks, arguments, size, run)
+
+
+def _chaos_fleet(arguments: argparse.Namespace) -> int:
+    """The same to an experiment on a fleet."""
+    from user_bringup.cli.chaos_fleet import run_fleet_trial
+
+    if arguments.arguments or arguments.only or arguments.pairs or arguments.memories:
+        raise ConfigError(
+            "--fleet", got="arguments of a deployment, --only, --pairs or --memories",
+            expected="an experiment alone, with --kills, --suspends and --networks",
+        )  # fmt: skip
+    arguments.disks = 0
+    size = _size(arguments, has_link=True)
+    run = arguments.run or f"fleet-{arguments.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    trial, checks = run_fleet_trial(arguments, run, size)
+    return _write(trial, checks, arguments, size, run)
+
+
+def _write(
+    trial: Trial, checks: Sequence[Check], arguments: argparse.Namespace, size: PlanSize, run: str
+) -> int:
+    """Write and print what was found; the exit code."""
     folder = (arguments.runs / run).resolve()
     text = _report(trial, checks, arguments, size)
     (folder / "chaos.md").write_text(text, encoding="utf-8")
@@ -221,8 +246,9 @@ def _report(
 ) -> str:
     parts = [f"# Chaos, seed {arguments.seed}"]
     good = all(check.good for check in checks)
+    fleet = ["--fleet"] if getattr(arguments, "fleet", False) else []
     parts.append(
-        f"`user chaos {arguments.deployment} {' '.join(arguments.arguments)} --minutes "
+        f"`user chaos {' '.join([arguments.deployment, *arguments.arguments, *fleet])} --minutes "
         f"{arguments.minutes:g} --kills {size.kills} --suspends {size.suspends} --disks "
         f"{size.disks} --networks {size.networks} --memories {size.memories} --longest "
         f"{size.longest_s:g} --apart {size.apart_s:g} --pairs {size.pairs} --seed {arguments.seed}`: "
@@ -231,7 +257,8 @@ def _report(
     rows = [f"| {'yes' if c.good else '**NO**'} | {c.name} | {c.detail} |" for c in checks]
     parts.append("\n".join(["| kept | promise | seen |", "|---|---|---|", *rows]))
     if trial.deployment is not None and any(blow.hit_s is not None for blow in trial.blows):
-        names = {p.name: p.executable for p in trial.deployment.processes} | {LINK: LINK}
+        names = {p.name: p.executable for p in trial.deployment.processes}
+        names |= {b.fault.victim: LINK for b in trial.blows if b.fault.kind == "network"}
         parts.append(recovery_table(trial.blows, names))
         draw_recovery(trial.blows, names, trial.folder / "recovery.png")
         parts.append("![recovery](recovery.png)")
@@ -256,6 +283,19 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 def _chaos_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="user chaos", description=chaos.__doc__)
     add_common(parser)
+    parser.add_argument(
+        "--fleet", action="store_true",
+        help="what is named is an experiment, which a fleet of three simulated arms at two sites, with two schedulers, "
+        "runs; agents and schedulers are hit too, and a site's links are cut",
+    )  # fmt: skip
+    parser.add_argument(
+        "--domains",
+        type=int,
+        nargs=5,
+        default=[44, 45, 46, 47, 48],
+        metavar="DOMAIN",
+        help="with --fleet: ROS domains of schedulers, three robots' hosts, and the learner's (default: 44 to 48)",
+    )
     parser.add_argument(
         "--minutes", type=float, default=4.0, help="time over which the faults are spread"
     )

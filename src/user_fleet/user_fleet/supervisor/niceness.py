@@ -8,8 +8,9 @@ import os
 import time
 from pathlib import Path
 
-#: How far a standby gives way to the processes that work.
-STANDBY_NICENESS = 19
+#: How far a standby gives way to the processes that work: to a tenth of their share. There is one at a time, and
+#: with less it would never be ready on a full machine.
+STANDBY_NICENESS = 10
 #: Of what is being restarted, while others work, where that may be asked for: its share is three
 #: times that of an ordinary session.
 URGENT_NICENESS = -5

@@ -1,0 +1,85 @@
+"""A fleet for `user chaos --fleet`: what is started, who is hit, and who was obeyed."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+
+from user_bringup.chaos.fleet import LEARNER_HOST, SITES, made_fleet, obeyed_one
+from user_bringup.cli.chaos import chaos
+from user_bringup.cli.chaos_fleet import victims_of
+from user_core.errors import ConfigError
+from user_fleet.deployment import load_deployment
+from user_hal.runtime.obeyed import Obeyed
+
+DOMAINS = [60, 61, 62, 63, 64]
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    with made_fleet(tmp_path, DOMAINS) as made:
+        yield made
+
+
+def test_it_has_three_robots_at_two_sites_and_two_schedulers(fleet):
+    deployment = load_deployment(fleet.file)
+    names = [process.name for process in deployment.processes]
+    assert names == [
+        "fleet_router", "agent_west0", "agent_west1", "agent_east0", "agent_hall",
+        "scheduler", "scheduler_standby",
+    ]  # fmt: skip
+    states = {
+        process.parameters["state"]
+        for process in deployment.processes
+        if process.executable == "scheduler"
+    }
+    assert len(states) == 1
+    domains = [
+        process.environment["ROS_DOMAIN_ID"]
+        for process in deployment.processes
+        if process.executable == "resource_agent"
+    ]
+    assert domains == ["61", "62", "63", "64"]
+    assert set(fleet.links) == {"link_west", "link_east"}
+    assert not any(process.restart.has_standby for process in deployment.processes)
+
+
+def test_agents_and_schedulers_are_hit_twice_as_often(fleet):
+    victims = victims_of(load_deployment(fleet.file).processes)
+    assert victims.count("scheduler_standby") == victims.count("agent_hall") == 2
+    assert victims.count("fleet_router") == 1
+
+
+def log(fleet, host, *records):
+    folder = fleet.runs(host) / "run" / "arm"
+    folder.mkdir(parents=True)
+    text = "".join(json.dumps(asdict(record)) + "\n" for record in records)
+    (folder / "obeyed.jsonl").write_text(text)
+
+
+FIRST = Obeyed(token=1, holder="a", grant=7, first_ns=10, last_ns=20, commands=5)
+
+
+@pytest.mark.parametrize(
+    ("second", "good"),
+    [
+        (replace(FIRST, token=2, holder="b", grant=8, first_ns=21, last_ns=30), True),
+        (replace(FIRST, token=2, holder="b", grant=8, first_ns=15, last_ns=30), False),
+        (replace(FIRST, token=2, holder="b", grant=6, first_ns=21, last_ns=30), False),
+    ],
+)
+def test_two_holders_at_a_time_and_older_grants_are_found(fleet, second, good):
+    for hosts in SITES.values():
+        for host in hosts:
+            log(fleet, host, FIRST, second)
+    assert obeyed_one(fleet).good is good
+
+
+def test_no_log_is_no_proof(fleet):
+    assert not obeyed_one(fleet).good
+    assert LEARNER_HOST not in obeyed_one(fleet).detail
+
+
+def test_what_a_fleet_cannot_have_is_refused():
+    with pytest.raises(ConfigError, match="--fleet"):
+        chaos(["three_arms", "--fleet", "--pairs", "3"])
