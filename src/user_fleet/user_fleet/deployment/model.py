@@ -45,7 +45,7 @@ class RestartPolicy(Config):
     standby_after_s: float = setting(
         5.0,
         doc="Time after a start at which a second process is made ready, which has imported "
-        "everything and takes over when this one dies; it takes memory (40 to 250 MB), no "
+        "everything and takes over when this one dies; it takes memory (60 to 200 MB), no "
         "processor time. 0: none; neither is there one where `when` is never. With `user up`, for Python programs.",
         unit="s",
         ge=0,
@@ -125,7 +125,7 @@ class Deployment(Config):
         True,
         doc="For which processes `user up` keeps a second one ready that takes over (restart.standby_after_s): "
         "all, none, or those of these names, roles or robots, as [hal, actor]. Each takes memory: "
-        "40 MB, or 200 MB with torch.",
+        "60 to 80 MB, or 200 MB with torch.",
     )
 
     def validate(self) -> None:
