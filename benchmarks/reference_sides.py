@@ -85,6 +85,7 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "algorithm.params.choice_entropy": ENTROPY_SHARES[0],
             "algorithm.params.choice_entropy_end": ENTROPY_SHARES[1],
+            "sampler.n_step": 1,  # as the reference
         },
     ),
 }
