@@ -5,12 +5,13 @@ import threading
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from user_bringup.cli import fleet, fleet_state
-from user_core.errors import CodecError, ConfigError, StoreError
+from user_core.errors import CodecError, ConfigError, StoreError, TransportError
 from user_fleet.presence.desk import Desk
 from user_fleet.presence.hosts import Hosts
 from user_fleet.presence.messages import Heartbeat
@@ -40,15 +41,24 @@ class Lab:
         with self.store.transaction():
             self.store.note_host("h1", "here", "", REPORT.to_json())
         self.scheduler = Scheduler(self.store)
+        self.log = ""
         self.closing = threading.Event()
         self.thread = threading.Thread(target=self._work)
         (folder / "one.yaml").write_text(EXPERIMENT)
 
     def _work(self) -> None:
-        desk = Desk(self.scheduler, self.hosts)
+        desk = Desk(self.scheduler, self.hosts, self.log_part)
         while not self.closing.wait(0.01):
             if desk.work():
                 self.scheduler.step(fleet_state.view_of(self.store))
+
+    def log_part(self, host: str, fencing: int, offset: int) -> dict[str, Any]:
+        """As a host answers, 40 bytes at a time."""
+        if not self.log:
+            raise TransportError(f"log of grant {fencing}", got=f"no answer of {host}")
+        begin = max(0, len(self.log) + offset) if offset < 0 else offset
+        part = self.log[begin : begin + 40]
+        return {"offset": begin, "end": begin + len(part), "size": len(self.log), "text": part}
 
     def run(self, *words: str) -> tuple[int, str]:
         out = StringIO()
@@ -84,6 +94,44 @@ def test_submit_status_drain_release_and_finish(lab: Lab) -> None:
     assert "h1/robot/left |" in text and "A  one" in text
 
 
+def test_logs_are_fetched_in_parts_and_bounded(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError, match="no such"):
+        lab.run("logs", "one")
+    file = lab.folder / "one.yaml"
+    file.write_text("name: one\nroles: {robots: {tags: [cell-a], run: {deployment: edge}}}\n")
+    assert lab.run("submit", str(file))[0] == 0
+    code, text = lab.run("logs", "one")
+    assert code == 1 and "robots/left: log of grant" in text and "no answer of h1" in text
+    lab.log = "".join(f"step {number}\n" for number in range(100)) + "half a li"
+    capsys.readouterr()
+    assert lab.run("logs", "one", "robots", "-n", "3")[0] == 0
+    assert capsys.readouterr().out.split("\n")[:3] == ["step 97", "step 98", "step 99"]
+    assert lab.run("logs", "one", "--json", "-n", "1")[0] == 0
+    row = json.loads(capsys.readouterr().out)
+    assert (row["role"], row["line"]) == ("robots", "step 99")
+    with pytest.raises(ConfigError, match="learner"):
+        lab.run("logs", "one", "learner")
+    more = threading.Timer(1.5, lambda: setattr(lab, "log", lab.log + "ne\nthe end\n"))
+    end = threading.Timer(3.0, lambda: lab.store.ask({"do": "finish", "name": "one"}))
+    more.start()
+    end.start()
+    assert lab.run("logs", "one", "-f", "-n", "0")[0] == 0  # ends with the experiment
+    assert capsys.readouterr().out == "half a line\nthe end\n"
+
+
+@pytest.mark.parametrize("kind", ["png", "svg"])
+def test_a_timeline_is_drawn(lab: Lab, tmp_path: Path, kind: str) -> None:
+    lab.run("submit", str(lab.folder / "one.yaml"))
+    file = tmp_path / f"fleet.{kind}"
+    code, text = lab.run("timeline", "--picture", str(file))
+    assert code == 0 and file.name in text.replace("\n", "")
+    assert file.stat().st_size > 5000
+    with pytest.raises(ConfigError, match="FILE.png"):
+        lab.run("timeline", "--picture", str(tmp_path / "fleet.nothing"))
+
+
 def test_reservations_come_from_files(lab: Lab) -> None:
     file = lab.folder / "night.yaml"
     file.write_text("name: night\ntags: [cell-a]\nbegin: '20:00'\nend: '06:00'\n")
@@ -98,6 +146,8 @@ def test_json_is_for_programs(lab: Lab, capsys: pytest.CaptureFixture[str]) -> N
     lab.run("status", "--json")
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["name"], row["state"], list(row["has"])) == ("one", "running", ["h1/robot/left"])
+    (granted,) = row["roles"]["robots"]["grants"]
+    assert granted["fencing"] == row["has"]["h1/robot/left"] and not granted["asked_back"]
     lab.run("ls", "--json")
     found = json.loads(capsys.readouterr().out)
     assert [item["use"] for item in found["resources"]] == ["one (robots)", ""]
