@@ -1,11 +1,14 @@
 """A fleet for `user chaos --fleet`: what is started, who is hit, and who was obeyed."""
 
 import json
+import socket
+import time
 from dataclasses import asdict, replace
 
 import pytest
 
 from user_bringup.chaos.fleet import LEARNER_HOST, SITES, made_fleet, obeyed_one
+from user_bringup.chaos.links import LinkProcess
 from user_bringup.cli.chaos import chaos
 from user_bringup.cli.chaos_fleet import victims_of
 from user_core.errors import ConfigError
@@ -83,3 +86,27 @@ def test_no_log_is_no_proof(fleet):
 def test_what_a_fleet_cannot_have_is_refused():
     with pytest.raises(ConfigError, match="--fleet"):
         chaos(["three_arms", "--fleet", "--pairs", "3"])
+
+
+def test_links_in_another_process_carry_are_cut_and_end_with_it():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        with LinkProcess([server.getsockname()] * 2) as process:
+            first, second = process.links
+            assert first.port != second.port
+            with socket.create_connection(("127.0.0.1", first.port), 5) as near:
+                far, _ = server.accept()
+                with far:
+                    near.settimeout(0.3)
+                    near.sendall(b"one")
+                    assert far.recv(9) == b"one"
+                    first.cut()
+                    assert (first.is_cut, second.is_cut) == (True, False)
+                    time.sleep(0.1)  # the order is carried out
+                    far.sendall(b"two")
+                    with pytest.raises(TimeoutError):
+                        near.recv(9)
+                    first.restore()
+                    near.settimeout(5.0)
+                    assert near.recv(9) == b"two"
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", first.port), 1).close()

@@ -21,6 +21,7 @@ import yaml
 
 from user_bringup.chaos.evidence import Evidence, producers_behind, works_since
 from user_bringup.chaos.faults import Link
+from user_bringup.chaos.links import FarLink, LinkProcess
 from user_bringup.chaos.trial import Blow, Trial, word_of
 from user_bringup.chaos.verdict import Check
 from user_bringup.monitor.history import read_history
@@ -59,7 +60,7 @@ class Fleet:
 
     file: Path
     folder: Path
-    links: Mapping[str, Sequence[Link]]
+    links: Mapping[str, Sequence[FarLink]]
     domains: Mapping[str, int]
 
     @property
@@ -86,10 +87,10 @@ def made_fleet(folder: Path, domains: Sequence[int]) -> Iterator[Fleet]:
     of_hosts = dict(zip([*robots, LEARNER_HOST], others, strict=True))
     processes: list[dict[str, Any]] = [_router(fleet_port)]
     with ExitStack() as stack:
-        links: dict[str, list[Link]] = {}
+        links: dict[str, list[FarLink]] = {}
         for site, hosts in SITES.items():
-            to_fleet = stack.enter_context(Link("127.0.0.1", fleet_port))
-            to_data = stack.enter_context(Link("127.0.0.1", data_port))
+            ends = LinkProcess([("127.0.0.1", fleet_port), ("127.0.0.1", data_port)])
+            to_fleet, to_data = stack.enter_context(ends).links
             links[link_name(site)] = [to_fleet, to_data]
             for host, arm in hosts.items():
                 about = {
@@ -261,7 +262,7 @@ class FleetTrial(Trial):
 
     # --- who works ------------------------------------------------------------------------------
 
-    def _links_of(self, victim: str) -> Sequence[Link]:
+    def _links_of(self, victim: str) -> Sequence[Link | FarLink]:
         return self.fleet.links.get(victim, [])
 
     def _spec(self, victim: str) -> ProcessSpec:

@@ -17,6 +17,7 @@ import psutil
 
 from user_bringup.chaos.evidence import Evidence, producers_behind, works_since
 from user_bringup.chaos.faults import LINK, Fault, Link, inflict, relieve
+from user_bringup.chaos.links import FarLink
 from user_core.errors import SuiteError
 from user_fleet.deployment import Deployment, ProcessSpec, load_record
 from user_fleet.processes import find_processes, session_members, state_of
@@ -298,7 +299,7 @@ class Trial:
         self._tell_hit(blow, f" (process {pid})")
         return True
 
-    def _links_of(self, victim: str) -> Sequence[Link]:
+    def _links_of(self, victim: str) -> Sequence[Link | FarLink]:
         """What is cut with it."""
         return [] if self._link is None else [self._link]
 
