@@ -23,7 +23,7 @@ setup(
     maintainer_email="maintainers@user-robotics.dev",
     license="Apache-2.0",
     packages=find_packages(exclude=["test", "test.*"]),
-    package_data={PACKAGE: ["py.typed"]},
+    package_data={PACKAGE: ["py.typed", "console/static/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
@@ -37,9 +37,12 @@ setup(
     extras_require={"test": ["pytest"]},
     zip_safe=False,
     entry_points={
+        "console_scripts": ["console_node = user_bringup.nodes.console:main"],
+        "user.nodes": ["console_node = user_bringup.console.config:ConsoleConfig"],
         "user.commands": [
             "chaos = user_bringup.cli.chaos:chaos",
             "check = user_bringup.cli.check:main",
+            "console = user_bringup.cli.console:main",
             "demo = user_bringup.cli.demo:main",
             "demos = user_bringup.cli.demos:main",
             "evaluate = user_bringup.cli.evaluate:main",

@@ -35,6 +35,7 @@ setup(
             "ros_topic = user_hal.cameras.ros_topic:RosTopicCamera",
         ],
         "user.teleops": [
+            "browser = user_hal.teleops.browser:BrowserTeleop",
             "expert = user_hal.teleops.expert:ExpertTeleop",
             "groups = user_hal.teleops.groups:GroupsTeleop",
             "joy = user_hal.teleops.topics:JoyTeleop",

@@ -287,6 +287,14 @@ GO = Service(
     "Let the robot move, where it waits for a person's word (`loop.start: operator`); refused while "
     "it is not ready.",
 )  # fmt: skip
+EVALUATE = Service(
+    "~/evaluate", "std_srvs/srv/Trigger", "actor", "people",
+    "Evaluate the policy from the next episode on, for one round, whenever the next evaluation would be due.",
+)  # fmt: skip
+CHECKPOINT = Service(
+    "~/checkpoint", "std_srvs/srv/Trigger", "learner", "people",
+    "Keep a checkpoint and publish the policy after the present update, whenever the next ones would be due.",
+)  # fmt: skip
 FINISH = Service(
     "~/finish", "user_msgs/srv/FinishEpisode", "actor", "user up",
     "Let the episode come to its end, and begin no other: the robot is wanted elsewhere. Asked again, says how "
@@ -307,7 +315,7 @@ SHUT_DOWN = Service(
 
 SERVICES: tuple[Service, ...] = (
     RESET, EMERGENCY_STOP, RESET_EMERGENCY_STOP, ACQUIRE_LEASE, RENEW_LEASE, RELEASE_LEASE,
-    GO, FINISH, PAUSE, RESUME, SHUT_DOWN,
+    GO, EVALUATE, CHECKPOINT, FINISH, PAUSE, RESUME, SHUT_DOWN,
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from user_actor.loop.policy import PolicyHolder
 from user_actor.loop.recording import Feedback
 from user_actor.loop.start import StartSignal
 from user_actor.loop.stats import LoopState, LoopStatus
-from user_core.errors import SuiteError, is_of_a_person, may_pass
+from user_core.errors import ConfigError, SuiteError, is_of_a_person, may_pass
 from user_core.reasons import (
     ASKED_BACK,
     NO_REASON,
@@ -53,6 +53,17 @@ class EpisodeSchedule:
         self._finished = 0  # since the last evaluation
         self._evaluating = 0  # evaluation episodes still to come of this round
         self._started = 0
+
+    def evaluate_next(self) -> int:
+        """Begin a round of evaluations with the next episode; how many episodes it has. Raises ConfigError where nothing
+        is evaluated, or everything."""
+        if self._config.mode != "online":
+            raise ConfigError(
+                "an evaluation", got=f"mode {self._config.mode!r}", expected="a robot that collects"
+            )
+        if not self._evaluating:
+            self._evaluating, self._finished = self._config.evaluation.episodes, 0
+        return self._evaluating
 
     def next(self, may_evaluate: bool) -> EpisodePlan:
         """Plan an episode; evaluation only if there is a policy worth it."""
@@ -122,6 +133,17 @@ class ActorLoop:
     def given_up(self) -> Reason:
         """The failure that came so often that :meth:`run` has raised it; false before."""
         return self._equal.given_up
+
+    def evaluate_next(self) -> int:
+        """A person wants to know how good the policy is: a round of evaluations comes next. Any thread.
+
+        Returns:
+            How many episodes.
+
+        Raises:
+            ConfigError: This actor does not collect.
+        """
+        return self._schedule.evaluate_next()
 
     def run(self) -> None:
         """Collect until :meth:`stop`, or until ``max_episodes`` have been recorded.

@@ -272,6 +272,7 @@ class ActorNode(LifecycleNode):
         if config.loop.max_backlog_steps:
             self.listen(topics.LEARNER_BACKLOG, self._on_backlog, always=True)
         self.serve(topics.GO, self._on_go, always=True)
+        self.serve(topics.EVALUATE, self._on_evaluate, always=True)
         self.serve(topics.FINISH, self._on_finish, always=True)
         self._reset = self.client(topics.RESET, config.hal, self._reader)
         self._lease = LeaseKeeper(
@@ -321,6 +322,14 @@ class ActorNode(LifecycleNode):
             "no episode runs" if response.finished else "the episode goes on to its end"
         )
         response.success = True
+
+    def _on_evaluate(self, request: Any, response: Any) -> None:
+        if self._loop is None:
+            raise DeviceError("evaluate", got="no robot that is acted on", expected="one",
+                              hint="Say it again then")  # fmt: skip
+        count = self._loop.evaluate_next()
+        response.success, response.message = True, f"{count} evaluation episodes come next"
+        self.get_logger().info(f"a person asks for an evaluation: {response.message}")
 
     def _on_intervention(self, intervention: Intervention) -> None:
         if self._teleop is not None:

@@ -42,6 +42,10 @@ from user_core.types import NO_TASK, ActionChunk, Label, Observation
 _LOOK_S = 0.02
 _ANSWER_S = 0.1
 _AWAY_S = 1.0
+#: An engaged device that is silent for longer does not keep others from driving.
+_DRIVER_S = 0.3
+#: Devices whose labels are remembered.
+_DEVICES = 16
 _LABELS = (("abort", Label.ABORT), ("failure", Label.FAILURE), ("success", Label.SUCCESS))
 
 #: A hal shows observations at its control rate, and at least every half second in lockstep.
@@ -220,6 +224,9 @@ class Reset(Future[Observation]):
 class RosTeleop:
     """TeleopPort on ``intervention`` messages.
 
+    Several devices may be there, a gamepad beside the robot and a browser. Whoever is engaged drives; of two
+    that are, the one that was first, until he lets go or falls silent.
+
     A label counts once, when it first appears; a device may repeat it while a button is held.
     A lockstep robot stands still while somebody answers its observation, so a step waits for
     the answer, up to a tenth of a second, as long as the device answers at all.
@@ -233,18 +240,34 @@ class RosTeleop:
         self._news = threading.Condition()
         self._last: Intervention | None = None
         self._arrived_ns = 0
-        self._held = self._label = Label.NONE
+        self._label = Label.NONE
+        self._held: dict[str, Label] = {}
 
     def on_intervention(self, intervention: Intervention) -> None:
         """A message came."""
         command = intervention.command
         said = next((label for name, label in _LABELS if getattr(command, name)), Label.NONE)
         with self._news:
-            if said not in (self._held, Label.NONE):
+            if said not in (self._held.get(intervention.device, Label.NONE), Label.NONE):
                 self._label = said
-            self._held = said
-            self._last, self._arrived_ns = intervention, time.monotonic_ns()
+            if len(self._held) > _DEVICES:  # names that came and went
+                self._held.clear()
+            self._held[intervention.device] = said
+            now_ns = time.monotonic_ns()
+            if self._gives_way(intervention, now_ns):
+                return
+            self._last, self._arrived_ns = intervention, now_ns
             self._news.notify_all()
+
+    def _gives_way(self, intervention: Intervention, now_ns: int) -> bool:
+        """Whether a message is of another device than the one by which somebody drives now."""
+        last = self._last
+        return (
+            last is not None
+            and last.device != intervention.device
+            and last.command.engaged
+            and now_ns - self._arrived_ns < _DRIVER_S * 1e9
+        )
 
     def read(self, observation: Observation) -> HumanInput:
         with self._news:

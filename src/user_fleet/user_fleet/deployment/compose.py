@@ -13,6 +13,9 @@ which process of the same robot another one depends on, the lifecycle manager of
     processes:                         # what differs, by the path of a process
       learner: {niceness: 0}
 
+``robot: {count: 3, roles: [simulated_arm], seed: "${number}"}`` is three of a kind: robot0, robot1 and robot2, with
+``number`` 0 to 2.
+
 ``${name}`` in a text is, in this order: the name of the robot or host, what the robot says, what its
 host says, a value of the deployment, a value of its fragments, an argument, a variable of the run.
 ``${process.hal}`` is the name of the nearest process with this role. A text that is nothing else
@@ -50,7 +53,7 @@ _KEYS = (
     "processes", "standby",
 )  # fmt: skip
 #: Keys of a robot or a host that are no values for its fragments.
-_MEMBER_KEYS = ("roles", "host", "domain")
+_MEMBER_KEYS = ("roles", "host", "domain", "number")
 #: What of a process can be set by a path, besides its parameters.
 _PROCESS_KEYS = (
     "environment",

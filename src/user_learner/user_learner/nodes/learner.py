@@ -9,6 +9,7 @@ import sys
 import threading
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 from std_msgs.msg import Float64
 from user_msgs.msg import LearnerStatus
@@ -70,6 +71,7 @@ class LearnerNode(LifecycleNode):
         self.diagnostics.watch(flow.name, flow.item)
         stack.callback(self.diagnostics.unwatch, flow.name)
         self.listen(topics.ROBOT_SPEC, self._take_spec, always=True)
+        self.serve(topics.CHECKPOINT, self._on_checkpoint, always=True)
         self._told: LearnerState | None = None
         self.every(config.status_period_s, self._publish_status, always=True)
         self.every(_LOOK_PERIOD_S, self._publish_news, always=True)
@@ -83,6 +85,14 @@ class LearnerNode(LifecycleNode):
         thread = threading.Thread(target=self._train, args=(stop,), name="training", daemon=True)
         thread.start()
         stack.callback(self._stop_training, thread, stop)
+
+    def _on_checkpoint(self, request: Any, response: Any) -> None:
+        if self._loop is None:
+            raise ConfigError(
+                "checkpoint", got="nothing that trains yet", expected="a learner that does"
+            )
+        response.message, response.success = self._loop.keep_now(), True
+        self.get_logger().info(f"a person asks for a checkpoint: {response.message}")
 
     def _hung(self) -> None:
         self.get_logger().error("policies are asked for and not answered: connecting anew")

@@ -29,6 +29,7 @@ from user_core.reasons import (
     REQUESTED,
     TRAINING_DIVERGED,
     UPDATE_RATIO,
+    UPDATE_SKIPPED,
     Lately,
     Reason,
 )
@@ -41,6 +42,7 @@ from user_learner.training.checkpoint import (
     Checkpoint,
     CheckpointInfo,
     CheckpointStore,
+    flatten,
 )
 from user_learner.training.config import TrainingConfig
 from user_learner.training.progress import LearnerState, Means, Progress, Rate
@@ -92,6 +94,7 @@ class TrainingLoop:
         warnings: What was to be said before the training began, and stays.
 
     Attributes:
+        skipped_updates: Updates that gave numbers that are not finite, and were skipped.
         first_update_s: Seconds from when enough steps were there to the end of the first
             update; None before it.
     """
@@ -116,6 +119,9 @@ class TrainingLoop:
         self._lasting_warnings = warnings
         self._floor = 0 if published is None else published.update
         self._lately = Lately(_NEWS_S)
+        self._skipped: list[int] = []
+        self._skipping = NO_REASON
+        self.skipped_updates = 0
         self._diverged, self._diverged_at, self._returns = NO_REASON, 0, 0
         self.config, self.algorithm, self.source = config, algorithm, source
         self.limiter = UtdLimiter(config.utd)
@@ -133,6 +139,7 @@ class TrainingLoop:
         self._state, self._metrics = LearnerState.WAITING, dict[str, float]()
         self._update = self._steps = 0
         self._checkpoint_update = -1
+        self._keep_asked = False
         self._means, self._rate, self._waited = Means(), Rate(), Rate()
         self._wake = threading.Condition()
         self._paused = self._stopped = False
@@ -185,6 +192,10 @@ class TrainingLoop:
                 if decision == WAIT:
                     with self._wake:
                         self._wake.wait_for(lambda: self._stopped, _IDLE_S)
+                if self._keep_asked and _is_first() and not self._keeper.busy:
+                    self._keep_asked = False
+                    self._publish()
+                    self._take_checkpoint()
                 self._show()
             completed = True
         finally:
@@ -208,6 +219,8 @@ class TrainingLoop:
             self.first_update_s = time.monotonic() - self._permitted_s
         self._update += self.algorithm.updates_per_call
         bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if bad and self._skips(bad):
+            return GO
         if bad:
             raise TrainingDiverged(
                 f"update {self._update}", got=f"{', '.join(bad)} not finite{_suspicious(drawn.batch)}",
@@ -219,6 +232,21 @@ class TrainingLoop:
         if _is_first():
             self._hand_out()
         return GO
+
+    def _skips(self, bad: Sequence[str]) -> bool:
+        """Whether an update that gave numbers that are not finite counts as skipped: it spoilt nothing,
+        and there were few of these lately."""
+        self._skipped = [u for u in self._skipped if u > self._update - _RECOVERED_UPDATES]
+        self._skipped.append(self._update)
+        few = len(self._skipped) <= self.config.skipped_updates
+        if not few or not _is_finite(self.algorithm.state()):
+            self._skipped = []
+            return False
+        self.skipped_updates += 1
+        text = f"update {self._update} was skipped: {', '.join(bad)} not finite"
+        self._skipping = Reason(UPDATE_SKIPPED, f"{text} ({self.skipped_updates} skipped in all)")
+        _log.warning("%s", self._skipping)
+        return True
 
     def _go_back(self, error: TrainingDiverged) -> None:
         """Go on from the newest checkpoint, then from older ones; raises where that is no use."""
@@ -248,6 +276,15 @@ class TrainingLoop:
     def abandon(self) -> None:
         """End without having run; :meth:`run` does that by itself."""
         self._wind_down(False)
+
+    def keep_now(self) -> str:
+        """Publish, and keep a checkpoint, after the present update, as a person asks. Any thread.
+
+        Returns:
+            What will be done, for people.
+        """
+        self._keep_asked = True
+        return f"after update {self._update}"
 
     def pause(self) -> None:
         """Make no updates until :meth:`proceed`."""
@@ -416,6 +453,8 @@ class TrainingLoop:
             ]
         if self._diverged and self._update <= self._diverged_at + _RECOVERED_UPDATES:
             found.append(self._diverged)
+        if self._lately.grew("skipped", self.skipped_updates):
+            found.append(self._skipping)
         found += getattr(self.algorithm, "warnings", list)()
         found += getattr(self.source, "reasons", list)()
         if (error := self._publisher.error) is not None:
@@ -431,6 +470,12 @@ class TrainingLoop:
             )
             found.append(Reason(LEARNER_SLOW, text))
         return found
+
+
+def _is_finite(state: Mapping[str, Any]) -> bool:
+    """Whether all arrays of a state are numbers that one can go on from."""
+    arrays, _ = flatten(state)
+    return all(a.dtype.kind != "f" or bool(np.isfinite(a).all()) for a in arrays.values())
 
 
 def _suspicious(batch: Batch) -> str:

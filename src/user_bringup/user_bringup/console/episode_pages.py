@@ -1,0 +1,287 @@
+"""The pages of what was recorded: episodes and their pictures, and the curves of runs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from fastapi import FastAPI, Request, Response
+from nicegui import ui
+
+from user_bringup.console.episode_list import (
+    EpisodeList,
+    Filter,
+    image_columns,
+    key_text,
+    marks,
+    picture,
+    row_of,
+    traces,
+)
+from user_bringup.console.run_curves import curves_of, known_runs
+from user_core.errors import SuiteError
+from user_core.types import EpisodeSource, Outcome
+
+if TYPE_CHECKING:
+    from user_bringup.console.server import Console
+
+_COLUMNS = (
+    "start", "robot", "task", "source", "outcome", "steps", "return", "interventions", "version",
+)  # fmt: skip
+_STRIP = 8
+_PLAY_S = 0.1
+_COLOURS = {"person": "#2e7d3233", "script": "#1565c033", "changed by the gate": "#ef6c0044"}
+
+
+def add_episode_pages(console: Console, app: FastAPI) -> None:
+    """Register them."""
+    from user_bringup.console.pages import Frame
+
+    store = Path(console.config.store) if console.config.store else None
+    episodes = EpisodeList(store) if store is not None else None
+
+    @ui.page("/episodes")
+    async def listing(request: Request) -> None:
+        Frame(console, request, "episodes")
+        if episodes is None:
+            ui.label("No store is known: user console RUN")
+            return
+        await _listing(episodes)
+
+    @ui.page("/episode")
+    async def one(request: Request, key: str = "") -> None:
+        frame = Frame(console, request, "episodes")
+        if episodes is not None:
+            await _episode(console, frame, episodes, key)
+
+    @ui.page("/curves")
+    async def curves(request: Request) -> None:
+        Frame(console, request, "curves")
+        await _curves(console)
+
+    async def image(key: str, name: str, row: int) -> Response:
+        if episodes is None:
+            return Response(status_code=404)
+        try:
+            _, columns = await asyncio.to_thread(episodes.episode, key)
+        except SuiteError as error:
+            return Response(str(error), status_code=404, media_type="text/plain")
+        found = picture(columns, name, row)
+        if found is None:
+            return Response(status_code=404)
+        return Response(found, media_type="image/jpeg", headers={"cache-control": "max-age=600"})
+
+    app.add_api_route("/picture", image, methods=["GET"], response_model=None)
+
+
+async def _listing(episodes: EpisodeList) -> None:
+    wanted: dict[str, Any] = {}
+    count = ui.label("").classes("text-lg")
+
+    async def fill() -> None:
+        asked_s = time.monotonic()
+        chosen = Filter(**{k: v for k, v in wanted.items() if v})
+        try:
+            found, matching, total = await asyncio.to_thread(episodes.find, chosen)
+        except SuiteError as error:
+            count.set_text(f"{error}")
+            return
+        more = f", the newest {len(found)} shown" if matching > len(found) else ""
+        count.set_text(f"{matching} of {total} episodes{more}")
+        table.rows = [
+            {**row_of(e), "start": _when(row_of(e)["start"]), "return": _text(row_of(e)["return"])}
+            for e in found
+        ]
+        table.props(f'data-seconds="{time.monotonic() - asked_s:.3f}"')
+
+    async def choose(name: str, value: Any) -> None:
+        wanted[name] = value
+        await fill()
+
+    with ui.row().classes("w-full items-end gap-3"):
+        choices = {
+            "outcome": [o.name.lower() for o in Outcome],
+            "source": [s.name.lower() for s in EpisodeSource],
+        }
+        for name, words in choices.items():
+            ui.select(
+                ["", *words], value="", label=name,
+                on_change=lambda e, name=name: choose(name, e.value),
+            ).classes("min-w-32")  # fmt: skip
+        robot = ui.select(
+            [""], value="", label="robot", on_change=lambda e: choose("robot", e.value)
+        )
+        robot.classes("min-w-32")
+        ui.number("longer than", min=0, precision=0,
+                  on_change=lambda e: choose("longer_than", int(e.value or 0))).classes("w-28")  # fmt: skip
+        ui.input("text", on_change=lambda e: choose("text", e.value)).props(
+            "debounce=200 clearable"
+        )
+        ui.checkbox("intervened", on_change=lambda e: choose("intervened", e.value))
+    columns = [
+        {"name": n, "label": n, "field": n, "align": "left", "sortable": True} for n in _COLUMNS
+    ]
+    table = ui.table(columns=columns, rows=[], row_key="id", pagination=50).classes("w-full")
+    table.props("dense data-testid=episodes")
+    table.on("rowClick", lambda e: ui.navigate.to(f"/episode?key={quote(e.args[1]['id'])}"))
+    await fill()
+    robot.set_options(["", *episodes.robots()])
+
+
+async def _episode(console: Console, frame: Any, episodes: EpisodeList, key: str) -> None:
+    try:
+        info, columns = await asyncio.to_thread(episodes.episode, key)
+    except SuiteError as error:
+        ui.label(f"{error}").classes("text-lg text-negative")
+        return
+    row = row_of(info)
+    rows = info.rows
+    ui.link("all episodes", "/episodes")
+    ui.label(
+        f"{info.robot}, {info.task}: {row['outcome']} after {row['steps']} steps, return {_text(row['return'])}"
+    ).classes("text-xl font-bold")
+    said = [_when(row["start"]), row["source"], f"policy v{row['version']}", row["reason"]]
+    if info.gaps:
+        said.append(f"{info.gaps} rows never came")
+    ui.label(", ".join(text for text in said if text)).classes("opacity-70")
+    cameras = image_columns(columns)
+    shown = [0]
+    images: dict[str, Any] = {}
+    slider: Any = None
+    label: Any = None
+    with ui.row().classes("w-full gap-3"):
+        for name in cameras:
+            with ui.column().classes("grow basis-0 max-w-md gap-0"):
+                images[name] = (
+                    ui.element("img").classes("camera").props(f'src="{_picture(key, name, 0)}"')
+                )
+                ui.label(name.partition(".")[2]).classes("opacity-70")
+    for name in cameras:
+        with ui.row().classes("w-full gap-1 no-wrap"):
+            for place in range(_STRIP):
+                at = round(place * (rows - 1) / (_STRIP - 1))
+                ui.element("img").classes("grow basis-0 w-0 cursor-pointer").props(
+                    f'src="{_picture(key, name, at)}" loading=lazy'
+                ).on("click", lambda at=at: slider.set_value(at))
+    chart = (
+        ui.echart(_plot(columns)).classes("w-full").style("height: 28rem").props("data-testid=plot")
+    )
+
+    def show() -> None:
+        at = int(slider.value or 0)
+        if at == shown[0]:
+            return
+        shown[0] = at
+        label.set_text(f"row {at} of {rows - 1}")
+        for name, element in images.items():
+            element.props(f'src="{_picture(key, name, at)}"')
+        chart.run_chart_method(
+            "dispatchAction", {"type": "showTip", "seriesIndex": 0, "dataIndex": at}
+        )
+
+    with ui.row().classes("w-full items-center no-wrap"):
+        play = ui.switch("play")
+        slider = ui.slider(min=0, max=max(rows - 1, 1), value=0, on_change=show).classes("grow")
+        label = ui.label(f"row 0 of {rows - 1}")
+    ui.timer(_PLAY_S, lambda: slider.set_value((slider.value + 1) % rows) if play.value else None)
+    assert key == key_text(info.key)
+
+
+def _picture(key: str, name: str, row: int) -> str:
+    return f"/picture?key={quote(key)}&name={quote(name)}&row={row}"
+
+
+def _plot(columns: Any) -> dict[str, Any]:
+    """Reward and actions over rows, with the spans in which a person acted or the gate changed something."""
+    found = traces(columns)
+    areas = [
+        [
+            {"xAxis": first, "name": name, "itemStyle": {"color": _COLOURS[name]}},
+            {"xAxis": last + 1},
+        ]
+        for name, spans in marks(columns).items()
+        for first, last in spans
+    ]
+    series: list[dict[str, Any]] = []
+    for name, lines in found.items():
+        for number, line in enumerate(lines):
+            label = name if len(lines) == 1 else f"{name} {number}"
+            series.append({
+                "name": label, "type": "line", "data": line, "showSymbol": False,
+                "xAxisIndex": 0 if name == "reward" else 1, "yAxisIndex": 0 if name == "reward" else 1,
+                "lineStyle": {"type": "dashed" if name == "proposed_action" else "solid", "width": 1.5},
+            })  # fmt: skip
+    if series and areas:
+        for one in (series[0], series[-1]):
+            one["markArea"] = {"silent": True, "label": {"show": False}, "data": areas}
+    rows = list(range(len(columns["reward"]))) if "reward" in columns else []
+    axis = {"type": "category", "data": rows}
+    return {
+        "animation": False,
+        "tooltip": {"trigger": "axis"},
+        "axisPointer": {"link": [{"xAxisIndex": "all"}]},
+        "legend": {"type": "scroll", "top": 0},
+        "grid": [{"top": 40, "height": "28%"}, {"top": "52%", "height": "38%"}],
+        "xAxis": [{**axis, "gridIndex": 0}, {**axis, "gridIndex": 1, "name": "row"}],
+        "yAxis": [
+            {"name": "reward", "gridIndex": 0},
+            {"name": "action", "gridIndex": 1, "scale": True},
+        ],
+        "series": series,
+    }
+
+
+async def _curves(console: Console) -> None:
+    run = Path(console.config.run_dir) if console.config.run_dir else None
+    if run is None or not run.is_dir():
+        ui.label("No run is known: user console RUN")
+        return
+    runs = known_runs(run)
+    over = ui.toggle(["minutes", "steps"], value="steps")
+    chosen = ui.select(
+        list(runs), value=[run.name] if run.name in runs else [], multiple=True, label="runs"
+    )
+    chosen.classes("min-w-64").props("use-chips")
+    charts = (
+        ui.element("div")
+        .classes("w-full grid gap-3")
+        .style("grid-template-columns: repeat(auto-fit, minmax(22rem, 1fr))")
+    )
+
+    async def draw() -> None:
+        try:
+            found = await asyncio.to_thread(
+                curves_of, {n: runs[n] for n in chosen.value}, over.value
+            )
+        except (SuiteError, OSError, ValueError) as error:
+            ui.notify(str(error), type="negative")
+            return
+        charts.clear()
+        with charts:
+            for title, lines in found.items():
+                ui.echart({
+                    "animation": False, "title": {"text": title, "textStyle": {"fontSize": 14}},
+                    "tooltip": {"trigger": "axis"}, "legend": {"top": 20} if len(lines) > 1 else {"show": False},
+                    "grid": {"left": 56, "right": 12, "top": 50, "bottom": 40},
+                    "xAxis": {"type": "value", "name": over.value, "nameLocation": "middle", "nameGap": 24, "min": "dataMin"},
+                    "yAxis": {"type": "value", "scale": True},
+                    "series": [
+                        {"name": name, "type": "line", "showSymbol": False, "data": points} for name, points in lines.items()
+                    ],
+                }).style("height: 18rem")  # fmt: skip
+
+    over.on_value_change(draw)
+    chosen.on_value_change(draw)
+    ui.timer(10.0, draw)
+    await draw()
+
+
+def _when(stamp_ns: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(stamp_ns / 1e9)) if stamp_ns else ""
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None else f"{value:g}"

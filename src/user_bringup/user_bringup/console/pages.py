@@ -1,0 +1,449 @@
+"""The pages: what is seen live, driving, acts; each with the emergency stop above everything."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from fastapi import FastAPI, Request
+from nicegui import ui
+
+from user_bringup.console.access import Role, Visitor
+from user_bringup.console.snapshot import RobotCard, Snapshot
+
+if TYPE_CHECKING:
+    from user_bringup.console.server import Console
+
+_REFRESH_S = 0.5
+_STYLE = """
+:root { color-scheme: light dark; }
+.body--light { background: #f4f5f7; } .body--dark { background: #14171a; }
+.figures { display: grid; grid-template-columns: auto 1fr; gap: .1rem .8rem; font-variant-numeric: tabular-nums; }
+.figures > :nth-child(odd) { opacity: .65; }
+.big { font-size: 2.2rem; line-height: 1.1; font-weight: 600; font-variant-numeric: tabular-nums; }
+.camera { width: 100%; aspect-ratio: 1; object-fit: contain; background: #0004; border-radius: .4rem; image-rendering: auto; }
+.stop { font-size: 1.3rem !important; font-weight: 700; min-height: 3.2rem; }
+.cockpit { display: grid; width: 100%; gap: 1rem; align-items: center; justify-items: center;
+  grid-template: "left view right" / auto minmax(0, 48rem) auto; justify-content: center; }
+@media (max-width: 800px) { .cockpit { grid-template: "view view" "left right" / 1fr 1fr; } }
+.pad { width: min(42vw, 15rem); aspect-ratio: 1; border-radius: 50%; background: #8884; touch-action: none; display: grid;
+  place-content: center; user-select: none; position: relative; border: 2px solid #8888; }
+.pad[data-down] { border-color: #2e7d32; background: #2e7d3233; }
+.pad .knob { width: 4rem; height: 4rem; border-radius: 50%; background: #888c; pointer-events: none; display: grid; place-content: center; }
+#drive-status { font-size: 1.3rem; font-weight: 600; padding: .5rem .8rem; border-radius: .4rem; background: #8883; }
+#drive-status[data-engaged=true] { background: #2e7d32; color: white; }
+.axis { --v: 0; height: .6rem; width: 8rem; background: #8884; border-radius: .3rem; position: relative; overflow: hidden; }
+.axis::after { content: ""; position: absolute; inset: 0 auto 0 50%; width: 2px; background: #1976d2;
+  transform: scaleX(calc(1 + abs(var(--v)) * 30)) translateX(calc(var(--v) * 50%)); }
+"""
+_STATE_COLOURS = {
+    "running": "positive",
+    "training": "positive",
+    "paused": "warning",
+    "limited": "info",
+    "silent": "negative",
+}
+
+
+def add_pages(console: Console, app: FastAPI) -> None:
+    """Register all pages."""
+    from user_bringup.console.episode_pages import add_episode_pages
+
+    @ui.page("/")
+    def live(request: Request) -> None:
+        _live(console, Frame(console, request, "live"))
+
+    @ui.page("/drive_robot")
+    def drive(request: Request, robot: str = "") -> None:
+        _drive(console, Frame(console, request, "drive"), robot)
+
+    @ui.page("/acts")
+    def acts(request: Request) -> None:
+        _acts(console, Frame(console, request, "acts"))
+
+    add_episode_pages(console, app)
+
+
+class Frame:
+    """What is on every page: where one can go, and the emergency stop.
+
+    Args:
+        console: What the pages share.
+        request: Who asks for it.
+        here: Name of the page.
+    """
+
+    def __init__(self, console: Console, request: Request, here: str) -> None:
+        self.console = console
+        self.visitor: Visitor = request.scope["visitor"]
+        ui.add_css(_STYLE)
+        ui.colors(primary="#1565c0", negative="#c62828", positive="#2e7d32")
+        places = [
+            ("live", "/"),
+            ("episodes", "/episodes"),
+            ("curves", "/curves"),
+            ("acts", "/acts"),
+        ]
+        if self.visitor.role >= Role.DRIVE and console.graph is not None:
+            places.insert(1, ("drive", "/drive_robot"))
+        with ui.header(elevated=True).classes("items-center gap-2 q-py-xs"):
+            for name, path in places:
+                link = ui.link(name, path).classes("text-white no-underline text-lg q-px-sm")
+                if name == here:
+                    link.classes("font-bold underline")
+            ui.space()
+            ui.label(f"{self.visitor.name}: {self.visitor.role.name.lower()}").classes(
+                "opacity-70 max-sm:hidden"
+            )
+            self._stop = ui.button("EMERGENCY STOP", color="negative", on_click=self._on_stop)
+            self._stop.classes("stop").props("unelevated data-testid=stop")
+            self._reset = ui.button(
+                "reset emergency stop", color="warning", on_click=self._on_reset
+            )
+            self._reset.classes("stop").props("unelevated data-testid=reset").set_visibility(False)
+        ui.keyboard(on_key=self._on_key, ignore=["input", "select", "textarea"])
+        if console.graph is None:
+            self._stop.set_visibility(False)
+        self.on_refresh: list[Callable[[Snapshot], None]] = [self._show_stop]
+        ui.timer(_REFRESH_S, self._refresh)
+
+    def _refresh(self) -> None:
+        snapshot = self.console.snapshot()
+        for show in self.on_refresh:
+            show(snapshot)
+
+    def _show_stop(self, snapshot: Snapshot) -> None:
+        stopped = any(robot.emergency for robot in snapshot.robots)
+        self._reset.set_visibility(stopped and self.visitor.role >= Role.DRIVE)
+
+    async def _on_key(self, event: Any) -> None:
+        if event.key.escape and event.action.keydown and not event.action.repeat:
+            await self._on_stop()
+
+    async def _on_stop(self) -> None:
+        ok, text = await self.console.emergency_stop(self.visitor)
+        ui.notify(f"emergency stop: {text}", type="warning" if ok else "negative", timeout=10_000)
+
+    async def _on_reset(self) -> None:
+        with ui.dialog() as dialog, ui.card():
+            ui.label("Is everybody away from the robots?").classes("text-lg")
+            with ui.row():
+                ui.button("yes, they may move again", on_click=lambda: dialog.submit(True)).props(
+                    "data-testid=sure"
+                )
+                ui.button("no", on_click=lambda: dialog.submit(False)).props("flat")
+        if not await dialog:
+            return
+        graph = self.console.graph
+        for namespace, view in list(graph.robots.items()) if graph else []:
+            if service := view.services.get("reset_emergency_stop"):
+                await self.act("reset emergency stop", namespace, service, Role.DRIVE)
+
+    async def act(self, what: str, whom: str, service: str, role: Role) -> None:
+        """Call a service, and say what came of it."""
+        ok, text = await self.console.act(self.visitor, what, whom, service, role)
+        ui.notify(f"{what} {whom.strip('/')}: {text}", type="positive" if ok else "negative")
+
+    def act_button(self, text: str, role: Role, does: Callable[[], Any], **options: Any) -> Any:
+        """A button that only those see who may press it."""
+        button = ui.button(text, on_click=does, **options).props("dense no-caps")
+        button.set_visibility(self.visitor.role >= role)
+        return button
+
+
+# --- live ---
+
+
+def _live(console: Console, frame: Frame) -> None:
+    with ui.row().classes("w-full items-stretch gap-3"):
+        numbers = {}
+        for name in ("success", "evaluated", "steps", "updates", "stored"):
+            with ui.card().classes("q-pa-sm grow"):
+                numbers[name] = ui.label("-").classes("big")
+                ui.label(name).classes("opacity-70")
+    warnings = ui.column().classes("w-full gap-1")
+    with ui.row().classes("w-full gap-2"):
+        _system_acts(console, frame)
+    robots = ui.row().classes("w-full items-stretch gap-3")
+    with ui.row().classes("w-full items-stretch gap-3"):
+        with ui.card().classes("grow"):
+            title = ui.label("learner").classes("text-lg font-bold")
+            figures = ui.element("div").classes("figures")
+        with ui.card().classes("grow"):
+            ui.label("nodes").classes("text-lg font-bold")
+            nodes = ui.row().classes("gap-1")
+    cards: dict[str, _RobotCardView] = {}
+    shown: dict[str, Any] = {}
+
+    def changed(what: str, value: Any) -> bool:
+        if shown.get(what) == value:
+            return False
+        shown[what] = value
+        return True
+
+    def show(s: Snapshot) -> None:
+        numbers["success"].set_text("-" if math.isnan(s.success) else f"{s.success:.0%}")
+        rate = s.evaluation_rate
+        numbers["evaluated"].set_text("-" if math.isnan(rate) else f"{rate:.0%}")
+        for name in ("steps", "updates", "stored"):
+            numbers[name].set_text(f"{s.numbers.get(name, 0):,.0f}")
+        if changed("warnings", s.warnings):
+            warnings.clear()
+            with warnings:
+                for text in s.warnings[:8]:
+                    ui.label(text).classes("w-full rounded q-pa-sm bg-amber-3 text-black")
+        if changed("learner", (s.learner_state, s.learner)):
+            title.set_text(f"learner: {s.learner_state or 'not heard of'}")
+            _figures(figures, s.learner)
+        if changed("nodes", (s.nodes, s.processes)):
+            nodes.clear()
+            with nodes:
+                for name, state, level in s.nodes:
+                    colour = ("positive", "warning", "negative", "negative")[min(level, 3)]
+                    ui.badge(name if state == "active" else f"{name} {state}", color=colour)
+        for card in s.robots:
+            if card.namespace + card.name not in cards:
+                with robots:
+                    cards[card.namespace + card.name] = _RobotCardView(console, frame, card)
+            cards[card.namespace + card.name].show(card)
+
+    frame.on_refresh.append(show)
+    show(console.snapshot())
+
+
+def _system_acts(console: Console, frame: Frame) -> None:
+    """What can be done to everything."""
+
+    async def each(word: str) -> None:
+        graph = console.graph
+        for manager in list(graph.managers) if graph else []:
+            await frame.act(word, manager, f"{manager}/{word}", Role.DRIVE)
+
+    async def checkpoint() -> None:
+        graph = console.graph
+        for learner, service in list(graph.learners.items()) if graph else []:
+            await frame.act("checkpoint", learner, service, Role.LABEL)
+
+    if console.graph is not None:
+        frame.act_button(
+            "pause all", Role.DRIVE, lambda: each("pause"), icon="pause", color="warning"
+        )
+        frame.act_button("resume all", Role.DRIVE, lambda: each("resume"), icon="play_arrow")
+        frame.act_button("checkpoint now", Role.LABEL, checkpoint, icon="save")
+
+
+def _figures(grid: Any, figures: tuple[tuple[str, str], ...]) -> None:
+    grid.clear()
+    with grid:
+        for name, value in figures:
+            ui.label(name)
+            ui.label(value)
+
+
+class _RobotCardView:
+    """One robot on the live page."""
+
+    def __init__(self, console: Console, frame: Frame, card: RobotCard) -> None:
+        self._console, self._frame, self._card = console, frame, card
+        self._shown: Any = None
+        with ui.card().classes("grow min-w-64 max-w-xl").props(f'data-robot="{card.name}"'):
+            with ui.row().classes("w-full items-center"):
+                ui.label(card.name).classes("text-xl font-bold")
+                self._state = ui.badge("").classes("text-base")
+                self._safety = ui.badge("").classes("text-base")
+            self._why = ui.label("").classes("text-amber-8")
+            with ui.row().classes("gap-1"):
+                for label, icon in (
+                    ("success", "check"),
+                    ("failure", "close"),
+                    ("abort", "skip_next"),
+                ):
+                    text = "next episode" if label == "abort" else label
+                    frame.act_button(
+                        text, Role.LABEL, partial(self._judge, label), icon=icon
+                    ).props(f"data-testid={label}")
+                frame.act_button("go", Role.DRIVE, lambda: self._call("go"), icon="play_arrow")
+                frame.act_button(
+                    "evaluate next", Role.LABEL, lambda: self._call("evaluate"), icon="quiz"
+                )
+                if frame.visitor.role >= Role.DRIVE and console.graph is not None:
+                    ui.link("drive", f"/drive_robot?robot={quote(card.namespace)}").classes(
+                        "q-px-sm"
+                    )
+            self._cameras = ui.row().classes("w-full gap-2 no-wrap")
+            self._figures = ui.element("div").classes("figures")
+        self._camera_names: tuple[str, ...] = ()
+
+    def show(self, card: RobotCard) -> None:
+        """Show what has changed."""
+        self._show_cameras()
+        if card == self._shown:
+            return
+        self._shown = self._card = card
+        self._state.set_text(card.state)
+        self._state.props(f"color={_STATE_COLOURS.get(card.state, 'grey')}")
+        self._safety.set_text(card.safety)
+        self._safety.props(f"color={'negative' if card.stopped else 'grey-7'}")
+        self._why.set_text(f"{card.why} [{card.code}]" if card.code else card.why)
+        _figures(self._figures, card.figures)
+
+    def _show_cameras(self) -> None:
+        graph = self._console.graph
+        view = graph.robots.get(self._card.namespace) if graph else None
+        cameras = dict(sorted(view.cameras.items())) if view is not None else {}
+        if tuple(cameras) == self._camera_names:
+            return
+        self._camera_names = tuple(cameras)
+        self._cameras.clear()
+        with self._cameras:
+            camera_row(cameras)
+
+    async def _judge(self, label: str) -> None:
+        ok, text = await self._console.judge(self._frame.visitor, self._card.namespace, label)
+        ui.notify(f"{label}: {text}", type="positive" if ok else "negative")
+
+    async def _call(self, word: str) -> None:
+        graph = self._console.graph
+        view = graph.robots.get(self._card.namespace) if graph else None
+        service = view.services.get(word) if view is not None else None
+        if service is None:
+            ui.notify(f"{self._card.name} offers no {word}", type="negative")
+            return
+        await self._frame.act(
+            word, self._card.namespace, service, Role.DRIVE if word == "go" else Role.LABEL
+        )
+
+
+def camera_row(cameras: dict[str, str]) -> None:
+    """Live images of cameras, by name."""
+    for name, topic in cameras.items():
+        with ui.column().classes("grow basis-0 gap-0"):
+            ui.element("img").classes("camera").props(
+                f'src="/camera?topic={quote(topic)}" alt="camera {name}" data-camera="{name}"'
+            )
+            ui.label(name).classes("opacity-70")
+
+
+# --- driving ---
+
+
+def _drive(console: Console, frame: Frame, robot: str) -> None:
+    graph = console.graph
+    if frame.visitor.role < Role.DRIVE or graph is None:
+        ui.label(
+            "Nothing runs that could be driven."
+            if graph is None
+            else "Your token does not let you drive."
+        )
+        return
+    known = sorted(graph.robots)
+    robot = robot if robot in known else (known[0] if known else "")
+    if not known:
+        ui.label("No robot is heard of yet.")
+        ui.timer(1.0, lambda: ui.navigate.reload() if graph.robots else None)
+        return
+    ui.add_head_html('<script src="/console_static/drive.js" defer></script>')
+    with ui.row().classes("w-full items-center gap-3"):
+        choice = ui.select(known, value=robot, label="robot").classes("min-w-32")
+        ui.button(
+            "take the controls",
+            icon="sports_esports",
+            on_click=lambda: _js(f"userDrive.connect({choice.value!r})"),
+        ).props("data-testid=take no-caps")
+        ui.button("leave", on_click=lambda: _js("userDrive.leave()")).props(
+            "flat no-caps data-testid=leave"
+        )
+        ui.html(
+            '<div id="drive-status" data-testid="drive-status">not connected</div>', sanitize=False
+        )
+    view = graph.robots[robot]
+    with ui.element("div").classes("cockpit"):
+        ui.html(
+            '<div class="pad" data-pad="0,1"><div class="knob">x y</div></div>', sanitize=False
+        ).style("grid-area: left")
+        with ui.row().classes("w-full no-wrap").style("grid-area: view"):
+            camera_row(dict(sorted(view.cameras.items())))
+            if not view.cameras:
+                from user_bringup.console.scene import arm_scene
+
+                arm_scene(console, robot)
+        ui.html(
+            '<div class="pad" data-pad="2,5"><div class="knob">z turn</div></div>', sanitize=False
+        ).style("grid-area: right")
+    with ui.row().classes("w-full justify-center gap-2"):
+        for text, act in (
+            ("gripper", "toggle"),
+            ("success (1)", "success"),
+            ("failure (2)", "failure"),
+            ("next episode (0)", "abort"),
+        ):
+            ui.button(text, on_click=lambda act=act: _js(f"userDrive.act('{act}')")).props(
+                "no-caps"
+            )
+        ui.html(
+            '<button class="q-btn q-btn--standard bg-primary text-white q-pa-sm rounded-borders" data-tilt>hold to drive by tilting</button>',
+            sanitize=False,
+        )
+        ui.button("headset", on_click=lambda: _js("userDrive.headset()")).props("no-caps")
+    with ui.row().classes("w-full justify-center gap-4"):
+        for number, name in enumerate(("x", "y", "z", "rx", "ry", "rz")):
+            with ui.row().classes("items-center gap-1"):
+                ui.label(name)
+                ui.html(f'<div class="axis" data-axis="{number}"></div>', sanitize=False)
+    with ui.expansion("how to drive").classes("w-full"):
+        ui.markdown(
+            "**Keys**: hold *space* (the dead-man switch); `w` `s` forward and back, `a` `d` left and right, `q` `e` up and down, "
+            "`u` `o`, `i` `k`, `j` `l` turn; `g` gripper, `1` success, `2` failure, `0` next episode, *Esc* emergency stop.\n\n"
+            "**Gamepad**: hold the right shoulder button; left stick x y, right stick z and turn; X opens, A closes, Y success, B failure.\n\n"
+            "**Tablet**: touch a pad, or hold the button and tilt. **Headset**: hold the grip button; the trigger moves the gripper."
+        )
+    blur = "true" if console.config.stop_on_blur else "false"
+    ui.on("console_blur_stop", frame._on_stop)
+    _js(
+        "const wait = () => window.userDrive ? (userDrive.ready(), window.userStopOnBlur = "
+        + blur
+        + ","
+        " window.userEmergencyStop = () => emitEvent('console_blur_stop')) : setTimeout(wait, 50); wait()"
+    )
+
+
+def _js(code: str) -> None:
+    ui.run_javascript(code)
+
+
+# --- acts ---
+
+
+def _acts(console: Console, frame: Frame) -> None:
+    ui.label("What people did at this console").classes("text-xl")
+    columns = [
+        {"name": n, "label": n, "field": n, "align": "left"}
+        for n in ("when", "who", "what", "whom", "answer")
+    ]
+    table = ui.table(columns=columns, rows=[], row_key="id").classes("w-full")
+    seen = [-1]
+
+    def show(_: Snapshot) -> None:
+        acts = list(console.acts.last)
+        stamp = int(acts[-1].t * 1000) if acts else 0
+        if stamp == seen[0]:
+            return
+        seen[0] = stamp
+        table.rows = [
+            {
+                "id": number,
+                "when": time.strftime("%m-%d %H:%M:%S", time.localtime(act.t)),
+                "who": act.who,
+                "what": act.what + ("" if act.ok else " (not done)"),
+                "whom": act.whom.strip("/"),
+                "answer": act.answer,
+            }
+            for number, act in enumerate(reversed(acts))
+        ]
+
+    frame.on_refresh.append(show)
+    show(console.snapshot())

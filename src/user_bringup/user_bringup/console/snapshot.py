@@ -1,0 +1,211 @@
+"""The state of a system as plain data for a page: the same that the table of the terminal is drawn from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from user_bringup.monitor.shares import named
+from user_bringup.monitor.state import EVALUATION, ONLINE, SystemState, level_of
+from user_bringup.monitor.table import (
+    ACTOR_STATES,
+    GATE_STATES,
+    LEARNER_STATES,
+    duration,
+    number,
+    percent,
+    size,
+)
+
+EMERGENCY, STOPPED = 3, 2
+
+
+@dataclass(frozen=True)
+class RobotCard:
+    """What is shown of one robot; texts for people.
+
+    Attributes:
+        namespace: Of its topics.
+        name: Its name.
+        state: One word.
+        why: Reason of the state; empty where it acts.
+        code: Code of that reason.
+        safety: State of its safety gate.
+        stopped: Whether the gate lets nothing through.
+        emergency: Whether that is an emergency stop, which a person must reset.
+        figures: Name and value, in the order in which they are shown.
+    """
+
+    namespace: str
+    name: str
+    state: str
+    why: str = ""
+    code: str = ""
+    safety: str = ""
+    stopped: bool = False
+    emergency: bool = False
+    figures: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that the live page shows.
+
+    Attributes:
+        elapsed_s: Since the console listens.
+        success: Share of successes of the last episodes, 0 to 1; NaN before the first.
+        episodes: How many these are.
+        evaluation: The share of evaluations for people.
+        evaluation_rate: As a number; NaN before the first.
+        robots: Their cards.
+        learner: Figures of the learner and the store.
+        learner_state: One word.
+        processes: Name, and what is wrong, of each.
+        nodes: Name, state and level (0 well, 1 warning, 2 error) of each managed node.
+        warnings: What a person should look at.
+    """
+
+    elapsed_s: float = 0.0
+    success: float = math.nan
+    episodes: int = 0
+    evaluation: str = "-"
+    evaluation_rate: float = math.nan
+    robots: tuple[RobotCard, ...] = ()
+    learner: tuple[tuple[str, str], ...] = ()
+    learner_state: str = ""
+    processes: tuple[tuple[str, str], ...] = ()
+    nodes: tuple[tuple[str, str, int], ...] = ()
+    warnings: tuple[str, ...] = ()
+    numbers: dict[str, float] = field(default_factory=dict)
+
+
+def snapshot(state: SystemState) -> Snapshot:
+    """What there is to show now; take the monitor's lock."""
+    online, count = state.rate_of(ONLINE)
+    evaluation, versions = state.evaluations.shown
+    text = f"{evaluation} of {named(versions)}" if versions else str(evaluation)
+    learner_state, learner, numbers = _learner(state)
+    robots = tuple(_robots(state))
+    numbers["steps"] = float(sum(a.message.steps for a in state.actors.values()))
+    return Snapshot(
+        elapsed_s=state.elapsed_s,
+        success=online,
+        episodes=count,
+        evaluation=text,
+        evaluation_rate=evaluation.rate,
+        robots=robots,
+        learner=learner,
+        learner_state=learner_state,
+        processes=tuple(state.processes.items()),
+        nodes=tuple(
+            (
+                name,
+                next((v.value for v in m.message.values if v.key == "state"), ""),
+                level_of(m.message),
+            )
+            for name, m in state.managed.items()
+        ),
+        warnings=tuple(state.warnings()),
+        numbers=numbers,
+    )
+
+
+def _robots(state: SystemState) -> list[RobotCard]:
+    silent = set(state.silent())
+    cards = []
+    seen = set()
+    for name, latest in sorted(state.actors.items()):
+        a = latest.message
+        namespace, gate = _gate_of(state, a.actor)
+        seen.add(namespace)
+        episodes = state.episodes.get((a.robot, EVALUATION))
+        evaluated = percent(episodes.success_rate) if episodes else "-"
+        cards.append(
+            RobotCard(
+                namespace=namespace,
+                name=a.robot or a.actor,
+                state="silent" if name in silent else _word(ACTOR_STATES, a.state),
+                why=a.detail,
+                code=a.code,
+                **_safety(gate),
+                figures=(
+                    ("task", a.task),
+                    ("success", percent(a.success_rate)),
+                    ("evaluated", evaluated),
+                    ("return", number(a.last_return, 2)),
+                    ("steps", f"{a.steps}"),
+                    ("episodes", f"{a.episodes}"),
+                    ("policy", f"v{a.policy_version}, {duration(a.policy_age_s)} old"),
+                    ("rate", f"{a.rate_hz:.1f}/s"),
+                    ("late p99", f"{number(a.lateness_p99_ms, 1)} ms"),
+                    ("outbox", f"{size(a.outbox_bytes)}, {a.outbox_fill:.0%} full"),
+                ),
+            )
+        )
+    for namespace, gate in state.gates.items():
+        if namespace not in seen:
+            cards.append(
+                RobotCard(
+                    namespace, namespace.strip("/") or "robot", "no actor", **_safety(gate.message)
+                )
+            )
+    return cards
+
+
+def _gate_of(state: SystemState, actor: str) -> tuple[str, Any]:
+    """Namespace and gate of the robot that an actor drives: the one that it has the lease of, or the one in its
+    namespace."""
+    for namespace, gate in state.gates.items():
+        if gate.message.lease_holder == actor:
+            return namespace, gate.message
+    best = ("", None)
+    for namespace, gate in state.gates.items():
+        dotted = namespace.strip("/").replace("/", ".")
+        if actor == dotted or actor.startswith(f"{dotted}."):
+            best = (namespace, gate.message)
+    return best
+
+
+def _safety(gate: Any) -> dict[str, Any]:
+    if gate is None:
+        return {}
+    word = _word(GATE_STATES, gate.state)
+    why = f": {gate.detail}" if gate.state >= STOPPED and gate.detail else ""
+    limited = (
+        f", {gate.limited} limited, {gate.refused} refused" if gate.limited or gate.refused else ""
+    )
+    return {
+        "safety": f"{word}{why}{limited}",
+        "stopped": gate.state >= STOPPED,
+        "emergency": gate.state == EMERGENCY,
+    }
+
+
+def _learner(state: SystemState) -> tuple[str, tuple[tuple[str, str], ...], dict[str, float]]:
+    figures: list[tuple[str, str]] = []
+    numbers: dict[str, float] = {}
+    word = ""
+    for name, latest in sorted(state.learners.items()):
+        m = latest.message
+        word = "silent" if name in state.silent() else _word(LEARNER_STATES, m.state)
+        figures += [
+            ("algorithm", m.algorithm),
+            ("updates", f"{m.update}, {m.updates_per_s:.1f}/s"),
+            ("UTD", f"{number(m.utd_ratio, 2)} of {number(m.utd_target, 2)}"),
+            ("policy", f"v{m.policy_version}"),
+            ("waits for data", percent(m.data_wait_share)),
+        ]
+        numbers.update(updates=float(m.update), updates_per_s=float(m.updates_per_s))
+    for _, latest in sorted(state.replays.items()):
+        m = latest.message
+        figures += [
+            ("stored", f"{m.steps} steps, {m.episodes} episodes"),
+            ("store", f"{size(m.disk_bytes)}, {size(m.disk_free_bytes)} free"),
+        ]
+        numbers.update(stored=float(m.steps))
+    return word, tuple(figures), numbers
+
+
+def _word(words: tuple[str, ...], index: int) -> str:
+    return words[index] if 0 <= index < len(words) else f"state {index}"

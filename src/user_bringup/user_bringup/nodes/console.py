@@ -1,0 +1,91 @@
+"""Node ``console``: the page for people who stand beside a robot, or sit at home."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from functools import partial
+from typing import Any
+
+from user_bringup.console.config import ConsoleConfig
+from user_bringup.console.server import Console, ConsoleServer
+from user_bringup.console.snapshot import Snapshot, snapshot
+from user_bringup.nodes.console_graph import ConsoleGraph
+from user_bringup.nodes.monitor import Monitor
+from user_comm.diagnostics import Level
+from user_comm.lifecycle import LifecycleNode
+from user_comm.run import run
+
+#: It gives way to whatever drives robots or learns.
+_NICENESS = 5
+_REPORT_S = 2.0
+
+
+class ConsoleNode(LifecycleNode):
+    """Serves the page from a thread of its own. Nothing waits for it, and it may die at any time."""
+
+    Config = ConsoleConfig
+
+    def configure(self, stack: ExitStack) -> None:
+        self._config_of_page: ConsoleConfig = self.config
+
+    def activate(self, stack: ExitStack) -> None:
+        config: ConsoleConfig = self.config
+        server = stack.enter_context(serve(config))
+        self._server = server
+        self.get_logger().info(f"the console is at {server.url}")
+        self.diagnostics.report("console", Level.OK, f"at {server.url}")
+        self.every(_REPORT_S, self._report)
+
+    def _report(self) -> None:
+        guard = self._server.guard
+        refused: dict[str, Any] = (
+            {"refused": guard.refused, "flooded": guard.flooded} if guard else {}
+        )
+        self.diagnostics.report("console", Level.OK, f"at {self._server.url}", refused)
+
+
+class serve(ExitStack):  # noqa: N801 - used like a function
+    """A console that listens to a running system; a context manager that gives its server.
+
+    Args:
+        config: Its parameters.
+        live: Whether to listen; False: for a finished run.
+    """
+
+    def __init__(self, config: ConsoleConfig, live: bool = True) -> None:
+        super().__init__()
+        self._config, self._live = config, live
+
+    def __enter__(self) -> ConsoleServer:  # type: ignore[override]
+        config, graph = self._config, None
+        look: Callable[[], Snapshot] = Snapshot
+        with ExitStack() as stack:
+            if self._live:
+                monitor = stack.enter_context(Monitor(domains=config.domains))
+                domain = config.domains[-1] if config.domains else None
+                graph = stack.enter_context(ConsoleGraph(domain))
+
+                look = partial(_look, monitor)
+
+            server = stack.enter_context(ConsoleServer(Console(config, look, graph)))
+            self.push(stack.pop_all())
+        return server
+
+
+def _look(monitor: Monitor) -> Snapshot:
+    with monitor.lock:
+        return snapshot(monitor.state)
+
+
+def main() -> None:
+    """Entry point of the executable ``console_node``."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
+    sys.exit(run(ConsoleNode, "console"))
+
+
+if __name__ == "__main__":
+    main()

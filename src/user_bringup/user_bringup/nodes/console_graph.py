@@ -1,0 +1,447 @@
+"""What the console needs of a ROS graph: robots, cameras, joints, services, and a place for a person to drive.
+
+Nothing is subscribed to that nobody looks at.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image, JointState
+from std_srvs.srv import Trigger
+
+from user_comm import topics
+from user_comm.cdr import CdrLimits
+from user_comm.converters import (
+    Intervention,
+    RobotDescription,
+    intervention_to_message,
+    observation_from_message,
+    robot_description_from_message,
+)
+from user_comm.subscriptions import CheckedSubscription, decode_bytes, let_go
+from user_comm.topics import interface_class, profile
+from user_core.errors import SuiteError
+from user_core.specs import RobotSpec
+from user_core.types import Observation
+from user_hal.teleops.browser import BrowserConfig, BrowserTeleop
+
+_TRIGGER = "std_srvs/srv/Trigger"
+_LOOK_S = 1.0
+#: DDS drops an answer that is ready before both ends know each other.
+_ATTEMPTS, _ANSWER_S = 3, 2.0
+_NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+_BGR = {"rgb8": cv2.COLOR_RGB2BGR, "rgba8": cv2.COLOR_RGBA2BGR, "bgra8": cv2.COLOR_BGRA2BGR}
+_CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
+_DEPTHS = {"16UC1": np.uint16, "mono16": np.uint16, "32FC1": np.float32}
+_IMAGE_LIMITS = CdrLimits()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a service answered."""
+
+    ok: bool
+    text: str
+
+
+@dataclass
+class CameraView:
+    """A camera that somebody looks at.
+
+    Attributes:
+        topic: Its topic.
+        watchers: How many look.
+        data: The newest message, serialised; None before the first.
+        received_s: When it came, monotonic.
+        count: How many came.
+    """
+
+    topic: str
+    watchers: int = 0
+    data: bytes | None = None
+    received_s: float = 0.0
+    count: int = 0
+    subscription: Any = None
+    jpeg: bytes | None = None
+    coded: int = 0
+
+
+@dataclass
+class RobotView:
+    """A robot in the graph.
+
+    Attributes:
+        namespace: Of its topics, as ``/robot0``.
+        cameras: Topics of its cameras, by name.
+        services: Full names of services, by the last word: ``emergency_stop``, ``go``.
+        description: What it said of itself; None before.
+    """
+
+    namespace: str
+    cameras: dict[str, str] = field(default_factory=dict)
+    services: dict[str, str] = field(default_factory=dict)
+    description: RobotDescription | None = None
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return self.namespace.strip("/") or "robot"
+
+
+class ConsoleGraph:
+    """A node in a thread of its own, in one ROS domain. A context manager; its methods may be called from any
+    thread.
+
+    Args:
+        domain: The ROS domain; None: that of the environment.
+    """
+
+    def __init__(self, domain: int | None = None) -> None:
+        self._domain, self._context = domain, rclpy.Context()
+        self._lock = threading.RLock()
+        self.robots: dict[str, RobotView] = {}
+        self.managers: list[str] = []
+        self.learners: dict[str, str] = {}
+        self._cameras: dict[str, CameraView] = {}
+        self._specs: dict[str, CheckedSubscription] = {}
+        self._joints: dict[str, Joints] = {}
+        self._calls: set[Any] = set()
+
+    def __enter__(self) -> ConsoleGraph:
+        rclpy.init(context=self._context, args=[], domain_id=self._domain)
+        self.node = rclpy.create_node(
+            "user_console",
+            context=self._context,
+            enable_rosout=False,
+            start_parameter_services=False,
+        )
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self.node.create_timer(_LOOK_S, self._look)
+        self._thread = threading.Thread(target=self._spin, name="console graph", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        self._context.try_shutdown()
+        self._thread.join(5)
+        self._executor.shutdown(0)
+        self.node.destroy_node()
+
+    def _spin(self) -> None:
+        try:
+            self._executor.spin()
+        except ExternalShutdownException:
+            return
+
+    # --- what there is --------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Find robots, cameras and services; those that went are forgotten."""
+        services = self.node.get_service_names_and_types()
+        triggers = [name for name, kinds in services if _TRIGGER in kinds]
+        by_namespace: dict[str, dict[str, str]] = {}
+        managers, learners = [], {}
+        for name in triggers:
+            owner, _, word = name.rpartition("/")
+            namespace, _, node = owner.rpartition("/")
+            if word in ("pause", "resume") and node.startswith("lifecycle_manager"):
+                managers.append(owner)
+            elif word == "checkpoint":
+                learners[owner] = name
+            else:
+                by_namespace.setdefault(namespace, {})[word] = name
+        with self._lock:
+            self.managers, self.learners = sorted(set(managers)), learners
+            found = {
+                n: RobotView(n, services=words)
+                for n, words in by_namespace.items()
+                if "emergency_stop" in words
+            }
+            for topic, kinds in self.node.get_topic_names_and_types():
+                if "sensor_msgs/msg/Image" not in kinds or "/camera/" not in topic:
+                    continue
+                namespace, _, rest = topic.rpartition("/camera/")
+                if namespace in found:
+                    found[namespace].cameras[rest.partition("/")[0]] = topic
+            for namespace, view in found.items():
+                before = self.robots.get(namespace)
+                view.description = before.description if before else None
+            self.robots = found
+            for namespace in found.keys() - self._specs.keys():
+                self._specs[namespace] = self._listen(
+                    namespace, topics.ROBOT_SPEC, robot_description_from_message, self._on_spec
+                )
+            for namespace in list(self._specs.keys() - found.keys()):
+                self._specs.pop(namespace).destroy()
+
+    def _on_spec(self, namespace: str, description: RobotDescription) -> None:
+        with self._lock:
+            view = self.robots.get(namespace)
+            if view is not None:
+                view.description = description
+
+    def _listen(
+        self,
+        namespace: str,
+        topic: topics.Topic,
+        decode: Callable[[Any], Any],
+        take: Callable[[str, Any], None],
+    ) -> CheckedSubscription:
+        return CheckedSubscription(
+            self.node,
+            f"{namespace}/{topic.name}",
+            interface_class(topic.type),
+            decode,
+            lambda value: take(namespace, value),
+            profile(topic.quality),
+        )
+
+    # --- services -------------------------------------------------------------------------
+
+    def call(self, service: str) -> Answer:
+        """Call a ``std_srvs/Trigger``; waits for the answer, some seconds at most. Not in the graph's own
+        thread."""
+        client = self.node.create_client(Trigger, service)
+        try:
+            for _ in range(_ATTEMPTS):
+                if not client.wait_for_service(_ANSWER_S):
+                    continue
+                done = threading.Event()
+                future = client.call_async(Trigger.Request())
+                future.add_done_callback(lambda _, done=done: done.set())  # type: ignore[misc]
+                if done.wait(_ANSWER_S) and (answer := future.result()) is not None:
+                    return Answer(bool(answer.success), str(answer.message))
+            return Answer(False, "it does not answer")
+        finally:
+            let_go(self.node, lambda: self.node.destroy_client(client))
+
+    # --- cameras --------------------------------------------------------------------------
+
+    def watch_camera(self, topic: str) -> CameraView:
+        """Somebody looks at a camera; it is subscribed to while one does."""
+        with self._lock:
+            view = self._cameras.setdefault(topic, CameraView(topic))
+            view.watchers += 1
+            if view.subscription is None:
+                view.subscription = self.node.create_subscription(
+                    Image, topic, lambda data: self._on_image(view, data), _NEWEST, raw=True
+                )
+            return view
+
+    def leave_camera(self, view: CameraView) -> None:
+        """He looks no more."""
+        with self._lock:
+            view.watchers -= 1
+            if view.watchers <= 0 and view.subscription is not None:
+                subscription, view.subscription = view.subscription, None
+                self._cameras.pop(view.topic, None)
+                let_go(self.node, lambda: self.node.destroy_subscription(subscription))
+
+    @staticmethod
+    def _on_image(view: CameraView, data: bytes) -> None:
+        view.data, view.received_s = data, time.monotonic()
+        view.count += 1
+
+    def jpeg(self, view: CameraView, quality: int = 80) -> bytes | None:
+        """The newest image as JPEG, coded once however many look; None before the first, and for an image that
+        cannot be shown."""
+        data, count = view.data, view.count
+        if data is None:
+            return None
+        if view.coded != count:
+            view.jpeg = _jpeg(data, quality)
+            view.coded = count
+        return view.jpeg
+
+    # --- joints ---------------------------------------------------------------------------
+
+    def watch_joints(self, namespace: str) -> Joints:
+        """The joints of a robot, by name; listens while somebody looks."""
+        with self._lock:
+            joints = self._joints.setdefault(namespace, Joints())
+            joints.watchers += 1
+            if joints.subscription is None:
+                joints.subscription = self.node.create_subscription(
+                    JointState, f"{namespace}/joint_states", joints.take, _NEWEST
+                )
+            return joints
+
+    def leave_joints(self, namespace: str) -> None:
+        """Nobody looks any more, or one less."""
+        with self._lock:
+            joints = self._joints.get(namespace)
+            if joints is None:
+                return
+            joints.watchers -= 1
+            if joints.watchers <= 0:
+                subscription = self._joints.pop(namespace).subscription
+                let_go(self.node, lambda: self.node.destroy_subscription(subscription))
+
+    # --- driving --------------------------------------------------------------------------
+
+    def drive(self, namespace: str, config: BrowserConfig, device: str) -> Drive:
+        """A place from which a person drives a robot. Raises SuiteError where the robot cannot be driven so, or was not
+        heard of."""
+        with self._lock:
+            view = self.robots.get(namespace)
+        if view is None or view.description is None:
+            raise SuiteError(
+                f"robot {namespace or '/'}", got="not heard of yet", expected="a robot that runs"
+            )
+        return Drive(self, namespace, view.description.spec, config, device)
+
+    def tell(self, namespace: str, label: str, device: str) -> None:
+        """Give the running episode a verdict, once: ``success``, ``failure`` or ``abort``."""
+        with self._lock:
+            view = self.robots.get(namespace)
+        if view is None or view.description is None:
+            raise SuiteError(
+                f"robot {namespace or '/'}", got="not heard of yet", expected="a robot that runs"
+            )
+        with Drive(self, namespace, view.description.spec, BrowserConfig(), device) as place:
+            place.say(label)
+
+
+@dataclass
+class Joints:
+    """Positions of joints by name, rad or m."""
+
+    positions: dict[str, float] = field(default_factory=dict)
+    count: int = 0
+    watchers: int = 0
+    subscription: Any = None
+
+    def take(self, message: Any) -> None:
+        """A message came; grippers and arm may come in different ones."""
+        self.positions.update(zip(message.name, message.position, strict=False))
+        self.count += 1
+
+
+class Drive:
+    """A person's device for one robot: answers each observation of it with an intervention, while it is open.
+
+    Args:
+        graph: The graph.
+        namespace: Of the robot.
+        spec: Of the robot.
+        config: Of the device.
+        device: Its name, in interventions.
+
+    Attributes:
+        teleop: Takes what the page says.
+        sent: Interventions so far.
+        engaged: Whether the person drives.
+    """
+
+    _numbers = itertools.count(1)
+
+    def __init__(
+        self,
+        graph: ConsoleGraph,
+        namespace: str,
+        spec: RobotSpec,
+        config: BrowserConfig,
+        device: str,
+    ) -> None:
+        self._graph, self._spec, self._device = graph, spec, device
+        self.teleop = BrowserTeleop(config)
+        self.teleop.connect(spec)
+        self.sent, self.engaged = 0, False
+        self.answered_sent_ms = 0.0
+        self._heard = threading.Event()
+        node, topic = graph.node, topics.INTERVENTION
+        self._publisher = node.create_publisher(
+            interface_class(topic.type), f"{namespace}/{topic.name}", profile(topic.quality)
+        )
+        observed = topics.OBSERVATION
+        self._subscription = CheckedSubscription(
+            node,
+            f"{namespace}/{observed.name}",
+            interface_class(observed.type),
+            lambda message: observation_from_message(message, specs=spec.observation),
+            self._on_observation,
+            QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT),
+        )
+
+    def __enter__(self) -> Drive:
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        self.close()
+
+    def say(self, label: str, wait_s: float = 3.0) -> None:
+        """Give a verdict with the next observation; raises SuiteError where none comes."""
+        self.teleop.label(label)
+        before = self.sent
+        end_s = time.monotonic() + wait_s
+        while self.sent == before and time.monotonic() < end_s:
+            self._heard.wait(0.05)
+        if self.sent == before:
+            raise SuiteError("the robot", got="no observation", expected="one to answer")
+        time.sleep(0.1)  # reliable, but the publisher must live until it is out
+
+    def _on_observation(self, observation: Observation) -> None:
+        command = self.teleop.read(observation)
+        self.engaged = command.engaged
+        self._publisher.publish(
+            intervention_to_message(
+                Intervention(
+                    command=command,
+                    device=self._device,
+                    observation_sequence=observation.sequence,
+                    frame_id=self._spec.action.frame,
+                )
+            )
+        )
+        self.sent += 1
+        self._heard.set()
+
+    def close(self) -> None:
+        """Let go, and leave."""
+        self.teleop.let_go()
+        self._subscription.destroy()
+        node, publisher = self._graph.node, self._publisher
+        let_go(node, lambda: node.destroy_publisher(publisher))
+        self.teleop.close()
+
+
+def _jpeg(data: bytes, quality: int) -> bytes | None:
+    try:
+        message = decode_bytes(data, Image, lambda fields: fields, _IMAGE_LIMITS)
+        image = _shown(message)
+    except (SuiteError, ValueError):
+        return None
+    done, coded = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, quality))
+    return coded.tobytes() if done else None
+
+
+def _shown(message: Any) -> np.ndarray[Any, Any]:
+    """An image in OpenCV's order of colours; depths as grey, near is bright. Raises ValueError for another coding."""
+    height, width, step, coding = message.height, message.width, message.step, message.encoding
+    raw = np.frombuffer(memoryview(message.data), np.uint8)[: height * step].reshape(height, step)
+    if coding in _DEPTHS:
+        kind = np.dtype(_DEPTHS[coding])
+        depth = np.ascontiguousarray(raw[:, : width * kind.itemsize]).view(kind).astype(np.float32)
+        known = np.isfinite(depth) & (depth > 0)
+        if not known.any():
+            return np.zeros((height, width), np.uint8)
+        near, far = np.percentile(depth[known], (1, 99))
+        share = (far - depth) / max(far - near, 1e-6)
+        return np.where(known, np.clip(share, 0, 1) * 255, 0).astype(np.uint8)
+    if coding not in _CHANNELS:
+        raise ValueError(coding)
+    channels = _CHANNELS[coding]
+    image = np.ascontiguousarray(raw[:, : width * channels]).reshape(height, width, channels)
+    return cv2.cvtColor(image, _BGR[coding]) if coding in _BGR else image

@@ -1,0 +1,206 @@
+"""The operator's page in a real browser: watch, stop, judge, take over, look at what was recorded."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+
+import pytest
+from rclpy.node import Node
+
+from user_comm import topics
+from user_comm.converters import observation_from_message
+from user_comm.topics import interface_class, profile
+from user_testing.waiting import wait_until
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytest.importorskip("nicegui", reason="nicegui is not installed")
+_CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(_CHROMIUM is None, reason="there is no Chromium (apt install chromium)"),
+]
+
+_DEPLOYMENT = """
+name: by_hand
+description: A person drives a simulated arm.
+values: {task: reach}
+roles: [replay]
+robots: {robot0: simulated_arm}
+processes:
+  hal: {parameters: {robot: {params: {cameras: [front], image_height: 64, image_width: 64}}}}
+  actor: {parameters: {loop: {mode: demonstration, max_episode_steps: 600, evaluation: {every: 0}}}}
+"""
+_KEYS = (("w", "s"), ("a", "d"), ("q", "e"))
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@pytest.fixture
+def console(tmp_path, start_process, ros_domain):
+    """A running system with a console; its address."""
+    file, port = tmp_path / "by_hand.yaml", free_port()
+    file.write_text(_DEPLOYMENT, encoding="utf-8")
+    words = ["user", "up", str(file), "console:=true", f"console_port:={port}",
+             "--runs", str(tmp_path), "--run", "r", "--no-table"]  # fmt: skip
+    start_process(words, stdout=subprocess.DEVNULL, env=dict(os.environ))
+
+    def answers() -> bool:
+        with socket.socket() as one:
+            return one.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_until(answers, "the console listens", 120)
+    return f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def browser():
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(
+            executable_path=_CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking",
+                  "--disable-component-update", "--disable-sync", "--no-first-run"],
+        )  # fmt: skip
+        yield chromium
+        chromium.close()
+
+
+class Eyes(Node):
+    """What the person sees of the robot: its observations."""
+
+    def __init__(self, context):
+        super().__init__("eyes", context=context, start_parameter_services=False)
+        topic = topics.OBSERVATION
+        self.newest = None
+        self.create_subscription(
+            interface_class(topic.type), "/robot0/observation", self._take, profile(topic.quality)
+        )
+
+    def _take(self, message):
+        self.newest = observation_from_message(message)
+
+    def way(self):
+        """From the tool to the goal, m, in the base frame."""
+        arrays = self.newest.arrays
+        return arrays["goal_position"] - arrays["tcp_pose"][:3]
+
+
+@pytest.fixture
+def eyes(ros_domain):
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = Eyes(context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    thread = threading.Thread(target=executor.spin, daemon=True)
+    thread.start()
+    yield node
+    executor.shutdown(1.0)
+    thread.join(5)
+    node.destroy_node()
+    context.try_shutdown()
+
+
+def test_a_person_drives_judges_stops_and_looks_at_what_was_recorded(
+    console, browser, eyes, tmp_path
+):
+    page = browser.new_page(viewport={"width": 1280, "height": 860})
+    page.goto(console)
+    page.wait_for_selector('[data-robot="robot0"]', timeout=60_000)
+    _sees_the_camera_move(page)
+    _drives_to_the_goal(page, console, eyes)
+    _stops_in_an_emergency(page, eyes)
+    history = tmp_path / "r" / "history.jsonl"
+    lines = [json.loads(line) for line in history.read_text().splitlines()]
+    wait_until(
+        lambda: [
+            e for line in history.read_text().splitlines()
+            if (e := json.loads(line))["kind"] == "episode" and e["outcome"] == 1
+        ],
+        "an episode that a person solved", 30,
+    )  # fmt: skip
+    assert lines
+    _finds_the_episode(page, console)
+    acts = [json.loads(t) for t in (tmp_path / "r" / "console_acts.jsonl").read_text().splitlines()]
+    said = [act["what"] for act in acts]
+    for what in ("takes the controls", "drives", "leaves the controls", "emergency stop"):
+        assert what in said, said
+
+
+def _sees_the_camera_move(page):
+    page.wait_for_selector('img[data-camera="front"]', timeout=60_000)
+    page.wait_for_function(
+        "() => { const i = document.querySelector('img[data-camera=front]'); return i && i.naturalWidth === 64 }",
+        timeout=30_000,
+    )
+
+
+def _drives_to_the_goal(page, console, eyes):
+    page.goto(f"{console}/drive_robot?robot=/robot0")
+    page.wait_for_function("() => window.userDrive && document.querySelector('[data-testid=take]')")
+    page.get_by_test_id("take").click()
+    page.wait_for_function("() => userDrive.state.answered > 0", timeout=30_000)
+    wait_until(lambda: eyes.newest is not None, "observations", 30)
+    page.keyboard.down("Space")
+    page.wait_for_function("() => userDrive.state.engaged", timeout=30_000)
+    episode, down = eyes.newest.episode, set()
+    end_s = time.monotonic() + 90
+    while eyes.newest.episode == episode and time.monotonic() < end_s:
+        wanted = {
+            keys[0] if way > 0 else keys[1]
+            for way, keys in zip(eyes.way(), _KEYS, strict=True)
+            if abs(way) > 0.01
+        }
+        for key in down - wanted:
+            page.keyboard.up(key)
+        for key in wanted - down:
+            page.keyboard.down(key)
+        down = wanted
+        if math.dist(eyes.way(), (0, 0, 0)) < 0.015:
+            page.keyboard.press("1")  # the person says that it is solved
+        time.sleep(0.02)
+    for key in down:
+        page.keyboard.up(key)
+    assert eyes.newest.episode != episode, f"not reached: {eyes.way()} m are left"
+    assert page.evaluate("document.getElementById('drive-status').dataset.engaged") == "true"
+    page.keyboard.up("Space")
+    page.wait_for_function("() => !userDrive.state.engaged", timeout=10_000)
+
+
+def _stops_in_an_emergency(page, eyes):
+    page.keyboard.press("Escape")
+    page.wait_for_selector("[data-testid=reset]:visible", timeout=30_000)
+    before = eyes.newest.arrays["tcp_pose"][:3].copy()
+    page.keyboard.down("Space")
+    page.keyboard.down("q")
+    time.sleep(1.0)
+    page.keyboard.up("q")
+    page.keyboard.up("Space")
+    assert math.dist(eyes.newest.arrays["tcp_pose"][:3], before) < 0.005, "a stopped robot moved"
+    page.get_by_test_id("reset").click()
+    page.get_by_test_id("sure").click()
+    page.wait_for_selector("[data-testid=reset]:visible", state="hidden", timeout=30_000)
+
+
+def _finds_the_episode(page, console):
+    page.goto(f"{console}/episodes")
+    page.wait_for_selector("[data-testid=episodes] tbody tr", timeout=30_000)
+    page.locator("[data-testid=episodes] tbody tr", has_text="success").first.click()
+    page.wait_for_selector("[data-testid=plot] canvas", timeout=30_000)
+    page.wait_for_function(
+        "() => [...document.images].filter(i => i.src.includes('/picture')).some(i => i.naturalWidth === 64)",
+        timeout=30_000,
+    )
