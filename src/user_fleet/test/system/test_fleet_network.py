@@ -1,17 +1,23 @@
 """A scheduler and its hosts as processes, over real Zenoh sessions: death, cuts, restarts, forgers."""
 
 import signal
+import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from user_comm.net.network import Members, Network
+from user_comm.net.sessions import ZenohConfig, open_session
 from user_core.config import to_mapping
+from user_fleet.presence.messages import Assignment, Granted, assignment_key
+from user_fleet.resources.model import HostReport
 from user_fleet.scheduling.experiment import Experiment
-from user_testing.link_emulator import LinkQuality
+from user_testing.link_emulator import Host, Link, LinkQuality, unavailable
 from user_testing.link_proxy import LinkProxy
 from user_testing.ports import free_port
+from user_testing.processes import Process
 from user_testing.waiting import wait_until
 from user_testing.worlds.fleet import FleetWorld, told
 
@@ -193,3 +199,95 @@ def test_access_control_keeps_a_host_from_speaking_for_another(tmp_path: Path) -
         world.is_there("h1", "h2")
     finally:
         world.close()
+
+
+def test_a_forged_assignment_is_refused_by_the_router_and_reaches_no_host(tmp_path: Path) -> None:
+    endpoint = f"tls/127.0.0.1:{free_port()}"
+    network = Network.create(tmp_path / "net", Members(endpoints=(endpoint,)))
+    network.add("learner", "scheduler")
+    for host in ("h1", "h2"):
+        network.add("robot", host)
+    world = FleetWorld(tmp_path, network)
+    try:
+        agent = world.agent("h1")
+        world.is_there("h1")
+        life = next(k.report for k in world.store.hosts() if k.name == "h1")
+        forged = Assignment(
+            host="h1", life=HostReport.from_json(life).life, epoch=2**40, sequence=1,
+            grants=(Granted(fencing=2**40, resource="h1/robot/arm", experiment="x", role="r"),),
+        )  # fmt: skip
+        who = str(network.credentials("robot", "h2").folder)
+        config = ZenohConfig(connect=(endpoint,), credentials=who, shared_memory=False)
+        key = assignment_key("scheduler", "h1")
+        with open_session(config) as session:
+
+            def refused() -> bool:
+                session.put(key, forged.to_json())
+                return "h2" in world.router.log and key in world.router.log
+
+            wait_until(refused, seen=lambda: world.router.log)
+        world.submit("one", 1)
+        (number,) = wait_until(lambda: list(world.grants("one").values()))
+        wait_until(lambda: told(agent, number))  # it obeys the right one
+        assert str(2**40) not in agent.log
+    finally:
+        world.close()
+
+
+class ApartWorld(FleetWorld):
+    """The scheduler on one host, agents on others, with a link to each: network namespaces."""
+
+    def __init__(self, folder: Path, stack: ExitStack, *hosts: str) -> None:
+        self.hub = stack.enter_context(Host("hub"))
+        self.places = {name: stack.enter_context(Host(name)) for name in hosts}
+        self.links = {
+            name: stack.enter_context(Link(self.hub, place, LinkQuality()))
+            for name, place in self.places.items()
+        }
+        self._place: Host = self.hub
+        super().__init__(folder)
+        stack.callback(self.close)
+
+    def start(self, name: str, words: list[str]) -> Process:
+        if name == "router":
+            words = [*words[:-1], f"tcp/0.0.0.0:{self.port}"]
+        command = self._place.command(sys.executable, *words)
+        process = Process(command, self.folder / f"{name}.log").start()
+        self.processes.append(process)
+        return process
+
+    def agent_of(self, host: str) -> Process:
+        self._place = self.places[host]
+        address = self.links[host].address_of(self.hub)
+        try:
+            return self.agent(host, endpoint=f"tcp/{address}:{self.port}")
+        finally:
+            self._place = self.hub
+
+
+@pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
+def test_hosts_that_are_really_apart_are_unreachable_behind_a_cut_and_keep_their_robots(
+    tmp_path: Path,
+) -> None:
+    with ExitStack() as stack:
+        world = ApartWorld(tmp_path, stack, "h1", "h2", "h3")
+        agents = {host: world.agent_of(host) for host in ("h1", "h2", "h3")}
+        world.is_there("h1", "h2", "h3")
+        world.submit("one", 3)
+        wait_until(lambda: len(world.grants("one")) == 3, seen=lambda: world.why("one"))
+        numbers = world.grants("one")
+        for host, agent in agents.items():
+            wait_until(lambda a=agent, h=host: told(a, numbers[f"{h}/robot/arm"]))
+        world.links["h2"].cut()
+        world.becomes("h2", "host_unreachable")
+        world.submit("two", 1)
+        assert world.why("two").code == "waits_for_resources"
+        assert (world.state("h1"), world.state("h3")) == ("here", "here")
+        assert world.grants("one") == numbers and world.grants("two") == {}
+        world.links["h2"].restore()
+        world.is_there("h1", "h2", "h3")
+        assert world.grants("one") == numbers
+        lines = [line for line in agents["h2"].log.splitlines() if line.startswith("told h2 ")]
+        assert len(lines) == 1  # it has gone on as if nothing had been
+        assert world.ask(do="finish", name="one")["ok"]
+        wait_until(lambda: len(world.grants("two")) == 1)
