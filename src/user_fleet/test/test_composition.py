@@ -287,3 +287,18 @@ def test_a_deployment_chooses_which_processes_have_a_standby(folder, text, overr
 def test_a_standby_for_nobody_is_refused(folder, value, words):
     text = refused(folder, f"{ONE}standby: {value}\n")
     assert all(word in text for word in words)
+
+
+def test_so_many_robots_of_a_kind_are_one_line_and_one_argument(folder):
+    text = (
+        "name: many\narguments: {robots: 2}\nroles: [learner]\n"
+        'robots: {arm: {count: "${robots}", roles: robot, seed: "${number}"}, other: robot}\n'
+    )
+    deployment = load(folder, text, robots=3)
+    seeds = {p.namespace: p.parameters["seed"] for p in deployment.processes if p.role == "hal"}
+    assert seeds == {"/arm0": 0, "/arm1": 1, "/arm2": 2, "/other": 0}
+    assert deployment.process("learner").remappings == {"robot_spec": "/arm0/robot_spec"}
+    assert len([p for p in load(folder, text).processes if p.role == "actor"]) == 3
+    assert len([p for p in load(folder, text, robots=0).processes if p.role == "actor"]) == 1
+    said = refused(folder, text, {"robots": "many"})
+    assert "robots.arm.count" in said and "whole number" in said

@@ -21,6 +21,7 @@ _NO_ROLES = Node([], Origin(""))
 _FRAGMENT_KEYS = ("description", "extends", "arguments", "values", "processes")
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _DEEPEST = 20
+_MOST_ROBOTS = 1000
 
 
 class MemberReader(Resolver):
@@ -75,7 +76,9 @@ class MemberReader(Resolver):
         for name, tree in self._named(hosts):
             self._add(name, name, False, tree)
         for name, tree in self._named(robots):
-            self._add(name, self._host_named(name, tree), True, tree)
+            host = self._host_named(name, tree)
+            for each, mine in self._counted(name, tree):
+                self._add(each, host, True, mine)
         for member in self.members():
             roles = member.tree.get("roles") or _NO_ROLES
             for role in roles.value if isinstance(roles.value, list) else [roles]:
@@ -92,6 +95,22 @@ class MemberReader(Resolver):
                 tree = Node({"roles": tree}, tree.origin)
             found.append((name, tree))
         return found
+
+    def _counted(self, name: str, tree: Node) -> list[tuple[str, Node]]:
+        """A robot, or with ``count`` so many of it: ``name0``, ``name1`` and so on, each with its ``number``."""
+        said = tree.get("count")
+        if said is None:
+            return [(name, tree)]
+        count = plain(self.resolved(said))
+        if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= _MOST_ROBOTS:
+            what, expected = f"robots.{name}.count", f"a whole number, 0 to {_MOST_ROBOTS}"
+            self.faults.add(said.origin, what, repr(count), expected)
+            return []
+        rest = tree.without("count")
+        return [
+            (f"{name}{n}", Node({**rest.value, "number": Node(n, said.origin)}, tree.origin))
+            for n in range(count)
+        ]
 
     def _host_named(self, robot: str, tree: Node) -> str:
         """The host that a robot says it is on, or the only one."""
