@@ -45,10 +45,11 @@ def learner(**changes):
     return SimpleNamespace(**{**values, **changes})
 
 
-def replay():
-    return SimpleNamespace(
-        steps=2000, disk_bytes=3e9, disk_free_bytes=8e10, warning_codes=[], warnings=[]
-    )
+def replay(**changes):
+    values = {
+        "steps": 2000, "disk_bytes": 3e9, "disk_free_bytes": 8e10, "warning_codes": [], "warnings": [],
+    }  # fmt: skip
+    return SimpleNamespace(**{**values, **changes})
 
 
 def gate(**changes):
@@ -304,3 +305,26 @@ def test_the_line_of_a_log_shows_returns_where_there_is_no_success():
             ),
         )  # fmt: skip
     assert "return -800.00  success 0%" in one_line(state)
+
+
+def test_the_history_tells_robots_apart_and_whose_data_look_wrong(tmp_path):
+    clock = Clock()
+    state = full_state(clock)
+    state.take("ActorStatus", "/robot1/actor_status", actor(actor="actor1", robot="ur5e"))
+    said = "ur5e: 1 of its last 20 episodes succeeded"
+    flagged = replay(warnings=["disk is slow", said], warning_codes=["", "below_peers"])
+    state.take("ReplayStatus", "/replay_status", flagged)
+    assert state.flags() == [f"{said} [below_peers]"]
+    assert f"replay_status: {said} [below_peers]" in state.warnings()
+    history = History(tmp_path / "history.jsonl", lambda: 5.0)
+    history.state(state)
+    clock.now_s += 6
+    state.take("ActorStatus", "/robot0/actor_status", actor())
+    history.state(state)
+    history.close()
+    first, second = read_history(tmp_path / "history.jsonl")
+    assert first["robots"].keys() == {"panda", "ur5e"}
+    assert first["robots"]["ur5e"]["version"] == 7 and first["robots"]["ur5e"]["age_s"] == 3.2
+    assert first["flags"] == [f"{said} [below_peers]"]
+    assert second["robots"].keys() == {"panda"}, "the other one is silent"
+    assert "flags" not in second, "so is who said it"

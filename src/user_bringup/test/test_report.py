@@ -68,3 +68,28 @@ def test_a_run_that_has_just_begun_has_a_report_too(tmp_path):
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(SuiteError, match="no run in"):
         write_report(tmp_path)
+
+
+def test_several_robots_are_shown_apart(tmp_path):
+    lines = []
+    for second in range(200):
+        robots = {
+            "left": {"steps": 10 * second, "version": second, "age_s": 1.0, "success": 1.0},
+            "right": {"steps": 5 * second, "version": second // 2, "age_s": 8.0, "success": 0.0},
+        }
+        if second > 150:
+            del robots["right"]  # it has left
+        lines.append(state(1000.0 + second, robots=robots))
+        if second % 5 == 0:
+            for robot, outcome in (("left", 1), ("right", 3)):
+                lines.append({**episode(1000.0 + second, outcome), "robot": robot, "length": 10})
+    lines[-1]["flags"] = lines[-3]["flags"] = ["right: 0 of its last 20 episodes [below_peers]"]
+    (tmp_path / "history.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    text = write_report(tmp_path).read_text()
+    assert "| left | 40 | 100% of 20 (84 to 100%) | 400 | v199 | 1.0 s, 1.0 s |" in text
+    assert "| right | 40 | 0% of 20 (0 to 16%) | 400 | v75 | 8.0 s, 8.0 s |" in text
+    assert text.count("- right: 0 of its last 20 episodes [below_peers]") == 1
+    assert "plots/robots.png" in text
+    series = RunSeries(lines)
+    assert series.robots == ["left", "right"]
+    assert series.success_of("left").values[-1] == 1 and series.success_of("right").values[-1] == 0

@@ -79,6 +79,27 @@ class RunSeries:
             source, lambda e: float(e["outcome"] == Outcome.SUCCESS), window, judged
         )
 
+    @property
+    def robots(self) -> list[str]:
+        """Names of all robots that have been heard of."""
+        told = {name for s in self.states for name in s.get("robots", {})}
+        return sorted(told | {str(e["robot"]) for e in self.episodes if e.get("robot")})
+
+    def of_robot(self, robot: str, name: str) -> Curve:
+        """One number of one robot; the time in which it was silent is left out."""
+        said = [(s["t"], s.get("robots", {}).get(robot, {}).get(name)) for s in self.states]
+        rows = [(t, value) for t, value in said if _is_number(value)]
+        return self._curve([t for t, _ in rows], [v for _, v in rows])
+
+    def success_of(self, robot: str, window: int = 20) -> Curve:
+        """Share of successes over the last ``window`` collecting episodes of one robot."""
+        mine = [
+            e
+            for e in self.episodes
+            if e.get("robot") == robot and success_of(e["outcome"], e["source"]) is not None
+        ]
+        return self._running(ONLINE, lambda e: float(e["outcome"] == Outcome.SUCCESS), window, mine)
+
     def returns(self, source: int, window: int = 20) -> Curve:
         """Mean return over the last ``window`` episodes of a source."""
         return self._running(source, lambda e: float(e["episode_return"]), window)
@@ -116,6 +137,7 @@ def draw_plots(series: RunSeries, folder: Path) -> dict[str, Path]:
         "Learning": (_learning, "learning.png"),
         "Rates": (_rates, "rates.png"),
         "Staleness": (_staleness, "staleness.png"),
+        "Each robot": (_each_robot, "robots.png"),
         "Metrics of the algorithm": (_metrics, "metrics.png"),
     }
     drawn = {}
@@ -181,6 +203,26 @@ def _staleness(series: RunSeries) -> Any:
     return _panels(panels)
 
 
+def _each_robot(series: RunSeries) -> Any:
+    """Success and staleness of each robot apart; none where there is only one."""
+    robots = series.robots
+    if len(robots) < 2:
+        return None
+    colours = [f"C{number % 10}" for number in range(len(robots))]
+    panels = [
+        (
+            "success rate while collecting, last 20",
+            [(r, series.success_of(r), c) for r, c in zip(robots, colours)],
+        ),
+        (
+            "age of its acting policy, s",
+            [(r, series.of_robot(r, "age_s"), c) for r, c in zip(robots, colours)],
+        ),
+        ("its steps", [(r, series.of_robot(r, "steps"), c) for r, c in zip(robots, colours)]),
+    ]
+    return _panels(panels)
+
+
 def _metrics(series: RunSeries) -> Any:
     names = series.metric_names()[:9]
     return _panels([(name, [("", series.metric(name), _ONLINE)]) for name in names])
@@ -224,7 +266,10 @@ def write_report(run_dir: Path) -> Path:
         )
     series = RunSeries(read_history(file))
     plots = draw_plots(series, run_dir / "plots")
-    parts = [f"# Run {run_dir.name}", _end_of(series), _summary_of(series), _evaluation_of(run_dir)]
+    parts = [
+        f"# Run {run_dir.name}", _end_of(series), _summary_of(series), _evaluation_of(run_dir),
+        _robots_of(series),
+    ]  # fmt: skip
     if (run_dir / "policy.gif").exists():
         parts.append("## The final policy\n\n![the final policy at work](policy.gif)")
     for title, plot in plots.items():
@@ -264,6 +309,30 @@ def _summary_of(series: RunSeries) -> str:
         memory = size(_last(series.state("standby_bytes").values))
         rows.append(("standbys, and their memory", f"{_last(standbys):.0f}, {memory}"))
     return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
+
+
+def _robots_of(series: RunSeries) -> str:
+    """Each robot apart, where there are several, and whose data looked wrong."""
+    flags = dict.fromkeys(flag for state in series.states for flag in state.get("flags", ()))
+    parts = []
+    if len(series.robots) > 1:
+        rows = [
+            "| robot | episodes | success of the last 20 | steps | policy | its age, median and 95 % |",
+            "|---|---|---|---|---|---|",
+        ]
+        for robot in series.robots:
+            mine = [e for e in series.episodes if e.get("robot") == robot and e["source"] == ONLINE]
+            judged = [s for e in mine if (s := success_of(e["outcome"], e["source"])) is not None]
+            share = Share(sum(judged[-20:]), len(judged[-20:]))
+            age = series.of_robot(robot, "age_s").values
+            told = f"{np.median(age):.1f} s, {np.quantile(age, 0.95):.1f} s" if len(age) else "-"
+            steps = sum(int(e["length"]) for e in mine)
+            version = int(_last(series.of_robot(robot, "version").values))
+            rows.append(f"| {robot} | {len(mine)} | {share} | {steps} | v{version} | {told} |")
+        parts.append("## Robots\n\n" + "\n".join(rows))
+    if flags:
+        parts.append("**Data looked wrong:**\n\n" + "\n".join(f"- {flag}" for flag in flags))
+    return "\n\n".join(parts)
 
 
 def _end_of(series: RunSeries) -> str:

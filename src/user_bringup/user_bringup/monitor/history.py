@@ -44,7 +44,19 @@ class History:
             "actor_version": min((a.policy_version for a in actors), default=0),
             "outbox_bytes": sum(a.outbox_bytes for a in actors),
             "lateness_p99_ms": max((a.lateness_p99_ms for a in actors), default=math.nan),
+            "robots": {
+                a.robot or a.actor: {
+                    "steps": a.steps,
+                    "success": a.success_rate,
+                    "version": a.policy_version,
+                    "age_s": a.policy_age_s,
+                    "rate_hz": a.rate_hz,
+                }
+                for a in actors
+            },
         }
+        if flags := state.flags():
+            numbers["flags"] = flags
         if learner is not None:
             names = (
                 "update", "environment_steps", "utd_ratio", "updates_per_s", "data_wait_share",

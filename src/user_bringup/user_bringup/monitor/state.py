@@ -14,12 +14,14 @@ from itertools import zip_longest
 from typing import Any
 
 from user_bringup.monitor.shares import Evaluations, success_of
-from user_core.reasons import WAITS_FOR_GO
+from user_core.reasons import ACTIONS_CLIPPED, BELOW_PEERS, REWARDS_CONSTANT, WAITS_FOR_GO
 
 ONLINE, DEMONSTRATION, EVALUATION = 0, 1, 2
 STALE_AFTER_S = 5.0
 """A node that publishes its status once a second and was silent for this long is not well."""
 
+#: What may look wrong with the data of a robot.
+FLAGS = (BELOW_PEERS, REWARDS_CONSTANT, ACTIONS_CLIPPED)
 #: Episodes that are told from those that come a second time.
 _REMEMBERED = 1000
 
@@ -135,6 +137,16 @@ class SystemState:
             for group in groups
             for name, latest in group.items()
             if now_s - latest.received_s > STALE_AFTER_S
+        ]
+
+    def flags(self) -> list[str]:
+        """What a replay store says of robots whose data look wrong, each with its code."""
+        return [
+            with_code(text, code)
+            for latest in self.replays.values()
+            if not self._is_old(latest)
+            for text, code in zip(latest.message.warnings, latest.message.warning_codes)
+            if code in FLAGS
         ]
 
     def _is_old(self, latest: Latest) -> bool:
