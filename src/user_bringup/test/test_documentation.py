@@ -122,7 +122,8 @@ def test_deployments_executables_and_targets_exist(page: str) -> None:
     wrong = []
     for line in code_of(page):
         for name in re.findall(r"user (?:up|chaos|soak) ([a-z]\w*)(?![\w.])", line):
-            wrong += [] if (ROOT / f"config/deployments/{name}.yaml").is_file() else [line]
+            folder = "experiments" if "--fleet" in line else "deployments"
+            wrong += [] if (ROOT / f"config/{folder}/{name}.yaml").is_file() else [line]
         for name in re.findall(r"ros2 launch user_bringup (\S+)", line):
             wrong += [] if (ROOT / "launch" / name).is_file() else [line]
         for package, program in re.findall(r"ros2 run (user_\w+) (\w+)", line):
