@@ -169,6 +169,9 @@ class FleetTrial(Trial):
     """
 
     START_S = 400.0
+    ABSENT_S = (
+        120.0  # what an agent runs is ended in good order before the next agent starts it again
+    )
 
     def __init__(
         self,

@@ -79,8 +79,6 @@ def size_of(folder: Path) -> int:
 
 
 _LOOK_S = 0.05
-#: How long a process may take to be there again when a fault is due for it.
-_ABSENT_S = 30.0
 
 
 @dataclass
@@ -134,6 +132,8 @@ class Trial:
     #: Longest time until everything works first, and until a victim works again.
     START_S = 180.0
     RECOVERY_S = 180.0
+    #: How long a process may take to be there again when a fault is due for it.
+    ABSENT_S = 30.0
 
     def __init__(
         self,
@@ -220,7 +220,7 @@ class Trial:
                         other.overtaken |= other.fault.victim == blow.fault.victim
                     blow.alone = not open_blows
                     open_blows.append(blow)
-                elif self._now_s() - blow.fault.at_s < _ABSENT_S and not blow.note:
+                elif self._now_s() - blow.fault.at_s < self.ABSENT_S and not blow.note:
                     waiting.insert(0, blow)  # it is not there just now: at once when it is
                     break
                 else:
