@@ -62,9 +62,9 @@ def test_what_is_asked_back_is_given_back_once_nothing_runs(host: Launcher, tmp_
 def test_what_can_finish_is_asked_to_and_killed_only_when_its_time_is_over(tmp_path: Path) -> None:
     """An episode has its own time, beside that which the end takes."""
     script = (
-        "trap 'echo usr1 >> {0}/said; (sleep 0.8; touch {0}/over) & wait; exit 0' USR1; trap 'exit 7' INT;"
-        "echo $$ > {0}/main; while true; do sleep 0.05; done"
-    ).format(tmp_path)
+        f"trap 'echo usr1 >> {tmp_path}/said; (sleep 0.8; touch {tmp_path}/over) & wait; exit 0' USR1; trap 'exit 7' INT;"
+        f"echo $$ > {tmp_path}/main; while true; do sleep 0.05; done"
+    )
 
     def finishes(one: Granted, others: Sequence[Granted]) -> tuple[list[str], dict[str, str]]:
         return ["sh", "-c", script, "sh", "--finish-s", "30"], {}
