@@ -4,6 +4,7 @@ import json
 import shutil
 from contextlib import closing
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from user_core.errors import CodecError
 from user_core.specs import ActionKind, ArraySpec, RobotSpec
 from user_core.types import EpisodeSource, Outcome, TrajectorySchema
-from user_learner.data.exporting import Choice, export_lerobot
+from user_learner.data.exporting import Choice, export_hdf5, export_lerobot
 from user_learner.data.importing import import_data
 from user_learner.data.source import open_source
 from user_learner.replay import StoreReader, StoreWriter
@@ -198,3 +199,85 @@ def test_a_path_that_leaves_the_directory_is_not_followed(tmp_path):
         (tmp_path / "v3/meta/info.json").write_text(json.dumps(info))
         report = take(tmp_path / "v3", tmp_path / "back")
         assert report.episodes == 0 and "below its directory" in report.skipped[0]
+
+
+def as_version_2_1(v3, path):
+    """A data set as LeRobot 0.3 laid it out: a parquet and an mp4 for each episode."""
+    import pyarrow.parquet as pq
+
+    from user_learner.data.lerobot.video import VideoReader, VideoWriter
+
+    info = json.loads((v3 / "meta/info.json").read_text())
+    info |= {
+        "codebase_version": "v2.1",
+        "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
+        "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
+    }
+    (path / "meta").mkdir(parents=True)
+    (path / "data/chunk-000").mkdir(parents=True)
+    (path / "meta/info.json").write_text(json.dumps(info))
+    rows = pq.read_table(v3 / "meta/episodes/chunk-000/file-000.parquet").to_pylist()
+    table = pq.read_table(v3 / "data/chunk-000/file-000.parquet")
+    lines = []
+    for row in rows:
+        number, start, length = row["episode_index"], row["dataset_from_index"], row["length"]
+        pq.write_table(
+            table.slice(start, length), path / f"data/chunk-000/episode_{number:06d}.parquet"
+        )
+        lines.append({"episode_index": number, "tasks": row["tasks"], "length": length})
+        for name, feature in info["features"].items():
+            if feature["dtype"] != "video":
+                continue
+            reader = VideoReader(v3 / f"videos/{name}/chunk-000/file-000.mp4")
+            images, _ = reader.frames(row[f"videos/{name}/from_timestamp"], length, 10.0)
+            reader.close()
+            folder = path / f"videos/chunk-000/{name}"
+            folder.mkdir(parents=True, exist_ok=True)
+            video = VideoWriter(
+                folder / f"episode_{number:06d}.mp4", Fraction(10), images.shape[1:3], "lossless"
+            )
+            video.add(images)
+            video.close()
+    (path / "meta/episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (path / "meta/tasks.jsonl").write_text(json.dumps({"task_index": 0, "task": "reach"}) + "\n")
+    return path
+
+
+def test_version_2_1_is_read_by_a_mapping(tmp_path):
+    chunks = store(tmp_path / "store")
+    export_lerobot(tmp_path / "store", tmp_path / "v3", coding="lossless")
+    old = as_version_2_1(tmp_path / "v3", tmp_path / "old")
+    report = take(old, tmp_path / "back")
+    assert (report.episodes, report.skipped) == (4, [])
+    assert report.mapping.reward.field == "next.reward"
+    wanted = list(joined(chunks).values())
+    for (_, columns), before in zip(held(tmp_path / "back").values(), wanted, strict=True):
+        steps = int((~columns["final"]).sum())
+        assert (
+            steps == int((~before["final"]).sum()) - 1
+        )  # its last observation became the final one
+        for mine, name in (
+            ("image_wrist", "image_wrist"),
+            ("place", "place"),
+            ("precise", "precise"),
+        ):
+            found = columns[f"observation.{mine}"]
+            assert np.array_equal(found, before[f"observation.{name}"][: steps + 1]), name
+        assert np.array_equal(columns["action"][:steps], before["action"][:steps])
+        assert np.array_equal(columns["reward"][:steps], before["reward"][:steps])
+    again = take(old, tmp_path / "back")
+    assert (again.episodes, again.unread) == (0, 4)
+
+
+def test_a_store_comes_back_from_hdf5_bit_by_bit(tmp_path):
+    pytest.importorskip("h5py")
+    chunks = store(tmp_path / "store")
+    assert export_hdf5(tmp_path / "store", tmp_path / "all.hdf5").episodes == 4
+    report = take(tmp_path / "all.hdf5", tmp_path / "back")
+    assert (report.episodes, report.skipped) == (4, [])
+    before, wanted = held(tmp_path / "store"), joined(chunks)
+    for key, (episode, columns) in held(tmp_path / "back").items():
+        assert same_columns(columns, wanted[key]), key
+        assert episode.result == before[key][0].result and episode.task == "reach"
+    with pytest.raises(CodecError, match="a new one"):
+        export_hdf5(tmp_path / "store", tmp_path / "all.hdf5")

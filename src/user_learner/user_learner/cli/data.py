@@ -16,7 +16,7 @@ from rich.table import Table
 from user_core.errors import SuiteError
 from user_core.meaning import MEANINGS
 from user_core.types import EpisodeSource, Outcome
-from user_learner.data.exporting import Choice, export_lerobot
+from user_learner.data.exporting import Choice, export_hdf5, export_lerobot
 from user_learner.data.extras import library
 from user_learner.data.importing import import_data
 from user_learner.data.lerobot.video import CODINGS
@@ -69,8 +69,8 @@ def parser() -> argparse.ArgumentParser:
 
     give = commands.add_parser("export", help="write episodes of a store as a data set")
     give.add_argument("store", help="directory of the store")
-    give.add_argument("data", help="directory to write; an export that was stopped continues")
-    give.add_argument("--format", default="lerobot-v3", choices=["lerobot-v3"])
+    give.add_argument("data", help="directory (of hdf5: file) to write")
+    give.add_argument("--format", default="lerobot-v3", choices=["lerobot-v3", "hdf5"])
     give.add_argument("--source", action="append", choices=_SOURCES, help="only this source")
     give.add_argument("--outcome", action="append", choices=_OUTCOMES, help="only this outcome")
     give.add_argument("--robot", action="append", help="only of this robot")
@@ -203,9 +203,12 @@ def _export(options: argparse.Namespace, console: Console) -> int:
         robots=options.robot or (), tasks=options.task or (), least_return=options.least_return,
     )  # fmt: skip
     with _progress(console, "exporting episodes") as update:
-        report = export_lerobot(
-            options.store, options.data, choice, options.images, update, options.file_steps
-        )
+        if options.format == "hdf5":
+            report = export_hdf5(options.store, options.data, choice, update)
+        else:
+            report = export_lerobot(
+                options.store, options.data, choice, options.images, update, options.file_steps
+            )
     console.print(
         f"{report.episodes:,} episodes, {report.rows:,} rows written to {options.data}; "
         f"{report.duplicates:,} were there"

@@ -6,10 +6,12 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from user_core.codecs.trajectory import RecordedEpisode
+from user_core.specs import RobotSpec
 from user_core.types import EpisodeKey, EpisodeSource, Outcome
+from user_learner.data.hdf5_writer import Hdf5Writer
 from user_learner.data.lerobot.writer import FILE_STEPS, LeRobotWriter
 from user_learner.edits.view import EditedEpisode, EditedEpisodes
 from user_learner.replay.meaning import read_meaning
@@ -119,14 +121,59 @@ def export_lerobot(
         CodecError: ``path`` has something else.
         OSError: The disk is full; the same export continues when there is room.
     """
+
+    def writer(reader: StoreReader, spec: RobotSpec | None, origin: dict[str, Any]) -> _Writer:
+        return LeRobotWriter(path, reader.layout.schema, spec, coding, file_steps, origin)
+
+    return _export(store, writer, choice, progress)
+
+
+def export_hdf5(
+    store: str | Path, path: str | Path, choice: Choice = ALL, progress: Progress | None = None
+) -> ExportReport:
+    """Write the episodes of a store as an HDF5 file in robomimic's layout, without loss.
+
+    Raises:
+        StoreError: There is no store, or it is empty.
+        CodecError: There is a file of this name.
+        OSError: The disk is full; nothing is left of the file.
+    """
+
+    def writer(reader: StoreReader, spec: RobotSpec | None, origin: dict[str, Any]) -> _Writer:
+        return Hdf5Writer(path, reader.layout.schema, spec)
+
+    return _export(store, writer, choice, progress)
+
+
+class _Writer(Protocol):
+    """What writes one format."""
+
+    @property
+    def written(self) -> Collection[tuple[str, int, int]]: ...
+
+    @property
+    def loss_psnr_db(self) -> float: ...
+
+    def add(self, episode: RecordedEpisode) -> None: ...
+
+    def finish(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+def _export(
+    store: str | Path,
+    make: Callable[[StoreReader, RobotSpec | None, dict[str, Any]], _Writer],
+    choice: Choice,
+    progress: Progress | None,
+) -> ExportReport:
     report = ExportReport()
     with closing(StoreReader(store)) as reader:
-        schema = reader.layout.schema
-        spec = read_meaning(store, schema).spec
+        spec = read_meaning(store, reader.layout.schema).spec
         edited = EditedEpisodes(reader)
         episodes = list(chosen_episodes(edited, choice, report))
         origin = {"store": reader.meta.store, "edits": len(edited.log.edits), **choice.to_dict()}
-        writer = LeRobotWriter(path, schema, spec, coding, file_steps, origin)
+        writer = make(reader, spec, origin)
         try:
             for done, chosen in enumerate(episodes):
                 if progress:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from user_core.errors import SuiteError
+from user_core.errors import PluginError
 
 #: Where the versions that are tested stand.
 REQUIREMENTS = "requirements/extra_data.txt"
 
 
-class MissingLibrary(SuiteError):
+class MissingLibrary(PluginError):
     """A format needs a library that is not installed."""
-
-    code = "missing_library"
 
 
 def library(module: str, purpose: str) -> Any:

@@ -19,6 +19,7 @@ import numpy as np
 from user_core.errors import CodecError
 from user_core.specs import Array
 from user_learner.data.extras import library
+from user_learner.data.hdf5_writer import RECORD, meaning_of, recorded_of
 from user_learner.data.source import (
     Description,
     EpisodeRef,
@@ -84,7 +85,12 @@ class Hdf5Source:
             raise CodecError(
                 f"{path}", got=" ".join(str(error).split()), expected="a whole HDF5 file"
             ) from error
-        self._groups = self._find()
+        try:
+            self._ours = meaning_of(self._file)
+            self._groups = self._find()
+        except CodecError:
+            self._file.close()
+            raise
         if not self._groups:
             self._file.close()
             raise CodecError(
@@ -97,7 +103,11 @@ class Hdf5Source:
         group = self._file[self._groups[0]]
         fields = {}
         for name, data in self._members(group).items():
-            if name.startswith("next_") or data.dtype.kind not in "biuf" or not data.shape:
+            if (
+                name.startswith(("next_", "user/"))
+                or data.dtype.kind not in "biuf"
+                or not data.shape
+            ):
                 continue
             shape, dtype = tuple(map(int, data.shape[1:])), data.dtype.newbyteorder("=").name
             dtype = {"float16": "float32"}.get(dtype, dtype)
@@ -108,9 +118,10 @@ class Hdf5Source:
         fields = observations_of(fields, roles)
         robot, period_s, notes = self._environment()
         steps = sum(ref.steps for ref in self.episodes())
+        schema, spec = self._ours or (None, None)
         return Description(
             "hdf5", fields, self._period_s or period_s, robot, len(self._groups), steps,
-            roles=roles, notes=tuple(notes),
+            as_it_was=schema, spec=spec, roles=roles, notes=tuple(notes),
         )  # fmt: skip
 
     def episodes(self) -> Sequence[EpisodeRef]:
@@ -154,9 +165,12 @@ class Hdf5Source:
             raise CodecError(
                 what, got=" ".join(str(error).split()), expected="a whole episode"
             ) from error
-        return SourceEpisode(
-            fields, steps, identity_of(array_parts(fields)), stamps_ns=stamps_of(fields, what)
-        )
+        stamps = stamps_of(fields, what)
+        episode = SourceEpisode(fields, steps, identity_of(array_parts(fields)), stamps_ns=stamps)
+        if self._ours is not None:
+            record = str(group.attrs.get(RECORD, "{}"))
+            episode.recorded = recorded_of(self._ours[0], record, fields, steps, what)
+        return episode
 
     def close(self) -> None:
         """Close it. Idempotent."""

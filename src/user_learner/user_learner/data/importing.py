@@ -13,15 +13,17 @@ import os
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from user_core.codecs.trajectory import RecordedEpisode
-from user_core.errors import StoreFull, SuiteError
+from user_core.errors import SuiteError
 from user_core.specs import RobotSpec, digest
-from user_core.types import EpisodeSource, TrajectorySchema
+from user_core.types import EpisodeKey, EpisodeSource, TrajectorySchema
 from user_learner.data.mapping import DataMapping, Mapped, propose
 from user_learner.data.source import Description, EpisodeRef, Source, open_source, told
+from user_learner.replay.index import connect
 from user_learner.replay.layout import require_same_schema
 from user_learner.replay.meaning import join_meaning
 from user_learner.replay.transfer import TransferReport, take
@@ -125,7 +127,7 @@ def _take_all(
 ) -> None:
     log = ImportLog(target.path, target.store)
     refs = list(data.episodes())
-    waiting: list[str] = []
+    waiting: dict[EpisodeKey, str] = {}
     with ThreadPoolExecutor(1, thread_name_prefix="import") as reading:
         try:
             for done, (ref, future) in enumerate(_ahead(reading, data, taking, refs, log)):
@@ -145,20 +147,33 @@ def _take_all(
                 before = len(report.skipped)
                 take(target, episode, taking.schema.hash, report)
                 if len(report.skipped) == before:
-                    waiting.append(ref.place)
+                    waiting[episode.key] = ref.place
                 if len(waiting) >= COMMIT_EPISODES:
                     target.commit()
-                    log.add(waiting)
-                    waiting = []
+                    log.add(_committed(target.path, waiting))
+                    waiting = {}
+            target.commit()
+            log.add(_committed(target.path, waiting))
             progress(len(refs), len(refs))
-        finally:
+        except BaseException:
             reading.shutdown(cancel_futures=True)
-            if target.schema is not None:
-                try:
-                    target.commit()
-                    log.add(waiting)
-                except StoreFull:
-                    pass  # the error that is on its way says it
+            with suppress(SuiteError, OSError):  # the error that is on its way says it
+                target.commit()
+                log.add(_committed(target.path, waiting))
+            raise
+
+
+def _committed(store: Path, waiting: dict[EpisodeKey, str]) -> list[str]:
+    """Places of episodes that the store has: after a failure it forgets what was not committed."""
+    with closing(connect(store, writable=False)) as index:
+        return [
+            place
+            for key, place in waiting.items()
+            if index.execute(
+                "SELECT 1 FROM episodes WHERE producer = ? AND incarnation = ? AND number = ?",
+                (key.producer, key.incarnation, key.number),
+            ).fetchone()
+        ]
 
 
 def _ahead(

@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from user_core.codecs.trajectory import RecordedEpisode
-from user_core.config import Config, from_mapping, setting
+from user_core.config import Config, from_mapping, setting, to_mapping
 from user_core.errors import CodecError, ConfigError, SpecError
 from user_core.specs import ActionKind, Array, ArraySpec, RobotSpec
 from user_core.types import (
@@ -35,6 +35,8 @@ from user_learner.replay.conversion import Conversion
 #: Producer of episodes that came from elsewhere: their numbers are digests of what they hold.
 PRODUCER = "imported"
 _IMAGES = "observation.images."
+#: What stands where else the name of a field stands.
+_WORDS = {"always", "never", "unknown", "success"}
 
 
 class ArrayMapping(Config):
@@ -160,7 +162,7 @@ def propose(description: Description) -> DataMapping:
 
 def to_yaml(mapping: DataMapping, description: Description | None = None) -> str:
     """A mapping as YAML, with what the data say as comments."""
-    data = _plain(mapping.model_dump(mode="json", exclude_defaults=True))
+    data = _plain(to_mapping(mapping))
     lines = []
     if description is not None:
         for name, field in description.fields.items():
@@ -171,14 +173,16 @@ def to_yaml(mapping: DataMapping, description: Description | None = None) -> str
 
 
 def _plain(value: Any) -> Any:
+    """Without what says nothing, which are the defaults."""
     if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: _plain(v) for k, v in value.items() if v not in ("", None, (), [], {})}
     return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def _short(name: str, field: Field) -> str:
     if name.startswith(_IMAGES):
-        return "image_" + name[len(_IMAGES) :].replace(".", "_")
+        camera = name[len(_IMAGES) :].replace(".", "_")
+        return camera if camera.startswith("image") else f"image_{camera}"
     return name.removeprefix("observation.").removeprefix("obs/").replace("/", "_")
 
 
@@ -194,7 +198,7 @@ class Mapped:
         self.mapping, self._fields = mapping, description.fields
         used = {name for one in self._arrays.values() for name in one.fields}
         used |= {n for n in (mapping.reward.field, mapping.success, mapping.terminated) if n}
-        unknown = sorted(used - set(self._fields) - {"always", "never", "unknown", "success"})
+        unknown = sorted(used - set(self._fields) - _WORDS)
         if unknown:
             raise ConfigError(
                 "fields of a mapping", got=unknown, expected=f"some of {sorted(self._fields)}"
@@ -241,6 +245,9 @@ class Mapped:
             SpecError, CodecError: It cannot be; says why.
         """
         mapping, steps = self.mapping, source.steps
+        missing = sorted(self.wanted - set(source.fields) - _WORDS)
+        if missing:
+            raise SpecError("fields", got=f"no {missing}", expected="them in every episode")
         success = self._success(source)
         terminated = self._ended(source, success)
         given = all(
@@ -286,6 +293,12 @@ class Mapped:
             "action_stamp_ns": stamps * step,
         }  # fmt: skip
         columns = {n: np.asarray(columns[n], s.dtype) for n, s in self._taken.columns.items()}
+        for name, rows in columns.items():
+            if rows.dtype.kind == "f" and not np.isfinite(rows).all():
+                at = int(np.argwhere(~np.isfinite(rows))[0][0])
+                raise SpecError(
+                    name, got=f"a value that is not finite at step {at}", expected="finite numbers"
+                )
         if self._conversion is not None:
             columns = self._conversion.apply(columns)
         key = key_of(source.identity)
@@ -323,9 +336,7 @@ class Mapped:
     ) -> Array:
         parts = []
         for field in one.fields:
-            array = fields.get(field)
-            if array is None:
-                raise SpecError(f"field {field!r}", got="nothing", expected="it in every episode")
+            array = fields[field]
             if len(array) <= int(rows.max(initial=0)):
                 raise SpecError(
                     f"field {field!r}", got=f"{len(array)} rows", expected=f"{int(rows.max()) + 1}"

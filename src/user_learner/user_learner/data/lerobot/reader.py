@@ -308,13 +308,13 @@ class LeRobotSource:
         if self._table is None or self._table[0] != path:
             try:
                 table = parquet.read_table(path)
-                index = to_numpy(table.column("episode_index"), len(table)).reshape(-1)
+                index: Array = to_numpy(table.column("episode_index"), len(table)).reshape(-1)
             except (OSError, ValueError, KeyError) as error:
                 raise _damaged(path, error) from error
             self._table = (path, table, index)
         _, table, index = self._table
         if bool((np.diff(index) < 0).any()):
-            places = np.flatnonzero(index == number)
+            places: Array = np.flatnonzero(index == number)
             start, steps = (int(places[0]) if len(places) else 0), len(places)
         else:
             start = int(np.searchsorted(index, number))

@@ -141,6 +141,8 @@ class VideoReader:
         except (OSError, ValueError, IndexError) as error:  # av's errors are of these kinds
             raise _damaged(path, error) from error
         self._stream.thread_type = "AUTO"
+        self._held: Any = None
+        self._frames: Iterator[Any] = iter(())
         self._start()
 
     @property
@@ -212,7 +214,7 @@ class VideoReader:
         self._start()
 
     def _start(self) -> None:
-        self._held: Any = None
+        self._held = None
         self._at_s = 0.0
         self._packets: dict[float, bytes] = {}
         self._frames = self._decode()

@@ -79,6 +79,10 @@ class LeRobotWriter:
         self.written: set[tuple[str, int, int]] = set()
         self._file = self._episode = self._frame = 0
         self._rows: list[dict[str, Any]] = []
+        self._data: list[Any] = []
+        self._ours: list[Any] = []
+        self._records: list[dict[str, Any]] = []
+        self._videos: dict[str, VideoWriter] = {}
         self._begin_or_continue()
         self._open_file()
 
@@ -226,7 +230,7 @@ class LeRobotWriter:
 
     def _open_file(self) -> None:
         self._rows, self._data, self._ours, self._records = [], [], [], []
-        self._videos: dict[str, VideoWriter] = {}
+        self._videos = {}
         self._steps = self._file_bytes = 0
 
     def _video(self, feature: str, size: Sequence[int]) -> VideoWriter:

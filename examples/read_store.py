@@ -1,0 +1,108 @@
+"""Read a replay store with nothing of USER: SQLite, NumPy, and the rules of docs/reference/store_format.md.
+
+    python examples/read_store.py STORE            # what it holds
+    python examples/read_store.py STORE OUT        # each episode as OUT/NUMBER.npz
+
+It only reads, and may run beside the process that writes: it sees what was committed when it began.
+"""
+
+import json
+import math
+import pathlib
+import sqlite3
+import sys
+import urllib.parse
+
+import numpy as np
+
+LARGE = 4096  # columns of so many bytes a row have a file of their own
+OUTCOMES = ("unfinished", "success", "failure", "timeout", "aborted", "unknown")
+
+
+def files_of(schema):
+    """The column files of a segment: name, and the type of one row, whose fields are columns."""
+    size = {name: np.dtype(s["dtype"]).itemsize for name, s in schema.items()}
+    nbytes = {name: size[name] * math.prod(s["shape"]) for name, s in schema.items()}
+    large = sorted(name for name in schema if nbytes[name] >= LARGE)
+    small = sorted((n for n in schema if n not in large), key=lambda n: (-size[n], n))
+    return [_file("records", small, schema, size, nbytes)] + [
+        _file(name, [name], schema, size, nbytes) for name in large
+    ]
+
+
+def _file(name, columns, schema, size, nbytes):
+    formats, offsets, end = [], [], 0
+    for column in columns:
+        base = np.dtype(schema[column]["dtype"]).newbyteorder("<")
+        end += -end % size[column]  # aligned to its element
+        formats.append((base, tuple(schema[column]["shape"])))
+        offsets.append(end)
+        end += nbytes[column]
+    stride = max(64, end + -end % 64)
+    row = {"names": columns, "formats": formats, "offsets": offsets, "itemsize": stride}
+    return urllib.parse.quote(name, safe="") + ".col", np.dtype(row)
+
+
+class Store:
+    """A store that is open for reading."""
+
+    def __init__(self, path):
+        self.path = pathlib.Path(path)
+        self.db = sqlite3.connect(f"file:{self.path / 'index.sqlite'}?mode=ro", uri=True)
+        self.db.execute("BEGIN")  # one state of it, whatever is committed meanwhile
+        self.meta = dict(self.db.execute("SELECT key, value FROM meta"))
+        self.schema = json.loads(self.meta["schema"])
+        self.files = files_of(self.schema)
+
+    def episodes(self):
+        """Each episode: its number in the index, identity, robot, task, and result or None."""
+        for number, *key, source, robot, task, result in self.db.execute(
+            "SELECT id, producer, incarnation, number, source, robot, task, result"
+            " FROM episodes ORDER BY id"
+        ):
+            yield {
+                "id": number, "key": tuple(key), "source": ("online", "demonstration", "evaluation")[source],
+                "robot": robot, "task": task, "result": json.loads(result) if result else None,
+            }  # fmt: skip
+
+    def rows(self, episode):
+        """The rows of an episode by column, in order; those that retention dropped are not there."""
+        parts = []
+        for segment, start, rows in self.db.execute(
+            "SELECT segment, start, rows FROM extents WHERE episode = ? ORDER BY first_row",
+            (episode,),
+        ):
+            folder = self.path / "segments" / f"{segment:08d}"
+            part = {}
+            for name, dtype in self.files:
+                with open(folder / name, "rb") as stream:
+                    stream.seek(start * dtype.itemsize)
+                    found = np.frombuffer(stream.read(rows * dtype.itemsize), dtype)
+                part.update({column: found[column].copy() for column in dtype.names})
+            parts.append(part)
+        return (
+            {name: np.concatenate([p[name] for p in parts]) for name in self.schema}
+            if parts
+            else {}
+        )
+
+
+def main(arguments):
+    """Print what a store holds, or write its episodes."""
+    store = Store(arguments[0])
+    out = pathlib.Path(arguments[1]) if len(arguments) > 1 else None
+    for number, episode in enumerate(store.episodes()):
+        rows = store.rows(episode["id"])
+        steps = int((~rows["final"]).sum()) if rows else 0
+        result = episode["result"]
+        outcome = OUTCOMES[result["outcome"]] if result else "open"
+        print(
+            f"{number}: {episode['key']} {episode['robot']} {episode['task']} {steps} steps, {outcome}"
+        )
+        if out is not None and rows:
+            out.mkdir(parents=True, exist_ok=True)
+            np.savez(out / f"{number}.npz", **rows)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
