@@ -244,7 +244,7 @@ def _verify(options: argparse.Namespace, console: Console) -> int:
 def _push(options: argparse.Namespace, console: Console) -> int:
     with open_source(options.data, "lerobot") as source:
         description = source.describe()
-    hub = library("huggingface_hub", "upload to a hub")
+    hub = library("huggingface_hub", "upload to a hub", listed=False)
     api = hub.HfApi()
     try:
         api.create_repo(

@@ -15,12 +15,13 @@ class MissingLibrary(PluginError):
     """A format needs a library that is not installed."""
 
 
-def library(module: str, purpose: str) -> Any:
+def library(module: str, purpose: str, listed: bool = True) -> Any:
     """Import a library that USER does without.
 
     Args:
         module: What is imported, for instance ``pyarrow.parquet``.
         purpose: What it is needed for, for the message.
+        listed: Whether it is one of :data:`REQUIREMENTS`.
 
     Raises:
         MissingLibrary: It is not installed.
@@ -31,5 +32,5 @@ def library(module: str, purpose: str) -> Any:
         package = module.partition(".")[0]
         raise MissingLibrary(
             f"{purpose} needs {package}", got=str(error), expected=f"{package} to be installed",
-            hint=f"Install it with `pip install {package}`, or all of {REQUIREMENTS}",
+            hint=f"Install it with `pip install {package}`" + f", or all of {REQUIREMENTS}" * listed,
         ) from error  # fmt: skip
