@@ -36,6 +36,7 @@ setup(
             "goal_function = user_core.goals:GoalFunction",
         ],
         "user.rewards": [
+            "classifier = user_core.rewards.classifier:ClassifierReward",
             "composite = user_core.rewards:CompositeReward",
             "goal = user_core.goals:GoalRewardOfStep",
             "operator = user_core.rewards:OperatorReward",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,7 +18,9 @@ from user_core.types import (
     TrajectoryChunk,
     TrajectorySchema,
 )
-from user_learner.replay import StoreConfig
+from user_learner.replay import StoreConfig, StoreWriter
+from user_learner.replay.index import connect
+from user_learner.replay.layout import result_to_dict
 from user_learner.sampling import SamplerConfig
 
 SPEC = RobotSpec("arm", {"place": ArraySpec((3,), "int32")}, ArraySpec((2,)))
@@ -177,3 +180,27 @@ def assert_holds(reader, chunks) -> None:
     assert found.keys() == wanted.keys()
     for key, columns in wanted.items():
         assert same_columns(reader.read_episode(found[key]), columns), key
+
+
+def many_episodes(path, count: int) -> None:
+    """A store of which the index says that it has so many episodes."""
+    with StoreWriter(path, config=QUICK) as writer:
+        fill(writer, Actor(), [Plan(6)])
+    db = connect(path, writable=True)
+    rows = []
+    for n in range(1, count):
+        result = EpisodeResult(
+            EpisodeKey("actor1", 1, n), EpisodeSource.ONLINE,
+            Outcome.SUCCESS if n % 3 else Outcome.FAILURE, 50, float(n), n % 7 == 0,
+        )  # fmt: skip
+        rows.append(
+            ("actor1", 1, n, 0, "arm", "reach", 51, 0, 1, json.dumps(result_to_dict(result)), 1)
+        )
+    db.execute("BEGIN")
+    db.executemany(
+        "INSERT INTO episodes (producer, incarnation, number, source, robot, task, rows, gaps, ended,"
+        " result, commit_id) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+        rows,
+    )
+    db.execute("COMMIT")
+    db.close()

@@ -2,23 +2,20 @@
 
 import io
 import json
-import time
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from user_core.interfaces import Reward, RewardOutcome
-from user_core.types import EpisodeKey, EpisodeResult, EpisodeSource, Outcome
+from user_core.types import EpisodeKey
 from user_learner.cli import episodes, reward
 from user_learner.edits import Edit, EditedEpisodes, EditLog
 from user_learner.edits.columns import RewardColumn
 from user_learner.edits.listing import EpisodeFilter, list_all, select
 from user_learner.replay import StoreWriter
-from user_learner.replay.index import connect
-from user_learner.replay.layout import result_to_dict
 from user_learner.sampling import ReplaySource
-from user_testing.worlds.replay import QUICK, STILL, Actor, Plan, fill
+from user_testing.worlds.replay import QUICK, STILL, Actor, Plan, fill, many_episodes
 
 
 @pytest.fixture
@@ -169,48 +166,26 @@ def test_a_reward_that_fails_leaves_out_that_episode(store, monkeypatch):
     assert "KeyError" in text and "finite" in text
 
 
-def many(path, count):
-    """A store of which the index says that it has so many episodes."""
-    with StoreWriter(path, config=QUICK) as writer:
-        fill(writer, Actor(), [Plan(6)])
-    db = connect(path, writable=True)
-    rows = []
-    for n in range(1, count):
-        result = EpisodeResult(
-            EpisodeKey("actor1", 1, n), EpisodeSource.ONLINE,
-            Outcome.SUCCESS if n % 3 else Outcome.FAILURE, 50, float(n), n % 7 == 0,
-        )  # fmt: skip
-        rows.append(
-            ("actor1", 1, n, 0, "arm", "reach", 51, 0, 1, json.dumps(result_to_dict(result)), 1)
-        )
-    db.execute("BEGIN")
-    db.executemany(
-        "INSERT INTO episodes (producer, incarnation, number, source, robot, task, rows, gaps, ended,"
-        " result, commit_id) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
-        rows,
-    )
-    db.execute("COMMIT")
-    db.close()
-
-
-def test_twenty_thousand_episodes_are_listed_and_filtered_fast(tmp_path):
-    many(tmp_path, 20_000)
+def test_lists_of_many_episodes_are_right(tmp_path):
+    """How fast they are, `benchmarks/episode_list.py` measures."""
+    many_episodes(tmp_path, 3000)
     log = EditLog(tmp_path)
-    log.append(Edit.exclude([EpisodeKey("actor1", 1, n) for n in range(0, 20_000, 10)]))
-    log.append(Edit.tag([EpisodeKey("actor1", 1, n) for n in range(0, 20_000, 3)], ["x"]))
-
-    def best(work):
-        times = []
-        for _ in range(3):
-            began = time.process_time()
-            result = work()
-            times.append(time.process_time() - began)
-        return min(times), result
-
+    log.append(Edit.exclude([EpisodeKey("actor1", 1, n) for n in range(0, 3000, 10)]))
+    log.append(Edit.tag([EpisodeKey("actor1", 1, n) for n in range(0, 3000, 3)], ["x"]))
     with EditedEpisodes(tmp_path) as view:
-        took, all_ = best(lambda: list_all(view))
-        assert len(all_) == 20_000
-        assert took < 1.0
-        took, found = best(lambda: select(all_, EpisodeFilter(failed=True, tags=("x",))))
-        assert len(found) == len([n for n in range(1, 20_000) if n % 3 == 0 and n % 10])
-        assert took < 0.5
+        found = select(list_all(view), EpisodeFilter(failed=True, tags=("x",)))
+    wanted = [n for n in range(1, 3000) if n % 3 == 0 and n % 10]
+    assert [item.number for item in found] == wanted
+
+
+def test_an_export_is_as_edits_say_unless_all_is_asked_for(store, tmp_path):
+    from user_core.codecs.trajectory import EpisodeFileReader
+    from user_learner.cli import replay
+
+    user(episodes, "exclude", store, "1")
+    user(episodes, "trim", store, "0", "--stop", 3)
+    for words, rows in (((), [4, 5, 6]), (("--as-recorded",), [7, 31, 5, 6])):
+        file = tmp_path / f"episodes{len(words)}.zip"
+        assert user(replay, "export", store, file, *words)[0] == 0
+        with EpisodeFileReader(file) as found:
+            assert [len(one) for one in found] == rows

@@ -18,6 +18,7 @@ from rich.table import Table
 from user_core.errors import SuiteError
 from user_core.meaning import MEANINGS, describe_meaning, outside_bounds
 from user_core.types import EpisodeSource, Outcome
+from user_learner.edits.view import as_edited
 from user_learner.replay.conversion import convert
 from user_learner.replay.maintenance import Report, verify
 from user_learner.replay.meaning import find_meaning, read_meaning
@@ -78,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
         "--source", action="append", choices=_SOURCES, help="only episodes of this source"
     )
     export.add_argument("--compress", action="store_true", help="smaller, and slow")
+    export.add_argument(
+        "--as-recorded", action="store_true", help="all of it, whatever edits say (user episodes)"
+    )
     export.set_defaults(run=_export)
 
     load = commands.add_parser("import", help="take episodes from portable files, each once")
@@ -171,7 +175,10 @@ def _merge(options: argparse.Namespace, console: Console) -> int:
 def _export(options: argparse.Namespace, console: Console) -> int:
     sources = [_SOURCES[name] for name in options.source or _SOURCES]
     with _progress(console, "exporting episodes") as update:
-        report = export_episodes(options.store, options.file, sources, options.compress, update)
+        edited = None if options.as_recorded else as_edited()
+        report = export_episodes(
+            options.store, options.file, sources, options.compress, update, edited
+        )
     console.print(f"{report.episodes:,} episodes, {report.rows:,} rows written to {options.file}")
     _list(console, "left out", report.skipped, "yellow")
     return 1 if report.skipped else 0

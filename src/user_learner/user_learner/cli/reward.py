@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,21 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from user_core.config import from_mapping
 from user_core.errors import ConfigError, SuiteError
 from user_core.plugins import PluginChoice
+from user_core.rewards.classifier import ClassifierConfig, ClassifierReward, write_model
 from user_learner.edits.columns import RewardColumn, columns_of
 from user_learner.edits.entries import Edit
 from user_learner.edits.relabelling import relabel
 from user_learner.edits.view import EditedEpisodes
+from user_learner.success.evaluation import draw_curve, draw_mistakes, evaluate
+from user_learner.success.training import TrainConfig, labelled, train
+from user_learner.success.vlm import CACHE as VLM_CACHE
+from user_learner.success.vlm import TEXT_TAG, UNSURE_TAG, VlmConfig, VlmJudge, label_episodes
+
+#: Settings of `ask` that have an option of their own.
+_ASKED = ("endpoint", "model", "task")
 
 
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
@@ -75,6 +85,49 @@ def _parser() -> argparse.ArgumentParser:
     use.add_argument("--author", default="")
     use.set_defaults(run=_use)
 
+    learn = commands.add_parser(
+        "train", help="train a classifier of success on labelled episodes", parents=[store]
+    )
+    learn.add_argument("--out", required=True, metavar="FILE", help="model to write (.safetensors)")
+    learn.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE",
+        help=f"settings: {', '.join(TrainConfig.model_fields)}",
+    )  # fmt: skip
+    learn.set_defaults(run=_train)
+
+    judge = commands.add_parser(
+        "eval", help="precision and recall of a classifier, and its worst mistakes", parents=[store]
+    )
+    judge.add_argument("--model", required=True, help="that `user reward train` wrote")
+    judge.add_argument("--params", default="{}", metavar="YAML", help="of the reward `classifier`")
+    judge.add_argument(
+        "--out", default="", metavar="FOLDER", help="write curve.png and mistakes.png"
+    )
+    judge.add_argument("--json", action="store_true", help="for programs")
+    judge.set_defaults(run=_eval)
+
+    ask = commands.add_parser(
+        "ask",
+        help="ask a vision-language model which episodes succeeded, and label them",
+        parents=[store],
+    )
+    ask.add_argument(
+        "--endpoint", required=True, metavar="URL", help="such as http://localhost:8000/v1"
+    )
+    ask.add_argument("--model", required=True)
+    ask.add_argument(
+        "--task", required=True, help="the task in words: what a solved one looks like"
+    )
+    ask.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE",
+        help=f"settings: {', '.join(n for n in VlmConfig.model_fields if n not in _ASKED)}",
+    )  # fmt: skip
+    ask.add_argument(
+        "--watch", type=float, default=0.0, metavar="SECONDS",
+        help="go on, and look for new episodes every so many seconds",
+    )  # fmt: skip
+    ask.set_defaults(run=_ask)
+
     columns = commands.add_parser("columns", help="columns of rewards of a store", parents=[store])
     columns.add_argument("--json", action="store_true", help="for programs")
     columns.set_defaults(run=_columns)
@@ -121,6 +174,94 @@ def _relabel(options: argparse.Namespace, console: Console) -> int:
     return 1 if report.skipped else 0
 
 
+def _settings(words: Sequence[str]) -> dict[str, Any]:
+    values = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise ConfigError("--set", got=word, expected="NAME=VALUE")
+        values[name] = yaml.safe_load(text)
+    return values
+
+
+def _ask(options: argparse.Namespace, console: Console) -> int:
+    values = {**_settings(options.set), **{name: getattr(options, name) for name in _ASKED}}
+    config = from_mapping(VlmConfig, values, "--set")
+    with EditedEpisodes(options.store, options.edits) as view:
+        judge = VlmJudge(config, view.log.path.parent / VLM_CACHE)
+        while True:
+            report = label_episodes(view, judge)
+            if report.asked or report.cached or not options.watch:
+                console.print(
+                    f"{report.labelled:,} episodes labelled, {report.tagged:,} tagged for a person "
+                    f"(user episodes ls --tag {TEXT_TAG}, --tag {UNSURE_TAG}), {len(report.left):,} without "
+                    f"an answer; {report.asked:,} calls, {report.cached:,} answers were known",
+                    soft_wrap=True,
+                )
+            for line in [*report.left[:5], *([report.ended] if report.ended else [])]:
+                console.print(f"[yellow]{escape(line)}[/]", soft_wrap=True)
+            if not options.watch:
+                return 1 if report.left or report.ended else 0
+            time.sleep(options.watch)
+            view.refresh()
+
+
+def _train(options: argparse.Namespace, console: Console) -> int:
+    config = from_mapping(TrainConfig, _settings(options.set), "--set")
+    with EditedEpisodes(options.store, options.edits) as view:
+        with Progress(console=console, transient=True) as bar:
+            task = bar.add_task("training", total=None)
+            model, network, about = train(
+                view, config, lambda done, total: bar.update(task, completed=done, total=total)
+            )
+    write_model(options.out, model, network)
+    console.print(
+        f"{about['successes']:,} of {about['episodes']:,} episodes are successes; {about['held_out']:,} were "
+        f"kept out: at threshold {model.threshold:.3f} it finds {100 * about['recall_of_frames']:.0f} % of "
+        f"their frames of success, and takes {100 * about['false_positives_of_frames']:.2g} % of the "
+        f"others for one. Written to {options.out}",
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _eval(options: argparse.Namespace, console: Console) -> int:
+    params = {"model": options.model, **params_of(options.params)}
+    reward = ClassifierReward(from_mapping(ClassifierConfig, params, "--params"))
+    with EditedEpisodes(options.store, options.edits) as view:
+        episodes = labelled(view)
+        if not episodes:
+            raise ConfigError("labelled episodes", got=0, expected="some, of both kinds")
+        with Progress(console=console, transient=True) as bar:
+            task = bar.add_task("judging episodes", total=None)
+            found = evaluate(
+                view, reward, episodes,
+                lambda done, total: bar.update(task, completed=done, total=total),
+            )  # fmt: skip
+        if options.out:
+            folder = Path(options.out)
+            folder.mkdir(parents=True, exist_ok=True)
+            draw_curve(found, folder / "curve.png")
+            draw_mistakes(found, view, list(reward.model.cameras), folder / "mistakes.png")
+    mistakes = [e for e in found.episodes if e.found != e.solved]
+    if options.json:
+        print(json.dumps({
+            "episodes": len(found.episodes), "precision": found.precision, "recall": found.recall,
+            "recall_at_95": found.recall_at(0.95), "mistakes": [str(e.key) for e in mistakes],
+        }))  # fmt: skip
+        return 0
+    console.print(
+        f"{len(found.episodes):,} labelled episodes: precision {found.precision:.3f}, recall "
+        f"{found.recall:.3f} as configured; recall {found.recall_at(0.95):.3f} at 0.95 precision; "
+        f"{len(mistakes):,} mistakes" + (f"; pictures in {options.out}" if options.out else ""),
+        soft_wrap=True,
+    )
+    for one in mistakes[:20]:
+        what = "taken for a success" if one.found else "a success that was not seen"
+        console.print(f"  {one.key}: {what}, score {one.score:.2f}", soft_wrap=True)
+    return 0
+
+
 def _use(options: argparse.Namespace, console: Console) -> int:
     with EditedEpisodes(options.store, options.edits, reward_column=options.column) as view:
         done = view.log.append(Edit.rewards(options.column, options.reason, options.author))
@@ -134,7 +275,7 @@ def _columns(options: argparse.Namespace, console: Console) -> int:
         place: Path = view.log.path.parent
         used = view.state.reward_column
         found = [RewardColumn(place, name) for name in columns_of(place)]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "column": column.provenance.name, "used": column.provenance.name == used,
             "plugin": column.provenance.plugin, "params": dict(column.provenance.params),

@@ -251,7 +251,7 @@ class StoreEdits:
             for key, pieces in column.pieces.items()
             for piece in pieces
         ]
-        table = np.array(found, np.int64).reshape(-1, 4)
+        table: Array = np.array(found, np.int64).reshape(-1, 4)
         table = table[table[:, 0] >= 0]
         line = (table[:, 0] << _EPISODE_SHIFT) + table[:, 1]
         return np.stack([line, table[:, 2], table[:, 3]], axis=1)[np.argsort(line)]

@@ -231,7 +231,7 @@ class ColumnWriter(Closing):
         """Add values (N,) of :data:`VALUE`; they count from the next :meth:`commit` on."""
         data = np.ascontiguousarray(values, VALUE)
         try:
-            offset, view = self._end * VALUE.itemsize, memoryview(data.view(np.uint8))
+            offset, view = self._end * VALUE.itemsize, memoryview(data.view(np.uint8).data)
             while view:
                 written = os.pwrite(self._values, view, offset)
                 offset, view = offset + written, view[written:]

@@ -128,7 +128,8 @@ def check(edit: Edit) -> None:
         _require(isinstance(text, str) and len(text) <= TEXT_LETTERS, what, text, "a short text")
     if kind is EditKind.CUT:
         start, stop = values.get("start"), values.get("stop")
-        fits = _whole(start) and start >= 0 and (stop is None or (_whole(stop) and stop > start))
+        fits = isinstance(start, int) and _whole(start) and start >= 0
+        fits = fits and (stop is None or (_whole(stop) and stop > start))
         _require(fits, "steps to keep", f"{start} to {stop}", "0 <= start < stop")
     elif kind is EditKind.TAG:
         tags = [*values.get("add", ()), *values.get("remove", ())]
@@ -142,9 +143,9 @@ def check(edit: Edit) -> None:
         _require(fits, "reward", reward, "a finite number, or none")
         _require(isinstance(values.get("terminated"), bool), "terminated", values, "true or false")
     elif kind is EditKind.NOTE:
-        text = values.get("text")
-        fits = isinstance(text, str) and 0 < len(text.strip()) <= TEXT_LETTERS
-        _require(fits, "note", text, f"a text of at most {TEXT_LETTERS} letters")
+        note = values.get("text")
+        fits = isinstance(note, str) and 0 < len(note.strip()) <= TEXT_LETTERS
+        _require(fits, "note", note, f"a text of at most {TEXT_LETTERS} letters")
     elif kind is EditKind.REWARDS:
         _require(isinstance(values.get("column"), str), "column", values, "a name")
     elif kind is EditKind.UNDO:

@@ -112,7 +112,8 @@ def _judge(
     report: RelabelReport,
 ) -> list[tuple[int, Array]]:
     """Values of the steps of each part of an episode whose rows follow each other, from ``first`` on."""
-    found, at, success = [], 0, False
+    found: list[tuple[int, Array]] = []
+    at, success = 0, False
     observations = {n: c for n, c in columns.items() if n.startswith(OBSERVATION)}
     for first_row, rows in _joined(episode):
         begin = max(first - first_row, 0)

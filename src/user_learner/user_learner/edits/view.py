@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -97,7 +97,8 @@ class EditedEpisodes(Closing):
         self.reader: StoreReader = store if isinstance(store, StoreReader) else StoreReader(store)
         self.log = EditLog(edits or self.reader.path)
         self.state = EditState.of(self.log.edits)
-        self._wanted, self._column = reward_column, None
+        self._wanted = reward_column
+        self._column: RewardColumn | None = None
         try:
             self._take_column()
         except BaseException:
@@ -183,9 +184,7 @@ class EditedEpisodes(Closing):
 
     def _take_column(self) -> None:
         name = self.state.reward_column if self._wanted is None else self._wanted
-        self._column: RewardColumn | None = (
-            RewardColumn(self.log.path.parent, name) if name else None
-        )
+        self._column = RewardColumn(self.log.path.parent, name) if name else None
 
     def _judge(self, key: EpisodeKey, columns: dict[str, Array], row: Array, last: int) -> None:
         """Put in what the column of rewards says."""
@@ -213,3 +212,19 @@ def _row_numbers(info: EpisodeInfo) -> Array:
     """Number within the episode of every row that is here, (n,) int64."""
     parts = [np.arange(first, first + rows) for first, _, _, rows in info.extents]
     return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+
+def as_edited() -> Callable[[StoreReader, EpisodeInfo], RecordedEpisode | None]:
+    """What gives episodes of a store as its present edits say, with the reader that is at hand; None for
+    those that are excluded or of which no step is left."""
+    views: list[EditedEpisodes] = []
+
+    def edited(reader: StoreReader, info: EpisodeInfo) -> RecordedEpisode | None:
+        view = views[0] if views else EditedEpisodes(reader)
+        views[:] = [view]
+        episode = EditedEpisode(info, view.state.of_episode(info.key))
+        if episode.edits.excluded or (episode.edits.cut and not episode.steps):
+            return None
+        return view.recorded(episode)
+
+    return edited

@@ -207,6 +207,8 @@ def _by_width(
     """Features of episodes, those with equally many of them together."""
     groups: dict[int, list[tuple[EpisodeKey, list[float]]]] = defaultdict(list)
     for key, one in statistics.items():
+        if one.rows <= _SHORT:
+            continue
         values = [value for name in names for value in getattr(one, name)]
         if values and np.isfinite(values).all():
             groups[len(values)].append((key, values))

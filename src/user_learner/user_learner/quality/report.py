@@ -123,7 +123,7 @@ def write_page(
             try:
                 if info is not None:
                     name = f"{kind}_{n}.png"
-                    draw(reader, info, finding).save(folder / name)
+                    draw(reader, info, finding).save(folder / name, compress_level=1)
                     parts.append(f"<img src='{name}' alt='{html.escape(about)}'>")
             except (SuiteError, KeyError) as error:
                 parts.append(f"<p>(no picture: {html.escape(str(error))})</p>")
@@ -222,6 +222,6 @@ def _plot(title: str, values: Array, mark: int) -> Image.Image:
         at = left + mark * (right - left) / max(1, len(values) - 1)
         pen.line((at, top, at, bottom), _MARK, 2)
     for n in range(min(values.shape[1], 24)):
-        y = bottom - (values[:, n] - low) / span * (bottom - top)
-        pen.line([(float(a), float(b)) for a, b in zip(x, y)], _LINES[n % len(_LINES)], 1)
+        height = bottom - (values[:, n] - low) / span * (bottom - top)
+        pen.line([(float(a), float(b)) for a, b in zip(x, height)], _LINES[n % len(_LINES)], 1)
     return picture

@@ -47,10 +47,12 @@ def export_episodes(
     sources: Collection[EpisodeSource] = tuple(EpisodeSource),
     compress: bool = False,
     progress: Progress | None = None,
+    edited: Callable[[StoreReader, EpisodeInfo], RecordedEpisode | None] | None = None,
 ) -> TransferReport:
     """Write the episodes of a store to a file.
 
-    Episodes that miss rows in their middle, or have rows that are set aside, are left out.
+    Episodes that miss rows in their middle, or have rows that are set aside, are left out. ``edited``
+    gives an episode as edits say, None for one that they exclude; without it they go as recorded.
 
     Raises:
         StoreError: There is no store, or it is empty.
@@ -70,9 +72,12 @@ def export_episodes(
                 if reason:
                     report.skipped.append(f"episode {episode.key}: {reason}")
                     continue
-                target.add(recorded(reader, episode))
+                found = (edited or recorded)(reader, episode)
+                if found is None:
+                    continue
+                target.add(found)
                 report.episodes += 1
-                report.rows += sum(extent[3] for extent in episode.extents)
+                report.rows += len(found)
     finally:
         reader.close()
     return report

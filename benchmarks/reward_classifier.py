@@ -1,0 +1,141 @@
+"""A classifier of success from labelled episodes of a simulated scene: how good on others.
+
+Records peg insertions with two cameras: solved by the scripted expert, and failed in ways that look
+alike (it aims beside the hole, lets go of its task half way, or moves at random), the same number of
+each. Trains on the first, judges the others, which it never saw::
+
+    tools/run python benchmarks/reward_classifier.py --train 40 --test 60 --out /tmp/classifier
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from user_core.config import from_mapping
+from user_core.rewards.classifier import ClassifierConfig, ClassifierReward, write_model
+from user_core.specs import Array
+from user_core.types import (
+    ChunkId,
+    EpisodeKey,
+    EpisodeResult,
+    EpisodeSource,
+    FinalObservation,
+    Outcome,
+    Step,
+    TrajectoryChunk,
+    TrajectorySchema,
+)
+from user_hal.robots.mujoco import MujocoConfig, MujocoRobot
+from user_hal.sim.experts import ScriptedExpert
+from user_learner.edits import EditedEpisodes
+from user_learner.replay import StoreConfig, StoreWriter
+from user_learner.success.evaluation import draw_curve, draw_mistakes, evaluate
+from user_learner.success.training import TrainConfig, labelled, train
+
+STEPS, AFTER = 70, 2
+FAULTS = ("beside", "half_way", "random")
+
+
+def record(path: Path, episodes: int, seed: int, size: int) -> None:
+    """Record episodes, every other one to be a failure; what the simulator says is the label."""
+    robot = MujocoRobot(
+        MujocoConfig(cameras=("front", "wrist"), image_height=size, image_width=size)
+    )
+    robot.connect()
+    schema, rng = TrajectorySchema.of(robot.spec), np.random.default_rng(seed)
+    try:
+        with StoreWriter(path, config=StoreConfig(durability="kernel")) as writer:
+            for number in range(episodes):
+                fault = FAULTS[number // 2 % len(FAULTS)] if number % 2 else ""
+                steps, solved = one_episode(robot, fault, rng, seed * 100_000 + number)
+                key = EpisodeKey("bench", seed, number)
+                outcome = Outcome.SUCCESS if solved else Outcome.FAILURE
+                result = EpisodeResult(key, EpisodeSource.ONLINE, outcome, len(steps) - 1, 0.0)
+                chunk = TrajectoryChunk(
+                    ChunkId("bench", seed, number + 1), key, EpisodeSource.ONLINE, 0,
+                    schema.rows(steps), schema.hash, result, robot.spec.robot, "peg_insertion",
+                )  # fmt: skip
+                writer.append(chunk)
+    finally:
+        robot.close()
+
+
+def one_episode(
+    robot: MujocoRobot, fault: str, rng: np.random.Generator, seed: int
+) -> tuple[list[Step | FinalObservation], bool]:
+    """Steps of one episode, and whether the task was solved at its end."""
+    observation = robot.reset(seed)
+    expert = ScriptedExpert(robot.spec, 0.1, seed)
+    expert.reset()
+    low, high = robot.spec.action.low_array, robot.spec.action.high_array
+    beside = rng.choice([-1, 1], 2) * rng.uniform(0.15, 0.4, 2) * high[:2]
+    half_way, after, steps = int(rng.integers(8, 30)), AFTER, list[Step | FinalObservation]()
+    while len(steps) < STEPS and after > 0:
+        action: Array = expert.act(observation.arrays)
+        if fault == "random":
+            action = rng.uniform(low, high).astype(np.float32)
+        elif fault == "half_way" and len(steps) >= half_way:
+            action = np.clip(0.1 * rng.normal(size=len(low)) * high, low, high).astype(np.float32)
+        elif fault == "beside":
+            action[:2] = np.clip(action[:2] + beside, low[:2], high[:2])
+        robot.command(action)
+        steps.append(Step(observation.arrays, action, action, 0.0, stamp_ns=observation.stamp_ns))
+        observation = robot.read()
+        if observation.task.success:
+            after -= 1
+    steps.append(FinalObservation(observation.arrays, observation.stamp_ns))
+    return steps, bool(observation.task.success)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--train", type=int, default=40)
+    parser.add_argument("--test", type=int, default=60)
+    parser.add_argument("--seeds", type=int, default=1, help="of training")
+    parser.add_argument("--image", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for name, episodes, seed in (("train", arguments.train, 1), ("test", arguments.test, 2)):
+        if not (arguments.out / name).exists():
+            began = time.perf_counter()
+            record(arguments.out / name, episodes, seed, arguments.image)
+            print(f"{name}: {episodes} episodes in {time.perf_counter() - began:.0f} s", flush=True)
+    for seed in range(arguments.seeds):
+        began = time.perf_counter()
+        with EditedEpisodes(arguments.out / "train") as view:
+            model, network, about = train(view, TrainConfig(seed=seed, epochs=arguments.epochs))
+        took_s = time.perf_counter() - began
+        file = arguments.out / f"model_{seed}.safetensors"
+        write_model(file, model, network)
+        reward = ClassifierReward(from_mapping(ClassifierConfig, {"model": str(file)}))
+        with EditedEpisodes(arguments.out / "test") as view:
+            found = evaluate(view, reward, labelled(view))
+            draw_curve(found, arguments.out / f"curve_{seed}.png")
+            draw_mistakes(found, view, list(model.cameras), arguments.out / f"mistakes_{seed}.png")
+        print(
+            json.dumps(
+                {
+                    "seed": seed,
+                    "training_s": round(took_s, 1),
+                    "successes_of_training": about["successes"],
+                    "threshold": round(model.threshold, 3),
+                    "test_episodes": len(found.episodes),
+                    "test_successes": sum(e.solved for e in found.episodes),
+                    "precision": round(found.precision, 3),
+                    "recall": round(found.recall, 3),
+                    "recall_at_0.95": round(found.recall_at(0.95), 3),
+                }
+            ),
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""Success from images: learned from labelled episodes, tried on others; what it refuses."""
+
+import io
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from user_core.config import from_mapping
+from user_core.errors import ConfigError, SpecError
+from user_core.rewards.classifier import (
+    ClassifierConfig,
+    ClassifierModel,
+    ClassifierReward,
+    make_network,
+    read_model,
+    write_model,
+)
+from user_core.specs import ArraySpec, RobotSpec
+from user_core.types import (
+    NO_TASK,
+    ChunkId,
+    EpisodeKey,
+    EpisodeResult,
+    EpisodeSource,
+    Outcome,
+    TrajectoryChunk,
+    TrajectorySchema,
+)
+from user_learner.cli import reward as command
+from user_learner.edits import Edit, EditedEpisodes, EditLog
+from user_learner.replay import StoreWriter
+from user_learner.success.evaluation import best_run, evaluate
+from user_learner.success.training import TrainConfig, choose_threshold, labelled, train
+from user_testing.worlds.replay import QUICK
+
+SIDE = 32
+SPEC = RobotSpec("arm", {"image_front": ArraySpec((SIDE, SIDE, 3), "uint8")}, ArraySpec((2,)))
+SCHEMA = TrajectorySchema.of(SPEC)
+
+
+def images_of(solved, rng, steps=24):
+    """A bright square walks over a noisy floor; solved: it ends in a dark box, else beside it."""
+    frames = rng.integers(60, 110, (steps + 1, SIDE, SIDE, 3)).astype(np.uint8)
+    frames[:, 4:14, 18:28] = 20
+    goal = np.array([9, 23]) if solved else rng.uniform([18, 6], [28, 26])
+    start = rng.uniform([20, 4], [28, 28])
+    for n, frame in enumerate(frames):
+        at = start + (goal - start) * min(1.0, n / (steps - 3))
+        y, x = np.clip(at.round().astype(int), 3, SIDE - 4)
+        frame[y - 2 : y + 3, x - 2 : x + 3] = (230, 200, 40)
+    return frames
+
+
+def record(path, count, seed, solved=lambda n: n % 2 == 0):
+    rng = np.random.default_rng(seed)
+    with StoreWriter(path, config=QUICK) as writer:
+        for number in range(count):
+            images = images_of(solved(number), rng)
+            rows = len(images)
+            step = np.arange(rows) < rows - 1
+            columns = {n: np.zeros((rows, *s.shape), s.dtype) for n, s in SCHEMA.columns.items()}
+            columns["observation.image_front"] = images
+            columns["final"] = ~step
+            columns["truncated"] = np.arange(rows) == rows - 2
+            columns["stamp_ns"] = np.arange(rows) * 10**8
+            key = EpisodeKey("arm", seed, number)
+            outcome = Outcome.SUCCESS if solved(number) else Outcome.FAILURE
+            result = EpisodeResult(key, EpisodeSource.ONLINE, outcome, rows - 1, 0.0)
+            writer.append(
+                TrajectoryChunk(
+                    ChunkId("arm", seed, number + 1), key, EpisodeSource.ONLINE, 0, columns,
+                    SCHEMA.hash, result, "arm", "box",
+                )
+            )  # fmt: skip
+    return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads that wait for each other take longer than the work, on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    path = tmp_path_factory.mktemp("classifier")
+    store, model = record(path / "train", 24, 1), path / "success.safetensors"
+    text = io.StringIO()
+    status = command.main(
+        ["train", str(store), "--out", str(model), "--set", "size=32", "--set", "epochs=15",
+         "--set", "batch=32"],
+        Console(file=text, width=200),
+    )  # fmt: skip
+    assert status == 0, text.getvalue()
+    return path, model
+
+
+def test_it_tells_successes_of_episodes_that_it_never_saw(trained, capsys):
+    path, model = trained
+    store = record(path / "test", 20, 2)
+    text = io.StringIO()
+    out = path / "judged"
+    words = ["eval", str(store), "--model", str(model), "--out", str(out)]
+    assert command.main(words, Console(file=text, width=200)) == 0
+    assert command.main([*words, "--json"], Console(file=text)) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["precision"] >= 0.9
+    assert found["recall"] >= 0.9
+    for name in ("curve.png", "mistakes.png"):
+        assert np.asarray(Image.open(out / name)).std() > 5
+
+
+def test_as_a_reward_it_wants_frames_in_a_row_and_holds_on(trained, monkeypatch):
+    _, model = trained
+    params = {"model": str(model), "threshold": 0.8, "hysteresis": 0.2, "frames": 3}
+    reward = ClassifierReward(from_mapping(ClassifierConfig, params))
+    frame = {"image_front": np.zeros((SIDE, SIDE, 3), np.uint8)}
+    scores = iter([0.9, 0.9, 0.1, 0.7, 0.9, 0.7, 0.7, 0.5, 0.9])
+    monkeypatch.setattr(reward, "scores", lambda observation: np.array([next(scores)]))
+    said = [reward(frame, np.zeros(2), frame, NO_TASK) for _ in range(9)]
+    assert [one.success for one in said] == [False] * 6 + [True, False, False]
+    assert [one.reward for one in said] == [0.0] * 6 + [1.0, 0.0, 0.0]
+    assert [one.terminated for one in said] == [one.success for one in said]
+    reward.reset()
+    assert reward._run == 0
+
+
+def test_judging_a_robot_frame_by_frame_is_what_evaluation_says(trained):
+    path, model = trained
+    reward = ClassifierReward(from_mapping(ClassifierConfig, {"model": str(model)}))
+    with EditedEpisodes(path / "train") as view:
+        episodes = labelled(view)[:6]
+        found = evaluate(view, reward, episodes)
+        for episode, judged in zip(episodes, found.episodes):
+            columns, success = view.read(episode), False
+            reward.reset()
+            frames = [{"image_front": f} for f in columns["observation.image_front"]]
+            for before, after in itertools.pairwise(frames):
+                success |= bool(reward(before, np.zeros(2), after, NO_TASK).success)
+            assert success == judged.found
+
+
+def test_other_cameras_are_refused(trained):
+    _, model = trained
+    reward = ClassifierReward(from_mapping(ClassifierConfig, {"model": str(model)}))
+    for other in (
+        {"image_wrist": np.zeros((SIDE, SIDE, 3), np.uint8)},
+        {"image_front": np.zeros((SIDE, 2 * SIDE, 3), np.uint8)},
+        {"image_front": np.zeros((SIDE, SIDE, 3), np.float32)},
+    ):
+        with pytest.raises(SpecError, match="cameras"):
+            reward(other, np.zeros(2), other, NO_TASK)
+
+
+def test_labels_of_one_class_only_are_refused(tmp_path):
+    store = record(tmp_path / "store", 10, 3, solved=lambda n: True)
+    with EditedEpisodes(store) as view:
+        with pytest.raises(ConfigError, match="10 successes, 0 failures"):
+            train(view, TrainConfig(size=32))
+        keys = [episode.key for episode in view.episodes()]
+        # labels that came later count: then there are both, and a second of each
+        EditLog(store).append(Edit.relabel(keys[:4], Outcome.FAILURE))
+        view.refresh()
+        model, _, about = train(view, TrainConfig(size=32, epochs=1))
+        assert (about["successes"], about["episodes"]) == (6, 10)
+        assert 0 < model.threshold < 1
+    few = record(tmp_path / "few", 4, 3)
+    with EditedEpisodes(few) as view, pytest.raises(ConfigError, match="8 or more"):
+        train(view, TrainConfig(size=32))
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path):
+    for name, data in (("empty", b""), ("text", b"hello" * 10), ("huge", b"\xff" * 64)):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ConfigError, match="user reward train"):
+            read_model(tmp_path / name)
+    with pytest.raises(ConfigError, match="user reward train"):
+        read_model(tmp_path / "nowhere")
+    model = ClassifierModel({"image": (32, 32, 3)}, 32)
+    write_model(tmp_path / "good", model, make_network(model))
+    assert read_model(tmp_path / "good")[0] == model
+
+
+def test_the_threshold_keeps_false_positives_down():
+    rng = np.random.default_rng(0)
+    without, success = rng.uniform(0, 0.4, 1000), rng.uniform(0.6, 1.0, 100)
+    assert 0.4 < choose_threshold(without, success, 0.0) < 0.63
+    mixed = np.append(without, [0.95, 0.97])
+    assert (mixed >= choose_threshold(mixed, success, 0.002)).sum() <= 2
+    assert choose_threshold(np.full(10, 0.9), np.full(10, 0.1), 0.0) > 0.9  # hopeless: hardly any
+
+
+def test_the_best_run_of_frames():
+    scores = np.array([0.9, 0.1, 0.6, 0.7, 0.5, 0.95])
+    assert best_run(scores, 1) == (0.95, 6)
+    score, at = best_run(scores, 3)
+    assert (round(score, 2), at) == (0.5, 5)
+    assert best_run(scores[:2], 3) == (0.0, 2)

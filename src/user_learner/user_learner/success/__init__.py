@@ -1,0 +1,1 @@
+"""Success classifiers from labelled episodes: frames, training, and how good one is."""
