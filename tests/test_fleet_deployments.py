@@ -65,7 +65,9 @@ def test_a_robot_is_given_back_at_the_end_of_its_episode_and_the_run_goes_on_lat
         assert all(result is not None for result in results)
         assert all(episode.gaps == 0 for episode in episodes)
         assert len({result.key.producer for result in results}) == 1  # its outbox was continued
-        assert not any(r.outcome is Outcome.UNFINISHED or r.reason_code == STOPPING for r in results)
+        assert not any(
+            r.outcome is Outcome.UNFINISHED or r.reason_code == STOPPING for r in results
+        )
         cut = [r for r in results if r.reason_code == ASKED_BACK]
         assert len(cut) == (0 if whole else 2)
         if whole:
