@@ -107,6 +107,9 @@ NO_ROBOT_SPEC = _code("no_robot_spec", "The learner knows no robot's spec yet.")
 NO_STORE = _code("no_store", "The replay store that the learner reads is not there yet.")
 NO_DATA = _code("no_data", "Nothing can be drawn from the replay stores yet.")
 FEW_STEPS = _code("few_steps", "Training begins once more steps have been collected.")
+UPDATE_SKIPPED = _code(
+    "update_skipped", "An update gave numbers that are not finite, and was skipped."
+)
 UPDATE_RATIO = _code("update_ratio", "The learner waits for robots, to keep its update ratio.")
 ALL_UPDATES = _code("all_updates", "Training has made all the updates that it was to make.")
 LEARNER_SLOW = _code("learner_slow", "The learner cannot keep its update ratio; updates are lost.")

@@ -10,7 +10,7 @@ from user_core.errors import ConfigError, StoreError
 from user_core.fakes import MemoryReplay, PolicyMailbox
 from user_core.interfaces import Algorithm
 from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
-from user_core.reasons import ALL_UPDATES, LEARNER_SLOW, NO_DATA
+from user_core.reasons import ALL_UPDATES, LEARNER_SLOW, NO_DATA, UPDATE_SKIPPED
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch, PolicyVersion
 from user_learner.algorithms.rlpd import RLPD, RLPDConfig
@@ -295,12 +295,41 @@ def test_a_disk_that_is_full_does_not_stop_training(tmp_path, monkeypatch):
 def test_what_diverged_is_neither_kept_nor_published(tmp_path):
     box = PolicyMailbox()
     make(tmp_path, sink=box, max_updates=10).run()
-    loop = make(tmp_path, Counting(bad_at=15), sink=box, publish_period_s=1000.0)
+    loop = make(tmp_path, Counting(bad_at=15), sink=box, publish_period_s=1000.0, skipped_updates=0)
     loop.restore()
     with pytest.raises(TrainingDiverged, match="update 15"):
         loop.run()
     assert box.newest(after=0).update == 10
     assert make(tmp_path).restore().update == 10
+
+
+def test_an_update_that_is_not_finite_is_skipped_and_counted(tmp_path):
+    algorithm = Counting(bad_at=5)
+    loop = make(tmp_path, algorithm, max_updates=20)
+    loop.run()
+    assert (algorithm.count, loop.skipped_updates) == (20, 1)
+    (said,) = (one for one in loop.progress().warnings if one.code == UPDATE_SKIPPED)
+    assert "update 5" in said.text and "loss" in said.text
+
+
+def test_a_batch_of_nan_changes_no_weight_and_training_goes_on(tmp_path):
+    class Poisoned(FixedData):
+        def sample(self, batch_size):
+            self.drawn += 1
+            batch = super().sample(batch_size)
+            if self.drawn in (7, 8):
+                batch.reward[:] = np.nan
+            return batch
+
+        def __init__(self):
+            super().__init__()
+            self.drawn = 0
+
+    loop = make(tmp_path, rlpd(), Poisoned(), max_updates=40)
+    loop.run()
+    assert loop.skipped_updates == 2
+    assert all(np.isfinite(a).all() for a in loop.algorithm.policy_arrays().values())
+    assert all(np.isfinite(value) for value in loop.progress().metrics.values())
 
 
 def test_an_algorithm_that_fails_ends_the_loop_with_its_error(tmp_path):
@@ -390,7 +419,10 @@ class Diverges(Counting):
 def test_a_training_that_diverges_goes_back_to_a_good_checkpoint_and_says_so(tmp_path):
     make(tmp_path, max_updates=10).run()
     box = PolicyMailbox()
-    loop = make(tmp_path, Diverges(15, 2), sink=box, max_updates=30, checkpoint_period_s=1000.0)
+    loop = make(
+        tmp_path, Diverges(15, 2), sink=box, max_updates=30, checkpoint_period_s=1000.0,
+        skipped_updates=0,
+    )  # fmt: skip
     loop.restore()
     loop.run()
     assert box.newest(after=0).update == 30
@@ -401,7 +433,7 @@ def test_a_training_that_diverges_goes_back_to_a_good_checkpoint_and_says_so(tmp
 def test_a_training_that_diverges_again_and_again_is_given_up(tmp_path):
     make(tmp_path, max_updates=10).run()
     algorithm = Diverges(15, 100)
-    loop = make(tmp_path, algorithm, checkpoint_period_s=1000.0)
+    loop = make(tmp_path, algorithm, checkpoint_period_s=1000.0, skipped_updates=0)
     loop.restore()
     with pytest.raises(TrainingDiverged, match="update 15"):
         loop.run()
@@ -416,7 +448,7 @@ def test_a_batch_that_makes_training_diverge_is_named(tmp_path):
             return batch
 
     with pytest.raises(TrainingDiverged, match="holds a reward of 1e"):
-        make(tmp_path, Diverges(3, 100), source=Rewards()).run()
+        make(tmp_path, Diverges(3, 100), source=Rewards(), skipped_updates=0).run()
 
 
 def test_a_state_that_is_not_finite_is_no_checkpoint(tmp_path):

@@ -290,8 +290,12 @@ class FlatAdam:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Step along the gradients, averaged over all processes that train together."""
+        """Step along the gradients, averaged over all processes that train together.
+
+        Where they are not finite, nothing changes: neither parameters nor moments nor the count.
+        """
         average_(self._parameters.grad)
+        spoilt = (~self._parameters.grad.sum().isfinite()).float()
         if self._max_grad_norm > 0:
             norm = self._parameters.grad.norm()
             self._parameters.grad.mul_((self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
@@ -300,7 +304,7 @@ class FlatAdam:
             [self._parameters.flat], [self._parameters.grad], [moments["exp_avg"]],
             [moments["exp_avg_sq"]], [], [moments["step"]], foreach=False, fused=True,
             lr=self._learning_rate, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0,
-            amsgrad=False, maximize=False,
+            amsgrad=False, maximize=False, found_inf=spoilt,
         )  # fmt: skip
         self._stepped = True
 

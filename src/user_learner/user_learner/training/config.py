@@ -43,6 +43,13 @@ class TrainingConfig(Config):
         ge=0,
         le=64,
     )
+    skipped_updates: int = setting(
+        10,
+        doc="Updates that gave numbers that are not finite, and changed nothing by it, are skipped and counted; "
+        "after so many more than that within 1000 updates the learner goes back to its newest good "
+        "checkpoint.",
+        ge=0,
+    )
     max_updates: int | None = setting(None, doc="Updates after which training is finished.", ge=0)
     publish_period_s: float = setting(
         1.0, doc="Shortest time between two policy versions.", unit="s", ge=0
