@@ -23,8 +23,10 @@ from user_core.specs import ArraySpec
 from user_core.types import (
     ChunkId,
     EpisodeKey,
+    EpisodeResult,
     EpisodeSource,
     FinalObservation,
+    Outcome,
     Step,
     TrajectoryChunk,
     TrajectorySchema,
@@ -142,6 +144,25 @@ def send_until_acknowledged(peer, chunks, timeout_s=60.0):
         for one in chunks:
             peer.publish(topics.TRAJECTORY, one)
         time.sleep(0.2)
+
+
+def test_a_robot_whose_data_look_wrong_is_named_in_status(peer, start_node, tmp_path):
+    """Its rewards are all one number, though some episodes succeed; and its actions are all changed."""
+    chunks = []
+    for sequence in range(1, 21):
+        one = chunk(sequence)
+        one.columns["reward"][:] = 0.0
+        one.columns["proposed_action"][:-1] = np.where(one.columns["action"][:-1] > 0, -0.9, 0.9)
+        outcome = Outcome.SUCCESS if sequence % 3 else Outcome.TIMEOUT
+        result = EpisodeResult(one.episode, one.source, outcome, 19, 0.0, 0)
+        chunks.append(replace(one, result=result))
+    start_node("replay", path=str(tmp_path / "s"), autostart=True, **{"store.min_free_bytes": 0})
+    send_until_acknowledged(peer, chunks)
+    codes = ["rewards_constant", "actions_clipped"]
+    wait_until(
+        lambda: peer.replay_status and list(peer.replay_status[-1].warning_codes) == codes, "flags"
+    )
+    assert all(text.startswith("fake: ") for text in peer.replay_status[-1].warnings)
 
 
 def stored_sequences(path):
