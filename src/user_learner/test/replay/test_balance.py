@@ -101,7 +101,11 @@ def test_robots_join_while_batches_are_drawn(tmp_path: Path, cached: bool):
     options = {"schema": schema} if schema else {}
     config = STILL.replace(balance=BY_ROBOT, memory_bytes=20 * 2**20 if cached else 0)
     with StoreWriter(tmp_path, config=QUICK) as writer:
-        fill(writer, Actor(1, robot="robot0", chunk_rows=64, **options), [Plan(100)] * (60 if cached else 20))
+        fill(
+            writer,
+            Actor(1, robot="robot0", chunk_rows=64, **options),
+            [Plan(100)] * (60 if cached else 20),
+        )
         with ReplaySource(tmp_path, config) as source:
             assert drawn(source, 10) == {1: 1.0}
             assert source.cached is cached
