@@ -66,6 +66,15 @@ class GenerativeConfig(ChunkConfig):
         (256, 256, 256), doc="Units of the perceptron's layers.", ge=1, le=8192, min_length=1
     )
     steps: int = setting(8, doc="Steps from noise to a chunk.", ge=1, le=100)
+    deterministic_noise: float = setting(
+        0.2,
+        doc="Size of the noise that deterministic chunks begin with, always the same; 1: that of any other chunk. Small, "
+        "it leads near the middle of one way of doing it, without the unsteadiness of who showed it; 0 is where several "
+        "ways meet, which may be none.",
+        ge=0,
+        le=1,
+        read_only=False,
+    )
     prefix_rows: int = setting(
         0,
         doc="Trained to go on from up to so many rows that are given (training-time real-time chunking, Black "

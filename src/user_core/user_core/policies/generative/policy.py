@@ -20,7 +20,7 @@ from user_core.specs import Array, Arrays, RobotSpec
 if TYPE_CHECKING:  # imported when it is asked for, with torch
     from user_core.policies.generative.network import ChunkNetwork, GenerativeNetwork
 
-#: Noise of deterministic actions: always the same. None at all is where several ways meet, which is none.
+#: Seed of the noise of deterministic actions: always the same. None at all is where several ways meet.
 _STILL = 0
 
 
@@ -184,7 +184,8 @@ class GenerativePolicy(ChunkPolicy):
     def noise(self, deterministic: bool = False) -> Array:
         """Noise of a chunk, (T, D) float32."""
         rng = np.random.default_rng(_STILL) if deterministic else self._rng
-        return rng.standard_normal((self.rows, self.code.size), dtype=np.float32)
+        noise = rng.standard_normal((self.rows, self.code.size), dtype=np.float32)
+        return noise * np.float32(self.generation.deterministic_noise) if deterministic else noise
 
     def act_from(self, observation: Arrays, noise: Array) -> Array:
         """The next T actions, (T, A), from noise (T, D): what steers it may choose the noise."""

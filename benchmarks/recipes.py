@@ -1,0 +1,522 @@
+"""Which recipe is worth using when: tables from simulated tasks, without ROS, in many processes.
+
+    python benchmarks/recipes.py --processes 16 --seconds 540 --out recipes.jsonl
+    python benchmarks/recipes.py --only two_ways --out recipes.jsonl --picture docs/pictures/two_ways.png
+    python benchmarks/recipes.py --table --out recipes.jsonl
+
+Each job is one training with its evaluations, one thread, one JSON line. Jobs that have a line in ``--out`` already are
+not made again, so the program may be killed at any time. ``--scale 0.1`` makes all of it shorter, to try it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from learning_curves import EVALUATION_SEED, Ring, demonstrate
+
+from user_actor.loop import ActorLoopConfig, EpisodeLoop
+from user_actor.loop.ports import LocalTeleop, MemorySink
+from user_core import plugins
+from user_core.config import from_mapping
+from user_core.interfaces import Policy, TeleopCommand
+from user_core.specs import ArraySpec, RobotSpec
+from user_core.types import Batch, EpisodeSource, Outcome, Step
+from user_hal.local import LocalHal
+
+Job = dict[str, Any]
+
+#: What the task's own arrays say more directly.
+IGNORED = {
+    "peg_insertion": ["joint_position", "joint_velocity", "tcp_pose", "goal_position"],
+    "pick_place": ["joint_position", "joint_velocity", "goal_position"],
+}
+POLICIES: dict[str, Job] = {
+    "action_chunks": {"hidden": [256, 256, 256], "normalization": "data"},
+    "flow": {"hidden": [256, 256, 256]},
+    "diffusion": {"hidden": [256, 256, 256], "steps": 10},
+    "act": {"embedding": 64, "layers": 2},
+}
+
+
+class Windows:
+    """Windows of T steps of whole episodes, those that an end cuts short too."""
+
+    def __init__(self, ring: Ring, rows: int, seed: int) -> None:
+        self._ring, self._rows = ring, rows
+        self._rng = np.random.default_rng(seed)
+        last = np.flatnonzero(ring.last[: ring.rows])
+        start = ring.drawable[: ring.steps]
+        self._start = start
+        self._end = last[np.searchsorted(last, start)]  # of its episode: the final observation
+
+    def sample(self, size: int) -> Batch:
+        """A batch as a sampler with pad_windows gives it."""
+        which = self._rng.integers(0, len(self._start), size)
+        start, end = self._start[which], self._end[which]
+        at = start[:, None] + np.arange(self._rows)
+        mask = at < end[:, None]
+        at = np.minimum(at, end[:, None] - 1)
+        ring = self._ring
+        seen = {name: array[start] for name, array in ring.observation.items()}
+        zeros = np.zeros((size, self._rows), np.float32)
+        return Batch(seen, ring.action[at], zeros, zeros, seen, {"mask": mask})
+
+
+def policy_of(job: Job, spec: RobotSpec) -> Policy:
+    """The policy of a job."""
+    params = POLICIES[job["policy"]] | {
+        "rows": job.get("rows", 8), "seed": job["seed"],
+        "ignored_observations": IGNORED.get(job.get("task", ""), []), **job.get("params", {}),
+    }  # fmt: skip
+    made: Policy = plugins.build("policies", job["policy"], params, spec)
+    return made
+
+
+def cloned(job: Job, spec: RobotSpec, ring: Ring, updates: int, policy: Policy) -> Any:
+    """A policy that was cloned from a ring, and its algorithm."""
+    rate = {"act": 1e-4}.get(job["policy"], 1e-3)
+    algorithm = plugins.build("algorithms", "bc", {"learning_rate": rate}, spec, policy)
+    windows = Windows(ring, job.get("rows", 8), job["seed"])
+    for _ in range(updates):
+        algorithm.update(windows.sample(256))
+    policy.load(algorithm.policy_arrays())
+    return algorithm
+
+
+def robot(job: Job) -> LocalHal:
+    """The simulated task of a job."""
+    return LocalHal(plugins.build("robots", "mujoco", {"task": job["task"]}))
+
+
+def evaluated(hal: LocalHal, policy: Policy, episodes: int, **loop: Any) -> Job:
+    """Deterministic episodes from starts of their own: how many succeed, how long and how smooth they are.
+
+    ``jerk`` is the mean size of second differences of the executed actions (of velocities that is), in half ranges.
+    """
+    sink = MemorySink("evaluation")
+    reward = plugins.build("rewards", "task")
+    runner = EpisodeLoop(hal, policy, reward, sink, from_mapping(ActorLoopConfig, loop))
+    half = (hal.spec.action.high_array - hal.spec.action.low_array) / 2
+    wins, lengths, jerks = 0, [], []
+    for start in range(EVALUATION_SEED, EVALUATION_SEED + episodes):
+        result = runner.run(EpisodeSource.EVALUATION, start)
+        if result is None:
+            raise RuntimeError(f"no episode: {runner.stats.reason}")
+        wins += result.outcome is Outcome.SUCCESS
+        lengths.append(result.length)
+        done = [row.action for row in sink.rows[result.key] if isinstance(row, Step)]
+        if len(done) > 2:
+            jerks.append(float(np.abs(np.diff(np.stack(done) / half, 2, axis=0)).mean()))
+    return {
+        "success": round(wins / episodes, 3), "length": round(float(np.mean(lengths)), 1),
+        "jerk": round(float(np.mean(jerks)), 4),
+    }  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------------------
+# Jobs: each gives what its line says besides the job itself
+# --------------------------------------------------------------------------------------------------
+
+
+def bc(job: Job, scale: float) -> Job:
+    """Behaviour cloning from some demonstrations."""
+    with robot(job) as hal:
+        reward = plugins.build("rewards", "task")
+        ring = demonstrate(hal, job["demonstrations"], 0.3, job["seed"], 60_000, reward)
+        policy = policy_of(job, hal.spec)
+        begin_s = time.monotonic()
+        cloned(job, hal.spec, ring, int(job["updates"] * scale), policy)
+        learning_s = time.monotonic() - begin_s
+        result = evaluated(hal, policy, max(2, int(50 * scale)), replan_every=4)
+        return {**result, "demonstrated": ring.steps, "learning_s": round(learning_s)}
+
+
+def late(job: Job, scale: float) -> Job:
+    """One cloned flow, carried out in several ways with policies that are slow."""
+    found: Job = {}
+    with robot(job) as hal:
+        reward = plugins.build("rewards", "task")
+        ring = demonstrate(hal, job["demonstrations"], 0.3, job["seed"], 60_000, reward)
+        policy = policy_of(job, hal.spec)
+        cloned(job, hal.spec, ring, int(job["updates"] * scale), policy)
+        for delay in (0, 3, 6, 9):
+            ways = ["sequential", "ensemble", "real_time"]
+            for execution in ways[2:] if job["params"] else ways:
+                chunks = {"execution": execution, "delay_steps": delay}
+                every = 4 if execution == "ensemble" else max(4, delay)
+                found[f"{execution}_{delay}"] = evaluated(
+                    hal, policy, max(2, int(40 * scale)), chunks=chunks, replan_every=every
+                )
+    return found
+
+
+class Corrector:
+    """A scripted expert who takes over where the policy is about to do something else for long.
+
+    The person of HG-DAgger (Kelly et al., "HG-DAgger: Interactive Imitation Learning with Human Experts", 2019): takes
+    over once what the policy would do has differed from what he would do for some steps in a row, and gives back
+    once he has driven for a while.
+
+    Args:
+        spec: The robot's.
+        policy: What he watches.
+        seed: Of the noise of his hand.
+    """
+
+    def __init__(self, spec: RobotSpec, policy: Policy, seed: int) -> None:
+        self._policy = policy
+        self._expert = plugins.build("teleops", "expert", {"noise": 0.0, "seed": seed})
+        self._expert.connect(spec)
+        self._half = (spec.action.high_array - spec.action.low_array) / 2
+        self.reset()
+
+    def reset(self) -> None:
+        """An episode begins."""
+        self._bad = self._left = self.taken = 0
+
+    def read(self, observation: Any) -> TeleopCommand:
+        """Whether he drives now."""
+        wanted = self._expert.read(observation).action
+        planned = self._policy.act(observation.arrays, deterministic=True)[0]
+        off = float(np.abs((planned - wanted) / self._half).max())
+        self._bad = self._bad + 1 if off > 0.6 else 0
+        if self._left:
+            self._left -= 1
+        elif self._bad >= 3:
+            self._left, self._bad = 8, 0
+            self.taken += 1
+        return TeleopCommand(self._left > 0, wanted, observation.stamp_ns)
+
+
+def hg_dagger(job: Job, scale: float) -> Job:
+    """Rounds of episodes that an expert corrects, each followed by more cloning; or by as many demonstrated steps."""
+    with robot(job) as hal:
+        reward = plugins.build("rewards", "task")
+        ring = demonstrate(hal, job["demonstrations"], 0.3, job["seed"], 60_000, reward)
+        policy, watched = policy_of(job, hal.spec), policy_of(job, hal.spec)
+        updates = int(job["updates"] * scale)
+        algorithm = cloned(job, hal.spec, ring, updates, policy)
+        curve = [
+            {"expert_steps": 0, **evaluated(hal, policy, max(2, int(20 * scale)), replan_every=4)}
+        ]
+        given, start = 0, 10_000_000 * (job["seed"] + 1)
+        corrections = Ring(hal.spec, 60_000)
+        for _ in range(job["rounds"]):
+            taken = []
+            if job["corrects"]:
+                watched.load(policy.arrays())
+                person = Corrector(hal.spec, watched, start)
+                trials = MemorySink("online")
+                config = from_mapping(
+                    ActorLoopConfig, {"replan_every": 4, "arbiter": {"hold_s": 0.0}}
+                )
+                loop = EpisodeLoop(hal, policy, reward, trials, config, teleop=LocalTeleop(person))
+                for _ in range(job["episodes"]):
+                    person.reset()
+                    start += 1
+                    result = loop.run(seed=start)
+                    if result is None:
+                        continue
+                    taken.append(person.taken)
+                    given += result.interventions
+                    for row in _of_person(trials.rows[result.key]):
+                        corrections.append(row)
+            else:  # as many steps, demonstrated
+                more = demonstrate(
+                    hal, job["more"], 0.3, 1000 + start % 1000 + given, 60_000, reward
+                )
+                given += more.steps
+                start += 1
+                _join(corrections, more)
+            mixed = [Windows(ring, job.get("rows", 8), 1)]
+            if corrections.steps:
+                mixed.append(Windows(corrections, job.get("rows", 8), 2))
+            for _ in range(updates // 4):
+                parts = [one.sample(256 // len(mixed)) for one in mixed]
+                algorithm.update(_concatenated(parts))
+            policy.load(algorithm.policy_arrays())
+            curve.append({
+                "expert_steps": given,
+                "interventions": round(float(np.mean(taken)), 2) if taken else None,
+                **evaluated(hal, policy, max(2, int(20 * scale)), replan_every=4),
+            })  # fmt: skip
+    return {"curve": curve}
+
+
+def _of_person(rows: list[Any]) -> list[Any]:
+    """Stretches that a person drove, each as an episode of its own."""
+    from user_core.types import ActedBy, FinalObservation
+
+    found: list[Any] = []
+    for row in rows:
+        drove = isinstance(row, Step) and row.acted_by in (ActedBy.HUMAN, ActedBy.SCRIPT)
+        if drove:
+            found.append(row)
+        elif found and isinstance(found[-1], Step):
+            found.append(FinalObservation(row.observation, row.stamp_ns))
+    return found
+
+
+def _join(ring: Ring, more: Ring) -> None:
+    from user_core.types import FinalObservation
+
+    for row in range(more.rows):
+        seen = {name: array[row] for name, array in more.observation.items()}
+        if more.last[row]:
+            ring.append(FinalObservation(seen))
+        else:
+            ring.append(Step(seen, more.action[row], more.action[row], 0.0))
+
+
+def _concatenated(parts: list[Batch]) -> Batch:
+    seen = {
+        name: np.concatenate([p.observation[name] for p in parts]) for name in parts[0].observation
+    }
+    action, zeros = (np.concatenate([getattr(p, n) for p in parts]) for n in ("action", "reward"))
+    mask = np.concatenate([p.extras["mask"] for p in parts])
+    return Batch(seen, action, zeros, zeros, seen, {"mask": mask})
+
+
+#: A point that goes from below to above a disc, left or right of it.
+POINT = RobotSpec(
+    "point", {"position": ArraySpec((2,), low=-2.0, high=2.0)},
+    ArraySpec((2,), low=-1.0, high=1.0), period_s=0.1,
+)  # fmt: skip
+DISC = (0.0, 0.0, 0.35)
+
+
+def demonstrated_way(rng: np.random.Generator, side: float) -> np.ndarray:
+    """Positions from about (0, -1) to (0, 1), (33, 2), past the disc on one side."""
+    t = np.linspace(0, 1, 33)
+    width = side * rng.uniform(0.55, 0.7)
+    x = width * np.sin(np.pi * t) ** 2 + rng.uniform(-0.05, 0.05)
+    return np.stack([x, -1 + 2 * t], 1)
+
+
+def two_ways(job: Job, scale: float) -> Job:
+    """Demonstrations left and right of a disc, evenly: what is learned, from the middle."""
+    rng = np.random.default_rng(job["seed"])
+    ring, step = Ring(POINT, 60_000), 0.1
+    from user_core.types import FinalObservation
+
+    for episode in range(60):
+        way = demonstrated_way(rng, 1.0 if episode % 2 else -1.0).astype(np.float32)
+        moves = (np.diff(way, axis=0) / step).astype(np.float32)
+        for at, move in zip(way[:-1], moves, strict=True):
+            ring.append(Step({"position": at}, move, move, 0.0))
+        ring.append(FinalObservation({"position": way[-1]}))
+    policy = policy_of(job, POINT)
+    cloned(job, POINT, ring, int(job["updates"] * scale), policy)
+    ways, hits, sides = [], 0, []
+    for _ in range(40):
+        at = np.array([rng.uniform(-0.05, 0.05), -1.0], np.float32)
+        way = [at]
+        while len(way) < 33:
+            for action in policy.act(
+                {"position": way[-1]}, deterministic=job["policy"] == "action_chunks"
+            )[:8]:
+                way.append((way[-1] + step * action).astype(np.float32))
+        path = np.stack(way[:33])
+        ways.append(np.round(path, 3).tolist())
+        hits += bool((np.hypot(path[:, 0] - DISC[0], path[:, 1] - DISC[1]) < DISC[2]).any())
+        sides.append(float(np.sign(path[16, 0])))
+    return {"hits": hits / 40, "right": float(np.mean(np.array(sides) > 0)), "ways": ways}
+
+
+KINDS = {"bc": bc, "noise": bc, "late": late, "hg_dagger": hg_dagger, "two_ways": two_ways}
+
+
+def jobs(seeds: list[int]) -> list[Job]:
+    """All of them, the longest first."""
+    found: list[Job] = []
+    for seed in seeds[:2]:
+        for prefix in (0, 10):
+            found.append({
+                "kind": "late", "task": "pick_place", "policy": "flow", "demonstrations": 200, "seed": seed,
+                "updates": 8000, "rows": 24, "params": {"prefix_rows": prefix} if prefix else {},
+            })  # fmt: skip
+    for seed in seeds:
+        for corrects in (True, False):
+            found.append({
+                "kind": "hg_dagger", "task": "pick_place", "policy": "flow", "demonstrations": 20, "seed": seed,
+                "updates": 4000, "rounds": 8, "episodes": 10, "more": 10, "corrects": corrects,
+            })  # fmt: skip
+    for demonstrations in (200, 50, 20):
+        for seed in seeds:
+            for task in ("pick_place", "peg_insertion"):
+                for policy in ("flow", "action_chunks", "diffusion"):
+                    found.append({
+                        "kind": "bc", "task": task, "policy": policy, "demonstrations": demonstrations,
+                        "seed": seed, "updates": 6000,
+                    })  # fmt: skip
+    for demonstrations in (200, 50, 20):
+        for seed in seeds:
+            for noise in (0.0, 0.5, 1.0):
+                found.append({
+                    "kind": "noise", "task": "pick_place", "policy": "flow", "seed": seed, "updates": 6000,
+                    "demonstrations": demonstrations, "params": {"deterministic_noise": noise},
+                })  # fmt: skip
+    for policy in ("flow", "action_chunks", "diffusion"):
+        found.append({"kind": "two_ways", "policy": policy, "seed": 0, "updates": 3000, "rows": 16})
+    return found
+
+
+def _run(work: tuple[Job, float, str, float]) -> None:
+    job, scale, out, end_s = work
+    if time.time() > end_s:
+        return
+    import torch
+
+    torch.set_num_threads(1)
+    begin_s = time.monotonic()
+    try:
+        result = KINDS[job["kind"]](job, scale)
+    except Exception:  # one job does not end the others
+        result = {"error": traceback.format_exc()[-1500:]}
+    line = json.dumps(
+        {"job": job, "scale": scale, "result": result, "s": round(time.monotonic() - begin_s)}
+    )
+    with Path(out).open("a") as file:
+        file.write(line + "\n")
+    print(line[:300], flush=True)
+
+
+def read(out: Path) -> list[Job]:
+    """Lines that are there, of jobs that did not fail."""
+    if not out.exists():
+        return []
+    lines = [json.loads(line) for line in out.read_text().splitlines() if line.strip()]
+    return [line for line in lines if "error" not in line["result"]]
+
+
+def tables(lines: list[Job]) -> str:
+    """Markdown of what was measured: means over seeds, with the least and the most."""
+    text = ["| task | demonstrations | policy | seeds | success |", "|---|---|---|---|---|"]
+    groups: dict[tuple[Any, ...], list[float]] = {}
+    for line in lines:
+        job = line["job"]
+        if job["kind"] in ("bc", "noise"):
+            size = job.get("params", {}).get("deterministic_noise")
+            name = (
+                job["policy"] if size is None else f"{job['policy']}, deterministic_noise {size:g}"
+            )
+            key = (job["task"], job["demonstrations"], name)
+            groups.setdefault(key, []).append(line["result"]["success"])
+    for key, values in sorted(groups.items()):
+        spread = (
+            f"{100 * np.mean(values):.0f} % ({100 * min(values):.0f} to {100 * max(values):.0f})"
+        )
+        text.append(f"| {key[0]} | {key[1]} | `{key[2]}` | {len(values)} | {spread} |")
+    text += [
+        "",
+        "| execution | delay, steps | success | jerk | steps of an episode |",
+        "|---|---|---|---|---|",
+    ]
+    ways: dict[tuple[str, int], list[Job]] = {}
+    for line in lines:
+        if line["job"]["kind"] == "late":
+            trained = " (trained for it)" if line["job"]["params"] else ""
+            for name, result in line["result"].items():
+                execution, _, delay = name.rpartition("_")
+                ways.setdefault((execution + trained, int(delay)), []).append(result)
+    for (execution, delay), results in sorted(ways.items()):
+        means = [float(np.mean([r[n] for r in results])) for n in ("success", "jerk", "length")]
+        text.append(
+            f"| {execution} | {delay} | {100 * means[0]:.0f} % | {means[1]:.3f} | {means[2]:.0f} |"
+        )
+    text += [
+        "",
+        "| from | round | steps of the expert | interventions an episode | success |",
+        "|---|---|---|---|---|",
+    ]
+    for corrects in (True, False):
+        curves = [
+            line["result"]["curve"] for line in lines
+            if line["job"]["kind"] == "hg_dagger" and line["job"]["corrects"] is corrects
+        ]  # fmt: skip
+        for number, points in enumerate(zip(*curves, strict=False)):
+            steps, success = (np.mean([p[n] for p in points]) for n in ("expert_steps", "success"))
+            asked = [p["interventions"] for p in points if p.get("interventions") is not None]
+            said = f"{np.mean(asked):.1f}" if asked else ""
+            name = "corrections" if corrects else "demonstrations"
+            text.append(f"| {name} | {number} | {steps:.0f} | {said} | {100 * success:.0f} % |")
+    text += ["", "| policy | through the disc | to the right |", "|---|---|---|"]
+    for line in lines:
+        if line["job"]["kind"] == "two_ways":
+            r = line["result"]
+            text.append(
+                f"| `{line['job']['policy']}` | {100 * r['hits']:.0f} % | {100 * r['right']:.0f} % |"
+            )
+    return "\n".join(text)
+
+
+def picture(lines: list[Job], path: Path) -> None:
+    """Ways past the disc, one panel a policy."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    chosen = [line for line in lines if line["job"]["kind"] == "two_ways"]
+    figure, panels = plt.subplots(
+        1, len(chosen) + 1, figsize=(2.1 * (len(chosen) + 1), 3.0), sharey=True
+    )
+    rng = np.random.default_rng(0)
+    shown = [demonstrated_way(rng, 1.0 if i % 2 else -1.0) for i in range(20)]
+    for panel, (title, ways) in zip(
+        panels,
+        [("demonstrations", shown), *((line["job"]["policy"], line["result"]["ways"]) for line in chosen)],
+        strict=True,
+    ):  # fmt: skip
+        panel.add_patch(plt.Circle(DISC[:2], DISC[2], color="0.75"))
+        for way in ways:
+            panel.plot(*np.array(way).T, lw=0.6, alpha=0.7, color="tab:blue")
+        panel.set(title=title, xlim=(-1, 1), aspect="equal", xticks=[], yticks=[])
+        panel.title.set_size(9)
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("recipes.jsonl"))
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=1e9, help="no job begins after this")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="*", default=list(KINDS), help="kinds of jobs")
+    parser.add_argument("--scale", type=float, default=1.0, help="of updates and evaluations")
+    parser.add_argument(
+        "--table", action="store_true", help="print what there is, and make nothing"
+    )
+    parser.add_argument("--picture", type=Path, help="draw the ways past the disc")
+    arguments = parser.parse_args()
+    if not arguments.table:
+        done = [line["job"] for line in read(arguments.out) if line["scale"] == arguments.scale]
+        end_s = time.time() + arguments.seconds
+        work = [
+            (job, arguments.scale, str(arguments.out), end_s)
+            for job in jobs(arguments.seeds)
+            if job["kind"] in arguments.only and job not in done
+        ]
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        with multiprocessing.get_context("spawn").Pool(
+            arguments.processes, maxtasksperchild=1
+        ) as pool:
+            for _ in pool.imap_unordered(_run, work):
+                pass
+    lines = read(arguments.out)
+    print(tables(lines))
+    if arguments.picture:
+        picture(lines, arguments.picture)
+
+
+if __name__ == "__main__":
+    main()
