@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -108,7 +109,7 @@ def draw(grants: Sequence[Grant], begin_ns: int, end_ns: int, file: Path) -> Pat
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    handles = [
+    handles: list[Any] = [
         Patch(facecolor=colours[n], hatch=hatches[n], edgecolor="white", label=n) for n in names
     ]
     if any(g.ending.code in _FAILURES for g in grants):
