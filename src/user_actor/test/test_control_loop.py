@@ -158,6 +158,7 @@ def test_a_person_ends_the_episode(label, config, outcome, terminated):
         seen.append(task.label)
         return RewardOutcome(1.0)
 
+    reward.reset = lambda: None
     setup.loop.episodes._reward = reward
     setup.person.script = lambda step: HumanInput(label=label) if step == 3 else NOBODY
     (result,) = setup.run()
