@@ -17,6 +17,7 @@ from rclpy.node import Node
 from user_comm import topics
 from user_comm.converters import observation_from_message
 from user_comm.topics import interface_class, profile
+from user_core.types import Outcome
 from user_testing.waiting import wait_until
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -121,18 +122,14 @@ def test_a_person_drives_judges_stops_and_looks_at_what_was_recorded(
     page.goto(console)
     page.wait_for_selector('[data-robot="robot0"]', timeout=60_000)
     _sees_the_camera_move(page)
-    _drives_to_the_goal(page, console, eyes)
-    _stops_in_an_emergency(page, eyes)
     history = tmp_path / "r" / "history.jsonl"
-    lines = [json.loads(line) for line in history.read_text().splitlines()]
-    wait_until(
-        lambda: [
-            e for line in history.read_text().splitlines()
-            if (e := json.loads(line))["kind"] == "episode" and e["outcome"] == 1
-        ],
-        "an episode that a person solved", 30,
-    )  # fmt: skip
-    assert lines
+
+    def solved() -> bool:
+        lines = [line for line in history.read_text().splitlines() if '"episode"' in line]
+        return any(json.loads(line)["outcome"] == Outcome.SUCCESS for line in lines)
+
+    _drives_to_the_goal(page, console, eyes, solved)
+    _stops_in_an_emergency(page, eyes)
     _finds_the_episode(page, console)
     acts = [json.loads(t) for t in (tmp_path / "r" / "console_acts.jsonl").read_text().splitlines()]
     said = [act["what"] for act in acts]
@@ -148,7 +145,7 @@ def _sees_the_camera_move(page):
     )
 
 
-def _drives_to_the_goal(page, console, eyes):
+def _drives_to_the_goal(page, console, eyes, solved):
     page.goto(f"{console}/drive_robot?robot=/robot0")
     page.wait_for_function("() => window.userDrive && document.querySelector('[data-testid=take]')")
     page.get_by_test_id("take").click()
@@ -156,9 +153,9 @@ def _drives_to_the_goal(page, console, eyes):
     wait_until(lambda: eyes.newest is not None, "observations", 30)
     page.keyboard.down("Space")
     page.wait_for_function("() => userDrive.state.engaged", timeout=30_000)
-    episode, down = eyes.newest.episode, set()
-    end_s = time.monotonic() + 90
-    while eyes.newest.episode == episode and time.monotonic() < end_s:
+    down = set()
+    end_s = time.monotonic() + 120
+    while not solved() and time.monotonic() < end_s:  # a busy machine may abort an attempt
         wanted = {
             keys[0] if way > 0 else keys[1]
             for way, keys in zip(eyes.way(), _KEYS, strict=True)
@@ -169,13 +166,12 @@ def _drives_to_the_goal(page, console, eyes):
         for key in wanted - down:
             page.keyboard.down(key)
         down = wanted
-        if math.dist(eyes.way(), (0, 0, 0)) < 0.015:
+        if math.dist(eyes.way(), (0, 0, 0)) < 0.02:
             page.keyboard.press("1")  # the person says that it is solved
         time.sleep(0.02)
     for key in down:
         page.keyboard.up(key)
-    assert eyes.newest.episode != episode, f"not reached: {eyes.way()} m are left"
-    assert page.evaluate("document.getElementById('drive-status').dataset.engaged") == "true"
+    assert solved(), f"not reached: {eyes.way()} m are left"
     page.keyboard.up("Space")
     page.wait_for_function("() => !userDrive.state.engaged", timeout=10_000)
 

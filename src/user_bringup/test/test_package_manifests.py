@@ -42,6 +42,11 @@ WITHOUT_KEY = {
 #: Optional: who misses one is told what to install; who has a camera that sends video has its messages.
 OPTIONAL = {
     "pyspacemouse",
+    # extras, requirements/extra_*.txt
+    "nicegui", "fastapi", "starlette", "uvicorn",  # the console; the last three come with the first
+    "playwright",
+    "pyarrow", "h5py", "minari",
+    "submitit",
     "Box2D",
     "ur_dashboard_msgs",
     "ffmpeg_image_transport_msgs",

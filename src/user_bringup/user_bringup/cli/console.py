@@ -106,4 +106,5 @@ def _folders(folder: Path | None) -> tuple[Path | None, Path | None]:
         raise ConfigError(
             "folder", got=str(folder), expected="the folder of a run or of a replay store"
         )
-    return folder, stores[0] if stores else None
+    own = folder / "replay"  # what the run itself collects; the others are demonstrations
+    return folder, own if own in stores else (stores[0] if stores else None)

@@ -16,6 +16,9 @@ import numpy as np
 from user_core.errors import StoreError
 from user_core.specs import Array
 from user_core.types import EpisodeKey, Outcome
+from user_learner.edits.entries import Edit
+from user_learner.edits.log import EditLog
+from user_learner.edits.state import NO_EDITS, EditState, EpisodeEdits
 from user_learner.replay.reader import EpisodeInfo, StoreReader
 
 #: Episodes whose rows are kept in memory.
@@ -36,6 +39,8 @@ class Filter:
         source: Word of a source, ``online`` or ``evaluation``.
         robot: Its name.
         intervened: Only those in which a person acted.
+        excluded: Only those that edits exclude; else all the others.
+        tag: Only those with this tag.
         longer_than: Only those of more steps.
         text: Part of key, task or reason.
     """
@@ -44,13 +49,17 @@ class Filter:
     source: str = ""
     robot: str = ""
     intervened: bool = False
+    excluded: bool = False
+    tag: str = ""
     longer_than: int = 0
     text: str = ""
 
-    def takes(self, episode: EpisodeInfo) -> bool:
+    def takes(self, episode: EpisodeInfo, edits: EpisodeEdits = NO_EDITS) -> bool:
         """Whether it is shown."""
         result = episode.result
-        if self.outcome and _outcome(episode) != self.outcome:
+        if self.excluded != edits.excluded or (self.tag and self.tag not in edits.tags):
+            return False
+        if self.outcome and _outcome(episode, edits) != self.outcome:
             return False
         if self.source and episode.source.name.lower() != self.source:
             return False
@@ -77,7 +86,8 @@ class EpisodeList:
         self.path = path
         self._lock = threading.RLock()
         self._reader: StoreReader | None = None
-        self._version: Any = None
+        self._log: EditLog | None = None
+        self._edits = EditState()
         self._episodes: dict[str, EpisodeInfo] = {}
         self._rows: OrderedDict[str, tuple[int, dict[str, Array]]] = OrderedDict()
 
@@ -90,14 +100,41 @@ class EpisodeList:
             changed = self._reader.refresh()
             if changed or not self._episodes:
                 self._episodes = {key_text(e.key): e for e in self._reader.episodes()}
+            if self._log is None:
+                self._log = EditLog(self.path)
+                self._edits = EditState.of(self._log.edits)
+            elif self._log.refresh():
+                self._edits = EditState.of(self._log.edits)
             yield self._reader
 
     def find(self, wanted: Filter, most: int = 500) -> tuple[list[EpisodeInfo], int, int]:
         """Those that a filter takes, the newest first and ``most`` of them; how many it takes, and how many there
         are. Raises StoreError where there is no store."""
         with self._open():
-            found = [e for e in self._episodes.values() if wanted.takes(e)]
+            edits = self._edits
+            found = [e for e in self._episodes.values() if wanted.takes(e, edits.of_episode(e.key))]
             return found[::-1][:most], len(found), len(self._episodes)
+
+    def edits_of(self, key: EpisodeKey) -> EpisodeEdits:
+        """What people and models said of an episode later."""
+        with self._lock:
+            return self._edits.of_episode(key)
+
+    def edit(self, edit: Edit) -> Edit:
+        """Write something beside the data. Raises SuiteError, and then nothing is written."""
+        with self._open():
+            assert self._log is not None
+            done = self._log.append(edit)
+            self._edits = EditState.of(self._log.edits)
+            return done
+
+    def history(self, key: EpisodeKey) -> list[Edit]:
+        """The entries about an episode that count, the newest first."""
+        with self._open():
+            log = self._log.edits if self._log is not None else ()
+            return [
+                e for e in log[::-1] if key in e.episodes and e.number not in self._edits.undone
+            ]
 
     def robots(self) -> list[str]:
         """Names of the robots that made episodes."""
@@ -131,11 +168,13 @@ class EpisodeList:
         return sum(a.nbytes for _, columns in self._rows.values() for a in columns.values())
 
 
-def _outcome(episode: EpisodeInfo) -> str:
+def _outcome(episode: EpisodeInfo, edits: EpisodeEdits = NO_EDITS) -> str:
+    if edits.outcome is not None:
+        return edits.outcome.name.lower()
     return (episode.result.outcome if episode.result else Outcome.UNFINISHED).name.lower()
 
 
-def row_of(episode: EpisodeInfo) -> dict[str, Any]:
+def row_of(episode: EpisodeInfo, edits: EpisodeEdits = NO_EDITS) -> dict[str, Any]:
     """An episode as a row of a table."""
     result = episode.result
     return {
@@ -145,7 +184,8 @@ def row_of(episode: EpisodeInfo) -> dict[str, Any]:
         "robot": episode.robot,
         "task": episode.task,
         "source": episode.source.name.lower(),
-        "outcome": _outcome(episode),
+        "outcome": _outcome(episode, edits),
+        "tags": ", ".join(edits.tags),
         "steps": max(episode.rows - 1, 0),
         "return": round(result.episode_return, 3) if result else None,
         "interventions": result.interventions if result else 0,

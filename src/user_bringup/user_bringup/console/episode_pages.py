@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -11,6 +12,7 @@ from urllib.parse import quote
 from fastapi import FastAPI, Request, Response
 from nicegui import ui
 
+from user_bringup.console.access import Role
 from user_bringup.console.episode_list import (
     EpisodeList,
     Filter,
@@ -21,25 +23,29 @@ from user_bringup.console.episode_list import (
     row_of,
     traces,
 )
+from user_bringup.console.frame import Frame
 from user_bringup.console.run_curves import curves_of, known_runs
 from user_core.errors import SuiteError
 from user_core.types import EpisodeSource, Outcome
+from user_learner.edits.entries import Edit
+from user_learner.replay.reader import EpisodeInfo
 
 if TYPE_CHECKING:
-    from user_bringup.console.server import Console
+    from user_bringup.console.shared import Console
 
 _COLUMNS = (
     "start", "robot", "task", "source", "outcome", "steps", "return", "interventions", "version",
+    "tags",
 )  # fmt: skip
 _STRIP = 8
 _PLAY_S = 0.1
+#: Readable on light and on dark.
+_INK, _LINES = "#8a8f98", {"lineStyle": {"color": "#8a8f9855"}}
 _COLOURS = {"person": "#2e7d3233", "script": "#1565c033", "changed by the gate": "#ef6c0044"}
 
 
 def add_episode_pages(console: Console, app: FastAPI) -> None:
     """Register them."""
-    from user_bringup.console.pages import Frame
-
     store = Path(console.config.store) if console.config.store else None
     episodes = EpisodeList(store) if store is not None else None
 
@@ -92,8 +98,8 @@ async def _listing(episodes: EpisodeList) -> None:
         more = f", the newest {len(found)} shown" if matching > len(found) else ""
         count.set_text(f"{matching} of {total} episodes{more}")
         table.rows = [
-            {**row_of(e), "start": _when(row_of(e)["start"]), "return": _text(row_of(e)["return"])}
-            for e in found
+            {**row, "start": _when(row["start"]), "return": _text(row["return"])}
+            for row in (row_of(e, episodes.edits_of(e.key)) for e in found)
         ]
         table.props(f'data-seconds="{time.monotonic() - asked_s:.3f}"')
 
@@ -120,7 +126,9 @@ async def _listing(episodes: EpisodeList) -> None:
         ui.input("text", on_change=lambda e: choose("text", e.value)).props(
             "debounce=200 clearable"
         )
+        ui.input("tag", on_change=lambda e: choose("tag", e.value)).props("debounce=200 clearable")
         ui.checkbox("intervened", on_change=lambda e: choose("intervened", e.value))
+        ui.checkbox("excluded", on_change=lambda e: choose("excluded", e.value))
     columns = [
         {"name": n, "label": n, "field": n, "align": "left", "sortable": True} for n in _COLUMNS
     ]
@@ -137,7 +145,7 @@ async def _episode(console: Console, frame: Any, episodes: EpisodeList, key: str
     except SuiteError as error:
         ui.label(f"{error}").classes("text-lg text-negative")
         return
-    row = row_of(info)
+    row = row_of(info, episodes.edits_of(info.key))
     rows = info.rows
     ui.link("all episodes", "/episodes")
     ui.label(
@@ -147,6 +155,7 @@ async def _episode(console: Console, frame: Any, episodes: EpisodeList, key: str
     if info.gaps:
         said.append(f"{info.gaps} rows never came")
     ui.label(", ".join(text for text in said if text)).classes("opacity-70")
+    _edits(console, frame, episodes, info)
     cameras = image_columns(columns)
     shown = [0]
     images: dict[str, Any] = {}
@@ -190,6 +199,72 @@ async def _episode(console: Console, frame: Any, episodes: EpisodeList, key: str
     assert key == key_text(info.key)
 
 
+def _edits(console: Console, frame: Any, episodes: EpisodeList, info: EpisodeInfo) -> None:
+    """What is said of an episode beside its data, and what one may say; each entry can be undone."""
+    steps = max(info.rows - 1, 1)
+    said = ui.column().classes("w-full gap-0").props("data-testid=edits")
+
+    async def show() -> None:
+        entries = await asyncio.to_thread(episodes.history, info.key)
+        said.clear()
+        with said:
+            for entry in entries:
+                values = ", ".join(
+                    f"{k} {v}" for k, v in entry.values.items() if v not in (None, [])
+                )
+                with ui.row().classes("items-center gap-2"):
+                    text = f"{entry.kind.value} {values} {entry.reason}".strip()
+                    ui.label(f"{text}, by {entry.author}, {_when(entry.time_ns)}")
+                    undo = partial(say, Edit.undo(entry.number, author=frame.visitor.name))
+                    frame.act_button("undo", Role.LABEL, undo, icon="undo").props("flat")
+
+    async def say(edit: Edit) -> None:
+        if not console.may(frame.visitor, Role.LABEL):
+            ui.notify("your token does not let you label", type="negative")
+            return
+        try:
+            done = await asyncio.to_thread(episodes.edit, edit)
+        except SuiteError as error:
+            ui.notify(f"{error}", type="negative")
+            return
+        console.acts.add(
+            frame.visitor.name, done.kind.value, key_text(info.key), f"entry {done.number}"
+        )
+        await show()
+
+    def about(make: Any, *arguments: Any, **options: Any) -> Any:
+        options = {"author": frame.visitor.name, **options}
+        return lambda: say(make([info.key], *arguments, **options))
+
+    with ui.row().classes("w-full items-center gap-2"):
+        for text, does, icon in (
+            ("exclude", about(Edit.exclude), "block"),
+            ("include", about(Edit.include), "add_circle"),
+            ("relabel success", about(Edit.relabel, Outcome.SUCCESS), "check"),
+            ("relabel failure", about(Edit.relabel, Outcome.FAILURE), "close"),
+        ):
+            frame.act_button(text, Role.LABEL, does, icon=icon).props(f'data-testid="{text}"')
+        tag = ui.input("tag").classes("w-32")
+        frame.act_button(
+            "tag", Role.LABEL,
+            lambda: say(Edit.tag([info.key], add=[tag.value], author=frame.visitor.name)),
+        )  # fmt: skip
+        note = ui.input("note").classes("w-48")
+        frame.act_button(
+            "note", Role.LABEL, lambda: say(Edit.note([info.key], note.value, frame.visitor.name))
+        )
+        cut = ui.range(min=0, max=steps, value={"min": 0, "max": steps}).classes("w-48")
+        cut.props("label")
+        frame.act_button(
+            "keep these steps", Role.LABEL,
+            lambda: say(Edit.cut([info.key], cut.value["min"],
+                                 cut.value["max"] if cut.value["max"] < steps else None,
+                                 author=frame.visitor.name)),
+            icon="content_cut",
+        )  # fmt: skip
+    ui.timer(0.1, show, once=True)
+
+
 def _picture(key: str, name: str, row: int) -> str:
     return f"/picture?key={quote(key)}&name={quote(name)}&row={row}"
 
@@ -221,14 +296,15 @@ def _plot(columns: Any) -> dict[str, Any]:
     axis = {"type": "category", "data": rows}
     return {
         "animation": False,
+        "textStyle": {"color": _INK},
         "tooltip": {"trigger": "axis"},
         "axisPointer": {"link": [{"xAxisIndex": "all"}]},
-        "legend": {"type": "scroll", "top": 0},
+        "legend": {"type": "scroll", "top": 0, "textStyle": {"color": _INK}},
         "grid": [{"top": 40, "height": "28%"}, {"top": "52%", "height": "38%"}],
         "xAxis": [{**axis, "gridIndex": 0}, {**axis, "gridIndex": 1, "name": "row"}],
         "yAxis": [
-            {"name": "reward", "gridIndex": 0},
-            {"name": "action", "gridIndex": 1, "scale": True},
+            {"name": "reward", "gridIndex": 0, "splitLine": _LINES},
+            {"name": "action", "gridIndex": 1, "scale": True, "splitLine": _LINES},
         ],
         "series": series,
     }
@@ -263,11 +339,11 @@ async def _curves(console: Console) -> None:
         with charts:
             for title, lines in found.items():
                 ui.echart({
-                    "animation": False, "title": {"text": title, "textStyle": {"fontSize": 14}},
+                    "animation": False, "title": {"text": title, "textStyle": {"fontSize": 14, "color": _INK}},
                     "tooltip": {"trigger": "axis"}, "legend": {"top": 20} if len(lines) > 1 else {"show": False},
                     "grid": {"left": 56, "right": 12, "top": 50, "bottom": 40},
-                    "xAxis": {"type": "value", "name": over.value, "nameLocation": "middle", "nameGap": 24, "min": "dataMin"},
-                    "yAxis": {"type": "value", "scale": True},
+                    "xAxis": {"type": "value", "name": over.value, "nameLocation": "middle", "nameGap": 24, "min": "dataMin", "splitLine": _LINES},
+                    "yAxis": {"type": "value", "scale": True, "splitLine": _LINES},
                     "series": [
                         {"name": name, "type": "line", "showSymbol": False, "data": points} for name, points in lines.items()
                     ],

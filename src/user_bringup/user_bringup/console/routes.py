@@ -15,7 +15,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from user_bringup.console.access import Role, Visitor
 from user_bringup.console.guard import REFUSED
-from user_bringup.console.server import Console, Graph
+from user_bringup.console.shared import Console, Graph
 from user_core.errors import SpecError, SuiteError
 from user_hal.teleops.browser import BrowserInput
 

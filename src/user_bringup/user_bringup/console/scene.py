@@ -11,7 +11,7 @@ from nicegui import ui
 from user_core.errors import SuiteError
 
 if TYPE_CHECKING:
-    from user_bringup.console.server import Console
+    from user_bringup.console.shared import Console
 
 _REFRESH_S = 0.1
 

@@ -1,144 +1,18 @@
-"""The web server of the console: pages, cameras, and the websocket by which a person drives."""
+"""The web server of the console, in a thread of its own."""
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from user_bringup.console.access import Access, DriverSeats, Role, Tokens, Visitor
-from user_bringup.console.act_log import ActLog, default_file
-from user_bringup.console.config import ConsoleConfig
 from user_bringup.console.guard import Guard
-from user_bringup.console.snapshot import Snapshot
-from user_core.errors import DeviceError, PluginError, SuiteError
+from user_bringup.console.shared import Console
+from user_core.errors import DeviceError, PluginError
 
 _START_S = 30.0
-
-
-class Graph(Protocol):
-    """What the console asks of a ROS graph; :class:`user_bringup.nodes.console_graph.ConsoleGraph`."""
-
-    @property
-    def robots(self) -> Mapping[str, Any]:
-        """Robots by namespace."""
-
-    @property
-    def managers(self) -> list[str]:
-        """Full names of lifecycle managers."""
-
-    @property
-    def learners(self) -> Mapping[str, str]:
-        """Services that keep a checkpoint, by learner."""
-
-    def call(self, service: str) -> Any:
-        """Call a service of type Trigger."""
-
-    def watch_camera(self, topic: str) -> Any:
-        """Look at a camera."""
-
-    def leave_camera(self, view: Any) -> None:
-        """Look no more."""
-
-    def jpeg(self, view: Any, quality: int = 80) -> bytes | None:
-        """The newest image."""
-
-    def watch_joints(self, namespace: str) -> Any:
-        """Look at joints."""
-
-    def leave_joints(self, namespace: str) -> None:
-        """Look no more."""
-
-    def drive(self, namespace: str, config: Any, device: str) -> Any:
-        """A place to drive from."""
-
-    def tell(self, namespace: str, label: str, device: str) -> None:
-        """Judge the running episode."""
-
-
-class Console:
-    """What all pages share.
-
-    Args:
-        config: Its parameters.
-        look: Gives the state of the system now.
-        graph: The ROS graph; None for a finished run.
-    """
-
-    def __init__(
-        self, config: ConsoleConfig, look: Callable[[], Snapshot], graph: Graph | None = None
-    ) -> None:
-        self.config, self.graph = config, graph
-        self._look, self._looked_s = look, -1.0
-        self._snapshot = Snapshot()
-        self.access = Access(config.host, Tokens(config.tokens), config.names)
-        run = Path(config.run_dir) if config.run_dir else None
-        self.acts = ActLog(run / "console_acts.jsonl" if run and run.is_dir() else default_file())
-        self.seats = DriverSeats()
-
-    def snapshot(self) -> Snapshot:
-        """The state, made anew at most twice a second, however many pages look."""
-        now_s = time.monotonic()
-        if now_s - self._looked_s > 0.4:
-            self._snapshot, self._looked_s = self._look(), now_s
-        return self._snapshot
-
-    def may(self, visitor: Visitor, role: Role) -> bool:
-        """Whether he may do this still: his token may have been taken back since his page was made."""
-        if self.access.local:
-            return visitor.role >= role
-        return self.access.tokens.names().get(visitor.name, Role.LOOK - 1) >= role
-
-    async def act(
-        self, visitor: Visitor, what: str, whom: str, service: str, role: Role
-    ) -> tuple[bool, str]:
-        """Call a service for a person, and write it down."""
-        if not self.may(visitor, role):
-            return self._told(visitor, what, whom, f"not allowed to {visitor.name}", False)
-        if self.graph is None:
-            return self._told(visitor, what, whom, "nothing runs", False)
-        answer = await asyncio.to_thread(self.graph.call, service)
-        return self._told(visitor, what, whom, answer.text, answer.ok)
-
-    async def emergency_stop(self, visitor: Visitor) -> tuple[bool, str]:
-        """Stop all robots, at the same time. Anybody who may see the page may stop them."""
-        graph = self.graph
-        robots = list(graph.robots.items()) if graph is not None else []
-        if graph is None or not robots:
-            return self._told(visitor, "emergency stop", "", "no robot is heard of", False)
-        answers = await asyncio.gather(
-            *(asyncio.to_thread(graph.call, view.services["emergency_stop"]) for _, view in robots)
-        )
-        good = True
-        texts = []
-        for (namespace, _), answer in zip(robots, answers, strict=True):
-            good &= answer.ok
-            texts.append(f"{namespace.strip('/')}: {answer.text}")
-            self._told(visitor, "emergency stop", namespace, answer.text, answer.ok)
-        return good, "; ".join(texts)
-
-    async def judge(self, visitor: Visitor, namespace: str, label: str) -> tuple[bool, str]:
-        """Give the running episode of a robot a verdict."""
-        if not self.may(visitor, Role.LABEL):
-            return self._told(visitor, label, namespace, f"not allowed to {visitor.name}", False)
-        if self.graph is None:
-            return self._told(visitor, label, namespace, "nothing runs", False)
-        try:
-            await asyncio.to_thread(self.graph.tell, namespace, label, f"console {visitor.name}")
-        except SuiteError as error:
-            return self._told(visitor, label, namespace, str(error), False)
-        return self._told(visitor, label, namespace, "told", True)
-
-    def _told(
-        self, visitor: Visitor, what: str, whom: str, text: str, ok: bool
-    ) -> tuple[bool, str]:
-        self.acts.add(visitor.name, what, whom, text, ok)
-        return ok, text
 
 
 class ConsoleServer:

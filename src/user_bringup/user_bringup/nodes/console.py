@@ -10,7 +10,8 @@ from functools import partial
 from typing import Any
 
 from user_bringup.console.config import ConsoleConfig
-from user_bringup.console.server import Console, ConsoleServer
+from user_bringup.console.server import ConsoleServer
+from user_bringup.console.shared import Console
 from user_bringup.console.snapshot import Snapshot, snapshot
 from user_bringup.nodes.console_graph import ConsoleGraph
 from user_bringup.nodes.monitor import Monitor

@@ -1,0 +1,179 @@
+"""Who may see and do what at the console."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from user_bringup.console.access import (
+    COOKIE,
+    Access,
+    DriverSeats,
+    RateLimit,
+    Role,
+    Tokens,
+)
+from user_bringup.console.config import ConsoleConfig
+from user_bringup.console.guard import MESSAGES_AT_ONCE, REFUSED, Guard
+from user_core.errors import ConfigError
+
+
+def scope(kind="http", path="/", method="GET", **headers):
+    pairs = [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]
+    return {"type": kind, "path": path, "method": method, "headers": pairs, "query_string": b""}
+
+
+async def answer(guard, scope, body=b"", messages=()):
+    """What a guard sends, for a request or for a websocket that brings messages."""
+    sent, incoming = [], list(messages)
+
+    async def receive():
+        if scope["type"] == "http":
+            return {"type": "http.request", "body": body}
+        return incoming.pop(0) if incoming else {"type": "websocket.disconnect"}
+
+    async def send(event):
+        sent.append(event)
+
+    await guard(scope, receive, send)
+    return sent
+
+
+async def behind(scope, receive, send):
+    """The pages: answer with who came; a websocket is read to its end."""
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": scope["visitor"].name.encode()})
+        return
+    count = 0
+    while (event := await receive())["type"] == "websocket.receive":
+        count += 1
+    await send({"type": "ended", "count": count, "code": event.get("code")})
+
+
+@pytest.fixture
+def far(tmp_path):
+    """A console that the network reaches, with one token for each role."""
+    tokens = Tokens(tmp_path / "tokens.json")
+    given = {role: tokens.add(role.name.lower(), role) for role in Role}
+    return Guard(behind, Access("0.0.0.0", tokens), secure=True), given  # noqa: S104
+
+
+def run(guard, scope, **options):
+    return asyncio.run(answer(guard, scope, **options))
+
+
+def test_a_token_is_kept_as_its_hash_only_and_others_cannot_read_the_file(tmp_path):
+    file = tmp_path / "tokens.json"
+    token = Tokens(file).add("anna", Role.DRIVE)
+    assert token not in file.read_text()
+    assert file.stat().st_mode & 0o077 == 0
+    visitor = Tokens(file).visitor(token)
+    assert (visitor.name, visitor.role) == ("anna", Role.DRIVE)
+
+
+def test_a_token_that_was_taken_back_by_another_process_counts_no_more(tmp_path):
+    file = tmp_path / "tokens.json"
+    tokens = Tokens(file)
+    token = tokens.add("anna", Role.LOOK)
+    assert Tokens(file).remove("anna")
+    assert tokens.visitor(token) is None
+
+
+def test_a_damaged_file_of_tokens_lets_nobody_in(tmp_path):
+    file = tmp_path / "tokens.json"
+    file.write_text("[]")
+    with pytest.raises(ConfigError, match="tokens of the console"):
+        Tokens(file)
+
+
+def test_without_a_token_nobody_sees_anything(far):
+    guard, _ = far
+    assert run(guard, scope(host="lab:1"))[0]["status"] == 401
+    assert run(guard, scope("websocket", host="lab:1"))[0] == {
+        "type": "websocket.close", "code": REFUSED, "reason": "",
+    }  # fmt: skip
+
+
+def test_a_token_lets_in_by_a_cookie_that_scripts_and_other_sites_do_not_get(far):
+    guard, given = far
+    sent = run(guard, scope(path="/enter", method="POST", host="lab:1", origin="https://lab:1"),
+               body=f"token={given[Role.LOOK]}".encode())  # fmt: skip
+    headers = dict(sent[0]["headers"])
+    assert sent[0]["status"] == 303
+    for word in (b"HttpOnly", b"SameSite=Strict", b"Secure"):
+        assert word in headers[b"set-cookie"]
+    cookie = f"{COOKIE}={given[Role.LOOK]}"
+    assert run(guard, scope(host="lab:1", cookie=cookie))[1]["body"] == b"look"
+
+
+def test_guessing_tokens_is_slowed_down(far):
+    guard, given = far
+    form = scope(path="/enter", method="POST", host="lab:1")
+    statuses = [run(guard, form, body=b"token=wrong")[0]["status"] for _ in range(30)]
+    assert statuses[0] == 401
+    assert statuses[-1] == 429
+    assert run(guard, form, body=f"token={given[Role.LOOK]}".encode())[0]["status"] == 429
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_only_who_may_drive_gets_the_websocket_for_it(far, role):
+    guard, given = far
+    came = scope("websocket", "/drive", host="lab:1", origin="https://lab:1",
+                 cookie=f"{COOKIE}={given[role]}")  # fmt: skip
+    assert (run(guard, came)[-1]["type"] == "ended") == (role is Role.DRIVE)
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_pages_of_other_origins_are_refused(tmp_path, kind):
+    guard = Guard(behind, Access("127.0.0.1", Tokens(None)), secure=False)
+    ours = scope(kind, method="POST", host="localhost:7460", origin="http://localhost:7460")
+    theirs = scope(kind, method="POST", host="localhost:7460", origin="https://evil.example")
+    assert run(guard, ours)[0].get("status", 0) in (0, 200)
+    first = run(guard, theirs)[0]
+    assert first.get("status") == 403 or first.get("code") == REFUSED
+    assert guard.refused == 1
+
+
+def test_a_foreign_name_that_leads_to_this_machine_is_refused():
+    guard = Guard(behind, Access("127.0.0.1", Tokens(None)), secure=False)
+    assert run(guard, scope(host="evil.example:7460"))[0]["status"] == 403
+    assert run(guard, scope(host="127.0.0.1:7460"))[1]["body"] == b"local"
+    assert run(guard, scope(host="[::1]:7460"))[0]["status"] == 200
+
+
+def test_ten_thousand_messages_at_once_end_the_websocket_not_the_console():
+    guard = Guard(behind, Access("127.0.0.1", Tokens(None)), secure=False)
+    flood = [{"type": "websocket.receive", "text": "{}"}] * 10_000
+    ended = run(guard, scope("websocket", host="localhost"), messages=flood)[-1]
+    assert ended["code"] == REFUSED
+    assert ended["count"] <= 2 * MESSAGES_AT_ONCE
+    assert guard.flooded == 1
+
+
+def test_a_rate_is_kept_over_time():
+    now = [0.0]
+    limit = RateLimit(10.0, 5.0, lambda: now[0])
+    assert sum(limit.take() for _ in range(20)) == 5
+    now[0] = 1.0
+    assert sum(limit.take() for _ in range(20)) == 5
+    now[0] = 1.25
+    assert sum(limit.take() for _ in range(20)) == 2
+
+
+def test_one_driver_for_a_robot_and_only_he_leaves_the_seat():
+    seats, one, other = DriverSeats(), object(), object()
+    assert seats.sit("/robot0", "anna", one) == ""
+    assert seats.sit("/robot0", "ben", other) == "anna"
+    seats.leave("/robot0", other)
+    assert seats.driver("/robot0") == "anna"
+    assert seats.sit("/robot1", "ben", other) == ""
+    seats.leave("/robot0", one)
+    assert seats.sit("/robot0", "ben", other) == ""
+
+
+def test_beyond_this_machine_it_takes_tls_or_somebodys_word():
+    with pytest.raises(ConfigError, match="without TLS"):
+        ConsoleConfig(host="0.0.0.0")  # noqa: S104
+    assert ConsoleConfig(host="0.0.0.0", plain=True).port == 7460  # noqa: S104

@@ -1,0 +1,123 @@
+"""What is on every page: where one can go, and the emergency stop above everything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import Request
+from nicegui import ui
+
+from user_bringup.console.access import Role, Visitor
+from user_bringup.console.shared import Console
+from user_bringup.console.snapshot import Snapshot
+
+_REFRESH_S = 0.5
+_STYLE = """
+:root { color-scheme: light dark; }
+.body--light { background: #f4f5f7; } .body--dark { background: #14171a; }
+.figures { display: grid; grid-template-columns: auto 1fr; gap: .1rem .8rem; font-variant-numeric: tabular-nums; }
+.figures > :nth-child(odd) { opacity: .65; }
+.big { font-size: 2.2rem; line-height: 1.1; font-weight: 600; font-variant-numeric: tabular-nums; }
+.camera { width: 100%; aspect-ratio: 1; object-fit: contain; background: #0004; border-radius: .4rem; image-rendering: auto; }
+.stop { font-size: 1.3rem !important; font-weight: 700; min-height: 3.2rem; }
+.cockpit { display: grid; width: 100%; gap: 1rem; align-items: center; justify-items: center;
+  grid-template: "left view right" / auto minmax(0, 48rem) auto; justify-content: center; }
+@media (max-width: 800px) { .cockpit { grid-template: "view view" "left right" / 1fr 1fr; } }
+.pad { width: min(42vw, 15rem); aspect-ratio: 1; border-radius: 50%; background: #8884; touch-action: none; display: grid;
+  place-content: center; user-select: none; position: relative; border: 2px solid #8888; }
+.pad[data-down] { border-color: #2e7d32; background: #2e7d3233; }
+.pad .knob { width: 4rem; height: 4rem; border-radius: 50%; background: #888c; pointer-events: none; display: grid; place-content: center; }
+#drive-status { font-size: 1.3rem; font-weight: 600; padding: .5rem .8rem; border-radius: .4rem; background: #8883; }
+#drive-status[data-engaged=true] { background: #2e7d32; color: white; }
+.axis { --v: 0; height: .6rem; width: 8rem; background: #8884; border-radius: .3rem; position: relative; overflow: hidden; }
+.axis::after { content: ""; position: absolute; inset: 0 auto 0 50%; width: 2px; background: #1976d2;
+  transform: scaleX(calc(1 + abs(var(--v)) * 30)) translateX(calc(var(--v) * 50%)); }
+"""
+
+
+class Frame:
+    """What is on every page: where one can go, and the emergency stop.
+
+    Args:
+        console: What the pages share.
+        request: Who asks for it.
+        here: Name of the page.
+    """
+
+    def __init__(self, console: Console, request: Request, here: str) -> None:
+        self.console = console
+        self.visitor: Visitor = request.scope["visitor"]
+        ui.add_css(_STYLE)
+        ui.colors(primary="#1565c0", negative="#c62828", positive="#2e7d32")
+        places = [
+            ("live", "/"),
+            ("episodes", "/episodes"),
+            ("curves", "/curves"),
+            ("acts", "/acts"),
+        ]
+        if self.visitor.role >= Role.DRIVE and console.graph is not None:
+            places.insert(1, ("drive", "/drive_robot"))
+        with ui.header(elevated=True).classes("items-center gap-2 q-py-xs"):
+            for name, path in places:
+                link = ui.link(name, path).classes("text-white no-underline text-lg q-px-sm")
+                if name == here:
+                    link.classes("font-bold underline")
+            ui.space()
+            ui.label(f"{self.visitor.name}: {self.visitor.role.name.lower()}").classes(
+                "opacity-70 max-sm:hidden"
+            )
+            self._stop = ui.button("EMERGENCY STOP", color="negative", on_click=self._on_stop)
+            self._stop.classes("stop").props("unelevated data-testid=stop")
+            self._reset = ui.button(
+                "reset emergency stop", color="warning", on_click=self._on_reset
+            )
+            self._reset.classes("stop").props("unelevated data-testid=reset").set_visibility(False)
+        ui.keyboard(on_key=self._on_key, ignore=["input", "select", "textarea"])
+        if console.graph is None:
+            self._stop.set_visibility(False)
+        self.on_refresh: list[Callable[[Snapshot], None]] = [self._show_stop]
+        ui.timer(_REFRESH_S, self._refresh)
+
+    def _refresh(self) -> None:
+        snapshot = self.console.snapshot()
+        for show in self.on_refresh:
+            show(snapshot)
+
+    def _show_stop(self, snapshot: Snapshot) -> None:
+        stopped = any(robot.emergency for robot in snapshot.robots)
+        self._reset.set_visibility(stopped and self.visitor.role >= Role.DRIVE)
+
+    async def _on_key(self, event: Any) -> None:
+        if event.key.escape and event.action.keydown and not event.action.repeat:
+            await self._on_stop()
+
+    async def _on_stop(self) -> None:
+        ok, text = await self.console.emergency_stop(self.visitor)
+        ui.notify(f"emergency stop: {text}", type="warning" if ok else "negative", timeout=10_000)
+
+    async def _on_reset(self) -> None:
+        with ui.dialog() as dialog, ui.card():
+            ui.label("Is everybody away from the robots?").classes("text-lg")
+            with ui.row():
+                ui.button("yes, they may move again", on_click=lambda: dialog.submit(True)).props(
+                    "data-testid=sure"
+                )
+                ui.button("no", on_click=lambda: dialog.submit(False)).props("flat")
+        if not await dialog:
+            return
+        graph = self.console.graph
+        for namespace, view in list(graph.robots.items()) if graph else []:
+            if service := view.services.get("reset_emergency_stop"):
+                await self.act("reset emergency stop", namespace, service, Role.DRIVE)
+
+    async def act(self, what: str, whom: str, service: str, role: Role) -> None:
+        """Call a service, and say what came of it."""
+        ok, text = await self.console.act(self.visitor, what, whom, service, role)
+        ui.notify(f"{what} {whom.strip('/')}: {text}", type="positive" if ok else "negative")
+
+    def act_button(self, text: str, role: Role, does: Callable[[], Any], **options: Any) -> Any:
+        """A button that only those see who may press it."""
+        button = ui.button(text, on_click=does, **options).props("dense no-caps")
+        button.set_visibility(self.visitor.role >= role)
+        return button
