@@ -43,9 +43,14 @@ WITHOUT_KEY = {
 OPTIONAL = {
     "pyspacemouse",
     # extras, requirements/extra_*.txt
-    "nicegui", "fastapi", "starlette", "uvicorn",  # the console; the last three come with the first
+    "nicegui",
+    "fastapi",
+    "starlette",
+    "uvicorn",  # the console; the last three come with the first
     "playwright",
-    "pyarrow", "h5py", "minari",
+    "pyarrow",
+    "h5py",
+    "minari",
     "submitit",
     "Box2D",
     "ur_dashboard_msgs",
