@@ -10,6 +10,7 @@ from user_core.errors import ConfigError, PolicyError, SpecError
 from user_core.plugins import build
 from user_core.policies.generative.coding import ChunkCode, soft_mask
 from user_core.policies.generative.network import model_of
+from user_core.policies.generative.objectives import Flow, Given
 from user_core.specs import ArraySpec, RobotSpec
 
 ACTION = ArraySpec((2,), low=(-1.0, 0.0), high=(1.0, 4.0))
@@ -138,6 +139,65 @@ def test_a_plan_that_goes_on_keeps_its_side(name, prefix):
         made = np.stack([policy.continue_plan(seen, plan, 2) for _ in range(30)])
         np.testing.assert_array_equal(made[:, :2], np.broadcast_to(plan[:2], made[:, :2].shape))
         assert (np.sign(made[:, 2:, 0]) == np.sign(side)).mean() > 0.8
+
+
+def test_guidance_is_the_gradient_of_the_distance_to_the_given_rows():
+    """Equations 2 to 4 of Black et al. 2025, with autograd of that distance instead of a product."""
+    network = stirred(make("flow", hidden=[24, 24, 16])).network()
+    model = model_of(network, network.inputs({"x": np.array([[0.3, -0.7, 1.1]], np.float32)}))
+    generator = torch.Generator().manual_seed(0)
+    x, code = torch.randn((2, 4, 2), generator=generator)[:, None]
+    weight = torch.from_numpy(soft_mask(4, 3, 1))[:, None]
+    for t, strength in ((0.0, 5.0), (0.25, 100.0), (0.75, 5.0)):
+        noisy = x.clone().requires_grad_()
+        velocity = model(noisy, t, None)
+        off = code - (noisy + (1 - t) * velocity)
+        (uphill,) = torch.autograd.grad(-(weight * off.square()).sum() / 2, noisy)
+        share = strength if t == 0 else min(strength, (t**2 + (1 - t) ** 2) / (t * (1 - t)))
+        given = Given(code, weight, weight.floor(), False, strength)
+        guided = Flow()._guided(model, x, t, given)
+        torch.testing.assert_close(guided, (velocity + share * uphill).detach())
+
+
+def waves(rng, size):
+    """A sine whose phase nothing tells: chunks that begin alike go on alike."""
+    x = rng.uniform(-1, 1, (size, 3)).astype(np.float32)
+    phase = rng.uniform(0, 2 * np.pi, (size, 1, 1))
+    return x, (0.6 * np.sin(0.6 * np.arange(12)[:, None] + phase)).astype(np.float32)
+
+
+def from_waves(rows):
+    """How far rows (12,) are from the sine that is nearest to them, on average."""
+    i = 0.6 * np.arange(12)
+    (of_sine, of_cosine), *_ = np.linalg.lstsq(np.stack([np.sin(i), np.cos(i)], 1), rows)
+    return np.abs(rows - 0.6 * np.sin(i + np.arctan2(of_cosine, of_sine))).mean()
+
+
+def test_guided_rows_are_reproduced_before_they_are_copied_and_the_rest_follows_from_them(
+    monkeypatch,
+):
+    spec = RobotSpec("r", NUMBERS.observation, ArraySpec((1,), low=-1.0, high=1.0))
+    policy = make("flow", spec, rows=12, hidden=[128, 128])
+    train(policy, spec, waves, 600, rate=3e-3, size=256)
+    seen, sampled = {"x": np.zeros(3, np.float32)}, []
+    generate = policy._generate
+
+    def spied(observation, noise, given):
+        made = generate(observation, noise, given)
+        sampled.append(made[:, 0].copy())
+        return made
+
+    monkeypatch.setattr(policy, "_generate", spied)
+    free = np.mean([from_waves(policy.act(seen)[:, 0]) for _ in range(30)])
+    sampled.clear()
+    rng = np.random.default_rng(3)
+    wholes = 0.6 * np.sin(0.6 * np.arange(12) + rng.uniform(0, 2 * np.pi, (30, 1)))
+    for whole in wholes:
+        policy.continue_plan(seen, whole[:8, None].astype(np.float32), 3)
+    made = np.stack(sampled)
+    assert np.abs(made[:, :3] - wholes[:, :3]).mean() < 0.1  # a free one is off by 0.5
+    assert np.abs(made[:, 8:] - wholes[:, 8:]).mean() < 0.15  # nothing but the manifold says these
+    assert np.mean([from_waves(rows) for rows in made]) < free + 0.03
 
 
 def test_small_actions_are_learned_in_their_own_scale():
