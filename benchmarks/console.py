@@ -1,0 +1,255 @@
+"""What the operator's page costs, and how soon a key reaches the driver, in a real Chromium::
+
+    python benchmarks/console.py keys [--presses 60]      # from a key to the driver's command
+    python benchmarks/console.py list [--episodes 20000]  # how long the page of a large store takes
+    python benchmarks/console.py cost [--rounds 2] [--seconds 60]   # control loop and learner, without and with a page open
+
+``keys`` runs hal, actor, store and console with a robot that notes when a command reaches its driver. ``cost`` runs
+``sim_images`` in turns without a console, with one that nobody looks at, and with a page that shows the camera.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "testing"))
+
+from user_core.config import Config, setting
+from user_core.specs import Array
+from user_hal.robots.mock import MockConfig, MockRobot
+from user_testing.systems import started, words_of_run
+
+RATE_HZ = 20.0
+_BROWSER = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync",
+            "--disable-component-update", "--no-first-run")  # fmt: skip
+
+
+class NotingRobotConfig(MockConfig):
+    """A mock robot that notes when a command reaches it."""
+
+    times: str = setting(
+        "", doc="File that gets a line for each command: monotonic ns, first element."
+    )
+
+
+class NotingRobot(MockRobot):
+    """Writes the time of every command that differs from the one before."""
+
+    Config: ClassVar[type[Config]] = NotingRobotConfig
+
+    def __init__(self, config: NotingRobotConfig) -> None:
+        super().__init__(config)
+        self._file = open(config.times, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
+        self._last = 0.0
+
+    def command(self, action: Array) -> Array:
+        """A command."""
+        now_ns, first = time.monotonic_ns(), float(action[0])
+        if first != self._last:
+            self._last = first
+            self._file.write(f"{now_ns} {first}\n")
+        self.log.entries.clear()
+        return super().command(action)
+
+
+_KEYS = """
+name: keys
+roles: [replay]
+robots: {robot0: robot}
+processes:
+  hal: {parameters: {robot: {plugin: "console:NotingRobot", params: {rate_hz: %g, times: %s}}, task: keys}}
+  actor: {parameters: {loop: {mode: demonstration, max_episode_steps: 100000, evaluation: {every: 0}}}}
+"""
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """A browser."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as tools:
+        browser = tools.chromium.launch(
+            executable_path=shutil.which("chromium"), args=list(_BROWSER)
+        )
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def _goto(page: Any, address: str, wait_s: float = 120.0) -> None:
+    end_s = time.monotonic() + wait_s
+    while True:
+        try:
+            page.goto(address)
+            return
+        except Exception:
+            if time.monotonic() > end_s:
+                raise
+            time.sleep(0.5)
+
+
+def keys(presses: int) -> None:
+    """From a key to the driver."""
+    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
+        times, file, port = Path(folder) / "times", Path(folder) / "keys.yaml", _free_port()
+        file.write_text(_KEYS % (RATE_HZ, times), encoding="utf-8")
+        environment = {
+            **os.environ,
+            "PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}",
+        }
+        words = words_of_run(str(file), "console:=true", f"console_port:={port}", runs=folder)
+        with started(words, env=environment, stdout=open(os.devnull, "w")):  # noqa: SIM115
+            page = browser.new_page()
+            _goto(page, f"http://127.0.0.1:{port}/drive_robot?robot=/robot0")
+            page.wait_for_function(
+                "() => window.userDrive && document.querySelector('[data-testid=take]')",
+                timeout=60_000,
+            )
+            page.get_by_test_id("take").click()
+            page.keyboard.down("Space")
+            page.wait_for_function("() => userDrive.state.engaged", timeout=60_000)
+            lines = [_press(page, times) for _ in range(presses)]
+            trips = page.evaluate("userDrive.state.rtt")
+        took_ms = [ms for ms in lines if ms is not None]
+        cut = statistics.quantiles(took_ms, n=20)
+        print(
+            f"{len(took_ms)} of {presses} keys reached the driver: p50 {statistics.median(took_ms):.1f} ms, p95 {cut[-1]:.1f} ms; "
+            f"a control period is {1000 / RATE_HZ:g} ms; wanted p50: {1000 / RATE_HZ + 20:g} ms. Round trip of the page "
+            f"p50 {statistics.median(trips):.1f} ms. Load {os.getloadavg()[0]:.1f}"
+        )
+
+
+def _press(page: Any, times: Path) -> float | None:
+    """Milliseconds from a key to the driver's first command that moves."""
+    time.sleep(random.uniform(0.15, 0.25))  # in no step with the control loop
+    before_ns = time.monotonic_ns()
+    page.keyboard.down("w")
+    end_s, found = time.monotonic() + 2.0, None
+    while found is None and time.monotonic() < end_s:
+        rows = [line.split() for line in times.read_text().splitlines()] if times.exists() else []
+        found = next((int(t) for t, value in rows if int(t) > before_ns and float(value)), None)
+        time.sleep(0.005)
+    page.keyboard.up("w")
+    return None if found is None else (found - before_ns) / 1e6
+
+
+def list_of(episodes: int) -> None:
+    """The list of a large store: until its rows are on the page, and until a filter has changed them."""
+    from user_testing.worlds.replay import many_episodes
+
+    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
+        many_episodes(Path(folder), episodes)
+        port = _free_port()
+        words = [
+            "user",
+            "console",
+            folder,
+            "--finished",
+            "--port",
+            str(port),
+            "--tokens",
+            f"{folder}/tokens",
+        ]
+        with started(words, stdout=open(os.devnull, "w")):  # noqa: SIM115
+            page = browser.new_page()
+            _goto(page, f"http://127.0.0.1:{port}/acts")
+            opened, filtered = [], []
+            for _ in range(5):
+                began_s = time.monotonic()
+                page.goto(f"http://127.0.0.1:{port}/episodes")
+                page.wait_for_selector("[data-testid=episodes] tbody tr")
+                opened.append(time.monotonic() - began_s)
+                began_s = time.monotonic()
+                page.get_by_label("text").fill("no such episode")
+                page.get_by_text(f"0 of {episodes} episodes").wait_for()
+                filtered.append(time.monotonic() - began_s)
+        print(
+            f"{episodes} episodes: the list first after {opened[0]:.2f} s, then {min(opened[1:]):.2f} s (wanted 1 s); "
+            f"a filter {min(filtered):.2f} s (wanted 0.5 s). Load {os.getloadavg()[0]:.1f}"
+        )
+
+
+def cost(rounds: int, seconds: float) -> None:
+    """Control loop and learner without a console, with one, and with a page that shows the camera."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    with chromium() as browser:
+        for _ in range(rounds):
+            for kind in ("none", "console", "page"):
+                found.setdefault(kind, []).append(_figures(browser, kind, seconds))
+    base = [statistics.median(column) for column in zip(*found["none"], strict=True)]
+    for kind, rows in found.items():
+        late, updates = (statistics.median(column) for column in zip(*rows, strict=True))
+        print(
+            f"{kind:8} late p99 {late:.1f} ms (x {late / base[0]:.2f}), updates {updates:.1f}/s (x {updates / base[1]:.2f})"
+        )
+
+
+def _figures(browser: Any, kind: str, seconds: float) -> tuple[float, float]:
+    """Lateness p99 in ms, and updates a second, medians over the last part of a run."""
+    with tempfile.TemporaryDirectory() as folder:
+        port = _free_port()
+        more = [] if kind == "none" else ["console:=true", f"console_port:={port}"]
+        words = words_of_run(
+            "sim_images", *more, f"policy_endpoint:=tcp/127.0.0.1:{_free_port()}", runs=folder
+        )
+        with started(words, stdout=open(os.devnull, "w")):  # noqa: SIM115
+            page = browser.new_page()
+            if kind == "page":
+                _goto(page, f"http://127.0.0.1:{port}/")
+            history = Path(folder) / "r" / "history.jsonl"
+            states: list[dict[str, Any]] = []
+            end_s = time.monotonic() + 300
+            while time.monotonic() < end_s:
+                time.sleep(1.0)
+                lines = history.read_text().splitlines() if history.exists() else []
+                states = [
+                    s for line in lines if (s := json.loads(line)).get("updates_per_s", 0) > 0
+                ]
+                if states and states[-1]["t"] - states[0]["t"] > seconds:
+                    break
+            page.close()
+        half = states[len(states) // 2 :]
+        late = statistics.median(s["lateness_p99_ms"] for s in half)
+        return late, statistics.median(s["updates_per_s"] for s in half)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", nargs="?", choices=["keys", "list", "cost"], default="keys")
+    parser.add_argument("--presses", type=int, default=60)
+    parser.add_argument("--episodes", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    arguments = parser.parse_args()
+    if arguments.what == "keys":
+        keys(arguments.presses)
+    elif arguments.what == "list":
+        list_of(arguments.episodes)
+    else:
+        cost(arguments.rounds, arguments.seconds)
+
+
+if __name__ == "__main__":
+    main()
