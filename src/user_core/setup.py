@@ -29,6 +29,7 @@ setup(
             "diffusion = user_core.policies.generative.policy:DiffusionPolicy",
             "flow = user_core.policies.generative.policy:FlowPolicy",
             "linear_gaussian = user_core.fakes:LinearGaussianPolicy",
+            "residual = user_core.policies.improving.residual:ResidualPolicy",
             "tanh_gaussian = user_core.policies.tanh_gaussian:TanhGaussianPolicy",
         ],
         "user.goal_rewards": [

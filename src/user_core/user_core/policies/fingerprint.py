@@ -18,7 +18,8 @@ def policy_config_hash(name: str, config: Config | Mapping[str, Any], spec: Robo
     """SHA-256 of a policy's plugin name, configuration and specs.
 
     Weights fit an actor when this is equal on both sides. ``seed`` does not count: robots that
-    share a policy should explore differently. Nor does the robot's name.
+    share a policy should explore differently. Nor does the robot's name, nor what the configuration's class
+    lists in ``NOT_IN_HASH``: where a file lies, for instance, that is named by its content besides.
 
     Args:
         name: Name of the policy plugin.
@@ -31,7 +32,8 @@ def policy_config_hash(name: str, config: Config | Mapping[str, Any], spec: Robo
         PluginError: There is no such plugin.
     """
     typed = config if isinstance(config, Config) else from_mapping(_config_of(name), config)
-    settings = {key: value for key, value in to_mapping(typed).items() if key != "seed"}
+    without = ("seed", *getattr(type(typed), "NOT_IN_HASH", ()))
+    settings = {key: value for key, value in to_mapping(typed).items() if key not in without}
     specs = {key: value for key, value in spec.to_dict().items() if key not in _NOT_IN_HASH}
     return digest({"policy": name, "config": settings, "spec": specs})
 

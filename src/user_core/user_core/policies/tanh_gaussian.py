@@ -68,13 +68,17 @@ class TanhGaussianPolicy(Policy):
         head = self._forward(observation)
         if self.layout.scale.counts:
             return self._choose(head, deterministic)
+        return self.layout.scale.to_robot(np.tanh(self._raw(head, deterministic)))[None]
+
+    def _raw(self, head: Array, deterministic: bool) -> Array:
+        """Before tanh, (A,), of a head without choices: its mean, or a sample."""
         size = head.size // 2
         raw = head[:size]
         if not deterministic:
             low, high = self.config.log_std_min, self.config.log_std_max
             log_std = np.minimum(np.maximum(head[size:], low), high)
             raw = raw + np.exp(log_std) * self._rng.standard_normal(size, dtype=np.float32)
-        return self.layout.scale.to_robot(np.tanh(raw))[None]
+        return raw
 
     def _choose(self, head: Array, deterministic: bool) -> Array:
         """An action with categorical elements, (1, A)."""

@@ -1,0 +1,86 @@
+"""A small correction on top of a frozen policy.
+
+Ankile et al., "From Imitation to Refinement: Residual RL for Precise Assembly", 2024, and "Residual Off-Policy RL
+for Finetuning Behavior Cloning Policies", 2025: the network sees what the robot shows and what the base would do,
+and moves that by a share of the range at most. So exploration stays near what already works, and only the small
+network is trained, published and fetched; the base lies on each host as a file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from user_core.config import setting
+from user_core.errors import SpecError
+from user_core.policies.improving.base import FrozenBase, OnBaseConfig
+from user_core.policies.tanh_gaussian import TanhGaussianPolicy
+from user_core.specs import Array, Arrays, ArraySpec, RobotSpec
+from user_core.types import Task
+
+if TYPE_CHECKING:  # imported when it is asked for, with torch
+    from user_core.policies.improving.residual_network import ResidualNetwork
+
+#: What the base would do, as the network sees it beside the robot's observations.
+BASE_ACTION = "base_action"
+
+
+class ResidualConfig(OnBaseConfig):
+    """The base, the network of the correction, and its size."""
+
+    scale: float = setting(
+        0.2, doc="Largest correction of each element, as a share of half its range.", gt=0, le=2
+    )
+
+
+class ResidualPolicy(TanhGaussianPolicy):
+    """What the base does, plus ``scale`` times a tanh-Gaussian correction, cut at the bounds.
+
+    Its arrays are those of the correction: a tanh-Gaussian policy that sees ``base_action`` too.
+
+    Args:
+        config: Parameters.
+        spec: The robot's; its actions are continuous.
+    """
+
+    Config = ResidualConfig
+
+    def __init__(self, config: ResidualConfig, spec: RobotSpec) -> None:
+        self.base, self._share = FrozenBase(config, spec), np.float32(config.scale)
+        if BASE_ACTION in spec.observation:
+            raise SpecError(
+                f"observations of {spec.robot!r}", got=BASE_ACTION,
+                expected="another name: what the base would do is called so",
+            )  # fmt: skip
+        if config.observations:
+            config = config.replace(observations=(*config.observations, BASE_ACTION))
+        super().__init__(config, with_base_action(spec))
+
+    @property
+    def acts_without_torch(self) -> bool:
+        """Where there are no images, and the base does."""
+        return super().acts_without_torch and self.base.policy.acts_without_torch
+
+    def reset(self, task: Task) -> None:
+        self.base.reset(task)
+
+    def network(self) -> ResidualNetwork:
+        from user_core.policies.improving.residual_network import ResidualNetwork
+
+        return ResidualNetwork(self.layout, self.arrays(), self.base, float(self._share))
+
+    def act(self, observation: Arrays, *, deterministic: bool = False) -> Array:
+        """One action, (1, A): the base's with a sample of the correction, or with its squashed mean."""
+        action, scale = self.base.action(observation), self.layout.scale
+        head = self._forward({**observation, BASE_ACTION: action})
+        moved = self._share * np.tanh(self._raw(head, deterministic))
+        return scale.to_robot(np.clip(scale.unit(action) + moved, -1, 1))[None]
+
+
+def with_base_action(spec: RobotSpec) -> RobotSpec:
+    """The robot, as if it showed what the base would do."""
+    action = spec.action
+    shown = ArraySpec(action.shape, action.dtype, action.low, action.high)
+    return replace(spec, observation={**spec.observation, BASE_ACTION: shown})

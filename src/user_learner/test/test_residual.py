@@ -1,0 +1,211 @@
+"""A correction on top of a frozen policy: promises, resume, a foreign base, and that it learns."""
+
+import numpy as np
+import pytest
+import torch
+
+from user_core import plugins
+from user_core.codecs.weights import content_hash, encode_version
+from user_core.conformance import check_algorithm, check_policy
+from user_core.errors import ConfigError, PluginError, PolicyError, SpecError
+from user_core.policies import policy_config_hash
+from user_core.specs import ArraySpec, RobotSpec
+from user_core.types import Batch, PolicyVersion
+
+ACTION = ArraySpec((2,), low=(-1.0, 0.0), high=(1.0, 4.0))
+NUMBERS = RobotSpec("r", {"x": ArraySpec((3,), low=-2.0, high=2.0)}, ACTION)
+EYES = RobotSpec(
+    "r", {"x": NUMBERS.observation["x"], "image_front": ArraySpec((16, 16, 3), "uint8")}, ACTION
+)
+BASES = {
+    "tanh_gaussian": {"hidden": [8], "image_channels": [2], "image_embedding": 3},
+    "flow": {"rows": 4, "hidden": [8], "embedding": 16, "layers": 1, "heads": 2},
+    "act": {"rows": 3, "embedding": 16, "layers": 1, "heads": 2},
+    "user_core.fakes:LinearGaussianPolicy": {},
+}
+SMALL = {"hidden": [16], "image_channels": [2], "image_embedding": 3}
+
+
+def stirred(policy, seed=1):
+    """With weights that do something."""
+    rng = np.random.default_rng(seed)
+    arrays = policy.arrays()
+    for name, array in arrays.items():
+        if "offset" not in name and "scale" not in name:
+            arrays[name] = (array + 0.2 * rng.standard_normal(array.shape)).astype(array.dtype)
+    policy.load(arrays)
+    return policy
+
+
+def kept(folder, name="tanh_gaussian", spec=NUMBERS, params=None):
+    """Parameters of a policy on a base whose file a learner kept."""
+    params = BASES[name] if params is None else params
+    base = stirred(plugins.build("policies", name, params, spec))
+    version = PolicyVersion(3, base.arrays(), policy_config_hash(name, params, spec), 70, 50, 0)
+    path = folder / "policy.safetensors"
+    path.write_bytes(encode_version(version))
+    return {
+        "base": {"plugin": name, "params": params}, "base_file": str(path),
+        "base_hash": content_hash(version),
+    }  # fmt: skip
+
+
+def build(given, spec=NUMBERS, **params):
+    return plugins.build("policies", "residual", {**SMALL, **given, **params}, spec)
+
+
+def learner(given, spec=NUMBERS, **settings):
+    settings = {"critic_hidden": [16], "critics": 3, "critic_updates": 2, **settings}
+    return plugins.build("algorithms", "residual", settings, spec, build(given, spec))
+
+
+def batch_of(spec, rows, rng, **changes):
+    def observation():
+        return {
+            k: np.stack([v.sample(rng) for _ in range(rows)]) for k, v in spec.observation.items()
+        }
+
+    fields = {
+        "observation": observation(),
+        "action": np.stack([spec.action.sample(rng) for _ in range(rows)]),
+        "reward": rng.standard_normal(rows).astype(np.float32),
+        "discount": np.full(rows, 0.9, np.float32),
+        "next_observation": observation(),
+    }
+    return Batch(**(fields | changes))
+
+
+@pytest.mark.parametrize(
+    ("name", "spec"),
+    [(name, NUMBERS) for name in BASES] + [("tanh_gaussian", EYES), ("flow", EYES)],
+)
+def test_it_keeps_the_promises_of_a_policy_and_of_an_algorithm(tmp_path, name, spec):
+    given = kept(tmp_path, name, spec)
+    check_policy(build(given, spec), spec).require()
+    check_algorithm(
+        learner(given, spec, critic_only_updates=3), learner(given, spec, critic_only_updates=3),
+        build(given, spec), spec, batch_size=4,
+    ).require()  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_it_stays_near_the_base_and_a_batch_finds_what_the_base_does(tmp_path, name):
+    policy, rng = build(kept(tmp_path, name), scale=0.1), np.random.default_rng(0)
+    seen = [{"x": NUMBERS.observation["x"].sample(rng)} for _ in range(5)]
+    at_once = policy.base.actions({"x": np.stack([one["x"] for one in seen])})
+    for one, base in zip(seen, at_once, strict=True):
+        np.testing.assert_allclose(policy.base.action(one), base, atol=1e-4)
+        acted = [policy.act(one)[0] for _ in range(20)]
+        assert (np.abs(acted - base) <= [0.1001, 0.2001]).all()  # a tenth of half of each range
+        assert np.ptp(acted, axis=0).min() > 0.01
+    untouched = policy.arrays()
+    untouched |= {n: 0 * a for n, a in untouched.items() if n.startswith("head")}
+    policy.load(untouched)
+    np.testing.assert_allclose(policy.act(seen[0], deterministic=True)[0], at_once[0], atol=1e-4)
+
+
+def test_versions_hold_the_correction_alone_and_the_base_is_not_trained(tmp_path):
+    given = kept(tmp_path)
+    algorithm, rng = learner(given, critic_only_updates=0), np.random.default_rng(0)
+    base = algorithm.networks.policy._base.policy.arrays()
+    before = algorithm.policy_arrays()
+    for _ in range(3):
+        algorithm.update(batch_of(NUMBERS, 16, rng))
+    for name, array in algorithm.networks.policy._base.policy.arrays().items():
+        np.testing.assert_array_equal(array, base[name])
+    after = algorithm.policy_arrays()
+    assert before["layer0.weight"].shape == (3 + 2, 16)  # x and what the base does
+    assert (before["head.bias"] != after["head.bias"]).any()
+
+
+def test_it_may_see_a_part_of_what_the_base_sees(tmp_path):
+    given = kept(tmp_path, "flow", EYES)
+    for chosen in ({"observations": ["x"]}, {"ignored_observations": ["image_front"]}):
+        policy = build(given, EYES, **chosen)
+        check_policy(policy, EYES).require()
+        assert policy.arrays()["layer0.weight"].shape == (3 + 2, 16)
+
+
+def test_a_restored_training_goes_on_bit_by_bit_over_the_end_of_the_critics_time_alone(tmp_path):
+    given, rng = kept(tmp_path, "flow"), np.random.default_rng(0)
+    one = learner(given, critic_only_updates=8)
+    batches = [batch_of(NUMBERS, 12, rng) for _ in range(8)]
+    first = one.policy_arrays()
+    for batch in batches[:3]:
+        one.update(batch)
+    np.testing.assert_array_equal(one.policy_arrays()["head.bias"], first["head.bias"])
+    other = learner(given, critic_only_updates=8)
+    other.load_state(one.state())
+    for batch in batches[3:]:
+        assert one.update(batch) == other.update(batch)
+    for name, array in one.policy_arrays().items():
+        np.testing.assert_array_equal(array, other.policy_arrays()[name])
+    assert (one.policy_arrays()["head.bias"] != first["head.bias"]).any()
+
+
+def test_a_correction_of_the_base_is_learned(tmp_path):
+    """One step; the reward says how near an action is to the base, moved by what x says."""
+    given = kept(tmp_path)
+    policy, rng = build(given, scale=0.3, hidden=[32]), np.random.default_rng(0)
+    settings = {
+        "critic_hidden": [64, 64], "critics": 2, "critic_updates": 1, "critic_only_updates": 100,
+        "actor_learning_rate": 3e-3, "critic_learning_rate": 3e-3,
+    }  # fmt: skip
+    algorithm = plugins.build("algorithms", "residual", settings, NUMBERS, policy)
+    network, half = algorithm.networks.policy, np.array([1.0, 2.0], np.float32)
+
+    def wanted(x):
+        move = 0.2 * np.sign(x[:, :2]).astype(np.float32) * half
+        return policy.base.actions({"x": x}) + move
+
+    def regret(x):
+        policy.load(algorithm.policy_arrays())
+        acted = np.stack([policy.act({"x": one}, deterministic=True)[0] for one in x])
+        return np.abs((acted - wanted(x)) / half).mean()
+
+    trial = rng.uniform(-1, 1, (100, 3)).astype(np.float32)
+    start = regret(trial)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(400):
+        x = rng.uniform(-1, 1, (128, 3)).astype(np.float32)
+        with torch.no_grad():
+            unit = network.distribution(network.encode(network.inputs({"x": x}))).sample(generator)
+        action = policy.layout.scale.to_robot(unit[0].numpy())
+        reward = -10 * np.square((action - wanted(x)) / half).sum(1).astype(np.float32)
+        batch = Batch({"x": x}, action, reward, np.zeros(128, np.float32), {"x": x})
+        algorithm.update(batch)
+    assert start > 0.15
+    assert regret(trial) < 0.4 * start
+
+
+def test_a_foreign_base_is_refused_in_words(tmp_path):
+    given = kept(tmp_path)
+    with pytest.raises(ConfigError, match="base_file.*policy.safetensors"):
+        build({**given, "base_file": ""})
+    with pytest.raises(ConfigError, match="No such file"):
+        build({**given, "base_file": str(tmp_path / "none")})
+    with pytest.raises(ConfigError, match=f"say base_hash: {given['base_hash']}"):
+        build({**given, "base_hash": ""})
+    with pytest.raises(PolicyError, match="another file, or another version"):
+        build({**given, "base_hash": "0" * 64})
+    other = {"plugin": "tanh_gaussian", "params": {"hidden": [9]}}
+    with pytest.raises(PolicyError, match=r"base\.params as they were in its training"):
+        build({**given, "base": other})
+    wider = RobotSpec("w", {"x": ArraySpec((4,), low=-2.0, high=2.0)}, ACTION)
+    with pytest.raises(PolicyError, match="same observations"):
+        build(given, wider)
+    choices = ArraySpec((2,), low=(-1.0, 0.0), high=(1.0, 4.0), categorical=(1,))
+    with pytest.raises(SpecError, match="knows no choices"):
+        build(given, RobotSpec("c", NUMBERS.observation, choices))
+    plain = plugins.build("policies", "tanh_gaussian", {"hidden": [8]}, NUMBERS)
+    with pytest.raises(PluginError, match="frozen base"):
+        plugins.build("algorithms", "residual", {}, NUMBERS, plain)
+
+
+def test_the_hash_of_versions_names_the_base_and_not_where_it_lies(tmp_path):
+    given = {**SMALL, **kept(tmp_path)}
+
+    def hashed(**changes):
+        return policy_config_hash("residual", given | changes, NUMBERS)
+
+    assert hashed() == hashed(base_file="elsewhere") != hashed(base_hash="0" * 64)
