@@ -20,6 +20,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from user_comm.parameter_values import (
+    YAML_MARK,
     ParameterField,
     assemble,
     fields_with_keys,
@@ -44,6 +45,8 @@ _TYPES = {
 }
 _INT64 = 2**63 - 1
 _DOUBLE = 1.7976931348623157e308
+#: A part of a configuration of which a deployment says nothing (:mod:`user_comm.parameter_values`).
+_NOTHING = f"{YAML_MARK}{{}}"
 #: Parameters that rclpy declares or reads by itself.
 _OF_RCLPY = ("use_sim_time", "qos_overrides.", "start_type_description_service")
 
@@ -200,8 +203,10 @@ class ConfigParameters(Generic[C]):
         names = [*self._fields, *known]
         return {
             name: next(iter(difflib.get_close_matches(name, names, n=1)), "")
-            for name in overrides
-            if name not in names and not name.startswith(_OF_RCLPY)
+            for name, value in overrides.items()
+            if name not in names
+            and not name.startswith(_OF_RCLPY)
+            and not (value == _NOTHING and any(n.startswith(f"{name}.") for n in names))
         }
 
 
