@@ -9,7 +9,7 @@ runs it, from the actor node to ``user evaluate`` (``user_actor/loop/episode.py`
         decision = self.actions.decide(observation)  # policy, person, chance; and send
         self.timing.acted(self.actions.inference_ns)
         if decision is None:  # a person has not begun, or a remote policy not answered
-            ending = self._pass_time(observation)
+            ending = self._pass_time(observation) or self._cut(source)
             observation = self.robot.observations.newest or observation
             continue
         self.recorder.decided(decision)
