@@ -30,6 +30,7 @@ setup(
             "flow = user_core.policies.generative.policy:FlowPolicy",
             "linear_gaussian = user_core.fakes:LinearGaussianPolicy",
             "residual = user_core.policies.improving.residual:ResidualPolicy",
+            "steered = user_core.policies.improving.steered:SteeredPolicy",
             "tanh_gaussian = user_core.policies.tanh_gaussian:TanhGaussianPolicy",
         ],
         "user.goal_rewards": [

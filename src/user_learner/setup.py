@@ -47,6 +47,7 @@ setup(
         ],
         "user.algorithms": [
             "bc = user_learner.algorithms.bc:BC",
+            "dsrl = user_learner.algorithms.dsrl:DSRL",
             "residual = user_learner.algorithms.residual:Residual",
             "rlpd = user_learner.algorithms.rlpd:RLPD",
             "sac = user_learner.algorithms.sac:SAC",

@@ -29,7 +29,9 @@ def check_network(policy: Policy, spec: RobotSpec, report: Report, *, seed: int 
         sizes = {name: len(tensor) for name, tensor in inputs.items()}
         expect(set(sizes.values()) == {_BATCH}, f"inputs of {_BATCH} rows have {sizes}")
         numbers = sum(parameter.numel() for parameter in parameters.values())
-        kind = "a loss of its own" if hasattr(network, "loss") else "a distribution"
+        kinds = {"loss": "a loss of its own", "distribution": "a distribution"}
+        found = [text for name, text in kinds.items() if hasattr(network, name)]
+        kind = found[0] if found else "for an algorithm of its own"
         seen.append(f"{numbers} parameters, T={network.rows}, {kind}")
     if not report.checks[-1].passed:
         return

@@ -289,12 +289,14 @@ class SAC(Algorithm):
     """
 
     Config: ClassVar[type[SACConfig]] = SACConfig
+    #: What it asks of a policy's network.
+    needs: ClassVar[type] = DistributionNetwork
 
     def __init__(self, config: SACConfig, spec: RobotSpec, policy: Policy) -> None:
         name = type(self).__name__
         self.config, self.device = config, torch.device(config.device)
         self.updates_per_call = config.critic_updates
-        network: DistributionNetwork = network_of(policy, DistributionNetwork, name, self.device)
+        network: DistributionNetwork = network_of(policy, self.needs, name, self.device)
         if network.rows != 1:
             raise PluginError(
                 f"policy of {name}", got=f"one that plans {network.rows} actions at once",
@@ -427,12 +429,16 @@ class SAC(Algorithm):
 
     def _act(self, features: Tensor) -> _Drawn:
         """What the policy does, given features (B, F)."""
-        distribution: Any = self.networks.policy.distribution(features)
         if self.networks.choices is None:
-            action, log_prob = distribution.sample(self.generator)
+            action, log_prob = self._sample(features)
             return _Drawn(action, log_prob, ())
+        distribution: Any = self.networks.policy.distribution(features)
         action, log_prob = distribution.sample_continuous(self.generator)
         return _Drawn(action, log_prob, tuple(distribution.choice_log_probs))
+
+    def _sample(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions without choices, (B, A), and log-densities, (B,)."""
+        return self.networks.policy.distribution(features).sample(self.generator)
 
     def _expected(self, values: Tensor, drawn: _Drawn) -> Tensor:
         """Values (..., B) of what the policy does, over all of its choices."""
@@ -483,10 +489,7 @@ class SAC(Algorithm):
 
     def _update_actor(self, features: Tensor, temperature: Tensor) -> dict[str, Tensor]:
         networks = self.networks
-        drawn = self._act(features)
-        values = networks.values(networks.critics.frozen, features, drawn.action)
-        value = self._expected(self._value_of(values), drawn)
-        entropies = drawn.entropies()
+        entropies, value = self._worth(features)
         loss = -(temperature @ entropies + value).mean()
         networks.actor.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -507,6 +510,12 @@ class SAC(Algorithm):
         if len(temperature) > 1:
             metrics |= {"choice_entropy": entropy_now[1], "choice_temperature": temperature[1]}
         return metrics
+
+    def _worth(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Entropies of the policy, (1 or 2, B), and values of what it does, (B,); with its gradients."""
+        networks, drawn = self.networks, self._act(features)
+        values = networks.values(networks.critics.frozen, features, drawn.action)
+        return drawn.entropies(), self._expected(self._value_of(values), drawn)
 
     def _target_entropies(self, like: Tensor) -> Tensor:
         """Entropies that are aimed at, of continuous elements and of choices, as there are any."""

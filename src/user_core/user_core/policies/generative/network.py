@@ -218,7 +218,11 @@ class GenerativeNetwork(ChunkNetwork):
 
     def generate(self, inputs: Mapping[str, Tensor], noise: Tensor) -> Tensor:
         """Chunks (B, T x A) in network units from noise (B, T, D); with gradients of both."""
-        model = _Batch(self, self.context(inputs))
+        return self.generate_from(self.context(inputs), noise)
+
+    def generate_from(self, context: Tensor, noise: Tensor) -> Tensor:
+        """As :meth:`generate`, from what the denoiser sees."""
+        model = _Batch(self, context)
         code = self.objective.sample(model, noise, self.generation.steps, self.bounds())
         return self.unscaled(code)
 

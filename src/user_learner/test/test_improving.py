@@ -1,4 +1,4 @@
-"""A correction on top of a frozen policy: promises, resume, a foreign base, and that it learns."""
+"""On top of a frozen policy, residual and dsrl: promises, resume, a foreign base, and that they learn."""
 
 import numpy as np
 import pytest
@@ -209,3 +209,125 @@ def test_the_hash_of_versions_names_the_base_and_not_where_it_lies(tmp_path):
         return policy_config_hash("residual", given | changes, NUMBERS)
 
     assert hashed() == hashed(base_file="elsewhere") != hashed(base_hash="0" * 64)
+
+
+# --------------------------------------------------------------------------------------------------
+# Noise that is chosen
+# --------------------------------------------------------------------------------------------------
+
+
+def steered(given, spec=NUMBERS, **params):
+    return plugins.build("policies", "steered", {**SMALL, **given, **params}, spec)
+
+
+def steering(policy, spec=NUMBERS, **settings):
+    settings = {"critic_hidden": [16], "critics": 3, "critic_updates": 2, **settings}
+    return plugins.build("algorithms", "dsrl", settings, spec, policy)
+
+
+def kept_flow(folder, name="flow", spec=NUMBERS):
+    return kept(folder, name, spec, {"rows": 4, "hidden": [8]})
+
+
+@pytest.mark.parametrize("name", ["flow", "diffusion"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_steering_keeps_the_promises_of_a_policy_and_of_an_algorithm(tmp_path, name, shared):
+    given = {**kept_flow(tmp_path, name), "shared_noise": shared, "normalization": "data"}
+    policy = steered(given)
+    assert policy.acts_without_torch
+    assert policy.arrays()["head.bias"].shape == (2 * (2 if shared else 8),)
+    check_policy(policy, NUMBERS).require()
+    pair = [steering(steered(given), critic_only_updates=3) for _ in range(2)]
+    check_algorithm(*pair, policy, NUMBERS, batch_size=4).require()
+
+
+def test_the_actor_does_what_the_learner_thinks_it_does(tmp_path):
+    policy, rng = stirred(steered(kept_flow(tmp_path))), np.random.default_rng(0)
+    network, x = policy.network(), rng.uniform(-2, 2, (6, 3)).astype(np.float32)
+    features = network.encode(network.inputs({"x": x}))
+    unit = network.steered(features, network.noise(features).mode)
+    acted = np.stack([policy.act({"x": one}, deterministic=True)[0] for one in x])
+    there = policy.base.policy.code.scale.to_robot(unit.numpy())
+    np.testing.assert_allclose(acted, there, atol=1e-4)
+    assert np.ptp(acted, axis=0).min() > 0.01
+
+
+def test_a_restored_steering_goes_on_bit_by_bit(tmp_path):
+    """Also while the scale of inputs follows the data, which all critics must feel alike."""
+    settling = {"normalization": "data", "normalization_calls": 1}
+    given, rng = {**kept_flow(tmp_path), **settling}, np.random.default_rng(0)
+    one, other = (steering(steered(given), critic_only_updates=6) for _ in range(2))
+    first = one.policy_arrays()
+    x = 0.05 * rng.uniform(-1, 1, (12, 3)).astype(np.float32)
+    one.update(batch_of(NUMBERS, 12, rng, observation={"x": x}, next_observation={"x": x}))
+    weights = one.state()["noise_critics"]["layer0.weight"]
+    one.update(batch_of(NUMBERS, 12, rng))
+    assert (weights != one.state()["noise_critics"]["layer0.weight"])[:, :3].all()  # scaled anew
+    np.testing.assert_array_equal(one.policy_arrays()["head.bias"], first["head.bias"])
+    other.load_state(one.state())
+    for _ in range(4):
+        batch = batch_of(NUMBERS, 12, rng)
+        assert one.update(batch) == other.update(batch)
+    assert (one.policy_arrays()["head.bias"] != first["head.bias"]).any()
+    for name, array in one.state()["noise_critics"].items():
+        np.testing.assert_array_equal(array, other.state()["noise_critics"][name])
+
+
+def test_of_two_ways_that_the_base_knows_the_better_one_is_chosen(tmp_path):
+    """The base goes left or right, as its noise says; the reward wants left where x is below 0."""
+    params = {"rows": 2, "hidden": [32, 32], "steps": 4}
+    base, rng = plugins.build("policies", "flow", params, NUMBERS), np.random.default_rng(0)
+    cloning = plugins.build("algorithms", "bc", {"learning_rate": 5e-3}, NUMBERS, base)
+    for _ in range(300):
+        x = rng.uniform(-1, 1, (128, 3)).astype(np.float32)
+        action = np.full((128, 2, 2), 2.0, np.float32)
+        action[..., 0] = rng.choice([-0.6, 0.6], (128, 1))
+        none = np.zeros((128, 2), np.float32)
+        cloning.update(Batch({"x": x}, action, none, none, {"x": x}))
+    version = PolicyVersion(
+        1, cloning.policy_arrays(), policy_config_hash("flow", params, NUMBERS), 1, 1, 0
+    )
+    path = tmp_path / "policy.safetensors"
+    path.write_bytes(encode_version(version))
+    policy = steered(
+        {"base": {"plugin": "flow", "params": params}, "base_file": str(path),
+         "base_hash": content_hash(version)}, hidden=[32],
+    )  # fmt: skip
+    algorithm = steering(
+        policy, critic_hidden=[64, 64], critics=2, critic_updates=1, critic_only_updates=50,
+        actor_learning_rate=3e-3, critic_learning_rate=3e-3,
+    )  # fmt: skip
+    trial = rng.uniform(-1, 1, (100, 3)).astype(np.float32)
+    trial = trial[np.abs(trial[:, 0]) > 0.2]
+
+    def right(deterministic):
+        policy.load(algorithm.policy_arrays())
+        acted = [policy.act({"x": one}, deterministic=deterministic)[0, 0] for one in trial]
+        return np.mean(np.array(acted) * np.sign(trial[:, 0]) > 0.3)
+
+    start, network = right(False), algorithm.networks.policy
+    for _ in range(300):
+        x = rng.uniform(-1, 1, (128, 3)).astype(np.float32)
+        with torch.no_grad():
+            features = network.encode(network.inputs({"x": x}))
+            noise = torch.from_numpy(rng.uniform(-1, 1, (128, 4)).astype(np.float32))
+            unit = network.steered(features, noise).numpy()
+        action = policy.base.policy.code.scale.to_robot(unit)
+        reward = action[:, 0] * np.sign(x[:, 0])
+        algorithm.update(Batch({"x": x}, action, reward, np.zeros(128, np.float32), {"x": x}))
+    assert start < 0.7
+    assert right(True) > 0.9
+
+
+def test_a_base_that_cannot_be_steered_is_refused_in_words(tmp_path):
+    with pytest.raises(PolicyError, match="makes nothing from noise"):
+        steered(kept(tmp_path))
+    given = kept(tmp_path, "flow", EYES)
+    with pytest.raises(PolicyError, match="sees numbers only"):
+        steered(given, EYES)
+    with pytest.raises(PolicyError, match="another file"):
+        steered({**kept_flow(tmp_path), "base_hash": "0" * 64})
+    with pytest.raises(PluginError, match="the policy steered, on a frozen base"):
+        plugins.build("algorithms", "dsrl", {}, NUMBERS, build(kept(tmp_path)))
+    with pytest.raises(PluginError, match=r"noise|distribution"):
+        plugins.build("algorithms", "rlpd", {}, NUMBERS, steered(kept_flow(tmp_path)))

@@ -1,0 +1,116 @@
+"""A frozen policy whose noise is chosen instead of drawn.
+
+Wagenmaker et al., "Steering Your Diffusion Policy with Latent Space Reinforcement Learning", 2025: what a
+generating policy makes is a function of what is seen and of the noise it begins with. A small network that chooses the noise
+chooses among all that the base knows to do, and can do nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from user_core.config import setting
+from user_core.errors import PolicyError
+from user_core.interfaces import ActionDistribution, PolicyNetwork
+from user_core.policies.improving.base import FrozenBase, OnBaseConfig
+from user_core.policies.tanh_gaussian import TanhGaussianPolicy
+from user_core.specs import ActionKind, Array, Arrays, ArraySpec, RobotSpec
+from user_core.types import Task
+
+if TYPE_CHECKING:  # imported when it is asked for, with torch
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+
+class NoiseNetwork(PolicyNetwork, Protocol):
+    """A network that chooses the noise of a frozen base, as the algorithm ``dsrl`` wants it.
+
+    Attributes:
+        noise_size: Numbers that it chooses, N.
+        reach: What 1 of these means.
+    """
+
+    noise_size: int
+    reach: float
+
+    def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """What actor and critics see, (B, F)."""
+
+    def noise(self, features: Tensor) -> ActionDistribution:
+        """Of the noise, (B, N) in -1 to 1."""
+
+    def steered(self, features: Tensor, noise: Tensor) -> Tensor:
+        """The actions that the base makes from noise (B, N), (B, A) in -1 to 1; without gradients."""
+
+
+class SteeredConfig(OnBaseConfig):
+    """The base, the network that chooses its noise, and how far that goes."""
+
+    reach: float = setting(
+        1.5,
+        doc="Largest noise. Beyond 2 or 3 the base has hardly seen any in its training.",
+        gt=0,
+        le=5,
+    )
+    shared_noise: bool = setting(
+        False, doc="The same noise for all rows of a chunk: fewer numbers to choose."
+    )
+
+
+class SteeredPolicy(TanhGaussianPolicy):
+    """The first action that the base makes from noise that a tanh-Gaussian network chooses.
+
+    Its arrays are those of a tanh-Gaussian policy whose actions are the noise.
+
+    Args:
+        config: Parameters.
+        spec: The robot's; its actions are continuous.
+
+    Raises:
+        PolicyError: The base does not make actions from noise, or looks at images.
+    """
+
+    Config = SteeredConfig
+
+    def __init__(self, config: SteeredConfig, spec: RobotSpec) -> None:
+        self.base, self._shared = FrozenBase(config, spec), config.shared_noise
+        base: Any = self.base.policy
+        if not hasattr(base, "act_from") or not base.acts_without_torch:
+            raise PolicyError(
+                "base of steered", got=f"{config.base.plugin}, which "
+                + ("is no perceptron" if hasattr(base, "act_from") else "makes nothing from noise"),
+                expected="flow or diffusion that sees numbers only (backbone mlp)",
+                hint="The policy residual takes any base",
+            )  # fmt: skip
+        self._noise_shape: tuple[int, int] = base.noise().shape
+        rows, size = self._noise_shape
+        chosen = size if self._shared else rows * size
+        noise = ArraySpec((chosen,), low=-config.reach, high=config.reach)
+        super().__init__(
+            config,
+            replace(
+                spec, action=noise, grippers=(), action_groups=(), hold_choices=(),
+                action_kind=ActionKind.GENERIC,
+            ),
+        )  # fmt: skip
+
+    def reset(self, task: Task) -> None:
+        self.base.reset(task)
+
+    def network(self) -> Any:
+        """A :class:`NoiseNetwork`."""
+        from user_core.policies.improving.steered_network import SteeredNetwork
+
+        return SteeredNetwork(self.layout, self.arrays(), self.base, self._shared)
+
+    def act(self, observation: Arrays, *, deterministic: bool = False) -> Array:
+        """One action, (1, A): from sampled noise, or from its squashed mean."""
+        base: Any = self.base.policy
+        noise = super().act(observation, deterministic=deterministic)
+        rows = np.broadcast_to(noise.reshape(-1, self._noise_shape[1]), self._noise_shape)
+        made: Array = base.act_from(observation, np.ascontiguousarray(rows))
+        return made[:1]
