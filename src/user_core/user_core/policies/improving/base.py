@@ -23,6 +23,9 @@ from user_core.policies.tanh_gaussian_layout import TanhGaussianConfig
 from user_core.specs import Array, Arrays, RobotSpec
 from user_core.types import Task
 
+#: What the base would do, as the network sees it beside the robot's observations.
+BASE_ACTION = "base_action"
+
 
 class OnBaseConfig(TanhGaussianConfig):
     """A network, and the frozen policy that it builds on."""

@@ -15,16 +15,13 @@ import numpy as np
 
 from user_core.config import setting
 from user_core.errors import SpecError
-from user_core.policies.improving.base import FrozenBase, OnBaseConfig
+from user_core.policies.improving.base import BASE_ACTION, FrozenBase, OnBaseConfig
 from user_core.policies.tanh_gaussian import TanhGaussianPolicy
 from user_core.specs import Array, Arrays, ArraySpec, RobotSpec
 from user_core.types import Task
 
 if TYPE_CHECKING:  # imported when it is asked for, with torch
     from user_core.policies.improving.residual_network import ResidualNetwork
-
-#: What the base would do, as the network sees it beside the robot's observations.
-BASE_ACTION = "base_action"
 
 
 class ResidualConfig(OnBaseConfig):

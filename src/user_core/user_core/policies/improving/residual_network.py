@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from user_core.interfaces import ActionDistribution
-from user_core.policies.improving.base import FrozenBase
-from user_core.policies.improving.residual import BASE_ACTION
+from user_core.policies.improving.base import BASE_ACTION, FrozenBase
 from user_core.policies.tanh_gaussian_layout import TanhGaussianLayout
 from user_core.policies.tanh_gaussian_network import TanhGaussianNetwork
 from user_core.specs import Arrays
