@@ -23,13 +23,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "testing"))
 
-from user_core.config import Config, setting
-from user_core.specs import Array
-from user_hal.robots.mock import MockConfig, MockRobot
 from user_testing.systems import started, words_of_run
 
 RATE_HZ = 20.0
@@ -37,40 +34,12 @@ _BROWSER = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", 
             "--disable-component-update", "--no-first-run")  # fmt: skip
 
 
-class NotingRobotConfig(MockConfig):
-    """A mock robot that notes when a command reaches it."""
-
-    times: str = setting(
-        "", doc="File that gets a line for each command: monotonic ns, first element."
-    )
-
-
-class NotingRobot(MockRobot):
-    """Writes the time of every command that differs from the one before."""
-
-    Config: ClassVar[type[Config]] = NotingRobotConfig
-
-    def __init__(self, config: NotingRobotConfig) -> None:
-        super().__init__(config)
-        self._file = open(config.times, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
-        self._last = 0.0
-
-    def command(self, action: Array) -> Array:
-        """A command."""
-        now_ns, first = time.monotonic_ns(), float(action[0])
-        if first != self._last:
-            self._last = first
-            self._file.write(f"{now_ns} {first}\n")
-        self.log.entries.clear()
-        return super().command(action)
-
-
 _KEYS = """
 name: keys
 roles: [replay]
 robots: {robot0: robot}
 processes:
-  hal: {parameters: {robot: {plugin: "console:NotingRobot", params: {rate_hz: %g, times: %s}}, task: keys}}
+  hal: {parameters: {robot: {plugin: "user_testing.worlds.noting_robot:NotingRobot", params: {rate_hz: %g, times: %s}}, task: keys}}
   actor: {parameters: {loop: {mode: demonstration, max_episode_steps: 100000, evaluation: {every: 0}}}}
 """
 
@@ -115,7 +84,7 @@ def keys(presses: int) -> None:
         file.write_text(_KEYS % (RATE_HZ, times), encoding="utf-8")
         environment = {
             **os.environ,
-            "PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}",
+            "PYTHONPATH": f"{Path(__file__).parents[1] / 'testing'}:{os.environ.get('PYTHONPATH', '')}",
         }
         words = words_of_run(str(file), "console:=true", f"console_port:={port}", runs=folder)
         with started(words, env=environment, stdout=open(os.devnull, "w")):  # noqa: SIM115
