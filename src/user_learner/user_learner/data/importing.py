@@ -8,15 +8,14 @@ recognised.
 
 from __future__ import annotations
 
-import json
 import os
-import zlib
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from user_core.codecs.lines import decode_line, encode_line
 from user_core.codecs.trajectory import RecordedEpisode
 from user_core.errors import SuiteError
 from user_core.specs import RobotSpec, digest
@@ -209,8 +208,8 @@ class ImportLog:
         except FileNotFoundError:
             return
         for line in content.splitlines():
-            if len(line) > 9 and line[:8] == b"%08x" % zlib.crc32(line[9:]):
-                said = json.loads(line[9:])
+            with suppress(ValueError):
+                said = decode_line(line)
                 if said.get("store") == identity:
                     self._known.update(said["places"])
 
@@ -222,9 +221,8 @@ class ImportLog:
         marks = [digest(place)[:24] for place in places if place]
         if not marks:
             return
-        text = json.dumps({"store": self._identity, "places": marks}).encode()
         with open(self._path, "ab") as stream:  # a line that was cut short ends here
-            stream.write(b"\n%08x %s\n" % (zlib.crc32(text), text))
+            stream.write(b"\n" + encode_line({"store": self._identity, "places": marks}))
             stream.flush()
             os.fsync(stream.fileno())
         self._known.update(marks)

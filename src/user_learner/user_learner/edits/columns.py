@@ -19,7 +19,6 @@ import errno
 import json
 import os
 import re
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from user_core.codecs.lines import decode_line, encode_line
 from user_core.errors import SpecError, StoreCorrupt, StoreError, StoreFull
 from user_core.runtime.closing import Closing
 from user_core.runtime.files import sync_directory, write_atomically
@@ -145,9 +145,7 @@ class RewardColumn:
         there = (self.path / "values.bin").stat().st_size // VALUE.itemsize
         for line in data[:end].split(b"\n")[:-1]:
             try:
-                if line[:8] != b"%08x" % zlib.crc32(line[9:]):
-                    raise ValueError("the checksum does not fit")
-                item = json.loads(line[9:])
+                item = decode_line(line)
                 producer, incarnation, number = item["episode"]
                 piece = Piece(int(item["first_step"]), int(item["steps"]), int(item["offset"]))
                 if not 0 <= piece.offset <= piece.offset + piece.steps <= there:
@@ -243,8 +241,7 @@ class ColumnWriter(Closing):
             "steps": len(data),
             "offset": self._end,
         }
-        text = json.dumps(item, separators=(",", ":")).encode()
-        self._lines.append(b"%08x %s\n" % (zlib.crc32(text), text))
+        self._lines.append(encode_line(item))
         self._end += len(data)
 
     def commit(self) -> None:

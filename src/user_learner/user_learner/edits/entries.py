@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from user_core.codecs.lines import decode_line, encode_line
 from user_core.errors import SpecError
 from user_core.types import EpisodeKey, Outcome
 
@@ -163,16 +162,13 @@ def encode(edit: Edit) -> bytes:
         "episodes": [[key.producer, key.incarnation, key.number] for key in edit.episodes],
         "values": dict(edit.values),
     }
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False).encode()
-    return b"%08x %s\n" % (zlib.crc32(text), text)
+    return encode_line(data)
 
 
 def decode(line: bytes) -> Edit:
     """The inverse of :func:`encode`, without the end of the line. Raises ValueError, TypeError or
     KeyError, and SpecError, for a line that is not whole or says nothing known."""
-    if line[8:9] != b" " or line[:8] != b"%08x" % zlib.crc32(line[9:]):
-        raise ValueError("the checksum does not fit")
-    data = json.loads(line[9:])
+    data = decode_line(line)
     edit = Edit(
         kind=EditKind(data["kind"]),
         episodes=tuple(EpisodeKey(str(p), int(i), int(n)) for p, i, n in data["episodes"]),

@@ -7,9 +7,7 @@ rows: from the logs alone a lost index is written again (:mod:`user_learner.repl
 
 from __future__ import annotations
 
-import json
 import math
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -18,6 +16,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from user_core.codecs.lines import decode_line, encode_line
 from user_core.errors import SchemaMismatch, StoreCorrupt
 from user_core.specs import Array, Arrays, ArraySpec, RobotSpec, difference
 from user_core.types import (
@@ -248,13 +247,13 @@ class LogEntry:
 
 def encode_header(header: LogHeader) -> bytes:
     """The line of a header."""
-    return _line(asdict(header))
+    return encode_line(asdict(header))
 
 
 def encode_entry(entry: LogEntry) -> bytes:
     """The line of an entry."""
     key, chunk = entry.episode, entry.chunk
-    return _line(
+    return encode_line(
         {
             "chunk": [chunk.producer, chunk.incarnation, chunk.sequence] if chunk else None,
             "offset": entry.offset,
@@ -304,21 +303,18 @@ def result_from_dict(data: dict[str, Any] | None) -> EpisodeResult | None:
     )
 
 
-def _line(data: dict[str, Any]) -> bytes:
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False).encode()
-    return b"%08x %s\n" % (zlib.crc32(text), text)
-
-
 def _lines(data: bytes, where: str) -> Iterator[tuple[dict[str, Any], int]]:
     at = 0
     while at < len(data):
         end = data.find(b"\n", at)
         line = data[at:end] if end >= 0 else b""
-        if line[8:9] != b" " or line[:8] != b"%08x" % zlib.crc32(line[9:]):
+        try:
+            found = decode_line(line)
+        except ValueError as error:
             raise StoreCorrupt(
                 f"{where} at byte {at}", got=repr(data[at : at + 40]), expected="a whole line"
-            )
-        yield json.loads(line[9:]), end + 1
+            ) from error
+        yield found, end + 1
         at = end + 1
 
 
