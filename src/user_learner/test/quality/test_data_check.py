@@ -17,10 +17,10 @@ from user_core.types import (
     TrajectoryChunk,
     TrajectorySchema,
 )
+from user_learner.cli.data_check import run_check
 from user_learner.edits.listing import EpisodeFilter, list_all, select
 from user_learner.edits.view import EditedEpisodes
 from user_learner.quality import StatisticsCache, judge
-from user_learner.quality.command import run_check
 from user_learner.quality.findings import anomalous
 from user_learner.replay import StoreWriter
 from user_learner.replay.meaning import write_meaning

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from user_core.errors import SuiteError
 from user_core.meaning import MEANINGS
 from user_core.types import EpisodeSource, Outcome
+from user_learner.cli.data_check import add_check
+from user_learner.cli.running import counting, list_lines, run
 from user_learner.data.exporting import Choice, export_hdf5, export_lerobot
 from user_learner.data.extras import library
 from user_learner.data.importing import import_data
@@ -23,7 +23,6 @@ from user_learner.data.lerobot.video import CODINGS
 from user_learner.data.lerobot.writer import FILE_STEPS
 from user_learner.data.mapping import load_mapping, propose, to_yaml
 from user_learner.data.source import Description, formats, open_source, told
-from user_learner.quality.command import add_check
 from user_learner.replay.writer import StoreWriter
 
 _SOURCES = {source.name.lower(): source for source in EpisodeSource}
@@ -33,14 +32,7 @@ _OUTCOMES = {outcome.name.lower(): outcome for outcome in Outcome}
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
     """Run the command; return the exit status: 0, 1 when something was left out or found, 2 when it could not be done."""
     options = parser().parse_args(arguments)
-    console = console or Console(highlight=False)
-    try:
-        status: int = options.run(options, console)
-    except (SuiteError, OSError) as error:
-        code = error.code if isinstance(error, SuiteError) else "disk"
-        console.print(f"[bold red]{code}[/]: {escape(str(error))}", soft_wrap=True)
-        return 2
-    return status
+    return run(partial(options.run, options), console)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -140,7 +132,7 @@ def _describe(description: Description, title: str, console: Console) -> None:
             escape(", ".join(field.names[:12])), role, escape(field.note),
         )  # fmt: skip
     console.print(table)
-    _list(console, "note", description.notes, "yellow")
+    list_lines(console, "note", description.notes, "yellow")
 
 
 def _import(options: argparse.Namespace, console: Console) -> int:
@@ -156,7 +148,7 @@ def _import(options: argparse.Namespace, console: Console) -> int:
         with StoreWriter(options.into) as target:
             for path in options.data:
                 try:
-                    with _progress(console, f"importing {path}") as update:
+                    with counting(console, f"importing {path}") as update:
                         report = import_data(
                             path, target, mapping, format_name=options.format, source=source,
                             progress=update, accepted=accepted,
@@ -182,8 +174,8 @@ def _import(options: argparse.Namespace, console: Console) -> int:
             is_empty = target.schema is None
     finally:
         console.print(table)
-        _list(console, "note", notes, "yellow")
-        _list(console, "left out", skipped, "yellow")
+        list_lines(console, "note", notes, "yellow")
+        list_lines(console, "left out", skipped, "yellow")
     if is_empty and not before:
         _remove_empty(Path(options.into))
     return 2 if failed else (1 if skipped else 0)
@@ -202,7 +194,7 @@ def _export(options: argparse.Namespace, console: Console) -> int:
         outcomes=[_OUTCOMES[name] for name in options.outcome or ()],
         robots=options.robot or (), tasks=options.task or (), least_return=options.least_return,
     )  # fmt: skip
-    with _progress(console, "exporting episodes") as update:
+    with counting(console, "exporting episodes") as update:
         if options.format == "hdf5":
             report = export_hdf5(options.store, options.data, choice, update)
         else:
@@ -215,8 +207,8 @@ def _export(options: argparse.Namespace, console: Console) -> int:
     )
     if report.psnr_db != float("inf"):
         console.print(f"images: {report.psnr_db:.1f} dB PSNR (--images lossless keeps all)")
-    _list(console, "note", report.notes, "yellow")
-    _list(console, "left out", report.skipped, "yellow")
+    list_lines(console, "note", report.notes, "yellow")
+    list_lines(console, "left out", report.skipped, "yellow")
     return 1 if report.skipped else 0
 
 
@@ -224,7 +216,7 @@ def _verify(options: argparse.Namespace, console: Console) -> int:
     damaged: list[str] = []
     table = Table("data", "format", "episodes", "steps", "damaged")
     for path in options.data:
-        with open_source(path, options.format) as source, _progress(console, "reading") as update:
+        with open_source(path, options.format) as source, counting(console, "reading") as update:
             refs = source.episodes()
             steps = bad = 0
             for done, ref in enumerate(refs):
@@ -237,7 +229,7 @@ def _verify(options: argparse.Namespace, console: Console) -> int:
             name = source.describe().format
             table.add_row(escape(path), name, f"{len(refs):,}", f"{steps:,}", f"{bad:,}")
     console.print(table)
-    _list(console, "damaged", damaged, "red")
+    list_lines(console, "damaged", damaged, "red")
     return 1 if damaged else 0
 
 
@@ -262,18 +254,3 @@ def _push(options: argparse.Namespace, console: Console) -> int:
         ) from error  # fmt: skip
     console.print(f"{description.episodes:,} episodes are at {options.repository}")
     return 0
-
-
-@contextmanager
-def _progress(console: Console, what: str) -> Iterator[Any]:
-    columns = (TextColumn(escape(what)), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _list(console: Console, what: str, lines: Sequence[str], colour: str) -> None:
-    for line in lines[:50]:
-        console.print(f"[{colour}]{what}:[/] {escape(line)}", soft_wrap=True)
-    if len(lines) > 50:
-        console.print(f"[{colour}]... and {len(lines) - 50} more[/]")

@@ -13,11 +13,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
 
-from user_core.errors import SpecError, SuiteError
+from user_core.errors import SpecError
 from user_core.types import EpisodeSource, Outcome
+from user_learner.cli.running import progress, run
 from user_learner.edits.entries import OUTCOMES, Edit
 from user_learner.edits.listing import EpisodeFilter, Listed, list_all, named, select
 from user_learner.edits.view import EditedEpisodes
@@ -31,17 +31,15 @@ _OUTCOMES = {outcome.name.lower(): outcome for outcome in OUTCOMES}
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
     """Run the command; return the exit status: 0, 1 when nothing fits, 2 when it could not be done."""
     options = _parser().parse_args(arguments)
-    console = console or Console(highlight=False)
-    try:
+
+    def edited(console: Console) -> int:
         with EditedEpisodes(options.store, options.edits) as view:
             for warning in view.log.warnings:
                 console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
             status: int = options.run(options, console, view)
-    except (SuiteError, OSError) as error:
-        code = error.code if isinstance(error, SuiteError) else "disk"
-        console.print(f"[bold red]{code}[/]: {escape(str(error))}", soft_wrap=True)
-        return 2
-    return status
+            return status
+
+    return run(edited, console)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -156,9 +154,8 @@ def _selected(
     if wanted.needs_statistics:
         cache = StatisticsCache(view.reader.path)
         infos = [item.episode.info for item in listed]
-        with Progress(console=console, transient=True) as bar:
-            task = bar.add_task("measuring episodes", total=None)
-            cache.update(view.reader, infos, lambda d, n: bar.update(task, completed=d, total=n))
+        with progress(console, "measuring episodes") as update:
+            cache.update(view.reader, infos, update)
         there = {item.episode.key: item.episode.outcome for item in listed}
         statistics = {key: one for key, one in cache.found.items() if key in there}
         gate = {key: one.gate_changed for key, one in statistics.items()}

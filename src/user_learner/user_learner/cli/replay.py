@@ -5,19 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from user_core.errors import SuiteError
 from user_core.meaning import MEANINGS, describe_meaning, outside_bounds
 from user_core.types import EpisodeSource, Outcome
+from user_learner.cli.running import counting, list_lines, run
 from user_learner.edits.view import as_edited
 from user_learner.replay.conversion import convert
 from user_learner.replay.maintenance import Report, verify
@@ -36,14 +34,7 @@ _SOURCES = {source.name.lower(): source for source in EpisodeSource}
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
     """Run the command; return the exit status: 0, 1 when something was found, 2 when it could not be done."""
     options = _parser().parse_args(arguments)
-    console = console or Console(highlight=False)
-    try:
-        status: int = options.run(options, console)
-    except (SuiteError, OSError) as error:
-        code = error.code if isinstance(error, SuiteError) else "disk"
-        console.print(f"[bold red]{code}[/]: {escape(str(error))}", soft_wrap=True)
-        return 2
-    return status
+    return run(partial(options.run, options), console)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -130,7 +121,7 @@ def _info(options: argparse.Namespace, console: Console) -> int:
 def _verify(options: argparse.Namespace, console: Console) -> int:
     if options.repair:
         with StoreWriter(options.store) as writer:  # its opening mends what it can
-            _list(console, "repaired", writer.warnings, "yellow")
+            list_lines(console, "repaired", writer.warnings, "yellow")
             report = _verify_once(options.store, console)
             if report.damages:
                 writer.set_aside(report.damages)
@@ -143,14 +134,14 @@ def _verify(options: argparse.Namespace, console: Console) -> int:
         report.segments, report.rows, report.chunks, report.episodes, len(report.errors),
         len(report.warnings))))  # fmt: skip
     console.print(table)
-    _list(console, "error", report.errors, "red")
-    _list(console, "warning", report.warnings, "yellow")
+    list_lines(console, "error", report.errors, "red")
+    list_lines(console, "warning", report.warnings, "yellow")
     console.print("[green]all promises hold[/green]" if report.ok else "[red]damaged[/red]")
     return 0 if report.ok else 1
 
 
 def _verify_once(store: str, console: Console) -> Report:
-    with _progress(console, "verifying rows") as update:
+    with counting(console, "verifying rows") as update:
         return verify(store, update)
 
 
@@ -160,27 +151,27 @@ def _merge(options: argparse.Namespace, console: Console) -> int:
     notes: list[str] = []
     with StoreWriter(options.into) as target:
         for store in options.stores:
-            with _progress(console, f"merging {store}") as update:
+            with counting(console, f"merging {store}") as update:
                 report = merge(store, target, update, _accepted(options))
             numbers = (report.chunks, report.rows, report.duplicates, len(report.skipped))
             table.add_row(store, *(f"{n:,}" for n in numbers))
             skipped += report.skipped
             notes += report.notes
     console.print(table)
-    _list(console, "meaning", notes, "yellow")
-    _list(console, "left out", skipped, "yellow")
+    list_lines(console, "meaning", notes, "yellow")
+    list_lines(console, "left out", skipped, "yellow")
     return 1 if skipped else 0
 
 
 def _export(options: argparse.Namespace, console: Console) -> int:
     sources = [_SOURCES[name] for name in options.source or _SOURCES]
-    with _progress(console, "exporting episodes") as update:
+    with counting(console, "exporting episodes") as update:
         edited = None if options.as_recorded else as_edited()
         report = export_episodes(
             options.store, options.file, sources, options.compress, update, edited
         )
     console.print(f"{report.episodes:,} episodes, {report.rows:,} rows written to {options.file}")
-    _list(console, "left out", report.skipped, "yellow")
+    list_lines(console, "left out", report.skipped, "yellow")
     return 1 if report.skipped else 0
 
 
@@ -189,12 +180,12 @@ def _convert(options: argparse.Namespace, console: Console) -> int:
     wanted = find_meaning(options.like)
     with StoreWriter(options.into) as target:
         report = convert(options.store, target, wanted, data)
-    _list(console, "meaning", report.notes, "yellow")
+    list_lines(console, "meaning", report.notes, "yellow")
     console.print(
         f"{report.episodes:,} episodes, {report.rows:,} rows written to {options.into}; "
         f"{report.duplicates:,} were there"
     )
-    _list(console, "left out", report.skipped, "yellow")
+    list_lines(console, "left out", report.skipped, "yellow")
     return 1 if report.skipped else 0
 
 
@@ -205,35 +196,16 @@ def _import(options: argparse.Namespace, console: Console) -> int:
     notes: list[str] = []
     with StoreWriter(options.into) as target:
         for file in options.files:
-            with _progress(console, f"importing {file}") as update:
+            with counting(console, f"importing {file}") as update:
                 report = import_episodes(file, target, source, update, _accepted(options))
             numbers = (report.episodes, report.rows, report.duplicates, len(report.skipped))
             table.add_row(file, *(f"{n:,}" for n in numbers))
             skipped += report.skipped
             notes += report.notes
     console.print(table)
-    _list(console, "meaning", notes, "yellow")
-    _list(console, "left out", skipped, "yellow")
+    list_lines(console, "meaning", notes, "yellow")
+    list_lines(console, "left out", skipped, "yellow")
     return 1 if skipped else 0
-
-
-@contextmanager
-def _progress(console: Console, what: str) -> Iterator[Any]:
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _list(console: Console, what: str, lines: Sequence[str], colour: str) -> None:
-    for line in lines[:50]:
-        console.print(f"[{colour}]{what}:[/] {escape(line)}", soft_wrap=True)
-    if len(lines) > 50:
-        console.print(f"[{colour}]... and {len(lines) - 50} more[/]")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
 
 
 def show(store: str | Path, last_episodes: int, console: Console) -> None:
@@ -354,3 +326,7 @@ def _show_episodes(episodes: list[EpisodeInfo], console: Console) -> None:
             f"{result.episode_return:.3f}" if result else "",
         )
     console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

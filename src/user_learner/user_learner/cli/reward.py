@@ -10,19 +10,20 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
 
 from user_core.config import from_mapping
-from user_core.errors import ConfigError, SuiteError
+from user_core.errors import ConfigError
 from user_core.plugins import PluginChoice
 from user_core.rewards.classifier import ClassifierConfig, ClassifierReward, write_model
+from user_learner.cli.running import progress, run
 from user_learner.edits.columns import RewardColumn, columns_of
 from user_learner.edits.entries import Edit
 from user_learner.edits.relabelling import relabel
@@ -39,14 +40,7 @@ _ASKED = ("endpoint", "model", "task")
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
     """Run the command; return the exit status: 0, 1 when something was left out, 2 when it could not be done."""
     options = _parser().parse_args(arguments)
-    console = console or Console(highlight=False)
-    try:
-        status: int = options.run(options, console)
-    except (SuiteError, OSError) as error:
-        code = error.code if isinstance(error, SuiteError) else "disk"
-        console.print(f"[bold red]{code}[/]: {escape(str(error))}", soft_wrap=True)
-        return 2
-    return status
+    return run(partial(options.run, options), console)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -149,12 +143,8 @@ def _relabel(options: argparse.Namespace, console: Console) -> int:
     choice = PluginChoice(plugin=options.reward, params=params_of(options.params))
     column = options.column or options.reward.rpartition(":")[2]
     with EditedEpisodes(options.store, options.edits, reward_column="") as view:
-        with Progress(console=console, transient=True) as bar:
-            task = bar.add_task("judging episodes", total=None)
-            report = relabel(
-                view, choice, column, options.author, options.reason,
-                lambda done, total: bar.update(task, completed=done, total=total),
-            )  # fmt: skip
+        with progress(console, "judging episodes") as update:
+            report = relabel(view, choice, column, options.author, options.reason, update)
         console.print(
             f"{report.steps:,} steps of {report.episodes:,} episodes judged, {report.before:,} episodes "
             f"were; {report.changed:,} steps differ from what was recorded; a success in "
@@ -209,11 +199,8 @@ def _ask(options: argparse.Namespace, console: Console) -> int:
 def _train(options: argparse.Namespace, console: Console) -> int:
     config = from_mapping(TrainConfig, _settings(options.set), "--set")
     with EditedEpisodes(options.store, options.edits) as view:
-        with Progress(console=console, transient=True) as bar:
-            task = bar.add_task("training", total=None)
-            model, network, about = train(
-                view, config, lambda done, total: bar.update(task, completed=done, total=total)
-            )
+        with progress(console, "training") as update:
+            model, network, about = train(view, config, update)
     write_model(options.out, model, network)
     console.print(
         f"{about['successes']:,} of {about['episodes']:,} episodes are successes; {about['held_out']:,} were "
@@ -232,12 +219,8 @@ def _eval(options: argparse.Namespace, console: Console) -> int:
         episodes = labelled(view)
         if not episodes:
             raise ConfigError("labelled episodes", got=0, expected="some, of both kinds")
-        with Progress(console=console, transient=True) as bar:
-            task = bar.add_task("judging episodes", total=None)
-            found = evaluate(
-                view, reward, episodes,
-                lambda done, total: bar.update(task, completed=done, total=total),
-            )  # fmt: skip
+        with progress(console, "judging episodes") as update:
+            found = evaluate(view, reward, episodes, update)
         if options.out:
             folder = Path(options.out)
             folder.mkdir(parents=True, exist_ok=True)

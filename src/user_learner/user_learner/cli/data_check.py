@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
 
+from user_learner.cli.running import progress
 from user_learner.edits.listing import list_all
 from user_learner.edits.view import EditedEpisodes
 from user_learner.quality.findings import KINDS
@@ -42,12 +42,8 @@ def run_check(options: argparse.Namespace, console: Console) -> int:
     with EditedEpisodes(options.store, options.edits) as view:
         listed = [i for i in list_all(view) if options.all or not i.episode.edits.excluded]
         cache = StatisticsCache(view.reader.path)
-        with Progress(console=console, transient=True) as bar:
-            task = bar.add_task("measuring episodes", total=None)
-            skipped = cache.update(
-                view.reader, [item.episode.info for item in listed],
-                lambda done, total: bar.update(task, completed=done, total=total),
-            )  # fmt: skip
+        with progress(console, "measuring episodes") as update:
+            skipped = cache.update(view.reader, [item.episode.info for item in listed], update)
         report = examine(listed, cache.found, options.store, skipped)
         if options.out:
             page = write_page(report, view.reader, listed, Path(options.out))
