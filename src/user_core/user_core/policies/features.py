@@ -121,6 +121,12 @@ class FeatureLayout:
             return np.zeros((rows, 0), np.float32)
         return np.concatenate(parts, axis=1, dtype=np.float32, casting="unsafe")
 
+    def least_spreads(self, share: float, unbounded: float) -> Array:
+        """The least standard deviation that an input may count as having, (O,) float32: a share of half its
+        range where it has bounds, else ``unbounded``."""
+        least: Array = np.where(self.scale != 1.0, share / self.scale, unbounded).astype(np.float32)
+        return least
+
 
 def _normalisation(spec: ArraySpec) -> tuple[Array, Array]:
     """Offset and scale of one array, flat, that bring its bounds to -1 and 1."""

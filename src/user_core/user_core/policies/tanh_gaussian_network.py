@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from user_core.errors import SpecError
 from user_core.interfaces import ActionDistribution
 from user_core.policies.choices import MixedActions
 from user_core.policies.tanh_gaussian_layout import INPUT_LIMIT, NORM_EPSILON, TanhGaussianLayout
+from user_core.policies.torch_policy import batch_inputs, in_metres
 from user_core.specs import Array, Arrays
 
 #: Steps of uint16 are rounded: the farthest may come out a little farther.
@@ -68,33 +68,14 @@ class TanhGaussianNetwork(nn.Module):
         self._settling = settling
         self.register_buffer("calls_left", torch.tensor(calls))
         self.register_buffer("sums", torch.zeros((3, features.state_size), dtype=torch.float64))
-        bounded = features.scale != 1.0
-        least = np.where(bounded, _LEAST_SHARE / features.scale, _LEAST_UNBOUNDED)
-        self._least = torch.from_numpy(least.astype(np.float32))
+        least = features.least_spreads(_LEAST_SHARE, _LEAST_UNBOUNDED)
+        self._least = torch.from_numpy(least)
         self._observed, self._far = 0, torch.zeros(features.state_size)
         self._collect()
 
     def inputs(self, observation: Arrays) -> dict[str, Tensor]:
         """``state``, (B, O) float32, and images under their names; depth as float32 in m."""
-        features = self.layout.features
-        rows = len(observation[next(iter(features.specs))])
-        found = {"state": torch.from_numpy(features.vectors(observation, rows))}
-        for name in features.image_names:
-            image = torch.as_tensor(observation[name])
-            if image.shape != (rows, *features.specs[name].shape):
-                raise SpecError(
-                    f"images {name!r} of a batch", got=tuple(image.shape),
-                    expected=(rows, *features.specs[name].shape),
-                )  # fmt: skip
-            found[name] = self._in_metres(name, image)
-        return found
-
-    def _in_metres(self, name: str, image: Tensor) -> Tensor:
-        """Depth in m; other images as they are."""
-        depth = self.layout.features.depths.get(name)
-        if depth is None or image.dtype == torch.float32:
-            return image
-        return image.float() * depth[0]
+        return batch_inputs(self.layout.features, observation)
 
     def observe(self, *inputs: Mapping[str, Tensor]) -> None:
         """Settle offset and scale, while they are not; then let the scale follow the data."""
@@ -241,7 +222,7 @@ class TanhGaussianNetwork(nn.Module):
             features = self.layout.features
             inputs = {"state": torch.from_numpy(features.vector(observation))[None]}
             for name in features.image_names:
-                inputs[name] = self._in_metres(name, torch.tensor(observation[name]))[None]
+                inputs[name] = in_metres(features, name, torch.tensor(observation[name]))[None]
             head: Array = self._head(self.encode(inputs))[0].numpy()
             return head
 

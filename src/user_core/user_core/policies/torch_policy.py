@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from user_core.config import Config, setting
-from user_core.errors import PolicyError, SpecError
+from user_core.errors import SpecError
 from user_core.interfaces import DistributionNetwork, Policy
-from user_core.policies.features import ActionScale, is_image
+from user_core.policies.features import ActionScale, FeatureLayout, is_image
+from user_core.policies.loading import check_fits
 from user_core.specs import Array, Arrays, RobotSpec
 
 
@@ -59,6 +60,33 @@ class Network(nn.Module):
     def arrays(self) -> dict[str, Array]:
         """Parameters and buffers by the names that torch gives them; a copy."""
         return {name: t.detach().cpu().numpy().copy() for name, t in self.state_dict().items()}
+
+
+def batch_inputs(features: FeatureLayout, observation: Arrays) -> dict[str, Tensor]:
+    """Observations as a policy with a :class:`~user_core.policies.features.FeatureLayout` sees them:
+    ``state``, (B, O) float32, and images under their names; depth as float32 in m.
+
+    Raises SpecError where images have another shape.
+    """
+    rows = len(observation[next(iter(features.specs))])
+    found = {"state": torch.from_numpy(features.vectors(observation, rows))}
+    for name in features.image_names:
+        image = torch.as_tensor(observation[name])
+        if image.shape != (rows, *features.specs[name].shape):
+            raise SpecError(
+                f"images {name!r} of a batch", got=tuple(image.shape),
+                expected=(rows, *features.specs[name].shape),
+            )  # fmt: skip
+        found[name] = in_metres(features, name, image)
+    return found
+
+
+def in_metres(features: FeatureLayout, name: str, image: Tensor) -> Tensor:
+    """Depth in m; other images as they are."""
+    depth = features.depths.get(name)
+    if depth is None or image.dtype == torch.float32:
+        return image
+    return image.float() * depth[0]
 
 
 class TorchPolicyConfig(Config):
@@ -112,24 +140,8 @@ class TorchPolicy(Policy):
         return self._network.arrays()
 
     def load(self, arrays: Arrays) -> None:
-        mine, name = self.arrays(), type(self).__name__
-        for subject, given, wanted in (
-            ("arrays", sorted(arrays), sorted(mine)),
-            ("shapes", _shapes(arrays), _shapes(mine)),
-        ):
-            if given != wanted:
-                raise PolicyError(f"{subject} of {name}", got=given, expected=wanted)
-        for key, array in arrays.items():
-            if not np.isfinite(array).all():
-                raise PolicyError(
-                    f"array {key!r} of {name}", got="numbers that are not finite",
-                    expected="finite numbers", hint="The training that made it has diverged",
-                )  # fmt: skip
+        check_fits(arrays, self.arrays(), type(self).__name__)
         fresh = copy.deepcopy(self._network)
         state = {key: torch.from_numpy(np.array(array)) for key, array in arrays.items()}
         fresh.load_state_dict(state)  # type: ignore[attr-defined]
         self._network = fresh
-
-
-def _shapes(arrays: Arrays) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(np.shape(arrays[name])) for name in sorted(arrays)}

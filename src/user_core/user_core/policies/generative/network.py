@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from user_core.errors import SpecError
 from user_core.policies.features import FeatureLayout
 from user_core.policies.generative.backbones import Perceptron, Transformer
 from user_core.policies.generative.coding import ChunkCode
@@ -17,6 +16,7 @@ from user_core.policies.generative.config import ChunkConfig, GenerativeConfig
 from user_core.policies.generative.mlp import PerceptronLayout
 from user_core.policies.generative.objectives import Objective
 from user_core.policies.tanh_gaussian_network import soft_limit_batch
+from user_core.policies.torch_policy import batch_inputs
 from user_core.specs import Array, Arrays
 
 #: Least half width of what data show, as a share of half the bounds, and where there are none.
@@ -58,27 +58,12 @@ class ChunkNetwork(nn.Module):
         self.register_buffer("statistics_inputs", torch.zeros((2, features.state_size)).double())
         self.register_buffer("statistics_actions", torch.zeros((2, size)).double())
         self.register_buffer("statistics_calls", torch.zeros(2, dtype=torch.int64))
-        bounded = features.scale != 1.0
-        least = np.where(bounded, _LEAST_SHARE / features.scale, _LEAST_UNBOUNDED)
-        self._least = torch.from_numpy(least.astype(np.float32))
+        least = features.least_spreads(_LEAST_SHARE, _LEAST_UNBOUNDED)
+        self._least = torch.from_numpy(least)
 
     def inputs(self, observation: Arrays) -> dict[str, Tensor]:
         """``state``, (B, O) float32, and images under their names; depth as float32 in m."""
-        features = self.features
-        rows = len(observation[next(iter(features.specs))])
-        found = {"state": torch.from_numpy(features.vectors(observation, rows))}
-        for name in features.image_names:
-            image = torch.as_tensor(observation[name])
-            if image.shape != (rows, *features.specs[name].shape):
-                raise SpecError(
-                    f"images {name!r} of a batch", got=tuple(image.shape),
-                    expected=(rows, *features.specs[name].shape),
-                )  # fmt: skip
-            depth = features.depths.get(name)
-            if depth is not None and image.dtype != torch.float32:
-                image = image.float() * depth[0]
-            found[name] = image
-        return found
+        return batch_inputs(self.features, observation)
 
     def observe(self, *inputs: Mapping[str, Tensor]) -> None:
         """Settle the scale of what is seen."""

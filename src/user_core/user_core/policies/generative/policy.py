@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from user_core.errors import ConfigError, PolicyError
+from user_core.errors import ConfigError
 from user_core.interfaces import Policy
 from user_core.policies.features import FeatureLayout
 from user_core.policies.generative.coding import ChunkCode, soft_mask
 from user_core.policies.generative.config import ChunkConfig, GenerativeConfig
 from user_core.policies.generative.mlp import NumpyPerceptron, PerceptronLayout
 from user_core.policies.generative.objectives import Diffusion, Flow, Given, Objective
+from user_core.policies.loading import check_fits
 from user_core.policies.tanh_gaussian_layout import soft_limit
 from user_core.specs import Array, Arrays, RobotSpec
 
@@ -66,19 +67,8 @@ class ChunkPolicy(Policy):
         return {name: array.copy() for name, array in self._arrays.items()}
 
     def load(self, arrays: Arrays) -> None:
-        mine, name = self._arrays, type(self).__name__
-        for subject, given, wanted in (
-            ("arrays", sorted(arrays), sorted(mine)),
-            ("shapes", _shapes(arrays), _shapes(mine)),
-        ):
-            if given != wanted:
-                raise PolicyError(f"{subject} of {name}", got=given, expected=wanted)
-        for key, array in arrays.items():
-            if not np.isfinite(array).all():
-                raise PolicyError(
-                    f"array {key!r} of {name}", got="numbers that are not finite",
-                    expected="finite numbers", hint="The training that made it has diverged",
-                )  # fmt: skip
+        mine = self._arrays
+        check_fits(arrays, mine, type(self).__name__)
         self._take({key: np.array(arrays[key], np.float32, order="C") for key in mine})
 
     def _to_robot(self, code: Array) -> Array:
@@ -239,7 +229,3 @@ def _fill(network: Any, arrays: Arrays) -> None:
 
     state = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
     network.load_state_dict(state, strict=False)
-
-
-def _shapes(arrays: Arrays) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(np.shape(arrays[name])) for name in sorted(arrays)}
