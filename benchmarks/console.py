@@ -15,7 +15,6 @@ import json
 import os
 import random
 import shutil
-import socket
 import statistics
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "testing"))
 
+from user_testing.ports import free_port
 from user_testing.systems import started, words_of_run
 
 RATE_HZ = 20.0
@@ -42,12 +42,6 @@ processes:
   hal: {parameters: {robot: {plugin: "user_testing.worlds.noting_robot:NotingRobot", params: {rate_hz: %g, times: %s}}, task: keys}}
   actor: {parameters: {loop: {mode: demonstration, max_episode_steps: 100000, evaluation: {every: 0}}}}
 """
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @contextmanager
@@ -80,7 +74,7 @@ def _goto(page: Any, address: str, wait_s: float = 120.0) -> None:
 def keys(presses: int) -> None:
     """From a key to the driver."""
     with tempfile.TemporaryDirectory() as folder, chromium() as browser:
-        times, file, port = Path(folder) / "times", Path(folder) / "keys.yaml", _free_port()
+        times, file, port = Path(folder) / "times", Path(folder) / "keys.yaml", free_port()
         file.write_text(_KEYS % (RATE_HZ, times), encoding="utf-8")
         environment = {
             **os.environ,
@@ -128,7 +122,7 @@ def list_of(episodes: int) -> None:
 
     with tempfile.TemporaryDirectory() as folder, chromium() as browser:
         many_episodes(Path(folder), episodes)
-        port = _free_port()
+        port = free_port()
         words = [
             "user",
             "console",
@@ -176,10 +170,10 @@ def cost(rounds: int, seconds: float) -> None:
 def _figures(browser: Any, kind: str, seconds: float) -> tuple[float, float]:
     """Lateness p99 in ms, and updates a second, medians over the last part of a run."""
     with tempfile.TemporaryDirectory() as folder:
-        port = _free_port()
+        port = free_port()
         more = [] if kind == "none" else ["console:=true", f"console_port:={port}"]
         words = words_of_run(
-            "sim_images", *more, f"policy_endpoint:=tcp/127.0.0.1:{_free_port()}", runs=folder
+            "sim_images", *more, f"policy_endpoint:=tcp/127.0.0.1:{free_port()}", runs=folder
         )
         with started(words, stdout=open(os.devnull, "w")):  # noqa: SIM115
             page = browser.new_page()

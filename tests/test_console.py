@@ -18,6 +18,7 @@ from user_comm import topics
 from user_comm.converters import observation_from_message
 from user_comm.topics import interface_class, profile
 from user_core.types import Outcome
+from user_testing.ports import free_port
 from user_testing.waiting import wait_until
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -39,12 +40,6 @@ processes:
   actor: {parameters: {loop: {mode: demonstration, max_episode_steps: 600, evaluation: {every: 0}}}}
 """
 _KEYS = (("w", "s"), ("a", "d"), ("q", "e"))
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 @pytest.fixture

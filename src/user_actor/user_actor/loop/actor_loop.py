@@ -45,6 +45,10 @@ class EpisodePlan:
     keep_version: bool = False
 
 
+#: Why no episode is begun any more.
+WAS_ASKED_BACK = Reason(ASKED_BACK, "the robot was asked back; no episode is begun")
+
+
 class EpisodeSchedule:
     """Mixes evaluation episodes into the others. Pure."""
 
@@ -189,7 +193,7 @@ class ActorLoop:
             limit_s: How long the episode may go on.
         """
         with self._sleeping:
-            self._finishing = Reason(ASKED_BACK, "the robot was asked back; no episode is begun")
+            self._finishing = WAS_ASKED_BACK
             self._sleeping.notify_all()
         self.episodes.finish(limit_s)
 

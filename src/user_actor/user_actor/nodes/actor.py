@@ -14,6 +14,7 @@ from user_msgs.msg import ActorStatus, SafetyStatus
 
 from user_actor.config import ActorConfig
 from user_actor.loop import ActorLoop, EpisodeLoop, PolicyHolder
+from user_actor.loop.actor_loop import WAS_ASKED_BACK
 from user_actor.loop.remote import InferenceLink
 from user_actor.loop.stats import LoopState, LoopStatus
 from user_actor.nodes.lease import LeaseKeeper
@@ -35,7 +36,7 @@ from user_comm.logs import bridge_logging
 from user_comm.run import run
 from user_comm.subscriptions import TopicReader
 from user_core.errors import ConfigError, DeviceError, DeviceTimeout, TransportError
-from user_core.reasons import ASKED_BACK, NO_REASON, NODE_WAITS, POLICY_PULL, Reason
+from user_core.reasons import NO_REASON, NODE_WAITS, POLICY_PULL, Reason
 from user_core.runtime.grants import grant_of_environment
 from user_core.runtime.scheduling import hurry_middleware, make_process_prompt, urgent_thread
 from user_core.specs import RobotSpec
@@ -370,7 +371,7 @@ class ActorNode(LifecycleNode):
         status = None if loop is None else loop.status()
         waiting_for = Reason(NODE_WAITS, "the robot's spec" if self.is_active else "activation")
         if self._finish_s is not None:
-            waiting_for = Reason(ASKED_BACK, "the robot was asked back; no episode is begun")
+            waiting_for = WAS_ASKED_BACK
         message = actor_status_to_message(status, self._outbox.status(), waiting_for)
         message.actor = self._name
         if self._description is not None:

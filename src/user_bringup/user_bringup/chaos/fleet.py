@@ -9,10 +9,9 @@ network and one for data, which are cut together.
 from __future__ import annotations
 
 import json
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from user_bringup.chaos.links import FarLink, LinkProcess
 from user_bringup.chaos.trial import Blow, Trial, word_of
 from user_bringup.chaos.verdict import Check
 from user_bringup.monitor.history import read_history
+from user_bringup.running.prepare import free_port
 from user_core.config import to_mapping
 from user_fleet.deployment import Deployment, ProcessSpec, load_record
 from user_fleet.scheduling.experiment import Experiment
@@ -81,7 +81,7 @@ def made_fleet(folder: Path, domains: Sequence[int]) -> Iterator[Fleet]:
         folder: Where it may write.
         domains: Five ROS domains: of the schedulers, the robots' hosts, the learner's host.
     """
-    fleet_port, data_port = _free_port(), _free_port()
+    fleet_port, data_port = free_port(), free_port()
     robots = {host: arm for hosts in SITES.values() for host, arm in hosts.items()}
     domain, *others = domains
     of_hosts = dict(zip([*robots, LEARNER_HOST], others, strict=True))
@@ -149,11 +149,6 @@ def _scheduler(folder: Path, name: str, domain: int, port: int) -> dict[str, Any
 
 def _at(port: int) -> str:
     return f"tcp/127.0.0.1:{port}"
-
-
-def _free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        return int(server.getsockname()[1])
 
 
 class FleetTrial(Trial):

@@ -15,9 +15,9 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 
 from user_bringup.chaos.faults import Link
+from user_core.runtime.closing import Closing
 
 
 class FarLink:
@@ -50,7 +50,7 @@ class FarLink:
         self._process.stdout.readline()  # it is done
 
 
-class LinkProcess:
+class LinkProcess(Closing):
     """The process, which ends with this one in any case.
 
     Args:
@@ -61,11 +61,7 @@ class LinkProcess:
     """
 
     def __init__(self, targets: Sequence[tuple[str, int]]) -> None:
-        self._targets = targets
-        self.links: list[FarLink] = []
-
-    def __enter__(self) -> LinkProcess:
-        words = [f"{host}:{port}" for host, port in self._targets]
+        words = [f"{host}:{port}" for host, port in targets]
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__, *words],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
@@ -73,14 +69,9 @@ class LinkProcess:
         assert self._process.stdout is not None
         ports = json.loads(self._process.stdout.readline())
         self.links = [FarLink(self._process, i, port) for i, port in enumerate(ports)]
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the process."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:

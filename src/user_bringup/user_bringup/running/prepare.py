@@ -171,7 +171,7 @@ def moved_ports(deployment: Deployment, overrides: Mapping[str, Any]) -> dict[st
         endpoint = str(argument.default)
         found = _LOCAL.fullmatch(endpoint)
         if found and name not in overrides and not _is_free(int(found[2])):
-            moved[name] = f"{found[1]}{_free_port()}"
+            moved[name] = f"{found[1]}{free_port()}"
     return moved
 
 
@@ -185,7 +185,8 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine on which nobody listens now."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])

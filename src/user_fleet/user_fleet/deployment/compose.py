@@ -36,7 +36,7 @@ from user_core.config.model import Key
 from user_core.errors import ConfigError
 from user_fleet.deployment.faults import Faults
 from user_fleet.deployment.fragments import EMPTY, MemberReader, as_declaration, is_declaration
-from user_fleet.deployment.members import Part, name_with_owner
+from user_fleet.deployment.members import Member, Part, name_with_owner
 from user_fleet.deployment.model import Argument, Deployment, ProcessSpec
 from user_fleet.deployment.tree import (
     Node,
@@ -300,10 +300,7 @@ class _Composer(MemberReader):
             mine = [part for part in self.parts if part.member and part.member.host == host.name]
             if any(part.is_managed for part in mine):
                 role = _HOST_MANAGER if len(self.hosts) > 1 else _MANAGER
-                before = set(host.processes)
-                self.apply(host, Node(role, host.tree.origin))
-                for name in host.processes.keys() - before:
-                    self.parts.append(Part(name, host, list(host.processes[name])))
+                self._add_role(host, role)
 
     def _add_console(self) -> None:
         """The operator's page, where it is asked for: beside the learner, or on the first host."""
@@ -318,8 +315,12 @@ class _Composer(MemberReader):
         host = next((h for h in hosts if "learner" in h.processes), hosts[0])
         domains = [d for h in hosts if (d := h.tree.get("domain")) is not None]
         host.values["console_domains"] = Node([self.resolved(d) for d in domains], host.tree.origin)
+        self._add_role(host, _CONSOLE)
+
+    def _add_role(self, host: Member, role: str) -> None:
+        """One more role of a host, which its file does not name, with the processes that it brings."""
         before = set(host.processes)
-        self.apply(host, Node(_CONSOLE, host.tree.origin))
+        self.apply(host, Node(role, host.tree.origin))
         for name in host.processes.keys() - before:
             self.parts.append(Part(name, host, list(host.processes[name])))
 

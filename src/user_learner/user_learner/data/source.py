@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -207,30 +207,12 @@ def find_format(path: Path, name: str = "") -> Format:
     )  # fmt: skip
 
 
-class Opened:
-    """A source as a context: what is opened is closed."""
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-
-    def __enter__(self) -> Source:
-        return self.source
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.source.close()
-
-
 def open_source(
     path: str | Path, name: str = "", options: Mapping[str, Any] | None = None
-) -> Opened:
+) -> AbstractContextManager[Source]:
     """Open a data set of any installed format, ``with open_source(path) as source``."""
     path = Path(path)
-    return Opened(find_format(path, name).open(path, options or {}))
+    return closing(find_format(path, name).open(path, options or {}))
 
 
 def inside(root: Path, name: str) -> Path:

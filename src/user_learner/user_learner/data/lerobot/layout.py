@@ -14,7 +14,6 @@ Each file of videos, numbers and episodes with one number belongs together.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from user_core.runtime.files import sync_directory
+from user_core.runtime.files import replace_durably
 from user_core.specs import Array, ArraySpec
 from user_core.types import OBSERVATION, TrajectorySchema
 from user_learner.data.extras import library
@@ -241,10 +240,7 @@ def write_parquet(table: Any, path: Path) -> None:
     part = path.with_name(path.name + ".part")
     with open(part, "wb") as stream:
         parquet.write_table(table, stream, compression="snappy")
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(part, path)
-    sync_directory(path.parent)
+    replace_durably(part, path)
 
 
 def tasks_table(tasks: Sequence[str]) -> Any:
