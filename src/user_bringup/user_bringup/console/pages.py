@@ -90,7 +90,7 @@ def _live(console: Console, frame: Frame) -> None:
         if changed("learner", (s.learner_state, s.learner)):
             title.set_text(f"learner: {s.learner_state or 'not heard of'}")
             _figures(figures, s.learner)
-        if changed("nodes", (s.nodes, s.processes)):
+        if changed("nodes", s.nodes):
             nodes.clear()
             with nodes:
                 for name, state, level in s.nodes:
@@ -259,9 +259,7 @@ def _drive(console: Console, frame: Frame, robot: str) -> None:
         with ui.row().classes("w-full no-wrap").style("grid-area: view"):
             camera_row(dict(sorted(view.cameras.items())))
             if not view.cameras:
-                from user_bringup.console.scene import arm_scene
-
-                arm_scene(console, robot)
+                ui.label("this robot has no camera").classes("opacity-70")
         ui.html(
             '<div class="pad" data-pad="2,5"><div class="knob">z turn</div></div>', sanitize=False
         ).style("grid-area: right")

@@ -42,12 +42,6 @@ class Graph(Protocol):
     def jpeg(self, view: Any, quality: int = 80) -> bytes | None:
         """The newest image."""
 
-    def watch_joints(self, namespace: str) -> Any:
-        """Look at joints."""
-
-    def leave_joints(self, namespace: str) -> None:
-        """Look no more."""
-
     def drive(self, namespace: str, config: Any, device: str) -> Any:
         """A place to drive from."""
 

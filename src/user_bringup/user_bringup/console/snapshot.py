@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from user_bringup.monitor.shares import named
 from user_bringup.monitor.state import EVALUATION, ONLINE, SystemState, level_of
 from user_bringup.monitor.table import (
     ACTOR_STATES,
@@ -53,28 +52,20 @@ class Snapshot:
     """All that the live page shows.
 
     Attributes:
-        elapsed_s: Since the console listens.
         success: Share of successes of the last episodes, 0 to 1; NaN before the first.
-        episodes: How many these are.
-        evaluation: The share of evaluations for people.
-        evaluation_rate: As a number; NaN before the first.
+        evaluation_rate: Share of successes of the newest evaluations; NaN before the first.
         robots: Their cards.
         learner: Figures of the learner and the store.
         learner_state: One word.
-        processes: Name, and what is wrong, of each.
         nodes: Name, state and level (0 well, 1 warning, 2 error) of each managed node.
         warnings: What a person should look at.
     """
 
-    elapsed_s: float = 0.0
     success: float = math.nan
-    episodes: int = 0
-    evaluation: str = "-"
     evaluation_rate: float = math.nan
     robots: tuple[RobotCard, ...] = ()
     learner: tuple[tuple[str, str], ...] = ()
     learner_state: str = ""
-    processes: tuple[tuple[str, str], ...] = ()
     nodes: tuple[tuple[str, str, int], ...] = ()
     warnings: tuple[str, ...] = ()
     numbers: dict[str, float] = field(default_factory=dict)
@@ -82,22 +73,17 @@ class Snapshot:
 
 def snapshot(state: SystemState) -> Snapshot:
     """What there is to show now; take the monitor's lock."""
-    online, count = state.rate_of(ONLINE)
-    evaluation, versions = state.evaluations.shown
-    text = f"{evaluation} of {named(versions)}" if versions else str(evaluation)
+    online, _ = state.rate_of(ONLINE)
+    evaluation, _ = state.evaluations.shown
     learner_state, learner, numbers = _learner(state)
     robots = tuple(_robots(state))
     numbers["steps"] = float(sum(a.message.steps for a in state.actors.values()))
     return Snapshot(
-        elapsed_s=state.elapsed_s,
         success=online,
-        episodes=count,
-        evaluation=text,
         evaluation_rate=evaluation.rate,
         robots=robots,
         learner=learner,
         learner_state=learner_state,
-        processes=tuple(state.processes.items()),
         nodes=tuple(
             (
                 name,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -29,9 +29,6 @@ class ConsoleNode(LifecycleNode):
 
     Config = ConsoleConfig
 
-    def configure(self, stack: ExitStack) -> None:
-        self._config_of_page: ConsoleConfig = self.config
-
     def activate(self, stack: ExitStack) -> None:
         config: ConsoleConfig = self.config
         server = stack.enter_context(serve(config))
@@ -48,32 +45,23 @@ class ConsoleNode(LifecycleNode):
         self.diagnostics.report("console", Level.OK, f"at {self._server.url}", refused)
 
 
-class serve(ExitStack):  # noqa: N801 - used like a function
-    """A console that listens to a running system; a context manager that gives its server.
+@contextmanager
+def serve(config: ConsoleConfig, live: bool = True) -> Iterator[ConsoleServer]:
+    """A console, while the block lasts.
 
     Args:
         config: Its parameters.
-        live: Whether to listen; False: for a finished run.
+        live: Whether to listen to a running system; False: for a finished run.
     """
-
-    def __init__(self, config: ConsoleConfig, live: bool = True) -> None:
-        super().__init__()
-        self._config, self._live = config, live
-
-    def __enter__(self) -> ConsoleServer:  # type: ignore[override]
-        config, graph = self._config, None
-        look: Callable[[], Snapshot] = Snapshot
-        with ExitStack() as stack:
-            if self._live:
-                monitor = stack.enter_context(Monitor(domains=config.domains))
-                domain = config.domains[-1] if config.domains else None
-                graph = stack.enter_context(ConsoleGraph(domain))
-
-                look = partial(_look, monitor)
-
-            server = stack.enter_context(ConsoleServer(Console(config, look, graph)))
-            self.push(stack.pop_all())
-        return server
+    graph: ConsoleGraph | None = None
+    look: Callable[[], Snapshot] = Snapshot
+    with ExitStack() as stack:
+        if live:
+            monitor = stack.enter_context(Monitor(domains=config.domains))
+            domain = config.domains[-1] if config.domains else None
+            graph = stack.enter_context(ConsoleGraph(domain))
+            look = partial(_look, monitor)
+        yield stack.enter_context(ConsoleServer(Console(config, look, graph)))
 
 
 def _look(monitor: Monitor) -> Snapshot:

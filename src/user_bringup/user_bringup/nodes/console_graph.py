@@ -1,11 +1,10 @@
-"""What the console needs of a ROS graph: robots, cameras, joints, services, and a place for a person to drive.
+"""What the console needs of a ROS graph: robots, cameras, services, and a place for a person to drive.
 
 Nothing is subscribed to that nobody looks at.
 """
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import numpy as np
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 from user_comm import topics
@@ -115,8 +114,6 @@ class ConsoleGraph:
         self.learners: dict[str, str] = {}
         self._cameras: dict[str, CameraView] = {}
         self._specs: dict[str, CheckedSubscription] = {}
-        self._joints: dict[str, Joints] = {}
-        self._calls: set[Any] = set()
 
     def __enter__(self) -> ConsoleGraph:
         rclpy.init(context=self._context, args=[], domain_id=self._domain)
@@ -265,30 +262,6 @@ class ConsoleGraph:
             view.coded = count
         return view.jpeg
 
-    # --- joints ---------------------------------------------------------------------------
-
-    def watch_joints(self, namespace: str) -> Joints:
-        """The joints of a robot, by name; listens while somebody looks."""
-        with self._lock:
-            joints = self._joints.setdefault(namespace, Joints())
-            joints.watchers += 1
-            if joints.subscription is None:
-                joints.subscription = self.node.create_subscription(
-                    JointState, f"{namespace}/joint_states", joints.take, _NEWEST
-                )
-            return joints
-
-    def leave_joints(self, namespace: str) -> None:
-        """Nobody looks any more, or one less."""
-        with self._lock:
-            joints = self._joints.get(namespace)
-            if joints is None:
-                return
-            joints.watchers -= 1
-            if joints.watchers <= 0:
-                subscription = self._joints.pop(namespace).subscription
-                let_go(self.node, lambda: self.node.destroy_subscription(subscription))
-
     # --- driving --------------------------------------------------------------------------
 
     def drive(self, namespace: str, config: BrowserConfig, device: str) -> Drive:
@@ -314,21 +287,6 @@ class ConsoleGraph:
             place.say(label)
 
 
-@dataclass
-class Joints:
-    """Positions of joints by name, rad or m."""
-
-    positions: dict[str, float] = field(default_factory=dict)
-    count: int = 0
-    watchers: int = 0
-    subscription: Any = None
-
-    def take(self, message: Any) -> None:
-        """A message came; grippers and arm may come in different ones."""
-        self.positions.update(zip(message.name, message.position, strict=False))
-        self.count += 1
-
-
 class Drive:
     """A person's device for one robot: answers each observation of it with an intervention, while it is open.
 
@@ -345,8 +303,6 @@ class Drive:
         engaged: Whether the person drives.
     """
 
-    _numbers = itertools.count(1)
-
     def __init__(
         self,
         graph: ConsoleGraph,
@@ -359,7 +315,6 @@ class Drive:
         self.teleop = BrowserTeleop(config)
         self.teleop.connect(spec)
         self.sent, self.engaged = 0, False
-        self.answered_sent_ms = 0.0
         self._heard = threading.Event()
         node, topic = graph.node, topics.INTERVENTION
         self._publisher = node.create_publisher(
