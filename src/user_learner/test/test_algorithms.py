@@ -19,6 +19,7 @@ from user_learner.algorithms.rlpd import RLPD
 from user_learner.algorithms.sac import SAC
 from user_learner.algorithms.torch_tools import random_shift
 from user_testing.tensors import assert_close
+from user_testing.worlds.batches import random_batch
 
 ACTION = ArraySpec((2,), low=(-1.0, 0.0), high=(1.0, 4.0))
 STATE = RobotSpec("r", {"x": ArraySpec((3,), low=-2.0, high=2.0)}, ACTION)
@@ -40,21 +41,7 @@ def make(cls, settings, spec=STATE, **policy):
 
 
 def batch_of(spec, rows, seed=0, **changes):
-    rng = np.random.default_rng(seed)
-
-    def observation():
-        return {
-            k: np.stack([v.sample(rng) for _ in range(rows)]) for k, v in spec.observation.items()
-        }
-
-    fields = {
-        "observation": observation(),
-        "action": np.stack([spec.action.sample(rng) for _ in range(rows)]),
-        "reward": rng.standard_normal(rows).astype(np.float32),
-        "discount": np.full(rows, 0.9, np.float32),
-        "next_observation": observation(),
-    }
-    return Batch(**(fields | changes))
+    return random_batch(spec, rows, np.random.default_rng(seed), **changes)
 
 
 GPU = [

@@ -11,6 +11,7 @@ from user_core.errors import ConfigError, PluginError, PolicyError, SpecError
 from user_core.policies import policy_config_hash
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch, PolicyVersion
+from user_testing.worlds.batches import random_batch
 
 ACTION = ArraySpec((2,), low=(-1.0, 0.0), high=(1.0, 4.0))
 NUMBERS = RobotSpec("r", {"x": ArraySpec((3,), low=-2.0, high=2.0)}, ACTION)
@@ -59,22 +60,6 @@ def learner(given, spec=NUMBERS, **settings):
     return plugins.build("algorithms", "residual", settings, spec, build(given, spec))
 
 
-def batch_of(spec, rows, rng, **changes):
-    def observation():
-        return {
-            k: np.stack([v.sample(rng) for _ in range(rows)]) for k, v in spec.observation.items()
-        }
-
-    fields = {
-        "observation": observation(),
-        "action": np.stack([spec.action.sample(rng) for _ in range(rows)]),
-        "reward": rng.standard_normal(rows).astype(np.float32),
-        "discount": np.full(rows, 0.9, np.float32),
-        "next_observation": observation(),
-    }
-    return Batch(**(fields | changes))
-
-
 @pytest.mark.parametrize(
     ("name", "spec"),
     [(name, NUMBERS) for name in BASES] + [("tanh_gaussian", EYES), ("flow", EYES)],
@@ -110,7 +95,7 @@ def test_versions_hold_the_correction_alone_and_the_base_is_not_trained(tmp_path
     base = algorithm.networks.policy._base.policy.arrays()
     before = algorithm.policy_arrays()
     for _ in range(3):
-        algorithm.update(batch_of(NUMBERS, 16, rng))
+        algorithm.update(random_batch(NUMBERS, 16, rng))
     for name, array in algorithm.networks.policy._base.policy.arrays().items():
         np.testing.assert_array_equal(array, base[name])
     after = algorithm.policy_arrays()
@@ -129,7 +114,7 @@ def test_it_may_see_a_part_of_what_the_base_sees(tmp_path):
 def test_a_restored_training_goes_on_bit_by_bit_over_the_end_of_the_critics_time_alone(tmp_path):
     given, rng = kept(tmp_path, "flow"), np.random.default_rng(0)
     one = learner(given, critic_only_updates=8)
-    batches = [batch_of(NUMBERS, 12, rng) for _ in range(8)]
+    batches = [random_batch(NUMBERS, 12, rng) for _ in range(8)]
     first = one.policy_arrays()
     for batch in batches[:3]:
         one.update(batch)
@@ -259,14 +244,14 @@ def test_a_restored_steering_goes_on_bit_by_bit(tmp_path):
     one, other = (steering(steered(given), critic_only_updates=6) for _ in range(2))
     first = one.policy_arrays()
     x = 0.05 * rng.uniform(-1, 1, (12, 3)).astype(np.float32)
-    one.update(batch_of(NUMBERS, 12, rng, observation={"x": x}, next_observation={"x": x}))
+    one.update(random_batch(NUMBERS, 12, rng, observation={"x": x}, next_observation={"x": x}))
     weights = one.state()["noise_critics"]["layer0.weight"]
-    one.update(batch_of(NUMBERS, 12, rng))
+    one.update(random_batch(NUMBERS, 12, rng))
     assert (weights != one.state()["noise_critics"]["layer0.weight"])[:, :3].all()  # scaled anew
     np.testing.assert_array_equal(one.policy_arrays()["head.bias"], first["head.bias"])
     other.load_state(one.state())
     for _ in range(4):
-        batch = batch_of(NUMBERS, 12, rng)
+        batch = random_batch(NUMBERS, 12, rng)
         assert one.update(batch) == other.update(batch)
     assert (one.policy_arrays()["head.bias"] != first["head.bias"]).any()
     for name, array in one.state()["noise_critics"].items():
