@@ -14,8 +14,9 @@ from typing import Any
 from user_bringup.chaos.evidence import Evidence
 from user_bringup.chaos.faults import LINK, Link, PlanSize, make_plan
 from user_bringup.chaos.figures import describe_growth, draw_growth, draw_recovery, recovery_table
+from user_bringup.chaos.promises import lost_blows, promises
 from user_bringup.chaos.trial import Trial
-from user_bringup.chaos.verdict import Check, judge
+from user_bringup.chaos.verdict import Check
 from user_bringup.running import find_deployment, read_deployment, ros_domains
 from user_core.errors import ConfigError, SuiteError
 from user_fleet.deployment import Deployment, Faults, ProcessSpec, parse_overrides
@@ -150,17 +151,11 @@ def run_trial(
             left = trial.end()
     folder.mkdir(parents=True, exist_ok=True)  # also where user up refused to start
     (folder / "chaos.log").write_text("\n".join(said) + "\n", encoding="utf-8")
+    hits = _describe_blows(trial)
     checks = [
-        Check("everything recovered, without a person", not failure and _all_back(trial),
-              failure or _describe_blows(trial)),
-        Check("user up ended in good order", trial.exit_code == 0, f"exit code {trial.exit_code}"),
-        Check("no process was left over", not left, "; ".join(left) or "none"),
-        *judge(folder, evidence.chunks, evidence.versions),
-        Check("what was sent again was the same", not evidence.changed, f"{evidence.changed[:3]}"),
-        Check("no policy number was used twice or went back", not evidence.trouble,
-              "; ".join(evidence.trouble[:3]) or f"{len(evidence.versions)} announced"),
+        *promises(trial, evidence, folder, failure, hits, left),
         learned(folder, arguments.require_success),
-    ]  # fmt: skip
+    ]
     return trial, checks
 
 
@@ -228,17 +223,12 @@ def pairs_of(processes: Sequence[ProcessSpec], victims: Sequence[str]) -> list[t
     return found
 
 
-def _all_back(trial: Trial) -> bool:
-    return all(blow.works_s is not None or blow.overtaken for blow in trial.blows)
-
-
 def _describe_blows(trial: Trial) -> str:
     hits = [blow for blow in trial.blows if blow.hit_s is not None]
     kills = sum(blow.fault.kind == "kill" for blow in hits)
     again = sum(blow.overtaken and blow.works_s is None for blow in hits)
     said = [f"{kills} kills, {len(hits) - kills} other faults, {again} on those not back yet"]
-    lost = [f"{b.fault.kind} {b.fault.victim}: {b.note}" for b in trial.blows if b.note]
-    return "; ".join([*said, *lost[:5]])
+    return "; ".join([*said, *lost_blows(trial)])
 
 
 def _report(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import signal
 from contextlib import ExitStack
+from dataclasses import replace
 
 from user_bringup.chaos.evidence import Evidence
 from user_bringup.chaos.faults import PlanSize, make_plan
 from user_bringup.chaos.fleet import SCHEDULERS, FleetTrial, made_fleet, obeyed_one
+from user_bringup.chaos.promises import lost_blows, promises
 from user_bringup.chaos.trial import Trial
-from user_bringup.chaos.verdict import Check, judge
+from user_bringup.chaos.verdict import Check
 from user_bringup.cli.fleet_state import find_experiment
 from user_core.errors import ConfigError, SuiteError
 from user_fleet.deployment import ProcessSpec
@@ -60,17 +62,13 @@ def run_fleet_trial(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "chaos.log").write_text("\n".join(said) + "\n", encoding="utf-8")
     goes_on = trial.state_at_end.split(" ")[0] == "running"
+    recovered, *others = promises(trial, evidence, trial.gather(), failure, _hits(trial), left)
     checks = [
-        Check("everything recovered, without a person", not failure and _all_back(trial), failure or _hits(trial)),
+        replace(recovered, good=recovered.good and bool(trial.blows)),
         Check("the experiment went on by itself", goes_on, trial.state_at_end or "it never began"),
         obeyed_one(fleet),
-        Check("user up ended in good order", trial.exit_code == 0, f"exit code {trial.exit_code}"),
-        Check("no process was left over", not left, "; ".join(left) or "none"),
-        *judge(trial.gather(), evidence.chunks, evidence.versions),
-        Check("what was sent again was the same", not evidence.changed, f"{evidence.changed[:3]}"),
-        Check("no policy number was used twice or went back", not evidence.trouble,
-              "; ".join(evidence.trouble[:3]) or f"{len(evidence.versions)} announced"),
-    ]  # fmt: skip
+        *others,
+    ]
     return trial, checks
 
 
@@ -80,10 +78,6 @@ def victims_of(processes: tuple[ProcessSpec, ...]) -> list[str]:
     return [p.name for p in processes] + fleet
 
 
-def _all_back(trial: Trial) -> bool:
-    return bool(trial.blows) and all(b.works_s is not None or b.overtaken for b in trial.blows)
-
-
 def _hits(trial: Trial) -> str:
     hits = [blow for blow in trial.blows if blow.hit_s is not None]
     kills = [blow for blow in hits if blow.fault.kind == "kill"]
@@ -91,6 +85,5 @@ def _hits(trial: Trial) -> str:
     agents = sum(blow.fault.victim.startswith("agent_") for blow in kills)
     cuts = sum(blow.fault.kind == "network" for blow in hits)
     again = sum(blow.overtaken and blow.works_s is None for blow in hits)
-    lost = [f"{b.fault.kind} {b.fault.victim}: {b.note}" for b in trial.blows if b.note]
     text = f"{len(kills)} kills ({schedulers} of schedulers, {agents} of agents), {cuts} cuts"
-    return "; ".join([text, f"{again} on those not back yet", *lost[:5]])
+    return "; ".join([text, f"{again} on those not back yet", *lost_blows(trial)])
