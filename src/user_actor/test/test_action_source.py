@@ -109,7 +109,7 @@ def test_both_actions_are_recorded():
     by = [step.acted_by for step in steps]
     policy, person, script = ActedBy.POLICY, ActedBy.HUMAN, ActedBy.SCRIPT
     assert by == [policy] * 3 + [person, script, script, policy, policy]
-    assert result.interventions == 3
+    assert (result.interventions, result.takeovers) == (3, 1)
     assert steps[3].action[0] == 0.25
     assert steps[3].proposed_action[0] == 0.0
     assert steps[5].action[0] == 0.0  # held still

@@ -8,11 +8,13 @@ from rich.console import Console
 
 from user_bringup.cli.up import main as up_main
 from user_bringup.cli.up import one_line, why_it_never_ran, why_without_success
+from user_bringup.console.snapshot import snapshot
 from user_bringup.monitor import History, SystemState, render
 from user_bringup.monitor.history import read_history
-from user_bringup.monitor.shares import Share
-from user_bringup.monitor.state import EVALUATION, ONLINE
+from user_bringup.monitor.shares import Corrected, Share
+from user_bringup.monitor.state import DEMONSTRATION, EVALUATION, ONLINE
 from user_bringup.monitor.table import bar, duration, number, percent, size
+from user_bringup.report import RunSeries, write_report
 
 
 class Clock:
@@ -59,7 +61,7 @@ def gate(**changes):
 def episode(outcome=1, source=ONLINE, robot="panda", start_ns=0, first_version=1, last_version=2):
     return SimpleNamespace(
         robot=robot, task="reach", source=source, outcome=outcome, length=30, episode_return=1.0,
-        interventions=2, first_version=first_version, last_version=last_version, start_ns=start_ns, end_ns=start_ns + 1,
+        interventions=2, takeovers=1, first_version=first_version, last_version=last_version, start_ns=start_ns, end_ns=start_ns + 1,
         reason_code="", reason="solved",
     )  # fmt: skip
 
@@ -122,7 +124,45 @@ def test_success_is_over_the_last_20_of_each_robot_and_source_apart():
     state.take("EpisodeResult", "/e", episode(outcome=2, source=EVALUATION, start_ns=99))
     assert state.rate_of(ONLINE) == (0.75, 20)
     assert state.rate_of(EVALUATION) == (0.0, 1)
-    assert state.interventions == 62
+    assert (state.corrections.total.by_person, state.corrections.total.takeovers) == (60, 30)
+
+
+def test_how_often_a_person_corrects_is_shown_over_time(tmp_path):
+    state, history = SystemState(), History(tmp_path / "history.jsonl", lambda: 5.0)
+    assert "corrections" not in text_of(full_state()), "nobody corrected anything"
+    for index in range(40):  # three times an episode at first, then once in two
+        one = episode(start_ns=index)
+        one.takeovers = 3 if index < 20 else index % 2
+        one.interventions = 15 if index < 20 else 3 * (index % 2)
+        state.take("EpisodeResult", "/e", one)
+        history.episode(one)
+    state.take("EpisodeResult", "/e", episode(source=DEMONSTRATION, start_ns=99))  # does not count
+    assert state.corrections.lately.per_episode == 0.5
+    assert state.corrections.lately.share == 30 / 600
+    said = "0.50 an episode, 5% of the steps by a person (last 20)  ██▂▂"
+    assert said in text_of(state)
+    assert dict(snapshot(state).learner)["corrections"] == said
+    history.state(state)
+    history.close()
+    lines = read_history(tmp_path / "history.jsonl")
+    assert lines[-1]["takeovers_per_episode"] == 0.5 and lines[-1]["person_share"] == 0.05
+    curve = RunSeries(lines).takeovers()
+    assert (curve.values[19], curve.values[39]) == (3.0, 0.5)
+    report = write_report(tmp_path).read_text()
+    assert (
+        "| corrections, first 20 episodes | 3.00 an episode, 50% of the steps by a person |"
+        in report
+    )
+    assert (
+        "| corrections, last 20 episodes | 0.50 an episode, 5% of the steps by a person |" in report
+    )
+    assert (tmp_path / "plots" / "corrections.png").stat().st_size > 5000
+
+
+def test_a_history_of_before_tells_that_somebody_corrected():
+    old = {"kind": "episode", "source": 0, "length": 30, "interventions": 12}
+    assert Corrected.of(old) == Corrected(1, 12, 30, 1)
+    assert Corrected.of({**old, "interventions": 0}) == Corrected(0, 0, 30, 1)
 
 
 def test_the_history_can_be_read_again_also_after_a_crash(tmp_path):
@@ -300,7 +340,7 @@ def test_the_line_of_a_log_shows_returns_where_there_is_no_success():
         state.take(
             "EpisodeResult", "/robot0/episode_result",
             SimpleNamespace(
-                robot="robot0", source=0, outcome=3, episode_return=value, interventions=0,
+                robot="robot0", source=0, outcome=3, episode_return=value, interventions=0, takeovers=0, length=30,
                 start_ns=start_ns, end_ns=start_ns,
             ),
         )  # fmt: skip

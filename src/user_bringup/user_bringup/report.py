@@ -15,7 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from user_bringup.monitor.history import read_history
-from user_bringup.monitor.shares import Evaluations, Share, named, success_of
+from user_bringup.monitor.shares import (
+    Corrected,
+    Corrections,
+    Evaluations,
+    Share,
+    named,
+    success_of,
+)
 from user_bringup.monitor.state import EVALUATION, ONLINE
 from user_bringup.monitor.table import number, percent, size
 from user_core.errors import SuiteError
@@ -104,6 +111,28 @@ class RunSeries:
         """Mean return over the last ``window`` episodes of a source."""
         return self._running(source, lambda e: float(e["episode_return"]), window)
 
+    @property
+    def corrections(self) -> Corrections:
+        """How much people corrected the policy while data were collected."""
+        found = Corrections()
+        for episode in self.episodes:
+            if episode["source"] == ONLINE:
+                found.add(Corrected.of(episode))
+        return found
+
+    def takeovers(self, window: int = 20) -> Curve:
+        """How often a person took over, an episode, over the last ``window`` collecting episodes."""
+        return self._running(ONLINE, lambda e: float(Corrected.of(e).takeovers), window)
+
+    def person_share(self, window: int = 20) -> Curve:
+        """Share of the steps that a person decided, over the last ``window`` collecting episodes."""
+        rows = [e for e in self.episodes if e["source"] == ONLINE]
+        each = [Corrected.of(e) for e in rows]
+        shares = [
+            sum(each[max(0, i + 1 - window) : i + 1], Corrected()).share for i in range(len(each))
+        ]
+        return self._curve([e["t"] for e in rows], shares)
+
     def _running(
         self, source: int, value: Any, window: int, episodes: Sequence[Line] | None = None
     ) -> Curve:
@@ -135,6 +164,7 @@ def draw_plots(series: RunSeries, folder: Path) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     plots = {
         "Learning": (_learning, "learning.png"),
+        "Corrections by a person": (_corrections, "corrections.png"),
         "Rates": (_rates, "rates.png"),
         "Staleness": (_staleness, "staleness.png"),
         "Each robot": (_each_robot, "robots.png"),
@@ -177,6 +207,18 @@ def _learning(series: RunSeries) -> Any:
             axis.grid(alpha=0.3)
     axes[0][0].legend(loc="upper left")
     return figure
+
+
+def _corrections(series: RunSeries) -> Any:
+    """Whether the policy needs a person less and less; none where nobody corrected it."""
+    if not series.corrections.total.takeovers:
+        return None
+    panels = [
+        ("corrections an episode, mean of last 20", [("", series.takeovers(), _ONLINE)]),
+        ("share of steps by a person, last 20", [("", series.person_share(), _THIRD)]),
+        ("success rate while collecting, last 20", [("", series.success(ONLINE), _EVALUATION)]),
+    ]
+    return _panels(panels, "steps")
 
 
 def _rates(series: RunSeries) -> Any:
@@ -228,7 +270,7 @@ def _metrics(series: RunSeries) -> Any:
     return _panels([(name, [("", series.metric(name), _ONLINE)]) for name in names])
 
 
-def _panels(panels: list[tuple[str, list[tuple[str, Curve, str]]]]) -> Any:
+def _panels(panels: list[tuple[str, list[tuple[str, Curve, str]]]], over: str = "minutes") -> Any:
     panels = [panel for panel in panels if any(len(curve) for _, curve, _ in panel[1])]
     if not panels:
         return None
@@ -241,8 +283,8 @@ def _panels(panels: list[tuple[str, list[tuple[str, Curve, str]]]]) -> Any:
         axis.set_visible(False)
     for axis, (label, curves) in zip(axes.flat, panels, strict=False):
         for who, curve, colour in curves:
-            axis.plot(curve.minutes, curve.values, color=colour, label=who or None)
-        axis.set_xlabel("minutes")
+            axis.plot(getattr(curve, over), curve.values, color=colour, label=who or None)
+        axis.set_xlabel("minutes" if over == "minutes" else "environment steps")
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
         if any(who for who, _, _ in curves):
@@ -305,6 +347,13 @@ def _summary_of(series: RunSeries) -> str:
         ("policy versions", f"{_last(series.state('policy_version').values):.0f}"),
         ("store", size(_last(series.state("store_bytes").values))),
     ]
+    corrections = series.corrections
+    if corrections.total.takeovers:
+        first = Corrections()
+        for episode in [e for e in series.episodes if e["source"] == ONLINE][:20]:
+            first.add(Corrected.of(episode))
+        for name, some in (("first", first.lately), ("last", corrections.lately)):
+            rows.append((f"corrections, {name} {some.episodes} episodes", str(some)))
     if len(standbys := series.state("standbys").values):
         memory = size(_last(series.state("standby_bytes").values))
         rows.append(("standbys, and their memory", f"{_last(standbys):.0f}, {memory}"))

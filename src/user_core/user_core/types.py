@@ -238,6 +238,7 @@ class EpisodeResult:
         length: Number of steps.
         episode_return: Sum of the rewards, undiscounted.
         interventions: Number of steps on which a person or script overruled the policy.
+        takeovers: How often a person or script took over from the policy: runs of such steps.
         first_version: Policy version of the first step.
         last_version: Policy version of the last step.
         start_ns: When it started, nanoseconds.
@@ -259,6 +260,7 @@ class EpisodeResult:
     end_ns: int = 0
     reason: str = ""
     reason_code: str = ""
+    takeovers: int = 0
 
 
 class RewardSource(IntEnum):

@@ -182,7 +182,8 @@ class EpisodeRecorder:
         self._key: EpisodeKey | None = None
         self._decision: Decision | None = None
         self._held: Step | None = None
-        self._steps = self._interventions = 0
+        self._steps = self._interventions = self._takeovers = 0
+        self._overruled = False
         self._return = 0.0
         self._first: Decision | None = None
         self._last: Decision | None = None
@@ -229,7 +230,10 @@ class EpisodeRecorder:
             action_stamp_ns=decision.stamp_ns,
         )
         self._steps += 1
-        self._interventions += acted_by in _OVERRULED
+        overruled = acted_by in _OVERRULED
+        self._interventions += overruled
+        self._takeovers += overruled and not self._overruled
+        self._overruled = overruled
         self._return += verdict.reward
         self._first = self._first or decision
         self._last, self._decision = decision, None
@@ -260,6 +264,7 @@ class EpisodeRecorder:
             end_ns=end_ns,
             reason=ending.reason,
             reason_code=ending.reason_code,
+            takeovers=self._takeovers,
         )
         self._sink.end_episode(result)
         self._key = None
@@ -273,6 +278,7 @@ class EpisodeRecorder:
                 EpisodeResult(
                     self._key, self._source, ending.outcome, self._steps, self._return,
                     self._interventions, reason=ending.reason, reason_code=ending.reason_code,
+                    takeovers=self._takeovers,
                 )
             )  # fmt: skip
         self.begin(self._source)

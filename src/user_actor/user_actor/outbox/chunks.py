@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 from user_core.errors import StoreError
@@ -36,6 +37,8 @@ class EpisodeProgress:
         length: Steps so far.
         episode_return: Sum of the rewards so far.
         interventions: Steps on which a person or a script overruled the policy.
+        takeovers: How often one of them took over: runs of such steps.
+        overruled: Whether the last step was one of them.
         first_version: Policy version of the first step.
         last_version: Policy version of the last step.
         start_ns: Stamp of the first observation, nanoseconds.
@@ -52,6 +55,8 @@ class EpisodeProgress:
     last_version: int = 0
     start_ns: int = 0
     last_ns: int = 0
+    takeovers: int = 0
+    overruled: bool = False
 
     def plus(self, rows: Sequence[Step | FinalObservation]) -> EpisodeProgress:
         """The progress after these rows."""
@@ -59,12 +64,16 @@ class EpisodeProgress:
         if not rows:
             return self
         first = self.rows == 0
+        overruled = [self.overruled, *(step.acted_by in _OVERRULED for step in steps)]
         return replace(
             self,
             rows=self.rows + len(rows),
             length=self.length + len(steps),
             episode_return=self.episode_return + sum(float(step.reward) for step in steps),
-            interventions=self.interventions + sum(step.acted_by in _OVERRULED for step in steps),
+            interventions=self.interventions + sum(overruled[1:]),
+            takeovers=self.takeovers
+            + sum(now and not before for before, now in pairwise(overruled)),
+            overruled=overruled[-1],
             first_version=steps[0].policy_version if first and steps else self.first_version,
             last_version=steps[-1].policy_version if steps else self.last_version,
             start_ns=rows[0].stamp_ns if first else self.start_ns,
@@ -85,6 +94,7 @@ class EpisodeProgress:
             start_ns=self.start_ns,
             end_ns=self.last_ns,
             reason=reason,
+            takeovers=self.takeovers,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -368,6 +368,8 @@ def one_line(state: SystemState) -> str:
     evaluation, versions = state.evaluations.shown
     text += f"  success {percent(state.rate_of(ONLINE)[0])}, evaluation {evaluation}"
     text += f" of {named(versions)}" if versions else ""
+    if state.corrections.total.takeovers:
+        text += f", corrected {state.corrections.lately}"
     warnings = state.warnings()
     return text + (f"  ! {warnings[0]}" if warnings else "")
 

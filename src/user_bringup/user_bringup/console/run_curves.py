@@ -45,12 +45,23 @@ def curves_of(
         curves = {
             "success while collecting": series.success(ONLINE),
             "success of evaluations": series.success(EVALUATION),
+            **_corrections(series),
             **{title: series.state(key) for title, key in _NUMBERS.items()},
         }
         for title, curve in curves.items():
             if len(curve):
                 found.setdefault(title, {})[name] = _points(curve, over)
     return found
+
+
+def _corrections(series: RunSeries) -> dict[str, Curve]:
+    """How much people corrected, where anybody did."""
+    if not series.corrections.total.takeovers:
+        return {}
+    return {
+        "corrections an episode": series.takeovers(),
+        "share of steps by a person": series.person_share(),
+    }
 
 
 def _points(curve: Curve, over: str) -> list[tuple[float, float]]:

@@ -77,6 +77,9 @@ def snapshot(state: SystemState) -> Snapshot:
     evaluation, _ = state.evaluations.shown
     learner_state, learner, numbers = _learner(state)
     robots = tuple(_robots(state))
+    corrections = state.corrections
+    if corrections.total.takeovers:
+        learner = (*learner, ("corrections", str(corrections)))
     numbers["steps"] = float(sum(a.message.steps for a in state.actors.values()))
     return Snapshot(
         success=online,

@@ -28,7 +28,7 @@ class History:
         """Write one ``user_msgs/EpisodeResult``."""
         names = (
             "robot", "task", "source", "outcome", "length", "episode_return", "interventions",
-            "first_version", "last_version", "start_ns", "end_ns", "reason_code", "reason",
+            "takeovers", "first_version", "last_version", "start_ns", "end_ns", "reason_code", "reason",
         )  # fmt: skip
         self._write("episode", {name: getattr(message, name) for name in names})
 
@@ -55,6 +55,9 @@ class History:
                 for a in actors
             },
         }
+        if state.corrections.total.takeovers:
+            lately = state.corrections.lately
+            numbers.update(takeovers_per_episode=lately.per_episode, person_share=lately.share)
         if flags := state.flags():
             numbers["flags"] = flags
         if learner is not None:

@@ -1,9 +1,10 @@
-"""Shares of successes: with their confidence interval, and of evaluations by policy version."""
+"""Shares of successes: with their confidence interval, and of evaluations by policy version; and how
+much people correct the policy."""
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -140,3 +141,92 @@ class Evaluations:
                 success = success_of(episode["outcome"], episode["source"])
                 found.add(int(episode.get("last_version", 0)), success)
         return found
+
+
+#: Episodes over which corrections are averaged, and those of one bar of their course.
+_LATELY, _EACH_BAR, _BARS = 20, 10, 12
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """How much people corrected in one episode, or in several together.
+
+    Attributes:
+        takeovers: How often a person (or a script in his place) took over from the policy.
+        by_person: Steps that he decided.
+        steps: All steps.
+        episodes: Episodes.
+    """
+
+    takeovers: int = 0
+    by_person: int = 0
+    steps: int = 0
+    episodes: int = 0
+
+    def __add__(self, other: Corrected) -> Corrected:
+        return Corrected(
+            self.takeovers + other.takeovers,
+            self.by_person + other.by_person,
+            self.steps + other.steps,
+            self.episodes + other.episodes,
+        )
+
+    @property
+    def per_episode(self) -> float:
+        """Times an episode; NaN before the first."""
+        return self.takeovers / self.episodes if self.episodes else math.nan
+
+    @property
+    def share(self) -> float:
+        """Share of the steps that a person decided; NaN before the first."""
+        return self.by_person / self.steps if self.steps else math.nan
+
+    def __str__(self) -> str:
+        """``1.20 an episode, 18% of the steps by a person``; a dash before the first episode."""
+        if not self.episodes:
+            return "-"
+        share = 0.0 if math.isnan(self.share) else self.share
+        return f"{self.per_episode:.2f} an episode, {share:.0%} of the steps by a person"
+
+    @classmethod
+    def of(cls, episode: Mapping[str, Any]) -> Corrected:
+        """Of one episode in a history; older ones do not tell how often, so that those with any
+        correction count for one."""
+        by_person = int(episode.get("interventions", 0))
+        takeovers = int(episode.get("takeovers", min(by_person, 1)))
+        return cls(takeovers, by_person, int(episode.get("length", 0)), 1)
+
+
+class Corrections:
+    """Corrections over time: whether the policy needs the person less and less (Kelly et al. 2019)."""
+
+    def __init__(self) -> None:
+        self._last: deque[Corrected] = deque(maxlen=_EACH_BAR * _BARS)
+        self.total = Corrected()
+
+    def add(self, one: Corrected) -> None:
+        """One more collecting episode."""
+        self._last.append(one)
+        self.total += one
+
+    @property
+    def lately(self) -> Corrected:
+        """Of the last 20 episodes together."""
+        return sum(list(self._last)[-_LATELY:], Corrected())
+
+    @property
+    def course(self) -> str:
+        """Corrections an episode as bars, one for ten episodes, the newest last; empty for a few."""
+        all_of = list(self._last)
+        ends = range(len(all_of), _EACH_BAR - 1, -_EACH_BAR)
+        bars = [sum(all_of[end - _EACH_BAR : end], Corrected()).per_episode for end in ends][::-1]
+        if len(bars) < 2:
+            return ""
+        most = max(bars) or 1.0
+        return "".join(_BLOCKS[round(value / most * (len(_BLOCKS) - 1))] for value in bars)
+
+    def __str__(self) -> str:
+        """Lately, and their course: ``0.30 an episode, 4% of the steps by a person (last 20)  █▅▂▁``."""
+        lately = self.lately
+        return f"{lately} (last {lately.episodes})  {self.course}".rstrip()

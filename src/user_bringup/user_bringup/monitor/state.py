@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
-from user_bringup.monitor.shares import Evaluations, success_of
+from user_bringup.monitor.shares import Corrected, Corrections, Evaluations, success_of
 from user_core.reasons import ACTIONS_CLIPPED, BELOW_PEERS, REWARDS_CONSTANT, WAITS_FOR_GO
 
 ONLINE, DEMONSTRATION, EVALUATION = 0, 1, 2
@@ -77,7 +77,7 @@ class SystemState:
         self.episodes: dict[tuple[str, int], Episodes] = {}
         self._known: deque[Any] = deque(maxlen=_REMEMBERED)
         self.evaluations = Evaluations()
-        self.interventions = 0
+        self.corrections = Corrections()
         self.processes: dict[str, str] = {}
         self.standbys: dict[int, int] = {}  # own memory of each by its process, bytes
         self.managed: dict[str, Latest] = {}
@@ -117,7 +117,9 @@ class SystemState:
             episodes.add(success, message.episode_return)
             if message.source == EVALUATION:
                 self.evaluations.add(message.last_version, success)
-            self.interventions += message.interventions
+            if message.source == ONLINE:
+                one = Corrected(message.takeovers, message.interventions, message.length, 1)
+                self.corrections.add(one)
         return True
 
     def rate_of(self, source: int) -> tuple[float, int]:

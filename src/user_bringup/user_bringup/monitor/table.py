@@ -50,6 +50,8 @@ def _summary(state: SystemState) -> RenderableType:
         text.append(f" of {named(versions)}")
     elif state.evaluations.unknown:
         text.append(f" {state.evaluations.unknown} episodes that nobody can judge")
+    if state.corrections.total.takeovers:
+        text.append(f"\ncorrections  {state.corrections}")
     return text
 
 

@@ -131,10 +131,11 @@ KEYS = st.builds(EpisodeKey, producer=NAMES, incarnation=COUNT, number=UINT32)
 @st.composite
 def results(draw: st.DrawFn) -> EpisodeResult:
     length = draw(UINT32)
+    by_person = draw(st.integers(0, length))
     return EpisodeResult(
         key=draw(KEYS), source=draw(st.sampled_from(EpisodeSource)),
         outcome=draw(st.sampled_from(Outcome)), length=length, episode_return=draw(NUMBERS),
-        interventions=draw(st.integers(0, length)), first_version=draw(COUNT),
+        interventions=by_person, takeovers=draw(st.integers(0, by_person)), first_version=draw(COUNT),
         last_version=draw(COUNT), start_ns=draw(COUNT), end_ns=draw(COUNT), reason=draw(TEXTS),
         reason_code=draw(NAMES | st.just("")),
     )  # fmt: skip
@@ -434,6 +435,7 @@ BAD: list[tuple[str, Callable[[Any], None], str]] = [
     ("TrajectoryChunk", change("result.0.outcome", 7), "outcome"),
     ("TrajectoryChunk", change("result.0.episode_return", NAN), "episode_return"),
     ("TrajectoryChunk", change("result.0.interventions", 3), "interventions"),
+    ("TrajectoryChunk", change("result.0.takeovers", 3), "takeovers"),
     ("TrajectoryAck", change("producer", ""), "producer"),
     ("TrajectoryAck", change("held_ns", -1), "held_ns"),
     ("TrajectoryAck", change("error", "x" * 5000), "error"),

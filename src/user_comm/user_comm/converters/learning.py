@@ -81,6 +81,7 @@ def episode_result_to_message(result: EpisodeResult, robot: str = "", task: str 
     message.length = int(result.length)
     message.episode_return = float(result.episode_return)
     message.interventions = int(result.interventions)
+    message.takeovers = int(result.takeovers)
     message.first_version = int(result.first_version)
     message.last_version = int(result.last_version)
     message.start_ns = int(result.start_ns)
@@ -100,6 +101,7 @@ def episode_result_from_message(message: Any, where: str = "episode result") -> 
         interventions=checks.integer(
             message.interventions, f"{where}.interventions", 0, message.length
         ),
+        takeovers=checks.integer(message.takeovers, f"{where}.takeovers", 0, message.interventions),
         first_version=checks.integer(message.first_version, f"{where}.first_version", 0),
         last_version=checks.integer(message.last_version, f"{where}.last_version", 0),
         start_ns=checks.integer(message.start_ns, f"{where}.start_ns", 0),

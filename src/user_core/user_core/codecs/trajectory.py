@@ -228,6 +228,7 @@ def _result(data: Mapping[str, Any]) -> EpisodeResult:
         end_ns=_integer(data, "end_ns"),
         reason=_text(data, "reason"),
         reason_code=_text({"reason_code": "", **data}, "reason_code"),  # older data has none
+        takeovers=_integer({"takeovers": 0, **data}, "takeovers"),
     )
 
 
@@ -521,5 +522,6 @@ def _episode_result(data: Mapping[str, Any]) -> EpisodeResult:
         episode_return=float(data["episode_return"]),
         reason=str(data["reason"]),
         reason_code=str(data.get("reason_code", "")),  # older files have none
+        takeovers=int(data.get("takeovers", 0)),
         **integers,
     )
