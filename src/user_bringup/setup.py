@@ -56,6 +56,7 @@ setup(
             "up = user_bringup.cli.up:main",
             "version = user_bringup.cli.show:version_of_all",
         ],
+        "user.data_formats": ["rosbag = user_bringup.bags.format:FORMAT"],
         "user.checks": ["deployment = user_bringup.cli.up:check"],
     },
 )

@@ -8,6 +8,7 @@ Messages are duck-typed: whatever has the fields of the named interface.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -265,6 +266,13 @@ class TopicIo(Protocol):
 
     def now_ns(self) -> int:
         """Time of the clock that message headers are stamped with, nanoseconds."""
+
+
+def arrival_clock_ns(io: object) -> int:
+    """The monotonic clock by which the age of arrivals is told, nanoseconds: this process's, or, where
+    messages are played from a recording, that of the recording (``io.monotonic_ns()``)."""
+    own: Callable[[], int] = getattr(io, "monotonic_ns", time.monotonic_ns)
+    return own()
 
 
 @runtime_checkable

@@ -175,6 +175,7 @@ class FrameRing:
         max_age_s: Age of the newest at which the camera counts as stalled, seconds.
         capacity: How many are remembered.
         now_ns: Clock of the stamps.
+        arrival_ns: Clock of arrivals, monotonic.
     """
 
     def __init__(
@@ -184,8 +185,9 @@ class FrameRing:
         max_age_s: float,
         capacity: int = 8,
         now_ns: Callable[[], int] = time.time_ns,
+        arrival_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        self.name = name
+        self.name, self._arrival_ns = name, arrival_ns
         self._develop, self._max_age_s, self._now_ns = develop, max_age_s, now_ns
         self._entries: deque[_Entry] = deque(maxlen=capacity)
         self._developed: tuple[int, Frame] | None = None
@@ -228,7 +230,14 @@ class FrameRing:
             if self._entries and self._entries[-1].stamp_ns == stamp_ns:
                 same = self._entries[-1].same_stamps + 1
             self._entries.append(
-                _Entry(payload, stamp_ns, self._sequence, time.monotonic(), self._now_ns(), same)
+                _Entry(
+                    payload,
+                    stamp_ns,
+                    self._sequence,
+                    self._arrival_ns() / 1e9,
+                    self._now_ns(),
+                    same,
+                )
             )
             self.reason = ""
             self._changed.notify_all()
@@ -325,7 +334,7 @@ class FrameRing:
                 raise fault
             because = f" ({self.reason})" if self.reason else ""
             raise DeviceTimeout(f"camera {self.name!r}", got=f"no image yet{because}")
-        silent_s = time.monotonic() - entry.arrival_s
+        silent_s = self._arrival_ns() / 1e9 - entry.arrival_s
         age_s = max((self._now_ns() - entry.stamp_ns) / 1e9, silent_s)
         if age_s > self._max_age_s:
             hint = ""

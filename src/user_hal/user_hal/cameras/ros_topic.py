@@ -18,7 +18,13 @@ from user_hal.cameras.calibration import Calibration, info_topic
 from user_hal.cameras.images import FrameRing, ImageConfig, Region, fit, own
 from user_hal.cameras.video import VIDEO_TYPES, VideoDecoder
 from user_hal.clock_faults import ClockFault
-from user_hal.topic_io import Reliability, TopicIo, TopicSubscription, managed_hint
+from user_hal.topic_io import (
+    Reliability,
+    TopicIo,
+    TopicSubscription,
+    arrival_clock_ns,
+    managed_hint,
+)
 
 RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 INFO = "sensor_msgs/msg/CameraInfo"
@@ -130,8 +136,9 @@ class RosTopicCamera(Camera):
         self._info: list[TopicSubscription] = []
         self._calibration: Calibration | None = None
         self._ring = FrameRing(
-            config.topic, self._develop, config.max_age_s, config.history, self._now_ns
-        )
+            config.topic, self._develop, config.max_age_s, config.history, self._now_ns,
+            lambda: arrival_clock_ns(self._io),
+        )  # fmt: skip
 
     def attach(self, io: TopicIo) -> None:
         """Take the topics to live on."""
@@ -141,6 +148,11 @@ class RosTopicCamera(Camera):
     def topics_read(self) -> tuple[str, ...]:
         """The image topic, and that of its calibration."""
         return (self._config.topic, *self._info_topics)
+
+    @property
+    def max_age_s(self) -> float:
+        """Age of the newest image at which it counts as stalled."""
+        return self._config.max_age_s
 
     @property
     def _info_topics(self) -> tuple[str, ...]:

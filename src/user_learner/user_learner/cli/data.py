@@ -6,11 +6,13 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from user_core.config import load_yaml
 from user_core.errors import SuiteError
 from user_core.meaning import MEANINGS
 from user_core.types import EpisodeSource, Outcome
@@ -93,14 +95,30 @@ def _add_format(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--format", default="", help=f"its format ({', '.join(formats())}); found out otherwise"
     )
+    command.add_argument(
+        "--robot", default="", metavar="FILE",
+        help="of ROS bags: the robot's file, or the name of a ready one; its contract says what "
+        "topics mean",
+    )  # fmt: skip
+    command.add_argument(
+        "--options", default="", metavar="FILE",
+        help="what only the format understands, in YAML: of a bag, where episodes begin and end",
+    )  # fmt: skip
+
+
+def _options(options: argparse.Namespace) -> dict[str, Any]:
+    found: dict[str, Any] = load_yaml(options.options) if options.options else {}
+    return {**found, "robot": options.robot} if options.robot else found
 
 
 def _inspect(options: argparse.Namespace, console: Console) -> int:
-    with open_source(options.data, options.format) as source:
+    with open_source(options.data, options.format, _options(options)) as source:
         description = source.describe()
     _describe(description, options.data, console)
     if description.as_it_was is not None:
-        console.print("exported from a store: it is imported as it was, without a mapping")
+        console.print("its robot is known: it is imported as it was, without a mapping")
+    if not description.roles and description.format == "rosbag":
+        return 0
     text = to_yaml(propose(description), description)
     if options.write:
         Path(options.write).write_text(text, encoding="utf-8")
@@ -151,7 +169,7 @@ def _import(options: argparse.Namespace, console: Console) -> int:
                     with counting(console, f"importing {path}") as update:
                         report = import_data(
                             path, target, mapping, format_name=options.format, source=source,
-                            progress=update, accepted=accepted,
+                            progress=update, accepted=accepted, options=_options(options),
                         )  # fmt: skip
                 except SuiteError as error:
                     if error.may_pass or error.code == "store_full":
@@ -216,7 +234,10 @@ def _verify(options: argparse.Namespace, console: Console) -> int:
     damaged: list[str] = []
     table = Table("data", "format", "episodes", "steps", "damaged")
     for path in options.data:
-        with open_source(path, options.format) as source, counting(console, "reading") as update:
+        with (
+            open_source(path, options.format, _options(options)) as source,
+            counting(console, "reading") as update,
+        ):
             refs = source.episodes()
             steps = bad = 0
             for done, ref in enumerate(refs):

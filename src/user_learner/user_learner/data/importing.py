@@ -9,11 +9,12 @@ recognised.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from user_core.codecs.lines import decode_line, encode_line
 from user_core.codecs.trajectory import RecordedEpisode
@@ -56,6 +57,7 @@ def import_data(
     source: EpisodeSource | None = None,
     progress: Progress | None = None,
     accepted: Collection[str] = (),
+    options: Mapping[str, Any] | None = None,
 ) -> ImportReport:
     """Take the episodes of a data set into a store, each at most once.
 
@@ -68,6 +70,7 @@ def import_data(
         source: What the episodes count as; None for what data or mapping say.
         progress: Called with episodes done and in all.
         accepted: Differences of meaning that are none, see :mod:`user_core.meaning`.
+        options: What only the format understands; before those of the mapping.
 
     Raises:
         SchemaMismatch: The data has other shapes, or means other things, than the store. Nothing
@@ -76,7 +79,7 @@ def import_data(
         SuiteError: The data set as a whole cannot be read.
     """
     report = ImportReport()
-    options = mapping.options if mapping else {}
+    options = {**(mapping.options if mapping else {}), **(options or {})}
     with open_source(path, format_name or (mapping.format if mapping else ""), options) as data:
         description = data.describe()
         taking = _Taking(description, mapping)

@@ -4,16 +4,14 @@ without an end, which shift, which only follow another."""
 from __future__ import annotations
 
 import difflib
-import os
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from user_core.errors import ConfigError, DeviceTimeout
-from user_hal.robot_description import Urdf, UrdfJoint, parse_urdf
+from user_hal.robot_description import Urdf, UrdfJoint, file_of, parse_urdf
 from user_hal.robots.ros2.contract.actions import ActionConfig, HomeConfig
 from user_hal.robots.ros2.contract.keys import Contract
 from user_hal.robots.ros2.contract.sources import Bound
@@ -35,7 +33,7 @@ def read_urdf(path: str) -> Urdf:
     Raises:
         ConfigError: There is no such file, or it is no URDF.
     """
-    file = _resolved(path)
+    file = file_of(path)
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
@@ -181,18 +179,3 @@ def _check_home(
                 got=value,
                 expected=f"{low:g} to {high:g}, the limits of the URDF",
             )
-
-
-def _resolved(path: str) -> Path:
-    if not path.startswith("package://"):
-        return Path(path).expanduser()
-    package, _, rest = path.removeprefix("package://").partition("/")
-    prefixes = [Path(p) for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
-    for prefix in prefixes:
-        if (prefix / "share" / package).is_dir():
-            return prefix / "share" / package / rest
-    raise ConfigError(
-        "urdf.file",
-        got=f"package {package!r}, which is not installed",
-        expected="a package of a workspace that is sourced",
-    )

@@ -54,8 +54,11 @@ class Ros2Robot(Robot):
     def __init__(self, config: Ros2Config) -> None:
         self._said = config  # without what a URDF adds
         self._notes: list[str] = []
+        self._urdf = ""
         if config.urdf is not None and config.urdf.file:
-            config, self._notes = described(config, read_urdf(config.urdf.file))
+            urdf = read_urdf(config.urdf.file)
+            config, self._notes = described(config, urdf)
+            self._urdf = urdf.text
         self._config = config
         self._observer = Observer(config)
         self._cameras = build_cameras(config.cameras)
@@ -89,6 +92,11 @@ class Ros2Robot(Robot):
     def base_frame(self) -> str:
         """The contract's."""
         return self._config.base_frame
+
+    @property
+    def urdf(self) -> str:
+        """The URDF that the contract names; empty where there is none, or it was not heard yet."""
+        return self._urdf
 
     @property
     def mobility(self) -> Mobility:
@@ -373,7 +381,8 @@ class Ros2Robot(Robot):
     def _take_description(self, io: TopicIo, urdf: UrdfConfig) -> None:
         """Hear the robot's URDF, and start anew with what it says of the joints."""
         timeout_s = self._said.timing.connect_timeout_s
-        config, notes = described(self._said, hear_urdf(io, urdf.topic, timeout_s))
+        heard = hear_urdf(io, urdf.topic, timeout_s)
+        config, notes = described(self._said, heard)
         observer = Observer(config)
         if robot_spec(config, {**observer.specs, **self._aligner.specs}) != self._spec:
             raise ConfigError(
@@ -385,7 +394,7 @@ class Ros2Robot(Robot):
             )
         with self._lock:
             self._config, self._notes, self._observer = config, notes, observer
-            self._drives = self._make_drives()
+            self._drives, self._urdf = self._make_drives(), heard.text
 
     def _prepared(self, io: TopicIo) -> dict[str, list[Call]]:
         """All calls, checked against their types, by their keys."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from user_core.errors import DeviceFault, DeviceTimeout
 from user_core.specs import Array
 from user_hal.robots.ros2.buffer import Sample, StampedBuffer
 from user_hal.robots.ros2.frames import Frames, Transform, plain
-from user_hal.topic_io import TopicIo, TopicSubscription
+from user_hal.topic_io import TopicIo, TopicSubscription, arrival_clock_ns
 
 TF_MESSAGE = "tf2_msgs/msg/TFMessage"
 #: A frame that changes its parent more often than this has two that send it.
@@ -245,6 +244,7 @@ class TfListener:
         self.tree = TfTree(fixed, history)
         self.messages = 0
         self._subscriptions: list[TopicSubscription] = []
+        self._io: TopicIo | None = None
 
     def open(self, io: TopicIo) -> None:
         """Subscribe; forgets what was heard before.
@@ -252,6 +252,7 @@ class TfListener:
         Raises:
             TransportError: tf2_msgs is not installed.
         """
+        self._io = io
         self.tree, self.messages = TfTree(self._fixed, self._history), 0
         self._subscriptions = [
             io.subscribe(
@@ -273,9 +274,13 @@ class TfListener:
         for subscription in subscriptions:
             subscription.close()
 
+    def arrival_clock_ns(self) -> int:
+        """The clock of arrivals, monotonic."""
+        return arrival_clock_ns(self._io)
+
     def _receive(self, message: Any, fixed: bool) -> None:
         self.messages += 1
-        arrival_ns = time.monotonic_ns()
+        arrival_ns = self.arrival_clock_ns()
         for item in message.transforms:
             shift, turn, stamp = (
                 item.transform.translation,
@@ -316,7 +321,7 @@ class MovingWay:
         tree = self._listener.tree
         newest = tree.newest(self._target, self._source)
         if newest is not None:
-            age_s = (time.monotonic_ns() - newest[1]) / 1e9
+            age_s = (self._listener.arrival_clock_ns() - newest[1]) / 1e9
             if age_s > self._max_age_s:
                 raise DeviceTimeout(
                     f"way from frame {self._source!r} to {self._target!r} ({self._listener.topic})",

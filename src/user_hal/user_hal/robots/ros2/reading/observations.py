@@ -24,7 +24,7 @@ from user_hal.robots.ros2.reading.streams import SourcePart, Stream
 from user_hal.robots.ros2.reading.tf_part import TfPart
 from user_hal.robots.ros2.reading.topic_parts import TopicPart
 from user_hal.robots.ros2.tf_tree import FrameWays, TfListener
-from user_hal.topic_io import Reliability, TopicIo, TopicSubscription
+from user_hal.topic_io import Reliability, TopicIo, TopicSubscription, arrival_clock_ns
 
 #: How often connecting looks whether a silent topic wants to be subscribed to otherwise.
 _SETTLE_S = 0.1
@@ -47,6 +47,7 @@ class Source:
     ) -> None:
         self.name, self.config = name, contract.observation[name]
         self._contract, self._timing = contract, contract.timing
+        self._io: TopicIo | None = None
         plan = contract.plan(name)
         self.size, self._names = plan.size, plan.names
         self._is_position = name.rpartition(".")[2] == "joint_position"
@@ -99,6 +100,7 @@ class Source:
             ConfigError: A message type has no such field.
             TransportError: A message type is not installed.
         """
+        self._io = io
         for part in self.parts:
             part.prepare(io)
 
@@ -182,7 +184,7 @@ class Source:
             return [(streams[0], list(streams[0].columns))]
         if self._missing():
             raise self._blamed().silence(0.0)
-        streams.sort(key=lambda stream: (not _goes_on(stream), -len(stream.columns)))
+        streams.sort(key=lambda stream: (not _goes_on(stream, self._io), -len(stream.columns)))
         covered: set[int] = set()
         used = []
         for stream in streams:
@@ -215,11 +217,11 @@ class Source:
         return check_for(self._contract, self.name, names, self._turns_of(columns))
 
 
-def _goes_on(stream: Stream) -> bool:
+def _goes_on(stream: Stream, io: TopicIo | None) -> bool:
     sample = stream.newest()
     if sample is None:
         return stream.fault is not None
-    return (time.monotonic_ns() - sample.arrival_ns) / 1e9 <= stream.part.max_age_s
+    return (arrival_clock_ns(io) - sample.arrival_ns) / 1e9 <= stream.part.max_age_s
 
 
 class Observer:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
 from user_core.errors import DeviceError, DeviceFault, DeviceTimeout, ImplausibleReading
@@ -14,7 +12,7 @@ from user_hal.robots.ros2.contract.parts import Part
 from user_hal.robots.ros2.reading.plausibility import ReadingCheck
 from user_hal.robots.ros2.reading.streams import Stream
 from user_hal.robots.ros2.tf_tree import TfListener, pose_of
-from user_hal.topic_io import TopicIo, TopicSubscription
+from user_hal.topic_io import TopicIo, TopicSubscription, arrival_clock_ns
 
 
 class TfPart:
@@ -80,7 +78,7 @@ class TfPart:
         except DeviceFault as error:
             self._error = self._named(error)
             return None
-        stamp_ns, arrival_ns = newest or (self._io.now_ns(), time.monotonic_ns())
+        stamp_ns, arrival_ns = newest or (self._io.now_ns(), arrival_clock_ns(self._io))
         pose = self._steady(pose_of(found.transform))
         if newest is not None and newest != self._judged:
             self._judged = newest
@@ -127,7 +125,7 @@ class TfPart:
     ) -> DeviceError | None:
         """Why a pose is too old, or from the future; None where it is neither."""
         stamp_age_s = (now_ns - sample.stamp_ns) / 1e9
-        silent_ns = time.monotonic_ns() - sample.arrival_ns
+        silent_ns = arrival_clock_ns(self._io) - sample.arrival_ns
         if stamp_age_s < -max_ahead_s or (stamp_age_s > self.max_age_s >= silent_ns / 1e9):
             simulated = self._io is not None and "/clock" in self._io.topics()
             fault = clock_fault(

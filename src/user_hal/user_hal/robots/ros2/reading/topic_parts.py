@@ -7,7 +7,6 @@ A :class:`TopicPart` reads the messages of a topic. Elements that come in the sa
 from __future__ import annotations
 
 import difflib
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,7 +23,14 @@ from user_hal.robots.ros2.reading.plausibility import ReadingCheck
 from user_hal.robots.ros2.reading.streams import Stream
 from user_hal.robots.ros2.reading.writers import Writers
 from user_hal.robots.ros2.tf_tree import FrameWays, MovingWay
-from user_hal.topic_io import Ours, TopicIo, TopicSubscription, managed_hint, misfits
+from user_hal.topic_io import (
+    Ours,
+    TopicIo,
+    TopicSubscription,
+    arrival_clock_ns,
+    managed_hint,
+    misfits,
+)
 
 #: Sets of names in the messages of one topic that are told apart; more are a topic of others.
 _MOST_STREAMS = 32
@@ -179,7 +185,7 @@ class TopicPart:
             return
         self._fault = None
         try:
-            stamp_ns, arrival_ns = self._stamp_ns(message), time.monotonic_ns()
+            stamp_ns, arrival_ns = self._stamp_ns(message), arrival_clock_ns(self._io)
             values = self._extract.take(message, present)
             way = self._way(message)
             if isinstance(way, MovingWay):
@@ -242,7 +248,7 @@ class TopicPart:
             max_ahead_s: How far stamps may be ahead of it.
         """
         stamp_age_s = (now_ns - sample.stamp_ns) / 1e9
-        silent_ns = time.monotonic_ns() - sample.arrival_ns
+        silent_ns = arrival_clock_ns(self._io) - sample.arrival_ns
         if self.config.latched:
             return None
         if stamp_age_s < -max_ahead_s:
@@ -279,7 +285,7 @@ class TopicPart:
 
     def _left_out(self, stream: Stream) -> str:
         """Which elements of a stream newer messages of the topic have not; empty where none came."""
-        now_ns = time.monotonic_ns()
+        now_ns = arrival_clock_ns(self._io)
         there: set[int] = set()
         for other in self.streams.values():
             newest = None if other is stream else other.newest()

@@ -1,0 +1,504 @@
+"""ROS bags, as other people's tools write them, become episodes by a robot's contract."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from user_bringup.bags.format import FORMAT
+from user_core.errors import CodecError, ConfigError, SuiteError
+from user_core.types import Outcome
+from user_learner.data.importing import import_data
+from user_learner.edits.view import EditedEpisodes
+from user_learner.replay.reader import StoreReader
+from user_learner.replay.writer import StoreWriter
+
+rosbag2 = pytest.importorskip("rosbags.rosbag2")
+typesys = pytest.importorskip("rosbags.typesys")
+
+STORE = typesys.get_typestore(typesys.Stores.ROS2_JAZZY)
+MS = 1_000_000
+BEGIN = 1_700_000_000 * 1_000_000_000
+JOINTS = ("lift", "elbow")
+
+CONTRACT: dict[str, Any] = {
+    "robot": "bagged",
+    "period_s": 0.1,
+    "joints": list(JOINTS),
+    "observation": {
+        "joint_position": {
+            "topic": "/joint_states", "type": "sensor_msgs/msg/JointState", "field": "position"
+        },
+        "tcp_pose": {
+            "topic": "/tcp", "type": "geometry_msgs/msg/PoseStamped", "field": "pose",
+            "frame": "base_link",
+        },
+    },
+    "action": {
+        "kind": "joint_position", "low": -2.0, "high": 2.0,
+        "command": {"topic": "/commands", "type": "std_msgs/msg/Float64MultiArray"},
+    },
+}  # fmt: skip
+
+
+def stamp(time_ns: int) -> Any:
+    return STORE.types["builtin_interfaces/msg/Time"](*divmod(time_ns, 1_000_000_000))
+
+
+def header(time_ns: int, frame: str = "base_link") -> Any:
+    return STORE.types["std_msgs/msg/Header"](stamp(time_ns), frame)
+
+
+def joint_state(time_ns: int, positions: list[float], names: tuple[str, ...] = JOINTS) -> Any:
+    return STORE.types["sensor_msgs/msg/JointState"](
+        header(time_ns), list(names), np.array(positions), np.array([]), np.array([])
+    )
+
+
+def pose(time_ns: int, x: float) -> Any:
+    t = STORE.types
+    return t["geometry_msgs/msg/PoseStamped"](
+        header(time_ns),
+        t["geometry_msgs/msg/Pose"](
+            t["geometry_msgs/msg/Point"](x, 0.0, 0.0),
+            t["geometry_msgs/msg/Quaternion"](0.0, 0.0, 0.0, 1.0),
+        ),
+    )
+
+
+def numbers(values: list[float]) -> Any:
+    t = STORE.types
+    layout = t["std_msgs/msg/MultiArrayLayout"]([], 0)
+    return t["std_msgs/msg/Float64MultiArray"](layout, np.array(values))
+
+
+def motion(seconds: float, start_ns: int = BEGIN) -> Iterator[tuple[str, int, Any]]:
+    """Joints that move by 0.1 rad/s at 100 Hz, and are told so at 50 Hz, 20 ms ahead."""
+    for k in range(round(seconds * 100)):
+        now, t = start_ns + k * 10 * MS, k * 0.01
+        yield "/joint_states", now, joint_state(now, [0.1 * t, -0.1 * t])
+        yield "/tcp", now + MS, pose(now + MS, 0.2 * (t + 0.001))
+        if k % 2 == 0:
+            yield "/commands", now + 2 * MS, numbers([0.1 * (t + 0.02), -0.1 * (t + 0.02)])
+
+
+SERVICE_EVENT = "std_srvs/srv/Trigger_Event"
+TYPES = {
+    "/joint_states": "sensor_msgs/msg/JointState",
+    "/tcp": "geometry_msgs/msg/PoseStamped",
+    "/commands": "std_msgs/msg/Float64MultiArray",
+    "/episode": "std_msgs/msg/String",
+    "/recording": "std_msgs/msg/Bool",
+    "/camera": "sensor_msgs/msg/Image",
+    "/reward": "std_msgs/msg/Float64",
+}
+
+
+def write(
+    path: Path,
+    messages: Any,
+    storage: str = "MCAP",
+    types: Any = None,
+    store: Any = STORE,
+    compression: Any = None,
+) -> Path:
+    """A bag as rosbags writes it."""
+    types = {**TYPES, **(types or {})}
+    bag = rosbag2.Writer(path, version=9, storage_plugin=rosbag2.StoragePlugin[storage])
+    if compression is not None:
+        bag.set_compression(compression, rosbag2.CompressionFormat.ZSTD)
+    with bag as writer:
+        connections: dict[str, Any] = {}
+        for topic, time_ns, message in sorted(messages, key=lambda m: m[1]):
+            name = types[topic]
+            known: dict[str, Any] = {"typestore": store}
+            if name == SERVICE_EVENT:
+                name, known = "t/msg/Event", {"msgdef": "bool data\n---\nbool ok\n", "rihs01": "x"}
+            if topic not in connections:
+                connections[topic] = writer.add_connection(topic, types[topic], **known)
+            writer.write(connections[topic], time_ns, store.serialize_cdr(message, name))
+    return path
+
+
+def write_mcap(path: Path, messages: Any, chunk_size: int = 16384) -> Path:
+    """An MCAP file as the package mcap writes it, in small chunks."""
+    from mcap.writer import Writer
+
+    with open(path, "wb") as stream:
+        writer = Writer(stream, chunk_size=chunk_size)
+        writer.start(profile="ros2")
+        channels: dict[str, int] = {}
+        for topic, time_ns, message in sorted(messages, key=lambda m: m[1]):
+            name = TYPES[topic]
+            if topic not in channels:
+                text, _ = STORE.generate_msgdef(name, ros_version=2)
+                schema = writer.register_schema(name, "ros2msg", text.encode())
+                channels[topic] = writer.register_channel(topic, "cdr", schema)
+            data = bytes(STORE.serialize_cdr(message, name))
+            writer.add_message(channels[topic], time_ns, data, time_ns)
+        writer.finish()
+    return path
+
+
+def robot_file(
+    folder: Path, contract: dict[str, Any] | None = None, name: str = "robot.yaml"
+) -> str:
+    path = folder / name
+    path.write_text(yaml.safe_dump({"robot": {"plugin": "ros2", "params": contract or CONTRACT}}))
+    return str(path)
+
+
+def taken(folder: Path, bag: Path, contract: dict[str, Any] | None = None, **options: Any) -> Any:
+    """Import a bag: the report, and the episodes."""
+    with StoreWriter(folder / "store") as store:
+        report = import_data(bag, store, options={"robot": robot_file(folder, contract), **options})
+    return report, episodes(folder / "store")
+
+
+def episodes(store: Path) -> list[Any]:
+    with closing(StoreReader(store)) as reader:
+        edited = EditedEpisodes(reader)
+        return [edited.recorded(one) for one in edited.episodes()]
+
+
+@pytest.mark.parametrize("storage", ["MCAP", "SQLITE3"])
+def test_a_bag_becomes_what_the_control_loop_would_have_recorded(
+    tmp_path: Path, storage: str
+) -> None:
+    report, found = taken(tmp_path, write(tmp_path / "bag", motion(3.0), storage))
+    assert not report.skipped
+    (episode,) = found
+    rows = episode.columns
+    assert len(episode) > 26
+    # the observation is at the newest moment for which both topics had spoken: the last joint state
+    # of each tick, as /tcp comes 1 ms later
+    stamps = rows["stamp_ns"] - BEGIN
+    assert np.all(np.diff(stamps) == 100 * MS)
+    expected = 0.1 * stamps / 1e9
+    np.testing.assert_allclose(rows["observation.joint_position"][:, 0], expected, atol=1e-6)
+    np.testing.assert_allclose(rows["observation.joint_position"][:, 1], -expected, atol=1e-6)
+    # resampled to that moment, by the contract's own rule: between its neighbours
+    np.testing.assert_allclose(
+        rows["observation.tcp_pose"][1:, 0], 0.2 * stamps[1:] / 1e9, atol=1e-6
+    )
+    # the action is what the robot was told last before the next step
+    steps = ~rows["final"]
+    told = rows["action"][steps, 0]
+    ends = (rows["action_stamp_ns"][steps] - BEGIN) / 1e9 + 0.1
+    last = np.floor((ends - 0.002 + 1e-9) / 0.02) * 0.02
+    np.testing.assert_allclose(told, 0.1 * (last + 0.02), atol=1e-6)
+    assert rows["final"][-1] and rows["truncated"][-2] and not rows["terminated"].any()
+
+
+@pytest.mark.parametrize("mode", ["FILE", "MESSAGE", "STORAGE"])
+def test_compressed_bags_are_read_or_named(tmp_path: Path, mode: str) -> None:
+    storage = "MCAP" if mode == "STORAGE" else "SQLITE3"
+    bag = write(
+        tmp_path / "bag", motion(2.0), storage,
+        compression=rosbag2.CompressionMode[mode],
+    )  # fmt: skip
+    if mode == "FILE":
+        with pytest.raises(CodecError, match="compressed"):
+            taken(tmp_path, bag)
+        return
+    report, found = taken(tmp_path, bag)
+    assert len(found) == 1 and not report.skipped
+
+
+def test_changes_add_up_to_what_the_robot_was_told(tmp_path: Path) -> None:
+    contract = {
+        **CONTRACT,
+        "action": {**CONTRACT["action"], "kind": "joint_delta", "low": -0.05, "high": 0.05},
+    }
+    _, found = taken(tmp_path, write(tmp_path / "bag", motion(3.0)), contract)
+    rows = found[0].columns
+    total = rows["action"][~rows["final"]].sum(axis=0)
+    steps = int((~rows["final"]).sum())
+    np.testing.assert_allclose(total, [0.01 * steps, -0.01 * steps], atol=1e-3)
+
+
+def test_velocities_are_means_of_the_period(tmp_path: Path) -> None:
+    messages = [m for m in motion(3.0) if m[0] != "/commands"]
+    # told by turns 0.2 and 0.4 rad/s, each for 50 ms
+    messages += [
+        ("/commands", BEGIN + k * 50 * MS + 1, numbers([0.2 + 0.2 * (k % 2), 0.0]))
+        for k in range(60)
+    ]
+    action = {
+        "kind": "joint_velocity", "low": -1.0, "high": 1.0,
+        "command": {"topic": "/commands", "type": "std_msgs/msg/Float64MultiArray"},
+    }  # fmt: skip
+    _, found = taken(tmp_path, write(tmp_path / "bag", messages), {**CONTRACT, "action": action})
+    rows = found[0].columns
+    np.testing.assert_allclose(rows["action"][~rows["final"]][2:-2, 0], 0.3, atol=1e-3)
+
+
+def test_measured_actions_need_no_commands(tmp_path: Path) -> None:
+    bag = write(tmp_path / "bag", [m for m in motion(2.0) if m[0] != "/commands"])
+    with pytest.raises(ConfigError, match="/commands was not recorded") as caught:
+        taken(tmp_path, bag)
+    assert "measured" in str(caught.value)
+    _, found = taken(tmp_path, bag, actions="measured")
+    rows = found[0].columns
+    np.testing.assert_array_equal(rows["action"][:-1], rows["observation.joint_position"][1:])
+
+
+def test_tool_twists_and_a_gripper_of_its_own(tmp_path: Path) -> None:
+    t = STORE.types
+    vector = t["geometry_msgs/msg/Vector3"]
+    messages = [m for m in motion(2.0) if m[0] != "/commands"]
+    for k in range(40):
+        now = BEGIN + k * 50 * MS
+        twist = t["geometry_msgs/msg/Twist"](vector(0.1, 0.0, 0.0), vector(0.0, 0.0, 0.0))
+        messages.append(("/twist", now, t["geometry_msgs/msg/TwistStamped"](header(now), twist)))
+        messages.append(("/hand", now, t["std_msgs/msg/Float64"](0.08 if k < 20 else 0.0)))
+    action = {
+        "kind": "ee_delta", "low": -0.05, "high": 0.05,
+        "command": {"topic": "/twist", "type": "geometry_msgs/msg/TwistStamped"},
+        "gripper": {"topic": "/hand", "type": "std_msgs/msg/Float64", "closed": 0.0, "opened": 0.08},
+    }  # fmt: skip
+    bag = write(
+        tmp_path / "bag", messages,
+        types={"/twist": "geometry_msgs/msg/TwistStamped", "/hand": "std_msgs/msg/Float64"},
+    )  # fmt: skip
+    _, found = taken(tmp_path, bag, {**CONTRACT, "action": action})
+    rows = found[0].columns
+    acted = rows["action"][~rows["final"]]
+    np.testing.assert_allclose(acted[1:-1, 0], 0.01, atol=1e-6)
+    assert acted[0, 6] == 1.0 and acted[-1, 6] == 0.0
+
+
+def test_messages_of_any_type_are_read_back_by_the_mapping_that_writes_them(tmp_path: Path) -> None:
+    """Definitions of a real driver: interbotix_xs_msgs/msg/JointGroupCommand."""
+    text = "# The joint group\nstring name\n\n# Commands in rad, rad/s, A or %\nfloat32[] cmd\n"
+    store = typesys.get_typestore(typesys.Stores.ROS2_JAZZY)
+    name = "interbotix_xs_msgs/msg/JointGroupCommand"
+    store.register(typesys.get_types_from_msg(text, name))
+    command = store.types[name]
+    messages = [
+        (topic, t, command("arm", np.array(m.data, np.float32)) if topic == "/commands" else m)
+        for topic, t, m in motion(2.0)
+    ]
+    action = {
+        **CONTRACT["action"],
+        "command": {
+            "topic": "/commands", "type": name, "fields": {"name": "arm", "cmd": "values"}
+        },
+    }  # fmt: skip
+    contract = {**CONTRACT, "action": action}
+    bag = write(tmp_path / "bag", messages, types={"/commands": name}, store=store)
+    _, found = taken(tmp_path, bag, contract)
+    assert found[0].columns["action"][5, 0] > 0.05
+    # a bag that was recorded before Iron has no definitions: folders of packages have them
+    bare = tmp_path / "bare"
+    shutil.copytree(write(tmp_path / "sql", messages, "SQLITE3", {"/commands": name}, store), bare)
+    without_definitions(bare)
+    with pytest.raises(SuiteError, match="no definition"):
+        taken(tmp_path / "b", made(tmp_path / "b", bare), contract)
+    package = tmp_path / "ws" / "interbotix_xs_msgs" / "msg"
+    package.mkdir(parents=True)
+    (package / "JointGroupCommand.msg").write_text(text)
+    _, found = taken(made(tmp_path / "c"), bare, contract, definitions=[str(tmp_path / "ws")])
+    assert len(found) == 1
+
+
+def made(folder: Path, same: Path | None = None) -> Path:
+    folder.mkdir(exist_ok=True)
+    return same or folder
+
+
+def without_definitions(bag: Path) -> None:
+    import sqlite3
+
+    with closing(sqlite3.connect(next(bag.glob("*.db3")))) as db, db:
+        db.execute("DROP TABLE message_definitions")
+
+
+def text(value: str) -> Any:
+    return STORE.types["std_msgs/msg/String"](value)
+
+
+@pytest.mark.parametrize("by", ["marker", "topic", "service", "gap"])
+def test_episodes_begin_and_end_where_the_options_say(tmp_path: Path, by: str) -> None:
+    bag, options = _bag_of_two(tmp_path / "bag", by)
+    report, found = taken(tmp_path, bag, **options)
+    assert not report.skipped
+    lengths = sorted(len(e) for e in found)
+    assert len(lengths) == 2, lengths
+    assert 9 <= lengths[0] <= 12 and 19 <= lengths[1] <= 22
+    if by == "marker":
+        by_length = sorted(found, key=len)
+        assert [e.result.outcome for e in by_length] == [Outcome.SUCCESS, Outcome.FAILURE]
+        assert by_length[0].columns["terminated"][-2] and by_length[0].columns["reward"][-2] == 1.0
+        assert {e.task for e in found} == {"pick"}
+
+
+def _bag_of_two(path: Path, by: str) -> tuple[Path, dict[str, Any]]:
+    """One second, and two."""
+    if by == "gap":
+        both = [*motion(1.1), *motion(2.1, BEGIN + 3_000 * MS)]
+        return write(path, both), {}
+    both = list(motion(6.0))
+    spans = [(1.0, 2.1), (3.0, 5.1)]
+    at = [(BEGIN + round(s * 1000) * MS, BEGIN + round(e * 1000) * MS) for s, e in spans]
+    store, types = STORE, {}
+    if by == "marker":
+        for (start, end), outcome in zip(at, ("good", "bad")):
+            both += [("/episode", start, text("start")), ("/episode", end, text(outcome))]
+        options: dict[str, Any] = {
+            "start": {"topic": "/episode", "field": "data", "equals": "start"},
+            "end": {"topic": "/episode", "field": "data", "equals": ["good", "bad"]},
+            "success": {"topic": "/episode", "field": "data", "equals": "good"},
+            "failure": {"topic": "/episode", "field": "data", "equals": "bad"},
+            "task": "pick",
+        }
+    elif by == "topic":
+        flag = STORE.types["std_msgs/msg/Bool"]
+        for k in range(120):
+            now = BEGIN + k * 50 * MS
+            both.append(("/recording", now, flag(any(s <= now < e for s, e in at))))
+        options = {
+            "start": {"topic": "/recording", "field": "data"},
+            "end": {"topic": "/recording", "field": "data", "equals": False},
+        }
+    else:
+        store, event = _service_event()
+        types = {"/episode/_service_event": SERVICE_EVENT, "/stop/_service_event": SERVICE_EVENT}
+        for number, (start, end) in enumerate(at):
+            for kind in (0, 1, 2):  # client and server both tell of one call, and of its answer
+                both.append(("/episode/_service_event", start + kind, event(kind, number, start)))
+                both.append(("/stop/_service_event", end + kind, event(kind, number, end)))
+        options = {"start": {"service": "/episode"}, "end": {"service": "/stop"}}
+    return write(path, both, types=types, store=store), options
+
+
+def _service_event() -> tuple[Any, Any]:
+    """std_srvs/srv/Trigger_Event, as service introspection publishes it."""
+    store = typesys.get_typestore(typesys.Stores.ROS2_JAZZY)
+    answer = typesys.get_types_from_msg("bool success\nstring message\n", "t/msg/Answer")
+    event = "service_msgs/ServiceEventInfo info\nuint8[<=1] request\nt/Answer[<=1] response\n"
+    store.register({**answer, **typesys.get_types_from_msg(event, "t/msg/Event")})
+
+    def made(kind: int, number: int, time_ns: int) -> Any:
+        gid = np.arange(16, dtype=np.uint8)
+        info = store.types["service_msgs/msg/ServiceEventInfo"](kind, stamp(time_ns), gid, number)
+        answers = [store.types["t/msg/Answer"](True, "done")] if kind == 2 else []
+        return store.types["t/msg/Event"](info, np.zeros(0, np.uint8), answers)
+
+    return store, made
+
+
+def test_images_come_by_the_contracts_cameras(tmp_path: Path) -> None:
+    camera = {"plugin": "ros_topic", "params": {"topic": "/camera", "width": 8, "height": 6}}
+    contract = {**CONTRACT, "cameras": {"devices": {"top": camera}, "max_skew_s": 0.06}}
+    messages = list(motion(2.0))
+    for k in range(40):
+        now = BEGIN + k * 50 * MS
+        rgb = np.full(12 * 16 * 3, k, np.uint8)
+        image = STORE.types["sensor_msgs/msg/Image"](header(now, "top"), 12, 16, "rgb8", 0, 48, rgb)
+        messages.append(("/camera", now + 20 * MS, image))
+    _, found = taken(tmp_path, write(tmp_path / "bag", messages), contract)
+    rows = found[0].columns
+    images = rows["observation.image_top"]
+    assert images.shape[1:] == (6, 8, 3)
+    nearest = (rows["stamp_ns"] - BEGIN) / (50 * MS)
+    assert np.abs(images[:, 0, 0, 0] - nearest).max() <= 0.7
+
+
+def test_rewards_of_a_topic(tmp_path: Path) -> None:
+    messages = list(motion(2.0))
+    number = STORE.types["std_msgs/msg/Float64"]
+    messages += [("/reward", BEGIN + k * 100 * MS + 5, number(float(k))) for k in range(20)]
+    _, found = taken(tmp_path, write(tmp_path / "bag", messages), reward={"topic": "/reward"})
+    rows = found[0].columns
+    step = ~rows["final"]
+    began = np.round((rows["action_stamp_ns"][step] - BEGIN) / (100 * MS) + 0.49)
+    assert np.abs(rows["reward"][step] - began).max() <= 1.0
+    assert rows["reward"][step].sum() > 100
+
+
+def test_an_episode_comes_once_and_an_import_continues(tmp_path: Path) -> None:
+    bag, options = _bag_of_two(tmp_path / "bag", "marker")
+    taken(tmp_path, bag, **options)
+    report, found = taken(tmp_path, bag, **options)
+    assert report.episodes == 0 and report.unread == 2 and len(found) == 2
+    copy = tmp_path / "copy"
+    shutil.copytree(bag, copy)
+    report, found = taken(tmp_path, copy, **options)
+    assert report.episodes == 0 and report.duplicates == 2 and len(found) == 2
+
+
+def test_a_bag_that_a_killed_recorder_left_is_read_up_to_where_it_breaks_off(
+    tmp_path: Path,
+) -> None:
+    bag = tmp_path / "bag"
+    bag.mkdir()
+    file = write_mcap(bag / "bag_0.mcap", motion(20.0))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size * 2 // 3])
+    with closing(FORMAT.open(bag, {"robot": robot_file(tmp_path)})) as source:
+        assert any("breaks off" in note for note in source.describe().notes)
+    report, found = taken(tmp_path, bag)
+    assert not report.skipped and 100 < sum(map(len, found)) < 170
+
+
+def test_damage_within_is_named_and_the_rest_is_taken(tmp_path: Path) -> None:
+    contract = {**CONTRACT, "timing": {"max_age_s": 0.2}}
+    messages = [*motion(1.1), *motion(2.1, BEGIN + 3_000 * MS)]
+    bad = [(t, n, joint_state(n, [np.nan, 0.0])) if t == "/joint_states" and n == BEGIN + 500 * MS
+           else (t, n, m) for t, n, m in messages]  # fmt: skip
+    report, found = taken(tmp_path, write(tmp_path / "bad", bad), contract)
+    assert len(found) == 1 and len(report.skipped) == 1
+    assert "joint_states" in report.skipped[0] and "after its start" in report.skipped[0]
+
+
+@pytest.mark.parametrize("fault", ["other type", "other frame", "no joints", "backwards", "empty"])
+def test_bad_bags_say_what_is_wrong(tmp_path: Path, fault: str) -> None:
+    messages, types = list(motion(2.0)), {}
+    if fault == "other type":
+        messages = [(t, n, text("x") if t == "/tcp" else m) for t, n, m in messages]
+        types = {"/tcp": "std_msgs/msg/String"}
+        expected = "/tcp is std_msgs/msg/String"
+    elif fault == "other frame":
+        for topic, _, message in messages:
+            if topic == "/tcp":
+                object.__setattr__(message.header, "frame_id", "map")
+        expected = "map"
+    elif fault == "no joints":
+        messages = [
+            (t, n, joint_state(n, [0.0, 0.0], ("a", "b")) if t == "/joint_states" else m)
+            for t, n, m in messages
+        ]
+        expected = "lift"
+    elif fault == "backwards":
+        for topic, time_ns, message in messages:
+            if topic == "/joint_states":
+                object.__setattr__(message.header, "stamp", stamp(2 * BEGIN - time_ns))
+        expected = "/joint_states"
+    else:
+        messages, expected = messages[:1], "no"
+    bag = write(tmp_path / "bag", messages, types=types)
+    try:
+        report, found = taken(tmp_path, bag)
+        said = " ".join(report.skipped)
+        assert not found
+    except SuiteError as error:
+        said = str(error)
+    assert expected in said, said
+
+
+def test_without_a_robot_a_bag_is_its_topics(tmp_path: Path) -> None:
+    bag = write(tmp_path / "bag", motion(2.0))
+    with closing(FORMAT.open(bag, {})) as source:
+        fields = source.describe().fields
+        assert "100" in fields["/joint_states"].note and fields["/tcp"].dtype.endswith(
+            "PoseStamped"
+        )
+        with pytest.raises(CodecError, match="contract"):
+            source.episodes()
