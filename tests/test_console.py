@@ -64,7 +64,7 @@ def browser():
     with playwright.sync_playwright() as started:
         chromium = started.chromium.launch(
             executable_path=_CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking",
+            args=["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-background-networking",
                   "--disable-component-update", "--disable-sync", "--no-first-run"],
         )  # fmt: skip
         yield chromium
@@ -124,6 +124,7 @@ def test_a_person_drives_judges_stops_and_looks_at_what_was_recorded(
         return any(json.loads(line)["outcome"] == Outcome.SUCCESS for line in lines)
 
     _drives_to_the_goal(page, console, eyes, solved)
+    _sees_the_arm_as_it_stands(page, eyes)
     _stops_in_an_emergency(page, eyes)
     _finds_the_episode(page, console)
     acts = [json.loads(t) for t in (tmp_path / "r" / "console_acts.jsonl").read_text().splitlines()]
@@ -169,6 +170,36 @@ def _drives_to_the_goal(page, console, eyes, solved):
     assert solved(), f"not reached: {eyes.way()} m are left"
     page.keyboard.up("Space")
     page.wait_for_function("() => !userDrive.state.engaged", timeout=10_000)
+
+
+def _sees_the_arm_as_it_stands(page, eyes):
+    """The hand that is drawn is where the robot measures its tool, and the goal where its observation has it."""
+    page.get_by_test_id("arm").locator(".q-expansion-item__container > .q-item").first.click()
+    page.wait_for_selector("[data-testid=arm-scene] canvas", timeout=30_000)
+
+    def drawn():
+        return page.evaluate(
+            """() => {
+                const scene = window["scene_" + document.querySelector("[data-testid=arm-scene]").id];
+                const places = [];
+                scene.updateMatrixWorld(true);
+                scene.traverse((one) => { const m = one.matrixWorld.elements; places.push([m[12], m[13], m[14]]); });
+                return places;
+            }"""
+        )
+
+    def nearest(place):
+        return min(math.dist(place, found) for found in drawn())
+
+    goal = eyes.newest.arrays["goal_position"]
+    wait_until(lambda: nearest(goal) < 0.002, "the goal is drawn", 30, seen=drawn)
+    # The fingers reach to the tool centre; the middle of each is some centimetres behind it.
+    wait_until(
+        lambda: nearest(eyes.newest.arrays["tcp_pose"][:3]) < 0.06,
+        "the hand is drawn",
+        30,
+        seen=drawn,
+    )
 
 
 def _stops_in_an_emergency(page, eyes):

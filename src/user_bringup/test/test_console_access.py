@@ -173,6 +173,33 @@ def test_one_driver_for_a_robot_and_only_he_leaves_the_seat():
     assert seats.sit("/robot0", "ben", other) == ""
 
 
+def test_who_asks_first_gets_the_seat_when_it_is_given_up_and_not_before():
+    seats, anna, ben, carl = DriverSeats(), object(), object(), object()
+    seats.sit("/robot0", "anna", anna)
+    seats.ask("/robot0", "ben", ben)
+    seats.ask("/robot0", "carl", carl)
+    assert seats.asked_by("/robot0") == "ben"
+    seats.refuse("/robot0", ben)  # only who has the seat refuses
+    assert seats.asks("/robot0", ben)
+    assert seats.has("/robot0", anna)
+    seats.leave("/robot0", anna)
+    assert seats.has("/robot0", ben)
+    assert not seats.asks("/robot0", ben)
+    assert seats.asked_by("/robot0") == "carl"
+    seats.refuse("/robot0", ben)
+    assert not seats.asks("/robot0", carl)
+    assert seats.asked_by("/robot0") == ""
+
+
+def test_who_asked_and_went_does_not_get_the_seat():
+    seats, anna, ben = DriverSeats(), object(), object()
+    seats.sit("/robot0", "anna", anna)
+    seats.ask("/robot0", "ben", ben)
+    seats.leave("/robot0", ben)
+    seats.leave("/robot0", anna)
+    assert seats.driver("/robot0") == ""
+
+
 def test_beyond_this_machine_it_takes_tls_or_somebodys_word():
     with pytest.raises(ConfigError, match="without TLS"):
         ConsoleConfig(host="0.0.0.0")  # noqa: S104

@@ -155,6 +155,11 @@ ROBOT_SPEC = Topic(
     "What the robot shows and takes; policies are built from it. Said once, kept for those "
     "who come later.",
 )  # fmt: skip
+ROBOT_DESCRIPTION = Topic(
+    "robot_description", "std_msgs/msg/String", "hal", "rviz, console",
+    LATCHED,
+    "The robot's URDF, where its driver knows it and nobody else says it here.",
+)  # fmt: skip
 SAFETY_STATUS = Topic(
     "safety_status", "user_msgs/msg/SafetyStatus", "hal", "actor, teleop, people",
     LATCHED,
@@ -252,7 +257,7 @@ DIAGNOSTICS = Topic(
 )  # fmt: skip
 
 TOPICS: tuple[Topic, ...] = (
-    OBSERVATION, ACTION, REMOTE_OBSERVATION, REMOTE_ACTION, ROBOT_SPEC, SAFETY_STATUS,
+    OBSERVATION, ACTION, REMOTE_OBSERVATION, REMOTE_ACTION, ROBOT_SPEC, ROBOT_DESCRIPTION, SAFETY_STATUS,
     INTERVENTION, JOINT_STATES, TCP_POSE, TCP_TWIST, WRENCH, GRIPPER, CAMERA_IMAGE, CAMERA_INFO, MARKERS, TRAJECTORY, TRAJECTORY_ACK,
     POLICY, EPISODE_RESULT, ACTOR_STATUS, REPLAY_STATUS, LEARNER_STATUS, LEARNER_BACKLOG,
     DIAGNOSTICS,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from xml.etree import ElementTree
 
 from user_core.errors import ConfigError
@@ -50,11 +52,13 @@ class Urdf:
         name: Of the robot.
         root: The link that hangs on nothing.
         joints: All joints by name, from the root outwards, branch after branch.
+        text: The document.
     """
 
     name: str
     root: str
     joints: dict[str, UrdfJoint]
+    text: str = field(default="", repr=False, compare=False)
 
     def chain(self, link: str) -> list[UrdfJoint]:
         """The joints from the root to a link; empty for an unknown one."""
@@ -85,6 +89,27 @@ class Urdf:
         return bool(above & set(others))
 
 
+def file_of(path: str) -> Path:
+    """The file that a path means; ``package://PACKAGE/...`` is looked for in the workspaces that are
+    sourced.
+
+    Raises:
+        ConfigError: There is no such package.
+    """
+    if not path.startswith("package://"):
+        return Path(path.removeprefix("file://")).expanduser()
+    package, _, rest = path.removeprefix("package://").partition("/")
+    prefixes = [Path(p) for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
+    for prefix in prefixes:
+        if (prefix / "share" / package).is_dir():
+            return prefix / "share" / package / rest
+    raise ConfigError(
+        path,
+        got=f"package {package!r}, which is not installed",
+        expected="a package of a workspace that is sourced",
+    )
+
+
 def parse_urdf(text: str) -> Urdf:
     """Read a URDF.
 
@@ -103,7 +128,7 @@ def parse_urdf(text: str) -> Urdf:
     links = [str(item.get("name")) for item in robot.findall("link")]
     children = {joint.child for joint in joints}
     root = next((link for link in links if link not in children), links[0] if links else "")
-    return Urdf(str(robot.get("name", "robot")), root, _ordered(joints, root))
+    return Urdf(str(robot.get("name", "robot")), root, _ordered(joints, root), text)
 
 
 def _joint(item: ElementTree.Element) -> UrdfJoint:

@@ -7,6 +7,7 @@ import datetime
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +125,29 @@ def view_of(store: FleetStore) -> FleetView:
     return FleetView(resources, away)
 
 
-def _ls(arguments: argparse.Namespace, console: Console) -> int:
-    store = open_store(arguments)
+@dataclass(frozen=True)
+class Used:
+    """A resource, and what people are told of it.
+
+    Attributes:
+        item: The resource.
+        use: Who has it, or why it is held back; empty: nobody.
+        now: `ready`, or why not.
+    """
+
+    item: Resource
+    use: str
+    now: str
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether it is a simulated robot that a driver offers and nobody uses."""
+        simulated = self.item.source.startswith("driver ") and "simulated" in self.item.tags
+        return simulated and not self.use
+
+
+def resources_of(store: FleetStore) -> list[Used]:
+    """The resources of all hosts, with who has what."""
     view, held_back = view_of(store), store.held_back()
     holders: dict[str, list[Grant]] = {}
     for grant in store.grants():
@@ -140,14 +162,18 @@ def _ls(arguments: argparse.Namespace, console: Console) -> int:
         why = view.away.get(item.host) or item.because()
         return f"{why.code}: {why.text}" if why else "ready"
 
+    return [Used(item, use(item), health(item)) for item in view.resources]
+
+
+def _ls(arguments: argparse.Namespace, console: Console) -> int:
+    store = open_store(arguments)
+    resources = resources_of(store)
     if arguments.json:
         hosts = [
             {"name": k.name, "state": k.state, "text": k.text, "since_ns": k.seen_ns}
             for k in store.hosts()
         ]
-        rows = [
-            {**to_mapping(item), "use": use(item), "now": health(item)} for item in view.resources
-        ]
+        rows = [{**to_mapping(one.item), "use": one.use, "now": one.now} for one in resources]
         print(json.dumps({"hosts": hosts, "resources": rows}, indent=2))
         return 0
     _say_who_works(store, console)
@@ -161,20 +187,20 @@ def _ls(arguments: argparse.Namespace, console: Console) -> int:
     for column in ("resource", "has", "now", "used by"):
         table.add_column(column, overflow="fold")
     hidden = 0
-    for item in view.resources:
-        found_by_driver = item.source.startswith("driver ") and "simulated" in item.tags
-        if found_by_driver and not arguments.all and not use(item):
+    for one in resources:
+        if one.is_hidden and not arguments.all:
             hidden += 1
             continue
-        table.add_row(*map(escape, (item.id, amounts_in_words(item), health(item), use(item))))
+        words = (one.item.id, amounts_in_words(one.item), one.now, one.use)
+        table.add_row(*map(escape, words))
     console.print(table)
     if hidden:
         console.print(f"[dim]and {hidden} simulated robots of drivers that nobody uses: --all[/]")
     return 0
 
 
-def _status(arguments: argparse.Namespace, console: Console) -> int:
-    store = open_store(arguments)
+def experiments_of(store: FleetStore) -> list[dict[str, Any]]:
+    """The experiments as plain data: what they have, and what they wait for."""
     grants = store.grants()
     rows: list[dict[str, Any]] = []
     for entry in store.entries():
@@ -197,6 +223,12 @@ def _status(arguments: argparse.Namespace, console: Console) -> int:
                 },
             }
         )
+    return rows
+
+
+def _status(arguments: argparse.Namespace, console: Console) -> int:
+    store = open_store(arguments)
+    rows = experiments_of(store)
     if arguments.json:
         print(json.dumps(rows, indent=2))
         return 0

@@ -18,14 +18,13 @@ from user_fleet.scheduling.store import FleetStore, Grant
 
 _WIDTH = 60
 #: Colours of experiments, told apart also by those who see red and green alike (Okabe and Ito).
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999", "#F0E442")
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999", "#F0E442")
 
 
 def show_timeline(arguments: argparse.Namespace, console: Console, store: FleetStore) -> int:
     """Print it, or draw it into a file."""
     now_ns = time.time_ns()
-    since_ns = now_ns - int(arguments.hours * 3600e9)
-    grants = [g for g in store.grants(ended=True) if (g.ended_ns or now_ns) >= since_ns]
+    grants, begin_ns = grants_since(store, arguments.hours, now_ns)
     if arguments.json:
         rows = [
             {
@@ -40,7 +39,6 @@ def show_timeline(arguments: argparse.Namespace, console: Console, store: FleetS
     if not grants:
         console.print("Nobody had anything in this time.")
         return 0
-    begin_ns = max(since_ns, min(g.begun_ns for g in grants))
     if arguments.picture is not None:
         console.print(f"picture: {draw(grants, begin_ns, now_ns, arguments.picture)}")
         return 0
@@ -54,6 +52,13 @@ def show_timeline(arguments: argparse.Namespace, console: Console, store: FleetS
     for name, letter in letters.items():
         console.print(escape(f"{letter}  {name}"))
     return 0
+
+
+def grants_since(store: FleetStore, hours: float, now_ns: int) -> tuple[list[Grant], int]:
+    """Grants that were in force in the last hours, and where a timeline of them begins."""
+    since_ns = now_ns - int(hours * 3600e9)
+    grants = [g for g in store.grants(ended=True) if (g.ended_ns or now_ns) >= since_ns]
+    return grants, max(since_ns, min((g.begun_ns for g in grants), default=since_ns))
 
 
 def in_letters(grants: Sequence[Grant], letters: dict[str, str], begin_ns: int, end_ns: int) -> str:
@@ -81,8 +86,8 @@ def draw(grants: Sequence[Grant], begin_ns: int, end_ns: int, file: Path) -> Pat
 
     resources = sorted({g.resource for g in grants}, reverse=True)
     names = list(dict.fromkeys(g.experiment for g in grants))
-    colours = {name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(names)}
-    hatches = {name: "" if number < len(_COLOURS) else "//" for number, name in enumerate(names)}
+    colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
+    hatches = {name: "" if number < len(COLOURS) else "//" for number, name in enumerate(names)}
     figure = Figure(figsize=(9, 1.4 + 0.36 * len(resources)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -95,7 +100,7 @@ def draw(grants: Sequence[Grant], begin_ns: int, end_ns: int, file: Path) -> Pat
             row, bar, left=left, height=0.66, color=colours[grant.experiment],
             hatch=hatches[grant.experiment], edgecolor="white", linewidth=0.8,
         )  # fmt: skip
-        if grant.ending.code in _FAILURES:
+        if grant.ending.code in FAILURES:
             axes.plot(right, row, marker="X", color="black", markersize=7, clip_on=False)
     axes.set_yticks(range(len(resources)), resources)
     axes.set_ylim(-0.6, len(resources) - 0.4)
@@ -112,7 +117,7 @@ def draw(grants: Sequence[Grant], begin_ns: int, end_ns: int, file: Path) -> Pat
     handles: list[Any] = [
         Patch(facecolor=colours[n], hatch=hatches[n], edgecolor="white", label=n) for n in names
     ]
-    if any(g.ending.code in _FAILURES for g in grants):
+    if any(g.ending.code in FAILURES for g in grants):
         from matplotlib.lines import Line2D
 
         handles.append(Line2D([], [], marker="X", color="black", linestyle="", label="failed"))
@@ -124,7 +129,8 @@ def draw(grants: Sequence[Grant], begin_ns: int, end_ns: int, file: Path) -> Pat
     return file
 
 
-_FAILURES = frozenset(("resource_failed", "experiment_failed"))
+#: Codes of endings that a person should look at.
+FAILURES = frozenset(("resource_failed", "experiment_failed"))
 
 
 def _day(wall_ns: int) -> float:

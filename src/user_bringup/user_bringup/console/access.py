@@ -205,7 +205,8 @@ class RateLimit:
 
 
 class DriverSeats:
-    """One driver for a robot at a time: who sits down keeps the seat until he leaves it, or his page does.
+    """One driver for a robot at a time: who sits down keeps the seat until he leaves it, gives it to who
+    asks for it, or his page goes. Who has asked first gets a seat that becomes free.
 
     Any thread.
     """
@@ -213,24 +214,59 @@ class DriverSeats:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._taken: dict[str, tuple[str, object]] = {}
+        self._asking: dict[str, list[tuple[str, object]]] = {}
 
     def sit(self, robot: str, name: str, page: object) -> str:
         """Take a seat; empty when it worked, or who has it."""
         with self._lock:
-            holder = self._taken.get(robot)
-            if holder is not None and holder[1] is not page:
-                return holder[0]
-            self._taken[robot] = (name, page)
-            return ""
+            holder = self._taken.setdefault(robot, (name, page))
+            return "" if holder[1] is page else holder[0]
 
     def leave(self, robot: str, page: object) -> None:
-        """Leave it; nothing happens where another one has it."""
+        """Leave it, or ask no more; nothing happens to another one's seat."""
         with self._lock:
-            holder = self._taken.get(robot)
-            if holder is not None and holder[1] is page:
-                del self._taken[robot]
+            if self._has(robot, page):
+                self._pass_on(robot)
+            self._asking[robot] = [one for one in self._asking.get(robot, ()) if one[1] is not page]
 
     def driver(self, robot: str) -> str:
         """Who has it; empty for nobody."""
         with self._lock:
             return self._taken.get(robot, ("", None))[0]
+
+    def has(self, robot: str, page: object) -> bool:
+        """Whether it is this page's."""
+        with self._lock:
+            return self._has(robot, page)
+
+    def ask(self, robot: str, name: str, page: object) -> None:
+        """Ask for a seat that another one has."""
+        with self._lock:
+            self._asking.setdefault(robot, []).append((name, page))
+
+    def asks(self, robot: str, page: object) -> bool:
+        """Whether a page waits for it still."""
+        with self._lock:
+            return any(one[1] is page for one in self._asking.get(robot, ()))
+
+    def asked_by(self, robot: str) -> str:
+        """Who has asked for it first; empty for nobody."""
+        with self._lock:
+            asking = self._asking.get(robot)
+            return asking[0][0] if asking else ""
+
+    def refuse(self, robot: str, page: object) -> None:
+        """Keep the seat: who has asked first asks no more."""
+        with self._lock:
+            if self._has(robot, page) and self._asking.get(robot):
+                self._asking[robot].pop(0)
+
+    def _has(self, robot: str, page: object) -> bool:
+        return self._taken.get(robot, ("", None))[1] is page
+
+    def _pass_on(self, robot: str) -> None:
+        asking = self._asking.get(robot)
+        if asking:
+            self._taken[robot] = asking.pop(0)
+        else:
+            self._taken.pop(robot, None)

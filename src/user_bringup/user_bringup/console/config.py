@@ -49,6 +49,9 @@ class ConsoleConfig(Config):
     )
     run_dir: str = setting("", doc="Folder of the run, for its curves and acts; empty: none.")
     store: str = setting("", doc="Folder of the replay store, for its episodes; empty: none.")
+    fleet: str = setting(
+        "", doc="File of the scheduler, for the page of the fleet; empty: that of this user."
+    )
     domains: tuple[int, ...] = setting(
         (), doc="ROS domains to listen in; empty: that of the environment.", ge=0
     )

@@ -23,7 +23,7 @@ from user_bringup.console.episode_list import (
     row_of,
     traces,
 )
-from user_bringup.console.frame import Frame
+from user_bringup.console.frame import INK, LINES, Frame
 from user_bringup.console.run_curves import curves_of, known_runs
 from user_core.errors import SuiteError
 from user_core.types import EpisodeSource, Outcome
@@ -39,8 +39,6 @@ _COLUMNS = (
 )  # fmt: skip
 _STRIP = 8
 _PLAY_S = 0.1
-#: Readable on light and on dark.
-_INK, _LINES = "#8a8f98", {"lineStyle": {"color": "#8a8f9855"}}
 _COLOURS = {"person": "#2e7d3233", "script": "#1565c033", "changed by the gate": "#ef6c0044"}
 
 
@@ -296,15 +294,15 @@ def _plot(columns: Any) -> dict[str, Any]:
     axis = {"type": "category", "data": rows}
     return {
         "animation": False,
-        "textStyle": {"color": _INK},
+        "textStyle": {"color": INK},
         "tooltip": {"trigger": "axis"},
         "axisPointer": {"link": [{"xAxisIndex": "all"}]},
-        "legend": {"type": "scroll", "top": 0, "textStyle": {"color": _INK}},
+        "legend": {"type": "scroll", "top": 0, "textStyle": {"color": INK}},
         "grid": [{"top": 40, "height": "28%"}, {"top": "52%", "height": "38%"}],
         "xAxis": [{**axis, "gridIndex": 0}, {**axis, "gridIndex": 1, "name": "row"}],
         "yAxis": [
-            {"name": "reward", "gridIndex": 0, "splitLine": _LINES},
-            {"name": "action", "gridIndex": 1, "scale": True, "splitLine": _LINES},
+            {"name": "reward", "gridIndex": 0, "splitLine": LINES},
+            {"name": "action", "gridIndex": 1, "scale": True, "splitLine": LINES},
         ],
         "series": series,
     }
@@ -339,11 +337,11 @@ async def _curves(console: Console) -> None:
         with charts:
             for title, lines in found.items():
                 ui.echart({
-                    "animation": False, "title": {"text": title, "textStyle": {"fontSize": 14, "color": _INK}},
+                    "animation": False, "title": {"text": title, "textStyle": {"fontSize": 14, "color": INK}},
                     "tooltip": {"trigger": "axis"}, "legend": {"top": 20} if len(lines) > 1 else {"show": False},
                     "grid": {"left": 56, "right": 12, "top": 50, "bottom": 40},
-                    "xAxis": {"type": "value", "name": over.value, "nameLocation": "middle", "nameGap": 24, "min": "dataMin", "splitLine": _LINES},
-                    "yAxis": {"type": "value", "scale": True, "splitLine": _LINES},
+                    "xAxis": {"type": "value", "name": over.value, "nameLocation": "middle", "nameGap": 24, "min": "dataMin", "splitLine": LINES},
+                    "yAxis": {"type": "value", "scale": True, "splitLine": LINES},
                     "series": [
                         {"name": name, "type": "line", "showSymbol": False, "data": points} for name, points in lines.items()
                     ],

@@ -13,6 +13,8 @@ from user_bringup.console.shared import Console
 from user_bringup.console.snapshot import Snapshot
 
 _REFRESH_S = 0.5
+#: Text and lines of charts, readable on light and on dark.
+INK, LINES = "#8a8f98", {"lineStyle": {"color": "#8a8f9855"}}
 _STYLE = """
 :root { color-scheme: light dark; }
 .body--light { background: #f4f5f7; } .body--dark { background: #14171a; }
@@ -22,14 +24,16 @@ _STYLE = """
 .camera { width: 100%; aspect-ratio: 1; object-fit: contain; background: #0004; border-radius: .4rem; image-rendering: auto; }
 .stop { font-size: 1.3rem !important; font-weight: 700; min-height: 3.2rem; }
 .cockpit { display: grid; width: 100%; gap: 1rem; align-items: center; justify-items: center;
-  grid-template: "left view right" / auto minmax(0, 48rem) auto; justify-content: center; }
-@media (max-width: 800px) { .cockpit { grid-template: "view view" "left right" / 1fr 1fr; } }
+  grid-template: "left view right" "left arm right" / auto minmax(0, 48rem) auto; justify-content: center; }
+@media (max-width: 800px) { .cockpit { grid-template: "view view" "left right" "arm arm" / 1fr 1fr; } }
 .pad { width: min(42vw, 15rem); aspect-ratio: 1; border-radius: 50%; background: #8884; touch-action: none; display: grid;
   place-content: center; user-select: none; position: relative; border: 2px solid #8888; }
 .pad[data-down] { border-color: #2e7d32; background: #2e7d3233; }
 .pad .knob { width: 4rem; height: 4rem; border-radius: 50%; background: #888c; pointer-events: none; display: grid; place-content: center; }
 #drive-status { font-size: 1.3rem; font-weight: 600; padding: .5rem .8rem; border-radius: .4rem; background: #8883; }
 #drive-status[data-engaged=true] { background: #2e7d32; color: white; }
+.plain { font: inherit; padding: .5rem .8rem; border-radius: .3rem; background: #1976d2; color: white; }
+[hidden] { display: none !important; }
 .axis { --v: 0; height: .6rem; width: 8rem; background: #8884; border-radius: .3rem; position: relative; overflow: hidden; }
 .axis::after { content: ""; position: absolute; inset: 0 auto 0 50%; width: 2px; background: #1976d2;
   transform: scaleX(calc(1 + abs(var(--v)) * 30)) translateX(calc(var(--v) * 50%)); }
@@ -54,6 +58,7 @@ class Frame:
             ("live", "/"),
             ("episodes", "/episodes"),
             ("curves", "/curves"),
+            ("fleet", "/fleet"),
             ("acts", "/acts"),
         ]
         if self.visitor.role >= Role.DRIVE and console.graph is not None:

@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from nicegui import ui
 
 from user_bringup.console.access import Role
+from user_bringup.console.arm_view import ArmView
 from user_bringup.console.frame import Frame
 from user_bringup.console.snapshot import RobotCard, Snapshot
 
@@ -30,6 +31,7 @@ _STATE_COLOURS = {
 def add_pages(console: Console, app: FastAPI) -> None:
     """Register all pages."""
     from user_bringup.console.episode_pages import add_episode_pages
+    from user_bringup.console.fleet_page import add_fleet_page
 
     @ui.page("/")
     def live(request: Request) -> None:
@@ -44,6 +46,7 @@ def add_pages(console: Console, app: FastAPI) -> None:
         _acts(console, Frame(console, request, "acts"))
 
     add_episode_pages(console, app)
+    add_fleet_page(console, app)
 
 
 # --- live ---
@@ -167,6 +170,8 @@ class _RobotCardView:
                     )
             self._cameras = ui.row().classes("w-full gap-2 no-wrap")
             self._figures = ui.element("div").classes("figures")
+            if console.graph is not None and card.namespace:
+                ArmView(console, card.namespace)
         self._camera_names: tuple[str, ...] = ()
 
     def show(self, card: RobotCard) -> None:
@@ -221,6 +226,12 @@ def camera_row(cameras: dict[str, str]) -> None:
 
 # --- driving ---
 
+#: Who asks for the controls of another one, and what that one answers; shown by drive.js.
+_ASKING = """<button id="drive-ask" class="plain" data-testid="ask" onclick="userDrive.ask()" hidden>ask for the controls</button>
+<span id="drive-asked" hidden><b id="drive-asked-by"></b>
+<button class="plain" data-testid="hand-over" onclick="userDrive.handOver()">hand over</button>
+<button class="plain" data-testid="keep" onclick="userDrive.keep()">keep them</button></span>"""
+
 
 def _drive(console: Console, frame: Frame, robot: str) -> None:
     graph = console.graph
@@ -251,6 +262,7 @@ def _drive(console: Console, frame: Frame, robot: str) -> None:
         ui.html(
             '<div id="drive-status" data-testid="drive-status">not connected</div>', sanitize=False
         )
+        ui.html(_ASKING, sanitize=False)
     view = graph.robots[robot]
     with ui.element("div").classes("cockpit"):
         ui.html(
@@ -260,6 +272,8 @@ def _drive(console: Console, frame: Frame, robot: str) -> None:
             camera_row(dict(sorted(view.cameras.items())))
             if not view.cameras:
                 ui.label("this robot has no camera").classes("opacity-70")
+        with ui.element("div").classes("w-full").style("grid-area: arm"):
+            ArmView(console, robot, opened=not view.cameras)
         ui.html(
             '<div class="pad" data-pad="2,5"><div class="knob">z turn</div></div>', sanitize=False
         ).style("grid-area: right")

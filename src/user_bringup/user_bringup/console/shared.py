@@ -42,6 +42,9 @@ class Graph(Protocol):
     def jpeg(self, view: Any, quality: int = 80) -> bytes | None:
         """The newest image."""
 
+    def arm(self, namespace: str) -> Any:
+        """A robot as it is drawn."""
+
     def drive(self, namespace: str, config: Any, device: str) -> Any:
         """A place to drive from."""
 

@@ -19,6 +19,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
+from user_bringup.nodes.console_arms import Arms, ArmState
 from user_comm import topics
 from user_comm.cdr import CdrLimits
 from user_comm.converters import (
@@ -31,12 +32,15 @@ from user_comm.converters import (
 from user_comm.subscriptions import CheckedSubscription, decode_bytes, let_go
 from user_comm.topics import interface_class, profile
 from user_core.errors import SuiteError
+from user_core.runtime.half_made_ports import mend_half_made_ports
 from user_core.specs import RobotSpec
 from user_core.types import Observation
 from user_hal.teleops.browser import BrowserConfig, BrowserTeleop
 
 _TRIGGER = "std_srvs/srv/Trigger"
 _LOOK_S = 1.0
+#: How long a person who leaves waits for an observation, to answer it with "I do not drive".
+_LAST_WORD_S = 0.2
 #: DDS drops an answer that is ready before both ends know each other.
 _ATTEMPTS, _ANSWER_S = 3, 2.0
 _NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -116,6 +120,7 @@ class ConsoleGraph:
         self._specs: dict[str, CheckedSubscription] = {}
 
     def __enter__(self) -> ConsoleGraph:
+        mend_half_made_ports()
         rclpy.init(context=self._context, args=[], domain_id=self._domain)
         self.node = rclpy.create_node(
             "user_console",
@@ -123,6 +128,7 @@ class ConsoleGraph:
             enable_rosout=False,
             start_parameter_services=False,
         )
+        self._arms = Arms(self.node)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self.node.create_timer(_LOOK_S, self._look)
@@ -146,6 +152,7 @@ class ConsoleGraph:
 
     def _look(self) -> None:
         """Find robots, cameras and services; those that went are forgotten."""
+        self._arms.forget()
         services = self.node.get_service_names_and_types()
         triggers = [name for name, kinds in services if _TRIGGER in kinds]
         by_namespace: dict[str, dict[str, str]] = {}
@@ -204,6 +211,10 @@ class ConsoleGraph:
             lambda value: take(namespace, value),
             profile(topic.quality),
         )
+
+    def arm(self, namespace: str) -> ArmState:
+        """A robot as it is drawn, kept up to date while a page asks for it some times a second."""
+        return self._arms.of(namespace)
 
     # --- services -------------------------------------------------------------------------
 
@@ -364,8 +375,10 @@ class Drive:
         self._heard.set()
 
     def close(self) -> None:
-        """Let go, and leave."""
+        """Let go, and leave: not before the robot was told so, if it is there."""
         self.teleop.let_go()
+        self._heard.clear()
+        self._heard.wait(_LAST_WORD_S)
         self._subscription.destroy()
         node, publisher = self._graph.node, self._publisher
         let_go(node, lambda: node.destroy_publisher(publisher))

@@ -211,6 +211,11 @@ class RobotWithCameras(Robot):
         return found
 
     @property
+    def urdf(self) -> str:
+        """The robot's URDF, where it knows it."""
+        return str(getattr(self._robot, "urdf", ""))
+
+    @property
     def mobility(self) -> Mobility:
         """What the robot knows of how it can move."""
         return mobility_of(self._robot)

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from rclpy.node import Node
+from std_msgs.msg import String
 
 from user_comm import topics
 from user_comm.converters import RobotDescription, lease_to_message, observation_to_message
@@ -125,6 +126,8 @@ class HalNode(LifecycleNode):
         self._status = self.advertise(topics.SAFETY_STATUS, always=True)
         self._observations = self.advertise(topics.OBSERVATION)
         self._markers = self.advertise(topics.MARKERS)
+        self._robot_urdf = lambda: str(getattr(robot, "urdf", ""))
+        self._urdf: TopicPublisher | None = None
         self._standard = StandardTopics(
             robot.spec,
             self._display,
@@ -138,6 +141,7 @@ class HalNode(LifecycleNode):
         self._serve(waiter.reader)
         self._watch(stack)
         self._publish_spec()
+        self._publish_urdf()
         self._show_status(self._loop.status())
         self.every(_STATUS_PERIOD_S, self._look_around, always=True)
         self.every(_LOG_PERIOD_S, self._obeyed.write, always=True)
@@ -168,6 +172,7 @@ class HalNode(LifecycleNode):
     def _look_around(self) -> None:
         """Once a second: say how it is, and heed grants that another process has seen."""
         self._show_status(self._loop.status())
+        self._publish_urdf()
         if over := self._loop.leases.look():
             self.end(over)
 
@@ -318,6 +323,14 @@ class HalNode(LifecycleNode):
         self._status.publish(safety_status_to_message(status, self._display.base_frame))
         item = safety_item(status)
         self.diagnostics.report(item.name, item.level, item.message, item.values)
+
+    def _publish_urdf(self) -> None:
+        """Once, as soon as the driver knows it: one that hears it from a topic has it when it is connected. Where
+        somebody else says it on the same topic, he is left to it."""
+        name = self.resolve_topic_name(topics.ROBOT_DESCRIPTION.name)
+        if self._urdf is None and (text := self._robot_urdf()) and not self.count_publishers(name):
+            self._urdf = self.advertise(topics.ROBOT_DESCRIPTION, always=True)
+            self._urdf.publish(String(data=text))
 
     def _publish_spec(self) -> None:
         self._spec.publish(

@@ -22,6 +22,7 @@ from user_hal.sim.periodic import PeriodicThread
 from user_hal.sim.rendering import SceneImages, Snapshot
 from user_hal.sim.scene import Scene, observation_arrays, observation_specs
 from user_hal.sim.tasks import TASKS, Episode, task_named
+from user_hal.sim.urdf import arm_urdf
 
 #: In real time, physics is advanced in pieces of about this duration, wall clock.
 TICK_S = 0.005
@@ -144,6 +145,11 @@ class MujocoRobot(Robot):
         gripper = self.scene.arm.gripper
         opened = gripper.stroke_m if self.scene.has_gripper else 0.0  # or else it holds something
         return dict.fromkeys(gripper.finger_names, (0.0, opened))
+
+    @property
+    def urdf(self) -> str:
+        """The arm's URDF."""
+        return arm_urdf(self.scene.arm)
 
     def calibrations(self) -> dict[str, Calibration]:
         """Of its images, by the name of the observation."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -27,6 +28,13 @@ class BrowserConfig(HandConfig):
         unit="s",
         gt=0,
     )
+    press_again_s: float = setting(
+        1.0,
+        doc="After a silence of this long the switch counts only once it was released: a page that was frozen, "
+        "or a link that came back, does not move the robot by itself.",
+        unit="s",
+        gt=0,
+    )
     engagement: EngagementConfig = setting(
         EngagementConfig(deadman=True), doc="A page always has a dead-man switch: it must be held."
     )
@@ -42,7 +50,7 @@ class BrowserInput:
         held: Whether the dead-man switch is held.
         acts: What was asked for since the last message, of :data:`ACTS`.
         sent_ms: When it was sent, by the page's own clock, milliseconds; it is sent back, so that the
-            page knows the round trip.
+            page knows the round trip, and shows which messages were held up; 0: not said.
     """
 
     number: int
@@ -76,12 +84,39 @@ class BrowserInput:
         return cls(number, clipped, held, tuple(acts), float(sent_ms))
 
 
+class _LinkDelay:
+    """How much later than usual a message comes, from the sender's clock and ours, which need not agree.
+
+    What is usual is the shortest way of the last half minute, so that clocks that drift apart do not matter.
+    """
+
+    _WINDOWS, _WINDOW_S = 3, 10.0
+
+    def __init__(self) -> None:
+        self._shortest_s: deque[tuple[float, float]] = deque(maxlen=self._WINDOWS)
+
+    def late_s(self, sent_s: float, now_s: float) -> float:
+        """Seconds beyond the usual way of a message that was sent then and is here now."""
+        way_s = now_s - sent_s
+        if not self._shortest_s or now_s - self._shortest_s[-1][0] > self._WINDOW_S:
+            self._shortest_s.append((now_s, way_s))
+        else:
+            begun_s, shortest_s = self._shortest_s[-1]
+            self._shortest_s[-1] = (begun_s, min(shortest_s, way_s))
+        return way_s - min(shortest_s for _, shortest_s in self._shortest_s)
+
+
 class BrowserTeleop(HandTeleop):
     """Driven by what a page sends; :meth:`take` gets it, from whatever thread.
 
     The console of a running system has one for each robot that a person drives from there. The
     page sends some thirty messages a second while it is open, also when nothing changes, so silence
-    means that it is gone.
+    means that it is gone. Messages that were held up on the way are no news: a link that was cut
+    brings all of them at once when it is back.
+
+    Attributes:
+        late: Messages that did not count, as they were overtaken or held up.
+        must_release: Whether the switch is held since before a silence: it does not count until it was released.
     """
 
     Config: ClassVar[type[Config]] = BrowserConfig
@@ -89,19 +124,27 @@ class BrowserTeleop(HandTeleop):
     def __init__(self, config: BrowserConfig, **options: Any) -> None:
         super().__init__(config, **options)
         self.config = config
-        self._newest = -1
         self.late = 0
+        self._forget()
 
     def open(self) -> None:
         """Nothing to open: the page comes by itself."""
-        self._newest = -1
+        self._forget()
+
+    def _forget(self) -> None:
+        self._newest, self._delay = -1, _LinkDelay()
+        self.must_release, self._heard_s = False, math.inf
 
     def take(self, said: BrowserInput) -> bool:
-        """Take a message of the page; whether it counted. One that was overtaken does not."""
+        """Take a message of the page; whether it counted. One that was overtaken or held up does not."""
         if said.number <= self._newest:
             self.late += 1
             return False
         self._newest = said.number
+        now_s = self._clock_s()
+        if said.sent_ms and self._delay.late_s(said.sent_ms / 1000, now_s) > self.config.max_age_s:
+            self.late += 1
+            return False
         for act in said.acts:
             if act == "toggle":
                 self.toggle_grip()
@@ -109,12 +152,15 @@ class BrowserTeleop(HandTeleop):
                 self.grip(1.0 if act == "open" else 0.0)
             else:
                 self.label(act)
-        self.moved(said.axes, said.held)
+        silent = now_s - self._heard_s > self.config.press_again_s
+        self._heard_s = now_s
+        self.must_release = said.held and (silent or self.must_release)
+        self.moved(said.axes, said.held and not self.must_release)
         return True
 
     def let_go(self) -> None:
         """The page is gone: nobody holds the switch any more. Another page counts from its own start."""
-        self._newest = -1
+        self._forget()
         self.moved([0.0] * _AXES, False)
 
     def trouble(self) -> Reason:

@@ -12,7 +12,7 @@
   const state = {
     socket: null, robot: null, number: 0, keys: new Set(), held: { key: false, button: false, pad: false, xr: false, tilt: false },
     axes: { touch: [0, 0, 0, 0, 0, 0], pad: [0, 0, 0, 0, 0, 0], tilt: [0, 0, 0, 0, 0, 0], xr: [0, 0, 0, 0, 0, 0] },
-    acts: [], answered: 0, rtt: [], pressed: {}, engaged: false, message: "", tiltReference: null, xr: null,
+    acts: [], once: {}, waitingFor: "", askedBy: "", mustRelease: false, answered: 0, rtt: [], pressed: {}, engaged: false, message: "", tiltReference: null, xr: null,
   };
   const clip = (v) => Math.max(-1, Math.min(1, v));
   const dead = (v) => (Math.abs(v) < DEADBAND ? 0 : v);
@@ -31,8 +31,9 @@
     gamepad();
     socket.send(JSON.stringify({
       number: state.number++, axes: axes(), held: held() && !document.hidden, acts: state.acts.splice(0),
-      sent_ms: performance.now(),
+      sent_ms: performance.now(), ...state.once,
     }));
+    state.once = {};
   }
   const act = (name) => { state.acts.push(name); send(); };
 
@@ -43,33 +44,41 @@
     const silent = open && state.answered && performance.now() - state.answered > SILENT_MS;
     const sorted = [...state.rtt].sort((a, b) => a - b);
     const p50 = sorted.length ? sorted[sorted.length >> 1] : NaN;
-    let text = open ? (silent ? "no answer for 0.2 s: you do not drive" : (state.engaged ? "YOU DRIVE" : "hold the switch to drive"))
-      : (state.message || "not connected");
+    const wants = state.waitingFor ? `waiting for ${state.waitingFor}` : state.mustRelease ? "let go of the switch, and hold it anew"
+      : state.engaged ? "YOU DRIVE" : "hold the switch to drive";
+    let text = open ? (silent ? "no answer for 0.2 s: you do not drive" : wants) : (state.message || "not connected");
     if (open && sorted.length) text += `, round trip ${p50.toFixed(0)} ms`;
     line.textContent = text;
     line.dataset.engaged = String(Boolean(open && state.engaged && !silent));
+    const asked = document.getElementById("drive-asked");
+    asked.hidden = !(open && state.askedBy);
+    document.getElementById("drive-asked-by").textContent = `${state.askedBy} asks for the controls`;
+    document.getElementById("drive-ask").hidden = !(!open && state.refused);
     const bars = document.querySelectorAll("[data-axis]");
     const values = axes();
     bars.forEach((bar) => { bar.style.setProperty("--v", values[Number(bar.dataset.axis)]); });
   }
 
-  function connect(robot) {
+  // `ask`: wait for the controls when another one has them.
+  function connect(robot, ask = false) {
     leave();
     if (document.activeElement) document.activeElement.blur();
+    state.refused = false; state.waitingFor = state.askedBy = "";
     state.robot = robot; state.number = 0; state.answered = 0; state.rtt = []; state.message = "connecting";
-    const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/drive?robot=${encodeURIComponent(robot)}`);
+    const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/drive?robot=${encodeURIComponent(robot)}&ask=${ask}`);
     state.socket = socket;
     socket.onmessage = (event) => {
       const said = JSON.parse(event.data);
       state.answered = performance.now();
       if (said.sent_ms) { state.rtt.push(state.answered - said.sent_ms); if (state.rtt.length > 60) state.rtt.shift(); }
-      state.engaged = Boolean(said.engaged);
-      if (said.message) state.message = said.message;
+      state.engaged = Boolean(said.engaged); state.mustRelease = Boolean(said.must_release);
+      state.waitingFor = said.waiting_for || ""; state.askedBy = said.asked_by || "";
     };
     socket.onclose = (event) => {
       if (state.socket !== socket) return;
-      state.engaged = false; state.socket = null;
-      state.message = event.reason || state.message || "the connection has ended";
+      letGo(); state.engaged = false; state.socket = null;
+      state.message = event.reason || "the connection has ended";
+      state.refused = /already$/.test(state.message);
       show();
     };
   }
@@ -215,6 +224,9 @@
   setInterval(() => { send(); show(); }, PERIOD_MS);
   window.userDrive = {
     connect, leave, act, headset, rotation, state,
+    ask: () => connect(state.robot, true),
+    handOver: () => { letGo(); state.once.hand_over = true; send(); },
+    keep: () => { state.once.keep = true; send(); },
     ready: () => { document.querySelectorAll("[data-pad]").forEach(pad); document.querySelectorAll("[data-tilt]").forEach(tilt); },
   };
 })();

@@ -1,0 +1,108 @@
+"""The robot that the console draws: places of links beside those of MuJoCo's reader of URDF, and what is drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from user_bringup.console.arm_model import ArmModel, Visual, mesh_as_glb
+from user_core.errors import ConfigError
+from user_hal.sim.arms import ARMS
+from user_hal.sim.urdf import arm_urdf
+
+_ODD = """<robot name="odd">
+  <material name="red"><color rgba="1 0 0 1"/></material>
+  <link name="a"><visual><geometry><box size="0.1 0.2 0.3"/></geometry><material name="red"/></visual></link>
+  <link name="b">
+    <visual><origin xyz="0 0 1" rpy="0 0 1.5707963"/><geometry><cylinder radius="0.1" length="2"/></geometry></visual>
+    <visual><geometry><sphere radius="0.4"/></geometry></visual>
+    <visual><geometry><mesh filename="package://nothing/b.stl" scale="2 2 2"/></geometry></visual>
+    <visual/>
+  </link>
+  <link name="c"/>
+  <joint name="turn" type="continuous">
+    <origin xyz="0 0 0.5"/><axis xyz="0 0 2"/><parent link="a"/><child link="b"/>
+  </joint>
+  <joint name="slide" type="prismatic">
+    <mimic joint="turn" multiplier="-2" offset="0.1"/><axis xyz="1 0 0"/><parent link="b"/><child link="c"/>
+  </joint>
+</robot>"""
+
+
+@pytest.mark.parametrize("name", sorted(ARMS))
+def test_links_are_where_mujocos_own_reader_of_urdf_has_them(name):
+    mujoco = pytest.importorskip("mujoco")
+    text = arm_urdf(ARMS[name])
+    keep = '<robot name="{0}"><mujoco><compiler fusestatic="false"/></mujoco>'
+    other = mujoco.MjModel.from_xml_string(
+        text.replace(f'<robot name="{name}">', keep.format(name))
+    )
+    state, model = mujoco.MjData(other), ArmModel(text)
+    rng, compared = np.random.default_rng(0), 0
+    for _ in range(5):
+        positions = {}
+        for number in range(other.njnt):
+            low, high = other.jnt_range[number]
+            value = rng.uniform(low, high) if other.jnt_limited[number] else rng.uniform(-3, 3)
+            state.qpos[other.jnt_qposadr[number]] = value
+            positions[mujoco.mj_id2name(other, mujoco.mjtObj.mjOBJ_JOINT, number)] = float(value)
+        for joint in model.urdf.joints.values():  # MuJoCo's reader knows no mimicking joints
+            if joint.mimics:
+                address = other.jnt_qposadr[
+                    mujoco.mj_name2id(other, mujoco.mjtObj.mjOBJ_JOINT, joint.name)
+                ]
+                state.qpos[address] = positions[joint.mimics]
+        mujoco.mj_kinematics(other, state)
+        poses = model.poses(positions)
+        for body in range(1, other.nbody):
+            link = mujoco.mj_id2name(other, mujoco.mjtObj.mjOBJ_BODY, body)
+            assert np.allclose(poses[link][:3, 3], state.xpos[body], atol=1e-5), link
+            assert np.allclose(poses[link][:3, :3], state.xmat[body].reshape(3, 3), atol=1e-5), link
+            compared += 1
+    assert compared > 5 * 8
+
+
+def test_shapes_colours_and_joints_that_follow_others():
+    model = ArmModel(_ODD)
+    assert [(v.link, v.kind, v.size, v.colour) for v in model.visuals] == [
+        ("a", "box", (0.1, 0.2, 0.3), "#ff0000"),
+        ("b", "cylinder", (0.1, 2.0), "#b8bcc2"),
+        ("b", "sphere", (0.4,), "#b8bcc2"),
+        ("b", "mesh", (2.0, 2.0, 2.0), ""),
+    ]
+    assert np.allclose(model.visuals[1].pose[:3, :3] @ [1, 0, 0], [0, 1, 0], atol=1e-6)
+    poses = model.poses({"turn": np.pi / 2})
+    assert np.allclose(poses["b"][:3, 3], [0, 0, 0.5])
+    assert np.allclose(poses["c"][:3, 3], [0, 0.1 - np.pi, 0.5])
+    assert np.allclose(model.poses({}, base="b")["a"][:3, 3], [0, 0, -0.5])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<robot", "<other/>", '<!DOCTYPE robot><robot name="a"/>',
+     '<robot name="a"><link name="l"><visual><geometry><box size="1 nan 1"/></geometry></visual></link></robot>',
+     '<robot name="a"><link name="l"><visual><geometry><cylinder radius="wide"/></geometry></visual></link></robot>'],
+)  # fmt: skip
+def test_what_is_no_urdf_is_said_so(text):
+    with pytest.raises(ConfigError, match="robot description"):
+        ArmModel(text)
+
+
+def test_a_mesh_becomes_gltf_and_no_other_file_is_opened(tmp_path):
+    trimesh = pytest.importorskip("trimesh")
+    file = tmp_path / "box.stl"
+    trimesh.creation.box((1, 2, 3)).export(file)
+    glb = mesh_as_glb(Visual("l", "mesh", (1, 1, 1), np.eye(4), mesh=f"file://{file}"))
+    (found,) = trimesh.load(__import__("io").BytesIO(glb), file_type="glb").geometry.values()
+    assert np.allclose(found.extents, (1, 2, 3))
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+    damaged = tmp_path / "damaged.obj"
+    damaged.write_bytes(b"\x00\xff" * 20)
+    for name, why in (
+        (secret, "one of"),
+        (tmp_path / "no.stl", "a file"),
+        ("package://nothing/a.stl", "not installed"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            mesh_as_glb(Visual("l", "mesh", (1, 1, 1), np.eye(4), mesh=str(name)))

@@ -1,0 +1,227 @@
+"""A robot in three dimensions: what its URDF shows, and where the links are for positions of its joints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+import numpy as np
+
+from user_core.errors import ConfigError, PluginError
+from user_core.specs import Array
+from user_hal.robot_description import Urdf, file_of, parse_urdf
+
+#: Meshes that browsers get, made of any of these. What else a URDF names is not opened.
+MESHES = (".stl", ".obj", ".dae", ".glb", ".gltf", ".ply")
+_MESH_BYTES = 64 * 2**20
+_GREY = "#b8bcc2"
+
+
+@dataclass(frozen=True)
+class Visual:
+    """Something that is seen of a link.
+
+    Attributes:
+        link: The link.
+        kind: ``box``, ``cylinder``, ``sphere`` or ``mesh``.
+        size: Of a box x, y, z; of a cylinder radius and length; of a sphere the radius; of a mesh its
+            scale; metres.
+        pose: Where it is in the link, (4, 4).
+        colour: As ``#rrggbb``; empty: as the mesh has it.
+        mesh: Of a mesh, its file as the URDF names it.
+    """
+
+    link: str
+    kind: str
+    size: tuple[float, ...]
+    pose: Array
+    colour: str = ""
+    mesh: str = ""
+
+
+@dataclass(frozen=True)
+class _Joint:
+    name: str
+    kind: str
+    parent: str
+    child: str
+    origin: Array
+    axis: Array
+    mimics: str
+    factor: float
+    offset: float
+
+
+class ArmModel:
+    """A URDF as it is drawn.
+
+    Args:
+        text: The document.
+
+    Attributes:
+        urdf: What it says of joints.
+        visuals: All that is seen, link by link.
+
+    Raises:
+        ConfigError: It is no URDF, or a number in it is none.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.urdf: Urdf = parse_urdf(text)
+        root = ElementTree.fromstring(text)  # noqa: S314 - parse_urdf refuses entities
+        try:
+            colours = {
+                str(item.get("name")): found
+                for item in root.findall("material")
+                if (found := _colour_of(item))
+            }
+            self.visuals = [
+                visual
+                for link in root.findall("link")
+                for item in link.findall("visual")
+                if (visual := _visual(str(link.get("name")), item, colours)) is not None
+            ]
+            joints = {str(item.get("name")): _joint(item) for item in root.findall("joint")}
+        except ValueError as error:
+            raise ConfigError("robot description", got=str(error), expected="a URDF") from error
+        self._joints = [joints[name] for name in self.urdf.joints]  # parents before children
+
+    def poses(self, positions: Mapping[str, float], base: str = "") -> dict[str, Array]:
+        """Pose (4, 4) of each link in the base link; joints that are not named stand at zero.
+
+        Args:
+            positions: Of joints, rad or m.
+            base: The link that all are seen from; the root, where it is empty or unknown.
+        """
+        found = {self.urdf.root: np.eye(4)}
+        for joint in self._joints:
+            leader = joint.mimics or joint.name
+            value = float(positions.get(leader, 0.0))
+            if joint.mimics:
+                value = joint.factor * value + joint.offset
+            parent = found.get(joint.parent, np.eye(4))
+            found[joint.child] = parent @ joint.origin @ _motion(joint, value)
+        if base in found and base != self.urdf.root:
+            seen_from = np.linalg.inv(found[base])
+            found = {link: seen_from @ pose for link, pose in found.items()}
+        return found
+
+
+def mesh_as_glb(visual: Visual) -> bytes:
+    """A mesh as glTF in one piece, for a browser.
+
+    Raises:
+        ConfigError: It is not there, too large, of no kind that is known, or damaged.
+        PluginError: The library that converts it is not installed.
+    """
+    file = file_of(visual.mesh)
+    if file.suffix.lower() not in MESHES:
+        raise ConfigError(
+            "mesh of a robot", got=visual.mesh, expected=f"one of {', '.join(MESHES)}"
+        )
+    if not file.is_file() or file.stat().st_size > _MESH_BYTES:
+        raise ConfigError("mesh of a robot", got=visual.mesh, expected="a file of at most 64 MiB")
+    try:
+        import trimesh
+    except ImportError as error:
+        raise PluginError(
+            "meshes of robots need the Python package trimesh", got=str(error),
+            hint="pip install -r requirements/extra_console.txt",
+        ) from error  # fmt: skip
+    try:
+        found: bytes = trimesh.load_scene(file).export(file_type="glb")
+    except Exception as error:  # whatever a reader of meshes makes of a file that is none
+        raise ConfigError(
+            "mesh of a robot", got=f"{visual.mesh}: {error}", expected="a mesh"
+        ) from error
+    return found
+
+
+def _numbers(text: str | None, default: Sequence[float]) -> Array:
+    values = np.array([float(word) for word in text.split()]) if text else np.array(default, float)
+    if len(values) != len(default) or not np.isfinite(values).all():
+        raise ValueError(f"{text!r}, where {len(default)} finite numbers should be")
+    return values
+
+
+def _pose(item: ElementTree.Element) -> Array:
+    """The origin of an element, (4, 4): roll, pitch, yaw about fixed axes (REP-103)."""
+    origin, pose = item.find("origin"), np.eye(4)
+    if origin is not None:
+        pose[:3, 3] = _numbers(origin.get("xyz"), (0, 0, 0))
+        roll, pitch, yaw = _numbers(origin.get("rpy"), (0, 0, 0))
+        x, y, z = np.eye(3)
+        pose[:3, :3] = _turn(z, yaw) @ _turn(y, pitch) @ _turn(x, roll)
+    return pose
+
+
+def _turn(axis: Array, angle_rad: float) -> Array:
+    """Rotation about an axis, (3, 3) (Rodrigues' formula)."""
+    x, y, z = axis
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    turned: Array = (
+        np.eye(3) + math.sin(angle_rad) * cross + (1 - math.cos(angle_rad)) * cross @ cross
+    )
+    return turned
+
+
+def _joint(item: ElementTree.Element) -> _Joint:
+    axis_item, mimic = item.find("axis"), item.find("mimic")
+    axis = _numbers(axis_item.get("xyz") if axis_item is not None else None, (1, 0, 0))
+    length = float(np.linalg.norm(axis))
+
+    def link(side: str) -> str:
+        found = item.find(side)
+        return "" if found is None else str(found.get("link", ""))
+
+    return _Joint(
+        str(item.get("name")), str(item.get("type")), link("parent"), link("child"), _pose(item),
+        axis / length if length > 0 else axis,
+        "" if mimic is None else str(mimic.get("joint", "")),
+        1.0 if mimic is None else float(mimic.get("multiplier", 1.0)),
+        0.0 if mimic is None else float(mimic.get("offset", 0.0)),
+    )  # fmt: skip
+
+
+def _motion(joint: _Joint, value: float) -> Array:
+    moved = np.eye(4)
+    if joint.kind in ("revolute", "continuous"):
+        moved[:3, :3] = _turn(joint.axis, value)
+    elif joint.kind == "prismatic":
+        moved[:3, 3] = joint.axis * value
+    return moved
+
+
+def _colour_of(material: ElementTree.Element | None) -> str:
+    colour = material.find("color") if material is not None else None
+    if colour is None:
+        return ""
+    rgba = np.clip(_numbers(colour.get("rgba"), (0, 0, 0, 1)), 0, 1)
+    return "#" + "".join(f"{round(255 * float(part)):02x}" for part in rgba[:3])
+
+
+def _visual(link: str, item: ElementTree.Element, colours: Mapping[str, str]) -> Visual | None:
+    geometry, material = item.find("geometry"), item.find("material")
+    if geometry is None or not len(geometry):
+        return None
+    shape = geometry[0]
+    named = str(material.get("name", "")) if material is not None else ""
+    colour = _colour_of(material) or colours.get(named, "")
+    pose = _pose(item)
+    if shape.tag == "box":
+        return Visual(
+            link, "box", tuple(_numbers(shape.get("size"), (1, 1, 1))), pose, colour or _GREY
+        )
+    if shape.tag == "cylinder":
+        radius, length = float(shape.get("radius", "nan")), float(shape.get("length", "nan"))
+        size = tuple(_numbers(f"{radius} {length}", (1, 1)))
+        return Visual(link, "cylinder", size, pose, colour or _GREY)
+    if shape.tag == "sphere":
+        size = tuple(_numbers(shape.get("radius"), (1,)))
+        return Visual(link, "sphere", size, pose, colour or _GREY)
+    if shape.tag == "mesh":
+        scale = tuple(_numbers(shape.get("scale"), (1, 1, 1)))
+        return Visual(link, "mesh", scale, pose, colour, str(shape.get("filename", "")))
+    return None
