@@ -107,7 +107,23 @@ class Ring:
             row += going
             going &= (discount > 0) & ~self.last[row] & (row < end)
         pair = [{k: v[at] for k, v in self.observation.items()} for at in (start, row)]
-        return [pair[0], self.action[start], reward, discount, pair[1]]
+        return [pair[0], self.action[start], reward, discount, pair[1], {}]
+
+    def windows(self, rng: np.random.Generator, size: int, rows: int, gamma: float) -> list[Any]:
+        """The same for windows of T steps, as a sampler with pad_windows gives them."""
+        start = self.drawable[rng.integers(0, self.steps, size)]
+        end = int(self.drawable[self.steps - 1]) + 1
+        last = np.append(np.flatnonzero(self.last[: self.rows]), end)
+        stop = np.minimum(last[np.searchsorted(last, start)], end)  # the final observation
+        at = start[:, None] + np.arange(rows)
+        mask = at < stop[:, None]
+        at = np.minimum(at, stop[:, None] - 1)
+        reward = np.where(mask, self.reward[at], 0).astype(np.float32)
+        left = np.where(self.terminated[at], 0, gamma)
+        discount = np.where(mask, left, 1).astype(np.float32)
+        behind = np.minimum(start + rows, stop)
+        pair = [{k: v[row] for k, v in self.observation.items()} for row in (start, behind)]
+        return [pair[0], self.action[at], reward, discount, pair[1], {"mask": mask}]
 
 
 class Mixture:
@@ -124,17 +140,23 @@ class Mixture:
     def sample(self, batch_size: int) -> Batch:
         """Draw transitions, the strata one behind the other."""
         filled = [
-            (stratum.share, ring)
+            (stratum.share, ring, source is EpisodeSource.DEMONSTRATION)
             for stratum in self._config.strata
             for source, ring in self._rings.items()
             if source in stratum.sources and ring.steps
         ]
         if not filled:
             raise StoreError("sample", got="no steps yet")
-        whole, left, parts = sum(share for share, _ in filled), batch_size, []
-        for i, (share, ring) in enumerate(filled):
+        config = self._config
+        whole, left, parts = sum(share for share, *_ in filled), batch_size, []
+        for i, (share, ring, shown) in enumerate(filled):
             size = left if i == len(filled) - 1 else round(batch_size * share / whole)
-            parts.append(ring.draw(self._rng, size, self._config.n_step, self._config.gamma))
+            if config.window:
+                part = ring.windows(self._rng, size, config.window, config.gamma)
+            else:
+                part = ring.draw(self._rng, size, config.n_step, config.gamma)
+            part[-1]["demonstration"] = np.full(size, shown)
+            parts.append(part)
             left -= size
         return Batch(*(_join(column) for column in zip(*parts, strict=True)))
 
@@ -222,6 +244,11 @@ class Experiment:
         self.evaluating_s = 0.0
 
     @property
+    def random_steps(self) -> int:
+        """Steps at the beginning that are made at random."""
+        return self.config.training.utd.learning_starts
+
+    @property
     def rows(self) -> int:
         """Rows that a ring can need."""
         return 2 * self.arguments.steps + 10_000
@@ -246,7 +273,7 @@ class Experiment:
         config = ActorLoopConfig(
             period_s=period_s,
             exploration=ExplorationConfig(
-                random_steps=self.config.training.utd.learning_starts,
+                random_steps=self.random_steps,
                 before_first_version="initial",
                 seed=arguments.seed,
             ),

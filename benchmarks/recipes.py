@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import recipes_late
+import recipes_online
 from learning_curves import EVALUATION_SEED, Ring, demonstrate
 
 from user_actor.loop import ActorLoopConfig, EpisodeLoop
@@ -52,22 +54,10 @@ class Windows:
     def __init__(self, ring: Ring, rows: int, seed: int) -> None:
         self._ring, self._rows = ring, rows
         self._rng = np.random.default_rng(seed)
-        last = np.flatnonzero(ring.last[: ring.rows])
-        start = ring.drawable[: ring.steps]
-        self._start = start
-        self._end = last[np.searchsorted(last, start)]  # of its episode: the final observation
 
     def sample(self, size: int) -> Batch:
         """A batch as a sampler with pad_windows gives it."""
-        which = self._rng.integers(0, len(self._start), size)
-        start, end = self._start[which], self._end[which]
-        at = start[:, None] + np.arange(self._rows)
-        mask = at < end[:, None]
-        at = np.minimum(at, end[:, None] - 1)
-        ring = self._ring
-        seen = {name: array[start] for name, array in ring.observation.items()}
-        zeros = np.zeros((size, self._rows), np.float32)
-        return Batch(seen, ring.action[at], zeros, zeros, seen, {"mask": mask})
+        return Batch(*self._ring.windows(self._rng, size, self._rows, 0.97))
 
 
 def policy_of(job: Job, spec: RobotSpec) -> Policy:
@@ -282,7 +272,7 @@ def _concatenated(parts: list[Batch]) -> Batch:
     }
     action, zeros = (np.concatenate([getattr(p, n) for p in parts]) for n in ("action", "reward"))
     mask = np.concatenate([p.extras["mask"] for p in parts])
-    return Batch(seen, action, zeros, zeros, seen, {"mask": mask})
+    return Batch(seen, action, 0 * zeros, 0 * zeros, seen, {"mask": mask})
 
 
 #: A point that goes from below to above a disc, left or right of it.
@@ -331,7 +321,10 @@ def two_ways(job: Job, scale: float) -> Job:
     return {"hits": hits / 40, "right": float(np.mean(np.array(sides) > 0)), "ways": ways}
 
 
-KINDS = {"bc": bc, "noise": bc, "late": late, "hg_dagger": hg_dagger, "two_ways": two_ways}
+KINDS = {
+    "bc": bc, "noise": bc, "late": late, "hg_dagger": hg_dagger, "two_ways": two_ways,
+    "online": recipes_online.online, "guided": recipes_late.guided,
+}  # fmt: skip
 
 
 def jobs(seeds: list[int]) -> list[Job]:
@@ -366,7 +359,7 @@ def jobs(seeds: list[int]) -> list[Job]:
                 })  # fmt: skip
     for policy in ("flow", "action_chunks", "diffusion"):
         found.append({"kind": "two_ways", "policy": policy, "seed": 0, "updates": 3000, "rows": 16})
-    return found
+    return found + recipes_online.jobs(seeds) + recipes_late.jobs(seeds)
 
 
 def _run(work: tuple[Job, float, str, float]) -> None:
@@ -497,6 +490,7 @@ def main() -> None:
         "--table", action="store_true", help="print what there is, and make nothing"
     )
     parser.add_argument("--picture", type=Path, help="draw the ways past the disc")
+    parser.add_argument("--curves", type=Path, help="draw the curves of recipes with rewards")
     arguments = parser.parse_args()
     if not arguments.table:
         done = [line["job"] for line in read(arguments.out) if line["scale"] == arguments.scale]
@@ -513,7 +507,12 @@ def main() -> None:
             for _ in pool.imap_unordered(_run, work):
                 pass
     lines = read(arguments.out)
-    print(tables(lines))
+    if any(line["job"]["kind"] != "online" for line in lines):
+        print(tables(lines))
+    print(recipes_online.table(lines))
+    print(recipes_late.table(lines))
+    if arguments.curves:
+        recipes_online.draw(lines, arguments.curves)
     if arguments.picture:
         picture(lines, arguments.picture)
 

@@ -26,6 +26,8 @@ setup(
         "user.policies": [
             "act = user_core.policies.generative.act:ActPolicy",
             "action_chunks = user_core.policies.action_chunks:ActionChunksPolicy",
+            "advantage_flow = user_core.policies.improving.advantage:AdvantageFlowPolicy",
+            "best_of = user_core.policies.improving.best_of:BestOfPolicy",
             "diffusion = user_core.policies.generative.policy:DiffusionPolicy",
             "flow = user_core.policies.generative.policy:FlowPolicy",
             "linear_gaussian = user_core.fakes:LinearGaussianPolicy",

@@ -46,8 +46,11 @@ setup(
             "replay_node = user_learner.nodes.replay:main",
         ],
         "user.algorithms": [
+            "advantage_conditioned = user_learner.algorithms.advantage_conditioned:AdvantageConditioned",
             "bc = user_learner.algorithms.bc:BC",
+            "cal_ql = user_learner.algorithms.cal_ql:CalQL",
             "dsrl = user_learner.algorithms.dsrl:DSRL",
+            "q_chunking = user_learner.algorithms.q_chunking:QChunking",
             "residual = user_learner.algorithms.residual:Residual",
             "rlpd = user_learner.algorithms.rlpd:RLPD",
             "sac = user_learner.algorithms.sac:SAC",

@@ -6,7 +6,7 @@ import torch
 
 from user_core.config import from_mapping
 from user_core.conformance import check_algorithm
-from user_core.errors import ConfigError, PluginError, PolicyError, SpecError, StoreError
+from user_core.errors import ConfigError, PolicyError, SpecError, StoreError
 from user_core.fakes import LinearGaussianConfig, LinearGaussianPolicy
 from user_core.policies.action_chunks import ActionChunksConfig, ActionChunksPolicy
 from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
@@ -359,12 +359,11 @@ def test_cloning_learns_to_plan_several_actions_and_not_from_what_an_episode_cut
     assert np.abs((planned - wanted(seen)) / half).mean() < 0.1
 
 
-def test_chunks_need_windows_and_an_algorithm_that_knows_them():
-    algorithm = BC(BC.Config(), STATE, chunks_for(STATE))
+@pytest.mark.parametrize(("cls", "settings"), CASES, ids=["sac", "rlpd", "bc"])
+def test_chunks_need_windows(cls, settings):
+    algorithm = cls(from_mapping(cls.Config, settings), STATE, chunks_for(STATE))
     with pytest.raises(SpecError, match="window"):
-        algorithm.update(batch_of(STATE, 8))
-    with pytest.raises(PluginError, match="one action at a time"):
-        SAC(from_mapping(SAC.Config, SMALL), STATE, chunks_for(STATE))
+        algorithm.update(batch_of(STATE, 12))
 
 
 def test_each_minibatch_has_its_share_of_every_source():

@@ -17,7 +17,7 @@ from user_core.policies.features import ActionScale
 from user_core.reasons import ACTIONS_OUTSIDE, INPUT_CUT, Reason
 from user_core.specs import Array, RobotSpec
 from user_core.types import Batch
-from user_learner.algorithms.distributed import share_
+from user_learner.algorithms.distributed import gathered, share_
 from user_learner.algorithms.torch_tools import random_shift
 
 Inputs = dict[str, Tensor]
@@ -120,8 +120,9 @@ class Minibatch:
     Attributes:
         inputs: Of the policy's network, (B, ...) each.
         action: (B, T x A), scaled to -1 to 1; choices as their numbers from 0.
-        reward: (B,); of the first step of a window.
-        discount: (B,), of the value of the next observation; 0 behind a terminal step.
+        reward: (B,); of a window the discounted sum over its steps.
+        discount: (B,), of the value of the next observation, which is the one behind the window; 0
+            behind a terminal step.
         next_inputs: As ``inputs``; empty where they were not asked for.
         weight: How much each element of the actions counts, (B, T x A): what the end of an
             episode cuts off does not. None where all do.
@@ -133,6 +134,23 @@ class Minibatch:
     discount: Tensor
     next_inputs: Inputs
     weight: Tensor | None
+
+    @property
+    def judged(self) -> Tensor | None:
+        """Which windows tell what their actions are worth, (B,) of 0 and 1: those that are whole, or end
+        with the task. One that a time limit cut short does not show what its last actions would have
+        brought. None: all do."""
+        if self.weight is None:
+            return None
+        return ((self.weight[:, -1] > 0) | (self.discount == 0)).to(self.reward.dtype)
+
+    def over_the_end(self, generator: torch.Generator) -> Tensor:
+        """The actions, with any others where the episode had ended: what comes then is worth nothing, whatever it
+        is, and critics should know."""
+        if self.weight is None:
+            return self.action
+        noise = torch.rand(self.action.shape, generator=generator, device=self.action.device)
+        return torch.where(self.weight > 0, self.action, 2 * noise - 1)
 
 
 class Minibatcher:
@@ -199,7 +217,7 @@ class Minibatcher:
             )  # fmt: skip
         inputs = self._inputs(batch.observation)
         next_inputs = self._inputs(batch.next_observation) if self._next else {}
-        self._observe([inputs, next_inputs] if self._next else [inputs])
+        self._observe([inputs, next_inputs] if self._next else [inputs], count)
         action = self._tensor(batch.action).reshape(rows, -1)
         action = (action - self._action_middle) * self._action_scale
         if self._cuts % _LOOK_EVERY == 0:
@@ -209,7 +227,7 @@ class Minibatcher:
         action = action.clamp_(*(self._limits or (-1, 1)))
         reward, discount = self._tensor(batch.reward), self._tensor(batch.discount)
         if planned > 1:
-            reward, discount = reward[:, 0], discount[:, 0]
+            reward, discount = chunk_returns(reward, discount)
         weight = batch.extras.get("mask") if planned > 1 else None
         if weight is not None:
             weight = self._tensor(weight).repeat_interleave(self._action_size, 1)
@@ -258,12 +276,18 @@ class Minibatcher:
             )
         return found
 
-    def _observe(self, inputs: list[Inputs]) -> None:
-        """Let the network take notice, and keep its outputs where that changes its scale."""
+    def _observe(self, inputs: list[Inputs], count: int) -> None:
+        """Let the network take notice, and keep its outputs where that changes its scale. Of several
+        processes each takes notice of what all have, but for images."""
         network: Any = self.network
         follows = hasattr(network, "keep_outputs")
         before = network.statistics() if follows else None
-        network.observe(*inputs)
+        network.observe(
+            *(
+                {name: t if _is_image(t) else gathered(t, count) for name, t in one.items()}
+                for one in inputs
+            )
+        )
         for _, buffer in network.named_buffers():
             share_(buffer)  # processes that train together settle on the first one's
         self.factors = network.keep_outputs(before) if before is not None else None
@@ -276,6 +300,18 @@ class Minibatcher:
 
     def _tensor(self, array: object) -> Tensor:
         return torch.as_tensor(array, dtype=torch.float32).to(self.device, non_blocking=True)
+
+
+def chunk_returns(reward: Tensor, discount: Tensor) -> tuple[Tensor, Tensor]:
+    """Of windows the discounted sum of rewards, and what is left for the value behind them, (B,) each.
+
+    Args:
+        reward: Of each step, (B, T); 0 where there is none.
+        discount: Behind each step, (B, T); 0 behind a terminal one, 1 where there is none.
+    """
+    left = discount.cumprod(1)
+    before = torch.cat([torch.ones_like(left[:, :1]), left[:, :-1]], 1)
+    return (before * reward).sum(1), left[:, -1]
 
 
 def shifted(inputs: Inputs, pad: int, generator: torch.Generator) -> Inputs:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from user_core.config import Config, setting
 from user_core.errors import StoreError
@@ -20,6 +21,8 @@ from user_core.reasons import Reason
 from user_core.specs import Array, RobotSpec
 from user_core.types import Batch
 from user_learner.algorithms.batches import (
+    Inputs,
+    Minibatch,
     Minibatcher,
     buffers_state,
     load_buffers,
@@ -27,7 +30,7 @@ from user_learner.algorithms.batches import (
     require_choices,
     shifted,
 )
-from user_learner.algorithms.distributed import share_
+from user_learner.algorithms.distributed import gathered, share_, share_of
 from user_learner.algorithms.torch_tools import (
     FlatAdam,
     FlatParameters,
@@ -35,6 +38,9 @@ from user_learner.algorithms.torch_tools import (
     make_generator,
     restore_generator,
 )
+
+if TYPE_CHECKING:
+    from torch.nn import Parameter
 
 
 class BCConfig(Config):
@@ -75,39 +81,61 @@ class BC(Algorithm):
             (``sampler.window``).
     """
 
-    Config = BCConfig
+    Config: ClassVar[type[BCConfig]] = BCConfig
+    #: What it asks of a policy's network; None: a loss of its own, or else a distribution.
+    needs: ClassVar[type | None] = None
+    #: Whether it looks at what came after a step, too.
+    looks_ahead: ClassVar[bool] = False
 
     def __init__(self, config: BCConfig, spec: RobotSpec, policy: Policy) -> None:
-        self.config = config
-        device = torch.device(config.device)
-        network = network_of(policy, PolicyNetwork, "BC", device)
+        self.config, name = config, type(self).__name__
+        self.device = device = torch.device(config.device)
+        network = network_of(policy, self.needs or PolicyNetwork, name, device)
         self._own_loss = hasattr(network, "loss")
-        needs = LossNetwork if self._own_loss else DistributionNetwork
-        self.network: Any = network_of(policy, needs, "BC", device)
+        needs = self.needs or (LossNetwork if self._own_loss else DistributionNetwork)
+        self.network: Any = network_of(policy, needs, name, device)
         rows, size = self.network.rows, spec.action.size
         chosen = [row * size + i for row in range(rows) for i in spec.action.categorical]
         self._chosen = torch.zeros(rows * size, device=device)  # 1 where an element is a choice
         self._chosen[chosen] = 1
         self._chooses = bool(chosen) and not self._own_loss
         if self._chooses:
-            require_choices(self.network, spec, "BC", device)
-        self.parameters = FlatParameters(dict(self.network.named_parameters()), device)
+            require_choices(self.network, spec, name, device)
+        self.parameters = FlatParameters(self._cloned(), device)
         share_(self.parameters.flat)
         self.generator = make_generator(config.seed, device)
-        self._minibatcher = Minibatcher(self.network, spec, device, next_observations=False)
+        self._minibatcher = Minibatcher(self.network, spec, device, self.looks_ahead)
         self._optimizer = FlatAdam(self.parameters, config.learning_rate, config.max_grad_norm)
         self._updates = 0
+
+    def _cloned(self) -> dict[str, Parameter]:
+        """The parameters that learn to do what was done."""
+        return dict(self.network.named_parameters())
 
     def update(self, batch: Batch) -> Mapping[str, float]:
         (minibatch,) = self._minibatcher.cut(batch, 1)
         if self._minibatcher.factors is not None:
             self._optimizer.rescale("layer0.weight", self._minibatcher.factors)
-        inputs = shifted(minibatch.inputs, self.config.image_shift, self.generator)
+        metrics = self._learn(minibatch, batch)
+        self._updates += 1
+        values = torch.stack([value.detach() for value in metrics.values()]).tolist()
+        return dict(zip(metrics, values, strict=True))
+
+    def _learn(self, minibatch: Minibatch, batch: Batch) -> dict[str, Tensor]:
+        """One update from a batch and its minibatch, with its metrics."""
+        return self._clone(minibatch, minibatch.inputs)
+
+    def _clone(self, minibatch: Minibatch, inputs: Inputs) -> dict[str, Tensor]:
+        """Make the actions of a minibatch likelier where ``inputs`` are seen."""
+        inputs = shifted(inputs, self.config.image_shift, self.generator)
         action, weight = minibatch.action, minibatch.weight
         if self._own_loss:
             if hasattr(self.network, "observe_actions"):
-                self.network.observe_actions(action, weight)
+                of_all = None if weight is None else gathered(weight)
+                self.network.observe_actions(gathered(action), of_all)
             loss = self.network.loss(inputs, action, weight, self.generator)
+            if weight is not None:  # it is a mean over what counts
+                loss = loss * share_of(weight.sum())
             metrics = {"loss": loss}
         else:
             distribution = self.network.distribution(self.network.encode(inputs))
@@ -127,9 +155,7 @@ class BC(Algorithm):
         self.parameters.zero_grad()
         loss.backward()
         self._optimizer.step()
-        self._updates += 1
-        values = torch.stack([value.detach() for value in metrics.values()]).tolist()
-        return dict(zip(metrics, values, strict=True))
+        return metrics
 
     def warnings(self) -> list[Reason]:
         """What a person should know of the data."""
@@ -149,10 +175,11 @@ class BC(Algorithm):
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
+        name = type(self).__name__
         if set(state) != set(self.state()):
-            raise StoreError("state of BC", got=sorted(state), expected=sorted(self.state()))
-        self.parameters.load(state["policy"], "BC")
-        load_buffers(self.network, state["inputs"], "BC")
-        self._optimizer.load_state(state["optimizer"], "BC")
+            raise StoreError(f"state of {name}", got=sorted(state), expected=sorted(self.state()))
+        self.parameters.load(state["policy"], name)
+        load_buffers(self.network, state["inputs"], name)
+        self._optimizer.load_state(state["optimizer"], name)
         self._updates = int(state["updates"])
         restore_generator(self.generator, state["generator"], self.config.seed + self._updates)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from user_core.config import Config, setting
-from user_core.errors import ConfigError, PluginError, StoreError
+from user_core.errors import ConfigError, StoreError
 from user_core.interfaces import Algorithm, DistributionNetwork, Policy
 from user_core.reasons import TEMPERATURE_BOUND, Reason
 from user_core.specs import Array, RobotSpec
@@ -182,8 +182,10 @@ class ActorCriticNetworks:
         for name, parameter in policy.named_parameters():
             (encoder if name.startswith("encoder.") else actor)[name] = parameter
         self.encodes = bool(encoder)
-        elements, counts = spec.action.categorical, spec.action.counts
-        moved = spec.action.size - len(elements)
+        rows, size = policy.rows, spec.action.size
+        elements = [row * size + i for row in range(rows) for i in spec.action.categorical]
+        counts = rows * list(spec.action.counts)
+        moved = rows * size - len(elements)
         self.choices = ChoiceValues(elements, counts) if counts else None
         critics = ensemble_arrays(
             config.critics,
@@ -243,7 +245,7 @@ def _feature_size(policy: DistributionNetwork, spec: RobotSpec, device: torch.de
 
 
 @dataclass(frozen=True)
-class _Drawn:
+class Drawn:
     """What the policy does somewhere.
 
     Attributes:
@@ -267,11 +269,11 @@ class _Drawn:
 
 
 @dataclass(frozen=True)
-class _Ahead:
+class Ahead:
     """The next observation's features (B, F), and what the policy does there."""
 
     features: Tensor
-    drawn: _Drawn
+    drawn: Drawn
 
 
 class SAC(Algorithm):
@@ -281,11 +283,15 @@ class SAC(Algorithm):
     ``critic_updates`` updates of the critics, each on its own minibatch, then one of actor and
     temperatures on the last. For choices it is discrete SAC, see the module.
 
+    A policy that plans T actions at once is judged as a whole: critics see all of them, and the target
+    has the T rewards that they brought (Li et al., "Reinforcement Learning with Action Chunking", 2025).
+
     Args:
         config: Parameters.
         spec: The robot's.
-        policy: One whose network is a :class:`~user_core.interfaces.DistributionNetwork` of
-            single actions; its weights are the first ones of the actor.
+        policy: One whose network is a :class:`~user_core.interfaces.DistributionNetwork`; its
+            weights are the first ones of the actor. For T actions at once batches are windows of T
+            steps (``sampler.window``).
     """
 
     Config: ClassVar[type[SACConfig]] = SACConfig
@@ -297,16 +303,13 @@ class SAC(Algorithm):
         self.config, self.device = config, torch.device(config.device)
         self.updates_per_call = config.critic_updates
         network: DistributionNetwork = network_of(policy, self.needs, name, self.device)
-        if network.rows != 1:
-            raise PluginError(
-                f"policy of {name}", got=f"one that plans {network.rows} actions at once",
-                expected="one action at a time", hint="Behaviour cloning (bc) trains such policies",
-            )  # fmt: skip
         require_choices(network, spec, name, self.device)
         self._minibatcher = Minibatcher(network, spec, self.device)
         self.networks = ActorCriticNetworks(config, network, spec, self.device)
-        self._continuous = [i for i in range(spec.action.size) if i not in spec.action.categorical]
-        self._most_choice_entropy = sum(math.log(n) for n in spec.action.counts)
+        size, chosen = spec.action.size, spec.action.categorical
+        every = range(network.rows * size)
+        self._continuous = [i for i in every if i % size not in chosen]
+        self._most_choice_entropy = network.rows * sum(math.log(n) for n in spec.action.counts)
         self.generator = make_generator(config.seed, self.device)
         networks, norm = self.networks, config.max_grad_norm
         self._optimizers = {
@@ -347,10 +350,9 @@ class SAC(Algorithm):
         all_ahead = self._look_ahead_at_once(minibatches)
         for minibatch, ahead in zip(minibatches, all_ahead, strict=True):
             features = networks.features(minibatch.inputs, self.generator)
-            target = self._target(
-                minibatch, ahead or self._look_ahead(minibatch.next_inputs), temperature
-            )
-            metrics = self._update_critics(features, minibatch.action, target)
+            ahead = ahead or self._look_ahead(minibatch.next_inputs)
+            target = self._target(minibatch, ahead, temperature)
+            metrics = self._update_critics(features, minibatch, target, ahead)
             self._updates += 1
         metrics |= self._update_actor(features.detach(), temperature)
         values = torch.stack(list(metrics.values())).tolist()  # one copy from the device
@@ -398,7 +400,7 @@ class SAC(Algorithm):
         self._updates = int(state["updates"])
         restore_generator(self.generator, state["generator"], self.config.seed + self._updates)
 
-    def _look_ahead_at_once(self, minibatches: list[Minibatch]) -> list[_Ahead | None]:
+    def _look_ahead_at_once(self, minibatches: list[Minibatch]) -> list[Ahead | None]:
         """For all minibatches in one pass: the actor stays as it is until all are done. Not with
         an encoder, which changes with every critic update."""
         if self.networks.encodes:
@@ -418,35 +420,35 @@ class SAC(Algorithm):
             strict=True,
         )
         return [
-            _Ahead(features, _Drawn(action, log_prob, tuple(choices)))
+            Ahead(features, Drawn(action, log_prob, tuple(choices)))
             for features, action, log_prob, *choices in parts
         ]
 
     @torch.no_grad()
-    def _look_ahead(self, next_inputs: Inputs) -> _Ahead:
+    def _look_ahead(self, next_inputs: Inputs) -> Ahead:
         features = self.networks.features(next_inputs, self.generator)
-        return _Ahead(features, self._act(features))
+        return Ahead(features, self._act(features))
 
-    def _act(self, features: Tensor) -> _Drawn:
+    def _act(self, features: Tensor) -> Drawn:
         """What the policy does, given features (B, F)."""
         if self.networks.choices is None:
             action, log_prob = self._sample(features)
-            return _Drawn(action, log_prob, ())
+            return Drawn(action, log_prob, ())
         distribution: Any = self.networks.policy.distribution(features)
         action, log_prob = distribution.sample_continuous(self.generator)
-        return _Drawn(action, log_prob, tuple(distribution.choice_log_probs))
+        return Drawn(action, log_prob, tuple(distribution.choice_log_probs))
 
     def _sample(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Actions without choices, (B, A), and log-densities, (B,)."""
         return self.networks.policy.distribution(features).sample(self.generator)
 
-    def _expected(self, values: Tensor, drawn: _Drawn) -> Tensor:
+    def _expected(self, values: Tensor, drawn: Drawn) -> Tensor:
         """Values (..., B) of what the policy does, over all of its choices."""
         choices = self.networks.choices
         return values if choices is None else choices.expected(values, drawn.choices)
 
     @torch.no_grad()
-    def _target(self, minibatch: Minibatch, ahead: _Ahead, temperature: Tensor) -> Tensor:
+    def _target(self, minibatch: Minibatch, ahead: Ahead, temperature: Tensor) -> Tensor:
         """r + discount x (min over some target critics - temperature x log pi), (B,). With choices
         the minimum is that of each, and its mean over choices is taken."""
         networks, config, members = self.networks, self.config, None
@@ -466,26 +468,43 @@ class SAC(Algorithm):
         return target
 
     def _update_critics(
-        self, features: Tensor, action: Tensor, target: Tensor
+        self, features: Tensor, minibatch: Minibatch, target: Tensor, ahead: Ahead
     ) -> dict[str, Tensor]:
         networks = self.networks
         if networks.choices is None:
+            action = minibatch.over_the_end(self.generator)
             values = networks.values(networks.critics.named, features, action)
         else:
-            continuous = action[:, self._continuous]
+            continuous = minibatch.action[:, self._continuous]
             every = networks.values(networks.critics.named, features, continuous)
-            values = networks.choices.taken(every, action)
-        error = values - target
+            values = networks.choices.taken(every, minibatch.action)
+        error, judged = values - target, minibatch.judged
+        if judged is not None:
+            error = error * judged
         loss = error.square().mean(1).sum()
+        more, metrics = self._more_of_critics(features, values, ahead)
         networks.critics.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss if more is None else loss + more).backward()  # type: ignore[no-untyped-call]
         self._optimizers["critics"].step()
         networks.target.approach(networks.critics, self.config.target_rate)
         return {
             "critic_loss": loss.detach() / self.config.critics,
             "value": values.detach().mean(),
             "target": target.mean(),
+            **metrics,
         }
+
+    def _more_of_critics(
+        self, features: Tensor, values: Tensor, ahead: Ahead
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """What else critics shall minimise, with metrics of it.
+
+        Args:
+            features: Of what is seen, (B, F).
+            values: Of what was done there, (E, B), with gradients.
+            ahead: The next observation.
+        """
+        return None, {}
 
     def _update_actor(self, features: Tensor, temperature: Tensor) -> dict[str, Tensor]:
         networks = self.networks

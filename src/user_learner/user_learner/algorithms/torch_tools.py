@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,8 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from user_core.errors import StoreError
+from user_core.policies.critics import EPSILON
+from user_core.policies.critics import ensemble_arrays as ensemble_arrays
 from user_core.specs import Array
 from user_learner.algorithms.distributed import average_, rank
 
@@ -41,30 +42,6 @@ def random_shift(image_bhwc: Tensor, pad: int, generator: torch.Generator) -> Te
 # (the actor's update needs that of the input only). ``benchmarks/algorithms.py`` shows what
 # this gains over a loop of modules and over autograd.
 # --------------------------------------------------------------------------------------------------
-
-
-_EPSILON = 1e-5
-
-
-def ensemble_arrays(
-    members: int,
-    inputs: int,
-    hidden: tuple[int, ...],
-    rng: np.random.Generator,
-    outputs: int = 1,
-) -> dict[str, Array]:
-    """First values: ``layer<i>.weight`` (E, in, out), ``layer<i>.bias`` (E, 1, out).
-
-    Glorot-uniform weights, drawn for each member; the last layer has ``outputs`` outputs.
-    """
-    arrays: dict[str, Array] = {}
-    sizes = (inputs, *hidden, outputs)
-    for i, (rows, columns) in enumerate(pairwise(sizes)):
-        limit = np.sqrt(6 / (rows + columns))
-        weight = rng.uniform(-limit, limit, (members, rows, columns))
-        arrays[f"layer{i}.weight"] = weight.astype(np.float32)
-        arrays[f"layer{i}.bias"] = np.zeros((members, 1, columns), np.float32)
-    return arrays
 
 
 def evaluate(
@@ -112,7 +89,7 @@ class _Ensemble(torch.autograd.Function):
             if layer_norm:
                 linear = torch.bmm(x, weight)
                 x, mean, rstd = torch.native_layer_norm(
-                    linear, linear.shape[-1:], None, None, _EPSILON
+                    linear, linear.shape[-1:], None, None, EPSILON
                 )
                 x = x.add_(bias).relu_()
                 saved += [linear, mean, rstd, x]

@@ -68,7 +68,8 @@ class PerceptronLayout:
 
 
 class NumpyPerceptron:
-    """The network for one observation: an :class:`~user_core.policies.generative.objectives.Model`.
+    """The network for one observation and one chunk (T, D), or several (N, T, D): an
+    :class:`~user_core.policies.generative.objectives.Model`.
 
     Args:
         layout: Of its arrays.
@@ -108,7 +109,8 @@ class NumpyPerceptron:
         return said, wanted, grad.reshape(x.shape)
 
     def _forward(self, x: Array, t: float, mask: Array | None) -> tuple[Array, list[Array]]:
-        z = self._seen + time_features(t) @ self._of_time + x.ravel() @ self._of_chunk
+        z = self._seen + time_features(t) @ self._of_time
+        z = z + x.reshape(*x.shape[:-2], -1) @ self._of_chunk
         if mask is not None:
             z = z + mask @ self._of_mask
         before, h = [z], _silu(z)

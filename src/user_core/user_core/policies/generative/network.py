@@ -201,15 +201,24 @@ class GenerativeNetwork(ChunkNetwork):
         seen: Tensor = self.denoiser.see(self.normalised(inputs), inputs)  # type: ignore[operator]
         return seen
 
+    def summary(self, inputs: Mapping[str, Tensor], context: Tensor) -> Tensor:
+        """What critics may see, (B, F): numbers, and where there are tokens their mean."""
+        state = self.normalised(inputs)
+        return state if context.dim() == 2 else torch.cat([state, context.mean(1)], 1)
+
     def generate(self, inputs: Mapping[str, Tensor], noise: Tensor) -> Tensor:
         """Chunks (B, T x A) in network units from noise (B, T, D); with gradients of both."""
         return self.generate_from(self.context(inputs), noise)
 
     def generate_from(self, context: Tensor, noise: Tensor) -> Tensor:
         """As :meth:`generate`, from what the denoiser sees."""
+        return self.unscaled(self.codes_from(context, noise))
+
+    def codes_from(self, context: Tensor, noise: Tensor) -> Tensor:
+        """Codes of chunks in the scale of the data, (B, T, D), likewise."""
         model = _Batch(self, context)
-        code = self.objective.sample(model, noise, self.generation.steps, self.bounds())
-        return self.unscaled(code)
+        made: Tensor = self.objective.sample(model, noise, self.generation.steps, self.bounds())
+        return made
 
 
 class _Batch:

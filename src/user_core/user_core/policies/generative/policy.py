@@ -13,7 +13,7 @@ from user_core.policies.features import FeatureLayout
 from user_core.policies.generative.coding import ChunkCode, soft_mask
 from user_core.policies.generative.config import ChunkConfig, GenerativeConfig
 from user_core.policies.generative.mlp import NumpyPerceptron, PerceptronLayout
-from user_core.policies.generative.objectives import Diffusion, Flow, Given, Objective
+from user_core.policies.generative.objectives import Diffusion, Flow, Given, Model, Objective
 from user_core.policies.loading import check_fits
 from user_core.policies.tanh_gaussian_layout import soft_limit
 from user_core.specs import Array, Arrays, RobotSpec
@@ -184,23 +184,34 @@ class GenerativePolicy(ChunkPolicy):
     def _generate(self, observation: Arrays, noise: Array, given: Given | None) -> Array:
         if self._layout is None:
             return self._with_torch(observation, noise, given)
+        model = self._model(self._state(observation))
+        return self._to_robot(self._sample(model, noise, given))
+
+    def _state(self, observation: Arrays) -> Array:
+        """The numbers of an observation in the scale of the data, (O,)."""
         arrays = self._arrays
         state = (self.features.vector(observation) - arrays["input_offset"]) * arrays["input_scale"]
-        self._perceptron.see(soft_limit(state))
-        offset, scale = arrays["action_offset"], arrays["action_scale"]
+        return soft_limit(state)
+
+    def _model(self, state: Array) -> Model:
+        """The network for these numbers."""
+        self._perceptron.see(state)
+        return self._perceptron
+
+    def _sample(self, model: Model, noise: Array, given: Given | None = None) -> Array:
+        """Codes from noise, (..., T, D), in the scale of the data; without torch."""
+        offset, scale = self._arrays["action_offset"], self._arrays["action_scale"]
         bounds = (-1 - offset) * scale, (1 - offset) * scale
-        code = self.objective.sample(self._perceptron, noise, self.generation.steps, bounds, given)
-        return self._to_robot(code)
+        made: Array = self.objective.sample(model, noise, self.generation.steps, bounds, given)
+        return made
 
     def _with_torch(self, observation: Arrays, noise: Array, given: Given | None) -> Array:
         import torch
 
-        from user_core.policies.generative.network import model_of
-
         network: Any = self._network
         with torch.no_grad():
             inputs = network.inputs({n: np.array(a)[None] for n, a in observation.items()})
-            model = model_of(network, inputs)
+            model = self._torch_model(network, inputs)
             if given is not None:
                 code, weight, frozen = (
                     torch.from_numpy(a) for a in (given.code, given.weight, given.frozen)
@@ -210,6 +221,11 @@ class GenerativePolicy(ChunkPolicy):
                 model, torch.from_numpy(noise)[None], self.generation.steps, network.bounds(), given
             )
         return self._to_robot(made[0].numpy())
+
+    def _torch_model(self, network: Any, inputs: dict[str, Any]) -> Model:
+        from user_core.policies.generative.network import model_of
+
+        return model_of(network, inputs)
 
 
 class FlowPolicy(GenerativePolicy):

@@ -1,0 +1,241 @@
+"""Recipes that learn from rewards, side by side: curves over environment steps from the same demonstrations.
+
+    python benchmarks/recipes.py --only online --processes 6 --seconds 400 --out online.jsonl
+    python benchmarks/recipes.py --only online --table --out online.jsonl --curves docs/pictures/recipes_online.png
+
+Each job is a file of config/algorithms with few changes, for one seed. Synchronous: one environment step, then as many updates as
+the file's ratio allows. A point at step 0 is what demonstrations alone gave. Part of ``recipes.py``, which runs the jobs.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from learning_curves import AlgorithmFile, Experiment, demonstrate, make_parser, read_config
+
+from user_core import plugins
+from user_core.codecs.weights import content_hash, encode_version
+from user_core.policies import policy_config_hash
+from user_core.types import EpisodeSource, PolicyVersion
+from user_learner.training.loop import GO
+
+Job = dict[str, Any]
+
+#: The base of residual and dsrl: the bc_flow recipe, smaller.
+BASE = {"rows": 8, "steps": 4, "hidden": [128, 128, 128]}
+BASE_UPDATES, SLOW_S = 4000, 170.0
+
+
+class TimeIsOver(Exception):
+    """A job took as long as it may: what there is of its curve counts."""
+
+
+class Recipe(Experiment):
+    """An experiment that ends in time, and acts at random only where there is nothing better."""
+
+    end_s = 0.0
+
+    @property
+    def random_steps(self) -> int:
+        return 200 if self.config.algorithm.plugin in ("rlpd", "sac") else 0
+
+    def in_time(self) -> None:
+        """Raise TimeIsOver once it is."""
+        if time.monotonic() > self.end_s:
+            raise TimeIsOver
+
+
+def online(job: Job, scale: float) -> Job:
+    """One recipe's curve, for one seed."""
+    begin_s = time.monotonic()
+    steps, every = int(job["steps"] * scale), max(1, int(job["every"] * scale))
+    words = [
+        job["recipe"], "--robot", job.get("robot", "mujoco"),
+        "--param", *job["param"], "--seed", str(job["seed"]), "--steps", str(steps),
+        "--every", str(every), "--episodes", str(max(2, int(job.get("episodes", 20) * scale))),
+        "--demonstrations", str(job.get("demonstrations", 0)), "--set", *job.get("set", []),
+    ]  # fmt: skip
+    found: Job = {}
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = make_parser().parse_args(words)
+        config = scaled(read_config(arguments), scale)
+        if config.algorithm.plugin in ("residual", "dsrl"):
+            config = on_base(config, arguments, Path(folder), found, scale)
+        if job.get("after"):
+            earlier = make_parser().parse_args([job["after"], *words[1:]])
+            offline(Recipe(earlier, scaled(read_config(earlier), scale), Path(folder)))
+        recipe = Recipe(arguments, config, Path(folder))
+        recipe.on_step, recipe.end_s = recipe.in_time, begin_s + job.get("most_s", SLOW_S)
+        if job.get("after"):
+            recipe.loop.restore()
+        with recipe.robot, recipe.judge:
+            recipe.demonstrate()
+            if recipe.rings.keys() != {EpisodeSource.ONLINE}:
+                while recipe.loop.step() == GO:  # what is due on demonstrations alone
+                    pass
+                recipe.judged.load(recipe.algorithm.policy_arrays())
+                recipe.policies = type(recipe.policies)(recipe.judged)
+                recipe.lines.append(recipe.report(0, begin_s))
+            try:
+                recipe.synchronous()
+            except TimeIsOver:
+                found["stopped_at"] = len(recipe.finished)
+        keep = ("steps", "updates", "successes", "return", "length", "training_success", "cpu_s")
+        found["curve"] = [{name: line[name] for name in keep} for line in recipe.lines]
+        found["episodes"] = arguments.episodes
+    return found
+
+
+def scaled(config: AlgorithmFile, scale: float) -> AlgorithmFile:
+    """The same with less to do before robots act."""
+    if scale == 1:
+        return config
+    training = config.training
+    changes: Job = {
+        "utd": training.utd.replace(initial_updates=int(scale * training.utd.initial_updates))
+    }
+    if training.max_updates is not None:
+        changes["max_updates"] = int(scale * training.max_updates)
+    return config.replace(training=training.replace(**changes))
+
+
+def offline(recipe: Recipe) -> None:
+    """Train on demonstrations alone, and leave a checkpoint."""
+    with recipe.robot, recipe.judge:
+        recipe.demonstrate()
+    recipe.loop.run()
+
+
+def on_base(
+    config: AlgorithmFile, arguments: Any, folder: Path, found: Job, scale: float
+) -> AlgorithmFile:
+    """The recipe with a base that was cloned from the same demonstrations; says what it reaches alone."""
+    from recipes import Windows, evaluated, robot
+
+    task = dict(word.split("=", 1) for word in arguments.param)["task"]
+    ignored = config.policy.params.get("ignored_observations", [])
+    params = {**BASE, "ignored_observations": list(ignored), "seed": arguments.seed}
+    with robot({"task": task}) as hal:
+        ring = demonstrate(
+            hal, arguments.demonstrations, arguments.noise, arguments.seed, 60_000,
+            plugins.build("rewards", "task"),
+        )  # fmt: skip
+        policy = plugins.build("policies", "flow", params, hal.spec)
+        cloning = plugins.build("algorithms", "bc", {"learning_rate": 1e-3}, hal.spec, policy)
+        windows = Windows(ring, BASE["rows"], arguments.seed)  # type: ignore[arg-type]
+        for _ in range(int(BASE_UPDATES * scale)):
+            cloning.update(windows.sample(128))
+        policy.load(cloning.policy_arrays())
+        for rows in (1, 4):
+            result = evaluated(hal, policy, arguments.episodes, replan_every=rows)
+            found[f"base_every_{rows}"] = result["success"]
+        made_for = policy_config_hash("flow", params, hal.spec)
+        version = PolicyVersion(1, policy.arrays(), made_for, BASE_UPDATES, 0, 0)
+    path = folder / "base.safetensors"
+    path.write_bytes(encode_version(version))
+    base = {
+        "base": {"plugin": "flow", "params": params}, "base_file": str(path),
+        "base_hash": content_hash(version),
+    }  # fmt: skip
+    return config.replace(policy=config.policy.replace(params={**config.policy.params, **base}))
+
+
+IGNORED = "policy.params.ignored_observations=[joint_position, joint_velocity, goal_position]"
+#: Recipe, what is changed in it, and what came before.
+PICK: dict[str, tuple[str, list[str], str]] = {
+    "rlpd, n_step 3": ("rlpd_cpu.yaml", ["training.utd.target=1"], ""),
+    "rlpd, n_step 1": ("rlpd_cpu.yaml", ["training.utd.target=1", "sampler.n_step=1"], ""),
+    "q_chunking": ("q_chunking.yaml", [], ""),
+    "advantage_conditioned": ("advantage_conditioned.yaml", [], ""),
+    "wsrl after cal_ql": ("wsrl.yaml", [], "cal_ql.yaml"),
+    "wsrl after cal_ql, old data kept": (
+        "wsrl.yaml", ["sampler.strata=[{sources: [online]}, {sources: [demonstration]}]"], "cal_ql.yaml",
+    ),
+    "residual": ("residual.yaml", [], ""),
+    "dsrl": ("dsrl.yaml", ["policy.params.shared_noise=true"], ""),
+}  # fmt: skip
+
+
+def jobs(seeds: list[int]) -> list[Job]:
+    """All of them; seed by seed, so that what there is in the end is of whole rounds."""
+    return [
+        {
+            "kind": "online", "name": name, "recipe": recipe, "after": after, "seed": seed,
+            "param": ["task=pick_place"], "demonstrations": 30, "steps": 6000, "every": 1000,
+            "set": [*changes, IGNORED],
+        }
+        for seed in seeds
+        for name, (recipe, changes, after) in PICK.items()
+    ]  # fmt: skip
+
+
+def curves(lines: list[Job]) -> dict[tuple[str, str], list[Job]]:
+    """Results by task and name."""
+    groups: dict[tuple[str, str], list[Job]] = {}
+    for line in lines:
+        if line["job"]["kind"] == "online":
+            key = line["job"]["param"][0].partition("=")[2], line["job"]["name"]
+            groups.setdefault(key, []).append(line["result"])
+    return groups
+
+
+def table(lines: list[Job]) -> str:
+    """Markdown: success over steps, means over seeds with the least and the most at the end."""
+    groups, text = curves(lines), list[str]()
+    for task in sorted({task for task, _ in groups}):
+        results = {name: found for (of, name), found in groups.items() if of == task}
+        steps = sorted(
+            {p["steps"] for found in results.values() for r in found for p in r["curve"]}
+        )
+        text += ["", f"`{task}`", ""]
+        text.append("| recipe | seeds | " + " | ".join(map(str, steps)) + " | CPU s |")
+        text.append("|---" * (len(steps) + 3) + "|")
+        for name, found in results.items():
+            cells = []
+            for step in steps:
+                reached = [_shares(r).get(step) for r in found]
+                there = [100 * share for share in reached if share is not None]
+                cells.append(
+                    f"{np.mean(there):.0f} ({min(there):.0f} to {max(there):.0f})" if there else ""
+                )
+            seconds = np.mean([r["curve"][-1]["cpu_s"] for r in found if r["curve"]] or [0])
+            text.append(f"| {name} | {len(found)} | " + " | ".join(cells) + f" | {seconds:.0f} |")
+            bases = [r["base_every_1"] for r in found if "base_every_1" in r]
+            if bases:
+                text.append(f"| its base alone | {len(bases)} | {100 * np.mean(bases):.0f} |")
+    return "\n".join(text)
+
+
+def _shares(result: Job) -> dict[int, float]:
+    return {p["steps"]: p["successes"] / result["episodes"] for p in result["curve"]}
+
+
+def draw(lines: list[Job], path: Path) -> None:
+    """Success over steps, one line a recipe, with the spread over seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    groups = curves(lines)
+    tasks = sorted({task for task, _ in groups})
+    figure, panels = plt.subplots(1, len(tasks), figsize=(5.6 * len(tasks), 3.6), squeeze=False)
+    for panel, task in zip(panels[0], tasks, strict=True):
+        for (of, name), found in groups.items():
+            if of != task:
+                continue
+            shares = [_shares(r) for r in found]
+            steps = sorted(set.intersection(*(set(s) for s in shares)))
+            values = 100 * np.array([[s[step] for step in steps] for s in shares])
+            (drawn,) = panel.plot(steps, values.mean(0), lw=1.5, label=name)
+            panel.fill_between(
+                steps, values.min(0), values.max(0), alpha=0.1, color=drawn.get_color()
+            )
+        panel.set(title=task, xlabel="environment steps", ylabel="success, %", ylim=(-2, 102))
+        panel.legend(fontsize=7, loc="best")
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)

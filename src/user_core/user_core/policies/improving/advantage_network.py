@@ -1,0 +1,53 @@
+"""The advantage-conditioned policy in torch, for whole batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from user_core.interfaces import LossNetwork
+from user_core.policies.generative.network import GenerativeNetwork
+
+#: Name of the input that says it, (B, 1).
+ADVANTAGE = "advantage"
+
+
+class ConditionedNetwork(LossNetwork, Protocol):
+    """A network that may be told how good an action was: what ``advantage_conditioned`` wants."""
+
+    def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """What critics see of observations, (B, F); without gradients."""
+
+    def told(self, inputs: Mapping[str, Tensor], advantage: Tensor | float) -> dict[str, Tensor]:
+        """Inputs that also say 1 for good, -1 for what was not, 0 for nothing, (B,)."""
+
+
+class AdvantageNetwork(GenerativeNetwork):
+    """A :class:`ConditionedNetwork`. A perceptron sees one number more, a transformer one token more."""
+
+    def __init__(self, *flow: Any) -> None:
+        super().__init__(*flow)
+        self._is_perceptron = flow[4] is not None
+        if not self._is_perceptron:
+            self.told_token = nn.Linear(1, self.config.embedding)
+
+    @torch.no_grad()
+    def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return self.summary(inputs, super().context(inputs))
+
+    def told(self, inputs: Mapping[str, Tensor], advantage: Tensor | float) -> dict[str, Tensor]:
+        state = inputs["state"]
+        said = torch.as_tensor(advantage, dtype=state.dtype, device=state.device)
+        return {**inputs, ADVANTAGE: said.expand(len(state))[:, None]}
+
+    def context(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        seen = super().context(inputs)
+        said = inputs.get(ADVANTAGE)
+        if said is None:
+            said = seen.new_zeros((len(seen), 1))
+        if self._is_perceptron:
+            return torch.cat([seen, said], 1)
+        return torch.cat([seen, self.told_token(said)[:, None]], 1)

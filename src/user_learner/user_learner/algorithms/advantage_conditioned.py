@@ -1,0 +1,119 @@
+"""Advantage-conditioned learning (RECAP of pi*0.6, 2025): told how good each action was, then asked for the good."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from user_core.config import setting
+from user_core.interfaces import Policy
+from user_core.policies.improving.advantage_network import ConditionedNetwork
+from user_core.specs import RobotSpec
+from user_core.types import Batch
+from user_learner.algorithms.batches import Minibatch
+from user_learner.algorithms.bc import BC, BCConfig
+from user_learner.algorithms.state_values import StateValues, StateValuesConfig
+
+#: How fast the threshold follows the batches.
+_THRESHOLD_RATE = 0.01
+
+
+class AdvantageConditionedConfig(BCConfig):
+    """Cloning with a word on how good it was, and the critics that say so."""
+
+    values: StateValuesConfig = setting(
+        factory=StateValuesConfig, doc="Critics of states, from which advantages come."
+    )
+    good_share: float = setting(
+        0.3,
+        doc="Share of what robots did by themselves that counts as good: the part with the largest advantage.",
+        gt=0,
+        lt=1,
+        read_only=False,
+    )
+    demonstrations_are_good: bool = setting(
+        True, doc="Whether all that is demonstrated counts as good.", read_only=False
+    )
+    untold_share: float = setting(
+        0.3,
+        doc="Share of actions of which nothing is said, so that what is usual is learned, too.",
+        ge=0,
+        lt=1,
+        read_only=False,
+    )
+
+
+class AdvantageConditioned(BC):
+    """Cloning of everything, conditioned on whether it was better than usual.
+
+    Physical Intelligence, "pi*0.6: a VLA That Learns From Experience", 2025 (RECAP), section IV. Critics of states learn V
+    from all data; a chunk a at s, which brought rewards r and led to s', has the advantage
+
+        A = sum_{j<T} gamma^j r_j + gamma^T V(s') - V(s)
+
+    and is good where that is above a threshold, which follows the batches so that ``good_share`` of them are.
+    The policy clones a given s and that one bit. Nothing is differentiated through the policy and no action is
+    asked of the critics that was not done, so bad critics cost little; it improves by what luck and people bring
+    into the data. The paper's V is a distribution over returns of whole episodes; this one learns by temporal differences.
+
+    Args:
+        config: Parameters.
+        spec: The robot's; elements of its actions may be choices.
+        policy: One whose network is a
+            :class:`~user_core.policies.improving.advantage_network.ConditionedNetwork`, as that of ``advantage_flow`` is.
+            For T actions at once batches are windows of T steps (``sampler.window``).
+    """
+
+    Config: ClassVar[type[AdvantageConditionedConfig]] = AdvantageConditionedConfig
+    config: AdvantageConditionedConfig
+    needs = ConditionedNetwork
+    looks_ahead = True
+
+    def __init__(self, config: AdvantageConditionedConfig, spec: RobotSpec, policy: Policy) -> None:
+        super().__init__(config, spec, policy)
+        seen = self.network.inputs({n: a.zeros()[None] for n, a in spec.observation.items()})
+        features = self.network.encode({n: t.to(self.device) for n, t in seen.items()}).shape[1]
+        self.values = StateValues(config.values, features, config.seed, self.device)
+        self._threshold = torch.zeros((), device=self.device)
+
+    def _learn(self, minibatch: Minibatch, batch: Batch) -> dict[str, Tensor]:
+        features = self.network.encode(minibatch.inputs)
+        ahead = self.network.encode(minibatch.next_inputs)
+        reward, discount = minibatch.reward, minibatch.discount
+        loss = self.values.learn(features, reward, discount, ahead)
+        here = self.values(features)
+        advantage = torch.addcmul(reward, discount, self.values(ahead)) - here
+        shown = torch.zeros_like(advantage, dtype=torch.bool)
+        if self.config.demonstrations_are_good and "demonstration" in batch.extras:
+            shown = torch.as_tensor(batch.extras["demonstration"], device=self.device)
+        good = self._is_good(advantage, shown)
+        said = torch.where(good, 1.0, -1.0)
+        draw = torch.rand(said.shape, generator=self.generator, device=self.device)
+        said = torch.where(draw < self.config.untold_share, 0.0, said)
+        return {
+            **self._clone(minibatch, self.network.told(minibatch.inputs, said)),
+            "value_loss": loss, "value": here.mean(), "good": good.float().mean(),
+        }  # fmt: skip
+
+    def _is_good(self, advantage: Tensor, shown: Tensor) -> Tensor:
+        """Which of them are, (B,) bool; those that are shown in any case."""
+        own = advantage[~shown]
+        if len(own):
+            wanted = torch.quantile(own, 1 - self.config.good_share)
+            first = self._updates == 0
+            moved = wanted if first else self._threshold.lerp(wanted, _THRESHOLD_RATE)
+            self._threshold = torch.where(moved.isfinite(), moved, self._threshold)
+        return (advantage > self._threshold) | shown
+
+    def state(self) -> dict[str, Any]:
+        return {
+            **super().state(), "values": self.values.state(), "threshold": float(self._threshold),
+        }  # fmt: skip
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        super().load_state(state)
+        self.values.load_state(state["values"], "values")
+        self._threshold = torch.tensor(float(state["threshold"]), device=self.device)
