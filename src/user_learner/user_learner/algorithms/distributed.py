@@ -1,11 +1,15 @@
 """What learner processes in one ``torch.distributed`` process group do together.
 
-Gradients are averaged, first values are those of the first process, decisions are taken by the
-most hesitant. A program that makes the process group can train so; ``learner_node`` does not
-make one, so it always trains alone.
+Gradients are averaged before each step of an optimiser, first values are those of the first
+process, statistics of inputs are taken over the batches of all, decisions are those of the most
+hesitant. So several processes, each with its part of a batch, train as one with the whole batch
+does. :mod:`user_learner.ranks` makes the process group; alone, all of this does nothing.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.distributed
@@ -15,6 +19,11 @@ from torch import Tensor
 def rank() -> int:
     """Number of this process among those that train together; 0 when alone."""
     return torch.distributed.get_rank() if together() else 0
+
+
+def world() -> int:
+    """How many processes train together; 1 when alone."""
+    return torch.distributed.get_world_size() if together() else 1
 
 
 def average_(tensor: Tensor) -> None:
@@ -30,16 +39,65 @@ def share_(tensor: Tensor) -> None:
         torch.distributed.broadcast(tensor, src=0)
 
 
+def gathered(tensor: Tensor, minibatches: int = 1) -> Tensor:
+    """Rows (B, ...) of all processes, (W x B, ...), in the order in which one process would have them.
+
+    Args:
+        tensor: Rows of this process; equally many in all.
+        minibatches: Into how many a batch is cut, see :class:`user_learner.sampling.share.Share`.
+    """
+    if not together():
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(world())]
+    torch.distributed.all_gather(parts, tensor.contiguous())
+    whole = torch.stack([p.view(-1, minibatches, *tensor.shape[1:]) for p in parts], 1)
+    return whole.flatten(0, 2)
+
+
+def share_of(amount: Tensor) -> Tensor | float:
+    """How much there is here, compared with the mean of all processes; 1 when alone. A mean over what
+    counts, times this, averages over processes to the mean over what counts in all."""
+    if not together():
+        return 1.0
+    mean = amount.detach().clone()
+    average_(mean)
+    return amount / mean.clamp_min(1e-12)
+
+
+def averaged(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Means of numbers over all processes, so that all see the same; they have the same names."""
+    if not together() or not metrics:
+        return dict(metrics)
+    tensor = torch.tensor(list(metrics.values()), dtype=torch.float64, device=_device())
+    average_(tensor)
+    return dict(zip(metrics, tensor.tolist(), strict=True))
+
+
 def agreed(decision: int) -> int:
     """The smallest decision of all processes, so that all do the same; one's own when alone."""
     if not together():
         return decision
-    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-    tensor = torch.tensor([decision], device=device)
+    tensor = torch.tensor([decision], device=_device())
     torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MIN)
     return int(tensor.item())
+
+
+def told(message: Any) -> Any:
+    """What the first process says, to all: plain values and arrays. One's own when alone."""
+    if not together():
+        return message
+    messages = [message]
+    torch.distributed.broadcast_object_list(messages, src=0, device=_device())
+    return messages[0]
 
 
 def together() -> bool:
     """Whether several processes train together."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _device() -> torch.device:
+    """Where small tensors go by the group's way: its main backend is the last one it was made of."""
+    if "nccl" in torch.distributed.get_backend_config():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")

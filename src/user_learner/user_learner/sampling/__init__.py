@@ -12,6 +12,7 @@ from user_learner.sampling.config import (
     SamplerConfig,
     Stratum,
 )
+from user_learner.sampling.share import Share
 from user_learner.sampling.source import ReplaySource
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "History",
     "ReplaySource",
     "SamplerConfig",
+    "Share",
     "Stratum",
 ]

@@ -47,6 +47,11 @@ class Relabelled:
     which: Array
     address: Array
 
+    def part(self, which: Array) -> Relabelled:
+        """Only the steps of these numbers, (M,), which rise."""
+        place = np.cumsum(self.which) - 1  # of a step's address among the addresses
+        return Relabelled(self.which[which], self.address[place[which[self.which[which]]]])
+
 
 def check_hindsight(config: HindsightConfig, observation: Mapping[str, ArraySpec]) -> None:
     """Raise ConfigError unless a robot that shows this has the goals that are named."""

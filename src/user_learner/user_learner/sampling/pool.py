@@ -223,6 +223,12 @@ class Drawn:
             )
         )
 
+    def part(self, which: Array) -> Drawn:
+        """Only the steps of these numbers, (M,)."""
+        return Drawn(
+            self.rows[which], self.after[which], self.address[which], self.demonstration[which]
+        )
+
 
 class Pool(Protocol):
     """Rows in memory, by column file, and how to draw steps among them."""

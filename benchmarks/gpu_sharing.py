@@ -1,0 +1,514 @@
+"""What training on a GPU does to inference on the same GPU, and ways to keep it from doing so.
+
+A transformer answers requests of a robot at 20 Hz (batch 1, a CUDA graph) while one of the same
+size is trained (batch 8, forward and backward). Each way is measured in processes of its own, all in
+one run: latency of the answers, and training steps a second compared with training alone.
+
+- ``processes``: two processes; the driver gives them the GPU in turn. What happens when nothing is done.
+- ``priorities``: two threads of one process, the stream of answers with the higher priority.
+- ``mps80``: two processes under MPS, training held to 80 % of the SMs.
+- ``green80``: two threads, training in a green context of 80 % of the SMs.
+- ``yield...``: training is launched in pieces of half a layer, at most ``--depth`` of them ahead of the GPU, and
+  launches nothing while an answer is due (:class:`user_core.runtime.gpu_turns.GpuTurns`); in one process or
+  two, eager or as short CUDA graphs. ``announced``: the turn is taken ``--lead-ms`` before the request comes,
+  since a robot asks in fixed periods.
+- ``+updates``: once a second all weights of inference are replaced, in pieces of 32 MB on a side stream into a second
+  set, which is then swapped in; ``+copy``: by one copy of everything, on the stream of answers.
+
+    python benchmarks/gpu_sharing.py --out sharing.jsonl          # on a GPU
+    python benchmarks/gpu_sharing.py --tiny                       # anywhere: does it run?
+
+Written with torch 2.4 to 2.13 in mind; ``green80`` needs 2.10.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from user_core.runtime.gpu_turns import GpuTurns
+
+#: Layers, width, units of the gated layer, tokens, heads, batch of training.
+SIZES = {
+    "1.2G": (18, 2048, 8192, 300, 16, 8),
+    "3.3G": (24, 2560, 14336, 300, 20, 8),
+    "tiny": (3, 64, 128, 24, 4, 8),
+}
+PIECE = 16 << 20  # elements of a piece of an update, 32 MB in bf16
+_SIDE_BY_SIDE = ("processes", "mps100", "mps80", "yield2", "yield2_announced", "yield_mps")
+WAYS = (
+    "alone", "alone+copy", "alone+updates", "processes", "priorities", "mps80", "green80",
+    "yield_eager", "yield", "yield_announced", "yield2", "yield2_announced", "yield_mps",
+    "yield_announced+updates", "yield2_announced+updates", "processes+updates",
+)  # fmt: skip
+
+
+class Half(nn.Module):
+    """Half a layer: attention, or the gated feed-forward network."""
+
+    def __init__(self, size: tuple[int, ...], attends: bool, like: dict[str, Any]) -> None:
+        super().__init__()
+        _, width, gated, self.tokens, self.heads, _ = size
+        self.attends, self.width = attends, width
+        shapes = ((width, 3 * width), (width, width)) if attends else (
+            (width, gated), (width, gated), (gated, width)
+        )  # fmt: skip
+        self.weights = nn.ParameterList(0.02 * torch.randn(*shape, **like) for shape in shapes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.rms_norm(x, (self.width,))
+        if not self.attends:
+            a, b, c = self.weights
+            return x + (F.silu(h @ a) * (h @ b)) @ c
+        qkv, out = self.weights
+        q, k, v = (
+            t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (h @ qkv).chunk(3, -1)
+        )
+        seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return x + seen @ out
+
+
+class Model(nn.Module):
+    """Layers, with a place between their halves where training may wait."""
+
+    def __init__(self, size: tuple[int, ...], like: dict[str, Any]) -> None:
+        super().__init__()
+        self.halves = nn.ModuleList(Half(size, i % 2 == 0, like) for i in range(2 * size[0]))
+        self.between: Callable[[], None] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        for half in self.halves:
+            if self.between is not None:
+                self.between()
+                x = _Place.apply(x, self.between)  # type: ignore[no-untyped-call]
+            x = half(x)
+        return x
+
+
+class _Place(torch.autograd.Function):
+    """Nothing; on the way back training may wait here."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, between: Callable[[], None]) -> Tensor:
+        ctx.between = between
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        ctx.between()
+        return gradients[0], None
+
+
+class Bench:
+    """What one process of a measurement does.
+
+    Args:
+        args: The command line.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.size = args, SIZES[args.size]
+        self.cuda = args.device == "cuda"
+        dtype = torch.bfloat16 if self.cuda else torch.float32
+        self.like = {"device": args.device, "dtype": dtype}
+        self.turns = GpuTurns(args.turns) if args.turns else None
+        self.way, _, self.extra = args.way.partition("+")
+        if not self.cuda:
+            torch.set_num_threads(1)
+
+    # --- training
+
+    def train(self, ready: Callable[[], None], stop: Callable[[], bool]) -> list[float]:
+        """Train until ``stop``; call ``ready`` when it is under way. When each step was done, on the clock of
+        the host."""
+        green = None
+        if self.way == "green80":
+            from torch.cuda.green_contexts import GreenContext
+
+            sms = torch.cuda.get_device_properties(0).multi_processor_count
+            green = GreenContext.create(num_sms=int(0.8 * sms) // 8 * 8, device_id=0)
+            green.set_context()
+        model = Model(self.size, self.like)
+        x = torch.randn(self.size[5], self.size[3], self.size[1], **self.like).requires_grad_()
+        stream = torch.cuda.Stream(priority=0) if self.cuda and green is None else None
+        done = list[float]()
+        with torch.cuda.stream(stream), torch.autograd.set_multithreading_enabled(green is None):
+            step = self._step(model, x, green is not None)
+            for _ in range(3):
+                step()
+            self._synchronize()
+            ready()
+            while not stop():
+                step()
+                self._synchronize()
+                done.append(time.monotonic())
+        if green is not None:
+            green.pop_context()
+        return done
+
+    def _step(self, model: Model, x: Tensor, eager: bool) -> Callable[[], None]:
+        def step() -> None:
+            model(x).float().square().mean().backward()
+            model.zero_grad(set_to_none=True)
+            x.grad = None
+
+        if self.way.startswith("yield"):
+            assert self.turns is not None
+            pace = _Pace(self.turns, self.args.depth if self.cuda else None)
+            if self.cuda and self.way != "yield_eager":
+                return _in_short_graphs(model, x, pace)
+            model.between = pace
+            return step
+        if eager or not self.cuda or self.way == "eager":
+            return step
+        for _ in range(3):
+            step()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(
+            graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"
+        ):
+            model(x).float().square().mean().backward()
+        self._kept = graph
+        return graph.replay
+
+    def _synchronize(self) -> None:
+        if self.cuda:
+            torch.cuda.current_stream().synchronize()
+
+    # --- inference
+
+    def prepare(self) -> Callable[[], dict[str, Any]]:
+        """Make the models; what then answers at the given rate and tells milliseconds."""
+        sets = [Model(self.size, self.like) for _ in range(2 if self.extra == "updates" else 1)]
+        newest = Model(self.size, self.like) if self.extra else None
+        for model in (*sets, newest):
+            if model is not None:
+                model.requires_grad_(False)
+        x = torch.randn(1, self.size[3], self.size[1], **self.like)
+        stream = torch.cuda.Stream(priority=-1) if self.cuda else None
+        answers = [self._graph(model, x, stream) for model in sets]
+        return lambda: self._infer(sets, newest, answers, stream)
+
+    def _infer(
+        self, sets: list[Model], newest: Model | None, answers: list[Callable[[], Any]], stream: Any
+    ) -> dict[str, Any]:
+        turn = self.turns if self.way.startswith("yield") else None
+        lead_s = 1e-3 * self.args.lead_ms if "announced" in self.way else 0.0
+        side = torch.cuda.Stream(priority=0) if self.cuda else None
+        pieces: deque[tuple[Tensor, Tensor]] = deque()
+        rng, found, number, current, updates = random.Random(0), list[float](), 0, 0, 0
+        period_s, end_s = 1 / self.args.hz, time.perf_counter() + self.args.seconds
+        begun_s = time.monotonic()
+        due_s = time.perf_counter() + period_s
+        while time.perf_counter() < end_s:
+            due_s += period_s * rng.uniform(0.8, 1.2)  # so that every phase of training is met
+            while (left_s := due_s - lead_s - time.perf_counter()) > 0:
+                if pieces and left_s > 2e-3:
+                    self._copy(*pieces.popleft(), side)
+                    if not pieces:  # all are there: the next answer is the new version's
+                        if side is not None:
+                            side.synchronize()
+                        current, updates = 1 - current, updates + 1
+                else:
+                    time.sleep(min(left_s, 2e-4))
+            if turn is not None:
+                turn.take(lead_s + 0.02)
+            while time.perf_counter() < due_s:
+                pass
+            start_s = time.perf_counter()
+            if self.extra == "copy" and number % int(self.args.hz) == 0 and newest is not None:
+                for there, new in zip(sets[0].parameters(), newest.parameters(), strict=True):
+                    self._copy(there, new, stream)
+                updates += 1
+            answers[current]()
+            if stream is not None:
+                stream.synchronize()
+            found.append(1e3 * (time.perf_counter() - start_s))
+            if turn is not None:
+                turn.give_back()
+            number += 1
+            if self.extra == "updates" and number % int(self.args.hz) == 0 and newest is not None:
+                for there, new in zip(
+                    sets[1 - current].parameters(), newest.parameters(), strict=True
+                ):
+                    flat, other = there.data.view(-1), new.data.view(-1)
+                    for start in range(0, len(flat), PIECE):
+                        pieces.append((flat[start : start + PIECE], other[start : start + PIECE]))
+        found.sort()
+        at = {
+            f"p{q:g}_ms": found[min(len(found) - 1, int(q / 100 * len(found)))]
+            for q in (50, 90, 99)
+        }
+        parameters = sum(p.numel() for p in sets[0].parameters())
+        return {
+            **at,
+            "window": [begun_s, time.monotonic()],
+            "max_ms": found[-1],
+            "answers": len(found),
+            "updates": updates,
+            "parameters": parameters,
+        }
+
+    def _graph(self, model: Model, x: Tensor, stream: Any) -> Callable[[], Any]:
+        if stream is None:
+
+            def plain() -> None:
+                with torch.no_grad():
+                    model(x)
+
+            return plain
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream), torch.no_grad():
+            for _ in range(3):
+                model(x)
+            stream.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                model(x)
+
+        def replay() -> None:
+            with torch.cuda.stream(stream):
+                graph.replay()
+
+        return replay
+
+    @staticmethod
+    def _copy(there: Tensor, new: Tensor, stream: Any) -> None:
+        with torch.cuda.stream(stream), torch.no_grad():
+            there.copy_(new, non_blocking=True)
+
+
+def _in_short_graphs(model: Model, x: Tensor, between: Callable[[], None]) -> Callable[[], None]:
+    """A step as one CUDA graph for each half of a layer, forward, and one backward."""
+    stream, pool = torch.cuda.current_stream(), torch.cuda.graph_pool_handle()
+    for _ in range(3):
+        model(x).float().square().mean().backward()
+        model.zero_grad(set_to_none=True)
+    torch.cuda.synchronize()
+    graphs, inputs, outputs, kept = list[Any](), [x], list[Tensor](), list[Any]()
+
+    def captured(work: Callable[[], Any]) -> Any:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            found = work()
+        graphs.append(graph)
+        kept.append(found)
+        return found
+
+    for half in model.halves:
+        seen = inputs[-1]
+        outputs.append(captured(lambda half=half, seen=seen: half(seen)))  # type: ignore[misc]
+        inputs.append(outputs[-1].detach().requires_grad_())
+    last = inputs[-1]
+    (gradient,) = captured(lambda: torch.autograd.grad(last.float().square().mean(), last))
+    for number in range(len(outputs) - 1, -1, -1):
+        wanted = (inputs[number], *model.halves[number].parameters())
+        gradient = captured(
+            lambda n=number, w=wanted, g=gradient: torch.autograd.grad(outputs[n], w, g)  # type: ignore[misc]
+        )[0]
+
+    def step() -> None:
+        for graph in graphs:
+            between()
+            graph.replay()
+
+    step.kept = kept  # type: ignore[attr-defined]
+    return step
+
+
+class _Pace:
+    """Keeps few pieces ahead of the GPU, and launches none while it is the other's turn."""
+
+    def __init__(self, turns: GpuTurns, depth: int | None) -> None:
+        self._turns, self._depth = turns, depth
+        self._ahead: deque[Any] = deque()
+
+    def __call__(self) -> None:
+        if self._depth is not None:
+            event = torch.cuda.Event()
+            event.record()
+            self._ahead.append(event)
+            if len(self._ahead) > self._depth:
+                self._ahead.popleft().synchronize()
+        self._turns.wait()
+
+
+def one_process(bench: Bench, trains: bool, infers: bool, out: dict[str, Any]) -> None:
+    """Both in threads; or one of them alone."""
+    sys.setswitchinterval(5e-5)
+    ready, over, result = threading.Event(), threading.Event(), dict[str, Any]()
+
+    def train() -> None:
+        try:
+            result["done"] = bench.train(ready.set, over.is_set)
+        except Exception as error:
+            result["error"] = f"{type(error).__name__}: {error}"[:300]
+            ready.set()
+
+    infer = bench.prepare() if infers else None
+    thread = threading.Thread(target=train)
+    if trains:
+        thread.start()
+        ready.wait()
+    if "error" not in result:
+        if infer is not None:
+            out |= infer()
+        else:
+            begun_s = time.monotonic()
+            time.sleep(bench.args.seconds)
+            out["window"] = [begun_s, time.monotonic()]
+    over.set()
+    if trains:
+        thread.join()
+    out |= result
+
+
+def trainer_process(bench: Bench) -> None:
+    """Training until a line comes on the standard input."""
+    over = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.readline(), over.set()), daemon=True).start()
+    done = bench.train(lambda: print("ready", flush=True), over.is_set)
+    print(json.dumps({"done": done}), flush=True)
+
+
+def measure(way: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """One way, in processes of its own."""
+    name = way.partition("+")[0]
+    turns = folder / f"turns_{way}"
+    common = [
+        sys.executable, __file__, "--way", way, "--size", args.size, "--device", args.device, "--seconds",
+        str(args.seconds), "--hz", str(args.hz), "--lead-ms", str(args.lead_ms), "--depth", str(args.depth), "--turns", str(turns),
+    ]  # fmt: skip
+    mps = {"CUDA_MPS_PIPE_DIRECTORY": str(folder), "CUDA_MPS_LOG_DIRECTORY": str(folder)}
+    plain = dict(os.environ)
+    if name not in _SIDE_BY_SIDE:
+        run = subprocess.run(
+            [*common, "--role", "one"], capture_output=True, text=True, timeout=120
+        )
+        return _last(run.stdout, run.stderr)
+    under_mps = "mps" in name
+    shared = {**plain, **mps} if under_mps else plain
+    trains = dict(shared)
+    if name == "mps80":
+        trains["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] = "80"
+    if under_mps and args.device == "cuda":
+        subprocess.run(["nvidia-cuda-mps-control", "-d"], env=shared, check=True, timeout=30)
+    trainer = subprocess.Popen(
+        [*common, "--role", "train"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=trains
+    )  # fmt: skip
+    try:
+        assert trainer.stdout is not None
+        if trainer.stdout.readline().strip() != "ready":
+            return {"error": "training does not start"}
+        run = subprocess.run(
+            [*common, "--role", "infer"], capture_output=True, text=True, timeout=120, env=shared
+        )
+        found = _last(run.stdout, run.stderr)
+        rest, _ = trainer.communicate("\n", timeout=60)
+        return {**found, **_last(rest, "")}
+    finally:
+        trainer.kill()
+        trainer.wait()
+        if under_mps and args.device == "cuda":
+            subprocess.run(
+                ["nvidia-cuda-mps-control"], input="quit\n", env=shared, text=True, timeout=30, check=False
+            )  # fmt: skip
+
+
+def _last(output: str, errors: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
+        return found
+    except (IndexError, ValueError):
+        return {"error": errors[-300:]}
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--size", choices=list(SIZES), default="1.2G")
+    parser.add_argument(
+        "--tiny", action="store_true", help="a small network, on the CPU, for a moment"
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--ways", nargs="*", default=list(WAYS))
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument(
+        "--limit", type=float, default=1e9, help="begin nothing after so many seconds"
+    )
+    parser.add_argument("--hz", type=float, default=20.0)
+    parser.add_argument("--lead-ms", type=float, default=1.0)
+    parser.add_argument("--depth", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--role", choices=["one", "train", "infer"], default=None)
+    parser.add_argument("--way", default="")
+    parser.add_argument("--turns", default="")
+    args = parser.parse_args()
+    if args.role is not None:
+        bench, out = Bench(args), dict[str, Any]()
+        if args.role == "train":
+            trainer_process(bench)
+            return
+        if args.role == "infer":
+            out = bench.prepare()()
+        else:
+            bench.way = "eager" if args.way == "train_eager" else bench.way
+            one_process(
+                bench, not args.way.startswith("alone"), not args.way.startswith("train"), out
+            )
+        print(json.dumps(out), flush=True)
+        return
+    if args.tiny:
+        args.size, args.device, args.seconds = "tiny", "cpu", min(args.seconds, 1.0)
+        args.ways = [w for w in args.ways if "mps" not in w and "green" not in w]
+    begun_s, base = time.monotonic(), dict[str, float]()
+    with tempfile.TemporaryDirectory() as folder:
+        for way in ["train", "train_eager", *args.ways]:
+            if time.monotonic() - begun_s > args.limit:
+                break
+            try:
+                found = measure(way, args, Path(folder))
+            except (subprocess.SubprocessError, OSError) as error:
+                found = {"error": f"{type(error).__name__}: {error}"[:300]}
+            window, done = found.pop("window", None), found.pop("done", None)
+            if window and done:  # only what was trained while answers were measured
+                within = sum(window[0] < at <= window[1] for at in done)
+                found["steps_per_s"] = within / (window[1] - window[0])
+            if way in ("train", "alone"):
+                base |= {way: found.get("steps_per_s", found.get("p99_ms", float("nan")))}
+            row = {
+                "way": way,
+                "size": args.size,
+                "depth": args.depth,
+                "lead_ms": args.lead_ms,
+                **found,
+            }
+            if "steps_per_s" in row and "train" in base:
+                row["training_share"] = row["steps_per_s"] / base["train"]
+            if "p99_ms" in row and "alone" in base:
+                row["p99_of_alone"] = row["p99_ms"] / base["alone"]
+            if args.out is not None:
+                with args.out.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+            shown = {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}
+            print(json.dumps(shown), flush=True)
+
+
+if __name__ == "__main__":
+    main()
