@@ -31,6 +31,7 @@ setup(
             "diffusion = user_core.policies.generative.policy:DiffusionPolicy",
             "flow = user_core.policies.generative.policy:FlowPolicy",
             "linear_gaussian = user_core.fakes:LinearGaussianPolicy",
+            "lerobot = user_core.policies.lerobot.policy:LeRobotPolicy",
             "residual = user_core.policies.improving.residual:ResidualPolicy",
             "steered = user_core.policies.improving.steered:SteeredPolicy",
             "tanh_gaussian = user_core.policies.tanh_gaussian:TanhGaussianPolicy",

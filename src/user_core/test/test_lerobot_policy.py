@@ -1,0 +1,264 @@
+"""LeRobot's own classes, small and on the CPU, as policies of ours. Skips where LeRobot is not installed."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from user_core.conformance import check_policy
+from user_core.errors import ConfigError, PluginError, PolicyError, SpecError
+from user_core.policies.lerobot.config import LeRobotConfig
+from user_core.policies.lerobot.policy import LeRobotPolicy
+from user_core.specs import ArraySpec, RobotSpec
+from user_core.types import Task
+from user_testing.small_vlm import make_small_vlm
+
+pytest.importorskip("lerobot", reason="LeRobot is not installed: USER_EXTRA=lerobot make setup")
+
+SPEC = RobotSpec(
+    "arm",
+    {
+        "joint_position": ArraySpec((3,), low=-2.0, high=2.0, unit="rad"),
+        "image_front": ArraySpec((64, 64, 3), "uint8"),
+    },
+    ArraySpec((3,), low=(-1.0, -1.0, 0.0), high=1.0),
+)
+TASK = Task("reach", "reach the target")
+ACT = {
+    "chunk_size": 8, "n_action_steps": 8, "dim_model": 32, "n_heads": 2, "dim_feedforward": 64,
+    "n_encoder_layers": 1, "n_vae_encoder_layers": 1, "latent_dim": 4, "pretrained_backbone_weights": None,
+}  # fmt: skip
+DIFFUSION = {
+    "n_obs_steps": 1, "horizon": 8, "n_action_steps": 8, "down_dims": [16, 32], "num_train_timesteps": 10,
+    "spatial_softmax_num_keypoints": 4, "diffusion_step_embed_dim": 16, "pretrained_backbone_weights": None,
+    "crop_ratio": 1.0,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def vlm(tmp_path_factory):
+    return make_small_vlm(tmp_path_factory.mktemp("vlm"))
+
+
+@pytest.fixture(params=["act", "diffusion", "smolvla"])
+def policy(request):
+    kind = request.param
+    theirs = {"act": ACT, "diffusion": DIFFUSION}.get(kind) or request.getfixturevalue("vlm")
+    made = make(type=kind, config=theirs)
+    made.reset(TASK)
+    return made
+
+
+def make(spec=SPEC, **params):
+    params = {"config": ACT, "instruction": "reach the target"} | params
+    return LeRobotPolicy(LeRobotConfig(**params), spec)
+
+
+def seen(spec=SPEC, rows=None, seed=0):
+    rng = np.random.default_rng(seed)
+
+    def draw(one):
+        return one.sample(rng) if rows is None else np.stack([one.sample(rng) for _ in range(rows)])
+
+    return {name: draw(one) for name, one in spec.observation.items()}
+
+
+def learned(policy, updates=3, seed=0):
+    """Some steps of plain gradient descent, as an algorithm makes them."""
+    network = policy.network()
+    generator = torch.Generator().manual_seed(seed)
+    for i in range(updates):
+        inputs = network.inputs(seen(rows=4, seed=i))
+        network.observe(inputs)
+        action = torch.rand((4, 3 * network.rows), generator=generator) - 0.5
+        weight = torch.ones_like(action)
+        weight[0, 12:] = 0
+        network.observe_actions(action, weight)
+        loss = network.loss(inputs, action, weight, generator)
+        network.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for _, p in network.named_parameters():
+                if p.grad is not None:
+                    p -= 0.01 * p.grad
+    return network
+
+
+def test_it_keeps_the_promises_of_a_policy(policy):
+    check_policy(policy, SPEC).require()
+    assert policy.rows == 8 and policy.act(seen()).shape == (8, 3)
+
+
+def test_what_is_learned_acts(policy):
+    before = policy.act(seen(), deterministic=True)
+    network = learned(policy)
+    policy.load(network.arrays())
+    after = policy.act(seen(), deterministic=True)
+    assert not np.array_equal(before, after)
+    inputs = network.inputs(seen(rows=1) | {n: a[None] for n, a in seen().items()})
+    np.testing.assert_allclose(
+        policy._scale.to_robot(network.generate(inputs, 0)[0].numpy()), after, atol=1e-5
+    )
+
+
+def test_its_noise_is_that_of_the_generator(policy):
+    losses = [
+        learned(policy, 1, seed).loss(
+            policy.network().inputs(seen(rows=2)), torch.zeros(2, 24), None,
+            torch.Generator().manual_seed(7),
+        ).item()
+        for seed in (0, 0)
+    ]  # fmt: skip
+    state = torch.random.get_rng_state()
+    learned(policy, 1)
+    assert losses[0] == losses[1] and torch.equal(state, torch.random.get_rng_state())
+
+
+def test_rows_beyond_the_end_of_an_episode_do_not_count(policy):
+    network = policy.network()
+    inputs, weight = network.inputs(seen(rows=2)), torch.ones(2, 24)
+    weight[:, 12:] = 0
+    action = torch.zeros(2, 24)
+    other = action.clone()
+    other[:, 12:] = 0.9
+
+    def loss(of):
+        network.policy.eval = network.policy.train  # as it learns
+        return network.loss(inputs, of, weight, torch.Generator().manual_seed(1)).item()
+
+    if (
+        network.policy.config.type != "diffusion"
+    ):  # LeRobot's counts them unless it is told otherwise
+        assert loss(action) == pytest.approx(loss(other), rel=1e-5)
+
+
+def test_lerobot_opens_what_was_learned_and_does_the_same(policy, tmp_path):
+    policy.load(learned(policy).arrays())
+    policy.save(tmp_path / "saved")
+    from lerobot.configs.policies import PreTrainedConfig
+    from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+
+    theirs = PreTrainedConfig.from_pretrained(tmp_path / "saved")
+    model = get_policy_class(theirs.type).from_pretrained(tmp_path / "saved", config=theirs)
+    before, after = make_pre_post_processors(theirs, pretrained_path=str(tmp_path / "saved"))
+    one = seen()
+    batch = {
+        "observation.state": torch.from_numpy(one["joint_position"])[None],
+        "observation.images.image_front": torch.from_numpy(one["image_front"]).permute(2, 0, 1)[None] / 255,
+        "task": ["reach the target"],
+    }  # fmt: skip
+    if theirs.observation_delta_indices is not None:
+        batch = {n: v[:, None] if n.startswith("obs") else v for n, v in batch.items()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        chunk = after(model.predict_action_chunk(before(batch)))[0].numpy()
+    ours = policy.act(one, deterministic=True)
+    low, high = SPEC.action.low_array, SPEC.action.high_array
+    np.testing.assert_allclose(ours, np.clip(chunk, low, high), atol=1e-5)
+    # and back again, as a checkpoint of somebody else
+    again = make(type=theirs.type, checkpoint=str(tmp_path / "saved"), config={})
+    again.reset(TASK)
+    np.testing.assert_allclose(again.act(one, deterministic=True), ours, atol=1e-5)
+
+
+def test_versions_hold_what_is_trained_and_name_their_base(vlm, tmp_path):
+    fresh = make(type="smolvla", config=vlm)
+    fresh.save(tmp_path / "a")
+    make(type="smolvla", config=vlm, seed=1).save(tmp_path / "b")
+    one, other = (make(type="smolvla", checkpoint=str(tmp_path / n), config={}) for n in "ab")
+    size = {
+        name: sum(a.nbytes for a in p.arrays().values())
+        for name, p in (("all", fresh), ("part", one))
+    }
+    assert size["part"] < 0.6 * size["all"]
+    assert not any("vision" in name for name in one.arrays())
+    one.load(learned(one).arrays())
+    with pytest.raises(PolicyError, match="base of a policy version"):
+        other.load(one.arrays())
+    with pytest.raises(PolicyError, match="SHA-256"):
+        make(type="smolvla", checkpoint=str(tmp_path / "a"), config={}, checkpoint_hash="0" * 64)
+
+
+def test_plans_go_on_where_lerobot_can(vlm):
+    policy = make(type="smolvla", config=vlm)
+    policy.reset(TASK)
+    plan = policy.act(seen(), deterministic=True)
+    going_on = policy.continue_plan(seen(), plan[2:], 3, deterministic=True)
+    assert going_on.shape == (8, 3)
+    np.testing.assert_array_equal(going_on[:3], plan[2:5])
+    assert not hasattr(make(type="act"), "continue_plan")
+
+
+def test_a_robot_with_other_units_and_names(tmp_path):
+    make(type="act").save(tmp_path)
+    other = RobotSpec(
+        "other",
+        {
+            "q": ArraySpec((3,), low=-200.0, high=200.0, unit="deg"),
+            "image_top": ArraySpec((32, 32, 3), "uint8"),
+        },
+        ArraySpec((3,), low=(-100.0, -100.0, 0.0), high=100.0),
+    )
+    with pytest.raises(SpecError, match="image_top"):
+        make(other, checkpoint=str(tmp_path), config={})
+    policy = make(
+        other, checkpoint=str(tmp_path), config={}, resize_images=True,
+        mapping={"observation.images.image_front": "image_top"},
+        scale={"observation.state": 0.01, "action": 0.01},
+    )  # fmt: skip
+    check_policy(policy, other).require()
+
+
+def test_bad_checkpoints(tmp_path):
+    make(type="act").save(tmp_path)
+    with pytest.raises(PolicyError, match="type diffusion"):
+        make(type="diffusion", checkpoint=str(tmp_path), config={})
+    with pytest.raises(PolicyError, match="another architecture"):
+        make(checkpoint=str(tmp_path), config={"dim_model": 64})
+    with pytest.raises(PolicyError, match="no such folder"):
+        make(checkpoint=str(tmp_path / "nothing"), config={})
+    with pytest.raises(ConfigError, match="chunk_size"):
+        make(checkpoint=str(tmp_path), config={"chunk_siz": 4})
+    for file in tmp_path.glob("policy_*normalizer*"):
+        file.unlink()
+    with pytest.raises(PolicyError):
+        make(checkpoint=str(tmp_path), config={})
+    for file in tmp_path.glob("policy_*"):
+        file.unlink()
+    with pytest.raises(PolicyError, match="no policy_preprocessor.json"):
+        make(checkpoint=str(tmp_path), config={})
+    make(checkpoint=str(tmp_path), config={}, statistics="data")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"type": "unheard"}))
+    with pytest.raises(PolicyError, match="unheard"):
+        make(checkpoint=str(tmp_path), config={})
+
+
+def test_statistics_of_a_data_set_that_lacks_some(tmp_path):
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta/stats.json").write_text(
+        json.dumps({"action": {"mean": [0] * 3, "std": [1] * 3}})
+    )
+    with pytest.raises(PolicyError, match=r"observation.state \(mean, std\)"):
+        make(type="act", statistics=str(tmp_path))
+
+
+def test_without_an_instruction_nothing_is_trained_and_nothing_moves(vlm):
+    policy = make(type="smolvla", config=vlm, instruction="")
+    with pytest.raises(PolicyError, match="instruction"):
+        policy.network()
+    with pytest.raises(PolicyError, match="instruction"):
+        policy.reset(Task("reach"))
+    policy.reset(TASK)
+
+
+def test_unknown_types_and_chunks_that_begin_before_now():
+    with pytest.raises(PluginError, match="smolvla"):
+        make(type="magic")
+    policy = make(type="diffusion", config=DIFFUSION | {"n_obs_steps": 2})
+    assert policy.observation_history == 2
+    past = {name: np.stack([array, array]) for name, array in seen().items()}
+    assert policy.act(past).shape[1] == 3, "it acts"
+    with pytest.raises(PolicyError, match="n_obs_steps: 1"):
+        policy.network()

@@ -1,0 +1,88 @@
+"""Settings of the policy ``lerobot``."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from user_core.config import Config, setting
+from user_core.errors import ConfigError
+
+#: Statistics that settle from what is learned from.
+FROM_DATA = "data"
+
+
+class LeRobotConfig(Config):
+    """Which of LeRobot's policies, with which settings of its own, and what it sees of our robot."""
+
+    NOT_IN_HASH: ClassVar[tuple[str, ...]] = ("checkpoint", "statistics", "device", "instruction")
+
+    type: str = setting(
+        "",
+        doc="LeRobot's name of the policy (act, diffusion, smolvla, pi0, ...); of a checkpoint what it must be, "
+        "or empty.",
+    )
+    checkpoint: str = setting(
+        "",
+        doc="Folder with LeRobot's config.json and model.safetensors, or a name on the Hugging Face hub, to begin "
+        "with; empty for first weights at random.",
+    )
+    checkpoint_hash: str = setting(
+        "",
+        doc="SHA-256 of its model.safetensors; another one is refused. Versions of what is trained on a base are "
+        "refused at a robot whose base is another in any case.",
+    )
+    revision: str = setting("", doc="Revision on the hub: a commit, branch or tag.")
+    strict: bool = setting(
+        True,
+        doc="Whether every weight must be in the checkpoint, and no others, as LeRobot's class wants them.",
+    )
+    config: dict[str, Any] = setting(
+        factory=dict,
+        doc="Settings of LeRobot's own configuration class, for instance chunk_size; they win over the checkpoint's.",
+    )
+    processors: dict[str, Any] = setting(
+        factory=dict,
+        doc="Settings of single steps of its pre- and postprocessors, for instance "
+        "{tokenizer_processor: {tokenizer_name: /models/tokenizer}}.",
+    )
+    modules: tuple[str, ...] = setting(
+        (),
+        doc="Modules to import that register policies. Installed packages lerobot_policy_* need not be named.",
+    )
+    mapping: dict[str, Any] = setting(
+        factory=dict,
+        doc="What its inputs are at this robot: name of a feature to an observation, or to a list of them that are "
+        "joined; an empty one leaves a camera out. What is not named is found by its name.",
+    )
+    scale: dict[str, Any] = setting(
+        factory=dict,
+        doc="Numbers of a feature of its in one of ours: 57.29578 for degrees, 100 for a gripper in percent; one "
+        "for all elements, or one for each. The feature of actions is called action.",
+    )
+    resize_images: bool = setting(
+        False,
+        doc="Whether images of another size than it was trained with are brought to that size.",
+    )
+    statistics: str = setting(
+        "",
+        doc="Statistics that it normalises with: a LeRobot data set or its stats.json, or `data` to let them settle "
+        "from what is learned from. Empty: the checkpoint's; `data` without a checkpoint.",
+    )
+    statistics_calls: int = setting(
+        20,
+        doc="Calls of the learner's update that settle statistics from data; then they stay.",
+        ge=1,
+    )
+    instruction: str = setting(
+        "",
+        doc="The task in words, for policies that read, where the actor is given none (actor.instruction).",
+    )
+    device: str = setting("cpu", doc="torch device that acts: cpu, cuda, cuda:1.")
+    seed: int = setting(0, doc="Seed of first weights and of the noise of actions.", ge=0)
+
+    def validate(self) -> None:
+        if not self.type and not self.checkpoint:
+            raise ConfigError(
+                "policy lerobot", got="neither type nor checkpoint",
+                expected="type: act (a new policy), or checkpoint: a folder or a name on the hub",
+            )  # fmt: skip

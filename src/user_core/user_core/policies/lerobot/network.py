@@ -1,0 +1,282 @@
+"""What algorithms train of a policy of LeRobot: its own loss, on batches of ours. Imports torch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from user_core.errors import PolicyError, SpecError
+from user_core.policies.features import ActionScale
+from user_core.policies.lerobot.inputs import ACTION
+from user_core.policies.lerobot.opening import Opened, normalising, seeded
+from user_core.specs import Array, Arrays
+
+_BASE = "base.sha256"
+
+
+class LeRobotNetwork(nn.Module):
+    """A :class:`~user_core.interfaces.LossNetwork` around a policy of LeRobot and its processors.
+
+    Args:
+        opened: Policy and processors.
+        scale: Of actions.
+        instruction: The task in words.
+
+    Attributes:
+        rows: Actions of a chunk that it learns, T.
+        lags: How many steps before now each observation that it sees was taken; the last is now.
+        history: Observations that batches must hold for that, N.
+    """
+
+    def __init__(self, opened: Opened, scale: ActionScale, instruction: str) -> None:
+        super().__init__()
+        self.policy, self.statistics = opened.policy, opened.statistics
+        self.inputs_map, self.base_hash, self.reads = opened.inputs, opened.base_hash, opened.reads
+        self.before, self.after, self.scale = opened.before, opened.after, scale
+        self.instruction = instruction
+        theirs = self.policy.config
+        ahead = list(theirs.action_delta_indices or [0])
+        behind = theirs.observation_delta_indices
+        self.first_row = int(ahead[0])
+        self.rows = len(ahead)
+        self.stacked = behind is not None
+        self.lags = [-int(i) for i in behind or [0] if i <= 0] or [0]
+        self.history = max(self.lags) + 1
+        middle, half = torch.from_numpy(scale.middle), torch.from_numpy(scale.half)
+        factor = opened.inputs.action_scale
+        factors = torch.ones_like(half) if factor is None else torch.from_numpy(np.array(factor))
+        self._middle, self._half, self._factor = middle, half, factors
+        self._kept = self._names_of_versions()
+
+    # What is trained, kept and sent ---------------------------------------------------------------
+
+    def named_parameters(self, *args: Any, **keywords: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """What is trained; what LeRobot has frozen is not."""
+        for name, parameter in super().named_parameters(*args, **keywords):
+            if parameter.requires_grad:
+                yield name, parameter
+
+    def arrays(self) -> dict[str, Array]:
+        """What an actor needs: all weights, or those that differ from the base, the hash of which says which it is;
+        and statistics. bfloat16 travels as the uint16 that it consists of."""
+        state = self.policy.state_dict()
+        found = {f"policy.{name}": _to_numpy(state[name]) for name in self._kept}
+        found |= {name: _to_numpy(tensor) for name, tensor in self.statistics.named().items()}
+        if self.base_hash:
+            found[_BASE] = np.frombuffer(bytes.fromhex(self.base_hash), np.uint8).copy()
+        return found
+
+    def take(self, arrays: Arrays) -> None:
+        """Take over what :meth:`arrays` gave; raises PolicyError, and changes nothing, where its base is another."""
+        if self.base_hash and bytes(np.asarray(arrays[_BASE]).tobytes()).hex() != self.base_hash:
+            raise PolicyError(
+                "base of a policy version", got=f"SHA-256 {bytes(np.asarray(arrays[_BASE]).tobytes()).hex()}",
+                expected=f"{self.base_hash}, which is the checkpoint here",
+                hint="Robot and learner must begin with the same checkpoint",
+            )  # fmt: skip
+        with torch.no_grad():
+            state = self.policy.state_dict()
+            for name in self._kept:
+                _copy(state[name], arrays[f"policy.{name}"])
+            for name, tensor in self.statistics.named().items():
+                _copy(tensor, arrays[name])
+
+    def _names_of_versions(self) -> list[str]:
+        names = list(self.policy.state_dict())
+        if not self.base_hash:
+            return names
+        changing = {
+            name
+            for name, p in self.policy.named_parameters(remove_duplicate=False)
+            if p.requires_grad
+        }
+        for prefix, module in self.policy.named_modules():
+            if isinstance(module, _BatchNorm):
+                changing |= {f"{prefix}.{name}" for name, _ in module.named_buffers(recurse=False)}
+        return [name for name in names if name in changing]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LeRobotNetwork:
+        fresh = LeRobotNetwork.__new__(LeRobotNetwork)
+        memo[id(self)] = fresh
+        fresh.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return fresh
+
+    def to(self, *args: Any, **keywords: Any) -> LeRobotNetwork:
+        """Also tells policy and processors where they are."""
+        super().to(*args, **keywords)
+        device = self.device
+        self._middle, self._half, self._factor = (
+            t.to(device) for t in (self._middle, self._half, self._factor)
+        )
+        self.policy.config.device = str(device)
+        for step in self.before.steps:
+            if hasattr(step, "tensor_device"):
+                step.tensor_device, step.device = device, device.type
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        found: torch.device = next(self.policy.parameters()).device
+        return found
+
+    # What it sees ---------------------------------------------------------------------------------
+
+    def inputs(self, observation: Arrays) -> dict[str, Tensor]:
+        """Its features by their names: images (B, h, w, 3) uint8, vectors (B, S) float32 in its units; with more than
+        one observation at once (B, N, ...)."""
+        mine, specs = self.inputs_map, self.inputs_map.spec.observation
+        found = {}
+        for feature, name in mine.images.items():
+            image = torch.as_tensor(observation[name])
+            self._lead(tuple(image.shape), specs[name].shape, name)
+            found[feature] = self._lagged(image)
+        for feature, names in mine.vectors.items():
+            shape = np.shape(observation[names[0]])
+            lead = self._lead(shape, specs[names[0]].shape, names[0])
+            vectors = torch.from_numpy(mine.vector(feature, observation, lead))
+            found[feature] = self._lagged(vectors)
+        return found
+
+    def _lagged(self, tensor: Tensor) -> Tensor:
+        return tensor if self.history == 1 else tensor[:, [self.history - 1 - i for i in self.lags]]
+
+    def _lead(self, shape: tuple[int, ...], wanted: tuple[int, ...], name: str) -> tuple[int, ...]:
+        lead = shape[: len(shape) - len(wanted)]
+        past = (self.history,) if self.history > 1 else ()
+        if lead[1:] != past or not lead or shape[len(lead) :] != wanted:
+            raise SpecError(
+                f"observations {name!r} of a batch", got=shape, expected=("B", *past, *wanted),
+                hint=f"Set sampler.observation_history to {self.history}, as the policy's"
+                if self.history > 1 else "",
+            )  # fmt: skip
+        return lead
+
+    def observe(self, *inputs: Mapping[str, Tensor]) -> None:
+        """Let statistics of what is seen settle."""
+        for one in inputs:
+            for name in self.inputs_map.vectors:
+                self.statistics.settle(name, one[name].reshape(-1, one[name].shape[-1]))
+
+    def observe_actions(self, action: Tensor, weight: Tensor | None) -> None:
+        """Let statistics of actions (B, T x A) settle, of those that are there."""
+        rows = self.theirs(action).flatten(0, 1)
+        if weight is not None:
+            rows = rows[weight.reshape(rows.shape).sum(1) > 0]
+        self.statistics.settle(ACTION, rows)
+
+    # What it does ---------------------------------------------------------------------------------
+
+    def theirs(self, action: Tensor) -> Tensor:
+        """Actions (B, T x A) in network units as LeRobot has them, (B, T, A)."""
+        rows = action.reshape(len(action), -1, len(self._middle))
+        return (self._middle + self._half * rows) * self._factor
+
+    def ours(self, chunk: Tensor) -> Tensor:
+        """Chunks (B, T, A) of LeRobot in network units; what lies outside the bounds is cut."""
+        half = torch.where(self._half > 0, self._half, torch.ones_like(self._half))
+        chunk = chunk.to(half.device, torch.float32)
+        return ((chunk / self._factor - self._middle) / half).clamp(-1, 1)
+
+    def loss(
+        self, inputs: Mapping[str, Tensor], action: Tensor, weight: Tensor | None, generator: torch.Generator,
+    ) -> Tensor:  # fmt: skip
+        """The policy's own loss. A row whose elements all have weight 0 counts as beyond the end of its episode."""
+        batch = self.batch(inputs)
+        chunk = self.theirs(action)
+        batch[ACTION] = (
+            chunk if self.policy.config.action_delta_indices is not None else chunk[:, 0]
+        )
+        there = torch.ones(chunk.shape[:2], dtype=torch.bool, device=chunk.device)
+        if weight is not None:
+            there = weight.reshape(chunk.shape).sum(-1) > 0
+        batch["action_is_pad"] = ~there
+        self.policy.train()
+        with seeded(_seed_of(generator), self.device):
+            found = self.policy.forward(self.prepared(batch))
+        loss: Tensor = found[0] if isinstance(found, tuple) else found["loss"]
+        return loss
+
+    def generate(self, inputs: Mapping[str, Tensor], seed: int, **keywords: Any) -> Tensor:
+        """Chunks (B, T, A) in network units, of the noise of a seed."""
+        self.policy.eval()
+        if hasattr(self.policy, "reset"):
+            self.policy.reset()
+        with torch.no_grad(), seeded(seed, self.device):
+            made = self.policy.predict_action_chunk(self.prepared(self.batch(inputs)), **keywords)
+            self._bind()
+            return self.ours(self.after(made))
+
+    def batch(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What LeRobot's preprocessor takes: images as floats with channels first, and the task."""
+        found: dict[str, Any] = {}
+        rows = 0
+        for name, tensor in inputs.items():
+            tensor = tensor.to(self.device)
+            rows = len(tensor)
+            if name in self.inputs_map.images:
+                tensor = self._image(name, tensor)
+            if self.stacked and len(self.lags) == 1:
+                tensor = tensor[:, None]
+            found[name] = tensor
+        found["task"] = [self.instruction] * rows
+        return found
+
+    def prepared(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch after the preprocessor, normalised with the present statistics."""
+        self._bind()
+        found: dict[str, Any] = self.before(batch)
+        return found
+
+    def _image(self, name: str, image: Tensor) -> Tensor:
+        found = image.movedim(-1, -3).float() / 255
+        size = self.inputs_map.sizes.get(name)
+        if size is None:
+            return found
+        lead = found.shape[:-3]
+        flat = interpolate(
+            found.flatten(0, -4), size, mode="bilinear", antialias=True, align_corners=False
+        )
+        return flat.reshape(*lead, *flat.shape[1:])
+
+    def _bind(self) -> None:
+        """The processors normalise with the buffers of this module, wherever these are now."""
+        values = self.statistics.values()
+        for step in normalising(self.before, self.after):
+            step._tensor_stats, step.stats = values, values
+            step.device = self.device
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint of LeRobot: configuration, weights and processors."""
+        self._bind()
+        folder.mkdir(parents=True, exist_ok=True)
+        self.policy.save_pretrained(folder)
+        self.before.save_pretrained(folder)
+        self.after.save_pretrained(folder)
+
+
+def _to_numpy(tensor: Tensor) -> Array:
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.view(torch.uint16)
+    found: Array = tensor.numpy().copy()
+    return found
+
+
+def _copy(target: Tensor, array: Array) -> None:
+    source = torch.from_numpy(np.array(array))
+    if target.dtype == torch.bfloat16 and source.dtype == torch.uint16:
+        source = source.view(torch.bfloat16)
+    target.copy_(source.reshape(target.shape))
+
+
+def _seed_of(generator: torch.Generator) -> int:
+    return int(torch.randint(2**31, (), generator=generator, device=generator.device))

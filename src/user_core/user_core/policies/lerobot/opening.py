@@ -1,0 +1,377 @@
+"""A policy of LeRobot with its processors, new or from a checkpoint; every way in which that fails, said. Imports torch."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from user_core.errors import ConfigError, PluginError, PolicyError, SuiteError
+from user_core.policies.lerobot.config import FROM_DATA, LeRobotConfig
+from user_core.policies.lerobot.inputs import ACTION, VISUAL, Feature, InputMap, features_of
+from user_core.policies.lerobot.statistics import (
+    Statistics,
+    from_bounds,
+    least_widths,
+    read_statistics,
+    require_statistics,
+)
+from user_core.runtime.lerobot import INSTALL, lerobot, register_others
+from user_core.specs import RobotSpec
+
+_WEIGHTS = "model.safetensors"
+#: Settings by which policies say that they bring images to a size of their own.
+_RESIZING = (
+    "resize_imgs_with_padding",
+    "image_resolution",
+    "resize_shape",
+    "image_size",
+    "n_obs_image_size",
+)
+_MOST_NAMED = 4
+
+
+@dataclass
+class Opened:
+    """A policy of LeRobot, and what it takes to use it.
+
+    Attributes:
+        policy: Its torch module.
+        before: Its preprocessor.
+        after: Its postprocessor.
+        inputs: What its inputs are at our robot.
+        statistics: What the processors normalise with.
+        base_hash: SHA-256 of the weights that it began with; empty for a new one.
+        reads: Whether it wants an instruction.
+    """
+
+    policy: Any
+    before: Any
+    after: Any
+    inputs: InputMap
+    statistics: Statistics
+    base_hash: str
+    reads: bool
+
+
+def open_policy(config: LeRobotConfig, spec: RobotSpec) -> Opened:
+    """Make a policy as configured.
+
+    Raises:
+        PluginError: LeRobot is not installed, or does not have this policy.
+        ConfigError: A setting that LeRobot's configuration does not have, or refuses.
+        PolicyError: The checkpoint is not there, is of another architecture, or lacks statistics.
+        SpecError: The robot lacks what the policy wants to see, or takes other actions.
+    """
+    purpose = f"policy {config.type or config.checkpoint}"
+    configs = lerobot("configs.policies", purpose)
+    factory = lerobot("policies.factory", purpose)
+    register_others(config.modules)
+    theirs = _their_config(config, spec, configs.PreTrainedConfig)
+    features = [
+        Feature(name, one.type.name == VISUAL, tuple(one.shape))
+        for name, one in (theirs.input_features or {}).items()
+        if one.type.name != "LANGUAGE"
+    ]
+    action = theirs.action_feature
+    if action is None:
+        raise PolicyError(
+            purpose, got="a configuration without actions", expected="output_features: action"
+        )
+    resizes = any(getattr(theirs, name, None) for name in _RESIZING)
+    inputs = InputMap(features, int(action.shape[0]), spec, config, resizes)
+    policy, base_hash = _weights(config, theirs, factory, purpose)
+    given, before, after = _processors(config, theirs, factory, inputs, purpose)
+    settling = least_widths(inputs) if config.statistics == FROM_DATA or not given else {}
+    steps = normalising(before, after)
+    values = given or from_bounds(inputs)
+    if settling and getattr(theirs, "use_relative_actions", False):
+        raise PolicyError(
+            f"statistics of {purpose}", got="to settle from data, and actions relative to the state",
+            expected="statistics of these relative actions",
+            hint="Let LeRobot compute them (lerobot-edit-dataset), and name that data set: statistics: FOLDER",
+        )  # fmt: skip
+    require_statistics(steps, values, purpose)
+    if not steps and settling:
+        raise PolicyError(
+            f"statistics of {purpose}", got="to settle from data",
+            expected="a data set or its stats.json, as its processors normalise in their own way",
+        )  # fmt: skip
+    statistics = Statistics(values, settling, config.statistics_calls)
+    reads = any(type(step).__name__ == "TokenizerProcessorStep" for step in before.steps) or any(
+        "task" in type(step).__name__.lower() or "language" in type(step).__name__.lower()
+        for step in before.steps
+    )
+    return Opened(policy, before, after, inputs, statistics, base_hash, reads)
+
+
+def normalising(*pipelines: Any) -> list[Any]:
+    """The steps of pipelines that normalise, or undo it."""
+    module = lerobot("processor.normalize_processor")
+    kinds = (module.NormalizerProcessorStep, module.UnnormalizerProcessorStep)
+    return [step for pipeline in pipelines for step in pipeline.steps if isinstance(step, kinds)]
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """LeRobot draws from torch's global generator: within this its noise is that of a seed, and outside nothing
+    of it is seen."""
+    devices = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+# --------------------------------------------------------------------------------------------------
+# Its configuration
+# --------------------------------------------------------------------------------------------------
+
+
+def _their_config(config: LeRobotConfig, spec: RobotSpec, base: Any) -> Any:
+    import draccus  # type: ignore[import-not-found,unused-ignore]
+
+    if config.checkpoint:
+        found = _of_checkpoint(config, base)
+        if config.type and found.type != config.type:
+            raise PolicyError(
+                f"checkpoint {config.checkpoint}", got=f"a policy of type {found.type}",
+                expected=f"type {config.type}", hint="Another checkpoint, or another type",
+            )  # fmt: skip
+    else:
+        try:
+            cls = base.get_choice_class(config.type)
+        except Exception as error:
+            choices = sorted(base.get_known_choices())
+            raise PluginError(
+                f"policy {config.type!r} of LeRobot", got="no such policy", expected=f"one of {choices}",
+                hint="Install the package that has it (lerobot_policy_...), or name its module: modules: [...]",
+            ) from error  # fmt: skip
+        with _quiet():
+            found = cls(device="cpu")
+    known = {field.name for field in fields(found)}
+    for name in config.config:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            raise ConfigError(
+                f"config of policy {found.type}", got=name, expected=f"a setting of {type(found).__name__}",
+                hint=f"Perhaps {near[0]}" if near else f"It has {sorted(known)}",
+            )  # fmt: skip
+    try:
+        with _quiet():
+            plain = {
+                **draccus.encode(found),
+                "device": config.device,
+                "push_to_hub": False,
+                **config.config,
+            }
+            made = draccus.decode(type(found), plain)
+            if not config.checkpoint and not config.config.get("input_features"):
+                types = lerobot("configs.types")
+                made.input_features = {
+                    one.name: types.PolicyFeature(_type_of(one, types), one.shape)
+                    for one in features_of(spec, config.mapping)
+                }
+                made.output_features = {
+                    ACTION: types.PolicyFeature(types.FeatureType.ACTION, (spec.action.size,))
+                }
+            made.validate_features()
+    except SuiteError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"config of policy {found.type}", got=_short(error),
+            expected=f"settings that {type(found).__name__} accepts, for what the robot shows",
+            hint="Which observations it sees, and under which of its names, is said by mapping",
+        ) from error  # fmt: skip
+    return made
+
+
+def _type_of(feature: Feature, types: Any) -> Any:
+    kind = types.FeatureType
+    if feature.image:
+        return kind.VISUAL
+    return kind.ENV if feature.name == "observation.environment_state" else kind.STATE
+
+
+def _of_checkpoint(config: LeRobotConfig, base: Any) -> Any:
+    path = Path(config.checkpoint).expanduser()
+    if not path.is_dir() and (path.is_absolute() or config.checkpoint.count("/") != 1):
+        raise PolicyError(
+            f"checkpoint {config.checkpoint}", got="no such folder",
+            expected="a folder with LeRobot's config.json, or a name on the hub (owner/name)",
+            hint="lerobot-train keeps them in OUTPUT/checkpoints/last/pretrained_model",
+        )  # fmt: skip
+    try:
+        with _quiet():
+            return base.from_pretrained(_place(config), revision=config.revision or None)
+    except Exception as error:
+        raise PolicyError(
+            f"checkpoint {config.checkpoint}", got=_short(error),
+            expected="a checkpoint of LeRobot" + ("" if path.is_dir() else ", on a hub that can be reached"),
+            hint=f"config.json names its type; packages that are not installed do not know theirs ({INSTALL})",
+        ) from error  # fmt: skip
+
+
+def _place(config: LeRobotConfig) -> str:
+    path = Path(config.checkpoint).expanduser()
+    return str(path) if path.is_dir() else config.checkpoint
+
+
+# --------------------------------------------------------------------------------------------------
+# Its weights
+# --------------------------------------------------------------------------------------------------
+
+
+def _weights(config: LeRobotConfig, theirs: Any, factory: Any, purpose: str) -> tuple[Any, str]:
+    try:
+        cls = factory.get_policy_class(theirs.type)
+    except (ImportError, ValueError) as error:
+        raise PluginError(
+            purpose, got=_short(error), expected=f"all that LeRobot's {theirs.type} needs",
+            hint=f"In the environment with LeRobot: pip install 'lerobot[{theirs.type}]' ({INSTALL})",
+        ) from error  # fmt: skip
+    with _quiet(), seeded(config.seed, torch.device("cpu")):
+        if not config.checkpoint:
+            try:
+                return cls(theirs).to(config.device), ""
+            except Exception as error:
+                raise PolicyError(
+                    purpose, got=_short(error), expected="a network that LeRobot can make of this configuration",
+                    hint="Networks that were trained before, and tokenizers, come from the hub unless config names "
+                    "folders of this machine",
+                ) from error  # fmt: skip
+        base_hash = _hash_of(config)
+        try:
+            keywords = {"revision": config.revision} if config.revision else {}
+            policy = cls.from_pretrained(
+                _place(config), config=theirs, strict=config.strict, **keywords
+            )
+        except Exception as error:
+            raise PolicyError(
+                f"checkpoint {config.checkpoint}", got=_short(error),
+                expected=f"the weights of {cls.__name__} with this configuration",
+                hint="It is of another architecture, or config changes the sizes of its layers; strict: false takes "
+                "over what fits by name",
+            ) from error  # fmt: skip
+        return policy, base_hash
+
+
+def _hash_of(config: LeRobotConfig) -> str:
+    file = Path(config.checkpoint).expanduser() / _WEIGHTS
+    if not file.parent.is_dir():
+        hub: Any = __import__("huggingface_hub")
+        try:
+            file = Path(
+                hub.hf_hub_download(config.checkpoint, _WEIGHTS, revision=config.revision or None)
+            )
+        except Exception as error:
+            raise PolicyError(
+                f"checkpoint {config.checkpoint}", got=_short(error), expected=f"its {_WEIGHTS}"
+            ) from error
+    try:
+        with open(file, "rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else (
+                hashlib.sha256(stream.read()).hexdigest()
+            )  # fmt: skip
+    except OSError as error:
+        raise PolicyError(
+            f"checkpoint {config.checkpoint}", got=error.strerror or str(error), expected=f"its {_WEIGHTS}",
+            hint="What peft has trained is an adapter: merge it into its base first",
+        ) from error  # fmt: skip
+    if config.checkpoint_hash and found != config.checkpoint_hash:
+        raise PolicyError(
+            f"checkpoint {config.checkpoint}", got=f"SHA-256 {found}", expected=config.checkpoint_hash,
+            hint="It is another file, or another version of it",
+        )  # fmt: skip
+    return found
+
+
+# --------------------------------------------------------------------------------------------------
+# Its processors
+# --------------------------------------------------------------------------------------------------
+
+
+def _processors(
+    config: LeRobotConfig, theirs: Any, factory: Any, inputs: InputMap, purpose: str
+) -> tuple[dict[str, Any], Any, Any]:
+    """Statistics that are given (none: they settle from data), preprocessor and postprocessor."""
+    given = read_statistics(config.statistics) if config.statistics not in ("", FROM_DATA) else {}
+    place = Path(config.checkpoint).expanduser()
+    saved = bool(config.checkpoint) and (
+        not place.is_dir() or (place / "policy_preprocessor.json").exists()
+    )
+    if config.checkpoint and not saved and not config.statistics:
+        raise PolicyError(
+            f"normalisation of {config.checkpoint}", got="no policy_preprocessor.json",
+            expected="the processors of the checkpoint, which hold the statistics that it normalises with",
+            hint="Name the data set that it was trained on: statistics: FOLDER; or bring an old checkpoint to the "
+            "newer form with LeRobot's migrate_policy_normalization",
+        )  # fmt: skip
+    try:
+        with _quiet(), _tokenizers(config):
+            if saved:
+                overrides = {"device_processor": {"device": config.device}, **config.processors}
+                before, after = factory.make_pre_post_processors(
+                    theirs, pretrained_path=_place(config), preprocessor_overrides=overrides,
+                    pretrained_revision=config.revision or None,
+                )  # fmt: skip
+            else:
+                first = given or from_bounds(inputs)
+                before, after = factory.make_pre_post_processors(theirs, dataset_stats=first)
+    except Exception as error:
+        raise PolicyError(
+            f"processors of {purpose}", got=_short(error), expected="what LeRobot makes of the checkpoint",
+            hint="A tokenizer that cannot be fetched may be a folder here: processors: {tokenizer_processor: "
+            "{tokenizer_name: FOLDER}}",
+        ) from error  # fmt: skip
+    if saved and not config.statistics:
+        for step in normalising(before, after):
+            for feature, of in step._tensor_stats.items():
+                mine = given.setdefault(feature, {})
+                for stat, tensor in of.items():
+                    mine.setdefault(stat, tensor.detach().float().cpu().numpy())
+        if not given:
+            require_statistics(normalising(before, after), {}, config.checkpoint)
+    return given, before, after
+
+
+@contextlib.contextmanager
+def _tokenizers(config: LeRobotConfig) -> Iterator[None]:
+    """Settings of single steps of processors that LeRobot makes anew: it has a way to give them for a checkpoint's
+    only, so the class of such a step gets them while they are made."""
+    given: Mapping[str, Any] = config.processors.get("tokenizer_processor", {})
+    if config.checkpoint or not given:
+        yield
+        return
+    cls = lerobot("processor.tokenizer_processor").TokenizerProcessorStep
+    usual = cls.__init__
+
+    def made(self: Any, *args: Any, **keywords: Any) -> None:
+        usual(self, *args, **{**keywords, **given})
+
+    cls.__init__ = made
+    try:
+        yield
+    finally:
+        cls.__init__ = usual
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """LeRobot prints what it does; our standard output belongs to commands."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def _short(error: BaseException) -> str:
+    """The first lines of an error: lists of hundreds of weights help nobody."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = "; ".join(lines[:_MOST_NAMED]) + (" ..." if len(lines) > _MOST_NAMED else "")
+    return f"{type(error).__name__}: {text[:600]}"

@@ -1,0 +1,50 @@
+"""The smallest vision-language model that LeRobot's SmolVLA takes: random weights, a vocabulary of a sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_SPECIAL = {
+    "fake_image_token": "<fake_token_around_image>", "image_token": "<image>", "global_image_token": "<global-img>",
+    "end_of_utterance_token": "<end_of_utterance>",
+}  # fmt: skip
+#: Settings of SmolVLA for it.
+SETTINGS: dict[str, Any] = {
+    "load_vlm_weights": False, "num_vlm_layers": 2, "num_steps": 3, "expert_width_multiplier": 0.5,
+    "resize_imgs_with_padding": [64, 64], "max_state_dim": 8, "max_action_dim": 8, "tokenizer_max_length": 16,
+    "chunk_size": 8, "n_action_steps": 8,
+}  # fmt: skip
+
+
+def make_small_vlm(folder: Path) -> dict[str, Any]:
+    """Write its configuration and tokenizer, as Transformers reads them; return settings of SmolVLA that use it."""
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    words = ["<pad>", "<unk>", "<s>", "</s>", *_SPECIAL.values(), "reach", "the", "target"]
+    model = tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>")
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", bos_token="<s>",
+        eos_token="</s>", extra_special_tokens=_SPECIAL,
+    )  # fmt: skip
+    text = {
+        "model_type": "llama", "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32, "vocab_size": len(words),
+        "pad_token_id": 0, "max_position_embeddings": 512,
+    }  # fmt: skip
+    sight = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "image_size": 64, "patch_size": 16,
+    }  # fmt: skip
+    transformers.SmolVLMConfig(
+        text_config=text, vision_config=sight, image_token_id=words.index("<image>"), scale_factor=2,
+        pad_token_id=0,
+    ).save_pretrained(folder)  # fmt: skip
+    fast.save_pretrained(folder)
+    images, videos = transformers.SmolVLMImageProcessor(), transformers.SmolVLMVideoProcessor()
+    transformers.SmolVLMProcessor(images, fast, videos).save_pretrained(folder)
+    return {**SETTINGS, "vlm_model_name": str(folder)}
