@@ -56,6 +56,7 @@ class RunSeries:
         self.states = [line for line in lines if line["kind"] == "state"]
         self.ends = [line for line in lines if line["kind"] == "ended"]
         self.episodes = [line for line in lines if line["kind"] == "episode"]
+        self.trials = [line for line in lines if line["kind"] == "trial"]
         self._start_s = min((line["t"] for line in lines), default=0.0)
         known = [s for s in self.states if "environment_steps" in s]
         self._clock_s = np.array([s["t"] for s in known] or [self._start_s], float)
@@ -164,6 +165,7 @@ def draw_plots(series: RunSeries, folder: Path) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     plots = {
         "Learning": (_learning, "learning.png"),
+        "Training from data": (_training, "training.png"),
         "Corrections by a person": (_corrections, "corrections.png"),
         "Rates": (_rates, "rates.png"),
         "Staleness": (_staleness, "staleness.png"),
@@ -206,6 +208,40 @@ def _learning(series: RunSeries) -> Any:
                 axis.set_ylim(-0.03, 1.03)
             axis.grid(alpha=0.3)
     axes[0][0].legend(loc="upper left")
+    return figure
+
+
+def _training(series: RunSeries) -> Any:
+    """Success of the policies that were tried, and the loss, over updates; none of a run with robots."""
+    if not series.trials:
+        return None
+    losses = [name for name in series.metric_names() if "loss" in name][:1]
+    figure, axes = plt.subplots(
+        1,
+        1 + len(losses),
+        figsize=(5.4 * (1 + len(losses)), 3.4),
+        layout="constrained",
+        squeeze=False,
+    )
+    shares = [Share(t["successes"], t["episodes"]) for t in series.trials]
+    updates = [t["update"] for t in series.trials]
+    axes[0][0].plot(updates, [share.rate for share in shares], "o-", color=_EVALUATION)
+    low, high = zip(*(share.interval for share in shares), strict=True)
+    axes[0][0].fill_between(updates, low, high, color=_EVALUATION, alpha=0.15, label="95 %")
+    axes[0][0].set_ylim(-0.03, 1.03)
+    axes[0][0].set_ylabel("success")
+    axes[0][0].legend(loc="upper left")
+    for axis, name in zip(axes[0][1:], losses, strict=True):
+        rows = [
+            (s["update"], s["metrics"][name])
+            for s in series.states
+            if _is_number(s.get("metrics", {}).get(name))
+        ]
+        axis.plot(*zip(*rows, strict=True), color=_ONLINE)
+        axis.set_ylabel(name)
+    for axis in axes[0]:
+        axis.set_xlabel("gradient updates")
+        axis.grid(alpha=0.3)
     return figure
 
 
@@ -308,18 +344,23 @@ def write_report(run_dir: Path) -> Path:
         )
     series = RunSeries(read_history(file))
     plots = draw_plots(series, run_dir / "plots")
+    offline = (run_dir / "train.yaml").exists()
     parts = [
-        f"# Run {run_dir.name}", _end_of(series), _summary_of(series), _evaluation_of(run_dir),
+        f"# Run {run_dir.name}", _end_of(series),
+        _training_of(series) if offline else _summary_of(series), _evaluation_of(run_dir),
         _robots_of(series),
     ]  # fmt: skip
     if (run_dir / "policy.gif").exists():
         parts.append("## The final policy\n\n![the final policy at work](policy.gif)")
     for title, plot in plots.items():
         parts.append(f"## {title}\n\n![{title}]({plot.relative_to(run_dir).as_posix()})")
-    parts.append(
-        "The exact configuration is in [`deployment.yaml`](deployment.yaml) and `config/`; "
-        "what each process said is in `logs/`."
-    )
+    if offline:
+        parts.append("The exact configuration is in [`train.yaml`](train.yaml).")
+    else:
+        parts.append(
+            "The exact configuration is in [`deployment.yaml`](deployment.yaml) and `config/`; "
+            "what each process said is in `logs/`."
+        )
     report = run_dir / "report.md"
     report.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
     return report
@@ -360,6 +401,22 @@ def _summary_of(series: RunSeries) -> str:
     return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
 
 
+def _training_of(series: RunSeries) -> str:
+    """A training from data: how far it got, and how the policies did that were tried."""
+    rows = [
+        ("gradient updates", f"{_last(series.state('update').values):.0f}"),
+        ("updates per second", number(_last(series.state("updates_per_s").values), 1)),
+    ]
+    rows += [
+        (
+            f"success after {trial['update']} updates",
+            str(Share(trial["successes"], trial["episodes"])),
+        )
+        for trial in series.trials
+    ]
+    return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
+
+
 def _robots_of(series: RunSeries) -> str:
     """Each robot apart, where there are several, and whose data looked wrong."""
     flags = dict.fromkeys(flag for state in series.states for flag in state.get("flags", ()))
@@ -381,6 +438,10 @@ def _robots_of(series: RunSeries) -> str:
         parts.append("## Robots\n\n" + "\n".join(rows))
     if flags:
         parts.append("**Data looked wrong:**\n\n" + "\n".join(f"- {flag}" for flag in flags))
+    returns = dict.fromkeys(text for state in series.states for text in state.get("returns", ()))
+    if returns:
+        told = "\n".join(f"- {text}" for text in returns)
+        parts.append("**The learner went back to an earlier policy:**\n\n" + told)
     return "\n\n".join(parts)
 
 

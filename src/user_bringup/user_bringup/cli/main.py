@@ -14,7 +14,7 @@ from user_core.runtime.foreign_code import ExitCalled, exits_are_errors, told_if
 
 GROUP = "user.commands"
 #: Commands in whose own process drivers, policies and algorithms of other people work.
-_OF_PLUGINS = ("check", "demos", "evaluate")
+_OF_PLUGINS = ("check", "demos", "evaluate", "train")
 
 
 def main(words: Sequence[str] | None = None) -> int:

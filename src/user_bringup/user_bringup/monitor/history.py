@@ -60,6 +60,8 @@ class History:
             numbers.update(takeovers_per_episode=lately.per_episode, person_share=lately.share)
         if flags := state.flags():
             numbers["flags"] = flags
+        if returns := state.returns():
+            numbers["returns"] = returns
         if learner is not None:
             names = (
                 "update", "environment_steps", "utd_ratio", "updates_per_s", "data_wait_share",

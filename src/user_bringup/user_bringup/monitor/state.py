@@ -14,7 +14,13 @@ from itertools import zip_longest
 from typing import Any
 
 from user_bringup.monitor.shares import Corrected, Corrections, Evaluations, success_of
-from user_core.reasons import ACTIONS_CLIPPED, BELOW_PEERS, REWARDS_CONSTANT, WAITS_FOR_GO
+from user_core.reasons import (
+    ACTIONS_CLIPPED,
+    BELOW_PEERS,
+    POLICY_RETURNED,
+    REWARDS_CONSTANT,
+    WAITS_FOR_GO,
+)
 
 ONLINE, DEMONSTRATION, EVALUATION = 0, 1, 2
 STALE_AFTER_S = 5.0
@@ -149,6 +155,16 @@ class SystemState:
             if not self._is_old(latest)
             for text, code in zip(latest.message.warnings, latest.message.warning_codes)
             if code in FLAGS
+        ]
+
+    def returns(self) -> list[str]:
+        """Where a learner withholds new policy versions, and why."""
+        return [
+            text
+            for latest in self.learners.values()
+            if not self._is_old(latest)
+            for text, code in zip(latest.message.warnings, latest.message.warning_codes)
+            if code == POLICY_RETURNED
         ]
 
     def _is_old(self, latest: Latest) -> bool:

@@ -90,19 +90,24 @@ class Labels:
         columns: Of columns of rewards.
         people: Of last steps that a person, or a model that looks at episodes, judged: they go over
             what a column says.
+        takeovers: Of steps that led to a takeover by a person; all others go over them.
     """
 
     columns: LabelTable = field(default_factory=LabelTable)
     people: LabelTable = field(default_factory=LabelTable)
+    takeovers: LabelTable = field(default_factory=LabelTable)
 
     def __bool__(self) -> bool:
-        return bool(len(self.columns) or len(self.people))
+        return bool(len(self.columns) or len(self.people) or len(self.takeovers))
 
     def of(self, address: Array) -> tuple[Array, Array, Array]:
         """See :meth:`LabelTable.of`."""
-        known, reward, ended = self.columns.of(address)
-        said, other, over = self.people.of(address)
-        return known | said, np.where(said, other, reward), np.where(said, over, ended)
+        known, reward, ended = self.takeovers.of(address)
+        for table in (self.columns, self.people):
+            said, other, over = table.of(address)
+            known, reward = known | said, np.where(said, other, reward)
+            ended = np.where(said, over, ended)
+        return known, reward, ended
 
     @classmethod
     def join(cls, parts: Sequence[Labels]) -> Labels:

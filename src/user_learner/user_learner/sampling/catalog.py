@@ -137,10 +137,12 @@ class Snapshot:
     Attributes:
         segments: Where rows lie.
         runs: Which rows there are, and which follow which.
-        actors: Address, rows and acted_by of ranges within runs, (A, 3) int64.
+        actors: Address, rows and acted_by of ranges, ascending, (A, 3) int64.
         nbytes: Bytes of all rows.
         robots: Names of the robots that they are from, where that was asked for.
         labels: Rewards that are not the recorded ones.
+        before_takeovers: Steps that led to a takeover, where that was asked for: first address, and the one
+            behind the last, of ranges, ascending, (N, 2).
     """
 
     segments: SegmentTable = field(default_factory=SegmentTable)
@@ -149,6 +151,7 @@ class Snapshot:
     nbytes: int = 0
     robots: tuple[str, ...] = ()
     labels: Labels = field(default_factory=Labels)
+    before_takeovers: Array = field(default_factory=lambda: np.empty((0, 2), np.int64))
 
 
 @dataclass(frozen=True)
@@ -230,6 +233,7 @@ class Catalog:
             offset += len(part["rows"])
         runs = RunTable(**{k: np.concatenate([p[k] for p, _ in parts]) for k in parts[0][0]})
         actors = np.concatenate([a for _, a in parts])
+        actors = actors[np.argsort(actors[:, 0])]
         self._layout = self._layout or RowLayout(schema)
         nbytes = int(runs.rows.sum()) * self._layout.row_nbytes
         self.snapshot = Snapshot(

@@ -22,7 +22,9 @@ class Stratum(Config):
         min_length=1,
     )
     acted_by: tuple[ActedBy, ...] = setting(
-        (), doc="Steps decided by one of these, for instance human interventions; empty for all."
+        (),
+        doc="Steps decided by one of these, for instance human interventions; empty for all. A padded window "
+        "ends where somebody else decided.",
     )
     newest_steps: int = setting(
         0,
@@ -92,6 +94,28 @@ class BalanceConfig(Config):
     )
 
 
+class TakeoversConfig(Config):
+    """What becomes of the steps of the policy that led to a takeover by a person."""
+
+    before_steps: int = setting(
+        0,
+        doc="So many steps before each takeover count as having led to it; 0: none. A person needs about "
+        "half a second to react.",
+        ge=0,
+        le=10_000,
+    )
+    weight: float = setting(
+        1.0,
+        doc="How often such a step is drawn beside another of its stratum: 1 as often, 0 never.",
+        ge=0,
+        le=1,
+    )
+    reward: float | None = setting(
+        None,
+        doc="Reward that each of them gets, for instance -1, whatever was recorded; null: it keeps its own.",
+    )
+
+
 class SamplerConfig(Config):
     """How batches are drawn from replay stores."""
 
@@ -102,6 +126,9 @@ class SamplerConfig(Config):
     )
     balance: BalanceConfig = setting(
         factory=BalanceConfig, doc="How robots that collect for one learner share each stratum."
+    )
+    takeovers: TakeoversConfig = setting(
+        factory=TakeoversConfig, doc="What becomes of steps that led to a takeover by a person."
     )
     n_step: int = setting(1, doc="Rewards summed up per transition at most.", ge=1, le=1024)
     gamma: float = setting(0.99, doc="Discount per step.", ge=0, le=1)

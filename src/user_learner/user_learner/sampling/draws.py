@@ -11,6 +11,7 @@ import numpy as np
 from user_core.specs import Array
 from user_learner.sampling.catalog import Snapshot
 from user_learner.sampling.config import BalanceConfig, SamplerConfig, Stratum
+from user_learner.sampling.takeovers import overlaps
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Population:
         share: Their part of a batch, in proportion to the shares of the others.
         stratum: Number of the stratum that they are of.
         robot: The robot that they are from, where robots are told apart.
+        led_to_takeover: Whether a person took over soon after; then they have a share of their own.
     """
 
     run: Array
@@ -32,11 +34,13 @@ class Population:
     share: float = 1.0
     stratum: int = 0
     robot: str = ""
+    led_to_takeover: bool = False
 
     @property
     def name(self) -> str:
         """Tells it from others, also after a restart."""
-        return f"{self.stratum} {self.robot}" if self.robot else str(self.stratum)
+        name = f"{self.stratum} {self.robot}" if self.robot else str(self.stratum)
+        return f"{name} led to a takeover" if self.led_to_takeover else name
 
     @cached_property
     def ends(self) -> Array:
@@ -82,7 +86,7 @@ class Populations:
 
     def __init__(self, config: SamplerConfig) -> None:
         self._config = config
-        self._places: dict[tuple[int, str], int] = {}
+        self._places: dict[tuple[int, str, bool], int] = {}
 
     def of(self, snapshot: Snapshot) -> list[Population]:
         """What can be drawn in a state of the stores."""
@@ -90,19 +94,38 @@ class Populations:
         for number, stratum in enumerate(config.strata):
             whole = population(snapshot, stratum, config.required)
             whole = replace(whole, share=stratum.share, stratum=number)
-            if config.balance.by == "steps":
-                parts.append(whole)
-            else:
-                parts += _by_robot(snapshot, whole, config.balance)
+            robots = [whole]
+            if config.balance.by == "robots":
+                robots = _by_robot(snapshot, whole, config.balance)
+            for part in robots:
+                parts += _by_takeover(snapshot, part, config.takeovers.weight)
         for part in parts:
-            self._places.setdefault((part.stratum, part.robot), len(self._places))
+            place = (part.stratum, part.robot, part.led_to_takeover)
+            self._places.setdefault(place, len(self._places))
         none = np.empty(0, np.int64)
-        found = [
-            Population(none, none, none, 0.0, stratum, robot) for stratum, robot in self._places
-        ]
+        found = [Population(none, none, none, 0.0, *place) for place in self._places]
         for part in parts:
-            found[self._places[part.stratum, part.robot]] = part
+            found[self._places[part.stratum, part.robot, part.led_to_takeover]] = part
         return found
+
+
+def _by_takeover(snapshot: Snapshot, whole: Population, weight: float) -> list[Population]:
+    """A population, divided into the steps that led to no takeover and those that did, where these
+    are drawn less often."""
+    ranges = snapshot.before_takeovers
+    if weight == 1 or not len(ranges):
+        return [whole]
+    # All addresses but these ranges are ranges, too.
+    edges = np.concatenate([[0], ranges.reshape(-1), [np.iinfo(np.int64).max]])
+    usual = _within(snapshot, whole, edges[0::2], edges[1::2])
+    if weight == 0:
+        return [usual]
+    led = replace(_within(snapshot, whole, ranges[:, 0], ranges[:, 1]), led_to_takeover=True)
+    counts = np.array([len(usual), weight * len(led)])
+    shares = whole.share * counts / max(counts.sum(), 1e-300)
+    return [
+        replace(part, share=float(share)) for part, share in zip((usual, led), shares, strict=True)
+    ]
 
 
 def _by_robot(snapshot: Snapshot, whole: Population, balance: BalanceConfig) -> list[Population]:
@@ -161,20 +184,21 @@ def _newest(snapshot: Snapshot, found: Population, steps: int) -> Population:
 
 def _acted_by(snapshot: Snapshot, found: Population, actors: list[int]) -> Population:
     """The steps that were decided by one of ``actors``: ranges of addresses, intersected."""
+    acted = snapshot.actors[np.isin(snapshot.actors[:, 2], actors)]
+    return _within(snapshot, found, acted[:, 0], acted[:, 0] + acted[:, 1])
+
+
+def _within(snapshot: Snapshot, found: Population, low: Array, high: Array) -> Population:
+    """The steps that lie in ranges of addresses, from ``low`` up to ``high``, (N,) each."""
     start = snapshot.runs.address[found.run] + found.offset
     order = np.argsort(start)
     start, run, count = start[order], found.run[order], found.count[order]
     end = start + count
-    acted = snapshot.actors[np.isin(snapshot.actors[:, 2], actors)]
-    low, high = acted[:, 0], acted[:, 0] + acted[:, 1]
-    first = np.searchsorted(end, low, side="right")
-    hits = np.maximum(0, np.searchsorted(start, high, side="left") - first)
-    which = np.repeat(np.arange(len(acted)), hits)
-    nth = np.arange(len(which)) - np.repeat(np.cumsum(hits) - hits, hits)
-    piece = first[which] + nth
+    piece, which = overlaps(start, end, low, high)
     begin = np.maximum(start[piece], low[which])
     stop = np.minimum(end[piece], high[which])
-    return Population(run[piece], begin - snapshot.runs.address[run[piece]], stop - begin)
+    offset = begin - snapshot.runs.address[run[piece]]
+    return replace(found, run=run[piece], offset=offset, count=stop - begin)
 
 
 def split_batch(

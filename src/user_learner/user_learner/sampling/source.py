@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from user_learner.sampling.gathering import BatchGatherer
 from user_learner.sampling.hindsight import Hindsight, Relabelled
 from user_learner.sampling.pool import Drawn, MappedPool, Pool
 from user_learner.sampling.sample_cache import SampleCache
+from user_learner.sampling.share import Share
+from user_learner.sampling.takeovers import acted_by, bad_steps, before_takeovers
 
 #: Place of the store in ``extras["row"]``; below it, segment times rows of a segment plus row.
 STORE_SHIFT = 48
@@ -75,7 +77,8 @@ class ReplaySource(Closing):
         store: Directory of the live store.
         config: What to draw.
         history: Older stores to draw from as well.
-        rank: Number of this reader among several that train together; each draws otherwise.
+        share: Which part of each batch is wanted, of several processes that train together:
+            :meth:`sample` then gives that part of a batch of the size that it is asked for.
 
     Raises:
         StoreError: A store is not there, or of another format.
@@ -87,15 +90,19 @@ class ReplaySource(Closing):
         store: str | Path,
         config: SamplerConfig | None = None,
         history: Sequence[History] = (),
-        rank: int = 0,
+        share: Share | None = None,
     ) -> None:
         self.config = config = config or SamplerConfig()
-        self._budget_bytes = config.memory_bytes or psutil.virtual_memory().available // 2
-        with_actors = any(stratum.acted_by for stratum in config.strata)
+        self._share = share = share or Share()
+        free = psutil.virtual_memory().available // 2 // share.of
+        self._budget_bytes = config.memory_bytes or free
+        with_actors = bool(config.takeovers.before_steps) or any(
+            stratum.acted_by for stratum in config.strata
+        )
         with_robots = config.balance.by == "robots"
         self._catalog = open_catalog(store, history, with_actors, with_robots)
         self._divide = Populations(config)
-        self._random = np.random.default_rng([config.seed, 0, rank])
+        self._random = np.random.default_rng([config.seed, 0, 0])
         self._pool: Pool | None = None
         self._hindsight: Hindsight | None = None
         self._goal_pool: MappedPool | None = None
@@ -253,7 +260,7 @@ class ReplaySource(Closing):
                 by_stratum = sorted(range(len(parts)), key=lambda n: parts[n].stratum)
                 drawn = Drawn.join(
                     [
-                        pool.draw(number, counts[number], self._random)
+                        self._cut(parts[number], pool.draw(number, counts[number], self._random))
                         for number in by_stratum
                         if counts[number]
                     ]
@@ -262,12 +269,31 @@ class ReplaySource(Closing):
                 if self._hindsight is not None:
                     runs = self._snapshot.runs
                     relabelled = self._hindsight.plan(drawn.address, runs, self._random)
+                if self._share.of > 1:
+                    own = self._share.rows(batch_size)
+                    drawn = drawn.part(own)
+                    relabelled = relabelled and relabelled.part(own)
                 row_id, labels = self._row_id(drawn.address), self._labels(drawn.address)
                 return _Plan(drawn, row_id, pool, pins, random, relabelled, labels)
             except BaseException:
                 for each, ticket in pins:
                     each.pins.unpin(ticket)
                 raise
+
+    def _cut(self, part: Population, drawn: Drawn) -> Drawn:
+        """Let padded windows of a stratum end where somebody decided whom it does not name: what the
+        policy did after a correction must not be cloned with it."""
+        actors = self.config.strata[part.stratum].acted_by
+        if not actors or not self.config.pad_windows or self.config.window < 2:
+            return drawn
+        runs = self._snapshot.runs
+        run, offset = runs.locate(drawn.address)
+        addresses, _ = runs.follow(run, offset, self.config.horizon)
+        who = acted_by(self._snapshot.actors, addresses[:, :-1])
+        other = ~np.isin(who, [int(actor) for actor in actors])
+        other[run < 0] = False  # an edit took it away meanwhile
+        first = np.where(other.any(1), np.maximum(other.argmax(1), 1), other.shape[1])
+        return replace(drawn, after=np.minimum(drawn.after, first))
 
     def _gather(self, plan: _Plan, buffers: BatchBuffers) -> Batch:
         try:
@@ -289,10 +315,12 @@ class ReplaySource(Closing):
         return records
 
     def _make_buffers(self, batch_size: int) -> BatchBuffers:
-        return BatchBuffers(self._catalog.layout, batch_size, self.config, self._hindsight)
+        own = len(self._share.rows(batch_size))
+        return BatchBuffers(self._catalog.layout, own, self.config, self._hindsight)
 
     def _worth_a_thread(self, batch_size: int) -> bool:
-        nbytes = batch_nbytes(self._catalog.layout, batch_size, self.config)
+        own = batch_size // self._share.of
+        nbytes = batch_nbytes(self._catalog.layout, own, self.config)
         return nbytes >= self.config.prefetch_above_bytes
 
     def _labels(self, address: Array) -> tuple[Array, Array, Array] | None:
@@ -314,7 +342,14 @@ class ReplaySource(Closing):
 
     def _take(self, snapshot: Snapshot) -> None:
         """Go over to a later state of the stores."""
-        config = self.config
+        config, takeovers = self.config, self.config.takeovers
+        if takeovers.before_steps:
+            ranges = before_takeovers(snapshot.runs, snapshot.actors, takeovers.before_steps)
+            labels = snapshot.labels
+            if takeovers.reward is not None:
+                bad = bad_steps(ranges, takeovers.reward, takeovers.before_steps)
+                labels = replace(labels, takeovers=bad)
+            snapshot = replace(snapshot, before_takeovers=ranges, labels=labels)
         populations = self._divide.of(snapshot)
         every = tuple({source for s in config.strata for source in s.sources})
         all_steps = len(population(snapshot, Stratum(sources=every), config.required))

@@ -31,6 +31,41 @@ class UtdConfig(Config):
     )
 
 
+class GuardConfig(Config):
+    """When the last good policy version comes back by itself."""
+
+    episodes: int = setting(
+        0,
+        doc="Episodes over which success and stops are counted before they are judged; 0: new versions are "
+        "not watched.",
+        ge=0,
+        le=10_000,
+    )
+    by: Literal["online", "evaluation"] = setting(
+        "online",
+        doc="Which episodes count. Of collecting ones, those that a person corrected are no success of the "
+        "policy.",
+    )
+    max_drop: float = setting(
+        0.3,
+        doc="Success may fall by this share of all episodes below what it was before.",
+        gt=0,
+        le=1,
+    )
+    max_more_stops: float = setting(
+        0.3,
+        doc="The share of episodes that the safety gate ended may rise by this.",
+        gt=0,
+        le=1,
+    )
+    hold_updates: int = setting(
+        2000,
+        doc="Gradient updates for which new versions are withheld after a return; twice as many after the "
+        "next, if there was no good window between.",
+        ge=1,
+    )
+
+
 class TrainingConfig(Config):
     """The training loop."""
 
@@ -49,6 +84,9 @@ class TrainingConfig(Config):
         "after so many more than that within 1000 updates the learner goes back to its newest good "
         "checkpoint.",
         ge=0,
+    )
+    guard: GuardConfig = setting(
+        factory=GuardConfig, doc="When the last good policy version comes back by itself."
     )
     max_updates: int | None = setting(None, doc="Updates after which training is finished.", ge=0)
     publish_period_s: float = setting(

@@ -129,6 +129,7 @@ class TrainingLoop:
             directory / CHECKPOINTS, identity, config.checkpoints_kept
         )
         self._environment_steps, self._on_metrics = environment_steps, on_metrics
+        self._sink = sink
         self._counter = VersionCounter(directory / "policy_version")
         self._publisher = PolicyPublisher(sink, self._counter, config_hash, config.publish_type)
         self._keeper: LatestWorker[Checkpoint] = LatestWorker("checkpoints", self._keep)
@@ -473,6 +474,7 @@ class TrainingLoop:
 
 
 def _is_finite(state: Mapping[str, Any]) -> bool:
+        found += getattr(self._sink, "reasons", list)()
     """Whether all arrays of a state are numbers that one can go on from."""
     arrays, _ = flatten(state)
     return all(a.dtype.kind != "f" or bool(np.isfinite(a).all()) for a in arrays.values())
