@@ -59,4 +59,5 @@ setup(
         "user.data_formats": ["rosbag = user_bringup.bags.format:FORMAT"],
         "user.checks": ["deployment = user_bringup.cli.up:check"],
     },
+            "train = user_bringup.cli.train:main",
 )
