@@ -27,7 +27,7 @@ Job = dict[str, Any]
 
 #: The base of residual and dsrl: the bc_flow recipe, smaller.
 BASE = {"rows": 8, "steps": 4, "hidden": [128, 128, 128]}
-BASE_UPDATES, SLOW_S = 4000, 170.0
+BASE_UPDATES, SLOW_S = 4000, 190.0
 
 
 class TimeIsOver(Exception):

@@ -47,6 +47,7 @@ setup(
         ],
         "user.algorithms": [
             "advantage_conditioned = user_learner.algorithms.advantage_conditioned:AdvantageConditioned",
+            "async_ppo = user_learner.algorithms.async_ppo:AsyncPPO",
             "bc = user_learner.algorithms.bc:BC",
             "cal_ql = user_learner.algorithms.cal_ql:CalQL",
             "dsrl = user_learner.algorithms.dsrl:DSRL",

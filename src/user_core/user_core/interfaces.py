@@ -494,6 +494,10 @@ class Algorithm(ABC):
     def policy_arrays(self) -> dict[str, Array]:
         """The arrays that the actor's ``Policy.load`` takes; a copy."""
 
+    def published(self, number: int, arrays: Arrays) -> None:
+        """A policy version got its number; robots will act with it from now on, and batches say so
+        in ``extras["policy_version"]``. Called from another thread. Most need not know."""
+
     @abstractmethod
     def state(self) -> dict[str, Any]:
         """All that is needed to go on as if never stopped: networks, optimisers, counters, RNG.

@@ -131,7 +131,10 @@ class TrainingLoop:
         self._environment_steps, self._on_metrics = environment_steps, on_metrics
         self._sink = sink
         self._counter = VersionCounter(directory / "policy_version")
-        self._publisher = PolicyPublisher(sink, self._counter, config_hash, config.publish_type)
+        self._publisher = PolicyPublisher(
+            sink, self._counter, config_hash, config.publish_type,
+            algorithm.published,
+        )  # fmt: skip
         self._keeper: LatestWorker[Checkpoint] = LatestWorker("checkpoints", self._keep)
         rows = config.batch_size * algorithm.updates_per_call
         self._batches = BatchFeed(source, rows, config.prefetch)

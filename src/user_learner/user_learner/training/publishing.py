@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +79,8 @@ class PolicyPublisher:
         counter: Where numbers come from.
         config_hash: What the weights are made for.
         precision: ``bfloat16`` rounds float32 weights to it before they are published.
+        on_version: Called with number and arrays of each version before robots can have it, in a thread of
+            its own.
     """
 
     def __init__(
@@ -86,7 +89,9 @@ class PolicyPublisher:
         counter: VersionCounter,
         config_hash: str,
         precision: str = "float32",
+        on_version: Callable[[int, Mapping[str, Array]], None] | None = None,
     ) -> None:
+        self._on_version = on_version
         self._round = precision == "bfloat16"
         self.newest = 0
         self.period_s = 0.0
@@ -128,6 +133,8 @@ class PolicyPublisher:
                     hint="The training diverged: smaller learning rates, or max_grad_norm",
                 )  # fmt: skip
         number = self._counter.take()
+        if self._on_version is not None:
+            self._on_version(number, arrays)
         self._sink.publish(
             PolicyVersion(
                 number,
