@@ -26,6 +26,7 @@ from user_core.errors import SuiteError
 from user_core.reasons import Reason
 from user_core.runtime import last_words
 from user_core.runtime.files import write_atomically
+from user_core.runtime.half_made_ports import mend_half_made_ports
 
 #: Set by the supervisor (:mod:`user_fleet.supervisor.standby`) where it wants to know.
 _VARIABLE = "USER_MODULES_FILE"
@@ -120,6 +121,7 @@ def _stand_by_no_more() -> None:
 
 
 def _init(args: Sequence[str] | None) -> None:
+    mend_half_made_ports()  # with one, it would wait in rcl for ever
     # Without rclpy's own handlers: they invalidate the context before anything can be undone.
     rclpy.init(
         args=None if args is None else list(args),

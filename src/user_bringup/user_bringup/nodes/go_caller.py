@@ -13,6 +13,8 @@ from rclpy.executors import SingleThreadedExecutor
 from std_srvs.srv import Trigger
 from user_msgs.srv import FinishEpisode
 
+from user_core.runtime.half_made_ports import mend_half_made_ports
+
 _KIND = "std_srvs/srv/Trigger"
 _LOOK_S = 0.1
 #: DDS drops an answer that is ready before both ends know each other.
@@ -39,6 +41,7 @@ class GoCaller:
         self._domain, self._context = domain, rclpy.Context()
 
     def __enter__(self) -> GoCaller:
+        mend_half_made_ports()
         rclpy.init(context=self._context, args=[], domain_id=self._domain)
         self._node = rclpy.create_node(
             "user_go", context=self._context, enable_rosout=False, start_parameter_services=False

@@ -18,6 +18,7 @@ from typing import Any
 
 from user_core.reasons import NO_REASON
 from user_core.runtime import came_up, last_words
+from user_core.runtime.half_made_ports import mend_half_made_ports
 from user_fleet.deployment.model import ProcessSpec, start_order
 from user_fleet.deployment.render import CommandLine
 from user_fleet.supervisor.abandoned_memory import remove_abandoned_memory
@@ -49,6 +50,8 @@ _UP_S = 5.0
 _URGENT_S = 10.0
 #: How often the supervisor looks who has come up, and whose standby may be made ready.
 _TEND_S = 0.1
+#: How often it looks for what others would wait for without limit.
+_STUCK_S = 5.0
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
@@ -222,7 +225,7 @@ class Child:
         await asyncio.wait({started.copy}, timeout=1.0)
         started.copy.cancel()
         if exit_code < 0:  # it had no time to give back its shared memory
-            await asyncio.to_thread(remove_abandoned_memory)
+            await asyncio.to_thread(_tidy_memory)
         self.last_exit = exit_code
         self._judge(exit_code, log)
         log.write(f"--- {time.strftime('%F %T')} {self.detail}\n".encode())
@@ -469,6 +472,12 @@ def _prepare(supervisor: int, niceness: int) -> None:
         os.nice(niceness)
 
 
+def _tidy_memory() -> None:
+    """What killed processes have left in shared memory, and what others would wait for."""
+    mend_half_made_ports()
+    remove_abandoned_memory()
+
+
 class Supervisor:
     """Starts processes in order, restarts them, and stops them in reverse order.
 
@@ -532,9 +541,9 @@ class Supervisor:
         Returns:
             Whether no process was given up.
         """
-        await asyncio.to_thread(remove_abandoned_memory)  # of what was killed in earlier runs
+        await asyncio.to_thread(_tidy_memory)  # of what was killed in earlier runs
         tasks = {name: asyncio.create_task(child.run()) for name, child in self.children.items()}
-        tends = asyncio.create_task(self._tend_standbys())
+        tends = asyncio.gather(self._tend_standbys(), self._free_stuck())
         stopped = asyncio.create_task(self._stop.wait())
         everything: asyncio.Future[list[None]] = asyncio.gather(*tasks.values())
         ends: set[asyncio.Future[Any]] = {stopped, everything}
@@ -573,6 +582,12 @@ class Supervisor:
             elif name := queue.next(now_s, possible):
                 await self.children[name].prepare_standby()
             await asyncio.sleep(_TEND_S)
+
+    async def _free_stuck(self) -> None:
+        """Whoever waits for a port of shared memory that somebody else left half made."""
+        while True:
+            await asyncio.sleep(_STUCK_S)
+            await asyncio.to_thread(mend_half_made_ports)
 
     async def _shut_down(self) -> None:
         """Reverse order: a process ends before those on which it depends."""

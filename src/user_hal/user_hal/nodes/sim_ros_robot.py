@@ -43,6 +43,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from user_comm.stop_signals import StopSignals
 from user_core.errors import SuiteError
+from user_core.runtime.half_made_ports import mend_half_made_ports
 from user_core.specs import Array
 from user_hal.sim.control import ArmControllers
 from user_hal.sim.periodic import PeriodicThread
@@ -312,6 +313,7 @@ def _fill(vector: Any, values: Array) -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; exit code 2 where it cannot begin."""
+    mend_half_made_ports()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = SimRosRobot()
