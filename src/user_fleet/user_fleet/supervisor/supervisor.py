@@ -543,7 +543,7 @@ class Supervisor:
         """
         await asyncio.to_thread(_tidy_memory)  # of what was killed in earlier runs
         tasks = {name: asyncio.create_task(child.run()) for name, child in self.children.items()}
-        tends = asyncio.gather(self._tend_standbys(), self._free_stuck())
+        tends = [asyncio.create_task(one) for one in (self._tend_standbys(), self._free_stuck())]
         stopped = asyncio.create_task(self._stop.wait())
         everything: asyncio.Future[list[None]] = asyncio.gather(*tasks.values())
         ends: set[asyncio.Future[Any]] = {stopped, everything}
@@ -551,9 +551,10 @@ class Supervisor:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopped.cancel()
-            tends.cancel()
+            for task in tends:
+                task.cancel()
             try:
-                await asyncio.wait({tends})
+                await asyncio.wait(tends)
                 await self._shut_down()
             except asyncio.CancelledError:  # asked twice: there is no time for an orderly end
                 for task in tasks.values():
