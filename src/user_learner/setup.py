@@ -34,8 +34,14 @@ setup(
         "user.data_formats": [
             "hdf5 = user_learner.data.hdf5:FORMAT",
             "lerobot = user_learner.data.lerobot.reader:FORMAT",
+            "mcap = user_learner.data.mcap.reader:FORMAT",
             "minari = user_learner.data.minari:FORMAT",
             "npz = user_learner.data.npz:FORMAT",
+        ],
+        "user.metrics_sinks": [
+            "tensorboard = user_learner.metrics.tensorboard:TensorBoardSink",
+            "trackio = user_learner.metrics.trackio:TrackioSink",
+            "wandb = user_learner.metrics.wandb:WandbSink",
         ],
         "user.nodes": [
             "learner_node = user_learner.node_configs:LearnerNodeConfig",

@@ -22,6 +22,7 @@ from user_core.config import Config, from_mapping, setting
 from user_core.errors import PluginError, in_words, is_of_a_person
 from user_core.interfaces import Algorithm, Camera, GoalReward, Policy, Reward, Robot, Teleop
 from user_core.jobs import Engine
+from user_core.metrics import MetricsSink
 from user_core.runtime.foreign_code import exits_are_errors, told_if_ended
 
 #: Kind of plugin, to the class that every plugin of this kind extends.
@@ -34,6 +35,7 @@ KINDS: Mapping[str, type] = {
     "goal_rewards": GoalReward,
     "algorithms": Algorithm,
     "engines": Engine,
+    "metrics_sinks": MetricsSink,
 }
 
 #: Name of a field that holds a :class:`PluginChoice`, or several by name, to the kind of plugin.
@@ -45,6 +47,7 @@ FIELD_KINDS: Mapping[str, str] = {
     "reward": "rewards",
     "goal_reward": "goal_rewards",
     "devices": "cameras",
+    "sinks": "metrics_sinks",
 }
 
 

@@ -176,9 +176,10 @@ def test_curves_can_be_read_by_tensorboard(tmp_path):
     event_accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator"
     )
-    from user_learner.training.progress import TensorBoardWriter
+    from user_learner.metrics.tensorboard import TensorBoardConfig, TensorBoardSink
+    from user_learner.metrics.writer import SinkWriter
 
-    writer = TensorBoardWriter(tmp_path)
+    writer = SinkWriter("tensorboard", lambda: TensorBoardSink(TensorBoardConfig()), tmp_path)
     for update in (10, 20):
         writer(Progress(LearnerState.TRAINING, update, 5, metrics={"loss": update / 100}))
     writer.close()
@@ -196,19 +197,20 @@ def test_curves_that_the_disk_does_not_take_do_not_end_the_training(tmp_path):
 import resource, sys, time
 from contextlib import suppress
 from pathlib import Path
-from user_learner.training import progress
+from user_learner.metrics import writer as metrics
+from user_learner.metrics.tensorboard import TensorBoardConfig, TensorBoardSink
 from user_learner.training.progress import LearnerState, Progress
-progress._RETRY_S = 0.2
-writer = progress.TensorBoardWriter(Path(sys.argv[1]))
+metrics._RETRY_S = 0.2
+writer = metrics.SinkWriter("tensorboard", lambda: TensorBoardSink(TensorBoardConfig()), Path(sys.argv[1]))
 def flush():
-    if (open_ := writer._writer) is not None:
+    if (open_ := writer._sink) is not None:
         with suppress(OSError):
-            open_.flush()
+            open_.writer.flush()
 size = lambda: sum(f.stat().st_size for f in Path(sys.argv[1]).glob("events*"))
 show = lambda n: writer(Progress(LearnerState.TRAINING, n, metrics={"loss": 1.0 / n}))
 show(1)
 end = time.monotonic() + 60
-while writer._writer is None:  # its thread imports for a while
+while writer._sink is None:  # its thread imports for a while
     assert time.monotonic() < end
     time.sleep(0.01)
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

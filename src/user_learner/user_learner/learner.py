@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from user_core.policies import policy_config_hash
 from user_core.reasons import MEANING_ACCEPTED, MEANING_UNKNOWN, Reason
 from user_core.specs import RobotSpec
 from user_core.types import EpisodeSource
+from user_learner.metrics.writer import SinkWriter
 from user_learner.replay.meaning import require_meaning, write_meaning
 from user_learner.replay.reader import StoreReader
 from user_learner.sampling.config import History, SamplerConfig
@@ -24,7 +26,7 @@ from user_learner.sampling.source import ReplaySource
 from user_learner.training.checkpoint import CHECKPOINTS, CheckpointStore
 from user_learner.training.config import TrainingConfig
 from user_learner.training.loop import TrainingLoop, identity_of
-from user_learner.training.progress import Progress, TensorBoardWriter
+from user_learner.training.progress import Progress
 from user_learner.training.publishing import PolicyFile
 
 
@@ -61,6 +63,10 @@ class LearnerConfig(Config):
         "those aside; without this word such a run is refused.",
     )
     tensorboard: bool = setting(True, doc="Write training curves for TensorBoard.")
+    sinks: dict[str, PluginChoice] = setting(
+        factory=dict,
+        doc="Where the numbers of the training go as well, by a name of one's own: plugins `wandb`, `trackio`, ...",
+    )
 
 
 def config_hash_of(config: LearnerConfig, spec: RobotSpec) -> str:
@@ -117,6 +123,17 @@ def require_resumable(config: LearnerConfig, spec: RobotSpec) -> None:
         CheckpointStore(folder, _identity(config, spec)).require_usable(parts)
 
 
+def _sinks(config: LearnerConfig) -> dict[str, PluginChoice]:
+    own = {"tensorboard": PluginChoice(plugin="tensorboard")} if config.tensorboard else {}
+    return {**own, **config.sinks}
+
+
+def _name_of_run(config: LearnerConfig) -> str:
+    """The folder of a run holds that of its learner."""
+    folder = config.directory.absolute()
+    return folder.parent.name if folder.name == "learner" else folder.name
+
+
 def _identity(config: LearnerConfig, spec: RobotSpec) -> dict[str, Any]:
     return identity_of(
         config.algorithm.plugin,
@@ -158,8 +175,9 @@ def open_learner(
         meaning_warnings = check_meaning(config, spec, history)
         source = stack.enter_context(ReplaySource(config.store, config.sampler, history))
         listeners = [on_progress]
-        if config.tensorboard:
-            writer = TensorBoardWriter(config.directory / "tensorboard")
+        for name, choice in _sinks(config).items():
+            make = partial(choice.build, "metrics_sinks", path=f"sinks.{name}")
+            writer = SinkWriter(name, make, config.directory / name, _name_of_run(config))
             stack.callback(writer.close)
             listeners.append(writer)
 

@@ -1,23 +1,15 @@
-"""What one sees of a training while it goes on: progress, its numbers, curves for TensorBoard."""
+"""What one sees of a training while it goes on: progress, and its numbers."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from pathlib import Path
-from typing import Any
 
 from user_core.reasons import NO_REASON, Reason
-
-_RETRY_S = 10.0
-_log = logging.getLogger(__name__)
 
 
 class LearnerState(IntEnum):
@@ -113,79 +105,3 @@ class Rate:
             start_s, start = self._points[0]
             elapsed_s = min(now_s - start_s, self._window_s)
             return (self._points[-1][1] - start) / elapsed_s if elapsed_s > 0 else 0.0
-
-
-# --------------------------------------------------------------------------------------------------
-# TensorBoard
-# --------------------------------------------------------------------------------------------------
-
-
-class TensorBoardWriter:
-    """Writes each :class:`Progress` as scalars over updates; give it to ``on_metrics``.
-
-    A thread of its own imports what it takes (seconds) and writes, so that no update waits for
-    it. Curves are not worth a training: what the disk does not take is left out, and a new
-    event file is begun when it may be well again.
-
-    Args:
-        directory: Where the event files go.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._points: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()
-        self._writer: Any = None
-        self._retry_s = 0.0
-        self._thread = threading.Thread(target=self._run, name="tensorboard", daemon=True)
-        self._thread.start()
-
-    def __call__(self, progress: Progress) -> None:
-        """Add one point to each curve; returns at once."""
-        self._points.put(progress)
-
-    def close(self) -> None:
-        """Write what is left, if the disk takes it. Idempotent."""
-        self._points.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        summary_writer: Any = None
-        while (progress := self._points.get()) is not None:
-            if time.monotonic() < self._retry_s:
-                continue
-            try:
-                # Imported with the first point: the first update comes before that.
-                summary_writer = summary_writer or _summary_writer()
-                if self._writer is None:
-                    self._writer = summary_writer(str(self._directory), flush_secs=10)
-                self._write(progress)
-            except ImportError as error:
-                _log.warning("training curves are not written: %s", error)
-                return
-            except OSError as error:
-                _log.warning("training curves are not written for now: %s", error)
-                self._retry_s = time.monotonic() + _RETRY_S
-                self._end_file()
-        self._end_file()
-
-    def _write(self, progress: Progress) -> None:
-        scalars = {f"algorithm/{name}": value for name, value in progress.metrics.items()}
-        for name in (
-            "environment_steps", "utd_ratio", "updates_per_s", "data_wait_share",
-            "policy_version", "policy_period_s",
-        ):  # fmt: skip
-            scalars[f"learner/{name}"] = float(getattr(progress, name))
-        for name, value in scalars.items():
-            self._writer.add_scalar(name, value, progress.update)
-
-    def _end_file(self) -> None:
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            with contextlib.suppress(OSError):
-                writer.close()
-
-
-def _summary_writer() -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter

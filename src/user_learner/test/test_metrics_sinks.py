@@ -1,0 +1,214 @@
+"""Where numbers of a training go: each sink is read back by what its makers read it with, and none ends a training."""
+
+from __future__ import annotations
+
+import json
+import logging
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from user_core.config import from_mapping
+from user_core.errors import PluginError
+from user_core.metrics import MetricsSink
+from user_core.plugins import available, build, load
+from user_learner.learner import LearnerConfig
+from user_learner.metrics import writer as writers
+from user_learner.metrics.writer import SinkWriter
+from user_learner.training.progress import LearnerState, Progress
+
+
+def progress(update):
+    return Progress(LearnerState.TRAINING, update, 5, metrics={"loss": update / 100})
+
+
+class Odd(MetricsSink):
+    """A sink that does what a test wants."""
+
+    def __init__(self, does=lambda sink: None):
+        self.does, self.opened, self.written, self.closed = does, 0, [], 0
+
+    def open(self, directory, run):
+        self.opened += 1
+
+    def write(self, update, scalars):
+        self.does(self)
+        self.written.append((update, scalars["algorithm/loss"]))
+
+    def close(self):
+        self.closed += 1
+
+
+def until(condition, seconds=20.0):
+    end_s = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.005)
+
+
+def test_a_sink_gets_all_points_in_order_and_is_closed(tmp_path):
+    sink = Odd()
+    writer = SinkWriter("odd", lambda: sink, tmp_path)
+    for update in range(50):
+        writer(progress(update))
+    writer.close()
+    writer.close()
+    assert [update for update, _ in sink.written] == list(range(50))
+    assert (sink.opened, sink.closed, writer.dropped) == (1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("disk full"), ValueError("bug"), SystemExit(3), KeyboardInterrupt()]
+)
+def test_a_sink_that_fails_is_opened_anew_and_nobody_else_notices(
+    tmp_path, monkeypatch, error, caplog
+):
+    monkeypatch.setattr(writers, "_RETRY_S", 0.05)
+
+    def fails_once(sink):
+        if sink.opened == 1:
+            raise error
+
+    sink = Odd(fails_once)
+    writer = SinkWriter("odd", lambda: sink, tmp_path)
+    writer(progress(1))
+    until(lambda: writer.dropped == 1)
+    time.sleep(0.06)
+    writer(progress(2))
+    until(lambda: sink.written)
+    writer.close()
+    assert sink.written == [(2, 0.02)]
+    assert (sink.opened, sink.closed) == (2, 2)
+    assert "do not go to odd for now" in caplog.text
+
+
+def test_a_sink_that_hangs_holds_up_neither_updates_nor_the_end(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(writers, "_CLOSE_S", 0.2)
+    monkeypatch.setattr(writers, "_WAITING", 10)
+    sink = Odd(lambda sink: time.sleep(3600))
+    writer = SinkWriter("odd", lambda: sink, tmp_path)
+    began_s = time.monotonic()
+    for update in range(500):
+        writer(progress(update))
+    writer.close()
+    assert time.monotonic() - began_s < 5.0
+    assert writer._points.qsize() <= 12
+    assert writer.dropped >= 480
+    assert "does not end" in caplog.text
+
+
+def test_a_library_that_is_missing_is_named_with_what_installs_it(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.WARNING)
+    for name in ("wandb", "trackio"):
+        monkeypatch.setitem(sys.modules, name, None)
+        sink = build("metrics_sinks", name)
+        with pytest.raises(PluginError, match="extra_metrics.txt"):
+            sink.open(tmp_path, "run")
+        writer = SinkWriter(name, lambda sink=sink: sink, tmp_path)
+        writer(progress(1))
+        writer.close()
+        assert f"do not go to {name}: " in caplog.text
+
+
+def test_sinks_are_plugins_that_a_configuration_names():
+    assert {"tensorboard", "trackio", "wandb"} <= set(available("metrics_sinks"))
+    config = from_mapping(
+        LearnerConfig,
+        {
+            "directory": "d",
+            "store": "s",
+            "sinks": {"lab": {"plugin": "wandb", "params": {"project": "arm"}}},
+        },
+    )
+    assert config.sinks["lab"].params == {"project": "arm"}
+    with pytest.raises(PluginError, match="did you mean 'wandb'"):
+        load("metrics_sinks", "wand")
+
+
+def run(program, folder, *words):
+    """In a process of its own: these libraries leave threads, processes and hooks behind."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(folder), *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+_WRITES = """
+import sys
+from pathlib import Path
+from user_core.plugins import build
+from user_learner.metrics.writer import SinkWriter
+from user_learner.training.progress import LearnerState, Progress
+folder, name = Path(sys.argv[1]), sys.argv[2]
+params = {"directory": str(folder / "trackio")} if name == "trackio" else {}
+for updates in ((10, 20), (15, 30)):  # killed after 20, and gone on from a checkpoint of 10
+    writer = SinkWriter(name, lambda: build("metrics_sinks", name, params), folder / name, "first")
+    for update in updates:
+        writer(Progress(LearnerState.TRAINING, update, 5, metrics={"loss": update / 100, "odd": float("nan")}))
+    writer.close()
+    assert writer.dropped == 0
+"""
+
+
+_READS_TRACKIO = """
+import json
+from trackio.sqlite_storage import SQLiteStorage
+print(json.dumps([SQLiteStorage.get_runs("user"), SQLiteStorage.get_logs("user", "first")]))
+"""
+
+
+def test_trackio_reads_what_was_written_also_after_a_restart(tmp_path):
+    pytest.importorskip("trackio")
+    text = run(_WRITES + _READS_TRACKIO, tmp_path, "trackio")
+    runs, logs = json.loads(text.splitlines()[-1])
+    assert runs == ["first"]
+    points = [(row["step"], row["algorithm/loss"]) for row in logs]
+    assert points == [(10, 0.1), (20, 0.2), (15, 0.15), (30, 0.3)]
+
+
+def test_wandb_reads_what_was_written_without_a_network(tmp_path):
+    pytest.importorskip("wandb")
+    run(_WRITES, tmp_path, "wandb")
+    files = sorted((tmp_path / "wandb" / "wandb").glob("offline-run-*/*.wandb"))
+    assert len({file.stem for file in files}) == 1, "a learner that was restarted began another run"
+    points = [point for file in files for point in _history(file)]
+    assert [(int(p["update"]), p["algorithm/loss"]) for p in points] == [
+        (10, 0.1),
+        (20, 0.2),
+        (15, 0.15),
+        (30, 0.3),
+    ]
+
+
+def _history(file: Path):
+    """The points of a `.wandb` file: records of W&B's own protobuf in the framing of LevelDB's log."""
+    from wandb.proto import wandb_internal_pb2
+
+    data, at, record = file.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        left = 32768 - at % 32768
+        if left < 7:
+            at += left
+            continue
+        _, size, kind = struct.unpack_from("<IHB", data, at)
+        record = (b"" if kind in (1, 2) else record) + data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):
+            found = wandb_internal_pb2.Record()
+            found.ParseFromString(record)
+            if found.WhichOneof("record_type") == "history":
+                yield {
+                    (item.key or "/".join(item.nested_key)): json.loads(
+                        item.value_json.replace("NaN", "null")
+                    )
+                    for item in found.history.item
+                }
