@@ -1,9 +1,48 @@
-"""Two learner processes that train together stay equal, and stop together."""
+"""Several learner processes train as one would, stop together, and begin again together."""
 
+from __future__ import annotations
+
+import json
+import os
+import signal
 import subprocess
 import sys
+import threading
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
+import pytest
+
+from user_core.config import from_mapping
+from user_core.errors import ConfigError, RankLost, SuiteError
+from user_core.fakes import PolicyMailbox
+from user_core.specs import ArraySpec, RobotSpec
+from user_core.types import (
+    ChunkId,
+    EpisodeKey,
+    EpisodeSource,
+    FinalObservation,
+    Step,
+    TrajectoryChunk,
+    TrajectorySchema,
+)
+from user_learner.learner import LearnerConfig, open_learner
+from user_learner.ranks import Ranks
+from user_learner.ranks import meeting as ranks_meeting
+from user_learner.replay import StoreWriter
+from user_learner.training.checkpoint import flatten
+from user_testing.ports import free_endpoint
+from user_testing.waiting import wait_until
+from user_testing.worlds.deployment import DeploymentRun
+from user_testing.worlds.replay import QUICK
+
+SPEC = RobotSpec(
+    "arm",
+    {"x": ArraySpec((3,), low=-1.0, high=1.0), "image": ArraySpec((20, 20, 3), "uint8")},
+    ArraySpec((2,), low=-1.0, high=1.0),
+)
 
 
 def test_two_processes_on_different_data_keep_the_same_weights(tmp_path):
@@ -33,3 +72,195 @@ def test_two_processes_on_different_data_keep_the_same_weights(tmp_path):
     # Only the first keeps checkpoints and publishes.
     assert len(list((tmp_path / "run0" / "checkpoints").glob("*.safetensors"))) == 1
     assert not list((tmp_path / "run1" / "checkpoints").glob("*.safetensors"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Ten episodes of twenty steps, half of them demonstrations."""
+    schema, folder = TrajectorySchema.of(SPEC), tmp_path / "replay"
+    writer = StoreWriter(folder, schema, QUICK)
+    for number in range(10):
+        rng = np.random.default_rng(number)
+        steps: list[Any] = []
+        for row in range(20):
+            seen = {
+                "x": rng.uniform(-1, 1, 3).astype(np.float32),
+                "image": rng.integers(0, 255, (20, 20, 3), np.uint8),
+            }
+            action = rng.uniform(-1, 1, 2).astype(np.float32)
+            steps.append(Step(seen, action, action, 0.1 * row))
+        steps.append(FinalObservation(steps[-1].observation))
+        source = EpisodeSource.DEMONSTRATION if number % 2 else EpisodeSource.ONLINE
+        chunk = TrajectoryChunk(
+            ChunkId("actor", 1, number + 1), EpisodeKey("actor", 1, number), source, 0,
+            schema.rows(steps), schema.hash, robot="arm", task="t",
+        )  # fmt: skip
+        assert writer.append(chunk).status == "staged"
+    writer.commit()
+    writer.close()
+    return folder
+
+
+#: By name: algorithm, policy, sampler.
+KINDS: dict[str, dict[str, Any]] = {
+    "bc": {
+        "algorithm": {"plugin": "user_testing.programs.whole_noise:WholeBC"},
+        "policy": {"plugin": "tanh_gaussian", "params": {"hidden": [16]}},
+    },
+    "flow": {
+        "algorithm": {"plugin": "user_testing.programs.whole_noise:WholeBC"},
+        "policy": {
+            "plugin": "flow",
+            "params": {
+                "rows": 4,
+                "hidden": [32],
+                "backbone": "mlp",
+                "ignored_observations": ["image"],
+            },
+        },
+        "sampler": {"window": 4, "pad_windows": True},
+    },
+    "rlpd": {
+        "algorithm": {
+            "plugin": "user_testing.programs.whole_noise:WholeRLPD",
+            "params": {"critics": 4, "critic_updates": 3, "critic_hidden": [16]},
+        },
+        "policy": {"plugin": "tanh_gaussian", "params": {"hidden": [16]}},
+    },
+}
+
+
+def learner(folder: Path, store: Path, kind: str = "bc", **more: Any) -> LearnerConfig:
+    values = {
+        "directory": str(folder),
+        "store": str(store),
+        "sampler": {"n_step": 1},
+        "tensorboard": False,
+        **KINDS[kind],
+    }
+    training = {
+        "batch_size": 16, "max_updates": 30, "threads": 1,
+        "utd": {"target": None, "learning_starts": 0}, "checkpoint_period_s": 1e6,
+    }  # fmt: skip
+    training |= more.pop("training", {})
+    return from_mapping(LearnerConfig, {**values, "training": training, **more})
+
+
+def trained(config: LearnerConfig) -> dict[str, Any]:
+    """The arrays of the last checkpoint, after a training to its end."""
+    with (
+        Ranks(config, SPEC, lambda error: None) as ranks,
+        open_learner(ranks.config, SPEC, PolicyMailbox()) as loop,
+    ):
+        loop.run()
+        newest = loop.checkpoints.newest()
+    assert newest is not None
+    assert newest.info.update >= 30
+    arrays, rest = flatten(newest.state)
+    return {**arrays, "": json.dumps(rest["source"])}
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_two_ranks_train_as_one_with_the_whole_batch(kind, tmp_path, store):
+    one = trained(learner(tmp_path / "one", store, kind))
+    two = trained(learner(tmp_path / "two", store, kind, ranks=2))
+    assert one.keys() == two.keys()
+    for name, array in one.items():
+        if isinstance(array, str) or array.dtype.kind != "f":
+            assert np.array_equal(array, two[name]), name  # the sampler's state, generators, counts
+        else:
+            np.testing.assert_allclose(array, two[name], rtol=2e-3, atol=2e-5, err_msg=name)
+
+
+def test_a_batch_that_ranks_cannot_share_evenly_is_refused(tmp_path, store):
+    with pytest.raises(ConfigError, match=r"batch_size.*17.*multiple of the 2 processes"):
+        trained(learner(tmp_path, store, ranks=2, training={"batch_size": 17}))
+
+
+def test_more_gpus_than_there_are_is_refused_before_anything_starts(tmp_path, store):
+    with pytest.raises(ConfigError, match=r"gpus.*64.*at most"):
+        trained(learner(tmp_path, store, gpus=64))
+
+
+def test_a_rank_on_another_software_is_refused(tmp_path, store, monkeypatch):
+    mine = ranks_meeting.software()
+    monkeypatch.setattr(ranks_meeting, "software", lambda: {**mine, "user_learner": "0.0.1"})
+    with pytest.raises(ConfigError, match=r"software of rank 1 of 2.*user_learner 0.0.1"):
+        trained(learner(tmp_path, store, ranks=2))
+
+
+def test_the_end_of_a_rank_is_told_and_ends_the_others(tmp_path, store):
+    lost: list[SuiteError] = []
+    found = threading.Event()
+
+    def note(error: SuiteError) -> None:
+        lost.append(error)
+        found.set()
+
+    config = learner(tmp_path, store, ranks=2, training={"max_updates": None})
+    ranks = Ranks(config, SPEC, note)
+    with (  # noqa: PT012 - which error of torch comes depends on where it was
+        pytest.raises((RuntimeError, SuiteError)) as caught,
+        ranks,
+        open_learner(ranks.config, SPEC, PolicyMailbox()) as loop,
+    ):
+        (follower,) = psutil.Process().children()
+        killer = threading.Thread(
+            target=lambda: (
+                wait_until(lambda: loop.progress().update > 5, "updates"),
+                follower.send_signal(signal.SIGKILL),
+            )
+        )
+        killer.start()
+        loop.run()
+    killer.join()
+    assert found.wait(10)
+    (error,) = lost
+    assert isinstance(error, RankLost), error
+    assert "rank 1 of 2 was ended by SIGKILL" in str(error)
+    assert ranks.why_ended(caught.value) is error
+    assert not follower.is_running() or follower.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_rank_that_fails_by_itself_says_why(tmp_path, store):
+    """It finds no store: as on a host that has none."""
+    found = threading.Event()
+    config = learner(tmp_path, store, ranks=2)
+    ranks = Ranks(config, SPEC, lambda error: found.set())
+    ranks._asked = config.replace(store=tmp_path / "elsewhere")
+    with (  # noqa: PT012
+        pytest.raises((RuntimeError, SuiteError)) as caught,
+        ranks,
+        open_learner(ranks.config, SPEC, PolicyMailbox()) as loop,
+    ):
+        loop.run()
+    assert found.wait(10)
+    error = ranks.why_ended(caught.value)
+    assert isinstance(error, RankLost)  # a store may come yet
+    assert "elsewhere" in str(error)
+
+
+@pytest.mark.timeout(300)
+def test_a_deployment_whose_rank_is_killed_goes_on_by_itself(tmp_path, start_process, ros_domain):
+    """Robots go on, the learner comes back as a whole and trains from its newest checkpoint."""
+    words = [
+        "user", "up", "sim_single", "speed:=2.0", "algorithm:=rlpd_light", "learner.ranks:=2",
+        f"policy_endpoint:={free_endpoint()}", "--runs", str(tmp_path), "--run", "r", "--no-table",
+    ]  # fmt: skip
+    process = start_process(words, stdout=subprocess.DEVNULL, env=dict(os.environ))
+    run = DeploymentRun(tmp_path / "r", process)
+    run.until(lambda: run.number("policy_version") >= 2, "the ranks train")
+    run.until(lambda: list((run.folder / "learner/checkpoints").glob("*")), "a checkpoint")
+    first = psutil.Process(run.pid("learner"))
+    (follower,) = [p for p in first.children() if "user_learner.ranks.follow" in p.cmdline()]
+    steps, update = run.number("stored_steps"), run.number("update")
+    follower.send_signal(signal.SIGKILL)
+    run.until(lambda: run.pid("learner") not in (0, first.pid), "the learner begins again")
+    run.until(lambda: run.number("update") > update, "it has got further than it was")
+    assert run.number("stored_steps") > steps
+    left = psutil.Process(run.pid("learner")).children()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(90) == 0
+    assert not [p for p in left if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    log = (run.folder / "logs/learner.log").read_text()
+    assert "rank 1 of 2 was ended by SIGKILL" in log

@@ -177,6 +177,18 @@ class TransportError(SuiteError):
     may_pass = True
 
 
+class RankLost(TransportError):
+    """A process that trains with others was killed, or is not reached; all of them begin again."""
+
+    code = "rank_lost"
+
+
+class RankFailed(SuiteError):
+    """A process that trains with others ended by a fault of its own; all of them begin again."""
+
+    code = "rank_failed"
+
+
 class EngineError(SuiteError):
     """An engine that runs jobs refuses one, or what it needs is not here."""
 

@@ -114,6 +114,9 @@ UPDATE_RATIO = _code("update_ratio", "The learner waits for robots, to keep its 
 ALL_UPDATES = _code("all_updates", "Training has made all the updates that it was to make.")
 LEARNER_SLOW = _code("learner_slow", "The learner cannot keep its update ratio; updates are lost.")
 CHECKPOINT_REFUSED = _code("checkpoint_refused", "A checkpoint cannot be used, and was set aside.")
+BATCH_SPLIT = _code(
+    "batch_split", "The GPU's memory is short: batches are computed in several parts."
+)
 TRAINING_DIVERGED = _code(
     "training_diverged", "An update gave numbers that are not finite; training went back or ended."
 )

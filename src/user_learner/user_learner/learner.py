@@ -22,6 +22,7 @@ from user_learner.replay.meaning import require_meaning, write_meaning
 from user_learner.replay.reader import StoreReader
 from user_learner.sampling.config import History, SamplerConfig
 from user_learner.sampling.hindsight import check_hindsight
+from user_learner.sampling.share import Share
 from user_learner.sampling.source import ReplaySource
 from user_learner.training.checkpoint import CHECKPOINTS, CheckpointStore
 from user_learner.training.config import TrainingConfig
@@ -44,7 +45,7 @@ class DataConfig(Config):
 
 
 class LearnerConfig(Config):
-    """What is learned, from what, and how."""
+    """What is learned, from what, how, and by how many processes (:mod:`user_learner.ranks`)."""
 
     directory: Path = setting(doc="Folder for checkpoints, version counter and training curves.")
     store: Path = setting(doc="Replay store that grows meanwhile.")
@@ -57,6 +58,16 @@ class LearnerConfig(Config):
     policy: PluginChoice = setting(PluginChoice(plugin="tanh_gaussian"), doc="The policy.")
     sampler: SamplerConfig = setting(factory=SamplerConfig, doc="How batches are drawn.")
     training: TrainingConfig = setting(factory=TrainingConfig, doc="The training loop.")
+    gpus: int = setting(
+        0,
+        doc="GPUs of this host that train together, a process on each; 0: one process, on the algorithm's "
+        "`device`. `training.batch_size` is that of all together.",
+        ge=0,
+        le=64,
+    )
+    ranks: int = setting(
+        1, doc="Processes that train together where there are no GPUs.", ge=1, le=64
+    )
     start_over: bool = setting(
         False,
         doc="Begin anew in a run whose checkpoints or policy are of another configuration, and set "
@@ -144,6 +155,15 @@ def _identity(config: LearnerConfig, spec: RobotSpec) -> dict[str, Any]:
     )
 
 
+def _share(minibatches: int) -> Share:
+    """The part of each batch that this process gets."""
+    try:
+        from user_learner.algorithms import distributed
+    except ImportError:  # an algorithm without torch is alone
+        return Share()
+    return Share(distributed.rank(), distributed.world(), minibatches)
+
+
 @contextmanager
 def open_learner(
     config: LearnerConfig,
@@ -152,6 +172,8 @@ def open_learner(
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Iterator[TrainingLoop]:
     """A training loop that has taken up where the run was left, ready for ``run()``.
+
+    Inside :class:`user_learner.ranks.Ranks` it is that of one of several processes.
 
     Args:
         config: What to learn.
@@ -173,7 +195,13 @@ def open_learner(
         if config.demonstrations:
             history.append(History(path=config.demonstrations, source=EpisodeSource.DEMONSTRATION))
         meaning_warnings = check_meaning(config, spec, history)
-        source = stack.enter_context(ReplaySource(config.store, config.sampler, history))
+        share = _share(algorithm.updates_per_call)
+        rows = config.training.batch_size * algorithm.updates_per_call
+        share.rows(rows)  # refused where the processes cannot share them evenly
+        sampler = config.sampler
+        if sampler.output == "numpy" and str(getattr(algorithm, "device", "")).startswith("cuda"):
+            sampler = sampler.replace(output="pinned")  # a GPU fetches such memory by itself
+        source = stack.enter_context(ReplaySource(config.store, sampler, history, share))
         listeners = [on_progress]
         for name, choice in _sinks(config).items():
             make = partial(choice.build, "metrics_sinks", path=f"sinks.{name}")

@@ -12,7 +12,14 @@ from user_core.config import from_mapping, to_mapping
 from user_core.errors import ConfigError, StoreError
 from user_core.types import ActedBy, EpisodeSource
 from user_learner.replay import ChunkStatus, StoreWriter
-from user_learner.sampling import HALF_DEMONSTRATIONS, ReplaySource, SamplerConfig, Stratum
+from user_learner.sampling import (
+    HALF_DEMONSTRATIONS,
+    ReplaySource,
+    SamplerConfig,
+    Share,
+    Stratum,
+)
+from user_learner.sampling.hindsight import Relabelled
 from user_testing.worlds.replay import (
     IMAGE_SCHEMA,
     QUICK,
@@ -287,14 +294,33 @@ def test_the_draws_are_uniform_and_follow_the_seed(tmp_path):
     assert abs(chi_square - 199) < 5 * math.sqrt(2 * 199)
 
     def first(**changes):
-        rank = changes.pop("rank", 0)
-        with ReplaySource(path, STILL.replace(**changes), rank=rank) as source:
+        share = changes.pop("share", None)
+        with ReplaySource(path, STILL.replace(**changes), share=share) as source:
             return [source.sample(32).extras["row"].tolist() for _ in range(5)]
 
     assert first() == first()
     assert first() == first(prefetch=3, workers=2)  # whoever gathers, the draws are the same
     assert first() != first(seed=1)
-    assert first() != first(rank=1)
+    # Several processes have together what one would have, each an equal part of each minibatch.
+    parts = [first(share=Share(rank, of=2, minibatches=4)) for rank in (0, 1)]
+    for whole, *own in zip(first(), *parts, strict=True):
+        for number in range(4):
+            assert whole[number::4][0::2] == own[0][number::4]
+            assert whole[number::4][1::2] == own[1][number::4]
+
+
+@pytest.mark.parametrize(("rows", "of", "minibatches"), [(30, 4, 1), (12, 4, 6), (10, 1, 3)])
+def test_a_batch_that_cannot_be_divided_evenly_is_refused(rows, of, minibatches):
+    with pytest.raises(ConfigError, match="batch_size"):
+        Share(0, of, minibatches).rows(rows)
+
+
+def test_the_goals_of_a_part_are_those_of_its_steps():
+    which = np.array([True, False, True, True, False, True])
+    whole = Relabelled(which, np.array([10, 12, 13, 15]))
+    part = whole.part(np.array([1, 2, 5]))
+    assert part.which.tolist() == [False, True, True]
+    assert part.address.tolist() == [12, 15]
 
 
 @pytest.mark.parametrize("prefetch", [0, 3])

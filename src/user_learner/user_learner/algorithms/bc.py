@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from user_core.config import Config, setting
-from user_core.errors import StoreError
+from user_core.errors import ConfigError, StoreError
 from user_core.interfaces import (
     Algorithm,
     DistributionNetwork,
@@ -17,7 +17,7 @@ from user_core.interfaces import (
     Policy,
     PolicyNetwork,
 )
-from user_core.reasons import Reason
+from user_core.reasons import BATCH_SPLIT, Reason
 from user_core.specs import Array, RobotSpec
 from user_core.types import Batch
 from user_learner.algorithms.batches import (
@@ -57,6 +57,13 @@ class BCConfig(Config):
     )
     image_shift: int = setting(
         4, doc="Largest random shift of images while learning.", unit="px", ge=0, read_only=False
+    )
+    accumulate: int = setting(
+        1,
+        doc="Parts in which a batch is computed, one after the other: the update is the same, and takes the "
+        "memory of one part. Where a GPU's memory is short, more are made, and a warning says so.",
+        ge=1,
+        read_only=False,
     )
     device: str = setting(
         "cpu", doc="torch device that learns: cpu, cuda, cuda:1.", read_only=False
@@ -106,7 +113,7 @@ class BC(Algorithm):
         self.generator = make_generator(config.seed, device)
         self._minibatcher = Minibatcher(self.network, spec, device, self.looks_ahead)
         self._optimizer = FlatAdam(self.parameters, config.learning_rate, config.max_grad_norm)
-        self._updates = 0
+        self._updates, self._parts = 0, config.accumulate
 
     def _cloned(self) -> dict[str, Parameter]:
         """The parameters that learn to do what was done."""
@@ -129,37 +136,81 @@ class BC(Algorithm):
         """Make the actions of a minibatch likelier where ``inputs`` are seen."""
         inputs = shifted(inputs, self.config.image_shift, self.generator)
         action, weight = minibatch.action, minibatch.weight
-        if self._own_loss:
-            if hasattr(self.network, "observe_actions"):
-                of_all = None if weight is None else gathered(weight)
-                self.network.observe_actions(gathered(action), of_all)
-            loss = self.network.loss(inputs, action, weight, self.generator)
-            if weight is not None:  # it is a mean over what counts
-                loss = loss * share_of(weight.sum())
-            metrics = {"loss": loss}
-        else:
-            distribution = self.network.distribution(self.network.encode(inputs))
-            errors = (distribution.mode - action).square()
-            if self._chooses:
-                errors = errors * (1 - self._chosen)
-            error = (errors if weight is None else errors * weight).mean()
-            likelihood = distribution.log_prob(action, weight).mean()
-            loss = -likelihood if self.config.loss == "likelihood" else error
-            metrics = {"log_likelihood": likelihood, "squared_error": error}
-            if self._chooses:
-                share = self._chosen.expand_as(action) if weight is None else self._chosen * weight
-                right = (distribution.mode == action.round()).float() * share
-                metrics["choices_right"] = right.sum() / share.sum().clamp_min(1)
-                if self.config.loss == "squared_error":
-                    loss = error - distribution.log_prob(action, share).mean()
-        self.parameters.zero_grad()
-        loss.backward()
+        if self._own_loss and hasattr(self.network, "observe_actions"):
+            of_all = None if weight is None else gathered(weight)
+            self.network.observe_actions(gathered(action), of_all)
+        # A loss of its own is a mean over what counts, also where others have more or less of it.
+        whole = share_of(weight.sum()) if self._own_loss and weight is not None else 1.0
+        while True:
+            try:
+                metrics = self._accumulate(inputs, action, weight, whole)
+                break
+            except torch.cuda.OutOfMemoryError as error:
+                self._split(len(action), error)
         self._optimizer.step()
         return metrics
 
+    def _accumulate(
+        self, inputs: Inputs, action: Tensor, weight: Tensor | None, whole: Tensor | float
+    ) -> dict[str, Tensor]:
+        """Gradients of a batch, one part of its rows after the other; its metrics."""
+        self.parameters.zero_grad()
+        total: dict[str, Tensor] = {}
+        for rows in torch.arange(len(action)).chunk(self._parts):
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
+            some = None if weight is None else weight[part]
+            loss, metrics = self._loss({k: t[part] for k, t in inputs.items()}, action[part], some)
+            share = whole * (len(rows) / len(action))
+            if self._own_loss and weight is not None and some is not None:
+                share = whole * some.sum() / weight.sum().clamp_min(1)
+            (loss * share).backward()  # type: ignore[no-untyped-call]
+            for name, value in metrics.items():
+                total[name] = total.get(name, 0) + value.detach() * share
+        return total
+
+    def _split(self, rows: int, error: torch.cuda.OutOfMemoryError) -> None:
+        """The GPU's memory does not hold what a part takes: make smaller parts."""
+        torch.cuda.empty_cache()
+        if self._parts >= rows:
+            free, there = (size / 2**30 for size in torch.cuda.mem_get_info(self.device))
+            raise ConfigError(
+                f"training {type(self).__name__} on {self.device}, {there:.0f} GiB",
+                got=f"no room for a single row of a batch: {str(error).splitlines()[0]}",
+                expected=f"a policy that fits; {free:.1f} GiB are free now",
+                hint="Fewer trained parameters (adapters), smaller images, or another GPU",
+            ) from error
+        self._parts = min(rows, 2 * self._parts)
+
+    def _loss(
+        self, inputs: Inputs, action: Tensor, weight: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What is to be minimised for these rows, and metrics of them; means over rows."""
+        if self._own_loss:
+            own: Tensor = self.network.loss(inputs, action, weight, self.generator)
+            return own, {"loss": own}
+        distribution = self.network.distribution(self.network.encode(inputs))
+        errors = (distribution.mode - action).square()
+        if self._chooses:
+            errors = errors * (1 - self._chosen)
+        error = (errors if weight is None else errors * weight).mean()
+        likelihood = distribution.log_prob(action, weight).mean()
+        loss = -likelihood if self.config.loss == "likelihood" else error
+        metrics = {"log_likelihood": likelihood, "squared_error": error}
+        if self._chooses:
+            share = self._chosen.expand_as(action) if weight is None else self._chosen * weight
+            right = (distribution.mode == action.round()).float() * share
+            metrics["choices_right"] = right.sum() / share.sum().clamp_min(1)
+            if self.config.loss == "squared_error":
+                loss = error - distribution.log_prob(action, share).mean()
+        return loss, metrics
+
     def warnings(self) -> list[Reason]:
-        """What a person should know of the data."""
-        return self._minibatcher.warnings()
+        """What a person should know of the data, and of the GPU's memory."""
+        found = self._minibatcher.warnings()
+        if self._parts > self.config.accumulate:
+            text = f"the GPU's memory holds a batch in {self._parts} parts only: set accumulate to that"
+            found.append(Reason(BATCH_SPLIT, text))
+        return found
 
     def policy_arrays(self) -> dict[str, Array]:
         arrays: dict[str, Array] = self.network.arrays()

@@ -8,7 +8,7 @@ of their own, since their entropy and that of continuous elements have nothing i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -33,6 +33,7 @@ from user_learner.algorithms.batches import (
     shifted,
 )
 from user_learner.algorithms.choice_values import ChoiceValues, entropy, share_at
+from user_learner.algorithms.cuda_graph import GraphedUpdate
 from user_learner.algorithms.distributed import share_
 from user_learner.algorithms.torch_tools import (
     FlatAdam,
@@ -141,6 +142,11 @@ class SACConfig(Config):
     )
     precision: Literal["float32", "bfloat16"] = setting(
         "float32", doc="Type that critics and encoders compute in.", read_only=False
+    )
+    cuda_graph: bool = setting(
+        False,
+        doc="On a GPU, launch each update as one CUDA graph: small networks are else bound by launches.",
+        read_only=False,
     )
     seed: int = setting(0, doc="Seed of first weights and of all noise.", ge=0)
 
@@ -321,6 +327,8 @@ class SAC(Algorithm):
             "temperature": FlatAdam(networks.log_temperature, config.temperature_learning_rate),
         }
         self._updates = 0
+        fixed = self.networks.choices is None  # how even choices are to be changes with time
+        self._graphed = GraphedUpdate(self._learn_from, self.generator, config.cuda_graph and fixed)
         largest = max(config.max_temperature, config.initial_temperature)
         self._log_temperature_bounds = (math.log(_MIN_TEMPERATURE), math.log(largest))
         self._temperature, self._largest_temperature = config.initial_temperature, largest
@@ -342,23 +350,31 @@ class SAC(Algorithm):
         ]
 
     def update(self, batch: Batch) -> Mapping[str, float]:
-        networks = self.networks
         minibatches = self._minibatcher.cut(batch, self.updates_per_call)
         if self._minibatcher.factors is not None:
             self._keep_values(self._minibatcher.factors)
-        temperature = networks.log_temperature.flat.exp()
-        all_ahead = self._look_ahead_at_once(minibatches)
-        for minibatch, ahead in zip(minibatches, all_ahead, strict=True):
-            features = networks.features(minibatch.inputs, self.generator)
-            ahead = ahead or self._look_ahead(minibatch.next_inputs)
-            target = self._target(minibatch, ahead, temperature)
-            metrics = self._update_critics(features, minibatch, target, ahead)
-            self._updates += 1
-        metrics |= self._update_actor(features.detach(), temperature)
+        before = self._updates
+        metrics = self._graphed(minibatches)
+        self._updates = before + len(minibatches)
         values = torch.stack(list(metrics.values())).tolist()  # one copy from the device
         found = dict(zip(metrics, values, strict=True))
         self._temperature = found["temperature"]
         return found
+
+    def _learn_from(self, minibatches: Sequence[Minibatch]) -> dict[str, Tensor]:
+        """An update of the critics from each minibatch, then one of actor and temperatures."""
+        networks = self.networks
+        temperature = networks.log_temperature.flat.exp()
+        all_ahead, each = self._look_ahead_at_once(minibatches), list[dict[str, Tensor]]()
+        for minibatch, ahead in zip(minibatches, all_ahead, strict=True):
+            features = networks.features(minibatch.inputs, self.generator)
+            ahead = ahead or self._look_ahead(minibatch.next_inputs)
+            target = self._target(minibatch, ahead, temperature)
+            each.append(self._update_critics(features, minibatch, target, ahead))
+            self._updates += 1
+        # Of all minibatches: one with NaN must be seen, wherever in the call it was.
+        metrics = {name: torch.stack([one[name] for one in each]).mean() for name in each[0]}
+        return metrics | self._update_actor(features.detach(), temperature)
 
     @torch.no_grad()
     def _keep_values(self, factors: Tensor) -> None:
@@ -399,8 +415,9 @@ class SAC(Algorithm):
         load_buffers(networks.policy, state["inputs"], type(self).__name__)
         self._updates = int(state["updates"])
         restore_generator(self.generator, state["generator"], self.config.seed + self._updates)
+        self._graphed.forget()
 
-    def _look_ahead_at_once(self, minibatches: list[Minibatch]) -> list[Ahead | None]:
+    def _look_ahead_at_once(self, minibatches: Sequence[Minibatch]) -> list[Ahead | None]:
         """For all minibatches in one pass: the actor stays as it is until all are done. Not with
         an encoder, which changes with every critic update."""
         if self.networks.encodes:
@@ -547,7 +564,7 @@ class SAC(Algorithm):
                 config.choice_entropy_updates,
             )  # fmt: skip
             aimed.append(share * self._most_choice_entropy)
-        return like.new_tensor(aimed)
+        return torch.cat([like.new_full((1,), value) for value in aimed])  # stays on its device
 
     def _value_of(self, values: Tensor) -> Tensor:
         """What the actor climbs, (B, ...), from the values of all critics, (E, B, ...)."""

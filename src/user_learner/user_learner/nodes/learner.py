@@ -33,6 +33,7 @@ from user_core.runtime.files import write_atomically
 from user_core.specs import RobotSpec
 from user_learner.learner import open_learner
 from user_learner.node_configs import LearnerNodeConfig
+from user_learner.ranks import Ranks, is_follower
 from user_learner.replay.index import INDEX_NAME
 from user_learner.training.loop import TrainingDiverged, TrainingLoop
 from user_learner.training.progress import LearnerState, Progress
@@ -103,11 +104,13 @@ class LearnerNode(LifecycleNode):
         )
 
     def _train(self, stop: threading.Event) -> None:
+        ranks: Ranks | None = None
         try:
             spec = self._wait_for_spec_and_store(stop)
             if spec is None:
                 return
-            with open_learner(self.config, spec, self._server) as loop:
+            ranks = Ranks(self.config, spec, self._end_to_begin_again)
+            with ranks, open_learner(ranks.config, spec, self._server) as loop:
                 if stop.is_set():
                     return
                 self._loop = loop
@@ -122,10 +125,18 @@ class LearnerNode(LifecycleNode):
             self.get_logger().error(f"training ended: {error}")
             if stop.is_set():
                 return
+            error = error if ranks is None else ranks.why_ended(error)
             if isinstance(error, _HOPELESS):
                 self.end(Reason.of(error))
+            elif ranks is not None and ranks.others:
+                self._end_to_begin_again(error)
             else:
                 self.fail(error)
+
+    def _end_to_begin_again(self, error: BaseException) -> None:
+        """One of several processes has ended: a process group cannot be mended, and a thread may hang in
+        it. Whoever started this process starts it again."""
+        self.end(Reason.of(error), final=False)
 
     def _stop_training(self, thread: threading.Thread, stop: threading.Event) -> None:
         stop.set()
@@ -226,7 +237,12 @@ class LearnerNode(LifecycleNode):
 
 
 def main() -> None:
-    """Entry point of the executable ``learner_node``."""
+    """Entry point of the executable ``learner_node``. Of several that ``torchrun`` has started, the first is
+    the node."""
+    if is_follower():
+        from user_learner.ranks import follow
+
+        sys.exit(follow.main())
     # Most of a restart is the import of torch: it begins beside everything else.
     threading.Thread(target=importlib.import_module, args=("torch",), daemon=True).start()
     sys.exit(run(LearnerNode, "learner"))

@@ -159,13 +159,24 @@ class TrainingLoop:
         Raises:
             ConfigError: There are checkpoints, none can be used, and nobody said ``start_over``.
         """
-        fresh = self.algorithm.state()
-        found = self.checkpoints.restore(self._load, start_over=self._start_over)
-        if found is None:
-            if self.checkpoints.refused:  # one of them may have been loaded in part
+        found = None
+        if _is_first():
+            fresh = self.algorithm.state()
+            found = self.checkpoints.restore(self._load, start_over=self._start_over)
+            if found is None and self.checkpoints.refused:  # one may have been loaded in part
                 self.algorithm.load_state(fresh)
-            return None
-        return self._resumed(found)
+        found = self._told(found)
+        return None if found is None else self._resumed(found)
+
+    def _told(self, found: Checkpoint | None) -> Checkpoint | None:
+        """The checkpoint that the first process has loaded; the others load it now."""
+        group = _process_group()
+        if group is None or not group.together():
+            return found
+        first, checkpoint = _is_first(), group.told(found)
+        if checkpoint is not None and not first:
+            self._load(checkpoint.state)
+        return checkpoint  # type: ignore[no-any-return]
 
     def _resumed(self, found: Checkpoint) -> CheckpointInfo:
         self._update, self._steps = found.info.update, found.info.environment_steps
@@ -217,7 +228,7 @@ class TrainingLoop:
         assert self._drawn is not None
         drawn, self._drawn = self._drawn, None
         self._state = LearnerState.TRAINING
-        metrics = self.algorithm.update(drawn.batch)
+        metrics = _averaged(self.algorithm.update(drawn.batch))
         self._source_state = drawn.source_state
         if self.first_update_s is None and self._permitted_s is not None:
             self.first_update_s = time.monotonic() - self._permitted_s
@@ -260,11 +271,13 @@ class TrainingLoop:
         self._returns += 1
         self._keeper.flush(_FLUSH_S)
         found = None
-        if _is_alone() and self._returns <= _RETURNS:
+        if _is_first() and self._returns <= _RETURNS:
             found = self.checkpoints.go_back(str(error), self._returns)
+            if found is not None:
+                self._load(found.state)
+        found = self._told(found)
         if found is None:
             raise error
-        self._load(found.state)
         self._resumed(found)
         text = f"went back to update {found.info.update}, for training diverged: {error}"
         self._diverged = Reason(TRAINING_DIVERGED, text)
@@ -485,11 +498,12 @@ def _is_finite(state: Mapping[str, Any]) -> bool:
 
 def _suspicious(batch: Batch) -> str:
     """What of a batch may have made an update diverge, for people; empty where all looks well."""
-    largest = float(np.abs(batch.reward).max()) if len(batch) else 0.0
+    largest = float(np.abs(np.asarray(batch.reward)).max()) if len(batch) else 0.0
     if not largest <= LARGEST_REWARD:
         return f"; the batch holds a reward of {largest:.3g}"
     for arrays in (batch.observation, batch.next_observation, {"action": batch.action}):
-        for name, array in arrays.items():
+        for name, values in arrays.items():
+            array = np.asarray(values)  # it may be a tensor, for a GPU
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 return f"; the batch holds {name} that is not finite"
     return ""
@@ -507,10 +521,10 @@ def _is_first() -> bool:
     return group is None or bool(group.rank() == 0)
 
 
-def _is_alone() -> bool:
-    """Whether no other process trains together with this one."""
+def _averaged(metrics: Mapping[str, float]) -> Mapping[str, float]:
+    """Means over all processes that train together: all must find the same of them not finite."""
     group = _process_group()
-    return group is None or not group.together()
+    return metrics if group is None else group.averaged(metrics)  # type: ignore[no-any-return]
 
 
 @cache
