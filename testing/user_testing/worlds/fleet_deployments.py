@@ -30,6 +30,7 @@ COLLECTING: dict[str, Any] = {
     "roles": ["replay"],
     "robots": {"${name}": "simulated_arm"},
     "processes": {
+        "hal": {"parameters": {"robot": {"params": {"horizon_s": 1e6}}}},  # of its task
         "actor": {
             "parameters": {
                 "loop": {
@@ -38,7 +39,7 @@ COLLECTING: dict[str, Any] = {
                     "exploration": {"random_steps": 100_000_000},
                 }
             }
-        }
+        },
     },
 }
 MOVING = {**COLLECTING, "name": "moving", "roles": []}
@@ -48,6 +49,7 @@ LEARNING: dict[str, Any] = {
     "standby": False,
     "roles": ["learner"],
     "robots": {},
+    "values": {"learns_for": "arm1"},
 }
 
 

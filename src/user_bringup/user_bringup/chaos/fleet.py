@@ -21,7 +21,7 @@ import yaml
 from user_bringup.chaos.evidence import Evidence, producers_behind, works_since
 from user_bringup.chaos.faults import Link
 from user_bringup.chaos.links import FarLink, LinkProcess
-from user_bringup.chaos.trial import Blow, Trial, word_of
+from user_bringup.chaos.trial import Trial, word_of
 from user_bringup.chaos.verdict import Check
 from user_bringup.monitor.history import read_history
 from user_bringup.running.prepare import free_port
@@ -164,9 +164,7 @@ class FleetTrial(Trial):
     """
 
     START_S = 400.0
-    ABSENT_S = (
-        120.0  # what an agent runs is ended in good order before the next agent starts it again
-    )
+    ABSENT_S = 120.0  # without its agent, what it runs is ended in good order after a while
 
     def __init__(
         self,
@@ -184,7 +182,6 @@ class FleetTrial(Trial):
         self._own: dict[str, tuple[ProcessSpec, Sequence[ProcessSpec]]] = {}
         self._store: FleetStore | None = None
         self._all_here_s = self._next_here_s = 0.0
-        self._replaced: dict[str, tuple[int, float]] = {}
         self.state_at_end = ""
 
     def start(self) -> None:
@@ -280,34 +277,23 @@ class FleetTrial(Trial):
         if name == "fleet_router":
             return self._all_here_since(since_s)
         if spec.executable == "resource_agent" and self._own:
-            return self._run_works_since(name, since_s)
+            return self._agent_works_since(spec, since_s)
         return works_since(spec, self.evidence, since_s)
 
-    def _hit(self, blow: Blow) -> bool:
-        worker = self._worker(blow.fault.victim)
-        before = self._find().get(worker, 0) if worker else 0
-        hit = super()._hit(blow)
-        if hit and worker:
-            self._replaced[blow.fault.victim] = (before, 0.0)
-        return hit
-
     def _worker(self, agent: str) -> str:
-        """By what it is seen that an agent has started its run: the arm's hal, or the learner."""
+        """By what it is seen that the run of an agent goes on: the arm's hal, or the learner."""
         host = agent.removeprefix("agent_")
         wanted = "learner_node" if host == LEARNER_HOST else "hal_node"
         names = (n for n, (own, _) in self._own.items() if own.executable == wanted)
         return next((n for n in names if agent != host and n.startswith(f"{host}_")), "")
 
-    def _run_works_since(self, agent: str, since_s: float) -> float | None:
-        """An agent works when what it has started does: another process than before, and it acts or trains."""
-        worker = self._worker(agent)
-        before, began_s = self._replaced.get(agent, (0, 0.0))
-        if not began_s:
-            if self.pids.get(worker, 0) in (0, before):
-                return None
-            began_s = time.monotonic()
-            self._replaced[agent] = (before, began_s)
-        return works_since(self._own[worker][0], self.evidence, max(since_s, began_s))
+    def _agent_works_since(self, agent: ProcessSpec, since_s: float) -> float | None:
+        """An agent works when it is active and what it runs does: the same process as before, or another."""
+        active_s = works_since(agent, self.evidence, since_s)
+        worker = self._worker(agent.name)
+        if active_s is None or not worker:
+            return active_s
+        return works_since(self._own[worker][0], self.evidence, active_s)
 
     def _all_here_since(self, since_s: float) -> float | None:
         """When all hosts were first seen to be here, at least 3 s (the patience of presence) later."""

@@ -1,6 +1,10 @@
 """What is started for grants, with real processes: one at a time for each resource, and all of it ends."""
 
-from collections.abc import Iterator, Sequence
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -9,8 +13,9 @@ from user_core.errors import ConfigError
 from user_fleet.presence import launcher
 from user_fleet.presence.launcher import Launcher, user_up
 from user_fleet.presence.messages import Granted
-from user_fleet.processes import is_alive
+from user_fleet.processes import is_alive, session_members
 from user_fleet.scheduling.experiment import Run
+from user_testing.processes import Process
 from user_testing.waiting import wait_until
 
 
@@ -108,11 +113,103 @@ def test_two_of_one_resource_never_run_at_once(host: Launcher, tmp_path: Path) -
     assert not (tmp_path / "overlaps").exists()
 
 
-def test_what_a_killed_agent_left_is_ended_before_anything_is_started(
+AGENT = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_launcher import grant, shell
+from user_fleet.presence.launcher import Launcher
+launcher = Launcher(shell, Path(sys.argv[2]), stop_s=5.0, alone_s=float(sys.argv[3]))
+launcher.apply([grant(1, sys.argv[4])])
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def killed_agent(tmp_path: Path) -> Iterator[Callable[..., int]]:
+    """An agent of its own that starts something for grant 1, and is killed; returns the pid of what it started."""
+
+    def make(script: str, alone_s: float = 30.0) -> int:
+        folder = Path(__file__).parent
+        words = [sys.executable, "-c", AGENT, folder, tmp_path / "uses", alone_s]
+        script = f"echo $$ > {tmp_path}/first; {script}"
+        with Process([*map(str, words), script], tmp_path / "agent.log") as agent:
+            pid = pid_in(tmp_path / "first")
+            wait_until(lambda: list((tmp_path / "uses").glob("*.pid")), "it is noted")
+            agent.kill()
+        return pid
+
+    yield make
+    for file in (tmp_path / "uses").glob("*.pid"):
+        for pid in session_members([int(file.read_text().split()[0])]):
+            os.kill(pid, signal.SIGKILL)
+
+
+FOREVER = "trap 'exit 0' INT TERM; while true; do sleep 0.02; done"
+
+
+def test_what_a_killed_agent_has_started_goes_on_with_the_next_one(killed_agent, tmp_path) -> None:
+    pid = killed_agent(FOREVER)
+    host = Launcher(shell, tmp_path / "uses", stop_s=5.0)
+    try:
+        time.sleep(0.5)
+        assert is_alive(pid)  # also while no scheduler has said yet what is granted
+        host.apply([grant(1, FOREVER)])
+        time.sleep(0.5)
+        assert is_alive(pid) and pid_in(tmp_path / "first") == pid
+        assert not [*host.done(), *host.failed(), *host.given_back()]
+        host.apply([grant(1, FOREVER, yields=True)])
+        wait_until(lambda: list(host.given_back()) == [1], "it is given back")
+        assert not is_alive(pid)
+    finally:
+        host.close()
+
+
+@pytest.mark.parametrize("code", [0, 7])
+def test_how_it_ends_is_known_to_an_agent_that_has_not_started_it(
+    killed_agent, tmp_path, code
+) -> None:
+    go = tmp_path / "go"
+    killed_agent(f"while ! test -e {go}; do sleep 0.02; done; echo it was so; exit {code}")
+    host = Launcher(shell, tmp_path / "uses")
+    try:
+        host.apply([grant(1, "exit 9")])
+        assert not [*host.done(), *host.failed()]
+        go.touch()
+        wait_until(lambda: [*host.done(), *host.failed()], "it has ended")
+        assert list(host.done()) == ([] if code else [1])
+        assert dict(host.failed()) == ({1: "ended with code 7: it was so"} if code else {})
+    finally:
+        host.close()
+
+
+def test_what_was_asked_to_end_by_a_killed_agent_is_no_success_and_begins_again(
+    killed_agent, tmp_path
+) -> None:
+    killed_agent(FOREVER)
+    keeper = int(next((tmp_path / "uses").glob("*.pid")).read_text().split()[0])
+    host = Launcher(shell, tmp_path / "uses", stop_s=5.0)
+    try:
+        os.kill(keeper, signal.SIGINT)  # as by an agent that is killed while it waits for the end
+        host.apply([grant(1, f"echo $$ > {tmp_path}/second; {FOREVER}")])
+        assert is_alive(pid_in(tmp_path / "second"))
+        assert not [*host.done(), *host.failed()]
+    finally:
+        host.close()
+
+
+def test_without_any_agent_it_is_asked_to_end_in_good_order(killed_agent, tmp_path) -> None:
+    script = f"trap 'echo end > {tmp_path}/last; exit 0' TERM; while true; do sleep 0.02; done"
+    pid = killed_agent(script, alone_s=1.0)
+    wait_until(lambda: (tmp_path / "last").exists() and not is_alive(pid), "it has ended")
+    assert "no agent for 1.0 s: asked to end" in next((tmp_path / "uses").glob("*.log")).read_text()
+
+
+def test_what_a_killed_agent_left_for_another_grant_is_ended_before_anything_is_started(
     host: Launcher, tmp_path: Path
 ) -> None:
     slow = (
-        f"trap 'sleep 0.3; echo end >> {tmp_path}/lines; exit 0' TERM; echo begin >> {tmp_path}/lines;"
+        f"trap 'sleep 0.3; echo end >> {tmp_path}/lines; exit 0' INT TERM; echo begin >> {tmp_path}/lines;"
         "while true; do sleep 0.02; done"
     )
 

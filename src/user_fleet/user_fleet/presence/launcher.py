@@ -1,7 +1,10 @@
 """Starts on a host what its grants are for, one process each, and ends it when the grant does.
 
 Of one resource no two processes run at the same time: the next one waits until the one before has ended, with all that it had
-started, also where an agent that was killed had started it. Whatever ends by itself is said: well (exit code 0), or failed with its last line.
+started. Whatever ends by itself is said: well (exit code 0), or failed with its last line.
+
+What was started goes on when the agent is killed (:mod:`user_fleet.presence.keeper`); the next agent finds it by its note, goes on with it, and
+ends what is not granted any more as soon as it knows what is.
 
 What an engine runs (:mod:`user_fleet.engines`) has a process here, too, which carries the job: its end is that of the job.
 """
@@ -9,7 +12,7 @@ What an engine runs (:mod:`user_fleet.engines`) has a process here, too, which c
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import fcntl
 import json
 import logging
 import os
@@ -24,18 +27,20 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from user_core import plugins
+from user_core.config import from_mapping, to_mapping
 from user_core.errors import ConfigError
 from user_core.jobs import Job
 from user_core.runtime.files import write_atomically
 from user_core.runtime.grants import GRANT_VARIABLE
 from user_fleet.engines.carry import write_job
 from user_fleet.engines.local import LocalEngine
+from user_fleet.presence.keeper import how_it_ended, keeper_words, wait_with_signals
 from user_fleet.presence.messages import Granted
 from user_fleet.presence.peers import domain_of, port_of, where_it_is
-from user_fleet.processes import session_members, started_ticks
+from user_fleet.processes import is_alive, session_members, started_ticks
 from user_fleet.scheduling.experiment import REFERENCE
 
 _log = logging.getLogger(__name__)
@@ -43,6 +48,8 @@ _LOOK_S = 0.1
 _TAIL = 300
 _TIDY_S = 2.0
 _TIDY_AGAIN_S = 15.0
+#: What was started goes on so long without an agent: as long as a scheduler waits for a silent host.
+_ALONE_S = 30.0
 #: Of `user up`: how long an episode may go on once SIGUSR1 has asked it to finish.
 FINISH_OPTION = "--finish-s"
 #: Ends the names of files that say what an engine runs for a grant.
@@ -55,8 +62,42 @@ _OF_ROS = (
     "RMW_IMPLEMENTATION",
 )
 _CARRY = [sys.executable, "-m", "user_fleet.engines.carry"]
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+class _Process(Protocol):
+    """Of a child, or of one that an earlier agent has started."""
+
+    pid: int
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    def poll(self) -> int | None: ...
+
+    def send_signal(self, number: int, /) -> None: ...
+
+
+class _Adopted:
+    """A process that an earlier agent has started."""
+
+    def __init__(self, pid: int, began: int, ended: Path) -> None:
+        self.pid, self._began, self._ended = pid, began, ended
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Exit code; that of a process whose end nobody saw is -9, since only that leaves no word."""
+        if self.returncode is None and not self._is_there():
+            ended = how_it_ended(self._ended)
+            self.returncode = -signal.SIGKILL if ended is None else ended[0]
+        return self.returncode
+
+    def send_signal(self, number: int, /) -> None:
+        """As :meth:`subprocess.Popen.send_signal`."""
+        if self._is_there():
+            os.kill(self.pid, number)
+
+    def _is_there(self) -> bool:
+        return is_alive(self.pid) and started_ticks(self.pid) == self._began
 
 
 @dataclass
@@ -64,7 +105,7 @@ class _Use:
     """A process for a grant."""
 
     grant: Granted
-    process: subprocess.Popen[bytes]
+    process: _Process
     log: Path
     asked_s: float | None = None
     """When it was asked to end, by our monotonic clock."""
@@ -86,6 +127,7 @@ class Launcher:
             grants in force, and may raise, which is a failure of the grant.
         folder: Where the output of each goes.
         stop_s: Time that a process has to end before it is killed; what lets an episode finish has that beside.
+        alone_s: Time that it goes on without an agent.
     """
 
     def __init__(
@@ -93,8 +135,14 @@ class Launcher:
         command: Callable[[Granted, Sequence[Granted]], tuple[Sequence[str], Mapping[str, str]]],
         folder: Path,
         stop_s: float = 30.0,
+        alone_s: float = _ALONE_S,
     ) -> None:
         self._command, self._folder, self._stop_s = command, folder, stop_s
+        self._alone_s = alone_s
+        folder.mkdir(parents=True, exist_ok=True)
+        self._here = (folder / "agent.lock").open("w")
+        fcntl.flock(self._here, fcntl.LOCK_SH)
+        self._told = False
         self._wanted: dict[int, Granted] = {}
         self._uses: dict[int, _Use] = {}
         self._given_back: set[int] = set()
@@ -105,14 +153,14 @@ class Launcher:
         self._tidied_s = -_TIDY_S
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        # Processes are started by one thread that lives as long as they do: the kernel tells them
-        # of the end of their parent's thread.
+        self._adopt()
         self._thread = threading.Thread(target=self._work, name="launcher", daemon=True)
         self._thread.start()
 
     def apply(self, grants: Sequence[Granted]) -> None:
         """These are in force now; what runs for any other is ended."""
         with self._lock:
+            self._told = True
             self._wanted = {grant.fencing: grant for grant in grants}
             known = self._wanted.keys()
             self._given_back &= known
@@ -142,6 +190,7 @@ class Launcher:
         """End all processes. Idempotent."""
         self._closing.set()
         self._thread.join(timeout=self._stop_s + 10.0)
+        self._here.close()
 
     def _work(self) -> None:
         while not self._closing.wait(_LOOK_S):
@@ -150,7 +199,7 @@ class Launcher:
             except Exception:
                 _log.exception("launcher")
         with self._lock:
-            self._wanted = {}
+            self._told, self._wanted = True, {}
         while self._uses:
             self._reconcile()
             time.sleep(_LOOK_S)
@@ -160,18 +209,22 @@ class Launcher:
 
     def _reconcile(self) -> None:
         with self._lock:
-            wanted = dict(self._wanted)
+            told, wanted = self._told, dict(self._wanted)
             settled = self._given_back | self._done | self._failed.keys()
         for number, use in list(self._uses.items()):
             grant = wanted.get(number)
             if use.process.poll() is not None and not self._left(use):
                 self._ended(number, use)
+            elif not told:  # what an earlier agent has started goes on until we know more
+                continue
             elif grant is None or grant.yields:
                 use.yields = grant is not None
                 self._ask_to_end(use)
             elif use.again or _has_moved(use.grant, grant):
                 use.again = True
                 self._ask_to_end(use)
+        if not told:
+            return
         self._cancel_what_is_left(wanted.keys() - settled)
         busy = {_bound_to(use.grant) for use in self._uses.values()}
         together = {(use.grant.experiment, use.grant.role): use for use in self._uses.values()}
@@ -200,15 +253,20 @@ class Launcher:
             return
         try:
             words, variables = self._command(grant, others)
-            self._folder.mkdir(parents=True, exist_ok=True)
-            parent = os.getpid()
+            if shutil.which(words[0]) is None:
+                raise FileNotFoundError(f"no program {words[0]!r}")
+            ended = _ended_file(log)
+            ended.unlink(missing_ok=True)
+            lock = self._folder / "agent.lock"
             with log.open("ab") as output:
                 where = [f"{name}={value}" for name, value in sorted(variables.items())]
                 output.write(f"$ {shlex.join([*where, *words])}\n".encode())
                 output.flush()
                 process = subprocess.Popen(
-                    list(words), env={**os.environ, **variables}, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                    start_new_session=True, preexec_fn=lambda: _die_with(parent),
+                    keeper_words(lock, self._alone_s, ended, list(words)),
+                    env={**os.environ, **variables}, stdin=subprocess.DEVNULL,
+                    stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+                    preexec_fn=wait_with_signals,
                 )  # fmt: skip
         except Exception as error:  # of a deployment that is not there, for instance
             with self._lock:
@@ -217,16 +275,35 @@ class Launcher:
         use = self._uses[grant.fencing] = _Use(grant, process, log)
         if FINISH_OPTION in words:
             use.finish_s = float(words[list(words).index(FINISH_OPTION) + 1])
-        # For the next agent of this host, should this one end and what it started not yet.
+        # For the next agent of this host, should this one be killed.
+        about = {"grant": to_mapping(grant), "log": log.name, "finish_s": use.finish_s}
         write_atomically(
-            self._note(_bound_to(grant)), f"{process.pid} {started_ticks(process.pid)}"
+            self._note(_bound_to(grant)),
+            f"{process.pid} {started_ticks(process.pid)}\n{json.dumps(about)}\n",
         )
         _log.info("%s for %s: process %d", grant.resource, grant.experiment, process.pid)
 
+    def _adopt(self) -> None:
+        """Go on with what an earlier agent has started."""
+        for note in self._folder.glob("*.pid"):
+            try:
+                process, about = note.read_text(encoding="utf-8").split("\n", 1)
+                pid, began = map(int, process.split())
+                told = json.loads(about)
+                grant, log = from_mapping(Granted, told["grant"]), self._folder / told["log"]
+            except (OSError, ValueError, KeyError, TypeError, ConfigError):
+                continue  # of an older agent: ended before anything else is started
+            adopted = _Adopted(pid, began, _ended_file(log))
+            if adopted.poll() is None:
+                self._uses[grant.fencing] = _Use(grant, adopted, log, finish_s=told.get("finish_s"))
+                _log.info("%s for %s: goes on with process %d", grant.resource, log.name, pid)
+
     def _left_by_another(self, resource: str) -> bool:
-        """Whether what an earlier agent has started for a resource is still there; then it is ended."""
+        """Whether something that an earlier agent has started for a resource is still there, without
+        its keeper; then it is ended."""
         try:
-            pid, began = map(int, self._note(resource).read_text(encoding="utf-8").split())
+            first = self._note(resource).read_text(encoding="utf-8").split("\n", 1)[0]
+            pid, began = map(int, first.split())
         except (OSError, ValueError):
             return False
         members = session_members([pid])
@@ -301,10 +378,13 @@ class Launcher:
     def _ended(self, number: int, use: _Use) -> None:
         del self._uses[number]
         code = use.process.returncode
-        if code == 0 and use.asked_s is None:
+        ended = how_it_ended(_ended_file(use.log))
+        # By an earlier agent, or since there was none: then it is started again.
+        asked_by_another = use.asked_s is None and ended is not None and ended[1]
+        if code == 0 and use.asked_s is None and not asked_by_another:
             use.log.with_suffix(".done").touch()
         with self._lock:
-            if number not in self._wanted or (use.again and not use.yields):
+            if number not in self._wanted or (use.again and not use.yields) or asked_by_another:
                 return
             if use.yields:
                 self._given_back.add(number)
@@ -419,12 +499,8 @@ def _filled(value: Any, names: Mapping[str, str], where: str) -> Any:
     return value
 
 
-def _die_with(parent: int) -> None:
-    """In the child, before the program starts: end when the agent does, however that happens."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os._exit(1)
+def _ended_file(log: Path) -> Path:
+    return log.with_suffix(".ended")
 
 
 def _last_line(log: Path) -> str:
