@@ -161,7 +161,11 @@ class Ranks:
 
     def _start(self, rank: int, count: int) -> None:
         environment = {
-            **{name: value for name, value in os.environ.items() if name not in _OWN},
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if name not in _OWN and not name.startswith("TORCHELASTIC_")
+            },
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
             "WORLD_SIZE": str(count),

@@ -43,7 +43,7 @@ class Place:
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str] = os.environ) -> Place | None:
-        """As ``torchrun`` says; None where it has not started this process.
+        """As ``torchrun`` says; None where it has not started this process, or this one alone.
 
         Raises ConfigError where a value is no number.
         """
@@ -51,12 +51,13 @@ class Place:
             return None
         try:
             rank, world = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-            return cls(rank, int(environment.get("LOCAL_RANK", rank)), world)
+            local = int(environment.get("LOCAL_RANK", rank))
         except ValueError as error:
             raise ConfigError(
                 "RANK, LOCAL_RANK and WORLD_SIZE of the environment", got=str(error),
                 expected="numbers, as torchrun sets them",
             ) from error  # fmt: skip
+        return cls(rank, local, world) if world > 1 else None
 
 
 def software() -> dict[str, str]:
