@@ -46,6 +46,7 @@ setup(
             "goal = user_core.goals:GoalRewardOfStep",
             "operator = user_core.rewards:OperatorReward",
             "pose_threshold = user_core.rewards:PoseThresholdReward",
+            "progress = user_core.rewards.progress:ProgressReward",
             "task = user_core.rewards:TaskReward",
         ],
         "user.algorithms": ["rwr = user_core.fakes:RewardWeightedRegression"],

@@ -215,7 +215,7 @@ def _training(series: RunSeries) -> Any:
     """Success of the policies that were tried, and the loss, over updates; none of a run with robots."""
     if not series.trials:
         return None
-    losses = [name for name in series.metric_names() if "loss" in name][:1]
+    losses = sorted(series.metric_names(), key=lambda name: "loss" not in name)[:1]
     figure, axes = plt.subplots(
         1,
         1 + len(losses),

@@ -26,9 +26,17 @@ from user_learner.sampling.share import Share
 from user_learner.sampling.source import ReplaySource
 from user_learner.training.checkpoint import CHECKPOINTS, CheckpointStore
 from user_learner.training.config import TrainingConfig
+from user_learner.training.guard import GuardedSink
 from user_learner.training.loop import TrainingLoop, identity_of
 from user_learner.training.progress import Progress
 from user_learner.training.publishing import PolicyFile
+from user_learner.training.starting import (
+    is_untrained,
+    started_from,
+    take_checkpoint,
+    take_policy,
+    without_debt,
+)
 
 
 class DataConfig(Config):
@@ -67,6 +75,12 @@ class LearnerConfig(Config):
     )
     ranks: int = setting(
         1, doc="Processes that train together where there are no GPUs.", ge=1, le=64
+    )
+    start_from: str = setting(
+        "",
+        doc="A run that has learned nothing yet begins with what another has: folder of a training (`user train`) "
+        "or of a run, or a policy file. With the same algorithm it goes on from its checkpoint, else from "
+        "its policy.",
     )
     start_over: bool = setting(
         False,
@@ -164,6 +178,30 @@ def _share(minibatches: int) -> Share:
     return Share(distributed.rank(), distributed.world(), minibatches)
 
 
+def _pace(config: LearnerConfig, algorithm: Any) -> Callable[[], object]:
+    """What leaves the GPU to inference, where that is asked for: before each update, and between the blocks
+    of a large network."""
+    if not config.training.gives_way:
+        return lambda: None
+    from user_learner.training.gpu_pace import GpuPace
+
+    pace = GpuPace.on(getattr(algorithm, "device", "cpu"))
+    if pace is None:
+        return lambda: None
+    if (network := getattr(algorithm, "network", None)) is not None:
+        pace.between_blocks_of(network)
+    return pace
+
+
+def _guard(
+    config: LearnerConfig, sink: PolicySink, publish_now: Callable[[], object]
+) -> GuardedSink | None:
+    """What watches new versions, where that is asked for; one of several processes does it."""
+    if not config.training.guard.episodes or _share(1).rank:
+        return None
+    return GuardedSink(config.training.guard, sink, config.directory, publish_now)
+
+
 @contextmanager
 def open_learner(
     config: LearnerConfig,
@@ -190,7 +228,14 @@ def open_learner(
     with ExitStack() as stack:
         check_hindsight(config.sampler.hindsight, spec.observation)
         policy = config.policy.build("policies", spec, path="policy")
+        config_hash, begun_with = config_hash_of(config, spec), None
+        if config.start_from and is_untrained(config.directory):
+            begun_with = take_policy(config.start_from, policy, config_hash)
         algorithm = config.algorithm.build("algorithms", spec, policy, path="algorithm")
+        if begun_with is not None and not _share(1).rank:
+            identity = _identity(config, spec)
+            take_checkpoint(config.start_from, config.directory, identity, begun_with)
+        training = without_debt(config.training, started_from(config.directory))
         history = list(config.history)
         if config.demonstrations:
             history.append(History(path=config.demonstrations, source=EpisodeSource.DEMONSTRATION))
@@ -214,16 +259,18 @@ def open_learner(
                 listener(progress)
 
         policy_file = PolicyFile(config.directory, sink)
-        config_hash = config_hash_of(config, spec)
         published = policy_file.kept()
         is_foreign = published is not None and published.config_hash != config_hash
+        guard = _guard(config, policy_file, lambda: loop.keep_now())
+        if guard is not None:
+            stack.enter_context(guard)
         loop = TrainingLoop(
             # The replay source prepares batches ahead by itself, in memory that it uses again:
             # to hold a batch back while the next is drawn would spoil it.
             config.training.replace(prefetch=0),
             algorithm,
             source,
-            policy_file,
+            guard or policy_file,
             environment_steps=lambda: source.collected(EpisodeSource.ONLINE),
             directory=config.directory,
             identity=_identity(config, spec),
@@ -247,6 +294,10 @@ def open_learner(
                 policy_file.set_aside()
                 loop.forget_published()
         except BaseException:
+                if guard is not None:
+                    guard.forget()
+            if guard is not None:
+                guard.watch(config.store)
             loop.abandon()
             raise
         yield loop

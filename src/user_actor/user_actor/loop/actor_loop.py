@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from user_actor.loop.config import ActorLoopConfig
 from user_actor.loop.episode import EpisodeLoop
 from user_actor.loop.policy import PolicyHolder
+from user_actor.loop.proof import Proof
 from user_actor.loop.recording import Feedback
 from user_actor.loop.start import StartSignal
 from user_actor.loop.stats import LoopState, LoopStatus
@@ -92,6 +93,11 @@ class EpisodeSchedule:
         self._started += 1
         return EpisodePlan(source, seed)
 
+    def proof(self, done: int) -> EpisodePlan:
+        """Plan one of the evaluations at the beginning; ``done`` of its round are over."""
+        seed = self._seed(self._config.evaluation.seed, done)
+        return EpisodePlan(EpisodeSource.EVALUATION, seed, done > 0)
+
     def finished(self, plan: EpisodePlan) -> None:
         """An episode came to an end that counts; one that was aborted is tried again."""
         if plan.source is EpisodeSource.EVALUATION and self._evaluating:
@@ -117,6 +123,7 @@ class ActorLoop:
         pacer: The grid of deadlines.
         backlog: Is told how far the learner is behind, where a robot in lockstep heeds it.
         start: Whether a person has said go, where one must.
+        proof: Whether the policy has shown that it may act alone, where it must.
     """
 
     def __init__(self, episodes: EpisodeLoop) -> None:
@@ -125,7 +132,9 @@ class ActorLoop:
         self._config, self._clock = episodes.config, episodes.clock
         self._schedule = EpisodeSchedule(episodes.config)
         config = episodes.config
-        self.start = StartSignal(config.start == "operator", config.go_lapses_s)
+        waits = config.start == "operator" or config.proof.episodes > 0
+        self.start = StartSignal(waits, config.go_lapses_s)
+        self.proof = Proof(config.proof, self.start)
         self._sleeping = threading.Condition()
         self._stopping = self._paused = self._finishing = NO_REASON
         self._ended = False
@@ -246,10 +255,20 @@ class ActorLoop:
         if reason:
             self.stats.set(LoopState.WAITING, reason)
             return self._sleep(_LOOK_S)
-        plan = self._schedule.next(episodes.actions.has_version)
+        proving = self.proof.evaluates and episodes.actions.has_version
+        if proving:
+            plan = self._schedule.proof(self.proof.done)
+        else:
+            plan = self._schedule.next(episodes.actions.has_version)
         result = episodes.run(plan.source, plan.seed, plan.keep_version)
         if result is None:
             return self._sleep(_LOOK_S)
+        if proving:
+            self.proof.evaluated(result, result.last_version)
+            self._last_failure = ""
+            self._equal.clear()
+            return None
+        self.proof.collected()
         if result.outcome is not Outcome.ABORTED:
             self._schedule.finished(plan)
         else:

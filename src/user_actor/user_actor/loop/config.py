@@ -91,6 +91,25 @@ class EvaluationConfig(Config):
     )
 
 
+class ProofConfig(Config):
+    """What a policy must show, with a person present, before it acts without one."""
+
+    episodes: int = setting(
+        0,
+        doc="Evaluation episodes at the beginning, for which a person says go; 0: none. They begin from "
+        "evaluation.seed on.",
+        ge=0,
+        le=1000,
+    )
+    success: float = setting(
+        0.8,
+        doc="Share of them that must succeed; else the robot waits for go again, collects as many "
+        "episodes beside a person, and is evaluated anew.",
+        gt=0,
+        le=1,
+    )
+
+
 class ActorLoopConfig(Config):
     """Parameters of :class:`~user_actor.loop.ActorLoop`."""
 
@@ -183,7 +202,16 @@ class ActorLoopConfig(Config):
         factory=EvaluationConfig, doc="Deterministic episodes that show how good the policy is."
     )
 
+    proof: ProofConfig = setting(
+        factory=ProofConfig,
+        doc="What the policy must show, with a person present, before it acts without one.",
+    )
+
     def validate(self) -> None:
+        if self.mode != "online" and self.proof.episodes:
+            raise ConfigError(
+                "proof.episodes", got=self.proof.episodes, expected=f"0 in mode {self.mode!r}"
+            )
         if self.mode != "online" and self.evaluation.every:
             raise ConfigError(
                 "evaluation.every", got=self.evaluation.every, expected=f"0 in mode {self.mode!r}"

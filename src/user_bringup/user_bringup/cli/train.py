@@ -100,8 +100,8 @@ class _Shown:
 
     def progress(self, progress: Progress) -> None:
         """The training has got on."""
-        losses = {n: v for n, v in progress.metrics.items() if "loss" in n or n == "error"}
-        said = "  ".join(f"{name} {value:.4g}" for name, value in list(losses.items())[:3])
+        losses = sorted(progress.metrics.items(), key=lambda item: "loss" not in item[0])
+        said = "  ".join(f"{name} {value:.4g}" for name, value in losses[:3])
         text = f"{progress.updates_per_s:.0f}/s  {said}"
         if self._bar is not None:
             self._bar.update(self._task, completed=progress.update, said=text)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from user_core.conformance import check_teleop
 from user_core.errors import DeviceNotConnected, SpecError
-from user_core.types import Observation
+from user_core.types import AppliedAction, Observation
 from user_hal.teleops.expert import ExpertConfig, ExpertTeleop
 
 mujoco = pytest.importorskip("mujoco", reason="the simulator is not installed")
@@ -57,6 +59,26 @@ def test_it_takes_over_when_it_is_told_to(reach) -> None:
     episodes = [Observation(first.arrays, 1, 1, episode) for episode in range(100) for _ in "ab"]
     drives = engaged(ExpertConfig(engage="episodes", probability=0.3), episodes, reach)
     assert drives[::2] == drives[1::2] and 15 < sum(drives[::2]) < 45
+
+
+def test_it_corrects_what_the_robot_does_wrong_and_lets_go_again(reach) -> None:
+    """Like a person who watches: he sees what reached the robot, and what he would have done himself."""
+    teleop = ExpertTeleop(ExpertConfig(engage="corrects", length=6, patience=3))
+    teleop.connect(reach.spec)
+    first = reach.reset(1)
+    right = teleop.read(first).action
+    wrong = np.where(right > 0, -1, 1).astype(np.float32)
+
+    def drives(action, steps):
+        seen = replace(first, applied=AppliedAction(action, 1))
+        return [teleop.read(seen).engaged for _ in range(steps)]
+
+    assert drives(right, 9) == [False] * 9, "who does it right is left alone"
+    assert drives(wrong, 2) == [False] * 2
+    assert drives(right, 1) + drives(wrong, 2) == [False] * 3, "three in a row"
+    assert drives(wrong, 1) + drives(right, 8) == [True] * 6 + [False] * 3
+    drives(wrong, 2)
+    assert not teleop.read(replace(first, episode=first.episode + 1)).engaged, "a new episode"
 
 
 def test_it_keeps_the_promises_of_a_teleop(reach) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from user_core.config import Config, setting
 from user_core.errors import DeviceNotConnected
 from user_core.interfaces import Teleop, TeleopCommand
-from user_core.specs import RobotSpec
+from user_core.specs import Array, RobotSpec
 from user_core.types import Observation
 from user_hal.sim.experts import ScriptedExpert
 
@@ -20,16 +20,27 @@ class ExpertConfig(Config):
     """When the expert takes over. All counts are observations, so that they mean the same in
     real time and as fast as it goes."""
 
-    engage: Literal["always", "never", "episodes", "stretches"] = setting(
+    engage: Literal["always", "never", "episodes", "stretches", "corrects"] = setting(
         "always",
         doc="When the expert drives. episodes: whole episodes, picked at random; stretches: for a "
-        "while now and then, like a person who corrects.",
+        "while now and then; corrects: for a while once the robot did something else than the expert "
+        "would have, like a person who watches.",
     )
     probability: float = setting(
         0.5, doc="episodes: share of the episodes that the expert drives.", ge=0, le=1
     )
     every: int = setting(40, doc="stretches: mean number of observations between two.", ge=1)
-    length: int = setting(15, doc="stretches: observations that one lasts.", ge=1)
+    length: int = setting(15, doc="stretches, corrects: observations that one lasts.", ge=1)
+    tolerance: float = setting(
+        0.6,
+        doc="corrects: how far an element of an action may be from what the expert would have done, as a share "
+        "of half its range.",
+        gt=0,
+        le=2,
+    )
+    patience: int = setting(
+        3, doc="corrects: so many actions in a row must be further away than that.", ge=1
+    )
     noise: float = setting(
         0.0,
         doc="Standard deviation of the noise on actions, as a share of the largest action.",
@@ -54,12 +65,14 @@ class ExpertTeleop(Teleop):
         self._expert: ScriptedExpert | None = None
         self._episode: int | None = None
         self._drives_episode = False
-        self._left = 0
+        self._left = self._bad = 0
+        self._wanted: Array | None = None
 
     def connect(self, spec: RobotSpec) -> None:
         """Get ready for a robot. Raises SpecError when the expert does not know its task."""
         self._expert = ScriptedExpert(spec, self.config.noise, self.config.seed)
         self._episode = None
+        self._half = (spec.action.high_array - spec.action.low_array) / 2
 
     def read(self, observation: Observation) -> TeleopCommand:
         """What the expert wants now."""
@@ -69,11 +82,12 @@ class ExpertTeleop(Teleop):
             )
         if observation.episode != self._episode:
             self._begin(observation.episode)
-        engaged = self._engaged()
+        engaged = self._engaged(observation)
+        self._wanted = self._expert.act(observation.arrays)
         success = observation.task.success is True
         return TeleopCommand(
             engaged=engaged,
-            action=self._expert.act(observation.arrays),
+            action=self._wanted,
             stamp_ns=self._stamp_ns(),
             success=self.config.label and success,
         )
@@ -85,17 +99,28 @@ class ExpertTeleop(Teleop):
     def _begin(self, episode: int) -> None:
         if self._expert is not None:
             self._expert.reset()
-        self._episode, self._left = episode, 0
+        self._episode, self._left, self._bad, self._wanted = episode, 0, 0, None
         self._drives_episode = bool(self._random.random() < self.config.probability)
 
-    def _engaged(self) -> bool:
+    def _engaged(self, observation: Observation) -> bool:
         mode = self.config.engage
         if mode == "episodes":
             return self._drives_episode
-        if mode != "stretches":
+        if mode not in ("stretches", "corrects"):
             return mode == "always"
         if self._left > 0:
             self._left -= 1
+        elif mode == "corrects":
+            self._bad = self._bad + 1 if self._is_off(observation) else 0
+            if self._bad >= self.config.patience:
+                self._left, self._bad = self.config.length, 0
         elif self._random.random() < 1.0 / self.config.every:
             self._left = self.config.length
         return self._left > 0
+
+    def _is_off(self, observation: Observation) -> bool:
+        """Whether the last action that reached the robot is far from what the expert wanted then."""
+        if self._wanted is None or observation.applied is None:
+            return False
+        off = np.abs(observation.applied.action - self._wanted) / np.maximum(self._half, 1e-9)
+        return bool(off.max() > self.config.tolerance)

@@ -17,7 +17,7 @@ from user_learner.cli import reward as command
 from user_learner.edits import Edit, EditedEpisodes, EditLog
 from user_learner.replay import StoreWriter
 from user_learner.success.vlm import VlmConfig, VlmJudge, label_episodes, parse_answer
-from user_testing.worlds.replay import IMAGE_SCHEMA, QUICK, Actor, Plan, fill
+from user_testing.worlds.replay import IMAGE_SCHEMA, QUICK, Actor, Plan, fill, pixel_of
 
 
 class Endpoint:
@@ -235,3 +235,23 @@ def test_answers_are_read_strictly():
     for text in ('{"success": 0}', '{"success": true, "confidence": true}', '"true"', ""):
         with pytest.raises(ValueError, match="."):
             parse_answer(text)
+
+
+def test_within_an_episode_the_first_moment_that_shows_success_ends_it_there(store):
+    def behave(call, body):
+        images = [part for part in body["messages"][0]["content"] if part["type"] == "image_url"]
+        data = base64.b64decode(images[-1]["image_url"]["url"].partition(",")[2])
+        pixel = int(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[0, 0, 0])
+        return says(pixel == pixel_of(1, 0, 6))  # row 6 of episode 0, and no other
+
+    with Endpoint(behave) as endpoint:
+        report = run(store, endpoint.url, judge_every=3)
+        assert report.labelled == 3
+        calls = len(endpoint.calls)
+        assert calls == 2 + 3 + 2, "rows 3 and 6; rows 3, 6 and 7; rows 3 and 5"
+    with EditedEpisodes(store) as view:
+        episodes = list(view.episodes())
+        first = view.read(episodes[0])
+    assert [e.outcome for e in episodes[:3]] == [Outcome.SUCCESS, Outcome.FAILURE, Outcome.FAILURE]
+    assert len(first["reward"]) == 7, "six steps, and what was seen after the last of them"
+    assert first["reward"][5] == 1.0 and first["terminated"][5]

@@ -23,12 +23,24 @@ from user_core.config import from_mapping
 from user_core.errors import ConfigError
 from user_core.plugins import PluginChoice
 from user_core.rewards.classifier import ClassifierConfig, ClassifierReward, write_model
+from user_core.rewards.progress import (
+    ProgressConfig,
+    ProgressReward,
+    is_progress_model,
+    write_progress_model,
+)
 from user_learner.cli.running import progress, run
 from user_learner.edits.columns import RewardColumn, columns_of
 from user_learner.edits.entries import Edit
 from user_learner.edits.relabelling import relabel
 from user_learner.edits.view import EditedEpisodes
 from user_learner.success.evaluation import draw_curve, draw_mistakes, evaluate
+from user_learner.success.progress_training import (
+    ProgressTrainConfig,
+    draw_courses,
+    judge_progress,
+    train_progress,
+)
 from user_learner.success.training import TrainConfig, labelled, train
 from user_learner.success.vlm import CACHE as VLM_CACHE
 from user_learner.success.vlm import TEXT_TAG, UNSURE_TAG, VlmConfig, VlmJudge, label_episodes
@@ -80,20 +92,31 @@ def _parser() -> argparse.ArgumentParser:
     use.set_defaults(run=_use)
 
     learn = commands.add_parser(
-        "train", help="train a classifier of success on labelled episodes", parents=[store]
+        "train",
+        help="train a classifier of success on labelled episodes, or a model of progress on successes",
+        parents=[store],
     )
+    learn.add_argument(
+        "--kind", choices=["success", "progress"], default="success",
+        help="what it tells: whether a frame shows a success, or how much of the way is done",
+    )  # fmt: skip
     learn.add_argument("--out", required=True, metavar="FILE", help="model to write (.safetensors)")
     learn.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE",
-        help=f"settings: {', '.join(TrainConfig.model_fields)}",
+        help=f"settings: {', '.join(TrainConfig.model_fields)}; of progress: "
+        f"{', '.join(ProgressTrainConfig.model_fields)}",
     )  # fmt: skip
     learn.set_defaults(run=_train)
 
     judge = commands.add_parser(
-        "eval", help="precision and recall of a classifier, and its worst mistakes", parents=[store]
+        "eval",
+        help="precision and recall of a classifier or a model of progress, and its worst mistakes",
+        parents=[store],
     )
     judge.add_argument("--model", required=True, help="that `user reward train` wrote")
-    judge.add_argument("--params", default="{}", metavar="YAML", help="of the reward `classifier`")
+    judge.add_argument(
+        "--params", default="{}", metavar="YAML", help="of the reward `classifier` or `progress`"
+    )
     judge.add_argument(
         "--out", default="", metavar="FOLDER", help="write curve.png and mistakes.png"
     )
@@ -197,6 +220,8 @@ def _ask(options: argparse.Namespace, console: Console) -> int:
 
 
 def _train(options: argparse.Namespace, console: Console) -> int:
+    if options.kind == "progress":
+        return _train_progress(options, console)
     config = from_mapping(TrainConfig, _settings(options.set), "--set")
     with EditedEpisodes(options.store, options.edits) as view:
         with progress(console, "training") as update:
@@ -212,7 +237,53 @@ def _train(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _train_progress(options: argparse.Namespace, console: Console) -> int:
+    settings = from_mapping(ProgressTrainConfig, _settings(options.set), "--set")
+    with EditedEpisodes(options.store, options.edits) as view:
+        with progress(console, "training") as update:
+            model, network, about = train_progress(view, settings, update)
+    write_progress_model(options.out, model, network)
+    console.print(
+        f"{about['episodes']:,} successes, {about['held_out']:,} were kept out: rank correlation with time "
+        f"{about['order']:.3f}; at threshold {model.threshold:.3f} {100 * about['recall']:.0f} % of their last "
+        f"observations count as a success, and {100 * about['false_positives']:.2g} % of those well before. "
+        f"It looks at {', '.join([*model.cameras, *model.numbers])}. Written to {options.out}",
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _eval_progress(options: argparse.Namespace, console: Console) -> int:
+    params = {"model": options.model, **params_of(options.params)}
+    reward = ProgressReward(from_mapping(ProgressConfig, params, "--params"))
+    with EditedEpisodes(options.store, options.edits) as view:
+        episodes = labelled(view)
+        if not episodes:
+            raise ConfigError("labelled episodes", got=0, expected="some, of both kinds")
+        with progress(console, "judging episodes") as update:
+            found = judge_progress(view, reward, episodes, update)
+    if options.out:
+        folder = Path(options.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        threshold = reward.config.threshold or reward.model.threshold
+        draw_courses(found, threshold, folder / "progress.png")
+    order = float(found.order[found.solved].mean()) if found.solved.any() else 0.0
+    if options.json:
+        numbers = {"precision": found.precision, "recall": found.recall, "order": order}
+        print(json.dumps({"episodes": len(episodes), **numbers}))
+        return 0
+    console.print(
+        f"{len(episodes):,} labelled episodes: rank correlation of progress with time {order:.3f} in successes; "
+        f"as a judge of success precision {found.precision:.3f}, recall {found.recall:.3f}"
+        + (f"; pictures in {options.out}" if options.out else ""),
+        soft_wrap=True,
+    )
+    return 0
+
+
 def _eval(options: argparse.Namespace, console: Console) -> int:
+    if is_progress_model(options.model):
+        return _eval_progress(options, console)
     params = {"model": options.model, **params_of(options.params)}
     reward = ClassifierReward(from_mapping(ClassifierConfig, params, "--params"))
     with EditedEpisodes(options.store, options.edits) as view:

@@ -154,7 +154,7 @@ def train(
             progress(epoch, config.epochs)
         order = torch.randperm(len(images), generator=generator)
         for batch in order.split(config.batch):
-            loss = loss_of(network(_augmented(images[batch], generator)), targets[batch])
+            loss = loss_of(network(augmented(images[batch], generator)), targets[batch])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -204,7 +204,7 @@ def _held_out(solved: Array, config: TrainConfig) -> Array:
     return held
 
 
-def _augmented(images: Any, generator: Any) -> Any:
+def augmented(images: Any, generator: Any) -> Any:
     """Shifted by up to an eighth, brighter or darker."""
     import torch
 

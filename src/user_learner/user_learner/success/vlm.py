@@ -19,7 +19,7 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -62,6 +62,12 @@ class VlmConfig(Config):
     cameras: tuple[str, ...] = setting((), doc="Images that are shown; empty: all.")
     frames: int = setting(3, doc="Last images that are shown, of each camera.", ge=1, le=16)
     every: int = setting(2, doc="Steps between two of them.", ge=1)
+    judge_every: int = setting(
+        0,
+        doc="Ask after every so many steps of an episode, not only at its end: it then ends with the step at "
+        "which it is solved first. 0: only at the end.",
+        ge=0,
+    )
     timeout_s: float = setting(30.0, doc="How long an answer may take.", unit="s", gt=0)
     attempts: int = setting(3, doc="How often one episode is asked about before it is left.", ge=1)
     backoff_s: float = setting(2.0, doc="Wait after a failed attempt; doubles.", unit="s", ge=0)
@@ -253,25 +259,51 @@ def label_episodes(
         if stopped():
             report.ended = "stopped"
             break
-        body = judge.request(last_images(view, episode, config))
+        answer, at, why = _judged(view, episode, judge, report, stopped)
+        if answer is None and report.asked >= config.max_calls:
+            report.ended = f"{report.asked} calls, as many as are allowed (max_calls)"
+            break
+        if answer is None:
+            report.left.append(f"episode {episode.key}: {why}")
+            silent += 1
+            if silent >= config.give_up_after:
+                report.ended = f"{silent} episodes in a row without an answer: {why}"
+                break
+            continue
+        silent = 0
+        if at is not None:
+            reason = f"solved at step {at}"
+            view.log.append(Edit.cut([episode.key], episode.edits.start, at, reason, author))
+        _label(view, episode, answer, config, author, report)
+    return report
+
+
+def _judged(
+    view: EditedEpisodes, episode: EditedEpisode, judge: VlmJudge, report: VlmReport,
+    stopped: Callable[[], bool],
+) -> tuple[Answer | None, int | None, str]:  # fmt: skip
+    """What is said of an episode; where it is solved before its end, the step there; and why there is no answer."""
+    config = judge.config
+    columns = view.read(episode)
+    last, first = len(columns["reward"]) - 1, episode.edits.start
+    moments = (
+        list(range(config.judge_every, last, config.judge_every)) if config.judge_every else []
+    )
+    answer: Answer | None = None
+    for row in [*moments, last]:
+        body = judge.request(last_images(columns, config, row))
         answer = judge.known(body)
         if answer is not None:
             report.cached += 1
         else:
-            if report.asked >= config.max_calls:
-                report.ended = f"{report.asked} calls, as many as are allowed (max_calls)"
-                break
             answer, why = _ask(judge, body, report, stopped)
             if answer is None:
-                report.left.append(f"episode {episode.key}: {why}")
-                silent += 1
-                if silent >= config.give_up_after:
-                    report.ended = f"{silent} episodes in a row without an answer: {why}"
-                    break
-                continue
-        silent = 0
-        _label(view, episode, answer, config, author, report)
-    return report
+                return None, None, why
+        if answer.has_text:
+            break
+        if answer.success and answer.confidence >= config.min_confidence:
+            return answer, first + row if row < last else None, ""
+    return answer, None, ""
 
 
 def _ask(
@@ -316,9 +348,8 @@ def _label(
     report.labelled += 1
 
 
-def last_images(view: EditedEpisodes, episode: EditedEpisode, config: VlmConfig) -> list[Array]:
-    """The last images of an episode, in order of time. Raises ConfigError without any."""
-    columns = view.read(episode)
+def last_images(columns: Mapping[str, Array], config: VlmConfig, last: int = -1) -> list[Array]:
+    """The images of an episode up to row ``last``, in order of time. Raises ConfigError without any."""
     names = [OBSERVATION + name for name in config.cameras] or [
         name
         for name, array in columns.items()
@@ -328,8 +359,8 @@ def last_images(view: EditedEpisodes, episode: EditedEpisode, config: VlmConfig)
         raise ConfigError(
             "cameras", got=list(config.cameras) or "no image", expected="images of the store"
         )
-    rows = len(columns["reward"])
-    chosen = list(range(rows - 1, -1, -config.every))[: config.frames][::-1]
+    last = len(columns["reward"]) - 1 if last < 0 else last
+    chosen = list(range(last, -1, -config.every))[: config.frames][::-1]
     return [columns[name][row] for row in chosen for name in names]
 
 

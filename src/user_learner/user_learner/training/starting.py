@@ -108,6 +108,7 @@ def take_checkpoint(
         )
         update = found.info.update
     started = Started(str(place), update, found is not None)
+    directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / STARTED_FILE, json.dumps(asdict(started)))
     what = (
         "algorithm and policy"
@@ -133,7 +134,7 @@ def started_from(directory: Path) -> Started | None:
 def is_untrained(directory: Path) -> bool:
     """Whether nothing has been learned in a folder yet, so that it may begin with something."""
     kept = directory / CHECKPOINTS
-    return not (directory / POLICY_FILE).exists() and not (kept.is_dir() and any(kept.iterdir()))
+    return not (kept.is_dir() and any(kept.iterdir()))
 
 
 def without_debt(config: TrainingConfig, started: Started | None) -> TrainingConfig:

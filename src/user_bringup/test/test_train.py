@@ -1,0 +1,126 @@
+"""`user train`: from stored data to a policy, without robots; interrupted, taken up, tried in simulation."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+import yaml
+
+from user_bringup.cli.train import main
+from user_bringup.demos import record_demonstrations
+from user_bringup.local_robot import open_robot
+from user_bringup.offline import OfflineTraining, config_of, spec_of_store, stores_of
+from user_core.config import Config, from_mapping
+from user_core.errors import ConfigError, SuiteError
+from user_core.fakes import FakeTeleop, FakeTeleopConfig
+from user_core.interfaces import TeleopCommand
+from user_core.rewards import TaskReward
+from user_hal.robot_file import RobotFile
+
+ROBOT = {"robot": {"plugin": "fake", "params": {"episode_steps": 30}}}
+ALGORITHM = {
+    "algorithm": {"plugin": "bc", "params": {"learning_rate": 0.01}},
+    "policy": {"plugin": "tanh_gaussian", "params": {"hidden": [16]}},
+    "training": {
+        "batch_size": 64,
+        "max_updates": 300,
+        "utd": {"target": 7.0},
+        "metrics_period_s": 0.05,
+    },
+    "tensorboard": False,
+}
+
+
+class Expert(FakeTeleop):
+    """Goes straight to the goal."""
+
+    scripted = True
+
+    def read(self, observation):
+        way = (observation.arrays["goal"] - observation.arrays["position"]) * 5.0
+        return TeleopCommand(True, np.clip(way, -1, 1).astype(np.float32), observation.stamp_ns)
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demos")
+    (folder / "robot.yaml").write_text(yaml.safe_dump(ROBOT))
+    (folder / "algorithm.yaml").write_text(yaml.safe_dump(ALGORITHM))
+    with open_robot(
+        from_mapping(RobotFile, ROBOT), Expert(FakeTeleopConfig(engage_every=1)), state_dir=None
+    ) as robot:
+        record_demonstrations(
+            robot, TaskReward(Config()), folder / "store", 10, robot_name="fake", task="reach"
+        )
+    return folder
+
+
+def test_from_a_store_to_a_policy_that_solves_the_task_with_curve_and_next_command(
+    demos, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    words = [str(demos / "store"), "--algorithm", str(demos / "algorithm.yaml"), "--out", str(out)]
+    words += ["--robot", str(demos / "robot.yaml"), "--evaluate", "5", "--every", "150"]
+    assert main([*words, "learner.training.threads:=1"]) == 0
+    said = capsys.readouterr().out
+    assert "300 updates" in said and "best after" in said
+    assert f"start_from:={out.resolve()}" in said.replace("\n", "")
+    lines = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    trials = [line for line in lines if line["kind"] == "trial"]
+    assert len(trials) >= 2 and trials[-1]["update"] == 300 and trials[-1]["successes"] == 5
+    assert any(line["metrics"] for line in lines if line["kind"] == "state")
+    assert "| success after 300 updates | 100% of 5" in (out / "report.md").read_text()
+    assert (out / "plots/training.png").exists() and (out / "best.safetensors").exists()
+    assert yaml.safe_load((out / "train.yaml").read_text())["training"]["utd"]["target"] is None
+    assert main([*words, "--updates", "320"]) == 0, "the same command goes on"
+    assert "update 320: success" in capsys.readouterr().out
+
+
+def test_what_was_interrupted_goes_on_where_it_was(demos, tmp_path):
+    stores, _ = stores_of([demos / "store"], tmp_path / "data")
+    changes = {"training": {**ALGORITHM["training"], "max_updates": None}}
+    config = config_of(demos / "algorithm.yaml", stores, tmp_path / "out", changes)
+    begun = threading.Event()
+    training = OfflineTraining(
+        tmp_path / "out", config, spec_of_store(stores[0]),
+        on_progress=lambda progress: (progress.update > 20 and begun.set()) or None,
+    )  # fmt: skip
+    first = training.run(limit_s=0.5)
+    assert begun.is_set() and first.update > 20
+    last = config.replace(training=config.training.replace(max_updates=first.update + 5))
+    second = OfflineTraining(tmp_path / "out", last, spec_of_store(stores[0])).run()
+    assert second.update == first.update + 5
+
+
+def test_a_data_set_of_another_format_is_imported_once_and_what_is_unknown_is_said(demos, tmp_path):
+    from user_learner.data.exporting import export_hdf5
+
+    export_hdf5(demos / "store", tmp_path / "data.hdf5")
+    for _ in range(2):
+        stores, notes = stores_of([tmp_path / "data.hdf5"], tmp_path / "out/data")
+        assert stores == [tmp_path / "out/data"]
+    assert spec_of_store(stores[0]) == spec_of_store(demos / "store"), notes
+
+
+def test_what_cannot_be_done_is_said(demos, tmp_path):
+    with pytest.raises(ConfigError, match="one of"):
+        main([str(demos / "store"), "--algorithm", "magic", "--out", str(tmp_path)])
+    with pytest.raises(ConfigError, match="no data"):
+        main(["learner.training.threads:=1", "--out", str(tmp_path)])
+    with pytest.raises(SuiteError):
+        main(
+            [
+                str(tmp_path / "nothing"),
+                "--algorithm",
+                str(demos / "algorithm.yaml"),
+                "--out",
+                str(tmp_path),
+            ]
+        )
+    real = tmp_path / "real.yaml"
+    real.write_text(yaml.safe_dump({"robot": {"plugin": "ros2", "params": {}}}))
+    with pytest.raises(SuiteError):
+        main(
+            [str(demos / "store"), "--out", str(tmp_path), "--robot", str(real), "--evaluate", "3"]
+        )

@@ -1,0 +1,255 @@
+"""Training a model of progress on successful episodes, and how well it orders their observations.
+
+Time is the label: the observation of row t of an episode of T rows has made t / (T - 1) of the way. Episodes that
+take detours disagree about it, so that the model learns the mean. What was seen after a failed attempt has no label.
+The threshold of success is chosen on episodes that were kept out of training, so that at most a given share of
+observations well before the end would be taken for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from user_core.config import Config, setting
+from user_core.errors import ConfigError
+from user_core.rewards.progress import (
+    ProgressModel,
+    ProgressReward,
+    inputs_of,
+    make_progress_network,
+)
+from user_core.specs import Array
+from user_core.types import OBSERVATION
+from user_learner.edits.view import EditedEpisode, EditedEpisodes
+from user_learner.success.training import augmented, labelled
+
+#: From where on an observation may look like the end of its episode, when the threshold is chosen.
+_NEARLY = 0.85
+
+
+class ProgressTrainConfig(Config):
+    """How a model of progress is trained."""
+
+    observations: tuple[str, ...] = setting(
+        (), doc="What it looks at; empty: all images, and where there are none all numbers."
+    )
+    size: int = setting(64, doc="Side that images are reduced to.", unit="pixels", ge=32, le=256)
+    epochs: int = setting(40, doc="Passes over the observations.", ge=1)
+    batch: int = setting(64, doc="Observations of an update.", ge=2)
+    learning_rate: float = setting(1e-3, doc="Of Adam.", gt=0)
+    held_out: float = setting(
+        0.25, doc="Share of episodes that the threshold is chosen on.", gt=0, lt=1
+    )
+    false_positives: float = setting(
+        0.01, doc="Share of observations well before the end that may be taken for it.", ge=0, lt=1
+    )
+    seed: int = setting(0, doc="Of everything random.", ge=0)
+
+
+def what_to_see(view: EditedEpisodes, config: ProgressTrainConfig) -> ProgressModel:
+    """What a store has to look at. Raises ConfigError."""
+    columns = {
+        name[len(OBSERVATION) :]: spec
+        for name, spec in view.reader.layout.schema.columns.items()
+        if name.startswith(OBSERVATION)
+    }
+    images = {
+        name: tuple(spec.shape)
+        for name, spec in columns.items()
+        if spec.dtype == "uint8" and len(spec.shape) == 3
+    }
+    numbers = {n: int(np.prod(s.shape, dtype=int)) for n, s in columns.items() if n not in images}
+    if missing := [name for name in config.observations if name not in columns]:
+        raise ConfigError("observations", got=missing, expected=f"some of {sorted(columns)}")
+    wanted = config.observations or tuple(images or numbers)
+    return ProgressModel(
+        {n: s for n, s in images.items() if n in wanted},
+        {n: c for n, c in numbers.items() if n in wanted},
+        config.size,
+    )
+
+
+def train_progress(
+    view: EditedEpisodes,
+    config: ProgressTrainConfig,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[ProgressModel, Any, dict[str, Any]]:
+    """Train on the successes of a store; return the model, its network, and how it went.
+
+    Raises ConfigError: too few successes, or nothing to look at.
+    """
+    import torch
+
+    model = what_to_see(view, config)
+    episodes = [e for e in labelled(view) if e.outcome.success]
+    if len(episodes) < 4:
+        raise ConfigError(
+            "successful episodes", got=len(episodes), expected="4 or more",
+            hint="user demos record; user episodes relabel",
+        )  # fmt: skip
+    images, numbers, targets, which = [], [], [], []
+    for number, episode in enumerate(episodes):
+        seen, rows = _seen(view, episode, model)
+        one, other = inputs_of(model, seen)
+        images.append(one)
+        numbers.append(other)
+        targets.append(np.linspace(0, 1, rows, dtype=np.float32))
+        which.append(np.full(rows, number))
+    target, of = torch.from_numpy(np.concatenate(targets)), np.concatenate(which)
+    rng = np.random.default_rng([config.seed, 1])
+    held = np.zeros(len(episodes), bool)
+    held[rng.permutation(len(episodes))[: max(1, round(config.held_out * len(episodes)))]] = True
+    learns = torch.from_numpy(np.flatnonzero(~held[of]))
+    generator = torch.Generator().manual_seed(config.seed)
+    torch.manual_seed(config.seed)
+    network = make_progress_network(model)
+    all_images = torch.cat(images) if model.cameras else None
+    all_numbers = torch.cat(numbers) if model.numbers else None
+    if all_numbers is not None:
+        mean, spread = all_numbers[learns].mean(0), all_numbers[learns].std(0)
+        network.mean.copy_(mean)  # type: ignore[operator]
+        network.scale.copy_(spread.clamp_min(1e-3))  # type: ignore[operator]
+    optimiser = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=1e-2)
+    loss_of = torch.nn.BCEWithLogitsLoss()
+    network.train()
+    for epoch in range(config.epochs):
+        if progress:
+            progress(epoch, config.epochs)
+        order = learns[torch.randperm(len(learns), generator=generator)]
+        for batch in order.split(config.batch):
+            seen_images = None if all_images is None else augmented(all_images[batch], generator)
+            seen_numbers = None if all_numbers is None else all_numbers[batch]
+            loss = loss_of(network(seen_images, seen_numbers), target[batch])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    network.eval()
+    with torch.no_grad():
+        parts = torch.arange(len(of)).split(256)
+        scores = torch.cat(
+            [
+                torch.sigmoid(
+                    network(
+                        None if all_images is None else all_images[part],
+                        None if all_numbers is None else all_numbers[part],
+                    )
+                )
+                for part in parts
+            ]
+        ).numpy()
+    tried = held[of]
+    early = scores[tried & (target.numpy() < _NEARLY)]
+    last = np.array([scores[of == number][-1] for number in np.flatnonzero(held)])
+    allowed = int(config.false_positives * len(early))
+    floor = float(np.sort(early)[::-1][allowed]) if len(early) > allowed else 0.0
+    reached = last[last > floor]
+    threshold = floor + 1e-3 if not len(reached) else (floor + float(np.quantile(reached, 0.1))) / 2
+    orders = [order_of(scores[of == number]) for number in np.flatnonzero(held)]
+    about = {
+        "store": str(view.reader.path), "episodes": len(episodes), "held_out": int(held.sum()),
+        "observations": len(of), "order": float(np.mean(orders)),
+        "recall": float((last >= threshold).mean()),
+        "false_positives": float((early >= threshold).mean()) if len(early) else 0.0,
+    }  # fmt: skip
+    threshold = float(np.clip(threshold, 1e-3, 0.999))
+    return replace(model, threshold=threshold, trained_on=about), network, about
+
+
+def order_of(scores: Array) -> float:
+    """How well scores rise over an episode: the rank correlation with time (Spearman), -1 to 1."""
+    if len(scores) < 2 or np.ptp(scores) == 0:
+        return 0.0
+    ranks = np.argsort(np.argsort(scores))
+    return float(np.corrcoef(ranks, np.arange(len(scores)))[0, 1])
+
+
+@dataclass(frozen=True)
+class ProgressJudged:
+    """What a model says of the labelled episodes of a store.
+
+    Attributes:
+        solved: What the label of each episode says, (E,) bool.
+        found: Whether the model, as it is configured, calls it a success, (E,) bool.
+        order: Rank correlation with time of each, (E,).
+        courses: Progress of every observation, by episode.
+    """
+
+    solved: Array
+    found: Array
+    order: Array
+    courses: tuple[Array, ...]
+
+    @property
+    def precision(self) -> float:
+        """Of the episodes that were called a success; 1 when there is none."""
+        return (
+            float((self.found & self.solved).sum() / self.found.sum()) if self.found.any() else 1.0
+        )
+
+    @property
+    def recall(self) -> float:
+        """Of the episodes that are one."""
+        return float((self.found & self.solved).sum() / max(1, self.solved.sum()))
+
+
+def judge_progress(
+    view: EditedEpisodes,
+    reward: ProgressReward,
+    episodes: Sequence[EditedEpisode],
+    progress: Callable[[int, int], None] | None = None,
+) -> ProgressJudged:
+    """Try a model on labelled episodes. Raises SpecError where they show other things."""
+    courses, found = [], []
+    threshold = reward.config.threshold or reward.model.threshold
+    for done, episode in enumerate(episodes):
+        if progress:
+            progress(done, len(episodes))
+        seen, rows = _seen(view, episode, reward.model)
+        parts = [
+            reward.progress({n: a[start : start + 256] for n, a in seen.items()})
+            for start in range(0, rows, 256)
+        ]
+        course = np.concatenate(parts)
+        run = best = 0
+        for score in course[1:].tolist():
+            run = run + 1 if score >= threshold else 0
+            best = max(best, run)
+        courses.append(course)
+        found.append(best >= reward.config.frames)
+    return ProgressJudged(
+        np.array([bool(e.outcome.success) for e in episodes]), np.array(found, bool),
+        np.array([order_of(course) for course in courses]), tuple(courses),
+    )  # fmt: skip
+
+
+def draw_courses(judged: ProgressJudged, threshold: float, path: Path) -> None:
+    """Progress over the time of each episode, successes and others apart, as a picture."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    kinds = ((True, "tab:green", "successes"), (False, "tab:red", "others"))
+    for axis, (solved, colour, name) in zip(figure.subplots(1, 2, sharey=True), kinds, strict=True):
+        for course, label in zip(judged.courses, judged.solved, strict=True):
+            if label == solved:
+                axis.plot(course, color=colour, alpha=0.35, lw=1)
+        axis.axhline(threshold, color="black", ls=":", lw=1)
+        axis.set(xlabel=f"step ({name})", ylim=(-0.02, 1.02))
+        axis.grid(alpha=0.3)
+        if solved:
+            axis.set_ylabel("progress")
+    figure.savefig(path, dpi=110)
+
+
+def _seen(
+    view: EditedEpisodes, episode: EditedEpisode, model: ProgressModel
+) -> tuple[Mapping[str, Array], int]:
+    """What a model looks at in an episode, the final observation included, and how many rows."""
+    columns = view.read(episode)
+    names = [*model.cameras, *model.numbers]
+    arrays = {n: columns[OBSERVATION + n] for n in names if OBSERVATION + n in columns}
+    return arrays, len(columns["reward"])
