@@ -133,7 +133,11 @@ install_requirements() {
         requirements+=("requirements/ros-$ROS_DISTRO.txt")
         constraints+=("requirements/constraints-$ROS_DISTRO.txt")
     fi
-    if [[ -n $USER_WS_EXTRA ]]; then requirements+=("requirements/extra_$USER_WS_EXTRA.txt"); fi
+    if [[ -n $USER_WS_EXTRA ]]; then
+        requirements+=("requirements/extra_$USER_WS_EXTRA.txt")
+        # Its own constraints, where it has some, stand for ours.
+        [[ ! -f requirements/constraints-$USER_WS_EXTRA.txt ]] || constraints[0]=requirements/constraints-$USER_WS_EXTRA.txt
+    fi
     wanted=$(cat "${requirements[@]}" "${constraints[@]}" tools/mend_wheels.py <(echo "$BASE_PYTHON") | sha256sum)
     is_done "$stamp" "$wanted" && return 0
 
@@ -151,7 +155,8 @@ install_requirements() {
         requirements[0]=$USER_WS_VENV/base.txt
     fi
     if [[ -n $USER_WS_EXTRA ]]; then
-        for file in "${!requirements[@]}"; do requirements[file]=$(without_pins_of_extra "${requirements[file]}"); done
+        # Of other extras it knows nothing.
+        for file in "${!requirements[@]}"; do requirements[file]=$(without_pins_of_extras "${requirements[file]}"); done
         for file in "${!constraints[@]}"; do constraints[file]=$(without_pins_of_extra "${constraints[file]}"); done
     fi
     for file in "${constraints[@]}"; do arguments+=(--constraint "$file"); done
@@ -169,11 +174,18 @@ install_requirements() {
 }
 
 # Prints the path of a copy of a file of requirements without those that the extra has pins of its own for.
-without_pins_of_extra() {
-    local extra=requirements/extra_$USER_WS_EXTRA.txt copy=$USER_WS_VENV/without-${1##*/}
-    [[ $1 == "$extra" ]] && printf %s "$1" && return 0
+without_pins_of_extra() { without_pins_of "$1" "requirements/extra_$USER_WS_EXTRA.txt"; }
+
+# The same without those of all extras: what tests them is in dev.txt, too.
+without_pins_of_extras() { without_pins_of "$1" requirements/extra_*.txt; }
+
+# Prints the path of a copy of the first file without what the others name; their own are left as they are.
+without_pins_of() {
+    local copy=$USER_WS_VENV/without-${1##*/}
+    [[ $1 == requirements/extra_* ]] && printf %s "$1" && return 0
     awk '{ name = tolower($0); sub(/[^a-z0-9._-].*/, "", name); gsub(/[._]/, "-", name); sub(/-*(==.*)?$/, "", name) }
-        FNR == NR { if (name != "") pinned[name] = 1; next } name == "" || !(name in pinned)' "$extra" "$1" >"$copy"
+        FILENAME != ARGV[ARGC - 1] { if (name != "") pinned[name] = 1; next } name == "" || !(name in pinned)' \
+        "${@:2}" "$1" >"$copy"
     printf %s "$copy"
 }
 

@@ -37,8 +37,14 @@ setup(
     extras_require={"test": ["pytest"]},
     zip_safe=False,
     entry_points={
-        "console_scripts": ["console_node = user_bringup.nodes.console:main"],
-        "user.nodes": ["console_node = user_bringup.console.config:ConsoleConfig"],
+        "console_scripts": [
+            "console_node = user_bringup.nodes.console:main",
+            "record_node = user_bringup.nodes.record:main",
+        ],
+        "user.nodes": [
+            "console_node = user_bringup.console.config:ConsoleConfig",
+            "record_node = user_bringup.recording.config:RecorderConfig",
+        ],
         "user.commands": [
             "chaos = user_bringup.cli.chaos:chaos",
             "check = user_bringup.cli.check:main",
@@ -49,15 +55,16 @@ setup(
             "fleet = user_bringup.cli.fleet:main",
             "go = user_bringup.cli.go:main",
             "outbox = user_bringup.cli.outbox:main",
+            "policy = user_bringup.cli.policy:main",
             "report = user_bringup.cli.show:report",
             "schemas = user_bringup.cli.schemas:main",
             "soak = user_bringup.cli.chaos:soak",
             "status = user_bringup.cli.show:status",
+            "train = user_bringup.cli.train:main",
             "up = user_bringup.cli.up:main",
             "version = user_bringup.cli.show:version_of_all",
         ],
         "user.data_formats": ["rosbag = user_bringup.bags.format:FORMAT"],
         "user.checks": ["deployment = user_bringup.cli.up:check"],
     },
-            "train = user_bringup.cli.train:main",
 )

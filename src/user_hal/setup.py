@@ -23,6 +23,7 @@ setup(
     entry_points={
         "user.robots": [
             "gymnasium = user_hal.robots.gymnasium:GymnasiumRobot",
+            "lerobot = user_hal.robots.lerobot:LeRobotRobot",
             "mock = user_hal.robots.mock:MockRobot",
             "mujoco = user_hal.robots.mujoco:MujocoRobot",
             "ros2 = user_hal.robots.ros2.driver:Ros2Robot",
@@ -31,6 +32,7 @@ setup(
             "gymnasium = user_hal.robots.gymnasium.goals:EnvironmentGoalReward",
         ],
         "user.cameras": [
+            "lerobot = user_hal.cameras.lerobot:LeRobotCamera",
             "opencv = user_hal.cameras.opencv:OpenCvCamera",
             "ros_topic = user_hal.cameras.ros_topic:RosTopicCamera",
         ],
@@ -41,6 +43,7 @@ setup(
             "joy = user_hal.teleops.topics:JoyTeleop",
             "keyboard = user_hal.teleops.keyboard:KeyboardTeleop",
             "leader = user_hal.teleops.leader:LeaderTeleop",
+            "lerobot = user_hal.teleops.lerobot:LeRobotTeleop",
             "spacemouse = user_hal.teleops.spacemouse:SpaceMouseTeleop",
             "twist = user_hal.teleops.topics:TwistTeleop",
         ],

@@ -19,6 +19,9 @@ from user_core.interfaces import Policy
 from user_core.plugins import PluginChoice
 from user_core.policies import policy_config_hash
 from user_core.specs import RobotSpec
+from user_core.types import Task
+
+_NO_TASK = Task()
 
 
 class FeedConfig(Protocol):
@@ -50,6 +53,7 @@ class PolicyFeed:
         name: Of the actor, for the seeds of its policies.
         seed: Of exploration; -1: another one each time.
         steps: Steps that the actor ever made.
+        task: What is to be done: what versions are tried out for before the first episode.
 
     Attributes:
         holder: Has the policy to act with.
@@ -58,8 +62,9 @@ class PolicyFeed:
     """
 
     def __init__(
-        self, config: FeedConfig, spec: RobotSpec, name: str, seed: int = -1, steps: int = 0
-    ) -> None:
+        self, config: FeedConfig, spec: RobotSpec, name: str, seed: int = -1, steps: int = 0,
+        task: Task = _NO_TASK,
+    ) -> None:  # fmt: skip
         choice = config.policy
         config_hash = policy_config_hash(choice.plugin, choice.params, spec)
         seeds = policy_seeds(choice, name, seed, steps)
@@ -82,6 +87,7 @@ class PolicyFeed:
                 )
             )
             self.holder = PolicyHolder(make, spec, self.puller, config_hash, self.puller.call_again)
+            self.holder.begin(task)
             # One thread pulls a version and loads it beside the policy that acts.
             self.puller.on_version = self.holder.load_newest
             self.puller.call_again()

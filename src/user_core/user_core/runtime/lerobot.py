@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Sequence
+from functools import lru_cache
+from importlib import metadata
 from typing import Any
 
 from user_core.errors import PluginError
 
+_log = logging.getLogger(__name__)
+_PREFIXES = tuple(f"lerobot_{kind}_" for kind in ("robot", "camera", "teleoperator", "policy"))
 #: How it is installed, with everything else, in an environment of its own.
 INSTALL = "USER_EXTRA=lerobot make setup (Python 3.12), then USER_EXTRA=lerobot tools/run user ..."
 #: Releases that were tried.
@@ -49,7 +54,7 @@ def register_others(modules: Sequence[str] = ()) -> None:
     Raises:
         PluginError: A module that was named cannot be imported.
     """
-    lerobot("utils.import_utils").register_third_party_plugins()
+    _register_installed()
     for module in modules:
         try:
             importlib.import_module(module)
@@ -58,3 +63,22 @@ def register_others(modules: Sequence[str] = ()) -> None:
                 f"module {module} for LeRobot", got=f"{type(error).__name__}: {error}",
                 expected="one that can be imported",
             ) from error  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def _register_installed() -> None:
+    """As LeRobot's ``register_third_party_plugins``, once, and with one line for a package that is broken."""
+    for distribution in metadata.distributions():
+        name = distribution.metadata["Name"] or ""
+        module = name.replace("-", "_")
+        if not module.startswith(_PREFIXES):
+            continue
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # noqa: BLE001 - other people's code; who asks for its types is told what there is
+            _log.warning(
+                "package %s for LeRobot cannot be imported: %s: %s",
+                name,
+                type(error).__name__,
+                error,
+            )

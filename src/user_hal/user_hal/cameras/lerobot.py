@@ -1,0 +1,146 @@
+"""Camera ``lerobot``: any camera of LeRobot, built in or installed by others."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from user_core.config import Config, setting
+from user_core.errors import DeviceError, PluginError
+from user_core.interfaces import Camera, Discovered, Frame
+from user_core.runtime.lerobot import lerobot
+from user_core.specs import Array, ArraySpec
+from user_hal.cameras.images import FrameRing, ImageConfig, fit, own
+from user_hal.lerobot_devices import errors_of, make_device, their_config
+
+_PAUSE_S = 0.5
+#: Built-in cameras that can look for devices: module, class, and what selects one.
+_FINDERS = (
+    ("cameras.opencv", "OpenCVCamera", "opencv", "index_or_path"),
+    ("cameras.realsense", "RealSenseCamera", "intelrealsense", "serial_number_or_name"),
+)
+
+
+class LeRobotCameraConfig(ImageConfig):
+    """Which camera of LeRobot."""
+
+    device: dict[str, Any] = setting(
+        doc="LeRobot's own settings of it, as its commands take them: type, index_or_path, width, height, fps, ..."
+    )
+    modules: tuple[str, ...] = setting(
+        (),
+        doc="Modules to import that register cameras. Installed packages lerobot_camera_* need not be named.",
+    )
+    latency_s: float = setting(
+        0.0, doc="Known time from exposure to delivery; subtracted.", unit="s", ge=0
+    )
+    connect_timeout_s: float = setting(
+        10.0, doc="How long to wait for the first image.", unit="s", gt=0
+    )
+    history: int = setting(8, doc="Images remembered for alignment in time.", ge=1, le=256)
+
+
+class LeRobotCamera(Camera):
+    """Reads in a thread of its own, so that the newest image is always at hand. LeRobot's cameras give no stamps: an
+    image counts as taken when it came."""
+
+    Config: ClassVar[type[Config]] = LeRobotCameraConfig
+
+    def __init__(self, config: LeRobotCameraConfig) -> None:
+        self._config = config
+        theirs = their_config("camera", config.device, config.modules)
+        self._device = make_device("camera", theirs)
+        self.name = f"LeRobot's {theirs.type}"
+        self._bgr = getattr(getattr(theirs, "color_mode", None), "value", "rgb") == "bgr"
+        self._fps = float(getattr(theirs, "fps", None) or 30)
+        self._ring = FrameRing(self.name, self._develop, config.max_age_s, config.history)
+        self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
+
+    @property
+    def spec(self) -> ArraySpec:
+        """Spec of the images after cropping and scaling."""
+        return self._config.spec
+
+    def connect(self) -> None:
+        """Open the camera and wait for its first image. Raises DeviceError."""
+        self.close()
+        with errors_of(
+            self.name,
+            "Look whether another program uses it; lerobot-find-cameras lists what there is",
+        ):
+            self._device.connect()
+        self._ring.open()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, args=(self._closing,), name=f"camera {self.name}", daemon=True
+        )
+        self._thread.start()
+        try:
+            if not self._ring.wait_for_first(self._config.connect_timeout_s):
+                raise DeviceError(
+                    f"camera {self.name!r}", got=f"no image within {self._config.connect_timeout_s:g} s: "
+                    f"{self._ring.reason}",
+                )  # fmt: skip
+            self._ring.newest()
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self) -> Frame:
+        """The newest image; raises DeviceTimeout with the camera's name when it stalled."""
+        return self._ring.newest()
+
+    def nearest(self, stamp_ns: int) -> Frame:
+        """The remembered image nearest to a moment."""
+        return self._ring.nearest(stamp_ns)
+
+    def close(self) -> None:
+        """Stop the thread and let go of the camera."""
+        self._closing.set()
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join(timeout=5.0)
+            with contextlib.suppress(Exception):
+                self._device.disconnect()
+        self._ring.close()
+
+    @classmethod
+    def discover(cls) -> Sequence[Discovered]:
+        """What LeRobot's own cameras find on this machine."""
+        found = []
+        for module, name, kind, key in _FINDERS:
+            try:
+                cameras = getattr(lerobot(module), name).find_cameras()
+            except (PluginError, Exception):  # noqa: BLE001 - not installed, or no such camera can be here
+                continue
+            for one in cameras:
+                device = {"type": kind, key: one.get("id", one.get("serial_number", ""))}
+                profile = one.get("default_stream_profile") or {}
+                device |= {k: int(profile[k]) for k in ("width", "height", "fps") if profile.get(k)}
+                found.append(
+                    Discovered(str(device[key]), {"device": device}, str(one.get("name", kind)))
+                )
+        return found
+
+    def _run(self, closing: threading.Event) -> None:
+        period_s, due_s = 1 / self._fps, time.monotonic()
+        while not closing.is_set():
+            try:
+                image = self._device.async_read()
+            except Exception as error:  # it is tried again; read() says why nothing comes
+                self._ring.reason = f"{type(error).__name__}: {error}"
+                closing.wait(_PAUSE_S)
+                continue
+            self._ring.put(image, time.time_ns() - round(self._config.latency_s * 1e9))
+            due_s = max(due_s + period_s, time.monotonic() - period_s)
+            closing.wait(
+                max(0.0, due_s - time.monotonic())
+            )  # some return at once, with the image before
+
+    def _develop(self, image: Array) -> Array:
+        fitted = fit(image, self._config, self.name)
+        return own(fitted[:, :, ::-1] if self._bgr else fitted)
