@@ -8,8 +8,8 @@ from user_actor.loop.config import ArbiterConfig, ExplorationConfig
 from user_actor.loop.interventions import InterventionArbiter
 from user_actor.loop.ports import NOBODY, HumanInput
 from user_core.specs import ActionGroup, ActionKind, ArraySpec, RobotSpec
-from user_core.types import ActedBy, EpisodeSource, Label, Outcome
-from user_testing.worlds.actor_loop import MS, build, drives, ends_at
+from user_core.types import ActedBy, EpisodeSource, Label, Outcome, Step
+from user_testing.worlds.actor_loop import MS, Ramp, build, drives, ends_at
 
 DELTA = RobotSpec(
     "arm",
@@ -346,3 +346,31 @@ def test_a_limit_of_steps_that_changes_holds_from_the_next_episode_on():
 
     setup.loop.episodes._on_step = step
     assert [result.length for result in setup.run()] == [4, 7, 7]
+
+
+@pytest.mark.parametrize("replan_every", [1, 3])
+def test_a_policy_that_sees_several_observations_gets_the_last_ones_of_its_episode(
+    monkeypatch, replan_every
+):
+    asked = []
+
+    def act(self, observation, *, deterministic=False):
+        asked.append(observation["reading"][:, 0].tolist())
+        return np.zeros((3, 2), np.float32)
+
+    monkeypatch.setattr(Ramp, "observation_history", 3)
+    monkeypatch.setattr(Ramp, "act", act)
+    limits = {"max_episode_steps": 7, "max_episodes": 2, "replan_every": replan_every}
+    setup = build(limits, rows=3)
+    results = setup.run()
+    assert [result.length for result in results] == [7, 7]
+    wanted = []
+    for result in results:
+        seen = [
+            float(row.observation["reading"][0])
+            for row in setup.sink.rows[result.key]
+            if isinstance(row, Step)
+        ]
+        padded = [seen[0], seen[0], *seen]
+        wanted += [padded[i : i + 3] for i in range(0, 7, replan_every)]
+    assert asked == wanted

@@ -11,6 +11,7 @@ from user_actor.loop.chunks import GoingOn
 from user_actor.loop.inference_server import InferenceServer
 from user_actor.loop.policy import PolicyHolder
 from user_actor.loop.remote import InferenceLink, RemoteConfig
+from user_actor.loop.seen import ObservationHistory
 from user_core.codecs.images import (
     DETERMINISTIC,
     decode_observation,
@@ -359,3 +360,31 @@ def test_a_plan_that_is_carried_out_goes_there_and_the_answer_goes_on_from_it():
         pair.link.ask(observation(1), 1, going_on=GoingOn(plan, 1))
         answer = pair.link.wait(time.monotonic_ns() + int(5e9))
         assert answer.rows_ta[:, 0].tolist() == [7, 1, 1]
+
+
+class Several(Echo):
+    """Sees two observations at once."""
+
+    observation_history = 2
+
+    def act(self, observation, *, deterministic=False):
+        self.seen.append((observation["x"][:, 0].tolist(), observation["image"].shape))
+        return np.full((3, 2), observation["x"][-1, 0], np.float32)
+
+
+@pytest.mark.parametrize("coding", ["", "zstd", "jpeg80"])
+def test_a_policy_that_sees_several_observations_is_sent_so_many(coding):
+    window = ObservationHistory(2)
+    policy = Several()
+    holder = PolicyHolder(lambda: policy, SPEC, PolicyMailbox())
+    server = InferenceServer(SPEC, holder, lambda chunk: None)
+    for number in (1, 2):
+        seen = observation(number)
+        both = window.with_past(seen)
+        window.decided(seen)
+        coded = encode_observation(both.arrays, coding, deterministic=True, history=2)
+        server.answer(replace(both, arrays=coded))
+    assert policy.seen == [([1.0, 1.0], (2, 32, 40, 3)), ([1.0, 2.0], (2, 32, 40, 3))]
+    coded = encode_observation(observation().arrays, coding, deterministic=True)
+    with pytest.raises((SpecError, CodecError), match="2, 32, 40|2, 2"):
+        server.answer(replace(observation(), arrays=coded))

@@ -247,6 +247,12 @@ class Policy(ABC):
 
     Config: ClassVar[type[Config]] = Config
 
+    #: How many observations it is given at once, N, the last ones. With more than one every array has a
+    #: leading dimension N, oldest first, here and in the batches of its network: (B, N, ...); an episode
+    #: begins with its first observation N times. So it need not remember any, and an actor that asks it
+    #: every few steps leaves none out.
+    observation_history: int = 1
+
     @property
     def acts_without_torch(self) -> bool:
         """Whether :meth:`act` and :meth:`load` need no torch: its import costs an actor seconds
@@ -269,6 +275,11 @@ class Policy(ABC):
         """An episode begins: forget what was remembered of the last one. ``task`` is what is to
         be done now."""
 
+    def image_features(self) -> Mapping[str, FrozenFeatures]:
+        """What sees images and is never trained, by the name of the image. A learner may ask it once for
+        each image, keep the answer, and give that in the place of the image: (B, K, C) float16."""
+        return {}
+
     def network(self) -> PolicyNetwork:
         """This policy in torch, with its present weights, for an algorithm to train; a copy.
 
@@ -278,6 +289,24 @@ class Policy(ABC):
             f"policy {type(self).__name__}", got="no network", expected="one that can be trained",
             hint="Implement Policy.network, see docs/how_to/add_a_policy.md",
         )  # fmt: skip
+
+
+class FrozenFeatures(Protocol):
+    """Features of images that a policy never trains.
+
+    Attributes:
+        channels: Numbers of a feature, C.
+        key: Tells it from others, uint8.
+    """
+
+    channels: int
+    key: Array
+
+    def places(self, height: int, width: int) -> int:
+        """Features of an image, K."""
+
+    def __call__(self, image_bhwc: Tensor) -> Tensor:
+        """Features (B, K, C) float16 of images (B, h, w, 3) uint8."""
 
 
 class ContinuingPolicy(Protocol):

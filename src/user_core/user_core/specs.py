@@ -488,6 +488,14 @@ class RobotSpec:
                 expected=f"{common_kind(groups).value!r}, what its groups have in common",
             )
 
+    def sample_observation(self, rng: np.random.Generator, history: int = 1) -> dict[str, Array]:
+        """A random observation; of several (:attr:`~user_core.interfaces.Policy.observation_history`) each array
+        is (N, ...)."""
+        if history == 1:
+            return {name: spec.sample(rng) for name, spec in self.observation.items()}
+        several = [self.sample_observation(rng) for _ in range(history)]
+        return {name: np.stack([one[name] for one in several]) for name in self.observation}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON or YAML."""
         data: dict[str, Any] = {

@@ -15,6 +15,7 @@ from user_actor.loop.policy import FixedPolicy, PolicyHolder, ReadyPolicy, check
 from user_actor.loop.ports import NOBODY, RobotPort, TeleopPort
 from user_actor.loop.recording import Decision
 from user_actor.loop.remote import InferencePort, RemotePolicy
+from user_actor.loop.seen import ObservationHistory
 from user_actor.loop.stats import LoopStats
 from user_actor.loop.threaded import ThreadedPolicy
 from user_core.reasons import NO_POLICY, NO_POLICY_VERSION, NO_REASON, NO_TELEOP, Reason
@@ -161,6 +162,8 @@ class ActionSource:
             port = policy
         if port is not None:
             self._remote = RemotePolicy(port, pacer, clock, self._send_rows, chunks, action)
+        acting = self.policies.current().policy if self.policies is not None else policy
+        self._seen = ObservationHistory(getattr(acting, "observation_history", 1))
         self._delayed: DelayedPlans | None = None
         if chunks.execution != "sequential" or chunks.delay_steps:
             averaged = chunks.execution == "ensemble"
@@ -222,6 +225,7 @@ class ActionSource:
         self._sequence = max(self._sequence, self._clock.wall_ns() // 1000)
         self.arbiter.reset()
         self._random.reset()
+        self._seen.begin()
         if isinstance(self.policies, PolicyHolder):
             self.policies.held = keep_version
         if self._threaded is not None:
@@ -256,12 +260,14 @@ class ActionSource:
             takeover = self.arbiter.decide(self._human, self._clock.monotonic_ns())
         if self._source is EpisodeSource.DEMONSTRATION:
             return self._demonstrate(observation, takeover)
+        seen = self._seen.with_past(observation)
         if self._remote is not None:
-            proposal = self._propose_remotely(self._remote, observation, takeover)
+            proposal = self._propose_remotely(self._remote, seen, takeover)
             if proposal is None:
                 return None
         else:
-            proposal = self._propose(observation)
+            proposal = self._propose(seen)
+        self._seen.decided(observation)
         if takeover is not None:
             self._forget_plan()  # its rows are overruled: plan anew afterwards
             return self._send(observation, proposal, takeover.action, takeover.acted_by)

@@ -12,6 +12,7 @@ from user_actor.loop.policy import PolicyHolder, check_plan, planned
 from user_core.codecs.images import decode_observation, decode_plan
 from user_core.errors import SuiteError, in_words
 from user_core.runtime.clock import Clock
+from user_core.runtime.gpu_turns import LONGEST_S, GpuTurns
 from user_core.runtime.histogram import LatencyHistogram
 from user_core.specs import RobotSpec
 from user_core.types import ActionChunk, Observation, Task
@@ -51,6 +52,8 @@ class InferenceServer:
         task: What the policy is told when the robot was reset.
         needs_version: Answer nothing before a version has come.
         clock: Tells the time.
+        turns: On the GPU that a learner of this host uses too: it waits from when an observation came until
+            the policy has answered.
 
     Attributes:
         counts: What became of the observations.
@@ -66,8 +69,10 @@ class InferenceServer:
         task: Task = Task(),  # noqa: B008 - it is frozen
         needs_version: bool = False,
         clock: Clock | None = None,
+        turns: GpuTurns | None = None,
     ) -> None:
         self._spec, self._policies, self._send = spec, policies, send
+        self._turns = turns
         self._task = task
         self._needs_version, self._clock = needs_version, clock or Clock()
         self._changed = threading.Condition()
@@ -90,6 +95,9 @@ class InferenceServer:
                 self._refuse(str(error))
             except Exception as error:  # of the middleware
                 self._refuse(in_words(error))
+            finally:
+                if self._turns is not None and self._waiting is None:
+                    self._turns.give_back()
 
     def stop(self) -> None:
         """End :meth:`run`, once the policy has returned. From any thread."""
@@ -99,6 +107,8 @@ class InferenceServer:
 
     def offer(self, observation: Observation) -> None:
         """An observation came, its arrays as they travel. From any thread."""
+        if self._turns is not None:
+            self._turns.take(LONGEST_S)
         with self._changed:
             self.counts.superseded += self._waiting is not None
             self._waiting = observation
@@ -115,7 +125,9 @@ class InferenceServer:
         if self._needs_version and not ready.number:
             self.counts.last_error = "no policy version has come yet"
             return None
-        arrays, deterministic = decode_observation(observation.arrays, self._spec.observation)
+        arrays, deterministic = decode_observation(
+            observation.arrays, self._spec.observation, ready.policy.observation_history
+        )
         if observation.episode != self._episode:
             self._episode = observation.episode
             ready.policy.reset(self._task)

@@ -177,7 +177,9 @@ class PolicyHolder:
     def _try_out(self, policy: Policy) -> None:
         """Let it act once; weights that give no usable action are refused."""
         policy.reset(self._task)
-        action_ta = policy.act(_made_up(self._spec), deterministic=True)
+        rng = np.random.default_rng(0)
+        made_up = self._spec.sample_observation(rng, policy.observation_history)
+        action_ta = policy.act(made_up, deterministic=True)
         check_plan(action_ta, self._spec)
         policy.reset(self._task)
 
@@ -234,8 +236,3 @@ def check_plan(action_ta: Array, spec: RobotSpec) -> None:
             + (", not all finite" if fits else ""),
             expected=f"finite {spec.action.dtype}, (T, {spec.action.size})",
         )
-
-
-def _made_up(spec: RobotSpec) -> Arrays:
-    rng = np.random.default_rng(0)
-    return {name: item.sample(rng) for name, item in spec.observation.items()}

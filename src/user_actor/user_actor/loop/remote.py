@@ -195,6 +195,7 @@ class InferenceLink:
             (or None), and says how many bytes that were; called in the sender's thread; raises an
             error of our tree.
         clock: Tells the time.
+        observation_history: How many observations the policy sees at once; those that are sent are so many.
 
     Attributes:
         sent: Observations that were sent.
@@ -214,8 +215,10 @@ class InferenceLink:
         spec: RobotSpec,
         send: Callable[[Observation, bool, GoingOn | None], int],
         clock: Clock | None = None,
+        observation_history: int = 1,
     ) -> None:
         self.config, self._spec, self._send = config, spec, send
+        self.observation_history = observation_history
         self._clock = clock or Clock()
         self._changed = threading.Condition()
         self._waiting: Request | None = None

@@ -230,13 +230,18 @@ class ActorNode(LifecycleNode):
         if config.loop.mode == "demonstration":
             return None
         if config.remote.enabled:
-            remote = stack.enter_context(RemoteInference(config.remote, spec, self._remote))
+            history = int(config.policy.params.get("observation_history", 1))
+            remote = stack.enter_context(
+                RemoteInference(config.remote, spec, self._remote, history)
+            )
             self._show(stack, remote.flow)
             self.diagnostics.watch("remote inference", remote.item)
             stack.callback(self.diagnostics.unwatch, "remote inference")
             return remote.link
         seed, steps = config.loop.exploration.seed, self._outbox.total_steps
-        feed = stack.enter_context(PolicyFeed(config, spec, self._name, seed, steps))
+        description = self._description
+        task = Task("" if description is None else description.task, config.instruction)
+        feed = stack.enter_context(PolicyFeed(config, spec, self._name, seed, steps, task))
         self._feed = feed
         self._show(stack, feed.flow)
         feed.announced(self._announced)

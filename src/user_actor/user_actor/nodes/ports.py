@@ -309,15 +309,22 @@ class RemoteInference:
         config: How.
         spec: The robot.
         observations: Publisher of ``remote_observation``.
+        observation_history: How many observations the policy sees at once.
 
     Attributes:
         link: The link; whoever hears ``remote_action`` tells it.
         flow: What crosses the network, for diagnostics.
     """
 
-    def __init__(self, config: RemoteConfig, spec: RobotSpec, observations: TopicPublisher) -> None:
+    def __init__(
+        self,
+        config: RemoteConfig,
+        spec: RobotSpec,
+        observations: TopicPublisher,
+        observation_history: int = 1,
+    ) -> None:
         self._coding, self._observations = config.coding, observations
-        self.link = InferenceLink(config, spec, self._send)
+        self.link = InferenceLink(config, spec, self._send, observation_history=observation_history)
         self.flow = Flow("inference", self._figures)
 
     def __enter__(self) -> RemoteInference:
@@ -360,7 +367,10 @@ class RemoteInference:
             raise TransportError(
                 f"topic {self._observations.topic}", got="no inference node or bridge listens"
             )
-        arrays = encode_observation(observation.arrays, self._coding, deterministic=deterministic)
+        arrays = encode_observation(
+            observation.arrays, self._coding, deterministic=deterministic,
+            history=self.link.observation_history,
+        )  # fmt: skip
         if going_on is not None:
             arrays |= encode_plan(*going_on)
         # what the robot says about its task is judged here, not there

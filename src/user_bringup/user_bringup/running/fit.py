@@ -21,6 +21,7 @@ from user_core.config import from_mapping, load_document, path_of_file
 from user_core.errors import ConfigError, SuiteError, in_words, may_pass
 from user_core.interfaces import Robot
 from user_core.specs import RobotSpec
+from user_core.types import Task
 from user_fleet.deployment import Composition, Faults, ProcessSpec
 from user_fleet.deployment.check import OF_EVERY_NODE
 from user_fleet.deployment.known_good import KnownGood, key_of, source_of
@@ -257,7 +258,8 @@ def _acting(parameters: Mapping[str, Any], spec: RobotSpec) -> object:
         return None
     policy = config.policy.build("policies", spec, path="policy")
     rng = np.random.default_rng(0)
-    seen = {name: array.sample(rng) for name, array in spec.observation.items()}
+    seen = spec.sample_observation(rng, policy.observation_history)
+    policy.reset(Task(instruction=config.instruction))
     check_plan(policy.act(seen, deterministic=True), spec)
     return policy
 

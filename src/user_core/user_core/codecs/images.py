@@ -269,9 +269,10 @@ _OBSERVATION = "observation for a policy elsewhere"
 
 
 def encode_observation(
-    arrays: Arrays, coding: str = "", *, deterministic: bool = False
+    arrays: Arrays, coding: str = "", *, deterministic: bool = False, history: int = 1
 ) -> dict[str, Array]:
-    """Arrays as they travel; ``coding`` of the images, empty: none.
+    """Arrays as they travel; ``coding`` of the images, empty: none. ``history``: of how many observations they
+    are; of several each is (N, ...).
 
     Raises:
         ConfigError: There is no such coding, or OpenCV is needed and not there.
@@ -279,17 +280,19 @@ def encode_observation(
     """
     coded: dict[str, Array] = {DETERMINISTIC: np.array(deterministic)}
     for name, array in arrays.items():
-        if coding and is_image_column(array[None]):
-            coded[coded_name(name, coding)] = encode_images(array[None], coding)
+        images = array[None] if history == 1 else array
+        if coding and is_image_column(images):
+            coded[coded_name(name, coding)] = encode_images(images, coding)
         else:
             coded[coded_name(name)] = array
     return coded
 
 
 def decode_observation(
-    coded: Arrays, specs: Mapping[str, ArraySpec]
+    coded: Arrays, specs: Mapping[str, ArraySpec], history: int = 1
 ) -> tuple[dict[str, Array], bool]:
-    """The arrays of these specs, and whether to act without noise.
+    """The arrays of these specs, and whether to act without noise; of ``history`` observations, each (N, ...) where
+    N is more than 1.
 
     Raises:
         CodecError: What came does not hold together.
@@ -305,10 +308,13 @@ def decode_observation(
             continue
         spec = specs.get(name)
         if coding and spec is not None:
-            array = decode_images(array, coding, spec.nbytes)[0]
+            images = decode_images(array, coding, history * spec.nbytes)
+            array = images[0] if history == 1 else images
         if name in arrays:
             raise CodecError(f"{_WHERE}: {name[:80]!r}", got="there twice", expected="once")
         arrays[name] = array
+    if history > 1:
+        specs = {n: ArraySpec((history, *spec.shape), spec.dtype) for n, spec in specs.items()}
     check_arrays(arrays, specs, _OBSERVATION)
     return arrays, bool(flag)
 

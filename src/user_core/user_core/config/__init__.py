@@ -16,6 +16,7 @@ from user_core.config.model import (
     ConfigField,
     config_fields,
     from_mapping,
+    identity,
     json_schema,
     to_mapping,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "config_fields",
     "find_shared",
     "from_mapping",
+    "identity",
     "json_schema",
     "load_document",
     "load_yaml",

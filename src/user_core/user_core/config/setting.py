@@ -41,6 +41,8 @@ class Setting:
         min_length: Fewest elements or characters.
         max_length: Most elements or characters.
         read_only: True where a running node cannot change it.
+        late: True where it came later than weights that are in use: at its default it does not count in what
+            these were made for (:func:`~user_core.config.identity`).
     """
 
     doc: str = ""
@@ -52,6 +54,7 @@ class Setting:
     min_length: int | None = None
     max_length: int | None = None
     read_only: bool = True
+    late: bool = False
 
     @property
     def range_text(self) -> str:
@@ -108,6 +111,7 @@ def setting(
     min_length: int | None = None,
     max_length: int | None = None,
     read_only: bool = True,
+    late: bool = False,
 ) -> Any:
     """Declare a field of a configuration: default, purpose, unit and range.
 
@@ -121,7 +125,9 @@ def setting(
     else:
         field = Field(default, description=doc)
     info = typing.cast(FieldInfo, field)
-    info.metadata.append(Setting(doc, unit, ge, gt, le, lt, min_length, max_length, read_only))
+    info.metadata.append(
+        Setting(doc, unit, ge, gt, le, lt, min_length, max_length, read_only, late)
+    )
     return info
 
 

@@ -17,7 +17,8 @@ def check_policy(policy: Policy, spec: RobotSpec, *, seed: int = 0) -> Report:
     """Try a policy that was built for ``spec``."""
     report = Report(f"policy {type(policy).__module__}.{type(policy).__qualname__}")
     rng = np.random.default_rng(seed)
-    observations = [{k: v.sample(rng) for k, v in spec.observation.items()} for _ in range(8)]
+    history = policy.observation_history
+    observations = [spec.sample_observation(rng, history) for _ in range(8)]
     with report.promise(
         "act returns (T, A) actions of the spec's dtype, within its bounds"
     ) as seen:
@@ -89,13 +90,13 @@ def check_algorithm(
         spec: The robot spec that all were built for.
         batch_size: Rows of a batch for one gradient update.
     """
-    windows = _rows_planned(policy)
+    windows, history = _rows_planned(policy), policy.observation_history
     report = Report(f"algorithm {type(algorithm).__module__}.{type(algorithm).__qualname__}")
     rng = np.random.default_rng(0)
     batch_size *= algorithm.updates_per_call
     with report.promise("update takes a batch and gives finite metrics") as seen:
         for _ in range(3):
-            metrics = algorithm.update(_random_batch(spec, batch_size, rng, windows))
+            metrics = algorithm.update(_random_batch(spec, batch_size, rng, windows, history))
         bad = {name: value for name, value in metrics.items() if not math.isfinite(value)}
         expect(not bad, f"{bad}")
         seen.append(", ".join(sorted(metrics)))
@@ -103,7 +104,7 @@ def check_algorithm(
         policy.load(algorithm.policy_arrays())
     with report.promise("a twin that takes over the state goes on exactly alike"):
         twin.load_state(algorithm.state())
-        batch = _random_batch(spec, batch_size, rng, windows)
+        batch = _random_batch(spec, batch_size, rng, windows, history)
         one, other = algorithm.update(batch), twin.update(batch)
         expect(dict(one) == dict(other), f"metrics {dict(one)} and {dict(other)}")
         arrays, twins = algorithm.policy_arrays(), twin.policy_arrays()
@@ -119,13 +120,14 @@ def _rows_planned(policy: Policy) -> int:
     return policy.network().rows
 
 
-def _random_batch(spec: RobotSpec, size: int, rng: np.random.Generator, windows: int) -> Batch:
+def _random_batch(
+    spec: RobotSpec, size: int, rng: np.random.Generator, windows: int, history: int
+) -> Batch:
     shape = (size,) if windows == 1 else (size, windows)
 
     def observations() -> dict[str, Array]:
-        return {
-            k: np.stack([v.sample(rng) for _ in range(size)]) for k, v in spec.observation.items()
-        }
+        several = [spec.sample_observation(rng, history) for _ in range(size)]
+        return {name: np.stack([one[name] for one in several]) for name in spec.observation}
 
     return Batch(
         observation=observations(),

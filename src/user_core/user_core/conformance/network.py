@@ -18,7 +18,8 @@ _BATCH = 16
 def check_network(policy: Policy, spec: RobotSpec, report: Report, *, seed: int = 0) -> None:
     """Try the network of a policy that was built for ``spec``; adds to a report."""
     rng = np.random.default_rng(seed)
-    samples = [{k: v.sample(rng) for k, v in spec.observation.items()} for _ in range(_BATCH)]
+    history = policy.observation_history
+    samples = [spec.sample_observation(rng, history) for _ in range(_BATCH)]
     batch = {name: np.stack([one[name] for one in samples]) for name in spec.observation}
     with report.promise("network gives what can be trained: parameters, T, the layout") as seen:
         network: Any = policy.network()

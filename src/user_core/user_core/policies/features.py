@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from user_core.errors import SpecError
+from user_core.interfaces import FrozenFeatures
 from user_core.specs import Array, Arrays, ArraySpec, RobotSpec
 
 #: A bound beyond this says "no bound" (Gymnasium writes 3.4e38), and would scale all to nothing.
@@ -60,6 +61,8 @@ class FeatureLayout:
         names: Arrays to use; empty for all.
         ignored: Arrays to leave out of these; it is no error when the robot has none of such a
             name, so that one configuration may serve several tasks.
+        history: How many observations, N, are seen at once. With more than one every array has a leading
+            dimension N, oldest first; images of several are seen as one with N times the channels.
 
     Raises:
         SpecError: A name to use that the robot does not have, or no array at all.
@@ -68,13 +71,18 @@ class FeatureLayout:
         state_names: Arrays in the vector, sorted.
         image_names: Images, sorted; depth is one.
         depths: Metres of 1, and the farthest, m, of each of these that is depth.
+        specs: Of all arrays, as networks see them: images with the channels of all N.
         state_size: Length O of the vector.
         offset: (O,) float32.
         scale: (O,) float32.
     """
 
     def __init__(
-        self, spec: RobotSpec, names: Sequence[str] = (), ignored: Sequence[str] = ()
+        self,
+        spec: RobotSpec,
+        names: Sequence[str] = (),
+        ignored: Sequence[str] = (),
+        history: int = 1,
     ) -> None:
         unknown = sorted(set(names) - set(spec.observation))
         if unknown:
@@ -87,7 +95,8 @@ class FeatureLayout:
         self.state_names = tuple(n for n in chosen if n not in self.image_names)
         ranges = {name: depth_range(self.specs[name]) for name in self.image_names}
         self.depths = {name: one for name, one in ranges.items() if one is not None}
-        self.state_size = sum(self.specs[n].size for n in self.state_names)
+        self.history = history
+        self.state_size = history * sum(self.specs[n].size for n in self.state_names)
         if not self.image_names and not self.state_size:
             raise SpecError(
                 f"observations of {spec.robot!r}", got="no numbers, no images",
@@ -95,8 +104,13 @@ class FeatureLayout:
             )  # fmt: skip
         pairs = [_normalisation(self.specs[name]) for name in self.state_names]
         empty = np.zeros(0, np.float32)
-        self.offset = np.concatenate([empty, *(offset for offset, _ in pairs)])
-        self.scale = np.concatenate([empty, *(scale for _, scale in pairs)])
+        self.offset = np.concatenate([empty, *(np.tile(offset, history) for offset, _ in pairs)])
+        self.scale = np.concatenate([empty, *(np.tile(scale, history) for _, scale in pairs)])
+        for name in self.image_names if history > 1 else ():
+            height, width, channels = self.specs[name].shape
+            self.specs[name] = ArraySpec(
+                (height, width, history * channels), self.specs[name].dtype
+            )
 
     def names(self) -> list[str]:
         """What each number of the vector is, for people, (O,)."""
@@ -104,8 +118,19 @@ class FeatureLayout:
         for name in self.state_names:
             spec = self.specs[name]
             elements = spec.names or tuple(str(i) for i in range(spec.size))
-            found += [name if spec.size == 1 else f"{name}[{element}]" for element in elements]
+            each = [name if spec.size == 1 else f"{name}[{element}]" for element in elements]
+            for before in range(self.history - 1, -1, -1):
+                found += [f"{one}, {before} before" if before else one for one in each]
         return found
+
+    def image(self, name: str, observation: Arrays) -> Array:
+        """An image of observations, (..., h, w, c) or with history (..., N, h, w, c), as networks see it:
+        (..., h, w, N x c)."""
+        image = np.asarray(observation[name])
+        if self.history == 1:
+            return image
+        frames = np.moveaxis(image, -4, -2)
+        return np.ascontiguousarray(frames).reshape(*frames.shape[:-2], -1)
 
     def vector(self, observation: Arrays) -> Array:
         """The numbers of one observation, not normalised: (O,) float32."""
@@ -136,6 +161,13 @@ def _normalisation(spec: ArraySpec) -> tuple[Array, Array]:
     offset = np.where(usable, (low + high) / 2, 0.0)
     scale = np.where(usable, 1 / np.where(usable, half, 1.0), 1.0)
     return offset.astype(np.float32), scale.astype(np.float32)
+
+
+def eye_by_image(features: FeatureLayout, eye: FrozenFeatures | None) -> dict[str, FrozenFeatures]:
+    """A frozen eye for each image of three colours; nothing without one."""
+    colours = 3 * features.history
+    names = [n for n in features.image_names if features.specs[n].shape[2] == colours]
+    return {} if eye is None else dict.fromkeys(names, eye)
 
 
 class ActionScale:

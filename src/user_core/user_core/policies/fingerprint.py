@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from user_core.config import Config, from_mapping, to_mapping
+from user_core.config import Config, from_mapping, identity
 from user_core.plugins import load
 from user_core.specs import RobotSpec, digest
 
@@ -19,7 +19,8 @@ def policy_config_hash(name: str, config: Config | Mapping[str, Any], spec: Robo
 
     Weights fit an actor when this is equal on both sides. ``seed`` does not count: robots that
     share a policy should explore differently. Nor does the robot's name, nor what the configuration's class
-    lists in ``NOT_IN_HASH``: where a file lies, for instance, that is named by its content besides.
+    lists in ``NOT_IN_HASH``: where a file lies, for instance, that is named by its content besides; nor a late
+    setting at its default.
 
     Args:
         name: Name of the policy plugin.
@@ -32,8 +33,7 @@ def policy_config_hash(name: str, config: Config | Mapping[str, Any], spec: Robo
         PluginError: There is no such plugin.
     """
     typed = config if isinstance(config, Config) else from_mapping(_config_of(name), config)
-    without = ("seed", *getattr(type(typed), "NOT_IN_HASH", ()))
-    settings = {key: value for key, value in to_mapping(typed).items() if key not in without}
+    settings = {key: value for key, value in identity(typed).items() if key != "seed"}
     specs = {key: value for key, value in spec.to_dict().items() if key not in _NOT_IN_HASH}
     return digest({"policy": name, "config": settings, "spec": specs})
 

@@ -14,12 +14,13 @@ seconds and hundreds of megabytes, and one forward pass is faster without it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from user_core.interfaces import Policy
+from user_core.interfaces import FrozenFeatures, Policy
+from user_core.policies.features import eye_by_image
 from user_core.policies.tanh_gaussian_layout import (
     NORM_EPSILON,
     TanhGaussianConfig,
@@ -44,6 +45,7 @@ class TanhGaussianPolicy(Policy):
     def __init__(self, config: TanhGaussianConfig, spec: RobotSpec) -> None:
         self.config, self.spec = config, spec
         self.layout = TanhGaussianLayout(config, spec)
+        self.observation_history = config.observation_history
         self._rng = np.random.default_rng(config.seed)
         self.load(self.layout.initial(np.random.default_rng(config.seed)))
         self._ends = np.cumsum(self.layout.head).tolist()
@@ -61,6 +63,10 @@ class TanhGaussianPolicy(Policy):
         from user_core.policies.tanh_gaussian_network import TanhGaussianNetwork
 
         return TanhGaussianNetwork(self.layout, self.arrays(), self.rows)
+
+    def image_features(self) -> Mapping[str, FrozenFeatures]:
+        """A frozen eye, for each image that it sees."""
+        return eye_by_image(self.layout.features, self.layout.eye)
 
     def act(self, observation: Arrays, *, deterministic: bool = False) -> Array:
         """One action, shape (1, A): a sample, or when ``deterministic`` the squashed mean and the

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from user_core.config import Config, setting
 from user_core.errors import ConfigError, PolicyError
+from user_core.policies.eyes.config import EyeConfig, require_same_eye
 from user_core.policies.features import ActionScale, FeatureLayout
 from user_core.specs import Array, Arrays, RobotSpec
 
@@ -51,6 +52,13 @@ class TanhGaussianConfig(Config):
     ignored_observations: tuple[str, ...] = setting(
         (), doc="Observation arrays to leave out, where the robot has them."
     )
+    observation_history: int = setting(
+        1,
+        doc="Observations that are seen at once, the last ones; sampler.observation_history is the same.",
+        ge=1,
+        le=32,
+        late=True,
+    )
     normalization: Literal["bounds", "data"] = setting(
         "bounds",
         doc="Numbers are scaled by their bounds in the spec, or by the spread of the data: "
@@ -65,9 +73,19 @@ class TanhGaussianConfig(Config):
         (32, 32, 64, 64), doc="Channels of the convolutions (3x3, stride 2).", ge=1, min_length=1
     )
     image_embedding: int = setting(64, doc="Numbers that each image is reduced to.", ge=1)
+    eye: EyeConfig = setting(
+        factory=EyeConfig,
+        doc="A pretrained network that sees images of three colours instead of convolutions; frozen.",
+        late=True,
+    )
     seed: int = setting(0, doc="Seed of first weights and exploration noise.", ge=0)
 
     def validate(self) -> None:
+        if self.eye.trained:
+            raise ConfigError(
+                "eye.trained", got=True, expected="a frozen eye in this policy",
+                hint="flow, diffusion and act can train theirs",
+            )  # fmt: skip
         if self.log_std_min > self.log_std_max:
             raise ConfigError(
                 "log_std_min", got=self.log_std_min, expected=f"<= log_std_max {self.log_std_max}"
@@ -85,6 +103,7 @@ class TanhGaussianLayout:
                                                 the choices of the others, N of them in all
     ``encoder.<image>.conv<i>.weight``, ...     (out, in, 3, 3), (out,)
     ``encoder.<image>.embed.weight``, ...       (pixels x channels, Z), (Z,)
+    ``input.eye_key``                           (8,), which frozen eye it was learned with, if any
     ==========================================  ==============================================
 
     Args:
@@ -104,7 +123,15 @@ class TanhGaussianLayout:
         self.scale = ActionScale(spec, choices=True)
         moved = len(self.scale.continuous)
         self.head: tuple[int, ...] = (moved, moved, *self.scale.counts)
-        self.features = FeatureLayout(spec, config.observations, config.ignored_observations)
+        self.features = FeatureLayout(
+            spec, config.observations, config.ignored_observations, config.observation_history
+        )
+        #: What sees images of three colours, where it is frozen; None: convolutions.
+        self.eye: Any = None
+        if config.eye.used and self.features.image_names:
+            from user_core.policies.eyes.pretrained import frozen_eye  # imports torch
+
+            self.eye = frozen_eye(config.eye)
         self.action_middle, self.action_half = self.scale.middle, self.scale.half
         inputs = self.features.state_size + config.image_embedding * len(self.features.image_names)
         sizes = (inputs, *config.hidden)
@@ -113,6 +140,8 @@ class TanhGaussianLayout:
             "input.offset": (self.features.state_size,),
             "input.scale": (self.features.state_size,),
         }
+        if self.eye is not None:
+            self.shapes["input.eye_key"] = self.eye.key.shape
         for i, (rows, columns) in enumerate(pairwise(sizes)):
             self.shapes[f"layer{i}.weight"] = (rows, columns)
             self.shapes[f"layer{i}.bias"] = (columns,)
@@ -130,6 +159,8 @@ class TanhGaussianLayout:
                 value = self.features.offset
             elif name == "input.scale":
                 value = self.features.scale
+            elif name == "input.eye_key":
+                value = self.eye.key
             elif name.endswith("bias"):
                 value = np.zeros(shape)
             elif len(shape) == 4:
@@ -149,6 +180,8 @@ class TanhGaussianLayout:
                 f"unknown {sorted(arrays.keys() - self.shapes.keys())}",
                 expected=sorted(self.shapes),
             )
+        if self.eye is not None:
+            require_same_eye(self.eye.key, arrays["input.eye_key"])
         for name, shape in self.shapes.items():
             array = arrays[name]
             if array.shape != shape or array.dtype != np.float32:
@@ -164,11 +197,20 @@ class TanhGaussianLayout:
                     hint="The training that made it has diverged",
                 )  # fmt: skip
 
+    def has_eye(self, image: str) -> bool:
+        """Whether the pretrained eye sees this image."""
+        channels = self.features.specs[image].shape[2]
+        return self.eye is not None and channels == 3 * self.features.history
+
     def _encoder_shapes(self, image: str) -> dict[str, tuple[int, ...]]:
         height, width, channels = self.features.specs[image].shape
-        channels = DEPTH_CHANNELS if image in self.features.depths else channels
+        history, convolutions = self.features.history, self.config.image_channels
+        channels = DEPTH_CHANNELS * history if image in self.features.depths else channels
         shapes: dict[str, tuple[int, ...]] = {}
-        for i, out in enumerate(self.config.image_channels):
+        if self.has_eye(image):
+            height, width, convolutions = history * self.eye.places(height, width), 1, ()
+            channels = self.eye.channels
+        for i, out in enumerate(convolutions):
             shapes[f"encoder.{image}.conv{i}.weight"] = (out, channels, 3, 3)
             shapes[f"encoder.{image}.conv{i}.bias"] = (out,)
             height, width, channels = (height + 1) // 2, (width + 1) // 2, out

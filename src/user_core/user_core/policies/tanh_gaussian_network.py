@@ -179,10 +179,15 @@ class TanhGaussianNetwork(nn.Module):
         names = self.layout.features.image_names
         if not names:
             return state
-        images = [
-            _encode(self._tensors, f"encoder.{n}", self._channels(n, inputs[n])) for n in names
-        ]
+        images = [_encode(self._tensors, f"encoder.{n}", self._seen(n, inputs[n])) for n in names]
         return torch.cat([state, *images], 1)
+
+    def _seen(self, name: str, image: Tensor) -> Tensor:
+        """An image as its convolutions see it, or features of a pretrained eye, (B, N x K, C)."""
+        if not self.layout.has_eye(name):
+            return self._channels(name, image)
+        seen: Tensor = self.layout.eye.of_frames(image)
+        return seen
 
     def _channels(self, name: str, image_bhwc: Tensor) -> Tensor:
         """An image as its encoder sees it, (B, C, H, W) float32 from -1 to 1.
@@ -222,7 +227,8 @@ class TanhGaussianNetwork(nn.Module):
             features = self.layout.features
             inputs = {"state": torch.from_numpy(features.vector(observation))[None]}
             for name in features.image_names:
-                inputs[name] = in_metres(features, name, torch.tensor(observation[name]))[None]
+                image = torch.tensor(features.image(name, observation))
+                inputs[name] = in_metres(features, name, image)[None]
             head: Array = self._head(self.encode(inputs))[0].numpy()
             return head
 

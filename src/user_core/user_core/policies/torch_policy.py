@@ -69,9 +69,17 @@ def batch_inputs(features: FeatureLayout, observation: Arrays) -> dict[str, Tens
     Raises SpecError where images have another shape.
     """
     rows = len(observation[next(iter(features.specs))])
+    _require_history(features, observation)
     found = {"state": torch.from_numpy(features.vectors(observation, rows))}
     for name in features.image_names:
-        image = torch.as_tensor(observation[name])
+        given = observation[name]
+        if given.dtype in (np.float16, torch.float16):  # stored beside it by a frozen eye
+            kept = torch.as_tensor(given)
+            found[name] = kept.reshape(rows, -1, kept.shape[-1])
+            continue
+        image = torch.as_tensor(
+            given if features.history == 1 else features.image(name, observation)
+        )
         if image.shape != (rows, *features.specs[name].shape):
             raise SpecError(
                 f"images {name!r} of a batch", got=tuple(image.shape),
@@ -79,6 +87,19 @@ def batch_inputs(features: FeatureLayout, observation: Arrays) -> dict[str, Tens
             )  # fmt: skip
         found[name] = in_metres(features, name, image)
     return found
+
+
+def _require_history(features: FeatureLayout, observation: Arrays) -> None:
+    """Raise SpecError unless there are as many observations in each row as are seen at once."""
+    for name in features.state_names[:1]:
+        spec = features.specs[name]
+        lead = () if features.history == 1 else (features.history,)
+        if np.shape(observation[name])[1:] != (*lead, *spec.shape):
+            raise SpecError(
+                f"observations {name!r} of a batch", got=np.shape(observation[name]),
+                expected=("B", *lead, *spec.shape),
+                hint=f"Set sampler.observation_history to {features.history}, as the policy's",
+            )  # fmt: skip
 
 
 def in_metres(features: FeatureLayout, name: str, image: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ name, params, spec = json.loads(sys.stdin.read())
 spec = RobotSpec.from_dict(spec)
 policy = plugins.build("policies", name, params, spec)
 policy.load(policy.arrays())
-policy.act({k: v.sample(np.random.default_rng(0)) for k, v in spec.observation.items()})
+policy.act(spec.sample_observation(np.random.default_rng(0), policy.observation_history))
 sys.exit("torch" in sys.modules)
 """
 

@@ -95,16 +95,18 @@ class ColumnFile:
         name: ``records``, or the name of the one large column in it.
         stride: Bytes from one row to the next, a multiple of 64.
         dtype: Type of one row; ``itemsize`` equals ``stride``. Its fields are the columns.
+        ending: Of the name of the file.
     """
 
     name: str
     stride: int
     dtype: np.dtype[Any]
+    ending: str = "col"
 
     @property
     def filename(self) -> str:
         """Name of the file in the directory of a segment."""
-        return quote(self.name, safe="") + ".col"
+        return f"{quote(self.name, safe='')}.{self.ending}"
 
 
 class RowLayout:

@@ -98,11 +98,12 @@ class BatchBuffers:
     ) -> None:
         self._config, self._size, self._hindsight = config, batch_size, hindsight
         self._allocate = _allocator(config.output)
-        self._rows = np.arange(batch_size)
+        self._rows, self._past = np.arange(batch_size), config.past
         self.nbytes = 0
         files = list(enumerate(layout.files))
         self._records_at, self._records = next((i, f) for i, f in files if f.name == RECORDS)
-        self._raw = self._bytes(batch_size * (config.horizon + 1), self._records.stride)
+        rows = batch_size * (self._past + config.horizon + 1)
+        self._raw = self._bytes(rows, self._records.stride)
         #: Column file, bytes to gather into, and which rows: first, last or the window's.
         self._large: list[tuple[int, Array, str]] = []
         self._first: dict[str, Array] = {}
@@ -111,13 +112,14 @@ class BatchBuffers:
         for name in layout.small:
             if name.startswith(OBSERVATION):
                 for target in (self._first, self._last):
-                    target[name] = self._array((batch_size, *specs[name].shape), specs[name].dtype)
+                    target[name] = self._array((*self._lead, *specs[name].shape), specs[name].dtype)
         for index, file in files:
             if file.name.startswith(OBSERVATION):
                 for target, which in ((self._first, "first"), (self._last, "last")):
-                    raw = self._bytes(batch_size, file.stride)
+                    raw = self._bytes(int(np.prod(self._lead)), file.stride)
                     self._large.append((index, raw, which))
-                    target[file.name] = layout.view(file, raw)[file.name]
+                    shown = layout.view(file, raw)[file.name]
+                    target[file.name] = shown.reshape(*self._lead, *shown.shape[1:])
         self._plain = self._plain_arrays(layout)
         self._batch = self._assemble()
 
@@ -141,15 +143,17 @@ class BatchBuffers:
         """
         steps = drawn.after
         window = drawn.rows[self._rows[:, None], self._within(steps)]
+        every = np.concatenate([drawn.before, drawn.rows], axis=1) if self._past else drawn.rows
+        last = steps[:, None] + np.arange(self._past + 1)
         where = {
-            "first": drawn.rows[:, 0],
-            "last": drawn.rows[self._rows, steps],
+            "first": every[:, : self._past + 1].reshape(-1),
+            "last": every[self._rows[:, None], last].reshape(-1),
             "window": window.reshape(-1),
         }
         for index, raw, which in self._large:
             # "raise" would gather into a temporary first; all rows are known to be there
             np.take(arrays[index], where[which], axis=0, out=raw, mode="clip")
-        rows = drawn.rows.reshape(-1)
+        rows = every.reshape(-1)
         np.take(arrays[self._records_at], rows, axis=0, out=self._raw, mode="clip")
         if labels is not None:
             self._relabel(*labels)
@@ -158,7 +162,7 @@ class BatchBuffers:
 
     def _relabel(self, known: Array, reward: Array, ended: Array) -> None:
         """Put rewards that edits gave in the place of those that were gathered."""
-        records = self._raw.view(self._records.dtype).reshape(self._size, -1)
+        records = self._gathered()[:, self._past :]
         rewards, ends = records["reward"][:, :-1], records["terminated"][:, :-1]
         rewards[known], ends[known] = reward[known], ended[known]
 
@@ -171,10 +175,17 @@ class BatchBuffers:
         relabelled: bool,
     ) -> None:
         """Split the gathered records into columns."""
-        records = self._raw.view(self._records.dtype).reshape(self._size, -1)
+        every = self._gathered()
+        records = every[:, self._past :]
         last = records[self._rows, steps] if records.shape[1] > 2 else records[:, -1]
         for name, array in self._first.items():
-            if name in (self._records.dtype.names or ()):
+            if name not in (self._records.dtype.names or ()):
+                continue
+            if self._past:
+                array[...] = every[name][:, : self._past + 1]
+                at = steps[:, None] + np.arange(self._past + 1)
+                self._last[name][...] = every[name][self._rows[:, None], at]
+            else:
                 array[...] = records[name][:, 0]
                 self._last[name][...] = last[name]
         plain, gamma = self._plain, self._config.gamma
@@ -201,6 +212,16 @@ class BatchBuffers:
         plain["row"][...] = row_id
         if "mask" in plain:
             plain["mask"][...] = np.arange(self._config.window) < steps[:, None]
+
+    @property
+    def _lead(self) -> tuple[int, ...]:
+        """Leading dimensions of observations: (B,), or (B, N)."""
+        return (self._size, self._past + 1) if self._past else (self._size,)
+
+    def _gathered(self) -> Array:
+        """The gathered records, those before the drawn ones first: (B, N + H)."""
+        records: Array = self._raw.view(self._records.dtype).reshape(self._size, -1)
+        return records
 
     def _within(self, steps: Array) -> Array:
         """Which following row each place of a window shows: past the last step, that again."""
@@ -256,7 +277,8 @@ def batch_nbytes(layout: RowLayout, batch_size: int, config: SamplerConfig) -> i
     """Bytes that the buffers of one batch take, about."""
     large = sum(file.stride for file in layout.files if file.name != RECORDS)
     small = layout.row_nbytes - large
-    return batch_size * (2 * large + (config.horizon + 4) * small)
+    seen = config.observation_history
+    return batch_size * (2 * seen * large + (config.horizon + 3 + seen) * small)
 
 
 def _identity(array: Array) -> Any:

@@ -23,7 +23,7 @@ from user_learner.sampling.draws import Population
 from user_learner.sampling.pool import Drawn
 
 #: Odd numbers of 62 bits, which spread what is multiplied by them; products wrap around.
-_PRIMES = (0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9, 0x14D049BB133111EB)
+_PRIMES = (0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9, 0x14D049BB133111EB, 0x2545F4914F6CDD1D)
 
 
 def _ints() -> Array:
@@ -41,7 +41,7 @@ class UnitTable:
         run: Run of each piece, (P,).
         offset: First row of the piece within its run, (P,).
         count: Steps of the piece, (P,).
-        mark: Differs, but for chance, where a unit has other steps or other rows after them, (U,).
+        mark: Differs, but for chance, where a unit has other steps or other rows around them, (U,).
     """
 
     key: Array = field(default_factory=_ints)
@@ -54,9 +54,14 @@ class UnitTable:
 
     @classmethod
     def of(
-        cls, population: Population, runs: RunTable, block_rows: int, horizon: int = 1
+        cls,
+        population: Population,
+        runs: RunTable,
+        block_rows: int,
+        horizon: int = 1,
+        past: int = 0,
     ) -> UnitTable:
-        """Cut a population at the boundaries of blocks. ``horizon``: rows wanted after a step."""
+        """Cut a population at the boundaries of blocks. ``horizon``: rows wanted after a step; ``past``: before."""
         start = runs.address[population.run] + population.offset
         low = start // block_rows
         parts = (start + population.count - 1) // block_rows - low + 1
@@ -72,6 +77,8 @@ class UnitTable:
         offset = begin - runs.address[run]
         following = np.minimum(runs.rows[run] - offset - count + runs.after[run], horizon)
         marks = (begin * _PRIMES[0]) ^ (count * _PRIMES[1]) ^ (following * _PRIMES[2])
+        if past:
+            marks ^= np.minimum(runs.before(run, offset), past) * _PRIMES[3]
         mark = np.add.reduceat(marks, first) if len(first) else marks
         return cls(keys, steps, np.append(first, len(count)), run, offset, count, mark)
 
@@ -91,31 +98,40 @@ class UnitRows:
     """The rows of a unit, laid out to be loaded.
 
     Attributes:
-        addresses: Rows to load, each piece followed by what its last step needs, (M,).
+        addresses: Rows to load, each piece between what its first and its last step need, (M,).
         position: Where each step is among them, (N,) int32; what follows it, follows there.
         after: How many rows follow it there, at most the horizon, (N,) int32.
+        before: How many rows lie before it there, at most as many as are wanted, (N,) int32.
         mark: Of the unit, see :class:`UnitTable`.
     """
 
     addresses: Array
     position: Array
     after: Array
+    before: Array
     mark: int = 0
 
     @classmethod
-    def of(cls, table: UnitTable, unit: int, runs: RunTable, horizon: int) -> UnitRows:
-        """Lay out a unit for steps that need up to ``horizon`` following rows."""
+    def of(
+        cls, table: UnitTable, unit: int, runs: RunTable, horizon: int, past: int = 0
+    ) -> UnitRows:
+        """Lay out a unit for steps that need up to ``horizon`` following rows, and ``past`` before."""
         pieces = slice(table.first[unit], table.first[unit + 1])
         run, offset, count = table.run[pieces], table.offset[pieces], table.count[pieces]
         addresses, available = runs.follow(run, offset, int(count.max()) + horizon - 1)
         rows = np.minimum(count + horizon, available + 1)
-        wanted = np.arange(addresses.shape[1]) < rows[:, None]
-        starts = np.cumsum(rows) - rows
+        lead = np.minimum(runs.before(run, offset), past)
+        addresses = np.concatenate([runs.precede(run, offset, past), addresses], axis=1)
+        place = np.arange(addresses.shape[1])
+        wanted = (place >= past - lead[:, None]) & (place < past + rows[:, None])
+        starts = np.cumsum(lead + rows) - rows
         within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
         after = np.minimum(np.repeat(rows, count) - within - 1, horizon)
+        before = np.minimum(np.repeat(lead, count) + within, past)
         position = np.repeat(starts, count) + within
         mark = int(table.mark[unit])
-        return cls(addresses[wanted], position.astype(np.int32), after.astype(np.int32), mark)
+        small = (array.astype(np.int32) for array in (position, after, before))
+        return cls(addresses[wanted], *small, mark)
 
 
 class DrawDeficits:
@@ -197,16 +213,17 @@ class CachedUnits:
         deficits: What is due to its units.
     """
 
-    def __init__(self, horizon: int) -> None:
+    def __init__(self, horizon: int, past: int = 0) -> None:
         self.quota = 0
         self.used = 0
         self.deficits = DrawDeficits()
-        self._ahead = np.arange(horizon + 1)
+        self._ahead, self._back = np.arange(horizon + 1), np.arange(past, 0, -1)
         self._units: dict[int, _CachedUnit] = {}
         self._spare: list[int] = []
         self._turn = 0.0
         self._rows, self._address = _GrowingTable(np.int32), _GrowingTable(np.int64)
         self._position, self._after = _GrowingTable(np.int32), _GrowingTable(np.int32)
+        self._before = _GrowingTable(np.int32)
         self._demonstration = _GrowingTable(np.bool_)
         self._index_units()
 
@@ -230,6 +247,8 @@ class CachedUnits:
         after = self._after.array[line, step].astype(np.int64)
         first = self._position.array[line, step]
         position = first[:, None] + np.minimum(self._ahead, after[:, None])
+        before = self._before.array[line, step].astype(np.int64)
+        back = first[:, None] - np.minimum(self._back, before[:, None])
         self._turn += count / total
         self.deficits.drawn(self._index, self._steps, count)
         return Drawn(
@@ -237,6 +256,7 @@ class CachedUnits:
             after,
             self._address.array[line, first],
             self._demonstration.array[line, 0],
+            self._rows.array[line[:, None], back].astype(np.int64),
         )
 
     def worn(self, draws: float) -> bool:
@@ -262,6 +282,7 @@ class CachedUnits:
         self._address.write(line, unit.addresses)
         self._position.write(line, unit.position)
         self._after.write(line, unit.after)
+        self._before.write(line, unit.before)
         self._demonstration.write(line, np.array([demonstration]))
         self._units[key] = _CachedUnit(line, rows, len(unit.position), self._turn, unit.mark)
         self.used += len(rows)

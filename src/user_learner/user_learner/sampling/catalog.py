@@ -103,6 +103,31 @@ class RunTable:
         address: Array = self.address[current] + row - (self._ends[current] - self.rows[current])
         return address
 
+    @cached_property
+    def _begins(self) -> Array:
+        """Number of the first row of the episode that each run is of, counted over all runs, (R,)."""
+        runs = np.arange(len(self.rows))
+        goes_on = np.zeros(len(runs), bool)
+        goes_on[1:] = self.next[:-1] == runs[1:]
+        first = np.maximum.accumulate(np.where(goes_on, 0, runs)) if len(runs) else runs
+        begins: Array = (self._ends - self.rows)[first]
+        return begins
+
+    def before(self, run: Array, offset: Array) -> Array:
+        """How many rows of their episodes lie before rows, (B,)."""
+        there: Array = self._ends[run] - self.rows[run] + offset - self._begins[run]
+        return there
+
+    def precede(self, run: Array, offset: Array, count: int) -> Array:
+        """Addresses of the ``count`` rows before rows of runs, (B, count), oldest first. Where an episode begins later
+        its first row is repeated."""
+        back = np.minimum(np.arange(count, 0, -1), self.before(run, offset)[:, None])
+        row = (self._ends[run] - self.rows[run] + offset)[:, None] - back
+        current = np.searchsorted(self._ends, row, side="right")
+        first = self._ends[current] - self.rows[current]
+        addresses: Array = self.address[current] + row - first
+        return addresses
+
     def follow(self, run: Array, offset: Array, horizon: int) -> tuple[Array, Array]:
         """Addresses of rows and of those that follow them in their episodes.
 

@@ -139,6 +139,13 @@ class SamplerConfig(Config):
         False,
         doc="Also draw windows that the end of their episode cuts short; extras['mask'] tells.",
     )
+    observation_history: int = setting(
+        1,
+        doc="Observations that the policy sees at once, as its own setting says; each array of a batch is then "
+        "(B, N, ...), oldest first, and an episode begins with its first observation N times.",
+        ge=1,
+        le=32,
+    )
     hindsight: HindsightConfig = setting(
         factory=HindsightConfig, doc="Goals that were reached later, for goal environments."
     )
@@ -195,6 +202,12 @@ class SamplerConfig(Config):
                 got=self.max_draws_per_load,
                 expected=f"0, or at least draws_per_load, {self.draws_per_load}",
             )
+        if self.observation_history > 1 and self.hindsight.enabled:
+            raise ConfigError(
+                "observation_history and hindsight",
+                got=f"{self.observation_history} observations at once, and other goals",
+                expected="one observation where goals are replaced",
+            )
         if self.window and self.n_step > 1:
             raise ConfigError(
                 "window and n_step",
@@ -206,6 +219,11 @@ class SamplerConfig(Config):
     def horizon(self) -> int:
         """Rows that are needed after a drawn one, where there are so many."""
         return self.window or self.n_step
+
+    @property
+    def past(self) -> int:
+        """Rows that are needed before a drawn one."""
+        return self.observation_history - 1
 
     @property
     def required(self) -> int:

@@ -204,12 +204,15 @@ class Drawn:
         after: How many following rows there are, (B,), at most H.
         address: Address of the steps in the snapshot, (B,).
         demonstration: Whether they are from demonstrations, (B,) bool.
+        before: Rows of the N - 1 observations before the steps, (B, N - 1), oldest first, where several are seen
+            at once; the first of an episode is repeated.
     """
 
     rows: Array
     after: Array
     address: Array
     demonstration: Array
+    before: Array
 
     @classmethod
     def join(cls, parts: list[Drawn]) -> Drawn:
@@ -219,15 +222,16 @@ class Drawn:
         return cls(
             *(
                 np.concatenate([getattr(part, name) for part in parts])
-                for name in ("rows", "after", "address", "demonstration")
+                for name in ("rows", "after", "address", "demonstration", "before")
             )
         )
 
     def part(self, which: Array) -> Drawn:
         """Only the steps of these numbers, (M,)."""
         return Drawn(
-            self.rows[which], self.after[which], self.address[which], self.demonstration[which]
-        )
+            self.rows[which], self.after[which], self.address[which], self.demonstration[which],
+            self.before[which],
+        )  # fmt: skip
 
 
 class Pool(Protocol):
@@ -269,12 +273,17 @@ class MappedPool:
         layout: Where the columns lie.
         horizon: Rows that are wanted after a drawn one.
         files: Column files to map; None: all of the layout.
+        past: Rows that are wanted before a drawn one.
     """
 
     def __init__(
-        self, layout: RowLayout, horizon: int, files: Sequence[ColumnFile] | None = None
+        self,
+        layout: RowLayout,
+        horizon: int,
+        files: Sequence[ColumnFile] | None = None,
+        past: int = 0,
     ) -> None:
-        self.pins = Pins()
+        self.pins, self._past = Pins(), past
         self._horizon = horizon
         self._snapshot = Snapshot()
         self._populations: list[Population] = []
@@ -289,7 +298,8 @@ class MappedPool:
         run, offset = population.pick(rng.integers(0, len(population), count))
         addresses, after = runs.follow(run, offset, self._horizon)
         demonstration = runs.source[run] == int(EpisodeSource.DEMONSTRATION)
-        return Drawn(addresses, after, addresses[:, 0], demonstration)
+        before = runs.precede(run, offset, self._past)
+        return Drawn(addresses, after, addresses[:, 0], demonstration, before)
 
     def has(self, stratum: int) -> bool:
         """See :class:`Pool`: always."""

@@ -127,10 +127,10 @@ class SampleCache:
         """Raises ConfigError when the budget cannot hold two units per stratum."""
         self.pins = Pins()
         self._layout, self._config = layout, config
-        self._horizon = config.horizon
+        self._horizon, self._past = config.horizon, config.past
         budget_bytes -= min(_RESERVE_BYTES, budget_bytes // 20)
         rows = budget_bytes // (layout.row_nbytes + _OVERHEAD_BYTES)
-        unit = layout.block_rows() + 2 * self._horizon
+        unit = layout.block_rows() + 2 * (self._horizon + self._past)
         if rows < unit * (2 * len(config.strata) + 2):
             raise ConfigError(
                 "memory_bytes, less what batches take",
@@ -184,11 +184,12 @@ class SampleCache:
     def renew(self, snapshot: Snapshot, populations: list[Population]) -> None:
         """See :class:`Pool`. The first time it fills the memory, as fast as the disk can."""
         block_rows = self._layout.block_rows()
-        tables = [UnitTable.of(p, snapshot.runs, block_rows, self._horizon) for p in populations]
+        wanted = self._horizon, self._past
+        tables = [UnitTable.of(p, snapshot.runs, block_rows, *wanted) for p in populations]
         with self._lock:
             self._snapshot = snapshot
             while len(self._sets) < len(populations):  # a robot has joined
-                self._sets.append(CachedUnits(self._horizon))
+                self._sets.append(CachedUnits(self._horizon, self._past))
             self._names = [population.name for population in populations]
             self._unreadable.clear()
             for units, table in zip(self._sets, tables, strict=True):
@@ -302,7 +303,7 @@ class SampleCache:
                 continue
             table = units.deficits.table
             index = int(table.index(np.array([key]))[0])
-            unit = UnitRows.of(table, index, self._snapshot.runs, self._horizon)
+            unit = UnitRows.of(table, index, self._snapshot.runs, self._horizon, self._past)
             left = units.narrow(key, unit)
             if left is not None:
                 self._leave([left])
@@ -326,7 +327,7 @@ class SampleCache:
                 continue
             table = units.deficits.table
             index = int(table.index(np.array([key]))[0])
-            unit = UnitRows.of(table, index, self._snapshot.runs, self._horizon)
+            unit = UnitRows.of(table, index, self._snapshot.runs, self._horizon, self._past)
             leaving = units.leaving(len(unit.addresses), reuse)
             if leaving is not None and len(unit.addresses) <= self._memory.free:
                 return units, key, unit, [other for other in leaving if other != key]
@@ -348,7 +349,7 @@ class SampleCache:
 
     def _share_out(self, tables: list[UnitTable], parts: list[float]) -> None:
         """Give every stratum rows in proportion to its share, but not more than it needs."""
-        needs = [int(t.steps.sum()) + len(t.run) * self._horizon for t in tables]
+        needs = [int(t.steps.sum()) + len(t.run) * (self._horizon + self._past) for t in tables]
         shares = [share if need else 0.0 for share, need in zip(parts, needs, strict=True)]
         left = self._shared_rows
         for number in sorted(range(len(needs)), key=lambda n: needs[n] / max(shares[n], 1e-9)):

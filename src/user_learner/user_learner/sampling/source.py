@@ -17,11 +17,12 @@ from user_core.reasons import ROWS_SET_ASIDE, Reason
 from user_core.runtime.closing import Closing
 from user_core.specs import Array
 from user_core.types import OBSERVATION, Batch, EpisodeSource, TrajectorySchema
-from user_learner.replay.layout import RECORDS
+from user_learner.replay.layout import RECORDS, RowLayout
 from user_learner.sampling.batches import BatchBuffers, batch_nbytes
 from user_learner.sampling.catalog import History, Snapshot, open_catalog
 from user_learner.sampling.config import SamplerConfig, Stratum
 from user_learner.sampling.draws import Population, Populations, population, split_batch
+from user_learner.sampling.features import KeptFeatures
 from user_learner.sampling.gathering import BatchGatherer
 from user_learner.sampling.hindsight import Hindsight, Relabelled
 from user_learner.sampling.pool import Drawn, MappedPool, Pool
@@ -79,6 +80,7 @@ class ReplaySource(Closing):
         history: Older stores to draw from as well.
         share: Which part of each batch is wanted, of several processes that train together:
             :meth:`sample` then gives that part of a batch of the size that it is asked for.
+        features: Of images, which batches then hold in their place.
 
     Raises:
         StoreError: A store is not there, or of another format.
@@ -91,8 +93,11 @@ class ReplaySource(Closing):
         config: SamplerConfig | None = None,
         history: Sequence[History] = (),
         share: Share | None = None,
+        features: KeptFeatures | None = None,
     ) -> None:
         self.config = config = config or SamplerConfig()
+        self._features = features
+        self._untaken = False
         self._share = share = share or Share()
         free = psutil.virtual_memory().available // 2 // share.of
         self._budget_bytes = config.memory_bytes or free
@@ -120,7 +125,7 @@ class ReplaySource(Closing):
             self._worth_a_thread,
         )
         self._batch_size = 0
-        self._take(self._catalog.snapshot)
+        self._take_newest()
         self._stopping = threading.Event()
         self._refresher = threading.Thread(
             target=self._keep_fresh, name="replay-refresh", daemon=True
@@ -191,9 +196,9 @@ class ReplaySource(Closing):
     def refresh(self) -> bool:
         """Look for new rows now; return whether there were any. The background does so too."""
         with self._refreshing:
-            if not self._catalog.refresh():
+            if not self._catalog.refresh() and not self._untaken:
                 return False
-            self._take(self._catalog.snapshot)
+            self._take_newest()
             return True
 
     def wait(self, steps: int, timeout_s: float | None = None) -> bool:
@@ -310,17 +315,17 @@ class ReplaySource(Closing):
         need not be in the sample cache."""
         assert self._goal_pool is not None  # noqa: S101 - made with the hindsight
         raw = self._goal_pool.arrays[0].take(address, axis=0, mode="clip")
-        file = next(file for file in self._catalog.layout.files if file.name == RECORDS)
+        file = next(file for file in self._layout.files if file.name == RECORDS)
         records: Array = raw.view(file.dtype).reshape(-1)
         return records
 
     def _make_buffers(self, batch_size: int) -> BatchBuffers:
         own = len(self._share.rows(batch_size))
-        return BatchBuffers(self._catalog.layout, own, self.config, self._hindsight)
+        return BatchBuffers(self._layout, own, self.config, self._hindsight)
 
     def _worth_a_thread(self, batch_size: int) -> bool:
         own = batch_size // self._share.of
-        nbytes = batch_nbytes(self._catalog.layout, own, self.config)
+        nbytes = batch_nbytes(self._layout, own, self.config)
         return nbytes >= self.config.prefetch_above_bytes
 
     def _labels(self, address: Array) -> tuple[Array, Array, Array] | None:
@@ -339,6 +344,20 @@ class ReplaySource(Closing):
         within = table.number[segment] * table.capacity[segment] + row
         row_id: Array = table.store[segment] << STORE_SHIFT | within
         return row_id
+
+    @property
+    def _layout(self) -> RowLayout:
+        """Where columns lie that batches are gathered from."""
+        layout = self._catalog.layout
+        return layout if self._features is None else self._features.layout(layout)
+
+    def _take_newest(self) -> None:
+        """Go over to what the stores hold now, once all that batches need of it is there."""
+        snapshot, self._untaken = self._catalog.snapshot, True
+        if self._features is not None and self._catalog.schema is not None:
+            self._features.complete(self._catalog.layout, snapshot)
+        self._take(snapshot)
+        self._untaken = False
 
     def _take(self, snapshot: Snapshot) -> None:
         """Go over to a later state of the stores."""
@@ -365,7 +384,7 @@ class ReplaySource(Closing):
         """What hindsight needs: the records of all rows, mapped."""
         if not self.config.hindsight.enabled or self._catalog.schema is None:
             return
-        layout = self._catalog.layout
+        layout = self._layout
         if self._goal_pool is None:
             observation = {
                 name[len(OBSERVATION) :]: spec
@@ -379,11 +398,12 @@ class ReplaySource(Closing):
 
     def _pool_for(self, batch_size: int) -> Pool:
         """The pool that suits the size of the stores and of the batches."""
-        layout = self._catalog.layout
+        layout = self._layout
         batches = batch_nbytes(layout, batch_size, self.config) * (
             self.config.prefetch + self.config.keep
         )
-        fits = self._snapshot.nbytes + batches <= self._budget_bytes
+        stored = int(self._snapshot.runs.rows.sum()) * layout.row_nbytes
+        fits = stored + batches <= self._budget_bytes
         grown = batch_size > self._batch_size
         self._batch_size = max(batch_size, self._batch_size)
         if self._pool is None or (not fits and (grown or not self.cached)):
@@ -393,7 +413,7 @@ class ReplaySource(Closing):
                 self._pool = None
             pool: Pool
             if fits:
-                pool = MappedPool(layout, self.config.horizon)
+                pool = MappedPool(layout, self.config.horizon, past=self.config.past)
             else:
                 pool = SampleCache(layout, self.config, self._budget_bytes - batches)
             pool.renew(self._snapshot, self._populations)

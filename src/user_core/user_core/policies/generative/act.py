@@ -41,7 +41,7 @@ class ActNetwork(ChunkNetwork):
     def __init__(self, config: ActConfig, features: FeatureLayout, code: ChunkCode) -> None:
         super().__init__(config, features, code)
         self.settings, width = config, config.embedding
-        self.encoder = Eyes(features, width, config.image_channels)
+        self.encoder = Eyes(features, width, config.image_channels, config.eye)
         self.queries = nn.Parameter(0.02 * torch.randn(config.rows, width))
         self.of_style = nn.Linear(config.latent, width)
         self.looking = nn.ModuleList(

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from user_core.policies.eyes.config import EyeConfig
 from user_core.policies.features import FeatureLayout
 from user_core.policies.generative.mlp import TIME_SIZE, PerceptronLayout, frequencies
 from user_core.policies.tanh_gaussian_layout import DEPTH_CHANNELS
@@ -115,18 +116,32 @@ class Eyes(nn.Module):
         features: What is seen.
         width: E.
         channels: Of the convolutions, each with stride 2.
+        eye: What sees images of three colours instead.
     """
 
-    def __init__(self, features: FeatureLayout, width: int, channels: Sequence[int]) -> None:
+    def __init__(
+        self, features: FeatureLayout, width: int, channels: Sequence[int], eye: EyeConfig
+    ) -> None:
         super().__init__()
         self.features = features
+        self.pretrained: Any = None
+        if eye.used:
+            from user_core.policies.eyes.pretrained import PretrainedEye, frozen_eye
+
+            self.pretrained = PretrainedEye(eye) if eye.trained else frozen_eye(eye)
         self.state = nn.Sequential(
             nn.Linear(features.state_size, width), nn.GELU(), nn.Linear(width, width)
         )
         self.eyes, self.places = nn.ModuleList(), nn.ParameterList()
         for name in features.image_names:
             height, wide, depth = features.specs[name].shape
-            depth = DEPTH_CHANNELS if name in features.depths else depth
+            if self._is_pretrained(name):
+                seen = self.pretrained.channels
+                self.eyes.append(nn.Sequential(nn.LayerNorm(seen), nn.Linear(seen, width)))
+                count = features.history * self.pretrained.places(height, wide)
+                self.places.append(nn.Parameter(0.02 * torch.randn(count, width)))
+                continue
+            depth = DEPTH_CHANNELS * features.history if name in features.depths else depth
             layers: list[nn.Module] = []
             for before, after in pairwise((depth, *channels)):
                 groups = 8 if after % 8 == 0 else 1
@@ -142,9 +157,17 @@ class Eyes(nn.Module):
         for name, eye, places in zip(
             self.features.image_names, self.eyes, self.places, strict=True
         ):
+            if self._is_pretrained(name):
+                tokens.append(eye(self.pretrained.of_frames(inputs[name])) + places)
+                continue
             seen = eye(self._channels(name, inputs[name]))
             tokens.append(seen.flatten(2).transpose(1, 2) + places)
         return torch.cat(tokens, 1)
+
+    def _is_pretrained(self, name: str) -> bool:
+        """Whether a pretrained eye sees it."""
+        channels = self.features.specs[name].shape[2]
+        return self.pretrained is not None and channels == 3 * self.features.history
 
     def _channels(self, name: str, image_bhwc: Tensor) -> Tensor:
         """(B, C, H, W) float32 from -1 to 1; of depth also where it was measured."""
@@ -166,10 +189,10 @@ class Transformer(nn.Module):
 
     def __init__(
         self, features: FeatureLayout, rows: int, size: int, width: int, layers: int, heads: int,
-        channels: Sequence[int],
+        channels: Sequence[int], eye: EyeConfig,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.encoder = Eyes(features, width, channels)
+        self.encoder = Eyes(features, width, channels, eye)
         self.enter = nn.Linear(size, width)
         self.time = nn.Sequential(
             TimeFeatures(), nn.Linear(TIME_SIZE, width), nn.SiLU(), nn.Linear(width, width)

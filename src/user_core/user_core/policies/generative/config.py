@@ -6,6 +6,7 @@ from typing import Literal
 
 from user_core.config import Config, setting
 from user_core.errors import ConfigError
+from user_core.policies.eyes.config import EyeConfig
 
 Normalization = Literal["bounds", "data", "quantiles"]
 
@@ -19,6 +20,13 @@ class ChunkConfig(Config):
     )
     ignored_observations: tuple[str, ...] = setting(
         (), doc="Observation arrays to leave out, where the robot has them."
+    )
+    observation_history: int = setting(
+        1,
+        doc="Observations that are seen at once, the last ones; sampler.observation_history is the same.",
+        ge=1,
+        le=32,
+        late=True,
     )
     normalization: Normalization = setting(
         "data",
@@ -44,6 +52,9 @@ class ChunkConfig(Config):
         doc="Channels of the convolutions (3x3, stride 2); each place of the last is a token.",
         ge=1,
         min_length=1,
+    )
+    eye: EyeConfig = setting(
+        factory=EyeConfig, doc="A pretrained network that sees the images instead.", late=True
     )
     seed: int = setting(0, doc="Seed of first weights and of the noise of actions.", ge=0)
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from user_core.policies.eyes.config import require_same_eye
 from user_core.policies.features import FeatureLayout
 from user_core.policies.generative.backbones import Perceptron, Transformer
 from user_core.policies.generative.coding import ChunkCode
@@ -39,6 +40,7 @@ class ChunkNetwork(nn.Module):
         code: Of its chunks.
     """
 
+    eye_key: Tensor
     input_offset: Tensor
     input_scale: Tensor
     action_offset: Tensor
@@ -60,6 +62,15 @@ class ChunkNetwork(nn.Module):
         self.register_buffer("statistics_calls", torch.zeros(2, dtype=torch.int64))
         least = features.least_spreads(_LEAST_SHARE, _LEAST_UNBOUNDED)
         self._least = torch.from_numpy(least)
+        #: What features of images are stored by, beside the images; None: it sees pixels.
+        self.frozen_eye: Any = None
+        self._eye_unknown = False
+        if config.eye.frozen and features.image_names:
+            from user_core.policies.eyes.pretrained import frozen_eye
+
+            self.frozen_eye = frozen_eye(config.eye)
+            self._eye_unknown = True
+            self.register_buffer("eye_key", torch.from_numpy(self.frozen_eye.key.astype("f4")))
 
     def inputs(self, observation: Arrays) -> dict[str, Tensor]:
         """``state``, (B, O) float32, and images under their names; depth as float32 in m."""
@@ -67,6 +78,9 @@ class ChunkNetwork(nn.Module):
 
     def observe(self, *inputs: Mapping[str, Tensor]) -> None:
         """Settle the scale of what is seen."""
+        if self._eye_unknown:  # a checkpoint may have brought another key
+            require_same_eye(self.frozen_eye.key, self.eye_key.cpu().numpy())
+            self._eye_unknown = False
         state = torch.cat([one["state"] for one in inputs])
         self._settle(
             0, self.config.normalization, state, self.statistics_inputs, self._least,
@@ -93,7 +107,8 @@ class ChunkNetwork(nn.Module):
         offset: Tensor, scale: Tensor,
     ) -> None:  # fmt: skip
         calls = int(self.statistics_calls[which])
-        if how == "bounds" or calls >= self.config.normalization_calls:
+        rows = rows[rows.isfinite().all(1)]
+        if how == "bounds" or calls >= self.config.normalization_calls or not len(rows):
             return
         self.statistics_calls[which] += 1
         exact = rows.double()
@@ -168,7 +183,7 @@ class GenerativeNetwork(ChunkNetwork):
         else:
             self.denoiser = Transformer(
                 features, config.rows, code.size, config.embedding, config.layers, config.heads,
-                config.image_channels,
+                config.image_channels, config.eye,
             )  # fmt: skip
         if arrays is not None:
             state = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}

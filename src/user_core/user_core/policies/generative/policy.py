@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from user_core.errors import ConfigError
-from user_core.interfaces import Policy
-from user_core.policies.features import FeatureLayout
+from user_core.interfaces import FrozenFeatures, Policy
+from user_core.policies.eyes.config import require_same_eye
+from user_core.policies.features import FeatureLayout, eye_by_image
 from user_core.policies.generative.coding import ChunkCode, soft_mask
 from user_core.policies.generative.config import ChunkConfig, GenerativeConfig
 from user_core.policies.generative.mlp import NumpyPerceptron, PerceptronLayout
@@ -37,7 +39,10 @@ class ChunkPolicy(Policy):
 
     def __init__(self, config: ChunkConfig, spec: RobotSpec) -> None:
         self.config, self.spec, self.rows = config, spec, config.rows
-        self.features = FeatureLayout(spec, config.observations, config.ignored_observations)
+        self.observation_history = config.observation_history
+        self.features = FeatureLayout(
+            spec, config.observations, config.ignored_observations, config.observation_history
+        )
         self.code = ChunkCode(spec, config.rows)
         self._rng = np.random.default_rng(config.seed)
         self._take(self._first())
@@ -63,12 +68,23 @@ class ChunkPolicy(Policy):
     def network(self) -> Any:
         return copy.deepcopy(self._network)
 
+    def image_features(self) -> Mapping[str, FrozenFeatures]:
+        """A frozen eye, for each image that it sees."""
+        eye = (
+            self._network.frozen_eye
+            if self.config.eye.frozen and self.features.image_names
+            else None
+        )
+        return eye_by_image(self.features, eye)
+
     def arrays(self) -> dict[str, Array]:
         return {name: array.copy() for name, array in self._arrays.items()}
 
     def load(self, arrays: Arrays) -> None:
         mine = self._arrays
         check_fits(arrays, mine, type(self).__name__)
+        if "eye_key" in mine:
+            require_same_eye(self._network.frozen_eye.key, arrays["eye_key"])
         self._take({key: np.array(arrays[key], np.float32, order="C") for key in mine})
 
     def _to_robot(self, code: Array) -> Array:

@@ -63,6 +63,11 @@ class FrozenBase:
     def __init__(self, config: OnBaseConfig, spec: RobotSpec) -> None:
         self._scale, self._size = ActionScale(spec), spec.action.size
         self.policy: Policy = config.base.build("policies", spec, path="policy.params.base")
+        if max(self.policy.observation_history, config.observation_history) > 1:
+            raise ConfigError(
+                "observation_history of a policy on a frozen base, or of the base", got="more than 1",
+                expected="1: both see the present observation",
+            )  # fmt: skip
         if not config.base_file:
             raise ConfigError(
                 "base_file", got="nothing", expected="the weights of the frozen policy",

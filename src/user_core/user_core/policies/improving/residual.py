@@ -8,6 +8,7 @@ network is trained, published and fetched; the base lies on each host as a file.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from user_core.config import setting
 from user_core.errors import SpecError
+from user_core.interfaces import FrozenFeatures
 from user_core.policies.improving.base import BASE_ACTION, FrozenBase, OnBaseConfig
 from user_core.policies.tanh_gaussian import TanhGaussianPolicy
 from user_core.specs import Array, Arrays, ArraySpec, RobotSpec
@@ -59,6 +61,10 @@ class ResidualPolicy(TanhGaussianPolicy):
     def acts_without_torch(self) -> bool:
         """Where there are no images, and the base does."""
         return super().acts_without_torch and self.base.policy.acts_without_torch
+
+    def image_features(self) -> Mapping[str, FrozenFeatures]:
+        """None: its base sees the same images, perhaps with another eye."""
+        return {}
 
     def reset(self, task: Task) -> None:
         self.base.reset(task)

