@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -14,12 +15,14 @@ import time
 import pytest
 from rclpy.node import Node
 
+from user_bringup.console.access import COOKIE, Role, Tokens
 from user_comm import topics
 from user_comm.converters import observation_from_message
 from user_comm.topics import interface_class, profile
 from user_core.types import Outcome
 from user_testing.ports import free_port
 from user_testing.waiting import wait_until
+from user_testing.worlds.replay import many_episodes
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("nicegui", reason="nicegui is not installed")
@@ -51,12 +54,13 @@ def console(tmp_path, start_process, ros_domain):
              "--runs", str(tmp_path), "--run", "r", "--no-table"]  # fmt: skip
     start_process(words, stdout=subprocess.DEVNULL, env=dict(os.environ))
 
-    def answers() -> bool:
-        with socket.socket() as one:
-            return one.connect_ex(("127.0.0.1", port)) == 0
-
-    wait_until(answers, "the console listens", 120)
+    wait_until(lambda: _listens(port), "the console listens", 120)
     return f"http://127.0.0.1:{port}"
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture
@@ -108,6 +112,45 @@ def eyes(ros_domain):
     thread.join(5)
     node.destroy_node()
     context.try_shutdown()
+
+
+def test_the_page_has_the_certificate_of_the_network_and_its_token_travels_by_tls_alone(
+    browser, tmp_path, start_process
+):
+    net, port = str(tmp_path / "net"), free_port()
+    tokens = tmp_path / "tokens.json"
+    token = Tokens(tokens).add("anna", Role.LABEL)
+    many_episodes(tmp_path / "store", 20)
+    for words in (["init"], ["add-console", "--host", "localhost", "--host", "127.0.0.1"]):
+        subprocess.run(["user", "net", *words, "--net", net], check=True, stdout=subprocess.DEVNULL)
+    words = ["user", "console", str(tmp_path / "store"), "--finished", "--host", "0.0.0.0",
+             "--port", str(port), "--net", net, "--tokens", str(tokens)]  # fmt: skip
+    start_process(words, stdout=subprocess.DEVNULL)
+    wait_until(lambda: _listens(port), "the console listens", 60)
+    trusting = ssl.create_default_context(cafile=f"{net}/ca.pem")
+    for name in ("localhost", "127.0.0.1"):
+        with socket.create_connection(("127.0.0.1", port)) as plain:
+            with trusting.wrap_socket(plain, server_hostname=name) as secure:
+                assert secure.version() == "TLSv1.3"
+    with socket.create_connection(("127.0.0.1", port)) as plain, pytest.raises(ssl.SSLError):
+        trusting.wrap_socket(plain, server_hostname="elsewhere")
+    context = browser.new_context(
+        ignore_https_errors=True
+    )  # Chromium asks the system for authorities
+    page = context.new_page()
+    page.goto(f"https://localhost:{port}/episodes")
+    page.get_by_label("token").fill("guessed")
+    page.get_by_role("button").click()
+    page.get_by_text("does not count").wait_for()
+    page.get_by_label("token").fill(token)
+    page.get_by_role("button").click()
+    page.goto(f"https://localhost:{port}/episodes")
+    page.get_by_text("20 of 20 episodes").wait_for()  # over a websocket, wss
+    (cookie,) = [c for c in context.cookies() if c["name"] == COOKIE]
+    assert cookie["secure"] and cookie["httpOnly"] and cookie["sameSite"] == "Strict"
+    Tokens(tokens).remove("anna")
+    page.reload()
+    page.get_by_text("Who are you?").wait_for()
 
 
 def test_a_person_drives_judges_stops_and_looks_at_what_was_recorded(

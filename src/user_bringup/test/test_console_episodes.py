@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import threading
+
 import numpy as np
 import pytest
 
 from user_bringup.console.episode_list import (
     EpisodeList,
-    Filter,
     image_columns,
     key_text,
     marks,
@@ -17,8 +19,11 @@ from user_bringup.console.episode_list import (
 )
 from user_core.errors import StoreError
 from user_core.types import Outcome
+from user_learner.cli.episodes import main as shell
 from user_learner.edits.entries import Edit
+from user_learner.edits.listing import EpisodeFilter
 from user_learner.replay import StoreWriter
+from user_testing.waiting import wait_until
 from user_testing.worlds.replay import Actor, Plan, fill
 
 
@@ -33,41 +38,128 @@ def episodes(tmp_path):
 
 
 def test_the_newest_come_first_and_a_filter_counts(episodes):
-    found, matching, total = episodes.find(Filter())
-    assert matching == total == len(found) > 2
-    assert [e.key.number for e in found] == sorted((e.key.number for e in found), reverse=True)
-    longest = max(e.rows - 1 for e in found)
-    assert all(e.rows - 1 > longest - 1 for e in episodes.find(Filter(longer_than=longest - 1))[0])
-    assert episodes.find(Filter(text="no such task"))[1] == 0
-    assert episodes.find(Filter(robot=found[0].robot))[1] > 0
-    assert len(episodes.find(Filter(), most=1)[0]) == 1
+    found = episodes.find(EpisodeFilter())
+    assert found.matching == found.total == len(found.episodes) > 2
+    numbers = [e.key.number for e in found.episodes]
+    assert numbers == sorted(numbers, reverse=True)
+    longest = max(e.steps for e in found.episodes)
+    assert [e.steps for e in episodes.find(EpisodeFilter(min_steps=longest)).episodes] == [longest]
+    assert episodes.find(EpisodeFilter(text="no such task")).matching == 0
+    assert episodes.find(EpisodeFilter(text="REACH")).matching == found.total
+    assert episodes.find(EpisodeFilter(robot=found.episodes[0].info.robot)).matching > 0
+    assert len(episodes.find(EpisodeFilter(), most=1).episodes) == 1
 
 
 def test_what_is_excluded_and_relabelled_is_shown_so_and_can_be_undone(episodes):
-    one = episodes.find(Filter())[0][0]
+    one = episodes.find(EpisodeFilter()).episodes[0]
     excluded = episodes.edit(Edit.exclude([one.key], "camera was loose", "anna"))
-    assert one.key not in [e.key for e in episodes.find(Filter())[0]]
-    assert [e.key for e in episodes.find(Filter(excluded=True))[0]] == [one.key]
+    assert one.key not in [e.key for e in episodes.find(EpisodeFilter()).episodes]
+    assert [e.key for e in episodes.find(EpisodeFilter(excluded=True)).episodes] == [one.key]
     episodes.edit(Edit.relabel([one.key], Outcome.FAILURE, author="anna"))
     episodes.edit(Edit.tag([one.key], add=["odd"], author="anna"))
     assert [e.author for e in episodes.history(one.key)] == ["anna"] * 3
     episodes.edit(Edit.undo(excluded.number, author="ben"))
-    row = row_of(one, episodes.edits_of(one.key))
+    row = row_of(episodes.episode(key_text(one.key))[0])
     assert (row["outcome"], row["tags"]) == ("failure", "odd")
-    assert [e.key for e in episodes.find(Filter(tag="odd"))[0]] == [one.key]
+    assert [e.key for e in episodes.find(EpisodeFilter(tags=("odd",))).episodes] == [one.key]
     assert len(episodes.history(one.key)) == 2
+
+
+def test_of_an_episode_that_was_cut_the_kept_steps_count_here_and_in_the_shell(episodes, capsys):
+    longest = max(episodes.find(EpisodeFilter()).episodes, key=lambda e: e.steps)
+    whole = longest.steps
+    episodes.edit(Edit.cut([longest.key], 2, 5, author="anna"))
+    (cut,) = [e for e in episodes.find(EpisodeFilter()).episodes if e.key == longest.key]
+    assert row_of(cut)["steps"] == 3
+    assert longest.key not in [e.key for e in episodes.find(EpisodeFilter(min_steps=4)).episodes]
+    assert len(episodes.episode(key_text(longest.key))[1]["reward"]) == whole + 1, (
+        "all is there to look at"
+    )
+    shell(["ls", str(episodes.path), "--long", "4", "--json"])
+    rows = json.loads(capsys.readouterr().out)
+    assert str(longest.key) not in [row["episode"] for row in rows]
+    assert {row["episode"] for row in rows} == {
+        str(e.key) for e in episodes.find(EpisodeFilter(min_steps=4)).episodes
+    }
+
+
+class Gaps(Actor):
+    """A camera's host slept for a second in each third episode; the gate changes nothing in each second."""
+
+    def columns(self, episode, plan):
+        columns = super().columns(episode, plan)
+        if episode % 2:
+            columns["proposed_action"] = columns["action"].copy()
+        if episode % 3 == 0:
+            columns["stamp_ns"] = columns["stamp_ns"] + 1_000_000_000 * (columns["stamp_ns"] > 5)
+        return columns
+
+
+def test_filters_that_need_it_have_episodes_measured_and_show_why(tmp_path):
+    with StoreWriter(tmp_path / "store") as writer:
+        fill(writer, Gaps(), [Plan(12) for _ in range(12)])
+    episodes = EpisodeList(tmp_path / "store")
+    wait_until(
+        lambda: episodes.find(EpisodeFilter(anomalous=True)).quality.done == 12,
+        "all are measured",
+        30,
+    )
+    found = episodes.find(EpisodeFilter(anomalous=True, text="actor"))
+    gaps = [e.key.number for e in found.episodes if "gaps" in row_of(e, found.quality)["findings"]]
+    assert gaps == [9, 6, 3, 0]
+    limited = episodes.find(EpisodeFilter(gate_limited=True)).episodes
+    assert [e.key.number for e in limited] == [10, 8, 6, 4, 2, 0]
+    both = episodes.find(EpisodeFilter(gate_limited=True, text="actor1/1/6")).episodes
+    assert [e.key.number for e in both] == [6]
+    episodes.close()
+
+
+def test_nothing_is_measured_while_somebody_drives(tmp_path):
+    with StoreWriter(tmp_path / "store") as writer:
+        fill(writer, Actor(), [Plan(6) for _ in range(45)])
+    drives, asked = [True], threading.Event()
+    episodes = EpisodeList(tmp_path / "store", lambda: asked.set() or drives[0])
+    episodes.find(EpisodeFilter(anomalous=True))
+    assert asked.wait(20)
+    assert episodes.find(EpisodeFilter(anomalous=True)).quality.done < 45
+    drives[0] = False
+    wait_until(
+        lambda: episodes.find(EpisodeFilter(anomalous=True)).quality.done == 45,
+        "then it goes on",
+        30,
+    )
+    episodes.close()
+
+
+def test_a_robot_that_succeeds_less_often_than_the_others_is_found(tmp_path):
+    with StoreWriter(tmp_path / "store") as writer:
+        for number, name, solved in ((1, "good", 9), (2, "poor", 3), (3, "new", 0)):
+            tries = 10 if name != "new" else 3  # too few to say
+            fill(
+                writer,
+                Actor(number, robot=name),
+                [Plan(5, terminated=n < solved) for n in range(tries)],
+            )
+    episodes = EpisodeList(tmp_path / "store")
+    found = episodes.find(EpisodeFilter(low_success=True)).episodes
+    assert {e.info.robot for e in found} == {"poor"}
+    assert len(found) == 10
+    failed = episodes.find(EpisodeFilter(low_success=True, failed=True)).episodes
+    assert len(failed) == 7
+    episodes.close()
 
 
 def test_an_episode_that_is_not_there_and_a_store_that_is_not_are_said(episodes, tmp_path):
     with pytest.raises(StoreError, match="one of the store"):
         episodes.episode("nobody~0~0")
     with pytest.raises(StoreError):
-        EpisodeList(tmp_path / "none").find(Filter())
+        EpisodeList(tmp_path / "none").find(EpisodeFilter())
 
 
 def test_an_episode_is_read_whole(episodes):
-    one = episodes.find(Filter())[0][0]
-    info, columns = episodes.episode(key_text(one.key))
+    one = episodes.find(EpisodeFilter()).episodes[0]
+    episode, columns = episodes.episode(key_text(one.key))
+    info = episode.info
     assert len(columns["reward"]) == info.rows
     assert set(traces(columns)) >= {"reward", "action"}
     assert all(len(line) == info.rows for lines in traces(columns).values() for line in lines)

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from user_bringup.cli import fleet, fleet_state
 from user_core.errors import CodecError, ConfigError, StoreError, TransportError
+from user_core.reasons import Reason
 from user_fleet.presence.desk import Desk
 from user_fleet.presence.hosts import Hosts
 from user_fleet.presence.messages import Heartbeat
@@ -130,6 +131,25 @@ def test_a_timeline_is_drawn(lab: Lab, tmp_path: Path, kind: str) -> None:
     assert file.stat().st_size > 5000
     with pytest.raises(ConfigError, match="FILE.png"):
         lab.run("timeline", "--picture", str(tmp_path / "fleet.nothing"))
+
+
+def test_the_page_of_the_fleet_shows_what_the_commands_show(lab: Lab) -> None:
+    pytest.importorskip("nicegui")
+    from user_bringup.console.fleet_page import look_at, timeline
+
+    assert timeline(look_at(lab.file))["series"] == []
+    lab.run("submit", str(lab.folder / "one.yaml"))
+    look = look_at(lab.file)
+    assert [row["name"] for row in look.experiments] == ["one"]
+    assert {one.item.id: one.use for one in look.resources}["h1/robot/left"] == "one (robots)"
+    (bars,) = timeline(look)["series"]
+    ((begin_ms, end_ms, row),) = [bar["value"] for bar in bars["data"]]
+    assert begin_ms < end_ms
+    assert timeline(look)["yAxis"]["data"][row] == "h1/robot/left"
+    with lab.store.transaction():
+        lab.store.end_grants(Reason("resource_failed", "it fell over"), resource="h1/robot/left")
+    _, crosses = timeline(look_at(lab.file))["series"]
+    assert crosses["name"] == "failed" and "it fell over" in crosses["data"][0]["name"]
 
 
 def test_reservations_come_from_files(lab: Lab) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from user_bringup.console.access import Role, Tokens
 from user_bringup.console.config import ConsoleConfig, TlsConfig, default_tokens
+from user_comm.net.network import Network
 from user_core.errors import ConfigError
 
 
@@ -28,6 +29,9 @@ def main(argv: Sequence[str]) -> int:
         "--host", default="127.0.0.1", help="address to listen at; default: this machine alone"
     )
     parser.add_argument("--port", type=int, default=7460, help="0: any that is free")
+    parser.add_argument(
+        "--net", metavar="FOLDER", help="of `user net`: its certificate for consoles, for TLS"
+    )
     parser.add_argument("--certificate", default="", help="PEM file, for TLS")
     parser.add_argument("--key", default="", help="PEM file of its private key")
     parser.add_argument(
@@ -46,6 +50,12 @@ def main(argv: Sequence[str]) -> int:
         help="what the token lets one do",
     )
     parser.add_argument("--tokens", type=Path, default=default_tokens(), help="file of tokens")
+    parser.add_argument(
+        "--fleet",
+        default="",
+        metavar="FILE",
+        help="file of the scheduler; default: that of this user",
+    )
     arguments = parser.parse_args(argv)
     if arguments.add_token or arguments.remove_token:
         return _tokens(arguments)
@@ -54,7 +64,8 @@ def main(argv: Sequence[str]) -> int:
         host=arguments.host,
         port=arguments.port,
         plain=arguments.plain,
-        tls=TlsConfig(certificate=arguments.certificate, key=arguments.key),
+        tls=_tls(arguments),
+        fleet=arguments.fleet,
         tokens_file=str(arguments.tokens),
         run_dir=str(run or ""),
         store=str(store or ""),
@@ -73,6 +84,18 @@ def main(argv: Sequence[str]) -> int:
             )
         threading.Event().wait()
     return 0
+
+
+def _tls(arguments: argparse.Namespace) -> TlsConfig:
+    if not arguments.net:
+        return TlsConfig(certificate=arguments.certificate, key=arguments.key)
+    found = Network(arguments.net).console
+    if not found.certificate.is_file():
+        raise ConfigError(
+            f"certificate of the console in {arguments.net}", got="none",
+            expected="one that `user net add-console --host NAME` made",
+        )  # fmt: skip
+    return TlsConfig(certificate=str(found.certificate), key=str(found.key))
 
 
 def _tokens(arguments: argparse.Namespace) -> int:

@@ -234,6 +234,11 @@ class DriverSeats:
         with self._lock:
             return self._taken.get(robot, ("", None))[0]
 
+    def any_taken(self) -> bool:
+        """Whether anybody drives anything."""
+        with self._lock:
+            return bool(self._taken)
+
     def has(self, robot: str, page: object) -> bool:
         """Whether it is this page's."""
         with self._lock:

@@ -72,7 +72,7 @@ class ConsoleConfig(Config):
         if self.host not in _HERE and not self.tls.certificate and not self.plain:
             raise ConfigError(
                 "host", got=f"{self.host} without TLS", expected="a certificate and its key in `tls`",
-                hint="Any certificate for this machine's name; plain: true, where a proxy in front has TLS",
+                hint="`user net add-console --host NAME` makes one; plain: true, where a proxy in front has TLS",
             )  # fmt: skip
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,13 @@ from typing import Any
 import cv2
 import numpy as np
 
+from user_bringup.console.quality_watch import Quality, QualityWatch
 from user_core.errors import StoreError
 from user_core.specs import Array
-from user_core.types import EpisodeKey, Outcome
+from user_core.types import EpisodeKey
 from user_learner.edits.entries import Edit
-from user_learner.edits.log import EditLog
-from user_learner.edits.state import NO_EDITS, EditState, EpisodeEdits
-from user_learner.replay.reader import EpisodeInfo, StoreReader
+from user_learner.edits.listing import EpisodeFilter, Listed, list_all, select
+from user_learner.edits.view import EditedEpisode, EditedEpisodes
 
 #: Episodes whose rows are kept in memory.
 _KEPT, _KEPT_BYTES = 4, 256 * 2**20
@@ -30,168 +30,134 @@ def key_text(key: EpisodeKey) -> str:
     return f"{key.producer}~{key.incarnation}~{key.number}"
 
 
-@dataclass(frozen=True)
-class Filter:
-    """Which episodes to show; empty texts mean any.
-
-    Attributes:
-        outcome: Word of an outcome, ``success`` or ``timeout``.
-        source: Word of a source, ``online`` or ``evaluation``.
-        robot: Its name.
-        intervened: Only those in which a person acted.
-        excluded: Only those that edits exclude; else all the others.
-        tag: Only those with this tag.
-        longer_than: Only those of more steps.
-        text: Part of key, task or reason.
-    """
-
-    outcome: str = ""
-    source: str = ""
-    robot: str = ""
-    intervened: bool = False
-    excluded: bool = False
-    tag: str = ""
-    longer_than: int = 0
-    text: str = ""
-
-    def takes(self, episode: EpisodeInfo, edits: EpisodeEdits = NO_EDITS) -> bool:
-        """Whether it is shown."""
-        result = episode.result
-        if self.excluded != edits.excluded or (self.tag and self.tag not in edits.tags):
-            return False
-        if self.outcome and _outcome(episode, edits) != self.outcome:
-            return False
-        if self.source and episode.source.name.lower() != self.source:
-            return False
-        if self.robot and episode.robot != self.robot:
-            return False
-        if self.intervened and not (result and result.interventions):
-            return False
-        if self.longer_than and episode.rows - 1 <= self.longer_than:
-            return False
-        text = self.text.lower()
-        return not text or text in (
-            f"{key_text(episode.key)} {episode.task} {result.reason if result else ''}".lower()
-        )
-
-
 class EpisodeList:
-    """The episodes of a store that another process may be writing. Any thread, one at a time.
+    """The episodes of a store that another process may be writing, as its edits say. Any thread, one at a time.
 
     Args:
         path: Folder of the store; it need not be there yet.
+        busy: Whether somebody drives: nothing is measured then.
+
+    Attributes:
+        quality: Measures episodes for the filters that need it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, busy: Callable[[], bool] = lambda: False) -> None:
         self.path = path
+        self.quality = QualityWatch(path, busy)
         self._lock = threading.RLock()
-        self._reader: StoreReader | None = None
-        self._log: EditLog | None = None
-        self._edits = EditState()
-        self._episodes: dict[str, EpisodeInfo] = {}
+        self._view: EditedEpisodes | None = None
+        self._listed: dict[str, Listed] = {}
         self._rows: OrderedDict[str, tuple[int, dict[str, Array]]] = OrderedDict()
 
     @contextmanager
-    def _open(self) -> Iterator[StoreReader]:
+    def _open(self) -> Iterator[EditedEpisodes]:
         """The store, as it is now. Raises StoreError where there is none."""
         with self._lock:
-            if self._reader is None:
-                self._reader = StoreReader(self.path)
-            changed = self._reader.refresh()
-            if changed or not self._episodes:
-                self._episodes = {key_text(e.key): e for e in self._reader.episodes()}
-            if self._log is None:
-                self._log = EditLog(self.path)
-                self._edits = EditState.of(self._log.edits)
-            elif self._log.refresh():
-                self._edits = EditState.of(self._log.edits)
-            yield self._reader
+            if self._view is None:
+                self._view = EditedEpisodes(self.path)
+            if self._view.refresh() or not self._listed:
+                self._list(self._view)
+            yield self._view
 
-    def find(self, wanted: Filter, most: int = 500) -> tuple[list[EpisodeInfo], int, int]:
-        """Those that a filter takes, the newest first and ``most`` of them; how many it takes, and how many there
-        are. Raises StoreError where there is no store."""
+    def _list(self, view: EditedEpisodes) -> None:
+        self._listed = {key_text(item.episode.key): item for item in list_all(view)}
+
+    def find(self, wanted: EpisodeFilter, most: int = 500) -> Found:
+        """Those that a filter takes, the newest first and ``most`` of them. Raises StoreError where there is no
+        store."""
+        quality = self.quality.look() if wanted.needs_statistics else self.quality.quality
         with self._open():
-            edits = self._edits
-            found = [e for e in self._episodes.values() if wanted.takes(e, edits.of_episode(e.key))]
-            return found[::-1][:most], len(found), len(self._episodes)
-
-    def edits_of(self, key: EpisodeKey) -> EpisodeEdits:
-        """What people and models said of an episode later."""
-        with self._lock:
-            return self._edits.of_episode(key)
+            listed = list(self._listed.values())
+            taken = select(listed, wanted, quality.gate_changed, quality.anomalous)
+            return Found(
+                [item.episode for item in taken[::-1][:most]], len(taken), len(listed), quality
+            )
 
     def edit(self, edit: Edit) -> Edit:
         """Write something beside the data. Raises SuiteError, and then nothing is written."""
-        with self._open():
-            assert self._log is not None
-            done = self._log.append(edit)
-            self._edits = EditState.of(self._log.edits)
+        with self._open() as view:
+            done = view.append(edit)
+            self._list(view)
             return done
 
     def history(self, key: EpisodeKey) -> list[Edit]:
         """The entries about an episode that count, the newest first."""
-        with self._open():
-            log = self._log.edits if self._log is not None else ()
+        with self._open() as view:
             return [
-                e for e in log[::-1] if key in e.episodes and e.number not in self._edits.undone
-            ]
+                e for e in view.log.edits[::-1]
+                if key in e.episodes and e.number not in view.state.undone
+            ]  # fmt: skip
 
     def robots(self) -> list[str]:
         """Names of the robots that made episodes."""
         with self._lock:
-            return sorted({e.robot for e in self._episodes.values()})
+            return sorted({item.episode.info.robot for item in self._listed.values()})
 
-    def episode(self, key: str) -> tuple[EpisodeInfo, dict[str, Array]]:
-        """An episode with its rows, by column. Raises StoreError for one that is not there, and StoreCorrupt where
-        its rows are damaged."""
-        with self._open() as reader:
-            info = self._episodes.get(key)
-            if info is None:
+    def episode(self, key: str) -> tuple[EditedEpisode, dict[str, Array]]:
+        """An episode with all rows that were recorded, by column. Raises StoreError for one that is not there, and
+        StoreCorrupt where its rows are damaged."""
+        with self._open() as view:
+            item = self._listed.get(key)
+            if item is None:
                 raise StoreError(f"episode {key}", got="none", expected="one of the store")
+            info = item.episode.info
             kept = self._rows.get(key)
             if kept is None or kept[0] != info.rows:
-                columns = reader.read_episode(info)
-                self._rows[key] = (info.rows, columns)
+                self._rows[key] = (info.rows, view.reader.read_episode(info))
             self._rows.move_to_end(key)
             while len(self._rows) > 1 and (len(self._rows) > _KEPT or self._bytes() > _KEPT_BYTES):
                 self._rows.popitem(last=False)
-            return info, self._rows[key][1]
+            return item.episode, self._rows[key][1]
 
     def close(self) -> None:
         """Close the store."""
+        self.quality.close()
         with self._lock:
-            if self._reader is not None:
-                self._reader.close()
-                self._reader = None
+            if self._view is not None:
+                self._view.close()
+                self._view = None
 
     def _bytes(self) -> int:
         return sum(a.nbytes for _, columns in self._rows.values() for a in columns.values())
 
 
-def _outcome(episode: EpisodeInfo, edits: EpisodeEdits = NO_EDITS) -> str:
-    if edits.outcome is not None:
-        return edits.outcome.name.lower()
-    return (episode.result.outcome if episode.result else Outcome.UNFINISHED).name.lower()
+@dataclass(frozen=True)
+class Found:
+    """What a filter found.
+
+    Attributes:
+        episodes: The newest of them, the newest first.
+        matching: How many it takes.
+        total: How many there are.
+        quality: What was measured so far.
+    """
+
+    episodes: list[EditedEpisode]
+    matching: int
+    total: int
+    quality: Quality
 
 
-def row_of(episode: EpisodeInfo, edits: EpisodeEdits = NO_EDITS) -> dict[str, Any]:
-    """An episode as a row of a table."""
-    result = episode.result
+def row_of(episode: EditedEpisode, quality: Quality | None = None) -> dict[str, Any]:
+    """An episode as a row of a table; of one that was cut, the steps that are kept."""
+    info, result = episode.info, episode.info.result
+    found = quality.findings.get(episode.key, ()) if quality is not None else ()
     return {
-        "id": key_text(episode.key),
-        "number": episode.key.number,
+        "id": key_text(info.key),
+        "number": info.key.number,
         "start": result.start_ns if result else 0,
-        "robot": episode.robot,
-        "task": episode.task,
-        "source": episode.source.name.lower(),
-        "outcome": _outcome(episode, edits),
-        "tags": ", ".join(edits.tags),
-        "steps": max(episode.rows - 1, 0),
+        "robot": info.robot,
+        "task": info.task,
+        "source": info.source.name.lower(),
+        "outcome": episode.outcome.name.lower(),
+        "tags": ", ".join(episode.edits.tags),
+        "steps": episode.steps,
         "return": round(result.episode_return, 3) if result else None,
         "interventions": result.interventions if result else 0,
         "version": result.last_version if result else 0,
         "reason": result.reason if result else "",
-        "gaps": episode.gaps,
+        "gaps": info.gaps,
+        "findings": ", ".join(dict.fromkeys(finding.kind for finding in found)),
     }
 
 

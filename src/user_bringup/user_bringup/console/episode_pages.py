@@ -15,7 +15,6 @@ from nicegui import ui
 from user_bringup.console.access import Role
 from user_bringup.console.episode_list import (
     EpisodeList,
-    Filter,
     image_columns,
     key_text,
     marks,
@@ -28,6 +27,7 @@ from user_bringup.console.run_curves import curves_of, known_runs
 from user_core.errors import SuiteError
 from user_core.types import EpisodeSource, Outcome
 from user_learner.edits.entries import Edit
+from user_learner.edits.listing import EpisodeFilter
 from user_learner.replay.reader import EpisodeInfo
 
 if TYPE_CHECKING:
@@ -35,9 +35,17 @@ if TYPE_CHECKING:
 
 _COLUMNS = (
     "start", "robot", "task", "source", "outcome", "steps", "return", "interventions", "version",
-    "tags",
+    "tags", "findings",
 )  # fmt: skip
 _STRIP = 8
+_FILTERS = {
+    "failed": "failures and time-outs",
+    "intervened": "a person overruled the policy",
+    "gate_limited": "the safety gate changed actions of the policy",
+    "low_success": "of robots that succeed clearly less often than all together",
+    "anomalous": "frozen or black camera, constant elements, jumps, gaps, outliers: as `user data check` finds them",
+    "excluded": "only those that edits exclude",
+}
 _PLAY_S = 0.1
 _COLOURS = {"person": "#2e7d3233", "script": "#1565c033", "changed by the gate": "#ef6c0044"}
 
@@ -45,7 +53,7 @@ _COLOURS = {"person": "#2e7d3233", "script": "#1565c033", "changed by the gate":
 def add_episode_pages(console: Console, app: FastAPI) -> None:
     """Register them."""
     store = Path(console.config.store) if console.config.store else None
-    episodes = EpisodeList(store) if store is not None else None
+    episodes = EpisodeList(store, console.seats.any_taken) if store is not None else None
 
     @ui.page("/episodes")
     async def listing(request: Request) -> None:
@@ -83,21 +91,32 @@ def add_episode_pages(console: Console, app: FastAPI) -> None:
 
 async def _listing(episodes: EpisodeList) -> None:
     wanted: dict[str, Any] = {}
-    count = ui.label("").classes("text-lg")
+    with ui.row().classes("items-baseline gap-3"):
+        count = ui.label("").classes("text-lg")
+        measured = ui.label("").classes("text-amber-8").props("data-testid=measured")
 
     async def fill() -> None:
         asked_s = time.monotonic()
-        chosen = Filter(**{k: v for k, v in wanted.items() if v})
+        chosen = EpisodeFilter(**{k: v for k, v in wanted.items() if v})
         try:
-            found, matching, total = await asyncio.to_thread(episodes.find, chosen)
+            found = await asyncio.to_thread(episodes.find, chosen)
         except SuiteError as error:
             count.set_text(f"{error}")
             return
-        more = f", the newest {len(found)} shown" if matching > len(found) else ""
-        count.set_text(f"{matching} of {total} episodes{more}")
+        shown, quality = len(found.episodes), found.quality
+        more = f", the newest {shown} shown" if found.matching > shown else ""
+        count.set_text(f"{found.matching} of {found.total} episodes{more}")
+        is_measuring = chosen.needs_statistics and quality.done < max(quality.total, 1)
+        said = (
+            f"measured {quality.done} of {quality.total or found.total} so far"
+            if is_measuring
+            else ""
+        )
+        measured.set_text(quality.trouble or said)
+        again.active = is_measuring and not quality.trouble
         table.rows = [
             {**row, "start": _when(row["start"]), "return": _text(row["return"])}
-            for row in (row_of(e, episodes.edits_of(e.key)) for e in found)
+            for row in (row_of(e, quality) for e in found.episodes)
         ]
         table.props(f'data-seconds="{time.monotonic() - asked_s:.3f}"')
 
@@ -105,28 +124,35 @@ async def _listing(episodes: EpisodeList) -> None:
         wanted[name] = value
         await fill()
 
+    again = ui.timer(1.0, fill, active=False)
     with ui.row().classes("w-full items-end gap-3"):
-        choices = {
-            "outcome": [o.name.lower() for o in Outcome],
-            "source": [s.name.lower() for s in EpisodeSource],
-        }
-        for name, words in choices.items():
-            ui.select(
-                ["", *words], value="", label=name,
-                on_change=lambda e, name=name: choose(name, e.value),
-            ).classes("min-w-32")  # fmt: skip
+        outcomes = {None: "", **{outcome: outcome.name.lower() for outcome in Outcome}}
+        ui.select(outcomes, value=None, label="outcome", on_change=lambda e: choose("outcome", e.value)).classes("min-w-32")  # fmt: skip
+        sources = {(): "", **{(source,): source.name.lower() for source in EpisodeSource}}
+        ui.select(sources, value=(), label="source", on_change=lambda e: choose("sources", e.value)).classes("min-w-32")  # fmt: skip
         robot = ui.select(
             [""], value="", label="robot", on_change=lambda e: choose("robot", e.value)
         )
         robot.classes("min-w-32")
-        ui.number("longer than", min=0, precision=0,
-                  on_change=lambda e: choose("longer_than", int(e.value or 0))).classes("w-28")  # fmt: skip
+        ui.number("steps at least", min=0, precision=0,
+                  on_change=lambda e: choose("min_steps", int(e.value or 0))).classes("w-28")  # fmt: skip
         ui.input("text", on_change=lambda e: choose("text", e.value)).props(
             "debounce=200 clearable"
         )
-        ui.input("tag", on_change=lambda e: choose("tag", e.value)).props("debounce=200 clearable")
-        ui.checkbox("intervened", on_change=lambda e: choose("intervened", e.value))
-        ui.checkbox("excluded", on_change=lambda e: choose("excluded", e.value))
+        ui.input("tag", on_change=lambda e: choose("tags", (e.value,) if e.value else ())).props(
+            "debounce=200 clearable"
+        )
+        for name in (
+            "failed",
+            "intervened",
+            "gate_limited",
+            "low_success",
+            "anomalous",
+            "excluded",
+        ):
+            ui.checkbox(
+                name.replace("_", " "), on_change=lambda e, name=name: choose(name, e.value)
+            ).tooltip(_FILTERS.get(name, "")).props(f"data-testid={name}")
     columns = [
         {"name": n, "label": n, "field": n, "align": "left", "sortable": True} for n in _COLUMNS
     ]
@@ -139,11 +165,11 @@ async def _listing(episodes: EpisodeList) -> None:
 
 async def _episode(console: Console, frame: Any, episodes: EpisodeList, key: str) -> None:
     try:
-        info, columns = await asyncio.to_thread(episodes.episode, key)
+        episode, columns = await asyncio.to_thread(episodes.episode, key)
     except SuiteError as error:
         ui.label(f"{error}").classes("text-lg text-negative")
         return
-    row = row_of(info, episodes.edits_of(info.key))
+    info, row = episode.info, row_of(episode)
     rows = info.rows
     ui.link("all episodes", "/episodes")
     ui.label(
@@ -153,6 +179,8 @@ async def _episode(console: Console, frame: Any, episodes: EpisodeList, key: str
     if info.gaps:
         said.append(f"{info.gaps} rows never came")
     ui.label(", ".join(text for text in said if text)).classes("opacity-70")
+    for finding in episodes.quality.quality.findings.get(info.key, ()):
+        ui.label(f"{finding.kind}: {finding.text}").classes("text-amber-8")
     _edits(console, frame, episodes, info)
     cameras = image_columns(columns)
     shown = [0]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _REFRESH_S = 2.0
 _QUIET_S = 10.0
 _HOURS = {"1 hour": 1.0, "8 hours": 8.0, "a day": 24.0, "a week": 168.0}
-_STATES = {"running": "positive", "waiting": "warning", "ending": "info", "failed": "negative"}
+_STATES = {"running": "positive", "queued": "warning", "ending": "info"}
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def timeline(look: FleetLook) -> dict[str, Any]:
     if crosses:
         series.append({
             "type": "scatter", "name": "failed", "data": crosses, "symbolSize": 14,
-            "symbol": "path://M0 2L2 0L5 3L8 0L10 2L7 5L10 8L8 10L5 7L2 10L0 8L3 5Z", "itemStyle": {"color": INK}, "z": 5,
+            "symbol": "path://M0 2L2 0L5 3L8 0L10 2L7 5L10 8L8 10L5 7L2 10L0 8L3 5Z", "itemStyle": {"color": "#c62828"}, "z": 5,
         })  # fmt: skip
     return {
         "animation": False,
@@ -106,7 +106,7 @@ def timeline(look: FleetLook) -> dict[str, Any]:
         "grid": {"left": 8, "right": 16, "top": 34, "bottom": 24, "containLabel": True},
         "xAxis": {
             "type": "time", "min": look.begin_ns / 1e6, "max": look.now_ns / 1e6,
-            "axisLabel": {"color": INK}, "splitLine": LINES,
+            "axisLabel": {"color": INK, "hideOverlap": True}, "splitLine": LINES,
         },
         "yAxis": {"type": "category", "data": resources, "axisLabel": {"color": INK}, "axisTick": {"show": False}},
         "series": series,

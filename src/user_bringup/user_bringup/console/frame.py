@@ -21,7 +21,7 @@ _STYLE = """
 .figures { display: grid; grid-template-columns: auto 1fr; gap: .1rem .8rem; font-variant-numeric: tabular-nums; }
 .figures > :nth-child(odd) { opacity: .65; }
 .big { font-size: 2.2rem; line-height: 1.1; font-weight: 600; font-variant-numeric: tabular-nums; }
-.camera { width: 100%; aspect-ratio: 1; object-fit: contain; background: #0004; border-radius: .4rem; image-rendering: auto; }
+.camera { width: 100%; aspect-ratio: 1; max-height: 55vh; object-fit: contain; background: #0004; border-radius: .4rem; image-rendering: auto; }
 .stop { font-size: 1.3rem !important; font-weight: 700; min-height: 3.2rem; }
 .cockpit { display: grid; width: 100%; gap: 1rem; align-items: center; justify-items: center;
   grid-template: "left view right" "left arm right" / auto minmax(0, 48rem) auto; justify-content: center; }

@@ -137,7 +137,8 @@ def test_strangers_do_not_get_in(world: World, tmp_path: Path) -> None:
     for file, source in (("ca.pem", world.network.folder), ("certificate.pem", foreign.folder),
                          ("key.pem", foreign.folder)):  # fmt: skip
         (mixed.folder / file).write_bytes((source / file).read_bytes())
-    for credentials in (foreign, mixed):
+    console = world.network.add_console(["localhost"])  # browsers see it; it opens no way in
+    for credentials in (foreign, mixed, console):
         with contextlib.suppress(TransportError):
             session = world.open(credentials)
             # TLS 1.3: a client may believe for a moment that it has been let in.
@@ -245,9 +246,11 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     cli.main(["init", "--net", net, "--host", "lab.example.org", "--host", "10.0.0.7"])
     cli.main(["add-robot", "arm0", "--net", net])
     cli.main(["add-site", "hall", "--net", net, "--host", "hall.local", "--robots", "arm0"])
-    capsys.readouterr()
+    cli.main(["add-console", "--net", net, "--host", "lab.local", "--host", "10.0.0.8"])
+    assert "user console --host" in capsys.readouterr().out
     cli.main(["show", "--net", net])
     shown = capsys.readouterr().out
+    assert re.search(r"console +console +valid for 82\d days", shown)
     assert re.search(r"robot +arm0 +valid for 82\d days", shown)
     assert "lab.example.org" in shown
     rendered = (tmp_path / "net" / "zenohd.json5").read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ from pathlib import Path
 from user_comm.net import top
 from user_comm.net.network import Members, Network, expiry
 from user_comm.net.router import RouterConfig, json5
+from user_comm.net.sessions import AUTHORITY
 from user_core.errors import ConfigError
 
 _DEFAULT = "net"
@@ -61,6 +62,15 @@ def _add_site(arguments: argparse.Namespace) -> None:
     _added(network, made.folder, f"site {arguments.name}")
 
 
+def _add_console(arguments: argparse.Namespace) -> None:
+    network = Network(arguments.net)
+    made = network.add_console(arguments.host, arguments.days)
+    print(
+        f"console: `user console --host 0.0.0.0 --net {network.folder}`, or copy {made.folder} to its host"
+    )
+    print(f"browsers that shall know it take {network.folder / AUTHORITY} as an authority")
+
+
 def _added(network: Network, folder: Path, what: str) -> None:
     _render(network)
     print(f"{what}: copy {folder} to its host and name it as `credentials`")
@@ -77,6 +87,8 @@ def _show(arguments: argparse.Namespace) -> None:
     rows += [("learner", name, network.credentials("learner", name)) for name in members.learners]
     rows += [("robot", name, network.credentials("robot", name)) for name in members.robots]
     rows += [("site", s.name, network.credentials("site", s.name)) for s in members.sites]
+    if network.console.certificate.exists():
+        rows.append(("console", "console", network.console))
     for role, name, credentials in rows:
         if credentials.certificate.exists():
             days = (expiry(credentials.certificate) - now).days
@@ -121,6 +133,13 @@ def _parser() -> argparse.ArgumentParser:
                       help="as its robots reach it (repeat)")  # fmt: skip
     site.add_argument("--robots", default="", help="robots that it may write for: r1,r2")
     site.set_defaults(act=_add_site)
+
+    console = commands.add_parser(
+        "add-console", parents=[common], help="the certificate of the operator's page"
+    )
+    console.add_argument("--host", action="append", default=[], required=True,
+                         help="name or address by which browsers call it (repeat)")  # fmt: skip
+    console.set_defaults(act=_add_console)
 
     commands.add_parser("top", help="traffic of a running system, live: see `user net top --help`")
     show = commands.add_parser("show", parents=[common], help="members and their certificates")

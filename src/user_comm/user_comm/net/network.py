@@ -7,6 +7,7 @@ net/
   robots/<name>/          credentials of a robot, to be copied to it
   learners/<name>/        credentials of a learner's host
   sites/<name>/           credentials of a site's own router
+  console/                what a console shows to browsers (`user console --net net`)
   router.yaml  zenohd.json5    what the router runs with: ours, or a stock zenohd
 """
 
@@ -89,7 +90,12 @@ class Authority:
         return cls(folder)
 
     def issue(
-        self, folder: Path, name: str, hosts: Sequence[str] = (), days: int = 825
+        self,
+        folder: Path,
+        name: str,
+        hosts: Sequence[str] = (),
+        days: int = 825,
+        joins: bool = True,
     ) -> Credentials:
         """Make a key, sign a certificate for it, and write both.
 
@@ -99,9 +105,11 @@ class Authority:
             hosts: Names and addresses under which it can be reached, for one that listens; it
                 may then show its certificate as a server too.
             days: Validity, days.
+            joins: Whether it may connect to the network; False: it only shows itself to those who
+                connect to it.
         """
         key = ec.generate_private_key(ec.SECP256R1())
-        purposes = [ExtendedKeyUsageOID.CLIENT_AUTH]
+        purposes = [ExtendedKeyUsageOID.CLIENT_AUTH] if joins else []
         if hosts:
             purposes.append(ExtendedKeyUsageOID.SERVER_AUTH)
         builder = (
@@ -276,6 +284,21 @@ class Network:
     def credentials(self, role: Role, name: str) -> Credentials:
         """Where a member's credentials are."""
         return Credentials(self.folder / f"{role}s" / name)
+
+    def add_console(self, hosts: Sequence[str], days: int = 825) -> Credentials:
+        """Make the certificate that a console shows to browsers; it opens no way into the network.
+
+        Args:
+            hosts: Names and addresses by which browsers call it.
+            days: Validity, days.
+        """
+        folder = self.console.folder
+        return Authority(self.folder).issue(folder, "console", hosts, days, joins=False)
+
+    @property
+    def console(self) -> Credentials:
+        """What a console shows to browsers, where there is one."""
+        return Credentials(self.folder / "console")
 
     @property
     def router(self) -> Credentials:

@@ -112,6 +112,11 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--gate-limited", action="store_true", help="the safety gate changed actions"
     )
+    group.add_argument(
+        "--low-success",
+        action="store_true",
+        help="of robots that succeed less often than the others",
+    )
     group.add_argument("--anomalous", action="store_true", help="to be looked at (user data check)")
     group.add_argument(
         "--long", type=int, default=0, metavar="STEPS", help="of so many steps or more"
@@ -133,6 +138,7 @@ def _filter(options: argparse.Namespace) -> EpisodeFilter:
         succeeded=options.succeeded,
         intervened=options.intervened,
         gate_limited=options.gate_limited,
+        low_success=options.low_success,
         anomalous=options.anomalous,
         excluded=excluded,
         min_steps=options.long,

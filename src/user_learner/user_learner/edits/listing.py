@@ -13,6 +13,9 @@ from user_learner.edits.view import EditedEpisode, EditedEpisodes
 
 #: Share of the policy's actions that the gate changed, from which an episode is gate-limited.
 GATE_LIMITED = 0.01
+#: Share of successes by which a robot lies below all together, from which it counts as poor; of so many episodes.
+LOW_SUCCESS, _FEW = 0.1, 8
+_JUDGED = (Outcome.SUCCESS, Outcome.FAILURE, Outcome.TIMEOUT)
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,10 @@ class EpisodeFilter:
     Attributes:
         failed: Not solved.
         succeeded: Solved.
+        outcome: With this outcome; None: any.
         intervened: A person or script overruled the policy in some step.
         gate_limited: The safety gate changed actions of the policy.
+        low_success: Of a robot that succeeds clearly less often than all robots together.
         anomalous: Something about it should be looked at, see :mod:`user_learner.quality`.
         excluded: None: without those that edits exclude; True: only those; False: likewise all.
         min_steps: At least so many steps.
@@ -32,13 +37,16 @@ class EpisodeFilter:
         robot: Name of the robot.
         task: Name of the task.
         sources: Of these sources; none: all.
+        text: Part of key, task or reason of its end.
         last: Only so many, the newest; 0: all.
     """
 
     failed: bool = False
     succeeded: bool = False
+    outcome: Outcome | None = None
     intervened: bool = False
     gate_limited: bool = False
+    low_success: bool = False
     anomalous: bool = False
     excluded: bool | None = None
     min_steps: int = 0
@@ -47,12 +55,40 @@ class EpisodeFilter:
     robot: str = ""
     task: str = ""
     sources: tuple[EpisodeSource, ...] = ()
+    text: str = ""
     last: int = 0
 
     @property
     def needs_statistics(self) -> bool:
         """Whether rows have to be measured for it."""
         return self.gate_limited or self.anomalous
+
+    def takes(self, episode: EditedEpisode) -> bool:
+        """Whether it lets an episode through, as far as that can be told without the others and without
+        measuring rows. Of a cut episode the steps that are kept count."""
+        edits, result, info = episode.edits, episode.info.result, episode.info
+        if self.excluded is not False and edits.excluded != bool(self.excluded):
+            return False
+        if self.failed and episode.outcome not in (Outcome.FAILURE, Outcome.TIMEOUT):
+            return False
+        if self.succeeded and episode.outcome is not Outcome.SUCCESS:
+            return False
+        if self.outcome is not None and episode.outcome is not self.outcome:
+            return False
+        if self.intervened and not (result is not None and result.interventions):
+            return False
+        if episode.steps < self.min_steps or 0 < self.max_steps < episode.steps:
+            return False
+        if self.tags and not set(self.tags) <= set(edits.tags):
+            return False
+        if self.robot and info.robot != self.robot:
+            return False
+        if self.task and info.task != self.task:
+            return False
+        if self.sources and episode.source not in self.sources:
+            return False
+        reason = result.reason if result is not None else ""
+        return not self.text or self.text.lower() in f"{episode.key} {info.task} {reason}".lower()
 
 
 @dataclass(frozen=True)
@@ -106,35 +142,32 @@ def select(
         gate_changed: Share of actions that the gate changed, by episode, where measured.
         anomalous: Episodes that should be looked at.
     """
-    gate, found = gate_changed or {}, []
-    for item in listed:
-        one, edits, result = item.episode, item.episode.edits, item.episode.info.result
-        if wanted.excluded is None and edits.excluded:
-            continue
-        if wanted.excluded and not edits.excluded:
-            continue
-        if wanted.failed and one.outcome not in (Outcome.FAILURE, Outcome.TIMEOUT):
-            continue
-        if wanted.succeeded and one.outcome is not Outcome.SUCCESS:
-            continue
-        if wanted.intervened and not (result is not None and result.interventions):
-            continue
-        if one.steps < wanted.min_steps or 0 < wanted.max_steps < one.steps:
-            continue
-        if wanted.tags and not set(wanted.tags) <= set(edits.tags):
-            continue
-        if wanted.robot and one.info.robot != wanted.robot:
-            continue
-        if wanted.task and one.info.task != wanted.task:
-            continue
-        if wanted.sources and one.source not in wanted.sources:
-            continue
-        if wanted.gate_limited and gate.get(one.key, 0.0) < GATE_LIMITED:
-            continue
-        if wanted.anomalous and one.key not in anomalous:
-            continue
-        found.append(item)
+    gate, poor = gate_changed or {}, _poor_robots(listed) if wanted.low_success else ()
+    found = [
+        item
+        for item in listed
+        if wanted.takes(item.episode)
+        and not (wanted.gate_limited and gate.get(item.episode.key, 0.0) < GATE_LIMITED)
+        and not (wanted.anomalous and item.episode.key not in anomalous)
+        and not (wanted.low_success and item.episode.info.robot not in poor)
+    ]
     return found[-wanted.last :] if wanted.last else found
+
+
+def _poor_robots(listed: Sequence[Listed]) -> set[str]:
+    """Robots that succeed clearly less often than all robots together; excluded episodes do not count."""
+    counts: dict[str, list[int]] = {}
+    for item in listed:
+        if not item.episode.edits.excluded and item.episode.outcome in _JUDGED:
+            count = counts.setdefault(item.episode.info.robot, [0, 0])
+            count[0] += item.episode.outcome is Outcome.SUCCESS
+            count[1] += 1
+    solved, tried = (sum(column) for column in zip(*counts.values())) if counts else (0, 0)
+    return {
+        robot
+        for robot, (own, of) in counts.items()
+        if of >= _FEW and own / of < solved / tried - LOW_SUCCESS
+    }
 
 
 def named(listed: Sequence[Listed], words: Sequence[str]) -> list[Listed]:

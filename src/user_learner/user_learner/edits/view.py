@@ -19,6 +19,7 @@ from user_core.types import (
     RewardSource,
 )
 from user_learner.edits.columns import RewardColumn
+from user_learner.edits.entries import Edit
 from user_learner.edits.log import EditLog
 from user_learner.edits.state import EditState, EpisodeEdits
 from user_learner.replay.reader import EpisodeInfo, StoreReader
@@ -109,9 +110,19 @@ class EditedEpisodes(Closing):
         """Look for new rows and new edits; return whether there were any."""
         rows, edits = self.reader.refresh(), self.log.refresh()
         if edits:
-            self.state = EditState.of(self.log.edits)
-            self._take_column()
+            self._edited()
         return rows or edits
+
+    def append(self, edit: Edit) -> Edit:
+        """Write an entry, which counts here from now on; return it with its number and time. Raises SuiteError, and
+        then nothing is written."""
+        done = self.log.append(edit)
+        self._edited()
+        return done
+
+    def _edited(self) -> None:
+        self.state = EditState.of(self.log.edits)
+        self._take_column()
 
     def episodes(self, excluded: bool = False) -> Iterator[EditedEpisode]:
         """The episodes in the order in which they came; with ``excluded`` those too that edits
