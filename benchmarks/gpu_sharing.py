@@ -42,6 +42,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from user_core.runtime.gpu_turns import GpuTurns
+from user_learner.training.gpu_pace import GpuPace
 
 #: Layers, width, units of the gated layer, tokens, heads, batch of training.
 SIZES = {
@@ -169,7 +170,7 @@ class Bench:
 
         if self.way.startswith("yield"):
             assert self.turns is not None
-            pace = _Pace(self.turns, self.args.depth if self.cuda else None)
+            pace = GpuPace(self.turns, self.args.depth if self.cuda else None)
             if self.cuda and self.way != "yield_eager":
                 return _in_short_graphs(model, x, pace)
             model.between = pace
@@ -330,23 +331,6 @@ def _in_short_graphs(model: Model, x: Tensor, between: Callable[[], None]) -> Ca
 
     step.kept = kept  # type: ignore[attr-defined]
     return step
-
-
-class _Pace:
-    """Keeps few pieces ahead of the GPU, and launches none while it is the other's turn."""
-
-    def __init__(self, turns: GpuTurns, depth: int | None) -> None:
-        self._turns, self._depth = turns, depth
-        self._ahead: deque[Any] = deque()
-
-    def __call__(self) -> None:
-        if self._depth is not None:
-            event = torch.cuda.Event()
-            event.record()
-            self._ahead.append(event)
-            if len(self._ahead) > self._depth:
-                self._ahead.popleft().synchronize()
-        self._turns.wait()
 
 
 def one_process(bench: Bench, trains: bool, infers: bool, out: dict[str, Any]) -> None:

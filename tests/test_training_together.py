@@ -15,7 +15,8 @@ import numpy as np
 import psutil
 import pytest
 
-from user_core.config import from_mapping
+from user_core.codecs.weights import read_arrays
+from user_core.config import from_mapping, to_mapping
 from user_core.errors import ConfigError, RankLost, SuiteError
 from user_core.fakes import PolicyMailbox
 from user_core.specs import ArraySpec, RobotSpec
@@ -32,7 +33,7 @@ from user_learner.learner import LearnerConfig, open_learner
 from user_learner.ranks import Ranks
 from user_learner.ranks import meeting as ranks_meeting
 from user_learner.replay import StoreWriter
-from user_learner.training.checkpoint import flatten
+from user_learner.training.checkpoint import CHECKPOINTS, flatten, unflatten
 from user_testing.ports import free_endpoint
 from user_testing.waiting import wait_until
 from user_testing.worlds.deployment import DeploymentRun
@@ -153,10 +154,22 @@ def trained(config: LearnerConfig) -> dict[str, Any]:
         open_learner(ranks.config, SPEC, PolicyMailbox()) as loop,
     ):
         loop.run()
-        newest = loop.checkpoints.newest()
-    assert newest is not None
-    assert newest.info.update >= 30
-    arrays, rest = flatten(newest.state)
+    return arrays_of(newest_checkpoint(config))
+
+
+def newest_checkpoint(config: LearnerConfig) -> dict[str, Any]:
+    """The state in the newest one."""
+    *_, file = sorted((config.directory / CHECKPOINTS).glob("*.safetensors"))
+    arrays, metadata = read_arrays(file)
+    content = json.loads(metadata["content"])
+    assert content["info"]["update"] >= 30
+    state: dict[str, Any] = unflatten(arrays, content["state"])
+    return state
+
+
+def arrays_of(state: dict[str, Any]) -> dict[str, Any]:
+    """By their paths, and the state of the sampler as text."""
+    arrays, rest = flatten(state)
     return {**arrays, "": json.dumps(rest["source"])}
 
 
@@ -170,6 +183,23 @@ def test_two_ranks_train_as_one_with_the_whole_batch(kind, tmp_path, store):
             assert np.array_equal(array, two[name]), name  # the sampler's state, generators, counts
         else:
             np.testing.assert_allclose(array, two[name], rtol=2e-3, atol=2e-5, err_msg=name)
+
+
+def test_under_torchrun_they_find_their_places(tmp_path, store):
+    one, two = learner(tmp_path / "one", store), learner(tmp_path / "two", store)
+    files = [tmp_path / "config.json", tmp_path / "spec.json"]
+    for file, values in zip(files, (to_mapping(two), SPEC.to_dict()), strict=True):
+        file.write_text(json.dumps(values))
+    words = ["--standalone", "--nproc-per-node", "2", "-m", "user_testing.programs.ranks"]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *words, *map(str, files)],
+        capture_output=True, text=True, timeout=170,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    alone, together = trained(one), arrays_of(newest_checkpoint(two))
+    for name, array in alone.items():
+        if not isinstance(array, str) and array.dtype.kind == "f":
+            np.testing.assert_allclose(array, together[name], rtol=2e-3, atol=2e-5, err_msg=name)
 
 
 def test_a_batch_that_ranks_cannot_share_evenly_is_refused(tmp_path, store):

@@ -89,6 +89,11 @@ class InferenceConfig(Config):
         doc="Seed of the policy's noise, unless the policy has its own; -1: another one each time.",
         ge=-1,
     )
+    shares_gpu: bool = setting(
+        False,
+        doc="The policy acts on a GPU that a learner of this host trains on: one with training.gives_way waits "
+        "while an answer is due.",
+    )
     zenoh: ZenohConfig = setting(
         ZenohConfig(connect=(LOCAL_ENDPOINT,)), doc="Where policy versions are pulled from."
     )

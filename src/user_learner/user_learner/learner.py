@@ -279,6 +279,7 @@ def open_learner(
             published=None if is_foreign else published,
             start_over=config.start_over,
             warnings=meaning_warnings,
+            before_update=_pace(config, algorithm),
         )
         try:
             resumed = loop.restore()

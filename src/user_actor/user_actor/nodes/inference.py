@@ -20,6 +20,7 @@ from user_comm.lifecycle import LifecycleNode
 from user_comm.logs import bridge_logging
 from user_comm.run import run
 from user_core.errors import TransportError
+from user_core.runtime.gpu_turns import GpuTurns, turns_on
 from user_core.runtime.scheduling import make_process_prompt
 from user_core.types import ActionChunk, Observation, Task
 
@@ -82,6 +83,7 @@ class InferenceNode(LifecycleNode):
                 description.spec, feed.holder, self._send,
                 task=Task(description.task, config.instruction),
                 needs_version=config.before_first_version == "wait",
+                turns=self._turns(feed) if config.shares_gpu else None,
             )  # fmt: skip
             self._feed, self._server = feed, server
             stack.callback(self._forget)
@@ -89,6 +91,16 @@ class InferenceNode(LifecycleNode):
             if not stop.is_set() and description is self._description:
                 self.get_logger().info(f"answers for {description.spec.robot!r}")
                 server.run()
+
+    def _turns(self, feed: PolicyFeed) -> GpuTurns | None:
+        policy = feed.holder.current().policy
+        device = getattr(
+            policy, "device", getattr(getattr(policy, "config", None), "device", "cpu")
+        )
+        turns = turns_on(device)
+        if turns is None:
+            self.get_logger().warning(f"shares_gpu has no effect: the policy acts on {device}")
+        return turns
 
     def _forget(self) -> None:
         self._feed = self._server = None

@@ -13,6 +13,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from pathlib import Path
 LONGEST_S = 0.25
 _LOOK_S = 5e-5
 _FORMAT = "<q"
+#: Where the files are: memory, which a restart of the host empties.
+_FOLDER = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
 
 
 class GpuTurns:
@@ -30,6 +33,7 @@ class GpuTurns:
     """
 
     def __init__(self, path: str | Path) -> None:
+        self._until_ns = 0
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o660)
         try:
             if os.fstat(file).st_size < struct.calcsize(_FORMAT):
@@ -40,12 +44,14 @@ class GpuTurns:
 
     def take(self, for_s: float) -> None:
         """An answer is due: training waits from now on, at most for so long."""
-        until_ns = time.monotonic_ns() + int(1e9 * min(for_s, LONGEST_S))
-        struct.pack_into(_FORMAT, self._memory, 0, until_ns)
+        self._until_ns = time.monotonic_ns() + int(1e9 * min(for_s, LONGEST_S))
+        struct.pack_into(_FORMAT, self._memory, 0, self._until_ns)
 
     def give_back(self) -> None:
-        """The answer is there."""
-        struct.pack_into(_FORMAT, self._memory, 0, 0)
+        """The answer is there; unless another has taken the turn meanwhile, training goes on."""
+        (until_ns,) = struct.unpack_from(_FORMAT, self._memory, 0)
+        if until_ns == self._until_ns:
+            struct.pack_into(_FORMAT, self._memory, 0, 0)
 
     @property
     def taken(self) -> bool:
@@ -67,3 +73,22 @@ class GpuTurns:
     def close(self) -> None:
         """Let go of the memory."""
         self._memory.close()
+
+
+def turns_on(device: object) -> GpuTurns | None:
+    """The turns on a GPU of this host, by its UUID: processes may number GPUs otherwise.
+
+    Args:
+        device: A torch device or its name, as ``cuda:0``.
+
+    Returns:
+        None where that is no GPU.
+    """
+    if not str(device).startswith("cuda"):
+        return None
+    import torch
+
+    there = torch.device(str(device))
+    index = there.index if there.index is not None else torch.cuda.current_device()
+    name = getattr(torch.cuda.get_device_properties(index), "uuid", index)
+    return GpuTurns(_FOLDER / f"user_gpu_turns_{name}")

@@ -106,6 +106,11 @@ class TrainingConfig(Config):
     metrics_period_s: float = setting(
         1.0, doc="Time over which metrics are averaged.", unit="s", gt=0
     )
+    gives_way: bool = setting(
+        False,
+        doc="On a GPU that an inference_node of this host uses too (its shares_gpu), launch nothing while an "
+        "answer is due: between updates, and between the blocks of a large network.",
+    )
     threads: int = setting(
         0, doc="Threads of one torch operation; 0 leaves it to torch (one per core).", ge=0, le=256
     )

@@ -92,6 +92,7 @@ class TrainingLoop:
             as long as training is behind it, no other is published.
         start_over: Whether a run whose checkpoints cannot be used may begin anew.
         warnings: What was to be said before the training began, and stays.
+        before_update: Called by the training thread before each update; may wait for a moment.
 
     Attributes:
         skipped_updates: Updates that gave numbers that are not finite, and were skipped.
@@ -114,7 +115,9 @@ class TrainingLoop:
         published: PolicyVersion | None = None,
         start_over: bool = False,
         warnings: Sequence[Reason] = (),
+        before_update: Callable[[], object] = lambda: None,
     ) -> None:
+        self._before_update = before_update
         self._start_over, self._before = start_over, published
         self._lasting_warnings = warnings
         self._floor = 0 if published is None else published.update
@@ -228,6 +231,7 @@ class TrainingLoop:
         assert self._drawn is not None
         drawn, self._drawn = self._drawn, None
         self._state = LearnerState.TRAINING
+        self._before_update()
         metrics = _averaged(self.algorithm.update(drawn.batch))
         self._source_state = drawn.source_state
         if self.first_update_s is None and self._permitted_s is not None:

@@ -1,0 +1,59 @@
+"""Training waits while an answer is due, and never for somebody who has died."""
+
+from __future__ import annotations
+
+import struct
+import time
+from pathlib import Path
+
+import pytest
+
+from user_core.runtime import gpu_turns
+from user_core.runtime.gpu_turns import LONGEST_S, GpuTurns
+
+
+@pytest.fixture
+def turns(tmp_path: Path) -> tuple[GpuTurns, GpuTurns]:
+    """As two processes see them."""
+    return GpuTurns(tmp_path / "turns"), GpuTurns(tmp_path / "turns")
+
+
+def test_training_goes_on_when_the_answer_is_there(turns: tuple[GpuTurns, GpuTurns]) -> None:
+    answers, trains = turns
+    assert trains.wait() == 0
+    answers.take(0.2)
+    assert trains.taken
+    answers.give_back()
+    assert not trains.taken
+    assert trains.wait() == 0
+
+
+def test_a_turn_that_nobody_gives_back_ends(turns: tuple[GpuTurns, GpuTurns]) -> None:
+    answers, trains = turns
+    start_s = time.monotonic()
+    answers.take(0.05)
+    assert trains.wait() > 0
+    assert time.monotonic() - start_s >= 0.05
+    answers.take(1e6)  # nobody takes so long a turn
+    assert trains.wait() <= LONGEST_S + 1.0
+
+
+def test_who_gives_back_does_not_end_the_turn_of_another(
+    turns: tuple[GpuTurns, GpuTurns],
+) -> None:
+    one, other = turns
+    one.take(0.2)
+    other.take(0.2)
+    one.give_back()
+    assert one.taken
+    other.give_back()
+    assert not one.taken
+
+
+def test_what_another_boot_of_the_host_left_holds_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "turns"
+    file.write_bytes(struct.pack("<q", time.monotonic_ns() + 10**15))
+    monkeypatch.setattr(gpu_turns, "_LOOK_S", 1.0)
+    assert not GpuTurns(file).taken
