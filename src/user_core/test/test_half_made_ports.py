@@ -114,6 +114,26 @@ def test_what_a_suspended_process_has_open_is_left_until_it_goes_on_or_dies(name
     assert mend_half_made_ports() == [name]
 
 
+@pytest.mark.root
+def test_what_root_mends_stays_open_to_the_user_whose_port_it_was(name):
+    make(name, bytes(100))
+    os.chown(FOLDER / name, 12345, 12345)
+    assert mend_half_made_ports() == [name]
+    assert (FOLDER / f"sem.{name}_mutex").stat().st_uid == 12345
+
+
+@pytest.mark.root
+def test_what_belongs_to_another_user_is_left_by_those_who_are_not_root(name):
+    make(name, bytes(100))
+    os.seteuid(12345)
+    try:
+        assert mend_half_made_ports() == []
+    finally:
+        os.seteuid(0)
+    assert not (FOLDER / f"sem.{name}_mutex").exists()
+    assert (FOLDER / name).exists()
+
+
 def test_other_files_are_left(name):
     others = [f"{name}_x", f"x{name}", f"{name}_el"]
     for other in others:

@@ -95,8 +95,13 @@ def _state(descriptor: int) -> int:
 def _mend(name: str) -> bool:
     port = _FOLDER / name
     with ExitStack() as stack:
+        owner = port.stat()
+        if os.geteuid() not in (owner.st_uid, 0):
+            return False
         if not stack.enter_context(_mutex(f"/{name}_mutex")):
             return False
+        # A mutex that root has made anew must be open to the user whose port it is for.
+        os.chown(_FOLDER / f"sem.{name}_mutex", owner.st_uid, owner.st_gid)
         descriptor = os.open(port, os.O_RDWR | os.O_CLOEXEC)
         stack.callback(os.close, descriptor)
         if _state(descriptor) == _WHOLE or _suspended_user(port):

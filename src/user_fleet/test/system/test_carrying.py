@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -198,6 +199,9 @@ def test_a_job_that_nobody_carries_any_more_is_cancelled(tmp_path: Path) -> None
     assert is_alive(pid)
     host = Launcher(lambda one, others: (["true"], {}), jobs)
     try:
+        time.sleep(0.5)
+        assert is_alive(pid)  # nobody has said yet that its grant is over
+        host.apply([])
         wait_until(lambda: not file.exists())
         assert not is_alive(pid)
     finally:

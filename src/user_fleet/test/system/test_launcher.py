@@ -101,6 +101,13 @@ def test_how_it_ends_by_itself_is_said(host: Launcher) -> None:
     assert not [*host.done(), *host.failed()]
 
 
+def test_what_has_failed_is_not_started_once_more(host: Launcher, tmp_path: Path) -> None:
+    host.apply([grant(1, f"echo x >> {tmp_path}/starts; exit 3")])
+    wait_until(lambda: list(host.failed()), "it has failed")
+    time.sleep(1.0)
+    assert (tmp_path / "starts").read_text() == "x\n"
+
+
 def test_two_of_one_resource_never_run_at_once(host: Launcher, tmp_path: Path) -> None:
     overlap = (
         f"test -e {tmp_path}/busy && echo $FENCING >> {tmp_path}/overlaps; touch {tmp_path}/busy;"

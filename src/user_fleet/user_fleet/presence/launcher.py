@@ -210,7 +210,6 @@ class Launcher:
     def _reconcile(self) -> None:
         with self._lock:
             told, wanted = self._told, dict(self._wanted)
-            settled = self._given_back | self._done | self._failed.keys()
         for number, use in list(self._uses.items()):
             grant = wanted.get(number)
             if use.process.poll() is not None and not self._left(use):
@@ -225,6 +224,8 @@ class Launcher:
                 self._ask_to_end(use)
         if not told:
             return
+        with self._lock:  # also what has just ended, or it would be started once more
+            settled = self._given_back | self._done | self._failed.keys()
         self._cancel_what_is_left(wanted.keys() - settled)
         busy = {_bound_to(use.grant) for use in self._uses.values()}
         together = {(use.grant.experiment, use.grant.role): use for use in self._uses.values()}
