@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from user_comm.net.network import Members, Network
 from user_core.reasons import ASKED_BACK, STOPPING
 from user_core.types import Outcome
 from user_hal.runtime.obeyed import out_of_order, overlaps
 from user_learner.replay.reader import StoreReader
+from user_testing.ports import free_port
 from user_testing.worlds.fleet_deployments import DeployingFleet, stored
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
@@ -134,3 +136,31 @@ def test_a_robot_that_fails_is_replaced_while_the_learner_and_a_dead_scheduler_h
         by_robot.setdefault(one.holder, []).append(one)
     for records in by_robot.values():
         assert overlaps(records) == [] and out_of_order(records) == []
+
+
+def test_each_host_names_its_own_certificates_and_experiments_ask_for_them(make, tmp_path) -> None:
+    endpoint = f"tls/localhost:{free_port()}"
+    network = Network.create(tmp_path / "net", Members(endpoints=(endpoint,)))
+    of_arm, of_learner = network.add("robot", "arm"), network.add("learner", "learner")
+    fleet = make()
+    data = {"data_router": endpoint}
+    fleet.host("hub", **data, network=str(network.folder), certificate=str(of_learner.folder))
+    fleet.host("h1", "arm", **data, certificate=str(of_arm.folder))
+    fleet.is_there("hub", "h1")
+    meets = {"router": "${data_router}", "credentials": "${certificate}", "standby": False}
+    learner = {**meets, "network": "${network}", "robot": "arm", "algorithm": "rlpd_cpu"}
+    arm = {**meets, "name": "${resource}", "speed": 2.0}
+    fleet.ask_for(
+        "far",
+        robots={"kind": "robot", "run": _alone("edge_simulated", arm)},
+        learner={"kind": "cpu", "hosts": ["hub"], "run": _alone("cloud", learner)},
+    )
+    run = fleet.run_folder("hub", "far.learner")
+    fleet.until(lambda: stored(run) > 60, "steps arrive over TLS")
+    assert fleet.ask(do="cancel", name="far")["ok"]
+    fleet.until(lambda: not fleet.store.grants(), "all is given back")
+
+
+def _alone(deployment: str, values: dict[str, object]) -> dict[str, object]:
+    """In a ROS domain of its own: what meets has met over the network."""
+    return {"deployment": deployment, "set": values, "own_domain": True}

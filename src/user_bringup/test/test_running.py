@@ -79,3 +79,48 @@ def test_the_domains_of_a_deployment_are_those_of_its_processes(monkeypatch):
     plain = Deployment(name="d", processes=(process("a"), process("b")))
     assert ros_domains(plain) == [7]
     assert ros_domains(plain.replace(environment={"ROS_DOMAIN_ID": "8"})) == [8]
+
+
+@pytest.fixture
+def busy(monkeypatch):
+    """The usual ports are in use on this machine."""
+    monkeypatch.setattr("user_bringup.running.prepare._is_free", lambda port: False)
+
+
+def prepared(name, overrides, tmp_path):
+    return prepare_run(find_deployment(name), overrides, tmp_path, "r1")
+
+
+def ends(run):
+    """Where its processes listen, and where they look for each other."""
+    listen, connect = set(), set()
+    for process in run.deployment.processes:
+        zenoh = process.parameters.get("zenoh") or {}
+        listen |= set(zenoh.get("listen") or ())
+        connect |= set(zenoh.get("connect") or ())
+        for word in process.arguments:
+            if word.startswith("--listen="):
+                listen.add(word.partition("=")[2])
+    return listen, connect
+
+
+def test_who_moves_a_router_moves_where_robots_look_for_it(tmp_path):
+    run = prepared("two_hosts", {"router": "tcp/127.0.0.1:7999"}, tmp_path)
+    assert ends(run) == ({"tcp/127.0.0.1:7999"}, {"tcp/127.0.0.1:7999"})
+    assert any(note.startswith("robot_router:=tcp/127.0.0.1:7999, as ") for note in run.notes)
+    link = {"router": "tcp/127.0.0.1:7999", "robot_router": "tcp/127.0.0.1:8001"}
+    listen, connect = ends(prepared("two_hosts", link, tmp_path))  # a link in between
+    assert listen == {"tcp/127.0.0.1:7999"} and connect == set(link.values())
+
+
+@pytest.mark.usefixtures("busy")
+def test_beside_another_run_both_ends_move_to_the_same_port(tmp_path):
+    listen, connect = ends(prepared("two_hosts", {}, tmp_path))
+    assert listen == connect != {"tcp/127.0.0.1:7457"}
+    listen, connect = ends(prepared("sim_single", {}, tmp_path))
+    assert listen == connect != {"tcp/127.0.0.1:7457"}
+
+
+@pytest.mark.usefixtures("busy")
+def test_who_joins_a_run_looks_for_it_where_it_listens(tmp_path):
+    assert ends(prepared("join", {}, tmp_path)) == (set(), {"tcp/127.0.0.1:7457"})

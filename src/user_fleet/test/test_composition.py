@@ -302,3 +302,9 @@ def test_so_many_robots_of_a_kind_are_one_line_and_one_argument(folder):
     assert len([p for p in load(folder, text, robots=0).processes if p.role == "actor"]) == 1
     said = refused(folder, text, {"robots": "many"})
     assert "robots.arm.count" in said and "whole number" in said
+
+
+def test_a_learner_without_robots_is_told_how_to_name_the_one_it_learns_for(folder):
+    alone = "name: alone\nroles: [learner]\n"
+    said = refused(folder, alone)
+    assert "'first_robot'" in said and "{learns_for: robot0} for a learner" in said

@@ -81,13 +81,13 @@ class DeployingFleet(FleetWorld):
     def start_scheduler(self, name: str, *words: str) -> Process:
         return super().start_scheduler(name, "--lease", str(self.lease_s), *words)
 
-    def host(self, name: str, *robots: str) -> NodeProcess:
-        """An agent of a host with these robots, simulated."""
+    def host(self, name: str, *robots: str, **values: str) -> NodeProcess:
+        """An agent of a host with these robots, simulated, and values that experiments may ask for."""
         home = self.folder / name
         home.mkdir()
         described = {
             "site": "hall", "drivers": [], "folder": str(home),
-            "robots": {robot: {"file": "panda_sim"} for robot in robots},
+            "robots": {robot: {"file": "panda_sim"} for robot in robots}, "values": values,
         }  # fmt: skip
         (home / "host.yaml").write_text(yaml.safe_dump(described))
         params = {

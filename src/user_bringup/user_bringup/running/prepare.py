@@ -29,6 +29,8 @@ from user_fleet.deployment import (
 )
 
 _LOCAL = re.compile(r"(tcp/127\.0\.0\.1:)(\d+)")
+#: Of a router: where it listens.
+_LISTEN = "--listen="
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -124,10 +126,13 @@ def prepare_run(
         composition = read_deployment(file, overrides, folder, faults)
     deployment = composition.deployment
     faults.check()
+    following = following_endpoints(deployment, overrides)
+    overrides = {**overrides, **following}
     moved = {} if only else moved_ports(deployment, overrides)
-    if moved:
+    if following or moved:
         overrides = {**overrides, **moved}
-        deployment = read_deployment(file, overrides, folder, faults).deployment
+        composition = read_deployment(file, overrides, folder, faults)
+        deployment = composition.deployment
         faults.check()
     fits = check_fit(composition, faults, asks_success=asks_success)
     faults.check()
@@ -152,6 +157,9 @@ def prepare_run(
     notes = [
         f"{name}:={endpoint}, for the usual port is in use on this machine"
         for name, endpoint in moved.items()
+    ] + [
+        f"{name}:={endpoint}, as another argument with the same default was set"
+        for name, endpoint in following.items()
     ]
     return PreparedRun(deployment, folder, commands, parameter_files, (*notes, *fits))
 
@@ -160,19 +168,57 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def following_endpoints(deployment: Deployment, overrides: Mapping[str, Any]) -> dict[str, str]:
+    """What arguments for the same endpoint of this machine become when another of them was chosen.
+
+    Who moves the router of ``two_hosts`` (``router``) moves where robots look for it (``robot_router``),
+    unless that was chosen, too, for a link in between; else they would wait for a router that is nowhere.
+    """
+    chosen: dict[str, set[str]] = {}
+    for name, argument in deployment.arguments.items():
+        if name in overrides and _LOCAL.fullmatch(str(argument.default)):
+            chosen.setdefault(str(argument.default), set()).add(str(overrides[name]))
+    following = {}
+    for name, argument in deployment.arguments.items():
+        values = chosen.get(str(argument.default), set())
+        if name not in overrides and len(values) == 1:
+            following[name] = next(iter(values))
+    return following
+
+
 def moved_ports(deployment: Deployment, overrides: Mapping[str, Any]) -> dict[str, str]:
     """Other endpoints for those of this machine alone whose usual port is in use, by argument.
 
-    Both ends of such an endpoint belong to the deployment, so that another port is as good. What was
-    chosen on the command line stays, and is an error of the node where it is in use.
+    Both ends of such an endpoint belong to the deployment, so that another port is as good; where it
+    only looks for one (``join``), the port in use is the right one. What was chosen on the command line
+    stays, and is an error of the node where it is in use.
     """
+    listens = _listens(deployment)
     moved: dict[str, str] = {}
+    elsewhere: dict[str, str] = {}  # one place may have several names
     for name, argument in deployment.arguments.items():
         endpoint = str(argument.default)
         found = _LOCAL.fullmatch(endpoint)
-        if found and name not in overrides and not _is_free(int(found[2])):
-            moved[name] = f"{found[1]}{free_port()}"
+        if name in overrides or found is None or endpoint not in listens:
+            continue
+        if not _is_free(int(found[2])):
+            if endpoint not in elsewhere:
+                elsewhere[endpoint] = f"{found[1]}{free_port()}"
+            moved[name] = elsewhere[endpoint]
     return moved
+
+
+def _listens(deployment: Deployment) -> set[str]:
+    """Endpoints at which processes of a deployment listen."""
+    found: set[str] = set()
+    for process in deployment.processes:
+        zenoh = process.parameters.get("zenoh")
+        if isinstance(zenoh, Mapping):
+            found |= {str(endpoint) for endpoint in zenoh.get("listen") or ()}
+        found |= {
+            word.removeprefix(_LISTEN) for word in process.arguments if word.startswith(_LISTEN)
+        }
+    return found
 
 
 def _is_free(port: int) -> bool:

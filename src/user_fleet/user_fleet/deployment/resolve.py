@@ -12,6 +12,11 @@ from user_fleet.deployment.faults import Faults
 from user_fleet.deployment.members import Member, Part
 from user_fleet.deployment.tree import Node, Origin, overlay, plain, read_tree, tree_of
 
+_FIRST_ROBOT = "first_robot"
+_WITHOUT_ROBOTS = (
+    "There are no robots in this deployment: name the one that is meant, by the key `values`: "
+    "{learns_for: robot0} for a learner, {acts_for: robot0} for inference"
+)
 _VARIABLE = re.compile(r"\$\{([a-zA-Z_][a-zA-Z0-9_.]*)\}")
 _DEEPEST = 20
 #: Variables that are being filled in, with the scope in which they were found.
@@ -177,7 +182,8 @@ class Resolver:
             return self.resolved(found, part, seen | {(level, name)}, depth)
         if self.whole:
             known = {key for values in scopes for key in values}
-            self.faults.unknown(user.origin, "unknown variable", name, known)
+            hint = _WITHOUT_ROBOTS if name == _FIRST_ROBOT else ""
+            self.faults.unknown(user.origin, "unknown variable", name, known, hint)
         return Node(None, user.origin)
 
     def _own_arguments(self) -> dict[str, Node]:
@@ -188,7 +194,7 @@ class Resolver:
         """Where variables are looked for, the nearest first."""
         given = {"namespace": "", "config_dir": str(self.file.parent.parent), **self.variables}
         if self.robots:
-            given["first_robot"] = next(iter(self.robots))
+            given[_FIRST_ROBOT] = next(iter(self.robots))
         run = {name: Node(text, Origin("the run")) for name, text in given.items()}
         member = part.member if part is not None else None
         if member is None:
