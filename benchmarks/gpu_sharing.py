@@ -24,6 +24,7 @@ Written with torch 2.4 to 2.13 in mind; ``green80`` needs 2.10.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -33,7 +34,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,14 @@ SIZES = {
     "tiny": (3, 64, 128, 24, 4, 8),
 }
 PIECE = 16 << 20  # elements of a piece of an update, 32 MB in bf16
-_SIDE_BY_SIDE = ("processes", "mps100", "mps80", "yield2", "yield2_announced", "yield_mps")
+_SIDE_BY_SIDE = (
+    "processes", "mps80", "yield2", "yield2_announced", "yield2_eager", "yield2_eager_announced", "yield_mps",
+)  # fmt: skip
+#: Part of a measurement of which every piece of work is noted, seconds.
+_TRACED = (0.85, 1.45)
 WAYS = (
     "alone", "alone+copy", "alone+updates", "processes", "priorities", "mps80", "green80",
-    "yield_eager", "yield", "yield_announced", "yield2", "yield2_announced", "yield_mps",
+    "yield_eager", "yield2_eager_announced", "yield", "yield_announced", "yield2", "yield2_announced", "yield_mps",
     "yield_announced+updates", "yield2_announced+updates", "processes+updates",
 )  # fmt: skip
 
@@ -129,8 +134,23 @@ class Bench:
         self.like = {"device": args.device, "dtype": dtype}
         self.turns = GpuTurns(args.turns) if args.turns else None
         self.way, _, self.extra = args.way.partition("+")
+        self.trace: list[tuple[str, float, float]] = []
+        self._trace: list[tuple[str, Any, Any]] | None = None
         if not self.cuda:
             torch.set_num_threads(1)
+
+    @contextlib.contextmanager
+    def traced(self, kind: str, stream: Any = None) -> Iterator[None]:
+        """Note when the GPU does what is launched in the block, while that is asked for."""
+        trace = self._trace
+        if trace is None or not self.cuda:
+            yield
+            return
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record(stream or torch.cuda.current_stream())
+        yield
+        end.record(stream or torch.cuda.current_stream())
+        trace.append((kind, begin, end))
 
     # --- training
 
@@ -171,8 +191,8 @@ class Bench:
         if self.way.startswith("yield"):
             assert self.turns is not None
             pace = GpuPace(self.turns, self.args.depth if self.cuda else None)
-            if self.cuda and self.way != "yield_eager":
-                return _in_short_graphs(model, x, pace)
+            if self.cuda and "eager" not in self.way:
+                return _in_short_graphs(model, x, pace, self.traced)
             model.between = pace
             return step
         if eager or not self.cuda or self.way == "eager":
@@ -216,12 +236,21 @@ class Bench:
         rng, found, number, current, updates = random.Random(0), list[float](), 0, 0, 0
         period_s, end_s = 1 / self.args.hz, time.perf_counter() + self.args.seconds
         begun_s = time.monotonic()
+        base: Any = None
+        noted = list[tuple[str, Any, Any]]()
         due_s = time.perf_counter() + period_s
         while time.perf_counter() < end_s:
+            if self.args.trace and self.cuda and number == int(_TRACED[0] * self.args.hz):
+                base = torch.cuda.Event(enable_timing=True)
+                base.record(stream)
+                self._trace = []
+            if self._trace is not None and number == int(_TRACED[1] * self.args.hz):
+                noted, self._trace = self._trace, None
             due_s += period_s * rng.uniform(0.8, 1.2)  # so that every phase of training is met
             while (left_s := due_s - lead_s - time.perf_counter()) > 0:
                 if pieces and left_s > 2e-3:
-                    self._copy(*pieces.popleft(), side)
+                    with self.traced("update", side):
+                        self._copy(*pieces.popleft(), side)
                     if not pieces:  # all are there: the next answer is the new version's
                         if side is not None:
                             side.synchronize()
@@ -237,7 +266,8 @@ class Bench:
                 for there, new in zip(sets[0].parameters(), newest.parameters(), strict=True):
                     self._copy(there, new, stream)
                 updates += 1
-            answers[current]()
+            with self.traced("answer", stream):
+                answers[current]()
             if stream is not None:
                 stream.synchronize()
             found.append(1e3 * (time.perf_counter() - start_s))
@@ -251,6 +281,10 @@ class Bench:
                     flat, other = there.data.view(-1), new.data.view(-1)
                     for start in range(0, len(flat), PIECE):
                         pieces.append((flat[start : start + PIECE], other[start : start + PIECE]))
+        if base is not None:
+            torch.cuda.synchronize()
+            times = [(k, base.elapsed_time(b), base.elapsed_time(e)) for k, b, e in noted]
+            self.trace = [(k, round(b, 3), round(e, 3)) for k, b, e in times]
         found.sort()
         at = {
             f"p{q:g}_ms": found[min(len(found) - 1, int(q / 100 * len(found)))]
@@ -295,7 +329,9 @@ class Bench:
             there.copy_(new, non_blocking=True)
 
 
-def _in_short_graphs(model: Model, x: Tensor, between: Callable[[], None]) -> Callable[[], None]:
+def _in_short_graphs(
+    model: Model, x: Tensor, between: Callable[[], None], traced: Callable[..., Any]
+) -> Callable[[], None]:
     """A step as one CUDA graph for each half of a layer, forward, and one backward."""
     stream, pool = torch.cuda.current_stream(), torch.cuda.graph_pool_handle()
     for _ in range(3):
@@ -325,9 +361,10 @@ def _in_short_graphs(model: Model, x: Tensor, between: Callable[[], None]) -> Ca
         )[0]
 
     def step() -> None:
-        for graph in graphs:
+        for number, graph in enumerate(graphs):
             between()
-            graph.replay()
+            with traced("forward" if number < len(outputs) else "backward"):
+                graph.replay()
 
     step.kept = kept  # type: ignore[attr-defined]
     return step
@@ -378,6 +415,7 @@ def measure(way: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     common = [
         sys.executable, __file__, "--way", way, "--size", args.size, "--device", args.device, "--seconds",
         str(args.seconds), "--hz", str(args.hz), "--lead-ms", str(args.lead_ms), "--depth", str(args.depth), "--turns", str(turns),
+        *(["--trace"] if args.trace else []),
     ]  # fmt: skip
     mps = {"CUDA_MPS_PIPE_DIRECTORY": str(folder), "CUDA_MPS_LOG_DIRECTORY": str(folder)}
     plain = dict(os.environ)
@@ -440,6 +478,9 @@ def main() -> None:
     parser.add_argument("--lead-ms", type=float, default=1.0)
     parser.add_argument("--depth", type=int, default=1)
     parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument(
+        "--trace", action="store_true", help="note when the GPU does what (one process)"
+    )
     parser.add_argument("--role", choices=["one", "train", "infer"], default=None)
     parser.add_argument("--way", default="")
     parser.add_argument("--turns", default="")
@@ -456,7 +497,7 @@ def main() -> None:
             one_process(
                 bench, not args.way.startswith("alone"), not args.way.startswith("train"), out
             )
-        print(json.dumps(out), flush=True)
+        print(json.dumps({**out, "trace": bench.trace} if args.trace else out), flush=True)
         return
     if args.tiny:
         args.size, args.device, args.seconds = "tiny", "cpu", min(args.seconds, 1.0)
@@ -490,6 +531,7 @@ def main() -> None:
             if args.out is not None:
                 with args.out.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
+            row.pop("trace", None)
             shown = {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}
             print(json.dumps(shown), flush=True)
 

@@ -22,6 +22,7 @@ from user_core.config import Config
 from user_core.errors import CodecError, SpecError, TransportError
 from user_core.fakes import PolicyMailbox
 from user_core.interfaces import Policy
+from user_core.runtime.gpu_turns import Arrivals, GpuTurns
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import ActionChunk, Observation, PolicyVersion, Task
 from user_testing.waiting import wait_until
@@ -388,3 +389,46 @@ def test_a_policy_that_sees_several_observations_is_sent_so_many(coding):
     coded = encode_observation(observation().arrays, coding, deterministic=True)
     with pytest.raises((SpecError, CodecError), match="2, 32, 40|2, 2"):
         server.answer(replace(observation(), arrays=coded))
+
+
+@pytest.mark.parametrize("bad", [False, True])
+def test_training_waits_on_a_shared_gpu_from_the_observation_to_the_answer(tmp_path, bad):
+    policy, holder_of_turns = Echo(), GpuTurns(tmp_path / "turns")
+    policy.bad = bad
+    holder = PolicyHolder(lambda: policy, SPEC, PolicyMailbox())
+    turns = GpuTurns(tmp_path / "turns")
+    server = InferenceServer(SPEC, holder, lambda chunk: None, turns=turns)
+    thread = threading.Thread(target=server.run)
+    seen = observation()
+    coded = encode_observation(seen.arrays, "zstd", deterministic=True)
+    server.offer(replace(seen, arrays=coded))
+    assert holder_of_turns.taken
+    thread.start()
+    try:
+        wait_until(lambda: server.counts.answered + server.counts.refused, "an answer")
+        wait_until(lambda: not holder_of_turns.taken, "the turn is given back")
+        assert server.counts.refused == bad
+    finally:
+        server.stop()
+        thread.join()
+
+
+def test_training_makes_room_before_the_observation_comes(tmp_path):
+    """It comes every 2 s, within 0.35 s."""
+    turns, taken = GpuTurns(tmp_path / "turns"), []
+    turns.take = lambda for_s: taken.append((time.monotonic(), for_s))
+    holder = PolicyHolder(Echo, SPEC, PolicyMailbox())
+    server = InferenceServer(SPEC, holder, lambda chunk: None, turns=turns)
+    last_s = time.monotonic() - 1.5
+    for number in range(-6, 1):
+        server._arrivals.came(last_s + 2.0 * number + 0.35 * (number == -3))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        wait_until(lambda: taken, "the turn is taken")
+        ((at_s, for_s),) = taken
+        assert at_s >= last_s + 2.0 - 0.35 - Arrivals.early_s
+        assert at_s + for_s == pytest.approx(last_s + 2.0 + 0.35, abs=0.05)
+    finally:
+        server.stop()
+        thread.join()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from user_core.runtime import gpu_turns
-from user_core.runtime.gpu_turns import LONGEST_S, GpuTurns
+from user_core.runtime.gpu_turns import LONGEST_S, Arrivals, GpuTurns
 
 
 @pytest.fixture
@@ -57,3 +57,16 @@ def test_what_another_boot_of_the_host_left_holds_nobody(
     file.write_bytes(struct.pack("<q", time.monotonic_ns() + 10**15))
     monkeypatch.setattr(gpu_turns, "_LOOK_S", 1.0)
     assert not GpuTurns(file).taken
+
+
+def test_the_next_of_regular_requests_is_expected_and_of_others_none() -> None:
+    arrivals = Arrivals()
+    for number in range(6):
+        arrivals.came(10 + 0.05 * number)
+        assert arrivals.next_s() is None  # too few to tell
+    arrivals.came(10.302)  # 2 ms late
+    early_s, late_s = arrivals.next_s() or (0.0, 0.0)
+    assert early_s == pytest.approx(10.352 - 0.002 - Arrivals.early_s)
+    assert late_s == pytest.approx(10.354)
+    arrivals.came(10.4)  # twice as long
+    assert arrivals.next_s() is None

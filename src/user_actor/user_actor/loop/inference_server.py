@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from user_actor.loop.policy import PolicyHolder, check_plan, planned
 from user_core.codecs.images import decode_observation, decode_plan
 from user_core.errors import SuiteError, in_words
 from user_core.runtime.clock import Clock
-from user_core.runtime.gpu_turns import LONGEST_S, GpuTurns
+from user_core.runtime.gpu_turns import LONGEST_S, Arrivals, GpuTurns
 from user_core.runtime.histogram import LatencyHistogram
 from user_core.specs import RobotSpec
 from user_core.types import ActionChunk, Observation, Task
@@ -72,7 +73,7 @@ class InferenceServer:
         turns: GpuTurns | None = None,
     ) -> None:
         self._spec, self._policies, self._send = spec, policies, send
-        self._turns = turns
+        self._turns, self._arrivals, self._announced_s = turns, Arrivals(), 0.0
         self._task = task
         self._needs_version, self._clock = needs_version, clock or Clock()
         self._changed = threading.Condition()
@@ -109,6 +110,7 @@ class InferenceServer:
         """An observation came, its arrays as they travel. From any thread."""
         if self._turns is not None:
             self._turns.take(LONGEST_S)
+            self._arrivals.came(time.monotonic())
         with self._changed:
             self.counts.superseded += self._waiting is not None
             self._waiting = observation
@@ -151,8 +153,21 @@ class InferenceServer:
                 observation, self._waiting = self._waiting, None
                 if observation is not None:
                     return observation
-                self._changed.wait(_LOOK_S)
+                self._changed.wait(self._announce())
         return None
+
+    def _announce(self) -> float:
+        """Take the turn when the next observation is about to come; when to look again, seconds."""
+        due = self._arrivals.next_s() if self._turns is not None else None
+        if self._turns is None or due is None or due[0] == self._announced_s:
+            return _LOOK_S
+        now_s = time.monotonic()
+        if now_s < due[0]:
+            return min(_LOOK_S, due[0] - now_s)
+        self._announced_s = due[0]
+        if now_s < due[1]:
+            self._turns.take(due[1] - now_s)
+        return _LOOK_S
 
     def _refuse(self, text: str) -> None:
         self.counts.refused += 1

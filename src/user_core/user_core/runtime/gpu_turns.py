@@ -15,11 +15,16 @@ import os
 import struct
 import tempfile
 import time
+from collections import deque
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 #: Longest turn, seconds: an answer that takes longer is none that a robot could wait for.
 LONGEST_S = 0.25
 _LOOK_S = 5e-5
+#: Intervals that are looked at, and by which share of their median they may differ from it.
+_INTERVALS, _REGULAR = 6, 0.2
 _FORMAT = "<q"
 #: Where the files are: memory, which a restart of the host empties.
 _FOLDER = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
@@ -73,6 +78,36 @@ class GpuTurns:
     def close(self) -> None:
         """Let go of the memory."""
         self._memory.close()
+
+
+class Arrivals:
+    """When the next request of a robot is due, which asks in fixed periods: training makes room before it comes.
+
+    Attributes:
+        early_s: How long before it the turn is taken: what was launched ends meanwhile.
+    """
+
+    early_s = 1e-3
+
+    def __init__(self) -> None:
+        self._times_s: deque[float] = deque(maxlen=_INTERVALS + 1)
+
+    def came(self, now_s: float) -> None:
+        """One has come, on the clock of :func:`time.monotonic`."""
+        self._times_s.append(now_s)
+
+    def next_s(self) -> tuple[float, float] | None:
+        """From when until when the turn is to be taken for the next; None where they come as they like."""
+        if len(self._times_s) <= _INTERVALS:
+            return None
+        times_s = list(self._times_s)
+        intervals_s = [b - a for a, b in pairwise(times_s)]
+        period_s = median(intervals_s)
+        spread_s = max(abs(interval - period_s) for interval in intervals_s)
+        if spread_s > _REGULAR * period_s:
+            return None
+        due_s = times_s[-1] + period_s
+        return due_s - spread_s - self.early_s, due_s + spread_s
 
 
 def turns_on(device: object) -> GpuTurns | None:

@@ -1,0 +1,62 @@
+"""Training waits between two pieces of its work while an answer is due, forward and backward."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from user_core.runtime.gpu_turns import GpuTurns
+from user_learner.training.gpu_pace import GpuPace
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    """Three blocks, and layers that are none."""
+    return nn.ModuleDict(
+        {
+            "enter": nn.Linear(4, 4),
+            "blocks": nn.ModuleList(nn.Linear(4, 4) for _ in range(3)),
+            "activations": nn.ModuleList([nn.ReLU(), nn.ReLU()]),
+        }
+    )
+
+
+def forward(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    x = network["enter"](x)
+    for block in network["blocks"]:
+        x = block(x)
+    return x
+
+
+def test_there_is_a_place_before_each_block_forward_and_backward(
+    tmp_path: Path, network: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    pace = GpuPace(GpuTurns(tmp_path / "turns"), ahead=None)
+    assert pace.between_blocks_of(network) == 3
+    monkeypatch.setattr(GpuTurns, "wait", lambda self: calls.append(1) or 0.0)
+    y = forward(network, torch.randn(2, 4))
+    assert len(calls) == 3
+    y.sum().backward()
+    assert len(calls) == 6
+
+
+def test_it_waits_until_the_answer_is_there(tmp_path: Path, network: nn.Module) -> None:
+    answers = GpuTurns(tmp_path / "turns")
+    pace = GpuPace(GpuTurns(tmp_path / "turns"), ahead=None)
+    pace.between_blocks_of(network)
+    answers.take(0.2)
+    threading.Timer(0.05, answers.give_back).start()
+    start_s = time.monotonic()
+    forward(network, torch.randn(2, 4))
+    assert time.monotonic() - start_s >= 0.04
+    assert pace.waited_s >= 0.04
+
+
+def test_on_a_cpu_there_is_nothing_to_leave_to_others() -> None:
+    assert GpuPace.on("cpu") is None
