@@ -167,13 +167,14 @@ def make_progress_network(model: ProgressModel) -> torch.nn.Module:
             count = sum(model.numbers.values())
             self.register_buffer("mean", torch.zeros(count))
             self.register_buffer("scale", torch.ones(count))
-            numbers = [
-                nn.Linear(count, _FEATURES),
-                nn.ReLU(),
-                nn.Linear(_FEATURES, _FEATURES),
-                nn.ReLU(),
-            ]
-            self.numbers = nn.Sequential(*numbers) if count else None
+            self.numbers = None
+            if count:
+                self.numbers = nn.Sequential(
+                    nn.Linear(count, _FEATURES),
+                    nn.ReLU(),
+                    nn.Linear(_FEATURES, _FEATURES),
+                    nn.ReLU(),
+                )
             width = _FEATURES * (bool(model.cameras) + bool(count))
             self.head = nn.Sequential(
                 nn.Linear(width, _FEATURES), nn.ReLU(), nn.Linear(_FEATURES, 1)

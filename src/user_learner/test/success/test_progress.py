@@ -129,11 +129,12 @@ def test_its_reward_is_a_difference_of_progress_and_of_success_beside(trained):
 
 
 def test_numbers_alone_do_where_there_are_no_images_or_they_are_named(trained, tmp_path):
-    with EditedEpisodes(trained / "train") as view:
+    record(tmp_path / "more", 60, 5)  # how far it is must be learned from where both are
+    with EditedEpisodes(tmp_path / "more") as view:
         config = ProgressTrainConfig(observations=("tool", "goal"), epochs=60)
         model, _, about = train_progress(view, config)
     assert dict(model.numbers) == {"tool": 2, "goal": 2} and not model.cameras
-    assert about["order"] > 0.5
+    assert about["order"] > 0.8
 
 
 def test_stored_data_are_judged_anew_by_it(trained, tmp_path):
