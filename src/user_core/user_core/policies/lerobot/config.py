@@ -11,6 +11,23 @@ from user_core.errors import ConfigError
 FROM_DATA = "data"
 
 
+class AdapterConfig(Config):
+    """Low-rank matrices that are trained beside frozen weights (LoRA, Hu et al. 2021)."""
+
+    rank: int = setting(
+        0, doc="Rank of the matrices; 0: none, the weights themselves are trained.", ge=0, le=4096
+    )
+    alpha: float = setting(16.0, doc="They count alpha / rank times.", gt=0)
+    dropout: float = setting(0.0, doc="Share of their inputs that training leaves out.", ge=0, lt=1)
+    targets: tuple[str, ...] = setting(
+        (),
+        doc="Linear layers that get them, by how their names end, as [q_proj, v_proj]; empty: all.",
+    )
+    whole: tuple[str, ...] = setting(
+        (), doc="Parts of the policy that are trained as a whole, as [model.action_out_proj]."
+    )
+
+
 class LeRobotConfig(Config):
     """Which of LeRobot's policies, with which settings of its own, and what it sees of our robot."""
 
@@ -72,6 +89,10 @@ class LeRobotConfig(Config):
         20,
         doc="Calls of the learner's update that settle statistics from data; then they stay.",
         ge=1,
+    )
+    adapter: AdapterConfig = setting(
+        factory=AdapterConfig,
+        doc="Train small matrices beside the weights of the checkpoint; only they are kept and sent.",
     )
     instruction: str = setting(
         "",

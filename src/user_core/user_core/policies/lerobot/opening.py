@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from user_core.errors import ConfigError, PluginError, PolicyError, SuiteError
+from user_core.policies.lerobot.adapters import adapt
 from user_core.policies.lerobot.config import FROM_DATA, LeRobotConfig
 from user_core.policies.lerobot.inputs import ACTION, VISUAL, Feature, InputMap, features_of
 from user_core.policies.lerobot.statistics import (
@@ -88,6 +89,8 @@ def open_policy(config: LeRobotConfig, spec: RobotSpec) -> Opened:
     resizes = any(getattr(theirs, name, None) for name in _RESIZING)
     inputs = InputMap(features, int(action.shape[0]), spec, config, resizes)
     policy, base_hash = _weights(config, theirs, factory, purpose)
+    if config.adapter.rank:
+        adapt(policy, config.adapter, base_hash, config.seed)
     given, before, after = _processors(config, theirs, factory, inputs, purpose)
     settling = least_widths(inputs) if config.statistics == FROM_DATA or not given else {}
     steps = normalising(before, after)
