@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -12,6 +13,7 @@ import subprocess
 import threading
 import time
 
+import numpy as np
 import pytest
 from rclpy.node import Node
 
@@ -19,10 +21,16 @@ from user_bringup.console.access import COOKIE, Role, Tokens
 from user_comm import topics
 from user_comm.converters import observation_from_message
 from user_comm.topics import interface_class, profile
-from user_core.types import Outcome
+from user_core.config import from_mapping
+from user_core.fakes import PolicyMailbox
+from user_core.specs import ArraySpec, RobotSpec
+from user_core.types import Outcome, TrajectorySchema
+from user_learner import learner
+from user_learner.replay import StoreWriter
+from user_learner.sampling.source import ReplaySource
 from user_testing.ports import free_port
 from user_testing.waiting import wait_until
-from user_testing.worlds.replay import many_episodes
+from user_testing.worlds.replay import QUICK, Actor, Plan, fill, many_episodes, reward_of
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("nicegui", reason="nicegui is not installed")
@@ -151,6 +159,91 @@ def test_the_page_has_the_certificate_of_the_network_and_its_token_travels_by_tl
     Tokens(tokens).remove("anna")
     page.reload()
     page.get_by_text("Who are you?").wait_for()
+
+
+_ARM = RobotSpec(
+    "arm", {"place": ArraySpec((3,), low=-99.0, high=99.0)}, ArraySpec((2,), low=-99.0, high=99.0)
+)
+
+
+class Drawn:
+    """A learner that runs, and what its updates get of one episode: the reward and discount of its last step."""
+
+    def __init__(self, folder, monkeypatch, steps):
+        self.newest, self.batches, self.without = None, 0, 0
+        watch = self
+
+        class Watched(ReplaySource):
+            def sample(self, *arguments, **options):
+                batch = super().sample(*arguments, **options)
+                place = np.asarray(batch.observation["place"])
+                mine = np.flatnonzero((place[:, 1] == 1) & (place[:, 2] == steps - 1))
+                watch.batches += 1
+                watch.without = 0 if (place[:, 1] == 1).any() else watch.without + 1
+                if len(mine):
+                    watch.newest = float(batch.reward[mine[0]]), float(batch.discount[mine[0]])
+                return batch
+
+        monkeypatch.setattr(learner, "ReplaySource", Watched)
+        config = from_mapping(
+            learner.LearnerConfig,
+            {
+                "directory": str(folder / "learner"), "store": str(folder / "replay"), "tensorboard": False,
+                "algorithm": {"plugin": "sac", "params": {"critic_hidden": [8]}},
+                "policy": {"plugin": "tanh_gaussian", "params": {"hidden": [8]}},
+                "training": {"batch_size": 64, "utd": {"target": None, "learning_starts": 0}},
+            },
+        )  # fmt: skip
+        self.stack = contextlib.ExitStack()
+        self.loop = self.stack.enter_context(learner.open_learner(config, _ARM, PolicyMailbox()))
+        self.thread = threading.Thread(target=self.loop.run, daemon=True)
+        self.thread.start()
+
+    def close(self):
+        self.loop.stop()
+        self.thread.join(20)
+        self.stack.close()
+
+
+def test_what_is_said_of_an_episode_on_its_page_reaches_the_sampler_of_a_learner_that_runs(
+    browser, tmp_path, start_process, monkeypatch
+):
+    steps, port = 9, free_port()
+    with StoreWriter(tmp_path / "replay", TrajectorySchema.of(_ARM), QUICK) as writer:
+        fill(writer, Actor(schema=TrajectorySchema.of(_ARM)), [Plan(steps) for _ in range(4)])
+    (tmp_path / "history.jsonl").touch()
+    start_process(
+        ["user", "console", str(tmp_path), "--finished", "--port", str(port)],
+        stdout=subprocess.DEVNULL,
+    )
+    running = Drawn(tmp_path, monkeypatch, steps)
+    try:
+        wait_until(lambda: running.newest, "the episode is drawn", 60)
+        recorded = running.newest
+        assert recorded == (pytest.approx(reward_of(1, steps - 1)), pytest.approx(0.99, abs=0.02))
+        wait_until(lambda: _listens(port), "the console listens", 60)
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{port}/episode?key=actor1~1~1")
+        page.get_by_test_id("relabel success").click()
+        page.get_by_test_id("edits").get_by_text("relabel", exact=False).wait_for()
+        wait_until(
+            lambda: running.newest == (1.0, 0.0),
+            "a success is drawn",
+            30,
+            seen=lambda: running.newest,
+        )
+        page.get_by_role("button", name="undo").click()
+        wait_until(
+            lambda: running.newest == recorded, "it is undone", 30, seen=lambda: running.newest
+        )
+        page.get_by_test_id("exclude").click()
+        wait_until(
+            lambda: running.without > 50, "it is drawn no more", 30, seen=lambda: running.without
+        )
+        updates = running.batches
+        wait_until(lambda: running.batches > updates + 20, "training goes on", 30)
+    finally:
+        running.close()
 
 
 def test_a_person_drives_judges_stops_and_looks_at_what_was_recorded(

@@ -26,7 +26,7 @@ from user_bringup.console.frame import INK, LINES, Frame
 from user_bringup.console.run_curves import curves_of, known_runs
 from user_core.errors import SuiteError
 from user_core.types import EpisodeSource, Outcome
-from user_learner.edits.entries import Edit
+from user_learner.edits.entries import Edit, label
 from user_learner.edits.listing import EpisodeFilter
 from user_learner.replay.reader import EpisodeInfo
 
@@ -266,8 +266,16 @@ def _edits(console: Console, frame: Any, episodes: EpisodeList, info: EpisodeInf
         for text, does, icon in (
             ("exclude", about(Edit.exclude), "block"),
             ("include", about(Edit.include), "add_circle"),
-            ("relabel success", about(Edit.relabel, Outcome.SUCCESS), "check"),
-            ("relabel failure", about(Edit.relabel, Outcome.FAILURE), "close"),
+            (
+                "relabel success",
+                about(Edit.relabel, Outcome.SUCCESS, *label(Outcome.SUCCESS)),
+                "check",
+            ),
+            (
+                "relabel failure",
+                about(Edit.relabel, Outcome.FAILURE, *label(Outcome.FAILURE)),
+                "close",
+            ),
         ):
             frame.act_button(text, Role.LABEL, does, icon=icon).props(f'data-testid="{text}"')
         tag = ui.input("tag").classes("w-32")

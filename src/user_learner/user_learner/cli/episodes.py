@@ -16,9 +16,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from user_core.errors import SpecError
-from user_core.types import EpisodeSource, Outcome
+from user_core.types import EpisodeSource
 from user_learner.cli.running import progress, run
-from user_learner.edits.entries import OUTCOMES, Edit
+from user_learner.edits.entries import OUTCOMES, Edit, label
 from user_learner.edits.listing import EpisodeFilter, Listed, list_all, named, select
 from user_learner.edits.view import EditedEpisodes
 from user_learner.quality.findings import Finding, anomalous, judge
@@ -289,20 +289,6 @@ def _relabel(options: argparse.Namespace, console: Console, view: EditedEpisodes
         options, console, view,
         lambda k: Edit.relabel(k, outcome, *edit, options.reason, options.author),
     )  # fmt: skip
-
-
-def label(
-    outcome: Outcome, reward: float | None = None, keep_rewards: bool = False, is_open: bool = False
-) -> tuple[float | None, bool]:
-    """Reward of the last step, and whether the task ended with it, of an episode that gets an outcome:
-    what the reward `operator` gives for a person's label. Other outcomes than success and failure
-    change no reward unless one is given."""
-    if keep_rewards:
-        return None, False
-    if reward is None:
-        reward = {Outcome.SUCCESS: 1.0, Outcome.FAILURE: 0.0}.get(outcome)
-    ended = outcome in (Outcome.SUCCESS, Outcome.FAILURE) and not is_open
-    return reward, ended and reward is not None
 
 
 def _trim(options: argparse.Namespace, console: Console, view: EditedEpisodes) -> int:

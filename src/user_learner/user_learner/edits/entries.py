@@ -189,3 +189,17 @@ def _whole(value: Any) -> bool:
 def _require(fits: bool, what: str, got: Any, expected: str) -> None:
     if not fits:
         raise SpecError(f"{what} of an edit", got=str(got)[:200], expected=expected)
+
+
+def label(
+    outcome: Outcome, reward: float | None = None, keep_rewards: bool = False, is_open: bool = False
+) -> tuple[float | None, bool]:
+    """Reward of the last step, and whether the task ended with it, of an episode that gets an outcome:
+    what the reward `operator` gives for a person's label. Other outcomes than success and failure
+    change no reward unless one is given."""
+    if keep_rewards:
+        return None, False
+    if reward is None:
+        reward = {Outcome.SUCCESS: 1.0, Outcome.FAILURE: 0.0}.get(outcome)
+    ended = outcome in (Outcome.SUCCESS, Outcome.FAILURE) and not is_open
+    return reward, ended and reward is not None
