@@ -106,8 +106,12 @@ def test_a_policy_file_is_enough(trained: Path, tmp_path: Path) -> None:
 def test_a_policy_of_other_parameters_is_refused_and_nothing_is_begun(
     trained: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(PolicyError, match="another robot, another plugin or other parameters"):
+    with pytest.raises(PolicyError, match=r"policy_config\.hidden: \[8\] became \[16\]"):
         run_of(tmp_path / "new", hidden=16, start_from=str(trained))
+    copied = tmp_path / "policy.safetensors"
+    copied.write_bytes((trained / "learner/policy.safetensors").read_bytes())
+    with pytest.raises(PolicyError, match="another robot, another plugin or other parameters"):
+        run_of(tmp_path / "new", hidden=16, start_from=str(copied))
     assert not (tmp_path / "new/learner/policy.safetensors").exists()
     with pytest.raises(ConfigError, match="start_from"):
         run_of(tmp_path / "new", start_from=str(tmp_path / "nowhere"))

@@ -230,7 +230,8 @@ def open_learner(
         policy = config.policy.build("policies", spec, path="policy")
         config_hash, begun_with = config_hash_of(config, spec), None
         if config.start_from and is_untrained(config.directory):
-            begun_with = take_policy(config.start_from, policy, config_hash)
+            identity = _identity(config, spec)
+            begun_with = take_policy(config.start_from, policy, config_hash, identity)
         algorithm = config.algorithm.build("algorithms", spec, policy, path="algorithm")
         if begun_with is not None and not _share(1).rank:
             identity = _identity(config, spec)

@@ -230,6 +230,22 @@ class CheckpointStore:
         if bad:
             raise self._unusable([str(error) for error in bad])
 
+    def others(self, parts: Sequence[str]) -> list[str]:
+        """How the newest checkpoint that can be read differs from what would belong here, a line a difference;
+        none where it does not, or there is no such checkpoint.
+
+        Args:
+            parts: Keys of the identity that are compared.
+        """
+        for path in self._paths():
+            try:
+                there = json.loads(read_arrays(path)[1]["content"])["identity"]
+            except (SuiteError, OSError, KeyError, TypeError, ValueError):
+                continue
+            its, mine = ({key: i.get(key) for key in parts} for i in (there, self._identity))
+            return difference(its, mine)
+        return []
+
     def _foreign(self, path: Path, mine: Mapping[str, Any], its: Mapping[str, Any]) -> ConfigError:
         return ConfigError(
             f"checkpoint {path.name} belongs to another configuration",

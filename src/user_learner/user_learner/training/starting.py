@@ -49,13 +49,16 @@ def learner_folder(place: Path) -> Path:
     return below if below.is_dir() and not (place / POLICY_FILE).exists() else place
 
 
-def take_policy(place: str | Path, policy: Policy, config_hash: str) -> int:
+def take_policy(
+    place: str | Path, policy: Policy, config_hash: str, identity: Mapping[str, Any]
+) -> int:
     """Load the weights that another training has published last; the updates that they have had.
 
     Args:
         place: Its folder, the folder of its run, or a policy file.
         policy: Takes them.
         config_hash: What they must be made for.
+        identity: What checkpoints of this run belong to, to say what is other.
 
     Raises:
         ConfigError: There is no policy.
@@ -70,9 +73,13 @@ def take_policy(place: str | Path, policy: Policy, config_hash: str) -> int:
         )  # fmt: skip
     version = read_version(file)
     if version.config_hash != config_hash:
+        kept = file.parent / CHECKPOINTS
+        told = ("policy", "policy_config", "spec")
+        other = CheckpointStore(kept, identity).others(told) if kept.is_dir() else []
         raise PolicyError(
             f"start_from: {file}",
-            got="a policy of another robot, another plugin or other parameters",
+            got="; ".join(other[:5])
+            or "a policy of another robot, another plugin or other parameters",
             expected="the policy that is configured here, for a robot with the same observations and actions",
             hint="Take the `policy:` of its training; `user train` prints the algorithm that it used",
         )
