@@ -75,6 +75,7 @@ class Ring:
         self.reward = np.zeros(rows, np.float32)
         self.terminated = np.zeros(rows, bool)
         self.last = np.zeros(rows, bool)  # final observations: nothing was done there
+        self.version = np.zeros(rows, np.int64)  # of the policy
         self.drawable = np.zeros(rows, np.int64)
         self.rows = self.steps = 0
 
@@ -89,14 +90,18 @@ class Ring:
         self.last[row] = isinstance(step, FinalObservation)
         if isinstance(step, Step):
             self.action[row], self.reward[row] = step.action, step.reward
-            self.terminated[row] = step.terminated
+            self.terminated[row], self.version[row] = step.terminated, step.policy_version
 
     def end_episode(self, result: EpisodeResult) -> None:
         """The episode is complete."""
 
-    def draw(self, rng: np.random.Generator, size: int, n_step: int, gamma: float) -> list[Any]:
-        """Observations, actions, n-step rewards, discounts and next observations."""
-        start = self.drawable[rng.integers(0, self.steps, size)]
+    def draw(
+        self, rng: np.random.Generator, size: int, n_step: int, gamma: float, newest: int = 0
+    ) -> list[Any]:
+        """Observations, actions, n-step rewards, discounts and next observations; of the newest steps, or
+        of all."""
+        first = max(0, self.steps - newest) if newest else 0
+        start = self.drawable[rng.integers(first, self.steps, size)]
         end = int(self.drawable[self.steps - 1]) + 1
         reward, discount = np.zeros(size, np.float32), np.ones(size, np.float32)
         row, going = start.copy(), np.ones(size, bool)
@@ -107,7 +112,8 @@ class Ring:
             row += going
             going &= (discount > 0) & ~self.last[row] & (row < end)
         pair = [{k: v[at] for k, v in self.observation.items()} for at in (start, row)]
-        return [pair[0], self.action[start], reward, discount, pair[1], {}]
+        extras = {"policy_version": self.version[start]}
+        return [pair[0], self.action[start], reward, discount, pair[1], extras]
 
     def windows(self, rng: np.random.Generator, size: int, rows: int, gamma: float) -> list[Any]:
         """The same for windows of T steps, as a sampler with pad_windows gives them."""
@@ -140,7 +146,7 @@ class Mixture:
     def sample(self, batch_size: int) -> Batch:
         """Draw transitions, the strata one behind the other."""
         filled = [
-            (stratum.share, ring, source is EpisodeSource.DEMONSTRATION)
+            (stratum.share, ring, source is EpisodeSource.DEMONSTRATION, stratum.newest_steps)
             for stratum in self._config.strata
             for source, ring in self._rings.items()
             if source in stratum.sources and ring.steps
@@ -149,12 +155,12 @@ class Mixture:
             raise StoreError("sample", got="no steps yet")
         config = self._config
         whole, left, parts = sum(share for share, *_ in filled), batch_size, []
-        for i, (share, ring, shown) in enumerate(filled):
+        for i, (share, ring, shown, newest) in enumerate(filled):
             size = left if i == len(filled) - 1 else round(batch_size * share / whole)
             if config.window:
                 part = ring.windows(self._rng, size, config.window, config.gamma)
             else:
-                part = ring.draw(self._rng, size, config.n_step, config.gamma)
+                part = ring.draw(self._rng, size, config.n_step, config.gamma, newest)
             part[-1]["demonstration"] = np.full(size, shown)
             parts.append(part)
             left -= size

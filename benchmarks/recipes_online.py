@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from learning_curves import AlgorithmFile, Experiment, demonstrate, make_parser, read_config
 
+from user_actor.loop import PolicyHolder
 from user_core import plugins
 from user_core.codecs.weights import content_hash, encode_version
 from user_core.policies import policy_config_hash
 from user_core.types import EpisodeSource, PolicyVersion
-from user_learner.training.loop import GO
+from user_learner.training.loop import GO, configure_torch
 
 Job = dict[str, Any]
 
@@ -42,6 +43,22 @@ class Recipe(Experiment):
     @property
     def random_steps(self) -> int:
         return 200 if self.config.algorithm.plugin in ("rlpd", "sac") else 0
+
+    def synchronous(self) -> None:
+        """Asynchronous PPO must know which version acted: its actor takes those that are published."""
+        if self.config.algorithm.plugin != "async_ppo":
+            super().synchronous()
+            return
+
+        def learn(steps: int) -> None:
+            while self.loop.step() == GO:
+                pass
+            holder.load_newest()
+
+        configure_torch(self.config.training.threads)
+        holder = PolicyHolder(self.make_policy, self.robot.spec, self.mailbox)
+        self.policies = holder
+        self.collect(learn)
 
     def in_time(self) -> None:
         """Raise TimeIsOver once it is."""
@@ -64,7 +81,8 @@ def online(job: Job, scale: float) -> Job:
         arguments = make_parser().parse_args(words)
         config = scaled(read_config(arguments), scale)
         if config.algorithm.plugin in ("residual", "dsrl"):
-            config = on_base(config, arguments, Path(folder), found, scale)
+            changes = job.get("base", {})
+            config = on_base(config, arguments, Path(folder), found, scale, changes)
         if job.get("after"):
             earlier = make_parser().parse_args([job["after"], *words[1:]])
             offline(Recipe(earlier, scaled(read_config(earlier), scale), Path(folder)))
@@ -111,14 +129,14 @@ def offline(recipe: Recipe) -> None:
 
 
 def on_base(
-    config: AlgorithmFile, arguments: Any, folder: Path, found: Job, scale: float
+    config: AlgorithmFile, arguments: Any, folder: Path, found: Job, scale: float, changes: Job
 ) -> AlgorithmFile:
     """The recipe with a base that was cloned from the same demonstrations; says what it reaches alone."""
     from recipes import Windows, evaluated, robot
 
     task = dict(word.split("=", 1) for word in arguments.param)["task"]
     ignored = config.policy.params.get("ignored_observations", [])
-    params = {**BASE, "ignored_observations": list(ignored), "seed": arguments.seed}
+    params = {**BASE, **changes, "ignored_observations": list(ignored), "seed": arguments.seed}
     with robot({"task": task}) as hal:
         ring = demonstrate(
             hal, arguments.demonstrations, arguments.noise, arguments.seed, 60_000,
@@ -145,32 +163,55 @@ def on_base(
 
 
 IGNORED = "policy.params.ignored_observations=[joint_position, joint_velocity, goal_position]"
-#: Recipe, what is changed in it, and what came before.
-PICK: dict[str, tuple[str, list[str], str]] = {
-    "rlpd, n_step 3": ("rlpd_cpu.yaml", ["training.utd.target=1"], ""),
-    "rlpd, n_step 1": ("rlpd_cpu.yaml", ["training.utd.target=1", "sampler.n_step=1"], ""),
-    "q_chunking": ("q_chunking.yaml", [], ""),
-    "advantage_conditioned": ("advantage_conditioned.yaml", [], ""),
-    "wsrl after cal_ql": ("wsrl.yaml", [], "cal_ql.yaml"),
-    "wsrl after cal_ql, old data kept": (
-        "wsrl.yaml", ["sampler.strata=[{sources: [online]}, {sources: [demonstration]}]"], "cal_ql.yaml",
-    ),
-    "residual": ("residual.yaml", [], ""),
-    "dsrl": ("dsrl.yaml", ["policy.params.shared_noise=true"], ""),
+KEPT = "sampler.strata=[{sources: [online]}, {sources: [demonstration]}]"
+UTD_1 = "training.utd.target=1"
+#: Recipe, what is changed in it, and what else the job says.
+PICK: dict[str, tuple[str, list[str], Job]] = {
+    "rlpd, n_step 3": ("rlpd_cpu.yaml", [UTD_1], {}),
+    "rlpd, n_step 1": ("rlpd_cpu.yaml", [UTD_1, "sampler.n_step=1"], {}),
+    "q_chunking": ("q_chunking.yaml", [], {}),
+    "advantage_conditioned": ("advantage_conditioned.yaml", [], {}),
+    "residual": ("residual.yaml", [], {}),
+    "dsrl": ("dsrl.yaml", ["policy.params.shared_noise=true"], {}),
+    "wsrl after cal_ql": ("wsrl.yaml", [], {"after": "cal_ql.yaml"}),
+    "residual, base without noise": ("residual.yaml", [], {"base": {"deterministic_noise": 0.0}}),
+    "dsrl, base without noise": ("dsrl.yaml", [], {"base": {"deterministic_noise": 0.0}}),
+    "wsrl after cal_ql, old data kept": ("wsrl.yaml", [KEPT], {"after": "cal_ql.yaml"}),
 }  # fmt: skip
+#: Where 6,000 steps are not enough to see.
+LONGER: dict[str, tuple[str, list[str], Job]] = {
+    "q_chunking, longer": ("q_chunking.yaml", [], {}),
+    "rlpd, n_step 3, ratio 4": ("rlpd_cpu.yaml", [], {}),
+}
+#: Without demonstrations: on-policy beside off-policy.
+CARTPOLE: dict[str, tuple[str, list[str], Job]] = {
+    "sac_choices": ("sac_choices.yaml", [], {}),
+    "async_ppo": ("async_ppo.yaml", ["training.publish_period_s=0"], {}),
+}
 
 
 def jobs(seeds: list[int]) -> list[Job]:
     """All of them; seed by seed, so that what there is in the end is of whole rounds."""
-    return [
-        {
-            "kind": "online", "name": name, "recipe": recipe, "after": after, "seed": seed,
-            "param": ["task=pick_place"], "demonstrations": 30, "steps": 6000, "every": 1000,
-            "set": [*changes, IGNORED],
-        }
-        for seed in seeds
-        for name, (recipe, changes, after) in PICK.items()
-    ]  # fmt: skip
+
+    def job(name: str, recipe: str, seed: int, changes: list[str], more: Job) -> Job:
+        return {
+            "kind": "online", "name": name, "recipe": recipe, "after": "", "seed": seed,
+            "set": changes, **more,
+        }  # fmt: skip
+
+    pick = {"param": ["task=pick_place"], "demonstrations": 30, "steps": 6000, "every": 1000}
+    cart = {
+        "robot": "gymnasium", "param": ["env_id=CartPole-v1"], "steps": 20000, "every": 4000,
+        "episodes": 10,
+    }  # fmt: skip
+    longer = pick | {"steps": 10000, "every": 2000, "most_s": 205}
+    found = []
+    for recipes, common in ((PICK, pick), (CARTPOLE, cart), (LONGER, longer)):
+        for seed in seeds:
+            for name, (recipe, changes, more) in recipes.items():
+                ignored = [] if recipes is CARTPOLE else [IGNORED]
+                found.append(job(name, recipe, seed, [*changes, *ignored], {**common, **more}))
+    return found
 
 
 def curves(lines: list[Job]) -> dict[tuple[str, str], list[Job]]:
@@ -184,7 +225,7 @@ def curves(lines: list[Job]) -> dict[tuple[str, str], list[Job]]:
 
 
 def table(lines: list[Job]) -> str:
-    """Markdown: success over steps, means over seeds with the least and the most at the end."""
+    """Markdown: success in percent (of CartPole the return) over steps, means over seeds (least to most)."""
     groups, text = curves(lines), list[str]()
     for task in sorted({task for task, _ in groups}):
         results = {name: found for (of, name), found in groups.items() if of == task}
@@ -197,8 +238,8 @@ def table(lines: list[Job]) -> str:
         for name, found in results.items():
             cells = []
             for step in steps:
-                reached = [_shares(r).get(step) for r in found]
-                there = [100 * share for share in reached if share is not None]
+                reached = [_reached(r, task).get(step) for r in found]
+                there = [value for value in reached if value is not None]
                 cells.append(
                     f"{np.mean(there):.0f} ({min(there):.0f} to {max(there):.0f})" if there else ""
                 )
@@ -210,8 +251,11 @@ def table(lines: list[Job]) -> str:
     return "\n".join(text)
 
 
-def _shares(result: Job) -> dict[int, float]:
-    return {p["steps"]: p["successes"] / result["episodes"] for p in result["curve"]}
+def _reached(result: Job, task: str) -> dict[int, float]:
+    """Success in percent over steps; returns of an environment that knows none."""
+    if task == "CartPole-v1":
+        return {p["steps"]: p["return"] for p in result["curve"]}
+    return {p["steps"]: 100 * p["successes"] / result["episodes"] for p in result["curve"]}
 
 
 def draw(lines: list[Job], path: Path) -> None:
@@ -228,14 +272,15 @@ def draw(lines: list[Job], path: Path) -> None:
         for (of, name), found in groups.items():
             if of != task:
                 continue
-            shares = [_shares(r) for r in found]
-            steps = sorted(set.intersection(*(set(s) for s in shares)))
-            values = 100 * np.array([[s[step] for step in steps] for s in shares])
+            reached = [_reached(r, task) for r in found]
+            steps = sorted(set.intersection(*(set(one) for one in reached)))
+            values = np.array([[one[step] for step in steps] for one in reached])
             (drawn,) = panel.plot(steps, values.mean(0), lw=1.5, label=name)
             panel.fill_between(
                 steps, values.min(0), values.max(0), alpha=0.1, color=drawn.get_color()
             )
-        panel.set(title=task, xlabel="environment steps", ylabel="success, %", ylim=(-2, 102))
+        kind = "return" if task == "CartPole-v1" else "success, %"
+        panel.set(title=task, xlabel="environment steps", ylabel=kind)
         panel.legend(fontsize=7, loc="best")
     figure.tight_layout()
     figure.savefig(path, dpi=90)
