@@ -2,10 +2,12 @@
 
     python benchmarks/console.py keys [--presses 60]      # from a key to the driver's command
     python benchmarks/console.py list [--episodes 20000]  # how long the page of a large store takes
+    python benchmarks/console.py store [--episodes 20000] [--steps 50]   # likewise, of a store with all its rows
     python benchmarks/console.py cost [--rounds 2] [--seconds 60]   # control loop and learner, without and with a page open
 
 ``keys`` runs hal, actor, store and console with a robot that notes when a command reaches its driver. ``cost`` runs
-``sim_images`` in turns without a console, with one that nobody looks at, and with a page that shows the camera.
+a simulated arm at 20 Hz with four cameras of 128x128 and a learner that makes as many updates as it can, in turns
+without a console, with one that nobody looks at, and with a page that shows the cameras.
 """
 
 from __future__ import annotations
@@ -41,6 +43,27 @@ robots: {robot0: robot}
 processes:
   hal: {parameters: {robot: {plugin: "user_testing.worlds.noting_robot:NotingRobot", params: {rate_hz: %g, times: %s}}, task: keys}}
   actor: {parameters: {loop: {mode: demonstration, max_episode_steps: 100000, evaluation: {every: 0}}}}
+"""
+
+
+_COST = """
+name: cost
+values: {task: reach}
+roles: [learner]
+robots: {robot0: simulated_arm}
+processes:
+  hal:
+    parameters:
+      cameras:
+        devices:
+          one: &camera {plugin: fake, params: {width: 128, height: 128}}
+          two: *camera
+          three: *camera
+          four: *camera
+  learner:
+    parameters:
+      policy: {params: {observations: [tcp_pose, goal_position]}}
+      training: {utd: {target: null, learning_starts: 100}}
 """
 
 
@@ -116,12 +139,20 @@ def _press(page: Any, times: Path) -> float | None:
     return None if found is None else (found - before_ns) / 1e6
 
 
-def list_of(episodes: int) -> None:
-    """The list of a large store: until its rows are on the page, and until a filter has changed them."""
-    from user_testing.worlds.replay import many_episodes
+def list_of(episodes: int, steps: int = 0) -> None:
+    """The list of a large store: until its rows are on the page, until a filter has changed them, and until an
+    episode with its plot is there. With ``steps`` all rows of all episodes are written; else the index says so."""
+    from user_learner.replay import StoreWriter
+    from user_testing.worlds.replay import QUICK, Actor, Plan, fill, many_episodes
 
     with tempfile.TemporaryDirectory() as folder, chromium() as browser:
-        many_episodes(Path(folder), episodes)
+        if steps:
+            with StoreWriter(Path(folder), config=QUICK) as writer:
+                actor = Actor(chunk_rows=steps + 1)
+                for _ in range(0, episodes, 500):
+                    fill(writer, actor, [Plan(steps)] * min(500, episodes))
+        else:
+            many_episodes(Path(folder), episodes)
         port = free_port()
         words = [
             "user",
@@ -136,7 +167,7 @@ def list_of(episodes: int) -> None:
         with started(words, stdout=open(os.devnull, "w")):  # noqa: SIM115
             page = browser.new_page()
             _goto(page, f"http://127.0.0.1:{port}/acts")
-            opened, filtered = [], []
+            opened, filtered, shown = [], [], []
             for _ in range(5):
                 began_s = time.monotonic()
                 page.goto(f"http://127.0.0.1:{port}/episodes")
@@ -146,9 +177,15 @@ def list_of(episodes: int) -> None:
                 page.get_by_label("text").fill("no such episode")
                 page.get_by_text(f"0 of {episodes} episodes").wait_for()
                 filtered.append(time.monotonic() - began_s)
+            for number in random.sample(range(episodes), 5) if steps else [0] * 5:
+                began_s = time.monotonic()
+                page.goto(f"http://127.0.0.1:{port}/episode?key=actor1~1~{number}")
+                page.wait_for_selector("[data-testid=plot] canvas")
+                shown.append(time.monotonic() - began_s)
         print(
-            f"{episodes} episodes: the list first after {opened[0]:.2f} s, then {min(opened[1:]):.2f} s (wanted 1 s); "
-            f"a filter {min(filtered):.2f} s (wanted 0.5 s). Load {os.getloadavg()[0]:.1f}"
+            f"{episodes} episodes of {steps or 'no stored'} steps: the list first after {opened[0]:.2f} s, then "
+            f"{statistics.median(opened[1:]):.2f} s (wanted 1 s); a filter {statistics.median(filtered):.2f} s (wanted 0.5 s); "
+            f"an episode {statistics.median(shown):.2f} s (wanted 0.5 s). Medians of 4 or 5. Load {os.getloadavg()[0]:.1f}"
         )
 
 
@@ -172,13 +209,18 @@ def _figures(browser: Any, kind: str, seconds: float) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
         more = [] if kind == "none" else ["console:=true", f"console_port:={port}"]
+        file = Path(folder) / "cost.yaml"
+        file.write_text(_COST, encoding="utf-8")
         words = words_of_run(
-            "sim_images", *more, f"policy_endpoint:=tcp/127.0.0.1:{free_port()}", runs=folder
+            str(file), *more, f"policy_endpoint:=tcp/127.0.0.1:{free_port()}", runs=folder
         )
         with started(words, stdout=open(os.devnull, "w")):  # noqa: SIM115
             page = browser.new_page()
             if kind == "page":
                 _goto(page, f"http://127.0.0.1:{port}/")
+                page.wait_for_function(
+                    "() => document.querySelectorAll('img.camera').length == 4", timeout=120_000
+                )
             history = Path(folder) / "r" / "history.jsonl"
             states: list[dict[str, Any]] = []
             end_s = time.monotonic() + 300
@@ -200,16 +242,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", nargs="?", choices=["keys", "list", "cost"], default="keys")
+    parser.add_argument(
+        "what", nargs="?", choices=["keys", "list", "store", "cost"], default="keys"
+    )
     parser.add_argument("--presses", type=int, default=60)
     parser.add_argument("--episodes", type=int, default=20_000)
+    parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=60.0)
     arguments = parser.parse_args()
     if arguments.what == "keys":
         keys(arguments.presses)
-    elif arguments.what == "list":
-        list_of(arguments.episodes)
+    elif arguments.what in ("list", "store"):
+        list_of(arguments.episodes, arguments.steps if arguments.what == "store" else 0)
     else:
         cost(arguments.rounds, arguments.seconds)
 
