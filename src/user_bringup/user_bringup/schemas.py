@@ -171,6 +171,11 @@ def _deployment(ours_only: bool) -> Schema:
             "standby": {
                 **_plain_schema(Deployment)["properties"]["standby"],
             },
+            "record": {
+                "description": "Record the standard topics beside the store: true, or parameters "
+                "of record_node.",
+                "anyOf": [{"type": "boolean"}, {"type": "object", "$ref": "#/$defs/record_node"}],
+            },
             "roles": {**roles, "description": "Roles of the only host; or `hosts`."},
             "hosts": {**members, "description": "Hosts by name, each with its roles."},
             "robots": {**members, "description": "Robots by name, each with its roles."},

@@ -32,6 +32,20 @@ class LearnerNodeConfig(LearnerConfig):
     status_period_s: float = setting(1.0, doc="Time between two status messages.", unit="s", gt=0)
 
 
+class TierConfig(Config):
+    """A slower disk for old segments."""
+
+    folder: str = setting(
+        "", doc="Directory for them, also one of another host that is mounted; empty: they stay."
+    )
+    keep_here_mb: float = setting(
+        10240.0,
+        doc="Size of the newest segments that stay on the store's own disk.",
+        unit="MB",
+        ge=0,
+    )
+
+
 class ReplayConfig(Config):
     """Parameters of replay_node."""
 
@@ -43,6 +57,9 @@ class ReplayConfig(Config):
         factory=RobotWatchConfig, doc="When the data of one robot look wrong beside the others'."
     )
     status_period_s: float = setting(1.0, doc="Time between two status messages.", unit="s", gt=0)
+    tier: TierConfig = setting(
+        factory=TierConfig, doc="Where old segments go, if not away: a slower disk."
+    )
     retention_period_s: float = setting(
         60.0, doc="Time between two applications of the retention policy.", unit="s", gt=0
     )

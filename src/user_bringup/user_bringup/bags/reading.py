@@ -104,7 +104,7 @@ class _McapPart(_Part):
             yield from sorted(found, key=lambda message: message.time_ns)
             return
         with open(self.path, "rb") as stream:
-            reader = self._mcap.SeekingReader(stream)
+            reader = self._mcap.SeekingReader(stream, validate_crcs=True)
             try:
                 for _, channel, message in reader.iter_messages(
                     topics=list(topics), start_time=max(start_ns, 0), end_time=end_ns
@@ -123,7 +123,7 @@ class _McapPart(_Part):
         channels: dict[int, Any] = {}
         with open(self.path, "rb") as stream:
             try:
-                for record in self._records.StreamReader(stream).records:
+                for record in self._records.StreamReader(stream, validate_crcs=True).records:
                     if isinstance(record, Schema):
                         schemas[record.id] = record
                     elif isinstance(record, Channel):

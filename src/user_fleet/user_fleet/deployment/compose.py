@@ -50,7 +50,7 @@ from user_fleet.deployment.tree import (
 
 _KEYS = (
     "name", "description", "arguments", "environment", "values", "roles", "hosts", "robots",
-    "processes", "standby",
+    "processes", "standby", "record",
 )  # fmt: skip
 #: Keys of a robot or a host that are no values for its fragments.
 _MEMBER_KEYS = ("roles", "host", "domain", "number")
@@ -65,7 +65,7 @@ _PROCESS_KEYS = (
 )
 _COMMAND_LINE = "command line"
 _MANAGER, _HOST_MANAGER = "lifecycle_manager", "host_lifecycle_manager"
-_CONSOLE = "console"
+_CONSOLE, _RECORD = "console", "record"
 
 
 @dataclass(frozen=True)
@@ -183,6 +183,7 @@ class _Composer(MemberReader):
                 self.parts.append(Part(role, member, list(layers)))
         self._add_managers()
         self._add_console()
+        self._add_record()
         self._declare_those_of_fragments()
         self._take_processes()
         self._name_parts()
@@ -316,6 +317,31 @@ class _Composer(MemberReader):
         domains = [d for h in hosts if (d := h.tree.get("domain")) is not None]
         host.values["console_domains"] = Node([self.resolved(d) for d in domains], host.tree.origin)
         self._add_role(host, _CONSOLE)
+
+    def _add_record(self) -> None:
+        """A recorder on each host that has something to manage, where it is asked for: by the key
+        ``record``, with its parameters, or by ``record:=true``."""
+        if not any(part.is_managed for part in self.parts):
+            return
+        self.asked.add(_RECORD)
+        said = self.top.get(_RECORD)
+        given = plain(said) if said is not None else False
+        if said is not None and not isinstance(given, bool | dict):
+            self.faults.add(said.origin, _RECORD, repr(given), "true, false or parameters")
+            return
+        declared = self.declared.get(_RECORD)
+        default = None if declared is None else plain(declared.get("default") or declared)
+        if not self.overrides.get(_RECORD, given or given == {} or default):
+            return
+        for host in list(self.hosts.values()):
+            mine = [part for part in self.parts if part.member and part.member.host == host.name]
+            if not any(part.is_managed for part in mine):
+                continue
+            folder = _RECORD if len(self.hosts) == 1 else f"{_RECORD}/{host.name}"
+            host.values["record_folder"] = Node(folder, host.tree.origin)
+            self._add_role(host, _RECORD)
+            if said is not None and isinstance(given, dict):
+                self.parts[-1].layers.append(Node({"parameters": said}, said.origin))
 
     def _add_role(self, host: Member, role: str) -> None:
         """One more role of a host, which its file does not name, with the processes that it brings."""

@@ -223,3 +223,36 @@ def test_a_log_that_was_brought_back_from_a_copy_is_read_anew(tmp_path):
     log.path.write_bytes(copy)
     assert log.refresh()
     assert [edit.number for edit in log.edits] == [1]
+
+
+def test_merging_brings_the_entries_about_episodes_once_with_their_undos(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    one, other = EditLog(tmp_path / "a"), EditLog(tmp_path / "b")
+    one.append(Edit.note([B], "of this store"))
+    first = other.append(Edit.exclude([A], "fell", author="ada"))
+    other.append(Edit.cut([B], 2, 5))
+    other.append(Edit.undo(first.number))
+    other.append(Edit.rewards("mine"))
+    assert one.merge(other) == 3
+    assert not states(one).of_episode(A).excluded
+    assert (states(one).of_episode(B).start, states(one).of_episode(B).stop) == (2, 5)
+    assert one.edits[1].author == "ada" and one.edits[1].time_ns == first.time_ns
+    assert one.merge(other) == 0
+    other.append(Edit.exclude([A], "fell again"))
+    assert one.merge(other) == 1 and states(one).of_episode(A).excluded
+
+
+def test_a_view_sees_what_was_appended_through_its_own_log(tmp_path):
+    from user_learner.edits.view import EditedEpisodes
+    from user_learner.replay import StoreWriter
+    from user_testing.worlds.replay import QUICK, Actor, Plan, fill
+
+    with StoreWriter(tmp_path, config=QUICK) as writer:
+        fill(writer, Actor(1), [Plan(3)])
+    with EditedEpisodes(tmp_path) as view:
+        (episode,) = view.episodes()
+        view.log.append(Edit.exclude([episode.key], "x"))
+        assert view.refresh()
+        assert not list(view.episodes())
+        assert not view.refresh()

@@ -1,4 +1,4 @@
-"""``user data``: import, export, inspect and verify data sets of other formats."""
+"""``user data``: import, export, inspect and verify data sets of other formats; keep a store for weeks."""
 
 from __future__ import annotations
 
@@ -17,8 +17,15 @@ from user_core.errors import SuiteError
 from user_core.meaning import MEANINGS
 from user_core.types import EpisodeSource, Outcome
 from user_learner.cli.data_check import add_check
+from user_learner.cli.data_upkeep import add_upkeep
 from user_learner.cli.running import counting, list_lines, run
-from user_learner.data.exporting import Choice, export_hdf5, export_lerobot
+from user_learner.data.exporting import (
+    Choice,
+    export_hdf5,
+    export_lerobot,
+    export_mcap,
+    export_minari,
+)
 from user_learner.data.extras import library
 from user_learner.data.importing import import_data
 from user_learner.data.lerobot.video import CODINGS
@@ -28,6 +35,8 @@ from user_learner.data.source import Description, formats, open_source, told
 from user_learner.replay.writer import StoreWriter
 
 _SOURCES = {source.name.lower(): source for source in EpisodeSource}
+#: Formats that are written as a whole, and have no choices of their own.
+_WHOLE = {"hdf5": export_hdf5, "mcap": export_mcap, "minari": export_minari}
 _OUTCOMES = {outcome.name.lower(): outcome for outcome in Outcome}
 
 
@@ -64,7 +73,9 @@ def parser() -> argparse.ArgumentParser:
     give = commands.add_parser("export", help="write episodes of a store as a data set")
     give.add_argument("store", help="directory of the store")
     give.add_argument("data", help="directory (of hdf5: file) to write")
-    give.add_argument("--format", default="lerobot-v3", choices=["lerobot-v3", "hdf5"])
+    give.add_argument(
+        "--format", default="lerobot-v3", choices=["lerobot-v3", "hdf5", "mcap", "minari"]
+    )
     give.add_argument("--source", action="append", choices=_SOURCES, help="only this source")
     give.add_argument("--outcome", action="append", choices=_OUTCOMES, help="only this outcome")
     give.add_argument("--robot", action="append", help="only of this robot")
@@ -88,6 +99,7 @@ def parser() -> argparse.ArgumentParser:
     push.add_argument("--private", action="store_true", help="make it private")
     push.set_defaults(run=_push)
     add_check(commands)
+    add_upkeep(commands)
     return whole
 
 
@@ -213,8 +225,8 @@ def _export(options: argparse.Namespace, console: Console) -> int:
         robots=options.robot or (), tasks=options.task or (), least_return=options.least_return,
     )  # fmt: skip
     with counting(console, "exporting episodes") as update:
-        if options.format == "hdf5":
-            report = export_hdf5(options.store, options.data, choice, update)
+        if options.format in _WHOLE:
+            report = _WHOLE[options.format](options.store, options.data, choice, update)
         else:
             report = export_lerobot(
                 options.store, options.data, choice, options.images, update, options.file_steps

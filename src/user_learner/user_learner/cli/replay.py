@@ -16,6 +16,7 @@ from rich.table import Table
 from user_core.meaning import MEANINGS, describe_meaning, outside_bounds
 from user_core.types import EpisodeSource, Outcome
 from user_learner.cli.running import counting, list_lines, run
+from user_learner.edits.log import EditLog
 from user_learner.edits.view import as_edited
 from user_learner.replay.conversion import convert
 from user_learner.replay.maintenance import Report, verify
@@ -149,15 +150,19 @@ def _merge(options: argparse.Namespace, console: Console) -> int:
     table = Table("store", "chunks taken", "rows", "already there", "left out")
     skipped: list[str] = []
     notes: list[str] = []
+    edits = 0
     with StoreWriter(options.into) as target:
         for store in options.stores:
             with counting(console, f"merging {store}") as update:
                 report = merge(store, target, update, _accepted(options))
+            edits += EditLog(options.into).merge(EditLog(store))
             numbers = (report.chunks, report.rows, report.duplicates, len(report.skipped))
             table.add_row(store, *(f"{n:,}" for n in numbers))
             skipped += report.skipped
             notes += report.notes
     console.print(table)
+    if edits:
+        console.print(f"{edits:,} edits came with them")
     list_lines(console, "meaning", notes, "yellow")
     list_lines(console, "left out", skipped, "yellow")
     return 1 if skipped else 0

@@ -13,6 +13,8 @@ from user_core.specs import RobotSpec
 from user_core.types import EpisodeKey, EpisodeSource, Outcome
 from user_learner.data.hdf5_writer import Hdf5Writer
 from user_learner.data.lerobot.writer import FILE_STEPS, LeRobotWriter
+from user_learner.data.mcap.writer import McapWriter
+from user_learner.data.minari_writer import MinariWriter
 from user_learner.edits.view import EditedEpisode, EditedEpisodes
 from user_learner.replay.meaning import read_meaning
 from user_learner.replay.reader import StoreReader
@@ -141,6 +143,41 @@ def export_hdf5(
 
     def writer(reader: StoreReader, spec: RobotSpec | None, origin: dict[str, Any]) -> _Writer:
         return Hdf5Writer(path, reader.layout.schema, spec)
+
+    return _export(store, writer, choice, progress)
+
+
+def export_mcap(
+    store: str | Path, path: str | Path, choice: Choice = ALL, progress: Progress | None = None
+) -> ExportReport:
+    """Write the episodes of a store as a bag of MCAP files, without loss.
+
+    Raises:
+        StoreError: There is no store, or it is empty.
+        CodecError: There is something of this name.
+        OSError: The disk is full; nothing is left of the bag.
+    """
+
+    def writer(reader: StoreReader, spec: RobotSpec | None, origin: dict[str, Any]) -> _Writer:
+        return McapWriter(path, reader.layout.schema, spec)
+
+    return _export(store, writer, choice, progress)
+
+
+def export_minari(
+    store: str | Path, path: str | Path, choice: Choice = ALL, progress: Progress | None = None
+) -> ExportReport:
+    """Write the episodes of a store as a Minari data set (HDF5); episodes without a final observation
+    have no place there.
+
+    Raises:
+        StoreError: There is no store, or it is empty.
+        CodecError: There is something of this name.
+        OSError: The disk is full; nothing is left of it.
+    """
+
+    def writer(reader: StoreReader, spec: RobotSpec | None, origin: dict[str, Any]) -> _Writer:
+        return MinariWriter(path, reader.layout.schema, spec)
 
     return _export(store, writer, choice, progress)
 

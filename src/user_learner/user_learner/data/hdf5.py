@@ -76,6 +76,9 @@ class Hdf5Source:
         CodecError: It is no HDF5 file, damaged, or without an episode.
     """
 
+    #: Fields of which each row is a coded picture (JPEG, PNG), with the shape that it has.
+    coded: Mapping[str, tuple[int, ...]] = {}
+
     def __init__(self, path: Path, period_s: float = 0.0) -> None:
         self._h5py = library("h5py", "HDF5")
         self.path, self._period_s = path, period_s
@@ -103,6 +106,9 @@ class Hdf5Source:
         group = self._file[self._groups[0]]
         fields = {}
         for name, data in self._members(group).items():
+            if name in self.coded and is_coded(data):
+                fields[name] = Field(self.coded[name], "uint8", is_image=True, is_observation=True)
+                continue
             if (
                 name.startswith(("next_", "user/"))
                 or data.dtype.kind not in "biuf"
@@ -147,6 +153,10 @@ class Hdf5Source:
             members = self._members(group)
             fields: dict[str, Array] = {}
             for key, data in members.items():
+                if key in self.coded and is_coded(data):
+                    if wanted is None or key in wanted:
+                        fields[key] = decoded_rows(data[()], self.coded[key], f"{key} of {what}")
+                    continue
                 if data.dtype.kind not in "biuf":
                     if wanted is not None and key in wanted:
                         plain_array(np.empty(0, object), f"{key} of {what}")
@@ -243,6 +253,36 @@ class Hdf5Source:
             )
         except (ValueError, AttributeError, TypeError, ZeroDivisionError):
             return "", None, ["attribute env_args is not JSON: passed over"]
+
+
+def is_coded(data: Any) -> bool:
+    """Whether rows are bytes of coded pictures: of one length, or each of its own."""
+    return len(data.shape) == 1 if data.dtype.kind == "O" else (
+        data.dtype == np.uint8 and len(data.shape) == 2
+    )  # fmt: skip
+
+
+def decoded_rows(rows: Array, shape: tuple[int, ...], what: str) -> Array:
+    """Coded pictures as pixels, RGB. Raises CodecError for one that is none, or of another size."""
+    import cv2
+
+    found = np.empty((len(rows), *shape), np.uint8)
+    for at, row in enumerate(rows):
+        data = np.asarray(row)
+        image = None
+        if data.dtype == np.uint8 and data.size:
+            image = cv2.imdecode(
+                data, cv2.IMREAD_COLOR if shape[-1:] == (3,) else cv2.IMREAD_GRAYSCALE
+            )
+        if image is not None and image.ndim == 3:
+            image = image[..., ::-1]
+        if image is None or image.size != found[at].size:
+            raise CodecError(
+                f"row {at} of {what}", got="no picture" if image is None else image.shape,
+                expected=f"a coded picture of {shape}",
+            )  # fmt: skip
+        found[at] = image.reshape(shape)
+    return found
 
 
 def roles_of(fields: Mapping[str, Field]) -> dict[str, str]:

@@ -42,11 +42,27 @@ class MinariFormat:
 FORMAT = MinariFormat()
 
 
+def _pictures(text: Any, name: str = "observations") -> dict[str, tuple[int, ...]]:
+    """Observations that Minari keeps as JPEG, by the description of their space."""
+    found: dict[str, tuple[int, ...]] = {}
+    try:
+        space = json.loads(text) if isinstance(text, str) else dict(text or {})
+        for part, inner in (space.get("subspaces") or {}).items():
+            found |= _pictures(inner, f"{name}/{part}")
+        shape = tuple(int(size) for size in space.get("shape") or ())
+        if space.get("type") == "Box" and space.get("dtype") == "uint8" and len(shape) in (2, 3):
+            found[name] = shape
+    except (AttributeError, TypeError, ValueError):
+        pass  # a description of another kind: nothing is decoded
+    return found
+
+
 class MinariSource(Hdf5Source):
     """A Minari data set that is open: its HDF5 file, and what its metadata say."""
 
     def __init__(self, path: Path, said: Mapping[str, Any], period_s: float) -> None:
         self._said = said
+        self.coded = _pictures(said.get("observation_space"))
         super().__init__(path, period_s)
 
     def describe(self) -> Any:

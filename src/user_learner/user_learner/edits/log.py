@@ -29,6 +29,11 @@ _PATIENCE_S = 10.0
 _LOOK_S = 0.01
 
 
+def _content(edit: Edit) -> bytes:
+    """What an entry is known by in whichever log it stands."""
+    return encode(replace(edit, number=0))
+
+
 def log_path(place: str | Path) -> Path:
     """The log of a store; or, where ``place`` is no directory, that file."""
     path = Path(place)
@@ -97,7 +102,46 @@ class EditLog:
             StoreFull: The disk is full; nothing was added.
             StoreError: The file cannot be written, or somebody does not let go of it.
         """
-        edit = replace(edit, author=edit.author or default_author(), time_ns=time.time_ns())
+        return self._add(
+            replace(edit, author=edit.author or default_author(), time_ns=time.time_ns())
+        )
+
+    def merge(self, other: EditLog) -> int:
+        """Take over the entries of another store's log about episodes, each once, with their authors and
+        times; what was undone there is undone here. Which column of rewards counts is not taken over.
+
+        Returns:
+            How many came.
+
+        Raises:
+            StoreFull, StoreError: As :meth:`append`; called again, it goes on.
+        """
+        known = {_content(edit): edit.number for edit in self.edits if edit.kind is not EditKind.UNDO}
+        undone = {(edit.values["of"], edit.time_ns) for edit in self.edits if edit.kind is EditKind.UNDO}
+        numbers: dict[int, int] = {}
+        came = 0
+        for edit in other.edits:
+            if edit.kind is EditKind.REWARDS:
+                continue
+            if edit.kind is EditKind.UNDO:
+                of = numbers.get(edit.values["of"])
+                if of is None:
+                    continue
+                if (of, edit.time_ns) in undone:
+                    same = (e for e in self.edits if e.kind is EditKind.UNDO)
+                    numbers[edit.number] = next(
+                        e.number for e in same if (e.values["of"], e.time_ns) == (of, edit.time_ns)
+                    )
+                    continue
+                edit = replace(edit, values={"of": of})
+            elif _content(edit) in known:
+                numbers[edit.number] = known[_content(edit)]
+                continue
+            numbers[edit.number] = self._add(edit).number
+            came += 1
+        return came
+
+    def _add(self, edit: Edit) -> Edit:
         check(edit)
         with self._opened() as handle:
             self._end_last_line(handle)

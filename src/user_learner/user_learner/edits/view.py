@@ -97,7 +97,8 @@ class EditedEpisodes(Closing):
         self._own = not isinstance(store, StoreReader)
         self.reader: StoreReader = store if isinstance(store, StoreReader) else StoreReader(store)
         self.log = EditLog(edits or self.reader.path)
-        self.state = EditState.of(self.log.edits)
+        self._taken = self.log.edits
+        self.state = EditState.of(self._taken)
         self._wanted = reward_column
         self._column: RewardColumn | None = None
         try:
@@ -108,7 +109,9 @@ class EditedEpisodes(Closing):
 
     def refresh(self) -> bool:
         """Look for new rows and new edits; return whether there were any."""
-        rows, edits = self.reader.refresh(), self.log.refresh()
+        rows = self.reader.refresh()
+        self.log.refresh()
+        edits = self.log.edits is not self._taken  # also what came through this very log
         if edits:
             self._edited()
         return rows or edits
@@ -121,7 +124,8 @@ class EditedEpisodes(Closing):
         return done
 
     def _edited(self) -> None:
-        self.state = EditState.of(self.log.edits)
+        self._taken = self.log.edits
+        self.state = EditState.of(self._taken)
         self._take_column()
 
     def episodes(self, excluded: bool = False) -> Iterator[EditedEpisode]:

@@ -27,6 +27,8 @@ from user_learner.replay.reader import StoreReader
 from user_learner.replay.writer import StoreWriter
 from user_learner.robot_watch import RobotWatch
 from user_learner.training.progress import Rate
+from user_learner.upkeep.retention import retain
+from user_learner.upkeep.tiering import move_old
 
 _GREETING_PERIOD_S = 0.2
 #: Time between two looks for robots that have come.
@@ -77,7 +79,10 @@ class ReplayNode(LifecycleNode):
         stack.callback(self._stop.set)
         self._greeted = 0
         self.every(_GREETING_PERIOD_S, self._greet)
-        self.every(self.config.retention_period_s, self._retain)
+        keeper = threading.Thread(target=self._keep_while_active, name="retention", daemon=True)
+        keeper.start()
+        stack.callback(keeper.join)
+        stack.callback(self._stop.set)
 
     def _look_for_robots(self) -> None:
         """Listen to the spec of every robot in the graph: what it sends must mean what the
@@ -151,9 +156,23 @@ class ReplayNode(LifecycleNode):
             self.diagnostics.resolve("store")
         return True
 
-    def _retain(self) -> None:
-        for gone in self._writer.retain():
-            self.get_logger().info(f"dropped by the retention policy: {gone}")
+    def _keep_while_active(self) -> None:
+        """Apply the retention policy, in a thread of its own: rewriting segments takes seconds."""
+        while not self._stop.wait(self.config.retention_period_s):
+            try:
+                for gone in retain(self._writer, is_over=self._stop.is_set):
+                    self.get_logger().info(f"dropped by the retention policy: {gone}")
+                keep_here_mb = self.config.tier.keep_here_mb
+                if self.config.tier.folder:
+                    moved = move_old(
+                        self.config.path, self.config.tier.folder, round(keep_here_mb * 2**20),
+                        self._stop.is_set,
+                    )  # fmt: skip
+                    if moved.moved:
+                        self.get_logger().info(f"moved to {self.config.tier.folder}: {moved}")
+                self.diagnostics.resolve("upkeep")
+            except (StoreError, OSError) as error:  # the next time may go better
+                self.diagnostics.report("upkeep", Level.WARN, str(error))
 
     def _say_trouble(self, error: StoreError) -> None:
         trouble = Reason.of(error)

@@ -11,19 +11,32 @@ from user_core.meaning import MEANINGS, check_accepted
 class RetentionConfig(Config):
     """What may be forgotten. The default keeps everything; demonstrations always stay.
 
-    Whole segments go, the oldest online (or evaluation) segment first, and never one that
-    is still being filled.
+    The oldest online (or evaluation) segment goes first, and never one that is still being filled.
+    With ``keep`` or ``thin`` the episodes that count stay, and only the others go.
     """
 
     max_bytes: int = setting(
         0, doc="Bytes of rows to keep at most; 0 for no limit.", unit="B", ge=0
     )
     max_rows: int = setting(0, doc="Rows to keep at most; 0 for no limit.", ge=0)
+    keep: tuple[Literal["successes", "interventions", "tagged"], ...] = setting(
+        (),
+        doc="Episodes that stay however old they are, beside demonstrations: successes (also as edits "
+        "say), those in which a person took over, and those with the tag `keep` (user episodes tag).",
+    )
+    thin: int = setting(
+        0, doc="Of the other old episodes each so manieth stays; 0: none does.", ge=0
+    )
 
     @property
     def keeps_all(self) -> bool:
         """Whether nothing is ever dropped."""
         return self.max_bytes == 0 and self.max_rows == 0
+
+    @property
+    def by_rule(self) -> bool:
+        """Whether some old episodes stay."""
+        return bool(self.keep or self.thin)
 
 
 class StoreConfig(Config):

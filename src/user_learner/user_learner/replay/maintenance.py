@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 import time
 import zlib
@@ -29,7 +28,12 @@ from user_learner.replay.index import (
 from user_learner.replay.layout import RECORDS, LogEntry
 from user_learner.replay.pending_index import CLOSED
 from user_learner.replay.reader import StoreReader
-from user_learner.replay.segments import check_sizes, read_rows, segment_directory
+from user_learner.replay.segments import (
+    check_sizes,
+    read_rows,
+    remove_segment,
+    segment_directory,
+)
 
 Progress = Callable[[int, int], None]
 
@@ -284,7 +288,7 @@ class _Verification:
 # --------------------------------------------------------------------------------------------------
 
 
-_FORGETTABLE = (int(EpisodeSource.ONLINE), int(EpisodeSource.EVALUATION))
+FORGETTABLE = (int(EpisodeSource.ONLINE), int(EpisodeSource.EVALUATION))
 
 
 @dataclass(frozen=True)
@@ -322,7 +326,7 @@ def retire(
     retired: list[Retired] = []
     candidates = connection.execute(
         "SELECT id, source, rows FROM segments WHERE sealed AND source IN (?, ?) ORDER BY id",
-        _FORGETTABLE,
+        FORGETTABLE,
     ).fetchall()
     for segment, source, rows in candidates:
         exceeded = [reason for limit, reason in limits if limit and total > limit]
@@ -333,7 +337,7 @@ def retire(
     if retired:
         _forget(connection, retired)
         for gone in retired:
-            shutil.rmtree(segment_directory(store, gone.segment), ignore_errors=True)
+            remove_segment(segment_directory(store, gone.segment))
     return retired
 
 

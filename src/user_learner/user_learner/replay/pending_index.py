@@ -258,6 +258,11 @@ class PendingIndex:
         self._staged.segments[state.id] = state
         return state
 
+    def reserve_segment(self) -> int:
+        """A number that no other segment gets."""
+        number, self._next_segment = self._next_segment, self._next_segment + 1
+        return number
+
     def changed_segment(self, state: SegmentState) -> None:
         """Stage the state of a segment."""
         self._staged.segments[state.id] = state

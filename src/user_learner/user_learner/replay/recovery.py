@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import sqlite3
 import time
 import zlib
@@ -37,7 +36,13 @@ from user_learner.replay.index import (
 )
 from user_learner.replay.layout import LOG_NAME, RECORDS, LogEntry, LogHeader, RowLayout, read_log
 from user_learner.replay.pending_index import CLOSED, PendingIndex, SegmentState
-from user_learner.replay.segments import SEGMENTS, check_sizes, read_rows, segment_directory
+from user_learner.replay.segments import (
+    SEGMENTS,
+    check_sizes,
+    read_rows,
+    remove_segment,
+    segment_directory,
+)
 
 
 def open_or_repair(store: Path) -> list[str]:
@@ -132,7 +137,7 @@ def _remove_leftovers(store: Path, connection: sqlite3.Connection) -> None:
     known = {f"{row[0]:08d}" for row in connection.execute("SELECT id FROM segments")}
     for path in (store / SEGMENTS).iterdir():
         if path.name not in known:
-            shutil.rmtree(path, ignore_errors=True)
+            remove_segment(path)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -39,6 +39,17 @@ def segment_directory(store: Path, segment: int) -> Path:
     return store / SEGMENTS / f"{segment:08d}"
 
 
+def remove_segment(path: Path) -> None:
+    """Remove a segment, also one that lies elsewhere behind a link. What cannot be removed now is
+    left for the next opening."""
+    if path.is_symlink():
+        away = path.resolve()
+        path.unlink(missing_ok=True)
+        shutil.rmtree(away, ignore_errors=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 @dataclass
 class SegmentFiles:
     """Files that a commit makes durable, also while their segments are appended to or closed.
@@ -77,7 +88,7 @@ class OpenSegment:
         self._fds: list[int] = []
         self._new = header is not None
         if header is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)  # left by a crash before its commit
+            remove_segment(self._directory)  # left by a crash before its commit
             self._directory.mkdir(parents=True)
         flags = os.O_RDWR | (os.O_CREAT if self._new else 0)
         try:

@@ -16,12 +16,13 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 from user_core.errors import SpecError, StoreCorrupt, StoreError, StoreFull, SuiteError
 from user_core.runtime.locks import FileLock
@@ -31,6 +32,7 @@ from user_learner.replay.config import RetentionConfig, StoreConfig
 from user_learner.replay.index import (
     INDEX_NAME,
     Damage,
+    StoreMeta,
     connect,
     corruption_named,
     disk_error,
@@ -54,6 +56,8 @@ from user_learner.replay.meaning import ProducerMeanings
 from user_learner.replay.pending_index import PendingIndex
 from user_learner.replay.recovery import open_or_repair
 from user_learner.replay.segments import OpenSegments
+
+T = TypeVar("T")
 
 
 class StoreWriter:
@@ -217,7 +221,8 @@ class StoreWriter:
             return [self._ack(*producer) for producer in moved]
 
     def retain(self, policy: RetentionConfig | None = None) -> list[Retired]:
-        """Drop what the policy (by default the configured one) lets go; commits first."""
+        """Drop whole segments that the policy (by default the configured one) lets go; commits first.
+        Rules about episodes are those of :mod:`user_learner.upkeep.retention`."""
         policy = policy or self.config.retention
         self._commit_group()
         with self._mutex:
@@ -226,6 +231,39 @@ class StoreWriter:
             gone = retire(self.path, self._db, self._stager.layout.row_nbytes, policy)
             self._pending.refresh_meta()
             return gone
+
+    def commit_staged(self) -> None:
+        """Make durable what is staged; acknowledgements are for the next :meth:`commit`."""
+        self._commit_group()
+
+    def rewrite(
+        self,
+        nbytes: int,
+        write: Callable[[StoreMeta, int], T],
+        install: Callable[[sqlite3.Connection, T], list[Retired]],
+    ) -> list[Retired]:
+        """Put a new segment in the place of old ones; appending goes on meanwhile.
+
+        Args:
+            nbytes: Room that it takes.
+            write: Makes its files, durably, with the number that it is given; no lock is held.
+            install: Lets the index speak of it, in one transaction.
+
+        Raises:
+            StoreFull, StoreError: Nothing has changed.
+        """
+        with self._mutex:
+            self._require_open()
+            number, meta = self._pending.reserve_segment(), self._pending.meta
+        require_space(self.path, self.config.min_free_bytes + nbytes)
+        try:
+            made = write(meta, number)
+        except OSError as error:
+            raise disk_error(self.path, error) from error
+        with self._mutex, corruption_named(self._index_path):
+            gone = install(self._require_open(), made)
+            self._pending.refresh_meta()
+        return gone
 
     def set_aside(self, damages: Iterable[Damage]) -> None:
         """Quarantine rows that a verification found damaged; commits first."""
@@ -262,6 +300,7 @@ class StoreWriter:
         producer, incarnation, sequence = chunk.id.producer, chunk.id.incarnation, chunk.id.sequence
         try:
             stager = self._require_stager(chunk)
+            chunk = replace(chunk, columns=stager.layout.schema.fitted(chunk.columns))
             expected = self._pending.sequence(producer, incarnation) + 1
             if 0 < sequence < expected:
                 return AppendResult(ChunkStatus.DUPLICATE, self._ack(producer, incarnation))

@@ -1,0 +1,166 @@
+"""A store of very many small steps: written, opened, drawn from, kept small.
+
+    tools/run python benchmarks/store_for_weeks.py --steps 10000000 --folder /tmp/weeks
+
+Says, one line of JSON each, what it took at each size: rows a second, bytes of a row, time to open, memory of a
+reader and of a sampler, time of a batch, whether draws are uniform, and what retention and a backup cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from user_core.codecs.trajectory import RecordedEpisode
+from user_core.specs import ActionKind, ArraySpec, RobotSpec
+from user_core.types import EpisodeKey, EpisodeResult, EpisodeSource, Outcome, TrajectorySchema
+from user_learner.replay import RetentionConfig, StoreConfig, StoreReader, StoreWriter
+from user_learner.replay.transfer import TransferReport, take
+from user_learner.upkeep.backup import backup
+from user_learner.upkeep.retention import retain
+
+SPEC = RobotSpec(
+    "arm", {"joint_position": ArraySpec((4,))}, ArraySpec((2,), low=-1.0, high=1.0),
+    ActionKind.GENERIC, period_s=0.1,
+)  # fmt: skip
+SCHEMA = TrajectorySchema.of(SPEC)
+
+
+def main() -> None:
+    options = parser().parse_args()
+    if options.look:
+        print(json.dumps(look(Path(options.look), options.batches)))
+        return
+    folder = Path(options.folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    store = folder / "store"
+    done = 0
+    for share in (0.1, 0.3, 1.0):
+        target = round(options.steps * share)
+        started = time.perf_counter()
+        write(store, done, target, options.length)
+        seconds = time.perf_counter() - started
+        tell("write", steps=target, rows_s=round((target - done) / seconds),
+             mb=round(sum(f.stat().st_blocks for f in store.rglob("*") if f.is_file()) / 2048),
+             index_mb=round((store / "index.sqlite").stat().st_size / 2**20, 1))  # fmt: skip
+        done = target
+        looked = subprocess.run(
+            [sys.executable, __file__, "--look", str(store), "--batches", str(options.batches)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        tell("look", steps=target, **json.loads(looked.stdout.splitlines()[-1]))
+    started = time.perf_counter()
+    report = backup(store, folder / "copy")
+    tell("backup", seconds=round(time.perf_counter() - started, 1), mb=round(report.nbytes / 2**20))
+    started = time.perf_counter()
+    again = backup(store, folder / "copy")
+    tell(
+        "backup again",
+        seconds=round(time.perf_counter() - started, 2),
+        mb=round(again.nbytes / 2**20),
+    )
+    with StoreWriter(store, config=StoreConfig()) as writer:
+        started = time.perf_counter()
+        policy = RetentionConfig(max_rows=round(0.6 * options.steps), keep=("successes",))
+        gone = retain(writer, policy)
+        seconds = time.perf_counter() - started
+    tell(
+        "retain",
+        seconds=round(seconds, 1),
+        dropped=sum(one.rows for one in gone),
+        segments=len(gone),
+    )
+    shutil.rmtree(folder)
+
+
+def parser() -> argparse.ArgumentParser:
+    whole = argparse.ArgumentParser(description=__doc__)
+    whole.add_argument("--steps", type=int, default=10_000_000)
+    whole.add_argument("--length", type=int, default=500, help="steps of an episode")
+    whole.add_argument("--batches", type=int, default=300)
+    whole.add_argument("--folder", default="/tmp/store_for_weeks")
+    whole.add_argument("--look", default="", help=argparse.SUPPRESS)
+    return whole
+
+
+def tell(what: str, **values: Any) -> None:
+    print(json.dumps({"what": what, **values}), flush=True)
+
+
+def write(store: Path, start: int, stop: int, length: int) -> None:
+    """Episodes of equal length; each step says its number in the whole."""
+    rows = length + 1
+    base = {n: np.zeros((rows, *s.shape), s.dtype) for n, s in SCHEMA.columns.items()}
+    base["final"][-1] = True
+    base["truncated"][-2] = True
+    report = TransferReport()
+    with StoreWriter(store, SCHEMA, StoreConfig(durability="kernel")) as writer:
+        for number in range(start // length, stop // length):
+            columns = dict(base)
+            seen = np.zeros((rows, 4), np.float32)
+            seen[:, 0] = number
+            seen[:, 1] = np.arange(rows)
+            columns["observation.joint_position"] = seen
+            columns["stamp_ns"] = (number * rows + np.arange(rows, dtype=np.int64)) * 10**8
+            key = EpisodeKey("weeks", 1, number)
+            outcome = Outcome.SUCCESS if number % 4 == 0 else Outcome.TIMEOUT
+            result = EpisodeResult(
+                key, EpisodeSource.ONLINE, outcome, length, 0.0, interventions=0, start_ns=0,
+                end_ns=1, reason="",
+            )  # fmt: skip
+            episode = RecordedEpisode(key, EpisodeSource.ONLINE, columns, result, "arm", "t")
+            take(writer, episode, SCHEMA.hash, report)
+    if report.skipped:
+        raise SystemExit(report.skipped[0])
+
+
+def look(store: Path, batches: int) -> dict[str, Any]:
+    """Open, draw; in a process of its own, so that its memory can be told."""
+    from user_learner.sampling import ReplaySource, SamplerConfig
+
+    before = rss_mb()
+    started = time.perf_counter()
+    with closing(StoreReader(store)) as reader:
+        opened_s = time.perf_counter() - started
+        reader_mb = rss_mb() - before
+        episodes = len(reader.tables.extents)
+    started = time.perf_counter()
+    source = ReplaySource(store, SamplerConfig(memory_bytes=256 * 2**20))
+    source_s = time.perf_counter() - started
+    times, seen = [], []
+    try:
+        for _ in range(batches):
+            started = time.perf_counter()
+            batch = source.sample(256)
+            times.append(time.perf_counter() - started)
+            seen.append(np.array(batch.observation["joint_position"][:, 0]))
+    finally:
+        source.close()
+    drawn = np.concatenate(seen)
+    bins = np.histogram(drawn, bins=20)[0]
+    expected = len(drawn) / 20
+    return {
+        "open_s": round(opened_s, 3), "reader_mb": round(reader_mb, 1), "source_s": round(source_s, 3),
+        "process_mb": round(rss_mb(), 1), "extents": episodes,
+        "batch_ms_p50": round(1e3 * float(np.median(times)), 3),
+        "batch_ms_p99": round(1e3 * float(np.quantile(times, 0.99)), 3),
+        "chi2_of_19": round(float(((bins - expected) ** 2 / expected).sum()), 1),
+    }  # fmt: skip
+
+
+def rss_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,358 @@
+"""Backup and restore while a store is written, retention by rule, segments on another disk."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from user_core.errors import StoreError
+from user_core.types import EpisodeSource, Outcome
+from user_learner.cli.data import main
+from user_learner.edits.entries import Edit, EditKind
+from user_learner.edits.log import EditLog
+from user_learner.replay import RetentionConfig, StoreReader, StoreWriter
+from user_learner.replay.index import INDEX_NAME
+from user_learner.replay.maintenance import verify
+from user_learner.replay.segments import SEGMENTS
+from user_learner.upkeep.backup import backup, restore
+from user_learner.upkeep.retention import retain
+from user_learner.upkeep.tiering import bring_back, move_old
+from user_testing.waiting import wait_until
+from user_testing.worlds.replay import (
+    QUICK,
+    Actor,
+    Plan,
+    assert_holds,
+    fill,
+    joined,
+    same_columns,
+)
+
+SMALL = QUICK.replace(segment_bytes=1)  # 1024 rows
+
+
+def make(path, episodes=40, rows=200, actor=None, **how):
+    actor = actor or Actor(1)
+    with StoreWriter(path, config=SMALL) as writer:
+        return actor, fill(writer, actor, [Plan(rows, **how)] * episodes)
+
+
+def contents(path):
+    with closing(StoreReader(path)) as reader:
+        return {e.key: reader.read_episode(e) for e in reader.episodes() if e.extents}
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    for key, columns in one.items():
+        for name, rows in columns.items():
+            assert np.array_equal(rows, other[key][name]), (key, name)
+
+
+# --- backup ------------------------------------------------------------------------------------
+
+
+def test_a_backup_is_a_store_and_the_next_one_copies_what_came_since(tmp_path):
+    store, copy = tmp_path / "store", tmp_path / "copy"
+    actor, chunks = make(store)
+    EditLog(store).path.write_bytes(b"")
+    first = backup(store, copy)
+    assert first.copied == first.segments and verify(copy).ok
+    same(contents(store), contents(copy))
+    assert (copy / "edits.log").exists()
+    assert backup(store, copy).nbytes == 0
+    with StoreWriter(store, config=SMALL) as writer:
+        more = fill(writer, actor, [Plan(200)] * 3)
+    second = backup(store, copy)
+    assert 0 < second.nbytes < first.nbytes / 4 and second.copied < first.segments / 2
+    assert verify(copy).ok
+    with closing(StoreReader(copy)) as reader:
+        assert_holds(reader, [*chunks, *more])
+
+
+def test_a_backup_follows_what_retention_drops(tmp_path):
+    store, copy = tmp_path / "store", tmp_path / "copy"
+    make(store)
+    backup(store, copy)
+    with StoreWriter(store, config=SMALL) as writer:
+        writer.retain(RetentionConfig(max_rows=3000))
+    report = backup(store, copy)
+    assert report.removed > 0 and report.nbytes == 0
+    same(contents(store), contents(copy))
+
+
+def test_a_backup_while_the_store_is_written_is_a_committed_state(tmp_path):
+    store, copy = tmp_path / "store", tmp_path / "copy"
+    make(store, episodes=5)
+    stop = threading.Event()
+
+    def write():
+        actor = Actor(2)
+        with StoreWriter(store, config=SMALL) as writer:
+            while not stop.is_set():
+                fill(writer, actor, [Plan(100)])
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        before = 0
+        for _ in range(5):
+            report = backup(store, copy)
+            assert verify(copy).errors == []
+            assert report.steps >= before
+            before = report.steps
+    finally:
+        stop.set()
+        thread.join()
+    backup(store, copy)
+    same(contents(store), contents(copy))
+
+
+def test_a_restored_store_is_a_successor_and_takes_data(tmp_path):
+    store, copy, back = tmp_path / "store", tmp_path / "copy", tmp_path / "back"
+    actor, _ = make(store)
+    backup(store, copy)
+    assert restore(copy, back).ok
+    same(contents(store), contents(back))
+    with StoreWriter(back, config=SMALL) as writer, closing(StoreReader(store)) as old:
+        assert writer.store != old.meta.store
+        fill(writer, actor, [Plan(100)])
+    assert verify(back).ok
+    with pytest.raises(StoreError, match="something there"):
+        restore(copy, back)
+    with pytest.raises(StoreError, match="backup"):
+        backup(back, copy)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").write_text("of a person")
+    with pytest.raises(StoreError, match="something there"):
+        backup(store, tmp_path / "other")
+
+
+_BACKUP = "import sys; from user_learner.cli.data import main; sys.exit(main(sys.argv[1:]))"
+
+
+def killed_at(words, look, path):
+    """Run a command, and kill it as soon as something of its is there."""
+    child = subprocess.Popen([sys.executable, "-c", _BACKUP, *map(str, words)],
+                             stdout=subprocess.DEVNULL)  # fmt: skip
+    try:
+        wait_until(lambda: child.poll() is not None or look(path), timeout_s=60, period_s=0.001)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+
+
+def test_a_backup_that_is_killed_is_the_one_before_and_the_next_continues(tmp_path):
+    store, copy = tmp_path / "store", tmp_path / "copy"
+    actor, _ = make(store, episodes=60)
+    for count in (1, 5, 9):
+        killed_at(
+            ["backup", store, copy],
+            lambda path, count=count: (
+                (path / SEGMENTS).exists() and len(list((path / SEGMENTS).iterdir())) >= count
+            ),
+            copy,
+        )
+        if (copy / INDEX_NAME).exists():
+            assert verify(copy).ok
+    backup(store, copy)
+    assert verify(copy).ok
+    kept = contents(copy)
+    with StoreWriter(store, config=SMALL) as writer:
+        fill(writer, actor, [Plan(200)] * 20)
+    segments = len(list((copy / SEGMENTS).iterdir()))
+    killed_at(
+        ["backup", store, copy],
+        lambda path: len(list((path / SEGMENTS).iterdir())) > segments,
+        copy,
+    )
+    found = contents(copy)
+    assert verify(copy).ok and found.keys() >= kept.keys()
+    backup(store, copy)
+    same(contents(store), contents(copy))
+
+
+# --- retention by rule ---------------------------------------------------------------------------
+
+
+def successes(path):
+    with closing(StoreReader(path)) as reader:
+        return {e.key for e in reader.episodes()
+                if e.result and e.result.outcome is Outcome.SUCCESS}  # fmt: skip
+
+
+def mixed(path):
+    """Online episodes of which every fourth succeeds, and demonstrations."""
+    actor = Actor(1)
+    plans = [Plan(100, terminated=k % 4 == 0) for k in range(120)]
+    with StoreWriter(path, config=SMALL) as writer:
+        chunks = fill(writer, actor, plans)
+        chunks += fill(writer, Actor(2), [Plan(100, EpisodeSource.DEMONSTRATION)] * 5)
+    return actor, chunks
+
+
+def test_what_counts_stays_and_the_rest_goes_the_oldest_first(tmp_path):
+    _, chunks = mixed(tmp_path)
+    before, good = contents(tmp_path), successes(tmp_path)
+    assert 10 < len(good) < 60
+    with StoreWriter(tmp_path, config=SMALL) as writer:
+        gone = retain(writer, RetentionConfig(max_rows=6000, keep=("successes",)))
+        assert sum(one.rows for one in gone) > 5000
+        after = contents(tmp_path)
+        assert good <= after.keys()
+        assert sum(len(rows["reward"]) for rows in after.values()) <= 6100
+        same({key: before[key] for key in after}, after)
+        dropped = before.keys() - after.keys()
+        kept_late = [key.number for key in after.keys() - good if key.producer == "actor1"]
+        assert max(key.number for key in dropped) < max(kept_late) and kept_late
+        assert retain(writer, RetentionConfig(max_rows=6000, keep=("successes",))) == []
+        more = fill(writer, Actor(3), [Plan(100)] * 12)
+    report = verify(tmp_path)
+    assert report.errors == []
+    demonstrations = [c for c in chunks if c.source is EpisodeSource.DEMONSTRATION]
+    wanted, found = joined([*demonstrations, *more]), contents(tmp_path)
+    for key, columns in wanted.items():
+        assert same_columns(found[key], columns), key
+
+
+def test_tags_thinning_and_edited_outcomes_are_rules_too(tmp_path):
+    make(tmp_path, episodes=60, rows=100)
+    keys = sorted(contents(tmp_path), key=lambda key: key.number)
+    log = EditLog(tmp_path)
+    log.append(Edit(EditKind.TAG, (keys[1],), {"add": ["keep"], "remove": []}))
+    log.append(Edit.relabel((keys[2],), Outcome.SUCCESS))
+    policy = RetentionConfig(max_rows=1, keep=("tagged", "successes"), thin=10)
+    with StoreWriter(tmp_path, config=SMALL) as writer:
+        retain(writer, policy)
+    after = contents(tmp_path)
+    assert {keys[1], keys[2]} <= after.keys()
+    assert 5 <= len(after) - 2 <= 20  # a tenth, and what was in the open segment
+    assert verify(tmp_path).errors == []
+
+
+def test_an_index_that_is_lost_after_it_is_written_again_from_the_logs(tmp_path):
+    mixed(tmp_path)
+    with StoreWriter(tmp_path, config=SMALL) as writer:
+        retain(writer, RetentionConfig(max_rows=6000, keep=("successes",)))
+    after = contents(tmp_path)
+    for suffix in ("", "-wal", "-shm"):
+        (tmp_path / (INDEX_NAME + suffix)).unlink(missing_ok=True)
+    with StoreWriter(tmp_path, config=SMALL) as writer:
+        assert any("rebuilt" in line for line in writer.warnings)
+    same(after, contents(tmp_path))
+
+
+_RETAIN = """
+import os, sys
+from user_learner.upkeep import retention
+from user_learner.replay import RetentionConfig, StoreWriter
+at, path = sys.argv[1], sys.argv[2]
+from user_testing.worlds.replay import QUICK
+write, remove = retention.rewrite, retention.remove_segment
+if at == "written":
+    def rewrite(*words):
+        write(*words)
+        os.kill(os.getpid(), 9)
+    retention.rewrite = rewrite
+else:
+    retention.remove_segment = lambda path: os.kill(os.getpid(), 9)
+with StoreWriter(path, config=QUICK.replace(segment_bytes=1)) as writer:
+    retention.retain(writer, RetentionConfig(max_rows=6000, keep=("successes",)))
+"""
+
+
+@pytest.mark.parametrize("at", ["written", "committed"])
+def test_a_kill_while_compacting_loses_nothing_and_leaves_nothing(tmp_path, at):
+    mixed(tmp_path)
+    before, good = contents(tmp_path), successes(tmp_path)
+    done = subprocess.run([sys.executable, "-c", _RETAIN, at, str(tmp_path)], check=False)
+    assert done.returncode == -9
+    after = contents(tmp_path)
+    assert (after.keys() == before.keys()) is (at == "written")
+    assert good <= after.keys()
+    with StoreWriter(tmp_path, config=SMALL) as writer:
+        assert writer.warnings == []
+        with closing(StoreReader(tmp_path)) as reader:
+            known = {f"{row[0]:08d}" for row in reader.tables.segments}
+        assert {p.name for p in (tmp_path / SEGMENTS).iterdir()} == known
+        retain(writer, RetentionConfig(max_rows=6000, keep=("successes",)))
+    assert verify(tmp_path).errors == []
+    same({key: before[key] for key in contents(tmp_path)}, contents(tmp_path))
+
+
+def test_a_full_disk_while_compacting_changes_nothing(tmp_path, monkeypatch):
+    mixed(tmp_path)
+    before = contents(tmp_path)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("user_learner.upkeep.retention.encode_entry", full)
+    with StoreWriter(tmp_path, config=SMALL) as writer:
+        with pytest.raises(StoreError):
+            retain(writer, RetentionConfig(max_rows=6000, keep=("successes",)))
+        fill(writer, Actor(4), [Plan(50)])
+    assert before.keys() < contents(tmp_path).keys() and verify(tmp_path).ok
+
+
+# --- tiering ---------------------------------------------------------------------------------------
+
+
+def test_old_segments_lie_elsewhere_and_everything_works_as_before(tmp_path):
+    store, slow = tmp_path / "store", tmp_path / "slow"
+    actor, _ = make(store)
+    before = contents(store)
+    with closing(StoreReader(store)) as reader:
+        report = move_old(store, slow, keep_bytes=0)
+        assert report.moved > 3 and report.here == 1  # the one that is being filled
+        episode = next(iter(reader.episodes()))
+        assert len(reader.read_episode(episode)["reward"])  # a reader that was open
+    same(before, contents(store))
+    assert verify(store).ok and any(slow.rglob("*.col"))
+    assert move_old(store, slow, keep_bytes=0).moved == 0
+    with StoreWriter(store, config=SMALL) as writer:
+        fill(writer, actor, [Plan(200)] * 8)
+        gone = writer.retain(RetentionConfig(max_rows=5000))
+    assert gone and verify(store).ok
+    there = {path.name for path in slow.rglob("0*") if path.is_dir()}
+    assert not {f"{one.segment:08d}" for one in gone} & there  # retention removed them there
+    assert backup(store, tmp_path / "copy").segments and verify(tmp_path / "copy").ok
+    after = contents(store)
+    assert bring_back(store).moved > 0
+    assert not any(path.is_symlink() for path in (store / SEGMENTS).iterdir())
+    same(after, contents(store))
+    with pytest.raises(StoreError, match="within the store"):
+        move_old(store, store / "slow", 0)
+
+
+def test_a_slow_disk_that_is_away_is_told_and_not_taken_for_lost(tmp_path):
+    store, slow = tmp_path / "store", tmp_path / "slow"
+    make(store)
+    before = contents(store)
+    move_old(store, slow, keep_bytes=0)
+    os.rename(slow, tmp_path / "away")
+    report = verify(store)
+    assert not report.ok and any("No such file" in line for line in report.errors)
+    os.rename(tmp_path / "away", slow)
+    assert verify(store).ok
+    same(before, contents(store))
+
+
+def test_the_commands(tmp_path, capsys):
+    store = tmp_path / "store"
+    mixed(store)
+    assert main(["backup", str(store), str(tmp_path / "copy")]) == 0
+    assert main(["retain", str(store), "--max-rows", "6000", "--keep", "successes"]) == 0
+    assert main(["retain", str(store)]) == 2
+    assert main(["tier", str(store), str(tmp_path / "slow"), "--keep-mb", "0"]) == 0
+    assert main(["tier", str(store), "--back"]) == 0
+    assert main(["restore", str(tmp_path / "copy"), str(tmp_path / "back")]) == 0
+    said = capsys.readouterr().out
+    assert "dropped" in said and "moved" in said and "episodes are at" in said

@@ -1,0 +1,105 @@
+"""``user data backup``, ``restore``, ``retain`` and ``tier``: what keeps a store for weeks."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, get_args
+
+from rich.console import Console
+
+from user_core.errors import SuiteError
+from user_learner.cli.running import list_lines, progress
+from user_learner.replay.config import RetentionConfig, StoreConfig
+from user_learner.replay.writer import StoreWriter
+from user_learner.upkeep.backup import backup, restore
+from user_learner.upkeep.retention import retain
+from user_learner.upkeep.tiering import bring_back, move_old
+
+_MB = 2**20
+
+
+def add_upkeep(commands: Any) -> None:
+    """Add the commands."""
+    save = commands.add_parser(
+        "backup", help="copy a store, or what came since, while it is in use"
+    )
+    save.add_argument("store", help="directory of the store")
+    save.add_argument("to", help="directory of the backup, which is a store itself")
+    save.set_defaults(run=_backup)
+
+    load = commands.add_parser("restore", help="make a store of a backup, and verify it")
+    load.add_argument("backup", help="directory of the backup")
+    load.add_argument("store", help="directory that is not there")
+    load.set_defaults(run=_restore)
+
+    keep = commands.add_parser(
+        "retain", help="drop old episodes by a rule, of a store that nobody writes to"
+    )
+    keep.add_argument("store", help="directory of the store")
+    keep.add_argument("--max-mb", type=float, default=0.0, help="megabytes of rows to keep")
+    keep.add_argument("--max-rows", type=int, default=0, help="rows to keep")
+    names = get_args(get_args(RetentionConfig.model_fields["keep"].annotation)[0])
+    keep.add_argument(
+        "--keep", action="append", default=[], choices=names,
+        help="old episodes that stay, beside demonstrations",
+    )  # fmt: skip
+    keep.add_argument("--thin", type=int, default=0, help="of the others each so manieth stays")
+    keep.set_defaults(run=_retain)
+
+    move = commands.add_parser("tier", help="move old segments to a slower disk; links stay")
+    move.add_argument("store", help="directory of the store")
+    move.add_argument("to", nargs="?", default="", help="directory on the slower disk")
+    move.add_argument("--keep-mb", type=float, default=10240.0, help="megabytes that stay here")
+    move.add_argument("--back", action="store_true", help="bring all segments back")
+    move.set_defaults(run=_tier)
+
+
+def _backup(options: argparse.Namespace, console: Console) -> int:
+    with progress(console, "copying") as update:
+        report = backup(options.store, options.to, update)
+    console.print(
+        f"{report.steps:,} rows in {report.segments:,} segments are at {options.to}: "
+        f"{report.nbytes / _MB:,.1f} MB of {report.copied:,} segments were copied, "
+        f"{report.removed:,} removed"
+    )
+    return 0
+
+
+def _restore(options: argparse.Namespace, console: Console) -> int:
+    with progress(console, "copying") as update:
+        report = restore(options.backup, options.store, update)
+    console.print(f"{report.rows:,} rows, {report.episodes:,} episodes are at {options.store}")
+    list_lines(console, "broken", report.errors, "red")
+    list_lines(console, "note", report.warnings, "yellow")
+    return 0 if report.ok else 1
+
+
+def _retain(options: argparse.Namespace, console: Console) -> int:
+    policy = RetentionConfig(
+        max_bytes=round(options.max_mb * _MB), max_rows=options.max_rows,
+        keep=tuple(options.keep), thin=options.thin,
+    )  # fmt: skip
+    if policy.keeps_all:
+        raise SuiteError("retention", got="no limit", expected="--max-mb or --max-rows")
+    if not Path(options.store).is_dir():
+        raise SuiteError(f"store {options.store}", got="nothing there", expected="a directory")
+    with StoreWriter(options.store, config=StoreConfig()) as writer:
+        gone = retain(writer, policy)
+    rows = sum(one.rows for one in gone)
+    console.print(f"{rows:,} rows of {len(gone):,} segments were dropped")
+    return 0
+
+
+def _tier(options: argparse.Namespace, console: Console) -> int:
+    if options.back:
+        report = bring_back(options.store)
+    elif options.to:
+        report = move_old(options.store, options.to, round(options.keep_mb * _MB))
+    else:
+        raise SuiteError("tier", got="no directory", expected="one on another disk, or --back")
+    console.print(
+        f"{report.moved:,} segments, {report.nbytes / _MB:,.1f} MB moved; {report.here:,} are here, "
+        f"{report.there:,} elsewhere"
+    )
+    return 0

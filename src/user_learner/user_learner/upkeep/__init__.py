@@ -1,0 +1,1 @@
+"""What keeps a store for weeks: retention by rule, segments on slower disks, backups."""

@@ -1,0 +1,156 @@
+"""Old segments on a slower disk: another directory, also one of another host that is mounted.
+
+A segment that was moved is a symbolic link at its place, so that readers, samplers, backups and
+verification find it as before. The copy is complete and durable before the link takes the place of the
+segment, in one step; who has it mapped goes on with what he has.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from user_core.errors import StoreError
+from user_core.runtime.files import sync_directory
+from user_learner.replay.index import connect, load_meta
+from user_learner.replay.segments import SEGMENTS, segment_directory
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+@dataclass
+class TieringReport:
+    """What was moved.
+
+    Attributes:
+        moved: Segments.
+        nbytes: Their bytes.
+        here: Segments that stay on the store's own disk.
+        there: Segments that are elsewhere.
+    """
+
+    moved: int = 0
+    nbytes: int = 0
+    here: int = 0
+    there: int = 0
+
+
+def move_old(
+    store: str | Path,
+    target: str | Path,
+    keep_bytes: int,
+    is_over: Callable[[], bool] = lambda: False,
+) -> TieringReport:
+    """Move the oldest sealed segments elsewhere until the newest of so many bytes are left here.
+
+    Args:
+        store: The store; others may read and write it.
+        target: Directory for segments of this store; made below, under the store's identity.
+        keep_bytes: Bytes of segments that stay.
+        is_over: Asked before each segment: whether to leave the rest for later.
+
+    Raises:
+        StoreError: There is no store, or ``target`` lies in it.
+        OSError: The disk there is full, or away; what was moved is whole, the rest is here.
+    """
+    store, target = Path(store).resolve(), Path(target).expanduser().resolve()
+    if target == store or store in target.parents:
+        raise StoreError(f"directory for old segments {target}", got="one within the store",
+                         expected="one on another disk")  # fmt: skip
+    with closing(connect(store, writable=False)) as index:
+        identity = load_meta(index).store
+        rows = index.execute("SELECT id, sealed FROM segments ORDER BY id").fetchall()
+    place = target / identity
+    place.mkdir(parents=True, exist_ok=True)
+    report = TieringReport()
+    here = []
+    for segment, sealed in rows:
+        path = segment_directory(store, segment)
+        if path.is_symlink():
+            report.there += 1
+            continue
+        report.here += 1
+        here.append((path, bool(sealed), _used(path)))
+    left = sum(nbytes for *_, nbytes in here)
+    for path, sealed, nbytes in here:
+        if left <= keep_bytes or is_over():
+            break
+        if not sealed:
+            continue
+        _move(path, place / path.name)
+        left -= nbytes
+        report.moved += 1
+        report.nbytes += nbytes
+        report.here -= 1
+        report.there += 1
+    return report
+
+
+def bring_back(store: str | Path) -> TieringReport:
+    """Move all segments back to the store's own disk. Raises as :func:`move_old`."""
+    report = TieringReport()
+    for link in sorted((Path(store) / SEGMENTS).iterdir()):
+        if not link.is_symlink():
+            report.here += 1
+            continue
+        away = link.resolve()
+        part = link.with_name(link.name + ".part")
+        _copy(away, part)
+        exchange(part, link)
+        part.unlink()
+        shutil.rmtree(away, ignore_errors=True)
+        report.moved += 1
+        report.nbytes += _used(link)
+        report.here += 1
+    return report
+
+
+def _move(path: Path, away: Path) -> None:
+    _copy(path, away)
+    link = path.with_name(path.name + ".part")
+    link.unlink(missing_ok=True)
+    link.symlink_to(away, target_is_directory=True)
+    exchange(link, path)
+    sync_directory(path.parent)
+    shutil.rmtree(link)  # the segment that was at the place
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A durable copy of a directory of files, under its name when it is complete."""
+    part = target.with_name(target.name + ".copy")
+    for old in (part, target):
+        if old.is_symlink():
+            old.unlink()
+        shutil.rmtree(old, ignore_errors=True)
+    part.mkdir(parents=True)
+    for file in source.iterdir():
+        shutil.copy2(file, part / file.name)
+        with open(part / file.name, "rb") as stream:
+            os.fsync(stream.fileno())
+    part.rename(target)
+    sync_directory(target.parent)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Exchange two names in one step, so that neither is ever missing (Linux: renameat2).
+
+    Raises:
+        OSError: The file system cannot.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    done = libc.renameat2(
+        _AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE
+    )
+    if done != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(one))
+
+
+def _used(path: Path) -> int:
+    """Bytes that a segment takes; holes take none."""
+    return sum(file.stat().st_blocks * 512 for file in path.iterdir())
