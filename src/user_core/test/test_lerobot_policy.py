@@ -180,6 +180,22 @@ def test_versions_hold_what_is_trained_and_name_their_base(vlm, tmp_path):
         make(type="smolvla", checkpoint=str(tmp_path / "a"), config={}, checkpoint_hash="0" * 64)
 
 
+def test_adapters_are_part_of_the_weights_that_lerobot_opens(tmp_path):
+    make(type="act").save(tmp_path / "base")
+    adapted = make(checkpoint=str(tmp_path / "base"), config={}, adapter={"rank": 2})
+    adapted.load(learned(adapted, 5).arrays())
+    adapted.save(tmp_path / "saved")
+    plain = make(checkpoint=str(tmp_path / "saved"), config={})
+    np.testing.assert_allclose(
+        plain.act(seen(), deterministic=True), adapted.act(seen(), deterministic=True), atol=1e-5
+    )
+    assert not np.allclose(
+        plain.act(seen(), deterministic=True),
+        make(checkpoint=str(tmp_path / "base"), config={}).act(seen(), deterministic=True),
+        atol=1e-4,
+    )
+
+
 def test_plans_go_on_where_lerobot_can(vlm):
     policy = make(type="smolvla", config=vlm)
     policy.reset(TASK)

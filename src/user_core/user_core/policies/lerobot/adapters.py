@@ -6,6 +6,7 @@ as a whole; robots have the base, which its hash names. Imports torch.
 
 from __future__ import annotations
 
+import copy
 import importlib
 from typing import Any
 
@@ -64,6 +65,25 @@ def adapt(policy: nn.Module, config: AdapterConfig, base_hash: str, seed: int) -
     for name, parameter in policy.named_parameters():
         parameter.requires_grad_(".lora_" in name or _begins(name, config.whole))
     return chosen
+
+
+def merged(policy: nn.Module) -> nn.Module:
+    """The policy with its adapters added to the weights that they stand beside: a copy, or the policy itself where it has
+    none."""
+    adapted = [name for name, module in policy.named_modules() if _is_adapter(module)]
+    if not adapted:
+        return policy
+    whole = copy.deepcopy(policy)
+    for name in adapted:
+        parent, _, child = name.rpartition(".")
+        layer: Any = whole.get_submodule(name)
+        layer.merge()
+        setattr(whole.get_submodule(parent), child, layer.get_base_layer())
+    return whole
+
+
+def _is_adapter(module: nn.Module) -> bool:
+    return hasattr(module, "merge") and hasattr(module, "get_base_layer")
 
 
 def _linear_layers(policy: nn.Module) -> list[str]:

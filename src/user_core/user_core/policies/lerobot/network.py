@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from user_core.errors import PolicyError, SpecError
 from user_core.policies.features import ActionScale
+from user_core.policies.lerobot.adapters import merged
 from user_core.policies.lerobot.inputs import ACTION
 from user_core.policies.lerobot.opening import Opened, normalising, seeded
 from user_core.specs import Array, Arrays
@@ -102,12 +102,6 @@ class LeRobotNetwork(nn.Module):
             if isinstance(module, _BatchNorm):
                 changing |= {f"{prefix}.{name}" for name, _ in module.named_buffers(recurse=False)}
         return [name for name in names if name in changing]
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> LeRobotNetwork:
-        fresh = LeRobotNetwork.__new__(LeRobotNetwork)
-        memo[id(self)] = fresh
-        fresh.__dict__.update(copy.deepcopy(self.__dict__, memo))
-        return fresh
 
     def to(self, *args: Any, **keywords: Any) -> LeRobotNetwork:
         """Also tells policy and processors where they are."""
@@ -255,10 +249,11 @@ class LeRobotNetwork(nn.Module):
             step.device = self.device
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint of LeRobot: configuration, weights and processors."""
+        """Write a checkpoint of LeRobot: configuration, weights (adapters are added to them) and processors."""
         self._bind()
         folder.mkdir(parents=True, exist_ok=True)
-        self.policy.save_pretrained(folder)
+        policy: Any = merged(self.policy)
+        policy.save_pretrained(folder)
         self.before.save_pretrained(folder)
         self.after.save_pretrained(folder)
 
