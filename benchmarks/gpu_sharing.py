@@ -461,6 +461,50 @@ def _last(output: str, errors: str) -> dict[str, Any]:
         return {"error": errors[-300:]}
 
 
+def draw(file: Path, picture: Path) -> None:
+    """A timeline of what the GPU did around a weight update, from a measurement with ``--trace``."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    row = next(row for row in rows if any(kind == "update" for kind, *_ in row.get("trace", ())))
+    middle = min(begin for kind, begin, _ in row["trace"] if kind == "update")
+    lanes = {"answer": "#c0392b", "backward": "#2c6fab", "forward": "#7fb2dd", "update": "#e08e0b"}
+    names = {
+        "answer": "answers to the robot", "backward": "training, backward", "forward": "training, forward",
+        "update": "new weights, 32 MB each",
+    }  # fmt: skip
+    figure, axes = pyplot.subplots(2, 1, figsize=(9, 4.2), height_ratios=(1, 1))
+    answer = min((b for k, b, _ in row["trace"] if k == "answer" and b > middle), default=middle)
+    for axis, (low, high) in zip(
+        axes, ((middle - 60, middle + 110), (answer - 6, answer + 10)), strict=True
+    ):
+        for lane, (kind, colour) in enumerate(lanes.items()):
+            bars = [
+                (b, max(e - b, 1e-3))
+                for k, b, e in row["trace"]
+                if k == kind and e > low and b < high
+            ]
+            axis.broken_barh(
+                [(b - middle, width) for b, width in bars],
+                (3 - lane, 0.8),
+                color=colour,
+                linewidth=0,
+            )
+        axis.set_yticks([3.4 - lane for lane in range(4)], [names[kind] for kind in lanes])
+        axis.set_xlim(low - middle, high - middle)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_title(
+        "One GPU: answers at 20 Hz, training of 1.2 G parameters, and an update of all weights",
+        fontsize=10,
+    )
+    axes[1].set_xlabel("ms since the first piece of the update; below: around one answer")
+    figure.tight_layout()
+    figure.savefig(picture, dpi=80)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -481,10 +525,20 @@ def main() -> None:
     parser.add_argument(
         "--trace", action="store_true", help="note when the GPU does what (one process)"
     )
+    parser.add_argument(
+        "--draw",
+        nargs=2,
+        type=Path,
+        metavar=("TRACE", "PICTURE"),
+        help="draw what --trace has noted",
+    )
     parser.add_argument("--role", choices=["one", "train", "infer"], default=None)
     parser.add_argument("--way", default="")
     parser.add_argument("--turns", default="")
     args = parser.parse_args()
+    if args.draw is not None:
+        draw(*args.draw)
+        return
     if args.role is not None:
         bench, out = Bench(args), dict[str, Any]()
         if args.role == "train":

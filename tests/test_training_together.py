@@ -17,8 +17,9 @@ import pytest
 
 from user_core.codecs.weights import read_arrays
 from user_core.config import from_mapping, to_mapping
-from user_core.errors import ConfigError, RankLost, SuiteError
+from user_core.errors import ConfigError, RankFailed, RankLost, SuiteError
 from user_core.fakes import PolicyMailbox
+from user_core.plugins import PluginChoice
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import (
     ChunkId,
@@ -147,10 +148,12 @@ def learner(folder: Path, store: Path, kind: str = "bc", **more: Any) -> Learner
     return from_mapping(LearnerConfig, {**values, "training": training, **more})
 
 
-def trained(config: LearnerConfig) -> dict[str, Any]:
-    """The arrays of the last checkpoint, after a training to its end."""
+def trained(config: LearnerConfig, other: LearnerConfig | None = None) -> dict[str, Any]:
+    """The arrays of the last checkpoint, after a training to its end. ``other``: what all but the first are told."""
+    ranks = Ranks(config, SPEC, lambda error: None)
+    ranks._asked = other or config
     with (
-        Ranks(config, SPEC, lambda error: None) as ranks,
+        ranks,
         open_learner(ranks.config, SPEC, PolicyMailbox()) as loop,
     ):
         loop.run()
@@ -173,16 +176,27 @@ def arrays_of(state: dict[str, Any]) -> dict[str, Any]:
     return {**arrays, "": json.dumps(rest["source"])}
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
-def test_two_ranks_train_as_one_with_the_whole_batch(kind, tmp_path, store):
-    one = trained(learner(tmp_path / "one", store, kind))
-    two = trained(learner(tmp_path / "two", store, kind, ranks=2))
+def alike(one: dict[str, Any], two: dict[str, Any]) -> None:
+    """To rounding; the sampler's state, generators and counts exactly."""
     assert one.keys() == two.keys()
     for name, array in one.items():
         if isinstance(array, str) or array.dtype.kind != "f":
-            assert np.array_equal(array, two[name]), name  # the sampler's state, generators, counts
+            assert np.array_equal(array, two[name]), name
         else:
             np.testing.assert_allclose(array, two[name], rtol=2e-3, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["flow", "rlpd"])
+def test_a_rank_on_a_host_without_the_store_gets_its_part_from_the_first(kind, tmp_path, store):
+    one = trained(learner(tmp_path / "one", store, kind))
+    config = learner(tmp_path / "two", store, kind, ranks=2)
+    alike(one, trained(config, config.replace(store=tmp_path / "not_here")))
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_two_ranks_train_as_one_with_the_whole_batch(kind, tmp_path, store):
+    one = trained(learner(tmp_path / "one", store, kind))
+    alike(one, trained(learner(tmp_path / "two", store, kind, ranks=2)))
 
 
 def test_under_torchrun_they_find_their_places(tmp_path, store):
@@ -253,21 +267,18 @@ def test_the_end_of_a_rank_is_told_and_ends_the_others(tmp_path, store):
 
 
 def test_a_rank_that_fails_by_itself_says_why(tmp_path, store):
-    """It finds no store: as on a host that has none."""
-    found = threading.Event()
     config = learner(tmp_path, store, ranks=2)
-    ranks = Ranks(config, SPEC, lambda error: found.set())
-    ranks._asked = config.replace(store=tmp_path / "elsewhere")
+    ranks = Ranks(config, SPEC, lambda error: None)
+    ranks._asked = config.replace(policy=PluginChoice(plugin="there_is_none"))
     with (  # noqa: PT012
         pytest.raises((RuntimeError, SuiteError)) as caught,
         ranks,
         open_learner(ranks.config, SPEC, PolicyMailbox()) as loop,
     ):
         loop.run()
-    assert found.wait(10)
     error = ranks.why_ended(caught.value)
-    assert isinstance(error, RankLost)  # a store may come yet
-    assert "elsewhere" in str(error)
+    assert isinstance(error, RankFailed)
+    assert "there_is_none" in str(error)
 
 
 @pytest.mark.timeout(300)

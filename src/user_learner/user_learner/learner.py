@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from user_core.config import Config, from_mapping, setting
 from user_core.errors import ConfigError
@@ -37,6 +37,9 @@ from user_learner.training.starting import (
     take_policy,
     without_debt,
 )
+
+if TYPE_CHECKING:  # with torch
+    from user_learner.ranks.feed import Feeds
 
 
 class DataConfig(Config):
@@ -178,6 +181,15 @@ def _share(minibatches: int) -> Share:
     return Share(distributed.rank(), distributed.world(), minibatches)
 
 
+def _feeds(stores: Sequence[Path]) -> Feeds | None:
+    """Ways to processes that do not have the stores; None where this one is alone."""
+    if _share(1).of == 1:
+        return None
+    from user_learner.ranks.feed import Feeds
+
+    return Feeds(stores)
+
+
 def _pace(config: LearnerConfig, algorithm: Any) -> Callable[[], object]:
     """What leaves the GPU to inference, where that is asked for: before each update, and between the blocks
     of a large network."""
@@ -240,14 +252,24 @@ def open_learner(
         history = list(config.history)
         if config.demonstrations:
             history.append(History(path=config.demonstrations, source=EpisodeSource.DEMONSTRATION))
-        meaning_warnings = check_meaning(config, spec, history)
+        feeds = _feeds([config.store, *(Path(older.path) for older in history)])
+        lacks = feeds is not None and feeds.lacks
+        meaning_warnings = [] if lacks else check_meaning(config, spec, history)
         share = _share(algorithm.updates_per_call)
         rows = config.training.batch_size * algorithm.updates_per_call
         share.rows(rows)  # refused where the processes cannot share them evenly
         sampler = config.sampler
         if sampler.output == "numpy" and str(getattr(algorithm, "device", "")).startswith("cuda"):
             sampler = sampler.replace(output="pinned")  # a GPU fetches such memory by itself
-        source = stack.enter_context(ReplaySource(config.store, sampler, history, share))
+
+        def open_source(part: Share) -> ReplaySource:
+            return ReplaySource(config.store, sampler, history, part)
+
+        own = feeds.source() if feeds is not None and lacks else open_source(share)
+        source: Any = stack.enter_context(own)
+        feeder = None if feeds is None else feeds.feeder(open_source, share, rows)
+        if feeder is not None:
+            stack.enter_context(feeder)
         listeners = [on_progress]
         for name, choice in _sinks(config).items():
             make = partial(choice.build, "metrics_sinks", path=f"sinks.{name}")
@@ -300,6 +322,8 @@ def open_learner(
                     guard.forget()
             if guard is not None:
                 guard.watch(config.store)
+            if feeder is not None:
+                feeder.begin(source.state())
             loop.abandon()
             raise
         yield loop

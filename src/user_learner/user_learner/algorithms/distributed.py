@@ -82,6 +82,15 @@ def agreed(decision: int) -> int:
     return int(tensor.item())
 
 
+def every(number: int) -> list[int]:
+    """The numbers of all processes, in their order."""
+    if not together():
+        return [number]
+    tensors = [torch.zeros(1, dtype=torch.int64, device=_device()) for _ in range(world())]
+    torch.distributed.all_gather(tensors, torch.tensor([number], device=_device()))
+    return [int(tensor.item()) for tensor in tensors]
+
+
 def told(message: Any) -> Any:
     """What the first process says, to all: plain values and arrays. One's own when alone."""
     if not together():
