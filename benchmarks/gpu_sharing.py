@@ -157,7 +157,7 @@ class Bench:
     def train(self, ready: Callable[[], None], stop: Callable[[], bool]) -> list[float]:
         """Train until ``stop``; call ``ready`` when it is under way. When each step was done, on the clock of
         the host."""
-        green = None
+        green: Any = None
         if self.way == "green80":
             from torch.cuda.green_contexts import GreenContext
 
@@ -403,7 +403,12 @@ def one_process(bench: Bench, trains: bool, infers: bool, out: dict[str, Any]) -
 def trainer_process(bench: Bench) -> None:
     """Training until a line comes on the standard input."""
     over = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.readline(), over.set()), daemon=True).start()
+
+    def listen() -> None:
+        sys.stdin.readline()
+        over.set()
+
+    threading.Thread(target=listen, daemon=True).start()
     done = bench.train(lambda: print("ready", flush=True), over.is_set)
     print(json.dumps({"done": done}), flush=True)
 

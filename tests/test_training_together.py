@@ -249,12 +249,12 @@ def test_the_end_of_a_rank_is_told_and_ends_the_others(tmp_path, store):
         open_learner(ranks.config, SPEC, PolicyMailbox()) as loop,
     ):
         (follower,) = psutil.Process().children()
-        killer = threading.Thread(
-            target=lambda: (
-                wait_until(lambda: loop.progress().update > 5, "updates"),
-                follower.send_signal(signal.SIGKILL),
-            )
-        )
+
+        def kill() -> None:
+            wait_until(lambda: loop.progress().update > 5, "updates")
+            follower.send_signal(signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
         killer.start()
         loop.run()
     killer.join()
