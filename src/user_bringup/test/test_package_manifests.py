@@ -48,6 +48,9 @@ OPTIONAL = {
     "starlette",
     "uvicorn",  # the console; the last three come with the first
     "playwright",
+    "trimesh",  # meshes of robots in the console
+    "wandb",
+    "trackio",  # sinks of metrics
     "pyarrow",
     "h5py",
     "minari",
