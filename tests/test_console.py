@@ -58,7 +58,7 @@ def console(tmp_path, start_process, ros_domain):
     """A running system with a console; its address."""
     file, port = tmp_path / "by_hand.yaml", free_port()
     file.write_text(_DEPLOYMENT, encoding="utf-8")
-    words = ["user", "up", str(file), "console:=true", f"console_port:={port}",
+    words = ["user", "up", str(file), "console:=true", f"console_port:={port}", "console.stop_on_blur:=true",
              "--runs", str(tmp_path), "--run", "r", "--no-table"]  # fmt: skip
     start_process(words, stdout=subprocess.DEVNULL, env=dict(os.environ))
 
@@ -261,6 +261,7 @@ def test_a_person_drives_judges_stops_and_looks_at_what_was_recorded(
 
     _drives_to_the_goal(page, console, eyes, solved)
     _sees_the_arm_as_it_stands(page, eyes)
+    _stops_when_the_page_loses_the_focus(page)
     _stops_in_an_emergency(page, eyes)
     _finds_the_episode(page, console)
     acts = [json.loads(t) for t in (tmp_path / "r" / "console_acts.jsonl").read_text().splitlines()]
@@ -336,6 +337,25 @@ def _sees_the_arm_as_it_stands(page, eyes):
         30,
         seen=drawn,
     )
+
+
+def _stops_when_the_page_loses_the_focus(page):
+    """As `stop_on_blur` wants it, and only while the switch is held."""
+    other = page.context.new_page()
+    session = page.context.new_cdp_session(page)
+    session.send("Emulation.setFocusEmulationEnabled", {"enabled": False})
+    page.bring_to_front()
+    page.keyboard.down("Space")
+    page.wait_for_function("() => userDrive.state.engaged", timeout=30_000)
+    other.bring_to_front()
+    page.wait_for_selector("[data-testid=reset]:visible", timeout=30_000)
+    other.close()
+    page.bring_to_front()
+    page.keyboard.up("Space")
+    session.send("Emulation.setFocusEmulationEnabled", {"enabled": True})
+    page.get_by_test_id("reset").click()
+    page.get_by_test_id("sure").click()
+    page.wait_for_selector("[data-testid=reset]:visible", state="hidden", timeout=30_000)
 
 
 def _stops_in_an_emergency(page, eyes):

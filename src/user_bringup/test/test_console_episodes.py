@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 
@@ -17,14 +18,16 @@ from user_bringup.console.episode_list import (
     row_of,
     traces,
 )
-from user_core.errors import StoreError
+from user_core.errors import StoreError, SuiteError
 from user_core.types import Outcome
 from user_learner.cli.episodes import main as shell
 from user_learner.edits.entries import Edit
 from user_learner.edits.listing import EpisodeFilter
 from user_learner.replay import StoreWriter
+from user_learner.replay.index import WHOLE_SEGMENT, Damage, connect, set_aside
+from user_learner.replay.segments import segment_directory
 from user_testing.waiting import wait_until
-from user_testing.worlds.replay import Actor, Plan, fill
+from user_testing.worlds.replay import QUICK, Actor, Plan, fill
 
 
 @pytest.fixture
@@ -154,6 +157,32 @@ def test_an_episode_that_is_not_there_and_a_store_that_is_not_are_said(episodes,
         episodes.episode("nobody~0~0")
     with pytest.raises(StoreError):
         EpisodeList(tmp_path / "none").find(EpisodeFilter())
+
+
+def test_an_episode_in_a_damaged_segment_is_said_so_and_the_others_are_shown(tmp_path):
+    store = tmp_path / "store"
+    with StoreWriter(store, config=QUICK.replace(segment_bytes=1)) as writer:
+        fill(writer, Actor(chunk_rows=2048), [Plan(1200), Plan(1200), Plan(1200)])
+    with contextlib.closing(connect(store, writable=True)) as db:
+        set_aside(db, [Damage(1, WHOLE_SEGMENT, "its checksum is wrong")])
+    segment = sorted((store / "segments").iterdir())[-1]
+    for file in segment.iterdir():
+        file.unlink()
+    episodes = EpisodeList(store)
+    listed = episodes.find(EpisodeFilter()).episodes
+    assert len(listed) == 3
+    said = {e.key.number: episodes.damages(e) for e in listed}
+    assert any("its checksum is wrong" in text for texts in said.values() for text in texts)
+    gone = [
+        e for e in listed if any(segment_directory(store, x[1]) == segment for x in e.info.extents)
+    ]
+    assert gone
+    for episode in gone:
+        with pytest.raises(SuiteError):
+            episodes.episode(key_text(episode.key))
+    sound = next(e for e in listed if e not in gone and not said[e.key.number])
+    assert len(episodes.episode(key_text(sound.key))[1]["reward"]) == 1201
+    episodes.close()
 
 
 def test_an_episode_is_read_whole(episodes):

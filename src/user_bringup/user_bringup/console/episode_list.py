@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from user_bringup.console.quality_watch import Quality, QualityWatch
-from user_core.errors import StoreError
+from user_core.errors import StoreCorrupt, StoreError
 from user_core.specs import Array
 from user_core.types import EpisodeKey
 from user_learner.edits.entries import Edit
@@ -103,11 +103,27 @@ class EpisodeList:
             info = item.episode.info
             kept = self._rows.get(key)
             if kept is None or kept[0] != info.rows:
-                self._rows[key] = (info.rows, view.reader.read_episode(info))
+                try:
+                    self._rows[key] = (info.rows, view.reader.read_episode(info))
+                except OSError as error:
+                    raise StoreCorrupt(
+                        f"rows of episode {key}", got=f"{error.filename}: {error.strerror}",
+                        expected="the files of its segments",
+                    ) from error  # fmt: skip
             self._rows.move_to_end(key)
             while len(self._rows) > 1 and (len(self._rows) > _KEPT or self._bytes() > _KEPT_BYTES):
                 self._rows.popitem(last=False)
             return item.episode, self._rows[key][1]
+
+    def damages(self, episode: EditedEpisode) -> list[str]:
+        """What the store has set aside of where an episode lies, for people: learners do not draw it."""
+        segments = {extent[1] for extent in episode.info.extents}
+        with self._open() as view:
+            return [
+                f"segment {one.segment}: {one.reason}"
+                for one in view.reader.tables.damages
+                if one.segment in segments
+            ]
 
     def close(self) -> None:
         """Close the store."""

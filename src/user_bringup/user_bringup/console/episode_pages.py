@@ -179,6 +179,8 @@ async def _episode(console: Console, frame: Any, episodes: EpisodeList, key: str
     if info.gaps:
         said.append(f"{info.gaps} rows never came")
     ui.label(", ".join(text for text in said if text)).classes("opacity-70")
+    for damage in await asyncio.to_thread(episodes.damages, episode):
+        ui.label(f"damaged, and not learned from: {damage}").classes("text-negative")
     for finding in episodes.quality.quality.findings.get(info.key, ()):
         ui.label(f"{finding.kind}: {finding.text}").classes("text-amber-8")
     _edits(console, frame, episodes, info)

@@ -149,6 +149,7 @@ class _RobotCardView:
                 ui.label(card.name).classes("text-xl font-bold")
                 self._state = ui.badge("").classes("text-base")
                 self._safety = ui.badge("").classes("text-base")
+                self._driver = ui.badge("", color="primary").classes("text-base")
             self._why = ui.label("").classes("text-amber-8")
             with ui.row().classes("gap-1"):
                 for label, icon in (
@@ -177,6 +178,9 @@ class _RobotCardView:
     def show(self, card: RobotCard) -> None:
         """Show what has changed."""
         self._show_cameras()
+        driver = self._console.seats.driver(card.namespace)
+        self._driver.set_text(f"{driver} has the controls" if driver else "")
+        self._driver.set_visibility(bool(driver))
         if card == self._shown:
             return
         self._shown = self._card = card

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 from fastapi import FastAPI, Response, WebSocket
 from fastapi.responses import StreamingResponse
 from fastapi.staticfiles import StaticFiles
@@ -22,7 +24,7 @@ from user_core.errors import SpecError, SuiteError
 from user_hal.teleops.browser import BrowserInput
 
 _STATIC = Path(__file__).parent / "static"
-#: An image that is older is not shown: a camera that has stopped must not look alive.
+#: When nothing newer has come for this long, that is shown: a camera that has stopped must not look alive.
 STALE_S = 2.0
 #: A page that says nothing for this long has lost its seat; it does not drive long before.
 SILENT_S = 3.0
@@ -63,20 +65,43 @@ async def _images(console: Console, graph: Graph, topic: str) -> AsyncIterator[b
     """A camera as a row of JPEG images. Sending waits for the browser, and what comes meanwhile is dropped."""
     view = graph.watch_camera(topic)
     period_s = 1.0 / console.config.camera_rate_hz
-    sent = -1
+    began_s, sent, shown, is_marked = time.monotonic(), -1, None, False
     try:
         while True:
             started_s = time.monotonic()
-            count, age_s = view.count, started_s - view.received_s
+            count, age_s = view.count, started_s - max(view.received_s, began_s)
+            image = None
             if count != sent and view.data is not None and age_s < STALE_S:
-                image = await asyncio.to_thread(graph.jpeg, view, console.config.jpeg_quality)
-                sent = count
-                if image is not None:
-                    head = f"--image\r\nContent-Type: image/jpeg\r\nContent-Length: {len(image)}\r\n\r\n"
-                    yield head.encode() + image + b"\r\n"
+                shown = image = await asyncio.to_thread(
+                    graph.jpeg, view, console.config.jpeg_quality
+                )
+                sent, is_marked = count, False
+            elif age_s >= STALE_S and not is_marked:
+                image, is_marked = stopped(shown), True
+            if image is not None:
+                head = (
+                    f"--image\r\nContent-Type: image/jpeg\r\nContent-Length: {len(image)}\r\n\r\n"
+                )
+                yield head.encode() + image + b"\r\n"
             await asyncio.sleep(max(0.005, period_s - (time.monotonic() - started_s)))
     finally:
         graph.leave_camera(view)
+
+
+def stopped(newest: bytes | None) -> bytes:
+    """What is shown of a camera from which nothing comes: its newest image, dark and crossed out, as JPEG."""
+    image = None
+    if newest is not None:
+        image = cv2.imdecode(np.frombuffer(newest, np.uint8), cv2.IMREAD_COLOR)
+    image = np.zeros((128, 128, 3), np.uint8) if image is None else image // 3
+    height, width = image.shape[:2]
+    thick = max(1, min(height, width) // 64)
+    for start, end in (((0, 0), (width, height)), ((0, height), (width, 0))):
+        cv2.line(image, start, end, (60, 60, 220), thick, cv2.LINE_AA)
+    size = max(0.3, width / 320)
+    cv2.putText(image, "no image", (width // 10, height // 2), cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), thick, cv2.LINE_AA)  # fmt: skip
+    coded: bytes = cv2.imencode(".jpg", image)[1].tobytes()
+    return coded
 
 
 def _mesh(console: Console, robot: str, number: int) -> bytes:

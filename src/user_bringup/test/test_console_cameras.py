@@ -1,0 +1,76 @@
+"""What a page gets of a camera: newest images, those between left out, and that it has stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from user_bringup.console.config import ConsoleConfig
+
+routes = pytest.importorskip("user_bringup.console.routes", reason="nicegui is not installed")
+
+
+class Camera:
+    """A graph with one camera; the test says what came of it."""
+
+    def __init__(self):
+        self.view = SimpleNamespace(data=None, received_s=0.0, count=0)
+        self.left = 0
+
+    def comes(self, grey):
+        self.view.data, self.view.count = grey, self.view.count + 1
+        self.view.received_s = time.monotonic()
+
+    def watch_camera(self, topic):
+        return self.view
+
+    def leave_camera(self, view):
+        self.left += 1
+
+    def jpeg(self, view, quality):
+        return cv2.imencode(".jpg", np.full((32, 48, 3), view.data, np.uint8))[1].tobytes()
+
+
+def shown(part):
+    return cv2.imdecode(np.frombuffer(part.partition(b"\r\n\r\n")[2], np.uint8), cv2.IMREAD_COLOR)
+
+
+def test_the_newest_image_is_sent_and_a_camera_that_stops_is_crossed_out_until_it_is_back(
+    monkeypatch,
+):
+    monkeypatch.setattr(routes, "STALE_S", 0.2)
+    camera = Camera()
+    console = SimpleNamespace(config=ConsoleConfig(camera_rate_hz=60.0))
+
+    async def look():
+        stream = routes._images(console, camera, "/camera")
+        for grey in (10, 200):  # the first is overtaken
+            camera.comes(grey)
+        assert abs(int(shown(await anext(stream)).mean()) - 200) < 3
+        crossed = shown(await anext(stream))
+        assert crossed.shape == (32, 48, 3)
+        assert crossed.mean() < 110, "it looks alive"
+        assert crossed.max() > 150, "nothing says why"
+        camera.comes(90)
+        assert abs(int(shown(await anext(stream)).mean()) - 90) < 3
+        await stream.aclose()
+        assert camera.left == 1
+
+    asyncio.run(look())
+
+
+def test_a_camera_from_which_nothing_ever_came_is_said_so(monkeypatch):
+    monkeypatch.setattr(routes, "STALE_S", 0.1)
+    console = SimpleNamespace(config=ConsoleConfig())
+
+    async def look():
+        stream = routes._images(console, Camera(), "/camera")
+        assert shown(await anext(stream)).max() > 150
+        await stream.aclose()
+
+    asyncio.run(look())
