@@ -38,6 +38,9 @@ SCHEMA = TrajectorySchema.of(SPEC)
 
 def main() -> None:
     options = parser().parse_args()
+    if options.watch:
+        print(json.dumps(watch(Path(options.watch), options.seconds)))
+        return
     if options.look:
         print(json.dumps(look(Path(options.look), options.batches)))
         return
@@ -69,11 +72,14 @@ def main() -> None:
         seconds=round(time.perf_counter() - started, 2),
         mb=round(again.nbytes / 2**20),
     )
+    tell("sample alone", **Watched(store, 5.0).end())
+    beside = Watched(store, 0.0)
     with StoreWriter(store, config=StoreConfig()) as writer:
         started = time.perf_counter()
         policy = RetentionConfig(max_rows=round(0.6 * options.steps), keep=("successes",))
         gone = retain(writer, policy)
         seconds = time.perf_counter() - started
+    tell("sample beside retain", **beside.end())
     tell(
         "retain",
         seconds=round(seconds, 1),
@@ -89,8 +95,54 @@ def parser() -> argparse.ArgumentParser:
     whole.add_argument("--length", type=int, default=500, help="steps of an episode")
     whole.add_argument("--batches", type=int, default=300)
     whole.add_argument("--folder", default="/tmp/store_for_weeks")
+    whole.add_argument("--watch", default="", help=argparse.SUPPRESS)
+    whole.add_argument("--seconds", type=float, default=0.0, help=argparse.SUPPRESS)
     whole.add_argument("--look", default="", help=argparse.SUPPRESS)
     return whole
+
+
+class Watched:
+    """A process that draws batches: for so long, or until it is asked for what it saw."""
+
+    def __init__(self, store: Path, seconds: float) -> None:
+        words = [sys.executable, __file__, "--watch", str(store), "--seconds", str(seconds)]
+        self._child = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._child.stdout is not None
+        self._child.stdout.readline()  # it draws
+
+    def end(self) -> dict[str, Any]:
+        """How long batches took."""
+        out, _ = self._child.communicate("end\n")
+        found: dict[str, Any] = json.loads(out.splitlines()[-1])
+        return found
+
+
+def watch(store: Path, seconds: float) -> dict[str, Any]:
+    """Draw 200 batches a second; how long each took."""
+    import select
+
+    from user_learner.sampling import ReplaySource, SamplerConfig
+
+    times: list[float] = []
+    with ReplaySource(store, SamplerConfig(memory_bytes=256 * 2**20)) as source:
+        for _ in range(50):
+            source.sample(256)
+        print("draws", flush=True)
+        end = time.perf_counter() + (seconds or 1e9)
+        while time.perf_counter() < end:
+            started = time.perf_counter()
+            source.sample(256)
+            times.append(time.perf_counter() - started)
+            if not seconds and select.select([sys.stdin], [], [], 0)[0]:
+                break
+            time.sleep(0.005)
+    return {
+        "batches": len(times), "p50_ms": round(1e3 * float(np.median(times)), 2),
+        "p99_ms": round(1e3 * float(np.quantile(times, 0.99)), 2),
+        "longest_ms": round(1e3 * max(times), 1),
+    }  # fmt: skip
 
 
 def tell(what: str, **values: Any) -> None:

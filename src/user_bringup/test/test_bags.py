@@ -13,8 +13,11 @@ import pytest
 import yaml
 
 from user_bringup.bags.format import FORMAT
+from user_bringup.bags.reading import Bag
 from user_core.errors import CodecError, ConfigError, SuiteError
 from user_core.types import Outcome
+from user_hal.robots.ros2.recorded.config import EventConfig
+from user_hal.robots.ros2.recorded.cuts import Events
 from user_learner.data.importing import import_data
 from user_learner.edits.view import EditedEpisodes
 from user_learner.replay.reader import StoreReader
@@ -377,6 +380,14 @@ def _bag_of_two(path: Path, by: str) -> tuple[Path, dict[str, Any]]:
                 both.append(("/stop/_service_event", end + kind, event(kind, number, end)))
         options = {"start": {"service": "/episode"}, "end": {"service": "/stop"}}
     return write(path, both, types=types, store=store), options
+
+
+def test_calls_in_a_bag_of_ros_itself_are_events() -> None:
+    bag = Bag(Path(__file__).parent / "data" / "services_of_rosbag2.mcap")
+    events = Events(EventConfig(service="/add_two_ints"))
+    for message in bag.messages([events.config.heard_on]):
+        events.take(message.time_ns, bag.decode(message))
+    assert len(events.times_ns) == 6  # of twelve messages: requests and answers
 
 
 def _service_event() -> tuple[Any, Any]:
