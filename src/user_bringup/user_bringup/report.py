@@ -250,9 +250,9 @@ def _corrections(series: RunSeries) -> Any:
     if not series.corrections.total.takeovers:
         return None
     panels = [
-        ("corrections an episode, mean of last 20", [("", series.takeovers(), _ONLINE)]),
-        ("share of steps by a person, last 20", [("", series.person_share(), _THIRD)]),
-        ("success rate while collecting, last 20", [("", series.success(ONLINE), _EVALUATION)]),
+        ("corrections an episode, last 20", [("", series.takeovers(), _ONLINE)]),
+        ("steps by a person, last 20", [("", series.person_share(), _THIRD)]),
+        ("success while collecting, last 20", [("", series.success(ONLINE), _EVALUATION)]),
     ]
     return _panels(panels, "steps")
 
