@@ -46,6 +46,30 @@ def test_there_is_a_place_before_each_block_forward_and_backward(
     assert len(calls) == 6
 
 
+def test_there_is_a_place_before_the_largest_part_of_a_block(tmp_path: Path) -> None:
+    """Also where a network calls the parts of its blocks, and never the blocks."""
+
+    def block() -> nn.Module:
+        mlp = nn.Sequential(nn.Linear(4, 16), nn.ReLU())
+        return nn.ModuleDict({"norm": nn.LayerNorm(4), "attention": nn.Linear(4, 4), "mlp": mlp})
+
+    network = nn.ModuleList(block() for _ in range(3))
+    pace = GpuPace(GpuTurns(tmp_path / "turns"), ahead=None)
+    assert pace.between_blocks_of(network) == 6 + 3  # and the layer in each mlp
+    calls: list[int] = []
+    pace._turns.wait = lambda: calls.append(1) or 0.0  # type: ignore[method-assign, func-returns-value]
+    for one in network:
+        one["mlp"](torch.randn(2, 4))
+    assert len(calls) >= 3
+
+
+def test_networks_that_change_outputs_in_place_bear_it(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 4))
+    pace = GpuPace(GpuTurns(tmp_path / "turns"), ahead=None)
+    assert pace.between_blocks_of(network) == 2
+    network(torch.randn(2, 4)).sum().backward()
+
+
 def test_it_waits_until_the_answer_is_there(tmp_path: Path, network: nn.Module) -> None:
     answers = GpuTurns(tmp_path / "turns")
     pace = GpuPace(GpuTurns(tmp_path / "turns"), ahead=None)

@@ -17,6 +17,8 @@ from user_core.runtime.gpu_turns import GpuTurns, turns_on
 
 #: Pieces that may be launched while another runs: with none, the GPU would wait for the processor.
 _AHEAD = 1
+#: From which share of the parameters of a block on a part of it is a piece of its own.
+_HALF = 0.4
 
 
 class GpuPace:
@@ -53,16 +55,38 @@ class GpuPace:
         self.waited_s += self._turns.wait()
 
     def between_blocks_of(self, network: nn.Module) -> int:
-        """Make places between the blocks of a network, forward and backward: between what a ``ModuleList`` or
-        ``Sequential`` of it holds. Returns how many."""
-        blocks = [
-            block
-            for module in network.modules()
-            if isinstance(module, nn.ModuleList | nn.Sequential) and len(module) > 1
-            for block in module
-            if any(True for _ in block.parameters())
-        ]
-        for block in blocks:
-            block.register_forward_pre_hook(lambda *_: self())
-            block.register_full_backward_pre_hook(lambda *_: self())
-        return len(blocks)
+        """Make places between the blocks of a network, forward and backward: before each block that a ``ModuleList``
+        or ``Sequential`` of it holds, and before the largest part of that, which some networks call by itself.
+        Returns how many."""
+        places: dict[int, nn.Module] = {}
+        for module in network.modules():
+            if isinstance(module, nn.ModuleList | nn.Sequential) and len(module) > 1:
+                for block in module:
+                    if _size(block):
+                        places |= {id(place): place for place in (block, _largest_part(block))}
+        for place in places.values():
+            place.register_forward_pre_hook(lambda *_: self())
+            place.register_forward_hook(self._on_the_way_back)
+        return len(places)
+
+    def _on_the_way_back(self, module: nn.Module, given: Any, output: Any) -> None:
+        """A place before the gradient of this output is followed. Not by a backward hook of the module, which
+        networks that change outputs in place do not bear."""
+        outputs = output if isinstance(output, tuple | list) else (output,)
+        tensor = next((one for one in outputs if isinstance(one, torch.Tensor)), None)
+        if tensor is not None and tensor.requires_grad:
+            tensor.register_hook(self._place)
+
+    def _place(self, gradient: torch.Tensor) -> None:
+        self()
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _largest_part(block: nn.Module) -> nn.Module:
+    """The half of a block, such as its feed-forward network; the block itself where it has no such part."""
+    parts = [part for part in block.children() if _size(part)]
+    largest = max(parts, key=_size, default=block)
+    return largest if len(parts) > 1 and _size(largest) >= _HALF * _size(block) else block
