@@ -31,6 +31,7 @@ from user_core.types import PolicyVersion
 from user_learner.data.importing import import_data
 from user_learner.data.mapping import load_mapping
 from user_learner.learner import LearnerConfig, open_learner
+from user_learner.ranks import Ranks
 from user_learner.replay.index import INDEX_NAME
 from user_learner.replay.meaning import read_meaning
 from user_learner.replay.writer import StoreWriter
@@ -227,11 +228,12 @@ class OfflineTraining:
         text = yaml.safe_dump(to_mapping(self.config), sort_keys=False)
         write_atomically(self.folder / CONFIG_FILE, text, durable=False)
         with (self.folder / HISTORY_FILE).open("a", encoding="utf-8") as self._stream:
-            with open_learner(self.config, self.spec, self._sink, self._told) as loop:
+            ranks = Ranks(self.config, self.spec, lambda error: None)
+            with ranks, open_learner(ranks.config, self.spec, self._sink, self._told) as loop:
                 with _running(loop) as thread:
                     self._attend(loop, thread, limit_s)
                 if thread.failure is not None:
-                    raise thread.failure
+                    raise ranks.why_ended(thread.failure)
                 self.trained.update = loop.progress().update
             self._told_evaluation()
         return self.trained

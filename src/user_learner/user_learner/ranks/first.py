@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 _END_S = 10.0
 #: Time within which it is seen that another has ended, when its connection broke.
 _FIND_S = 5.0
+#: In what torch says of a broken process group; its errors have no class of their own everywhere.
+_OF_GROUPS = ("gloo", "nccl", "connection", "process group")
 #: Not meant for them: the first alone says that the node has come up, and why it ends.
 _OWN = (came_up.VARIABLE, "USER_MODULES_FILE")
 
@@ -83,9 +85,11 @@ class Ranks:
         """What to say of an error in training: where one of the others has ended, that."""
         if self._count == 1:
             return error
+        if isinstance(error, RuntimeError | RankLost) and self._others and not self._over.is_set():
+            self._found.wait(_FIND_S)  # a connection that broke is seen before whose it was
         if self._failure is not None:
             return self._failure
-        if isinstance(error, RuntimeError):
+        if _is_of_connection(error):
             return RankLost("training with other ranks", got=str(error), expected="that all answer")
         return error
 
@@ -115,8 +119,8 @@ class Ranks:
         """Let the others end, and end those that do not."""
         if self._store is None:
             return
-        if isinstance(error, RuntimeError) and self._others:
-            self._found.wait(_FIND_S)  # a connection that broke is seen before whose it was
+        if error is not None:
+            self.why_ended(error)
         self._over.set()
         for process in self._others.values():
             with contextlib.suppress(OSError):
@@ -155,8 +159,6 @@ class Ranks:
 
             told({"config": what_is_learned(self._asked), "spec": self._spec.to_dict()})
         except Exception as error:
-            if isinstance(error, RuntimeError | RankLost) and self._others:
-                self._found.wait(_FIND_S)
             raise self.why_ended(error) from error
 
     def _start(self, rank: int, count: int) -> None:
@@ -202,6 +204,15 @@ class Ranks:
             lost = -code in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
             return (RankLost if lost else RankFailed)(f"{what} was ended by {name}")
         return RankFailed(f"{what} ended with exit code {code}; its words are in this log")
+
+
+def _is_of_connection(error: BaseException) -> bool:
+    """Whether torch raised it because another process does not answer, and not the training itself."""
+    import torch.distributed as dist
+
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _OF_GROUPS)
+    )
 
 
 def is_follower() -> bool:
