@@ -56,11 +56,16 @@ def test_numbers_of_no_known_unit_stay_and_have_no_kind():
     limits = {"pan": (-1.0, 1.0), "x.vel": (-0.2, 0.2), "theta.vel": (-60.0, 60.0)}
     both = _Moved(LeRobotRobotConfig(device={}, limits=limits, unit="rad"), mobile, "kiwi")
     assert both.kind is ActionKind.GENERIC and both.names == ["pan", "x.vel", "theta.vel"]
-    assert both.hold({"pan.pos": 0.5, "x.vel": 3.0}) == {
-        "pan.pos": 0.5,
-        "x.vel": 0.0,
-        "theta.vel": 0.0,
-    }
+    assert both.hold({}, {}) == {"x.vel": 0.0, "theta.vel": 0.0}, "what nobody knows is left alone"
+    assert (
+        both.hold({"x.vel": 3.0}, {"pan.pos": 0.5})
+        == both.hold({"pan.pos": 0.5}, {})
+        == {
+            "pan.pos": 0.5,
+            "x.vel": 0.0,
+            "theta.vel": 0.0,
+        }
+    )
 
 
 def test_without_limits_nothing_moves_and_what_to_write_is_said():
@@ -187,6 +192,7 @@ PACKAGE = {
             action_features = property(lambda self: {k: float for k in self.at})
             def get_observation(self):
                 self.need()
+                if SAYS.get("blind"): raise RuntimeError("no frame")
                 return {**self.at, "front": np.full((4, 6, 3), 7, np.uint8)}
             def send_action(self, action):
                 self.need()

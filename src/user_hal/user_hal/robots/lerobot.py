@@ -105,6 +105,8 @@ class LeRobotRobot(Robot):
         self._connected = False
         self._sequence = self._episode = self._commands = 0
         self._applied: AppliedAction | None = None
+        self._given: Mapping[str, Any] = {}
+        self._sent: Mapping[str, float] = {}
         self._spec = self._make_spec(str(config.device["type"]))
 
     @property
@@ -131,6 +133,7 @@ class LeRobotRobot(Robot):
             with errors_of(self.name):
                 given = self._device.get_observation()
             arrays = self._seen.arrays(given, self.name)
+            self._given = given
             self._sequence += 1
             return Observation(
                 arrays, stamp_ns, self._sequence, self._episode, NO_TASK, self._applied
@@ -148,9 +151,12 @@ class LeRobotRobot(Robot):
         with self._lock:
             if not self._connected:
                 return
-            with errors_of(self.name):
+            try:
                 given = self._device.get_observation()
-                self._device.send_action(self._moved.hold(given))
+            except Exception:
+                given = self._given  # a camera that fails, say, must not keep the arm moving
+            with errors_of(self.name):
+                self._device.send_action(self._moved.hold(given, self._sent))
 
     def reset(self, seed: int | None = None) -> Observation:
         """Go home, at the speed that is configured, or stay."""
@@ -177,8 +183,10 @@ class LeRobotRobot(Robot):
             raise DeviceNotConnected(self.name, hint="Call connect()")
 
     def _send(self, action: Array) -> Array:
+        asked = self._moved.theirs(action)
         with errors_of(self.name):
-            sent = self._device.send_action(self._moved.theirs(action))
+            sent = self._device.send_action(asked)
+        self._sent = asked
         reached = self._moved.ours(sent if isinstance(sent, Mapping) else {}, action)
         self._commands += 1
         self._applied = AppliedAction(reached, self._commands, stamp_ns=self._clock_ns())
@@ -189,9 +197,12 @@ class LeRobotRobot(Robot):
             self._require()
             with errors_of(self.name):
                 given = self._device.get_observation()
-            start = self._moved.ours(
-                self._moved.hold(given), np.zeros(len(self._moved.keys), np.float32)
-            )
+            held = self._moved.hold(given, self._sent)
+            if unknown := [key for key in self._moved.keys if key not in held]:
+                raise DeviceFault(
+                    self.name, got=f"nothing of {unknown}", expected="where they are, to go home"
+                )
+            start = self._moved.ours(held, np.zeros(len(held), np.float32))
         goal = start.copy()
         for name, place in self.config.home.items():
             goal[self._moved.names.index(name)] = place
@@ -387,12 +398,16 @@ class _Moved(_Numbers):
                 found[i] = (float(sent[key]) - offset) * factor
         return found
 
-    def hold(self, given: Mapping[str, Any]) -> dict[str, float]:
-        """The action of LeRobot that stays where an observation is."""
-        return {
-            key: float(given.get(key, 0.0)) if key.endswith("." + _POSITION) else 0.0
-            for key in self.keys
-        }
+    def hold(self, given: Mapping[str, Any], sent: Mapping[str, float]) -> dict[str, float]:
+        """The action of LeRobot that stays where an observation is, or where it was sent last where an observation does
+        not tell; what nobody knows is left alone."""
+        found = {}
+        for key in self.keys:
+            if not key.endswith("." + _POSITION):
+                found[key] = 0.0
+            elif key in given or key in sent:
+                found[key] = float(given[key] if key in given else sent[key])
+        return found
 
 
 def _joints(features: Mapping[str, Any]) -> set[str]:
