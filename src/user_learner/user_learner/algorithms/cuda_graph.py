@@ -86,9 +86,10 @@ class GraphedUpdate:
         torch.cuda.synchronize()
         try:
             graph.register_generator_state(self._generator)
-            with torch.cuda.graph(graph):
+            # Other threads go on: they prepare batches in page-locked memory.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._metrics = dict(self._update(kept))
-        except RuntimeError as error:
+        except (RuntimeError, AttributeError) as error:  # torch before 2.4 has no such generators
             _log.warning(
                 "updates are not replayed as a CUDA graph, but launched one by one: %s", error
             )
