@@ -184,12 +184,13 @@ def picture(lines: list[Job], path: Path) -> None:
                 x = sorted(points)
                 middle = np.array([np.mean(points[u]) for u in x])
                 ends = np.array([[min(points[u]), max(points[u])] for u in x]).T
-                (line,) = panel.plot(x, middle, marker="o", ms=3, label=way)
-                panel.fill_between(x, *ends, alpha=0.15, color=line.get_color())
+                colour = f"C{list(WAYS).index(way)}"
+                panel.plot(x, middle, marker="o", ms=3, label=way, color=colour)
+                panel.fill_between(x, *ends, alpha=0.15, color=colour)
         panel.set(title=task, xlabel="updates", ylim=(-0.02, 1.02))
         panel.grid(alpha=0.3)
     panels[0][0].set_ylabel("success")
-    panels[0][-1].legend(fontsize=7)
+    panels[0][0].legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=90)
 

@@ -23,7 +23,7 @@ def files_of(schema):
     """The column files of a segment: name, and the type of one row, whose fields are columns."""
     size = {name: np.dtype(s["dtype"]).itemsize for name, s in schema.items()}
     nbytes = {name: size[name] * math.prod(s["shape"]) for name, s in schema.items()}
-    large = sorted(name for name in schema if nbytes[name] >= LARGE)
+    large = sorted(name for name in schema if nbytes[name] >= LARGE or name == "plan")
     small = sorted((n for n in schema if n not in large), key=lambda n: (-size[n], n))
     return [_file("records", small, schema, size, nbytes)] + [
         _file(name, [name], schema, size, nbytes) for name in large

@@ -374,3 +374,28 @@ def test_a_policy_that_sees_several_observations_gets_the_last_ones_of_its_episo
         padded = [seen[0], seen[0], *seen]
         wanted += [padded[i : i + 3] for i in range(0, 7, replan_every)]
     assert asked == wanted
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"replan_every": 2}, [(1, 0), (1, 1), (2, 0), (2, 1), (3, 0), (3, 1)]),
+        ({}, [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]),
+        (
+            {"replan_every": 2, "chunks": {"delay_steps": 1}},
+            [(1, 0), (1, 1), (1, 2), (2, 1), (2, 2), (3, 1)],
+        ),
+    ],
+)
+def test_steps_say_which_plan_they_are_of(changes, wanted):
+    setup = build({"max_episode_steps": 6, **changes}, rows=3)
+    setup.run()
+    assert [(step.plan, step.plan_row) for step in setup.steps()] == wanted
+
+
+def test_plans_are_counted_on_after_a_person_has_driven():
+    setup = build({"max_episode_steps": 6, "arbiter": {"hold_s": 0.0}}, rows=3)
+    setup.person.script = lambda step: drives(0.25) if step == 2 else NOBODY
+    setup.run()
+    numbers = [step.plan for step in setup.steps()]
+    assert numbers == [1, 1, 1, 2, 2, 2]  # the rest of the first is not carried out any more

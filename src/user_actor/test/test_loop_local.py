@@ -45,7 +45,7 @@ def test_from_a_robot_through_the_outbox_to_a_store(tmp_path, image_size):
         wait_until(lambda: outbox.flush(1) and not outbox.status().pending_chunks, "all delivered")
     finally:
         outbox.close()
-    schema = TrajectorySchema.of(spec)
+    schema = TrajectorySchema.of(spec, plans=True)
     chunks = [chunk for _, chunk in sorted(store.chunks.items())]
     assert all(schema.check(chunk.columns) == len(chunk) for chunk in chunks)
     results = [chunk.result for chunk in chunks if chunk.result]

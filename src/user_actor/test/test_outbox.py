@@ -6,6 +6,7 @@ import pytest
 
 from user_actor.outbox import Outbox
 from user_actor.outbox.storage import FILE
+from user_actor.outbox.writer import Recording
 from user_core.errors import ConfigError, SpecError, StoreError, StoreFull
 from user_core.types import (
     ActedBy,
@@ -65,7 +66,7 @@ def test_what_goes_in_arrives_once_and_in_order(open_outbox):
 def test_chunks_are_small_and_soon(open_outbox):
     outbox = open_outbox(chunk_bytes=8192, chunk_s=30.0)
     outbox.begin_episode(EpisodeSource.ONLINE)
-    row_nbytes = TrajectorySchema.of(SPEC).row_nbytes
+    row_nbytes = TrajectorySchema.of(SPEC, plans=True).row_nbytes
     for number in range(210):
         outbox.append(step(number))
     wait_until(lambda: outbox._writer.committed_rows, "chunks that are full are cut at once")
@@ -121,7 +122,7 @@ def test_an_episode_that_was_cut_is_closed_by_the_next_process(open_outbox, tmp_
     closing = store.chunks[max(store.chunks)]
     assert closing.result == result
     assert (len(closing), closing.first_row) == (0, 2)
-    schema = TrajectorySchema.of(SPEC)
+    schema = TrajectorySchema.of(SPEC, plans=True)
     assert schema.check(closing.columns) == 0
     assert closing.schema_hash == schema.hash
     assert again.begin_episode(EpisodeSource.ONLINE).incarnation > key.incarnation
@@ -480,3 +481,18 @@ def test_a_publisher_that_fails_costs_nothing(open_outbox):
     outbox.deliver_to(store.serve(outbox))
     wait_until(drained(outbox), "all acknowledged")
     assert store.stamps() == list(range(6))
+
+
+def test_an_outbox_of_before_plans_were_kept_is_delivered(open_outbox):
+    """Its chunks and schemas have no such column, and the hash is the same."""
+    before, now = TrajectorySchema.of(SPEC), TrajectorySchema.of(SPEC, plans=True)
+    outbox, store = open_outbox(), MemoryStore()
+    outbox._writer.items.put(Recording(before, "arm", "reach", 10))
+    episode(outbox, 0, 3)
+    outbox.close()
+    again = open_outbox()
+    again.deliver_to(store.serve(again))
+    episode(again, 10, 3)
+    wait_until(drained(again), "all acknowledged")
+    kinds = ["plan" in store.chunks[number].columns for number in sorted(store.chunks)]
+    assert not kinds[0] and kinds[-1] and before.hash == now.hash

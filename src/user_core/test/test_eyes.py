@@ -215,3 +215,5 @@ def test_weights_of_before_fit_policies_of_now(name: str, before: str) -> None:
     assert policy_config_hash(name, {}, numbers) == before
     assert policy_config_hash(name, {"observation_history": 1, "eye": {}}, numbers) == before
     assert policy_config_hash(name, {"observation_history": 2}, numbers) != before
+    if name == "flow":  # how an actor guides does not change what weights mean
+        assert policy_config_hash(name, {"guidance": 2.0}, numbers) == before

@@ -253,6 +253,11 @@ class Policy(ABC):
     #: every few steps leaves none out.
     observation_history: int = 1
 
+    #: Names of the tasks that it tells apart in what is learned from: observations of batches then have ``@task``,
+    #: (B,) int64, which of these a step is of, as many as there are for any other. While it acts
+    #: :meth:`reset` tells it.
+    tasks: tuple[str, ...] = ()
+
     @property
     def acts_without_torch(self) -> bool:
         """Whether :meth:`act` and :meth:`load` need no torch: its import costs an actor seconds

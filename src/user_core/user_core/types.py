@@ -295,6 +295,9 @@ class Step:
         truncated: The episode was cut here (time limit, operator); values beyond still count.
         stamp_ns: When the observation was taken, nanoseconds.
         action_stamp_ns: When the action was sent, nanoseconds.
+        plan: Which plan of the policy ``proposed_action`` is of, counted within the episode from 1; of means over
+            several plans the newest. 0: none, or it is not known.
+        plan_row: Its row in that plan.
     """
 
     observation: Arrays
@@ -308,6 +311,8 @@ class Step:
     reward_source: RewardSource = RewardSource.ROBOT
     stamp_ns: int = 0
     action_stamp_ns: int = 0
+    plan: int = 0
+    plan_row: int = 0
 
 
 @dataclass(frozen=True)
@@ -415,28 +420,52 @@ _FIXED: dict[str, ArraySpec] = {
 }
 
 
+#: An optional column: plan and row of each step. Stores from before have none; what has it and what has not fit.
+PLAN = "plan"
+_OPTIONAL: dict[str, ArraySpec] = {PLAN: ArraySpec((2,), "int32")}
+
+
 @dataclass(frozen=True)
 class TrajectorySchema:
     """The columns of a trajectory: one row per observation, the final one included.
 
     Observation arrays are the columns ``observation.<name>``; ``action`` and
     ``proposed_action`` have the robot's action spec. In the row of a final observation
-    (``final`` is true) the action columns are zero and the reward is 0.
+    (``final`` is true) the action columns are zero and the reward is 0. The column ``plan`` is optional: plan and
+    row, (2,); it does not count where schemas are compared.
     """
 
     columns: Mapping[str, ArraySpec]
 
     @classmethod
-    def of(cls, spec: RobotSpec) -> TrajectorySchema:
-        """The schema of what a robot with this spec experiences."""
+    def of(cls, spec: RobotSpec, plans: bool = False) -> TrajectorySchema:
+        """The schema of what a robot with this spec experiences; with ``plans`` also which plan each step is of."""
         columns = {OBSERVATION + name: item for name, item in spec.observation.items()}
         columns["action"] = columns["proposed_action"] = spec.action
-        return cls({**columns, **_FIXED})
+        return cls({**columns, **_FIXED, **(_OPTIONAL if plans else {})})
+
+    @property
+    def required(self) -> TrajectorySchema:
+        """Without optional columns."""
+        return TrajectorySchema({n: s for n, s in self.columns.items() if n not in _OPTIONAL})
+
+    def fitted(self, columns: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Columns of this schema: optional ones that it does not have are left out, those that are missing are 0."""
+        if columns.keys() == self.columns.keys() or "reward" not in columns:
+            return columns
+        rows = len(columns["reward"])
+        left = {n: a for n, a in columns.items() if n in self.columns or n not in _OPTIONAL}
+        return left | {
+            name: np.zeros((rows, *spec.shape), spec.dtype)
+            for name, spec in _OPTIONAL.items()
+            if name in self.columns and name not in columns
+        }
 
     @property
     def hash(self) -> str:
         """Equal for equal names, shapes and dtypes; bounds, units and frames do not count."""
-        return digest({k: [list(v.shape), v.dtype] for k, v in self.columns.items()})
+        counted = self.required.columns
+        return digest({k: [list(v.shape), v.dtype] for k, v in counted.items()})
 
     @property
     def row_nbytes(self) -> int:
@@ -477,6 +506,8 @@ class TrajectorySchema:
                 "acted_by", "reward_source", "policy_version", "action_stamp_ns",
             ):  # fmt: skip
                 columns[name][row] = getattr(step, name)
+            if PLAN in columns:
+                columns[PLAN][row] = step.plan, step.plan_row
         return columns
 
     def check(self, columns: Mapping[str, Array]) -> int:

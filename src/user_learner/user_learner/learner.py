@@ -21,6 +21,7 @@ from user_learner.metrics.writer import SinkWriter
 from user_learner.replay.meaning import require_meaning, write_meaning
 from user_learner.replay.reader import StoreReader
 from user_learner.sampling.config import History, SamplerConfig
+from user_learner.sampling.features import KeptFeatures
 from user_learner.sampling.hindsight import check_hindsight
 from user_learner.sampling.share import Share
 from user_learner.sampling.source import ReplaySource
@@ -261,9 +262,12 @@ def open_learner(
         sampler = config.sampler
         if sampler.output == "numpy" and str(getattr(algorithm, "device", "")).startswith("cuda"):
             sampler = sampler.replace(output="pinned")  # a GPU fetches such memory by itself
+        makers = policy.image_features()
+        device = str(getattr(getattr(algorithm, "config", None), "device", "cpu"))
+        kept = KeptFeatures(makers, device) if makers else None
 
         def open_source(part: Share) -> ReplaySource:
-            return ReplaySource(config.store, sampler, history, part)
+            return ReplaySource(config.store, sampler, history, part, kept, policy.tasks)
 
         own = feeds.source() if feeds is not None and lacks else open_source(share)
         source: Any = stack.enter_context(own)
@@ -290,7 +294,7 @@ def open_learner(
         loop = TrainingLoop(
             # The replay source prepares batches ahead by itself, in memory that it uses again:
             # to hold a batch back while the next is drawn would spoil it.
-            config.training.replace(prefetch=0),
+            training.replace(prefetch=0),
             algorithm,
             source,
             guard or policy_file,
@@ -317,13 +321,13 @@ def open_learner(
                     )
                 policy_file.set_aside()
                 loop.forget_published()
-        except BaseException:
                 if guard is not None:
                     guard.forget()
             if guard is not None:
                 guard.watch(config.store)
             if feeder is not None:
                 feeder.begin(source.state())
+        except BaseException:
             loop.abandon()
             raise
         yield loop

@@ -98,6 +98,7 @@ class Actor:
             "stamp_ns": row,
             "action_stamp_ns": step * (row + 1),
         }
+        columns["plan"] = np.stack([step * (1 + row // 3), step * (row % 3)], axis=1)
         if "observation.image_wrist" in self.schema.columns:
             spec = self.schema.columns["observation.image_wrist"]
             images = np.empty((plan.rows, *spec.shape), np.uint8)

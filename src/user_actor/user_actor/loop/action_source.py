@@ -77,12 +77,14 @@ class ChunkInProgress:
     Attributes:
         action_ta: The rows, (T, A).
         version: Policy version that proposed them.
+        number: Counts the plans of an episode, from 1.
         sequence: Sequence number of the chunk in which they were sent; 0: row by row.
         next_row: The row that is due now.
     """
 
     action_ta: Array
     version: int
+    number: int = 1
     sequence: int = 0
     next_row: int = 0
 
@@ -111,6 +113,8 @@ class _Proposal:
     row: int = 0
     sequence: int = 0
     """Of the chunk that is being played already; 0: it has to be sent."""
+    plan: int = 0
+    plan_row: int = 0
 
 
 class ActionSource:
@@ -178,6 +182,7 @@ class ActionSource:
         self._sequence = clock.wall_ns() // 1000
         self._source = EpisodeSource.ONLINE
         self._plan: ChunkInProgress | None = None
+        self._plans = 0
         self._last_sent: Array | None = None
         self._human = NOBODY
         self.inference_ns = 0
@@ -222,6 +227,7 @@ class ActionSource:
         the evaluation before, so that its episodes are about one policy.
         """
         self._source, self._plan, self._last_sent = source, None, None
+        self._plans = 0  # plans of this episode, made before those that delayed ones count
         self._sequence = max(self._sequence, self._clock.wall_ns() // 1000)
         self.arbiter.reset()
         self._random.reset()
@@ -295,19 +301,22 @@ class ActionSource:
             self._forget_plan()
             return _Proposal(self._random.sample(), ActedBy.RANDOM, 0)
         if self._delayed is not None:
-            action, made, _ = self._delayed.next(
+            action, made, row = self._delayed.next(
                 lambda going_on: self._act(ready, observation, going_on, evaluating)
             )
-            return _Proposal(action, ActedBy.POLICY, made.version)
+            number = self._plans + made.number
+            return _Proposal(action, ActedBy.POLICY, made.version, plan=number, plan_row=row)
         if self._plan is None or self._plan.due(self._config.replan_every):
             self._plan = self._make_plan(ready, observation, evaluating)
         plan = self._plan
         action, row = plan.take()
-        return _Proposal(action, ActedBy.POLICY, plan.version, row, plan.sequence if row else 0)
+        playing = plan.sequence if row else 0
+        return _Proposal(action, ActedBy.POLICY, plan.version, row, playing, plan.number, row)
 
     def _forget_plan(self) -> None:
         self._plan = None
         if self._delayed is not None:
+            self._plans += self._delayed.made
             self._delayed.clear()
 
     def _propose_remotely(
@@ -328,8 +337,10 @@ class ActionSource:
         if planned is None:
             return None
         self._stats.inference.add(self.inference_ns)
-        action, row, sequence, version = planned
-        return _Proposal(action, ActedBy.POLICY, version, row, sequence)
+        return _Proposal(
+            planned.action, ActedBy.POLICY, planned.version, planned.row, planned.sequence,
+            planned.number, planned.number_row,
+        )  # fmt: skip
 
     def _is_random(self) -> bool:
         exploration = self._config.exploration
@@ -341,7 +352,9 @@ class ActionSource:
     def _make_plan(
         self, ready: ReadyPolicy, observation: Observation, deterministic: bool
     ) -> ChunkInProgress:
-        return ChunkInProgress(*self._act(ready, observation, None, deterministic))
+        rows_ta, version = self._act(ready, observation, None, deterministic)
+        self._plans += 1
+        return ChunkInProgress(rows_ta, version, self._plans)
 
     def _act(
         self,
@@ -379,7 +392,7 @@ class ActionSource:
         self._last_sent = action
         return Decision(
             observation, proposal.action, action, acted_by, proposal.version, sequence, row,
-            stamp_ns,
+            stamp_ns, proposal.plan, proposal.plan_row,
         )  # fmt: skip
 
     def _send_rows(self, rows_ta: Array, version: int, start_ns: int) -> int:

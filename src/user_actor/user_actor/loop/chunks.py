@@ -158,6 +158,11 @@ class DelayedPlans:
         if self._ensemble is not None:
             self._ensemble.clear()
 
+    @property
+    def made(self) -> int:
+        """Plans that were made since the last :meth:`clear`."""
+        return self._made
+
     def next(self, make: MakePlan) -> tuple[Array, Plan, int]:
         """The action of the next step, (A,), the plan that it is of (the newest of means), and its row."""
         step = self._step

@@ -125,6 +125,8 @@ class Decision:
         sequence: Sequence number of the chunk in which it was sent.
         row: Its row there.
         stamp_ns: When it was sent, nanoseconds.
+        plan: Which plan of the policy ``proposed`` is of, counted within the episode from 1; 0: none.
+        plan_row: Its row there.
     """
 
     observation: Observation
@@ -135,6 +137,8 @@ class Decision:
     sequence: int
     row: int
     stamp_ns: int
+    plan: int = 0
+    plan_row: int = 0
 
 
 class Feedback(str, Enum):
@@ -228,6 +232,8 @@ class EpisodeRecorder:
             reward_source=verdict.source,
             stamp_ns=decision.observation.stamp_ns,
             action_stamp_ns=decision.stamp_ns,
+            plan=decision.plan,
+            plan_row=decision.plan_row,
         )
         self._steps += 1
         overruled = acted_by in _OVERRULED

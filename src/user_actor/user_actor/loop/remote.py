@@ -57,11 +57,15 @@ class Handover(NamedTuple):
         rows_ta: The rows, (T, A).
         first_step: The step in which the first of them is carried out.
         version: Policy version.
+        number: Counts the plans that came in an episode, from 1.
+        skipped: Rows of the answer that were over.
     """
 
     rows_ta: Array
     first_step: int
     version: int
+    number: int = 0
+    skipped: int = 0
 
 
 class Planned(NamedTuple):
@@ -72,12 +76,16 @@ class Planned(NamedTuple):
         row: Its place in the chunk in which it was sent.
         sequence: Number of that chunk.
         version: Policy version.
+        number: Counts the plans that came in an episode, from 1.
+        number_row: Its place in that plan, as it was answered.
     """
 
     action: Array
     row: int
     sequence: int
     version: int
+    number: int = 0
+    number_row: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,7 @@ class RemotePlans:
         self._current: _SentRows | None = None
         self._next: _SentRows | None = None
         self._moved_until = -1
+        self._came = 0
 
     def interrupt(self, step: int) -> None:
         """Somebody else drives in this step: what was planned is over."""
@@ -123,18 +132,19 @@ class RemotePlans:
             self._current, self._next = self._next, None
         if self._current is None:
             return None
-        (rows_ta, first_step, version), sequence = self._current.handover, self._current.sequence
+        (rows_ta, first_step, version, number, skipped) = self._current.handover
+        sequence = self._current.sequence
         self._moved_until = max(self._moved_until, min(step, self._current.last_step))
         row = step - first_step
         if row >= len(rows_ta):
             return None
-        return Planned(rows_ta[row], row, sequence, version)
+        return Planned(rows_ta[row], row, sequence, version, number, skipped + row)
 
     def rest(self, step: int) -> Array | None:
         """What is going to be carried out from this step on, (P, A); None: nothing."""
         if self.row(step) is None or self._current is None:
             return None
-        rows_ta, first_step, _ = self._current.handover
+        rows_ta, first_step, *_ = self._current.handover
         if self._next is None:
             return rows_ta[step - first_step :]
         later = self._next.handover
@@ -151,7 +161,8 @@ class RemotePlans:
         if skipped >= len(answer.rows_ta):
             self.stale += 1
             return None
-        return Handover(answer.rows_ta[skipped:], first_step, answer.version)
+        self._came += 1
+        return Handover(answer.rows_ta[skipped:], first_step, answer.version, self._came, skipped)
 
     def sent(self, handover: Handover, sequence: int, step: int) -> None:
         """It was sent, under this number."""
@@ -539,7 +550,7 @@ class RemotePolicy:
             self._ensemble.row(step)  # forgets plans that are over
             end = start + len(answer.rows_ta)
             handover = handover._replace(rows_ta=self._ensemble.rows(handover.first_step, end))
-        rows_ta, first_step, version = handover
+        rows_ta, first_step, version, *_ = handover
         if first_step == step and len(rows_ta) == 1:
             start_ns = 0
         else:

@@ -244,7 +244,7 @@ class Outbox:
         """
         if self._key is not None:
             raise StoreError("change of the robot", got=f"{self._key} open", expected="its end")
-        schema = TrajectorySchema.of(spec)
+        schema = TrajectorySchema.of(spec, plans=True)
         self._spec, self._row_nbytes = spec, schema.row_nbytes
         keep_meaning(self._folder, spec, alone=not self._database.pending)
         rows = max(1, (self.config.chunk_bytes - _CHUNK_OVERHEAD_BYTES) // schema.row_nbytes)

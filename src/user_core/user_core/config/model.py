@@ -166,13 +166,16 @@ def to_mapping(config: Config) -> dict[str, Any]:
 
 def identity(config: Config) -> dict[str, Any]:
     """As :func:`to_mapping`, without what does not change what weights mean: what a class lists in
-    ``NOT_IN_HASH`` (where a file lies, for instance), and late settings at their default."""
+    ``NOT_IN_HASH`` (where a file lies, for instance), and late settings at their default; with what settings count
+    as."""
     without = getattr(type(config), "NOT_IN_HASH", ())
     found = {}
     for item in config_fields(type(config)):
         value = getattr(config, item.name)
         if item.name in without or (item.setting.late and value == item.default):
             continue
+        if item.setting.counts_as is not None:
+            value = item.setting.counts_as
         found[item.name] = identity(value) if isinstance(value, Config) else _plain(value)
     return found
 

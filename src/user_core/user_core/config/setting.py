@@ -43,6 +43,7 @@ class Setting:
         read_only: True where a running node cannot change it.
         late: True where it came later than weights that are in use: at its default it does not count in what
             these were made for (:func:`~user_core.config.identity`).
+        counts_as: What it counts as there, whatever it is: it does not change what weights mean. None: as it is.
     """
 
     doc: str = ""
@@ -55,6 +56,7 @@ class Setting:
     max_length: int | None = None
     read_only: bool = True
     late: bool = False
+    counts_as: Any = None
 
     @property
     def range_text(self) -> str:
@@ -112,6 +114,7 @@ def setting(
     max_length: int | None = None,
     read_only: bool = True,
     late: bool = False,
+    counts_as: Any = None,
 ) -> Any:
     """Declare a field of a configuration: default, purpose, unit and range.
 
@@ -126,7 +129,7 @@ def setting(
         field = Field(default, description=doc)
     info = typing.cast(FieldInfo, field)
     info.metadata.append(
-        Setting(doc, unit, ge, gt, le, lt, min_length, max_length, read_only, late)
+        Setting(doc, unit, ge, gt, le, lt, min_length, max_length, read_only, late, counts_as)
     )
     return info
 

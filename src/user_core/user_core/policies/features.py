@@ -63,6 +63,7 @@ class FeatureLayout:
             name, so that one configuration may serve several tasks.
         history: How many observations, N, are seen at once. With more than one every array has a leading
             dimension N, oldest first; images of several are seen as one with N times the channels.
+        instruction: Numbers of an instruction that is seen beside the vector.
 
     Raises:
         SpecError: A name to use that the robot does not have, or no array at all.
@@ -73,6 +74,7 @@ class FeatureLayout:
         depths: Metres of 1, and the farthest, m, of each of these that is depth.
         specs: Of all arrays, as networks see them: images with the channels of all N.
         state_size: Length O of the vector.
+        told_size: Of the vector and the instruction.
         offset: (O,) float32.
         scale: (O,) float32.
     """
@@ -83,6 +85,7 @@ class FeatureLayout:
         names: Sequence[str] = (),
         ignored: Sequence[str] = (),
         history: int = 1,
+        instruction: int = 0,
     ) -> None:
         unknown = sorted(set(names) - set(spec.observation))
         if unknown:
@@ -97,6 +100,7 @@ class FeatureLayout:
         self.depths = {name: one for name, one in ranges.items() if one is not None}
         self.history = history
         self.state_size = history * sum(self.specs[n].size for n in self.state_names)
+        self.told_size = self.state_size + instruction
         if not self.image_names and not self.state_size:
             raise SpecError(
                 f"observations of {spec.robot!r}", got="no numbers, no images",

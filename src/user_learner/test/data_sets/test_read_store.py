@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from user_core.types import TrajectorySchema
 from user_learner.replay import StoreReader, StoreWriter
-from user_testing.worlds.replay import IMAGE_SCHEMA, QUICK, Actor, Plan, fill, same_columns
+from user_testing.worlds.replay import IMAGE_SCHEMA, QUICK, SPEC, Actor, Plan, fill, same_columns
 
 HERE = Path(__file__).resolve()
 EXAMPLE = HERE.parents[4] / "examples/read_store.py"
@@ -39,6 +40,12 @@ def test_a_stranger_reads_a_store_of_today(tmp_path):
     with StoreWriter(tmp_path / "store", config=QUICK) as writer:
         fill(writer, Actor(1, schema=IMAGE_SCHEMA), [Plan(7), Plan(30), Plan(3, terminated=True)])
         fill(writer, Actor(2, schema=IMAGE_SCHEMA), [Plan(5, final=False)])
+    agree(tmp_path / "store")
+
+
+def test_a_stranger_reads_which_plan_each_step_is_of(tmp_path):
+    with StoreWriter(tmp_path / "store", config=QUICK) as writer:
+        fill(writer, Actor(1, schema=TrajectorySchema.of(SPEC, plans=True)), [Plan(7), Plan(30)])
     agree(tmp_path / "store")
 
 

@@ -82,12 +82,12 @@ def test_other_eyes_have_features_of_their_own(tmp_path):
 
 def test_a_store_whose_images_do_not_fit_into_memory_and_whose_features_do(tmp_path):
     with StoreWriter(tmp_path, config=SMALL_SEGMENTS) as writer:
-        fill(writer, Actor(1, schema=IMAGE_SCHEMA, chunk_rows=100), [Plan(200)] * 30)
+        fill(writer, Actor(1, schema=IMAGE_SCHEMA, chunk_rows=100), [Plan(200)] * 40)
     layout = RowLayout(IMAGE_SCHEMA)
     config = STILL.replace(keep=1, read_bytes_per_s=1e12)
     small = kept(Eye()).layout(layout)
     batches = batch_nbytes(small, 64, config) * (config.prefetch + config.keep)
-    for rows, cached in ((6500, False), (4500, True)):
+    for rows, cached in ((9000, False), (4500, True)):
         room = batches + rows * (small.row_nbytes + 40) * 20 // 19
         eye = Eye()
         with ReplaySource(

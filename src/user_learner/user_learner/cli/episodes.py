@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from user_core.errors import SpecError
-from user_core.types import EpisodeSource
+from user_core.types import PLAN, EpisodeSource
 from user_learner.cli.running import progress, run
 from user_learner.edits.entries import OUTCOMES, Edit, label
 from user_learner.edits.listing import EpisodeFilter, Listed, list_all, named, select
@@ -217,6 +217,7 @@ def _show(options: argparse.Namespace, console: Console, view: EditedEpisodes) -
             }  # fmt: skip
         result = item.episode.info.result
         values["reason"] = result.reason if result else ""
+        values["plans"] = _plans(view, item)
         if options.json:
             print(json.dumps(values))
             continue
@@ -227,6 +228,13 @@ def _show(options: argparse.Namespace, console: Console, view: EditedEpisodes) -
                 table.add_row(name, escape(text))
         console.print(table)
     return 0
+
+
+def _plans(view: EditedEpisodes, item: Listed) -> int | None:
+    """How many plans of the policy were carried out, where that is stored."""
+    columns = view.reader.read_episode(item.episode.info)
+    plan = columns.get(PLAN)
+    return None if plan is None else int(plan[:, 0].max(initial=0)) or None
 
 
 def _chosen(options: argparse.Namespace, console: Console, view: EditedEpisodes) -> list[Listed]:

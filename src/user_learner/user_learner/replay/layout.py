@@ -43,7 +43,7 @@ def schema_difference(stored: TrajectorySchema, other: TrajectorySchema) -> list
     def plain(schema: TrajectorySchema) -> dict[str, dict[str, str]]:
         return {
             name: {"shape": str(list(spec.shape)), "dtype": spec.dtype}
-            for name, spec in schema.columns.items()
+            for name, spec in schema.required.columns.items()
         }
 
     return difference(plain(stored), plain(other))
@@ -63,11 +63,26 @@ def require_same_schema(stored: TrajectorySchema, other: TrajectorySchema, what:
 
 def schema_from_chunk(chunk: TrajectoryChunk) -> TrajectorySchema:
     """The schema of a store that has none yet, from its first chunk."""
-    fixed = TrajectorySchema.of(RobotSpec("any", {"any": ArraySpec(())}, ArraySpec((1,)))).columns
-    schema = schema_of(chunk.columns)
-    required = {n: s for n, s in fixed.items() if "." not in n and "action" not in n.split("_")}
+    any_robot = RobotSpec("any", {"any": ArraySpec(())}, ArraySpec((1,)))
+    fixed = TrajectorySchema.of(any_robot, plans=True)
+    schema, optional = (
+        schema_of(chunk.columns),
+        fixed.columns.keys() - fixed.required.columns.keys(),
+    )
+    required = {
+        n: s
+        for n, s in fixed.required.columns.items()
+        if "." not in n and "action" not in n.split("_")
+    }
     given = {name: schema.columns[name] for name in required if name in schema.columns}
     require_same_schema(TrajectorySchema(required), TrajectorySchema(given), "the first chunk")
+    for name in optional & schema.columns.keys():
+        got, wanted = schema.columns[name], fixed.columns[name]
+        if (got.shape, got.dtype) != (wanted.shape, wanted.dtype):
+            raise SchemaMismatch(
+                f"column {name!r} of the first chunk", got=f"{got.dtype}{list(got.shape)}",
+                expected=f"{wanted.dtype}{list(wanted.shape)}, or none",
+            )  # fmt: skip
     return schema
 
 
@@ -114,7 +129,12 @@ class RowLayout:
 
     def __init__(self, schema: TrajectorySchema) -> None:
         self.schema = schema
-        large = sorted(n for n, spec in schema.columns.items() if spec.nbytes >= LARGE_NBYTES)
+        apart = (
+            schema.columns.keys() - schema.required.columns.keys()
+        )  # so that others lie as without them
+        large = sorted(
+            n for n, spec in schema.columns.items() if spec.nbytes >= LARGE_NBYTES or n in apart
+        )
         small = sorted(
             (n for n in schema.columns if n not in large),
             key=lambda n: (-np.dtype(schema.columns[n].dtype).itemsize, n),

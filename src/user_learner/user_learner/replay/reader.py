@@ -40,7 +40,8 @@ class Tables:
         extents: :data:`EXTENT_COLUMNS`, (E, 7) int64, ascending by id.
         actors: Segment, start, rows, acted_by, commit; (A, 5) int64. Empty unless asked for.
         damages: What is set aside.
-        robots: Episode and number of its robot among :attr:`StoreReader.robots`; (N, 2) int64, ascending. Empty
+        robots: Episode, number of its robot among :attr:`StoreReader.robots`, and of its task among
+            :attr:`StoreReader.tasks`; (N, 3) int64, ascending. Empty
             unless asked for.
     """
 
@@ -48,7 +49,7 @@ class Tables:
     extents: Array = field(default_factory=lambda: np.empty((0, 7), np.int64))
     actors: Array = field(default_factory=lambda: np.empty((0, 5), np.int64))
     damages: tuple[Damage, ...] = ()
-    robots: Array = field(default_factory=lambda: np.empty((0, 2), np.int64))
+    robots: Array = field(default_factory=lambda: np.empty((0, 3), np.int64))
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class StoreReader:
     Args:
         path: Directory of the store.
         with_actors: Also keep who acted in which rows.
-        with_robots: Also keep which robot each episode is of.
+        with_robots: Also keep which robot and task each episode is of.
 
     Attributes:
         robots: Names of the robots, or of the producers of episodes that name none, in the order in which they
@@ -101,6 +102,8 @@ class StoreReader:
         self.tables = Tables()
         self._with_actors, self._with_robots = with_actors, with_robots
         self.robots: list[str] = []
+        #: Names of the tasks, likewise.
+        self.tasks: list[str] = []
         self._sizes_checked: set[int] = set()
         self._short: list[Damage] = []
         self._identity, self._version = 0, -1
@@ -261,17 +264,21 @@ class StoreReader:
         """Robots of the episodes that came since, beside those that are known."""
         since = int(old[-1, 0]) if len(old) else -1
         fresh = self._db.execute(
-            "SELECT id, CASE robot WHEN '' THEN producer ELSE robot END FROM episodes"
+            "SELECT id, CASE robot WHEN '' THEN producer ELSE robot END, task FROM episodes"
             " WHERE id > ? ORDER BY id",
             (since,),
         ).fetchall()
         if not fresh:
             return old
-        for _, name in fresh:
-            if name not in self.robots:
-                self.robots.append(name)
-        number = {name: n for n, name in enumerate(self.robots)}
-        return np.concatenate([old, np.array([(i, number[name]) for i, name in fresh], np.int64)])
+        rows = []
+        for episode, *names in fresh:
+            numbers = []
+            for name, known in zip(names, (self.robots, self.tasks), strict=True):
+                if name not in known:
+                    known.append(name)
+                numbers.append(known.index(name))
+            rows.append((episode, *numbers))
+        return np.concatenate([old, np.array(rows, np.int64)])
 
     def _check_new_segments(self) -> None:
         """A segment whose files are missing or cut short is passed over: mapping it would kill."""

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from user_core.errors import ConfigError
+from user_core.policies.language.config import TASK
 from user_core.specs import Array
 from user_core.types import OBSERVATION, Batch
 from user_learner.replay.layout import RECORDS, RowLayout
@@ -84,6 +85,7 @@ class BatchBuffers:
         batch_size: B.
         config: What a batch consists of, and whether it is arrays or tensors.
         hindsight: Gives steps other goals; None: no step.
+        with_tasks: Whether observations say of which task they are, ``@task`` (B,) int64.
 
     Raises:
         ConfigError: Tensors are asked for, and torch or page-locked memory is not there.
@@ -95,6 +97,7 @@ class BatchBuffers:
         batch_size: int,
         config: SamplerConfig,
         hindsight: Hindsight | None = None,
+        with_tasks: bool = False,
     ) -> None:
         self._config, self._size, self._hindsight = config, batch_size, hindsight
         self._allocate = _allocator(config.output)
@@ -120,6 +123,7 @@ class BatchBuffers:
                     self._large.append((index, raw, which))
                     shown = layout.view(file, raw)[file.name]
                     target[file.name] = shown.reshape(*self._lead, *shown.shape[1:])
+        self._task = self._array((batch_size,), "int64") if with_tasks else None
         self._plain = self._plain_arrays(layout)
         self._batch = self._assemble()
 
@@ -130,6 +134,7 @@ class BatchBuffers:
         row_id: Array,
         goals: tuple[Array, Array] | None = None,
         labels: tuple[Array, Array, Array] | None = None,
+        task: Array | None = None,
     ) -> Batch:
         """Gather drawn rows from a pool's arrays, and return them as a batch.
 
@@ -140,7 +145,10 @@ class BatchBuffers:
             goals: Which steps get another goal, (B,) bool, and it, (M, G).
             labels: Which of the steps and those after them have another reward than the recorded one,
                 (B, H) bool, it, and whether the task ended there.
+            task: Number of the task of each step, (B,).
         """
+        if self._task is not None and task is not None:
+            self._task[...] = task
         steps = drawn.after
         window = drawn.rows[self._rows[:, None], self._within(steps)]
         every = np.concatenate([drawn.before, drawn.rows], axis=1) if self._past else drawn.rows
@@ -254,12 +262,13 @@ class BatchBuffers:
     def _assemble(self) -> Batch:
         out = _identity if self._config.output == "numpy" else _torch().from_numpy
         plain = {name: out(array) for name, array in self._plain.items()}
+        told = {} if self._task is None else {TASK: out(self._task)}
         return Batch(
-            observation={n[len(OBSERVATION) :]: out(a) for n, a in self._first.items()},
+            observation={n[len(OBSERVATION) :]: out(a) for n, a in self._first.items()} | told,
             action=plain.pop("action"),
             reward=plain.pop("reward"),
             discount=plain.pop("discount"),
-            next_observation={n[len(OBSERVATION) :]: out(a) for n, a in self._last.items()},
+            next_observation={n[len(OBSERVATION) :]: out(a) for n, a in self._last.items()} | told,
             extras=plain,
         )
 

@@ -66,6 +66,7 @@ class RunTable:
         source: Source of the episode.
         order: Arrival: rows of a run with a higher number came later.
         robot: Number of the robot among those of the snapshot; -1 where nobody asked for robots.
+        task: Number of the task, likewise.
     """
 
     address: Array = field(default_factory=_ints)
@@ -75,6 +76,7 @@ class RunTable:
     source: Array = field(default_factory=_ints)
     order: Array = field(default_factory=_ints)
     robot: Array = field(default_factory=_ints)
+    task: Array = field(default_factory=_ints)
 
     @cached_property
     def _by_address(self) -> tuple[Array, Array]:
@@ -165,6 +167,7 @@ class Snapshot:
         actors: Address, rows and acted_by of ranges, ascending, (A, 3) int64.
         nbytes: Bytes of all rows.
         robots: Names of the robots that they are from, where that was asked for.
+        tasks: Names of their tasks, likewise.
         labels: Rewards that are not the recorded ones.
         before_takeovers: Steps that led to a takeover, where that was asked for: first address, and the one
             behind the last, of ranges, ascending, (N, 2).
@@ -177,6 +180,7 @@ class Snapshot:
     robots: tuple[str, ...] = ()
     labels: Labels = field(default_factory=Labels)
     before_takeovers: Array = field(default_factory=lambda: np.empty((0, 2), np.int64))
+    tasks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -200,6 +204,7 @@ class Catalog:
         self._free: dict[int, list[int]] = {}
         self._leaving: list[tuple[int, int]] = []
         self._robots: dict[str, int] = {}
+        self._tasks: dict[str, int] = {}
         self._end = 0
         self._rebuild()
 
@@ -254,21 +259,18 @@ class Catalog:
             parts.append((part, _actors(store.reader.tables, bases)))
             part["next"][part["next"] >= 0] += offset
             part["order"] -= index * 2**40  # history came before what is live
-            part["robot"] = self._numbered(part["robot"], store.reader.robots)
+            part["robot"] = _numbered(part["robot"], store.reader.robots, self._robots)
+            part["task"] = _numbered(part["task"], store.reader.tasks, self._tasks)
             offset += len(part["rows"])
         runs = RunTable(**{k: np.concatenate([p[k] for p, _ in parts]) for k in parts[0][0]})
         actors = np.concatenate([a for _, a in parts])
         actors = actors[np.argsort(actors[:, 0])]
-        self._layout = self._layout or RowLayout(schema)
+        self._layout = self._layout or RowLayout(schema.required)
         nbytes = int(runs.rows.sum()) * self._layout.row_nbytes
         self.snapshot = Snapshot(
-            segments, runs, actors, nbytes, tuple(self._robots), Labels.join(labels)
-        )
-
-    def _numbered(self, robot: Array, names: Sequence[str]) -> Array:
-        """Numbers of a store's robots among those of all stores, by name."""
-        numbers = [self._robots.setdefault(name, len(self._robots)) for name in names]
-        return np.append(np.array(numbers, np.int64), -1)[robot]  # -1 stays -1
+            segments, runs, actors, nbytes, tuple(self._robots), Labels.join(labels),
+            tasks=tuple(self._tasks),
+        )  # fmt: skip
 
     def _place_segments(self) -> SegmentTable:
         """Addresses of all segments; those of segments that are gone are used again."""
@@ -292,6 +294,12 @@ class Catalog:
         paths = (segment_directory(self.stores[i].reader.path, n) for (i, n, _), _ in order)
         of = columns.T.copy()
         return SegmentTable(of[0], of[1], of[2], of[3], tuple(paths))
+
+
+def _numbered(mine: Array, names: Sequence[str], known: dict[str, int]) -> Array:
+    """Numbers of a store's robots or tasks among those of all stores, by name."""
+    numbers = [known.setdefault(name, len(known)) for name in names]
+    return np.append(np.array(numbers, np.int64), -1)[mine]  # -1 stays -1
 
 
 def _whole(tables: Tables) -> list[int]:
@@ -330,17 +338,19 @@ def _runs(
         "next": following[: len(rows)],
         "source": sources[segment],
         "order": order,
-        "robot": _robots(tables, episode),
+        **dict(zip(("robot", "task"), _robots(tables, episode), strict=True)),
     }
 
 
-def _robots(tables: Tables, episode: Array) -> Array:
-    """Number of the robot of each extent, -1 where it is not known."""
+def _robots(tables: Tables, episode: Array) -> tuple[Array, Array]:
+    """Numbers of robot and task of each extent, -1 where they are not known."""
     if not len(tables.robots):
-        return np.full(len(episode), -1, np.int64)
-    known, robot = tables.robots.T
+        unknown = np.full(len(episode), -1, np.int64)
+        return unknown, unknown
+    known, robot, task = tables.robots.T
     at = np.minimum(np.searchsorted(known, episode), len(known) - 1)
-    return np.where(known[at] == episode, robot[at], -1)
+    there = known[at] == episode
+    return np.where(there, robot[at], -1), np.where(there, task[at], -1)
 
 
 def _without_damages(tables: Tables, block_rows: int) -> Array:

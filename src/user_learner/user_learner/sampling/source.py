@@ -49,6 +49,7 @@ class _Plan:
     random: Mapping[str, Any]
     relabelled: Relabelled | None = None
     labels: tuple[Array, Array, Array] | None = None
+    task: Array | None = None
 
     def unpin(self) -> None:
         for pool, ticket in self.pins:
@@ -81,6 +82,8 @@ class ReplaySource(Closing):
         share: Which part of each batch is wanted, of several processes that train together:
             :meth:`sample` then gives that part of a batch of the size that it is asked for.
         features: Of images, which batches then hold in their place.
+        tasks: Names of tasks that the policy tells apart: observations of batches then have ``@task`` (B,) int64, the
+            number of the step's task among these; as many as there are for any other task.
 
     Raises:
         StoreError: A store is not there, or of another format.
@@ -94,9 +97,10 @@ class ReplaySource(Closing):
         history: Sequence[History] = (),
         share: Share | None = None,
         features: KeptFeatures | None = None,
+        tasks: Sequence[str] = (),
     ) -> None:
         self.config = config = config or SamplerConfig()
-        self._features = features
+        self._features, self._tasks = features, tuple(tasks)
         self._untaken = False
         self._share = share = share or Share()
         free = psutil.virtual_memory().available // 2 // share.of
@@ -104,7 +108,7 @@ class ReplaySource(Closing):
         with_actors = bool(config.takeovers.before_steps) or any(
             stratum.acted_by for stratum in config.strata
         )
-        with_robots = config.balance.by == "robots"
+        with_robots = config.balance.by == "robots" or bool(tasks)
         self._catalog = open_catalog(store, history, with_actors, with_robots)
         self._divide = Populations(config)
         self._random = np.random.default_rng([config.seed, 0, 0])
@@ -279,7 +283,8 @@ class ReplaySource(Closing):
                     drawn = drawn.part(own)
                     relabelled = relabelled and relabelled.part(own)
                 row_id, labels = self._row_id(drawn.address), self._labels(drawn.address)
-                return _Plan(drawn, row_id, pool, pins, random, relabelled, labels)
+                task = self._task_of(drawn.address)
+                return _Plan(drawn, row_id, pool, pins, random, relabelled, labels, task)
             except BaseException:
                 for each, ticket in pins:
                     each.pins.unpin(ticket)
@@ -306,7 +311,9 @@ class ReplaySource(Closing):
             if plan.relabelled is not None and self._hindsight is not None:
                 rows = self._goal_records(plan.relabelled.address)
                 goals = plan.relabelled.which, self._hindsight.goals(rows)
-            return buffers.gather(plan.pool.arrays, plan.drawn, plan.row_id, goals, plan.labels)
+            return buffers.gather(
+                plan.pool.arrays, plan.drawn, plan.row_id, goals, plan.labels, plan.task
+            )
         finally:
             plan.unpin()
 
@@ -321,7 +328,7 @@ class ReplaySource(Closing):
 
     def _make_buffers(self, batch_size: int) -> BatchBuffers:
         own = len(self._share.rows(batch_size))
-        return BatchBuffers(self._layout, own, self.config, self._hindsight)
+        return BatchBuffers(self._layout, own, self.config, self._hindsight, bool(self._tasks))
 
     def _worth_a_thread(self, batch_size: int) -> bool:
         own = batch_size // self._share.of
@@ -337,6 +344,17 @@ class ReplaySource(Closing):
         addresses = runs.follow(run, offset, self.config.horizon)[0][:, :-1]
         addresses[run < 0] = -1  # an edit took it away meanwhile
         return labels.of(addresses)
+
+    def _task_of(self, address: Array) -> Array | None:
+        """Number of the task of each step, among those that are told apart."""
+        if not self._tasks:
+            return None
+        tasks, runs, others = self._tasks, self._snapshot.runs, len(self._tasks)
+        numbers = [tasks.index(n) if n in tasks else others for n in self._snapshot.tasks]
+        run, _ = runs.locate(address)
+        known = np.where(run < 0, -1, runs.task[run])
+        found: Array = np.append(np.array(numbers, np.int64), others)[known]
+        return found
 
     def _row_id(self, address: Array) -> Array:
         table = self._snapshot.segments

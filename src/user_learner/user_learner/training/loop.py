@@ -81,7 +81,7 @@ class TrainingLoop:
         algorithm: Gets the batches.
         source: Gives them. Where it has ``state`` and ``load_state``, checkpoints hold them; what
             its ``reasons`` give are warnings.
-        sink: Takes policy versions.
+        sink: Takes policy versions; what its ``reasons`` give, where it has them, are warnings.
         environment_steps: How many steps have been collected online so far, in this run.
         directory: Of the run, for checkpoints and the counter of policy versions.
         identity: What checkpoints belong to, see :func:`identity_of`.
@@ -478,6 +478,7 @@ class TrainingLoop:
             found.append(self._skipping)
         found += getattr(self.algorithm, "warnings", list)()
         found += getattr(self.source, "reasons", list)()
+        found += getattr(self._sink, "reasons", list)()
         if (error := self._publisher.error) is not None:
             found.append(Reason(POLICY_PUBLISH, f"policy version not published: {error}"))
         if (error := self._keeper.error) is not None:
@@ -494,7 +495,6 @@ class TrainingLoop:
 
 
 def _is_finite(state: Mapping[str, Any]) -> bool:
-        found += getattr(self._sink, "reasons", list)()
     """Whether all arrays of a state are numbers that one can go on from."""
     arrays, _ = flatten(state)
     return all(a.dtype.kind != "f" or bool(np.isfinite(a).all()) for a in arrays.values())
@@ -563,8 +563,19 @@ def identity_of(
 
 
 def _fixed(config: Config) -> dict[str, Any]:
-    fixed = {item.name for item in config_fields(type(config)) if item.setting.read_only}
-    return {k: v for k, v in to_mapping(config).items() if k in fixed and k != "seed"}
+    fixed = {
+        item.name
+        for item in config_fields(type(config))
+        if item.setting.read_only
+        and not (item.setting.late and getattr(config, item.name) == item.default)
+    }
+    counted = {
+        item.name: item.setting.counts_as
+        for item in config_fields(type(config))
+        if item.setting.counts_as is not None
+    }
+    plain = to_mapping(config) | counted
+    return {k: v for k, v in plain.items() if k in fixed and k != "seed"}
 
 
 def configure_torch(threads: int) -> None:

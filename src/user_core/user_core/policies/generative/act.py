@@ -50,7 +50,7 @@ class ActNetwork(ChunkNetwork):
         self.planning = nn.ModuleList(Block(width, config.heads) for _ in range(config.layers))
         self.norm, self.leave = nn.LayerNorm(width), nn.Linear(width, code.size)
         self.style_enter = nn.Linear(code.size, width)
-        self.style_state = nn.Linear(features.state_size, width)
+        self.style_state = nn.Linear(features.told_size, width)
         self.style_places = nn.Parameter(0.02 * torch.randn(config.rows + 2, width))
         self.styles = nn.ModuleList(
             Block(width, config.heads, cross=False) for _ in range(config.layers)
@@ -112,5 +112,7 @@ class ActPolicy(ChunkPolicy):
     def act(self, observation: Arrays, *, deterministic: bool = False) -> Array:
         network: Any = self._network
         with torch.inference_mode():
-            inputs = network.inputs({n: np.array(a)[None] for n, a in observation.items()})
+            inputs = network.inputs(
+                {n: np.array(a)[None] for n, a in self._told(observation).items()}
+            )
             return self._to_robot(network.generate(inputs)[0].numpy())

@@ -125,12 +125,12 @@ class Eyes(nn.Module):
         super().__init__()
         self.features = features
         self.pretrained: Any = None
-        if eye.used:
+        if eye.used and features.image_names:
             from user_core.policies.eyes.pretrained import PretrainedEye, frozen_eye
 
             self.pretrained = PretrainedEye(eye) if eye.trained else frozen_eye(eye)
         self.state = nn.Sequential(
-            nn.Linear(features.state_size, width), nn.GELU(), nn.Linear(width, width)
+            nn.Linear(features.told_size, width), nn.GELU(), nn.Linear(width, width)
         )
         self.eyes, self.places = nn.ModuleList(), nn.ParameterList()
         for name in features.image_names:
@@ -153,7 +153,7 @@ class Eyes(nn.Module):
             self.places.append(nn.Parameter(0.02 * torch.randn(height * wide, width)))
 
     def forward(self, state: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-        tokens = [self.state(state)[:, None]] if self.features.state_size else []
+        tokens = [self.state(state)[:, None]] if self.features.told_size else []
         for name, eye, places in zip(
             self.features.image_names, self.eyes, self.places, strict=True
         ):

@@ -7,6 +7,7 @@ from typing import Literal
 from user_core.config import Config, setting
 from user_core.errors import ConfigError
 from user_core.policies.eyes.config import EyeConfig
+from user_core.policies.language.config import LanguageConfig
 
 Normalization = Literal["bounds", "data", "quantiles"]
 
@@ -56,6 +57,9 @@ class ChunkConfig(Config):
     eye: EyeConfig = setting(
         factory=EyeConfig, doc="A pretrained network that sees the images instead.", late=True
     )
+    language: LanguageConfig = setting(
+        factory=LanguageConfig, doc="Several tasks, told apart by their instructions.", late=True
+    )
     seed: int = setting(0, doc="Seed of first weights and of the noise of actions.", ge=0)
 
     def validate(self) -> None:
@@ -93,7 +97,11 @@ class GenerativeConfig(ChunkConfig):
         ge=0,
     )
     guidance: float = setting(
-        5.0, doc="Largest weight of that guidance (Black et al. 2025, beta).", ge=0
+        0.5,
+        doc="Largest weight of that guidance (Black et al. 2025, beta, who take 5). It may differ from that of the "
+        "training: actors only use it.",
+        ge=0,
+        counts_as=5.0,
     )
 
     def validate(self) -> None:

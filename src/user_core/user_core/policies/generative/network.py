@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from user_core.errors import SpecError
 from user_core.policies.eyes.config import require_same_eye
 from user_core.policies.features import FeatureLayout
 from user_core.policies.generative.backbones import Perceptron, Transformer
@@ -16,6 +17,7 @@ from user_core.policies.generative.coding import ChunkCode
 from user_core.policies.generative.config import ChunkConfig, GenerativeConfig
 from user_core.policies.generative.mlp import PerceptronLayout
 from user_core.policies.generative.objectives import Objective
+from user_core.policies.language.config import INSTRUCTION, TASK
 from user_core.policies.tanh_gaussian_network import soft_limit_batch
 from user_core.policies.torch_policy import batch_inputs
 from user_core.specs import Array, Arrays
@@ -41,6 +43,7 @@ class ChunkNetwork(nn.Module):
     """
 
     eye_key: Tensor
+    instructions: Tensor
     input_offset: Tensor
     input_scale: Tensor
     action_offset: Tensor
@@ -62,6 +65,10 @@ class ChunkNetwork(nn.Module):
         self.register_buffer("statistics_calls", torch.zeros(2, dtype=torch.int64))
         least = features.least_spreads(_LEAST_SHARE, _LEAST_UNBOUNDED)
         self._least = torch.from_numpy(least)
+        #: Embeddings of the tasks' instructions, and none, (n + 1, I).
+        table = np.zeros((len(config.language.tasks) + 1, config.language.size), np.float32)
+        if config.language.tasks:
+            self.register_buffer("instructions", torch.from_numpy(table))
         #: What features of images are stored by, beside the images; None: it sees pixels.
         self.frozen_eye: Any = None
         self._eye_unknown = False
@@ -73,8 +80,22 @@ class ChunkNetwork(nn.Module):
             self.register_buffer("eye_key", torch.from_numpy(self.frozen_eye.key.astype("f4")))
 
     def inputs(self, observation: Arrays) -> dict[str, Tensor]:
-        """``state``, (B, O) float32, and images under their names; depth as float32 in m."""
-        return batch_inputs(self.features, observation)
+        """``state``, (B, O) float32, and images under their names; depth as float32 in m; an instruction, (B, I)."""
+        found = batch_inputs(self.features, observation)
+        if not self.config.language.tasks:
+            return found
+        if INSTRUCTION in observation:
+            found[INSTRUCTION] = torch.as_tensor(observation[INSTRUCTION])
+        elif TASK in observation:
+            table = self.instructions.cpu()
+            found[INSTRUCTION] = table[torch.as_tensor(observation[TASK]).clamp_max(len(table) - 1)]
+        else:
+            raise SpecError(
+                "observations of a batch for a policy of several tasks", got=sorted(observation),
+                expected=f"{TASK}, which task each is of",
+                hint="A ReplaySource gives it, told of policy.tasks",
+            )  # fmt: skip
+        return found
 
     def observe(self, *inputs: Mapping[str, Tensor]) -> None:
         """Settle the scale of what is seen."""
@@ -135,8 +156,9 @@ class ChunkNetwork(nn.Module):
         }
 
     def normalised(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """The numbers, (B, O)."""
-        return soft_limit_batch((inputs["state"] - self.input_offset) * self.input_scale)
+        """The numbers, (B, O), and those of the instruction behind them."""
+        state = soft_limit_batch((inputs["state"] - self.input_offset) * self.input_scale)
+        return torch.cat([state, inputs[INSTRUCTION]], 1) if INSTRUCTION in inputs else state
 
     def scaled(self, action: Tensor) -> Tensor:
         """Actions (B, T x A) as codes in the scale of the data, (B, T, D)."""

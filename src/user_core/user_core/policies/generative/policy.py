@@ -16,9 +16,11 @@ from user_core.policies.generative.coding import ChunkCode, soft_mask
 from user_core.policies.generative.config import ChunkConfig, GenerativeConfig
 from user_core.policies.generative.mlp import NumpyPerceptron, PerceptronLayout
 from user_core.policies.generative.objectives import Diffusion, Flow, Given, Model, Objective
+from user_core.policies.language.config import INSTRUCTION
 from user_core.policies.loading import check_fits
 from user_core.policies.tanh_gaussian_layout import soft_limit
 from user_core.specs import Array, Arrays, RobotSpec
+from user_core.types import Task
 
 if TYPE_CHECKING:  # imported when it is asked for, with torch
     from user_core.policies.generative.network import ChunkNetwork, GenerativeNetwork
@@ -40,11 +42,14 @@ class ChunkPolicy(Policy):
     def __init__(self, config: ChunkConfig, spec: RobotSpec) -> None:
         self.config, self.spec, self.rows = config, spec, config.rows
         self.observation_history = config.observation_history
+        self.tasks, self._task = config.language.names, Task()
         self.features = FeatureLayout(
-            spec, config.observations, config.ignored_observations, config.observation_history
-        )
+            spec, config.observations, config.ignored_observations, config.observation_history,
+            config.language.size,
+        )  # fmt: skip
         self.code = ChunkCode(spec, config.rows)
         self._rng = np.random.default_rng(config.seed)
+        self._instruction: Array | None = None
         self._take(self._first())
 
     def _first(self) -> dict[str, Array]:
@@ -63,10 +68,46 @@ class ChunkPolicy(Policy):
         """Take over arrays that were checked."""
         network = self._fresh()
         _fill(network, arrays)
-        self._arrays, self._network = arrays, network
+        self._arrays, self._network, self._instruction = arrays, network, None
 
     def network(self) -> Any:
-        return copy.deepcopy(self._network)
+        network = copy.deepcopy(self._network)
+        if self.tasks:
+            _fill(network, self._with_instructions(self._arrays))
+        return network
+
+    def reset(self, task: Task) -> None:
+        self._task, self._instruction = task, None
+
+    def _told(self, observation: Arrays) -> Arrays:
+        """What is seen, and the instruction."""
+        if not self.tasks:
+            return observation
+        if self._instruction is None:
+            self._instruction = self._instruction_of(self._task)
+        return {**observation, INSTRUCTION: self._instruction}
+
+    def _instruction_of(self, task: Task) -> Array:
+        """The embedding of a task that was learned, or of the words that were given for another one."""
+        table = self._arrays["instructions"]
+        if task.name in self.tasks:
+            return table[self.tasks.index(task.name)]
+        if not task.instruction:
+            return table[-1]  # of no instruction
+        from user_core.policies.language.sentence import embeddings
+
+        return embeddings([task.instruction], self.config.language.weights)[0]
+
+    def _with_instructions(self, arrays: dict[str, Array]) -> dict[str, Array]:
+        """Arrays with the instructions of all tasks; they are encoded once, where it is trained."""
+        table = arrays.get("instructions")
+        if table is not None and not table.any():
+            from user_core.policies.language.sentence import embeddings
+
+            language = self.config.language
+            sentences = [language.tasks[name] for name in self.tasks]
+            table[: len(self.tasks)] = embeddings(sentences, language.weights)
+        return arrays
 
     def image_features(self) -> Mapping[str, FrozenFeatures]:
         """A frozen eye, for each image that it sees."""
@@ -121,7 +162,7 @@ class GenerativePolicy(ChunkPolicy):
         if config.backbone == "transformer" or images:
             return None
         return PerceptronLayout(
-            self.features.state_size, config.rows, self.code.size, config.prefix_rows > 0,
+            self.features.told_size, config.rows, self.code.size, config.prefix_rows > 0,
             config.hidden,
         )  # fmt: skip
 
@@ -136,8 +177,13 @@ class GenerativePolicy(ChunkPolicy):
             "input_scale": self.features.scale.copy(),
             "action_offset": np.zeros(size, np.float32),
             "action_scale": np.ones(size, np.float32),
+            **self._no_instructions(),
             **{f"denoiser.{name}": array for name, array in first.items()},
         }
+
+    def _no_instructions(self) -> dict[str, Array]:
+        shape = (len(self.tasks) + 1, self.config.language.size)
+        return {"instructions": np.zeros(shape, np.float32)} if self.tasks else {}
 
     def _fresh(self) -> GenerativeNetwork:
         from user_core.policies.generative.network import GenerativeNetwork
@@ -154,13 +200,13 @@ class GenerativePolicy(ChunkPolicy):
         start = len("denoiser.")
         mine = {name[start:]: a for name, a in arrays.items() if name.startswith("denoiser.")}
         self._perceptron = NumpyPerceptron(layout, mine)
-        self._arrays = arrays
+        self._arrays, self._instruction = arrays, None
 
     def network(self) -> Any:
         if self._layout is None:
             return super().network()
         network = self._fresh()
-        _fill(network, self._arrays)
+        _fill(network, self._with_instructions(self._arrays))
         return network
 
     def act(self, observation: Arrays, *, deterministic: bool = False) -> Array:
@@ -204,10 +250,13 @@ class GenerativePolicy(ChunkPolicy):
         return self._to_robot(self._sample(model, noise, given))
 
     def _state(self, observation: Arrays) -> Array:
-        """The numbers of an observation in the scale of the data, (O,)."""
+        """The numbers of an observation in the scale of the data, (O,), and those of the instruction."""
         arrays = self._arrays
         state = (self.features.vector(observation) - arrays["input_offset"]) * arrays["input_scale"]
-        return soft_limit(state)
+        state = soft_limit(state)
+        if self.tasks:
+            state = np.concatenate([state, self._told(observation)[INSTRUCTION]])
+        return state
 
     def _model(self, state: Array) -> Model:
         """The network for these numbers."""
@@ -226,7 +275,8 @@ class GenerativePolicy(ChunkPolicy):
 
         network: Any = self._network
         with torch.no_grad():
-            inputs = network.inputs({n: np.array(a)[None] for n, a in observation.items()})
+            told = self._told(observation)
+            inputs = network.inputs({n: np.array(a)[None] for n, a in told.items()})
             model = self._torch_model(network, inputs)
             if given is not None:
                 code, weight, frozen = (
