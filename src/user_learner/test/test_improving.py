@@ -128,6 +128,15 @@ def test_a_restored_training_goes_on_bit_by_bit_over_the_end_of_the_critics_time
     assert (one.policy_arrays()["head.bias"] != first["head.bias"]).any()
 
 
+def test_a_recorded_update_without_the_actor_is_forgotten_when_the_actor_begins(tmp_path):
+    algorithm, rng = learner(kept(tmp_path), critic_only_updates=4), np.random.default_rng(0)
+    forgotten = []
+    algorithm._graphed.forget = lambda: forgotten.append(algorithm._updates)
+    for _ in range(4):
+        algorithm.update(random_batch(NUMBERS, 12, rng))
+    assert forgotten == [4]  # the third call is the first in which it learns
+
+
 def test_a_correction_of_the_base_is_learned(tmp_path):
     """One step; the reward says how near an action is to the base, moved by what x says."""
     given = kept(tmp_path)

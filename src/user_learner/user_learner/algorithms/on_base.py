@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from torch import Tensor
@@ -10,6 +11,7 @@ from user_core.config import setting
 from user_core.errors import PluginError
 from user_core.interfaces import Policy
 from user_core.specs import RobotSpec
+from user_core.types import Batch
 from user_learner.algorithms.rlpd import RLPD, RLPDConfig
 
 
@@ -58,6 +60,12 @@ class OnBase(RLPD):
                 hint="See docs/how_to/improve_a_policy.md; a policy without a base learns by rlpd",
             )  # fmt: skip
         super().__init__(config, spec, policy)
+
+    def update(self, batch: Batch) -> Mapping[str, float]:
+        alone = self.config.critic_only_updates
+        if self._updates <= alone < self._updates + self.updates_per_call:
+            self._graphed.forget()  # what was recorded has no update of the actor
+        return super().update(batch)
 
     def _update_actor(self, features: Tensor, temperature: Tensor) -> dict[str, Tensor]:
         if self._updates > self.config.critic_only_updates:

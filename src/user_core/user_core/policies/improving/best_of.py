@@ -7,7 +7,7 @@ differentiated through the flow.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -54,8 +54,9 @@ class BestOfPolicy(FlowPolicy):
     @property
     def seen_size(self) -> int:
         """Numbers that critics see of an observation, F: with images also what the flow makes of these."""
-        size = self.features.state_size
-        return size if self._layout is not None else size + self.config.embedding
+        if self._layout is not None:
+            return self._layout.state
+        return self.features.state_size + self.config.embedding
 
     def first_critics(self) -> dict[str, Array]:
         """First values of the critics."""
@@ -87,7 +88,8 @@ class BestOfPolicy(FlowPolicy):
         rng = np.random.default_rng(0) if deterministic else self._rng
         noise = rng.standard_normal(shape, dtype=np.float32)
         if self._layout is None:
-            seen, made = self._network.candidates(observation, noise)
+            network: Any = self._network
+            seen, made = network.candidates(observation, noise)
         else:
             seen, made = self._candidates(observation, noise)
         units = self.code.decode(

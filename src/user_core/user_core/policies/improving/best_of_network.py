@@ -70,7 +70,8 @@ class BestOfNetwork(GenerativeNetwork):
         context = self.context(inputs).repeat_interleave(count, 0)
         shape = (len(context), self.rows, self.code.size)
         noise = torch.randn(shape, generator=generator, device=context.device)
-        return self.generate_from(context, noise).unflatten(0, (-1, count))
+        made = self.generate_from(context, noise)
+        return made.view(-1, count, made.shape[1])
 
     @torch.no_grad()
     def candidates(self, observation: Arrays, noise: Array) -> tuple[Array, Array]:
