@@ -211,7 +211,12 @@ class Bag:
         self, path: Path, distribution: str = "jazzy", folders: Collection[str] = ()
     ) -> None:
         self.path, self.notes = path, []
-        self.parts = [_part(file) for file in self._files(path)]
+        files = self._files(path)
+        empty = [file for file in files if not file.stat().st_size]  # made just before a crash
+        if len(empty) < len(files):
+            files = [file for file in files if file not in empty]
+            self.notes += [f"{file.name} is empty" for file in empty]
+        self.parts = [_part(file) for file in files]
         self.types: dict[str, str] = {}
         for part in self.parts:
             for topic, name in part.types.items():

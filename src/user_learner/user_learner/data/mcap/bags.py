@@ -192,6 +192,7 @@ class BagWriter:
         self.files.append(_File(path))
         for name, data in self._notes.items():
             self._writer.add_metadata(name, data)
+        self._writer.flush()  # from now on it is an MCAP file, whatever happens
         self._write_list()
 
     def _register(self, channel: Channel) -> int:

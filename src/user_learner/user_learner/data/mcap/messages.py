@@ -65,7 +65,7 @@ class Messages:
         for size in values.shape:
             dims.append(self.make("std_msgs/msg/MultiArrayDimension", "", size, left))
             left //= max(size, 1)
-        flat = values.reshape(-1)
+        flat: Array = values.reshape(-1)
         if flat.dtype == bool:
             flat = flat.view(np.uint8)
         layout = self.make("std_msgs/msg/MultiArrayLayout", dims, 0)

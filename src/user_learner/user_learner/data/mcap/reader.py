@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -95,10 +95,10 @@ class McapSource:
                 raise CodecError(f"{file}", got=told(error), expected="a whole export") from error
         if self._meaning is None:
             raise CodecError(f"{path}", got=f"no {MEANING}", expected="an export of a store")
-        self._schema = TrajectorySchema.from_dict(self._meaning["schema"])
+        self._schema: TrajectorySchema = TrajectorySchema.from_dict(self._meaning["schema"])
         spec = self._meaning["spec"]
         self._spec: RobotSpec | None = RobotSpec.from_dict(spec) if spec else None
-        self._topics = {
+        self._topics: dict[str, tuple[str, Callable[[bytes], Array]]] = {
             topic_of(name, type_of(name, one)): (name, decoder(self._messages, name, one))
             for name, one in self._schema.columns.items()
         }
