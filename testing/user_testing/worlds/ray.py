@@ -7,8 +7,9 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
-import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
 from user_testing.ports import free_port
@@ -20,23 +21,32 @@ def ray_program() -> str:
 
 
 class RayWorld:
-    """A head that runs until it is closed."""
+    """A head that runs until it is closed.
 
-    def __init__(self, folder: Path, cores: int = 2) -> None:
-        self.folder, self._cores = folder, cores
+    Args:
+        folder: For its files.
+        cores: How many it has to give.
+        ip: Its address.
+        prefix: What runs its command line, for instance inside a network namespace.
+    """
+
+    def __init__(
+        self, folder: Path, cores: int = 2, ip: str = "127.0.0.1", prefix: Sequence[str] = ()
+    ) -> None:
+        self.folder, self._cores, self._ip, self._prefix = folder, cores, ip, prefix
         self.port = free_port()
-        self.address = f"http://127.0.0.1:{self.port}"
+        self.address = f"http://{ip}:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, deadline_s: float = 90.0) -> None:
         """Start it, and wait until it takes jobs."""
         first = free_port()
         words = [
-            ray_program(), "start", "--head", "--block", "--disable-usage-stats", "--include-dashboard=true",
-            "--dashboard-host=127.0.0.1", f"--dashboard-port={self.port}", f"--port={first}",
+            *self._prefix, ray_program(), "start", "--head", "--block", "--disable-usage-stats", "--include-dashboard=true",
+            f"--dashboard-host={self._ip}", f"--dashboard-port={self.port}", f"--port={first}",
             f"--dashboard-agent-listen-port={free_port()}", f"--dashboard-agent-grpc-port={free_port()}",
             f"--metrics-export-port={free_port()}", f"--ray-client-server-port={free_port()}",
-            "--node-ip-address=127.0.0.1", f"--num-cpus={self._cores}", f"--temp-dir={self.folder}/ray",
+            f"--node-ip-address={self._ip}", f"--num-cpus={self._cores}", f"--temp-dir={self.folder}/ray",
             "--object-store-memory=80000000",
         ]  # fmt: skip
         with (self.folder / "ray.log").open("wb") as log:
@@ -46,14 +56,14 @@ class RayWorld:
             )  # fmt: skip
         until_s = time.monotonic() + deadline_s
         while True:
-            try:
-                with urllib.request.urlopen(f"{self.address}/api/jobs/", timeout=2.0):
-                    return
-            except OSError:
-                if time.monotonic() > until_s or self._process.poll() is not None:
-                    self.close()
-                    raise TimeoutError((self.folder / "ray.log").read_text()[-3000:]) from None
-                time.sleep(0.5)
+            asks = f"from urllib.request import urlopen; urlopen({self.address!r} + '/api/jobs/', timeout=2)"
+            words = [*self._prefix, sys.executable, "-S", "-c", asks]
+            if subprocess.run(words, capture_output=True).returncode == 0:
+                return
+            if time.monotonic() > until_s or self._process.poll() is not None:
+                self.close()
+                raise TimeoutError((self.folder / "ray.log").read_text()[-3000:])
+            time.sleep(0.5)
 
     def close(self) -> None:
         """End the head and all that it has started."""

@@ -1,7 +1,10 @@
 """Every engine keeps the same promises, with the real thing where it is there: Slurm, Ray, torchrun, processes."""
 
 import shutil
+import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +13,9 @@ import pytest
 from user_core import plugins
 from user_core.errors import ConfigError, EngineError, EngineSilent
 from user_core.jobs import Engine, Job, JobState
+from user_fleet.engines.carry import write_job
+from user_testing.link_emulator import Host, Link, LinkQuality, unavailable
+from user_testing.processes import Process
 from user_testing.waiting import wait_until
 from user_testing.worlds.ray import RayWorld, ray_program
 from user_testing.worlds.slurm import SlurmWorld, missing
@@ -173,3 +179,37 @@ def test_torchrun_says_who_is_who(job: Callable[[str], Job]) -> None:
 def test_more_than_one_rank_is_refused_and_why(option: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="a learner is one process"):
         plugins.build("engines", "torchrun", option)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
+@pytest.mark.skipif(not ray_program(), reason="ray is not installed; USER_TEST_RAY names it")
+def test_a_job_of_a_cluster_on_another_host_goes_on_while_its_link_is_cut(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with ExitStack() as stack:
+        cluster, site = (stack.enter_context(Host(name)) for name in ("cluster", "site"))
+        link = stack.enter_context(Link(cluster, site, LinkQuality()))
+        folder = tmp_path_factory.mktemp("ray")  # Ray's sockets want a short path
+        head = RayWorld(folder, ip=link.address_of(cluster), prefix=cluster.command())
+        stack.callback(head.close)
+        head.start()
+        go = tmp_path / "go"
+        script = tmp_path / "script"  # a file, since Ray prints the command
+        script.write_text(f"echo begins; while ! test -e {go}; do sleep 0.1; done; echo ends")
+        file = tmp_path / "e.learner.1.job"
+        options = {"address": head.address, "look_s": 0.2}
+        write_job(file, "ray", options, Job("e.learner", ["sh", str(script)], tmp_path))
+        carry = [sys.executable, "-m", "user_fleet.engines.carry", str(file)]
+        carrier = stack.enter_context(Process(site.command(*carry), tmp_path / "carrier.log"))
+        wait_until(lambda: "begins" in carrier.log, "it runs", 90.0, seen=lambda: carrier.log)
+        link.cut()
+        go.touch()
+        time.sleep(5.0)
+        assert (
+            carrier.is_running and "ends" not in carrier.log
+        )  # nothing reaches it, nothing is lost
+        link.restore()
+        wait_until(lambda: "ends" in carrier.log, "its end is heard of", 90.0)
+        assert carrier.wait(60.0) == 0
