@@ -1,5 +1,7 @@
 """Critics of whole chunks: SAC and RLPD of policies that plan, and Q-chunking with the best of several."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,10 @@ from user_core import plugins
 from user_core.conformance import check_algorithm, check_policy
 from user_core.errors import PluginError
 from user_core.policies.critics import ensemble_arrays, values_of
+from user_core.policies.language import sentence
+from user_core.policies.language.config import INSTRUCTION_SIZE, TASK
 from user_core.specs import ArraySpec, RobotSpec
-from user_core.types import Batch
+from user_core.types import Batch, Task
 from user_learner.algorithms.batches import Minibatcher
 from user_learner.algorithms.torch_tools import evaluate
 
@@ -153,3 +157,38 @@ def test_another_policy_is_refused_in_words():
     flow = plugins.build("policies", "flow", {"rows": 3, "hidden": [16]}, NUMBERS)
     with pytest.raises(PluginError, match="FlowPolicy, whose network has no codes"):
         learner(policy=flow)
+
+
+@pytest.mark.parametrize("spec", [NUMBERS, EYES], ids=["numbers", "eyes"])
+@pytest.mark.parametrize(
+    ("algorithm", "name"), [("q_chunking", "best_of"), ("advantage_conditioned", "advantage_flow")]
+)
+def test_they_may_see_several_observations_and_be_told_the_task(monkeypatch, spec, algorithm, name):
+    def embeddings(sentences, weights=""):
+        return np.ones((len(sentences), INSTRUCTION_SIZE), np.float32)
+
+    monkeypatch.setattr(sentence, "embeddings", embeddings)
+    tasks = {"a": "go"}
+    flow = {n: v for n, v in SMALL.items() if n not in ("candidates", "critic_hidden")}
+    params = {**flow, "observation_history": 2, "language": {"tasks": tasks}}
+
+    def policy():
+        return plugins.build("policies", name, params, spec)
+
+    learning, rng = (
+        plugins.build("algorithms", algorithm, {}, spec, policy()),
+        np.random.default_rng(0),
+    )
+    batch = windows(rng, 6, spec)
+
+    def twice(seen):
+        both = {n: np.stack([a, a], 1) for n, a in seen.items()}
+        return {**both, TASK: np.zeros(6, np.int64)}
+
+    before, after = twice(batch.observation), twice(batch.next_observation)
+    metrics = learning.update(replace(batch, observation=before, next_observation=after))
+    assert np.isfinite(list(metrics.values())).all()
+    actor = policy()
+    actor.load(learning.policy_arrays())
+    actor.reset(Task("a", "go"))
+    assert actor.act({n: a[0] for n, a in before.items() if n != TASK}).shape == (3, 2)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from user_core.config import setting
 from user_core.interfaces import Policy
 from user_core.policies.improving.advantage_network import ConditionedNetwork
+from user_core.policies.language.config import TASK
 from user_core.specs import RobotSpec
 from user_core.types import Batch
 from user_learner.algorithms.batches import Minibatch
@@ -74,10 +76,19 @@ class AdvantageConditioned(BC):
 
     def __init__(self, config: AdvantageConditionedConfig, spec: RobotSpec, policy: Policy) -> None:
         super().__init__(config, spec, policy)
-        seen = self.network.inputs({n: a.zeros()[None] for n, a in spec.observation.items()})
-        features = self.network.encode({n: t.to(self.device) for n, t in seen.items()}).shape[1]
-        self.values = StateValues(config.values, features, config.seed, self.device)
+        self.values = StateValues(
+            config.values, self._seen_size(spec, policy), config.seed, self.device
+        )
         self._threshold = torch.zeros((), device=self.device)
+
+    def _seen_size(self, spec: RobotSpec, policy: Policy) -> int:
+        """What critics see of an observation, found by trying one."""
+        count = policy.observation_history
+        lead = (1, count) if count > 1 else (1,)
+        seen = {n: np.zeros((*lead, *a.shape), a.dtype) for n, a in spec.observation.items()}
+        inputs = self.network.inputs({**seen, TASK: np.zeros(1, np.int64)})
+        found = self.network.encode({name: t.to(self.device) for name, t in inputs.items()})
+        return int(found.shape[1])
 
     def _learn(self, minibatch: Minibatch, batch: Batch) -> dict[str, Tensor]:
         features = self.network.encode(minibatch.inputs)

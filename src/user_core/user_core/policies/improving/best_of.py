@@ -56,7 +56,7 @@ class BestOfPolicy(FlowPolicy):
         """Numbers that critics see of an observation, F: with images also what the flow makes of these."""
         if self._layout is not None:
             return self._layout.state
-        return self.features.state_size + self.config.embedding
+        return self.features.told_size + self.config.embedding
 
     def first_critics(self) -> dict[str, Array]:
         """First values of the critics."""
@@ -89,7 +89,7 @@ class BestOfPolicy(FlowPolicy):
         noise = rng.standard_normal(shape, dtype=np.float32)
         if self._layout is None:
             network: Any = self._network
-            seen, made = network.candidates(observation, noise)
+            seen, made = network.candidates(self._told(observation), noise)
         else:
             seen, made = self._candidates(observation, noise)
         units = self.code.decode(
