@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,23 @@ def test_hindsight_needs_a_robot_that_shows_a_goal() -> None:
     [(name, text)] = find_out(asked).faults
     assert name == "learner"
     assert "'achieved_goal', which is no observation" in text and "['state']" in text
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"gpus": 64}, r"gpus: got 64, expected at most \d+"),
+        ({"ranks": 3}, "batch_size: got 256, expected a multiple of the 3 processes"),
+    ],
+)
+def test_several_processes_need_their_gpus_and_batches_that_they_can_share(
+    more: dict[str, int], says: str
+) -> None:
+    asked = request("Pendulum-v1")
+    asked["processes"][2]["parameters"] |= more
+    [(name, text)] = find_out(asked).faults
+    assert name == "learner"
+    assert re.search(says, text), text
 
 
 class Counting(gymnasium.Env[Any, Any]):

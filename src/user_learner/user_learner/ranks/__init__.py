@@ -10,6 +10,6 @@ them what to learn. Each reads the store itself, draws its part of every batch
 and training goes on from the newest checkpoint.
 """
 
-from user_learner.ranks.first import Ranks, is_follower
+from user_learner.ranks.first import Ranks, is_follower, require_places
 
-__all__ = ["Ranks", "is_follower"]
+__all__ = ["Ranks", "is_follower", "require_places"]

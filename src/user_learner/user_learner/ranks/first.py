@@ -35,6 +35,7 @@ from user_learner.ranks.meeting import (
     leave,
     open_store,
 )
+from user_learner.sampling.share import Share
 
 if TYPE_CHECKING:
     from user_learner.learner import LearnerConfig
@@ -254,6 +255,22 @@ def what_is_learned(config: LearnerConfig) -> dict[str, Any]:
 def is_cuda(config: LearnerConfig) -> bool:
     """Whether it learns on a GPU; after :func:`for_place`."""
     return str(config.algorithm.params.get("device", "")).startswith("cuda")
+
+
+def require_places(config: LearnerConfig, minibatches: int) -> None:
+    """Whether this host has the GPUs, and the processes can share batches; to be asked before anything starts.
+
+    Args:
+        config: What to learn.
+        minibatches: Into how many the algorithm cuts a batch.
+
+    Raises:
+        ConfigError: They are not there, or a batch cannot be divided among them.
+    """
+    if config.gpus:
+        require_gpus(config.gpus)
+    share = Share(0, max(1, config.gpus, config.ranks), minibatches)
+    share.rows(config.training.batch_size * minibatches)
 
 
 def require_gpus(wanted: int) -> None:
