@@ -163,7 +163,8 @@ def make_progress_network(model: ProgressModel) -> torch.nn.Module:
         def __init__(self) -> None:
             super().__init__()
             # all but the last layers of the classifier, which give its one logit
-            self.eye = make_network(model.images)[:-2] if model.cameras else None
+            eye = list(make_network(model.images).children())[:-2] if model.cameras else []
+            self.eye = nn.Sequential(*eye) if eye else None
             count = sum(model.numbers.values())
             self.register_buffer("mean", torch.zeros(count))
             self.register_buffer("scale", torch.ones(count))

@@ -92,7 +92,9 @@ def train_progress(
             "successful episodes", got=len(episodes), expected="4 or more",
             hint="user demos record; user episodes relabel",
         )  # fmt: skip
-    images, numbers, targets, which = [], [], [], []
+    images: list[Any] = []
+    numbers: list[Any] = []
+    targets, which = [], []
     for number, episode in enumerate(episodes):
         seen, rows = _seen(view, episode, model)
         one, other = inputs_of(model, seen)
