@@ -249,7 +249,7 @@ def test_what_is_said_of_an_episode_on_its_page_reaches_the_sampler_of_a_learner
 def test_a_person_drives_judges_stops_and_looks_at_what_was_recorded(
     console, browser, eyes, tmp_path
 ):
-    page = browser.new_page(viewport={"width": 1280, "height": 860})
+    page = browser.new_context(viewport={"width": 1280, "height": 860}).new_page()
     page.goto(console)
     page.wait_for_selector('[data-robot="robot0"]', timeout=60_000)
     _sees_the_camera_move(page)

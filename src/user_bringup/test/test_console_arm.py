@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
+import struct
+
 import numpy as np
 import pytest
 
@@ -93,8 +97,16 @@ def test_a_mesh_becomes_gltf_and_no_other_file_is_opened(tmp_path):
     file = tmp_path / "box.stl"
     trimesh.creation.box((1, 2, 3)).export(file)
     glb = mesh_as_glb(Visual("l", "mesh", (1, 1, 1), np.eye(4), mesh=f"file://{file}"))
-    (found,) = trimesh.load(__import__("io").BytesIO(glb), file_type="glb").geometry.values()
+    (found,) = trimesh.load(io.BytesIO(glb), file_type="glb").geometry.values()
     assert np.allclose(found.extents, (1, 2, 3))
+    coloured = tmp_path / "box.obj"
+    coloured.write_text("mtllib m.mtl\nusemtl m\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
+    (tmp_path / "m.mtl").write_text("newmtl m\nKd 1 0.5 0\n")
+    glb = mesh_as_glb(Visual("l", "mesh", (1, 1, 1), np.eye(4), mesh=str(coloured)))
+    (length,) = struct.unpack_from("<I", glb, 12)
+    (material,) = json.loads(glb[20 : 20 + length])["materials"]
+    assert material["pbrMetallicRoughness"]["metallicFactor"] == 0.0
+    assert material["pbrMetallicRoughness"]["baseColorFactor"][0] == pytest.approx(1.0)
     secret = tmp_path / "secret.txt"
     secret.write_text("secret")
     damaged = tmp_path / "damaged.obj"

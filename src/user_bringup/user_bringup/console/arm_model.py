@@ -131,7 +131,14 @@ def mesh_as_glb(visual: Visual) -> bytes:
             hint="pip install -r requirements/extra_console.txt",
         ) from error  # fmt: skip
     try:
-        found: bytes = trimesh.load_scene(file).export(file_type="glb")
+        scene = trimesh.load_scene(file)
+        for part in scene.geometry.values():  # metal is black where nothing is reflected in it
+            material = getattr(part.visual, "material", None)
+            if material is not None:
+                plain = material.to_pbr() if hasattr(material, "to_pbr") else material
+                plain.metallicFactor, plain.roughnessFactor = 0.0, 0.8
+                part.visual.material = plain
+        found: bytes = scene.export(file_type="glb")
     except Exception as error:  # whatever a reader of meshes makes of a file that is none
         raise ConfigError(
             "mesh of a robot", got=f"{visual.mesh}: {error}", expected="a mesh"

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 _PERIOD_S = 0.1
 #: Angles and lengths that differ by less look the same.
 _SAME = 1e-4
-_BLUE, _GREEN = "#4a7dff", "#2e9e44"
+#: White arms and black ones are seen before it, on light pages and on dark ones.
+_BACKGROUND = "#8792a2"
+_BLUE, _GREEN = "#1746d1", "#25d366"
 #: Cylinders of browsers stand along y, those of URDF along z.
 _Z_UP = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
 
@@ -91,8 +93,9 @@ class ArmView:
         self._said.set_text("")
         with self._place:
             scene = ui.scene(
-                width=640, height=420, grid=(2, 20), background_color="#e9ebee", fps=15
-            )
+                width=640, height=420, grid=(2, 20), background_color=_BACKGROUND, fps=15,
+                camera=ui.scene.perspective_camera(fov=50, near=0.01),
+            )  # fmt: skip
         scene.classes("w-full").style("max-width: 40rem").props("data-testid=arm-scene")
         with scene:
             for number, visual in enumerate(self._model.visuals):
@@ -100,11 +103,17 @@ class ArmView:
                     self._links[visual.link] = scene.group()
                 with self._links[visual.link]:
                     self._add(scene, visual, number)
-        scene.move_camera(x=1.1, y=-1.1, z=0.9, look_at_x=0.3, look_at_z=0.3, duration=0)
-        scene.on(
-            "init", self._shown.clear
-        )  # a page that came back knows nothing of where links are
+        poses = self._model.poses({}).values()
+        reach_m = max(0.2, *(float(np.linalg.norm(pose[:3, 3])) for pose in poses))
+        scene.move_camera(
+            x=0.95 * reach_m, y=-1.2 * reach_m, z=0.9 * reach_m, look_at_x=0.3 * reach_m,
+            look_at_z=0.3 * reach_m, duration=0,
+        )  # fmt: skip
+        scene.on("init", self._show_all)  # sent before, it was dropped, also after a page came back
         self._scene = scene
+
+    def _show_all(self) -> None:
+        self._shown = []
 
     def _add(self, scene: Any, visual: Visual, number: int) -> None:
         turn = visual.pose[:3, :3]

@@ -126,9 +126,13 @@ async def _listing(episodes: EpisodeList) -> None:
 
     again = ui.timer(1.0, fill, active=False)
     with ui.row().classes("w-full items-end gap-3"):
-        outcomes = {None: "", **{outcome: outcome.name.lower() for outcome in Outcome}}
+        outcomes: dict[Outcome | None, str] = {
+            None: "",
+            **{one: one.name.lower() for one in Outcome},
+        }
         ui.select(outcomes, value=None, label="outcome", on_change=lambda e: choose("outcome", e.value)).classes("min-w-32")  # fmt: skip
-        sources = {(): "", **{(source,): source.name.lower() for source in EpisodeSource}}
+        sources: dict[tuple[EpisodeSource, ...], str] = {(): ""}
+        sources |= {(source,): source.name.lower() for source in EpisodeSource}
         ui.select(sources, value=(), label="source", on_change=lambda e: choose("sources", e.value)).classes("min-w-32")  # fmt: skip
         robot = ui.select(
             [""], value="", label="robot", on_change=lambda e: choose("robot", e.value)
