@@ -78,6 +78,7 @@ def learned(policy, updates=3, seed=0):
         loss = network.loss(inputs, action, weight, generator)
         network.zero_grad()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_([p for _, p in network.named_parameters()], 1.0)
         with torch.no_grad():
             for _, p in network.named_parameters():
                 if p.grad is not None:
