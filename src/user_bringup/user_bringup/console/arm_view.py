@@ -103,8 +103,9 @@ class ArmView:
                     self._links[visual.link] = scene.group()
                 with self._links[visual.link]:
                     self._add(scene, visual, number)
-        poses = self._model.poses({}).values()
-        reach_m = max(0.2, *(float(np.linalg.norm(pose[:3, 3])) for pose in poses))
+        poses = self._model.poses({})  # of links that are seen; frames of cameras may be far away
+        places = [poses[link][:3, 3] for link in self._links if link in poses]
+        reach_m = max([0.2, *(float(np.linalg.norm(place)) for place in places)])
         scene.move_camera(
             x=0.95 * reach_m, y=-1.2 * reach_m, z=0.9 * reach_m, look_at_x=0.3 * reach_m,
             look_at_z=0.3 * reach_m, duration=0,
