@@ -117,19 +117,18 @@ class _McapPart(_Part):
 
     def _scan(self, topics: Collection[str] | None = None) -> Iterator[Recorded]:
         """All messages up to where the file breaks off, as they lie in it."""
-        from mcap.records import Channel, Message, Schema
-
+        kinds = library("mcap.records", "MCAP")
         schemas: dict[int, Any] = {}
         channels: dict[int, Any] = {}
         with open(self.path, "rb") as stream:
             try:
                 for record in self._records.StreamReader(stream, validate_crcs=True).records:
-                    if isinstance(record, Schema):
+                    if isinstance(record, kinds.Schema):
                         schemas[record.id] = record
-                    elif isinstance(record, Channel):
+                    elif isinstance(record, kinds.Channel):
                         channels[record.id] = record
                         self._take(record, schemas.get(record.schema_id))
-                    elif isinstance(record, Message) and record.channel_id in channels:
+                    elif isinstance(record, kinds.Message) and record.channel_id in channels:
                         topic = channels[record.channel_id].topic
                         if topics is None or topic in topics:
                             yield Recorded(topic, record.log_time, record.data)

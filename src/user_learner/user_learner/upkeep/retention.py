@@ -23,7 +23,7 @@ from user_learner.edits.log import EditLog
 from user_learner.edits.state import EditState
 from user_learner.replay.config import RetentionConfig
 from user_learner.replay.index import StoreMeta, load_meta, set_meta, transaction
-from user_learner.replay.layout import LogEntry, RowLayout, encode_entry
+from user_learner.replay.layout import LogEntry, encode_entry
 from user_learner.replay.maintenance import FORGETTABLE, Retired
 from user_learner.replay.pending_index import CLOSED, SegmentState
 from user_learner.replay.reader import EpisodeInfo, StoreReader
@@ -98,71 +98,70 @@ def retain(
         return writer.retain(policy)
     writer.commit_staged()
     gone: list[Retired] = []
-    for plan in plans(writer.path, policy):
-        if is_over():
-            break
-        row_nbytes = RowLayout(writer.schema).row_nbytes if writer.schema else 0
-        gone += writer.rewrite(
-            plan.rows * row_nbytes,
-            partial(_write, writer.path, plan),
-            partial(_install, writer.path),
-        )
+    with closing(StoreReader(writer.path)) as reader:
+        for plan in plans(reader, policy):
+            if is_over():
+                break
+            gone += writer.rewrite(
+                plan.rows * reader.layout.row_nbytes,
+                partial(_write, reader, plan),
+                partial(_install, writer.path),
+            )
     return gone
 
 
-def _write(store: Path, plan: Plan, meta: StoreMeta, number: int) -> Rewritten:
-    return rewrite(store, meta, plan, number)
+def _write(reader: StoreReader, plan: Plan, meta: StoreMeta, number: int) -> Rewritten:
+    return rewrite(reader, meta, plan, number)
 
 
 def _install(store: Path, connection: Connection, done: Rewritten) -> list[Retired]:
     return install(store, connection, done, "by rule")
 
 
-def plans(store: Path, policy: RetentionConfig) -> Iterator[Plan]:
+def plans(reader: StoreReader, policy: RetentionConfig) -> Iterator[Plan]:
     """What to rewrite, the oldest first, until the limits are met.
 
     Args:
-        store: The store.
+        reader: Of the store.
         policy: Its limits, and what stays.
     """
-    with closing(StoreReader(store)) as reader:
-        if reader.schema is None:
-            return
-        db, row_nbytes = reader.connection, reader.layout.row_nbytes
-        limits = [n for n in (policy.max_rows, policy.max_bytes // row_nbytes) if n]
-        total = int(db.execute("SELECT coalesce(sum(rows), 0) FROM segments").fetchone()[0])
-        if not limits or total <= min(limits):
-            return
-        stays = _stays(reader, policy)
-        open_ones: dict[EpisodeSource, Plan] = {}
-        going: set[int] = set()  # no episode is cut in two: where its beginning goes, it goes
-        for segment, source, rows in db.execute(
-            "SELECT id, source, rows FROM segments WHERE sealed AND source IN (?, ?) AND id NOT IN"
-            " (SELECT segment FROM quarantine) ORDER BY id",
-            FORGETTABLE,
-        ).fetchall():
-            extents = db.execute(
-                "SELECT id, segment, start, rows, episode FROM extents WHERE segment = ?"
-                " ORDER BY start",
-                (segment,),
-            ).fetchall()
-            if total > min(limits):
-                going |= {row[4] for row in extents} - stays
-            kept = [tuple(row[:4]) for row in extents if row[4] not in going]
-            here = sum(row[3] for row in kept)
-            if here == rows:
-                continue
-            kind = EpisodeSource(source)
-            plan = open_ones.get(kind)
-            if plan is not None and plan.rows + here > reader.meta.segment_rows:
-                yield open_ones.pop(kind)
-                plan = None
-            plan = open_ones.setdefault(kind, plan or Plan(kind))
-            plan.segments.append((segment, rows))
-            plan.extents += kept
-            plan.dropped += rows - here
-            total -= rows - here
-        yield from open_ones.values()
+    if reader.schema is None:
+        return
+    db, row_nbytes = reader.connection, reader.layout.row_nbytes
+    limits = [n for n in (policy.max_rows, policy.max_bytes // row_nbytes) if n]
+    total = int(db.execute("SELECT coalesce(sum(rows), 0) FROM segments").fetchone()[0])
+    if not limits or total <= min(limits):
+        return
+    stays = _stays(reader, policy)
+    open_ones: dict[EpisodeSource, Plan] = {}
+    going: set[int] = set()  # no episode is cut in two: where its beginning goes, it goes
+    for segment, source, rows in db.execute(
+        "SELECT id, source, rows FROM segments WHERE sealed AND source IN (?, ?) AND id NOT IN"
+        " (SELECT segment FROM quarantine) ORDER BY id",
+        FORGETTABLE,
+    ).fetchall():
+        extents = db.execute(
+            "SELECT id, segment, start, rows, episode FROM extents WHERE segment = ?"
+            " ORDER BY start",
+            (segment,),
+        ).fetchall()
+        if total > min(limits):
+            going |= {row[4] for row in extents} - stays
+        kept = [tuple(row[:4]) for row in extents if row[4] not in going]
+        here = sum(row[3] for row in kept)
+        if here == rows:
+            continue
+        kind = EpisodeSource(source)
+        plan = open_ones.get(kind)
+        if plan is not None and plan.rows + here > reader.meta.segment_rows:
+            yield open_ones.pop(kind)
+            plan = None
+        plan = open_ones.setdefault(kind, plan or Plan(kind))
+        plan.segments.append((segment, rows))
+        plan.extents += kept
+        plan.dropped += rows - here
+        total -= rows - here
+    yield from open_ones.values()
 
 
 def _stays(reader: StoreReader, policy: RetentionConfig) -> set[int]:
@@ -197,7 +196,7 @@ def _stays(reader: StoreReader, policy: RetentionConfig) -> set[int]:
     return stays
 
 
-def rewrite(store: Path, meta: StoreMeta, plan: Plan, number: int) -> Rewritten:
+def rewrite(reader: StoreReader, meta: StoreMeta, plan: Plan, number: int) -> Rewritten:
     """Write what stays to a segment of this number, durably; needs no lock.
 
     Raises:
@@ -206,56 +205,61 @@ def rewrite(store: Path, meta: StoreMeta, plan: Plan, number: int) -> Rewritten:
     """
     if not plan.extents:
         return Rewritten(plan, None, {})
-    with closing(StoreReader(store)) as reader:
-        layout, block_rows = reader.layout, meta.block_rows
-        state = SegmentState(number, int(plan.source), created_ns=time.time_ns())
-        fresh = OpenSegment(store, layout, state, segment_header(meta, number, int(plan.source)))
+    store, layout = reader.path, reader.layout
+    state = SegmentState(number, int(plan.source), created_ns=time.time_ns())
+    fresh = OpenSegment(store, layout, state, segment_header(meta, number, int(plan.source)))
+    try:
+        pieces = {segment: _pieces(reader, segment) for segment, _ in plan.segments}
+        keys = _keys(reader, plan)
         moved: dict[int, int] = {}
+        told: set[tuple[int, EpisodeKey]] = set()
+        for extent, segment, start, rows in plan.extents:
+            moved[extent], key = state.rows, keys[extent]
+            path = segment_directory(store, segment)
+            for entry in pieces[segment][key]:
+                is_new = (segment, key) not in told
+                if not (start <= entry.start < start + rows if entry.rows else is_new):
+                    continue
+                at, checksums = state.rows, {}
+                if entry.rows:
+                    packed = [read_rows(path, f, entry.start, entry.rows) for f in layout.files]
+                    checksums = fresh.write(packed, meta.block_rows)
+                fresh.write_log(encode_entry(replace(entry, start=at, checksums=checksums)))
+            told.add((segment, key))
+        state.sealed = True
+        files = SegmentFiles()
         try:
-            logs = {segment: reader.log(segment) for segment, _ in plan.segments}
-            keys = _keys(reader)
-            of_episode: dict[int, dict[EpisodeKey, list[LogEntry]]] = {}
-            for segment, entries in logs.items():
-                of_episode[segment] = defaultdict(list)
-                for entry in entries:
-                    of_episode[segment][entry.episode].append(entry)
-            episodes = dict(reader.connection.execute("SELECT id, episode FROM extents"))
-            told: set[tuple[int, EpisodeKey]] = set()
-            for extent, segment, start, rows in plan.extents:
-                moved[extent] = state.rows
-                key = keys[episodes[extent]]
-                for entry in of_episode[segment][key]:
-                    within = start <= entry.start < start + rows
-                    if not entry.rows and (segment, key) in told:
-                        continue
-                    if entry.rows and not within:
-                        continue
-                    path = segment_directory(store, segment)
-                    packed = [
-                        read_rows(path, file, entry.start, entry.rows) for file in layout.files
-                    ]
-                    at = state.rows
-                    checksums = fresh.write(packed, block_rows) if entry.rows else {}
-                    fresh.write_log(encode_entry(replace(entry, start=at, checksums=checksums)))
-                told.add((segment, key))
-            state.sealed = True
-            files = SegmentFiles()
-            try:
-                fresh.add_to(files)
-                with ThreadPoolExecutor(4) as pool:
-                    files.sync(pool)
-            finally:
-                files.close()
-        except BaseException:
-            fresh.close()
-            remove_segment(segment_directory(store, number))
-            raise
+            fresh.add_to(files)
+            with ThreadPoolExecutor(4) as pool:
+                files.sync(pool)
+        finally:
+            files.close()
+    except BaseException:
         fresh.close()
+        remove_segment(segment_directory(store, number))
+        raise
+    fresh.close()
     return Rewritten(plan, state, moved)
 
 
-def _keys(reader: StoreReader) -> dict[int, EpisodeKey]:
-    return {number: key for key, number in reader.episode_numbers().items()}
+def _pieces(reader: StoreReader, segment: int) -> dict[EpisodeKey, list[LogEntry]]:
+    """What the log of a segment says of each episode."""
+    found: dict[EpisodeKey, list[LogEntry]] = defaultdict(list)
+    for entry in reader.log(segment):
+        found[entry.episode].append(entry)
+    return found
+
+
+def _keys(reader: StoreReader, plan: Plan) -> dict[int, EpisodeKey]:
+    """Of which episode each extent is."""
+    found: dict[int, EpisodeKey] = {}
+    for segment, _ in plan.segments:
+        for extent, *key in reader.connection.execute(
+            "SELECT x.id, e.producer, e.incarnation, e.number FROM extents x"
+            " JOIN episodes e ON e.id = x.episode WHERE x.segment = ?", (segment,),
+        ):  # fmt: skip
+            found[extent] = EpisodeKey(*key)
+    return found
 
 
 def install(store: Path, connection: Connection, done: Rewritten, reason: str) -> list[Retired]:

@@ -293,9 +293,7 @@ def repair(path: Path) -> int:
     Raises:
         OSError: The disk is full; the file is as it was.
     """
-    from mcap.records import Channel as ChannelRecord
-    from mcap.records import Message, Metadata, Schema
-
+    kinds = library("mcap.records", "MCAP")
     writing = library("mcap.writer", "MCAP")
     part = path.with_name(path.name + ".part")
     schemas: dict[int, int] = {}
@@ -307,18 +305,18 @@ def repair(path: Path) -> int:
             writer.start(profile="ros2", library="user")
             with suppress(CodecError):
                 for record in records(path):
-                    if isinstance(record, Schema) and record.id not in schemas:
+                    if isinstance(record, kinds.Schema) and record.id not in schemas:
                         schemas[record.id] = writer.register_schema(
                             record.name, record.encoding, record.data
                         )
-                    elif isinstance(record, ChannelRecord) and record.id not in channels:
+                    elif isinstance(record, kinds.Channel) and record.id not in channels:
                         channels[record.id] = writer.register_channel(
                             record.topic, record.message_encoding, schemas.get(record.schema_id, 0),
                             record.metadata,
                         )  # fmt: skip
-                    elif isinstance(record, Metadata):
+                    elif isinstance(record, kinds.Metadata):
                         writer.add_metadata(record.name, record.metadata)
-                    elif isinstance(record, Message) and record.channel_id in channels:
+                    elif isinstance(record, kinds.Message) and record.channel_id in channels:
                         writer.add_message(
                             channels[record.channel_id], record.log_time, record.data,
                             record.publish_time, record.sequence,
