@@ -144,7 +144,7 @@ class SACConfig(Config):
         "float32", doc="Type that critics and encoders compute in.", read_only=False
     )
     cuda_graph: bool = setting(
-        False,
+        True,
         doc="On a GPU, launch each update as one CUDA graph: small networks are else bound by launches.",
         read_only=False,
     )
