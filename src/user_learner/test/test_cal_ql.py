@@ -7,9 +7,13 @@ import torch
 from user_core import plugins
 from user_core.conformance import check_algorithm
 from user_core.errors import PluginError
+from user_core.fakes import PolicyMailbox
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch
 from user_learner.algorithms.rlpd import RLPD, RLPDConfig
+from user_learner.learner import open_learner
+from user_learner.training.checkpoint import flatten
+from user_testing.programs import training_run
 from user_testing.worlds.batches import random_batch
 
 SPEC = RobotSpec(
@@ -94,3 +98,21 @@ def test_choices_are_refused_in_words():
     chooses = RobotSpec("c", SPEC.observation, ArraySpec((1,), low=0.0, high=2.0, categorical=(0,)))
     with pytest.raises(PluginError, match="cal_ql for 'c'.*choices.*rlpd and q_chunking"):
         make(chooses)
+
+
+def test_a_run_without_pessimism_begins_with_what_one_with_it_has_learned(tmp_path):
+    """``user train`` with cal_ql, then a run with wsrl and ``start_from``."""
+    training_run.prepare(tmp_path)
+    training_run.run("cal_ql", str(tmp_path), "offline", 10)
+    config = training_run.config_of("cal_ql", tmp_path, "online", 0)
+    params = {**config.algorithm.params, "conservative_weight": 0.0}
+    config = config.replace(
+        start_from=str(tmp_path / "offline"), algorithm=config.algorithm.replace(params=params)
+    )
+    with open_learner(config, training_run.SPEC, PolicyMailbox()) as loop:
+        assert loop.progress().update == 10
+        arrays, _ = flatten(loop.algorithm.state())
+        loop.abandon()
+    learned = np.load(tmp_path / "offline/end.npz")
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, learned[name])

@@ -85,6 +85,7 @@ def config_of(name: str, folder: Path, run: str, updates: int) -> LearnerConfig:
             },
             "training": {
                 "batch_size": 8, "max_updates": updates, "threads": 1, "checkpoint_period_s": 0.0,
+                "checkpoint_every_updates": 8, "publish_every_updates": 20,
                 "utd": {"target": None, "learning_starts": 0},
             },
         },
