@@ -180,14 +180,15 @@ class VersionGuard:
 
     def _why(self, before: Window, now: Window, stops: bool) -> str:
         """What has become worse, for people."""
+        since = f" since version {self.state.since}" if self.state.since else ""
         if stops:
             return (
-                f"the safety gate ended {now.stops} of {now.episodes} episodes since version "
-                f"{self.state.since}, before {before.stopped:.0%}"
+                f"the safety gate ended {now.stops} of {now.episodes} episodes{since}, "
+                f"before {before.stopped:.0%}"
             )
         return (
-            f"{now.successes} of {now.episodes} episodes since version {self.state.since} succeeded "
-            f"without help, before {before.success:.0%}"
+            f"{now.successes} of {now.episodes} episodes{since} succeeded without help, "
+            f"before {before.success:.0%}"
         )
 
     def returned(self, number: int, update: int) -> None:
