@@ -217,3 +217,31 @@ def test_weights_of_before_fit_policies_of_now(name: str, before: str) -> None:
     assert policy_config_hash(name, {"observation_history": 2}, numbers) != before
     if name == "flow":  # how an actor guides does not change what weights mean
         assert policy_config_hash(name, {"guidance": 2.0}, numbers) == before
+
+
+@pytest.mark.parametrize("history", [1, 2])
+def test_a_tanh_gaussian_policy_sees_with_a_frozen_eye(weights: Path, history: int) -> None:
+    params = {
+        "eye": eye(weights), "observation_history": history, "hidden": [8], "image_channels": [8, 8]
+    }  # fmt: skip
+    policy = plugins.build("policies", "tanh_gaussian", params, SPEC)
+    report = check_policy(policy, SPEC)
+    assert report.passed, report.text()
+    assert list(policy.image_features()) == ["camera"]  # depth keeps convolutions
+    network, seen = policy.network(), batch(3, history)
+    frames = seen["camera"].reshape(-1, 32, 48, 3)
+    kept = policy.layout.eye(torch.from_numpy(frames)).numpy()
+    if history > 1:
+        kept = kept.reshape(3, history, *kept.shape[1:])
+    pixels = network.encode(network.inputs(seen))
+    stored = network.encode(network.inputs({**seen, "camera": kept}))
+    assert torch.allclose(pixels, stored, atol=1e-5)
+    other = policy.arrays()
+    other["input.eye_key"] = other["input.eye_key"] + 1
+    with pytest.raises(PolicyError, match="frozen eye"):
+        policy.load(other)
+
+
+def test_a_tanh_gaussian_policy_trains_no_eye(weights: Path) -> None:
+    with pytest.raises(ConfigError, match="a frozen eye in this policy"):
+        plugins.build("policies", "tanh_gaussian", {"eye": eye(weights, trained=True)}, SPEC)

@@ -131,7 +131,9 @@ def test_two_ways_are_kept_apart_and_chunks_are_of_one_of_them(name):
 
 @pytest.mark.parametrize(("name", "prefix"), [("flow", 0), ("flow", 2), ("diffusion", 0)])
 def test_a_plan_that_goes_on_keeps_its_side(name, prefix):
-    policy = train(make(name, hidden=[64, 64], prefix_rows=prefix), NUMBERS, two_ways, 400)
+    hard = {"guidance": 5.0} if name == "flow" else {}  # the paper's weight
+    made = make(name, hidden=[64, 64], prefix_rows=prefix, **hard)
+    policy = train(made, NUMBERS, two_ways, 400)
     seen = {"x": np.zeros(3, np.float32)}
     for side in (-0.5, 0.5):
         plan = np.full((3, 2), side, np.float32)
@@ -177,7 +179,7 @@ def test_guided_rows_are_reproduced_before_they_are_copied_and_the_rest_follows_
     monkeypatch,
 ):
     spec = RobotSpec("r", NUMBERS.observation, ArraySpec((1,), low=-1.0, high=1.0))
-    policy = make("flow", spec, rows=12, hidden=[128, 128])
+    policy = make("flow", spec, rows=12, hidden=[128, 128], guidance=5.0)  # the paper's weight
     train(policy, spec, waves, 600, rate=3e-3, size=256)
     seen, sampled = {"x": np.zeros(3, np.float32)}, []
     generate = policy._generate

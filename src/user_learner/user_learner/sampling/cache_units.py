@@ -130,8 +130,8 @@ class UnitRows:
         before = np.minimum(np.repeat(lead, count) + within, past)
         position = np.repeat(starts, count) + within
         mark = int(table.mark[unit])
-        small = (array.astype(np.int32) for array in (position, after, before))
-        return cls(addresses[wanted], *small, mark)
+        position, after, before = (a.astype(np.int32) for a in (position, after, before))
+        return cls(addresses[wanted], position, after, before, mark)
 
 
 class DrawDeficits:

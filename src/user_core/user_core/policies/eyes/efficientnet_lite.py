@@ -53,8 +53,8 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = F.relu6(self._bn0(self._expand_conv(x))) if self._expands else x
         h = F.relu6(self._bn1(self._depthwise_conv(h)))
-        h = self._bn2(self._project_conv(h))
-        return x + h if self._adds else h
+        made: Tensor = self._bn2(self._project_conv(h))
+        return x + made if self._adds else made
 
 
 class EfficientNetLite0(nn.Module):

@@ -39,6 +39,9 @@ class PretrainedEye(nn.Module):
         key: Tells it from others: a hash of its name, stride and weights, (KEY_SIZE,) uint8.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: EyeConfig) -> None:
         super().__init__()
         state, digest = _weights(config)
@@ -115,7 +118,7 @@ class FrozenEye:
 
             self._eyes[device] = copy.deepcopy(self._eyes[torch.device("cpu")]).to(device)
         with torch.no_grad():
-            parts = [self._eyes[device](part).half() for part in image_bhwc.split(_AT_ONCE)]
+            parts = [self._eyes[device](part).half() for part in torch.split(image_bhwc, _AT_ONCE)]
         return torch.cat(parts)
 
     def of_frames(self, image: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ class GenerativeConfig(ChunkConfig):
         ge=0,
     )
     guidance: float = setting(
-        0.5,
+        1.0,
         doc="Largest weight of that guidance (Black et al. 2025, beta, who take 5). It may differ from that of the "
         "training: actors only use it.",
         ge=0,

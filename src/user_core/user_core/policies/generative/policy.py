@@ -90,13 +90,14 @@ class ChunkPolicy(Policy):
     def _instruction_of(self, task: Task) -> Array:
         """The embedding of a task that was learned, or of the words that were given for another one."""
         table = self._arrays["instructions"]
+        found: Array = table[-1]  # of no instruction
         if task.name in self.tasks:
-            return table[self.tasks.index(task.name)]
-        if not task.instruction:
-            return table[-1]  # of no instruction
-        from user_core.policies.language.sentence import embeddings
+            found = table[self.tasks.index(task.name)]
+        elif task.instruction:
+            from user_core.policies.language.sentence import embeddings
 
-        return embeddings([task.instruction], self.config.language.weights)[0]
+            found = embeddings([task.instruction], self.config.language.weights)[0]
+        return found
 
     def _with_instructions(self, arrays: dict[str, Array]) -> dict[str, Array]:
         """Arrays with the instructions of all tasks; they are encoded once, where it is trained."""

@@ -100,7 +100,7 @@ def _encode(tensors: Mapping[str, Tensor], numbers: Sequence[int]) -> Array:
         for layer in range(_LAYERS):
             of = f"encoder.layer.{layer}"
             query, key, value = (
-                linear(f"{of}.attention.self.{part}", x).unflatten(-1, (_HEADS, -1)).transpose(0, 1)
+                linear(f"{of}.attention.self.{part}", x).view(len(x), _HEADS, -1).transpose(0, 1)
                 for part in ("query", "key", "value")
             )
             seen = F.scaled_dot_product_attention(query, key, value).transpose(0, 1).flatten(1)
