@@ -124,7 +124,8 @@ TEMPERATURE_BOUND = _code(
     "temperature_bound", "The temperature of the entropy is at its bound and would run away."
 )
 POLICY_RETURNED = _code(
-    "policy_returned", "New policy versions were worse; the last good one acts, and they are withheld."
+    "policy_returned",
+    "New policy versions were worse; the last good one acts, and they are withheld.",
 )
 CHECKPOINT_WRITE = _code("checkpoint_write", "A checkpoint could not be written.")
 POLICY_PUBLISH = _code("policy_publish", "A policy version could not be published.")

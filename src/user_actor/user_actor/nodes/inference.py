@@ -76,12 +76,15 @@ class InferenceNode(LifecycleNode):
         config: InferenceConfig = self.config
         name = self.get_fully_qualified_name().strip("/").replace("/", ".")
         with ExitStack() as stack:
-            feed = stack.enter_context(PolicyFeed(config, description.spec, name, config.seed))
+            task = Task(description.task, config.instruction)
+            feed = stack.enter_context(
+                PolicyFeed(config, description.spec, name, config.seed, task=task)
+            )
             self.diagnostics.watch(feed.flow.name, feed.flow.item)
             stack.callback(self.diagnostics.unwatch, feed.flow.name)
             server = InferenceServer(
                 description.spec, feed.holder, self._send,
-                task=Task(description.task, config.instruction),
+                task=task,
                 needs_version=config.before_first_version == "wait",
                 turns=self._turns(feed) if config.shares_gpu else None,
             )  # fmt: skip
