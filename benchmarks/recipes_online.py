@@ -267,7 +267,7 @@ def draw(lines: list[Job], path: Path) -> None:
 
     groups = curves(lines)
     tasks = sorted({task for task, _ in groups})
-    figure, panels = plt.subplots(1, len(tasks), figsize=(5.6 * len(tasks), 3.6), squeeze=False)
+    figure, panels = plt.subplots(1, len(tasks), figsize=(7.2 * len(tasks), 3.4), squeeze=False)
     for panel, task in zip(panels[0], tasks, strict=True):
         for (of, name), found in groups.items():
             if of != task:
@@ -281,6 +281,6 @@ def draw(lines: list[Job], path: Path) -> None:
             )
         kind = "return" if task == "CartPole-v1" else "success, %"
         panel.set(title=task, xlabel="environment steps", ylabel=kind)
-        panel.legend(fontsize=7, loc="best")
+        panel.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=90)
