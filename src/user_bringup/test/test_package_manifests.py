@@ -43,6 +43,8 @@ WITHOUT_KEY = {
 OPTIONAL = {
     "pyspacemouse",
     # extras, requirements/extra_*.txt
+    "mcap",
+    "rosbags",  # bags
     "nicegui",
     "fastapi",
     "starlette",

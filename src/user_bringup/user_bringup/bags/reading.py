@@ -25,7 +25,8 @@ METADATA = "metadata.yaml"
 _MCAP_MAGIC = b"\x89MCAP0\r\n"
 _SQLITE_MAGIC = b"SQLite format 3\0"
 #: The first field of each message of service introspection, and where it ends.
-_EVENT_INFO, _EVENT_BYTES = "service_msgs/msg/ServiceEventInfo", 44
+#: It is read whether that package is installed or not.
+_EVENT_INFO, _EVENT_BYTES = "/".join(("service_msgs", "msg", "ServiceEventInfo")), 44
 _EVENT_TEXT = (
     "uint8 event_type\nbuiltin_interfaces/Time stamp\nchar[16] client_gid\nint64 sequence_number\n"
 )
