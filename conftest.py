@@ -148,6 +148,12 @@ def pytest_runtest_setup() -> None:
     begin_test()
 
 
+def pytest_runtest_teardown() -> None:
+    # A training loop lets its thread flush denormal numbers; hypothesis refuses to draw floats then.
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
