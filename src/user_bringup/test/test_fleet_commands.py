@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from user_bringup.cli import fleet, fleet_state
+from user_bringup.monitor.fleet import view_of
 from user_core.errors import CodecError, ConfigError, StoreError, TransportError
 from user_core.reasons import Reason
 from user_fleet.presence.desk import Desk
@@ -51,7 +52,7 @@ class Lab:
         desk = Desk(self.scheduler, self.hosts, self.log_part)
         while not self.closing.wait(0.01):
             if desk.work():
-                self.scheduler.step(fleet_state.view_of(self.store))
+                self.scheduler.step(view_of(self.store))
 
     def log_part(self, host: str, fencing: int, offset: int) -> dict[str, Any]:
         """As a host answers, 40 bytes at a time."""

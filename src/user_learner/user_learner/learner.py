@@ -40,7 +40,7 @@ from user_learner.training.starting import (
 )
 
 if TYPE_CHECKING:  # with torch
-    from user_learner.ranks.feed import Feeds
+    from user_learner.training.remote_batches import Feeds
 
 
 class DataConfig(Config):
@@ -186,7 +186,7 @@ def _feeds(stores: Sequence[Path]) -> Feeds | None:
     """Ways to processes that do not have the stores; None where this one is alone."""
     if _share(1).of == 1:
         return None
-    from user_learner.ranks.feed import Feeds
+    from user_learner.training.remote_batches import Feeds
 
     return Feeds(stores)
 

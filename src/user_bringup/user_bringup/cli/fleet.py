@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from user_bringup.cli.fleet_state import add_commands, find_experiment, open_store, view_of
+from user_bringup.cli.fleet_state import add_commands, find_experiment, open_store
+from user_bringup.monitor.fleet import view_of
 from user_core.config import (
     from_mapping,
     load_yaml,

@@ -6,8 +6,7 @@ import argparse
 import datetime
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from rich.table import Table
 
 from user_bringup.cli.fleet_logs import show_logs
 from user_bringup.cli.fleet_timeline import show_timeline
+from user_bringup.monitor.fleet import experiments_of, resources_of
 from user_core.config import (
     find_shared,
     from_mapping,
@@ -26,15 +26,11 @@ from user_core.config import (
     shared_names,
     to_mapping,
 )
-from user_core.errors import CodecError, ConfigError, StoreError
-from user_core.reasons import Reason
+from user_core.errors import ConfigError, StoreError
 from user_fleet.node_configs import fleet_file
 from user_fleet.resources.inventory import amounts_in_words
-from user_fleet.resources.model import HostReport, Resource
-from user_fleet.scheduling.experiment import Role
 from user_fleet.scheduling.reservation import Reservation
-from user_fleet.scheduling.scheduler import FleetView
-from user_fleet.scheduling.store import FleetStore, Grant
+from user_fleet.scheduling.store import FleetStore
 
 Commands = Any  # argparse keeps its class of sub-commands to itself
 #: How long a scheduler may take to answer a request.
@@ -110,61 +106,6 @@ def find_experiment(name: str) -> Path:
     return found
 
 
-def view_of(store: FleetStore) -> FleetView:
-    """What the store knows of the hosts."""
-    resources: list[Resource] = []
-    away: dict[str, Reason] = {}
-    for known in store.hosts():
-        if known.report is not None:
-            try:
-                resources += HostReport.from_json(known.report).resources
-            except CodecError as error:
-                away[known.name] = Reason.of(error)
-        if known.state not in ("here", "two_agents"):
-            away[known.name] = Reason(known.state, known.text)
-    return FleetView(resources, away)
-
-
-@dataclass(frozen=True)
-class Used:
-    """A resource, and what people are told of it.
-
-    Attributes:
-        item: The resource.
-        use: Who has it, or why it is held back; empty: nobody.
-        now: `ready`, or why not.
-    """
-
-    item: Resource
-    use: str
-    now: str
-
-    @property
-    def is_hidden(self) -> bool:
-        """Whether it is a simulated robot that a driver offers and nobody uses."""
-        simulated = self.item.source.startswith("driver ") and "simulated" in self.item.tags
-        return simulated and not self.use
-
-
-def resources_of(store: FleetStore) -> list[Used]:
-    """The resources of all hosts, with who has what."""
-    view, held_back = view_of(store), store.held_back()
-    holders: dict[str, list[Grant]] = {}
-    for grant in store.grants():
-        holders.setdefault(grant.resource, []).append(grant)
-
-    def use(item: Resource) -> str:
-        words = [f"{g.experiment} ({g.role})" + (", asked back" if g.yields else "") for g in holders.get(item.id, ())]  # fmt: skip
-        words += [held_back[item.id].text] if item.id in held_back else []
-        return "; ".join(words)
-
-    def health(item: Resource) -> str:
-        why = view.away.get(item.host) or item.because()
-        return f"{why.code}: {why.text}" if why else "ready"
-
-    return [Used(item, use(item), health(item)) for item in view.resources]
-
-
 def _ls(arguments: argparse.Namespace, console: Console) -> int:
     store = open_store(arguments)
     resources = resources_of(store)
@@ -199,33 +140,6 @@ def _ls(arguments: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def experiments_of(store: FleetStore) -> list[dict[str, Any]]:
-    """The experiments as plain data: what they have, and what they wait for."""
-    grants = store.grants()
-    rows: list[dict[str, Any]] = []
-    for entry in store.entries():
-        name = entry.experiment.name
-        rows.append(
-            {
-                "name": name,
-                "state": entry.state,
-                "goes_to": entry.goes_to,
-                "priority": entry.experiment.priority,
-                "deadline": entry.experiment.deadline,
-                "after": list(entry.experiment.after),
-                "home": entry.home,
-                "code": entry.reason.code,
-                "text": entry.reason.text,
-                "has": {g.resource: g.fencing for g in grants if g.experiment == name},
-                "roles": {
-                    role: _role(spec, [g for g in grants if (g.experiment, g.role) == (name, role)])
-                    for role, spec in entry.experiment.roles.items()
-                },
-            }
-        )
-    return rows
-
-
 def _status(arguments: argparse.Namespace, console: Console) -> int:
     store = open_store(arguments)
     rows = experiments_of(store)
@@ -246,20 +160,6 @@ def _status(arguments: argparse.Namespace, console: Console) -> int:
         what = ", ".join((*(f"#{tag}" for tag in one.tags), *one.sites, *one.resources))
         console.print(f"reservation {one.name}: {what} {one.begin} to {one.end}, for {who}")
     return 0
-
-
-def _role(role: Role, grants: Sequence[Grant]) -> dict[str, Any]:
-    """What a role has, as plain data."""
-    return {
-        "engine": role.run.engine if role.run is not None else "",
-        "grants": [
-            {
-                "resource": g.resource, "fencing": g.fencing, "begun_ns": g.begun_ns,
-                "asked_back": g.yields, "shared": g.share,
-            }
-            for g in grants
-        ],
-    }  # fmt: skip
 
 
 def _timeline(arguments: argparse.Namespace, console: Console) -> int:

@@ -13,12 +13,11 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from user_bringup.monitor.fleet import COLOURS, FAILURES, grants_since
 from user_core.errors import ConfigError
 from user_fleet.scheduling.store import FleetStore, Grant
 
 _WIDTH = 60
-#: Colours of experiments, told apart also by those who see red and green alike (Okabe and Ito).
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999", "#F0E442")
 
 
 def show_timeline(arguments: argparse.Namespace, console: Console, store: FleetStore) -> int:
@@ -52,13 +51,6 @@ def show_timeline(arguments: argparse.Namespace, console: Console, store: FleetS
     for name, letter in letters.items():
         console.print(escape(f"{letter}  {name}"))
     return 0
-
-
-def grants_since(store: FleetStore, hours: float, now_ns: int) -> tuple[list[Grant], int]:
-    """Grants that were in force in the last hours, and where a timeline of them begins."""
-    since_ns = now_ns - int(hours * 3600e9)
-    grants = [g for g in store.grants(ended=True) if (g.ended_ns or now_ns) >= since_ns]
-    return grants, max(since_ns, min((g.begun_ns for g in grants), default=since_ns))
 
 
 def in_letters(grants: Sequence[Grant], letters: dict[str, str], begin_ns: int, end_ns: int) -> str:
@@ -127,10 +119,6 @@ def draw(grants: Sequence[Grant], begin_ns: int, end_ns: int, file: Path) -> Pat
     except (OSError, ValueError) as error:
         raise ConfigError(f"picture {str(file)!r}", got=str(error), expected="FILE.png, .svg or .pdf") from error  # fmt: skip
     return file
-
-
-#: Codes of endings that a person should look at.
-FAILURES = frozenset(("resource_failed", "experiment_failed"))
 
 
 def _day(wall_ns: int) -> float:

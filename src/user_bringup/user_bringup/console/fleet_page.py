@@ -15,9 +15,15 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI, Request
 from nicegui import ui
 
-from user_bringup.cli.fleet_state import Used, experiments_of, resources_of
-from user_bringup.cli.fleet_timeline import COLOURS, FAILURES, grants_since
 from user_bringup.console.frame import INK, LINES, Frame
+from user_bringup.monitor.fleet import (
+    COLOURS,
+    FAILURES,
+    Used,
+    experiments_of,
+    grants_since,
+    resources_of,
+)
 from user_core.errors import SuiteError
 from user_fleet.node_configs import fleet_file
 from user_fleet.resources.inventory import amounts_in_words
