@@ -46,16 +46,17 @@ class PretrainedEye(nn.Module):
         super().__init__()
         state, digest = _weights(config)
         if config.backbone == EFFICIENTNET_LITE0:
-            self.backbone: Any = _lite(config, state)
-            self._index = -1
+            lite = _lite(config, state)
+            self.backbone: Any = lite
+            self._index, self.channels = -1, lite.channels
         else:
             self.backbone, self._index = _timm(config, state)
+            self.channels = int(self.backbone.feature_info[self._index]["num_chs"])
             mean, std = (self.backbone.default_cfg[name] for name in ("mean", "std"))
             self.register_buffer("mean", 255 * torch.tensor(mean), persistent=False)
             self.register_buffer("std", 255 * torch.tensor(std), persistent=False)
         self.requires_grad_(config.trained)
         self.eval()  # also while it is trained: a batch of an actor is one image
-        self.channels = self._see(torch.zeros((1, 64, 64, 3), dtype=torch.uint8)).shape[1]
         name = f"{config.backbone} {config.stride} ".encode()
         found = hashlib.sha256(name + digest).digest()[:KEY_SIZE]
         self.key: Array = np.frombuffer(found, np.uint8)
@@ -180,7 +181,9 @@ def _weights(config: EyeConfig) -> tuple[dict[str, Tensor] | None, bytes]:
     return found, digest
 
 
-def _lite(config: EyeConfig, state: dict[str, Tensor] | None) -> nn.Module:
+def _lite(
+    config: EyeConfig, state: dict[str, Tensor] | None
+) -> efficientnet_lite.EfficientNetLite0:
     if config.stride not in efficientnet_lite.strides():
         raise ConfigError(
             "eye.stride", got=config.stride, expected=f"one of {efficientnet_lite.strides()}"
@@ -202,13 +205,17 @@ def _timm(config: EyeConfig, state: dict[str, Tensor] | None) -> tuple[Any, int]
             "eye.backbone", got=config.backbone,
             expected=f"{EFFICIENTNET_LITE0}, or a model of timm, for instance {near}",
         )  # fmt: skip
-    model: Any = timm.create_model(config.backbone, pretrained=False, num_classes=0)
+    model: Any
+    try:  # transformers of patches take other sizes than that of their training only when told
+        model = timm.create_model(config.backbone, num_classes=0, dynamic_img_size=True)
+    except TypeError:
+        model = timm.create_model(config.backbone, num_classes=0)
     if not hasattr(model, "forward_intermediates"):
         raise ConfigError(
             "eye.backbone", got=f"{config.backbone}, which shows no intermediate features",
             expected="a model of timm with forward_intermediates",
         )  # fmt: skip
-    reductions = list(model.feature_info.reduction())
+    reductions = [int(info["reduction"]) for info in model.feature_info]
     if config.stride not in reductions:
         raise ConfigError(
             f"eye.stride of {config.backbone}", got=config.stride, expected=f"one of {sorted(set(reductions))}"
