@@ -38,7 +38,8 @@ class _WholeNoise(TorchFunctionMode):
         if function not in _DRAWS or "generator" not in kwargs:
             return function(*args, **kwargs)
         *before, shape = args
-        *outer, rows = (*shape, 1)[: 2 if function is torch.randint else 1]  # image shifts: (2, B, 1)
+        # Shifts of images have the shape (2, B, 1).
+        *outer, rows = (*shape, 1)[: 2 if function is torch.randint else 1]
         count = rows // self._rows
         whole = list(shape)
         whole[len(outer)] = rows * world()
