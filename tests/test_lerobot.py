@@ -80,7 +80,7 @@ def test_a_policy_that_lerobot_trained_acts_on_our_arm_and_what_is_learned_lerob
     folder, start_process, ros_domain
 ):
     words = [
-        "user", "up", "sim_images", f"algorithm:={folder}/act.yaml", "learner.training.max_updates:=3",
+        "user", "up", "sim_images", "speed:=1.0", f"algorithm:={folder}/act.yaml", "learner.training.max_updates:=3",
         f"demonstrations:={folder}/demos", f"policy_endpoint:={free_endpoint()}", "--runs", str(folder), "--run", "r",
         "--no-table",
     ]  # fmt: skip
