@@ -58,6 +58,8 @@ OPTIONAL = {
     "minari",
     "submitit",
     "Box2D",
+    "draccus",
+    "lerobot",  # the second brings the first
     "ur_dashboard_msgs",
     "ffmpeg_image_transport_msgs",
     "foxglove_msgs",
