@@ -475,6 +475,25 @@ def test_a_failure_that_repeats_ends_the_loop_with_its_reason_and_one_that_may_p
     assert "SystemExit: 3" in setup.loop.given_up.text and "4 times" in setup.loop.given_up.text
 
 
+def test_what_an_episode_failed_by_is_said_until_one_has_gone_well():
+    setup = build({"max_episodes": 1, "retry_s": 0.0})
+    said = []
+
+    def broken(*given):
+        said.append(setup.loop.status().warnings)
+        if len(said) < 3:
+            raise DeviceFault("reward", got="none", hint="Choose another")
+        return RewardOutcome(1.0, True, True)
+
+    setup.reward.ends = broken
+    setup.run()
+    assert [bool(warnings) for warnings in said] == [False, True, True]
+    first = said[1][0]
+    assert (first.code, "got none" in first.text) == ("device_fault", True)
+    assert "Choose another" in first.text
+    assert "got none" not in str(setup.loop.status().warnings)
+
+
 def test_a_reward_that_nothing_can_learn_from_names_episode_and_step():
     setup = build({"max_episodes": 1, "retry_s": 0.0, "equal_failures": 2})
     setup.reward.ends = lambda *given: RewardOutcome(1e25)

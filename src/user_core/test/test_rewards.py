@@ -5,7 +5,7 @@ import pytest
 
 from user_core import plugins
 from user_core.conformance import check_reward
-from user_core.errors import ConfigError, DeviceFault, PluginError, SpecError
+from user_core.errors import ConfigError, PluginError, SpecError
 from user_core.plugins import PluginChoice
 from user_core.rewards import (
     OperatorConfig,
@@ -162,7 +162,7 @@ def test_another_reward_that_cannot_be_built():
 
 
 def test_a_robot_that_does_not_judge_itself_needs_another_reward():
-    with pytest.raises(DeviceFault, match="pose_threshold"):
+    with pytest.raises(ConfigError, match="pose_threshold"):  # does not pass by itself
         judge(TaskReward(TaskReward.Config()), pose(*HERE))
     outcome = judge(TaskReward(TaskReward.Config()), pose(*HERE), TaskFeedback(0.5, True))
     assert (outcome.reward, outcome.source) == (0.5, RewardSource.ROBOT)

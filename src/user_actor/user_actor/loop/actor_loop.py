@@ -138,7 +138,7 @@ class ActorLoop:
         self._sleeping = threading.Condition()
         self._stopping = self._paused = self._finishing = NO_REASON
         self._ended = False
-        self._last_failure = self._last_aborted = ""
+        self._last_failure, self._last_aborted = NO_REASON, ""
         self._lately = Lately()
         self._equal = EqualFailures(config.equal_failures)
 
@@ -265,7 +265,7 @@ class ActorLoop:
             return self._sleep(_LOOK_S)
         if proving:
             self.proof.evaluated(result, result.last_version)
-            self._last_failure = ""
+            self._last_failure = NO_REASON
             self._equal.clear()
             return None
         self.proof.collected()
@@ -274,17 +274,17 @@ class ActorLoop:
         else:
             code = f" [{result.reason_code}]" if result.reason_code else ""
             self._last_aborted = f"; the last episode was aborted: {result.reason}{code}"
-        self._last_failure = ""
+        self._last_failure = NO_REASON
         self._equal.clear()
         return None
 
     def _failed(self, error: BaseException) -> None:
         """Say it (once, while it is the same), and try again after a while."""
         reason = Reason.of(error)
-        if reason.text != self._last_failure:
+        if reason != self._last_failure:
             trace = not isinstance(error, SuiteError)
             _log.error("an episode failed: %s", reason.text, exc_info=trace)
-        self._last_failure = reason.text
+        self._last_failure = reason
         if may_pass(error):
             self._equal.clear()
         else:
@@ -316,6 +316,8 @@ class ActorLoop:
         for kind in (Feedback.LATE, Feedback.FOREIGN, Feedback.MISSING):
             counts[f"steps had {kind.value} feedback"] = recorder.feedback[kind]
         said = []
+        if self._last_failure:  # first: the counts below are what follows from it
+            said.append(Reason(self._last_failure.code, f"an episode failed: {self._last_failure}"))
         for text, number in counts.items():
             if self._lately.grew(text, number):
                 cause = self._last_aborted if text.endswith("never answered") else ""

@@ -9,7 +9,7 @@ import numpy as np
 
 from user_core import plugins
 from user_core.config import Config, setting
-from user_core.errors import ConfigError, DeviceFault, SpecError
+from user_core.errors import ConfigError, SpecError
 from user_core.interfaces import Reward, RewardOutcome
 from user_core.specs import Array, Arrays
 from user_core.types import Label, RewardSource, TaskFeedback
@@ -25,7 +25,7 @@ class TaskReward(Reward):
         self, observation: Arrays, action: Array, next_observation: Arrays, task: TaskFeedback
     ) -> RewardOutcome:
         if math.isnan(task.reward):
-            raise DeviceFault(
+            raise ConfigError(  # no fault of the device, and it will not pass
                 "reward of the robot's own task",
                 got="none",
                 expected="a number with every observation",
