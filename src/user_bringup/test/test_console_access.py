@@ -200,6 +200,15 @@ def test_who_asked_and_went_does_not_get_the_seat():
     assert seats.driver("/robot0") == ""
 
 
+def test_who_asks_for_a_seat_that_has_become_free_has_it():
+    seats, anna, ben = DriverSeats(), object(), object()
+    seats.sit("/robot0", "anna", anna)
+    seats.leave("/robot0", anna)
+    seats.ask("/robot0", "ben", ben)
+    assert seats.has("/robot0", ben)
+    assert not seats.asks("/robot0", ben)
+
+
 def test_beyond_this_machine_it_takes_tls_or_somebodys_word():
     with pytest.raises(ConfigError, match="without TLS"):
         ConsoleConfig(host="0.0.0.0")  # noqa: S104

@@ -64,12 +64,16 @@ def test_the_newest_image_is_sent_and_a_camera_that_stops_is_crossed_out_until_i
     asyncio.run(look())
 
 
-def test_a_camera_from_which_nothing_ever_came_is_said_so(monkeypatch):
+@pytest.mark.parametrize("long_ago", [False, True])
+def test_a_camera_from_which_nothing_came_or_only_long_ago_is_said_so(monkeypatch, long_ago):
     monkeypatch.setattr(routes, "STALE_S", 0.1)
-    console = SimpleNamespace(config=ConsoleConfig())
+    console, camera = SimpleNamespace(config=ConsoleConfig()), Camera()
+    if long_ago:  # another page has watched it
+        camera.comes(10)
+        camera.view.received_s -= 1.0
 
     async def look():
-        stream = routes._images(console, Camera(), "/camera")
+        stream = routes._images(console, camera, "/camera")
         assert shown(await anext(stream)).max() > 150
         await stream.aclose()
 

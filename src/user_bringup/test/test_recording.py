@@ -15,6 +15,7 @@ from user_bringup.bags.reading import Bag
 from user_bringup.recording.config import RecorderConfig
 from user_bringup.recording.recorder import Recorder
 from user_bringup.running.prepare import fragment_folders
+from user_core.errors import ConfigError
 from user_core.reasons import DISK_FULL
 from user_fleet.deployment.compose import compose
 from user_fleet.deployment.faults import Faults
@@ -151,6 +152,7 @@ def test_a_disk_that_takes_no_more_ends_nothing_but_the_recording(
     fill(recorder, 1, 10)
     wait_until(lambda: bool(recorder.state.reason))
     assert "No space left" in recorder.state.reason.text
+    assert (recorder.state.messages, recorder.state.left_out) == (10, 1)
     started_s = time.monotonic()
     fill(recorder, 1000)
     assert time.monotonic() - started_s < 1.0 and recorder.state.left_out >= 1000
@@ -164,6 +166,12 @@ def test_what_a_slow_disk_cannot_take_is_left_out_and_counted(tmp_path: Path) ->
     recorder.close()
     assert recorder.state.left_out > 0
     assert recorder.state.left_out + recorder.state.messages == 2000
+
+
+@pytest.mark.parametrize("key", ["topics", "leave_out"])
+def test_what_is_no_regular_expression_is_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match="a regular expression"):
+        RecorderConfig(**{key: ("/lidar/[",)})
 
 
 @pytest.mark.parametrize("said", ["key", "parameters", "argument", "hosts"])

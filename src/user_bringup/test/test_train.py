@@ -118,6 +118,9 @@ def test_what_cannot_be_done_is_said(demos, tmp_path):
                 str(tmp_path),
             ]
         )
+    for words in (["--evaluate", "3"], ["--robot", "panda_sim", "--every", "100"]):
+        with pytest.raises(ConfigError, match=r"robot|--evaluate"):
+            main([str(demos / "store"), "--out", str(tmp_path), *words])
     real = tmp_path / "real.yaml"
     real.write_text(yaml.safe_dump({"robot": {"plugin": "ros2", "params": {}}}))
     with pytest.raises(SuiteError):

@@ -16,7 +16,11 @@ def main(argv: Sequence[str]) -> int:
 
     parts = RunParts.load(arguments.run)
     file = parts.robot_file()
-    policy, version = parts.policy(spec_of(file, build_robot(file)), arguments.policy)
+    driver = build_robot(file)
+    try:
+        policy, version = parts.policy(spec_of(file, driver), arguments.policy)
+    finally:
+        driver.close()
     if not hasattr(policy, "save"):
         raise ConfigError(
             f"policy of {arguments.run}", got=f"{type(policy).__name__}, which only we read",

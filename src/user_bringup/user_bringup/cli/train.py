@@ -42,6 +42,16 @@ def main(argv: Sequence[str]) -> int:
     given = settings([w for w in arguments.words if ":=" in w], "learner", "hal", "actor")
     if not data:
         raise ConfigError("user train", got="no data", expected="a store, a run or a data set")
+    if arguments.evaluate and not arguments.robot:
+        raise ConfigError(
+            "--evaluate",
+            got="no robot",
+            expected="a simulated one to try policies on: --robot FILE",
+        )
+    if arguments.every and not arguments.evaluate:
+        raise ConfigError(
+            "--every", got="no --evaluate", expected="how many episodes: --evaluate EPISODES"
+        )
     algorithm = algorithm_file(arguments.algorithm)
     with counting(console, "importing") as update:
         stores, notes = stores_of(data, out / "data", arguments.map, update)
@@ -157,10 +167,14 @@ def _robot(
         file = file.replace(robot=file.robot.replace(params=params))
     driver = build_robot(file)
     if not arguments.evaluate:
-        yield None, spec_of(file, driver)
-        driver.close()
+        try:
+            spec = spec_of(file, driver)
+        finally:
+            driver.close()
+        yield None, spec
         return
     if not driver.simulated:
+        driver.close()
         raise ConfigError(
             "--evaluate", got=f"robot {arguments.robot}, which moves for real", expected="a simulated one",
             hint="user up, then user evaluate, with a person beside it",

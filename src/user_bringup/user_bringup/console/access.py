@@ -245,9 +245,10 @@ class DriverSeats:
             return self._has(robot, page)
 
     def ask(self, robot: str, name: str, page: object) -> None:
-        """Ask for a seat that another one has."""
+        """Ask for a seat that another one has; one that has become free meanwhile is taken at once."""
         with self._lock:
-            self._asking.setdefault(robot, []).append((name, page))
+            if self._taken.setdefault(robot, (name, page))[1] is not page:
+                self._asking.setdefault(robot, []).append((name, page))
 
     def asks(self, robot: str, page: object) -> bool:
         """Whether a page waits for it still."""

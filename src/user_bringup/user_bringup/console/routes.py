@@ -70,8 +70,9 @@ async def _images(console: Console, graph: Graph, topic: str) -> AsyncIterator[b
         while True:
             started_s = time.monotonic()
             count, age_s = view.count, started_s - max(view.received_s, began_s)
+            is_new = started_s - view.received_s < STALE_S  # others may have watched it long ago
             image = None
-            if count != sent and view.data is not None and age_s < STALE_S:
+            if count != sent and view.data is not None and is_new:
                 shown = image = await asyncio.to_thread(
                     graph.jpeg, view, console.config.jpeg_quality
                 )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 from user_core.config import Config, setting
+from user_core.errors import ConfigError
 
 
 class RecorderConfig(Config):
@@ -45,3 +48,13 @@ class RecorderConfig(Config):
         unit="MB",
         gt=0,
     )
+
+    def validate(self) -> None:
+        for key, patterns in (("topics", self.topics), ("leave_out", self.leave_out)):
+            for pattern in patterns:
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    raise ConfigError(
+                        key, got=f"{pattern!r}: {error}", expected="a regular expression"
+                    ) from error

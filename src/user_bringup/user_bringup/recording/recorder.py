@@ -118,6 +118,7 @@ class Recorder:
                         self._try_again()
                 else:
                     self._write(batch)
+                    batch = deque()
                     if now_s - flushed_s > self._config.flush_s:
                         flushed_s = now_s
                         self._bag.flush()
@@ -126,7 +127,9 @@ class Recorder:
                     self._bag.close()
                     return
             except OSError as error:
-                self._stop(Reason(DISK_FULL, f"the recording cannot be written: {error}"))
+                self._stop(
+                    Reason(DISK_FULL, f"the recording cannot be written: {error}"), len(batch)
+                )
                 if ending:
                     return
 
@@ -159,11 +162,12 @@ class Recorder:
                 DISK_FULL, f"{free / _MB:.0f} MB are free, and {least / _MB:.0f} are kept for the store",
             ))  # fmt: skip
 
-    def _stop(self, reason: Reason) -> None:
+    def _stop(self, reason: Reason, lost: int = 0) -> None:
+        """Record no more for now; ``lost`` messages were taken out of the queue and not written."""
         self._bag.abandon()
         with self._changed:
             first = not self._state.reason
-            lost = len(self._waiting)
+            lost += len(self._waiting)
             self._waiting.clear()
             self._waiting_bytes = 0
             self._state = replace(self._state, reason=reason, left_out=self._state.left_out + lost)

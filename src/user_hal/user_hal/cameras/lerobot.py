@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from user_core.config import Config, setting
-from user_core.errors import DeviceError, PluginError
+from user_core.errors import DeviceError
 from user_core.interfaces import Camera, Discovered, Frame
 from user_core.runtime.lerobot import lerobot
 from user_core.specs import Array, ArraySpec
@@ -115,7 +115,7 @@ class LeRobotCamera(Camera):
         for module, name, kind, key in _FINDERS:
             try:
                 cameras = getattr(lerobot(module), name).find_cameras()
-            except (PluginError, Exception):  # noqa: BLE001 - not installed, or no such camera can be here
+            except Exception:  # noqa: BLE001 - LeRobot is not installed, or no such camera can be here
                 continue
             for one in cameras:
                 device = {"type": kind, key: one.get("id", one.get("serial_number", ""))}
