@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from user_learner.replay import RetentionConfig, StoreReader, StoreWriter
 from user_learner.replay.index import INDEX_NAME
 from user_learner.replay.maintenance import verify
 from user_learner.replay.segments import SEGMENTS
+from user_learner.upkeep import retention
 from user_learner.upkeep.backup import backup, restore
 from user_learner.upkeep.retention import retain
 from user_learner.upkeep.tiering import bring_back, move_old
@@ -343,6 +345,69 @@ def test_a_slow_disk_that_is_away_is_told_and_not_taken_for_lost(tmp_path):
     os.rename(tmp_path / "away", slow)
     assert verify(store).ok
     same(before, contents(store))
+
+
+def test_a_store_that_is_opened_while_the_slow_disk_is_away_has_its_segments_again_later(tmp_path):
+    store, slow = tmp_path / "store", tmp_path / "slow"
+    actor, _ = make(store)
+    before = contents(store)
+    move_old(store, slow, keep_bytes=0)
+    os.rename(slow, tmp_path / "away")
+    with StoreWriter(store, config=SMALL) as writer:
+        assert any("is away" in warning for warning in writer.warnings)
+        fill(writer, actor, [Plan(50)])
+    (store / INDEX_NAME).rename(tmp_path / "index")  # lost, too: it is not built without them
+    with pytest.raises(StoreError, match="Mount that disk"):
+        StoreWriter(store, config=SMALL)
+    os.rename(tmp_path / "away", slow)
+    with StoreWriter(store, config=SMALL) as writer:
+        assert not any("set aside" in warning for warning in writer.warnings)
+    after = contents(store)
+    assert before.keys() < after.keys() and verify(store).ok
+    same(before, {key: after[key] for key in before})
+
+
+def test_copies_of_a_store_do_not_share_segments_on_the_slow_disk(tmp_path):
+    store, copy, slow = tmp_path / "store", tmp_path / "copy", tmp_path / "slow"
+    make(store)
+    backup(store, copy)
+    move_old(store, slow, keep_bytes=0)
+    with pytest.raises(StoreError, match="another directory"):
+        move_old(copy, slow, keep_bytes=0)
+    assert move_old(copy, tmp_path / "slow2", keep_bytes=0).moved and verify(store).ok
+    store.rename(tmp_path / "moved")  # one that has another place now goes on
+    assert move_old(tmp_path / "moved", slow, keep_bytes=0).moved == 0
+
+
+def test_a_backup_lies_beside_its_store(tmp_path):
+    store = tmp_path / "store"
+    make(store, episodes=3)
+    for target in (store, store / "backup", tmp_path):
+        with pytest.raises(StoreError, match="beside"):
+            backup(store, target)
+    assert verify(store).ok
+
+
+def test_the_number_of_a_segment_that_is_rewritten_is_not_given_again(tmp_path):
+    """Also not when a failure lets the writer begin anew meanwhile."""
+    mixed(tmp_path)
+    before, actor = contents(tmp_path), Actor(7)
+    with StoreWriter(tmp_path, config=SMALL) as writer:
+        rewrite = retention.rewrite
+
+        def failing(*args):
+            done = rewrite(*args)
+            writer._start_over()
+            fill(writer, actor, [Plan(200)] * 12)
+            return done
+
+        with patch.object(retention, "rewrite", failing):
+            assert retain(writer, RetentionConfig(max_rows=6000, keep=("successes",)))
+    after = contents(tmp_path)
+    assert verify(tmp_path).ok
+    kept = before.keys() & after.keys()
+    assert kept
+    same({key: before[key] for key in kept}, {key: after[key] for key in kept})
 
 
 def test_the_commands(tmp_path, capsys):

@@ -167,8 +167,8 @@ def export_mcap(
 def export_minari(
     store: str | Path, path: str | Path, choice: Choice = ALL, progress: Progress | None = None
 ) -> ExportReport:
-    """Write the episodes of a store as a Minari data set (HDF5); episodes without a final observation
-    have no place there.
+    """Write the episodes of a store as a Minari data set (HDF5). An episode without a final observation
+    ends a step earlier there; one of a single observation is left out.
 
     Raises:
         StoreError: There is no store, or it is empty.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import sys
 import threading
 from contextlib import ExitStack, closing
@@ -18,7 +19,7 @@ from user_comm.lifecycle import LifecycleNode
 from user_comm.run import run
 from user_comm.subscriptions import CheckedSubscription
 from user_comm.topics import interface_class, profile
-from user_core.errors import StoreError
+from user_core.errors import StoreError, SuiteError
 from user_core.reasons import NO_REASON, ROWS_SET_ASIDE, Reason
 from user_core.types import TrajectoryAck, TrajectoryChunk
 from user_learner.node_configs import ReplayConfig
@@ -171,7 +172,7 @@ class ReplayNode(LifecycleNode):
                     if moved.moved:
                         self.get_logger().info(f"moved to {self.config.tier.folder}: {moved}")
                 self.diagnostics.resolve("upkeep")
-            except (StoreError, OSError) as error:  # the next time may go better
+            except (SuiteError, OSError, sqlite3.Error) as error:  # the next time may go better
                 self.diagnostics.report("upkeep", Level.WARN, str(error))
 
     def _say_trouble(self, error: StoreError) -> None:

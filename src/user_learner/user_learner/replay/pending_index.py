@@ -176,6 +176,7 @@ class PendingIndex:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
         self.generation = 0
+        self._next_segment = 1
         self.reset()
 
     def reset(self) -> None:
@@ -192,9 +193,10 @@ class PendingIndex:
             )
         }
         self._sequences = dict(self._committed)
-        self._next_segment = 1 + max(
-            self._one("SELECT coalesce(max(id), 0) FROM segments"),
-            self._one("SELECT coalesce(max(segment), 0) FROM retired"),
+        self._next_segment = max(  # never back: a reserved one may just be written
+            self._next_segment,
+            1 + self._one("SELECT coalesce(max(id), 0) FROM segments"),
+            1 + self._one("SELECT coalesce(max(segment), 0) FROM retired"),
         )
         self._next_episode = 1 + self._one("SELECT coalesce(max(id), 0) FROM episodes")
         self._next_extent = 1 + self._one("SELECT coalesce(max(id), 0) FROM extents")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from user_core.errors import SpecError, StoreCorrupt
+from user_core.errors import SpecError, StoreCorrupt, StoreError
 from user_core.specs import Array
 from user_core.types import ChunkId, EpisodeKey, EpisodeSource, TrajectorySchema
 from user_learner.replay.index import (
@@ -39,6 +39,7 @@ from user_learner.replay.pending_index import CLOSED, PendingIndex, SegmentState
 from user_learner.replay.segments import (
     SEGMENTS,
     check_sizes,
+    is_away,
     read_rows,
     remove_segment,
     segment_directory,
@@ -49,8 +50,11 @@ def open_or_repair(store: Path) -> list[str]:
     """Make the store ready to be written; return what was found wrong and repaired.
 
     A damaged index is set aside, with its name telling so, and rebuilt from the logs of the
-    segments. Missing, truncated or torn segments are quarantined. What a crash left between
-    two steps of a commit is removed.
+    segments. Missing, truncated or torn segments are quarantined, but not those on a disk that is
+    away. What a crash left between two steps of a commit is removed.
+
+    Raises:
+        StoreError: The index has to be rebuilt, and segments are away.
     """
     (store / SEGMENTS).mkdir(exist_ok=True)
     warnings = _ensure_index(store)
@@ -62,6 +66,7 @@ def open_or_repair(store: Path) -> list[str]:
             warnings += [f"segment {d.segment} set aside: {d.reason}" for d in found]
         warnings += _seal_without_log(store, connection)
         _remove_leftovers(store, connection)
+        warnings += _away(store, connection)
     return warnings
 
 
@@ -102,15 +107,19 @@ def _examine(store: Path, connection: sqlite3.Connection, layout: RowLayout) -> 
     known = {(d.segment, d.block) for d in damages(connection)}
     found = []
     for segment, rows in connection.execute("SELECT id, rows FROM segments").fetchall():
-        reason = check_sizes(segment_directory(store, segment), layout, rows, 0)
+        path = segment_directory(store, segment)
+        if is_away(path):  # it comes back as it was; rows that are set aside would not
+            continue
+        reason = check_sizes(path, layout, rows, 0)
         if reason and (segment, WHOLE_SEGMENT) not in known:
             found.append(Damage(segment, WHOLE_SEGMENT, reason))
     block_rows = load_meta(connection).block_rows
     for state, _ in PendingIndex(connection).open_segments():
-        if any(damage.segment == state.id for damage in found) or not state.rows:
+        path = segment_directory(store, state.id)
+        if any(damage.segment == state.id for damage in found) or not state.rows or is_away(path):
             continue
         block = (state.rows - 1) // block_rows
-        path, start = segment_directory(store, state.id), block * block_rows
+        start = block * block_rows
         for file, expected in zip(layout.files, state.checksums, strict=True):
             raw = read_rows(path, file, start, state.rows - start)
             if zlib.crc32(raw.reshape(-1).data) != expected:
@@ -130,6 +139,15 @@ def _seal_without_log(store: Path, connection: sqlite3.Connection) -> list[str]:
                 seal(connection, state.id, load_meta(connection).commit_id)
             warnings.append(f"segment {state.id} closed: its log is missing or cut short")
     return warnings
+
+
+def _away(store: Path, connection: sqlite3.Connection) -> list[str]:
+    """What to say of segments on a disk that is not there."""
+    numbers = [row[0] for row in connection.execute("SELECT id FROM segments ORDER BY id")]
+    away = [path for n in numbers if is_away(path := segment_directory(store, n))]
+    if not away:
+        return []
+    return [f"{len(away)} segments are passed over while {away[0].readlink().parent} is away"]
 
 
 def _remove_leftovers(store: Path, connection: sqlite3.Connection) -> None:
@@ -162,15 +180,26 @@ class _Found:
 def rebuild_index(store: Path) -> list[str]:
     """Write a new index for the segments of a store; return what could not be taken over.
 
-    Raises StoreCorrupt when not one segment can be understood.
+    Raises:
+        StoreCorrupt: Not one segment can be understood.
+        StoreError: Segments are on a disk that is away: the new index would know nothing of them.
     """
+    for path in sorted((store / SEGMENTS).iterdir()):
+        if is_away(path) and re.fullmatch(r"\d{8}", path.name):
+            raise StoreError(
+                f"index of replay store {store} is to be rebuilt",
+                got=f"segment {path.name} on {path.readlink().parent}, which is not there",
+                expected="all segments", hint="Mount that disk, and open the store again",
+            )  # fmt: skip
     warnings: list[str] = []
     found: list[_Found] = []
+    unread: list[Path] = []
     for path in sorted((store / SEGMENTS).iterdir()):
         if re.fullmatch(r"\d{8}", path.name):
             try:
                 found.append(_read(path))
             except (StoreCorrupt, OSError, SpecError) as error:
+                unread.append(path)
                 warnings.append(f"segment {path.name} cannot be understood: {error}")
     if not found:
         raise StoreCorrupt(
@@ -183,6 +212,10 @@ def rebuild_index(store: Path) -> list[str]:
     if all_readable:  # then what is incomplete was never committed
         _cut_incomplete_chunks(found)
     _write_index(store, layout, found, warnings)
+    for path in unread:  # what the index does not know would be removed
+        kept = store / f"{path.name}.damaged-{time.time_ns()}"
+        os.replace(path, kept)
+        warnings.append(f"segment {path.name} is kept as {kept.name}")
     warnings += [f"segment {d.segment} set aside: {d.reason}" for f in found for d in f.damages]
     return warnings
 

@@ -39,6 +39,11 @@ def segment_directory(store: Path, segment: int) -> Path:
     return store / SEGMENTS / f"{segment:08d}"
 
 
+def is_away(path: Path) -> bool:
+    """Whether a segment lies on another disk that is not there now: nothing is wrong with the segment."""
+    return path.is_symlink() and not path.exists()
+
+
 def remove_segment(path: Path) -> None:
     """Remove a segment, also one that lies elsewhere behind a link. What cannot be removed now is
     left for the next opening."""

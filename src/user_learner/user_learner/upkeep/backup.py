@@ -60,12 +60,15 @@ def backup(store: str | Path, target: str | Path, progress: Progress | None = No
         progress: Called with bytes done and in all.
 
     Raises:
-        StoreError: There is no store, or ``target`` has another one.
+        StoreError: There is no store, ``target`` has another one, or one lies in the other.
         OSError: The disk is full; the backup is the one before, and the next call continues.
     """
-    store, target = Path(store), Path(target)
-    (target / SEGMENTS).mkdir(parents=True, exist_ok=True)
+    store, target = Path(store).resolve(), Path(target).resolve()
+    if store == target or store in target.parents or target in store.parents:
+        raise StoreError(f"backup of {store}", got=str(target), expected="a directory beside it",
+                         hint="Best on another disk")  # fmt: skip
     with closing(connect(store, writable=False)) as source:
+        (target / SEGMENTS).mkdir(parents=True, exist_ok=True)
         before = _index_of(target, load_meta(source).store)
         for attempt in range(_ATTEMPTS):
             new = target / (INDEX_NAME + ".new")

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from user_core.errors import StoreError
-from user_core.runtime.files import sync_directory
-from user_learner.replay.index import connect, load_meta
+from user_core.runtime.files import sync_directory, write_atomically
+from user_learner.replay.index import INDEX_NAME, connect, load_meta
 from user_learner.replay.segments import SEGMENTS, segment_directory
 
+#: Says of which store the segments beside it are.
+OWNER_NAME = "store.path"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -55,7 +57,7 @@ def move_old(
         is_over: Asked before each segment: whether to leave the rest for later.
 
     Raises:
-        StoreError: There is no store, or ``target`` lies in it.
+        StoreError: There is no store, ``target`` lies in it, or has segments of a copy of it.
         OSError: The disk there is full, or away; what was moved is whole, the rest is here.
     """
     store, target = Path(store).resolve(), Path(target).expanduser().resolve()
@@ -66,13 +68,15 @@ def move_old(
         identity = load_meta(index).store
         rows = index.execute("SELECT id, sealed FROM segments ORDER BY id").fetchall()
     place = target / identity
-    place.mkdir(parents=True, exist_ok=True)
+    _claim(place, store)
     report = TieringReport()
     here = []
     for segment, sealed in rows:
         path = segment_directory(store, segment)
         if path.is_symlink():
             report.there += 1
+            continue
+        if not path.is_dir():  # lost, which is for `verify` to say
             continue
         report.here += 1
         here.append((path, bool(sealed), _used(path)))
@@ -108,6 +112,24 @@ def bring_back(store: str | Path) -> TieringReport:
         report.nbytes += _used(link)
         report.here += 1
     return report
+
+
+def _claim(place: Path, store: Path) -> None:
+    """Take a directory for the segments of this store alone. A copy of a store has its identity, too, and what
+    one of them removed the other would lose."""
+    place.mkdir(parents=True, exist_ok=True)
+    owner = place / OWNER_NAME
+    if owner.exists():
+        other = Path(owner.read_text(encoding="utf-8").strip())
+        if other != store and (other / INDEX_NAME).exists():
+            raise StoreError(
+                f"directory for old segments {place}", got=f"segments of {other}",
+                expected=f"those of {store}, or none",
+                hint="Give each copy of a store another directory on the slower disk",
+            )  # fmt: skip
+        if other == store:
+            return
+    write_atomically(owner, f"{store}\n")
 
 
 def _move(path: Path, away: Path) -> None:

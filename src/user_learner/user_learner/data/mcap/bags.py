@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -284,6 +284,15 @@ def is_indexed(path: Path) -> bool:
         return False
 
 
+@contextmanager
+def _until_it_breaks_off() -> Iterator[None]:
+    try:
+        yield
+    except CodecError as error:
+        if isinstance(error.__cause__, OSError | ImportError | MemoryError):
+            raise  # not of what is in the file, which must not be cut for it
+
+
 def repair(path: Path) -> int:
     """Write the index of a file that a crash cut off; what came after its last whole piece is gone.
 
@@ -292,6 +301,7 @@ def repair(path: Path) -> int:
 
     Raises:
         OSError: The disk is full; the file is as it was.
+        CodecError: It could not be read for a reason that is not its own; it is as it was.
     """
     kinds = library("mcap.records", "MCAP")
     writing = library("mcap.writer", "MCAP")
@@ -303,7 +313,7 @@ def repair(path: Path) -> int:
         with open(part, "wb") as stream:
             writer = writing.Writer(stream, chunk_size=CHUNK_BYTES)
             writer.start(profile="ros2", library="user")
-            with suppress(CodecError):
+            with _until_it_breaks_off():
                 for record in records(path):
                     if isinstance(record, kinds.Schema) and record.id not in schemas:
                         schemas[record.id] = writer.register_schema(
