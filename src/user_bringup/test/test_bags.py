@@ -215,6 +215,33 @@ def test_compressed_bags_are_read_or_named(tmp_path: Path, mode: str) -> None:
     assert len(found) == 1 and not report.skipped
 
 
+def test_a_new_trajectory_takes_the_place_of_what_was_planned(tmp_path: Path) -> None:
+    def trajectory(*points: tuple[int, float]) -> Any:
+        t = STORE.types
+        made = [
+            t["trajectory_msgs/msg/JointTrajectoryPoint"](
+                np.array([place, -place]), np.array([]), np.array([]), np.array([]),
+                t["builtin_interfaces/msg/Duration"](*divmod(later_ns, 1_000_000_000)),
+            )
+            for later_ns, place in points
+        ]  # fmt: skip
+        return t["trajectory_msgs/msg/JointTrajectory"](header(0), list(JOINTS), made)
+
+    # every 100 ms a place in 50 ms, and one in a second that never comes
+    messages = [m for m in motion(3.0) if m[0] != "/commands"] + [
+        ("/commands", BEGIN + k * 100 * MS + MS, trajectory((50 * MS, 0.01 * k), (1000 * MS, 1.5)))
+        for k in range(30)
+    ]
+    kind = "trajectory_msgs/msg/JointTrajectory"
+    action = {**CONTRACT["action"], "command": {"topic": "/commands", "type": kind}}
+    bag = write(tmp_path / "bag", messages, types={"/commands": kind})
+    _, found = taken(tmp_path, bag, {**CONTRACT, "action": action})
+    rows = found[0].columns
+    told = rows["action"][~rows["final"], 0]
+    assert len(told) > 25
+    np.testing.assert_allclose(np.diff(told), 0.01, atol=1e-6)
+
+
 def test_changes_add_up_to_what_the_robot_was_told(tmp_path: Path) -> None:
     contract = {
         **CONTRACT,

@@ -50,12 +50,14 @@ class Timeline:
 
     def put(self, time_ns: int, values: Array) -> None:
         """From now on these hold; what was planned for later does not come."""
-        at = bisect_right(self._times, time_ns)
-        if at and self._times[at - 1] == time_ns:
-            at -= 1
-        del self._times[at:], self._values[at:]
+        self.end_plan(time_ns - 1)
         self._times.append(time_ns)
         self._values.append(values)
+
+    def end_plan(self, time_ns: int) -> None:
+        """What was planned for after a moment does not come."""
+        at = bisect_right(self._times, time_ns)
+        del self._times[at:], self._values[at:]
 
     def plan(self, time_ns: int, values: Array) -> None:
         """From then on these hold, after what is there already."""
@@ -139,8 +141,10 @@ class CommandReader:
             DeviceFault: It is not what the contract says.
         """
         try:
-            for later_ns, values in self._numbers(topic, message):
+            for number, (later_ns, values) in enumerate(self._numbers(topic, message)):
                 target = self._target(values)
+                if number == 0:  # a new trajectory takes the place of the one before
+                    self.targets.end_plan(time_ns)
                 if later_ns:
                     self.targets.plan(time_ns + later_ns, target)
                 else:
