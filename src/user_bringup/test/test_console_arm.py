@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -118,3 +120,33 @@ def test_a_mesh_becomes_gltf_and_no_other_file_is_opened(tmp_path):
     ):
         with pytest.raises(ConfigError, match=why):
             mesh_as_glb(Visual("l", "mesh", (1, 1, 1), np.eye(4), mesh=str(name)))
+
+
+def test_meshes_are_made_one_at_a_time_and_kept_by_browsers(monkeypatch):
+    routes = pytest.importorskip("user_bringup.console.routes", reason="nicegui is not installed")
+    httpx = pytest.importorskip("httpx")
+    now, most = [0], [0]
+
+    def slow(console, robot, number):
+        now[0] += 1
+        most[0] = max(most[0], now[0])
+        time.sleep(0.02)
+        now[0] -= 1
+        if number > 4:
+            raise ConfigError("mesh", got=number, expected="one that is there")
+        return b"glTF"
+
+    monkeypatch.setattr(routes, "_mesh", slow)
+
+    async def ask():
+        transport = httpx.ASGITransport(app=routes.make_app(None))
+        async with httpx.AsyncClient(transport=transport, base_url="http://console") as client:
+            asked = [client.get(f"/robot_mesh?robot=/r&of=1&number={n}") for n in range(6)]
+            return await asyncio.gather(*asked)
+
+    *found, missing = asyncio.run(ask())
+    assert [one.content for one in found] == [b"glTF"] * 5
+    assert all("max-age" in one.headers["cache-control"] for one in found)
+    assert missing.status_code == 404
+    assert "cache-control" not in missing.headers
+    assert most == [1]

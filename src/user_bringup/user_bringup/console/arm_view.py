@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -126,7 +127,8 @@ class ArmView:
             radius, length = visual.size
             made, turn = scene.cylinder(radius, radius, length, 24), turn @ _Z_UP
         else:
-            made = scene.gltf(f"/robot_mesh?robot={quote(self._namespace)}&number={number}")
+            robot = f"robot={quote(self._namespace)}&of={zlib.crc32(self._text.encode()):x}"
+            made = scene.gltf(f"/robot_mesh?{robot}&number={number}")
             made.scale(*visual.size)
         if visual.colour:
             made.material(visual.colour)

@@ -28,6 +28,8 @@ _STATIC = Path(__file__).parent / "static"
 STALE_S = 2.0
 #: A page that says nothing for this long has lost its seat; it does not drive long before.
 SILENT_S = 3.0
+#: How long a browser may keep a mesh.
+MESH_S = 600
 
 
 def make_app(console: Console) -> FastAPI:
@@ -48,12 +50,16 @@ def make_app(console: Console) -> FastAPI:
     async def drive(websocket: WebSocket, robot: str, ask: bool = False) -> None:
         await _Driving(console, websocket, robot).run(ask)
 
+    converting = asyncio.Semaphore(1)  # one at a time: cameras and who drives need the threads, too
+
     async def mesh(robot: str, number: int) -> Response:
         try:
-            found = await asyncio.to_thread(_mesh, console, robot, number)
+            async with converting:
+                found = await asyncio.to_thread(_mesh, console, robot, number)
         except SuiteError as error:
             return Response(str(error), status_code=404, media_type="text/plain")
-        return Response(found, media_type="model/gltf-binary")
+        kept = {"Cache-Control": f"private, max-age={MESH_S}"}
+        return Response(found, media_type="model/gltf-binary", headers=kept)
 
     app.add_api_route("/robot_mesh", mesh, methods=["GET"], response_model=None)
     app.add_api_route("/camera", camera, methods=["GET"], response_model=None)
