@@ -1,8 +1,10 @@
-"""Files as a killed process leaves them, under numbers that DDS does not use."""
+"""Files as a killed process leaves them, under a name that DDS does not use."""
 
 import ctypes
 import fcntl
 import os
+import re
+import signal
 import struct
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from user_core.runtime import half_made_ports
 from user_core.runtime.half_made_ports import mend_half_made_ports
 
 FOLDER = Path("/dev/shm")
@@ -19,8 +22,10 @@ WHOLE = struct.pack("=I", 2) + bytes(96)
 
 
 @pytest.fixture
-def name():
-    name = f"fastdds_port7{os.getpid():08d}"  # far above 65535
+def name(monkeypatch):
+    """A port that no other process of this host takes for one, and mends meanwhile."""
+    name = f"user_test_port{os.getpid():08d}"
+    monkeypatch.setattr(half_made_ports, "_PORT", re.compile(name))
     yield name
     for file in FOLDER.glob(f"*{name}*"):
         file.unlink()
@@ -86,6 +91,21 @@ library.sem_post(ctypes.c_void_p(library.sem_open(b"/{name}_mutex", 0)))
     finally:
         maker.wait(10)
     assert (FOLDER / name).read_bytes() == WHOLE
+    library.sem_close(mutex)
+
+
+def test_a_signal_while_the_mutex_is_waited_for_says_nothing_of_its_holder(name):
+    library, mutex = held_mutex(name)
+    make(name, bytes(100))
+    usual = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
+    began = time.monotonic()
+    try:
+        assert mend_half_made_ports() == [name]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, usual)
+    assert time.monotonic() - began >= 1.9
     library.sem_close(mutex)
 
 

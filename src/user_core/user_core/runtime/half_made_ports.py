@@ -29,6 +29,7 @@ Sources: ``SharedMemGlobal.hpp`` and ``SharedMemSegment.hpp`` of Fast DDS 3.2 (`
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import logging
 import os
@@ -162,9 +163,7 @@ def _mutex(name: str) -> Iterator[bool]:
     library = ctypes.CDLL(None, use_errno=True)
     library.sem_open.restype = ctypes.c_void_p
     semaphore = _open(library, name)
-    deadline = time.time() + _DEAD_S  # by the same clock as the call
-    until = _Time(int(deadline), int(deadline % 1 * 1e9))
-    if semaphore and library.sem_timedwait(semaphore, ctypes.byref(until)):
+    if semaphore and not _wait(library, semaphore):
         library.sem_close(semaphore)
         library.sem_unlink(name.encode())
         semaphore = _open(library, name)
@@ -177,6 +176,16 @@ def _mutex(name: str) -> Iterator[bool]:
         if semaphore:
             library.sem_post(semaphore)
             library.sem_close(semaphore)
+
+
+def _wait(library: ctypes.CDLL, semaphore: ctypes.c_void_p) -> bool:
+    """Take a semaphore; false: nobody gave it back for the time after which its holder counts as dead."""
+    deadline = time.time() + _DEAD_S  # by the same clock as the call
+    until = _Time(int(deadline), int(deadline % 1 * 1e9))
+    while library.sem_timedwait(semaphore, ctypes.byref(until)):
+        if ctypes.get_errno() != errno.EINTR:  # a signal says nothing of the holder
+            return False
+    return True
 
 
 def _open(library: ctypes.CDLL, name: str) -> ctypes.c_void_p | None:
