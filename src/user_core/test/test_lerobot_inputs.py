@@ -10,7 +10,7 @@ import torch
 from user_core.errors import ConfigError, PluginError, PolicyError, SpecError
 from user_core.plugins import build
 from user_core.policies.fingerprint import policy_config_hash
-from user_core.policies.lerobot.config import LeRobotConfig
+from user_core.policies.lerobot.config import AdapterConfig, LeRobotConfig
 from user_core.policies.lerobot.inputs import ACTION, Feature, InputMap, features_of
 from user_core.policies.lerobot.statistics import (
     Statistics,
@@ -157,6 +157,23 @@ def test_statistics_begin_with_bounds_and_settle_from_data():
     np.testing.assert_allclose(found["min"][0], whole[:, 0].min(), atol=1e-5)
     np.testing.assert_allclose(found["q99"][0], np.quantile(whole[:, 0], 0.99), atol=0.02)
     assert (found["max"] - found["min"])[1] == pytest.approx(0.08), "never a range of nothing"
+
+
+def test_rows_that_are_not_finite_spoil_no_statistics():
+    inputs = mapped(*features_of(SPEC, {}))
+    statistics = Statistics(from_bounds(inputs), least_widths(inputs), calls=1)
+    rows = torch.rand((64, 3), generator=torch.Generator().manual_seed(0))
+    statistics.settle("observation.state", torch.full((4, 3), torch.nan))  # counts as no call
+    statistics.settle("observation.state", torch.cat([rows, torch.tensor([[0.0, torch.inf, 0.0]])]))
+    found = {n: t.numpy() for n, t in statistics.values()["observation.state"].items()}
+    np.testing.assert_allclose(found["mean"], rows.mean(0), atol=1e-6)
+    np.testing.assert_allclose(found["max"], rows.max(0).values, atol=1e-6)
+
+
+@pytest.mark.parametrize("adapter", [{"targets": ["q_proj"]}, {"whole": ["model.head"]}])
+def test_parts_to_adapt_without_a_rank_are_refused(adapter):
+    with pytest.raises(ConfigError, match="rank"):
+        AdapterConfig(**adapter)
 
 
 class Step:

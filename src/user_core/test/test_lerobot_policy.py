@@ -227,6 +227,17 @@ def test_a_robot_with_other_units_and_names(tmp_path):
     check_policy(policy, other).require()
 
 
+def test_settings_of_steps_that_nothing_would_take_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="rename_observations_processor"):
+        make(processors={"rename_observations_processor": {"rename_map": {}}})
+    make(type="act").save(tmp_path)
+    for file in tmp_path.glob("policy_*"):
+        file.unlink()
+    with pytest.raises(ConfigError, match="device_processor"):
+        make(checkpoint=str(tmp_path), config={}, statistics="data",
+             processors={"device_processor": {"device": "cpu"}})  # fmt: skip
+
+
 def test_bad_checkpoints(tmp_path):
     make(type="act").save(tmp_path)
     with pytest.raises(PolicyError, match="type diffusion"):

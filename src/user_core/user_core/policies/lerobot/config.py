@@ -27,6 +27,13 @@ class AdapterConfig(Config):
         (), doc="Parts of the policy that are trained as a whole, as [model.action_out_proj]."
     )
 
+    def validate(self) -> None:
+        if not self.rank and (self.targets or self.whole):
+            raise ConfigError(
+                "rank", got=0, expected="at least 1, with targets or whole",
+                hint="Without a rank there are no adapters, and all weights are trained",
+            )  # fmt: skip
+
 
 class LeRobotConfig(Config):
     """Which of LeRobot's policies, with which settings of its own, and what it sees of our robot."""

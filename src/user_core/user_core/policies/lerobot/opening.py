@@ -27,7 +27,7 @@ from user_core.policies.lerobot.statistics import (
 from user_core.runtime.lerobot import INSTALL, lerobot, register_others
 from user_core.specs import RobotSpec
 
-_WEIGHTS = "model.safetensors"
+_WEIGHTS, _TOKENIZER = "model.safetensors", "tokenizer_processor"
 #: Settings by which policies say that they bring images to a size of their own.
 _RESIZING = (
     "resize_imgs_with_padding",
@@ -317,8 +317,15 @@ def _processors(
             hint="Name the data set that it was trained on: statistics: FOLDER; or bring an old checkpoint to the "
             "newer form with LeRobot's migrate_policy_normalization",
         )  # fmt: skip
+    unreachable = [] if saved else sorted(set(config.processors) - {_TOKENIZER})
+    if unreachable:
+        raise ConfigError(
+            f"processors of {purpose}", got=unreachable,
+            expected=f"{_TOKENIZER}, or a checkpoint that has processors",
+            hint="LeRobot makes the other steps of new processors from its configuration and the statistics",
+        )  # fmt: skip
     try:
-        with _quiet(), _tokenizers(config):
+        with _quiet(), _tokenizers({} if saved else config.processors):
             if saved:
                 overrides = {"device_processor": {"device": config.device}, **config.processors}
                 before, after = factory.make_pre_post_processors(
@@ -346,11 +353,11 @@ def _processors(
 
 
 @contextlib.contextmanager
-def _tokenizers(config: LeRobotConfig) -> Iterator[None]:
-    """Settings of single steps of processors that LeRobot makes anew: it has a way to give them for a checkpoint's
-    only, so the class of such a step gets them while they are made."""
-    given: Mapping[str, Any] = config.processors.get("tokenizer_processor", {})
-    if config.checkpoint or not given:
+def _tokenizers(processors: Mapping[str, Any]) -> Iterator[None]:
+    """Settings of the tokenizer of processors that LeRobot makes anew: it has a way to give them for a checkpoint's
+    only, so the class of that step gets them while they are made."""
+    given: Mapping[str, Any] = processors.get(_TOKENIZER, {})
+    if not given:
         yield
         return
     cls = lerobot("processor.tokenizer_processor").TokenizerProcessorStep

@@ -116,15 +116,18 @@ class Statistics(nn.Module):
 
     @torch.no_grad()
     def settle(self, feature: str, rows: Tensor) -> None:
-        """Take rows (n, S) of a feature into account, if it settles and has not settled yet."""
+        """Take rows (n, S) of a feature into account, if it settles and has not settled yet. Rows that are not
+        finite do not count: they would spoil it for good."""
         least = self._least.get(feature)
-        if least is None or not len(rows):
+        if least is None:
             return
         seen, sums = getattr(self, _key(feature, "seen")), getattr(self, _key(feature, "sums"))
         before = int(seen)
         if before >= self._calls:
             return
-        exact = rows.double()
+        exact = rows[rows.isfinite().all(1)].double()
+        if not len(exact):
+            return
         some = exact[torch.linspace(0, len(exact) - 1, min(len(exact), _LOOK_ROWS)).long()]
         quantiles = torch.quantile(some, exact.new_tensor(list(_QUANTILES.values())), dim=0)
         low, high = exact.min(0).values, exact.max(0).values
