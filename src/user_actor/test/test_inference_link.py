@@ -19,7 +19,7 @@ from user_core.codecs.images import (
     encode_plan,
 )
 from user_core.config import Config
-from user_core.errors import CodecError, SpecError, TransportError
+from user_core.errors import CodecError, PolicyError, SpecError, TransportError
 from user_core.fakes import PolicyMailbox
 from user_core.interfaces import Policy
 from user_core.runtime.gpu_turns import Arrivals, GpuTurns
@@ -389,6 +389,28 @@ def test_a_policy_that_sees_several_observations_is_sent_so_many(coding):
     coded = encode_observation(observation().arrays, coding, deterministic=True)
     with pytest.raises((SpecError, CodecError), match="2, 32, 40|2, 2"):
         server.answer(replace(observation(), arrays=coded))
+
+
+def test_a_policy_that_refuses_its_task_is_not_asked_without_one():
+    policy, refusals = Echo(), [PolicyError("task", got="no instruction")] * 2
+    usual = policy.reset
+
+    def reset(task):
+        if refusals:
+            raise refusals.pop()
+        usual(task)
+
+    policy.reset = reset
+    server = InferenceServer(
+        SPEC, PolicyHolder(lambda: policy, SPEC, PolicyMailbox()), lambda chunk: None
+    )
+    coded = encode_observation(observation().arrays, "", deterministic=True)
+    seen = replace(observation(), arrays=coded)
+    for _ in range(2):
+        with pytest.raises(PolicyError, match="no instruction"):
+            server.answer(seen)
+    server.answer(seen)
+    assert policy.resets == 1 and len(policy.seen) == 1
 
 
 @pytest.mark.parametrize("bad", [False, True])

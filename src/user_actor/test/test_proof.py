@@ -56,21 +56,21 @@ def test_one_that_fails_waits_for_a_person_again_says_why_and_collects_beside_hi
 def test_what_is_not_its_fault_is_tried_again_and_a_takeover_or_a_stop_is():
     start = StartSignal(True, 60.0)
     proof = Proof(ProofConfig(episodes=2, success=1.0), start)
-    proof.evaluated(ended(Outcome.ABORTED, NO_OBSERVATIONS), 1)
+    proof.evaluated(ended(Outcome.ABORTED, NO_OBSERVATIONS))
     assert proof.done == 0
-    proof.evaluated(ended(), 1)
-    proof.evaluated(ended(Outcome.ABORTED, PERSON_TOOK_OVER), 1)
+    proof.evaluated(ended())
+    proof.evaluated(ended(Outcome.ABORTED, PERSON_TOOK_OVER))
     assert not proof.proven and not proof.evaluates
     proof.collected()
     proof.collected()
     assert proof.evaluates
-    proof.evaluated(ended(), 2)
-    proof.evaluated(ended(Outcome.ABORTED, SAFETY_STOP), 2)
+    proof.evaluated(ended())
+    proof.evaluated(ended(Outcome.ABORTED, SAFETY_STOP))
     assert not proof.proven
     for _ in range(2):
         proof.collected()
-    proof.evaluated(ended(), 3)
-    proof.evaluated(ended(), 3)
+    proof.evaluated(ended())
+    proof.evaluated(ended())
     assert proof.proven and not proof.evaluates
 
 

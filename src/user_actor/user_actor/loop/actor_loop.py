@@ -263,15 +263,14 @@ class ActorLoop:
         result = episodes.run(plan.source, plan.seed, plan.keep_version)
         if result is None:
             return self._sleep(_LOOK_S)
+        aborted = result.outcome is Outcome.ABORTED
         if proving:
-            self.proof.evaluated(result, result.last_version)
-            self._last_failure = NO_REASON
-            self._equal.clear()
-            return None
-        self.proof.collected()
-        if result.outcome is not Outcome.ABORTED:
-            self._schedule.finished(plan)
+            self.proof.evaluated(result)
         else:
+            self.proof.collected()
+            if not aborted:
+                self._schedule.finished(plan)
+        if aborted:
             code = f" [{result.reason_code}]" if result.reason_code else ""
             self._last_aborted = f"; the last episode was aborted: {result.reason}{code}"
         self._last_failure = NO_REASON

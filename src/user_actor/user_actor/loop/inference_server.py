@@ -131,8 +131,10 @@ class InferenceServer:
             observation.arrays, self._spec.observation, ready.policy.observation_history
         )
         if observation.episode != self._episode:
-            self._episode = observation.episode
             ready.policy.reset(self._task)
+            self._episode = (
+                observation.episode
+            )  # last: a policy that refuses its task is asked again
         begin_ns = self._clock.monotonic_ns()
         plan = decode_plan(observation.arrays, self._spec.action)
         going_on = None if plan is None else GoingOn(*plan)

@@ -49,8 +49,8 @@ class Proof:
         """An episode with a person beside the robot has ended."""
         self._collect = max(0, self._collect - 1)
 
-    def evaluated(self, result: EpisodeResult, version: int) -> None:
-        """An episode of the round has ended; ``version`` of the policy acted."""
+    def evaluated(self, result: EpisodeResult) -> None:
+        """An episode of the round has ended."""
         aborted = result.outcome is Outcome.ABORTED
         if aborted and result.reason_code not in _ITS_FAULT:
             return
@@ -59,7 +59,7 @@ class Proof:
         if self._done < self._config.episodes:
             return
         needed = self._config.success * self._config.episodes
-        said = f"policy version {version} solved {self._successes} of {self._done} evaluations"
+        said = f"policy version {result.last_version} solved {self._successes} of {self._done} evaluations"
         self.proven = self._successes >= needed - 1e-9
         self._done = self._successes = 0
         if self.proven:
