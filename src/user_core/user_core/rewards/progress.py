@@ -3,8 +3,9 @@
 A network tells from one observation which share of the way to success lies behind, 0 to 1: it was shown successful
 episodes, of which time says the order of their frames (as in time-contrastive and value-ordering rewards; SARM, 2025,
 does so within labelled stages, which nobody has to label here). The reward of a step is what it gained, as a
-potential difference, gamma p(s') - p(s), which does not change what is best to do (Ng et al., 1999); a success is
-when enough observations in a row look like an end.
+potential difference, gamma p(s') - p(s), which does not change what is best to do (Ng et al., 1999) as long as
+episodes go on; one that ends keeps what it had gained, so an end near success is worth more than one far from it. A
+success is when enough observations in a row look like an end.
 
 The model is one safetensors file: weights, and in its metadata what it looks at. ``user reward train --kind progress``
 writes it (:mod:`user_learner.success.progress_training`).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 from functools import lru_cache
@@ -68,9 +69,7 @@ class PretrainedEye(nn.Module):
         return found.shape[2] * found.shape[3]
 
     def forward(self, image_bhwc: Tensor) -> Tensor:
-        """Features (B, K, C) of images (B, h, w, 3) uint8 or (B, h, w, 1), which are grey."""
-        if image_bhwc.shape[3] == 1:
-            image_bhwc = image_bhwc.expand(*image_bhwc.shape[:3], 3)
+        """Features (B, K, C) of images (B, h, w, 3) uint8."""
         return self._see(image_bhwc).flatten(2).transpose(1, 2)
 
     def of_frames(self, image: Tensor) -> Tensor:
@@ -115,8 +114,6 @@ class FrozenEye:
         from the same numbers."""
         device = image_bhwc.device
         if device not in self._eyes:
-            import copy
-
             self._eyes[device] = copy.deepcopy(self._eyes[torch.device("cpu")]).to(device)
         with torch.no_grad():
             parts = [self._eyes[device](part).half() for part in torch.split(image_bhwc, _AT_ONCE)]
