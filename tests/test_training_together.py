@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,6 +198,21 @@ def test_a_rank_on_a_host_without_the_store_gets_its_part_from_the_first(kind, t
 def test_two_ranks_train_as_one_with_the_whole_batch(kind, tmp_path, store):
     one = trained(learner(tmp_path / "one", store, kind))
     alike(one, trained(learner(tmp_path / "two", store, kind, ranks=2)))
+
+
+def test_two_ranks_go_on_from_another_training(tmp_path, store):
+    """All know that its updates are no debt, and after a restart nobody looks for it any more."""
+    before = learner(tmp_path / "one", store)
+    trained(before)
+    limits = {"utd": {"target": 0.1, "learning_starts": 0}}
+    config = learner(
+        tmp_path / "two", store, ranks=2, start_from=str(before.directory),
+        training={"max_updates": 35, **limits},
+    )  # fmt: skip
+    trained(config)
+    shutil.rmtree(before.directory)
+    trained(config.replace(training=config.training.replace(max_updates=38)))
+    assert sorted((config.directory / CHECKPOINTS).glob("*38.safetensors"))
 
 
 def test_under_torchrun_they_find_their_places(tmp_path, store):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from user_core.config import Config, from_mapping, setting
 from user_core.errors import ConfigError
@@ -41,6 +41,8 @@ from user_learner.training.starting import (
 
 if TYPE_CHECKING:  # with torch
     from user_learner.training.remote_batches import Feeds
+
+T = TypeVar("T")
 
 
 class DataConfig(Config):
@@ -182,6 +184,16 @@ def _share(minibatches: int) -> Share:
     return Share(distributed.rank(), distributed.world(), minibatches)
 
 
+def _of_first(look: Callable[[], T]) -> T:
+    """What the first process finds in its folder; those of the others are empty."""
+    if _share(1).of == 1:
+        return look()
+    from user_learner.algorithms import distributed
+
+    found: T = distributed.told(None if distributed.rank() else look())
+    return found
+
+
 def _feeds(stores: Sequence[Path]) -> Feeds | None:
     """Ways to processes that do not have the stores; None where this one is alone."""
     if _share(1).of == 1:
@@ -242,14 +254,16 @@ def open_learner(
         check_hindsight(config.sampler.hindsight, spec.observation)
         policy = config.policy.build("policies", spec, path="policy")
         config_hash, begun_with = config_hash_of(config, spec), None
-        if config.start_from and is_untrained(config.directory):
+        begins = bool(config.start_from) and _of_first(lambda: is_untrained(config.directory))
+        if begins:
             identity = _identity(config, spec)
             begun_with = take_policy(config.start_from, policy, config_hash, identity)
         algorithm = config.algorithm.build("algorithms", spec, policy, path="algorithm")
         if begun_with is not None and not _share(1).rank:
             identity = _identity(config, spec)
             take_checkpoint(config.start_from, config.directory, identity, begun_with)
-        training = without_debt(config.training, started_from(config.directory))
+        started = _of_first(lambda: started_from(config.directory))
+        training = without_debt(config.training, started)
         history = list(config.history)
         if config.demonstrations:
             history.append(History(path=config.demonstrations, source=EpisodeSource.DEMONSTRATION))

@@ -9,6 +9,7 @@ from user_learner.replay.layout import RowLayout
 from user_learner.sampling import ReplaySource
 from user_learner.sampling.batches import batch_nbytes
 from user_learner.sampling.features import KeptFeatures
+from user_learner.upkeep.tiering import bring_back, move_old
 from user_testing.worlds.replay import IMAGE_SCHEMA, QUICK, STILL, Actor, Plan, fill, pixel_of
 
 SMALL_SEGMENTS = QUICK.replace(segment_bytes=1)
@@ -67,6 +68,30 @@ def test_features_are_computed_once_and_take_the_place_of_images(tmp_path):
     with ReplaySource(tmp_path, STILL, features=kept(again)) as source:
         check(source.sample(64))
     assert again.seen == first + 11
+
+
+def test_a_segment_that_is_moved_to_another_disk_meanwhile_has_the_right_ones(tmp_path):
+    store = tmp_path / "store"
+
+    class Mover(Eye):
+        def __call__(self, image_bhwc):
+            if self.seen:
+                move_old(store, tmp_path / "slow", keep_bytes=0)
+            return super().__call__(image_bhwc)
+
+    with StoreWriter(store, config=SMALL_SEGMENTS) as writer:
+        fill(writer, Actor(1, schema=IMAGE_SCHEMA), [Plan(1100), Plan(20, terminated=True)])
+    with pytest.raises(StoreError, match="moved to another disk"):
+        ReplaySource(store, STILL, features=kept(Mover()))
+    eye = Eye()
+    with ReplaySource(store, STILL, features=kept(eye)) as source:
+        for _ in range(5):
+            check(source.sample(200))
+    assert eye.seen == 1122
+    bring_back(store)
+    with ReplaySource(store, STILL, features=kept(eye)) as source:
+        check(source.sample(200))
+    assert eye.seen == 1122  # features come along
 
 
 def test_other_eyes_have_features_of_their_own(tmp_path):

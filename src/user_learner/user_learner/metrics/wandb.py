@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from user_core.config import Config, setting
 from user_core.errors import PluginError
 from user_core.metrics import MetricsSink
+from user_core.runtime.files import write_atomically
 
 
 class WandbConfig(Config):
@@ -46,7 +47,7 @@ class WandbSink(MetricsSink):
         directory.mkdir(parents=True, exist_ok=True)
         known, config = directory / "run_id", self.config
         if not known.exists():
-            known.write_text(secrets.token_hex(6), encoding="utf-8")
+            write_atomically(known, secrets.token_hex(6))
         options: dict[str, Any] = {"resume": "allow"} if config.mode == "online" else {}
         self._run = wandb.init(
             project=config.project, entity=config.entity or None, name=run or None, tags=list(config.tags) or None,

@@ -43,7 +43,9 @@ def follow(place: Place) -> None:
     said = told(None)
     config = for_place(from_mapping(LearnerConfig, said["config"]), place)
     with tempfile.TemporaryDirectory(prefix="user_rank_") as folder:
-        own = config.replace(directory=Path(folder), tensorboard=False, start_over=False)
+        own = config.replace(
+            directory=Path(folder), tensorboard=False, sinks={}, start_over=False
+        )  # fmt: skip
         with open_learner(own, RobotSpec.from_dict(said["spec"]), _Nobody()) as loop:
             loop.run()
     leave()

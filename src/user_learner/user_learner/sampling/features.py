@@ -27,6 +27,8 @@ from user_learner.replay.layout import ROW_ALIGNMENT, ColumnFile, RowLayout
 from user_learner.sampling.catalog import Snapshot
 
 _log = logging.getLogger(__name__)
+#: Of the file that says how many rows of features are done; it is written after them.
+PROGRESS_SUFFIX = ".rows"
 #: Images that are read and seen at once, and computing that is long enough to be told.
 _AT_ONCE, _LONG_S = 256, 5.0
 
@@ -116,13 +118,13 @@ class KeptFeatures:
     ) -> Iterator[int]:
         """Features up to a row of a segment; gives how many images were seen, again and again."""
         target = path / features.filename
-        progress = target.with_suffix(".rows")
+        progress = target.with_suffix(PROGRESS_SUFFIX)
         done = _number(progress)
         if done >= rows and target.exists():
             return
         maker = self._makers[images.name]
         with _locked(target) as handle:
-            done = min(_number(progress), rows)
+            done = min(_number(progress), rows) if os.fstat(handle).st_size else 0
             os.ftruncate(handle, capacity * features.stride)
             pixels = np.memmap(
                 path / images.filename, np.uint8, "r", shape=(capacity, images.stride)
@@ -136,6 +138,12 @@ class KeptFeatures:
                 done += count
                 yield count
             os.fsync(handle)
+            if os.fstat(handle).st_ino != target.stat().st_ino:
+                raise StoreError(
+                    f"features beside the images in {path}",
+                    got="a segment that was moved to another disk meanwhile",
+                    expected="the one that they were written to", hint="They are computed again",
+                )  # fmt: skip
             write_atomically(progress, str(done).encode())
 
 

@@ -35,13 +35,14 @@ _LOOK_S = 0.05
 _STOP, _NEXT = 0, 1
 #: What comes before the bytes: whether they are a batch, or say why there is none.
 _BATCH, _NOTHING = 1, 0
-_SAFE = (
-    "numpy",
-    "numpy._core.multiarray",
-    "numpy._core.numeric",
-    "numpy.core.multiarray",
-    "numpy.core.numeric",
-)
+#: What arrays are made of in a pickle, by module, of numpy 1 and 2.
+_SAFE = {
+    "numpy": {"dtype", "ndarray"},
+    "numpy._core.multiarray": {"_reconstruct", "scalar"},
+    "numpy._core.numeric": {"_frombuffer"},
+    "numpy.core.multiarray": {"_reconstruct", "scalar"},
+    "numpy.core.numeric": {"_frombuffer"},
+}
 #: A learner may wait for robots for days; who has died is noticed at once.
 _PATIENCE = timedelta(days=30)
 
@@ -233,6 +234,6 @@ class _Batches(pickle.Unpickler):
     """Reads arrays in a batch, and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if module in _SAFE or (module, name) == (Batch.__module__, Batch.__name__):
+        if name in _SAFE.get(module, ()) or (module, name) == (Batch.__module__, Batch.__name__):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"{module}.{name} in a batch")

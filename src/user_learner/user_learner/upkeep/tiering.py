@@ -19,6 +19,7 @@ from user_core.errors import StoreError
 from user_core.runtime.files import sync_directory, write_atomically
 from user_learner.replay.index import INDEX_NAME, connect, load_meta
 from user_learner.replay.segments import SEGMENTS, segment_directory
+from user_learner.sampling.features import PROGRESS_SUFFIX
 
 #: Says of which store the segments beside it are.
 OWNER_NAME = "store.path"
@@ -150,7 +151,8 @@ def _copy(source: Path, target: Path) -> None:
             old.unlink()
         shutil.rmtree(old, ignore_errors=True)
     part.mkdir(parents=True)
-    for file in source.iterdir():
+    # First how far features of images are, which a learner may be writing: what it says is there by then.
+    for file in sorted(source.iterdir(), key=lambda file: file.suffix != PROGRESS_SUFFIX):
         shutil.copy2(file, part / file.name)
         with open(part / file.name, "rb") as stream:
             os.fsync(stream.fileno())
