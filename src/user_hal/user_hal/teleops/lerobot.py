@@ -128,10 +128,12 @@ class LeRobotTeleop(Teleop):
 
     def _run(self, closing: threading.Event) -> None:
         events = getattr(self._device, "get_teleop_events", None)
+        pressed: set[str] = set()
         while not closing.wait(1 / self._config.poll_hz):
             try:
                 action = self._device.get_action()
                 said = {getattr(k, "value", k): v for k, v in events().items()} if events else {}
+                self._inner.said(action, said)
             except (
                 Exception
             ) as error:  # the person lets go as what was said grows old; it is tried again
@@ -139,7 +141,9 @@ class LeRobotTeleop(Teleop):
                 closing.wait(_PAUSE_S)
                 continue
             self._fault = ""
-            self._inner.said(action, said)
+            before, pressed = pressed, {name for name in _LABELS if said.get(name) is True}
+            for name in pressed - before:  # a button that is still down judges no further episode
+                self._inner.label(_LABELS[name])
 
 
 class _Leader(LeaderTeleop):
@@ -154,7 +158,6 @@ class _Leader(LeaderTeleop):
             k.removesuffix(_POSITION): float(v) for k, v in action.items() if k.endswith(_POSITION)
         }
         self._take(list(joints), list(joints.values()))
-        _judge(self, events)
 
     def trouble(self) -> Reason:
         if self._absent:
@@ -178,10 +181,3 @@ class _Hand(HandTeleop):
         grip = action.get("gripper")
         if grip is not None and round(float(grip)) in (_CLOSE, _OPEN):
             self.grip(1.0 if round(float(grip)) == _OPEN else 0.0)
-        _judge(self, events)
-
-
-def _judge(teleop: HandTeleop, events: Mapping[str, Any]) -> None:
-    for name, label in _LABELS.items():
-        if events.get(name) is True:
-            teleop.label(label)
