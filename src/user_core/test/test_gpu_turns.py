@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from user_core.errors import ConfigError
 from user_core.runtime import gpu_turns
 from user_core.runtime.gpu_turns import LONGEST_S, Arrivals, GpuTurns
 
@@ -70,3 +71,8 @@ def test_the_next_of_regular_requests_is_expected_and_of_others_none() -> None:
     assert late_s == pytest.approx(10.354)
     arrivals.came(10.4)  # twice as long
     assert arrivals.next_s() is None
+
+
+def test_a_file_that_cannot_be_opened_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="turns on a GPU"):
+        GpuTurns(tmp_path)

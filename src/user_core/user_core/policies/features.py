@@ -127,6 +127,10 @@ class FeatureLayout:
                 found += [f"{one}, {before} before" if before else one for one in each]
         return found
 
+    def has_colours(self, name: str) -> bool:
+        """Whether an image is one of three colours, for each of the N observations."""
+        return self.specs[name].shape[2] == 3 * self.history
+
     def image(self, name: str, observation: Arrays) -> Array:
         """An image of observations, (..., h, w, c) or with history (..., N, h, w, c), as networks see it:
         (..., h, w, N x c)."""
@@ -169,8 +173,7 @@ def _normalisation(spec: ArraySpec) -> tuple[Array, Array]:
 
 def eye_by_image(features: FeatureLayout, eye: FrozenFeatures | None) -> dict[str, FrozenFeatures]:
     """A frozen eye for each image of three colours; nothing without one."""
-    colours = 3 * features.history
-    names = [n for n in features.image_names if features.specs[n].shape[2] == colours]
+    names = [name for name in features.image_names if features.has_colours(name)]
     return {} if eye is None else dict.fromkeys(names, eye)
 
 

@@ -199,8 +199,7 @@ class TanhGaussianLayout:
 
     def has_eye(self, image: str) -> bool:
         """Whether the pretrained eye sees this image."""
-        channels = self.features.specs[image].shape[2]
-        return self.eye is not None and channels == 3 * self.features.history
+        return self.eye is not None and self.features.has_colours(image)
 
     def _encoder_shapes(self, image: str) -> dict[str, tuple[int, ...]]:
         height, width, channels = self.features.specs[image].shape

@@ -20,6 +20,8 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
+from user_core.errors import ConfigError
+
 #: Longest turn, seconds: an answer that takes longer is none that a robot could wait for.
 LONGEST_S = 0.25
 _LOOK_S = 5e-5
@@ -35,11 +37,21 @@ class GpuTurns:
 
     Args:
         path: The file, one for each GPU; made when it is not there. On ``/dev/shm`` it is memory.
+
+    Raises:
+        ConfigError: It cannot be opened: it belongs to another user.
     """
 
     def __init__(self, path: str | Path) -> None:
         self._until_ns = 0
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o660)
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o660)
+        except OSError as error:
+            raise ConfigError(
+                f"turns on a GPU, {path}", got=error.strerror or str(error),
+                expected="a file that whoever trains and whoever acts may both write",
+                hint="Run both as the same user, or remove what another user has left there",
+            ) from error  # fmt: skip
         try:
             if os.fstat(file).st_size < struct.calcsize(_FORMAT):
                 os.ftruncate(file, struct.calcsize(_FORMAT))

@@ -166,8 +166,7 @@ class Eyes(nn.Module):
 
     def _is_pretrained(self, name: str) -> bool:
         """Whether a pretrained eye sees it."""
-        channels = self.features.specs[name].shape[2]
-        return self.pretrained is not None and channels == 3 * self.features.history
+        return self.pretrained is not None and self.features.has_colours(name)
 
     def _channels(self, name: str, image_bhwc: Tensor) -> Tensor:
         """(B, C, H, W) float32 from -1 to 1; of depth also where it was measured."""
