@@ -304,6 +304,27 @@ def test_a_full_disk_while_compacting_changes_nothing(tmp_path, monkeypatch):
     assert before.keys() < contents(tmp_path).keys() and verify(tmp_path).ok
 
 
+def test_damaged_rows_are_not_written_again_as_if_they_were_whole(tmp_path):
+    mixed(tmp_path)
+    policy = RetentionConfig(max_rows=6000, keep=("successes",))
+    with StoreWriter(tmp_path, config=SMALL) as writer:
+        with closing(StoreReader(tmp_path)) as reader:
+            first = next(e for e in reader.episodes() if e.key in successes(tmp_path))
+            _, segment, start, _ = first.extents[0]
+        file = tmp_path / SEGMENTS / f"{segment:08d}" / "records.col"
+        size = file.stat().st_size // 1024
+        with open(file, "r+b") as stream:
+            stream.seek(start * size)
+            byte = stream.read(1)[0]
+            stream.seek(start * size)
+            stream.write(bytes([byte ^ 1]))
+        with pytest.raises(StoreError, match="checksum"):
+            retain(writer, policy)
+        writer.set_aside(verify(tmp_path).damages)
+        assert retain(writer, policy)  # of the others
+    assert verify(tmp_path).ok
+
+
 # --- tiering ---------------------------------------------------------------------------------------
 
 

@@ -272,10 +272,10 @@ def _bad_blocks(store: Path, layout: RowLayout, found: _Found) -> list[int | Non
     if reason:
         found.damages.append(Damage(segment, WHOLE_SEGMENT, reason))
         return [0] * len(found.entries)
-    return [_bad_block(path, layout, found.header.block_rows, entry) for entry, _ in found.entries]
+    return [bad_block(path, layout, found.header.block_rows, entry) for entry, _ in found.entries]
 
 
-def _bad_block(path: Path, layout: RowLayout, block_rows: int, entry: LogEntry) -> int | None:
+def bad_block(path: Path, layout: RowLayout, block_rows: int, entry: LogEntry) -> int | None:
     """The first block that disagrees with an entry's checksums, if one does."""
     end = entry.start + entry.rows
     for block, expected in entry.checksums.items():

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from sqlite3 import Connection
 
+from user_core.errors import StoreCorrupt
 from user_core.types import EpisodeKey, EpisodeSource, Outcome
 from user_learner.edits.log import EditLog
 from user_learner.edits.state import EditState
@@ -27,6 +28,7 @@ from user_learner.replay.layout import LogEntry, encode_entry
 from user_learner.replay.maintenance import FORGETTABLE, Retired
 from user_learner.replay.pending_index import CLOSED, SegmentState
 from user_learner.replay.reader import EpisodeInfo, StoreReader
+from user_learner.replay.recovery import bad_block
 from user_learner.replay.segments import (
     OpenSegment,
     SegmentFiles,
@@ -222,6 +224,7 @@ def rewrite(reader: StoreReader, meta: StoreMeta, plan: Plan, number: int) -> Re
                     continue
                 at, checksums = state.rows, {}
                 if entry.rows:
+                    _require_whole(reader, meta, segment, entry)
                     packed = [read_rows(path, f, entry.start, entry.rows) for f in layout.files]
                     checksums = fresh.write(packed, meta.block_rows)
                 fresh.write_log(encode_entry(replace(entry, start=at, checksums=checksums)))
@@ -240,6 +243,18 @@ def rewrite(reader: StoreReader, meta: StoreMeta, plan: Plan, number: int) -> Re
         raise
     fresh.close()
     return Rewritten(plan, state, moved)
+
+
+def _require_whole(reader: StoreReader, meta: StoreMeta, segment: int, entry: LogEntry) -> None:
+    """Damaged rows must not get checksums that are right for them."""
+    path = segment_directory(reader.path, segment)
+    block = bad_block(path, reader.layout, meta.block_rows, entry)
+    if block is not None:
+        raise StoreCorrupt(
+            f"segment {segment} of {reader.path}", got=f"another checksum of block {block}",
+            expected="rows as they were written, to keep some of them",
+            hint="user replay verify STORE --repair sets damaged rows aside",
+        )  # fmt: skip
 
 
 def _pieces(reader: StoreReader, segment: int) -> dict[EpisodeKey, list[LogEntry]]:
