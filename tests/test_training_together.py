@@ -48,6 +48,11 @@ SPEC = RobotSpec(
 )
 
 
+def followers_of(first: psutil.Process) -> list[psutil.Process]:
+    """The other ranks that a process has started, among all that it may have started."""
+    return [p for p in first.children() if "user_learner.ranks.follow" in p.cmdline()]
+
+
 def test_two_processes_on_different_data_keep_the_same_weights(tmp_path):
     processes = [
         subprocess.Popen(
@@ -264,7 +269,7 @@ def test_the_end_of_a_rank_is_told_and_ends_the_others(tmp_path, store):
         ranks,
         open_learner(ranks.config, SPEC, PolicyMailbox()) as loop,
     ):
-        (follower,) = psutil.Process().children()
+        (follower,) = followers_of(psutil.Process())
 
         def kill() -> None:
             wait_until(lambda: loop.progress().update > 5, "updates")
@@ -309,7 +314,7 @@ def test_a_deployment_whose_rank_is_killed_goes_on_by_itself(tmp_path, start_pro
     run.until(lambda: run.number("policy_version") >= 2, "the ranks train")
     run.until(lambda: list((run.folder / "learner/checkpoints").glob("*")), "a checkpoint")
     first = psutil.Process(run.pid("learner"))
-    (follower,) = [p for p in first.children() if "user_learner.ranks.follow" in p.cmdline()]
+    (follower,) = followers_of(first)
     steps, update = run.number("stored_steps"), run.number("update")
     follower.send_signal(signal.SIGKILL)
     run.until(lambda: run.pid("learner") not in (0, first.pid), "the learner begins again")
