@@ -1,1 +1,0 @@
-"""What several algorithms use: parameters in one tensor, ensembles, minibatches, distribution."""
