@@ -437,6 +437,8 @@ def test_the_commands(tmp_path, capsys):
     assert main(["backup", str(store), str(tmp_path / "copy")]) == 0
     assert main(["retain", str(store), "--max-rows", "6000", "--keep", "successes"]) == 0
     assert main(["retain", str(store)]) == 2
+    assert main(["retain", str(tmp_path), "--max-rows", "1"]) == 2  # no store, and none is made
+    assert not (tmp_path / INDEX_NAME).exists()
     assert main(["tier", str(store), str(tmp_path / "slow"), "--keep-mb", "0"]) == 0
     assert main(["tier", str(store), "--back"]) == 0
     assert main(["restore", str(tmp_path / "copy"), str(tmp_path / "back")]) == 0

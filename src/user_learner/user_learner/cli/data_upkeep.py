@@ -11,6 +11,7 @@ from rich.console import Console
 from user_core.errors import SuiteError
 from user_learner.cli.running import list_lines, progress
 from user_learner.replay.config import RetentionConfig, StoreConfig
+from user_learner.replay.segments import SEGMENTS
 from user_learner.replay.writer import StoreWriter
 from user_learner.upkeep.backup import backup, restore
 from user_learner.upkeep.retention import retain
@@ -81,9 +82,12 @@ def _retain(options: argparse.Namespace, console: Console) -> int:
         keep=tuple(options.keep), thin=options.thin,
     )  # fmt: skip
     if policy.keeps_all:
-        raise SuiteError("retention", got="no limit", expected="--max-mb or --max-rows")
-    if not Path(options.store).is_dir():
-        raise SuiteError(f"store {options.store}", got="nothing there", expected="a directory")
+        raise SuiteError(
+            "retention", got="no limit", expected="--max-mb or --max-rows",
+            hint="--keep and --thin say which episodes stay, not how many",
+        )  # fmt: skip
+    if not (Path(options.store) / SEGMENTS).is_dir():  # to open one for writing would make it
+        raise SuiteError(f"store {options.store}", got="none", expected="the directory of a store")
     with StoreWriter(options.store, config=StoreConfig()) as writer:
         gone = retain(writer, policy)
     rows = sum(one.rows for one in gone)
