@@ -16,7 +16,7 @@ from user_bringup.recording.config import RecorderConfig
 from user_bringup.recording.recorder import Recorder
 from user_bringup.running.prepare import fragment_folders
 from user_core.errors import ConfigError
-from user_core.reasons import DISK_FULL
+from user_core.reasons import DISK_FULL, NOT_RECORDED
 from user_fleet.deployment.compose import compose
 from user_fleet.deployment.faults import Faults
 from user_fleet.deployment.model import Deployment
@@ -138,20 +138,29 @@ def test_with_little_room_recording_stops_and_goes_on_later(
     assert heard(tmp_path) == [f"message {k}" for k in (*range(10), *range(20, 30))]
 
 
-def test_a_disk_that_takes_no_more_ends_nothing_but_the_recording(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OSError(28, "No space left on device"), DISK_FULL),
+        (OSError(5, "Input/output error"), NOT_RECORDED),
+        (ValueError("a fault of the writer"), NOT_RECORDED),
+    ],
+)
+def test_what_cannot_be_written_ends_nothing_but_the_recording(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str
 ) -> None:
     recorder = Recorder(RecorderConfig(folder=str(tmp_path), flush_s=0.01, keep_free_mb=0))
     fill(recorder, 10)
     wait_until(lambda: recorder.state.messages == 10)
 
     def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr(recorder._bag, "write", full)
     fill(recorder, 1, 10)
     wait_until(lambda: bool(recorder.state.reason))
-    assert "No space left" in recorder.state.reason.text
+    assert recorder.state.reason.code == code
+    assert str(error) in recorder.state.reason.text
     assert (recorder.state.messages, recorder.state.left_out) == (10, 1)
     started_s = time.monotonic()
     fill(recorder, 1000)

@@ -94,6 +94,9 @@ OUTBOX_FULL = _code("outbox_full", "Unacknowledged chunks fill the quota of the 
 OUTBOX_MEMORY = _code("outbox_memory", "Too many steps wait in memory for the disk.")
 OUTBOX_WRITE = _code("outbox_write", "The outbox cannot be written.")
 DISK_FULL = _code("disk_full", "Less is free on the disk than must stay free.")
+NOT_RECORDED = _code(
+    "not_recorded", "What was to be recorded could not be written, for another reason than room."
+)
 STORE_REFUSED = _code("store_refused", "The replay store refused a chunk for good.")
 STORE_WAITS = _code("store_waits", "The replay store takes nothing for now.")
 NOT_DELIVERED = _code("not_delivered", "Chunks could not be handed to the network.")

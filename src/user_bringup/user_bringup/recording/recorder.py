@@ -6,6 +6,7 @@ it begins again when there is room. What a slow disk cannot take is left out and
 
 from __future__ import annotations
 
+import errno
 import logging
 import shutil
 import threading
@@ -17,13 +18,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from user_bringup.recording.config import RecorderConfig
-from user_core.reasons import DISK_FULL, NO_REASON, Reason
+from user_core.errors import in_words
+from user_core.reasons import DISK_FULL, NO_REASON, NOT_RECORDED, Reason
 from user_learner.data.mcap.bags import SUFFIX, BagWriter, Channel, is_indexed, repair
 
 _log = logging.getLogger(__name__)
 _MB = 1024 * 1024
 #: How often it is looked whether there is room again.
 _LOOK_S = 5.0
+_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 NAME = "run"
 
 
@@ -126,9 +129,10 @@ class Recorder:
                 if ending:
                     self._bag.close()
                     return
-            except OSError as error:
+            except Exception as error:  # whatever it is: it is told, and tried again
+                code = DISK_FULL if getattr(error, "errno", None) in _FULL else NOT_RECORDED
                 self._stop(
-                    Reason(DISK_FULL, f"the recording cannot be written: {error}"), len(batch)
+                    Reason(code, f"the recording cannot be written: {in_words(error)}"), len(batch)
                 )
                 if ending:
                     return
