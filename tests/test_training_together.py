@@ -254,6 +254,12 @@ def test_a_rank_on_another_software_is_refused(tmp_path, store, monkeypatch):
         trained(learner(tmp_path, store, ranks=2))
 
 
+def test_an_algorithm_that_learns_in_one_process_only_is_refused_in_several(tmp_path, store):
+    more = {"ranks": 2, "algorithm": {"plugin": "async_ppo"}}
+    with pytest.raises(ConfigError, match="async_ppo in several processes"):
+        trained(learner(tmp_path, store, "rlpd", **more))
+
+
 def test_the_end_of_a_rank_is_told_and_ends_the_others(tmp_path, store):
     lost: list[SuiteError] = []
     found = threading.Event()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from user_core.config import Config, setting
-from user_core.errors import StoreError
+from user_core.errors import ConfigError, StoreError
 from user_core.interfaces import Algorithm, DistributionNetwork, Policy
 from user_core.reasons import Reason
 from user_core.specs import Array, RobotSpec
@@ -116,6 +116,13 @@ class AsyncPPO(Algorithm):
         self.config, self.device = config, torch.device(config.device)
         self.network: Any = network_of(policy, DistributionNetwork, name, self.device)
         require_choices(self.network, spec, name, self.device)
+        if (
+            together()
+        ):  # versions are told to the first alone, and what the others draw would count for nothing
+            raise ConfigError(
+                "async_ppo in several processes", got="more than one", expected="one",
+                hint="Leave learner.gpus and learner.ranks as they are for this algorithm",
+            )  # fmt: skip
         self._policy, self._versions = policy, dict[int, dict[str, Array]]()
         self._actors: dict[int, Any] = {}  # networks of these, made when they are needed
         self._lock = threading.Lock()
@@ -151,7 +158,7 @@ class AsyncPPO(Algorithm):
         acted, known = self._of_actors(batch, minibatch, proximal)
         self._updates += 1
         metrics = {"usable": known.mean()}
-        if known.any() or together():  # then all step, since they average their gradients
+        if known.any():
             metrics |= self._improve(minibatch, inputs, proximal, acted, known)
         values = torch.stack([value.detach() for value in metrics.values()]).tolist()
         return dict(zip(metrics, values, strict=True))

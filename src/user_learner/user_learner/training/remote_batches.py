@@ -8,6 +8,7 @@ itself, so that nothing about what is learned depends on where the store is.
 from __future__ import annotations
 
 import io
+import logging
 import pickle
 import queue
 import threading
@@ -21,13 +22,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from user_core.errors import StoreError
+from user_core.errors import StoreError, in_words
 from user_core.runtime.closing import Closing
 from user_core.types import Batch, EpisodeSource
 from user_learner.algorithms.distributed import every, rank, together
 from user_learner.replay.index import INDEX_NAME
 from user_learner.sampling.share import Share
 
+_log = logging.getLogger(__name__)
 #: Batches that are on their way, or wait to be trained on.
 _AHEAD = 2
 _LOOK_S = 0.05
@@ -133,6 +135,9 @@ class Feeder(Closing):
                     kind, content = _BATCH, _packed(source.sample(self._rows))
                 except StoreError as error:
                     kind, content = _NOTHING, str(error).encode()
+                except Exception as error:  # the other asks again, and says what it waits for
+                    _log.exception("a batch for rank %d", number)
+                    kind, content = _NOTHING, in_words(error).encode()
                 dist.send(torch.tensor([kind, len(content)]), number, group=group)
                 dist.send(
                     torch.frombuffer(bytearray(content), dtype=torch.uint8), number, group=group
