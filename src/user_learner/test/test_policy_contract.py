@@ -136,7 +136,8 @@ def test_a_checkpoint_from_before_networks_were_modules_goes_on(name, tmp_path):
     if name == "rlpd":
         config = RLPDConfig(critic_hidden=(4,), critics=3, critic_updates=2)
         algorithm = RLPD(config, SPEC, TanhGaussianPolicy(TanhGaussianConfig(**SMALL), SPEC))
-        window, key, expected = 0, "critic_loss", [4.99686289, 1.28159738]
+        # The mean over both minibatches of a call. That of the second was 4.99686289, then 1.28159738.
+        window, key, expected = 0, "critic_loss", [5.00103569, 1.14416784]
         size = 45.2215516
     else:
         policy = ActionChunksPolicy(ActionChunksConfig(rows=3, **SMALL), SPEC)
