@@ -41,7 +41,7 @@ roles: [replay]
 robots: {robot0: robot}
 processes:
   hal: {parameters: {robot: {plugin: mock, params: {rate_hz: %g, log_file: %s}}, task: t}}
-  actor: {parameters: {loop: {mode: demonstration, max_episode_steps: 100000, evaluation: {every: 0}}}}
+  actor: {parameters: {reward: {plugin: operator}, loop: {mode: demonstration, max_episode_steps: 100000, evaluation: {every: 0}}}}
 """
 _CHROMIUM_ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking",
                   "--disable-component-update", "--disable-sync", "--no-first-run"]  # fmt: skip

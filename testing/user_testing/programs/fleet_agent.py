@@ -4,7 +4,7 @@
 
 With ``--start`` it runs what grants are for, ``set.command`` of a role's ``run``, by a shell, with the variable FENCING.
 
-Prints a line for each change of what it is told, and at the end what it refused. ``--as`` speaks under the key
+Prints a line for each change of what it is told and for each new reason why it refuses something, and at the end how often. ``--as`` speaks under the key
 of another host than it names: a forger.
 """
 
@@ -108,7 +108,12 @@ def main() -> None:
             agent.start()
             made.append(agent)
         print("there", flush=True)
-        ending.wait()
+        heard: set[tuple[str, str]] = set()
+        while not ending.wait(0.05):
+            new = {(agent.host, why) for agent in made for why in list(agent.refused)} - heard
+            heard |= new
+            for host, why in sorted(new):
+                print("refuses", host, why, flush=True)
         for agent in made:
             agent.close()
             for why, count in agent.refused.items():
