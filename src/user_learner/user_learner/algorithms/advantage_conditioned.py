@@ -15,7 +15,7 @@ from user_core.policies.improving.advantage_network import ConditionedNetwork
 from user_core.policies.language.config import TASK
 from user_core.specs import RobotSpec
 from user_core.types import Batch
-from user_learner.algorithms.batches import Minibatch
+from user_learner.algorithms.batches import Minibatch, tried
 from user_learner.algorithms.bc import BC, BCConfig
 from user_learner.algorithms.state_values import StateValues, StateValuesConfig
 
@@ -86,9 +86,7 @@ class AdvantageConditioned(BC):
         count = policy.observation_history
         lead = (1, count) if count > 1 else (1,)
         seen = {n: np.zeros((*lead, *a.shape), a.dtype) for n, a in spec.observation.items()}
-        inputs = self.network.inputs({**seen, TASK: np.zeros(1, np.int64)})
-        found = self.network.encode({name: t.to(self.device) for name, t in inputs.items()})
-        return int(found.shape[1])
+        return tried(self.network, {**seen, TASK: np.zeros(1, np.int64)}, self.device).shape[1]
 
     def _learn(self, minibatch: Minibatch, batch: Batch) -> dict[str, Tensor]:
         features = self.network.encode(minibatch.inputs)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from user_core.config import Config, setting
-from user_core.errors import ConfigError, StoreError
+from user_core.errors import ConfigError
 from user_core.interfaces import Algorithm, DistributionNetwork, Policy
 from user_core.reasons import Reason
 from user_core.specs import Array, RobotSpec
@@ -22,8 +22,10 @@ from user_learner.algorithms.batches import (
     buffers_state,
     load_buffers,
     network_of,
+    nothing_seen,
     require_choices,
     shifted,
+    tried,
 )
 from user_learner.algorithms.choice_values import entropy
 from user_learner.algorithms.distributed import share_, together
@@ -33,6 +35,8 @@ from user_learner.algorithms.torch_tools import (
     FlatParameters,
     generator_state,
     make_generator,
+    numbers_of,
+    require_parts,
     restore_generator,
 )
 
@@ -126,10 +130,8 @@ class AsyncPPO(Algorithm):
         self._policy, self._versions = policy, dict[int, dict[str, Array]]()
         self._actors: dict[int, Any] = {}  # networks of these, made when they are needed
         self._lock = threading.Lock()
-        seen = self.network.inputs({n: a.zeros()[None] for n, a in spec.observation.items()})
-        with torch.no_grad():
-            features = self.network.encode({n: t.to(self.device) for n, t in seen.items()})
-        self.values = StateValues(config.values, features.shape[1], config.seed, self.device)
+        seen = tried(self.network, nothing_seen(spec), self.device).shape[1]
+        self.values = StateValues(config.values, seen, config.seed, self.device)
         self.parameters = FlatParameters(dict(self.network.named_parameters()), self.device)
         share_(self.parameters.flat)
         self._proximal = FlatParameters(
@@ -160,8 +162,7 @@ class AsyncPPO(Algorithm):
         metrics = {"usable": known.mean()}
         if known.any():
             metrics |= self._improve(minibatch, inputs, proximal, acted, known)
-        values = torch.stack([value.detach() for value in metrics.values()]).tolist()
-        return dict(zip(metrics, values, strict=True))
+        return numbers_of(metrics)
 
     def _improve(
         self, minibatch: Minibatch, inputs: Mapping[str, Tensor], proximal: Tensor, acted: Tensor,
@@ -278,8 +279,7 @@ class AsyncPPO(Algorithm):
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         name = type(self).__name__
-        if set(state) != set(self.state()):
-            raise StoreError(f"state of {name}", got=sorted(state), expected=sorted(self.state()))
+        require_parts(state, self.state(), name)
         self.parameters.load(state["policy"], name)
         self._proximal.load(state["proximal"], "proximal")
         self.values.load_state(state["values"], "values")

@@ -63,10 +63,8 @@ def require_choices(
     """Raise PluginError unless the network gives distributions of the choices that a robot has."""
     if not spec.action.categorical:
         return
-    seen = {name: array.zeros()[None] for name, array in spec.observation.items()}
     with torch.no_grad():
-        inputs = {name: tensor.to(device) for name, tensor in network.inputs(seen).items()}
-        found = network.distribution(network.encode(inputs))
+        found = network.distribution(tried(network, nothing_seen(spec), device))
     lacking = [
         name for name in ("choice_log_probs", "sample_continuous") if not hasattr(found, name)
     ]
@@ -77,6 +75,19 @@ def require_choices(
             expected="a distribution as user_core.interfaces.ChoiceDistribution describes it",
             hint="The policy tanh_gaussian has it; see docs/how_to/add_a_policy.md",
         )
+
+
+def nothing_seen(spec: RobotSpec) -> dict[str, Array]:
+    """One observation of zeros, (1, ...) each, to try a network on."""
+    return {name: array.zeros()[None] for name, array in spec.observation.items()}
+
+
+@torch.no_grad()
+def tried(network: Any, observation: Mapping[str, Array], device: torch.device) -> Tensor:
+    """What a network makes of observations, (B, F)."""
+    inputs = {name: tensor.to(device) for name, tensor in network.inputs(observation).items()}
+    features: Tensor = network.encode(inputs)
+    return features
 
 
 def members(protocol: type) -> list[str]:

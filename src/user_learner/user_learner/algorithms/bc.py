@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from user_core.config import Config, setting
-from user_core.errors import ConfigError, StoreError
+from user_core.errors import ConfigError
 from user_core.interfaces import (
     Algorithm,
     DistributionNetwork,
@@ -36,6 +36,8 @@ from user_learner.algorithms.torch_tools import (
     FlatParameters,
     generator_state,
     make_generator,
+    numbers_of,
+    require_parts,
     restore_generator,
 )
 
@@ -125,8 +127,7 @@ class BC(Algorithm):
             self._optimizer.rescale("layer0.weight", self._minibatcher.factors)
         metrics = self._learn(minibatch, batch)
         self._updates += 1
-        values = torch.stack([value.detach() for value in metrics.values()]).tolist()
-        return dict(zip(metrics, values, strict=True))
+        return numbers_of(metrics)
 
     def _learn(self, minibatch: Minibatch, batch: Batch) -> dict[str, Tensor]:
         """One update from a batch and its minibatch, with its metrics."""
@@ -227,8 +228,7 @@ class BC(Algorithm):
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         name = type(self).__name__
-        if set(state) != set(self.state()):
-            raise StoreError(f"state of {name}", got=sorted(state), expected=sorted(self.state()))
+        require_parts(state, self.state(), name)
         self.parameters.load(state["policy"], name)
         load_buffers(self.network, state["inputs"], name)
         self._optimizer.load_state(state["optimizer"], name)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from user_core.config import Config, setting
-from user_core.errors import ConfigError, StoreError
+from user_core.errors import ConfigError
 from user_core.interfaces import Algorithm, DistributionNetwork, Policy
 from user_core.reasons import TEMPERATURE_BOUND, Reason
 from user_core.specs import Array, RobotSpec
@@ -29,8 +29,10 @@ from user_learner.algorithms.batches import (
     buffers_state,
     load_buffers,
     network_of,
+    nothing_seen,
     require_choices,
     shifted,
+    tried,
 )
 from user_learner.algorithms.choice_values import ChoiceValues, entropy, share_at
 from user_learner.algorithms.cuda_graph import GraphedUpdate
@@ -42,6 +44,8 @@ from user_learner.algorithms.torch_tools import (
     evaluate,
     generator_state,
     make_generator,
+    numbers_of,
+    require_parts,
     restore_generator,
 )
 
@@ -195,7 +199,7 @@ class ActorCriticNetworks:
         self.choices = ChoiceValues(elements, counts) if counts else None
         critics = ensemble_arrays(
             config.critics,
-            _feature_size(policy, spec, device) + moved,
+            tried(policy, nothing_seen(spec), device).shape[1] + moved,
             config.critic_hidden,
             np.random.default_rng(config.seed),
             self.choices.size if self.choices else 1,
@@ -236,13 +240,6 @@ class ActorCriticNetworks:
             self.dtype,
         )
         return values if self.choices is None else values.reshape(*values.shape[:2], -1)
-
-
-def _feature_size(policy: DistributionNetwork, spec: RobotSpec, device: torch.device) -> int:
-    """F, found by trying one observation."""
-    inputs = policy.inputs({name: array.zeros()[None] for name, array in spec.observation.items()})
-    with torch.no_grad():
-        return policy.encode({name: t.to(device) for name, t in inputs.items()}).shape[1]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -356,8 +353,7 @@ class SAC(Algorithm):
         before = self._updates
         metrics = self._graphed(minibatches)
         self._updates = before + len(minibatches)
-        values = torch.stack(list(metrics.values())).tolist()  # one copy from the device
-        found = dict(zip(metrics, values, strict=True))
+        found = numbers_of(metrics)
         self._temperature = found["temperature"]
         return found
 
@@ -404,10 +400,7 @@ class SAC(Algorithm):
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         networks = self.networks
-        if set(state) != set(self.state()):
-            raise StoreError(
-                f"state of {type(self).__name__}", got=sorted(state), expected=sorted(self.state())
-            )
+        require_parts(state, self.state(), type(self).__name__)
         for name in ("actor", "critics", "target", "log_temperature"):
             getattr(networks, name).load(state[name], name)
         for name, adam in self._optimizers.items():

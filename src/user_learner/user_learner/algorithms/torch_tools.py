@@ -163,6 +163,23 @@ def restore_generator(generator: torch.Generator, state: Any, fresh_seed: int) -
 
 
 # --------------------------------------------------------------------------------------------------
+# What an algorithm tells, and what it is given back
+# --------------------------------------------------------------------------------------------------
+
+
+def numbers_of(metrics: Mapping[str, Tensor]) -> dict[str, float]:
+    """Metrics as numbers, by one copy from the device."""
+    values = torch.stack([value.detach() for value in metrics.values()]).tolist()
+    return dict(zip(metrics, values, strict=True))
+
+
+def require_parts(state: Mapping[str, Any], own: Mapping[str, Any], algorithm: str) -> None:
+    """Raise StoreError unless a checkpoint has the parts that the algorithm's own state has."""
+    if set(state) != set(own):
+        raise StoreError(f"state of {algorithm}", got=sorted(state), expected=sorted(own))
+
+
+# --------------------------------------------------------------------------------------------------
 # The parameters of a network in one flat tensor
 # --------------------------------------------------------------------------------------------------
 
