@@ -117,6 +117,16 @@ def test_filters_that_need_it_have_episodes_measured_and_show_why(tmp_path):
     episodes.close()
 
 
+def test_a_store_without_episodes_is_soon_measured_whole(tmp_path):
+    StoreWriter(tmp_path / "store").close()
+    with contextlib.closing(EpisodeList(tmp_path / "store")) as episodes:
+        assert not episodes.quality.quality.is_complete  # nobody has looked
+        wait_until(
+            lambda: episodes.find(EpisodeFilter(anomalous=True)).quality.is_complete,
+            "that there is none",
+        )
+
+
 def test_nothing_is_measured_while_somebody_drives(tmp_path):
     with StoreWriter(tmp_path / "store") as writer:
         fill(writer, Actor(), [Plan(6) for _ in range(45)])

@@ -106,7 +106,7 @@ async def _listing(episodes: EpisodeList) -> None:
         shown, quality = len(found.episodes), found.quality
         more = f", the newest {shown} shown" if found.matching > shown else ""
         count.set_text(f"{found.matching} of {found.total} episodes{more}")
-        is_measuring = chosen.needs_statistics and quality.done < max(quality.total, 1)
+        is_measuring = chosen.needs_statistics and not quality.is_complete
         said = (
             f"measured {quality.done} of {quality.total or found.total} so far"
             if is_measuring

@@ -26,17 +26,22 @@ class Quality:
 
     Attributes:
         done: Episodes that were looked at.
-        total: Episodes that there are.
+        total: Episodes that there are; None before anybody has looked.
         gate_changed: Share of the policy's actions that the safety gate changed, by episode.
         findings: What a person should look at, by episode.
         trouble: Why some, or all, could not be measured.
     """
 
     done: int = 0
-    total: int = 0
+    total: int | None = None
     gate_changed: Mapping[EpisodeKey, float] = field(default_factory=dict)
     findings: Mapping[EpisodeKey, tuple[Finding, ...]] = field(default_factory=dict)
     trouble: str = ""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all episodes were looked at, be it none."""
+        return self.total is not None and self.done >= self.total
 
     @property
     def anomalous(self) -> set[EpisodeKey]:
