@@ -20,8 +20,8 @@ import zstandard
 
 from user_core.errors import CodecError, TransportError
 from user_learner.data.extras import library
+from user_learner.data.mcap.bags import METADATA, records
 
-METADATA = "metadata.yaml"
 _MCAP_MAGIC = b"\x89MCAP0\r\n"
 _SQLITE_MAGIC = b"SQLite format 3\0"
 #: The first field of each message of service introspection, and where it ends.
@@ -74,7 +74,7 @@ class _McapPart(_Part):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._mcap = library("mcap.reader", "MCAP")
-        self._records = library("mcap.stream_reader", "MCAP")
+        self._first_ns, self._last_ns = 0, 2**63 - 1  # until all of it was read
         try:
             with open(path, "rb") as stream:
                 summary = self._mcap.SeekingReader(stream).get_summary()
@@ -98,6 +98,8 @@ class _McapPart(_Part):
     def messages(self, topics: Collection[str], start_ns: int, end_ns: int) -> Iterator[Recorded]:
         """See :class:`_Part`."""
         if not self._is_whole:
+            if start_ns > self._last_ns or end_ns <= self._first_ns:
+                return  # it has no index that would say so
             found = [
                 message for message in self._scan(topics)
                 if start_ns <= message.time_ns < end_ns
@@ -121,20 +123,23 @@ class _McapPart(_Part):
         kinds = library("mcap.records", "MCAP")
         schemas: dict[int, Any] = {}
         channels: dict[int, Any] = {}
-        with open(self.path, "rb") as stream:
-            try:
-                for record in self._records.StreamReader(stream, validate_crcs=True).records:
-                    if isinstance(record, kinds.Schema):
-                        schemas[record.id] = record
-                    elif isinstance(record, kinds.Channel):
-                        channels[record.id] = record
-                        self._take(record, schemas.get(record.schema_id))
-                    elif isinstance(record, kinds.Message) and record.channel_id in channels:
-                        topic = channels[record.channel_id].topic
-                        if topics is None or topic in topics:
-                            yield Recorded(topic, record.log_time, record.data)
-            except Exception as error:  # of the library: what came before it counts
-                self.damage = self.damage or _said(error)
+        first_ns, last_ns = 2**64, -1
+        try:
+            for record in records(self.path):
+                if isinstance(record, kinds.Schema):
+                    schemas[record.id] = record
+                elif isinstance(record, kinds.Channel):
+                    channels[record.id] = record
+                    self._take(record, schemas.get(record.schema_id))
+                elif isinstance(record, kinds.Message) and record.channel_id in channels:
+                    topic = channels[record.channel_id].topic
+                    first_ns = min(first_ns, record.log_time)
+                    last_ns = max(last_ns, record.log_time)
+                    if topics is None or topic in topics:
+                        yield Recorded(topic, record.log_time, record.data)
+        except CodecError as error:  # what came before it counts
+            self.damage = self.damage or str(error.got)
+        self._first_ns, self._last_ns = first_ns, last_ns
 
     def _take(self, channel: Any, schema: Any) -> None:
         if channel.message_encoding != "cdr" or schema is None:
