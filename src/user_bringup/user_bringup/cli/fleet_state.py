@@ -17,7 +17,7 @@ from rich.table import Table
 
 from user_bringup.cli.fleet_logs import show_logs
 from user_bringup.cli.fleet_timeline import show_timeline
-from user_bringup.monitor.fleet import experiments_of, resources_of
+from user_bringup.monitor.fleet import QUIET_S, experiments_of, resources_of
 from user_core.config import (
     find_shared,
     from_mapping,
@@ -35,7 +35,6 @@ from user_fleet.scheduling.store import FleetStore
 Commands = Any  # argparse keeps its class of sub-commands to itself
 #: How long a scheduler may take to answer a request.
 _PATIENCE_S = 15.0
-_QUIET_S = 10.0
 
 
 def add_commands(commands: Commands) -> None:
@@ -234,7 +233,7 @@ def _ask(arguments: argparse.Namespace, console: Console, **request: Any) -> int
 
 def _say_who_works(store: FleetStore, console: Console) -> None:
     silent_s = store.silent_s()
-    if silent_s > _QUIET_S:
+    if silent_s > QUIET_S:
         console.print(f"[yellow]No scheduler has worked on this file since {_ago(silent_s)}.[/]")
 
 

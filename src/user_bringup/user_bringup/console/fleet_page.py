@@ -19,6 +19,7 @@ from user_bringup.console.frame import INK, LINES, Frame
 from user_bringup.monitor.fleet import (
     COLOURS,
     FAILURES,
+    QUIET_S,
     Used,
     experiments_of,
     grants_since,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from user_bringup.console.shared import Console
 
 _REFRESH_S = 2.0
-_QUIET_S = 10.0
 _HOURS = {"1 hour": 1.0, "8 hours": 8.0, "a day": 24.0, "a week": 168.0}
 _STATES = {"running": "positive", "queued": "warning", "ending": "info"}
 
@@ -182,9 +182,7 @@ class _FleetPage:
             return
         self._body.set_visibility(True)
         quiet = (
-            f"No scheduler has worked for {look.silent_s:.0f} s."
-            if look.silent_s > _QUIET_S
-            else ""
+            f"No scheduler has worked for {look.silent_s:.0f} s." if look.silent_s > QUIET_S else ""
         )
         self._said.set_text(quiet)
         self._timeline(look)
