@@ -51,6 +51,8 @@ FITTING: dict[ActionKind, tuple[str, ...]] = {
     ActionKind.BASE_TWIST: (TWIST, PLAIN_TWIST),
     ActionKind.GENERIC: (NUMBERS, JOINT_STATE),
 }
+#: Where a JointState has a quantity of commands.
+STATE_FIELDS = {"positions": "position", "velocities": "velocity", "efforts": "effort"}
 #: Message types that the driver fills by itself.
 BUILT_IN = (*JOINT_TYPES, *TOOL_TYPES)
 

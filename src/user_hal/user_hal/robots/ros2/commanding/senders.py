@@ -26,6 +26,7 @@ from user_hal.robots.ros2.messages import (
     PLAIN_POSE,
     PLAIN_TWIST,
     POSE,
+    STATE_FIELDS,
     TWIST,
     is_action,
 )
@@ -35,7 +36,6 @@ from user_hal.topic_io import Ours, TopicIo, TopicPublisher, misfits
 _POINT = "trajectory_msgs/msg/JointTrajectoryPoint"
 #: A goal is accepted before it begins.
 _GOAL_PERIODS = 2
-_STATE_FIELDS = {"positions": "position", "velocities": "velocity", "efforts": "effort"}
 
 
 class TargetSender:
@@ -257,7 +257,7 @@ class TargetSender:
             stamp(message.header, self._io.now_ns())
             if kind == JOINT_STATE:
                 message.name = self._joints
-                setattr(message, _STATE_FIELDS[target.quantity], values.tolist())
+                setattr(message, STATE_FIELDS[target.quantity], values.tolist())
             elif kind == JOINT_JOG:
                 message.joint_names = self._joints
                 message.velocities = values.tolist()

@@ -31,12 +31,12 @@ from user_hal.robots.ros2.messages import (
     PLAIN_POSE,
     PLAIN_TWIST,
     POSE,
+    STATE_FIELDS,
     TWIST,
     is_action,
     is_service,
 )
 
-_STATE_FIELDS = {"positions": "position", "velocities": "velocity", "efforts": "effort"}
 #: Controllers stop when nothing comes; a velocity that is older than this is none any more.
 HOLD_NS = 500_000_000
 
@@ -192,7 +192,7 @@ class CommandReader:
                 raise ValueError(f"{len(data)} numbers for {count} joints")
             yield 0, data[:count]
         elif kind == JOINT_STATE:
-            field = getattr(message, _STATE_FIELDS[self.quantity])
+            field = getattr(message, STATE_FIELDS[self.quantity])
             yield from self._named(dict(zip(message.name, np.asarray(field, float))), count)
         elif kind == JOINT_JOG:
             found = dict(zip(message.joint_names, np.asarray(message.velocities, float)))
