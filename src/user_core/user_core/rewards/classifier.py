@@ -7,18 +7,17 @@ trained on and the threshold that was chosen for it. ``user reward train`` write
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from user_core.config import Config, setting
-from user_core.errors import ConfigError, SpecError
+from user_core.errors import SpecError
 from user_core.interfaces import Reward, RewardOutcome
-from user_core.runtime.files import write_atomically
+from user_core.rewards import model_file
 from user_core.specs import Array, Arrays
 from user_core.types import TaskFeedback
 
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 _METADATA = "user_success_classifier"
 #: Layers: channels of each; every one halves the image.
 _CHANNELS = (16, 32, 48, 64)
+#: Numbers that images are reduced to before they are judged.
+IMAGE_FEATURES = 64
 
 
 @dataclass(frozen=True)
@@ -135,45 +136,36 @@ def image_input(model: ClassifierModel, observation: Arrays) -> torch.Tensor:
 
 
 def make_network(model: ClassifierModel) -> torch.nn.Module:
-    """The network, with random weights: four convolutions of stride 2, then where the most is seen."""
+    """The network, with random weights: the layers of images, and one logit."""
+    from torch import nn
+
+    return nn.Sequential(*image_layers(model), nn.Linear(IMAGE_FEATURES, 1), nn.Flatten(0))
+
+
+def image_layers(model: ClassifierModel) -> list[torch.nn.Module]:
+    """From images to IMAGE_FEATURES numbers: four convolutions of stride 2, then where the most is seen."""
     from torch import nn
 
     channels, layers = sum(shape[-1] for shape in model.cameras.values()), list[nn.Module]()
     for out in _CHANNELS:
         layers += [nn.Conv2d(channels, out, 3, 2, 1), nn.GroupNorm(8, out), nn.ReLU()]
         channels = out
-    side = model.size // 2 ** len(_CHANNELS)
-    layers += [nn.Flatten(), nn.Linear(channels * side * side, 64), nn.ReLU(), nn.Dropout(0.3)]
-    return nn.Sequential(*layers, nn.Linear(64, 1), nn.Flatten(0))
+    inputs = channels * (model.size // 2 ** len(_CHANNELS)) ** 2
+    return [*layers, nn.Flatten(), nn.Linear(inputs, IMAGE_FEATURES), nn.ReLU(), nn.Dropout(0.3)]
 
 
 def write_model(path: str | Path, model: ClassifierModel, network: torch.nn.Module) -> None:
     """Write a model file, whole or not at all. Raises OSError."""
-    from safetensors.numpy import save
-
-    arrays = {name: value.detach().cpu().numpy() for name, value in network.state_dict().items()}
-    write_atomically(Path(path), save(arrays, {_METADATA: json.dumps(asdict(model))}))
+    model_file.write(path, _METADATA, model, network)
 
 
 def read_model(path: str | Path) -> tuple[ClassifierModel, torch.nn.Module]:
     """A model file and its network. Executes nothing that is in it. Raises ConfigError."""
-    import torch
-    from safetensors import SafetensorError, safe_open
+    return model_file.read(path, _METADATA, _made, "success classifier", "user reward train")
 
-    try:
-        with safe_open(str(path), "numpy") as file:
-            about = json.loads((file.metadata() or {})[_METADATA])
-            about["cameras"] = {n: tuple(int(x) for x in s) for n, s in about["cameras"].items()}
-            model = ClassifierModel(**about)
-            if not 16 <= model.size <= 512 or not model.cameras:
-                raise ValueError(f"size {model.size}, cameras {model.cameras}")
-            network = make_network(model)
-            weights = {name: torch.from_numpy(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-            network.load_state_dict(weights)
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise ConfigError(
-            f"success classifier {path}", got=f"{type(error).__name__}: {error}",
-            expected="a file that `user reward train` wrote",
-        ) from error  # fmt: skip
-    network.eval()
-    return model, network
+
+def _made(about: dict[str, Any]) -> tuple[ClassifierModel, torch.nn.Module]:
+    model = ClassifierModel(**about)
+    if not 16 <= model.size <= 512 or not model.cameras:
+        raise ValueError(f"size {model.size}, cameras {model.cameras}")
+    return model, make_network(model)

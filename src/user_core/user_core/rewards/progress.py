@@ -13,19 +13,18 @@ writes it (:mod:`user_learner.success.progress_training`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from user_core.config import Config, setting
-from user_core.errors import ConfigError, SpecError
+from user_core.errors import SpecError
 from user_core.interfaces import Reward, RewardOutcome
-from user_core.rewards.classifier import ClassifierModel, image_input, make_network
-from user_core.runtime.files import write_atomically
+from user_core.rewards import model_file
+from user_core.rewards.classifier import IMAGE_FEATURES, ClassifierModel, image_input, image_layers
 from user_core.specs import Array, Arrays
 from user_core.types import TaskFeedback
 
@@ -33,7 +32,8 @@ if TYPE_CHECKING:
     import torch
 
 _METADATA = "user_progress_model"
-_FEATURES, _MOST_NUMBERS = 64, 4096
+#: Images are as many features as numbers.
+_FEATURES, _MOST_NUMBERS = IMAGE_FEATURES, 4096
 
 
 @dataclass(frozen=True)
@@ -163,9 +163,7 @@ def make_progress_network(model: ProgressModel) -> torch.nn.Module:
 
         def __init__(self) -> None:
             super().__init__()
-            # all but the last layers of the classifier, which give its one logit
-            eye = list(make_network(model.images).children())[:-2] if model.cameras else []
-            self.eye = nn.Sequential(*eye) if eye else None
+            self.eye = nn.Sequential(*image_layers(model.images)) if model.cameras else None
             count = sum(model.numbers.values())
             self.register_buffer("mean", torch.zeros(count))
             self.register_buffer("scale", torch.ones(count))
@@ -196,45 +194,26 @@ def make_progress_network(model: ProgressModel) -> torch.nn.Module:
 
 def write_progress_model(path: str | Path, model: ProgressModel, network: torch.nn.Module) -> None:
     """Write a model file, whole or not at all. Raises OSError."""
-    from safetensors.numpy import save
-
-    arrays = {name: value.detach().cpu().numpy() for name, value in network.state_dict().items()}
-    write_atomically(Path(path), save(arrays, {_METADATA: json.dumps(asdict(model))}))
+    model_file.write(path, _METADATA, model, network)
 
 
 def is_progress_model(path: str | Path) -> bool:
     """Whether a file says that it is such a model."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), "numpy") as file:
-            return _METADATA in (file.metadata() or {})
-    except (OSError, SafetensorError):
-        return False
+    return model_file.is_of(path, _METADATA)
 
 
 def read_model(path: str | Path) -> tuple[ProgressModel, torch.nn.Module]:
     """A model file and its network. Executes nothing that is in it. Raises ConfigError."""
-    import torch
-    from safetensors import SafetensorError, safe_open
+    return model_file.read(
+        path, _METADATA, _made, "progress model", "user reward train --kind progress"
+    )
 
-    try:
-        with safe_open(str(path), "numpy") as file:
-            about = json.loads((file.metadata() or {})[_METADATA])
-            about["cameras"] = {n: tuple(int(x) for x in s) for n, s in about["cameras"].items()}
-            model = ProgressModel(**about)
-            count = sum(model.numbers.values())
-            if not 16 <= model.size <= 512 or not 0 <= count <= _MOST_NUMBERS:
-                raise ValueError(f"size {model.size}, {count} numbers")
-            if not model.cameras and not count:
-                raise ValueError("it looks at nothing")
-            network = make_progress_network(model)
-            weights = {name: torch.from_numpy(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-            network.load_state_dict(weights)
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise ConfigError(
-            f"progress model {path}", got=f"{type(error).__name__}: {error}",
-            expected="a file that `user reward train --kind progress` wrote",
-        ) from error  # fmt: skip
-    network.eval()
-    return model, network
+
+def _made(about: dict[str, Any]) -> tuple[ProgressModel, torch.nn.Module]:
+    model = ProgressModel(**about)
+    count = sum(model.numbers.values())
+    if not 16 <= model.size <= 512 or not 0 <= count <= _MOST_NUMBERS:
+        raise ValueError(f"size {model.size}, {count} numbers")
+    if not model.cameras and not count:
+        raise ValueError("it looks at nothing")
+    return model, make_progress_network(model)
