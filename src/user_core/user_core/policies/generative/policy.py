@@ -49,7 +49,7 @@ class ChunkPolicy(Policy):
         )  # fmt: skip
         self.code = ChunkCode(spec, config.rows)
         self._rng = np.random.default_rng(config.seed)
-        self._instruction: Array | None = None
+        self._words: Array | None = None
         self._take(self._first())
 
     def _first(self) -> dict[str, Array]:
@@ -68,7 +68,7 @@ class ChunkPolicy(Policy):
         """Take over arrays that were checked."""
         network = self._fresh()
         _fill(network, arrays)
-        self._arrays, self._network, self._instruction = arrays, network, None
+        self._arrays, self._network = arrays, network
 
     def network(self) -> Any:
         network = copy.deepcopy(self._network)
@@ -77,26 +77,24 @@ class ChunkPolicy(Policy):
         return network
 
     def reset(self, task: Task) -> None:
-        self._task, self._instruction = task, None
+        """An episode begins. Words that no learned task has are encoded now: in the first step there is no time."""
+        self._task, self._words = task, None
+        if self.tasks and task.instruction and task.name not in self.tasks:
+            from user_core.policies.language.sentence import embeddings
+
+            self._words = embeddings([task.instruction], self.config.language.weights)[0]
 
     def _told(self, observation: Arrays) -> Arrays:
         """What is seen, and the instruction."""
-        if not self.tasks:
-            return observation
-        if self._instruction is None:
-            self._instruction = self._instruction_of(self._task)
-        return {**observation, INSTRUCTION: self._instruction}
+        return {**observation, INSTRUCTION: self._instruction()} if self.tasks else observation
 
-    def _instruction_of(self, task: Task) -> Array:
-        """The embedding of a task that was learned, or of the words that were given for another one."""
-        table = self._arrays["instructions"]
-        found: Array = table[-1]  # of no instruction
-        if task.name in self.tasks:
-            found = table[self.tasks.index(task.name)]
-        elif task.instruction:
-            from user_core.policies.language.sentence import embeddings
-
-            found = embeddings([task.instruction], self.config.language.weights)[0]
+    def _instruction(self) -> Array:
+        """The embedding of the words that were given, or of the learned task."""
+        if self._words is not None:
+            return self._words
+        name = self._task.name
+        row = self.tasks.index(name) if name in self.tasks else -1  # the last: no instruction
+        found: Array = self._arrays["instructions"][row]
         return found
 
     def _with_instructions(self, arrays: dict[str, Array]) -> dict[str, Array]:
@@ -201,7 +199,7 @@ class GenerativePolicy(ChunkPolicy):
         start = len("denoiser.")
         mine = {name[start:]: a for name, a in arrays.items() if name.startswith("denoiser.")}
         self._perceptron = NumpyPerceptron(layout, mine)
-        self._arrays, self._instruction = arrays, None
+        self._arrays = arrays
 
     def network(self) -> Any:
         if self._layout is None:
