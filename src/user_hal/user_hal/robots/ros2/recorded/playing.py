@@ -25,7 +25,7 @@ from user_hal.robots.ros2.recorded.actions import GroupActions
 from user_hal.robots.ros2.recorded.config import NumberConfig, RecordingConfig
 from user_hal.robots.ros2.recorded.cuts import Cut, Events, Silences, cut
 from user_hal.robots.ros2.recorded.topics import RecordedTopics
-from user_hal.topic_io import attach_topics, topics_read
+from user_hal.topic_io import attach_topics
 
 
 class Message(NamedTuple):
@@ -102,6 +102,7 @@ class Recording:
             (build_cameras(one), one.max_skew_s)
             for one in (contract.cameras, cameras) if one is not None and one.devices
         ]  # fmt: skip
+        self._of_topics: list[RosTopicCamera] = []
         for made, _ in self._cameras:
             for name, camera in made.items():
                 if not isinstance(camera, RosTopicCamera):
@@ -109,10 +110,13 @@ class Recording:
                         f"camera {name!r}", got=type(camera).__name__,
                         expected="ros_topic: others are not recorded on topics",
                     )  # fmt: skip
+                self._of_topics.append(camera)
         images: dict[str, ArraySpec] = {}
         for made, skew_s in self._cameras:
             images |= FrameAligner(made, skew_s).specs
-        self.spec: RobotSpec = robot_spec(contract, {**Observer(contract).specs, **images})
+        # Says what is read; each episode has one of its own to read it.
+        self._observer = Observer(contract)
+        self.spec: RobotSpec = robot_spec(contract, {**self._observer.specs, **images})
         self._make_actions()
         self._require_topics()
 
@@ -125,10 +129,9 @@ class Recording:
     def types_needed(self) -> dict[str, str]:
         """Topics that there must be, with their types; empty: any."""
         needed: dict[str, str] = {}
-        for _, part in self._parts():
+        for part in self._parts():
             needed[part.config.topic] = part.config.type
-        for made, _ in self._cameras:
-            needed |= dict.fromkeys((topics_read(c)[0] for c in made.values()), "")
+        needed |= dict.fromkeys((camera.topics_read[0] for camera in self._of_topics), "")
         for group in self._groups:
             needed |= group.types
         config = self.config
@@ -141,17 +144,17 @@ class Recording:
     @property
     def topics(self) -> set[str]:
         """All topics that are read."""
-        more = {t for made, _ in self._cameras for c in made.values() for t in topics_read(c)}
-        more |= set(Observer(self.contract).listeners)
-        more |= {f"{topic}_static" for topic in Observer(self.contract).listeners}
+        more = {topic for camera in self._of_topics for topic in camera.topics_read}
+        more |= set(self._observer.listeners)
+        more |= {f"{topic}_static" for topic in self._observer.listeners}
         return (set(self.types_needed()) | more) & set(self._types)
 
     @property
     def kept_topics(self) -> set[str]:
         """Topics whose newest message counts, however old it is."""
-        kept = {part.config.topic for _, part in self._parts() if part.config.latched}
-        kept |= {t for made, _ in self._cameras for c in made.values() for t in topics_read(c)[1:]}
-        kept |= {f"{topic}_static" for topic in Observer(self.contract).listeners}
+        kept = {part.config.topic for part in self._parts() if part.config.latched}
+        kept |= {topic for camera in self._of_topics for topic in camera.topics_read[1:]}
+        kept |= {f"{topic}_static" for topic in self._observer.listeners}
         return kept & set(self._types)
 
     @property
@@ -159,28 +162,25 @@ class Recording:
         """How long before an episode messages are played, so that everything has spoken."""
         return 2_000_000_000 + max(self._longest_ns().values(), default=0)
 
-    def _parts(self) -> Iterator[tuple[str, TopicPart]]:
-        for name, source in Observer(self.contract).sources.items():
+    def _parts(self) -> Iterator[TopicPart]:
+        for source in self._observer.sources.values():
             for part in source.parts:
                 if isinstance(part, TopicPart):
-                    yield name, part
+                    yield part
 
     def _longest_ns(self) -> dict[str, int]:
         """By topic, the silence that ends an episode."""
         gap_ns = round(self.config.gap_s * 1e9)
         found: dict[str, int] = {}
-        for _, part in self._parts():
+        for part in self._parts():
             if not part.config.latched:
                 longest = gap_ns or round(part.max_age_s * 1e9)
                 found[part.config.topic] = min(longest, found.get(part.config.topic, longest))
-        for made, _ in self._cameras:
-            for camera in made.values():
-                if isinstance(camera, RosTopicCamera):
-                    longest = gap_ns or round(camera.max_age_s * 1e9)
-                    found[camera.topics_read[0]] = longest
+        for camera in self._of_topics:
+            found[camera.topics_read[0]] = gap_ns or round(camera.max_age_s * 1e9)
         if not found:  # a robot that is only seen on /tf
             found = dict.fromkeys(
-                [t for t in Observer(self.contract).listeners if t in self._types],
+                [t for t in self._observer.listeners if t in self._types],
                 gap_ns or round(self.contract.timing.max_age_s * 1e9),
             )
         return found
@@ -201,9 +201,8 @@ class Recording:
                 expected=f"some of {sorted(f'{t} ({k})' for t, k in self._types.items())}",
                 hint="Without a recording of commands write actions: measured" if told else "",
             )
-
         for topic, wanted in needed.items():
-            if wanted and topic not in Observer(self.contract).listeners:
+            if wanted and topic not in self._observer.listeners:
                 self._message_class(wanted)  # known, or it says so before anything is read
 
     # --- episodes ---------------------------------------------------------------------------
