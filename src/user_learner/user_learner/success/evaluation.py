@@ -56,11 +56,9 @@ class Evaluation:
     @classmethod
     def of(cls, episodes: Sequence[Judged]) -> Evaluation:
         """Count."""
-        right = sum(e.found and e.solved for e in episodes)
-        called, there = sum(e.found for e in episodes), sum(e.solved for e in episodes)
-        return cls(
-            tuple(episodes), right / called if called else 1.0, right / there if there else 0.0
-        )
+        found = np.array([e.found for e in episodes], bool)
+        solved = np.array([e.solved for e in episodes], bool)
+        return cls(tuple(episodes), *precision_and_recall(found, solved))
 
     def curve(self) -> tuple[Array, Array, Array]:
         """Thresholds, and precision and recall at each, (N,)."""
@@ -79,6 +77,17 @@ class Evaluation:
         _, of_called, of_there = self.curve()
         fits = of_called >= precision
         return float(of_there[fits].max()) if fits.any() else 0.0
+
+
+def precision_and_recall(found: Array, solved: Array) -> tuple[float, float]:
+    """Of the episodes that were called a success (1 when there is none), and of those that are one (0 then).
+
+    Args:
+        found: Which were called one, (E,) bool.
+        solved: Which are one, (E,) bool.
+    """
+    right, called, there = (int(which.sum()) for which in (found & solved, found, solved))
+    return right / called if called else 1.0, right / there if there else 0.0
 
 
 def evaluate(

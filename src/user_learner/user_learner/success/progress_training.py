@@ -26,7 +26,8 @@ from user_core.rewards.progress import (
 from user_core.specs import Array
 from user_core.types import OBSERVATION
 from user_learner.edits.view import EditedEpisode, EditedEpisodes
-from user_learner.success.training import augmented, labelled
+from user_learner.success.evaluation import best_run, precision_and_recall
+from user_learner.success.training import augmented, fit, labelled
 
 #: From where on an observation may look like the end of its episode, when the threshold is chosen.
 _NEARLY = 0.85
@@ -116,34 +117,21 @@ def train_progress(
         mean, spread = all_numbers[learns].mean(0), all_numbers[learns].std(0)
         network.mean.copy_(mean)  # type: ignore[operator]
         network.scale.copy_(spread.clamp_min(1e-3))  # type: ignore[operator]
-    optimiser = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=1e-2)
     loss_of = torch.nn.BCEWithLogitsLoss()
-    network.train()
-    for epoch in range(config.epochs):
-        if progress:
-            progress(epoch, config.epochs)
-        order = learns[torch.randperm(len(learns), generator=generator)]
-        for batch in order.split(config.batch):
-            seen_images = None if all_images is None else augmented(all_images[batch], generator)
-            seen_numbers = None if all_numbers is None else all_numbers[batch]
-            loss = loss_of(network(seen_images, seen_numbers), target[batch])
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-    network.eval()
+
+    def logits(part: Any, augment: bool = False) -> Any:
+        some_images = None if all_images is None else all_images[part]
+        if augment and some_images is not None:
+            some_images = augmented(some_images, generator)
+        return network(some_images, None if all_numbers is None else all_numbers[part])
+
+    def loss(batch: Any) -> Any:
+        return loss_of(logits(batch, augment=True), target[batch])
+
+    fit(network, loss, learns, config, generator, progress)
     with torch.no_grad():
         parts = torch.arange(len(of)).split(256)
-        scores = torch.cat(
-            [
-                torch.sigmoid(
-                    network(
-                        None if all_images is None else all_images[part],
-                        None if all_numbers is None else all_numbers[part],
-                    )
-                )
-                for part in parts
-            ]
-        ).numpy()
+        scores = torch.cat([torch.sigmoid(logits(part)) for part in parts]).numpy()
     tried = held[of]
     early = scores[tried & (target.numpy() < _NEARLY)]
     last = np.array([scores[of == number][-1] for number in np.flatnonzero(held)])
@@ -189,14 +177,12 @@ class ProgressJudged:
     @property
     def precision(self) -> float:
         """Of the episodes that were called a success; 1 when there is none."""
-        return (
-            float((self.found & self.solved).sum() / self.found.sum()) if self.found.any() else 1.0
-        )
+        return precision_and_recall(self.found, self.solved)[0]
 
     @property
     def recall(self) -> float:
         """Of the episodes that are one."""
-        return float((self.found & self.solved).sum() / max(1, self.solved.sum()))
+        return precision_and_recall(self.found, self.solved)[1]
 
 
 def judge_progress(
@@ -217,12 +203,8 @@ def judge_progress(
             for start in range(0, rows, 256)
         ]
         course = np.concatenate(parts)
-        run = best = 0
-        for score in course[1:].tolist():
-            run = run + 1 if score >= threshold else 0
-            best = max(best, run)
         courses.append(course)
-        found.append(best >= reward.config.frames)
+        found.append(best_run(course[1:], reward.config.frames)[0] >= threshold)
     return ProgressJudged(
         np.array([bool(e.outcome.success) for e in episodes]), np.array(found, bool),
         np.array([order_of(course) for course in courses]), tuple(courses),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -146,19 +146,12 @@ def train(
     network = make_network(model)
     images, targets = frames.images[learns], torch.from_numpy(frames.success[learns])
     weight = float((1 - targets).sum() / targets.sum().clamp(min=1))
-    optimiser = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=1e-2)
     loss_of = torch.nn.BCEWithLogitsLoss(pos_weight=torch.tensor(min(weight, 20.0)))
-    network.train()
-    for epoch in range(config.epochs):
-        if progress:
-            progress(epoch, config.epochs)
-        order = torch.randperm(len(images), generator=generator)
-        for batch in order.split(config.batch):
-            loss = loss_of(network(augmented(images[batch], generator)), targets[batch])
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-    network.eval()
+
+    def loss(batch: Any) -> Any:
+        return loss_of(network(augmented(images[batch], generator)), targets[batch])
+
+    fit(network, loss, torch.arange(len(images)), config, generator, progress)
     with torch.no_grad():
         scores = torch.cat(
             [torch.sigmoid(network(part)) for part in frames.images.split(256)]
@@ -174,6 +167,53 @@ def train(
         "false_positives_of_frames": float((scores[~learns & (frames.success == 0)] >= threshold).mean()),
     }  # fmt: skip
     return replace(model, threshold=threshold, trained_on=about), network, about
+
+
+class Fitting(Protocol):
+    """What the configuration of a training says of its updates."""
+
+    @property
+    def epochs(self) -> int: ...
+
+    @property
+    def batch(self) -> int: ...
+
+    @property
+    def learning_rate(self) -> float: ...
+
+
+def fit(
+    network: Any,
+    loss_of: Callable[[Any], Any],
+    rows: Any,
+    config: Fitting,
+    generator: Any,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Train a network, which is in evaluation mode afterwards.
+
+    Args:
+        network: The module.
+        loss_of: The loss of a batch, of the numbers of its rows.
+        rows: Numbers of all rows to learn from, (N,).
+        config: Passes, rows of a batch and learning rate.
+        generator: Draws the order of the rows.
+        progress: Called with passes done and in all.
+    """
+    import torch
+
+    optimiser = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=1e-2)
+    network.train()
+    for epoch in range(config.epochs):
+        if progress:
+            progress(epoch, config.epochs)
+        order = rows[torch.randperm(len(rows), generator=generator)]
+        for batch in order.split(config.batch):
+            loss = loss_of(batch)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    network.eval()
 
 
 def choose_threshold(without: Array, with_success: Array, false_positives: float) -> float:
