@@ -9,17 +9,17 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from user_core.config import from_mapping
+from user_core.config import Config, from_mapping
 from user_core.errors import ConfigError
 from user_core.plugins import PluginChoice
 from user_core.rewards.classifier import ClassifierConfig, ClassifierReward, write_model
@@ -33,7 +33,7 @@ from user_learner.cli.running import progress, run
 from user_learner.edits.columns import RewardColumn, columns_of
 from user_learner.edits.entries import Edit
 from user_learner.edits.relabelling import relabel
-from user_learner.edits.view import EditedEpisodes
+from user_learner.edits.view import EditedEpisode, EditedEpisodes
 from user_learner.success.evaluation import draw_curve, draw_mistakes, evaluate
 from user_learner.success.progress_training import (
     ProgressTrainConfig,
@@ -45,6 +45,8 @@ from user_learner.success.training import TrainConfig, labelled, train
 from user_learner.success.vlm import CACHE as VLM_CACHE
 from user_learner.success.vlm import TEXT_TAG, UNSURE_TAG, VlmConfig, VlmJudge, label_episodes
 
+C = TypeVar("C", bound=Config)
+T = TypeVar("T")
 #: Settings of `ask` that have an option of their own.
 _ASKED = ("endpoint", "model", "task")
 
@@ -222,10 +224,7 @@ def _ask(options: argparse.Namespace, console: Console) -> int:
 def _train(options: argparse.Namespace, console: Console) -> int:
     if options.kind == "progress":
         return _train_progress(options, console)
-    config = from_mapping(TrainConfig, _settings(options.set), "--set")
-    with EditedEpisodes(options.store, options.edits) as view:
-        with progress(console, "training") as update:
-            model, network, about = train(view, config, update)
+    model, network, about = _trained(TrainConfig, train, options, console)
     write_model(options.out, model, network)
     console.print(
         f"{about['successes']:,} of {about['episodes']:,} episodes are successes; {about['held_out']:,} were "
@@ -237,11 +236,21 @@ def _train(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _train_progress(options: argparse.Namespace, console: Console) -> int:
-    settings = from_mapping(ProgressTrainConfig, _settings(options.set), "--set")
+def _trained(
+    kind: type[C],
+    learn: Callable[[EditedEpisodes, C, Callable[[int, int], None]], T],
+    options: argparse.Namespace,
+    console: Console,
+) -> T:
+    """What a training made of the store and the settings that the command line has."""
+    config = from_mapping(kind, _settings(options.set), "--set")
     with EditedEpisodes(options.store, options.edits) as view:
         with progress(console, "training") as update:
-            model, network, about = train_progress(view, settings, update)
+            return learn(view, config, update)
+
+
+def _train_progress(options: argparse.Namespace, console: Console) -> int:
+    model, network, about = _trained(ProgressTrainConfig, train_progress, options, console)
     write_progress_model(options.out, model, network)
     console.print(
         f"{about['episodes']:,} successes, {about['held_out']:,} were kept out: rank correlation with time "
@@ -257,16 +266,12 @@ def _eval_progress(options: argparse.Namespace, console: Console) -> int:
     params = {"model": options.model, **params_of(options.params)}
     reward = ProgressReward(from_mapping(ProgressConfig, params, "--params"))
     with EditedEpisodes(options.store, options.edits) as view:
-        episodes = labelled(view)
-        if not episodes:
-            raise ConfigError("labelled episodes", got=0, expected="some, of both kinds")
+        episodes = _labelled(view)
         with progress(console, "judging episodes") as update:
             found = judge_progress(view, reward, episodes, update)
     if options.out:
-        folder = Path(options.out)
-        folder.mkdir(parents=True, exist_ok=True)
         threshold = reward.config.threshold or reward.model.threshold
-        draw_courses(found, threshold, folder / "progress.png")
+        draw_courses(found, threshold, _folder(options.out) / "progress.png")
     order = float(found.order[found.solved].mean()) if found.solved.any() else 0.0
     if options.json:
         numbers = {"precision": found.precision, "recall": found.recall, "order": order}
@@ -287,14 +292,11 @@ def _eval(options: argparse.Namespace, console: Console) -> int:
     params = {"model": options.model, **params_of(options.params)}
     reward = ClassifierReward(from_mapping(ClassifierConfig, params, "--params"))
     with EditedEpisodes(options.store, options.edits) as view:
-        episodes = labelled(view)
-        if not episodes:
-            raise ConfigError("labelled episodes", got=0, expected="some, of both kinds")
+        episodes = _labelled(view)
         with progress(console, "judging episodes") as update:
             found = evaluate(view, reward, episodes, update)
         if options.out:
-            folder = Path(options.out)
-            folder.mkdir(parents=True, exist_ok=True)
+            folder = _folder(options.out)
             draw_curve(found, folder / "curve.png")
             draw_mistakes(found, view, list(reward.model.cameras), folder / "mistakes.png")
     mistakes = [e for e in found.episodes if e.found != e.solved]
@@ -314,6 +316,21 @@ def _eval(options: argparse.Namespace, console: Console) -> int:
         what = "taken for a success" if one.found else "a success that was not seen"
         console.print(f"  {one.key}: {what}, score {one.score:.2f}", soft_wrap=True)
     return 0
+
+
+def _labelled(view: EditedEpisodes) -> list[EditedEpisode]:
+    """Episodes to judge a model on. Raises ConfigError where there are none."""
+    episodes = labelled(view)
+    if not episodes:
+        raise ConfigError("labelled episodes", got=0, expected="some, of both kinds")
+    return episodes
+
+
+def _folder(path: str) -> Path:
+    """A folder for pictures, made where it is not there."""
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _use(options: argparse.Namespace, console: Console) -> int:
