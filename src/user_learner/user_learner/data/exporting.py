@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from user_core.codecs.trajectory import RecordedEpisode
 from user_core.specs import RobotSpec
-from user_core.types import EpisodeKey, EpisodeSource, Outcome
+from user_core.types import EpisodeKey, EpisodeSource, Outcome, TrajectorySchema
 from user_learner.data.hdf5_writer import Hdf5Writer
 from user_learner.data.lerobot.writer import FILE_STEPS, LeRobotWriter
 from user_learner.data.mcap.writer import McapWriter
@@ -140,11 +140,7 @@ def export_hdf5(
         CodecError: There is a file of this name.
         OSError: The disk is full; nothing is left of the file.
     """
-
-    def writer(reader: StoreReader, spec: RobotSpec | None, origin: dict[str, Any]) -> _Writer:
-        return Hdf5Writer(path, reader.layout.schema, spec)
-
-    return _export(store, writer, choice, progress)
+    return _export_anew(Hdf5Writer, store, path, choice, progress)
 
 
 def export_mcap(
@@ -157,11 +153,7 @@ def export_mcap(
         CodecError: There is something of this name.
         OSError: The disk is full; nothing is left of the bag.
     """
-
-    def writer(reader: StoreReader, spec: RobotSpec | None, origin: dict[str, Any]) -> _Writer:
-        return McapWriter(path, reader.layout.schema, spec)
-
-    return _export(store, writer, choice, progress)
+    return _export_anew(McapWriter, store, path, choice, progress)
 
 
 def export_minari(
@@ -175,11 +167,7 @@ def export_minari(
         CodecError: There is something of this name.
         OSError: The disk is full; nothing is left of it.
     """
-
-    def writer(reader: StoreReader, spec: RobotSpec | None, origin: dict[str, Any]) -> _Writer:
-        return MinariWriter(path, reader.layout.schema, spec)
-
-    return _export(store, writer, choice, progress)
+    return _export_anew(MinariWriter, store, path, choice, progress)
 
 
 class _Writer(Protocol):
@@ -196,6 +184,21 @@ class _Writer(Protocol):
     def finish(self) -> None: ...
 
     def abort(self) -> None: ...
+
+
+def _export_anew(
+    kind: Callable[[str | Path, TrajectorySchema, RobotSpec | None], _Writer],
+    store: str | Path,
+    path: str | Path,
+    choice: Choice,
+    progress: Progress | None,
+) -> ExportReport:
+    """By a writer that neither continues what was stopped nor notes where episodes are from."""
+
+    def writer(reader: StoreReader, spec: RobotSpec | None, origin: dict[str, Any]) -> _Writer:
+        return kind(path, reader.layout.schema, spec)
+
+    return _export(store, writer, choice, progress)
 
 
 def _export(
