@@ -1,5 +1,7 @@
 """A policy elsewhere: what is played when, over a link that takes its time. Virtual time."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -190,6 +192,24 @@ def test_a_cut_ends_the_episode_and_none_begins_before_the_other_host_answers_ag
     assert setup.steps(0)[-1].truncated
     assert elsewhere.probes > 3
     assert second.start_ns - first.end_ns > 500 * MS
+
+
+def test_whoever_sees_several_observations_is_sent_so_many_between_episodes_too(monkeypatch):
+    shapes, usual = {True: set(), False: set()}, Elsewhere.ask
+
+    def ask(self, observation, step, *, deterministic=False):
+        shapes[step < 0].add(observation.arrays["reading"].shape)
+        newest = {name: array[-1] for name, array in observation.arrays.items()}
+        usual(self, replace(observation, arrays=newest), step, deterministic=deterministic)
+
+    monkeypatch.setattr(Elsewhere, "observation_history", 2, raising=False)
+    monkeypatch.setattr(Elsewhere, "ask", ask)
+    setup, elsewhere = remote(30, rows=4, config={"max_episodes": 1, "retry_s": 0.0})
+    elsewhere._heard_ns -= 900 * MS  # it is away at first
+    setup.run()
+    assert elsewhere.probes
+    size = setup.arm.spec.observation["reading"].shape
+    assert shapes == {True: {(2, *size)}, False: {(2, *size)}}
 
 
 def test_a_person_takes_over_at_once_and_the_policy_comes_back_with_what_it_sees_then():

@@ -195,7 +195,10 @@ class ActionSource:
                 return Reason(NO_TELEOP, "demonstrations need a teleoperator")
             return NO_REASON
         if self._remote is not None and self.policies is None:
-            return self._remote.why_waiting(self._robot.observations.newest)
+            newest = self._robot.observations.newest
+            return self._remote.why_waiting(
+                None if newest is None else self._seen.with_past(newest)
+            )
         if self.policies is None:
             return Reason(NO_POLICY, "there is no policy")
         waits = self._config.exploration.before_first_version == "wait"
