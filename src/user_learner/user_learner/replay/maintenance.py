@@ -335,22 +335,23 @@ def retire(
         retired.append(Retired(segment, EpisodeSource(source), rows, exceeded[0]))
         total -= rows
     if retired:
-        _forget(connection, retired)
+        with transaction(connection):
+            meta = load_meta(connection)
+            forget(connection, retired)
+            set_meta(connection, commit_id=meta.commit_id + 1, removals=meta.removals + 1)
         for gone in retired:
             remove_segment(segment_directory(store, gone.segment))
     return retired
 
 
-def _forget(connection: sqlite3.Connection, retired: list[Retired]) -> None:
+def forget(connection: sqlite3.Connection, retired: list[Retired]) -> None:
+    """Take segments out of the index, which remembers that they were there; within a transaction."""
     now = time.time_ns()
-    with transaction(connection):
-        meta = load_meta(connection)
-        for gone in retired:
-            for table in ("extents", "actors", "quarantine"):
-                connection.execute(f"DELETE FROM {table} WHERE segment = ?", (gone.segment,))
-            connection.execute("DELETE FROM segments WHERE id = ?", (gone.segment,))
-            connection.execute(
-                "INSERT INTO retired VALUES (?, ?, ?, ?, ?)",
-                (gone.segment, int(gone.source), gone.rows, gone.reason, now),
-            )
-        set_meta(connection, commit_id=meta.commit_id + 1, removals=meta.removals + 1)
+    for gone in retired:
+        for table in ("extents", "actors", "quarantine"):
+            connection.execute(f"DELETE FROM {table} WHERE segment = ?", (gone.segment,))
+        connection.execute("DELETE FROM segments WHERE id = ?", (gone.segment,))
+        connection.execute(
+            "INSERT INTO retired VALUES (?, ?, ?, ?, ?)",
+            (gone.segment, int(gone.source), gone.rows, gone.reason, now),
+        )

@@ -41,7 +41,7 @@ from user_learner.replay.segments import (
     check_sizes,
     is_away,
     read_rows,
-    remove_segment,
+    remove_unknown,
     segment_directory,
 )
 
@@ -65,7 +65,8 @@ def open_or_repair(store: Path) -> list[str]:
             set_aside(connection, found)
             warnings += [f"segment {d.segment} set aside: {d.reason}" for d in found]
         warnings += _seal_without_log(store, connection)
-        _remove_leftovers(store, connection)
+        # never committed, or retired
+        remove_unknown(store, (row[0] for row in connection.execute("SELECT id FROM segments")))
         warnings += _away(store, connection)
     return warnings
 
@@ -148,14 +149,6 @@ def _away(store: Path, connection: sqlite3.Connection) -> list[str]:
     if not away:
         return []
     return [f"{len(away)} segments are passed over while {away[0].readlink().parent} is away"]
-
-
-def _remove_leftovers(store: Path, connection: sqlite3.Connection) -> None:
-    """Directories that the index does not know: never committed, or retired."""
-    known = {f"{row[0]:08d}" for row in connection.execute("SELECT id FROM segments")}
-    for path in (store / SEGMENTS).iterdir():
-        if path.name not in known:
-            remove_segment(path)
 
 
 # --------------------------------------------------------------------------------------------------

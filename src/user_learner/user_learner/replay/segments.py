@@ -55,6 +55,15 @@ def remove_segment(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def remove_unknown(store: Path, segments: Iterable[int]) -> int:
+    """Remove all directories beside those of these segments, which the index does not know; return how many."""
+    known = {segment_directory(store, segment) for segment in segments}
+    unknown = [path for path in (store / SEGMENTS).iterdir() if path not in known]
+    for path in unknown:
+        remove_segment(path)
+    return len(unknown)
+
+
 @dataclass
 class SegmentFiles:
     """Files that a commit makes durable, also while their segments are appended to or closed.

@@ -22,7 +22,7 @@ from user_core.runtime.files import replace_durably, sync_directory
 from user_learner.replay.index import INDEX_NAME, connect, load_meta, set_meta, transaction
 from user_learner.replay.layout import LOG_NAME, RowLayout
 from user_learner.replay.maintenance import Report, verify
-from user_learner.replay.segments import SEGMENTS, remove_segment, segment_directory
+from user_learner.replay.segments import SEGMENTS, remove_unknown, segment_directory
 
 Progress = Callable[[int, int], None]
 _PIECE = 4 * 2**20
@@ -180,11 +180,7 @@ def _copy(
     for suffix in ("-wal", "-shm"):  # of readers of the backup: nobody writes to it
         (target / (INDEX_NAME + suffix)).unlink(missing_ok=True)
     replace_durably(new, target / INDEX_NAME)
-    known = {f"{segment:08d}" for segment, *_ in segments}
-    for path in (target / SEGMENTS).iterdir():
-        if path.name not in known:
-            remove_segment(path)
-            report.removed += 1
+    report.removed = remove_unknown(target, (segment for segment, *_ in segments))
     return report
 
 

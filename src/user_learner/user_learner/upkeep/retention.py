@@ -25,7 +25,7 @@ from user_learner.edits.state import EditState
 from user_learner.replay.config import RetentionConfig
 from user_learner.replay.index import StoreMeta, load_meta, set_meta, transaction
 from user_learner.replay.layout import LogEntry, encode_entry
-from user_learner.replay.maintenance import FORGETTABLE, Retired
+from user_learner.replay.maintenance import FORGETTABLE, Retired, forget
 from user_learner.replay.pending_index import CLOSED, SegmentState
 from user_learner.replay.reader import EpisodeInfo, StoreReader
 from user_learner.replay.recovery import bad_block
@@ -106,18 +106,10 @@ def retain(
                 break
             gone += writer.rewrite(
                 plan.rows * reader.layout.row_nbytes,
-                partial(_write, reader, plan),
-                partial(_install, writer.path),
+                partial(rewrite, reader, plan),
+                partial(install, writer.path),
             )
     return gone
-
-
-def _write(reader: StoreReader, plan: Plan, meta: StoreMeta, number: int) -> Rewritten:
-    return rewrite(reader, meta, plan, number)
-
-
-def _install(store: Path, connection: Connection, done: Rewritten) -> list[Retired]:
-    return install(store, connection, done, "by rule")
 
 
 def plans(reader: StoreReader, policy: RetentionConfig) -> Iterator[Plan]:
@@ -198,7 +190,7 @@ def _stays(reader: StoreReader, policy: RetentionConfig) -> set[int]:
     return stays
 
 
-def rewrite(reader: StoreReader, meta: StoreMeta, plan: Plan, number: int) -> Rewritten:
+def rewrite(reader: StoreReader, plan: Plan, meta: StoreMeta, number: int) -> Rewritten:
     """Write what stays to a segment of this number, durably; needs no lock.
 
     Raises:
@@ -277,9 +269,9 @@ def _keys(reader: StoreReader, plan: Plan) -> dict[int, EpisodeKey]:
     return found
 
 
-def install(store: Path, connection: Connection, done: Rewritten, reason: str) -> list[Retired]:
+def install(store: Path, connection: Connection, done: Rewritten) -> list[Retired]:
     """Let the index speak of the new segment, and forget the old ones; then remove their files."""
-    plan, state, now = done.plan, done.state, time.time_ns()
+    plan, state = done.plan, done.state
     with transaction(connection):
         meta = load_meta(connection)
         commit = meta.commit_id + 1
@@ -303,18 +295,14 @@ def install(store: Path, connection: Connection, done: Rewritten, reason: str) -
                         "INSERT OR REPLACE INTO actors VALUES (?, ?, ?, ?, ?)",
                         (state.id, begin - start + to, count, who, commit),
                     )
-        retired = []
         gone = sum(rows for _, rows in plan.segments)
-        for segment, rows in plan.segments:
-            for table in ("extents", "actors"):
-                connection.execute(f"DELETE FROM {table} WHERE segment = ?", (segment,))
-            connection.execute("DELETE FROM segments WHERE id = ?", (segment,))
-            share = round(plan.dropped * rows / gone) if gone else 0
-            connection.execute(
-                "INSERT INTO retired VALUES (?, ?, ?, ?, ?)",
-                (segment, int(plan.source), share, reason, now),
+        retired = [
+            Retired(
+                segment, plan.source, round(plan.dropped * rows / gone) if gone else 0, "by rule"
             )
-            retired.append(Retired(segment, plan.source, share, reason))
+            for segment, rows in plan.segments
+        ]
+        forget(connection, retired)
         set_meta(connection, commit_id=commit, removals=meta.removals + 1)
     for segment, _ in plan.segments:
         remove_segment(segment_directory(store, segment))
