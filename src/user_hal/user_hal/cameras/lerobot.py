@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from user_core.config import Config, setting
-from user_core.errors import DeviceError
-from user_core.interfaces import Camera, Discovered, Frame
+from user_core.interfaces import Discovered
 from user_core.runtime.lerobot import lerobot
-from user_core.specs import Array, ArraySpec
-from user_hal.cameras.images import FrameRing, ImageConfig, fit, own
+from user_core.specs import Array
+from user_hal.cameras.images import ImageConfig, fit, own
+from user_hal.cameras.threaded import ThreadedCamera
 from user_hal.lerobot_devices import errors_of, make_device, their_config
 
 _PAUSE_S = 0.5
@@ -43,27 +43,19 @@ class LeRobotCameraConfig(ImageConfig):
     history: int = setting(8, doc="Images remembered for alignment in time.", ge=1, le=256)
 
 
-class LeRobotCamera(Camera):
-    """Reads in a thread of its own, so that the newest image is always at hand. LeRobot's cameras give no stamps: an
-    image counts as taken when it came."""
+class LeRobotCamera(ThreadedCamera):
+    """LeRobot's cameras give no stamps: an image counts as taken when it came."""
 
     Config: ClassVar[type[Config]] = LeRobotCameraConfig
+    _config: LeRobotCameraConfig
 
     def __init__(self, config: LeRobotCameraConfig) -> None:
-        self._config = config
         theirs = their_config("camera", config.device, config.modules)
         self._device = make_device("camera", theirs)
         self.name = f"LeRobot's {theirs.type}"
+        super().__init__(self.name, config, config.history)
         self._bgr = getattr(getattr(theirs, "color_mode", None), "value", "rgb") == "bgr"
         self._fps = float(getattr(theirs, "fps", None) or 30)
-        self._ring = FrameRing(self.name, self._develop, config.max_age_s, config.history)
-        self._thread: threading.Thread | None = None
-        self._closing = threading.Event()
-
-    @property
-    def spec(self) -> ArraySpec:
-        """Spec of the images after cropping and scaling."""
-        return self._config.spec
 
     def connect(self) -> None:
         """Open the camera and wait for its first image. Raises DeviceError."""
@@ -73,40 +65,15 @@ class LeRobotCamera(Camera):
             "Look whether another program uses it; lerobot-find-cameras lists what there is",
         ):
             self._device.connect()
-        self._ring.open()
-        self._closing = threading.Event()
-        self._thread = threading.Thread(
-            target=self._run, args=(self._closing,), name=f"camera {self.name}", daemon=True
-        )
-        self._thread.start()
-        try:
-            if not self._ring.wait_for_first(self._config.connect_timeout_s):
-                raise DeviceError(
-                    f"camera {self.name!r}", got=f"no image within {self._config.connect_timeout_s:g} s: "
-                    f"{self._ring.reason}",
-                )  # fmt: skip
-            self._ring.newest()
-        except BaseException:
-            self.close()
-            raise
-
-    def read(self) -> Frame:
-        """The newest image; raises DeviceTimeout with the camera's name when it stalled."""
-        return self._ring.newest()
-
-    def nearest(self, stamp_ns: int) -> Frame:
-        """The remembered image nearest to a moment."""
-        return self._ring.nearest(stamp_ns)
+        self._start(self._run, self._config.connect_timeout_s)
 
     def close(self) -> None:
         """Stop the thread and let go of the camera."""
-        self._closing.set()
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.join(timeout=5.0)
+        was_open = self._thread is not None
+        super().close()
+        if was_open:
             with contextlib.suppress(Exception):
                 self._device.disconnect()
-        self._ring.close()
 
     @classmethod
     def discover(cls) -> Sequence[Discovered]:
@@ -125,6 +92,9 @@ class LeRobotCamera(Camera):
                     Discovered(str(device[key]), {"device": device}, str(one.get("name", kind)))
                 )
         return found
+
+    def _silence(self, timeout_s: float) -> str:
+        return f"{super()._silence(timeout_s)}: {self._ring.reason}"
 
     def _run(self, closing: threading.Event) -> None:
         period_s, due_s = 1 / self._fps, time.monotonic()

@@ -13,9 +13,10 @@ import numpy as np
 
 from user_core.config import setting
 from user_core.errors import DeviceError
-from user_core.interfaces import Camera, Discovered, Frame
-from user_core.specs import Array, ArraySpec
-from user_hal.cameras.images import FrameRing, ImageConfig, fit, own
+from user_core.interfaces import Discovered
+from user_core.specs import Array
+from user_hal.cameras.images import ImageConfig, fit, own
+from user_hal.cameras.threaded import ThreadedCamera
 
 
 class OpenCvCameraConfig(ImageConfig):
@@ -45,31 +46,24 @@ class OpenCvCameraConfig(ImageConfig):
     history: int = setting(8, doc="Images remembered for alignment in time.", ge=1, le=256)
 
 
-class OpenCvCamera(Camera):
-    """Reads in a thread of its own, so that the newest image is always at hand.
+class OpenCvCamera(ThreadedCamera):
+    """Whatever OpenCV opens.
 
     A device that goes away is tried again until :meth:`close`; meanwhile :meth:`read` raises
     DeviceTimeout with the cause. A video file is played at its own rate.
     """
 
     Config = OpenCvCameraConfig
+    _config: OpenCvCameraConfig
 
     def __init__(
         self,
         config: OpenCvCameraConfig,
         open_capture: Callable[..., Any] = cv2.VideoCapture,
     ) -> None:
-        self._config, self._open_capture = config, open_capture
-        self._name = str(config.source)
+        super().__init__(str(config.source), config, config.history)
+        self._open_capture, self._name = open_capture, str(config.source)
         self._is_file = isinstance(config.source, str) and Path(config.source).is_file()
-        self._ring = FrameRing(self._name, self._develop, config.max_age_s, config.history)
-        self._thread: threading.Thread | None = None
-        self._closing = threading.Event()
-
-    @property
-    def spec(self) -> ArraySpec:
-        """Spec of the images after cropping and scaling."""
-        return self._config.spec
 
     def connect(self) -> None:
         """Open the device and wait for its first image.
@@ -86,41 +80,7 @@ class OpenCvCamera(Camera):
                 expected=f"a video device, file or URL; devices: {[d.name for d in self.discover()]}",
                 hint="Look whether another program uses it, and at the rights of /dev/video*",
             )
-        self._ring.open()
-        self._closing = threading.Event()
-        self._thread = threading.Thread(
-            target=self._run,
-            args=(capture, self._closing),
-            name=f"camera {self._name}",
-            daemon=True,
-        )
-        self._thread.start()
-        try:
-            if not self._ring.wait_for_first(self._config.connect_timeout_s):
-                raise DeviceError(
-                    f"camera {self._name!r}",
-                    got=f"no image within {self._config.connect_timeout_s:g} s",
-                )
-            self._ring.newest()
-        except BaseException:
-            self.close()
-            raise
-
-    def read(self) -> Frame:
-        """The newest image; raises DeviceTimeout with the device's name when it stalled."""
-        return self._ring.newest()
-
-    def nearest(self, stamp_ns: int) -> Frame:
-        """The remembered image nearest to a moment."""
-        return self._ring.nearest(stamp_ns)
-
-    def close(self) -> None:
-        """Stop the thread and release the device."""
-        self._closing.set()
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.join(timeout=5.0)
-        self._ring.close()
+        self._start(lambda closing: self._run(capture, closing), self._config.connect_timeout_s)
 
     @classmethod
     def discover(cls) -> Sequence[Discovered]:
