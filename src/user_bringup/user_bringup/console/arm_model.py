@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
@@ -11,7 +10,10 @@ import numpy as np
 
 from user_core.errors import ConfigError, PluginError
 from user_core.specs import Array
-from user_hal.robot_description import Urdf, file_of, parse_urdf
+from user_hal.robot_description import Urdf, UrdfJoint, file_of, parse_urdf
+from user_hal.robots.ros2.frames import from_rpy
+from user_hal.safety.rotation import from_vector
+from user_hal.sim.kinematics import rotation_matrix
 
 #: Meshes that browsers get, made of any of these. What else a URDF names is not opened.
 MESHES = (".stl", ".obj", ".dae", ".glb", ".gltf", ".ply")
@@ -43,13 +45,11 @@ class Visual:
 
 @dataclass(frozen=True)
 class _Joint:
-    name: str
-    kind: str
-    parent: str
-    child: str
+    """A joint, and what moves its child: origin (4, 4), axis (3,), and the way it mimics another."""
+
+    said: UrdfJoint
     origin: Array
     axis: Array
-    mimics: str
     factor: float
     offset: float
 
@@ -83,10 +83,12 @@ class ArmModel:
                 for item in link.findall("visual")
                 if (visual := _visual(str(link.get("name")), item, colours)) is not None
             ]
-            joints = {str(item.get("name")): _joint(item) for item in root.findall("joint")}
+            items = {str(item.get("name")): item for item in root.findall("joint")}
+            self._joints = [  # parents before children
+                _joint(joint, items[name]) for name, joint in self.urdf.joints.items()
+            ]
         except ValueError as error:
             raise ConfigError("robot description", got=str(error), expected="a URDF") from error
-        self._joints = [joints[name] for name in self.urdf.joints]  # parents before children
 
     def poses(self, positions: Mapping[str, float], base: str = "") -> dict[str, Array]:
         """Pose (4, 4) of each link in the base link; joints that are not named stand at zero.
@@ -97,12 +99,12 @@ class ArmModel:
         """
         found = {self.urdf.root: np.eye(4)}
         for joint in self._joints:
-            leader = joint.mimics or joint.name
-            value = float(positions.get(leader, 0.0))
-            if joint.mimics:
+            said = joint.said
+            value = float(positions.get(said.mimics or said.name, 0.0))
+            if said.mimics:
                 value = joint.factor * value + joint.offset
-            parent = found.get(joint.parent, np.eye(4))
-            found[joint.child] = parent @ joint.origin @ _motion(joint, value)
+            parent = found.get(said.parent, np.eye(4))
+            found[said.child] = parent @ joint.origin @ _motion(joint, value)
         if base in found and base != self.urdf.root:
             seen_from = np.linalg.inv(found[base])
             found = {link: seen_from @ pose for link, pose in found.items()}
@@ -158,35 +160,17 @@ def _pose(item: ElementTree.Element) -> Array:
     origin, pose = item.find("origin"), np.eye(4)
     if origin is not None:
         pose[:3, 3] = _numbers(origin.get("xyz"), (0, 0, 0))
-        roll, pitch, yaw = _numbers(origin.get("rpy"), (0, 0, 0))
-        x, y, z = np.eye(3)
-        pose[:3, :3] = _turn(z, yaw) @ _turn(y, pitch) @ _turn(x, roll)
+        roll, pitch, yaw = _numbers(origin.get("rpy"), (0, 0, 0)).tolist()
+        pose[:3, :3] = rotation_matrix(np.array(from_rpy(roll, pitch, yaw)))
     return pose
 
 
-def _turn(axis: Array, angle_rad: float) -> Array:
-    """Rotation about an axis, (3, 3) (Rodrigues' formula)."""
-    x, y, z = axis
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    turned: Array = (
-        np.eye(3) + math.sin(angle_rad) * cross + (1 - math.cos(angle_rad)) * cross @ cross
-    )
-    return turned
-
-
-def _joint(item: ElementTree.Element) -> _Joint:
+def _joint(said: UrdfJoint, item: ElementTree.Element) -> _Joint:
     axis_item, mimic = item.find("axis"), item.find("mimic")
     axis = _numbers(axis_item.get("xyz") if axis_item is not None else None, (1, 0, 0))
     length = float(np.linalg.norm(axis))
-
-    def link(side: str) -> str:
-        found = item.find(side)
-        return "" if found is None else str(found.get("link", ""))
-
     return _Joint(
-        str(item.get("name")), str(item.get("type")), link("parent"), link("child"), _pose(item),
-        axis / length if length > 0 else axis,
-        "" if mimic is None else str(mimic.get("joint", "")),
+        said, _pose(item), axis / length if length > 0 else axis,
         1.0 if mimic is None else float(mimic.get("multiplier", 1.0)),
         0.0 if mimic is None else float(mimic.get("offset", 0.0)),
     )  # fmt: skip
@@ -194,9 +178,10 @@ def _joint(item: ElementTree.Element) -> _Joint:
 
 def _motion(joint: _Joint, value: float) -> Array:
     moved = np.eye(4)
-    if joint.kind in ("revolute", "continuous"):
-        moved[:3, :3] = _turn(joint.axis, value)
-    elif joint.kind == "prismatic":
+    if joint.said.kind in ("revolute", "continuous"):
+        x, y, z = (joint.axis * value).tolist()
+        moved[:3, :3] = rotation_matrix(np.array(from_vector((x, y, z))))
+    elif joint.said.kind == "prismatic":
         moved[:3, 3] = joint.axis * value
     return moved
 
