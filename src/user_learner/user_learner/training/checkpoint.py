@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -218,12 +218,7 @@ class CheckpointStore:
             ConfigError: There are checkpoints, and all belong to another configuration.
         """
         bad = []
-        for path in self._paths():
-            try:
-                there = json.loads(read_arrays(path)[1]["content"])["identity"]
-            except (SuiteError, OSError, KeyError, TypeError, ValueError):
-                continue  # a damaged one is no matter of configuration
-            mine, its = ({key: i.get(key) for key in parts} for i in (self._identity, there))
+        for path, mine, its in self._identities(parts):
             if mine == its:
                 return
             bad.append(self._foreign(path, mine, its))
@@ -237,14 +232,20 @@ class CheckpointStore:
         Args:
             parts: Keys of the identity that are compared.
         """
+        return next((difference(its, mine) for _, mine, its in self._identities(parts)), [])
+
+    def _identities(
+        self, parts: Sequence[str]
+    ) -> Iterator[tuple[Path, dict[str, Any], dict[str, Any]]]:
+        """Checkpoints that can be read, the newest first, with parts of what belongs here, and of what they
+        belong to. A damaged one is no matter of configuration."""
         for path in self._paths():
             try:
                 there = json.loads(read_arrays(path)[1]["content"])["identity"]
+                its = {key: there.get(key) for key in parts}
             except (SuiteError, OSError, KeyError, TypeError, ValueError):
                 continue
-            its, mine = ({key: i.get(key) for key in parts} for i in (there, self._identity))
-            return difference(its, mine)
-        return []
+            yield path, {key: self._identity.get(key) for key in parts}, its
 
     def _foreign(self, path: Path, mine: Mapping[str, Any], its: Mapping[str, Any]) -> ConfigError:
         return ConfigError(
