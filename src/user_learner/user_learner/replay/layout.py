@@ -140,8 +140,8 @@ class RowLayout:
             key=lambda n: (-np.dtype(schema.columns[n].dtype).itemsize, n),
         )
         self.files: tuple[ColumnFile, ...] = (
-            self._file(RECORDS, small),
-            *(self._file(name, [name]) for name in large),
+            column_file(RECORDS, {name: schema.columns[name] for name in small}),
+            *(column_file(name, {name: schema.columns[name]}) for name in large),
         )
         self.large: tuple[str, ...] = tuple(large)
         self.small: tuple[str, ...] = tuple(small)
@@ -192,20 +192,21 @@ class RowLayout:
         """Bytes (..., stride) as rows (...) of the file's dtype; no copy."""
         return raw.view(file.dtype).reshape(raw.shape[:-1])
 
-    def _file(self, name: str, columns: list[str]) -> ColumnFile:
-        formats, offsets, end = [], [], 0
-        for column in columns:
-            spec = self.schema.columns[column]
-            base = np.dtype(spec.dtype).newbyteorder("<")
-            end += -end % base.itemsize
-            formats.append(np.dtype((base, spec.shape)))
-            offsets.append(end)
-            end += spec.nbytes
-        stride = max(ROW_ALIGNMENT, end + -end % ROW_ALIGNMENT)
-        dtype = np.dtype(
-            {"names": columns, "formats": formats, "offsets": offsets, "itemsize": stride}
-        )
-        return ColumnFile(name, stride, dtype)
+
+def column_file(name: str, columns: Mapping[str, ArraySpec], ending: str = "col") -> ColumnFile:
+    """The file of some columns, which lie one behind the other in each row."""
+    formats, offsets, end = [], [], 0
+    for spec in columns.values():
+        base = np.dtype(spec.dtype).newbyteorder("<")
+        end += -end % base.itemsize
+        formats.append(np.dtype((base, spec.shape)))
+        offsets.append(end)
+        end += spec.nbytes
+    stride = max(ROW_ALIGNMENT, end + -end % ROW_ALIGNMENT)
+    dtype = np.dtype(
+        {"names": list(columns), "formats": formats, "offsets": offsets, "itemsize": stride}
+    )
+    return ColumnFile(name, stride, dtype, ending)
 
 
 # --------------------------------------------------------------------------------------------------

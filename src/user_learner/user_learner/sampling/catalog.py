@@ -84,7 +84,8 @@ class RunTable:
         return order, self.address[order]
 
     @cached_property
-    def _ends(self) -> Array:
+    def ends(self) -> Array:
+        """The number behind that of the last row of each run, counted over all runs, (R,)."""
         return np.cumsum(self.rows)
 
     def locate(self, address: Array) -> tuple[Array, Array]:
@@ -100,33 +101,33 @@ class RunTable:
     def ahead(self, run: Array, offset: Array) -> Array:
         """Addresses of rows that lie ``offset`` behind the first row of runs, (B,), in the same
         episode, however many runs further on."""
-        row = self._ends[run] - self.rows[run] + offset
-        current = np.searchsorted(self._ends, row, side="right")
-        address: Array = self.address[current] + row - (self._ends[current] - self.rows[current])
+        row = self.ends[run] - self.rows[run] + offset
+        current = np.searchsorted(self.ends, row, side="right")
+        address: Array = self.address[current] + row - (self.ends[current] - self.rows[current])
         return address
 
     @cached_property
-    def _begins(self) -> Array:
+    def begins(self) -> Array:
         """Number of the first row of the episode that each run is of, counted over all runs, (R,)."""
         runs = np.arange(len(self.rows))
         goes_on = np.zeros(len(runs), bool)
         goes_on[1:] = self.next[:-1] == runs[1:]
         first = np.maximum.accumulate(np.where(goes_on, 0, runs)) if len(runs) else runs
-        begins: Array = (self._ends - self.rows)[first]
+        begins: Array = (self.ends - self.rows)[first]
         return begins
 
     def before(self, run: Array, offset: Array) -> Array:
         """How many rows of their episodes lie before rows, (B,)."""
-        there: Array = self._ends[run] - self.rows[run] + offset - self._begins[run]
+        there: Array = self.ends[run] - self.rows[run] + offset - self.begins[run]
         return there
 
     def precede(self, run: Array, offset: Array, count: int) -> Array:
         """Addresses of the ``count`` rows before rows of runs, (B, count), oldest first. Where an episode begins later
         its first row is repeated."""
         back = np.minimum(np.arange(count, 0, -1), self.before(run, offset)[:, None])
-        row = (self._ends[run] - self.rows[run] + offset)[:, None] - back
-        current = np.searchsorted(self._ends, row, side="right")
-        first = self._ends[current] - self.rows[current]
+        row = (self.ends[run] - self.rows[run] + offset)[:, None] - back
+        current = np.searchsorted(self.ends, row, side="right")
+        first = self.ends[current] - self.rows[current]
         addresses: Array = self.address[current] + row - first
         return addresses
 

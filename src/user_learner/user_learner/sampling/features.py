@@ -23,7 +23,7 @@ from user_core.interfaces import FrozenFeatures
 from user_core.runtime.files import write_atomically
 from user_core.specs import Array, ArraySpec
 from user_core.types import OBSERVATION, TrajectorySchema
-from user_learner.replay.layout import ROW_ALIGNMENT, ColumnFile, RowLayout
+from user_learner.replay.layout import ColumnFile, RowLayout, column_file
 from user_learner.sampling.catalog import Snapshot
 
 _log = logging.getLogger(__name__)
@@ -40,22 +40,11 @@ class LayoutWithFeatures(RowLayout):
         self.schema = TrajectorySchema({**base.schema.columns, **features})
         self.large, self.small = base.large, base.small
         self.files = tuple(
-            _feature_file(file.name, features[file.name], key) if file.name in features else file
+            column_file(file.name, {file.name: features[file.name]}, f"{key}.features")
+            if file.name in features
+            else file
             for file in base.files
         )
-
-
-def _feature_file(name: str, spec: ArraySpec, key: str) -> ColumnFile:
-    stride = spec.nbytes + -spec.nbytes % ROW_ALIGNMENT
-    dtype = np.dtype(
-        {
-            "names": [name],
-            "formats": [np.dtype((np.dtype(spec.dtype), spec.shape))],
-            "offsets": [0],
-            "itemsize": stride,
-        }
-    )
-    return ColumnFile(name, stride, dtype, f"{key}.features")
 
 
 class KeptFeatures:

@@ -54,9 +54,8 @@ def before_takeovers(runs: RunTable, actors: Array, steps: int) -> Array:
     none: Array = np.empty((0, 2), np.int64)
     if not steps or not len(actors) or not len(runs.rows):
         return none
-    line_end = np.cumsum(runs.rows)
-    line_start = line_end - runs.rows
     # Ranges as places in one line of all rows, in which an episode lies in one piece.
+    line_start, line_end = runs.ends - runs.rows, runs.ends
     order = np.argsort(runs.address)
     start = runs.address[order]
     piece, which = overlaps(
@@ -70,8 +69,7 @@ def before_takeovers(runs: RunTable, actors: Array, steps: int) -> Array:
     order = np.argsort(low)
     low, high, person, run = low[order], high[order], person[order], run[order]
     # Where the episode of a range begins, and where a person decided last before it.
-    goes_on = np.append(False, runs.next[:-1] == np.arange(1, len(runs.rows)))
-    episode = np.maximum.accumulate(np.where(goes_on, 0, line_start))[run]
+    episode = runs.begins[run]
     by_person = np.append(0, np.maximum.accumulate(np.where(person, high, 0)))[:-1]
     floor = np.maximum(np.maximum(episode, by_person), low - steps)
     taken = person & (floor < low)
