@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,16 +83,9 @@ class McapSource:
         self._meaning: dict[str, Any] | None = None
         self._files = [file for file in _files(path) if _is_ours(file)]
         for file in self._files:
-            try:
-                with open(file, "rb") as stream:
-                    for metadata in self._reading.SeekingReader(
-                        stream, validate_crcs=True
-                    ).iter_metadata():
-                        self._take(metadata.name, metadata.metadata)
-            except CodecError:
-                raise
-            except Exception as error:  # of the library: the file is not trusted
-                raise CodecError(f"{file}", got=told(error), expected="a whole export") from error
+            with self._opened(file) as reader:
+                for metadata in reader.iter_metadata():
+                    self._take(metadata.name, metadata.metadata)
         if self._meaning is None:
             raise CodecError(f"{path}", got=f"no {MEANING}", expected="an export of a store")
         self._schema: TrajectorySchema = TrajectorySchema.from_dict(self._meaning["schema"])
@@ -139,15 +132,12 @@ class McapSource:
         rows: dict[str, list[Array]] = {name: [] for name in self._schema.columns}
         start, end = int(record["start_ns"]), int(record["end_ns"])
         for file in self._files:
-            try:
-                with open(file, "rb") as stream:
-                    for _, channel, message in self._reading.SeekingReader(
-                        stream, validate_crcs=True
-                    ).iter_messages(topics=list(self._topics), start_time=start, end_time=end + 1):
-                        name, decode = self._topics[channel.topic]
-                        rows[name].append(decode(message.data))
-            except Exception as error:  # of the library and of messages: neither is trusted
-                raise CodecError(f"{file}", got=told(error), expected="a whole export") from error
+            with self._opened(file) as reader:
+                for _, channel, message in reader.iter_messages(
+                    topics=list(self._topics), start_time=start, end_time=end + 1
+                ):
+                    name, decode = self._topics[channel.topic]
+                    rows[name].append(decode(message.data))
         count = int(record["rows"])
         short = {name: len(found) for name, found in rows.items() if len(found) != count}
         if short or not count:
@@ -178,6 +168,17 @@ class McapSource:
 
     def close(self) -> None:
         """Nothing stays open."""
+
+    @contextmanager
+    def _opened(self, file: Path) -> Iterator[Any]:
+        """A reader of a file; what fails with it raises CodecError."""
+        try:
+            with open(file, "rb") as stream:
+                yield self._reading.SeekingReader(stream, validate_crcs=True)
+        except CodecError:
+            raise
+        except Exception as error:  # of the library and of messages: neither is trusted
+            raise CodecError(f"{file}", got=told(error), expected="a whole export") from error
 
     def _take(self, name: str, data: Mapping[str, str]) -> None:
         try:
