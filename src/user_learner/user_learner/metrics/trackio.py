@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any, ClassVar
 from user_core.config import Config, setting
 from user_core.errors import PluginError
 from user_core.metrics import MetricsSink
-from user_learner.metrics.writer import is_number
 
 
 class TrackioConfig(Config):
@@ -49,7 +49,8 @@ class TrackioSink(MetricsSink):
 
     def write(self, update: int, scalars: Mapping[str, float]) -> None:
         """Add a point to each curve."""
-        self._run.log({n: v for n, v in scalars.items() if is_number(v)}, step=update)
+        known = {n: v for n, v in scalars.items() if math.isfinite(v)}  # it knows no NaN
+        self._run.log(known, step=update)
 
     def close(self) -> None:
         """End the run."""

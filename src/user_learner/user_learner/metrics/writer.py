@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import queue
 import threading
 import time
@@ -103,8 +102,3 @@ class SinkWriter:
                 sink.close()
             except BaseException as error:
                 _log.warning("%s does not close: %r", self._name, error)
-
-
-def is_number(value: float) -> bool:
-    """Whether a sink that knows no NaN can take it."""
-    return math.isfinite(value)
