@@ -269,13 +269,13 @@ class ActionSource:
             takeover = self.arbiter.decide(self._human, self._clock.monotonic_ns())
         if self._source is EpisodeSource.DEMONSTRATION:
             return self._demonstrate(observation, takeover)
-        seen = self._seen.with_past(observation)
         if self._remote is not None:
+            seen = self._seen.with_past(observation)
             proposal = self._propose_remotely(self._remote, seen, takeover)
             if proposal is None:
                 return None
         else:
-            proposal = self._propose(seen)
+            proposal = self._propose(observation)
         self._seen.decided(observation)
         if takeover is not None:
             self._forget_plan()  # its rows are overruled: plan anew afterwards
@@ -367,8 +367,9 @@ class ActionSource:
         deterministic: bool,
     ) -> tuple[Array, int]:
         """What the policy plans, and its version."""
+        seen = self._seen.with_past(observation)
         begin_ns = self._clock.monotonic_ns()
-        action_ta = planned(ready.policy, observation.arrays, going_on, deterministic)
+        action_ta = planned(ready.policy, seen.arrays, going_on, deterministic)
         self.inference_ns = self._clock.monotonic_ns() - begin_ns
         self._stats.inference.add(self.inference_ns)
         check_plan(action_ta, self._robot.spec)
