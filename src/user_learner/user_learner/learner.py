@@ -28,7 +28,7 @@ from user_learner.sampling.source import ReplaySource
 from user_learner.training.checkpoint import CHECKPOINTS, CheckpointStore
 from user_learner.training.config import TrainingConfig
 from user_learner.training.guard import GuardedSink
-from user_learner.training.loop import TrainingLoop, identity_of
+from user_learner.training.loop import TrainingLoop, identity_of, process_group
 from user_learner.training.progress import Progress
 from user_learner.training.publishing import PolicyFile
 from user_learner.training.starting import (
@@ -177,20 +177,16 @@ def _identity(config: LearnerConfig, spec: RobotSpec) -> dict[str, Any]:
 
 def _share(minibatches: int) -> Share:
     """The part of each batch that this process gets."""
-    try:
-        from user_learner.algorithms import distributed
-    except ImportError:  # an algorithm without torch is alone
-        return Share()
-    return Share(distributed.rank(), distributed.world(), minibatches)
+    group = process_group()
+    return Share() if group is None else Share(group.rank(), group.world(), minibatches)
 
 
 def _of_first(look: Callable[[], T]) -> T:
     """What the first process finds in its folder; those of the others are empty."""
-    if _share(1).of == 1:
+    group = process_group()
+    if group is None:
         return look()
-    from user_learner.algorithms import distributed
-
-    found: T = distributed.told(None if distributed.rank() else look())
+    found: T = group.told(None if group.rank() else look())
     return found
 
 

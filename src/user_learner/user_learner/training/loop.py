@@ -173,13 +173,13 @@ class TrainingLoop:
 
     def _told(self, found: Checkpoint | None) -> Checkpoint | None:
         """The checkpoint that the first process has loaded; the others load it now."""
-        group = _process_group()
-        if group is None or not group.together():
+        group = process_group()
+        if group is None:
             return found
-        first, checkpoint = _is_first(), group.told(found)
-        if checkpoint is not None and not first:
+        checkpoint: Checkpoint | None = group.told(found)
+        if checkpoint is not None and not _is_first():
             self._load(checkpoint.state)
-        return checkpoint  # type: ignore[no-any-return]
+        return checkpoint
 
     def _resumed(self, found: Checkpoint) -> CheckpointInfo:
         self._update, self._steps = found.info.update, found.info.environment_steps
@@ -515,24 +515,25 @@ def _suspicious(batch: Batch) -> str:
 
 def _agreed(decision: int) -> int:
     """The most hesitant decision of all processes that train together; one's own when alone."""
-    group = _process_group()
+    group = process_group()
     return decision if group is None else int(group.agreed(decision))
 
 
 def _is_first() -> bool:
     """Whether this process is the one that publishes and keeps checkpoints."""
-    group = _process_group()
+    group = process_group()
     return group is None or bool(group.rank() == 0)
 
 
 def _averaged(metrics: Mapping[str, float]) -> Mapping[str, float]:
     """Means over all processes that train together: all must find the same of them not finite."""
-    group = _process_group()
+    group = process_group()
     return metrics if group is None else group.averaged(metrics)  # type: ignore[no-any-return]
 
 
 @cache
-def _process_group() -> ModuleType | None:
+def process_group() -> ModuleType | None:
+    """What processes that train together do together; None where there is no torch."""
     try:
         from user_learner.algorithms import distributed
     except ImportError:  # an algorithm without torch is alone
