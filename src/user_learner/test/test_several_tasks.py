@@ -9,21 +9,18 @@ from user_core.policies.language import sentence
 from user_core.policies.language.config import INSTRUCTION_SIZE, TASK
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import (
-    ChunkId,
     EpisodeKey,
-    EpisodeResult,
     EpisodeSource,
     FinalObservation,
     Outcome,
     Step,
     Task,
-    TrajectoryChunk,
     TrajectorySchema,
 )
 from user_learner.learner import LearnerConfig, open_learner
 from user_learner.replay import StoreWriter
 from user_learner.sampling import ReplaySource
-from user_testing.worlds.replay import QUICK, STILL
+from user_testing.worlds.replay import QUICK, STILL, whole_episode
 
 SPEC = RobotSpec("r", {"x": ArraySpec((2,), low=-1, high=1)}, ArraySpec((1,), low=-1.0, high=1.0))
 TASKS = {"left": "go to the left", "right": "go to the right"}
@@ -56,14 +53,9 @@ def store(tmp_path):
             steps = [Step({"x": one}, action, action, 0.0) for one in seen[:-1]]
             steps[-1] = Step({"x": seen[-2]}, action, action, 0.0, truncated=True)
             key = EpisodeKey("a", 1, number)
-            source = EpisodeSource.DEMONSTRATION
-            writer.append(
-                TrajectoryChunk(
-                    ChunkId("a", 1, number + 1), key, source, 0,
-                    schema.rows([*steps, FinalObservation({"x": seen[-1]})]), schema.hash,
-                    EpisodeResult(key, source, Outcome.SUCCESS, 8, 0.0), "r", task,
-                )
-            )  # fmt: skip
+            columns = schema.rows([*steps, FinalObservation({"x": seen[-1]})])
+            shown = EpisodeSource.DEMONSTRATION
+            writer.append(whole_episode(key, schema, columns, Outcome.SUCCESS, shown, "r", task))
         writer.commit()
     return path
 

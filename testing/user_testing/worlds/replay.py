@@ -47,6 +47,32 @@ def pixel_of(actor, episode, row):
     return (actor * 101 + episode * 13 + row * 5) % 256
 
 
+def blank_episode(schema: TrajectorySchema, rows: int) -> dict[str, np.ndarray]:
+    """Columns of zeros of an episode at 10 Hz that a time limit ended, with its final observation."""
+    row = np.arange(rows)
+    columns = {n: np.zeros((rows, *s.shape), s.dtype) for n, s in schema.columns.items()}
+    columns["final"], columns["truncated"] = row == rows - 1, row == rows - 2
+    columns["stamp_ns"] = row * 10**8
+    return columns
+
+
+def whole_episode(
+    key: EpisodeKey,
+    schema: TrajectorySchema,
+    columns: dict[str, np.ndarray],
+    outcome: Outcome,
+    source: EpisodeSource = EpisodeSource.ONLINE,
+    robot: str = "arm",
+    task: str = "",
+) -> TrajectoryChunk:
+    """An episode in one chunk, of a producer that numbers both alike."""
+    steps = len(columns["reward"]) - 1
+    return TrajectoryChunk(
+        ChunkId(key.producer, key.incarnation, key.number + 1), key, source, 0, columns,
+        schema.hash, EpisodeResult(key, source, outcome, steps, 0.0), robot, task,
+    )  # fmt: skip
+
+
 @dataclass
 class Plan:
     """What an episode will be like."""

@@ -9,12 +9,8 @@ from rich.console import Console
 
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import (
-    ChunkId,
     EpisodeKey,
-    EpisodeResult,
-    EpisodeSource,
     Outcome,
-    TrajectoryChunk,
     TrajectorySchema,
 )
 from user_learner.cli.data_check import run_check
@@ -24,7 +20,7 @@ from user_learner.quality import StatisticsCache, judge
 from user_learner.quality.findings import anomalous
 from user_learner.replay import StoreWriter
 from user_learner.replay.meaning import write_meaning
-from user_testing.worlds.replay import QUICK
+from user_testing.worlds.replay import QUICK, whole_episode
 
 STEPS, PERIOD_NS = 60, 50_000_000
 SPEC = RobotSpec(
@@ -141,12 +137,7 @@ def store(tmp_path_factory):
                 columns = {n: c[:2] for n, c in columns.items()}
             key = EpisodeKey("arm", 1, number)
             outcome = Outcome.FAILURE if number == COPY else Outcome.SUCCESS
-            rows = len(columns["reward"])
-            result = EpisodeResult(key, EpisodeSource.ONLINE, outcome, rows - 1, 0.0)
-            chunk = TrajectoryChunk(
-                ChunkId("arm", 1, number + 1), key, EpisodeSource.ONLINE, 0, columns, SCHEMA.hash,
-                result, "arm", "reach",
-            )  # fmt: skip
+            chunk = whole_episode(key, SCHEMA, columns, outcome, task="reach")
             assert writer.append(chunk).status == "staged"
         writer.commit()
     return path

@@ -23,12 +23,8 @@ from user_core.rewards.classifier import (
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import (
     NO_TASK,
-    ChunkId,
     EpisodeKey,
-    EpisodeResult,
-    EpisodeSource,
     Outcome,
-    TrajectoryChunk,
     TrajectorySchema,
 )
 from user_learner.cli import reward as command
@@ -36,7 +32,7 @@ from user_learner.edits import Edit, EditedEpisodes, EditLog
 from user_learner.replay import StoreWriter
 from user_learner.success.evaluation import best_run, evaluate
 from user_learner.success.training import TrainConfig, choose_threshold, labelled, train
-from user_testing.worlds.replay import QUICK
+from user_testing.worlds.replay import QUICK, blank_episode, whole_episode
 
 SIDE = 32
 SPEC = RobotSpec("arm", {"image_front": ArraySpec((SIDE, SIDE, 3), "uint8")}, ArraySpec((2,)))
@@ -61,22 +57,11 @@ def record(path, count, seed, solved=lambda n: n % 2 == 0):
     with StoreWriter(path, config=QUICK) as writer:
         for number in range(count):
             images = images_of(solved(number), rng)
-            rows = len(images)
-            step = np.arange(rows) < rows - 1
-            columns = {n: np.zeros((rows, *s.shape), s.dtype) for n, s in SCHEMA.columns.items()}
+            columns = blank_episode(SCHEMA, len(images))
             columns["observation.image_front"] = images
-            columns["final"] = ~step
-            columns["truncated"] = np.arange(rows) == rows - 2
-            columns["stamp_ns"] = np.arange(rows) * 10**8
             key = EpisodeKey("arm", seed, number)
             outcome = Outcome.SUCCESS if solved(number) else Outcome.FAILURE
-            result = EpisodeResult(key, EpisodeSource.ONLINE, outcome, rows - 1, 0.0)
-            writer.append(
-                TrajectoryChunk(
-                    ChunkId("arm", seed, number + 1), key, EpisodeSource.ONLINE, 0, columns,
-                    SCHEMA.hash, result, "arm", "box",
-                )
-            )  # fmt: skip
+            writer.append(whole_episode(key, SCHEMA, columns, outcome, task="box"))
     return path
 
 

@@ -15,19 +15,16 @@ from user_core.rewards.progress import ProgressModel, is_progress_model, read_mo
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import (
     NO_TASK,
-    ChunkId,
     EpisodeKey,
-    EpisodeResult,
     EpisodeSource,
     Outcome,
-    TrajectoryChunk,
     TrajectorySchema,
 )
 from user_learner.cli import reward as command
 from user_learner.edits import EditedEpisodes
 from user_learner.replay import StoreWriter
 from user_learner.success.progress_training import ProgressTrainConfig, order_of, train_progress
-from user_testing.worlds.replay import QUICK
+from user_testing.worlds.replay import QUICK, blank_episode, whole_episode
 
 SIDE = 32
 SPEC = RobotSpec(
@@ -61,22 +58,13 @@ def record(path, count, seed, solved=lambda n: True):
         for number in range(count):
             steps = int(rng.integers(15, 30))
             tool, goal, images = episode(solved(number), rng, steps)
-            rows = steps + 1
-            columns = {n: np.zeros((rows, *s.shape), s.dtype) for n, s in SCHEMA.columns.items()}
+            columns = blank_episode(SCHEMA, steps + 1)
             columns["observation.image_front"] = images
             columns["observation.tool"], columns["observation.goal"] = tool, goal
-            columns["final"] = np.arange(rows) == rows - 1
-            columns["truncated"] = np.arange(rows) == rows - 2
-            columns["stamp_ns"] = np.arange(rows) * 10**8
             key = EpisodeKey("arm", seed, number)
             outcome = Outcome.SUCCESS if solved(number) else Outcome.FAILURE
-            result = EpisodeResult(key, EpisodeSource.DEMONSTRATION, outcome, steps, 0.0)
-            writer.append(
-                TrajectoryChunk(
-                    ChunkId("arm", seed, number + 1), key, EpisodeSource.DEMONSTRATION, 0, columns,
-                    SCHEMA.hash, result, "arm", "fill",
-                )
-            )  # fmt: skip
+            shown = EpisodeSource.DEMONSTRATION
+            writer.append(whole_episode(key, SCHEMA, columns, outcome, shown, task="fill"))
     return path
 
 
