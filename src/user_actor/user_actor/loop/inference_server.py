@@ -132,9 +132,8 @@ class InferenceServer:
         )
         if observation.episode != self._episode:
             ready.policy.reset(self._task)
-            self._episode = (
-                observation.episode
-            )  # last: a policy that refuses its task is asked again
+            # last: a policy that refuses its task is asked again
+            self._episode = observation.episode
         begin_ns = self._clock.monotonic_ns()
         plan = decode_plan(observation.arrays, self._spec.action)
         going_on = None if plan is None else GoingOn(*plan)
