@@ -7,11 +7,10 @@ the same command, given again, goes on where it was left.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,17 @@ import yaml
 
 from user_bringup.evaluation import Evaluation, evaluate
 from user_bringup.local_robot import LocalRobot, overlaid
+from user_bringup.monitor.history import History
 from user_bringup.monitor.shares import Share
 from user_core.codecs.weights import encode_version
-from user_core.config import find_shared, from_mapping, load_yaml, shared_names, to_mapping
+from user_core.config import (
+    find_shared,
+    from_mapping,
+    load_yaml,
+    path_of_file,
+    shared_names,
+    to_mapping,
+)
 from user_core.errors import ConfigError
 from user_core.interfaces import Reward
 from user_core.runtime.files import write_atomically
@@ -46,7 +53,7 @@ _OFFLINE = {"utd": {"target": None, "learning_starts": 0, "initial_updates": 0}}
 
 def algorithm_file(name: str) -> Path:
     """The file of an algorithm: a path, or the name of a ready one. Raises ConfigError."""
-    path = Path(name).expanduser()
+    path = path_of_file(name)
     found = path if path.is_file() else find_shared("algorithms", name)
     if found is None:
         raise ConfigError(
@@ -227,7 +234,7 @@ class OfflineTraining:
         self.folder.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(to_mapping(self.config), sort_keys=False)
         write_atomically(self.folder / CONFIG_FILE, text, durable=False)
-        with (self.folder / HISTORY_FILE).open("a", encoding="utf-8") as self._stream:
+        with closing(History(self.folder / HISTORY_FILE)) as self._history:
             ranks = Ranks(self.config, self.spec, lambda error: None)
             with ranks, open_learner(ranks.config, self.spec, self._sink, self._told) as loop:
                 with _running(loop) as thread:
@@ -268,7 +275,7 @@ class OfflineTraining:
         self.trained.evaluations[version.update] = result
         if self.trained.best == version.update:
             write_atomically(self.folder / BEST_FILE, encode_version(version))
-        self._write(
+        self._history.write(
             "trial", update=version.update, episodes=solved(result).count,
             successes=result.successes, mean_return=result.mean_return,
         )  # fmt: skip
@@ -276,17 +283,12 @@ class OfflineTraining:
 
     def _told(self, progress: Progress) -> None:
         self.trained.metrics = dict(progress.metrics)
-        self._write(
+        self._history.write(
             "state", update=progress.update, updates_per_s=progress.updates_per_s,
             data_wait_share=progress.data_wait_share, policy_version=progress.policy_version,
             metrics=dict(progress.metrics),
         )  # fmt: skip
         self._on_progress(progress)
-
-    def _write(self, kind: str, **values: Any) -> None:
-        line = {"t": round(time.time(), 3), "kind": kind, **values}
-        self._stream.write(json.dumps(line, default=float) + "\n")
-        self._stream.flush()
 
 
 class _Training(threading.Thread):

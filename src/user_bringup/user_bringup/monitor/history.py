@@ -30,7 +30,7 @@ class History:
             "robot", "task", "source", "outcome", "length", "episode_return", "interventions",
             "takeovers", "first_version", "last_version", "start_ns", "end_ns", "reason_code", "reason",
         )  # fmt: skip
-        self._write("episode", {name: getattr(message, name) for name in names})
+        self.write("episode", **{name: getattr(message, name) for name in names})
 
     def state(self, state: SystemState) -> None:
         """Write the numbers that are plotted later."""
@@ -75,20 +75,21 @@ class History:
             numbers.update(stored_steps=replay.steps, store_bytes=replay.disk_bytes)
         if state.standbys:
             numbers.update(standbys=len(state.standbys), standby_bytes=sum(state.standbys.values()))
-        self._write("state", numbers)
+        self.write("state", **numbers)
 
     def ended(self, why: str, causes: Mapping[str, str]) -> None:
         """Write that the run did not end well: why it ended, and what went wrong with what."""
-        self._write("ended", {"why": why, "causes": dict(causes)})
+        self.write("ended", why=why, causes=dict(causes))
+
+    def write(self, kind: str, **values: Any) -> None:
+        """Write a line of any kind."""
+        line = {"t": round(self._clock_s(), 3), "kind": kind, **values}
+        self._stream.write(json.dumps(line, default=float) + "\n")
+        self._stream.flush()
 
     def close(self) -> None:
         """Close the file."""
         self._stream.close()
-
-    def _write(self, kind: str, values: dict[str, Any]) -> None:
-        line = {"t": round(self._clock_s(), 3), "kind": kind, **values}
-        self._stream.write(json.dumps(line, default=float) + "\n")
-        self._stream.flush()
 
 
 def read_history(file: Path) -> list[dict[str, Any]]:
