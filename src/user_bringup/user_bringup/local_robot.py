@@ -161,6 +161,14 @@ def robot_file_with(file: RobotFile, changes: Mapping[str, Any]) -> RobotFile:
     return from_mapping(RobotFile, overlaid(to_mapping(file), changes), "hal")
 
 
+def in_lockstep(file: RobotFile) -> RobotFile:
+    """A robot file whose simulated arm does not wait for the clock; of any other robot as it is."""
+    if file.robot.plugin != "mujoco":
+        return file
+    params = {**file.robot.params, "real_time": False}
+    return file.replace(robot=file.robot.replace(params=params))
+
+
 def gate_summary(status: HalStatus) -> str:
     """What the safety gate did so far, in one line."""
     text = f"{status.passed} passed, {status.limited} changed, {status.refused} refused"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from user_actor.loop import ActorLoopConfig
-from user_bringup.local_robot import overlaid, robot_file_with
+from user_bringup.local_robot import in_lockstep, overlaid, robot_file_with
 from user_core.codecs.weights import read_version
 from user_core.config import from_mapping
 from user_core.errors import SuiteError
@@ -51,10 +51,7 @@ class RunParts:
         given = dict(self._process("user_hal", "hal_node").parameters)
         for name in OF_EVERY_NODE:
             given.pop(name, None)
-        file = from_mapping(HalConfig, given, "hal").expand(given)
-        if file.robot.plugin == "mujoco":
-            params = {**file.robot.params, "real_time": False}
-            file = file.replace(robot=file.robot.replace(params=params))
+        file = in_lockstep(from_mapping(HalConfig, given, "hal").expand(given))
         return robot_file_with(file, changes or {})
 
     @property

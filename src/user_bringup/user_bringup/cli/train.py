@@ -154,17 +154,15 @@ def _robot(
 ) -> Iterator[tuple[Evaluator | None, RobotSpec]]:
     """The robot that is named, to try policies on where it is simulated, and its spec."""
     from user_actor.loop import ActorLoopConfig
-    from user_bringup.local_robot import open_robot, overlaid, robot_file_with
+    from user_bringup.local_robot import in_lockstep, open_robot, overlaid, robot_file_with
     from user_bringup.offline import Evaluator
     from user_core.config import from_mapping
     from user_core.errors import ConfigError
     from user_core.plugins import PluginChoice
     from user_hal.robot_file import build_robot, find_robot_file, load_robot_file, spec_of
 
-    file = robot_file_with(load_robot_file(find_robot_file(arguments.robot)), given["hal"])
-    if file.robot.plugin == "mujoco":
-        params = {**file.robot.params, "real_time": False}
-        file = file.replace(robot=file.robot.replace(params=params))
+    file = load_robot_file(find_robot_file(arguments.robot))
+    file = in_lockstep(robot_file_with(file, given["hal"]))
     driver = build_robot(file)
     if not arguments.evaluate:
         try:
