@@ -298,8 +298,7 @@ class _Composer(MemberReader):
     def _add_managers(self) -> None:
         """A lifecycle manager for each host that has something to manage."""
         for host in self.hosts.values():
-            mine = [part for part in self.parts if part.member and part.member.host == host.name]
-            if any(part.is_managed for part in mine):
+            if self._manages(host):
                 role = _HOST_MANAGER if len(self.hosts) > 1 else _MANAGER
                 self._add_role(host, role)
 
@@ -334,14 +333,18 @@ class _Composer(MemberReader):
         if not self.overrides.get(_RECORD, given or given == {} or default):
             return
         for host in list(self.hosts.values()):
-            mine = [part for part in self.parts if part.member and part.member.host == host.name]
-            if not any(part.is_managed for part in mine):
+            if not self._manages(host):
                 continue
             folder = _RECORD if len(self.hosts) == 1 else f"{_RECORD}/{host.name}"
             host.values["record_folder"] = Node(folder, host.tree.origin)
             self._add_role(host, _RECORD)
             if said is not None and isinstance(given, dict):
                 self.parts[-1].layers.append(Node({"parameters": said}, said.origin))
+
+    def _manages(self, host: Member) -> bool:
+        """Whether a host has something to manage."""
+        mine = [part for part in self.parts if part.member and part.member.host == host.name]
+        return any(part.is_managed for part in mine)
 
     def _add_role(self, host: Member, role: str) -> None:
         """One more role of a host, which its file does not name, with the processes that it brings."""
