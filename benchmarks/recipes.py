@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +117,16 @@ def evaluated(hal: LocalHal, policy: Policy, episodes: int, **loop: Any) -> Job:
 # --------------------------------------------------------------------------------------------------
 
 
+def demonstrated(job: Job, hal: LocalHal) -> Ring:
+    """The demonstrations of a job."""
+    reward = plugins.build("rewards", "task")
+    return demonstrate(hal, job["demonstrations"], 0.3, job["seed"], 60_000, reward)
+
+
 def bc(job: Job, scale: float) -> Job:
     """Behaviour cloning from some demonstrations."""
     with robot(job) as hal:
-        reward = plugins.build("rewards", "task")
-        ring = demonstrate(hal, job["demonstrations"], 0.3, job["seed"], 60_000, reward)
+        ring = demonstrated(job, hal)
         policy = policy_of(job, hal.spec)
         begin_s = time.monotonic()
         cloned(job, hal.spec, ring, int(job["updates"] * scale), policy)
@@ -133,10 +139,8 @@ def late(job: Job, scale: float) -> Job:
     """One cloned flow, carried out in several ways with policies that are slow."""
     found: Job = {}
     with robot(job) as hal:
-        reward = plugins.build("rewards", "task")
-        ring = demonstrate(hal, job["demonstrations"], 0.3, job["seed"], 60_000, reward)
         policy = policy_of(job, hal.spec)
-        cloned(job, hal.spec, ring, int(job["updates"] * scale), policy)
+        cloned(job, hal.spec, demonstrated(job, hal), int(job["updates"] * scale), policy)
         for delay in (0, 3, 6, 9):
             ways = ["sequential", "ensemble", "real_time"]
             for execution in ways[2:] if job["params"] else ways:
@@ -190,7 +194,7 @@ def hg_dagger(job: Job, scale: float) -> Job:
     """Rounds of episodes that an expert corrects, each followed by more cloning; or by as many demonstrated steps."""
     with robot(job) as hal:
         reward = plugins.build("rewards", "task")
-        ring = demonstrate(hal, job["demonstrations"], 0.3, job["seed"], 60_000, reward)
+        ring = demonstrated(job, hal)
         policy, watched = policy_of(job, hal.spec), policy_of(job, hal.spec)
         updates = int(job["updates"] * scale)
         algorithm = cloned(job, hal.spec, ring, updates, policy)
@@ -382,6 +386,14 @@ def _run(work: tuple[Job, float, str, float]) -> None:
     print(line[:300], flush=True)
 
 
+def in_processes(run: Callable[[Any], None], work: list[Any], count: int) -> None:
+    """Do all of it, each in a process of its own with one thread, so many at once."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with multiprocessing.get_context("spawn").Pool(count, maxtasksperchild=1) as pool:
+        for _ in pool.imap_unordered(run, work):
+            pass
+
+
 def read(out: Path) -> list[Job]:
     """Lines that are there, of jobs that did not fail."""
     if not out.exists():
@@ -500,12 +512,7 @@ def main() -> None:
             for job in jobs(arguments.seeds)
             if job["kind"] in arguments.only and job not in done
         ]
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
-        with multiprocessing.get_context("spawn").Pool(
-            arguments.processes, maxtasksperchild=1
-        ) as pool:
-            for _ in pool.imap_unordered(_run, work):
-                pass
+        in_processes(_run, work, arguments.processes)
     lines = read(arguments.out)
     if any(line["job"]["kind"] != "online" for line in lines):
         print(tables(lines))

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import os
 import time
 import traceback
 from pathlib import Path
@@ -21,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from learning_curves import Ring, demonstrate
-from recipes import Windows, evaluated
+from recipes import Windows, evaluated, in_processes, read
 
 from user_core import plugins
 from user_hal.local import LocalHal
@@ -138,12 +136,6 @@ def _run(work: tuple[Job, argparse.Namespace, float]) -> None:
         tell({"error": traceback.format_exc()[-1500:]})
 
 
-def read(out: Path) -> list[Job]:
-    """Lines that are there, of jobs that did not fail."""
-    lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    return [line for line in lines if "error" not in line["result"]]
-
-
 def curves(lines: list[Job]) -> dict[tuple[str, str], dict[int, list[float]]]:
     """Success over seeds, by task and way, and by updates."""
     found: dict[tuple[str, str], dict[int, list[float]]] = {}
@@ -222,12 +214,7 @@ def main() -> None:
             if job not in done
             and (not arguments.only or {job["task"], job["way"]} & {*arguments.only})
         ]
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
-        with multiprocessing.get_context("spawn").Pool(
-            arguments.processes, maxtasksperchild=1
-        ) as pool:
-            for _ in pool.imap_unordered(_run, work):
-                pass
+        in_processes(_run, work, arguments.processes)
     lines = read(arguments.out)
     print(table(lines))
     if arguments.picture:

@@ -17,16 +17,12 @@ DELAYS, WEIGHTS = (0, 1, 3, 6), (0.5, 1.0, 2.0, 5.0)
 
 def guided(job: Job, scale: float) -> Job:
     """One cloned flow, carried out in all ways; one that was trained to go on where the job has ``prefix_rows``."""
-    from recipes import cloned, demonstrate, evaluated, policy_of, robot
-
-    from user_core import plugins
+    from recipes import cloned, demonstrated, evaluated, policy_of, robot
 
     found: Job = {}
     with robot(job) as hal:
-        reward = plugins.build("rewards", "task")
-        ring = demonstrate(hal, job["demonstrations"], 0.3, job["seed"], 60_000, reward)
         policy = policy_of(job, hal.spec)
-        cloned(job, hal.spec, ring, int(job["updates"] * scale), policy)
+        cloned(job, hal.spec, demonstrated(job, hal), int(job["updates"] * scale), policy)
         ways = [("trained for it", "real_time", policy)]
         if not job.get("params"):
             ways = [("`sequential`", "sequential", policy), ("`ensemble`", "ensemble", policy)]
