@@ -229,7 +229,7 @@ def test_a_robot_with_other_units_and_names(tmp_path):
 
 def test_settings_of_steps_that_nothing_would_take_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="rename_observations_processor"):
-        make(processors={"rename_observations_processor": {"rename_map": {}}})
+        make(type="act", processors={"rename_observations_processor": {"rename_map": {}}})
     make(type="act").save(tmp_path)
     for file in tmp_path.glob("policy_*"):
         file.unlink()
