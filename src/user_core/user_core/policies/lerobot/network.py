@@ -76,9 +76,10 @@ class LeRobotNetwork(nn.Module):
 
     def take(self, arrays: Arrays) -> None:
         """Take over what :meth:`arrays` gave; raises PolicyError, and changes nothing, where its base is another."""
-        if self.base_hash and bytes(np.asarray(arrays[_BASE]).tobytes()).hex() != self.base_hash:
+        base_hash = np.asarray(arrays[_BASE]).tobytes().hex() if self.base_hash else ""
+        if base_hash != self.base_hash:
             raise PolicyError(
-                "base of a policy version", got=f"SHA-256 {bytes(np.asarray(arrays[_BASE]).tobytes()).hex()}",
+                "base of a policy version", got=f"SHA-256 {base_hash}",
                 expected=f"{self.base_hash}, which is the checkpoint here",
                 hint="Robot and learner must begin with the same checkpoint",
             )  # fmt: skip

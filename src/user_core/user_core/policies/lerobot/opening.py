@@ -108,9 +108,9 @@ def open_policy(config: LeRobotConfig, spec: RobotSpec) -> Opened:
             expected="a data set or its stats.json, as its processors normalise in their own way",
         )  # fmt: skip
     statistics = Statistics(values, settling, config.statistics_calls)
-    reads = any(type(step).__name__ == "TokenizerProcessorStep" for step in before.steps) or any(
-        "task" in type(step).__name__.lower() or "language" in type(step).__name__.lower()
-        for step in before.steps
+    kinds = [type(step).__name__ for step in before.steps]
+    reads = "TokenizerProcessorStep" in kinds or any(
+        word in kind.lower() for kind in kinds for word in ("task", "language")
     )
     return Opened(policy, before, after, inputs, statistics, base_hash, reads)
 

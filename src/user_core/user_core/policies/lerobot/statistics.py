@@ -60,11 +60,7 @@ def from_bounds(inputs: InputMap) -> Values:
         if feature.image
     }
     for name in (*inputs.vectors, ACTION):
-        low, high = inputs.bounds(name)
-        usable = (
-            np.isfinite(low) & np.isfinite(high) & (high > low) & (np.abs(low) + np.abs(high) < 1e6)
-        )
-        low, high = np.where(usable, low, -1.0), np.where(usable, high, 1.0)
+        low, high, _ = _bounds(inputs, name)
         values = {
             "mean": (low + high) / 2, "std": (high - low) / 2, "min": low, "max": high,
             **{stat: low + share * (high - low) for stat, share in _QUANTILES.items()},
@@ -157,14 +153,20 @@ def least_widths(inputs: InputMap) -> dict[str, Array]:
     """Least half widths of the vectors and of the actions."""
     found = {}
     for name in (*inputs.vectors, ACTION):
-        low, high = inputs.bounds(name)
+        low, high, bounded = _bounds(inputs, name)
         share = _LEAST_ACTION if name == ACTION else _LEAST_SHARE
-        usable = (
-            np.isfinite(low) & np.isfinite(high) & (high > low) & (np.abs(low) + np.abs(high) < 1e6)
-        )
-        half = np.where(usable, (high - low) / 2, 1.0)
-        found[name] = np.where(usable, share * half, _LEAST_UNBOUNDED).astype(np.float32)
+        least = np.where(bounded, share * (high - low) / 2, _LEAST_UNBOUNDED)
+        found[name] = least.astype(np.float32)
     return found
+
+
+def _bounds(inputs: InputMap, name: str) -> tuple[Array, Array, Array]:
+    """Bounds of a vector or of actions, -1 and 1 where there are none of use; and where there are."""
+    low, high = inputs.bounds(name)
+    bounded = (
+        np.isfinite(low) & np.isfinite(high) & (high > low) & (np.abs(low) + np.abs(high) < 1e6)
+    )
+    return np.where(bounded, low, -1.0), np.where(bounded, high, 1.0), bounded
 
 
 def require_statistics(
