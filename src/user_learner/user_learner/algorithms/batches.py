@@ -155,6 +155,18 @@ class Minibatch:
             return None
         return ((self.weight[:, -1] > 0) | (self.discount == 0)).to(self.reward.dtype)
 
+    def critic_loss(self, values: Tensor, target: Tensor) -> Tensor:
+        """Squared errors of critics, 0 of rows that are not :attr:`judged`: means over rows, summed over critics.
+
+        Args:
+            values: Of what was done, (E, B), with gradients.
+            target: What they should be, (B,).
+        """
+        error, judged = values - target, self.judged
+        if judged is not None:
+            error = error * judged
+        return error.square().mean(1).sum()
+
     def over_the_end(self, generator: torch.Generator) -> Tensor:
         """The actions, with any others where the episode had ended: what comes then is worth nothing, whatever it
         is, and critics should know."""

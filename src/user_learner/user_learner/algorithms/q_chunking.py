@@ -107,10 +107,7 @@ class QChunking(BC):
         network, target = self.network, self._target(minibatch)
         action = network.codes(minibatch.over_the_end(self.generator))
         values = self._values(self.critics.named, network.encode(minibatch.inputs), action)
-        error, judged = values - target, minibatch.judged
-        if judged is not None:
-            error = error * judged
-        loss = error.square().mean(1).sum()
+        loss = minibatch.critic_loss(values, target)
         self.critics.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self._critic_optimizer.step()

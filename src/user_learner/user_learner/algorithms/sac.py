@@ -488,10 +488,7 @@ class SAC(Algorithm):
             continuous = minibatch.action[:, self._continuous]
             every = networks.values(networks.critics.named, features, continuous)
             values = networks.choices.taken(every, minibatch.action)
-        error, judged = values - target, minibatch.judged
-        if judged is not None:
-            error = error * judged
-        loss = error.square().mean(1).sum()
+        loss = minibatch.critic_loss(values, target)
         more, metrics = self._more_of_critics(features, values, ahead)
         networks.critics.zero_grad()
         (loss if more is None else loss + more).backward()  # type: ignore[no-untyped-call]
