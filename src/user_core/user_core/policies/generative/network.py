@@ -19,15 +19,13 @@ from user_core.policies.generative.mlp import PerceptronLayout
 from user_core.policies.generative.objectives import Objective
 from user_core.policies.language.config import INSTRUCTION, TASK
 from user_core.policies.tanh_gaussian_network import soft_limit_batch
-from user_core.policies.torch_policy import batch_inputs
+from user_core.policies.torch_policy import batch_inputs, quantiles
 from user_core.specs import Array, Arrays
 
 #: Least half width of what data show, as a share of half the bounds, and where there are none.
 _LEAST_SHARE, _LEAST_UNBOUNDED = 0.02, 0.01
 #: Actions within half a thousandth of their range do not move.
 _LEAST_ACTION = 1e-3
-#: Of state that is looked at for quantiles, rows at most.
-_LOOK_ROWS = 4096
 
 
 class ChunkNetwork(nn.Module):
@@ -136,9 +134,7 @@ class ChunkNetwork(nn.Module):
         if how == "data":
             found = torch.stack([exact.mean(0), exact.square().mean(0)])
         else:
-            some = exact[torch.linspace(0, len(exact) - 1, min(len(exact), _LOOK_ROWS)).long()]
-            shares = exact.new_tensor([self.config.quantile, 1 - self.config.quantile])
-            found = torch.quantile(some, shares, dim=0)
+            found = quantiles(exact, (self.config.quantile, 1 - self.config.quantile))
         sums.lerp_(found, 1 / (calls + 1))
         if how == "data":
             middle, half = sums[0], (sums[1] - sums[0].square()).clamp_min(0).sqrt()

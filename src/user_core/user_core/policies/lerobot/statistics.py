@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from user_core.errors import PolicyError
 from user_core.policies.lerobot.inputs import ACTION, InputMap
+from user_core.policies.torch_policy import quantiles
 from user_core.specs import Array
 
 #: What each kind of normalisation needs.
@@ -23,8 +24,6 @@ NEEDED: dict[str, tuple[str, ...]] = {
 _QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 #: Least half width of what data show, as a share of half the bounds, and where there are none; of actions.
 _LEAST_SHARE, _LEAST_UNBOUNDED, _LEAST_ACTION = 0.02, 0.01, 1e-3
-#: Rows of a batch that are looked at for quantiles, at most.
-_LOOK_ROWS = 4096
 #: What its vision networks were trained with (ImageNet); LeRobot takes these for images, too.
 _IMAGE = {
     "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "min": (0.0,) * 3, "max": (1.0,) * 3,
@@ -124,14 +123,12 @@ class Statistics(nn.Module):
         exact = rows[rows.isfinite().all(1)].double()
         if not len(exact):
             return
-        some = exact[torch.linspace(0, len(exact) - 1, min(len(exact), _LOOK_ROWS)).long()]
-        quantiles = torch.quantile(some, exact.new_tensor(list(_QUANTILES.values())), dim=0)
         low, high = exact.min(0).values, exact.max(0).values
         if before:
             low, high = torch.minimum(low, sums[2]), torch.maximum(high, sums[3])
-        found = torch.cat(
-            [torch.stack([exact.mean(0), exact.square().mean(0)]), low[None], high[None], quantiles]
-        )
+        means = torch.stack([exact.mean(0), exact.square().mean(0)])
+        rest = quantiles(exact, tuple(_QUANTILES.values()))
+        found = torch.cat([means, low[None], high[None], rest])
         sums.lerp_(found, 1 / (before + 1))
         sums[2], sums[3] = low, high
         seen += 1
