@@ -183,14 +183,14 @@ class RosbagSource:
             raise CodecError(f"bag {self.path}", got="no robot", expected="--robot FILE")
         episode = self._cuts[ref.number]
         steps = recording.steps(episode, self._around(recording, episode))
-        recorded = self._recorded(recording, episode, steps)
+        identity = recorded_identity(steps)
+        recorded = self._recorded(recording, episode, steps, identity)
         count = len(steps.actions)
         fields = {**steps.observations, "action": steps.actions}
         fields["reward"] = recorded.columns["reward"][:count]
         success = {Outcome.SUCCESS: True, Outcome.FAILURE: False}.get(episode.outcome)
         return SourceEpisode(
-            fields, count, recorded_identity(steps), episode.task, steps.stamps_ns, success,
-            recorded,
+            fields, count, identity, episode.task, steps.stamps_ns, success, recorded,
         )  # fmt: skip
 
     def close(self) -> None:
@@ -215,7 +215,9 @@ class RosbagSource:
         for one in self._bag.messages(topics, start_ns, end_ns):
             yield Message(one.topic, one.time_ns, _decoder(self._bag, one))
 
-    def _recorded(self, recording: Recording, episode: Cut, steps: Steps) -> RecordedEpisode:
+    def _recorded(
+        self, recording: Recording, episode: Cut, steps: Steps, identity: str
+    ) -> RecordedEpisode:
         """The episode as the robot would have recorded it."""
         spec, config, count = recording.spec, recording.config, len(steps.actions)
         low, high = spec.action.low_array, spec.action.high_array
@@ -249,7 +251,7 @@ class RosbagSource:
         for name, rows in columns.items():
             if rows.dtype.kind == "f" and not np.isfinite(rows).all():
                 raise SpecError(name, got="a value that is not finite", expected="finite numbers")
-        key = key_of(recorded_identity(steps))
+        key = key_of(identity)
         source = EpisodeSource[config.source.upper()]
         result = EpisodeResult(
             key, source, episode.outcome, count, float(reward.astype(np.float64).sum()),
