@@ -138,7 +138,7 @@ class Recorder:
                     return
 
     def _write(self, batch: deque[tuple[Channel, int, bytes]]) -> None:
-        files = len(self._bag.files)
+        begun, files = self._state.files, len(self._bag.files)
         for channel, time_ns, data in batch:
             self._bag.write(channel, time_ns, data)
             if channel.latched:
@@ -149,12 +149,13 @@ class Recorder:
                     if kept.topic != channel.topic:
                         self._bag.write(kept, time_ns, content)
                 self._retire()
+                begun = len(self._files())
         if batch:
             with self._changed:
                 self._state = replace(
                     self._state, messages=self._state.messages + len(batch),
                     nbytes=self._state.nbytes + sum(len(data) for *_, data in batch),
-                    files=len(self._files()),
+                    files=begun,
                 )  # fmt: skip
 
     def _require_room(self) -> None:
