@@ -272,8 +272,9 @@ class _Seen(_Numbers):
             else:
                 name = key.replace(".", "_").replace("/", "_")
             self._vectors.setdefault(name, []).append(key)
+        self._numbers = {n: [self.of(key) for key in keys] for n, keys in self._vectors.items()}
         for name, keys in self._vectors.items():
-            units = {self.of(key)[2] for key in keys}
+            units = {unit for *_, unit in self._numbers[name]}
             names = tuple(key.rpartition(".")[0] or key for key in keys)
             low, high = (0.0, 1.0) if name == "gripper" else (None, None)
             self.specs[name] = ArraySpec(
@@ -284,10 +285,8 @@ class _Seen(_Numbers):
 
     def _image(self, key: str, shape: tuple[int, ...]) -> None:
         if len(shape) == 3 and shape[2] == 3:
-            name, self.specs[f"image_{key}"] = (
-                f"image_{key}",
-                ArraySpec(shape, "uint8", frame=f"{key}_optical"),
-            )
+            name = f"image_{key}"
+            self.specs[name] = ArraySpec(shape, "uint8", frame=f"{key}_optical")
         elif len(shape) == 3 and shape[2] == 1:
             name = f"depth_{key.removesuffix('_depth')}"
             self.specs[name] = ArraySpec(
@@ -315,7 +314,10 @@ class _Seen(_Numbers):
                 raise DeviceFault(
                     robot, got=f"no {', '.join(missing)}", expected="what its features promise"
                 )
-            values = [(float(given[key]) - self.of(key)[1]) * self.of(key)[0] for key in keys]
+            values = [
+                (float(given[key]) - offset) * factor
+                for key, (factor, offset, _) in zip(keys, self._numbers[name], strict=True)
+            ]  # fmt: skip
             if not np.isfinite(values).all():
                 raise DeviceFault(
                     robot, got=f"{dict(zip(keys, values, strict=True))}", expected="finite numbers"
