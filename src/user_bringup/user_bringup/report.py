@@ -398,7 +398,7 @@ def _summary_of(series: RunSeries) -> str:
     if len(standbys := series.state("standbys").values):
         memory = size(_last(series.state("standby_bytes").values))
         rows.append(("standbys, and their memory", f"{_last(standbys):.0f}, {memory}"))
-    return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
+    return _table(rows)
 
 
 def _training_of(series: RunSeries) -> str:
@@ -414,6 +414,11 @@ def _training_of(series: RunSeries) -> str:
         )
         for trial in series.trials
     ]
+    return _table(rows)
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> str:
+    """Names and values in Markdown."""
     return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
 
 
