@@ -270,14 +270,15 @@ class StoreReader:
         ).fetchall()
         if not fresh:
             return old
-        rows = []
-        for episode, *names in fresh:
-            numbers = []
-            for name, known in zip(names, (self.robots, self.tasks), strict=True):
-                if name not in known:
-                    known.append(name)
-                numbers.append(known.index(name))
-            rows.append((episode, *numbers))
+        robots, tasks = (
+            {name: number for number, name in enumerate(known)}
+            for known in (self.robots, self.tasks)
+        )
+        rows = [
+            (episode, robots.setdefault(robot, len(robots)), tasks.setdefault(task, len(tasks)))
+            for episode, robot, task in fresh
+        ]
+        self.robots, self.tasks = list(robots), list(tasks)
         return np.concatenate([old, np.array(rows, np.int64)])
 
     def _check_new_segments(self) -> None:

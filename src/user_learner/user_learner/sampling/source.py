@@ -349,11 +349,9 @@ class ReplaySource(Closing):
         """Number of the task of each step, among those that are told apart."""
         if not self._tasks:
             return None
-        tasks, runs, others = self._tasks, self._snapshot.runs, len(self._tasks)
-        numbers = [tasks.index(n) if n in tasks else others for n in self._snapshot.tasks]
+        runs = self._snapshot.runs
         run, _ = runs.locate(address)
-        known = np.where(run < 0, -1, runs.task[run])
-        found: Array = np.append(np.array(numbers, np.int64), others)[known]
+        found: Array = self._task_numbers[np.where(run < 0, -1, runs.task[run])]
         return found
 
     def _row_id(self, address: Array) -> Array:
@@ -390,8 +388,12 @@ class ReplaySource(Closing):
         populations = self._divide.of(snapshot)
         every = tuple({source for s in config.strata for source in s.sources})
         all_steps = len(population(snapshot, Stratum(sources=every), config.required))
+        told, others = self._tasks, len(self._tasks)
+        numbers = [told.index(n) if n in told else others for n in snapshot.tasks]
         with self._lock:
             self._snapshot, self._populations = snapshot, populations
+            #: By the number in the snapshot; the last is that of steps that are not known any more.
+            self._task_numbers = np.array([*numbers, others], np.int64)
             self._all_steps = all_steps
             self._renew_goals()
             if self._pool is not None:
