@@ -117,7 +117,11 @@ class EditLog:
             StoreFull, StoreError: As :meth:`append`; called again, it goes on.
         """
         known = {_content(edit): edit.number for edit in self.edits if edit.kind is not EditKind.UNDO}
-        undone = {(edit.values["of"], edit.time_ns) for edit in self.edits if edit.kind is EditKind.UNDO}
+        undone = {
+            (edit.values["of"], edit.time_ns): edit.number
+            for edit in self.edits
+            if edit.kind is EditKind.UNDO
+        }
         numbers: dict[int, int] = {}
         came = 0
         for edit in other.edits:
@@ -127,18 +131,14 @@ class EditLog:
                 of = numbers.get(edit.values["of"])
                 if of is None:
                     continue
-                if (of, edit.time_ns) in undone:
-                    same = (e for e in self.edits if e.kind is EditKind.UNDO)
-                    numbers[edit.number] = next(
-                        e.number for e in same if (e.values["of"], e.time_ns) == (of, edit.time_ns)
-                    )
-                    continue
+                there = undone.get((of, edit.time_ns))
                 edit = replace(edit, values={"of": of})
-            elif _content(edit) in known:
-                numbers[edit.number] = known[_content(edit)]
-                continue
-            numbers[edit.number] = self._add(edit).number
-            came += 1
+            else:
+                there = known.get(_content(edit))
+            if there is None:
+                there = self._add(edit).number
+                came += 1
+            numbers[edit.number] = there
         return came
 
     def _add(self, edit: Edit) -> Edit:
