@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -112,7 +111,5 @@ class ActPolicy(ChunkPolicy):
     def act(self, observation: Arrays, *, deterministic: bool = False) -> Array:
         network: Any = self._network
         with torch.inference_mode():
-            inputs = network.inputs(
-                {n: np.array(a)[None] for n, a in self._told(observation).items()}
-            )
-            return self._to_robot(network.generate(inputs)[0].numpy())
+            made = network.generate(self._inputs(observation))
+            return self._to_robot(made[0].numpy())

@@ -88,6 +88,11 @@ class ChunkPolicy(Policy):
         """What is seen, and the instruction."""
         return {**observation, INSTRUCTION: self._instruction()} if self.tasks else observation
 
+    def _inputs(self, observation: Arrays) -> dict[str, Any]:
+        """What the network sees of one observation and the instruction: a batch of one."""
+        told = self._told(observation)
+        return self._network.inputs({name: np.array(array)[None] for name, array in told.items()})
+
     def _instruction(self) -> Array:
         """The embedding of the words that were given, or of the learned task."""
         if self._words is not None:
@@ -274,9 +279,7 @@ class GenerativePolicy(ChunkPolicy):
 
         network: Any = self._network
         with torch.no_grad():
-            told = self._told(observation)
-            inputs = network.inputs({n: np.array(a)[None] for n, a in told.items()})
-            model = self._torch_model(network, inputs)
+            model = self._torch_model(network, self._inputs(observation))
             if given is not None:
                 code, weight, frozen = (
                     torch.from_numpy(a) for a in (given.code, given.weight, given.frozen)

@@ -89,7 +89,7 @@ class BestOfPolicy(FlowPolicy):
         noise = rng.standard_normal(shape, dtype=np.float32)
         if self._layout is None:
             network: Any = self._network
-            seen, made = network.candidates(self._told(observation), noise)
+            seen, made = network.candidates(self._inputs(observation), noise)
         else:
             seen, made = self._candidates(observation, noise)
         units = self.code.decode(

@@ -74,9 +74,8 @@ class BestOfNetwork(GenerativeNetwork):
         return made.view(-1, count, made.shape[1])
 
     @torch.no_grad()
-    def candidates(self, observation: Arrays, noise: Array) -> tuple[Array, Array]:
+    def candidates(self, inputs: Mapping[str, Tensor], noise: Array) -> tuple[Array, Array]:
         """What critics see of one observation, (F,), and codes of chunks from noise (N, T, D)."""
-        inputs = self.inputs({name: np.array(array)[None] for name, array in observation.items()})
         context = self.context(inputs)
         seen = self.summary(inputs, context)[0]
         many = context.expand(len(noise), *context.shape[1:])
