@@ -16,6 +16,7 @@ from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch, Task
 from user_learner.algorithms.batches import Minibatcher
 from user_learner.algorithms.torch_tools import evaluate
+from user_testing.worlds.batches import random_batch
 
 NUMBERS = RobotSpec(
     "r", {"x": ArraySpec((3,), low=-2.0, high=2.0)},
@@ -44,19 +45,7 @@ def learner(spec=NUMBERS, policy=None, **settings):
 
 
 def windows(rng, rows, spec=NUMBERS, length=3, **changes):
-    def seen():
-        return {
-            k: np.stack([v.sample(rng) for _ in range(rows)]) for k, v in spec.observation.items()
-        }
-
-    action = np.stack([spec.action.sample(rng) for _ in range(rows * length)])
-    fields = {
-        "observation": seen(), "action": action.reshape(rows, length, -1),
-        "reward": rng.standard_normal((rows, length)).astype(np.float32),
-        "discount": np.full((rows, length), 0.9, np.float32), "next_observation": seen(),
-        "extras": {"mask": np.ones((rows, length), bool)},
-    }  # fmt: skip
-    return Batch(**(fields | changes))
+    return random_batch(spec, rows, rng, length, **changes)
 
 
 @pytest.mark.parametrize("spec", [NUMBERS, EYES, CHOICES], ids=["numbers", "eyes", "choices"])

@@ -20,6 +20,7 @@ from user_learner.learner import LearnerConfig
 from user_learner.metrics import writer as writers
 from user_learner.metrics.writer import SinkWriter
 from user_learner.training.progress import LearnerState, Progress
+from user_testing.waiting import wait_until
 
 
 def progress(update):
@@ -41,13 +42,6 @@ class Odd(MetricsSink):
 
     def close(self):
         self.closed += 1
-
-
-def until(condition, seconds=20.0):
-    end_s = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end_s
-        time.sleep(0.005)
 
 
 def test_a_sink_gets_all_points_in_order_and_is_closed(tmp_path):
@@ -76,10 +70,10 @@ def test_a_sink_that_fails_is_opened_anew_and_nobody_else_notices(
     sink = Odd(fails_once)
     writer = SinkWriter("odd", lambda: sink, tmp_path)
     writer(progress(1))
-    until(lambda: writer.dropped == 1)
+    wait_until(lambda: writer.dropped == 1)
     time.sleep(0.06)
     writer(progress(2))
-    until(lambda: sink.written)
+    wait_until(lambda: sink.written)
     writer.close()
     assert sink.written == [(2, 0.02)]
     assert (sink.opened, sink.closed) == (2, 2)
