@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from user_bringup.cli.fleet_logs import show_logs
-from user_bringup.cli.fleet_timeline import show_timeline
+from user_bringup.cli.fleet_timeline import moment, show_timeline
 from user_bringup.monitor.fleet import QUIET_S, experiments_of, resources_of
 from user_core.config import (
     find_shared,
@@ -121,7 +121,7 @@ def _ls(arguments: argparse.Namespace, console: Console) -> int:
     for known in store.hosts():
         colour = "green" if known.state == "here" else "red"
         text = known.state if known.state == "here" else f"{known.state}: {known.text}"
-        table.add_row(escape(known.name), f"[{colour}]{escape(text)}[/]", _moment(known.seen_ns))
+        table.add_row(escape(known.name), f"[{colour}]{escape(text)}[/]", moment(known.seen_ns))
     console.print(table)
     table = Table(title="Resources", title_justify="left")
     for column in ("resource", "has", "now", "used by"):
@@ -241,7 +241,3 @@ def _ago(seconds: float) -> str:
     return (
         "ever" if seconds > 1e8 else f"{datetime.timedelta(seconds=round(seconds))} (h:mm:ss) ago"
     )
-
-
-def _moment(wall_ns: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(wall_ns * 1e-9))

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from user_bringup.monitor.fleet import COLOURS, FAILURES, grants_since
+from user_bringup.monitor.fleet import COLOURS, FAILURES, colours_of, grants_since
 from user_core.errors import ConfigError
 from user_fleet.scheduling.store import FleetStore, Grant
 
@@ -43,7 +43,7 @@ def show_timeline(arguments: argparse.Namespace, console: Console, store: FleetS
         return 0
     names = list(dict.fromkeys(g.experiment for g in grants))
     letters = {name: chr(ord("A") + number % 26) for number, name in enumerate(names)}
-    console.print(f"{_moment(begin_ns)} to {_moment(now_ns)}")
+    console.print(f"{moment(begin_ns)} to {moment(now_ns)}")
     width = max(len(g.resource) for g in grants)
     for resource in sorted({g.resource for g in grants}):
         line = in_letters([g for g in grants if g.resource == resource], letters, begin_ns, now_ns)
@@ -77,9 +77,8 @@ def draw(grants: Sequence[Grant], begin_ns: int, end_ns: int, file: Path) -> Pat
     from matplotlib.patches import Patch
 
     resources = sorted({g.resource for g in grants}, reverse=True)
-    names = list(dict.fromkeys(g.experiment for g in grants))
-    colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
-    hatches = {name: "" if number < len(COLOURS) else "//" for number, name in enumerate(names)}
+    colours = colours_of(grants)
+    hatches = {name: "" if number < len(COLOURS) else "//" for number, name in enumerate(colours)}
     figure = Figure(figsize=(9, 1.4 + 0.36 * len(resources)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -107,7 +106,7 @@ def draw(grants: Sequence[Grant], begin_ns: int, end_ns: int, file: Path) -> Pat
         axes.spines[side].set_visible(False)
     axes.tick_params(axis="y", length=0)
     handles: list[Any] = [
-        Patch(facecolor=colours[n], hatch=hatches[n], edgecolor="white", label=n) for n in names
+        Patch(facecolor=colours[n], hatch=hatches[n], edgecolor="white", label=n) for n in colours
     ]
     if any(g.ending.code in FAILURES for g in grants):
         from matplotlib.lines import Line2D
@@ -126,5 +125,6 @@ def _day(wall_ns: int) -> float:
     return wall_ns / 86400e9
 
 
-def _moment(wall_ns: int) -> str:
+def moment(wall_ns: int) -> str:
+    """A moment for people, in local time."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(wall_ns * 1e-9))

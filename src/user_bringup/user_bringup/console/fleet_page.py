@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI, Request
 from nicegui import ui
 
-from user_bringup.console.frame import INK, LINES, Frame
+from user_bringup.console.frame import INK, LINES, Frame, Shown
 from user_bringup.monitor.fleet import (
-    COLOURS,
     FAILURES,
     QUIET_S,
     Used,
+    colours_of,
     experiments_of,
     grants_since,
     resources_of,
@@ -78,10 +78,9 @@ def look_at(file: Path, hours: float = 24.0) -> FleetLook:
 def timeline(look: FleetLook) -> dict[str, Any]:
     """A chart: a row for each resource, a bar for each grant, with a cross where something failed."""
     resources = sorted({grant.resource for grant in look.grants}, reverse=True)
-    names = list(dict.fromkeys(grant.experiment for grant in look.grants))
-    colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
+    colours = colours_of(look.grants)
     shortest_ms = (look.now_ns - look.begin_ns) / 1e6 / 300  # what is short is seen as well
-    bars: dict[str, list[Any]] = {name: [] for name in names}
+    bars: dict[str, list[Any]] = {name: [] for name in colours}
     crosses = []
     for grant in look.grants:
         begin_ms = max(grant.begun_ns, look.begin_ns) / 1e6
@@ -140,7 +139,7 @@ class _FleetPage:
     """One look after another; what has not changed is not sent again."""
 
     def __init__(self, file: Path) -> None:
-        self._file, self._hours, self._shown = file, 24.0, dict[str, object]()
+        self._file, self._hours, self._changed = file, 24.0, Shown().changed
         self._said = ui.label("").classes("text-lg")
         with ui.column().classes("w-full gap-3") as self._body:
             with ui.card().classes("w-full"):
@@ -190,12 +189,6 @@ class _FleetPage:
             self._show_experiments(look)
         if self._changed("hosts", (list(look.hosts), list(look.resources))):
             self._show_hosts(look)
-
-    def _changed(self, what: str, value: object) -> bool:
-        if self._shown.get(what) == value:
-            return False
-        self._shown[what] = value
-        return True
 
     def _timeline(self, look: FleetLook) -> None:
         rows = len({grant.resource for grant in look.grants})

@@ -40,6 +40,20 @@ _STYLE = """
 """
 
 
+class Shown:
+    """What a page shows already, part by part: what has not changed is not sent again."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, object] = {}
+
+    def changed(self, what: str, value: object) -> bool:
+        """Whether a part must be shown anew."""
+        if self._values.get(what) == value:
+            return False
+        self._values[what] = value
+        return True
+
+
 class Frame:
     """What is on every page: where one can go, and the emergency stop.
 

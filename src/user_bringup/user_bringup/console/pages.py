@@ -13,7 +13,7 @@ from nicegui import ui
 
 from user_bringup.console.access import Role
 from user_bringup.console.arm_view import ArmView
-from user_bringup.console.frame import Frame
+from user_bringup.console.frame import Frame, Shown
 from user_bringup.console.snapshot import RobotCard, Snapshot
 
 if TYPE_CHECKING:
@@ -71,13 +71,7 @@ def _live(console: Console, frame: Frame) -> None:
             ui.label("nodes").classes("text-lg font-bold")
             nodes = ui.row().classes("gap-1")
     cards: dict[str, _RobotCardView] = {}
-    shown: dict[str, Any] = {}
-
-    def changed(what: str, value: Any) -> bool:
-        if shown.get(what) == value:
-            return False
-        shown[what] = value
-        return True
+    changed = Shown().changed
 
     def show(s: Snapshot) -> None:
         numbers["success"].set_text("-" if math.isnan(s.success) else f"{s.success:.0%}")

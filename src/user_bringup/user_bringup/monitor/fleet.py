@@ -117,6 +117,12 @@ def _role(role: Role, grants: Sequence[Grant]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def colours_of(grants: Sequence[Grant]) -> dict[str, str]:
+    """A colour for each experiment, in the order in which they come."""
+    names = dict.fromkeys(grant.experiment for grant in grants)
+    return {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
+
+
 def grants_since(store: FleetStore, hours: float, now_ns: int) -> tuple[list[Grant], int]:
     """Grants that were in force in the last hours, and where a timeline of them begins."""
     since_ns = now_ns - int(hours * 3600e9)
