@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
+from user_bringup.bags import reading
 from user_bringup.bags.format import FORMAT
 from user_bringup.bags.reading import Bag
 from user_core.errors import CodecError, ConfigError, SuiteError
@@ -540,3 +541,21 @@ def test_without_a_robot_a_bag_is_its_topics(tmp_path: Path) -> None:
         )
         with pytest.raises(CodecError, match="contract"):
             source.episodes()
+
+
+def test_a_file_that_was_cut_off_is_not_read_for_times_that_are_not_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mcap")
+    file = write_mcap(tmp_path / "bag.mcap", motion(1.0))
+    file.write_bytes(file.read_bytes()[:-3000])
+    bag = Bag(file)
+    assert bag.parts[0].damage
+    found = list(bag.messages(["/joint_states"]))
+    assert list(bag.messages(["/joint_states"], found[-1].time_ns)) == found[-1:]
+    assert list(bag.messages(["/joint_states"], 0, found[0].time_ns + 1)) == found[:1]
+    scans: list[Path] = []
+    monkeypatch.setattr(reading, "records", lambda path: scans.append(path) or iter(()))
+    assert not list(bag.messages(["/joint_states"], found[-1].time_ns + 10**9))
+    assert not list(bag.messages(["/joint_states"], 0, found[0].time_ns))
+    assert not scans

@@ -10,7 +10,13 @@ import yaml
 from user_bringup.cli.train import main
 from user_bringup.demos import record_demonstrations
 from user_bringup.local_robot import open_robot
-from user_bringup.offline import OfflineTraining, config_of, spec_of_store, stores_of
+from user_bringup.offline import (
+    OfflineTraining,
+    algorithm_file,
+    config_of,
+    spec_of_store,
+    stores_of,
+)
 from user_core.config import Config, from_mapping
 from user_core.errors import ConfigError, SuiteError
 from user_core.fakes import FakeTeleop, FakeTeleopConfig
@@ -127,3 +133,9 @@ def test_what_cannot_be_done_is_said(demos, tmp_path):
         main(
             [str(demos / "store"), "--out", str(tmp_path), "--robot", str(real), "--evaluate", "3"]
         )
+
+
+@pytest.mark.parametrize("name", ["no_such", "~nobody_here/sac.yaml", "package://none/sac.yaml"])
+def test_an_algorithm_that_is_not_there_is_said(name):
+    with pytest.raises(ConfigError):
+        algorithm_file(name)
