@@ -24,8 +24,8 @@ from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPol
 from user_core.policies.tanh_gaussian_network import TanhGaussian
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch
-from user_learner.algorithms.rlpd import RLPD, RLPDConfig
-from user_learner.algorithms.sac import SAC, SACConfig
+from user_learner.algorithms.off_policy.rlpd import RLPD, RLPDConfig
+from user_learner.algorithms.off_policy.sac import SAC, SACConfig
 
 STATE, ACTION = 32, 4
 SPEC = RobotSpec("bench", {"state": ArraySpec((STATE,))}, ArraySpec((ACTION,), low=-1.0, high=1.0))

@@ -83,7 +83,7 @@ def apply(variant: str) -> list[str]:
     import torch
 
     from user_core.policies import features, tanh_gaussian, tanh_gaussian_network
-    from user_learner.algorithms import sac
+    from user_learner.algorithms.off_policy import sac
 
     if variant == "inputs_as_they_are":
         init = features.FeatureLayout.__init__

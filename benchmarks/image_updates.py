@@ -22,7 +22,7 @@ import torch
 from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch
-from user_learner.algorithms.rlpd import RLPD, RLPDConfig
+from user_learner.algorithms.off_policy.rlpd import RLPD, RLPDConfig
 
 STATE, ACTION, SIDE = 32, 4, 128
 CAMERAS = ("image_front", "image_wrist")

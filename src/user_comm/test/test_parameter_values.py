@@ -164,9 +164,9 @@ def test_parameters_of_a_plugin_have_the_types_of_its_own_configuration() -> Non
 
 
 def test_an_algorithm_is_not_imported_for_the_types_of_its_parameters() -> None:
-    if "user_learner.algorithms.sac" not in sys.modules:
+    if "user_learner.algorithms.off_policy.sac" not in sys.modules:
         assert plugin_config("algorithms", "sac") is None
-        assert "user_learner.algorithms.sac" not in sys.modules
+        assert "user_learner.algorithms.off_policy.sac" not in sys.modules
     assert plugin_config("algorithms", "there_is_none") is None
 
 

@@ -13,11 +13,11 @@ from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPol
 from user_core.reasons import ACTIONS_OUTSIDE
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch
-from user_learner.algorithms.batches import Minibatcher
-from user_learner.algorithms.bc import BC
-from user_learner.algorithms.rlpd import RLPD
-from user_learner.algorithms.sac import SAC
-from user_learner.algorithms.torch_tools import random_shift
+from user_learner.algorithms.common.batches import Minibatcher
+from user_learner.algorithms.common.torch_tools import random_shift
+from user_learner.algorithms.imitation.bc import BC
+from user_learner.algorithms.off_policy.rlpd import RLPD
+from user_learner.algorithms.off_policy.sac import SAC
 from user_testing.tensors import assert_close
 from user_testing.worlds.batches import random_batch
 

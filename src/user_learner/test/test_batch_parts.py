@@ -12,7 +12,7 @@ from user_core.errors import ConfigError
 from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch
-from user_learner.algorithms.bc import BC, BCConfig
+from user_learner.algorithms.imitation.bc import BC, BCConfig
 
 SPEC = RobotSpec("r", {"x": ArraySpec((3,))}, ArraySpec((2,), low=-1.0, high=1.0))
 

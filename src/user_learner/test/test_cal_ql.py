@@ -10,7 +10,7 @@ from user_core.errors import PluginError
 from user_core.fakes import PolicyMailbox
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch
-from user_learner.algorithms.rlpd import RLPD, RLPDConfig
+from user_learner.algorithms.off_policy.rlpd import RLPD, RLPDConfig
 from user_learner.learner import open_learner
 from user_learner.training.checkpoint import flatten
 from user_testing.programs import training_run

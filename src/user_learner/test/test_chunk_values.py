@@ -14,8 +14,8 @@ from user_core.policies.language import sentence
 from user_core.policies.language.config import INSTRUCTION_SIZE, TASK
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch, Task
-from user_learner.algorithms.batches import Minibatcher
-from user_learner.algorithms.torch_tools import evaluate
+from user_learner.algorithms.common.batches import Minibatcher
+from user_learner.algorithms.common.torch_tools import evaluate
 from user_testing.worlds.batches import random_batch
 
 NUMBERS = RobotSpec(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from user_learner.algorithms.torch_tools import ensemble_arrays, evaluate
+from user_learner.algorithms.common.torch_tools import ensemble_arrays, evaluate
 from user_testing.tensors import assert_close
 
 MEMBERS, INPUTS, HIDDEN, ROWS = 3, 5, (7, 6), 11

@@ -12,10 +12,15 @@ from user_core.errors import PluginError
 from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
 from user_core.specs import ActionKind, ArraySpec, RobotSpec
 from user_core.types import Batch
-from user_learner.algorithms.bc import BC
-from user_learner.algorithms.choice_values import JOINT_CHOICES, ChoiceValues, entropy, share_at
-from user_learner.algorithms.rlpd import RLPD
-from user_learner.algorithms.sac import SAC
+from user_learner.algorithms.common.choice_values import (
+    JOINT_CHOICES,
+    ChoiceValues,
+    entropy,
+    share_at,
+)
+from user_learner.algorithms.imitation.bc import BC
+from user_learner.algorithms.off_policy.rlpd import RLPD
+from user_learner.algorithms.off_policy.sac import SAC
 
 STATE = {"x": ArraySpec((2,), low=-1.0, high=1.0)}
 ONE = RobotSpec("r", STATE, ArraySpec((1,), "int64", 1, 2, categorical=(0,)), ActionKind.DISCRETE)

@@ -16,9 +16,9 @@ from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPol
 from user_core.policies.torch_policy import Network, TorchPolicy, TorchPolicyConfig
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch
-from user_learner.algorithms.bc import BC
-from user_learner.algorithms.rlpd import RLPD, RLPDConfig
-from user_learner.algorithms.sac import SAC
+from user_learner.algorithms.imitation.bc import BC
+from user_learner.algorithms.off_policy.rlpd import RLPD, RLPDConfig
+from user_learner.algorithms.off_policy.sac import SAC
 from user_learner.cli import check
 from user_learner.training.checkpoint import CheckpointStore
 

@@ -12,7 +12,7 @@ from user_core.errors import ConfigError, StoreCorrupt, StoreError
 from user_core.policies.tanh_gaussian import TanhGaussianConfig
 from user_core.runtime.files import write_atomically
 from user_core.specs import ArraySpec, RobotSpec
-from user_learner.algorithms.sac import SACConfig
+from user_learner.algorithms.off_policy.sac import SACConfig
 from user_learner.training.checkpoint import (
     Checkpoint,
     CheckpointInfo,

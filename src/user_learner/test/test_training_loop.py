@@ -13,7 +13,7 @@ from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPol
 from user_core.reasons import ALL_UPDATES, LEARNER_SLOW, NO_DATA, UPDATE_SKIPPED
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch, PolicyVersion
-from user_learner.algorithms.rlpd import RLPD, RLPDConfig
+from user_learner.algorithms.off_policy.rlpd import RLPD, RLPDConfig
 from user_learner.training import LearnerState, TrainingConfig, TrainingLoop, UtdConfig
 from user_learner.training.loop import GO, STOP, WAIT, TrainingDiverged
 from user_testing.waiting import wait_until

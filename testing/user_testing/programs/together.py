@@ -10,7 +10,7 @@ from user_core.fakes import PolicyMailbox
 from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch
-from user_learner.algorithms.sac import SAC, SACConfig
+from user_learner.algorithms.off_policy.sac import SAC, SACConfig
 from user_learner.training import TrainingConfig, TrainingLoop, UtdConfig
 
 RANK, DIRECTORY = int(sys.argv[1]), Path(sys.argv[2])

@@ -13,9 +13,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from user_core.types import Batch
-from user_learner.algorithms.bc import BC
-from user_learner.algorithms.distributed import rank, world
-from user_learner.algorithms.rlpd import RLPD
+from user_learner.algorithms.common.distributed import rank, world
+from user_learner.algorithms.imitation.bc import BC
+from user_learner.algorithms.off_policy.rlpd import RLPD
 
 _DRAWS = (torch.randn, torch.rand, torch.randint)
 

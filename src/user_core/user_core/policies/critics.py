@@ -1,6 +1,6 @@
 """Ensembles of critics: names and first values of their arrays, and what they say, in numpy.
 
-A learner trains them (``user_learner.algorithms.torch_tools.evaluate`` says the same in torch); a policy that
+A learner trains them (``user_learner.algorithms.common.torch_tools.evaluate`` says the same in torch); a policy that
 chooses among several actions by their values (:mod:`user_core.policies.improving.best_of`) has them with it.
 """
 

@@ -15,9 +15,9 @@ from user_core.conformance import check_algorithm
 from user_core.fakes import FakeRobot, FakeRobotConfig
 from user_core.plugins import PluginChoice
 from user_core.types import Batch
-from user_learner.algorithms.bc import BC
-from user_learner.algorithms.rlpd import RLPD
-from user_learner.algorithms.sac import SAC
+from user_learner.algorithms.imitation.bc import BC
+from user_learner.algorithms.off_policy.rlpd import RLPD
+from user_learner.algorithms.off_policy.sac import SAC
 
 PAGE = Path(__file__).parents[4] / "docs/how_to/add_a_policy.md"
 SPEC = FakeRobot(FakeRobotConfig()).spec

@@ -1,5 +1,5 @@
-"""Learning algorithms. Each is a folder of the same few files.
+"""Learning algorithms, each a module with its parameters, its losses and the class that is registered as a plugin.
 
-``config.py`` its parameters, ``networks.py`` what is particular about its networks, and
-``learning.py`` the class that is registered as a plugin; ``common`` holds what several use.
+``imitation`` learns from what others did, ``off_policy`` from whatever was stored, ``on_base`` on top of a frozen
+policy, ``on_policy`` from recent versions; ``common`` holds what several of them use.
 """

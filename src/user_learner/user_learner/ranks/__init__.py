@@ -5,7 +5,7 @@ versions and curves, and has the life cycle of a node. It starts the others
 (:mod:`user_learner.ranks.follow`), or finds them where ``torchrun`` has started all, and tells
 them what to learn. Each reads the store itself, draws its part of every batch
 (:class:`user_learner.sampling.share.Share`) and averages gradients with the others
-(:mod:`user_learner.algorithms.distributed`); those on hosts without the store are sent theirs
+(:mod:`user_learner.algorithms.common.distributed`); those on hosts without the store are sent theirs
 (:mod:`user_learner.training.remote_batches`). When one of them dies, all end, the supervisor starts the node again,
 and training goes on from the newest checkpoint.
 """

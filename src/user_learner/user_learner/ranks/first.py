@@ -156,7 +156,7 @@ class Ranks:
             cuda = is_cuda(self.config)
             self._store.set(CUDA, str(int(cuda)))
             join(self._store, place, cuda)
-            from user_learner.algorithms.distributed import told
+            from user_learner.algorithms.common.distributed import told
 
             told({"config": what_is_learned(self._asked), "spec": self._spec.to_dict()})
         except Exception as error:

@@ -35,7 +35,7 @@ class _Nobody:
 
 def follow(place: Place) -> None:
     """Train with the others until they have finished; raises what ends it before."""
-    from user_learner.algorithms.distributed import told
+    from user_learner.algorithms.common.distributed import told
 
     store = open_store(place)
     compare(store, place)

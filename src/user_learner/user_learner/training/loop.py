@@ -535,7 +535,7 @@ def _averaged(metrics: Mapping[str, float]) -> Mapping[str, float]:
 def process_group() -> ModuleType | None:
     """What processes that train together do together; None where there is no torch."""
     try:
-        from user_learner.algorithms import distributed
+        from user_learner.algorithms.common import distributed
     except ImportError:  # an algorithm without torch is alone
         return None
     return distributed

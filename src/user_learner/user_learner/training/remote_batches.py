@@ -25,7 +25,7 @@ from torch import Tensor
 from user_core.errors import StoreError, in_words
 from user_core.runtime.closing import Closing
 from user_core.types import Batch, EpisodeSource
-from user_learner.algorithms.distributed import every, rank, together
+from user_learner.algorithms.common.distributed import every, rank, together
 from user_learner.replay.index import INDEX_NAME
 from user_learner.sampling.share import Share
 

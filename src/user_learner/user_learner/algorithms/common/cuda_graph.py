@@ -14,8 +14,8 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
-from user_learner.algorithms.batches import Minibatch
-from user_learner.algorithms.distributed import together
+from user_learner.algorithms.common.batches import Minibatch
+from user_learner.algorithms.common.distributed import together
 
 #: Calls before it is recorded: libraries choose their kernels, memory is there.
 _WARM = 5

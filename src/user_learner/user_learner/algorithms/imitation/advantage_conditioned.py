@@ -15,9 +15,9 @@ from user_core.policies.improving.advantage_network import ConditionedNetwork
 from user_core.policies.language.config import TASK
 from user_core.specs import RobotSpec
 from user_core.types import Batch
-from user_learner.algorithms.batches import Minibatch, tried
-from user_learner.algorithms.bc import BC, BCConfig
-from user_learner.algorithms.state_values import StateValues, StateValuesConfig
+from user_learner.algorithms.common.batches import Minibatch, tried
+from user_learner.algorithms.common.state_values import StateValues, StateValuesConfig
+from user_learner.algorithms.imitation.bc import BC, BCConfig
 
 #: How fast the threshold follows the batches.
 _THRESHOLD_RATE = 0.01

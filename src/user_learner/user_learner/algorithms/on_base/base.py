@@ -12,7 +12,7 @@ from user_core.errors import PluginError
 from user_core.interfaces import Policy
 from user_core.specs import RobotSpec
 from user_core.types import Batch
-from user_learner.algorithms.rlpd import RLPD, RLPDConfig
+from user_learner.algorithms.off_policy.rlpd import RLPD, RLPDConfig
 
 
 class OnBaseConfig(RLPDConfig):

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from user_core.config import setting
-from user_learner.algorithms.sac import SAC, SACConfig
+from user_learner.algorithms.off_policy.sac import SAC, SACConfig
 
 
 class RLPDConfig(SACConfig):

@@ -1,4 +1,4 @@
-"""Random shifts of images, the augmentation of DrQ (Kostrikov et al. 2020)."""
+"""Shifts of images, ensembles of layers, generators of random numbers, flat parameters and their Adam."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from user_core.errors import StoreError
 from user_core.policies.critics import EPSILON
 from user_core.policies.critics import ensemble_arrays as ensemble_arrays
 from user_core.specs import Array
-from user_learner.algorithms.distributed import average_, rank
+from user_learner.algorithms.common.distributed import average_, rank
 
 
 def random_shift(image_bhwc: Tensor, pad: int, generator: torch.Generator) -> Tensor:

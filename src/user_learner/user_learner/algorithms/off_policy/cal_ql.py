@@ -13,10 +13,10 @@ from user_core.config import setting
 from user_core.errors import PluginError
 from user_core.interfaces import Policy
 from user_core.specs import RobotSpec
-from user_learner.algorithms.batches import Minibatch
-from user_learner.algorithms.rlpd import RLPD, RLPDConfig
-from user_learner.algorithms.sac import Ahead
-from user_learner.algorithms.state_values import StateValues, StateValuesConfig
+from user_learner.algorithms.common.batches import Minibatch
+from user_learner.algorithms.common.state_values import StateValues, StateValuesConfig
+from user_learner.algorithms.off_policy.rlpd import RLPD, RLPDConfig
+from user_learner.algorithms.off_policy.sac import Ahead
 
 
 class CalQLConfig(RLPDConfig):

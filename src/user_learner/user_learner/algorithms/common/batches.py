@@ -17,8 +17,8 @@ from user_core.policies.features import ActionScale
 from user_core.reasons import ACTIONS_OUTSIDE, INPUT_CUT, Reason
 from user_core.specs import Array, RobotSpec
 from user_core.types import Batch
-from user_learner.algorithms.distributed import gathered, share_
-from user_learner.algorithms.torch_tools import random_shift
+from user_learner.algorithms.common.distributed import gathered, share_
+from user_learner.algorithms.common.torch_tools import random_shift
 
 Inputs = dict[str, Tensor]
 #: Cuts between two looks at actions outside the bounds, how many looks are averaged, how far

@@ -16,7 +16,7 @@ from user_core.interfaces import Algorithm, DistributionNetwork, Policy
 from user_core.reasons import Reason
 from user_core.specs import Array, RobotSpec
 from user_core.types import Batch
-from user_learner.algorithms.batches import (
+from user_learner.algorithms.common.batches import (
     Minibatch,
     Minibatcher,
     buffers_state,
@@ -27,10 +27,10 @@ from user_learner.algorithms.batches import (
     shifted,
     tried,
 )
-from user_learner.algorithms.choice_values import entropy
-from user_learner.algorithms.distributed import share_, together
-from user_learner.algorithms.state_values import StateValues, StateValuesConfig
-from user_learner.algorithms.torch_tools import (
+from user_learner.algorithms.common.choice_values import entropy
+from user_learner.algorithms.common.distributed import share_, together
+from user_learner.algorithms.common.state_values import StateValues, StateValuesConfig
+from user_learner.algorithms.common.torch_tools import (
     FlatAdam,
     FlatParameters,
     generator_state,

@@ -13,13 +13,14 @@ from user_core.interfaces import Policy
 from user_core.policies.improving.best_of_network import CandidateNetwork
 from user_core.specs import RobotSpec
 from user_core.types import Batch
-from user_learner.algorithms.batches import Minibatch
-from user_learner.algorithms.bc import BC, BCConfig
-from user_learner.algorithms.distributed import share_
-from user_learner.algorithms.torch_tools import FlatAdam, FlatParameters, evaluate
+from user_learner.algorithms.common.batches import Minibatch
+from user_learner.algorithms.common.distributed import share_
+from user_learner.algorithms.common.torch_tools import FlatAdam, FlatParameters, evaluate
+from user_learner.algorithms.imitation.bc import BC, BCConfig
 
 if TYPE_CHECKING:
     from torch.nn import Parameter
+
 
 _CRITICS = "critics."
 

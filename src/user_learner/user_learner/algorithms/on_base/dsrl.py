@@ -13,14 +13,14 @@ from user_core.config import setting
 from user_core.interfaces import Policy
 from user_core.policies.improving.steered import NoiseNetwork, SteeredPolicy
 from user_core.specs import RobotSpec
-from user_learner.algorithms.distributed import share_
-from user_learner.algorithms.on_base import OnBase, OnBaseConfig
-from user_learner.algorithms.torch_tools import (
+from user_learner.algorithms.common.distributed import share_
+from user_learner.algorithms.common.torch_tools import (
     FlatAdam,
     FlatParameters,
     ensemble_arrays,
     evaluate,
 )
+from user_learner.algorithms.on_base.base import OnBase, OnBaseConfig
 
 
 class DSRLConfig(OnBaseConfig):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from user_core.config import Config, setting
-from user_learner.algorithms.distributed import share_
-from user_learner.algorithms.torch_tools import (
+from user_learner.algorithms.common.distributed import share_
+from user_learner.algorithms.common.torch_tools import (
     FlatAdam,
     FlatParameters,
     ensemble_arrays,

@@ -1,6 +1,6 @@
 """Soft Actor-Critic (Haarnoja et al. 2018), for actions that are numbers, choices, or both.
 
-With choices the critics give a value for each of them (:mod:`user_learner.algorithms.choice_values`), and
+With choices the critics give a value for each of them (:mod:`user_learner.algorithms.common.choice_values`), and
 what the equations average over actions is averaged exactly (Christodoulou 2019). Choices have a temperature
 of their own, since their entropy and that of continuous elements have nothing in common.
 """
@@ -22,7 +22,7 @@ from user_core.interfaces import Algorithm, DistributionNetwork, Policy
 from user_core.reasons import TEMPERATURE_BOUND, Reason
 from user_core.specs import Array, RobotSpec
 from user_core.types import Batch
-from user_learner.algorithms.batches import (
+from user_learner.algorithms.common.batches import (
     Inputs,
     Minibatch,
     Minibatcher,
@@ -34,10 +34,10 @@ from user_learner.algorithms.batches import (
     shifted,
     tried,
 )
-from user_learner.algorithms.choice_values import ChoiceValues, entropy, share_at
-from user_learner.algorithms.cuda_graph import GraphedUpdate
-from user_learner.algorithms.distributed import share_
-from user_learner.algorithms.torch_tools import (
+from user_learner.algorithms.common.choice_values import ChoiceValues, entropy, share_at
+from user_learner.algorithms.common.cuda_graph import GraphedUpdate
+from user_learner.algorithms.common.distributed import share_
+from user_learner.algorithms.common.torch_tools import (
     FlatAdam,
     FlatParameters,
     ensemble_arrays,

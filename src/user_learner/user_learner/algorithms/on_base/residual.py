@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from user_core.policies.improving.residual import ResidualPolicy
-from user_learner.algorithms.on_base import OnBase
+from user_learner.algorithms.on_base.base import OnBase
 
 
 class Residual(OnBase):

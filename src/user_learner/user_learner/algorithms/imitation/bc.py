@@ -10,17 +10,11 @@ from torch import Tensor
 
 from user_core.config import Config, setting
 from user_core.errors import ConfigError
-from user_core.interfaces import (
-    Algorithm,
-    DistributionNetwork,
-    LossNetwork,
-    Policy,
-    PolicyNetwork,
-)
+from user_core.interfaces import Algorithm, DistributionNetwork, LossNetwork, Policy, PolicyNetwork
 from user_core.reasons import BATCH_SPLIT, Reason
 from user_core.specs import Array, RobotSpec
 from user_core.types import Batch
-from user_learner.algorithms.batches import (
+from user_learner.algorithms.common.batches import (
     Inputs,
     Minibatch,
     Minibatcher,
@@ -30,8 +24,8 @@ from user_learner.algorithms.batches import (
     require_choices,
     shifted,
 )
-from user_learner.algorithms.distributed import gathered, share_, share_of
-from user_learner.algorithms.torch_tools import (
+from user_learner.algorithms.common.distributed import gathered, share_, share_of
+from user_learner.algorithms.common.torch_tools import (
     FlatAdam,
     FlatParameters,
     generator_state,

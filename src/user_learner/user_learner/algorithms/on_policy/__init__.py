@@ -1,0 +1,1 @@
+"""Policy gradients from what the robots did with recent versions."""
