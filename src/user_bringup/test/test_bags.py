@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from user_bringup.bags import reading
+from user_bringup.bags import parts
 from user_bringup.bags.format import FORMAT
 from user_bringup.bags.reading import Bag
 from user_core.errors import CodecError, ConfigError, SuiteError
@@ -131,12 +131,12 @@ def write(
     return path
 
 
-def write_mcap(path: Path, messages: Any, chunk_size: int = 16384) -> Path:
-    """An MCAP file as the package mcap writes it, in small chunks."""
+def write_mcap(path: Path, messages: Any, chunk_size: int | None = 16384) -> Path:
+    """An MCAP file as the package mcap writes it, in small chunks; None: without."""
     from mcap.writer import Writer
 
     with open(path, "wb") as stream:
-        writer = Writer(stream, chunk_size=chunk_size)
+        writer = Writer(stream, chunk_size=chunk_size or 0, use_chunking=chunk_size is not None)
         writer.start(profile="ros2")
         channels: dict[str, int] = {}
         for topic, time_ns, message in sorted(messages, key=lambda m: m[1]):
@@ -543,19 +543,74 @@ def test_without_a_robot_a_bag_is_its_topics(tmp_path: Path) -> None:
             source.episodes()
 
 
-def test_a_file_that_was_cut_off_is_not_read_for_times_that_are_not_its_own(
+@pytest.mark.parametrize("left", ["cut off", "without chunks"])
+def test_a_file_without_an_index_is_walked_through_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    whole = write_mcap(tmp_path / "whole.mcap", motion(6.0))
+    file = tmp_path / "bag.mcap"
+    if left == "cut off":
+        file.write_bytes(whole.read_bytes()[: whole.stat().st_size * 4 // 5])
+    else:
+        file.write_bytes(write_mcap(tmp_path / "loose.mcap", motion(6.0), None).read_bytes())
+    read: list[int] = []
+    walk, look = parts.McapPart._walk, parts.McapPart._look_into
+
+    def counted(part: Any, piece: Any, content: bytes) -> None:
+        read.append(piece.start)
+        look(part, piece, content)
+
+    monkeypatch.setattr(parts.McapPart, "_look_into", counted)
+    monkeypatch.setattr(
+        parts.McapPart, "_walk", lambda part, why: (read.append(-1), walk(part, why))[1]
+    )
+    bag = Bag(file)
+    assert bool(bag.parts[0].damage) == (left == "cut off")
+    found = list(bag.messages(["/joint_states"]))
+    assert len(found) == len(bag.times(["/joint_states"])["/joint_states"]) > 300
+    expected = list(Bag(whole).messages(["/joint_states"]))[: len(found)]
+    assert [(m.time_ns, bytes(m.data)) for m in found] == [
+        (m.time_ns, bytes(m.data)) for m in expected
+    ]
+    for k in (0, 100, 300):
+        some = list(bag.messages(["/joint_states"], found[k].time_ns, found[k].time_ns + 50 * MS))
+        assert [m.time_ns for m in some] == [m.time_ns for m in found[k : k + 5]]
+    assert not list(bag.messages(["/joint_states"], found[-1].time_ns + 10**9))
+    assert sorted(read) == sorted(set(read)) and -1 in read  # each piece once, when it was opened
+
+
+def test_of_an_indexed_file_only_what_is_asked_for_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("mcap")
-    file = write_mcap(tmp_path / "bag.mcap", motion(1.0))
-    file.write_bytes(file.read_bytes()[:-3000])
+    file = write_mcap(tmp_path / "bag.mcap", motion(6.0))
+    unpacked: list[int] = []
+    unpack = parts.McapPart._unpack
+    monkeypatch.setattr(
+        parts.McapPart, "_unpack",
+        lambda part, piece, stream: (unpacked.append(piece.start), unpack(part, piece, stream))[1],
+    )  # fmt: skip
     bag = Bag(file)
-    assert bag.parts[0].damage
-    found = list(bag.messages(["/joint_states"]))
-    assert list(bag.messages(["/joint_states"], found[-1].time_ns)) == found[-1:]
-    assert list(bag.messages(["/joint_states"], 0, found[0].time_ns + 1)) == found[:1]
-    scans: list[Path] = []
-    monkeypatch.setattr(reading, "records", lambda path: scans.append(path) or iter(()))
-    assert not list(bag.messages(["/joint_states"], found[-1].time_ns + 10**9))
-    assert not list(bag.messages(["/joint_states"], 0, found[0].time_ns))
-    assert not scans
+    times = bag.times(list(bag.types))
+    assert len(times["/joint_states"]) == 600 and np.all(np.diff(times["/joint_states"]) == 10 * MS)
+    assert not unpacked
+    some = list(bag.messages(["/tcp"], BEGIN + 3_000 * MS, BEGIN + 3_100 * MS))
+    assert len(some) == 10 and 0 < len(unpacked) <= 3
+    assert list(bag.messages(["/tcp"], BEGIN + 3_000 * MS, BEGIN + 3_100 * MS)) == some
+    assert len(unpacked) == len(set(unpacked))  # the newest pieces stay
+
+
+def test_a_piece_that_is_damaged_takes_its_episode_only(tmp_path: Path) -> None:
+    messages = [m for k in range(4) for m in motion(2.5, BEGIN + k * 10_000 * MS)]
+    file = write_mcap(tmp_path / "bag.mcap", messages)
+    piece = [p for p in Bag(file).parts[0]._pieces if p.first_ns > BEGIN + 11_000 * MS][0]
+    data = bytearray(file.read_bytes())
+    data[piece.start + piece.length // 2] ^= 255
+    file.write_bytes(data)
+    report, found = taken(tmp_path, file)
+    assert len(found) == 3 and len(report.skipped) == 1
+    assert "bag.mcap" in report.skipped[0]
+    # and without its index: what can be read of the others is taken, and it is said
+    file.write_bytes(data[:-5000])
+    with closing(FORMAT.open(file, {"robot": robot_file(tmp_path)})) as source:
+        assert any("left out" in note for note in source.describe().notes)
+        assert len(source.episodes()) >= 3

@@ -87,10 +87,14 @@ class RosbagSource:
         self._bag = Bag(path, config.distribution, config.definitions)
         self._recording: Recording | None = None
         self._cuts: list[Cut] = []
+        self._about: dict[str, Array] = {}  # when calibrations of cameras were said
         if config.robot:
             self._recording = self._make_recording(load_robot_file(find_robot_file(config.robot)))
-            wanted = self._recording.topics
-            self._cuts = self._recording.cuts(self._messages(wanted))
+            recording = self._recording
+            self._cuts = recording.cuts(
+                self._bag.times(recording.timed_topics), self._messages(recording.told_topics)
+            )
+            self._about = self._bag.times(recording.newest_topics)
 
     def _make_recording(self, file: RobotFile) -> Recording:
         config_class = load("robots", file.robot.plugin).Config
@@ -207,6 +211,11 @@ class RosbagSource:
         kept = recording.kept_topics
         if kept:
             yield from self._messages(kept, 0, start_ns)
+        for topic, times in self._about.items():
+            before = int(np.searchsorted(times, start_ns))
+            if before:
+                newest = int(times[before - 1])
+                yield from self._messages([topic], newest, newest + 1)
         yield from self._messages(recording.topics, start_ns, episode.end_ns + 1)
 
     def _messages(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from operator import attrgetter
 from typing import Any, Literal
 
 import numpy as np
@@ -101,6 +104,11 @@ class Layout:
     unit: str = ""
     rotation: slice | None = None
 
+    @cached_property
+    def _ways(self) -> Callable[[Any], Any]:
+        """Takes all parts of a value at once."""
+        return attrgetter(*(".".join(way) for way in self.parts))
+
     @property
     def size(self) -> int | None:
         """Number of elements; None where the contract must say it."""
@@ -115,15 +123,10 @@ class Layout:
         """
         if not self.parts:
             return np.array(value, dtype=np.float64)
-        numbers = np.empty(len(self.parts))
-        for index, way in enumerate(self.parts):
-            element = value
-            for name in way:
-                element = getattr(element, name)
-            numbers[index] = element
+        numbers = np.array(self._ways(value), dtype=np.float64)
         if self.rotation is not None:
             quaternion = numbers[self.rotation]
-            norm = float(np.linalg.norm(quaternion))
+            norm = math.sqrt(float(quaternion @ quaternion))
             if not norm > 0.5:  # nobody set it, or not a rotation
                 raise DeviceFault(
                     "length of a quaternion", got=f"{norm:g} of {quaternion.tolist()}", expected=1
@@ -243,6 +246,15 @@ def unit_named(observation: str, layout: LayoutName) -> str:
 
 #: Numbers beyond this are none in an observation of float32.
 _LARGEST = float(np.finfo(np.float32).max)
+#: Up to so many numbers, plain Python is quicker than numpy.
+_FEW = 32
+
+
+def _all_finite(values: Array) -> bool:
+    """Whether all numbers are finite in float32; NaN is not."""
+    if values.size <= _FEW:
+        return all(-_LARGEST <= value <= _LARGEST for value in values.tolist())
+    return bool((np.abs(values) <= _LARGEST).all())
 
 
 class Extractor:
@@ -281,6 +293,7 @@ class Extractor:
         self._names, self._names_field = tuple(names), names_field
         self._indices = np.asarray(indices, np.intp) if len(indices) else None
         self._scale, self._offset = np.asarray(scale, float), np.asarray(offset, float)
+        self._is_scaled = bool((self._scale != 1.0).any() or (self._offset != 0.0).any())
         self._replace = dict(replace or {})
         self._known_names: tuple[str, ...] | None = None
         self._rows: Array = np.zeros(0, np.intp)
@@ -370,13 +383,8 @@ class Extractor:
             )
         if self._replace:
             values = self._replaced(values)
-        partial = len(present) != len(self._all)
-        scale, offset = (
-            numbers[list(present)] if partial and numbers.size > 1 else numbers
-            for numbers in (self._scale, self._offset)
-        )
-        scaled: Array = values * scale + offset
-        if not (np.abs(scaled) <= _LARGEST).all():  # NaN is not, either
+        scaled = self._scaled(values, present) if self._is_scaled else values
+        if not _all_finite(scaled):
             bad = int(np.flatnonzero(~(np.abs(scaled) <= _LARGEST))[0])
             label = self._names[present[bad]] if self._names else f"element {bad}"
             number = str(float(scaled[bad]))
@@ -389,6 +397,15 @@ class Extractor:
                 else f"If it means something (REP-117: out of range), write not_finite: {{{number}: NUMBER}}",
             )
         return scaled if self._pose is None else pose_of_numbers(self._pose, scaled)
+
+    def _scaled(self, values: Array, present: tuple[int, ...]) -> Array:
+        partial = len(present) != len(self._all)
+        scale, offset = (
+            numbers[list(present)] if partial and numbers.size > 1 else numbers
+            for numbers in (self._scale, self._offset)
+        )
+        result: Array = values * scale + offset
+        return result
 
     def _check_names(self, values: Array) -> None:
         """Raise DeviceFault where it is not known which number is whose. Fewer numbers than names

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from user_core.specs import Array
 from user_core.types import Outcome
 from user_hal.robots.ros2.field_paths import FieldPath
 from user_hal.robots.ros2.recorded.config import EventConfig, RecordingConfig
@@ -71,38 +72,30 @@ class Events:
         self._was = holds
 
 
-@dataclass
 class Silences:
     """When a topic was silent for too long.
 
     Args:
         longest_ns: By topic.
+        times_ns: When messages came, by topic: sorted.
+
+    Attributes:
+        found: From when to when which topic was silent.
+        missing: Topics that never spoke.
     """
 
-    longest_ns: Mapping[str, int]
-    found: list[tuple[int, int, str]] = field(default_factory=list)
-    _last: dict[str, int] = field(default_factory=dict)
-    first_ns: dict[str, int] = field(default_factory=dict)
-
-    def take(self, topic: str, time_ns: int) -> None:
-        """A message of a topic came."""
-        longest = self.longest_ns.get(topic)
-        if longest is None:
-            return
-        last = self._last.get(topic)
-        self.first_ns.setdefault(topic, time_ns)
-        if last is not None and time_ns - last > longest:
-            self.found.append((last, time_ns, topic))
-        self._last[topic] = max(time_ns, last or time_ns)
-
-    @property
-    def missing(self) -> list[str]:
-        """Topics that never spoke."""
-        return sorted(set(self.longest_ns) - set(self._last))
+    def __init__(self, longest_ns: Mapping[str, int], times_ns: Mapping[str, Array]) -> None:
+        self.found: list[tuple[int, int, str]] = []
+        spoken = {topic: times_ns[topic] for topic in longest_ns if len(times_ns.get(topic, ()))}
+        self.missing = sorted(set(longest_ns) - set(spoken))
+        for topic, times in spoken.items():
+            for place in np.flatnonzero(np.diff(times) > longest_ns[topic]):
+                self.found.append((int(times[place]), int(times[place + 1]), topic))
+        self._ends = [(int(times[0]), int(times[-1])) for times in spoken.values()]
 
     def span(self) -> tuple[int, int]:
         """From when to when all of them spoke."""
-        return max(self.first_ns.values()), min(self._last.values())
+        return max(first for first, _ in self._ends), min(last for _, last in self._ends)
 
 
 def cut(

@@ -151,11 +151,16 @@ class Recording:
 
     @property
     def kept_topics(self) -> set[str]:
-        """Topics whose newest message counts, however old it is."""
+        """Topics of which each message counts, however old it is."""
         kept = {part.config.topic for part in self._parts() if part.config.latched}
-        kept |= {topic for camera in self._of_topics for topic in camera.topics_read[1:]}
         kept |= {f"{topic}_static" for topic in self._observer.listeners}
         return kept & set(self._types)
+
+    @property
+    def newest_topics(self) -> set[str]:
+        """Topics of which only the newest message counts, however old it is: of calibrations."""
+        about = {topic for camera in self._of_topics for topic in camera.topics_read[1:]}
+        return about & set(self._types)
 
     @property
     def warm_up_ns(self) -> int:
@@ -207,8 +212,25 @@ class Recording:
 
     # --- episodes ---------------------------------------------------------------------------
 
-    def cuts(self, messages: Iterable[Message]) -> list[Cut]:
-        """The episodes, from all messages, few of which are decoded.
+    @property
+    def told_topics(self) -> set[str]:
+        """Topics of events and tasks, which say where episodes begin and end."""
+        told = {event.heard_on for event in self.config.events.values()}
+        if self.config.task_from is not None:
+            told.add(self.config.task_from.topic)
+        return told
+
+    @property
+    def timed_topics(self) -> set[str]:
+        """Topics whose silence ends an episode."""
+        return set(self._longest_ns())
+
+    def cuts(self, times_ns: Mapping[str, Array], told: Iterable[Message]) -> list[Cut]:
+        """The episodes.
+
+        Args:
+            times_ns: When the messages of :attr:`timed_topics` came: sorted.
+            told: Messages of :attr:`told_topics`, in the order of their times.
 
         Raises:
             DeviceFault: A topic of the observation never spoke, or an event's field is not there.
@@ -217,9 +239,8 @@ class Recording:
         heard: dict[str, list[Events]] = {}
         for one in events.values():
             heard.setdefault(one.config.heard_on, []).append(one)
-        silences, tasks = Silences(self._longest_ns()), []
-        for message in messages:
-            silences.take(message.topic, message.time_ns)
+        silences, tasks = Silences(self._longest_ns(), times_ns), []
+        for message in told:
             for one in heard.get(message.topic, ()):
                 try:
                     one.take(message.time_ns, message.decode())
@@ -243,7 +264,8 @@ class Recording:
         Args:
             episode: Which.
             messages: Of :attr:`topics`, from :attr:`warm_up_ns` before the episode to its end, in
-                the order of their times; those of :attr:`kept_topics` from the beginning.
+                the order of their times; those of :attr:`kept_topics` from the beginning, and the
+                newest before of each of :attr:`newest_topics`.
 
         Raises:
             DeviceError: What was recorded is not what the contract says; says when.
