@@ -3,13 +3,16 @@
     tools/run python benchmarks/store_for_weeks.py --steps 10000000 --folder /tmp/weeks
 
 Says, one line of JSON each, what it took at each size: rows a second, bytes of a row, time to open, memory of a
-reader and of a sampler, time of a batch, whether draws are uniform, and what retention and a backup cost.
+sampler and of what a replay node holds, time of a batch, whether draws are uniform, and what retention and a backup
+cost. While retention runs, several processes draw from the store: with this code; with ``--before SRC`` also with the
+packages in that folder, those of an earlier commit; and as a control from a store beside, which nobody touches.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -44,6 +47,9 @@ def main() -> None:
     if options.look:
         print(json.dumps(look(Path(options.look), options.batches)))
         return
+    if options.hold:
+        print(json.dumps(hold(Path(options.hold))))
+        return
     folder = Path(options.folder)
     shutil.rmtree(folder, ignore_errors=True)
     store = folder / "store"
@@ -57,11 +63,22 @@ def main() -> None:
              mb=round(sum(f.stat().st_blocks for f in store.rglob("*") if f.is_file()) / 2048),
              index_mb=round((store / "index.sqlite").stat().st_size / 2**20, 1))  # fmt: skip
         done = target
-        looked = subprocess.run(
-            [sys.executable, __file__, "--look", str(store), "--batches", str(options.batches)],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        tell("look", steps=target, **json.loads(looked.stdout.splitlines()[-1]))
+        for code in filter(None, ("now", options.before)):
+            words = [
+                sys.executable,
+                __file__,
+                "--look",
+                str(store),
+                "--batches",
+                str(options.batches),
+            ]
+            looked = subprocess.run(
+                words, capture_output=True, text=True, check=True, env=environment(code)
+            )
+            tell("look", code=code, steps=target, **json.loads(looked.stdout.splitlines()[-1]))
+        words = [sys.executable, __file__, "--hold", str(store)]
+        held = subprocess.run(words, capture_output=True, text=True, check=True)
+        tell("hold", steps=target, **json.loads(held.stdout.splitlines()[-1]))
     started = time.perf_counter()
     report = backup(store, folder / "copy")
     tell("backup", seconds=round(time.perf_counter() - started, 1), mb=round(report.nbytes / 2**20))
@@ -73,13 +90,18 @@ def main() -> None:
         mb=round(again.nbytes / 2**20),
     )
     tell("sample alone", **Watched(store, 5.0).end())
-    beside = Watched(store, 0.0)
+    shutil.copytree(store, folder / "control", copy_function=linked)
+    beside = {"sample beside retain": Watched(store, 0.0)}
+    if options.before:
+        beside["sample beside retain, before"] = Watched(store, 0.0, options.before)
+    beside["sample meanwhile, control"] = Watched(folder / "control", 0.0)
     with StoreWriter(store, config=StoreConfig()) as writer:
         started = time.perf_counter()
         policy = RetentionConfig(max_rows=round(0.6 * options.steps), keep=("successes",))
         gone = retain(writer, policy)
         seconds = time.perf_counter() - started
-    tell("sample beside retain", **beside.end())
+    for name, watched in beside.items():
+        tell(name, **watched.end())
     tell(
         "retain",
         seconds=round(seconds, 1),
@@ -95,6 +117,8 @@ def parser() -> argparse.ArgumentParser:
     whole.add_argument("--length", type=int, default=500, help="steps of an episode")
     whole.add_argument("--batches", type=int, default=300)
     whole.add_argument("--folder", default="/tmp/store_for_weeks")
+    whole.add_argument("--before", default="", help="src of an earlier commit, to compare with")
+    whole.add_argument("--hold", default="", help=argparse.SUPPRESS)
     whole.add_argument("--watch", default="", help=argparse.SUPPRESS)
     whole.add_argument("--seconds", type=float, default=0.0, help=argparse.SUPPRESS)
     whole.add_argument("--look", default="", help=argparse.SUPPRESS)
@@ -104,10 +128,10 @@ def parser() -> argparse.ArgumentParser:
 class Watched:
     """A process that draws batches: for so long, or until it is asked for what it saw."""
 
-    def __init__(self, store: Path, seconds: float) -> None:
+    def __init__(self, store: Path, seconds: float, code: str = "now") -> None:
         words = [sys.executable, __file__, "--watch", str(store), "--seconds", str(seconds)]
         self._child = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(code)
         )
         assert self._child.stdout is not None
         self._child.stdout.readline()  # it draws
@@ -138,11 +162,41 @@ def watch(store: Path, seconds: float) -> dict[str, Any]:
             if not seconds and select.select([sys.stdin], [], [], 0)[0]:
                 break
             time.sleep(0.005)
+    over = [t for t in times if t > 0.005]
     return {
-        "batches": len(times), "p50_ms": round(1e3 * float(np.median(times)), 2),
+        "batches": len(times), "over_5_ms": len(over), "p50_ms": round(1e3 * float(np.median(times)), 2),
         "p99_ms": round(1e3 * float(np.quantile(times, 0.99)), 2),
-        "longest_ms": round(1e3 * max(times), 1),
+        "longest_ms": round(1e3 * max(times), 1), **memory_mb(),
     }  # fmt: skip
+
+
+def hold(store: Path) -> dict[str, Any]:
+    """What a replay node holds of a store: the writer, and a reader that counts."""
+    with StoreWriter(store, config=StoreConfig()) as writer:
+        with closing(StoreReader(store, with_extents=False)) as reader:
+            started = time.perf_counter()
+            episodes = reader.count_episodes()
+            count_ms = 1e3 * (time.perf_counter() - started)
+            gone = retain(writer, RetentionConfig(max_rows=10**12, keep=("successes",)))
+            return {
+                "episodes": episodes,
+                "count_ms": round(count_ms, 1),
+                "gone": len(gone),
+                **memory_mb(),
+            }
+
+
+def linked(source: str, target: str) -> None:
+    """A copy, of segments by a link: they never change."""
+    (os.link if source.endswith((".col", ".log")) else shutil.copy2)(source, target)
+
+
+def environment(code: str) -> dict[str, str]:
+    """Of a process that runs this code, or the packages in a folder."""
+    if code == "now":
+        return dict(os.environ)
+    found = os.pathsep.join(str(p) for p in sorted(Path(code).iterdir()))
+    return {**os.environ, "PYTHONPATH": found + os.pathsep + os.environ.get("PYTHONPATH", "")}
 
 
 def tell(what: str, **values: Any) -> None:
@@ -203,10 +257,19 @@ def look(store: Path, batches: int) -> dict[str, Any]:
     expected = len(drawn) / 20
     return {
         "open_s": round(opened_s, 3), "reader_mb": round(reader_mb, 1), "source_s": round(source_s, 3),
-        "process_mb": round(rss_mb(), 1), "extents": episodes,
+        **memory_mb(), "extents": episodes,
         "batch_ms_p50": round(1e3 * float(np.median(times)), 3),
         "batch_ms_p99": round(1e3 * float(np.quantile(times, 0.99)), 3),
         "chi2_of_19": round(float(((bins - expected) ** 2 / expected).sum()), 1),
+    }  # fmt: skip
+
+
+def memory_mb() -> dict[str, float]:
+    """Resident now, and the most that it was."""
+    import psutil
+
+    return {
+        "now_mb": round(psutil.Process().memory_info().rss / 2**20, 1), "most_mb": round(rss_mb(), 1)
     }  # fmt: skip
 
 

@@ -131,7 +131,7 @@ class StoreEdits:
         self.log = EditLog(place or reader.path)
         self.state = EditState.of(self.log.edits)
         self._column: RewardColumn | None = None
-        self._ids: dict[EpisodeKey, int] = {}
+        self._ids: dict[EpisodeKey, int] = {}  # of episodes that edits speak of
         self._ids_of = 0
         #: Why edits are not honoured as they should be, for people.
         self.trouble = ""
@@ -278,11 +278,8 @@ class StoreEdits:
             self._ids, self._ids_of = {}, index
         number = self._ids.get(key)
         if number is None:
-            if not self._ids:
-                self._ids = self._reader.episode_numbers()
-            else:
-                self._ids.update(self._reader.episode_numbers(since=max(self._ids.values())))
-            number = self._ids.get(key)
+            number = self._reader.episode_number(key)
             if number is None:
                 return -1
+            self._ids[key] = number
         return number

@@ -9,7 +9,6 @@ import threading
 from contextlib import ExitStack, closing
 from functools import partial
 
-import numpy as np
 from user_msgs.msg import ReplayStatus
 
 from user_comm import topics
@@ -54,7 +53,8 @@ class ReplayNode(LifecycleNode):
         self._writer = stack.enter_context(closing(StoreWriter(config.path, config=config.store)))
         for warning in self._writer.warnings:
             self.get_logger().warning(warning)
-        self._reader = stack.enter_context(closing(StoreReader(config.path)))
+        self._reader = stack.enter_context(closing(StoreReader(config.path, with_extents=False)))
+        self._episodes = self._reader.count_episodes()
         self._codings = CodingLog(config.path)
         self._acks = self.advertise(topics.TRAJECTORY_ACK)
         self._status = self.advertise(topics.REPLAY_STATUS, always=True)
@@ -67,7 +67,7 @@ class ReplayNode(LifecycleNode):
         self._counts = dict.fromkeys(ChunkStatus, 0)
         self._rate = Rate()
         self._trouble = NO_REASON
-        self._watch, self._told = RobotWatch(config.robots), frozenset[str]()
+        self._watch, self._logged = RobotWatch(config.robots), frozenset[str]()
         self.diagnostics.watch("robots", self._robots_item)
         stack.callback(self.diagnostics.unwatch, "robots")
         self._stop = threading.Event()
@@ -183,16 +183,16 @@ class ReplayNode(LifecycleNode):
         self.diagnostics.report("store", Level.ERROR, f"{trouble.code}: {trouble.text}")
 
     def _publish_status(self) -> None:
-        self._reader.refresh()
+        if self._reader.refresh():
+            self._episodes = self._reader.count_episodes()
         tables = self._reader.tables
         message = ReplayStatus()
         set_stamp(message.header.stamp, self.get_clock().now().nanoseconds)
         message.store = self._writer.store
         schema = self._writer.schema
         message.schema_hash = schema.hash if schema is not None else ""
-        episodes = len(np.unique(tables.extents[:, 1]))
         rows = int(tables.segments[:, 2].sum())
-        message.steps, message.episodes = max(rows - episodes, 0), episodes
+        message.steps, message.episodes = max(rows - self._episodes, 0), self._episodes
         message.chunks = self._counts[ChunkStatus.STAGED]
         message.duplicates = self._counts[ChunkStatus.DUPLICATE]
         message.refused = self._counts[ChunkStatus.REFUSED]
@@ -222,9 +222,9 @@ class ReplayNode(LifecycleNode):
         flags = {
             f"{flag.code} {name}": flag for name, f in self._watch.flags().items() for flag in f
         }
-        for key in flags.keys() - self._told:
+        for key in flags.keys() - self._logged:
             self.get_logger().warning(f"data look wrong: {flags[key].text}")
-        self._told = frozenset(flags)
+        self._logged = frozenset(flags)
 
 
 def main() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from user_learner.replay.index import (
 from user_learner.replay.layout import LOG_NAME, LogEntry, RowLayout, read_log, result_from_dict
 from user_learner.replay.segments import check_sizes, read_rows, segment_directory
 
+_PIECE_ROWS = 512
 EXTENT_COLUMNS = ("id", "episode", "first_row", "segment", "start", "rows", "commit_id")
 
 
@@ -85,6 +87,7 @@ class StoreReader:
         path: Directory of the store.
         with_actors: Also keep who acted in which rows.
         with_robots: Also keep which robot and task each episode is of.
+        with_extents: Keep where the rows of episodes lie. Without, it takes the same memory however many there are.
 
     Attributes:
         robots: Names of the robots, or of the producers of episodes that name none, in the order in which they
@@ -96,11 +99,16 @@ class StoreReader:
     """
 
     def __init__(
-        self, path: str | Path, with_actors: bool = False, with_robots: bool = False
+        self,
+        path: str | Path,
+        with_actors: bool = False,
+        with_robots: bool = False,
+        with_extents: bool = True,
     ) -> None:
         self.path = Path(path)
         self.tables = Tables()
         self._with_actors, self._with_robots = with_actors, with_robots
+        self._with_extents = with_extents
         self.robots: list[str] = []
         #: Names of the tasks, likewise.
         self.tasks: list[str] = []
@@ -134,12 +142,27 @@ class StoreReader:
         """Changes when the index is built anew: then episodes may have other numbers."""
         return self._identity
 
+    def episode_number(self, key: EpisodeKey) -> int | None:
+        """Number of an episode, as in :attr:`Tables.extents`; None where it never came."""
+        row = self._db.execute(
+            "SELECT id FROM episodes WHERE producer = ? AND incarnation = ? AND number = ?",
+            (key.producer, key.incarnation, key.number),
+        ).fetchone()
+        return None if row is None else int(row[0])
+
     def episode_numbers(self, since: int = 0) -> dict[EpisodeKey, int]:
         """Numbers of episodes, as in :attr:`Tables.extents`; of those with a number above ``since``."""
         rows = self._db.execute(
             "SELECT producer, incarnation, number, id FROM episodes WHERE id > ?", (since,)
         )
         return {EpisodeKey(*row[:3]): row[3] for row in rows}
+
+    def count_episodes(self) -> int:
+        """Episodes of which rows are here, as of the last commit."""
+        found = self._db.execute(
+            "SELECT count(*) FROM (SELECT episode FROM extents GROUP BY episode)"
+        )
+        return int(found.fetchone()[0])
 
     def refresh(self, force: bool = False) -> bool:
         """Look for new commits; return whether there were any."""
@@ -153,12 +176,13 @@ class StoreReader:
                 return False
             with transaction(self._db, "DEFERRED"):
                 before, meta = self.meta, load_meta(self._db)
-                if meta.removals != before.removals or force:
-                    before, self.tables = meta, Tables()
-                    since = -1
+                if force:
+                    self.tables = Tables()
+                    self.tables = self._load(-1)
                 else:
-                    since = before.commit_id
-                self.tables = self._load(since)
+                    self.tables = self._load(before.commit_id)
+                    if meta.removals != before.removals:
+                        self._let_go()
             self._version, self.meta = version, meta
         self._layout = RowLayout(meta.schema) if meta.schema is not None else None
         self._check_new_segments()
@@ -238,13 +262,17 @@ class StoreReader:
     def _load(self, since: int) -> Tables:
         old, db = self.tables, self._db
         segments = _table(db.execute("SELECT id, source, rows FROM segments ORDER BY id"), 3)
-        fresh = _table(
-            db.execute(
-                f"SELECT {', '.join(EXTENT_COLUMNS)} FROM extents WHERE commit_id > ? ORDER BY id",
-                (since,),
-            ),
-            len(EXTENT_COLUMNS),
-        )
+        extents = old.extents
+        if self._with_extents:
+            fresh = _table(
+                db.execute(
+                    f"SELECT {', '.join(EXTENT_COLUMNS)} FROM extents WHERE commit_id > ?"
+                    " ORDER BY id",
+                    (since,),
+                ),
+                len(EXTENT_COLUMNS),
+            )
+            extents = _merge_by_id(old.extents, fresh)
         actors = old.actors
         if self._with_actors:
             fresh_actors = _table(
@@ -258,7 +286,26 @@ class StoreReader:
             actors = _merge_actors(old.actors, fresh_actors)
         found = (*damages(db), *self._short)
         robots = self._load_robots(old.robots) if self._with_robots else old.robots
-        return Tables(segments, _merge_by_id(old.extents, fresh), actors, found, robots)
+        return Tables(segments, extents, actors, found, robots)
+
+    def _let_go(self) -> None:
+        """Take out what lay in segments that are gone: rows are only ever taken away by whole segments. So what
+        stays need not be read again, which with very many episodes takes a while."""
+        tables, db = self.tables, self._db
+        number = tables.segments[:, 0]
+        tables = replace(
+            tables,
+            extents=tables.extents[_among(tables.extents[:, 3], number)],
+            actors=tables.actors[_among(tables.actors[:, 0], number)],
+        )
+        held = [("extents", tables.extents)] if self._with_extents else []
+        held += [("actors", tables.actors)] if self._with_actors else []
+        for name, table in held:
+            if db.execute(f"SELECT count(*) FROM {name}").fetchone()[0] != len(table):
+                self.tables = Tables(robots=tables.robots)  # somebody else took rows away
+                self.tables = self._load(-1)
+                return
+        self.tables = tables
 
     def _load_robots(self, old: Array) -> Array:
         """Robots of the episodes that came since, beside those that are known."""
@@ -267,19 +314,20 @@ class StoreReader:
             "SELECT id, CASE robot WHEN '' THEN producer ELSE robot END, task FROM episodes"
             " WHERE id > ? ORDER BY id",
             (since,),
-        ).fetchall()
-        if not fresh:
-            return old
+        )
         robots, tasks = (
             {name: number for number, name in enumerate(known)}
             for known in (self.robots, self.tasks)
         )
-        rows = [
-            (episode, robots.setdefault(robot, len(robots)), tasks.setdefault(task, len(tasks)))
-            for episode, robot, task in fresh
-        ]
+        found = _table(
+            (
+                (episode, robots.setdefault(robot, len(robots)), tasks.setdefault(task, len(tasks)))
+                for episode, robot, task in fresh
+            ),
+            3,
+        )
         self.robots, self.tasks = list(robots), list(tasks)
-        return np.concatenate([old, np.array(rows, np.int64)])
+        return np.concatenate([old, found]) if len(found) else old
 
     def _check_new_segments(self) -> None:
         """A segment whose files are missing or cut short is passed over: mapping it would kill."""
@@ -298,8 +346,23 @@ class StoreReader:
             self.tables = replace(self.tables, damages=(*self.tables.damages, *new))
 
 
-def _table(cursor: sqlite3.Cursor, columns: int) -> Array:
-    return np.array(cursor.fetchall(), np.int64).reshape(-1, columns)
+def _table(rows: Iterable[tuple[int, ...]], columns: int) -> Array:
+    """Rows of integers as an array. They become numbers piece by piece: as objects all of them would take many times
+    the memory, and turning them at once would keep every other thread waiting."""
+    rows = iter(rows)
+    pieces = [np.empty((0, columns), np.int64)]
+    while piece := list(islice(rows, _PIECE_ROWS)):
+        pieces.append(np.array(piece, np.int64))
+    return np.concatenate(pieces)
+
+
+def _among(numbers: Array, known: Array) -> Array:
+    """Which of ``numbers``, (N,), are among ``known``, ascending, (K,); bool."""
+    if not len(known):
+        return np.zeros(len(numbers), bool)
+    at = np.minimum(np.searchsorted(known, numbers), len(known) - 1)
+    found: Array = known[at] == numbers
+    return found
 
 
 def _merge_by_id(old: Array, fresh: Array) -> Array:

@@ -13,6 +13,7 @@ grows, and however long the disk takes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -120,7 +121,7 @@ class UnitRows:
         run, offset, count = table.run[pieces], table.offset[pieces], table.count[pieces]
         addresses, available = runs.follow(run, offset, int(count.max()) + horizon - 1)
         rows = np.minimum(count + horizon, available + 1)
-        lead = np.minimum(runs.before(run, offset), past)
+        lead = np.minimum(runs.before(run, offset), past) if past else np.zeros_like(count)
         addresses = np.concatenate([runs.precede(run, offset, past), addresses], axis=1)
         place = np.arange(addresses.shape[1])
         wanted = (place >= past - lead[:, None]) & (place < past + rows[:, None])
@@ -153,11 +154,14 @@ class DrawDeficits:
         each = draws / cached.sum()
         self._given[units] += each * cached / self.table.steps[units]
 
-    def renew(self, table: UnitTable) -> None:
-        """Go over to a later population. Nothing is due to new steps; to a unit that grew the
-        same number of draws to more steps."""
+    def ready(self, table: UnitTable) -> Array:
+        """Number that each unit of a later table has in the one that is used, (U,); -1: it is new."""
+        return self.table.index(table.key)
+
+    def renew(self, table: UnitTable, old: Array) -> None:
+        """Go over to a later population, whose units had the numbers ``old``. Nothing is due to new steps;
+        to a unit that grew the same number of draws to more steps."""
         deficit = np.zeros(len(table))
-        old = self.table.index(table.key)
         known = old >= 0
         deficit[known] = self.deficit[old[known]] * np.minimum(
             1.0, self.table.steps[old[known]] / table.steps[known]
@@ -265,18 +269,17 @@ class CachedUnits:
             return False
         return bool(np.mean(self._turn - self._loaded_at) >= draws)
 
-    def renew(self, table: UnitTable) -> list[Array]:
-        """Go over to a later population; return rows of units that are no longer in it."""
-        there = table.index(np.array(list(self._units), np.int64)) >= 0
-        gone = [key for key, stays in zip(list(self._units), there, strict=True) if not stays]
-        rows = [self.drop(key) for key in gone]
-        self.deficits.renew(table)
+    def renew(self, table: UnitTable, old: Array) -> list[Array]:
+        """Go over to a later population, see :meth:`DrawDeficits.renew`; return rows of units that are no longer in it."""
+        keys = np.array(list(self._units), np.int64)
+        rows = [self._take_out(key) for key in keys[table.index(keys) < 0].tolist()]
+        self.deficits.renew(table, old)
         self._index_units()
         return rows
 
     def publish(self, key: int, unit: UnitRows, rows: Array, demonstration: bool) -> Array | None:
         """Begin to draw from a unit that was loaded; return the rows of an older copy of it."""
-        old = self.drop(key) if key in self._units else None
+        old = self._take_out(key) if key in self._units else None
         line = self._spare.pop() if self._spare else len(self._units)
         self._rows.write(line, rows)
         self._address.write(line, unit.addresses)
@@ -308,12 +311,17 @@ class CachedUnits:
         self._index_units()
         return left
 
-    def drop(self, key: int) -> Array:
-        """Draw no more from a unit; return the rows that it took."""
+    def drop(self, keys: Iterable[int]) -> list[Array]:
+        """Draw no more from these units; return the rows that each took."""
+        rows = [self._take_out(key) for key in keys]
+        if rows:
+            self._index_units()
+        return rows
+
+    def _take_out(self, key: int) -> Array:
         unit = self._units.pop(key)
         self._spare.append(unit.line)
         self.used -= len(unit.rows)
-        self._index_units()
         return unit.rows
 
     def changed(self) -> int | None:

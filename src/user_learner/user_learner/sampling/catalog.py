@@ -124,6 +124,8 @@ class RunTable:
     def precede(self, run: Array, offset: Array, count: int) -> Array:
         """Addresses of the ``count`` rows before rows of runs, (B, count), oldest first. Where an episode begins later
         its first row is repeated."""
+        if not count:
+            return np.empty((len(run), 0), np.int64)
         back = np.minimum(np.arange(count, 0, -1), self.before(run, offset)[:, None])
         row = (self.ends[run] - self.rows[run] + offset)[:, None] - back
         current = np.searchsorted(self.ends, row, side="right")

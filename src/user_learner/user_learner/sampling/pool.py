@@ -253,8 +253,14 @@ class Pool(Protocol):
         """Wait, for a limited time, until drawing is allowed; never with a gather pinned, because
         memory is given back only when pinned gathers are done."""
 
-    def renew(self, snapshot: Snapshot, populations: list[Population]) -> None:
-        """Go over to a later state of the stores; nothing is being drawn meanwhile."""
+    def ready(self, snapshot: Snapshot, populations: list[Population]) -> Any:
+        """Make what going over to a later state of the stores takes, beside draws, which go on."""
+
+    def renew(self, ready: Any) -> None:
+        """Go over to what :meth:`ready` made; nothing is being drawn meanwhile, so that it must be quick."""
+
+    def settle(self) -> None:
+        """Do what is left afterwards, beside draws again."""
 
     def state(self) -> dict[str, Any]:
         """What has to survive a restart besides the state of the random numbers."""
@@ -264,6 +270,16 @@ class Pool(Protocol):
 
     def close(self) -> None:
         """Let go of the memory. Idempotent."""
+
+
+@dataclass(frozen=True)
+class _Mapping:
+    """A later state of the stores. ``late``: segments that take addresses which others leave only now."""
+
+    snapshot: Snapshot
+    populations: list[Population]
+    gone: list[tuple[str, int]]
+    late: list[tuple[Path, int, int]]
 
 
 class MappedPool:
@@ -288,6 +304,7 @@ class MappedPool:
         self._snapshot = Snapshot()
         self._populations: list[Population] = []
         self._mapped: dict[tuple[str, int], int] = {}
+        self._gone: list[tuple[str, int]] = []
         files = layout.files if files is None else files
         self._regions = [Region(file, _RESERVED_ROWS) for file in files]
         self.arrays: list[Array] = [region.array for region in self._regions]
@@ -308,30 +325,45 @@ class MappedPool:
     def wait_for_disk(self) -> None:
         """See :class:`Pool`: the kernel reads what is missing."""
 
-    def renew(self, snapshot: Snapshot, populations: list[Population]) -> None:
-        """See :class:`Pool`. Maps new segments, and unmaps those that were dropped, so that
-        their disk space becomes free."""
+    def ready(self, snapshot: Snapshot, populations: list[Population]) -> _Mapping:
+        """See :class:`Pool`. Maps new segments: nothing is drawn from their addresses yet."""
         table = snapshot.segments
-        wanted = {
-            (str(path), base): capacity
-            for path, base, capacity in zip(
-                table.paths, table.base.tolist(), table.capacity.tolist(), strict=True
-            )
-        }
-        gone = [key for key in self._mapped if key not in wanted]
+        wanted = list(zip(table.paths, table.base.tolist(), table.capacity.tolist(), strict=True))
+        keys = {(str(path), base) for path, base, _ in wanted}
+        gone = [key for key in self._mapped if key not in keys]
+        leaving, late = {base for _, base in gone}, []
+        for path, base, capacity in wanted:
+            if (str(path), base) in self._mapped:
+                continue
+            if base in leaving:
+                late.append((path, base, capacity))
+            else:
+                self._map(path, base, capacity)
+        return _Mapping(snapshot, populations, gone, late)
+
+    def renew(self, ready: _Mapping) -> None:
+        """See :class:`Pool`."""
+        self._snapshot, self._populations = ready.snapshot, ready.populations
+        self._gone = ready.gone
+        if ready.late:
+            self.settle()
+        for segment in ready.late:
+            self._map(*segment)
+
+    def settle(self) -> None:
+        """See :class:`Pool`. Unmaps segments that were dropped, so that their disk space becomes free."""
+        gone, self._gone = self._gone, []
         if gone:
             self.pins.wait(self.pins.stamp())
         for key in gone:
             for region in self._regions:
                 region.unmap(key[1], self._mapped[key])
             del self._mapped[key]
-        for path, base, capacity in zip(table.paths, table.base, table.capacity, strict=True):
-            key = (str(path), int(base))
-            if key not in self._mapped:
-                for region in self._regions:
-                    region.map(path, key[1], int(capacity))
-                self._mapped[key] = int(capacity)
-        self._snapshot, self._populations = snapshot, populations
+
+    def _map(self, path: Path, base: int, capacity: int) -> None:
+        for region in self._regions:
+            region.map(path, base, capacity)
+        self._mapped[str(path), base] = capacity
 
     def state(self) -> dict[str, Any]:
         """See :class:`Pool`: nothing."""

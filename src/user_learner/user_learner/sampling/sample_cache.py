@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -120,6 +121,20 @@ _PATIENCE_S = 2.0
 _BURST_S = 0.1
 
 
+@dataclass(frozen=True)
+class _Renewal:
+    """A later state of the stores, by stratum; ``known``: of each unit its number in the table before, and ``needs``:
+    rows that would hold all of it."""
+
+    snapshot: Snapshot
+    sets: list[CachedUnits]
+    tables: list[UnitTable]
+    known: list[Array]
+    names: list[str]
+    needs: list[int]
+    shares: list[float]
+
+
 class SampleCache:
     """See :class:`~user_learner.sampling.pool.Pool`. All methods may be called from any thread."""
 
@@ -181,20 +196,35 @@ class SampleCache:
                 lambda: not any(units.worn(limit) for units in self._sets), _PATIENCE_S
             )
 
-    def renew(self, snapshot: Snapshot, populations: list[Population]) -> None:
-        """See :class:`Pool`. The first time it fills the memory, as fast as the disk can."""
+    def ready(self, snapshot: Snapshot, populations: list[Population]) -> _Renewal:
+        """See :class:`Pool`."""
         block_rows = self._layout.block_rows()
         wanted = self._horizon, self._past
         tables = [UnitTable.of(p, snapshot.runs, block_rows, *wanted) for p in populations]
+        sets = [*self._sets]
+        while len(sets) < len(populations):  # a robot has joined
+            sets.append(CachedUnits(self._horizon, self._past))
+        around = self._horizon + self._past
+        return _Renewal(
+            snapshot, sets, tables,
+            [units.deficits.ready(table) for units, table in zip(sets, tables, strict=True)],
+            [population.name for population in populations],
+            [int(table.steps.sum()) + len(table.run) * around for table in tables],
+            [population.share for population in populations],
+        )  # fmt: skip
+
+    def renew(self, ready: _Renewal) -> None:
+        """See :class:`Pool`."""
         with self._lock:
-            self._snapshot = snapshot
-            while len(self._sets) < len(populations):  # a robot has joined
-                self._sets.append(CachedUnits(self._horizon, self._past))
-            self._names = [population.name for population in populations]
+            self._snapshot, self._sets, self._names = ready.snapshot, ready.sets, ready.names
             self._unreadable.clear()
-            for units, table in zip(self._sets, tables, strict=True):
-                self._leave(units.renew(table))
-            self._share_out(tables, [population.share for population in populations])
+            for units, table, known in zip(self._sets, ready.tables, ready.known, strict=True):
+                self._leave(units.renew(table, known))
+            self._share_out(ready.needs, ready.shares)
+
+    def settle(self) -> None:
+        """See :class:`Pool`. The first time it fills the memory, as fast as the disk can."""
+        with self._lock:
             starting = [r for r in self._sets if len(r.deficits.table) and not len(r)]
         if starting or self._thread is None:
             while self._exchange():
@@ -291,7 +321,7 @@ class SampleCache:
                 return True
             old = units.publish(key, unit, rows, demonstration)
             self._leave([] if old is None else [old])
-            self._leave([units.drop(other) for other in leaving if other in units])
+            self._leave(units.drop(other for other in leaving if other in units))
             self._exchanged.notify_all()
         return True
 
@@ -317,7 +347,7 @@ class SampleCache:
             self._turn = (self._turn + 1) % len(self._sets)
             units = self._sets[self._turn]
             if units.used > units.quota:  # another stratum has grown
-                self._leave([units.drop(k) for k in units.leaving(0, 0.0) or ()])
+                self._leave(units.drop(units.leaving(0, 0.0) or ()))
             key, reuse = units.changed(), 0.0
             if key is None and not units.complete:
                 reuse = self._config.draws_per_load
@@ -347,9 +377,8 @@ class SampleCache:
         while self._retired and self.pins.passed(self._retired[0][0]):
             self._memory.give(self._retired.pop(0)[1])
 
-    def _share_out(self, tables: list[UnitTable], parts: list[float]) -> None:
+    def _share_out(self, needs: list[int], parts: list[float]) -> None:
         """Give every stratum rows in proportion to its share, but not more than it needs."""
-        needs = [int(t.steps.sum()) + len(t.run) * (self._horizon + self._past) for t in tables]
         shares = [share if need else 0.0 for share, need in zip(parts, needs, strict=True)]
         left = self._shared_rows
         for number in sorted(range(len(needs)), key=lambda n: needs[n] / max(shares[n], 1e-9)):

@@ -253,10 +253,12 @@ class ReplaySource(Closing):
         self._catalog.close()
 
     def _plan(self, batch_size: int) -> _Plan:
+        if self._pool is None or batch_size > self._batch_size:
+            with self._refreshing, self._lock:  # no pool goes while a later state is made for it
+                self._pool_for(batch_size)
         with self._lock:
             pool = self._pool
-            if pool is None or batch_size > self._batch_size:
-                pool = self._pool_for(batch_size)
+            assert pool is not None  # noqa: S101 - made above
             available = [len(p) * pool.has(n) for n, p in enumerate(self._populations)]
             pool.wait_for_disk()
             pools = [pool] if self._goal_pool is None else [pool, self._goal_pool]
@@ -390,20 +392,28 @@ class ReplaySource(Closing):
         all_steps = len(population(snapshot, Stratum(sources=every), config.required))
         told, others = self._tasks, len(self._tasks)
         numbers = [told.index(n) if n in told else others for n in snapshot.tasks]
+        if snapshot.labels or told:
+            snapshot.runs.locate(np.zeros(1, np.int64))  # sorts what draws look up, not in a draw
+        goals = self._goals(snapshot)
+        pool = self._pool
+        ready = None if pool is None else pool.ready(snapshot, populations)
         with self._lock:
             self._snapshot, self._populations = snapshot, populations
             #: By the number in the snapshot; the last is that of steps that are not known any more.
             self._task_numbers = np.array([*numbers, others], np.int64)
             self._all_steps = all_steps
-            self._renew_goals()
-            if self._pool is not None:
-                self._pool_for(self._batch_size)
-                self._pool.renew(snapshot, populations)
+            if self._goal_pool is not None:
+                self._goal_pool.renew(goals)
+            if pool is not None and self._pool_for(self._batch_size) is pool:
+                pool.renew(ready)
+        for each in (self._goal_pool, self._pool):
+            if each is not None:
+                each.settle()
 
-    def _renew_goals(self) -> None:
+    def _goals(self, snapshot: Snapshot) -> Any:
         """What hindsight needs: the records of all rows, mapped."""
         if not self.config.hindsight.enabled or self._catalog.schema is None:
-            return
+            return None
         layout = self._layout
         if self._goal_pool is None:
             observation = {
@@ -414,7 +424,7 @@ class ReplaySource(Closing):
             self._hindsight = Hindsight(self.config.hindsight, observation)
             records = [file for file in layout.files if file.name == RECORDS]
             self._goal_pool = MappedPool(layout, 0, records)
-        self._goal_pool.renew(self._snapshot, [])
+        return self._goal_pool.ready(snapshot, [])
 
     def _pool_for(self, batch_size: int) -> Pool:
         """The pool that suits the size of the stores and of the batches."""
@@ -436,7 +446,8 @@ class ReplaySource(Closing):
                 pool = MappedPool(layout, self.config.horizon, past=self.config.past)
             else:
                 pool = SampleCache(layout, self.config, self._budget_bytes - batches)
-            pool.renew(self._snapshot, self._populations)
+            pool.renew(pool.ready(self._snapshot, self._populations))
+            pool.settle()
             pool.load_state(self._pool_state)
             self._pool = pool
         return self._pool
@@ -445,7 +456,10 @@ class ReplaySource(Closing):
         while not self._stopping.wait(self.config.refresh_period_s):
             try:
                 self.refresh()
-            except SuiteError as error:  # for instance an index that is being rebuilt
+            except (
+                SuiteError,
+                OSError,
+            ) as error:  # an index that is being rebuilt, a segment that has just gone
                 self._warnings.setdefault(str(error))
 
 
