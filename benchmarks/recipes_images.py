@@ -1,11 +1,11 @@
-"""Chunk policies that see: cloned from images, with convolutions of their own or a frozen pretrained eye.
+"""Chunk policies that see: cloned from images, with convolutions of their own or a frozen pretrained encoder.
 
     python benchmarks/recipes_images.py --processes 8 --device cuda --seconds 500 --out images.jsonl
     python benchmarks/recipes_images.py --table --out images.jsonl --picture docs/pictures/chunks_from_images.png
 
 The policy gets two images of the simulated arm and the pose of its tool, and nothing that says where objects are. Each
 job is one training with evaluations on its way, one JSON line at each; jobs whose last line is there are not
-made again. Features of a frozen eye are computed once for all images, as a learner does.
+made again. Features of a frozen encoder are computed once for all images, as a learner does.
 """
 
 from __future__ import annotations
@@ -34,10 +34,13 @@ HIDDEN = [
 LITE0 = {"backbone": "efficientnet_lite0"}
 WAYS: dict[str, Job] = {
     "flow": {"policy": "flow"},
-    "flow, frozen eye": {"policy": "flow", "params": {"eye": LITE0}},
-    "flow, trained eye": {"policy": "flow", "params": {"eye": {**LITE0, "trained": True}}},
+    "flow, frozen encoder": {"policy": "flow", "params": {"image_encoder": LITE0}},
+    "flow, trained encoder": {
+        "policy": "flow",
+        "params": {"image_encoder": {**LITE0, "trained": True}},
+    },
     "act": {"policy": "act"},
-    "act, frozen eye": {"policy": "act", "params": {"eye": LITE0}},
+    "act, frozen encoder": {"policy": "act", "params": {"image_encoder": LITE0}},
 }
 
 
@@ -47,21 +50,23 @@ def jobs(seeds: list[int], demonstrations: int, updates: int) -> list[Job]:
         {"task": task, "way": way, "demonstrations": demonstrations, "seed": seed, "updates": updates}
         for seed in seeds
         for task, ways in (
-            ("peg_insertion", ["flow, frozen eye", "flow", "act, frozen eye", "act"]),
-            ("pick_place", ["flow, frozen eye", "flow"]),
+            ("peg_insertion", ["flow, frozen encoder", "flow", "act, frozen encoder", "act"]),
+            ("pick_place", ["flow, frozen encoder", "flow"]),
         )
         for way in ways
     ]  # fmt: skip
 
 
-def with_features(ring: Ring, eye: Any, device: str) -> None:
+def with_features(ring: Ring, encoder: Any, device: str) -> None:
     """Put features in the place of images."""
     import torch
 
     for name, images in list(ring.observation.items()):
         if images.ndim == 4:
             parts = [
-                eye(torch.from_numpy(images[i : min(i + 256, ring.rows)]).to(device)).cpu().numpy()
+                encoder(torch.from_numpy(images[i : min(i + 256, ring.rows)]).to(device))
+                .cpu()
+                .numpy()
                 for i in range(0, ring.rows, 256)
             ]
             ring.observation[name] = np.concatenate(parts)
@@ -93,9 +98,9 @@ def train(job: Job, arguments: argparse.Namespace, tell: Any) -> None:
             hal.spec,
             policy,
         )
-        eye = getattr(algorithm.network, "frozen_eye", None)
-        if eye is not None:
-            with_features(ring, eye, arguments.device)
+        encoder = getattr(algorithm.network, "frozen_encoder", None)
+        if encoder is not None:
+            with_features(ring, encoder, arguments.device)
         windows = Windows(ring, 8, job["seed"])
         done, learning_s = 0, 0.0
         updates = max(2, int(job["updates"] * scale))

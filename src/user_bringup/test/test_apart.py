@@ -114,10 +114,10 @@ def test_what_takes_long_is_told_with_its_line(
         "    time.sleep(0.01)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    with apart.told_while_slow("reading", said.append, 0.05):
+    with apart.report_while_slow("reading", said.append, 0.05):
         importlib.import_module("slow_sdk")
     assert any(s.startswith("reading: not ended yet") and "slow_sdk.py line" in s for s in said)
     told = len(said)
-    with apart.told_while_slow("quick", said.append, 60.0):
+    with apart.report_while_slow("quick", said.append, 60.0):
         pass
     assert len(said) == told

@@ -236,13 +236,13 @@ class OfflineTraining:
         write_atomically(self.folder / CONFIG_FILE, text, durable=False)
         with closing(History(self.folder / HISTORY_FILE)) as self._history:
             ranks = Ranks(self.config, self.spec, lambda error: None)
-            with ranks, open_learner(ranks.config, self.spec, self._sink, self._told) as loop:
+            with ranks, open_learner(ranks.config, self.spec, self._sink, self._report) as loop:
                 with _running(loop) as thread:
                     self._attend(loop, thread, limit_s)
                 if thread.failure is not None:
                     raise ranks.why_ended(thread.failure)
                 self.trained.update = loop.progress().update
-            self._told_evaluation()
+            self._report_evaluation()
         return self.trained
 
     def _attend(self, loop: TrainingLoop, thread: _Training, limit_s: float | None) -> None:
@@ -257,7 +257,7 @@ class OfflineTraining:
                 loop.pause()
                 loop.keep_now()
                 _wait(lambda: self._version_of(loop) or not thread.is_alive())
-                self._told_evaluation()
+                self._report_evaluation()
                 loop.proceed()
             time.sleep(_LOOK_S)
 
@@ -266,7 +266,7 @@ class OfflineTraining:
         version = self._sink.version
         return version is not None and version.update >= loop.progress().update
 
-    def _told_evaluation(self) -> None:
+    def _report_evaluation(self) -> None:
         """Evaluate the newest policy, unless that was done."""
         version, evaluator = self._sink.version, self._evaluator
         if version is None or evaluator is None or version.update in self.trained.evaluations:
@@ -281,7 +281,7 @@ class OfflineTraining:
         )  # fmt: skip
         self._on_evaluation(version.update, result)
 
-    def _told(self, progress: Progress) -> None:
+    def _report(self, progress: Progress) -> None:
         self.trained.metrics = dict(progress.metrics)
         self._history.write(
             "state", update=progress.update, updates_per_s=progress.updates_per_s,

@@ -17,16 +17,15 @@ from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.executors import Executor, MultiThreadedExecutor, SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
 from user_comm.lifecycle import LifecycleNode
+from user_comm.start import start_rclpy
 from user_comm.stop_signals import StopSignals
 from user_core.errors import SuiteError
 from user_core.reasons import Reason
 from user_core.runtime import last_words
 from user_core.runtime.files import write_atomically
-from user_core.runtime.half_made_ports import mend_half_made_ports
 
 #: Set by the supervisor (:mod:`user_fleet.supervisor.standby`) where it wants to know.
 _VARIABLE = "USER_MODULES_FILE"
@@ -67,7 +66,7 @@ def run(
     note_imported_modules()
     faulthandler.enable()  # a crash in C says where
     if _standby is None:
-        _init(args)
+        start_rclpy(args)
     try:
         try:
             node = node_class(name, **options)
@@ -104,7 +103,7 @@ def stand_by(args: Sequence[str]) -> None:
         args: Command line of the node to come.
     """
     global _standby
-    _init(args)
+    start_rclpy(args)
     _standby = Node(
         f"_standby_{os.getpid()}",
         use_global_arguments=False,
@@ -118,15 +117,6 @@ def _stand_by_no_more() -> None:
     node, _standby = _standby, None
     if node is not None:
         node.destroy_node()
-
-
-def _init(args: Sequence[str] | None) -> None:
-    mend_half_made_ports()  # with one, it would wait in rcl for ever
-    # Without rclpy's own handlers: they invalidate the context before anything can be undone.
-    rclpy.init(
-        args=None if args is None else list(args),
-        signal_handler_options=SignalHandlerOptions.NO,
-    )
 
 
 def make_executor(threads: int = 1) -> Executor:

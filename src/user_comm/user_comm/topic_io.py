@@ -23,12 +23,11 @@ from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 
+from user_comm.start import start_rclpy
 from user_comm.subscriptions import TopicReader, let_go
 from user_comm.topics import interface_class
 from user_core.errors import DeviceTimeout, TransportError
-from user_core.runtime.half_made_ports import mend_half_made_ports
 
 #: How long the end of a publisher waits for its last messages to be received, seconds.
 _LAST_WORDS_S = 0.5
@@ -526,8 +525,7 @@ def open_topic_io(
         args: ROS arguments, for instance ``["--ros-args", "-r", "a:=b"]``.
     """
     context = rclpy.Context()
-    mend_half_made_ports()
-    rclpy.init(args=list(args), context=context, signal_handler_options=SignalHandlerOptions.NO)
+    start_rclpy(args, context=context)
     node = Node(name, namespace=namespace, context=context, start_parameter_services=False)
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)

@@ -15,6 +15,7 @@ from user_core.config import (
     ConfigErrors,
     config_fields,
     from_mapping,
+    identity,
     json_schema,
     load_document,
     load_yaml,
@@ -266,3 +267,37 @@ def test_who_has_pydantic_1_is_told_what_to_do(tmp_path):
     )
     assert run.returncode == 1
     assert "USER needs pydantic 2" in run.stderr
+
+
+class Engine(Config):
+    power_w: float = setting(1.0, doc="Power.", unit="W", gt=0)
+
+
+class Machine(Config):
+    engine: Engine = setting(factory=lambda: Engine(power_w=5.0), doc="Engine.", formerly="motor")
+    gears: int = setting(1, doc="Gears.", formerly="cogs")
+
+
+class Hall(Config):
+    machine: Machine = setting(factory=lambda: Machine(gears=4), doc="Machine.")
+
+
+def test_a_key_that_was_renamed_is_taken_and_said_once(caplog):
+    old = from_mapping(Machine, {"motor": {"power_w": 2}, "cogs": 3})
+    assert old == Machine(engine=Engine(power_w=2.0), gears=3)
+    assert to_mapping(old) == {"engine": {"power_w": 2.0}, "gears": 3}
+    from_mapping(Machine, {"cogs": 5})
+    assert sum("'cogs' is called 'gears' now" in line for line in caplog.messages) == 1
+    within = from_mapping(Hall, {"machine": {"motor": {}}})  # other defaults are kept
+    assert within.machine == Machine(engine=Engine(power_w=5.0), gears=4)
+
+
+def test_weights_know_a_renamed_key_as_it_was():
+    assert identity(Machine()) == {"motor": {"power_w": 5.0}, "cogs": 1}
+
+
+def test_a_renamed_key_is_given_once():
+    with pytest.raises(ConfigError, match="'cogs' and 'gears': got both"):
+        from_mapping(Machine, {"cogs": 1, "gears": 2})
+    with pytest.raises(ConfigError, match="engine.power_w"):
+        from_mapping(Machine, {"motor": {"power_w": -1}})

@@ -12,7 +12,7 @@ import pytest
 
 from user_core import plugins
 from user_core.errors import PluginError
-from user_core.runtime.foreign_code import ExitCalled, exits_are_errors, told_if_ended
+from user_core.runtime.foreign_code import ExitCalled, exits_are_errors, report_if_ended
 
 _EXIT = os._exit
 
@@ -52,8 +52,8 @@ def test_forked_processes_and_other_threads_end_as_they_mean_to() -> None:
 @pytest.mark.parametrize("ending", ["os._exit(0)", "os.kill(os.getpid(), 9)", "os.abort()"])
 def test_an_end_is_told_whatever_ends_the_process(ending: str) -> None:
     code = (
-        "import os\nfrom user_core.runtime.foreign_code import told_if_ended\n"
-        f"with told_if_ended('while \"x\" $HOME was made'): {ending}"
+        "import os\nfrom user_core.runtime.foreign_code import report_if_ended\n"
+        f"with report_if_ended('while \"x\" $HOME was made'): {ending}"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=40)
     assert 'while "x" $HOME was made' in done.stderr
@@ -62,9 +62,9 @@ def test_an_end_is_told_whatever_ends_the_process(ending: str) -> None:
 def test_who_leaves_in_good_order_or_by_an_error_is_not_told_of(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    with told_if_ended("ended"):
+    with report_if_ended("ended"):
         pass
-    with pytest.raises(KeyError), told_if_ended("ended"):
+    with pytest.raises(KeyError), report_if_ended("ended"):
         raise KeyError
     assert "ended" not in capfd.readouterr().err
 

@@ -75,7 +75,7 @@ class World:
         elif node is None or node.hangs:
             self.manager.unanswered(order.node)
         elif isinstance(order, AskState):
-            self.manager.told(order.node, node.state, self.now_s)
+            self.manager.state_answered(order.node, node.state, self.now_s)
         elif isinstance(order, ChangeState):
             self.log.append(f"{order.transition} {order.node}")
             possible = TRANSITIONS.get((node.state, order.transition)) == order.number

@@ -186,7 +186,7 @@ def _of_first(look: Callable[[], T]) -> T:
     group = process_group()
     if group is None:
         return look()
-    found: T = group.told(None if group.rank() else look())
+    found: T = group.broadcast(None if group.rank() else look())
     return found
 
 

@@ -11,11 +11,11 @@ import numpy as np
 from user_actor.loop.chunks import DelayedPlans, Ensemble, GoingOn
 from user_actor.loop.config import ActorLoopConfig, ExplorationConfig
 from user_actor.loop.interventions import InterventionArbiter, Takeover
+from user_actor.loop.observation_history import ObservationHistory
 from user_actor.loop.policy import FixedPolicy, PolicyHolder, ReadyPolicy, check_plan, planned
 from user_actor.loop.ports import NOBODY, RobotPort, TeleopPort
 from user_actor.loop.recording import Decision
 from user_actor.loop.remote import InferencePort, RemotePolicy
-from user_actor.loop.seen import ObservationHistory
 from user_actor.loop.stats import LoopStats
 from user_actor.loop.threaded import ThreadedPolicy
 from user_core.reasons import NO_POLICY, NO_POLICY_VERSION, NO_REASON, NO_TELEOP, Reason
@@ -303,14 +303,15 @@ class ActionSource:
         if not evaluating and self._is_random():
             self._forget_plan()
             return _Proposal(self._random.sample(), ActedBy.RANDOM, 0)
+        without_chance = evaluating or self._config.exploration.deterministic
         if self._delayed is not None:
             action, made, row = self._delayed.next(
-                lambda going_on: self._act(ready, observation, going_on, evaluating)
+                lambda going_on: self._act(ready, observation, going_on, without_chance)
             )
             number = self._plans + made.number
             return _Proposal(action, ActedBy.POLICY, made.version, plan=number, plan_row=row)
         if self._plan is None or self._plan.due(self._config.replan_every):
-            self._plan = self._make_plan(ready, observation, evaluating)
+            self._plan = self._make_plan(ready, observation, without_chance)
         plan = self._plan
         action, row = plan.take()
         playing = plan.sequence if row else 0
@@ -335,7 +336,9 @@ class ActionSource:
                 return _Proposal(takeover.action, takeover.acted_by, 0)
             assert wanted is not None  # noqa: S101
             return _Proposal(wanted[0], ActedBy.POLICY, wanted[1])
-        planned = remote.propose(observation, deterministic=evaluating)
+        planned = remote.propose(
+            observation, deterministic=evaluating or self._config.exploration.deterministic
+        )
         self.inference_ns = remote.waited_ns
         if planned is None:
             return None

@@ -92,7 +92,7 @@ class RosbagSource:
             self._recording = self._make_recording(load_robot_file(find_robot_file(config.robot)))
             recording = self._recording
             self._cuts = recording.cuts(
-                self._bag.times(recording.timed_topics), self._messages(recording.told_topics)
+                self._bag.times(recording.timed_topics), self._messages(recording.event_topics)
             )
             self._about = self._bag.times(recording.newest_topics)
 

@@ -37,7 +37,7 @@ class EpisodeDisplay:
         device: Callable[[], Reason] = lambda: NO_REASON,
     ) -> None:
         self._title, self._hal, self._device = title, hal, device
-        self._told = NO_REASON
+        self._reported = NO_REASON
         self._ended = threading.Event()
         self._watch = threading.Thread(target=self._look, name="device watch", daemon=True)
         self._progress = Progress(
@@ -89,10 +89,10 @@ class EpisodeDisplay:
             now, now_s = self._device(), time.monotonic()
             if now.code != seen.code:
                 seen, since_s = now, now_s
-            if now.code != self._told.code and now_s - since_s >= _TROUBLE_S:
+            if now.code != self._reported.code and now_s - since_s >= _TROUBLE_S:
                 said = f"[yellow]device:[/] {escape(now.text)}" if now else "device: works"
                 self._progress.console.print(said, highlight=False)
-                self._told = now
+                self._reported = now
 
     def _show(self) -> None:
         status = self._hal.status()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from user_core.errors import SuiteError
-from user_core.runtime.foreign_code import ExitCalled, exits_are_errors, told_if_ended
+from user_core.runtime.foreign_code import ExitCalled, exits_are_errors, report_if_ended
 
 GROUP = "user.commands"
 #: Commands in whose own process drivers, policies and algorithms of other people work.
@@ -29,7 +29,7 @@ def main(words: Sequence[str] | None = None) -> int:
             faulthandler.enable()  # a crash in C is told with its line of Python
     told: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if words and words[0] in _OF_PLUGINS:
-        told = told_if_ended(f"user {' '.join(words[:2])}: this process was ended from within")
+        told = report_if_ended(f"user {' '.join(words[:2])}: this process was ended from within")
     try:
         with told, exits_are_errors():
             return dispatch(GROUP, "user", words)

@@ -106,7 +106,7 @@ class _Shown:
     """Progress on a terminal as a bar, elsewhere as a line now and then."""
 
     def __init__(self, bar: Any, task: Any, total: int | None) -> None:
-        self._bar, self._task, self._total, self._told_s = bar, task, total, 0.0
+        self._bar, self._task, self._total, self._reported_s = bar, task, total, 0.0
 
     def progress(self, progress: Progress) -> None:
         """The training has got on."""
@@ -115,8 +115,8 @@ class _Shown:
         text = f"{progress.updates_per_s:.0f}/s  {said}"
         if self._bar is not None:
             self._bar.update(self._task, completed=progress.update, said=text)
-        elif time.monotonic() - self._told_s > _LINE_S:
-            self._told_s = time.monotonic()
+        elif time.monotonic() - self._reported_s > _LINE_S:
+            self._reported_s = time.monotonic()
             print(f"update {progress.update} of {self._total or 'many'}  {text}", flush=True)
 
     def evaluation(self, update: int, result: Evaluation) -> None:

@@ -90,18 +90,18 @@ class Console:
     ) -> tuple[bool, str]:
         """Call a service for a person, and write it down."""
         if not self.may(visitor, role):
-            return self._told(visitor, what, whom, f"not allowed to {visitor.name}", False)
+            return self._record(visitor, what, whom, f"not allowed to {visitor.name}", False)
         if self.graph is None:
-            return self._told(visitor, what, whom, "nothing runs", False)
+            return self._record(visitor, what, whom, "nothing runs", False)
         answer = await asyncio.to_thread(self.graph.call, service)
-        return self._told(visitor, what, whom, answer.text, answer.ok)
+        return self._record(visitor, what, whom, answer.text, answer.ok)
 
     async def emergency_stop(self, visitor: Visitor) -> tuple[bool, str]:
         """Stop all robots, at the same time. Anybody who may see the page may stop them."""
         graph = self.graph
         robots = list(graph.robots.items()) if graph is not None else []
         if graph is None or not robots:
-            return self._told(visitor, "emergency stop", "", "no robot is heard of", False)
+            return self._record(visitor, "emergency stop", "", "no robot is heard of", False)
         answers = await asyncio.gather(
             *(asyncio.to_thread(graph.call, view.services["emergency_stop"]) for _, view in robots)
         )
@@ -110,22 +110,22 @@ class Console:
         for (namespace, _), answer in zip(robots, answers, strict=True):
             good &= answer.ok
             texts.append(f"{namespace.strip('/')}: {answer.text}")
-            self._told(visitor, "emergency stop", namespace, answer.text, answer.ok)
+            self._record(visitor, "emergency stop", namespace, answer.text, answer.ok)
         return good, "; ".join(texts)
 
     async def judge(self, visitor: Visitor, namespace: str, label: str) -> tuple[bool, str]:
         """Give the running episode of a robot a verdict."""
         if not self.may(visitor, Role.LABEL):
-            return self._told(visitor, label, namespace, f"not allowed to {visitor.name}", False)
+            return self._record(visitor, label, namespace, f"not allowed to {visitor.name}", False)
         if self.graph is None:
-            return self._told(visitor, label, namespace, "nothing runs", False)
+            return self._record(visitor, label, namespace, "nothing runs", False)
         try:
             await asyncio.to_thread(self.graph.tell, namespace, label, f"console {visitor.name}")
         except SuiteError as error:
-            return self._told(visitor, label, namespace, str(error), False)
-        return self._told(visitor, label, namespace, "told", True)
+            return self._record(visitor, label, namespace, str(error), False)
+        return self._record(visitor, label, namespace, "told", True)
 
-    def _told(
+    def _record(
         self, visitor: Visitor, what: str, whom: str, text: str, ok: bool
     ) -> tuple[bool, str]:
         self.acts.add(visitor.name, what, whom, text, ok)

@@ -29,10 +29,10 @@ from user_comm.converters import (
     observation_from_message,
     robot_description_from_message,
 )
+from user_comm.start import start_rclpy
 from user_comm.subscriptions import CheckedSubscription, decode_bytes, let_go
 from user_comm.topics import interface_class, profile
 from user_core.errors import SuiteError
-from user_core.runtime.half_made_ports import mend_half_made_ports
 from user_core.specs import RobotSpec
 from user_core.types import Observation
 from user_hal.teleops.browser import BrowserConfig, BrowserTeleop
@@ -120,8 +120,7 @@ class ConsoleGraph:
         self._specs: dict[str, CheckedSubscription] = {}
 
     def __enter__(self) -> ConsoleGraph:
-        mend_half_made_ports()
-        rclpy.init(context=self._context, args=[], domain_id=self._domain)
+        start_rclpy([], context=self._context, domain_id=self._domain)
         self.node = rclpy.create_node(
             "user_console",
             context=self._context,

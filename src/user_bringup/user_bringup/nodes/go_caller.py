@@ -13,7 +13,7 @@ from rclpy.executors import SingleThreadedExecutor
 from std_srvs.srv import Trigger
 from user_msgs.srv import FinishEpisode
 
-from user_core.runtime.half_made_ports import mend_half_made_ports
+from user_comm.start import start_rclpy
 
 _KIND = "std_srvs/srv/Trigger"
 _LOOK_S = 0.1
@@ -41,8 +41,7 @@ class GoCaller:
         self._domain, self._context = domain, rclpy.Context()
 
     def __enter__(self) -> GoCaller:
-        mend_half_made_ports()
-        rclpy.init(context=self._context, args=[], domain_id=self._domain)
+        start_rclpy([], context=self._context, domain_id=self._domain)
         self._node = rclpy.create_node(
             "user_go", context=self._context, enable_rosout=False, start_parameter_services=False
         )
@@ -63,7 +62,7 @@ class GoCaller:
         found: set[str] = set()
         quiet_s = time.monotonic()
         while (now_s := time.monotonic()) < end_s:
-            seen = self._seen()
+            seen = self._waiting()
             if seen != found:
                 found, quiet_s = seen, now_s
             if found and now_s - quiet_s > wait_s / 2:
@@ -83,7 +82,7 @@ class GoCaller:
                 return Answer(actor, bool(answer.success), str(answer.message))
         return Answer(actor, False, "it does not answer")
 
-    def _seen(self) -> set[str]:
+    def _waiting(self) -> set[str]:
         return {
             name.removesuffix("/go")
             for name, kinds in self._node.get_service_names_and_types()

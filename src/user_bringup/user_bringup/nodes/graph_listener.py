@@ -13,7 +13,7 @@ import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import QoSProfile
 
-from user_core.runtime.half_made_ports import mend_half_made_ports
+from user_comm.start import start_rclpy
 
 _LOOK_PERIOD_S = 0.5
 _Listener = TypeVar("_Listener", bound="GraphListener")
@@ -36,8 +36,7 @@ class GraphListener(ABC):
         self._topics: set[str] = set()
 
     def __enter__(self: _Listener) -> _Listener:
-        mend_half_made_ports()
-        rclpy.init(context=self._context, args=[], domain_id=self._domain)
+        start_rclpy([], context=self._context, domain_id=self._domain)
         self._node = rclpy.create_node(  # without what would announce it more than once a process
             self._name, context=self._context, enable_rosout=False, start_parameter_services=False
         )

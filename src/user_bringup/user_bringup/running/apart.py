@@ -126,7 +126,7 @@ def doing(what: str) -> None:
 
 
 @contextlib.contextmanager
-def told_while_slow(what: str, say: Callable[[str], None], slow_s: float = 5.0) -> Iterator[None]:
+def report_while_slow(what: str, say: Callable[[str], None], slow_s: float = 5.0) -> Iterator[None]:
     """Say every ``slow_s`` seconds that the block has not ended, and at which line it is: a plugin may
     hang while it is imported. To be entered by the main thread, or what that does is told instead."""
     ended, began_s = threading.Event(), time.monotonic()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from user_bringup.running.apart import told_while_slow
+from user_bringup.running.apart import report_while_slow
 from user_bringup.running.check import check_deployment
 from user_bringup.running.find import config_folder, find_executable
 from user_bringup.running.fit import check_fit
@@ -122,7 +122,7 @@ def prepare_run(
         raise ConfigError("name of a run", got=repr(name), expected="letters, digits, _ . -")
     folder = (runs / name).resolve()
     faults = Faults()
-    with told_while_slow("reading the deployment and its plugins", _say):
+    with report_while_slow("reading the deployment and its plugins", _say):
         composition = read_deployment(file, overrides, folder, faults)
     deployment = composition.deployment
     faults.check()

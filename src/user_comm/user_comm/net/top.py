@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from user_core.runtime.half_made_ports import mend_half_made_ports
+from user_comm.start import start_rclpy
 
 _OVER_S = 5.0
 _KINDS = ("flow", "link", "route")
@@ -144,8 +144,7 @@ def main(words: Sequence[str]) -> int:
             table.take(node, name, status.message, values, time.monotonic())
 
     context = Context()
-    mend_half_made_ports()
-    rclpy.init(context=context)
+    start_rclpy(context=context)
     try:
         node = rclpy.create_node("net_top", context=context, start_parameter_services=False)
         node.create_subscription(DiagnosticArray, "/diagnostics", take, 50)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import logging
 import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Union
 
@@ -19,6 +21,7 @@ from pydantic.fields import FieldInfo
 from user_core.config.setting import UNFIT, Setting, describe, setting_of
 from user_core.errors import ConfigError
 
+_log = logging.getLogger(__name__)
 C = TypeVar("C", bound="Config")
 #: Default of a field for which something must be given.
 MISSING = dataclasses.MISSING
@@ -107,6 +110,7 @@ class Config(_Model):
         """What is not given of a nested configuration keeps the default of its field."""
         if not isinstance(data, Mapping):
             return data
+        data = _with_new_keys(cls, data)
         merged = {
             name: over_default(cls.model_fields[name].get_default(call_default_factory=True), value)
             for name, value in data.items()
@@ -152,7 +156,7 @@ def over_default(default: Any, given: Any) -> Any:
     """
     if not (isinstance(default, Config) and isinstance(given, Mapping)):
         return given
-    kept = dict(default)
+    kept, given = dict(default), _with_new_keys(type(default), given)
     if "plugin" in given and given["plugin"] != kept.get("plugin"):
         kept.pop("params", None)
     nested = {name: over_default(kept.get(name), value) for name, value in given.items()}
@@ -174,10 +178,36 @@ def identity(config: Config) -> dict[str, Any]:
         value = getattr(config, item.name)
         if item.name in without or (item.setting.late and value == item.default):
             continue
-        if item.setting.counts_as is not None:
-            value = item.setting.counts_as
-        found[item.name] = identity(value) if isinstance(value, Config) else _plain(value)
+        value = item.setting.counted(value)
+        key = item.setting.formerly or item.name
+        found[key] = identity(value) if isinstance(value, Config) else _plain(value)
     return found
+
+
+@cache
+def _old_keys(cls: type[Config]) -> dict[str, str]:
+    """The keys that fields had before, to their names."""
+    return {
+        item.setting.formerly: item.name for item in config_fields(cls) if item.setting.formerly
+    }
+
+
+def _with_new_keys(cls: type[Config], data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same data, where keys that were renamed have their names of today."""
+    old = {key: name for key, name in _old_keys(cls).items() if key in data}
+    for key, name in old.items():
+        if name in data:
+            raise ConfigError(
+                f"keys {key!r} and {name!r}", got="both", expected=f"{name!r}, as it is called now"
+            )
+        _say_renamed(cls.__name__, key, name)
+    return {old.get(key, key): value for key, value in data.items()} if old else data
+
+
+@cache
+def _say_renamed(config: str, key: str, name: str) -> None:
+    """Once in a process."""
+    _log.warning("%s: key %r is called %r now; please rename it", config, key, name)
 
 
 @dataclass(frozen=True)

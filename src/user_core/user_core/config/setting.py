@@ -43,7 +43,10 @@ class Setting:
         read_only: True where a running node cannot change it.
         late: True where it came later than weights that are in use: at its default it does not count in what
             these were made for (:func:`~user_core.config.identity`).
-        counts_as: What it counts as there, whatever it is: it does not change what weights mean. None: as it is.
+        counts_as: What it counts as there, whatever it is: it does not change what weights mean; or a function that
+            says so of its value. None: as it is.
+        formerly: The key that it had before, if any: it is still taken, with a warning, and is what weights that
+            exist know it by.
     """
 
     doc: str = ""
@@ -57,6 +60,13 @@ class Setting:
     read_only: bool = True
     late: bool = False
     counts_as: Any = None
+    formerly: str = ""
+
+    def counted(self, value: Any) -> Any:
+        """A value as it counts in what weights were made for."""
+        if self.counts_as is None:
+            return value
+        return self.counts_as(value) if callable(self.counts_as) else self.counts_as
 
     @property
     def range_text(self) -> str:
@@ -115,6 +125,7 @@ def setting(
     read_only: bool = True,
     late: bool = False,
     counts_as: Any = None,
+    formerly: str = "",
 ) -> Any:
     """Declare a field of a configuration: default, purpose, unit and range.
 
@@ -129,7 +140,9 @@ def setting(
         field = Field(default, description=doc)
     info = typing.cast(FieldInfo, field)
     info.metadata.append(
-        Setting(doc, unit, ge, gt, le, lt, min_length, max_length, read_only, late, counts_as)
+        Setting(
+            doc, unit, ge, gt, le, lt, min_length, max_length, read_only, late, counts_as, formerly
+        )
     )
     return info
 

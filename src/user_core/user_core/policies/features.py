@@ -74,7 +74,7 @@ class FeatureLayout:
         depths: Metres of 1, and the farthest, m, of each of these that is depth.
         specs: Of all arrays, as networks see them: images with the channels of all N.
         state_size: Length O of the vector.
-        told_size: Of the vector and the instruction.
+        conditioning_size: Of the vector and the instruction.
         offset: (O,) float32.
         scale: (O,) float32.
     """
@@ -100,7 +100,7 @@ class FeatureLayout:
         self.depths = {name: one for name, one in ranges.items() if one is not None}
         self.history = history
         self.state_size = history * sum(self.specs[n].size for n in self.state_names)
-        self.told_size = self.state_size + instruction
+        self.conditioning_size = self.state_size + instruction
         if not self.image_names and not self.state_size:
             raise SpecError(
                 f"observations of {spec.robot!r}", got="no numbers, no images",
@@ -171,10 +171,12 @@ def _normalisation(spec: ArraySpec) -> tuple[Array, Array]:
     return offset.astype(np.float32), scale.astype(np.float32)
 
 
-def eye_by_image(features: FeatureLayout, eye: FrozenFeatures | None) -> dict[str, FrozenFeatures]:
-    """A frozen eye for each image of three colours; nothing without one."""
+def encoder_by_image(
+    features: FeatureLayout, encoder: FrozenFeatures | None
+) -> dict[str, FrozenFeatures]:
+    """A frozen encoder for each image of three colours; nothing without one."""
     names = [name for name in features.image_names if features.has_colours(name)]
-    return {} if eye is None else dict.fromkeys(names, eye)
+    return {} if encoder is None else dict.fromkeys(names, encoder)
 
 
 class ActionScale:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from user_core.interfaces import FrozenFeatures, Policy
-from user_core.policies.features import eye_by_image
+from user_core.policies.features import encoder_by_image
 from user_core.policies.tanh_gaussian_layout import (
     NORM_EPSILON,
     TanhGaussianConfig,
@@ -65,8 +65,8 @@ class TanhGaussianPolicy(Policy):
         return TanhGaussianNetwork(self.layout, self.arrays(), self.rows)
 
     def image_features(self) -> Mapping[str, FrozenFeatures]:
-        """A frozen eye, for each image that it sees."""
-        return eye_by_image(self.layout.features, self.layout.eye)
+        """A frozen encoder, for each image that it sees."""
+        return encoder_by_image(self.layout.features, self.layout.image_encoder)
 
     def act(self, observation: Arrays, *, deterministic: bool = False) -> Array:
         """One action, shape (1, A): a sample, or when ``deterministic`` the squashed mean and the

@@ -9,8 +9,8 @@ import numpy as np
 
 from user_core.config import Config, setting
 from user_core.errors import ConfigError, PolicyError
-from user_core.policies.eyes.config import EyeConfig, require_same_eye
 from user_core.policies.features import ActionScale, FeatureLayout
+from user_core.policies.image_encoders.config import ImageEncoderConfig, require_same_encoder
 from user_core.specs import Array, Arrays, RobotSpec
 
 #: Normalised inputs beyond this grow as their logarithm only: one odd reading must not decide
@@ -73,17 +73,18 @@ class TanhGaussianConfig(Config):
         (32, 32, 64, 64), doc="Channels of the convolutions (3x3, stride 2).", ge=1, min_length=1
     )
     image_embedding: int = setting(64, doc="Numbers that each image is reduced to.", ge=1)
-    eye: EyeConfig = setting(
-        factory=EyeConfig,
+    image_encoder: ImageEncoderConfig = setting(
+        factory=ImageEncoderConfig,
         doc="A pretrained network that sees images of three colours instead of convolutions; frozen.",
         late=True,
+        formerly="eye",
     )
     seed: int = setting(0, doc="Seed of first weights and exploration noise.", ge=0)
 
     def validate(self) -> None:
-        if self.eye.trained:
+        if self.image_encoder.trained:
             raise ConfigError(
-                "eye.trained", got=True, expected="a frozen eye in this policy",
+                "image_encoder.trained", got=True, expected="a frozen encoder in this policy",
                 hint="flow, diffusion and act can train theirs",
             )  # fmt: skip
         if self.log_std_min > self.log_std_max:
@@ -103,7 +104,7 @@ class TanhGaussianLayout:
                                                 the choices of the others, N of them in all
     ``encoder.<image>.conv<i>.weight``, ...     (out, in, 3, 3), (out,)
     ``encoder.<image>.embed.weight``, ...       (pixels x channels, Z), (Z,)
-    ``input.eye_key``                           (8,), which frozen eye it was learned with, if any
+    ``input.eye_key``                           (8,), which frozen encoder it was learned with, if any
     ==========================================  ==============================================
 
     Args:
@@ -127,11 +128,11 @@ class TanhGaussianLayout:
             spec, config.observations, config.ignored_observations, config.observation_history
         )
         #: What sees images of three colours, where it is frozen; None: convolutions.
-        self.eye: Any = None
-        if config.eye.used and self.features.image_names:
-            from user_core.policies.eyes.pretrained import frozen_eye  # imports torch
+        self.image_encoder: Any = None
+        if config.image_encoder.used and self.features.image_names:
+            from user_core.policies.image_encoders.pretrained import frozen_encoder  # imports torch
 
-            self.eye = frozen_eye(config.eye)
+            self.image_encoder = frozen_encoder(config.image_encoder)
         self.action_middle, self.action_half = self.scale.middle, self.scale.half
         inputs = self.features.state_size + config.image_embedding * len(self.features.image_names)
         sizes = (inputs, *config.hidden)
@@ -140,8 +141,8 @@ class TanhGaussianLayout:
             "input.offset": (self.features.state_size,),
             "input.scale": (self.features.state_size,),
         }
-        if self.eye is not None:
-            self.shapes["input.eye_key"] = self.eye.key.shape
+        if self.image_encoder is not None:
+            self.shapes["input.eye_key"] = self.image_encoder.key.shape
         for i, (rows, columns) in enumerate(pairwise(sizes)):
             self.shapes[f"layer{i}.weight"] = (rows, columns)
             self.shapes[f"layer{i}.bias"] = (columns,)
@@ -160,7 +161,7 @@ class TanhGaussianLayout:
             elif name == "input.scale":
                 value = self.features.scale
             elif name == "input.eye_key":
-                value = self.eye.key
+                value = self.image_encoder.key
             elif name.endswith("bias"):
                 value = np.zeros(shape)
             elif len(shape) == 4:
@@ -180,8 +181,8 @@ class TanhGaussianLayout:
                 f"unknown {sorted(arrays.keys() - self.shapes.keys())}",
                 expected=sorted(self.shapes),
             )
-        if self.eye is not None:
-            require_same_eye(self.eye.key, arrays["input.eye_key"])
+        if self.image_encoder is not None:
+            require_same_encoder(self.image_encoder.key, arrays["input.eye_key"])
         for name, shape in self.shapes.items():
             array = arrays[name]
             if array.shape != shape or array.dtype != np.float32:
@@ -197,18 +198,18 @@ class TanhGaussianLayout:
                     hint="The training that made it has diverged",
                 )  # fmt: skip
 
-    def has_eye(self, image: str) -> bool:
-        """Whether the pretrained eye sees this image."""
-        return self.eye is not None and self.features.has_colours(image)
+    def is_pretrained(self, image: str) -> bool:
+        """Whether the pretrained encoder sees this image."""
+        return self.image_encoder is not None and self.features.has_colours(image)
 
     def _encoder_shapes(self, image: str) -> dict[str, tuple[int, ...]]:
         height, width, channels = self.features.specs[image].shape
         history, convolutions = self.features.history, self.config.image_channels
         channels = DEPTH_CHANNELS * history if image in self.features.depths else channels
         shapes: dict[str, tuple[int, ...]] = {}
-        if self.has_eye(image):
-            height, width, convolutions = history * self.eye.places(height, width), 1, ()
-            channels = self.eye.channels
+        if self.is_pretrained(image):
+            height, width, convolutions = history * self.image_encoder.places(height, width), 1, ()
+            channels = self.image_encoder.channels
         for i, out in enumerate(convolutions):
             shapes[f"encoder.{image}.conv{i}.weight"] = (out, channels, 3, 3)
             shapes[f"encoder.{image}.conv{i}.bias"] = (out,)

@@ -183,10 +183,10 @@ class TanhGaussianNetwork(nn.Module):
         return torch.cat([state, *images], 1)
 
     def _seen(self, name: str, image: Tensor) -> Tensor:
-        """An image as its convolutions see it, or features of a pretrained eye, (B, N x K, C)."""
-        if not self.layout.has_eye(name):
+        """An image as its convolutions see it, or features of a pretrained encoder, (B, N x K, C)."""
+        if not self.layout.is_pretrained(name):
             return self._channels(name, image)
-        seen: Tensor = self.layout.eye.of_frames(image)
+        seen: Tensor = self.layout.image_encoder.of_frames(image)
         return seen
 
     def _channels(self, name: str, image_bhwc: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ def batch_inputs(features: FeatureLayout, observation: Arrays) -> dict[str, Tens
     found = {"state": torch.from_numpy(features.vectors(observation, rows))}
     for name in features.image_names:
         given = observation[name]
-        if given.dtype in (np.float16, torch.float16):  # stored beside it by a frozen eye
+        if given.dtype in (np.float16, torch.float16):  # stored beside it by a frozen encoder
             kept = torch.as_tensor(given)
             found[name] = kept.reshape(rows, -1, kept.shape[-1])
             continue

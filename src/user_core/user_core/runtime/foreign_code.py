@@ -59,7 +59,7 @@ def _called(status: int = 0) -> NoReturn:
 
 
 @contextlib.contextmanager
-def told_if_ended(text: str) -> Iterator[None]:
+def report_if_ended(text: str) -> Iterator[None]:
     """Within, ``text`` is written to standard error if this process ends, however it does.
 
     Leaving the block in any way, also by an exception, is no such end.

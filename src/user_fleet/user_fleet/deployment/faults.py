@@ -15,7 +15,7 @@ class Faults:
 
     def __init__(self) -> None:
         self.found: list[ConfigError] = []
-        self._told: set[tuple[str, str, str]] = set()
+        self._reported: set[tuple[str, str, str]] = set()
 
     def add(
         self,
@@ -29,8 +29,8 @@ class Faults:
         text = f"{origin}: {what}" if origin is not None else what
         # One argument may stand in many places.
         cause = (origin.through or origin.place) if origin is not None else ""
-        if (cause, what, str(got)) not in self._told:
-            self._told.add((cause, what, str(got)))
+        if (cause, what, str(got)) not in self._reported:
+            self._reported.add((cause, what, str(got)))
             self.found.append(ConfigError(text, got=got, expected=expected, hint=hint))
 
     def unknown(

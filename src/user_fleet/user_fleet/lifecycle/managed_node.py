@@ -125,7 +125,7 @@ GOALS = {
 
 @dataclass(frozen=True)
 class AskState:
-    """Call ``get_state``; its answer goes to ``LifecycleManager.told``."""
+    """Call ``get_state``; its answer goes to ``LifecycleManager.state_answered``."""
 
     node: str
 

@@ -189,7 +189,7 @@ class LifecycleManager:
         """A node has said by what its last transition failed; false: it did not fail."""
         self.nodes[name].cause = cause
 
-    def told(self, name: str, state: str, now_s: float) -> None:
+    def state_answered(self, name: str, state: str, now_s: float) -> None:
         """A node has answered ``get_state``."""
         node = self.nodes[name]
         node.heard_s, node.doubted = now_s, False
@@ -405,7 +405,7 @@ class LifecycleManager:
         elif node.state == UNKNOWN and not node.over:
             reason, serious = Reason(NODE_SILENT, node.why or "not heard of yet"), node.was_up
         elif self.mode is not Mode.RUN:
-            reason = Reason(NODE_PAUSED, self.mode.value if self._memory.is_told else _NOT_YET)
+            reason = Reason(NODE_PAUSED, self.mode.value if self._memory.was_set else _NOT_YET)
         elif node.state != "active":
             missing = self._missing(node)
             code = NODE_WAITS if missing else NODE_FAILED if node.detail else NODE_STARTING

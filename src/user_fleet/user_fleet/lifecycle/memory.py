@@ -28,19 +28,19 @@ class Memory:
         first: The mode before anybody has wanted one.
 
     Attributes:
-        is_told: Whether somebody has wanted a mode.
+        was_set: Whether somebody has wanted a mode.
     """
 
     def __init__(self, file: Path | None = None, first: Mode = Mode.RUN) -> None:
         self._file = file
         self.mode, self.held = first, frozenset[str]()
-        self.is_told = first is Mode.RUN
+        self.was_set = first is Mode.RUN
         if file is None or not file.exists():
             return
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
             self.mode, self.held = Mode(data["mode"]), frozenset(data["held"])
-            self.is_told = True
+            self.was_set = True
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(
                 f"memory of the lifecycle manager {file}", got=str(error),
@@ -51,7 +51,7 @@ class Memory:
         """Remember, durably. Raises OSError."""
         if (mode, held) == (self.mode, self.held):
             return
-        self.mode, self.held, self.is_told = mode, held, True
+        self.mode, self.held, self.was_set = mode, held, True
         if self._file is None:
             return
         self._file.parent.mkdir(parents=True, exist_ok=True)

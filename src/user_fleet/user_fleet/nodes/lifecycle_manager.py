@@ -146,7 +146,7 @@ class LifecycleManagerNode(LifecycleNode):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(order.pid, signal.SIGKILL)
         elif isinstance(order, AskState):
-            self._call(order.node, self._ask, GetState.Request(), self._told)
+            self._call(order.node, self._ask, GetState.Request(), self._state_answered)
         elif isinstance(order, ChangeState):
             self.get_logger().info(f"{order.transition} {order.node}")
             request = ChangeStateService.Request(transition=Transition(id=order.number))
@@ -179,8 +179,8 @@ class LifecycleManagerNode(LifecycleNode):
         if self.is_active:
             self._step()
 
-    def _told(self, name: str, response: Any) -> None:
-        self._manager.told(name, response.current_state.label, time.monotonic())
+    def _state_answered(self, name: str, response: Any) -> None:
+        self._manager.state_answered(name, response.current_state.label, time.monotonic())
 
     def _changed(self, name: str, response: Any) -> None:
         self._manager.changed(name, response.success, time.monotonic())

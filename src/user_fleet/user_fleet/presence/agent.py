@@ -165,7 +165,9 @@ class Agent:
         self._declared = [
             session.declare_queryable(report_key(self.host), self._answer),
             session.declare_queryable(log_key(self.host), self._answer_log),
-            session.declare_subscriber(assignment_key(self._scheduler, self.host), self._told),
+            session.declare_subscriber(
+                assignment_key(self._scheduler, self.host), self._on_assignment
+            ),
             session.liveliness().declare_token(alive_key(self.host, self.life)),
         ]
         for name, loop in (("heartbeat", self._beat), ("inventory", self._look_again)):
@@ -271,7 +273,7 @@ class Agent:
             text=cut.decode(errors="replace"),
         )  # fmt: skip
 
-    def _told(self, sample: Any) -> None:
+    def _on_assignment(self, sample: Any) -> None:
         try:
             told = Assignment.from_json(sample.payload.to_bytes())
         except CodecError as error:

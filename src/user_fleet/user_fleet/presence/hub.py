@@ -72,7 +72,7 @@ class Hub:
         self.scheduler, self.hosts, self.epoch, self.name = scheduler, hosts, epoch, name
         self._session, self._clock = session, clock or Clock()
         self._closing = threading.Event()
-        self._told: dict[str, tuple[int, _News | None, float]] = {}
+        self._published: dict[str, tuple[int, _News | None, float]] = {}
         self._sequence = 0
         self._declared: list[Any] = []
         self._fetcher = threading.Thread(target=self._fetch, name="reports", daemon=True)
@@ -169,13 +169,13 @@ class Hub:
                 )  # fmt: skip
         for host, grants in by_host.items():
             news = (lives[host], tuple(grants))
-            sequence, said, at_s = self._told.get(host, (0, None, -1e9))
+            sequence, said, at_s = self._published.get(host, (0, None, -1e9))
             if news != said:
                 self._sequence += 1
                 sequence = self._sequence
             elif now_s - at_s < _REPEAT_S:  # again and again, since nobody tells what is lost
                 continue
-            self._told[host] = (sequence, news, now_s)
+            self._published[host] = (sequence, news, now_s)
             told = Assignment(
                 host=host, life=news[0], epoch=self.epoch, sequence=sequence, grants=news[1]
             )

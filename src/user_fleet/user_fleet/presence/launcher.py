@@ -142,7 +142,7 @@ class Launcher:
         folder.mkdir(parents=True, exist_ok=True)
         self._here = (folder / "agent.lock").open("w")
         fcntl.flock(self._here, fcntl.LOCK_SH)
-        self._told = False
+        self._has_grants = False
         self._wanted: dict[int, Granted] = {}
         self._uses: dict[int, _Use] = {}
         self._given_back: set[int] = set()
@@ -160,7 +160,7 @@ class Launcher:
     def apply(self, grants: Sequence[Granted]) -> None:
         """These are in force now; what runs for any other is ended."""
         with self._lock:
-            self._told = True
+            self._has_grants = True
             self._wanted = {grant.fencing: grant for grant in grants}
             known = self._wanted.keys()
             self._given_back &= known
@@ -199,7 +199,7 @@ class Launcher:
             except Exception:
                 _log.exception("launcher")
         with self._lock:
-            self._told, self._wanted = True, {}
+            self._has_grants, self._wanted = True, {}
         while self._uses:
             self._reconcile()
             time.sleep(_LOOK_S)
@@ -209,7 +209,7 @@ class Launcher:
 
     def _reconcile(self) -> None:
         with self._lock:
-            told, wanted = self._told, dict(self._wanted)
+            told, wanted = self._has_grants, dict(self._wanted)
         for number, use in list(self._uses.items()):
             grant = wanted.get(number)
             if use.process.poll() is not None and not self._left(use):

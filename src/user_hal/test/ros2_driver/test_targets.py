@@ -54,7 +54,7 @@ def test_the_first_joint_position_after_a_stop_is_within_the_lead_and_says_so() 
     targets.next(here, here)
     held = targets.hold(here)
     assert held is not None
-    targets.told(held)  # the gate was shown a false reading, and let what is far away pass
+    targets.overridden(held)  # the gate was shown a false reading, and let what is far away pass
     target, executed = targets.next(far, here)
     np.testing.assert_allclose(target.values, [0.2, -0.05])
     np.testing.assert_allclose(executed, target.values, atol=1e-12)
@@ -97,7 +97,7 @@ def test_the_first_target_after_a_stop_is_near_what_holds_the_robot(kind: str) -
     targets.next(np.zeros(2) if kind == "joint_delta" else here, here)
     held = targets.hold(here)
     assert held is not None
-    targets.told(held)
+    targets.overridden(held)
     with pytest.raises(ImplausibleReading, match=r"joint '1'.*0\.000.*0\.500"):
         targets.next(np.zeros(2), np.zeros(2))
     targets.start_anywhere()  # a reset says that it may have been moved
@@ -124,13 +124,13 @@ def test_what_is_left_of_an_absolute_target_is_an_action_of_the_spec() -> None:
     limits = np.full(1, 9.0)
     targets = make_targets(config, 0.1, 1, -limits, limits, Turns(["a"], ["a"]))
     here = np.array([1.0])
-    targets.told(targets.next(here, here)[0])
+    targets.overridden(targets.next(here, here)[0])
     target, executed = targets.next(np.array([-3.1]), here)  # the short way is up, over a half turn
     np.testing.assert_allclose(target.values, [1.2])
     np.testing.assert_allclose(executed, [1.2])
     tool = make("ee_pose", POSE, low=-1, high=1, max_lead_m=0.05)
     outside = np.array([1.3, 0.0, 0.3, 1.0, 0.0, 0.0, 0.0])
-    tool.told(Target("pose", outside))
+    tool.overridden(Target("pose", outside))
     with pytest.raises(DeviceFault, match="outside of the bounds"):
         tool.next(START, outside)
 

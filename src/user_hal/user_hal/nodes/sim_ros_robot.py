@@ -34,16 +34,15 @@ from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
-from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from user_comm.start import start_rclpy
 from user_comm.stop_signals import StopSignals
 from user_core.errors import SuiteError
-from user_core.runtime.half_made_ports import mend_half_made_ports
 from user_core.specs import Array
 from user_hal.sim.control import ArmControllers
 from user_hal.sim.periodic import PeriodicThread
@@ -313,8 +312,7 @@ def _fill(vector: Any, values: Array) -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; exit code 2 where it cannot begin."""
-    mend_half_made_ports()
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    start_rclpy(args)
     try:
         node = SimRosRobot()
     except SuiteError as error:

@@ -19,7 +19,7 @@ from user_hal.proposing.grouping import (
     moving_joints,
     words,
 )
-from user_hal.proposing.namesakes import told_apart
+from user_hal.proposing.namesakes import with_distinct_names
 from user_hal.proposing.questions import PARAMS, Ask, Draft
 from user_hal.proposing.survey import (
     COMPRESSED,
@@ -52,7 +52,7 @@ def draft_of(found: Survey, ask: Ask = lambda question: None, robot: str = "") -
 
 class _Drafter:
     def __init__(self, found: Survey, ask: Ask) -> None:
-        self.found, self.names = told_apart(found)
+        self.found, self.names = with_distinct_names(found)
         found = self.found
         self.result = Draft(person=ask)
         self.urdf: Urdf | None = None

@@ -29,7 +29,7 @@ class Namesakes:
         return any(name in self.own for name in names)
 
 
-def told_apart(found: Survey) -> tuple[Survey, Namesakes]:
+def with_distinct_names(found: Survey) -> tuple[Survey, Namesakes]:
     """The survey with a name of its own for each joint, where robots in several namespaces that
     are commanded there have the same."""
     names = Namesakes()

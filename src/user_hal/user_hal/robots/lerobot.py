@@ -99,7 +99,7 @@ class LeRobotRobot(Robot):
                 dict(self._device.observation_features),
                 dict(self._device.action_features),
             )
-        self._seen = _Seen(config, seen)
+        self._seen = _Observations(config, seen)
         self._moved = _Moved(config, moved, self.name, self._seen.joints)
         self._lock = threading.Lock()
         self._connected = False
@@ -250,7 +250,7 @@ class _Numbers:
         return (_RAD if config.unit == "deg" else 1.0), 0.0, unit
 
 
-class _Seen(_Numbers):
+class _Observations(_Numbers):
     """Observations of LeRobot as arrays: ``joint_position``, ``gripper``, ``image_<camera>``, ..."""
 
     def __init__(self, config: LeRobotRobotConfig, features: Mapping[str, Any]) -> None:

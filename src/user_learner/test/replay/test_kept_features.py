@@ -15,7 +15,7 @@ from user_testing.worlds.replay import IMAGE_SCHEMA, QUICK, STILL, Actor, Plan, 
 SMALL_SEGMENTS = QUICK.replace(segment_bytes=1)
 
 
-class Eye:
+class Encoder:
     """Two features of three numbers each, that all say the mean of the image; counts images."""
 
     channels = 3
@@ -33,8 +33,8 @@ class Eye:
         return mean[:, None, None].expand(-1, 2, 3).half()
 
 
-def kept(eye):
-    return KeptFeatures({"image_wrist": eye})
+def kept(encoder):
+    return KeptFeatures({"image_wrist": encoder})
 
 
 def check(batch):
@@ -47,18 +47,18 @@ def check(batch):
 
 
 def test_features_are_computed_once_and_take_the_place_of_images(tmp_path):
-    actor, eye = Actor(1, schema=IMAGE_SCHEMA), Eye()
+    actor, encoder = Actor(1, schema=IMAGE_SCHEMA), Encoder()
     with StoreWriter(tmp_path, config=SMALL_SEGMENTS) as writer:
         fill(writer, actor, [Plan(1100), Plan(20, terminated=True)])
-        with ReplaySource(tmp_path, STILL, features=kept(eye)) as source:
+        with ReplaySource(tmp_path, STILL, features=kept(encoder)) as source:
             check(source.sample(200))
-            first = eye.seen
+            first = encoder.seen
             assert first == 1122  # all rows, final observations too, in two segments
             fill(writer, actor, [Plan(10)])
-            assert source.refresh() and eye.seen == first + 11
+            assert source.refresh() and encoder.seen == first + 11
             for _ in range(5):
                 check(source.sample(200))
-    again = Eye()
+    again = Encoder()
     config = STILL.replace(observation_history=3, window=2, pad_windows=True)
     with ReplaySource(tmp_path, config, features=kept(again)) as source:
         check(source.sample(64))
@@ -73,7 +73,7 @@ def test_features_are_computed_once_and_take_the_place_of_images(tmp_path):
 def test_a_segment_that_is_moved_to_another_disk_meanwhile_has_the_right_ones(tmp_path):
     store = tmp_path / "store"
 
-    class Mover(Eye):
+    class Mover(Encoder):
         def __call__(self, image_bhwc):
             if self.seen:
                 move_old(store, tmp_path / "slow", keep_bytes=0)
@@ -83,24 +83,24 @@ def test_a_segment_that_is_moved_to_another_disk_meanwhile_has_the_right_ones(tm
         fill(writer, Actor(1, schema=IMAGE_SCHEMA), [Plan(1100), Plan(20, terminated=True)])
     with pytest.raises(StoreError, match="moved to another disk"):
         ReplaySource(store, STILL, features=kept(Mover()))
-    eye = Eye()
-    with ReplaySource(store, STILL, features=kept(eye)) as source:
+    encoder = Encoder()
+    with ReplaySource(store, STILL, features=kept(encoder)) as source:
         for _ in range(5):
             check(source.sample(200))
-    assert eye.seen == 1122
+    assert encoder.seen == 1122
     bring_back(store)
-    with ReplaySource(store, STILL, features=kept(eye)) as source:
+    with ReplaySource(store, STILL, features=kept(encoder)) as source:
         check(source.sample(200))
-    assert eye.seen == 1122  # features come along
+    assert encoder.seen == 1122  # features come along
 
 
 def test_other_eyes_have_features_of_their_own(tmp_path):
     with StoreWriter(tmp_path, config=SMALL_SEGMENTS) as writer:
         fill(writer, Actor(1, schema=IMAGE_SCHEMA), [Plan(20)])
-    one, other = Eye(), Eye()
+    one, other = Encoder(), Encoder()
     other.key = other.key + 1
-    for eye in (one, other, one):
-        with ReplaySource(tmp_path, STILL, features=kept(eye)) as source:
+    for encoder in (one, other, one):
+        with ReplaySource(tmp_path, STILL, features=kept(encoder)) as source:
             check(source.sample(32))
     assert (one.seen, other.seen) == (21, 21)
 
@@ -110,13 +110,13 @@ def test_a_store_whose_images_do_not_fit_into_memory_and_whose_features_do(tmp_p
         fill(writer, Actor(1, schema=IMAGE_SCHEMA, chunk_rows=100), [Plan(200)] * 40)
     layout = RowLayout(IMAGE_SCHEMA)
     config = STILL.replace(keep=1, read_bytes_per_s=1e12)
-    small = kept(Eye()).layout(layout)
+    small = kept(Encoder()).layout(layout)
     batches = batch_nbytes(small, 64, config) * (config.prefetch + config.keep)
     for rows, cached in ((9000, False), (4500, True)):
         room = batches + rows * (small.row_nbytes + 40) * 20 // 19
-        eye = Eye()
+        encoder = Encoder()
         with ReplaySource(
-            tmp_path, config.replace(memory_bytes=room), features=kept(eye)
+            tmp_path, config.replace(memory_bytes=room), features=kept(encoder)
         ) as source:
             for _ in range(5):
                 check(source.sample(64))
@@ -127,6 +127,6 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
     with StoreWriter(tmp_path, config=SMALL_SEGMENTS) as writer:
         fill(writer, Actor(1, schema=IMAGE_SCHEMA), [Plan(20)])
     (images,) = tmp_path.rglob("*image_wrist.col")
-    images.with_suffix("." + Eye.key.tobytes().hex() + ".features").mkdir()
-    with pytest.raises(StoreError, match=r"can be written to.*eye"):
-        ReplaySource(tmp_path, STILL, features=kept(Eye()))
+    images.with_suffix("." + Encoder.key.tobytes().hex() + ".features").mkdir()
+    with pytest.raises(StoreError, match=r"can be written to.*encoder"):
+        ReplaySource(tmp_path, STILL, features=kept(Encoder()))

@@ -31,7 +31,7 @@ from user_learner.data.importing import import_data
 from user_learner.data.lerobot.video import CODINGS
 from user_learner.data.lerobot.writer import FILE_STEPS
 from user_learner.data.mapping import load_mapping, propose, to_yaml
-from user_learner.data.source import Description, formats, open_source, told
+from user_learner.data.source import Description, formats, in_one_line, open_source
 from user_learner.replay.writer import StoreWriter
 
 _SOURCES = {source.name.lower(): source for source in EpisodeSource}
@@ -258,7 +258,7 @@ def _verify(options: argparse.Namespace, console: Console) -> int:
                     steps += source.read(ref).steps
                 except SuiteError as error:
                     bad += 1
-                    damaged.append(f"{path}: episode {ref.number}: {told(error)}")
+                    damaged.append(f"{path}: episode {ref.number}: {in_one_line(error)}")
             name = source.describe().format
             table.add_row(escape(path), name, f"{len(refs):,}", f"{steps:,}", f"{bad:,}")
     console.print(table)
@@ -282,7 +282,7 @@ def _push(options: argparse.Namespace, console: Console) -> int:
         api.create_tag(options.repository, tag="v3.0", repo_type="dataset", exist_ok=True)
     except Exception as error:  # of the hub's client, of many kinds
         raise SuiteError(
-            f"upload of {options.data} to {options.repository}", got=told(error),
+            f"upload of {options.data} to {options.repository}", got=in_one_line(error),
             expected="a hub that takes it", hint="`hf auth login` says who you are",
         ) from error  # fmt: skip
     console.print(f"{description.episodes:,} episodes are at {options.repository}")

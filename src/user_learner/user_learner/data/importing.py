@@ -22,7 +22,7 @@ from user_core.errors import SuiteError
 from user_core.specs import RobotSpec, digest
 from user_core.types import EpisodeKey, EpisodeSource, TrajectorySchema
 from user_learner.data.mapping import DataMapping, Mapped, propose
-from user_learner.data.source import Description, EpisodeRef, Source, open_source, told
+from user_learner.data.source import Description, EpisodeRef, Source, in_one_line, open_source
 from user_learner.replay.index import connect
 from user_learner.replay.layout import require_same_schema
 from user_learner.replay.meaning import join_meaning
@@ -141,7 +141,7 @@ def _take_all(
                 try:
                     episode = future.result()
                 except (SuiteError, MemoryError) as error:
-                    report.skipped.append(f"episode {ref.number}: {told(error)}")
+                    report.skipped.append(f"episode {ref.number}: {in_one_line(error)}")
                     continue
                 if source is not None:
                     result = episode.result and replace(episode.result, source=source)

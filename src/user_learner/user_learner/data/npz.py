@@ -19,10 +19,10 @@ from user_learner.data.source import (
     SourceEpisode,
     array_parts,
     identity_of,
+    in_one_line,
     is_picture,
     place_of,
     plain_array,
-    told,
 )
 
 
@@ -81,7 +81,7 @@ class NpzSource:
                         is_observation=name.startswith(("obs", "next_obs")),
                     )  # fmt: skip
             if error is not None:
-                notes.append(told(error))
+                notes.append(in_one_line(error))
             roles = roles_of(found)
             found = observations_of(found, roles)
             period = self._period_s or None

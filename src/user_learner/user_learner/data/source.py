@@ -283,7 +283,7 @@ def is_picture(shape: Sequence[int], dtype: str) -> bool:
     return len(shape) == 2 and shape[0] * shape[1] >= 1024
 
 
-def told(error: BaseException) -> str:
+def in_one_line(error: BaseException) -> str:
     """An error in one line."""
     text = str(error) if isinstance(error, SuiteError) else f"{type(error).__name__}: {error}"
     return " ".join(text.split())

@@ -45,7 +45,7 @@ VALUE = np.dtype(
     }
 )
 #: ``success`` of a step of which the reward cannot tell it.
-NOT_TOLD = -1
+UNKNOWN_SUCCESS = -1
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from user_core.interfaces import Reward
 from user_core.plugins import PluginChoice
 from user_core.specs import Array
 from user_core.types import LARGEST_REWARD, OBSERVATION, Outcome, TaskFeedback
-from user_learner.edits.columns import NOT_TOLD, VALUE, ColumnWriter, Provenance
+from user_learner.edits.columns import UNKNOWN_SUCCESS, VALUE, ColumnWriter, Provenance
 from user_learner.edits.log import default_author
 from user_learner.edits.view import EditedEpisodes
 from user_learner.replay.reader import EpisodeInfo
@@ -127,7 +127,7 @@ def _judge(
             outcome = _asked(reward, before, columns["action"][row], after, task)
             if n < begin:
                 continue
-            told = NOT_TOLD if outcome.success is None else int(outcome.success)
+            told = UNKNOWN_SUCCESS if outcome.success is None else int(outcome.success)
             values[n - begin] = (outcome.reward, outcome.terminated, told)
             success |= outcome.success is True
         if len(values):

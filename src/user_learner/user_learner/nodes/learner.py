@@ -73,7 +73,7 @@ class LearnerNode(LifecycleNode):
         stack.callback(self.diagnostics.unwatch, flow.name)
         self.listen(topics.ROBOT_SPEC, self._take_spec, always=True)
         self.serve(topics.CHECKPOINT, self._on_checkpoint, always=True)
-        self._told: LearnerState | None = None
+        self._published: LearnerState | None = None
         self.every(config.status_period_s, self._publish_status, always=True)
         self.every(_LOOK_PERIOD_S, self._publish_news, always=True)
         self.every(config.backlog_period_s, self._publish_backlog)
@@ -197,7 +197,7 @@ class LearnerNode(LifecycleNode):
 
     def _publish_status(self) -> None:
         progress = self._progress()
-        self._told = progress.state
+        self._published = progress.state
         self._status.publish(self._message(progress))
 
     def _publish_news(self) -> None:
@@ -210,7 +210,7 @@ class LearnerNode(LifecycleNode):
             )
         state = self._progress().state
         working = (LearnerState.TRAINING, LearnerState.LIMITED)
-        if (state in working) != (self._told in working):
+        if (state in working) != (self._published in working):
             self._publish_status()
 
     def _message(self, progress: Progress) -> LearnerStatus:

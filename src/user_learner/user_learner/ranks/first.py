@@ -156,9 +156,9 @@ class Ranks:
             cuda = is_cuda(self.config)
             self._store.set(CUDA, str(int(cuda)))
             join(self._store, place, cuda)
-            from user_learner.algorithms.common.distributed import told
+            from user_learner.algorithms.common.distributed import broadcast
 
-            told({"config": what_is_learned(self._asked), "spec": self._spec.to_dict()})
+            broadcast({"config": what_is_learned(self._asked), "spec": self._spec.to_dict()})
         except Exception as error:
             raise self.why_ended(error) from error
 

@@ -35,12 +35,12 @@ class _Nobody:
 
 def follow(place: Place) -> None:
     """Train with the others until they have finished; raises what ends it before."""
-    from user_learner.algorithms.common.distributed import told
+    from user_learner.algorithms.common.distributed import broadcast
 
     store = open_store(place)
     compare(store, place)
     join(store, place, cuda=store.get(CUDA) == b"1")  # waits for what the first says
-    said = told(None)
+    said = broadcast(None)
     config = for_place(from_mapping(LearnerConfig, said["config"]), place)
     with tempfile.TemporaryDirectory(prefix="user_rank_") as folder:
         own = config.replace(

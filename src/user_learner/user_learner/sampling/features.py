@@ -1,7 +1,7 @@
-"""Features of images, computed once by a frozen eye and kept beside the images, so that batches never touch pixels.
+"""Features of images, computed once by a frozen encoder and kept beside the images, so that batches never touch pixels.
 
 In the directory of each segment, beside the file of an image column, lies one with a row of features for each of its rows,
-named by the key of the eye, and one with how many rows are done. Both can be deleted at any time: they are made
+named by the key of the encoder, and one with how many rows are done. Both can be deleted at any time: they are made
 again. They go with their segment. What a learner adds is only this; rows are never written to.
 """
 
@@ -160,7 +160,7 @@ def _locked(path: Path) -> Iterator[int]:
         raise StoreError(
             f"features beside the images in {path.parent}", got=error.strerror or str(error),
             expected="a folder that can be written to: they are computed once and kept there",
-            hint="Make it writable, or let the learner see pixels: policy eye.trained: true, or no eye",
+            hint="Make it writable, or let the learner see pixels: policy image_encoder.trained: true, or no image_encoder",
         ) from error  # fmt: skip
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -97,7 +97,7 @@ def train_progress(
     numbers: list[Any] = []
     targets, which = [], []
     for number, episode in enumerate(episodes):
-        seen, rows = _seen(view, episode, model)
+        seen, rows = _model_inputs(view, episode, model)
         one, other = inputs_of(model, seen)
         images.append(one)
         numbers.append(other)
@@ -197,7 +197,7 @@ def judge_progress(
     for done, episode in enumerate(episodes):
         if progress:
             progress(done, len(episodes))
-        seen, rows = _seen(view, episode, reward.model)
+        seen, rows = _model_inputs(view, episode, reward.model)
         parts = [
             reward.progress({n: a[start : start + 256] for n, a in seen.items()})
             for start in range(0, rows, 256)
@@ -229,7 +229,7 @@ def draw_courses(judged: ProgressJudged, threshold: float, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _seen(
+def _model_inputs(
     view: EditedEpisodes, episode: EditedEpisode, model: ProgressModel
 ) -> tuple[Mapping[str, Array], int]:
     """What a model looks at in an episode, the final observation included, and how many rows."""

@@ -168,15 +168,15 @@ class TrainingLoop:
             found = self.checkpoints.restore(self._load, start_over=self._start_over)
             if found is None and self.checkpoints.refused:  # one may have been loaded in part
                 self.algorithm.load_state(fresh)
-        found = self._told(found)
+        found = self._broadcast(found)
         return None if found is None else self._resumed(found)
 
-    def _told(self, found: Checkpoint | None) -> Checkpoint | None:
+    def _broadcast(self, found: Checkpoint | None) -> Checkpoint | None:
         """The checkpoint that the first process has loaded; the others load it now."""
         group = process_group()
         if group is None:
             return found
-        checkpoint: Checkpoint | None = group.told(found)
+        checkpoint: Checkpoint | None = group.broadcast(found)
         if checkpoint is not None and not _is_first():
             self._load(checkpoint.state)
         return checkpoint
@@ -279,7 +279,7 @@ class TrainingLoop:
             found = self.checkpoints.go_back(str(error), self._returns)
             if found is not None:
                 self._load(found.state)
-        found = self._told(found)
+        found = self._broadcast(found)
         if found is None:
             raise error
         self._resumed(found)
@@ -575,8 +575,9 @@ def _fixed(config: Config) -> dict[str, Any]:
         for item in config_fields(type(config))
         if item.setting.counts_as is not None
     }
+    formerly = {item.name: item.setting.formerly for item in config_fields(type(config))}
     plain = to_mapping(config) | counted
-    return {k: v for k, v in plain.items() if k in fixed and k != "seed"}
+    return {formerly[k] or k: v for k, v in plain.items() if k in fixed and k != "seed"}
 
 
 def configure_torch(threads: int) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from user_core.config import setting
 from user_core.policies.features import FeatureLayout
-from user_core.policies.generative.backbones import Block, Eyes
+from user_core.policies.generative.backbones import Block, ObservationEncoder
 from user_core.policies.generative.coding import ChunkCode
 from user_core.policies.generative.config import ChunkConfig
 from user_core.policies.generative.network import ChunkNetwork, mean_of
@@ -40,7 +40,9 @@ class ActNetwork(ChunkNetwork):
     def __init__(self, config: ActConfig, features: FeatureLayout, code: ChunkCode) -> None:
         super().__init__(config, features, code)
         self.settings, width = config, config.embedding
-        self.encoder = Eyes(features, width, config.image_channels, config.eye)
+        self.encoder = ObservationEncoder(
+            features, width, config.image_channels, config.image_encoder
+        )
         self.queries = nn.Parameter(0.02 * torch.randn(config.rows, width))
         self.of_style = nn.Linear(config.latent, width)
         self.looking = nn.ModuleList(
@@ -49,7 +51,7 @@ class ActNetwork(ChunkNetwork):
         self.planning = nn.ModuleList(Block(width, config.heads) for _ in range(config.layers))
         self.norm, self.leave = nn.LayerNorm(width), nn.Linear(width, code.size)
         self.style_enter = nn.Linear(code.size, width)
-        self.style_state = nn.Linear(features.told_size, width)
+        self.style_state = nn.Linear(features.conditioning_size, width)
         self.style_places = nn.Parameter(0.02 * torch.randn(config.rows + 2, width))
         self.styles = nn.ModuleList(
             Block(width, config.heads, cross=False) for _ in range(config.layers)

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from user_core.policies.eyes.config import EyeConfig
 from user_core.policies.features import FeatureLayout
 from user_core.policies.generative.mlp import TIME_SIZE, PerceptronLayout, frequencies
+from user_core.policies.image_encoders.config import ImageEncoderConfig
 from user_core.policies.tanh_gaussian_layout import DEPTH_CHANNELS
 
 #: Steps of uint16 are rounded: the farthest may come out a little farther.
@@ -109,29 +109,41 @@ class Block(nn.Module):
         return found
 
 
-class Eyes(nn.Module):
+class ObservationEncoder(nn.Module):
     """Observations as tokens: one for the numbers, one for each place of each image, (B, K, E).
 
     Args:
         features: What is seen.
         width: E.
         channels: Of the convolutions, each with stride 2.
-        eye: What sees images of three colours instead.
+        image_encoder: What sees images of three colours instead.
     """
 
     def __init__(
-        self, features: FeatureLayout, width: int, channels: Sequence[int], eye: EyeConfig
+        self,
+        features: FeatureLayout,
+        width: int,
+        channels: Sequence[int],
+        image_encoder: ImageEncoderConfig,
     ) -> None:
         super().__init__()
         self.features = features
         self.pretrained: Any = None
-        if eye.used and features.image_names:
-            from user_core.policies.eyes.pretrained import PretrainedEye, frozen_eye
+        if image_encoder.used and features.image_names:
+            from user_core.policies.image_encoders.pretrained import (
+                PretrainedEncoder,
+                frozen_encoder,
+            )
 
-            self.pretrained = PretrainedEye(eye) if eye.trained else frozen_eye(eye)
+            self.pretrained = (
+                PretrainedEncoder(image_encoder)
+                if image_encoder.trained
+                else frozen_encoder(image_encoder)
+            )
         self.state = nn.Sequential(
-            nn.Linear(features.told_size, width), nn.GELU(), nn.Linear(width, width)
+            nn.Linear(features.conditioning_size, width), nn.GELU(), nn.Linear(width, width)
         )
+        # Files of weights that exist say ``eyes``.
         self.eyes, self.places = nn.ModuleList(), nn.ParameterList()
         for name in features.image_names:
             height, wide, depth = features.specs[name].shape
@@ -153,19 +165,19 @@ class Eyes(nn.Module):
             self.places.append(nn.Parameter(0.02 * torch.randn(height * wide, width)))
 
     def forward(self, state: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-        tokens = [self.state(state)[:, None]] if self.features.told_size else []
-        for name, eye, places in zip(
+        tokens = [self.state(state)[:, None]] if self.features.conditioning_size else []
+        for name, encoder, places in zip(
             self.features.image_names, self.eyes, self.places, strict=True
         ):
             if self._is_pretrained(name):
-                tokens.append(eye(self.pretrained.of_frames(inputs[name])) + places)
+                tokens.append(encoder(self.pretrained.of_frames(inputs[name])) + places)
                 continue
-            seen = eye(self._channels(name, inputs[name]))
+            seen = encoder(self._channels(name, inputs[name]))
             tokens.append(seen.flatten(2).transpose(1, 2) + places)
         return torch.cat(tokens, 1)
 
     def _is_pretrained(self, name: str) -> bool:
-        """Whether a pretrained eye sees it."""
+        """Whether a pretrained encoder sees it."""
         return self.pretrained is not None and self.features.has_colours(name)
 
     def _channels(self, name: str, image_bhwc: Tensor) -> Tensor:
@@ -188,10 +200,10 @@ class Transformer(nn.Module):
 
     def __init__(
         self, features: FeatureLayout, rows: int, size: int, width: int, layers: int, heads: int,
-        channels: Sequence[int], eye: EyeConfig,
+        channels: Sequence[int], image_encoder: ImageEncoderConfig,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.encoder = Eyes(features, width, channels, eye)
+        self.encoder = ObservationEncoder(features, width, channels, image_encoder)
         self.enter = nn.Linear(size, width)
         self.time = nn.Sequential(
             TimeFeatures(), nn.Linear(TIME_SIZE, width), nn.SiLU(), nn.Linear(width, width)

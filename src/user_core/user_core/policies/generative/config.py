@@ -6,7 +6,7 @@ from typing import Literal
 
 from user_core.config import Config, setting
 from user_core.errors import ConfigError
-from user_core.policies.eyes.config import EyeConfig
+from user_core.policies.image_encoders.config import ImageEncoderConfig
 from user_core.policies.language.config import LanguageConfig
 
 Normalization = Literal["bounds", "data", "quantiles"]
@@ -54,8 +54,11 @@ class ChunkConfig(Config):
         ge=1,
         min_length=1,
     )
-    eye: EyeConfig = setting(
-        factory=EyeConfig, doc="A pretrained network that sees the images instead.", late=True
+    image_encoder: ImageEncoderConfig = setting(
+        factory=ImageEncoderConfig,
+        doc="A pretrained network that sees the images instead.",
+        late=True,
+        formerly="eye",
     )
     language: LanguageConfig = setting(
         factory=LanguageConfig, doc="Several tasks, told apart by their instructions.", late=True

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from user_core.errors import SpecError
-from user_core.policies.eyes.config import require_same_eye
 from user_core.policies.features import FeatureLayout
 from user_core.policies.generative.backbones import Perceptron, Transformer
 from user_core.policies.generative.coding import ChunkCode
 from user_core.policies.generative.config import ChunkConfig, GenerativeConfig
 from user_core.policies.generative.mlp import PerceptronLayout
 from user_core.policies.generative.objectives import Objective
+from user_core.policies.image_encoders.config import require_same_encoder
 from user_core.policies.language.config import INSTRUCTION, TASK
 from user_core.policies.tanh_gaussian_network import soft_limit_batch
 from user_core.policies.torch_policy import batch_inputs, quantiles
@@ -68,14 +68,15 @@ class ChunkNetwork(nn.Module):
         if config.language.tasks:
             self.register_buffer("instructions", torch.from_numpy(table))
         #: What features of images are stored by, beside the images; None: it sees pixels.
-        self.frozen_eye: Any = None
-        self._eye_unknown = False
-        if config.eye.frozen and features.image_names:
-            from user_core.policies.eyes.pretrained import frozen_eye
+        self.frozen_encoder: Any = None
+        self._encoder_unknown = False
+        if config.image_encoder.frozen and features.image_names:
+            from user_core.policies.image_encoders.pretrained import frozen_encoder
 
-            self.frozen_eye = frozen_eye(config.eye)
-            self._eye_unknown = True
-            self.register_buffer("eye_key", torch.from_numpy(self.frozen_eye.key.astype("f4")))
+            self.frozen_encoder = frozen_encoder(config.image_encoder)
+            self._encoder_unknown = True
+            key = self.frozen_encoder.key.astype("f4")
+            self.register_buffer("eye_key", torch.from_numpy(key))  # the name in weights that exist
 
     def inputs(self, observation: Arrays) -> dict[str, Tensor]:
         """``state``, (B, O) float32, and images under their names; depth as float32 in m; an instruction, (B, I)."""
@@ -97,9 +98,9 @@ class ChunkNetwork(nn.Module):
 
     def observe(self, *inputs: Mapping[str, Tensor]) -> None:
         """Settle the scale of what is seen."""
-        if self._eye_unknown:  # a checkpoint may have brought another key
-            require_same_eye(self.frozen_eye.key, self.eye_key.cpu().numpy())
-            self._eye_unknown = False
+        if self._encoder_unknown:  # a checkpoint may have brought another key
+            require_same_encoder(self.frozen_encoder.key, self.eye_key.cpu().numpy())
+            self._encoder_unknown = False
         state = torch.cat([one["state"] for one in inputs])
         self._settle(
             0, self.config.normalization, state, self.statistics_inputs, self._least,
@@ -201,7 +202,7 @@ class GenerativeNetwork(ChunkNetwork):
         else:
             self.denoiser = Transformer(
                 features, config.rows, code.size, config.embedding, config.layers, config.heads,
-                config.image_channels, config.eye,
+                config.image_channels, config.image_encoder,
             )  # fmt: skip
         if arrays is not None:
             state = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}

@@ -10,12 +10,12 @@ import numpy as np
 
 from user_core.errors import ConfigError
 from user_core.interfaces import FrozenFeatures, Policy
-from user_core.policies.eyes.config import require_same_eye
-from user_core.policies.features import FeatureLayout, eye_by_image
+from user_core.policies.features import FeatureLayout, encoder_by_image
 from user_core.policies.generative.coding import ChunkCode, soft_mask
 from user_core.policies.generative.config import ChunkConfig, GenerativeConfig
 from user_core.policies.generative.mlp import NumpyPerceptron, PerceptronLayout
 from user_core.policies.generative.objectives import Diffusion, Flow, Given, Model, Objective
+from user_core.policies.image_encoders.config import require_same_encoder
 from user_core.policies.language.config import INSTRUCTION
 from user_core.policies.loading import check_fits
 from user_core.policies.tanh_gaussian_layout import soft_limit
@@ -84,13 +84,13 @@ class ChunkPolicy(Policy):
 
             self._words = embeddings([task.instruction], self.config.language.weights)[0]
 
-    def _told(self, observation: Arrays) -> Arrays:
+    def _with_instruction(self, observation: Arrays) -> Arrays:
         """What is seen, and the instruction."""
         return {**observation, INSTRUCTION: self._instruction()} if self.tasks else observation
 
     def _inputs(self, observation: Arrays) -> dict[str, Any]:
         """What the network sees of one observation and the instruction: a batch of one."""
-        told = self._told(observation)
+        told = self._with_instruction(observation)
         return self._network.inputs({name: np.array(array)[None] for name, array in told.items()})
 
     def _instruction(self) -> Array:
@@ -114,13 +114,13 @@ class ChunkPolicy(Policy):
         return arrays
 
     def image_features(self) -> Mapping[str, FrozenFeatures]:
-        """A frozen eye, for each image that it sees."""
-        eye = (
-            self._network.frozen_eye
-            if self.config.eye.frozen and self.features.image_names
+        """A frozen encoder, for each image that it sees."""
+        encoder = (
+            self._network.frozen_encoder
+            if self.config.image_encoder.frozen and self.features.image_names
             else None
         )
-        return eye_by_image(self.features, eye)
+        return encoder_by_image(self.features, encoder)
 
     def arrays(self) -> dict[str, Array]:
         return {name: array.copy() for name, array in self._arrays.items()}
@@ -129,7 +129,7 @@ class ChunkPolicy(Policy):
         mine = self._arrays
         check_fits(arrays, mine, type(self).__name__)
         if "eye_key" in mine:
-            require_same_eye(self._network.frozen_eye.key, arrays["eye_key"])
+            require_same_encoder(self._network.frozen_encoder.key, arrays["eye_key"])
         self._take({key: np.array(arrays[key], np.float32, order="C") for key in mine})
 
     def _to_robot(self, code: Array) -> Array:
@@ -166,7 +166,7 @@ class GenerativePolicy(ChunkPolicy):
         if config.backbone == "transformer" or images:
             return None
         return PerceptronLayout(
-            self.features.told_size, config.rows, self.code.size, config.prefix_rows > 0,
+            self.features.conditioning_size, config.rows, self.code.size, config.prefix_rows > 0,
             config.hidden,
         )  # fmt: skip
 
@@ -259,7 +259,7 @@ class GenerativePolicy(ChunkPolicy):
         state = (self.features.vector(observation) - arrays["input_offset"]) * arrays["input_scale"]
         state = soft_limit(state)
         if self.tasks:
-            state = np.concatenate([state, self._told(observation)[INSTRUCTION]])
+            state = np.concatenate([state, self._with_instruction(observation)[INSTRUCTION]])
         return state
 
     def _model(self, state: Array) -> Model:

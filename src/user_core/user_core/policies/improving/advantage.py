@@ -63,8 +63,8 @@ class AdvantageFlowPolicy(FlowPolicy):
         return Guided(good, usual, self.generation.advantage_weight)
 
     def _torch_model(self, network: Any, inputs: dict[str, Any]) -> Model:
-        good = super()._torch_model(network, network.told(inputs, 1.0))
-        usual = super()._torch_model(network, network.told(inputs, 0.0))
+        good = super()._torch_model(network, network.with_advantage(inputs, 1.0))
+        usual = super()._torch_model(network, network.with_advantage(inputs, 0.0))
         return Guided(good, usual, self.generation.advantage_weight)
 
 

@@ -21,7 +21,9 @@ class ConditionedNetwork(LossNetwork, Protocol):
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """What critics see of observations, (B, F); without gradients."""
 
-    def told(self, inputs: Mapping[str, Tensor], advantage: Tensor | float) -> dict[str, Tensor]:
+    def with_advantage(
+        self, inputs: Mapping[str, Tensor], advantage: Tensor | float
+    ) -> dict[str, Tensor]:
         """Inputs that also say 1 for good, -1 for what was not, 0 for nothing, (B,)."""
 
 
@@ -38,7 +40,9 @@ class AdvantageNetwork(GenerativeNetwork):
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
         return self.summary(inputs, super().context(inputs))
 
-    def told(self, inputs: Mapping[str, Tensor], advantage: Tensor | float) -> dict[str, Tensor]:
+    def with_advantage(
+        self, inputs: Mapping[str, Tensor], advantage: Tensor | float
+    ) -> dict[str, Tensor]:
         state = inputs["state"]
         said = torch.as_tensor(advantage, dtype=state.dtype, device=state.device)
         return {**inputs, ADVANTAGE: said.expand(len(state))[:, None]}

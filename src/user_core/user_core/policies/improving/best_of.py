@@ -56,7 +56,7 @@ class BestOfPolicy(FlowPolicy):
         """Numbers that critics see of an observation, F: with images also what the flow makes of these."""
         if self._layout is not None:
             return self._layout.state
-        return self.features.told_size + self.config.embedding
+        return self.features.conditioning_size + self.config.embedding
 
     def first_critics(self) -> dict[str, Array]:
         """First values of the critics."""

@@ -63,7 +63,7 @@ class ResidualPolicy(TanhGaussianPolicy):
         return super().acts_without_torch and self.base.policy.acts_without_torch
 
     def image_features(self) -> Mapping[str, FrozenFeatures]:
-        """None: its base sees the same images, perhaps with another eye."""
+        """None: its base sees the same images, perhaps with another encoder."""
         return {}
 
     def reset(self, task: Task) -> None:

@@ -100,7 +100,7 @@ class SteeredPolicy(TanhGaussianPolicy):
         )  # fmt: skip
 
     def image_features(self) -> Mapping[str, FrozenFeatures]:
-        """None: its base sees the same images, perhaps with another eye."""
+        """None: its base sees the same images, perhaps with another encoder."""
         return {}
 
     def reset(self, task: Task) -> None:

@@ -91,7 +91,7 @@ def every(number: int) -> list[int]:
     return [int(tensor.item()) for tensor in tensors]
 
 
-def told(message: Any) -> Any:
+def broadcast(message: Any) -> Any:
     """What the first process says, to all: plain values and arrays. One's own when alone."""
     if not together():
         return message

@@ -103,7 +103,7 @@ class AdvantageConditioned(BC):
         draw = torch.rand(said.shape, generator=self.generator, device=self.device)
         said = torch.where(draw < self.config.untold_share, 0.0, said)
         return {
-            **self._clone(minibatch, self.network.told(minibatch.inputs, said)),
+            **self._clone(minibatch, self.network.with_advantage(minibatch.inputs, said)),
             "value_loss": loss, "value": here.mean(), "good": good.float().mean(),
         }  # fmt: skip
 

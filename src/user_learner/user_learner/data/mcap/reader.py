@@ -25,8 +25,8 @@ from user_learner.data.source import (
     SourceEpisode,
     array_parts,
     identity_of,
+    in_one_line,
     place_of,
-    told,
 )
 from user_learner.replay.layout import result_from_dict
 
@@ -178,7 +178,9 @@ class McapSource:
         except CodecError:
             raise
         except Exception as error:  # of the library and of messages: neither is trusted
-            raise CodecError(f"{file}", got=told(error), expected="a whole export") from error
+            raise CodecError(
+                f"{file}", got=in_one_line(error), expected="a whole export"
+            ) from error
 
     def _take(self, name: str, data: Mapping[str, str]) -> None:
         try:

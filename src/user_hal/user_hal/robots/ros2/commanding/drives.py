@@ -229,7 +229,7 @@ class Drive:
                 self._follow.forget()
             self._held = self._targets.hold(measured)
             if self._held is not None:
-                self._targets.told(self._held)
+                self._targets.overridden(self._held)
         if self._held is not None:
             self._sender.send(
                 self._held, self.group.stop.time_s, self._fingers_at_rest(), holds=True
@@ -322,7 +322,7 @@ class Drive:
                     )
                 self._held, self._moved = None, False
                 sender.send(target, duration_s, self._fingers_at_rest())
-                self._targets.told(target, stands=False)
+                self._targets.overridden(target, stands=False)
 
             guarded(now)
 

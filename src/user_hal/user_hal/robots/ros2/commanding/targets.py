@@ -101,7 +101,7 @@ class Targets(ABC):
         """Start sums from the measured position again."""
         self._moving = False
 
-    def told(self, target: Target, *, stands: bool = True) -> None:
+    def overridden(self, target: Target, *, stands: bool = True) -> None:
         """The robot was told this by others than :meth:`next`: to stand there, or to go there on
         its way home."""
         same = target.quantity == self.quantity

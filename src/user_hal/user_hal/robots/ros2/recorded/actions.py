@@ -87,7 +87,7 @@ class GroupActions:
         Returns:
             None while the robot has not been told anything.
         """
-        own = self._did(before, after) if self._measured else self._told(start_ns, end_ns)
+        own = self._moved(before, after) if self._measured else self._commanded(start_ns, end_ns)
         if own is None:
             return None
         openings: list[float] = []
@@ -101,7 +101,7 @@ class GroupActions:
             openings.append(float(found[0]))
         return np.concatenate([own, openings])
 
-    def _told(self, start_ns: int, end_ns: int) -> Array | None:
+    def _commanded(self, start_ns: int, end_ns: int) -> Array | None:
         assert self.reader is not None  # noqa: S101 - made for what was told
         targets, quantity = self.reader.targets, self.reader.quantity
         if quantity in ("positions", "pose"):
@@ -119,7 +119,7 @@ class GroupActions:
         mean = self._elements(mean)
         return mean * self._period_s if self._kind in _CHANGES else mean
 
-    def _did(self, before: Mapping[str, Array], after: Mapping[str, Array]) -> Array:
+    def _moved(self, before: Mapping[str, Array], after: Mapping[str, Array]) -> Array:
         rows = self._group.rows(self._quantity.rpartition(".")[2])
         start, end = (
             np.asarray(seen[self._quantity], float) if rows is None

