@@ -51,7 +51,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--tier", choices=TIERS, help="run the tests of one tier only")
     parser.addoption(
         "--rerun-system", type=int, default=0, metavar="N",
-        help="run a test of the graph (in tests/ or ros/) that fails up to N times more; the summary names it",
+        help="run a test of the tiers ros and system that fails up to N times more; the summary names it",
     )  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         tier = tier_of(item.path)
         item.add_marker(tier)
-        if (tier == "ros" or group_of(item.path) == "system") and reruns:
+        if tier != "unit" and reruns:
             item.add_marker(pytest.mark.flaky(reruns=reruns))
         if item.get_closest_marker("root") and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root"))

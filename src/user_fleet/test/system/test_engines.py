@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from user_testing.link_emulator import Host, Link, LinkQuality, unavailable
 from user_testing.processes import Process
 from user_testing.waiting import wait_until
 from user_testing.worlds.ray import RayWorld, ray_program
-from user_testing.worlds.slurm import SlurmWorld, missing
+from user_testing.worlds.slurm import SlurmWorld, logs_of, missing
 
 
 @pytest.fixture(scope="module")
@@ -128,10 +127,13 @@ def test_a_slurm_that_dies_is_silent_and_its_job_goes_on(
 ) -> None:
     engine = plugins.build("engines", "slurm", {})
     script = f"while ! test -e {tmp_path}/finish; do sleep 0.05; done"
-    number = engine.submit(replace(job(script), name="goes_on"))
+    number = engine.submit(job(script))
     wait_until(lambda: engine.state(number).phase == "running", "it runs", 30.0)
-    saved = slurm.folder / "state" / "job_state"  # what is not there yet, Slurm itself forgets
-    wait_until(lambda: saved.exists() and b"goes_on" in saved.read_bytes())
+    # What its file does not have yet, Slurm itself forgets: a job that it saved as waiting and finds
+    # running, it aborts. So something of the running job is changed, and looked for in the file.
+    slurm.ask("scontrol", "update", f"JobId={number.partition(':')[0]}", "Comment=known_to_run")
+    saved = slurm.folder / "state" / "job_state"
+    wait_until(lambda: saved.exists() and b"known_to_run" in saved.read_bytes(), timeout_s=30.0)
     slurm.controller.kill()
     slurm.controller.wait()
     with pytest.raises(EngineSilent):
@@ -144,7 +146,15 @@ def test_a_slurm_that_dies_is_silent_and_its_job_goes_on(
         except EngineSilent:
             return False
 
-    wait_until(back, "slurm is back and knows the job", 60.0)
+    wait_until(
+        back,
+        "slurm is back and knows the job",
+        60.0,
+        seen=lambda: (
+            slurm.ask("scontrol", "show", "job", number.partition(":")[0]),
+            *logs_of(slurm),
+        ),
+    )
     (tmp_path / "finish").touch()
     assert ended(engine, number).phase == "done"
 

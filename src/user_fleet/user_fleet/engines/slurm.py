@@ -113,9 +113,14 @@ def _run_to_its_end(command: list[str]) -> None:
     """On the node: run the command, print what it prints, and end as it does."""
     import signal
 
+    # Slurm tells the whole job, and what is started here ends in order; this waits for it. A signal
+    # before the command is there would be this process's end, and Slurm would kill what it left.
+    told: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: told.append(number))
     process = subprocess.Popen(command)
-    for number in (signal.SIGTERM, signal.SIGINT):  # Slurm tells the whole job; it ends in order
-        signal.signal(number, lambda *_: None)
+    for number in told:
+        process.send_signal(number)
     code = process.wait()
     if code:
         raise SystemExit(code)
