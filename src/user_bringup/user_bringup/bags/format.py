@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from user_bringup.bags.reading import Bag, Recorded, is_bag, rates
+from user_bringup.bags.reading import Bag, is_bag, rates
 from user_core.codecs.trajectory import RecordedEpisode
 from user_core.config import from_mapping, setting
 from user_core.embodiment import EmbodimentConfig
@@ -222,7 +223,7 @@ class RosbagSource:
         self, topics: Collection[str], start_ns: int = 0, end_ns: int = 2**63 - 1
     ) -> Iterator[Message]:
         for one in self._bag.messages(topics, start_ns, end_ns):
-            yield Message(one.topic, one.time_ns, _decoder(self._bag, one))
+            yield Message(one.topic, one.time_ns, partial(self._bag.decode, one))
 
     def _recorded(
         self, recording: Recording, episode: Cut, steps: Steps, identity: str
@@ -274,7 +275,3 @@ def recorded_identity(steps: Steps) -> str:
     """What an episode is known by: equal for an equal one in another bag."""
     fields = {**steps.observations, "action": steps.actions, "stamps": steps.stamps_ns}
     return identity_of(array_parts(fields))
-
-
-def _decoder(bag: Bag, message: Recorded) -> Any:
-    return lambda: bag.decode(message)

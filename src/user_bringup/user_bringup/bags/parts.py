@@ -280,13 +280,14 @@ class McapPart(Part):
         wanted = {n: topic for n, topic in self._topics.items() if topic in topics}
         if not wanted:
             return
+        pieces = [
+            piece for piece in self._pieces
+            if piece.last_ns >= start_ns and piece.first_ns < end_ns
+            and (piece.times is None or wanted.keys() & piece.times.keys())
+        ]  # fmt: skip
         waiting: list[Recorded] = []
         with open(self.path, "rb") as stream:
-            for piece in self._pieces:
-                if piece.last_ns < start_ns or piece.first_ns >= end_ns:
-                    continue
-                if piece.times is not None and not wanted.keys() & piece.times.keys():
-                    continue
+            for piece in pieces:
                 # those before this piece have nobody behind them who would come first
                 count = bisect_left(waiting, piece.first_ns, key=_time)
                 yield from waiting[:count]

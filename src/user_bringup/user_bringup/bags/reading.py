@@ -7,8 +7,9 @@ The package ``rosbags`` makes messages of the definitions in a bag, without ROS.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -72,6 +73,7 @@ class Bag:
                 self.notes.append(f"{part.path.name}: {part.damage}")
         self._store = self._typestore(distribution, folders)
         self._classes: dict[str, type[Any]] = {}
+        self._decoders: dict[str, Callable[[bytes], Any]] = {}  # by topic
         self._unpack: Any = None
         about = _metadata(path) if path.is_dir() else {}
         if str(about.get("compression_mode") or "").upper() == "MESSAGE":
@@ -133,21 +135,31 @@ class Bag:
 
     def decode(self, message: Recorded) -> Any:
         """A message with attributes. Raises CodecError where it is damaged, or its type unknown."""
-        name, data = self.types[message.topic], message.data
-        is_event = name.endswith("_Event") and "/srv/" in name
-        if not is_event:
-            self.message_class(name)
+        decode = self._decoders.get(message.topic)
+        if decode is None:
+            decode = self._decoders[message.topic] = self._decoder(self.types[message.topic])
         try:
-            if self._unpack is not None:
-                data = self._unpack.decompress(data, max_output_size=_LARGEST_MESSAGE)
-            if is_event:  # what was asked and answered is not needed, nor is its definition
-                info = self._store.deserialize_cdr(data[:_EVENT_BYTES], _EVENT_INFO)
-                return SimpleNamespace(info=info)
-            return self._store.deserialize_cdr(data, name)
+            return decode(message.data)
         except Exception as error:  # of generated code: whatever damaged bytes lead to
             raise CodecError(
-                f"message on {message.topic!r}", got=said(error), expected=f"a {name}"
-            ) from error
+                f"message on {message.topic!r}", got=said(error),
+                expected=f"a {self.types[message.topic]}",
+            ) from error  # fmt: skip
+
+    def _decoder(self, name: str) -> Callable[[bytes], Any]:
+        """Makes messages of a type. Raises TransportError where it is not known."""
+        store, unpack = self._store, self._unpack
+        decode: Callable[[bytes], Any]
+        if name.endswith("_Event") and "/srv/" in name:
+            # what was asked and answered is not needed, nor is its definition
+            def decode(data: bytes) -> Any:
+                return SimpleNamespace(info=store.deserialize_cdr(data[:_EVENT_BYTES], _EVENT_INFO))
+        else:
+            self.message_class(name)
+            decode = partial(_deserialized, store.deserialize_cdr, name)
+        if unpack is None:
+            return decode
+        return lambda data: decode(unpack.decompress(data, max_output_size=_LARGEST_MESSAGE))
 
     def message_class(self, type_name: str) -> type[Any]:
         """The class of a type, made without arguments.
@@ -238,6 +250,10 @@ def _as_ros(node: tuple[Any, Any]) -> str:
         return {"float64": "double", "float32": "float", "bool": "boolean"}.get(name, name)
     inner = _as_ros(detail[0])
     return f"{inner}[{detail[1]}]" if kind.name == "ARRAY" else f"sequence<{inner}>"
+
+
+def _deserialized(deserialize: Callable[[bytes, str], Any], name: str, data: bytes) -> Any:
+    return deserialize(data, name)
 
 
 def _metadata(path: Path) -> dict[str, Any]:

@@ -296,7 +296,9 @@ class Extractor:
         self._is_scaled = bool((self._scale != 1.0).any() or (self._offset != 0.0).any())
         self._replace = dict(replace or {})
         self._known_names: tuple[str, ...] | None = None
+        self._last_index = max(indices, default=-1)
         self._rows: Array = np.zeros(0, np.intp)
+        self._last_row, self._as_they_are = -1, False  # of the rows
         self._twice: list[tuple[int, int]] = []  # rows with the same name
         self.left_empty = False  # the newest message had names, and nothing beside them
         self._present: tuple[int, ...] = tuple(range(self._size))
@@ -327,6 +329,8 @@ class Extractor:
                     self._twice.append((row_of[name], row))
             self._present = tuple(i for i, name in enumerate(self._names) if name in row_of)
             self._rows = np.array([row_of[self._names[i]] for i in self._present], np.intp)
+            self._last_row = max(self._rows.tolist(), default=-1)
+            self._as_they_are = self._rows.tolist() == list(range(len(names)))
             self._known_names = names
         self.left_empty = bool(names) and self._is_empty(message)
         return () if self.left_empty else self._present
@@ -371,9 +375,10 @@ class Extractor:
             values = values.ravel()
         if self._names:
             self._check_names(values)
-            values = self._pick(values, self._rows)
+            if not self._as_they_are or values.size != len(self._rows):
+                values = self._pick(values, self._rows, self._last_row)
         elif self._indices is not None:
-            values = self._pick(values, self._indices)
+            values = self._pick(values, self._indices, self._last_index)
         if values.size != len(present):
             raise DeviceFault(
                 f"field {self._field.text!r}",
@@ -427,12 +432,12 @@ class Extractor:
                     expected="each name once",
                 )
 
-    def _pick(self, values: Array, rows: Array) -> Array:
-        if rows.size and rows.max() >= values.size:
+    def _pick(self, values: Array, rows: Array, last: int) -> Array:
+        if last >= values.size:
             raise DeviceFault(
                 f"field {self._field.text!r}",
                 got=f"{values.size} numbers",
-                expected=f"at least {rows.max() + 1}",
+                expected=f"at least {last + 1}",
                 hint="The publisher leaves it empty" if values.size == 0 else "",
             )
         picked: Array = values[rows]
