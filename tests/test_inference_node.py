@@ -38,6 +38,10 @@ def version(number: int, offset: float) -> PolicyVersion:
     return PolicyVersion(number, {"gain": gain, "std": np.zeros(2)}, HASH, created_ns=1)
 
 
+def at(topic: topics.Topic, robot: str) -> topics.Topic:
+    return replace(topic, name=f"/{robot}/{topic.name}")
+
+
 def seen(number: int, **changes: Any) -> Observation:
     arrays = {
         "x": np.zeros(2, np.float32),
@@ -95,6 +99,70 @@ def test_it_answers_with_the_newest_version_and_refuses_what_is_not_of_its_robot
             probe.until(lambda: "was not answered" in node.log, "the refusal is said")
             assert not any(chunk.sequence > 7000 for chunk in answers[count:])
             probe.until(lambda: answered(2) and len(answers) > count, "it answers again")
+    finally:
+        node.close()
+        probe.close()
+
+
+def test_one_policy_acts_for_several_robots_and_says_who_is_not_its_own(
+    tmp_path: Path, ros_domain: int
+) -> None:
+    endpoint = free_endpoint()
+    probe = GraphProbe()
+    names = ("arm0", "arm1", "arm2")
+    node = NodeProcess(
+        "user_actor.nodes.inference",
+        {
+            "policy": {
+                "plugin": "tanh_gaussian",
+                "params": {"ignored_observations": ["image_front"]},
+            },
+            "robots": list(names),
+            "batching": {"wait_s": 0.05, "budget_s": 10.0},
+            "zenoh": {"connect": [endpoint], "shared_memory": False},
+        },
+        tmp_path,
+        namespace="/learner",
+    )
+    answers: dict[str, list[ActionChunk]] = {name: [] for name in names}
+    refusals: dict[str, list[str]] = {name: [] for name in names}
+    for name in names:
+        probe.hear(at(topics.REMOTE_ACTION, name), answers[name].append)
+        probe.hear(
+            at(topics.REMOTE_REFUSAL, name), lambda m, n=name: refusals[n].append(m.data)
+        )  # fmt: skip
+    ask = {n: probe.speaker(at(topics.REMOTE_OBSERVATION, n)) for n in names}
+    say = {n: probe.speaker(at(topics.ROBOT_SPEC, n)) for n in names}
+    other = replace(SPEC, action=ArraySpec((3,), low=-1.0, high=1.0))
+    number = 0
+
+    def asked(*who: str) -> None:
+        nonlocal number
+        number += 1
+        for name in who:
+            ask[name](seen(number))
+        time.sleep(0.02)
+
+    def all_answered() -> bool:
+        asked("arm0", "arm1")
+        return bool(answers["arm0"]) and bool(answers["arm1"])
+
+    def refused() -> bool:
+        asked("arm2", "arm0")
+        return bool(refusals["arm2"])
+
+    config = ZenohConfig(mode="router", listen=(endpoint,), shared_memory=False)
+    try:
+        with open_session(config):
+            node.start()
+            for name in names:
+                spec = other if name == "arm2" else SPEC
+                say[name](RobotDescription(spec, "task", "base", stamp_ns=1))
+            probe.until(all_answered, "both are answered")
+            probe.until(refused, "the other one is told")
+            assert "equal specs" in refusals["arm2"][0] and not answers["arm2"]
+            assert {len(chunk.actions_ta) for chunk in answers["arm0"]} == {1}
+            assert not refusals["arm0"] and not refusals["arm1"]
     finally:
         node.close()
         probe.close()

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from user_actor.loop.chunks import GoingOn
 from user_actor.inference import Client, InferenceServer
+from user_actor.loop.chunks import GoingOn
 from user_actor.loop.observation_history import ObservationHistory
 from user_actor.loop.policy import PolicyHolder
 from user_actor.loop.remote import InferenceLink, RemoteConfig
@@ -33,6 +33,9 @@ SPEC = RobotSpec(
     ArraySpec((2,)),
     period_s=0.05,
 )
+
+
+NO_TASK = Task()
 
 
 def observation(number=1, episode=1):
@@ -256,7 +259,7 @@ def test_what_cannot_be_sent_is_said_and_tried_again(wire):
 # --- both ends
 
 
-def server_of(policies, send=lambda chunk: None, task=Task(), tell=lambda text: None, **options):
+def server_of(policies, send=lambda chunk: None, task=NO_TASK, tell=lambda text: None, **options):
     """A server with one robot."""
     server = InferenceServer(**options)
     server.add(Client("r", SPEC, policies, send, tell, task))
@@ -438,7 +441,10 @@ def test_training_waits_on_a_shared_gpu_from_the_observation_to_the_answer(tmp_p
     assert holder_of_turns.taken
     thread.start()
     try:
-        wait_until(lambda: server.clients["r"].counts.answered + server.clients["r"].counts.refused, "an answer")
+        wait_until(
+            lambda: server.clients["r"].counts.answered + server.clients["r"].counts.refused,
+            "an answer",
+        )
         wait_until(lambda: not holder_of_turns.taken, "the turn is given back")
         assert server.clients["r"].counts.refused == bad
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from user_actor.inference.config import BatchingConfig
 from user_actor.loop.config import ActorLoopConfig, RemoteConfig
 from user_actor.outbox.config import OutboxConfig
 from user_comm.net.sessions import LOCAL_ENDPOINT, ZenohConfig
@@ -72,6 +73,24 @@ class ActorConfig(Config):
 
 class InferenceConfig(Config):
     """Parameters of inference_node."""
+
+    robots: tuple[str, ...] = setting(
+        (),
+        doc="Namespaces of the robots that one policy acts for, as robot0; empty: the one of the node's own namespace.",
+    )
+    batching: BatchingConfig = setting(
+        factory=BatchingConfig,
+        doc="How observations of several robots are answered together, and how many robots there is room for.",
+    )
+    versions: dict[str, str] = setting(
+        factory=dict,
+        doc="Robots, or names of tasks, that act with the versions of another learner than the others: its topic, as "
+        "{robot1: /learner_pour/policy}. The base of versions that are adapters is there once.",
+    )
+    precision: Literal["float32", "bfloat16"] = setting(
+        "float32",
+        doc="bfloat16: networks in torch compute with it where torch finds that safe (autocast).",
+    )
 
     policy: PluginChoice = setting(
         PluginChoice(plugin="tanh_gaussian"), doc="The policy plugin; it must be the learner's."

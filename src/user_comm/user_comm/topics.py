@@ -149,6 +149,12 @@ REMOTE_ACTION = Topic(
     "What that policy answers. `start_ns` and `sequence` are stamp and sequence of the observation "
     "that it answers, so that no clocks are compared. Only the newest counts.",
 )  # fmt: skip
+REMOTE_REFUSAL = Topic(
+    "remote_refusal", "std_msgs/msg/String", "inference", "actor",
+    COMMAND,
+    "Why the inference host does not answer this robot now: it has no room for it, or cannot read what it sends. "
+    "At most once a second.",
+)  # fmt: skip
 ROBOT_SPEC = Topic(
     "robot_spec", "user_msgs/msg/RobotSpec", "hal", "actor, teleop, learner, inference, replay",
     LATCHED,
@@ -257,7 +263,8 @@ DIAGNOSTICS = Topic(
 )  # fmt: skip
 
 TOPICS: tuple[Topic, ...] = (
-    OBSERVATION, ACTION, REMOTE_OBSERVATION, REMOTE_ACTION, ROBOT_SPEC, ROBOT_DESCRIPTION, SAFETY_STATUS,
+    OBSERVATION, ACTION, REMOTE_OBSERVATION, REMOTE_ACTION, REMOTE_REFUSAL, ROBOT_SPEC, ROBOT_DESCRIPTION,
+    SAFETY_STATUS,
     INTERVENTION, JOINT_STATES, TCP_POSE, TCP_TWIST, WRENCH, GRIPPER, CAMERA_IMAGE, CAMERA_INFO, MARKERS, TRAJECTORY, TRAJECTORY_ACK,
     POLICY, EPISODE_RESULT, ACTOR_STATUS, REPLAY_STATUS, LEARNER_STATUS, LEARNER_BACKLOG,
     DIAGNOSTICS,

@@ -253,6 +253,12 @@ class Policy(ABC):
     #: every few steps leaves none out.
     observation_history: int = 1
 
+    @classmethod
+    def history_of(cls, config: Config, spec: RobotSpec) -> int:
+        """:attr:`observation_history` of what a configuration makes, without making it: an actor whose policy acts
+        on another host sends as many."""
+        return int(getattr(config, "observation_history", 1))
+
     #: Names of the tasks that it tells apart in what is learned from: observations of batches then have ``@task``,
     #: (B,) int64, which of these a step is of, as many as there are for any other. While it acts
     #: :meth:`reset` tells it.
@@ -329,6 +335,44 @@ class ContinuingPolicy(Protocol):
                 over; the answer repeats them.
             deterministic: Whether to act without noise.
         """
+
+
+@dataclass(frozen=True)
+class Query:
+    """What one of several robots asks of the policy that they share.
+
+    Attributes:
+        observation: What it sees, as :meth:`Policy.act` takes it.
+        deterministic: Whether to act without noise.
+        task: What is to be done there.
+        plan: Rows of the plan before that are left from now on, (P, A), to go on from; None: any plan will do.
+        frozen: How many of these will be carried out in any case.
+    """
+
+    observation: Arrays
+    deterministic: bool = False
+    task: Task = field(default_factory=Task)
+    plan: Array | None = None
+    frozen: int = 0
+
+
+class BatchingPolicy(Protocol):
+    """A policy that answers several robots with one pass. It remembers nothing of any of them."""
+
+    def act_batch(self, queries: Sequence[Query]) -> list[Array]:
+        """For each query (T, A), as :meth:`Policy.act` or :meth:`ContinuingPolicy.continue_plan` would have
+        answered after a :meth:`Policy.reset` with its task."""
+
+
+def answers_in_batches(policy: Policy) -> bool:
+    """Whether a policy is a :class:`BatchingPolicy`. One that acts in another way than the class from which it has
+    ``act_batch`` is none."""
+    kinds = type(policy).__mro__
+    made = next((kind for kind in kinds if "act_batch" in vars(kind)), None)
+    if made is None:
+        return False
+    younger = kinds[: kinds.index(made)]
+    return not any(name in vars(kind) for kind in younger for name in ("act", "continue_plan"))
 
 
 class PolicyNetwork(Protocol):
@@ -542,6 +586,18 @@ class Algorithm(ABC):
     @abstractmethod
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state` gave."""
+
+    def shards(self) -> dict[str, Tensor]:
+        """This process's parts of what is spread over all that train together, by names; not copies.
+
+        ``DTensor``s, and tensors under names that no other process has. Of an algorithm that gives any, all processes
+        call :meth:`policy_arrays` at the same time, and :meth:`state` is the rest. Most give none.
+        """
+        return {}
+
+    def load_shards(self, shards: Mapping[str, Tensor]) -> None:
+        """Take notice that what :meth:`shards` gave has been loaded, after :meth:`load_state`. What a checkpoint
+        did not have is left out."""
 
 
 class TransitionSink(Protocol):

@@ -1,25 +1,38 @@
-"""Answers the observations of a robot elsewhere, always the newest."""
+"""Answers the observations of robots elsewhere, of each always the newest, and of several by one pass."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
+
+from user_actor.inference.admission import Admission
+from user_actor.inference.config import BatchingConfig
 from user_actor.loop.chunks import GoingOn
-from user_actor.loop.policy import PolicyHolder, check_plan, planned
+from user_actor.loop.policy import PolicyHolder, ReadyPolicy, check_plan, planned
 from user_core.codecs.images import decode_observation, decode_plan
-from user_core.errors import SuiteError, in_words
+from user_core.errors import PolicyError, SuiteError, in_words, is_of_a_person
+from user_core.interfaces import Query, answers_in_batches
 from user_core.runtime.clock import Clock
 from user_core.runtime.gpu_turns import LONGEST_S, Arrivals, GpuTurns
 from user_core.runtime.histogram import LatencyHistogram
-from user_core.specs import RobotSpec
+from user_core.specs import Array, RobotSpec
 from user_core.types import ActionChunk, Observation, Task
 
 _log = logging.getLogger(__name__)
 _LOOK_S = 0.2
+#: A robot is told again why it is not answered after this time, seconds.
+_TELL_AGAIN_S = 1.0
+#: A robot counts as one that a batch may wait for while it was heard within this time, seconds.
+_PRESENT_S = 0.5
+_TRIES = 4
+_ONE_BY_ONE = BatchingConfig(most=1)
 
 
 @dataclass
@@ -30,132 +43,343 @@ class ServerCounts:
         answered: Answers that were sent.
         superseded: A newer one came before their turn.
         refused: They could not be read, or the policy gave nothing usable.
-        last_error: Why the last one was refused; empty once one was answered.
+        turned_away: There was no room for their robot.
+        last_error: Why the last one was not answered; empty once one was.
     """
 
     answered: int = 0
     superseded: int = 0
     refused: int = 0
+    turned_away: int = 0
     last_error: str = ""
 
 
-class InferenceServer:
-    """Lets a policy act on what a robot elsewhere sees; :meth:`run` in a thread of its own.
+def _tells_nobody(text: str) -> None:
+    """Nobody wants to know."""
 
-    While the policy thinks, observations come; the newest is next, the others are passed over. An
-    answer says which observation it is about by that one's stamp and sequence number: its row 0 is
-    due when the observation was taken. A policy may remember: it is reset when the robot was.
+
+@dataclass
+class Client:
+    """A robot that is answered.
+
+    Attributes:
+        name: Its name.
+        spec: What it shows and takes.
+        policies: What acts for it; robots that have one in common are answered together.
+        send: Sends it an answer.
+        tell: Tells it why it gets none; not more often than once a second.
+        task: What is to be done there.
+        counts: What became of its observations.
+        ages: From the arrival of an observation to its answer.
+    """
+
+    name: str
+    spec: RobotSpec
+    policies: PolicyHolder
+    send: Callable[[ActionChunk], None]
+    tell: Callable[[str], None] = _tells_nobody
+    task: Task = field(default_factory=Task)
+    counts: ServerCounts = field(default_factory=ServerCounts)
+    ages: LatencyHistogram = field(default_factory=LatencyHistogram)
+    _waiting: Observation | None = None
+    _came_ns: int = 0
+    _waits_since_ns: int = 0
+    _heard_ns: int = 0
+    _told_ns: int = 0
+    _episode: int | None = None
+
+
+class _Asked:
+    """An observation that was read."""
+
+    def __init__(self, client: Client, observation: Observation, came_ns: int) -> None:
+        self.client, self.observation, self.came_ns = client, observation, came_ns
+        self.query = Query({})
+
+    def read(self, history: int) -> None:
+        """Decode what travelled; raises CodecError or SpecError."""
+        spec, given = self.client.spec, self.observation.arrays
+        arrays, deterministic = decode_observation(given, spec.observation, history)
+        plan = decode_plan(given, spec.action)
+        rest, frozen = (None, 0) if plan is None else plan
+        self.query = Query(arrays, deterministic, self.client.task, rest, frozen)
+
+
+class InferenceServer:
+    """Lets policies act on what robots elsewhere see; :meth:`run` in a thread of its own.
+
+    While a policy thinks, observations come; of each robot the newest is next, the others are passed over. All that
+    wait when the policy is free are answered by one pass, up to ``batching.most`` of them, the oldest first; before
+    that the oldest waits a moment for those of other robots. An observation that cannot be read, and a row that is no
+    usable action, concern nobody but their robot.
+
+    An answer says which observation it is about by that one's stamp and sequence number: its row 0 is
+    due when the observation was taken. A policy may remember if only one robot has it: it is reset when the robot was.
 
     Args:
-        spec: The robot.
-        policies: The policy.
-        send: Sends an answer; called in the thread of :meth:`run`.
-        task: What the policy is told when the robot was reset.
+        batching: How many at once, and how many robots.
         needs_version: Answer nothing before a version has come.
         clock: Tells the time.
         turns: On the GPU that a learner of this host uses too: it waits from when an observation came until
             the policy has answered.
+        pass_in: What each pass of a policy is made in, for instance with autocast.
 
     Attributes:
-        counts: What became of the observations.
-        inference: How long the policy takes.
+        clients: The robots, by name.
+        admission: Who has a place.
+        inference: How long a pass takes.
+        batches: How many passes had so many observations, by that number.
     """
 
     def __init__(
         self,
-        spec: RobotSpec,
-        policies: PolicyHolder,
-        send: Callable[[ActionChunk], None],
+        batching: BatchingConfig = _ONE_BY_ONE,
         *,
-        task: Task = Task(),  # noqa: B008 - it is frozen
         needs_version: bool = False,
         clock: Clock | None = None,
         turns: GpuTurns | None = None,
+        pass_in: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        self._spec, self._policies, self._send = spec, policies, send
+        self._batching, self._pass_in = batching, pass_in
         self._turns, self._arrivals, self._announced_s = turns, Arrivals(), 0.0
-        self._task = task
         self._needs_version, self._clock = needs_version, clock or Clock()
         self._changed = threading.Condition()
-        self._waiting: Observation | None = None
-        self._episode: int | None = None
         self._ending = False
-        self.counts = ServerCounts()
+        self.clients: dict[str, Client] = {}
+        self.admission = Admission(batching)
         self.inference = LatencyHistogram()
+        self.batches: dict[int, int] = {}
 
-    def run(self) -> None:
-        """Answer until :meth:`stop`."""
-        while (observation := self._next()) is not None:
-            try:
-                chunk = self.answer(observation)
-                if chunk is not None:
-                    self._send(chunk)
-                    self.counts.answered += 1
-                    self.counts.last_error = ""
-            except SuiteError as error:
-                self._refuse(str(error))
-            except Exception as error:  # of the middleware
-                self._refuse(in_words(error))
-            finally:
-                if self._turns is not None and self._waiting is None:
-                    self._turns.give_back()
+    # --- for other threads
+
+    def add(self, client: Client) -> None:
+        """A robot is there, or is another than it was.
+
+        Raises:
+            PolicyError: The policy cannot answer this one besides another.
+        """
+        with self._changed:
+            others = [c for n, c in self.clients.items() if n != client.name]
+            shared = any(one.policies is client.policies for one in others)
+            policy = client.policies.current().policy
+            if shared and not answers_in_batches(policy):
+                raise PolicyError(
+                    f"policy {type(policy).__name__} for several robots", got="no act_batch",
+                    expected="a policy that answers several robots, for instance flow, act or tanh_gaussian",
+                    hint="Or start an inference_node for each robot",
+                )  # fmt: skip
+            self.clients[client.name] = client
+
+    def remove(self, name: str) -> None:
+        """A robot is not answered any more."""
+        with self._changed:
+            self.clients.pop(name, None)
+            self.admission.leave(name)
 
     def stop(self) -> None:
-        """End :meth:`run`, once the policy has returned. From any thread."""
+        """End :meth:`run`, once the policy has returned."""
         with self._changed:
             self._ending = True
             self._changed.notify_all()
 
-    def offer(self, observation: Observation) -> None:
-        """An observation came, its arrays as they travel. From any thread."""
-        if self._turns is not None:
+    def offer(self, name: str, observation: Observation) -> None:
+        """An observation of a robot came, its arrays as they travel."""
+        now_ns = self._clock.monotonic_ns()
+        if self._turns is not None and name in self.clients:
             self._turns.take(LONGEST_S)
             self._arrivals.came(time.monotonic())
         with self._changed:
-            self.counts.superseded += self._waiting is not None
-            self._waiting = observation
+            client = self.clients.get(name)
+            if client is None:
+                return
+            why = self.admission.admit(name, now_ns * 1e-9)
+            if why:
+                client.counts.turned_away += 1
+                self._tell(client, why, now_ns)
+                return
+            client.counts.superseded += client._waiting is not None
+            if client._waiting is None:
+                client._waits_since_ns = now_ns
+            client._waiting, client._came_ns = observation, now_ns
+            client._heard_ns = now_ns
             self._changed.notify_all()
 
-    def answer(self, observation: Observation) -> ActionChunk | None:
-        """What the policy answers; None while it has nothing to act with.
+    # --- the thread that acts
 
-        Raises:
-            CodecError, SpecError: The arrays cannot be read, or are not this robot's.
-            PolicyError: The policy gave no usable action.
-        """
-        ready = self._policies.current()
+    def run(self) -> None:
+        """Answer until :meth:`stop`."""
+        while batch := self._next():
+            try:
+                self.answer(batch)
+            finally:
+                if self._turns is not None and not self._anybody_waits():
+                    self._turns.give_back()
+
+    def measure(self) -> None:
+        """Find out what batches take, before any robot waits for one; raises PolicyError."""
+        for client in {id(c.policies): c for c in self.clients.values()}.values():
+            ready, spec, task = client.policies.current(), client.spec, client.task
+            together = answers_in_batches(ready.policy)
+            rng = np.random.default_rng(0)
+            size = 1
+            while size <= (self._batching.most if together else 1):
+                history = ready.policy.observation_history
+                seen = [spec.sample_observation(rng, history) for _ in range(size)]
+                for number in range(_TRIES):
+                    begin_ns = time.perf_counter_ns()
+                    with self._pass_in():
+                        if size > 1:
+                            self._together(ready, [Query(one, task=task) for one in seen])
+                        else:
+                            ready.policy.reset(task)
+                            planned(ready.policy, seen[0], None, False)
+                    if number:  # the first has all to prepare
+                        took_s = (time.perf_counter_ns() - begin_ns) * 1e-9
+                        self.admission.measured(size, took_s)
+                if size > 1 and self.admission.takes_s(size) > self._batching.budget_s:
+                    break  # larger ones do not fit either
+                size *= 2
+
+    def answer(self, batch: Sequence[tuple[Client, Observation]]) -> None:
+        """Answer observations of robots that have their policy in common; each gets an answer, or is told why not."""
+        ready = batch[0][0].policies.current()
         if self._needs_version and not ready.number:
-            self.counts.last_error = "no policy version has come yet"
-            return None
-        arrays, deterministic = decode_observation(
-            observation.arrays, self._spec.observation, ready.policy.observation_history
-        )
-        if observation.episode != self._episode:
-            ready.policy.reset(self._task)
-            # last: a policy that refuses its task is asked again
-            self._episode = observation.episode
+            for client, _ in batch:
+                self._note(client, "no policy version has come yet")
+            return
+        readable = []
+        for client, observation in batch:
+            asked = _Asked(client, observation, client._came_ns)
+            try:
+                asked.read(ready.policy.observation_history)
+                readable.append(asked)
+            except Exception as error:  # of what came
+                self._refuse(client, _said(error))
+        if not readable:
+            return
         begin_ns = self._clock.monotonic_ns()
-        plan = decode_plan(observation.arrays, self._spec.action)
-        going_on = None if plan is None else GoingOn(*plan)
-        rows_ta = planned(ready.policy, arrays, going_on, deterministic)
-        self.inference.add(self._clock.monotonic_ns() - begin_ns)
-        check_plan(rows_ta, self._spec)
-        return ActionChunk(
-            rows_ta,
-            period_ns=int(self._spec.period_s * 1e9),
-            start_ns=observation.stamp_ns,
-            sequence=observation.sequence,
-            policy_version=ready.number,
-        )
+        alone = sum(c.policies is batch[0][0].policies for c in self.clients.values()) <= 1
+        answers = [self._alone(ready, readable[0])] if alone else self._of_all(ready, readable)
+        took_ns = self._clock.monotonic_ns() - begin_ns
+        self.inference.add(took_ns)
+        size = len(readable)
+        self.batches[size] = self.batches.get(size, 0) + 1
+        self.admission.measured(size, took_ns * 1e-9)
+        for asked, found in zip(readable, answers, strict=True):
+            self._send(asked, found, ready.number)
+        with self._changed:
+            lost = self.admission.shed(self._clock.monotonic_ns() * 1e-9)
+        if lost:
+            _log.warning("robot %s lost its place: batches take longer than they did", lost)
 
-    def _next(self) -> Observation | None:
+    def _alone(self, ready: ReadyPolicy, asked: _Asked) -> Array | BaseException:
+        query, client = asked.query, asked.client
+        try:
+            if asked.observation.episode != client._episode:
+                ready.policy.reset(client.task)
+                # last: a policy that refuses its task is asked again
+                client._episode = asked.observation.episode
+            going_on = None if query.plan is None else GoingOn(query.plan, query.frozen)
+            with self._pass_in():
+                return planned(ready.policy, query.observation, going_on, query.deterministic)
+        except Exception as error:
+            return error
+
+    def _of_all(self, ready: ReadyPolicy, batch: Sequence[_Asked]) -> list[Array | BaseException]:
+        """By one pass; where that fails one after the other, so that nobody loses by another's observation."""
+        try:
+            with self._pass_in():
+                return list(self._together(ready, [asked.query for asked in batch]))
+        except PolicyError as error:
+            if len(batch) == 1:
+                return [error]
+            return [self._of_all(ready, [asked])[0] for asked in batch]
+
+    def _together(self, ready: ReadyPolicy, queries: Sequence[Query]) -> list[Array]:
+        policy: Any = ready.policy
+        if not hasattr(policy, "continue_plan") and any(q.plan is not None for q in queries):
+            raise PolicyError(
+                f"policy {type(policy).__name__} in real-time chunking", got="no continue_plan",
+                expected="a policy that can go on from a plan, for instance flow",
+                hint="Or set loop.chunks.execution to sequential or ensemble",
+            )  # fmt: skip
+        try:
+            answers: list[Array] = policy.act_batch(queries)
+        except PolicyError:
+            raise
+        except BaseException as error:  # a plugin may fail in any way, SystemExit too
+            if is_of_a_person(error):
+                raise
+            raise PolicyError(f"policy {type(policy).__name__}", got=in_words(error)) from error
+        if len(answers) != len(queries):
+            raise PolicyError(
+                f"answers of policy {type(policy).__name__}",
+                got=len(answers),
+                expected=len(queries),
+            )
+        return answers
+
+    def _send(self, asked: _Asked, found: Array | BaseException, version: int) -> None:
+        client, observation = asked.client, asked.observation
+        try:
+            if isinstance(found, BaseException):
+                raise found
+            check_plan(found, client.spec)
+            client.send(
+                ActionChunk(
+                    found,
+                    period_ns=int(client.spec.period_s * 1e9),
+                    start_ns=observation.stamp_ns,
+                    sequence=observation.sequence,
+                    policy_version=version,
+                )
+            )
+        except Exception as error:  # of the policy, or of the middleware
+            self._refuse(client, _said(error))
+            return
+        client.counts.answered += 1
+        client.counts.last_error = ""
+        client.ages.add(self._clock.monotonic_ns() - asked.came_ns)
+
+    # --- who is next
+
+    def _next(self) -> list[tuple[Client, Observation]]:
+        """Robots that have their policy in common, with what they saw; none at the end."""
         with self._changed:
             while not self._ending:
-                observation, self._waiting = self._waiting, None
-                if observation is not None:
-                    return observation
-                self._changed.wait(self._announce())
-        return None
+                waiting = [c for c in self.clients.values() if c._waiting is not None]
+                if not waiting:
+                    self._changed.wait(self._announce())
+                    continue
+                waiting.sort(key=lambda c: c._waits_since_ns)
+                policies = waiting[0].policies
+                batch = [c for c in waiting if c.policies is policies][: self._batching.most]
+                now_ns = self._clock.monotonic_ns()
+                left_s = self._may_wait_s(batch, now_ns)
+                if left_s > 0:
+                    self._changed.wait(left_s)
+                    continue
+                found = []
+                for client in batch:
+                    assert client._waiting is not None
+                    found.append((client, client._waiting))
+                    client._waiting = None
+                return found
+        return []
+
+    def _may_wait_s(self, batch: Sequence[Client], now_ns: int) -> float:
+        """How much longer others may be waited for, seconds; 0 where nobody else is there."""
+        present = [
+            c
+            for c in self.clients.values()
+            if c.policies is batch[0].policies and now_ns - c._heard_ns < _PRESENT_S * 1e9
+        ]
+        if len(batch) >= min(len(present), self._batching.most):
+            return 0.0
+        return self._batching.wait_s - (now_ns - batch[0]._waits_since_ns) * 1e-9
+
+    def _anybody_waits(self) -> bool:
+        return any(c._waiting is not None for c in list(self.clients.values()))
 
     def _announce(self) -> float:
         """Take the turn when the next observation is about to come; when to look again, seconds."""
@@ -170,8 +394,28 @@ class InferenceServer:
             self._turns.take(due[1] - now_s)
         return _LOOK_S
 
-    def _refuse(self, text: str) -> None:
-        self.counts.refused += 1
-        if text != self.counts.last_error:
-            _log.error("an observation was not answered: %s", text)
-        self.counts.last_error = text
+    # --- what went wrong
+
+    def _refuse(self, client: Client, text: str) -> None:
+        client.counts.refused += 1
+        if text != client.counts.last_error:
+            _log.error("an observation of %s was not answered: %s", client.name, text)
+        self._note(client, text)
+
+    def _note(self, client: Client, text: str) -> None:
+        client.counts.last_error = text
+        self._tell(client, text, self._clock.monotonic_ns())
+
+    def _tell(self, client: Client, text: str, now_ns: int) -> None:
+        client.counts.last_error = text
+        if now_ns - client._told_ns < _TELL_AGAIN_S * 1e9 and client._told_ns:
+            return
+        client._told_ns = now_ns
+        try:
+            client.tell(text)
+        except Exception as error:  # of the middleware
+            _log.warning("%s could not be told why it is not answered: %s", client.name, error)
+
+
+def _said(error: BaseException) -> str:
+    return str(error) if isinstance(error, SuiteError) else in_words(error)

@@ -10,6 +10,7 @@ import time
 from contextlib import ExitStack
 from typing import Any
 
+from std_msgs.msg import String
 from user_msgs.msg import ActorStatus, SafetyStatus
 
 from user_actor.config import ActorConfig
@@ -35,6 +36,8 @@ from user_comm.lifecycle import LifecycleNode
 from user_comm.logs import bridge_logging
 from user_comm.run import run
 from user_comm.subscriptions import TopicReader
+from user_core import plugins
+from user_core.config import from_mapping
 from user_core.errors import ConfigError, DeviceError, DeviceTimeout, TransportError
 from user_core.reasons import NO_REASON, NODE_WAITS, POLICY_PULL, Reason
 from user_core.runtime.grants import grant_of_environment
@@ -230,7 +233,9 @@ class ActorNode(LifecycleNode):
         if config.loop.mode == "demonstration":
             return None
         if config.remote.enabled:
-            history = int(config.policy.params.get("observation_history", 1))
+            cls = plugins.load("policies", config.policy.plugin)
+            params = from_mapping(cls.Config, config.policy.params, "policy.params")
+            history = cls.history_of(params, spec)
             remote = stack.enter_context(
                 RemoteInference(config.remote, spec, self._remote, history)
             )
@@ -275,6 +280,7 @@ class ActorNode(LifecycleNode):
         self.listen(topics.POLICY, self._on_policy, always=True)
         if config.remote.enabled:
             self.listen(topics.REMOTE_ACTION, self._on_remote_action)
+            self.listen(topics.REMOTE_REFUSAL, self._on_remote_refusal)
         if config.loop.max_backlog_steps:
             self.listen(topics.LEARNER_BACKLOG, self._on_backlog, always=True)
         self.serve(topics.GO, self._on_go, always=True)
@@ -352,6 +358,10 @@ class ActorNode(LifecycleNode):
     def _on_remote_action(self, chunk: ActionChunk) -> None:
         if self._inference is not None:
             self._inference.on_answer(chunk)
+
+    def _on_remote_refusal(self, message: String) -> None:
+        if self._inference is not None:
+            self._inference.on_refusal(message.data[:1000])
 
     def _on_backlog(self, message: Any) -> None:
         if self._loop is not None:

@@ -1,51 +1,111 @@
-"""Node ``inference``: the policy of a robot on another host.
+"""Node ``inference``: the policy of robots on other hosts.
 
-The actor on the robot's host keeps everything else: lease, person, reward, episodes, recording.
-What it sees comes as ``remote_observation``; what the policy proposes goes as ``remote_action``.
+The actor on each robot's host keeps everything else: lease, person, reward, episodes, recording.
+What it sees comes as ``remote_observation``; what the policy proposes goes as ``remote_action``, and why it proposes
+nothing as ``remote_refusal``.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
-from contextlib import ExitStack
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
+from typing import Any
+
+from std_msgs.msg import String
 
 from user_actor.config import InferenceConfig
-from user_actor.loop.inference_server import InferenceServer
+from user_actor.inference import Client, InferenceServer
 from user_actor.nodes.policy_feed import PolicyFeed
 from user_comm import topics
 from user_comm.converters import PolicyAnnouncement, RobotDescription
 from user_comm.diagnostics import Item, Level
+from user_comm.endpoints import TopicPublisher
 from user_comm.lifecycle import LifecycleNode
 from user_comm.logs import bridge_logging
 from user_comm.run import run
-from user_core.errors import TransportError
+from user_core.errors import PolicyError, SuiteError, TransportError
+from user_core.policies import policy_config_hash
 from user_core.runtime.gpu_turns import GpuTurns, turns_on
 from user_core.runtime.scheduling import make_process_prompt
 from user_core.types import ActionChunk, Observation, Task
 
 _LOOK_S = 0.2
 _JOIN_S = 4.0
+_TELL_AGAIN_S = 1.0
+
+
+class _Robot:
+    """A robot that this node may act for.
+
+    Attributes:
+        name: Its namespace without slashes; empty: that of the node.
+        description: What it said about itself.
+        why_not: Why it is not answered; empty if it is.
+    """
+
+    def __init__(self, name: str, actions: TopicPublisher, refusals: TopicPublisher) -> None:
+        self.name, self._actions, self._refusals = name, actions, refusals
+        self.description: RobotDescription | None = None
+        self.why_not = ""
+        self._told_s = 0.0
+
+    def send(self, chunk: ActionChunk) -> None:
+        if not self._actions.publish(chunk):
+            raise TransportError(f"topic {self._actions.topic}", got="an inactive node")
+
+    def tell(self, text: str) -> None:
+        self._refusals.publish(String(data=text[:1000]))
+
+    def tell_why_not(self) -> None:
+        """For each of its observations, and once a second."""
+        if time.monotonic() - self._told_s > _TELL_AGAIN_S:
+            self._told_s = time.monotonic()
+            self.tell(self.why_not)
 
 
 class InferenceNode(LifecycleNode):
-    """Acts in a thread of its own on the newest observation; begins once the spec is known."""
+    """Acts in a thread of its own on the newest observations; begins once a spec is known."""
 
     Config = InferenceConfig
 
     def configure(self, stack: ExitStack) -> None:
         stack.callback(bridge_logging(self.get_logger(), "user_actor"))
         stack.callback(bridge_logging(self.get_logger(), "user_comm"))
+        config: InferenceConfig = self.config
         self._server: InferenceServer | None = None
-        self._feed: PolicyFeed | None = None
-        self._announced: PolicyAnnouncement | None = None
-        self._description: RobotDescription | None = None
-        self._actions = self.advertise(topics.REMOTE_ACTION)
-        self.listen(topics.ROBOT_SPEC, self._on_spec, always=True)
-        self.listen(topics.POLICY, self._on_policy, always=True)
-        self.listen(topics.REMOTE_OBSERVATION, self._on_observation)
+        self._feeds: dict[str, PolicyFeed] = {}
+        self._announced: dict[str, PolicyAnnouncement] = {}
+        self._made_for = ""
+        self._robots: dict[str, _Robot] = {}
+        for name in [robot.strip("/") for robot in config.robots] or [""]:
+            self._listen_to(name)
+        for topic in {topics.POLICY.name, *config.versions.values()}:
+            self.listen(topics.POLICY, partial(self._on_policy, topic), name=topic, always=True)
         self.diagnostics.watch("inference", self._item)
         stack.callback(self.diagnostics.unwatch, "inference")
+
+    def _listen_to(self, name: str) -> None:
+        def full(topic: topics.Topic) -> str:
+            return f"/{name}/{topic.name}" if name else topic.name
+
+        robot = _Robot(
+            name,
+            self.advertise(topics.REMOTE_ACTION, name=full(topics.REMOTE_ACTION)),
+            self.advertise(topics.REMOTE_REFUSAL, name=full(topics.REMOTE_REFUSAL)),
+        )
+        self._robots[name] = robot
+        self.listen(
+            topics.ROBOT_SPEC, partial(self._on_spec, robot),
+            name=full(topics.ROBOT_SPEC), always=True,
+        )  # fmt: skip
+        self.listen(
+            topics.REMOTE_OBSERVATION, partial(self._on_observation, robot),
+            name=full(topics.REMOTE_OBSERVATION),
+        )  # fmt: skip
 
     def activate(self, stack: ExitStack) -> None:
         self._stop = threading.Event()
@@ -61,52 +121,89 @@ class InferenceNode(LifecycleNode):
     def _serve_all(self, stop: threading.Event) -> None:
         try:
             while not stop.is_set():
-                description = self._description
-                if description is None:
+                known = {r.name: d for r in self._robots.values() if (d := r.description)}
+                if not known:
                     stop.wait(_LOOK_S)
                 else:
-                    self._serve(description, stop)
+                    self._serve(known, stop)
         except BaseException as error:  # of a plugin, a configuration; SystemExit, too
             self.get_logger().error(f"inference ended: {error}")
             if not stop.is_set():
                 self.fail(error)
 
-    def _serve(self, description: RobotDescription, stop: threading.Event) -> None:
-        """Answer until the node is deactivated, or the robot has become another."""
+    def _serve(self, known: dict[str, RobotDescription], stop: threading.Event) -> None:
+        """Answer until the node is deactivated, or a robot has become another."""
         config: InferenceConfig = self.config
         name = self.get_fully_qualified_name().strip("/").replace("/", ".")
+        first = next(iter(known.values()))
+        task = Task(first.task, config.instruction)
         with ExitStack() as stack:
-            task = Task(description.task, config.instruction)
-            feed = stack.enter_context(
-                PolicyFeed(config, description.spec, name, config.seed, task=task)
-            )
-            self.diagnostics.watch(feed.flow.name, feed.flow.item)
-            stack.callback(self.diagnostics.unwatch, feed.flow.name)
-            server = InferenceServer(
-                description.spec, feed.holder, self._send,
-                task=task,
-                needs_version=config.before_first_version == "wait",
-                turns=self._turns(feed) if config.shares_gpu else None,
-            )  # fmt: skip
-            self._feed, self._server = feed, server
             stack.callback(self._forget)
-            feed.announced(self._announced)
-            if not stop.is_set() and description is self._description:
-                self.get_logger().info(f"answers for {description.spec.robot!r}")
+            for topic in dict.fromkeys((topics.POLICY.name, *config.versions.values())):
+                feed = PolicyFeed(config, first.spec, name, config.seed, task=task)
+                self._feeds[topic] = stack.enter_context(feed)
+                label = "" if topic == topics.POLICY.name else f" of {topic}"
+                self.diagnostics.watch(feed.flow.name + label, feed.flow.item)
+                stack.callback(self.diagnostics.unwatch, feed.flow.name + label)
+                feed.announced(self._announced.get(topic))
+            some = self._feeds[topics.POLICY.name]
+            server = InferenceServer(
+                config.batching,
+                needs_version=config.before_first_version == "wait",
+                turns=self._turns(some) if config.shares_gpu else None,
+                pass_in=_in_precision(config.precision, _device_of(some)),
+            )
+            self._made_for = self._hash(first)
+            self._server = server
+            for robot in list(self._robots.values()):
+                self._join(robot, server)
+            if len(self._robots) > 1:
+                server.measure()
+                room = server.admission.capacity
+                self.get_logger().info(f"has room for {room} robots, by what batches take")
+            same = all(self._robots[n].description is d for n, d in known.items())
+            if not stop.is_set() and same:
                 server.run()
 
+    def _join(self, robot: _Robot, server: InferenceServer) -> None:
+        """Have a robot answered, if it is one that the policy knows."""
+        config, description = self.config, robot.description
+        if description is None:
+            return
+        spec = description.spec
+        try:
+            if (found := self._hash(description)) != self._made_for:
+                raise PolicyError(
+                    f"robot {spec.robot!r} for the policy of this host",
+                    got=f"observations and actions of configuration {found[:12]}",
+                    expected=f"{self._made_for[:12]}, as the first robot's",
+                    hint="One inference_node acts for robots with equal specs",
+                )
+            of_robot = config.versions.get(robot.name) or config.versions.get(description.task)
+            feed = self._feeds[of_robot or topics.POLICY.name]
+            task = Task(description.task, config.instruction)
+            name = robot.name or spec.robot
+            server.add(Client(name, spec, feed.holder, robot.send, robot.tell, task))
+            robot.why_not = ""
+            self.get_logger().info(f"answers for {name!r}")
+        except SuiteError as error:
+            robot.why_not = str(error)
+            self.get_logger().error(f"does not answer {robot.name!r}: {error}")
+
+    def _hash(self, description: RobotDescription) -> str:
+        choice = self.config.policy
+        return policy_config_hash(choice.plugin, choice.params, description.spec)
+
     def _turns(self, feed: PolicyFeed) -> GpuTurns | None:
-        policy = feed.holder.current().policy
-        device = getattr(
-            policy, "device", getattr(getattr(policy, "config", None), "device", "cpu")
-        )
+        device = _device_of(feed)
         turns = turns_on(device)
         if turns is None:
             self.get_logger().warning(f"shares_gpu has no effect: the policy acts on {device}")
         return turns
 
     def _forget(self) -> None:
-        self._feed = self._server = None
+        self._server = None
+        self._feeds = {}
 
     def _stop_serving(self) -> None:
         self._stop.set()
@@ -115,45 +212,77 @@ class InferenceNode(LifecycleNode):
 
     # --- what comes in and goes out
 
-    def _on_spec(self, description: RobotDescription) -> None:
-        before, self._description = self._description, description
-        if before is None or before.spec_hash == description.spec_hash:
-            self._description = before or description
-        elif self._server is not None:
-            self._server.stop()
+    def _on_spec(self, robot: _Robot, description: RobotDescription) -> None:
+        before = robot.description
+        if before is not None and before.spec_hash == description.spec_hash:
+            return
+        robot.description = description
+        server = self._server
+        if server is None:
+            return
+        if before is None:
+            self._join(robot, server)
+        else:
+            server.stop()
 
-    def _on_policy(self, announcement: PolicyAnnouncement) -> None:
-        self._announced = announcement
-        if self._feed is not None:
-            self._feed.announced(announcement)
+    def _on_policy(self, topic: str, announcement: PolicyAnnouncement) -> None:
+        self._announced[topic] = announcement
+        feed = self._feeds.get(topic)
+        if feed is not None:
+            feed.announced(announcement)
 
-    def _on_observation(self, observation: Observation) -> None:
-        if self._server is not None:
-            self._server.offer(observation)
-
-    def _send(self, chunk: ActionChunk) -> None:
-        if not self._actions.publish(chunk):
-            raise TransportError(f"topic {self._actions.topic}", got="an inactive node")
+    def _on_observation(self, robot: _Robot, observation: Observation) -> None:
+        server, description = self._server, robot.description
+        if robot.why_not:
+            robot.tell_why_not()
+        elif server is not None and description is not None:
+            server.offer(robot.name or description.spec.robot, observation)
 
     def _item(self) -> Item:
-        server, feed = self._server, self._feed
+        server = self._server
+        feed = self._feeds.get(topics.POLICY.name)
         if server is None or feed is None:
             return Item("inference", Level.WARN, "waits for the robot's spec", {})
-        counts = server.counts
-        level = Level.WARN if counts.last_error else Level.OK
-        return Item(
-            "inference",
-            level,
-            counts.last_error,
-            {
-                "answered": counts.answered,
-                "superseded": counts.superseded,
-                "refused": counts.refused,
-                "policy_version": feed.holder.number,
-                "inference_p50_ms": round(server.inference.percentile_ns(50) * 1e-6, 1),
-                "inference_p99_ms": round(server.inference.percentile_ns(99) * 1e-6, 1),
-            },
-        )
+        clients = list(server.clients.values())
+        why = next((c.counts.last_error for c in clients if c.counts.last_error), "")
+        why = why or next((r.why_not for r in self._robots.values() if r.why_not), "")
+        passes = dict(server.batches)
+        rows = sum(size * count for size, count in passes.items())
+        values: dict[str, Any] = {
+            "answered": sum(c.counts.answered for c in clients),
+            "superseded": sum(c.counts.superseded for c in clients),
+            "refused": sum(c.counts.refused for c in clients),
+            "policy_version": feed.holder.number,
+            "inference_p50_ms": round(server.inference.percentile_ns(50) * 1e-6, 1),
+            "inference_p99_ms": round(server.inference.percentile_ns(99) * 1e-6, 1),
+        }
+        if len(self._robots) > 1:
+            values |= {
+                "robots": len(server.admission.robots),
+                "capacity": server.admission.capacity,
+                "turned_away": sum(c.counts.turned_away for c in clients),
+                "batch_mean": round(rows / max(1, sum(passes.values())), 2),
+            }
+            for client in clients:
+                values[f"{client.name} answer_p99_ms"] = round(
+                    client.ages.percentile_ns(99) * 1e-6, 1
+                )
+        return Item("inference", Level.WARN if why else Level.OK, why, values)
+
+
+def _device_of(feed: PolicyFeed) -> Any:
+    policy = feed.holder.current().policy
+    config = getattr(policy, "config", None)
+    return getattr(policy, "device", getattr(config, "device", "cpu"))
+
+
+def _in_precision(precision: str, device: Any) -> Callable[[], AbstractContextManager[Any]]:
+    if precision == "float32":
+        return nullcontext
+    import torch
+
+    kind = torch.device(device).type
+    return lambda: torch.autocast(kind, getattr(torch, precision))
 
 
 def main() -> None:

@@ -66,6 +66,7 @@ CROSSINGS: tuple[Crossing, ...] = (
     # The actor has only a few observations under way, so that they are no bulk.
     Crossing(topics.REMOTE_OBSERVATION, Way.UP, "data_high", max_bytes=8 * MIB),
     Crossing(topics.REMOTE_ACTION, Way.DOWN, "real_time", addressed=True),
+    Crossing(topics.REMOTE_REFUSAL, Way.DOWN, "interactive_high", addressed=True),
     Crossing(topics.POLICY, Way.DOWN, "interactive_low"),
     Crossing(topics.ROBOT_SPEC, Way.UP, "interactive_low"),
     Crossing(topics.SAFETY_STATUS, Way.UP, "interactive_high", max_rate_hz=20.0),

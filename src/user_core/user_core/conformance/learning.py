@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from user_core.conformance.report import Broken, Report, Skip, expect
 from user_core.errors import PolicyError
-from user_core.interfaces import Algorithm, GoalReward, Policy, Reward
+from user_core.interfaces import (
+    Algorithm,
+    GoalReward,
+    Policy,
+    Query,
+    Reward,
+    answers_in_batches,
+)
 from user_core.specs import Array, RobotSpec
 from user_core.types import Batch, Task, TaskFeedback
 
@@ -61,6 +69,9 @@ def check_policy(policy: Policy, spec: RobotSpec, *, seed: int = 0) -> Report:
                 _expect_equal(policy.arrays(), arrays)
                 continue
             expect(False, "they were taken")
+    if answers_in_batches(policy):
+        with report.promise("act_batch gives what act and continue_plan give, but for rounding"):
+            _check_batches(policy, spec, observations)
     if type(policy).network is Policy.network:
         with report.promise("network gives what can be trained"):
             raise Skip("it only acts")
@@ -76,6 +87,30 @@ def _expect_equal(one: dict[str, Array], other: dict[str, Array]) -> None:
     for name, array in one.items():
         if not np.array_equal(array, other[name]):
             raise Broken(f"array {name!r} differs")
+
+
+def _check_batches(policy: Policy, spec: RobotSpec, observations: list[dict[str, Array]]) -> None:
+    """Queries of several robots, of which some go on from a plan where the policy can."""
+    one: Any = policy
+    goes_on = hasattr(policy, "continue_plan")
+    plan = policy.act(observations[0], deterministic=True)
+    queries = [
+        Query(seen, True, Task("check", "keep your promises"), plan if goes_on and i % 2 else None, i % 3)
+        for i, seen in enumerate(observations)
+    ]  # fmt: skip
+    answers = one.act_batch(queries)
+    expect(len(answers) == len(queries), f"{len(answers)} answers to {len(queries)} queries")
+    for query, answer in zip(queries, answers, strict=True):
+        policy.reset(query.task)
+        if query.plan is None:
+            alone = policy.act(query.observation, deterministic=True)
+        else:
+            alone = one.continue_plan(
+                query.observation, query.plan, query.frozen, deterministic=True
+            )
+        expect(answer.dtype == alone.dtype, f"{answer.dtype} instead of {alone.dtype}")
+        expect(answer.shape == alone.shape, f"shape {answer.shape} instead of {alone.shape}")
+        expect(np.allclose(answer, alone, atol=1e-4), f"off by {np.abs(answer - alone).max():.2g}")
 
 
 def check_algorithm(

@@ -13,7 +13,7 @@ from typing import Any
 from user_core.config import setting
 from user_core.policies.tanh_gaussian import TanhGaussianPolicy
 from user_core.policies.tanh_gaussian_layout import TanhGaussianConfig
-from user_core.specs import ActionKind, Array, Arrays, ArraySpec, RobotSpec
+from user_core.specs import ActionKind, Array, ArraySpec, RobotSpec
 
 
 class ActionChunksConfig(TanhGaussianConfig):
@@ -34,10 +34,9 @@ class ActionChunksPolicy(TanhGaussianPolicy):
         super().__init__(config, _joined(spec, config.rows))
         self.rows = config.rows
 
-    def act(self, observation: Arrays, *, deterministic: bool = False) -> Array:
+    def _act(self, head: Array, deterministic: bool) -> Array:
         """The next T actions, (T, A): samples, or squashed means when ``deterministic``."""
-        joined = super().act(observation, deterministic=deterministic)
-        return joined.reshape(self.rows, -1)
+        return super()._act(head, deterministic).reshape(self.rows, -1)
 
 
 def _joined(spec: RobotSpec, rows: int) -> RobotSpec:

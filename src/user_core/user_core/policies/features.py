@@ -254,3 +254,8 @@ class ActionScale:
         action = (self.middle + self.half * unit).astype(self._dtype, copy=False)
         bounded: Array = np.minimum(np.maximum(action, self._low), self._high)
         return bounded
+
+
+def together(observations: Sequence[Arrays]) -> dict[str, Array]:
+    """Observations of several robots as one batch, each array (B, ...)."""
+    return {name: np.stack([one[name] for one in observations]) for name in observations[0]}

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from user_core.errors import PolicyError
-from user_core.specs import Arrays
+from user_core.specs import Array, Arrays
 
 
-def check_fits(given: Arrays, wanted: Arrays, name: str) -> None:
+def check_fits(given: Arrays, wanted: Arrays | Mapping[str, tuple[int, ...]], name: str) -> None:
     """Raise PolicyError unless all arrays are there, of the same shapes, and finite.
 
     Args:
         given: What was fetched.
-        wanted: What the policy has.
+        wanted: What the policy has, or only the shapes of it: a large one need not be copied for this.
         name: Of the policy, for the error.
     """
     for subject, got, expected in (
@@ -30,5 +32,11 @@ def check_fits(given: Arrays, wanted: Arrays, name: str) -> None:
             )  # fmt: skip
 
 
-def _shapes(arrays: Arrays) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(np.shape(arrays[name])) for name in sorted(arrays)}
+def _shapes(
+    arrays: Mapping[str, Array] | Mapping[str, tuple[int, ...]],
+) -> dict[str, tuple[int, ...]]:
+    found = {}
+    for name in sorted(arrays):
+        one = arrays[name]
+        found[name] = one if isinstance(one, tuple) else tuple(np.shape(one))
+    return found

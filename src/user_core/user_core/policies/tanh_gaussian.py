@@ -14,13 +14,13 @@ seconds and hundreds of megabytes, and one forward pass is faster without it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from user_core.interfaces import FrozenFeatures, Policy
-from user_core.policies.features import encoder_by_image
+from user_core.interfaces import FrozenFeatures, Policy, Query
+from user_core.policies.features import encoder_by_image, together
 from user_core.policies.tanh_gaussian_layout import (
     NORM_EPSILON,
     TanhGaussianConfig,
@@ -71,10 +71,37 @@ class TanhGaussianPolicy(Policy):
     def act(self, observation: Arrays, *, deterministic: bool = False) -> Array:
         """One action, shape (1, A): a sample, or when ``deterministic`` the squashed mean and the
         likeliest choices."""
-        head = self._forward(observation)
+        return self._act(self._forward(observation), deterministic)
+
+    def act_batch(self, queries: Sequence[Query]) -> list[Array]:
+        """Actions for several robots by one pass, see :class:`~user_core.interfaces.BatchingPolicy`."""
+        heads = self._heads(together([one.observation for one in queries]), len(queries))
+        return [self._act(head, one.deterministic) for head, one in zip(heads, queries)]
+
+    def _act(self, head: Array, deterministic: bool) -> Array:
         if self.layout.scale.counts:
             return self._choose(head, deterministic)
         return self.layout.scale.to_robot(np.tanh(self._raw(head, deterministic)))[None]
+
+    def _heads(self, observation: Arrays, rows: int) -> Array:
+        """The heads (B, H) of observations, each array (B, ...)."""
+        features, arrays = self.layout.features, self._arrays
+        if features.image_names:
+            from user_core.policies.tanh_gaussian_network import TanhGaussianNetwork
+
+            if self._network is None:
+                self._network = TanhGaussianNetwork(self.layout, arrays)
+            return self._network.heads(observation)
+        x = (features.vectors(observation, rows) - arrays["input.offset"]) * arrays["input.scale"]
+        x = soft_limit(x)
+        for i in range(len(self.config.hidden)):
+            x = x @ arrays[f"layer{i}.weight"]
+            if self.config.layer_norm:
+                x = x - x.mean(1, keepdims=True)
+                x = x / np.sqrt(np.square(x).mean(1, keepdims=True) + NORM_EPSILON)
+            x = np.maximum(x + arrays[f"layer{i}.bias"], 0)
+        heads: Array = x @ arrays["head.weight"] + arrays["head.bias"]
+        return heads
 
     def _raw(self, head: Array, deterministic: bool) -> Array:
         """Before tanh, (A,), of a head without choices: its mean, or a sample."""
@@ -114,6 +141,7 @@ class TanhGaussianPolicy(Policy):
         taken = {name: np.array(arrays[name], order="C") for name in self.layout.shapes}
         forward = self._torch(taken) if self.layout.features.image_names else self._numpy(taken)
         self._arrays, self._forward = taken, forward
+        self._network: TanhGaussianNetwork | None = None
 
     def _numpy(self, arrays: dict[str, Array]) -> _Forward:
         """The forward pass in numpy, on buffers of its own: the head from an observation."""

@@ -232,6 +232,12 @@ class TanhGaussianNetwork(nn.Module):
             head: Array = self._head(self.encode(inputs))[0].numpy()
             return head
 
+    def heads(self, observation: Arrays) -> Array:
+        """The same of several observations, each array (B, ...): (B, H)."""
+        with torch.inference_mode():
+            heads: Array = self._head(self.encode(self.inputs(observation))).float().numpy()
+            return heads
+
     def _head(self, features: Tensor) -> Tensor:
         x, tensors, config = features, self._tensors, self.layout.config
         for i, units in enumerate(config.hidden):

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from user_core.config import Config, setting
 from user_core.errors import SpecError
-from user_core.interfaces import DistributionNetwork, Policy
-from user_core.policies.features import ActionScale, FeatureLayout, is_image
+from user_core.interfaces import DistributionNetwork, Policy, Query
+from user_core.policies.features import ActionScale, FeatureLayout, is_image, together
 from user_core.policies.loading import check_fits
 from user_core.specs import Array, Arrays, RobotSpec
 
@@ -165,6 +165,19 @@ class TorchPolicy(Policy):
             distribution = network.distribution(network.encode(inputs))
             unit = distribution.mode if deterministic else distribution.sample(self._generator)[0]
         return self._scale.to_robot(unit.numpy().reshape(network.rows, -1))
+
+    def act_batch(self, queries: Sequence[Query]) -> list[Array]:
+        """Chunks for several robots by one pass, see :class:`~user_core.interfaces.BatchingPolicy`."""
+        network = self._network
+        with torch.inference_mode():
+            inputs = network.inputs(together([one.observation for one in queries]))
+            distribution = network.distribution(network.encode(inputs))
+            unit = distribution.mode
+            still = torch.tensor([one.deterministic for one in queries])[:, None]
+            if not still.all():
+                unit = torch.where(still, unit, distribution.sample(self._generator)[0])
+        rows = unit.float().numpy().reshape(len(queries), network.rows, -1)
+        return list(self._scale.to_robot(rows))
 
     def arrays(self) -> dict[str, Array]:
         return self._network.arrays()

@@ -7,10 +7,11 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -39,6 +40,7 @@ from user_learner.training.background import LatestWorker
 from user_learner.training.batch_feed import BatchFeed, Drawn
 from user_learner.training.checkpoint import (
     CHECKPOINTS,
+    SHARDS,
     Checkpoint,
     CheckpointInfo,
     CheckpointStore,
@@ -49,8 +51,16 @@ from user_learner.training.progress import LearnerState, Means, Progress, Rate
 from user_learner.training.publishing import PolicyPublisher, VersionCounter, Weights
 from user_learner.training.utd import UtdLimiter
 
-#: What a process may do next; of several that train together the most hesitant decides.
-STOP, WAIT, GO = 0, 1, 2
+if TYPE_CHECKING:  # with torch
+    from torch import Tensor
+
+    from user_learner.training.shards import ShardStore
+
+#: A checkpoint, and this process's parts of what is spread over all.
+_Taken: TypeAlias = "tuple[Checkpoint, dict[str, Tensor] | None]"
+#: What a process may do next; of several that train together the most hesitant decides. BACK: go back to
+#: the last good checkpoint first.
+BACK, STOP, WAIT, GO = -1, 0, 1, 2
 
 _IDLE_S = 0.005
 _DATA_TIMEOUT_S = 0.1
@@ -126,6 +136,7 @@ class TrainingLoop:
         self._skipping = NO_REASON
         self.skipped_updates = 0
         self._diverged, self._diverged_at, self._returns = NO_REASON, 0, 0
+        self._back: tuple[str, Callable[[int | None], object]] | None = None
         self.config, self.algorithm, self.source = config, algorithm, source
         self.limiter = UtdLimiter(config.utd)
         self.checkpoints = CheckpointStore(
@@ -138,7 +149,8 @@ class TrainingLoop:
             sink, self._counter, config_hash, config.publish_type,
             algorithm.published,
         )  # fmt: skip
-        self._keeper: LatestWorker[Checkpoint] = LatestWorker("checkpoints", self._keep)
+        self._keeper: LatestWorker[_Taken] = LatestWorker("checkpoints", self._keep)
+        self._shards = _shard_store(algorithm, directory / CHECKPOINTS)
         rows = config.batch_size * algorithm.updates_per_call
         self._batches = BatchFeed(source, rows, config.prefetch)
         self._drawn: Drawn | None = None
@@ -164,6 +176,7 @@ class TrainingLoop:
         """
         found = None
         if _is_first():
+            self.checkpoints.drop_leftovers()
             fresh = self.algorithm.state()
             found = self.checkpoints.restore(self._load, start_over=self._start_over)
             if found is None and self.checkpoints.refused:  # one may have been loaded in part
@@ -171,14 +184,21 @@ class TrainingLoop:
         found = self._broadcast(found)
         return None if found is None else self._resumed(found)
 
-    def _broadcast(self, found: Checkpoint | None) -> Checkpoint | None:
+    def _broadcast(
+        self,
+        found: Checkpoint | None,
+        load: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> Checkpoint | None:
         """The checkpoint that the first process has loaded; the others load it now."""
         group = process_group()
         if group is None:
             return found
         checkpoint: Checkpoint | None = group.broadcast(found)
         if checkpoint is not None and not _is_first():
-            self._load(checkpoint.state)
+            (load or self._load)(checkpoint.state)
+        if checkpoint is not None and self._shards is not None:
+            loaded = self._shards.load(checkpoint.state[SHARDS], self.algorithm.shards())
+            self.algorithm.load_shards(loaded)
         return checkpoint
 
     def _resumed(self, found: Checkpoint) -> CheckpointInfo:
@@ -207,10 +227,12 @@ class TrainingLoop:
                     continue
                 if decision == STOP:
                     break
+                if decision == BACK:
+                    self._take_back()
                 if decision == WAIT:
                     with self._wake:
                         self._wake.wait_for(lambda: self._stopped, _IDLE_S)
-                if self._keep_asked and _is_first() and not self._keeper.busy:
+                if self._all_do(self._keep_asked and not self._keeper.busy):
                     self._keep_asked = False
                     self._publish()
                     self._take_checkpoint()
@@ -223,7 +245,8 @@ class TrainingLoop:
         """Make one call of ``update``, if it is its time.
 
         Returns:
-            ``GO`` when it was made, ``WAIT`` when not, ``STOP`` when there is nothing left to do.
+            ``GO`` when it was made, ``WAIT`` when not, ``STOP`` when there is nothing left to do, ``BACK``
+            when :meth:`return_to_good` was asked for.
         """
         decision = _agreed(self._decide())
         if decision != GO:
@@ -248,9 +271,17 @@ class TrainingLoop:
             )  # fmt: skip
         self._means.add(metrics)
         self._rate.add(self.algorithm.updates_per_call)
-        if _is_first():
+        if _is_first() or self._shards is not None:
             self._hand_out()
         return GO
+
+    def _all_do(self, wish: bool) -> bool:
+        """Whether to do now what the first process does. Where parts of the policy are elsewhere, all do it."""
+        if self._shards is None:
+            return wish and _is_first()
+        group = process_group()
+        assert group is not None
+        return bool(group.agreed(int(wish) if _is_first() else 1))
 
     def _skips(self, bad: Sequence[str]) -> bool:
         """Whether an update that gave numbers that are not finite counts as skipped: it spoilt nothing,
@@ -289,6 +320,46 @@ class TrainingLoop:
         self._drawn = None
         self._floor = 0  # what was published after it may have been spoilt already
         self._publish()
+
+    def keep_good(self, update: int) -> None:
+        """The policy of this update has shown itself: keep a checkpoint of then to go back to. Any thread."""
+        self.checkpoints.keep_good(update)
+
+    def return_to_good(
+        self, why: str, done: Callable[[int | None], object] = lambda update: None
+    ) -> None:
+        """Go on from the checkpoint that was kept as good, before the next update. Any thread.
+
+        Weights and optimizer are those of then. What was collected and which steps are drawn next stay, so that
+        what was learned since is not learned again from the same batches. As many updates as the ratio to
+        environment steps allows are made anew.
+
+        Args:
+            why: For people, and beside the checkpoints that are set aside.
+            done: Told, by the training thread, which update was gone back to; None: there is no checkpoint
+                that could be used, and training goes on as it was.
+        """
+        self._back = (why, done)
+
+    def _take_back(self) -> None:
+        """Do what :meth:`return_to_good` promised; all processes that train together do it at once."""
+        (why, done), self._back = self._back or ("", lambda update: None), None
+        found = None
+        if _is_first():
+            self._keeper.flush(_FLUSH_S)
+            found = self.checkpoints.return_to_good(why)
+            if found is not None:
+                self._load_weights(found.state)
+        found = self._broadcast(found, self._load_weights)
+        if found is not None:
+            self._resumed(found)
+            self._floor, self._before = 0, None
+            _log.warning("training went back to update %d: %s", found.info.update, why)
+        done(None if found is None else found.info.update)
+        self._publish()
+
+    def _load_weights(self, state: Mapping[str, Any]) -> None:
+        self.algorithm.load_state(state["algorithm"])
 
     def forget_published(self) -> None:
         """Publish what is trained now, whatever was published before: somebody said so."""
@@ -354,6 +425,8 @@ class TrainingLoop:
 
     def _decide(self) -> int:
         """Whether this process would go on now; says why not in the state."""
+        if self._back is not None and not self._stopped:
+            return BACK
         finished = self.config.max_updates is not None and self._update >= self.config.max_updates
         if self._stopped or finished:
             self._state = LearnerState.FINISHED if finished else self._state
@@ -386,23 +459,24 @@ class TrainingLoop:
         config, now_s = self.config, time.monotonic()
         update, since_s = self._published
         due = self._update - update >= config.publish_every_updates
-        if due and now_s - since_s >= config.publish_period_s:
+        if self._all_do(due and now_s - since_s >= config.publish_period_s):
             self._publish()
         update, since_s = self._kept
         due = self._update - update >= config.checkpoint_every_updates
         # Young processes keep more often: one that is killed again and again must get on, too.
         period_s = min(config.checkpoint_period_s, max(1.0, (now_s - self._begun_s) / 2))
-        if due and now_s - since_s >= period_s and not self._keeper.busy:
+        if self._all_do(due and now_s - since_s >= period_s and not self._keeper.busy):
             self._take_checkpoint()
 
     def _publish_first(self) -> None:
         """What robots act on until training has got further: never less than they had."""
         before = self._before
-        if before is None or before.update <= self._update or not self._floor:
+        passed = before is None or before.update <= self._update or not self._floor
+        if (self._shards is None and passed) or self._all_do(passed):
             self._publish()
             return
         self._published = (self._update, time.monotonic())
-        if _is_first():
+        if _is_first() and before is not None:
             _log.info("the policy of update %d is served until training has passed it", self._floor)
             self._publisher.offer(
                 Weights(dict(before.arrays), before.update, before.environment_steps)
@@ -410,8 +484,10 @@ class TrainingLoop:
 
     def _publish(self) -> None:
         self._published = (self._update, time.monotonic())
-        if _is_first() and self._update >= self._floor:
+        if self._all_do(self._update >= self._floor):
             arrays = self.algorithm.policy_arrays()
+            if not _is_first():
+                return  # it has given its parts
             self._publisher.offer(Weights(arrays, self._update, self._steps))
 
     def _take_checkpoint(self) -> None:
@@ -422,10 +498,16 @@ class TrainingLoop:
             "source": self._source_state,
         }
         info = CheckpointInfo(self._update, self._steps, self._counter.last, time.time_ns())
-        self._keeper.offer(Checkpoint(info, state))
+        shards = None if self._shards is None else self._shards.copy(self.algorithm.shards())
+        self._keeper.offer((Checkpoint(info, state), shards))
 
-    def _keep(self, checkpoint: Checkpoint) -> None:
-        self.checkpoints.write(checkpoint)
+    def _keep(self, taken: _Taken) -> None:
+        checkpoint, shards = taken
+        if self._shards is not None and shards is not None:
+            said = self._shards.write(checkpoint.name, checkpoint.info.created_ns, shards)
+            checkpoint = replace(checkpoint, state={**checkpoint.state, SHARDS: said})
+        if _is_first():
+            self.checkpoints.write(checkpoint)
         self._checkpoint_update = checkpoint.info.update
 
     def _show(self) -> None:
@@ -438,11 +520,11 @@ class TrainingLoop:
 
     def _wind_down(self, completed: bool) -> None:
         self._batches.close()
-        if completed and _is_first():
-            if self._published[0] != self._update:
+        if completed and (_is_first() or self._shards is not None):
+            if self._all_do(self._published[0] != self._update):
                 self._publish()
             self._publisher.flush(_FLUSH_S)  # so that the checkpoint knows its number
-            if self._checkpoint_update != self._update:
+            if self._all_do(self._checkpoint_update != self._update):
                 self._keeper.flush()
                 self._take_checkpoint()
         self._publisher.close()
@@ -492,6 +574,15 @@ class TrainingLoop:
             )
             found.append(Reason(LEARNER_SLOW, text))
         return found
+
+
+def _shard_store(algorithm: Algorithm, directory: Path) -> ShardStore | None:
+    """Where parts of an algorithm's state go that this process alone has; None where it has all."""
+    if not getattr(algorithm, "shards", dict)():
+        return None
+    from user_learner.training.shards import ShardStore
+
+    return ShardStore(directory)
 
 
 def _is_finite(state: Mapping[str, Any]) -> bool:
@@ -571,7 +662,7 @@ def _fixed(config: Config) -> dict[str, Any]:
         and not (item.setting.late and getattr(config, item.name) == item.default)
     }
     counted = {
-        item.name: item.setting.counts_as
+        item.name: item.setting.counted(getattr(config, item.name))
         for item in config_fields(type(config))
         if item.setting.counts_as is not None
     }

@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from user_core.policies.generative.velocity import PLAIN, Velocity, sigmoid
 from user_core.specs import Array, Arrays
 
 #: Sines and cosines that tell the time.
@@ -39,10 +40,11 @@ class PerceptronLayout:
         size: Numbers of a row, D.
         told: Whether it is told which rows are given.
         hidden: Units of its layers.
+        parts: Numbers that it says of each number of a chunk, P.
     """
 
     def __init__(
-        self, state: int, rows: int, size: int, told: bool, hidden: tuple[int, ...]
+        self, state: int, rows: int, size: int, told: bool, hidden: tuple[int, ...], parts: int = 1
     ) -> None:
         self.state, self.rows, self.size, self.told = state, rows, size, told
         self.masked = rows if told else 0
@@ -52,8 +54,9 @@ class PerceptronLayout:
         for i, (inputs, units) in enumerate(pairwise(widths)):
             self.shapes[f"layer{i}.weight"] = (inputs, units)
             self.shapes[f"layer{i}.bias"] = (units,)
-        self.shapes["head.weight"] = (widths[-1], rows * size)
-        self.shapes["head.bias"] = (rows * size,)
+        said = rows * parts * size
+        self.shapes["head.weight"] = (widths[-1], said)
+        self.shapes["head.bias"] = (said,)
 
     def initial(self, rng: np.random.Generator) -> dict[str, Array]:
         """Glorot-uniform weights; a head of zeros: what is generated at first is its noise."""
@@ -74,10 +77,13 @@ class NumpyPerceptron:
     Args:
         layout: Of its arrays.
         arrays: By the names of the layout.
+        velocity: How what it says is read.
     """
 
-    def __init__(self, layout: PerceptronLayout, arrays: Arrays) -> None:
-        self._layout = layout
+    def __init__(
+        self, layout: PerceptronLayout, arrays: Arrays, velocity: Velocity = PLAIN
+    ) -> None:
+        self._layout, self._velocity = layout, velocity
         count = len(layout.hidden)
         self._layers = [
             (arrays[f"layer{i}.weight"], arrays[f"layer{i}.bias"]) for i in range(count)
@@ -89,24 +95,32 @@ class NumpyPerceptron:
         self._seen = self._layers[0][1]
 
     def see(self, state: Array) -> None:
-        """The observation, normalised, (O,)."""
+        """The observation, normalised, (O,); of several robots (N, O)."""
         self._seen = state @ self._of_state + self._layers[0][1]
 
     def __call__(self, x: Array, t: float, mask: Array | None) -> Array:
-        return self._forward(x, t, mask)[0]
+        velocity: Array = self._velocity.of(self._forward(x, t, mask)[0], x)
+        return velocity
+
+    def with_noise(self, x: Array, t: float) -> tuple[Array, Array]:
+        """Velocity, and the standard deviation of a path's noise, of chunks (..., T, D)."""
+        said, _ = self._forward(x, t, None)
+        return self._velocity.of(said, x), self._velocity.noise(said, x.shape[-1])
 
     def with_gradient(
         self, x: Array, t: float, cotangent: Callable[[Array], Array]
     ) -> tuple[Array, Array, Array]:
         said, before = self._forward(x, t, None)
-        wanted = cotangent(said)
-        grad = wanted.ravel() @ self._head[0].T
+        velocity = self._velocity.of(said, x)
+        wanted = cotangent(velocity)
+        of_said, direct = self._velocity.back(said, x, wanted)
+        grad = of_said.reshape(*of_said.shape[:-2], -1) @ self._head[0].T
         for i in range(len(self._layers) - 1, 0, -1):
             weight = self._layers[i][0]
             through = (grad * _silu_slope(before[i])) @ weight.T
             grad = grad + through if weight.shape[0] == weight.shape[1] else through
         grad = (grad * _silu_slope(before[0])) @ self._of_chunk.T
-        return said, wanted, grad.reshape(x.shape)
+        return velocity, wanted, direct + grad.reshape(x.shape)
 
     def _forward(self, x: Array, t: float, mask: Array | None) -> tuple[Array, list[Array]]:
         z = self._seen + time_features(t) @ self._of_time
@@ -118,20 +132,16 @@ class NumpyPerceptron:
             z = h @ weight + bias
             before.append(z)
             h = h + _silu(z) if weight.shape[0] == weight.shape[1] else _silu(z)
-        return (h @ self._head[0] + self._head[1]).reshape(x.shape), before
-
-
-def _sigmoid(z: Array) -> Array:
-    share: Array = 0.5 * (1 + np.tanh(0.5 * z))
-    return share
+        said = h @ self._head[0] + self._head[1]
+        return said.reshape(*x.shape[:-1], -1), before
 
 
 def _silu(z: Array) -> Array:
-    found: Array = z * _sigmoid(z)
+    found: Array = z * sigmoid(z)
     return found
 
 
 def _silu_slope(z: Array) -> Array:
-    share = _sigmoid(z)
+    share = sigmoid(z)
     slope: Array = share * (1 + z * (1 - share))
     return slope

@@ -34,9 +34,16 @@ class Model(Protocol):
         """What it says, a cotangent made from this, and the product of that with its Jacobian."""
 
 
+class PathModel(Protocol):
+    """A network of paths with noise."""
+
+    def with_noise(self, x: Any, t: float) -> tuple[Any, Any]:
+        """The velocity of chunks ``x``, (..., T, D), and the standard deviation of noise there, for a unit of time."""
+
+
 @dataclass(frozen=True)
 class Given:
-    """Rows of the plan before, for a chunk in codes.
+    """Rows of the plan before, for a chunk in codes; of several chunks each array has a leading dimension.
 
     Attributes:
         code: The rows, (T, D), of any value where the weight is 0.
@@ -80,13 +87,35 @@ class Flow:
                 velocity = model(x, t, None)
             elif given.told:
                 x = _replaced(x, given)
-                velocity = model(x, t, given.frozen[:, 0])
+                velocity = model(x, t, given.frozen[..., 0])
             else:
                 velocity = self._guided(model, x, t, given)
             x = x + velocity / steps
         if given is not None and given.told:
             x = _replaced(x, given)
         return x
+
+    def wander(self, model: PathModel, x: Any, noises: Any) -> tuple[Any, list[Any]]:
+        """A chunk from noise ``x`` along a path with noise of its own, and the size of that in each step.
+
+        Zhang et al., "SAC Flow", 2025: what a straight flow generates has the score (t velocity - x) / (1 - t), so that
+        steps dx = (velocity + sigma^2 / 2 score) dt + sigma dW generate the same chunks as those without
+        noise, and a path, given its beginning, has a density: a Gaussian's in each step.
+
+        Args:
+            model: Of a network that was told to give noise.
+            x: Noise, (..., T, D).
+            noises: Of the steps, from a normal distribution, (K, ..., T, D).
+        """
+        steps, sizes = len(noises), []
+        for k in range(steps):
+            t = k / steps
+            velocity, sigma = model.with_noise(x, t)
+            score = (t * velocity - x) / (1 - t)
+            size = sigma / math.sqrt(steps)
+            x = x + (velocity + 0.5 * sigma**2 * score) / steps + size * noises[k]
+            sizes.append(size)
+        return x, sizes
 
     def _guided(self, model: Model, x: Any, t: float, given: Given) -> Any:
         """Equations 2 to 4 of the paper."""
@@ -117,7 +146,7 @@ class Diffusion:
             told = given is not None and given.told
             if told and given is not None:
                 x = _replaced(x, given)
-            said = model(x, k / steps, given.frozen[:, 0] if told and given is not None else None)
+            said = model(x, k / steps, given.frozen[..., 0] if told and given is not None else None)
             chunk = (a * x - s * said).clip(*bounds)
             if given is not None:
                 weight = given.frozen if told else given.weight

@@ -17,7 +17,7 @@ from user_core.config import setting
 from user_core.policies.generative.config import GenerativeConfig
 from user_core.policies.generative.mlp import PerceptronLayout
 from user_core.policies.generative.objectives import Model
-from user_core.policies.generative.policy import FlowPolicy
+from user_core.policies.generative.policy import PlainFlowPolicy
 from user_core.specs import Array
 
 if TYPE_CHECKING:  # imported when it is asked for, with torch
@@ -36,7 +36,7 @@ class AdvantageFlowConfig(GenerativeConfig):
     )
 
 
-class AdvantageFlowPolicy(FlowPolicy):
+class AdvantageFlowPolicy(PlainFlowPolicy):
     """A flow with one more input: 1 for actions with an advantage, -1 for those without, 0 for any."""
 
     Config = AdvantageFlowConfig
@@ -58,14 +58,19 @@ class AdvantageFlowPolicy(FlowPolicy):
 
     def _model(self, state: Array) -> Model:
         good, usual = self._perceptron, copy.copy(self._perceptron)
-        good.see(np.append(state, np.float32(1)))
-        usual.see(np.append(state, np.float32(0)))
+        good.see(_with_advantage(state, 1))
+        usual.see(_with_advantage(state, 0))
         return Guided(good, usual, self.generation.advantage_weight)
 
     def _torch_model(self, network: Any, inputs: dict[str, Any]) -> Model:
         good = super()._torch_model(network, network.with_advantage(inputs, 1.0))
         usual = super()._torch_model(network, network.with_advantage(inputs, 0.0))
         return Guided(good, usual, self.generation.advantage_weight)
+
+
+def _with_advantage(state: Array, good: int) -> Array:
+    """The numbers of an observation, or of several, and whether the action is a good one."""
+    return np.append(state, np.full((*state.shape[:-1], 1), good, np.float32), axis=-1)
 
 
 class Guided:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from user_core.config import Config, setting
@@ -9,6 +10,18 @@ from user_core.errors import ConfigError
 
 #: Statistics that settle from what is learned from.
 FROM_DATA = "data"
+
+
+def without_folders(value: Any) -> Any:
+    """Settings without the places of files of this machine: at another they lie elsewhere, and what they are is said
+    by the hash of the weights."""
+    if isinstance(value, Mapping):
+        return {name: without_folders(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(one) for one in value]
+    if isinstance(value, str) and value.startswith(("/", "~", "./", "../")):
+        return "a folder of this machine"
+    return value
 
 
 class AdapterConfig(Config):
@@ -38,7 +51,10 @@ class AdapterConfig(Config):
 class LeRobotConfig(Config):
     """Which of LeRobot's policies, with which settings of its own, and what it sees of our robot."""
 
-    NOT_IN_HASH: ClassVar[tuple[str, ...]] = ("checkpoint", "statistics", "device", "instruction")
+    #: Where files lie, and which words are said: the weights are named by their hash.
+    NOT_IN_HASH: ClassVar[tuple[str, ...]] = (
+        "checkpoint", "statistics", "device", "instruction", "instructions",
+    )  # fmt: skip
 
     type: str = setting(
         "",
@@ -55,7 +71,11 @@ class LeRobotConfig(Config):
         doc="SHA-256 of its model.safetensors; another one is refused. Versions of what is trained on a base are "
         "refused at a robot whose base is another in any case.",
     )
-    revision: str = setting("", doc="Revision on the hub: a commit, branch or tag.")
+    revision: str = setting(
+        "",
+        doc="Revision on the hub: a commit, branch or tag.",
+        counts_as="",  # the weights are named by their hash
+    )
     strict: bool = setting(
         True,
         doc="Whether every weight must be in the checkpoint, and no others, as LeRobot's class wants them.",
@@ -63,11 +83,13 @@ class LeRobotConfig(Config):
     config: dict[str, Any] = setting(
         factory=dict,
         doc="Settings of LeRobot's own configuration class, for instance chunk_size; they win over the checkpoint's.",
+        counts_as=without_folders,
     )
     processors: dict[str, Any] = setting(
         factory=dict,
         doc="Settings of single steps of its pre- and postprocessors, for instance "
         "{tokenizer_processor: {tokenizer_name: /models/tokenizer}}.",
+        counts_as=without_folders,
     )
     modules: tuple[str, ...] = setting(
         (),
@@ -104,6 +126,11 @@ class LeRobotConfig(Config):
     instruction: str = setting(
         "",
         doc="The task in words, for policies that read, where the actor is given none (actor.instruction).",
+    )
+    instructions: dict[str, str] = setting(
+        factory=dict,
+        doc="The tasks in words, by their names, for policies that read and learn several; what a task is called is "
+        "said by its robot.",
     )
     device: str = setting("cpu", doc="torch device that acts: cpu, cuda, cuda:1.")
     seed: int = setting(0, doc="Seed of first weights and of the noise of actions.", ge=0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from user_core.errors import PolicyError, SpecError
 from user_core.policies.features import ActionScale
+from user_core.policies.language.config import TASK
 from user_core.policies.lerobot.adapters import merged
 from user_core.policies.lerobot.inputs import ACTION
-from user_core.policies.lerobot.opening import Opened, normalising, seeded
+from user_core.policies.lerobot.opening import Opened, lags_of, normalising, seeded
 from user_core.specs import Array, Arrays
 
 _BASE = "base.sha256"
@@ -28,7 +30,8 @@ class LeRobotNetwork(nn.Module):
     Args:
         opened: Policy and processors.
         scale: Of actions.
-        instruction: The task in words.
+        instruction: The task in words, where a batch says nothing else.
+        instructions: The tasks in words that batches tell apart, in the order of their numbers.
 
     Attributes:
         rows: Actions of a chunk that it learns, T.
@@ -36,19 +39,21 @@ class LeRobotNetwork(nn.Module):
         history: Observations that batches must hold for that, N.
     """
 
-    def __init__(self, opened: Opened, scale: ActionScale, instruction: str) -> None:
+    def __init__(
+        self, opened: Opened, scale: ActionScale, instruction: str,
+        instructions: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.policy, self.statistics = opened.policy, opened.statistics
         self.inputs_map, self.base_hash, self.reads = opened.inputs, opened.base_hash, opened.reads
         self.before, self.after, self.scale = opened.before, opened.after, scale
-        self.instruction = instruction
+        self.instruction, self.sentences = instruction, list((instructions or {}).values())
         theirs = self.policy.config
         ahead = list(theirs.action_delta_indices or [0])
-        behind = theirs.observation_delta_indices
         self.first_row = int(ahead[0])
         self.rows = len(ahead)
-        self.stacked = behind is not None
-        self.lags = [-int(i) for i in behind or [0] if i <= 0] or [0]
+        self.stacked = theirs.observation_delta_indices is not None
+        self.lags = lags_of(theirs)
         self.history = max(self.lags) + 1
         middle, half = torch.from_numpy(scale.middle), torch.from_numpy(scale.half)
         factor = opened.inputs.action_scale
@@ -72,6 +77,15 @@ class LeRobotNetwork(nn.Module):
         found |= {name: _to_numpy(tensor) for name, tensor in self.statistics.named().items()}
         if self.base_hash:
             found[_BASE] = np.frombuffer(bytes.fromhex(self.base_hash), np.uint8).copy()
+        return found
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of :meth:`arrays`, without a copy of the weights."""
+        state = self.policy.state_dict()
+        found = {f"policy.{name}": tuple(state[name].shape) for name in self._kept}
+        found |= {name: tuple(tensor.shape) for name, tensor in self.statistics.named().items()}
+        if self.base_hash:
+            found[_BASE] = (len(bytes.fromhex(self.base_hash)),)
         return found
 
     def take(self, arrays: Arrays) -> None:
@@ -139,6 +153,8 @@ class LeRobotNetwork(nn.Module):
             lead = self._lead(shape, specs[names[0]].shape, names[0])
             vectors = torch.from_numpy(mine.vector(feature, observation, lead))
             found[feature] = self._lagged(vectors)
+        if self.sentences and TASK in observation:
+            found[TASK] = torch.as_tensor(observation[TASK])
         return found
 
     def _lagged(self, tensor: Tensor) -> Tensor:
@@ -200,21 +216,29 @@ class LeRobotNetwork(nn.Module):
         loss: Tensor = found[0] if isinstance(found, tuple) else found["loss"]
         return loss
 
-    def generate(self, inputs: Mapping[str, Tensor], seed: int, **keywords: Any) -> Tensor:
-        """Chunks (B, T, A) in network units, of the noise of a seed."""
+    def generate(
+        self, inputs: Mapping[str, Tensor], seed: int, words: Sequence[str] | None = None, **keywords: Any
+    ) -> Tensor:  # fmt: skip
+        """Chunks (B, T, A) in network units, of the noise of a seed; ``words`` are the task of each row."""
         self.policy.eval()
         if hasattr(self.policy, "reset"):
             self.policy.reset()
         with torch.no_grad(), seeded(seed, self.device):
-            made = self.policy.predict_action_chunk(self.prepared(self.batch(inputs)), **keywords)
+            made = self.policy.predict_action_chunk(
+                self.prepared(self.batch(inputs, words)), **keywords
+            )
             self._bind()
             return self.ours(self.after(made))
 
-    def batch(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
-        """What LeRobot's preprocessor takes: images as floats with channels first, and the task."""
+    def batch(
+        self, inputs: Mapping[str, Tensor], words: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """What LeRobot's preprocessor takes: images as floats with channels first, and the task of each row."""
         found: dict[str, Any] = {}
         rows = 0
         for name, tensor in inputs.items():
+            if name == TASK:
+                continue
             tensor = tensor.to(self.device)
             rows = len(tensor)
             if name in self.inputs_map.images:
@@ -222,7 +246,10 @@ class LeRobotNetwork(nn.Module):
             if self.stacked and len(self.lags) == 1:
                 tensor = tensor[:, None]
             found[name] = tensor
-        found["task"] = [self.instruction] * rows
+        if words is None and TASK in inputs:
+            known = [*self.sentences, self.instruction]  # the last: of any other task
+            words = [known[min(i, len(known) - 1)] for i in inputs[TASK].tolist()]
+        found["task"] = [self.instruction] * rows if words is None else list(words)
         return found
 
     def prepared(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -257,6 +284,27 @@ class LeRobotNetwork(nn.Module):
         policy.save_pretrained(folder)
         self.before.save_pretrained(folder)
         self.after.save_pretrained(folder)
+
+
+#: Frozen weights that policies of this process have in common, by the base's hash, name, type and place.
+_BASES: weakref.WeakValueDictionary[tuple[str, ...], nn.Parameter] = weakref.WeakValueDictionary()
+
+
+def share_base(network: LeRobotNetwork) -> None:
+    """Let policies that were trained on one base have its frozen weights once in this process: the one that acts and
+    the one that is made ready beside it, and those of other adapters. What a network trains stays its own."""
+    if not network.base_hash:
+        return
+    kept = set(network._kept)
+    for prefix, module in network.policy.named_modules():
+        for name, mine in module._parameters.items():
+            full = f"{prefix}.{name}".lstrip(".")
+            if mine is None or mine.requires_grad or full in kept:
+                continue
+            key = (network.base_hash, full, str(mine.dtype), str(mine.device))
+            common = _BASES.setdefault(key, mine)
+            if common is not mine and torch.equal(common, mine):
+                module._parameters[name] = common
 
 
 def _to_numpy(tensor: Tensor) -> Array:

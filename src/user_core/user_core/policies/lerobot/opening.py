@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import sys
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
@@ -72,10 +74,8 @@ def open_policy(config: LeRobotConfig, spec: RobotSpec) -> Opened:
         SpecError: The robot lacks what the policy wants to see, or takes other actions.
     """
     purpose = f"policy {config.type or config.checkpoint}"
-    configs = lerobot("configs.policies", purpose)
     factory = lerobot("policies.factory", purpose)
-    register_others(config.modules)
-    theirs = _their_config(config, spec, configs.PreTrainedConfig)
+    theirs = their_config(config, spec)
     features = [
         Feature(name, one.type.name == VISUAL, tuple(one.shape))
         for name, one in (theirs.input_features or {}).items()
@@ -120,6 +120,18 @@ def normalising(*pipelines: Any) -> list[Any]:
     module = lerobot("processor.normalize_processor")
     kinds = (module.NormalizerProcessorStep, module.UnnormalizerProcessorStep)
     return [step for pipeline in pipelines for step in pipeline.steps if isinstance(step, kinds)]
+
+
+def their_config(config: LeRobotConfig, spec: RobotSpec) -> Any:
+    """LeRobot's own configuration of a policy, without making it; raises what :func:`open_policy` raises."""
+    configs = lerobot("configs.policies", f"policy {config.type or config.checkpoint}")
+    register_others(config.modules)
+    return _their_config(config, spec, configs.PreTrainedConfig)
+
+
+def lags_of(theirs: Any) -> list[int]:
+    """How many steps before now each observation was taken that a policy of this configuration sees; the last is now."""
+    return [-int(i) for i in theirs.observation_delta_indices or [0] if i <= 0] or [0]
 
 
 @contextlib.contextmanager
@@ -352,31 +364,57 @@ def _processors(
     return given, before, after
 
 
+#: One thread at a time changes what belongs to all of them.
+_OPENING = threading.RLock()
+
+
 @contextlib.contextmanager
 def _tokenizers(processors: Mapping[str, Any]) -> Iterator[None]:
     """Settings of the tokenizer of processors that LeRobot makes anew: it has a way to give them for a checkpoint's
-    only, so the class of that step gets them while they are made."""
+    only, so the class of that step gets them while this thread makes them."""
     given: Mapping[str, Any] = processors.get(_TOKENIZER, {})
     if not given:
         yield
         return
     cls = lerobot("processor.tokenizer_processor").TokenizerProcessorStep
-    usual = cls.__init__
+    maker = threading.get_ident()
+    with _OPENING:
+        usual = cls.__init__
 
-    def made(self: Any, *args: Any, **keywords: Any) -> None:
-        usual(self, *args, **{**keywords, **given})
+        def made(self: Any, *args: Any, **keywords: Any) -> None:
+            mine = given if threading.get_ident() == maker else {}
+            usual(self, *args, **{**keywords, **mine})
 
-    cls.__init__ = made
-    try:
-        yield
-    finally:
-        cls.__init__ = usual
+        cls.__init__ = made
+        try:
+            yield
+        finally:
+            cls.__init__ = usual
+
+
+class _SilentThread(io.TextIOBase):
+    """A stream that leaves out what one thread writes."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        if threading.get_ident() != self._thread:
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        found: int = self._stream.fileno()
+        return found
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """LeRobot prints what it does; our standard output belongs to commands."""
-    with contextlib.redirect_stdout(io.StringIO()):
+    """LeRobot prints what it does; our standard output belongs to commands, and other threads write on."""
+    with _OPENING, contextlib.redirect_stdout(_SilentThread(sys.stdout)):
         yield
 
 

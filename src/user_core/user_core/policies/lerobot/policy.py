@@ -9,14 +9,16 @@ it does any other's, and versions that hold what is trained.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from user_core.errors import PolicyError
-from user_core.interfaces import Policy
-from user_core.policies.features import ActionScale
+from user_core.config import Config
+from user_core.errors import PluginError, PolicyError
+from user_core.interfaces import Policy, Query
+from user_core.policies.features import ActionScale, together
 from user_core.policies.lerobot.config import LeRobotConfig
 from user_core.policies.loading import check_fits
 from user_core.specs import Array, Arrays, RobotSpec
@@ -47,16 +49,31 @@ class LeRobotPolicy(Policy):
 
     def __init__(self, config: LeRobotConfig, spec: RobotSpec) -> None:
         scale = ActionScale(spec)  # before LeRobot is imported, which takes seconds
-        from user_core.policies.lerobot.network import LeRobotNetwork
+        from user_core.policies.lerobot.network import LeRobotNetwork, share_base
         from user_core.policies.lerobot.opening import open_policy
 
         self.config, self.spec, self._scale = config, spec, scale
-        self._network = LeRobotNetwork(open_policy(config, spec), scale, config.instruction)
+        opened = open_policy(config, spec)
+        self._network = LeRobotNetwork(opened, scale, config.instruction, config.instructions)
         self._network.to(config.device)
+        share_base(self._network)
+        self.tasks = tuple(config.instructions)
         self.observation_history = self._network.history
         self._rng = np.random.default_rng(config.seed)
         if self._goes_on():
             self.continue_plan = self._continue_plan
+
+    @classmethod
+    def history_of(cls, config: Config, spec: RobotSpec) -> int:
+        """As LeRobot's configuration says; where LeRobot or the checkpoint is not on this host, ``n_obs_steps`` of the
+        parameters."""
+        assert isinstance(config, LeRobotConfig)
+        try:
+            from user_core.policies.lerobot.opening import lags_of, their_config
+
+            return max(lags_of(their_config(config, spec))) + 1
+        except (ImportError, PluginError, PolicyError):
+            return int(config.config.get("n_obs_steps", 1))
 
     @property
     def rows(self) -> int:
@@ -65,24 +82,49 @@ class LeRobotPolicy(Policy):
 
     def reset(self, task: Task) -> None:
         """An episode begins. Raises PolicyError where the policy reads, and there is nothing to read."""
-        words = task.instruction or self.config.instruction
+        self._network.instruction = self._words(task)
+
+    def _words(self, task: Task) -> str:
+        config = self.config
+        words = task.instruction or config.instructions.get(task.name, "") or config.instruction
         if self._network.reads and not words:
             raise PolicyError(
                 f"task {task.name!r} for a policy that reads", got="no instruction", expected="the task in words",
-                hint='Say actor.instruction:="put the cube into the bowl", or instruction in the parameters of the '
-                "policy",
+                hint='Say actor.instruction:="put the cube into the bowl", or instruction or instructions in the '
+                "parameters of the policy",
             )  # fmt: skip
-        self._network.instruction = words
+        return words
 
     def act(self, observation: Arrays, *, deterministic: bool = False) -> Array:
         """The next actions, (T, A)."""
-        return self._acted(observation, deterministic)
+        return self._chunks(together([observation]), deterministic)[0]
+
+    def act_batch(self, queries: Sequence[Query]) -> list[Array]:
+        """Chunks for several robots, see :class:`~user_core.interfaces.BatchingPolicy`: one pass for all that draw
+        noise alike and whose plans go on alike. LeRobot draws the noise of a batch at once, so that what a policy with
+        noise does without exploring depends on the place in the batch, too."""
+        made: list[Array] = [np.zeros(0)] * len(queries)
+        alike: dict[tuple[bool, int, int], list[int]] = {}
+        for i, one in enumerate(queries):
+            plan = None if one.plan is None else one.plan[: self.rows]
+            left = 0 if plan is None else len(plan)
+            alike.setdefault((one.deterministic, left, min(one.frozen, left)), []).append(i)
+        for (still, left, frozen), rows in alike.items():
+            some = [queries[i] for i in rows]
+            plans = None if not left else np.stack([np.asarray(one.plan)[:left] for one in some])
+            words = [self._words(one.task) for one in some]
+            chunks = self._chunks(
+                together([one.observation for one in some]), still, plans, frozen, words
+            )
+            for i, chunk in zip(rows, chunks, strict=True):
+                made[i] = chunk
+        return made
 
     def arrays(self) -> dict[str, Array]:
         return self._network.arrays()
 
     def load(self, arrays: Arrays) -> None:
-        check_fits(arrays, self.arrays(), type(self).__name__)
+        check_fits(arrays, self._network.shapes(), type(self).__name__)
         self._network.take(arrays)
 
     def network(self) -> LeRobotNetwork:
@@ -96,10 +138,11 @@ class LeRobotPolicy(Policy):
                 expected="chunks that begin now",
                 hint="Say config: {n_obs_steps: 1}; or train it with lerobot-train on what `user data export` writes",
             )  # fmt: skip
-        if network.reads and not network.instruction:
+        if network.reads and not network.instruction and not network.sentences:
             raise PolicyError(
                 f"training of LeRobot's {network.policy.config.type}, which reads", got="no instruction",
-                expected="the task in words", hint="Say instruction in the parameters of the policy",
+                expected="the task in words",
+                hint="Say instruction in the parameters of the policy, or instructions for several tasks",
             )  # fmt: skip
         return copy.deepcopy(network)
 
@@ -118,34 +161,44 @@ class LeRobotPolicy(Policy):
     ) -> Array:
         """Actions that go on from a plan, by LeRobot's own real-time chunking; see
         :class:`~user_core.interfaces.ContinuingPolicy`."""
-        import torch
-
-        from user_core.runtime.lerobot import lerobot
-
-        network = self._network
-        theirs = network.policy.config
-        if theirs.rtc_config is None:
-            theirs.rtc_config = lerobot("policies.rtc.configuration_rtc").RTCConfig()
-        theirs.rtc_config.enabled = True
-        if network.policy.rtc_processor is None:
-            network.policy.init_rtc_processor()
-        plan, frozen = plan[: network.rows], min(frozen, len(plan), network.rows)
+        plan = plan[: self.rows]
         if not len(plan):
             return self.act(observation, deterministic=deterministic)
-        unit = torch.from_numpy(self._scale.unit(plan)).reshape(1, -1).to(network.device)
-        batch = {**network.batch(self._inputs(observation)), "action": network.theirs(unit)}
-        left = network.prepared(batch)["action"]
-        made = self._acted(
-            observation, deterministic,
-            prev_chunk_left_over=left, inference_delay=frozen, execution_horizon=len(plan),
-        )  # fmt: skip
-        made[:frozen] = plan[:frozen]  # they are carried out, whatever was generated
-        return made
+        frozen = min(frozen, len(plan))
+        return self._chunks(together([observation]), deterministic, plan[None], frozen)[0]
 
-    def _acted(self, observation: Arrays, deterministic: bool, **keywords: Any) -> Array:
+    def _chunks(
+        self, observation: Arrays, deterministic: bool, plans: Array | None = None, frozen: int = 0,
+        words: Sequence[str] | None = None,
+    ) -> list[Array]:  # fmt: skip
+        """Chunks (T, A) for observations, each array (B, ...), that go on from ``plans`` (B, P, A), if any."""
+        network = self._network
+        inputs = network.inputs(observation)
+        keywords: dict[str, Any] = {}
+        if plans is not None:
+            import torch
+
+            self._let_go_on()
+            unit = torch.from_numpy(self._scale.unit(plans)).flatten(1).to(network.device)
+            batch = {**network.batch(inputs, words), "action": network.theirs(unit)}
+            keywords = {
+                "prev_chunk_left_over": network.prepared(batch)["action"],
+                "inference_delay": frozen, "execution_horizon": plans.shape[1],
+            }  # fmt: skip
         seed = _STILL if deterministic else int(self._rng.integers(2**31))
-        unit = self._network.generate(self._inputs(observation), seed, **keywords)
-        return self._scale.to_robot(unit[0].cpu().numpy())
+        unit = network.generate(inputs, seed, words, **keywords)
+        made = self._scale.to_robot(unit.float().cpu().numpy())
+        if plans is not None:
+            made[:, :frozen] = plans[:, :frozen]  # they are carried out, whatever was generated
+        return list(made)
 
-    def _inputs(self, observation: Arrays) -> Any:
-        return self._network.inputs({name: np.array(a)[None] for name, a in observation.items()})
+    def _let_go_on(self) -> None:
+        """Switch LeRobot's real-time chunking on."""
+        from user_core.runtime.lerobot import lerobot
+
+        policy = self._network.policy
+        if policy.config.rtc_config is None:
+            policy.config.rtc_config = lerobot("policies.rtc.configuration_rtc").RTCConfig()
+        policy.config.rtc_config.enabled = True
+        if policy.rtc_processor is None:
+            policy.init_rtc_processor()

@@ -1,0 +1,311 @@
+"""Several robots and one policy: batches, places, and robots that send rubbish."""
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from user_actor.inference import Admission, Client, InferenceServer
+from user_actor.inference.config import BatchingConfig
+from user_actor.loop.policy import PolicyHolder
+from user_core.codecs.images import encode_observation, encode_plan
+from user_core.errors import ConfigError, PolicyError
+from user_core.fakes import PolicyMailbox
+from user_core.interfaces import answers_in_batches
+from user_core.plugins import build
+from user_core.policies.improving.best_of import BestOfPolicy
+from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
+from user_core.specs import ArraySpec, RobotSpec
+from user_core.types import Observation, Task
+from user_testing.waiting import wait_until
+
+SPEC = RobotSpec(
+    "r", {"x": ArraySpec((2,), low=-1.0, high=1.0)}, ArraySpec((2,), low=-1.0, high=1.0),
+    period_s=0.05,
+)  # fmt: skip
+
+
+def seen(number, x=None, plan=None, frozen=0):
+    value = np.full(2, number / 100, np.float32) if x is None else x
+    arrays = encode_observation({"x": value}, "", deterministic=True)
+    if plan is not None:
+        arrays |= encode_plan(plan, frozen)
+    return Observation(arrays, number * 1000, number, 1)
+
+
+class Policy(TanhGaussianPolicy):
+    """Notes how many it was asked for at once; may be slow, and be wrong about one observation."""
+
+    Config = TanhGaussianConfig
+
+    def __init__(self):
+        super().__init__(TanhGaussianConfig(seed=0), SPEC)
+        self.sizes, self.tasks_told = [], []
+        self.go = threading.Event()
+        self.go.set()
+        self.fails_at = None
+
+    def act_batch(self, queries):
+        self.go.wait(10.0)
+        self.sizes.append(len(queries))
+        self.tasks_told += [query.task.name for query in queries]
+        if self.fails_at is not None and any(
+            q.observation["x"][0] == self.fails_at for q in queries
+        ):
+            raise ValueError("cannot see this")
+        return super().act_batch(queries)
+
+
+class Hosts:
+    """A server with robots a, b, c, ..."""
+
+    def __init__(self, count=3, policies=None, **batching):
+        self.policy = Policy() if policies is None else policies
+        holder = PolicyHolder(lambda: self.policy, SPEC, PolicyMailbox())
+        self.server = InferenceServer(BatchingConfig(**{"wait_s": 0.0, **batching}))
+        self.answers, self.told = {}, {}
+        for name in "abcdefgh"[:count]:
+            self.answers[name], self.told[name] = [], []
+            self.server.add(
+                Client(
+                    name, SPEC, holder, self.answers[name].append, self.told[name].append,
+                    Task(f"task {name}"),
+                )
+            )  # fmt: skip
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.policy.go.set()
+        self.server.stop()
+        self.thread.join(5.0)
+
+    def counts(self, name):
+        return self.server.clients[name].counts
+
+
+def test_what_waits_while_the_policy_thinks_is_answered_by_one_pass():
+    with Hosts() as hosts:
+        hosts.policy.go.clear()
+        hosts.server.offer("a", seen(1))
+        wait_until(lambda: not hosts.server._anybody_waits(), "the policy thinks")
+        for name, number in (("a", 2), ("b", 3), ("c", 4), ("b", 5)):
+            hosts.server.offer(name, seen(number))
+        hosts.policy.go.set()
+        wait_until(lambda: len(hosts.answers["c"]) == 1, "all are answered")
+        assert hosts.policy.sizes == [1, 3]
+        assert [c.sequence for c in hosts.answers["b"]] == [5]  # the newest
+        assert hosts.counts("b").superseded == 1
+        assert hosts.policy.tasks_told[1:] == ["task a", "task b", "task c"]
+        for name, number in (("a", 2), ("b", 5), ("c", 4)):
+            alone = hosts.policy.act(
+                {"x": np.full(2, number / 100, np.float32)}, deterministic=True
+            )
+            answer = hosts.answers[name][-1]
+            assert answer.start_ns == number * 1000
+            np.testing.assert_allclose(answer.actions_ta, alone, atol=1e-6)
+
+
+def test_an_observation_waits_for_others_but_not_for_long():
+    with Hosts(2, wait_s=0.2, budget_s=5.0) as hosts:
+        hosts.server.offer("b", seen(1))
+        wait_until(lambda: hosts.answers["b"], "it is alone, and answered")
+        hosts.server.offer("a", seen(2))
+        hosts.server.offer("b", seen(3))
+        wait_until(lambda: hosts.answers["a"], "answers")
+        assert hosts.policy.sizes == [1, 2]
+        hosts.server.offer("a", seen(4))
+        wait_until(lambda: len(hosts.answers["a"]) == 2, "the other one does not come")
+
+
+def test_no_more_than_the_most_are_answered_at_once():
+    with Hosts(3, most=2) as hosts:
+        hosts.policy.go.clear()
+        hosts.server.offer("a", seen(1))
+        wait_until(lambda: not hosts.server._anybody_waits(), "the policy thinks")
+        for number, name in enumerate("cab"):
+            hosts.server.offer(name, seen(2 + number))
+        hosts.policy.go.set()
+        wait_until(lambda: hosts.answers["b"], "all are answered")
+        assert hosts.policy.sizes == [1, 2, 1]  # the one that came first is not left out
+        assert hosts.answers["c"]
+
+
+@pytest.mark.parametrize("rubbish", ["shape", "names", "policy", "plan"])
+def test_a_robot_that_sends_rubbish_disturbs_nobody(rubbish):
+    bad = {
+        "shape": seen(9, x=np.zeros(3, np.float32)),
+        "names": replace(seen(9), arrays={}),
+        "policy": seen(9, x=np.full(2, 0.5, np.float32)),
+        "plan": seen(9, plan=np.zeros((4, 2), np.float32), frozen=1),
+    }[rubbish]
+    with Hosts() as hosts:
+        hosts.policy.fails_at = 0.5
+        hosts.policy.go.clear()
+        hosts.server.offer("a", seen(1))
+        wait_until(lambda: not hosts.server._anybody_waits(), "the policy thinks")
+        hosts.server.offer("b", bad)
+        hosts.server.offer("a", seen(2))
+        hosts.server.offer("c", seen(3))
+        hosts.policy.go.set()
+        wait_until(lambda: len(hosts.answers["a"]) == 2 and hosts.answers["c"], "others go on")
+        wait_until(lambda: hosts.told["b"], "it is told")
+        assert hosts.counts("b").refused == 1 and not hosts.answers["b"]
+        assert hosts.counts("a").refused == hosts.counts("c").refused == 0
+        assert hosts.told["b"] == [hosts.counts("b").last_error]
+        hosts.server.offer("b", seen(4))
+        wait_until(lambda: hosts.answers["b"], "it is answered again")
+        assert hosts.counts("b").last_error == ""
+
+
+def test_a_row_that_is_not_finite_concerns_its_robot_only():
+    class Wrong(Policy):
+        def act_batch(self, queries):
+            answers = super().act_batch(queries)
+            return [
+                a * (np.nan if q.task.name == "task b" else 1) for q, a in zip(queries, answers)
+            ]
+
+    hosts = Hosts(3, Wrong())
+    clients = hosts.server.clients
+    hosts.server.answer([(clients[name], seen(i)) for i, name in enumerate("abc")])
+    assert hosts.answers["a"] and hosts.answers["c"] and not hosts.answers["b"]
+    assert "finite" in hosts.counts("b").last_error
+
+
+def test_robots_that_share_a_policy_that_cannot_answer_several_are_refused():
+    class Changed(TanhGaussianPolicy):
+        def act(self, observation, *, deterministic=False):
+            return super().act(observation, deterministic=deterministic) / 2
+
+    policy = Changed(TanhGaussianConfig(), SPEC)
+    assert not answers_in_batches(policy)  # what it has from its parents is not what it does
+    assert answers_in_batches(Policy())
+    assert not any("act_batch" in vars(cls) for cls in (BestOfPolicy,))
+    holder = PolicyHolder(lambda: policy, SPEC, PolicyMailbox())
+    server = InferenceServer()
+    server.add(Client("a", SPEC, holder, lambda chunk: None))
+    with pytest.raises(PolicyError, match="several robots"):
+        server.add(Client("b", SPEC, holder, lambda chunk: None))
+    server.add(Client("a", SPEC, holder, lambda chunk: None))  # it came again
+
+
+def test_robots_with_other_versions_are_answered_by_their_own():
+    hosts, other = Hosts(2), Policy()
+    other.load({n: a * 0 for n, a in other.arrays().items()})
+    holder = PolicyHolder(lambda: other, SPEC, PolicyMailbox())
+    got = []
+    hosts.server.add(Client("x", SPEC, holder, got.append))
+    with hosts:
+        hosts.policy.go.clear()
+        hosts.server.offer("a", seen(1))
+        wait_until(lambda: not hosts.server._anybody_waits(), "the policy thinks")
+        for name in "axb":
+            hosts.server.offer(name, seen(2))
+        hosts.policy.go.set()
+        wait_until(lambda: got and len(hosts.answers["a"]) == 2 and hosts.answers["b"], "answers")
+    assert np.abs(got[0].actions_ta).max() == 0
+    assert np.abs(hosts.answers["b"][0].actions_ta).max() > 0
+    assert hosts.policy.sizes == [1, 2]
+
+
+# --- places
+
+
+def admission(times, **config):
+    made = Admission(BatchingConfig(**{"wait_s": 0.0, "budget_s": 0.1, "most": 8, **config}))
+    for size, took_s in times.items():
+        made.measured(size, took_s)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("times", "most", "robots"),
+    [
+        ({1: 0.01, 8: 0.03}, 8, 16),  # one batch that has begun, and two of 8: 3 x 30 ms
+        ({1: 0.01, 8: 0.03}, 1, 9),  # one after the other: 9 + 1 passes of 10 ms
+        ({1: 0.01, 8: 0.06}, 8, 6),  # 2 x 50 ms fit for 6, and not 57 for 7
+        ({1: 0.2}, 8, 1),  # too slow for anybody: one is served all the same
+    ],
+)
+def test_as_many_have_room_as_are_answered_in_time(times, most, robots):
+    made = admission(times, most=most)
+    assert made.capacity == robots
+    assert made.worst_s(robots) <= 0.1 or robots == 1
+    assert made.worst_s(robots + 1) > 0.1
+
+
+def test_a_robot_beyond_capacity_is_told_the_figures_until_another_is_gone():
+    made = admission({1: 0.04, 2: 0.05, 4: 0.07}, forget_s=10.0)
+    assert [made.admit(name, 0.0) for name in "ab"] == ["", ""]
+    why = made.admit("c", 1.0)
+    assert "room for 2 robots" in why and "120 ms" in why and "100 ms" in why
+    assert not made.admit("a", 9.0)  # who is there stays
+    assert not made.admit("c", 11.0)  # b was silent
+    assert made.robots == ("a", "c")
+    assert made.admit("b", 11.0)
+
+
+def test_where_batches_come_to_take_longer_the_last_one_goes_after_a_while():
+    made = admission({1: 0.01, 2: 0.02, 4: 0.03})
+    assert not any(made.admit(name, 0.0) for name in "abc")
+    for _ in range(64):
+        made.measured(3, 0.08)
+    assert made.capacity == 2 or made.capacity == 1
+    assert made.shed(1.0) == "" and made.shed(3.0) == ""
+    assert made.shed(4.5) == "c"
+
+
+def test_waiting_for_others_must_fit_into_the_budget():
+    with pytest.raises(ConfigError, match="wait_s"):
+        BatchingConfig(wait_s=0.1, budget_s=0.05)
+
+
+def test_a_robot_without_room_is_told_and_others_are_not_late():
+    with Hosts(3, budget_s=0.05) as hosts:
+        hosts.server.admission.measured(1, 0.01)
+        hosts.server.admission.measured(2, 0.02)
+        hosts.server.admission.measured(4, 0.04)
+        for name in "abc":
+            hosts.server.offer(name, seen(1))
+        wait_until(lambda: hosts.answers["a"] and hosts.answers["b"], "two are answered")
+        assert not hosts.answers["c"] and "room for 2" in hosts.told["c"][0]
+        assert hosts.counts("c").turned_away == 1
+
+
+@pytest.mark.parametrize("backbone", ["mlp", "transformer"])
+@pytest.mark.parametrize("prefix_rows", [0, 3])
+def test_plans_that_go_on_are_kept_in_a_batch(backbone, prefix_rows):
+    params = {"rows": 6, "backbone": backbone, "prefix_rows": prefix_rows, "embedding": 16, "heads": 2,
+              "layers": 1, "hidden": [16]}  # fmt: skip
+    policy = build("policies", "flow", params, SPEC)
+    rng = np.random.default_rng(1)
+    policy.load(
+        {
+            n: (a + 0.1 * rng.standard_normal(a.shape)).astype(a.dtype)
+            for n, a in policy.arrays().items()
+        }
+    )
+    hosts = Hosts.__new__(Hosts)
+    hosts.policy = policy
+    hosts.server = InferenceServer(BatchingConfig())
+    holder = PolicyHolder(lambda: policy, SPEC, PolicyMailbox())
+    answers = {name: [] for name in "abc"}
+    for name in "abc":
+        hosts.server.add(Client(name, SPEC, holder, answers[name].append))
+    plan = np.linspace(-0.5, 0.5, 8).reshape(4, 2).astype(np.float32)
+    asked = {"a": seen(1), "b": seen(2, plan=plan, frozen=2), "c": seen(3, plan=plan[:3], frozen=0)}
+    hosts.server.answer([(hosts.server.clients[n], one) for n, one in asked.items()])
+    arrays = {n: {"x": np.full(2, i / 100, np.float32)} for i, n in enumerate("abc", 1)}
+    alone = {
+        "a": policy.act(arrays["a"], deterministic=True),
+        "b": policy.continue_plan(arrays["b"], plan, 2, deterministic=True),
+        "c": policy.continue_plan(arrays["c"], plan[:3], 0, deterministic=True),
+    }
+    for name, rows in alone.items():
+        np.testing.assert_allclose(answers[name][0].actions_ta, rows, atol=2e-5)
+    assert (answers["b"][0].actions_ta[:2] == plan[:2]).all()
