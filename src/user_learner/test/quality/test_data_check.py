@@ -27,25 +27,34 @@ SPEC = RobotSpec(
     "arm",
     {
         "joint_position": ArraySpec((3,), "float32"),
+        "cube": ArraySpec((1,), "float32"),
+        "wrench": ArraySpec((1,), "float32"),
         "image_wrist": ArraySpec((48, 48, 3), "uint8"),
     },
-    ArraySpec((3,), "float32", low=-1.0, high=1.0),
+    ArraySpec((4,), "float32", low=-1.0, high=1.0),
     period_s=0.05,
 )
 SCHEMA = TrajectorySchema.of(SPEC)
 
 
 def episode(number, rng):
-    """An arm whose joints follow velocities, seen by a camera."""
+    """An arm whose joints follow velocities, seen by a camera. Half-way it closes its gripper, and carries away
+    a cube that trembled on the table till then."""
     rows = STEPS + 1
     phase = rng.uniform(0, 6, 3)
     speed = rng.uniform(0.5, 1.0, 3)
     action = 0.7 * np.sin(phase + speed * 0.25 * np.arange(rows)[:, None])
     position = np.cumsum(np.vstack([np.zeros(3), action[:-1]]), axis=0) * 0.05
+    carried = np.arange(rows) >= STEPS // 2
+    cube = np.cumsum(np.where(carried, 0.02, 0.0)) + rng.uniform(-1e-4, 1e-4, rows)
+    wrench = rng.normal(0.0, 0.01, rows) + 20.0 * (np.arange(rows) == STEPS // 2)  # contact
+    action = np.column_stack([action, np.where(carried, -1.0, 1.0)])
     image = rng.integers(30, 220, (rows, 48, 48, 3))
     step = np.arange(rows) < STEPS
     columns = {
         "observation.joint_position": position + rng.uniform(-1, 1, 3),
+        "observation.cube": cube[:, None],
+        "observation.wrench": wrench[:, None],
         "observation.image_wrist": image,
         "action": action * step[:, None],
         "proposed_action": action * step[:, None],

@@ -25,13 +25,15 @@ from user_learner.replay.segments import read_rows, segment_directory
 
 FILE = "statistics.sqlite"
 #: Changes when what is measured changes: then all is measured again.
-VERSION = 1
+VERSION = 2
 #: Pairs of neighbouring images that are looked at, per camera and episode.
 _IMAGE_PAIRS = 8
 #: An image of which almost all pixels are darker is black.
 _BLACK_LEVEL, _BLACK_SHARE = 16, 0.99
 #: Actions closer to a bound than this share of the range are at it.
 _AT_BOUND = 1e-3
+#: An element that is at a bound in so many steps switches something.
+_SWITCHES = 0.95
 #: Delays between action and what is seen that are tried, in steps.
 _LAGS = 12
 #: Steps that a delay is estimated from, at least.
@@ -49,11 +51,12 @@ class EpisodeStatistics:
         jitter: Median deviation from the period, in periods.
         backwards: Steps by which time went back.
         gate_changed: Share of the policy's steps of which another action was executed.
-        clipped: Share of actions that lie at a bound in some element.
+        clipped: Share of actions that lie at a bound in some element. An element that hardly ever leaves its
+            bounds switches something (a gripper), and is not counted.
         constant: Elements of observations that moved in no row.
         moving: Elements that moved.
-        jump: Largest change of an element in one step, in median changes of that element that are
-            not zero.
+        jump: Largest change of an element in one step, in median changes of that element while it moves or, where
+            these are larger, around that step. Forces jump at each contact, and are left out.
         jump_at: Step at which it was.
         lag_steps: Delay by which observations follow actions, steps; -1: could not be told.
         frozen: Cameras of which all images looked at are the same.
@@ -103,7 +106,10 @@ def measure(columns: Mapping[str, Array], spec: RobotSpec | None) -> EpisodeStat
     values = np.concatenate(list(flat.values()), axis=1) if flat else np.zeros((rows, 0))
     moves = np.ptp(values, axis=0) > 1e-9 if values.size else np.zeros(0, bool)
     names = [f"{n[len(OBSERVATION) :]}[{i}]" for n, a in flat.items() for i in range(a.shape[1])]
-    jump, jump_at = _jump(values[:, moves])
+    steady = np.array(
+        [not _is_force(n[len(OBSERVATION) :], spec) for n, a in flat.items() for _ in a.T], bool
+    )
+    jump, jump_at = _jump(values[:, moves & steady])
     action = columns["action"][step].reshape(int(step.sum()), -1).astype(np.float64)
     return EpisodeStatistics(
         rows=rows,
@@ -146,16 +152,33 @@ def _clipped(action: Array, spec: RobotSpec | None) -> float:
     near = _AT_BOUND * (high - low)[bounded]
     part = action[:, bounded]
     at_bound = (part <= low[bounded] + near) | (part >= high[bounded] - near)
-    return float(at_bound.any(1).mean())
+    switches = at_bound.mean(0) >= _SWITCHES
+    return float(at_bound[:, ~switches].any(1).mean())
+
+
+def _is_force(name: str, spec: RobotSpec | None) -> bool:
+    known = spec.observation.get(name) if spec is not None else None
+    unit = known.unit if known is not None else ""
+    return unit in ("N", "N m", "Nm", "N*m", "A") or any(
+        word in name for word in ("wrench", "force", "torque", "effort")
+    )
 
 
 def _jump(values: Array) -> tuple[float, int]:
     if values.shape[1] == 0 or len(values) < 8:
         return 0.0, 0
     change = np.abs(np.diff(values, axis=0))
-    usual = np.array([np.median(c[c > 0]) if (c > 0).sum() >= 4 else np.inf for c in change.T])
+    # What trembles is at rest: an object lies in a simulation's contacts, a sensor has noise, and then
+    # a hand carries it away. The largest changes do not say how much it usually moves.
+    calm = np.sort(change, axis=0)[: int(0.9 * len(change))].mean(axis=0)
+    rest = np.maximum(0.1 * calm, 1e-5 * np.ptp(values, axis=0))
+    moving = [c[c > r] for c, r in zip(change.T, rest.tolist())]
+    usual = np.array([np.median(c) if len(c) >= 4 else np.inf for c in moving])
     # what moves in few steps only (a gripper) has no usual change, and does not jump
-    relative = change / usual
+    around = np.lib.stride_tricks.sliding_window_view(
+        np.pad(change, ((2, 2), (0, 0)), constant_values=np.nan), 5, axis=0
+    )  # what sets out fast goes on fast; what jumps, and may jump back, does not
+    relative = change / np.maximum(usual, np.nanmedian(around, axis=2))
     largest = relative.max(axis=1)
     at = int(largest.argmax())
     return float(largest[at]), at
