@@ -8,20 +8,21 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
+from dataclasses import replace
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 from user_core.errors import StoreError
-from user_core.types import EpisodeSource, Outcome
+from user_core.types import ChunkId, EpisodeSource, Outcome
 from user_learner.cli.data import main
 from user_learner.edits.entries import Edit, EditKind
 from user_learner.edits.log import EditLog
 from user_learner.replay import RetentionConfig, StoreReader, StoreWriter
 from user_learner.replay.index import INDEX_NAME
 from user_learner.replay.maintenance import verify
-from user_learner.replay.segments import SEGMENTS
+from user_learner.replay.segments import LEAVING, SEGMENTS
 from user_learner.upkeep import retention
 from user_learner.upkeep.backup import backup, restore
 from user_learner.upkeep.retention import retain
@@ -149,6 +150,23 @@ def killed_at(words, look, path):
     finally:
         child.send_signal(signal.SIGKILL)
         child.wait()
+
+
+def test_a_restore_touches_nothing_that_no_restore_made(tmp_path):
+    store, copy, back = tmp_path / "store", tmp_path / "copy", tmp_path / "back"
+    make(store, episodes=40)
+    backup(store, copy)
+    part = tmp_path / "back.part"
+    make(part, episodes=2)
+    mine = contents(part)
+    with pytest.raises(StoreError, match="no restore made"):
+        restore(copy, back)
+    same(mine, contents(part))
+    part.rename(tmp_path / "of_a_person")
+    killed_at(["restore", copy, back], lambda path: any(path.rglob("*.col")), part)
+    assert not back.exists() and part.exists()  # the rest of a restore is in nobody's way
+    assert restore(copy, back).ok and not part.exists()
+    same(contents(store), contents(back))
 
 
 def test_a_backup_that_is_killed_is_the_one_before_and_the_next_continues(tmp_path):
@@ -289,6 +307,95 @@ def test_a_kill_while_compacting_loses_nothing_and_leaves_nothing(tmp_path, at):
     same({key: before[key] for key in contents(tmp_path)}, contents(tmp_path))
 
 
+def in_part(path):
+    """Episodes of which only a part is here."""
+    with closing(StoreReader(path)) as reader:
+        here = {e.key: (sum(x[3] for x in e.extents), e.rows) for e in reader.episodes()}
+    return {key for key, (rows, of) in here.items() if 0 < rows < of}
+
+
+def halves(path):
+    """Every other episode succeeds, and stays, but none that lies in two segments of 1024 rows."""
+    rows, plans = 151, []
+    for k in range(60):
+        in_one = k * rows // 1024 == ((k + 1) * rows - 1) // 1024
+        plans.append(Plan(rows - 1, terminated=in_one and k % 2 == 0))
+    with StoreWriter(path, config=SMALL) as writer:
+        fill(writer, Actor(1), plans)
+
+
+def test_what_a_kill_between_two_plans_cut_in_two_goes_at_the_next_opening(tmp_path):
+    """Also where nothing is above the limits any more."""
+    halves(tmp_path)
+    code = _RETAIN.replace("max_rows=6000", "max_rows=8300")
+    done = subprocess.run([sys.executable, "-c", code, "committed", str(tmp_path)], check=False)
+    assert done.returncode == -9
+    cut = in_part(tmp_path)
+    assert len(cut) == 1 and not cut & successes(tmp_path)
+    with StoreWriter(tmp_path, config=SMALL) as writer:
+        before, policy = contents(tmp_path), RetentionConfig(max_rows=10**6, keep=("successes",))
+        assert writer.exceeds(policy) and retain(writer, policy)
+        assert in_part(tmp_path) == set()
+        assert not writer.exceeds(policy) and retain(writer, policy) == []
+        after = contents(tmp_path)
+        assert before.keys() - after.keys() == cut
+        same({key: before[key] for key in after}, after)
+    assert verify(tmp_path).errors == []
+
+
+def test_a_part_of_an_episode_that_a_person_tags_meanwhile_stays(tmp_path):
+    halves(tmp_path)
+    with StoreWriter(tmp_path, config=SMALL) as writer:
+        asked = iter([False, True])
+        policy = RetentionConfig(max_rows=8300, keep=("successes", "tagged"))
+        retain(writer, policy, is_over=lambda: next(asked))
+        (cut,) = in_part(tmp_path)
+        EditLog(tmp_path).append(Edit(EditKind.TAG, (cut,), {"add": ["keep"], "remove": []}))
+        policy = policy.replace(max_rows=10**6)
+        retain(writer, policy)
+        assert in_part(tmp_path) == {cut} and not writer.exceeds(policy)
+
+
+def test_nothing_is_opened_where_nothing_is_to_be_dropped(tmp_path, monkeypatch):
+    mixed(tmp_path)
+    monkeypatch.delattr(retention, "StoreReader")
+    with StoreWriter(tmp_path, config=SMALL) as writer:
+        assert retain(writer, RetentionConfig(max_rows=10**6, keep=("successes",))) == []
+
+
+def test_a_result_that_came_without_rows_stays_as_long_as_its_episode(tmp_path):
+    """It lies in the next segment, where its episode has no rows: a rebuilt index has it from there."""
+    actor = Actor(1, chunk_rows=1024)
+    with StoreWriter(tmp_path, config=SMALL) as writer:
+        for steps, terminated in ((1023, True), (1023, False)):
+            (chunk,) = actor.chunks(Plan(steps, terminated=terminated))  # fills its segment
+            actor.sequence += 1
+            later = ChunkId(actor.name, 1, actor.sequence)
+            writer.append(replace(chunk, result=None))
+            writer.append(replace(actor.empty(chunk), id=later, first_row=1024))
+            writer.commit()
+        fill(writer, actor, [Plan(1023), Plan(500)])
+        before = contents(tmp_path)
+        assert retain(writer, RetentionConfig(max_rows=1, keep=("successes",)))
+    assert len(contents(tmp_path)) == 2  # the success, and what is in the open segment
+    kept = contents(tmp_path)
+    same({key: before[key] for key in kept}, kept)
+    assert verify(tmp_path).errors == []
+    good = successes(tmp_path)
+    assert len(good) == 1
+    (tmp_path / INDEX_NAME).unlink()
+    for suffix in ("-wal", "-shm"):
+        (tmp_path / (INDEX_NAME + suffix)).unlink(missing_ok=True)
+    with StoreWriter(tmp_path, config=SMALL) as writer:
+        assert any("rebuilt" in line for line in writer.warnings)
+        assert successes(tmp_path) == good
+        same(kept, contents(tmp_path))
+        with closing(StoreReader(tmp_path)) as reader:
+            assert {e.key.number for e in reader.episodes() if e.result} == {
+                *(key.number for key in kept)
+            }
+
+
 def test_a_full_disk_while_compacting_changes_nothing(tmp_path, monkeypatch):
     mixed(tmp_path)
     before = contents(tmp_path)
@@ -386,6 +493,44 @@ def test_a_store_that_is_opened_while_the_slow_disk_is_away_has_its_segments_aga
     after = contents(store)
     assert before.keys() < after.keys() and verify(store).ok
     same(before, {key: after[key] for key in before})
+
+
+def test_what_is_dropped_while_the_slow_disk_is_away_goes_there_when_it_is_back(tmp_path):
+    store, slow, away = tmp_path / "store", tmp_path / "slow", tmp_path / "away"
+    make(store)
+    move_old(store, slow, keep_bytes=0)
+    there = {path.name for path in slow.rglob("0*") if path.is_dir()}
+    os.rename(slow, away)
+    with StoreWriter(store, config=SMALL) as writer:
+        gone = {f"{one.segment:08d}" for one in writer.retain(RetentionConfig(max_rows=3000))}
+    assert gone < there
+    with StoreWriter(store, config=SMALL):  # an opening while it is still away forgets nothing
+        pass
+    os.rename(away, slow)
+    assert move_old(store, slow, keep_bytes=0).moved == 0
+    assert {path.name for path in slow.rglob("0*") if path.is_dir()} == there - gone
+    assert verify(store).ok and not any((store / LEAVING).iterdir())
+
+
+def test_a_segment_that_leaves_its_slow_disk_under_a_kill_is_gone_at_the_next_opening(tmp_path):
+    store, slow = tmp_path / "store", tmp_path / "slow"
+    make(store)
+    move_old(store, slow, keep_bytes=0)
+    there = {path.name for path in slow.rglob("0*") if path.is_dir()}
+    code = (
+        "import os, shutil, sys\n"
+        "from user_learner.replay import RetentionConfig, StoreWriter\n"
+        "from user_testing.worlds.replay import QUICK\n"
+        "shutil.rmtree = lambda *words, **how: os.kill(os.getpid(), 9)\n"
+        "with StoreWriter(sys.argv[1], config=QUICK.replace(segment_bytes=1)) as writer:\n"
+        "    writer.retain(RetentionConfig(max_rows=3000))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(store)], check=False).returncode == -9
+    with StoreWriter(store, config=SMALL), closing(StoreReader(store)) as reader:
+        known = {f"{row[0]:08d}" for row in reader.tables.segments}
+    left = {path.name for path in slow.rglob("0*") if path.is_dir()}
+    assert left < there and left <= known
+    assert verify(store).ok
 
 
 def test_copies_of_a_store_do_not_share_segments_on_the_slow_disk(tmp_path):

@@ -33,6 +33,10 @@ class RetentionConfig(Config):
         """Whether nothing is ever dropped."""
         return self.max_bytes == 0 and self.max_rows == 0
 
+    def most_rows(self, row_nbytes: int) -> int:
+        """Rows that may stay, for rows of so many bytes; not for one that keeps all."""
+        return min(n for n in (self.max_rows, self.max_bytes // row_nbytes) if n)
+
     @property
     def by_rule(self) -> bool:
         """Whether some old episodes stay."""

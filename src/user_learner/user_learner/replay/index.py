@@ -73,6 +73,7 @@ class StoreMeta:
         removals: Counts what took rows away (retention, quarantine): a reader starts afresh.
         created_ns: When the store was made, nanoseconds since the epoch.
         steps: Steps that ever came, by source; retention does not lower them.
+        leaving: Episodes of which retention by rule has dropped a part, and the rest is to follow.
     """
 
     store: str
@@ -83,6 +84,7 @@ class StoreMeta:
     removals: int
     created_ns: int
     steps: dict[int, int]
+    leaving: tuple[int, ...] = ()
 
 
 def create_index(directory: Path) -> None:
@@ -213,6 +215,7 @@ def load_meta(connection: sqlite3.Connection) -> StoreMeta:
             removals=int(values["removals"]),
             created_ns=int(values["created_ns"]),
             steps={int(k): int(v) for k, v in json.loads(values["steps"]).items()},
+            leaving=tuple(json.loads(values.get("leaving", "[]"))),
         )
     except (AttributeError, KeyError, TypeError, ValueError, SpecError) as error:
         raise StoreCorrupt(
@@ -236,6 +239,15 @@ def set_schema(
 def set_meta(connection: sqlite3.Connection, **values: Any) -> None:
     """Write values of the meta table, within the caller's transaction."""
     connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
+
+
+def write_meta(connection: sqlite3.Connection, **values: Any) -> None:
+    """Commit values of the meta table, where they are others."""
+    there = dict(connection.execute("SELECT key, value FROM meta"))
+    changed = {name: value for name, value in values.items() if there.get(name) != value}
+    if changed:
+        with transaction(connection):
+            set_meta(connection, **changed)
 
 
 @contextmanager

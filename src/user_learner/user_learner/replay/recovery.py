@@ -41,6 +41,7 @@ from user_learner.replay.segments import (
     check_sizes,
     is_away,
     read_rows,
+    remove_leaving,
     remove_unknown,
     segment_directory,
 )
@@ -67,6 +68,7 @@ def open_or_repair(store: Path) -> list[str]:
         warnings += _seal_without_log(store, connection)
         # never committed, or retired
         remove_unknown(store, (row[0] for row in connection.execute("SELECT id FROM segments")))
+        remove_leaving(store)
         warnings += _away(store, connection)
     return warnings
 

@@ -32,6 +32,8 @@ from user_learner.replay.layout import LOG_NAME, ColumnFile, LogHeader, RowLayou
 from user_learner.replay.pending_index import PendingIndex, SegmentState
 
 SEGMENTS = "segments"
+#: Links to segments on another disk that the store does not need any more, until they are removed there.
+LEAVING = "leaving"
 
 
 def segment_directory(store: Path, segment: int) -> Path:
@@ -46,13 +48,31 @@ def is_away(path: Path) -> bool:
 
 def remove_segment(path: Path) -> None:
     """Remove a segment, also one that lies elsewhere behind a link. What cannot be removed now is
-    left for the next opening."""
+    left for the next opening, or for when its disk is there again (:func:`remove_leaving`)."""
     if path.is_symlink():
-        away = path.resolve()
-        path.unlink(missing_ok=True)
-        shutil.rmtree(away, ignore_errors=True)
+        store = path.parent.parent
+        (store / LEAVING).mkdir(exist_ok=True)
+        os.replace(path, store / LEAVING / path.name)
+        remove_leaving(store)
     else:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_leaving(store: Path) -> int:
+    """Remove the files of dropped segments on another disk, as far as that is there; return how many wait."""
+    if not (store / LEAVING).is_dir():
+        return 0
+    used = {os.readlink(path) for path in (store / SEGMENTS).iterdir() if path.is_symlink()}
+    waiting = 0
+    for link in (store / LEAVING).iterdir():
+        away = link.readlink()
+        if str(away) not in used:  # its number may have come there again
+            shutil.rmtree(away, ignore_errors=True)
+            if away.exists() or not away.parent.is_dir():
+                waiting += 1
+                continue
+        link.unlink(missing_ok=True)
+    return waiting
 
 
 def remove_unknown(store: Path, segments: Iterable[int]) -> int:

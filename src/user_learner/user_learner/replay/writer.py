@@ -39,6 +39,7 @@ from user_learner.replay.index import (
     require_space,
     set_aside,
     set_schema,
+    write_meta,
 )
 from user_learner.replay.ingest import (
     MAX_INT,
@@ -232,6 +233,15 @@ class StoreWriter:
             self._pending.refresh_meta()
             return gone
 
+    def exceeds(self, policy: RetentionConfig) -> bool:
+        """Whether more is committed than a policy keeps, or one that was at work has not ended."""
+        with self._mutex:
+            if policy.keeps_all or self._stager is None or self._db is None:
+                return False
+            rows = self._db.execute("SELECT coalesce(sum(rows), 0) FROM segments").fetchone()[0]
+            most = policy.most_rows(self._stager.layout.row_nbytes)
+            return bool(rows > most or self._pending.meta.leaving)
+
     def commit_staged(self) -> None:
         """Make durable what is staged; acknowledgements are for the next :meth:`commit`."""
         self._commit_group()
@@ -264,6 +274,12 @@ class StoreWriter:
             gone = install(self._require_open(), made)
             self._pending.refresh_meta()
         return gone
+
+    def note(self, **values: str) -> None:
+        """Write values of the index's meta table, where they are others."""
+        with self._mutex, corruption_named(self._index_path):
+            write_meta(self._require_open(), **values)
+            self._pending.refresh_meta()
 
     def set_aside(self, damages: Iterable[Damage]) -> None:
         """Quarantine rows that a verification found damaged; commits first."""

@@ -22,14 +22,16 @@ from user_core.runtime.files import replace_durably, sync_directory
 from user_learner.replay.index import INDEX_NAME, connect, load_meta, set_meta, transaction
 from user_learner.replay.layout import LOG_NAME, RowLayout
 from user_learner.replay.maintenance import Report, verify
-from user_learner.replay.segments import SEGMENTS, remove_unknown, segment_directory
+from user_learner.replay.segments import LEAVING, SEGMENTS, remove_unknown, segment_directory
 
 Progress = Callable[[int, int], None]
 _PIECE = 4 * 2**20
 #: How often a backup begins anew when retention took a segment that it was about to copy.
 _ATTEMPTS = 5
 #: What is of one process or of one moment.
-_NOT_COPIED = ("writer.lock", INDEX_NAME, SEGMENTS)
+_NOT_COPIED = ("writer.lock", INDEX_NAME, SEGMENTS, LEAVING)
+#: Says that a directory is what an unfinished restore has written, and nobody's data.
+RESTORING = "restore.unfinished"
 
 
 @dataclass
@@ -93,19 +95,28 @@ def restore(backup_path: str | Path, store: str | Path, progress: Progress | Non
         progress: Called with bytes done and in all.
 
     Raises:
-        StoreError: There is something, or no backup.
+        StoreError: There is something, also beside it as ``STORE.part`` that no restore made; or no backup.
         OSError: The disk is full; nothing is left.
     """
     store = Path(store)
     if store.exists() and any(store.iterdir()):
         raise StoreError(f"restore to {store}", got="something there", expected="a new directory")
     part = store.with_name(store.name + ".part")
+    if part.exists() and any(part.iterdir()) and not (part / RESTORING).exists():
+        raise StoreError(
+            f"restore to {store}", got=f"{part}, which no restore made",
+            expected="that name to be free: the copy is made there, and renamed when it is verified",
+            hint="Give another directory, or rename that one",
+        )  # fmt: skip
     shutil.rmtree(part, ignore_errors=True)
     try:
+        part.mkdir(parents=True)
+        (part / RESTORING).touch()
         backup(backup_path, part, progress)
         with closing(connect(part, writable=True)) as index, transaction(index):
             set_meta(index, store=uuid.uuid4().hex)
         report = verify(part)
+        (part / RESTORING).unlink()
         if store.exists():
             store.rmdir()
         part.rename(store)
@@ -128,7 +139,9 @@ def _snapshot(source: sqlite3.Connection, new: Path) -> None:
 def _index_of(target: Path, identity: str) -> dict[int, tuple[int, int, int]]:
     """Segments of the backup as it is: rows, bytes of the log, whether it was sealed."""
     if not (target / INDEX_NAME).exists():
-        others = [f for f in target.iterdir() if f.name not in (SEGMENTS, INDEX_NAME + ".new")]
+        others = [
+            f for f in target.iterdir() if f.name not in (SEGMENTS, INDEX_NAME + ".new", RESTORING)
+        ]
         if others and not _is_begun(target):
             raise StoreError(
                 f"backup to {target}", got="something there", expected="a new directory"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,10 @@ from functools import partial
 from pathlib import Path
 from sqlite3 import Connection
 
+import numpy as np
+
 from user_core.errors import StoreCorrupt
+from user_core.specs import Array
 from user_core.types import EpisodeKey, EpisodeSource, Outcome
 from user_learner.edits.log import EditLog
 from user_learner.edits.state import EditState
@@ -27,7 +31,7 @@ from user_learner.replay.index import StoreMeta, load_meta, set_meta, transactio
 from user_learner.replay.layout import LogEntry, encode_entry
 from user_learner.replay.maintenance import FORGETTABLE, Retired, forget
 from user_learner.replay.pending_index import CLOSED, SegmentState
-from user_learner.replay.reader import EpisodeInfo, StoreReader
+from user_learner.replay.reader import StoreReader
 from user_learner.replay.recovery import bad_block
 from user_learner.replay.segments import (
     OpenSegment,
@@ -52,12 +56,14 @@ class Plan:
         segments: Numbers of the old segments, with their rows.
         extents: Id, segment, start, rows of what stays, in the order of the new rows.
         dropped: Rows that go.
+        going: Numbers of the episodes that go, of these segments.
     """
 
     source: EpisodeSource
     segments: list[tuple[int, int]] = field(default_factory=list)
     extents: list[tuple[int, int, int, int]] = field(default_factory=list)
     dropped: int = 0
+    going: set[int] = field(default_factory=set)
 
     @property
     def rows(self) -> int:
@@ -100,7 +106,9 @@ def retain(
         return writer.retain(policy)
     writer.commit_staged()
     gone: list[Retired] = []
-    with closing(StoreReader(writer.path)) as reader:
+    if not writer.exceeds(policy):
+        return gone
+    with closing(StoreReader(writer.path, with_extents=False)) as reader:
         for plan in plans(reader, policy):
             if is_over():
                 break
@@ -109,26 +117,34 @@ def retain(
                 partial(rewrite, reader, plan),
                 partial(install, writer.path),
             )
+        else:  # what was noted as leaving and is here stays by now: for instance, it has been tagged
+            writer.note(leaving="[]")
     return gone
 
 
 def plans(reader: StoreReader, policy: RetentionConfig) -> Iterator[Plan]:
     """What to rewrite, the oldest first, until the limits are met.
 
+    No episode is cut in two: where its beginning goes, it goes. One that lies in the segments of two plans is
+    in between noted in the index (:attr:`~user_learner.replay.index.StoreMeta.leaving`), so that the
+    second part goes the next time if this ends before.
+
     Args:
         reader: Of the store.
         policy: Its limits, and what stays.
     """
-    if reader.schema is None:
+    if reader.schema is None or policy.keeps_all:
         return
-    db, row_nbytes = reader.connection, reader.layout.row_nbytes
-    limits = [n for n in (policy.max_rows, policy.max_bytes // row_nbytes) if n]
+    db, most = reader.connection, policy.most_rows(reader.layout.row_nbytes)
     total = int(db.execute("SELECT coalesce(sum(rows), 0) FROM segments").fetchone()[0])
-    if not limits or total <= min(limits):
+    leaving = reader.meta.leaving
+    if total <= most and not leaving:
         return
     stays = _stays(reader, policy)
+    going = np.zeros(len(stays), bool)
+    going[[number for number in leaving if number < len(stays)]] = True
+    going &= ~stays
     open_ones: dict[EpisodeSource, Plan] = {}
-    going: set[int] = set()  # no episode is cut in two: where its beginning goes, it goes
     for segment, source, rows in db.execute(
         "SELECT id, source, rows FROM segments WHERE sealed AND source IN (?, ?) AND id NOT IN"
         " (SELECT segment FROM quarantine) ORDER BY id",
@@ -139,14 +155,16 @@ def plans(reader: StoreReader, policy: RetentionConfig) -> Iterator[Plan]:
             " ORDER BY start",
             (segment,),
         ).fetchall()
-        if total > min(limits):
-            going |= {row[4] for row in extents} - stays
-        kept = [tuple(row[:4]) for row in extents if row[4] not in going]
+        if total > most:
+            going[[row[4] for row in extents if not stays[row[4]]]] = True
+        kept = [tuple(row[:4]) for row in extents if not going[row[4]]]
         here = sum(row[3] for row in kept)
-        if here == rows:
-            continue
         kind = EpisodeSource(source)
         plan = open_ones.get(kind)
+        if here == rows and (
+            rows or plan is None
+        ):  # one without rows has but log entries, which can join others
+            continue
         if plan is not None and plan.rows + here > reader.meta.segment_rows:
             yield open_ones.pop(kind)
             plan = None
@@ -154,40 +172,47 @@ def plans(reader: StoreReader, policy: RetentionConfig) -> Iterator[Plan]:
         plan.segments.append((segment, rows))
         plan.extents += kept
         plan.dropped += rows - here
+        plan.going |= {row[4] for row in extents if going[row[4]]}
         total -= rows - here
     yield from open_ones.values()
 
 
-def _stays(reader: StoreReader, policy: RetentionConfig) -> set[int]:
-    """Numbers of the episodes that stay."""
-    edits = EditState.of(EditLog(reader.path).edits)
-    tests: dict[str, Callable[[EpisodeInfo], bool]] = {
-        "successes": lambda one: (
-            edits.of_episode(one.key).outcome or (one.result and one.result.outcome)
-        ) is Outcome.SUCCESS,
-        "interventions": lambda one: bool(one.result and one.result.interventions),
-        "tagged": lambda one: KEEP_TAG in edits.of_episode(one.key).tags,
-    }  # fmt: skip
-    chosen = [tests[name] for name in policy.keep]
-    ended = dict(reader.connection.execute("SELECT id, ended FROM episodes"))
-    numbers = reader.episode_numbers()
-    stays = {  # what is in segments that are being filled cannot go as a whole
-        row[0]
-        for row in reader.connection.execute(
-            "SELECT DISTINCT x.episode FROM extents x JOIN segments s ON s.id = x.segment"
-            " WHERE NOT s.sealed"
-        )
-    }
-    rest = 0
-    for one in reader.episodes():
-        number = numbers[one.key]
-        if ended.get(number, 0) < CLOSED or any(test(one) for test in chosen):
-            stays.add(number)
-        elif policy.thin:
-            if rest % policy.thin == 0:
-                stays.add(number)
-            rest += 1
-    return stays
+def _stays(reader: StoreReader, policy: RetentionConfig) -> Array:
+    """Which episodes stay, by number; bool. The index is asked, and nothing is held of each episode but this."""
+    db = reader.connection
+    size = 1 + int(db.execute("SELECT coalesce(max(id), 0) FROM episodes").fetchone()[0])
+
+    def those(query: str, *values: object) -> Array:
+        found = np.zeros(size, bool)
+        for (number,) in db.execute(query, values):
+            found[number] = True
+        return found
+
+    edited = [
+        (number, edits)
+        for key, edits in EditState.of(EditLog(reader.path).edits).episodes.items()
+        if (number := reader.episode_number(key)) is not None and number < size
+    ]
+    result = "SELECT id FROM episodes WHERE json_extract(nullif(result, ''), ?)"
+    stays = those("SELECT id FROM episodes WHERE ended < ?", CLOSED)
+    if "successes" in policy.keep:
+        solved = those(result + " = ?", "$.outcome", int(Outcome.SUCCESS))
+        for number, edits in edited:
+            if edits.outcome is not None:
+                solved[number] = edits.outcome is Outcome.SUCCESS
+        stays |= solved
+    if "interventions" in policy.keep:
+        stays |= those(result + " > 0", "$.interventions")
+    if "tagged" in policy.keep:
+        stays[[number for number, edits in edited if KEEP_TAG in edits.tags]] = True
+    if policy.thin:
+        there = those("SELECT id FROM episodes")
+        stays[np.flatnonzero(there & ~stays)[:: policy.thin]] = True
+    # What is in segments that are being filled cannot go as a whole.
+    return stays | those(
+        "SELECT DISTINCT x.episode FROM extents x JOIN segments s ON s.id = x.segment"
+        " WHERE NOT s.sealed"
+    )
 
 
 def rewrite(reader: StoreReader, plan: Plan, meta: StoreMeta, number: int) -> Rewritten:
@@ -197,30 +222,23 @@ def rewrite(reader: StoreReader, plan: Plan, meta: StoreMeta, number: int) -> Re
         OSError: The disk is full; nothing has changed.
         StoreCorrupt: An old segment is damaged; nothing has changed.
     """
-    if not plan.extents:
-        return Rewritten(plan, None, {})
     store, layout = reader.path, reader.layout
+    staying = list(_staying(reader, plan))
+    if not staying:
+        return Rewritten(plan, None, {})
     state = SegmentState(number, int(plan.source), created_ns=time.time_ns())
     fresh = OpenSegment(store, layout, state, segment_header(meta, number, int(plan.source)))
     try:
-        pieces = {segment: _pieces(reader, segment) for segment, _ in plan.segments}
-        keys = _keys(reader, plan)
         moved: dict[int, int] = {}
-        told: set[tuple[int, EpisodeKey]] = set()
-        for extent, segment, start, rows in plan.extents:
-            moved[extent], key = state.rows, keys[extent]
+        for segment, entry, extent in staying:
             path = segment_directory(store, segment)
-            for entry in pieces[segment][key]:
-                is_new = (segment, key) not in told
-                if not (start <= entry.start < start + rows if entry.rows else is_new):
-                    continue
-                at, checksums = state.rows, {}
-                if entry.rows:
-                    _require_whole(reader, meta, segment, entry)
-                    packed = [read_rows(path, f, entry.start, entry.rows) for f in layout.files]
-                    checksums = fresh.write(packed, meta.block_rows)
-                fresh.write_log(encode_entry(replace(entry, start=at, checksums=checksums)))
-            told.add((segment, key))
+            at, checksums = state.rows, {}
+            if entry.rows:
+                moved.setdefault(extent, at)
+                _require_whole(reader, meta, segment, entry)
+                packed = [read_rows(path, f, entry.start, entry.rows) for f in layout.files]
+                checksums = fresh.write(packed, meta.block_rows)
+            fresh.write_log(encode_entry(replace(entry, start=at, checksums=checksums)))
         state.sealed = True
         files = SegmentFiles()
         try:
@@ -237,6 +255,41 @@ def rewrite(reader: StoreReader, plan: Plan, meta: StoreMeta, number: int) -> Re
     return Rewritten(plan, state, moved)
 
 
+def _staying(reader: StoreReader, plan: Plan) -> Iterator[tuple[int, LogEntry, int]]:
+    """What stays of the logs of old segments, in their order: segment, entry, and the extent that it is of.
+
+    An entry without rows, which brings a result or stands for a chunk that was refused, is of no extent (-1). It
+    stays as long as its episode, wherever that has its rows: the log is what a lost index is written again from.
+    """
+    extents: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
+    for extent, segment, start, rows in plan.extents:
+        extents[segment].append((start, start + rows, extent))
+    for segment, _ in plan.segments:
+        kept = extents[segment]
+        starts = [start for start, *_ in kept]
+        for entry in reader.log(segment):
+            if not entry.rows:
+                if _lives(reader, plan, entry.episode):
+                    yield segment, entry, -1
+                continue
+            at = bisect_right(starts, entry.start) - 1
+            if at >= 0 and entry.start < kept[at][1]:
+                yield segment, entry, kept[at][2]
+
+
+def _lives(reader: StoreReader, plan: Plan, key: EpisodeKey) -> bool:
+    """Whether an episode is still there when a plan is done: it has rows, or never had any."""
+    number = reader.episode_number(key)
+    if number is None or number in plan.going:
+        return False
+    found = reader.connection.execute(
+        "SELECT ended < ? OR rows = gaps OR EXISTS (SELECT 1 FROM extents WHERE episode = e.id)"
+        " FROM episodes e WHERE id = ?",
+        (CLOSED, number),
+    ).fetchone()
+    return bool(found[0])
+
+
 def _require_whole(reader: StoreReader, meta: StoreMeta, segment: int, entry: LogEntry) -> None:
     """Damaged rows must not get checksums that are right for them."""
     path = segment_directory(reader.path, segment)
@@ -247,26 +300,6 @@ def _require_whole(reader: StoreReader, meta: StoreMeta, segment: int, entry: Lo
             expected="rows as they were written, to keep some of them",
             hint="user replay verify STORE --repair sets damaged rows aside",
         )  # fmt: skip
-
-
-def _pieces(reader: StoreReader, segment: int) -> dict[EpisodeKey, list[LogEntry]]:
-    """What the log of a segment says of each episode."""
-    found: dict[EpisodeKey, list[LogEntry]] = defaultdict(list)
-    for entry in reader.log(segment):
-        found[entry.episode].append(entry)
-    return found
-
-
-def _keys(reader: StoreReader, plan: Plan) -> dict[int, EpisodeKey]:
-    """Of which episode each extent is."""
-    found: dict[int, EpisodeKey] = {}
-    for segment, _ in plan.segments:
-        for extent, *key in reader.connection.execute(
-            "SELECT x.id, e.producer, e.incarnation, e.number FROM extents x"
-            " JOIN episodes e ON e.id = x.episode WHERE x.segment = ?", (segment,),
-        ):  # fmt: skip
-            found[extent] = EpisodeKey(*key)
-    return found
 
 
 def install(store: Path, connection: Connection, done: Rewritten) -> list[Retired]:
@@ -303,7 +336,20 @@ def install(store: Path, connection: Connection, done: Rewritten) -> list[Retire
             for segment, rows in plan.segments
         ]
         forget(connection, retired)
-        set_meta(connection, commit_id=commit, removals=meta.removals + 1)
+        leaving = [n for n in sorted({*meta.leaving, *plan.going}) if _can_go(connection, n)]
+        set_meta(
+            connection, commit_id=commit, removals=meta.removals + 1, leaving=json.dumps(leaving)
+        )
     for segment, _ in plan.segments:
         remove_segment(segment_directory(store, segment))
     return retired
+
+
+def _can_go(connection: Connection, episode: int) -> bool:
+    """Whether an episode has rows in segments that can be rewritten."""
+    found = connection.execute(
+        "SELECT 1 FROM extents x JOIN segments s ON s.id = x.segment WHERE x.episode = ? AND s.sealed"
+        " AND s.id NOT IN (SELECT segment FROM quarantine) LIMIT 1",
+        (episode,),
+    )
+    return found.fetchone() is not None

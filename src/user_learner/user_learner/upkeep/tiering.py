@@ -18,7 +18,7 @@ from pathlib import Path
 from user_core.errors import StoreError
 from user_core.runtime.files import sync_directory, write_atomically
 from user_learner.replay.index import INDEX_NAME, connect, load_meta
-from user_learner.replay.segments import SEGMENTS, segment_directory
+from user_learner.replay.segments import SEGMENTS, remove_leaving, segment_directory
 from user_learner.sampling.features import PROGRESS_SUFFIX
 
 #: Says of which store the segments beside it are.
@@ -70,6 +70,7 @@ def move_old(
         rows = index.execute("SELECT id, sealed FROM segments ORDER BY id").fetchall()
     place = target / identity
     _claim(place, store)
+    remove_leaving(store)
     report = TieringReport()
     here = []
     for segment, sealed in rows:
@@ -99,6 +100,7 @@ def move_old(
 def bring_back(store: str | Path) -> TieringReport:
     """Move all segments back to the store's own disk. Raises as :func:`move_old`."""
     report = TieringReport()
+    remove_leaving(Path(store))
     for link in sorted((Path(store) / SEGMENTS).iterdir()):
         if not link.is_symlink():
             report.here += 1
