@@ -602,7 +602,7 @@ def test_of_an_indexed_file_only_what_is_asked_for_is_read(
 def test_a_piece_that_is_damaged_takes_its_episode_only(tmp_path: Path) -> None:
     messages = [m for k in range(4) for m in motion(2.5, BEGIN + k * 10_000 * MS)]
     file = write_mcap(tmp_path / "bag.mcap", messages)
-    piece = [p for p in Bag(file).parts[0]._pieces if p.first_ns > BEGIN + 11_000 * MS][0]
+    piece = next(p for p in Bag(file).parts[0]._pieces if p.first_ns > BEGIN + 11_000 * MS)
     data = bytearray(file.read_bytes())
     data[piece.start + piece.length // 2] ^= 255
     file.write_bytes(data)
@@ -614,3 +614,170 @@ def test_a_piece_that_is_damaged_takes_its_episode_only(tmp_path: Path) -> None:
     with closing(FORMAT.open(file, {"robot": robot_file(tmp_path)})) as source:
         assert any("left out" in note for note in source.describe().notes)
         assert len(source.episodes()) >= 3
+
+
+def arm_and_cameras(seconds: float, start_ns: int = BEGIN) -> Iterator[tuple[str, int, Any]]:
+    """What the drivers of an arm under ros2_control and of two cameras publish; the joints of the
+    messages are in the order of their names, those of the controller in that of the arm."""
+    import cv2
+
+    t = STORE.types
+    names, order = ["pan", "lift", "bend"], [2, 1, 0]
+    vector, duration = t["geometry_msgs/msg/Vector3"], t["builtin_interfaces/msg/Duration"]
+    for k in range(round(seconds * 100)):
+        now, s = start_ns + k * 10 * MS, k * 0.01
+        place = 0.2 * np.sin(s + np.arange(3))
+        yield (
+            "/joint_states",
+            now,
+            t["sensor_msgs/msg/JointState"](
+                header(now), [names[i] for i in order], place[order], np.zeros(3), np.array([])
+            ),
+        )
+        yield "/tcp_pose_broadcaster/pose", now, pose(now, 0.1 * s)
+        force = t["geometry_msgs/msg/Wrench"](vector(1.0, 2.0, 3.0), vector(0.0, 0.0, 0.0))
+        yield "/ft/wrench", now, t["geometry_msgs/msg/WrenchStamped"](header(now, "tool0"), force)
+        if k % 10 == 0:
+            point = t["trajectory_msgs/msg/JointTrajectoryPoint"](
+                0.2 * np.sin(s + 0.1 + np.arange(3)), np.array([]), np.array([]), np.array([]),
+                duration(0, 100 * MS),
+            )  # fmt: skip
+            yield (
+                "/arm_controller/joint_trajectory",
+                now,
+                t["trajectory_msgs/msg/JointTrajectory"](header(0, ""), names, [point]),
+            )
+            yield (
+                "/wrist/color/image_raw",
+                now,
+                t["sensor_msgs/msg/Image"](
+                    header(now, "wrist_optical"),
+                    24,
+                    32,
+                    "rgb8",
+                    0,
+                    96,
+                    np.full(2304, k % 256, np.uint8),
+                ),
+            )
+            _, jpeg = cv2.imencode(".jpg", np.full((60, 100, 3), 50, np.uint8))
+            yield (
+                "/scene/image_raw/compressed",
+                now,
+                t["sensor_msgs/msg/CompressedImage"](
+                    header(now, "scene_optical"), "jpeg", jpeg.reshape(-1)
+                ),
+            )
+
+
+ARM_TYPES = {
+    "/tcp_pose_broadcaster/pose": "geometry_msgs/msg/PoseStamped",
+    "/ft/wrench": "geometry_msgs/msg/WrenchStamped",
+    "/arm_controller/joint_trajectory": "trajectory_msgs/msg/JointTrajectory",
+    "/wrist/color/image_raw": "sensor_msgs/msg/Image",
+    "/scene/image_raw/compressed": "sensor_msgs/msg/CompressedImage",
+}
+
+
+def proposed(bag: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    with closing(FORMAT.open(bag, {})) as source:
+        description = source.describe()
+    return yaml.safe_load(description.contract) or {}, description.notes
+
+
+@pytest.mark.parametrize("storage", ["MCAP", "SQLITE3"])
+def test_a_bag_suggests_a_contract_by_which_it_is_imported(tmp_path: Path, storage: str) -> None:
+    messages = [*arm_and_cameras(3.0), *arm_and_cameras(2.0, BEGIN + 8_000 * MS)]
+    bag = write(tmp_path / "bag", messages, storage, types=ARM_TYPES)
+    content, notes = proposed(bag)
+    contract = content["robot"]["params"]
+    assert set(contract["observation"]) == {
+        "joint_position",
+        "joint_velocity",
+        "tcp_pose",
+        "wrench",
+    }
+    assert contract["observation"]["wrench"]["frame"] == "tool0"
+    assert sorted(contract["joints"]) == ["bend", "lift", "pan"]
+    assert contract["action"]["command"]["topic"] == "/arm_controller/joint_trajectory"
+    # as far as targets went in a period, and 10 % more: 0.2 rad, 0.1 s
+    assert contract["action"]["high"] == pytest.approx(0.02 * 1.1, abs=0.0011)
+    cameras = contract["cameras"]["devices"]
+    assert cameras["wrist"]["params"] == {
+        "topic": "/wrist/color/image_raw", "width": 32, "height": 24, "frame": "wrist_optical"
+    }  # fmt: skip
+    assert cameras["scene"]["params"]["height"] == 77  # of 128, as 60 of 100
+    assert any("joint_velocity_limits" in note for note in notes)  # what nobody can see is asked
+    report, found = taken(tmp_path, bag, contract)
+    assert not report.skipped and len(found) == 2
+    rows = found[0].columns
+    assert rows["observation.image_scene"].shape[1:] == (77, 128, 3)
+    steps = ~rows["final"]
+    joints = [contract["joints"].index(name) for name in ("pan", "lift", "bend")]
+    went = rows["action"][steps][:, joints]
+    assert np.abs(went).max() <= contract["action"]["high"]
+    np.testing.assert_array_equal(rows["action"], rows["proposed_action"])  # nothing was cut
+
+
+def test_what_a_contract_cannot_be_made_of_is_said(tmp_path: Path) -> None:
+    content, notes = proposed(write(tmp_path / "text", [("/episode", BEGIN, text("x"))]))
+    assert not content and "JointState" in " ".join(notes)
+    # led by hand: there are no commands
+    bag = write(tmp_path / "bag", [m for m in motion(2.0) if m[0] != "/commands"])
+    content, notes = proposed(bag)
+    assert any("actions: measured" in note for note in notes)
+    _, found = taken(tmp_path, bag, content["robot"]["params"], actions="measured")
+    assert len(found) == 1 and len(found[0]) > 15
+
+
+MCAP_FORMS = [
+    {}, {"compression": "LZ4"}, {"compression": "NONE"}, {"use_chunking": False},
+    {"index_types": "NONE"}, {"index_types": "CHUNK"}, {"index_types": "MESSAGE"},
+    {"repeat_channels": False, "repeat_schemas": False}, {"use_statistics": False},
+    {"use_summary_offsets": False}, {"enable_crcs": False},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", MCAP_FORMS, ids=str)
+def test_every_form_that_the_mcap_library_writes_is_read_as_it_reads_it(
+    tmp_path: Path, form: dict[str, Any]
+) -> None:
+    from mcap import writer
+    from mcap.reader import NonSeekingReader
+
+    options = {"chunk_size": 4096, **form}
+    for name, kind in (("compression", "CompressionType"), ("index_types", "IndexType")):
+        if name in options:
+            options[name] = getattr(writer, kind)[options[name]]
+    path = tmp_path / "bag.mcap"
+    with open(path, "wb") as stream:
+        made = writer.Writer(stream, **options)
+        made.start(profile="ros2")
+        text_of, _ = STORE.generate_msgdef("std_msgs/msg/String", ros_version=2)
+        schema = made.register_schema("std_msgs/msg/String", "ros2msg", text_of.encode())
+        channels = [made.register_channel(f"/t{i}", "cdr", schema) for i in range(3)]
+        other = made.register_channel("/json", "json", schema)  # of another coding: left out
+        rng = np.random.default_rng(0)
+        for k in range(400):
+            time_ns = BEGIN + int(rng.integers(0, 200)) * MS + k * 10 * MS  # not in order
+            data = bytes(STORE.serialize_cdr(text(f"{k}" * 20), "std_msgs/msg/String"))
+            made.add_message(other if k % 7 == 0 else channels[k % 3], time_ns, data, time_ns)
+        made.finish()
+    with open(path, "rb") as stream:
+        expected = [
+            (channel.topic, message.log_time, message.data)
+            for _, channel, message in NonSeekingReader(stream).iter_messages()
+            if channel.topic != "/json"
+        ]
+    bag = Bag(path)
+    assert not bag.notes
+    found = [(m.topic, m.time_ns, bytes(m.data)) for m in bag.messages(["/t0", "/t1", "/t2"])]
+    assert [m[1] for m in found] == sorted(m[1] for m in expected)
+    assert sorted(found) == sorted(expected)
+    times = bag.times(["/t1"])["/t1"]
+    assert times.tolist() == [time_ns for topic, time_ns, _ in found if topic == "/t1"]
+    some = list(bag.messages(["/t0"], BEGIN + 1000 * MS, BEGIN + 2000 * MS))
+    assert [m.time_ns for m in some] == [
+        t for topic, t, _ in found if topic == "/t0" and BEGIN + 1000 * MS <= t < BEGIN + 2000 * MS
+    ]
+    assert bag.decode(some[0]).data.isdigit()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from user_bringup.bags.proposing import propose
 from user_bringup.bags.reading import Bag, is_bag, rates
 from user_core.codecs.trajectory import RecordedEpisode
 from user_core.config import from_mapping, setting
@@ -91,13 +92,15 @@ class RosbagSource:
         self._about: dict[str, Array] = {}  # when calibrations of cameras were said
         if config.robot:
             self._recording = self._make_recording(load_robot_file(find_robot_file(config.robot)))
-            recording = self._recording
-            self._cuts = recording.cuts(
-                self._bag.times(recording.timed_topics), self._messages(recording.event_topics)
-            )
-            self._about = self._bag.times(recording.newest_topics)
+            self._cuts = self._cut(self._recording)
 
-    def _make_recording(self, file: RobotFile) -> Recording:
+    def _cut(self, recording: Recording) -> list[Cut]:
+        self._about = self._bag.times(recording.newest_topics)
+        return recording.cuts(
+            self._bag.times(recording.timed_topics), self._messages(recording.event_topics)
+        )
+
+    def _make_recording(self, file: RobotFile, measured: bool = False) -> Recording:
         config_class = load("robots", file.robot.plugin).Config
         if not issubclass(config_class, Ros2Config):
             raise ConfigError(
@@ -117,8 +120,9 @@ class RosbagSource:
             if self._bag.types.get(topic) == _STRING:
                 first = next(iter(self._bag.messages([topic])), None)
                 urdf = str(self._bag.decode(first).data) if first is not None else ""
+        config = self._config.replace(actions="measured") if measured else self._config
         return Recording(
-            contract, self._config, self._bag.message_class, self._bag.types, file.cameras, urdf
+            contract, config, self._bag.message_class, self._bag.types, file.cameras, urdf
         )
 
     def describe(self) -> Description:
@@ -156,8 +160,21 @@ class RosbagSource:
                 (), name,
                 note=f"{count:,} messages, {rate_hz:.4g} Hz, longest silence {silence_s:.3g} s",
             )  # fmt: skip
+        proposal = propose(self._bag, self._play)
         hint = "--robot FILE says by a contract what they mean: then there are episodes"
-        return Description("rosbag", fields, notes=(*notes, hint))
+        return Description(
+            "rosbag", fields, notes=(*notes, *proposal.notes, hint), contract=proposal.contract
+        )
+
+    def _play(
+        self, content: Mapping[str, Any], measured: bool
+    ) -> tuple[Recording, list[Cut], Callable[[Cut], Steps]]:
+        """What a contract makes of the bag. Raises SuiteError where it does not fit."""
+        recording = self._make_recording(from_mapping(RobotFile, content), measured)
+        return (
+            recording, self._cut(recording),
+            lambda episode: recording.steps(episode, self._around(recording, episode)),
+        )  # fmt: skip
 
     def episodes(self) -> list[EpisodeRef]:
         """The episodes that the options cut out of it."""

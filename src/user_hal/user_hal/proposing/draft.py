@@ -340,7 +340,11 @@ class _Drafter:
             if base in seen or topic.name.endswith("compressedDepth"):
                 continue
             name = _camera_name(base, False, devices)
-            params = {"topic": topic.name, "width": _IMAGE_WIDTH, "height": 96}
+            _, width, height = self.found.images.get(topic.name, ("", 4, 3))
+            params = {
+                "topic": topic.name, "width": _IMAGE_WIDTH,
+                "height": max(1, round(height * _IMAGE_WIDTH / width)),
+            }  # fmt: skip
             devices[name] = {"plugin": "ros_topic", "params": params}
         if not devices:
             return {}

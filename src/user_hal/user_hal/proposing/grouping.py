@@ -36,6 +36,8 @@ _WAYS_BY_FIELDS: dict[str, Mapping[str, Any]] = {
 _HANDS_BY_FIELDS: dict[str, Mapping[str, Any]] = {
     "interbotix_xs_msgs/msg/JointSingleCommand": {"name": "gripper", "cmd": "value"},
 }
+#: Types of makers that are nothing but commands.
+MAKERS_COMMANDS = {*_WAYS_BY_FIELDS, *_HANDS_BY_FIELDS}
 #: Ranks below this are commands to joints.
 _JOINT_RANKS = 5
 #: Fewest joints of an arm that is told from another by the beginning of their names.

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,7 +138,7 @@ def survey(io: TopicIo, seconds: float, description: str = "") -> Survey:
     """
     found = Survey(description=description)
     found.topics = [*_topics(io), *_actions(io)]
-    found.fields = _fields(io, found)
+    found.fields = command_fields(io.message_class, found)
     found.controllers, trouble = list_controllers(io)
     if trouble:
         found.notes.append(trouble)
@@ -150,7 +150,7 @@ def survey(io: TopicIo, seconds: float, description: str = "") -> Survey:
     return found
 
 
-def _fields(io: TopicIo, found: Survey) -> dict[str, dict[str, Any]]:
+def command_fields(message_class: Callable[[str], Any], found: Survey) -> dict[str, dict[str, Any]]:
     """Mappings of fields of command-like types that nobody told the driver about."""
     known: dict[str, dict[str, Any]] = {}
     for topic in found.topics:
@@ -163,7 +163,7 @@ def _fields(io: TopicIo, found: Survey) -> dict[str, dict[str, Any]]:
         ):
             continue
         try:
-            cls = io.message_class(topic.type_name)
+            cls = message_class(topic.type_name)
         except SuiteError:
             found.notes.append(f"{topic.name}: {topic.type_name} is not installed here")
             continue

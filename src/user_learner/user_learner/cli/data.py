@@ -51,10 +51,12 @@ def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(prog="user data", description=__doc__)
     commands = whole.add_subparsers(metavar="COMMAND", required=True)
 
-    look = commands.add_parser("inspect", help="what a data set holds, and a mapping for it")
+    look = commands.add_parser(
+        "inspect", help="what a data set holds, and a mapping (of a bag: a contract) for it"
+    )
     look.add_argument("data", help="a file or directory")
     _add_format(look)
-    look.add_argument("--write", metavar="FILE", help="write the proposed mapping to a file")
+    look.add_argument("--write", metavar="FILE", help="write what is proposed to a file")
     look.set_defaults(run=_inspect)
 
     load = commands.add_parser("import", help="take episodes of data sets into a store, each once")
@@ -129,15 +131,17 @@ def _inspect(options: argparse.Namespace, console: Console) -> int:
     _describe(description, options.data, console)
     if description.as_it_was is not None:
         console.print("its robot is known: it is imported as it was, without a mapping")
-    if not description.roles and description.format == "rosbag":
-        return 0
-    text = to_yaml(propose(description), description)
+    if not description.roles and not description.contract:
+        return 0  # topics, and nobody knows what they mean
+    what, text = "contract", description.contract
+    if not text:
+        what, text = "mapping", to_yaml(propose(description), description)
     if options.write:
         Path(options.write).write_text(text, encoding="utf-8")
-        console.print(f"mapping written to {options.write}")
+        console.print(f"{what} written to {options.write}")
     else:
-        console.print("\nproposed mapping (--write FILE keeps it):\n")
-        console.print(escape(text))
+        console.print(f"\nproposed {what} (--write FILE keeps it):\n")
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
@@ -152,15 +156,25 @@ def _describe(description: Description, title: str, console: Console) -> None:
     table.add_row("tasks", escape("; ".join(description.tasks[:20])) or "unknown")
     console.print(table)
     roles = {name: role for role, name in description.roles.items()}
-    table = Table("field", "type", "unit", "elements", "role", "")
+    rows = []
     for name, field in description.fields.items():
         role = roles.get(name, "image" if field.is_image else "")
         if not role and field.is_observation:
             role = "observation"
-        table.add_row(
-            escape(name), escape(f"{field.dtype}{list(field.shape)}"), field.unit or "unknown",
+        shape = str(list(field.shape)) if field.shape or description.roles else ""
+        rows.append((
+            escape(name), escape(f"{field.dtype}{shape}"), field.unit,
             escape(", ".join(field.names[:12])), role, escape(field.note),
-        )  # fmt: skip
+        ))  # fmt: skip
+    titles = ("field", "type", "unit", "elements", "role", "")
+    shown = [i for i in range(len(titles)) if i < 2 or any(row[i] for row in rows)]
+    if description.roles and 2 not in shown:
+        shown.insert(2, 2)  # that no unit is known is worth knowing
+    table = Table()
+    for i in shown:
+        table.add_column(titles[i], overflow="fold")
+    for row in rows:
+        table.add_row(*(row[i] or ("unknown" if i == 2 else "") for i in shown))
     console.print(table)
     list_lines(console, "note", description.notes, "yellow")
 

@@ -66,6 +66,8 @@ class Description:
         roles: Names of the fields that are, by the rules of the format, the ``action``, the
             ``reward``, ``terminated``, ``truncated``, ``success``, ``time``.
         notes: What a person should know: gaps, rates that vary, what is missing.
+        contract: A robot's file that the data suggest, YAML, where they are read by one and none
+            was given.
     """
 
     format: str
@@ -79,6 +81,7 @@ class Description:
     spec: RobotSpec | None = None
     roles: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    contract: str = ""
 
 
 @dataclass(frozen=True)
