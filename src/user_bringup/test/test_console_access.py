@@ -209,6 +209,22 @@ def test_who_asks_for_a_seat_that_has_become_free_has_it():
     assert not seats.asks("/robot0", ben)
 
 
+def test_nothing_is_kept_of_robots_that_nobody_drives_or_asks_for():
+    seats, anna, ben = DriverSeats(), object(), object()
+    for number in range(20):  # a page names what it likes
+        robot = f"/no{number}"
+        seats.sit(robot, "anna", anna)
+        seats.ask(robot, "ben", ben)
+        if number % 2:
+            seats.refuse(robot, anna)
+        seats.leave(robot, ben)
+        seats.leave(robot, anna)
+        seats.leave(robot, ben)
+    assert not seats.any_taken()
+    assert not seats._taken
+    assert not seats._asking
+
+
 def test_beyond_this_machine_it_takes_tls_or_somebodys_word():
     with pytest.raises(ConfigError, match="without TLS"):
         ConsoleConfig(host="0.0.0.0")  # noqa: S104

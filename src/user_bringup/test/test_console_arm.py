@@ -122,6 +122,69 @@ def test_a_mesh_becomes_gltf_and_no_other_file_is_opened(tmp_path):
             mesh_as_glb(Visual("l", "mesh", (1, 1, 1), np.eye(4), mesh=str(name)))
 
 
+def _mesh_of(name):
+    return mesh_as_glb(Visual("l", "mesh", (1, 1, 1), np.eye(4), mesh=str(name)))
+
+
+def _triangle(folder, uri, name="a.gltf"):
+    """A glTF whose numbers stand in another file."""
+    accessor = {"bufferView": 0, "componentType": 5126, "count": 3, "type": "VEC3"}
+    file = folder / name
+    file.write_text(json.dumps({
+        "asset": {"version": "2.0"}, "scene": 0, "scenes": [{"nodes": [0]}], "nodes": [{"mesh": 0}],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}}]}],
+        "accessors": [accessor], "bufferViews": [{"buffer": 0, "byteLength": 36}],
+        "buffers": [{"byteLength": 36, "uri": uri}],
+    }))  # fmt: skip
+    return file
+
+
+def test_a_mesh_names_no_file_outside_its_folder(tmp_path):
+    pytest.importorskip("trimesh")
+    corners = np.array([[0, 0, 0], [3, 0, 0], [0, 4, 0]], np.float32)
+    folder, outside = tmp_path / "arm", tmp_path / "outside"
+    folder.mkdir()
+    outside.mkdir()
+    for place in (folder, outside):
+        (place / "numbers.bin").write_bytes(corners.tobytes())
+    assert _mesh_of(_triangle(folder, "numbers.bin"))
+    (folder / "linked.bin").symlink_to(outside / "numbers.bin")  # as --symlink-install does
+    assert _mesh_of(_triangle(folder, "linked.bin"))
+    for uri in (
+        "../outside/numbers.bin",
+        str(outside / "numbers.bin"),
+        f"file://{outside}/numbers.bin",
+    ):
+        with pytest.raises(ConfigError, match="mesh of a robot"):
+            _mesh_of(_triangle(folder, uri))
+    (outside / "m.mtl").write_text("newmtl m\nKd 1 0.5 0\n")
+    obj = folder / "b.obj"
+    obj.write_text("mtllib ../outside/m.mtl\nusemtl m\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
+    glb = _mesh_of(obj)  # shown, without the colour that lies elsewhere
+    (length,) = struct.unpack_from("<I", glb, 12)
+    for material in json.loads(glb[20 : 20 + length]).get("materials", []):
+        colour = material.get("pbrMetallicRoughness", {}).get("baseColorFactor", [0, 0, 0])
+        assert colour[:2] != pytest.approx([1.0, 0.5], abs=0.01)
+
+
+def test_a_mesh_of_a_package_names_files_of_the_package_only(tmp_path, monkeypatch):
+    pytest.importorskip("trimesh")
+    corners = np.array([[0, 0, 0], [3, 0, 0], [0, 4, 0]], np.float32)
+    share = tmp_path / "share"
+    for part in ("arm/meshes", "arm/buffers", "other"):
+        (share / part).mkdir(parents=True)
+    for part in ("arm/buffers", "other"):
+        (share / part / "numbers.bin").write_bytes(corners.tobytes())
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
+    _triangle(share / "arm" / "meshes", "../buffers/numbers.bin")  # of the same package
+    assert _mesh_of("package://arm/meshes/a.gltf")
+    _triangle(share / "arm" / "meshes", "../../other/numbers.bin", "b.gltf")
+    _triangle(share / "other", "numbers.bin", "c.gltf")
+    for name in ("meshes/b.gltf", "../other/c.gltf", "meshes/../../other/c.gltf"):
+        with pytest.raises(ConfigError, match="mesh of a robot"):
+            _mesh_of(f"package://arm/{name}")
+
+
 def test_meshes_are_made_one_at_a_time_and_kept_by_browsers(monkeypatch):
     routes = pytest.importorskip("user_bringup.console.routes", reason="nicegui is not installed")
     httpx = pytest.importorskip("httpx")

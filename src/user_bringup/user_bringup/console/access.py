@@ -227,7 +227,9 @@ class DriverSeats:
         with self._lock:
             if self._has(robot, page):
                 self._pass_on(robot)
-            self._asking[robot] = [one for one in self._asking.get(robot, ()) if one[1] is not page]
+            self._keep_asking(
+                robot, [one for one in self._asking.get(robot, ()) if one[1] is not page]
+            )
 
     def driver(self, robot: str) -> str:
         """Who has it; empty for nobody."""
@@ -264,8 +266,8 @@ class DriverSeats:
     def refuse(self, robot: str, page: object) -> None:
         """Keep the seat: who has asked first asks no more."""
         with self._lock:
-            if self._has(robot, page) and self._asking.get(robot):
-                self._asking[robot].pop(0)
+            if self._has(robot, page):
+                self._keep_asking(robot, self._asking.get(robot, [])[1:])
 
     def _has(self, robot: str, page: object) -> bool:
         return self._taken.get(robot, ("", None))[1] is page
@@ -273,6 +275,14 @@ class DriverSeats:
     def _pass_on(self, robot: str) -> None:
         asking = self._asking.get(robot)
         if asking:
-            self._taken[robot] = asking.pop(0)
+            self._taken[robot] = asking[0]
+            self._keep_asking(robot, asking[1:])
         else:
             self._taken.pop(robot, None)
+
+    def _keep_asking(self, robot: str, asking: list[tuple[str, object]]) -> None:
+        """These ask still; of a robot that nobody asks for nothing is kept: pages name what they like."""
+        if asking:
+            self._asking[robot] = asking
+        else:
+            self._asking.pop(robot, None)

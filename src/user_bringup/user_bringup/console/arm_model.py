@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -114,11 +117,14 @@ class ArmModel:
 def mesh_as_glb(visual: Visual) -> bytes:
     """A mesh as glTF in one piece, for a browser.
 
+    A mesh may name files beside it: materials, textures, buffers. They are read from below its package, else from
+    below its own folder, and from nowhere else: what a browser gets must not hold other files of this machine.
+
     Raises:
-        ConfigError: It is not there, too large, of no kind that is known, or damaged.
+        ConfigError: It is not there, too large, of no kind that is known, or damaged; or it lies outside its package.
         PluginError: The library that converts it is not installed.
     """
-    file = file_of(visual.mesh)
+    file, root = _file_and_root(visual.mesh)
     if file.suffix.lower() not in MESHES:
         raise ConfigError(
             "mesh of a robot", got=visual.mesh, expected=f"one of {', '.join(MESHES)}"
@@ -133,7 +139,7 @@ def mesh_as_glb(visual: Visual) -> bytes:
             hint="pip install -r requirements/extra_console.txt",
         ) from error  # fmt: skip
     try:
-        scene = trimesh.load_scene(file)
+        scene = trimesh.load_scene(file, resolver=_resolver_below(root, file.parent))
         for part in scene.geometry.values():  # metal is black where nothing is reflected in it
             material = getattr(part.visual, "material", None)
             if material is not None:
@@ -146,6 +152,40 @@ def mesh_as_glb(visual: Visual) -> bytes:
             "mesh of a robot", got=f"{visual.mesh}: {error}", expected="a mesh"
         ) from error
     return found
+
+
+def _file_and_root(name: str) -> tuple[Path, Path]:
+    """The file of a mesh, and the folder below which lies whatever it may name."""
+    file = Path(os.path.abspath(file_of(name)))
+    if not name.startswith("package://"):
+        return file, file.parent
+    package = name.removeprefix("package://").partition("/")[0]
+    root = Path(os.path.abspath(file_of(f"package://{package}/")))
+    if not file.is_relative_to(root):
+        raise ConfigError(
+            "mesh of a robot", got=name, expected=f"a file of the package {package!r}"
+        )
+    return file, root
+
+
+def _resolver_below(root: Path, folder: Path) -> Any:
+    """What reads the files that a mesh in ``folder`` names. Names count, not where links lead: a workspace that was
+    built with ``--symlink-install`` has nothing but links."""
+    from trimesh.resolvers import FilePathResolver
+
+    class Below(FilePathResolver):  # type: ignore[misc] # it has no types
+        def get(self, name: str) -> bytes:
+            file = Path(os.path.abspath(folder / name.strip()))
+            if not file.is_relative_to(root):
+                raise ValueError(f"it names {name!r}, which is outside {root}")
+            if file.stat().st_size > _MESH_BYTES:
+                raise ValueError(f"it names {name!r}, which is larger than 64 MiB")
+            return file.read_bytes()
+
+        def namespaced(self, namespace: str) -> Any:
+            return _resolver_below(root, folder / namespace)
+
+    return Below(str(folder))
 
 
 def _numbers(text: str | None, default: Sequence[float]) -> Array:

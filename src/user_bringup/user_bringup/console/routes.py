@@ -28,6 +28,8 @@ _STATIC = Path(__file__).parent / "static"
 STALE_S = 2.0
 #: A page that says nothing for this long has lost its seat; it does not drive long before.
 SILENT_S = 3.0
+#: Code by which the websocket of a driver is closed while another one drives; the page offers to ask for the controls.
+SEAT_TAKEN = 4409
 #: How long a browser may keep a mesh.
 MESH_S = 600
 
@@ -145,12 +147,12 @@ class _Driving:
                 raise _Ended("your token does not let you drive")
             if holder := self._seats.sit(robot, name, self._page):
                 if not ask:
-                    raise _Ended(f"{holder} drives this robot already")
+                    raise _Ended(f"{holder} drives this robot already", SEAT_TAKEN)
                 await self._wait_for(holder)
             await self._drive(console.graph)
         except _Ended as end:
             with contextlib.suppress(Exception):
-                await self._websocket.close(REFUSED, str(end)[:120])
+                await self._websocket.close(end.code, str(end)[:120])
         except (WebSocketDisconnect, RuntimeError):  # the browser is gone
             return
         finally:
@@ -215,7 +217,7 @@ class _Driving:
                 said = BrowserInput.read(message)
             except SpecError as error:  # a page of ours sends no such thing
                 raise _Ended(str(error)) from error
-            place.teleop.take(said)
+            place.take(said)
             if place.engaged != engaged:
                 engaged = place.engaged
                 self._console.acts.add(name, "drives" if engaged else "lets go", robot)
@@ -232,4 +234,8 @@ class _Driving:
 
 
 class _Ended(Exception):
-    """Driving ends, for what it says."""
+    """Driving ends, for what it says; ``code`` closes the websocket."""
+
+    def __init__(self, why: str, code: int = REFUSED) -> None:
+        super().__init__(why)
+        self.code = code

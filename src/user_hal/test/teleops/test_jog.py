@@ -99,6 +99,21 @@ def test_joint_targets_count_on_from_the_target_before_and_do_not_run_away() -> 
     np.testing.assert_allclose(jog.action([0.0] * 6, None, sagging.arrays)[:6], 0.09, atol=1e-6)
 
 
+def test_an_answer_that_takes_the_place_of_another_makes_no_further_step() -> None:
+    jog = Jog(JogConfig(deadband=0.0, joint_speed_rad_s=0.5), robot(ActionKind.JOINT_POSITION, 3.0))
+    first = seen(joints=0.1)
+    jog.action(FULL_X, None, first.arrays)
+    for _ in range(5):  # what the person does changes while one observation is the newest
+        jog.again()
+        anew = jog.action(FULL_X, None, first.arrays)
+    np.testing.assert_allclose(anew[:3], [0.15, 0.1, 0.1], atol=1e-6)
+    following = jog.action(FULL_X, None, seen(joints=0.1).arrays)
+    np.testing.assert_allclose(following[:3], [0.2, 0.1, 0.1], atol=1e-6)
+    jog.rest()
+    jog.again()
+    np.testing.assert_allclose(jog.action([0.0] * 6, None, first.arrays)[:3], 0.1, atol=1e-6)
+
+
 def test_poses_move_and_turn_in_the_base_frame() -> None:
     jog = Jog(JogConfig(deadband=0.0), robot(ActionKind.EE_POSE, 2.0))
     pose = jog.action([0, 0, -1.0, 0, 0, 1.0], 1.0, seen().arrays)

@@ -160,6 +160,7 @@ class Jog:
         start = {ActionKind.EE_POSE: "tcp_pose", ActionKind.JOINT_POSITION: "joint_position"}
         self._start = start.get(spec.action_kind, "")
         self._target: Array | None = None
+        self._target_before: Array | None = None
         if self._start and self._start not in spec.observation:
             raise ConfigError(
                 f"teleoperation of {spec.robot!r}",
@@ -180,6 +181,7 @@ class Jog:
             arrays: The observation that it answers.
         """
         shaped = self._shaped(axes)
+        self._target_before = self._target
         kind = self._spec.action_kind
         if kind is ActionKind.EE_POSE:
             values = self._pose(shaped, arrays)
@@ -196,7 +198,11 @@ class Jog:
 
     def rest(self) -> None:
         """The person does not drive: the next target starts from where the robot is."""
-        self._target = None
+        self._target = self._target_before = None
+
+    def again(self) -> None:
+        """The next action takes the place of the last: its target starts from where that one did."""
+        self._target = self._target_before
 
     def _shaped(self, axes: Sequence[float]) -> list[float]:
         """Deflections with the deadband taken out, so that they start from zero beside it."""
@@ -443,6 +449,13 @@ class HandTeleop(Teleop):
             failure="failure" in labels,
             abort="abort" in labels,
         )
+
+    def read_again(self, observation: Observation) -> TeleopCommand:
+        """As :meth:`read`, for an observation that was answered already: the person has moved since, and this takes the
+        place of that answer, so that a target makes one step for each observation."""
+        if self._jog is not None:
+            self._jog.again()
+        return self.read(observation)
 
     def _counts(self, age_s: float) -> bool:
         """Whether what the device said last still counts."""

@@ -4,6 +4,7 @@
 "use strict";
 (() => {
   const PERIOD_MS = 33, SILENT_MS = 200, DEADBAND = 0.08, XR_FULL_M = 0.15, XR_FULL_RAD = 0.6, TILT_FULL = 30;
+  const SEAT_TAKEN = 4409; // the code of the console for "another one drives this robot"
   const KEYS = {
     KeyW: [0, 1], KeyS: [0, -1], KeyA: [1, 1], KeyD: [1, -1], KeyQ: [2, 1], KeyE: [2, -1],
     KeyU: [3, 1], KeyO: [3, -1], KeyI: [4, 1], KeyK: [4, -1], KeyJ: [5, 1], KeyL: [5, -1],
@@ -78,7 +79,7 @@
       if (state.socket !== socket) return;
       letGo(); state.engaged = false; state.socket = null;
       state.message = event.reason || "the connection has ended";
-      state.refused = /already$/.test(state.message);
+      state.refused = event.code === SEAT_TAKEN;
       show();
     };
   }

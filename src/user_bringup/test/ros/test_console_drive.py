@@ -1,0 +1,82 @@
+"""A person's page as a device of a robot: what he does reaches the robot at once, not with its next observation."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+
+pytest.importorskip("nicegui", reason="nicegui is not installed")
+
+from user_bringup.nodes.console_graph import Drive
+from user_comm import topics
+from user_comm.converters import intervention_from_message, observation_to_message
+from user_comm.topics import interface_class, profile
+from user_core.interfaces import TeleopCommand
+from user_core.types import Observation
+from user_hal.teleops.browser import BrowserConfig, BrowserInput
+from user_testing.waiting import wait_until
+from user_testing.worlds.teleop import robot
+
+#: So slow that no second observation is due.
+SPEC = replace(robot(), period_s=100.0)
+
+
+@pytest.fixture
+def nodes(ros_domain):
+    """The console's node, the robot's, and what spins both."""
+    context = rclpy.Context()
+    rclpy.init(context=context, args=[])
+    made = [rclpy.create_node(name, context=context) for name in ("console", "robot")]
+    executor = SingleThreadedExecutor(context=context)
+    for node in made:
+        executor.add_node(node)
+    thread = threading.Thread(target=executor.spin, daemon=True)
+    thread.start()
+    yield made
+    executor.shutdown(1.0)
+    thread.join(5)
+    for node in made:
+        node.destroy_node()
+    context.try_shutdown()
+
+
+def test_what_a_person_does_is_answered_before_the_next_observation(nodes):
+    console, arm = nodes
+    heard = []
+    topic, seen = topics.INTERVENTION, topics.OBSERVATION
+    arm.create_subscription(
+        interface_class(topic.type), f"/r/{topic.name}",
+        lambda message: heard.append(intervention_from_message(message)), profile(topic.quality),
+    )  # fmt: skip
+    observations = arm.create_publisher(
+        interface_class(seen.type), f"/r/{seen.name}", profile(seen.quality)
+    )
+    arrays = {name: np.zeros(spec.shape, spec.dtype) for name, spec in SPEC.observation.items()}
+
+    def observe(sequence: int) -> None:
+        observation = Observation(arrays, stamp_ns=1, sequence=sequence, episode=1)
+        observations.publish(observation_to_message(observation))
+
+    def forward() -> list[TeleopCommand]:
+        engaged = [one.command for one in heard if one.command.engaged]
+        return [command for command in engaged if command.action[0] > 0]
+
+    config = BrowserConfig(max_age_s=1000.0, press_again_s=1000.0)
+    with Drive(SimpleNamespace(node=console), "/r", SPEC, config, "browser") as place:
+        place.take(BrowserInput(1, (0.0,) * 6, held=True))
+        assert not heard, "nothing is answered before the robot was seen"
+        wait_until(lambda: (observe(7), bool(heard))[1], "an answer to an observation", 20)
+        place.take(BrowserInput(2, (0.0,) * 6, held=True))  # nothing new
+        place.take(BrowserInput(3, (1.0,) + (0.0,) * 5, held=True))
+        place.take(BrowserInput(4, (1.0,) + (0.0,) * 5, held=True))
+        wait_until(forward, "an answer at once", 10)
+        place.take(BrowserInput(5, (0.0,) * 6, held=False))
+        wait_until(lambda: not heard[-1].command.engaged, "he lets go at once", 10)
+        assert len(heard) <= place.sent + 2, "what is not new waits for the next observation"
+        assert {one.observation_sequence for one in heard} == {7}
