@@ -18,35 +18,18 @@ import psutil
 import pytest
 
 from user_core.codecs.weights import read_arrays
-from user_core.config import from_mapping, to_mapping
+from user_core.config import to_mapping
 from user_core.errors import ConfigError, RankFailed, RankLost, SuiteError
 from user_core.fakes import PolicyMailbox
 from user_core.plugins import PluginChoice
-from user_core.specs import ArraySpec, RobotSpec
-from user_core.types import (
-    ChunkId,
-    EpisodeKey,
-    EpisodeSource,
-    FinalObservation,
-    Step,
-    TrajectoryChunk,
-    TrajectorySchema,
-)
 from user_learner.learner import LearnerConfig, open_learner
 from user_learner.ranks import Ranks
 from user_learner.ranks import meeting as ranks_meeting
-from user_learner.replay import StoreWriter
 from user_learner.training.checkpoint import CHECKPOINTS, flatten, unflatten
 from user_testing.ports import free_endpoint
 from user_testing.waiting import wait_until
 from user_testing.worlds.deployment import DeploymentRun
-from user_testing.worlds.replay import QUICK
-
-SPEC = RobotSpec(
-    "arm",
-    {"x": ArraySpec((3,), low=-1.0, high=1.0), "image": ArraySpec((20, 20, 3), "uint8")},
-    ArraySpec((2,), low=-1.0, high=1.0),
-)
+from user_testing.worlds.together import SPEC, learner_config, little_store
 
 
 def followers_of(first: psutil.Process) -> list[psutil.Process]:
@@ -89,29 +72,7 @@ def test_two_processes_on_different_data_keep_the_same_weights(tmp_path):
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """Ten episodes of twenty steps, half of them demonstrations."""
-    schema, folder = TrajectorySchema.of(SPEC), tmp_path / "replay"
-    writer = StoreWriter(folder, schema, QUICK)
-    for number in range(10):
-        rng = np.random.default_rng(number)
-        steps: list[Any] = []
-        for row in range(20):
-            seen = {
-                "x": rng.uniform(-1, 1, 3).astype(np.float32),
-                "image": rng.integers(0, 255, (20, 20, 3), np.uint8),
-            }
-            action = rng.uniform(-1, 1, 2).astype(np.float32)
-            steps.append(Step(seen, action, action, 0.1 * row))
-        steps.append(FinalObservation(steps[-1].observation))
-        source = EpisodeSource.DEMONSTRATION if number % 2 else EpisodeSource.ONLINE
-        chunk = TrajectoryChunk(
-            ChunkId("actor", 1, number + 1), EpisodeKey("actor", 1, number), source, 0,
-            schema.rows(steps), schema.hash, robot="arm", task="t",
-        )  # fmt: skip
-        assert writer.append(chunk).status == "staged"
-    writer.commit()
-    writer.close()
-    return folder
+    return little_store(tmp_path)
 
 
 #: By name: algorithm, policy, sampler.
@@ -144,19 +105,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def learner(folder: Path, store: Path, kind: str = "bc", **more: Any) -> LearnerConfig:
-    values = {
-        "directory": str(folder),
-        "store": str(store),
-        "sampler": {"n_step": 1},
-        "tensorboard": False,
-        **KINDS[kind],
-    }
-    training = {
-        "batch_size": 16, "max_updates": 30, "threads": 1,
-        "utd": {"target": None, "learning_starts": 0}, "checkpoint_period_s": 1e6,
-    }  # fmt: skip
-    training |= more.pop("training", {})
-    return from_mapping(LearnerConfig, {**values, "training": training, **more})
+    return learner_config(folder, store, **{**KINDS[kind], **more})
 
 
 def trained(config: LearnerConfig, other: LearnerConfig | None = None) -> dict[str, Any]:

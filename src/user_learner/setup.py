@@ -49,6 +49,7 @@ setup(
         ],
         "console_scripts": [
             "learner_node = user_learner.nodes.learner:main",
+            "learner_ranks = user_learner.ranks.beside:main",
             "replay_node = user_learner.nodes.replay:main",
         ],
         "user.algorithms": [
@@ -61,6 +62,7 @@ setup(
             "residual = user_learner.algorithms.on_base.residual:Residual",
             "rlpd = user_learner.algorithms.off_policy.rlpd:RLPD",
             "sac = user_learner.algorithms.off_policy.sac:SAC",
+            "sac_flow = user_learner.algorithms.off_policy.sac_flow:SACFlow",
         ],
     },
 )

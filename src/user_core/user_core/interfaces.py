@@ -254,7 +254,7 @@ class Policy(ABC):
     observation_history: int = 1
 
     @classmethod
-    def history_of(cls, config: Config, spec: RobotSpec) -> int:
+    def history_of(cls, config: Any, spec: RobotSpec) -> int:
         """:attr:`observation_history` of what a configuration makes, without making it: an actor whose policy acts
         on another host sends as many."""
         return int(getattr(config, "observation_history", 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,13 @@ import pytest
 import torch
 
 from user_core.errors import ConfigError
+from user_core.fakes import PolicyMailbox
+from user_core.interfaces import Algorithm
 from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch
 from user_learner.algorithms.imitation.bc import BC, BCConfig
+from user_learner.training import TrainingConfig, TrainingLoop, UtdConfig
 
 SPEC = RobotSpec("r", {"x": ArraySpec((3,))}, ArraySpec((2,), low=-1.0, high=1.0))
 
@@ -73,3 +77,70 @@ def test_what_does_not_fit_with_one_row_is_refused_with_what_is_free(
     policy = TanhGaussianPolicy(TanhGaussianConfig(hidden=(16,)), SPEC)
     with pytest.raises(ConfigError, match=r"8 GiB.*single row.*1.0 GiB"):
         ShortOfMemory(BCConfig(), SPEC, policy).update(batch())
+
+
+class HoldsRows(Algorithm):
+    """Its memory holds so many rows of a minibatch, and no two may be cut apart."""
+
+    def __init__(self, holds: int, minibatches: int = 1) -> None:
+        self.holds, self.updates_per_call, self.tried = holds, minibatches, list[int]()
+
+    def update(self, batch: Batch) -> dict[str, float]:
+        rows = len(batch) // self.updates_per_call
+        assert rows * self.updates_per_call == len(batch)
+        self.tried.append(rows)
+        if rows > self.holds:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nMore words")
+        return {}
+
+    def policy_arrays(self) -> dict[str, Any]:
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load_state(self, state: Any) -> None:
+        pass
+
+
+class Given:
+    """A source of as many rows as are asked for."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def sample(self, rows: int) -> Batch:
+        x = {"x": np.zeros((rows, 3), np.float32)}
+        action, zeros = np.zeros((rows, 2), np.float32), np.zeros(rows, np.float32)
+        return Batch(x, action, zeros, zeros, x, {"mask": np.ones(rows, bool)})
+
+
+@pytest.mark.parametrize(
+    ("holds", "minibatches", "said"),
+    [(70, 1, "256: CUDA out of memory.*at most 64"), (5, 4, "at most 4"), (0, 1, "a single row")],
+)
+def test_a_first_update_that_does_not_fit_is_refused_with_the_batch_that_does(
+    tmp_path: Path, holds: int, minibatches: int, said: str
+) -> None:
+    algorithm = HoldsRows(holds, minibatches)
+    config = TrainingConfig(utd=UtdConfig(target=None, learning_starts=0), max_updates=10)
+    loop = TrainingLoop(
+        config, algorithm, Given(), PolicyMailbox(), environment_steps=lambda: 1,
+        directory=tmp_path, identity={},
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=rf"(?s)training\.batch_size.*{said}"):
+        loop.run()
+    assert algorithm.tried[-1] == max(1, 256 >> len(algorithm.tried) - 1)
+    assert not list((tmp_path / "checkpoints").glob("*.safetensors"))  # what was tried is not kept
+
+
+def test_memory_that_is_short_later_is_tried_again_from_the_checkpoint(tmp_path: Path) -> None:
+    algorithm = HoldsRows(256)
+    config = TrainingConfig(utd=UtdConfig(target=None, learning_starts=0))
+    loop = TrainingLoop(
+        config, algorithm, Given(), PolicyMailbox(), environment_steps=lambda: 1,
+        directory=tmp_path, identity={},
+        before_update=lambda: setattr(algorithm, "holds", 256 if len(algorithm.tried) < 3 else 0),
+    )  # fmt: skip
+    with pytest.raises(torch.OutOfMemoryError):
+        loop.run()

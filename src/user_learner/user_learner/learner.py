@@ -82,6 +82,14 @@ class LearnerConfig(Config):
     ranks: int = setting(
         1, doc="Processes that train together where there are no GPUs.", ge=1, le=64
     )
+    hosts: tuple[str, ...] = setting(
+        (),
+        doc="Other hosts whose processes train with those of this one, by the names that their `learner_ranks` have. "
+        "They need neither the store nor the run's folder.",
+    )
+    meeting: str = setting(
+        "", doc="HOST:PORT of this host, where the others find it; needed with `hosts`."
+    )
     start_from: str = setting(
         "",
         doc="A run that has learned nothing yet begins with what another has: folder of a training (`user train`) "
@@ -251,7 +259,8 @@ def open_learner(
         policy = config.policy.build("policies", spec, path="policy")
         config_hash, begun_with = config_hash_of(config, spec), None
         begins = bool(config.start_from) and _of_first(lambda: is_untrained(config.directory))
-        if begins:
+        if begins and (not _share(1).rank or Path(config.start_from).expanduser().exists()):
+            # On hosts that do not have it, weights are those of the first.
             identity = _identity(config, spec)
             begun_with = take_policy(config.start_from, policy, config_hash, identity)
         algorithm = config.algorithm.build("algorithms", spec, policy, path="algorithm")
@@ -333,7 +342,10 @@ def open_learner(
                 loop.forget_published()
                 if guard is not None:
                     guard.forget()
+                    loop.checkpoints.forget_good()
             if guard is not None:
+                if config.training.guard.restores_training:
+                    guard.takes_back(loop)
                 guard.watch(config.store)
             if feeder is not None:
                 feeder.begin(source.state())

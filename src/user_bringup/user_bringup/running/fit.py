@@ -235,14 +235,15 @@ def _robot(parameters: Mapping[str, Any]) -> tuple[Robot, RobotSpec]:
 def _algorithm(parameters: Mapping[str, Any], spec: RobotSpec) -> object:
     from user_learner.learner import require_resumable
     from user_learner.node_configs import LearnerNodeConfig
-    from user_learner.ranks import require_places
+    from user_learner.ranks import require_places, unsharded
     from user_learner.sampling.hindsight import Hindsight
 
     config = from_mapping(LearnerNodeConfig, parameters, "learner")
     if config.sampler.hindsight.enabled:
         Hindsight(config.sampler.hindsight, spec.observation)
     policy = config.policy.build("policies", spec, path="policy")
-    algorithm = config.algorithm.build("algorithms", spec, policy, path="algorithm")
+    choice = unsharded(config.algorithm)  # here are no processes to spread it over
+    algorithm = choice.build("algorithms", spec, policy, path="algorithm")
     require_places(config, algorithm.updates_per_call)
     require_resumable(config, spec)
     return algorithm

@@ -23,9 +23,10 @@ from user_core.errors import (
     SuiteError,
     codes_that_may_pass,
 )
-from user_core.plugins import load
+from user_core.plugins import PluginChoice, load
 from user_core.runtime import came_up, last_words
 from user_core.specs import RobotSpec
+from user_learner.ranks.hosts import Listening, OtherHosts, address_of, use_interface_to
 from user_learner.ranks.meeting import (
     CUDA,
     MEET_S,
@@ -40,6 +41,8 @@ from user_learner.sampling.share import Share
 if TYPE_CHECKING:
     from user_learner.learner import LearnerConfig
 
+#: Parameter of an algorithm that spreads its network over the processes.
+_SHARD = "shard"
 #: Time for the others to end by themselves when training is over.
 _END_S = 10.0
 #: Time within which it is seen that another has ended, when its connection broke.
@@ -74,6 +77,7 @@ class Ranks:
         self._others: dict[int, subprocess.Popen[bytes]] = {}
         self._store: Any = None
         self._count = 1
+        self._elsewhere: OtherHosts | None = None
         self._over, self._found = threading.Event(), threading.Event()
         self._failure: SuiteError | None = None
 
@@ -86,7 +90,8 @@ class Ranks:
         """What to say of an error in training: where one of the others has ended, that."""
         if self._count == 1:
             return error
-        if isinstance(error, RuntimeError | RankLost) and self._others and not self._over.is_set():
+        watched = self._others or self._elsewhere is not None
+        if isinstance(error, RuntimeError | RankLost) and watched and not self._over.is_set():
             self._found.wait(_FIND_S)  # a connection that broke is seen before whose it was
         if self._failure is not None:
             return self._failure
@@ -96,19 +101,18 @@ class Ranks:
 
     def __enter__(self) -> Ranks:
         place = Place.of_environment()
-        count = place.world if place is not None else max(1, self.config.gpus, self.config.ranks)
-        self._count = count
-        if count > 1:
-            self.config = for_place(self.config, place or Place(0, 0, count))
-        elif self.config.gpus:
-            self.config = for_place(self.config, Place(0, 0, 1))
+        here = place.here if place is not None else max(1, self.config.gpus, self.config.ranks)
         if self.config.gpus:
             require_gpus(self.config.gpus)
-        if count == 1:
+        elsewhere = self.config.hosts if place is None else ()
+        count = self._count = place.world if place is not None else here + len(elsewhere)
+        if count > 1 or self.config.gpus:
+            self.config = for_place(self.config, place or Place(0, 0, count, here))
+        if count == 1 and not self.config.algorithm.params.get(_SHARD):
             return self
         self._folder = tempfile.TemporaryDirectory(prefix="user_ranks_")
         try:
-            self._meet(place, count)
+            self._meet(place, here)
         except BaseException:
             self.__exit__()
             raise
@@ -137,18 +141,20 @@ class Ranks:
         self._store = None
         self._folder.cleanup()
 
-    def _meet(self, place: Place | None, count: int) -> None:
-        import torch.distributed as dist
-
+    def _meet(self, place: Place | None, here: int) -> None:
         if place is not None:
             self._store = open_store(place)
         else:
-            place = Place(0, 0, count)
-            self._store = dist.TCPStore(
-                "127.0.0.1", 0, count, True, timedelta(seconds=MEET_S), wait_for_workers=False
-            )
-            for rank in range(1, count):
-                self._start(rank, count)
+            names = self.config.hosts
+            self._host, port = address_of(self.config.meeting) if names else ("127.0.0.1", 0)
+            self._store = _keep_store(self._host, port)
+            if names:
+                use_interface_to(self._host, own=True)
+                self._elsewhere = OtherHosts.admit(self._store, names, here)
+                self._count = here + sum(self._elsewhere.count.values())
+            place = Place(0, 0, self._count, here)
+            for rank in range(1, here):
+                self._start(rank, place)
             watch = threading.Thread(target=self._watch, name="ranks", daemon=True)
             watch.start()
         try:
@@ -162,7 +168,7 @@ class Ranks:
         except Exception as error:
             raise self.why_ended(error) from error
 
-    def _start(self, rank: int, count: int) -> None:
+    def _start(self, rank: int, first: Place) -> None:
         environment = {
             **{
                 name: value
@@ -171,8 +177,9 @@ class Ranks:
             },
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(count),
-            "MASTER_ADDR": "127.0.0.1",
+            "LOCAL_WORLD_SIZE": str(first.here),
+            "WORLD_SIZE": str(first.world),
+            "MASTER_ADDR": self._host,
             "MASTER_PORT": str(self._store.port),
             last_words.VARIABLE: str(self._words(rank)),
         }
@@ -186,16 +193,24 @@ class Ranks:
         return Path(self._folder.name) / f"rank{rank}.ending"
 
     def _watch(self) -> None:
+        elsewhere = None
+        if self._elsewhere is not None:
+            elsewhere = Listening(self._store.clone(), self._elsewhere)
         while not self._over.wait(0.05):
+            failure = None
             for rank, process in self._others.items():
-                if (code := process.poll()) and not self._over.is_set():  # 0: all have finished
-                    self._failure = self._why(rank, code)
-                    self._found.set()
-                    self._on_lost(self._failure)
-                    return
+                if code := process.poll():  # 0: all have finished
+                    failure = self._why(rank, code)
+            if failure is None and elsewhere is not None:
+                failure = elsewhere.look()
+            if failure is not None and not self._over.is_set():
+                self._failure = failure
+                self._found.set()
+                self._on_lost(failure)
+                return
 
     def _why(self, rank: int, code: int) -> SuiteError:
-        what = f"rank {rank} of {len(self._others) + 1}"
+        what = f"rank {rank} of {self._count}"
         words = last_words.take(self._words(rank))
         if words is not None and words.reason:
             passes = words.code in codes_that_may_pass()
@@ -205,6 +220,21 @@ class Ranks:
             lost = -code in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
             return (RankLost if lost else RankFailed)(f"{what} was ended by {name}")
         return RankFailed(f"{what} ended with exit code {code}; its words are in this log")
+
+
+def _keep_store(host: str, port: int) -> Any:
+    """The place where all meet, kept by this process; raises ConfigError where the port is in use."""
+    import torch.distributed as dist
+
+    try:
+        return dist.TCPStore(
+            host, port, None, True, timedelta(seconds=MEET_S), wait_for_workers=False
+        )
+    except RuntimeError as error:
+        raise ConfigError(
+            "meeting", got=f"{host}:{port}: {str(error).splitlines()[0][:200]}",
+            expected="an address of this host, and a port that is free",
+        ) from error  # fmt: skip
 
 
 def _is_of_connection(error: BaseException) -> bool:
@@ -238,10 +268,17 @@ def for_place(config: LearnerConfig, place: Place) -> LearnerConfig:
         device = f"cuda:{place.local}"
         algorithm = algorithm.replace(params={**algorithm.params, "device": device})
     training = config.training
-    if not training.threads and place.world > 1:
+    if not training.threads and place.here > 1:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        training = training.replace(threads=max(1, (cores or 1) // place.world))
+        training = training.replace(threads=max(1, (cores or 1) // place.here))
     return config.replace(algorithm=algorithm, training=training)
+
+
+def unsharded(algorithm: PluginChoice) -> PluginChoice:
+    """An algorithm that keeps all of its network in one process, to be looked at where no others are."""
+    if not algorithm.params.get(_SHARD):
+        return algorithm
+    return algorithm.replace(params={**algorithm.params, _SHARD: ""})
 
 
 def what_is_learned(config: LearnerConfig) -> dict[str, Any]:
@@ -269,6 +306,9 @@ def require_places(config: LearnerConfig, minibatches: int) -> None:
     """
     if config.gpus:
         require_gpus(config.gpus)
+    if config.hosts:  # how many processes these have is heard from them
+        address_of(config.meeting)
+        return
     share = Share(0, max(1, config.gpus, config.ranks), minibatches)
     share.rows(config.training.batch_size * minibatches)
 

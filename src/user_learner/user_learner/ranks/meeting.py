@@ -35,11 +35,13 @@ class Place:
         rank: Number among all.
         local: Number among those of this host: that of its GPU.
         world: How many there are.
+        here: How many are on this host.
     """
 
     rank: int
     local: int
     world: int
+    here: int
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str] = os.environ) -> Place | None:
@@ -52,12 +54,13 @@ class Place:
         try:
             rank, world = int(environment["RANK"]), int(environment["WORLD_SIZE"])
             local = int(environment.get("LOCAL_RANK", rank))
+            here = int(environment.get("LOCAL_WORLD_SIZE", world))
         except ValueError as error:
             raise ConfigError(
-                "RANK, LOCAL_RANK and WORLD_SIZE of the environment", got=str(error),
+                "RANK, LOCAL_RANK, WORLD_SIZE and LOCAL_WORLD_SIZE of the environment", got=str(error),
                 expected="numbers, as torchrun sets them",
             ) from error  # fmt: skip
-        return cls(rank, local, world) if world > 1 else None
+        return cls(rank, local, world, here) if world > 1 else None
 
 
 def software() -> dict[str, str]:
@@ -69,6 +72,15 @@ def software() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def what_differs(its: Mapping[str, str], mine: Mapping[str, str]) -> tuple[str, str] | None:
+    """What another has instead of what one has oneself, for people; None where it is the same."""
+    names = sorted(name for name in {*mine, *its} if mine.get(name) != its.get(name))
+    if not names:
+        return None
+    one, other = (", ".join(f"{name} {has.get(name)}" for name in names) for has in (its, mine))
+    return one, other
 
 
 def compare(store: Any, place: Place) -> None:
@@ -93,12 +105,11 @@ def compare(store: Any, place: Place) -> None:
                 expected="that it meets the others",
             ) from error  # fmt: skip
         its = json.loads(store.get(f"software/{rank}"))
-        differ = {name for name in (*mine, *its) if mine.get(name) != its.get(name)}
-        if differ:
+        if differing := what_differs(its, mine):
             raise ConfigError(
                 f"software of rank {rank} of {place.world}",
-                got=", ".join(f"{name} {its.get(name)}" for name in sorted(differ)),
-                expected=", ".join(f"{name} {mine.get(name)}" for name in sorted(differ)),
+                got=differing[0],
+                expected=differing[1],
                 hint=f"as rank {place.rank} has: install the same on all hosts",
             )
 

@@ -1,7 +1,8 @@
 """Checkpoints: one safetensors file each, whole or not there, verified before use.
 
 Arrays of the state are tensors of the file; the rest is JSON in its metadata, with a SHA-256
-over both. Nothing is ever unpickled.
+over both. Nothing is ever unpickled. What is spread over several processes lies in a folder beside the file, which
+names it with the SHA-256 of each file in it (:mod:`user_learner.training.shards`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import json
 import logging
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,7 +79,11 @@ def _flatten(value: Any, path: str, arrays: dict[str, Array]) -> Any:
 FORMAT = "user.checkpoint.1"
 #: Where they are, in the folder of a learner.
 CHECKPOINTS = "checkpoints"
+#: And there, the one of the last good policy version, where versions are watched.
+GOOD = "good"
 _NAME = re.compile(r"checkpoint-(\d{12})\.safetensors")
+#: Key of a state under which stands what folder of shards belongs to it, and what ends such a folder's name.
+SHARDS, SHARDS_ENDING = "shards", ".shards"
 _log = logging.getLogger(__name__)
 
 
@@ -109,6 +116,11 @@ class Checkpoint:
         """Name of its file."""
         return f"checkpoint-{self.info.update:012d}.safetensors"
 
+    @property
+    def folder(self) -> str:
+        """Name of the folder with its shards; empty where it has none."""
+        return str(self.state.get(SHARDS, {}).get("folder", ""))
+
 
 class CheckpointStore:
     """The checkpoints of one run, in a directory of their own.
@@ -125,7 +137,9 @@ class CheckpointStore:
         self._identity: dict[str, Any] = json.loads(json.dumps(identity))
         self.refused: list[str] = []
         directory.mkdir(parents=True, exist_ok=True)
-        for leftover in directory.glob(".checkpoint-*.tmp"):  # of a write that was cut off
+        for leftover in directory.glob(
+            ".checkpoint-*.safetensors.tmp"
+        ):  # of a write that was cut off
             leftover.unlink()
 
     def write(self, checkpoint: Checkpoint) -> Path:
@@ -151,7 +165,35 @@ class CheckpointStore:
         write_atomically(path, pack(arrays, metadata))
         for old in self._paths()[self._keep :]:
             old.unlink(missing_ok=True)
+            self._drop_shards(old)
+        self._drop_shards(path, but=checkpoint.folder)
         return path
+
+    def _drop_shards(self, path: Path, but: str = "") -> None:
+        """Remove folders of shards of a checkpoint, but for one, and for that of one that is kept as good."""
+        if not but and (self.directory / GOOD / path.name).exists():
+            return
+        for folder in self.directory.glob(f"{path.name}.*{SHARDS_ENDING}"):
+            if folder.name != but:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def drop_leftovers(self) -> None:
+        """Remove folders of shards whose checkpoint was never written. For who writes here."""
+        for folder in self.directory.glob(f".checkpoint-*{SHARDS_ENDING}.tmp"):
+            shutil.rmtree(folder, ignore_errors=True)
+        for folder in self.directory.glob(f"checkpoint-*{SHARDS_ENDING}"):
+            path = self.directory / ".".join(folder.name.split(".")[:2])
+            if not path.exists():
+                path = self.directory / GOOD / path.name
+            try:
+                content = json.loads(read_arrays(path)[1]["content"])
+                named = content["state"][SHARDS]["folder"]
+            except FileNotFoundError:
+                named = ""
+            except (SuiteError, OSError, KeyError, TypeError, ValueError):
+                continue  # to be refused, with its folder
+            if named != folder.name:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def newest(self) -> Checkpoint | None:
         """The newest checkpoint that is whole and belongs here; None when there is none.
@@ -272,6 +314,55 @@ class CheckpointStore:
             self._refuse(path, f"training diverged after it: {reason}")
         return self.newest()
 
+    def keep_good(self, update: int) -> int | None:
+        """Keep a checkpoint of at most this update beside the others, until another is kept so.
+
+        It stays whatever is written later. Where all are newer, what was kept stays, or the oldest is kept.
+
+        Returns:
+            The update of the one that is kept; None where there is none.
+        """
+        paths, kept = self._paths(), self._good()
+        older = [path for path in paths if _update_of(path) <= update]
+        for path in older or ([] if kept else paths[::-1]):
+            target = self.directory / GOOD / path.name
+            try:
+                target.parent.mkdir(exist_ok=True)
+                _link(path, target)
+            except OSError as error:  # it made room for a newer one, or the disk is full
+                _log.warning("%s is not kept as good: %s", path.name, error)
+                continue
+            sync_directory(target.parent)
+            for other in self._good():
+                if other != target:
+                    other.unlink(missing_ok=True)
+            return _update_of(target)
+        return _update_of(kept[0]) if kept else None
+
+    def return_to_good(self, reason: str) -> Checkpoint | None:
+        """The checkpoint that was kept as good, to go on from: it is the newest again, and those after it are
+        set aside with the reason. None where none is kept that can be used."""
+        for path in self._good():
+            try:
+                found = self.read(path)
+                _link(path, self.directory / path.name)
+            except (SuiteError, OSError) as error:
+                _log.warning("the checkpoint that was kept as good cannot be used: %s", error)
+                continue
+            for newer in self._paths():
+                if newer.name > path.name:
+                    self._refuse(newer, f"the policy got worse before it: {reason}")
+            return found
+        return None
+
+    def forget_good(self) -> None:
+        """The training begins anew: what was kept as good is set aside."""
+        for path in self._good():
+            self._refuse(path, "the training began anew")
+
+    def _good(self) -> list[Path]:
+        return _checkpoints_in(self.directory / GOOD)
+
     def read(self, path: Path) -> Checkpoint:
         """Read and verify one file.
 
@@ -282,10 +373,10 @@ class CheckpointStore:
         try:
             arrays, metadata = read_arrays(path)
             text = metadata["content"]
-            found = _hash(text, arrays)
-            if metadata["format"] != FORMAT or found != metadata["sha256"]:
+            digest = _hash(text, arrays)
+            if metadata["format"] != FORMAT or digest != metadata["sha256"]:
                 raise StoreCorrupt(
-                    f"checkpoint {path.name}", got=f"{metadata['format']}, SHA-256 {found}",
+                    f"checkpoint {path.name}", got=f"{metadata['format']}, SHA-256 {digest}",
                     expected=f"{FORMAT}, SHA-256 {metadata['sha256']}",
                 )  # fmt: skip
             content = json.loads(text)
@@ -294,12 +385,30 @@ class CheckpointStore:
             raise StoreCorrupt(f"checkpoint {path.name} is damaged", got=str(error)) from error
         if content["identity"] != self._identity:
             raise self._foreign(path, self._identity, content["identity"])
-        return Checkpoint(info, unflatten(arrays, content["state"]))
+        found = Checkpoint(info, unflatten(arrays, content["state"]))
+        if found.folder:
+            self._verify_shards(found)
+        return found
+
+    def _verify_shards(self, checkpoint: Checkpoint) -> None:
+        """Raise StoreCorrupt unless all files are there, as they were written."""
+        folder = self.directory / Path(checkpoint.folder).name
+        files: Mapping[str, str] = checkpoint.state[SHARDS]["files"]
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            try:
+                found = list(pool.map(hash_of_file, [folder / Path(name).name for name in files]))
+            except OSError as error:
+                raise StoreCorrupt(f"shards of {checkpoint.name}", got=str(error)) from error
+        for name, there in zip(files, found, strict=True):
+            if there != files[name]:
+                raise StoreCorrupt(
+                    f"shard {name} of {checkpoint.name}", got=f"SHA-256 {there}",
+                    expected=f"SHA-256 {files[name]}",
+                )  # fmt: skip
 
     def _paths(self) -> list[Path]:
         """All checkpoints, the newest first."""
-        found = [path for path in self.directory.iterdir() if _NAME.fullmatch(path.name)]
-        return sorted(found, key=lambda path: path.name, reverse=True)
+        return _checkpoints_in(self.directory)
 
     def _refuse(self, path: Path, reason: str) -> None:
         _log.warning("checkpoint set aside: %s", reason)
@@ -310,6 +419,8 @@ class CheckpointStore:
             target, count = aside / path.name, 1
             while target.exists():
                 target, count = aside / f"{path.name}.{count}", count + 1
+            for folder in self.directory.glob(f"{path.name}.*{SHARDS_ENDING}"):
+                os.replace(folder, aside / f"{target.name}{folder.name[len(path.name) :]}")
             os.replace(path, target)
             target.with_name(f"{target.name}.reason.txt").write_text(reason + "\n")
             sync_directory(self.directory)
@@ -317,9 +428,41 @@ class CheckpointStore:
             _log.warning("%s could not be moved: %s", path, error)
 
 
+def _checkpoints_in(directory: Path) -> list[Path]:
+    """All checkpoints in a folder, the newest first; none where it is not there."""
+    found = [path for path in directory.glob("checkpoint-*") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: path.name, reverse=True)
+
+
+def _update_of(path: Path) -> int:
+    """The update that a checkpoint is of, by its name."""
+    return int(path.stem.rpartition("-")[2])
+
+
+def _link(path: Path, target: Path) -> None:
+    """The same file under another name; a copy where the file system knows no such links."""
+    try:
+        os.link(path, target)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        raise
+    except OSError:
+        write_atomically(target, path.read_bytes())
+
+
 def _hash(text: str, arrays: Arrays) -> str:
     """Of the text, and of the arrays in the order in which the file has them."""
     digest = hashlib.sha256(text.encode())
     for name in packing_order(arrays):
         digest.update(array_bytes(arrays[name]))
+    return digest.hexdigest()
+
+
+def hash_of_file(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while piece := stream.read(1 << 22):
+            digest.update(piece)
     return digest.hexdigest()

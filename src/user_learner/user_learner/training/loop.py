@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from user_core.config import Config, config_fields, to_mapping
-from user_core.errors import SuiteError
+from user_core.errors import ConfigError, SuiteError
 from user_core.interfaces import Algorithm, PolicySink, TransitionSource
 from user_core.reasons import (
     ALL_UPDATES,
@@ -47,6 +47,7 @@ from user_learner.training.checkpoint import (
     flatten,
 )
 from user_learner.training.config import TrainingConfig
+from user_learner.training.memory import is_short_of_memory, too_large
 from user_learner.training.progress import LearnerState, Means, Progress, Rate
 from user_learner.training.publishing import PolicyPublisher, VersionCounter, Weights
 from user_learner.training.utd import UtdLimiter
@@ -255,7 +256,13 @@ class TrainingLoop:
         drawn, self._drawn = self._drawn, None
         self._state = LearnerState.TRAINING
         self._before_update()
-        metrics = _averaged(self.algorithm.update(drawn.batch))
+        try:
+            found = self.algorithm.update(drawn.batch)
+        except Exception as error:
+            if self.first_update_s is None and is_short_of_memory(error):
+                raise self._too_large(error, drawn.batch) from error
+            raise
+        metrics = _averaged(found)
         self._source_state = drawn.source_state
         if self.first_update_s is None and self._permitted_s is not None:
             self.first_update_s = time.monotonic() - self._permitted_s
@@ -274,6 +281,14 @@ class TrainingLoop:
         if _is_first() or self._shards is not None:
             self._hand_out()
         return GO
+
+    def _too_large(self, error: Exception, batch: Batch) -> ConfigError:
+        group, count = process_group(), self.algorithm.updates_per_call
+        if group is None:
+            return too_large(error, self.algorithm.update, batch, count, 1)
+        processes = group.world()
+        with group.alone():
+            return too_large(error, self.algorithm.update, batch, count, processes)
 
     def _all_do(self, wish: bool) -> bool:
         """Whether to do now what the first process does. Where parts of the policy are elsewhere, all do it."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +20,7 @@ from user_core.codecs.weights import read_version
 from user_core.errors import ConfigError, PolicyError
 from user_core.interfaces import Policy
 from user_core.runtime.files import write_atomically
-from user_learner.training.checkpoint import CHECKPOINTS, CheckpointInfo, CheckpointStore
+from user_learner.training.checkpoint import CHECKPOINTS, SHARDS, CheckpointInfo, CheckpointStore
 from user_learner.training.config import TrainingConfig, UtdConfig
 from user_learner.training.publishing import POLICY_FILE
 from user_learner.training.utd import UtdLimiter
@@ -110,6 +111,11 @@ def take_checkpoint(
             "limiter": UtdLimiter(UtdConfig()).state(),
             "source": None,
         }
+        if found.folder:
+            state[SHARDS] = found.state[SHARDS]
+            mine = directory / CHECKPOINTS / found.folder
+            mine.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(folder / found.folder, mine, dirs_exist_ok=True)
         CheckpointStore(directory / CHECKPOINTS, identity).write(
             replace(found, info=info, state=state)
         )

@@ -8,7 +8,8 @@ does. :mod:`user_learner.ranks` makes the process group; alone, all of this does
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -102,7 +103,21 @@ def broadcast(message: Any) -> Any:
 
 def together() -> bool:
     """Whether several processes train together."""
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
+    return not _alone and torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Do as if there were no other processes, which are to be left alone by what is tried meanwhile."""
+    global _alone
+    _alone = True
+    try:
+        yield
+    finally:
+        _alone = False
+
+
+_alone = False
 
 
 def _device() -> torch.device:

@@ -149,14 +149,16 @@ def generator_state(generator: torch.Generator) -> Array:
     return state
 
 
-def restore_generator(generator: torch.Generator, state: Any, fresh_seed: int) -> None:
+def restore_generator(
+    generator: torch.Generator, state: Any, fresh_seed: int, own: bool = False
+) -> None:
     """Take over a state; start anew from ``fresh_seed`` where there is none for this process.
 
-    A checkpoint holds the state of the first process only, and a generator of another device
-    has another kind of state.
+    Most checkpoints hold the state of the first process only (``own`` says that it is this
+    process's), and a generator of another device has another kind of state.
     """
     mine = generator.get_state()
-    if rank() == 0 and np.shape(state) == tuple(mine.shape):
+    if (own or rank() == 0) and np.shape(state) == tuple(mine.shape):
         generator.set_state(torch.from_numpy(np.array(state)))
     else:
         generator.manual_seed(fresh_seed + rank())

@@ -73,6 +73,7 @@ class AdvantageConditioned(BC):
     config: AdvantageConditionedConfig
     needs = ConditionedNetwork
     looks_ahead = True
+    shards_network = False
 
     def __init__(self, config: AdvantageConditionedConfig, spec: RobotSpec, policy: Policy) -> None:
         super().__init__(config, spec, policy)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -24,7 +24,8 @@ from user_learner.algorithms.common.batches import (
     require_choices,
     shifted,
 )
-from user_learner.algorithms.common.distributed import gathered, share_, share_of
+from user_learner.algorithms.common.distributed import gathered, rank, share_, share_of
+from user_learner.algorithms.common.recomputing import RecomputedBlocks
 from user_learner.algorithms.common.torch_tools import (
     FlatAdam,
     FlatParameters,
@@ -61,6 +62,24 @@ class BCConfig(Config):
         ge=1,
         read_only=False,
     )
+    shard: Literal["", "blocks", "layers"] = setting(
+        "",
+        doc="Spread parameters, gradients and the state of Adam over all processes that train together (FSDP2). "
+        "blocks: what a block of the network has is gathered when it is computed; layers: each large layer by "
+        "itself, for networks that call the layers of their blocks. Empty: each process has all.",
+        late=True,
+    )
+    precision: Literal["float32", "bfloat16"] = setting(
+        "float32",
+        doc="What is computed in. With bfloat16, weights and the state of Adam are still kept in float32.",
+        read_only=False,
+    )
+    activation_checkpointing: bool = setting(
+        False,
+        doc="Compute what happens within a block again on the way back instead of keeping it: less memory, a third "
+        "more time.",
+        read_only=False,
+    )
     device: str = setting(
         "cpu", doc="torch device that learns: cpu, cuda, cuda:1.", read_only=False
     )
@@ -89,14 +108,19 @@ class BC(Algorithm):
     needs: ClassVar[type | None] = None
     #: Whether it looks at what came after a step, too.
     looks_ahead: ClassVar[bool] = False
+    #: Whether its network may be spread over processes: it is used in its loss only.
+    shards_network: ClassVar[bool] = True
 
     def __init__(self, config: BCConfig, spec: RobotSpec, policy: Policy) -> None:
         self.config, name = config, type(self).__name__
         self.device = device = torch.device(config.device)
-        network = network_of(policy, self.needs or PolicyNetwork, name, device)
+        if config.shard and not self.shards_network:
+            raise ConfigError(f"shard of {name}", got=config.shard, expected="none: bc can")
+        first = torch.device("cpu") if config.shard else device
+        network = network_of(policy, self.needs or PolicyNetwork, name, first)
         self._own_loss = hasattr(network, "loss")
         needs = self.needs or (LossNetwork if self._own_loss else DistributionNetwork)
-        self.network: Any = network_of(policy, needs, name, device)
+        self.network: Any = network_of(policy, needs, name, first)
         rows, size = self.network.rows, spec.action.size
         chosen = [row * size + i for row in range(rows) for i in spec.action.categorical]
         self._chosen = torch.zeros(rows * size, device=device)  # 1 where an element is a choice
@@ -104,16 +128,32 @@ class BC(Algorithm):
         self._chooses = bool(chosen) and not self._own_loss
         if self._chooses:
             require_choices(self.network, spec, name, device)
-        self.parameters = FlatParameters(self._cloned(), device)
-        share_(self.parameters.flat)
+        self._blocks = RecomputedBlocks(self.network) if config.activation_checkpointing else None
+        self._sharded: Any = None
+        if config.shard:
+            self._sharded = self._shard(lambda: network_of(policy, needs, name, first))
+        else:
+            self.parameters = FlatParameters(self._cloned(), device)
+            share_(self.parameters.flat)
+            self._optimizer = FlatAdam(self.parameters, config.learning_rate, config.max_grad_norm)
         self.generator = make_generator(config.seed, device)
         self._minibatcher = Minibatcher(self.network, spec, device, self.looks_ahead)
-        self._optimizer = FlatAdam(self.parameters, config.learning_rate, config.max_grad_norm)
         self._updates, self._parts = 0, config.accumulate
 
     def _cloned(self) -> dict[str, Parameter]:
         """The parameters that learn to do what was done."""
         return dict(self.network.named_parameters())
+
+    def _shard(self, copy: Callable[[], Any]) -> Any:
+        """Spread the network over all processes; ``copy`` makes another one."""
+        from user_learner.algorithms.common.sharded import ShardedParameters, whole_copy
+
+        config = self.config
+        return ShardedParameters(
+            self.network, whole_copy(copy), self._loss, self.device, by=config.shard,
+            bfloat16=config.precision == "bfloat16", learning_rate=config.learning_rate,
+            max_grad_norm=config.max_grad_norm,
+        )  # fmt: skip
 
     def update(self, batch: Batch) -> Mapping[str, float]:
         (minibatch,) = self._minibatcher.cut(batch, 1)
@@ -140,21 +180,29 @@ class BC(Algorithm):
             try:
                 metrics = self._accumulate(inputs, action, weight, whole)
                 break
-            except torch.cuda.OutOfMemoryError as error:
+            except torch.OutOfMemoryError as error:
                 self._split(len(action), error)
-        self._optimizer.step()
+        (self._sharded or self._optimizer).step()
+        if self._blocks is not None:
+            self._blocks.require_called()
+            self._blocks = None
         return metrics
 
     def _accumulate(
         self, inputs: Inputs, action: Tensor, weight: Tensor | None, whole: Tensor | float
     ) -> dict[str, Tensor]:
         """Gradients of a batch, one part of its rows after the other; its metrics."""
-        self.parameters.zero_grad()
+        (self._sharded or self.parameters).zero_grad()
+        compute = self._sharded or self._loss
+        half = torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"
+        )
         total: dict[str, Tensor] = {}
         for rows in torch.arange(len(action)).chunk(self._parts):
             part = slice(int(rows[0]), int(rows[-1]) + 1)
             some = None if weight is None else weight[part]
-            loss, metrics = self._loss({k: t[part] for k, t in inputs.items()}, action[part], some)
+            with half:
+                loss, metrics = compute({k: t[part] for k, t in inputs.items()}, action[part], some)
             share = whole * (len(rows) / len(action))
             if self._own_loss and weight is not None and some is not None:
                 share = whole * some.sum() / weight.sum().clamp_min(1)
@@ -163,9 +211,17 @@ class BC(Algorithm):
                 total[name] = total.get(name, 0) + value.detach() * share
         return total
 
-    def _split(self, rows: int, error: torch.cuda.OutOfMemoryError) -> None:
+    def _split(self, rows: int, error: torch.OutOfMemoryError) -> None:
         """The GPU's memory does not hold what a part takes: make smaller parts."""
         torch.cuda.empty_cache()
+        if self._sharded is not None and self._parts < rows:
+            # The others are within an exchange that this process has left; they cannot be told.
+            raise ConfigError(
+                f"training {type(self).__name__} on {self.device}",
+                got=f"no room for {-(-rows // self._parts)} rows at once: {str(error).splitlines()[0]}",
+                expected=f"accumulate: {2 * self._parts} or more, of a sharded network",
+                hint="Or activation_checkpointing, or more processes",
+            ) from error
         if self._parts >= rows:
             free, there = (size / 2**30 for size in torch.cuda.mem_get_info(self.device))
             raise ConfigError(
@@ -208,23 +264,36 @@ class BC(Algorithm):
         return found
 
     def policy_arrays(self) -> dict[str, Array]:
-        arrays: dict[str, Array] = self.network.arrays()
+        arrays: dict[str, Array] = (self._sharded or self.network).arrays()
         return arrays
 
     def state(self) -> dict[str, Any]:
+        sharded = self._sharded is not None
         return {
             "updates": self._updates,
-            "policy": self.parameters.arrays(),
+            "policy": {} if sharded else self.parameters.arrays(),
             "inputs": buffers_state(self.network),
-            "optimizer": self._optimizer.state(),
+            "optimizer": (self._sharded or self._optimizer).state(),
             "generator": generator_state(self.generator),
         }
+
+    def shards(self) -> dict[str, Tensor]:
+        if self._sharded is None:
+            return {}
+        return {**self._sharded.shards(), f"generator/{rank()}": self.generator.get_state()}
+
+    def load_shards(self, shards: Mapping[str, Tensor]) -> None:
+        if (own := shards.get(f"generator/{rank()}")) is not None:
+            restore_generator(self.generator, own.numpy(), self.config.seed, own=True)
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         name = type(self).__name__
         require_parts(state, self.state(), name)
-        self.parameters.load(state["policy"], name)
+        if self._sharded is None:
+            self.parameters.load(state["policy"], name)
+            self._optimizer.load_state(state["optimizer"], name)
+        else:
+            self._sharded.load_state(state["optimizer"])
         load_buffers(self.network, state["inputs"], name)
-        self._optimizer.load_state(state["optimizer"], name)
         self._updates = int(state["updates"])
         restore_generator(self.generator, state["generator"], self.config.seed + self._updates)

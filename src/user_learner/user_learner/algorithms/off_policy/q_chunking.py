@@ -78,6 +78,7 @@ class QChunking(BC):
     config: QChunkingConfig
     needs = CandidateNetwork
     looks_ahead = True
+    shards_network = False
 
     def __init__(self, config: QChunkingConfig, spec: RobotSpec, policy: Policy) -> None:
         super().__init__(config, spec, policy)

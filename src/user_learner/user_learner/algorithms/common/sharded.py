@@ -1,0 +1,233 @@
+"""A network whose parameters, gradients and moments of Adam are spread over all processes (FSDP2).
+
+Each process keeps its part of every parameter; what a block or layer needs is gathered when its turn
+comes and let go again (Zhao et al. 2023, "PyTorch FSDP"; ``torch.distributed.fsdp.fully_shard``). What
+is computed is what one process with the whole batch computes, to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.optim.adam import adam
+
+from user_core.errors import ConfigError
+from user_core.specs import Array
+from user_learner.algorithms.common.distributed import average_, rank, share_, together, world
+from user_learner.algorithms.common.recomputing import blocks_of
+
+#: A layer with so many parameters, or so large a share of all, is gathered by itself.
+_LAYER_SIZE, _LAYER_SHARE = 1 << 20, 0.01
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class ShardedParameters:
+    """The trained parameters of a network, sharded, and Adam over them.
+
+    All methods are called by all processes at the same time, but for :meth:`zero_grad` and
+    :meth:`state`.
+
+    Args:
+        network: On the CPU, with first values; moved to the device piece by piece. What takes no
+            gradient is sharded too, and neither kept nor sent.
+        whole: Another copy of it, on the CPU, that puts together what is published; the first process needs
+            it, the others give None.
+        compute: What is called with gradients; it may call any method of the network.
+        device: Where to train.
+        by: ``blocks``: what a member of a ``ModuleList`` has is gathered together; ``layers``: each large layer
+            by itself.
+        bfloat16: Whether parameters travel and are computed with in bfloat16; gradients are summed in
+            float32, and what is kept is float32.
+        learning_rate, max_grad_norm: As :class:`~user_learner.algorithms.common.torch_tools.FlatAdam`.
+
+    Attributes:
+        named: The trained parameters: this process's parts of them.
+
+    Raises:
+        ConfigError: There is no process group, or the network cannot be sharded.
+    """
+
+    def __init__(
+        self, network: Any, whole: Any, compute: Callable[..., Any], device: torch.device, *,
+        by: str, bfloat16: bool, learning_rate: float, max_grad_norm: float,
+    ) -> None:  # fmt: skip
+        if not together():
+            raise ConfigError(
+                "shard", got="a training without a process group",
+                expected="learner_node, `user train` or torchrun, which make one",
+            )  # fmt: skip
+        if hasattr(network, "keep_outputs"):
+            raise ConfigError(
+                "shard", got=f"{type(network).__name__}, whose first layer follows the scale of its inputs",
+                expected="a large policy: flow, diffusion, act, lerobot", hint="It is small: train it without",
+            )  # fmt: skip
+        self._network, self._whole = network, whole
+        self._learning_rate, self._max_grad_norm = learning_rate, max_grad_norm
+        for _, parameter in network.named_parameters():
+            share_(parameter.data)
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        self._compute = _Computed(network, compute)
+        self._shard(by, bfloat16, device)
+        network.to(device)
+        self.named: dict[str, nn.Parameter] = {
+            name: p for name, p in network.named_parameters() if p.requires_grad
+        }
+        self._moments = {
+            name: {m: torch.zeros_like(_local(p)) for m in _MOMENTS}
+            for name, p in self.named.items()
+        }
+        self._steps = [torch.zeros((), device=device) for _ in self.named]
+
+    def _shard(self, by: str, bfloat16: bool, device: torch.device) -> None:
+        half = torch.bfloat16 if bfloat16 else None
+        common: dict[str, Any] = {
+            "mesh": init_device_mesh(device.type, (world(),)),
+            "mp_policy": MixedPrecisionPolicy(
+                param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False
+            ),
+            # A number alone cannot be cut: each process has it, and averages its gradient.
+            "ignored_params": {p for p in self._compute.parameters() if not p.dim()},
+        }
+        groups = blocks_of(self._network) if by == "blocks" else _large_layers(self._network)
+        for module in groups:
+            fully_shard(module, **common)
+        fully_shard(self._compute, **common)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """``compute`` of these, with whole parameters.
+
+        Raises ConfigError where a network does not call its blocks, but layers within them.
+        """
+        try:
+            return self._compute(*arguments)
+        except RuntimeError as error:
+            if "mixed torch.Tensor and DTensor" in str(error):
+                raise ConfigError(
+                    "shard: blocks", got="a network that calls layers within its blocks by itself",
+                    expected="shard: layers, which gathers each layer when it is called",
+                ) from error  # fmt: skip
+            raise
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.named.values():
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Step along gradients, which are means over all processes; where they are not finite, nothing changes."""
+        parts, grads = [], []
+        for parameter in self.named.values():
+            parts.append(_local(parameter))
+            grad = parameter.grad
+            mine = torch.zeros_like(parts[-1]) if grad is None else _local(grad)
+            if not isinstance(parameter, DTensor):
+                average_(mine)
+            grads.append(mine)
+        norm = self._norm(grads)
+        if self._max_grad_norm > 0:
+            for grad in grads:
+                grad.mul_((self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
+        moments = list(self._moments.values())
+        adam(
+            parts, grads, [m["exp_avg"] for m in moments], [m["exp_avg_sq"] for m in moments],
+            [], self._steps, foreach=False, fused=True, lr=self._learning_rate, beta1=0.9,
+            beta2=0.999, eps=1e-8, weight_decay=0.0, amsgrad=False, maximize=False,
+            found_inf=(~norm.isfinite()).float(),
+        )  # fmt: skip
+
+    def _norm(self, grads: list[Tensor]) -> Tensor:
+        """Norm of the whole gradient; the same in all processes."""
+        cut = [isinstance(parameter, DTensor) for parameter in self.named.values()]
+        zero = self._steps[0].new_zeros(())
+        mine = sum((g.square().sum() for g, c in zip(grads, cut, strict=True) if c), zero)
+        alike = sum((g.square().sum() for g, c in zip(grads, cut, strict=True) if not c), zero)
+        average_(mine)
+        return (mine * world() + alike).sqrt()
+
+    def arrays(self) -> dict[str, Array]:
+        """What actors take, gathered one parameter after the other; empty in all but the first process."""
+        targets = {} if self._whole is None else dict(self._whole.named_parameters())
+        with torch.no_grad():
+            for name, parameter in self.named.items():
+                value = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+                if self._whole is not None:
+                    targets[name].copy_(value)
+            if self._whole is None:
+                return {}
+            for (_, one), (_, other) in zip(
+                self._whole.named_buffers(), self._network.named_buffers(), strict=True
+            ):
+                one.copy_(other)
+        arrays: dict[str, Array] = self._whole.arrays()
+        return arrays
+
+    def shards(self) -> dict[str, Tensor]:
+        """This process's parts of parameters and moments, by names; not copies."""
+        found: dict[str, Tensor] = {}
+        for name, parameter in self.named.items():
+            found[f"policy/{name}"] = parameter.detach()
+            for moment, value in self._moments[name].items():
+                found[f"{moment}/{name}"] = _like(parameter, value)
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """What all processes have alike: the count of steps."""
+        return {"steps": float(self._steps[0])}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state` gave; parts are loaded in place."""
+        for step in self._steps:
+            step.fill_(float(state["steps"]))
+
+
+class _Computed(nn.Module):
+    """A function of a network as a module, so that the network is whole while it is called."""
+
+    def __init__(self, network: nn.Module, compute: Callable[..., Any]) -> None:
+        super().__init__()
+        self.network, self._function = network, compute
+
+    def forward(self, *arguments: Any) -> Any:
+        """The function's result."""
+        return self._function(*arguments)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """The part that this process has; the memory of the tensor itself."""
+    if not isinstance(tensor, DTensor):
+        return tensor.detach()
+    part: Tensor = tensor.to_local().detach()  # type: ignore[no-untyped-call]
+    return part
+
+
+def _like(parameter: Tensor, part: Tensor) -> Tensor:
+    """A part as one of a tensor that is cut as a parameter is."""
+    if not isinstance(parameter, DTensor):
+        return part
+    return DTensor.from_local(
+        part, parameter.device_mesh, parameter.placements, run_check=False,
+        shape=parameter.shape, stride=parameter.stride(),
+    )  # fmt: skip
+
+
+def _large_layers(network: nn.Module) -> list[nn.Module]:
+    sizes = {
+        module: sum(p.numel() for p in module.parameters())
+        for module in network.modules()
+        if not any(True for _ in module.children())
+    }
+    least = min(_LAYER_SIZE, _LAYER_SHARE * sum(sizes.values()))
+    return [module for module, size in sizes.items() if size and size >= least]
+
+
+def whole_copy(make: Callable[[], Any]) -> Any:
+    """A network for :class:`ShardedParameters` to publish from, in the process that does; None in others."""
+    return make() if rank() == 0 else None

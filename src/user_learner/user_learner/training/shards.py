@@ -1,0 +1,195 @@
+"""Sharded checkpoints: each process writes its parts of what is spread over all of them.
+
+``torch.distributed.checkpoint`` writes safetensors files, one of each process, into a folder beside the
+checkpoint that names them with their SHA-256. The folder is written first, so that a checkpoint is complete or
+absent whatever is killed when. Nothing is ever unpickled. A process of another number of processes finds
+what it needs in the files of all.
+
+Processes on hosts that do not see the folder of the first write and read in a folder of their own; the files travel
+between it and the first in pieces.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+
+from user_core.errors import StoreError
+from user_core.runtime.files import sync_directory
+from user_learner.algorithms.common.distributed import broadcast, every, rank, world
+from user_learner.training.checkpoint import SHARDS_ENDING, hash_of_file
+
+_PIECE = 8 << 20
+_PATIENCE = timedelta(minutes=10)
+
+
+class ShardStore:
+    """The shards beside the checkpoints of a run. Made, and used, by all processes at the same time.
+
+    Args:
+        directory: Of the checkpoints; that of the first process counts.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        first = Path(broadcast(str(directory.absolute())))
+        token = first / f".seen-{broadcast(os.urandom(8).hex())}"
+        if rank() == 0:
+            token.touch()
+        dist.barrier(group=self._group)
+        sees = every(int(token.exists()))
+        dist.barrier(group=self._group)
+        if rank() == 0:
+            token.unlink()
+        self._apart = [number for number, there in enumerate(sees) if not there]
+        self._directory = first
+        self._mesh = init_device_mesh("cpu", (world(),))
+
+    def copy(self, shards: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """This process's parts as they are now, on the CPU."""
+        return {name: self._on_cpu(tensor) for name, tensor in shards.items()}
+
+    def _on_cpu(self, tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, DTensor):
+            return tensor.detach().cpu().clone()
+        part = _part(tensor).detach().cpu().clone()
+        return DTensor.from_local(
+            part, self._mesh, tensor.placements, run_check=False, shape=tensor.shape,
+            stride=tensor.stride(),
+        )  # fmt: skip
+
+    def write(self, name: str, number: int, shards: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Write durably, in a thread of its own beside the training.
+
+        Args:
+            name: Of the checkpoint's file.
+            number: Makes the folder's name one that was not there before; the first process's counts.
+            shards: What :meth:`copy` gave.
+
+        Returns:
+            What the checkpoint has to say of them: folder, and SHA-256 of each file by its name.
+
+        Raises:
+            StoreError: They hold numbers that are not finite.
+            OSError, CheckpointException: A disk does not take them.
+        """
+        finite = all(bool(_part(t).isfinite().all()) for t in shards.values())
+        said = [torch.zeros(2, dtype=torch.int64) for _ in range(world())]
+        dist.all_gather(said, torch.tensor([number, finite]), group=self._group)
+        if not all(int(one[1]) for one in said):
+            raise StoreError(
+                f"shards of {name}", got="numbers that are not finite", expected="finite numbers",
+                hint="The training diverged; earlier checkpoints are kept",
+            )  # fmt: skip
+        folder = f"{name}.{int(said[0][0])}{SHARDS_ENDING}"
+        place = self._directory / f".{folder}.tmp"
+        if rank() == 0:
+            place.mkdir()
+        own = Path(tempfile.mkdtemp(prefix="user_shards_")) if rank() in self._apart else place
+        try:
+            dist.barrier(group=self._group)
+            writer = HuggingFaceStorageWriter(str(own), save_distributed=True)
+            dcp.save(dict(shards), storage_writer=writer, process_group=self._group)
+            for number in self._apart:
+                if rank() == number:
+                    self._send(own, 0)
+                elif rank() == 0:
+                    self._receive(place, number)
+            if rank():
+                dist.barrier(group=self._group)
+                return {}
+            files = {file.name: hash_of_file(file) for file in sorted(place.iterdir())}
+            sync_directory(place)
+            os.replace(place, self._directory / folder)
+            sync_directory(self._directory)
+            dist.barrier(group=self._group)
+            return {"folder": folder, "files": files}
+        except BaseException:
+            shutil.rmtree(place, ignore_errors=True)
+            raise
+        finally:
+            if own != place:
+                shutil.rmtree(own, ignore_errors=True)
+
+    def load(self, said: Mapping[str, Any], shards: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Copy what was written into this process's parts.
+
+        Args:
+            said: What the checkpoint says of them.
+            shards: Where they go. What has another shape is refused.
+
+        Returns:
+            Those of ``shards`` that the files had.
+        """
+        place, own = self._directory / str(said["folder"]), None
+        if self._apart:
+            if rank() in self._apart:
+                place = own = Path(tempfile.mkdtemp(prefix="user_shards_"))
+            for number in self._apart:
+                if rank() == 0:
+                    self._send(place, number)
+                elif rank() == number:
+                    self._receive(place, 0)
+        try:
+            reader = HuggingFaceStorageReader(str(place))
+            there = reader.read_metadata().state_dict_metadata
+            lacking = [n for n, t in shards.items() if isinstance(t, DTensor) and n not in there]
+            if lacking:
+                raise StoreError(f"shards in {place.name}", got=f"no {lacking[0]}", expected="all")
+            found = {name: tensor for name, tensor in shards.items() if name in there}
+            dcp.load(found, storage_reader=reader, process_group=self._group)
+        finally:
+            if own is not None:
+                shutil.rmtree(own, ignore_errors=True)
+        return found
+
+    def _send(self, folder: Path, to: int) -> None:
+        files = sorted(folder.iterdir())
+        dist.send(torch.tensor([len(files)]), to, group=self._group)
+        for file in files:
+            name = file.name.encode()
+            dist.send(torch.tensor([len(name), file.stat().st_size]), to, group=self._group)
+            dist.send(torch.frombuffer(bytearray(name), dtype=torch.uint8), to, group=self._group)
+            with file.open("rb") as stream:
+                while piece := stream.read(_PIECE):
+                    whole = torch.frombuffer(bytearray(piece), dtype=torch.uint8)
+                    dist.send(whole, to, group=self._group)
+
+    def _receive(self, folder: Path, sender: int) -> None:
+        count = torch.zeros(1, dtype=torch.int64)
+        dist.recv(count, sender, group=self._group)
+        for _ in range(int(count)):
+            sizes = torch.zeros(2, dtype=torch.int64)
+            dist.recv(sizes, sender, group=self._group)
+            letters = torch.empty(int(sizes[0]), dtype=torch.uint8)
+            dist.recv(letters, sender, group=self._group)
+            name = Path(bytes(letters.numpy()).decode()).name
+            with (folder / name).open("wb") as stream:
+                left = int(sizes[1])
+                while left:
+                    piece = torch.empty(min(left, _PIECE), dtype=torch.uint8)
+                    dist.recv(piece, sender, group=self._group)
+                    stream.write(piece.numpy().data)
+                    left -= len(piece)
+                stream.flush()
+                os.fsync(stream.fileno())
+
+
+def _part(tensor: Tensor) -> Tensor:
+    if not isinstance(tensor, DTensor):
+        return tensor
+    part: Tensor = tensor.to_local()  # type: ignore[no-untyped-call]
+    return part

@@ -1,0 +1,48 @@
+"""Two processes write and read shards, the second as if it did not see the folder of the first."""
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+from user_learner.training import shards as module
+from user_learner.training.shards import ShardStore
+
+
+def main() -> None:
+    """Arguments: a folder that both have, and the rank."""
+    folder, rank = Path(sys.argv[1]), int(sys.argv[2])
+    meeting = dist.FileStore(str(folder / "meeting"), 2)
+    dist.init_process_group("gloo", store=meeting, rank=rank, world_size=2)
+    place = folder / "checkpoints"
+    if rank == 0:
+        place.mkdir()
+    dist.barrier()
+    module._PIECE = 256  # several pieces
+    store = ShardStore(place)
+    assert store._apart == []
+    store._apart = [1]
+    mesh = init_device_mesh("cpu", (2,))
+    whole = torch.arange(300.0).reshape(100, 3)
+    tensors = {
+        "a": distribute_tensor(whole, mesh, [Shard(0)]),
+        f"own/{rank}": torch.full((5,), rank),
+    }
+    said = store.write("checkpoint-1.safetensors", 7 + rank, store.copy(tensors))
+    if rank == 0:
+        assert said["folder"] == "checkpoint-1.safetensors.7.shards"
+        assert len(said["files"]) == 2
+    said = {"folder": "checkpoint-1.safetensors.7.shards"}
+    empty = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+    found = store.load(said, empty)
+    assert isinstance(found["a"], DTensor)
+    assert torch.equal(found["a"].full_tensor(), whole)
+    assert torch.equal(found[f"own/{rank}"], tensors[f"own/{rank}"])
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

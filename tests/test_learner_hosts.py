@@ -1,0 +1,199 @@
+"""Processes of several hosts train with one learner: they meet, are refused, are lost, and begin again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from user_core.codecs.weights import read_version
+from user_core.config import to_mapping
+from user_core.errors import ConfigError, RankLost, SuiteError
+from user_core.fakes import PolicyMailbox
+from user_learner.learner import LearnerConfig, open_learner
+from user_learner.ranks import Ranks
+from user_learner.ranks import hosts as ranks_hosts
+from user_testing.link_emulator import Host, Link, LinkQuality, unavailable
+from user_testing.ports import free_port
+from user_testing.waiting import wait_until
+from user_testing.worlds.together import SPEC, learner_config, little_store
+
+WHOLE = {"plugin": "user_testing.programs.whole_noise:WholeBC"}
+POLICY = {"plugin": "tanh_gaussian", "params": {"hidden": [16]}}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return little_store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture
+def meeting() -> str:
+    return f"127.0.0.1:{free_port()}"
+
+
+@contextlib.contextmanager
+def other_host(meeting: str, folder: Path, name: str = "b", count: int = 1) -> Iterator[Any]:
+    """``learner_ranks`` with its words in a file."""
+    words = ["--meeting", meeting, "--name", name, "--ranks", str(count)]
+    with (folder / f"{name}.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "user_learner.ranks.beside", *words], stderr=log, cwd=folder
+        )
+        try:
+            yield process
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) in (0, 1)
+        finally:
+            for child in psutil.Process(process.pid).children() if process.poll() is None else []:
+                child.kill()
+            process.kill()
+            process.wait()
+
+
+def config(folder: Path, store: Path, **more: Any) -> LearnerConfig:
+    return learner_config(folder, store, algorithm=WHOLE, policy=POLICY, **more)
+
+
+def weights(settings: LearnerConfig, told: LearnerConfig | None = None) -> dict[str, Any]:
+    """Of the last version, after a training to its end. ``told``: what the other hosts are told."""
+    ranks = Ranks(settings, SPEC, lambda error: None)
+    ranks._asked = told or settings
+    with ranks, open_learner(ranks.config, SPEC, PolicyMailbox()) as loop:
+        loop.run()
+    version = read_version(settings.directory / "policy.safetensors")
+    assert version.update == settings.training.max_updates
+    return dict(version.arrays)
+
+
+def test_three_ranks_of_two_hosts_train_as_one_and_only_the_first_has_the_store(
+    tmp_path, store, meeting
+):
+    one = weights(config(tmp_path / "one", store, training={"batch_size": 18}))
+    both = config(
+        tmp_path / "both", store, hosts=["b"], meeting=meeting, training={"batch_size": 18}
+    )
+    with other_host(meeting, tmp_path, count=2) as process:
+        found = weights(both, both.replace(store=tmp_path / "not_here"))
+        for name, array in one.items():
+            np.testing.assert_allclose(found[name], array, rtol=2e-3, atol=2e-5, err_msg=name)
+        assert process.poll() is None  # it waits for the next
+    assert "ranks 1 to 2 of 3" in (tmp_path / "b.log").read_text()
+
+
+def test_a_rank_of_another_host_that_is_killed_is_told_and_its_host_begins_again(
+    tmp_path, store, meeting
+):
+    lost: list[SuiteError] = []
+    endless = config(
+        tmp_path / "r", store, hosts=["b"], meeting=meeting, training={"max_updates": None}
+    )
+    with other_host(meeting, tmp_path) as process:
+        ranks = Ranks(endless, SPEC, lost.append)
+        with (  # noqa: PT012 - which error of torch comes depends on where it was
+            pytest.raises((RuntimeError, SuiteError)),
+            ranks,
+            open_learner(ranks.config, SPEC, PolicyMailbox()) as loop,
+        ):
+            (follower,) = psutil.Process(process.pid).children()
+            loop._before_update = lambda: follower.kill() if loop.progress().update == 5 else None
+            loop.run()
+        wait_until(lambda: lost, "it is told")
+        assert isinstance(lost[0], RankLost)
+        assert "rank 1, on b: ended by SIGKILL" in str(lost[0])
+        again = endless.replace(training=endless.training.replace(max_updates=12))
+        weights(again)
+
+
+def test_a_host_with_other_software_is_refused_on_both_sides(tmp_path, store, meeting, monkeypatch):
+    mine = ranks_hosts.software()
+    monkeypatch.setattr(ranks_hosts, "software", lambda: {**mine, "user_learner": "0.0.1"})
+    with other_host(meeting, tmp_path) as process:
+        with pytest.raises(ConfigError, match=r"software of host b.*user_learner.*0\.0\.1"):
+            weights(config(tmp_path / "r", store, hosts=["b"], meeting=meeting))
+        assert process.wait(30) == 1
+    assert "user_learner 0.0.1" in (tmp_path / "b.log").read_text()
+
+
+def test_a_host_that_does_not_come_and_one_that_nobody_expects(
+    tmp_path, store, meeting, monkeypatch
+):
+    monkeypatch.setattr(ranks_hosts, "MEET_S", 6.0)
+    with other_host(meeting, tmp_path, "c") as process:
+        with pytest.raises(RankLost, match=r"host b of the learner.*learner_ranks"):
+            weights(config(tmp_path / "r", store, hosts=["b"], meeting=meeting))
+        assert process.wait(30) == 1
+    assert "not expected by the learner" in (tmp_path / "c.log").read_text()
+
+
+def test_a_meeting_that_is_no_address_is_refused(tmp_path, store):
+    for wrong in ("", "a:b", "a:0"):
+        with pytest.raises(ConfigError, match="meeting"):
+            weights(config(tmp_path / "r", store, hosts=["b"], meeting=wrong))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
+def test_two_hosts_that_are_really_apart_train_as_one(tmp_path):
+    """Each has its own network and its own disk; the network is cut, and the first says which host is silent."""
+    shared = tmp_path / "first"
+    shared.mkdir()
+    store = little_store(shared)
+    flow = {"rows": 4, "backbone": "transformer", "embedding": 16, "layers": 2, "heads": 2}
+    values: dict[str, Any] = {
+        "policy": {"plugin": "flow", "params": {**flow, "ignored_observations": ["image"]}},
+        "sampler": {"window": 4, "pad_windows": True},
+        "algorithm": {**WHOLE, "params": {"shard": "blocks"}},
+    }
+    one = weights(learner_config(shared / "one", store, **values))
+    with Host("near") as near, Host("far") as far, Link(near, far, LinkQuality()) as link:
+        meeting = f"{link.address_of(near)}:29511"
+        both = learner_config(shared / "both", store, hosts=["far"], meeting=meeting, **values)
+
+        def first(settings: LearnerConfig) -> subprocess.Popen[str]:
+            files = [shared / "config.json", shared / "spec.json"]
+            for file, value in zip(files, (to_mapping(settings), SPEC.to_dict()), strict=True):
+                file.write_text(json.dumps(value))
+            words = [sys.executable, "-m", "user_testing.programs.ranks", *map(str, files)]
+            return near.popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+
+        words = [sys.executable, "-m", "user_learner.ranks.beside", "--meeting", meeting]
+        hidden = f"mount -t tmpfs none {shared} && exec {shlex.join([*words, '--name', 'far'])}"
+        with (tmp_path / "far.log").open("w") as log:
+            other = far.popen(["unshare", "-m", "sh", "-c", hidden], stderr=log)
+        try:
+            with first(both) as process:
+                _, said = process.communicate(timeout=120)
+                assert process.returncode == 0, said[-3000:]
+            found = read_version(both.directory / "policy.safetensors").arrays
+            for name, array in one.items():
+                np.testing.assert_allclose(found[name], array, rtol=2e-3, atol=2e-5, err_msg=name)
+            longer = both.replace(training=both.training.replace(max_updates=None))
+            with first(longer) as process:
+                versions = both.directory / "policy.safetensors"
+                wait_until(lambda: read_version(versions).update > 40, "it goes on", 60)
+                link.cut()
+                out, said = process.communicate(timeout=60)
+                assert "far" in out, said[-3000:]
+                assert "no sign of life" in out
+            link.restore()
+            end = read_version(versions).update + 200
+            last = both.replace(training=both.training.replace(max_updates=end))
+            with first(last) as process:
+                _, said = process.communicate(timeout=120)
+                assert process.returncode == 0, said[-3000:]
+            other.terminate()
+            assert other.wait(30) == 0, (tmp_path / "far.log").read_text()[-3000:]
+        finally:
+            other.kill()
+            other.wait()

@@ -1,0 +1,211 @@
+"""A network that is spread over processes (FSDP2) learns as a whole one does, and so do its checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from user_core.codecs.weights import read_version
+from user_core.config import from_mapping, to_mapping
+from user_core.errors import ConfigError
+from user_core.fakes import PolicyMailbox
+from user_learner.learner import LearnerConfig, _identity, open_learner
+from user_learner.ranks import Ranks
+from user_learner.training.checkpoint import CHECKPOINTS, SHARDS_ENDING, CheckpointStore
+from user_testing.waiting import wait_until
+from user_testing.worlds.together import SPEC, learner_config, little_store
+
+FLOW = {
+    "policy": {
+        "plugin": "flow",
+        "params": {
+            "rows": 4, "backbone": "transformer", "embedding": 16, "layers": 2, "heads": 2,
+            "ignored_observations": ["image"],
+        },
+    },
+    "sampler": {"window": 4, "pad_windows": True},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return little_store(tmp_path_factory.mktemp("store"))
+
+
+def config(
+    folder: Path, store: Path, ranks: int, updates: int = 30, **params: Any
+) -> LearnerConfig:
+    plugin = "user_testing.programs.whole_noise:WholeBC"
+    more = {"algorithm": {"plugin": plugin, "params": params}, **FLOW, "ranks": ranks}
+    training = {"max_updates": updates, "checkpoint_period_s": 1e6}
+    return learner_config(folder, store, training=training, **more)
+
+
+def policy_of(settings: LearnerConfig) -> dict[str, np.ndarray]:
+    """The weights of the last version, after a training to its end."""
+    with (
+        Ranks(settings, SPEC, lambda error: None) as ranks,
+        open_learner(ranks.config, SPEC, PolicyMailbox()) as loop,
+    ):
+        loop.run()
+    version = read_version(settings.directory / "policy.safetensors")
+    assert version.update == settings.training.max_updates
+    return dict(version.arrays)
+
+
+def alike(one: dict[str, Any], two: dict[str, Any], rtol: float = 2e-3, atol: float = 2e-5) -> None:
+    assert one.keys() == two.keys()
+    for name, array in one.items():
+        np.testing.assert_allclose(array, two[name], rtol=rtol, atol=atol, err_msg=name)
+
+
+def same(one: dict[str, Any], two: dict[str, Any]) -> None:
+    """Bit by bit."""
+    assert one.keys() == two.keys()
+    for name, array in one.items():
+        np.testing.assert_array_equal(array, two[name], err_msg=name)
+
+
+def checkpoints_of(settings: LearnerConfig) -> CheckpointStore:
+    identity = _identity(settings, SPEC)
+    return CheckpointStore(settings.directory / CHECKPOINTS, identity)
+
+
+def test_two_ranks_with_half_of_a_network_each_train_as_one_with_all(tmp_path, store):
+    one = policy_of(config(tmp_path / "one", store, 1))
+    alike(one, policy_of(config(tmp_path / "blocks", store, 2, shard="blocks")))
+    spared = config(tmp_path / "layers", store, 2, shard="layers", activation_checkpointing=True)
+    alike(one, policy_of(spared))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_parts_of_a_batch_and_precision_are_those_of_a_whole_network(tmp_path, store, precision):
+    def learned(folder: str, **more: Any) -> dict[str, Any]:
+        settings = config(tmp_path / folder, store, 1, accumulate=3, precision=precision, **more)
+        return policy_of(settings.replace(algorithm=settings.algorithm.replace(plugin="bc")))
+
+    whole, sharded = learned("whole"), learned("sharded", shard="blocks")
+    small = (
+        precision == "bfloat16"
+    )  # gradients are rounded, and Adam takes steps of one size at first
+    alike(whole, sharded, *((0.1, 0.01) if small else ()))
+
+
+def test_checkpoints_go_on_bit_by_bit_and_with_another_number_of_ranks(tmp_path, store):
+    straight = policy_of(config(tmp_path / "straight", store, 2, shard="blocks"))
+    half = config(tmp_path / "half", store, 2, updates=20, shard="blocks")
+    policy_of(half)
+    *_, folder = sorted((half.directory / CHECKPOINTS).glob(f"*{SHARDS_ENDING}"))
+    assert len(list(folder.glob("*.safetensors"))) == 2
+    for name in ("again", "alone"):
+        shutil.copytree(half.directory, tmp_path / name)
+    same(straight, policy_of(config(tmp_path / "again", store, 2, shard="blocks")))
+    alike(straight, policy_of(config(tmp_path / "alone", store, 1, shard="blocks")))
+
+
+def test_a_damaged_shard_refuses_its_checkpoint_and_the_one_before_is_used(tmp_path, store):
+    settings = config(tmp_path, store, 1, updates=10, shard="blocks")
+    policy_of(settings)
+    policy_of(settings.replace(training=settings.training.replace(max_updates=12)))
+    *_, newest = sorted((tmp_path / CHECKPOINTS).glob(f"*{SHARDS_ENDING}"))
+    (shard,) = newest.iterdir()
+    content = bytearray(shard.read_bytes())
+    content[-3] ^= 1
+    shard.write_bytes(content)
+    kept = checkpoints_of(settings)
+    found = kept.newest()
+    assert found is not None
+    assert found.info.update == 10
+    assert "shard" in kept.refused[0]
+    assert sorted(p.suffix for p in (tmp_path / CHECKPOINTS / "refused").iterdir()) == [
+        ".safetensors", ".shards", ".txt",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("killed", ["first", "other"])
+def test_a_rank_that_is_killed_while_it_writes_leaves_the_last_whole_checkpoint(
+    tmp_path, store, killed
+):
+    settings = config(tmp_path / "run", store, 2, updates=10_000, shard="blocks")
+    often = settings.training.replace(checkpoint_period_s=0.0)
+    files = [tmp_path / "config.json", tmp_path / "spec.json"]
+    values = to_mapping(settings.replace(training=often)), SPEC.to_dict()
+    for file, value in zip(files, values, strict=True):
+        file.write_text(json.dumps(value))
+    words = [sys.executable, "-m", "user_testing.programs.ranks", *map(str, files)]
+    first = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    folder = settings.directory / CHECKPOINTS
+    try:
+        wait_until(lambda: list(folder.glob("*.safetensors")), "a checkpoint", 60)
+        (other,) = [p for p in psutil.Process(first.pid).children() if is_rank(p)]
+        wait_until(
+            lambda: list(folder.glob(f".*{SHARDS_ENDING}.tmp")),
+            "one on its way",
+            30,
+            period_s=0.001,
+        )
+        os.kill(first.pid if killed == "first" else other.pid, signal.SIGKILL)
+        first.wait(60)
+        other.wait(60)
+    finally:
+        first.kill()
+        first.wait()
+    kept = checkpoints_of(settings)
+    found = kept.newest()
+    assert found is not None
+    assert not kept.refused
+    end = found.info.update + 5
+    goes_on = settings.replace(training=settings.training.replace(max_updates=end), ranks=1)
+    policy_of(goes_on)
+    assert not list(folder.glob(".*"))
+    assert len(list(folder.glob(f"*{SHARDS_ENDING}"))) == len(list(folder.glob("*.safetensors")))
+
+
+def is_rank(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return "user_learner.ranks.follow" in process.cmdline()
+    return False
+
+
+def test_a_rank_that_does_not_see_the_folder_sends_and_is_sent_its_shards(tmp_path):
+    script = [sys.executable, "-m", "user_testing.programs.shards_apart", str(tmp_path)]
+    ranks = [subprocess.Popen([*script, str(rank)], stderr=subprocess.PIPE) for rank in (0, 1)]
+    try:
+        for process in ranks:
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode == 0, errors.decode()
+    finally:
+        for process in ranks:
+            process.kill()
+            process.wait()
+
+
+def test_what_cannot_be_sharded_is_refused(tmp_path, store):
+    def refused(**more: Any) -> str:
+        settings = config(tmp_path, store, 1, shard="blocks")
+        with pytest.raises(ConfigError) as caught:
+            policy_of(from_mapping(LearnerConfig, {**to_mapping(settings), **more}))
+        return str(caught.value)
+
+    assert "TanhGaussianNetwork" in refused(policy={"plugin": "tanh_gaussian"}, sampler={"n_step": 1})
+    value = {"plugin": "advantage_conditioned", "params": {"shard": "blocks"}}
+    assert "AdvantageConditioned" in refused(
+        algorithm=value, policy={"plugin": "advantage_flow", "params": {"rows": 4}}
+    )
+    settings = config(tmp_path, store, 1, shard="blocks")
+    with (
+        pytest.raises(ConfigError, match="process group"),
+        open_learner(settings, SPEC, PolicyMailbox()),
+    ):
+        pass
