@@ -183,6 +183,7 @@ class _CachedUnit:
         steps: Steps of it that can be drawn.
         loaded_at: Draws per step of the whole set when it was loaded.
         mark: Of its steps, see :class:`UnitTable`.
+        top: The last of its rows.
     """
 
     line: int
@@ -190,6 +191,7 @@ class _CachedUnit:
     steps: int
     loaded_at: float
     mark: int
+    top: int
 
 
 class _GrowingTable:
@@ -287,7 +289,9 @@ class CachedUnits:
         self._after.write(line, unit.after)
         self._before.write(line, unit.before)
         self._demonstration.write(line, np.array([demonstration]))
-        self._units[key] = _CachedUnit(line, rows, len(unit.position), self._turn, unit.mark)
+        self._units[key] = _CachedUnit(
+            line, rows, len(unit.position), self._turn, unit.mark, int(rows.max())
+        )
         self.used += len(rows)
         self._index_units()
         return old
@@ -328,6 +332,10 @@ class CachedUnits:
         """A unit in memory that has other steps in the stores by now, if there is one."""
         stale = np.flatnonzero(self._marks != self.deficits.table.mark[self._index])
         return int(self.deficits.table.key[self._index[stale[0]]]) if len(stale) else None
+
+    def beyond(self, row: int) -> int | None:
+        """A unit in memory that has rows from this one on, if there is one."""
+        return next((key for key, unit in self._units.items() if unit.top >= row), None)
 
     def most_needed(self, rng: np.random.Generator, without: set[int]) -> int | None:
         """A unit that is not in memory, picked with a chance in proportion to its deficit."""

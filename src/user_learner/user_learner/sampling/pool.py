@@ -93,6 +93,7 @@ _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [
     ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long,
 ]  # fmt: skip
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
@@ -182,6 +183,16 @@ def aligned_bytes(nbytes: int) -> Array:
         with suppress(OSError):  # a kernel without huge pages
             memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, np.uint8, nbytes)
+
+
+def release(memory: Array) -> None:
+    """Give whole pages at the end of :func:`aligned_bytes` back to the system; they read zeros from now on."""
+    start = memory.ctypes.data
+    first, end = start + -start % mmap.PAGESIZE, start + memory.nbytes
+    if (
+        hasattr(mmap, "MADV_REMOVE") and end > first
+    ):  # anonymous memory of Python is shared: it has to be removed
+        _libc.madvise(first, end - first, mmap.MADV_REMOVE)
 
 
 # --------------------------------------------------------------------------------------------------

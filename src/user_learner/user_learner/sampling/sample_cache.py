@@ -26,7 +26,7 @@ from user_learner.sampling.cache_units import CachedUnits, UnitRows, UnitTable
 from user_learner.sampling.catalog import SegmentTable, Snapshot
 from user_learner.sampling.config import SamplerConfig
 from user_learner.sampling.draws import Population
-from user_learner.sampling.pool import CLOSE_S, Drawn, Pins, aligned_bytes
+from user_learner.sampling.pool import CLOSE_S, Drawn, Pins, aligned_bytes, release
 
 _CACHE_PIECE_BYTES = 2 * 2**20
 
@@ -41,6 +41,8 @@ class RowMemory:
     def __init__(self, layout: RowLayout, rows: int) -> None:
         self._layout = layout
         self.rows = rows
+        #: Rows that are in use and are to be given back to the system.
+        self.over = 0
         self.arrays: list[Array] = [
             aligned_bytes(rows * file.stride).reshape(rows, file.stride) for file in layout.files
         ]
@@ -59,8 +61,28 @@ class RowMemory:
 
     def give(self, rows: Array) -> None:
         """Give rows back."""
+        kept = rows[rows < self.rows]
+        if self.over and len(kept) < len(rows):
+            self.over -= len(rows) - len(kept)
+            self._give_to_system()
+        rows = kept
         self._free[self._free_count : self._free_count + len(rows)] = rows[::-1]
         self._free_count += len(rows)
+
+    def shrink(self, rows: int) -> None:
+        """Use only the first ``rows`` rows from now on. The memory of the others goes back to the system as soon as
+        all of them were given back."""
+        free = self._free[: self._free_count]
+        low = free[free < rows]
+        self.over += self.rows - rows - (len(free) - len(low))
+        self._free[: len(low)] = low
+        self.rows, self._free_count = rows, len(low)
+        self._give_to_system()
+
+    def _give_to_system(self) -> None:
+        if not self.over:
+            for array in self.arrays:
+                release(array[self.rows :])
 
     def load(self, segments: SegmentTable, addresses: Array, rows: Array) -> int:
         """Read rows of the stores, by address, into rows of the cache; return the bytes read.
@@ -145,7 +167,7 @@ class SampleCache:
         self._horizon, self._past = config.horizon, config.past
         budget_bytes -= min(_RESERVE_BYTES, budget_bytes // 20)
         rows = budget_bytes // (layout.row_nbytes + _OVERHEAD_BYTES)
-        unit = layout.block_rows() + 2 * (self._horizon + self._past)
+        self._unit = unit = layout.block_rows() + 2 * (self._horizon + self._past)
         if rows < unit * (2 * len(config.strata) + 2):
             raise ConfigError(
                 "memory_bytes, less what batches take",
@@ -155,7 +177,9 @@ class SampleCache:
                 hint="Give more memory, smaller batches, or less prefetch",
             )
         self._memory = RowMemory(layout, rows)
-        self._shared_rows = rows - max(2 * unit, rows // 32)  # the rest is for units on the way
+        self._share_rows(rows)
+        self._needs: list[int] = []
+        self._shares: list[float] = []
         self.arrays: list[Array] = self._memory.arrays
         self._snapshot = Snapshot()
         self._sets: list[CachedUnits] = []
@@ -220,7 +244,8 @@ class SampleCache:
             self._unreadable.clear()
             for units, table, known in zip(self._sets, ready.tables, ready.known, strict=True):
                 self._leave(units.renew(table, known))
-            self._share_out(ready.needs, ready.shares)
+            self._needs, self._shares = ready.needs, ready.shares
+            self._share_out()
 
     def settle(self) -> None:
         """See :class:`Pool`. The first time it fills the memory, as fast as the disk can."""
@@ -232,6 +257,19 @@ class SampleCache:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="replay-cache", daemon=True)
             self._thread.start()
+
+    def fit(self, budget_bytes: int) -> None:
+        """Take no more memory than this from now on, to about a hundredth; what is over leaves unit by unit. It does
+        not grow again."""
+        budget_bytes -= min(_RESERVE_BYTES, budget_bytes // 20)
+        rows = budget_bytes // (self._layout.row_nbytes + _OVERHEAD_BYTES)
+        rows = max(rows, self._unit * (2 * len(self._sets) + 2))
+        with self._lock:
+            if rows <= self._memory.rows - self._memory.rows // 128:
+                self._memory.shrink(rows)
+                self._share_rows(rows)
+                self._share_out()
+                self._wake.notify()
 
     def state(self) -> dict[str, Any]:
         """See :class:`Pool`: the draws that are due to every unit."""
@@ -301,6 +339,8 @@ class SampleCache:
         with self._lock:
             if self._narrow():
                 return True
+            if self._memory.over:
+                self._drop_beyond()
             chosen = self._choose()
             if chosen is None:
                 return False
@@ -340,6 +380,14 @@ class SampleCache:
                 return True
         return False
 
+    def _drop_beyond(self) -> None:
+        """Let a unit go that lies in memory that is to be given back."""
+        for units in self._sets:
+            key = units.beyond(self._memory.rows)
+            if key is not None and len(units) > 1:
+                self._leave(units.drop([key]))
+                return
+
     def _choose(self) -> tuple[CachedUnits, int, UnitRows, list[int]] | None:
         """What to load next, and what leaves for it; the strata take turns."""
         self._reclaim()
@@ -377,8 +425,14 @@ class SampleCache:
         while self._retired and self.pins.passed(self._retired[0][0]):
             self._memory.give(self._retired.pop(0)[1])
 
-    def _share_out(self, needs: list[int], parts: list[float]) -> None:
+    def _share_rows(self, rows: int) -> None:
+        self._shared_rows = rows - max(
+            2 * self._unit, rows // 32
+        )  # the rest is for units on the way
+
+    def _share_out(self) -> None:
         """Give every stratum rows in proportion to its share, but not more than it needs."""
+        needs, parts = self._needs, self._shares
         shares = [share if need else 0.0 for share, need in zip(parts, needs, strict=True)]
         left = self._shared_rows
         for number in sorted(range(len(needs)), key=lambda n: needs[n] / max(shares[n], 1e-9)):

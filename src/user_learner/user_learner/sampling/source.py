@@ -33,6 +33,8 @@ from user_learner.sampling.takeovers import acted_by, bad_steps, before_takeover
 #: Place of the store in ``extras["row"]``; below it, segment times rows of a segment plus row.
 STORE_SHIFT = 48
 _LOOK_PERIOD_S = 0.02
+#: Memory of a sampler's tables by run, also while the next ones are made (docs/measurements/data.md).
+_RUN_BYTES = 500
 
 
 @dataclass(frozen=True)
@@ -409,6 +411,8 @@ class ReplaySource(Closing):
         for each in (self._goal_pool, self._pool):
             if each is not None:
                 each.settle()
+        if isinstance(self._pool, SampleCache):
+            self._pool.fit(self._cache_bytes(self._batch_size))
 
     def _goals(self, snapshot: Snapshot) -> Any:
         """What hindsight needs: the records of all rows, mapped."""
@@ -429,9 +433,7 @@ class ReplaySource(Closing):
     def _pool_for(self, batch_size: int) -> Pool:
         """The pool that suits the size of the stores and of the batches."""
         layout = self._layout
-        batches = batch_nbytes(layout, batch_size, self.config) * (
-            self.config.prefetch + self.config.keep
-        )
+        batches = self._batches_nbytes(batch_size)
         stored = int(self._snapshot.runs.rows.sum()) * layout.row_nbytes
         fits = stored + batches <= self._budget_bytes
         grown = batch_size > self._batch_size
@@ -445,12 +447,22 @@ class ReplaySource(Closing):
             if fits:
                 pool = MappedPool(layout, self.config.horizon, past=self.config.past)
             else:
-                pool = SampleCache(layout, self.config, self._budget_bytes - batches)
+                pool = SampleCache(layout, self.config, self._cache_bytes(batch_size))
             pool.renew(pool.ready(self._snapshot, self._populations))
             pool.settle()
             pool.load_state(self._pool_state)
             self._pool = pool
         return self._pool
+
+    def _batches_nbytes(self, batch_size: int) -> int:
+        batches = self.config.prefetch + self.config.keep
+        return batches * batch_nbytes(self._layout, batch_size, self.config)
+
+    def _cache_bytes(self, batch_size: int) -> int:
+        """Memory of a sample cache: what batches and tables leave, so that a process takes the same however many
+        episodes there are."""
+        tables = _RUN_BYTES * len(self._snapshot.runs.rows)
+        return self._budget_bytes - self._batches_nbytes(batch_size) - tables
 
     def _keep_fresh(self) -> None:
         while not self._stopping.wait(self.config.refresh_period_s):
