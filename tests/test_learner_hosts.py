@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -24,8 +25,9 @@ from user_learner.learner import LearnerConfig, open_learner
 from user_learner.ranks import Ranks
 from user_learner.ranks import hosts as ranks_hosts
 from user_testing.link_emulator import Host, Link, LinkQuality, unavailable
-from user_testing.ports import free_port
+from user_testing.ports import free_endpoint, free_port
 from user_testing.waiting import wait_until
+from user_testing.worlds.deployment import DeploymentRun
 from user_testing.worlds.together import SPEC, learner_config, little_store
 
 WHOLE = {"plugin": "user_testing.programs.whole_noise:WholeBC"}
@@ -197,3 +199,42 @@ def test_two_hosts_that_are_really_apart_train_as_one(tmp_path):
         finally:
             other.kill()
             other.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_deployment_that_lists_another_host_goes_on_whoever_is_killed(
+    tmp_path, start_process, ros_domain, meeting
+):
+    """As a user starts both; the other host is a run of its own, in a folder of its own."""
+
+    def up(run: str, *words: str) -> DeploymentRun:
+        folder = tmp_path / run
+        command = ["user", "up", *words, "--runs", str(folder), "--run", "r", "--no-table"]
+        return DeploymentRun(folder / "r", start_process(command, stdout=subprocess.DEVNULL))
+
+    other = up("b", "learner_ranks", f"meeting:={meeting}", "host_name:=b")
+    run = up(
+        "a", "sim_single", "speed:=2.0", "algorithm:=rlpd_light", "learner_hosts:=[b]",
+        f"meeting:={meeting}", f"policy_endpoint:={free_endpoint()}",
+    )  # fmt: skip
+    run.until(lambda: run.number("policy_version") >= 2, "both train")
+    run.until(
+        lambda: list((run.folder / "learner/checkpoints").glob("*.safetensors")), "a checkpoint"
+    )
+
+    def follower() -> psutil.Process:
+        below = psutil.Process(other.process.pid).children(recursive=True)
+        return next(p for p in below if "user_learner.ranks.follow" in p.cmdline())
+
+    for victim in (lambda: follower().pid, lambda: run.pid("learner")):
+        learner, update = run.pid("learner"), run.number("update")
+        os.kill(victim(), signal.SIGKILL)
+        run.until(lambda: run.pid("learner") not in (0, learner), "the learner begins again")
+        run.until(lambda: run.number("update") > update, "it has got further than it was")
+    log = (run.folder / "logs/learner.log").read_text()
+    assert "rank 1, on b: ended by SIGKILL" in log
+    for one in (run, other):
+        one.process.send_signal(signal.SIGINT)
+    for one in (run, other):
+        assert one.process.wait(90) == 0
