@@ -10,6 +10,7 @@ import pytest
 from user_learner.replay import RetentionConfig, StoreReader, StoreWriter
 from user_learner.replay.index import connect, transaction
 from user_learner.replay.layout import RowLayout
+from user_learner.replay.segments import segment_directory
 from user_learner.sampling import ReplaySource
 from user_learner.sampling.cache_units import UnitTable
 from user_learner.sampling.pool import MappedPool, Region
@@ -199,3 +200,32 @@ def test_tables_of_a_sampler_are_part_of_its_memory(writer):
         fill(writer, Actor(2), [Plan(2)] * 200)
         source.refresh()
         assert before - source._cache_bytes(BATCH) > 200 * 200
+
+
+def test_what_cannot_be_read_is_told_once_and_no_longer_than_it_is_there(writer):
+    """A sampler tries again after each change of its store, for weeks."""
+    with ReplaySource(writer.path, small_cache(6000)) as source:
+        source.sample(BATCH)
+        away = segment_directory(writer.path, 1)
+        away.rename(writer.path / "away")
+
+        def told():
+            source.sample(256)
+            return any(str(away) in text for text in source.warnings)
+
+        for robot in (2, 3, 4):
+            fill(writer, Actor(robot), [Plan(20)])
+            source.refresh()
+            wait_until(told, timeout_s=30, period_s=0.0)
+        assert len(source.warnings) == 1
+        (writer.path / "away").rename(away)
+        fill(writer, Actor(5), [Plan(20)])
+        source.refresh()
+        wait_until(lambda: not told(), timeout_s=30, period_s=0.0)
+        away.rename(writer.path / "away")
+        fill(writer, Actor(6), [Plan(20)])
+        source.refresh()
+        wait_until(told, timeout_s=30, period_s=0.0)
+        writer.retain(RetentionConfig(max_rows=11_000))
+        source.refresh()
+        assert not told()

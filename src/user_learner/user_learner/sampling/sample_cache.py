@@ -187,8 +187,7 @@ class SampleCache:
         self._turn = 0
         self._retired: list[tuple[int, Array]] = []
         self._unreadable: set[int] = set()
-        #: What could not be read, for people.
-        self.warnings: list[str] = []
+        self._unread: dict[Path, str] = {}  # why, by segment
         #: Bytes read from disk so far.
         self.bytes_read = 0
         self._rng = np.random.default_rng([config.seed, 1])
@@ -197,6 +196,12 @@ class SampleCache:
         self._exchanged = threading.Condition(self._lock)
         self._stopping = False
         self._thread: threading.Thread | None = None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What cannot be read, for people, as long as the stores have it."""
+        with self._lock:
+            return list(self._unread.values())
 
     def draw(self, stratum: int, count: int, rng: np.random.Generator) -> Drawn:
         """See :class:`Pool`."""
@@ -242,6 +247,8 @@ class SampleCache:
         with self._lock:
             self._snapshot, self._sets, self._names = ready.snapshot, ready.sets, ready.names
             self._unreadable.clear()
+            there = set(ready.snapshot.segments.paths) if self._unread else set()
+            self._unread = {path: why for path, why in self._unread.items() if path in there}
             for units, table, known in zip(self._sets, ready.tables, ready.known, strict=True):
                 self._leave(units.renew(table, known))
             self._needs, self._shares = ready.needs, ready.shares
@@ -353,9 +360,12 @@ class SampleCache:
             with self._lock:
                 self._memory.give(rows)
                 self._unreadable.add(key)
-                self.warnings.append(f"rows cannot be read, and are passed over: {error}")
+                text = f"rows cannot be read, and are passed over: {error}"
+                self._unread[self._path_of(segments, key)] = text
             return True
         with self._lock:
+            if self._unread:
+                self._unread.pop(self._path_of(segments, key), None)
             if units.deficits.table.index(np.array([key]))[0] < 0:  # it went meanwhile
                 self._memory.give(rows)
                 return True
@@ -410,6 +420,10 @@ class SampleCache:
             if leaving is not None and len(unit.addresses) <= self._memory.free:
                 return units, key, unit, [other for other in leaving if other != key]
         return None
+
+    def _path_of(self, segments: SegmentTable, key: int) -> Path:
+        segment, _ = segments.locate(np.array([key * self._layout.block_rows()]))
+        return segments.paths[int(segment[0])]
 
     def _is_demonstration(self, units: CachedUnits, key: int) -> bool:
         table = units.deficits.table

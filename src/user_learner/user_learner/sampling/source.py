@@ -34,7 +34,7 @@ from user_learner.sampling.takeovers import acted_by, bad_steps, before_takeover
 STORE_SHIFT = 48
 _LOOK_PERIOD_S = 0.02
 #: Memory of a sampler's tables by run, also while the next ones are made (docs/measurements/data.md).
-_RUN_BYTES = 500
+_RUN_BYTES = 470
 
 
 @dataclass(frozen=True)
