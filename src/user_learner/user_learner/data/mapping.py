@@ -29,6 +29,7 @@ from user_core.types import (
     RewardSource,
     TrajectorySchema,
 )
+from user_learner.data.frames import Laid, LayoutName, TransformMapping, between, usual_of
 from user_learner.data.source import Description, Field, SourceEpisode
 from user_learner.replay.conversion import Conversion
 
@@ -54,6 +55,32 @@ class ArrayMapping(Config):
     dtype: str = setting("", doc="Type of the numbers; empty for that of the data.")
     low: float | tuple[float, ...] | None = setting(None, doc="Smallest value there may be.")
     high: float | tuple[float, ...] | None = setting(None, doc="Largest value there may be.")
+    layout: LayoutName | Literal[""] = setting(
+        "",
+        doc="What the first numbers are, so that rotations and frames can be converted; what follows "
+        "them (a gripper) stays as it is. pose: x y z and a quaternion x y z w; pose_wxyz; pose_rpy, roll "
+        "pitch yaw about the fixed axes x, y, z; pose_rotvec; pose_6d, the first two columns of the "
+        "matrix, pose_6d_rows the first two rows; pose_columns and pose_rows, a matrix of 16 numbers; "
+        "point; quaternion and quaternion_wxyz; twist; wrench; change, of a pose in one step, as a "
+        "rotation vector, and change_rpy.",
+    )
+    to_layout: LayoutName | Literal[""] = setting(
+        "",
+        doc="Another of the same; empty: pose, point, quaternion (x y z w), twist, wrench, change.",
+    )
+    length: Literal["m", "cm", "mm"] = setting("m", doc="Of a layout: unit of lengths in the data.")
+    angle: Literal["rad", "deg"] = setting("rad", doc="Of a layout: unit of angles in the data.")
+    frame: str = setting("", doc="Frame that the data are in, for instance base_link.")
+    to_frame: str = setting(
+        "", doc="Frame that is wanted; transforms says where the data's is. Empty: the same."
+    )
+    taken_at: Literal["auto", "origin", "tool"] = setting(
+        "auto",
+        doc="Twists and wrenches in another frame: origin: the velocity is that of the body at the "
+        "frame's origin, the torque is about it, so that another origin changes them. tool: both "
+        "belong to the tool's own point, and only the axes turn. auto: tool for twists, origin for "
+        "wrenches.",
+    )
     crop: tuple[int, ...] = setting((), doc="Part of an image: top, left, height, width.")
     size: tuple[int, ...] = setting((), doc="Height and width that an image is brought to.", gt=0)
 
@@ -63,6 +90,28 @@ class ArrayMapping(Config):
             raise ConfigError(
                 "image", got=f"size {self.size}, crop {self.crop}",
                 expected="size [height, width], crop [top, left, height, width]",
+            )  # fmt: skip
+        fields = list(self.fields)
+        said = {
+            "to_layout": bool(self.to_layout), "to_frame": bool(self.to_frame),
+            "length": self.length != "m", "angle": self.angle != "rad",
+            "taken_at": self.taken_at != "auto",
+        }  # fmt: skip
+        asked = [key for key, is_said in said.items() if is_said]
+        if asked and not self.layout:
+            raise ConfigError(
+                f"{', '.join(asked)} of {fields}", got="no layout",
+                expected="what the numbers are",
+                hint="layout: pose, pose_rpy, twist, ...: how they turn depends on it",
+            )  # fmt: skip
+        if self.to_frame and not self.frame:
+            raise ConfigError(
+                f"to_frame of {fields}", got="no frame", expected="the frame that the data are in"
+            )
+        if self.layout and (self.unit or self.to_unit):
+            raise ConfigError(
+                f"unit of {fields}", got=self.unit or self.to_unit,
+                expected="length and angle: a layout has both",
             )  # fmt: skip
 
 
@@ -74,6 +123,29 @@ class ActionMapping(ArrayMapping):
         None, doc="What they shall do: joint targets can become changes, and back."
     )
     grippers: tuple[int, ...] = setting((), doc="Elements that are openings of grippers.")
+
+    def validate(self) -> None:
+        """What the numbers do, and how they are laid out, must be of one kind."""
+        super().validate()
+        wanted = _LAYOUT_OF_KIND.get(self.to_kind or self.kind)
+        got = usual_of(self.layout, self.to_layout) if self.layout else None
+        if got is not None and wanted != got and self.kind is not ActionKind.GENERIC:
+            raise ConfigError(
+                f"layout of an action of kind {self.kind.value}", got=got,
+                expected=wanted or "none: its numbers are of joints",
+                hint="kind: generic takes any layout, and says nothing of what the numbers do",
+            )  # fmt: skip
+
+
+#: How the actions of a kind are laid out, and observations of a standard name.
+_LAYOUT_OF_KIND: dict[ActionKind, LayoutName] = {
+    ActionKind.EE_POSE: "pose", ActionKind.EE_DELTA: "change", ActionKind.EE_TWIST: "twist",
+}  # fmt: skip
+_LAYOUT_OF_NAME: dict[str, LayoutName] = {
+    "tcp_pose": "pose", "tcp_velocity": "twist", "wrench": "wrench",
+}  # fmt: skip
+_METRES = {"m": 1.0, "cm": 1e-2, "mm": 1e-3}
+_RADIANS = {"rad": 1.0, "deg": np.pi / 180}
 
 
 class RewardMapping(Config):
@@ -100,6 +172,9 @@ class DataMapping(Config):
     )
     observation: dict[str, ArrayMapping] = setting(doc="Arrays of an observation by name.")
     action: ActionMapping = setting(doc="The action.")
+    transforms: dict[str, TransformMapping] = setting(
+        factory=dict, doc="Where frames are that are fixed to others, by name."
+    )
     reward: RewardMapping = setting(factory=RewardMapping, doc="The reward.")
     success: str = setting(
         "unknown", doc="always, never, unknown, or a field: true in its last row is success."
@@ -175,7 +250,11 @@ def to_yaml(mapping: DataMapping, description: Description | None = None) -> str
 def _plain(value: Any) -> Any:
     """Without what says nothing, which are the defaults."""
     if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items() if v not in ("", None, (), [], {})}
+        unsaid = ("length", "angle", "taken_at") if not value.get("layout") else ()
+        return {
+            k: _plain(v) for k, v in value.items()
+            if k not in unsaid and v not in ("", None, (), [], {})
+        }  # fmt: skip
     return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
@@ -211,6 +290,9 @@ class Mapped:
             if one.size and not one.crop and len(one.fields) == 1
             and sum(one.fields[0] in other.fields for other in self._arrays.values()) == 1
         }  # fmt: skip
+        self._laid = {
+            name: self._laid_out(name, one) for name, one in self._arrays.items() if one.layout
+        }
         specs = {name: self._spec(name, one) for name, one in self._arrays.items()}
         action, one = specs.pop("action"), mapping.action
         grippers = tuple(i for i in one.grippers)
@@ -351,7 +433,33 @@ class Mapped:
             found = found.reshape(len(found), -1)[:, self._places(one)]
         if name == "action" and found.ndim == 1:
             found = found[:, None]
+        if name in self._laid:
+            return self._laid[name].apply(found.reshape(len(found), -1))
         return found
+
+    def _laid_out(self, name: str, one: ArrayMapping) -> Laid:
+        wanted = _LAYOUT_OF_NAME.get(name.rpartition(".")[2])
+        got = usual_of(one.layout, one.to_layout)
+        if wanted is not None and got != wanted:
+            raise ConfigError(
+                f"layout of {name}", got=got, expected=f"{wanted}, as everywhere",
+                hint="Another name can have any layout",
+            )  # fmt: skip
+        way = None
+        if one.to_frame and one.to_frame != one.frame:
+            way = between(self.mapping.transforms, one.frame, one.to_frame)
+        assert one.layout  # noqa: S101 - asked by the caller
+        made = Laid(
+            name, one.layout, one.to_layout, _METRES[one.length], _RADIANS[one.angle], way,
+            one.taken_at,
+        )  # fmt: skip
+        count = len(one.select) or len(self._names(one))
+        if self._is_image(one) or count < made.size:
+            raise ConfigError(
+                f"layout of {name}", got=f"{count} numbers of {list(one.fields)}",
+                expected=f"at least {made.size} for {one.layout}",
+            )  # fmt: skip
+        return made
 
     def _is_image(self, one: ArrayMapping) -> bool:
         return len(one.fields) == 1 and self._fields[one.fields[0]].is_image
@@ -395,10 +503,17 @@ class Mapped:
             shape = (len(places) or len(self._names(one)),)
         names = self._names(one)
         names = [names[i] for i in places] if places else names
+        unit, laid = one.unit, self._laid.get(name)
+        if laid is not None:
+            names, unit = [*laid.names, *names[laid.size :]], laid.unit
+            shape = (len(names),)
+            dtype = dtype if np.dtype(dtype).kind == "f" else "float32"
         names = list(one.names) or (names if all(names) and len(set(names)) == len(names) else [])
         if len(shape) != 1:
             names = []
-        return ArraySpec(shape, dtype, one.low, one.high, one.unit, names=tuple(names))
+        return ArraySpec(
+            shape, dtype, one.low, one.high, unit, one.to_frame or one.frame, tuple(names)
+        )
 
 
 def key_of(identity: str) -> EpisodeKey:
