@@ -76,7 +76,9 @@ def test_from_a_store_to_a_policy_that_solves_the_task_with_curve_and_next_comma
     trials = [line for line in lines if line["kind"] == "trial"]
     assert len(trials) >= 2 and trials[-1]["update"] == 300 and trials[-1]["successes"] == 5
     assert any(line["metrics"] for line in lines if line["kind"] == "state")
-    assert "| success after 300 updates | 100% of 5" in (out / "report.md").read_text()
+    report = (out / "report.md").read_text()
+    assert "| success after 300 updates | 100% of 5" in report
+    assert "| gradient updates | 300 |" in report and "Staleness" not in report
     assert (out / "plots/training.png").exists() and (out / "best.safetensors").exists()
     assert yaml.safe_load((out / "train.yaml").read_text())["training"]["utd"]["target"] is None
     assert main([*words, "--updates", "320"]) == 0, "the same command goes on"

@@ -241,7 +241,9 @@ class OfflineTraining:
                     self._attend(loop, thread, limit_s)
                 if thread.failure is not None:
                     raise ranks.why_ended(thread.failure)
-                self.trained.update = loop.progress().update
+                ended = loop.progress()
+                self._report(ended)
+                self.trained.update = ended.update
             self._report_evaluation()
         return self.trained
 

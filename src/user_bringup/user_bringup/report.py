@@ -267,6 +267,9 @@ def _rates(series: RunSeries) -> Any:
 
 
 def _staleness(series: RunSeries) -> Any:
+    """How old the policy is that acts; none of a training without robots."""
+    if not len(series.state("actor_version")):
+        return None
     panels = [
         ("age of the acting policy, s", [("", series.state("policy_age_s"), _ONLINE)]),
         (
