@@ -121,3 +121,17 @@ def test_layers_that_it_does_not_have_are_named(base: Path, adapter: Any, says: 
 def test_a_policy_without_a_base_has_no_adapters() -> None:
     with pytest.raises(ConfigError, match="checkpoint: the base"):
         make(type="act", adapter=ADAPTER)
+
+
+def test_adapters_of_several_robots_have_their_base_in_common(base: Path) -> None:
+    one, other = (make(checkpoint=str(base), adapter=ADAPTER, seed=seed) for seed in (1, 2))
+    before = other.act(seen(), deterministic=True)
+    frozen = {n: p for n, p in one._network.policy.named_parameters() if not p.requires_grad}
+    theirs = dict(other._network.policy.named_parameters())
+    common = sum(p.numel() for n, p in frozen.items() if theirs[n] is p)
+    assert common > 0.95 * sum(p.numel() for p in frozen.values())
+    one.load(trained(one))
+    assert not np.allclose(one.act(seen(), deterministic=True), before, atol=1e-4)
+    np.testing.assert_array_equal(other.act(seen(), deterministic=True), before)
+    network = one.network()  # what is trained shares nothing
+    assert not {id(p) for p in network.policy.parameters()} & {id(p) for p in theirs.values()}

@@ -12,6 +12,7 @@ from user_core.plugins import build
 from user_core.policies.fingerprint import policy_config_hash
 from user_core.policies.lerobot.config import AdapterConfig, LeRobotConfig
 from user_core.policies.lerobot.inputs import ACTION, Feature, InputMap, features_of
+from user_core.policies.lerobot.policy import LeRobotPolicy
 from user_core.policies.lerobot.statistics import (
     Statistics,
     from_bounds,
@@ -222,3 +223,25 @@ def test_a_policy_is_named_and_where_its_files_lie_is_not_what_it_is():
         for params in ({"checkpoint": "/a"}, {"checkpoint": "/b"}, {"config": {"chunk_size": 4}})
     )
     assert here == there != other
+    revisions, places, tokenizers = (
+        {policy_config_hash(name, LeRobotConfig(type="act", **params), SPEC) for params in alike}
+        for alike in (
+            [{}, {"revision": "main"}],
+            [{"config": {"vlm_model_name": path}} for path in ("/models/vlm", "~/vlm", "./vlm")],
+            [
+                {"processors": {"tokenizer_processor": {"tokenizer_name": path}}}
+                for path in ("/models/a", "/home/somebody/b")
+            ],
+        )
+    )
+    assert len(revisions) == len(places) == len(tokenizers) == 1
+    hub = policy_config_hash(
+        name, LeRobotConfig(type="act", config={"vlm_model_name": "owner/name"}), SPEC
+    )
+    assert {hub} != places
+
+
+def test_a_host_without_lerobot_goes_by_what_the_parameters_say():
+    config = LeRobotConfig(checkpoint="/nowhere", config={"n_obs_steps": 3})
+    assert LeRobotPolicy.history_of(config, SPEC) == 3
+    assert LeRobotPolicy.history_of(LeRobotConfig(checkpoint="/nowhere"), SPEC) == 1

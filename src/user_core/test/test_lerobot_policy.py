@@ -1,6 +1,9 @@
 """LeRobot's own classes, small and on the CPU, as policies of ours. Skips where LeRobot is not installed."""
 
 import json
+import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ import torch
 
 from user_core.conformance import check_policy
 from user_core.errors import ConfigError, PluginError, PolicyError, SpecError
+from user_core.interfaces import Query
 from user_core.policies.lerobot.config import LeRobotConfig
 from user_core.policies.lerobot.policy import LeRobotPolicy
 from user_core.specs import ArraySpec, RobotSpec
@@ -290,3 +294,77 @@ def test_unknown_types_and_chunks_that_begin_before_now():
     assert policy.act(past).shape[1] == 3, "it acts"
     with pytest.raises(PolicyError, match="n_obs_steps: 1"):
         policy.network()
+
+
+@pytest.mark.parametrize(
+    ("kind", "theirs", "history"),
+    [
+        ("act", ACT, 1),
+        ("diffusion", DIFFUSION, 1),
+        ("diffusion", {**DIFFUSION, "n_obs_steps": 2}, 2),
+    ],
+)
+def test_its_history_is_known_before_it_is_made(kind, theirs, history):
+    config = LeRobotConfig(type=kind, config=theirs)
+    assert LeRobotPolicy.history_of(config, SPEC) == history
+    assert LeRobotPolicy(config, SPEC).observation_history == history
+
+
+def test_several_tasks_are_told_apart_by_their_words(vlm):
+    words = {"reach": "reach the red ball", "push": "push the blue cube to the left"}
+    policy = make(type="smolvla", config=vlm, instruction="", instructions=words)
+    assert policy.tasks == ("reach", "push")
+    network = policy.network()
+    inputs = network.inputs(seen(rows=3) | {"@task": np.array([1, 0, 2])})
+    assert network.batch(inputs)["task"] == [words["push"], words["reach"], ""]
+    one = {n: a[:1] for n, a in seen(rows=3).items()}
+    losses = {
+        name: network.loss(
+            network.inputs(one | {"@task": np.array([i])}), torch.zeros(1, 24), None,
+            torch.Generator().manual_seed(0),
+        ).item()
+        for i, name in enumerate(words)
+    }  # fmt: skip
+    assert losses["reach"] != losses["push"]
+    acts = {}
+    for name in words:
+        policy.reset(Task(name))
+        acts[name] = policy.act(seen(), deterministic=True)
+    assert not np.array_equal(acts["reach"], acts["push"])
+    queries = [Query(seen(), True, Task(name)) for name in words]
+    for name, answer in zip(words, policy.act_batch(queries), strict=True):
+        np.testing.assert_allclose(answer, acts[name], atol=1e-5)
+    with pytest.raises(PolicyError, match="instructions"):
+        policy.act_batch([Query(seen(), True, Task("pour"))])
+
+
+def test_loading_copies_no_weights_but_those_that_come(monkeypatch):
+    policy = make(type="act")
+    arrays = policy.arrays()
+    assert policy._network.shapes() == {name: a.shape for name, a in arrays.items()}
+    monkeypatch.setattr(type(policy._network), "arrays", lambda self: pytest.fail("a copy"))
+    policy.load(arrays)
+
+
+def test_policies_are_opened_by_two_threads_and_others_print_on(vlm, capsys):
+    """Each has its own tokenizer, and standard output is what it was."""
+    out, errors = sys.stdout, []
+
+    def opens():
+        try:
+            for _ in range(2):
+                make(type="smolvla", config=vlm)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=opens) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        print("said")
+        time.sleep(0.001)
+    for thread in threads:
+        thread.join()
+    assert sys.stdout is out and not errors
+    said = capsys.readouterr().out
+    assert said.count("said") > 10 and set(said.split()) == {"said"}

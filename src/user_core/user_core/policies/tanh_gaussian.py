@@ -52,6 +52,7 @@ class TanhGaussianPolicy(Policy):
 
     #: Actions that are planned at once, T.
     rows = 1
+    _network: TanhGaussianNetwork | None = None
 
     @property
     def acts_without_torch(self) -> bool:
@@ -141,7 +142,7 @@ class TanhGaussianPolicy(Policy):
         taken = {name: np.array(arrays[name], order="C") for name in self.layout.shapes}
         forward = self._torch(taken) if self.layout.features.image_names else self._numpy(taken)
         self._arrays, self._forward = taken, forward
-        self._network: TanhGaussianNetwork | None = None
+        self._network = None
 
     def _numpy(self, arrays: dict[str, Array]) -> _Forward:
         """The forward pass in numpy, on buffers of its own: the head from an observation."""

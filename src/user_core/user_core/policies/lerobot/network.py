@@ -18,7 +18,7 @@ from user_core.policies.features import ActionScale
 from user_core.policies.language.config import TASK
 from user_core.policies.lerobot.adapters import merged
 from user_core.policies.lerobot.inputs import ACTION
-from user_core.policies.lerobot.opening import Opened, lags_of, normalising, seeded
+from user_core.policies.lerobot.opening import Opened, lags_of, noise_state, normalising, seeded
 from user_core.specs import Array, Arrays
 
 _BASE = "base.sha256"
@@ -37,6 +37,7 @@ class LeRobotNetwork(nn.Module):
         rows: Actions of a chunk that it learns, T.
         lags: How many steps before now each observation that it sees was taken; the last is now.
         history: Observations that batches must hold for that, N.
+        draws_noise: Whether what it generates depends on noise; None before it has generated anything.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class LeRobotNetwork(nn.Module):
         factors = torch.ones_like(half) if factor is None else torch.from_numpy(np.array(factor))
         self._middle, self._half, self._factor = middle, half, factors
         self._kept = self._names_of_versions()
+        self.draws_noise: bool | None = None
 
     # What is trained, kept and sent ---------------------------------------------------------------
 
@@ -224,9 +226,9 @@ class LeRobotNetwork(nn.Module):
         if hasattr(self.policy, "reset"):
             self.policy.reset()
         with torch.no_grad(), seeded(seed, self.device):
-            made = self.policy.predict_action_chunk(
-                self.prepared(self.batch(inputs, words)), **keywords
-            )
+            batch, before = self.prepared(self.batch(inputs, words)), noise_state(self.device)
+            made = self.policy.predict_action_chunk(batch, **keywords)
+            self.draws_noise = not torch.equal(before, noise_state(self.device))
             self._bind()
             return self.ours(self.after(made))
 

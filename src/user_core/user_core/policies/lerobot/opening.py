@@ -134,6 +134,11 @@ def lags_of(theirs: Any) -> list[int]:
     return [-int(i) for i in theirs.observation_delta_indices or [0] if i <= 0] or [0]
 
 
+def noise_state(device: torch.device) -> torch.Tensor:
+    """State of torch's global generator of a device."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """LeRobot draws from torch's global generator: within this its noise is that of a seed, and outside nothing

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from user_core.config import Config
 from user_core.errors import PluginError, PolicyError
 from user_core.interfaces import Policy, Query
 from user_core.policies.features import ActionScale, together
@@ -64,10 +63,9 @@ class LeRobotPolicy(Policy):
             self.continue_plan = self._continue_plan
 
     @classmethod
-    def history_of(cls, config: Config, spec: RobotSpec) -> int:
+    def history_of(cls, config: LeRobotConfig, spec: RobotSpec) -> int:
         """As LeRobot's configuration says; where LeRobot or the checkpoint is not on this host, ``n_obs_steps`` of the
         parameters."""
-        assert isinstance(config, LeRobotConfig)
         try:
             from user_core.policies.lerobot.opening import lags_of, their_config
 
@@ -100,16 +98,19 @@ class LeRobotPolicy(Policy):
         return self._chunks(together([observation]), deterministic)[0]
 
     def act_batch(self, queries: Sequence[Query]) -> list[Array]:
-        """Chunks for several robots, see :class:`~user_core.interfaces.BatchingPolicy`: one pass for all that draw
-        noise alike and whose plans go on alike. LeRobot draws the noise of a batch at once, so that what a policy with
-        noise does without exploring depends on the place in the batch, too."""
+        """Chunks for several robots, see :class:`~user_core.interfaces.BatchingPolicy`: one pass for all that explore
+        and whose plans go on alike. Of policies with noise, which LeRobot draws for a batch at once, those that do not
+        explore are answered one by one: their noise is always the same, and not that of a place in the batch."""
         made: list[Array] = [np.zeros(0)] * len(queries)
-        alike: dict[tuple[bool, int, int], list[int]] = {}
+        alike: dict[tuple[int, int, int], list[int]] = {}
         for i, one in enumerate(queries):
             plan = None if one.plan is None else one.plan[: self.rows]
             left = 0 if plan is None else len(plan)
-            alike.setdefault((one.deterministic, left, min(one.frozen, left)), []).append(i)
-        for (still, left, frozen), rows in alike.items():
+            noisy = self._network.draws_noise is not False
+            alone = i + 1 if one.deterministic and noisy else 0
+            alike.setdefault((alone, left, min(one.frozen, left)), []).append(i)
+        for (_, left, frozen), rows in alike.items():
+            still = all(queries[i].deterministic for i in rows)
             some = [queries[i] for i in rows]
             plans = None if not left else np.stack([np.asarray(one.plan)[:left] for one in some])
             words = [self._words(one.task) for one in some]
