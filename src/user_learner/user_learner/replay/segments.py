@@ -65,7 +65,10 @@ def remove_leaving(store: Path) -> int:
     used = {os.readlink(path) for path in (store / SEGMENTS).iterdir() if path.is_symlink()}
     waiting = 0
     for link in (store / LEAVING).iterdir():
-        away = link.readlink()
+        try:
+            away = link.readlink()
+        except FileNotFoundError:  # another process has just done it
+            continue
         if str(away) not in used:  # its number may have come there again
             shutil.rmtree(away, ignore_errors=True)
             if away.exists() or not away.parent.is_dir():

@@ -18,7 +18,7 @@ from pathlib import Path
 from user_core.errors import StoreError
 from user_core.runtime.files import sync_directory, write_atomically
 from user_learner.replay.index import INDEX_NAME, connect, load_meta
-from user_learner.replay.segments import SEGMENTS, remove_leaving, segment_directory
+from user_learner.replay.segments import SEGMENTS, is_away, remove_leaving, segment_directory
 from user_learner.sampling.features import PROGRESS_SUFFIX
 
 #: Says of which store the segments beside it are.
@@ -71,6 +71,7 @@ def move_old(
     place = target / identity
     _claim(place, store)
     remove_leaving(store)
+    _sweep(store, place)
     report = TieringReport()
     here = []
     for segment, sealed in rows:
@@ -133,6 +134,19 @@ def _claim(place: Path, store: Path) -> None:
         if other == store:
             return
     write_atomically(owner, f"{store}\n")
+
+
+def _sweep(store: Path, place: Path) -> None:
+    """Remove copies that a kill left beside the segments of a store: of segments that were dropped since, nobody else
+    would. Where a segment cannot be found it may be one of these, under another path: then all stay."""
+    links = [path for path in (store / SEGMENTS).iterdir() if path.is_symlink()]
+    if any(is_away(link) for link in links):
+        return
+    used = {(found.st_dev, found.st_ino) for found in map(os.stat, links)}
+    for path in place.iterdir():
+        found = path.stat()
+        if path.is_dir() and (found.st_dev, found.st_ino) not in used:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _move(path: Path, away: Path) -> None:
