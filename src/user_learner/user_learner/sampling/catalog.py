@@ -83,6 +83,11 @@ class RunTable:
         order = np.argsort(self.address)
         return order, self.address[order]
 
+    def prepare(self) -> None:
+        """Make now what else the first draw that looks up addresses would wait for."""
+        self.locate(np.zeros(1, np.int64))
+        len(self.begins)
+
     @cached_property
     def ends(self) -> Array:
         """The number behind that of the last row of each run, counted over all runs, (R,)."""

@@ -394,8 +394,11 @@ class ReplaySource(Closing):
         all_steps = len(population(snapshot, Stratum(sources=every), config.required))
         told, others = self._tasks, len(self._tasks)
         numbers = [told.index(n) if n in told else others for n in snapshot.tasks]
-        if snapshot.labels or told:
-            snapshot.runs.locate(np.zeros(1, np.int64))  # sorts what draws look up, not in a draw
+        cuts = config.pad_windows and any(stratum.acted_by for stratum in config.strata)
+        if snapshot.labels or told or cuts or config.hindsight.enabled:
+            snapshot.runs.prepare()
+        for part in populations:
+            len(part)  # counted here, not in the first draw
         goals = self._goals(snapshot)
         pool = self._pool
         ready = None if pool is None else pool.ready(snapshot, populations)
