@@ -132,7 +132,7 @@ def check_meaning(
     """
     accepted, found = config.data.accept_differences, list[Reason]()
     for number, store in enumerate([config.store, *(Path(older.path) for older in history)]):
-        with closing(StoreReader(store)) as reader:
+        with closing(StoreReader(store, with_extents=False)) as reader:
             schema, rows = reader.schema, int(reader.tables.segments[:, 2].sum())
         meaning, differences = require_meaning(
             store, schema, spec, accepted, "data.accept_differences: "

@@ -44,7 +44,7 @@ def is_new(store: str | Path) -> bool:
     """Whether there is no store yet, or one that nothing ever came to."""
     if not (Path(store) / INDEX_NAME).exists():
         return True
-    with closing(StoreReader(store)) as reader:
+    with closing(StoreReader(store, with_extents=False)) as reader:
         return reader.schema is None or not len(reader.tables.segments)
 
 
@@ -92,7 +92,7 @@ def find_meaning(place: str | Path) -> RobotSpec:
             return RobotSpec.from_dict(data.get("spec", data))
         for store in (place, place / "replay"):
             if (store / INDEX_NAME).exists():
-                with closing(StoreReader(store)) as reader:
+                with closing(StoreReader(store, with_extents=False)) as reader:
                     spec = read_meaning(store, reader.schema).spec
                 if spec is not None:
                     return spec
