@@ -29,7 +29,7 @@ from user_actor.loop import ActorLoopConfig, EpisodeLoop
 from user_actor.loop.ports import LocalTeleop, MemorySink
 from user_core import plugins
 from user_core.config import from_mapping
-from user_core.interfaces import Policy, TeleopCommand
+from user_core.interfaces import Policy
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch, EpisodeSource, Outcome, Step
 from user_hal.local import LocalHal
@@ -152,95 +152,64 @@ def late(job: Job, scale: float) -> Job:
     return found
 
 
-class Corrector:
-    """A scripted expert who takes over where the policy is about to do something else for long.
-
-    The person of HG-DAgger (Kelly et al., "HG-DAgger: Interactive Imitation Learning with Human Experts", 2019): takes
-    over once what the policy would do has differed from what he would do for some steps in a row, and gives back
-    once he has driven for a while.
-
-    Args:
-        spec: The robot's.
-        policy: What he watches.
-        seed: Of the noise of his hand.
-    """
-
-    def __init__(self, spec: RobotSpec, policy: Policy, seed: int) -> None:
-        self._policy = policy
-        self._expert = plugins.build("teleops", "expert", {"noise": 0.0, "seed": seed})
-        self._expert.connect(spec)
-        self._half = (spec.action.high_array - spec.action.low_array) / 2
-        self.reset()
-
-    def reset(self) -> None:
-        """An episode begins."""
-        self._bad = self._left = self.taken = 0
-
-    def read(self, observation: Any) -> TeleopCommand:
-        """Whether he drives now."""
-        wanted = self._expert.read(observation).action
-        planned = self._policy.act(observation.arrays, deterministic=True)[0]
-        off = float(np.abs((planned - wanted) / self._half).max())
-        self._bad = self._bad + 1 if off > 0.6 else 0
-        if self._left:
-            self._left -= 1
-        elif self._bad >= 3:
-            self._left, self._bad = 8, 0
-            self.taken += 1
-        return TeleopCommand(self._left > 0, wanted, observation.stamp_ns)
-
-
 def hg_dagger(job: Job, scale: float) -> Job:
-    """Rounds of episodes that an expert corrects, each followed by more cloning; or by as many demonstrated steps."""
+    """Rounds of episodes that the scripted person corrects, each followed by more cloning; and beside it, from the same
+    beginning, plain cloning with as many further demonstrated steps.
+
+    The person is the one of ``corrected.yaml``: the teleoperation plugin ``expert``, which sees no more than a robot
+    shows. What he did is half of each batch, as in the recipe.
+    """
     with robot(job) as hal:
         reward = plugins.build("rewards", "task")
         ring = demonstrated(job, hal)
-        policy, watched = policy_of(job, hal.spec), policy_of(job, hal.spec)
+        policy, plain = policy_of(job, hal.spec), policy_of(job, hal.spec)
         updates = int(job["updates"] * scale)
         algorithm = cloned(job, hal.spec, ring, updates, policy)
-        curve = [
-            {"expert_steps": 0, **evaluated(hal, policy, max(2, int(20 * scale)), replan_every=4)}
-        ]
-        given, start = 0, 10_000_000 * (job["seed"] + 1)
-        corrections = Ring(hal.spec, 60_000)
+        beside = cloned(job, hal.spec, ring, updates, plain)
+        episodes = max(2, int(job["evaluated"] * scale))
+        first = evaluated(hal, policy, episodes, replan_every=4)["success"]
+        curve: list[Job] = [{"steps": 0, "success": first, "more": 0, "success_plain": first}]
+        person = plugins.build("teleops", "expert", {"engage": "corrects", "seed": job["seed"]})
+        person.connect(hal.spec)
+        words = {
+            "replan_every": 4, "arbiter": {"hold_s": 0.0}, "max_episode_steps": 200,
+            "exploration": {"deterministic": not job.get("chance")},
+        }  # fmt: skip
+        config, trials = from_mapping(ActorLoopConfig, words), MemorySink("online")
+        loop = EpisodeLoop(hal, policy, reward, trials, config, teleop=LocalTeleop(person))
+        corrections, further = Ring(hal.spec, 60_000), Ring(hal.spec, 60_000)
+        start, shown = 10_000_000 * (job["seed"] + 1), 0
         for _ in range(job["rounds"]):
-            taken = []
-            if job["corrects"]:
-                watched.load(policy.arrays())
-                person = Corrector(hal.spec, watched, start)
-                trials = MemorySink("online")
-                config = from_mapping(
-                    ActorLoopConfig, {"replan_every": 4, "arbiter": {"hold_s": 0.0}}
-                )
-                loop = EpisodeLoop(hal, policy, reward, trials, config, teleop=LocalTeleop(person))
-                for _ in range(job["episodes"]):
-                    person.reset()
-                    start += 1
-                    result = loop.run(seed=start)
-                    if result is None:
-                        continue
-                    taken.append(person.taken)
-                    given += result.interventions
-                    for row in _of_person(trials.rows[result.key]):
-                        corrections.append(row)
-            else:  # as many steps, demonstrated
-                more = demonstrate(
-                    hal, job["more"], 0.3, 1000 + start % 1000 + given, 60_000, reward
-                )
-                given += more.steps
+            results = []
+            for _ in range(job["episodes"]):
                 start += 1
-                _join(corrections, more)
-            mixed = [Windows(ring, job.get("rows", 8), 1)]
-            if corrections.steps:
-                mixed.append(Windows(corrections, job.get("rows", 8), 2))
-            for _ in range(updates // 4):
-                parts = [one.sample(256 // len(mixed)) for one in mixed]
-                algorithm.update(_concatenated(parts))
-            policy.load(algorithm.policy_arrays())
+                if (result := loop.run(seed=start)) is not None:
+                    results.append(result)
+                    for row in _of_person(trials.rows.pop(result.key)):
+                        corrections.append(row)
+            while further.steps < corrections.steps:  # as many, demonstrated from the beginning
+                shown += 1
+                _join(
+                    further, demonstrate(hal, 1, 0.3, 1000 * (job["seed"] + 1) + shown, 400, reward)
+                )
+            for learner, acting, more in (
+                (algorithm, policy, corrections),
+                (beside, plain, further),
+            ):
+                mixed = [Windows(one, 8, len(curve)) for one in (ring, more) if one.steps]
+                for _ in range(updates // 4):
+                    parts = [one.sample(256 // len(mixed)) for one in mixed]
+                    learner.update(_concatenated(parts))
+                acting.load(learner.policy_arrays())
             curve.append({
-                "expert_steps": given,
-                "interventions": round(float(np.mean(taken)), 2) if taken else None,
-                **evaluated(hal, policy, max(2, int(20 * scale)), replan_every=4),
+                "steps": corrections.steps, "more": further.steps,
+                "interventions": round(float(np.mean([r.takeovers for r in results])), 2),
+                "by_person": round(
+                    sum(r.interventions for r in results) / max(1, sum(r.length for r in results)), 3
+                ),
+                "helped": round(float(np.mean([r.outcome is Outcome.SUCCESS for r in results])), 3),
+                "success": evaluated(hal, policy, episodes, replan_every=4)["success"],
+                "success_plain": evaluated(hal, plain, episodes, replan_every=4)["success"],
             })  # fmt: skip
     return {"curve": curve}
 
@@ -327,7 +296,7 @@ def two_ways(job: Job, scale: float) -> Job:
 
 KINDS = {
     "bc": bc, "noise": bc, "late": late, "hg_dagger": hg_dagger, "two_ways": two_ways,
-    "online": recipes_online.online, "guided": recipes_late.guided,
+    "online": recipes_online.online, "from_half": recipes_online.online, "guided": recipes_late.guided,
 }  # fmt: skip
 
 
@@ -341,11 +310,10 @@ def jobs(seeds: list[int]) -> list[Job]:
                 "updates": 8000, "rows": 24, "params": {"prefix_rows": prefix} if prefix else {},
             })  # fmt: skip
     for seed in seeds:
-        for corrects in (True, False):
-            found.append({
-                "kind": "hg_dagger", "task": "pick_place", "policy": "flow", "demonstrations": 20, "seed": seed,
-                "updates": 4000, "rounds": 8, "episodes": 10, "more": 10, "corrects": corrects,
-            })  # fmt: skip
+        found.append({
+            "kind": "hg_dagger", "task": "pick_place", "policy": "flow", "demonstrations": 20, "seed": seed,
+            "updates": 4000, "rounds": 10, "episodes": 10, "evaluated": 20,
+        })  # fmt: skip
     for demonstrations in (200, 50, 20):
         for seed in seeds:
             for task in ("pick_place", "peg_insertion"):
@@ -439,20 +407,20 @@ def tables(lines: list[Job]) -> str:
         )
     text += [
         "",
-        "| from | round | steps of the expert | interventions an episode | success |",
-        "|---|---|---|---|---|",
+        "| round | corrected steps | interventions an episode | steps by the person | success | "
+        "demonstrated steps | success of plain cloning |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for corrects in (True, False):
-        curves = [
-            line["result"]["curve"] for line in lines
-            if line["job"]["kind"] == "hg_dagger" and line["job"]["corrects"] is corrects
-        ]  # fmt: skip
-        for number, points in enumerate(zip(*curves, strict=False)):
-            steps, success = (np.mean([p[n] for p in points]) for n in ("expert_steps", "success"))
-            asked = [p["interventions"] for p in points if p.get("interventions") is not None]
-            said = f"{np.mean(asked):.1f}" if asked else ""
-            name = "corrections" if corrects else "demonstrations"
-            text.append(f"| {name} | {number} | {steps:.0f} | {said} | {100 * success:.0f} % |")
+    curves = [line["result"]["curve"] for line in lines if line["job"]["kind"] == "hg_dagger"]
+    for number, points in enumerate(zip(*curves, strict=False)):
+        cells = []
+        for name, form in (
+            ("steps", "{:.0f}"), ("interventions", "{:.2f}"), ("by_person", "{:.0%}"),
+            ("success", "{:.0%}"), ("more", "{:.0f}"), ("success_plain", "{:.0%}"),
+        ):  # fmt: skip
+            values = [point[name] for point in points if name in point]
+            cells.append(form.format(np.mean(values)) if values else "")
+        text.append(f"| {number} | {' | '.join(cells)} |")
     text += ["", "| policy | through the disc | to the right |", "|---|---|---|"]
     for line in lines:
         if line["job"]["kind"] == "two_ways":
@@ -514,7 +482,7 @@ def main() -> None:
         ]
         in_processes(_run, work, arguments.processes)
     lines = read(arguments.out)
-    if any(line["job"]["kind"] != "online" for line in lines):
+    if any(line["job"]["kind"] not in ("online", "from_half") for line in lines):
         print(tables(lines))
     print(recipes_online.table(lines))
     print(recipes_late.table(lines))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from learning_curves import AlgorithmFile, Experiment, demonstrate, make_parser,
 from user_actor.loop import PolicyHolder
 from user_core import plugins
 from user_core.codecs.weights import content_hash, encode_version
+from user_core.interfaces import Policy
 from user_core.policies import policy_config_hash
+from user_core.specs import Arrays
 from user_core.types import EpisodeSource, PolicyVersion
 from user_learner.training.loop import GO, configure_torch
 
@@ -39,6 +42,16 @@ class Recipe(Experiment):
     """An experiment that ends in time, and acts at random only where there is nothing better."""
 
     end_s = 0.0
+
+    def __init__(self, *parts: Any, first: Arrays | None = None) -> None:
+        self.first = first  # weights to begin with
+        super().__init__(*parts)
+
+    def make_policy(self) -> Policy:
+        policy = super().make_policy()
+        if self.first is not None:
+            policy.load(self.first)
+        return policy
 
     @property
     def random_steps(self) -> int:
@@ -80,13 +93,16 @@ def online(job: Job, scale: float) -> Job:
     with tempfile.TemporaryDirectory() as folder:
         arguments = make_parser().parse_args(words)
         config = scaled(read_config(arguments), scale)
+        first = None
         if config.algorithm.plugin in ("residual", "dsrl"):
-            changes = job.get("base", {})
-            config = on_base(config, arguments, Path(folder), found, scale, changes)
+            base = based(job, arguments, found, scale, job.get("base", {}))
+            config = on_base(config, base, Path(folder))
+        elif job.get("from_base"):
+            first = based(job, arguments, found, scale, dict(config.policy.params)).arrays
         if job.get("after"):
             earlier = make_parser().parse_args([job["after"], *words[1:]])
             offline(Recipe(earlier, scaled(read_config(earlier), scale), Path(folder)))
-        recipe = Recipe(arguments, config, Path(folder))
+        recipe = Recipe(arguments, config, Path(folder), first=first)
         recipe.on_step, recipe.end_s = recipe.in_time, begin_s + job.get("most_s", SLOW_S)
         if job.get("after"):
             recipe.loop.restore()
@@ -128,15 +144,28 @@ def offline(recipe: Recipe) -> None:
     recipe.loop.run()
 
 
-def on_base(
-    config: AlgorithmFile, arguments: Any, folder: Path, found: Job, scale: float, changes: Job
-) -> AlgorithmFile:
-    """The recipe with a base that was cloned from the same demonstrations; says what it reaches alone."""
+@dataclass(frozen=True)
+class Base:
+    """A flow that was cloned from the demonstrations of a job.
+
+    Attributes:
+        arrays: Its weights.
+        params: Of the policy.
+        made_for: Hash of its configuration.
+    """
+
+    arrays: Arrays
+    params: Job
+    made_for: str
+
+
+def based(job: Job, arguments: Any, found: Job, scale: float, changes: Job) -> Base:
+    """A base from the same demonstrations; ``found`` says what it reaches alone."""
+    from recipes import IGNORED as TASKS
     from recipes import Windows, evaluated, robot
 
     task = dict(word.split("=", 1) for word in arguments.param)["task"]
-    ignored = config.policy.params.get("ignored_observations", [])
-    params = {**BASE, **changes, "ignored_observations": list(ignored), "seed": arguments.seed}
+    params = {**BASE, "ignored_observations": TASKS[task], "seed": arguments.seed, **changes}
     with robot({"task": task}) as hal:
         ring = demonstrate(
             hal, arguments.demonstrations, arguments.noise, arguments.seed, 60_000,
@@ -144,22 +173,26 @@ def on_base(
         )  # fmt: skip
         policy = plugins.build("policies", "flow", params, hal.spec)
         cloning = plugins.build("algorithms", "bc", {"learning_rate": 1e-3}, hal.spec, policy)
-        windows = Windows(ring, BASE["rows"], arguments.seed)  # type: ignore[arg-type]
-        for _ in range(int(BASE_UPDATES * scale)):
+        windows = Windows(ring, params["rows"], arguments.seed)
+        for _ in range(int(job.get("base_updates", BASE_UPDATES) * scale)):
             cloning.update(windows.sample(128))
         policy.load(cloning.policy_arrays())
         for rows in (1, 4):
             result = evaluated(hal, policy, arguments.episodes, replan_every=rows)
             found[f"base_every_{rows}"] = result["success"]
-        made_for = policy_config_hash("flow", params, hal.spec)
-        version = PolicyVersion(1, policy.arrays(), made_for, BASE_UPDATES, 0, 0)
+        return Base(policy.arrays(), params, policy_config_hash("flow", params, hal.spec))
+
+
+def on_base(config: AlgorithmFile, base: Base, folder: Path) -> AlgorithmFile:
+    """The recipe with a frozen base."""
+    version = PolicyVersion(1, base.arrays, base.made_for, BASE_UPDATES, 0, 0)
     path = folder / "base.safetensors"
     path.write_bytes(encode_version(version))
-    base = {
-        "base": {"plugin": "flow", "params": params}, "base_file": str(path),
+    changes = {
+        "base": {"plugin": "flow", "params": base.params}, "base_file": str(path),
         "base_hash": content_hash(version),
     }  # fmt: skip
-    return config.replace(policy=config.policy.replace(params={**config.policy.params, **base}))
+    return config.replace(policy=config.policy.replace(params={**config.policy.params, **changes}))
 
 
 IGNORED = "policy.params.ignored_observations=[joint_position, joint_velocity, goal_position]"
@@ -183,6 +216,34 @@ LONGER: dict[str, tuple[str, list[str], Job]] = {
     "q_chunking, longer": ("q_chunking.yaml", [], {}),
     "rlpd, n_step 3, ratio 4": ("rlpd_cpu.yaml", [], {}),
 }
+PEG_IGNORED = (
+    "policy.params.ignored_observations=[joint_position, joint_velocity, tcp_pose, goal_position]"
+)
+CHUNKS = [
+    "policy.params.rows=4",
+    "sampler.window=4",
+    "sampler.pad_windows=true",
+    "sampler.n_step=1",
+]
+#: sac_flow that begins with a base instead of cloning for itself.
+FROM_BASE = ["training.utd.initial_updates=0", "algorithm.params.critic_only_updates=1000"]
+_ROWS: Job = {"base": {"rows": 4}}
+#: From a base that solves half of it, cloned from two demonstrations.
+PEG: dict[str, tuple[str, list[str], Job]] = {
+    "sac_flow, gated": ("sac_flow.yaml", FROM_BASE, {"from_base": True}),
+    "dsrl, whole chunks": ("dsrl.yaml", CHUNKS, _ROWS),
+    "residual": ("residual.yaml", [], _ROWS),
+    "rlpd": ("rlpd_cpu.yaml", [UTD_1], {}),
+    "dsrl, asked in every step": ("dsrl.yaml", [], _ROWS),
+    "q_chunking": ("q_chunking.yaml", ["policy.params.rows=4", "sampler.window=4"], {}),
+    "sac_flow, plain": ("sac_flow.yaml", [*FROM_BASE, "policy.params.velocity=plain"], {"from_base": True}),
+    "sac_flow, transformer": (
+        "sac_flow.yaml",
+        [*FROM_BASE, "policy.params={rows: 4, steps: 4, backbone: transformer, embedding: 64, layers: 2, path_noise: 0.5}"],
+        {"from_base": True},
+    ),
+    "sac_flow, without cloning": ("sac_flow.yaml", [*FROM_BASE, "algorithm.params.cloning_weight=0"], {"from_base": True}),
+}  # fmt: skip
 #: Without demonstrations: on-policy beside off-policy.
 CARTPOLE: dict[str, tuple[str, list[str], Job]] = {
     "sac_choices": ("sac_choices.yaml", [], {}),
@@ -204,12 +265,16 @@ def jobs(seeds: list[int]) -> list[Job]:
         "robot": "gymnasium", "param": ["env_id=CartPole-v1"], "steps": 20000, "every": 4000,
         "episodes": 10,
     }  # fmt: skip
+    peg = {
+        "kind": "from_half", "param": ["task=peg_insertion"], "demonstrations": 2, "base_updates": 1000, "steps": 6000, "every": 1000,
+        "most_s": 600,
+    }  # fmt: skip
     longer = pick | {"steps": 10000, "every": 2000, "most_s": 205}
     found = []
-    for recipes, common in ((PICK, pick), (CARTPOLE, cart), (LONGER, longer)):
+    for recipes, common in ((PEG, peg), (PICK, pick), (CARTPOLE, cart), (LONGER, longer)):
         for seed in seeds:
             for name, (recipe, changes, more) in recipes.items():
-                ignored = [] if recipes is CARTPOLE else [IGNORED]
+                ignored = {id(CARTPOLE): [], id(PEG): [PEG_IGNORED]}.get(id(recipes), [IGNORED])
                 found.append(job(name, recipe, seed, [*changes, *ignored], {**common, **more}))
     return found
 
@@ -218,7 +283,7 @@ def curves(lines: list[Job]) -> dict[tuple[str, str], list[Job]]:
     """Results by task and name."""
     groups: dict[tuple[str, str], list[Job]] = {}
     for line in lines:
-        if line["job"]["kind"] == "online":
+        if line["job"]["kind"] in ("online", "from_half"):
             key = line["job"]["param"][0].partition("=")[2], line["job"]["name"]
             groups.setdefault(key, []).append(line["result"])
     return groups
@@ -245,9 +310,12 @@ def table(lines: list[Job]) -> str:
                 )
             seconds = np.mean([r["curve"][-1]["cpu_s"] for r in found if r["curve"]] or [0])
             text.append(f"| {name} | {len(found)} | " + " | ".join(cells) + f" | {seconds:.0f} |")
-            bases = [r["base_every_1"] for r in found if "base_every_1" in r]
-            if bases:
-                text.append(f"| its base alone | {len(bases)} | {100 * np.mean(bases):.0f} |")
+            for rows, how in ((1, "asked in every step"), (4, "every 4 steps")):
+                bases = [r[f"base_every_{rows}"] for r in found if f"base_every_{rows}" in r]
+                if bases:
+                    text.append(
+                        f"| its base alone, {how} | {len(bases)} | {100 * np.mean(bases):.0f} |"
+                    )
     return "\n".join(text)
 
 

@@ -29,7 +29,7 @@ setup(
             "advantage_flow = user_core.policies.improving.advantage:AdvantageFlowPolicy",
             "best_of = user_core.policies.improving.best_of:BestOfPolicy",
             "diffusion = user_core.policies.generative.policy:DiffusionPolicy",
-            "flow = user_core.policies.generative.policy:FlowPolicy",
+            "flow = user_core.policies.generative.flow:FlowPolicy",
             "linear_gaussian = user_core.fakes:LinearGaussianPolicy",
             "lerobot = user_core.policies.lerobot.policy:LeRobotPolicy",
             "residual = user_core.policies.improving.residual:ResidualPolicy",

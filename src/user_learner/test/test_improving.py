@@ -235,15 +235,59 @@ def test_steering_keeps_the_promises_of_a_policy_and_of_an_algorithm(tmp_path, n
     check_algorithm(*pair, policy, NUMBERS, batch_size=4).require()
 
 
-def test_the_actor_does_what_the_learner_thinks_it_does(tmp_path):
-    policy, rng = stirred(steered(kept_flow(tmp_path))), np.random.default_rng(0)
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_actor_does_what_the_learner_thinks_it_does(tmp_path, rows):
+    policy = stirred(steered({**kept_flow(tmp_path), "rows": rows}))
+    rng = np.random.default_rng(0)
     network, x = policy.network(), rng.uniform(-2, 2, (6, 3)).astype(np.float32)
     features = network.encode(network.inputs({"x": x}))
     unit = network.steered(features, network.noise(features).mode)
-    acted = np.stack([policy.act({"x": one}, deterministic=True)[0] for one in x])
-    there = policy.base.policy.code.scale.to_robot(unit.numpy())
+    acted = np.stack([policy.act({"x": one}, deterministic=True) for one in x])
+    there = policy.base.policy.code.scale.to_robot(unit.numpy().reshape(6, rows, 2))
     np.testing.assert_allclose(acted, there, atol=1e-4)
     assert np.ptp(acted, axis=0).min() > 0.01
+
+
+def test_whole_chunks_are_steered_and_judged_as_one_decision(tmp_path):
+    """Of a base that goes left or right with all rows, what only the last row is paid for is chosen."""
+    params = {"rows": 3, "hidden": [32, 32], "steps": 4}
+    base, rng = plugins.build("policies", "flow", params, NUMBERS), np.random.default_rng(0)
+    cloning = plugins.build("algorithms", "bc", {"learning_rate": 5e-3}, NUMBERS, base)
+    for _ in range(300):
+        x = rng.uniform(-1, 1, (128, 3)).astype(np.float32)
+        action = np.full((128, 3, 2), 2.0, np.float32)
+        action[..., 0] = rng.choice([-0.6, 0.6], (128, 1))
+        none = np.zeros((128, 3), np.float32)
+        cloning.update(Batch({"x": x}, action, none, none, {"x": x}))
+    made_for = policy_config_hash("flow", params, NUMBERS)
+    version = PolicyVersion(1, cloning.policy_arrays(), made_for, 1, 1, 0)
+    path = tmp_path / "policy.safetensors"
+    path.write_bytes(encode_version(version))
+    policy = steered(
+        {"base": {"plugin": "flow", "params": params}, "base_file": str(path),
+         "base_hash": content_hash(version)}, hidden=[32], rows=3,
+    )  # fmt: skip
+    algorithm = steering(
+        policy, critic_hidden=[64, 64], critics=2, critic_updates=1, critic_only_updates=50,
+        actor_learning_rate=3e-3, critic_learning_rate=3e-3,
+    )  # fmt: skip
+    network, scale = algorithm.networks.policy, policy.base.policy.code.scale
+    for _ in range(300):
+        x = rng.uniform(-1, 1, (128, 3)).astype(np.float32)
+        with torch.no_grad():
+            features = network.encode(network.inputs({"x": x}))
+            noise = torch.from_numpy(rng.uniform(-1, 1, (128, 6)).astype(np.float32))
+            unit = network.steered(features, noise).numpy().reshape(128, 3, 2)
+        action, reward = scale.to_robot(unit), np.zeros((128, 3), np.float32)
+        reward[:, 2] = action[:, 2, 0] * np.sign(x[:, 0])
+        discount = np.tile(np.float32([0.97, 0.97, 0]), (128, 1))
+        algorithm.update(Batch({"x": x}, action, reward, discount, {"x": x}))
+    policy.load(algorithm.policy_arrays())
+    trial = rng.uniform(-1, 1, (100, 3)).astype(np.float32)
+    trial = trial[np.abs(trial[:, 0]) > 0.2]
+    acted = np.stack([policy.act({"x": one}, deterministic=True)[:, 0] for one in trial])
+    assert acted.shape == (len(trial), 3)
+    assert (acted * np.sign(trial[:, :1]) > 0.3).mean() > 0.9
 
 
 def test_a_restored_steering_goes_on_bit_by_bit(tmp_path):
@@ -319,6 +363,8 @@ def test_a_base_that_cannot_be_steered_is_refused_in_words(tmp_path):
     given = kept(tmp_path, "flow", EYES)
     with pytest.raises(PolicyError, match="sees numbers only"):
         steered(given, EYES)
+    with pytest.raises(ConfigError, match="at most 4, those that the base plans"):
+        steered({**kept_flow(tmp_path), "rows": 5})
     with pytest.raises(PolicyError, match="another file"):
         steered({**kept_flow(tmp_path), "base_hash": "0" * 64})
     with pytest.raises(PluginError, match="the policy steered, on a frozen base"):

@@ -46,6 +46,7 @@ CASES: dict[str, tuple[dict[str, Any], str, dict[str, Any], dict[str, Any]]] = {
     "residual": (_ON_BASE, "residual", _GAUSSIAN, {}),
     "rlpd": (_CRITICS, "action_chunks", {**_GAUSSIAN, "rows": 3}, {"window": 3}),
     "sac": ({"critic_hidden": [8]}, "tanh_gaussian", _GAUSSIAN, {}),
+    "sac_flow": (_ON_BASE, "flow", {**_FLOW, "velocity": "gated", "path_noise": 0.5}, {"window": 3}),
 }  # fmt: skip
 
 

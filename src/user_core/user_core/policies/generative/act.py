@@ -9,13 +9,14 @@ not one of several: where people did it in several ways, take ``flow``. Its chun
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from user_core.config import setting
+from user_core.interfaces import Query
 from user_core.policies.features import FeatureLayout
 from user_core.policies.generative.backbones import Block, ObservationEncoder
 from user_core.policies.generative.coding import ChunkCode
@@ -115,3 +116,10 @@ class ActPolicy(ChunkPolicy):
         with torch.inference_mode():
             made = network.generate(self._inputs(observation))
             return self._to_robot(made[0].numpy())
+
+    def act_batch(self, queries: Sequence[Query]) -> list[Array]:
+        """Chunks for several robots by one pass, see :class:`~user_core.interfaces.BatchingPolicy`."""
+        network: Any = self._network
+        with torch.inference_mode():
+            made = network.generate(network.inputs(self._batch(queries)))
+            return list(self._to_robot(made.float().numpy()))

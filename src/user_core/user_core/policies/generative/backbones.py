@@ -54,7 +54,7 @@ class Perceptron(nn.Module):
         return state
 
     def forward(self, seen: Tensor, x: Tensor, t: Tensor, mask: Tensor | None) -> Tensor:
-        """What it says of chunks (B, T, D) at times (B,)."""
+        """What it says of chunks (B, T, D) at times (B,), (B, T, P x D)."""
         parts = [seen, self.time(t)]
         if self.layout.told:
             parts.append(x.new_zeros(x.shape[:2]) if mask is None else mask)
@@ -63,7 +63,7 @@ class Perceptron(nn.Module):
             after = F.silu(self._linear(f"layer{i}", h))
             square = i > 0 and h.shape[1] == after.shape[1]
             h = h + after if square else after
-        return self._linear("head", h).view_as(x)
+        return self._linear("head", h).view(*x.shape[:2], -1)
 
     def _linear(self, name: str, h: Tensor) -> Tensor:
         layer: Any = self._modules[name]
@@ -200,7 +200,7 @@ class Transformer(nn.Module):
 
     def __init__(
         self, features: FeatureLayout, rows: int, size: int, width: int, layers: int, heads: int,
-        channels: Sequence[int], image_encoder: ImageEncoderConfig,
+        channels: Sequence[int], image_encoder: ImageEncoderConfig, parts: int = 1,
     ) -> None:  # fmt: skip
         super().__init__()
         self.encoder = ObservationEncoder(features, width, channels, image_encoder)
@@ -210,7 +210,7 @@ class Transformer(nn.Module):
         )
         self.places = nn.Parameter(0.02 * torch.randn(rows, width))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
-        self.norm, self.leave = nn.LayerNorm(width), nn.Linear(width, size)
+        self.norm, self.leave = nn.LayerNorm(width), nn.Linear(width, parts * size)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
 
@@ -220,7 +220,7 @@ class Transformer(nn.Module):
         return tokens
 
     def forward(self, seen: Tensor, x: Tensor, t: Tensor, mask: Tensor | None) -> Tensor:
-        """What it says of chunks (B, T, D) at times (B,)."""
+        """What it says of chunks (B, T, D) at times (B,), (B, T, P x D)."""
         times = t[:, None].expand(x.shape[:2])
         if mask is not None:
             times = torch.where(mask > 0, torch.ones_like(times), times)

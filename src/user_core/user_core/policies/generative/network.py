@@ -16,6 +16,7 @@ from user_core.policies.generative.coding import ChunkCode
 from user_core.policies.generative.config import ChunkConfig, GenerativeConfig
 from user_core.policies.generative.mlp import PerceptronLayout
 from user_core.policies.generative.objectives import Objective
+from user_core.policies.generative.velocity import PLAIN, Velocity
 from user_core.policies.image_encoders.config import require_same_encoder
 from user_core.policies.language.config import INSTRUCTION, TASK
 from user_core.policies.tanh_gaussian_network import soft_limit_batch
@@ -122,6 +123,19 @@ class ChunkNetwork(nn.Module):
         )  # fmt: skip
 
     @torch.no_grad()
+    def keep_settled(self) -> None:
+        """Scales that weights brought with them stay: what was learned means what it did."""
+        features, most = self.features, self.config.normalization_calls
+        first = (
+            torch.from_numpy(a).to(self.input_offset) for a in (features.offset, features.scale)
+        )
+        seen = (self.input_offset, self.input_scale)
+        if not all(torch.equal(now, then) for now, then in zip(seen, first, strict=True)):
+            self.statistics_calls[0] = most
+        if self.action_offset.any() or not (self.action_scale == 1).all():
+            self.statistics_calls[1] = most
+
+    @torch.no_grad()
     def _settle(
         self, which: int, how: str, rows: Tensor, sums: Tensor, least: Tensor,
         offset: Tensor, scale: Tensor,
@@ -188,25 +202,45 @@ class GenerativeNetwork(ChunkNetwork):
         code: Of its chunks.
         objective: How noise becomes a chunk.
         perceptron: Layout of the perceptron; None for a transformer.
+        velocity: How what it says is read.
     """
 
     def __init__(
         self, config: GenerativeConfig, features: FeatureLayout, code: ChunkCode,
         objective: Objective, perceptron: PerceptronLayout | None, arrays: Arrays | None = None,
+        velocity: Velocity = PLAIN,
     ) -> None:  # fmt: skip
         super().__init__(config, features, code)
-        self.generation, self.objective = config, objective
-        self.denoiser: nn.Module
-        if perceptron is not None:
-            self.denoiser = Perceptron(perceptron)
-        else:
-            self.denoiser = Transformer(
-                features, config.rows, code.size, config.embedding, config.layers, config.heads,
-                config.image_channels, config.image_encoder,
-            )  # fmt: skip
+        self.generation, self.objective, self.velocity = config, objective, velocity
+        self.denoiser = self._denoiser(perceptron, velocity.parts)
         if arrays is not None:
             state = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
             self.load_state_dict(state, strict=False)
+
+    def _denoiser(self, perceptron: PerceptronLayout | None, parts: int) -> nn.Module:
+        """A network that says ``parts`` numbers of each number of a chunk."""
+        if perceptron is not None:
+            return Perceptron(perceptron)
+        config = self.generation
+        return Transformer(
+            self.features, config.rows, self.code.size, config.embedding, config.layers, config.heads,
+            config.image_channels, config.image_encoder, parts,
+        )  # fmt: skip
+
+    @property
+    def acting(self) -> nn.Module:
+        """The network that makes chunks, which need not be the one that learns from data."""
+        return self.denoiser
+
+    @property
+    def acting_velocity(self) -> Velocity:
+        """How what that one says is read."""
+        return self.velocity
+
+    @property
+    def steps(self) -> int:
+        """Steps in which it does."""
+        return self.generation.steps
 
     def loss(
         self, inputs: Mapping[str, Tensor], action: Tensor, weight: Tensor | None,
@@ -227,12 +261,21 @@ class GenerativeNetwork(ChunkNetwork):
             noisy = torch.where(mask[:, :, None] > 0, chunk, noisy)
             open_rows = (1 - mask)[:, :, None].expand_as(chunk)
             counts = open_rows if counts is None else counts * open_rows
-        said = self.denoiser(self.context(inputs), noisy, t[:, 0, 0], mask)
+        seen = self._seen_in_loss(inputs)
+        said = self.velocity.of(self.denoiser(seen, noisy, t[:, 0, 0], mask), noisy)
         return mean_of((said - target).square(), counts)
 
     def context(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """What the denoiser sees of observations; once for all steps."""
-        seen: Tensor = self.denoiser.see(self.normalised(inputs), inputs)  # type: ignore[operator]
+        return self.seen_by(self.acting, inputs)
+
+    def _seen_in_loss(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """What the network sees that learns from data."""
+        return self.context(inputs)
+
+    def seen_by(self, denoiser: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+        """What one of several denoisers sees."""
+        seen: Tensor = denoiser.see(self.normalised(inputs), inputs)  # type: ignore[operator]
         return seen
 
     def summary(self, inputs: Mapping[str, Tensor], context: Tensor) -> Tensor:
@@ -250,18 +293,27 @@ class GenerativeNetwork(ChunkNetwork):
 
     def codes_from(self, context: Tensor, noise: Tensor) -> Tensor:
         """Codes of chunks in the scale of the data, (B, T, D), likewise."""
-        model = _Batch(self, context)
-        made: Tensor = self.objective.sample(model, noise, self.generation.steps, self.bounds())
+        model = BatchModel(self.acting, self.acting_velocity, context)
+        made: Tensor = self.objective.sample(model, noise, self.steps, self.bounds())
         return made
 
 
-class _Batch:
-    """The network with what it sees: a :class:`~user_core.policies.generative.objectives.Model`."""
+class BatchModel:
+    """A network with what it sees: a :class:`~user_core.policies.generative.objectives.Model`."""
 
-    def __init__(self, network: GenerativeNetwork, context: Tensor) -> None:
-        self._denoiser, self._context = network.denoiser, context
+    def __init__(self, denoiser: nn.Module, velocity: Velocity, context: Tensor) -> None:
+        self._denoiser, self._velocity, self._context = denoiser, velocity, context
 
     def __call__(self, x: Tensor, t: float, mask: Tensor | None) -> Tensor:
+        velocity: Tensor = self._velocity.of(self._said(x, t, mask), x)
+        return velocity
+
+    def with_noise(self, x: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        """Velocity, and the standard deviation of a path's noise, of chunks (B, T, D)."""
+        said = self._said(x, t, None)
+        return self._velocity.of(said, x), self._velocity.noise(said, x.shape[-1])
+
+    def _said(self, x: Tensor, t: float, mask: Tensor | None) -> Tensor:
         times = x.new_full((len(x),), t)
         rows = None if mask is None else mask.expand(len(x), -1)
         said: Tensor = self._denoiser(self._context, x, times, rows)
@@ -278,7 +330,7 @@ class _Batch:
         return said.detach(), wanted, product
 
 
-def model_of(network: GenerativeNetwork, inputs: Mapping[str, Tensor]) -> _Batch:
+def model_of(network: GenerativeNetwork, inputs: Mapping[str, Tensor]) -> BatchModel:
     """The network with what it sees."""
     with torch.no_grad():
-        return _Batch(network, network.context(inputs))
+        return BatchModel(network.acting, network.acting_velocity, network.context(inputs))

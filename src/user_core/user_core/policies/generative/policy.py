@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from user_core.errors import ConfigError
-from user_core.interfaces import FrozenFeatures, Policy
-from user_core.policies.features import FeatureLayout, encoder_by_image
+from user_core.interfaces import FrozenFeatures, Policy, Query
+from user_core.policies.features import FeatureLayout, encoder_by_image, together
 from user_core.policies.generative.coding import ChunkCode, soft_mask
 from user_core.policies.generative.config import ChunkConfig, GenerativeConfig
 from user_core.policies.generative.mlp import NumpyPerceptron, PerceptronLayout
 from user_core.policies.generative.objectives import Diffusion, Flow, Given, Model, Objective
+from user_core.policies.generative.velocity import PLAIN, Velocity
 from user_core.policies.image_encoders.config import require_same_encoder
 from user_core.policies.language.config import INSTRUCTION
 from user_core.policies.loading import check_fits
@@ -27,6 +28,9 @@ if TYPE_CHECKING:  # imported when it is asked for, with torch
 
 #: Seed of the noise of deterministic actions: always the same. None at all is where several ways meet.
 _STILL = 0
+#: Sentences that are remembered with their embeddings.
+_SENTENCES = 256
+_NOTHING = np.zeros(0, np.float32)
 
 
 class ChunkPolicy(Policy):
@@ -49,7 +53,7 @@ class ChunkPolicy(Policy):
         )  # fmt: skip
         self.code = ChunkCode(spec, config.rows)
         self._rng = np.random.default_rng(config.seed)
-        self._words: Array | None = None
+        self._sentences: dict[str, Array] = {}
         self._take(self._first())
 
     def _first(self) -> dict[str, Array]:
@@ -74,33 +78,54 @@ class ChunkPolicy(Policy):
         network = copy.deepcopy(self._network)
         if self.tasks:
             _fill(network, self._with_instructions(self._arrays))
+        network.keep_settled()
         return network
 
     def reset(self, task: Task) -> None:
         """An episode begins. Words that no learned task has are encoded now: in the first step there is no time."""
-        self._task, self._words = task, None
-        if self.tasks and task.instruction and task.name not in self.tasks:
-            from user_core.policies.language.sentence import embeddings
-
-            self._words = embeddings([task.instruction], self.config.language.weights)[0]
+        self._task = task
+        self._instruction(task)
 
     def _with_instruction(self, observation: Arrays) -> Arrays:
         """What is seen, and the instruction."""
-        return {**observation, INSTRUCTION: self._instruction()} if self.tasks else observation
+        return (
+            {**observation, INSTRUCTION: self._instruction(self._task)}
+            if self.tasks
+            else observation
+        )
 
     def _inputs(self, observation: Arrays) -> dict[str, Any]:
         """What the network sees of one observation and the instruction: a batch of one."""
         told = self._with_instruction(observation)
         return self._network.inputs({name: np.array(array)[None] for name, array in told.items()})
 
-    def _instruction(self) -> Array:
-        """The embedding of the words that were given, or of the learned task."""
-        if self._words is not None:
-            return self._words
-        name = self._task.name
-        row = self.tasks.index(name) if name in self.tasks else -1  # the last: no instruction
-        found: Array = self._arrays["instructions"][row]
-        return found
+    def _instruction(self, task: Task) -> Array:
+        """The embedding of the words that were given, or of the learned task; of none without either."""
+        if not self.tasks:
+            return _NOTHING
+        words = task.instruction
+        if words and task.name not in self.tasks:
+            found = self._sentences.get(words)
+            if found is None:
+                from user_core.policies.language.sentence import embeddings
+
+                if len(self._sentences) >= _SENTENCES:
+                    self._sentences.clear()
+                found = embeddings([words], self.config.language.weights)[0]
+                self._sentences[words] = found
+            return found
+        row = (
+            self.tasks.index(task.name) if task.name in self.tasks else -1
+        )  # the last: no instruction
+        learned: Array = self._arrays["instructions"][row]
+        return learned
+
+    def _batch(self, queries: Sequence[Query]) -> Arrays:
+        """What several robots see, and their instructions, each array (B, ...)."""
+        seen = together([one.observation for one in queries])
+        if self.tasks:
+            seen[INSTRUCTION] = np.stack([self._instruction(one.task) for one in queries])
+        return seen
 
     def _with_instructions(self, arrays: dict[str, Array]) -> dict[str, Array]:
         """Arrays with the instructions of all tasks; they are encoded once, where it is trained."""
@@ -143,6 +168,9 @@ class GenerativePolicy(ChunkPolicy):
 
     Config = GenerativeConfig
     objective: ClassVar[Objective]
+    #: What the names of the arrays begin with that make chunks, and how what these say is read.
+    _acting: str = "denoiser."
+    _velocity: Velocity = PLAIN
 
     def __init__(self, config: GenerativeConfig, spec: RobotSpec) -> None:
         self.generation = config
@@ -152,6 +180,11 @@ class GenerativePolicy(ChunkPolicy):
     def acts_without_torch(self) -> bool:
         """Where its network is a perceptron."""
         return self._layout is not None
+
+    @property
+    def _steps(self) -> int:
+        """Steps from noise to a chunk."""
+        return self.generation.steps
 
     @property
     def _layout(self) -> PerceptronLayout | None:
@@ -167,7 +200,7 @@ class GenerativePolicy(ChunkPolicy):
             return None
         return PerceptronLayout(
             self.features.conditioning_size, config.rows, self.code.size, config.prefix_rows > 0,
-            config.hidden,
+            config.hidden, self._velocity.parts,
         )  # fmt: skip
 
     def _first(self) -> dict[str, Array]:
@@ -182,7 +215,7 @@ class GenerativePolicy(ChunkPolicy):
             "action_offset": np.zeros(size, np.float32),
             "action_scale": np.ones(size, np.float32),
             **self._no_instructions(),
-            **{f"denoiser.{name}": array for name, array in first.items()},
+            **{self._acting + name: array for name, array in first.items()},
         }
 
     def _no_instructions(self) -> dict[str, Array]:
@@ -201,9 +234,9 @@ class GenerativePolicy(ChunkPolicy):
         if layout is None:
             super()._take(arrays)
             return
-        start = len("denoiser.")
-        mine = {name[start:]: a for name, a in arrays.items() if name.startswith("denoiser.")}
-        self._perceptron = NumpyPerceptron(layout, mine)
+        start = len(self._acting)
+        mine = {name[start:]: a for name, a in arrays.items() if name.startswith(self._acting)}
+        self._perceptron = NumpyPerceptron(layout, mine, self._velocity)
         self._arrays = arrays
 
     def network(self) -> Any:
@@ -211,30 +244,74 @@ class GenerativePolicy(ChunkPolicy):
             return super().network()
         network = self._fresh()
         _fill(network, self._with_instructions(self._arrays))
+        network.keep_settled()
         return network
 
     def act(self, observation: Arrays, *, deterministic: bool = False) -> Array:
         """The next T actions, (T, A)."""
         return self._generate(observation, self.noise(deterministic), None)
 
+    def act_batch(self, queries: Sequence[Query]) -> list[Array]:
+        """Chunks for several robots by one pass, or by two where plans go on in two ways, see
+        :class:`~user_core.interfaces.BatchingPolicy`."""
+        given = [None if one.plan is None else self._given(one.plan, one.frozen) for one in queries]
+        told, guided, free = (
+            [i for i, one in enumerate(given) if how(one)]
+            for how in (_is_told, lambda g: g and not g.told, lambda g: g is None)
+        )
+        made: list[Array] = [_NOTHING] * len(queries)
+        for rows in (told + free, guided) if told else (guided + free,):
+            if rows:
+                chunks = self._generate_batch([queries[i] for i in rows], [given[i] for i in rows])
+                for i, chunk in zip(rows, chunks):
+                    made[i] = self._carried_on(chunk, queries[i].plan, queries[i].frozen)
+        return made
+
+    def _generate_batch(
+        self, queries: Sequence[Query], given: Sequence[Given | None]
+    ) -> Sequence[Array]:
+        noise = np.stack([self.noise(one.deterministic) for one in queries])
+        joined = _joined(given)
+        seen = self._batch(queries)
+        if self._layout is None:
+            return self._with_torch(self._network.inputs(seen), noise, joined)
+        arrays = self._arrays
+        vectors = self.features.vectors(seen, len(queries))
+        state = soft_limit((vectors - arrays["input_offset"]) * arrays["input_scale"])
+        if self.tasks:
+            state = np.concatenate([state, seen[INSTRUCTION]], -1)
+        return list(self._to_robot(self._sample(self._model(state), noise, joined)))
+
     def continue_plan(
         self, observation: Arrays, plan: Array, frozen: int, *, deterministic: bool = False
     ) -> Array:
         """Actions for the next T periods that go on from a plan, see
         :class:`~user_core.interfaces.ContinuingPolicy`."""
+        if not len(plan):
+            return self.act(observation, deterministic=deterministic)
+        given = self._given(plan, frozen)
+        made = self._generate(observation, self.noise(deterministic), given)
+        return self._carried_on(made, plan, frozen)
+
+    def _given(self, plan: Array, frozen: int) -> Given | None:
+        """A plan to go on from; None: it is over."""
         config, arrays = self.generation, self._arrays
         plan, frozen = plan[: self.rows], min(frozen, len(plan), self.rows)
         if not len(plan):
-            return self.act(observation, deterministic=deterministic)
+            return None
         rows = np.concatenate([plan, np.repeat(plan[-1:], self.rows - len(plan), 0)])
         unit = self.code.scale.unit(rows)
         code = (self.code.encode(unit) - arrays["action_offset"]) * arrays["action_scale"]
         told = 0 < config.prefix_rows >= frozen
         weight = soft_mask(self.rows, len(plan), frozen)
         held = (np.arange(self.rows) < frozen).astype(np.float32)
-        given = Given(code, weight[:, None], held[:, None], told, config.guidance)
-        made = self._generate(observation, self.noise(deterministic), given)
-        made[:frozen] = plan[:frozen]  # they are carried out, whatever was generated
+        return Given(code, weight[:, None], held[:, None], told, config.guidance)
+
+    def _carried_on(self, made: Array, plan: Array | None, frozen: int) -> Array:
+        """They are carried out, whatever was generated."""
+        if plan is not None:
+            frozen = min(frozen, len(plan), self.rows)
+            made[:frozen] = plan[:frozen]
         return made
 
     def noise(self, deterministic: bool = False) -> Array:
@@ -249,7 +326,7 @@ class GenerativePolicy(ChunkPolicy):
 
     def _generate(self, observation: Arrays, noise: Array, given: Given | None) -> Array:
         if self._layout is None:
-            return self._with_torch(observation, noise, given)
+            return self._with_torch(self._inputs(observation), noise[None], _joined([given]))[0]
         model = self._model(self._state(observation))
         return self._to_robot(self._sample(model, noise, given))
 
@@ -271,24 +348,25 @@ class GenerativePolicy(ChunkPolicy):
         """Codes from noise, (..., T, D), in the scale of the data; without torch."""
         offset, scale = self._arrays["action_offset"], self._arrays["action_scale"]
         bounds = (-1 - offset) * scale, (1 - offset) * scale
-        made: Array = self.objective.sample(model, noise, self.generation.steps, bounds, given)
+        made: Array = self.objective.sample(model, noise, self._steps, bounds, given)
         return made
 
-    def _with_torch(self, observation: Arrays, noise: Array, given: Given | None) -> Array:
+    def _with_torch(self, inputs: dict[str, Any], noise: Array, given: Given | None) -> list[Array]:
+        """Chunks (B, T, A) for a batch, from noise (B, T, D)."""
         import torch
 
         network: Any = self._network
         with torch.no_grad():
-            model = self._torch_model(network, self._inputs(observation))
+            model = self._torch_model(network, inputs)
             if given is not None:
                 code, weight, frozen = (
                     torch.from_numpy(a) for a in (given.code, given.weight, given.frozen)
                 )
                 given = Given(code, weight, frozen, given.told, given.strength)
             made = self.objective.sample(
-                model, torch.from_numpy(noise)[None], self.generation.steps, network.bounds(), given
+                model, torch.from_numpy(noise), self._steps, network.bounds(), given
             )
-        return self._to_robot(made[0].numpy())
+        return list(self._to_robot(made.float().numpy()))
 
     def _torch_model(self, network: Any, inputs: dict[str, Any]) -> Model:
         from user_core.policies.generative.network import model_of
@@ -296,8 +374,9 @@ class GenerativePolicy(ChunkPolicy):
         return model_of(network, inputs)
 
 
-class FlowPolicy(GenerativePolicy):
-    """Conditional flow matching over chunks (Lipman et al. 2022; Black et al., "pi0", 2024)."""
+class PlainFlowPolicy(GenerativePolicy):
+    """Conditional flow matching over chunks (Lipman et al. 2022; Black et al., "pi0", 2024): what policies share that are
+    flows."""
 
     objective = Flow()
 
@@ -306,6 +385,26 @@ class DiffusionPolicy(GenerativePolicy):
     """Diffusion over chunks, sampled by DDIM (Chi et al., "Diffusion Policy", 2023)."""
 
     objective = Diffusion()
+
+
+def _joined(given: Sequence[Given | None]) -> Given | None:
+    """Plans of several robots as one batch; rows without one are free."""
+    some = next((one for one in given if one is not None), None)
+    if some is None:
+        return None
+
+    def together_of(name: str) -> Array:
+        usual: Array = getattr(some, name)
+        return np.stack(
+            [np.zeros_like(usual) if one is None else getattr(one, name) for one in given]
+        )
+
+    code, weight, frozen = (together_of(name) for name in ("code", "weight", "frozen"))
+    return Given(code, weight, frozen, some.told, some.strength)
+
+
+def _is_told(given: Given | None) -> bool:
+    return given is not None and given.told
 
 
 def _fill(network: Any, arrays: Arrays) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from user_core.config import setting
 from user_core.policies.critics import ensemble_arrays, values_of
 from user_core.policies.generative.config import GenerativeConfig
-from user_core.policies.generative.policy import FlowPolicy
+from user_core.policies.generative.policy import PlainFlowPolicy
 from user_core.specs import Array, Arrays
 
 if TYPE_CHECKING:  # imported when it is asked for, with torch
@@ -37,7 +37,7 @@ class BestOfConfig(GenerativeConfig):
     layer_norm: bool = setting(True, doc="Normalise the critics' hidden layers.")
 
 
-class BestOfPolicy(FlowPolicy):
+class BestOfPolicy(PlainFlowPolicy):
     """The best of several chunks, as its critics see it.
 
     Deterministic, it chooses among those of always the same noise. A plan that goes on

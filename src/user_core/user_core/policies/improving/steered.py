@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from user_core.config import setting
-from user_core.errors import PolicyError
+from user_core.errors import ConfigError, PolicyError
 from user_core.interfaces import ActionDistribution, FrozenFeatures, PolicyNetwork
 from user_core.policies.improving.base import FrozenBase, OnBaseConfig
 from user_core.policies.tanh_gaussian import TanhGaussianPolicy
@@ -45,7 +45,7 @@ class NoiseNetwork(PolicyNetwork, Protocol):
         """Of the noise, (B, N) in -1 to 1."""
 
     def steered(self, features: Tensor, noise: Tensor) -> Tensor:
-        """The actions that the base makes from noise (B, N), (B, A) in -1 to 1; without gradients."""
+        """The actions that the base makes from noise (B, N), (B, T x A) in -1 to 1; without gradients."""
 
 
 class SteeredConfig(OnBaseConfig):
@@ -60,10 +60,17 @@ class SteeredConfig(OnBaseConfig):
     shared_noise: bool = setting(
         False, doc="The same noise for all rows of a chunk: fewer numbers to choose."
     )
+    rows: int = setting(
+        1,
+        doc="Actions of the base's chunk that are carried out and judged as one decision, T. 1: the base is asked anew in "
+        "every step. More: sampler.window is the same.",
+        ge=1,
+        late=True,
+    )
 
 
 class SteeredPolicy(TanhGaussianPolicy):
-    """The first action that the base makes from noise that a tanh-Gaussian network chooses.
+    """The first ``rows`` actions that the base makes from noise that a tanh-Gaussian network chooses.
 
     Its arrays are those of a tanh-Gaussian policy whose actions are the noise.
 
@@ -73,6 +80,7 @@ class SteeredPolicy(TanhGaussianPolicy):
 
     Raises:
         PolicyError: The base does not make actions from noise, or looks at images.
+        ConfigError: It does not plan so many rows.
     """
 
     Config = SteeredConfig
@@ -89,6 +97,11 @@ class SteeredPolicy(TanhGaussianPolicy):
             )  # fmt: skip
         self._noise_shape: tuple[int, int] = base.noise().shape
         rows, size = self._noise_shape
+        self._rows = config.rows
+        if config.rows > rows:
+            raise ConfigError(
+                "rows of steered", got=config.rows, expected=f"at most {rows}, those that the base plans"
+            )  # fmt: skip
         chosen = size if self._shared else rows * size
         noise = ArraySpec((chosen,), low=-config.reach, high=config.reach)
         super().__init__(
@@ -110,12 +123,12 @@ class SteeredPolicy(TanhGaussianPolicy):
         """A :class:`NoiseNetwork`."""
         from user_core.policies.improving.steered_network import SteeredNetwork
 
-        return SteeredNetwork(self.layout, self.arrays(), self.base, self._shared)
+        return SteeredNetwork(self.layout, self.arrays(), self.base, self._shared, self._rows)
 
     def act(self, observation: Arrays, *, deterministic: bool = False) -> Array:
-        """One action, (1, A): from sampled noise, or from its squashed mean."""
+        """The next T actions, (T, A): from sampled noise, or from its squashed mean."""
         base: Any = self.base.policy
         noise = super().act(observation, deterministic=deterministic)
         rows = np.broadcast_to(noise.reshape(-1, self._noise_shape[1]), self._noise_shape)
         made: Array = base.act_from(observation, np.ascontiguousarray(rows))
-        return made[:1]
+        return made[: self._rows]

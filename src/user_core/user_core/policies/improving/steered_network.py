@@ -26,19 +26,19 @@ class SteeredNetwork:
         arrays: Its weights.
         base: What makes actions of the noise; neither trained nor kept with it.
         shared: Whether all rows begin with the same noise.
+        rows: Actions that are carried out of what the base makes, T.
     """
 
-    rows = 1
-
     def __init__(
-        self, layout: TanhGaussianLayout, arrays: Arrays, base: FrozenBase, shared: bool
+        self, layout: TanhGaussianLayout, arrays: Arrays, base: FrozenBase, shared: bool, rows: int
     ) -> None:
+        self.rows = rows
         self._chooser = TanhGaussianNetwork(layout, arrays)
         self.noise_size, self.reach = layout.action.size, float(layout.action_half[0])
         policy: Any = base.policy
         self._base: Any = policy.network().requires_grad_(False)
         self._noise_shape, self._shared = policy.noise().shape, shared
-        self._action_size = policy.spec.action.size
+        self._action_numbers = rows * policy.spec.action.size
         self._seen: int = policy.features.state_size
 
     def __getattr__(self, name: str) -> Any:
@@ -69,11 +69,11 @@ class SteeredNetwork:
 
     @torch.no_grad()
     def steered(self, features: Tensor, noise: Tensor) -> Tensor:
-        """The first actions that the base makes from noise (B, N), (B, A)."""
+        """The first actions that the base makes from noise (B, N), (B, T x A)."""
         rows, size = self._noise_shape
         chosen = (self.reach * noise).reshape(len(noise), -1, size)
         if self._shared:
             chosen = chosen.expand(-1, rows, -1)
         made = self._base.generate_from(features[:, -self._seen :], chosen)
-        first: Tensor = made[:, : self._action_size]
+        first: Tensor = made[:, : self._action_numbers]
         return first

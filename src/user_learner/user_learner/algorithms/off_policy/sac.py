@@ -350,12 +350,16 @@ class SAC(Algorithm):
         minibatches = self._minibatcher.cut(batch, self.updates_per_call)
         if self._minibatcher.factors is not None:
             self._keep_values(self._minibatcher.factors)
+        self._observe(minibatches)
         before = self._updates
         metrics = self._graphed(minibatches)
         self._updates = before + len(minibatches)
         found = numbers_of(metrics)
         self._temperature = found["temperature"]
         return found
+
+    def _observe(self, minibatches: Sequence[Minibatch]) -> None:
+        """Take notice of what will be learned from, before it is."""
 
     def _learn_from(self, minibatches: Sequence[Minibatch]) -> dict[str, Tensor]:
         """An update of the critics from each minibatch, then one of actor and temperatures."""
@@ -370,7 +374,7 @@ class SAC(Algorithm):
             self._updates += 1
         # Of all minibatches: one with NaN must be seen, wherever in the call it was.
         metrics = {name: torch.stack([one[name] for one in each]).mean() for name in each[0]}
-        return metrics | self._update_actor(features.detach(), temperature)
+        return metrics | self._update_actor(features.detach(), minibatches[-1], temperature)
 
     @torch.no_grad()
     def _keep_values(self, factors: Tensor) -> None:
@@ -513,13 +517,14 @@ class SAC(Algorithm):
         """
         return None, {}
 
-    def _update_actor(self, features: Tensor, temperature: Tensor) -> dict[str, Tensor]:
+    def _update_actor(
+        self, features: Tensor, minibatch: Minibatch, temperature: Tensor
+    ) -> dict[str, Tensor]:
         networks = self.networks
         entropies, value = self._worth(features)
         loss = -(temperature @ entropies + value).mean()
-        networks.actor.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizers["actor"].step()
+        more, more_metrics = self._more_of_actor(minibatch)
+        self._step_actor(loss if more is None else loss + more)
         entropy_now = entropies.detach().mean(1)
         if self.config.temperature_learning_rate > 0:
             # d/d(log t) of t x (entropy - target): the temperature rises while entropy lacks.
@@ -535,7 +540,16 @@ class SAC(Algorithm):
         }
         if len(temperature) > 1:
             metrics |= {"choice_entropy": entropy_now[1], "choice_temperature": temperature[1]}
-        return metrics
+        return metrics | more_metrics
+
+    def _step_actor(self, loss: Tensor) -> None:
+        self.networks.actor.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizers["actor"].step()
+
+    def _more_of_actor(self, minibatch: Minibatch) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """What else the actor shall minimise, with metrics of it."""
+        return None, {}
 
     def _worth(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Entropies of the policy, (1 or 2, B), and values of what it does, (B,); with its gradients."""

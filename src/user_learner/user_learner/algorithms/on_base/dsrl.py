@@ -13,6 +13,7 @@ from user_core.config import setting
 from user_core.interfaces import Policy
 from user_core.policies.improving.steered import NoiseNetwork, SteeredPolicy
 from user_core.specs import RobotSpec
+from user_learner.algorithms.common.batches import Minibatch
 from user_learner.algorithms.common.distributed import share_
 from user_learner.algorithms.common.torch_tools import (
     FlatAdam,
@@ -52,7 +53,7 @@ class DSRL(OnBase):
         self._noise_size: int = self._network.noise_size
         inputs = self.networks.critics.shapes["layer0.weight"][1]
         first = ensemble_arrays(
-            config.noise_critics, inputs - spec.action.size + self._noise_size,
+            config.noise_critics, inputs - self._network.rows * spec.action.size + self._noise_size,
             config.critic_hidden, np.random.default_rng(config.seed + 1),
         )  # fmt: skip
         self.noise_critics = FlatParameters(first, self.device)
@@ -86,9 +87,12 @@ class DSRL(OnBase):
         noise, log_prob = self._noise(features)
         return self._network.steered(features, noise), log_prob
 
-    def _update_actor(self, features: Tensor, temperature: Tensor) -> dict[str, Tensor]:
+    def _update_actor(
+        self, features: Tensor, minibatch: Minibatch, temperature: Tensor
+    ) -> dict[str, Tensor]:
         loss = self._distil(features)
-        return {**super()._update_actor(features, temperature), "noise_critic_loss": loss}
+        found = super()._update_actor(features, minibatch, temperature)
+        return {**found, "noise_critic_loss": loss}
 
     def _distil(self, features: Tensor) -> Tensor:
         """Teach the critics of noise, half by the actor's noise, half by that of the base's training."""

@@ -1,0 +1,137 @@
+"""The network of the policy ``flow``: what algorithms train of it, and its student where it is distilled. Imports torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from user_core.interfaces import LossNetwork
+from user_core.policies.features import FeatureLayout
+from user_core.policies.generative.coding import ChunkCode
+from user_core.policies.generative.flow import FlowConfig
+from user_core.policies.generative.mlp import PerceptronLayout
+from user_core.policies.generative.network import BatchModel, GenerativeNetwork, mean_of
+from user_core.policies.generative.objectives import Flow
+from user_core.policies.generative.velocity import PLAIN, Velocity
+from user_core.specs import Array
+
+#: What the names of the network begin with that learns from data.
+_TEACHER = "denoiser."
+
+
+class PathNetwork(LossNetwork, Protocol):
+    """A flow whose samples have a density, as the algorithm ``sac_flow`` wants it.
+
+    Attributes:
+        path_numbers: Numbers of noise on the way to a chunk, K x T x D.
+        no_paths: Why its samples have no density; empty where they have.
+    """
+
+    path_numbers: int
+    no_paths: str
+
+    def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """What critics see, and :meth:`wander`, (B, F); without parameters of its own."""
+
+    def wander(self, features: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Chunks (B, T x A) in network units by paths with noise, and the log-densities of these, given what they
+        began with, (B,); with gradients."""
+
+
+class FlowNetwork(GenerativeNetwork):
+    """Flow matching over chunks; a :class:`PathNetwork` where it sees numbers only.
+
+    Args:
+        config: Of the policy.
+        features: What it sees.
+        code: Of its chunks.
+        perceptron: Layout of the network that acts; None for a transformer.
+        velocity: How what the network says is read that learns from data.
+    """
+
+    generation: FlowConfig
+
+    def __init__(
+        self, config: FlowConfig, features: FeatureLayout, code: ChunkCode,
+        perceptron: PerceptronLayout | None, velocity: Velocity,
+    ) -> None:  # fmt: skip
+        steps = perceptron
+        if config.distill and perceptron is not None:
+            steps = PerceptronLayout(
+                perceptron.state, perceptron.rows, perceptron.size, perceptron.told,
+                perceptron.hidden, velocity.parts,
+            )  # fmt: skip
+        super().__init__(config, features, code, Flow(), steps, velocity=velocity)
+        self.path_numbers, self.no_paths = config.steps * config.rows * code.size, ""
+        if not config.path_noise:
+            self.no_paths = "path_noise is 0"
+        elif features.image_names:
+            self.no_paths = f"it sees images, {', '.join(features.image_names)}"
+        elif code.scale.categorical:
+            self.no_paths = "its actions have choices"
+        self.student: nn.Module | None = None
+        if not config.distill:
+            return
+        self.student = self._denoiser(perceptron, 1)
+        if steps is not None:  # its weights do not go to actors, so that it must begin with some
+            first = steps.initial(np.random.default_rng([config.seed, 1]))
+            self.denoiser.load_state_dict({n: torch.from_numpy(a) for n, a in first.items()})
+
+    @property
+    def acting(self) -> nn.Module:
+        return self.denoiser if self.student is None else self.student
+
+    @property
+    def acting_velocity(self) -> Velocity:
+        return self.velocity if self.student is None else PLAIN
+
+    @property
+    def steps(self) -> int:
+        return self.generation.steps if self.student is None else 1
+
+    def arrays(self) -> dict[str, Array]:
+        """What an actor needs: of a distilled flow the student alone."""
+        found = super().arrays()
+        if self.student is None:
+            return found
+        return {name: a for name, a in found.items() if not name.startswith(_TEACHER)}
+
+    def loss(
+        self, inputs: Mapping[str, Tensor], action: Tensor, weight: Tensor | None,
+        generator: torch.Generator,
+    ) -> Tensor:  # fmt: skip
+        """That of flow matching; distilled, also how far from the end of the steps the student's chunks are.
+
+        The second is the distillation of flow Q-learning (Park et al. 2025): noise goes to the same chunk in one step.
+        """
+        loss = super().loss(inputs, action, weight, generator)
+        if self.student is None:
+            return loss
+        shape = (len(action), self.rows, self.code.size)
+        noise = torch.randn(shape, generator=generator, device=action.device)
+        with torch.no_grad():
+            model = BatchModel(self.denoiser, self.velocity, self._seen_in_loss(inputs))
+            end = self.objective.sample(model, noise, self.generation.steps, self.bounds())
+        said = BatchModel(self.student, PLAIN, self.context(inputs))(noise, 0.0, None)
+        return loss + mean_of((noise + said - end).square(), None)
+
+    def _seen_in_loss(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return self.seen_by(self.denoiser, inputs)
+
+    def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return self.normalised(inputs)
+
+    def wander(self, features: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        seen: Tensor = self.denoiser.see(features, {})  # type: ignore[operator]
+        shape = (self.generation.steps + 1, len(features), self.rows, self.code.size)
+        noise = torch.randn(shape, generator=generator, device=features.device)
+        made, sizes = Flow().wander(
+            BatchModel(self.denoiser, self.velocity, seen), noise[0], noise[1:]
+        )
+        spread = torch.stack(sizes).log() + 0.5 * (noise[1:].square() + math.log(2 * math.pi))
+        return self.unscaled(made), -spread.sum((0, 2, 3))
