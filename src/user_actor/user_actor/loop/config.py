@@ -27,7 +27,7 @@ class ArbiterConfig(Config):
 
 
 class ExplorationConfig(Config):
-    """How the actor acts before the policy has learned anything."""
+    """How the actor acts before the policy has learned anything, and how much is left to chance afterwards."""
 
     random_steps: int = setting(0, doc="The first steps of this actor's outbox are random.", ge=0)
     kind: Literal["uniform", "smooth"] = setting(
@@ -40,6 +40,11 @@ class ExplorationConfig(Config):
         "random",
         doc="While no version has come: wait for one, act randomly, or use the policy's first "
         "weights.",
+    )
+    deterministic: bool = setting(
+        False,
+        doc="The policy acts without chance also while it collects, as in evaluations: where what is learned from is "
+        "a person's corrections, who would otherwise correct chance, too.",
     )
     seed: int = setting(
         -1,

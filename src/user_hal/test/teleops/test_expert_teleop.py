@@ -15,6 +15,7 @@ from user_hal.teleops.expert import ExpertConfig, ExpertTeleop
 mujoco = pytest.importorskip("mujoco", reason="the simulator is not installed")
 
 from user_hal.robots.mujoco import MujocoConfig, MujocoRobot  # noqa: E402
+from user_hal.sim.experts import ScriptedExpert  # noqa: E402
 from user_testing.worlds.teleop import robot  # noqa: E402
 
 
@@ -79,6 +80,59 @@ def test_it_corrects_what_the_robot_does_wrong_and_lets_go_again(reach) -> None:
     assert drives(wrong, 1) + drives(right, 8) == [True] * 6 + [False] * 3
     drives(wrong, 2)
     assert not teleop.read(replace(first, episode=first.episode + 1)).engaged, "a new episode"
+
+
+def test_who_does_the_right_thing_more_slowly_is_left_alone(reach) -> None:
+    teleop = ExpertTeleop(ExpertConfig(engage="corrects"))
+    teleop.connect(reach.spec)
+    first = reach.reset(1)
+    right = teleop.read(first).action
+
+    def drives(action, steps=4):
+        seen = replace(first, applied=AppliedAction(action, 1))
+        return any(teleop.read(seen).engaged for _ in range(steps))
+
+    assert not drives(np.float32(0.3) * right)
+    assert drives(-right), "the other way"
+
+
+def test_who_solves_it_in_another_way_is_left_alone() -> None:
+    """The expert takes what he sees for how far it is, and not what he would have done before."""
+    arm = MujocoRobot(MujocoConfig(task="pick_place"))
+    arm.connect()
+    teleop = ExpertTeleop(ExpertConfig(engage="corrects"))
+    teleop.connect(arm.spec)
+    other = ScriptedExpert(arm.spec)
+    other._plan.above_m, other._plan.aligned_m, other._plan.aligned_rad = 0.05, 0.011, 0.1
+    for seed in range(3):
+        seen = replace(arm.reset(seed), episode=seed + 1)
+        other.reset()
+        while not (seen.task.terminated or seen.task.truncated):
+            assert not teleop.read(seen).engaged
+            action = other.act(seen.arrays)
+            arm.command(action)
+            seen = replace(arm.read(), episode=seed + 1, applied=AppliedAction(action, 1))
+        assert seen.task.success
+    arm.close()
+
+
+def test_what_the_robot_did_while_it_was_not_looked_at_is_not_judged(reach) -> None:
+    """On a busy host looks are missed, and what the expert would have done then is not known."""
+    teleop = ExpertTeleop(ExpertConfig(engage="corrects"))
+    teleop.connect(reach.spec)
+    first = reach.reset(1)
+    wrong = np.where(teleop.read(first).action > 0, -1, 1).astype(np.float32)
+
+    def drives(every):
+        seen = [
+            replace(first, sequence=first.sequence + every * n, applied=AppliedAction(wrong, n))
+            for n in range(1, 6)
+        ]
+        teleop.read(first)
+        return any(teleop.read(observation).engaged for observation in seen)
+
+    assert not drives(every=2)
+    assert drives(every=1)
 
 
 def test_it_keeps_the_promises_of_a_teleop(reach) -> None:

@@ -80,6 +80,7 @@ class PickPlacePlan(Plan):
     above_m = 0.07
     aligned_m = 0.006
     aligned_rad = 0.06
+    lifted_m = PickPlace.half_m + 0.01
 
     def reset(self) -> None:
         self._phase = _Phase.APPROACH
@@ -91,6 +92,7 @@ class PickPlacePlan(Plan):
         turn_rad = yaw_error_rad(arrays["tcp_pose"], arrays["object_pose"])
         opening = float(arrays["gripper"][0])
         aside_m = float(np.hypot(way_m[0], way_m[1]))
+        self._follow(way_m, turn_rad, opening, float(arrays["object_pose"][2]))
         if self._phase is _Phase.APPROACH:
             if aside_m < self.aligned_m and abs(turn_rad) < self.aligned_rad and opening > 0.95:
                 self._phase = _Phase.DESCEND
@@ -118,6 +120,18 @@ class PickPlacePlan(Plan):
         if arrays["object_pose"][2] < 0.04:
             goal_m[:2] = 0.0
         return Wish(self.towards(goal_m), gripper=0.0)
+
+    def _follow(self, way_m: Array, turn_rad: float, opening: float, height_m: float) -> None:
+        """Where somebody else drove, go on from where he has got: it need not have been reached in this way."""
+        between = float(np.linalg.norm(way_m)) < 0.02 and opening < 0.9
+        if between and height_m > self.lifted_m:
+            self._phase = _Phase.CARRY
+        elif self._phase is _Phase.APPROACH or (between and self._phase is _Phase.DESCEND):
+            aside_m, low = float(np.hypot(way_m[0], way_m[1])), -way_m[2] < 0.7 * self.above_m
+            if between:
+                self._phase, self._closing, self._opening = _Phase.CLOSE, 0, opening
+            elif low and aside_m < 2 * self.aligned_m and abs(turn_rad) < 3 * self.aligned_rad:
+                self._phase = _Phase.DESCEND
 
 
 def yaw_error_rad(tool_pose: np.ndarray, object_pose: np.ndarray) -> float:

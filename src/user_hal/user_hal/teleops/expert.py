@@ -11,7 +11,7 @@ import numpy as np
 from user_core.config import Config, setting
 from user_core.errors import DeviceNotConnected
 from user_core.interfaces import Teleop, TeleopCommand
-from user_core.specs import Array, RobotSpec
+from user_core.specs import ActionKind, Array, RobotSpec
 from user_core.types import Observation
 from user_hal.sim.experts import ScriptedExpert
 
@@ -37,6 +37,13 @@ class ExpertConfig(Config):
         "of half its range.",
         gt=0,
         le=2,
+    )
+    slowest: float = setting(
+        0.2,
+        doc="corrects: a motion that he wants is not wrong for being slower, down to this share of it. 1: it must be "
+        "as fast.",
+        ge=0,
+        le=1,
     )
     patience: int = setting(
         3, doc="corrects: so many actions in a row must be further away than that.", ge=1
@@ -67,12 +74,16 @@ class ExpertTeleop(Teleop):
         self._drives_episode = False
         self._left = self._bad = 0
         self._wanted: Array | None = None
+        self._looked = 0
 
     def connect(self, spec: RobotSpec) -> None:
         """Get ready for a robot. Raises SpecError when the expert does not know its task."""
         self._expert = ScriptedExpert(spec, self.config.noise, self.config.seed)
         self._episode = None
         self._half = (spec.action.high_array - spec.action.low_array) / 2
+        moves = np.full(spec.action.shape, spec.action_kind is not ActionKind.JOINT_POSITION)
+        moves[list(spec.grippers)] = False
+        self._slowest = np.where(moves, self.config.slowest, 1.0)
 
     def read(self, observation: Observation) -> TeleopCommand:
         """What the expert wants now."""
@@ -83,7 +94,7 @@ class ExpertTeleop(Teleop):
         if observation.episode != self._episode:
             self._begin(observation.episode)
         engaged = self._engaged(observation)
-        self._wanted = self._expert.act(observation.arrays)
+        self._wanted, self._looked = self._expert.act(observation.arrays), observation.sequence
         success = observation.task.success is True
         return TeleopCommand(
             engaged=engaged,
@@ -111,7 +122,8 @@ class ExpertTeleop(Teleop):
         if self._left > 0:
             self._left -= 1
         elif mode == "corrects":
-            self._bad = self._bad + 1 if self._is_off(observation) else 0
+            if observation.sequence - self._looked <= 1:  # else what he wanted then is not known
+                self._bad = self._bad + 1 if self._is_off(observation) else 0
             if self._bad >= self.config.patience:
                 self._left, self._bad = self.config.length, 0
         elif self._random.random() < 1.0 / self.config.every:
@@ -122,5 +134,7 @@ class ExpertTeleop(Teleop):
         """Whether the last action that reached the robot is far from what the expert wanted then."""
         if self._wanted is None or observation.applied is None:
             return False
-        off = np.abs(observation.applied.action - self._wanted) / np.maximum(self._half, 1e-9)
+        did, wanted = observation.applied.action, self._wanted
+        nearest = np.clip(did, *np.sort([wanted * self._slowest, wanted], axis=0))
+        off = np.abs(did - nearest) / np.maximum(self._half, 1e-9)
         return bool(off.max() > self.config.tolerance)

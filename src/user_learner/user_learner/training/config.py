@@ -64,6 +64,11 @@ class GuardConfig(Config):
         "next, if there was no good window between.",
         ge=1,
     )
+    restores_training: bool = setting(
+        False,
+        doc="At a return the training goes back, too: to the checkpoint of the good version, with its optimizer; data "
+        "stay. False: it goes on from where it is, and must find out by itself.",
+    )
 
 
 class TrainingConfig(Config):

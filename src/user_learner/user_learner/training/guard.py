@@ -4,8 +4,9 @@ A policy that learns may get worse from one version to the next. :class:`Version
 bring, in windows of some episodes. A window that is about as good as those before makes its version the last
 good one. When success falls by more than is allowed, or the safety gate ends episodes more often, the last good
 version is published again, under a number of its own, and new ones are withheld for a while; training goes on
-meanwhile. If the good version does no better (the lamp was moved, the gripper is worn), what counts as good
-follows it: then it was not the learning.
+meanwhile, from where it is or, with ``restores_training``, from its checkpoint of the good version. If the good
+version does no better (the lamp was moved, the gripper is worn), what counts as good follows it: then it was not
+the learning.
 
 :class:`GuardedSink` stands between the learner and its robots; results come from the index of the replay store, so
 that they arrive from every robot, over any network, and no earlier than they are durable.
@@ -23,7 +24,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from user_core.codecs.weights import encode_version, read_version
 from user_core.errors import SuiteError
@@ -93,6 +94,7 @@ class GuardState:
         returning: Why the good version is to be published again; empty: it is not.
         held_until: Update until which new versions are withheld; 0: they are not.
         returns: Returns without a good window since.
+        training: Why the training is to go back, too; empty: it is not, or it has.
     """
 
     window: Window = field(default_factory=Window)
@@ -103,6 +105,7 @@ class GuardState:
     returning: str = ""
     held_until: int = 0
     returns: int = 0
+    training: str = ""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> GuardState:
@@ -160,6 +163,7 @@ class VersionGuard:
             stops = window.stops > config.episodes * (before.stopped + config.max_more_stops) + 1e-9
             if (fallen or stops) and state.good:
                 state.returning = self._why(before, window, stops)
+                state.training = state.returning if config.restores_training else ""
                 return "return"
         if not full:
             return ""
@@ -195,14 +199,34 @@ class VersionGuard:
         """The good version was published again, as ``number``, when training had made ``update`` updates."""
         state = self.state
         state.returns += 1
-        longer = 2 ** min(state.returns - 1, _DOUBLINGS)
-        state.held_until = max(update, 1) + self.config.hold_updates * longer
+        self._hold(update)
         state.since, state.window, state.returning = number, Window(), ""
         state.good = number
+
+    def restored(self, update: int | None) -> None:
+        """The training went back to this update; None: it could not."""
+        self.state.training = ""
+        if self.state.held_until and update is not None:
+            self._hold(update)
+
+    def _hold(self, update: int) -> None:
+        """Withhold new versions, from this update on."""
+        longer = 2 ** min(self.state.returns - 1, _DOUBLINGS)
+        self.state.held_until = max(update, 1) + self.config.hold_updates * longer
 
     def released(self, number: int) -> None:
         """New versions are published again, from ``number`` on."""
         self.state.held_until, self.state.since, self.state.window = 0, number, Window()
+
+
+class Training(Protocol):
+    """What the guard may ask of the training, from any thread."""
+
+    def keep_good(self, update: int) -> object:
+        """The policy of this update has shown itself."""
+
+    def return_to_good(self, why: str, done: Callable[[int | None], object]) -> object:
+        """Go on from what was kept as good, and say from which update; None: there was nothing."""
 
 
 class GuardedSink(Closing):
@@ -235,6 +259,13 @@ class GuardedSink(Closing):
         self.guard = VersionGuard(config, self._kept())
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        self._training: Training | None = None
+
+    def takes_back(self, training: Training) -> None:
+        """Take this training back, too, when success falls; at once if an earlier process was to."""
+        self._training = training
+        if self.guard.state.training:
+            training.return_to_good(self.guard.state.training, self._restored)
 
     def publish(self, version: PolicyVersion) -> None:
         """Pass a version on, or the good one in its place, or nothing."""
@@ -270,9 +301,14 @@ class GuardedSink(Closing):
                 self._keep(self._good)
                 before = self.guard.state.before
                 self._event("good", f"success {before.success:.0%}", self._good.update)
+                if self._training is not None:
+                    self._training.keep_good(self._good.update)
             elif verdict:
                 self._keep(None)
+            why = self.guard.state.training
         if verdict == "return":
+            if why and self._training is not None:
+                self._training.return_to_good(why, self._restored)
             self._publish_now()
 
     def reasons(self) -> list[Reason]:
@@ -308,6 +344,24 @@ class GuardedSink(Closing):
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+
+    def _restored(self, update: int | None) -> None:
+        """The training has gone back, or could not."""
+        with self._lock:
+            why = self.guard.state.training
+            self.guard.restored(update)
+            state, number = self.guard.state, 0 if update is None else update
+            text = f"training went back to update {update}"
+            if update is None:
+                text = "no checkpoint of a good version is kept, so that training goes on as it was"
+            if self._news:
+                held = f"new versions are withheld until update {state.held_until}"
+                self._news = Reason(
+                    POLICY_RETURNED, f"{self._news.text.partition(';')[0]}; {text}; {held}"
+                )
+            _log.warning("%s", text)
+            self._event("training" if update is not None else "training_stays", why, number)
+            self._keep(None)
 
     def _look(self, results: StoredResults) -> None:
         trouble = ""

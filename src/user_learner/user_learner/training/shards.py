@@ -14,7 +14,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,15 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint import (
+    CheckpointException,
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
-from user_core.errors import StoreError
+from user_core.errors import StoreError, in_words
 from user_core.runtime.files import sync_directory
 from user_learner.algorithms.common.distributed import broadcast, every, rank, world
 from user_learner.training.checkpoint import SHARDS_ENDING, hash_of_file
@@ -83,8 +88,7 @@ class ShardStore:
             What the checkpoint has to say of them: folder, and SHA-256 of each file by its name.
 
         Raises:
-            StoreError: They hold numbers that are not finite.
-            OSError, CheckpointException: A disk does not take them.
+            StoreError: They hold numbers that are not finite, or a disk of any process does not take them.
         """
         finite = all(bool(_part(t).isfinite().all()) for t in shards.values())
         said = [torch.zeros(2, dtype=torch.int64) for _ in range(world())]
@@ -96,33 +100,49 @@ class ShardStore:
             )  # fmt: skip
         folder = f"{name}.{int(said[0][0])}{SHARDS_ENDING}"
         place = self._directory / f".{folder}.tmp"
-        if rank() == 0:
-            place.mkdir()
         own = Path(tempfile.mkdtemp(prefix="user_shards_")) if rank() in self._apart else place
         try:
-            dist.barrier(group=self._group)
             writer = HuggingFaceStorageWriter(str(own), save_distributed=True)
-            dcp.save(dict(shards), storage_writer=writer, process_group=self._group)
-            for number in self._apart:
-                if rank() == number:
-                    self._send(own, 0)
-                elif rank() == 0:
-                    self._receive(place, number)
-            if rank():
-                dist.barrier(group=self._group)
-                return {}
-            files = {file.name: hash_of_file(file) for file in sorted(place.iterdir())}
-            sync_directory(place)
-            os.replace(place, self._directory / folder)
-            sync_directory(self._directory)
-            dist.barrier(group=self._group)
-            return {"folder": folder, "files": files}
+            with _told_as_errors(f"shards of {name}"):
+                dcp.save(dict(shards), storage_writer=writer, process_group=self._group)
+            result = self._complete(own, place, folder)
+            done = [torch.zeros(1, dtype=torch.int64) for _ in range(world())]
+            dist.all_gather(
+                done, torch.tensor([int(not isinstance(result, OSError))]), group=self._group
+            )
+            if isinstance(result, OSError):
+                raise result
+            if not int(done[0]):
+                raise StoreError(
+                    f"shards of {name}", got="the first could not complete them", expected="it"
+                )
+            return result
         except BaseException:
-            shutil.rmtree(place, ignore_errors=True)
+            if rank() == 0:
+                shutil.rmtree(place, ignore_errors=True)
             raise
         finally:
             if own != place:
                 shutil.rmtree(own, ignore_errors=True)
+
+    def _complete(self, own: Path, place: Path, folder: str) -> dict[str, Any] | OSError:
+        """Bring together what was written, and give it its name; in the first, what to say of it, or what went
+        wrong, so that nobody waits for it."""
+        if rank():
+            if rank() in self._apart:
+                self._send(own, 0)
+            return {}
+        wrong = [error for number in self._apart if (error := self._receive(place, number))]
+        if wrong:
+            return wrong[0]
+        try:
+            files = {file.name: hash_of_file(file) for file in sorted(place.iterdir())}
+            sync_directory(place)
+            os.replace(place, self._directory / folder)
+            sync_directory(self._directory)
+        except OSError as error:
+            return error
+        return {"folder": folder, "files": files}
 
     def load(self, said: Mapping[str, Any], shards: dict[str, Tensor]) -> dict[str, Tensor]:
         """Copy what was written into this process's parts.
@@ -141,8 +161,8 @@ class ShardStore:
             for number in self._apart:
                 if rank() == 0:
                     self._send(place, number)
-                elif rank() == number:
-                    self._receive(place, 0)
+                elif rank() == number and (error := self._receive(place, 0)):
+                    raise error
         try:
             reader = HuggingFaceStorageReader(str(place))
             there = reader.read_metadata().state_dict_metadata
@@ -150,7 +170,8 @@ class ShardStore:
             if lacking:
                 raise StoreError(f"shards in {place.name}", got=f"no {lacking[0]}", expected="all")
             found = {name: tensor for name, tensor in shards.items() if name in there}
-            dcp.load(found, storage_reader=reader, process_group=self._group)
+            with _told_as_errors(f"shards in {place.name}"):
+                dcp.load(found, storage_reader=reader, process_group=self._group)
         finally:
             if own is not None:
                 shutil.rmtree(own, ignore_errors=True)
@@ -168,24 +189,47 @@ class ShardStore:
                     whole = torch.frombuffer(bytearray(piece), dtype=torch.uint8)
                     dist.send(whole, to, group=self._group)
 
-    def _receive(self, folder: Path, sender: int) -> None:
-        count = torch.zeros(1, dtype=torch.int64)
+    def _receive(self, folder: Path, sender: int) -> OSError | None:
+        """Take what :meth:`_send` sends, to its end; what went wrong, if something did."""
+        count, wrong = torch.zeros(1, dtype=torch.int64), None
         dist.recv(count, sender, group=self._group)
         for _ in range(int(count)):
             sizes = torch.zeros(2, dtype=torch.int64)
             dist.recv(sizes, sender, group=self._group)
             letters = torch.empty(int(sizes[0]), dtype=torch.uint8)
             dist.recv(letters, sender, group=self._group)
-            name = Path(bytes(letters.numpy()).decode()).name
-            with (folder / name).open("wb") as stream:
-                left = int(sizes[1])
-                while left:
-                    piece = torch.empty(min(left, _PIECE), dtype=torch.uint8)
-                    dist.recv(piece, sender, group=self._group)
-                    stream.write(piece.numpy().data)
-                    left -= len(piece)
-                stream.flush()
-                os.fsync(stream.fileno())
+            try:
+                with ExitStack() as stack:
+                    try:
+                        name = Path(bytes(letters.numpy()).decode()).name
+                        stream = stack.enter_context((folder / name).open("wb"))
+                        stack.callback(os.fsync, stream.fileno())
+                        stack.callback(stream.flush)
+                    except OSError as error:
+                        wrong = error
+                    left = int(sizes[1])
+                    while left:
+                        piece = torch.empty(min(left, _PIECE), dtype=torch.uint8)
+                        dist.recv(piece, sender, group=self._group)
+                        left -= len(piece)
+                        try:
+                            if wrong is None:
+                                stream.write(piece.numpy().data)
+                        except OSError as error:
+                            wrong = error
+            except OSError as error:  # at its end
+                wrong = error
+        return wrong
+
+
+@contextmanager
+def _told_as_errors(what: str) -> Iterator[None]:
+    """What went wrong in any process, as an Exception; that of torch is none."""
+    try:
+        yield
+    except CheckpointException as error:
+        reasons = {f"rank {n}: {in_words(e[0])}" for n, e in error.failures.items()}
+        raise StoreError(what, got="; ".join(sorted(reasons)), expected="no errors") from error
 
 
 def _part(tensor: Tensor) -> Tensor:
