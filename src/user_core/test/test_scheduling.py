@@ -173,3 +173,18 @@ print(json.dumps(found))
     if "refused" in found:
         pytest.skip(f"no real-time class here: {found['refused']}")
     assert found == {"class": os.SCHED_FIFO, "priority": 5}
+
+
+def test_threads_of_torch_wait_asleep_unless_somebody_chose_otherwise() -> None:
+    program = """
+import os, subprocess, sys
+from user_core.runtime.scheduling import let_threads_of_torch_sleep
+let_threads_of_torch_sleep()
+print(subprocess.check_output([sys.executable, "-c", "import os; print(os.environ['OMP_WAIT_POLICY'])"], text=True))
+"""
+    for chosen, expected in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        others = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+        done = subprocess.run(
+            [sys.executable, "-c", program], env={**others, **chosen}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert done.stdout.strip() == expected

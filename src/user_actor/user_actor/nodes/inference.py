@@ -30,7 +30,7 @@ from user_comm.run import run
 from user_core.errors import PolicyError, SuiteError, TransportError
 from user_core.policies import policy_config_hash
 from user_core.runtime.gpu_turns import GpuTurns, turns_on
-from user_core.runtime.scheduling import make_process_prompt
+from user_core.runtime.scheduling import let_threads_of_torch_sleep, make_process_prompt
 from user_core.types import ActionChunk, Observation, Task
 
 _LOOK_S = 0.2
@@ -288,6 +288,7 @@ def _in_precision(precision: str, device: Any) -> Callable[[], AbstractContextMa
 def main() -> None:
     """Entry point of the executable ``inference_node``."""
     make_process_prompt()
+    let_threads_of_torch_sleep()
     sys.exit(run(InferenceNode, "inference"))
 
 

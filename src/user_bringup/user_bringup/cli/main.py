@@ -11,6 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from user_core.errors import SuiteError
 from user_core.runtime.foreign_code import ExitCalled, exits_are_errors, report_if_ended
+from user_core.runtime.scheduling import let_threads_of_torch_sleep
 
 GROUP = "user.commands"
 #: Commands in whose own process drivers, policies and algorithms of other people work.
@@ -24,6 +25,7 @@ def main(words: Sequence[str] | None = None) -> int:
         Its exit code; 1 after an error, 2 for a wrong command line, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if words is None else words)
+    let_threads_of_torch_sleep()
     with contextlib.suppress(Exception):  # standard error may be no file
         if not faulthandler.is_enabled():
             faulthandler.enable()  # a crash in C is told with its line of Python

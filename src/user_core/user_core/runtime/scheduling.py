@@ -49,6 +49,16 @@ class _Attributes(ctypes.Structure):
     )
 
 
+def let_threads_of_torch_sleep() -> None:
+    """Have threads of one operation (OpenMP's) wait for each other asleep; for this process, before it
+    imports torch, and for those that it starts. Whoever has set OMP_WAIT_POLICY keeps it.
+
+    By default they wait in busy loops. Beside other processes one of them may wait for a core that
+    another one's loop has: training on two threads took 5 to 15 times as long.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def make_process_prompt() -> None:
     """For the process of a node with deadlines: all its threads, and those that they will start.
 

@@ -30,6 +30,7 @@ from user_core.errors import (
 )
 from user_core.reasons import NO_REASON, NO_ROBOT_SPEC, NO_STORE, Reason
 from user_core.runtime.files import write_atomically
+from user_core.runtime.scheduling import let_threads_of_torch_sleep
 from user_core.specs import RobotSpec
 from user_learner.learner import open_learner
 from user_learner.node_configs import LearnerNodeConfig
@@ -239,6 +240,7 @@ class LearnerNode(LifecycleNode):
 def main() -> None:
     """Entry point of the executable ``learner_node``. Of several that ``torchrun`` has started, the first is
     the node."""
+    let_threads_of_torch_sleep()
     if is_follower():
         from user_learner.ranks import follow
 
