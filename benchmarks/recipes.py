@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import recipes_late
+import recipes_one_step
 import recipes_online
 from learning_curves import EVALUATION_SEED, Ring, demonstrate
 
@@ -297,6 +298,7 @@ def two_ways(job: Job, scale: float) -> Job:
 KINDS = {
     "bc": bc, "noise": bc, "late": late, "hg_dagger": hg_dagger, "two_ways": two_ways,
     "online": recipes_online.online, "from_half": recipes_online.online, "guided": recipes_late.guided,
+    "one_step": recipes_one_step.one_step,
 }  # fmt: skip
 
 
@@ -331,7 +333,9 @@ def jobs(seeds: list[int]) -> list[Job]:
                 })  # fmt: skip
     for policy in ("flow", "action_chunks", "diffusion"):
         found.append({"kind": "two_ways", "policy": policy, "seed": 0, "updates": 3000, "rows": 16})
-    return found + recipes_online.jobs(seeds) + recipes_late.jobs(seeds)
+    return (
+        found + recipes_online.jobs(seeds) + recipes_late.jobs(seeds) + recipes_one_step.jobs(seeds)
+    )
 
 
 def _run(work: tuple[Job, float, str, float]) -> None:
@@ -486,6 +490,7 @@ def main() -> None:
         print(tables(lines))
     print(recipes_online.table(lines))
     print(recipes_late.table(lines))
+    print(recipes_one_step.table(lines))
     if arguments.curves:
         recipes_online.draw(lines, arguments.curves)
     if arguments.picture:
