@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -103,7 +104,7 @@ def _ready() -> Table:
 
 
 def _first_comment(file: Path) -> str:
-    """The first paragraph of the comment at the top of a file."""
+    """The first sentence of the comment at the top of a file."""
     lines: list[str] = []
     for line in file.read_text(encoding="utf-8").splitlines():
         text = line.lstrip("# ").strip()
@@ -111,7 +112,8 @@ def _first_comment(file: Path) -> str:
             break
         if text and not text.startswith("yaml-language-server"):
             lines.append(text)
-    return " ".join(lines)
+    sentence = re.split(r"(?<=\w\w\.) ", " ".join(lines))[0]  # not after "..." or "e.g."
+    return sentence.rstrip(":.")
 
 
 def _table(kind: str, io: TopicIo | None) -> Table:
