@@ -31,6 +31,7 @@ from user_testing.worlds.deployment import DeploymentRun
 from user_testing.worlds.together import SPEC, learner_config, little_store
 
 WHOLE = {"plugin": "user_testing.programs.whole_noise:WholeBC"}
+LAN = LinkQuality(rate_mbit_s=1000.0, delay_ms=0.2)
 POLICY = {"plugin": "tanh_gaussian", "params": {"hidden": [16]}}
 
 
@@ -145,6 +146,7 @@ def test_a_meeting_that_is_no_address_is_refused(tmp_path, store):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 @pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
 def test_two_hosts_that_are_really_apart_train_as_one(tmp_path):
     """Each has its own network and its own disk; the network is cut, and the first says which host is silent."""
@@ -158,7 +160,7 @@ def test_two_hosts_that_are_really_apart_train_as_one(tmp_path):
         "algorithm": {**WHOLE, "params": {"shard": "blocks"}},
     }
     one = weights(learner_config(shared / "one", store, **values))
-    with Host("near") as near, Host("far") as far, Link(near, far, LinkQuality()) as link:
+    with Host("near") as near, Host("far") as far, Link(near, far, LAN) as link:
         meeting = f"{link.address_of(near)}:29511"
         both = learner_config(shared / "both", store, hosts=["far"], meeting=meeting, **values)
 
@@ -230,8 +232,12 @@ def test_a_deployment_that_lists_another_host_goes_on_whoever_is_killed(
     for victim in (lambda: follower().pid, lambda: run.pid("learner")):
         learner, update = run.pid("learner"), run.number("update")
         os.kill(victim(), signal.SIGKILL)
-        run.until(lambda: run.pid("learner") not in (0, learner), "the learner begins again")
-        run.until(lambda: run.number("update") > update, "it has got further than it was")
+        run.until(
+            lambda pid=learner: run.pid("learner") not in (0, pid), "the learner begins again"
+        )
+        run.until(
+            lambda before=update: run.number("update") > before, "it has got further than it was"
+        )
     log = (run.folder / "logs/learner.log").read_text()
     assert "rank 1, on b: ended by SIGKILL" in log
     for one in (run, other):

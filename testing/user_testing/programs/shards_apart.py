@@ -1,13 +1,17 @@
 """Two processes write and read shards, the second as if it did not see the folder of the first."""
 
+import resource
+import signal
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
+from user_core.errors import StoreError
 from user_learner.training import shards as module
 from user_learner.training.shards import ShardStore
 
@@ -41,6 +45,15 @@ def main() -> None:
     assert isinstance(found["a"], DTensor)
     assert torch.equal(found["a"].full_tensor(), whole)
     assert torch.equal(found[f"own/{rank}"], tensors[f"own/{rank}"])
+    if rank == 1:  # its disk is full
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+    with pytest.raises(StoreError, match="rank 1"):
+        store.write("checkpoint-2.safetensors", 8, store.copy(tensors))
+    dist.barrier()
+    assert not list(place.glob("*checkpoint-2*"))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert bool(store.write("checkpoint-2.safetensors", 9, store.copy(tensors))) == (rank == 0)
     dist.destroy_process_group()
 
 
