@@ -3,13 +3,15 @@
     python examples/read_store.py STORE            # what it holds
     python examples/read_store.py STORE OUT        # each episode as OUT/NUMBER.npz
 
-It only reads, and may run beside the process that writes: it sees what was committed when it began.
+Compressed images need the package zstandard, those with loss Pillow. It only reads, and may run beside the process that writes: it sees what was committed when it began.
 """
 
+import io
 import json
 import math
 import pathlib
 import sqlite3
+import struct
 import sys
 import urllib.parse
 
@@ -41,6 +43,49 @@ def _file(name, columns, schema, size, nbytes):
     stride = max(64, end + -end % 64)
     row = {"names": columns, "formats": formats, "offsets": offsets, "itemsize": stride}
     return urllib.parse.quote(name, safe="") + ".col", np.dtype(row)
+
+
+def packed_rows(path, start, count):
+    """Rows of a compressed column."""
+    data = path.read_bytes()
+    (length,) = struct.unpack_from("<I", data, 8)
+    header = json.loads(data[12 : 12 + length])
+    size, found = header["group_rows"], []
+    for group in range(start // size, -(-(start + count) // size)):
+        offset, nbytes, _ = struct.unpack_from("<QII", data, 12 + length + 16 * group)
+        decode = _lossless if header["coding"] == "zstd" else _lossy
+        found.append(decode(data[offset : offset + nbytes], header))
+    return np.concatenate(found)[start % size :][:count]
+
+
+def _lossless(group, header):
+    import zstandard
+
+    dtype = np.dtype(header["dtype"])
+    left = zstandard.ZstdDecompressor().decompress(group[1:])
+    rows = np.frombuffer(left, f"<u{dtype.itemsize}").reshape(-1, *header["shape"]).copy()
+    prediction, green = group[0] & 7, group[0] & 8
+    if prediction and rows.ndim > 2:
+        lines = rows if prediction == 1 else rows[:1]  # from the line above
+        lines[...] = np.cumsum(lines, axis=1, dtype=rows.dtype)
+    if prediction == 2:  # from the row before
+        rows = np.cumsum(rows, axis=0, dtype=rows.dtype)
+    if green:
+        rows[..., 0] += rows[..., 1]
+        rows[..., 2] += rows[..., 1]
+    return rows.view(dtype.newbyteorder("<"))
+
+
+def _lossy(group, header):
+    from PIL import Image
+
+    found, at = [], 0
+    while at < len(group):
+        (nbytes,) = struct.unpack_from("<I", group, at)
+        image = np.array(Image.open(io.BytesIO(group[at + 4 : at + 4 + nbytes])))
+        found.append(image.reshape(image.shape[:2] + tuple(header["shape"][2:])))
+        at += 4 + nbytes
+    return np.stack(found)
 
 
 class Store:
@@ -75,6 +120,10 @@ class Store:
             folder = self.path / "segments" / f"{segment:08d}"
             part = {}
             for name, dtype in self.files:
+                packed = folder / name.replace(".col", ".packed")
+                if not (folder / name).exists() and packed.exists():
+                    part[dtype.names[0]] = packed_rows(packed, start, rows)
+                    continue
                 with open(folder / name, "rb") as stream:
                     stream.seek(start * dtype.itemsize)
                     found = np.frombuffer(stream.read(rows * dtype.itemsize), dtype)

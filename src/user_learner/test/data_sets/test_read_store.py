@@ -9,9 +9,12 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from user_core.types import TrajectorySchema
 from user_learner.replay import StoreReader, StoreWriter
+from user_learner.replay.config import CompressionConfig
+from user_learner.upkeep.compression import compress
 from user_testing.worlds.replay import IMAGE_SCHEMA, QUICK, SPEC, Actor, Plan, fill, same_columns
 
 HERE = Path(__file__).resolve()
@@ -40,6 +43,16 @@ def test_a_stranger_reads_a_store_of_today(tmp_path):
     with StoreWriter(tmp_path / "store", config=QUICK) as writer:
         fill(writer, Actor(1, schema=IMAGE_SCHEMA), [Plan(7), Plan(30), Plan(3, terminated=True)])
         fill(writer, Actor(2, schema=IMAGE_SCHEMA), [Plan(5, final=False)])
+    agree(tmp_path / "store")
+
+
+@pytest.mark.parametrize("images", ["zstd", "webp90"])
+def test_a_stranger_reads_compressed_images(tmp_path, images):
+    with StoreWriter(tmp_path / "store", config=QUICK.replace(segment_bytes=1)) as writer:
+        fill(
+            writer, Actor(1, schema=IMAGE_SCHEMA, chunk_rows=100), [Plan(500), Plan(543), Plan(90)]
+        )
+    assert compress(tmp_path / "store", CompressionConfig(images=images, raw_bytes=0)).segments == 1
     agree(tmp_path / "store")
 
 

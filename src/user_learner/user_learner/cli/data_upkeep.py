@@ -1,4 +1,4 @@
-"""``user data backup``, ``restore``, ``retain`` and ``tier``: what keeps a store for weeks."""
+"""``user data backup``, ``restore``, ``retain``, ``compress`` and ``tier``: what keeps a store for weeks."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from rich.console import Console
 
 from user_core.errors import SuiteError
 from user_learner.cli.running import list_lines, progress
-from user_learner.replay.config import RetentionConfig, StoreConfig
+from user_learner.replay.config import CompressionConfig, RetentionConfig, StoreConfig
 from user_learner.replay.segments import SEGMENTS
 from user_learner.replay.writer import StoreWriter
 from user_learner.upkeep.backup import backup, restore
+from user_learner.upkeep.compression import compress, decompress
 from user_learner.upkeep.retention import retain
 from user_learner.upkeep.tiering import bring_back, move_old
 
@@ -47,6 +48,24 @@ def add_upkeep(commands: Any) -> None:
     )  # fmt: skip
     keep.add_argument("--thin", type=int, default=0, help="of the others each so manieth stays")
     keep.set_defaults(run=_retain)
+
+    small = commands.add_parser(
+        "compress", help="compress images of full segments, while the store is in use"
+    )
+    small.add_argument("store", help="directory of the store")
+    small.add_argument(
+        "--images", default="zstd",
+        help="zstd (without loss, the default), or jpegQ or webpQ with the loss of quality Q",
+    )  # fmt: skip
+    small.add_argument(
+        "--camera", action="append", default=[], metavar="NAME=CODING",
+        help="another coding for one observation, raw for none; again for each",
+    )  # fmt: skip
+    small.add_argument(
+        "--raw-mb", type=float, default=0.0, help="megabytes of the newest rows that stay as they are"
+    )
+    small.add_argument("--undo", action="store_true", help="make all plain again")
+    small.set_defaults(run=_compress)
 
     move = commands.add_parser("tier", help="move old segments to a slower disk; links stay")
     move.add_argument("store", help="directory of the store")
@@ -92,6 +111,31 @@ def _retain(options: argparse.Namespace, console: Console) -> int:
         gone = retain(writer, policy)
     rows = sum(one.rows for one in gone)
     console.print(f"{rows:,} rows of {len(gone):,} segments were dropped")
+    return 0
+
+
+def _compress(options: argparse.Namespace, console: Console) -> int:
+    cameras = dict(text.partition("=")[::2] for text in options.camera)
+    with progress(console, "making plain" if options.undo else "compressing") as update:
+        if options.undo:
+            report = decompress(options.store, update)
+        else:
+            config = CompressionConfig(
+                images=options.images, cameras=cameras, raw_bytes=round(options.raw_mb * _MB)
+            )
+            report = compress(options.store, config, progress=update)
+    if not report.raw_nbytes:
+        console.print("nothing to do: no full segment has a plain column that may be compressed"
+                      if not options.undo else "nothing is compressed")  # fmt: skip
+    else:
+        share = report.nbytes / report.raw_nbytes
+        console.print(
+            f"{report.segments:,} segments: {report.raw_nbytes / _MB:,.1f} MB plain, "
+            f"{report.nbytes / _MB:,.1f} MB compressed ({share:.3f})"
+        )
+    for name, worst_db in report.psnr_db.items():
+        console.print(f"{name}: PSNR of the worst image {worst_db} dB")
+    list_lines(console, "note", report.notes, "yellow")
     return 0
 
 

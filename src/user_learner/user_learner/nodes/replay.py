@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import sys
 import threading
-from contextlib import ExitStack, closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 
 from user_msgs.msg import ReplayStatus
@@ -27,12 +29,15 @@ from user_learner.replay.reader import StoreReader
 from user_learner.replay.writer import StoreWriter
 from user_learner.robot_watch import RobotWatch
 from user_learner.training.progress import Rate
+from user_learner.upkeep.compression import compress, saved_bytes
 from user_learner.upkeep.retention import retain
 from user_learner.upkeep.tiering import move_old
 
 _GREETING_PERIOD_S = 0.2
 #: Time between two looks for robots that have come.
 _LOOK_PERIOD_S = 1.0
+#: Of the thread that compresses.
+_NICENESS = 10
 _RETRY_S = 0.5
 """After a full or failing disk; the producers send again what was not acknowledged."""
 
@@ -70,6 +75,8 @@ class ReplayNode(LifecycleNode):
         self._watch, self._logged = RobotWatch(config.robots), frozenset[str]()
         self.diagnostics.watch("robots", self._robots_item)
         stack.callback(self.diagnostics.unwatch, "robots")
+        self._noted: set[str] = set()
+        self._saved_bytes = saved_bytes(self._reader)
         self._stop = threading.Event()
 
     def activate(self, stack: ExitStack) -> None:
@@ -158,11 +165,12 @@ class ReplayNode(LifecycleNode):
         return True
 
     def _keep_while_active(self) -> None:
-        """Apply the retention policy, in a thread of its own: rewriting segments takes seconds."""
+        """Apply the retention policy and compress, in a thread of its own: rewriting segments takes seconds."""
         while not self._stop.wait(self.config.retention_period_s):
             try:
                 for gone in retain(self._writer, is_over=self._stop.is_set):
                     self.get_logger().info(f"dropped by the retention policy: {gone}")
+                self._compress()
                 keep_here_mb = self.config.tier.keep_here_mb
                 if self.config.tier.folder:
                     moved = move_old(
@@ -174,6 +182,24 @@ class ReplayNode(LifecycleNode):
                 self.diagnostics.resolve("upkeep")
             except (SuiteError, OSError, sqlite3.Error) as error:  # the next time may go better
                 self.diagnostics.report("upkeep", Level.WARN, str(error))
+
+    def _compress(self) -> None:
+        """In a thread of low priority: it takes processor time that robots and learners may want."""
+        config = self.config.store
+        if config.compression.is_off:
+            return
+        with ThreadPoolExecutor(1, "compression", _lower_priority) as thread:
+            report = thread.submit(
+                compress, self.config.path, config.compression, config.min_free_bytes,
+                self._stop.is_set,
+            ).result()  # fmt: skip
+        for note in sorted(set(report.notes) - self._noted):
+            self.get_logger().warning(f"compression: {note}")
+        self._noted |= set(report.notes)
+        with closing(StoreReader(self.config.path, with_extents=False)) as reader:
+            self._saved_bytes = saved_bytes(reader)
+        if report.segments:
+            self.get_logger().info(f"compressed: {report}")
 
     def _say_trouble(self, error: StoreError) -> None:
         trouble = Reason.of(error)
@@ -196,7 +222,8 @@ class ReplayNode(LifecycleNode):
         message.chunks = self._counts[ChunkStatus.STAGED]
         message.duplicates = self._counts[ChunkStatus.DUPLICATE]
         message.refused = self._counts[ChunkStatus.REFUSED]
-        message.disk_bytes = rows * (schema.row_nbytes if schema is not None else 0)
+        nbytes = rows * (schema.row_nbytes if schema is not None else 0)
+        message.disk_bytes = max(0, nbytes - self._saved_bytes)
         message.disk_free_bytes = shutil.disk_usage(self._writer.path).free
         message.rate_hz = self._rate.per_s()
         warnings = [self._trouble] if self._trouble else []
@@ -225,6 +252,11 @@ class ReplayNode(LifecycleNode):
         for key in flags.keys() - self._logged:
             self.get_logger().warning(f"data look wrong: {flags[key].text}")
         self._logged = frozenset(flags)
+
+
+def _lower_priority() -> None:
+    with suppress(OSError, AttributeError):  # not on each system
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 def main() -> None:

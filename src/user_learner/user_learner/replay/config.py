@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+from user_core.codecs.images import is_lossy
 from user_core.config import Config, setting
 from user_core.meaning import MEANINGS, check_accepted
+from user_core.types import OBSERVATION
+
+#: Coding of what is not compressed.
+RAW = "raw"
 
 
 class RetentionConfig(Config):
@@ -41,6 +46,42 @@ class RetentionConfig(Config):
     def by_rule(self) -> bool:
         """Whether some old episodes stay."""
         return bool(self.keep or self.thin)
+
+
+class CompressionConfig(Config):
+    """How the images of full segments are kept. Compressing needs a part of a core in the background;
+    nothing else waits for it."""
+
+    images: str = setting(
+        "zstd",
+        doc="Columns of at least 4096 bytes a row: zstd: without loss; jpegQ or webpQ: images with the loss of "
+        "quality Q (0 to 100), others without; raw: as they came.",
+    )
+    cameras: dict[str, str] = setting(
+        factory=dict,
+        doc="The same for single columns, by the name of the observation, for instance image_wrist: jpeg95.",
+    )
+    raw_bytes: int = setting(
+        4 * 2**30,
+        doc="The newest rows stay as they came, so many bytes of them: a store below it is not compressed.",
+        unit="B",
+        ge=0,
+    )
+
+    @property
+    def is_off(self) -> bool:
+        """Whether nothing is compressed."""
+        return self.images == RAW and all(coding == RAW for coding in self.cameras.values())
+
+    def coding(self, column: str) -> str:
+        """How a column is kept."""
+        return self.cameras.get(column.removeprefix(OBSERVATION), self.images)
+
+    def validate(self) -> None:
+        """Codings are known."""
+        for coding in (self.images, *self.cameras.values()):
+            if coding != RAW:
+                is_lossy(coding)
 
 
 class StoreConfig(Config):
@@ -86,6 +127,9 @@ class StoreConfig(Config):
     )
     retention: RetentionConfig = setting(
         factory=RetentionConfig, doc="How much is kept; by default everything."
+    )
+    compression: CompressionConfig = setting(
+        factory=CompressionConfig, doc="How images are kept; by default without loss."
     )
 
     def validate(self) -> None:

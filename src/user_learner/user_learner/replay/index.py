@@ -26,6 +26,8 @@ from user_core.types import TrajectorySchema
 
 INDEX_NAME = "index.sqlite"
 FORMAT_VERSION = 1
+#: Of a store with compressed columns: a release that does not know them must not take them for lost.
+PACKED_VERSION = 2
 _QUICK_CHECK_BYTES = 64 * 2**20
 _PAGE_BYTES = 4096
 
@@ -164,11 +166,11 @@ def _open(path: Path, writable: bool) -> sqlite3.Connection:
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:
     version = connection.execute("SELECT value FROM meta WHERE key='format_version'").fetchone()
-    if version is None or version[0] != FORMAT_VERSION:
+    if version is None or version[0] not in (FORMAT_VERSION, PACKED_VERSION):
         raise StoreError(
             f"format version of {path}",
             got=None if version is None else version[0],
-            expected=FORMAT_VERSION,
+            expected=f"{FORMAT_VERSION} or {PACKED_VERSION}",
             hint="Read it with the release that wrote it, export, and import here",
         )
     if path.stat().st_size <= _QUICK_CHECK_BYTES:

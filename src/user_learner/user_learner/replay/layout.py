@@ -123,6 +123,11 @@ class ColumnFile:
         """Name of the file in the directory of a segment."""
         return f"{quote(self.name, safe='')}.{self.ending}"
 
+    @property
+    def packed_filename(self) -> str:
+        """Name of the compressed file that takes its place (:mod:`user_learner.replay.packed`)."""
+        return f"{quote(self.name, safe='')}.packed"
+
 
 class RowLayout:
     """Where each column of a schema lies; equal schemas have equal layouts, everywhere."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import time
-import zlib
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from user_learner.replay.segments import (
     check_sizes,
     read_rows,
     remove_segment,
+    rows_differ,
     segment_directory,
 )
 
@@ -169,8 +169,7 @@ class _Verification:
         count = min(segment.rows, start + block_rows) - start
         path = segment_directory(self._reader.path, segment.id)
         for file, checksum in zip(self._reader.layout.files, expected, strict=True):
-            raw = read_rows(path, file, start, count)
-            if zlib.crc32(raw.reshape(-1).data) != checksum:
+            if rows_differ(path, file, start, count, checksum):
                 reason = f"checksum of {file.filename}, rows {start} to {start + count - 1}"
                 self._damage(Damage(segment.id, block, reason), known)
 

@@ -22,7 +22,9 @@ from user_core.errors import SpecError, StoreCorrupt, StoreError
 from user_core.specs import Array
 from user_core.types import ChunkId, EpisodeKey, EpisodeSource, TrajectorySchema
 from user_learner.replay.index import (
+    FORMAT_VERSION,
     INDEX_NAME,
+    PACKED_VERSION,
     WHOLE_SEGMENT,
     Damage,
     connect,
@@ -43,6 +45,7 @@ from user_learner.replay.segments import (
     read_rows,
     remove_leaving,
     remove_unknown,
+    rows_differ,
     segment_directory,
 )
 
@@ -276,7 +279,7 @@ def bad_block(path: Path, layout: RowLayout, block_rows: int, entry: LogEntry) -
     for block, expected in entry.checksums.items():
         start, stop = block * block_rows, min(end, (block + 1) * block_rows)
         for file, checksum in zip(layout.files, expected, strict=True):
-            if zlib.crc32(read_rows(path, file, start, stop - start).reshape(-1).data) != checksum:
+            if rows_differ(path, file, start, stop - start, checksum):
                 return block
     return None
 
@@ -306,6 +309,7 @@ def _write_index(store: Path, layout: RowLayout, found: list[_Found], warnings: 
                 schema=json.dumps(header.schema),
                 segment_rows=header.segment_rows,
                 block_rows=header.block_rows,
+                format_version=_version(store, layout, found),
                 removals=time.time_ns(),  # readers of the lost index begin afresh
             )
         pending = PendingIndex(connection)
@@ -315,6 +319,13 @@ def _write_index(store: Path, layout: RowLayout, found: list[_Found], warnings: 
         damages = [damage for segment in found for damage in segment.damages]
         if damages:
             set_aside(connection, damages)
+
+
+def _version(store: Path, layout: RowLayout, found: list[_Found]) -> int:
+    files = [file.packed_filename for file in layout.files]
+    paths = [segment_directory(store, one.header.segment) for one in found]
+    packed = any((path / name).exists() for path in paths for name in files)
+    return PACKED_VERSION if packed else FORMAT_VERSION
 
 
 def _enter(store: Path, layout: RowLayout, pending: PendingIndex, found: list[_Found]) -> None:

@@ -13,13 +13,16 @@ once; one whose episode is over takes the next.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import zlib
 from collections.abc import Iterable
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -29,6 +32,7 @@ from user_core.specs import Array
 from user_core.types import EpisodeKey, EpisodeSource
 from user_learner.replay.index import FORMAT_VERSION, StoreMeta
 from user_learner.replay.layout import LOG_NAME, ColumnFile, LogHeader, RowLayout, encode_header
+from user_learner.replay.packed import PackedColumn, can_pack
 from user_learner.replay.pending_index import PendingIndex, SegmentState
 
 SEGMENTS = "segments"
@@ -187,24 +191,94 @@ def pwrite_all(fd: int, data: memoryview, offset: int) -> None:
         written += os.pwrite(fd, view[written:], offset + written)
 
 
+def open_column(path: Path, file: ColumnFile) -> PackedColumn | BinaryIO:
+    """The plain file of a column, or the compressed one that has taken its place, also if it does so just now.
+
+    Raises:
+        OSError: There is neither, for instance because retention dropped the segment.
+        StoreCorrupt: The compressed one is damaged.
+    """
+    plain = path / file.filename
+    for _ in range(2):
+        try:
+            return open(plain, "rb", buffering=0)
+        except FileNotFoundError:
+            if not can_pack(file):
+                raise
+        with suppress(FileNotFoundError):
+            return PackedColumn(path / file.packed_filename, file)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(plain))
+
+
+def open_packed(path: Path, file: ColumnFile) -> PackedColumn | None:
+    """The compressed file of a column, where there is no plain one; None where there is. Raises as
+    :func:`open_column`."""
+    if not can_pack(file):
+        return None
+    column = open_column(path, file)
+    if isinstance(column, PackedColumn):
+        return column
+    column.close()
+    return None
+
+
 def read_rows(path: Path, file: ColumnFile, start: int, rows: int) -> Array:
-    """Read rows of one column file as bytes, (rows, stride). Raises StoreCorrupt when short."""
+    """Read rows of one column file as bytes, (rows, stride), from whichever file there is.
+
+    Raises:
+        OSError: There is none.
+        StoreCorrupt: It is cut short, or what is compressed is damaged.
+    """
     buffer = np.empty((rows, file.stride), np.uint8)
-    with open(path / file.filename, "rb") as stream:
-        stream.seek(start * file.stride)
-        count = stream.readinto(buffer.reshape(-1).data) if rows else 0
-    if count != buffer.nbytes:
+    with open_column(path, file) as column:
+        if isinstance(column, PackedColumn):
+            column.read(start, buffer)
+            return buffer
+        done, flat = 0, buffer.reshape(-1).data
+        column.seek(start * file.stride)
+        while done < buffer.nbytes:
+            count = column.readinto(flat[done:])  # type: ignore[attr-defined]
+            if not count:
+                break
+            done += count
+    if done != buffer.nbytes:
         raise StoreCorrupt(
             f"{path / file.filename} ends early",
-            got=f"{start * file.stride + count} bytes",
+            got=f"{start * file.stride + done} bytes",
             expected=f"at least {(start + rows) * file.stride}",
         )
     return buffer
 
 
+def rows_differ(path: Path, file: ColumnFile, start: int, rows: int, checksum: int) -> bool:
+    """Whether rows are not those that this checksum was made of. Of images that were compressed with loss it
+    cannot be told: those are checked as they are stored. Raises OSError."""
+    try:
+        if zlib.crc32(read_rows(path, file, start, rows).reshape(-1).data) == checksum:
+            return False
+        packed = open_packed(path, file)
+    except StoreCorrupt:
+        return True
+    if packed is None:
+        return True
+    with packed:
+        return packed.exact
+
+
 def check_sizes(path: Path, layout: RowLayout, rows: int, log_bytes: int) -> str:
     """Why the files of a segment cannot hold its committed rows; empty when they can. Cheap."""
-    needed = [(file.filename, rows * file.stride) for file in layout.files]
+    needed = []
+    for file in layout.files:
+        try:
+            packed = open_packed(path, file)
+        except (OSError, StoreCorrupt) as error:
+            return str(error) if isinstance(error, StoreCorrupt) else _missing(file, error)
+        if packed is None:
+            needed.append((file.filename, rows * file.stride))
+            continue
+        with packed:
+            if packed.header.rows < rows:
+                return f"{file.packed_filename} has {packed.header.rows} rows, {rows} are committed"
     for name, nbytes in [*needed, (LOG_NAME, log_bytes)]:
         try:
             found = (path / name).stat().st_size
@@ -213,6 +287,10 @@ def check_sizes(path: Path, layout: RowLayout, rows: int, log_bytes: int) -> str
         if found < nbytes:
             return f"{name} has {found} bytes, {nbytes} are committed"
     return ""
+
+
+def _missing(file: ColumnFile, error: OSError) -> str:
+    return f"{file.filename}: {error.strerror}"
 
 
 # --------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from user_core.runtime.files import write_atomically
 from user_core.specs import Array, ArraySpec
 from user_core.types import OBSERVATION, TrajectorySchema
 from user_learner.replay.layout import ColumnFile, RowLayout, column_file
+from user_learner.replay.segments import read_rows
 from user_learner.sampling.catalog import Snapshot
 
 _log = logging.getLogger(__name__)
@@ -115,12 +116,10 @@ class KeptFeatures:
         with _locked(target) as handle:
             done = min(_number(progress), rows) if os.fstat(handle).st_size else 0
             os.ftruncate(handle, capacity * features.stride)
-            pixels = np.memmap(
-                path / images.filename, np.uint8, "r", shape=(capacity, images.stride)
-            )
             while done < rows:
                 count = min(_AT_ONCE, rows - done)
-                seen = RowLayout.view(images, np.array(pixels[done : done + count]))[images.name]
+                pixels = read_rows(path, images, done, count)
+                seen = RowLayout.view(images, pixels)[images.name]
                 records = np.zeros(count, features.dtype)
                 records[features.name] = _made(maker, seen, self._device)
                 os.pwrite(handle, records.tobytes(), done * features.stride)

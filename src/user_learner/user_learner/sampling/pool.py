@@ -4,7 +4,7 @@ numpy can gather from one array only. So that a batch is one gather per column f
 many segments there are, a large range of addresses is reserved per column file (that costs
 nothing), and each segment is mapped, shared and read-only, into its place in that range.
 The pages are those of the page cache: all readers of a machine share them, and nothing is
-copied before the gather.
+copied before the gather. Of what is compressed they are decoded once, into memory of our own.
 
 Only rows that the index says are committed may be touched: elsewhere is a hole that reads
 zeros, or no mapping at all. A file that is cut short while it is mapped kills the process
@@ -31,6 +31,8 @@ from user_core.errors import StoreError
 from user_core.specs import Array
 from user_core.types import EpisodeSource
 from user_learner.replay.layout import ColumnFile, RowLayout
+from user_learner.replay.packed import PackedColumn, unpack_into
+from user_learner.replay.segments import open_column
 from user_learner.sampling.catalog import Snapshot
 from user_learner.sampling.draws import Population
 
@@ -131,11 +133,19 @@ class Region:
                 expected=f"within {self.rows} rows, at a page",
                 hint="Lift the limit on address space (ulimit -v), or give a memory budget",
             )
-        handle = os.open(path / self._file.filename, os.O_RDONLY)
-        try:
-            self._place(start, nbytes, mmap.PROT_READ, mmap.MAP_SHARED, handle)
-        finally:
-            os.close(handle)
+        with open_column(path, self._file) as column:
+            if isinstance(column, PackedColumn):
+                self._decode(path, start, nbytes, column.header.rows)
+            else:
+                self._place(start, nbytes, mmap.PROT_READ, mmap.MAP_SHARED, column.fileno())
+
+    def _decode(self, path: Path, start: int, nbytes: int, rows: int) -> None:
+        """Memory of our own for what is compressed, decoded once: it is drawn from as often as what is mapped."""
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+        self._place(start, nbytes, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1)
+        shape = rows, self._file.stride
+        memory = _Memory(self._address + start, shape, writable=True)
+        unpack_into(path / self._file.packed_filename, self._file, np.asarray(memory))
 
     def unmap(self, first_row: int, rows: int) -> None:
         """Let go of rows; their addresses stay reserved."""
@@ -160,12 +170,12 @@ class Region:
 
 
 class _Memory:
-    """Lets numpy look at an address, read-only."""
+    """Lets numpy look at an address."""
 
-    def __init__(self, address: int, shape: tuple[int, int]) -> None:
+    def __init__(self, address: int, shape: tuple[int, int], writable: bool = False) -> None:
         self.__array_interface__ = {
             "version": 3,
-            "data": (address, True),
+            "data": (address, not writable),
             "shape": shape,
             "typestr": "|u1",
         }

@@ -14,6 +14,8 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,9 @@ import numpy as np
 from user_core.errors import ConfigError, StoreCorrupt
 from user_core.specs import Array
 from user_core.types import EpisodeSource
-from user_learner.replay.layout import RowLayout
+from user_learner.replay.layout import ColumnFile, RowLayout
+from user_learner.replay.packed import PackedColumn
+from user_learner.replay.segments import open_column
 from user_learner.sampling.cache_units import CachedUnits, UnitRows, UnitTable
 from user_learner.sampling.catalog import SegmentTable, Snapshot
 from user_learner.sampling.config import SamplerConfig
@@ -34,7 +38,7 @@ _CACHE_PIECE_BYTES = 2 * 2**20
 class RowMemory:
     """Rows in anonymous memory, one array per column file.
 
-    Rows are read with ``preadv`` straight into their place, and the page cache is told to
+    Rows are read with ``preadv`` or decoded straight into their place, and the page cache is told to
     forget them, so that the memory taken is that of the cache and no other.
     """
 
@@ -85,36 +89,44 @@ class RowMemory:
                 release(array[self.rows :])
 
     def load(self, segments: SegmentTable, addresses: Array, rows: Array) -> int:
-        """Read rows of the stores, by address, into rows of the cache; return the bytes read.
+        """Read rows of the stores, by address, into rows of the cache; return their bytes.
 
         Raises:
             OSError: A file cannot be read, for instance because retention dropped it.
-            StoreCorrupt: A file is cut short.
+            StoreCorrupt: A file is cut short, or what is compressed is damaged.
         """
         segment, row = segments.locate(addresses)
-        breaks = (np.diff(segment) != 0) | (np.diff(row) != 1) | (np.diff(rows) != 1)
-        starts = [0, *(np.flatnonzero(breaks) + 1).tolist()]
+        breaks = np.flatnonzero((np.diff(segment) != 0) | (np.diff(row) != 1)) + 1
+        starts = [0, *breaks.tolist()]
         ends = [*starts[1:], len(rows)]
         nbytes = 0
-        for index, (file, array) in enumerate(zip(self._layout.files, self.arrays, strict=True)):
-            handle, current = -1, -1
-            try:
-                for start, end in zip(starts, ends, strict=True):
-                    if segment[start] != current:
-                        if handle >= 0:
-                            os.close(handle)
-                            handle = -1
-                        current = int(segment[start])
-                        path = segments.paths[current] / self._layout.files[index].filename
-                        handle = os.open(path, os.O_RDONLY)
-                        if hasattr(os, "posix_fadvise"):  # what follows is not wanted
-                            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
-                    target = array[rows[start] : rows[start] + end - start].reshape(-1)
-                    nbytes += _read(handle, target, int(row[start]) * file.stride)
-            finally:
-                if handle >= 0:
-                    os.close(handle)
+        for file, array in zip(self._layout.files, self.arrays, strict=True):
+            for start, end in zip(starts, ends, strict=True):
+                path = segments.paths[int(segment[start])]
+                _load(path, file, int(row[start]), array, rows[start:end])
+                nbytes += (end - start) * file.stride
         return nbytes
+
+
+def _load(path: Path, file: ColumnFile, first: int, array: Array, rows: Array) -> None:
+    """Read consecutive rows of a segment, ``first`` and those behind it, into rows of an array."""
+    with open_column(path, file) as column:
+        if isinstance(column, PackedColumn):
+            together = rows[-1] - rows[0] + 1 == len(rows)
+            # What is compressed is decoded in groups: once, and not once for each place it goes to.
+            out = array[rows[0] : rows[-1] + 1] if together else np.empty_like(array[: len(rows)])
+            column.read(first, out)
+            column.forget()
+            if not together:
+                array[rows] = out
+            return
+        handle = column.fileno()
+        if hasattr(os, "posix_fadvise"):  # what follows is not wanted
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
+        breaks = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+        for start, end in pairwise(breaks):
+            target = array[rows[start] : rows[end - 1] + 1].reshape(-1)
+            _read(handle, target, (first + start) * file.stride)
 
 
 def _read(handle: int, target: Array, offset: int) -> int:

@@ -22,14 +22,16 @@ from user_core.runtime.files import replace_durably, sync_directory
 from user_learner.replay.index import INDEX_NAME, connect, load_meta, set_meta, transaction
 from user_learner.replay.layout import LOG_NAME, RowLayout
 from user_learner.replay.maintenance import Report, verify
+from user_learner.replay.packed import NEW_SUFFIX, can_pack
 from user_learner.replay.segments import LEAVING, SEGMENTS, remove_unknown, segment_directory
+from user_learner.upkeep.compression import UPKEEP_LOCK
 
 Progress = Callable[[int, int], None]
 _PIECE = 4 * 2**20
 #: How often a backup begins anew when retention took a segment that it was about to copy.
 _ATTEMPTS = 5
 #: What is of one process or of one moment.
-_NOT_COPIED = ("writer.lock", INDEX_NAME, SEGMENTS, LEAVING)
+_NOT_COPIED = ("writer.lock", UPKEEP_LOCK, INDEX_NAME, SEGMENTS, LEAVING)
 #: Says that a directory is what an unfinished restore has written, and nobody's data.
 RESTORING = "restore.unfinished"
 
@@ -210,6 +212,12 @@ def _copy_segment(
     target.mkdir(parents=True, exist_ok=True)
     copied = 0
     for file in layout.files:
+        packed, plain = target / file.packed_filename, target / file.filename
+        if can_pack(file) and not (source / file.filename).exists():
+            if not packed.exists():
+                copied += _copy_whole(source / file.packed_filename, packed)
+            plain.unlink(missing_ok=True)  # what it has is in the compressed one, too
+            continue
         size = segment_rows * file.stride
         copied += _copy_part(
             source / file.filename, target / file.filename, had[0] * file.stride,
@@ -218,6 +226,13 @@ def _copy_segment(
     copied += _copy_part(source / LOG_NAME, target / LOG_NAME, had[1], log_bytes, log_bytes)
     sync_directory(target)
     return copied
+
+
+def _copy_whole(source: Path, target: Path) -> int:
+    new = target.with_name(target.name + NEW_SUFFIX)
+    shutil.copyfile(source, new)
+    replace_durably(new, target)
+    return target.stat().st_size
 
 
 def _copy_part(source: Path, target: Path, start: int, stop: int, size: int) -> int:

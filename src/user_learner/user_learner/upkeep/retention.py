@@ -42,6 +42,7 @@ from user_learner.replay.segments import (
     segment_header,
 )
 from user_learner.replay.writer import StoreWriter
+from user_learner.upkeep.compression import carry_over
 
 #: Tag of `user episodes tag` with which an episode stays.
 KEEP_TAG = "keep"
@@ -247,6 +248,8 @@ def rewrite(reader: StoreReader, plan: Plan, meta: StoreMeta, number: int) -> Re
                 files.sync(pool)
         finally:
             files.close()
+        old = [(segment_directory(store, s), e.start, e.rows) for s, e, _ in staying if e.rows]
+        carry_over(segment_directory(store, number), layout, old)
     except BaseException:
         fresh.close()
         remove_segment(segment_directory(store, number))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from user_core.runtime.files import sync_directory, write_atomically
 from user_learner.replay.index import INDEX_NAME, connect, load_meta
 from user_learner.replay.segments import SEGMENTS, is_away, remove_leaving, segment_directory
 from user_learner.sampling.features import PROGRESS_SUFFIX
+from user_learner.upkeep.compression import upkeep_lock
 
 #: Says of which store the segments beside it are.
 OWNER_NAME = "store.path"
@@ -71,10 +72,21 @@ def move_old(
     place = target / identity
     _claim(place, store)
     remove_leaving(store)
+    with upkeep_lock(store):
+        return _move_old(store, place, rows, keep_bytes, is_over)
+
+
+def _move_old(
+    store: Path,
+    place: Path,
+    segments: Sequence[tuple[int, int]],
+    keep_bytes: int,
+    is_over: Callable[[], bool],
+) -> TieringReport:
     _sweep(store, place)
     report = TieringReport()
     here = []
-    for segment, sealed in rows:
+    for segment, sealed in segments:
         path = segment_directory(store, segment)
         if path.is_symlink():
             report.there += 1
@@ -100,9 +112,14 @@ def move_old(
 
 def bring_back(store: str | Path) -> TieringReport:
     """Move all segments back to the store's own disk. Raises as :func:`move_old`."""
+    with upkeep_lock(Path(store)):
+        return _bring_back(Path(store))
+
+
+def _bring_back(store: Path) -> TieringReport:
     report = TieringReport()
     remove_leaving(Path(store))
-    for link in sorted((Path(store) / SEGMENTS).iterdir()):
+    for link in sorted((store / SEGMENTS).iterdir()):
         if not link.is_symlink():
             report.here += 1
             continue
