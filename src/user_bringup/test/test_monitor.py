@@ -15,6 +15,7 @@ from user_bringup.monitor.shares import Corrected, Share
 from user_bringup.monitor.state import DEMONSTRATION, EVALUATION, ONLINE
 from user_bringup.monitor.table import bar, duration, number, percent, size
 from user_bringup.report import RunSeries, write_report
+from user_core.config import shared_names
 
 
 class Clock:
@@ -368,3 +369,11 @@ def test_the_history_tells_robots_apart_and_whose_data_look_wrong(tmp_path):
     assert first["flags"] == [f"{said} [below_peers]"]
     assert second["robots"].keys() == {"panda"}, "the other one is silent"
     assert "flags" not in second, "so is who said it"
+
+
+def test_without_a_deployment_those_that_are_installed_are_listed(capsys):
+    assert up_main([]) == 2
+    said = capsys.readouterr().out
+    for name in shared_names("deployments"):
+        assert name in said
+    assert "A real robot on ROS 2 topics" in said and "[name:=value ...]" in said

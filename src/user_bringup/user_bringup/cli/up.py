@@ -13,8 +13,11 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
 
 from user_bringup.monitor import History, render
 from user_bringup.monitor.shares import named
@@ -28,6 +31,7 @@ from user_bringup.running import (
     ros_domains,
 )
 from user_bringup.running.fit import check_fit
+from user_core.config import shared_names
 from user_core.reasons import STORE_REFUSED, WAITS_FOR_GO
 from user_fleet.deployment import Deployment, Faults, parse_overrides
 from user_fleet.deployment.check import node_config
@@ -48,8 +52,12 @@ def main(argv: Sequence[str]) -> int:
 
     Exit code 0; 1 when a process was given up, or nothing was collected at all. The reason is said.
     """
-    arguments = _parser().parse_intermixed_args(argv)
     console = Console()
+    if not argv:
+        console.print(_deployments())
+        print("user up DEPLOYMENT [name:=value ...]; --explain shows what it starts, --help all options")
+        return 2
+    arguments = _parser().parse_intermixed_args(argv)
     overrides = parse_overrides(arguments.arguments)
     file = find_deployment(arguments.deployment)
     if arguments.explain:
@@ -115,6 +123,17 @@ def check(argv: Sequence[str]) -> int:
     wrong = f"{len(faults.found)} faults" if faults.found else "no faults"
     print(f"{file}: {len(processes)} processes, {wrong}")
     return 1 if faults.found else 0
+
+
+def _deployments() -> Table:
+    """The installed ones, each with its description."""
+    table = Table(title="Deployments", title_justify="left")
+    table.add_column("name", style="bold", no_wrap=True)
+    table.add_column("runs")
+    for name in shared_names("deployments"):
+        text = yaml.safe_load(find_deployment(name).read_text(encoding="utf-8"))
+        table.add_row(name, escape(str(text.get("description", ""))))
+    return table
 
 
 def _explain(file: Path, overrides: Mapping[str, Any], folder: Path) -> int:
