@@ -192,14 +192,16 @@ def test_a_cache_that_must_become_smaller_does_while_it_is_drawn_from(tmp_path):
         assert memory.rows < 0.7 * before
 
 
-def test_tables_of_a_sampler_are_part_of_its_memory(writer):
+def test_tables_of_a_sampler_are_part_of_its_memory(writer, monkeypatch):
+    monkeypatch.setattr("user_learner.sampling.source._FEW_BYTES", 0)
     with ReplaySource(writer.path, small_cache(6000)) as source:
         source.sample(BATCH)
-        before = source._cache_bytes(BATCH)
+        before, rows = source._cache_bytes(BATCH), source._pool._memory.rows
         assert source.cached
         fill(writer, Actor(2), [Plan(2)] * 200)
         source.refresh()
         assert before - source._cache_bytes(BATCH) > 200 * 200
+        assert source._pool._memory.rows < rows
 
 
 def test_what_cannot_be_read_is_told_once_and_no_longer_than_it_is_there(writer):

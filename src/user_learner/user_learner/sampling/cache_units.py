@@ -66,18 +66,27 @@ class UnitTable:
         start = runs.address[population.run] + population.offset
         low = start // block_rows
         parts = (start + population.count - 1) // block_rows - low + 1
+        # With millions of episodes this is much memory for a moment: what is not needed any more is let go of.
         piece = np.repeat(np.arange(len(start)), parts)
-        nth = np.arange(len(piece)) - np.repeat(np.cumsum(parts) - parts, parts)
-        key = low[piece] + nth
+        key = np.repeat(low - (np.cumsum(parts) - parts), parts)
+        key += np.arange(len(piece))
         begin = np.maximum(start[piece], key * block_rows)
-        end = np.minimum((start + population.count)[piece], (key + 1) * block_rows)
+        count = np.minimum((start + population.count)[piece], (key + 1) * block_rows)
+        count -= begin
+        run = population.run[piece]
+        del start, low, parts, piece
         order = np.lexsort((begin, key))
-        run, begin, count = population.run[piece][order], begin[order], (end - begin)[order]
+        run, begin, count = run[order], begin[order], count[order]
         keys, first = np.unique(key[order], return_index=True)
+        del key, order
         steps = np.add.reduceat(count, first) if len(first) else count
         offset = begin - runs.address[run]
         following = np.minimum(runs.rows[run] - offset - count + runs.after[run], horizon)
-        marks = (begin * _PRIMES[0]) ^ (count * _PRIMES[1]) ^ (following * _PRIMES[2])
+        marks = begin
+        marks *= _PRIMES[0]
+        marks ^= count * _PRIMES[1]
+        marks ^= following * _PRIMES[2]
+        del following
         if past:
             marks ^= np.minimum(runs.before(run, offset), past) * _PRIMES[3]
         mark = np.add.reduceat(marks, first) if len(first) else marks

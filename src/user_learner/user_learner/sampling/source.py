@@ -33,8 +33,9 @@ from user_learner.sampling.takeovers import acted_by, bad_steps, before_takeover
 #: Place of the store in ``extras["row"]``; below it, segment times rows of a segment plus row.
 STORE_SHIFT = 48
 _LOOK_PERIOD_S = 0.02
-#: Memory of a sampler's tables by run, also while the next ones are made (docs/measurements/data.md).
-_RUN_BYTES = 470
+#: Memory of a sampler's tables by run, also while the next ones are made (docs/measurements/data.md), and how much
+#: of it counts as what a cache reserves anyhow.
+_RUN_BYTES, _FEW_BYTES = 780, 2 * 2**20
 
 
 @dataclass(frozen=True)
@@ -464,7 +465,7 @@ class ReplaySource(Closing):
     def _cache_bytes(self, batch_size: int) -> int:
         """Memory of a sample cache: what batches and tables leave, so that a process takes the same however many
         episodes there are."""
-        tables = _RUN_BYTES * len(self._snapshot.runs.rows)
+        tables = max(0, _RUN_BYTES * len(self._snapshot.runs.rows) - _FEW_BYTES)
         return self._budget_bytes - self._batches_nbytes(batch_size) - tables
 
     def _keep_fresh(self) -> None:
