@@ -23,6 +23,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from user_bringup.chaos.verdict import count_steps
 from user_bringup.nodes.graph_listener import GraphListener
 from user_bringup.nodes.monitor import Monitor
+from user_comm.start import end_spinning
 from user_learner.replay import StoreReader
 from user_testing.domains import claim_domain
 from user_testing.ports import free_endpoint
@@ -124,9 +125,7 @@ class Run:
             self.until(answer.done, "the learner's node answers")
             assert answer.result().success
         finally:
-            executor.shutdown()
-            thread.join(5)
-            node.destroy_node()
+            end_spinning(thread, executor, node)
             context.try_shutdown()
 
 

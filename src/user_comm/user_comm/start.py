@@ -1,14 +1,21 @@
-"""How every process that speaks ROS begins to."""
+"""How every process that speaks ROS begins to, and how what spins in a thread ends."""
 
 from __future__ import annotations
 
+import logging
+import threading
+import time
 from collections.abc import Sequence
 
 import rclpy
 from rclpy.context import Context
+from rclpy.executors import Executor
+from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from user_core.runtime.half_made_ports import mend_half_made_ports
+
+_log = logging.getLogger(__name__)
 
 
 def start_rclpy(
@@ -35,3 +42,37 @@ def start_rclpy(
         domain_id=domain_id,
         signal_handler_options=SignalHandlerOptions.NO,
     )
+
+
+def end_spinning(
+    thread: threading.Thread, executor: Executor, *nodes: Node, patience_s: float = 10.0
+) -> bool:
+    """End an executor that spins in a thread, and only then its nodes.
+
+    What is destroyed under a thread that still waits for it, or is in the middle of a callback, crashes the process
+    in C. So nodes of a thread that does not end in time (a callback hangs, a host is busy) are left as they are: they
+    go with the process.
+
+    Args:
+        thread: Spins the executor; whatever else ends its loop was done.
+        executor: Is shut down.
+        nodes: Are destroyed.
+        patience_s: How long the thread may take to end, seconds.
+
+    Returns:
+        Whether the thread has ended, and the nodes are destroyed.
+    """
+    end_s = time.monotonic() + patience_s
+    executor.wake()
+    executor.shutdown(timeout_sec=patience_s)
+    thread.join(max(0.1, end_s - time.monotonic()))
+    if thread.is_alive():
+        _log.warning(
+            "thread %r still spins after %g s; its nodes are left as they are",
+            thread.name,
+            patience_s,
+        )
+        return False
+    for node in nodes:
+        node.destroy_node()
+    return True

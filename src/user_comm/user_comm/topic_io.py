@@ -24,7 +24,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
-from user_comm.start import start_rclpy
+from user_comm.start import end_spinning, start_rclpy
 from user_comm.subscriptions import TopicReader, let_go
 from user_comm.topics import interface_class
 from user_core.errors import DeviceTimeout, TransportError
@@ -543,10 +543,7 @@ def open_topic_io(
     finally:
         topic_io.close()
         stopping.set()
-        executor.wake()
-        thread.join(timeout=5.0)
-        executor.shutdown()
-        node.destroy_node()
+        end_spinning(thread, executor, node)
         rclpy.shutdown(context=context)
 
 

@@ -15,6 +15,7 @@ from user_msgs.msg import ActorStatus, ReplayStatus
 
 from user_comm import topics
 from user_comm.converters import CONVERTERS
+from user_comm.start import end_spinning
 from user_comm.topics import interface_class, profile
 from user_testing.waiting import TIMEOUT_S, wait_until
 
@@ -86,9 +87,7 @@ class GraphProbe:
         self.results.clear()
 
     def close(self) -> None:
-        self._executor.shutdown()
-        self._thread.join(5.0)
-        self.node.destroy_node()
+        end_spinning(self._thread, self._executor, self.node)
         self.context.try_shutdown()
 
 

@@ -15,6 +15,7 @@ from user_comm.bridge.bridge import Bridge
 from user_comm.bridge.config import BridgeConfig
 from user_comm.net.router import RouterConfig
 from user_comm.net.sessions import ZenohConfig, open_session, to_zenoh
+from user_comm.start import end_spinning
 from user_comm.topics import Quality, profile
 from user_testing.domains import claim_domain
 from user_testing.ports import free_endpoint
@@ -52,10 +53,7 @@ class Graph:
         )
 
     def close(self) -> None:
-        self._executor.shutdown()
-        self._spinning.join(5.0)
-        for node in self.nodes:
-            node.destroy_node()
+        end_spinning(self._spinning, self._executor, *self.nodes)
         self.context.try_shutdown()
 
 

@@ -19,6 +19,7 @@ from user_msgs.srv import AcquireLease, ReleaseLease, RenewLease, ResetRobot
 
 from user_comm import topics
 from user_comm.converters import action_chunk_to_message, observation_from_message
+from user_comm.start import end_spinning
 from user_comm.topics import interface_class, profile
 from user_core.types import ActionChunk, Observation
 from user_testing.processes import NodeProcess
@@ -102,9 +103,7 @@ class Client:
     def close(self) -> None:
         """End everything."""
         self.stop_driving()
-        self._executor.shutdown()
-        self._thread.join(5.0)
-        self.node.destroy_node()
+        end_spinning(self._thread, self._executor, self.node)
         rclpy.shutdown()
 
     def hear(self, topic: topics.Topic, callback: Callable[[Any], None]) -> Any:

@@ -24,6 +24,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
+from user_comm.start import end_spinning
 from user_comm.topics import interface_class
 from user_core.specs import Array
 from user_hal.safety.rotation import from_vector
@@ -190,12 +191,10 @@ class RosDriver:
 
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
-        self._executor.wake()
-        self._thread.join(timeout=10.0)
-        self._executor.shutdown()
-        for server in self._servers:  # else they stay in the graph
-            server.destroy()
-        self._node.destroy_node()
+        if end_spinning(self._thread, self._executor):
+            for server in self._servers:  # else they stay in the graph
+                server.destroy()
+            self._node.destroy_node()
         rclpy.shutdown(context=self._context)
 
     def newest(self, topic: str) -> Any:

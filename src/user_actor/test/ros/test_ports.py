@@ -22,6 +22,7 @@ from user_actor.outbox import OutboxStatus
 from user_comm.converters import Intervention, observation_to_message, set_stamp
 from user_comm.parameter_values import parameter_fields
 from user_comm.services import ServiceClient
+from user_comm.start import end_spinning
 from user_core.config import from_mapping
 from user_core.errors import CodecError, DeviceError, TransportError
 from user_core.interfaces import TeleopCommand
@@ -410,9 +411,7 @@ def test_giving_back_waits_for_no_answer_of_a_hal_that_is_gone(ros_domain, answe
         hung.set()
         if ending is not None:
             ending.join()
-        executor.shutdown()
-        spinning.join(5)
-        node.destroy_node()
+        end_spinning(spinning, executor, node)
         context.try_shutdown()
 
 

@@ -16,6 +16,7 @@ pytest.importorskip("nicegui", reason="nicegui is not installed")
 from user_bringup.nodes.console_graph import Drive
 from user_comm import topics
 from user_comm.converters import intervention_from_message, observation_to_message
+from user_comm.start import end_spinning
 from user_comm.topics import interface_class, profile
 from user_core.interfaces import TeleopCommand
 from user_core.types import Observation
@@ -39,10 +40,7 @@ def nodes(ros_domain):
     thread = threading.Thread(target=executor.spin, daemon=True)
     thread.start()
     yield made
-    executor.shutdown(1.0)
-    thread.join(5)
-    for node in made:
-        node.destroy_node()
+    end_spinning(thread, executor, *made)
     context.try_shutdown()
 
 

@@ -29,7 +29,7 @@ from user_comm.converters import (
     observation_from_message,
     robot_description_from_message,
 )
-from user_comm.start import start_rclpy
+from user_comm.start import end_spinning, start_rclpy
 from user_comm.subscriptions import CheckedSubscription, decode_bytes, let_go
 from user_comm.topics import interface_class, profile
 from user_core.errors import SuiteError
@@ -138,9 +138,7 @@ class ConsoleGraph:
 
     def __exit__(self, *ended: object) -> None:
         self._context.try_shutdown()
-        self._thread.join(5)
-        self._executor.shutdown(0)
-        self.node.destroy_node()
+        end_spinning(self._thread, self._executor, self.node)
 
     def _spin(self) -> None:
         try:

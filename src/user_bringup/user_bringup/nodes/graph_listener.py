@@ -13,7 +13,7 @@ import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import QoSProfile
 
-from user_comm.start import start_rclpy
+from user_comm.start import end_spinning, start_rclpy
 
 _LOOK_PERIOD_S = 0.5
 _Listener = TypeVar("_Listener", bound="GraphListener")
@@ -54,9 +54,7 @@ class GraphListener(ABC):
         trace: TracebackType | None,
     ) -> None:
         self._context.try_shutdown()
-        self._thread.join(5)
-        self._executor.shutdown(0)
-        self._node.destroy_node()
+        end_spinning(self._thread, self._executor, self._node)
 
     @abstractmethod
     def listen(self, topic: str, kind: str) -> tuple[Any, Any, QoSProfile]:

@@ -23,6 +23,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.serialization import serialize_message
 from rclpy.signals import SignalHandlerOptions
 
+from user_comm.start import end_spinning
 from user_comm.topic_io import RosTopicIo, open_topic_io
 from user_comm.topics import interface_class
 from user_core.config import from_mapping
@@ -89,10 +90,9 @@ class Arm:
 
     def __exit__(self, *_: object) -> None:
         self._active = None
-        self._executor.shutdown(timeout_sec=5.0)
-        self._thread.join(timeout=5.0)
-        self._server.destroy()
-        self.node.destroy_node()
+        if end_spinning(self._thread, self._executor):
+            self._server.destroy()
+            self.node.destroy_node()
         rclpy.shutdown(context=self._context)
 
     def say(self, is_open: bool) -> None:
