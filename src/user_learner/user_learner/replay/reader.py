@@ -350,7 +350,7 @@ def _table(rows: Iterable[tuple[int, ...]], columns: int) -> Array:
     """Rows of integers as an array. They become numbers piece by piece: as objects all of them would take many times
     the memory, and turning them at once would keep every other thread waiting."""
     rows = iter(rows)
-    pieces = [np.empty((0, columns), np.int64)]
+    pieces: list[Array] = [np.empty((0, columns), np.int64)]
     while piece := list(islice(rows, _PIECE_ROWS)):
         pieces.append(np.array(piece, np.int64))
     return np.concatenate(pieces)

@@ -35,7 +35,7 @@ STORE_SHIFT = 48
 _LOOK_PERIOD_S = 0.02
 #: Memory of a sampler's tables by run, also while the next ones are made (docs/measurements/data.md), and how much
 #: of it counts as what a cache reserves anyhow.
-_RUN_BYTES, _FEW_BYTES = 780, 2 * 2**20
+_RUN_BYTES, _FEW_BYTES = 800, 2 * 2**20
 
 
 @dataclass(frozen=True)
@@ -452,11 +452,14 @@ class ReplaySource(Closing):
                 pool = MappedPool(layout, self.config.horizon, past=self.config.past)
             else:
                 pool = SampleCache(layout, self.config, self._cache_bytes(batch_size))
-            pool.renew(pool.ready(self._snapshot, self._populations))
-            pool.settle()
+            self._bring_up(pool)
             pool.load_state(self._pool_state)
             self._pool = pool
         return self._pool
+
+    def _bring_up(self, pool: Pool) -> None:
+        pool.renew(pool.ready(self._snapshot, self._populations))
+        pool.settle()
 
     def _batches_nbytes(self, batch_size: int) -> int:
         batches = self.config.prefetch + self.config.keep
