@@ -109,12 +109,12 @@ class OtherHosts:
                 ) from error  # fmt: skip
             said = json.loads(store.get(COME + name))
             if differing := what_differs(said["software"], software()):
-                error = ConfigError(
+                other = ConfigError(
                     f"software of host {name}", got=differing[0], expected=differing[1],
                     hint="Install the same on all hosts",
                 )  # fmt: skip
-                store.set(REFUSED + name, str(error))
-                raise error
+                store.set(REFUSED + name, str(other))
+                raise other
             first[name], count[name] = number, int(said["ranks"])
             number += count[name]
         for name in names:
