@@ -14,19 +14,26 @@ import threading
 import time
 
 import numpy as np
+import psutil
 import pytest
 from rclpy.node import Node
 
 from user_bringup.console.access import COOKIE, Role, Tokens
 from user_comm import topics
 from user_comm.converters import observation_from_message
+from user_comm.start import end_spinning
 from user_comm.topics import interface_class, profile
 from user_core.config import from_mapping
 from user_core.fakes import PolicyMailbox
+from user_core.reasons import Reason
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Outcome, TrajectorySchema
+from user_fleet.resources.model import HostReport, Resource
+from user_fleet.scheduling.experiment import Experiment
+from user_fleet.scheduling.store import FleetStore
 from user_learner import learner
 from user_learner.replay import StoreWriter
+from user_learner.replay.index import WHOLE_SEGMENT, Damage, connect, set_aside
 from user_learner.sampling.source import ReplaySource
 from user_testing.ports import free_port
 from user_testing.waiting import wait_until
@@ -116,9 +123,7 @@ def eyes(ros_domain):
     thread = threading.Thread(target=executor.spin, daemon=True)
     thread.start()
     yield node
-    executor.shutdown(1.0)
-    thread.join(5)
-    node.destroy_node()
+    end_spinning(thread, executor, node)
     context.try_shutdown()
 
 
@@ -159,6 +164,86 @@ def test_the_page_has_the_certificate_of_the_network_and_its_token_travels_by_tl
     Tokens(tokens).remove("anna")
     page.reload()
     page.get_by_text("Who are you?").wait_for()
+
+
+def _serves(start_process, page, port, *words):
+    start_process(
+        ["user", "console", "--finished", "--port", str(port), *words], stdout=subprocess.DEVNULL
+    )
+    wait_until(lambda: _listens(port), "the console listens", 60)
+    faults = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
+    return faults
+
+
+_EXPERIMENT = {"name": "peg", "roles": {"robots": {"kind": "robot", "count": 2}}}
+
+
+def test_the_fleet_page_follows_the_scheduler_and_is_seen_whole_on_a_phone(
+    browser, tmp_path, start_process
+):
+    file, port = tmp_path / "fleet.sqlite", free_port()
+    arms = tuple(Resource(id=f"cell/robot/{n}", kind="robot", site="hall", joints=7) for n in "ab")
+    report = HostReport(host="cell", site="hall", life="one", sequence=1, resources=arms)
+    store = FleetStore(file)
+    store.take_over()
+    with store.transaction():
+        store.note_host("cell", "here", "", report.to_json())
+        store.add(from_mapping(Experiment, _EXPERIMENT))
+        grant = store.grant("cell/robot/a", "peg", "robots", False)
+        store.set_state("peg", "queued", Reason("no_match", "no second robot is free"))
+    store.say_alive()
+    (tmp_path / "history.jsonl").touch()
+    page = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True).new_page()
+    faults = _serves(start_process, page, port, str(tmp_path), "--fleet", str(file))
+    page.goto(f"http://127.0.0.1:{port}/fleet")
+    page.get_by_test_id("experiments").get_by_text("no second robot is free [no_match]").wait_for()
+    page.get_by_test_id("hosts").get_by_text("peg (robots)").wait_for()
+    page.wait_for_selector("[data-testid=timeline] canvas")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "wider than a phone"
+    with store.transaction():
+        store.end_grants(Reason("resource_failed", "it fell over"), fencing=grant.fencing)
+        store.note_host("cell", "silent", "nothing heard for 40 s", report.to_json())
+        store.set_state("peg", "running")
+    page.get_by_test_id("experiments").get_by_text("running").wait_for()  # without a reload
+    page.get_by_test_id("hosts").get_by_text("silent", exact=True).wait_for()
+    page.wait_for_function(
+        """() => getElement(parseInt(document.querySelector("[data-testid=timeline]").id.slice(1)))
+            .chart.getOption().series.some((one) => one.name === "failed")"""
+    )
+    store.close()
+    file.write_bytes(b"no database" * 100)
+    page.get_by_text("fleet.sqlite").wait_for()
+    assert page.locator("body").inner_text(), "a page that cannot read says why"
+    assert not faults, faults
+
+
+def test_an_episode_of_a_segment_that_was_set_aside_is_said_so_and_the_others_are_shown(
+    browser, tmp_path, start_process
+):
+    port, folder = free_port(), tmp_path / "store"
+    with StoreWriter(folder, config=QUICK.replace(segment_bytes=1)) as writer:
+        fill(writer, Actor(chunk_rows=2048), [Plan(1200) for _ in range(3)])
+    with contextlib.closing(connect(folder, writable=True)) as db:
+        set_aside(db, [Damage(1, WHOLE_SEGMENT, "its checksum is wrong")])
+    for file in sorted((folder / "segments").iterdir())[-1].iterdir():
+        file.unlink()
+    page = browser.new_page()
+    faults = _serves(start_process, page, port, str(folder))
+    page.goto(f"http://127.0.0.1:{port}/episodes")
+    page.get_by_text("3 of 3 episodes").wait_for()
+    said = []
+    for number in range(3):
+        page.goto(f"http://127.0.0.1:{port}/episode?key=actor1~1~{number}")
+        page.locator("[data-testid=plot] canvas, .text-negative").first.wait_for()
+        said.append(page.locator("body").inner_text())
+        if "rows of episode" not in said[-1]:
+            page.wait_for_selector("[data-testid=plot] canvas")
+    assert any("its checksum is wrong" in text for text in said), said
+    assert any("rows of episode" in text for text in said), said
+    assert any("damaged" not in text and "rows of episode" not in text for text in said), said
+    assert not faults, faults
 
 
 _ARM = RobotSpec(
@@ -264,6 +349,7 @@ def test_a_person_drives_judges_stops_and_looks_at_what_was_recorded(
     _stops_when_the_page_loses_the_focus(page)
     _stops_in_an_emergency(page, eyes)
     _finds_the_episode(page, console)
+    _says_that_a_camera_has_stopped(page, console, tmp_path)
     acts = [json.loads(t) for t in (tmp_path / "r" / "console_acts.jsonl").read_text().splitlines()]
     said = [act["what"] for act in acts]
     for what in ("takes the controls", "drives", "leaves the controls", "emergency stop"):
@@ -382,3 +468,40 @@ def _finds_the_episode(page, console):
         "() => [...document.images].filter(i => i.src.includes('/picture')).some(i => i.naturalWidth === 64)",
         timeout=30_000,
     )
+
+
+#: How bright the image of the camera is on the page, 0 to 255; -1: there is none.
+_BRIGHTNESS = """() => {
+    const image = document.querySelector("img[data-camera=front]");
+    if (!image || !image.naturalWidth) return -1;
+    const [canvas, size] = [document.createElement("canvas"), image.naturalWidth];
+    canvas.width = canvas.height = size;
+    const place = canvas.getContext("2d");
+    place.drawImage(image, 0, 0);
+    const bytes = place.getImageData(0, 0, size, size).data;
+    let sum = 0;
+    for (let i = 0; i < bytes.length; i += 4) sum += bytes[i] + bytes[i + 1] + bytes[i + 2];
+    return sum / (3 * size * size);
+}"""
+
+
+def _says_that_a_camera_has_stopped(page, console, folder):
+    page.goto(console)
+    _sees_the_camera_move(page)
+    before = page.evaluate(_BRIGHTNESS)
+    assert before > 20
+    (hal,) = [
+        one
+        for one in psutil.process_iter(["name", "cmdline"])
+        if one.info["name"] == "hal_node"
+        and str(folder / "r") in " ".join(one.info["cmdline"] or ())
+    ]
+    hal.suspend()
+    try:
+        dark = (
+            f"() => {{ const now = ({_BRIGHTNESS})(); return now >= 0 && now < {0.6 * before}; }}"
+        )
+        page.wait_for_function(dark, timeout=30_000)  # crossed out
+    finally:
+        hal.resume()
+    page.wait_for_function(f"() => ({_BRIGHTNESS})() > {0.8 * before}", timeout=60_000)

@@ -214,7 +214,7 @@ def test_one_drives_at_a_time_and_whatever_happens_to_his_page_the_robot_stops(l
     _a_page_that_loses_the_focus_lets_go(lab, ben)
     if lab.link:
         _a_link_of_300_ms_that_loses_packets_drives_and_a_cut_one_stops(lab, ben)
-    ben.page.get_by_test_id("leave").click()
+    _a_token_that_is_taken_back_stops_whom_it_let_drive(lab, ben)
     _the_console_dies_and_the_robot_goes_on(lab, anna)
     _a_browser_that_freezes_or_dies_lets_go(lab, anna, carl)
 
@@ -297,6 +297,17 @@ def _a_link_of_300_ms_that_loses_packets_drives_and_a_cut_one_stops(lab, ben):
     ben.has_the_controls()
     ben.drives()
     ben.lets_go()
+
+
+def _a_token_that_is_taken_back_stops_whom_it_let_drive(lab, ben):
+    ben.drives()
+    since_ns = time.monotonic_ns()
+    Tokens(lab.folder / "tokens.json").remove("ben")
+    ben.reads("your token was taken back")
+    assert lab.stopped_after_s(since_ns) < 5.0
+    ben.lets_go()
+    ben.page.reload()
+    ben.page.get_by_text("Who are you?").wait_for()
 
 
 def _the_console_dies_and_the_robot_goes_on(lab, anna):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +15,7 @@ import cv2
 import numpy as np
 
 from user_bringup.console.quality_watch import Quality, QualityWatch
-from user_core.errors import StoreCorrupt, StoreError
+from user_core.errors import StoreCorrupt, StoreError, SuiteError
 from user_core.specs import Array
 from user_core.types import EpisodeKey
 from user_learner.edits.entries import Edit
@@ -46,6 +47,7 @@ class EpisodeList:
         self.quality = QualityWatch(path, busy)
         self._lock = threading.RLock()
         self._view: EditedEpisodes | None = None
+        self._is_ahead = False
         self._listed: dict[str, Listed] = {}
         self._rows: OrderedDict[str, tuple[int, dict[str, Array]]] = OrderedDict()
 
@@ -61,6 +63,16 @@ class EpisodeList:
 
     def _list(self, view: EditedEpisodes) -> None:
         self._listed = {key_text(item.episode.key): item for item in list_all(view)}
+
+    def read_ahead(self) -> None:
+        """List a store for the first time before anybody asks for it; a large one takes a second. Returns at once."""
+        if not self._is_ahead:
+            self._is_ahead = True
+            threading.Thread(target=self._read, name="episodes", daemon=True).start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(SuiteError, OSError), self._open():  # whoever asks for it is told
+            pass
 
     def find(self, wanted: EpisodeFilter, most: int = 500) -> Found:
         """Those that a filter takes, the newest first and ``most`` of them. Raises StoreError where there is no

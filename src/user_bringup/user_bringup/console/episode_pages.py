@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,8 @@ _COLUMNS = (
     "start", "robot", "task", "source", "outcome", "steps", "return", "interventions", "version",
     "tags", "findings",
 )  # fmt: skip
+#: What a phone has no room for.
+_ON_WIDE, _WIDE = ("robot", "task", "source", "version"), "max-sm:hidden"
 _STRIP = 8
 _FILTERS = {
     "failed": "failures and time-outs",
@@ -54,6 +57,8 @@ def add_episode_pages(console: Console, app: FastAPI) -> None:
     """Register them."""
     store = Path(console.config.store) if console.config.store else None
     episodes = EpisodeList(store, console.seats.any_taken) if store is not None else None
+    if episodes is not None:
+        console.on_visit.append(episodes.read_ahead)
 
     @ui.page("/episodes")
     async def listing(request: Request) -> None:
@@ -93,7 +98,7 @@ async def _listing(episodes: EpisodeList) -> None:
     wanted: dict[str, Any] = {}
     with ui.row().classes("items-baseline gap-3"):
         count = ui.label("").classes("text-lg")
-        measured = ui.label("").classes("text-amber-8").props("data-testid=measured")
+        measured = ui.label("").classes("warn").props("data-testid=measured")
 
     async def fill() -> None:
         asked_s = time.monotonic()
@@ -158,8 +163,12 @@ async def _listing(episodes: EpisodeList) -> None:
                 name.replace("_", " "), on_change=lambda e, name=name: choose(name, e.value)
             ).tooltip(_FILTERS.get(name, "")).props(f"data-testid={name}")
     columns = [
-        {"name": n, "label": n, "field": n, "align": "left", "sortable": True} for n in _COLUMNS
-    ]
+        {
+            "name": n, "label": n, "field": n, "align": "left", "sortable": True,
+            **({"classes": _WIDE, "headerClasses": _WIDE} if n in _ON_WIDE else {}),
+        }
+        for n in _COLUMNS
+    ]  # fmt: skip
     table = ui.table(columns=columns, rows=[], row_key="id", pagination=50).classes("w-full")
     table.props("dense data-testid=episodes")
     table.on("rowClick", lambda e: ui.navigate.to(f"/episode?key={quote(e.args[1]['id'])}"))
@@ -186,7 +195,7 @@ async def _episode(console: Console, frame: Any, episodes: EpisodeList, key: str
     for damage in await asyncio.to_thread(episodes.damages, episode):
         ui.label(f"damaged, and not learned from: {damage}").classes("text-negative")
     for finding in episodes.quality.quality.findings.get(info.key, ()):
-        ui.label(f"{finding.kind}: {finding.text}").classes("text-amber-8")
+        ui.label(f"{finding.kind}: {finding.text}").classes("warn")
     _edits(console, frame, episodes, info)
     cameras = image_columns(columns)
     shown = [0]
@@ -333,7 +342,7 @@ def _plot(columns: Any) -> dict[str, Any]:
         for one in (series[0], series[-1]):
             one["markArea"] = {"silent": True, "label": {"show": False}, "data": areas}
     rows = list(range(len(columns["reward"]))) if "reward" in columns else []
-    axis = {"type": "category", "data": rows}
+    axis = {"type": "category", "data": rows, "axisLabel": {"color": INK}}
     return {
         "animation": False,
         "textStyle": {"color": INK},
@@ -343,8 +352,14 @@ def _plot(columns: Any) -> dict[str, Any]:
         "grid": [{"top": 40, "height": "28%"}, {"top": "52%", "height": "38%"}],
         "xAxis": [{**axis, "gridIndex": 0}, {**axis, "gridIndex": 1, "name": "row"}],
         "yAxis": [
-            {"name": "reward", "gridIndex": 0, "splitLine": LINES},
-            {"name": "action", "gridIndex": 1, "scale": True, "splitLine": LINES},
+            {"name": "reward", "gridIndex": 0, "splitLine": LINES, "axisLabel": {"color": INK}},
+            {
+                "name": "action",
+                "gridIndex": 1,
+                "scale": True,
+                "splitLine": LINES,
+                "axisLabel": {"color": INK},
+            },
         ],
         "series": series,
     }
@@ -367,6 +382,8 @@ async def _curves(console: Console) -> None:
         .style("grid-template-columns: repeat(auto-fit, minmax(22rem, 1fr))")
     )
 
+    shown: dict[str, Any] = {}
+
     async def draw() -> None:
         try:
             found = await asyncio.to_thread(
@@ -375,24 +392,45 @@ async def _curves(console: Console) -> None:
         except (SuiteError, OSError, ValueError) as error:
             ui.notify(str(error), type="negative")
             return
-        charts.clear()
-        with charts:
-            for title, lines in found.items():
-                ui.echart({
-                    "animation": False, "title": {"text": title, "textStyle": {"fontSize": 14, "color": INK}},
-                    "tooltip": {"trigger": "axis"}, "legend": {"top": 20} if len(lines) > 1 else {"show": False},
-                    "grid": {"left": 56, "right": 12, "top": 50, "bottom": 40},
-                    "xAxis": {"type": "value", "name": over.value, "nameLocation": "middle", "nameGap": 24, "min": "dataMin", "splitLine": LINES},
-                    "yAxis": {"type": "value", "scale": True, "splitLine": LINES},
-                    "series": [
-                        {"name": name, "type": "line", "showSymbol": False, "data": points} for name, points in lines.items()
-                    ],
-                }).style("height: 18rem")  # fmt: skip
+        for title in shown.keys() - found.keys():
+            shown.pop(title).delete()
+        for title, lines in found.items():
+            options = _curve(title, lines, over.value)
+            if title not in shown:
+                with charts:
+                    shown[title] = ui.echart(options).style("height: 18rem")
+            elif shown[title].options != options:
+                shown[title].options.clear()
+                shown[title].options.update(options)
+                shown[title].update()
 
     over.on_value_change(draw)
     chosen.on_value_change(draw)
-    ui.timer(10.0, draw)
+    ui.timer(10.0, draw, immediate=False)
     await draw()
+
+
+def _curve(title: str, lines: Mapping[str, Any], over: str) -> dict[str, Any]:
+    """A chart of one number, a line for each run."""
+    ink = {"color": INK}
+    legend = {"top": 20, "textStyle": ink} if len(lines) > 1 else {"show": False}
+    return {
+        "animation": False,
+        "title": {"text": title, "textStyle": {"fontSize": 14, **ink}},
+        "tooltip": {"trigger": "axis"},
+        "legend": legend,
+        "grid": {"left": 56, "right": 12, "top": 50, "bottom": 40},
+        "xAxis": {
+            "type": "value", "name": over, "nameLocation": "middle", "nameGap": 24, "min": "dataMin",
+            "splitLine": LINES, "nameTextStyle": ink,
+            "axisLabel": {"showMinLabel": False, "hideOverlap": True, **ink},
+        },
+        "yAxis": {"type": "value", "scale": True, "splitLine": LINES, "axisLabel": ink},
+        "series": [
+            {"name": name, "type": "line", "showSymbol": False, "data": [list(point) for point in points]}
+            for name, points in lines.items()
+        ],
+    }  # fmt: skip
 
 
 def _when(stamp_ns: int) -> str:

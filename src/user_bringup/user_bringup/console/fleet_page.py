@@ -135,12 +135,19 @@ def add_fleet_page(console: Console, app: FastAPI) -> None:
         await _FleetPage(fleet_file(console.config.fleet)).show()
 
 
+def _badge(state: str) -> None:
+    colour = _STATES.get(state, "grey")
+    badge = ui.badge(state, color=colour)
+    if colour == "warning":  # white on yellow cannot be read
+        badge.props("text-color=black")
+
+
 class _FleetPage:
     """One look after another; what has not changed is not sent again."""
 
     def __init__(self, file: Path) -> None:
         self._file, self._hours, self._changed = file, 24.0, Shown().changed
-        self._said = ui.label("").classes("text-lg")
+        self._said = ui.label("").classes("text-lg warn")
         with ui.column().classes("w-full gap-3") as self._body:
             with ui.card().classes("w-full"):
                 with ui.row().classes("w-full items-center"):
@@ -209,11 +216,11 @@ class _FleetPage:
                 with ui.column().classes("w-full gap-0"):
                     with ui.row().classes("items-center gap-2"):
                         ui.label(row["name"]).classes("font-bold")
-                        ui.badge(row["state"], color=_STATES.get(row["state"], "grey"))
+                        _badge(row["state"])
                         if row["priority"]:
                             ui.label(f"priority {row['priority']}").classes("opacity-70")
                     if row["text"]:
-                        ui.label(f"{row['text']} [{row['code']}]").classes("text-amber-8")
+                        ui.label(f"{row['text']} [{row['code']}]").classes("warn")
                     for role, has in row["roles"].items():
                         grants = ", ".join(
                             f"{g['resource']}, grant {g['fencing']}"
@@ -233,7 +240,7 @@ class _FleetPage:
                     ui.label(host.name).classes("font-bold")
                     ui.badge(host.state, color="positive" if here else "negative")
                     if not here:
-                        ui.label(host.text).classes("text-amber-8")
+                        ui.label(host.text).classes("warn")
                 mine = [
                     one
                     for one in look.resources
@@ -248,4 +255,4 @@ class _FleetPage:
                         if one.use:
                             ui.badge(one.use, color="primary")
                         if one.now != "ready":
-                            ui.label(one.now).classes("text-amber-8")
+                            ui.label(one.now).classes("warn")

@@ -14,10 +14,15 @@ from user_bringup.console.snapshot import Snapshot
 
 _REFRESH_S = 0.5
 #: Text and lines of charts, readable on light and on dark.
-INK, LINES = "#8a8f98", {"lineStyle": {"color": "#8a8f9855"}}
+INK, LINES = "#7b818a", {"lineStyle": {"color": "#8a8f9855"}}
 _STYLE = """
 :root { color-scheme: light dark; }
 .body--light { background: #f4f5f7; } .body--dark { background: #14171a; }
+.warn { color: #b45309; } .body--dark .warn { color: #ffb300; }
+@media (max-width: 600px) { /* a table whose rows are shown as paragraphs */
+  .stacked thead { display: none; } .stacked tbody tr { display: block; padding: .4rem .7rem; border-bottom: 1px solid #8884; }
+  .stacked tbody td { display: inline; padding: 0 .5rem 0 0 !important; border: 0; height: auto; white-space: normal; }
+  .stacked td:first-child { opacity: .7; } .stacked td:nth-child(3) { display: block; font-weight: 600; } }
 .figures { display: grid; grid-template-columns: auto 1fr; gap: .1rem .8rem; font-variant-numeric: tabular-nums; }
 .figures > :nth-child(odd) { opacity: .65; }
 .big { font-size: 2.2rem; line-height: 1.1; font-weight: 600; font-variant-numeric: tabular-nums; }
@@ -66,6 +71,8 @@ class Frame:
     def __init__(self, console: Console, request: Request, here: str) -> None:
         self.console = console
         self.visitor: Visitor = request.scope["visitor"]
+        for prepare in console.on_visit:
+            prepare()
         ui.add_css(_STYLE)
         ui.colors(primary="#1565c0", negative="#c62828", positive="#2e7d32")
         places = [

@@ -144,7 +144,7 @@ class _RobotCardView:
                 self._state = ui.badge("").classes("text-base")
                 self._safety = ui.badge("").classes("text-base")
                 self._driver = ui.badge("", color="primary").classes("text-base")
-            self._why = ui.label("").classes("text-amber-8")
+            self._why = ui.label("").classes("warn")
             with ui.row().classes("gap-1"):
                 for label, icon in (
                     ("success", "check"),
@@ -325,7 +325,7 @@ def _acts(console: Console, frame: Frame) -> None:
         {"name": n, "label": n, "field": n, "align": "left"}
         for n in ("when", "who", "what", "whom", "answer")
     ]
-    table = ui.table(columns=columns, rows=[], row_key="id").classes("w-full")
+    table = ui.table(columns=columns, rows=[], row_key="id").classes("w-full stacked")
     seen = [-1]
 
     def show(_: Snapshot) -> None:

@@ -59,6 +59,9 @@ class Console:
         config: Its parameters.
         look: Gives the state of the system now.
         graph: The ROS graph; None for a finished run.
+
+    Attributes:
+        on_visit: Called when a page is opened, from the server's thread; must not wait.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Console:
         run = Path(config.run_dir) if config.run_dir else None
         self.acts = ActLog(run / "console_acts.jsonl" if run and run.is_dir() else default_file())
         self.seats = DriverSeats()
+        self.on_visit: list[Callable[[], None]] = []
 
     def snapshot(self) -> Snapshot:
         """The state, made anew at most twice a second, however many pages look."""
