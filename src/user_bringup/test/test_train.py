@@ -2,6 +2,7 @@
 
 import json
 import threading
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ from user_bringup.offline import (
     algorithm_file,
     config_of,
     spec_of_store,
-    stores_of,
 )
 from user_core.config import Config, from_mapping
 from user_core.errors import ConfigError, SuiteError
@@ -23,6 +23,9 @@ from user_core.fakes import FakeTeleop, FakeTeleopConfig
 from user_core.interfaces import TeleopCommand
 from user_core.rewards import TaskReward
 from user_hal.robot_file import RobotFile
+from user_learner.data.exporting import export_lerobot
+from user_learner.data.importing import stores_of
+from user_learner.replay.reader import StoreReader
 
 ROBOT = {"robot": {"plugin": "fake", "params": {"episode_steps": 30}}}
 ALGORITHM = {
@@ -83,6 +86,54 @@ def test_from_a_store_to_a_policy_that_solves_the_task_with_curve_and_next_comma
     assert yaml.safe_load((out / "train.yaml").read_text())["training"]["utd"]["target"] is None
     assert main([*words, "--updates", "320"]) == 0, "the same command goes on"
     assert "update 320: success" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("how", ["lerobot", "npz"])
+def test_a_policy_cloned_from_imported_data_does_as_well(demos, tmp_path, how):
+    """By way of LeRobot's format, as it was; and as data of a stranger, by a mapping."""
+    more = []
+    if how == "lerobot":
+        pytest.importorskip("pyarrow")
+        export_lerobot(demos / "store", tmp_path / "data")
+    else:
+        (tmp_path / "data").mkdir()
+        with closing(StoreReader(demos / "store")) as reader:
+            for number, episode in enumerate(reader.episodes()):
+                columns = reader.read_episode(episode)
+                steps = ~columns["final"]
+                arrays = {
+                    name.removeprefix("observation."): rows[steps]
+                    for name, rows in columns.items() if name.startswith(("observation", "action"))
+                }  # fmt: skip
+                np.savez(tmp_path / f"data/{number}.npz", **arrays)
+        spec = spec_of_store(demos / "store")
+        arrays = {
+            name: {
+                "fields": [name],
+                "low": _plain(one.low),
+                "high": _plain(one.high),
+                "unit": one.unit,
+            }
+            for name, one in {**spec.observation, "action": spec.action}.items()
+        }
+        action = {**arrays.pop("action"), "kind": spec.action_kind.value}
+        mapping = {
+            "robot": spec.robot, "period_s": spec.period_s, "success": "always",
+            "observation": arrays, "action": action,
+        }  # fmt: skip
+        (tmp_path / "map.yaml").write_text(yaml.safe_dump(mapping))
+        more = ["--map", str(tmp_path / "map.yaml")]
+    out = tmp_path / "out"
+    words = [str(tmp_path / "data"), *more, "--algorithm", str(demos / "algorithm.yaml")]
+    words += ["--out", str(out), "--robot", str(demos / "robot.yaml"), "--evaluate", "5"]
+    assert main([*words, "learner.training.threads:=1"]) == 0
+    lines = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    trials = [line for line in lines if line["kind"] == "trial"]
+    assert trials[-1]["successes"] == 5  # as that of the original, above
+
+
+def _plain(bound):
+    return bound if bound is None or np.ndim(bound) == 0 else [float(value) for value in bound]
 
 
 def test_what_was_interrupted_goes_on_where_it_was(demos, tmp_path):

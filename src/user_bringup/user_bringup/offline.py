@@ -35,13 +35,9 @@ from user_core.interfaces import Reward
 from user_core.runtime.files import write_atomically
 from user_core.specs import RobotSpec
 from user_core.types import PolicyVersion
-from user_learner.data.importing import import_data
-from user_learner.data.mapping import load_mapping
 from user_learner.learner import LearnerConfig, open_learner
 from user_learner.ranks import Ranks
-from user_learner.replay.index import INDEX_NAME
 from user_learner.replay.meaning import read_meaning
-from user_learner.replay.writer import StoreWriter
 from user_learner.training.loop import TrainingLoop
 from user_learner.training.progress import Progress
 
@@ -61,46 +57,6 @@ def algorithm_file(name: str) -> Path:
             expected=f"a path, or one of {', '.join(shared_names('algorithms'))}",
         )  # fmt: skip
     return found
-
-
-def stores_of(
-    data: Sequence[str | Path],
-    into: Path,
-    mapping: str = "",
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[list[Path], list[str]]:
-    """Stores that hold what is given: itself, or what a data set is imported to, each episode once.
-
-    Args:
-        data: Stores, or data sets of other formats.
-        into: Store for what has to be imported; made when it is needed.
-        mapping: File that says what arrays of data sets are; empty: as they say themselves.
-        progress: Told of episodes imported, and in all.
-
-    Returns:
-        The stores, and what a person should know.
-
-    Raises:
-        SuiteError: It is neither, or cannot be read.
-    """
-    stores, foreign = [], []
-    for each in map(Path, data):
-        below = [each / name for name in ("", "replay") if (each / name / INDEX_NAME).exists()]
-        (stores.append(below[0]) if below else foreign.append(each))
-    notes: list[str] = []
-    if foreign:
-        given = load_mapping(mapping) if mapping else None
-        with StoreWriter(into) as target:
-            for each in foreign:
-                report = import_data(each, target, given, progress=progress)
-                notes += [*report.notes, *(f"{each}: {line}" for line in report.skipped)]
-                if report.mapping is not None and given is None:
-                    notes.append(
-                        f"{each}: what its actions do is not known ({report.mapping.action.kind.value}); "
-                        "before a robot is driven by this, say it: user data inspect, --map"
-                    )
-        stores.append(into)
-    return stores, notes
 
 
 def config_of(

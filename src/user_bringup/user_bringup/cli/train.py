@@ -31,11 +31,11 @@ def main(argv: Sequence[str]) -> int:
         config_of,
         solved,
         spec_of_store,
-        stores_of,
     )
     from user_bringup.report import write_report
     from user_core.errors import ConfigError
     from user_learner.cli.running import counting, list_lines
+    from user_learner.data.importing import stores_of
 
     console, out = Console(highlight=False), arguments.out
     data = [word for word in arguments.words if ":=" not in word]

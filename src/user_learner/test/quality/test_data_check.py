@@ -1,5 +1,7 @@
 """What is wrong with stored episodes is found, each kind by itself; what is right is not."""
 
+import argparse
+import io
 import json
 
 import numpy as np
@@ -14,6 +16,7 @@ from user_core.types import (
     TrajectorySchema,
 )
 from user_learner.cli.data_check import run_check
+from user_learner.data.exporting import export_hdf5
 from user_learner.edits.listing import EpisodeFilter, list_all, select
 from user_learner.edits.view import EditedEpisodes
 from user_learner.quality import StatisticsCache, judge
@@ -216,13 +219,10 @@ def test_filters_of_lists_use_them(found):
 
 
 def test_the_report_is_a_page_with_pictures_and_changes_nothing(store, tmp_path):
-    import argparse
-    import io
-
     before = {p: p.read_bytes() for p in store.rglob("*.col")}
     text = io.StringIO()
     options = argparse.Namespace(
-        store=str(store), edits="", out=str(tmp_path), all=False, json=False
+        store=str(store), edits="", map="", out=str(tmp_path), all=False, json=False
     )
     assert run_check(options, Console(file=text, width=160)) == 1
     assert "frozen_camera" in text.getvalue()
@@ -237,3 +237,17 @@ def test_the_report_is_a_page_with_pictures_and_changes_nothing(store, tmp_path)
     report = json.loads((tmp_path / "report.json").read_text())
     assert {f["number"] for f in report["findings"] if f["kind"] == "gaps"} >= {10}
     assert before == {p: p.read_bytes() for p in store.rglob("*.col")}
+
+
+def test_a_data_set_of_another_format_is_checked_as_it_would_be_imported(store, tmp_path):
+    pytest.importorskip("h5py")
+    export_hdf5(store, tmp_path / "data.hdf5")
+    options = argparse.Namespace(
+        store=str(tmp_path / "data.hdf5"), edits="", map="", out="", all=False, json=False
+    )
+    text = io.StringIO()
+    assert run_check(options, Console(file=text, width=160)) == 1
+    said = text.getvalue()
+    for kind in ("gaps", "jump", "clipped", "lag", "duplicate"):
+        assert kind in said, said
+    assert [file.name for file in tmp_path.iterdir()] == ["data.hdf5"], "nothing is left behind"

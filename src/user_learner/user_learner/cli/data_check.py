@@ -1,17 +1,19 @@
-"""``user data check STORE``: what of stored episodes a person should look at."""
+"""``user data check DATA``: what of episodes a person should look at, in a store or a data set of another format."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from user_learner.cli.running import progress
+from user_learner.cli.running import counting, list_lines, progress
+from user_learner.data.importing import stores_of
 from user_learner.edits.listing import list_all
 from user_learner.edits.view import EditedEpisodes
 from user_learner.quality.findings import KINDS
@@ -25,7 +27,13 @@ def add_check(commands: Any) -> None:
         "check",
         help="what should be looked at: gaps, cameras, jumps, labels, copies; changes nothing",
     )
-    check.add_argument("store", help="directory of the store; it may be in use")
+    check.add_argument(
+        "store", metavar="DATA",
+        help="directory of a store, which may be in use, or of a run; or a data set of another format",
+    )  # fmt: skip
+    check.add_argument(
+        "--map", default="", metavar="FILE", help="what the arrays of a data set are, in YAML"
+    )
     check.add_argument(
         "--edits", default="", metavar="FILE", help="where the edits are, if not in it"
     )
@@ -38,8 +46,19 @@ def add_check(commands: Any) -> None:
 
 
 def run_check(options: argparse.Namespace, console: Console) -> int:
-    """Check a store; return 0 when there is nothing to look at, else 1."""
-    with EditedEpisodes(options.store, options.edits) as view:
+    """Check a store; return 0 when there is nothing to look at, else 1.
+
+    A data set of another format is looked at as an import would take it, in a folder that is gone afterwards.
+    """
+    with TemporaryDirectory(prefix="user-check-") as folder:
+        with counting(console, "reading") as update:
+            stores, notes = stores_of([options.store], Path(folder) / "data", options.map, update)
+        list_lines(console, "note", notes, "yellow")
+        return _check(stores[0], options, console)
+
+
+def _check(store: Path, options: argparse.Namespace, console: Console) -> int:
+    with EditedEpisodes(store, options.edits) as view:
         listed = [i for i in list_all(view) if options.all or not i.episode.edits.excluded]
         cache = StatisticsCache(view.reader.path)
         with progress(console, "measuring episodes") as update:

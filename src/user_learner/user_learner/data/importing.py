@@ -9,7 +9,7 @@ recognised.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -21,9 +21,9 @@ from user_core.codecs.trajectory import RecordedEpisode
 from user_core.errors import SuiteError
 from user_core.specs import RobotSpec, digest
 from user_core.types import EpisodeKey, EpisodeSource, TrajectorySchema
-from user_learner.data.mapping import DataMapping, Mapped, propose
+from user_learner.data.mapping import DataMapping, Mapped, load_mapping, propose
 from user_learner.data.source import Description, EpisodeRef, Source, in_one_line, open_source
-from user_learner.replay.index import connect
+from user_learner.replay.index import INDEX_NAME, connect
 from user_learner.replay.layout import require_same_schema
 from user_learner.replay.meaning import join_meaning
 from user_learner.replay.transfer import TransferReport, take
@@ -229,3 +229,43 @@ class ImportLog:
             stream.flush()
             os.fsync(stream.fileno())
         self._known.update(marks)
+
+
+def stores_of(
+    data: Sequence[str | Path],
+    into: Path,
+    mapping: str = "",
+    progress: Progress = lambda done, total: None,
+) -> tuple[list[Path], list[str]]:
+    """Stores that hold what is given: itself, or what a data set is imported to, each episode once.
+
+    Args:
+        data: Stores, or data sets of other formats.
+        into: Store for what has to be imported; made when it is needed.
+        mapping: File that says what arrays of data sets are; empty: as they say themselves.
+        progress: Told of episodes imported, and in all.
+
+    Returns:
+        The stores, and what a person should know.
+
+    Raises:
+        SuiteError: It is neither, or cannot be read.
+    """
+    stores, foreign = [], []
+    for each in map(Path, data):
+        below = [each / name for name in ("", "replay") if (each / name / INDEX_NAME).exists()]
+        (stores.append(below[0]) if below else foreign.append(each))
+    notes: list[str] = []
+    if foreign:
+        given = load_mapping(mapping) if mapping else None
+        with StoreWriter(into) as target:
+            for each in foreign:
+                report = import_data(each, target, given, progress=progress)
+                notes += [*report.notes, *(f"{each}: {line}" for line in report.skipped)]
+                if report.mapping is not None and given is None:
+                    notes.append(
+                        f"{each}: what its actions do is not known ({report.mapping.action.kind.value}); "
+                        "before a robot is driven by this, say it: user data inspect, --map"
+                    )
+        stores.append(into)
+    return stores, notes

@@ -22,6 +22,7 @@ from user_core.codecs.trajectory import RecordedEpisode
 from user_core.errors import CodecError, PluginError, SuiteError
 from user_core.specs import Array, RobotSpec
 from user_core.types import TrajectorySchema
+from user_learner.replay.index import INDEX_NAME
 
 GROUP = "user.data_formats"
 
@@ -203,6 +204,11 @@ def find_format(path: Path, name: str = "") -> Format:
     for one in known.values():
         if one.recognises(path):
             return one
+    if any((path / folder / INDEX_NAME).exists() for folder in ("", "replay")):
+        raise CodecError(
+            f"data set {path}", got="a replay store", expected="data of another format",
+            hint="user replay info and user data check look into it, user replay merge takes it into another one",
+        )  # fmt: skip
     raise CodecError(
         f"data set {path}", got="no format that is known",
         expected="; ".join(f"{one.name}: {one.title}" for one in known.values()),
