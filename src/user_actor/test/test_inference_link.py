@@ -22,6 +22,7 @@ from user_core.config import Config
 from user_core.errors import CodecError, PolicyError, SpecError, TransportError
 from user_core.fakes import PolicyMailbox
 from user_core.interfaces import Policy
+from user_core.reasons import INFERENCE_REFUSED, Reason
 from user_core.runtime.gpu_turns import Arrivals, GpuTurns
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import ActionChunk, Observation, PolicyVersion, Task
@@ -208,6 +209,20 @@ def test_what_is_lost_makes_room_and_silence_is_noticed(wire):
     wait_until(wire.link.why_silent, "silence is noticed")
     wire.answer(3)
     assert not wire.link.why_silent()
+
+
+def test_what_the_other_host_says_is_the_reason_of_its_silence(wire):
+    wire = wire(silence_s=0.1)
+    wire.link.on_refusal("room for 2 robots")
+    assert wire.link.why_silent() == Reason(INFERENCE_REFUSED, "room for 2 robots")
+    wire.link.ask(observation(1), 1)
+    wait_until(lambda: wire.sent, "it is sent")
+    wire.answer(1)
+    assert not wire.link.why_silent()
+    wire.link.on_refusal("cannot be read")
+    wire.link.on_refusal("cannot be read")
+    wait_until(wire.link.why_silent, "one is not answered, and then none")
+    assert wire.link.why_silent().text == "cannot be read"
 
 
 def test_an_answer_that_takes_longer_than_that_is_taken_all_the_same(wire):

@@ -81,9 +81,9 @@ NO_TELEOP = _code("no_teleop", "Demonstrations need a teleoperator, and there is
 NO_POLICY = _code("no_policy", "No policy is configured.")
 NO_POLICY_VERSION = _code("no_policy_version", "No policy version has come yet.")
 INFERENCE_SILENT = _code("inference_silent", "The inference host does not answer.")
-INFERENCE_REFUSED = _code("inference_refused", "The inference host refused the last question.")
-INFERENCE_FULL = _code(
-    "inference_full", "The inference host answers other robots, and says why not this one."
+INFERENCE_REFUSED = _code(
+    "inference_refused",
+    "The inference host refused the last question, or has no room for this robot.",
 )
 LEARNER_SILENT = _code("learner_silent", "The learner that a lockstep robot waits for is silent.")
 LEARNER_BEHIND = _code("learner_behind", "A lockstep robot waits until the learner has caught up.")

@@ -20,7 +20,6 @@ from user_actor.loop.config import ChunksConfig, RemoteConfig
 from user_actor.loop.policy import check_plan
 from user_core.errors import PolicyError, SuiteError
 from user_core.reasons import (
-    INFERENCE_FULL,
     INFERENCE_REFUSED,
     INFERENCE_SILENT,
     NO_REASON,
@@ -247,7 +246,7 @@ class InferenceLink:
         self.sent = self.sent_bytes = self.answered = self.superseded = 0
         self.lost = self.refused = self.unasked = self.version = 0
         self.last_refusal = ""
-        self._turned_away, self._turned_away_ns = "", 0
+        self._told, self._told_ns = "", 0
         self._round_trips_ns: deque[int] = deque(maxlen=_REMEMBERED)
         self._thread = threading.Thread(target=self._run, name="inference-link", daemon=True)
 
@@ -301,11 +300,11 @@ class InferenceLink:
 
     def why_silent(self) -> Reason:
         """Why the other host counts as away; false if it does not."""
-        if self._turned_away_ns > self._heard_ns:  # it has said so: nobody waits for its silence
-            return Reason(INFERENCE_FULL, self._turned_away)
         silent_s = (self._clock.monotonic_ns() - self._heard_ns) * 1e-9
         if self._heard_ns and silent_s <= self.config.silence_s:
             return NO_REASON
+        if self._told_ns > self._heard_ns:
+            return Reason(INFERENCE_REFUSED, self._told)
         if self.last_refusal:
             return Reason(INFERENCE_REFUSED, self.last_refusal)
         since = f"for {silent_s:.0f} s" if self._heard_ns else "yet"
@@ -327,11 +326,11 @@ class InferenceLink:
     # --- what comes in
 
     def on_refusal(self, text: str) -> None:
-        """The other host says why it does not answer. From any thread."""
+        """The other host says why it does not answer: the reason if its silence lasts. From any thread."""
         with self._changed:
-            if text != self._turned_away or self._turned_away_ns <= self._heard_ns:
+            if text != self._told or self._told_ns <= self._heard_ns:
                 _log.warning("remote inference: %s", text)
-            self._turned_away, self._turned_away_ns = text, self._clock.monotonic_ns()
+            self._told, self._told_ns = text, self._clock.monotonic_ns()
 
     def on_answer(self, chunk: ActionChunk) -> None:
         """An answer came. From any thread."""
