@@ -14,10 +14,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import closing
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +38,7 @@ from user_core.types import (
 )  # fmt: skip
 from user_learner.data.exporting import export_lerobot
 from user_learner.data.importing import import_data
+from user_learner.data.lerobot.video import VideoReader, VideoWriter
 from user_learner.replay import StoreReader, StoreWriter
 from user_learner.replay.meaning import write_meaning
 
@@ -138,6 +143,90 @@ def decode_alone(path: Path) -> float:
     return time.perf_counter() - begin
 
 
+def as_version_2_1(v3: Path, path: Path, episodes: int, steps: int, coding: str) -> None:
+    """The same episodes as LeRobot 0.3 laid them out: a parquet and an mp4 for each."""
+    import pyarrow.parquet as pq
+
+    info = json.loads((v3 / "meta/info.json").read_text())
+    info |= {
+        "codebase_version": "v2.1",
+        "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
+        "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
+    }
+    (path / "meta").mkdir(parents=True)
+    (path / "data/chunk-000").mkdir(parents=True)
+    (path / "meta/info.json").write_text(json.dumps(info))
+    table = pq.read_table(v3 / "data/chunk-000/file-000.parquet")
+    lines = []
+    for number in range(episodes):
+        part = table.slice(number * steps, steps)
+        pq.write_table(part, path / f"data/chunk-000/episode_{number:06d}.parquet")
+        lines.append(json.dumps({"episode_index": number, "tasks": ["reach"], "length": steps}))
+        for name, feature in info["features"].items():
+            if feature["dtype"] == "video":
+                reader = VideoReader(v3 / f"videos/{name}/chunk-000/file-000.mp4")
+                images, _ = reader.frames(number * steps / 10, steps, 10.0)
+                reader.close()
+                file = path / f"videos/chunk-000/{name}/episode_{number:06d}.mp4"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                video = VideoWriter(file, Fraction(10), images.shape[1:3], coding)
+                video.add(images)
+                video.close()
+    (path / "meta/episodes.jsonl").write_text("\n".join(lines) + "\n")
+    (path / "meta/tasks.jsonl").write_text(json.dumps({"task_index": 0, "task": "reach"}) + "\n")
+
+
+def write_hdf5(arrays: Path, path: Path, compression: str | None) -> None:
+    """The episodes as robomimic lays them out, by h5py."""
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        for number, one in enumerate(sorted(arrays.glob("*.npz"))):
+            group = file.create_group(f"data/demo_{number}")
+            with np.load(one) as data:
+                group["actions"] = data["action"]
+                group["obs/joint_position"] = data["joint_position"]
+                for name in ("image_front", "image_wrist"):
+                    images = data[name]
+                    chunks = (1, *images.shape[1:]) if compression else None
+                    group.create_dataset(
+                        f"obs/{name}", data=images, compression=compression, chunks=chunks
+                    )
+
+
+def read_hdf5(path: Path) -> float:
+    """Seconds that h5py takes to read all of it."""
+    import h5py
+
+    begin = time.perf_counter()
+    with h5py.File(path) as file:
+        for demo in file["data"].values():
+            for one in (demo["actions"], *demo["obs"].values()):
+                one[()]
+    return time.perf_counter() - begin
+
+
+def import_beside(
+    name: str, path: Path, alone: Callable[[], float], folder: Path, frames: int, episodes: int
+) -> None:
+    """Import a data set three times, in turns with what decodes it alone; print the ratio."""
+    decoded, taken = [], []
+    for turn in range(3):
+        decoded.append(alone())
+        target = folder / f"{path.stem}{turn}.store"
+        begin = time.perf_counter()
+        with StoreWriter(target) as writer:
+            import_data(path, writer)
+        taken.append(time.perf_counter() - begin)
+        with closing(StoreReader(target)) as reader:
+            assert len(list(reader.episodes())) == episodes
+        shutil.rmtree(target)
+    print(
+        f"import, {name}: {frames / min(taken):.0f} frames/s, decoder alone "
+        f"{frames / min(decoded):.0f}, ratio {min(decoded) / min(taken):.2f}"
+    )
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -171,20 +260,19 @@ def main() -> None:
                 f"export, ours, {coding}: {ours:.2f} s, {frames / ours:.0f} frames/s, "
                 f"{report.psnr_db:.1f} dB, {nbytes / raw:.3f} of raw{times}"
             )
+        count = (folder, frames, options.episodes)
         for coding in ("av1", "h264", "lossless"):
-            alone, taken = [], []
-            for turn in range(3):
-                alone.append(decode_alone(folder / coding))
-                begin = time.perf_counter()
-                with StoreWriter(folder / f"{coding}{turn}") as writer:
-                    import_data(folder / coding, writer)
-                taken.append(time.perf_counter() - begin)
-                with closing(StoreReader(folder / f"{coding}{turn}")) as reader:
-                    assert len(list(reader.episodes())) == options.episodes
-            print(
-                f"import, {coding}: {frames / min(taken):.0f} frames/s, decoder alone "
-                f"{frames / min(alone):.0f}, ratio {min(alone) / min(taken):.2f}"
-            )
+            path = folder / coding
+            import_beside(f"v3, {coding}", path, partial(decode_alone, path), *count)
+        as_version_2_1(
+            folder / "h264", folder / "v21", options.episodes, options.steps, "h264"
+        )  # fmt: skip
+        path = folder / "v21"
+        import_beside("v2.1, h264", path, partial(decode_alone, path), *count)
+        for compression in (None, "gzip"):
+            path = folder / f"{compression or 'plain'}.hdf5"
+            write_hdf5(folder / "arrays", path, compression)
+            import_beside(f"HDF5, {compression}", path, partial(read_hdf5, path), *count)
         if theirs:
             begin = time.perf_counter()
             with StoreWriter(folder / "of_theirs") as writer:

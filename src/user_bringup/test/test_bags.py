@@ -482,7 +482,8 @@ def test_a_bag_that_a_killed_recorder_left_is_read_up_to_where_it_breaks_off(
     file = write_mcap(bag / "bag_0.mcap", motion(20.0))
     file.write_bytes(file.read_bytes()[: file.stat().st_size * 2 // 3])
     with closing(FORMAT.open(bag, {"robot": robot_file(tmp_path)})) as source:
-        assert any("breaks off" in note for note in source.describe().notes)
+        (note,) = source.describe().notes
+        assert "breaks off after" in note and "a recorder that was killed" in note
     report, found = taken(tmp_path, bag)
     assert not report.skipped and 100 < sum(map(len, found)) < 170
 
@@ -495,6 +496,14 @@ def test_damage_within_is_named_and_the_rest_is_taken(tmp_path: Path) -> None:
     report, found = taken(tmp_path, write(tmp_path / "bad", bad), contract)
     assert len(found) == 1 and len(report.skipped) == 1
     assert "joint_states" in report.skipped[0] and "after its start" in report.skipped[0]
+
+
+def test_a_bag_in_sqlite_that_was_cut_off_is_refused(tmp_path: Path) -> None:
+    bag = write(tmp_path / "bag", motion(3.0), "SQLITE3")
+    (file,) = bag.glob("*.db3")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(CodecError, match=r"bag.db3.*malformed.*copied in part"):
+        taken(tmp_path, bag)
 
 
 @pytest.mark.parametrize("fault", ["other type", "other frame", "no joints", "backwards", "empty"])

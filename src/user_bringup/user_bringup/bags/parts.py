@@ -61,7 +61,6 @@ class Part:
     Attributes:
         types: Types by topic.
         definitions: Texts of message definitions by type, with the format of each.
-        counts: Messages by topic; empty where only reading tells.
         damage: What is wrong with the file, for people; empty where it is whole.
     """
 
@@ -69,7 +68,6 @@ class Part:
         self.path = path
         self.types: dict[str, str] = {}
         self.definitions: dict[str, tuple[str, str]] = {}
-        self.counts: dict[str, int] = {}
         self.damage = ""
 
     def times(self, topics: Collection[str]) -> dict[str, Array]:
@@ -119,10 +117,9 @@ class McapPart(Part):
         try:
             self._read_index()
         except Exception as error:  # of the library, of many kinds: the file is not trusted
-            broken = said(error)
+            broken = str(error) if type(error) is ValueError else said(error)
             self.types.clear()
             self.definitions.clear()
-            self.counts.clear()
             self._topics.clear()
             self._schemas.clear()
             self._pieces.clear()
@@ -133,10 +130,13 @@ class McapPart(Part):
 
     def _read_index(self) -> None:
         with open(self.path, "rb") as stream:
+            stream.seek(-len(MCAP_MAGIC), 2)
+            if stream.read() != MCAP_MAGIC:
+                raise ValueError("no end, as of a recorder that was killed")
+            stream.seek(0)
             summary = library("mcap.reader", "MCAP").SeekingReader(stream).get_summary()
         if summary is None:
-            raise ValueError("no summary")
-        counts = summary.statistics.channel_message_counts if summary.statistics else {}
+            raise ValueError("no index")
         count = summary.statistics.message_count if summary.statistics else -1
         if count and not (summary.channels and summary.chunk_indexes):
             raise ValueError("no index of its chunks")
@@ -146,8 +146,6 @@ class McapPart(Part):
             self._take_channel(
                 channel.id, channel.schema_id, channel.topic, channel.message_encoding
             )
-            if channel.id in self._topics:
-                self._count(channel.topic, counts.get(channel.id, 0))
         self._pieces = [
             _Piece(
                 one.chunk_start_offset, one.chunk_length, True,
@@ -193,7 +191,10 @@ class McapPart(Part):
         if bad:
             self.damage = f"{bad} of its pieces cannot be read: they are left out"
         elif not ended:
-            self.damage = f"it breaks off ({broken}): what came before it is read"
+            self.damage = (
+                f"it breaks off after {position:,} of {self._size:,} bytes ({broken}): what came "
+                "before is read"
+            )
 
     def _end_loose(self, piece: _Piece | None, stream: Any) -> None:
         if piece is None:
@@ -208,8 +209,6 @@ class McapPart(Part):
         piece.first_ns = min(int(times.min()) for times in piece.times.values())
         piece.last_ns = max(int(times.max()) for times in piece.times.values())
         self._pieces.append(piece)
-        for channel, times in piece.times.items():
-            self._count(self._topics[channel], len(times))
 
     def _look_into(self, piece: _Piece, content: bytes) -> None:
         """Channels and times of a piece that was unpacked."""
@@ -244,9 +243,6 @@ class McapPart(Part):
         self._topics[number] = topic
         self.types[topic] = name
         self.definitions[name] = (encoding, text.decode("utf-8", "replace"))
-
-    def _count(self, topic: str, count: int) -> None:
-        self.counts[topic] = self.counts.get(topic, 0) + count
 
     # --- messages ---------------------------------------------------------------------------
 
@@ -435,7 +431,10 @@ class SqlitePart(Part):
                     for type_name, encoding, text in rows.fetchall():
                         self.definitions[type_name] = (encoding, text)
         except sqlite3.Error as error:
-            raise CodecError(f"{path}", got=str(error), expected="a bag in SQLite") from error
+            raise CodecError(
+                f"{path}", got=str(error), expected="a bag in SQLite",
+                hint="The file may have been copied in part" if "malformed" in str(error) else "",
+            ) from error  # fmt: skip
 
     def _open(self) -> sqlite3.Connection:
         # a log that a killed recorder left beside the file is read as well
@@ -447,20 +446,17 @@ class SqlitePart(Part):
 
     def times(self, topics: Collection[str]) -> dict[str, Array]:
         """See :class:`Part`."""
-        found: dict[str, Array] = {}
         try:
-            with closing(self._open()) as db:
-                for number, name in self._ids.items():
-                    if name in topics:
-                        rows = db.execute(
-                            "SELECT timestamp FROM messages WHERE topic_id = ?", (number,)
-                        )
-                        times = np.fromiter((row[0] for row in rows), np.int64)
-                        if len(times):
-                            found[name] = np.concatenate([found[name], times]) if name in found else times  # fmt: skip
+            with closing(self._open()) as db:  # what is large stands last in a row, and is not read
+                rows = db.execute("SELECT topic_id, timestamp FROM messages")
+                table = np.fromiter(rows, [("topic", np.int64), ("time", np.int64)])
         except (sqlite3.Error, TypeError, ValueError, OverflowError) as error:
             raise CodecError(f"{self.path}", got=str(error), expected="a whole bag") from error
-        return found
+        found: dict[str, list[Array]] = {}
+        for number, name in self._ids.items():
+            if name in topics and (times := table["time"][table["topic"] == number]).size:
+                found.setdefault(name, []).append(times)
+        return {name: np.concatenate(times) for name, times in found.items()}
 
     def messages(self, topics: Collection[str], start_ns: int, end_ns: int) -> Iterator[Recorded]:
         """See :class:`Part`."""

@@ -98,15 +98,6 @@ class Bag:
             raise CodecError(f"bag {path}", got="no .mcap or .db3 file", expected="one or several")
         return files
 
-    @property
-    def counts(self) -> dict[str, int]:
-        """Messages by topic, as far as the files say."""
-        found: dict[str, int] = {}
-        for part in self.parts:
-            for topic, count in part.counts.items():
-                found[topic] = found.get(topic, 0) + count
-        return found
-
     def times(self, topics: Collection[str]) -> dict[str, Array]:
         """When messages came, by topic: (n,) int64, sorted; most files tell without being read.
 

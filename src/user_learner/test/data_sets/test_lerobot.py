@@ -203,6 +203,43 @@ def test_version_2_1_is_read_by_a_mapping(tmp_path):
     assert (again.episodes, again.unread) == (0, 4)
 
 
+def changed(file, name, change):
+    """Change a column of a parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(file)
+    at = table.schema.get_field_index(name)
+    field = table.schema.field(at)
+    values = pa.array(change(table.column(at).to_pylist()), field.type)
+    pq.write_table(table.set_column(at, field, values), file)
+
+
+def test_episodes_with_faults_are_named_and_the_others_are_taken(tmp_path):
+    store(tmp_path / "store")
+    export_lerobot(tmp_path / "store", tmp_path / "v3", coding="lossless")
+    old = as_version_2_1(tmp_path / "v3", tmp_path / "old")
+    (old / "videos/chunk-000/observation.images.image_wrist/episode_000000.mp4").unlink()
+    file = old / "data/chunk-000/episode_{:06d}.parquet"
+
+    def without_a_number(rows):
+        rows[1][0] = float("nan")
+        return rows
+
+    changed(str(file).format(1), "action", without_a_number)
+    changed(str(file).format(2), "timestamp", lambda rows: rows[::-1])
+    report = take(old, tmp_path / "back")
+    assert report.episodes == 1
+    missing, number, backwards = report.skipped
+    assert "episode 0" in missing and "image_wrist" in missing and "no such file" in missing
+    assert "episode 1" in number and "action" in number and "not finite at step 1" in number
+    assert "episode 2" in backwards and "runs backwards" in backwards
+    meta = tmp_path / "v3/meta/episodes/chunk-000/file-000.parquet"
+    meta.write_bytes(meta.read_bytes()[:-100])  # nobody knows which episodes there are
+    with pytest.raises(CodecError, match=r"file-000.parquet.*cut short"):
+        take(tmp_path / "v3", tmp_path / "other")
+
+
 def test_a_store_comes_back_from_hdf5_bit_by_bit(tmp_path):
     pytest.importorskip("h5py")
     chunks = store(tmp_path / "store")

@@ -199,6 +199,9 @@ def _import(options: argparse.Namespace, console: Console) -> int:
                         )  # fmt: skip
                 except SuiteError as error:
                     if error.may_pass or error.code == "store_full":
+                        console.print(
+                            "[yellow]stopped[/]: what was taken stays; the same command goes on there"
+                        )
                         raise
                     failed = True
                     console.print(

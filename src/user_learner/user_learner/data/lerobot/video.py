@@ -241,6 +241,8 @@ def psnr_db(mean_squared_error: float) -> float:
 
 
 def _damaged(path: Path, error: Exception) -> CodecError:
+    if isinstance(error, FileNotFoundError):
+        return CodecError(f"video {path}", got="no such file", expected="the images of an episode")
     return CodecError(
         f"video {path}", got=" ".join(str(error).split()), expected="a whole video",
         hint="The file may be cut short or of another kind",
