@@ -168,7 +168,7 @@ def test_two_hosts_that_are_really_apart_train_as_one(tmp_path):
             files = [shared / "config.json", shared / "spec.json"]
             for file, value in zip(files, (to_mapping(settings), SPEC.to_dict()), strict=True):
                 file.write_text(json.dumps(value))
-            words = [sys.executable, "-m", "user_testing.programs.ranks", *map(str, files)]
+            words = [sys.executable, "-u", "-m", "user_testing.programs.ranks", *map(str, files)]
             return near.popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
 
         words = [sys.executable, "-m", "user_learner.ranks.beside", "--meeting", meeting]
@@ -187,9 +187,11 @@ def test_two_hosts_that_are_really_apart_train_as_one(tmp_path):
                 versions = both.directory / "policy.safetensors"
                 wait_until(lambda: read_version(versions).update > 40, "it goes on", 60)
                 link.cut()
-                out, said = process.communicate(timeout=60)
-                assert "far" in out, said[-3000:]
-                assert "no sign of life" in out
+                assert process.stdout is not None
+                said = process.stdout.readline()  # what a learner_node would end with
+                process.kill()
+            assert "far" in said
+            assert "no sign of life" in said
             link.restore()
             end = read_version(versions).update + 200
             last = both.replace(training=both.training.replace(max_updates=end))

@@ -133,7 +133,7 @@ def test_a_damaged_shard_refuses_its_checkpoint_and_the_one_before_is_used(tmp_p
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("killed", ["first", "other"])
+@pytest.mark.parametrize("killed", [pytest.param("first", marks=pytest.mark.slow), "other"])
 def test_a_rank_that_is_killed_while_it_writes_leaves_the_last_whole_checkpoint(
     tmp_path, store, killed
 ):
@@ -198,7 +198,9 @@ def test_what_cannot_be_sharded_is_refused(tmp_path, store):
             policy_of(from_mapping(LearnerConfig, {**to_mapping(settings), **more}))
         return str(caught.value)
 
-    assert "TanhGaussianNetwork" in refused(policy={"plugin": "tanh_gaussian"}, sampler={"n_step": 1})
+    assert "TanhGaussianNetwork" in refused(
+        policy={"plugin": "tanh_gaussian"}, sampler={"n_step": 1}
+    )
     value = {"plugin": "advantage_conditioned", "params": {"shard": "blocks"}}
     assert "AdvantageConditioned" in refused(
         algorithm=value, policy={"plugin": "advantage_flow", "params": {"rows": 4}}

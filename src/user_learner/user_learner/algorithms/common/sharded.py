@@ -97,6 +97,7 @@ class ShardedParameters:
         }
         groups = blocks_of(self._network) if by == "blocks" else _large_layers(self._network)
         for module in groups:
+            module.forward = _without_views(module.forward)
             fully_shard(module, **common)
         fully_shard(self._compute, **common)
 
@@ -198,6 +199,18 @@ class _Computed(nn.Module):
     def forward(self, *arguments: Any) -> Any:
         """The function's result."""
         return self._function(*arguments)
+
+
+def _without_views(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A forward pass whose output is no view: one that is, and that a network then changes in place, would lose the hook
+    that gathers the weights again on the way back, without a word."""
+
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        output = forward(*arguments, **keywords)
+        is_view = isinstance(output, Tensor) and output._is_view()
+        return output.clone() if is_view else output
+
+    return call
 
 
 def _local(tensor: Tensor) -> Tensor:
