@@ -52,12 +52,12 @@ def main(argv: Sequence[str]) -> int:
 
     Exit code 0; 1 when a process was given up, or nothing was collected at all. The reason is said.
     """
+    arguments = _parser().parse_intermixed_args(argv)
     console = Console()
-    if not argv:
+    if not arguments.deployment:
         console.print(_deployments())
         print("user up DEPLOYMENT [name:=value ...]; --explain shows what it starts, --help all options")
         return 2
-    arguments = _parser().parse_intermixed_args(argv)
     overrides = parse_overrides(arguments.arguments)
     file = find_deployment(arguments.deployment)
     if arguments.explain:
@@ -405,7 +405,10 @@ def _share(text: str) -> float:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="user up", description=__doc__)
-    parser.add_argument("deployment", help="name of an installed deployment, or a .yaml file")
+    parser.add_argument(
+        "deployment", nargs="?", default="",
+        help="name of an installed deployment, or a .yaml file; without it, those that are installed are listed",
+    )  # fmt: skip
     parser.add_argument(
         "arguments", nargs="*", metavar="name:=value",
         help="its arguments, and parameters of its processes by path (learner.training.batch_size:=64)",
