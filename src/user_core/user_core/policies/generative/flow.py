@@ -100,8 +100,8 @@ class FlowPolicy(PlainFlowPolicy):
 
         with torch.no_grad():
             model: Any = self._torch_model(self._network, self._inputs(observation))
-            noise, noises = torch.from_numpy(noise)[None], torch.from_numpy(noises)[:, None]
-            made, _ = Flow().wander(model, noise, noises)
+            begin, on_the_way = torch.from_numpy(noise)[None], torch.from_numpy(noises)[:, None]
+            made, _ = Flow().wander(model, begin, on_the_way)
         return self._to_robot(made[0].numpy())
 
     def act_batch(self, queries: Sequence[Query]) -> list[Array]:
