@@ -67,7 +67,9 @@ def test_instructions_are_encoded_once_and_go_to_actors_with_the_weights(words, 
     seen, acts = {"x": np.zeros(2, np.float32)}, {}
     for task in (Task("left"), Task("right"), Task("left"), Task("other", "go to the left")):
         actor.reset(task)
+        announced = len(words)
         acts.setdefault(task.name, []).append(actor.act(seen, deterministic=True))
+        assert len(words) == announced, "a step of the control loop encodes nothing"
     assert np.array_equal(*acts["left"]) and np.array_equal(acts["left"][0], acts["other"][0])
     assert not np.allclose(acts["left"][0], acts["right"][0])
     assert words[1:] == [["go to the left"]]  # words that no task had are encoded where it acts

@@ -62,7 +62,11 @@ class ClassifierConfig(Config):
         0.1, doc="A run of such frames goes on until the score is lower by this.", ge=0, le=1
     )
     frames: int = setting(2, doc="Such frames in a row that make a success.", ge=1, le=1000)
-    success_reward: float = setting(1.0, doc="Reward of the step that makes the success.")
+    success_reward: float = setting(
+        1.0,
+        doc="Reward of the step that makes the success and, where that does not end the episode, of each further one "
+        "for which it lasts: to stay is worth more than to leave.",
+    )
     step_reward: float = setting(0.0, doc="Reward of every other step.")
     terminates: bool = setting(True, doc="Whether a success ends the episode.")
 

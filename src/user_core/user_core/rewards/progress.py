@@ -72,7 +72,11 @@ class ProgressConfig(Config):
         0.0, doc="Progress from which it is a success; 0: the one chosen in training.", ge=0, le=1
     )
     frames: int = setting(2, doc="Such observations in a row that make a success.", ge=1, le=1000)
-    success_reward: float = setting(1.0, doc="Reward of the step that makes the success, beside.")
+    success_reward: float = setting(
+        1.0,
+        doc="Reward of the step that makes the success, beside and, where that does not end the episode, of each "
+        "further one for which it lasts: to stay is worth more than to leave.",
+    )
     step_reward: float = setting(0.0, doc="Reward of every step, beside.")
     terminates: bool = setting(True, doc="Whether a success ends the episode.")
 

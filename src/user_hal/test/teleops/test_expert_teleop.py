@@ -116,6 +116,15 @@ def test_who_solves_it_in_another_way_is_left_alone() -> None:
     arm.close()
 
 
+def test_a_robot_that_gets_nowhere_is_helped(reach) -> None:
+    teleop = ExpertTeleop(ExpertConfig(engage="corrects", longest=10, length=3))
+    teleop.connect(reach.spec)
+    first = reach.reset(1)
+    seen = replace(first, applied=AppliedAction(teleop.read(first).action, 1))
+    drives = [teleop.read(seen).engaged for _ in range(30)]
+    assert drives[:9] == [False] * 9 and drives.count(True) == 6, "twice, for a while each"
+
+
 def test_what_the_robot_did_while_it_was_not_looked_at_is_not_judged(reach) -> None:
     """On a busy host looks are missed, and what the expert would have done then is not known."""
     teleop = ExpertTeleop(ExpertConfig(engage="corrects"))

@@ -48,6 +48,12 @@ class ExpertConfig(Config):
     patience: int = setting(
         3, doc="corrects: so many actions in a row must be further away than that.", ge=1
     )
+    longest: int = setting(
+        40,
+        doc="corrects: he takes over, too, once the episode, or the time since his last correction, has lasted so many "
+        "observations: the robot gets nowhere. 0: he waits.",
+        ge=0,
+    )
     noise: float = setting(
         0.0,
         doc="Standard deviation of the noise on actions, as a share of the largest action.",
@@ -72,7 +78,7 @@ class ExpertTeleop(Teleop):
         self._expert: ScriptedExpert | None = None
         self._episode: int | None = None
         self._drives_episode = False
-        self._left = self._bad = 0
+        self._left = self._bad = self._alone = 0
         self._wanted: Array | None = None
         self._looked = 0
 
@@ -110,7 +116,7 @@ class ExpertTeleop(Teleop):
     def _begin(self, episode: int) -> None:
         if self._expert is not None:
             self._expert.reset()
-        self._episode, self._left, self._bad, self._wanted = episode, 0, 0, None
+        self._episode, self._left, self._bad, self._alone, self._wanted = episode, 0, 0, 0, None
         self._drives_episode = bool(self._random.random() < self.config.probability)
 
     def _engaged(self, observation: Observation) -> bool:
@@ -119,12 +125,15 @@ class ExpertTeleop(Teleop):
             return self._drives_episode
         if mode not in ("stretches", "corrects"):
             return mode == "always"
+        self._alone += 1
         if self._left > 0:
             self._left -= 1
+            self._alone = 0
         elif mode == "corrects":
             if observation.sequence - self._looked <= 1:  # else what he wanted then is not known
                 self._bad = self._bad + 1 if self._is_off(observation) else 0
-            if self._bad >= self.config.patience:
+            too_long = 0 < self.config.longest < self._alone
+            if self._bad >= self.config.patience or too_long:
                 self._left, self._bad = self.config.length, 0
         elif self._random.random() < 1.0 / self.config.every:
             self._left = self.config.length
