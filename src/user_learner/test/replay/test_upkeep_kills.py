@@ -1,138 +1,114 @@
-"""A store that is filled, thinned out, moved to a slower disk and edited, killed at random moments, over and over."""
+"""Whatever looks after a store is killed, again and again, while robots send: what was acknowledged stays.
+
+Import and export are killed in ``test_kills.py``, backups and single moments of compaction in ``test_upkeep.py``.
+"""
+
+from __future__ import annotations
 
 import random
-import signal
 import subprocess
 import sys
-import threading
 import time
 from contextlib import closing
 
-import numpy as np
 import pytest
 
 from user_learner.edits.log import EditLog
-from user_learner.replay import RetentionConfig, StoreReader, StoreWriter
+from user_learner.replay import StoreReader, StoreWriter
+from user_learner.replay.index import connect
 from user_learner.replay.maintenance import verify
-from user_learner.replay.segments import LEAVING, SEGMENTS
-from user_learner.upkeep.retention import retain
-from user_learner.upkeep.tiering import move_old
-from user_testing.worlds.replay import QUICK, Actor, Plan, joined
+from user_learner.replay.packed import NEW_SUFFIX
+from user_testing.worlds.replay import IMAGE_SCHEMA, QUICK, Actor, Plan, fill, joined, same_columns
 
-KILLS = 40
-SMALL = QUICK.replace(segment_bytes=1)
-POLICY = RetentionConfig(max_rows=4000, keep=("successes", "tagged"))
+KILLS = 72
+STORE = QUICK.replace(segment_bytes=1)  # 1024 rows
 
+#: Says that it begins, and goes on for ever; each further line that it prints is acknowledged.
 _WORK = """
 import sys
 from user_core.types import EpisodeKey
-from user_learner.edits.entries import Edit, EditKind
+from user_learner.edits.entries import Edit
 from user_learner.edits.log import EditLog
-from user_learner.replay import StoreWriter
+from user_learner.replay import RetentionConfig, StoreWriter
+from user_learner.replay.config import CompressionConfig
+from user_learner.upkeep.compression import compress, decompress
 from user_learner.upkeep.retention import retain
-from user_learner.upkeep.tiering import move_old
-sys.path.insert(0, sys.argv[3])
-from test_upkeep_kills import POLICY, SMALL, episodes
-store, slow = sys.argv[1:3]
-log = EditLog(store)
-with StoreWriter(store, config=SMALL) as writer:
-    done = max((ack.sequence for ack in writer.acknowledged()), default=0)
-    for number, chunks in enumerate(episodes()):
-        fresh = [chunk for chunk in chunks if chunk.id.sequence > done]
-        for chunk in fresh:
-            assert writer.append(chunk).status == "staged"
-        if not fresh:
-            continue
-        writer.commit()
-        print("episode", number, flush=True)
-        if number % 7 == 3:
-            key = EpisodeKey("actor1", 1, number)
-            log.append(Edit(EditKind.TAG, (key,), {"add": ["keep"], "remove": []}))
-            print("tag", number, flush=True)
-        if number % 3 == 0:
-            retain(writer, POLICY)
-        if number % 5 == 0:
-            move_old(store, slow, keep_bytes=200_000)
+from user_learner.upkeep.tiering import bring_back, move_old
+from user_testing.worlds.replay import QUICK
+what, store, slow, rows, turn = sys.argv[1:]
+print("ready", flush=True)
+if what == "compress":
+    while True:
+        compress(store, CompressionConfig(raw_bytes=0))
+        decompress(store)
+elif what == "tier":
+    while True:
+        move_old(store, slow, 0)
+        bring_back(store)
+elif what == "edit":
+    log, number = EditLog(store), 0
+    while True:
+        number += 1
+        tag = f"t{turn}n{number}"
+        log.append(Edit.tag([EpisodeKey("actor1", 1, 0)], [tag]))
+        print(tag, flush=True)
+else:
+    with StoreWriter(store, config=QUICK.replace(segment_bytes=1)) as writer:
+        policy = RetentionConfig(max_rows=int(rows), keep=("successes",), thin=4)
+        while True:
+            retain(writer, policy if what == "compact" else RetentionConfig(max_rows=policy.max_rows))
+            policy = policy.replace(max_rows=max(1, policy.max_rows - 100))
 """
 
 
-def episodes():
-    """Episodes without end: the chunks of one after the other."""
-    actor = Actor(1, chunk_rows=60)
-    number = 0
-    while True:
-        yield actor.chunks(Plan(100 + number % 90, terminated=number % 9 == 0))
-        number += 1
+def killed(what, store, slow, rows, turn, rng):
+    """Begin some upkeep, and kill it at a random moment of it; what it had acknowledged."""
+    words = map(str, (what, store, slow, rows, turn))
+    child = subprocess.Popen(
+        [sys.executable, "-c", _WORK, *words], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert child.stdout.readline() == "ready\n"
+        time.sleep(rng.uniform(0, 0.3))
+        assert child.poll() is None
+    finally:
+        child.kill()
+        told, _ = child.communicate()
+    return [line for line in told.splitlines(True) if line.endswith("\n")]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_kills_at_random_moments_lose_nothing_that_counts(tmp_path):
-    """What was acknowledged and counts is there, bit by bit; no episode is there in part; nothing is left behind."""
-    store, slow = tmp_path / "store", tmp_path / "slow"
-    told: list[tuple[str, int]] = []
-    moment = random.Random(17)
-    for _ in range(KILLS):
-        child = subprocess.Popen(
-            [sys.executable, "-c", _WORK, str(store), str(slow), str(__file__).rpartition("/")[0]],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        begun = threading.Event()
-
-        def listen(child=child, begun=begun):
-            for line in child.stdout:
-                if not line.endswith("\n"):  # killed while it said so
-                    return
-                what, number = line.split()
-                told.append((what, int(number)))
-                begun.set()
-
-        listener = threading.Thread(target=listen)
-        listener.start()
-        try:
-            assert begun.wait(60)
-            time.sleep(moment.uniform(0, 0.4))
-        finally:
-            child.send_signal(signal.SIGKILL)
-            child.wait()
-            listener.join()
-            child.stdout.close()
-        check(store, told)
-    move_old(store, slow, keep_bytes=200_000)
-    (place,) = slow.iterdir()
-    links = [path for path in (store / SEGMENTS).iterdir() if path.is_symlink()]
-    assert {path.name for path in place.iterdir() if path.is_dir()} == {link.name for link in links}
-    assert any(path.is_symlink() for path in (store / SEGMENTS).iterdir())
-
-
-def check(store, told):
-    with StoreWriter(store, config=SMALL) as writer:
-        assert writer.warnings == []
-        retain(writer, POLICY)
-    report = verify(store)
-    assert report.errors == []
-    acknowledged = {number for what, number in told if what == "episode"}
-    tagged = {number for what, number in told if what == "tag"}
-    edits = {edit.episodes[0].number for edit in EditLog(store).edits}
-    assert tagged <= edits
-    chunks = []
-    for _, of in zip(range(max(acknowledged) + 3), episodes(), strict=False):
-        chunks += of
-    wanted = joined(chunks)
-    with closing(StoreReader(store)) as reader:
-        known = {f"{row[0]:08d}" for row in reader.tables.segments}
-        here = {}
-        for one in reader.episodes():
-            rows = sum(extent[3] for extent in one.extents)
-            closed = one.result is not None
-            assert rows in (0, one.rows) or not closed, f"{one.key} is here in part"
-            if rows:
-                here[one.key.number] = one
-        for number, one in here.items():
-            found = reader.read_episode(one)
-            for name, rows in wanted[one.key].items():
-                assert np.array_equal(found[name], rows[: len(found[name])]), (number, name)
-    keeps = {n for n in acknowledged if n % 9 == 0} | tagged
-    assert keeps <= here.keys()
-    assert {path.name for path in (store / SEGMENTS).iterdir()} == known
-    assert not (store / LEAVING).exists() or not any((store / LEAVING).iterdir())
+def test_seventy_kills_of_what_looks_after_a_store(tmp_path):
+    store, slow, rng = tmp_path / "store", tmp_path / "slow", random.Random(17)
+    actor, chunks, tags = Actor(1, schema=IMAGE_SCHEMA, chunk_rows=100), [], set()
+    for turn in range(KILLS):
+        with StoreWriter(store, config=STORE) as writer:
+            assert writer.warnings == []
+            if turn % 6 < 2:
+                chunks += fill(writer, actor, [Plan(300, terminated=n % 3 == 0) for n in range(6)])
+        what = ("compress", "edit", "compact", "tier", "compress", "retain")[turn % 6]
+        with closing(StoreReader(store)) as reader:
+            before = {e.key for e in reader.episodes() if e.extents}
+            rows = int(reader.tables.segments[:, 2].sum())
+        tags |= {tag.strip() for tag in killed(what, store, slow, rows, turn, rng)}
+        with StoreWriter(store, config=STORE) as writer:
+            assert writer.warnings == []
+        report = verify(store)
+        assert report.ok, report.errors
+        wanted = joined(chunks)
+        with closing(StoreReader(store)) as reader:
+            found = [e for e in reader.episodes() if e.extents]
+            assert len({e.key for e in found}) == len(found)
+            if what in ("compress", "edit", "tier"):
+                assert {e.key for e in found} == before
+            for episode in found:
+                if sum(extent[3] for extent in episode.extents) == episode.rows:
+                    assert same_columns(reader.read_episode(episode), wanted[episode.key])
+        said = {tag for edit in EditLog(store).edits for tag in edit.values.get("add", ())}
+        assert tags <= said
+    assert len(list(store.rglob(f"*{NEW_SUFFIX}"))) <= 1
+    with closing(connect(store, writable=False)) as index:
+        gone, rows = index.execute("SELECT count(*), sum(rows) FROM retired").fetchone()
+    print(f"{KILLS} kills, {len(chunks)} chunks, {len(tags)} edits acknowledged; retention rewrote or "
+          f"dropped {gone} segments with {rows} rows that went")  # fmt: skip
+    assert gone
