@@ -167,7 +167,7 @@ class ActionSource:
         if port is not None:
             self._remote = RemotePolicy(port, pacer, clock, self._send_rows, chunks, action)
         acting = self.policies.current().policy if self.policies is not None else policy
-        self._seen = ObservationHistory(getattr(acting, "observation_history", 1))
+        self._history = ObservationHistory(getattr(acting, "observation_history", 1))
         self._delayed: DelayedPlans | None = None
         if chunks.execution != "sequential" or chunks.delay_steps:
             averaged = chunks.execution == "ensemble"
@@ -197,7 +197,7 @@ class ActionSource:
         if self._remote is not None and self.policies is None:
             newest = self._robot.observations.newest
             return self._remote.why_waiting(
-                None if newest is None else self._seen.with_past(newest)
+                None if newest is None else self._history.with_past(newest)
             )
         if self.policies is None:
             return Reason(NO_POLICY, "there is no policy")
@@ -234,7 +234,7 @@ class ActionSource:
         self._sequence = max(self._sequence, self._clock.wall_ns() // 1000)
         self.arbiter.reset()
         self._random.reset()
-        self._seen.begin()
+        self._history.begin()
         if isinstance(self.policies, PolicyHolder):
             self.policies.held = keep_version
         if self._threaded is not None:
@@ -270,13 +270,13 @@ class ActionSource:
         if self._source is EpisodeSource.DEMONSTRATION:
             return self._demonstrate(observation, takeover)
         if self._remote is not None:
-            seen = self._seen.with_past(observation)
+            seen = self._history.with_past(observation)
             proposal = self._propose_remotely(self._remote, seen, takeover)
             if proposal is None:
                 return None
         else:
             proposal = self._propose(observation)
-        self._seen.decided(observation)
+        self._history.decided(observation)
         if takeover is not None:
             self._forget_plan()  # its rows are overruled: plan anew afterwards
             return self._send(observation, proposal, takeover.action, takeover.acted_by)
@@ -370,7 +370,7 @@ class ActionSource:
         deterministic: bool,
     ) -> tuple[Array, int]:
         """What the policy plans, and its version."""
-        seen = self._seen.with_past(observation)
+        seen = self._history.with_past(observation)
         begin_ns = self._clock.monotonic_ns()
         action_ta = planned(ready.policy, seen.arrays, going_on, deterministic)
         self.inference_ns = self._clock.monotonic_ns() - begin_ns

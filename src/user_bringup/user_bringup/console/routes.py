@@ -70,10 +70,17 @@ def make_app(console: Console) -> FastAPI:
 
 
 async def _images(console: Console, graph: Graph, topic: str) -> AsyncIterator[bytes]:
-    """A camera as a row of JPEG images. Sending waits for the browser, and what comes meanwhile is dropped."""
+    """A camera as a row of JPEG images. Sending waits for the browser, and what comes meanwhile is dropped.
+
+    Each image is followed by the boundary and the header of the next: Chromium shows an image when it has read those,
+    whatever length was said. With both before each image it was one image late, and a camera that had stopped looked
+    alive for ever.
+    """
     view = graph.watch_camera(topic)
     period_s = 1.0 / console.config.camera_rate_hz
     began_s, sent, shown, is_marked = time.monotonic(), -1, None, False
+    begins = b"--image\r\nContent-Type: image/jpeg\r\n\r\n"
+    opening = begins
     try:
         while True:
             started_s = time.monotonic()
@@ -88,10 +95,8 @@ async def _images(console: Console, graph: Graph, topic: str) -> AsyncIterator[b
             elif age_s >= STALE_S and not is_marked:
                 image, is_marked = stopped(shown), True
             if image is not None:
-                head = (
-                    f"--image\r\nContent-Type: image/jpeg\r\nContent-Length: {len(image)}\r\n\r\n"
-                )
-                yield head.encode() + image + b"\r\n"
+                yield opening + image + b"\r\n" + begins
+                opening = b""
             await asyncio.sleep(max(0.005, period_s - (time.monotonic() - started_s)))
     finally:
         graph.leave_camera(view)

@@ -194,7 +194,7 @@ def _old_keys(cls: type[Config]) -> dict[str, str]:
 
 def _with_new_keys(cls: type[Config], data: Mapping[str, Any]) -> Mapping[str, Any]:
     """The same data, where keys that were renamed have their names of today."""
-    old = {key: name for key, name in _old_keys(cls).items() if key in data}
+    old = {key: name for key, name in _old_keys(cls).items() if key in data}  # type: ignore[arg-type] # a class is hashable
     for key, name in old.items():
         if name in data:
             raise ConfigError(
