@@ -31,10 +31,12 @@ from user_core.types import (
     TrajectoryChunk,
     TrajectorySchema,
 )
-from user_learner.replay import StoreReader
+from user_learner.replay import StoreReader, StoreWriter
+from user_learner.replay.maintenance import verify
 from user_learner.replay.meaning import write_meaning
 from user_testing.ports import free_endpoint
 from user_testing.waiting import wait_until
+from user_testing.worlds.replay import IMAGE_SCHEMA, QUICK, Actor, Plan, fill
 
 SPEC = FakeRobot(FakeRobotConfig()).spec
 SCHEMA = TrajectorySchema.of(SPEC)
@@ -194,6 +196,22 @@ def test_chunks_are_acknowledged_and_stored_once_also_across_kills(peer, start_n
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0
     assert stored_sequences(store) == [(sequence, 20) for sequence in range(1, 31)]
+
+
+def test_images_of_full_segments_are_compressed_in_the_background(peer, start_node, tmp_path):
+    store = tmp_path / "store"
+    with StoreWriter(store, config=QUICK.replace(segment_bytes=1)) as writer:  # 1024 rows each
+        fill(writer, Actor(1, schema=IMAGE_SCHEMA, chunk_rows=100), [Plan(100)] * 25)
+    start_node(
+        "replay", path=str(store), autostart=True, retention_period_s=0.2,
+        **{"store.min_free_bytes": 0, "store.compression.raw_bytes": 0},
+    )  # fmt: skip
+    raw = 25 * 101 * IMAGE_SCHEMA.row_nbytes
+    wait_until(
+        lambda: peer.replay_status and 0 < peer.replay_status[-1].disk_bytes < raw / 2, "the status"
+    )
+    assert len(list(store.rglob("*.packed"))) == 2
+    assert verify(store).ok
 
 
 def test_a_chunk_of_another_schema_is_refused_with_the_difference(peer, start_node, tmp_path):
