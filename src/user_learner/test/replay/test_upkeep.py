@@ -551,24 +551,6 @@ def test_a_copy_that_a_kill_left_on_the_slow_disk_goes_also_when_its_segment_has
     assert left == there - {"00000999", "00000998.copy"} and verify(store).ok
 
 
-def test_a_copy_that_a_kill_left_on_the_slow_disk_goes_also_when_its_segment_has_gone(tmp_path):
-    store, slow = tmp_path / "store", tmp_path / "slow"
-    make(store)
-    move_old(store, slow, keep_bytes=0)
-    (place,) = slow.iterdir()
-    for name in ("00000999", "00000998.copy"):
-        (place / name).mkdir()
-    (slow.rename(tmp_path / "mounted")).joinpath("marker").touch()  # the disk has another place
-    elsewhere = tmp_path / "mounted"
-    assert move_old(store, elsewhere, keep_bytes=0).moved == 0
-    there = {path.name for path in elsewhere.rglob("0*") if path.is_dir()}
-    assert {"00000999", "00000998.copy"} < there  # what the store misses may be any of them
-    elsewhere.rename(slow)
-    move_old(store, slow, keep_bytes=0)
-    left = {path.name for path in slow.rglob("0*") if path.is_dir()}
-    assert left == there - {"00000999", "00000998.copy"} and verify(store).ok
-
-
 def test_copies_of_a_store_do_not_share_segments_on_the_slow_disk(tmp_path):
     store, copy, slow = tmp_path / "store", tmp_path / "copy", tmp_path / "slow"
     make(store)

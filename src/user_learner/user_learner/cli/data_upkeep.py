@@ -62,7 +62,10 @@ def add_upkeep(commands: Any) -> None:
         help="another coding for one observation, raw for none; again for each",
     )  # fmt: skip
     small.add_argument(
-        "--raw-mb", type=float, default=0.0, help="megabytes of the newest rows that stay as they are"
+        "--raw-mb",
+        type=float,
+        default=0.0,
+        help="megabytes of the newest rows that stay as they are",
     )
     small.add_argument("--undo", action="store_true", help="make all plain again")
     small.set_defaults(run=_compress)
