@@ -16,6 +16,7 @@ from user_core.interfaces import answers_in_batches
 from user_core.plugins import build
 from user_core.policies.improving.best_of import BestOfPolicy
 from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
+from user_core.runtime.clock import Clock
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Observation, Task
 from user_testing.waiting import wait_until
@@ -110,16 +111,35 @@ def test_what_waits_while_the_policy_thinks_is_answered_by_one_pass():
             np.testing.assert_allclose(answer.actions_ta, alone, atol=1e-6)
 
 
+class SetClock(Clock):
+    """Shows what a test says."""
+
+    now_ns = 10**12
+
+    def monotonic_ns(self):
+        return self.now_ns
+
+
 def test_an_observation_waits_for_others_but_not_for_long():
-    with Hosts(2, wait_s=0.2, budget_s=5.0) as hosts:
-        hosts.server.offer("b", seen(1))
-        wait_until(lambda: hosts.answers["b"], "it is alone, and answered")
-        hosts.server.offer("a", seen(2))
-        hosts.server.offer("b", seen(3))
-        wait_until(lambda: hosts.answers["a"], "answers")
-        assert hosts.policy.sizes == [1, 2]
-        hosts.server.offer("a", seen(4))
-        wait_until(lambda: len(hosts.answers["a"]) == 2, "the other one does not come")
+    hosts, clock = Hosts(2, wait_s=0.02), SetClock()
+    hosts.server._clock = clock
+    a, b = hosts.server.clients["a"], hosts.server.clients["b"]
+
+    def waits_ms(*batch):
+        return round(1e3 * hosts.server._may_wait_s(batch, clock.now_ns))
+
+    hosts.server.offer("a", seen(1))
+    assert waits_ms(a) == 0  # nobody else is there
+    hosts.server.offer("b", seen(2))
+    assert waits_ms(a, b) == 0  # both are there
+    clock.now_ns += 5_000_000
+    assert waits_ms(a) == 15  # the other one may come
+    clock.now_ns += 20_000_000
+    assert waits_ms(a) <= 0  # it does not
+    clock.now_ns += 10**9
+    a._waiting = None
+    hosts.server.offer("a", seen(3))
+    assert waits_ms(a) == 0  # it is gone
 
 
 def test_no_more_than_the_most_are_answered_at_once():
