@@ -259,6 +259,16 @@ def test_as_many_have_room_as_are_answered_in_time(times, most, robots):
     assert made.worst_s(robots + 1) > 0.1
 
 
+def test_who_has_room_is_known_without_counting_robots(monkeypatch):
+    """It is asked after each pass, also where thousands would fit."""
+    made, asked = admission({1: 1e-6, 16: 2e-6}, budget_s=60.0), []
+    usual = made.worst_s
+    monkeypatch.setattr(made, "worst_s", lambda n: asked.append(n) or usual(n))
+    assert not made.admit("a", 0.0) and not made.admit("b", 0.0) and not made.shed(1.0)
+    assert len(asked) <= 2
+    assert made.capacity >= 1000 and len(asked) < 20
+
+
 def test_a_robot_beyond_capacity_is_told_the_figures_until_another_is_gone():
     made = admission({1: 0.04, 2: 0.05, 4: 0.07}, forget_s=10.0)
     assert [made.admit(name, 0.0) for name in "ab"] == ["", ""]

@@ -35,6 +35,7 @@ class Admission:
     def __init__(self, config: BatchingConfig) -> None:
         self._config = config
         self._times_s: dict[int, deque[float]] = {}
+        self._usual_s: dict[int, float] = {}
         self._heard_s: dict[str, float] = {}
         self._over_since_s: float | None = None
 
@@ -44,14 +45,16 @@ class Admission:
 
     def measured(self, size: int, took_s: float) -> None:
         """A batch of this size took so long."""
-        self._times_s.setdefault(size, deque(maxlen=_REMEMBERED)).append(took_s)
+        times_s = self._times_s.setdefault(size, deque(maxlen=_REMEMBERED))
+        times_s.append(took_s)
+        self._usual_s[size] = float(np.percentile(times_s, _USUAL_PERCENT))
 
     def takes_s(self, size: int) -> float:
         """What a batch of this size takes, from those that were measured; 0 where none was."""
-        known = sorted(self._times_s)
+        known = sorted(self._usual_s)
         if not known:
             return 0.0
-        found = [float(np.percentile(self._times_s[n], _USUAL_PERCENT)) for n in known]
+        found = [self._usual_s[n] for n in known]
         found = list(np.maximum.accumulate(found))  # a larger one does not take less
         if size <= known[-1]:
             return float(np.interp(size, known, found))
@@ -70,23 +73,27 @@ class Admission:
     @property
     def capacity(self) -> int:
         """Robots that fit; one always does, however slow the policy is."""
-        robots = 1
-        while robots < _MOST and self.worst_s(robots + 1) <= self._config.budget_s:
-            robots += 1
-        return robots
+        fits, many = 1, _MOST + 1
+        while many - fits > 1:  # more robots never take less
+            robots = (fits + many) // 2
+            fits, many = (robots, many) if self._fit(robots) else (fits, robots)
+        return fits
+
+    def _fit(self, robots: int) -> bool:
+        return robots <= 1 or self.worst_s(robots) <= self._config.budget_s
 
     def admit(self, robot: str, now_s: float) -> str:
         """An observation of a robot came; why it has no place, empty if it has one."""
         for silent in [r for r, at in self._heard_s.items() if now_s - at > self._config.forget_s]:
             del self._heard_s[silent]
-        if robot not in self._heard_s and len(self._heard_s) >= self.capacity:
+        if robot not in self._heard_s and not self._fit(len(self._heard_s) + 1):
             return self._full(len(self._heard_s) + 1)
         self._heard_s[robot] = now_s
         return ""
 
     def shed(self, now_s: float) -> str:
         """The robot that loses its place, because the host has been too slow for all of them for a while; or empty."""
-        if len(self._heard_s) <= self.capacity:
+        if self._fit(len(self._heard_s)):
             self._over_since_s = None
             return ""
         if self._over_since_s is None:
