@@ -56,7 +56,9 @@ def main(argv: Sequence[str]) -> int:
     console = Console()
     if not arguments.deployment:
         console.print(_deployments())
-        print("user up DEPLOYMENT [name:=value ...]; --explain shows what it starts, --help all options")
+        print(
+            "user up DEPLOYMENT [name:=value ...]; --explain shows what it starts, --help all options"
+        )
         return 2
     overrides = parse_overrides(arguments.arguments)
     file = find_deployment(arguments.deployment)

@@ -8,12 +8,12 @@ import logging
 import re
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Union
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Union, cast
 
 import pydantic
 from pydantic.fields import FieldInfo
@@ -185,8 +185,8 @@ def identity(config: Config) -> dict[str, Any]:
 
 
 @cache
-def _old_keys(cls: type[Config]) -> dict[str, str]:
-    """The keys that fields had before, to their names."""
+def _old_keys(cls: Any) -> dict[str, str]:
+    """The keys that fields of a configuration class had before, to their names."""
     return {
         item.setting.formerly: item.name for item in config_fields(cls) if item.setting.formerly
     }
@@ -194,7 +194,8 @@ def _old_keys(cls: type[Config]) -> dict[str, str]:
 
 def _with_new_keys(cls: type[Config], data: Mapping[str, Any]) -> Mapping[str, Any]:
     """The same data, where keys that were renamed have their names of today."""
-    old = {key: name for key, name in _old_keys(cls).items() if key in data}  # type: ignore[arg-type] # a class is hashable
+    renamed: dict[str, str] = _old_keys(cast(Hashable, cls))
+    old = {key: name for key, name in renamed.items() if key in data}
     for key, name in old.items():
         if name in data:
             raise ConfigError(

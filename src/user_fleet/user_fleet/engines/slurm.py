@@ -119,8 +119,8 @@ def _run_to_its_end(command: list[str]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: told.append(number))
     process = subprocess.Popen(command)
-    for number in told:
-        process.send_signal(number)
+    for early in told:
+        process.send_signal(early)
     code = process.wait()
     if code:
         raise SystemExit(code)

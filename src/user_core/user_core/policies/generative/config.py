@@ -113,3 +113,36 @@ class GenerativeConfig(ChunkConfig):
             raise ConfigError(
                 "prefix_rows", got=self.prefix_rows, expected=f"fewer than rows, {self.rows}"
             )
+
+
+class FlowConfig(GenerativeConfig):
+    """Chunks by flow matching."""
+
+    velocity: Literal["plain", "gated"] = setting(
+        "plain",
+        doc="What the network says: the velocity, or a candidate and a gate that make it (SAC Flow, Zhang et al. 2025), "
+        "through which gradients of rewards pass more evenly.",
+        late=True,
+    )
+    path_noise: float = setting(
+        0.0,
+        doc="Largest standard deviation of the noise that a sampled chunk gets on its way, in the scale of the data; how "
+        "much, the network says. sac_flow needs and trains it; 0: none.",
+        ge=0,
+        le=2,
+        late=True,
+    )
+    distill: bool = setting(
+        False,
+        doc="Make chunks in one step, by a second network that learns where the steps lead; only that one goes to actors.",
+        late=True,
+    )
+
+    def validate(self) -> None:
+        super().validate()
+        for name in ("path_noise", "prefix_rows"):
+            if self.distill and getattr(self, name):
+                raise ConfigError(
+                    f"distill with {name} {getattr(self, name)}", got="both", expected="one of them",
+                    hint=f"A chunk that is made at once has no steps on which {name} could act",
+                )  # fmt: skip

@@ -7,14 +7,12 @@ algorithm ``sac_flow``). Distilled, a second network learns where the steps of t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from user_core.config import setting
-from user_core.errors import ConfigError
 from user_core.interfaces import Query
-from user_core.policies.generative.config import GenerativeConfig
+from user_core.policies.generative.config import FlowConfig
 from user_core.policies.generative.objectives import Flow
 from user_core.policies.generative.policy import PlainFlowPolicy
 from user_core.policies.generative.velocity import Velocity
@@ -24,39 +22,6 @@ if TYPE_CHECKING:  # imported when it is asked for, with torch
     from user_core.policies.generative.flow_network import FlowNetwork
 
 __all__ = ["FlowConfig", "FlowPolicy"]
-
-
-class FlowConfig(GenerativeConfig):
-    """Chunks by flow matching."""
-
-    velocity: Literal["plain", "gated"] = setting(
-        "plain",
-        doc="What the network says: the velocity, or a candidate and a gate that make it (SAC Flow, Zhang et al. 2025), "
-        "through which gradients of rewards pass more evenly.",
-        late=True,
-    )
-    path_noise: float = setting(
-        0.0,
-        doc="Largest standard deviation of the noise that a sampled chunk gets on its way, in the scale of the data; how "
-        "much, the network says. sac_flow needs and trains it; 0: none.",
-        ge=0,
-        le=2,
-        late=True,
-    )
-    distill: bool = setting(
-        False,
-        doc="Make chunks in one step, by a second network that learns where the steps lead; only that one goes to actors.",
-        late=True,
-    )
-
-    def validate(self) -> None:
-        super().validate()
-        for name in ("path_noise", "prefix_rows"):
-            if self.distill and getattr(self, name):
-                raise ConfigError(
-                    f"distill with {name} {getattr(self, name)}", got="both", expected="one of them",
-                    hint=f"A chunk that is made at once has no steps on which {name} could act",
-                )  # fmt: skip
 
 
 class FlowPolicy(PlainFlowPolicy):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from user_core.interfaces import LossNetwork
 from user_core.policies.features import FeatureLayout
 from user_core.policies.generative.coding import ChunkCode
-from user_core.policies.generative.flow import FlowConfig
+from user_core.policies.generative.config import FlowConfig
 from user_core.policies.generative.mlp import PerceptronLayout
 from user_core.policies.generative.network import BatchModel, GenerativeNetwork, mean_of
 from user_core.policies.generative.objectives import Flow
