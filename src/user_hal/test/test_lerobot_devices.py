@@ -16,7 +16,7 @@ from user_core.plugins import build
 from user_core.specs import ActionKind, ArraySpec, RobotSpec
 from user_core.types import Observation
 from user_hal.robot_file import find_robot_file
-from user_hal.robots.lerobot import LeRobotRobotConfig, _Moved, _Seen
+from user_hal.robots.lerobot import LeRobotRobotConfig, _Moved, _Observations
 from user_testing.waiting import wait_until
 
 ROBOT = "user_hal.robots.lerobot:LeRobotRobot"
@@ -34,7 +34,7 @@ def config(**params):
 
 
 def test_degrees_become_rad_and_grippers_shares():
-    moved, seen = _Moved(config(), FEATURES, "arm"), _Seen(config(), FEATURES)
+    moved, seen = _Moved(config(), FEATURES, "arm"), _Observations(config(), FEATURES)
     assert moved.kind is ActionKind.JOINT_POSITION and moved.grippers == (2,)
     assert moved.spec.names == ("pan", "lift", "gripper") and moved.spec.unit == "rad"
     action = np.array([np.pi / 2, -0.5, 0.25], np.float32)
@@ -79,7 +79,7 @@ def test_without_limits_nothing_moves_and_what_to_write_is_said():
 
 
 def test_names_of_observations():
-    seen = _Seen(
+    seen = _Observations(
         config(unit="rad"),
         {
             "pan.pos": float, "lift.pos": float, "pan.vel": float, "lift.vel": float, "pan.torque": float,
@@ -94,7 +94,7 @@ def test_names_of_observations():
 
 
 def test_readings_that_are_missing_or_not_finite_are_faults():
-    seen = _Seen(config(), {**FEATURES, "front": (4, 6, 3)})
+    seen = _Observations(config(), {**FEATURES, "front": (4, 6, 3)})
     good = {
         "pan.pos": 0.0,
         "lift.pos": 0.0,

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -78,6 +79,20 @@ class World(Clock):
             self.now_ns = max(self.now_ns, when_ns)
             action()
         self.now_ns = end_ns
+
+
+class _InTheWorld(Future):
+    """What is waited for in the world's time."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    def result(self, timeout: float | None = None) -> Any:
+        end_ns = self._world.now_ns + int((timeout or 0.0) * 1e9)
+        while not self.done() and self._world.now_ns < end_ns:
+            self._world.wait(self, (end_ns - self._world.now_ns) * 1e-9)
+        return super().result(0)
 
 
 class Arm:
@@ -164,7 +179,7 @@ class Arm:
 
     def reset(self, seed: int | None) -> Future:
         self.seeds.append(seed)
-        future: Future = Future()
+        future = _InTheWorld(self.world)
 
         def done() -> None:
             if self.resets_fail:

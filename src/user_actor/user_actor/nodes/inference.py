@@ -279,10 +279,9 @@ def _device_of(feed: PolicyFeed) -> Any:
 def _in_precision(precision: str, device: Any) -> Callable[[], AbstractContextManager[Any]]:
     if precision == "float32":
         return nullcontext
-    import torch
+    from user_core.policies.torch_policy import in_precision  # only here: it needs torch
 
-    kind = torch.device(device).type
-    return lambda: torch.autocast(kind, getattr(torch, precision))
+    return lambda: in_precision(precision, device)
 
 
 def main() -> None:

@@ -188,3 +188,8 @@ class TorchPolicy(Policy):
         state = {key: torch.from_numpy(np.array(array)) for key, array in arrays.items()}
         fresh.load_state_dict(state)  # type: ignore[attr-defined]
         self._network = fresh
+
+
+def in_precision(precision: str, device: str) -> torch.autocast:
+    """In it, networks compute with ``precision`` (such as ``bfloat16``) where torch finds that safe."""
+    return torch.autocast(torch.device(device).type, getattr(torch, precision))
