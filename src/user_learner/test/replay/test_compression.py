@@ -55,6 +55,11 @@ def make(path, episodes=30, rows=100, actor=None):
         return fill(writer, actor, [Plan(rows)] * episodes)
 
 
+def version(path):
+    with closing(connect(path, writable=False)) as index:
+        return index.execute("SELECT value FROM meta WHERE key='format_version'").fetchone()[0]
+
+
 def contents(path):
     with closing(StoreReader(path)) as reader:
         return {e.key: reader.read_episode(e) for e in reader.episodes() if e.extents}
@@ -177,6 +182,17 @@ def test_a_file_that_is_cut_short_or_of_another_column_is_told(tmp_path):
     path.write_bytes(whole)
     with PackedColumn(path, file) as packed, pytest.raises(StoreCorrupt, match="are committed"):
         packed.read(10, np.empty((11, file.stride), np.uint8))
+    path.write_bytes(whole[:512] + b"\xff" * 16 + whole[528:])  # where the first group is
+    with PackedColumn(path, file) as packed, pytest.raises(StoreCorrupt, match="behind the end"):
+        packed.read(0, np.empty((1, file.stride), np.uint8))
+    for said, instead in (
+        (b'"group_rows": 16', b'"group_rows":  0'),
+        (b'"rows": 20', b'"rows": -1'),
+    ):
+        assert said in whole
+        path.write_bytes(whole.replace(said, instead, 1))
+        with pytest.raises(StoreCorrupt, match="header"):
+            PackedColumn(path, file)
 
 
 # --- a store -----------------------------------------------------------------------------------
@@ -297,18 +313,13 @@ def test_a_running_learner_goes_on_while_its_segments_are_compressed(store):
 
 def test_a_release_that_does_not_know_compressed_columns_refuses_the_store(store):
     path, _ = store
-
-    def version():
-        with closing(connect(path, writable=False)) as index:
-            return index.execute("SELECT value FROM meta WHERE key='format_version'").fetchone()[0]
-
-    assert version() == 1
+    assert version(path) == 1
     compress(path, NOW)
-    assert version() == 2
+    assert version(path) == 2
     set_index_aside(path)
     with StoreWriter(path, config=SMALL) as writer:
         assert "index rebuilt" in writer.warnings[0]
-    assert version() == 2 and verify(path).ok
+    assert version(path) == 2 and verify(path).ok
 
 
 def test_a_lost_index_comes_back_of_compressed_segments(store):
@@ -408,6 +419,7 @@ def test_damage_in_a_compressed_file_costs_its_block_and_no_more(store):
         assert found.segment == 1 and found.block >= 0
     with ReplaySource(path, STILL.replace(memory_bytes=0)) as source:
         assert len(source) > 2000
+        source.sample(64)  # its rows are mapped, without those that are set aside
     assert before.keys() == contents_that_can(path).keys()
 
 
@@ -569,6 +581,7 @@ def test_the_command_tells_what_it_did_and_undoes_it(store, capsys):
     assert "nothing to do" in capsys.readouterr().out
     assert main(["compress", str(path), "--undo"]) == 0
     assert files(path, "packed") == []
+    assert version(path) == 1  # so that an older release takes it again
     with closing(StoreReader(path)) as reader:
         assert_holds(reader, chunks)
     assert main(["compress", str(path), "--camera", "image_wrist=webp80"]) == 0

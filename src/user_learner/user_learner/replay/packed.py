@@ -25,7 +25,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from enum import IntEnum
@@ -221,6 +221,8 @@ class PackedColumn:
                 raise ValueError(f"{magic!r}, version {values.get('version')}")
             values["shape"] = tuple(values["shape"])
             header = Header(**values)
+            if header.rows < 0 or header.group_rows < 1:
+                raise ValueError(f"{header.rows} rows in groups of {header.group_rows}")
         except (struct.error, ValueError, KeyError, TypeError) as error:
             raise self._corrupt(f"header: {error}") from error
         if (header.shape, header.dtype) != (self._column.shape, self._column.base.name):
@@ -238,8 +240,12 @@ class PackedColumn:
         if not len(self._groups):
             count = -(-self.header.rows // self.header.group_rows)
             data = os.pread(self._handle, count * _GROUP.itemsize, _HEADER_BYTES)
+            if len(data) != count * _GROUP.itemsize:
+                raise self._corrupt(f"no room for {count} groups")
             self._groups = np.frombuffer(data, _GROUP)
         offset, nbytes, crc = self._groups[group].tolist()
+        if offset + nbytes > self.header.nbytes:
+            raise self._corrupt(f"group {group} behind the end")
         payload = os.pread(self._handle, nbytes, offset)
         if len(payload) != nbytes or zlib.crc32(payload) != crc:
             raise self._corrupt(f"checksum of group {group}")
@@ -276,19 +282,35 @@ class PackedColumn:
         )  # fmt: skip
 
 
-def unpack_into(path: Path, file: ColumnFile, out: Array) -> None:
-    """Decode the first rows of a compressed file into ``out`` (rows, stride), by several threads. Raises as
-    :class:`PackedColumn`."""
-    pieces = max(1, min(_WORKERS, len(out) // (4 * GROUP_ROWS)))
-    step = -(-len(out) // pieces)
-    step += -step % GROUP_ROWS
+def unpack_into(
+    path: Path, file: ColumnFile, out: Array, aside: Sequence[tuple[int, int]] = ()
+) -> None:
+    """Decode the first rows of a compressed file into ``out`` (rows, stride), by several threads.
 
-    def piece(start: int) -> None:
+    Args:
+        path: The file.
+        file: Which column.
+        out: Where rows go.
+        aside: Rows that are set aside, each from and up to; they may be damaged and are left as they are.
+
+    Raises:
+        OSError, StoreCorrupt: As :class:`PackedColumn`.
+    """
+    pieces = max(1, min(_WORKERS, len(out) // (4 * GROUP_ROWS)))
+    step = max(1, -(-len(out) // pieces))
+    step += -step % GROUP_ROWS
+    work, at = list[tuple[int, int]](), 0
+    for low, high in [*sorted(aside), (len(out), len(out))]:
+        end = min(low, len(out))
+        work += [(start, min(start + step, end)) for start in range(at, end, step)]
+        at = max(at, high)
+
+    def piece(rows: tuple[int, int]) -> None:
         with PackedColumn(path, file) as column:
-            column.read(start, out[start : start + step])
+            column.read(rows[0], out[slice(*rows)])
 
     with ThreadPoolExecutor(pieces, thread_name_prefix="replay-unpack") as pool:
-        list(pool.map(piece, range(0, len(out), step)))
+        list(pool.map(piece, work))
 
 
 def _inflate(inflate: zstandard.ZstdDecompressor, payload: bytes, rows: Array) -> None:

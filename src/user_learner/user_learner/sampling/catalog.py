@@ -7,7 +7,7 @@ episode goes on in another segment, its run names the next.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +40,7 @@ class SegmentTable:
         store: Which store, (S,).
         number: Its number in that store, (S,).
         paths: Where its files are.
+        aside: Rows that are set aside as damaged, each from and up to, by path.
     """
 
     base: Array = field(default_factory=_ints)
@@ -47,6 +48,7 @@ class SegmentTable:
     store: Array = field(default_factory=_ints)
     number: Array = field(default_factory=_ints)
     paths: tuple[Path, ...] = ()
+    aside: Mapping[Path, Sequence[tuple[int, int]]] = field(default_factory=dict)
 
     def locate(self, address: Array) -> tuple[Array, Array]:
         """Index of the segment and row in it, of each address."""
@@ -301,7 +303,19 @@ class Catalog:
         columns = np.array([(b, c, i, n) for (i, n, _), (b, c) in order], np.int64).reshape(-1, 4)
         paths = (segment_directory(self.stores[i].reader.path, n) for (i, n, _), _ in order)
         of = columns.T.copy()
-        return SegmentTable(of[0], of[1], of[2], of[3], tuple(paths))
+        return SegmentTable(of[0], of[1], of[2], of[3], tuple(paths), self._set_aside())
+
+    def _set_aside(self) -> dict[Path, list[tuple[int, int]]]:
+        """Damaged rows of segments of which others can be read."""
+        found: dict[Path, list[tuple[int, int]]] = {}
+        for store in self.stores:
+            size = store.reader.meta.block_rows
+            for damage in store.reader.tables.damages:
+                if damage.block != WHOLE_SEGMENT:
+                    path = segment_directory(store.reader.path, damage.segment)
+                    rows = damage.block * size, (damage.block + 1) * size
+                    found.setdefault(path, []).append(rows)
+        return found
 
 
 def _numbered(mine: Array, names: Sequence[str], known: dict[str, int]) -> Array:

@@ -33,7 +33,7 @@ from user_core.types import EpisodeSource
 from user_learner.replay.layout import ColumnFile, RowLayout
 from user_learner.replay.packed import PackedColumn, unpack_into
 from user_learner.replay.segments import open_column
-from user_learner.sampling.catalog import Snapshot
+from user_learner.sampling.catalog import SegmentTable, Snapshot
 from user_learner.sampling.draws import Population
 
 
@@ -123,8 +123,11 @@ class Region:
         self.rows = self._nbytes // file.stride
         self.array: Array = np.asarray(_Memory(address, (self.rows, file.stride)))
 
-    def map(self, path: Path, first_row: int, rows: int) -> None:
-        """Map the rows of a segment's column file so that they begin at ``first_row``."""
+    def map(
+        self, path: Path, first_row: int, rows: int, aside: Sequence[tuple[int, int]] = ()
+    ) -> None:
+        """Map the rows of a segment's column file so that they begin at ``first_row``. Of what is compressed, rows
+        that are set ``aside`` as damaged are not decoded, and read zeros."""
         start, nbytes = first_row * self._file.stride, rows * self._file.stride
         if start % mmap.PAGESIZE or start + nbytes > self._nbytes:
             raise StoreError(
@@ -135,17 +138,20 @@ class Region:
             )
         with open_column(path, self._file) as column:
             if isinstance(column, PackedColumn):
-                self._decode(path, start, nbytes, column.header.rows)
+                self._decode(path, start, nbytes, column.header.rows, aside)
             else:
                 self._place(start, nbytes, mmap.PROT_READ, mmap.MAP_SHARED, column.fileno())
 
-    def _decode(self, path: Path, start: int, nbytes: int, rows: int) -> None:
+    def _decode(
+        self, path: Path, start: int, nbytes: int, rows: int, aside: Sequence[tuple[int, int]]
+    ) -> None:
         """Memory of our own for what is compressed, decoded once: it is drawn from as often as what is mapped."""
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
         self._place(start, nbytes, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1)
         shape = rows, self._file.stride
         memory = _Memory(self._address + start, shape, writable=True)
-        unpack_into(path / self._file.packed_filename, self._file, np.asarray(memory))
+        packed = path / self._file.packed_filename
+        unpack_into(packed, self._file, np.asarray(memory), aside)
 
     def unmap(self, first_row: int, rows: int) -> None:
         """Let go of rows; their addresses stay reserved."""
@@ -359,7 +365,7 @@ class MappedPool:
             if base in leaving:
                 late.append((path, base, capacity))
             else:
-                self._map(path, base, capacity)
+                self._map(table, path, base, capacity)
         return _Mapping(snapshot, populations, gone, late)
 
     def renew(self, ready: _Mapping) -> None:
@@ -369,7 +375,7 @@ class MappedPool:
         if ready.late:
             self.settle()
         for segment in ready.late:
-            self._map(*segment)
+            self._map(ready.snapshot.segments, *segment)
 
     def settle(self) -> None:
         """See :class:`Pool`. Unmaps segments that were dropped, so that their disk space becomes free."""
@@ -381,9 +387,9 @@ class MappedPool:
                 region.unmap(key[1], self._mapped[key])
             del self._mapped[key]
 
-    def _map(self, path: Path, base: int, capacity: int) -> None:
+    def _map(self, table: SegmentTable, path: Path, base: int, capacity: int) -> None:
         for region in self._regions:
-            region.map(path, base, capacity)
+            region.map(path, base, capacity, table.aside.get(path, ()))
         self._mapped[str(path), base] = capacity
 
     def state(self) -> dict[str, Any]:

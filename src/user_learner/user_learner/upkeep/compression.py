@@ -19,6 +19,7 @@ from user_core.runtime.locks import FileLock
 from user_core.types import OBSERVATION
 from user_learner.replay.config import RAW, CompressionConfig
 from user_learner.replay.index import (
+    FORMAT_VERSION,
     PACKED_VERSION,
     connect,
     disk_error,
@@ -125,7 +126,9 @@ def compress(
 
 
 def decompress(store: str | Path, progress: Progress | None = None) -> CompressionReport:
-    """Make all compressed columns plain again; what was lost by a lossy coding stays so.
+    """Make all compressed columns plain again; what was lost by a lossy coding stays so. Then releases that do not
+    know compressed columns take the store again, unless segments were passed over: damaged ones, and those on a disk
+    that is away.
 
     Raises:
         StoreError: There is no store, or another process looks after it.
@@ -159,6 +162,7 @@ def decompress(store: str | Path, progress: Progress | None = None) -> Compressi
             if progress is not None:
                 progress(number + 1, len(work))
         report.segments = len({segment.number for segment, _ in work})
+        _unmark(store)
     return report
 
 
@@ -376,8 +380,19 @@ def _full_segments(reader: StoreReader, raw_bytes: int) -> Iterator[_Segment]:
 
 def _mark(store: Path) -> None:
     """Let releases that do not know compressed columns refuse the store."""
+    _set_version(store, PACKED_VERSION)
+
+
+def _unmark(store: Path) -> None:
+    """Let them take it again, where nothing is compressed any more."""
+    segments = list((store / SEGMENTS).iterdir())
+    if not any(is_away(path) or any(path.glob("*.packed")) for path in segments):
+        _set_version(store, FORMAT_VERSION)
+
+
+def _set_version(store: Path, wanted: int) -> None:
     with closing(connect(store, writable=True)) as index:
         version = index.execute("SELECT value FROM meta WHERE key = 'format_version'").fetchone()[0]
-        if version != PACKED_VERSION:
+        if version != wanted:
             with transaction(index):
-                set_meta(index, format_version=PACKED_VERSION)
+                set_meta(index, format_version=wanted)
