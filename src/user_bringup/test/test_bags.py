@@ -608,6 +608,34 @@ def test_of_an_indexed_file_only_what_is_asked_for_is_read(
     assert len(unpacked) == len(set(unpacked))  # the newest pieces stay
 
 
+def test_what_stays_unpacked_is_bounded_for_all_files_of_a_bag(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+    keep = parts.UnpackedPieces.keep
+
+    def noting(pieces: Any, *args: Any) -> None:
+        keep(pieces, *args)
+        kept.append(pieces.nbytes)
+
+    monkeypatch.setattr(parts, "_KEPT_BYTES", 40_000)
+    monkeypatch.setattr(parts.UnpackedPieces, "keep", noting)
+    (tmp_path / "bag").mkdir()
+    for k in range(4):
+        write_mcap(tmp_path / "bag" / f"bag_{k}.mcap", motion(2.0, BEGIN + k * 3_000 * MS))
+    assert len(list(Bag(tmp_path / "bag").messages(["/joint_states"]))) > 700
+    assert len(kept) >= 8 and 0 < max(kept) <= 40_000
+
+
+def test_damaged_messages_outside_of_chunks_are_left_out_and_said(tmp_path: Path) -> None:
+    file = write_mcap(tmp_path / "bag.mcap", motion(2.0), None)
+    record = bytes([5]) + (3).to_bytes(8, "little") + bytes(3)  # a message without a whole head
+    end = file.read_bytes().rindex(bytes([15]) + (4).to_bytes(8, "little"))  # the end of the data
+    data = file.read_bytes()
+    file.write_bytes(data[:end] + record + data[end:])
+    assert any("left out" in note for note in Bag(file).notes)
+
+
 def test_a_piece_that_is_damaged_takes_its_episode_only(tmp_path: Path) -> None:
     messages = [m for k in range(4) for m in motion(2.5, BEGIN + k * 10_000 * MS)]
     file = write_mcap(tmp_path / "bag.mcap", messages)

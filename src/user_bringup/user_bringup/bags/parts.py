@@ -103,17 +103,39 @@ class _Piece:
     times: dict[int, Array] | None = None
 
 
+class UnpackedPieces:
+    """Pieces of the files of a bag as they were before they were compressed; the newest few are kept, of all files
+    together: a bag may have hundreds."""
+
+    def __init__(self) -> None:
+        self._contents: OrderedDict[tuple[Path, int], bytes] = OrderedDict()  # by file and start
+        self.nbytes = 0
+
+    def get(self, path: Path, start: int) -> bytes | None:
+        """A piece that is still here."""
+        content = self._contents.get((path, start))
+        if content is not None:
+            self._contents.move_to_end((path, start))
+        return content
+
+    def keep(self, path: Path, start: int, content: bytes) -> None:
+        """Keep a piece that is not here, and let the oldest go."""
+        self._contents[path, start] = content
+        self.nbytes += len(content)
+        while self.nbytes > _KEPT_BYTES and len(self._contents) > 1:
+            self.nbytes -= len(self._contents.popitem(last=False)[1])
+
+
 class McapPart(Part):
     """A file in MCAP, whole or as a crash left it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, unpacked: UnpackedPieces) -> None:
         super().__init__(path)
         self._size = path.stat().st_size
         self._topics: dict[int, str] = {}  # by channel
         self._schemas: dict[int, tuple[str, str, bytes]] = {}
         self._pieces: list[_Piece] = []
-        self._unpacked: OrderedDict[int, bytes] = OrderedDict()  # by start of the piece
-        self._unpacked_bytes = 0
+        self._unpacked = unpacked
         try:
             self._read_index()
         except Exception as error:  # of the library, of many kinds: the file is not trusted
@@ -176,7 +198,7 @@ class McapPart(Part):
                         self._add(piece)
                 elif opcode == _MESSAGE:
                     if loose is None or loose.length >= _PIECE_BYTES:
-                        self._end_loose(loose, stream)
+                        bad += not self._end_loose(loose, stream)
                         loose = _Piece(position, 0, False, 0, 0)
                     loose.length = position + whole - loose.start
                 elif opcode in (_SCHEMA, _CHANNEL):
@@ -187,7 +209,7 @@ class McapPart(Part):
                 position += whole
                 if ended:
                     break
-            self._end_loose(loose, stream)
+            bad += not self._end_loose(loose, stream)
         if bad:
             self.damage = f"{bad} of its pieces cannot be read: they are left out"
         elif not ended:
@@ -196,12 +218,17 @@ class McapPart(Part):
                 "before is read"
             )
 
-    def _end_loose(self, piece: _Piece | None, stream: Any) -> None:
+    def _end_loose(self, piece: _Piece | None, stream: Any) -> bool:
+        """Whether messages outside of chunks can be read; they are taken in then."""
         if piece is None:
-            return
+            return True
         stream.seek(piece.start)
-        self._look_into(piece, stream.read(piece.length))
+        try:
+            self._look_into(piece, stream.read(piece.length))
+        except (ValueError, struct.error):
+            return False
         self._add(piece)
+        return True
 
     def _add(self, piece: _Piece) -> None:
         if not piece.times:
@@ -260,15 +287,14 @@ class McapPart(Part):
     def _times_of(self, piece: _Piece, stream: Any) -> dict[int, Array]:
         if piece.times is not None:
             return piece.times
-        if piece.index:
-            stream.seek(piece.start + piece.length)
-            content = stream.read(min(piece.index, self._size))
-            try:
-                piece.times = _indexed(content)
-            except ValueError as error:
-                raise self._damaged(error) from error
-        else:
-            self._look_into(piece, self._content(piece, stream))
+        try:
+            if piece.index:
+                stream.seek(piece.start + piece.length)
+                piece.times = _indexed(stream.read(min(piece.index, self._size)))
+            else:
+                self._look_into(piece, self._content(piece, stream))
+        except (ValueError, struct.error) as error:
+            raise self._damaged(error) from error
         return piece.times or {}
 
     def messages(self, topics: Collection[str], start_ns: int, end_ns: int) -> Iterator[Recorded]:
@@ -298,9 +324,8 @@ class McapPart(Part):
 
     def _content(self, piece: _Piece, stream: Any) -> bytes:
         """A piece as it was before it was compressed; the newest few are kept."""
-        content = self._unpacked.get(piece.start)
+        content = self._unpacked.get(self.path, piece.start)
         if content is not None:
-            self._unpacked.move_to_end(piece.start)
             return content
         try:
             if piece.is_chunk:
@@ -310,10 +335,7 @@ class McapPart(Part):
                 content = bytes(stream.read(piece.length))
         except (ValueError, struct.error) as error:
             raise self._damaged(error) from error
-        self._unpacked[piece.start] = content
-        self._unpacked_bytes += len(content)
-        while self._unpacked_bytes > _KEPT_BYTES and len(self._unpacked) > 1:
-            self._unpacked_bytes -= len(self._unpacked.popitem(last=False)[1])
+        self._unpacked.keep(self.path, piece.start, content)
         return content
 
     def _unpack(self, piece: _Piece, stream: Any) -> bytes:
@@ -322,7 +344,7 @@ class McapPart(Part):
             raise ValueError("a chunk behind the end of the file")
         stream.seek(piece.start)
         record = memoryview(stream.read(piece.length))
-        if record[0] != _CHUNK:
+        if not record or record[0] != _CHUNK:
             raise ValueError("no chunk where the index says one")
         rest = _RECORD.size
         _, _, size, crc = _CHUNK_HEAD.unpack_from(record, rest)
@@ -475,8 +497,12 @@ class SqlitePart(Part):
             raise CodecError(f"{self.path}", got=str(error), expected="a whole bag") from error
 
 
-def part_of(file: Path) -> Part:
+def part_of(file: Path, unpacked: UnpackedPieces) -> Part:
     """Open a file of a bag.
+
+    Args:
+        file: It.
+        unpacked: Where all files of the bag keep what they have unpacked.
 
     Raises:
         CodecError: It is neither MCAP nor SQLite, or damaged from its beginning.
@@ -485,7 +511,7 @@ def part_of(file: Path) -> Part:
     with open(file, "rb") as stream:
         magic = stream.read(16)
     if magic.startswith(MCAP_MAGIC):
-        return McapPart(file)
+        return McapPart(file, unpacked)
     if magic.startswith(SQLITE_MAGIC):
         return SqlitePart(file)
     raise CodecError(

@@ -18,7 +18,14 @@ import numpy as np
 import yaml
 import zstandard
 
-from user_bringup.bags.parts import MCAP_MAGIC, SQLITE_MAGIC, Recorded, part_of, said
+from user_bringup.bags.parts import (
+    MCAP_MAGIC,
+    SQLITE_MAGIC,
+    Recorded,
+    UnpackedPieces,
+    part_of,
+    said,
+)
 from user_core.errors import CodecError, TransportError
 from user_core.specs import Array
 from user_learner.data.extras import library
@@ -60,7 +67,8 @@ class Bag:
         if len(empty) < len(files):
             files = [file for file in files if file not in empty]
             self.notes += [f"{file.name} is empty" for file in empty]
-        self.parts = [part_of(file) for file in files]
+        unpacked = UnpackedPieces()
+        self.parts = [part_of(file, unpacked) for file in files]
         self.types: dict[str, str] = {}
         for part in self.parts:
             for topic, name in part.types.items():
