@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -185,6 +186,35 @@ def written(store, *updates):
     for update in updates:
         state = {"w": np.full(2, update, np.float32)}
         store.write(Checkpoint(CheckpointInfo(update, 0, 0, 0), state))
+
+
+def test_shards_go_with_the_last_checkpoint_that_names_them(tmp_path):
+    store = CheckpointStore(tmp_path, {"a": 1}, keep=1)
+
+    def write(update, number):
+        checkpoint = Checkpoint(CheckpointInfo(update, 0, 0, 0), {})
+        folder = f"{checkpoint.name}.{number}.shards"
+        (tmp_path / folder).mkdir()
+        state = {"w": np.ones(2, np.float32), "shards": {"folder": folder, "files": {}}}
+        store.write(replace(checkpoint, state=state))
+
+    def there():
+        parts = [path.name.split(".") for path in tmp_path.glob("checkpoint-*.shards")]
+        return sorted((int(name[11:]), int(number)) for name, _, number, _ in parts)
+
+    for update in (10, 20):
+        write(update, 1)
+        assert store.keep_good(update) == update
+    write(30, 1)
+    assert there() == [(20, 1), (30, 1)], "of the good one and of the newest"
+    assert store.return_to_good("it fell").info.update == 20
+    write(20, 2)  # what a person asks for before the next update
+    store.drop_leftovers()
+    assert there() == [(20, 1), (20, 2)]
+    assert (tmp_path / store.return_to_good("again").folder).is_dir()
+    write(40, 1)
+    assert store.keep_good(40) == 40
+    assert there() == [(40, 1)]
 
 
 @pytest.mark.parametrize("links", [True, False])

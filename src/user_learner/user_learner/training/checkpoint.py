@@ -166,34 +166,32 @@ class CheckpointStore:
         for old in self._paths()[self._keep :]:
             old.unlink(missing_ok=True)
             self._drop_shards(old)
-        self._drop_shards(path, but=checkpoint.folder)
+        self._drop_shards(path)
         return path
 
-    def _drop_shards(self, path: Path, but: str = "") -> None:
-        """Remove folders of shards of a checkpoint, but for one, and for that of one that is kept as good."""
-        if not but and (self.directory / GOOD / path.name).exists():
-            return
-        for folder in self.directory.glob(f"{path.name}.*{SHARDS_ENDING}"):
-            if folder.name != but:
+    def _drop_shards(self, path: Path) -> None:
+        """Remove folders of shards of this update that neither its checkpoint names nor one that is kept as good."""
+        folders = list(self.directory.glob(f"{path.name}.*{SHARDS_ENDING}"))
+        named = set()
+        for place in (self.directory, self.directory / GOOD) if folders else ():
+            try:
+                content = json.loads(read_arrays(place / path.name)[1]["content"])
+                named.add(content["state"].get(SHARDS, {}).get("folder"))
+            except FileNotFoundError:
+                pass
+            except (SuiteError, OSError, KeyError, TypeError, ValueError, AttributeError):
+                return  # to be refused, with its folder
+        for folder in folders:
+            if folder.name not in named:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def drop_leftovers(self) -> None:
         """Remove folders of shards whose checkpoint was never written. For who writes here."""
         for folder in self.directory.glob(f".checkpoint-*{SHARDS_ENDING}.tmp"):
             shutil.rmtree(folder, ignore_errors=True)
-        for folder in self.directory.glob(f"checkpoint-*{SHARDS_ENDING}"):
-            path = self.directory / ".".join(folder.name.split(".")[:2])
-            if not path.exists():
-                path = self.directory / GOOD / path.name
-            try:
-                content = json.loads(read_arrays(path)[1]["content"])
-                named = content["state"][SHARDS]["folder"]
-            except FileNotFoundError:
-                named = ""
-            except (SuiteError, OSError, KeyError, TypeError, ValueError):
-                continue  # to be refused, with its folder
-            if named != folder.name:
-                shutil.rmtree(folder, ignore_errors=True)
+        folders = self.directory.glob(f"checkpoint-*{SHARDS_ENDING}")
+        for name in sorted({".".join(folder.name.split(".")[:2]) for folder in folders}):
+            self._drop_shards(self.directory / name)
 
     def newest(self) -> Checkpoint | None:
         """The newest checkpoint that is whole and belongs here; None when there is none.
@@ -336,6 +334,7 @@ class CheckpointStore:
             for other in self._good():
                 if other != target:
                     other.unlink(missing_ok=True)
+                    self._drop_shards(other)
             return _update_of(target)
         return _update_of(kept[0]) if kept else None
 
