@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch
 from user_learner.algorithms.imitation.bc import BC, BCConfig
 from user_learner.training import TrainingConfig, TrainingLoop, UtdConfig
+from user_learner.training.memory import too_large
 
 SPEC = RobotSpec("r", {"x": ArraySpec((3,))}, ArraySpec((2,), low=-1.0, high=1.0))
 
@@ -132,6 +134,24 @@ def test_a_first_update_that_does_not_fit_is_refused_with_the_batch_that_does(
         loop.run()
     assert algorithm.tried[-1] == max(1, 256 >> len(algorithm.tried) - 1)
     assert not list((tmp_path / "checkpoints").glob("*.safetensors"))  # what was tried is not kept
+
+
+def test_what_failed_is_let_go_of_before_smaller_batches_are_tried() -> None:
+    held, is_gone = list[weakref.ref[Any]](), list[bool]()
+
+    def update(batch: Batch) -> None:
+        if held:
+            is_gone.append(held[0]() is None)
+            return
+        activations = np.zeros(8)
+        held.append(weakref.ref(activations))
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    batch = Given().sample(8)
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        update(batch)
+    assert "at most 4" in str(too_large(caught.value, update, batch, 1, 1))
+    assert is_gone == [True]
 
 
 def test_memory_that_is_short_later_is_tried_again_from_the_checkpoint(tmp_path: Path) -> None:

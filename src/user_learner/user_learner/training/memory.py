@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -33,6 +34,7 @@ def too_large(
         minibatches: G.
         processes: How many share a batch.
     """
+    traceback.clear_frames(error.__traceback__)  # they hold what was computed until it failed
     rows = len(batch) // minibatches
     fits = rows // 2
     while fits and not _works(update, _first_rows(batch, fits * minibatches)):
