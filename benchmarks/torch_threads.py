@@ -2,8 +2,9 @@
 
     tools/run python benchmarks/torch_threads.py --seconds 6 --rounds 3
 
-*busy* is how threads of one operation wait for each other by default, in loops; *asleep* is OMP_WAIT_POLICY=PASSIVE,
-which all our processes have; *one* is one thread. The three take turns; the busy processes count.
+*busy*: threads of one operation wait for each other in loops; *default*: as OpenMP decides where nothing is said;
+*asleep*: OMP_WAIT_POLICY=PASSIVE, which all our processes have; *one*: one thread. The four take turns, beside 0, 2
+and 4 processes that keep a core busy each.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ SIDES = {
     "busy": {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "ACTIVE"},
     "default": {"OMP_NUM_THREADS": "2"},
     "asleep": {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"},
+    "short": {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "1000"},
     "one": {"OMP_NUM_THREADS": "1"},
 }
 NETWORK = """
