@@ -17,8 +17,9 @@ from user_core.plugins import build
 from user_core.policies.improving.best_of import BestOfPolicy
 from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
 from user_core.runtime.clock import Clock
+from user_core.runtime.gpu_turns import GpuTurns
 from user_core.specs import ArraySpec, RobotSpec
-from user_core.types import Observation, Task
+from user_core.types import Observation, PolicyVersion, Task
 from user_testing.waiting import wait_until
 
 SPEC = RobotSpec(
@@ -233,6 +234,79 @@ def test_robots_with_other_versions_are_answered_by_their_own():
     assert hosts.policy.sizes == [1, 2]
 
 
+def version(policy, number):
+    return PolicyVersion(number, policy.arrays(), "", 1, 1, 0)
+
+
+def test_a_robot_that_comes_takes_no_version_from_under_the_policy_that_acts():
+    made = []
+    box = PolicyMailbox()
+    holder = PolicyHolder(lambda: made.append(Policy()) or made[-1], SPEC, box)
+    box.publish(version(made[0], 1))
+    assert holder.load_newest()
+    server = InferenceServer()
+    server.add(Client("a", SPEC, holder, lambda chunk: None))
+    server.add(Client("b", SPEC, holder, lambda chunk: None))
+    assert holder.swaps == 0 and holder.acting is made[0]
+    server.answer([(server.clients["a"], seen(1))])
+    assert holder.swaps == 1 and holder.acting is made[1]
+
+
+def test_a_version_that_comes_within_an_episode_acts_for_the_task_of_its_robot():
+    class Reads(Policy):
+        told = None
+
+        def reset(self, task):
+            self.told = task.name
+
+    made, box = [], PolicyMailbox()
+    holder = PolicyHolder(lambda: made.append(Reads()) or made[-1], SPEC, box)
+    holder.begin(Task("of the first robot"))
+    server = InferenceServer()
+    server.add(Client("b", SPEC, holder, lambda chunk: None, task=Task("its own")))
+    server.answer([(server.clients["b"], seen(1))])
+    box.publish(version(made[0], 1))
+    assert holder.load_newest() and made[1].told == "of the first robot"
+    server.answer([(server.clients["b"], seen(2))])
+    assert [policy.told for policy in made] == ["its own", "its own"]
+
+
+def test_training_does_not_wait_for_a_robot_that_is_turned_away(tmp_path):
+    turns = GpuTurns(tmp_path / "turns")
+    holder = PolicyHolder(Policy, SPEC, PolicyMailbox())
+    server = InferenceServer(BatchingConfig(budget_s=0.05), turns=turns)
+    server.admission.measured(1, 0.04)
+    for name in "ab":
+        server.add(Client(name, SPEC, holder, lambda chunk: None))
+    server.admission.admit("a", server._clock.monotonic_ns() * 1e-9)
+    server.offer("b", seen(1))
+    assert server.clients["b"].counts.turned_away == 1 and not turns.taken
+    server.offer("a", seen(1))
+    assert turns.taken
+    turns.close()
+
+
+def test_what_rubbish_costs_takes_no_place_from_others():
+    hosts = Hosts(3)
+    hosts.policy.fails_at = 0.5
+    clients, admission = hosts.server.clients, hosts.server.admission
+    bad = seen(9, x=np.full(2, 0.5, np.float32))
+    for _ in range(3):
+        hosts.server.answer([(clients["a"], seen(1)), (clients["b"], bad)])
+    assert admission.takes_s(2) == 0.0 and hosts.answers["a"]
+    hosts.server.answer([(clients["a"], seen(1)), (clients["c"], seen(2))])
+    assert admission.takes_s(2) > 0.0
+
+
+def test_the_first_pass_of_a_size_prepares_and_does_not_count():
+    hosts = Hosts(2)
+    both = [(hosts.server.clients[name], seen(1)) for name in "ab"]
+    hosts.server.answer(both)
+    assert hosts.server.admission.takes_s(2) == 0.0
+    hosts.server.answer(both)
+    assert hosts.server.admission.takes_s(2) > 0.0
+
+
 # --- places
 
 
@@ -288,6 +362,43 @@ def test_where_batches_come_to_take_longer_the_last_one_goes_after_a_while():
     assert made.capacity == 2 or made.capacity == 1
     assert made.shed(1.0) == "" and made.shed(3.0) == ""
     assert made.shed(4.5) == "c"
+
+
+def test_places_come_back_when_a_slow_host_is_as_quick_as_before():
+    made = admission({1: 0.01, 2: 0.02, 4: 0.03})
+    for _ in range(64):
+        made.measured(4, 0.3)
+    assert made.capacity < 4
+    for _ in range(64):  # it stays slow: sizes that do not come are not thought quicker than that
+        made.measured(2, 0.2)
+    for _ in range(300):
+        made.measured(1, 0.1)
+    assert made.capacity == 1
+    for _ in range(300):
+        made.measured(1, 0.01)
+    assert made.capacity >= 4
+    made.measured(4, 0.03)  # what it took when the host was slow is forgotten
+    assert made.capacity >= 4
+
+
+def test_robots_with_other_versions_need_passes_of_their_own():
+    times = {1: 0.019, 8: 0.03}
+    made = admission(times)
+    assert not any(made.admit(f"r{i}", 0.0, "one") for i in range(8))
+    made = admission(times)
+    answers = [made.admit(f"r{i}", 0.0, f"version {i}") for i in range(5)]
+    assert answers[:4] == [""] * 4  # 4 passes of 19 ms, and one that has begun
+    assert "room for 4 robots: with 5 of 5 versions" in answers[4] and "114 ms" in answers[4]
+
+
+def test_a_robot_that_is_gone_takes_no_place_from_one_that_is_there():
+    made = admission({1: 0.01, 2: 0.02, 4: 0.03}, forget_s=10.0)
+    assert not any(made.admit(name, 0.0) for name in "abc")
+    for _ in range(64):
+        made.measured(3, 0.06)
+    assert made.shed(8.0) == ""
+    assert not any(made.admit(name, 9.0) for name in "bc")
+    assert made.shed(11.5) == "" and made.robots == ("b", "c")
 
 
 def test_waiting_for_others_must_fit_into_the_budget():

@@ -10,7 +10,7 @@ import pytest
 from user_actor.inference import Client, InferenceServer
 from user_actor.loop.chunks import GoingOn
 from user_actor.loop.observation_history import ObservationHistory
-from user_actor.loop.policy import PolicyHolder
+from user_actor.loop.policy import PolicyHolder, history_of
 from user_actor.loop.remote import InferenceLink, RemoteConfig
 from user_core.codecs.images import (
     DETERMINISTIC,
@@ -22,7 +22,9 @@ from user_core.config import Config
 from user_core.errors import CodecError, PolicyError, SpecError, TransportError
 from user_core.fakes import PolicyMailbox
 from user_core.interfaces import Policy
-from user_core.reasons import INFERENCE_REFUSED, Reason
+from user_core.plugins import PluginChoice
+from user_core.reasons import INFERENCE_REFUSED, INFERENCE_SILENT, Reason
+from user_core.runtime.clock import Clock
 from user_core.runtime.gpu_turns import Arrivals, GpuTurns
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import ActionChunk, Observation, PolicyVersion, Task
@@ -118,6 +120,13 @@ def test_what_does_not_hold_together_is_refused():
 
 
 # --- the robot's end
+
+
+def test_a_robot_knows_what_a_policy_elsewhere_sees_also_without_its_plugin():
+    params = {"observation_history": 3}
+    assert history_of(PluginChoice(plugin="flow", params=params), SPEC) == 3
+    assert history_of(PluginChoice(plugin="flow"), SPEC) == 1
+    assert history_of(PluginChoice(plugin="not_installed_here", params=params), SPEC) == 3
 
 
 class Wire:
@@ -223,6 +232,22 @@ def test_what_the_other_host_says_is_the_reason_of_its_silence(wire):
     wire.link.on_refusal("cannot be read")
     wait_until(wire.link.why_silent, "one is not answered, and then none")
     assert wire.link.why_silent().text == "cannot be read"
+
+
+def test_what_was_said_once_is_no_reason_for_ever():
+    class SetClock(Clock):
+        now_ns = 10**12
+
+        def monotonic_ns(self):
+            return self.now_ns
+
+    clock = SetClock()
+    link = InferenceLink(RemoteConfig(enabled=True), SPEC, lambda *_: 0, clock)
+    link.on_refusal("room for 2 robots")
+    clock.now_ns += 3 * 10**9
+    assert link.why_silent().code == INFERENCE_REFUSED
+    clock.now_ns += 3 * 10**9
+    assert link.why_silent().code == INFERENCE_SILENT
 
 
 def test_an_answer_that_takes_longer_than_that_is_taken_all_the_same(wire):

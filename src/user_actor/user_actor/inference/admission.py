@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Hashable
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from user_actor.inference.config import BatchingConfig
 _REMEMBERED = 64
 #: What of the times of equally large batches counts: all but the slowest few.
 _USUAL_PERCENT = 95
+#: Batches after which a size that did not come is no longer known as it was.
+_STALE = 256
 #: Overload must last before a robot loses its place, seconds.
 _PATIENCE_S = 3.0
 #: More robots than one host ever serves.
@@ -23,7 +26,8 @@ class Admission:
     With N robots and batches of at most n an observation may have to wait for a batch that has just begun and for
     those of the others, and is answered with the last of ceil(N / n) batches. So N robots fit if
     (ceil(N / n) + 1) times what such a batch takes, and the time that a batch waits for its last, are within the
-    budget. How long batches take is measured: before the first robot comes, and all the time afterwards.
+    budget. Robots with other versions have batches of their own, which come on top. How long batches take is measured:
+    before the first robot comes, and all the time afterwards.
 
     Args:
         config: Budget and sizes.
@@ -36,7 +40,11 @@ class Admission:
         self._config = config
         self._times_s: dict[int, deque[float]] = {}
         self._usual_s: dict[int, float] = {}
+        self._quickest_s: dict[int, float] = {}
+        self._batches, self._newest_of = 0, dict[int, int]()
+        self._expected_s: dict[int, float] = {}
         self._heard_s: dict[str, float] = {}
+        self._version_of: dict[str, Hashable] = {}
         self._over_since_s: float | None = None
 
     @property
@@ -46,15 +54,38 @@ class Admission:
     def measured(self, size: int, took_s: float) -> None:
         """A batch of this size took so long."""
         times_s = self._times_s.setdefault(size, deque(maxlen=_REMEMBERED))
+        if self._is_stale(size):
+            times_s.clear()
         times_s.append(took_s)
+        self._batches += 1
+        self._newest_of[size] = self._batches
         self._usual_s[size] = float(np.percentile(times_s, _USUAL_PERCENT))
+        self._quickest_s[size] = min(took_s, self._quickest_s.get(size, took_s))
+        self._expected_s = self._expected()
+
+    def _is_stale(self, size: int) -> bool:
+        return self._batches - self._newest_of.get(size, self._batches) >= _STALE
+
+    def _expected(self) -> dict[int, float]:
+        """What batches take, by size. Of a size that has not come for long, as robots have lost their places, it is not
+        what it took when the host was slow: it is as much above its quickest as of the sizes that come."""
+        slower = max(
+            self._usual_s[size] / max(quickest_s, 1e-9)
+            for size, quickest_s in self._quickest_s.items()
+            if not self._is_stale(size)
+        )
+        return {
+            size: min(usual_s, slower * self._quickest_s[size]) if self._is_stale(size) else usual_s
+            for size, usual_s in self._usual_s.items()
+        }
 
     def takes_s(self, size: int) -> float:
         """What a batch of this size takes, from those that were measured; 0 where none was."""
-        known = sorted(self._usual_s)
+        expected_s = self._expected_s
+        known = sorted(expected_s)
         if not known:
             return 0.0
-        found = [self._usual_s[n] for n in known]
+        found = [expected_s[n] for n in known]
         found = list(np.maximum.accumulate(found))  # a larger one does not take less
         if size <= known[-1]:
             return float(np.interp(size, known, found))
@@ -63,37 +94,52 @@ class Admission:
         slope = (found[-1] - found[-2]) / (known[-1] - known[-2])
         return found[-1] + slope * (size - known[-1])
 
-    def worst_s(self, robots: int) -> float:
-        """The longest time from an observation to its answer with so many robots."""
-        config = self._config
-        size = min(robots, config.most)
-        waits_s = config.wait_s if size > 1 else 0.0
-        return (-(-robots // config.most) + 1) * self.takes_s(size) + waits_s
+    def worst_s(self, *robots: int) -> float:
+        """The longest time from an observation to its answer with so many robots of each version."""
+        config, begun_s, all_s = self._config, 0.0, 0.0
+        for count in robots:
+            takes_s = self.takes_s(min(count, config.most))
+            waits_s = config.wait_s if min(count, config.most) > 1 else 0.0
+            begun_s = max(begun_s, takes_s)
+            all_s += -(-count // config.most) * takes_s + waits_s
+        return begun_s + all_s
 
     @property
     def capacity(self) -> int:
-        """Robots that fit; one always does, however slow the policy is."""
+        """Robots that fit if all have one version; one always does, however slow the policy is."""
         fits, many = 1, _MOST + 1
         while many - fits > 1:  # more robots never take less
             robots = (fits + many) // 2
             fits, many = (robots, many) if self._fit(robots) else (fits, robots)
         return fits
 
-    def _fit(self, robots: int) -> bool:
-        return robots <= 1 or self.worst_s(robots) <= self._config.budget_s
+    def _fit(self, *robots: int) -> bool:
+        return sum(robots) <= 1 or self.worst_s(*robots) <= self._config.budget_s
 
-    def admit(self, robot: str, now_s: float) -> str:
-        """An observation of a robot came; why it has no place, empty if it has one."""
-        for silent in [r for r, at in self._heard_s.items() if now_s - at > self._config.forget_s]:
-            del self._heard_s[silent]
-        if robot not in self._heard_s and not self._fit(len(self._heard_s) + 1):
-            return self._full(len(self._heard_s) + 1)
-        self._heard_s[robot] = now_s
+    def _of_versions(self, *more: Hashable) -> list[int]:
+        """How many robots have each version, with those that would have these."""
+        return list(
+            Counter([*(self._version_of[robot] for robot in self._heard_s), *more]).values()
+        )
+
+    def admit(self, robot: str, now_s: float, version: Hashable = None) -> str:
+        """An observation of a robot came; why it has no place, empty if it has one.
+
+        Args:
+            robot: Its name.
+            now_s: The time, seconds.
+            version: Robots with the same may be answered by one batch.
+        """
+        self._forget_silent(now_s)
+        if robot not in self._heard_s and not self._fit(*(wanted := self._of_versions(version))):
+            return self._full(wanted)
+        self._heard_s[robot], self._version_of[robot] = now_s, version
         return ""
 
     def shed(self, now_s: float) -> str:
         """The robot that loses its place, because the host has been too slow for all of them for a while; or empty."""
-        if self._fit(len(self._heard_s)):
+        self._forget_silent(now_s)
+        if self._fit(*self._of_versions()):
             self._over_since_s = None
             return ""
         if self._over_since_s is None:
@@ -109,10 +155,17 @@ class Admission:
         """A robot is gone."""
         self._heard_s.pop(robot, None)
 
-    def _full(self, wanted: int) -> str:
-        size = min(wanted, self._config.most)
+    def _forget_silent(self, now_s: float) -> None:
+        for silent in [r for r, at in self._heard_s.items() if now_s - at > self._config.forget_s]:
+            del self._heard_s[silent]
+
+    def _full(self, wanted: list[int]) -> str:
+        size = min(max(wanted), self._config.most)
+        room, of = self.capacity, ""
+        if len(wanted) > 1:
+            room, of = len(self._heard_s), f" of {len(wanted)} versions"
         return (
-            f"the inference host has room for {self.capacity} robots: with {wanted} an answer could take "
-            f"{self.worst_s(wanted) * 1e3:.0f} ms (a batch of {size} takes {self.takes_s(size) * 1e3:.0f} ms), and "
+            f"the inference host has room for {room} robots: with {sum(wanted)}{of} an answer could take "
+            f"{self.worst_s(*wanted) * 1e3:.0f} ms (a batch of {size} takes {self.takes_s(size) * 1e3:.0f} ms), and "
             f"batching.budget_s promises {self._config.budget_s * 1e3:.0f} ms"
         )

@@ -18,7 +18,7 @@ from user_actor.loop.chunks import GoingOn
 from user_actor.loop.policy import PolicyHolder, ReadyPolicy, check_plan, planned
 from user_core.codecs.images import decode_observation, decode_plan
 from user_core.errors import PolicyError, SuiteError, in_words, is_of_a_person
-from user_core.interfaces import Query, answers_in_batches
+from user_core.interfaces import Policy, Query, answers_in_batches
 from user_core.runtime.clock import Clock
 from user_core.runtime.gpu_turns import LONGEST_S, Arrivals, GpuTurns
 from user_core.runtime.histogram import LatencyHistogram
@@ -87,6 +87,7 @@ class Client:
     _heard_ns: int = 0
     _told_ns: int = 0
     _episode: int | None = None
+    _reset: Policy | None = None  # what was reset for that episode
 
 
 class _Asked:
@@ -161,7 +162,7 @@ class InferenceServer:
         with self._changed:
             others = [c for n, c in self.clients.items() if n != client.name]
             shared = any(one.policies is client.policies for one in others)
-            policy = client.policies.current().policy
+            policy = client.policies.acting  # not current(): the thread that acts takes offers
             if shared and not answers_in_batches(policy):
                 raise PolicyError(
                     f"policy {type(policy).__name__} for several robots", got="no act_batch",
@@ -185,18 +186,18 @@ class InferenceServer:
     def offer(self, name: str, observation: Observation) -> None:
         """An observation of a robot came, its arrays as they travel."""
         now_ns = self._clock.monotonic_ns()
-        if self._turns is not None and name in self.clients:
-            self._turns.take(LONGEST_S)
-            self._arrivals.came(time.monotonic())
         with self._changed:
             client = self.clients.get(name)
             if client is None:
                 return
-            why = self.admission.admit(name, now_ns * 1e-9)
+            why = self.admission.admit(name, now_ns * 1e-9, id(client.policies))
             if why:
                 client.counts.turned_away += 1
-                self._tell(client, why, now_ns)
+                self._tell(client, why)
                 return
+            if self._turns is not None:  # training waits for no robot that is turned away
+                self._turns.take(LONGEST_S)
+                self._arrivals.came(time.monotonic())
             client.counts.superseded += client._waiting is not None
             if client._waiting is None:
                 client._waits_since_ns = now_ns
@@ -212,12 +213,15 @@ class InferenceServer:
             try:
                 self.answer(batch)
             finally:
-                if self._turns is not None and not self._anybody_waits():
-                    self._turns.give_back()
+                with self._changed:
+                    if self._turns is not None and not self._anybody_waits():
+                        self._turns.give_back()
 
     def measure(self) -> None:
         """Find out what batches take, before any robot waits for one; raises PolicyError."""
-        for client in {id(c.policies): c for c in self.clients.values()}.values():
+        with self._changed:
+            clients = {id(c.policies): c for c in self.clients.values()}
+        for client in clients.values():
             ready, spec, task = client.policies.current(), client.spec, client.task
             together = answers_in_batches(ready.policy)
             rng = np.random.default_rng(0)
@@ -235,7 +239,8 @@ class InferenceServer:
                             planned(ready.policy, seen[0], None, False)
                     if number:  # the first has all to prepare
                         took_s = (time.perf_counter_ns() - begin_ns) * 1e-9
-                        self.admission.measured(size, took_s)
+                        with self._changed:
+                            self.admission.measured(size, took_s)
                 if size > 1 and self.admission.takes_s(size) > self._batching.budget_s:
                     break  # larger ones do not fit either
                 size *= 2
@@ -245,7 +250,7 @@ class InferenceServer:
         ready = batch[0][0].policies.current()
         if self._needs_version and not ready.number:
             for client, _ in batch:
-                self._note(client, "no policy version has come yet")
+                self._tell(client, "no policy version has come yet")
             return
         readable = []
         for client, observation in batch:
@@ -258,13 +263,19 @@ class InferenceServer:
         if not readable:
             return
         begin_ns = self._clock.monotonic_ns()
-        alone = sum(c.policies is batch[0][0].policies for c in self.clients.values()) <= 1
+        with self._changed:  # a robot may come meanwhile
+            sharing = [c for c in self.clients.values() if c.policies is batch[0][0].policies]
+        alone = len(sharing) <= 1
         answers = [self._alone(ready, readable[0])] if alone else self._of_all(ready, readable)
         took_ns = self._clock.monotonic_ns() - begin_ns
         self.inference.add(took_ns)
         size = len(readable)
         self.batches[size] = self.batches.get(size, 0) + 1
-        self.admission.measured(size, took_ns * 1e-9)
+        failed = any(isinstance(found, BaseException) for found in answers)
+        # The first of a size has all to prepare; and one robot's rubbish must cost no other one its place.
+        if self.batches[size] > 1 and not failed:
+            with self._changed:
+                self.admission.measured(size, took_ns * 1e-9)
         for asked, found in zip(readable, answers, strict=True):
             self._send(asked, found, ready.number)
         with self._changed:
@@ -275,10 +286,11 @@ class InferenceServer:
     def _alone(self, ready: ReadyPolicy, asked: _Asked) -> Array | BaseException:
         query, client = asked.query, asked.client
         try:
-            if asked.observation.episode != client._episode:
+            # A version that came within an episode was tried out for the first robot's task.
+            if asked.observation.episode != client._episode or ready.policy is not client._reset:
                 ready.policy.reset(client.task)
                 # last: a policy that refuses its task is asked again
-                client._episode = asked.observation.episode
+                client._episode, client._reset = asked.observation.episode, ready.policy
             going_on = None if query.plan is None else GoingOn(query.plan, query.frozen)
             with self._pass_in():
                 return planned(ready.policy, query.observation, going_on, query.deterministic)
@@ -400,14 +412,11 @@ class InferenceServer:
         client.counts.refused += 1
         if text != client.counts.last_error:
             _log.error("an observation of %s was not answered: %s", client.name, text)
-        self._note(client, text)
+        self._tell(client, text)
 
-    def _note(self, client: Client, text: str) -> None:
+    def _tell(self, client: Client, text: str) -> None:
         client.counts.last_error = text
-        self._tell(client, text, self._clock.monotonic_ns())
-
-    def _tell(self, client: Client, text: str, now_ns: int) -> None:
-        client.counts.last_error = text
+        now_ns = self._clock.monotonic_ns()
         if now_ns - client._told_ns < _TELL_AGAIN_S * 1e9 and client._told_ns:
             return
         client._told_ns = now_ns

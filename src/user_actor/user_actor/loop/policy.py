@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 
 from user_actor.loop.chunks import GoingOn
-from user_core.errors import PolicyError, SuiteError, in_words, is_of_a_person
+from user_core import plugins
+from user_core.config import from_mapping
+from user_core.errors import PluginError, PolicyError, SuiteError, in_words, is_of_a_person
 from user_core.interfaces import Policy, PolicySource
+from user_core.plugins import PluginChoice
 from user_core.reasons import NO_REASON, Reason
 from user_core.specs import Array, Arrays, RobotSpec
 from user_core.types import PolicyVersion, Task
@@ -127,6 +130,11 @@ class PolicyHolder:
         return not self.current().number
 
     @property
+    def acting(self) -> Policy:
+        """The policy that acts, without taking an offer: for any thread."""
+        return self._current.policy
+
+    @property
     def number(self) -> int:
         """Number of the version that acts."""
         return self._current.number
@@ -188,6 +196,16 @@ class PolicyHolder:
         why = Reason.of(error)
         self.refusal = Reason(why.code, f"policy version {version.number} was refused: {why.text}")
         _log.error("%s", self.refusal, exc_info=not isinstance(error, SuiteError))
+
+
+def history_of(choice: PluginChoice, spec: RobotSpec) -> int:
+    """How many observations a policy sees at once that acts on another host. Its plugin need not be installed here: then
+    ``observation_history`` of its parameters says it."""
+    try:
+        cls = plugins.load("policies", choice.plugin)
+    except PluginError:
+        return int(choice.params.get("observation_history", 1))
+    return int(cls.history_of(from_mapping(cls.Config, choice.params, "policy.params"), spec))
 
 
 def planned(policy: Policy, arrays: Arrays, going_on: GoingOn | None, deterministic: bool) -> Array:

@@ -19,12 +19,7 @@ from user_actor.loop.chunks import Delays, Ensemble, GoingOn, Plan
 from user_actor.loop.config import ChunksConfig, RemoteConfig
 from user_actor.loop.policy import check_plan
 from user_core.errors import PolicyError, SuiteError
-from user_core.reasons import (
-    INFERENCE_REFUSED,
-    INFERENCE_SILENT,
-    NO_REASON,
-    Reason,
-)
+from user_core.reasons import INFERENCE_REFUSED, INFERENCE_SILENT, NO_REASON, Reason
 from user_core.runtime.clock import Clock
 from user_core.runtime.pacing import Pacer
 from user_core.specs import Array, ArraySpec, RobotSpec
@@ -34,6 +29,8 @@ _log = logging.getLogger(__name__)
 _LOOK_S = 0.1
 _REMEMBERED = 512
 _MOST_ASKED = 64
+#: What the other host said is why it is silent for so long, seconds: it says it again once a second.
+_TOLD_COUNTS_S = 5.0
 #: A step waits for an answer until so many periods before the next one.
 _MARGIN_PERIODS = 0.1
 #: A plan that goes on is asked for again after so many steps more than twice the usual delay.
@@ -300,10 +297,12 @@ class InferenceLink:
 
     def why_silent(self) -> Reason:
         """Why the other host counts as away; false if it does not."""
-        silent_s = (self._clock.monotonic_ns() - self._heard_ns) * 1e-9
+        now_ns = self._clock.monotonic_ns()
+        silent_s = (now_ns - self._heard_ns) * 1e-9
         if self._heard_ns and silent_s <= self.config.silence_s:
             return NO_REASON
-        if self._told_ns > self._heard_ns:
+        counts_s = max(_TOLD_COUNTS_S, 4 * self.config.probe_s)
+        if self._told_ns > self._heard_ns and now_ns - self._told_ns <= counts_s * 1e9:
             return Reason(INFERENCE_REFUSED, self._told)
         if self.last_refusal:
             return Reason(INFERENCE_REFUSED, self.last_refusal)

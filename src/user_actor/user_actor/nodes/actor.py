@@ -16,6 +16,7 @@ from user_msgs.msg import ActorStatus, SafetyStatus
 from user_actor.config import ActorConfig
 from user_actor.loop import ActorLoop, EpisodeLoop, PolicyHolder
 from user_actor.loop.actor_loop import WAS_ASKED_BACK
+from user_actor.loop.policy import history_of
 from user_actor.loop.remote import InferenceLink
 from user_actor.loop.stats import LoopState, LoopStatus
 from user_actor.nodes.lease import LeaseKeeper
@@ -36,8 +37,6 @@ from user_comm.lifecycle import LifecycleNode
 from user_comm.logs import bridge_logging
 from user_comm.run import run
 from user_comm.subscriptions import TopicReader
-from user_core import plugins
-from user_core.config import from_mapping
 from user_core.errors import ConfigError, DeviceError, DeviceTimeout, TransportError
 from user_core.reasons import NO_REASON, NODE_WAITS, POLICY_PULL, Reason
 from user_core.runtime.grants import grant_of_environment
@@ -233,9 +232,7 @@ class ActorNode(LifecycleNode):
         if config.loop.mode == "demonstration":
             return None
         if config.remote.enabled:
-            cls = plugins.load("policies", config.policy.plugin)
-            params = from_mapping(cls.Config, config.policy.params, "policy.params")
-            history = cls.history_of(params, spec)
+            history = history_of(config.policy, spec)
             remote = stack.enter_context(
                 RemoteInference(config.remote, spec, self._remote, history)
             )

@@ -180,7 +180,9 @@ class InferenceNode(LifecycleNode):
                     hint="One inference_node acts for robots with equal specs",
                 )
             of_robot = config.versions.get(robot.name) or config.versions.get(description.task)
-            feed = self._feeds[of_robot or topics.POLICY.name]
+            feed = self._feeds.get(of_robot or topics.POLICY.name)
+            if feed is None:  # what answered has just ended
+                return
             task = Task(description.task, config.instruction)
             name = robot.name or spec.robot
             server.add(Client(name, spec, feed.holder, robot.send, robot.tell, task))
