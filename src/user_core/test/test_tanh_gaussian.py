@@ -9,9 +9,11 @@ import torch
 
 from user_core.conformance import check_policy
 from user_core.errors import ConfigError, PolicyError, SpecError
+from user_core.interfaces import Query
 from user_core.policies import policy_config_hash
 from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
 from user_core.policies.tanh_gaussian_network import TanhGaussian
+from user_core.policies.torch_policy import Network, TorchPolicy, TorchPolicyConfig, in_precision
 from user_core.specs import ArraySpec, RobotSpec
 from user_testing.tensors import assert_close
 
@@ -64,6 +66,35 @@ def torch_means(policy, rows):
     with torch.no_grad():
         found = network.distribution(network.encode(network.inputs(batch)))
     return found.mode.numpy(), found.log_std.numpy()
+
+
+class Plain(TorchPolicy):
+    class Net(Network):
+        def __init__(self, spec):
+            super().__init__(spec)
+            self.layer = torch.nn.Linear(3, 2 * spec.action.size)
+
+        def encode(self, inputs):
+            return inputs["joint_position"]
+
+        def distribution(self, features):
+            return TanhGaussian(*self.layer(features).chunk(2, 1))
+
+    def make_network(self):
+        return self.Net(self.spec)
+
+
+def test_policies_in_torch_act_in_bfloat16():
+    spec = spec_of(STATE | PICTURES)
+    for policy in (Plain(TorchPolicyConfig(), spec), make(STATE | PICTURES)):
+        (seen,) = observations(spec, 1)
+        exact = policy.act(seen, deterministic=True)
+        with in_precision("bfloat16", "cpu"):
+            near = policy.act(seen, deterministic=True)
+            together = policy.act_batch([Query(seen, True), Query(seen, True)])
+        assert near.dtype == exact.dtype
+        for action in (near, *together):
+            np.testing.assert_allclose(action, exact, atol=0.05)
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])

@@ -229,7 +229,7 @@ class TanhGaussianNetwork(nn.Module):
             for name in features.image_names:
                 image = torch.tensor(features.image(name, observation))
                 inputs[name] = in_metres(features, name, image)[None]
-            head: Array = self._head(self.encode(inputs))[0].numpy()
+            head: Array = self._head(self.encode(inputs))[0].float().numpy()
             return head
 
     def heads(self, observation: Arrays) -> Array:

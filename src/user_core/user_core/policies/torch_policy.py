@@ -164,7 +164,7 @@ class TorchPolicy(Policy):
             inputs = network.inputs({name: np.array(a)[None] for name, a in observation.items()})
             distribution = network.distribution(network.encode(inputs))
             unit = distribution.mode if deterministic else distribution.sample(self._generator)[0]
-        return self._scale.to_robot(unit.numpy().reshape(network.rows, -1))
+        return self._scale.to_robot(unit.float().numpy().reshape(network.rows, -1))
 
     def act_batch(self, queries: Sequence[Query]) -> list[Array]:
         """Chunks for several robots by one pass, see :class:`~user_core.interfaces.BatchingPolicy`."""

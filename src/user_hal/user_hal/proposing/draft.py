@@ -343,7 +343,7 @@ class _Drafter:
             _, width, height = self.found.images.get(topic.name, ("", 4, 3))
             params = {
                 "topic": topic.name, "width": _IMAGE_WIDTH,
-                "height": max(1, round(height * _IMAGE_WIDTH / width)),
+                "height": max(1, round(height * _IMAGE_WIDTH / max(1, width))),
             }  # fmt: skip
             devices[name] = {"plugin": "ros_topic", "params": params}
         if not devices:
