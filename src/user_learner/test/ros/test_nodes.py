@@ -214,6 +214,22 @@ def test_images_of_full_segments_are_compressed_in_the_background(peer, start_no
     assert verify(store).ok
 
 
+def test_segments_are_moved_also_where_they_cannot_be_compressed(peer, start_node, tmp_path):
+    store = tmp_path / "store"
+    with StoreWriter(store, config=QUICK.replace(segment_bytes=1)) as writer:  # 1024 rows each
+        fill(writer, Actor(1, schema=IMAGE_SCHEMA, chunk_rows=100), [Plan(100)] * 25)
+    start_node(
+        "replay", path=str(store), autostart=True, retention_period_s=0.2,
+        **{"store.min_free_bytes": 0, "store.compression.raw_bytes": 0,
+           "store.compression.cameras.nowhere": "zstd", "tier.folder": str(tmp_path / "slow"),
+           "tier.keep_here_mb": 0.0},
+    )  # fmt: skip
+    wait_until(
+        lambda: sum(path.is_symlink() for path in (store / "segments").iterdir()) == 2, "the move"
+    )
+    assert not list(store.rglob("*.packed"))
+
+
 def test_a_chunk_of_another_schema_is_refused_with_the_difference(peer, start_node, tmp_path):
     store = tmp_path / "store"
     start_node("replay", path=str(store), autostart=True, **{"store.min_free_bytes": 0})

@@ -165,23 +165,34 @@ class ReplayNode(LifecycleNode):
         return True
 
     def _keep_while_active(self) -> None:
-        """Apply the retention policy and compress, in a thread of its own: rewriting segments takes seconds."""
+        """Apply the retention policy, compress and move, in a thread of its own: rewriting segments takes seconds.
+
+        What fails does not keep the rest from being done: a disk without room to compress gets room by moving."""
         while not self._stop.wait(self.config.retention_period_s):
-            try:
-                for gone in retain(self._writer, is_over=self._stop.is_set):
-                    self.get_logger().info(f"dropped by the retention policy: {gone}")
-                self._compress()
-                keep_here_mb = self.config.tier.keep_here_mb
-                if self.config.tier.folder:
-                    moved = move_old(
-                        self.config.path, self.config.tier.folder, round(keep_here_mb * 2**20),
-                        self._stop.is_set,
-                    )  # fmt: skip
-                    if moved.moved:
-                        self.get_logger().info(f"moved to {self.config.tier.folder}: {moved}")
+            failed = []
+            for step in (self._retain, self._compress, self._move_old):
+                try:
+                    step()
+                except (SuiteError, OSError, sqlite3.Error) as error:  # the next time may go better
+                    failed.append(str(error))
+            if failed:
+                self.diagnostics.report("upkeep", Level.WARN, "; ".join(failed))
+            else:
                 self.diagnostics.resolve("upkeep")
-            except (SuiteError, OSError, sqlite3.Error) as error:  # the next time may go better
-                self.diagnostics.report("upkeep", Level.WARN, str(error))
+
+    def _retain(self) -> None:
+        for gone in retain(self._writer, is_over=self._stop.is_set):
+            self.get_logger().info(f"dropped by the retention policy: {gone}")
+
+    def _move_old(self) -> None:
+        tier = self.config.tier
+        if not tier.folder:
+            return
+        moved = move_old(
+            self.config.path, tier.folder, round(tier.keep_here_mb * 2**20), self._stop.is_set
+        )
+        if moved.moved:
+            self.get_logger().info(f"moved to {tier.folder}: {moved}")
 
     def _compress(self) -> None:
         """In a thread of low priority: it takes processor time that robots and learners may want."""
