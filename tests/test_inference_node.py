@@ -19,6 +19,7 @@ from user_core.specs import ActionKind, ArraySpec, RobotSpec
 from user_core.types import ActionChunk, Observation, PolicyVersion
 from user_testing.ports import free_endpoint
 from user_testing.processes import NodeProcess
+from user_testing.waiting import wait_until
 from user_testing.worlds.acting import GraphProbe
 
 SPEC = RobotSpec(
@@ -75,7 +76,6 @@ def test_it_answers_with_the_newest_version_and_refuses_what_is_not_of_its_robot
         observation = seen(len(asked) + 1)
         asked[observation.sequence] = observation.stamp_ns
         ask(observation)
-        time.sleep(0.02)
         return bool(answers) and answers[-1].policy_version == wanted
 
     try:
@@ -87,7 +87,9 @@ def test_it_answers_with_the_newest_version_and_refuses_what_is_not_of_its_robot
             probe.speaker(topics.ROBOT_SPEC)(RobotDescription(SPEC, "task", "base", stamp_ns=1))
             for number, offset in ((1, 0.25), (2, -0.5)):
                 server.publish(version(number, offset))
-                probe.until(lambda n=number: answered(n), f"an answer of version {number}")
+                wait_until(
+                    lambda n=number: answered(n), f"an answer of version {number}", period_s=0.02
+                )
                 assert answers[-1].actions_ta.tolist() == [[offset, offset]]
             for chunk in answers:  # each names its observation
                 assert asked[chunk.sequence] == chunk.start_ns
@@ -98,7 +100,9 @@ def test_it_answers_with_the_newest_version_and_refuses_what_is_not_of_its_robot
             ask(replace(seen(7002), arrays={"x": np.zeros(2, np.float32)}))
             probe.until(lambda: "was not answered" in node.log, "the refusal is said")
             assert not any(chunk.sequence > 7000 for chunk in answers[count:])
-            probe.until(lambda: answered(2) and len(answers) > count, "it answers again")
+            wait_until(
+                lambda: answered(2) and len(answers) > count, "it answers again", period_s=0.02
+            )
     finally:
         node.close()
         probe.close()
@@ -141,7 +145,6 @@ def test_one_policy_acts_for_several_robots_and_says_who_is_not_its_own(
         number += 1
         for name in who:
             ask[name](seen(number))
-        time.sleep(0.02)
 
     def all_answered() -> bool:
         asked("arm0", "arm1")
@@ -158,11 +161,19 @@ def test_one_policy_acts_for_several_robots_and_says_who_is_not_its_own(
             for name in names:
                 spec = other if name == "arm2" else SPEC
                 say[name](RobotDescription(spec, "task", "base", stamp_ns=1))
-            probe.until(all_answered, "both are answered")
-            probe.until(refused, "the other one is told")
+            wait_until(all_answered, "both are answered", period_s=0.02)
+            wait_until(refused, "the other one is told", period_s=0.02)
             assert "equal specs" in refusals["arm2"][0] and not answers["arm2"]
             assert {len(chunk.actions_ta) for chunk in answers["arm0"]} == {1}
             assert not refusals["arm0"] and not refusals["arm1"]
+            say["arm2"](RobotDescription(SPEC, "task", "base", stamp_ns=2))  # as the others now
+
+            def all_three() -> bool:
+                asked(*names)
+                return bool(answers["arm2"])
+
+            wait_until(all_three, "it is answered", period_s=0.02)
+            assert node.log.count("has room for") == 1, "the others went on with their policy"
     finally:
         node.close()
         probe.close()

@@ -198,6 +198,16 @@ def test_a_row_that_is_not_finite_concerns_its_robot_only():
     assert "finite" in hosts.counts("b").last_error
 
 
+def test_a_robot_that_goes_while_it_is_answered_takes_nothing_from_the_others():
+    hosts = Hosts(2)
+    clients = dict(hosts.server.clients)
+    hosts.server.remove("b")
+    hosts.server.answer([(clients["a"], seen(1)), (clients["b"], seen(2))])
+    assert len(hosts.answers["a"]) == len(hosts.answers["b"]) == 1
+    hosts.server.offer("b", seen(3))  # nobody is there any more
+    assert not hosts.server._anybody_waits() and hosts.server.admission.robots == ()
+
+
 def test_robots_that_share_a_policy_that_cannot_answer_several_are_refused():
     class Changed(TanhGaussianPolicy):
         def act(self, observation, *, deterministic=False):

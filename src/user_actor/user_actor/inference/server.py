@@ -265,7 +265,7 @@ class InferenceServer:
         begin_ns = self._clock.monotonic_ns()
         with self._changed:  # a robot may come meanwhile
             sharing = [c for c in self.clients.values() if c.policies is batch[0][0].policies]
-        alone = len(sharing) <= 1
+        alone = len(readable) == 1 and len(sharing) <= 1
         answers = [self._alone(ready, readable[0])] if alone else self._of_all(ready, readable)
         took_ns = self._clock.monotonic_ns() - begin_ns
         self.inference.add(took_ns)

@@ -222,7 +222,13 @@ class InferenceNode(LifecycleNode):
         server = self._server
         if server is None:
             return
+        others = [
+            r for r in self._robots.values() if r is not robot and r.description and not r.why_not
+        ]
         if before is None:
+            self._join(robot, server)
+        elif others:  # the others go on, with the policy that there is
+            server.remove(robot.name or before.spec.robot)
             self._join(robot, server)
         else:
             server.stop()
