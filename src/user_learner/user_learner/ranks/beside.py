@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import json
 import logging
-import os
 import signal
 import socket
 import subprocess
@@ -26,8 +25,8 @@ from typing import Any
 from user_core.errors import ConfigError, SuiteError
 from user_core.runtime import last_words
 from user_learner.ranks import hosts
-from user_learner.ranks.first import require_gpus
-from user_learner.ranks.meeting import software
+from user_learner.ranks.first import require_gpus, start_follower
+from user_learner.ranks.meeting import Place, software
 
 _log = logging.getLogger(__name__)
 _ANSWER_S, _AGAIN_S, _LOOK_S = 10.0, 2.0, 0.1
@@ -113,10 +112,8 @@ class RanksHere:
                 rank: Path(folder) / f"{rank}.ending" for rank in range(first, first + self._count)
             }
             processes = {
-                rank: subprocess.Popen(
-                    [sys.executable, "-m", "user_learner.ranks.follow"],
-                    stdin=subprocess.PIPE,
-                    env=self._environment(rank, first, world, file),
+                rank: start_follower(
+                    Place(rank, rank - first, world, self._count), self._host, self._port, file
                 )
                 for rank, file in words.items()
             }
@@ -147,18 +144,6 @@ class RanksHere:
         for rank in processes:
             said = {"text": "learner_ranks was stopped", "code": "", "lost": True}
             store.set(f"{hosts.ENDED}{rank}", json.dumps(said))
-
-    def _environment(self, rank: int, first: int, world: int, words: Path) -> dict[str, str]:
-        return {
-            **os.environ,
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank - first),
-            "LOCAL_WORLD_SIZE": str(self._count),
-            "WORLD_SIZE": str(world),
-            "MASTER_ADDR": self._host,
-            "MASTER_PORT": str(self._port),
-            last_words.VARIABLE: str(words),
-        }
 
 
 def _why(code: int, file: Path) -> dict[str, Any]:

@@ -115,6 +115,7 @@ class Ranks:
             self._meet(place, here)
         except BaseException:
             self.__exit__()
+            self._folder.cleanup()
             raise
         return self
 
@@ -169,25 +170,8 @@ class Ranks:
             raise self.why_ended(error) from error
 
     def _start(self, rank: int, first: Place) -> None:
-        environment = {
-            **{
-                name: value
-                for name, value in os.environ.items()
-                if name not in _OWN and not name.startswith("TORCHELASTIC_")
-            },
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "LOCAL_WORLD_SIZE": str(first.here),
-            "WORLD_SIZE": str(first.world),
-            "MASTER_ADDR": self._host,
-            "MASTER_PORT": str(self._store.port),
-            last_words.VARIABLE: str(self._words(rank)),
-        }
-        self._others[rank] = subprocess.Popen(
-            [sys.executable, "-m", "user_learner.ranks.follow"],
-            stdin=subprocess.PIPE,  # its end is that of this process, however that comes
-            env=environment,
-        )
+        place = Place(rank, rank, first.world, first.here)
+        self._others[rank] = start_follower(place, self._host, self._store.port, self._words(rank))
 
     def _words(self, rank: int) -> Path:
         return Path(self._folder.name) / f"rank{rank}.ending"
@@ -220,6 +204,38 @@ class Ranks:
             lost = -code in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
             return (RankLost if lost else RankFailed)(f"{what} was ended by {name}")
         return RankFailed(f"{what} ended with exit code {code}; its words are in this log")
+
+
+def start_follower(place: Place, host: str, port: int, words: Path) -> subprocess.Popen[bytes]:
+    """Start a process that trains with the first.
+
+    Args:
+        place: Which one it is.
+        host, port: Where all meet.
+        words: File in which it says why it ends.
+
+    Returns:
+        The process. It ends when its standard input does, which is when this process ends, however that comes.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _OWN and not name.startswith("TORCHELASTIC_")
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "user_learner.ranks.follow"],
+        stdin=subprocess.PIPE,
+        env={
+            **kept,
+            "RANK": str(place.rank),
+            "LOCAL_RANK": str(place.local),
+            "LOCAL_WORLD_SIZE": str(place.here),
+            "WORLD_SIZE": str(place.world),
+            "MASTER_ADDR": host,
+            "MASTER_PORT": str(port),
+            last_words.VARIABLE: str(words),
+        },
+    )
 
 
 def _keep_store(host: str, port: int) -> Any:
