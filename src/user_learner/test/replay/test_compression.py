@@ -466,6 +466,24 @@ def test_a_full_disk_stops_the_compression_and_nothing_else(store):
     assert compress(path, NOW).segments == 2
 
 
+def test_a_segment_that_retention_takes_meanwhile_is_passed_over(store):
+    path, _ = store
+    first, asked = segment_directory(path, 1), []
+
+    def retention_takes_it():
+        if any(first.glob("*.new")) and not asked:
+            asked.append(True)
+            with closing(connect(path, writable=True)) as index:
+                index.execute("DELETE FROM segments WHERE id = 1")
+            for file in first.glob("*.col"):  # what is being written stays in its way
+                file.unlink()
+        return False
+
+    report = compress(path, NOW, is_over=retention_takes_it)
+    assert asked and report.segments == 1
+    assert len(report.notes) == 1 and "segment 1 stays as it is" in report.notes[0]
+
+
 def test_what_is_read_back_otherwise_does_not_take_the_place_of_anything(store):
     path, chunks = store
     real = packed_module._left_over

@@ -274,7 +274,7 @@ class _Work:
         """Compress; raises _Over, StoreFull, OSError."""
         for segment in self._segments:
             for left in segment.path.glob(f"*{NEW_SUFFIX}"):  # of a call that was killed
-                left.unlink()
+                left.unlink(missing_ok=True)
         work = [
             (segment, files)
             for segment in self._segments
@@ -287,7 +287,7 @@ class _Work:
             try:
                 self._segment(segment, files)
             except FileNotFoundError as error:  # retention took it meanwhile
-                if segment.path.exists():
+                if self._is_known(segment):
                     raise
                 self._note(segment, f"{error.filename} went")
             except StoreCorrupt as error:
@@ -317,6 +317,13 @@ class _Work:
                 before = report.psnr_db.get(file.name, header.psnr_db[0])
                 report.psnr_db[file.name] = min(before, header.psnr_db[0])
         self._report.segments += 1
+
+    def _is_known(self, segment: _Segment) -> bool:
+        """Whether the index has a segment; the files of one that it has not may be on their way out."""
+        found = self._reader.connection.execute(
+            "SELECT 1 FROM segments WHERE id = ?", (segment.number,)
+        )
+        return found.fetchone() is not None
 
     def _before_group(self) -> None:
         if self._is_over():
