@@ -147,7 +147,7 @@ class Person:
         def moves() -> bool:
             if self.page.evaluate("userDrive.state.mustRelease"):
                 self.page.keyboard.up("Space")
-                self.page.wait_for_timeout(200)
+                self.page.wait_for_function("() => !userDrive.state.mustRelease", timeout=10_000)
                 self.page.keyboard.down("Space")
             return self.lab.moves()
 

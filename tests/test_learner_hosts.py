@@ -164,12 +164,17 @@ def test_two_hosts_that_are_really_apart_train_as_one(tmp_path):
         meeting = f"{link.address_of(near)}:29511"
         both = learner_config(shared / "both", store, hosts=["far"], meeting=meeting, **values)
 
-        def first(settings: LearnerConfig) -> subprocess.Popen[str]:
+        @contextlib.contextmanager
+        def first(settings: LearnerConfig) -> Iterator[subprocess.Popen[str]]:
             files = [shared / "config.json", shared / "spec.json"]
             for file, value in zip(files, (to_mapping(settings), SPEC.to_dict()), strict=True):
                 file.write_text(json.dumps(value))
             words = [sys.executable, "-u", "-m", "user_testing.programs.ranks", *map(str, files)]
-            return near.popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+            with near.popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+                try:
+                    yield process
+                finally:  # else a failure here would wait for a training without end
+                    process.kill()
 
         words = [sys.executable, "-m", "user_learner.ranks.beside", "--meeting", meeting]
         hidden = f"mount -t tmpfs none {shared} && exec {shlex.join([*words, '--name', 'far'])}"
@@ -189,7 +194,6 @@ def test_two_hosts_that_are_really_apart_train_as_one(tmp_path):
                 link.cut()
                 assert process.stdout is not None
                 said = process.stdout.readline()  # what a learner_node would end with
-                process.kill()
             assert "far" in said
             assert "no sign of life" in said
             link.restore()

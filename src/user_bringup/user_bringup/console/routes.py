@@ -157,7 +157,8 @@ class _Driving:
             await self._drive(console.graph)
         except _Ended as end:
             with contextlib.suppress(Exception):
-                await self._websocket.close(end.code, str(end)[:120])
+                reason = str(end).encode()[:120].decode(errors="ignore")  # at most 123 bytes
+                await self._websocket.close(end.code, reason)
         except (WebSocketDisconnect, RuntimeError):  # the browser is gone
             return
         finally:
