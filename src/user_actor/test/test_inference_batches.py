@@ -391,6 +391,20 @@ def test_places_come_back_when_a_slow_host_is_as_quick_as_before():
     assert made.capacity >= 4
 
 
+def test_one_slow_batch_of_a_size_that_seldom_comes_takes_no_place():
+    made = admission({1: 0.01, 2: 0.012, 4: 0.016, 8: 0.024})
+    assert not any(made.admit(f"r{i}", 0.0) for i in range(8))
+    for size in (5, 4):  # one that never came before, and one that was measured
+        made.measured(size, 0.4)
+        assert made.capacity >= 8
+        for _ in range(20):
+            made.measured(8, 0.024)
+        assert made.capacity >= 8
+    for _ in range(3):  # where it is always slow, it is soon believed
+        made.measured(5, 0.4)
+    assert made.capacity < 8
+
+
 def test_robots_with_other_versions_need_passes_of_their_own():
     times = {1: 0.019, 8: 0.03}
     made = admission(times)

@@ -10,8 +10,8 @@ import numpy as np
 from user_actor.inference.config import BatchingConfig
 
 _REMEMBERED = 64
-#: What of the times of equally large batches counts: all but the slowest few.
-_USUAL_PERCENT = 95
+#: The slowest few of equally large batches do not count: this share of them, and one at least.
+_SLOWEST = 0.05
 #: Batches after which a size that did not come is no longer known as it was.
 _STALE = 256
 #: Overload must last before a robot loses its place, seconds.
@@ -54,12 +54,14 @@ class Admission:
     def measured(self, size: int, took_s: float) -> None:
         """A batch of this size took so long."""
         times_s = self._times_s.setdefault(size, deque(maxlen=_REMEMBERED))
-        if self._is_stale(size):
-            times_s.clear()
+        if self._expected_s and (not times_s or self._is_stale(size)):
+            times_s.clear()  # one batch that happens to be slow says little: it stands beside what was expected
+            times_s.append(self.takes_s(size))
         times_s.append(took_s)
         self._batches += 1
         self._newest_of[size] = self._batches
-        self._usual_s[size] = float(np.percentile(times_s, _USUAL_PERCENT))
+        left_out = min(len(times_s) - 1, max(1, round(_SLOWEST * len(times_s))))
+        self._usual_s[size] = sorted(times_s)[-1 - left_out]
         self._quickest_s[size] = min(took_s, self._quickest_s.get(size, took_s))
         self._expected_s = self._expected()
 
