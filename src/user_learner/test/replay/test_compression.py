@@ -358,6 +358,21 @@ def test_rules_of_retention_do_not_lose_more_of_images_each_time(store, tmp_path
     assert 0 < len(after) < len(before) and verify(path).ok
 
 
+def test_images_without_loss_are_not_joined_with_those_that_have_some(store):
+    path, _ = store
+    noisy(path)
+    newest = 1500 * RowLayout(IMAGE_SCHEMA).row_nbytes
+    assert compress(path, NOW.replace(images="jpeg40", raw_bytes=newest)).segments == 1
+    assert compress(path, NOW).segments == 1
+    before = contents(path)
+    with StoreWriter(path, config=SMALL) as writer:
+        gone = retain(writer, RetentionConfig(max_rows=1, thin=3))
+    assert {one.segment for one in gone} == {1, 2}
+    after = contents(path)
+    same({key: before[key] for key in after}, after)
+    assert 0 < len(after) < len(before) and verify(path).ok
+
+
 def noisy(path):
     """Give the images of full segments something to lose, and their checksums with it."""
     with closing(StoreReader(path)) as reader:

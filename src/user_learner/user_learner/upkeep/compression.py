@@ -181,6 +181,19 @@ def saved_bytes(reader: StoreReader) -> int:
     return saved
 
 
+def lossy_codings(path: Path, layout: RowLayout) -> tuple[str, ...]:
+    """With which loss each large column of a segment is coded; empty for one that has none, or cannot be read now."""
+    found = []
+    for file in filter(can_pack, layout.files):
+        coding = ""
+        with suppress(OSError, StoreCorrupt):
+            if (column := open_packed(path, file)) is not None:
+                with column:
+                    coding = "" if column.exact else column.header.coding
+        found.append(coding)
+    return tuple(found)
+
+
 def carry_over(target: Path, layout: RowLayout, pieces: Sequence[tuple[Path, int, int]]) -> None:
     """Keep images that were compressed with loss as they are stored, where their rows were written to a new segment:
     coded again they would lose again.

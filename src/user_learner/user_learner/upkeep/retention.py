@@ -42,7 +42,7 @@ from user_learner.replay.segments import (
     segment_header,
 )
 from user_learner.replay.writer import StoreWriter
-from user_learner.upkeep.compression import carry_over
+from user_learner.upkeep.compression import carry_over, lossy_codings
 
 #: Tag of `user episodes tag` with which an episode stays.
 KEEP_TAG = "keep"
@@ -145,7 +145,8 @@ def plans(reader: StoreReader, policy: RetentionConfig) -> Iterator[Plan]:
     going = np.zeros(len(stays), bool)
     going[[number for number in leaving if number < len(stays)]] = True
     going &= ~stays
-    open_ones: dict[EpisodeSource, Plan] = {}
+    # What was coded with loss and what was not do not come together: there is one coding in a file.
+    open_ones: dict[tuple[int, tuple[str, ...]], Plan] = {}
     for segment, source, rows in db.execute(
         "SELECT id, source, rows FROM segments WHERE sealed AND source IN (?, ?) AND id NOT IN"
         " (SELECT segment FROM quarantine) ORDER BY id",
@@ -160,16 +161,19 @@ def plans(reader: StoreReader, policy: RetentionConfig) -> Iterator[Plan]:
             going[[row[4] for row in extents if not stays[row[4]]]] = True
         kept = [tuple(row[:4]) for row in extents if not going[row[4]]]
         here = sum(row[3] for row in kept)
-        kind = EpisodeSource(source)
-        plan = open_ones.get(kind)
-        if here == rows and (
-            rows or plan is None
-        ):  # one without rows has but log entries, which can join others
+        if rows and here == rows:
             continue
+        kind = source, lossy_codings(segment_directory(reader.path, segment), reader.layout)
+        if not rows:  # it has but log entries, which can join others
+            joins = next((one for one in open_ones if one[0] == source), None)
+            if joins is None:
+                continue
+            kind = joins
+        plan = open_ones.get(kind)
         if plan is not None and plan.rows + here > reader.meta.segment_rows:
             yield open_ones.pop(kind)
             plan = None
-        plan = open_ones.setdefault(kind, plan or Plan(kind))
+        plan = open_ones.setdefault(kind, plan or Plan(EpisodeSource(source)))
         plan.segments.append((segment, rows))
         plan.extents += kept
         plan.dropped += rows - here
