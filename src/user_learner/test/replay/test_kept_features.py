@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 
 from user_core.errors import StoreError
+from user_learner.cli.replay import main
 from user_learner.replay import StoreWriter
+from user_learner.replay.config import CompressionConfig
 from user_learner.replay.layout import RowLayout
 from user_learner.sampling import ReplaySource
 from user_learner.sampling.batches import batch_nbytes
 from user_learner.sampling.features import KeptFeatures
+from user_learner.upkeep.compression import compress
 from user_learner.upkeep.tiering import bring_back, move_old
 from user_testing.worlds.replay import IMAGE_SCHEMA, QUICK, STILL, Actor, Plan, fill, pixel_of
 
@@ -121,6 +124,22 @@ def test_a_store_whose_images_do_not_fit_into_memory_and_whose_features_do(tmp_p
             for _ in range(5):
                 check(source.sample(64))
             assert source.cached is cached
+
+
+def test_damaged_images_that_are_set_aside_are_not_looked_at(tmp_path):
+    with StoreWriter(tmp_path, config=SMALL_SEGMENTS) as writer:
+        fill(writer, Actor(1, schema=IMAGE_SCHEMA, chunk_rows=100), [Plan(200)] * 8)
+    assert compress(tmp_path, CompressionConfig(raw_bytes=0)).segments == 1
+    (packed,) = tmp_path.rglob("*.packed")
+    with open(packed, "r+b") as stream:
+        stream.seek(1600)  # in the first group
+        stream.write(b"\xff" * 8)
+    main(["verify", str(tmp_path), "--repair"])
+    encoder = Encoder()
+    with ReplaySource(tmp_path, STILL, features=kept(encoder)) as source:
+        for _ in range(5):
+            check(source.sample(200))
+    assert encoder.seen == 8 * 201 - 512
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):

@@ -11,7 +11,7 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -93,20 +93,23 @@ class KeptFeatures:
             here = segment == index
             rows = int((row[here] + runs.rows[here]).max())
             path = table.paths[index]
+            aside = sorted(table.aside.get(path, ()))
             for images, features in zip(base.files, layout.files, strict=True):
                 if images is features:
                     continue
                 capacity = int(table.capacity[index])
-                for done in self._extend(path, images, features, rows, capacity):
+                for done in self._extend(path, images, features, rows, capacity, aside):
                     self.computed += done
                     if not told and time.monotonic() - begin_s > _LONG_S:
                         told = True
                         _log.info("features of images are computed, once for each: %s", path)
 
     def _extend(
-        self, path: Path, images: ColumnFile, features: ColumnFile, rows: int, capacity: int
-    ) -> Iterator[int]:
-        """Features up to a row of a segment; gives how many images were seen, again and again."""
+        self, path: Path, images: ColumnFile, features: ColumnFile, rows: int, capacity: int,
+        aside: Sequence[tuple[int, int]],
+    ) -> Iterator[int]:  # fmt: skip
+        """Features up to a row of a segment, but of those that are set aside; gives how many images were seen, again
+        and again."""
         target = path / features.filename
         progress = target.with_suffix(PROGRESS_SUFFIX)
         done = _number(progress)
@@ -117,7 +120,11 @@ class KeptFeatures:
             done = min(_number(progress), rows) if os.fstat(handle).st_size else 0
             os.ftruncate(handle, capacity * features.stride)
             while done < rows:
-                count = min(_AT_ONCE, rows - done)
+                low, high = next((one for one in aside if one[1] > done), (rows, rows))
+                if low <= done:
+                    done = min(high, rows)
+                    continue
+                count = min(_AT_ONCE, min(low, rows) - done)
                 pixels = read_rows(path, images, done, count)
                 seen = RowLayout.view(images, pixels)[images.name]
                 records = np.zeros(count, features.dtype)
