@@ -13,7 +13,6 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
@@ -31,7 +30,8 @@ from user_bringup.running import (
     ros_domains,
 )
 from user_bringup.running.fit import check_fit
-from user_core.config import shared_names
+from user_core.config import load_yaml, shared_names
+from user_core.errors import SuiteError
 from user_core.reasons import STORE_REFUSED, WAITS_FOR_GO
 from user_fleet.deployment import Deployment, Faults, parse_overrides
 from user_fleet.deployment.check import node_config
@@ -133,8 +133,11 @@ def _deployments() -> Table:
     table.add_column("name", style="bold", no_wrap=True)
     table.add_column("runs")
     for name in shared_names("deployments"):
-        text = yaml.safe_load(find_deployment(name).read_text(encoding="utf-8"))
-        table.add_row(name, escape(str(text.get("description", ""))))
+        try:
+            description = str(load_yaml(find_deployment(name)).get("description", ""))
+        except (SuiteError, OSError) as error:
+            description = f"cannot be read: {error}"
+        table.add_row(name, escape(description))
     return table
 
 
