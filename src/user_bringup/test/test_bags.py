@@ -19,6 +19,7 @@ from user_core.errors import CodecError, ConfigError, SuiteError
 from user_core.types import Outcome
 from user_hal.robots.ros2.recorded.config import EventConfig
 from user_hal.robots.ros2.recorded.cuts import Events
+from user_learner.cli.data import main
 from user_learner.data.importing import import_data
 from user_learner.edits.view import EditedEpisodes
 from user_learner.replay.reader import StoreReader
@@ -539,6 +540,16 @@ def test_bad_bags_say_what_is_wrong(tmp_path: Path, fault: str) -> None:
     except SuiteError as error:
         said = str(error)
     assert expected in said, said
+
+
+def test_a_bag_is_checked_as_it_would_be_imported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = write(tmp_path / "bag", motion(4.0))
+    assert main(["check", str(bag), "--robot", robot_file(tmp_path)]) in (0, 1)
+    assert "1 episodes looked at" in capsys.readouterr().out
+    assert main(["check", str(bag)]) == 2
+    assert "--robot FILE" in capsys.readouterr().out
 
 
 def test_without_a_robot_a_bag_is_its_topics(tmp_path: Path) -> None:

@@ -222,7 +222,15 @@ def test_the_report_is_a_page_with_pictures_and_changes_nothing(store, tmp_path)
     before = {p: p.read_bytes() for p in store.rglob("*.col")}
     text = io.StringIO()
     options = argparse.Namespace(
-        store=str(store), edits="", map="", out=str(tmp_path), all=False, json=False
+        store=str(store),
+        edits="",
+        map="",
+        out=str(tmp_path),
+        all=False,
+        json=False,
+        format="",
+        robot="",
+        options="",
     )
     assert run_check(options, Console(file=text, width=160)) == 1
     assert "frozen_camera" in text.getvalue()
@@ -243,7 +251,15 @@ def test_a_data_set_of_another_format_is_checked_as_it_would_be_imported(store, 
     pytest.importorskip("h5py")
     export_hdf5(store, tmp_path / "data.hdf5")
     options = argparse.Namespace(
-        store=str(tmp_path / "data.hdf5"), edits="", map="", out="", all=False, json=False
+        store=str(tmp_path / "data.hdf5"),
+        edits="",
+        map="",
+        out="",
+        all=False,
+        json=False,
+        format="",
+        robot="",
+        options="",
     )
     text = io.StringIO()
     assert run_check(options, Console(file=text, width=160)) == 1

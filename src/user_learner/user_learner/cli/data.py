@@ -6,19 +6,17 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from user_core.config import load_yaml
 from user_core.errors import SuiteError
 from user_core.meaning import MEANINGS
 from user_core.types import EpisodeSource, Outcome
 from user_learner.cli.data_check import add_check
 from user_learner.cli.data_upkeep import add_upkeep
-from user_learner.cli.running import counting, list_lines, run
+from user_learner.cli.running import add_format, counting, format_options, list_lines, run
 from user_learner.data.exporting import (
     Choice,
     export_hdf5,
@@ -31,7 +29,7 @@ from user_learner.data.importing import import_data
 from user_learner.data.lerobot.video import CODINGS
 from user_learner.data.lerobot.writer import FILE_STEPS
 from user_learner.data.mapping import load_mapping, propose, to_yaml
-from user_learner.data.source import Description, formats, in_one_line, open_source
+from user_learner.data.source import Description, in_one_line, open_source
 from user_learner.replay.writer import StoreWriter
 
 _SOURCES = {source.name.lower(): source for source in EpisodeSource}
@@ -55,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
         "inspect", help="what a data set holds, and a mapping (of a bag: a contract) for it"
     )
     look.add_argument("data", help="a file or directory")
-    _add_format(look)
+    add_format(look)
     look.add_argument("--write", metavar="FILE", help="write what is proposed to a file")
     look.set_defaults(run=_inspect)
 
@@ -69,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
         help="take data that mean something else as if they did not: names of differences, "
         f"separated by commas ({', '.join(MEANINGS)})",
     )  # fmt: skip
-    _add_format(load)
+    add_format(load)
     load.set_defaults(run=_import)
 
     give = commands.add_parser("export", help="write episodes of a store as a data set")
@@ -92,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("verify", help="read all of a data set and say what is damaged")
     check.add_argument("data", nargs="+", help="files or directories")
-    _add_format(check)
+    add_format(check)
     check.set_defaults(run=_verify)
 
     push = commands.add_parser("push", help="upload a data set to a hub (Hugging Face)")
@@ -105,28 +103,8 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
-def _add_format(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--format", default="", help=f"its format ({', '.join(formats())}); found out otherwise"
-    )
-    command.add_argument(
-        "--robot", default="", metavar="FILE",
-        help="of ROS bags: the robot's file, or the name of a ready one; its contract says what "
-        "topics mean",
-    )  # fmt: skip
-    command.add_argument(
-        "--options", default="", metavar="FILE",
-        help="what only the format understands, in YAML: of a bag, where episodes begin and end",
-    )  # fmt: skip
-
-
-def _options(options: argparse.Namespace) -> dict[str, Any]:
-    found: dict[str, Any] = load_yaml(options.options) if options.options else {}
-    return {**found, "robot": options.robot} if options.robot else found
-
-
 def _inspect(options: argparse.Namespace, console: Console) -> int:
-    with open_source(options.data, options.format, _options(options)) as source:
+    with open_source(options.data, options.format, format_options(options)) as source:
         description = source.describe()
     _describe(description, options.data, console)
     if description.as_it_was is not None:
@@ -195,7 +173,7 @@ def _import(options: argparse.Namespace, console: Console) -> int:
                     with counting(console, f"importing {path}") as update:
                         report = import_data(
                             path, target, mapping, format_name=options.format, source=source,
-                            progress=update, accepted=accepted, options=_options(options),
+                            progress=update, accepted=accepted, options=format_options(options),
                         )  # fmt: skip
                 except SuiteError as error:
                     if error.may_pass or error.code == "store_full":
@@ -264,7 +242,7 @@ def _verify(options: argparse.Namespace, console: Console) -> int:
     table = Table("data", "format", "episodes", "steps", "damaged")
     for path in options.data:
         with (
-            open_source(path, options.format, _options(options)) as source,
+            open_source(path, options.format, format_options(options)) as source,
             counting(console, "reading") as update,
         ):
             refs = source.episodes()

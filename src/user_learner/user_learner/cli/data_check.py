@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from user_learner.cli.running import counting, list_lines, progress
+from user_learner.cli.running import add_format, counting, format_options, list_lines, progress
 from user_learner.data.importing import stores_of
 from user_learner.edits.listing import list_all
 from user_learner.edits.view import EditedEpisodes
@@ -42,6 +42,7 @@ def add_check(commands: Any) -> None:
     )
     check.add_argument("--all", action="store_true", help="also episodes that edits exclude")
     check.add_argument("--json", action="store_true", help="for programs")
+    add_format(check)
     check.set_defaults(run=run_check)
 
 
@@ -52,8 +53,12 @@ def run_check(options: argparse.Namespace, console: Console) -> int:
     """
     with TemporaryDirectory(prefix="user-check-") as folder:
         with counting(console, "reading") as update:
-            stores, notes = stores_of([options.store], Path(folder) / "data", options.map, update)
-        list_lines(console, "note", notes, "yellow")
+            stores, notes = stores_of(
+                [options.store], Path(folder) / "data", options.map, update,
+                options.format, format_options(options),
+            )  # fmt: skip
+        if not options.json:
+            list_lines(console, "note", notes, "yellow")
         return _check(stores[0], options, console)
 
 

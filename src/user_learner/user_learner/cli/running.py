@@ -1,9 +1,12 @@
-"""What the commands about stored data share: how their errors are told, and their progress bars."""
+"""What the commands about stored data share: how their errors are told, their progress bars, and how a data set of
+another format is named."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,7 +19,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from user_core.config import load_yaml
 from user_core.errors import SuiteError
+from user_learner.data.source import formats
 
 #: Lines that are told one by one.
 _MOST_LINES = 50
@@ -31,6 +36,28 @@ def run(work: Callable[[Console], int], console: Console | None = None) -> int:
         code = error.code if isinstance(error, SuiteError) else "disk"
         console.print(f"[bold red]{code}[/]: {escape(str(error))}", soft_wrap=True)
         return 2
+
+
+def add_format(command: argparse.ArgumentParser) -> None:
+    """Add the arguments that say how a data set of another format is read."""
+    command.add_argument(
+        "--format", default="", help=f"its format ({', '.join(formats())}); found out otherwise"
+    )
+    command.add_argument(
+        "--robot", default="", metavar="FILE",
+        help="of ROS bags: the robot's file, or the name of a ready one; its contract says what "
+        "topics mean",
+    )  # fmt: skip
+    command.add_argument(
+        "--options", default="", metavar="FILE",
+        help="what only the format understands, in YAML: of a bag, where episodes begin and end",
+    )  # fmt: skip
+
+
+def format_options(given: argparse.Namespace) -> dict[str, Any]:
+    """What only the format understands, of the arguments of :func:`add_format`. Raises ConfigError."""
+    found: dict[str, Any] = load_yaml(given.options) if given.options else {}
+    return {**found, "robot": given.robot} if given.robot else found
 
 
 @contextmanager

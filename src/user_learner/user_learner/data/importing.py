@@ -82,6 +82,8 @@ def import_data(
     options = {**(mapping.options if mapping else {}), **(options or {})}
     with open_source(path, format_name or (mapping.format if mapping else ""), options) as data:
         description = data.describe()
+        if mapping is None and description.as_it_was is None and not description.roles:
+            data.episodes()  # a format that lacks something says what, better than the search for an action
         taking = _Taking(description, mapping)
         report.mapping = taking.mapping
         if target.schema is not None:
@@ -236,6 +238,8 @@ def stores_of(
     into: Path,
     mapping: str = "",
     progress: Progress = lambda done, total: None,
+    format_name: str = "",
+    options: Mapping[str, Any] | None = None,
 ) -> tuple[list[Path], list[str]]:
     """Stores that hold what is given: itself, or what a data set is imported to, each episode once.
 
@@ -244,6 +248,7 @@ def stores_of(
         into: Store for what has to be imported; made when it is needed.
         mapping: File that says what arrays of data sets are; empty: as they say themselves.
         progress: Told of episodes imported, and in all.
+        format_name, options: Of data sets, as for :func:`import_data`.
 
     Returns:
         The stores, and what a person should know.
@@ -260,7 +265,10 @@ def stores_of(
         given = load_mapping(mapping) if mapping else None
         with StoreWriter(into) as target:
             for each in foreign:
-                report = import_data(each, target, given, progress=progress)
+                report = import_data(
+                    each, target, given,
+                    format_name=format_name, progress=progress, options=options,
+                )  # fmt: skip
                 notes += [*report.notes, *(f"{each}: {line}" for line in report.skipped)]
                 if report.mapping is not None and given is None:
                     notes.append(
