@@ -7,7 +7,8 @@
 
 ``keys`` runs hal, actor, store and console with a robot that notes when a command reaches its driver. ``cost`` runs
 a simulated arm at 20 Hz with four cameras of 128x128 and a learner that makes as many updates as it can, in turns
-without a console, with one that nobody looks at, and with a page that shows the cameras.
+without a console, with one that nobody looks at, and with a page that shows the cameras. With ``--apart`` the browser
+has the machine's last core for itself, and all else the others: as a tablet beside the robot's host.
 """
 
 from __future__ import annotations
@@ -208,10 +209,17 @@ def list_of(episodes: int, steps: int = 0) -> None:
         )
 
 
-def cost(rounds: int, seconds: float) -> None:
+def cost(rounds: int, seconds: float, apart: bool) -> None:
     """Control loop and learner without a console, with one, and with a page that shows the camera."""
     found: dict[str, list[tuple[float, float]]] = {}
+    cores = sorted(os.sched_getaffinity(0))
+    if apart and len(cores) < 2:
+        sys.exit("--apart needs two cores")
+    if apart:
+        os.sched_setaffinity(0, cores[-1:])  # the browser inherits it, then all else the others
     with chromium() as browser:
+        if apart:
+            os.sched_setaffinity(0, cores[:-1])
         for _ in range(rounds):
             for kind in ("none", "console", "page"):
                 found.setdefault(kind, []).append(_figures(browser, kind, seconds))
@@ -273,6 +281,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--apart", action="store_true", help="of cost: a core for the browser")
     arguments = parser.parse_args()
     domain = claim_domain()  # no robot of somebody else on this machine is met
     os.environ["ROS_DOMAIN_ID"] = str(domain.number)
@@ -282,7 +291,7 @@ def main() -> None:
     elif arguments.what in ("list", "store"):
         list_of(arguments.episodes, arguments.steps if arguments.what == "store" else 0)
     else:
-        cost(arguments.rounds, arguments.seconds)
+        cost(arguments.rounds, arguments.seconds, arguments.apart)
 
 
 if __name__ == "__main__":
