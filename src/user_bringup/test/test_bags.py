@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -20,6 +22,7 @@ from user_core.types import Outcome
 from user_hal.robots.ros2.recorded.config import EventConfig
 from user_hal.robots.ros2.recorded.cuts import Events
 from user_learner.cli.data import main
+from user_learner.data.extras import MissingLibrary
 from user_learner.data.importing import import_data
 from user_learner.edits.view import EditedEpisodes
 from user_learner.replay.reader import StoreReader
@@ -829,3 +832,45 @@ def test_every_form_that_the_mcap_library_writes_is_read_as_it_reads_it(
         t for topic, t, _ in found if topic == "/t0" and BEGIN + 1000 * MS <= t < BEGIN + 2000 * MS
     ]
     assert bag.decode(some[0]).data.isdigit()
+
+
+@pytest.mark.parametrize("storage", ["MCAP", "SQLITE3"])
+def test_of_a_bag_of_many_files_only_those_that_overlap_are_open_at_once(
+    tmp_path: Path, storage: str
+) -> None:
+    bag = tmp_path / "bag"
+    bag.mkdir()
+    expected: list[tuple[int, str]] = []
+    for k in range(12):
+        # each begins 10 ms before the one before it in time ends; the last in time is the first by name
+        messages = list(motion(0.1, BEGIN + (11 - k) * 90 * MS))
+        expected += [(time_ns, topic) for topic, time_ns, _ in messages]
+        if storage == "MCAP":
+            write_mcap(bag / f"bag_{k:02d}.mcap", messages, 1024)
+        else:
+            write(tmp_path / f"one_{k}", messages, storage)
+            (file,) = (tmp_path / f"one_{k}").glob("*.db3")
+            file.rename(bag / f"bag_{k:02d}.db3")
+    reading, most = Bag(bag), 0
+    found = []
+    for message in reading.messages(list(reading.types)):
+        found.append((message.time_ns, message.topic))
+        opened = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
+        most = max(most, len({name for name in opened if str(bag) in name}))
+    assert [time_ns for time_ns, _ in found] == sorted(time_ns for time_ns, _ in found)
+    assert sorted(found) == sorted(expected)
+    assert 1 <= most <= 2
+    middle = BEGIN + 500 * MS
+    some = [m.time_ns for m in reading.messages(["/joint_states"], middle, middle + 100 * MS)]
+    assert some == sorted(
+        t for t, topic in expected if topic == "/joint_states" and 0 <= t - middle < 100 * MS
+    )
+
+
+def test_a_bag_in_mcap_says_which_library_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_mcap(tmp_path / "bag.mcap", motion(0.1))
+    monkeypatch.setitem(sys.modules, "mcap.reader", None)
+    with pytest.raises(MissingLibrary, match="pip install mcap"):
+        Bag(file)

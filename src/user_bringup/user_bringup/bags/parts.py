@@ -24,7 +24,7 @@ import zstandard
 
 from user_core.errors import CodecError
 from user_core.specs import Array
-from user_learner.data.extras import library
+from user_learner.data.extras import MissingLibrary, library
 
 MCAP_MAGIC = b"\x89MCAP0\r\n"
 SQLITE_MAGIC = b"SQLite format 3\0"
@@ -69,6 +69,11 @@ class Part:
         self.types: dict[str, str] = {}
         self.definitions: dict[str, tuple[str, str]] = {}
         self.damage = ""
+
+    def span(self) -> tuple[int, int] | None:
+        """Times of the earliest and of the latest message, whatever their topic, without reading messages; None
+        where there are none. Raises CodecError where the file is damaged."""
+        raise NotImplementedError
 
     def times(self, topics: Collection[str]) -> dict[str, Array]:
         """When messages came, by topic: (n,) int64, in no order; without reading them where there
@@ -138,6 +143,8 @@ class McapPart(Part):
         self._unpacked = unpacked
         try:
             self._read_index()
+        except MissingLibrary:
+            raise  # without it every file would be walked through, for no visible reason
         except Exception as error:  # of the library, of many kinds: the file is not trusted
             broken = str(error) if type(error) is ValueError else said(error)
             self.types.clear()
@@ -272,6 +279,12 @@ class McapPart(Part):
         self.definitions[name] = (encoding, text.decode("utf-8", "replace"))
 
     # --- messages ---------------------------------------------------------------------------
+
+    def span(self) -> tuple[int, int] | None:
+        """See :class:`Part`."""
+        if not self._pieces:
+            return None
+        return self._pieces[0].first_ns, max(piece.last_ns for piece in self._pieces)
 
     def times(self, topics: Collection[str]) -> dict[str, Array]:
         """See :class:`Part`."""
@@ -438,6 +451,7 @@ class SqlitePart(Part):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._ids: dict[int, str] = {}
+        self._span: tuple[int, int] | None = None
         try:
             with closing(self._open()) as db:
                 formats = db.execute("SELECT id, name, type, serialization_format FROM topics")
@@ -465,6 +479,21 @@ class SqlitePart(Part):
         )
         db.execute("PRAGMA trusted_schema = OFF")
         return db
+
+    def span(self) -> tuple[int, int] | None:
+        """See :class:`Part`."""
+        if self._span is None:
+            try:
+                with closing(self._open()) as db:
+                    # one by one, so that each is found by the index of times
+                    first, last = (
+                        db.execute(f"SELECT {end}(timestamp) FROM messages").fetchone()[0]  # noqa: S608 - no input
+                        for end in ("min", "max")
+                    )
+            except sqlite3.Error as error:
+                raise CodecError(f"{self.path}", got=str(error), expected="a whole bag") from error
+            self._span = None if first is None else (first, last)
+        return self._span
 
     def times(self, topics: Collection[str]) -> dict[str, Array]:
         """See :class:`Part`."""

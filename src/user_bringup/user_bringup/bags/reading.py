@@ -122,15 +122,37 @@ class Bag:
         self, topics: Collection[str], start_ns: int = 0, end_ns: int = 2**63 - 1
     ) -> Iterator[Recorded]:
         """Messages of some topics from ``start_ns`` to before ``end_ns``, in the order of their
-        times.
+        times. A file is open only from its first message to its last: a bag may have thousands.
 
         Raises:
             CodecError: A file is damaged there.
         """
-        flows = [part.messages(topics, start_ns, end_ns) for part in self.parts]
-        if len(flows) == 1:
-            return flows[0]
-        return heapq.merge(*flows, key=lambda message: message.time_ns)
+        if len(self.parts) == 1:
+            return self.parts[0].messages(topics, start_ns, end_ns)
+        return self._merged(topics, start_ns, end_ns)
+
+    def _merged(self, topics: Collection[str], start_ns: int, end_ns: int) -> Iterator[Recorded]:
+        waiting = [  # the earliest last
+            (span[0], number)
+            for number, part in enumerate(self.parts)
+            if (span := part.span()) is not None and span[1] >= start_ns and span[0] < end_ns
+        ]
+        waiting.sort(reverse=True)
+        # of each file that is open its next message; numbers of files keep the order of equal times
+        ahead: list[tuple[int, int, Recorded, Iterator[Recorded]]] = []
+        while waiting or ahead:
+            while waiting and (not ahead or waiting[-1][0] <= ahead[0][0]):
+                _, number = waiting.pop()
+                flow = self.parts[number].messages(topics, start_ns, end_ns)
+                if (message := next(flow, None)) is not None:
+                    heapq.heappush(ahead, (message.time_ns, number, message, flow))
+            if ahead:
+                _, number, message, flow = ahead[0]
+                yield message
+                if (following := next(flow, None)) is None:
+                    heapq.heappop(ahead)
+                else:
+                    heapq.heapreplace(ahead, (following.time_ns, number, following, flow))
 
     def decode(self, message: Recorded) -> Any:
         """A message with attributes. Raises CodecError where it is damaged, or its type unknown."""
