@@ -158,7 +158,7 @@ def test_one_policy_acts_for_several_robots_and_says_who_is_not_its_own(
     try:
         with open_session(config):
             node.start()
-            for name in names:
+            for name in reversed(names):  # the odd one first
                 spec = other if name == "arm2" else SPEC
                 say[name](RobotDescription(spec, "task", "base", stamp_ns=1))
             wait_until(all_answered, "both are answered", period_s=0.02)
@@ -166,6 +166,7 @@ def test_one_policy_acts_for_several_robots_and_says_who_is_not_its_own(
             assert "equal specs" in refusals["arm2"][0] and not answers["arm2"]
             assert {len(chunk.actions_ta) for chunk in answers["arm0"]} == {1}
             assert not refusals["arm0"] and not refusals["arm1"]
+            made = node.log.count("has room for")
             say["arm2"](RobotDescription(SPEC, "task", "base", stamp_ns=2))  # as the others now
 
             def all_three() -> bool:
@@ -173,7 +174,12 @@ def test_one_policy_acts_for_several_robots_and_says_who_is_not_its_own(
                 return bool(answers["arm2"])
 
             wait_until(all_three, "it is answered", period_s=0.02)
-            assert node.log.count("has room for") == 1, "the others went on with their policy"
+            answered = node.log.count("answers for 'arm0'")
+            say["arm0"](RobotDescription(SPEC, "another task", "base", stamp_ns=2))
+            wait_until(
+                lambda: node.log.count("answers for 'arm0'") > answered, "it is asked for that now"
+            )
+            assert node.log.count("has room for") == made, "the others went on with their policy"
     finally:
         node.close()
         probe.close()

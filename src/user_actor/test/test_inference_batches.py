@@ -244,6 +244,34 @@ def test_robots_with_other_versions_are_answered_by_their_own():
     assert hosts.policy.sizes == [1, 2]
 
 
+def test_how_old_an_answer_is_counts_from_the_observation_that_it_is_about():
+    hosts, clock = Hosts(1), SetClock()
+    hosts.server._clock = clock
+    hosts.server.offer("a", seen(1))
+    batch = hosts.server._next()
+    clock.now_ns += 40_000_000
+    hosts.server.offer("a", seen(2))  # comes while the first is answered
+    hosts.server.answer(batch)
+    assert hosts.server.clients["a"].ages.percentile_ns(50) == pytest.approx(40e6, rel=0.1)
+
+
+def test_measuring_ends_when_the_server_is_to_stop():
+    hosts = Hosts(2)
+    hosts.server.stop()
+    hosts.server.measure()
+    assert hosts.policy.sizes == [] and hosts.server.admission.takes_s(1) == 0
+
+
+def test_a_policy_that_fails_while_it_is_measured_answers_all_the_same(caplog):
+    hosts, usual = Hosts(2), Policy.reset
+    hosts.policy.reset = lambda task: (_ for _ in ()).throw(PolicyError("task", got="no words"))
+    hosts.server.measure()
+    assert "no words" in caplog.text
+    hosts.policy.reset = lambda task: usual(hosts.policy, task)
+    hosts.server.answer([(hosts.server.clients["a"], seen(1))])
+    assert len(hosts.answers["a"]) == 1
+
+
 def version(policy, number):
     return PolicyVersion(number, policy.arrays(), "", 1, 1, 0)
 

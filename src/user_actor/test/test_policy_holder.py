@@ -1,3 +1,4 @@
+import contextlib
 import threading
 
 import numpy as np
@@ -114,6 +115,25 @@ def test_weights_that_give_no_usable_action_are_refused(holder):
         policy.bad = True
     holder.mailbox.publish(version(1))
     assert not holder.load_newest()
+    assert "not all finite" in holder.refusal.text
+
+
+def test_a_version_is_tried_out_as_it_will_act():
+    """One that fails only so, for instance with autocast, would refuse each observation."""
+    within = []
+
+    @contextlib.contextmanager
+    def pass_in(policy):
+        policy.bad = True
+        within.append(policy)
+        yield
+
+    made, mailbox = [], PolicyMailbox()
+    holder = PolicyHolder(
+        lambda: made.append(Ramp(World())) or made[-1], SPEC, mailbox, pass_in=pass_in
+    )
+    mailbox.publish(version(1))
+    assert not holder.load_newest() and within == [made[1]]
     assert "not all finite" in holder.refusal.text
 
 

@@ -83,6 +83,7 @@ class Client:
     ages: LatencyHistogram = field(default_factory=LatencyHistogram)
     _waiting: Observation | None = None
     _came_ns: int = 0
+    _taken_ns: int = 0  # when that came which is being answered
     _waits_since_ns: int = 0
     _heard_ns: int = 0
     _told_ns: int = 0
@@ -218,32 +219,44 @@ class InferenceServer:
                         self._turns.give_back()
 
     def measure(self) -> None:
-        """Find out what batches take, before any robot waits for one; raises PolicyError."""
+        """Find out what batches take, before any robot waits for one; ends with :meth:`stop`.
+
+        A policy that fails at this may do better with weights that come, and with what robots really see: it is
+        measured while it answers.
+        """
         with self._changed:
             clients = {id(c.policies): c for c in self.clients.values()}
         for client in clients.values():
-            ready, spec, task = client.policies.current(), client.spec, client.task
-            together = answers_in_batches(ready.policy)
-            rng = np.random.default_rng(0)
-            size = 1
-            while size <= (self._batching.most if together else 1):
-                history = ready.policy.observation_history
-                seen = [spec.sample_observation(rng, history) for _ in range(size)]
-                for number in range(_TRIES):
-                    begin_ns = time.perf_counter_ns()
-                    with self._pass_in():
-                        if size > 1:
-                            self._together(ready, [Query(one, task=task) for one in seen])
-                        else:
-                            ready.policy.reset(task)
-                            planned(ready.policy, seen[0], None, False)
-                    if number:  # the first has all to prepare
-                        took_s = (time.perf_counter_ns() - begin_ns) * 1e-9
-                        with self._changed:
-                            self.admission.measured(size, took_s)
-                if size > 1 and self.admission.takes_s(size) > self._batching.budget_s:
-                    break  # larger ones do not fit either
-                size *= 2
+            try:
+                self._measure(client)
+            except Exception as error:  # of the policy
+                _log.warning("what batches take is not known before they come: %s", _said(error))
+
+    def _measure(self, client: Client) -> None:
+        ready, spec, task = client.policies.current(), client.spec, client.task
+        together = answers_in_batches(ready.policy)
+        rng = np.random.default_rng(0)
+        size = 1
+        while size <= (self._batching.most if together else 1):
+            history = ready.policy.observation_history
+            seen = [spec.sample_observation(rng, history) for _ in range(size)]
+            for number in range(_TRIES):
+                if self._ending:
+                    return
+                begin_ns = time.perf_counter_ns()
+                with self._pass_in():
+                    if size > 1:
+                        self._together(ready, [Query(one, task=task) for one in seen])
+                    else:
+                        ready.policy.reset(task)
+                        planned(ready.policy, seen[0], None, False)
+                if number:  # the first has all to prepare
+                    took_s = (time.perf_counter_ns() - begin_ns) * 1e-9
+                    with self._changed:
+                        self.admission.measured(size, took_s)
+            if size > 1 and self.admission.takes_s(size) > self._batching.budget_s:
+                break  # larger ones do not fit either
+            size *= 2
 
     def answer(self, batch: Sequence[tuple[Client, Observation]]) -> None:
         """Answer observations of robots that have their policy in common; each gets an answer, or is told why not."""
@@ -254,7 +267,7 @@ class InferenceServer:
             return
         readable = []
         for client, observation in batch:
-            asked = _Asked(client, observation, client._came_ns)
+            asked = _Asked(client, observation, client._taken_ns)
             try:
                 asked.read(ready.policy.observation_history)
                 readable.append(asked)
@@ -375,7 +388,7 @@ class InferenceServer:
                 for client in batch:
                     assert client._waiting is not None
                     found.append((client, client._waiting))
-                    client._waiting = None
+                    client._waiting, client._taken_ns = None, client._came_ns
                 return found
         return []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +82,8 @@ class PolicyHolder:
         on_free: Called in the control loop's thread when it has taken an offer, so that the next
             version can be loaded; must return at once.
         clock_ns: Time since the epoch, nanoseconds.
+        pass_in: What each pass of a policy is made in, for instance with autocast, by the policy: versions are tried
+            out as they will act.
 
     Attributes:
         held: Whether the version that acts goes on acting though another is ready.
@@ -97,7 +100,9 @@ class PolicyHolder:
         config_hash: str = "",
         on_free: Callable[[], None] = lambda: None,
         clock_ns: Callable[[], int] = time.time_ns,
+        pass_in: Callable[[Policy], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
+        self._pass_in = pass_in
         self._spec, self._source, self._config_hash = spec, source, config_hash
         self._on_free, self._clock_ns = on_free, clock_ns
         self._task = Task()
@@ -187,7 +192,8 @@ class PolicyHolder:
         policy.reset(self._task)
         rng = np.random.default_rng(0)
         made_up = self._spec.sample_observation(rng, policy.observation_history)
-        action_ta = policy.act(made_up, deterministic=True)
+        with self._pass_in(policy):
+            action_ta = policy.act(made_up, deterministic=True)
         check_plan(action_ta, self._spec)
         policy.reset(self._task)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from typing import Any
@@ -28,6 +28,7 @@ from user_comm.lifecycle import LifecycleNode
 from user_comm.logs import bridge_logging
 from user_comm.run import run
 from user_core.errors import PolicyError, SuiteError, TransportError
+from user_core.interfaces import Policy
 from user_core.policies import policy_config_hash
 from user_core.runtime.gpu_turns import GpuTurns, turns_on
 from user_core.runtime.scheduling import let_threads_of_torch_sleep, make_process_prompt
@@ -36,6 +37,8 @@ from user_core.types import ActionChunk, Observation, Task
 _LOOK_S = 0.2
 _JOIN_S = 4.0
 _TELL_AGAIN_S = 1.0
+#: How long the robot that is heard first waits for the others: a policy is made for the spec that most of them have.
+_GATHER_S, _GATHER_LOOK_S = 1.0, 0.05
 
 
 class _Robot:
@@ -79,7 +82,7 @@ class InferenceNode(LifecycleNode):
         self._server: InferenceServer | None = None
         self._feeds: dict[str, PolicyFeed] = {}
         self._announced: dict[str, PolicyAnnouncement] = {}
-        self._made_for = ""
+        self._made_for = self._as_robot = ""
         self._robots: dict[str, _Robot] = {}
         for name in [robot.strip("/") for robot in config.robots] or [""]:
             self._listen_to(name)
@@ -121,26 +124,37 @@ class InferenceNode(LifecycleNode):
     def _serve_all(self, stop: threading.Event) -> None:
         try:
             while not stop.is_set():
-                known = {r.name: d for r in self._robots.values() if (d := r.description)}
-                if not known:
+                if not any(r.description for r in self._robots.values()):
                     stop.wait(_LOOK_S)
-                else:
-                    self._serve(known, stop)
+                    continue
+                end_s = time.monotonic() + _GATHER_S
+                while (
+                    not all(r.description for r in self._robots.values())
+                    and time.monotonic() < end_s
+                    and not stop.wait(_GATHER_LOOK_S)
+                ):
+                    pass
+                if not stop.is_set():
+                    self._serve(stop)
         except BaseException as error:  # of a plugin, a configuration; SystemExit, too
             self.get_logger().error(f"inference ended: {error}")
             if not stop.is_set():
                 self.fail(error)
 
-    def _serve(self, known: dict[str, RobotDescription], stop: threading.Event) -> None:
-        """Answer until the node is deactivated, or a robot has become another."""
+    def _serve(self, stop: threading.Event) -> None:
+        """Answer until the node is deactivated, or another spec counts than the one that the policy was made for."""
         config: InferenceConfig = self.config
         name = self.get_fully_qualified_name().strip("/").replace("/", ".")
-        first = next(iter(known.values()))
+        known = self._known()
+        self._made_for = made_for = self._that_counts(known)
+        robot, first = next((n, d) for n, d in known.items() if self._hash(d) == made_for)
+        self._as_robot = robot or first.spec.robot
         task = Task(first.task, config.instruction)
+        pass_in = _in_precision(config.precision)
         with ExitStack() as stack:
             stack.callback(self._forget)
             for topic in dict.fromkeys((topics.POLICY.name, *config.versions.values())):
-                feed = PolicyFeed(config, first.spec, name, config.seed, task=task)
+                feed = PolicyFeed(config, first.spec, name, config.seed, task=task, pass_in=pass_in)
                 self._feeds[topic] = stack.enter_context(feed)
                 label = "" if topic == topics.POLICY.name else f" of {topic}"
                 self.diagnostics.watch(feed.flow.name + label, feed.flow.item)
@@ -151,9 +165,8 @@ class InferenceNode(LifecycleNode):
                 config.batching,
                 needs_version=config.before_first_version == "wait",
                 turns=self._turns(some) if config.shares_gpu else None,
-                pass_in=_in_precision(config.precision, _device_of(some)),
+                pass_in=lambda: pass_in(some.holder.acting),
             )
-            self._made_for = self._hash(first)
             self._server = server
             for robot in list(self._robots.values()):
                 self._join(robot, server)
@@ -161,8 +174,8 @@ class InferenceNode(LifecycleNode):
                 server.measure()
                 room = server.admission.capacity
                 self.get_logger().info(f"has room for {room} robots, by what batches take")
-            same = all(self._robots[n].description is d for n, d in known.items())
-            if not stop.is_set() and same:
+            # What was said while nobody was served yet.
+            if not stop.is_set() and self._that_counts(self._known()) == made_for:
                 server.run()
 
     def _join(self, robot: _Robot, server: InferenceServer) -> None:
@@ -176,7 +189,7 @@ class InferenceNode(LifecycleNode):
                 raise PolicyError(
                     f"robot {spec.robot!r} for the policy of this host",
                     got=f"observations and actions of configuration {found[:12]}",
-                    expected=f"{self._made_for[:12]}, as the first robot's",
+                    expected=f"{self._made_for[:12]}, as of {self._as_robot!r}",
                     hint="One inference_node acts for robots with equal specs",
                 )
             of_robot = config.versions.get(robot.name) or config.versions.get(description.task)
@@ -192,12 +205,23 @@ class InferenceNode(LifecycleNode):
             robot.why_not = str(error)
             self.get_logger().error(f"does not answer {robot.name!r}: {error}")
 
+    def _known(self) -> dict[str, RobotDescription]:
+        """What robots have said about themselves, in the order in which they are configured."""
+        return {r.name: d for r in self._robots.values() if (d := r.description)}
+
+    def _that_counts(self, known: dict[str, RobotDescription]) -> str:
+        """Hash of the configuration to act with, see :func:`configuration_that_counts`."""
+        robots = [self._hash(description) for description in known.values()]
+        names = dict.fromkeys((topics.POLICY.name, *self.config.versions.values()))
+        announced = [a.config_hash for name in names if (a := self._announced.get(name))]
+        return configuration_that_counts(robots, announced)
+
     def _hash(self, description: RobotDescription) -> str:
         choice = self.config.policy
         return policy_config_hash(choice.plugin, choice.params, description.spec)
 
     def _turns(self, feed: PolicyFeed) -> GpuTurns | None:
-        device = _device_of(feed)
+        device = _device_of(feed.holder.acting)
         turns = turns_on(device)
         if turns is None:
             self.get_logger().warning(f"shares_gpu has no effect: the policy acts on {device}")
@@ -206,6 +230,8 @@ class InferenceNode(LifecycleNode):
     def _forget(self) -> None:
         self._server = None
         self._feeds = {}
+        for robot in self._robots.values():
+            robot.why_not = ""
 
     def _stop_serving(self) -> None:
         self._stop.set()
@@ -216,7 +242,8 @@ class InferenceNode(LifecycleNode):
 
     def _on_spec(self, robot: _Robot, description: RobotDescription) -> None:
         before = robot.description
-        if before is not None and before.spec_hash == description.spec_hash:
+        is_same = before is not None and before.spec_hash == description.spec_hash
+        if is_same and before is not None and before.task == description.task:
             return
         robot.description = description
         server = self._server
@@ -225,9 +252,11 @@ class InferenceNode(LifecycleNode):
         others = [
             r for r in self._robots.values() if r is not robot and r.description and not r.why_not
         ]
-        if before is None:
+        if self._that_counts(self._known()) != self._made_for:
+            server.stop()
+        elif before is None or is_same:  # it is new, or does something else
             self._join(robot, server)
-        elif others:  # the others go on, with the policy that there is
+        elif others:  # they go on, with the policy that there is
             server.remove(robot.name or before.spec.robot)
             self._join(robot, server)
         else:
@@ -238,6 +267,13 @@ class InferenceNode(LifecycleNode):
         feed = self._feeds.get(topic)
         if feed is not None:
             feed.announced(announcement)
+        server = self._server
+        if (
+            server is not None
+            and announcement.config_hash != self._made_for
+            and self._that_counts(self._known()) != self._made_for
+        ):
+            server.stop()  # the learner learns for other robots than most
 
     def _on_observation(self, robot: _Robot, observation: Observation) -> None:
         server, description = self._server, robot.description
@@ -278,18 +314,34 @@ class InferenceNode(LifecycleNode):
         return Item("inference", Level.WARN if why else Level.OK, why, values)
 
 
-def _device_of(feed: PolicyFeed) -> Any:
-    policy = feed.holder.current().policy
+def configuration_that_counts(robots: Sequence[str], announced: Sequence[str]) -> str:
+    """Which configuration an inference node acts with, whatever it heard first.
+
+    Args:
+        robots: Hashes of the configuration for each robot that is known, in the order of ``robots``; one at least.
+        announced: Those that learners have announced versions of, the usual learner's first.
+
+    Returns:
+        The first announced one that a robot has, else that of most robots; of two that as many have, the one of the
+        first robot.
+    """
+    for found in announced:
+        if found in robots:
+            return found
+    return max(robots, key=list(robots).count)
+
+
+def _device_of(policy: Any) -> Any:
     config = getattr(policy, "config", None)
     return getattr(policy, "device", getattr(config, "device", "cpu"))
 
 
-def _in_precision(precision: str, device: Any) -> Callable[[], AbstractContextManager[Any]]:
+def _in_precision(precision: str) -> Callable[[Policy], AbstractContextManager[Any]]:
     if precision == "float32":
         return nullcontext
     from user_core.policies.torch_policy import in_precision  # only here: it needs torch
 
-    return lambda: in_precision(precision, device)
+    return lambda policy: in_precision(precision, _device_of(policy))
 
 
 def main() -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
-from contextlib import ExitStack
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -54,6 +54,7 @@ class PolicyFeed:
         seed: Of exploration; -1: another one each time.
         steps: Steps that the actor ever made.
         task: What is to be done: what versions are tried out for before the first episode.
+        pass_in: What each pass of a policy is made in, by the policy.
 
     Attributes:
         holder: Has the policy to act with.
@@ -64,6 +65,7 @@ class PolicyFeed:
     def __init__(
         self, config: FeedConfig, spec: RobotSpec, name: str, seed: int = -1, steps: int = 0,
         task: Task = _NO_TASK,
+        pass_in: Callable[[Policy], AbstractContextManager[Any]] = nullcontext,
     ) -> None:  # fmt: skip
         choice = config.policy
         config_hash = policy_config_hash(choice.plugin, choice.params, spec)
@@ -86,7 +88,9 @@ class PolicyFeed:
                     link_share=config.policy_share,
                 )
             )
-            self.holder = PolicyHolder(make, spec, self.puller, config_hash, self.puller.call_again)
+            self.holder = PolicyHolder(
+                make, spec, self.puller, config_hash, self.puller.call_again, pass_in=pass_in
+            )
             self.holder.begin(task)
             # One thread pulls a version and loads it beside the policy that acts.
             self.puller.on_version = self.holder.load_newest
