@@ -186,6 +186,30 @@ def test_only_the_student_of_a_distilled_flow_goes_to_actors():
     )
 
 
+def test_what_a_teacher_sees_is_encoded_once_and_its_student_does_not_move_it():
+    network = make(EYES, distill=True).network()
+    rng, count, seen = np.random.default_rng(0), 3, []
+    with torch.no_grad():  # else all agree from the start
+        for parameter in network.parameters():
+            parameter.add_(0.1)
+    inputs = network.inputs({
+        "x": rng.uniform(-1, 1, (count, 3)).astype(np.float32),
+        "eye": rng.integers(0, 255, (count, 16, 16, 3), np.uint8),
+    })  # fmt: skip
+    action, usual = torch.zeros((count, 8)), network.denoiser.see
+    network.denoiser.see = lambda *given: seen.append(1) or usual(*given)
+    network.loss(inputs, action, None, torch.Generator().manual_seed(0)).backward()
+    assert len(seen) == 1
+    moved = [p.grad.clone() for p in network.denoiser.parameters() if p.grad is not None]
+    assert any(p.grad is not None and p.grad.any() for p in network.student.parameters())
+    network.zero_grad()
+    context = network.seen_by(network.denoiser, inputs)
+    network.loss_of(context, action, None, torch.Generator().manual_seed(0)).backward()
+    alone = [p.grad for p in network.denoiser.parameters() if p.grad is not None]
+    for one, other in zip(moved, alone, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_scales_that_weights_brought_stay():
     policy = make()
     learned(policy, 3)

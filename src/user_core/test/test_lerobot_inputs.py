@@ -2,6 +2,8 @@
 
 import json
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from user_core.plugins import build
 from user_core.policies.fingerprint import policy_config_hash
 from user_core.policies.lerobot.config import AdapterConfig, LeRobotConfig
 from user_core.policies.lerobot.inputs import ACTION, Feature, InputMap, features_of
+from user_core.policies.lerobot.opening import seeded
 from user_core.policies.lerobot.policy import LeRobotPolicy
 from user_core.policies.lerobot.statistics import (
     Statistics,
@@ -245,3 +248,27 @@ def test_a_host_without_lerobot_goes_by_what_the_parameters_say():
     config = LeRobotConfig(checkpoint="/nowhere", config={"n_obs_steps": 3})
     assert LeRobotPolicy.history_of(config, SPEC) == 3
     assert LeRobotPolicy.history_of(LeRobotConfig(checkpoint="/nowhere"), SPEC) == 1
+
+
+def test_threads_that_draw_at_once_have_each_the_noise_of_its_seed():
+    cpu, usual = torch.device("cpu"), {}
+    for seed in (1, 2):
+        with seeded(seed, cpu):
+            usual[seed] = torch.rand(6).tolist()
+    before, drawn, began = torch.get_rng_state(), {}, threading.Barrier(2)
+
+    def draw(seed):
+        began.wait(5.0)
+        with seeded(seed, cpu):
+            drawn[seed] = []
+            for _ in range(6):
+                drawn[seed] += torch.rand(1).tolist()
+                time.sleep(0.001)  # the other one may go on
+
+    threads = [threading.Thread(target=draw, args=(seed,)) for seed in usual]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert drawn == usual
+    assert torch.equal(torch.get_rng_state(), before)

@@ -265,6 +265,12 @@ class Policy(ABC):
     tasks: tuple[str, ...] = ()
 
     @property
+    def kept_from_actors(self) -> str:
+        """What its network has learned, and needs to go on learning, though :meth:`arrays` leave it out; empty: nothing.
+        A training does not begin with such a policy alone."""
+        return ""
+
+    @property
     def acts_without_torch(self) -> bool:
         """Whether :meth:`act` and :meth:`load` need no torch: its import costs an actor seconds
         of its start and hundreds of megabytes. ``user check policy`` tries it."""
@@ -590,7 +596,7 @@ class Algorithm(ABC):
     def shards(self) -> dict[str, Tensor]:
         """This process's parts of what is spread over all that train together, by names; not copies.
 
-        ``DTensor``s, and tensors under names that no other process has. Of an algorithm that gives any, all processes
+        Values of type ``DTensor``, and tensors under names that no other process has. Of an algorithm that gives any, all processes
         call :meth:`policy_arrays` at the same time, and :meth:`state` is the rest. Most give none.
         """
         return {}

@@ -117,6 +117,18 @@ def test_a_policy_of_other_parameters_is_refused_and_nothing_is_begun(
         run_of(tmp_path / "new", start_from=str(tmp_path / "nowhere"))
 
 
+def test_a_distilled_flow_begins_with_its_teacher_or_not_at_all(tmp_path: Path) -> None:
+    flow = {"rows": 2, "hidden": [8], "distill": True}
+    same_policy = {"policy": {"plugin": "flow", "params": flow}, "algorithm": {"plugin": "bc"}}
+    trained, new = tmp_path / "trained", tmp_path / "new"
+    run_of(trained, **same_policy)
+    with pytest.raises(PolicyError, match="without the teacher of a distilled flow"):
+        run_of(new, start_from=str(trained / "learner/policy.safetensors"), **same_policy)
+    assert started_from(new / "learner") is None
+    run_of(new, start_from=str(trained), **same_policy)
+    assert started_from(new / "learner").whole
+
+
 def test_a_run_that_has_learned_something_goes_on_with_its_own(
     trained: Path, tmp_path: Path
 ) -> None:

@@ -266,7 +266,8 @@ def open_learner(
         algorithm = config.algorithm.build("algorithms", spec, policy, path="algorithm")
         if begun_with is not None and not _share(1).rank:
             identity = _identity(config, spec)
-            take_checkpoint(config.start_from, config.directory, identity, begun_with)
+            kept = policy.kept_from_actors
+            take_checkpoint(config.start_from, config.directory, identity, begun_with, kept)
         started = _of_first(lambda: started_from(config.directory))
         training = without_debt(config.training, started)
         history = list(config.history)

@@ -89,7 +89,7 @@ def take_policy(
 
 
 def take_checkpoint(
-    place: str | Path, directory: Path, identity: Mapping[str, Any], update: int
+    place: str | Path, directory: Path, identity: Mapping[str, Any], update: int, kept: str = ""
 ) -> Started:
     """Make the newest checkpoint of another training the first of this run, where it is of the same
     algorithm, and remember what the run began with.
@@ -99,11 +99,21 @@ def take_checkpoint(
         directory: Folder of the learner of this run.
         identity: What its checkpoints belong to.
         update: Of the policy that was loaded.
+        kept: What its weights alone leave out, see :attr:`~user_core.interfaces.Policy.kept_from_actors`.
+
+    Raises:
+        PolicyError: They leave something out, and there is no such checkpoint. Nothing is begun.
     """
     path, found = Path(place).expanduser(), None
     folder = learner_folder(path) / CHECKPOINTS
     if path.is_dir() and folder.is_dir():
         found = CheckpointStore(folder, identity).look()
+    if found is None and kept:
+        raise PolicyError(
+            f"start_from: {place}", got=f"a policy without {kept}, which only checkpoints have",
+            expected="the folder of a training or of a run with the same algorithm",
+            hint="What learns from data would begin anew, and lead what acts astray",
+        )  # fmt: skip
     if found is not None:
         info = CheckpointInfo(found.info.update, 0, 0, time.time_ns())
         state = {

@@ -47,6 +47,11 @@ class FlowPolicy(PlainFlowPolicy):
     def _steps(self) -> int:
         return 1 if self.generation.distill else self.generation.steps
 
+    @property
+    def kept_from_actors(self) -> str:
+        """The network that a student learns from."""
+        return "the teacher of a distilled flow" if self.generation.distill else ""
+
     def _fresh(self) -> FlowNetwork:
         from user_core.policies.generative.flow_network import FlowNetwork
 

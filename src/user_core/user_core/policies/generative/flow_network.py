@@ -109,19 +109,17 @@ class FlowNetwork(GenerativeNetwork):
 
         The second is the distillation of flow Q-learning (Park et al. 2025): noise goes to the same chunk in one step.
         """
-        loss = super().loss(inputs, action, weight, generator)
         if self.student is None:
-            return loss
+            return super().loss(inputs, action, weight, generator)
+        seen = self.seen_by(self.denoiser, inputs)  # once: images cost
+        loss = self.loss_of(seen, action, weight, generator)
         shape = (len(action), self.rows, self.code.size)
         noise = torch.randn(shape, generator=generator, device=action.device)
         with torch.no_grad():
-            model = BatchModel(self.denoiser, self.velocity, self._seen_in_loss(inputs))
+            model = BatchModel(self.denoiser, self.velocity, seen.detach())
             end = self.objective.sample(model, noise, self.generation.steps, self.bounds())
         said = BatchModel(self.student, PLAIN, self.context(inputs))(noise, 0.0, None)
         return loss + mean_of((noise + said - end).square(), None)
-
-    def _seen_in_loss(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        return self.seen_by(self.denoiser, inputs)
 
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
         return self.normalised(inputs)

@@ -247,6 +247,12 @@ class GenerativeNetwork(ChunkNetwork):
         generator: torch.Generator,
     ) -> Tensor:  # fmt: skip
         """The mean squared error of what it says of noisy chunks."""
+        return self.loss_of(self.context(inputs), action, weight, generator)
+
+    def loss_of(
+        self, seen: Tensor, action: Tensor, weight: Tensor | None, generator: torch.Generator
+    ) -> Tensor:
+        """As :meth:`loss`, from what the network sees that learns from data."""
         chunk = self.scaled(action)
         count, rows, device = len(chunk), self.rows, chunk.device
         noise = torch.randn(chunk.shape, generator=generator, device=device)
@@ -261,17 +267,12 @@ class GenerativeNetwork(ChunkNetwork):
             noisy = torch.where(mask[:, :, None] > 0, chunk, noisy)
             open_rows = (1 - mask)[:, :, None].expand_as(chunk)
             counts = open_rows if counts is None else counts * open_rows
-        seen = self._seen_in_loss(inputs)
         said = self.velocity.of(self.denoiser(seen, noisy, t[:, 0, 0], mask), noisy)
         return mean_of((said - target).square(), counts)
 
     def context(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """What the denoiser sees of observations; once for all steps."""
         return self.seen_by(self.acting, inputs)
-
-    def _seen_in_loss(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """What the network sees that learns from data."""
-        return self.context(inputs)
 
     def seen_by(self, denoiser: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         """What one of several denoisers sees."""

@@ -139,12 +139,16 @@ def noise_state(device: torch.device) -> torch.Tensor:
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
+#: One at a time draws from the global generator, or each would have some of the other's noise.
+_DRAWING = threading.RLock()
+
+
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """LeRobot draws from torch's global generator: within this its noise is that of a seed, and outside nothing
-    of it is seen."""
+    of it is seen. Other threads wait: one may try a version out while another acts."""
     devices = [device.index or 0] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with _DRAWING, torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
 
