@@ -85,53 +85,68 @@ class ShardStore:
             shards: What :meth:`copy` gave.
 
         Returns:
-            What the checkpoint has to say of them: folder, and SHA-256 of each file by its name.
+            What the checkpoint has to say of them, which is folder, and SHA-256 of each file by its name.
 
         Raises:
-            StoreError: They hold numbers that are not finite, or a disk of any process does not take them.
+            StoreError: They hold numbers that are not finite, or a disk of any process does not take them. All
+                processes raise, so that nobody waits for one that has failed, and all are in step for the next.
         """
-        finite = all(bool(_part(t).isfinite().all()) for t in shards.values())
-        said = [torch.zeros(2, dtype=torch.int64) for _ in range(world())]
-        dist.all_gather(said, torch.tensor([number, finite]), group=self._group)
-        if not all(int(one[1]) for one in said):
-            raise StoreError(
-                f"shards of {name}", got="numbers that are not finite", expected="finite numbers",
-                hint="The training diverged; earlier checkpoints are kept",
-            )  # fmt: skip
-        folder = f"{name}.{int(said[0][0])}{SHARDS_ENDING}"
-        place = self._directory / f".{folder}.tmp"
-        own = Path(tempfile.mkdtemp(prefix="user_shards_")) if rank() in self._apart else place
+        what, own, wrong = f"shards of {name}", None, None
         try:
-            writer = HuggingFaceStorageWriter(str(own), save_distributed=True)
-            with _told_as_errors(f"shards of {name}"):
+            if not all(bool(_part(t).isfinite().all()) for t in shards.values()):
+                wrong = StoreError(
+                    what, got="numbers that are not finite", expected="finite numbers",
+                    hint="The training diverged; earlier checkpoints are kept",
+                )  # fmt: skip
+            elif rank() in self._apart:
+                own = Path(tempfile.mkdtemp(prefix="user_shards_"))
+        except Exception as error:
+            wrong = error
+        place = None
+        try:
+            folder = f"{name}.{self._agree(what, wrong, number)}{SHARDS_ENDING}"
+            place = self._directory / f".{folder}.tmp"
+            writer = HuggingFaceStorageWriter(str(own or place), save_distributed=True)
+            with _told_as_errors(what):
                 dcp.save(dict(shards), storage_writer=writer, process_group=self._group)
             result = self._complete(own, place, folder)
-            done = [torch.zeros(1, dtype=torch.int64) for _ in range(world())]
-            dist.all_gather(
-                done, torch.tensor([int(not isinstance(result, OSError))]), group=self._group
-            )
-            if isinstance(result, OSError):
-                raise result
-            if not int(done[0]):
-                raise StoreError(
-                    f"shards of {name}", got="the first could not complete them", expected="it"
-                )
-            return result
+            self._agree(what, result if isinstance(result, Exception) else None)
+            return {} if isinstance(result, Exception) else result
         except BaseException:
-            if rank() == 0:
+            if rank() == 0 and place is not None:
                 shutil.rmtree(place, ignore_errors=True)
             raise
         finally:
-            if own != place:
+            if own is not None:
                 shutil.rmtree(own, ignore_errors=True)
 
-    def _complete(self, own: Path, place: Path, folder: str) -> dict[str, Any] | OSError:
-        """Bring together what was written, and give it its name; in the first, what to say of it, or what went
-        wrong, so that nobody waits for it."""
+    def _agree(self, what: str, wrong: Exception | None, number: int = 0) -> int:
+        """Go on together, or not at all; the number that the first process gives.
+
+        Args:
+            what: For the error.
+            wrong: What went wrong in this process, if something did.
+            number: Of this process.
+
+        Raises:
+            StoreError: Something went wrong in another one.
+            Exception: ``wrong``.
+        """
+        said: list[Any] = [None] * world()
+        mine = number, "" if wrong is None else in_words(wrong)
+        dist.all_gather_object(said, mine, group=self._group)
+        if wrong is not None:
+            raise wrong
+        reasons = [f"rank {k}: {text}" for k, (_, text) in enumerate(said) if text]
+        if reasons:
+            raise StoreError(what, got="; ".join(reasons), expected="no errors")
+        return int(said[0][0])
+
+    def _complete(self, own: Path | None, place: Path, folder: str) -> dict[str, Any] | Exception:
+        """Bring together what was written, and give it its name; in the first, what to say of it. What went wrong
+        is returned, so that nobody waits for it."""
         if rank():
-            if rank() in self._apart:
-                self._send(own, 0)
-            return {}
+            return (None if own is None else self._send(own, 0)) or {}
         wrong = [error for number in self._apart if (error := self._receive(place, number))]
         if wrong:
             return wrong[0]
@@ -154,44 +169,65 @@ class ShardStore:
         Returns:
             Those of ``shards`` that the files had.
         """
-        place, own = self._directory / str(said["folder"]), None
-        if self._apart:
+        place, own, wrong = self._directory / str(said["folder"]), None, None
+        what = f"shards in {place.name}"
+        try:
             if rank() in self._apart:
                 place = own = Path(tempfile.mkdtemp(prefix="user_shards_"))
+        except OSError as error:
+            wrong = error
+        try:
+            if self._apart:
+                self._agree(what, wrong)
             for number in self._apart:
                 if rank() == 0:
-                    self._send(place, number)
-                elif rank() == number and (error := self._receive(place, 0)):
-                    raise error
-        try:
+                    wrong = self._send(place, number) or wrong
+                elif rank() == number:
+                    wrong = self._receive(place, 0)
+            if self._apart:
+                self._agree(what, wrong)
             reader = HuggingFaceStorageReader(str(place))
             there = reader.read_metadata().state_dict_metadata
             lacking = [n for n, t in shards.items() if isinstance(t, DTensor) and n not in there]
             if lacking:
-                raise StoreError(f"shards in {place.name}", got=f"no {lacking[0]}", expected="all")
+                raise StoreError(what, got=f"no {lacking[0]}", expected="all")
             found = {name: tensor for name, tensor in shards.items() if name in there}
-            with _told_as_errors(f"shards in {place.name}"):
+            with _told_as_errors(what):
                 dcp.load(found, storage_reader=reader, process_group=self._group)
         finally:
             if own is not None:
                 shutil.rmtree(own, ignore_errors=True)
         return found
 
-    def _send(self, folder: Path, to: int) -> None:
-        files = sorted(folder.iterdir())
-        dist.send(torch.tensor([len(files)]), to, group=self._group)
-        for file in files:
+    def _send(self, folder: Path, to: int) -> OSError | None:
+        """Send all files of a folder, to the end: zeros stand for what cannot be read. What went wrong, if
+        something did; who receives is told."""
+        sizes, wrong = dict[Path, int](), None
+        try:
+            sizes = {file: file.stat().st_size for file in sorted(folder.iterdir())}
+        except OSError as error:
+            wrong = error
+        dist.send(torch.tensor([len(sizes)]), to, group=self._group)
+        for file, size in sizes.items():
             name = file.name.encode()
-            dist.send(torch.tensor([len(name), file.stat().st_size]), to, group=self._group)
+            dist.send(torch.tensor([len(name), size]), to, group=self._group)
             dist.send(torch.frombuffer(bytearray(name), dtype=torch.uint8), to, group=self._group)
-            with file.open("rb") as stream:
-                while piece := stream.read(_PIECE):
-                    whole = torch.frombuffer(bytearray(piece), dtype=torch.uint8)
-                    dist.send(whole, to, group=self._group)
+            for start in range(0, size, _PIECE):
+                piece = bytearray(min(size - start, _PIECE))
+                try:
+                    with file.open("rb") as stream:
+                        stream.seek(start)
+                        if stream.readinto(piece) < len(piece):
+                            raise OSError(f"{file} has become shorter")
+                except OSError as error:
+                    wrong = error
+                dist.send(torch.frombuffer(piece, dtype=torch.uint8), to, group=self._group)
+        dist.send(torch.tensor([int(wrong is None)]), to, group=self._group)
+        return wrong
 
     def _receive(self, folder: Path, sender: int) -> OSError | None:
         """Take what :meth:`_send` sends, to its end; what went wrong, if something did."""
-        count, wrong = torch.zeros(1, dtype=torch.int64), None
+        count, whole, wrong = *torch.zeros(2, 1, dtype=torch.int64), None
         dist.recv(count, sender, group=self._group)
         for _ in range(int(count)):
             sizes = torch.zeros(2, dtype=torch.int64)
@@ -219,6 +255,9 @@ class ShardStore:
                             wrong = error
             except OSError as error:  # at its end
                 wrong = error
+        dist.recv(whole, sender, group=self._group)
+        if not int(whole):
+            return OSError(f"rank {sender} could not read what it was to send")
         return wrong
 
 
