@@ -1,8 +1,11 @@
 """Two processes write and read shards, the second as if it did not see the folder of the first."""
 
 import resource
+import shutil
 import signal
 import sys
+import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,32 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from user_core.errors import StoreError
 from user_learner.training import shards as module
 from user_learner.training.shards import ShardStore
+
+
+def fail_in_one(
+    store: ShardStore, tensors: dict[str, torch.Tensor], rank: int, place: Path
+) -> None:
+    """What goes wrong in the second process, between what all do together, is told to the first at once."""
+    write = partial(store.write, "checkpoint-3.safetensors", 1)
+    mine = store.copy(tensors)
+    with pytest.MonkeyPatch.context() as patch:
+        if rank == 1:  # no folder of its own
+            patch.setattr(tempfile, "tempdir", str(place / "nowhere"))
+        with pytest.raises(StoreError if rank == 0 else FileNotFoundError, match="nowhere"):
+            write(mine)
+    with pytest.MonkeyPatch.context() as patch:
+        if rank == 1:  # its files are gone before it has sent them
+            complete = store._complete
+            patch.setattr(
+                store, "_complete", lambda own, *more: (shutil.rmtree(own), complete(own, *more))[1]
+            )
+        with pytest.raises(OSError if rank else (StoreError, OSError), match="rank 1|No such file"):
+            write(mine)
+    with pytest.raises(StoreError, match="not finite"):
+        write(mine | {"a": torch.full_like(mine["a"], torch.nan if rank else 0.0)})
+    dist.barrier()
+    assert not list(place.glob("*checkpoint-3*"))
+    assert bool(write(mine)) == (rank == 0), "they are in step"
 
 
 def main() -> None:
@@ -54,6 +83,7 @@ def main() -> None:
     assert not list(place.glob("*checkpoint-2*"))
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert bool(store.write("checkpoint-2.safetensors", 9, store.copy(tensors))) == (rank == 0)
+    fail_in_one(store, tensors, rank, place)
     dist.destroy_process_group()
 
 

@@ -91,7 +91,9 @@ class ShardStore:
             StoreError: They hold numbers that are not finite, or a disk of any process does not take them. All
                 processes raise, so that nobody waits for one that has failed, and all are in step for the next.
         """
-        what, own, wrong = f"shards of {name}", None, None
+        what = f"shards of {name}"
+        own: Path | None = None
+        wrong: Exception | None = None
         try:
             if not all(bool(_part(t).isfinite().all()) for t in shards.values()):
                 wrong = StoreError(
@@ -102,7 +104,7 @@ class ShardStore:
                 own = Path(tempfile.mkdtemp(prefix="user_shards_"))
         except Exception as error:
             wrong = error
-        place = None
+        place: Path | None = None
         try:
             folder = f"{name}.{self._agree(what, wrong, number)}{SHARDS_ENDING}"
             place = self._directory / f".{folder}.tmp"
@@ -169,7 +171,9 @@ class ShardStore:
         Returns:
             Those of ``shards`` that the files had.
         """
-        place, own, wrong = self._directory / str(said["folder"]), None, None
+        place = self._directory / str(said["folder"])
+        own: Path | None = None
+        wrong: OSError | None = None
         what = f"shards in {place.name}"
         try:
             if rank() in self._apart:
@@ -202,7 +206,8 @@ class ShardStore:
     def _send(self, folder: Path, to: int) -> OSError | None:
         """Send all files of a folder, to the end: zeros stand for what cannot be read. What went wrong, if
         something did; who receives is told."""
-        sizes, wrong = dict[Path, int](), None
+        sizes: dict[Path, int] = {}
+        wrong: OSError | None = None
         try:
             sizes = {file: file.stat().st_size for file in sorted(folder.iterdir())}
         except OSError as error:
@@ -227,7 +232,8 @@ class ShardStore:
 
     def _receive(self, folder: Path, sender: int) -> OSError | None:
         """Take what :meth:`_send` sends, to its end; what went wrong, if something did."""
-        count, whole, wrong = *torch.zeros(2, 1, dtype=torch.int64), None
+        count, whole = torch.zeros(2, 1, dtype=torch.int64)
+        wrong: OSError | None = None
         dist.recv(count, sender, group=self._group)
         for _ in range(int(count)):
             sizes = torch.zeros(2, dtype=torch.int64)
