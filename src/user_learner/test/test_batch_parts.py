@@ -16,6 +16,7 @@ from user_core.interfaces import Algorithm
 from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch
+from user_learner.algorithms.common import distributed
 from user_learner.algorithms.imitation.bc import BC, BCConfig
 from user_learner.training import TrainingConfig, TrainingLoop, UtdConfig
 from user_learner.training.memory import too_large
@@ -134,6 +135,25 @@ def test_a_first_update_that_does_not_fit_is_refused_with_the_batch_that_does(
         loop.run()
     assert algorithm.tried[-1] == max(1, 256 >> len(algorithm.tried) - 1)
     assert not list((tmp_path / "checkpoints").glob("*.safetensors"))  # what was tried is not kept
+
+
+def test_no_smaller_batch_is_tried_where_a_network_is_spread_over_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    algorithm = HoldsRows(0)
+    loop = TrainingLoop(
+        TrainingConfig(), algorithm, Given(), PolicyMailbox(), environment_steps=lambda: 1,
+        directory=tmp_path, identity={},
+    )  # fmt: skip
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    monkeypatch.setattr(loop, "_shards", object())
+    said = str(loop._too_large(torch.OutOfMemoryError("CUDA out of memory."), Given().sample(8)))
+    assert "16: CUDA out of memory" in said and "cannot be tried" in said
+    assert not algorithm.tried
+    monkeypatch.setattr(loop, "_shards", None)
+    assert "single row" in str(loop._too_large(torch.OutOfMemoryError("."), Given().sample(8)))
+    assert algorithm.tried == [4, 2, 1]
+    loop.abandon()
 
 
 def test_what_failed_is_let_go_of_before_smaller_batches_are_tried() -> None:

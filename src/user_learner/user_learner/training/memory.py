@@ -17,7 +17,7 @@ def is_short_of_memory(error: BaseException) -> bool:
 
 def too_large(
     error: BaseException,
-    update: Callable[[Batch], object],
+    update: Callable[[Batch], object] | None,
     batch: Batch,
     minibatches: int,
     processes: int,
@@ -29,13 +29,18 @@ def too_large(
 
     Args:
         error: What torch raised.
-        update: Takes a batch.
+        update: Takes a batch; None where it cannot run without the other processes: then nothing is tried.
         batch: What did not fit, G x B rows.
         minibatches: G.
         processes: How many share a batch.
     """
     traceback.clear_frames(error.__traceback__)  # they hold what was computed until it failed
     rows = len(batch) // minibatches
+    if update is None:
+        return _refusal(
+            error, rows * processes,
+            "a smaller one, or more processes: which one fits cannot be tried while they share a network",
+        )  # fmt: skip
     fits = rows // 2
     while fits and not _works(update, _first_rows(batch, fits * minibatches)):
         fits //= 2
@@ -44,8 +49,12 @@ def too_large(
         if fits
         else "a policy and an algorithm that fit with a single row: nothing else does"
     )
+    return _refusal(error, rows * processes, found)
+
+
+def _refusal(error: BaseException, rows: int, expected: str) -> ConfigError:
     return ConfigError(
-        "training.batch_size", got=f"{rows * processes}: {str(error).splitlines()[0][:200]}", expected=found,
+        "training.batch_size", got=f"{rows}: {str(error).splitlines()[0][:200]}", expected=expected,
         hint="Smaller images, adapters or a smaller policy need less; bc has `accumulate`, `activation_checkpointing` "
         "and `shard`",
     )  # fmt: skip
