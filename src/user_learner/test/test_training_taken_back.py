@@ -13,7 +13,13 @@ from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch, EpisodeKey, EpisodeResult, EpisodeSource, Outcome
 from user_learner.algorithms.imitation.bc import BC, BCConfig
 from user_learner.training import TrainingConfig, TrainingLoop, UtdConfig
-from user_learner.training.checkpoint import Checkpoint, CheckpointInfo, CheckpointStore
+from user_learner.training import loop as training_loop
+from user_learner.training.checkpoint import (
+    Checkpoint,
+    CheckpointInfo,
+    CheckpointStore,
+    hash_of_file,
+)
 from user_learner.training.config import GuardConfig
 from user_learner.training.guard import GuardedSink
 from user_testing.waiting import wait_until
@@ -215,6 +221,47 @@ def test_shards_go_with_the_last_checkpoint_that_names_them(tmp_path):
     write(40, 1)
     assert store.keep_good(40) == 40
     assert there() == [(40, 1)]
+
+
+def test_a_checkpoint_that_is_still_being_written_does_not_become_the_newest(tmp_path, monkeypatch):
+    monkeypatch.setattr(training_loop, "_FLUSH_S", 0.01)
+    run = Run(tmp_path)
+    run.loop._take_checkpoint()
+    run.loop._keeper.flush()
+    run.loop.keep_good(0)
+    begun, go_on, write = threading.Event(), threading.Event(), run.loop.checkpoints.write
+
+    def slow(checkpoint):
+        begun.set()
+        assert go_on.wait(20)
+        return write(checkpoint)
+
+    monkeypatch.setattr(run.loop.checkpoints, "write", slow)
+    run.loop._update = 50
+    run.loop._take_checkpoint()
+    assert begun.wait(20)
+    run.loop.return_to_good("it fell")
+    threading.Timer(0.05, go_on.set).start()
+    run.loop._take_back()
+    run.loop._keeper.flush()
+    assert run.loop.checkpoints.newest().info.update == 0
+    run.loop.abandon()
+
+
+def test_shards_of_the_good_checkpoint_stay_when_training_diverges_after_it(tmp_path):
+    store = CheckpointStore(tmp_path, {"a": 1})
+    for update in (10, 20, 30):
+        checkpoint = Checkpoint(CheckpointInfo(update, 0, 0, 0), {})
+        folder = f"{checkpoint.name}.1.shards"
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "part").write_text("weights")
+        files = {"part": hash_of_file(tmp_path / folder / "part")}
+        store.write(replace(checkpoint, state={"shards": {"folder": folder, "files": files}}))
+    assert store.keep_good(20) == 20
+    assert store.go_back("not finite", 3).info.update == 10
+    aside = [path.name for path in (tmp_path / "refused").glob("*.shards")]
+    assert aside == ["checkpoint-000000000030.safetensors.1.shards"]
+    assert store.return_to_good("it fell").info.update == 20
 
 
 @pytest.mark.parametrize("links", [True, False])

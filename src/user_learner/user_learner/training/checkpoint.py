@@ -15,6 +15,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -175,11 +176,8 @@ class CheckpointStore:
         named = set()
         for place in (self.directory, self.directory / GOOD) if folders else ():
             try:
-                content = json.loads(read_arrays(place / path.name)[1]["content"])
-                named.add(content["state"].get(SHARDS, {}).get("folder"))
-            except FileNotFoundError:
-                pass
-            except (SuiteError, OSError, KeyError, TypeError, ValueError, AttributeError):
+                named.add(_folder_named_in(place / path.name))
+            except _UNREADABLE:
                 return  # to be refused, with its folder
         for folder in folders:
             if folder.name not in named:
@@ -418,7 +416,14 @@ class CheckpointStore:
             target, count = aside / path.name, 1
             while target.exists():
                 target, count = aside / f"{path.name}.{count}", count + 1
-            for folder in self.directory.glob(f"{path.name}.*{SHARDS_ENDING}"):
+            folders = list(self.directory.glob(f"{path.name}.*{SHARDS_ENDING}"))
+            needed = ""
+            if folders:
+                with suppress(*_UNREADABLE):
+                    needed = _folder_named_in(self.directory / GOOD / path.name)
+            for folder in folders:
+                if folder.name == needed:  # by the same update as it is kept as good
+                    continue
                 os.replace(folder, aside / f"{target.name}{folder.name[len(path.name) :]}")
             os.replace(path, target)
             target.with_name(f"{target.name}.reason.txt").write_text(reason + "\n")
@@ -436,6 +441,19 @@ def _checkpoints_in(directory: Path) -> list[Path]:
 def _update_of(path: Path) -> int:
     """The update that a checkpoint is of, by its name."""
     return int(path.stem.rpartition("-")[2])
+
+
+#: What :func:`_folder_named_in` raises for a file that is no whole checkpoint.
+_UNREADABLE = (SuiteError, OSError, KeyError, TypeError, ValueError, AttributeError)
+
+
+def _folder_named_in(path: Path) -> str:
+    """The folder of shards that a checkpoint names; empty where it names none, or is not there."""
+    try:
+        content = json.loads(read_arrays(path)[1]["content"])
+    except FileNotFoundError:
+        return ""
+    return str(content["state"].get(SHARDS, {}).get("folder", ""))
 
 
 def _link(path: Path, target: Path) -> None:

@@ -287,6 +287,8 @@ class TrainingLoop:
         if group is None:
             return too_large(error, self.algorithm.update, batch, count, 1)
         processes = group.world()
+        if self._shards is not None and processes > 1:  # it would wait for the others' parts
+            return too_large(error, None, batch, count, processes)
         with group.alone():
             return too_large(error, self.algorithm.update, batch, count, processes)
 
@@ -319,7 +321,7 @@ class TrainingLoop:
             self._returns = 0
         self._diverged_at = max(self._update, self._diverged_at)
         self._returns += 1
-        self._keeper.flush(_FLUSH_S)
+        self._keeper.flush()  # what is written later would be the newest, and of the training that diverged
         found = None
         if _is_first() and self._returns <= _RETURNS:
             found = self.checkpoints.go_back(str(error), self._returns)
@@ -361,7 +363,7 @@ class TrainingLoop:
         (why, done), self._back = self._back or ("", lambda update: None), None
         found = None
         if _is_first():
-            self._keeper.flush(_FLUSH_S)
+            self._keeper.flush()  # what is written later would be the newest, and of the training that is left
             found = self.checkpoints.return_to_good(why)
             if found is not None:
                 self._load_weights(found.state)
