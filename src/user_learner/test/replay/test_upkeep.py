@@ -9,6 +9,7 @@ import sys
 import threading
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -24,7 +25,7 @@ from user_learner.replay.index import INDEX_NAME
 from user_learner.replay.maintenance import verify
 from user_learner.replay.segments import LEAVING, SEGMENTS
 from user_learner.upkeep import retention
-from user_learner.upkeep.backup import backup, restore
+from user_learner.upkeep.backup import RESTORING, backup, restore
 from user_learner.upkeep.retention import retain
 from user_learner.upkeep.tiering import bring_back, move_old
 from user_testing.waiting import wait_until
@@ -150,6 +151,39 @@ def killed_at(words, look, path):
     finally:
         child.send_signal(signal.SIGKILL)
         child.wait()
+
+
+@pytest.mark.parametrize("moment", range(3))
+def test_a_restore_that_is_killed_as_it_gives_the_store_its_name_is_in_nobodys_way(
+    tmp_path, moment
+):
+    store, copy, back = tmp_path / "store", tmp_path / "copy", tmp_path / "back"
+    make(store, episodes=2)
+    backup(store, copy)
+    begun = []
+
+    def killed(step):
+        def instead(path, *words, **how):
+            if path.name in ("back.part", ".back.restored", RESTORING):
+                begun.append(path)
+                if len(begun) > moment:
+                    os._exit(9)
+            return step(path, *words, **how)
+
+        return instead
+
+    if not (child := os.fork()):
+        Path.rename, Path.unlink = killed(Path.rename), killed(Path.unlink)
+        try:
+            restore(copy, back)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert not back.exists()
+    assert restore(copy, back).ok
+    same(contents(store), contents(back))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "copy", "store"]
+    assert not (back / RESTORING).exists()
 
 
 def test_a_restore_touches_nothing_that_no_restore_made(tmp_path):

@@ -110,7 +110,10 @@ def restore(backup_path: str | Path, store: str | Path, progress: Progress | Non
             expected="that name to be free: the copy is made there, and renamed when it is verified",
             hint="Give another directory, or rename that one",
         )  # fmt: skip
+    # a name that says what it is once the mark is gone: a kill at any moment leaves nothing that nobody may remove
+    verified = store.with_name(f".{store.name}.restored")
     shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(verified, ignore_errors=True)
     try:
         part.mkdir(parents=True)
         (part / RESTORING).touch()
@@ -118,13 +121,15 @@ def restore(backup_path: str | Path, store: str | Path, progress: Progress | Non
         with closing(connect(part, writable=True)) as index, transaction(index):
             set_meta(index, store=uuid.uuid4().hex)
         report = verify(part)
-        (part / RESTORING).unlink()
+        part.rename(verified)
+        (verified / RESTORING).unlink()
         if store.exists():
             store.rmdir()
-        part.rename(store)
+        verified.rename(store)
         sync_directory(store.parent)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(verified, ignore_errors=True)
         raise
     return report
 
