@@ -27,6 +27,7 @@ from user_learner.replay.packed import PackedColumn, pack_file, unpack_file, unp
 from user_learner.replay.recovery import set_index_aside
 from user_learner.replay.segments import read_rows, segment_directory
 from user_learner.sampling import ReplaySource
+from user_learner.upkeep import compression
 from user_learner.upkeep.backup import backup, restore
 from user_learner.upkeep.compression import compress, saved_bytes, upkeep_lock
 from user_learner.upkeep.retention import retain
@@ -217,6 +218,19 @@ def test_everybody_reads_a_compressed_store_and_writes_on(store):
     assert compress(path, NOW).segments == 0  # done already
     with closing(StoreReader(path)) as reader:
         assert saved_bytes(reader) == report.raw_nbytes - report.nbytes
+        known = {}
+        assert saved_bytes(reader, known) == saved_bytes(reader)
+        opened = []
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(
+                compression, "PackedColumn",
+                lambda *words: (opened.append(words), PackedColumn(*words))[1],
+            )  # fmt: skip
+            assert saved_bytes(reader, known) == saved_bytes(reader, dict(known))
+            assert not opened and len(known) > 1, "what has not changed is not opened again"
+            os.utime(next(iter(known)))
+            assert saved_bytes(reader, known) == report.raw_nbytes - report.nbytes
+        assert len(opened) == 1
     with StoreWriter(path, config=SMALL) as writer:
         assert writer.warnings == []
         chunks = [*chunks, *fill(writer, Actor(2, schema=IMAGE_SCHEMA), [Plan(30)] * 3)]

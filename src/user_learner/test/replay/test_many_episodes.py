@@ -87,6 +87,32 @@ def test_a_reader_that_only_counts_holds_nothing_of_episodes(writer):
             assert np.array_equal(reader.tables.segments, whole.tables.segments)
 
 
+def test_episodes_are_counted_as_they_come_go_and_come_back(tmp_path):
+    with StoreWriter(tmp_path, config=SMALL) as writer:
+        with closing(StoreReader(tmp_path, with_extents=False)) as reader:
+
+            def counted(episodes):
+                with closing(StoreReader(tmp_path, with_extents=False)) as new:
+                    assert reader.count_episodes() == new.count_episodes() == episodes
+
+            counted(0)
+            actor = Actor(1, chunk_rows=7)
+            fill(writer, actor, [Plan(20)] * 3)
+            counted(3)
+            queries = []
+            reader.connection.set_trace_callback(queries.append)
+            fill(writer, Actor(2, chunk_rows=50), [Plan(700)] * 2)  # each over two segments
+            counted(5)
+            counted(5)
+            reader.connection.set_trace_callback(None)
+            assert not any("GROUP BY" in query for query in queries), "all are not counted again"
+            assert writer.retain(RetentionConfig(max_rows=700))
+            assert reader.count_episodes() < 5
+            fill(writer, actor, [Plan(20)])
+            with closing(StoreReader(tmp_path)) as whole:
+                counted(len(np.unique(whole.tables.extents[:, 1])))
+
+
 # Samplers
 
 

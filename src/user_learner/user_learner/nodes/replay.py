@@ -10,6 +10,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from functools import partial
+from pathlib import Path
 
 from user_msgs.msg import ReplayStatus
 
@@ -76,7 +77,8 @@ class ReplayNode(LifecycleNode):
         self.diagnostics.watch("robots", self._robots_item)
         stack.callback(self.diagnostics.unwatch, "robots")
         self._noted: set[str] = set()
-        self._saved_bytes = saved_bytes(self._reader)
+        self._saved_by_file: dict[Path, tuple[tuple[int, int], int]] = {}
+        self._saved_bytes = saved_bytes(self._reader, self._saved_by_file)
         self._stop = threading.Event()
 
     def activate(self, stack: ExitStack) -> None:
@@ -208,7 +210,7 @@ class ReplayNode(LifecycleNode):
             self.get_logger().warning(f"compression: {note}")
         self._noted |= set(report.notes)
         with closing(StoreReader(self.config.path, with_extents=False)) as reader:
-            self._saved_bytes = saved_bytes(reader)
+            self._saved_bytes = saved_bytes(reader, self._saved_by_file)
         if report.segments:
             self.get_logger().info(f"compressed: {report}")
 

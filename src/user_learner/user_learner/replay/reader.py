@@ -115,6 +115,8 @@ class StoreReader:
         self._sizes_checked: set[int] = set()
         self._short: list[Damage] = []
         self._identity, self._version = 0, -1
+        #: What was counted last: identity of the index, its removals, the last extent, episodes.
+        self._counted = (0, -1, 0, 0)
         self._layout: RowLayout | None = None
         self._db = self._connect()
         self.meta: StoreMeta = load_meta(self._db)
@@ -158,11 +160,30 @@ class StoreReader:
         return {EpisodeKey(*row[:3]): row[3] for row in rows}
 
     def count_episodes(self) -> int:
-        """Episodes of which rows are here, as of the last commit."""
-        found = self._db.execute(
-            "SELECT count(*) FROM (SELECT episode FROM extents GROUP BY episode)"
-        )
-        return int(found.fetchone()[0])
+        """Episodes of which rows are here, as of the last commit. Another call looks only at what came since."""
+        with transaction(self._db, "DEFERRED"):
+            last = self._one("SELECT coalesce(max(id), 0) FROM extents")
+            removals = self._one("SELECT value FROM meta WHERE key = 'removals'")
+            identity, before, seen, count = self._counted
+            if (identity, before) == (
+                self._identity,
+                removals,
+            ):  # an extent that grows keeps its number
+                count += self._one(
+                    "SELECT count(*) FROM (SELECT DISTINCT episode FROM extents WHERE id > ?1) AS new"
+                    " WHERE NOT EXISTS"
+                    " (SELECT 1 FROM extents WHERE episode = new.episode AND id <= ?1)",
+                    seen,
+                )
+            else:
+                count = self._one(
+                    "SELECT count(*) FROM (SELECT episode FROM extents GROUP BY episode)"
+                )
+        self._counted = (self._identity, removals, last, count)
+        return count
+
+    def _one(self, query: str, *values: int) -> int:
+        return int(self._db.execute(query, values).fetchone()[0])
 
     def refresh(self, force: bool = False) -> bool:
         """Look for new commits; return whether there were any."""

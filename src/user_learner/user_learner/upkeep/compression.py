@@ -166,18 +166,37 @@ def decompress(store: str | Path, progress: Progress | None = None) -> Compressi
     return report
 
 
-def saved_bytes(reader: StoreReader) -> int:
-    """How many bytes less a store takes than its rows as they came."""
+def saved_bytes(
+    reader: StoreReader, known: dict[Path, tuple[tuple[int, int], int]] | None = None
+) -> int:
+    """How many bytes less a store takes than its rows as they came.
+
+    Args:
+        reader: Of the store.
+        known: Size and time of last change of each compressed file, and what it saves, as the call before left
+            them: only files that have changed since are opened. It is brought up to date.
+    """
     if reader.schema is None:
         return 0
+    before, now = dict(known or {}), dict[Path, tuple[tuple[int, int], int]]()
     by_name = {file.packed_filename: file for file in reader.layout.files if can_pack(file)}
     saved = 0
     for path in reader.path.glob(f"{SEGMENTS}/*/*.packed"):
         file = by_name.get(path.name)
         if file is None or (path.parent / file.filename).exists():
             continue
-        with suppress(OSError, StoreCorrupt), PackedColumn(path, file) as column:
-            saved += column.header.rows * file.stride - column.header.nbytes
+        with suppress(OSError, StoreCorrupt):
+            found = path.stat()
+            state = found.st_size, found.st_mtime_ns
+            if (same := before.get(path)) is not None and same[0] == state:
+                now[path] = same
+            else:
+                with PackedColumn(path, file) as column:
+                    now[path] = state, column.header.rows * file.stride - column.header.nbytes
+            saved += now[path][1]
+    if known is not None:
+        known.clear()
+        known.update(now)
     return saved
 
 
