@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sqlite3
 import threading
 
 import numpy as np
@@ -84,6 +85,30 @@ def test_of_an_episode_that_was_cut_the_kept_steps_count_here_and_in_the_shell(e
     assert {row["episode"] for row in rows} == {
         str(e.key) for e in episodes.find(EpisodeFilter(min_steps=4)).episodes
     }
+
+
+def test_a_store_that_could_not_be_read_ahead_is_read_at_the_next_visit(tmp_path, monkeypatch):
+    episodes, failed = EpisodeList(tmp_path / "store"), []
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+
+    def visit():
+        episodes.read_ahead()
+        wait_until(lambda: not episodes._reads_ahead, "it was tried", 10)
+
+    visit()  # it is not there yet
+    with StoreWriter(tmp_path / "store") as writer:
+        fill(writer, Actor(), [Plan(5)])
+    with monkeypatch.context() as patch:
+        patch.setattr(episodes, "_list", _locked)
+        visit()
+    assert not episodes.robots() and not failed
+    visit()
+    assert episodes.robots()
+    episodes.close()
+
+
+def _locked(view):
+    raise sqlite3.OperationalError("database is locked")
 
 
 class Gaps(Actor):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -44,22 +45,33 @@ def nodes(ros_domain):
     context.try_shutdown()
 
 
-def test_what_a_person_does_is_answered_before_the_next_observation(nodes):
-    console, arm = nodes
-    heard = []
-    topic, seen = topics.INTERVENTION, topics.OBSERVATION
-    arm.create_subscription(
-        interface_class(topic.type), f"/r/{topic.name}",
-        lambda message: heard.append(intervention_from_message(message)), profile(topic.quality),
-    )  # fmt: skip
-    observations = arm.create_publisher(
-        interface_class(seen.type), f"/r/{seen.name}", profile(seen.quality)
-    )
-    arrays = {name: np.zeros(spec.shape, spec.dtype) for name, spec in SPEC.observation.items()}
+class Arm:
+    """The robot's side: says what it sees, and hears interventions."""
 
-    def observe(sequence: int) -> None:
+    def __init__(self, node):
+        self.heard = []
+        topic, seen = topics.INTERVENTION, topics.OBSERVATION
+        node.create_subscription(
+            interface_class(topic.type), f"/r/{topic.name}",
+            lambda message: self.heard.append(intervention_from_message(message)), profile(topic.quality),
+        )  # fmt: skip
+        self._observations = node.create_publisher(
+            interface_class(seen.type), f"/r/{seen.name}", profile(seen.quality)
+        )
+
+    def observe(self, sequence: int) -> None:
+        arrays = {name: np.zeros(spec.shape, spec.dtype) for name, spec in SPEC.observation.items()}
         observation = Observation(arrays, stamp_ns=1, sequence=sequence, episode=1)
-        observations.publish(observation_to_message(observation))
+        self._observations.publish(observation_to_message(observation))
+
+    def is_answered(self) -> bool:
+        self.observe(7)
+        return bool(self.heard)
+
+
+def test_what_a_person_does_is_answered_before_the_next_observation(nodes):
+    console, arm = nodes[0], Arm(nodes[1])
+    heard = arm.heard
 
     def forward() -> list[TeleopCommand]:
         engaged = [one.command for one in heard if one.command.engaged]
@@ -69,7 +81,7 @@ def test_what_a_person_does_is_answered_before_the_next_observation(nodes):
     with Drive(SimpleNamespace(node=console), "/r", SPEC, config, "browser") as place:
         place.take(BrowserInput(1, (0.0,) * 6, held=True))
         assert not heard, "nothing is answered before the robot was seen"
-        wait_until(lambda: (observe(7), bool(heard))[1], "an answer to an observation", 20)
+        wait_until(arm.is_answered, "an answer to an observation", 20)
         place.take(BrowserInput(2, (0.0,) * 6, held=True))  # nothing new
         place.take(BrowserInput(3, (1.0,) + (0.0,) * 5, held=True))
         place.take(BrowserInput(4, (1.0,) + (0.0,) * 5, held=True))
@@ -78,3 +90,24 @@ def test_what_a_person_does_is_answered_before_the_next_observation(nodes):
         wait_until(lambda: not heard[-1].command.engaged, "he lets go at once", 10)
         assert len(heard) <= place.sent + 2, "what is not new waits for the next observation"
         assert {one.observation_sequence for one in heard} == {7}
+
+
+def test_the_first_of_many_inputs_is_answered_at_once_and_then_the_newest_now_and_then(nodes):
+    console, arm = nodes[0], Arm(nodes[1])
+    config = BrowserConfig(max_age_s=1000.0, press_again_s=1000.0)
+    with Drive(SimpleNamespace(node=console), "/r", SPEC, config, "browser") as place:
+        place.take(BrowserInput(1, (0.0,) * 6, held=True))
+        wait_until(arm.is_answered, "an answer to an observation", 20)
+        before, published, begin_s = place.sent, [], time.monotonic()
+        usual = place._answer
+        place._answer = lambda *given: (published.append(place._input[0][0]), usual(*given))
+        for number in range(200):
+            place.take(BrowserInput(2 + number, ((number + 1) / 200,) + (0.0,) * 5, held=True))
+            assert published, "the first does not wait"
+        took_s = time.monotonic() - begin_s
+        wait_until(lambda: published[-1] == 1.0, "an answer to the last", 10)
+        between = len(published) - (place.sent - before)
+        assert between <= 3 + took_s / 0.01, "inputs share an answer"
+        place.take(BrowserInput(500, (0.5,) + (0.0,) * 5, held=True))
+        place.take(BrowserInput(501, (0.5,) + (0.0,) * 5, held=False))
+        assert not place.engaged, "he lets go at once"

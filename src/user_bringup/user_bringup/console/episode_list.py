@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -47,7 +48,7 @@ class EpisodeList:
         self.quality = QualityWatch(path, busy)
         self._lock = threading.RLock()
         self._view: EditedEpisodes | None = None
-        self._is_ahead = False
+        self._reads_ahead = False
         self._listed: dict[str, Listed] = {}
         self._rows: OrderedDict[str, tuple[int, dict[str, Array]]] = OrderedDict()
 
@@ -65,14 +66,18 @@ class EpisodeList:
         self._listed = {key_text(item.episode.key): item for item in list_all(view)}
 
     def read_ahead(self) -> None:
-        """List a store for the first time before anybody asks for it; a large one takes a second. Returns at once."""
-        if not self._is_ahead:
-            self._is_ahead = True
+        """List a store for the first time before anybody asks for it; a large one takes a second. Returns at once. One
+        that is not there yet, or could not be read, is tried again by the next call."""
+        if not self._reads_ahead and not self._listed:
+            self._reads_ahead = True
             threading.Thread(target=self._read, name="episodes", daemon=True).start()
 
     def _read(self) -> None:
-        with contextlib.suppress(SuiteError, OSError), self._open():  # whoever asks for it is told
-            pass
+        try:
+            with contextlib.suppress(SuiteError, OSError, sqlite3.Error), self._open():
+                pass  # whoever asks for it is told what went wrong
+        finally:
+            self._reads_ahead = False
 
     def find(self, wanted: EpisodeFilter, most: int = 500) -> Found:
         """Those that a filter takes, the newest first and ``most`` of them. Raises StoreError where there is no

@@ -383,19 +383,25 @@ async def _curves(console: Console) -> None:
     )
 
     shown: dict[str, Any] = {}
+    asked = 0
 
     async def draw() -> None:
+        nonlocal asked
+        asked += 1
+        mine, axis, trouble = asked, over.value, ""
         try:
-            found = await asyncio.to_thread(
-                curves_of, {n: runs[n] for n in chosen.value}, over.value
-            )
+            found = await asyncio.to_thread(curves_of, {n: runs[n] for n in chosen.value}, axis)
         except (SuiteError, OSError, ValueError) as error:
-            ui.notify(str(error), type="negative")
+            trouble = str(error)
+        if mine != asked or charts.is_deleted:  # another choice since, or the page is closed
+            return
+        if trouble:
+            ui.notify(trouble, type="negative")
             return
         for title in shown.keys() - found.keys():
             shown.pop(title).delete()
         for title, lines in found.items():
-            options = _curve(title, lines, over.value)
+            options = _curve(title, lines, axis)
             if title not in shown:
                 with charts:
                     shown[title] = ui.echart(options).style("height: 18rem")

@@ -42,6 +42,8 @@ _TRIGGER = "std_srvs/srv/Trigger"
 _LOOK_S = 1.0
 #: How long a person who leaves waits for an observation, to answer it with "I do not drive".
 _LAST_WORD_S = 0.2
+#: Answers between observations are at least this far apart: a page that says much costs no more than this.
+_ANEW_S = 0.01
 #: DDS drops an answer that is ready before both ends know each other.
 _ATTEMPTS, _ANSWER_S = 3, 2.0
 _NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -300,7 +302,8 @@ class Drive:
     """A person's device for one robot: answers each observation of it with an intervention, while it is open.
 
     When the person does something, the newest observation is answered anew and at once: waiting for the next one
-    would cost half a control period on average.
+    would cost half a control period on average. Of what follows within 10 ms, the last is answered at the end of these;
+    that he lets go does not wait.
 
     Args:
         graph: The graph.
@@ -330,7 +333,8 @@ class Drive:
         self._heard = threading.Event()
         self._lock = threading.Lock()  # one answer at a time, in the order in which they are made
         self._newest: Observation | None = None
-        self._newest_s = 0.0
+        self._newest_s = self._anew_s = 0.0
+        self._later: threading.Timer | None = None
         self._input: tuple[object, ...] = ()
         node, topic = graph.node, topics.INTERVENTION
         self._publisher = node.create_publisher(
@@ -369,21 +373,45 @@ class Drive:
             does = (said.axes, said.held)
             is_news = self.teleop.take(said) and (does != self._input or bool(said.acts))
             self._input = does
-            if is_news:
+            if not is_news:
+                return
+            left_s = self._anew_s + _ANEW_S - time.monotonic()
+            lets_go = self.engaged and not said.held
+            if left_s <= 0 or lets_go:
+                self._forget_later()
+                self._answer_anew()
+                return
+            if self._later is not None:
+                return  # what waits will take this along
+            self._later = threading.Timer(left_s, self._answer_later)
+            self._later.daemon = True
+            self._later.start()
+
+    def _answer_later(self) -> None:
+        with self._lock:
+            if self._later is not None:
+                self._later = None
                 self._answer_anew()
 
     def _on_observation(self, observation: Observation) -> None:
         with self._lock:
             self._newest, self._newest_s = observation, time.monotonic()
+            self._forget_later()  # this takes it along
             self._answer(observation, self.teleop.read(observation))
         self.sent += 1
         self._heard.set()
 
     def _answer_anew(self) -> None:
         """Answer the newest observation once more; one of before a pause says nothing of where the robot is."""
-        newest = self._newest
-        if newest is not None and time.monotonic() - self._newest_s < 2 * self._spec.period_s:
+        newest, now_s = self._newest, time.monotonic()
+        if newest is not None and now_s - self._newest_s < 2 * self._spec.period_s:
+            self._anew_s = now_s
             self._answer(newest, self.teleop.read_again(newest))
+
+    def _forget_later(self) -> None:
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
 
     def _answer(self, observation: Observation, command: TeleopCommand) -> None:
         self.engaged = command.engaged
@@ -402,6 +430,7 @@ class Drive:
         """Let go, and leave: not before the robot was told so, if it is there."""
         with self._lock:
             self.teleop.let_go()
+            self._forget_later()
             self._answer_anew()
         self._heard.clear()
         self._heard.wait(_LAST_WORD_S)
