@@ -147,8 +147,8 @@ class InferenceNode(LifecycleNode):
         name = self.get_fully_qualified_name().strip("/").replace("/", ".")
         known = self._known()
         self._made_for = made_for = self._that_counts(known)
-        robot, first = next((n, d) for n, d in known.items() if self._hash(d) == made_for)
-        self._as_robot = robot or first.spec.robot
+        of_robot, first = next((n, d) for n, d in known.items() if self._hash(d) == made_for)
+        self._as_robot = of_robot or first.spec.robot
         task = Task(first.task, config.instruction)
         pass_in = _in_precision(config.precision)
         with ExitStack() as stack:
