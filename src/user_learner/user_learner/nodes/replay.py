@@ -10,7 +10,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from functools import partial
-from pathlib import Path
 
 from user_msgs.msg import ReplayStatus
 
@@ -77,7 +76,7 @@ class ReplayNode(LifecycleNode):
         self.diagnostics.watch("robots", self._robots_item)
         stack.callback(self.diagnostics.unwatch, "robots")
         self._noted: set[str] = set()
-        self._saved_by_file: dict[Path, tuple[tuple[int, int], int]] = {}
+        self._saved_by_file: dict[str, tuple[tuple[int, int], int]] = {}
         self._saved_bytes = saved_bytes(self._reader, self._saved_by_file)
         self._stop = threading.Event()
 

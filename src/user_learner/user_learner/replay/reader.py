@@ -170,8 +170,8 @@ class StoreReader:
                 removals,
             ):  # an extent that grows keeps its number
                 count += self._one(
-                    "SELECT count(*) FROM (SELECT DISTINCT episode FROM extents WHERE id > ?1) AS new"
-                    " WHERE NOT EXISTS"
+                    "SELECT count(*) FROM"
+                    " (SELECT DISTINCT episode FROM extents NOT INDEXED WHERE id > ?1) AS new WHERE NOT EXISTS"
                     " (SELECT 1 FROM extents WHERE episode = new.episode AND id <= ?1)",
                     seen,
                 )

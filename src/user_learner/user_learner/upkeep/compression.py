@@ -7,6 +7,7 @@ plain file open reads on in it. A kill leaves the plain file, or both; the next 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -167,7 +168,7 @@ def decompress(store: str | Path, progress: Progress | None = None) -> Compressi
 
 
 def saved_bytes(
-    reader: StoreReader, known: dict[Path, tuple[tuple[int, int], int]] | None = None
+    reader: StoreReader, known: dict[str, tuple[tuple[int, int], int]] | None = None
 ) -> int:
     """How many bytes less a store takes than its rows as they came.
 
@@ -178,26 +179,34 @@ def saved_bytes(
     """
     if reader.schema is None:
         return 0
-    before, now = dict(known or {}), dict[Path, tuple[tuple[int, int], int]]()
-    by_name = {file.packed_filename: file for file in reader.layout.files if can_pack(file)}
-    saved = 0
-    for path in reader.path.glob(f"{SEGMENTS}/*/*.packed"):
-        file = by_name.get(path.name)
-        if file is None or (path.parent / file.filename).exists():
-            continue
-        with suppress(OSError, StoreCorrupt):
-            found = path.stat()
-            state = found.st_size, found.st_mtime_ns
-            if (same := before.get(path)) is not None and same[0] == state:
-                now[path] = same
-            else:
-                with PackedColumn(path, file) as column:
-                    now[path] = state, column.header.rows * file.stride - column.header.nbytes
-            saved += now[path][1]
+    before, now = dict(known or {}), dict[str, tuple[tuple[int, int], int]]()
+    files = [file for file in reader.layout.files if can_pack(file)]
+    for segment in _entries(reader.path / SEGMENTS):
+        there = {entry.name: entry for entry in _entries(segment)}
+        for file in files:
+            entry = there.get(file.packed_filename)
+            if entry is None or file.filename in there:
+                continue
+            with suppress(OSError, StoreCorrupt):
+                found = entry.stat()
+                state = found.st_size, found.st_mtime_ns
+                if (same := before.get(entry.path)) is not None and same[0] == state:
+                    now[entry.path] = same
+                    continue
+                with PackedColumn(Path(entry.path), file) as column:
+                    saved = column.header.rows * file.stride - column.header.nbytes
+                now[entry.path] = state, saved
     if known is not None:
         known.clear()
         known.update(now)
-    return saved
+    return sum(saved for _, saved in now.values())
+
+
+def _entries(directory: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
+    """What lies in a directory; nothing where it is none, or has gone."""
+    with suppress(OSError), os.scandir(directory) as entries:
+        return list(entries)
+    return []
 
 
 def lossy_codings(path: Path, layout: RowLayout) -> tuple[str, ...]:
