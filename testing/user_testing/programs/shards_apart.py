@@ -7,6 +7,7 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,9 +34,12 @@ def fail_in_one(
     with pytest.MonkeyPatch.context() as patch:
         if rank == 1:  # its files are gone before it has sent them
             complete = store._complete
-            patch.setattr(
-                store, "_complete", lambda own, *more: (shutil.rmtree(own), complete(own, *more))[1]
-            )
+
+            def gone(own: Path, *more: Any) -> object:
+                shutil.rmtree(own)
+                return complete(own, *more)
+
+            patch.setattr(store, "_complete", gone)
         with pytest.raises(OSError if rank else (StoreError, OSError), match="rank 1|No such file"):
             write(mine)
     with pytest.raises(StoreError, match="not finite"):
