@@ -54,7 +54,7 @@ def let_threads_of_torch_sleep() -> None:
     imports torch, and for those that it starts. Whoever has set OMP_WAIT_POLICY keeps it.
 
     By default they wait in busy loops. Beside other processes one of them may wait for a core that
-    another one's loop has: training on two threads took 5 to 15 times as long.
+    another one's loop has: training on two threads took 4 to 10 times as long.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
