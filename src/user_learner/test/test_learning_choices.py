@@ -124,7 +124,8 @@ def test_the_actor_climbs_its_expected_value_and_entropy_by_hand():
     features = algorithm.networks.features(inputs, algorithm.generator)
     log_pi = algorithm._act(features).choices[0].detach().numpy()
     q = values(algorithm, x).numpy().min(0)
-    metrics = algorithm._update_actor(features, torch.tensor([0.7]))
+    (minibatch,) = algorithm._minibatcher.cut(batch_of(x, [[1], [2]], [0.0, 0.0]), 1)
+    metrics = algorithm._update_actor(features, minibatch, torch.tensor([0.7]))
     loss = (np.exp(log_pi) * (0.7 * log_pi - q)).sum(1).mean()
     assert float(metrics["actor_loss"]) == pytest.approx(loss, rel=1e-4)
 
