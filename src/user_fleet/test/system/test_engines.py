@@ -94,7 +94,7 @@ def test_a_cancelled_one_ends_in_order_also_by_another_process(
     engine: Engine, job: Callable[[str], Job], tmp_path: Path
 ) -> None:
     script = (
-        f"trap 'echo in order > {tmp_path}/end; exit 0' INT TERM; touch {tmp_path}/begin;"
+        f"trap 'sleep 1; echo in order > {tmp_path}/end; exit 0' INT TERM; touch {tmp_path}/begin;"
         "while true; do sleep 0.05; done"
     )
     number = engine.submit(job(script))

@@ -68,6 +68,9 @@ class SlurmEngine(Engine):
             ntasks_per_node=1,
             use_srun=False,
             stderr_to_stdout=True,
+            # Without a trap the shell of the batch ends at once, and with it, for Slurm, the job: what runs
+            # in it would go on on its own, or be killed. With one it waits for what it started.
+            setup=["trap : TERM INT"],
             **({"partition": config.partition} if config.partition else {}),
             **({"gres": f"gpu:{gpus}"} if gpus else {}),
             **({"cpus_per_task": config.cores} if config.cores else {}),
