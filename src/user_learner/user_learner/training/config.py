@@ -117,5 +117,8 @@ class TrainingConfig(Config):
         "answer is due: between updates, and between the blocks of a large network.",
     )
     threads: int = setting(
-        0, doc="Threads of one torch operation; 0 leaves it to torch (one per core).", ge=0, le=256
+        0,
+        doc="Threads of one torch operation; 0: one per core, but one on a host with two cores.",
+        ge=0,
+        le=256,
     )

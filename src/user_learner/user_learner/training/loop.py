@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -692,14 +693,15 @@ def configure_torch(threads: int) -> None:
     """Set up torch for the calling thread.
 
     Args:
-        threads: Threads of one operation; 0 leaves it to torch. On a machine where robots,
-            actors and a simulator want cores too, fewer are faster: the threads of an
-            operation wait for each other in busy loops.
+        threads: Threads of one operation; 0 leaves it to torch, but for a host with two cores or one: beside
+            robots and actors, one thread was faster there.
     """
     try:
         import torch
     except ImportError:  # an algorithm without torch
         return
+    if not threads and (os.cpu_count() or 1) <= 2:
+        threads = 1
     if threads:
         torch.set_num_threads(threads)
     # Moments of Adam that die away end as denormal numbers, which cost 100 cycles each. numpy
