@@ -32,7 +32,6 @@ from enum import IntEnum
 from io import RawIOBase
 from itertools import product
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -46,6 +45,7 @@ from user_core.codecs.images import (
     is_lossy,
 )
 from user_core.errors import CodecError, ConfigError, StoreCorrupt
+from user_core.runtime.closing import Closing
 from user_core.runtime.files import sync_directory
 from user_core.specs import Array
 from user_learner.replay.layout import LARGE_NBYTES, RECORDS, ColumnFile
@@ -130,7 +130,7 @@ def require_coding(file: ColumnFile, coding: str) -> None:
 # --------------------------------------------------------------------------------------------------
 
 
-class PackedColumn:
+class PackedColumn(Closing):
     """A compressed column file, open for reading by one thread.
 
     Args:
@@ -153,17 +153,6 @@ class PackedColumn:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> PackedColumn:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def exact(self) -> bool:
@@ -339,7 +328,7 @@ def _split(payload: bytes) -> list[bytes]:
 # --------------------------------------------------------------------------------------------------
 
 
-class PackedWriter:
+class PackedWriter(Closing):
     """Writes a compressed column file, row after row; nothing reads it before :meth:`finish`.
 
     Args:
@@ -490,14 +479,11 @@ def _write_beside(
     plain: RawIOBase,
     before_group: Callable[[], None],
 ) -> Header:
-    writer = PackedWriter(beside, file, rows, coding)
-    try:
+    with PackedWriter(beside, file, rows, coding) as writer:
         for raw in _groups_of(file, rows, plain):
             before_group()
             writer.add(raw)
         return writer.finish()
-    finally:
-        writer.close()
 
 
 def _compare(

@@ -260,8 +260,7 @@ def _join(
     rows = sum(count for *_, count in pieces)
     shape = file.dtype[0].shape
     packed = target / file.packed_filename
-    writer = PackedWriter(packed, file, rows, coding)
-    try:
+    with PackedWriter(packed, file, rows, coding) as writer:
         waiting: list[bytes] = []
         for path, start, count in pieces:
             column = columns.get(path)
@@ -276,8 +275,6 @@ def _join(
         if waiting:
             writer.add_images(waiting)
         writer.finish()
-    finally:
-        writer.close()
     sync_directory(target)
     (target / file.filename).unlink()
 
