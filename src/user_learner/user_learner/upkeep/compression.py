@@ -25,8 +25,7 @@ from user_learner.replay.index import (
     connect,
     disk_error,
     require_space,
-    set_meta,
-    transaction,
+    write_meta,
 )
 from user_learner.replay.layout import ColumnFile, RowLayout
 from user_learner.replay.packed import (
@@ -437,7 +436,4 @@ def _unmark(store: Path) -> None:
 
 def _set_version(store: Path, wanted: int) -> None:
     with closing(connect(store, writable=True)) as index:
-        version = index.execute("SELECT value FROM meta WHERE key = 'format_version'").fetchone()[0]
-        if version != wanted:
-            with transaction(index):
-                set_meta(index, format_version=wanted)
+        write_meta(index, format_version=wanted)
