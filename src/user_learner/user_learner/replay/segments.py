@@ -271,8 +271,10 @@ def check_sizes(path: Path, layout: RowLayout, rows: int, log_bytes: int) -> str
     for file in layout.files:
         try:
             packed = open_packed(path, file)
-        except (OSError, StoreCorrupt) as error:
-            return str(error) if isinstance(error, StoreCorrupt) else _missing(file, error)
+        except OSError as error:
+            return f"{file.filename}: {error.strerror}"
+        except StoreCorrupt as error:
+            return str(error)
         if packed is None:
             needed.append((file.filename, rows * file.stride))
             continue
@@ -287,10 +289,6 @@ def check_sizes(path: Path, layout: RowLayout, rows: int, log_bytes: int) -> str
         if found < nbytes:
             return f"{name} has {found} bytes, {nbytes} are committed"
     return ""
-
-
-def _missing(file: ColumnFile, error: OSError) -> str:
-    return f"{file.filename}: {error.strerror}"
 
 
 # --------------------------------------------------------------------------------------------------
