@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+from torch import Tensor
+
 from user_core.config import setting
 from user_core.types import Batch
+from user_learner.algorithms.common.batches import Minibatch
 from user_learner.algorithms.off_policy.rlpd import RLPD, RLPDConfig
 
 
@@ -30,7 +33,7 @@ class CriticsFirstConfig(RLPDConfig):
 
 
 class CriticsFirst(RLPD):
-    """RLPD with :attr:`alone`."""
+    """RLPD whose actor, while the critics learn :attr:`alone`, learns only what it has beside them."""
 
     Config: ClassVar[type[CriticsFirstConfig]] = CriticsFirstConfig
     config: CriticsFirstConfig
@@ -44,3 +47,14 @@ class CriticsFirst(RLPD):
         if self.alone and self._updates + self.updates_per_call > self.config.critic_only_updates:
             self._graphed.forget()  # what was recorded has no such update of the actor
         return super().update(batch)
+
+    def _update_actor(
+        self, features: Tensor, minibatch: Minibatch, temperature: Tensor
+    ) -> dict[str, Tensor]:
+        if not self.alone:
+            return super()._update_actor(features, minibatch, temperature)
+        loss, metrics = self._more_of_actor(minibatch)
+        if loss is not None:
+            self._step_actor(loss)
+        none = temperature.new_zeros(())
+        return {"actor_loss": none, "entropy": none, "temperature": temperature[0], **metrics}

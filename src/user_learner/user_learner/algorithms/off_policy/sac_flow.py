@@ -83,17 +83,6 @@ class SACFlow(CriticsFirst):
         drawn: tuple[Tensor, Tensor] = self._network.wander(features, self.generator)
         return drawn
 
-    def _update_actor(
-        self, features: Tensor, minibatch: Minibatch, temperature: Tensor
-    ) -> dict[str, Tensor]:
-        if not self.alone:
-            return super()._update_actor(features, minibatch, temperature)
-        loss, metrics = self._more_of_actor(minibatch)
-        none = temperature.new_zeros(())
-        if loss is not None:
-            self._step_actor(loss)
-        return {"actor_loss": none, "entropy": none, "temperature": temperature[0], **metrics}
-
     def _more_of_actor(self, minibatch: Minibatch) -> tuple[Tensor | None, dict[str, Tensor]]:
         """Cloning."""
         if self.config.cloning_weight == 0:

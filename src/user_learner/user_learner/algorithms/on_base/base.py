@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Tensor
-
 from user_core.errors import PluginError
 from user_core.interfaces import Policy
 from user_core.specs import RobotSpec
-from user_learner.algorithms.common.batches import Minibatch
 from user_learner.algorithms.off_policy.critics_first import CriticsFirst, CriticsFirstConfig
 
 
@@ -43,11 +40,3 @@ class OnBase(CriticsFirst):
                 hint="See docs/how_to/improve_a_policy.md; a policy without a base learns by rlpd",
             )  # fmt: skip
         super().__init__(config, spec, policy)
-
-    def _update_actor(
-        self, features: Tensor, minibatch: Minibatch, temperature: Tensor
-    ) -> dict[str, Tensor]:
-        if not self.alone:
-            return super()._update_actor(features, minibatch, temperature)
-        none = temperature.new_zeros(())
-        return {"actor_loss": none, "entropy": none, "temperature": temperature[0]}
