@@ -10,6 +10,7 @@ import torch
 from user_core.conformance import check_policy
 from user_core.errors import ConfigError, PolicyError, SpecError
 from user_core.interfaces import Query
+from user_core.plugins import build
 from user_core.policies import policy_config_hash
 from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
 from user_core.policies.tanh_gaussian_network import TanhGaussian
@@ -86,7 +87,11 @@ class Plain(TorchPolicy):
 
 def test_policies_in_torch_act_in_bfloat16():
     spec = spec_of(STATE | PICTURES)
-    for policy in (Plain(TorchPolicyConfig(), spec), make(STATE | PICTURES)):
+    small = {"rows": 2, "embedding": 16, "layers": 1, "heads": 2, "image_channels": [8, 8]}
+    policies = (
+        Plain(TorchPolicyConfig(), spec), make(STATE | PICTURES), build("policies", "act", small, spec),
+    )  # fmt: skip
+    for policy in policies:
         (seen,) = observations(spec, 1)
         exact = policy.act(seen, deterministic=True)
         with in_precision("bfloat16", "cpu"):

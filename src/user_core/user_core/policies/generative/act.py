@@ -112,14 +112,14 @@ class ActPolicy(ChunkPolicy):
         return ActNetwork(self.settings, self.features, self.code)
 
     def act(self, observation: Arrays, *, deterministic: bool = False) -> Array:
-        network: Any = self._network
-        with torch.inference_mode():
-            made = network.generate(self._inputs(observation))
-            return self._to_robot(made[0].numpy())
+        return self._chunks(self._inputs(observation))[0]
 
     def act_batch(self, queries: Sequence[Query]) -> list[Array]:
         """Chunks for several robots by one pass, see :class:`~user_core.interfaces.BatchingPolicy`."""
+        return self._chunks(self._network.inputs(self._batch(queries)))
+
+    def _chunks(self, inputs: dict[str, Tensor]) -> list[Array]:
+        """Chunks (T, A), one for each row of a batch."""
         network: Any = self._network
         with torch.inference_mode():
-            made = network.generate(network.inputs(self._batch(queries)))
-            return list(self._to_robot(made.float().numpy()))
+            return list(self._to_robot(network.generate(inputs).float().numpy()))
