@@ -81,7 +81,8 @@ class RunTable:
     task: Array = field(default_factory=_ints)
 
     @cached_property
-    def _by_address(self) -> tuple[Array, Array]:
+    def by_address(self) -> tuple[Array, Array]:
+        """Numbers of the runs in the order of their addresses, and these addresses, each (R,)."""
         order = np.argsort(self.address)
         return order, self.address[order]
 
@@ -97,7 +98,7 @@ class RunTable:
 
     def locate(self, address: Array) -> tuple[Array, Array]:
         """Run and row within it of each address, (B,); run -1 where there is none."""
-        order, starts = self._by_address
+        order, starts = self.by_address
         if not len(order):
             return np.full(len(address), -1), np.zeros(len(address), np.int64)
         at = np.searchsorted(starts, address, side="right") - 1

@@ -56,8 +56,7 @@ def before_takeovers(runs: RunTable, actors: Array, steps: int) -> Array:
         return none
     # Ranges as places in one line of all rows, in which an episode lies in one piece.
     line_start, line_end = runs.ends - runs.rows, runs.ends
-    order = np.argsort(runs.address)
-    start = runs.address[order]
+    order, start = runs.by_address
     piece, which = overlaps(
         start, start + runs.rows[order], actors[:, 0], actors[:, 0] + actors[:, 1]
     )
