@@ -52,7 +52,6 @@ class TanhGaussianPolicy(Policy):
 
     #: Actions that are planned at once, T.
     rows = 1
-    _network: TanhGaussianNetwork | None = None
 
     @property
     def acts_without_torch(self) -> bool:
@@ -87,12 +86,8 @@ class TanhGaussianPolicy(Policy):
     def _heads(self, observation: Arrays, rows: int) -> Array:
         """The heads (B, H) of observations, each array (B, ...)."""
         features, arrays = self.layout.features, self._arrays
-        if features.image_names:
-            from user_core.policies.tanh_gaussian_network import TanhGaussianNetwork
-
-            if self._network is None:
-                self._network = TanhGaussianNetwork(self.layout, arrays)
-            return self._network.heads(observation)
+        if self._in_torch is not None:
+            return self._in_torch.heads(observation)
         x = (features.vectors(observation, rows) - arrays["input.offset"]) * arrays["input.scale"]
         x = soft_limit(x)
         for i in range(len(self.config.hidden)):
@@ -140,9 +135,9 @@ class TanhGaussianPolicy(Policy):
     def load(self, arrays: Arrays) -> None:
         self.layout.check(arrays)
         taken = {name: np.array(arrays[name], order="C") for name in self.layout.shapes}
-        forward = self._torch(taken) if self.layout.features.image_names else self._numpy(taken)
-        self._arrays, self._forward = taken, forward
-        self._network = None
+        in_torch = self._torch(taken) if self.layout.features.image_names else None
+        forward = self._numpy(taken) if in_torch is None else in_torch.head_of_one
+        self._arrays, self._in_torch, self._forward = taken, in_torch, forward
 
     def _numpy(self, arrays: dict[str, Array]) -> _Forward:
         """The forward pass in numpy, on buffers of its own: the head from an observation."""
@@ -169,8 +164,8 @@ class TanhGaussianPolicy(Policy):
 
         return forward
 
-    def _torch(self, arrays: dict[str, Array]) -> _Forward:
-        """The forward pass with torch, where there are images: the head from an observation."""
+    def _torch(self, arrays: dict[str, Array]) -> TanhGaussianNetwork:
+        """What makes the forward pass with torch, where there are images."""
         from user_core.policies.tanh_gaussian_network import TanhGaussianNetwork
 
-        return TanhGaussianNetwork(self.layout, arrays).head_of_one
+        return TanhGaussianNetwork(self.layout, arrays)
