@@ -35,6 +35,7 @@ from torch.distributed.tensor import DTensor
 from user_core.errors import StoreError, in_words
 from user_core.runtime.files import sync_directory
 from user_learner.algorithms.common.distributed import broadcast, every, rank, world
+from user_learner.algorithms.common.sharded import part_of, with_part
 from user_learner.training.checkpoint import SHARDS_ENDING, hash_of_file
 
 _PIECE = 8 << 20
@@ -65,16 +66,10 @@ class ShardStore:
 
     def copy(self, shards: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """This process's parts as they are now, on the CPU."""
-        return {name: self._on_cpu(tensor) for name, tensor in shards.items()}
-
-    def _on_cpu(self, tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, DTensor):
-            return tensor.detach().cpu().clone()
-        part = _part(tensor).detach().cpu().clone()
-        return DTensor.from_local(
-            part, self._mesh, tensor.placements, run_check=False, shape=tensor.shape,
-            stride=tensor.stride(),
-        )  # fmt: skip
+        return {
+            name: with_part(tensor, part_of(tensor).to("cpu", copy=True), self._mesh)
+            for name, tensor in shards.items()
+        }
 
     def write(self, name: str, number: int, shards: Mapping[str, Tensor]) -> dict[str, Any]:
         """Write durably, in a thread of its own beside the training.
@@ -95,7 +90,7 @@ class ShardStore:
         own: Path | None = None
         wrong: Exception | None = None
         try:
-            if not all(bool(_part(t).isfinite().all()) for t in shards.values()):
+            if not all(bool(part_of(t).isfinite().all()) for t in shards.values()):
                 wrong = StoreError(
                     what, got="numbers that are not finite", expected="finite numbers",
                     hint="The training diverged; earlier checkpoints are kept",
@@ -275,10 +270,3 @@ def _told_as_errors(what: str) -> Iterator[None]:
     except CheckpointException as error:
         reasons = {f"rank {n}: {in_words(e[0])}" for n, e in error.failures.items()}
         raise StoreError(what, got="; ".join(sorted(reasons)), expected="no errors") from error
-
-
-def _part(tensor: Tensor) -> Tensor:
-    if not isinstance(tensor, DTensor):
-        return tensor
-    part: Tensor = tensor.to_local()  # type: ignore[no-untyped-call]
-    return part

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.optim.adam import adam
@@ -80,7 +80,7 @@ class ShardedParameters:
             name: p for name, p in network.named_parameters() if p.requires_grad
         }
         self._moments = {
-            name: {m: torch.zeros_like(_local(p)) for m in _MOMENTS}
+            name: {m: torch.zeros_like(part_of(p)) for m in _MOMENTS}
             for name, p in self.named.items()
         }
         self._steps = [torch.zeros((), device=device) for _ in self.named]
@@ -126,9 +126,9 @@ class ShardedParameters:
         """Step along gradients, which are means over all processes; where they are not finite, nothing changes."""
         parts, grads = [], []
         for parameter in self.named.values():
-            parts.append(_local(parameter))
+            parts.append(part_of(parameter))
             grad = parameter.grad
-            mine = torch.zeros_like(parts[-1]) if grad is None else _local(grad)
+            mine = torch.zeros_like(parts[-1]) if grad is None else part_of(grad)
             if not isinstance(parameter, DTensor):
                 average_(mine)
             grads.append(mine)
@@ -176,7 +176,7 @@ class ShardedParameters:
         for name, parameter in self.named.items():
             found[f"policy/{name}"] = parameter.detach()
             for moment, value in self._moments[name].items():
-                found[f"{moment}/{name}"] = _like(parameter, value)
+                found[f"{moment}/{name}"] = with_part(parameter, value)
         return found
 
     def state(self) -> dict[str, Any]:
@@ -213,7 +213,7 @@ def _without_views(forward: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _local(tensor: Tensor) -> Tensor:
+def part_of(tensor: Tensor) -> Tensor:
     """The part that this process has; the memory of the tensor itself."""
     if not isinstance(tensor, DTensor):
         return tensor.detach()
@@ -221,13 +221,13 @@ def _local(tensor: Tensor) -> Tensor:
     return part
 
 
-def _like(parameter: Tensor, part: Tensor) -> Tensor:
-    """A part as one of a tensor that is cut as a parameter is."""
-    if not isinstance(parameter, DTensor):
+def with_part(like: Tensor, part: Tensor, mesh: DeviceMesh | None = None) -> Tensor:
+    """A part as one of a tensor that is cut as another is; on the same mesh of processes where none is given."""
+    if not isinstance(like, DTensor):
         return part
     return DTensor.from_local(
-        part, parameter.device_mesh, parameter.placements, run_check=False,
-        shape=parameter.shape, stride=parameter.stride(),
+        part, like.device_mesh if mesh is None else mesh, like.placements, run_check=False,
+        shape=like.shape, stride=like.stride(),
     )  # fmt: skip
 
 
