@@ -490,7 +490,7 @@ class TrainingLoop:
         """What robots act on until training has got further: never less than they had."""
         before = self._before
         passed = before is None or before.update <= self._update or not self._floor
-        if (self._shards is None and passed) or self._all_do(passed):
+        if self._all_do(passed):
             self._publish()
             return
         self._published = (self._update, time.monotonic())
