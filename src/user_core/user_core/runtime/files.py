@@ -1,4 +1,4 @@
-"""Atomic writing of files: complete or absent, even when the power fails."""
+"""Atomic writing of files: complete or absent, even when the power fails. Whole pieces of files at an offset."""
 
 from __future__ import annotations
 
@@ -54,6 +54,23 @@ def sync_directory(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def pwrite_all(handle: int, data: memoryview, offset: int) -> None:
+    """Write all bytes at an offset; raises OSError."""
+    view = data.cast("B") if data.nbytes else data
+    written = 0
+    while written < view.nbytes:
+        written += os.pwrite(handle, view[written:], offset + written)
+
+
+def pread_into(handle: int, out: memoryview, offset: int) -> int:
+    """Read from an offset on until ``out``, of bytes, is full or the file ends; return the bytes read. Raises
+    OSError."""
+    done = 0
+    while done < len(out) and (count := os.preadv(handle, [out[done:]], offset + done)):
+        done += count
+    return done
 
 
 def state_home() -> Path:

@@ -29,7 +29,7 @@ import numpy as np
 from user_core.codecs.lines import decode_line, encode_line
 from user_core.errors import SpecError, StoreCorrupt, StoreError, StoreFull
 from user_core.runtime.closing import Closing
-from user_core.runtime.files import sync_directory, write_atomically
+from user_core.runtime.files import pwrite_all, sync_directory, write_atomically
 from user_core.runtime.locks import FileLock
 from user_core.specs import Array
 from user_core.types import EpisodeKey
@@ -229,10 +229,7 @@ class ColumnWriter(Closing):
         """Add values (N,) of :data:`VALUE`; they count from the next :meth:`commit` on."""
         data = np.ascontiguousarray(values, VALUE)
         try:
-            offset, view = self._end * VALUE.itemsize, memoryview(data.view(np.uint8).data)
-            while view:
-                written = os.pwrite(self._values, view, offset)
-                offset, view = offset + written, view[written:]
+            pwrite_all(self._values, data.view(np.uint8).data, self._end * VALUE.itemsize)
         except OSError as error:
             raise self._error(error) from error
         item = {

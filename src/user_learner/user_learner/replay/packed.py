@@ -46,7 +46,7 @@ from user_core.codecs.images import (
 )
 from user_core.errors import CodecError, ConfigError, StoreCorrupt
 from user_core.runtime.closing import Closing
-from user_core.runtime.files import sync_directory
+from user_core.runtime.files import pread_into, pwrite_all, sync_directory
 from user_core.specs import Array
 from user_learner.replay.layout import LARGE_NBYTES, RECORDS, ColumnFile
 
@@ -382,8 +382,8 @@ class PackedWriter(Closing):
         )  # fmt: skip
         text = json.dumps(asdict(header)).encode()
         text = text.ljust(_HEADER_BYTES - _FIXED.size)
-        _write_all(self._handle, _FIXED.pack(MAGIC, len(text)) + text, 0)
-        _write_all(self._handle, np.array(self._index, _GROUP).tobytes(), _HEADER_BYTES)
+        pwrite_all(self._handle, memoryview(_FIXED.pack(MAGIC, len(text)) + text), 0)
+        pwrite_all(self._handle, memoryview(np.array(self._index, _GROUP).tobytes()), _HEADER_BYTES)
         os.fsync(self._handle)
         return header
 
@@ -394,7 +394,7 @@ class PackedWriter(Closing):
             self._handle = -1
 
     def _write(self, payload: bytes) -> None:
-        _write_all(self._handle, payload, self._at)
+        pwrite_all(self._handle, memoryview(payload), self._at)
         self._index.append((self._at, len(payload), zlib.crc32(payload)))
         self._at += len(payload)
 
@@ -505,12 +505,9 @@ def _compare(
 def _groups_of(file: ColumnFile, rows: int, plain: RawIOBase) -> Iterator[Array]:
     for start in range(0, rows, GROUP_ROWS):
         raw = np.empty((min(GROUP_ROWS, rows - start), file.stride), np.uint8)
-        done, flat = 0, raw.reshape(-1).data
-        while done < raw.nbytes:
-            count = os.preadv(plain.fileno(), [flat[done:]], start * file.stride + done)
-            if not count:
-                raise StoreCorrupt(f"{file.filename} ends early", got=f"row {start}", expected=rows)
-            done += count
+        done = pread_into(plain.fileno(), raw.reshape(-1).data, start * file.stride)
+        if done < raw.nbytes:
+            raise StoreCorrupt(f"{file.filename} ends early", got=f"row {start}", expected=rows)
         yield raw
 
 
@@ -580,12 +577,6 @@ def _add_back(rows: Array, code: int) -> None:
     if code & _GREEN:
         rows[..., 0] += rows[..., 1]
         rows[..., 2] += rows[..., 1]
-
-
-def _write_all(handle: int, data: bytes, offset: int) -> None:
-    done = 0
-    while done < len(data):
-        done += os.pwrite(handle, memoryview(data)[done:], offset + done)
 
 
 def psnr_db(mean_square: float) -> float:

@@ -27,7 +27,7 @@ from typing import BinaryIO
 import numpy as np
 
 from user_core.errors import StoreCorrupt
-from user_core.runtime.files import sync_directory
+from user_core.runtime.files import pread_into, pwrite_all, sync_directory
 from user_core.specs import Array
 from user_core.types import EpisodeKey, EpisodeSource
 from user_learner.replay.index import FORMAT_VERSION, StoreMeta
@@ -183,14 +183,6 @@ class OpenSegment:
             os.close(self._fds.pop())
 
 
-def pwrite_all(fd: int, data: memoryview, offset: int) -> None:
-    """Write all bytes at an offset; raises OSError."""
-    view = data.cast("B") if data.nbytes else data
-    written = 0
-    while written < view.nbytes:
-        written += os.pwrite(fd, view[written:], offset + written)
-
-
 def open_column(path: Path, file: ColumnFile) -> PackedColumn | BinaryIO:
     """The plain file of a column, or the compressed one that has taken its place, also if it does so just now.
 
@@ -234,13 +226,7 @@ def read_rows(path: Path, file: ColumnFile, start: int, rows: int) -> Array:
         if isinstance(column, PackedColumn):
             column.read(start, buffer)
             return buffer
-        done, flat = 0, buffer.reshape(-1).data
-        column.seek(start * file.stride)
-        while done < buffer.nbytes:
-            count = column.readinto(flat[done:])  # type: ignore[attr-defined]
-            if not count:
-                break
-            done += count
+        done = pread_into(column.fileno(), buffer.reshape(-1).data, start * file.stride)
     if done != buffer.nbytes:
         raise StoreCorrupt(
             f"{path / file.filename} ends early",

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from user_core.errors import ConfigError, StoreCorrupt
+from user_core.runtime.files import pread_into
 from user_core.specs import Array
 from user_core.types import EpisodeSource
 from user_learner.replay.layout import ColumnFile, RowLayout
@@ -130,12 +131,9 @@ def _load(path: Path, file: ColumnFile, first: int, array: Array, rows: Array) -
 
 
 def _read(handle: int, target: Array, offset: int) -> int:
-    done = 0
-    while done < target.nbytes:
-        count = os.preadv(handle, [target[done:].data], offset + done)
-        if not count:
-            raise StoreCorrupt("a column file ends within its committed rows", got=offset + done)
-        done += count
+    done = pread_into(handle, target.data, offset)
+    if done < target.nbytes:
+        raise StoreCorrupt("a column file ends within its committed rows", got=offset + done)
     if hasattr(os, "posix_fadvise"):
         # The cache keeps files in pieces of up to 2 MiB, and drops whole ones only.
         start = offset - offset % _CACHE_PIECE_BYTES
