@@ -86,18 +86,9 @@ class ChunkPolicy(Policy):
         self._task = task
         self._instruction(task)
 
-    def _with_instruction(self, observation: Arrays) -> Arrays:
-        """What is seen, and the instruction."""
-        return (
-            {**observation, INSTRUCTION: self._instruction(self._task)}
-            if self.tasks
-            else observation
-        )
-
     def _inputs(self, observation: Arrays) -> dict[str, Any]:
         """What the network sees of one observation and the instruction: a batch of one."""
-        told = self._with_instruction(observation)
-        return self._network.inputs({name: np.array(array)[None] for name, array in told.items()})
+        return self._network.inputs(self._batch([Query(observation, task=self._task)]))
 
     def _instruction(self, task: Task) -> Array:
         """The embedding of the words that were given, or of the learned task; of none without either."""
@@ -275,11 +266,7 @@ class GenerativePolicy(ChunkPolicy):
         seen = self._batch(queries)
         if self._layout is None:
             return self._with_torch(self._network.inputs(seen), noise, joined)
-        arrays = self._arrays
-        vectors = self.features.vectors(seen, len(queries))
-        state = soft_limit((vectors - arrays["input_offset"]) * arrays["input_scale"])
-        if self.tasks:
-            state = np.concatenate([state, seen[INSTRUCTION]], -1)
+        state = self._scaled(self.features.vectors(seen, len(queries)), seen.get(INSTRUCTION))
         return list(self._to_robot(self._sample(self._model(state), noise, joined)))
 
     def continue_plan(
@@ -332,12 +319,14 @@ class GenerativePolicy(ChunkPolicy):
 
     def _state(self, observation: Arrays) -> Array:
         """The numbers of an observation in the scale of the data, (O,), and those of the instruction."""
+        instruction = self._instruction(self._task) if self.tasks else None
+        return self._scaled(self.features.vector(observation), instruction)
+
+    def _scaled(self, vector: Array, instruction: Array | None) -> Array:
+        """The same of a vector (O,), or of those of several robots (B, O)."""
         arrays = self._arrays
-        state = (self.features.vector(observation) - arrays["input_offset"]) * arrays["input_scale"]
-        state = soft_limit(state)
-        if self.tasks:
-            state = np.concatenate([state, self._with_instruction(observation)[INSTRUCTION]])
-        return state
+        state = soft_limit((vector - arrays["input_offset"]) * arrays["input_scale"])
+        return state if instruction is None else np.concatenate([state, instruction], -1)
 
     def _model(self, state: Array) -> Model:
         """The network for these numbers."""
