@@ -15,9 +15,9 @@ import numpy as np
 from user_actor.inference.admission import Admission
 from user_actor.inference.config import BatchingConfig
 from user_actor.loop.chunks import GoingOn
-from user_actor.loop.policy import PolicyHolder, ReadyPolicy, check_plan, planned
+from user_actor.loop.policy import PolicyHolder, ReadyPolicy, check_plan, planned, planned_together
 from user_core.codecs.images import decode_observation, decode_plan
-from user_core.errors import PolicyError, SuiteError, in_words, is_of_a_person
+from user_core.errors import PolicyError, SuiteError, in_words
 from user_core.interfaces import Policy, Query, answers_in_batches
 from user_core.runtime.clock import Clock
 from user_core.runtime.gpu_turns import LONGEST_S, Arrivals, GpuTurns
@@ -246,7 +246,7 @@ class InferenceServer:
                 begin_ns = time.perf_counter_ns()
                 with self._pass_in():
                     if size > 1:
-                        self._together(ready, [Query(one, task=task) for one in seen])
+                        planned_together(ready.policy, [Query(one, task=task) for one in seen])
                     else:
                         ready.policy.reset(task)
                         planned(ready.policy, seen[0], None, False)
@@ -314,35 +314,11 @@ class InferenceServer:
         """By one pass; where that fails one after the other, so that nobody loses by another's observation."""
         try:
             with self._pass_in():
-                return list(self._together(ready, [asked.query for asked in batch]))
+                return list(planned_together(ready.policy, [asked.query for asked in batch]))
         except PolicyError as error:
             if len(batch) == 1:
                 return [error]
             return [self._of_all(ready, [asked])[0] for asked in batch]
-
-    def _together(self, ready: ReadyPolicy, queries: Sequence[Query]) -> list[Array]:
-        policy: Any = ready.policy
-        if not hasattr(policy, "continue_plan") and any(q.plan is not None for q in queries):
-            raise PolicyError(
-                f"policy {type(policy).__name__} in real-time chunking", got="no continue_plan",
-                expected="a policy that can go on from a plan, for instance flow",
-                hint="Or set loop.chunks.execution to sequential or ensemble",
-            )  # fmt: skip
-        try:
-            answers: list[Array] = policy.act_batch(queries)
-        except PolicyError:
-            raise
-        except BaseException as error:  # a plugin may fail in any way, SystemExit too
-            if is_of_a_person(error):
-                raise
-            raise PolicyError(f"policy {type(policy).__name__}", got=in_words(error)) from error
-        if len(answers) != len(queries):
-            raise PolicyError(
-                f"answers of policy {type(policy).__name__}",
-                got=len(answers),
-                expected=len(queries),
-            )
-        return answers
 
     def _send(self, asked: _Asked, found: Array | BaseException, version: int) -> None:
         client, observation = asked.client, asked.observation

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from user_actor.loop.chunks import GoingOn
 from user_core import plugins
 from user_core.config import from_mapping
 from user_core.errors import PluginError, PolicyError, SuiteError, in_words, is_of_a_person
-from user_core.interfaces import Policy, PolicySource
+from user_core.interfaces import Policy, PolicySource, Query
 from user_core.plugins import PluginChoice
 from user_core.reasons import NO_REASON, Reason
 from user_core.specs import Array, Arrays, RobotSpec
@@ -221,26 +221,57 @@ def planned(policy: Policy, arrays: Arrays, going_on: GoingOn | None, determinis
         PolicyError: It raised something, or cannot go on from a plan.
     """
     act: Any = policy
-    try:
+    with _faults_are_policy_errors(policy):
         if going_on is None:
             rows_ta: Array = act.act(arrays, deterministic=deterministic)
         else:
-            if not hasattr(policy, "continue_plan"):
-                raise PolicyError(
-                    f"policy {type(policy).__name__} in real-time chunking", got="no continue_plan",
-                    expected="a policy that can go on from a plan, for instance flow",
-                    hint="Or set loop.chunks.execution to sequential or ensemble",
-                )  # fmt: skip
+            _require_continue_plan(policy)
             rows_ta = act.continue_plan(
                 arrays, going_on.plan_ta, going_on.frozen, deterministic=deterministic
             )
+    return rows_ta
+
+
+def planned_together(policy: Policy, queries: Sequence[Query]) -> list[Array]:
+    """What a policy plans for several robots by one pass, for each (T, A).
+
+    Raises:
+        PolicyError: It raised something, cannot go on from a plan, or does not answer each.
+    """
+    act: Any = policy
+    with _faults_are_policy_errors(policy):
+        if any(query.plan is not None for query in queries):
+            _require_continue_plan(policy)
+        answers: list[Array] = act.act_batch(queries)
+        if len(answers) != len(queries):
+            raise PolicyError(
+                f"answers of policy {type(policy).__name__}",
+                got=len(answers),
+                expected=len(queries),
+            )
+    return answers
+
+
+def _require_continue_plan(policy: Policy) -> None:
+    if not hasattr(policy, "continue_plan"):
+        raise PolicyError(
+            f"policy {type(policy).__name__} in real-time chunking", got="no continue_plan",
+            expected="a policy that can go on from a plan, for instance flow",
+            hint="Or set loop.chunks.execution to sequential or ensemble",
+        )  # fmt: skip
+
+
+@contextmanager
+def _faults_are_policy_errors(policy: Policy) -> Iterator[None]:
+    """A plugin may fail in any way, SystemExit too."""
+    try:
+        yield
     except PolicyError:
         raise
-    except BaseException as error:  # a plugin may fail in any way, SystemExit too
+    except BaseException as error:
         if is_of_a_person(error):
             raise
         raise PolicyError(f"policy {type(policy).__name__}", got=in_words(error)) from error
-    return rows_ta
 
 
 def check_plan(action_ta: Array, spec: RobotSpec) -> None:
