@@ -253,13 +253,7 @@ class PackedColumn(Closing):
             pieces = _split(payload)
             if len(pieces) != count:
                 raise CodecError("images of a group", got=len(pieces), expected=count)
-            body = b"".join(_LENGTH.pack(len(p)) + p for p in pieces[first:stop])
-            shape = (stop - first, *self._column.shape)
-            head = struct.pack(f"<B{len(shape)}I", len(shape), *shape)
-            found = decode_images(
-                np.frombuffer(head + body, np.uint8), self.header.coding, rows.nbytes
-            )
-            rows[first:] = found.reshape(stop - first, nbytes)
+            rows[first:] = _decode_lossy(pieces[first:stop], self._column, self.header.coding)
         if not straight:
             out[:, :nbytes] = rows[first:]
             out[:, nbytes:] = 0
@@ -314,6 +308,18 @@ def _inflate(inflate: zstandard.ZstdDecompressor, payload: bytes, rows: Array) -
             done += count
 
 
+def _decode_lossy(images: Sequence[bytes], column: np.dtype[Any], coding: str) -> Array:
+    """Bytes (rows, nbytes) of images that are coded with loss. Raises CodecError."""
+    shape = (len(images), *column.shape)
+    head = struct.pack(f"<B{len(shape)}I", len(shape), *shape)
+    coded = np.frombuffer(head + _joined(images), np.uint8)
+    return decode_images(coded, coding, len(images) * column.itemsize).reshape(len(images), -1)
+
+
+def _joined(images: Sequence[bytes]) -> bytes:
+    return b"".join(_LENGTH.pack(len(image)) + image for image in images)
+
+
 def _split(payload: bytes) -> list[bytes]:
     found, at = [], 0
     while at < len(payload):
@@ -361,13 +367,10 @@ class PackedWriter(Closing):
 
     def add_images(self, images: list[bytes], rows: Array | None = None) -> None:
         """Add the next group as images that are coded already; from ``rows`` comes what was lost by it."""
-        self._write(b"".join(_LENGTH.pack(len(image)) + image for image in images))
+        self._write(_joined(images))
         if rows is not None:
-            shape = (len(rows), *self._column.shape)
-            head = struct.pack(f"<B{len(shape)}I", len(shape), *shape)
-            body = b"".join(_LENGTH.pack(len(image)) + image for image in images)
-            found = decode_images(np.frombuffer(head + body, np.uint8), self._coding, rows.nbytes)
-            error = found.reshape(len(rows), -1).astype(np.int32) - rows.reshape(len(rows), -1)
+            found = _decode_lossy(images, self._column, self._coding)
+            error = found.astype(np.int32) - rows
             self._errors += np.mean(error**2, axis=1).tolist()
 
     def finish(self) -> Header:
