@@ -37,13 +37,14 @@ class Layout:
     """One way to lay numbers out.
 
     Attributes:
-        family: What they are: only what is of one family becomes each other.
+        family: What they are: only what is of one family becomes each other. Its name is that of the layout
+            that the others become where nothing else is wanted.
         names: Of the elements.
         unit: Of the first elements, SI.
         rotation: How the rotation is written; empty: there is none.
     """
 
-    family: str
+    family: LayoutName
     names: tuple[str, ...]
     unit: str = "m"
     rotation: str = ""
@@ -69,11 +70,6 @@ LAYOUTS: dict[LayoutName, Layout] = {
     "change": Layout("change", ("dx", "dy", "dz", "rx", "ry", "rz"), "m", "rotvec"),
     "change_rpy": Layout("change", ("dx", "dy", "dz", "roll", "pitch", "yaw"), "m", "rpy"),
 }  # fmt: skip
-#: What a layout becomes where nothing else is wanted, by family.
-_USUAL: dict[str, LayoutName] = {
-    "pose": "pose", "point": "point", "quaternion": "quaternion", "twist": "twist",
-    "wrench": "wrench", "change": "change",
-}  # fmt: skip
 #: How far a matrix may be from a rotation.
 _SKEWED = 1e-2
 
@@ -82,7 +78,7 @@ def usual_of(
     layout: LayoutName | Literal[""], to_layout: LayoutName | Literal[""]
 ) -> LayoutName | None:
     """What a layout becomes; None where there is none."""
-    return to_layout or (_USUAL[LAYOUTS[layout].family] if layout else None)
+    return to_layout or (LAYOUTS[layout].family if layout else None)
 
 
 class TransformMapping(Config):
@@ -198,7 +194,7 @@ class Laid:
         taken_at: str = "auto",
     ) -> None:
         mine = LAYOUTS[layout]
-        wanted = LAYOUTS[to_layout or _USUAL[mine.family]]
+        wanted = LAYOUTS[to_layout or mine.family]
         if mine.family != wanted.family:
             raise ConfigError(
                 f"to_layout of {what}", got=to_layout,
@@ -226,14 +222,11 @@ class Laid:
         """
         values = np.asarray(rows[:, : self.size], np.float64)
         if self._same:
-            self._check(values)
+            if self._mine.rotation:
+                self._turns(values)  # raises where one is none
             return np.asarray(rows, np.float64)
         found = self._converted(values)
         return np.concatenate([found, rows[:, self.size :]], axis=1)
-
-    def _check(self, values: Array) -> None:
-        if self._mine.rotation:
-            self._turns(values)
 
     def _turns(self, values: Array) -> Array:
         start = 0 if self._mine.family == "quaternion" else 3
