@@ -1,5 +1,6 @@
 """Several robots and one policy: batches, places, and robots that send rubbish."""
 
+import contextlib
 import threading
 from dataclasses import replace
 
@@ -322,6 +323,25 @@ def test_training_does_not_wait_for_a_robot_that_is_turned_away(tmp_path):
     server.offer("a", seen(1))
     assert turns.taken
     turns.close()
+
+
+def test_each_pass_is_made_in_what_the_policys_holder_says():
+    within, policy = [], Policy()
+
+    @contextlib.contextmanager
+    def pass_in(one):
+        assert one is policy
+        before = len(policy.sizes)
+        yield
+        within.append(len(policy.sizes) - before)
+
+    holder = PolicyHolder(lambda: policy, SPEC, PolicyMailbox(), pass_in=pass_in)
+    server, got = InferenceServer(), []
+    server.add(Client("a", SPEC, holder, got.append))
+    server.answer([(server.clients["a"], seen(1))])
+    server.add(Client("b", SPEC, holder, got.append))
+    server.answer([(server.clients[name], seen(2)) for name in "ab"])
+    assert len(got) == 3 and within == [0, 1]  # alone it is asked without a batch
 
 
 def test_what_rubbish_costs_takes_no_place_from_others():

@@ -6,9 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -124,7 +122,6 @@ class InferenceServer:
         clock: Tells the time.
         turns: On the GPU that a learner of this host uses too: it waits from when an observation came until
             the policy has answered.
-        pass_in: What each pass of a policy is made in, for instance with autocast.
 
     Attributes:
         clients: The robots, by name.
@@ -140,9 +137,8 @@ class InferenceServer:
         needs_version: bool = False,
         clock: Clock | None = None,
         turns: GpuTurns | None = None,
-        pass_in: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        self._batching, self._pass_in = batching, pass_in
+        self._batching = batching
         self._turns, self._arrivals, self._announced_s = turns, Arrivals(), 0.0
         self._needs_version, self._clock = needs_version, clock or Clock()
         self._changed = threading.Condition()
@@ -233,7 +229,8 @@ class InferenceServer:
                 _log.warning("what batches take is not known before they come: %s", _said(error))
 
     def _measure(self, client: Client) -> None:
-        ready, spec, task = client.policies.current(), client.spec, client.task
+        policies, spec, task = client.policies, client.spec, client.task
+        ready = policies.current()
         together = answers_in_batches(ready.policy)
         rng = np.random.default_rng(0)
         size = 1
@@ -244,7 +241,7 @@ class InferenceServer:
                 if self._ending:
                     return
                 begin_ns = time.perf_counter_ns()
-                with self._pass_in():
+                with policies.pass_in(ready.policy):
                     if size > 1:
                         planned_together(ready.policy, [Query(one, task=task) for one in seen])
                     else:
@@ -305,7 +302,7 @@ class InferenceServer:
                 # last: a policy that refuses its task is asked again
                 client._episode, client._reset = asked.observation.episode, ready.policy
             going_on = None if query.plan is None else GoingOn(query.plan, query.frozen)
-            with self._pass_in():
+            with client.policies.pass_in(ready.policy):
                 return planned(ready.policy, query.observation, going_on, query.deterministic)
         except Exception as error:
             return error
@@ -313,7 +310,7 @@ class InferenceServer:
     def _of_all(self, ready: ReadyPolicy, batch: Sequence[_Asked]) -> list[Array | BaseException]:
         """By one pass; where that fails one after the other, so that nobody loses by another's observation."""
         try:
-            with self._pass_in():
+            with batch[0].client.policies.pass_in(ready.policy):
                 return list(planned_together(ready.policy, [asked.query for asked in batch]))
         except PolicyError as error:
             if len(batch) == 1:

@@ -86,6 +86,7 @@ class PolicyHolder:
             out as they will act.
 
     Attributes:
+        pass_in: As given; whoever lets the policy act does it in this.
         held: Whether the version that acts goes on acting though another is ready.
         swaps: Versions that were taken.
         refused: Versions that were refused.
@@ -102,7 +103,7 @@ class PolicyHolder:
         clock_ns: Callable[[], int] = time.time_ns,
         pass_in: Callable[[Policy], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        self._pass_in = pass_in
+        self.pass_in = pass_in
         self._spec, self._source, self._config_hash = spec, source, config_hash
         self._on_free, self._clock_ns = on_free, clock_ns
         self._task = Task()
@@ -192,7 +193,7 @@ class PolicyHolder:
         policy.reset(self._task)
         rng = np.random.default_rng(0)
         made_up = self._spec.sample_observation(rng, policy.observation_history)
-        with self._pass_in(policy):
+        with self.pass_in(policy):
             action_ta = policy.act(made_up, deterministic=True)
         check_plan(action_ta, self._spec)
         policy.reset(self._task)

@@ -165,7 +165,6 @@ class InferenceNode(LifecycleNode):
                 config.batching,
                 needs_version=config.before_first_version == "wait",
                 turns=self._turns(some) if config.shares_gpu else None,
-                pass_in=lambda: pass_in(some.holder.acting),
             )
             self._server = server
             for robot in list(self._robots.values()):
