@@ -25,12 +25,11 @@ from typing import Any
 from user_core.errors import ConfigError, SuiteError
 from user_core.runtime import last_words
 from user_learner.ranks import hosts
-from user_learner.ranks.first import require_gpus, start_follower
+from user_learner.ranks.first import end_followers, require_gpus, start_follower
 from user_learner.ranks.meeting import Place, software
 
 _log = logging.getLogger(__name__)
 _ANSWER_S, _AGAIN_S, _LOOK_S = 10.0, 2.0, 0.1
-_END_S = 10.0
 
 
 class RanksHere:
@@ -120,7 +119,7 @@ class RanksHere:
             try:
                 self._watch(store, processes, words)
             finally:
-                _end(list(processes.values()))
+                end_followers(processes.values())
 
     def _watch(
         self, store: Any, processes: dict[int, subprocess.Popen[bytes]], words: dict[int, Path]
@@ -154,19 +153,6 @@ def _why(code: int, file: Path) -> dict[str, Any]:
         return {"text": f"ended by {signal.Signals(-code).name}", "code": "", "lost": True}
     # what ended it is elsewhere: one that fails by itself has said why
     return {"text": f"ended with exit code {code}", "code": "", "lost": True}
-
-
-def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        with contextlib.suppress(OSError):
-            process.stdin.close()  # type: ignore[union-attr]
-    deadline_s = time.monotonic() + _END_S
-    for process in processes:
-        try:
-            process.wait(max(0.1, deadline_s - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,16 +128,7 @@ class Ranks:
         if error is not None:
             self.why_ended(error)
         self._over.set()
-        for process in self._others.values():
-            with contextlib.suppress(OSError):
-                process.stdin.close()  # type: ignore[union-attr]
-        deadline_s = time.monotonic() + (_END_S if self._failure is None else 0.0)
-        for process in self._others.values():
-            try:
-                process.wait(max(0.1, deadline_s - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end_followers(self._others.values(), _END_S if self._failure is None else 0.0)
         leave()
         self._store = None
         self._folder.cleanup()
@@ -236,6 +227,20 @@ def start_follower(place: Place, host: str, port: int, words: Path) -> subproces
             last_words.VARIABLE: str(words),
         },
     )
+
+
+def end_followers(processes: Collection[subprocess.Popen[bytes]], within_s: float = _END_S) -> None:
+    """Let processes of :func:`start_follower` end, and end those that do not."""
+    for process in processes:
+        with contextlib.suppress(OSError):
+            process.stdin.close()  # type: ignore[union-attr]
+    deadline_s = time.monotonic() + within_s
+    for process in processes:
+        try:
+            process.wait(max(0.1, deadline_s - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _keep_store(host: str, port: int) -> Any:
