@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shlex
 import signal
@@ -13,12 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
 
 from user_core.codecs.weights import read_version
-from user_core.config import to_mapping
 from user_core.errors import ConfigError, RankLost, SuiteError
 from user_core.fakes import PolicyMailbox
 from user_learner.learner import LearnerConfig, open_learner
@@ -28,7 +25,15 @@ from user_testing.link_emulator import Host, Link, LinkQuality, unavailable
 from user_testing.ports import free_endpoint, free_port
 from user_testing.waiting import wait_until
 from user_testing.worlds.deployment import DeploymentRun
-from user_testing.worlds.together import SPEC, learner_config, little_store
+from user_testing.worlds.together import (
+    SPEC,
+    argument_files,
+    assert_alike,
+    last_weights,
+    learner_config,
+    little_store,
+    train,
+)
 
 WHOLE = {"plugin": "user_testing.programs.whole_noise:WholeBC"}
 LAN = LinkQuality(rate_mbit_s=1000.0, delay_ms=0.2)
@@ -70,13 +75,8 @@ def config(folder: Path, store: Path, **more: Any) -> LearnerConfig:
 
 def weights(settings: LearnerConfig, told: LearnerConfig | None = None) -> dict[str, Any]:
     """Of the last version, after a training to its end. ``told``: what the other hosts are told."""
-    ranks = Ranks(settings, SPEC, lambda error: None)
-    ranks._asked = told or settings
-    with ranks, open_learner(ranks.config, SPEC, PolicyMailbox()) as loop:
-        loop.run()
-    version = read_version(settings.directory / "policy.safetensors")
-    assert version.update == settings.training.max_updates
-    return dict(version.arrays)
+    train(settings, told)
+    return last_weights(settings)
 
 
 def test_three_ranks_of_two_hosts_train_as_one_and_only_the_first_has_the_store(
@@ -88,8 +88,7 @@ def test_three_ranks_of_two_hosts_train_as_one_and_only_the_first_has_the_store(
     )
     with other_host(meeting, tmp_path, count=2) as process:
         found = weights(both, both.replace(store=tmp_path / "not_here"))
-        for name, array in one.items():
-            np.testing.assert_allclose(found[name], array, rtol=2e-3, atol=2e-5, err_msg=name)
+        assert_alike(found, one)
         assert process.poll() is None  # it waits for the next
     assert "ranks 1 to 2 of 3" in (tmp_path / "b.log").read_text()
 
@@ -166,10 +165,8 @@ def test_two_hosts_that_are_really_apart_train_as_one(tmp_path):
 
         @contextlib.contextmanager
         def first(settings: LearnerConfig) -> Iterator[subprocess.Popen[str]]:
-            files = [shared / "config.json", shared / "spec.json"]
-            for file, value in zip(files, (to_mapping(settings), SPEC.to_dict()), strict=True):
-                file.write_text(json.dumps(value))
-            words = [sys.executable, "-u", "-m", "user_testing.programs.ranks", *map(str, files)]
+            files = argument_files(shared, settings)
+            words = [sys.executable, "-u", "-m", "user_testing.programs.ranks", *files]
             with near.popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
                 try:
                     yield process
@@ -184,9 +181,7 @@ def test_two_hosts_that_are_really_apart_train_as_one(tmp_path):
             with first(both) as process:
                 _, said = process.communicate(timeout=120)
                 assert process.returncode == 0, said[-3000:]
-            found = read_version(both.directory / "policy.safetensors").arrays
-            for name, array in one.items():
-                np.testing.assert_allclose(found[name], array, rtol=2e-3, atol=2e-5, err_msg=name)
+            assert_alike(last_weights(both), one)
             longer = both.replace(training=both.training.replace(max_updates=None))
             with first(longer) as process:
                 versions = both.directory / "policy.safetensors"

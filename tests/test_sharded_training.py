@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -16,15 +15,21 @@ import numpy as np
 import psutil
 import pytest
 
-from user_core.codecs.weights import read_version
 from user_core.config import from_mapping, to_mapping
 from user_core.errors import ConfigError
 from user_core.fakes import PolicyMailbox
 from user_learner.learner import LearnerConfig, _identity, open_learner
-from user_learner.ranks import Ranks
 from user_learner.training.checkpoint import CHECKPOINTS, SHARDS_ENDING, CheckpointStore
 from user_testing.waiting import wait_until
-from user_testing.worlds.together import SPEC, learner_config, little_store
+from user_testing.worlds.together import (
+    SPEC,
+    argument_files,
+    assert_alike,
+    last_weights,
+    learner_config,
+    little_store,
+    train,
+)
 
 FLOW = {
     "policy": {
@@ -54,20 +59,8 @@ def config(
 
 def policy_of(settings: LearnerConfig) -> dict[str, np.ndarray]:
     """The weights of the last version, after a training to its end."""
-    with (
-        Ranks(settings, SPEC, lambda error: None) as ranks,
-        open_learner(ranks.config, SPEC, PolicyMailbox()) as loop,
-    ):
-        loop.run()
-    version = read_version(settings.directory / "policy.safetensors")
-    assert version.update == settings.training.max_updates
-    return dict(version.arrays)
-
-
-def alike(one: dict[str, Any], two: dict[str, Any], rtol: float = 2e-3, atol: float = 2e-5) -> None:
-    assert one.keys() == two.keys()
-    for name, array in one.items():
-        np.testing.assert_allclose(array, two[name], rtol=rtol, atol=atol, err_msg=name)
+    train(settings)
+    return last_weights(settings)
 
 
 def same(one: dict[str, Any], two: dict[str, Any]) -> None:
@@ -84,9 +77,9 @@ def checkpoints_of(settings: LearnerConfig) -> CheckpointStore:
 
 def test_two_ranks_with_half_of_a_network_each_train_as_one_with_all(tmp_path, store):
     one = policy_of(config(tmp_path / "one", store, 1))
-    alike(one, policy_of(config(tmp_path / "blocks", store, 2, shard="blocks")))
+    assert_alike(one, policy_of(config(tmp_path / "blocks", store, 2, shard="blocks")))
     spared = config(tmp_path / "layers", store, 2, shard="layers", activation_checkpointing=True)
-    alike(one, policy_of(spared))
+    assert_alike(one, policy_of(spared))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -99,7 +92,7 @@ def test_parts_of_a_batch_and_precision_are_those_of_a_whole_network(tmp_path, s
     small = (
         precision == "bfloat16"
     )  # gradients are rounded, and Adam takes steps of one size at first
-    alike(whole, sharded, *((0.1, 0.01) if small else ()))
+    assert_alike(whole, sharded, *((0.1, 0.01) if small else ()))
 
 
 def test_checkpoints_go_on_bit_by_bit_and_with_another_number_of_ranks(tmp_path, store):
@@ -111,7 +104,7 @@ def test_checkpoints_go_on_bit_by_bit_and_with_another_number_of_ranks(tmp_path,
     for name in ("again", "alone"):
         shutil.copytree(half.directory, tmp_path / name)
     same(straight, policy_of(config(tmp_path / "again", store, 2, shard="blocks")))
-    alike(straight, policy_of(config(tmp_path / "alone", store, 1, shard="blocks")))
+    assert_alike(straight, policy_of(config(tmp_path / "alone", store, 1, shard="blocks")))
 
 
 def test_a_damaged_shard_refuses_its_checkpoint_and_the_one_before_is_used(tmp_path, store):
@@ -139,11 +132,8 @@ def test_a_rank_that_is_killed_while_it_writes_leaves_the_last_whole_checkpoint(
 ):
     settings = config(tmp_path / "run", store, 2, updates=10_000, shard="blocks")
     often = settings.training.replace(checkpoint_period_s=0.0)
-    files = [tmp_path / "config.json", tmp_path / "spec.json"]
-    values = to_mapping(settings.replace(training=often)), SPEC.to_dict()
-    for file, value in zip(files, values, strict=True):
-        file.write_text(json.dumps(value))
-    words = [sys.executable, "-m", "user_testing.programs.ranks", *map(str, files)]
+    files = argument_files(tmp_path, settings.replace(training=often))
+    words = [sys.executable, "-m", "user_testing.programs.ranks", *files]
     first = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     folder = settings.directory / CHECKPOINTS
     try:

@@ -18,7 +18,6 @@ import psutil
 import pytest
 
 from user_core.codecs.weights import read_arrays
-from user_core.config import to_mapping
 from user_core.errors import ConfigError, RankFailed, RankLost, SuiteError
 from user_core.fakes import PolicyMailbox
 from user_core.plugins import PluginChoice
@@ -29,7 +28,13 @@ from user_learner.training.checkpoint import CHECKPOINTS, flatten, unflatten
 from user_testing.ports import free_endpoint
 from user_testing.waiting import wait_until
 from user_testing.worlds.deployment import DeploymentRun
-from user_testing.worlds.together import SPEC, learner_config, little_store
+from user_testing.worlds.together import (
+    SPEC,
+    argument_files,
+    learner_config,
+    little_store,
+    train,
+)
 
 
 def followers_of(first: psutil.Process) -> list[psutil.Process]:
@@ -110,13 +115,7 @@ def learner(folder: Path, store: Path, kind: str = "bc", **more: Any) -> Learner
 
 def trained(config: LearnerConfig, other: LearnerConfig | None = None) -> dict[str, Any]:
     """The arrays of the last checkpoint, after a training to its end. ``other``: what all but the first are told."""
-    ranks = Ranks(config, SPEC, lambda error: None)
-    ranks._asked = other or config
-    with (
-        ranks,
-        open_learner(ranks.config, SPEC, PolicyMailbox()) as loop,
-    ):
-        loop.run()
+    train(config, other)
     return arrays_of(newest_checkpoint(config))
 
 
@@ -176,12 +175,10 @@ def test_two_ranks_go_on_from_another_training(tmp_path, store):
 
 def test_under_torchrun_they_find_their_places(tmp_path, store):
     one, two = learner(tmp_path / "one", store), learner(tmp_path / "two", store)
-    files = [tmp_path / "config.json", tmp_path / "spec.json"]
-    for file, values in zip(files, (to_mapping(two), SPEC.to_dict()), strict=True):
-        file.write_text(json.dumps(values))
+    files = argument_files(tmp_path, two)
     words = ["--standalone", "--nproc-per-node", "2", "-m", "user_testing.programs.ranks"]
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *words, *map(str, files)],
+        [sys.executable, "-m", "torch.distributed.run", *words, *files],
         capture_output=True, text=True, timeout=170,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

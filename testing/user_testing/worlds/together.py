@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from user_core.config import from_mapping
+from user_core.codecs.weights import read_version
+from user_core.config import from_mapping, to_mapping
+from user_core.fakes import PolicyMailbox
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import (
     ChunkId,
@@ -18,7 +22,8 @@ from user_core.types import (
     TrajectoryChunk,
     TrajectorySchema,
 )
-from user_learner.learner import LearnerConfig
+from user_learner.learner import LearnerConfig, open_learner
+from user_learner.ranks import Ranks
 from user_learner.replay import StoreWriter
 from user_testing.worlds.replay import QUICK
 
@@ -69,3 +74,35 @@ def learner_config(folder: Path, store: Path, **more: Any) -> LearnerConfig:
     }  # fmt: skip
     training |= more.pop("training", {})
     return from_mapping(LearnerConfig, {**values, "training": training, **more})
+
+
+def train(settings: LearnerConfig, told: LearnerConfig | None = None) -> None:
+    """Train to the end, with as many processes as it says. ``told``: what all but the first are told."""
+    ranks = Ranks(settings, SPEC, lambda error: None)
+    ranks._asked = told or settings
+    with ranks, open_learner(ranks.config, SPEC, PolicyMailbox()) as loop:
+        loop.run()
+
+
+def last_weights(settings: LearnerConfig) -> dict[str, Any]:
+    """Of the version of its last update."""
+    version = read_version(settings.directory / "policy.safetensors")
+    assert version.update == settings.training.max_updates
+    return dict(version.arrays)
+
+
+def argument_files(folder: Path, settings: LearnerConfig) -> list[str]:
+    """What :mod:`user_testing.programs.ranks` is started with, written into a folder."""
+    files = [folder / "config.json", folder / "spec.json"]
+    for file, values in zip(files, (to_mapping(settings), SPEC.to_dict()), strict=True):
+        file.write_text(json.dumps(values))
+    return [str(file) for file in files]
+
+
+def assert_alike(
+    one: Mapping[str, Any], two: Mapping[str, Any], rtol: float = 2e-3, atol: float = 2e-5
+) -> None:
+    """Weights of two trainings, to what adding up in another order makes of them."""
+    assert one.keys() == two.keys()
+    for name, array in one.items():
+        np.testing.assert_allclose(array, two[name], rtol=rtol, atol=atol, err_msg=name)
