@@ -89,20 +89,22 @@ class Client:
     _reset: Policy | None = None  # what was reset for that episode
 
 
+@dataclass(frozen=True)
 class _Asked:
-    """An observation that was read."""
+    """An observation, and what it asks of the policy."""
 
-    def __init__(self, client: Client, observation: Observation, came_ns: int) -> None:
-        self.client, self.observation, self.came_ns = client, observation, came_ns
-        self.query = Query({})
+    client: Client
+    observation: Observation
+    query: Query
 
-    def read(self, history: int) -> None:
-        """Decode what travelled; raises CodecError or SpecError."""
-        spec, given = self.client.spec, self.observation.arrays
-        arrays, deterministic = decode_observation(given, spec.observation, history)
-        plan = decode_plan(given, spec.action)
-        rest, frozen = (None, 0) if plan is None else plan
-        self.query = Query(arrays, deterministic, self.client.task, rest, frozen)
+
+def _read(client: Client, observation: Observation, history: int) -> _Asked:
+    """Decode what travelled; raises CodecError or SpecError."""
+    spec, given = client.spec, observation.arrays
+    arrays, deterministic = decode_observation(given, spec.observation, history)
+    plan = decode_plan(given, spec.action)
+    rest, frozen = (None, 0) if plan is None else plan
+    return _Asked(client, observation, Query(arrays, deterministic, client.task, rest, frozen))
 
 
 class InferenceServer:
@@ -264,10 +266,8 @@ class InferenceServer:
             return
         readable = []
         for client, observation in batch:
-            asked = _Asked(client, observation, client._taken_ns)
             try:
-                asked.read(ready.policy.observation_history)
-                readable.append(asked)
+                readable.append(_read(client, observation, ready.policy.observation_history))
             except Exception as error:  # of what came
                 self._refuse(client, _said(error))
         if not readable:
@@ -337,7 +337,7 @@ class InferenceServer:
             return
         client.counts.answered += 1
         client.counts.last_error = ""
-        client.ages.add(self._clock.monotonic_ns() - asked.came_ns)
+        client.ages.add(self._clock.monotonic_ns() - client._taken_ns)
 
     # --- who is next
 
