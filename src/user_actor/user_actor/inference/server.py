@@ -80,10 +80,9 @@ class Client:
     counts: ServerCounts = field(default_factory=ServerCounts)
     ages: LatencyHistogram = field(default_factory=LatencyHistogram)
     _waiting: Observation | None = None
-    _came_ns: int = 0
     _taken_ns: int = 0  # when that came which is being answered
     _waits_since_ns: int = 0
-    _heard_ns: int = 0
+    _heard_ns: int = 0  # when the newest observation came
     _told_ns: int = 0
     _episode: int | None = None
     _reset: Policy | None = None  # what was reset for that episode
@@ -200,8 +199,7 @@ class InferenceServer:
             client.counts.superseded += client._waiting is not None
             if client._waiting is None:
                 client._waits_since_ns = now_ns
-            client._waiting, client._came_ns = observation, now_ns
-            client._heard_ns = now_ns
+            client._waiting, client._heard_ns = observation, now_ns
             self._changed.notify_all()
 
     # --- the thread that acts
@@ -361,7 +359,7 @@ class InferenceServer:
                 for client in batch:
                     assert client._waiting is not None
                     found.append((client, client._waiting))
-                    client._waiting, client._taken_ns = None, client._came_ns
+                    client._waiting, client._taken_ns = None, client._heard_ns
                 return found
         return []
 
