@@ -19,7 +19,6 @@ from typing import Any
 from user_core.reasons import NO_REASON
 from user_core.runtime import came_up, last_words
 from user_core.runtime.half_made_ports import mend_half_made_ports
-from user_core.runtime.scheduling import let_threads_of_torch_sleep
 from user_fleet.deployment.model import ProcessSpec, start_order
 from user_fleet.deployment.render import CommandLine
 from user_fleet.supervisor.abandoned_memory import remove_abandoned_memory
@@ -285,7 +284,6 @@ class Child:
         }
         if self.spec.restart.has_standby:
             ours[MODULES_VARIABLE] = str(self._modules)
-        let_threads_of_torch_sleep()
         return {**os.environ, **ours, **self.command.environment}
 
     # --- coming up -----------------------------------------------------------------------
