@@ -111,3 +111,19 @@ def test_the_first_of_many_inputs_is_answered_at_once_and_then_the_newest_now_an
         place.take(BrowserInput(500, (0.5,) + (0.0,) * 5, held=True))
         place.take(BrowserInput(501, (0.5,) + (0.0,) * 5, held=False))
         assert not place.engaged, "he lets go at once"
+
+
+def test_a_message_that_was_overtaken_does_not_make_the_next_one_old(nodes):
+    console, arm = nodes[0], Arm(nodes[1])
+    heard, config = arm.heard, BrowserConfig(max_age_s=1000.0, press_again_s=1000.0)
+    with Drive(SimpleNamespace(node=console), "/r", SPEC, config, "browser") as place:
+        place.take(BrowserInput(1, (0.0,) * 6, held=True))
+        # None is under way any more when one was answered: it would be answered later, with what he does then.
+        wait_until(lambda: heard or arm.observe(7), "an answer to an observation", 20, period_s=0.5)
+        place.take(BrowserInput(3, (0.5,) + (0.0,) * 5, held=True))
+        place.take(BrowserInput(2, (1.0,) + (0.0,) * 5, held=True))  # too late: it does not count
+        place.take(BrowserInput(4, (1.0,) + (0.0,) * 5, held=True))
+        wait_until(
+            lambda: any(one.command.action[0] == SPEC.action.high_array[0] for one in heard),
+            "an answer at once", 10,
+        )  # fmt: skip

@@ -314,7 +314,7 @@ class Drive:
 
     Attributes:
         teleop: Takes what the page says.
-        sent: Interventions so far.
+        sent: Observations that were answered so far.
         engaged: Whether the person drives.
     """
 
@@ -370,10 +370,10 @@ class Drive:
     def take(self, said: BrowserInput) -> None:
         """What the page says; any thread."""
         with self._lock:
-            does = (said.axes, said.held)
-            is_news = self.teleop.take(said) and (does != self._input or bool(said.acts))
-            self._input = does
-            if not is_news:
+            if not self.teleop.take(said):
+                return  # it came too late, and does not count
+            before, self._input = self._input, (said.axes, said.held)
+            if self._input == before and not said.acts:
                 return
             left_s = self._anew_s + _ANEW_S - time.monotonic()
             lets_go = self.engaged and not said.held
