@@ -19,7 +19,6 @@ SIDES = {
     "busy": {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "ACTIVE"},
     "default": {"OMP_NUM_THREADS": "2"},
     "asleep": {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"},
-    "short": {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "1000"},
     "one": {"OMP_NUM_THREADS": "1"},
 }
 NETWORK = """
