@@ -271,10 +271,14 @@ def jobs(seeds: list[int]) -> list[Job]:
     }  # fmt: skip
     longer = pick | {"steps": 10000, "every": 2000, "most_s": 205}
     found = []
-    for recipes, common in ((PEG, peg), (PICK, pick), (CARTPOLE, cart), (LONGER, longer)):
+    for recipes, common, ignored in (
+        (PEG, peg, [PEG_IGNORED]),
+        (PICK, pick, [IGNORED]),
+        (CARTPOLE, cart, []),
+        (LONGER, longer, [IGNORED]),
+    ):
         for seed in seeds:
             for name, (recipe, changes, more) in recipes.items():
-                ignored = {id(CARTPOLE): [], id(PEG): [PEG_IGNORED]}.get(id(recipes), [IGNORED])
                 found.append(job(name, recipe, seed, [*changes, *ignored], {**common, **more}))
     return found
 
