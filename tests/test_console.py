@@ -28,6 +28,7 @@ from user_core.fakes import PolicyMailbox
 from user_core.reasons import Reason
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Outcome, TrajectorySchema
+from user_fleet.processes import find_processes
 from user_fleet.resources.model import HostReport, Resource
 from user_fleet.scheduling.experiment import Experiment
 from user_fleet.scheduling.store import FleetStore
@@ -490,12 +491,8 @@ def _says_that_a_camera_has_stopped(page, console, folder):
     _sees_the_camera_move(page)
     before = page.evaluate(_BRIGHTNESS)
     assert before > 20
-    (hal,) = [
-        one
-        for one in psutil.process_iter(["name", "cmdline"])
-        if one.info["name"] == "hal_node"
-        and str(folder / "r") in " ".join(one.info["cmdline"] or ())
-    ]
+    (pid,) = find_processes([str(folder / "r" / "config" / "hal.yaml")]).values()
+    hal = psutil.Process(pid)
     hal.suspend()
     try:
         dark = (
