@@ -25,8 +25,6 @@ from user_core.types import ActionChunk, Observation, Task
 
 _log = logging.getLogger(__name__)
 _LOOK_S = 0.2
-#: A robot is told again why it is not answered after this time, seconds.
-_TELL_AGAIN_S = 1.0
 #: A robot counts as one that a batch may wait for while it was heard within this time, seconds.
 _PRESENT_S = 0.5
 _TRIES = 4
@@ -65,7 +63,7 @@ class Client:
         spec: What it shows and takes.
         policies: What acts for it; robots that have one in common are answered together.
         send: Sends it an answer.
-        tell: Tells it why it gets none; not more often than once a second.
+        tell: Tells it why it gets none; called for each of its observations that is not answered.
         task: What is to be done there.
         counts: What became of its observations.
         ages: From the arrival of an observation to its answer.
@@ -83,7 +81,6 @@ class Client:
     _taken_ns: int = 0  # when that came which is being answered
     _waits_since_ns: int = 0
     _heard_ns: int = 0  # when the newest observation came
-    _told_ns: int = 0
     _episode: int | None = None
     _reset: Policy | None = None  # what was reset for that episode
 
@@ -400,10 +397,6 @@ class InferenceServer:
 
     def _tell(self, client: Client, text: str) -> None:
         client.counts.last_error = text
-        now_ns = self._clock.monotonic_ns()
-        if now_ns - client._told_ns < _TELL_AGAIN_S * 1e9 and client._told_ns:
-            return
-        client._told_ns = now_ns
         try:
             client.tell(text)
         except Exception as error:  # of the middleware

@@ -7,6 +7,7 @@ nothing as ``remote_refusal``.
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -36,6 +37,7 @@ from user_core.types import ActionChunk, Observation, Task
 
 _LOOK_S = 0.2
 _JOIN_S = 4.0
+#: A robot is told again why it is not answered after this time, seconds.
 _TELL_AGAIN_S = 1.0
 #: How long the robot that is heard first waits for the others: a policy is made for the spec that most of them have.
 _GATHER_S, _GATHER_LOOK_S = 1.0, 0.05
@@ -54,20 +56,18 @@ class _Robot:
         self.name, self._actions, self._refusals = name, actions, refusals
         self.description: RobotDescription | None = None
         self.why_not = ""
-        self._told_s = 0.0
+        self._told_s = -math.inf
 
     def send(self, chunk: ActionChunk) -> None:
         if not self._actions.publish(chunk):
             raise TransportError(f"topic {self._actions.topic}", got="an inactive node")
 
     def tell(self, text: str) -> None:
-        self._refusals.publish(String(data=text[:1000]))
-
-    def tell_why_not(self) -> None:
-        """For each of its observations, and once a second."""
-        if time.monotonic() - self._told_s > _TELL_AGAIN_S:
-            self._told_s = time.monotonic()
-            self.tell(self.why_not)
+        """Why it is not answered: said of each of its observations, it hears it once a second."""
+        now_s = time.monotonic()
+        if now_s - self._told_s > _TELL_AGAIN_S:
+            self._told_s = now_s
+            self._refusals.publish(String(data=text[:1000]))
 
 
 class InferenceNode(LifecycleNode):
@@ -277,7 +277,7 @@ class InferenceNode(LifecycleNode):
     def _on_observation(self, robot: _Robot, observation: Observation) -> None:
         server, description = self._server, robot.description
         if robot.why_not:
-            robot.tell_why_not()
+            robot.tell(robot.why_not)
         elif server is not None and description is not None:
             server.offer(robot.name or description.spec.robot, observation)
 
