@@ -241,8 +241,7 @@ class InferenceNode(LifecycleNode):
 
     def _on_spec(self, robot: _Robot, description: RobotDescription) -> None:
         before = robot.description
-        is_same = before is not None and before.spec_hash == description.spec_hash
-        if is_same and before is not None and before.task == description.task:
+        if before is not None and before.spec_hash == description.spec_hash:
             return
         robot.description = description
         server = self._server
@@ -253,9 +252,11 @@ class InferenceNode(LifecycleNode):
         ]
         if self._that_counts(self._known()) != self._made_for:
             server.stop()
-        elif before is None or is_same:  # it is new, or does something else
+        elif before is None:
             self._join(robot, server)
-        elif others:  # they go on, with the policy that there is
+        elif (
+            others
+        ):  # it is another, or does something else; they go on, with the policy that there is
             server.remove(robot.name or before.spec.robot)
             self._join(robot, server)
         else:
