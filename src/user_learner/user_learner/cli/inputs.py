@@ -14,7 +14,7 @@ from rich.table import Table
 
 from user_core.codecs.weights import read_version
 from user_core.errors import StoreError, SuiteError
-from user_learner.replay.index import INDEX_NAME
+from user_learner.replay.index import store_at
 from user_learner.replay.inputs import InputReport, report_inputs
 from user_learner.training.publishing import POLICY_FILE
 
@@ -44,14 +44,14 @@ def main(argv: Sequence[str], console: Console | None = None) -> int:
 
 def _find(run: Path) -> tuple[Path, Path | None]:
     """The store of a run, and the newest policy; ``run`` may be a store as well."""
-    for store in (run, run / "replay"):
-        if (store / INDEX_NAME).exists():
-            policies = [p for p in (store.parent / "learner" / POLICY_FILE,) if p.exists()]
-            return store, policies[0] if policies else None
-    raise StoreError(
-        f"data of {run}", got="no replay store",
-        expected="the folder of a run, runs/<id>, with replay/ in it, or that of a store",
-    )  # fmt: skip
+    store = store_at(run)
+    if store is None:
+        raise StoreError(
+            f"data of {run}", got="no replay store",
+            expected="the folder of a run, runs/<id>, with replay/ in it, or that of a store",
+        )  # fmt: skip
+    policy = store.parent / "learner" / POLICY_FILE
+    return store, policy if policy.exists() else None
 
 
 def _show(reports: list[InputReport], title: str, console: Console) -> None:

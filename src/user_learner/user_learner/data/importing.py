@@ -23,7 +23,7 @@ from user_core.specs import RobotSpec, digest
 from user_core.types import EpisodeKey, EpisodeSource, TrajectorySchema
 from user_learner.data.mapping import DataMapping, Mapped, load_mapping, propose
 from user_learner.data.source import Description, EpisodeRef, Source, in_one_line, open_source
-from user_learner.replay.index import INDEX_NAME, connect
+from user_learner.replay.index import connect, store_at
 from user_learner.replay.layout import require_same_schema
 from user_learner.replay.meaning import join_meaning
 from user_learner.replay.transfer import TransferReport, take
@@ -258,8 +258,8 @@ def stores_of(
     """
     stores, foreign = [], []
     for each in map(Path, data):
-        below = [each / name for name in ("", "replay") if (each / name / INDEX_NAME).exists()]
-        (stores.append(below[0]) if below else foreign.append(each))
+        store = store_at(each)
+        (foreign.append(each) if store is None else stores.append(store))
     notes: list[str] = []
     if foreign:
         given = load_mapping(mapping) if mapping else None

@@ -22,7 +22,7 @@ from user_core.codecs.trajectory import RecordedEpisode
 from user_core.errors import CodecError, PluginError, SuiteError
 from user_core.specs import Array, RobotSpec
 from user_core.types import TrajectorySchema
-from user_learner.replay.index import INDEX_NAME
+from user_learner.replay.index import store_at
 
 GROUP = "user.data_formats"
 
@@ -204,7 +204,7 @@ def find_format(path: Path, name: str = "") -> Format:
     for one in known.values():
         if one.recognises(path):
             return one
-    if any((path / folder / INDEX_NAME).exists() for folder in ("", "replay")):
+    if store_at(path) is not None:
         raise CodecError(
             f"data set {path}", got="a replay store", expected="data of another format",
             hint="user replay info and user data check look into it, user replay merge takes it into another one",

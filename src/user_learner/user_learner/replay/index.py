@@ -89,6 +89,12 @@ class StoreMeta:
     leaving: tuple[int, ...] = ()
 
 
+def store_at(place: Path) -> Path | None:
+    """The store that a directory is, or the one of the run (``runs/<id>``) that it is; None where it is neither."""
+    stores = (place, place / "replay")
+    return next((store for store in stores if (store / INDEX_NAME).exists()), None)
+
+
 def create_index(directory: Path) -> None:
     """Make an empty index; atomic: it is there whole or not at all."""
     path, new = directory / INDEX_NAME, directory / (INDEX_NAME + ".new")
