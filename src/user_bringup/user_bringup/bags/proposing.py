@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import cv2
 import numpy as np
 
 from user_bringup.bags.reading import Bag
@@ -41,6 +40,7 @@ from user_hal.proposing.writing import to_yaml
 from user_hal.robots.ros2.messages import JOINT_JOG, JOINT_TRAJECTORY, NUMBERS, PLAIN_TWIST, TWIST
 from user_hal.robots.ros2.recorded.cuts import Cut
 from user_hal.robots.ros2.recorded.playing import Recording, Steps
+from user_learner.data.source import in_one_line
 
 #: Messages of a topic that are looked at.
 _LOOKED_AT = 300
@@ -107,7 +107,7 @@ def propose(bag: Bag, play: Play) -> Proposal:
     try:
         notes += _bounds(draft, *play(draft.data, measured))
     except SuiteError as error:
-        notes.append(f"the contract does not fit the bag yet: {' '.join(str(error).split())}")
+        notes.append(f"the contract does not fit the bag yet: {in_one_line(error)}")
     how = "then: user data import BAG --into STORE --robot THIS_FILE"
     if measured:
         draft.comment(f"{PARAMS}.action", "No commands were recorded: the topic is not in the bag")
@@ -133,7 +133,7 @@ def survey_of(bag: Bag) -> Survey:
         try:
             _look_at(bag, found, topic)
         except SuiteError as error:
-            found.notes.append(f"{topic.name}: {' '.join(str(error).split())}")
+            found.notes.append(f"{topic.name}: {in_one_line(error)}")
     return found
 
 
@@ -172,12 +172,22 @@ def _listen(bag: Bag, found: Survey, topic: Topic) -> None:
         found.frames.setdefault(name, str(message.header.frame_id))
         if kind == IMAGE:
             found.images.setdefault(name, (message.encoding, message.width, message.height))
-        elif kind == COMPRESSED and name not in found.images:
-            image = cv2.imdecode(np.asarray(message.data, np.uint8), cv2.IMREAD_UNCHANGED)
-            if image is not None:
-                found.images[name] = (message.format, image.shape[1], image.shape[0])
+        elif (
+            kind == COMPRESSED
+            and name not in found.images
+            and (shape := _shape_of(message.data)) is not None
+        ):
+            found.images[name] = (message.format, shape[1], shape[0])
     if stream.count and kind not in (ODOMETRY, COMPRESSED):
         found.streams.append(stream)
+
+
+def _shape_of(data: Any) -> tuple[int, ...] | None:
+    """Of a compressed image; None where it is none."""
+    import cv2  # every command about data sets loads this module, and few read images by it
+
+    image = cv2.imdecode(np.asarray(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    return None if image is None else image.shape
 
 
 def _messages(bag: Bag, topic: str, count: int = _LOOKED_AT) -> Iterator[Any]:
@@ -207,7 +217,7 @@ def _bounds(
         try:
             played.append(np.abs(steps_of(Cut(one.start_ns, end_ns)).actions))
         except SuiteError as error:
-            wrong = wrong or " ".join(str(error).split())
+            wrong = wrong or in_one_line(error)
         left_s -= (end_ns - one.start_ns) / 1e9
     if not played:
         return [f"no episode can be played yet: {wrong}"]
