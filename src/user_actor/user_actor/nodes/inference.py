@@ -86,7 +86,7 @@ class InferenceNode(LifecycleNode):
         self._robots: dict[str, _Robot] = {}
         for name in [robot.strip("/") for robot in config.robots] or [""]:
             self._listen_to(name)
-        for topic in {topics.POLICY.name, *config.versions.values()}:
+        for topic in self._learners():
             self.listen(topics.POLICY, partial(self._on_policy, topic), name=topic, always=True)
         self.diagnostics.watch("inference", self._item)
         stack.callback(self.diagnostics.unwatch, "inference")
@@ -153,7 +153,7 @@ class InferenceNode(LifecycleNode):
         pass_in = _in_precision(config.precision)
         with ExitStack() as stack:
             stack.callback(self._forget)
-            for topic in dict.fromkeys((topics.POLICY.name, *config.versions.values())):
+            for topic in self._learners():
                 feed = PolicyFeed(config, first.spec, name, config.seed, task=task, pass_in=pass_in)
                 self._feeds[topic] = stack.enter_context(feed)
                 label = "" if topic == topics.POLICY.name else f" of {topic}"
@@ -211,9 +211,12 @@ class InferenceNode(LifecycleNode):
     def _that_counts(self, known: dict[str, RobotDescription]) -> str:
         """Hash of the configuration to act with, see :func:`configuration_that_counts`."""
         robots = [self._hash(description) for description in known.values()]
-        names = dict.fromkeys((topics.POLICY.name, *self.config.versions.values()))
-        announced = [a.config_hash for name in names if (a := self._announced.get(name))]
+        announced = [a.config_hash for t in self._learners() if (a := self._announced.get(t))]
         return configuration_that_counts(robots, announced)
+
+    def _learners(self) -> list[str]:
+        """Topics on which versions are announced, the usual learner's first."""
+        return list(dict.fromkeys((topics.POLICY.name, *self.config.versions.values())))
 
     def _hash(self, description: RobotDescription) -> str:
         choice = self.config.policy
