@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -97,37 +97,45 @@ class RowMemory:
             StoreCorrupt: A file is cut short, or what is compressed is damaged.
         """
         segment, row = segments.locate(addresses)
-        breaks = np.flatnonzero((np.diff(segment) != 0) | (np.diff(row) != 1)) + 1
-        starts = [0, *breaks.tolist()]
-        ends = [*starts[1:], len(rows)]
         nbytes = 0
         for file, array in zip(self._layout.files, self.arrays, strict=True):
-            for start, end in zip(starts, ends, strict=True):
+            for start, end in _pieces(np.diff(segment) != 0):
                 path = segments.paths[int(segment[start])]
-                _load(path, file, int(row[start]), array, rows[start:end])
+                _load(path, file, row[start:end], array, rows[start:end])
                 nbytes += (end - start) * file.stride
         return nbytes
 
 
-def _load(path: Path, file: ColumnFile, first: int, array: Array, rows: Array) -> None:
-    """Read consecutive rows of a segment, ``first`` and those behind it, into rows of an array."""
+def _pieces(breaks: Array) -> Iterable[tuple[int, int]]:
+    """From and up to which elements pieces go, where ``breaks`` says behind which elements but the last one ends."""
+    return pairwise([0, *(np.flatnonzero(breaks) + 1).tolist(), len(breaks) + 1])
+
+
+def _load(path: Path, file: ColumnFile, source: Array, array: Array, rows: Array) -> None:
+    """Read rows of a segment, ``source``, into ``rows`` of an array."""
     with open_column(path, file) as column:
         if isinstance(column, PackedColumn):
-            together = rows[-1] - rows[0] + 1 == len(rows)
-            # What is compressed is decoded in groups: once, and not once for each place it goes to.
-            out = array[rows[0] : rows[-1] + 1] if together else np.empty_like(array[: len(rows)])
-            column.read(first, out)
+            for start, end in _pieces(np.diff(source) != 1):
+                _unpack(column, int(source[start]), array, rows[start:end])
             column.forget()
-            if not together:
-                array[rows] = out
             return
         handle = column.fileno()
         if hasattr(os, "posix_fadvise"):  # what follows is not wanted
             os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
-        breaks = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
-        for start, end in pairwise(breaks):
+        for start, end in _pieces((np.diff(source) != 1) | (np.diff(rows) != 1)):
             target = array[rows[start] : rows[end - 1] + 1].reshape(-1)
-            _read(handle, target, (first + start) * file.stride)
+            _read(handle, target, int(source[start]) * file.stride)
+
+
+def _unpack(column: PackedColumn, first: int, array: Array, rows: Array) -> None:
+    """Decode consecutive rows, ``first`` and those behind it, in groups: each once, and not once for each place that it
+    goes to."""
+    if rows[-1] - rows[0] + 1 == len(rows):
+        column.read(first, array[rows[0] : rows[-1] + 1])
+        return
+    out = np.empty_like(array[: len(rows)])
+    column.read(first, out)
+    array[rows] = out
 
 
 def _read(handle: int, target: Array, offset: int) -> int:
