@@ -42,7 +42,12 @@ def kept(folder, name="tanh_gaussian", spec=NUMBERS, params=None):
     """Parameters of a policy on a base whose file a learner kept."""
     params = BASES[name] if params is None else params
     base = stirred(plugins.build("policies", name, params, spec))
-    version = PolicyVersion(3, base.arrays(), policy_config_hash(name, params, spec), 70, 50, 0)
+    return written(folder, name, spec, params, base.arrays())
+
+
+def written(folder, name, spec, params, arrays):
+    """Parameters of a policy on a base of these weights."""
+    version = PolicyVersion(3, arrays, policy_config_hash(name, params, spec), 70, 50, 0)
     path = folder / "policy.safetensors"
     path.write_bytes(encode_version(version))
     return {
@@ -235,6 +240,27 @@ def test_steering_keeps_the_promises_of_a_policy_and_of_an_algorithm(tmp_path, n
     check_algorithm(*pair, policy, NUMBERS, batch_size=4).require()
 
 
+def kept_flow_of_two_ways(folder, rows, rng):
+    """It goes left or right, with all rows, as its noise says."""
+    params = {"rows": rows, "hidden": [32, 32], "steps": 4}
+    base = plugins.build("policies", "flow", params, NUMBERS)
+    cloning = plugins.build("algorithms", "bc", {"learning_rate": 5e-3}, NUMBERS, base)
+    for _ in range(300):
+        x = rng.uniform(-1, 1, (128, 3)).astype(np.float32)
+        action = np.full((128, rows, 2), 2.0, np.float32)
+        action[..., 0] = rng.choice([-0.6, 0.6], (128, 1))
+        none = np.zeros((128, rows), np.float32)
+        cloning.update(Batch({"x": x}, action, none, none, {"x": x}))
+    return written(folder, "flow", NUMBERS, params, cloning.policy_arrays())
+
+
+def steering_of_two_ways(policy):
+    return steering(
+        policy, critic_hidden=[64, 64], critics=2, critic_updates=1, critic_only_updates=50,
+        actor_learning_rate=3e-3, critic_learning_rate=3e-3,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("rows", [1, 3])
 def test_the_actor_does_what_the_learner_thinks_it_does(tmp_path, rows):
     policy = stirred(steered({**kept_flow(tmp_path), "rows": rows}))
@@ -250,27 +276,9 @@ def test_the_actor_does_what_the_learner_thinks_it_does(tmp_path, rows):
 
 def test_whole_chunks_are_steered_and_judged_as_one_decision(tmp_path):
     """Of a base that goes left or right with all rows, what only the last row is paid for is chosen."""
-    params = {"rows": 3, "hidden": [32, 32], "steps": 4}
-    base, rng = plugins.build("policies", "flow", params, NUMBERS), np.random.default_rng(0)
-    cloning = plugins.build("algorithms", "bc", {"learning_rate": 5e-3}, NUMBERS, base)
-    for _ in range(300):
-        x = rng.uniform(-1, 1, (128, 3)).astype(np.float32)
-        action = np.full((128, 3, 2), 2.0, np.float32)
-        action[..., 0] = rng.choice([-0.6, 0.6], (128, 1))
-        none = np.zeros((128, 3), np.float32)
-        cloning.update(Batch({"x": x}, action, none, none, {"x": x}))
-    made_for = policy_config_hash("flow", params, NUMBERS)
-    version = PolicyVersion(1, cloning.policy_arrays(), made_for, 1, 1, 0)
-    path = tmp_path / "policy.safetensors"
-    path.write_bytes(encode_version(version))
-    policy = steered(
-        {"base": {"plugin": "flow", "params": params}, "base_file": str(path),
-         "base_hash": content_hash(version)}, hidden=[32], rows=3,
-    )  # fmt: skip
-    algorithm = steering(
-        policy, critic_hidden=[64, 64], critics=2, critic_updates=1, critic_only_updates=50,
-        actor_learning_rate=3e-3, critic_learning_rate=3e-3,
-    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    policy = steered(kept_flow_of_two_ways(tmp_path, 3, rng), hidden=[32], rows=3)
+    algorithm = steering_of_two_ways(policy)
     network, scale = algorithm.networks.policy, policy.base.policy.code.scale
     for _ in range(300):
         x = rng.uniform(-1, 1, (128, 3)).astype(np.float32)
@@ -313,28 +321,9 @@ def test_a_restored_steering_goes_on_bit_by_bit(tmp_path):
 
 def test_of_two_ways_that_the_base_knows_the_better_one_is_chosen(tmp_path):
     """The base goes left or right, as its noise says; the reward wants left where x is below 0."""
-    params = {"rows": 2, "hidden": [32, 32], "steps": 4}
-    base, rng = plugins.build("policies", "flow", params, NUMBERS), np.random.default_rng(0)
-    cloning = plugins.build("algorithms", "bc", {"learning_rate": 5e-3}, NUMBERS, base)
-    for _ in range(300):
-        x = rng.uniform(-1, 1, (128, 3)).astype(np.float32)
-        action = np.full((128, 2, 2), 2.0, np.float32)
-        action[..., 0] = rng.choice([-0.6, 0.6], (128, 1))
-        none = np.zeros((128, 2), np.float32)
-        cloning.update(Batch({"x": x}, action, none, none, {"x": x}))
-    version = PolicyVersion(
-        1, cloning.policy_arrays(), policy_config_hash("flow", params, NUMBERS), 1, 1, 0
-    )
-    path = tmp_path / "policy.safetensors"
-    path.write_bytes(encode_version(version))
-    policy = steered(
-        {"base": {"plugin": "flow", "params": params}, "base_file": str(path),
-         "base_hash": content_hash(version)}, hidden=[32],
-    )  # fmt: skip
-    algorithm = steering(
-        policy, critic_hidden=[64, 64], critics=2, critic_updates=1, critic_only_updates=50,
-        actor_learning_rate=3e-3, critic_learning_rate=3e-3,
-    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    policy = steered(kept_flow_of_two_ways(tmp_path, 2, rng), hidden=[32])
+    algorithm = steering_of_two_ways(policy)
     trial = rng.uniform(-1, 1, (100, 3)).astype(np.float32)
     trial = trial[np.abs(trial[:, 0]) > 0.2]
 
