@@ -198,10 +198,19 @@ def test_chunks_are_acknowledged_and_stored_once_also_across_kills(peer, start_n
     assert stored_sequences(store) == [(sequence, 20) for sequence in range(1, 31)]
 
 
-def test_images_of_full_segments_are_compressed_in_the_background(peer, start_node, tmp_path):
+@pytest.fixture
+def two_full_segments(tmp_path):
+    """A store of images with these, and a third that is not full."""
     store = tmp_path / "store"
     with StoreWriter(store, config=QUICK.replace(segment_bytes=1)) as writer:  # 1024 rows each
         fill(writer, Actor(1, schema=IMAGE_SCHEMA, chunk_rows=100), [Plan(100)] * 25)
+    return store
+
+
+def test_images_of_full_segments_are_compressed_in_the_background(
+    peer, start_node, two_full_segments
+):
+    store = two_full_segments
     start_node(
         "replay", path=str(store), autostart=True, retention_period_s=0.2,
         **{"store.min_free_bytes": 0, "store.compression.raw_bytes": 0},
@@ -214,10 +223,10 @@ def test_images_of_full_segments_are_compressed_in_the_background(peer, start_no
     assert verify(store).ok
 
 
-def test_segments_are_moved_also_where_they_cannot_be_compressed(peer, start_node, tmp_path):
-    store = tmp_path / "store"
-    with StoreWriter(store, config=QUICK.replace(segment_bytes=1)) as writer:  # 1024 rows each
-        fill(writer, Actor(1, schema=IMAGE_SCHEMA, chunk_rows=100), [Plan(100)] * 25)
+def test_segments_are_moved_also_where_they_cannot_be_compressed(
+    peer, start_node, two_full_segments, tmp_path
+):
+    store = two_full_segments
     start_node(
         "replay", path=str(store), autostart=True, retention_period_s=0.2,
         **{"store.min_free_bytes": 0, "store.compression.raw_bytes": 0,
