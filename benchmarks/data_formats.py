@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -38,9 +37,9 @@ from user_core.types import (
 )  # fmt: skip
 from user_learner.data.exporting import export_lerobot
 from user_learner.data.importing import import_data
-from user_learner.data.lerobot.video import VideoReader, VideoWriter
 from user_learner.replay import StoreReader, StoreWriter
 from user_learner.replay.meaning import write_meaning
+from user_testing.worlds.data_sets import as_version_2_1
 
 SIZE = 128
 SPEC = RobotSpec(
@@ -143,39 +142,6 @@ def decode_alone(path: Path) -> float:
     return time.perf_counter() - begin
 
 
-def as_version_2_1(v3: Path, path: Path, episodes: int, steps: int, coding: str) -> None:
-    """The same episodes as LeRobot 0.3 laid them out: a parquet and an mp4 for each."""
-    import pyarrow.parquet as pq
-
-    info = json.loads((v3 / "meta/info.json").read_text())
-    info |= {
-        "codebase_version": "v2.1",
-        "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
-        "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
-    }
-    (path / "meta").mkdir(parents=True)
-    (path / "data/chunk-000").mkdir(parents=True)
-    (path / "meta/info.json").write_text(json.dumps(info))
-    table = pq.read_table(v3 / "data/chunk-000/file-000.parquet")
-    lines = []
-    for number in range(episodes):
-        part = table.slice(number * steps, steps)
-        pq.write_table(part, path / f"data/chunk-000/episode_{number:06d}.parquet")
-        lines.append(json.dumps({"episode_index": number, "tasks": ["reach"], "length": steps}))
-        for name, feature in info["features"].items():
-            if feature["dtype"] == "video":
-                reader = VideoReader(v3 / f"videos/{name}/chunk-000/file-000.mp4")
-                images, _ = reader.frames(number * steps / 10, steps, 10.0)
-                reader.close()
-                file = path / f"videos/chunk-000/{name}/episode_{number:06d}.mp4"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                video = VideoWriter(file, Fraction(10), images.shape[1:3], coding)
-                video.add(images)
-                video.close()
-    (path / "meta/episodes.jsonl").write_text("\n".join(lines) + "\n")
-    (path / "meta/tasks.jsonl").write_text(json.dumps({"task_index": 0, "task": "reach"}) + "\n")
-
-
 def write_hdf5(arrays: Path, path: Path, compression: str | None) -> None:
     """The episodes as robomimic lays them out, by h5py."""
     import h5py
@@ -264,10 +230,7 @@ def main() -> None:
         for coding in ("av1", "h264", "lossless"):
             path = folder / coding
             import_beside(f"v3, {coding}", path, partial(decode_alone, path), *count)
-        as_version_2_1(
-            folder / "h264", folder / "v21", options.episodes, options.steps, "h264"
-        )  # fmt: skip
-        path = folder / "v21"
+        path = as_version_2_1(folder / "h264", folder / "v21", "h264")
         import_beside("v2.1, h264", path, partial(decode_alone, path), *count)
         for compression in (None, "gzip"):
             path = folder / f"{compression or 'plain'}.hdf5"

@@ -1,6 +1,8 @@
 """A robot with every kind of array, and stores of its episodes, for exports and imports."""
 
+import json
 from contextlib import closing
+from fractions import Fraction
 
 import numpy as np
 
@@ -74,3 +76,45 @@ def take(source, path, **more):
 def held(path):
     with closing(StoreReader(path)) as reader:
         return {e.key: (e, reader.read_episode(e)) for e in reader.episodes()}
+
+
+def as_version_2_1(v3, path, coding="lossless"):
+    """An export of one file of each kind as LeRobot 0.3 laid data sets out: a parquet and an mp4 for each episode."""
+    import pyarrow.parquet as pq
+
+    from user_learner.data.lerobot.video import VideoReader, VideoWriter
+
+    info = json.loads((v3 / "meta/info.json").read_text())
+    info |= {
+        "codebase_version": "v2.1",
+        "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
+        "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
+    }
+    (path / "meta").mkdir(parents=True)
+    (path / "data/chunk-000").mkdir(parents=True)
+    (path / "meta/info.json").write_text(json.dumps(info))
+    rows = pq.read_table(v3 / "meta/episodes/chunk-000/file-000.parquet").to_pylist()
+    table = pq.read_table(v3 / "data/chunk-000/file-000.parquet")
+    lines = []
+    for row in rows:
+        number, start, length = row["episode_index"], row["dataset_from_index"], row["length"]
+        pq.write_table(
+            table.slice(start, length), path / f"data/chunk-000/episode_{number:06d}.parquet"
+        )
+        lines.append({"episode_index": number, "tasks": row["tasks"], "length": length})
+        for name, feature in info["features"].items():
+            if feature["dtype"] != "video":
+                continue
+            reader = VideoReader(v3 / f"videos/{name}/chunk-000/file-000.mp4")
+            images, _ = reader.frames(row[f"videos/{name}/from_timestamp"], length, 10.0)
+            reader.close()
+            folder = path / f"videos/chunk-000/{name}"
+            folder.mkdir(parents=True, exist_ok=True)
+            video = VideoWriter(
+                folder / f"episode_{number:06d}.mp4", Fraction(10), images.shape[1:3], coding
+            )
+            video.add(images)
+            video.close()
+    (path / "meta/episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (path / "meta/tasks.jsonl").write_text(json.dumps({"task_index": 0, "task": "reach"}) + "\n")
+    return path

@@ -3,7 +3,6 @@
 import json
 import shutil
 from dataclasses import replace
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from user_core.types import EpisodeSource, Outcome
 from user_learner.data.exporting import Choice, export_hdf5, export_lerobot
 from user_learner.data.source import open_source
 from user_learner.replay.meaning import write_meaning
-from user_testing.worlds.data_sets import SPEC, held, store, take
+from user_testing.worlds.data_sets import SPEC, as_version_2_1, held, store, take
 from user_testing.worlds.replay import joined, same_columns
 
 pytest.importorskip("pyarrow")
@@ -133,48 +132,6 @@ def test_a_path_that_leaves_the_directory_is_not_followed(tmp_path):
         (tmp_path / "v3/meta/info.json").write_text(json.dumps(info))
         report = take(tmp_path / "v3", tmp_path / "back")
         assert report.episodes == 0 and "below its directory" in report.skipped[0]
-
-
-def as_version_2_1(v3, path):
-    """A data set as LeRobot 0.3 laid it out: a parquet and an mp4 for each episode."""
-    import pyarrow.parquet as pq
-
-    from user_learner.data.lerobot.video import VideoReader, VideoWriter
-
-    info = json.loads((v3 / "meta/info.json").read_text())
-    info |= {
-        "codebase_version": "v2.1",
-        "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
-        "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
-    }
-    (path / "meta").mkdir(parents=True)
-    (path / "data/chunk-000").mkdir(parents=True)
-    (path / "meta/info.json").write_text(json.dumps(info))
-    rows = pq.read_table(v3 / "meta/episodes/chunk-000/file-000.parquet").to_pylist()
-    table = pq.read_table(v3 / "data/chunk-000/file-000.parquet")
-    lines = []
-    for row in rows:
-        number, start, length = row["episode_index"], row["dataset_from_index"], row["length"]
-        pq.write_table(
-            table.slice(start, length), path / f"data/chunk-000/episode_{number:06d}.parquet"
-        )
-        lines.append({"episode_index": number, "tasks": row["tasks"], "length": length})
-        for name, feature in info["features"].items():
-            if feature["dtype"] != "video":
-                continue
-            reader = VideoReader(v3 / f"videos/{name}/chunk-000/file-000.mp4")
-            images, _ = reader.frames(row[f"videos/{name}/from_timestamp"], length, 10.0)
-            reader.close()
-            folder = path / f"videos/chunk-000/{name}"
-            folder.mkdir(parents=True, exist_ok=True)
-            video = VideoWriter(
-                folder / f"episode_{number:06d}.mp4", Fraction(10), images.shape[1:3], "lossless"
-            )
-            video.add(images)
-            video.close()
-    (path / "meta/episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (path / "meta/tasks.jsonl").write_text(json.dumps({"task_index": 0, "task": "reach"}) + "\n")
-    return path
 
 
 def test_version_2_1_is_read_by_a_mapping(tmp_path):
