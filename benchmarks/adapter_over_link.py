@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import threading
 import time
@@ -20,6 +19,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
+from wan import End
 from wan_ends import Control, config, say
 
 from user_comm.converters import PolicyAnnouncement
@@ -148,35 +148,6 @@ def robot(given: argparse.Namespace) -> None:
             )
 
 
-class End:
-    """A process in a host, that obeys lines and answers in lines."""
-
-    def __init__(self, host: Host, role: str, words: list[str]) -> None:
-        self._process = host.popen(
-            [sys.executable, __file__, "--role", role, *words],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
-        self._answer()
-
-    def ask(self, line: str) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit("an end of the benchmark has died")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-
 def measure(given: argparse.Namespace) -> None:
     why = unavailable()
     if why:
@@ -186,9 +157,10 @@ def measure(given: argparse.Namespace) -> None:
     with ExitStack() as stack:
         cloud, edge = (stack.enter_context(Host(name)) for name in ("cloud", "robot"))
         link = stack.enter_context(Link(cloud, edge, quality))
-        above = End(cloud, "learner", ["--endpoint", "tcp/0.0.0.0:7457", *sizes])
+        above = End(cloud, __file__, "--role", "learner", "--endpoint", "tcp/0.0.0.0:7457", *sizes)
         stack.callback(above.close)
-        below = End(edge, "robot", ["--endpoint", f"tcp/{link.address_of(cloud)}:7457", *sizes])
+        endpoint = f"tcp/{link.address_of(cloud)}:7457"
+        below = End(edge, __file__, "--role", "robot", "--endpoint", endpoint, *sizes)
         stack.callback(below.close)
         time.sleep(3.0)
         for number, name in enumerate(PHASES):

@@ -30,11 +30,10 @@ ENDS = Path(__file__).with_name("wan_ends.py")
 class End:
     """A process in a host, that obeys lines and answers in lines."""
 
-    def __init__(self, host: Host, folder: Path, role: str, *words: str) -> None:
+    def __init__(self, host: Host, script: str | Path, *words: str) -> None:
         self._process = host.popen(
-            [sys.executable, str(ENDS), role, "--folder", str(folder), *words],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
+            [sys.executable, str(script), *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         self.answer()
 
     def tell(self, line: str) -> None:
@@ -76,7 +75,8 @@ class World:
 
         def start(host: Host, place: Path, role: str, endpoint: str, *words: str) -> End:
             tcp = ["--tcp", arguments.tcp] if arguments.tcp else []
-            end = End(host, place, role, "--endpoint", endpoint, *words, *tcp)
+            given = ("--folder", str(place), "--endpoint", endpoint)
+            end = End(host, ENDS, role, *given, *words, *tcp)
             stack.callback(end.close)
             return end
 
