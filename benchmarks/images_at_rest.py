@@ -15,8 +15,6 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from replay import BATCH, MemoryWatch, drop_cache, sum_bytes
+from replay import run_child as run_child_of
 from store_for_weeks import rss_mb
 
 from user_core.specs import ArraySpec, RobotSpec
@@ -49,6 +48,7 @@ SPEC = RobotSpec(
 )  # fmt: skip
 SMALL = RobotSpec("bench", {"image": ArraySpec((40, 41, 3), "uint8")}, ArraySpec((7,)))
 NOW = CompressionConfig(raw_bytes=0)
+run_child = partial(run_child_of, program=__file__)
 
 
 def main() -> None:
@@ -269,12 +269,6 @@ def child_open(path: str, what: str) -> dict[str, float]:
             source.sample(BATCH)
             return {"seconds": time.perf_counter() - begin_s, "rss_mb": rss_mb()}
     return {"seconds": time.perf_counter() - begin_s, "rss_mb": rss_mb()}
-
-
-def run_child(*arguments: object) -> dict[str, float]:
-    command = [sys.executable, __file__, "--child", json.dumps(arguments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":

@@ -440,8 +440,8 @@ def child_open(path: str, what: str) -> dict[str, float]:
 # Processes of their own
 
 
-def run_child(*arguments: object) -> dict[str, float]:
-    command = [sys.executable, __file__, "--child", json.dumps(arguments)]
+def run_child(*arguments: object, program: str = __file__) -> dict[str, float]:
+    command = [sys.executable, program, "--child", json.dumps(arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
