@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
-from torch.optim.adam import adam
 
 from user_core.errors import ConfigError
 from user_core.specs import Array
 from user_learner.algorithms.common.distributed import average_, rank, share_, together, world
 from user_learner.algorithms.common.recomputing import blocks_of
+from user_learner.algorithms.common.torch_tools import adam_, cut_
 
 #: A layer with so many parameters, or so large a share of all, is gathered by itself.
 _LAYER_SIZE, _LAYER_SHARE = 1 << 20, 0.01
@@ -134,14 +134,11 @@ class ShardedParameters:
             grads.append(mine)
         norm = self._norm(grads)
         if self._max_grad_norm > 0:
-            for grad in grads:
-                grad.mul_((self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
+            cut_(grads, norm, self._max_grad_norm)
         moments = list(self._moments.values())
-        adam(
+        adam_(
             parts, grads, [m["exp_avg"] for m in moments], [m["exp_avg_sq"] for m in moments],
-            [], self._steps, foreach=False, fused=True, lr=self._learning_rate, beta1=0.9,
-            beta2=0.999, eps=1e-8, weight_decay=0.0, amsgrad=False, maximize=False,
-            found_inf=(~norm.isfinite()).float(),
+            self._steps, self._learning_rate, (~norm.isfinite()).float(),
         )  # fmt: skip
 
     def _norm(self, grads: list[Tensor]) -> Tensor:

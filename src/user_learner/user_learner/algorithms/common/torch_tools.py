@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -259,11 +259,32 @@ class FlatParameters:
 # --------------------------------------------------------------------------------------------------
 
 
-class FlatAdam:
-    """One fused Adam step (Kingma and Ba 2014) for a whole network.
+def adam_(
+    values: list[Tensor], gradients: list[Tensor], first: list[Tensor], second: list[Tensor],
+    steps: list[Tensor], learning_rate: float, spoilt: Tensor,
+) -> None:  # fmt: skip
+    """One fused Adam step (Kingma and Ba 2014) of some tensors, with their moments and counts, in place; nothing
+    where ``spoilt`` is 1.
 
     It calls torch's function and not its class: the first object of the class imports
     ``torch._dynamo`` and 800 modules more, which takes four seconds of a processor.
+    """
+    adam(
+        values, gradients, first, second, [], steps, foreach=False, fused=True, lr=learning_rate,
+        beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, amsgrad=False, maximize=False,
+        found_inf=spoilt,
+    )  # fmt: skip
+
+
+def cut_(gradients: Iterable[Tensor], norm: Tensor, max_norm: float) -> None:
+    """Cut gradients, whose norm together is ``norm``, to a norm of ``max_norm``."""
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor)
+
+
+class FlatAdam:
+    """One fused Adam step for a whole network.
 
     Args:
         parameters: What is optimised.
@@ -293,14 +314,12 @@ class FlatAdam:
         average_(self._parameters.grad)
         spoilt = (~self._parameters.grad.sum().isfinite()).float()
         if self._max_grad_norm > 0:
-            norm = self._parameters.grad.norm()
-            self._parameters.grad.mul_((self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
+            grad = self._parameters.grad
+            cut_([grad], grad.norm(), self._max_grad_norm)
         moments = self._moments
-        adam(
+        adam_(
             [self._parameters.flat], [self._parameters.grad], [moments["exp_avg"]],
-            [moments["exp_avg_sq"]], [], [moments["step"]], foreach=False, fused=True,
-            lr=self._learning_rate, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0,
-            amsgrad=False, maximize=False, found_inf=spoilt,
+            [moments["exp_avg_sq"]], [moments["step"]], self._learning_rate, spoilt,
         )  # fmt: skip
         self._stepped = True
 
