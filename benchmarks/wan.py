@@ -130,7 +130,7 @@ def control_line(label: str, report: dict[str, Any], sent: dict[str, Any]) -> st
     for phase, name in (("0", "idle"), ("1", "loaded")):
         if phase in report["late_ms"]:
             p50, p99, p999 = report["late_ms"][phase]
-            share = report["arrived"][phase] / max(1, sent["sent"].get(phase, 1))
+            share = report["came"][phase] / max(1, sent["sent"].get(phase, 1))
             parts.append(f"{name} p50 {p50:.1f} p99 {p99:.1f} p99.9 {p999:.1f} ms, "
                          f"{100 * share:.2f} % came")  # fmt: skip
     ratio = ""

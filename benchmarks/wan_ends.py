@@ -42,7 +42,7 @@ from user_core.types import (
 from user_learner.replay.ingest import ChunkStatus
 from user_learner.replay.writer import StoreWriter
 
-SPEC = RobotSpec("wan", {"image": ArraySpec((40, 50, 3), "uint8")}, ArraySpec((4,)), 0.05)
+SPEC = RobotSpec("wan", {"image": ArraySpec((40, 50, 3), "uint8")}, ArraySpec((4,)), period_s=0.05)
 _CONTROL = struct.Struct("<dI88x")  # time sent, phase; 100 bytes
 _CONTROL_HZ = 50
 _LIMITS = Limits(tensor_bytes=2**28, total_bytes=2**28)
