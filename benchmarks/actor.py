@@ -150,8 +150,7 @@ def in_process(
     )
     if policy != "tanh_gaussian":  # what is slow only the first time
         for _ in range(3):
-            seen = {k: v.sample(np.random.default_rng(0)) for k, v in spec.observation.items()}
-            holder.current().policy.act(seen)
+            holder.current().policy.act(spec.sample_observation(np.random.default_rng(0)))
     config = from_mapping(
         ActorLoopConfig,
         {

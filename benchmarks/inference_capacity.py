@@ -68,7 +68,7 @@ def passes() -> None:
     for name, (plugin, params) in POLICIES.items():
         policy: Any = build("policies", plugin, params, SPEC)
         rng = np.random.default_rng(0)
-        for count in (1, 2, 4, 8, 16, 32):
+        for count in COUNTS:
             seen = [SPEC.sample_observation(rng) for _ in range(count)]
             queries = [Query(one, task=Task("t")) for one in seen]
 
