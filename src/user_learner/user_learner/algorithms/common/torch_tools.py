@@ -234,7 +234,8 @@ class FlatParameters:
 
     def arrays(self) -> dict[str, Array]:
         """A copy of all values, by name."""
-        return {name: part.numpy() for name, part in self.split(self.flat.cpu().clone()).items()}
+        copy = self.flat.to("cpu", copy=True)
+        return {name: part.numpy() for name, part in self.split(copy).items()}
 
     def load(self, arrays: Mapping[str, Array], where: str) -> None:
         """Take over values; raises StoreError, and changes nothing, unless all fit."""
@@ -338,7 +339,7 @@ class FlatAdam:
         """Step count and both moments; a copy. Empty before the first step."""
         if not self._stepped:
             return {}
-        return {name: value.cpu().clone().numpy() for name, value in self._moments.items()}
+        return {name: value.to("cpu", copy=True).numpy() for name, value in self._moments.items()}
 
     def load_state(self, state: Mapping[str, Any], where: str) -> None:
         """Take over what :meth:`state` gave; the learning rate stays as configured."""
