@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -141,6 +143,27 @@ class NodeProcess(Process):
 def _die_with_parent() -> None:
     """Called in the child: the kernel kills it when whoever started it is gone, however that ended."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def killed_after(words: Sequence[str], delay_s: float) -> list[str]:
+    """Run a program that would go on for ever, and kill it so long after its first line.
+
+    Returns:
+        The lines that it had printed, without one that is cut off.
+    """
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, text=True, preexec_fn=_die_with_parent
+    )
+    try:
+        assert process.stdout is not None
+        assert select.select([process.stdout], [], [], 60.0)[0], "it says nothing"
+        first = process.stdout.readline()
+        time.sleep(delay_s)
+        assert process.poll() is None, "it ended by itself"
+    finally:
+        process.kill()
+        rest, _ = process.communicate()
+    return [line for line in (first + rest).splitlines(True) if line.endswith("\n")]
 
 
 def kill_group(process: subprocess.Popen[Any]) -> None:

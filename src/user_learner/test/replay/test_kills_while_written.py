@@ -1,12 +1,9 @@
 """A store that is filled, thinned out, moved to a slower disk and edited, killed at random moments, over and over."""
 
 import random
-import signal
-import subprocess
 import sys
-import threading
-import time
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +14,7 @@ from user_learner.replay.maintenance import verify
 from user_learner.replay.segments import LEAVING, SEGMENTS
 from user_learner.upkeep.retention import retain
 from user_learner.upkeep.tiering import move_old
+from user_testing.processes import killed_after
 from user_testing.worlds.replay import QUICK, Actor, Plan, joined
 
 KILLS = 30
@@ -34,8 +32,8 @@ from user_learner.upkeep.tiering import move_old
 sys.path.insert(0, sys.argv[3])
 from test_kills_while_written import POLICY, SMALL, episodes
 store, slow = sys.argv[1:3]
-log = EditLog(store)
 with StoreWriter(store, config=SMALL) as writer:
+    log = EditLog(store)
     done = max((ack.sequence for ack in writer.acknowledged()), default=0)
     for number, chunks in enumerate(episodes()):
         fresh = [chunk for chunk in chunks if chunk.id.sequence > done]
@@ -73,30 +71,10 @@ def test_kills_of_a_process_that_fills_and_thins_a_store_lose_nothing_that_count
     told: list[tuple[str, int]] = []
     moment = random.Random(17)
     for _ in range(KILLS):
-        child = subprocess.Popen(
-            [sys.executable, "-c", _WORK, str(store), str(slow), str(__file__).rpartition("/")[0]],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        begun = threading.Event()
-
-        def listen(child=child, begun=begun):
-            for line in child.stdout:
-                if not line.endswith("\n"):  # killed while it said so
-                    return
-                what, number = line.split()
-                told.append((what, int(number)))
-                begun.set()
-
-        listener = threading.Thread(target=listen)
-        listener.start()
-        try:
-            assert begun.wait(60)
-            time.sleep(moment.uniform(0, 0.4))
-        finally:
-            child.send_signal(signal.SIGKILL)
-            child.wait()
-            listener.join()
-            child.stdout.close()
+        words = map(str, (store, slow, Path(__file__).parent))
+        for line in killed_after([sys.executable, "-c", _WORK, *words], moment.uniform(0, 0.4)):
+            what, number = line.split()
+            told.append((what, int(number)))
         check(store, told)
     move_old(store, slow, keep_bytes=200_000)
     (place,) = slow.iterdir()

@@ -6,9 +6,7 @@ Import and export are killed in ``test_kills.py``, backups and single moments of
 from __future__ import annotations
 
 import random
-import subprocess
 import sys
-import time
 from contextlib import closing
 
 import pytest
@@ -18,6 +16,7 @@ from user_learner.replay import StoreReader, StoreWriter
 from user_learner.replay.index import connect
 from user_learner.replay.maintenance import verify
 from user_learner.replay.packed import NEW_SUFFIX
+from user_testing.processes import killed_after
 from user_testing.worlds.replay import IMAGE_SCHEMA, QUICK, Actor, Plan, fill, joined, same_columns
 
 KILLS = 72
@@ -64,17 +63,9 @@ else:
 def killed(what, store, slow, rows, turn, rng):
     """Begin some upkeep, and kill it at a random moment of it; what it had acknowledged."""
     words = map(str, (what, store, slow, rows, turn))
-    child = subprocess.Popen(
-        [sys.executable, "-c", _WORK, *words], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert child.stdout.readline() == "ready\n"
-        time.sleep(rng.uniform(0, 0.3))
-        assert child.poll() is None
-    finally:
-        child.kill()
-        told, _ = child.communicate()
-    return [line for line in told.splitlines(True) if line.endswith("\n")]
+    ready, *told = killed_after([sys.executable, "-c", _WORK, *words], rng.uniform(0, 0.3))
+    assert ready == "ready\n"
+    return told
 
 
 @pytest.mark.slow
