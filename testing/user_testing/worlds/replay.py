@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from user_core.types import (
     TrajectoryChunk,
     TrajectorySchema,
 )
-from user_learner.replay import StoreConfig, StoreWriter
+from user_learner.replay import StoreConfig, StoreReader, StoreWriter
 from user_learner.replay.index import connect
 from user_learner.replay.layout import result_to_dict
 from user_learner.sampling import SamplerConfig
@@ -207,6 +208,19 @@ def assert_holds(reader, chunks) -> None:
     assert found.keys() == wanted.keys()
     for key, columns in wanted.items():
         assert same_columns(reader.read_episode(found[key]), columns), key
+
+
+def contents(path) -> dict[EpisodeKey, dict[str, np.ndarray]]:
+    """The columns of each episode of which rows are in a store."""
+    with closing(StoreReader(path)) as reader:
+        return {e.key: reader.read_episode(e) for e in reader.episodes() if e.extents}
+
+
+def assert_same(one, other) -> None:
+    """Two :func:`contents` are the same."""
+    assert one.keys() == other.keys()
+    for key, columns in one.items():
+        assert same_columns(columns, other[key]), key
 
 
 def many_episodes(path, count: int) -> None:

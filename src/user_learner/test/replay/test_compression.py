@@ -39,9 +39,10 @@ from user_testing.worlds.replay import (
     Actor,
     Plan,
     assert_holds,
+    assert_same,
     blank_episode,
+    contents,
     fill,
-    same_columns,
     whole_episode,
 )
 
@@ -59,16 +60,6 @@ def make(path, episodes=30, rows=100, actor=None):
 def version(path):
     with closing(connect(path, writable=False)) as index:
         return index.execute("SELECT value FROM meta WHERE key='format_version'").fetchone()[0]
-
-
-def contents(path):
-    with closing(StoreReader(path)) as reader:
-        return {e.key: reader.read_episode(e) for e in reader.episodes() if e.extents}
-
-
-def same(one, other):
-    assert one.keys() == other.keys()
-    assert all(same_columns(one[key], other[key]) for key in one)
 
 
 def files(path, ending):
@@ -213,7 +204,7 @@ def test_everybody_reads_a_compressed_store_and_writes_on(store):
     assert report.segments == 2 and report.notes == [] and report.nbytes < report.raw_nbytes / 10
     assert len(files(path, "packed")) == 2 and len(files(path, "new")) == 0
     assert len([f for f in files(path, "col") if f.name == WRIST.filename]) == 1
-    same(before, contents(path))
+    assert_same(before, contents(path))
     assert verify(path).ok
     assert compress(path, NOW).segments == 0  # done already
     with closing(StoreReader(path)) as reader:
@@ -368,7 +359,7 @@ def test_rules_of_retention_do_not_lose_more_of_images_each_time(store, tmp_path
     assert gone
     compress(path, NOW.replace(images="jpeg40"))
     after = contents(path)
-    same({key: before[key] for key in after}, after)
+    assert_same({key: before[key] for key in after}, after)
     assert 0 < len(after) < len(before) and verify(path).ok
 
 
@@ -383,7 +374,7 @@ def test_images_without_loss_are_not_joined_with_those_that_have_some(store):
         gone = retain(writer, RetentionConfig(max_rows=1, thin=3))
     assert {one.segment for one in gone} == {1, 2}
     after = contents(path)
-    same({key: before[key] for key in after}, after)
+    assert_same({key: before[key] for key in after}, after)
     assert 0 < len(after) < len(before) and verify(path).ok
 
 
@@ -584,14 +575,14 @@ def test_backup_restore_and_the_slower_disk_take_compressed_segments(store, tmp_
     assert backup(path, tmp_path / "copy").copied <= 1  # it has them, plain
     backup(path, tmp_path / "second")
     assert len(files(tmp_path / "second", "packed")) == 2
-    same(before, contents(tmp_path / "second"))
+    assert_same(before, contents(tmp_path / "second"))
     assert restore(tmp_path / "second", tmp_path / "back").ok
-    same(before, contents(tmp_path / "back"))
+    assert_same(before, contents(tmp_path / "back"))
     move_old(path, tmp_path / "slow", keep_bytes=0)
-    same(before, contents(path))
+    assert_same(before, contents(path))
     assert verify(path).ok
     bring_back(path)
-    same(before, contents(path))
+    assert_same(before, contents(path))
     with upkeep_lock(path):
         for work in (lambda: compress(path, NOW), lambda: move_old(path, tmp_path / "slow", 0)):
             with pytest.raises(StoreError, match="upkeep"):
@@ -604,7 +595,7 @@ def test_segments_on_a_slower_disk_are_compressed_there(store, tmp_path):
     move_old(path, tmp_path / "slow", keep_bytes=0)
     assert compress(path, NOW).segments == 2
     assert len(files(tmp_path / "slow", "packed")) == 2
-    same(before, contents(path))
+    assert_same(before, contents(path))
 
 
 def test_retention_takes_compressed_segments_and_keeps_of_them(store):
@@ -614,7 +605,7 @@ def test_retention_takes_compressed_segments_and_keeps_of_them(store):
     with StoreWriter(path, config=SMALL) as writer:
         assert retain(writer, RetentionConfig(max_rows=2500, thin=3))
     after = contents(path)
-    same({key: before[key] for key in after}, after)
+    assert_same({key: before[key] for key in after}, after)
     with StoreWriter(path, config=SMALL) as writer:
         assert retain(writer, RetentionConfig(max_rows=1))
     assert verify(path).ok

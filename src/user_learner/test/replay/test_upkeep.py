@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
-import numpy as np
 import pytest
 
 from user_core.errors import StoreError
@@ -34,6 +33,8 @@ from user_testing.worlds.replay import (
     Actor,
     Plan,
     assert_holds,
+    assert_same,
+    contents,
     fill,
     joined,
     same_columns,
@@ -48,18 +49,6 @@ def make(path, episodes=40, rows=200, actor=None, **how):
         return actor, fill(writer, actor, [Plan(rows, **how)] * episodes)
 
 
-def contents(path):
-    with closing(StoreReader(path)) as reader:
-        return {e.key: reader.read_episode(e) for e in reader.episodes() if e.extents}
-
-
-def same(one, other):
-    assert one.keys() == other.keys()
-    for key, columns in one.items():
-        for name, rows in columns.items():
-            assert np.array_equal(rows, other[key][name]), (key, name)
-
-
 # --- backup ------------------------------------------------------------------------------------
 
 
@@ -69,7 +58,7 @@ def test_a_backup_is_a_store_and_the_next_one_copies_what_came_since(tmp_path):
     EditLog(store).path.write_bytes(b"")
     first = backup(store, copy)
     assert first.copied == first.segments and verify(copy).ok
-    same(contents(store), contents(copy))
+    assert_same(contents(store), contents(copy))
     assert (copy / "edits.log").exists()
     assert backup(store, copy).nbytes == 0
     with StoreWriter(store, config=SMALL) as writer:
@@ -89,7 +78,7 @@ def test_a_backup_follows_what_retention_drops(tmp_path):
         writer.retain(RetentionConfig(max_rows=3000))
     report = backup(store, copy)
     assert report.removed > 0 and report.nbytes == 0
-    same(contents(store), contents(copy))
+    assert_same(contents(store), contents(copy))
 
 
 def test_a_backup_while_the_store_is_written_is_a_committed_state(tmp_path):
@@ -116,7 +105,7 @@ def test_a_backup_while_the_store_is_written_is_a_committed_state(tmp_path):
         stop.set()
         thread.join()
     backup(store, copy)
-    same(contents(store), contents(copy))
+    assert_same(contents(store), contents(copy))
 
 
 def test_a_restored_store_is_a_successor_and_takes_data(tmp_path):
@@ -124,7 +113,7 @@ def test_a_restored_store_is_a_successor_and_takes_data(tmp_path):
     actor, _ = make(store)
     backup(store, copy)
     assert restore(copy, back).ok
-    same(contents(store), contents(back))
+    assert_same(contents(store), contents(back))
     with StoreWriter(back, config=SMALL) as writer, closing(StoreReader(store)) as old:
         assert writer.store != old.meta.store
         fill(writer, actor, [Plan(100)])
@@ -181,7 +170,7 @@ def test_a_restore_that_is_killed_as_it_gives_the_store_its_name_is_in_nobodys_w
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert not back.exists()
     assert restore(copy, back).ok
-    same(contents(store), contents(back))
+    assert_same(contents(store), contents(back))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "copy", "store"]
     assert not (back / RESTORING).exists()
 
@@ -195,12 +184,12 @@ def test_a_restore_touches_nothing_that_no_restore_made(tmp_path):
     mine = contents(part)
     with pytest.raises(StoreError, match="no restore made"):
         restore(copy, back)
-    same(mine, contents(part))
+    assert_same(mine, contents(part))
     part.rename(tmp_path / "of_a_person")
     killed_at(["restore", copy, back], lambda path: any(path.rglob("*.col")), part)
     assert not back.exists() and part.exists()  # the rest of a restore is in nobody's way
     assert restore(copy, back).ok and not part.exists()
-    same(contents(store), contents(back))
+    assert_same(contents(store), contents(back))
 
 
 def test_a_backup_that_is_killed_is_the_one_before_and_the_next_continues(tmp_path):
@@ -230,7 +219,7 @@ def test_a_backup_that_is_killed_is_the_one_before_and_the_next_continues(tmp_pa
     found = contents(copy)
     assert verify(copy).ok and found.keys() >= kept.keys()
     backup(store, copy)
-    same(contents(store), contents(copy))
+    assert_same(contents(store), contents(copy))
 
 
 # --- retention by rule ---------------------------------------------------------------------------
@@ -262,7 +251,7 @@ def test_what_counts_stays_and_the_rest_goes_the_oldest_first(tmp_path):
         after = contents(tmp_path)
         assert good <= after.keys()
         assert sum(len(rows["reward"]) for rows in after.values()) <= 6100
-        same({key: before[key] for key in after}, after)
+        assert_same({key: before[key] for key in after}, after)
         dropped = before.keys() - after.keys()
         kept_late = [key.number for key in after.keys() - good if key.producer == "actor1"]
         assert max(key.number for key in dropped) < max(kept_late) and kept_late
@@ -300,7 +289,7 @@ def test_an_index_that_is_lost_after_it_is_written_again_from_the_logs(tmp_path)
         (tmp_path / (INDEX_NAME + suffix)).unlink(missing_ok=True)
     with StoreWriter(tmp_path, config=SMALL) as writer:
         assert any("rebuilt" in line for line in writer.warnings)
-    same(after, contents(tmp_path))
+    assert_same(after, contents(tmp_path))
 
 
 _RETAIN = """
@@ -338,7 +327,7 @@ def test_a_kill_while_compacting_loses_nothing_and_leaves_nothing(tmp_path, at):
         assert {p.name for p in (tmp_path / SEGMENTS).iterdir()} == known
         retain(writer, RetentionConfig(max_rows=6000, keep=("successes",)))
     assert verify(tmp_path).errors == []
-    same({key: before[key] for key in contents(tmp_path)}, contents(tmp_path))
+    assert_same({key: before[key] for key in contents(tmp_path)}, contents(tmp_path))
 
 
 def in_part(path):
@@ -373,7 +362,7 @@ def test_what_a_kill_between_two_plans_cut_in_two_goes_at_the_next_opening(tmp_p
         assert not writer.exceeds(policy) and retain(writer, policy) == []
         after = contents(tmp_path)
         assert before.keys() - after.keys() == cut
-        same({key: before[key] for key in after}, after)
+        assert_same({key: before[key] for key in after}, after)
     assert verify(tmp_path).errors == []
 
 
@@ -413,7 +402,7 @@ def test_a_result_that_came_without_rows_stays_as_long_as_its_episode(tmp_path):
         assert retain(writer, RetentionConfig(max_rows=1, keep=("successes",)))
     assert len(contents(tmp_path)) == 2  # the success, and what is in the open segment
     kept = contents(tmp_path)
-    same({key: before[key] for key in kept}, kept)
+    assert_same({key: before[key] for key in kept}, kept)
     assert verify(tmp_path).errors == []
     good = successes(tmp_path)
     assert len(good) == 1
@@ -423,7 +412,7 @@ def test_a_result_that_came_without_rows_stays_as_long_as_its_episode(tmp_path):
     with StoreWriter(tmp_path, config=SMALL) as writer:
         assert any("rebuilt" in line for line in writer.warnings)
         assert successes(tmp_path) == good
-        same(kept, contents(tmp_path))
+        assert_same(kept, contents(tmp_path))
         with closing(StoreReader(tmp_path)) as reader:
             assert {e.key.number for e in reader.episodes() if e.result} == {
                 *(key.number for key in kept)
@@ -478,7 +467,7 @@ def test_old_segments_lie_elsewhere_and_everything_works_as_before(tmp_path):
         assert report.moved > 3 and report.here == 1  # the one that is being filled
         episode = next(iter(reader.episodes()))
         assert len(reader.read_episode(episode)["reward"])  # a reader that was open
-    same(before, contents(store))
+    assert_same(before, contents(store))
     assert verify(store).ok and any(slow.rglob("*.col"))
     assert move_old(store, slow, keep_bytes=0).moved == 0
     with StoreWriter(store, config=SMALL) as writer:
@@ -491,7 +480,7 @@ def test_old_segments_lie_elsewhere_and_everything_works_as_before(tmp_path):
     after = contents(store)
     assert bring_back(store).moved > 0
     assert not any(path.is_symlink() for path in (store / SEGMENTS).iterdir())
-    same(after, contents(store))
+    assert_same(after, contents(store))
     with pytest.raises(StoreError, match="within the store"):
         move_old(store, store / "slow", 0)
 
@@ -506,7 +495,7 @@ def test_a_slow_disk_that_is_away_is_told_and_not_taken_for_lost(tmp_path):
     assert not report.ok and any("No such file" in line for line in report.errors)
     os.rename(tmp_path / "away", slow)
     assert verify(store).ok
-    same(before, contents(store))
+    assert_same(before, contents(store))
 
 
 def test_a_store_that_is_opened_while_the_slow_disk_is_away_has_its_segments_again_later(tmp_path):
@@ -526,7 +515,7 @@ def test_a_store_that_is_opened_while_the_slow_disk_is_away_has_its_segments_aga
         assert not any("set aside" in warning for warning in writer.warnings)
     after = contents(store)
     assert before.keys() < after.keys() and verify(store).ok
-    same(before, {key: after[key] for key in before})
+    assert_same(before, {key: after[key] for key in before})
 
 
 def test_what_is_dropped_while_the_slow_disk_is_away_goes_there_when_it_is_back(tmp_path):
@@ -625,7 +614,7 @@ def test_the_number_of_a_segment_that_is_rewritten_is_not_given_again(tmp_path):
     assert verify(tmp_path).ok
     kept = before.keys() & after.keys()
     assert kept
-    same({key: before[key] for key in kept}, {key: after[key] for key in kept})
+    assert_same({key: before[key] for key in kept}, {key: after[key] for key in kept})
 
 
 def test_the_commands(tmp_path, capsys):
