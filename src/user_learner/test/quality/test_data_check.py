@@ -218,20 +218,17 @@ def test_filters_of_lists_use_them(found):
     assert [item.number for item in chosen] == [18]
 
 
+def given(data, out=""):
+    """The arguments of a check, all others as when they are not given."""
+    return argparse.Namespace(
+        store=str(data), out=out, edits="", map="", all=False, json=False, format="", robot="", options=""
+    )  # fmt: skip
+
+
 def test_the_report_is_a_page_with_pictures_and_changes_nothing(store, tmp_path):
     before = {p: p.read_bytes() for p in store.rglob("*.col")}
     text = io.StringIO()
-    options = argparse.Namespace(
-        store=str(store),
-        edits="",
-        map="",
-        out=str(tmp_path),
-        all=False,
-        json=False,
-        format="",
-        robot="",
-        options="",
-    )
+    options = given(store, out=str(tmp_path))
     assert run_check(options, Console(file=text, width=160)) == 1
     assert "frozen_camera" in text.getvalue()
     page = (tmp_path / "index.html").read_text()
@@ -250,17 +247,7 @@ def test_the_report_is_a_page_with_pictures_and_changes_nothing(store, tmp_path)
 def test_a_data_set_of_another_format_is_checked_as_it_would_be_imported(store, tmp_path):
     pytest.importorskip("h5py")
     export_hdf5(store, tmp_path / "data.hdf5")
-    options = argparse.Namespace(
-        store=str(tmp_path / "data.hdf5"),
-        edits="",
-        map="",
-        out="",
-        all=False,
-        json=False,
-        format="",
-        robot="",
-        options="",
-    )
+    options = given(tmp_path / "data.hdf5")
     text = io.StringIO()
     assert run_check(options, Console(file=text, width=160)) == 1
     said = text.getvalue()
